@@ -1,0 +1,1 @@
+"""The `sun` command: one command per file, heavy imports inside the command."""

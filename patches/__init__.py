@@ -1,0 +1,1 @@
+"""Hooks on SGLang, one change per file, registered through its plugin entry point."""

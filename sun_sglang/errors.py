@@ -1,0 +1,77 @@
+"""The exceptions of sun-sglang.
+
+    SunError
+    ├── UserError(ValueError)         something a user wrote is wrong; the message names the place and the fix
+    │   ├── TopologyError             the topology file
+    │   ├── IdentityError             two models that have to agree do not
+    │   ├── CheckpointError           a model directory that cannot be read
+    │   ├── RecipeError               a training recipe or its data
+    │   └── RequestError              an HTTP request; carries the status to answer with
+    ├── LaunchError                   a worker could not be started or did not become ready
+    ├── PatchError                    a hook on SGLang did not take
+    └── WorkerError                   a worker failed while it served a request
+
+A `UserError` is printed without a traceback; everything else is a defect or an outage and keeps its cause.
+"""
+
+from __future__ import annotations
+
+
+class SunError(Exception):
+    """Base of every exception that this package raises on purpose."""
+
+
+class UserError(SunError, ValueError):
+    """Something a user wrote is wrong; the message names the place and the fix."""
+
+
+class TopologyError(UserError):
+    """The topology file is wrong. `where` is the YAML path, such as `pools.math.role`."""
+
+    def __init__(self, where: str, problem: str, fix: str = "") -> None:
+        self.where = where
+        self.problem = problem
+        self.fix = fix
+        super().__init__(f"{where}: {problem}" + (f"; {fix}" if fix else ""))
+
+
+class IdentityError(UserError):
+    """A prefill and a decode model that have to agree do not; the message names the first difference."""
+
+
+class CheckpointError(UserError):
+    """A model directory is missing something or cannot be read."""
+
+
+class RecipeError(UserError):
+    """A training recipe, or the data it names, is wrong."""
+
+
+class RequestError(UserError):
+    """A client's request cannot be served as it is.
+
+    Args:
+        status: HTTP status, 400 to 499 (or 503 where nothing can serve it).
+        message: what is wrong and what to send instead.
+        param: the request field at fault, if one is.
+        code: a machine-readable code in OpenAI's style, such as `model_not_found`.
+    """
+
+    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+        super().__init__(message)
+
+
+class LaunchError(SunError):
+    """A worker could not be started, or did not become ready in time."""
+
+
+class PatchError(SunError):
+    """A hook on SGLang did not take; the message names the hook and its target."""
+
+
+class WorkerError(SunError):
+    """A worker failed while it served a request."""

@@ -1,0 +1,271 @@
+"""What a prefill and a decode worker must agree in before one may hand KV to the other, and how it is read.
+
+SGLang checks none of architecture, tokenizer or chat template between the two, and a difference in page size or KV
+dtype ends the decode server (`disaggregation/common/conn.py`), so all of it is compared before anything starts, from
+the checkpoints, and again at registration, from the workers themselves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from sun_sglang.errors import CheckpointError, IdentityError
+
+_SAMPLE_ABOVE = 1 << 30
+_SAMPLE_BYTES = 4096
+
+
+class Identity(BaseModel):
+    """Everything that must be equal on both sides of a KV transfer, plus the weights, which need not be.
+
+    Attributes:
+        architecture: `architectures[0]` of `config.json`.
+        num_layers: hidden layers.
+        num_kv_heads: KV heads a layer.
+        head_dim: size of one head.
+        vocab_size: rows of the embedding.
+        rope: RoPE parameters as canonical JSON.
+        kv_dtype: dtype of the KV cache.
+        page_size: tokens a KV page; 0 where SGLang decides it at start.
+        tp_size: tensor-parallel ranks.
+        tokenizer: digest of the tokenizer.
+        chat_template: digest of the chat template; empty if there is none.
+        weights: revision of the weights; what makes a cache namespace, never compared.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    architecture: str
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    rope: str
+    kv_dtype: str
+    page_size: int
+    tp_size: int
+    tokenizer: str
+    chat_template: str
+    weights: str
+
+
+class PatchReport(BaseModel):
+    """One hook on SGLang as a process found it. `detail` says what is wrong when `state` is not `applied`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    target: str
+    state: Literal["applied", "missing", "moved", "inactive"]
+    detail: str = ""
+
+
+class WorkerCard(BaseModel):
+    """What a worker says of itself at `GET /sun/worker`; nothing is sent to a worker whose card has not been read.
+
+    Attributes:
+        role: `prefill` or `decode`.
+        incarnation: a new random value each start.
+        bootstrap_port: where a prefill worker meets decode workers; None on a decode worker.
+        identity: what must agree with the other side.
+        patches: the state of every hook, as the scheduler processes reported it.
+        max_input_tokens: longest prompt that this worker takes.
+        context_length: longest prompt and answer together.
+        kv_tokens: size of the KV cache in tokens.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    role: Literal["prefill", "decode"]
+    incarnation: str
+    bootstrap_port: int | None
+    identity: Identity
+    patches: tuple[PatchReport, ...]
+    max_input_tokens: int
+    context_length: int
+    kv_tokens: int
+
+
+class Difference(NamedTuple):
+    """The first field in which two identities differ."""
+
+    field: str
+    left: object
+    right: object
+
+
+def first_difference(left: Identity, right: Identity) -> Difference | None:
+    """The first field, in declaration order, that must agree and does not; None if the two can be paired."""
+    for field in Identity.model_fields:
+        if field == "weights":
+            continue
+        a, b = getattr(left, field), getattr(right, field)
+        if field == "page_size" and 0 in (a, b):
+            continue
+        if a != b:
+            return Difference(field, a, b)
+    return None
+
+
+def require_same(left: Identity, right: Identity, *, names: tuple[str, str], where: str) -> None:
+    """Raise unless two identities can be paired.
+
+    Args:
+        left: identity of the prefill side.
+        right: identity of the decode side.
+        names: what to call the two sides in the message.
+        where: the YAML path, or the worker, that brought them together.
+
+    Raises:
+        IdentityError: names the first difference, with both values.
+    """
+    difference = first_difference(left, right)
+    if difference is None:
+        return
+    field, a, b = difference
+    raise IdentityError(
+        f"{where}: `{names[0]}` and `{names[1]}` cannot share KV: {field} differs ({names[0]}: {a}, {names[1]}: {b})"
+    )
+
+
+def read_identity(model: Path, engine: Mapping[str, Any]) -> Identity:
+    """Identity of a checkpoint as a worker with these SGLang flags would have it.
+
+    Raises:
+        CheckpointError: the directory, its `config.json`, tokenizer or weights are missing or unreadable.
+    """
+    config = _read_json(model / "config.json", "a Hugging Face checkpoint has one")
+    text = config.get("text_config", config)
+    try:
+        heads, hidden = int(text["num_attention_heads"]), int(text["hidden_size"])
+        return Identity(
+            architecture=config["architectures"][0],
+            num_layers=text["num_hidden_layers"],
+            num_kv_heads=text.get("num_key_value_heads") or heads,
+            head_dim=text.get("head_dim") or hidden // heads,
+            vocab_size=text["vocab_size"],
+            rope=_rope(text),
+            kv_dtype=_kv_dtype(text, engine),
+            page_size=int(engine.get("page_size") or 0),
+            tp_size=int(engine.get("tp_size") or engine.get("tensor_parallel_size") or engine.get("tp") or 1),
+            tokenizer=tokenizer_digest(model),
+            chat_template=chat_template_digest(model),
+            weights=weights_revision(model),
+        )
+    except (KeyError, IndexError, TypeError) as e:
+        raise CheckpointError(f"{model / 'config.json'}: no usable `{e}`; is this a decoder-only model?") from e
+
+
+def weights_revision(model: Path) -> str:
+    """A digest of the weights, 16 hex characters: equal revisions mean equal KV for equal prompts.
+
+    Below 1 GiB every byte counts. Above, the safetensors headers and the first and last 4 KiB of every tensor do: a
+    tuned tensor differs there, and 16 GB need not be read before a start.
+
+    Raises:
+        CheckpointError: there are no `*.safetensors` files.
+    """
+    files = sorted(model.glob("*.safetensors"))
+    if not files:
+        raise CheckpointError(f"{model}: no *.safetensors; save the model with `save_pretrained`")
+    return _weights_revision(tuple((f, f.stat().st_size, f.stat().st_mtime_ns) for f in files))
+
+
+@lru_cache(maxsize=256)
+def _weights_revision(files: tuple[tuple[Path, int, int], ...]) -> str:
+    digest = hashlib.sha256()
+    sampled = sum(size for _, size, _ in files) > _SAMPLE_ABOVE
+    for path, _, _ in files:
+        for chunk in _tensor_samples(path) if sampled else _whole(path):
+            digest.update(chunk)
+    return digest.hexdigest()[:16]
+
+
+def _whole(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as f:
+        while chunk := f.read(1 << 20):
+            yield chunk
+
+
+def _tensor_samples(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as f:
+        (length,) = struct.unpack("<Q", f.read(8))
+        header = f.read(length)
+        yield header
+        tensors = {k: v for k, v in json.loads(header).items() if k != "__metadata__"}
+        for name in sorted(tensors):
+            start, end = tensors[name]["data_offsets"]
+            for offset in (start, max(start, end - _SAMPLE_BYTES)):
+                f.seek(8 + length + offset)
+                yield f.read(min(_SAMPLE_BYTES, end - offset))
+
+
+def tokenizer_digest(model: Path) -> str:
+    """Digest of what turns text into token ids, 16 hex characters.
+
+    Raises:
+        CheckpointError: there is no tokenizer.
+    """
+    fast = model / "tokenizer.json"
+    if fast.exists():
+        content = json.dumps(_read_json(fast, ""), sort_keys=True).encode()
+    else:
+        slow = [model / n for n in ("tokenizer.model", "vocab.json", "merges.txt") if (model / n).exists()]
+        if not slow:
+            raise CheckpointError(f"{model}: no tokenizer; save the tokenizer beside the weights")
+        content = b"".join(p.read_bytes() for p in slow)
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def chat_template_digest(model: Path) -> str:
+    """Digest of the chat template, 16 hex characters; empty if the checkpoint has none."""
+    file = model / "chat_template.jinja"
+    if file.exists():
+        content = file.read_text(encoding="utf-8")
+    else:
+        config = model / "tokenizer_config.json"
+        template = _read_json(config, "").get("chat_template") if config.exists() else None
+        if template is None:
+            return ""
+        content = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _rope(config: Mapping[str, Any]) -> str:
+    parameters = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    # transformers 4 kept theta beside the scaling and wrote no type for plain RoPE; 5 keeps all of it in one place
+    parameters.setdefault("rope_theta", config.get("rope_theta", 10000.0))
+    parameters.setdefault("rope_type", parameters.pop("type", None) or "default")
+    return json.dumps({k: v for k, v in parameters.items() if v is not None}, sort_keys=True)
+
+
+def _kv_dtype(config: Mapping[str, Any], engine: Mapping[str, Any]) -> str:
+    kv = str(engine.get("kv_cache_dtype") or "auto")
+    if kv != "auto":
+        return kv
+    dtype = str(engine.get("dtype") or "auto")
+    if dtype == "auto":
+        dtype = str(config.get("dtype") or config.get("torch_dtype") or "float16")
+        # SGLang's `auto` serves float32 checkpoints in float16 (configs/model_config.py)
+        dtype = "float16" if dtype == "float32" else dtype
+    return {"half": "float16", "float": "float32"}.get(dtype, dtype)
+
+
+def _read_json(path: Path, hint: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise CheckpointError(f"{path}: not found" + (f"; {hint}" if hint else "")) from e
+    except (OSError, ValueError) as e:
+        raise CheckpointError(f"{path}: cannot be read ({e})") from e
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: is not a JSON object")
+    return content

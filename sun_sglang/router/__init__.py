@@ -1,0 +1,1 @@
+"""The load balancer: decisions apart from I/O."""

@@ -1,0 +1,213 @@
+"""The topology file: which pools exist, and which pair of pools serves each task.
+
+Imports no engine, so that `sun check` and the router run where SGLang is not installed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from sun_sglang.errors import TopologyError
+
+Role = Literal["prefill", "decode"]
+PoolName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
+TaskName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)]
+EngineFlags = dict[str, Any]
+
+_OWNED_FLAGS = frozenset(
+    {
+        "model_path",
+        "model",
+        "host",
+        "port",
+        "nccl_port",
+        "disaggregation_mode",
+        "disaggregation_bootstrap_port",
+        "served_model_name",
+        "revision",
+    }
+)
+
+
+class Strict(BaseModel):
+    """Base of every model read from a file: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Pool(Strict):
+    """A set of identical workers with one role and one model.
+
+    Attributes:
+        role: what its workers do.
+        model: a directory (absolute once loaded) or a Hugging Face id.
+        replicas: how many workers.
+        revision: the Hugging Face revision, for a model that is not a directory.
+        engine: SGLang flags that win over the file's `engine`, with underscores and without dashes.
+    """
+
+    role: Role
+    model: str = Field(min_length=1)
+    replicas: int = Field(default=1, ge=1, le=1024)
+    revision: str | None = None
+    engine: EngineFlags = Field(default_factory=dict)
+
+
+class Task(Strict):
+    """A task is a pair of pools: one prefills its prompts, the other decodes its answers."""
+
+    prefill: PoolName
+    decode: PoolName
+
+
+class Router(Strict):
+    """Where the router listens and how long it waits. Times are seconds, sizes MiB.
+
+    Attributes:
+        host: address to bind.
+        port: TCP port; 0 takes a free one.
+        first_token_timeout: from dispatch to the first byte of an answer.
+        idle_timeout: between two chunks of an answer.
+        max_body_mb: a larger request body is refused with 413.
+        probe_interval: between two looks at a worker's health.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    first_token_timeout: float = Field(default=120.0, gt=0)
+    idle_timeout: float = Field(default=120.0, gt=0)
+    max_body_mb: float = Field(default=32.0, gt=0)
+    probe_interval: float = Field(default=1.0, gt=0)
+
+
+class Topology(Strict):
+    """A whole topology file, checked: every name resolves, every pool has its right role and is used."""
+
+    pools: dict[PoolName, Pool] = Field(min_length=1)
+    tasks: dict[TaskName, Task] = Field(min_length=1)
+    engine: EngineFlags = Field(default_factory=dict)
+    router: Router = Field(default_factory=Router)
+
+    def engine_of(self, pool: str) -> EngineFlags:
+        """SGLang flags of a pool's workers: the file's, overridden by the pool's own."""
+        return {**self.engine, **self.pools[pool].engine}
+
+    def tasks_of(self, pool: str) -> list[str]:
+        """Names of the tasks that a pool serves, in file order."""
+        return [name for name, task in self.tasks.items() if pool in (task.prefill, task.decode)]
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """The distinct (prefill pool, decode pool) pairs that tasks use, in file order."""
+        return list(dict.fromkeys((t.prefill, t.decode) for t in self.tasks.values()))
+
+
+def load_topology(path: Path) -> Topology:
+    """Read and check a topology file.
+
+    Relative `model` paths become absolute, relative to the file. A `model` is taken for a path when it starts with
+    `.` or `/`, or when it exists relative to the file; anything else is left as a Hugging Face id.
+
+    Raises:
+        TopologyError: the first thing wrong, with its YAML path.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as e:
+        raise TopologyError(str(path), f"cannot be read ({e.strerror or e})", "give the path of a topology file") from e
+    except UnicodeDecodeError as e:
+        raise TopologyError(str(path), "is not UTF-8 text", "give the path of a topology file") from e
+    return parse_topology(text, base=path.parent, source=str(path))
+
+
+def parse_topology(text: str, *, base: Path, source: str = "topology") -> Topology:
+    """As `load_topology`, from a string; `base` is what relative model paths are relative to."""
+    try:
+        raw = yaml.load(text, Loader=_UniqueKeyLoader)
+    except yaml.YAMLError as e:
+        mark = getattr(e, "problem_mark", None)
+        where = f"{source}:{mark.line + 1}" if mark else source
+        raise TopologyError(where, f"not valid YAML: {getattr(e, 'problem', e)}") from e
+    if not isinstance(raw, dict):
+        raise TopologyError(source, "has no keys", "start with `pools:` and `tasks:`")
+    try:
+        topology = Topology.model_validate(raw)
+    except ValidationError as e:
+        raise _first_error(e) from e
+    _check_references(topology)
+    _check_owned_flags(topology)
+    pools = {n: p.model_copy(update={"model": _resolve_model(p.model, base)}) for n, p in topology.pools.items()}
+    return topology.model_copy(update={"pools": pools})
+
+
+def _resolve_model(model: str, base: Path) -> str:
+    candidate = (base / Path(model).expanduser()).resolve()
+    if model.startswith((".", "/", "~")) or candidate.exists():
+        return str(candidate)
+    return model
+
+
+def _check_references(topology: Topology) -> None:
+    for name, task in topology.tasks.items():
+        for role, pool in (("prefill", task.prefill), ("decode", task.decode)):
+            where = f"tasks.{name}.{role}"
+            if pool not in topology.pools:
+                raise TopologyError(where, f"no pool is named `{pool}`", f"pools: {_listed(topology.pools)}")
+            actual = topology.pools[pool].role
+            if actual != role:
+                candidates = [n for n, p in topology.pools.items() if p.role == role]
+                raise TopologyError(where, f"pool `{pool}` is a {actual} pool", f"{role} pools: {_listed(candidates)}")
+    for name in topology.pools:
+        if not topology.tasks_of(name):
+            raise TopologyError(f"pools.{name}", "no task uses this pool", "name it in a task or remove it")
+
+
+def _check_owned_flags(topology: Topology) -> None:
+    sources = [("engine", topology.engine)] + [(f"pools.{n}.engine", p.engine) for n, p in topology.pools.items()]
+    for where, flags in sources:
+        for key in flags:
+            if not re.fullmatch(r"[a-z0-9_]+", key):
+                fixed = key.lstrip("-").replace("-", "_")
+                raise TopologyError(f"{where}.{key}", "is not how a flag is written here", f"write `{fixed}`")
+            if key in _OWNED_FLAGS:
+                raise TopologyError(f"{where}.{key}", "is set by the launcher", "remove it")
+
+
+def _first_error(error: ValidationError) -> TopologyError:
+    first = error.errors(include_url=False)[0]
+    loc = [str(part) for part in first["loc"] if part != "[key]"]
+    where = ".".join(loc) or "topology"
+    if first["type"] == "extra_forbidden":
+        return TopologyError(where, "unknown key", f"known keys: {_listed(_known_keys(loc[:-1]))}")
+    if first["type"] == "missing":
+        return TopologyError(where, "is required")
+    return TopologyError(where, f"{first['msg']} (got {first['input']!r})")
+
+
+def _known_keys(parent: list[str]) -> Iterable[str]:
+    section: type[BaseModel] = Topology
+    if parent:
+        section = {"pools": Pool, "tasks": Task, "router": Router}.get(parent[0], Topology)
+    return section.model_fields
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{n}`" for n in names) or "none"
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML that refuses a key given twice: the second would silently win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Hashable] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key `{key}` is given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)

@@ -1,0 +1,1 @@
+"""Prefill-only and full fine-tuning through a two-module forward that computes what serving computes."""
