@@ -1,1 +1,52 @@
-"""Hooks on SGLang, one change per file, registered through its plugin entry point."""
+"""Hooks on SGLang, one change per file, registered through its plugin entry point.
+
+`register` is what SGLang calls in the launcher, the engine and every scheduler process; `status` looks at what took.
+"""
+
+from __future__ import annotations
+
+from sun_sglang.errors import PatchError
+from sun_sglang.identity import PatchReport
+from sun_sglang.patches import fork_schedulers, nixl_dram, paged_alloc_cpu, prompt_only_cache, report_patches
+from sun_sglang.patches.patch import Patch
+
+ALL: tuple[Patch, ...] = (
+    report_patches.SCHEDULER,
+    report_patches.SERVER,
+    prompt_only_cache.PATCH,
+    paged_alloc_cpu.EXTEND,
+    paged_alloc_cpu.DECODE,
+    nixl_dram.PATCH,
+    fork_schedulers.PATCH,
+)
+
+
+def register() -> None:
+    """Entry point `sglang.srt.plugins`: register every hook that this process needs.
+
+    Raises:
+        PatchError: a target has moved or takes other arguments. SGLang logs it and goes on, and `require_applied`
+            then refuses the process by name.
+    """
+    for patch in ALL:
+        if patch.applies():
+            patch.require_target()
+            patch.register()
+
+
+def status() -> list[PatchReport]:
+    """The state of every hook in this process, in the order of `ALL`."""
+    return [patch.report() for patch in ALL]
+
+
+def require_applied() -> list[PatchReport]:
+    """The reports of the hooks that this process needs.
+
+    Raises:
+        PatchError: names the first that did not take.
+    """
+    reports = [r for r in status() if r.state != "inactive"]
+    for report in reports:
+        if report.state != "applied":
+            raise PatchError(f"patch `{report.name}` did not take: {report.detail}")
+    return reports

@@ -1,0 +1,35 @@
+"""NIXL transfers from main memory on a machine without a GPU.
+
+SGLang registers KV with NIXL as `VRAM` unless told otherwise, and on a CPU nothing tells it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+from sun_sglang.cpu import has_gpu
+from sun_sglang.patches.patch import Patch
+
+
+def needed() -> bool:
+    """Whether NIXL is installed where KV is in main memory."""
+    return importlib.util.find_spec("nixl") is not None and not has_gpu()
+
+
+def name_main_memory(_self: Any, args: Any, *_args: Any, **_kwargs: Any) -> None:
+    """Say that every KV buffer is in main memory, before the manager registers them."""
+    args.kv_data_mem_kinds = ["DRAM"] * len(args.kv_data_ptrs)
+
+
+PATCH = Patch(
+    name="nixl_dram",
+    target="sglang.srt.disaggregation.nixl.conn.NixlKVManager.__init__",
+    parameters=("self", "args", "disaggregation_mode", "server_args", "is_mla_backend"),
+    kind="before",
+    hook=name_main_memory,
+    why="NIXL would be asked to register main memory as GPU memory and refuse",
+    versions=("0.5.21",),
+    way_out="when SGLang takes the memory kind from the device",
+    applies=needed,
+)

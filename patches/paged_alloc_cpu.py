@@ -1,0 +1,98 @@
+"""Pages of more than one token on a CPU.
+
+SGLang's paged allocator hands out slots with two Triton kernels, which need a GPU. The same file has a plain torch
+version of the first, and the second is the first with one new token a request.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sun_sglang.cpu import has_gpu
+from sun_sglang.patches.patch import Patch
+
+_MODULE = "sglang.srt.mem_cache.allocator.paged"
+_WHY = "the allocator's Triton kernels need a GPU; with `page_size` above 1 the first request would end the server"
+_WAY_OUT = "when SGLang's paged allocator has a CPU path"
+
+
+def needed() -> bool:
+    """Whether this machine has no GPU to run the kernels on."""
+    return not has_gpu()
+
+
+def alloc_extend(
+    self: Any,
+    prefix_lens: Any,
+    prefix_lens_cpu: Any,
+    seq_lens: Any,
+    seq_lens_cpu: Any,
+    last_loc: Any,
+    extend_num_tokens: int,
+    num_new_pages: int | None = None,
+) -> Any:
+    """Slots for new tokens, `(extend_num_tokens,)` int64; None when there are too few free pages.
+
+    Args:
+        self: the allocator.
+        prefix_lens: tokens a request has already, `(batch,)`.
+        prefix_lens_cpu: the same, on the CPU.
+        seq_lens: tokens a request will have, `(batch,)`.
+        seq_lens_cpu: the same, on the CPU.
+        last_loc: slot of each request's last token, `(batch,)`.
+        extend_num_tokens: sum of `seq_lens - prefix_lens`.
+        num_new_pages: pages to take, where the caller knows.
+    """
+    import torch
+    from sglang.srt.mem_cache.allocator.paged import alloc_extend_naive
+    from sglang.srt.utils import get_num_new_pages
+
+    pages = num_new_pages
+    if pages is None:
+        pages = get_num_new_pages(seq_lens=seq_lens_cpu, page_size=self.page_size, prefix_lens=prefix_lens_cpu)
+    if pages > len(self.free_pages):
+        self.merge_and_sort_free()
+    if pages > len(self.free_pages):
+        return None
+    out = torch.empty((extend_num_tokens,), dtype=torch.int64, device=self.device)
+    alloc_extend_naive(prefix_lens, seq_lens, last_loc, self.free_pages, out, self.page_size, self.device)
+    self.free_pages = self.free_pages[pages:]
+    return out
+
+
+def alloc_decode(self: Any, seq_lens: Any, seq_lens_cpu: Any, last_loc: Any) -> Any:
+    """A slot for one new token a request, `(batch,)` int64; None when there are too few free pages."""
+    return alloc_extend(self, seq_lens - 1, seq_lens_cpu - 1, seq_lens, seq_lens_cpu, last_loc, len(seq_lens))
+
+
+EXTEND = Patch(
+    name="paged_alloc_cpu.extend",
+    target=f"{_MODULE}.PagedTokenToKVPoolAllocator.alloc_extend",
+    parameters=(
+        "self",
+        "prefix_lens",
+        "prefix_lens_cpu",
+        "seq_lens",
+        "seq_lens_cpu",
+        "last_loc",
+        "extend_num_tokens",
+        "num_new_pages",
+    ),
+    kind="replace",
+    hook=alloc_extend,
+    why=_WHY,
+    versions=("0.5.21",),
+    way_out=_WAY_OUT,
+    applies=needed,
+)
+DECODE = Patch(
+    name="paged_alloc_cpu.decode",
+    target=f"{_MODULE}.PagedTokenToKVPoolAllocator.alloc_decode",
+    parameters=("self", "seq_lens", "seq_lens_cpu", "last_loc"),
+    kind="replace",
+    hook=alloc_decode,
+    why=_WHY,
+    versions=("0.5.21",),
+    way_out=_WAY_OUT,
+    applies=needed,
+)

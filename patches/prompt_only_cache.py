@@ -1,0 +1,95 @@
+"""The decode cache keeps only KV that a prefill worker made.
+
+SGLang's decode worker inserts the prompt at admission, and prompt plus answer when a request ends. The answer's KV was
+made by the decode module; on a later turn of the conversation an uncached run would have it made by the task's prefill
+module. With different weights on the two sides an answer would then depend on what happened to be cached.
+
+Registered as the radix cache backend `sun_prompt_only`, chosen with `--radix-cache-backend`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sun_sglang.patches.patch import Patch
+
+BACKEND = "sun_prompt_only"
+_BOUNDED_METHODS = {
+    "insert_req": ("self", "req", "up_to", "kwargs"),
+    "cache_unfinished_req": ("self", "req", "chunked", "kwargs"),
+}
+
+
+def build(context: Any) -> Any:
+    """Build the cache for a scheduler (`sglang/srt/mem_cache/registry.py`, `RadixCacheFactory`)."""
+    from sglang.srt.mem_cache.registry import create_unified_radix_cache
+
+    return create_unified_radix_cache(context, cache_class=_prompt_only_class())
+
+
+def _prompt_only_class() -> type:
+    import torch
+    from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
+
+    class PromptOnlyRadixCache(UnifiedRadixCache):  # type: ignore[misc]  # SGLang's classes are untyped here
+        """A radix cache whose nodes never reach past a request's prompt."""
+
+        def insert_req(self, req: Any, *, up_to: int, **kwargs: Any) -> None:
+            """Insert a finished or retracted request, its prompt only.
+
+            What is protected already came from the tree, so it must not shrink below that.
+            """
+            bound = max(len(req.origin_input_ids), req.kv.cache_protected_len)
+            super().insert_req(req, up_to=min(up_to, bound), **kwargs)
+
+        def cache_unfinished_req(self, req: Any, chunked: bool = False, **kwargs: Any) -> None:
+            """Insert a running request's prompt; leave one that resumes with part of its answer as it is."""
+            filled = len(req.get_fill_ids())
+            if filled <= len(req.origin_input_ids):
+                super().cache_unfinished_req(req, chunked=chunked, **kwargs)
+                return
+            row = self.req_to_token_pool.req_to_token[req.kv.req_pool_idx, :filled]
+            req.prefix_indices = row.to(dtype=torch.int64, copy=True)
+
+    return PromptOnlyRadixCache
+
+
+class CacheBackend(Patch):
+    """A radix cache offered to SGLang by name: no hook, and chosen with a flag."""
+
+    def require_target(self) -> None:
+        """Raise unless the registry and the methods that the cache bounds are as they were read.
+
+        Raises:
+            PatchError: names the method and the difference.
+        """
+        super().require_target()
+        from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
+
+        for name, parameters in _BOUNDED_METHODS.items():
+            self.require_parameters(getattr(UnifiedRadixCache, name, None), f"UnifiedRadixCache.{name}", parameters)
+
+    def register(self) -> None:
+        """Offer the cache under its name."""
+        from sglang.srt.mem_cache.registry import get_radix_cache_factory, register_radix_cache_backend
+
+        if get_radix_cache_factory(BACKEND) is None:
+            register_radix_cache_backend(BACKEND, self.hook)
+
+    def in_place(self) -> bool:
+        """Whether SGLang would build this cache when asked for it by name."""
+        from sglang.srt.mem_cache.registry import get_radix_cache_factory
+
+        return get_radix_cache_factory(BACKEND) is self.hook
+
+
+PATCH = CacheBackend(
+    name="prompt_only_cache",
+    target="sglang.srt.mem_cache.registry.register_radix_cache_backend",
+    parameters=("name", "factory"),
+    kind="register",
+    hook=build,
+    why="a conversation's second turn would reuse KV that the shared decode module made for the first answer",
+    versions=("0.5.21",),
+    way_out="when SGLang's decode radix cache can be bounded to the transferred prompt",
+)

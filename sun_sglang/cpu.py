@@ -1,0 +1,77 @@
+"""What a machine without a GPU lacks, supplied before `import sglang` or `import transformers`.
+
+Three things stop SGLang 0.5.21 there, none of which a dense text model ever calls: torchvision's wheel brings operators
+that only load with CUDA, `sgl_kernel` has no CPU wheel, and SGLang wants to be told that the CPU is meant.
+Can go when SGLang installs on a CPU from PyPI.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+_TORCHVISION_SCHEMAS = {
+    "nms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+}
+
+
+_GPU_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/kfd"))
+
+
+def has_gpu() -> bool:
+    """Whether a GPU's driver is there and not hidden from this process; opens no device."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
+    return not hidden and any(device.exists() for device in _GPU_DEVICES)
+
+
+def prepare_cpu_engine() -> None:
+    """Make `import sglang` work without a GPU, in this process and in its children. Safe to call again."""
+    os.environ.setdefault("SGLANG_USE_CPU_ENGINE", "1")
+    define_torchvision_schemas()
+    if importlib.util.find_spec("sgl_kernel") is None:
+        sys.modules["sgl_kernel"] = _AbsentKernels("sgl_kernel")
+
+
+def define_torchvision_schemas() -> None:
+    """Declare the operators that a CUDA build of torchvision registers fakes for, where their library did not load.
+
+    Does nothing where torch or torchvision is absent, or where the operators are there.
+    """
+    if "torchvision" in sys.modules or not _installed("torch") or not _installed("torchvision"):
+        return
+    import torch
+
+    if torch.version.cuda is not None:
+        return
+    for name, schema in _TORCHVISION_SCHEMAS.items():
+        if not hasattr(torch.ops.torchvision, name):
+            torch.library.define(f"torchvision::{name}", schema)
+
+
+def _installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+class _AbsentKernels(ModuleType):
+    """Stands for `sgl_kernel`: every name can be imported, none can be called."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__path__ = []  # a package, so that its submodules are looked up here
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def absent(*_args: object, **_kwargs: object) -> None:
+            raise RuntimeError(
+                f"sgl_kernel.{name} is a GPU kernel and this machine has none; use `device: cpu` defaults"
+            )
+
+        absent.__name__ = name
+        return absent

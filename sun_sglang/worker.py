@@ -1,0 +1,133 @@
+"""One SGLang server with this package's hooks: prepares the process, proves that every hook took, serves.
+
+    python -m sun_sglang.worker --model-path DIR --disaggregation-mode prefill ...
+
+takes SGLang's own flags and nothing else. SGLang stays the unmodified package.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sun_sglang.cpu import has_gpu, prepare_cpu_engine
+from sun_sglang.errors import PatchError, SunError
+from sun_sglang.identity import WorkerCard, read_identity
+
+CARD_PATH = "/sun/worker"
+_ENGINE_MODULES = (
+    "sglang.srt.entrypoints.http_server",
+    "sglang.srt.managers.scheduler",
+    "sglang.srt.managers.detokenizer_manager",
+    "sglang.srt.disaggregation.prefill",
+    "sglang.srt.disaggregation.decode",
+)
+
+
+def prepare_process() -> None:
+    """Supply what this machine lacks. Call before the first `import sglang`."""
+    if not has_gpu():
+        prepare_cpu_engine()
+
+
+def import_engine() -> None:
+    """Import everything that a worker's processes use, and register the hooks.
+
+    A nursery does this once for all its workers, before any thread or device exists.
+
+    Raises:
+        PatchError: a hook did not take.
+    """
+    prepare_process()
+    for module in _ENGINE_MODULES:
+        importlib.import_module(module)
+    from sglang.srt.plugins import load_plugins
+
+    from sun_sglang.patches import require_applied
+
+    load_plugins()
+    require_applied()
+
+
+def serve(argv: Sequence[str]) -> None:
+    """Run one server until it is told to stop; returns after a clean end.
+
+    Args:
+        argv: SGLang's flags, as after `sglang serve`.
+
+    Raises:
+        PatchError: a hook did not take.
+    """
+    import_engine()
+    from sglang.launch_server import run_server
+    from sglang.srt.server_args import prepare_server_args
+    from sglang.srt.utils import kill_process_tree
+
+    offer_card()
+    try:
+        run_server(prepare_server_args(list(argv)))
+    finally:
+        kill_process_tree(os.getpid(), include_parent=False)
+
+
+def offer_card() -> None:
+    """Add `GET /sun/worker` to SGLang's HTTP server."""
+    from fastapi import Response
+    from sglang.srt.entrypoints import http_server
+
+    incarnation = uuid.uuid4().hex
+
+    async def card() -> Response:
+        body = read_card(http_server.get_global_state(), incarnation).model_dump_json()
+        return Response(body, media_type="application/json")
+
+    http_server.app.add_api_route(CARD_PATH, card, methods=["GET"])
+
+
+def read_card(state: Any, incarnation: str) -> WorkerCard:
+    """What a running server says of itself.
+
+    Args:
+        state: SGLang's `_GlobalState` (`entrypoints/http_server.py`).
+        incarnation: this start's own value.
+    """
+    from sun_sglang.patches.report_patches import proven
+
+    args = state.tokenizer_manager.server_args
+    flags = args.resolved_dict()
+    info = state.scheduler_info
+    reports = proven(info)
+    if not reports:
+        raise PatchError("the scheduler sent no proof of its hooks")
+    identity = read_identity(Path(flags["model_path"]), flags)
+    prefill = flags["disaggregation_mode"] == "prefill"
+    return WorkerCard(
+        role="prefill" if prefill else "decode",
+        incarnation=incarnation,
+        bootstrap_port=flags["disaggregation_bootstrap_port"] if prefill else None,
+        identity=identity,
+        patches=tuple(reports),
+        max_input_tokens=info["max_req_input_len"],
+        context_length=state.tokenizer_manager.context_len,
+        kv_tokens=info["max_total_num_tokens"],
+    )
+
+
+def main() -> None:
+    """Entry point of `python -m sun_sglang.worker`."""
+    try:
+        serve(sys.argv[1:])
+    except SunError as e:
+        sys.exit(f"sun worker: {e}")
+
+
+if __name__ == "__mp_main__":
+    # a process that multiprocessing spawned imports this file before it imports SGLang
+    prepare_process()
+elif __name__ == "__main__":
+    main()
