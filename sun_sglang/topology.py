@@ -20,19 +20,19 @@ PoolName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]
 TaskName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)]
 EngineFlags = dict[str, Any]
 
-_OWNED_FLAGS = frozenset(
-    {
-        "model_path",
-        "model",
-        "host",
-        "port",
-        "nccl_port",
-        "disaggregation_mode",
-        "disaggregation_bootstrap_port",
-        "served_model_name",
-        "revision",
-    }
-)
+_LAUNCHER = "is set by the launcher"
+_ONE_MACHINE = "is for a worker that spans machines, which is not supported"
+_PLAIN_HTTP = "is not supported: the router reaches its workers over plain HTTP and without a key"
+_PAIRED = "would change a worker's role, which is its pool's"
+_OWNED_FLAGS = {
+    **dict.fromkeys(("model_path", "model", "revision"), "is the pool's `model` and `revision`"),
+    **dict.fromkeys(("host", "port", "nccl_port", "served_model_name", "disaggregation_bootstrap_port"), _LAUNCHER),
+    **dict.fromkeys(("base_gpu_id", "gpu_id_step"), "is set by the launcher; a pool's `gpus` chooses GPUs"),
+    **dict.fromkeys(("disaggregation_mode", "enable_pd_role_switch", "encoder_only", "language_only"), _PAIRED),
+    **dict.fromkeys(("nnodes", "node_rank", "dist_init_addr", "nccl_init_addr"), _ONE_MACHINE),
+    **dict.fromkeys(("api_key", "admin_api_key", "ssl_keyfile", "ssl_certfile", "fastapi_root_path"), _PLAIN_HTTP),
+    "config": "would hide flags from these checks: write them here",
+}
 
 
 class Strict(BaseModel):
@@ -50,6 +50,8 @@ class Pool(Strict):
         replicas: how many workers.
         revision: the Hugging Face revision, for a model that is not a directory.
         engine: SGLang flags that win over the file's `engine`, with underscores and without dashes.
+        gpus: indices of the GPUs that its workers take in turn, from the first again when all are taken, so that
+            workers may share one (then lower `mem_fraction_static`). Left out: each worker gets GPUs of its own.
     """
 
     role: Role
@@ -57,6 +59,7 @@ class Pool(Strict):
     replicas: int = Field(default=1, ge=1, le=1024)
     revision: str | None = None
     engine: EngineFlags = Field(default_factory=dict)
+    gpus: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=1)
 
 
 class Task(Strict):
@@ -175,7 +178,7 @@ def _check_owned_flags(topology: Topology) -> None:
                 fixed = key.lstrip("-").replace("-", "_")
                 raise TopologyError(f"{where}.{key}", "is not how a flag is written here", f"write `{fixed}`")
             if key in _OWNED_FLAGS:
-                raise TopologyError(f"{where}.{key}", "is set by the launcher", "remove it")
+                raise TopologyError(f"{where}.{key}", _OWNED_FLAGS[key], "remove it")
 
 
 def _first_error(error: ValidationError) -> TopologyError:
@@ -190,10 +193,8 @@ def _first_error(error: ValidationError) -> TopologyError:
 
 
 def _known_keys(parent: list[str]) -> Iterable[str]:
-    section: type[BaseModel] = Topology
-    if parent:
-        section = {"pools": Pool, "tasks": Task, "router": Router}.get(parent[0], Topology)
-    return section.model_fields
+    sections: dict[str, type[BaseModel]] = {"pools": Pool, "tasks": Task, "router": Router}
+    return sections.get(parent[0] if parent else "", Topology).model_fields
 
 
 def _listed(names: Iterable[str]) -> str:
