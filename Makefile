@@ -1,0 +1,74 @@
+# Set-up, demo, tests and checks of a checkout, on the CPU: GPUs are hidden. For a GPU machine see README.md.
+# Everything is installed in .venv; each step leaves a stamp there, so that the second time costs nothing.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+export CUDA_VISIBLE_DEVICES :=
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --no-input
+TORCH := $(shell grep '^torch==' requirements/engine-cpu.txt)
+PYTHON ?= $(shell for p in python3.11 python3 python; do \
+    $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && { command -v $$p; break; }; done)
+TIMED := start=$$(date +%s); trap 'status=$$?; echo "set-up: $@: $$(($$(date +%s) - start)) s"; exit $$status' EXIT;
+
+.PHONY: help demo test lint format clean setup system
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+demo: setup ## serve the demo models, ask every task a few questions, stop everything
+	@$(BIN)/python -m sun_sglang.bench.demo configs/demo/sun.yaml
+
+test: setup ## unit tests, and tests against real SGLang servers
+	@$(BIN)/pytest
+
+lint: setup ## format, style and types
+	@$(BIN)/ruff format --check
+	@$(BIN)/ruff check
+	@mkdir -p build/types/sun_sglang
+	@# mypy cannot follow the import hook by which an editable install maps cli, bench and patches into the package
+	@ln -sfn $(CURDIR)/sun_sglang/* $(CURDIR)/cli $(CURDIR)/bench $(CURDIR)/patches build/types/sun_sglang/
+	@cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache
+
+format: setup ## rewrite the code in the project's format
+	@$(BIN)/ruff format
+	@$(BIN)/ruff check --fix
+
+clean: ## remove everything that make and the tools wrote
+	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+setup: system $(VENV)/package.stamp ## install everything in .venv
+
+system: ## check for the system libraries that the KV transfer needs; install them where that is allowed
+	@missing=$$(while read -r library package; do \
+	    ldconfig -p | grep -q "$$library" || echo "$$package"; done < requirements/debian.txt | xargs); \
+	[ -z "$$missing" ] && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "set-up: apt-get install $$missing"; \
+	    DEBIAN_FRONTEND=noninteractive apt-get -qq update && \
+	    DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends $$missing >/dev/null; \
+	else \
+	    echo "system libraries are missing: install $$missing (Debian: sudo apt-get install $$missing)" >&2; exit 1; \
+	fi
+
+$(VENV)/venv.stamp:
+	@$(TIMED) [ -n "$(PYTHON)" ] || { echo "Python 3.11 was not found: make PYTHON=/path/to/python3.11" >&2; exit 1; }; \
+	"$(PYTHON)" -m venv $(VENV); touch $@
+
+# by itself, and before the rest: pip then takes a CPU build where one is offered
+$(VENV)/torch.stamp: requirements/engine-cpu.txt $(VENV)/venv.stamp
+	@$(TIMED) $(PIP) $(TORCH); touch $@
+
+# without dependencies: SGLang's own list has CUDA packages that a machine without a GPU cannot even resolve
+$(VENV)/engine.stamp: requirements/engine-cpu.txt $(VENV)/torch.stamp
+	@$(TIMED) $(PIP) --no-deps -r requirements/engine-cpu.txt; touch $@
+
+$(VENV)/package.stamp: pyproject.toml requirements/dev.txt $(VENV)/engine.stamp
+	@$(TIMED) $(PIP) -e '.[dev]' -c requirements/dev.txt; touch $@
