@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip install --quiet --no-input
 TORCH := $(shell grep '^torch==' requirements/engine-cpu.txt)
 PYTHON ?= $(shell for p in python3.11 python3 python; do \
     $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && { command -v $$p; break; }; done)
-TIMED := start=$$(date +%s); trap 'status=$$?; echo "set-up: $@: $$(($$(date +%s) - start)) s"; exit $$status' EXIT;
+TIMED = start=$$(date +%s); trap 'status=$$?; echo "set-up: $(@F:.stamp=): $$(($$(date +%s) - start)) s"; exit $$status' EXIT;
 
 .PHONY: help demo test lint format clean setup system
 

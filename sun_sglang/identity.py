@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sun_sglang.errors import CheckpointError, IdentityError
 
 _SAMPLE_ABOVE = 1 << 30
 _SAMPLE_BYTES = 4096
+_DTYPE_NAMES = {"half": "float16", "float": "float32", "bf16": "bfloat16"}
 
 
 class Identity(BaseModel):
@@ -136,6 +138,19 @@ def require_same(left: Identity, right: Identity, *, names: tuple[str, str], whe
     )
 
 
+def find_checkpoint(model: str, revision: str | None = None) -> Path | None:
+    """The directory of a model on this machine: itself, or its snapshot in the Hugging Face cache; None if neither."""
+    path = Path(model)
+    if path.is_dir():
+        return path
+    repository = _hub_cache(os.environ) / f"models--{model.replace('/', '--')}"
+    ref = repository / "refs" / (revision or "main")
+    commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision
+    snapshot = repository / "snapshots" / (commit or "main")
+    complete = (snapshot / "config.json").exists() and any(snapshot.glob("*.safetensors"))
+    return snapshot if complete else None
+
+
 def read_identity(model: Path, engine: Mapping[str, Any]) -> Identity:
     """Identity of a checkpoint as a worker with these SGLang flags would have it.
 
@@ -156,12 +171,12 @@ def read_identity(model: Path, engine: Mapping[str, Any]) -> Identity:
             kv_dtype=_kv_dtype(text, engine),
             page_size=int(engine.get("page_size") or 0),
             tp_size=int(engine.get("tp_size") or engine.get("tensor_parallel_size") or engine.get("tp") or 1),
-            tokenizer=tokenizer_digest(model),
-            chat_template=chat_template_digest(model),
+            tokenizer=tokenizer_digest(Path(engine.get("tokenizer_path") or model)),
+            chat_template=_served_template(model, engine),
             weights=weights_revision(model),
         )
-    except (KeyError, IndexError, TypeError) as e:
-        raise CheckpointError(f"{model / 'config.json'}: no usable `{e}`; is this a decoder-only model?") from e
+    except (KeyError, IndexError, TypeError, ValidationError) as e:
+        raise CheckpointError(f"{model / 'config.json'}: no usable {e}; is this a decoder-only model?") from e
 
 
 def weights_revision(model: Path) -> str:
@@ -250,13 +265,32 @@ def _rope(config: Mapping[str, Any]) -> str:
 def _kv_dtype(config: Mapping[str, Any], engine: Mapping[str, Any]) -> str:
     kv = str(engine.get("kv_cache_dtype") or "auto")
     if kv != "auto":
-        return kv
+        return _DTYPE_NAMES.get(kv, kv)
     dtype = str(engine.get("dtype") or "auto")
     if dtype == "auto":
         dtype = str(config.get("dtype") or config.get("torch_dtype") or "float16")
         # SGLang's `auto` serves float32 checkpoints in float16 (configs/model_config.py)
         dtype = "float16" if dtype == "float32" else dtype
-    return {"half": "float16", "float": "float32"}.get(dtype, dtype)
+    return _DTYPE_NAMES.get(dtype, dtype)
+
+
+def _served_template(model: Path, engine: Mapping[str, Any]) -> str:
+    """Digest of the template that a worker uses: the flag's file or name before the checkpoint's own."""
+    flag = engine.get("chat_template")
+    if not flag:
+        return chat_template_digest(model)
+    file = Path(str(flag))
+    content = file.read_bytes() if file.is_file() else str(flag).encode()
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _hub_cache(environ: Mapping[str, str]) -> Path:
+    """Where Hugging Face keeps downloads (huggingface_hub: `constants.py`)."""
+    if environ.get("HF_HUB_CACHE"):
+        return Path(environ["HF_HUB_CACHE"]).expanduser()
+    cache = Path(environ.get("XDG_CACHE_HOME") or "~/.cache")
+    home = Path(environ.get("HF_HOME") or cache / "huggingface")
+    return home.expanduser() / "hub"
 
 
 def _read_json(path: Path, hint: str) -> dict[str, Any]:

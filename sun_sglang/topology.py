@@ -6,6 +6,7 @@ Imports no engine, so that `sun check` and the router run where SGLang is not in
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -63,10 +64,17 @@ class Pool(Strict):
 
 
 class Task(Strict):
-    """A task is a pair of pools: one prefills its prompts, the other decodes its answers."""
+    """A task is a pair of pools: one prefills its prompts, the other decodes its answers.
+
+    Attributes:
+        prefill: name of a prefill pool.
+        decode: name of a decode pool.
+        any_decoder: serve it even where its prefill model was tuned for another decoder, to measure what that costs.
+    """
 
     prefill: PoolName
     decode: PoolName
+    any_decoder: bool = False
 
 
 class Router(Strict):
@@ -144,15 +152,20 @@ def parse_topology(text: str, *, base: Path, source: str = "topology") -> Topolo
         raise _first_error(e) from e
     _check_references(topology)
     _check_owned_flags(topology)
-    pools = {n: p.model_copy(update={"model": _resolve_model(p.model, base)}) for n, p in topology.pools.items()}
+    pools = {
+        name: pool.model_copy(update={"model": _resolve_model(pool.model, base, f"pools.{name}.model")})
+        for name, pool in topology.pools.items()
+    }
     return topology.model_copy(update={"pools": pools})
 
 
-def _resolve_model(model: str, base: Path) -> str:
-    candidate = (base / Path(model).expanduser()).resolve()
-    if model.startswith((".", "/", "~")) or candidate.exists():
-        return str(candidate)
-    return model
+def _resolve_model(model: str, base: Path, where: str) -> str:
+    try:
+        candidate = (base / Path(model).expanduser()).resolve()
+        exists = candidate.exists()
+    except (RuntimeError, ValueError, OSError) as e:  # an unknown ~user, a NUL byte, a name too long
+        raise TopologyError(where, f"{model!r} is not a path ({e})", "give a directory or a Hugging Face id") from e
+    return str(candidate) if exists or model.startswith((".", "/", "~")) else model
 
 
 def _check_references(topology: Topology) -> None:
@@ -189,7 +202,7 @@ def _first_error(error: ValidationError) -> TopologyError:
         return TopologyError(where, "unknown key", f"known keys: {_listed(_known_keys(loc[:-1]))}")
     if first["type"] == "missing":
         return TopologyError(where, "is required")
-    return TopologyError(where, f"{first['msg']} (got {first['input']!r})")
+    return TopologyError(where, f"{first['msg']} (got {reprlib.repr(first['input'])})")
 
 
 def _known_keys(parent: list[str]) -> Iterable[str]:
@@ -208,6 +221,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         seen: set[Hashable] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(None, None, "a key is not a name", key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key `{key}` is given twice", key_node.start_mark)
             seen.add(key)

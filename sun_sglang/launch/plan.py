@@ -204,7 +204,7 @@ def worker_flags(
     """
     user = canonical(topology.engine_of(pool))
     role = topology.pools[pool].role
-    defaults: EngineFlags = {"enable_cache_report": True, "disaggregation_transfer_backend": transfer.backend}
+    defaults: EngineFlags = {"enable_cache_report": True}
     if not uses_gpu(topology, machine, pool):
         defaults |= dtype_default(topology, machine, pool) | _cpu_defaults(role)
         count = sum(p.replicas for p in topology.pools.values())
@@ -213,7 +213,7 @@ def worker_flags(
         defaults["disaggregation_decode_enable_radix_cache"] = True
         if not _same_weights(topology, identities, pool):
             defaults["radix_cache_backend"] = PROMPT_ONLY_CACHE
-    return defaults | user
+    return defaults | user | {"disaggregation_transfer_backend": transfer.backend}
 
 
 def dtype_default(topology: Topology, machine: Machine, pool: str) -> EngineFlags:

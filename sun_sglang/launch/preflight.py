@@ -1,0 +1,184 @@
+"""What can be known to be wrong before a process starts: flags, models, pairs of models, the router's port."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sun_sglang.errors import CheckpointError, IdentityError, TopologyError
+from sun_sglang.identity import Identity, find_checkpoint, read_identity, require_same
+from sun_sglang.launch.flags import FlagSchema, canonical, check_engine
+from sun_sglang.launch.machine import Machine
+from sun_sglang.launch.plan import dtype_default
+from sun_sglang.topology import Pool, Strict, Topology
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+class Findings(Strict):
+    """What a preflight found out.
+
+    Attributes:
+        identities: each pool's identity; None where its checkpoint is not on this machine.
+        notes: what could not be checked and why, as sentences.
+    """
+
+    identities: dict[str, Identity | None]
+    notes: tuple[str, ...]
+
+
+class Tuning(BaseModel):
+    """What serving needs of `sun.json`, the record that a trainer leaves beside tuned weights.
+
+    Attributes:
+        base: revision of the weights that it started from.
+        decoder: revision of the weights that it has to be decoded with.
+        first_token: which module makes the first output token.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    base: str
+    decoder: str
+    first_token: Literal["prefill", "decode"]
+
+
+def preflight(topology: Topology, machine: Machine, schema: FlagSchema | None) -> Findings:
+    """Check everything that does not need a process.
+
+    Args:
+        topology: as loaded.
+        machine: as detected; it decides the dtype that a CPU worker gets.
+        schema: the installed SGLang's flags; None leaves them unchecked, with a note.
+
+    Raises:
+        TopologyError: a flag, a model or a decoder is wrong.
+        IdentityError: the pools of a task cannot share KV.
+        CheckpointError: a model directory cannot be read.
+    """
+    notes: list[str] = []
+    if schema is None:
+        notes.append("SGLang is not installed here: its flags in `engine` were not checked.")
+    else:
+        check_engine(topology, schema)
+    places = {name: locate_model(name, pool) for name, pool in topology.pools.items()}
+    identities = {name: _identity(topology, machine, name, place) for name, place in places.items()}
+    for name, place in places.items():
+        if place is None:
+            notes.append(_not_here(name, topology.pools[name]))
+    tunings = {name: read_tuning(place) if place else None for name, place in places.items()}
+    for task in topology.tasks:
+        _check_pair(topology, task, identities)
+        _check_decoder(topology, task, identities, tunings)
+    return Findings(identities=identities, notes=tuple(notes))
+
+
+def locate_model(name: str, pool: Pool) -> Path | None:
+    """Where a pool's checkpoint is on this machine; None for a Hugging Face id that is not in the local cache.
+
+    Raises:
+        TopologyError: the model is neither a directory nor shaped like a Hugging Face id.
+    """
+    path = Path(pool.model)
+    if path.is_absolute():
+        if not path.is_dir():
+            raise TopologyError(f"pools.{name}.model", f"{path} is not a directory", "give a model's directory")
+        return path
+    if not _HUB_ID.fullmatch(pool.model):
+        raise TopologyError(
+            f"pools.{name}.model",
+            f"`{pool.model}` is neither a directory beside the topology file nor a Hugging Face id",
+            "give a directory, or an id such as `meta-llama/Llama-3.1-8B-Instruct`",
+        )
+    return find_checkpoint(pool.model, pool.revision)
+
+
+def read_tuning(model: Path) -> Tuning | None:
+    """The tuning record of a checkpoint; None if it has none.
+
+    Raises:
+        CheckpointError: there is one that cannot be read.
+    """
+    file = model / "sun.json"
+    if not file.exists():
+        return None
+    try:
+        return Tuning.model_validate(json.loads(file.read_text(encoding="utf-8")))
+    except ValidationError as e:
+        first = e.errors(include_url=False)[0]
+        raise CheckpointError(f"{file}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from e
+    except (OSError, ValueError) as e:
+        raise CheckpointError(f"{file}: cannot be read ({e})") from e
+
+
+def require_router_port(topology: Topology) -> None:
+    """Raise unless the router can listen where the topology says.
+
+    Raises:
+        TopologyError: the address is not this machine's, or the port is taken.
+    """
+    host, port = topology.router.host, topology.router.port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind((host, port))
+        except OSError as e:
+            raise TopologyError(
+                "router",
+                f"cannot listen on {host}:{port} ({e.strerror or e})",
+                "choose another port, or 0 for a free one",
+            ) from e
+
+
+def _identity(topology: Topology, machine: Machine, name: str, place: Path | None) -> Identity | None:
+    if place is None:
+        return None
+    try:
+        return read_identity(place, dtype_default(topology, machine, name) | canonical(topology.engine_of(name)))
+    except CheckpointError as e:
+        raise CheckpointError(f"pools.{name}.model: {e}") from e
+
+
+def _check_pair(topology: Topology, task: str, identities: Mapping[str, Identity | None]) -> None:
+    names = (topology.tasks[task].prefill, topology.tasks[task].decode)
+    left, right = identities[names[0]], identities[names[1]]
+    if left is not None and right is not None:
+        require_same(left, right, names=names, where=f"tasks.{task}")
+
+
+def _check_decoder(
+    topology: Topology, task: str, identities: Mapping[str, Identity | None], tunings: Mapping[str, Tuning | None]
+) -> None:
+    """A prefill model tuned for one decoder gives wrong answers on another, so that is an error.
+
+    A decoder that was itself made from the right one, such as a 4-bit version, names it as its `base`.
+    """
+    pair = topology.tasks[task]
+    tuning, other, decoder = tunings[pair.prefill], tunings[pair.decode], identities[pair.decode]
+    for pool, record in ((pair.prefill, tuning), (pair.decode, other)):
+        if record is not None and record.first_token == "decode":
+            raise IdentityError(
+                f"tasks.{task}: `{pool}` was tuned for a first token from the decode module, which is not served yet"
+            )
+    if tuning is None or decoder is None or pair.any_decoder:
+        return
+    accepted = {decoder.weights} | ({other.base} if other else set())
+    if tuning.decoder not in accepted:
+        raise IdentityError(
+            f"tasks.{task}: `{pair.prefill}` was tuned to be decoded by weights {tuning.decoder}, and `{pair.decode}` "
+            f"has weights {decoder.weights}; name the right decode pool, or set `any_decoder: true` on the task"
+        )
+
+
+def _not_here(name: str, pool: Pool) -> str:
+    return (
+        f"Pool `{name}`: `{pool.model}` is taken for a Hugging Face id and is not in the local cache, "
+        "so its identity was not checked."
+    )
