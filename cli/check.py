@@ -1,0 +1,108 @@
+"""`sun check`: everything short of starting."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from sun_sglang.errors import TopologyError, UserError
+from sun_sglang.launch.plan import LaunchPlan
+from sun_sglang.launch.preflight import Findings
+from sun_sglang.topology import Topology
+
+EXAMPLE = "sun check configs/demo/sun.yaml"
+
+
+def command(
+    file: Annotated[Path, typer.Argument(help="A topology file.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, also for an error.")] = False,
+) -> None:
+    """Check a topology: its file, its SGLang flags, its models, and what this machine would run."""
+    try:
+        topology, findings, plan = examine(file)
+    except UserError as e:
+        if not as_json:
+            raise
+        typer.echo(json.dumps(describe_error(e), indent=2))
+        sys.exit(1)
+    if as_json:
+        typer.echo(json.dumps(describe(topology, findings, plan), indent=2))
+    else:
+        _show(topology, findings, plan)
+
+
+def examine(file: Path) -> tuple[Topology, Findings, LaunchPlan]:
+    """Load a topology, check it, and plan it for this machine.
+
+    Raises:
+        UserError: the first thing wrong.
+    """
+    from sun_sglang.launch.flags import load_schema
+    from sun_sglang.launch.machine import detect
+    from sun_sglang.launch.plan import make_plan
+    from sun_sglang.launch.preflight import preflight
+    from sun_sglang.topology import load_topology
+
+    topology = load_topology(file)
+    machine, schema = detect(), load_schema()
+    findings = preflight(topology, machine, schema)
+    # ports do not matter here; the launcher takes free ones
+    ports = itertools.count(30000)
+    plan = make_plan(topology, machine, findings.identities, run_dir=Path(".sun"), ports=ports, schema=schema)
+    return topology, findings, plan
+
+
+def describe(topology: Topology, findings: Findings, plan: LaunchPlan) -> dict[str, Any]:
+    """What `--json` prints for a topology that can be launched."""
+    return {
+        "ok": True,
+        "tasks": {name: {"prefill": t.prefill, "decode": t.decode} for name, t in topology.tasks.items()},
+        "pools": {
+            name: {
+                "role": pool.role,
+                "model": pool.model,
+                "replicas": pool.replicas,
+                "weights": identity.weights if (identity := findings.identities[name]) else None,
+            }
+            for name, pool in topology.pools.items()
+        },
+        "workers": [
+            {"name": w.name, "gpus": w.gpus, "threads": w.threads, "argv": w.argv, "env": w.env} for w in plan.workers
+        ],
+        "transfer": plan.transfer.model_dump(),
+        "notes": [*findings.notes, *plan.notes],
+    }
+
+
+def describe_error(error: UserError) -> dict[str, Any]:
+    """What `--json` prints for a topology that cannot be launched."""
+    where = error.where if isinstance(error, TopologyError) else None
+    return {"ok": False, "error": {"type": type(error).__name__, "where": where, "message": str(error)}}
+
+
+def _show(topology: Topology, findings: Findings, plan: LaunchPlan) -> None:
+    console = Console(highlight=False)
+    pools = Table("pool", "role", "workers", "on", "weights", "model", title="Pools", title_justify="left")
+    for name, pool in topology.pools.items():
+        workers = [w for w in plan.workers if w.pool == name]
+        gpus = " ".join(",".join(map(str, w.gpus)) for w in workers)
+        place = f"GPU {gpus}" if gpus.strip() else f"CPU, {workers[0].threads} thread(s) each"
+        identity = findings.identities[name]
+        pools.add_row(name, pool.role, str(pool.replicas), place, identity.weights if identity else "?", pool.model)
+    tasks = Table("task", "prefill", "decode", title="Tasks", title_justify="left")
+    for name, task in topology.tasks.items():
+        tasks.add_row(name, task.prefill, task.decode)
+    console.print(pools)
+    console.print(tasks)
+    console.print(f"KV transfer: {plan.transfer.backend}. {plan.transfer.reason}")
+    console.print(f"Router: {plan.router.url if topology.router.port else 'a free port on ' + plan.router.host}")
+    for note in (*findings.notes, *plan.notes):
+        console.print(f"[yellow]note:[/] {note}")
+    console.print("[green]This topology can be launched here.[/]")

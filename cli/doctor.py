@@ -1,0 +1,182 @@
+"""`sun doctor`: what is installed here, and whether it fits together."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import platform
+import subprocess
+import sys
+from typing import Annotated, Literal, NamedTuple
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from sun_sglang.identity import PatchReport
+from sun_sglang.launch.machine import Machine
+from sun_sglang.topology import Strict
+
+EXAMPLE = "sun doctor --json"
+
+_MARK = "sun-patches:"
+_COLOURS = {"ok": "green", "note": "yellow", "bad": "red"}
+# the module of each transfer package that loads its native library
+_NATIVE = {"mooncake": "mooncake.engine", "nixl": "nixl._api"}
+
+
+class Finding(NamedTuple):
+    """One line of the report; `bad` makes the command fail."""
+
+    what: str
+    state: Literal["ok", "note", "bad"]
+    detail: str
+
+
+class PatchLine(Strict):
+    """A hook on SGLang: what it is, and how this machine's SGLang took it (`unknown` without one)."""
+
+    name: str
+    target: str
+    why: str
+    versions: tuple[str, ...]
+    way_out: str
+    state: str
+    detail: str = ""
+
+
+def command(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Look at this machine: versions, devices, KV transfer, and every hook on SGLang. Fails if something is broken."""
+    from sun_sglang.launch.machine import detect
+
+    machine = detect()
+    findings = [*version_findings(), *machine_findings(machine), *transfer_findings(machine)]
+    patches, trouble = patch_lines()
+    findings += [trouble] if trouble else []
+    broken = any(f.state == "bad" for f in findings) or any(p.state in ("missing", "moved") for p in patches)
+    if as_json:
+        report = {
+            "ok": not broken,
+            "findings": [f._asdict() for f in findings],
+            "patches": [p.model_dump() for p in patches],
+        }
+        typer.echo(json.dumps(report, indent=2))
+    else:
+        _show(findings, patches)
+    sys.exit(1 if broken else 0)
+
+
+def version_findings() -> list[Finding]:
+    """Python, SGLang against the pinned version, and torch."""
+    found = [Finding("python", "ok", f"{platform.python_version()} on {platform.platform()}")]
+    pinned, installed = pinned_sglang(), _version("sglang")
+    if installed is None:
+        found.append(Finding("sglang", "note", f"not installed: workers need {pinned}, the router and `sun` do not"))
+    elif installed == pinned:
+        found.append(Finding("sglang", "ok", installed))
+    else:
+        found.append(Finding("sglang", "bad", f"{installed} is installed and the hooks were read against {pinned}"))
+    torch = _version("torch")
+    found.append(Finding("torch", "ok" if torch else "note", torch or "not installed"))
+    return found
+
+
+def machine_findings(machine: Machine) -> list[Finding]:
+    """Devices, cores and memory."""
+    gpus = ", ".join(f"{g.index}: {g.name}" for g in machine.gpus) or "none: workers run on the CPU"
+    bf16 = "multiplies bfloat16" if machine.cpu_bf16 else "does not multiply bfloat16: float32 is the default"
+    return [
+        Finding("gpus", "ok", gpus),
+        Finding("cpu", "ok", f"{machine.cores} cores, {machine.memory / 2**30:.1f} GiB; the processor {bf16}"),
+        Finding("rdma", "ok", ", ".join(machine.rdma) or "no device"),
+    ]
+
+
+def transfer_findings(machine: Machine) -> list[Finding]:
+    """Whether each KV transfer package can be imported with its native libraries."""
+    found = [_import_finding(package) for package in sorted(machine.transfer)]
+    return found or [Finding("kv transfer", "note", "neither mooncake nor nixl is installed: workers need one")]
+
+
+def patch_lines() -> tuple[list[PatchLine], Finding | None]:
+    """Every hook with its state in a process that loads SGLang as a worker does; and what kept that from working."""
+    from sun_sglang.patches import ALL
+
+    reports: dict[str, PatchReport] = {}
+    trouble = None
+    if importlib.util.find_spec("sglang"):
+        done = _python("from sun_sglang.cli.doctor import print_patches; print_patches()")
+        lines = [line for line in done.stdout.splitlines() if line.startswith(_MARK)]
+        if done.returncode == 0 and lines:
+            parsed = [PatchReport.model_validate(r) for r in json.loads(lines[-1].removeprefix(_MARK))]
+            reports = {r.target: r for r in parsed}
+        else:
+            trouble = Finding("patches", "bad", f"SGLang cannot be imported: {_last_line(done.stderr)}")
+    return [_line(patch, reports.get(patch.target)) for patch in ALL], trouble
+
+
+def print_patches() -> None:
+    """Load SGLang with its plugins and print the state of every hook; what the other process of the report runs."""
+    from sun_sglang.worker import prepare_process
+
+    prepare_process()
+    from sglang.srt.plugins import load_plugins
+
+    from sun_sglang.patches import status
+
+    load_plugins()
+    reports = [report.model_dump() for report in status()]
+    sys.stdout.write(f"\n{_MARK}{json.dumps(reports)}\n")
+
+
+def pinned_sglang() -> str:
+    """The SGLang version that the `engine` extra names."""
+    requirements = importlib.metadata.requires("sun-sglang") or []
+    pins = [r.partition(";")[0] for r in requirements if r.startswith("sglang==")]
+    return pins[0].removeprefix("sglang==").strip()
+
+
+def _line(patch: object, report: PatchReport | None) -> PatchLine:
+    fields = {name: getattr(patch, name) for name in ("name", "target", "why", "versions", "way_out")}
+    if report is None:
+        return PatchLine(**fields, state="unknown", detail="SGLang could not be looked at")
+    return PatchLine(**fields, state=report.state, detail=report.detail)
+
+
+def _import_finding(package: str) -> Finding:
+    done = _python(f"import {_NATIVE[package]}")
+    if done.returncode == 0:
+        return Finding(package, "ok", "can be imported")
+    return Finding(package, "bad", f"is installed and cannot be imported: {_last_line(done.stderr)}")
+
+
+def _python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def _last_line(text: str) -> str:
+    return text.strip().rpartition("\n")[2]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _show(findings: list[Finding], patches: list[PatchLine]) -> None:
+    console = Console(highlight=False)
+    machine = Table("", "", "", show_header=False, box=None)
+    for finding in findings:
+        colour = _COLOURS[finding.state]
+        machine.add_row(f"[{colour}]{finding.state}[/]", finding.what, finding.detail)
+    console.print(machine)
+    hooks = Table("hook", "state", "without it", title="Hooks on SGLang", title_justify="left")
+    for patch in patches:
+        broken = patch.state in ("missing", "moved")
+        hooks.add_row(patch.name, f"[red]{patch.state}[/]: {patch.detail}" if broken else patch.state, patch.why)
+    console.print(hooks)
