@@ -60,7 +60,7 @@ def examine(file: Path) -> tuple[Topology, Findings, LaunchPlan]:
 
 
 def describe(topology: Topology, findings: Findings, plan: LaunchPlan) -> dict[str, Any]:
-    """What `--json` prints for a topology that can be launched."""
+    """What `--json` prints for a topology without a fault."""
     return {
         "ok": True,
         "tasks": {name: {"prefill": t.prefill, "decode": t.decode} for name, t in topology.tasks.items()},
@@ -82,7 +82,7 @@ def describe(topology: Topology, findings: Findings, plan: LaunchPlan) -> dict[s
 
 
 def describe_error(error: UserError) -> dict[str, Any]:
-    """What `--json` prints for a topology that cannot be launched."""
+    """What `--json` prints for a topology with a fault."""
     where = error.where if isinstance(error, TopologyError) else None
     return {"ok": False, "error": {"type": type(error).__name__, "where": where, "message": str(error)}}
 
@@ -105,4 +105,4 @@ def _show(topology: Topology, findings: Findings, plan: LaunchPlan) -> None:
     console.print(f"Router: {plan.router.url if topology.router.port else 'a free port on ' + plan.router.host}")
     for note in (*findings.notes, *plan.notes):
         console.print(f"[yellow]note:[/] {note}")
-    console.print("[green]This topology can be launched here.[/]")
+    console.print("[green]Nothing wrong was found.[/]")

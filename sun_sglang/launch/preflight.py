@@ -69,9 +69,9 @@ def preflight(topology: Topology, machine: Machine, schema: FlagSchema | None) -
         check_engine(topology, schema)
     places = {name: locate_model(name, pool) for name, pool in topology.pools.items()}
     identities = {name: _identity(topology, machine, name, place) for name, place in places.items()}
-    for name, place in places.items():
-        if place is None:
-            notes.append(_not_here(name, topology.pools[name]))
+    absent = [f"`{name}` ({topology.pools[name].model})" for name, place in places.items() if place is None]
+    if absent:
+        notes.append(f"Not on this machine and taken for Hugging Face ids, so not checked: {', '.join(absent)}.")
     tunings = {name: read_tuning(place) if place else None for name, place in places.items()}
     for task in topology.tasks:
         _check_pair(topology, task, identities)
@@ -175,10 +175,3 @@ def _check_decoder(
             f"tasks.{task}: `{pair.prefill}` was tuned to be decoded by weights {tuning.decoder}, and `{pair.decode}` "
             f"has weights {decoder.weights}; name the right decode pool, or set `any_decoder: true` on the task"
         )
-
-
-def _not_here(name: str, pool: Pool) -> str:
-    return (
-        f"Pool `{name}`: `{pool.model}` is taken for a Hugging Face id and is not in the local cache, "
-        "so its identity was not checked."
-    )
