@@ -1,1 +1,6 @@
 """Prefill-only and full fine-tuning through a two-module forward that computes what serving computes."""
+
+from sun_sglang.cpu import define_torchvision_schemas
+
+# transformers imports torchvision where it is installed, and the CPU engine's has no operators
+define_torchvision_schemas()

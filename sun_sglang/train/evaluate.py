@@ -1,0 +1,69 @@
+"""Exact match of greedy answers on held-out questions, offline, with its confidence interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+from sun_sglang.train.examples import Encoded
+from sun_sglang.train.generate import greedy
+
+_BATCH = 100
+_Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class ExactMatch:
+    """How many answers were right, token for token.
+
+    Attributes:
+        correct: right answers.
+        total: questions.
+        percent: right answers in percent.
+        low: lower end of the 95 % interval, in percent.
+        high: upper end of the 95 % interval, in percent.
+    """
+
+    correct: int
+    total: int
+    percent: float
+    low: float
+    high: float
+
+
+def exact_match(correct: int, total: int) -> ExactMatch:
+    """Percentage with Wilson's 95 % score interval (Wilson 1927), rounded to a tenth of a point."""
+    assert 0 <= correct <= total
+    assert total > 0
+    p, z2 = correct / total, _Z95**2
+    middle = (p + z2 / (2 * total)) / (1 + z2 / total)
+    half = _Z95 / (1 + z2 / total) * sqrt(p * (1 - p) / total + z2 / (4 * total**2))
+    low, high = max(0.0, middle - half), min(1.0, middle + half)
+    return ExactMatch(correct, total, round(100 * p, 1), round(100 * low, 1), round(100 * high, 1))
+
+
+def evaluate(prefill: Any, decode: Any, examples: Sequence[Encoded]) -> ExactMatch:
+    """Exact match of a prefill and a decode module; the first token comes from the prefill module.
+
+    Args:
+        prefill: causal LM that runs the prompts.
+        decode: causal LM that continues; may be the same object.
+        examples: questions with the one right answer.
+    """
+    correct = 0
+    by_length = sorted(examples, key=lambda e: len(e.prompt))
+    for start in range(0, len(by_length), _BATCH):
+        part = by_length[start : start + _BATCH]
+        longest = max(len(e.answer) for e in part)
+        answers = greedy(
+            prefill,
+            decode,
+            [e.prompt for e in part],
+            # a longer answer is wrong already
+            max_new_tokens=longest,
+            end_tokens={e.answer[-1] for e in part},
+        )
+        correct += sum(answer.tokens == e.answer for answer, e in zip(answers, part, strict=True))
+    return exact_match(correct, len(examples))

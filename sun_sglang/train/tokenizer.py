@@ -1,0 +1,66 @@
+"""The demo models' tokenizer, one token a byte so that every prompt can be encoded, and its chat template.
+
+A conversation only ever grows at its end: the prompt of a turn, its answer and `<|end|>` are a token prefix of the
+next turn's prompt, which is what a prefix cache needs.
+"""
+
+from __future__ import annotations
+
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerFast
+
+END = "<|end|>"
+PAD = "<|pad|>"
+ROLES = ("system", "user", "assistant", "tool")
+VOCAB_SIZE = 320
+CONTEXT_LENGTH = 2048
+
+# `tools` is accepted and not rendered: these models learnt their tools in training. Calls in the history are written
+# as the models write them (SGLang's `--tool-call-parser llama3` reads them back), so that the prefix still holds.
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+{%- set role = 'system' if message.role == 'developer' else message.role -%}
+{%- if role not in ['system', 'user', 'assistant', 'tool'] -%}
+{{- raise_exception('unknown role `' ~ role ~ '`; use system, developer, user, assistant or tool') -}}
+{%- endif -%}
+{{- '<|' ~ role ~ '|>' -}}
+{%- if message.content is string -%}
+{{- message.content -}}
+{%- elif message.content -%}
+{%- for part in message.content -%}{{- part.text -}}{%- endfor -%}
+{%- endif -%}
+{%- for call in message.tool_calls or [] -%}
+{%- set arguments = call.function.arguments -%}
+{{- '{"name": ' ~ (call.function.name | tojson) ~ ', "arguments": ' -}}
+{{- arguments if arguments is string else (arguments | tojson) -}}
+{{- '}' -}}
+{%- endfor -%}
+{{- '<|end|>' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}
+"""
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """The tokenizer: 256 bytes, end of turn, padding, four roles, and reserved tokens up to `VOCAB_SIZE`.
+
+    Returns:
+        A tokenizer whose `encode` adds nothing of its own and whose `decode` gives back every text.
+    """
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(BPE({character: i for i, character in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    named = [END, PAD, *(f"<|{role}|>" for role in ROLES)]
+    reserved = [f"<|reserved_{i}|>" for i in range(VOCAB_SIZE - len(alphabet) - len(named))]
+    tokenizer.add_special_tokens(named + reserved)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=END,
+        pad_token=PAD,
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=CONTEXT_LENGTH,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
