@@ -93,7 +93,7 @@ def _show(topology: Topology, findings: Findings, plan: LaunchPlan) -> None:
     for name, pool in topology.pools.items():
         workers = [w for w in plan.workers if w.pool == name]
         gpus = " ".join(",".join(map(str, w.gpus)) for w in workers)
-        place = f"GPU {gpus}" if gpus.strip() else f"CPU, {workers[0].threads} thread(s) each"
+        place = f"GPU {gpus}" if gpus.strip() else "CPU"
         identity = findings.identities[name]
         pools.add_row(name, pool.role, str(pool.replicas), place, identity.weights if identity else "?", pool.model)
     tasks = Table("task", "prefill", "decode", title="Tasks", title_justify="left")

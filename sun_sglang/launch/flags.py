@@ -158,6 +158,8 @@ def _check_flag(where: str, key: str, value: Any, schema: FlagSchema) -> None:
         if not isinstance(value, bool):
             raise TopologyError(where, f"is a switch (got {value!r})", "write `true` or `false`")
         return
+    if value == [] and flag.kind == "list":
+        raise TopologyError(where, "is an empty list", "name at least one value, or remove it")
     items = value if flag.kind == "list" and isinstance(value, list) else [value]
     for item in items:
         _check_value(where, item, flag)

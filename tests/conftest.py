@@ -1,0 +1,65 @@
+"""Fixtures that more than one part of the tests needs."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "hidden_size": 64,
+    "vocab_size": 512,
+    "rope_theta": 10000.0,
+    "dtype": "bfloat16",
+}
+
+
+@pytest.fixture
+def write_checkpoint(tmp_path: Path) -> Callable[..., Path]:
+    """Write a checkpoint directory that can be read but not served.
+
+    Arguments: a name, keys of `config.json` to change (None removes one), `weights` as bytes, `tokenizer` and
+    `template` as text, and `record` for `sun.json`.
+    """
+
+    def write(
+        name: str,
+        config: Mapping[str, Any] | None = None,
+        *,
+        weights: bytes = b"weights",
+        tokenizer: str = "words",
+        template: str | None = "{{ messages }}",
+        record: Mapping[str, Any] | None = None,
+    ) -> Path:
+        directory = tmp_path / name
+        directory.mkdir(parents=True)
+        content = {k: v for k, v in {**LLAMA, **(config or {})}.items() if v is not None}
+        (directory / "config.json").write_text(json.dumps(content))
+        (directory / "tokenizer.json").write_text(json.dumps({"model": tokenizer}))
+        if template is not None:
+            (directory / "chat_template.jinja").write_text(template)
+        (directory / "model.safetensors").write_bytes(safetensors({"embed": weights}))
+        if record is not None:
+            (directory / "sun.json").write_text(json.dumps(record))
+        return directory
+
+    return write
+
+
+def safetensors(tensors: Mapping[str, bytes]) -> bytes:
+    """A safetensors file of byte tensors."""
+    header: dict[str, Any] = {}
+    offset = 0
+    for name, data in tensors.items():
+        header[name] = {"dtype": "U8", "shape": [len(data)], "data_offsets": [offset, offset + len(data)]}
+        offset += len(data)
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + b"".join(tensors.values())
