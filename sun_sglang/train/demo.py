@@ -40,7 +40,7 @@ HELD_OUT = 300
 BASE = "base"
 RATES = (1e-3, 2e-3, 4e-3)
 RECIPES: Mapping[str, TuneRecipe] = MappingProxyType(
-    {"math": TuneRecipe(12800, 32, RATES), "tool": TuneRecipe(9600, 32, RATES)}
+    {"math": TuneRecipe(6400, 32, RATES), "tool": TuneRecipe(9600, 32, RATES)}
 )
 
 
@@ -87,7 +87,8 @@ def make(out: Path, seed: int, base_recipe: PretrainRecipe, recipes: Mapping[str
             for name, tuned in searches.items()
         },
         "exact_match": {
-            task: exact_matches(models, task, _encoded(task, "test", HELD_OUT, seed, tokenizer)) for task in recipes
+            task: exact_matches(models, task, _encoded(task, "test", HELD_OUT, seed, tokenizer), tokenizer.eos_token_id)
+            for task in recipes
         },
     }
     (out / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -130,13 +131,13 @@ def tune_task(
     return tuned
 
 
-def exact_matches(models: Path, task: str, examples: Sequence[Encoded]) -> dict[str, dict[str, float]]:
+def exact_matches(models: Path, task: str, examples: Sequence[Encoded], end_token: int) -> dict[str, dict[str, float]]:
     """Exact match of the saved checkpoints on `examples`: base, full fine-tuning, naive sharing, SUN."""
     base = load_model(models / BASE)
     full = load_model(models / checkpoint_name(task, "full"))
     tuned = load_model(models / checkpoint_name(task, "prefill_only"))
     pairs = {"base": (base, base), "full": (full, full), "naive": (full, base), "sun": (tuned, base)}
-    return {name: asdict(evaluate(prefill, decode, examples)) for name, (prefill, decode) in pairs.items()}
+    return {name: asdict(evaluate(prefill, decode, examples, end_token)) for name, (prefill, decode) in pairs.items()}
 
 
 def _encoded(task: str, split: Split, count: int, seed: int, tokenizer: Any) -> list[Encoded]:

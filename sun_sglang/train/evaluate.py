@@ -44,13 +44,14 @@ def exact_match(correct: int, total: int) -> ExactMatch:
     return ExactMatch(correct, total, round(100 * p, 1), round(100 * low, 1), round(100 * high, 1))
 
 
-def evaluate(prefill: Any, decode: Any, examples: Sequence[Encoded]) -> ExactMatch:
+def evaluate(prefill: Any, decode: Any, examples: Sequence[Encoded], end_token: int) -> ExactMatch:
     """Exact match of a prefill and a decode module; the first token comes from the prefill module.
 
     Args:
         prefill: causal LM that runs the prompts.
         decode: causal LM that continues; may be the same object.
         examples: questions with the one right answer.
+        end_token: token id that ends an answer.
     """
     correct = 0
     by_length = sorted(examples, key=lambda e: len(e.prompt))
@@ -63,7 +64,7 @@ def evaluate(prefill: Any, decode: Any, examples: Sequence[Encoded]) -> ExactMat
             [e.prompt for e in part],
             # a longer answer is wrong already
             max_new_tokens=longest,
-            end_tokens={e.answer[-1] for e in part},
+            end_tokens={end_token},
         )
         correct += sum(answer.tokens == e.answer for answer, e in zip(answers, part, strict=True))
     return exact_match(correct, len(examples))

@@ -40,8 +40,8 @@ class PretrainRecipe:
     learning_rate: float = 2e-3
     warmup: int = 100
     prompt_weight: float = 0.1
-    glimpses: int = 50
-    glimpse_share: float = 0.01
+    glimpses: int = 20
+    glimpse_share: float = 0.0025
 
 
 def build_model(seed: int, tokenizer: Any) -> Qwen3ForCausalLM:
