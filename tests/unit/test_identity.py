@@ -1,0 +1,169 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sun_sglang import identity
+from sun_sglang.errors import CheckpointError, IdentityError
+from sun_sglang.identity import find_checkpoint, first_difference, read_identity, require_same, weights_revision
+
+Write = Callable[..., Path]
+
+
+def test_what_a_checkpoint_says(write_checkpoint: Write) -> None:
+    found = read_identity(write_checkpoint("a"), {"page_size": 16, "tp_size": 2})
+    assert found.model_dump(exclude={"tokenizer", "chat_template", "weights"}) == {
+        "architecture": "LlamaForCausalLM",
+        "num_layers": 2,
+        "num_kv_heads": 2,
+        "head_dim": 16,
+        "vocab_size": 512,
+        "rope": '{"rope_theta": 10000.0, "rope_type": "default"}',
+        "kv_dtype": "bfloat16",
+        "page_size": 16,
+        "tp_size": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("config", "field", "value"),
+    [
+        ({"architectures": ["Qwen3ForCausalLM"]}, "architecture", "Qwen3ForCausalLM"),
+        ({"num_hidden_layers": 3}, "num_layers", 3),
+        ({"num_key_value_heads": None}, "num_kv_heads", 4),
+        ({"head_dim": 32}, "head_dim", 32),
+        ({"vocab_size": 1024}, "vocab_size", 1024),
+        ({"rope_theta": 5e5}, "rope", '{"rope_theta": 500000.0, "rope_type": "default"}'),
+        (
+            {"rope_scaling": {"type": "linear", "factor": 2.0}},
+            "rope",
+            '{"factor": 2.0, "rope_theta": 10000.0, "rope_type": "linear"}',
+        ),
+        ({"dtype": None, "torch_dtype": "float16"}, "kv_dtype", "float16"),
+        ({"dtype": "float32"}, "kv_dtype", "float16"),
+    ],
+)
+def test_a_difference_is_named_with_both_values(
+    write_checkpoint: Write, config: dict[str, Any], field: str, value: object
+) -> None:
+    a, b = read_identity(write_checkpoint("a"), {}), read_identity(write_checkpoint("b", config), {})
+    assert first_difference(a, b) == (field, getattr(a, field), value)
+    with pytest.raises(IdentityError) as caught:
+        require_same(a, b, names=("math", "base"), where="tasks.math")
+    assert str(caught.value) == (
+        f"tasks.math: `math` and `base` cannot share KV: {field} differs (math: {getattr(a, field)}, base: {value})"
+    )
+
+
+def test_rope_is_the_same_however_transformers_writes_it(write_checkpoint: Write) -> None:
+    old = write_checkpoint("old")
+    new = write_checkpoint("new", {"rope_theta": None, "rope_parameters": {"rope_theta": 10000.0}})
+    assert first_difference(read_identity(old, {}), read_identity(new, {})) is None
+
+
+@pytest.mark.parametrize(
+    ("engine", "dtype"),
+    [
+        ({"dtype": "half"}, "float16"),
+        ({"dtype": "float32", "kv_cache_dtype": "auto"}, "float32"),
+        ({"dtype": "float32", "kv_cache_dtype": "fp8_e4m3"}, "fp8_e4m3"),
+        ({"kv_cache_dtype": "bf16"}, "bfloat16"),
+    ],
+)
+def test_the_kv_dtype_follows_the_flags(write_checkpoint: Write, engine: dict[str, Any], dtype: str) -> None:
+    assert read_identity(write_checkpoint("a"), engine).kv_dtype == dtype
+
+
+def test_other_words_cannot_be_shared_and_other_weights_can(write_checkpoint: Write) -> None:
+    a = read_identity(write_checkpoint("a"), {})
+    words = read_identity(write_checkpoint("words", tokenizer="other"), {})
+    template = read_identity(write_checkpoint("template", template="other"), {})
+    bare = read_identity(write_checkpoint("bare", template=None), {})
+    weights = read_identity(write_checkpoint("weights", weights=b"other"), {})
+    assert (first_difference(a, words) or a)[0] == "tokenizer"
+    assert (first_difference(a, template) or a)[0] == "chat_template"
+    assert bare.chat_template == ""
+    assert first_difference(a, weights) is None
+    assert a.weights != weights.weights
+
+
+def test_a_flags_chat_template_is_the_one_served(write_checkpoint: Write, tmp_path: Path) -> None:
+    template = tmp_path / "mine.jinja"
+    template.write_text("{{ messages }}")
+    own, other = write_checkpoint("own"), write_checkpoint("other", template="x")
+    flags = {"chat_template": str(template)}
+    assert first_difference(read_identity(own, {}), read_identity(other, flags)) is None
+
+
+def test_a_page_size_that_sglang_decides_is_not_compared(write_checkpoint: Write) -> None:
+    model = write_checkpoint("a")
+    assert first_difference(read_identity(model, {}), read_identity(model, {"page_size": 64})) is None
+    difference = first_difference(read_identity(model, {"page_size": 1}), read_identity(model, {"page_size": 64}))
+    assert difference == ("page_size", 1, 64)
+
+
+def test_a_sampled_revision_sees_a_change_in_any_tensor(
+    write_checkpoint: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identity, "_SAMPLE_ABOVE", 1000)
+    weights = bytes(5000)
+    revisions = {
+        weights_revision(write_checkpoint(name, weights=content))
+        for name, content in {
+            "same": weights,
+            "first": b"\1" + weights[1:],
+            "last": weights[:-1] + b"\1",
+            "longer": weights + b"\0",
+        }.items()
+    }
+    assert len(revisions) == 4
+    assert weights_revision(write_checkpoint("again", weights=weights)) in revisions
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda d: (d / "config.json").unlink(), "config.json: not found; a Hugging Face checkpoint has one"),
+        (lambda d: (d / "config.json").write_text("{"), "config.json: cannot be read"),
+        (lambda d: (d / "config.json").write_text("[]"), "config.json: is not a JSON object"),
+        (lambda d: (d / "config.json").write_text("{}"), "config.json: no usable 'num_attention_heads'"),
+        (lambda d: (d / "tokenizer.json").unlink(), "no tokenizer; save the tokenizer beside the weights"),
+        (lambda d: (d / "model.safetensors").unlink(), r"no \*.safetensors; save the model with `save_pretrained`"),
+    ],
+)
+def test_a_broken_checkpoint_is_named(
+    write_checkpoint: Write, break_it: Callable[[Path], object], message: str
+) -> None:
+    model = write_checkpoint("a")
+    break_it(model)
+    with pytest.raises(CheckpointError, match=message):
+        read_identity(model, {})
+
+
+def test_a_value_of_the_wrong_type_is_a_users_mistake(write_checkpoint: Write) -> None:
+    model = write_checkpoint("a", {"num_hidden_layers": "many"})
+    with pytest.raises(CheckpointError, match="num_layers"):
+        read_identity(model, {})
+
+
+def test_a_downloaded_model_is_found(write_checkpoint: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    snapshot = write_checkpoint("hub/models--org--name/snapshots/c0ffee")
+    refs = tmp_path / "hub" / "models--org--name" / "refs"
+    refs.mkdir()
+    (refs / "main").write_text("c0ffee\n")
+    assert find_checkpoint("org/name") == snapshot
+    assert find_checkpoint("org/name", "c0ffee") == snapshot
+    assert find_checkpoint("org/name", "other") is None
+    assert find_checkpoint("org/absent") is None
+    assert find_checkpoint(str(snapshot)) == snapshot
+    (snapshot / "model.safetensors").unlink()
+    assert find_checkpoint("org/name") is None, "a download without weights is not complete"
+
+
+def test_templates_in_the_tokenizers_configuration_count(write_checkpoint: Write) -> None:
+    inline = write_checkpoint("inline", template=None)
+    (inline / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
+    assert first_difference(read_identity(write_checkpoint("file"), {}), read_identity(inline, {})) is None

@@ -1,0 +1,357 @@
+import argparse
+import itertools
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sun_sglang.errors import LaunchError, TopologyError
+from sun_sglang.identity import Identity
+from sun_sglang.launch.machine import Gpu, Machine
+from sun_sglang.launch.plan import LaunchPlan, WorkerPlan, cpu_kv_tokens, make_plan
+from sun_sglang.topology import Topology, parse_topology
+
+SUN = """
+pools:
+  base: {role: decode, model: base-model, replicas: 2}
+  math: {role: prefill, model: math-model, revision: v1}
+  tool: {role: prefill, model: tool-model}
+tasks:
+  math: {prefill: math, decode: base}
+  tool: {prefill: tool, decode: base}
+"""
+LAPTOP = Machine(cores=8, memory=16 << 30, transfer=frozenset({"mooncake"}))
+
+
+def gpu_machine(count: int, **fields: Any) -> Machine:
+    gpus = tuple(Gpu(index=i, uuid=f"GPU-{i}", name="NVIDIA H200", memory_mb=143771) for i in range(count))
+    return Machine(gpus=gpus, cores=64, memory=1 << 40, **{"transfer": frozenset({"nixl"}), **fields})
+
+
+def topology(text: str = SUN, engine: str = "{}") -> Topology:
+    return parse_topology(f"{text}\nengine: {engine}", base=Path())
+
+
+def plan(
+    topology: Topology, machine: Machine = LAPTOP, identities: dict[str, Identity | None] | None = None
+) -> LaunchPlan:
+    return make_plan(topology, machine, identities or {}, run_dir=Path("/run"), ports=itertools.count(31000))
+
+
+def flags(worker: WorkerPlan) -> dict[str, str]:
+    """A worker's arguments as a dictionary; a bare flag has the value ``."""
+    pairs: dict[str, str] = {}
+    for argument in worker.argv:
+        if argument.startswith("--"):
+            key = argument
+            pairs[key] = ""
+        else:
+            pairs[key] = argument
+    return pairs
+
+
+def identity(weights: str = "w", **fields: Any) -> Identity:
+    base = {
+        "architecture": "LlamaForCausalLM",
+        "num_layers": 2,
+        "num_kv_heads": 2,
+        "head_dim": 16,
+        "vocab_size": 512,
+        "rope": "{}",
+        "kv_dtype": "float32",
+        "page_size": 0,
+        "tp_size": 1,
+        "tokenizer": "t",
+        "chat_template": "c",
+        "weights": weights,
+    }
+    return Identity(**{**base, **fields})
+
+
+def test_every_replica_is_a_worker() -> None:
+    found = plan(topology())
+    assert [w.name for w in found.workers] == ["base-0", "base-1", "math-0", "tool-0"]
+    assert [w.role for w in found.workers] == ["decode", "decode", "prefill", "prefill"]
+    assert {w.threads for w in found.workers} == {2}
+    assert found.workers[3].log == Path("/run/logs/tool-0.log")
+    assert found.workers[0].url == "http://127.0.0.1:31000"
+
+
+def test_a_prefill_worker_on_the_cpu() -> None:
+    assert flags(plan(topology()).workers[2]) == {
+        "--model-path": "math-model",
+        "--revision": "v1",
+        "--served-model-name": "math",
+        "--host": "127.0.0.1",
+        "--port": "31004",
+        "--nccl-port": "31005",
+        "--disaggregation-mode": "prefill",
+        "--disaggregation-bootstrap-port": "31006",
+        "--enable-cache-report": "",
+        "--disaggregation-transfer-backend": "mooncake_tcp",
+        "--dtype": "float32",
+        "--device": "cpu",
+        "--attention-backend": "torch_native",
+        "--cuda-graph-backend-decode": "disabled",
+        "--cuda-graph-backend-prefill": "disabled",
+        "--sleep-on-idle": "",
+        "--max-total-tokens": "16384",
+    }
+
+
+def test_a_decode_worker_on_a_gpu() -> None:
+    worker = plan(topology(), gpu_machine(4)).workers[1]
+    assert flags(worker) == {
+        "--model-path": "base-model",
+        "--served-model-name": "base",
+        "--host": "127.0.0.1",
+        "--port": "31002",
+        "--nccl-port": "31003",
+        "--disaggregation-mode": "decode",
+        "--enable-cache-report": "",
+        "--disaggregation-transfer-backend": "nixl",
+        "--disaggregation-decode-enable-radix-cache": "",
+        "--radix-cache-backend": "sun_prompt_only",
+    }
+    assert worker.env["CUDA_VISIBLE_DEVICES"] == "1"
+
+
+def test_a_decode_worker_on_the_cpu_backs_up_without_cuda() -> None:
+    assert flags(plan(topology()).workers[0])["--disaggregation-decode-retraction-backup"] == "cpu_tensor"
+
+
+def test_the_router_is_told_everything() -> None:
+    found = plan(topology())
+    assert found.router.url == "http://127.0.0.1:8000"
+    assert found.fleet["tasks"]["tool"] == {"prefill": "tool", "decode": "base"}
+    assert found.fleet["pools"]["math"] == {"role": "prefill", "model": "math-model"}
+    assert found.fleet["workers"][1] == {"name": "base-1", "pool": "base", "url": "http://127.0.0.1:31002"}
+    assert found.fleet["router"]["port"] == 8000
+
+
+def test_port_zero_takes_a_free_port() -> None:
+    found = plan(topology(SUN + "router: {port: 0, host: 0.0.0.0}"))
+    assert found.router.port == found.fleet["router"]["port"] == 31000
+    assert found.router.url == "http://127.0.0.1:31000"
+
+
+def test_the_routers_port_is_not_given_to_a_worker() -> None:
+    found = plan(topology(SUN + "router: {port: 31001}"))
+    ports = [p for w in found.workers for p in (w.port, int(flags(w)["--nccl-port"]), w.bootstrap_port) if p]
+    assert 31001 not in ports
+    assert len(set(ports)) == len(ports)
+
+
+def test_too_few_ports_are_an_error() -> None:
+    with pytest.raises(LaunchError, match="not enough free ports"):
+        make_plan(topology(), LAPTOP, {}, run_dir=Path("/run"), ports=iter(range(3)))
+
+
+def test_a_worker_comes_back_on_another_bootstrap_port() -> None:
+    decode, prefill = plan(topology()).workers[0], plan(topology()).workers[2]
+    again = prefill.reincarnated(40000)
+    assert again.bootstrap_port == 40000
+    assert flags(again) == {**flags(prefill), "--disaggregation-bootstrap-port": "40000"}
+    assert again.port == prefill.port
+    assert decode.reincarnated(40000) == decode
+
+
+@pytest.mark.parametrize(
+    ("engine", "flag", "value"),
+    [
+        ("{dtype: bfloat16}", "--dtype", "bfloat16"),
+        ("{attention_backend: flex_attention}", "--attention-backend", "flex_attention"),
+        ("{max_total_tokens: 999}", "--max-total-tokens", "999"),
+        ("{disaggregation_transfer_backend: nixl}", "--disaggregation-transfer-backend", "nixl"),
+        ("{tensor_parallel_size: 1}", "--tp-size", "1"),
+        ("{enable_cache_report: false}", "--enable-cache-report", None),
+        ("{attention_backend: null}", "--attention-backend", None),
+        ("{disable_radix_cache: true}", "--radix-cache-backend", None),
+        ("{disable_radix_cache: true}", "--disaggregation-decode-enable-radix-cache", None),
+        ("{disaggregation_decode_enable_radix_cache: false}", "--radix-cache-backend", None),
+        ("{radix_cache_backend: null}", "--disaggregation-decode-enable-radix-cache", ""),
+        ("{radix_cache_backend: null}", "--radix-cache-backend", None),
+        ("{speculative_algorithm: EAGLE}", "--disaggregation-decode-enable-radix-cache", None),
+    ],
+)
+def test_a_users_flag_wins(engine: str, flag: str, value: str | None) -> None:
+    assert flags(plan(topology(engine=engine)).workers[0]).get(flag) == value
+
+
+@pytest.mark.parametrize(
+    ("engine", "note"),
+    [
+        ("{}", None),
+        ("{disable_radix_cache: true}", None),
+        (
+            "{enable_hisparse: true}",
+            "Pool `base` has no decode cache: SGLang cannot combine it with `enable_hisparse`.",
+        ),
+        ("{radix_cache_backend: null}", "Pool `base` sets `radix_cache_backend` itself: "),
+    ],
+)
+def test_a_setting_that_changes_the_cache_is_noted(engine: str, note: str | None) -> None:
+    notes = plan(topology(engine=engine)).notes
+    assert [n.startswith(note or "?") for n in notes] == ([True] if note else [])
+
+
+@pytest.mark.parametrize(
+    ("math", "tool", "engine", "cache"),
+    [
+        ("base", "base", "", None),
+        ("base", "other", "", "sun_prompt_only"),
+        ("other", "other", "", "sun_prompt_only"),
+        (None, "base", "", "sun_prompt_only"),
+        ("base", "base", "engine: {quantization: fp8}", "sun_prompt_only"),
+    ],
+)
+def test_the_stock_cache_is_for_a_module_that_decodes_its_own_kv(
+    math: str | None, tool: str, engine: str, cache: str | None
+) -> None:
+    text = SUN.replace("model: tool-model", f"model: tool-model, {engine}") if engine else SUN
+    known = {name: identity(weights) if weights else None for name, weights in (("math", math), ("tool", tool))}
+    found = plan(topology(text), identities={**known, "base": identity("base")})
+    assert flags(found.workers[0]).get("--radix-cache-backend") == cache
+    assert "--disaggregation-decode-enable-radix-cache" in flags(found.workers[0])
+
+
+def test_one_hugging_face_id_on_both_sides_is_one_module() -> None:
+    text = "pools: {p: {role: prefill, model: org/m}, d: {role: decode, model: org/m, revision: REV}}\n"
+    tasks = "tasks: {t: {prefill: p, decode: d}}\n"
+    same = plan(topology(text.replace(", revision: REV", "") + tasks)).workers[1]
+    other = plan(topology(text + tasks)).workers[1]
+    assert "--radix-cache-backend" not in flags(same)
+    assert flags(other)["--radix-cache-backend"] == "sun_prompt_only"
+
+
+@pytest.mark.parametrize(
+    ("machine", "engine", "backend", "reason"),
+    [
+        (LAPTOP, "{}", "mooncake_tcp", "Workers run on the CPU"),
+        (gpu_machine(4), "{}", "nixl", "NIXL is installed and there is no RDMA device"),
+        (gpu_machine(4, rdma=("mlx5_0",)), "{}", "nixl", "NIXL is installed and mooncake is not"),
+        (
+            gpu_machine(4, rdma=("mlx5_0",), transfer=frozenset({"nixl", "mooncake"})),
+            "{}",
+            "mooncake",
+            r"mooncake is installed and RDMA is there \(mlx5_0\)",
+        ),
+        (gpu_machine(4, transfer=frozenset({"mooncake"})), "{}", "mooncake_tcp", "NIXL and RDMA are not there"),
+        (gpu_machine(4, transfer=frozenset()), "{}", "nixl", "install `nixl`"),
+        (gpu_machine(4), "{disaggregation_transfer_backend: mooncake}", "mooncake", "The topology sets it"),
+        (gpu_machine(4), "{device: cpu}", "mooncake_tcp", "Workers run on the CPU"),
+    ],
+)
+def test_the_transfer_backend_is_chosen_with_a_reason(machine: Machine, engine: str, backend: str, reason: str) -> None:
+    found = plan(topology(engine=engine), machine)
+    assert found.transfer.backend == backend
+    assert re.search(reason, found.transfer.reason)
+    assert all(flags(w)["--disaggregation-transfer-backend"] == backend for w in found.workers)
+
+
+def test_workers_take_gpus_in_order() -> None:
+    text = SUN.replace("base-model, replicas: 2", "base-model, replicas: 2, engine: {tp_size: 2}")
+    found = plan(topology(text), gpu_machine(6))
+    assert [w.gpus for w in found.workers] == [(0, 1), (2, 3), (4,), (5,)]
+
+
+def test_pools_may_share_gpus() -> None:
+    text = SUN.replace("math-model", "math-model, gpus: [0]").replace("tool-model", "tool-model, gpus: [0]")
+    assert [w.gpus for w in plan(topology(text), gpu_machine(3)).workers] == [(1,), (2,), (0,), (0,)]
+
+
+def test_replicas_take_their_pools_gpus_in_turn() -> None:
+    text = SUN.replace("replicas: 2", "replicas: 3, gpus: [2, 3]")
+    assert [w.gpus for w in plan(topology(text), gpu_machine(4)).workers] == [(2,), (3,), (2,), (0,), (1,)]
+
+
+@pytest.mark.parametrize(
+    ("text", "engine", "gpus", "message"),
+    [
+        (
+            SUN,
+            "{tp_size: 2}",
+            6,
+            "pools: 8 GPUs are needed and 6 are free on this machine; "
+            "lower `replicas` or `tp_size`, or let pools share GPUs with `gpus: [...]`",
+        ),
+        (SUN, "{tp_size: 2, pp_size: 2, dp_size: 2}", 8, "pools: 32 GPUs are needed and 8 are free"),
+        (SUN, "{tp_size: 2, dp_size: 2, enable_dp_attention: true}", 6, "pools: 8 GPUs are needed and 6 are free"),
+        (SUN, "{device: cuda}", 0, "pools: 4 GPUs are needed and 0 are free"),
+        (SUN, "{device: npu}", 4, "engine.device: `npu` is not supported; write `cuda` or `cpu`"),
+        (SUN.replace("math-model", "math-model, gpus: [0, 1]"), "{}", 3, "pools: 3 GPUs are needed and 1 are free"),
+        (
+            SUN.replace("math-model", "math-model, gpus: [9]"),
+            "{}",
+            4,
+            "pools.math.gpus: this machine has no GPU 9; GPUs: [0, 1, 2, 3]",
+        ),
+        (
+            SUN.replace("math-model", "math-model, gpus: [0]"),
+            "{tp_size: 2}",
+            8,
+            "pools.math.gpus: a worker takes 2 GPUs and 1 are named",
+        ),
+    ],
+)
+def test_gpus_that_are_not_there_are_an_error(text: str, engine: str, gpus: int, message: str) -> None:
+    with pytest.raises(TopologyError) as caught:
+        plan(topology(text, engine), gpu_machine(gpus))
+    assert str(caught.value).startswith(message)
+
+
+def test_pools_with_two_transfer_backends_are_an_error() -> None:
+    text = SUN.replace("math-model", "math-model, engine: {disaggregation_transfer_backend: nixl}")
+    with pytest.raises(TopologyError, match="`disaggregation_transfer_backend` differs"):
+        plan(topology(text, "{disaggregation_transfer_backend: mooncake}"))
+
+
+def test_a_cpu_worker_sees_no_gpu() -> None:
+    for worker in plan(topology(engine="{device: cpu}"), gpu_machine(4)).workers:
+        assert worker.gpus == ()
+        assert worker.env["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_bfloat16_is_the_cpus_dtype_only_where_it_can_multiply_it() -> None:
+    able = LAPTOP.model_copy(update={"cpu_bf16": True})
+    assert flags(plan(topology(), able).workers[0])["--dtype"] == "bfloat16"
+    assert flags(plan(topology(), LAPTOP).workers[0])["--dtype"] == "float32"
+    assert "--dtype" not in flags(plan(topology(), gpu_machine(4)).workers[0])
+
+
+@given(
+    st.integers(1, 200),
+    st.integers(1, 64),
+    st.sampled_from([64, 128]),
+    st.integers(1, 64),
+    st.integers(1 << 31, 1 << 41),
+)
+def test_kv_of_all_cpu_workers_stays_within_an_eighth_of_the_memory(
+    layers: int, heads: int, size: int, workers: int, memory: int
+) -> None:
+    model = identity(num_layers=layers, num_kv_heads=heads, head_dim=size)
+    machine = Machine(cores=1, memory=memory)
+    tokens = cpu_kv_tokens(model, machine, workers)
+    token = 2 * layers * heads * size * 4
+    assert 1 <= tokens <= 65536
+    assert tokens == 1 or workers * tokens * token <= memory / 8
+
+
+def test_sglang_itself_accepts_every_argument() -> None:
+    from sun_sglang.launch.flags import load_schema
+
+    schema = load_schema()
+    if schema is None:
+        pytest.skip("SGLang is not installed")
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    for flag in schema.flags:
+        if flag.kind == "switch":
+            parser.add_argument(*flag.options, action="store_true")
+        elif flag.kind == "value":
+            parser.add_argument(*flag.options, choices=flag.choices or None)
+    for machine in (LAPTOP, gpu_machine(4)):
+        for worker in plan(topology(), machine).workers:
+            parser.parse_args(worker.argv)
