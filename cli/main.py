@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     other is a defect and shows its traceback.
     """
     try:
-        build_app()(args=arguments)
+        build_app()(args=arguments, prog_name="sun")
     except SunError as e:
         console = Console(stderr=True, soft_wrap=True, highlight=False)
         console.print("[bold red]error:[/]", end=" ")

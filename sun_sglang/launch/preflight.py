@@ -112,7 +112,8 @@ def read_tuning(model: Path) -> Tuning | None:
         return Tuning.model_validate(json.loads(file.read_text(encoding="utf-8")))
     except ValidationError as e:
         first = e.errors(include_url=False)[0]
-        raise CheckpointError(f"{file}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from e
+        where = ".".join(map(str, first["loc"])) or "its content"
+        raise CheckpointError(f"{file}: {where}: {first['msg']}") from e
     except (OSError, ValueError) as e:
         raise CheckpointError(f"{file}: cannot be read ({e})") from e
 

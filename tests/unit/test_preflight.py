@@ -1,0 +1,169 @@
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sun_sglang.errors import CheckpointError, IdentityError, TopologyError, UserError
+from sun_sglang.identity import read_identity
+from sun_sglang.launch.flags import Flag, FlagSchema
+from sun_sglang.launch.machine import Machine
+from sun_sglang.launch.preflight import preflight, require_router_port
+from sun_sglang.topology import Topology, parse_topology
+
+Write = Callable[..., Path]
+MACHINE = Machine(cores=2, memory=1 << 34)
+DTYPE = Flag(options=("--dtype",), kind="value", type="str", choices=("auto", "float32", "float16"))
+SCHEMA = FlagSchema(version="1", flags=(DTYPE,))
+
+
+def pair(prefill: Path | str, decode: Path | str, task: str = "", engine: str = "{}") -> Topology:
+    text = f"""
+pools:
+  math: {{role: prefill, model: {prefill}}}
+  base: {{role: decode, model: {decode}}}
+tasks:
+  sums: {{prefill: math, decode: base{task}}}
+engine: {engine}
+"""
+    return parse_topology(text, base=Path("/nowhere"))
+
+
+def test_two_models_that_agree_pass(write_checkpoint: Write) -> None:
+    math, base = write_checkpoint("math", weights=b"tuned"), write_checkpoint("base")
+    found = preflight(pair(math, base), MACHINE, SCHEMA)
+    assert found.notes == ()
+    assert found.identities["base"] == read_identity(base, {"dtype": "float32"}), "a CPU without bfloat16 uses float32"
+
+
+def test_two_models_that_differ_are_named_with_their_task(write_checkpoint: Write) -> None:
+    math, base = write_checkpoint("math", {"num_hidden_layers": 3}), write_checkpoint("base")
+    with pytest.raises(IdentityError, match=r"tasks\.sums: `math` and `base` cannot share KV: num_layers differs"):
+        preflight(pair(math, base), MACHINE, SCHEMA)
+
+
+def test_flags_count_in_the_comparison(write_checkpoint: Write) -> None:
+    math, base = write_checkpoint("math"), write_checkpoint("base")
+    topology = pair(math, f"{base}, engine: {{dtype: float16}}")
+    with pytest.raises(IdentityError, match=r"kv_dtype differs \(math: float32, base: float16\)"):
+        preflight(topology, MACHINE, SCHEMA)
+
+
+def test_a_flag_is_checked_before_any_model_is_read() -> None:
+    with pytest.raises(TopologyError, match=r"engine\.dtipe: SGLang 1 has no such flag; did you mean `dtype`"):
+        preflight(pair("/absent", "/absent", engine="{dtipe: auto}"), MACHINE, SCHEMA)
+
+
+def test_without_sglang_flags_are_not_checked_and_that_is_said(write_checkpoint: Write) -> None:
+    model = write_checkpoint("model")
+    found = preflight(pair(model, model, engine="{dtipe: auto}"), MACHINE, None)
+    assert found.notes == ("SGLang is not installed here: its flags in `engine` were not checked.",)
+
+
+def test_models_elsewhere_are_not_checked_and_that_is_said(
+    write_checkpoint: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    found = preflight(pair("org/math", write_checkpoint("base")), MACHINE, SCHEMA)
+    assert found.notes == ("Not on this machine and taken for Hugging Face ids, so not checked: `math` (org/math).",)
+    assert found.identities["math"] is None
+    assert found.identities["base"] is not None
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("/absent/model", "pools.math.model: /absent/model is not a directory; give a model's directory"),
+        ("./model", "pools.math.model: /nowhere/model is not a directory; give a model's directory"),
+        (
+            "models/org/math",
+            "pools.math.model: `models/org/math` is neither a directory beside the topology file nor a",
+        ),
+        ("what is this", "pools.math.model: `what is this` is neither a directory"),
+    ],
+)
+def test_a_model_that_is_nowhere_is_named(model: str, message: str) -> None:
+    with pytest.raises(TopologyError) as caught:
+        preflight(pair(model, "org/base"), MACHINE, SCHEMA)
+    assert str(caught.value).startswith(message)
+
+
+def test_a_broken_checkpoint_is_named_with_its_pool(write_checkpoint: Write) -> None:
+    math = write_checkpoint("math")
+    (math / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match=r"pools\.math\.model: .*math: no tokenizer"):
+        preflight(pair(math, "org/base"), MACHINE, SCHEMA)
+
+
+def tuned_for(decoder: str, first_token: str = "prefill") -> dict[str, str]:
+    return {"scheme": "prefill_only", "base": "b", "decoder": decoder, "first_token": first_token}
+
+
+def test_a_model_with_its_own_decoder_passes(write_checkpoint: Write) -> None:
+    base = write_checkpoint("base")
+    revision = read_identity(base, {}).weights
+    preflight(pair(write_checkpoint("math", record=tuned_for(revision)), base), MACHINE, SCHEMA)
+
+
+def test_a_model_tuned_for_another_decoder_is_refused(write_checkpoint: Write) -> None:
+    base = write_checkpoint("base")
+    revision = read_identity(base, {}).weights
+    math = write_checkpoint("math", record=tuned_for("0123456789abcdef"))
+    with pytest.raises(IdentityError) as caught:
+        preflight(pair(math, base), MACHINE, SCHEMA)
+    assert str(caught.value) == (
+        "tasks.sums: `math` was tuned to be decoded by weights 0123456789abcdef, "
+        f"and `base` has weights {revision}; name the right decode pool, or set `any_decoder: true` on the task"
+    )
+    preflight(pair(math, base, ", any_decoder: true"), MACHINE, SCHEMA)
+
+
+def test_a_decoder_made_from_the_right_one_passes(write_checkpoint: Write) -> None:
+    record = {**tuned_for("x"), "base": "0123456789abcdef"}
+    base = write_checkpoint("base", weights=b"4 bit", record=record)
+    math = write_checkpoint("math", record=tuned_for("0123456789abcdef"))
+    preflight(pair(math, base), MACHINE, SCHEMA)
+
+
+@pytest.mark.parametrize("side", ["math", "base"])
+def test_a_first_token_from_the_decode_module_is_not_served_yet(write_checkpoint: Write, side: str) -> None:
+    records = {side: tuned_for("x", first_token="decode")}
+    models = {name: write_checkpoint(name, record=records.get(name)) for name in ("math", "base")}
+    with pytest.raises(IdentityError, match=f"`{side}` was tuned for a first token from the decode module"):
+        preflight(pair(models["math"], models["base"], ", any_decoder: true"), MACHINE, SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "sun.json: cannot be read"),
+        ("[]", "sun.json: its content: Input should be a valid dictionary"),
+        ('{"base": "a", "first_token": "prefill"}', "sun.json: decoder: Field required"),
+    ],
+)
+def test_a_broken_record_is_named(write_checkpoint: Write, content: str, message: str) -> None:
+    math = write_checkpoint("math")
+    (math / "sun.json").write_text(content)
+    with pytest.raises(CheckpointError, match=message):
+        preflight(pair(math, write_checkpoint("base")), MACHINE, SCHEMA)
+
+
+def test_a_port_in_use_is_an_error() -> None:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        s.listen()
+        port = s.getsockname()[1]
+        topology = pair("org/a", "org/b", engine=f"{{}}\nrouter: {{port: {port}}}")
+        with pytest.raises(
+            UserError, match=rf"router: cannot listen on 127\.0\.0\.1:{port} \(Address already in use\)"
+        ):
+            require_router_port(topology)
+    require_router_port(topology)
+
+
+def test_another_machines_address_is_an_error() -> None:
+    topology = pair("org/a", "org/b", engine="{}\nrouter: {host: 192.0.2.1}")
+    with pytest.raises(UserError, match=r"router: cannot listen on 192\.0\.2\.1:8000"):
+        require_router_port(topology)
+    with pytest.raises(UserError, match=r"router: cannot listen on no such host:8000"):
+        require_router_port(pair("org/a", "org/b", engine='{}\nrouter: {host: "no such host"}'))
