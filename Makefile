@@ -31,7 +31,7 @@ test: setup ## unit tests, and tests against real SGLang servers
 lint: setup ## format, style and types
 	@$(BIN)/ruff format --check
 	@$(BIN)/ruff check
-	@mkdir -p build/types/sun_sglang
+	@rm -rf build/types && mkdir -p build/types/sun_sglang
 	@# mypy cannot follow the import hook by which an editable install maps cli, bench and patches into the package
 	@ln -sfn $(CURDIR)/sun_sglang/* $(CURDIR)/cli $(CURDIR)/bench $(CURDIR)/patches build/types/sun_sglang/
 	@cd build/types && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --cache-dir $(CURDIR)/.mypy_cache
