@@ -1,0 +1,181 @@
+"""The HTTP surface: one thin handler for each endpoint, and one place where a problem becomes a response."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import aiohttp
+from aiohttp import web
+
+from sun_sglang.errors import RequestError
+from sun_sglang.router.dispatch import Dispatcher
+from sun_sglang.router.fleet import Fleet
+from sun_sglang.router.inflight import Inflight
+from sun_sglang.router.info import Info
+from sun_sglang.router.lengths import LengthCheck
+from sun_sglang.router.log import Log
+from sun_sglang.router.metrics import Metrics
+from sun_sglang.router.problem import Problem
+from sun_sglang.router.register import Registrar
+from sun_sglang.router.registry import Registry
+from sun_sglang.router.replies import parse
+from sun_sglang.router.request import Endpoint
+from sun_sglang.router.serve import Service
+from sun_sglang.router.wire import Wire, new_session
+
+DRAIN_S = 30.0
+_CUT_GRACE_S = 2.0
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Router:
+    """A running router: everything it is made of, and its end.
+
+    Attributes:
+        app: the aiohttp application.
+        registry: workers and paths.
+        metrics: what was counted.
+    """
+
+    def __init__(self, fleet: Fleet, session: aiohttp.ClientSession, log: Log) -> None:
+        self.fleet = fleet
+        self.log = log
+        self.metrics = Metrics()
+        self.registry = Registry(fleet)
+        self.dispatcher = Dispatcher(Wire(session, log), self.registry, self.metrics, log)
+        self.registrar = Registrar(session, self.registry, self.dispatcher, self.metrics, log)
+        self.inflight = Inflight()
+        self.info = Info(session, self.registry, self.registrar, self.inflight)
+        check = LengthCheck(session, self.registry, log)
+        self.service = Service(self.dispatcher, self.inflight, self.metrics, list(fleet.tasks), check)
+        self._session = session
+        self._watchers: list[asyncio.Task[None]] = []
+        self._runner = web.AppRunner(
+            self._application(), handler_cancellation=True, access_log=None, shutdown_timeout=_CUT_GRACE_S
+        )
+
+    @classmethod
+    async def start(cls, fleet: Fleet, log: Log) -> Router:
+        """Bind the port and begin to register workers.
+
+        Raises:
+            OSError: the address cannot be bound.
+        """
+        router = cls(fleet, new_session(), log)
+        await router._runner.setup()
+        try:
+            await web.TCPSite(router._runner, fleet.router.host, fleet.router.port, backlog=2048).start()
+        except BaseException:
+            await router.stop(0.0)
+            raise
+        router._watchers = [
+            asyncio.create_task(router.registrar.run()),
+            asyncio.create_task(router.dispatcher.watch_streams()),
+        ]
+        log.event("listening", url=router.url, tasks=list(fleet.tasks))
+        return router
+
+    @property
+    def url(self) -> str:
+        """Where the router listens, with the port that it got."""
+        host, port = self._runner.addresses[0][:2]
+        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    async def stop(self, drain: float = DRAIN_S) -> None:
+        """Take no more requests, let those in flight end for `drain` seconds, tell the rest, and close."""
+        self.info.draining = True
+        self.log.event("draining", in_flight=len(self.inflight.tickets), seconds=drain)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(drain):
+                await self.inflight.empty.wait()
+        left = len(self.inflight.tickets)
+        self.dispatcher.cut_all("the router is shutting down")
+        # handlers write their explicit errors while the runner waits for them
+        await self._runner.cleanup()
+        for task in self._watchers:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        await self.dispatcher.close()
+        await self._session.close()
+        self.log.event("stopped", cut_off=left)
+
+    # --- handlers -----------------------------------------------------------------------------------------------------
+
+    def _application(self) -> web.Application:
+        app = web.Application(
+            client_max_size=int(self.fleet.router.max_body_mb * (1 << 20)), middlewares=[self._problems]
+        )
+        for endpoint in Endpoint:
+            app.router.add_post(endpoint, self._generation(endpoint))
+        app.router.add_put(Endpoint.GENERATE, self._generation(Endpoint.GENERATE))
+        info = self.info
+        for path, handler in {
+            "/tasks": info.tasks,
+            "/v1/models": info.models,
+            "/v1/models/{model:.+}": info.model,
+            "/health": info.health,
+            "/health_generate": info.health_generate,
+            "/model_info": info.model_info,
+            "/get_model_info": info.model_info,
+            "/server_info": info.server_info,
+            "/get_server_info": info.server_info,
+            "/flush_cache": info.flush_cache,
+            "/metrics": self._metrics,
+        }.items():
+            app.router.add_get(path, handler)
+        app.router.add_post("/flush_cache", info.flush_cache)
+        app.router.add_post("/abort_request", self._abort)
+        return app
+
+    def _generation(self, endpoint: Endpoint) -> Handler:
+        async def handle(http: web.Request) -> web.StreamResponse:
+            if self.info.draining:
+                raise Problem(503, "the router is shutting down", code="draining")
+            if http.content_type != "application/json":
+                raise Problem(400, "send JSON, with `Content-Type: application/json`", code="invalid_content_type")
+            return await self.service.handle(endpoint, http)
+
+        return handle
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return web.Response(
+            body=self.metrics.page(self.registry), headers={"Content-Type": "text/plain; version=0.0.4"}
+        )
+
+    async def _abort(self, http: web.Request) -> web.Response:
+        """POST /abort_request: {"rid": a client's own id} or {"abort_all": true}. An unknown id is ignored."""
+        body = parse(await http.read())
+        rid = body.get("rid") if isinstance(body, dict) else None
+        everything = body.get("abort_all", False) if isinstance(body, dict) else None
+        if not isinstance(everything, bool) or not isinstance(rid, str | None):
+            raise Problem(400, 'send {"rid": "..."} or {"abort_all": true}')
+        for ticket in list(self.inflight.tickets) if everything else list(self.inflight.find(rid or "")):
+            self.dispatcher.abort(ticket)
+        if everything:
+            self.dispatcher.abort_everywhere()
+        return web.Response()
+
+    @web.middleware
+    async def _problems(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except Problem as problem:
+            return _respond(problem)
+        except RequestError as e:
+            return _respond(Problem.of(e))
+        except web.HTTPRequestEntityTooLarge:
+            most = self.fleet.router.max_body_mb
+            return _respond(Problem(413, f"the body is over {most:g} MiB", code="body_too_large"))
+        except web.HTTPNotFound:
+            return _respond(Problem(404, f"there is no {request.method} {request.path}", code="not_found"))
+        except web.HTTPMethodNotAllowed as e:
+            allowed = ", ".join(sorted(e.allowed_methods))
+            return _respond(Problem(405, f"{request.path} takes {allowed}", code="method_not_allowed"))
+
+
+def _respond(problem: Problem) -> web.Response:
+    headers = {"Retry-After": str(problem.retry_after)} if problem.retry_after is not None else None
+    return web.Response(body=problem.as_json(), status=problem.status, content_type="application/json", headers=headers)

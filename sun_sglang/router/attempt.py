@@ -1,0 +1,112 @@
+"""One try at an answer on one pair of workers: what was heard of its legs, and what it weighs on the workers."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import aiohttp
+
+from sun_sglang.router.legs import Call
+from sun_sglang.router.registry import Pair, Worker
+from sun_sglang.router.verdict import Heard, Leg, Lost, Reply
+
+
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """A client's request while it is in flight.
+
+    Attributes:
+        task: for counting.
+        rid: the id under which the client may abort it, if it gave one.
+        arrived: loop time, seconds.
+        abort_asked: the client asked for an abort; what the legs then report is an answer, not a fault.
+        counted: a client's, to be seen in the metrics; a canary is not.
+        attempts: attempts under way.
+    """
+
+    task: str
+    rid: str | None
+    arrived: float
+    abort_asked: bool = False
+    counted: bool = True
+    attempts: set[Attempt] = field(default_factory=set)
+
+
+class Attempt:
+    """The state of a try. The dispatcher does the I/O and tells it what happened.
+
+    Attributes:
+        call: what is asked.
+        pair: who was chosen.
+        rid: its id on both workers.
+        response: the decode leg's response once its header is here.
+        reading_since: loop time since which the next chunk is awaited; None while nobody waits.
+        cut: why the stream was cut off by the router, if it was.
+    """
+
+    def __init__(self, call: Call, pair: Pair, rid: str, ticket: Ticket) -> None:
+        self.call = call
+        self.pair = pair
+        self.rid = rid
+        self.ticket = ticket
+        self.heard: dict[Leg, Heard] = {"prefill": None, "decode": None}
+        self.wake = asyncio.Event()
+        self.expired = False
+        self.tasks: dict[Leg, asyncio.Task[None]] = {}
+        self.response: aiohttp.ClientResponse | None = None
+        self.reading_since: float | None = None
+        self.cut = ""
+        self._held: dict[Leg, int] = {}
+
+    def worker(self, leg: Leg) -> Worker:
+        """The worker of a leg."""
+        return self.pair.prefill if leg == "prefill" else self.pair.decode
+
+    def hear(self, leg: Leg, said: Lost | Reply) -> None:
+        """Take the first thing that a leg says; what comes after cannot change the verdict."""
+        if self.heard[leg] is None:
+            self.heard[leg] = said
+            self.wake.set()
+
+    def expire(self) -> None:
+        """The deadline for the first token passed."""
+        self.expired = True
+        self.wake.set()
+
+    def lost_prefill(self, reason: str) -> None:
+        """The prefill worker left the rotation."""
+        self.hear("prefill", Lost(reason))
+
+    def lost_decode(self, reason: str) -> None:
+        """The decode worker left the rotation; a stream that is under way ends."""
+        self.hear("decode", Lost(reason))
+        self.cut_off(reason)
+
+    def cut_off(self, reason: str) -> None:
+        """End the stream; whoever reads it learns why."""
+        self.cut = self.cut or reason
+        if self.response is not None:
+            self.response.close()
+
+    def hold(self) -> None:
+        """Put the attempt's weight on both workers and listen for their loss."""
+        prefill, decode = self.pair
+        prefill.requests += 1
+        prefill.tokens += self.call.cost.prefill
+        decode.requests += 1
+        decode.tokens += self.call.cost.decode
+        self._held = {"prefill": self.call.cost.prefill, "decode": self.call.cost.decode}
+        prefill.on_lost.add(self.lost_prefill)
+        decode.on_lost.add(self.lost_decode)
+
+    def release(self, leg: Leg) -> bool:
+        """Take one leg's weight off again; False if it was off already."""
+        tokens = self._held.pop(leg, None)
+        if tokens is None:
+            return False
+        worker = self.worker(leg)
+        worker.requests -= 1
+        worker.tokens -= tokens
+        worker.on_lost.discard(self.lost_prefill if leg == "prefill" else self.lost_decode)
+        return True

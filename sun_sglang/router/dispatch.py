@@ -1,0 +1,301 @@
+"""The life of a request on two workers: both legs are sent at once, live together, and die together.
+
+What to decide is in `verdict` and `policy`, what goes over the network in `wire`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import aiohttp
+
+from sun_sglang.router.attempt import Attempt, Ticket
+from sun_sglang.router.legs import Call, leg_bodies, new_rid, new_room
+from sun_sglang.router.log import Log
+from sun_sglang.router.metrics import Metrics
+from sun_sglang.router.policy import choose
+from sun_sglang.router.problem import Problem
+from sun_sglang.router.registry import Pair, Registry
+from sun_sglang.router.verdict import Failed, Leg, Lost, Relay, Reply, Serve, judge, overdue
+from sun_sglang.router.wire import Wire, describe
+
+# A prefill leg has nothing left to do once its request is being decoded; it gets this long to say so.
+LINGER_S = 2.0
+ATTEMPTS = 2
+
+
+class StreamBroken(Exception):  # noqa: N818 - what happened, not an error of ours
+    """A stream ended without its end; the text says why."""
+
+
+class Answer:
+    """A decode leg that has begun to answer, and what the prefill leg said if that was waited for.
+
+    Attributes:
+        head: the whole body, or a stream's first event.
+        prefill: the prefill leg's body; None where it is not needed.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, attempt: Attempt, head: bytes, prefill: bytes | None) -> None:
+        self.head = head
+        self.prefill = prefill
+        self._dispatcher = dispatcher
+        self._attempt = attempt
+
+    @property
+    def rid(self) -> str:
+        """The id that the workers know the request by."""
+        return self._attempt.rid
+
+    async def read(self) -> bytes:
+        """The next piece of a stream; empty at its end.
+
+        Raises:
+            StreamBroken: the worker died, stalled, or was ejected.
+        """
+        attempt = self._attempt
+        response = attempt.response
+        assert response is not None, "a streamed answer has a response"
+        attempt.reading_since = self._dispatcher.now()
+        try:
+            return await response.content.readany()
+        except (aiohttp.ClientError, OSError) as e:
+            raise StreamBroken(attempt.cut or describe(e)) from e
+        finally:
+            attempt.reading_since = None
+
+    def finish(self) -> None:
+        """The answer was delivered in full."""
+        self._dispatcher.finish(self._attempt)
+
+    def abandon(self) -> None:
+        """The answer is not wanted, or not to be had: abort both legs."""
+        self._dispatcher.abandon(self._attempt)
+
+    def lost(self, reason: str) -> None:
+        """The decode worker broke the stream off: it has to prove itself again."""
+        self._dispatcher.eject(self._attempt.pair.decode.name, reason)
+
+
+class Dispatcher:
+    """Sends requests to pairs of workers and brings back answers."""
+
+    def __init__(self, wire: Wire, registry: Registry, metrics: Metrics, log: Log) -> None:
+        self._wire = wire
+        self._registry = registry
+        self._metrics = metrics
+        self._log = log
+        self._limits = registry.fleet.router
+        self._loop = asyncio.get_running_loop()
+        self._background: set[asyncio.Task[None]] = set()
+        self._attempts: set[Attempt] = set()
+        self._closing = False
+
+    def now(self) -> float:
+        """Loop time, seconds."""
+        return self._loop.time()
+
+    async def exchange(self, call: Call, ticket: Ticket) -> Answer:
+        """Get an answer, with one retry on other workers where there are any.
+
+        Raises:
+            Problem: what to tell the client instead. No byte has gone to it yet.
+        """
+        avoid: set[str] = set()
+        failed: Failed | None = None
+        for _ in range(ATTEMPTS):
+            pair = choose(self._registry.usable(call.task), avoid)
+            if pair is None:
+                break
+            if failed is not None:
+                self._metrics.retries.labels(call.task, failed.leg).inc()
+            outcome = await self.attempt(call, pair, ticket)
+            if isinstance(outcome, Answer):
+                return outcome
+            failed = outcome
+            worker = pair.prefill if failed.leg == "prefill" else pair.decode
+            self._log.event(
+                "attempt_failed", task=call.task, leg=failed.leg, worker=worker.name, why=failed.problem.message
+            )
+            if failed.eject and not self._closing:
+                self.eject(worker.name, failed.problem.message)
+            if not failed.retry or ticket.abort_asked or self._closing:
+                break
+            avoid.add(worker.name)
+        raise (
+            failed.problem if failed else Problem(503, f"no worker can serve task `{call.task}` now", code="no_worker")
+        )
+
+    async def attempt(self, call: Call, pair: Pair, ticket: Ticket, timeout: float | None = None) -> Answer | Failed:
+        """One try on one pair. `timeout` (seconds) replaces the fleet's deadline for the first token.
+
+        Raises:
+            Problem: the request itself is at fault; another pair would say the same.
+        """
+        attempt = self._send(call, pair, ticket)
+        deadline = self._loop.call_later(timeout or self._limits.first_token_timeout, attempt.expire)
+        try:
+            verdict = await self._decide(attempt)
+        except BaseException:
+            self.abandon(attempt)
+            raise
+        finally:
+            deadline.cancel()
+        if isinstance(verdict, Serve):
+            return self._answer(attempt)
+        self.abandon(attempt)
+        if isinstance(verdict, Relay):
+            raise verdict.problem
+        return verdict
+
+    def finish(self, attempt: Attempt) -> None:
+        """An answer was delivered: let go of both workers."""
+        self._release(attempt, "decode", "ok")
+        response = attempt.response
+        assert response is not None, "an answer came in a response"
+        if attempt.tasks["prefill"].done() and response.content.at_eof():
+            self._close(attempt)
+        else:
+            self._spawn(self._settle(attempt, response))
+
+    def abandon(self, attempt: Attempt) -> None:
+        """Abort both legs: close their connections and tell both workers. SGLang passes no abort on by itself."""
+        if attempt not in self._attempts:
+            return
+        legs: list[Leg] = [leg for leg in ("prefill", "decode") if not self._is_over(attempt, leg)]
+        for leg, task in attempt.tasks.items():
+            task.cancel()
+            self._release(attempt, leg, "abandoned")
+        self._close(attempt)
+        for leg in legs:
+            self._spawn(self._wire.abort(attempt.worker(leg).spec.url, {"rid": attempt.rid}))
+
+    def abort(self, ticket: Ticket) -> None:
+        """The client asked for an abort: tell the workers; their answers end the request in the usual way."""
+        ticket.abort_asked = True
+        for attempt in ticket.attempts:
+            for worker in attempt.pair:
+                self._spawn(self._wire.abort(worker.spec.url, {"rid": attempt.rid}))
+
+    def abort_everywhere(self) -> None:
+        """Abort all requests on all workers, other routers' included, as `abort_all` does on a single server."""
+        for worker in self._registry.workers.values():
+            if worker.card is not None:
+                self._spawn(self._wire.abort(worker.spec.url, {"abort_all": True}))
+
+    def eject(self, name: str, reason: str) -> None:
+        """Take a worker out of rotation until its card and a canary pass."""
+        if self._registry.workers[name].card is None:
+            return
+        self._metrics.ejections.labels(name).inc()
+        self._log.event("worker_ejected", worker=name, why=reason)
+        self._registry.lose(name, reason, gone=False)
+
+    async def watch_streams(self) -> None:
+        """Cut off streams that bring nothing for `idle_timeout`; runs until cancelled."""
+        idle = self._limits.idle_timeout
+        while True:
+            await asyncio.sleep(min(1.0, idle / 4))
+            now = self.now()
+            for attempt in tuple(self._attempts):
+                if attempt.reading_since is not None and now - attempt.reading_since > idle:
+                    attempt.cut_off(f"no token for {idle:g} s")
+
+    def cut_all(self, reason: str) -> None:
+        """End every request that is still in flight; each client gets an explicit error."""
+        self._closing = True
+        for attempt in tuple(self._attempts):
+            attempt.hear("prefill", Lost(reason))
+            attempt.lost_decode(reason)
+
+    async def close(self) -> None:
+        """Wait for aborts that are under way, so that no worker is left with a request nobody wants."""
+        while self._background:
+            await asyncio.gather(*self._background)
+
+    # --- one attempt ----------------------------------------------------------------------------------------------
+
+    def _send(self, call: Call, pair: Pair, ticket: Ticket) -> Attempt:
+        attempt = Attempt(call, pair, new_rid(), ticket)
+        bodies = leg_bodies(call, pair, rid=attempt.rid, room=new_room())
+        attempt.hold()
+        for worker in pair:
+            self._registry.pick(worker)
+        if ticket.counted:
+            for leg in ("prefill", "decode"):
+                self._metrics.leg_in_flight.labels(call.task, leg).inc()
+        self._attempts.add(attempt)
+        ticket.attempts.add(attempt)
+        attempt.tasks = {
+            "prefill": self._loop.create_task(self._prefill(attempt, bodies.prefill)),
+            "decode": self._loop.create_task(self._wire.decode(attempt, bodies.decode)),
+        }
+        return attempt
+
+    async def _prefill(self, attempt: Attempt, body: bytes) -> None:
+        started = self.now()
+        outcome = await self._wire.prefill(attempt, body)
+        self._release(attempt, "prefill", outcome)
+        if attempt.ticket.counted and outcome == "ok":
+            self._metrics.leg_seconds.labels(attempt.call.task, "prefill").observe(self.now() - started)
+
+    async def _decide(self, attempt: Attempt) -> Serve | Relay | Failed:
+        while True:
+            prefill = attempt.heard["prefill"]
+            verdict = judge(
+                prefill,
+                attempt.heard["decode"],
+                needs_prefill=attempt.call.needs_prefill,
+                abort_asked=attempt.ticket.abort_asked,
+            )
+            if isinstance(verdict, Serve | Relay | Failed):
+                return verdict
+            # a whole answer comes at its last token: after the prefill worker's part only its worker's health counts
+            if attempt.expired and (prefill is None or attempt.call.stream):
+                return overdue(prefill)
+            attempt.wake.clear()
+            await attempt.wake.wait()
+
+    def _answer(self, attempt: Attempt) -> Answer:
+        decode, prefill = attempt.heard["decode"], attempt.heard["prefill"]
+        assert isinstance(decode, Reply), "only a decode leg that answered is served"
+        needed = attempt.call.needs_prefill and isinstance(prefill, Reply)
+        body = prefill.head if needed and isinstance(prefill, Reply) else None
+        answer = Answer(self, attempt, decode.head, body)
+        if not attempt.call.stream:
+            answer.finish()
+        return answer
+
+    def _is_over(self, attempt: Attempt, leg: Leg) -> bool:
+        said = attempt.heard[leg]
+        return isinstance(said, Reply) and not (said.streamed and said.status == 200) and attempt.tasks[leg].done()
+
+    def _release(self, attempt: Attempt, leg: Leg, outcome: str) -> None:
+        if attempt.release(leg) and attempt.ticket.counted:
+            self._metrics.leg_in_flight.labels(attempt.call.task, leg).dec()
+            self._metrics.legs.labels(attempt.call.task, leg, outcome).inc()
+
+    def _close(self, attempt: Attempt) -> None:
+        self._attempts.discard(attempt)
+        attempt.ticket.attempts.discard(attempt)
+        if attempt.response is not None:
+            # gives the connection back if the answer was read to its end, and closes it otherwise
+            attempt.response.close() if not attempt.response.content.at_eof() else attempt.response.release()
+
+    async def _settle(self, attempt: Attempt, response: aiohttp.ClientResponse) -> None:
+        """Let both connections come to their end, so that they can be used again."""
+        try:
+            async with asyncio.timeout(LINGER_S):
+                await asyncio.wait({attempt.tasks["prefill"]})
+                await response.content.readany()
+        except (TimeoutError, aiohttp.ClientError, OSError):
+            self.abandon(attempt)
+        else:
+            self._close(attempt)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)

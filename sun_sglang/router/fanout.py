@@ -1,0 +1,161 @@
+"""A request for several answers, as single ones, and their replies as one again. Pure.
+
+SGLang gives every sample of a request the same room in PD mode, where they hang (managers/tokenizer_manager.py), so
+each answer is a request of its own here. Answers are in SGLang's order: prompt i's j-th answer has index i * n + j.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sun_sglang.errors import RequestError
+from sun_sglang.router.request import Endpoint, Request
+
+# Fields of /generate that may be one value for all prompts or a list of one each (io_struct.py: GenerateReqInput).
+_PER_PROMPT = (
+    "return_logprob",
+    "logprob_start_len",
+    "top_logprobs_num",
+    "return_hidden_states",
+    "return_sampling_mask",
+    "sampling_logprobs_mode",
+    "custom_logit_processor",
+    "sampling_params",
+)
+_MEDIA = ("image_data", "video_data", "audio_data", "mm_hashes", "mm_content_hashes", "modalities")
+
+
+@dataclass(frozen=True, slots=True)
+class Single:
+    """One answer to one prompt.
+
+    Attributes:
+        index: its place in the reply.
+        body: the client's body with this prompt alone.
+        rid: the id that the client knows it by, if it sent one.
+        extra_key: the client's part of the cache namespace.
+        cache_salt: the same, under SGLang's other name.
+    """
+
+    index: int
+    body: Mapping[str, Any]
+    rid: str | None
+    extra_key: str | None
+    cache_salt: str | None
+
+
+def split(request: Request) -> tuple[Single, ...]:
+    """The single requests of a request, in index order; exactly one where it asks for one answer."""
+    batch = request.batch or 1
+    bodies = [_body(request, i) for i in range(batch)]
+    return tuple(
+        Single(
+            index=i * request.n + j,
+            body=bodies[i],
+            rid=_rid(request, i, i * request.n + j),
+            extra_key=_pick(request.extra_key, i),
+            cache_salt=_pick(request.cache_salt, i),
+        )
+        for i in range(batch)
+        for j in range(request.n)
+    )
+
+
+def is_plural(request: Request) -> bool:
+    """The reply is put together from several, or has the shape of several."""
+    if request.n > 1:
+        return True
+    if request.endpoint is Endpoint.GENERATE:
+        return request.batch is not None
+    return request.batch is not None and request.batch > 1
+
+
+def merge(request: Request, replies: Sequence[Any]) -> Any:
+    """One reply from those of `split(request)`, in the same order, each as parsed JSON."""
+    if not is_plural(request):
+        return replies[0]
+    if request.endpoint is Endpoint.GENERATE:
+        return list(replies)
+    choices: list[Any] = []
+    for index, reply in enumerate(replies):
+        choices.extend({**choice, "index": index} for choice in reply["choices"])
+    usage = merge_usage([reply.get("usage") for reply in replies], request.n)
+    return {**replies[0], "choices": choices, "usage": usage}
+
+
+def merge_usage(usages: Sequence[Mapping[str, Any] | None], n: int) -> dict[str, Any] | None:
+    """Usage of all answers: prompt tokens once a prompt, completion tokens of every answer.
+
+    As `UsageProcessor.calculate_response_usage` counts (srt/entrypoints/openai/usage_processor.py).
+    """
+    if any(usage is None for usage in usages):
+        return None
+    given = [usage for usage in usages if usage is not None]
+    prompt = sum(usage.get("prompt_tokens") or 0 for usage in given[::n])
+    completion = sum(usage.get("completion_tokens") or 0 for usage in given)
+    cached = sum((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0 for usage in given[::n])
+    merged = dict(given[0]) | {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }
+    if "reasoning_tokens" in merged:
+        merged["reasoning_tokens"] = sum(usage.get("reasoning_tokens") or 0 for usage in given)
+    if cached:
+        merged["prompt_tokens_details"] = {"cached_tokens": cached}
+    return merged
+
+
+def reindex(endpoint: Endpoint, chunk: dict[str, Any], index: int) -> dict[str, Any]:
+    """A stream's chunk of one answer, as a chunk of the whole reply."""
+    if endpoint is Endpoint.GENERATE:
+        return {**chunk, "index": index}
+    return {**chunk, "choices": [{**choice, "index": index} for choice in chunk.get("choices") or ()]}
+
+
+def _body(request: Request, i: int) -> Mapping[str, Any]:
+    if request.batch is None:
+        return request.body
+    if request.endpoint is Endpoint.COMPLETIONS:
+        return {**request.body, "prompt": request.body["prompt"][i]}
+    if request.endpoint is Endpoint.CHAT:
+        return request.body
+    return _generate_body(request.body, i, request.batch)
+
+
+def _generate_body(body: Mapping[str, Any], i: int, batch: int) -> dict[str, Any]:
+    single = dict(body)
+    name = "text" if body.get("text") is not None else "input_ids"
+    single[name] = body[name][i]
+    for name in _PER_PROMPT:
+        value = body.get(name)
+        if isinstance(value, list):
+            if len(value) != batch:
+                raise RequestError(400, f"`{name}` has {len(value)} entries for {batch} prompts", param=name)
+            single[name] = value[i]
+    ids = body.get("token_ids_logprob")
+    if isinstance(ids, list) and ids and isinstance(ids[0], list):
+        if len(ids) != batch:
+            raise RequestError(400, f"`token_ids_logprob` has {len(ids)} entries for {batch} prompts")
+        single["token_ids_logprob"] = ids[i]
+    for name in _MEDIA:
+        if body.get(name) is not None:
+            raise RequestError(
+                400, f"`{name}` is not supported with a list of prompts; send them one by one", param=name
+            )
+    return single
+
+
+def _rid(request: Request, prompt: int, index: int) -> str | None:
+    if request.rid is None:
+        return None
+    if isinstance(request.rid, tuple):
+        return request.rid[prompt] if request.n == 1 else f"{request.rid[prompt]}_{index % request.n}"
+    # SGLang names the answers of one id like this (io_struct.py: _normalize_rid)
+    return f"{request.rid}_{index}" if is_plural(request) else request.rid
+
+
+def _pick(value: str | tuple[str, ...] | None, i: int) -> str | None:
+    return value[i] if isinstance(value, tuple) else value

@@ -1,0 +1,87 @@
+"""The router's own file: the tasks, their pools, and where every worker listens. The launcher writes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from sun_sglang.errors import UserError
+from sun_sglang.topology import PoolName, Role, Router, Strict, Task, TaskName
+
+
+class FleetError(UserError):
+    """The fleet file cannot be read or is wrong; the message names the place."""
+
+
+class FleetPool(Strict):
+    """What the router has to know of a pool: its role, and the name of its model for humans."""
+
+    role: Role
+    model: str = Field(min_length=1)
+
+
+class FleetWorker(Strict):
+    """One worker: its name, its pool, and the URL of its HTTP server."""
+
+    name: str = Field(min_length=1, max_length=128)
+    pool: PoolName
+    url: str
+
+    @field_validator("url")
+    @classmethod
+    def _http(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
+            raise ValueError("write it as http://HOST:PORT")
+        return url.rstrip("/")
+
+    @property
+    def host(self) -> str:
+        """The host that decode workers meet this worker at."""
+        host = urlsplit(self.url).hostname
+        assert host is not None, "checked when the file was read"
+        return host
+
+
+class Fleet(Strict):
+    """Everything that the router is told at its start."""
+
+    tasks: dict[TaskName, Task] = Field(min_length=1)
+    pools: dict[PoolName, FleetPool] = Field(min_length=1)
+    workers: tuple[FleetWorker, ...]
+    router: Router = Field(default_factory=Router)
+
+    @model_validator(mode="after")
+    def _references(self) -> Fleet:
+        for name, task in self.tasks.items():
+            for role, pool in (("prefill", task.prefill), ("decode", task.decode)):
+                if pool not in self.pools:
+                    raise ValueError(f"tasks.{name}.{role}: no pool is named `{pool}`")
+                if self.pools[pool].role != role:
+                    raise ValueError(f"tasks.{name}.{role}: pool `{pool}` is a {self.pools[pool].role} pool")
+        names: set[str] = set()
+        for i, worker in enumerate(self.workers):
+            if worker.pool not in self.pools:
+                raise ValueError(f"workers.{i}.pool: no pool is named `{worker.pool}`")
+            if worker.name in names:
+                raise ValueError(f"workers.{i}.name: `{worker.name}` is given twice")
+            names.add(worker.name)
+        return self
+
+
+def load_fleet(path: Path) -> Fleet:
+    """Read and check a fleet file.
+
+    Raises:
+        FleetError: the first thing wrong, in one line.
+    """
+    try:
+        return Fleet.model_validate_json(path.read_bytes())
+    except OSError as e:
+        raise FleetError(f"{path}: cannot be read ({e.strerror or e})") from e
+    except ValidationError as e:
+        first = e.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"] if part != "[key]")
+        raise FleetError(f"{path}: {where + ': ' if where else ''}{first['msg']}") from e

@@ -1,0 +1,183 @@
+"""What can be asked about a fleet: its tasks, its models, its workers, its health."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import aiohttp
+import orjson
+from aiohttp import web
+
+from sun_sglang.router.inflight import Inflight
+from sun_sglang.router.legs import namespace
+from sun_sglang.router.problem import Problem
+from sun_sglang.router.register import Registrar
+from sun_sglang.router.registry import Path, Registry, Worker
+from sun_sglang.router.replies import parse
+from sun_sglang.router.request import choose_task
+from sun_sglang.router.serve import TASK_HEADER
+
+WORKER_TIMEOUT_S = 5.0
+_SECRET = ("api_key", "password", "token_file", "keyfile")
+
+
+class Info:
+    """Answers questions about the fleet. Asks workers only for what they alone know."""
+
+    def __init__(
+        self, session: aiohttp.ClientSession, registry: Registry, registrar: Registrar, inflight: Inflight
+    ) -> None:
+        self._session = session
+        self._registry = registry
+        self._registrar = registrar
+        self._inflight = inflight
+        self._started = int(time.time())
+        self.draining = False
+
+    async def tasks(self, _: web.Request) -> web.Response:
+        """GET /tasks: per task its pools, workers, paths, and what is in flight."""
+        tasks = {name: self._task(name) for name in self._registry.fleet.tasks}
+        return _json({"ready": not self._registry.unserved(), "draining": self.draining, "tasks": tasks})
+
+    async def models(self, _: web.Request) -> web.Response:
+        """GET /v1/models: the tasks, in OpenAI's shape."""
+        return _json({"object": "list", "data": [self._model(name) for name in self._registry.fleet.tasks]})
+
+    async def model(self, http: web.Request) -> web.Response:
+        """GET /v1/models/{model}."""
+        name = http.match_info["model"]
+        if name not in self._registry.fleet.tasks:
+            raise Problem(404, f"no task is named `{name}`", param="model", code="model_not_found")
+        return _json(self._model(name))
+
+    async def health(self, _: web.Request) -> web.Response:
+        """GET /health: 200 while every task has a proven path and the router takes requests."""
+        missing = self._registry.unserved()
+        ok = not missing and not self.draining
+        body = {"status": "ok" if ok else "draining" if self.draining else "unready", "unserved_tasks": missing}
+        return _json(body, 200 if ok else 503)
+
+    async def health_generate(self, _: web.Request) -> web.Response:
+        """GET /health_generate: a canary through one proven path of every task."""
+        tasks = list(self._registry.fleet.tasks)
+        faults = await asyncio.gather(*(self._canary(task) for task in tasks))
+        failed = {task: fault for task, fault in zip(tasks, faults, strict=True) if fault}
+        return _json({"status": "failed" if failed else "ok", "failed_tasks": failed}, 503 if failed else 200)
+
+    async def model_info(self, http: web.Request) -> web.Response:
+        """GET /model_info: a prefill worker's, under the task's name. The task as in a request, else the first."""
+        tasks = list(self._registry.fleet.tasks)
+        asked = http.headers.get(TASK_HEADER) or http.query.get("model")
+        task = choose_task(asked, None, tasks) if asked else tasks[0]
+        pairs = self._registry.usable(task)
+        if not pairs:
+            raise Problem(503, f"no worker can serve task `{task}` now", code="no_worker")
+        info = await self._ask(pairs[0].prefill, "/model_info")
+        return _json({**info, "served_model_name": task, "tasks": tasks})
+
+    async def server_info(self, _: web.Request) -> web.Response:
+        """GET /server_info: every worker's, in the lists that SGLang's clients look for behind a PD load balancer."""
+        workers = list(self._registry.workers.values())
+        infos = await asyncio.gather(*(self._server_info(w) for w in workers))
+        by_role: dict[str, list[dict[str, Any]]] = {"prefill": [], "decode": []}
+        for worker, info in zip(workers, infos, strict=True):
+            if info is not None:
+                by_role[worker.role].append({"worker": worker.name, **info})
+        states = [state for info in by_role["decode"] for state in info.get("internal_states") or ()]
+        return _json({**by_role, "internal_states": states, "tasks": list(self._registry.fleet.tasks)})
+
+    async def flush_cache(self, http: web.Request) -> web.Response:
+        """POST /flush_cache: on every worker; 400 if one did not, as a busy SGLang server answers."""
+        workers = [w for w in self._registry.workers.values() if w.card is not None]
+        timeout = aiohttp.ClientTimeout(total=WORKER_TIMEOUT_S + float(http.query.get("timeout") or 0))
+
+        async def flush(worker: Worker) -> str:
+            url = f"{worker.spec.url}/flush_cache"
+            try:
+                async with self._session.post(url, params=http.query, timeout=timeout) as response:
+                    return "" if response.status == 200 else (await response.text()).strip()
+            except (aiohttp.ClientError, OSError) as e:
+                return str(e) or type(e).__name__
+
+        faults = await asyncio.gather(*(flush(w) for w in workers))
+        failed = [f"{w.name}: {fault}" for w, fault in zip(workers, faults, strict=True) if fault]
+        if failed:
+            return web.Response(status=400, text="Flush cache failed.\n" + "\n".join(failed) + "\n")
+        return web.Response(text=f"Cache flushed on {len(workers)} workers.\n")
+
+    # --- pieces -----------------------------------------------------------------------------------------------------
+
+    def _task(self, name: str) -> dict[str, Any]:
+        task = self._registry.fleet.tasks[name]
+        pools = {role: self._pool(pool) for role, pool in (("prefill", task.prefill), ("decode", task.decode))}
+        paths = self._registry.paths(name)
+        unproven = [p for p in self._registry.unproven() if p.task == name]
+        weights = [w.card.identity.weights for w in self._registry.members(task.prefill) if w.card and w.admitted]
+        return {
+            "ready": bool(paths),
+            **pools,
+            "paths": [_path(p) for p in paths],
+            "unproven_paths": [_path(p) | {"why": self._registrar.canary_fault(p)} for p in unproven],
+            "in_flight": sum(ticket.task == name for ticket in self._inflight.tickets),
+            "namespace": namespace(task.prefill, weights[0]) if weights else None,
+        }
+
+    def _pool(self, name: str) -> dict[str, Any]:
+        members = [
+            {
+                "name": w.name,
+                "url": w.spec.url,
+                "state": self._registry.state(w.name),
+                "reason": w.reason,
+                "in_flight": w.requests,
+            }
+            for w in self._registry.members(name)
+        ]
+        return {"pool": name, "model": self._registry.fleet.pools[name].model, "workers": members}
+
+    def _model(self, name: str) -> dict[str, Any]:
+        limit = self._registry.limit(name)
+        return {
+            "id": name,
+            "object": "model",
+            "created": self._started,
+            "owned_by": "sun-sglang",
+            "root": name,
+            "parent": None,
+            "max_model_len": limit.tokens + 1 if limit else None,
+        }
+
+    async def _canary(self, task: str) -> str:
+        paths = self._registry.paths(task)
+        return await self._registrar.canary(paths[0]) if paths else "no proven path"
+
+    async def _server_info(self, worker: Worker) -> dict[str, Any] | None:
+        if worker.card is None:
+            return None
+        try:
+            info = await self._ask(worker, "/server_info")
+        except Problem as problem:
+            return {"error": problem.message}
+        return {k: v for k, v in info.items() if k != "launch_command" and not any(s in k for s in _SECRET)}
+
+    async def _ask(self, worker: Worker, path: str) -> dict[str, Any]:
+        timeout = aiohttp.ClientTimeout(total=WORKER_TIMEOUT_S)
+        try:
+            async with self._session.get(worker.spec.url + path, timeout=timeout) as response:
+                body, status = await response.read(), response.status
+        except (aiohttp.ClientError, OSError) as e:
+            raise Problem(502, f"worker `{worker.name}` does not answer {path}: {e}") from e
+        info = parse(body)
+        if status != 200 or not isinstance(info, dict):
+            raise Problem(502, f"worker `{worker.name}` answered {status} to {path}")
+        return info
+
+
+def _path(path: Path) -> dict[str, str]:
+    return {"prefill": path.prefill, "decode": path.decode}
+
+
+def _json(body: object, status: int = 200) -> web.Response:
+    return web.Response(body=orjson.dumps(body), status=status, content_type="application/json")

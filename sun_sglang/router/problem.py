@@ -1,0 +1,69 @@
+"""The one shape in which the router reports a problem: OpenAI's, as a body, as an SSE event, as a log-friendly pair."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from sun_sglang.errors import RequestError
+
+_TYPES = {
+    400: "invalid_request_error",
+    404: "invalid_request_error",
+    413: "invalid_request_error",
+    429: "rate_limit_error",
+    503: "service_unavailable",
+    504: "timeout",
+}
+RETRY_AFTER_S = 1
+
+
+class Problem(Exception):  # noqa: N818 - it is an answer to a client, which travels as an exception
+    """An answer that is no result.
+
+    Attributes:
+        status: HTTP status.
+        message: for the client.
+        param: the request field at fault, if one is.
+        code: a machine-readable code in OpenAI's style.
+        body: a worker's own error body, passed on as it is; None to build one from the message.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        body: bytes | None = None,
+    ) -> None:
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+        self.body = body
+        super().__init__(message)
+
+    @classmethod
+    def of(cls, error: RequestError) -> Problem:
+        """The answer to a request that was refused before dispatch."""
+        return cls(error.status, error.message, param=error.param, code=error.code)
+
+    @property
+    def retry_after(self) -> int | None:
+        """Seconds after which the client may try again, where that makes sense."""
+        return RETRY_AFTER_S if self.status in (429, 503) else None
+
+    def as_json(self) -> bytes:
+        """The body: `{"error": {"message", "type", "param", "code"}}`, or the worker's own."""
+        return self.body if self.body is not None else orjson.dumps({"error": self._fields()})
+
+    def as_event(self) -> bytes:
+        """A server-sent event that ends a stream which cannot go on; SGLang's clients read `error.message`."""
+        return b"data: " + orjson.dumps({"error": self._fields() | {"code": self.code or self.status}}) + b"\n\n"
+
+    def _fields(self) -> dict[str, Any]:
+        kind = _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+        return {"message": self.message, "type": kind, "param": self.param, "code": self.code}

@@ -1,0 +1,209 @@
+"""The I/O of registration: cards are read, paths are proven by canaries, and ready workers are watched."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import NamedTuple
+
+import aiohttp
+from pydantic import ValidationError
+
+from sun_sglang.identity import WorkerCard
+from sun_sglang.router.attempt import Ticket
+from sun_sglang.router.canary import canary_fault, make_canary
+from sun_sglang.router.dispatch import Answer, Dispatcher
+from sun_sglang.router.log import Log
+from sun_sglang.router.metrics import Metrics
+from sun_sglang.router.problem import Problem
+from sun_sglang.router.registry import Pair, Path, Registry, State, Worker
+
+CANARY_TIMEOUT_S = 30.0
+CANARIES_AT_ONCE = 8
+# A busy server answers late; only this many silent probes in a row mean that it hangs.
+SILENT_PROBES = 3
+SILENCE_S = 3.0
+BACKOFF_MIN_S = 0.5
+BACKOFF_MAX_S = 15.0
+
+
+class ProbeError(Exception):
+    """A worker's card could not be read. `silent`: it may only be slow."""
+
+    def __init__(self, reason: str, *, silent: bool = False) -> None:
+        self.silent = silent
+        super().__init__(reason)
+
+
+class _Failure(NamedTuple):
+    """The last canary over a path failed."""
+
+    of: tuple[str, str]
+    why: str
+    pause: float
+    next_try: float
+
+
+class Registrar:
+    """Keeps a registry in step with the workers.
+
+    Every worker is looked at each `probe_interval` by reading its card: a cheap static page that also tells a restart
+    from a pause. A broken connection ends its registration at once.
+    """
+
+    def __init__(
+        self, session: aiohttp.ClientSession, registry: Registry, dispatcher: Dispatcher, metrics: Metrics, log: Log
+    ) -> None:
+        self._session = session
+        self._registry = registry
+        self._dispatcher = dispatcher
+        self._metrics = metrics
+        self._log = log
+        self._interval = registry.fleet.router.probe_interval
+        self._rng = random.Random()
+        self._look = {name: asyncio.Event() for name in registry.workers}
+        self._admitted = asyncio.Event()
+        self._states: dict[str, tuple[State, str]] = {}
+        self._failed: dict[Path, _Failure] = {}
+        registry.on_change.append(lambda name: self._look[name].set())
+
+    async def run(self) -> None:
+        """Watch every worker and prove every path until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for worker in self._registry.workers.values():
+                group.create_task(self._watch(worker))
+            group.create_task(self._prove_paths())
+
+    async def canary(self, path: Path) -> str:
+        """Send one canary over a path between admitted workers. Returns what is wrong with it, or an empty string."""
+        pair = Pair(self._registry.workers[path.prefill], self._registry.workers[path.decode])
+        assert pair.decode.card is not None, "only admitted workers get canaries"
+        call = make_canary(path.task, pair.decode.card.identity.vocab_size, self._rng)
+        ticket = Ticket(path.task, None, self._dispatcher.now(), counted=False)
+        try:
+            outcome = await self._dispatcher.attempt(call, pair, ticket, CANARY_TIMEOUT_S)
+        except Problem as problem:
+            fault = problem.body.decode(errors="replace")[:500] if problem.body else problem.message
+        else:
+            fault = canary_fault(outcome.head) if isinstance(outcome, Answer) else outcome.problem.message
+        self._metrics.canaries.labels(path.task, "failed" if fault else "ok").inc()
+        return fault
+
+    def canary_fault(self, path: Path) -> str:
+        """Why the last canary over an unproven path failed; empty if none did."""
+        failed = self._failed.get(path)
+        return failed.why if failed and failed.of == self._registry.incarnations(path) else ""
+
+    # --- workers --------------------------------------------------------------------------------------------------
+
+    async def _watch(self, worker: Worker) -> None:
+        silent = 0
+        while True:
+            try:
+                card = await self._read_card(worker)
+            except ProbeError as e:
+                silent = silent + 1 if e.silent else SILENT_PROBES
+                if silent >= SILENT_PROBES:
+                    self._lose(worker, str(e))
+            else:
+                silent = 0
+                self._admit(worker, card)
+            self._report(worker)
+            self._look[worker.name].clear()
+            await _wait(self._look[worker.name], self._interval)
+
+    async def _read_card(self, worker: Worker) -> WorkerCard:
+        limit = max(SILENCE_S, self._interval)
+        try:
+            async with (
+                asyncio.timeout(limit),
+                self._session.get(worker.spec.url + "/sun/worker") as response,
+            ):
+                body = await response.read()
+                if response.status != 200:
+                    raise ProbeError(f"GET /sun/worker answered {response.status}")
+                return WorkerCard.model_validate_json(body)
+        except TimeoutError as e:
+            raise ProbeError(f"no answer within {limit:g} s", silent=True) from e
+        except (aiohttp.ClientError, OSError) as e:
+            raise ProbeError(str(e) or type(e).__name__) from e
+        except ValidationError as e:
+            first = e.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise ProbeError(f"its card is not valid: {where}: {first['msg']}") from e
+
+    def _admit(self, worker: Worker, card: WorkerCard) -> None:
+        if worker.admitted and card == worker.card:
+            return
+        # a refused worker is judged again each time: what it was refused for may have been another worker's fault
+        if not self._registry.admit(worker.name, card):
+            self._admitted.set()
+
+    def _lose(self, worker: Worker, reason: str) -> None:
+        if worker.card is not None:
+            self._metrics.ejections.labels(worker.name).inc()
+            self._registry.lose(worker.name, reason, gone=True)
+        else:
+            worker.reason = reason
+
+    def _report(self, worker: Worker) -> None:
+        now = (self._registry.state(worker.name), worker.reason)
+        if self._states.get(worker.name) != now:
+            self._states[worker.name] = now
+            self._log.event("worker", worker=worker.name, pool=worker.spec.pool, state=now[0], reason=now[1])
+
+    # --- paths ------------------------------------------------------------------------------------------------------
+
+    async def _prove_paths(self) -> None:
+        """Send canaries over unproven paths, over each again after a while that doubles, until they are right."""
+        at_once = asyncio.Semaphore(CANARIES_AT_ONCE)
+        busy: set[Path] = set()
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._admitted.clear()
+                for path in self._registry.unproven():
+                    if path not in busy and self._is_due(path):
+                        busy.add(path)
+                        task = group.create_task(self._prove(path, at_once))
+                        task.add_done_callback(_forget(busy, path))
+                await _wait(self._admitted, self._interval)
+
+    def _is_due(self, path: Path) -> bool:
+        failed = self._failed.get(path)
+        return failed is None or failed.of != self._registry.incarnations(path) or failed.next_try <= self._now()
+
+    def _now(self) -> float:
+        return self._dispatcher.now()
+
+    async def _prove(self, path: Path, at_once: asyncio.Semaphore) -> None:
+        async with at_once:
+            incarnations = self._registry.incarnations(path)
+            if incarnations is None:
+                return
+            fault = await self.canary(path)
+        if fault:
+            before = self._failed.get(path)
+            pause = min(before.pause * 2, BACKOFF_MAX_S) if before and before.of == incarnations else BACKOFF_MIN_S
+            self._failed[path] = _Failure(incarnations, fault, pause, self._now() + pause)
+            self._log.event("canary_failed", why=fault, again_in_s=pause, **path._asdict())
+        elif self._registry.prove(path, incarnations):
+            self._failed.pop(path, None)
+            self._log.event("path_proven", **path._asdict())
+            for name in path[1:]:
+                self._report(self._registry.workers[name])
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return
+
+
+def _forget(busy: set[Path], path: Path) -> Callable[[asyncio.Task[None]], None]:
+    def forget(_: asyncio.Task[None]) -> None:
+        busy.discard(path)
+
+    return forget

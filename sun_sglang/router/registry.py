@@ -1,0 +1,244 @@
+"""Which workers may serve, and over which (prefill, decode) paths. State and rules; no sockets, no clock.
+
+A worker is *absent* until its card was read, then *refused* for a reason, or *registering* until one of its paths has
+carried a canary, then *ready*. Whatever breaks a connection makes it absent again.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
+
+from sun_sglang.identity import WorkerCard, first_difference
+from sun_sglang.router.fleet import Fleet, FleetWorker
+
+
+class State(StrEnum):
+    """Where a worker stands."""
+
+    ABSENT = "absent"
+    REGISTERING = "registering"
+    READY = "ready"
+    REFUSED = "refused"
+
+
+class Path(NamedTuple):
+    """A way from a prompt to an answer: the task, and the names of the two workers."""
+
+    task: str
+    prefill: str
+    decode: str
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """A worker as the router sees it.
+
+    Attributes:
+        spec: name, pool and URL from the fleet file.
+        role: `prefill` or `decode`, from its pool.
+        card: what it said of itself; None while it is absent.
+        reason: why it is absent or refused; empty otherwise.
+        admitted: its card passed every rule.
+        requests: requests that the router has on it now.
+        tokens: outstanding work of those requests, in tokens, as far as the router can tell.
+        picked: when it was last chosen, as a running number.
+        incarnation: the one that was last read, kept while the worker is absent.
+        on_lost: called with a reason once the worker is gone for good; each request in flight on it has one here.
+    """
+
+    spec: FleetWorker
+    role: str
+    card: WorkerCard | None = None
+    reason: str = "not seen yet"
+    admitted: bool = False
+    requests: int = 0
+    tokens: int = 0
+    picked: int = 0
+    incarnation: str = ""
+    on_lost: set[Callable[[str], None]] = field(default_factory=set)
+
+    @property
+    def name(self) -> str:
+        """Its name in the fleet file."""
+        return self.spec.name
+
+
+class Pair(NamedTuple):
+    """A proven way to serve a task."""
+
+    prefill: Worker
+    decode: Worker
+
+
+class Limit(NamedTuple):
+    """What every usable worker of a task takes: prompt tokens, and token ids below `vocab`."""
+
+    tokens: int
+    vocab: int
+
+
+class Registry:
+    """All workers of a fleet and the paths between them."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self.workers = {w.name: Worker(w, fleet.pools[w.pool].role) for w in fleet.workers}
+        self._proven: dict[Path, tuple[str, str]] = {}
+        self._usable: dict[str, tuple[Pair, ...]] = dict.fromkeys(fleet.tasks, ())
+        self._limits: dict[str, Limit] = {}
+        self._picks = itertools.count(1)
+        self.on_change: list[Callable[[str], None]] = []
+
+    # --- what happens to workers -------------------------------------------------------------------------------
+
+    def admit(self, name: str, card: WorkerCard) -> str:
+        """A worker's card was read. Returns the reason for refusing it, or an empty string.
+
+        A new incarnation is a new worker: its old paths are gone and its requests in flight are lost.
+        """
+        worker = self.workers[name]
+        if worker.incarnation and worker.incarnation != card.incarnation:
+            self.lose(name, "the worker restarted", gone=True)
+        worker.card, worker.incarnation = card, card.incarnation
+        worker.reason = self._objection(worker, card)
+        worker.admitted = not worker.reason
+        if not worker.admitted:
+            self._drop_paths(name)
+        return worker.reason
+
+    def lose(self, name: str, reason: str, *, gone: bool) -> None:
+        """A worker leaves the rotation until its card and a canary pass.
+
+        Args:
+            name: which.
+            reason: why, for humans.
+            gone: the process is dead, replaced or unreachable, so that its requests in flight are lost. Otherwise (one
+                connection broke, one answer was late) they may still end well on connections of their own.
+        """
+        worker = self.workers[name]
+        worker.card, worker.admitted, worker.reason = None, False, reason
+        self._drop_paths(name)
+        if gone:
+            for callback in tuple(worker.on_lost):
+                callback(reason)
+        for listener in self.on_change:
+            listener(name)
+
+    def prove(self, path: Path, incarnations: tuple[str, str]) -> bool:
+        """A canary went through. False if one of the two workers changed while it was under way."""
+        if self.incarnations(path) != incarnations:
+            return False
+        self._proven[path] = incarnations
+        self._refresh()
+        return True
+
+    def pick(self, worker: Worker) -> None:
+        """Note that a worker was chosen; ties go to the one chosen longest ago."""
+        worker.picked = next(self._picks)
+
+    # --- what can be asked --------------------------------------------------------------------------------------
+
+    def usable(self, task: str) -> tuple[Pair, ...]:
+        """The proven pairs that may serve a task now."""
+        return self._usable[task]
+
+    def limit(self, task: str) -> Limit | None:
+        """The longest prompt that any usable pair of a task can take; None while there is no such pair."""
+        return self._limits.get(task)
+
+    def unproven(self) -> list[Path]:
+        """Paths between admitted workers that still need a canary."""
+        return [p for p in self._paths() if p not in self._proven and self.incarnations(p) is not None]
+
+    def incarnations(self, path: Path) -> tuple[str, str] | None:
+        """Incarnations of a path's two workers; None unless both are admitted."""
+        prefill, decode = self.workers[path.prefill], self.workers[path.decode]
+        if not (prefill.admitted and decode.admitted):
+            return None
+        assert prefill.card is not None, "an admitted worker has a card"
+        assert decode.card is not None, "an admitted worker has a card"
+        return prefill.card.incarnation, decode.card.incarnation
+
+    def state(self, name: str) -> State:
+        """Where a worker stands."""
+        worker = self.workers[name]
+        if worker.card is None:
+            return State.ABSENT
+        if not worker.admitted:
+            return State.REFUSED
+        return State.READY if any(name in p[1:] for p in self._proven) else State.REGISTERING
+
+    def members(self, pool: str) -> list[Worker]:
+        """The workers of a pool, in fleet order."""
+        return [w for w in self.workers.values() if w.spec.pool == pool]
+
+    def unserved(self) -> list[str]:
+        """Tasks without any proven path."""
+        return [task for task, pairs in self._usable.items() if not pairs]
+
+    def paths(self, task: str) -> list[Path]:
+        """A task's proven paths."""
+        return [p for p in self._proven if p.task == task]
+
+    # --- rules ----------------------------------------------------------------------------------------------------
+
+    def _objection(self, worker: Worker, card: WorkerCard) -> str:
+        if card.role != worker.role:
+            return f"it is a {card.role} worker, and pool `{worker.spec.pool}` is a {worker.role} pool"
+        if card.role == "prefill" and card.bootstrap_port is None:
+            return "a prefill worker has to announce its bootstrap port"
+        for hook in card.patches:
+            if hook.state != "applied":
+                detail = f": {hook.detail}" if hook.detail else ""
+                return f"hook `{hook.name}` on {hook.target} is {hook.state}{detail}"
+        for peer in self._comparable(worker):
+            assert peer.card is not None, "only admitted workers are compared"
+            difference = first_difference(card.identity, peer.card.identity)
+            if difference is not None:
+                return _differs(worker, peer, *difference)
+            ours, theirs = card.identity.weights, peer.card.identity.weights
+            if peer.spec.pool == worker.spec.pool and ours != theirs:
+                return _differs(worker, peer, "weights", ours, theirs)
+        return ""
+
+    def _comparable(self, worker: Worker) -> Iterable[Worker]:
+        pools = {worker.spec.pool}
+        for task in self.fleet.tasks.values():
+            if worker.spec.pool in (task.prefill, task.decode):
+                pools |= {task.prefill, task.decode}
+        return [w for w in self.workers.values() if w is not worker and w.admitted and w.spec.pool in pools]
+
+    def _paths(self) -> Iterable[Path]:
+        for name, task in self.fleet.tasks.items():
+            for prefill in self.members(task.prefill):
+                for decode in self.members(task.decode):
+                    yield Path(name, prefill.name, decode.name)
+
+    def _drop_paths(self, name: str) -> None:
+        gone = [p for p in self._proven if name in p[1:]]
+        for path in gone:
+            del self._proven[path]
+        if gone:
+            self._refresh()
+
+    def _refresh(self) -> None:
+        usable: dict[str, list[Pair]] = {task: [] for task in self.fleet.tasks}
+        for path in self._proven:
+            usable[path.task].append(Pair(self.workers[path.prefill], self.workers[path.decode]))
+        self._usable = {task: tuple(pairs) for task, pairs in usable.items()}
+        self._limits = {task: _limit(pairs) for task, pairs in usable.items() if pairs}
+
+
+def _limit(pairs: Iterable[Pair]) -> Limit:
+    cards = [worker.card for pair in pairs for worker in pair if worker.card is not None]
+    # SGLang refuses a prompt that fills the context (managers/tokenizer_manager.py: _validate_one_request)
+    tokens = min(min(c.max_input_tokens, c.context_length - 1, c.kv_tokens) for c in cards)
+    return Limit(tokens, min(c.identity.vocab_size for c in cards))
+
+
+def _differs(worker: Worker, peer: Worker, what: str, ours: object, theirs: object) -> str:
+    return f"{what} differs from `{peer.name}`'s ({worker.name}: {ours}, {peer.name}: {theirs})"

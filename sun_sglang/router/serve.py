@@ -1,0 +1,256 @@
+"""One client request from its body to its last byte."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import orjson
+from aiohttp import web
+
+from sun_sglang.errors import RequestError
+from sun_sglang.router.attempt import Ticket
+from sun_sglang.router.dispatch import Answer, Dispatcher, StreamBroken
+from sun_sglang.router.fanout import Single, is_plural, merge, split
+from sun_sglang.router.inflight import Inflight
+from sun_sglang.router.legs import Call, make_call, wire_model
+from sun_sglang.router.logprobs import merge_input_logprobs
+from sun_sglang.router.metrics import Metrics
+from sun_sglang.router.problem import Problem
+from sun_sglang.router.replies import tokens
+from sun_sglang.router.request import Endpoint, Request, parse
+from sun_sglang.router.sse import DONE, Watch, event_data
+from sun_sglang.router.streams import MergedStream
+
+TASK_HEADER = "X-Sun-Task"
+_SSE = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One answer of a request: what is asked, and who waits for it."""
+
+    single: Single
+    call: Call
+    ticket: Ticket
+
+
+class Service:
+    """Serves the three endpoints that make text."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        inflight: Inflight,
+        metrics: Metrics,
+        tasks: Sequence[str],
+        check_length: Callable[[Request, Sequence[Single]], Awaitable[None]],
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._inflight = inflight
+        self._metrics = metrics
+        self._tasks = tasks
+        self._check_length = check_length
+
+    async def handle(self, endpoint: Endpoint, http: web.Request) -> web.StreamResponse:
+        """Answer one HTTP request.
+
+        Raises:
+            Problem: what to answer instead; nothing was sent yet.
+            RequestError: the request was refused before dispatch.
+        """
+        arrived = self._dispatcher.now()
+        raw = await http.read()
+        request = parse(endpoint, raw, header_task=http.headers.get(TASK_HEADER), tasks=self._tasks)
+        singles = split(request)
+        await self._check_length(request, singles)
+        wire = wire_model(request.task)
+        parts = tuple(
+            Part(s, make_call(request, s, wire_model=wire), Ticket(request.task, s.rid, arrived)) for s in singles
+        )
+        group = request.rid if isinstance(request.rid, str) and is_plural(request) else None
+        outcome = "disconnected"
+        self._metrics.in_flight.labels(request.task).inc()
+        try:
+            with self._inflight.track(tuple(p.ticket for p in parts), group):
+                outcome, response = await self._respond(http, request, parts)
+            return response
+        except Problem as problem:
+            outcome = _outcome(problem)
+            raise
+        except RequestError:
+            outcome = "refused"
+            raise
+        finally:
+            self._metrics.in_flight.labels(request.task).dec()
+            self._metrics.requests.labels(request.task, outcome).inc()
+            self._metrics.seconds.labels(request.task).observe(self._dispatcher.now() - arrived)
+
+    async def _respond(
+        self, http: web.Request, request: Request, parts: tuple[Part, ...]
+    ) -> tuple[str, web.StreamResponse]:
+        plural = is_plural(request)
+        if request.stream:
+            return await (self._stream_many(http, request, parts) if plural else self._stream(http, request, parts[0]))
+        if plural:
+            return await self._whole_many(request, parts)
+        part = parts[0]
+        answer = await self._dispatcher.exchange(part.call, part.ticket)
+        body = show(request, part.single.rid, answer)(answer.head)
+        self._metrics.count_tokens(request.task, tokens(orjson.loads(body)))
+        return _ended(part), web.Response(body=body, content_type="application/json")
+
+    async def _whole_many(self, request: Request, parts: tuple[Part, ...]) -> tuple[str, web.StreamResponse]:
+        async def one(part: Part) -> object:
+            answer = await self._dispatcher.exchange(part.call, part.ticket)
+            return orjson.loads(show(request, part.single.rid, answer)(answer.head))
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(part)) for part in parts]
+        except* Problem as problems:
+            raise _first(problems) from None
+        reply = merge(request, [task.result() for task in tasks])
+        if isinstance(reply, dict) and isinstance(request.rid, str):
+            reply["id"] = request.rid
+        self._metrics.count_tokens(request.task, tokens(reply))
+        return _ended(*parts), web.Response(body=orjson.dumps(reply), content_type="application/json")
+
+    async def _stream(self, http: web.Request, request: Request, part: Part) -> tuple[str, web.StreamResponse]:
+        answer = await self._dispatcher.exchange(part.call, part.ticket)
+        strip = request.endpoint is not Endpoint.GENERATE and not request.wants_usage
+        rewrite = show(request, part.single.rid, answer) if needs_rewriting(request, part) else None
+        watch = Watch(strip_usage=strip, rewrite=rewrite)
+        out = web.StreamResponse(headers=_SSE)
+        first = self._dispatcher.now()
+        delivered = False
+        try:
+            await out.prepare(http)
+            self._metrics.ttft.labels(request.task).observe(first - part.ticket.arrived)
+            outcome = await self._pump(answer, watch, out, part.ticket)
+            delivered = outcome in ("ok", "aborted")
+            await out.write_eof()
+        except (ConnectionResetError, BrokenPipeError):
+            outcome = "disconnected"
+        finally:
+            answer.finish() if delivered else answer.abandon()
+        self._count_stream(request, watch, first)
+        return outcome, out
+
+    async def _pump(self, answer: Answer, watch: Watch, out: web.StreamResponse, ticket: Ticket) -> str:
+        """Pass a stream on to its end. Returns how it ended; an end other than the worker's own is an error event."""
+        try:
+            piece = watch.feed(answer.head)
+            while True:
+                if piece:
+                    await out.write(piece)
+                if watch.ended:
+                    break
+                chunk = await answer.read()
+                if not chunk:
+                    raise StreamBroken("it ended without [DONE]")
+                piece = watch.feed(chunk)
+        except StreamBroken as broken:
+            answer.lost(str(broken))
+            await out.write(broken_stream(str(broken)).as_event())
+            return "failed"
+        if watch.done:
+            return _ended_ticket(ticket)
+        if watch.aborted is not None and ticket.abort_asked:
+            event = b"data: " + watch.aborted + b"\n\n"
+            await out.write((watch.rewrite(event) if watch.rewrite else event) + DONE)
+            return "aborted"
+        if watch.error is not None:
+            await out.write(b"data: " + watch.error + b"\n\n")
+        else:
+            await out.write(broken_stream("the worker aborted the request").as_event())
+        return "failed"
+
+    async def _stream_many(
+        self, http: web.Request, request: Request, parts: tuple[Part, ...]
+    ) -> tuple[str, web.StreamResponse]:
+        merged = MergedStream(request, [p.single.index for p in parts])
+
+        async def one(part: Part) -> None:
+            answer = await self._dispatcher.exchange(part.call, part.ticket)
+            delivered = False
+            try:
+                shown = show(request, part.single.rid, answer)
+                delivered = await merged.take(part.single.index, answer, part.ticket, shown)
+            finally:
+                answer.finish() if delivered else answer.abandon()
+
+        out = web.StreamResponse(headers=_SSE)
+        try:
+            async with merged.running([one(part) for part in parts]):
+                piece = await merged.first()
+                first = self._dispatcher.now()
+                await out.prepare(http)
+                self._metrics.ttft.labels(request.task).observe(first - parts[0].ticket.arrived)
+                while piece:
+                    await out.write(piece)
+                    piece = await merged.next()
+                await out.write_eof()
+        except (ConnectionResetError, BrokenPipeError):
+            return "disconnected", out
+        self._metrics.count_tokens(request.task, merged.tokens())
+        return ("failed" if merged.failed else _ended(*parts)), out
+
+    def _count_stream(self, request: Request, watch: Watch, first: float) -> None:
+        counts = tokens(watch.usage or orjson.loads(event_data(watch.last) or b"null"))
+        self._metrics.count_tokens(request.task, counts)
+        if watch.done and counts.completion > 1:
+            self._metrics.itl.labels(request.task).observe((self._dispatcher.now() - first) / (counts.completion - 1))
+
+
+def broken_stream(why: str) -> Problem:
+    """What a client is told in the middle of a stream that cannot go on."""
+    return Problem(502, f"the answer broke off: {why}", code="stream_broken")
+
+
+def needs_rewriting(request: Request, part: Part) -> bool:
+    """The workers' bytes are not what the client is to see."""
+    return part.call.needs_prefill or part.single.rid is not None or wire_model(request.task) != request.task
+
+
+def show(request: Request, rid: str | None, answer: Answer) -> Callable[[bytes], bytes]:
+    """What turns a worker's body or event into the client's: its own rid, its task's name, the prompt's logprobs."""
+    names: list[tuple[bytes, bytes]] = []
+    if rid is not None:
+        # an id is 32 random hex characters, so nothing else in the reply reads like it
+        names.append((orjson.dumps(answer.rid), orjson.dumps(rid)))
+    if (wire := wire_model(request.task)) != request.task:
+        names.append((orjson.dumps(wire), orjson.dumps(request.task)))
+    prefill = orjson.loads(answer.prefill) if answer.prefill is not None else None
+
+    def rewrite(data: bytes) -> bytes:
+        for ours, theirs in names:
+            data = data.replace(ours, theirs)
+        if prefill is None or data == DONE:
+            return data
+        if data.startswith(b"data:"):
+            merged = merge_input_logprobs(request.endpoint, orjson.loads(event_data(data)), prefill)
+            return b"data: " + orjson.dumps(merged) + b"\n\n"
+        return orjson.dumps(merge_input_logprobs(request.endpoint, orjson.loads(data), prefill))
+
+    return rewrite
+
+
+def _outcome(problem: Problem) -> str:
+    if problem.status < 500:
+        return "refused"
+    return {503: "unavailable", 504: "overdue"}.get(problem.status, "failed")
+
+
+def _ended(*parts: Part) -> str:
+    return "aborted" if any(part.ticket.abort_asked for part in parts) else "ok"
+
+
+def _ended_ticket(ticket: Ticket) -> str:
+    return "aborted" if ticket.abort_asked else "ok"
+
+
+def _first(problems: BaseExceptionGroup[Problem]) -> Problem:
+    leaf = problems.exceptions[0]
+    return leaf if isinstance(leaf, Problem) else _first(leaf)

@@ -1,0 +1,136 @@
+"""What to do with a request, given what its two legs have said so far. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Literal, TypeAlias
+
+from sun_sglang.router.problem import Problem
+from sun_sglang.router.replies import error_code, error_message, finish_abort
+
+Leg = Literal["prefill", "decode"]
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A leg's connection broke, or never came to be (`refused`)."""
+
+    detail: str
+    refused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A leg answered. `head` is the whole body, or a stream up to the end of its first event at least."""
+
+    status: int
+    head: bytes
+    streamed: bool = False
+
+
+Heard: TypeAlias = Lost | Reply | None
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing can be said yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Serve:
+    """The decode leg's answer goes to the client."""
+
+
+@dataclass(frozen=True, slots=True)
+class Relay:
+    """The request itself is at fault: the worker's 4xx goes to the client."""
+
+    problem: Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A worker is at fault.
+
+    Attributes:
+        leg: whose.
+        problem: what the client gets where a retry is not possible.
+        eject: the worker leaves the rotation until it has proven itself again.
+        retry: another attempt may be made.
+    """
+
+    leg: Leg
+    problem: Problem
+    eject: bool
+    retry: bool = True
+
+
+Verdict: TypeAlias = Wait | Serve | Relay | Failed
+
+
+def judge(prefill: Heard, decode: Heard, *, needs_prefill: bool = False, abort_asked: bool = False) -> Verdict:
+    """Decide on an attempt.
+
+    Args:
+        prefill: what the prefill leg said, None if it is still at work.
+        decode: what the decode leg said.
+        needs_prefill: the answer takes input logprobs from the prefill leg's reply.
+        abort_asked: the client asked for the abort that the legs may be reporting; then it is an answer.
+    """
+    heard: tuple[tuple[Leg, Heard], ...] = (("prefill", prefill), ("decode", decode))
+    if abort_asked and decode is None:
+        return Wait()
+    if abort_asked and isinstance(decode, Reply) and decode.status == HTTPStatus.OK:
+        return Serve()
+    fault = {leg: _fault(leg, said) for leg, said in heard}
+    if decode is not None and fault["decode"] is None:
+        if not needs_prefill:
+            # a token out of the decode worker means that the KV arrived: what prefill says cannot change it any more
+            return Serve()
+        if prefill is not None and fault["prefill"] is None:
+            return Serve()
+    faults = [f for f in fault.values() if f is not None]
+    return next((f for f in faults if isinstance(f, Relay)), None) or next(iter(faults), None) or Wait()
+
+
+def overdue(prefill: Heard) -> Failed:
+    """The first token did not come in time; the leg that owes it is at fault."""
+    leg: Leg = "prefill" if prefill is None else "decode"
+    message = f"no first token in time: the {leg} worker did not answer"
+    return Failed(leg, Problem(504, message, code="first_token_timeout"), eject=True, retry=False)
+
+
+def _fault(leg: Leg, said: Heard) -> Relay | Failed | None:
+    if said is None:
+        return None
+    if isinstance(said, Lost):
+        status = 503 if said.refused else 502
+        problem = Problem(status, f"the {leg} worker was lost: {said.detail}", code=f"{leg}_lost")
+        return Failed(leg, problem, eject=True)
+    if 400 <= said.status < 500:
+        return Relay(Problem(said.status, f"refused by the {leg} worker", body=said.head))
+    if said.status != HTTPStatus.OK:
+        return _broken(leg, f"answered {said.status}: {error_message(said.head)}")
+    body = _first_data(said.head) if said.streamed else said.head
+    if body.startswith((b'{"error"', b'{"object":"error"')):
+        return _aborted(leg, error_code(body), error_message(body))
+    reason = finish_abort(body)
+    if reason is None:
+        return None
+    return _aborted(leg, reason.get("status_code"), str(reason.get("message") or "the request was aborted"))
+
+
+def _aborted(leg: Leg, status: object, message: str) -> Relay | Failed:
+    if isinstance(status, int) and 400 <= status < 500:
+        return Relay(Problem(status, message))
+    return _broken(leg, message)
+
+
+def _broken(leg: Leg, message: str) -> Failed:
+    return Failed(leg, Problem(502, f"the {leg} worker failed: {message}", code=f"{leg}_failed"), eject=False)
+
+
+def _first_data(head: bytes) -> bytes:
+    event = head.split(b"\n\n", 1)[0]
+    return event[5:].strip() if event.startswith(b"data:") else event

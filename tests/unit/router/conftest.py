@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+
+from sun_sglang.router.app import Router
+from sun_sglang.router.fleet import Fleet
+from sun_sglang.router.log import Log
+
+from .fake_worker import FakeWorker, Rooms
+
+
+class System:
+    """A router over fake workers, and a client."""
+
+    def __init__(self, rooms: Rooms, workers: dict[str, FakeWorker], log: io.StringIO) -> None:
+        self.rooms = rooms
+        self.workers = workers
+        self.log = log
+        self.router: Router
+        self.client: aiohttp.ClientSession
+
+    def __getitem__(self, name: str) -> FakeWorker:
+        return self.workers[name]
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [orjson.loads(line) for line in self.log.getvalue().splitlines()]
+
+    async def until(self, done: Callable[[], object], seconds: float = 10) -> None:
+        """Wait for a state of the registry. The bound only turns a hang into a failure."""
+        async with asyncio.timeout(seconds):
+            while not done():  # noqa: ASYNC110 - states of a running system have no event of their own
+                await asyncio.sleep(0.005)
+
+    async def ready(self) -> None:
+        await self.until(lambda: not self.router.registry.unproven() and not self.router.registry.unserved())
+
+    async def quiet(self) -> None:
+        """Nothing is in flight anywhere: no leg, no room that waits, no load on a worker."""
+        await self.until(lambda: not any(w.running for w in self.workers.values()))
+        await self.until(lambda: not any(w.requests or w.tokens for w in self.router.registry.workers.values()))
+        await self.until(lambda: not self.router.inflight.tickets)
+
+    async def post(self, path: str, body: Any, **kwargs: Any) -> tuple[int, Any]:
+        async with self.client.post(path, json=body, **kwargs) as r:
+            raw = await r.read()
+            return r.status, orjson.loads(raw) if raw else None
+
+    async def get(self, path: str) -> tuple[int, Any]:
+        async with self.client.get(path) as r:
+            return r.status, orjson.loads(await r.read())
+
+    async def events_of(self, path: str, body: Any) -> list[Any]:
+        """Data of every event of a stream; `[DONE]` as a string."""
+        async with self.client.post(path, json=body) as r:
+            assert r.status == 200, await r.text()
+            assert r.content_type == "text/event-stream"
+            raw = (await r.read()).decode()
+        lines = [e.removeprefix("data: ") for e in raw.split("\n\n") if e]
+        return [e if e == "[DONE]" else orjson.loads(e) for e in lines]
+
+    def metric(self, name: str, **labels: str) -> float:
+        return self.router.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+Start = Callable[..., Any]
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[Start]:
+    """Start a system and wait until it is ready: `await start({"math": ("math", "base")}, {"math": 1, "base": 2})`."""
+    started: list[System] = []
+
+    async def begin(
+        tasks: dict[str, tuple[str, str]],
+        pools: dict[str, int],
+        *,
+        router: dict[str, Any] | None = None,
+        cards: dict[str, dict[str, Any]] | None = None,
+        wait: bool = True,
+    ) -> System:
+        rooms = Rooms()
+        roles = {p: "prefill" for p, _ in tasks.values()} | {d: "decode" for _, d in tasks.values()}
+        workers: dict[str, FakeWorker] = {}
+        for pool, count in pools.items():
+            for i in range(count):
+                name = f"{pool}-{i}"
+                workers[name] = FakeWorker(roles[pool], f"w-{pool}", rooms, **(cards or {}).get(name, {}))
+                await workers[name].start()
+        log = io.StringIO()
+        system = System(rooms, workers, log)
+        fleet = Fleet.model_validate(
+            {
+                "tasks": {name: {"prefill": p, "decode": d} for name, (p, d) in tasks.items()},
+                "pools": {name: {"role": roles[name], "model": f"models/{name}"} for name in pools},
+                "workers": [{"name": n, "pool": n.rsplit("-", 1)[0], "url": w.url} for n, w in workers.items()],
+                "router": {"port": 0, "probe_interval": 0.05, **(router or {})},
+            }
+        )
+        system.router = await Router.start(fleet, Log(log))
+        system.client = aiohttp.ClientSession(base_url=system.router.url, timeout=aiohttp.ClientTimeout(total=30))
+        started.append(system)
+        if wait:
+            await system.ready()
+        return system
+
+    yield begin
+    for system in started:
+        await system.client.close()
+        await system.router.stop(0.0)
+        for worker in system.workers.values():
+            await worker.stop()
+
+
+SUN = {"math": ("math", "base"), "tool": ("tool", "base")}
+
+
+@pytest.fixture
+async def sun(start: Start) -> System:
+    """Two tasks, two prefill workers each, two shared decode workers."""
+    system: System = await start(SUN, {"math": 2, "tool": 2, "base": 2})
+    return system
+
+
+@pytest.fixture
+async def small(start: Start) -> System:
+    """Two tasks, one worker in each pool."""
+    system: System = await start(SUN, {"math": 1, "tool": 1, "base": 1})
+    return system

@@ -1,0 +1,442 @@
+"""A fake of a PD worker pair, for the router's tests: SGLang's protocol over real sockets, with no model behind it.
+
+What it keeps of the real thing: a decode worker answers only if a prefill worker was given the same room; the first
+token comes from the prefill worker; aborts match by prefix; a namespace has its own cache; reply shapes are SGLang's.
+Tokens are digests, so an answer shows which weights made it. Everything else is invented.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+VOCAB = 50_000
+IDENTITY = {
+    "architecture": "LlamaForCausalLM",
+    "num_layers": 2,
+    "num_kv_heads": 2,
+    "head_dim": 16,
+    "vocab_size": VOCAB,
+    "rope": "{}",
+    "kv_dtype": "float32",
+    "page_size": 1,
+    "tp_size": 1,
+    "tokenizer": "t" * 16,
+    "chat_template": "",
+}
+
+
+def token(*parts: object) -> int:
+    """A token that shows what it was made from."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big") % VOCAB
+
+
+def expected(prefill: str, decode: str, prompt: list[int], count: int) -> list[int]:
+    """The tokens that a pair with these weights makes of a prompt."""
+    return [token(prefill, prompt)] + [token(prefill, decode, prompt, i) for i in range(1, count)]
+
+
+def spoken(tokens: list[int]) -> str:
+    """Tokens as text."""
+    return "".join(f" {t}" for t in tokens)
+
+
+@dataclass
+class Fault:
+    """What a worker does wrong, to how many requests. Canaries are spared.
+
+    `gate`, where given, is awaited first: a hang that the test can end.
+    """
+
+    status: int = 0
+    body: bytes = b'{"error":{"message":"made to fail"}}'
+    abort: dict[str, Any] | None = None
+    die: bool = False
+    die_after: int | None = None
+    hang: bool = False
+    hang_after: int | None = None
+    error_after: int | None = None
+    times: int = 1_000_000
+
+
+@dataclass
+class Rooms:
+    """Where prefill and decode workers meet: a room to what the prefill worker puts into it."""
+
+    open: dict[int, asyncio.Future[dict[str, Any]]] = field(default_factory=dict)
+    used: list[int] = field(default_factory=list)
+
+    def meet(self, room: int) -> asyncio.Future[dict[str, Any]]:
+        return self.open.setdefault(room, asyncio.get_running_loop().create_future())
+
+
+class FakeWorker:
+    """One worker. `stop` and `start` again are a restart."""
+
+    def __init__(self, role: str, weights: str, rooms: Rooms, **card: Any) -> None:
+        self.role = role
+        self.weights = weights
+        self.rooms = rooms
+        self.fault: Fault | None = None
+        self.requests: list[tuple[str, dict[str, Any]]] = []
+        self.aborts: list[dict[str, Any]] = []
+        self.running: dict[str, asyncio.Event] = {}
+        self.flushes = 0
+        self.tokenized: list[dict[str, Any]] = []
+        self.cache: dict[str, set[tuple[int, ...]]] = {}
+        self.stepped = asyncio.Event()
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self.port = 0
+        self.restarts = 0
+        self.card_changes = card
+        self.canaries = 0
+        self.canary_fault: Fault | None = None
+        self._runner: web.AppRunner | None = None
+        self._forever = asyncio.Event()
+
+    # --- life -----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        app = web.Application(client_max_size=1 << 30)
+        app.router.add_get("/sun/worker", self._card)
+        for path in ("/generate", "/v1/completions", "/v1/chat/completions"):
+            app.router.add_post(path, self._generate)
+        app.router.add_post("/abort_request", self._abort)
+        app.router.add_post("/tokenize", self._tokenize)
+        app.router.add_post("/flush_cache", self._flush)
+        app.router.add_get("/model_info", self._model_info)
+        app.router.add_get("/server_info", self._server_info)
+        self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.01)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port)
+        await site.start()
+        self.port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def restart(self) -> None:
+        await self.stop()
+        self.restarts += 1
+        await self.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def card(self) -> dict[str, Any]:
+        card = {
+            "role": self.role,
+            "incarnation": f"{self.role}-{self.port}-{self.restarts}",
+            "bootstrap_port": 9000 + self.restarts if self.role == "prefill" else None,
+            "identity": IDENTITY | {"weights": self.weights},
+            "patches": [{"name": "prompt-only-cache", "target": "a.b.c", "state": "applied", "detail": ""}],
+            "max_input_tokens": 1000,
+            "context_length": 1024,
+            "kv_tokens": 4096,
+        }
+        changes = dict(self.card_changes)
+        card["identity"] = card["identity"] | changes.pop("identity", {})
+        return card | changes
+
+    # --- handlers ---------------------------------------------------------------------------------------------------
+
+    async def _card(self, _: web.Request) -> web.Response:
+        return web.Response(body=orjson.dumps(self.card), content_type="application/json")
+
+    async def _abort(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        self.aborts.append(body)
+        for rid, event in self.running.items():
+            if body.get("abort_all") or rid.startswith(body["rid"]):
+                event.set()
+        return web.Response()
+
+    async def _tokenize(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        self.tokenized.append(body)
+        text = body["prompt"] if "prompt" in body else " ".join(m["content"] for m in body["messages"])
+        ids = text.split()
+        return web.json_response({"tokens": [0] * len(ids), "count": len(ids), "max_model_len": 1024})
+
+    async def _flush(self, _: web.Request) -> web.Response:
+        self.flushes += 1
+        self.cache.clear()
+        return web.Response(text="Cache flushed.\n")
+
+    async def _model_info(self, _: web.Request) -> web.Response:
+        return web.json_response({"model_path": self.weights, "tokenizer_path": "tok", "served_model_name": "x"})
+
+    async def _server_info(self, _: web.Request) -> web.Response:
+        return web.json_response({"internal_states": [{"w": self.weights}], "api_key": "s3cret", "tp_size": 1})
+
+    async def _generate(self, request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        is_canary = "sun-canary" in body["extra_key"]
+        if is_canary:
+            self.canaries += 1
+        else:
+            self.requests.append((request.path, body))
+        fault = self.canary_fault if is_canary else self.fault
+        if fault is not None:
+            fault.times -= 1
+            if fault.times < 0:
+                fault = None
+        rid = body["rid"]
+        assert rid not in self.running, "a rid twice at once"
+        self.running[rid] = asyncio.Event()
+        self.idle.clear()
+        self.stepped.set()
+        try:
+            return await self._answer(request, body, fault or Fault())
+        finally:
+            del self.running[rid]
+            if not self.running:
+                self.idle.set()
+
+    async def _answer(self, request: web.Request, body: dict[str, Any], fault: Fault) -> web.StreamResponse:
+        if fault.hang:
+            await self._unless_aborted(body["rid"], self._forever.wait())
+        if fault.die:
+            return self._die(request)
+        if fault.status:
+            return web.Response(status=fault.status, body=fault.body, content_type="application/json")
+        if self.role == "prefill":
+            return await self._prefill(request.path, body, fault)
+        return await self._decode(request, body, fault)
+
+    async def _prefill(self, path: str, body: dict[str, Any], fault: Fault) -> web.Response:
+        assert body["bootstrap_port"] == self.card["bootstrap_port"]
+        assert 0 < body["bootstrap_room"] < 1 << 63
+        assert body["bootstrap_room"] not in self.rooms.used, "a room twice"
+        self.rooms.used.append(body["bootstrap_room"])
+        ids = prompt_of(path, body)
+        if fault.abort is not None:
+            return reply(result(path, body, [1], ids, fault.abort, 0))
+        known = self.cache.setdefault(body["extra_key"], set())
+        handed = {
+            "weights": self.weights,
+            "first": token(self.weights, ids),
+            "cached": len(ids) * (tuple(ids) in known),
+        }
+        known.add(tuple(ids))
+        self.rooms.meet(body["bootstrap_room"]).set_result(handed)
+        finish = {"type": "length", "length": 1}
+        answer = result(path, body, [handed["first"]], ids, finish, handed["cached"])
+        add_input_logprobs(path, body, answer, ids)
+        return reply(answer)
+
+    async def _decode(self, request: web.Request, body: dict[str, Any], fault: Fault) -> web.StreamResponse:
+        path, ids = request.path, prompt_of(request.path, body)
+        met = self.rooms.meet(body["bootstrap_room"])
+        if await self._unless_aborted(body["rid"], asyncio.shield(met)):
+            return await self._send(request, body, ids, [], {"type": "abort", "message": "aborted"}, 0, fault)
+        handed = met.result()
+        if fault.abort is not None:
+            return await self._send(request, body, ids, [], fault.abort, 0, fault)
+        made = [handed["first"]]
+        made += [token(handed["weights"], self.weights, ids, i) for i in range(1, wanted(path, body))]
+        # the cache hit of a namespace: the answer is then made from what was cached, whoever made it
+        return await self._send(
+            request, body, ids, made, {"type": "length", "length": len(made)}, handed["cached"], fault
+        )
+
+    async def _send(
+        self,
+        request: web.Request,
+        body: dict[str, Any],
+        ids: list[int],
+        made: list[int],
+        finish: dict[str, Any],
+        cached: int,
+        fault: Fault,
+    ) -> web.StreamResponse:
+        path, rid = request.path, body["rid"]
+        if not body["stream"]:
+            if fault.hang_after is not None and await self._unless_aborted(rid, self._forever.wait()):
+                made, finish = made[: fault.hang_after], {"type": "abort", "message": "aborted"}
+            return reply(result(path, body, made, ids, finish, cached))
+        out = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await out.prepare(request)
+        async for chunk in self._chunks(path, body, ids, made, finish, cached, fault):
+            if chunk is None:
+                return self._die(request)
+            await out.write(chunk)
+        await out.write(b"data: [DONE]\n\n")
+        return out
+
+    async def _chunks(
+        self,
+        path: str,
+        body: dict[str, Any],
+        ids: list[int],
+        made: list[int],
+        finish: dict[str, Any],
+        cached: int,
+        fault: Fault,
+    ) -> AsyncIterator[bytes | None]:
+        for i in range(max(1, len(made))):
+            if i == fault.die_after:
+                yield None
+            if i == fault.error_after:
+                yield b'data: {"error":{"message":"made to fail","code":500}}\n\n'
+                return
+            if i == fault.hang_after:
+                self.stepped.set()
+                if await self._unless_aborted(body["rid"], self._forever.wait()):
+                    finish = {"type": "abort", "message": "aborted"}
+                    yield sse(chunk_of(path, body, made[:i], ids, finish, cached, i))
+                    return
+            done = i >= len(made) - 1
+            yield sse(chunk_of(path, body, made[: i + 1], ids, finish if done else None, cached, i))
+        if path != "/generate" and (body.get("stream_options") or {}).get("include_usage"):
+            yield sse({**named(path, body), "choices": [], "usage": usage(ids, made, cached)})
+
+    async def _unless_aborted(self, rid: str, wait: Any) -> bool:
+        """Wait for something or for the request's abort. Returns whether it was the abort."""
+        waits = [asyncio.ensure_future(wait), asyncio.ensure_future(self.running[rid].wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            return not waits[0].done()
+        finally:
+            for task in waits:
+                task.cancel()
+
+    def _die(self, request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.abort()
+        raise asyncio.CancelledError
+
+
+# --- SGLang's shapes ------------------------------------------------------------------------------------------------
+
+
+def prompt_of(path: str, body: dict[str, Any]) -> list[int]:
+    if path == "/generate":
+        prompt = body["input_ids"] if body.get("input_ids") is not None else body["text"]
+    elif path == "/v1/completions":
+        prompt = body["prompt"]
+    else:
+        prompt = body.get("input_ids") or orjson.dumps(body["messages"]).decode()
+    assert isinstance(prompt, str) or all(isinstance(t, int) for t in prompt), "one prompt a request"
+    return [ord(c) for c in prompt] if isinstance(prompt, str) else prompt
+
+
+def wanted(path: str, body: dict[str, Any]) -> int:
+    if path == "/generate":
+        params = body.get("sampling_params") or {}
+        assert params.get("n", 1) == 1
+        return int(params.get("max_new_tokens", 4))
+    assert body.get("n", 1) == 1
+    return int(body.get("max_tokens") or body.get("max_completion_tokens") or 4)
+
+
+def usage(ids: list[int], made: list[int], cached: int) -> dict[str, Any]:
+    details = {"cached_tokens": cached} if cached else None
+    return {
+        "prompt_tokens": len(ids),
+        "total_tokens": len(ids) + len(made),
+        "completion_tokens": len(made),
+        "prompt_tokens_details": details,
+        "reasoning_tokens": 0,
+    }
+
+
+def named(path: str, body: dict[str, Any]) -> dict[str, Any]:
+    kind = "text_completion" if path == "/v1/completions" else "chat.completion"
+    if body["stream"] and path != "/v1/completions":
+        kind += ".chunk"
+    return {"id": body["rid"], "object": kind, "created": 1, "model": body["model"]}
+
+
+def result(
+    path: str, body: dict[str, Any], made: list[int], ids: list[int], finish: dict[str, Any], cached: int
+) -> dict[str, Any]:
+    text = spoken(made)
+    if path == "/generate":
+        meta = {
+            "id": body["rid"],
+            "finish_reason": finish,
+            "prompt_tokens": len(ids),
+            "completion_tokens": len(made),
+            "cached_tokens": cached,
+        }
+        if body.get("return_logprob"):
+            meta |= {
+                "input_token_logprobs": [],
+                "input_top_logprobs": [],
+                "output_token_logprobs": [[-0.5, t, None] for t in made],
+            }
+        return {"text": text, "output_ids": made, "meta_info": meta}
+    choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": finish["type"], "matched_stop": None}
+    if path == "/v1/completions":
+        choice["text"] = (body["prompt"] if body.get("echo") else "") + text
+        if body.get("logprobs") is not None:
+            choice["logprobs"] = logprobs([f"out{t}" for t in made])
+    else:
+        choice["message"] = {"role": "assistant", "content": text}
+    return {**named(path, body), "choices": [choice], "usage": usage(ids, made, cached)}
+
+
+def logprobs(tokens: list[str]) -> dict[str, Any]:
+    return {
+        "tokens": tokens,
+        "token_logprobs": [-0.5] * len(tokens),
+        "top_logprobs": [{t: -0.5} for t in tokens],
+        "text_offset": [-1] * len(tokens),
+    }
+
+
+def add_input_logprobs(path: str, body: dict[str, Any], answer: dict[str, Any], ids: list[int]) -> None:
+    if path == "/generate" and body.get("return_logprob") and body.get("logprob_start_len", -1) >= 0:
+        start = body["logprob_start_len"]
+        answer["meta_info"]["input_token_logprobs"] = [[-1.0, t, None] for t in ids[start:]]
+    if path == "/v1/completions" and body.get("echo") and body.get("logprobs"):
+        own = answer["choices"][0]["logprobs"]
+        theirs = logprobs([f"in{t}" for t in ids])
+        answer["choices"][0]["logprobs"] = {k: theirs[k] + own[k] for k in own}
+
+
+def chunk_of(
+    path: str,
+    body: dict[str, Any],
+    made: list[int],
+    ids: list[int],
+    finish: dict[str, Any] | None,
+    cached: int,
+    index: int,
+) -> dict[str, Any]:
+    if path == "/generate":
+        whole = result(path, body, made, ids, finish or {"type": "length"}, cached)
+        whole["meta_info"]["finish_reason"] = finish
+        return whole
+    delta = spoken(made[index:])
+    choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": finish["type"] if finish else None}
+    if path == "/v1/completions":
+        choice["text"] = delta
+        if body.get("logprobs") is not None:
+            choice["logprobs"] = logprobs([f"out{t}" for t in made[index:]])
+    else:
+        choice["delta"] = {"role": "assistant" if index == 0 else None, "content": delta}
+    return {**named(path, body), "choices": [choice], "usage": None}
+
+
+def sse(data: dict[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(data) + b"\n\n"
+
+
+def reply(data: dict[str, Any]) -> web.Response:
+    return web.Response(body=orjson.dumps(data), content_type="application/json")
+
+
+Maker = Callable[..., FakeWorker]

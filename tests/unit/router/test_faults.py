@@ -1,0 +1,588 @@
+"""Rows of the fault table that a fake pair can show. The time bounds of that table are checked on real servers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import aiohttp
+import pytest
+
+from .conftest import Start, System
+from .fake_worker import Fault, expected
+
+IDS = [5, 6, 7]
+MATH = {"model": "math", "input_ids": IDS, "sampling_params": {"max_new_tokens": 4}}
+ANSWER = expected("w-math", "w-base", IDS, 4)
+STREAMS = pytest.mark.parametrize("stream", [False, True])
+
+
+async def ask(system: System, stream: bool, **more: Any) -> Any:
+    """The token ids of an answer, streamed or not."""
+    if not stream:
+        status, reply = await system.post("/generate", {**MATH, **more})
+        assert status == 200, reply
+        return reply["output_ids"]
+    events = await system.events_of("/generate", {**MATH, **more, "stream": True})
+    assert events[-1] == "[DONE]"
+    return events[-2]["output_ids"]
+
+
+async def refuse(system: System, status: int, stream: bool = False, **more: Any) -> Any:
+    got, reply = await system.post("/generate", {**MATH, **more, "stream": stream})
+    assert got == status, reply
+    await system.quiet()
+    return reply
+
+
+async def aborted(system: System, worker: str, which: int = -1) -> None:
+    """The worker was told to abort a request that it got."""
+    rid = system[worker].requests[which][1]["rid"]
+    await system.until(lambda: {"rid": rid} in system[worker].aborts)
+
+
+@STREAMS
+async def test_fault_01_prefill_refuses_the_connection(start: Start, stream: bool) -> None:
+    # probes are far apart, so the router learns of it from the request itself
+    system = await start({"math": ("math", "base")}, {"math": 2, "base": 1}, router={"probe_interval": 60.0})
+    await system["math-0"].stop()
+    for _ in range(2):
+        assert await ask(system, stream) == ANSWER
+    await system.quiet()
+    assert system.router.registry.state("math-0") == "absent"
+    assert system.metric("sun_retries_total", task="math", leg="prefill") == 1
+
+
+@STREAMS
+async def test_fault_02_prefill_dies_during_prefill(sun: System, stream: bool) -> None:
+    for name in ("math-0", "math-1"):
+        sun[name].fault = Fault(die=True, times=1)
+    sun["math-1"].fault = None
+    assert await ask(sun, stream) == ANSWER
+    assert await ask(sun, stream) == ANSWER
+    await sun.quiet()
+    assert len(sun["base-0"].aborts) + len(sun["base-1"].aborts) == 1
+
+
+@STREAMS
+async def test_fault_02_both_prefills_die(sun: System, stream: bool) -> None:
+    for name in ("math-0", "math-1"):
+        sun[name].fault = Fault(die=True)
+    reply = await refuse(sun, 502, stream)
+    assert reply["error"]["code"] == "prefill_lost"
+    assert await ask(sun, stream, model="tool") == expected("w-tool", "w-base", IDS, 4)
+
+
+@STREAMS
+async def test_fault_03_prefill_answers_4xx(small: System, stream: bool) -> None:
+    small["math-0"].fault = Fault(status=422, body=b'{"error":{"message":"no such thing"}}')
+    assert await refuse(small, 422, stream) == {"error": {"message": "no such thing"}}
+    await aborted(small, "base-0")
+    assert small.metric("sun_requests_total", task="math", outcome="refused") == 1
+    assert small.router.registry.state("math-0") == "ready"
+
+
+@STREAMS
+async def test_fault_03_decode_answers_4xx(small: System, stream: bool) -> None:
+    small["base-0"].fault = Fault(status=400, body=b'{"error":{"message":"bad"}}')
+    small["math-0"].fault = Fault(hang=True)
+    assert await refuse(small, 400, stream) == {"error": {"message": "bad"}}
+    await aborted(small, "math-0")
+
+
+@STREAMS
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"status": 500},
+        {"status": 503},
+        {"abort": {"type": "abort", "message": "KV transfer failed", "status_code": 500}},
+        {"abort": {"type": "abort", "message": "gone"}},
+    ],
+)
+async def test_fault_04_prefill_fails_or_aborts_inside_a_200(sun: System, stream: bool, fault: dict[str, Any]) -> None:
+    sun["math-0"].fault = Fault(**fault)
+    assert [await ask(sun, stream) for _ in range(3)] == [ANSWER] * 3
+    sun["math-1"].fault = Fault(**fault)
+    reply = await refuse(sun, 502, stream)
+    assert reply["error"]["code"] == "prefill_failed"
+
+
+@STREAMS
+@pytest.mark.parametrize("worker", ["math-0", "base-0"])
+async def test_fault_04_an_abort_that_blames_the_request_is_its_status(
+    small: System, stream: bool, worker: str
+) -> None:
+    small[worker].fault = Fault(abort={"type": "abort", "message": "too long", "status_code": 400})
+    reply = await refuse(small, 400, stream)
+    assert reply["error"]["message"] == "too long"
+
+
+@STREAMS
+async def test_fault_04_decode_reports_an_error_as_its_first_event(sun: System, stream: bool) -> None:
+    for name in ("base-0", "base-1"):
+        sun[name].fault = Fault(error_after=0) if stream else Fault(status=500)
+    sun["base-1"].fault = None
+    assert [await ask(sun, stream) for _ in range(2)] == [ANSWER] * 2
+
+
+@STREAMS
+async def test_fault_05_prefill_hangs(start: Start, stream: bool) -> None:
+    tasks = {"math": ("math", "base"), "tool": ("tool", "base")}
+    system = await start(tasks, {"math": 1, "tool": 1, "base": 1}, router={"first_token_timeout": 0.2})
+    system["math-0"].fault = system["math-0"].canary_fault = Fault(hang=True)
+    status, reply = await system.post("/generate", {**MATH, "stream": stream})
+    assert (status, reply["error"]["code"]) == (504, "first_token_timeout")
+    assert system.router.registry.unserved() == ["math"]
+    assert await ask(system, stream, model="tool") == expected("w-tool", "w-base", IDS, 4)
+    await aborted(system, "base-0", 0)
+
+
+@STREAMS
+async def test_fault_06_decode_refuses_the_connection(start: Start, stream: bool) -> None:
+    system = await start({"math": ("math", "base")}, {"math": 1, "base": 2}, router={"probe_interval": 60.0})
+    await system["base-0"].stop()
+    for _ in range(2):
+        assert await ask(system, stream) == ANSWER
+    await system.quiet()
+    await system.until(lambda: system["math-0"].aborts)
+    assert system.metric("sun_retries_total", task="math", leg="decode") == 1
+
+
+@STREAMS
+async def test_fault_07_decode_dies_before_the_first_byte(sun: System, stream: bool) -> None:
+    sun["base-0"].fault = Fault(die=True)
+    assert [await ask(sun, stream) for _ in range(3)] == [ANSWER] * 3
+    await sun.quiet()
+
+
+async def test_fault_07_a_retry_has_a_new_rid_and_a_new_room(sun: System) -> None:
+    sun["base-0"].fault = sun["base-1"].fault = Fault(die=True)
+    await refuse(sun, 502)
+    sent = [body for w in ("math-0", "math-1") for _, body in sun[w].requests]
+    assert len({b["rid"] for b in sent}) == len({b["bootstrap_room"] for b in sent}) == len(sent) == 2
+
+
+@pytest.mark.parametrize("path", ["/generate", "/v1/completions"])
+@pytest.mark.parametrize("fault", [{"die_after": 2}, {"error_after": 2}])
+async def test_fault_08_decode_dies_mid_stream(small: System, path: str, fault: dict[str, Any]) -> None:
+    small["base-0"].fault = Fault(**fault)
+    events = await small.events_of(
+        path,
+        {**MATH, "prompt": "hi", "stream": True}
+        if path == "/generate"
+        else {"model": "math", "prompt": "hi", "stream": True},
+    )
+    assert len(events) == 3
+    assert "error" in events[-1]
+    assert events[-1]["error"]["message"]
+    await small.quiet()
+    assert small.metric("sun_requests_total", task="math", outcome="failed") == 1
+
+
+async def test_fault_08_a_stream_that_stalls_is_cut_off_with_an_error(start: Start) -> None:
+    system = await start({"math": ("math", "base")}, {"math": 1, "base": 1}, router={"idle_timeout": 0.2})
+    system["base-0"].fault = Fault(hang_after=2)
+    events = await system.events_of("/generate", {**MATH, "stream": True})
+    assert "no token for 0.2 s" in events[-1]["error"]["message"]
+    await system.quiet()
+    await aborted(system, "base-0")
+
+
+async def test_fault_12_decode_restarts_and_is_back_only_after_a_canary(small: System) -> None:
+    small["base-0"].canary_fault = Fault(status=500)
+    await small["base-0"].restart()
+    canaries = small["base-0"].canaries
+    await small.until(lambda: small["base-0"].canaries > canaries)
+    assert small.router.registry.state("base-0") == "registering"
+    await refuse(small, 503)
+    small["base-0"].canary_fault = None
+    await small.ready()
+    assert await ask(small, stream=False) == ANSWER
+
+
+async def test_fault_11_prefill_restarts_fast(small: System) -> None:
+    await small["math-0"].restart()
+    await small.until(lambda: small.router.registry.workers["math-0"].incarnation.endswith("-1"))
+    await small.ready()
+    assert await ask(small, stream=False) == ANSWER
+    assert small["math-0"].requests[-1][1]["bootstrap_port"] == 9001
+
+
+async def test_fault_12_requests_in_flight_on_a_replaced_worker_fail(small: System) -> None:
+    small["base-0"].fault = Fault(hang=True)
+    asked = asyncio.create_task(small.post("/generate", MATH))
+    await small.until(lambda: small["base-0"].running)
+    # a new process behind the same address, while the old connection stays open without a word
+    small["base-0"].restarts += 1
+    status, _ = await asked
+    assert status in (502, 503)
+    await small.quiet()
+
+
+@STREAMS
+@pytest.mark.parametrize("endpoint", ["/generate", "/v1/completions"])
+async def test_fault_13_client_leaves_before_the_first_token(small: System, stream: bool, endpoint: str) -> None:
+    small["math-0"].fault = Fault(hang=True)
+    body = {**MATH, "prompt": "hi", "stream": stream}
+    if endpoint == "/v1/completions":
+        body = {"model": "math", "prompt": "hi", "stream": stream}
+    else:
+        del body["prompt"]
+    asked = asyncio.create_task(small.post(endpoint, body))
+    await small.until(lambda: small["math-0"].running and small["base-0"].running)
+    asked.cancel()
+    await asyncio.gather(asked, return_exceptions=True)
+    await aborted(small, "math-0")
+    await aborted(small, "base-0")
+    await small.quiet()
+    assert small.metric("sun_requests_total", task="math", outcome="disconnected") == 1
+
+
+async def test_fault_14_client_leaves_mid_stream(small: System) -> None:
+    small["base-0"].fault = Fault(hang_after=2)
+    async with small.client.post("/generate", json={**MATH, "stream": True}) as r:
+        await r.content.readuntil(b"\n\n")
+        await r.content.readuntil(b"\n\n")
+        r.close()
+    await aborted(small, "base-0")
+    await small.quiet()
+    assert small.metric("sun_requests_total", task="math", outcome="disconnected") == 1
+
+
+async def test_fault_14_client_leaves_a_stream_of_several(small: System) -> None:
+    small["base-0"].fault = Fault(hang_after=2)
+    body = {"model": "math", "prompt": ["a", "b"], "n": 2, "stream": True}
+    async with small.client.post("/v1/completions", json=body) as r:
+        await r.content.readuntil(b"\n\n")
+        r.close()
+    await small.until(lambda: len({a["rid"] for a in small["base-0"].aborts}) == 4)
+    await small.quiet()
+
+
+RESERVED = {
+    "bootstrap_host": "2.2.2.2",
+    "bootstrap_port": 1,
+    "bootstrap_room": [1],
+    "disagg_prefill_dp_rank": 0,
+    "data_parallel_rank": 0,
+    "routed_dp_rank": 0,
+    "lora_path": "x",
+    "session_params": {"id": "x"},
+    "kv_hints": {},
+}
+
+
+@pytest.mark.parametrize("name", RESERVED)
+@pytest.mark.parametrize("path", ["/generate", "/v1/completions", "/v1/chat/completions"])
+async def test_fault_15_reserved_fields_are_refused(small: System, path: str, name: str) -> None:
+    body = {"model": "math", "prompt": "hi", "messages": [{"role": "user", "content": "x"}], "text": "hi"}
+    status, reply = await small.post(path, {**body, name: RESERVED[name]})
+    assert status == 400
+    assert reply["error"]["param"] == name
+    assert not small["math-0"].requests
+    assert not small["base-0"].requests
+
+
+async def test_fault_15_a_reserved_field_that_is_null_is_dropped(small: System) -> None:
+    assert await ask(small, stream=False, lora_path=None, bootstrap_host=None) == ANSWER
+    assert "lora_path" not in small["base-0"].requests[0][1]
+
+
+@pytest.mark.parametrize(
+    "key", [{"extra_key": ""}, {"extra_key": "tool@w-tool"}, {"cache_salt": ""}, {"cache_salt": "s"}]
+)
+async def test_fault_16_a_clients_namespace_stays_within_its_task(small: System, key: dict[str, str]) -> None:
+    assert await ask(small, stream=False, **key) == ANSWER
+    assert await ask(small, stream=False, model="tool", **key) == expected("w-tool", "w-base", IDS, 4)
+    for worker, own in (("math-0", "math@w-math"), ("tool-0", "tool@w-tool")):
+        sent = small[worker].requests[-1][1]
+        assert sent["extra_key"].startswith(own)
+        assert "cache_salt" not in sent
+    assert small["math-0"].requests[-1][1]["extra_key"] != small["tool-0"].requests[-1][1]["extra_key"]
+
+
+@STREAMS
+async def test_fault_17_an_abort_reaches_exactly_its_request(small: System, stream: bool) -> None:
+    small["base-0"].fault = Fault(hang_after=1)
+    asked = {
+        rid: asyncio.create_task(small.post("/generate", {**MATH, "rid": rid}))
+        if not stream
+        else asyncio.create_task(small.events_of("/generate", {**MATH, "rid": rid, "stream": True}))
+        for rid in ("a", "ab")
+    }
+    await small.until(lambda: len(small["base-0"].running) == 2)
+    await small.until(lambda: all(t.attempts for t in small.router.inflight.tickets))
+    async with small.client.post("/abort_request", json={"rid": "a"}) as r:
+        assert r.status == 200
+    reply = await asked["a"]
+    last = reply[-2] if stream else reply[1]
+    assert last["meta_info"]["finish_reason"]["type"] == "abort"
+    assert last["meta_info"]["id"] == "a"
+    assert not asked["ab"].done()
+    async with small.client.post("/abort_request", json={"rid": "ab"}) as r:
+        assert r.status == 200
+    await asked["ab"]
+    await small.quiet()
+    assert small.metric("sun_requests_total", task="math", outcome="aborted") == 2
+
+
+async def test_fault_17_an_unknown_rid_and_abort_all(small: System) -> None:
+    small["base-0"].fault = Fault(hang_after=1)
+    asked = [asyncio.create_task(small.post("/generate", MATH)) for _ in range(3)]
+    await small.until(lambda: len(small["base-0"].running) == 3)
+    async with small.client.post("/abort_request", json={"rid": ""}) as r:
+        assert r.status == 200
+    assert len(small["base-0"].running) == 3
+    async with small.client.post("/abort_request", json={"abort_all": True}) as r:
+        assert r.status == 200
+    assert {(await a)[1]["meta_info"]["finish_reason"]["type"] for a in asked} == {"abort"}
+    assert (await small.post("/abort_request", {"rid": 3}))[0] == 400
+
+
+async def test_fault_17_a_rid_that_is_in_flight_is_refused(small: System) -> None:
+    small["base-0"].fault = Fault(hang_after=1, times=1)
+    first = asyncio.create_task(small.post("/generate", {**MATH, "rid": "a"}))
+    await small.until(lambda: small["base-0"].running)
+    assert (await small.post("/generate", {**MATH, "rid": "a"}))[0] == 400
+    await small.post("/abort_request", {"rid": "a"})
+    await first
+    assert (await small.post("/generate", {**MATH, "rid": "a"}))[0] == 200
+
+
+async def test_fault_18_n_and_lists_become_requests_with_rooms_of_their_own(sun: System) -> None:
+    body = {"model": "math", "prompt": ["ab", "c"], "n": 3, "max_tokens": 2}
+    status, reply = await sun.post("/v1/completions", body)
+    assert status == 200
+    assert [c["index"] for c in reply["choices"]] == list(range(6))
+    assert [c["text"] for c in reply["choices"][:3]] == [reply["choices"][0]["text"]] * 3
+    assert reply["choices"][0]["text"] != reply["choices"][3]["text"]
+    assert reply["usage"]["prompt_tokens"] == 3
+    assert reply["usage"]["completion_tokens"] == 12
+    sent = [b for w in ("math-0", "math-1") for _, b in sun[w].requests]
+    assert len({b["bootstrap_room"] for b in sent}) == len({b["rid"] for b in sent}) == 6
+
+
+async def test_fault_18_generate_lists(small: System) -> None:
+    body = {
+        "model": "math",
+        "input_ids": [[1], [2, 3]],
+        "sampling_params": [{"max_new_tokens": 2}, {"max_new_tokens": 3}],
+    }
+    _, reply = await small.post("/generate", {**body, "rid": ["x", "y"]})
+    assert [r["output_ids"] for r in reply] == [
+        expected("w-math", "w-base", [1], 2),
+        expected("w-math", "w-base", [2, 3], 3),
+    ]
+    assert [r["meta_info"]["id"] for r in reply] == ["x", "y"]
+    _, reply = await small.post("/generate", {"model": "math", "text": ["a"]})
+    assert isinstance(reply, list)
+    assert len(reply) == 1
+
+
+@pytest.mark.parametrize("usage", [False, True])
+async def test_fault_18_a_stream_of_several(sun: System, usage: bool) -> None:
+    body = {"model": "math", "prompt": ["ab", "c"], "n": 2, "max_tokens": 3, "stream": True}
+    events = await sun.events_of("/v1/completions", {**body, "stream_options": {"include_usage": usage}})
+    assert events[-1] == "[DONE]"
+    texts: dict[int, str] = {}
+    for event in events[:-1]:
+        for choice in event["choices"]:
+            texts[choice["index"]] = texts.get(choice["index"], "") + choice["text"]
+    _, whole = await sun.post("/v1/completions", {**body, "stream": False})
+    assert texts == {c["index"]: c["text"] for c in whole["choices"]}
+    assert len({e["id"] for e in events[:-1]}) == 1
+    usages = [e["usage"] for e in events[:-1] if not e["choices"]]
+    assert [(u["prompt_tokens"], u["completion_tokens"]) for u in usages] == ([(3, 12)] if usage else [])
+    await sun.quiet()
+
+
+async def test_fault_18_a_generate_stream_of_several(small: System) -> None:
+    events = await small.events_of("/generate", {"model": "math", "text": ["a", "b"], "stream": True})
+    assert {e["index"] for e in events[:-1]} == {0, 1}
+    assert events[-1] == "[DONE]"
+
+
+async def test_fault_18_one_of_several_fails(sun: System) -> None:
+    for name in ("base-0", "base-1"):
+        sun[name].fault = Fault(status=500)
+    body = {"model": "math", "prompt": ["ab", "c"]}
+    assert (await sun.post("/v1/completions", body))[0] == 502
+    assert (await sun.post("/v1/completions", {**body, "stream": True}))[0] == 502
+    for name in ("base-0", "base-1"):
+        sun[name].fault = Fault(die_after=1)
+    events = await sun.events_of("/v1/completions", {**body, "stream": True})
+    assert "error" in events[-1]
+    await sun.quiet()
+
+
+async def test_fault_19_too_long_a_prompt_is_refused_before_dispatch(small: System) -> None:
+    for path, body in {
+        "/generate": {"input_ids": [1] * 1001},
+        "/v1/completions": {"prompt": [[1], [1] * 1001]},
+        "/v1/chat/completions": {"messages": [{"role": "user", "content": "w " * 1001}]},
+    }.items():
+        status, reply = await small.post(path, {"model": "math", **body})
+        assert status == 400
+        assert "at most 1000" in reply["error"]["message"]
+    assert (await small.post("/generate", {"model": "math", "text": "word " * 1001}))[0] == 400
+    assert not small["math-0"].requests
+    assert not small["base-0"].requests
+
+
+async def test_fault_19_text_is_tokenized_only_where_it_may_be_too_long(small: System) -> None:
+    status, _ = await small.post("/generate", {"model": "math", "text": "x" * 990})
+    assert status == 200
+    assert not small["math-0"].tokenized
+    status, _ = await small.post("/generate", {"model": "math", "text": "longword " * 900})
+    assert status == 200
+    assert len(small["math-0"].tokenized) == 1
+    assert (await small.post("/generate", {"model": "math", "input_ids": [1] * 1000}))[0] == 200
+
+
+BAD = {
+    "not json": b"{",
+    "not an object": b"[]",
+    "not text": b"\xff\xfe",
+    "deep": b"[" * 100_000,
+    "no prompt": b'{"model":"math"}',
+    "wrong type": b'{"model":"math","text":3}',
+    "token out of range": b'{"model":"math","input_ids":[50000]}',
+    "negative token": b'{"model":"math","input_ids":[-1]}',
+    "top_logprobs": b'{"model":"math","text":"x","return_logprob":true,"top_logprobs_num":129}',
+    "temperature": b'{"model":"math","text":"x","sampling_params":{"temperature":"hot"}}',
+    "stream": b'{"model":"math","text":"x","stream":"yes"}',
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+async def test_fault_20_bad_bodies_are_refused_before_dispatch(small: System, name: str) -> None:
+    headers = {"Content-Type": "application/json"}
+    async with small.client.post("/generate", data=BAD[name], headers=headers) as r:
+        assert r.status == 400
+        assert (await r.json())["error"]["message"]
+    assert not small["math-0"].requests
+    assert await ask(small, stream=False) == ANSWER
+
+
+async def test_fault_20_other_refusals(small: System, start: Start) -> None:
+    chat = {"model": "math", "messages": [{"role": "user", "content": "x"}], "logprobs": True}
+    assert (await small.post("/v1/chat/completions", {**chat, "top_logprobs": 129}))[0] == 400
+    assert (await small.post("/v1/completions", {"model": "math", "prompt": "x", "logprobs": 129}))[0] == 400
+    async with small.client.post("/generate", data=b"x=1") as r:
+        assert r.status == 400
+    status, reply = await small.post("/generate", {"model": "nope", "text": "x"})
+    assert status == 404
+    assert "math, tool" in reply["error"]["message"]
+    assert (await small.post("/generate", {"text": "x"}))[0] == 400
+    tiny = await start({"math": ("math", "base")}, {"math": 1, "base": 1}, router={"max_body_mb": 0.001})
+    status, reply = await tiny.post("/generate", {"model": "math", "text": "x" * 2000})
+    assert status == 413
+    assert "0.001 MiB" in reply["error"]["message"]
+    assert not small["math-0"].requests
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("page_size", 64),
+        ("kv_dtype", "float16"),
+        ("architecture", "Qwen3ForCausalLM"),
+        ("tokenizer", "u"),
+        ("tp_size", 2),
+    ],
+)
+async def test_fault_21_a_pool_that_differs_is_refused_with_the_difference_named(
+    start: Start, field: str, value: Any
+) -> None:
+    tasks = {"math": ("math", "base"), "tool": ("tool", "base")}
+    cards = {"tool-0": {"identity": {field: value}}}
+    system = await start(
+        tasks, {"math": 1, "tool": 1, "base": 1}, cards=cards, wait=False, router={"probe_interval": 0.02}
+    )
+    worker = system.router.registry.workers
+    # whoever comes second is refused; the fleet's first worker may be it
+    await system.until(lambda: any(w.card and not w.admitted for w in worker.values()))
+    refused = next(w for w in worker.values() if w.card and not w.admitted)
+    assert field in refused.reason
+    assert str(value) in refused.reason
+    assert str(getattr(worker["math-0"].card.identity, field)) in refused.reason  # type: ignore[union-attr]
+
+
+async def test_fault_21_members_of_a_pool_need_the_same_weights(start: Start) -> None:
+    cards = {"math-1": {"identity": {"weights": "other"}}}
+    system = await start({"math": ("math", "base")}, {"math": 2, "base": 1}, cards=cards, wait=False)
+    await system.until(lambda: any("weights differs" in w.reason for w in system.router.registry.workers.values()))
+    await system.ready()
+    assert len(system.router.registry.usable("math")) == 1
+
+
+async def test_fault_25_every_decode_worker_is_down(sun: System) -> None:
+    await sun["base-0"].stop()
+    await sun["base-1"].stop()
+    for stream in (False, True):
+        async with sun.client.post("/generate", json={**MATH, "stream": stream}) as r:
+            assert r.status == 503
+            assert int(r.headers["Retry-After"]) >= 1
+    assert (await sun.get("/health"))[1]["unserved_tasks"] == ["math", "tool"]
+    await sun["base-1"].restart()
+    await sun.until(lambda: not sun.router.registry.unserved())
+    assert await ask(sun, stream=False) == ANSWER
+
+
+async def test_fault_26_sigterm_lets_requests_in_flight_end(small: System) -> None:
+    small["base-0"].fault = Fault(hang_after=2, times=1)
+    asked = asyncio.create_task(small.events_of("/generate", {**MATH, "rid": "a", "stream": True}))
+    await small.until(lambda: any(t.attempts for t in small.router.inflight.tickets))
+    await small.until(lambda: small["base-0"].running)
+    stopping = asyncio.create_task(small.router.stop(10.0))
+    await small.until(lambda: small.router.info.draining)
+    assert (await small.post("/generate", MATH))[0] == 503
+    assert (await small.get("/health"))[0] == 503
+    await small.post("/abort_request", {"rid": "a"})
+    assert (await asked)[-1] == "[DONE]"
+    await stopping
+
+
+@STREAMS
+async def test_fault_26_what_does_not_end_in_time_gets_an_explicit_error(small: System, stream: bool) -> None:
+    small["base-0"].fault = Fault(hang_after=2)
+    if stream:
+        asked = asyncio.create_task(small.events_of("/generate", {**MATH, "stream": True}))
+        await small.until(lambda: small["base-0"].stepped.is_set() and small["base-0"].running)
+        await small.until(lambda: any(a.reading_since for a in small.router.dispatcher._attempts))
+        await small.router.stop(0.0)
+        assert "shutting down" in (await asked)[-1]["error"]["message"]
+    else:
+        whole = asyncio.create_task(small.post("/generate", MATH))
+        await small.until(lambda: small["base-0"].running)
+        await small.router.stop(0.0)
+        status, reply = await whole
+        assert status == 502
+        assert "shutting down" in reply["error"]["message"]
+
+
+@pytest.mark.parametrize("state", ["missing", "moved", "inactive"])
+async def test_fault_28_a_hook_that_did_not_take(start: Start, state: str) -> None:
+    hook = {"name": "prompt-only-cache", "target": "a.b.c", "state": state, "detail": "no such method"}
+    system = await start(
+        {"math": ("math", "base")}, {"math": 1, "base": 1}, cards={"base-0": {"patches": [hook]}}, wait=False
+    )
+    await system.until(lambda: system.router.registry.state("base-0") == "refused")
+    reason = system.router.registry.workers["base-0"].reason
+    assert reason == f"hook `prompt-only-cache` on a.b.c is {state}: no such method"
+    assert (await system.post("/generate", MATH))[0] == 503
+    _, tasks = await system.get("/tasks")
+    assert tasks["tasks"]["math"]["decode"]["workers"][0]["reason"] == reason
+    assert not system["base-0"].canaries
+
+
+async def test_a_slow_client_is_no_idle_stream(start: Start) -> None:
+    system = await start({"math": ("math", "base")}, {"math": 1, "base": 1}, router={"idle_timeout": 60.0})
+    async with aiohttp.ClientSession(base_url=system.router.url) as client:
+        body = {"model": "math", "prompt": "hi", "stream": True, "max_tokens": 500}
+        async with client.post("/v1/completions", json=body) as r:
+            first = await r.content.readuntil(b"\n\n")
+            assert first
+            rest = await r.read()
+    assert rest.endswith(b"data: [DONE]\n\n")

@@ -1,0 +1,221 @@
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import orjson
+import pytest
+
+from .conftest import SUN, Start, System
+from .fake_worker import expected, spoken
+
+PROMPT = [11, 12, 13]
+
+
+def ids_of(text: str) -> list[int]:
+    return [ord(c) for c in text]
+
+
+async def test_generate_is_prefilled_by_the_task_and_decoded_by_the_shared_pool(sun: System) -> None:
+    for task in ("math", "tool"):
+        body = {"model": task, "input_ids": PROMPT, "sampling_params": {"max_new_tokens": 5}}
+        status, reply = await sun.post("/generate", body)
+        assert status == 200
+        assert reply["output_ids"] == expected(f"w-{task}", "w-base", PROMPT, 5)
+        assert reply["meta_info"]["prompt_tokens"] == 3
+    await sun.quiet()
+
+
+async def test_both_legs_carry_one_room_one_rid_and_the_same_namespace(small: System) -> None:
+    await small.post("/generate", {"model": "math", "text": "hi"})
+    ((_, prefill),), ((_, decode),) = small["math-0"].requests, small["base-0"].requests
+    for name in ("rid", "bootstrap_room", "bootstrap_host", "bootstrap_port", "extra_key", "text"):
+        assert prefill[name] == decode[name]
+    assert prefill["extra_key"] == "math@w-math"
+    assert (prefill["bootstrap_host"], prefill["bootstrap_port"]) == ("127.0.0.1", 9000)
+    assert len(prefill["rid"]) == 32
+
+
+async def test_the_header_names_the_task_and_wins_over_the_model(small: System) -> None:
+    body = {"model": "math", "input_ids": PROMPT}
+    _, reply = await small.post("/generate", body, headers={"X-Sun-Task": "tool"})
+    assert reply["output_ids"] == expected("w-tool", "w-base", PROMPT, 4)
+    _, reply = await small.post("/v1/completions", {"model": "math", "prompt": PROMPT}, headers={"X-Sun-Task": "tool"})
+    assert reply["model"] == "tool"
+
+
+async def test_completions_and_chat_show_the_task_as_model(small: System) -> None:
+    _, done = await small.post("/v1/completions", {"model": "math", "prompt": "hi", "max_tokens": 3})
+    assert done["model"] == "math"
+    assert done["choices"][0]["text"] == spoken(expected("w-math", "w-base", ids_of("hi"), 3))
+    _, chat = await small.post(
+        "/v1/chat/completions", {"model": "tool", "messages": [{"role": "user", "content": "x"}]}
+    )
+    assert chat["model"] == "tool"
+    assert chat["usage"]["completion_tokens"] == 4
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+@pytest.mark.parametrize("usage", [None, False, True])
+async def test_a_stream_ends_with_done_and_shows_usage_only_where_asked(
+    small: System, path: str, usage: bool | None
+) -> None:
+    body: dict[str, Any] = {"model": "math", "prompt": "hi", "messages": [{"role": "user", "content": "x"}]}
+    body |= {"stream": True, "max_tokens": 5}
+    if usage is not None:
+        body["stream_options"] = {"include_usage": usage}
+    events = await small.events_of(path, body)
+    assert events[-1] == "[DONE]"
+    assert len([e for e in events[:-1] if e["choices"]]) == 5
+    assert [e["usage"]["completion_tokens"] for e in events[:-1] if not e["choices"]] == ([5] if usage else [])
+    await small.quiet()
+    assert small.metric("sun_tokens_total", task="math", kind="completion") == 5
+
+
+async def test_a_generate_stream_is_cumulative_as_the_worker_made_it(small: System) -> None:
+    events = await small.events_of("/generate", {"model": "math", "input_ids": PROMPT, "stream": True})
+    tokens = expected("w-math", "w-base", PROMPT, 4)
+    assert [e["output_ids"] for e in events[:-1]] == [tokens[:i] for i in range(1, 5)]
+    await small.quiet()
+    assert small.metric("sun_tokens_total", task="math", kind="completion") == 4
+    assert small.metric("sun_time_to_first_token_seconds_count", task="math") == 1
+
+
+async def test_a_task_whose_name_holds_a_colon_is_not_taken_for_an_adapter(start: Start) -> None:
+    system: System = await start({"qa:v2": ("qa", "base")}, {"qa": 1, "base": 1})
+    _, reply = await system.post("/v1/completions", {"model": "qa:v2", "prompt": "hi"})
+    assert reply["model"] == "qa:v2"
+    events = await system.events_of("/v1/completions", {"model": "qa:v2", "prompt": "hi", "stream": True})
+    assert {e["model"] for e in events[:-1]} == {"qa:v2"}
+    assert all(":" not in body["model"] for _, body in system["qa-0"].requests)
+
+
+async def test_the_only_task_needs_no_name(start: Start) -> None:
+    system: System = await start({"solo": ("p", "d")}, {"p": 1, "d": 1})
+    for body in ({}, {"model": "default"}, {"model": None}):
+        status, _ = await system.post("/generate", {"text": "hi", **body})
+        assert status == 200
+
+
+async def test_input_logprobs_come_from_prefill_and_output_logprobs_from_decode(small: System) -> None:
+    body = {"model": "math", "input_ids": PROMPT, "return_logprob": True, "logprob_start_len": 1}
+    tokens = expected("w-math", "w-base", PROMPT, 4)
+    _, reply = await small.post("/generate", body)
+    assert [e[1] for e in reply["meta_info"]["input_token_logprobs"]] == PROMPT[1:]
+    assert [e[1] for e in reply["meta_info"]["output_token_logprobs"]] == tokens
+    events = await small.events_of("/generate", {**body, "stream": True})
+    for event in events[:-1]:
+        assert [e[1] for e in event["meta_info"]["input_token_logprobs"]] == PROMPT[1:]
+    body = {"model": "math", "prompt": "hi", "echo": True, "logprobs": 1, "max_tokens": 2}
+    _, reply = await small.post("/v1/completions", body)
+    out = expected("w-math", "w-base", ids_of("hi"), 2)
+    logprobs = reply["choices"][0]["logprobs"]
+    assert logprobs["tokens"] == [f"in{t}" for t in ids_of("hi")] + [f"out{t}" for t in out]
+    assert len(logprobs["top_logprobs"]) == len(logprobs["token_logprobs"]) == 4
+
+
+async def test_replies_carry_the_clients_own_rid(small: System) -> None:
+    _, reply = await small.post("/generate", {"model": "math", "text": "hi", "rid": "mine"})
+    assert reply["meta_info"]["id"] == "mine"
+    _, reply = await small.post("/v1/completions", {"model": "math", "prompt": "hi", "rid": 'a"b'})
+    assert reply["id"] == 'a"b'
+    events = await small.events_of("/generate", {"model": "math", "text": "hi", "rid": "mine", "stream": True})
+    assert {e["meta_info"]["id"] for e in events[:-1]} == {"mine"}
+    assert not any(body["rid"] in ("mine", 'a"b') for _, body in small["math-0"].requests)
+
+
+async def test_everything_else_of_the_body_reaches_both_workers(small: System) -> None:
+    extras = {
+        "stop": ["x"],
+        "response_format": {"type": "json_object"},
+        "tools": [{"type": "function", "function": {"name": "f"}}],
+        "tool_choice": "auto",
+        "priority": 3,
+        "seed": 1,
+    }
+    body = {"model": "math", "messages": [{"role": "user", "content": "x"}], **extras}
+    status, _ = await small.post("/v1/chat/completions", body)
+    assert status == 200
+    for worker in ("math-0", "base-0"):
+        sent = small[worker].requests[-1][1]
+        assert {k: sent[k] for k in extras} == extras
+
+
+async def test_large_bodies_pass(small: System) -> None:
+    body = orjson.dumps({"model": "math", "input_ids": PROMPT, "custom_labels": {"x": "y" * (3 << 20)}})
+    headers = {"Content-Type": "application/json"}
+    async with small.client.post("/generate", data=io.BytesIO(body), headers=headers) as r:
+        reply = await r.json()
+    assert reply["output_ids"] == expected("w-math", "w-base", PROMPT, 4)
+
+
+async def test_load_spreads_over_all_workers(sun: System) -> None:
+    for _ in range(8):
+        await sun.post("/generate", {"model": "math", "text": "hi"})
+    assert [len(sun[w].requests) for w in ("math-0", "math-1", "base-0", "base-1")] == [4, 4, 4, 4]
+
+
+async def test_questions_about_the_fleet(small: System) -> None:
+    assert (await small.get("/health"))[0] == 200
+    assert (await small.get("/health_generate"))[0] == 200
+    _, models = await small.get("/v1/models")
+    assert [m["id"] for m in models["data"]] == ["math", "tool"]
+    assert models["data"][0]["max_model_len"] == 1001
+    assert (await small.get("/v1/models/tool"))[1]["id"] == "tool"
+    assert (await small.get("/v1/models/none"))[0] == 404
+    for path in ("/model_info", "/get_model_info"):
+        _, info = await small.get(path)
+        assert (info["tokenizer_path"], info["served_model_name"]) == ("tok", "math")
+    assert (await small.get("/model_info?model=tool"))[1]["model_path"] == "w-tool"
+    for path in ("/server_info", "/get_server_info"):
+        _, info = await small.get(path)
+        assert info["decode"][0]["internal_states"] == [{"w": "w-base"}]
+        assert [p["worker"] for p in info["prefill"]] == ["math-0", "tool-0"]
+        assert "s3cret" not in str(info)
+    async with small.client.post("/flush_cache", params={"timeout": "1"}) as r:
+        assert r.status == 200
+    assert [w.flushes for w in small.workers.values()] == [1, 1, 1]
+    async with small.client.get("/metrics") as r:
+        page = await r.text()
+    assert 'sun_worker_state{pool="base",role="decode",state="ready",worker="base-0"} 1.0' in page
+    assert (await small.get("/nothing"))[0] == 404
+    assert (await small.get("/generate"))[0] == 405
+
+
+async def test_tasks_show_workers_paths_and_namespaces(small: System) -> None:
+    _, tasks = await small.get("/tasks")
+    assert tasks["ready"] is True
+    math = tasks["tasks"]["math"]
+    assert math["namespace"] == "math@w-math"
+    assert math["paths"] == [{"prefill": "math-0", "decode": "base-0"}]
+    assert math["decode"]["workers"][0] | {"url": ""} == {
+        "name": "base-0",
+        "url": "",
+        "state": "ready",
+        "reason": "",
+        "in_flight": 0,
+    }
+
+
+async def test_outcomes_are_counted_once_a_request(small: System) -> None:
+    await small.post("/generate", {"model": "math", "text": "hi"})
+    await small.events_of("/generate", {"model": "math", "text": "hi", "stream": True})
+    await small.post("/v1/completions", {"model": "math", "prompt": "hi", "n": 3})
+    await small.quiet()
+    assert small.metric("sun_requests_total", task="math", outcome="ok") == 3
+    assert small.metric("sun_leg_requests_total", task="math", leg="prefill", outcome="ok") == 5
+    assert small.metric("sun_leg_requests_total", task="math", leg="decode", outcome="ok") == 5
+    assert small.metric("sun_leg_in_flight", task="math", leg="decode") == 0
+    assert small.metric("sun_in_flight", task="math") == 0
+    assert small.metric("sun_tokens_total", task="math", kind="completion") == 20
+    assert small.metric("sun_tokens_total", task="math", kind="cached") == 2 + 2
+
+
+async def test_connections_are_used_again(start: Start) -> None:
+    system: System = await start(SUN, {"math": 1, "tool": 1, "base": 1})
+    for _ in range(5):
+        await system.events_of("/generate", {"model": "math", "text": "hi", "stream": True})
+        await system.quiet()
+    connector = system.router.dispatcher._wire._session.connector
+    assert connector is not None
+    assert len(connector._conns) <= 3  # type: ignore[attr-defined]  # one host each; aiohttp offers no public count
