@@ -66,9 +66,9 @@ class Patch:
         """
         if function is None:
             raise PatchError(f"patch `{self.name}`: {name} is gone")
-        found = tuple(inspect.signature(inspect.unwrap(function)).parameters)
-        if isinstance(inspect.getattr_static(function, "__self__", None), type):
-            found = ("cls", *found)
+        # a classmethod's own function, whose signature is the same before and after it was wrapped
+        plain = inspect.unwrap(getattr(function, "__func__", function))
+        found = tuple(inspect.signature(plain).parameters)
         if found != expected:
             raise PatchError(
                 f"patch `{self.name}`: {name} takes ({', '.join(found)}) "

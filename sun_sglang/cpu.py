@@ -33,7 +33,7 @@ def prepare_cpu_engine() -> None:
     """Make `import sglang` work without a GPU, in this process and in its children. Safe to call again."""
     os.environ.setdefault("SGLANG_USE_CPU_ENGINE", "1")
     define_torchvision_schemas()
-    if importlib.util.find_spec("sgl_kernel") is None:
+    if "sgl_kernel" not in sys.modules and not _installed("sgl_kernel"):
         sys.modules["sgl_kernel"] = _AbsentKernels("sgl_kernel")
 
 

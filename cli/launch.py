@@ -1,0 +1,145 @@
+"""`sun launch`: a topology file becomes running processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from sun_sglang.errors import LaunchError
+from sun_sglang.launch.keeper import tail
+from sun_sglang.launch.local import StartMethod, plan_locally, require_not_running, supervise
+from sun_sglang.launch.readiness import TasksReport
+from sun_sglang.launch.state import DeploymentState, Phase, read_state, run_dir_of
+from sun_sglang.launch.supervisor import Supervisor
+from sun_sglang.launch.view import render, serving
+
+EXAMPLE = "sun launch configs/demo/sun.yaml --detach"
+
+Changed = Callable[[DeploymentState, TasksReport | None], None]
+
+
+def command(
+    file: Annotated[Path, typer.Argument(help="A topology file.", show_default=False)],
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when every task is ready.")] = False,
+    start: Annotated[
+        StartMethod,
+        typer.Option(help="`fork`: import SGLang once for all local workers. `plain`: each imports it for itself."),
+    ] = "fork",
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Directory for logs and state.", show_default="one per topology file")
+    ] = None,
+) -> None:
+    """Start a topology's workers and its router, and keep them running. Ctrl-C drains and stops them."""
+    directory = (run_dir or run_dir_of(file)).resolve()
+    console = Console(highlight=False, soft_wrap=True)
+    require_not_running(directory)
+    plan, findings = plan_locally(file, directory)
+    if detach:
+        _detach(console, file, start, directory)
+        return
+    console.print(f"KV transfer: {plan.transfer.backend}. {plan.transfer.reason}")
+    for note in (*findings.notes, *plan.notes):
+        console.print(f"[yellow]note:[/] {note}")
+    console.print(f"Logs: {directory / 'logs'}")
+    notify, close = _live(console) if console.is_terminal else _lines(console)
+    try:
+        asyncio.run(_run(supervise(plan, file, start, notify, lambda note: console.print(f"[yellow]note:[/] {note}"))))
+    finally:
+        close()
+
+
+async def _run(supervisor: Supervisor) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, supervisor.stop)
+    # a closed terminal is no reason to leave workers without their supervisor: it ends all of them
+    loop.add_signal_handler(signal.SIGHUP, supervisor.stop)
+    await supervisor.run()
+
+
+def _live(console: Console) -> tuple[Changed, Callable[[], None]]:
+    live = Live(console=console, auto_refresh=False, transient=False)
+    live.start()
+    announced = False
+
+    def changed(state: DeploymentState, report: TasksReport | None) -> None:
+        nonlocal announced
+        live.update(render(state, report), refresh=True)
+        if state.phase == Phase.READY and not announced:
+            announced = True
+            live.console.print(_how_to_ask(state, report))
+
+    return changed, live.stop
+
+
+def _lines(console: Console) -> tuple[Changed, Callable[[], None]]:
+    shown: dict[str, tuple[str, str]] = {}
+
+    def changed(state: DeploymentState, report: TasksReport | None) -> None:
+        words = {p.name: serving(p, report) for p in state.processes} | {"deployment": (state.phase.value, "")}
+        for name, (word, why) in words.items():
+            if shown.get(name, ("", ""))[0] != word:
+                console.print(f"{time.strftime('%H:%M:%S')} {name}: {word}{f' ({why})' if why else ''}", markup=False)
+        if words["deployment"] != shown.get("deployment") and state.phase == Phase.READY:
+            console.print(_how_to_ask(state, report))
+        shown.update(words)
+
+    return changed, lambda: None
+
+
+def _how_to_ask(state: DeploymentState, report: TasksReport | None) -> str:
+    tasks = list(report.tasks) if report is not None else []
+    body = f'{{"model": "{tasks[0] if tasks else "TASK"}", "messages": [{{"role": "user", "content": "hello"}}]}}'
+    return (
+        f"Ready after {state.seconds_to_ready:.1f} s: {', '.join(tasks)} at {state.url}/v1\n"
+        f"  curl {state.url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"
+    )
+
+
+def _detach(console: Console, file: Path, start: StartMethod, run_dir: Path) -> None:
+    run_dir.mkdir(parents=True, exist_ok=True)
+    output = run_dir / "supervisor.log"
+    arguments = ["launch", str(file.resolve()), "--start", start, "--run-dir", str(run_dir)]
+    with output.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sun_sglang.cli", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    with console.status("starting ...") as status:
+        state = _wait(process, run_dir, lambda s: status.update(f"{s.phase.value}: {_progress(s)}"))
+    if state is None:
+        raise LaunchError(f"the deployment did not start; the end of {output}:\n{tail(output, 30)}")
+    console.print(_how_to_ask(state, None))
+    console.print(f"Logs: {run_dir / 'logs'}   `sun status`, `sun stop {os.path.relpath(file)}`")
+
+
+def _wait(
+    process: subprocess.Popen[bytes], run_dir: Path, show: Callable[[DeploymentState], None]
+) -> DeploymentState | None:
+    while process.poll() is None:
+        state = read_state(run_dir)
+        if state is not None and state.pid == process.pid:
+            show(state)
+            if state.phase == Phase.READY:
+                return state
+        time.sleep(0.1)
+    return None
+
+
+def _progress(state: DeploymentState) -> str:
+    running = sum(p.phase == Phase.RUNNING for p in state.processes)
+    return f"{running} of {len(state.processes)} processes"

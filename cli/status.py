@@ -1,0 +1,62 @@
+"""`sun status`: what runs on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from sun_sglang.launch.readiness import RouterClient, TasksReport
+from sun_sglang.launch.state import DeploymentState, known_deployments, read_state, run_dir_of
+from sun_sglang.launch.view import render
+
+EXAMPLE = "sun status configs/demo/sun.yaml"
+
+
+def command(
+    file: Annotated[
+        Path | None, typer.Argument(help="A topology file; without one, everything that runs.", show_default=False)
+    ] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="The directory given to `sun launch`.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show deployments on this machine. Exits with 1 if what was asked for does not run."""
+    states = select(file, run_dir)
+    reports = asyncio.run(_ask(states))
+    if as_json:
+        shown = [
+            {**json.loads(s.model_dump_json()), "tasks": json.loads(r.model_dump_json())["tasks"] if r else None}
+            for s, r in zip(states, reports, strict=True)
+        ]
+        typer.echo(json.dumps(shown, indent=2))
+    else:
+        console = Console(highlight=False)
+        for state, report in zip(states, reports, strict=True):
+            console.print(render(state, report))
+        if not states:
+            console.print(f"{file} does not run." if file else "Nothing runs.")
+    if not states and (file or run_dir):
+        sys.exit(1)
+
+
+def select(file: Path | None, run_dir: Path | None) -> list[DeploymentState]:
+    """The running deployments that are meant: one, or all of them where neither is given."""
+    if file is None and run_dir is None:
+        return [state for _, state in known_deployments() if state.alive]
+    directory = run_dir if run_dir is not None else run_dir_of(file) if file is not None else None
+    assert directory is not None
+    state = read_state(directory)
+    return [state] if state is not None and state.alive else []
+
+
+async def _ask(states: list[DeploymentState]) -> list[TasksReport | None]:
+    reports = []
+    for state in states:
+        async with RouterClient(state.url) as client:
+            reports.append(await client.tasks())
+    return reports

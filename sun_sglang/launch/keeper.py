@@ -1,0 +1,110 @@
+"""Keeps one process running: starts it, waits for its end, starts it again after a pause that grows."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from sun_sglang.errors import LaunchError
+from sun_sglang.launch.starters import Running
+from sun_sglang.launch.state import Phase, ProcessState
+
+_LONGEST_PAUSE = 30.0
+_STEADY_AFTER = 60.0
+
+
+def pause_before(failures: int) -> float:
+    """Seconds to wait before the start that follows `failures` (at least 1) early ends in a row."""
+    return float(min(_LONGEST_PAUSE, 0.5 * 2 ** (failures - 1)))
+
+
+def describe_end(status: int) -> str:
+    """An exit status in words."""
+    if status >= 0:
+        return f"exit {status}"
+    try:
+        return f"killed by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"killed by signal {-status}"
+
+
+class Keeper:
+    """One process, kept.
+
+    Args:
+        state: what it is called and where it is.
+        start: starts it; called with the number of restarts so far.
+        changed: called after every change of `state`.
+    """
+
+    def __init__(
+        self,
+        state: ProcessState,
+        start: Callable[[int], Awaitable[Running]],
+        changed: Callable[[], None],
+    ) -> None:
+        self.state = state
+        self.early_ends = 0
+        self._start = start
+        self._changed = changed
+        self._running: Running | None = None
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        """Keep it running until `stop`."""
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            end = await self._run_once()
+            if self._stopping.is_set():
+                break
+            self.early_ends = 1 if time.monotonic() - began > _STEADY_AFTER else self.early_ends + 1
+            self._set(phase=Phase.RESTARTING, pid=0, detail=end, restarts=self.state.restarts + 1)
+            await self._pause(pause_before(self.early_ends))
+        self._set(phase=Phase.STOPPED, pid=0)
+
+    async def stop(self, grace: float) -> None:
+        """End it: SIGTERM, and SIGKILL after `grace` seconds."""
+        self._stopping.set()
+        if self._running is None:
+            return
+        self._set(phase=Phase.STOPPING)
+        self._running.send(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(grace):
+                await self._running.wait()
+        except TimeoutError:
+            self._running.send(signal.SIGKILL)
+            await self._running.wait()
+
+    def log_tail(self, lines: int = 20) -> str:
+        """The end of its output."""
+        return tail(self.state.log, lines)
+
+    async def _run_once(self) -> str:
+        try:
+            self._running = await self._start(self.state.restarts)
+        except LaunchError as e:
+            return str(e)
+        self._set(phase=Phase.RUNNING, pid=self._running.pid)
+        return describe_end(await self._running.wait())
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            return
+
+    def _set(self, **changes: object) -> None:
+        self.state = self.state.model_copy(update=changes)
+        self._changed()
+
+
+def tail(path: Path, lines: int) -> str:
+    """The last lines of a file; empty if there is no such file."""
+    if not path.exists():
+        return ""
+    return "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])

@@ -1,0 +1,68 @@
+"""Puts a deployment on this machine together: checks, plan, supervisor."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from sun_sglang.errors import LaunchError
+from sun_sglang.launch.flags import load_schema
+from sun_sglang.launch.machine import detect
+from sun_sglang.launch.plan import LaunchPlan, make_plan
+from sun_sglang.launch.preflight import Findings, preflight, require_router_port
+from sun_sglang.launch.processes import free_ports
+from sun_sglang.launch.readiness import TasksReport
+from sun_sglang.launch.starters import ForkOrPlainStarter, PlainStarter, Starter
+from sun_sglang.launch.state import DeploymentState, read_state
+from sun_sglang.launch.supervisor import Supervisor
+from sun_sglang.topology import load_topology
+
+StartMethod = Literal["fork", "plain"]
+
+
+def plan_locally(file: Path, run_dir: Path) -> tuple[LaunchPlan, Findings]:
+    """Load a topology, check everything that can be checked, and plan it for this machine.
+
+    Raises:
+        UserError: the first thing wrong.
+    """
+    topology = load_topology(file)
+    machine, schema = detect(), load_schema()
+    findings = preflight(topology, machine, schema)
+    require_router_port(topology)
+    plan = make_plan(topology, machine, findings.identities, run_dir=run_dir, ports=free_ports(), schema=schema)
+    return plan, findings
+
+
+def supervise(
+    plan: LaunchPlan,
+    file: Path,
+    method: StartMethod,
+    changed: Callable[[DeploymentState, TasksReport | None], None],
+    warn: Callable[[str], None],
+) -> Supervisor:
+    """A supervisor for a plan, with its directory made and the logs of an earlier run put aside.
+
+    Raises:
+        LaunchError: this topology is already running.
+    """
+    require_not_running(plan.run_dir)
+    logs = plan.run_dir / "logs"
+    if logs.exists():
+        logs.rename(plan.run_dir / f"logs-{time.strftime('%Y%m%d-%H%M%S')}-{time.monotonic_ns() % 10**6:06d}")
+    logs.mkdir(parents=True)
+    starter: Starter = ForkOrPlainStarter(logs / "nursery.log", warn) if method == "fork" else PlainStarter()
+    return Supervisor(plan, file.resolve(), starter, free_ports(), changed)
+
+
+def require_not_running(run_dir: Path) -> None:
+    """Raise if a deployment runs from this directory.
+
+    Raises:
+        LaunchError: names its supervisor and how to stop it.
+    """
+    state = read_state(run_dir)
+    if state is not None and state.alive:
+        raise LaunchError(f"{state.topology} is already running (pid {state.pid}); `sun stop {state.topology}` ends it")

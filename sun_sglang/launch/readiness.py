@@ -1,0 +1,94 @@
+"""What the router says of tasks and workers, read from its `/tasks`."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+from pydantic import BaseModel, ConfigDict
+
+_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
+
+
+class _Reply(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class WorkerReport(_Reply):
+    """A worker as the router sees it: `state` is `absent`, `registering`, `ready` or `refused`."""
+
+    name: str
+    state: str
+    reason: str
+    in_flight: int
+
+
+class PoolReport(_Reply):
+    """One side of a task."""
+
+    pool: str
+    workers: tuple[WorkerReport, ...]
+
+
+class TaskReport(_Reply):
+    """One task: whether it can be served, and over how many proven paths."""
+
+    ready: bool
+    prefill: PoolReport
+    decode: PoolReport
+    paths: tuple[dict[str, Any], ...]
+    unproven_paths: tuple[dict[str, Any], ...]
+    in_flight: int
+
+
+class TasksReport(_Reply):
+    """All of `/tasks`."""
+
+    ready: bool
+    draining: bool
+    tasks: dict[str, TaskReport]
+
+    @property
+    def workers(self) -> dict[str, WorkerReport]:
+        """Every worker that a task names."""
+        sides = (side for task in self.tasks.values() for side in (task.prefill, task.decode))
+        return {worker.name: worker for side in sides for worker in side.workers}
+
+    @property
+    def all_ready(self) -> bool:
+        """Whether every worker is ready and every path between them carried a canary."""
+        proven = all(not task.unproven_paths for task in self.tasks.values())
+        return self.ready and proven and all(w.state == "ready" for w in self.workers.values())
+
+    @property
+    def refused(self) -> list[tuple[str, str]]:
+        """Workers that the router will not use, with its reasons."""
+        return [(w.name, w.reason) for w in self.workers.values() if w.state == "refused"]
+
+
+class RouterClient:
+    """Asks a router; one session."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(timeout=_TIMEOUT)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._session is not None
+        await self._session.close()
+
+    async def tasks(self) -> TasksReport | None:
+        """What the router says now; None while it does not answer."""
+        assert self._session is not None
+        try:
+            async with self._session.get(f"{self._url}/tasks") as reply:
+                return TasksReport.model_validate(await reply.json()) if reply.status == 200 else None
+        except (aiohttp.ClientError, OSError, TimeoutError):
+            return None

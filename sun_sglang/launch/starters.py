@@ -1,0 +1,225 @@
+"""Two ways to start a worker: forked from a nursery, or as a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Protocol
+
+from sun_sglang.errors import LaunchError
+from sun_sglang.launch.nursery import Birth, Event
+from sun_sglang.launch.plan import WorkerPlan
+from sun_sglang.launch.processes import die_with_parent
+
+
+class UnfitError(LaunchError):
+    """The nursery found that a fork would not be safe on this machine."""
+
+
+class Running:
+    """A started worker: its process, and its end."""
+
+    def __init__(self, pid: int, ended: Awaitable[int]) -> None:
+        self.pid = pid
+        self._ended = asyncio.ensure_future(ended)
+
+    async def wait(self) -> int:
+        """Exit status of the process, negative for a signal."""
+        return await asyncio.shield(self._ended)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal, unless it has ended."""
+        if not self._ended.done():
+            try:
+                os.kill(self.pid, number)
+            except ProcessLookupError:
+                return  # it ended just now; whoever waits for it learns so
+
+
+class Starter(Protocol):
+    """Starts workers."""
+
+    async def open(self) -> None:
+        """Get ready to start workers."""
+
+    async def start(self, worker: WorkerPlan) -> Running:
+        """Start one worker."""
+
+    async def close(self) -> None:
+        """Give back what `open` took; workers still running end with it."""
+
+
+def with_parent() -> Callable[[], None]:
+    """A `preexec_fn` that ties a child to this process."""
+    parent = os.getpid()
+    return lambda: die_with_parent(parent)
+
+
+class PlainStarter:
+    """Each worker is `python -m sun_sglang.worker`, which imports SGLang for itself and again in its schedulers."""
+
+    async def open(self) -> None:
+        """Nothing to prepare."""
+
+    async def start(self, worker: WorkerPlan) -> Running:
+        """Start one worker in a new process group."""
+        with worker.log.open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "sun_sglang.worker",
+                *worker.argv,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **worker.env},
+                process_group=0,
+                preexec_fn=with_parent(),
+            )
+        return Running(process.pid, process.wait())
+
+    async def close(self) -> None:
+        """Nothing to give back."""
+
+
+class ForkStarter:
+    """Workers are forked from one nursery, which has SGLang imported.
+
+    Args:
+        log: where the nursery's own output goes.
+    """
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self._ready: asyncio.Future[None] | None = None
+        self._started: dict[str, asyncio.Future[int]] = {}
+        self._ended: dict[str, asyncio.Future[int]] = {}
+        self._writer: asyncio.StreamWriter | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._listening: asyncio.Task[None] | None = None
+        self.import_seconds = 0.0
+
+    async def open(self) -> None:
+        """Start the nursery; workers can be asked for at once and are forked when it is ready."""
+        ours, theirs = socket.socketpair()
+        with self._log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "sun_sglang.launch.nursery",
+                str(theirs.fileno()),
+                pass_fds=(theirs.fileno(),),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                process_group=0,
+                preexec_fn=with_parent(),
+            )
+        theirs.close()
+        reader, self._writer = await asyncio.open_connection(sock=ours)
+        self._ready = asyncio.get_running_loop().create_future()
+        self._listening = asyncio.create_task(self._listen(reader))
+
+    async def start(self, worker: WorkerPlan) -> Running:
+        """Fork one worker.
+
+        Raises:
+            UnfitError: the nursery found that it must not fork.
+            LaunchError: the nursery ended.
+        """
+        if self._ready is None or (self._listening and self._listening.done()):
+            await self.close()
+            await self.open()
+        assert self._ready is not None
+        assert self._writer is not None
+        await asyncio.shield(self._ready)
+        loop = asyncio.get_running_loop()
+        started, ended = loop.create_future(), loop.create_future()
+        self._started[worker.name], self._ended[worker.name] = started, ended
+        birth = Birth(name=worker.name, argv=worker.argv, env=worker.env, threads=worker.threads, log=worker.log)
+        self._writer.write(birth.model_dump_json().encode() + b"\n")
+        await self._writer.drain()
+        return Running(await started, ended)
+
+    async def close(self) -> None:
+        """End the nursery and, with it, what is left of its workers."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        if self._process is not None:
+            await self._process.wait()
+            self._process = None
+        if self._listening is not None:
+            await self._listening
+            self._listening = None
+        self._ready = None
+
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        while line := await reader.readline():
+            self._take(Event.model_validate_json(line))
+        self._lose(LaunchError(f"the nursery ended; see {self._log}"))
+
+    def _take(self, event: Event) -> None:
+        assert self._ready is not None
+        match event.kind:
+            case "ready":
+                self.import_seconds = event.seconds
+                self._ready.set_result(None)
+            case "unfit":
+                self._ready.set_exception(UnfitError(event.detail))
+            case "started":
+                self._started.pop(event.name).set_result(event.pid)
+            case "exited":
+                self._ended.pop(event.name).set_result(event.status)
+
+    def _lose(self, error: LaunchError) -> None:
+        assert self._ready is not None
+        waiting = [self._ready, *self._started.values()]
+        for future in waiting:
+            if not future.done():
+                future.set_exception(error)
+                future.exception()  # nobody may be waiting, and that is no error
+        for ended in self._ended.values():
+            ended.set_result(-signal.SIGKILL)
+        self._started.clear()
+        self._ended.clear()
+
+
+class ForkOrPlainStarter:
+    """Forks, and goes over to plain starts where the nursery finds that it must not fork.
+
+    Args:
+        log: where the nursery's own output goes.
+        warn: called once, with a sentence, when it goes over.
+    """
+
+    def __init__(self, log: Path, warn: Callable[[str], None]) -> None:
+        self._starter: Starter = ForkStarter(log)
+        self._warn = warn
+
+    async def open(self) -> None:
+        """Start the nursery."""
+        await self._starter.open()
+
+    async def start(self, worker: WorkerPlan) -> Running:
+        """Start one worker."""
+        try:
+            return await self._starter.start(worker)
+        except UnfitError as e:
+            await self._go_over(str(e))
+            return await self._starter.start(worker)
+
+    async def close(self) -> None:
+        """Give back what is open."""
+        await self._starter.close()
+
+    async def _go_over(self, reason: str) -> None:
+        if not isinstance(self._starter, PlainStarter):
+            forking, self._starter = self._starter, PlainStarter()
+            self._warn(f"Workers are started one by one instead of forked: {reason}.")
+            await forking.close()

@@ -1,0 +1,194 @@
+"""Runs a plan on this machine: one router, its workers, restarts, and an end that leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import orjson
+import psutil
+
+from sun_sglang.errors import LaunchError
+from sun_sglang.launch.keeper import Keeper
+from sun_sglang.launch.plan import LaunchPlan, RouterPlan, WorkerPlan
+from sun_sglang.launch.readiness import RouterClient, TasksReport
+from sun_sglang.launch.starters import Running, Starter, with_parent
+from sun_sglang.launch.state import DeploymentState, Phase, ProcessState, write_state
+
+_POLL = 0.25
+_EARLY_ENDS_ALLOWED = 3
+_ROUTER_GRACE = 35.0
+_WORKER_GRACE = 10.0
+
+
+class Supervisor:
+    """One deployment, from its plan to its end.
+
+    Args:
+        plan: what to run.
+        topology: the file that it came from.
+        starter: how workers are started.
+        ports: free ports, for the bootstrap port of every restart.
+        changed: called after every change, with the state and what the router last said.
+    """
+
+    def __init__(
+        self,
+        plan: LaunchPlan,
+        topology: Path,
+        starter: Starter,
+        ports: Iterator[int],
+        changed: Callable[[DeploymentState, TasksReport | None], None],
+    ) -> None:
+        self.plan = plan
+        self.report: TasksReport | None = None
+        self._topology = topology
+        self._starter = starter
+        self._ports = ports
+        self._on_change = changed
+        self._phase = Phase.STARTING
+        self._detail = ""
+        self._began = time.monotonic()
+        self._seconds_to_ready: float | None = None
+        self._stop = asyncio.Event()
+        self._router = Keeper(_router_state(plan.router), self._start_router, self._changed)
+        self._workers = [self._keeper(worker) for worker in plan.workers]
+
+    @property
+    def state(self) -> DeploymentState:
+        """What it looks like now."""
+        return DeploymentState(
+            topology=self._topology,
+            pid=os.getpid(),
+            created=psutil.Process().create_time(),
+            phase=self._phase,
+            url=self.plan.router.url,
+            transfer=self.plan.transfer.backend,
+            seconds_to_ready=self._seconds_to_ready,
+            detail=self._detail,
+            processes=tuple(k.state for k in (self._router, *self._workers)),
+        )
+
+    def stop(self) -> None:
+        """Ask it to end; `run` drains and returns."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Start everything, keep it running, and end it when asked to.
+
+        Raises:
+            LaunchError: a process ended again and again before the deployment was ready.
+        """
+        _write_fleet(self.plan)
+        await self._starter.open()
+        keepers = [asyncio.create_task(k.run()) for k in (self._router, *self._workers)]
+        try:
+            async with RouterClient(self.plan.router.url) as client:
+                await self._watch(client)
+        except LaunchError as e:
+            self._enter(Phase.FAILED, str(e).splitlines()[0])
+            raise
+        finally:
+            await self._shut_down()
+            await asyncio.gather(*keepers)
+            self._enter(self._phase if self._phase == Phase.FAILED else Phase.STOPPED, self._detail)
+
+    async def _watch(self, client: RouterClient) -> None:
+        while not self._stop.is_set():
+            self.report = await client.tasks()
+            if self._phase == Phase.STARTING:
+                self._require_progress()
+                if self.report is not None and self.report.all_ready:
+                    self._seconds_to_ready = time.monotonic() - self._began
+                    self._enter(Phase.READY)
+            self._on_change(self.state, self.report)
+            try:
+                async with asyncio.timeout(_POLL if self._phase == Phase.STARTING else 4 * _POLL):
+                    await self._stop.wait()
+            except TimeoutError:
+                continue
+
+    def _require_progress(self) -> None:
+        for keeper in (self._router, *self._workers):
+            if keeper.early_ends >= _EARLY_ENDS_ALLOWED:
+                raise LaunchError(
+                    f"`{keeper.state.name}` ended {keeper.early_ends} times before it was ready "
+                    f"({keeper.state.detail}); the end of {keeper.state.log}:\n{keeper.log_tail()}"
+                )
+        refused = self.report.refused if self.report is not None else []
+        if refused:
+            raise LaunchError("the router refuses " + "; ".join(f"`{name}`: {why}" for name, why in refused))
+
+    async def _shut_down(self) -> None:
+        if self._phase != Phase.FAILED:
+            self._enter(Phase.STOPPING)
+        # the router first: it lets requests in flight finish while their workers still run
+        await self._router.stop(_ROUTER_GRACE)
+        await asyncio.gather(*(k.stop(_WORKER_GRACE) for k in self._workers))
+        await self._starter.close()
+
+    def _enter(self, phase: Phase, detail: str = "") -> None:
+        self._phase, self._detail = phase, detail
+        self._changed()
+
+    def _changed(self) -> None:
+        write_state(self.plan.run_dir, self.state)
+        self._on_change(self.state, self.report)
+
+    def _keeper(self, worker: WorkerPlan) -> Keeper:
+        async def start(restarts: int) -> Running:
+            fresh = worker if restarts == 0 else worker.reincarnated(next(self._ports))
+            return await self._starter.start(fresh)
+
+        return Keeper(_worker_state(worker), start, self._changed)
+
+    async def _start_router(self, _restarts: int) -> Running:
+        router = self.plan.router
+        with router.log.open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "sun_sglang.router",
+                str(router.fleet),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                process_group=0,
+                preexec_fn=with_parent(),
+            )
+        return Running(process.pid, process.wait())
+
+
+def _write_fleet(plan: LaunchPlan) -> None:
+    plan.router.log.parent.mkdir(parents=True, exist_ok=True)
+    plan.router.fleet.write_bytes(orjson.dumps(plan.fleet, option=orjson.OPT_INDENT_2))
+
+
+def _router_state(router: RouterPlan) -> ProcessState:
+    return ProcessState(
+        name="router",
+        pool="",
+        role="router",
+        phase=Phase.STARTING,
+        pid=0,
+        url=router.url,
+        log=router.log,
+        restarts=0,
+    )
+
+
+def _worker_state(worker: WorkerPlan) -> ProcessState:
+    return ProcessState(
+        name=worker.name,
+        pool=worker.pool,
+        role=worker.role,
+        phase=Phase.STARTING,
+        pid=0,
+        url=worker.url,
+        log=worker.log,
+        restarts=0,
+    )

@@ -1,0 +1,78 @@
+"""A deployment as a terminal shows it. Rendering only."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from sun_sglang.launch.readiness import TasksReport
+from sun_sglang.launch.state import DeploymentState, Phase, ProcessState
+
+_COLOURS = {
+    "ready": "green",
+    "running": "cyan",
+    "loading": "cyan",
+    "registering": "cyan",
+    "starting": "yellow",
+    "restarting": "yellow",
+    "stopping": "yellow",
+    "refused": "red",
+    "failed": "red",
+}
+
+
+def render(state: DeploymentState, report: TasksReport | None) -> RenderableType:
+    """Processes and tasks as two tables, with a line above them."""
+    return Group(_headline(state), _processes(state, report), _tasks(report) if report else Text(""))
+
+
+def serving(process: ProcessState, report: TasksReport | None) -> tuple[str, str]:
+    """One word for where a process stands, and why: the supervisor's until it runs, then the router's."""
+    if process.phase != Phase.RUNNING:
+        return process.phase.value, process.detail
+    if process.role == "router":
+        return ("ready" if report is not None else "starting"), process.detail
+    worker = report.workers.get(process.name) if report is not None else None
+    if worker is None or worker.state == "absent":
+        return "loading", process.detail
+    return worker.state, worker.reason
+
+
+def _headline(state: DeploymentState) -> Text:
+    seconds = f" after {state.seconds_to_ready:.1f} s" if state.seconds_to_ready is not None else ""
+    colour = _COLOURS.get(state.phase.value, "white")
+    detail = f"  {escape(state.detail)}" if state.detail else ""
+    return Text.from_markup(
+        f"[bold]{escape(str(state.topology))}[/]  [{colour}]{state.phase.value}[/]{seconds}  {state.url}{detail}"
+    )
+
+
+def _processes(state: DeploymentState, report: TasksReport | None) -> Table:
+    table = Table("process", "role", "state", "pid", "restarts", "in flight", "url")
+    reports = report.workers if report is not None else {}
+    for process in state.processes:
+        word, why = serving(process, report)
+        shown = f"[{_COLOURS.get(word, 'white')}]{word}[/]" + (f" {escape(why)}" if why and word != "ready" else "")
+        worker = reports.get(process.name)
+        table.add_row(
+            process.name,
+            process.role,
+            shown,
+            str(process.pid or ""),
+            str(process.restarts or ""),
+            str(worker.in_flight) if worker else "",
+            process.url,
+        )
+    return table
+
+
+def _tasks(report: TasksReport) -> Table:
+    table = Table("task", "prefill", "decode", "paths proven", "in flight")
+    for name, task in report.tasks.items():
+        total = len(task.prefill.workers) * len(task.decode.workers)
+        colour = "green" if task.ready else "yellow"
+        proven = f"[{colour}]{len(task.paths)} of {total}[/]"
+        table.add_row(name, task.prefill.pool, task.decode.pool, proven, str(task.in_flight))
+    return table
