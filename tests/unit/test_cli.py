@@ -172,3 +172,13 @@ def test_without_sglang_the_doctor_still_lists_the_hooks(sun: Any, monkeypatch: 
     assert code == 0
     assert {p["state"] for p in report["patches"]} == {"unknown"}
     assert all(p["why"] and p["way_out"] for p in report["patches"])
+
+
+@pytest.mark.skipif(importlib.util.find_spec("sglang") is None, reason="SGLang is not installed")
+def test_the_doctor_looks_at_the_hooks_as_a_worker_loads_them(sun: Any) -> None:
+    code, out, _ = sun("doctor", "--json")
+    report = json.loads(out)
+    states = {p["name"]: p["state"] for p in report["patches"]}
+    assert code == 0, report
+    assert states["prompt_only_cache"] == "applied"
+    assert set(states.values()) <= {"applied", "inactive"}
