@@ -47,12 +47,17 @@ def examine(file: Path) -> tuple[Topology, Findings, LaunchPlan]:
     from sun_sglang.launch.flags import load_schema
     from sun_sglang.launch.machine import detect
     from sun_sglang.launch.plan import make_plan
-    from sun_sglang.launch.preflight import preflight
+    from sun_sglang.launch.preflight import preflight, require_router_port
     from sun_sglang.topology import load_topology
 
     topology = load_topology(file)
     machine, schema = detect(), load_schema()
     findings = preflight(topology, machine, schema)
+    try:
+        require_router_port(topology)
+    except TopologyError as e:
+        # this very topology may be running
+        findings = findings.model_copy(update={"notes": (*findings.notes, f"At present the {e}.")})
     # ports do not matter here; the launcher takes free ones
     ports = itertools.count(30000)
     plan = make_plan(topology, machine, findings.identities, run_dir=Path(".sun"), ports=ports, schema=schema)

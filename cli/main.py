@@ -40,6 +40,8 @@ def build_app() -> typer.Typer:
 def command_names() -> Iterator[str]:
     """Names of the commands, sorted."""
     for module in pkgutil.iter_modules(sun_sglang.cli.__path__):
+        if module.name.startswith("_"):
+            continue
         if hasattr(importlib.import_module(f"sun_sglang.cli.{module.name}"), "command"):
             yield module.name
 

@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -95,6 +96,17 @@ def test_check_as_json(sun: Any, topology: Path) -> None:
     assert [w["name"] for w in report["workers"]] == ["base-0", "math-0"]
     assert report["pools"]["math"]["weights"] != report["pools"]["base"]["weights"]
     assert report["transfer"]["reason"]
+
+
+def test_check_notes_a_port_in_use(sun: Any, topology: Path) -> None:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        s.listen()
+        port = s.getsockname()[1]
+        topology.write_text(f"{topology.read_text()}router: {{port: {port}}}\n")
+        code, out, _ = sun("check", "--json", str(topology))
+    assert code == 0
+    assert f"cannot listen on 127.0.0.1:{port}" in json.loads(out)["notes"][-1]
 
 
 def test_a_users_mistake_is_one_line(sun: Any, topology: Path) -> None:
