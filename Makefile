@@ -47,8 +47,9 @@ clean: ## remove everything that make and the tools wrote
 setup: system $(VENV)/package.stamp ## install everything in .venv
 
 system: ## check for the system libraries that the KV transfer needs; install them where that is allowed
-	@missing=$$(while read -r library package; do \
-	    ldconfig -p | grep -q "$$library" || echo "$$package"; done < requirements/debian.txt | xargs); \
+	@libraries=$$(PATH="$$PATH:/usr/sbin:/sbin" ldconfig -p); \
+	missing=$$(while read -r library package; do \
+	    [[ "$$libraries" == *"$$library "* ]] || echo "$$package"; done < requirements/debian.txt | xargs); \
 	[ -z "$$missing" ] && exit 0; \
 	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    echo "set-up: apt-get install $$missing"; \
