@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sun_sglang.errors import CheckpointError, IdentityError, TopologyError
 from sun_sglang.identity import Identity, find_checkpoint, read_identity, require_same
+from sun_sglang.launch.defaults import dtype_default
 from sun_sglang.launch.flags import FlagSchema, canonical, check_engine
 from sun_sglang.launch.machine import Machine
-from sun_sglang.launch.plan import dtype_default
 from sun_sglang.topology import Pool, Strict, Topology
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from sun_sglang.errors import LaunchError, TopologyError
 from sun_sglang.identity import Identity
+from sun_sglang.launch.defaults import cpu_kv_tokens
 from sun_sglang.launch.machine import Gpu, Machine
-from sun_sglang.launch.plan import LaunchPlan, WorkerPlan, cpu_kv_tokens, make_plan
+from sun_sglang.launch.plan import LaunchPlan, WorkerPlan, make_plan
 from sun_sglang.topology import Topology, parse_topology
 
 SUN = """
@@ -97,6 +98,7 @@ def test_a_prefill_worker_on_the_cpu() -> None:
         "--attention-backend": "torch_native",
         "--cuda-graph-backend-decode": "disabled",
         "--cuda-graph-backend-prefill": "disabled",
+        "--disable-overlap-schedule": "",
         "--sleep-on-idle": "",
         "--max-total-tokens": "16384",
     }

@@ -1,0 +1,143 @@
+"""The SGLang flags that a worker gets where its user says nothing, and what a user's setting rules out. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sun_sglang.identity import Identity
+from sun_sglang.launch.devices import uses_gpu
+from sun_sglang.launch.flags import canonical
+from sun_sglang.launch.machine import Machine
+from sun_sglang.launch.transfer import Transfer
+from sun_sglang.topology import EngineFlags, Role, Topology
+
+PROMPT_ONLY_CACHE = "sun_prompt_only"
+
+# KV memory of a worker without a GPU: this part of the memory is divided among all workers, ...
+_CPU_KV_SHARE = 0.125
+# ... and no worker gets more tokens than this, ...
+_CPU_KV_TOKENS = 65536
+# ... nor more than this where the checkpoint could not be read and a token's size is unknown.
+_CPU_KV_TOKENS_UNREAD = 16384
+_DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def worker_flags(
+    topology: Topology,
+    machine: Machine,
+    identities: Mapping[str, Identity | None],
+    pool: str,
+    transfer: Transfer,
+) -> EngineFlags:
+    """SGLang flags of a pool's workers, without those that differ between its workers: defaults, then the user's own.
+
+    Args:
+        topology: the whole topology; which cache is right depends on the tasks.
+        machine: a machine without a GPU needs other defaults.
+        identities: each pool's identity, as far as known.
+        pool: the pool's name.
+        transfer: as chosen for the whole launch.
+    """
+    user = canonical(topology.engine_of(pool))
+    role = topology.pools[pool].role
+    defaults: EngineFlags = {"enable_cache_report": True}
+    if not uses_gpu(topology, machine, pool):
+        defaults |= dtype_default(topology, machine, pool) | _cpu_defaults(role)
+        count = sum(p.replicas for p in topology.pools.values())
+        defaults["max_total_tokens"] = cpu_kv_tokens(identities.get(pool), machine, count)
+    if role == "decode" and not _cache_declined(user):
+        defaults["disaggregation_decode_enable_radix_cache"] = True
+        if not _same_weights(topology, identities, pool):
+            defaults["radix_cache_backend"] = PROMPT_ONLY_CACHE
+    return defaults | user | {"disaggregation_transfer_backend": transfer.backend}
+
+
+def dtype_default(topology: Topology, machine: Machine, pool: str) -> EngineFlags:
+    """The dtype of a pool whose user set none: SGLang's own on a GPU, what the processor can multiply without one."""
+    if uses_gpu(topology, machine, pool):
+        return {}
+    return {"dtype": "bfloat16" if machine.cpu_bf16 else "float32"}
+
+
+def cache_notes(topology: Topology, pool: str, flags: EngineFlags) -> list[str]:
+    """What a user's settings did to the decode cache of a pool, as sentences.
+
+    Args:
+        topology: the whole topology.
+        pool: the pool's name.
+        flags: its workers' flags, from `worker_flags`.
+    """
+    if topology.pools[pool].role != "decode":
+        return []
+    obstacle = _cache_obstacle(flags)
+    if obstacle:
+        return [f"Pool `{pool}` has no decode cache: SGLang cannot combine it with `{obstacle}`."]
+    asked = canonical(topology.engine_of(pool))
+    if flags.get("disaggregation_decode_enable_radix_cache") and "radix_cache_backend" in asked:
+        return [
+            f"Pool `{pool}` sets `radix_cache_backend` itself: unless that cache leaves generated tokens out, a later "
+            "turn of a conversation may be answered from the decode model's KV instead of the task's."
+        ]
+    return []
+
+
+def cpu_kv_tokens(identity: Identity | None, machine: Machine, workers: int) -> int:
+    """Tokens of KV that a worker without a GPU keeps.
+
+    An eighth of the machine's memory is divided among its workers, up to 65,536 tokens each; 16,384 where the
+    checkpoint could not be read. Without a bound SGLang takes most of the memory for each worker.
+    """
+    if identity is None:
+        return _CPU_KV_TOKENS_UNREAD
+    width = _DTYPE_BYTES.get(identity.kv_dtype, 4)
+    token = 2 * identity.num_layers * identity.num_kv_heads * identity.head_dim * width
+    return max(1, min(_CPU_KV_TOKENS, int(machine.memory * _CPU_KV_SHARE / workers) // token))
+
+
+def _cpu_defaults(role: Role) -> EngineFlags:
+    flags: EngineFlags = {
+        "device": "cpu",
+        "attention_backend": "torch_native",
+        "cuda_graph_backend_decode": "disabled",
+        "cuda_graph_backend_prefill": "disabled",
+        # what overlaps is CUDA streams, and a prefix found in the prefill cache is sent early with a CUDA event
+        # (SGLang: `disaggregation/prefill.py`), which ends a CPU scheduler
+        "disable_overlap_schedule": True,
+        # an idle scheduler would burn a core
+        "sleep_on_idle": True,
+    }
+    if role == "decode":
+        # SGLang's default pins host memory through CUDA
+        flags["disaggregation_decode_retraction_backup"] = "cpu_tensor"
+    return flags
+
+
+def _cache_declined(user: EngineFlags) -> bool:
+    """Whether a user's setting leaves no room for a decode cache (SGLang: `arg_groups/pd_disaggregation_hook.py`)."""
+    key = "disaggregation_decode_enable_radix_cache"
+    return bool(_cache_obstacle(user) or user.get("disable_radix_cache") or (key in user and not user[key]))
+
+
+def _cache_obstacle(user: EngineFlags) -> str | None:
+    if user.get("enable_hisparse"):
+        return "enable_hisparse"
+    if user.get("speculative_algorithm") not in (None, "DSPARK"):
+        return "speculative_algorithm"
+    return None
+
+
+def _same_weights(topology: Topology, identities: Mapping[str, Identity | None], decode: str) -> bool:
+    """Whether every task of a decode pool is prefilled by the very module that decodes it."""
+    prefills = [task.prefill for task in topology.tasks.values() if task.decode == decode]
+    return all(_one_module(topology, identities, prefill, decode) for prefill in prefills)
+
+
+def _one_module(topology: Topology, identities: Mapping[str, Identity | None], prefill: str, decode: str) -> bool:
+    a, b = topology.engine_of(prefill), topology.engine_of(decode)
+    if any(a.get(key) != b.get(key) for key in ("quantization", "dtype", "load_format", "json_model_override_args")):
+        return False
+    left, right = identities.get(prefill), identities.get(decode)
+    if left is not None and right is not None:
+        return left.weights == right.weights
+    p, d = topology.pools[prefill], topology.pools[decode]
+    return (p.model, p.revision) == (d.model, d.revision)

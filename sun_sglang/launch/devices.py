@@ -1,0 +1,82 @@
+"""Which GPUs a worker gets, if any. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import cycle, islice
+
+from sun_sglang.errors import TopologyError
+from sun_sglang.launch.flags import canonical
+from sun_sglang.launch.machine import Machine
+from sun_sglang.topology import Topology
+
+
+def uses_gpu(topology: Topology, machine: Machine, pool: str) -> bool:
+    """Whether a pool's workers run on GPUs: as `device` says, else if the machine has any.
+
+    Raises:
+        TopologyError: `device` is neither `cuda` nor `cpu`.
+    """
+    device = topology.engine_of(pool).get("device")
+    if device not in (None, "cuda", "cpu"):
+        raise TopologyError(_where(topology, pool, "device"), f"`{device}` is not supported", "write `cuda` or `cpu`")
+    return device == "cuda" or (device is None and bool(machine.gpus))
+
+
+def assign_gpus(topology: Topology, machine: Machine) -> dict[str, tuple[int, ...]]:
+    """GPUs by worker name: a pool's own `gpus`, else the next ones that no pool named; none on the CPU.
+
+    Raises:
+        TopologyError: there are too few GPUs, or a named one is not there.
+    """
+    named = {g for pool in topology.pools.values() for g in pool.gpus or ()}
+    unnamed = iter([g.index for g in machine.gpus if g.index not in named])
+    assigned: dict[str, tuple[int, ...]] = {}
+    for name, pool in topology.pools.items():
+        size = _gpus_per_worker(topology, name) if uses_gpu(topology, machine, name) else 0
+        source = cycle(_own_gpus(name, pool.gpus, size, machine)) if pool.gpus else unnamed
+        for replica in range(pool.replicas):
+            assigned[f"{name}-{replica}"] = tuple(islice(source, size))
+    _require_gpus(topology, machine, assigned)
+    return assigned
+
+
+def _own_gpus(name: str, gpus: tuple[int, ...], size: int, machine: Machine) -> tuple[int, ...]:
+    present = [g.index for g in machine.gpus]
+    where = f"pools.{name}.gpus"
+    absent = [g for g in gpus if g not in present]
+    if absent:
+        raise TopologyError(where, f"this machine has no GPU {absent[0]}", f"GPUs: {present or 'none'}")
+    if len(gpus) < size:
+        raise TopologyError(where, f"a worker takes {size} GPUs and {len(gpus)} are named")
+    return gpus
+
+
+def _require_gpus(topology: Topology, machine: Machine, assigned: Mapping[str, tuple[int, ...]]) -> None:
+    needed = 0
+    short = False
+    for name, pool in topology.pools.items():
+        if pool.gpus or not uses_gpu(topology, machine, name):
+            continue
+        size = _gpus_per_worker(topology, name)
+        needed += size * pool.replicas
+        short |= any(len(assigned[f"{name}-{i}"]) < size for i in range(pool.replicas))
+    if short:
+        named = {g for pool in topology.pools.values() for g in pool.gpus or ()}
+        present = len([g for g in machine.gpus if g.index not in named])
+        raise TopologyError(
+            "pools",
+            f"{needed} GPUs are needed and {present} are free on this machine",
+            "lower `replicas` or `tp_size`, or let pools share GPUs with `gpus: [...]`",
+        )
+
+
+def _gpus_per_worker(topology: Topology, pool: str) -> int:
+    flags = canonical(topology.engine_of(pool))
+    # with DP attention the data-parallel ranks are the tensor-parallel ones
+    data = 1 if flags.get("enable_dp_attention") else int(flags.get("dp_size") or 1)
+    return int(flags.get("tp_size") or 1) * int(flags.get("pp_size") or 1) * data
+
+
+def _where(topology: Topology, pool: str, key: str) -> str:
+    return f"pools.{pool}.engine.{key}" if key in topology.pools[pool].engine else f"engine.{key}"
