@@ -1,0 +1,203 @@
+"""One deployment of real SGLang servers for all tests here, and the reference that its answers are held against."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from sun_sglang.launch.state import DeploymentState, ProcessState, read_state
+
+TOPOLOGY: dict[str, Any] = {
+    "pools": {
+        "llama-base": {"role": "decode", "model": "./llama-base"},
+        "llama-a": {"role": "prefill", "model": "./llama-a"},
+        "llama-b": {"role": "prefill", "model": "./llama-b"},
+        # null: SGLang's own cache, which keeps generated tokens too
+        "stock": {"role": "decode", "model": "./llama-base", "engine": {"radix_cache_backend": None}},
+        "uncached": {
+            "role": "decode",
+            "model": "./llama-base",
+            "engine": {"disaggregation_decode_enable_radix_cache": False},
+        },
+        "pages-a": {"role": "prefill", "model": "./llama-a", "engine": {"page_size": 16}},
+        "pages-base": {"role": "decode", "model": "./llama-base", "engine": {"page_size": 16}},
+        "qwen3-base": {"role": "decode", "model": "./qwen3-base", "replicas": 2},
+        "qwen3-a": {"role": "prefill", "model": "./qwen3-a"},
+        "qwen3-b": {"role": "prefill", "model": "./qwen3-b"},
+    },
+    "tasks": {
+        "llama-a": {"prefill": "llama-a", "decode": "llama-base"},
+        "llama-b": {"prefill": "llama-b", "decode": "llama-base"},
+        "stock": {"prefill": "llama-a", "decode": "stock"},
+        "uncached": {"prefill": "llama-a", "decode": "uncached"},
+        "pages": {"prefill": "pages-a", "decode": "pages-base"},
+        "qwen3-a": {"prefill": "qwen3-a", "decode": "qwen3-base"},
+        "qwen3-b": {"prefill": "qwen3-b", "decode": "qwen3-base"},
+    },
+    "engine": {"dtype": "float32", "max_total_tokens": 16384},
+    "router": {"port": 0, "first_token_timeout": 60, "max_body_mb": 4},
+}
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A running deployment: its router, and what the launcher knows of it."""
+
+    run_dir: Path
+
+    @property
+    def state(self) -> DeploymentState:
+        state = read_state(self.run_dir)
+        assert state is not None
+        return state
+
+    @property
+    def url(self) -> str:
+        return self.state.url
+
+    def process(self, name: str) -> ProcessState:
+        return next(p for p in self.state.processes if p.name == name)
+
+
+def launch(topology: Path, run_dir: Path, *arguments: str) -> Deployment:
+    """`sun launch --detach`, as a user would."""
+    command = [sys.executable, "-m", "sun_sglang.cli", "launch", str(topology), "--detach", "--run-dir", str(run_dir)]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr + logs(run_dir)
+    return Deployment(run_dir)
+
+
+def stop(run_dir: Path, *arguments: str) -> None:
+    command = [sys.executable, "-m", "sun_sglang.cli", "stop", "--run-dir", str(run_dir), *arguments]
+    subprocess.run(command, capture_output=True, timeout=120, check=True)
+
+
+def logs(run_dir: Path) -> str:
+    files = [run_dir / "supervisor.log", *sorted((run_dir / "logs").glob("*.log"))]
+    return "\n".join(f"--- {f.name}\n{f.read_text(errors='replace')[-3000:]}" for f in files if f.exists())
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of the random models."""
+    from sun_sglang.cpu import define_torchvision_schemas
+
+    define_torchvision_schemas()
+    from tests.engine.models import build_models
+
+    directory = tmp_path_factory.mktemp("models")
+    build_models(directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def deployment(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """Every pool that the tests need, behind one router."""
+    file = models / "zoo.yaml"
+    file.write_text(yaml.safe_dump(TOPOLOGY, sort_keys=False))
+    run_dir = tmp_path_factory.mktemp("run")
+    yield launch(file, run_dir)
+    stop(run_dir, "--now")
+
+
+@pytest.fixture
+async def client(deployment: Deployment) -> AsyncIterator[httpx.AsyncClient]:
+    """Asks the router."""
+    async with httpx.AsyncClient(base_url=deployment.url, timeout=60) as client:
+        yield client
+
+
+class Reference:
+    """What transformers says: the task's model over the prompt, the decoder from then on."""
+
+    # logits here are tens apart in all and float32 sums differ in the sixth digit: below this two are tied
+    TIE = 1e-3
+
+    def __init__(self, prefill: Path, decode: Path) -> None:
+        self.prefill, self.decode = load(prefill), load(decode)
+        self.ties = 0
+        self.answers = 0
+
+    def answer(self, prompt: Sequence[int], length: int) -> tuple[int, ...]:
+        """The greedy answer, never ended early."""
+        return self._generate(prompt, length).tokens
+
+    def check(self, prompt: Sequence[int], served: Sequence[int]) -> None:
+        """Assert that tokens are the greedy answer.
+
+        Where two logits are tied a batch may break the tie the other way, and what follows is another text: so the
+        first difference is allowed where the reference's own margin is below `TIE`, and only there. `require_few_ties`
+        keeps that from becoming a way out.
+        """
+        expected = self._generate(prompt, len(served))
+        self.answers += 1
+        for i, (ours, theirs) in enumerate(zip(served, expected.tokens, strict=True)):
+            if ours != theirs:
+                margin = expected.margins[i]
+                assert margin < self.TIE, f"token {i} of {list(served)} is not the reference's {expected.tokens}"
+                self.ties += 1
+                return
+
+    def require_few_ties(self) -> None:
+        """Assert that at most one answer in fifty, and one in a short run, hung on a tie."""
+        assert self.ties <= max(1, self.answers // 50), f"{self.ties} ties in {self.answers} answers"
+
+    def _generate(self, prompt: Sequence[int], length: int) -> Any:
+        from sun_sglang.train.generate import greedy
+
+        return greedy(self.prefill, self.decode, [list(prompt)], max_new_tokens=length)[0]
+
+
+@cache
+def load(path: Path) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(1)
+    return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+
+
+async def generate(
+    client: httpx.AsyncClient, task: str, prompt: Sequence[int], length: int, *, stream: bool = False, **fields: Any
+) -> dict[str, Any]:
+    """SGLang's `/generate` with token ids, greedily, never ended early; the last chunk where it streams."""
+    body = {
+        "model": task,
+        "input_ids": list(prompt),
+        "sampling_params": {"temperature": 0, "max_new_tokens": length, "ignore_eos": True},
+        "stream": stream,
+        **fields,
+    }
+    if not stream:
+        reply = await client.post("/generate", json=body)
+        assert reply.status_code == 200, reply.text
+        return dict(reply.json())
+    events = [event async for event in events_of(client, "/generate", body)]
+    assert events[-1] == "[DONE]"
+    assert len(events) > length // 2, "an answer has to come in pieces"
+    return dict(json.loads(events[-2]))
+
+
+async def events_of(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> AsyncIterator[str]:
+    """The data of every server-sent event of a streamed answer."""
+    async with client.stream("POST", path, json=body) as reply:
+        assert reply.status_code == 200, await reply.aread()
+        async for line in reply.aiter_lines():
+            if line.startswith("data:"):
+                yield line.removeprefix("data:").strip()
+
+
+async def gather(*calls: Any) -> list[Any]:
+    """All at once."""
+    return list(await asyncio.gather(*calls))

@@ -1,0 +1,111 @@
+"""What the decode worker's cache may keep, and between whom."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.engine.conftest import Deployment, Reference, gather, generate
+
+TURNS = 3
+
+
+async def converse(
+    client: httpx.AsyncClient, deployment: Deployment, task: str, seed: int
+) -> tuple[list[tuple[list[int], list[int]]], int]:
+    """A three-turn conversation: prompt and answer of each turn, and what the decode worker had cached of the later.
+
+    The prefill worker forgets everything before each turn: what is then counted as cached is the decode worker's.
+    """
+    rng = random.Random(seed)
+    prompt = [rng.randrange(5, 261) for _ in range(40)]
+    turns, cached = [], 0
+    for turn in range(TURNS):
+        await forget(client, deployment, "pages-a-0" if task == "pages" else "llama-a-0")
+        reply = await generate(client, task, prompt, 24)
+        turns.append((prompt, reply["output_ids"]))
+        cached += reply["meta_info"]["cached_tokens"] if turn else 0
+        prompt = prompt + reply["output_ids"] + [rng.randrange(5, 261) for _ in range(10)]
+    return turns, cached
+
+
+async def forget(client: httpx.AsyncClient, deployment: Deployment, worker: str) -> None:
+    reply = await client.post(f"{deployment.process(worker).url}/flush_cache", params={"timeout": 10})
+    assert reply.status_code == 200, reply.text
+
+
+@pytest.mark.parametrize("task", ["llama-a", "pages"])
+async def test_a_conversation_is_the_same_with_the_cache_on_and_off(
+    client: httpx.AsyncClient, deployment: Deployment, task: str
+) -> None:
+    for seed in range(4):
+        cached_turns, cached = await converse(client, deployment, task, seed)
+        uncached_turns, uncached = await converse(client, deployment, "uncached", seed)
+        assert cached_turns == uncached_turns
+        # turn 2 finds the 40 tokens of turn 1's prompt, turn 3 the 74 of turn 2's; whole pages of them
+        assert cached == (32 + 64 if task == "pages" else 40 + 74)
+        assert uncached == 0
+
+
+async def test_sglangs_own_cache_changes_a_conversation(client: httpx.AsyncClient, deployment: Deployment) -> None:
+    """The difference is real: keep this as long as the prompt-only cache is kept."""
+    differing = 0
+    for seed in range(4):
+        stock_turns, cached = await converse(client, deployment, "stock", seed)
+        uncached_turns, _ = await converse(client, deployment, "uncached", seed)
+        assert stock_turns[0] == uncached_turns[0]
+        assert cached > 40 + 74, "it keeps what the decode module made, too"
+        differing += stock_turns != uncached_turns
+    assert differing >= 3
+
+
+async def test_two_tasks_with_one_prompt_get_their_own_answers(client: httpx.AsyncClient, models: Path) -> None:
+    prompt = [random.Random(11).randrange(5, 261) for _ in range(50)]
+    references = {t: Reference(models / t, models / "llama-base") for t in ("llama-a", "llama-b")}
+    for task in ("llama-a", "llama-b", "llama-a", "llama-b"):
+        references[task].check(prompt, (await generate(client, task, prompt, 16))["output_ids"])
+    assert (await generate(client, "llama-b", prompt, 16))["meta_info"]["cached_tokens"] > 0, "its own cache is hit"
+
+
+async def test_without_a_namespace_the_second_task_gets_the_first_ones_kv(deployment: Deployment, models: Path) -> None:
+    """Today's SGLang, asked as its own load balancer asks it: the reason for the namespaces."""
+    prompt = [random.Random(12).randrange(5, 261) for _ in range(50)]
+    async with httpx.AsyncClient(timeout=60) as raw:
+        first = await ask_pair(raw, deployment, "llama-a-0", prompt)
+        second = await ask_pair(raw, deployment, "llama-b-0", prompt)
+    a, b = (Reference(models / f"llama-{t}", models / "llama-base") for t in "ab")
+    a.check(prompt, first["output_ids"])
+    assert second["meta_info"]["cached_tokens"] > 0
+    assert tuple(second["output_ids"]) != b.answer(prompt, 16)
+
+
+async def ask_pair(
+    raw: httpx.AsyncClient, deployment: Deployment, prefill: str, prompt: list[int], **fields: object
+) -> dict[str, object]:
+    """One request on a prefill worker and the shared decode worker, past the router."""
+    p, d = deployment.process(prefill).url, deployment.process("llama-base-0").url
+    card = (await raw.get(f"{p}/sun/worker")).json()
+    body = {
+        "input_ids": prompt,
+        "sampling_params": {"temperature": 0, "max_new_tokens": 16, "ignore_eos": True},
+        "bootstrap_host": "127.0.0.1",
+        "bootstrap_port": card["bootstrap_port"],
+        "bootstrap_room": random.getrandbits(62) + 1,
+        **fields,
+    }
+    _, decoded = await gather(raw.post(f"{p}/generate", json=body), raw.post(f"{d}/generate", json=body))
+    return dict(decoded.json())
+
+
+async def test_fault_16_a_clients_own_cache_key_stays_within_its_task(client: httpx.AsyncClient, models: Path) -> None:
+    """`extra_key` empty, or another task's namespace: neither reaches another task's KV."""
+    prompt = [random.Random(13).randrange(5, 261) for _ in range(50)]
+    namespace = (await client.get("/tasks")).json()["tasks"]["llama-a"]["namespace"]
+    await generate(client, "llama-a", prompt, 4)
+    b = Reference(models / "llama-b", models / "llama-base")
+    for extra_key in ("", namespace, "salt"):
+        reply = await generate(client, "llama-b", prompt, 16, extra_key=extra_key)
+        b.check(prompt, reply["output_ids"])
