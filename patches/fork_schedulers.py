@@ -41,7 +41,7 @@ def require_forkable() -> None:
     """
     import torch
 
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch has no annotation here
         raise PatchError("patch `fork_schedulers`: CUDA was initialised before the fork; use `--start plain`")
     threads = [t.name for t in threading.enumerate() if t is not threading.main_thread()]
     if threads:

@@ -12,12 +12,11 @@ import os
 import sys
 import uuid
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from sun_sglang.cpu import has_gpu, prepare_cpu_engine
 from sun_sglang.errors import PatchError, SunError
-from sun_sglang.identity import WorkerCard, read_identity
+from sun_sglang.identity import WorkerCard, find_checkpoint, read_identity
 
 CARD_PATH = "/sun/worker"
 _ENGINE_MODULES = (
@@ -104,13 +103,14 @@ def read_card(state: Any, incarnation: str) -> WorkerCard:
     reports = proven(info)
     if not reports:
         raise PatchError("the scheduler sent no proof of its hooks")
-    identity = read_identity(Path(flags["model_path"]), flags)
+    model = find_checkpoint(flags["model_path"], flags["revision"])
+    assert model is not None, "a model that is served has been loaded"
     prefill = flags["disaggregation_mode"] == "prefill"
     return WorkerCard(
         role="prefill" if prefill else "decode",
         incarnation=incarnation,
         bootstrap_port=flags["disaggregation_bootstrap_port"] if prefill else None,
-        identity=identity,
+        identity=read_identity(model, flags),
         patches=tuple(reports),
         max_input_tokens=info["max_req_input_len"],
         context_length=state.tokenizer_manager.context_len,

@@ -9,7 +9,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from sun_sglang.errors import LaunchError
 from sun_sglang.launch.nursery import Birth, Event
@@ -179,7 +179,7 @@ class ForkStarter:
 
     def _lose(self, error: LaunchError) -> None:
         assert self._ready is not None
-        waiting = [self._ready, *self._started.values()]
+        waiting: list[asyncio.Future[Any]] = [self._ready, *self._started.values()]
         for future in waiting:
             if not future.done():
                 future.set_exception(error)
