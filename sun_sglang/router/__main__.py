@@ -7,6 +7,7 @@ address cannot be bound, 2 for wrong usage or a wrong file.
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import uvloop
 
 from sun_sglang.router.app import DRAIN_S, Router
 from sun_sglang.router.fleet import Fleet, FleetError, load_fleet
-from sun_sglang.router.log import Log
+from sun_sglang.router.log import Log, LogHandler
 
 
 def main(argv: list[str]) -> int:
@@ -29,6 +30,7 @@ def main(argv: list[str]) -> int:
     except FleetError as e:
         sys.stderr.write(f"{e}\n")
         return 2
+    logging.basicConfig(level=logging.WARNING, handlers=[LogHandler(log)])
     return uvloop.run(_serve(fleet, log))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -166,6 +167,8 @@ class Router:
             return _respond(problem)
         except RequestError as e:
             return _respond(Problem.of(e))
+        except web.HTTPBadRequest as e:
+            return _respond(Problem(400, e.text or e.reason))
         except web.HTTPRequestEntityTooLarge:
             most = self.fleet.router.max_body_mb
             return _respond(Problem(413, f"the body is over {most:g} MiB", code="body_too_large"))
@@ -174,6 +177,9 @@ class Router:
         except web.HTTPMethodNotAllowed as e:
             allowed = ", ".join(sorted(e.allowed_methods))
             return _respond(Problem(405, f"{request.path} takes {allowed}", code="method_not_allowed"))
+        except Exception as e:
+            self.log.event("defect", path=request.path, trace="".join(traceback.format_exception(e)))
+            return _respond(Problem(500, "the router failed; its log has the details", code="internal_error"))
 
 
 def _respond(problem: Problem) -> web.Response:

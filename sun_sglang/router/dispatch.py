@@ -24,6 +24,9 @@ from sun_sglang.router.wire import Wire, describe
 # A prefill leg has nothing left to do once its request is being decoded; it gets this long to say so.
 LINGER_S = 2.0
 ATTEMPTS = 2
+# How long a request waits for a worker to prove itself where none is left: a broken connection takes the worker out of
+# rotation, and its card and canary bring it back within a few round trips.
+RECOVERY_S = 0.5
 
 
 class StreamBroken(Exception):  # noqa: N818 - what happened, not an error of ours
@@ -92,6 +95,8 @@ class Dispatcher:
         self._background: set[asyncio.Task[None]] = set()
         self._attempts: set[Attempt] = set()
         self._closing = False
+        self._proven = asyncio.Event()
+        registry.on_proven.append(self._on_proven)
 
     def now(self) -> float:
         """Loop time, seconds."""
@@ -106,7 +111,7 @@ class Dispatcher:
         avoid: set[str] = set()
         failed: Failed | None = None
         for _ in range(ATTEMPTS):
-            pair = choose(self._registry.usable(call.task), avoid)
+            pair = await self._pair(call.task, avoid)
             if pair is None:
                 break
             if failed is not None:
@@ -206,6 +211,7 @@ class Dispatcher:
     def cut_all(self, reason: str) -> None:
         """End every request that is still in flight; each client gets an explicit error."""
         self._closing = True
+        self._on_proven()
         for attempt in tuple(self._attempts):
             attempt.hear("prefill", Lost(reason))
             attempt.lost_decode(reason)
@@ -214,6 +220,19 @@ class Dispatcher:
         """Wait for aborts that are under way, so that no worker is left with a request nobody wants."""
         while self._background:
             await asyncio.gather(*self._background)
+
+    async def _pair(self, task: str, avoid: set[str]) -> Pair | None:
+        try:
+            async with asyncio.timeout(RECOVERY_S):
+                while (pair := choose(self._registry.usable(task), avoid)) is None and not self._closing:
+                    await self._proven.wait()
+        except TimeoutError:
+            return None
+        return pair
+
+    def _on_proven(self) -> None:
+        self._proven.set()
+        self._proven = asyncio.Event()
 
     # --- one attempt ----------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeGuard
 
 from sun_sglang.errors import RequestError
@@ -36,10 +36,12 @@ RESERVED = frozenset(
         "external_trace_header",
         "received_time",
         "return_bytes",
+        "positional_embed_overrides",
     }
 )
 _WHY = {
     "lora_path": "a task names its own model; send the task's name as `model`",
+    "positional_embed_overrides": "send `text` or `input_ids`",
     "session_params": "a session lives in one worker, and a task has several; send the whole prompt",
 }
 
@@ -51,7 +53,7 @@ def refuse_reserved(body: Mapping[str, Any]) -> None:
         if value is None or (name == "lora_path" and value == ""):
             continue
         why = _WHY.get(name, "remove it")
-        raise RequestError(400, f"`{name}` is set by the router; {why}", param=name, code="reserved_field")
+        raise RequestError(400, f"`{name}` is not for clients to set; {why}", param=name, code="reserved_field")
 
 
 def is_int(value: object) -> TypeGuard[int]:
@@ -98,16 +100,17 @@ def check_token_ids(ids: object, name: str) -> None:
         raise RequestError(400, f"`{name}` has to hold token ids: integers from 0", param=name)
 
 
-def check_numbers(body: Mapping[str, Any], names: Mapping[str, tuple[type, ...]], where: str = "") -> None:
+def check_logprob_start(body: Mapping[str, Any]) -> None:
+    """Raise RequestError (400) for a start before the prompt, which ends SGLang's prefill server."""
+    value = body.get("logprob_start_len")
+    for item in value if isinstance(value, list) else [value]:
+        if item is not None and (not is_int(item) or item < -1):
+            raise RequestError(400, "`logprob_start_len` has to be an integer from -1", param="logprob_start_len")
+
+
+def check_types(body: Mapping[str, Any], names: Iterable[str], types: tuple[type, ...], kind: str) -> None:
     """Raise RequestError (400) for a field of the wrong JSON type, so that a typo reaches no worker."""
-    for name, types in names.items():
+    for name in names:
         value = body.get(name)
-        if value is None:
-            continue
-        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
-            kinds = " or ".join(
-                {int: "an integer", float: "a number", bool: "a boolean", str: "a string"}.get(t, t.__name__)
-                for t in types
-                if not (t is int and float in types)
-            )
-            raise RequestError(400, f"`{where}{name}` has to be {kinds}", param=where + name)
+        if value is not None and (not isinstance(value, types) or isinstance(value, bool)):
+            raise RequestError(400, f"`{name}` has to be {kind}", param=name)

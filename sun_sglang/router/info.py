@@ -18,6 +18,7 @@ from sun_sglang.router.registry import Path, Registry, Worker
 from sun_sglang.router.replies import parse
 from sun_sglang.router.request import choose_task
 from sun_sglang.router.serve import TASK_HEADER
+from sun_sglang.router.wire import describe
 
 WORKER_TIMEOUT_S = 5.0
 _SECRET = ("api_key", "password", "token_file", "keyfile")
@@ -91,7 +92,11 @@ class Info:
     async def flush_cache(self, http: web.Request) -> web.Response:
         """POST /flush_cache: on every worker; 400 if one did not, as a busy SGLang server answers."""
         workers = [w for w in self._registry.workers.values() if w.card is not None]
-        timeout = aiohttp.ClientTimeout(total=WORKER_TIMEOUT_S + float(http.query.get("timeout") or 0))
+        try:
+            patience = float(http.query.get("timeout") or 0.0)
+        except ValueError as e:
+            raise Problem(400, "`timeout` has to be a number of seconds", param="timeout") from e
+        timeout = aiohttp.ClientTimeout(total=WORKER_TIMEOUT_S + max(0.0, patience))
 
         async def flush(worker: Worker) -> str:
             url = f"{worker.spec.url}/flush_cache"
@@ -99,7 +104,7 @@ class Info:
                 async with self._session.post(url, params=http.query, timeout=timeout) as response:
                     return "" if response.status == 200 else (await response.text()).strip()
             except (aiohttp.ClientError, OSError) as e:
-                return str(e) or type(e).__name__
+                return describe(e)
 
         faults = await asyncio.gather(*(flush(w) for w in workers))
         failed = [f"{w.name}: {fault}" for w, fault in zip(workers, faults, strict=True) if fault]
@@ -168,7 +173,7 @@ class Info:
             async with self._session.get(worker.spec.url + path, timeout=timeout) as response:
                 body, status = await response.read(), response.status
         except (aiohttp.ClientError, OSError) as e:
-            raise Problem(502, f"worker `{worker.name}` does not answer {path}: {e}") from e
+            raise Problem(502, f"worker `{worker.name}` does not answer {path}: {describe(e)}") from e
         info = parse(body)
         if status != 200 or not isinstance(info, dict):
             raise Problem(502, f"worker `{worker.name}` answered {status} to {path}")

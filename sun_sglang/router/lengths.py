@@ -17,6 +17,7 @@ from sun_sglang.router.problem import Problem
 from sun_sglang.router.registry import Registry
 from sun_sglang.router.replies import error_message, parse
 from sun_sglang.router.request import Request
+from sun_sglang.router.wire import describe
 
 TOKENIZE_TIMEOUT_S = 10.0
 
@@ -62,7 +63,7 @@ class LengthCheck:
             async with self._session.post(url, data=body, headers=headers, timeout=timeout) as response:
                 reply, status = await response.read(), response.status
         except (aiohttp.ClientError, OSError) as e:
-            self._log.event("tokenize_failed", task=task, worker=pair.prefill.name, why=str(e) or type(e).__name__)
+            self._log.event("tokenize_failed", task=task, worker=pair.prefill.name, why=describe(e))
             return None
         if status == 400:
             raise Problem(400, error_message(reply), body=reply)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TextIO
 
@@ -19,3 +20,16 @@ class Log:
         line = {"time": round(time.time(), 3), "event": name, **fields}
         self._stream.write(orjson.dumps(line, default=str).decode() + "\n")
         self._stream.flush()
+
+
+class LogHandler(logging.Handler):
+    """Writes what libraries log as events."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        trace = logging.Formatter().formatException(record.exc_info) if record.exc_info else None
+        self._log.event("library", level=record.levelname, logger=record.name, why=record.getMessage(), trace=trace)

@@ -18,12 +18,18 @@ def choose(pairs: Sequence[Pair], avoid: Set[str] = frozenset()) -> Pair | None:
         pairs: the usable pairs of the task.
         avoid: names of workers that failed this request before; taken only where there is no other way.
     """
-    return min(pairs, key=lambda pair: _rank(pair, avoid), default=None)
+    if not pairs:
+        return None
+    if avoid:
+        fewest = min(_failed(pair, avoid) for pair in pairs)
+        pairs = [pair for pair in pairs if _failed(pair, avoid) == fewest]
+    decode = min({pair.decode for pair in pairs}, key=_decode_load)
+    prefill = min((pair.prefill for pair in pairs if pair.decode is decode), key=_prefill_load)
+    return Pair(prefill, decode)
 
 
-def _rank(pair: Pair, avoid: Set[str]) -> tuple[int, ...]:
-    failed = (pair.prefill.name in avoid) + (pair.decode.name in avoid) if avoid else 0
-    return failed, *_decode_load(pair.decode), *_prefill_load(pair.prefill)
+def _failed(pair: Pair, avoid: Set[str]) -> int:
+    return (pair.prefill.name in avoid) + (pair.decode.name in avoid)
 
 
 def _decode_load(worker: Worker) -> tuple[int, int, int]:

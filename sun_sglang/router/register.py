@@ -18,6 +18,7 @@ from sun_sglang.router.log import Log
 from sun_sglang.router.metrics import Metrics
 from sun_sglang.router.problem import Problem
 from sun_sglang.router.registry import Pair, Path, Registry, State, Worker
+from sun_sglang.router.wire import describe
 
 CANARY_TIMEOUT_S = 30.0
 CANARIES_AT_ONCE = 8
@@ -127,7 +128,7 @@ class Registrar:
         except TimeoutError as e:
             raise ProbeError(f"no answer within {limit:g} s", silent=True) from e
         except (aiohttp.ClientError, OSError) as e:
-            raise ProbeError(str(e) or type(e).__name__) from e
+            raise ProbeError(describe(e)) from e
         except ValidationError as e:
             first = e.errors(include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"])

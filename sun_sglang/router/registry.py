@@ -92,6 +92,7 @@ class Registry:
         self._limits: dict[str, Limit] = {}
         self._picks = itertools.count(1)
         self.on_change: list[Callable[[str], None]] = []
+        self.on_proven: list[Callable[[], None]] = []
 
     # --- what happens to workers -------------------------------------------------------------------------------
 
@@ -134,6 +135,8 @@ class Registry:
             return False
         self._proven[path] = incarnations
         self._refresh()
+        for listener in self.on_proven:
+            listener()
         return True
 
     def pick(self, worker: Worker) -> None:

@@ -11,19 +11,10 @@ import orjson
 
 from sun_sglang.errors import RequestError
 from sun_sglang.router import fields
+from sun_sglang.router.sampling import check_openai_sampling, check_sampling_params
 
-_INT, _NUMBER = (int,), (int, float)
-_SAMPLING = {
-    "temperature": _NUMBER,
-    "top_p": _NUMBER,
-    "top_k": _INT,
-    "min_p": _NUMBER,
-    "frequency_penalty": _NUMBER,
-    "presence_penalty": _NUMBER,
-    "repetition_penalty": _NUMBER,
-}
-_OPENAI = _SAMPLING | {"max_tokens": _INT, "max_completion_tokens": _INT, "min_tokens": _INT, "seed": _INT}
-_GENERATE = _SAMPLING | {"max_new_tokens": _INT, "min_new_tokens": _INT, "sampling_seed": _INT}
+_NUMBERS = ("temperature", "top_p", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty")
+_INTEGERS = ("max_tokens", "max_completion_tokens", "min_tokens", "top_k", "seed")
 
 
 class Endpoint(StrEnum):
@@ -142,7 +133,7 @@ def _object(raw: bytes) -> dict[str, Any]:
 
 def _completions(body: dict[str, Any]) -> tuple[int | None, int]:
     n = fields.take_count(body, "n", most=fields.MAX_CHOICES)
-    fields.check_numbers(body, _OPENAI)
+    _openai_sampling(body)
     fields.check_top_logprobs(body, "logprobs")
     prompt = body.get("prompt")
     if isinstance(prompt, str) and prompt:
@@ -161,7 +152,7 @@ def _completions(body: dict[str, Any]) -> tuple[int | None, int]:
 
 def _chat(body: dict[str, Any]) -> tuple[int | None, int]:
     n = fields.take_count(body, "n", most=fields.MAX_CHOICES)
-    fields.check_numbers(body, _OPENAI)
+    _openai_sampling(body)
     fields.check_top_logprobs(body, "top_logprobs")
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
@@ -171,10 +162,17 @@ def _chat(body: dict[str, Any]) -> tuple[int | None, int]:
     return None, n
 
 
+def _openai_sampling(body: dict[str, Any]) -> None:
+    fields.check_types(body, _NUMBERS, (int, float), "a number")
+    fields.check_types(body, _INTEGERS, (int,), "an integer")
+    check_openai_sampling(body)
+
+
 def _generate(body: dict[str, Any]) -> tuple[int | None, int]:
     batch = _generate_prompts(body)
     n = _generate_sampling(body, batch)
     fields.check_top_logprobs(body, "top_logprobs_num")
+    fields.check_logprob_start(body)
     return batch, n
 
 
@@ -212,7 +210,7 @@ def _generate_sampling(body: dict[str, Any], batch: int | None) -> int:
     for params in each:
         if not isinstance(params, dict):
             raise RequestError(400, "`sampling_params` has to be an object", param="sampling_params")
-        fields.check_numbers(params, _GENERATE, "sampling_params.")
+        check_sampling_params(params)
         counts.append(fields.take_count(params, "n", most=fields.MAX_CHOICES))
     if len(set(counts)) != 1:
         raise RequestError(400, "`n` has to be the same for every prompt of a list", param="sampling_params.n")

@@ -18,6 +18,7 @@ from sun_sglang.router.legs import Call, make_call, wire_model
 from sun_sglang.router.logprobs import merge_input_logprobs
 from sun_sglang.router.metrics import Metrics
 from sun_sglang.router.problem import Problem
+from sun_sglang.router.replies import parse as parse_json
 from sun_sglang.router.replies import tokens
 from sun_sglang.router.request import Endpoint, Request, parse
 from sun_sglang.router.sse import DONE, Watch, event_data
@@ -98,13 +99,13 @@ class Service:
         part = parts[0]
         answer = await self._dispatcher.exchange(part.call, part.ticket)
         body = show(request, part.single.rid, answer)(answer.head)
-        self._metrics.count_tokens(request.task, tokens(orjson.loads(body)))
+        self._metrics.count_tokens(request.task, tokens(_result(body)))
         return _ended(part), web.Response(body=body, content_type="application/json")
 
     async def _whole_many(self, request: Request, parts: tuple[Part, ...]) -> tuple[str, web.StreamResponse]:
         async def one(part: Part) -> object:
             answer = await self._dispatcher.exchange(part.call, part.ticket)
-            return orjson.loads(show(request, part.single.rid, answer)(answer.head))
+            return _result(show(request, part.single.rid, answer)(answer.head))
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -235,6 +236,13 @@ def show(request: Request, rid: str | None, answer: Answer) -> Callable[[bytes],
         return orjson.dumps(merge_input_logprobs(request.endpoint, orjson.loads(data), prefill))
 
     return rewrite
+
+
+def _result(body: bytes) -> object:
+    result = parse_json(body)
+    if not isinstance(result, dict):
+        raise Problem(502, "the decode worker's answer is not a JSON object", code="decode_failed")
+    return result
 
 
 def _outcome(problem: Problem) -> str:

@@ -41,6 +41,8 @@ class Wire:
         url = attempt.pair.prefill.spec.url + attempt.call.endpoint
         try:
             async with self._session.post(url, data=_payload(body), headers=_JSON) as response:
+                if response.status >= 500:
+                    _end_connection(response)
                 attempt.hear("prefill", Reply(response.status, await response.read()))
                 return "ok" if response.status == 200 else "refused" if response.status < 500 else "failed"
         except (aiohttp.ClientError, OSError) as e:
@@ -53,6 +55,8 @@ class Wire:
         try:
             response = await self._session.post(url, data=_payload(body), headers=_JSON)
             attempt.response = response
+            if response.status >= 500:
+                _end_connection(response)
             if response.status == 200 and attempt.call.stream:
                 attempt.hear("decode", Reply(200, await _first_event(response.content), streamed=True))
             else:
@@ -73,8 +77,23 @@ class Wire:
 
 
 def describe(error: Exception) -> str:
-    """An error as a person reads it; many of aiohttp's have no text."""
+    """An error as a person reads it; aiohttp's own texts are long, or missing."""
+    match error:
+        case aiohttp.ClientConnectorError():
+            return f"cannot connect to {error.host}:{error.port} ({error.os_error.strerror or error.os_error})"
+        case aiohttp.ServerDisconnectedError() | ConnectionResetError() | BrokenPipeError():
+            return "it closed the connection without an answer"
+        case aiohttp.ClientPayloadError():
+            return "the connection broke in the middle of an answer"
+        case TimeoutError():
+            return "timed out"
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _end_connection(response: aiohttp.ClientResponse) -> None:
+    """Keep a connection from being used again: uvicorn closes it after a 500, without saying so."""
+    if response.connection is not None and response.connection.protocol is not None:
+        response.connection.protocol.force_close()
 
 
 async def _first_event(content: aiohttp.StreamReader) -> bytes:
