@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -46,13 +46,14 @@ def command(
     require_not_running(directory)
     plan, findings = plan_locally(file, directory)
     if detach:
-        _detach(console, file, start, directory)
+        _detach(console, file, start, directory, list(plan.fleet["tasks"]))
         return
     console.print(f"KV transfer: {plan.transfer.backend}. {plan.transfer.reason}")
     for note in (*findings.notes, *plan.notes):
         console.print(f"[yellow]note:[/] {note}")
     console.print(f"Logs: {directory / 'logs'}")
-    notify, close = _live(console) if console.is_terminal else _lines(console)
+    tasks = list(plan.fleet["tasks"])
+    notify, close = _live(console, tasks) if console.is_terminal else _lines(console, tasks)
     try:
         asyncio.run(_run(supervise(plan, file, start, notify, lambda note: console.print(f"[yellow]note:[/] {note}"))))
     finally:
@@ -68,7 +69,7 @@ async def _run(supervisor: Supervisor) -> None:
     await supervisor.run()
 
 
-def _live(console: Console) -> tuple[Changed, Callable[[], None]]:
+def _live(console: Console, tasks: Sequence[str]) -> tuple[Changed, Callable[[], None]]:
     live = Live(console=console, auto_refresh=False, transient=False)
     live.start()
     announced = False
@@ -78,12 +79,12 @@ def _live(console: Console) -> tuple[Changed, Callable[[], None]]:
         live.update(render(state, report), refresh=True)
         if state.phase == Phase.READY and not announced:
             announced = True
-            live.console.print(_how_to_ask(state, report))
+            live.console.print(_how_to_ask(state, tasks))
 
     return changed, live.stop
 
 
-def _lines(console: Console) -> tuple[Changed, Callable[[], None]]:
+def _lines(console: Console, tasks: Sequence[str]) -> tuple[Changed, Callable[[], None]]:
     shown: dict[str, tuple[str, str]] = {}
 
     def changed(state: DeploymentState, report: TasksReport | None) -> None:
@@ -92,22 +93,21 @@ def _lines(console: Console) -> tuple[Changed, Callable[[], None]]:
             if shown.get(name, ("", ""))[0] != word:
                 console.print(f"{time.strftime('%H:%M:%S')} {name}: {word}{f' ({why})' if why else ''}", markup=False)
         if words["deployment"] != shown.get("deployment") and state.phase == Phase.READY:
-            console.print(_how_to_ask(state, report))
+            console.print(_how_to_ask(state, tasks))
         shown.update(words)
 
     return changed, lambda: None
 
 
-def _how_to_ask(state: DeploymentState, report: TasksReport | None) -> str:
-    tasks = list(report.tasks) if report is not None else []
-    body = f'{{"model": "{tasks[0] if tasks else "TASK"}", "messages": [{{"role": "user", "content": "hello"}}]}}'
+def _how_to_ask(state: DeploymentState, tasks: Sequence[str]) -> str:
+    body = f'{{"model": "{tasks[0]}", "messages": [{{"role": "user", "content": "hello"}}]}}'
     return (
         f"Ready after {state.seconds_to_ready:.1f} s: {', '.join(tasks)} at {state.url}/v1\n"
         f"  curl {state.url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"
     )
 
 
-def _detach(console: Console, file: Path, start: StartMethod, run_dir: Path) -> None:
+def _detach(console: Console, file: Path, start: StartMethod, run_dir: Path, tasks: Sequence[str]) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     output = run_dir / "supervisor.log"
     arguments = ["launch", str(file.resolve()), "--start", start, "--run-dir", str(run_dir)]
@@ -123,7 +123,7 @@ def _detach(console: Console, file: Path, start: StartMethod, run_dir: Path) -> 
         state = _wait(process, run_dir, lambda s: status.update(f"{s.phase.value}: {_progress(s)}"))
     if state is None:
         raise LaunchError(f"the deployment did not start; the end of {output}:\n{tail(output, 30)}")
-    console.print(_how_to_ask(state, None))
+    console.print(_how_to_ask(state, tasks))
     console.print(f"Logs: {run_dir / 'logs'}   `sun status`, `sun stop {os.path.relpath(file)}`")
 
 
