@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 from sun_sglang.errors import RequestError
@@ -108,9 +108,10 @@ def check_logprob_start(body: Mapping[str, Any]) -> None:
             raise RequestError(400, "`logprob_start_len` has to be an integer from -1", param="logprob_start_len")
 
 
-def check_types(body: Mapping[str, Any], names: Iterable[str], types: tuple[type, ...], kind: str) -> None:
-    """Raise RequestError (400) for a field of the wrong JSON type, so that a typo reaches no worker."""
-    for name in names:
-        value = body.get(name)
-        if value is not None and (not isinstance(value, types) or isinstance(value, bool)):
-            raise RequestError(400, f"`{name}` has to be {kind}", param=name)
+def check_hidden_states(body: Mapping[str, Any]) -> None:
+    """Raise RequestError (400) for a `return_hidden_states` that is none of SGLang's; another type ends its servers."""
+    value = body.get("return_hidden_states")
+    for item in value if isinstance(value, list) and value else [value]:
+        if item is not None and not isinstance(item, bool) and item != "last":
+            name = "return_hidden_states"
+            raise RequestError(400, f"`{name}` has to be true, false or `last`", param=name)

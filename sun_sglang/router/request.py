@@ -13,9 +13,6 @@ from sun_sglang.errors import RequestError
 from sun_sglang.router import fields
 from sun_sglang.router.sampling import check_openai_sampling, check_sampling_params
 
-_NUMBERS = ("temperature", "top_p", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty")
-_INTEGERS = ("max_tokens", "max_completion_tokens", "min_tokens", "top_k", "seed")
-
 
 class Endpoint(StrEnum):
     """Where a request came in; also the path on the workers."""
@@ -80,6 +77,7 @@ def parse(endpoint: Endpoint, raw: bytes, *, header_task: str | None, tasks: Seq
     options = body.pop("stream_options", None)
     if options is not None and not isinstance(options, dict):
         raise RequestError(400, "`stream_options` has to be an object", param="stream_options")
+    fields.check_hidden_states(body)
     batch, n = _SHAPES[endpoint](body)
     if (batch or 1) * n > fields.MAX_FAN_OUT:
         raise RequestError(
@@ -133,7 +131,7 @@ def _object(raw: bytes) -> dict[str, Any]:
 
 def _completions(body: dict[str, Any]) -> tuple[int | None, int]:
     n = fields.take_count(body, "n", most=fields.MAX_CHOICES)
-    _openai_sampling(body)
+    check_openai_sampling(body)
     fields.check_top_logprobs(body, "logprobs")
     prompt = body.get("prompt")
     if isinstance(prompt, str) and prompt:
@@ -152,7 +150,7 @@ def _completions(body: dict[str, Any]) -> tuple[int | None, int]:
 
 def _chat(body: dict[str, Any]) -> tuple[int | None, int]:
     n = fields.take_count(body, "n", most=fields.MAX_CHOICES)
-    _openai_sampling(body)
+    check_openai_sampling(body)
     fields.check_top_logprobs(body, "top_logprobs")
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
@@ -160,12 +158,6 @@ def _chat(body: dict[str, Any]) -> tuple[int | None, int]:
     if body.get("input_ids") is not None:
         fields.check_token_ids(body["input_ids"], "input_ids")
     return None, n
-
-
-def _openai_sampling(body: dict[str, Any]) -> None:
-    fields.check_types(body, _NUMBERS, (int, float), "a number")
-    fields.check_types(body, _INTEGERS, (int,), "an integer")
-    check_openai_sampling(body)
 
 
 def _generate(body: dict[str, Any]) -> tuple[int | None, int]:

@@ -2,7 +2,7 @@
 
 SGLang takes this object unchecked from the HTTP server to its schedulers, where a wrong type ends the whole server
 (srt/sampling/sampling_params.py: SamplingParams, decoded by msgspec) and an unknown name is a 500. The OpenAI endpoints
-check types themselves; only what they pass through is checked here.
+check most types themselves, but no ranges: a `top_k` of 64 bits ends the prefill server.
 """
 
 from __future__ import annotations
@@ -16,10 +16,14 @@ from sun_sglang.errors import RequestError
 # srt/sampling/sampling_params.py
 MAX_STOPS = 32
 MAX_STOP_REGEX = 256
-_INT64 = 1 << 63
+_INT32, _INT64 = 1 << 31, 1 << 63
 
 
 def _integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -_INT32 <= value < _INT32
+
+
+def _seed(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and -_INT64 <= value < _INT64
 
 
@@ -40,7 +44,11 @@ def _texts(value: object) -> bool:
 
 
 def _ids(value: object) -> bool:
-    return isinstance(value, list) and all(_integer(i) and 0 <= i < 1 << 31 for i in value)
+    return isinstance(value, list) and all(_integer(i) and i >= 0 for i in value)
+
+
+def _object(value: object) -> bool:
+    return isinstance(value, dict)
 
 
 def _biases(value: object) -> bool:
@@ -59,7 +67,8 @@ def _flat(value: object) -> bool:
 
 
 _Rule = tuple[Callable[[object], bool], str]
-_INTEGER: _Rule = (_integer, "an integer")
+_INTEGER: _Rule = (_integer, "an integer of 32 bits")
+_SEED: _Rule = (_seed, "an integer of 64 bits")
 _NUMBER: _Rule = (_number, "a number")
 _BOOLEAN: _Rule = (_boolean, "true or false")
 _TEXT: _Rule = (_text, "a string")
@@ -72,7 +81,7 @@ _RULES: Mapping[str, _Rule] = {
     "n": _INTEGER,
     "beam_width": _INTEGER,
     "top_k": _INTEGER,
-    "sampling_seed": _INTEGER,
+    "sampling_seed": _SEED,
     "stream_interval": _INTEGER,
     "temperature": _NUMBER,
     "top_p": _NUMBER,
@@ -96,6 +105,29 @@ _RULES: Mapping[str, _Rule] = {
 }
 
 
+_OPENAI: Mapping[str, _Rule] = {
+    "max_tokens": _INTEGER,
+    "max_completion_tokens": _INTEGER,
+    "min_tokens": _INTEGER,
+    "seed": _SEED,
+    "response_format": (_object, "an object"),
+}
+_SAME = (
+    "custom_params",
+    "logit_bias",
+    "stop",
+    "stop_regex",
+    "stop_token_ids",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "frequency_penalty",
+    "presence_penalty",
+    "repetition_penalty",
+)
+
+
 def check_sampling_params(params: Mapping[str, Any]) -> None:
     """Check /generate's `sampling_params`.
 
@@ -112,13 +144,15 @@ def check_sampling_params(params: Mapping[str, Any]) -> None:
 
 
 def check_openai_sampling(body: Mapping[str, Any]) -> None:
-    """Check what the OpenAI endpoints pass through unchecked.
+    """Check the sampling parameters of the OpenAI endpoints.
 
     Raises:
         RequestError: a value that would end in a 500.
     """
-    for name in ("custom_params", "stop", "stop_regex", "stop_token_ids"):
+    for name in _SAME:
         _apply(_RULES[name], body.get(name), name)
+    for name, rule in _OPENAI.items():
+        _apply(rule, body.get(name), name)
     _compile(body.get("stop_regex"), "stop_regex")
 
 

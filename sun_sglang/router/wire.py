@@ -40,9 +40,7 @@ class Wire:
         """The prefill leg, to its end. Returns `ok`, `refused` (4xx), `failed` (5xx) or `lost`."""
         url = attempt.pair.prefill.spec.url + attempt.call.endpoint
         try:
-            async with self._session.post(url, data=_payload(body), headers=_JSON) as response:
-                if response.status >= 500:
-                    _end_connection(response)
+            async with await self._post(url, body) as response:
                 attempt.hear("prefill", Reply(response.status, await response.read()))
                 return "ok" if response.status == 200 else "refused" if response.status < 500 else "failed"
         except (aiohttp.ClientError, OSError) as e:
@@ -53,16 +51,31 @@ class Wire:
         """The decode leg: a whole answer, or a stream up to its first event; the rest is read by whoever serves it."""
         url = attempt.pair.decode.spec.url + attempt.call.endpoint
         try:
-            response = await self._session.post(url, data=_payload(body), headers=_JSON)
+            response = await self._post(url, body)
             attempt.response = response
-            if response.status >= 500:
-                _end_connection(response)
             if response.status == 200 and attempt.call.stream:
                 attempt.hear("decode", Reply(200, await _first_event(response.content), streamed=True))
             else:
                 attempt.hear("decode", Reply(response.status, await response.read()))
         except (aiohttp.ClientError, OSError) as e:
             attempt.hear("decode", Lost(describe(e), refused=isinstance(e, aiohttp.ClientConnectorError)))
+
+    async def _post(self, url: str, body: bytes) -> aiohttp.ClientResponse:
+        """Send a leg. One that got no answer at all is sent once more, on a new connection.
+
+        uvicorn closes an idle connection, and any connection after a 500, without a word; a request that was just
+        written to it is lost. A server that died refuses the second connection, and the first error stands.
+        """
+        try:
+            return await self._session.post(url, data=_payload(body), headers=_JSON)
+        except aiohttp.ClientConnectorError:
+            raise
+        except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as first:
+            self._log.event("leg_sent_again", url=url, why=describe(first))
+            try:
+                return await self._session.post(url, data=_payload(body), headers=_JSON | {"Connection": "close"})
+            except aiohttp.ClientConnectorError:
+                raise first from None
 
     async def abort(self, url: str, what: dict[str, Any]) -> None:
         """POST /abort_request. A worker that cannot be reached has nothing to abort; that is only logged."""
@@ -81,19 +94,13 @@ def describe(error: Exception) -> str:
     match error:
         case aiohttp.ClientConnectorError():
             return f"cannot connect to {error.host}:{error.port} ({error.os_error.strerror or error.os_error})"
-        case aiohttp.ServerDisconnectedError() | ConnectionResetError() | BrokenPipeError():
+        case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
             return "it closed the connection without an answer"
         case aiohttp.ClientPayloadError():
             return "the connection broke in the middle of an answer"
         case TimeoutError():
             return "timed out"
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-def _end_connection(response: aiohttp.ClientResponse) -> None:
-    """Keep a connection from being used again: uvicorn closes it after a 500, without saying so."""
-    if response.connection is not None and response.connection.protocol is not None:
-        response.connection.protocol.force_close()
 
 
 async def _first_event(content: aiohttp.StreamReader) -> bytes:

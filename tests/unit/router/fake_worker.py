@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
 from aiohttp import web
@@ -49,14 +49,12 @@ def spoken(tokens: list[int]) -> str:
 
 @dataclass
 class Fault:
-    """What a worker does wrong, to how many requests. Canaries are spared.
-
-    `gate`, where given, is awaited first: a hang that the test can end.
-    """
+    """What a worker does wrong, to how many requests. `drop`: one connection closes; `die`: the worker is gone."""
 
     status: int = 0
     body: bytes = b'{"error":{"message":"made to fail"}}'
     abort: dict[str, Any] | None = None
+    drop: bool = False
     die: bool = False
     die_after: int | None = None
     hang: bool = False
@@ -99,6 +97,7 @@ class FakeWorker:
         self.canaries = 0
         self.canary_fault: Fault | None = None
         self._runner: web.AppRunner | None = None
+        self._listener: asyncio.Server
         self._forever = asyncio.Event()
 
     # --- life -----------------------------------------------------------------------------------------------------
@@ -115,14 +114,26 @@ class FakeWorker:
         app.router.add_get("/server_info", self._server_info)
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.01)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port)
-        await site.start()
-        self.port = self._runner.addresses[0][1]
+        assert self._runner.server is not None
+        loop = asyncio.get_running_loop()
+        self._listener = await loop.create_server(self._runner.server, "127.0.0.1", self.port)
+        self.port = self._listener.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         if self._runner is not None:
+            self._listener.close()
             await self._runner.cleanup()
             self._runner = None
+
+    def die(self) -> NoReturn:
+        """What a killed process looks like from outside: nobody listens, and every connection breaks."""
+        assert self._runner is not None
+        assert self._runner.server is not None
+        self._listener.close()
+        for connection in self._runner.server.connections:
+            if connection.transport is not None:
+                connection.transport.abort()
+        raise asyncio.CancelledError
 
     async def restart(self) -> None:
         await self.stop()
@@ -207,8 +218,12 @@ class FakeWorker:
     async def _answer(self, request: web.Request, body: dict[str, Any], fault: Fault) -> web.StreamResponse:
         if fault.hang:
             await self._unless_aborted(body["rid"], self._forever.wait())
+        if fault.drop:
+            assert request.transport is not None
+            request.transport.abort()
+            raise asyncio.CancelledError
         if fault.die:
-            return self._die(request)
+            self.die()
         if fault.status:
             return web.Response(status=fault.status, body=fault.body, content_type="application/json")
         if self.role == "prefill":
@@ -270,7 +285,7 @@ class FakeWorker:
         await out.prepare(request)
         async for chunk in self._chunks(path, body, ids, made, finish, cached, fault):
             if chunk is None:
-                return self._die(request)
+                self.die()
             await out.write(chunk)
         await out.write(b"data: [DONE]\n\n")
         return out
@@ -311,11 +326,6 @@ class FakeWorker:
         finally:
             for task in waits:
                 task.cancel()
-
-    def _die(self, request: web.Request) -> web.StreamResponse:
-        assert request.transport is not None
-        request.transport.abort()
-        raise asyncio.CancelledError
 
 
 # --- SGLang's shapes ------------------------------------------------------------------------------------------------
@@ -437,6 +447,3 @@ def sse(data: dict[str, Any]) -> bytes:
 
 def reply(data: dict[str, Any]) -> web.Response:
     return web.Response(body=orjson.dumps(data), content_type="application/json")
-
-
-Maker = Callable[..., FakeWorker]

@@ -55,13 +55,23 @@ async def test_fault_01_prefill_refuses_the_connection(start: Start, stream: boo
 
 @STREAMS
 async def test_fault_02_prefill_dies_during_prefill(sun: System, stream: bool) -> None:
-    for name in ("math-0", "math-1"):
-        sun[name].fault = Fault(die=True, times=1)
-    sun["math-1"].fault = None
+    sun["math-0"].fault = Fault(die=True)
     assert await ask(sun, stream) == ANSWER
     assert await ask(sun, stream) == ANSWER
     await sun.quiet()
-    assert len(sun["base-0"].aborts) + len(sun["base-1"].aborts) == 1
+    await sun.until(lambda: sun["base-0"].aborts + sun["base-1"].aborts)
+    assert sun.router.registry.state("math-0") == "absent"
+
+
+@STREAMS
+@pytest.mark.parametrize("worker", ["math-0", "base-0"])
+async def test_a_connection_that_closes_without_an_answer_is_no_dead_worker(
+    small: System, stream: bool, worker: str
+) -> None:
+    small[worker].fault = Fault(drop=True, times=1)
+    assert await ask(small, stream) == ANSWER
+    assert small.router.registry.state(worker) == "ready"
+    assert [e["event"] for e in small.events].count("leg_sent_again") == 1
 
 
 @STREAMS
