@@ -136,6 +136,7 @@ class Info:
                 "url": w.spec.url,
                 "state": self._registry.state(w.name),
                 "reason": w.reason,
+                "incarnation": w.card.incarnation if w.card else None,
                 "in_flight": w.requests,
             }
             for w in self._registry.members(name)
