@@ -1,0 +1,449 @@
+"""Decisions without sockets."""
+
+from __future__ import annotations
+
+import json
+import random
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sun_sglang.errors import RequestError
+from sun_sglang.identity import WorkerCard
+from sun_sglang.router.canary import OUTPUT_TOKENS, PROMPT_TOKENS, canary_fault, make_canary
+from sun_sglang.router.fanout import split
+from sun_sglang.router.fleet import Fleet, FleetError, load_fleet
+from sun_sglang.router.legs import leg_bodies, make_call, namespace, new_rid, new_room, wire_model
+from sun_sglang.router.limits import measure
+from sun_sglang.router.policy import choose
+from sun_sglang.router.registry import Path as Route
+from sun_sglang.router.registry import Registry, State
+from sun_sglang.router.replies import Tokens, error_message, tokens
+from sun_sglang.router.request import Endpoint, choose_task, parse
+from sun_sglang.router.verdict import Failed, Lost, Relay, Reply, Serve, Wait, judge, overdue
+
+from .fake_worker import FakeWorker, Rooms
+
+# --- verdicts -------------------------------------------------------------------------------------------------------
+
+OK = Reply(200, b'{"text":"x","meta_info":{"finish_reason":{"type":"length"}}}')
+FIRST = Reply(200, b'data: {"choices":[{"finish_reason":null}]}\n\n', streamed=True)
+BAD = Reply(400, b'{"error":{"message":"no"}}')
+BROKEN = Reply(500, b"Internal Server Error")
+LOST = Lost("gone")
+ABORT = Reply(200, b'{"meta_info":{"finish_reason":{"type":"abort","message":"m","status_code":500}}}')
+BLAMED = Reply(200, b'{"meta_info":{"finish_reason":{"type":"abort","message":"m","status_code":400}}}')
+ABORT_EVENT = Reply(200, b'data: {"choices":[{"finish_reason":"abort"}]}\n\n', streamed=True)
+ERROR_EVENT = Reply(200, b'data: {"error":{"message":"m","code":500}}\n\n', streamed=True)
+BLAMED_EVENT = Reply(200, b'data: {"error":{"message":"m","code":429}}\n\n', streamed=True)
+FAULTS = [LOST, BROKEN, ABORT, ABORT_EVENT, ERROR_EVENT, Reply(302, b"")]
+REFUSALS = [BAD, BLAMED, BLAMED_EVENT]
+
+
+@pytest.mark.parametrize("decode", [OK, FIRST])
+@pytest.mark.parametrize("prefill", [None, OK, *FAULTS, *REFUSALS])
+def test_a_token_from_decode_is_an_answer_whatever_prefill_says(prefill: Any, decode: Reply) -> None:
+    assert isinstance(judge(prefill, decode), Serve)
+
+
+@pytest.mark.parametrize("prefill", [None, OK])
+def test_nothing_is_decided_before_decode_spoke(prefill: Any) -> None:
+    assert isinstance(judge(prefill, None), Wait)
+
+
+def test_input_logprobs_are_waited_for_and_their_loss_is_a_failure() -> None:
+    assert isinstance(judge(None, OK, needs_prefill=True), Wait)
+    assert isinstance(judge(OK, OK, needs_prefill=True), Serve)
+    verdict = judge(LOST, OK, needs_prefill=True)
+    assert isinstance(verdict, Failed)
+    assert verdict.leg == "prefill"
+
+
+@pytest.mark.parametrize(("fault", "other"), list(product(FAULTS, [None, OK])))
+def test_either_legs_fault_is_a_failure_that_may_be_tried_again(fault: Any, other: Any) -> None:
+    for leg, verdict in (("prefill", judge(fault, None)), ("decode", judge(other, fault))):
+        assert isinstance(verdict, Failed)
+        assert (verdict.leg, verdict.retry) == (leg, True)
+        assert verdict.eject == isinstance(fault, Lost)
+        assert verdict.problem.status == 502
+
+
+@pytest.mark.parametrize(("refusal", "other"), list(product(REFUSALS, [None, *FAULTS])))
+def test_a_refusal_by_either_leg_is_the_answer_even_beside_a_fault(refusal: Any, other: Any) -> None:
+    for verdict in (judge(refusal, other), judge(other, refusal)):
+        assert isinstance(verdict, Relay)
+        assert verdict.problem.status in (400, 429)
+
+
+def test_a_refused_connection_is_a_503_and_a_broken_one_a_502() -> None:
+    for refused, status in ((True, 503), (False, 502)):
+        verdict = judge(Lost("x", refused=refused), None)
+        assert isinstance(verdict, Failed)
+        assert verdict.problem.status == status
+
+
+def test_an_abort_that_was_asked_for_is_an_answer() -> None:
+    assert isinstance(judge(ABORT, None, abort_asked=True), Wait)
+    assert isinstance(judge(ABORT, ABORT, abort_asked=True), Serve)
+    assert isinstance(judge(None, ABORT_EVENT, abort_asked=True), Serve)
+    assert isinstance(judge(None, LOST, abort_asked=True), Failed)
+
+
+def test_who_owes_the_first_token() -> None:
+    assert overdue(None).leg == "prefill"
+    assert overdue(OK).leg == "decode"
+    assert overdue(OK).retry is False
+
+
+def test_text_that_only_looks_like_an_abort_is_an_answer() -> None:
+    said = orjson.dumps({"text": '"finish_reason":{"type":"abort"}', "meta_info": {"finish_reason": {"type": "stop"}}})
+    assert isinstance(judge(None, Reply(200, said)), Serve)
+    deeper = orjson.dumps({"choices": [{"finish_reason": "stop", "x": "abort"}]})
+    assert isinstance(judge(None, Reply(200, deeper)), Serve)
+
+
+# --- registry -------------------------------------------------------------------------------------------------------
+
+FLEET = Fleet.model_validate(
+    {
+        "tasks": {"math": {"prefill": "m", "decode": "d"}, "tool": {"prefill": "t", "decode": "d"}},
+        "pools": {
+            "m": {"role": "prefill", "model": "x"},
+            "t": {"role": "prefill", "model": "x"},
+            "d": {"role": "decode", "model": "x"},
+        },
+        "workers": [
+            {"name": n, "pool": n[0], "url": f"http://h{i}:1"} for i, n in enumerate(("m0", "m1", "t0", "d0", "d1"))
+        ],
+    }
+)
+
+
+def card(role: str, weights: str = "w", **changes: Any) -> WorkerCard:
+    return WorkerCard.model_validate(FakeWorker(role, weights, Rooms(), **changes).card)
+
+
+def ready() -> Registry:
+    registry = Registry(FLEET)
+    for worker in registry.workers.values():
+        assert registry.admit(worker.name, card(worker.role)) == ""
+    for path in registry.unproven():
+        incarnations = registry.incarnations(path)
+        assert incarnations is not None
+        assert registry.prove(path, incarnations)
+    return registry
+
+
+def test_only_proven_paths_are_used() -> None:
+    registry = Registry(FLEET)
+    assert registry.unproven() == []
+    registry.admit("m0", card("prefill"))
+    registry.admit("d0", card("decode"))
+    assert registry.unproven() == [Route("math", "m0", "d0")]
+    assert registry.usable("math") == ()
+    assert registry.state("m0") is State.REGISTERING
+    incarnations = registry.incarnations(Route("math", "m0", "d0"))
+    assert incarnations is not None
+    assert registry.prove(Route("math", "m0", "d0"), incarnations)
+    assert [(p.prefill.name, p.decode.name) for p in registry.usable("math")] == [("m0", "d0")]
+    assert registry.usable("tool") == ()
+    assert registry.unserved() == ["tool"]
+    assert registry.state("m0") is State.READY
+
+
+def test_a_canary_of_an_old_incarnation_proves_nothing() -> None:
+    registry = Registry(FLEET)
+    registry.admit("m0", card("prefill"))
+    registry.admit("d0", card("decode"))
+    path = Route("math", "m0", "d0")
+    before = registry.incarnations(path)
+    assert before is not None
+    registry.admit("d0", card("decode", incarnation="another"))
+    assert not registry.prove(path, before)
+    assert registry.usable("math") == ()
+
+
+def test_a_restart_takes_the_paths_and_the_requests_with_it() -> None:
+    registry = ready()
+    lost: list[str] = []
+    registry.workers["d0"].on_lost.add(lost.append)
+    registry.admit("d0", card("decode"))
+    assert lost == []
+    registry.admit("d0", card("decode", incarnation="new"))
+    assert lost == ["the worker restarted"]
+    assert {p.decode.name for p in registry.usable("math")} == {"d1"}
+
+
+def test_an_ejected_worker_keeps_its_requests_unless_it_is_gone() -> None:
+    registry = ready()
+    lost: list[str] = []
+    registry.workers["d0"].on_lost.add(lost.append)
+    registry.lose("d0", "late", gone=False)
+    assert lost == []
+    assert registry.state("d0") is State.ABSENT
+    registry.admit("d0", card("decode"))
+    assert lost == []
+    assert registry.state("d0") is State.REGISTERING
+    registry.lose("d0", "dead", gone=True)
+    assert lost == ["dead"]
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "reason"),
+    [
+        ("m0", {"role": "decode"}, "it is a decode worker, and pool `m` is a prefill pool"),
+        ("m0", {"bootstrap_port": None}, "bootstrap port"),
+        ("d0", {"identity": {"page_size": 64}}, "page_size differs from `m1`'s (d0: 64, m1: 1)"),
+        ("m0", {"identity": {"weights": "v"}}, "weights differs from `m1`'s (m0: v, m1: w)"),
+        ("d0", {"patches": [{"name": "p", "target": "t", "state": "moved"}]}, "hook `p` on t is moved"),
+    ],
+)
+def test_what_a_worker_is_refused_for(name: str, changed: dict[str, Any], reason: str) -> None:
+    registry = Registry(FLEET)
+    registry.admit("m1", card("prefill"))
+    role = registry.workers[name].role
+    assert reason in registry.admit(name, card(**{"role": role, **changed}))
+    assert registry.state(name) is State.REFUSED
+    assert registry.unproven() == []
+
+
+def test_pools_of_different_tasks_may_differ_in_weights() -> None:
+    registry = Registry(FLEET)
+    assert registry.admit("m0", card("prefill", "a")) == ""
+    assert registry.admit("t0", card("prefill", "b")) == ""
+    assert registry.admit("d0", card("decode", "c")) == ""
+
+
+def test_what_was_refused_because_of_another_is_taken_when_the_other_leaves() -> None:
+    registry = Registry(FLEET)
+    registry.admit("m0", card("prefill", "a"))
+    assert registry.admit("m1", card("prefill", "b"))
+    registry.lose("m0", "gone", gone=True)
+    assert registry.admit("m1", card("prefill", "b")) == ""
+
+
+def test_the_limit_is_the_least_of_both_pools() -> None:
+    registry = Registry(FLEET)
+    registry.admit("m0", card("prefill", max_input_tokens=90))
+    registry.admit("d0", card("decode", kv_tokens=80, identity={"vocab_size": 50_000}))
+    path = Route("math", "m0", "d0")
+    registry.prove(path, registry.incarnations(path) or ("", ""))
+    assert registry.limit("math") == (80, 50_000)
+    assert registry.limit("tool") is None
+
+
+# --- policy ---------------------------------------------------------------------------------------------------------
+
+
+def test_decode_by_requests_and_prefill_by_tokens() -> None:
+    registry = ready()
+    workers = registry.workers
+    workers["d0"].requests, workers["d1"].requests = 2, 1
+    workers["m0"].tokens, workers["m1"].tokens = 10, 500
+    workers["m0"].requests = 9
+    pair = choose(registry.usable("math"))
+    assert pair is not None
+    assert (pair.prefill.name, pair.decode.name) == ("m0", "d1")
+
+
+def test_ties_go_around() -> None:
+    registry = ready()
+    seen = []
+    for _ in range(4):
+        pair = choose(registry.usable("math"))
+        assert pair is not None
+        for worker in pair:
+            registry.pick(worker)
+        seen.append((pair.prefill.name, pair.decode.name))
+    assert [p for p, _ in seen] == ["m0", "m1", "m0", "m1"]
+    assert {d for _, d in seen[:2]} == {"d0", "d1"}
+
+
+@given(st.sets(st.sampled_from(["m0", "m1", "d0", "d1"])))
+def test_a_failed_worker_is_taken_again_only_where_there_is_no_other(avoid: set[str]) -> None:
+    registry = ready()
+    pair = choose(registry.usable("math"), avoid)
+    assert pair is not None
+    assert (pair.prefill.name in avoid) == ({"m0", "m1"} <= avoid)
+    assert (pair.decode.name in avoid) == ({"d0", "d1"} <= avoid)
+
+
+def test_no_pair_no_choice() -> None:
+    assert choose(()) is None
+
+
+# --- legs -----------------------------------------------------------------------------------------------------------
+
+KEYS = st.one_of(st.none(), st.text(max_size=6))
+NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,5}", fullmatch=True)
+
+
+@given(st.lists(st.tuples(NAMES, st.from_regex(r"[0-9a-f]{4}", fullmatch=True), KEYS, KEYS), min_size=2, max_size=2))
+def test_namespaces_are_unambiguous(two: list[tuple[str, str, str | None, str | None]]) -> None:
+    first, second = ((pool, weights, key or None, salt or None) for pool, weights, key, salt in two)
+    assert (namespace(*two[0]) == namespace(*two[1])) == (first == second)
+    assert namespace(*two[0]).startswith(f"{two[0][0]}@{two[0][1]}")
+
+
+def test_rooms_and_rids() -> None:
+    assert all(0 < new_room() < 1 << 63 for _ in range(1000))
+    rids = {new_rid() for _ in range(1000)}
+    assert len(rids) == 1000
+    assert {len(r) for r in rids} == {32}
+
+
+def test_the_wire_name_of_a_task_has_no_colon_and_is_its_own() -> None:
+    assert wire_model("org/model-1.5") == "org/model-1.5"
+    assert ":" not in wire_model("a:b")
+    assert wire_model("a:b") != wire_model("a:c")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_bodies_of_both_legs(stream: bool) -> None:
+    raw = {
+        "model": "math",
+        "prompt": "hi",
+        "stream": stream,
+        "stream_options": {"x": 1},
+        "temperature": 0,
+        "rid": "mine",
+    }
+    request = parse(Endpoint.COMPLETIONS, orjson.dumps(raw), header_task=None, tasks=["math"])
+    call = make_call(request, split(request)[0], wire_model="math")
+    pair = ready().usable("math")[0]
+    prefill, decode = map(orjson.loads, leg_bodies(call, pair, rid="r" * 32, room=7))
+    assert prefill.pop("stream") is False
+    assert decode.pop("stream") is stream
+    assert decode.pop("stream_options", None) == ({"x": 1, "include_usage": True} if stream else None)
+    assert (
+        prefill
+        == decode
+        == {
+            "model": "math",
+            "prompt": "hi",
+            "temperature": 0,
+            "rid": "r" * 32,
+            "bootstrap_host": "h0",
+            "bootstrap_port": 9000,
+            "bootstrap_room": 7,
+            "extra_key": "m@w",
+        }
+    )
+
+
+# --- the rest -------------------------------------------------------------------------------------------------------
+
+
+def test_canaries_differ_and_an_answer_of_the_wrong_length_is_none() -> None:
+    rng = random.Random(0)
+    bodies = [orjson.loads(make_canary("math", 300, rng).shared + b"}") for _ in range(20)]
+    assert len({tuple(b["input_ids"]) for b in bodies}) == 20
+    assert all(0 <= i < 300 for b in bodies for i in b["input_ids"])
+    good = {"meta_info": {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": OUTPUT_TOKENS}}
+    assert canary_fault(orjson.dumps(good)) == ""
+    for wrong in ({"meta_info": {**good["meta_info"], "completion_tokens": 1}}, {}, [], {"error": {"message": "m"}}):
+        assert canary_fault(orjson.dumps(wrong))
+    assert canary_fault(b"nothing")
+
+
+def test_tokens_of_every_kind_of_reply() -> None:
+    meta = {"meta_info": {"prompt_tokens": 3, "completion_tokens": 2, "cached_tokens": 1}}
+    assert tokens(meta) == Tokens(3, 2, 1)
+    assert tokens([meta, meta]) == Tokens(6, 4, 2)
+    usage = {"prompt_tokens": 3, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 1}}
+    assert tokens({"usage": usage}) == tokens(usage) == Tokens(3, 2, 1)
+    assert tokens({"usage": {**usage, "prompt_tokens_details": None}}) == Tokens(3, 2, 0)
+    assert tokens(None) == tokens([]) == tokens({"usage": None}) == Tokens(0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"error":{"message":"m"}}', b'{"object":"error","message":"m","code":400}', b'{"error":"m"}', b"m", b'"m"'],
+)
+def test_error_messages_of_every_shape(body: bytes) -> None:
+    assert error_message(body) == "m"
+
+
+@pytest.mark.parametrize(
+    ("header", "model", "tasks", "task"),
+    [
+        (None, "a", ["a", "b"], "a"),
+        ("b", "a", ["a", "b"], "b"),
+        ("b", 3, ["a", "b"], "b"),
+        (None, None, ["a"], "a"),
+        (None, "default", ["a"], "a"),
+        (None, "default", ["a", "default"], "default"),
+    ],
+)
+def test_the_task_of_a_request(header: str | None, model: object, tasks: list[str], task: str) -> None:
+    assert choose_task(header, model, tasks) == task
+
+
+@pytest.mark.parametrize(
+    ("header", "model", "tasks", "status"),
+    [
+        (None, "c", ["a", "b"], 404),
+        (None, "c", ["a"], 404),
+        ("c", "a", ["a"], 404),
+        (None, None, ["a", "b"], 400),
+        (None, 3, ["a"], 400),
+    ],
+)
+def test_no_task_of_that_name(header: str | None, model: object, tasks: list[str], status: int) -> None:
+    with pytest.raises(RequestError) as e:
+        choose_task(header, model, tasks)
+    assert e.value.status == status
+
+
+@given(st.text(min_size=1, max_size=50))
+def test_a_text_has_no_more_tokens_than_bytes_and_the_margin(text: str) -> None:
+    size = measure(Endpoint.GENERATE, {"text": text})
+    assert size is not None
+    assert size.most > len(text.encode(errors="surrogatepass"))
+
+
+def test_a_prompt_with_pictures_is_not_measured() -> None:
+    content = [{"type": "image_url", "image_url": {"url": "x"}}]
+    assert measure(Endpoint.CHAT, {"messages": [{"role": "user", "content": content}]}) is None
+
+
+# --- the fleet file -------------------------------------------------------------------------------------------------
+
+
+def test_a_fleet_file(tmp_path: Path) -> None:
+    file = tmp_path / "fleet.json"
+    file.write_text(FLEET.model_dump_json())
+    assert load_fleet(file) == FLEET
+    assert FLEET.workers[0].host == "h0"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tasks": {"a": {"prefill": "x", "decode": "d"}}}, "no pool is named `x`"),
+        ({"tasks": {"a": {"prefill": "d", "decode": "d"}}}, "pool `d` is a decode pool"),
+        ({"tasks": {}}, "tasks"),
+        ({"extra": 1}, "extra"),
+        ({"workers": [{"name": "a", "pool": "x", "url": "http://h:1"}]}, "no pool is named `x`"),
+        ({"workers": [{"name": "a", "pool": "d", "url": "h:1"}]}, "http://HOST:PORT"),
+        ({"workers": [{"name": "a", "pool": "d", "url": "http://h:1"}] * 2}, "given twice"),
+        ({"router": {"port": 99999}}, "router.port"),
+    ],
+)
+def test_a_wrong_fleet_file(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    file = tmp_path / "fleet.json"
+    file.write_text(json.dumps(json.loads(FLEET.model_dump_json()) | change))
+    with pytest.raises(FleetError, match="fleet") as e:
+        load_fleet(file)
+    assert message in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_a_fleet_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(FleetError, match="cannot be read"):
+        load_fleet(tmp_path / "none.json")

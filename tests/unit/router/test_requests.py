@@ -1,0 +1,395 @@
+"""Client bodies: what is taken, what is refused, and that several answers split and merge to what one server gives."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from sun_sglang.errors import RequestError
+from sun_sglang.router.fanout import is_plural, merge, merge_usage, reindex, split
+from sun_sglang.router.fields import RESERVED
+from sun_sglang.router.legs import make_call
+from sun_sglang.router.logprobs import merge_input_logprobs
+from sun_sglang.router.request import Endpoint, Request, parse
+from sun_sglang.router.sse import Framer, Watch, event
+
+TASKS = ["math", "tool"]
+MINIMAL: dict[Endpoint, dict[str, Any]] = {
+    Endpoint.GENERATE: {"text": "hi"},
+    Endpoint.COMPLETIONS: {"prompt": "hi"},
+    Endpoint.CHAT: {"messages": [{"role": "user", "content": "hi"}]},
+}
+
+
+def read(endpoint: Endpoint, **body: Any) -> Request:
+    return parse(endpoint, orjson.dumps({**MINIMAL[endpoint], **body}), header_task="math", tasks=TASKS)
+
+
+def refused(endpoint: Endpoint, **body: Any) -> RequestError:
+    with pytest.raises(RequestError) as e:
+        split(read(endpoint, **body))
+    assert e.value.status == 400
+    return e.value
+
+
+# --- nothing but RequestError -----------------------------------------------------------------------------------------
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+NAMES = """
+text input_ids input_embeds prompt messages sampling_params n stream stream_options model rid extra_key cache_salt
+logprobs top_logprobs top_logprobs_num logprob_start_len stop stop_regex temperature max_tokens token_ids_logprob return_logprob
+image_data echo tools return_hidden_states custom_params response_format seed
+"""
+FIELDS = sorted({*NAMES.split(), *RESERVED})
+BODIES = st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=6)
+
+
+@given(st.sampled_from(list(Endpoint)), BODIES, st.booleans())
+@example(Endpoint.GENERATE, {"text": ["a"], "sampling_params": [{"n": 2}], "return_logprob": [True]}, False)
+@example(Endpoint.GENERATE, {"text": "a", "stop": {}, "sampling_params": {"stop": [1]}}, False)
+@example(Endpoint.CHAT, {"messages": [{"content": [3]}]}, False)
+def test_any_body_is_a_request_or_a_request_error(endpoint: Endpoint, body: dict[str, Any], whole: bool) -> None:
+    full = {**MINIMAL[endpoint], **body} if whole else body
+    try:
+        request = parse(endpoint, orjson.dumps(full), header_task="math", tasks=TASKS)
+        singles = split(request)
+        calls = [make_call(request, single, wire_model="math") for single in singles]
+    except RequestError:
+        return
+    assert len(singles) == (request.batch or 1) * request.n
+    for call in calls:
+        sent = orjson.loads(call.shared + b"}")
+        assert not RESERVED.intersection(sent)
+        assert not {"rid", "extra_key", "cache_salt", "n", "stream"}.intersection(sent)
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes_are_a_request_or_a_request_error(raw: bytes) -> None:
+    for endpoint in Endpoint:
+        with pytest.raises(RequestError):
+            parse(endpoint, raw, header_task="math", tasks=TASKS)
+
+
+# --- fields -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("endpoint", list(Endpoint))
+@pytest.mark.parametrize("name", sorted(RESERVED))
+def test_reserved_fields(endpoint: Endpoint, name: str) -> None:
+    assert refused(endpoint, **{name: 1}).param == name
+    assert name not in read(endpoint, **{name: None}).body
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"text": ""},
+        {"text": []},
+        {"text": ["a", ""]},
+        {"text": ["a", 1]},
+        {"text": None, "input_ids": []},
+        {"text": None, "input_ids": [[]]},
+        {"text": None, "input_ids": [1, "a"]},
+        {"text": None, "input_ids": [True]},
+        {"text": None, "input_ids": [1 << 31]},
+        {"text": None, "input_ids": [1.0]},
+        {"text": None},
+        {"input_ids": [1]},
+        {"text": None, "input_embeds": [[0.1]]},
+        {"sampling_params": 3},
+        {"sampling_params": [{}]},
+        {"text": ["a", "b"], "sampling_params": [{"n": 1}, {"n": 2}]},
+        {"text": ["a", "b"], "return_logprob": [True]},
+        {"text": ["a", "b"], "token_ids_logprob": [[1]]},
+        {"text": ["a"], "image_data": "x"},
+        {"text": "a", "rid": ["x"]},
+        {"text": ["a", "b"], "rid": ["x", "x"]},
+        {"text": ["a", "b"], "rid": ["x"]},
+        {"rid": 3},
+        {"extra_key": 3},
+        {"top_logprobs_num": 129},
+        {"top_logprobs_num": True},
+        {"text": ["a", "b"], "top_logprobs_num": [1, 129]},
+        {"logprob_start_len": -2},
+        {"return_hidden_states": []},
+        {"stream": 1},
+        {"stream_options": []},
+        {"text": ["a"] * 64, "sampling_params": {"n": 65}},
+    ],
+)
+def test_what_generate_refuses(body: dict[str, Any]) -> None:
+    refused(Endpoint.GENERATE, **body)
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"n": 0},
+        {"n": 129},
+        {"n": True},
+        {"stop": 5},
+        {"stop": ["a", 5]},
+        {"stop": ["a"] * 33},
+        {"stop_token_ids": ["a"]},
+        {"stop_token_ids": [-1]},
+        {"stop_regex": "("},
+        {"stop_regex": "a" * 257},
+        {"top_k": 1 << 62},
+        {"max_new_tokens": 1.5},
+        {"temperature": "hot"},
+        {"temperature": True},
+        {"is_normalized": True},
+        {"stop_strs": []},
+        {"unknown": None},
+        {"regex": 3},
+        {"logit_bias": {"1": "x"}},
+        {"custom_params": {"__req__": 1}},
+        {"custom_params": {"a": [[1]]}},
+        {"sampling_seed": 1 << 63},
+    ],
+)
+def test_sampling_params_that_sglang_would_choke_on(params: dict[str, Any]) -> None:
+    (name,) = params
+    assert (
+        refused(Endpoint.GENERATE, sampling_params=params).message.startswith(f"`sampling_params.{name}`")
+        or name == "n"
+    )
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"max_new_tokens": None},
+        {"temperature": 0, "top_p": 1, "top_k": -1, "stop": "a", "stop_token_ids": [0]},
+        {"stop": ["a"], "stop_regex": ["a+", "b"], "logit_bias": {"1": -100}, "ignore_eos": True},
+        {"json_schema": "{}", "custom_params": {"a": [1, "b"], "c": {"d": None}}, "sampling_seed": -(1 << 63)},
+    ],
+)
+def test_sampling_params_that_pass(params: dict[str, Any]) -> None:
+    assert read(Endpoint.GENERATE, sampling_params=params).body["sampling_params"] == params
+
+
+@pytest.mark.parametrize("endpoint", [Endpoint.COMPLETIONS, Endpoint.CHAT])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"n": 0},
+        {"n": "2"},
+        {"max_tokens": 1.5},
+        {"max_tokens": "5"},
+        {"temperature": []},
+        {"stop": {}},
+        {"stop_regex": "["},
+        {"response_format": "json"},
+        {"custom_params": {"__x": 1}},
+        {"top_k": 1 << 31},
+        {"model": ["a"]},
+    ],
+)
+def test_what_the_openai_endpoints_refuse(endpoint: Endpoint, body: dict[str, Any]) -> None:
+    if "model" in body:
+        with pytest.raises(RequestError):
+            parse(endpoint, orjson.dumps({**MINIMAL[endpoint], **body}), header_task=None, tasks=TASKS)
+    else:
+        refused(endpoint, **body)
+
+
+@pytest.mark.parametrize("prompt", ["", [], [""], [[]], [[1], "a"], ["a", [1]], 3, None, [1.5], [[1], []], {}])
+def test_prompts_that_are_none(prompt: Any) -> None:
+    refused(Endpoint.COMPLETIONS, prompt=prompt)
+
+
+@pytest.mark.parametrize("messages", [None, [], "x", ["x"], [None], {}])
+def test_messages_that_are_none(messages: Any) -> None:
+    refused(Endpoint.CHAT, messages=messages)
+
+
+# --- split and merge --------------------------------------------------------------------------------------------------
+
+
+def answer(endpoint: Endpoint, body: dict[str, Any], seed: int) -> dict[str, Any]:
+    """A server's answer to a single request: what it says depends on the prompt and on chance."""
+    prompt = body.get("prompt") or body.get("input_ids") or body.get("text") or "chat"
+    size, made = len(prompt), 1 + seed % 3
+    usage = {"prompt_tokens": size, "completion_tokens": made, "total_tokens": size + made, "reasoning_tokens": seed}
+    text = f"{prompt}/{seed}"
+    if endpoint is Endpoint.GENERATE:
+        return {"text": text, "meta_info": {"id": str(seed), **usage}}
+    return {"id": str(seed), "choices": [{"index": 0, "text": text, "finish_reason": "stop"}], "usage": usage}
+
+
+TEXTS = st.text(min_size=1, max_size=5)
+IDS = st.lists(st.integers(0, 99), min_size=1, max_size=5)
+PROMPTS = TEXTS | IDS | st.lists(TEXTS, min_size=1, max_size=4) | st.lists(IDS, min_size=1, max_size=4)
+
+
+@given(PROMPTS, st.integers(1, 4))
+def test_completions_split_and_merge(prompt: Any, n: int) -> None:
+    request = read(Endpoint.COMPLETIONS, prompt=prompt, n=n)
+    singles = split(request)
+    prompts = prompt if isinstance(prompt, list) and not isinstance(prompt[0], int) else [prompt]
+    assert [s.body["prompt"] for s in singles] == [p for p in prompts for _ in range(n)]
+    assert [s.index for s in singles] == list(range(len(prompts) * n))
+    replies = [answer(Endpoint.COMPLETIONS, dict(s.body), seed) for seed, s in enumerate(singles)]
+    merged = merge(request, replies)
+    assert [c["index"] for c in merged["choices"]] == list(range(len(singles)))
+    assert [c["text"] for c in merged["choices"]] == [f"{s.body['prompt']}/{i}" for i, s in enumerate(singles)]
+    assert merged["usage"]["prompt_tokens"] == sum(map(len, prompts))
+    assert merged["usage"]["completion_tokens"] == sum(1 + i % 3 for i in range(len(singles)))
+    assert merged["usage"]["total_tokens"] == merged["usage"]["prompt_tokens"] + merged["usage"]["completion_tokens"]
+    assert merged["usage"]["reasoning_tokens"] == sum(range(len(singles)))
+
+
+@given(PROMPTS, st.integers(1, 3))
+def test_generate_splits_and_merges(prompt: Any, n: int) -> None:
+    many = isinstance(prompt, list) and not isinstance(prompt[0], int)
+    name = "text" if isinstance(prompt, str) or (many and isinstance(prompt[0], str)) else "input_ids"
+    request = read(Endpoint.GENERATE, **{"text": None, name: prompt}, sampling_params={"n": n, "temperature": 0})
+    singles = split(request)
+    prompts = prompt if many else [prompt]
+    assert [s.body[name] for s in singles] == [p for p in prompts for _ in range(n)]
+    assert all(s.body["sampling_params"] == {"temperature": 0} for s in singles)
+    replies = [answer(Endpoint.GENERATE, dict(s.body), seed) for seed, s in enumerate(singles)]
+    merged = merge(request, replies)
+    assert merged == (replies if many or n > 1 else replies[0])
+    assert is_plural(request) == isinstance(merged, list)
+
+
+def test_fields_of_each_prompt_go_with_it() -> None:
+    body = {
+        "text": ["a", "b"],
+        "sampling_params": [{"temperature": 0}, {"temperature": 1}],
+        "return_logprob": [True, False],
+        "logprob_start_len": [0, -1],
+        "top_logprobs_num": [1, 2],
+        "token_ids_logprob": [[1], [2]],
+        "extra_key": ["x", "y"],
+        "rid": ["r", "s"],
+        "priority": 3,
+    }
+    first, second = split(read(Endpoint.GENERATE, **body))
+    assert (first.rid, second.rid, first.extra_key, second.extra_key) == ("r", "s", "x", "y")
+    assert dict(second.body) == {
+        "text": "b",
+        "sampling_params": {"temperature": 1},
+        "return_logprob": False,
+        "logprob_start_len": -1,
+        "top_logprobs_num": 2,
+        "token_ids_logprob": [2],
+        "priority": 3,
+    }
+
+
+def test_one_rid_for_several_is_numbered_as_sglang_does() -> None:
+    assert [s.rid for s in split(read(Endpoint.GENERATE, text=["a", "b"], rid="x"))] == ["x_0", "x_1"]
+    assert [s.rid for s in split(read(Endpoint.COMPLETIONS, n=2, rid="x"))] == ["x_0", "x_1"]
+    assert [s.rid for s in split(read(Endpoint.COMPLETIONS, rid="x"))] == ["x"]
+
+
+def test_usage_of_choices_counts_a_prompt_once() -> None:
+    usage = {
+        "prompt_tokens": 5,
+        "completion_tokens": 2,
+        "total_tokens": 7,
+        "prompt_tokens_details": {"cached_tokens": 4},
+    }
+    merged = merge_usage([usage] * 6, 3)
+    assert merged == {
+        "prompt_tokens": 10,
+        "completion_tokens": 12,
+        "total_tokens": 22,
+        "prompt_tokens_details": {"cached_tokens": 8},
+    }
+    assert merge_usage([usage, None], 2) is None
+
+
+def test_chunks_get_the_index_of_their_answer() -> None:
+    assert reindex(Endpoint.GENERATE, {"text": "a"}, 3) == {"text": "a", "index": 3}
+    assert reindex(Endpoint.CHAT, {"choices": [{"index": 0, "delta": {}}]}, 3)["choices"] == [{"index": 3, "delta": {}}]
+
+
+def test_input_logprobs_replace_what_decode_has_not() -> None:
+    decode = {
+        "text": "x",
+        "meta_info": {"input_token_logprobs": [], "output_token_logprobs": [1], "input_top_logprobs": []},
+    }
+    prefill = {
+        "meta_info": {"input_token_logprobs": [[0, 1, None]], "output_token_logprobs": [9], "input_top_logprobs": [2]}
+    }
+    merged = merge_input_logprobs(Endpoint.GENERATE, decode, prefill)
+    assert merged["meta_info"] == {
+        "input_token_logprobs": [[0, 1, None]],
+        "output_token_logprobs": [1],
+        "input_top_logprobs": [2],
+    }
+
+
+# --- streams ----------------------------------------------------------------------------------------------------------
+
+TEXT_CHUNKS = st.lists(
+    st.builds(lambda t: event({"id": "x", "choices": [{"index": 0, "text": t}], "usage": None}), st.text(max_size=8)),
+    min_size=1,
+    max_size=6,
+)
+USAGE = event({"id": "x", "choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 2}})
+END = b"data: [DONE]\n\n"
+
+
+def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
+    at = sorted({c % (len(data) + 1) for c in cuts} | {0, len(data)})
+    return [data[a:b] for a, b in pairwise(at)]
+
+
+@given(TEXT_CHUNKS, st.booleans(), st.lists(st.integers(0, 10_000), max_size=8))
+def test_a_stream_passes_as_it_came_however_it_is_cut(chunks: list[bytes], strip: bool, cuts: list[int]) -> None:
+    watch = Watch(strip_usage=strip)
+    sent = b"".join(watch.feed(piece) for piece in pieces(b"".join(chunks) + USAGE + END, cuts))
+    assert sent == b"".join(chunks) + (b"" if strip else USAGE) + END
+    assert watch.done
+    assert watch.usage == {"prompt_tokens": 1, "completion_tokens": 2}
+
+
+@given(TEXT_CHUNKS, st.lists(st.integers(0, 10_000), max_size=8))
+def test_nothing_passes_after_an_error(chunks: list[bytes], cuts: list[int]) -> None:
+    watch = Watch()
+    data = b"".join(chunks) + event({"error": {"message": "m"}}) + END
+    sent = b"".join(watch.feed(piece) for piece in pieces(data, cuts))
+    assert sent == b"".join(chunks)
+    assert watch.error == b'{"error":{"message":"m"}}'
+    assert not watch.done
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [{"choices": [{"finish_reason": "abort"}]}, {"meta_info": {"finish_reason": {"type": "abort", "message": "m"}}}],
+)
+def test_an_abort_is_held_back(chunk: dict[str, Any]) -> None:
+    watch = Watch()
+    assert watch.feed(event(chunk) + END) == b""
+    assert watch.aborted == orjson.dumps(chunk)
+
+
+@pytest.mark.parametrize("text", ["data: [DONE]\n\n", 'data: {"error"', '"abort"', '"choices":[]'])
+def test_a_model_cannot_write_a_marker(text: str) -> None:
+    watch = Watch(strip_usage=True)
+    chunk = event({"choices": [{"text": text, "finish_reason": "stop"}], "usage": None})
+    assert watch.feed(chunk) == chunk
+    assert not watch.ended
+
+
+@given(st.lists(st.binary(min_size=1, max_size=6).filter(lambda b: b"\n" not in b), max_size=6), st.integers(1, 7))
+def test_framing(events: list[bytes], size: int) -> None:
+    data = b"".join(e + b"\n\n" for e in events)
+    framer = Framer()
+    got = [e for i in range(0, len(data), size) for e in framer.feed(data[i : i + size])]
+    assert got == [e + b"\n\n" for e in events]
+    assert framer.rest == b""
