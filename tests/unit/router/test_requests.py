@@ -46,8 +46,8 @@ JSON = st.recursive(
 )
 NAMES = """
 text input_ids input_embeds prompt messages sampling_params n stream stream_options model rid extra_key cache_salt
-logprobs top_logprobs top_logprobs_num logprob_start_len stop stop_regex temperature max_tokens token_ids_logprob return_logprob
-image_data echo tools return_hidden_states custom_params response_format seed
+logprobs top_logprobs top_logprobs_num logprob_start_len stop stop_regex temperature max_tokens token_ids_logprob
+return_logprob image_data echo tools return_hidden_states custom_params response_format seed
 """
 FIELDS = sorted({*NAMES.split(), *RESERVED})
 BODIES = st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=6)

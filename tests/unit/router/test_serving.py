@@ -188,13 +188,17 @@ async def test_tasks_show_workers_paths_and_namespaces(small: System) -> None:
     math = tasks["tasks"]["math"]
     assert math["namespace"] == "math@w-math"
     assert math["paths"] == [{"prefill": "math-0", "decode": "base-0"}]
-    assert math["decode"]["workers"][0] | {"url": ""} == {
-        "name": "base-0",
-        "url": "",
-        "state": "ready",
-        "reason": "",
-        "in_flight": 0,
-    }
+    base = small["base-0"]
+    assert math["decode"]["workers"] == [
+        {
+            "name": "base-0",
+            "url": base.url,
+            "incarnation": base.card["incarnation"],
+            "state": "ready",
+            "reason": "",
+            "in_flight": 0,
+        }
+    ]
 
 
 async def test_outcomes_are_counted_once_a_request(small: System) -> None:
