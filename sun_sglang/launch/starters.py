@@ -102,6 +102,7 @@ class ForkStarter:
         self._writer: asyncio.StreamWriter | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._listening: asyncio.Task[None] | None = None
+        self._reopening = asyncio.Lock()
         self.import_seconds = 0.0
 
     async def open(self) -> None:
@@ -132,9 +133,10 @@ class ForkStarter:
             UnfitError: the nursery found that it must not fork.
             LaunchError: the nursery ended.
         """
-        if self._ready is None or (self._listening and self._listening.done()):
-            await self.close()
-            await self.open()
+        async with self._reopening:
+            if self._listening is None or self._listening.done():
+                await self.close()
+                await self.open()
         assert self._ready is not None
         assert self._writer is not None
         await asyncio.shield(self._ready)

@@ -33,10 +33,10 @@ def serving(process: ProcessState, report: TasksReport | None) -> tuple[str, str
     if process.phase != Phase.RUNNING:
         return process.phase.value, process.detail
     if process.role == "router":
-        return ("ready" if report is not None else "starting"), process.detail
+        return ("ready" if report is not None else "starting"), ""
     worker = report.workers.get(process.name) if report is not None else None
     if worker is None or worker.state == "absent":
-        return "loading", process.detail
+        return "loading", ""
     return worker.state, worker.reason
 
 

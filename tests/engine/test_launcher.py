@@ -1,0 +1,166 @@
+"""`sun launch` on real workers: restarts, ends, and nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from sun_sglang.launch.state import Phase
+from tests.engine.conftest import Deployment, Reference, generate, launch, stop
+
+PAIR: dict[str, Any] = {
+    "pools": {
+        "a": {"role": "prefill", "model": "./llama-a"},
+        "base": {"role": "decode", "model": "./llama-base"},
+    },
+    "tasks": {"a": {"prefill": "a", "decode": "base"}},
+    "engine": {"dtype": "float32", "max_total_tokens": 8192},
+    "router": {"port": 0, "first_token_timeout": 60},
+}
+PATIENCE = 90
+
+
+@pytest.fixture
+def pair(models: Path, tmp_path: Path) -> Iterator[Deployment]:
+    """One prefill and one decode worker."""
+    file = models / "pair.yaml"
+    file.write_text(yaml.safe_dump(PAIR))
+    yield launch(file, tmp_path / "run")
+    if Deployment(tmp_path / "run").state.alive:
+        stop(tmp_path / "run", "--now")
+
+
+def family(deployment: Deployment) -> list[psutil.Process]:
+    supervisor = psutil.Process(deployment.state.pid)
+    return [supervisor, *supervisor.children(recursive=True)]
+
+
+async def right_answer(deployment: Deployment, models: Path, seed: int) -> None:
+    prompt = [random.Random(seed).randrange(5, 261) for _ in range(30)]
+    async with httpx.AsyncClient(base_url=deployment.url, timeout=60) as client:
+        reply = await generate(client, "a", prompt, 12)
+    Reference(models / "llama-a", models / "llama-base").check(prompt, reply["output_ids"])
+
+
+async def until_ready(deployment: Deployment, name: str, restarts: int) -> None:
+    """Wait until a process was restarted so often, and the router has proven a path through what runs now."""
+    async with httpx.AsyncClient(timeout=5) as client, asyncio.timeout(PATIENCE):
+        while not (
+            (process := deployment.process(name)).restarts >= restarts
+            and process.phase == Phase.RUNNING
+            and await proven(client, deployment)
+        ):
+            await asyncio.sleep(0.1)
+
+
+async def proven(client: httpx.AsyncClient, deployment: Deployment) -> bool:
+    try:
+        task = (await client.get(f"{deployment.url}/tasks")).json()["tasks"]["a"]
+        workers = [*task["prefill"]["workers"], *task["decode"]["workers"]]
+        cards = [(await client.get(f"{worker['url']}/sun/worker")).json() for worker in workers]
+    except httpx.HTTPError:
+        return False
+    known = [worker["incarnation"] for worker in workers]
+    return task["ready"] and known == [card["incarnation"] for card in cards]
+
+
+async def test_whatever_is_killed_comes_back_and_in_the_end_nothing_is_left(pair: Deployment, models: Path) -> None:
+    await right_answer(pair, models, 0)
+    cards = [await card(pair)]
+    for restarts, name in enumerate(("a-0", "base-0", "router"), start=1):
+        os.kill(pair.process(name).pid, signal.SIGKILL)
+        await until_ready(pair, name, 1)
+        await right_answer(pair, models, restarts)
+        cards.append(await card(pair))
+    assert cards[0]["incarnation"] != cards[1]["incarnation"]
+    assert cards[0]["bootstrap_port"] != cards[1]["bootstrap_port"], "decode workers must not meet the old one"
+
+    nursery = psutil.Process(pair.process("a-0").pid).parent()
+    assert nursery is not None
+    nursery.kill()
+    for name in ("a-0", "base-0"):
+        await until_ready(pair, name, 2)
+    await right_answer(pair, models, 9)
+
+    processes = family(pair)
+    assert len(processes) > 7, "supervisor, router, nursery, and three processes a worker"
+    os.kill(pair.state.pid, signal.SIGKILL)
+    _, left = psutil.wait_procs(processes, timeout=20)
+    assert left == []
+
+
+async def card(deployment: Deployment) -> dict[str, Any]:
+    async with httpx.AsyncClient(timeout=10) as client:
+        return dict((await client.get(f"{deployment.process('a-0').url}/sun/worker")).json())
+
+
+async def test_ctrl_c_lets_requests_finish_and_leaves_nothing(pair: Deployment) -> None:
+    processes = family(pair)
+    body = {
+        "model": "a",
+        "input_ids": list(range(5, 35)),
+        "stream": True,
+        "sampling_params": {"temperature": 0, "max_new_tokens": 300, "ignore_eos": True},
+    }
+    lines = []
+    async with (
+        httpx.AsyncClient(base_url=pair.url, timeout=60) as client,
+        client.stream("POST", "/generate", json=body) as reply,
+    ):
+        async for line in reply.aiter_lines():
+            if not lines:
+                os.kill(pair.state.pid, signal.SIGINT)
+            lines.append(line)
+    data = [line.removeprefix("data: ") for line in lines if line]
+    assert data[-1] == "[DONE]"
+    assert len(json.loads(data[-2])["output_ids"]) == 300
+    _, left = psutil.wait_procs(processes, timeout=60)
+    assert left == []
+    assert pair.state.phase == Phase.STOPPED
+
+
+def test_plain_start_status_and_stop(models: Path, tmp_path: Path) -> None:
+    file = models / "plain.yaml"
+    file.write_text(yaml.safe_dump(PAIR))
+    run = ["--run-dir", str(tmp_path / "run")]
+    deployment = launch(file, tmp_path / "run", "--start", "plain")
+    processes = family(deployment)
+    again = sun("launch", str(file), *run)
+    assert again.returncode == 1
+    assert "already running" in again.stderr
+    status = json.loads(sun("status", "--json", *run).stdout)
+    assert status[0]["phase"] == "ready"
+    assert status[0]["tasks"]["a"]["ready"] is True
+    assert "a-0" in sun("status", *run).stdout
+    assert sun("stop", *run).returncode == 0
+    _, left = psutil.wait_procs(processes, timeout=20)
+    assert left == []
+    assert sun("status", *run).returncode == 1
+
+
+def test_a_worker_that_cannot_start_ends_the_launch_with_its_log(models: Path, tmp_path: Path) -> None:
+    file = models / "broken.yaml"
+    engine = {**PAIR["engine"], "max_total_tokens": 0}
+    file.write_text(yaml.safe_dump({**PAIR, "engine": engine}))
+    done = sun("launch", str(file), "--run-dir", str(tmp_path / "run"))
+    assert done.returncode == 1
+    assert "ended 3 times before it was ready" in done.stderr
+    assert "Traceback" in done.stderr or "Error" in done.stderr, "the end of the worker's log is shown"
+
+
+def sun(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sun_sglang.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
