@@ -24,6 +24,7 @@ from sun_sglang.router.registry import Registry
 from sun_sglang.router.replies import parse
 from sun_sglang.router.request import Endpoint
 from sun_sglang.router.serve import Service
+from sun_sglang.router.stall import StallWatch
 from sun_sglang.router.wire import Wire, new_session
 
 DRAIN_S = 30.0
@@ -47,6 +48,7 @@ class Router:
         self.registry = Registry(fleet)
         self.dispatcher = Dispatcher(Wire(session, log), self.registry, self.metrics, log)
         self.registrar = Registrar(session, self.registry, self.dispatcher, self.metrics, log)
+        self.stalls = StallWatch(session, self.registry, self.dispatcher, self.metrics)
         self.inflight = Inflight()
         self.info = Info(session, self.registry, self.registrar, self.inflight)
         check = LengthCheck(session, self.registry, log)
@@ -73,7 +75,7 @@ class Router:
             raise
         router._watchers = [
             asyncio.create_task(router.registrar.run()),
-            asyncio.create_task(router.dispatcher.watch_streams()),
+            asyncio.create_task(router.stalls.run()),
         ]
         log.event("listening", url=router.url, tasks=list(fleet.tasks))
         return router

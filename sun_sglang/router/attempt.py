@@ -42,6 +42,7 @@ class Attempt:
         rid: its id on both workers.
         response: the decode leg's response once its header is here.
         reading_since: loop time since which the next chunk is awaited; None while nobody waits.
+        owed_since: loop time since which the decode worker owes a whole answer's tokens; None for a stream.
         cut: why the stream was cut off by the router, if it was.
     """
 
@@ -56,6 +57,7 @@ class Attempt:
         self.tasks: dict[Leg, asyncio.Task[None]] = {}
         self.response: aiohttp.ClientResponse | None = None
         self.reading_since: float | None = None
+        self.owed_since: float | None = None
         self.cut = ""
         self._held: dict[Leg, int] = {}
 

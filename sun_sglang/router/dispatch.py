@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 
+from sun_sglang.router.answer import Answer
 from sun_sglang.router.attempt import Attempt, Ticket
 from sun_sglang.router.legs import Call, leg_bodies, new_rid, new_room
 from sun_sglang.router.log import Log
@@ -19,7 +20,7 @@ from sun_sglang.router.policy import choose
 from sun_sglang.router.problem import Problem
 from sun_sglang.router.registry import Pair, Registry
 from sun_sglang.router.verdict import Failed, Leg, Lost, Relay, Reply, Serve, judge, overdue
-from sun_sglang.router.wire import Wire, describe
+from sun_sglang.router.wire import Wire
 
 # A prefill leg has nothing left to do once its request is being decoded; it gets this long to say so.
 LINGER_S = 2.0
@@ -29,61 +30,12 @@ ATTEMPTS = 2
 RECOVERY_S = 0.5
 
 
-class StreamBroken(Exception):  # noqa: N818 - what happened, not an error of ours
-    """A stream ended without its end; the text says why."""
-
-
-class Answer:
-    """A decode leg that has begun to answer, and what the prefill leg said if that was waited for.
+class Dispatcher:
+    """Sends requests to pairs of workers and brings back answers.
 
     Attributes:
-        head: the whole body, or a stream's first event.
-        prefill: the prefill leg's body; None where it is not needed.
+        attempts: all that are under way.
     """
-
-    def __init__(self, dispatcher: Dispatcher, attempt: Attempt, head: bytes, prefill: bytes | None) -> None:
-        self.head = head
-        self.prefill = prefill
-        self._dispatcher = dispatcher
-        self._attempt = attempt
-
-    @property
-    def rid(self) -> str:
-        """The id that the workers know the request by."""
-        return self._attempt.rid
-
-    async def read(self) -> bytes:
-        """The next piece of a stream; empty at its end.
-
-        Raises:
-            StreamBroken: the worker died, stalled, or was ejected.
-        """
-        attempt = self._attempt
-        response = attempt.response
-        assert response is not None, "a streamed answer has a response"
-        attempt.reading_since = self._dispatcher.now()
-        try:
-            return await response.content.readany()
-        except (aiohttp.ClientError, OSError) as e:
-            raise StreamBroken(attempt.cut or describe(e)) from e
-        finally:
-            attempt.reading_since = None
-
-    def finish(self) -> None:
-        """The answer was delivered in full."""
-        self._dispatcher.finish(self._attempt)
-
-    def abandon(self) -> None:
-        """The answer is not wanted, or not to be had: abort both legs."""
-        self._dispatcher.abandon(self._attempt)
-
-    def lost(self, reason: str) -> None:
-        """The decode worker broke the stream off: it has to prove itself again."""
-        self._dispatcher.eject(self._attempt.pair.decode.name, reason)
-
-
-class Dispatcher:
-    """Sends requests to pairs of workers and brings back answers."""
 
     def __init__(self, wire: Wire, registry: Registry, metrics: Metrics, log: Log) -> None:
         self._wire = wire
@@ -93,7 +45,7 @@ class Dispatcher:
         self._limits = registry.fleet.router
         self._loop = asyncio.get_running_loop()
         self._background: set[asyncio.Task[None]] = set()
-        self._attempts: set[Attempt] = set()
+        self.attempts: set[Attempt] = set()
         self._closing = False
         self._proven = asyncio.Event()
         registry.on_proven.append(self._on_proven)
@@ -167,7 +119,7 @@ class Dispatcher:
 
     def abandon(self, attempt: Attempt) -> None:
         """Abort both legs: close their connections and tell both workers. SGLang passes no abort on by itself."""
-        if attempt not in self._attempts:
+        if attempt not in self.attempts:
             return
         legs: list[Leg] = [leg for leg in ("prefill", "decode") if not self._is_over(attempt, leg)]
         for leg, task in attempt.tasks.items():
@@ -198,21 +150,11 @@ class Dispatcher:
         self._log.event("worker_ejected", worker=name, why=reason)
         self._registry.lose(name, reason, gone=False)
 
-    async def watch_streams(self) -> None:
-        """Cut off streams that bring nothing for `idle_timeout`; runs until cancelled."""
-        idle = self._limits.idle_timeout
-        while True:
-            await asyncio.sleep(min(1.0, idle / 4))
-            now = self.now()
-            for attempt in tuple(self._attempts):
-                if attempt.reading_since is not None and now - attempt.reading_since > idle:
-                    attempt.cut_off(f"no token for {idle:g} s")
-
     def cut_all(self, reason: str) -> None:
         """End every request that is still in flight; each client gets an explicit error."""
         self._closing = True
         self._on_proven()
-        for attempt in tuple(self._attempts):
+        for attempt in tuple(self.attempts):
             attempt.hear("prefill", Lost(reason))
             attempt.lost_decode(reason)
 
@@ -245,7 +187,7 @@ class Dispatcher:
         if ticket.counted:
             for leg in ("prefill", "decode"):
                 self._metrics.leg_in_flight.labels(call.task, leg).inc()
-        self._attempts.add(attempt)
+        self.attempts.add(attempt)
         ticket.attempts.add(attempt)
         attempt.tasks = {
             "prefill": self._loop.create_task(self._prefill(attempt, bodies.prefill)),
@@ -256,6 +198,8 @@ class Dispatcher:
     async def _prefill(self, attempt: Attempt, body: bytes) -> None:
         started = self.now()
         outcome = await self._wire.prefill(attempt, body)
+        if outcome == "ok" and not attempt.call.stream:
+            attempt.owed_since = self.now()
         self._release(attempt, "prefill", outcome)
         if attempt.ticket.counted and outcome == "ok":
             self._metrics.leg_seconds.labels(attempt.call.task, "prefill").observe(self.now() - started)
@@ -297,7 +241,7 @@ class Dispatcher:
             self._metrics.legs.labels(attempt.call.task, leg, outcome).inc()
 
     def _close(self, attempt: Attempt) -> None:
-        self._attempts.discard(attempt)
+        self.attempts.discard(attempt)
         attempt.ticket.attempts.discard(attempt)
         if attempt.response is not None:
             # gives the connection back if the answer was read to its end, and closes it otherwise

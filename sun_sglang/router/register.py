@@ -11,9 +11,10 @@ import aiohttp
 from pydantic import ValidationError
 
 from sun_sglang.identity import WorkerCard
+from sun_sglang.router.answer import Answer
 from sun_sglang.router.attempt import Ticket
 from sun_sglang.router.canary import canary_fault, make_canary
-from sun_sglang.router.dispatch import Answer, Dispatcher
+from sun_sglang.router.dispatch import Dispatcher
 from sun_sglang.router.log import Log
 from sun_sglang.router.metrics import Metrics
 from sun_sglang.router.problem import Problem

@@ -10,8 +10,9 @@ import orjson
 from aiohttp import web
 
 from sun_sglang.errors import RequestError
+from sun_sglang.router.answer import Answer, StreamBroken
 from sun_sglang.router.attempt import Ticket
-from sun_sglang.router.dispatch import Answer, Dispatcher, StreamBroken
+from sun_sglang.router.dispatch import Dispatcher
 from sun_sglang.router.fanout import Single, is_plural, merge, split
 from sun_sglang.router.inflight import Inflight
 from sun_sglang.router.legs import Call, make_call, wire_model
@@ -107,11 +108,14 @@ class Service:
             answer = await self._dispatcher.exchange(part.call, part.ticket)
             return _result(show(request, part.single.rid, answer)(answer.head))
 
+        failed: Problem | None = None
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(one(part)) for part in parts]
         except* Problem as problems:
-            raise _first(problems) from None
+            failed = _first(problems)
+        if failed is not None:
+            raise failed
         reply = merge(request, [task.result() for task in tasks])
         if isinstance(reply, dict) and isinstance(request.rid, str):
             reply["id"] = request.rid

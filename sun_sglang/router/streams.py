@@ -9,8 +9,8 @@ from typing import Any
 
 import orjson
 
+from sun_sglang.router.answer import Answer, StreamBroken
 from sun_sglang.router.attempt import Ticket
-from sun_sglang.router.dispatch import Answer, StreamBroken
 from sun_sglang.router.fanout import merge_usage, reindex
 from sun_sglang.router.problem import Problem
 from sun_sglang.router.replies import Tokens, tokens

@@ -86,6 +86,8 @@ class FakeWorker:
         self.aborts: list[dict[str, Any]] = []
         self.running: dict[str, asyncio.Event] = {}
         self.flushes = 0
+        self.looked = 0
+        self.batches = False
         self.tokenized: list[dict[str, Any]] = []
         self.cache: dict[str, set[tuple[int, ...]]] = {}
         self.stepped = asyncio.Event()
@@ -110,6 +112,7 @@ class FakeWorker:
         app.router.add_post("/abort_request", self._abort)
         app.router.add_post("/tokenize", self._tokenize)
         app.router.add_post("/flush_cache", self._flush)
+        app.router.add_get("/v1/loads", self._loads)
         app.router.add_get("/model_info", self._model_info)
         app.router.add_get("/server_info", self._server_info)
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.01)
@@ -184,6 +187,10 @@ class FakeWorker:
         self.flushes += 1
         self.cache.clear()
         return web.Response(text="Cache flushed.\n")
+
+    async def _loads(self, _: web.Request) -> web.Response:
+        self.looked += 1
+        return web.json_response({"loads": [{"timestamp": self.looked if self.batches else 0}]})
 
     async def _model_info(self, _: web.Request) -> web.Response:
         return web.json_response({"model_path": self.weights, "tokenizer_path": "tok", "served_model_name": "x"})

@@ -199,6 +199,31 @@ async def test_fault_08_a_stream_that_stalls_is_cut_off_with_an_error(start: Sta
     await aborted(system, "base-0")
 
 
+async def test_fault_08_a_decode_worker_that_stands_still_loses_its_whole_answers(start: Start) -> None:
+    system = await start({"math": ("math", "base")}, {"math": 1, "base": 2}, router={"idle_timeout": 0.4})
+    for name in ("base-0", "base-1"):
+        system[name].fault = Fault(hang_after=1, times=1)
+    system["base-1"].fault = None
+    assert [await ask(system, stream=False) for _ in range(2)] == [ANSWER] * 2
+    assert "owes tokens" in system.log.getvalue()
+    await system.quiet()
+
+
+async def test_fault_08_a_decode_worker_that_runs_batches_keeps_them(start: Start) -> None:
+    system = await start({"math": ("math", "base")}, {"math": 1, "base": 1}, router={"idle_timeout": 0.2})
+    system["base-0"].batches = True
+    system["base-0"].fault = Fault(hang_after=1, times=1)
+    asked = asyncio.create_task(small_post(system))
+    await system.until(lambda: system["base-0"].looked > 5)
+    assert not asked.done()
+    await system.post("/abort_request", {"rid": "a"})
+    assert (await asked)[0] == 200
+
+
+async def small_post(system: System) -> tuple[int, Any]:
+    return await system.post("/generate", {**MATH, "rid": "a"})
+
+
 async def test_fault_12_decode_restarts_and_is_back_only_after_a_canary(small: System) -> None:
     small["base-0"].canary_fault = Fault(status=500)
     await small["base-0"].restart()
@@ -559,7 +584,7 @@ async def test_fault_26_what_does_not_end_in_time_gets_an_explicit_error(small: 
     if stream:
         asked = asyncio.create_task(small.events_of("/generate", {**MATH, "stream": True}))
         await small.until(lambda: small["base-0"].stepped.is_set() and small["base-0"].running)
-        await small.until(lambda: any(a.reading_since for a in small.router.dispatcher._attempts))
+        await small.until(lambda: any(a.reading_since for a in small.router.dispatcher.attempts))
         await small.router.stop(0.0)
         assert "shutting down" in (await asked)[-1]["error"]["message"]
     else:

@@ -1,0 +1,66 @@
+"""An answer that has begun, as whoever delivers it sees it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import aiohttp
+
+from sun_sglang.router.attempt import Attempt
+from sun_sglang.router.wire import describe
+
+if TYPE_CHECKING:
+    from sun_sglang.router.dispatch import Dispatcher
+
+
+class StreamBroken(Exception):  # noqa: N818 - what happened, not an error of ours
+    """A stream ended without its end; the text says why."""
+
+
+class Answer:
+    """A decode leg that has begun to answer, and what the prefill leg said if that was waited for.
+
+    Attributes:
+        head: the whole body, or a stream's first event.
+        prefill: the prefill leg's body; None where it is not needed.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, attempt: Attempt, head: bytes, prefill: bytes | None) -> None:
+        self.head = head
+        self.prefill = prefill
+        self._dispatcher = dispatcher
+        self._attempt = attempt
+
+    @property
+    def rid(self) -> str:
+        """The id that the workers know the request by."""
+        return self._attempt.rid
+
+    async def read(self) -> bytes:
+        """The next piece of a stream; empty at its end.
+
+        Raises:
+            StreamBroken: the worker died, stalled, or was ejected.
+        """
+        attempt = self._attempt
+        response = attempt.response
+        assert response is not None, "a streamed answer has a response"
+        attempt.reading_since = self._dispatcher.now()
+        try:
+            return await response.content.readany()
+        except (aiohttp.ClientError, OSError) as e:
+            raise StreamBroken(attempt.cut or describe(e)) from e
+        finally:
+            attempt.reading_since = None
+
+    def finish(self) -> None:
+        """The answer was delivered in full."""
+        self._dispatcher.finish(self._attempt)
+
+    def abandon(self) -> None:
+        """The answer is not wanted, or not to be had: abort both legs."""
+        self._dispatcher.abandon(self._attempt)
+
+    def lost(self, reason: str) -> None:
+        """The decode worker broke the stream off: it has to prove itself again."""
+        self._dispatcher.eject(self._attempt.pair.decode.name, reason)
