@@ -1,0 +1,120 @@
+"""A kept process is started again after every end, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from sun_sglang.errors import LaunchError
+from sun_sglang.launch import keeper as keeper_module
+from sun_sglang.launch.keeper import Keeper, describe_end, pause_before, tail
+from sun_sglang.launch.starters import Running
+from sun_sglang.launch.state import Phase, ProcessState
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> ProcessState:
+    return ProcessState(
+        name="math-0",
+        pool="math",
+        role="prefill",
+        phase=Phase.STARTING,
+        pid=0,
+        url="http://127.0.0.1:1",
+        log=tmp_path / "math-0.log",
+        restarts=0,
+    )
+
+
+async def sleeper(command: str = "sleep 60") -> Running:
+    process = await asyncio.create_subprocess_shell(f"exec {command}")
+    return Running(process.pid, process.wait())
+
+
+class Diary:
+    """Notes each new phase of a keeper."""
+
+    def __init__(self, state: ProcessState, start: Callable[[int], Awaitable[Running]]) -> None:
+        self.keeper = Keeper(state, start, self._note)
+        self.phases: list[Phase] = []
+        self._news = asyncio.Event()
+
+    def _note(self) -> None:
+        self.phases.append(self.keeper.state.phase)
+        self._news.set()
+
+    async def until(self, phase: Phase) -> None:
+        while self.phases[-1:] != [phase]:
+            self._news.clear()
+            await self._news.wait()
+
+
+async def test_it_is_started_again_and_counts(state: ProcessState, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper_module, "pause_before", lambda _: 0.0)
+    seen: list[int] = []
+
+    async def start(restarts: int) -> Running:
+        seen.append(restarts)
+        if restarts == 1:
+            raise LaunchError("no nursery")
+        return await sleeper("false" if restarts == 0 else "sleep 60")
+
+    diary = Diary(state, start)
+    running = asyncio.create_task(diary.keeper.run())
+    while diary.keeper.state.restarts < 2 or diary.keeper.state.phase != Phase.RUNNING:
+        await diary.until(Phase.RUNNING)
+        await asyncio.sleep(0)
+    assert seen == [0, 1, 2]
+    assert diary.keeper.early_ends == 2
+    assert diary.keeper.state.detail == "no nursery"
+    await diary.keeper.stop(grace=30)
+    await running
+    assert diary.phases[-2:] == [Phase.STOPPING, Phase.STOPPED]
+    assert diary.keeper.state.pid == 0
+
+
+async def test_what_ignores_sigterm_is_killed(state: ProcessState) -> None:
+    diary = Diary(
+        state, lambda _: sleeper("python3 -c 'import signal; signal.pthread_sigmask(0, {15}); signal.pause()'")
+    )
+    running = asyncio.create_task(diary.keeper.run())
+    await diary.until(Phase.RUNNING)
+    await diary.keeper.stop(grace=0.5)
+    await running
+    assert diary.keeper.state.phase == Phase.STOPPED
+
+
+async def test_it_can_be_stopped_during_a_pause(state: ProcessState) -> None:
+    diary = Diary(state, lambda _: sleeper("false"))
+    running = asyncio.create_task(diary.keeper.run())
+    await diary.until(Phase.RESTARTING)
+    await diary.keeper.stop(grace=30)
+    await running
+    assert diary.keeper.state.phase == Phase.STOPPED
+
+
+def test_pauses_grow_to_half_a_minute() -> None:
+    assert [pause_before(n) for n in (1, 2, 3, 4, 7, 40)] == [0.5, 1.0, 2.0, 4.0, 30.0, 30.0]
+
+
+def test_ends_in_words() -> None:
+    assert describe_end(3) == "exit 3"
+    assert describe_end(-signal.SIGKILL) == "killed by SIGKILL"
+    assert describe_end(-99) == "killed by signal 99"
+
+
+def test_tail(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    assert tail(log, 2) == ""
+    log.write_bytes(b"one\ntwo\n\xffthree\n")
+    assert tail(log, 2) == "two\n\ufffdthree"
+
+
+async def test_signals_to_what_has_ended_are_no_error() -> None:
+    ended = await sleeper("true")
+    assert await ended.wait() == 0
+    ended.send(signal.SIGTERM)

@@ -1,0 +1,125 @@
+"""Patches prove themselves: a moved target, another signature and a hook that did not take are each named."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from sun_sglang import patches
+from sun_sglang.errors import PatchError
+from sun_sglang.patches.patch import Patch
+from sun_sglang.patches.report_patches import PROOF, proven, require_proofs
+
+
+def engine(function: Callable[..., Any]) -> ModuleType:
+    module = ModuleType("made_up_engine")
+    module.step = function  # type: ignore[attr-defined]
+    module.Server = type("Server", (), {"start": classmethod(lambda cls, port: port)})  # type: ignore[attr-defined]
+    return module
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    module = engine(lambda batch, limit: batch)
+    monkeypatch.setitem(sys.modules, "made_up_engine", module)
+    return module
+
+
+def hook(*_args: object) -> None: ...
+
+
+def patch(**changes: Any) -> Patch:
+    fields: dict[str, Any] = {
+        "name": "example",
+        "target": "made_up_engine.step",
+        "parameters": ("batch", "limit"),
+        "kind": "before",
+        "hook": hook,
+        "why": "",
+        "versions": ("1.0",),
+        "way_out": "",
+    }
+    return Patch(**fields | changes)
+
+
+def wrapped(function: Callable[..., Any], hook: Callable[..., Any]) -> Callable[..., Any]:
+    """As SGLang's registry wraps."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any) -> Any:
+        hook(*args)
+        return function(*args)
+
+    return wrapper
+
+
+def test_a_hook_in_place_is_applied(made_up: ModuleType) -> None:
+    made_up.step = wrapped(wrapped(made_up.step, hook), print)
+    assert patch().report().state == "applied", "also under somebody else's hook"
+
+
+def test_a_hook_that_did_not_take_is_missing(made_up: ModuleType) -> None:
+    made_up.step = wrapped(made_up.step, print)
+    report = patch().report()
+    assert report.state == "missing"
+    assert "made_up_engine.step runs without it" in report.detail
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"parameters": ("batch",)}, r"takes \(batch, limit\) where SGLang 1.0 takes \(batch\)"),
+        ({"target": "made_up_engine.leap"}, "made_up_engine.leap is gone"),
+        ({"target": "no_such_engine.step"}, "no_such_engine.step is gone"),
+    ],
+)
+@pytest.mark.usefixtures("made_up")
+def test_a_moved_target_is_named(changes: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(PatchError, match="patch `example`: .*" + complaint):
+        patch(**changes).require_target()
+    assert patch(**changes).report().state == "moved"
+
+
+def test_a_classmethod_has_one_signature_before_and_after_it_was_hooked(made_up: ModuleType) -> None:
+    target = patch(target="made_up_engine.Server.start", parameters=("cls", "port"))
+    target.require_target()
+    made_up.Server.start = classmethod(wrapped(made_up.Server.start.__func__, hook))
+    assert target.report().state == "applied"
+
+
+def test_a_patch_that_is_not_needed_is_inactive_and_no_reason_to_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    unneeded = patch(target="no_such_engine.step", applies=lambda: False)
+    assert unneeded.report().state == "inactive"
+    monkeypatch.setattr(patches, "ALL", (unneeded,))
+    assert patches.require_applied() == []
+
+
+@pytest.mark.usefixtures("made_up")
+def test_a_process_without_a_hook_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patches, "ALL", (patch(),))
+    with pytest.raises(PatchError, match="patch `example` did not take"):
+        patches.require_applied()
+
+
+def test_every_patch_says_what_it_is() -> None:
+    assert len({p.name for p in patches.ALL}) == len(patches.ALL)
+    for p in patches.ALL:
+        assert p.target.startswith("sglang.")
+        assert p.why
+        assert p.versions
+        assert p.way_out
+
+
+def test_a_scheduler_without_proof_is_refused() -> None:
+    proof = {"pid": 1, "patches": [{"name": "x", "target": "y", "state": "applied"}]}
+    good: dict[str, Any] = {"status": "ready", PROOF: proof}
+    assert require_proofs([good, good]) == [good, good]
+    assert [r.name for r in proven(json.loads(json.dumps(good)))] == ["x"]
+    with pytest.raises(PatchError, match="scheduler 1 started without"):
+        require_proofs([good, {"status": "ready"}])
