@@ -169,8 +169,6 @@ class Router:
             return _respond(problem)
         except RequestError as e:
             return _respond(Problem.of(e))
-        except web.HTTPBadRequest as e:
-            return _respond(Problem(400, e.text or e.reason))
         except web.HTTPRequestEntityTooLarge:
             most = self.fleet.router.max_body_mb
             return _respond(Problem(413, f"the body is over {most:g} MiB", code="body_too_large"))
@@ -179,6 +177,12 @@ class Router:
         except web.HTTPMethodNotAllowed as e:
             allowed = ", ".join(sorted(e.allowed_methods))
             return _respond(Problem(405, f"{request.path} takes {allowed}", code="method_not_allowed"))
+        except web.HTTPException as e:
+            return _respond(Problem(e.status, e.reason))
+        except web.RequestPayloadError as e:
+            return _respond(Problem(400, f"the body cannot be read: {e}", code="invalid_body"))
+        except ConnectionError:
+            raise
         except Exception as e:
             self.log.event("defect", path=request.path, trace="".join(traceback.format_exception(e)))
             return _respond(Problem(500, "the router failed; its log has the details", code="internal_error"))

@@ -25,6 +25,7 @@ from sun_sglang.router.wire import Wire
 # A prefill leg has nothing left to do once its request is being decoded; it gets this long to say so.
 LINGER_S = 2.0
 ATTEMPTS = 2
+ABORT_PAUSES_S = (0.2, 1.0, 0.0)
 # How long a request waits for a worker to prove itself where none is left: a broken connection takes the worker out of
 # rotation, and its card and canary bring it back within a few round trips.
 RECOVERY_S = 0.5
@@ -64,6 +65,8 @@ class Dispatcher:
         failed: Failed | None = None
         for _ in range(ATTEMPTS):
             pair = await self._pair(call.task, avoid)
+            if ticket.abort_asked:
+                raise Problem(400, "the request was aborted before it reached a worker", code="aborted")
             if pair is None:
                 break
             if failed is not None:
@@ -76,7 +79,7 @@ class Dispatcher:
             self._log.event(
                 "attempt_failed", task=call.task, leg=failed.leg, worker=worker.name, why=failed.problem.message
             )
-            if failed.eject and not self._closing:
+            if failed.eject:
                 self.eject(worker.name, failed.problem.message)
             if not failed.retry or ticket.abort_asked or self._closing:
                 break
@@ -133,8 +136,7 @@ class Dispatcher:
         """The client asked for an abort: tell the workers; their answers end the request in the usual way."""
         ticket.abort_asked = True
         for attempt in ticket.attempts:
-            for worker in attempt.pair:
-                self._spawn(self._wire.abort(worker.spec.url, {"rid": attempt.rid}))
+            self._spawn(self._abort_until_over(attempt))
 
     def abort_everywhere(self) -> None:
         """Abort all requests on all workers, other routers' included, as `abort_all` does on a single server."""
@@ -144,7 +146,7 @@ class Dispatcher:
 
     def eject(self, name: str, reason: str) -> None:
         """Take a worker out of rotation until its card and a canary pass."""
-        if self._registry.workers[name].card is None:
+        if self._closing or self._registry.workers[name].card is None:
             return
         self._metrics.ejections.labels(name).inc()
         self._log.event("worker_ejected", worker=name, why=reason)
@@ -163,7 +165,17 @@ class Dispatcher:
         while self._background:
             await asyncio.gather(*self._background)
 
+    async def _abort_until_over(self, attempt: Attempt) -> None:
+        """A worker ignores the id of a request that it has not taken in yet, so it is told again."""
+        for pause in ABORT_PAUSES_S:
+            await asyncio.gather(*(self._wire.abort(w.spec.url, {"rid": attempt.rid}) for w in attempt.pair))
+            await asyncio.sleep(pause)
+            if attempt not in self.attempts:
+                return
+
     async def _pair(self, task: str, avoid: set[str]) -> Pair | None:
+        if (pair := choose(self._registry.usable(task), avoid)) is not None:
+            return pair
         try:
             async with asyncio.timeout(RECOVERY_S):
                 while (pair := choose(self._registry.usable(task), avoid)) is None and not self._closing:
@@ -224,8 +236,7 @@ class Dispatcher:
     def _answer(self, attempt: Attempt) -> Answer:
         decode, prefill = attempt.heard["decode"], attempt.heard["prefill"]
         assert isinstance(decode, Reply), "only a decode leg that answered is served"
-        needed = attempt.call.needs_prefill and isinstance(prefill, Reply)
-        body = prefill.head if needed and isinstance(prefill, Reply) else None
+        body = prefill.head if attempt.call.needs_prefill and isinstance(prefill, Reply) else None
         answer = Answer(self, attempt, decode.head, body)
         if not attempt.call.stream:
             answer.finish()
@@ -233,6 +244,8 @@ class Dispatcher:
 
     def _is_over(self, attempt: Attempt, leg: Leg) -> bool:
         said = attempt.heard[leg]
+        if isinstance(said, Lost):
+            return said.refused
         return isinstance(said, Reply) and not (said.streamed and said.status == 200) and attempt.tasks[leg].done()
 
     def _release(self, attempt: Attempt, leg: Leg, outcome: str) -> None:
@@ -244,8 +257,10 @@ class Dispatcher:
         self.attempts.discard(attempt)
         attempt.ticket.attempts.discard(attempt)
         if attempt.response is not None:
-            # gives the connection back if the answer was read to its end, and closes it otherwise
-            attempt.response.close() if not attempt.response.content.at_eof() else attempt.response.release()
+            if attempt.response.content.at_eof():
+                attempt.response.release()
+            else:
+                attempt.response.close()
 
     async def _settle(self, attempt: Attempt, response: aiohttp.ClientResponse) -> None:
         """Let both connections come to their end, so that they can be used again."""

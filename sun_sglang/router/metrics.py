@@ -49,6 +49,10 @@ class Metrics:
             "sun_worker_state", "1 for the state a worker is in.", ["worker", "pool", "role", "state"], registry=r
         )
 
+        self.worker_in_flight = Gauge(
+            "sun_worker_in_flight", "Requests that this router has on a worker.", ["worker"], registry=r
+        )
+
     def count_tokens(self, task: str, tokens: Tokens) -> None:
         """Add an answer's token counts."""
         for kind, count in zip(tokens._fields, tokens, strict=True):
@@ -58,6 +62,7 @@ class Metrics:
     def page(self, registry: Registry) -> bytes:
         """The page that Prometheus reads."""
         for worker in registry.workers.values():
+            self.worker_in_flight.labels(worker.name).set(worker.requests)
             current = registry.state(worker.name)
             for state in State:
                 self.workers.labels(worker.name, worker.spec.pool, worker.role, state).set(state is current)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from typing import Any
 
 import aiohttp
@@ -374,6 +375,18 @@ async def test_fault_17_an_unknown_rid_and_abort_all(small: System) -> None:
     assert (await small.post("/abort_request", {"rid": 3}))[0] == 400
 
 
+async def test_fault_17_an_abort_before_dispatch(small: System) -> None:
+    await small["base-0"].stop()
+    await small.until(lambda: small.router.registry.unserved())
+    asked = asyncio.create_task(small.post("/generate", {**MATH, "rid": "a"}))
+    await small.until(lambda: small.router.inflight.tickets)
+    await small.post("/abort_request", {"rid": "a"})
+    await small["base-0"].restart()
+    status, reply = await asked
+    # the worker may be back in time or not; in neither case is the request served
+    assert (status, reply["error"]["code"]) in {(400, "aborted"), (503, "no_worker")}
+
+
 async def test_fault_17_a_rid_that_is_in_flight_is_refused(small: System) -> None:
     small["base-0"].fault = Fault(hang_after=1, times=1)
     first = asyncio.create_task(small.post("/generate", {**MATH, "rid": "a"}))
@@ -496,6 +509,31 @@ async def test_fault_20_bad_bodies_are_refused_before_dispatch(small: System, na
         assert r.status == 400
         assert (await r.json())["error"]["message"]
     assert not small["math-0"].requests
+    assert await ask(small, stream=False) == ANSWER
+
+
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        (b"Content-Length: 9\r\nContent-Encoding: gzip\r\n", b"not gzip!"),
+        (b"Transfer-Encoding: chunked\r\n", b"zz\r\n{}\r\n0\r\n\r\n"),
+    ],
+)
+async def test_fault_20_a_body_that_cannot_be_read(small: System, head: bytes, body: bytes) -> None:
+    url = aiohttp.typedefs.URL(small.router.url)
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    writer.write(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n" + head + b"\r\n" + body)
+    assert b" 400 " in await reader.readline()
+    writer.close()
+    await writer.wait_closed()
+    assert await ask(small, stream=False) == ANSWER
+    assert "defect" not in small.log.getvalue()
+
+
+async def test_fault_20_a_body_of_100_mb(small: System) -> None:
+    headers = {"Content-Type": "application/json"}
+    async with small.client.post("/generate", data=io.BytesIO(b" " * (100 << 20)), headers=headers) as r:
+        assert r.status == 413
     assert await ask(small, stream=False) == ANSWER
 
 
