@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sun_sglang.identity import first_difference, read_identity, weights_revision
+from sun_sglang.train.checkpoint import load_model, load_tokenizer, read_record
+from sun_sglang.train.demo import BASE, HELD_OUT, checkpoint_name
+from sun_sglang.train.demo_tasks import DEMO_QUESTIONS, TASKS
+from sun_sglang.train.evaluate import exact_match
+from sun_sglang.train.examples import draw, encode, read_jsonl
+from sun_sglang.train.generate import greedy
+from sun_sglang.train.tokenizer import CHAT_TEMPLATE, build_tokenizer
+from sun_sglang.train.two_module import Scheme
+
+DEMO = Path(__file__).parents[3] / "configs" / "demo"
+SCHEMES: tuple[Scheme, ...] = ("prefill_only", "full")
+CHECKPOINTS = [BASE, *(checkpoint_name(task, scheme) for task in TASKS for scheme in SCHEMES)]
+SUBSET = 30
+
+
+@cache
+def model(name: str) -> Any:
+    return load_model(DEMO / "models" / name)
+
+
+@cache
+def report() -> Any:
+    return json.loads((DEMO / "evaluation.json").read_text())
+
+
+def right(task: str, prefill: str, decode: str, count: int) -> int:
+    """How many of the first held-out questions are answered exactly, one at a time as the reference does."""
+    tokenizer = load_tokenizer(DEMO / "models" / prefill)
+    correct = 0
+    for example in read_jsonl(DEMO / "data" / f"{task}.test.jsonl")[:count]:
+        encoded = encode(tokenizer, example)
+        (answer,) = greedy(
+            model(prefill),
+            model(decode),
+            [encoded.prompt],
+            max_new_tokens=len(encoded.answer),
+            end_tokens={tokenizer.eos_token_id},
+        )
+        correct += answer.tokens == encoded.answer
+    return correct
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_every_checkpoint_can_share_kv_with_the_base(name: str) -> None:
+    left, base = (read_identity(DEMO / "models" / n, {"dtype": "float32"}) for n in (name, BASE))
+    assert first_difference(left, base) is None
+    assert (left.weights == base.weights) == (name == BASE)
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_every_checkpoint_has_the_tokenizer_and_ends_where_its_answers_end(name: str) -> None:
+    tokenizer, built = load_tokenizer(DEMO / "models" / name), build_tokenizer()
+    text = 'é∑😀 {"a": 1}<|end|>'
+    assert tokenizer.encode(text) == built.encode(text)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.chat_template == CHAT_TEMPLATE
+    assert model(name).config.eos_token_id == model(name).generation_config.eos_token_id == tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_records_name_the_weights_that_are_there(task: str, scheme: Scheme) -> None:
+    directory = DEMO / "models" / checkpoint_name(task, scheme)
+    base = weights_revision(DEMO / "models" / BASE)
+    record = read_record(directory)
+    assert (record.scheme, record.first_token, record.base) == (scheme, "prefill", base)
+    assert record.decoder == (base if scheme == "prefill_only" else weights_revision(directory))
+    rates = report()["tuning"][checkpoint_name(task, scheme)]["validation_loss"]
+    assert record.learning_rate == float(min(rates, key=rates.__getitem__))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_files_are_what_the_generators_draw(task: str) -> None:
+    assert read_jsonl(DEMO / "data" / f"{task}.test.jsonl") == draw(TASKS[task], "test", HELD_OUT, 0)
+    assert read_jsonl(DEMO / "data" / f"{task}.demo.jsonl") == list(DEMO_QUESTIONS[task])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_evaluation_holds_what_was_promised(task: str) -> None:
+    cells = report()["exact_match"][task]
+    for cell in cells.values():
+        assert cell == vars(exact_match(cell["correct"], cell["total"]))
+        assert cell["total"] == HELD_OUT
+    assert cells["full"]["percent"] >= 95
+    assert cells["sun"]["percent"] >= cells["full"]["percent"] - 3
+    assert cells["naive"]["high"] < cells["sun"]["low"] - 25
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_evaluation_can_be_measured_again(task: str) -> None:
+    cells = report()["exact_match"][task]
+    full, tuned = checkpoint_name(task, "full"), checkpoint_name(task, "prefill_only")
+    pairs = {"base": (BASE, BASE), "full": (full, full), "naive": (full, BASE), "sun": (tuned, BASE)}
+    for name, (prefill, decode) in pairs.items():
+        again = exact_match(right(task, prefill, decode, SUBSET), SUBSET)
+        # the whole set's figure has to lie in the interval of its part
+        assert again.low <= cells[name]["percent"] <= again.high, name
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_demo_questions_are_answered_right_on_the_shared_decoder(task: str) -> None:
+    tokenizer = load_tokenizer(DEMO / "models" / task)
+    for example in read_jsonl(DEMO / "data" / f"{task}.demo.jsonl"):
+        prompt = encode(tokenizer, example).prompt
+        (answer,) = greedy(model(task), model(BASE), [prompt], max_new_tokens=100, end_tokens={tokenizer.eos_token_id})
+        assert tokenizer.decode(answer.tokens, skip_special_tokens=True) == example.answer
