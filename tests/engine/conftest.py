@@ -23,12 +23,20 @@ TOPOLOGY: dict[str, Any] = {
         "llama-base": {"role": "decode", "model": "./llama-base"},
         "llama-a": {"role": "prefill", "model": "./llama-a"},
         "llama-b": {"role": "prefill", "model": "./llama-b"},
+        # the same weights as llama-a: tests of faults run a router of their own over both
+        "spare-a": {"role": "prefill", "model": "./llama-a"},
         # null: SGLang's own cache, which keeps generated tokens too
         "stock": {"role": "decode", "model": "./llama-base", "engine": {"radix_cache_backend": None}},
         "uncached": {
             "role": "decode",
             "model": "./llama-base",
             "engine": {"disaggregation_decode_enable_radix_cache": False},
+        },
+        # eight answers of a hundred tokens do not fit
+        "small": {
+            "role": "decode",
+            "model": "./llama-base",
+            "engine": {"max_total_tokens": 640, "num_reserved_decode_tokens": 8},
         },
         "pages-a": {"role": "prefill", "model": "./llama-a", "engine": {"page_size": 16}},
         "pages-base": {"role": "decode", "model": "./llama-base", "engine": {"page_size": 16}},
@@ -41,11 +49,13 @@ TOPOLOGY: dict[str, Any] = {
         "llama-b": {"prefill": "llama-b", "decode": "llama-base"},
         "stock": {"prefill": "llama-a", "decode": "stock"},
         "uncached": {"prefill": "llama-a", "decode": "uncached"},
+        "spare": {"prefill": "spare-a", "decode": "uncached"},
+        "small": {"prefill": "llama-a", "decode": "small"},
         "pages": {"prefill": "pages-a", "decode": "pages-base"},
         "qwen3-a": {"prefill": "qwen3-a", "decode": "qwen3-base"},
         "qwen3-b": {"prefill": "qwen3-b", "decode": "qwen3-base"},
     },
-    "engine": {"dtype": "float32", "max_total_tokens": 16384},
+    "engine": {"dtype": "float32", "max_total_tokens": 16384, "tool_call_parser": "llama3"},
     "router": {"port": 0, "first_token_timeout": 60, "max_body_mb": 4},
 }
 
@@ -157,6 +167,17 @@ class Reference:
         from sun_sglang.train.generate import greedy
 
         return greedy(self.prefill, self.decode, [list(prompt)], max_new_tokens=length)[0]
+
+
+@pytest.fixture(scope="session")
+def task_references(models: Path) -> dict[str, Reference]:
+    """The reference of every task, by the task's name."""
+
+    def of(task: dict[str, str]) -> Reference:
+        prefill, decode = (models / TOPOLOGY["pools"][task[role]]["model"] for role in ("prefill", "decode"))
+        return Reference(prefill, decode)
+
+    return {name: of(task) for name, task in TOPOLOGY["tasks"].items()}
 
 
 @cache

@@ -62,6 +62,23 @@ async def test_sglangs_own_cache_changes_a_conversation(client: httpx.AsyncClien
     assert differing >= 3
 
 
+async def test_retracted_requests_answer_as_the_reference_and_leave_only_their_prompts(
+    client: httpx.AsyncClient, models: Path
+) -> None:
+    """A full decode worker puts requests aside with part of their answer, and resumes them later."""
+    rng = random.Random(5)
+    reference = Reference(models / "llama-a", models / "llama-base")
+    prompts = [[rng.randrange(5, 261) for _ in range(40)] for _ in range(8)]
+    first = await gather(*(generate(client, "small", prompt, 100) for prompt in prompts))
+    assert any(reply["meta_info"]["num_retractions"] for reply in first), "or this shows nothing"
+    for prompt, reply in zip(prompts, first, strict=True):
+        reference.check(prompt, reply["output_ids"])
+        later = prompt + reply["output_ids"] + [7, 8, 9]
+        # generated KV that stayed in the cache would be found here, and change the answer
+        reference.check(later, (await generate(client, "small", later, 12))["output_ids"])
+    reference.require_few_ties()
+
+
 async def test_two_tasks_with_one_prompt_get_their_own_answers(client: httpx.AsyncClient, models: Path) -> None:
     prompt = [random.Random(11).randrange(5, 261) for _ in range(50)]
     references = {t: Reference(models / t, models / "llama-base") for t in ("llama-a", "llama-b")}
