@@ -1,0 +1,341 @@
+"""SGLang's own API and the router's pages, over real servers."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from jsonschema import validate
+
+from tests.engine.conftest import Deployment, Reference, events_of, gather, generate, load
+from tests.engine.watch import in_flight, metric, until
+
+COUNT = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
+
+
+def some_tokens(seed: int, length: int) -> list[int]:
+    rng = random.Random(seed)
+    return [rng.randrange(5, 261) for _ in range(length)]
+
+
+def greedy(length: int, **more: Any) -> dict[str, Any]:
+    return {"temperature": 0, "max_new_tokens": length, "ignore_eos": True, **more}
+
+
+async def ask(client: httpx.AsyncClient, body: dict[str, Any], path: str = "/generate") -> Any:
+    reply = await client.post(path, json=body)
+    assert reply.status_code == 200, reply.text
+    return reply.json()
+
+
+# --- several prompts, several answers -------------------------------------------------------------------------------
+
+
+async def test_a_list_of_prompts_with_parameters_for_each(
+    client: httpx.AsyncClient, task_references: dict[str, Reference]
+) -> None:
+    prompts = [some_tokens(i, 10 + i) for i in range(4)]
+    params = [greedy(3 + i) for i in range(4)]
+    replies = await ask(client, {"model": "llama-b", "input_ids": prompts, "sampling_params": params})
+    for i, reply in enumerate(replies):
+        assert reply["meta_info"]["prompt_tokens"] == 10 + i
+        assert len(reply["output_ids"]) == 3 + i
+        task_references["llama-b"].check(prompts[i], reply["output_ids"])
+
+
+async def test_a_list_of_one_is_a_list(client: httpx.AsyncClient) -> None:
+    replies = await ask(client, {"model": "llama-a", "text": ["abc"], "sampling_params": greedy(2)})
+    assert [len(r["output_ids"]) for r in replies] == [2]
+
+
+async def test_several_answers_to_each_prompt(client: httpx.AsyncClient, task_references: dict[str, Reference]) -> None:
+    prompts = [some_tokens(20, 12), some_tokens(21, 15)]
+    replies = await ask(client, {"model": "llama-a", "input_ids": prompts, "sampling_params": greedy(6, n=3)})
+    assert len(replies) == 6
+    for i, reply in enumerate(replies):
+        task_references["llama-a"].check(prompts[i // 3], reply["output_ids"])
+    assert len({r["meta_info"]["id"] for r in replies}) == 6
+    sampled = {"model": "llama-a", "input_ids": prompts[0], "sampling_params": greedy(12, n=4) | {"temperature": 1}}
+    assert len({tuple(r["output_ids"]) for r in await ask(client, sampled)}) == 4
+
+
+async def test_a_streamed_list(client: httpx.AsyncClient, task_references: dict[str, Reference]) -> None:
+    prompts = [some_tokens(30 + i, 8) for i in range(3)]
+    body = {"model": "llama-b", "input_ids": prompts, "sampling_params": greedy(9), "stream": True}
+    *events, end = [event async for event in events_of(client, "/generate", body)]
+    assert end == "[DONE]"
+    last = {chunk["index"]: chunk for chunk in map(json.loads, events)}
+    assert sorted(last) == [0, 1, 2]
+    for i, chunk in last.items():
+        task_references["llama-b"].check(prompts[i], chunk["output_ids"])
+
+
+# --- logprobs -------------------------------------------------------------------------------------------------------
+
+
+def reference_logprobs(prefill: Path, decode: Path, prompt: Sequence[int], answer: Sequence[int]) -> Any:
+    """Log-probabilities over the vocabulary: [prompt - 1] of each prompt token but the first, [answer] of the answer.
+
+    The prompt's and the first answer token's are the prefill model's, all later ones the decode model's.
+    """
+    import torch
+
+    from sun_sglang.train.two_module import TwoModule
+
+    with torch.inference_mode():
+        ids = torch.tensor([prompt])
+        of_prompt = load(prefill)(input_ids=ids).logits[0, :-1]
+        pair = TwoModule(load(prefill), load(decode), "prefill_only")
+        of_answer = pair(ids, torch.ones_like(ids), torch.tensor([answer])).logits[0]
+    return of_prompt.log_softmax(-1), of_answer.log_softmax(-1)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_logprobs_of_the_prompt_are_the_prefill_models_and_later_ones_the_decode_models(
+    client: httpx.AsyncClient, models: Path, stream: bool
+) -> None:
+    prompt = some_tokens(40, 30)
+    wanted = {"return_logprob": True, "logprob_start_len": 0, "top_logprobs_num": 3}
+    for _ in range(2):  # the second time around the prompt is in both workers' caches
+        reply = await generate(client, "llama-a", prompt, 8, stream=stream, **wanted)
+        of_prompt, of_answer = reference_logprobs(
+            models / "llama-a", models / "llama-base", prompt, reply["output_ids"]
+        )
+        meta = reply["meta_info"]
+        (first, *given), answered = meta["input_token_logprobs"], meta["output_token_logprobs"]
+        assert first[0] is None, "nothing comes before the first token"
+        assert [token for _, token, _ in (first, *given)] == prompt
+        assert [value for value, *_ in given] == pytest.approx(
+            [float(row[token]) for row, token in zip(of_prompt, prompt[1:], strict=True)], abs=1e-3
+        )
+        assert [token for _, token, _ in answered] == reply["output_ids"]
+        assert [value for value, *_ in answered] == pytest.approx(
+            [float(row[token]) for row, token in zip(of_answer, reply["output_ids"], strict=True)], abs=1e-3
+        )
+        for rows, tops in ((of_prompt, meta["input_top_logprobs"][1:]), (of_answer, meta["output_top_logprobs"])):
+            for row, top in zip(rows, tops, strict=True):
+                best = row.topk(3)
+                assert [value for value, *_ in top] == pytest.approx(best.values.tolist(), abs=1e-3)
+                assert {token for _, token, _ in top} == set(best.indices.tolist())
+    # were the wrong model asked, it would show
+    wrong, _ = reference_logprobs(models / "llama-b", models / "llama-base", prompt, reply["output_ids"])
+    assert max(abs(float(row[t]) - v[0]) for row, t, v in zip(wrong, prompt[1:], given, strict=True)) > 0.1
+
+
+async def test_logprobs_from_a_place_in_the_prompt_and_with_echo(client: httpx.AsyncClient, models: Path) -> None:
+    prompt = some_tokens(41, 20)
+    part = await generate(client, "llama-b", prompt, 4, return_logprob=True, logprob_start_len=12)
+    of_prompt, _ = reference_logprobs(models / "llama-b", models / "llama-base", prompt, part["output_ids"])
+    given = part["meta_info"]["input_token_logprobs"]
+    assert [token for _, token, _ in given] == prompt[12:]
+    assert [value for value, *_ in given[1:]] == pytest.approx(
+        [float(row[t]) for row, t in zip(of_prompt[12:], prompt[13:], strict=True)], abs=1e-3
+    )
+    echoed = await ask(
+        client,
+        {"model": "llama-b", "prompt": prompt, "max_tokens": 4, "temperature": 0, "logprobs": 1, "echo": True},
+        "/v1/completions",
+    )
+    values = echoed["choices"][0]["logprobs"]["token_logprobs"]
+    assert values[0] is None
+    assert len(values) == 20 + echoed["usage"]["completion_tokens"]
+    assert values[1:20] == pytest.approx(
+        [float(row[t]) for row, t in zip(of_prompt, prompt[1:], strict=True)], abs=1e-3
+    )
+
+
+async def test_without_a_start_there_are_logprobs_of_the_answer_alone(client: httpx.AsyncClient) -> None:
+    reply = await generate(client, "llama-a", some_tokens(42, 9), 5, return_logprob=True)
+    assert len(reply["meta_info"]["output_token_logprobs"]) == 5
+    assert not reply["meta_info"].get("input_token_logprobs")
+
+
+# --- ends and constraints -------------------------------------------------------------------------------------------
+
+
+async def test_stops(client: httpx.AsyncClient, task_references: dict[str, Reference]) -> None:
+    prompt = some_tokens(50, 16)
+    answer = task_references["llama-a"].answer(prompt, 32)
+    at = next(i for i, token in enumerate(answer) if i > 5 and token not in answer[:i])
+    params = greedy(32) | {"stop_token_ids": [answer[at]], "ignore_eos": False}
+    reply = await ask(client, {"model": "llama-a", "input_ids": prompt, "sampling_params": params})
+    assert reply["meta_info"]["finish_reason"] == {"type": "stop", "matched": answer[at]}
+    assert tuple(reply["output_ids"]) == answer[: at + 1]
+
+    text = (await ask(client, {"model": "llama-a", "input_ids": prompt, "sampling_params": greedy(64)}))["text"]
+    character = next(c for i, c in enumerate(text) if i > 5 and c.isascii() and c not in text[:i])
+    params = greedy(64, stop=[character])
+    stopped = await ask(client, {"model": "llama-a", "input_ids": prompt, "sampling_params": params})
+    assert stopped["text"] == text[: text.index(character)]
+    assert stopped["meta_info"]["finish_reason"] == {"type": "stop", "matched": character}
+
+
+@pytest.mark.parametrize("task", ["llama-a", "qwen3-b"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_constraints_hold_from_the_first_token_on(client: httpx.AsyncClient, task: str, stream: bool) -> None:
+    """The first token is the prefill worker's, the others the decode worker's: both have to know the grammar."""
+    limits = {"temperature": 1, "max_new_tokens": 200}
+    for params in ({"regex": "(yes|no), [0-9]{3}"}, {"json_schema": json.dumps(COUNT)}, {"ebnf": 'root ::= "a" "b"+'}):
+        body = {"model": task, "text": "?", "sampling_params": limits | params, "stream": stream}
+        if stream:
+            *_, last, end = [event async for event in events_of(client, "/generate", body)]
+            assert end == "[DONE]"
+            text = json.loads(last)["text"]
+        else:
+            text = (await ask(client, body))["text"]
+        if "json_schema" in params:
+            validate(json.loads(text), COUNT)
+        elif "regex" in params:
+            assert re.fullmatch(params["regex"], text)
+        else:
+            assert re.fullmatch("ab+", text)
+
+
+# --- names and aborts -----------------------------------------------------------------------------------------------
+
+
+async def test_clients_name_their_requests(client: httpx.AsyncClient) -> None:
+    body = {"model": "llama-a", "input_ids": some_tokens(60, 5), "sampling_params": greedy(2), "rid": "mine"}
+    assert (await ask(client, body))["meta_info"]["id"] == "mine"
+    listed = {**body, "input_ids": [some_tokens(61, 5), some_tokens(62, 5)], "rid": ["one", "two"]}
+    assert [r["meta_info"]["id"] for r in await ask(client, listed)] == ["one", "two"]
+    chat = {"model": "llama-a", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2, "rid": "chat"}
+    assert (await ask(client, chat, "/v1/chat/completions"))["id"] == "chat"
+    nameless = await ask(client, {k: v for k, v in body.items() if k != "rid"})
+    assert re.fullmatch("[0-9a-f]{32}", nameless["meta_info"]["id"])
+
+
+@pytest.mark.parametrize("everything", [False, True])
+async def test_an_abort_ends_a_request(client: httpx.AsyncClient, everything: bool) -> None:
+    body = {"model": "llama-b", "input_ids": some_tokens(63, 5), "sampling_params": greedy(1900), "rid": "long"}
+    events = events_of(client, "/generate", body | {"stream": True})
+    await anext(events)
+    reply = await client.post("/abort_request", json={"abort_all": True} if everything else {"rid": "long"})
+    assert reply.status_code == 200
+    *_, last, end = [event async for event in events]
+    assert end == "[DONE]"
+    assert json.loads(last)["meta_info"]["finish_reason"]["type"] == "abort"
+    assert json.loads(last)["meta_info"]["completion_tokens"] < 1900
+    await until(5, "no request in flight", lambda: _none_in_flight(client))
+
+
+async def _none_in_flight(client: httpx.AsyncClient) -> bool:
+    return await in_flight(client) == 0
+
+
+# --- tasks ----------------------------------------------------------------------------------------------------------
+
+
+async def test_the_header_names_the_task(client: httpx.AsyncClient, task_references: dict[str, Reference]) -> None:
+    prompt = some_tokens(70, 20)
+    for model in (None, "llama-a"):  # the header wins
+        body = {"input_ids": prompt, "sampling_params": greedy(8)} | ({"model": model} if model else {})
+        reply = await client.post("/generate", json=body, headers={"X-Sun-Task": "llama-b"})
+        assert reply.status_code == 200, reply.text
+        task_references["llama-b"].check(prompt, reply.json()["output_ids"])
+    nameless = await client.post("/generate", json={"input_ids": prompt})
+    assert nameless.status_code == 400
+    assert "X-Sun-Task" in nameless.json()["error"]["message"]
+    unknown = await client.post("/generate", json={"input_ids": prompt}, headers={"X-Sun-Task": "nobody"})
+    assert unknown.status_code == 404
+    assert "llama-b" in unknown.json()["error"]["message"]
+
+
+async def test_the_pages_about_tasks(client: httpx.AsyncClient, deployment: Deployment) -> None:
+    page = (await client.get("/tasks")).json()
+    assert page["ready"] is True
+    task = page["tasks"]["qwen3-a"]
+    assert task["ready"] is True
+    assert task["in_flight"] == 0
+    assert [w["name"] for w in task["decode"]["workers"]] == ["qwen3-base-0", "qwen3-base-1"]
+    assert {w["url"] for w in task["decode"]["workers"]} == {
+        deployment.process(f"qwen3-base-{i}").url for i in range(2)
+    }
+    assert {w["state"] for w in task["decode"]["workers"] + task["prefill"]["workers"]} == {"ready"}
+    assert len(task["paths"]) == 2
+    namespaces = {name: t["namespace"] for name, t in page["tasks"].items()}
+    assert namespaces["llama-a"] == namespaces["stock"] != namespaces["llama-b"], "who shares a prefill pool shares it"
+    models = (await client.get("/v1/models")).json()
+    assert [m["id"] for m in models["data"]] == list(page["tasks"])
+    assert (await client.get("/v1/models/qwen3-a")).json()["max_model_len"] == models["data"][0]["max_model_len"] > 2000
+
+
+async def test_metrics_move(client: httpx.AsyncClient) -> None:
+    async def figures() -> dict[str, float]:
+        return {
+            "requests": await metric(client, "sun_requests_total", task="pages", outcome="ok"),
+            "prefill": await metric(client, "sun_leg_requests_total", task="pages", leg="prefill", outcome="ok"),
+            "decode": await metric(client, "sun_leg_requests_total", task="pages", leg="decode", outcome="ok"),
+            "prompt": await metric(client, "sun_tokens_total", task="pages", kind="prompt"),
+            "completion": await metric(client, "sun_tokens_total", task="pages", kind="completion"),
+            "cached": await metric(client, "sun_tokens_total", task="pages", kind="cached"),
+            "ttft": await metric(client, "sun_time_to_first_token_seconds_count", task="pages"),
+            "itl": await metric(client, "sun_inter_token_seconds_count", task="pages"),
+        }
+
+    prompt = some_tokens(80, 50)
+    before = await figures()
+    await generate(client, "pages", prompt, 10, stream=True)
+    cached = (await generate(client, "pages", prompt, 10, stream=True))["meta_info"]["cached_tokens"]
+    assert cached == 48, "three whole pages of sixteen"
+
+    async def settled() -> bool:
+        return (await figures())["prefill"] == before["prefill"] + 2
+
+    await until(5, "both prefill legs counted", settled)
+    moved = {name: value - before[name] for name, value in (await figures()).items()}
+    assert moved == {
+        "requests": 2,
+        "prefill": 2,
+        "decode": 2,
+        "prompt": 100,
+        "completion": 20,
+        "cached": cached,
+        "ttft": 2,
+        "itl": 2,
+    }
+    assert await in_flight(client) == 0
+
+
+async def test_usage_counts_cached_tokens(client: httpx.AsyncClient) -> None:
+    prompt = some_tokens(81, 64)
+    body = {"model": "llama-a", "prompt": prompt, "max_tokens": 3, "temperature": 0}
+    first, second = [(await ask(client, body, "/v1/completions"))["usage"] for _ in range(2)]
+    assert (first.get("prompt_tokens_details") or {}).get("cached_tokens", 0) == 0
+    assert second["prompt_tokens_details"]["cached_tokens"] > 60
+    assert first["prompt_tokens"] == second["prompt_tokens"] == 64
+
+
+# --- what a client may not say --------------------------------------------------------------------------------------
+
+
+async def test_fault_15_reserved_fields_are_refused(client: httpx.AsyncClient) -> None:
+    body = {"model": "llama-a", "input_ids": some_tokens(90, 5), "sampling_params": greedy(2)}
+    before = await metric(client, "sun_leg_requests_total")
+    for name, value in {
+        "bootstrap_host": "2.2.2.2",  # in SGLang a transfer that never happens
+        "bootstrap_port": 8998,
+        "bootstrap_room": 1,
+        "disagg_prefill_dp_rank": 0,
+        "routed_dp_rank": 0,
+        "lora_path": "other",
+        "session_params": {"id": "x"},
+    }.items():
+        for path, question in (("/generate", body), ("/v1/completions", {"model": "llama-a", "prompt": "x"})):
+            reply = await client.post(path, json=question | {name: value})
+            assert reply.status_code == 400, f"{name} on {path}: {reply.text}"
+            assert name in reply.json()["error"]["message"]
+    assert await metric(client, "sun_leg_requests_total") == before, "nothing reached a worker"
+
+
+async def test_a_path_that_is_none_and_a_method_that_is_wrong(client: httpx.AsyncClient) -> None:
+    assert (await client.post("/v1/nothing", json={})).status_code == 404
+    assert (await client.get("/generate")).status_code == 405
+    plain = await gather(*(client.post(p, content=b"x") for p in ("/generate", "/v1/chat/completions")))
+    assert [r.status_code for r in plain] == [400, 400]

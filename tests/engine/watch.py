@@ -1,0 +1,79 @@
+"""Looks at a running deployment from outside: waits for a state, reads metrics, worker loads and the tasks page."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+from sun_sglang.launch.state import Phase
+from tests.engine.conftest import Deployment
+
+T = TypeVar("T")
+
+_LOADS = (
+    "num_running_reqs",
+    "num_waiting_reqs",
+    "num_used_tokens",
+    "prefill_bootstrap_queue_reqs",
+    "prefill_inflight_queue_reqs",
+    "decode_prealloc_queue_reqs",
+    "decode_transfer_queue_reqs",
+    "decode_retracted_queue_reqs",
+)
+
+
+async def until(seconds: float, what: str, look: Callable[[], Awaitable[T]]) -> T:
+    """Look again and again until what is seen is true; fails when `seconds` have passed."""
+    seen: Any = None
+    try:
+        async with asyncio.timeout(seconds):
+            while not (seen := await look()):  # noqa: ASYNC110 - what is looked at is in other processes
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        raise AssertionError(f"not within {seconds:g} s: {what}; last seen: {seen!r}") from None
+    return seen
+
+
+async def metric(client: httpx.AsyncClient, name: str, **labels: str) -> float:
+    """The sum of a router metric's samples that carry these labels."""
+    page = (await client.get("/metrics")).text
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )
+
+
+async def in_flight(client: httpx.AsyncClient) -> float:
+    """Requests and legs that a router has under way."""
+    return await metric(client, "sun_in_flight") + await metric(client, "sun_leg_in_flight")
+
+
+async def loads(client: httpx.AsyncClient, url: str) -> dict[str, int]:
+    """What a worker has on it: SGLang's `/v1/loads`, those figures that are 0 when it has nothing to do."""
+    report = (await client.get(f"{url}/v1/loads")).json()["loads"][0]
+    return {name: report.get(name, report["disaggregation"].get(name)) for name in _LOADS}
+
+
+async def is_idle(client: httpx.AsyncClient, url: str) -> bool:
+    """Whether a worker has no request in any queue and no KV that a request holds."""
+    return not any((await loads(client, url)).values())
+
+
+async def tasks(client: httpx.AsyncClient) -> dict[str, Any]:
+    """The router's page of its tasks."""
+    return dict((await client.get("/tasks")).json()["tasks"])
+
+
+async def is_whole(client: httpx.AsyncClient, deployment: Deployment | None = None) -> bool:
+    """Whether every path of every task is proven and, in a deployment, every process runs."""
+    for task in (await tasks(client)).values():
+        members = [task[role]["workers"] for role in ("prefill", "decode")]
+        if len(task["paths"]) != len(members[0]) * len(members[1]):
+            return False
+    return deployment is None or all(p.phase == Phase.RUNNING for p in deployment.state.processes)
