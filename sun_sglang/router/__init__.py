@@ -1,1 +1,23 @@
-"""The load balancer: decisions apart from I/O."""
+"""The load balancer: decisions apart from I/O.
+
+A request goes through, in this order:
+
+    app          HTTP handlers; one place where a problem becomes a response
+    serve        one request from body to last byte
+    request      body -> checked, immutable request     (fields, sampling: what a client may send)
+    lengths      too long a prompt is refused           (limits: by how much text, tokens)
+    fanout       several answers -> single requests, and their replies -> one
+    legs         the bodies of both legs: rooms, ids, namespaces
+    dispatch     chooses (policy), sends (wire), decides (verdict), retries, aborts
+    answer       what has begun to be answered          (attempt: its state)
+    streams      several answers as one stream          (sse: framing and what to watch for)
+
+Beside it, for as long as the router runs:
+
+    registry     workers and proven paths, pure         (fleet: the file they come from)
+    register     reads cards, sends canaries            (canary)
+    stall        ends what makes no progress
+    info         what can be asked about the fleet      (metrics)
+
+`wire`, `register`, `lengths`, `stall` and `info` talk to workers; nothing else does.
+"""

@@ -19,7 +19,7 @@ from sun_sglang.router.metrics import Metrics
 from sun_sglang.router.policy import choose
 from sun_sglang.router.problem import Problem
 from sun_sglang.router.registry import Pair, Registry
-from sun_sglang.router.verdict import Failed, Leg, Lost, Relay, Reply, Serve, judge, overdue
+from sun_sglang.router.verdict import Failed, Leg, Lost, Relay, Reply, Serve, judge, overdue, owing
 from sun_sglang.router.wire import Wire
 
 # A prefill leg has nothing left to do once its request is being decoded; it gets this long to say so.
@@ -89,15 +89,16 @@ class Dispatcher:
         )
 
     async def attempt(self, call: Call, pair: Pair, ticket: Ticket, timeout: float | None = None) -> Answer | Failed:
-        """One try on one pair. `timeout` (seconds) replaces the fleet's deadline for the first token.
+        """One try on one pair. `timeout` (seconds) is for the whole answer, instead of the fleet's for its first token.
 
         Raises:
             Problem: the request itself is at fault; another pair would say the same.
         """
         attempt = self._send(call, pair, ticket)
-        deadline = self._loop.call_later(timeout or self._limits.first_token_timeout, attempt.expire)
+        limit = timeout or self._limits.first_token_timeout
+        deadline = self._loop.call_later(limit, attempt.expire)
         try:
-            verdict = await self._decide(attempt)
+            verdict = await self._decide(attempt, limit, whole=timeout is not None)
         except BaseException:
             self.abandon(attempt)
             raise
@@ -210,13 +211,14 @@ class Dispatcher:
     async def _prefill(self, attempt: Attempt, body: bytes) -> None:
         started = self.now()
         outcome = await self._wire.prefill(attempt, body)
-        if outcome == "ok" and not attempt.call.stream:
-            attempt.owed_since = self.now()
+        if outcome == "ok":
+            attempt.pair.prefill.answered = self.now()
+            attempt.owed_since = None if attempt.call.stream else self.now()
         self._release(attempt, "prefill", outcome)
         if attempt.ticket.counted and outcome == "ok":
             self._metrics.leg_seconds.labels(attempt.call.task, "prefill").observe(self.now() - started)
 
-    async def _decide(self, attempt: Attempt) -> Serve | Relay | Failed:
+    async def _decide(self, attempt: Attempt, limit: float, *, whole: bool) -> Serve | Relay | Failed:
         while True:
             prefill = attempt.heard["prefill"]
             verdict = judge(
@@ -227,15 +229,17 @@ class Dispatcher:
             )
             if isinstance(verdict, Serve | Relay | Failed):
                 return verdict
-            # a whole answer comes at its last token: after the prefill worker's part only its worker's health counts
-            if attempt.expired and (prefill is None or attempt.call.stream):
-                return overdue(prefill)
+            # an answer that is not streamed comes with its last token: once decoding has begun, `stall` looks after it
+            if attempt.expired and (prefill is None or attempt.call.stream or whole):
+                leg = owing(prefill)
+                return overdue(leg, silent=self.now() - attempt.worker(leg).answered, limit=limit)
             attempt.wake.clear()
             await attempt.wake.wait()
 
     def _answer(self, attempt: Attempt) -> Answer:
         decode, prefill = attempt.heard["decode"], attempt.heard["prefill"]
         assert isinstance(decode, Reply), "only a decode leg that answered is served"
+        attempt.pair.decode.answered = self.now()
         body = prefill.head if attempt.call.needs_prefill and isinstance(prefill, Reply) else None
         answer = Answer(self, attempt, decode.head, body)
         if not attempt.call.stream:

@@ -46,6 +46,7 @@ class Worker:
         requests: requests that the router has on it now.
         tokens: outstanding work of those requests, in tokens, as far as the router can tell.
         picked: when it was last chosen, as a running number.
+        answered: loop time of its last good answer.
         incarnation: the one that was last read, kept while the worker is absent.
         on_lost: called with a reason once the worker is gone for good; each request in flight on it has one here.
     """
@@ -58,6 +59,7 @@ class Worker:
     requests: int = 0
     tokens: int = 0
     picked: int = 0
+    answered: float = float("-inf")
     incarnation: str = ""
     on_lost: set[Callable[[str], None]] = field(default_factory=set)
 

@@ -94,11 +94,22 @@ def judge(prefill: Heard, decode: Heard, *, needs_prefill: bool = False, abort_a
     return next((f for f in faults if isinstance(f, Relay)), None) or next(iter(faults), None) or Wait()
 
 
-def overdue(prefill: Heard) -> Failed:
-    """The first token did not come in time; the leg that owes it is at fault."""
-    leg: Leg = "prefill" if prefill is None else "decode"
-    message = f"no first token in time: the {leg} worker did not answer"
-    return Failed(leg, Problem(504, message, code="first_token_timeout"), eject=True, retry=False)
+def owing(prefill: Heard) -> Leg:
+    """The leg that owes the first token: prefill until it has handed its KV over, which its reply says."""
+    return "prefill" if prefill is None else "decode"
+
+
+def overdue(leg: Leg, *, silent: float, limit: float) -> Failed:
+    """The first token did not come in time.
+
+    Args:
+        leg: who owes it.
+        silent: seconds since that worker last answered any request; one that answers others is slow and not hung.
+        limit: seconds that were waited.
+    """
+    message = f"no first token within {limit:g} s: the {leg} worker did not answer"
+    problem = Problem(504, message, code="first_token_timeout")
+    return Failed(leg, problem, eject=silent > limit / 2, retry=False)
 
 
 def _fault(leg: Leg, said: Heard) -> Relay | Failed | None:

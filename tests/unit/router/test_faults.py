@@ -140,13 +140,24 @@ async def test_fault_04_decode_reports_an_error_as_its_first_event(sun: System, 
 @STREAMS
 async def test_fault_05_prefill_hangs(start: Start, stream: bool) -> None:
     tasks = {"math": ("math", "base"), "tool": ("tool", "base")}
-    system = await start(tasks, {"math": 1, "tool": 1, "base": 1}, router={"first_token_timeout": 0.2})
+    system = await start(tasks, {"math": 1, "tool": 1, "base": 1}, router={"first_token_timeout": 1.0})
     system["math-0"].fault = system["math-0"].canary_fault = Fault(hang=True)
     status, reply = await system.post("/generate", {**MATH, "stream": stream})
     assert (status, reply["error"]["code"]) == (504, "first_token_timeout")
     assert system.router.registry.unserved() == ["math"]
     assert await ask(system, stream, model="tool") == expected("w-tool", "w-base", IDS, 4)
     await aborted(system, "base-0", 0)
+
+
+async def test_fault_05_a_canary_that_hangs_in_decode_ends(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sun_sglang.router.register.CANARY_TIMEOUT_S", 0.1)
+    system = await start({"math": ("math", "base")}, {"math": 1, "base": 1})
+    system["base-0"].canary_fault = Fault(hang_after=1)
+    await system["base-0"].restart()
+    await system.until(lambda: "the decode worker did not answer" in system.log.getvalue())
+    assert system.router.registry.state("base-0") == "registering"
+    system["base-0"].canary_fault = None
+    await system.ready()
 
 
 @STREAMS

@@ -25,7 +25,7 @@ from sun_sglang.router.registry import Path as Route
 from sun_sglang.router.registry import Registry, State
 from sun_sglang.router.replies import Tokens, error_message, tokens
 from sun_sglang.router.request import Endpoint, choose_task, parse
-from sun_sglang.router.verdict import Failed, Lost, Relay, Reply, Serve, Wait, judge, overdue
+from sun_sglang.router.verdict import Failed, Lost, Relay, Reply, Serve, Wait, judge, overdue, owing
 
 from .fake_worker import FakeWorker, Rooms
 
@@ -95,9 +95,14 @@ def test_an_abort_that_was_asked_for_is_an_answer() -> None:
 
 
 def test_who_owes_the_first_token() -> None:
-    assert overdue(None).leg == "prefill"
-    assert overdue(OK).leg == "decode"
-    assert overdue(OK).retry is False
+    assert owing(None) == "prefill"
+    assert owing(OK) == "decode"
+
+
+@pytest.mark.parametrize(("silent", "eject"), [(1.0, False), (5.0, False), (6.0, True), (float("inf"), True)])
+def test_a_late_worker_is_ejected_only_if_it_answers_nobody(silent: float, eject: bool) -> None:
+    verdict = overdue("decode", silent=silent, limit=10.0)
+    assert (verdict.leg, verdict.eject, verdict.retry, verdict.problem.status) == ("decode", eject, False, 504)
 
 
 def test_text_that_only_looks_like_an_abort_is_an_answer() -> None:
