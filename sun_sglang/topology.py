@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from sun_sglang.errors import TopologyError
 
 Role = Literal["prefill", "decode"]
+Backend = Literal["sglang", "emulated"]
 PoolName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
 TaskName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)]
 EngineFlags = dict[str, Any]
@@ -42,6 +43,46 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Emulation(Strict):
+    """What emulated workers emulate. Times are seconds.
+
+    Attributes:
+        costs: a cost file, absolute once loaded; left out, nothing takes any time.
+        bytes_per_token: UTF-8 bytes of text that count as one token.
+        heartbeat_interval: between two heartbeats of a decode worker to its prefill workers.
+        heartbeat_failures: missed ones in a row after which a prefill worker is given up.
+        waiting_timeout: how long a decode worker waits for KV that it reserved room for.
+        bootstrap_timeout: how long a prefill worker waits for the decode worker of a request.
+        lookup_attempts: how often a bootstrap address is asked before its requests fail.
+        lookup_pause: between two such questions.
+        lookup_timeout: how long each may take; the decode worker does nothing else meanwhile, as in SGLang.
+        fault: a fault that is on from the start, as JSON, such as `{"kind": "slow", "factor": 3}`.
+        architecture: of the model, where there is no checkpoint; so are all that follow.
+        num_layers: hidden layers.
+        num_kv_heads: KV heads a layer.
+        head_dim: size of one head.
+        vocab_size: rows of the embedding.
+        context_length: longest prompt and answer together, in tokens.
+    """
+
+    costs: str | None = None
+    bytes_per_token: int = Field(default=4, ge=1)
+    heartbeat_interval: float = Field(default=5.0, gt=0)
+    heartbeat_failures: int = Field(default=2, ge=1)
+    waiting_timeout: float = Field(default=300.0, gt=0)
+    bootstrap_timeout: float = Field(default=300.0, gt=0)
+    lookup_attempts: int = Field(default=15, ge=1)
+    lookup_pause: float = Field(default=1.0, ge=0)
+    lookup_timeout: float = Field(default=5.0, gt=0)
+    fault: str | None = None
+    architecture: str = "LlamaForCausalLM"
+    num_layers: int = Field(default=32, ge=1)
+    num_kv_heads: int = Field(default=8, ge=1)
+    head_dim: int = Field(default=128, ge=1)
+    vocab_size: int = Field(default=128256, ge=1)
+    context_length: int = Field(default=32768, ge=16)
+
+
 class Pool(Strict):
     """A set of identical workers with one role and one model.
 
@@ -53,6 +94,8 @@ class Pool(Strict):
         engine: SGLang flags that win over the file's `engine`, with underscores and without dashes.
         gpus: indices of the GPUs that its workers take in turn, from the first again when all are taken, so that
             workers may share one (then lower `mem_fraction_static`). Left out: each worker gets GPUs of its own.
+        backend: `emulated` for workers without a model; left out, the file's.
+        emulated: what they emulate, in place of the file's.
     """
 
     role: Role
@@ -61,6 +104,8 @@ class Pool(Strict):
     revision: str | None = None
     engine: EngineFlags = Field(default_factory=dict)
     gpus: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=1)
+    backend: Backend | None = None
+    emulated: Emulation | None = None
 
 
 class Task(Strict):
@@ -104,6 +149,16 @@ class Topology(Strict):
     tasks: dict[TaskName, Task] = Field(min_length=1)
     engine: EngineFlags = Field(default_factory=dict)
     router: Router = Field(default_factory=Router)
+    backend: Backend = "sglang"
+    emulated: Emulation = Field(default_factory=Emulation)
+
+    def backend_of(self, pool: str) -> Backend:
+        """What a pool's workers are: the file's, unless the pool says otherwise."""
+        return self.pools[pool].backend or self.backend
+
+    def emulation_of(self, pool: str) -> Emulation:
+        """What a pool's emulated workers emulate."""
+        return self.pools[pool].emulated or self.emulated
 
     def engine_of(self, pool: str) -> EngineFlags:
         """SGLang flags of a pool's workers: the file's, overridden by the pool's own."""
@@ -152,11 +207,31 @@ def parse_topology(text: str, *, base: Path, source: str = "topology") -> Topolo
         raise _first_error(e) from e
     _check_references(topology)
     _check_owned_flags(topology)
+    _check_backends(topology)
     pools = {
-        name: pool.model_copy(update={"model": _resolve_model(pool.model, base, f"pools.{name}.model")})
+        name: pool.model_copy(
+            update={
+                "model": _resolve_model(pool.model, base, f"pools.{name}.model"),
+                "emulated": pool.emulated and _resolve_costs(pool.emulated, base),
+            }
+        )
         for name, pool in topology.pools.items()
     }
-    return topology.model_copy(update={"pools": pools})
+    return topology.model_copy(update={"pools": pools, "emulated": _resolve_costs(topology.emulated, base)})
+
+
+def _resolve_costs(emulation: Emulation, base: Path) -> Emulation:
+    if emulation.costs is None:
+        return emulation
+    return emulation.model_copy(update={"costs": str((base / emulation.costs).resolve())})
+
+
+def _check_backends(topology: Topology) -> None:
+    """An emulated worker has no KV that a real one could use, so a task's two pools are of one kind."""
+    for name, task in topology.tasks.items():
+        kinds = {pool: topology.backend_of(pool) for pool in (task.prefill, task.decode)}
+        if len(set(kinds.values())) > 1:
+            raise TopologyError(f"tasks.{name}", f"its pools have different backends: {kinds}", "give both the same")
 
 
 def _resolve_model(model: str, base: Path, where: str) -> str:

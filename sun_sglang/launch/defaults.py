@@ -44,7 +44,8 @@ def worker_flags(
     if not uses_gpu(topology, machine, pool):
         defaults |= dtype_default(topology, machine, pool) | _cpu_defaults(role)
         count = sum(p.replicas for p in topology.pools.values())
-        defaults["max_total_tokens"] = cpu_kv_tokens(identities.get(pool), machine, count)
+        if topology.backend_of(pool) == "sglang":
+            defaults["max_total_tokens"] = cpu_kv_tokens(identities.get(pool), machine, count)
     if role == "decode" and not _cache_declined(user):
         defaults["disaggregation_decode_enable_radix_cache"] = True
         if not _same_weights(topology, identities, pool):

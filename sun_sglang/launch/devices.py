@@ -12,11 +12,13 @@ from sun_sglang.topology import Topology
 
 
 def uses_gpu(topology: Topology, machine: Machine, pool: str) -> bool:
-    """Whether a pool's workers run on GPUs: as `device` says, else if the machine has any.
+    """Whether a pool's workers run on GPUs: as `device` says, else if the machine has any. Emulated ones do not.
 
     Raises:
         TopologyError: `device` is neither `cuda` nor `cpu`.
     """
+    if topology.backend_of(pool) == "emulated":
+        return False
     device = topology.engine_of(pool).get("device")
     if device not in (None, "cuda", "cpu"):
         raise TopologyError(_where(topology, pool, "device"), f"`{device}` is not supported", "write `cuda` or `cpu`")

@@ -14,7 +14,7 @@ from sun_sglang.launch.plan import LaunchPlan, make_plan
 from sun_sglang.launch.preflight import Findings, preflight, require_router_port
 from sun_sglang.launch.processes import free_ports
 from sun_sglang.launch.readiness import TasksReport
-from sun_sglang.launch.starters import ForkOrPlainStarter, PlainStarter, Starter
+from sun_sglang.launch.starters import BackendStarter, ForkOrPlainStarter, PlainStarter, Starter
 from sun_sglang.launch.state import DeploymentState, read_state
 from sun_sglang.launch.supervisor import Supervisor
 from sun_sglang.topology import load_topology
@@ -53,7 +53,8 @@ def supervise(
     if logs.exists():
         logs.rename(plan.run_dir / f"logs-{time.strftime('%Y%m%d-%H%M%S')}-{time.monotonic_ns() % 10**6:06d}")
     logs.mkdir(parents=True)
-    starter: Starter = ForkOrPlainStarter(logs / "nursery.log", warn) if method == "fork" else PlainStarter()
+    sglang: Starter = ForkOrPlainStarter(logs / "nursery.log", warn) if method == "fork" else PlainStarter()
+    starter = BackendStarter(plan.workers, sglang=sglang, emulated=PlainStarter())
     return Supervisor(plan, file.resolve(), starter, free_ports(), changed)
 
 

@@ -13,7 +13,8 @@ from sun_sglang.launch.devices import assign_gpus
 from sun_sglang.launch.flags import FlagSchema, to_argv
 from sun_sglang.launch.machine import Machine
 from sun_sglang.launch.transfer import Transfer, choose_transfer
-from sun_sglang.topology import Role, Strict, Topology
+from sun_sglang.sim.settings import emulation_flags
+from sun_sglang.topology import Backend, Role, Strict, Topology
 
 _HOST = "127.0.0.1"
 _BOOTSTRAP_PORT = "--disaggregation-bootstrap-port"
@@ -34,6 +35,7 @@ class WorkerPlan(Strict):
         env: variables added to the environment of its processes.
         argv: SGLang's own flags, complete.
         log: file for its output.
+        backend: what is started: SGLang, or its emulation.
     """
 
     name: str
@@ -47,6 +49,7 @@ class WorkerPlan(Strict):
     env: dict[str, str]
     argv: tuple[str, ...]
     log: Path
+    backend: Backend = "sglang"
 
     @property
     def url(self) -> str:
@@ -130,6 +133,8 @@ def make_plan(
     for name, pool in topology.pools.items():
         flags = worker_flags(topology, machine, identities, name, transfer)
         notes += cache_notes(topology, name, flags)
+        backend = topology.backend_of(name)
+        sim = to_argv(emulation_flags(topology.emulation_of(name))) if backend == "emulated" else ()
         for replica in range(pool.replicas):
             worker = f"{name}-{replica}"
             port, nccl_port = free.take(), free.take()
@@ -155,7 +160,8 @@ def make_plan(
                     gpus=gpus[worker],
                     threads=threads,
                     env=_environment(gpus[worker], threads),
-                    argv=to_argv(own | flags, schema),
+                    argv=(*to_argv(own | flags, schema), *sim),
+                    backend=backend,
                     log=run_dir / "logs" / f"{worker}.log",
                 )
             )

@@ -67,9 +67,10 @@ def preflight(topology: Topology, machine: Machine, schema: FlagSchema | None) -
         notes.append("SGLang is not installed here: its flags in `engine` were not checked.")
     else:
         check_engine(topology, schema)
-    places = {name: locate_model(name, pool) for name, pool in topology.pools.items()}
+    places = {name: _place(topology, name) for name in topology.pools}
     identities = {name: _identity(topology, machine, name, place) for name, place in places.items()}
-    absent = [f"`{name}` ({topology.pools[name].model})" for name, place in places.items() if place is None]
+    unread = [name for name, place in places.items() if place is None and topology.backend_of(name) == "sglang"]
+    absent = [f"`{name}` ({topology.pools[name].model})" for name in unread]
     if absent:
         notes.append(f"Not on this machine and taken for Hugging Face ids, so not checked: {', '.join(absent)}.")
     tunings = {name: read_tuning(place) if place else None for name, place in places.items()}
@@ -136,6 +137,14 @@ def require_router_port(topology: Topology) -> None:
                 f"cannot listen on {host}:{port} ({e.strerror or e})",
                 "choose another port, or 0 for a free one",
             ) from e
+
+
+def _place(topology: Topology, name: str) -> Path | None:
+    """Where a pool's checkpoint is; an emulated worker needs none, so for it any name will do."""
+    pool = topology.pools[name]
+    if topology.backend_of(name) == "emulated":
+        return find_checkpoint(pool.model, pool.revision)
+    return locate_model(name, pool)
 
 
 def _identity(topology: Topology, machine: Machine, name: str, place: Path | None) -> Identity | None:

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from sun_sglang.errors import LaunchError
 from sun_sglang.launch.nursery import Birth, Event
 from sun_sglang.launch.plan import WorkerPlan
 from sun_sglang.launch.processes import die_with_parent
+from sun_sglang.topology import Backend
 
 
 class UnfitError(LaunchError):
@@ -60,8 +61,11 @@ def with_parent() -> Callable[[], None]:
     return lambda: die_with_parent(parent)
 
 
+_MODULES: dict[Backend, str] = {"sglang": "sun_sglang.worker", "emulated": "sun_sglang.sim.worker"}
+
+
 class PlainStarter:
-    """Each worker is `python -m sun_sglang.worker`, which imports SGLang for itself and again in its schedulers."""
+    """Each worker is a process of its own; one of SGLang imports it for itself and again in its schedulers."""
 
     async def open(self) -> None:
         """Nothing to prepare."""
@@ -72,7 +76,7 @@ class PlainStarter:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "sun_sglang.worker",
+                _MODULES[worker.backend],
                 *worker.argv,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
@@ -225,3 +229,31 @@ class ForkOrPlainStarter:
             forking, self._starter = self._starter, PlainStarter()
             self._warn(f"Workers are started one by one instead of forked: {reason}.")
             await forking.close()
+
+
+class BackendStarter:
+    """Gives SGLang's workers to one starter and emulated ones to another; opens only what the plan needs.
+
+    Args:
+        workers: all that will be asked for.
+        sglang: starts SGLang's.
+        emulated: starts the others.
+    """
+
+    def __init__(self, workers: Iterable[WorkerPlan], *, sglang: Starter, emulated: Starter) -> None:
+        self._starters: dict[Backend, Starter] = {"sglang": sglang, "emulated": emulated}
+        self._used: list[Backend] = sorted({worker.backend for worker in workers})
+
+    async def open(self) -> None:
+        """Open the starters that are needed."""
+        for backend in self._used:
+            await self._starters[backend].open()
+
+    async def start(self, worker: WorkerPlan) -> Running:
+        """Start one worker."""
+        return await self._starters[worker.backend].start(worker)
+
+    async def close(self) -> None:
+        """Close them."""
+        for backend in self._used:
+            await self._starters[backend].close()

@@ -28,6 +28,8 @@ def choose_transfer(topology: Topology, machine: Machine) -> Transfer:
         raise TopologyError("pools", f"`{key}` differs: {asked}", "set it once, in the file's `engine`")
     if chosen:
         return Transfer(backend=chosen.pop(), reason="The topology sets it.")
+    if all(topology.backend_of(name) == "emulated" for name in topology.pools):
+        return Transfer(backend="mooncake_tcp", reason="Named only for form: emulated workers move no KV.")
     if not any(uses_gpu(topology, machine, name) for name in topology.pools):
         return Transfer(backend="mooncake_tcp", reason="Workers run on the CPU: mooncake over TCP needs no GPU.")
     return _gpu_transfer(machine)
