@@ -56,6 +56,7 @@ class Emulation(Strict):
         lookup_attempts: how often a bootstrap address is asked before its requests fail.
         lookup_pause: between two such questions.
         lookup_timeout: how long each may take; the decode worker does nothing else meanwhile, as in SGLang.
+        disconnect_poll: how long a client that left a request that does not stream may go unnoticed.
         fault: a fault that is on from the start, as JSON, such as `{"kind": "slow", "factor": 3}`.
         architecture: of the model, where there is no checkpoint; so are all that follow.
         num_layers: hidden layers.
@@ -74,6 +75,7 @@ class Emulation(Strict):
     lookup_attempts: int = Field(default=15, ge=1)
     lookup_pause: float = Field(default=1.0, ge=0)
     lookup_timeout: float = Field(default=5.0, gt=0)
+    disconnect_poll: float = Field(default=4.0, ge=0)
     fault: str | None = None
     architecture: str = "LlamaForCausalLM"
     num_layers: int = Field(default=32, ge=1)

@@ -183,7 +183,11 @@ def _generate(body: dict[str, Any], reader: Reader) -> Ask:
         name = dict(body["session_params"]).get("id")
         raise BadValueError(f"Invalid request: session id {name} does not exist", GENERATE)
     if body.get("lora_path"):
-        raise BadValueError(f"LoRA adapter '{body['lora_path']}' was requested, but LoRA is not enabled.", GENERATE)
+        raise BadValueError(
+            f"LoRA adapter '{body['lora_path']}' was requested, but LoRA is not enabled. Please launch the server with "
+            "--enable-lora flag and preload adapters using --lora-paths or /load_lora_adapter endpoint.",
+            GENERATE,
+        )
     params = body.get("sampling_params") or {}
     if not isinstance(params, dict):
         raise BrokenBodyError("dict_type", ("body", "sampling_params"), "Input should be a valid dictionary")

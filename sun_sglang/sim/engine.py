@@ -83,7 +83,8 @@ class Engine(ABC):
         """Nobody waits for an answer any more; what is left of it is aborted."""
         if answer.finish is None:
             self._abort(answer)
-        self.answers.pop(answer.ask.rid, None)
+        if self.answers.get(answer.ask.rid) is answer:
+            del self.answers[answer.ask.rid]
         if not self.answers:
             self._idle.set()
         self.wake()

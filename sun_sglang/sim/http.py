@@ -183,9 +183,17 @@ class Server:
                 return await self._refuse_stream(request, e)
             raise
         try:
-            return await (self._stream(request, answer) if ask.stream else self._whole(answer))
-        finally:
+            reply = await (self._stream(request, answer) if ask.stream else self._whole(answer))
+        except asyncio.CancelledError:
+            # SGLang sees at once that a stream is not read any more, and polls for it elsewhere
+            patience = 0.0 if ask.stream else self._settings.emulation.disconnect_poll
+            self._engine.later(patience, self._engine.forget, answer)
+            raise
+        except BaseException:
             self._engine.forget(answer)
+            raise
+        self._engine.forget(answer)
+        return reply
 
     async def _meet_fault(self, ask: Ask) -> None:
         fault = self._faults.meets(ask.namespace, "lie", "status", "abort")

@@ -132,14 +132,20 @@ def _chat_chunks(answer: Answer, text: str, said: int, *, first: bool) -> list[b
         events.append(_chat_chunk(answer, {"reasoning_content": None, "role": "assistant", "content": ""}))
     if text:
         delta = {"reasoning_content": None, "content": text}
-        events.append(_chat_chunk(answer, delta, logprobs=_item_logprobs(answer, said)))
+        counted = usage(answer) if answer.ask.usage_always else None
+        events.append(_chat_chunk(answer, delta, logprobs=_item_logprobs(answer, said), counted=counted))
     if answer.finish is not None:
         events.append(_chat_chunk(answer, {"reasoning_content": None}, ended=True))
     return events
 
 
 def _chat_chunk(
-    answer: Answer, delta: dict[str, Any], *, logprobs: dict[str, Any] | None = None, ended: bool = False
+    answer: Answer,
+    delta: dict[str, Any],
+    *,
+    logprobs: dict[str, Any] | None = None,
+    counted: dict[str, Any] | None = None,
+    ended: bool = False,
 ) -> bytes:
     finish = answer.finish if ended else None
     choice = {
@@ -149,8 +155,8 @@ def _chat_chunk(
         "finish_reason": finish["type"] if finish else None,
         "matched_stop": finish.get("matched") if finish else None,
     }
-    counted = {"usage": usage(answer, cached=False)} if answer.ask.usage_always else {}
-    return event({**_named(answer, "chat.completion.chunk"), "choices": [choice], **counted})
+    chunk = {**_named(answer, "chat.completion.chunk"), "choices": [choice]}
+    return event({**chunk, "usage": counted} if counted is not None else chunk)
 
 
 def _named(answer: Answer, kind: str) -> dict[str, Any]:

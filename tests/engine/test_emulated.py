@@ -1,0 +1,397 @@
+"""The emulated worker against the real one: the same requests to a pair of each, and the answers have to look the same.
+
+What is compared: statuses, content types, the framing of streams, every key and the JSON type under it, and the values
+that mean something without a model: finish reasons, token counts, cache hits, error types, codes and messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import re
+import socket
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from sun_sglang.sim.settings import parse_settings
+from sun_sglang.sim.worker import EmulatedWorker
+from tests.engine.conftest import Deployment
+
+GREEDY = {"temperature": 0, "max_new_tokens": 4, "ignore_eos": True}
+OPENAI = {"model": "x", "max_tokens": 3, "temperature": 0, "ignore_eos": True}
+HELLO = [{"role": "user", "content": "hello"}]
+LONG = [10] * 3000
+USAGE = {"include_usage": True}
+EVERY_USAGE = {"include_usage": True, "continuous_usage_stats": True}
+
+GENERATE = {
+    "ids": {"input_ids": [10, 11, 12, 13, 14], "sampling_params": GREEDY},
+    "text": {"text": "hello wor", "sampling_params": GREEDY},
+    "text again": {"text": "hello wor", "sampling_params": GREEDY},
+    "stream": {"text": "hello", "sampling_params": GREEDY, "stream": True},
+    "one token": {"input_ids": [10, 11, 12], "sampling_params": {**GREEDY, "max_new_tokens": 1}},
+    "no token": {"input_ids": [10, 11, 12], "sampling_params": {**GREEDY, "max_new_tokens": 0}},
+    "logprobs": {"input_ids": [10, 11, 12], "sampling_params": GREEDY, "return_logprob": True},
+    "top logprobs": {
+        "input_ids": [10, 11, 12],
+        "sampling_params": GREEDY,
+        "return_logprob": True,
+        "top_logprobs_num": 2,
+    },
+    "input logprobs": {
+        "input_ids": [10, 11, 12],
+        "sampling_params": GREEDY,
+        "return_logprob": True,
+        "logprob_start_len": 0,
+        "top_logprobs_num": 2,
+        "return_text_in_logprobs": True,
+    },
+    "logprobs of ids": {
+        "input_ids": [10, 11, 12],
+        "sampling_params": GREEDY,
+        "return_logprob": True,
+        "token_ids_logprob": [5, 6],
+    },
+    "streamed logprobs": {"input_ids": [10, 11], "sampling_params": GREEDY, "return_logprob": True, "stream": True},
+    "a field that nobody knows": {"input_ids": [10], "sampling_params": GREEDY, "foo": 1},
+    "text and ids": {"text": "a", "input_ids": [10], "sampling_params": GREEDY},
+    "a stop that never comes": {"text": "hello", "sampling_params": {**GREEDY, "stop": "zzzz"}},
+    "too long": {"input_ids": LONG, "sampling_params": GREEDY},
+    "too long, streamed": {"input_ids": LONG, "sampling_params": GREEDY, "stream": True},
+    "too much in all": {"input_ids": [10] * 2000, "sampling_params": {**GREEDY, "max_new_tokens": 100}},
+    "cold": {"input_ids": [10], "sampling_params": {**GREEDY, "temperature": -1}},
+    "temperature in words": {"input_ids": [10], "sampling_params": {**GREEDY, "temperature": "warm"}},
+    "top_p": {"input_ids": [10], "sampling_params": {"max_new_tokens": 2, "top_p": 2}},
+    "a parameter that nobody knows": {"input_ids": [10], "sampling_params": {**GREEDY, "foo": 1}},
+    "nothing": {"sampling_params": GREEDY},
+    "no ids": {"input_ids": [], "sampling_params": GREEDY},
+    "ids in words": {"input_ids": "abc", "sampling_params": GREEDY},
+    "fewer than none": {"input_ids": [10], "sampling_params": {**GREEDY, "max_new_tokens": -3}},
+    "least over most": {"input_ids": [10], "sampling_params": {**GREEDY, "min_new_tokens": 30}},
+    "a session": {"input_ids": [10], "sampling_params": GREEDY, "session_params": {"id": "x"}},
+    "an adapter": {"input_ids": [10], "sampling_params": GREEDY, "lora_path": "x"},
+    "half a body": b'{"text": ',
+    "a list": b"[1]",
+}
+COMPLETIONS = {
+    "text": {**OPENAI, "prompt": "hello"},
+    "ids": {**OPENAI, "prompt": [10, 11, 12]},
+    "default length": {"prompt": "hello", "temperature": 0, "ignore_eos": True},
+    "stream": {**OPENAI, "prompt": "hello", "stream": True},
+    "stream with usage": {**OPENAI, "prompt": "hello", "stream": True, "stream_options": USAGE},
+    "stream with all usage": {**OPENAI, "prompt": "hello", "stream": True, "stream_options": EVERY_USAGE},
+    "logprobs": {**OPENAI, "prompt": "hello", "logprobs": 2},
+    "streamed logprobs": {**OPENAI, "prompt": "hello", "logprobs": 1, "stream": True},
+    "echo": {**OPENAI, "prompt": "hello", "echo": True},
+    "echoed logprobs": {**OPENAI, "prompt": "hello", "echo": True, "logprobs": 1},
+    "token ids": {**OPENAI, "prompt": "hello", "return_token_ids": True},
+    "empty": {**OPENAI, "prompt": ""},
+    "no prompt": OPENAI,
+    "too long": {**OPENAI, "prompt": LONG},
+    "too long, streamed": {**OPENAI, "prompt": LONG, "stream": True},
+    "cold": {**OPENAI, "prompt": "a", "temperature": -1},
+    "length in words": {**OPENAI, "prompt": "a", "max_tokens": "abc"},
+    "no length": {**OPENAI, "prompt": "a", "max_tokens": 0},
+    "half a body": b'{"x',
+}
+CHAT = {
+    "text": {**OPENAI, "messages": HELLO},
+    "stream": {**OPENAI, "messages": HELLO, "stream": True},
+    "stream with usage": {**OPENAI, "messages": HELLO, "stream": True, "stream_options": USAGE},
+    "stream with all usage": {**OPENAI, "messages": HELLO, "stream": True, "stream_options": EVERY_USAGE},
+    "logprobs": {**OPENAI, "messages": HELLO, "logprobs": True, "top_logprobs": 2},
+    "streamed logprobs": {**OPENAI, "messages": HELLO, "logprobs": True, "top_logprobs": 2, "stream": True},
+    "new length": {"model": "x", "messages": HELLO, "max_completion_tokens": 2, "temperature": 0, "ignore_eos": True},
+    "ids": {**OPENAI, "messages": HELLO, "input_ids": [10, 11, 12]},
+    "parts": {**OPENAI, "messages": [{"role": "user", "content": [{"type": "text", "text": "hello"}]}]},
+    "no length": {**OPENAI, "messages": HELLO, "max_tokens": 0},
+    "fewer than none": {**OPENAI, "messages": HELLO, "max_tokens": -1},
+    "empty": {**OPENAI, "messages": []},
+    "no messages": OPENAI,
+    "nobody": {**OPENAI, "messages": [{"role": "nobody", "content": "a"}]},
+    "too long": {**OPENAI, "messages": [{"role": "user", "content": "a" * 3000}]},
+    "too long, streamed": {**OPENAI, "messages": [{"role": "user", "content": "a" * 3000}], "stream": True},
+}
+ENDPOINTS = {"/generate": GENERATE, "/v1/completions": COMPLETIONS, "/v1/chat/completions": CHAT}
+QUESTIONS: list[tuple[str, str, Any]] = [
+    ("GET", "/v1/models", None),
+    ("GET", "/v1/models/nobody", None),
+    ("GET", "/v1/loads", None),
+    ("GET", "/v1/loads?include=core", None),
+    ("GET", "/v1/loads?include=nothing", None),
+    ("GET", "/v1/loads?dp_rank=3", None),
+    ("GET", "/health", None),
+    ("GET", "/ready", None),
+    ("GET", "/flush_cache?timeout=10", None),
+    ("POST", "/flush_cache?timeout=-1", None),
+    ("POST", "/abort_request", {"rid": "nobody"}),
+    ("POST", "/abort_request", {}),
+    ("POST", "/tokenize", {"model": "x", "prompt": "hello"}),
+    ("POST", "/tokenize", {"model": "x", "prompt": ["a", "bc"]}),
+    ("POST", "/v1/tokenize", {"model": "x", "messages": HELLO}),
+    ("POST", "/tokenize", {"model": "x"}),
+    ("GET", "/nothing", None),
+    ("GET", "/generate", None),
+    ("GET", "/", None),
+    ("POST", "/v1/completions", None),
+]
+# values that two servers have to agree in; of all else only the JSON type counts
+EXACT = frozenset(
+    (
+        "type",
+        "code",
+        "object",
+        "param",
+        "role",
+        "index",
+        "finish_reason",
+        "matched_stop",
+        "length",
+        "start",
+        "end",
+        "version",
+        "weight_version",
+        "model",
+        "prompt_tokens",
+        "completion_tokens",
+        "total_tokens",
+        "cached_tokens",
+        "cached_tokens_details",
+        "reasoning_tokens",
+        "num_retractions",
+        "output_token_logprobs_length",
+        "status_code",
+        "err_type",
+        "count",
+        "max_model_len",
+        "detail",
+        "dp_rank",
+        "retryable",
+    )
+)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prefill and a decode worker."""
+
+    prefill: str
+    decode: str
+    bootstrap_port: int
+
+
+@pytest.fixture
+async def real(deployment: Deployment) -> Pair:
+    prefill, decode = (deployment.process(name).url for name in ("llama-a-0", "llama-base-0"))
+    async with httpx.AsyncClient() as client:
+        card = (await client.get(f"{prefill}/sun/worker")).json()
+    return Pair(prefill, decode, card["bootstrap_port"])
+
+
+@pytest.fixture
+async def emulated(models: Path) -> AsyncIterator[Pair]:
+    """On the same checkpoints: they give the identity and the limits, and a byte is a token in both."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    flags = ["--dtype", "float32", "--max-total-tokens", "16384", "--sim-bytes-per-token", "1"]
+    prefill = ["--model-path", str(models / "llama-a"), "--served-model-name", "llama-a", *flags]
+    prefill += ["--disaggregation-mode", "prefill", "--disaggregation-bootstrap-port", str(port)]
+    decode = ["--model-path", str(models / "llama-base"), "--served-model-name", "llama-base", *flags]
+    decode += ["--disaggregation-mode", "decode", "--disaggregation-decode-enable-radix-cache"]
+    workers = [EmulatedWorker(parse_settings(argv)) for argv in (prefill, decode)]
+    for worker in workers:
+        await worker.start()
+    urls = [f"http://127.0.0.1:{worker.server.port}" for worker in workers]
+    yield Pair(urls[0], urls[1], port)
+    for worker in workers:
+        await worker.stop()
+
+
+@pytest.fixture
+async def raw() -> AsyncIterator[httpx.AsyncClient]:
+    # an unhandled error closes SGLang's connection after the reply: none is used twice
+    async with httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_keepalive_connections=0)) as client:
+        yield client
+
+
+async def ask(client: httpx.AsyncClient, pair: Pair, path: str, body: dict[str, Any] | bytes) -> list[Any]:
+    """Both legs as a router sends them, the prefill leg unstreamed; what each of them answered, as shapes."""
+    bodies = [body, body]
+    if isinstance(body, dict):
+        meeting = {
+            "bootstrap_host": "127.0.0.1",
+            "bootstrap_port": pair.bootstrap_port,
+            "bootstrap_room": random.getrandbits(62) + 1,
+        }
+        both = {**meeting, **body}
+        bodies = [{**{k: v for k, v in both.items() if k != "stream_options"}, "stream": False}, both]
+    replies = await asyncio.gather(
+        *(send(client, url + path, leg) for url, leg in zip((pair.prefill, pair.decode), bodies, strict=True))
+    )
+    return [reply_shape(reply) for reply in replies]
+
+
+async def send(client: httpx.AsyncClient, url: str, body: dict[str, Any] | bytes) -> httpx.Response:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return await client.post(url, content=content, headers={"Content-Type": "application/json"})
+
+
+def reply_shape(reply: httpx.Response) -> Any:
+    kind = reply.headers.get("content-type", "").split(";")[0]
+    if kind == "text/event-stream":
+        return reply.status_code, kind, stream_shape(reply.text)
+    if kind == "application/json":
+        return reply.status_code, kind, shape(reply.json(), lengths=True)
+    # plain text: SGLang names no content type for some of it, which an aiohttp server always does
+    return reply.status_code, reply.text
+
+
+def stream_shape(text: str) -> list[Any]:
+    """The shapes of a stream's events, repetitions once; how many tokens come in one event is chance."""
+    assert text.endswith("data: [DONE]\n\n")
+    events = text.removesuffix("\n\n").split("\n\n")
+    assert all(e.startswith("data: ") for e in events)
+    shapes: list[Any] = []
+    for event in events[:-1]:
+        looks = shape(json.loads(event.removeprefix("data: ")), lengths=False, streamed=event != events[-2])
+        if looks not in shapes:
+            shapes.append(looks)
+    return shapes
+
+
+def shape(value: Any, *, lengths: bool, streamed: bool = False, key: str = "") -> Any:
+    """A reply without what may differ. `streamed`: counts grow from event to event, so only the last one's count."""
+    if isinstance(value, dict):
+        if key == "top_logprobs":
+            return {"token": "float"}
+        return {k: shape(v, lengths=lengths, streamed=streamed, key=k) for k, v in sorted(value.items())}
+    if isinstance(value, list) and key != "decode_moments":
+        inner = [shape(v, lengths=lengths, streamed=streamed, key=key) for v in value]
+        distinct = sorted({json.dumps(i) for i in inner})
+        return [len(value) if lengths and key != "bytes" else "some" if value else "none", *distinct]
+    if key == "decode_moments":
+        return "counters of real steps, null where there are none"
+    growing = key in ("completion_tokens", "total_tokens", "output_token_logprobs_length")
+    if key in EXACT and not (streamed and growing):
+        return value
+    if key == "message":
+        return message_shape(value)
+    return type(value).__name__
+
+
+def message_shape(text: str) -> str:
+    """A message without ids, and a validation error without the details that pydantic and FastAPI add."""
+    if re.match(r"\d+ validation error", text):
+        return "validation error"
+    return re.sub(r"(rid=|room=)('[^']*'|\d+)", r"\1...", text)
+
+
+async def agree(client: httpx.AsyncClient, real: Pair, emulated: Pair, path: str) -> None:
+    """Every case of an endpoint in turn, in one cache namespace that nothing was in before."""
+    namespace = uuid.uuid4().hex
+    different = {}
+    for name, body in ENDPOINTS[path].items():
+        sent = {"extra_key": namespace, **body} if isinstance(body, dict) else body
+        theirs, ours = [await ask(client, pair, path, sent) for pair in (real, emulated)]
+        if theirs != ours:
+            different[name] = {"real": theirs, "emulated": ours}
+    assert not different, json.dumps(different, indent=1)
+
+
+@pytest.mark.parametrize("path", list(ENDPOINTS))
+async def test_answers_and_refusals_agree(raw: httpx.AsyncClient, real: Pair, emulated: Pair, path: str) -> None:
+    await agree(raw, real, emulated, path)
+
+
+@pytest.mark.parametrize(("method", "path", "body"), QUESTIONS)
+async def test_other_endpoints_agree(
+    raw: httpx.AsyncClient, real: Pair, emulated: Pair, method: str, path: str, body: Any
+) -> None:
+    for side in ("prefill", "decode"):
+        replies = [await raw.request(method, getattr(pair, side) + path, json=body) for pair in (real, emulated)]
+        theirs, ours = map(reply_shape, replies)
+        assert theirs == ours, side
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", list(ENDPOINTS))
+async def test_aborts_agree(raw: httpx.AsyncClient, real: Pair, emulated: Pair, path: str, stream: bool) -> None:
+    """A leg that waits for its other half is aborted: the same error, in the same shape, on either side."""
+    for side in ("prefill", "decode"):
+        theirs, ours = [await abort_waiting(raw, pair, side, path, stream=stream) for pair in (real, emulated)]
+        assert theirs == ours, side
+
+
+async def abort_waiting(client: httpx.AsyncClient, pair: Pair, side: str, path: str, *, stream: bool) -> Any:
+    rid = uuid.uuid4().hex
+    url = getattr(pair, side)
+    prompt = {"/generate": {"text": "hello", "sampling_params": GREEDY}}.get(path, {**OPENAI, "prompt": "hello"})
+    body = {
+        **prompt,
+        "messages": HELLO,
+        "rid": rid,
+        "stream": stream,
+        "bootstrap_host": "127.0.0.1",
+        "bootstrap_port": pair.bootstrap_port,
+        "bootstrap_room": random.getrandbits(62) + 1,
+    }
+    waiting = asyncio.create_task(send(client, url + path, body))
+    queue = "prefill_bootstrap_queue_reqs" if side == "prefill" else "decode_transfer_queue_reqs"
+    async with asyncio.timeout(30):
+        while not (await client.get(f"{url}/v1/loads")).json()["loads"][0]["disaggregation"][queue]:
+            await asyncio.sleep(0.01)
+    await client.post(f"{url}/abort_request", json={"rid": rid})
+    return reply_shape(await waiting)
+
+
+async def test_an_abort_takes_longer_ids_with_it_and_an_unknown_id_takes_none(
+    raw: httpx.AsyncClient, real: Pair, emulated: Pair
+) -> None:
+    """SGLang's prefix matching, as it is: only an id that is under way itself aborts those that begin with it."""
+    for pair in (real, emulated):
+        rid = uuid.uuid4().hex
+        waits = [
+            asyncio.create_task(send(raw, f"{pair.decode}/generate", lonely(pair, rid + suffix)))
+            for suffix in ("a", "ab")
+        ]
+        async with asyncio.timeout(30):
+            while await transferring(raw, pair) < len(waits):
+                await asyncio.sleep(0.01)
+        await raw.post(f"{pair.decode}/abort_request", json={"rid": rid})
+        assert await transferring(raw, pair) == len(waits), "an unknown id"
+        await raw.post(f"{pair.decode}/abort_request", json={"rid": rid + "a"})
+        assert [reply.status_code for reply in await asyncio.gather(*waits)] == [500, 500]
+
+
+def lonely(pair: Pair, rid: str) -> dict[str, Any]:
+    """A request that only the decode worker gets."""
+    return {
+        "rid": rid,
+        "text": "hello",
+        "sampling_params": GREEDY,
+        "bootstrap_host": "127.0.0.1",
+        "bootstrap_port": pair.bootstrap_port,
+        "bootstrap_room": random.getrandbits(62) + 1,
+    }
+
+
+async def transferring(client: httpx.AsyncClient, pair: Pair) -> int:
+    load = (await client.get(f"{pair.decode}/v1/loads")).json()["loads"][0]
+    return int(load["disaggregation"]["decode_transfer_queue_reqs"])
+
+
+async def test_cards_agree(raw: httpx.AsyncClient, real: Pair, emulated: Pair) -> None:
+    for side in ("prefill", "decode"):
+        theirs, ours = [(await raw.get(f"{getattr(pair, side)}/sun/worker")).json() for pair in (real, emulated)]
+        assert theirs.keys() == ours.keys()
+        for name in ("role", "max_input_tokens", "context_length", "kv_tokens"):
+            assert theirs[name] == ours[name], name
+        assert {**theirs["identity"], "page_size": 0} == {**ours["identity"], "page_size": 0}
