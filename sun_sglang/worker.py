@@ -112,7 +112,8 @@ def read_card(state: Any, incarnation: str) -> WorkerCard:
         bootstrap_port=flags["disaggregation_bootstrap_port"] if prefill else None,
         identity=read_identity(model, flags),
         patches=tuple(reports),
-        max_input_tokens=info["max_req_input_len"],
+        # the first length that SGLang refuses (managers/utils.py: validate_input_length)
+        max_input_tokens=info["max_req_input_len"] - 1,
         context_length=state.tokenizer_manager.context_len,
         kv_tokens=info["max_total_num_tokens"],
     )
