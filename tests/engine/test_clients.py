@@ -254,7 +254,7 @@ def test_openai_stop_strings(sync_client: openai.OpenAI, greedy_text: Any) -> No
 def test_openai_errors(sync_client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="no task is named `gpt-4`; tasks: llama-a, llama-b"):
         sync_client.chat.completions.create(model="gpt-4", messages=MESSAGES)
-    with pytest.raises(openai.BadRequestError, match="at most 2042") as refused:
+    with pytest.raises(openai.BadRequestError, match="at most 2041") as refused:
         sync_client.completions.create(model="llama-a", prompt="x" * 2100)
     assert refused.value.code == "context_length_exceeded"
     with pytest.raises(openai.BadRequestError, match="temperature"):

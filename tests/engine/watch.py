@@ -26,16 +26,21 @@ _LOADS = (
 )
 
 
-async def until(seconds: float, what: str, look: Callable[[], Awaitable[T]]) -> T:
-    """Look again and again until what is seen is true; fails when `seconds` have passed."""
+_SOMETHING = object()
+
+
+async def until(seconds: float, what: str, look: Callable[[], Awaitable[T]], *, wanted: Any = _SOMETHING) -> T:
+    """Look again and again until what is seen is `wanted`, or true; fails when `seconds` have passed."""
     seen: Any = None
     try:
         async with asyncio.timeout(seconds):
-            while not (seen := await look()):  # noqa: ASYNC110 - what is looked at is in other processes
+            while True:
+                seen = await look()
+                if seen == wanted or (wanted is _SOMETHING and seen):
+                    return seen
                 await asyncio.sleep(0.02)
     except TimeoutError:
         raise AssertionError(f"not within {seconds:g} s: {what}; last seen: {seen!r}") from None
-    return seen
 
 
 async def metric(client: httpx.AsyncClient, name: str, **labels: str) -> float:
@@ -58,11 +63,6 @@ async def loads(client: httpx.AsyncClient, url: str) -> dict[str, int]:
     """What a worker has on it: SGLang's `/v1/loads`, those figures that are 0 when it has nothing to do."""
     report = (await client.get(f"{url}/v1/loads")).json()["loads"][0]
     return {name: report.get(name, report["disaggregation"].get(name)) for name in _LOADS}
-
-
-async def is_idle(client: httpx.AsyncClient, url: str) -> bool:
-    """Whether a worker has no request in any queue and no KV that a request holds."""
-    return not any((await loads(client, url)).values())
 
 
 async def tasks(client: httpx.AsyncClient) -> dict[str, Any]:

@@ -1,0 +1,618 @@
+"""What is promised when workers die, clients leave, and requests are wrong, shown on real SGLang servers.
+
+Each test is named after its row in docs/faults.md. Each one ends with every task of the deployment answering exactly
+and nothing left in flight.
+
+Where the order of events matters, a test does not hope for it: a router of its own that looks at its workers only every
+hour still believes in one that was just killed, and a scheduler process that is stopped (SIGSTOP) keeps a request
+exactly where it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.engine.conftest import TOPOLOGY, Deployment, Reference, events_of, gather, generate
+from tests.engine.watch import in_flight, is_whole, loads, metric, tasks, until
+
+NEVER = 3600.0
+PATIENCE = 60.0
+LONG = 1900
+
+
+def some_tokens(seed: int, length: int) -> list[int]:
+    rng = random.Random(seed)
+    return [rng.randrange(5, 261) for _ in range(length)]
+
+
+def greedy(length: int) -> dict[str, Any]:
+    return {"temperature": 0, "max_new_tokens": length, "ignore_eos": True}
+
+
+@pytest.fixture(autouse=True)
+async def every_task_is_well_afterwards(
+    deployment: Deployment, client: httpx.AsyncClient, task_references: dict[str, Reference]
+) -> AsyncIterator[None]:
+    yield
+    await until(PATIENCE, "every path of every task proven", lambda: is_whole(client, deployment))
+    await answers_exactly(client, task_references)
+    await until(5, "nothing in flight", lambda: nothing_in_flight(client))
+    for process in deployment.state.processes:
+        if process.role != "router":
+            await until_idle(client, deployment, process.name)
+
+
+async def answers_exactly(
+    client: httpx.AsyncClient, references: Mapping[str, Reference], but: Sequence[str] = ()
+) -> None:
+    """One question to each task, all at once, with a prompt that no cache holds."""
+    prompt = [random.randrange(5, 261) for _ in range(24)]
+    names = [name for name in references if name not in but]
+    replies = await gather(*(generate(client, name, prompt, 8) for name in names))
+    for name, reply in zip(names, replies, strict=True):
+        references[name].check(prompt, reply["output_ids"])
+
+
+async def until_idle(client: httpx.AsyncClient, deployment: Deployment, worker: str) -> None:
+    """Wait until a worker has no request in its batch or in any queue.
+
+    KV may be held for a while longer: until SGLang knows that a dead prefill worker writes no more into it.
+    """
+
+    async def left() -> dict[str, int]:
+        found = await loads(client, deployment.process(worker).url)
+        return {name: count for name, count in found.items() if count and name != "num_used_tokens"}
+
+    await until(5, f"no request left on {worker}", left, wanted={})
+
+
+async def nothing_in_flight(client: httpx.AsyncClient) -> bool:
+    return await in_flight(client) == 0
+
+
+# --- workers and routers of a test's own ----------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def a_router(
+    deployment: Deployment, directory: Path, pools: Mapping[str, Sequence[str]], *, ready: bool = True, **settings: Any
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A second router, with one task `pair` over workers of the deployment.
+
+    Args:
+        deployment: whose workers.
+        directory: for the fleet file.
+        pools: names of the workers that prefill and of those that decode.
+        ready: wait until every path is proven.
+        settings: of the router.
+    """
+    fleet = {
+        "tasks": {"pair": {"prefill": "prefill", "decode": "decode"}},
+        "pools": {role: {"role": role, "model": "m"} for role in ("prefill", "decode")},
+        "workers": [
+            {"name": name, "pool": role, "url": deployment.process(name).url}
+            for role, names in pools.items()
+            for name in names
+        ],
+        "router": {"port": 0} | settings,
+    }
+    file = directory / "fleet.json"
+    file.write_text(json.dumps(fleet))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "sun_sglang.router", str(file), stderr=asyncio.subprocess.PIPE
+    )
+    assert process.stderr is not None
+    try:
+        async with asyncio.timeout(PATIENCE):
+            listening = json.loads(await process.stderr.readline())
+        assert listening["event"] == "listening"
+        draining = asyncio.create_task(process.stderr.read())
+        async with httpx.AsyncClient(base_url=listening["url"], timeout=PATIENCE) as client:
+            if ready:
+                await until(PATIENCE, "every path proven", lambda: is_whole(client))
+            yield client
+            await until(5, "nothing in flight", lambda: nothing_in_flight(client))
+    finally:
+        process.terminate()
+        await process.wait()
+    await draining
+
+
+Kill = Callable[[str], Awaitable[None]]
+
+
+@pytest.fixture
+async def kill(
+    every_task_is_well_afterwards: None, deployment: Deployment, client: httpx.AsyncClient
+) -> AsyncIterator[Kill]:
+    """SIGKILL to a worker; its scheduler and detokenizer die with it.
+
+    Afterwards each of its tasks has to see a canary through its next incarnation: until then a look at the router may
+    still show the one that was killed.
+    """
+    canaries: dict[str, float] = {}
+
+    async def now(name: str) -> None:
+        for task, report in (await tasks(client)).items():
+            if any(name in path.values() for path in report["paths"]):
+                canaries[task] = await metric(client, "sun_canaries_total", task=task, outcome="ok")
+        os.kill(deployment.process(name).pid, signal.SIGKILL)
+
+    yield now
+    for task, before in canaries.items():
+        await until(PATIENCE, f"a new canary for {task}", lambda t=task, b=before: has_canary(client, t, b))
+
+
+async def has_canary(client: httpx.AsyncClient, task: str, before: float) -> bool:
+    return await metric(client, "sun_canaries_total", task=task, outcome="ok") > before
+
+
+@contextmanager
+def frozen(deployment: Deployment, name: str) -> Iterator[None]:
+    """Stop a worker's scheduler for a while; its HTTP server runs on."""
+    children = psutil.Process(deployment.process(name).pid).children()
+    (scheduler,) = [p for p in children if "scheduler" in " ".join(p.cmdline())]
+    scheduler.suspend()
+    try:
+        yield
+    finally:
+        if scheduler.is_running():
+            scheduler.resume()
+
+
+# --- a worker is gone -----------------------------------------------------------------------------------------------
+
+
+async def test_fault_01_prefill_refuses_the_connection(
+    kill: Kill, deployment: Deployment, task_references: dict[str, Reference], tmp_path: Path
+) -> None:
+    pools = {"prefill": ["spare-a-0", "llama-a-0"], "decode": ["uncached-0"]}
+    async with a_router(deployment, tmp_path, pools, probe_interval=NEVER) as router:
+        await kill("spare-a-0")
+        for seed in range(2):  # one of the two goes to the dead worker first
+            prompt = some_tokens(seed, 30)
+            async with asyncio.timeout(5):
+                reply = await generate(router, "pair", prompt, 8, stream=seed == 1)
+            task_references["llama-a"].check(prompt, reply["output_ids"])
+        assert await metric(router, "sun_retries_total", leg="prefill") == 1
+        assert await metric(router, "sun_ejections_total", worker="spare-a-0") == 1
+        assert await metric(router, "sun_requests_total", outcome="ok") == 2
+        await until_idle(router, deployment, "uncached-0")
+
+
+async def test_fault_02_prefill_dies_with_work_in_every_stage(
+    kill: Kill, deployment: Deployment, task_references: dict[str, Reference], client: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    """Half of these are its own, queued, in its batch or on their way: each is answered, and answered right."""
+    pools = {"prefill": ["spare-a-0", "llama-a-0"], "decode": ["uncached-0"]}
+    prompts = [some_tokens(100 + i, 700 + i) for i in range(24)]
+    async with a_router(deployment, tmp_path, pools) as router:
+        asked = [asyncio.create_task(generate(router, "pair", p, 4, stream=i % 2 == 0)) for i, p in enumerate(prompts)]
+        await until(PATIENCE, "work on the prefill worker", lambda: is_busy(client, deployment, "spare-a-0"))
+        await kill("spare-a-0")
+        replies = await gather(*asked)
+        for prompt, reply in zip(prompts, replies, strict=True):
+            task_references["llama-a"].check(prompt, reply["output_ids"])
+        assert await metric(router, "sun_retries_total", leg="prefill") > 0
+        assert await metric(router, "sun_requests_total", outcome="ok") == len(prompts)
+        task_references["llama-a"].require_few_ties()
+
+
+async def is_busy(client: httpx.AsyncClient, deployment: Deployment, worker: str) -> bool:
+    return any((await loads(client, deployment.process(worker).url)).values())
+
+
+async def test_fault_02_prefill_dies_and_there_is_no_other(
+    kill: Kill, deployment: Deployment, task_references: dict[str, Reference], client: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    """Its scheduler is stopped first, so that the request is with it when it dies."""
+    pools = {"prefill": ["spare-a-0"], "decode": ["uncached-0"]}
+    async with a_router(deployment, tmp_path, pools, probe_interval=NEVER) as router:
+        with frozen(deployment, "spare-a-0"):
+            asked = asyncio.create_task(post(router, some_tokens(1, 50), 8))
+            await until(5, "the decode worker waits for KV", lambda: is_busy(client, deployment, "uncached-0"))
+            await kill("spare-a-0")
+            async with asyncio.timeout(5):
+                reply = await asked
+        assert reply.status_code in (502, 503), reply.text
+        assert "prefill" in reply.json()["error"]["message"]
+        await answers_exactly(client, task_references, but=["spare"])
+        await until_idle(client, deployment, "uncached-0")
+
+
+async def post(router: httpx.AsyncClient, prompt: list[int], length: int, **fields: Any) -> httpx.Response:
+    body = {"model": "pair", "input_ids": prompt, "sampling_params": greedy(length)}
+    return await router.post("/generate", json=body | fields)
+
+
+async def test_fault_03_prefill_answers_4xx(client: httpx.AsyncClient, deployment: Deployment) -> None:
+    """SGLang itself refuses it; the router has no rule for it."""
+    body = {"model": "llama-a", "text": "x", "sampling_params": {"temperature": 0.5, "top_p": 1.5}}
+    for stream in (False, True):
+        async with asyncio.timeout(5):
+            reply = await client.post("/generate", json=body | {"stream": stream})
+        assert reply.status_code == 400
+        assert "top_p" in reply.text
+    assert await metric(client, "sun_leg_requests_total", task="llama-a", outcome="refused") >= 1
+    assert await metric(client, "sun_retries_total", task="llama-a") == 0
+
+
+async def test_fault_06_decode_refuses_the_connection(
+    kill: Kill, deployment: Deployment, task_references: dict[str, Reference], tmp_path: Path
+) -> None:
+    pools = {"prefill": ["llama-a-0"], "decode": ["stock-0", "uncached-0"]}
+    async with a_router(deployment, tmp_path, pools, probe_interval=NEVER) as router:
+        await kill("uncached-0")
+        for seed in range(2):
+            prompt = some_tokens(10 + seed, 30)
+            async with asyncio.timeout(5):
+                reply = await generate(router, "pair", prompt, 8, stream=seed == 1)
+            task_references["llama-a"].check(prompt, reply["output_ids"])
+        assert await metric(router, "sun_retries_total", leg="decode") == 1
+        assert await metric(router, "sun_ejections_total", worker="uncached-0") == 1
+        await until_idle(router, deployment, "llama-a-0")
+
+
+@pytest.mark.parametrize(("victim", "stream"), [("stock-0", False), ("uncached-0", True)])
+async def test_fault_07_decode_dies_before_the_first_byte(
+    kill: Kill,
+    deployment: Deployment,
+    task_references: dict[str, Reference],
+    client: httpx.AsyncClient,
+    tmp_path: Path,
+    victim: str,
+    stream: bool,
+) -> None:
+    pools = {"prefill": ["llama-a-0"], "decode": ["uncached-0", "stock-0"]}
+    prompts = [some_tokens(20 + i, 40) for i in range(2)]
+    async with a_router(deployment, tmp_path, pools, probe_interval=NEVER) as router:
+        with frozen(deployment, victim):
+            # two at once: one to each worker
+            asked = [asyncio.create_task(generate(router, "pair", p, 8, stream=stream)) for p in prompts]
+            await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED, timeout=5)
+            assert sum(task.done() for task in asked) == 1, "the other is with the worker that does nothing"
+            await kill(victim)
+            async with asyncio.timeout(5):
+                replies = await gather(*asked)
+        for prompt, reply in zip(prompts, replies, strict=True):
+            task_references["llama-a"].check(prompt, reply["output_ids"])
+        assert await metric(router, "sun_retries_total", leg="decode") == 1
+        await until_idle(client, deployment, "llama-a-0")
+
+
+@pytest.mark.parametrize(
+    ("task", "path", "body"),
+    [
+        ("stock", "/generate", {"text": "abc", "sampling_params": greedy(LONG)}),
+        ("pages", "/v1/completions", {"prompt": "abc", "max_tokens": LONG, "ignore_eos": True}),
+        (
+            "uncached",
+            "/v1/chat/completions",
+            {"messages": [{"role": "user", "content": "abc"}], "max_tokens": LONG, "ignore_eos": True, "n": 2},
+        ),
+    ],
+    ids=["generate", "completions", "two choices"],
+)
+async def test_fault_08_decode_dies_mid_stream(
+    kill: Kill, deployment: Deployment, client: httpx.AsyncClient, task: str, path: str, body: dict[str, Any]
+) -> None:
+    """The client is told; nothing that looks like an end comes."""
+    seen = []
+    async with asyncio.timeout(20):
+        async for event in events_of(client, path, {"model": task, "stream": True} | body):
+            seen.append(event)
+            if len(seen) == 6:
+                await kill(TOPOLOGY["tasks"][task]["decode"] + "-0")
+    assert "[DONE]" not in seen
+    assert "broke off" in json.loads(seen[-1])["error"]["message"]
+    assert not any('"error"' in event for event in seen[:-1])
+    assert await metric(client, "sun_requests_total", task=task, outcome="failed") >= 1
+
+
+async def test_fault_12_25_every_decode_worker_is_down_and_one_comes_back(
+    kill: Kill, deployment: Deployment, client: httpx.AsyncClient, task_references: dict[str, Reference]
+) -> None:
+    """503 with Retry-After until it is back, and back means that a canary went through it."""
+    canaries = await metric(client, "sun_canaries_total", task="pages", outcome="ok")
+    await kill("pages-base-0")
+    await until(5, "the router knows", lambda: is_down(client, "pages"))
+    async with asyncio.timeout(5):
+        reply = await client.post("/generate", json={"model": "pages", "text": "abc", "stream": True})
+    assert reply.status_code == 503
+    assert int(reply.headers["Retry-After"]) >= 1
+    health = await client.get("/health")
+    assert health.status_code == 503
+    assert health.json()["unserved_tasks"] == ["pages"]
+    await answers_exactly(client, task_references, but=["pages"])
+
+    async def first_answer() -> Any:
+        reply = await client.post("/generate", json={"model": "pages", "text": "abc", "sampling_params": greedy(8)})
+        assert reply.status_code in (200, 503), reply.text
+        return reply.status_code == 200 and reply.json()
+
+    answer = await until(PATIENCE, "the task is served again", first_answer)
+    assert answer["meta_info"]["completion_tokens"] == 8
+    assert await metric(client, "sun_canaries_total", task="pages", outcome="ok") > canaries
+    assert deployment.process("pages-base-0").restarts > 0
+
+
+async def is_down(client: httpx.AsyncClient, task: str) -> bool:
+    return not (await tasks(client))[task]["ready"]
+
+
+async def test_fault_11_prefill_restarts_and_the_first_request_succeeds(
+    kill: Kill, deployment: Deployment, client: httpx.AsyncClient, task_references: dict[str, Reference]
+) -> None:
+    """On another bootstrap port: what the decode worker remembers of the old one is not used."""
+    url = deployment.process("llama-b-0").url
+    before = (await client.get(f"{url}/sun/worker")).json()
+    await kill("llama-b-0")
+    await until(5, "the router knows", lambda: is_down(client, "llama-b"))
+    await answers_exactly(client, task_references, but=["llama-b"])
+    await until(PATIENCE, "every path proven", lambda: is_whole(client, deployment))
+    prompt = some_tokens(30, 40)
+    async with asyncio.timeout(5):
+        reply = await generate(client, "llama-b", prompt, 8)
+    task_references["llama-b"].check(prompt, reply["output_ids"])
+    after = (await client.get(f"{url}/sun/worker")).json()
+    assert after["bootstrap_port"] != before["bootstrap_port"]
+    assert after["identity"] == before["identity"]
+
+
+# --- a client is gone -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_fault_13_the_client_leaves_before_the_first_token(
+    deployment: Deployment, client: httpx.AsyncClient, stream: bool
+) -> None:
+    body = {"model": "spare", "input_ids": some_tokens(40, 60), "sampling_params": greedy(LONG), "stream": stream}
+    with frozen(deployment, "spare-a-0"):
+        asked = asyncio.create_task(client.post("/generate", json=body))
+        await until(5, "the decode worker waits for KV", lambda: is_busy(client, deployment, "uncached-0"))
+        asked.cancel()
+        await until(5, "the router let go", lambda: nothing_in_flight(client))
+        await until_idle(client, deployment, "uncached-0")
+    # the prefill worker can only hear of it now
+    await until_idle(client, deployment, "spare-a-0")
+
+
+@pytest.mark.parametrize("n", [1, 3])
+async def test_fault_14_the_client_leaves_mid_stream(
+    deployment: Deployment, client: httpx.AsyncClient, task_references: dict[str, Reference], n: int
+) -> None:
+    body = {"model": "llama-a", "text": "abc", "sampling_params": greedy(LONG) | {"n": n}, "stream": True}
+    async with asyncio.timeout(20), aclosing(events_of(client, "/generate", body)) as events:
+        for _ in range(4 * n):
+            await anext(events)
+        await until(5, f"{n} in the batch", lambda: running(client, deployment, "llama-base-0"), wanted=n)
+        # the other task of this worker goes on meanwhile, in the same batch
+        await answers_exactly(client, {"llama-b": task_references["llama-b"]})
+        assert await metric(client, "sun_in_flight", task="llama-a") == 1, "it would have run for long"
+    await until_idle(client, deployment, "llama-base-0")
+    assert await metric(client, "sun_requests_total", task="llama-a", outcome="disconnected") >= 1
+
+
+async def running(client: httpx.AsyncClient, deployment: Deployment, worker: str) -> int:
+    return (await loads(client, deployment.process(worker).url))["num_running_reqs"]
+
+
+# --- requests that are wrong, or only look so -----------------------------------------------------------------------
+
+
+async def test_fault_17_an_abort_means_one_request(
+    client: httpx.AsyncClient, task_references: dict[str, Reference]
+) -> None:
+    """SGLang takes an id for a prefix."""
+    prompt = some_tokens(50, 20)
+
+    async def last_of(rid: str, length: int) -> Any:
+        body = {"model": "llama-a", "input_ids": prompt, "sampling_params": greedy(length), "rid": rid, "stream": True}
+        *_, last, end = [event async for event in events_of(client, "/generate", body)]
+        assert end == "[DONE]"
+        return json.loads(last)
+
+    asked = [asyncio.create_task(last_of("a", LONG)), asyncio.create_task(last_of("ab", 200))]
+    await until(5, "both in flight", lambda: has_in_flight(client, "llama-a", 2))
+    assert (await client.post("/abort_request", json={"rid": "a"})).status_code == 200
+    short, whole = await gather(*asked)
+    assert short["meta_info"]["finish_reason"]["type"] == "abort"
+    assert short["meta_info"]["completion_tokens"] < LONG
+    assert whole["meta_info"]["finish_reason"]["type"] == "length"
+    task_references["llama-a"].check(prompt, whole["output_ids"])
+
+
+async def has_in_flight(client: httpx.AsyncClient, task: str, count: int) -> bool:
+    return bool((await tasks(client))[task]["in_flight"] == count)
+
+
+async def test_fault_18_n_and_lists_are_requests_of_their_own(
+    client: httpx.AsyncClient, task_references: dict[str, Reference]
+) -> None:
+    """In SGLang's PD mode n > 1 shares one room and hangs."""
+    prompts = [some_tokens(60 + i, 20) for i in range(3)]
+    before = await metric(client, "sun_leg_requests_total", task="llama-b", leg="decode", outcome="ok")
+    body = {"model": "llama-b", "input_ids": prompts, "sampling_params": greedy(10) | {"n": 4}}
+    async with asyncio.timeout(20):
+        replies = (await client.post("/generate", json=body)).json()
+    assert len(replies) == 12
+    for i, reply in enumerate(replies):
+        task_references["llama-b"].check(prompts[i // 4], reply["output_ids"])
+    after = await metric(client, "sun_leg_requests_total", task="llama-b", leg="decode", outcome="ok")
+    assert after - before == 12
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/generate", {"input_ids": [7] * 2042}),
+        ("/generate", {"input_ids": [[7], [7] * 2042]}),
+        ("/generate", {"text": "x" * 2042}),
+        ("/v1/completions", {"prompt": "x" * 2042}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x" * 2042}]}),
+    ],
+)
+async def test_fault_19_a_prompt_too_long(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> None:
+    before = await metric(client, "sun_leg_requests_total")
+    async with asyncio.timeout(5):
+        reply = await client.post(path, json={"model": "llama-a"} | body)
+    assert reply.status_code == 400
+    assert "takes at most 2041" in reply.json()["error"]["message"]
+    assert await metric(client, "sun_leg_requests_total") == before, "no worker saw it"
+
+
+async def test_fault_19_the_longest_prompt_is_answered(
+    client: httpx.AsyncClient, task_references: dict[str, Reference]
+) -> None:
+    for body in ({"input_ids": [7] * 2041}, {"text": "x" * 2041}):
+        reply = await client.post("/generate", json={"model": "llama-a", "sampling_params": greedy(4)} | body)
+        assert reply.status_code == 200, reply.text
+        assert reply.json()["meta_info"]["prompt_tokens"] == 2041
+
+
+WRONG: dict[str, tuple[str, Any]] = {
+    "top_logprobs": ("/generate", {"text": "x", "return_logprob": True, "top_logprobs_num": 129}),
+    "top_logprobs in a list": ("/generate", {"text": ["x"], "return_logprob": True, "top_logprobs_num": [129]}),
+    "logprobs": ("/v1/completions", {"prompt": "x", "logprobs": 129}),
+    "chat top_logprobs": (
+        "/v1/chat/completions",
+        {"messages": [{"role": "user", "content": "x"}], "logprobs": True, "top_logprobs": 129},
+    ),
+    "schema that is no JSON": ("/generate", {"text": "x", "sampling_params": {"json_schema": "{"}}),
+    "schema with an unknown type": ("/generate", {"text": "x", "sampling_params": {"json_schema": '{"type": "no"}'}}),
+    "regex": ("/generate", {"text": "x", "sampling_params": {"regex": "("}}),
+    "response_format": (
+        "/v1/chat/completions",
+        {
+            "messages": [{"role": "user", "content": "x"}],
+            "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "no"}}},
+        },
+    ),
+    "a token that there is none": ("/generate", {"input_ids": [261]}),
+    "a negative token": ("/generate", {"input_ids": [-1]}),
+    "a wrong type": ("/generate", {"text": "x", "sampling_params": {"max_new_tokens": "many"}}),
+    "an unknown parameter": ("/generate", {"text": "x", "sampling_params": {"nonsense": 1}}),
+    "no prompt": ("/generate", {"sampling_params": {}}),
+    "an empty prompt": ("/v1/completions", {"prompt": ""}),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_fault_20_wrong_requests_are_refused_and_nobody_dies(
+    client: httpx.AsyncClient, deployment: Deployment, stream: bool
+) -> None:
+    before = {p.name: (p.pid, p.restarts) for p in deployment.state.processes}
+    for what, (path, body) in WRONG.items():
+        async with asyncio.timeout(10):
+            reply = await client.post(path, json={"model": "llama-a", "stream": stream} | body)
+        assert reply.status_code == 400, f"{what}: {reply.status_code} {reply.text[:300]}"
+    for content in (b"{", b"[]", b"\xff", b"null", b""):
+        reply = await client.post("/generate", content=content, headers={"Content-Type": "application/json"})
+        assert reply.status_code == 400, content
+    big = await client.post("/generate", json={"model": "llama-a", "text": "x" * (5 << 20), "stream": stream})
+    assert big.status_code == 413
+    assert {p.name: (p.pid, p.restarts) for p in deployment.state.processes} == before
+
+
+# --- workers that may not serve -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pools", "why"),
+    [
+        (
+            {"prefill": ["llama-a-0"], "decode": ["pages-base-0"]},
+            r"page_size differs from `[a-z0-9-]+`'s \(.*(1, .*: 16|16, .*: 1)\)",
+        ),
+        ({"prefill": ["llama-a-0"], "decode": ["qwen3-base-0"]}, "architecture differs .*LlamaForCausalLM"),
+        ({"prefill": ["llama-a-0", "llama-b-0"], "decode": ["uncached-0"]}, "weights differs from `llama-[ab]-0`"),
+        (
+            {"prefill": ["llama-a-0"], "decode": ["llama-b-0"]},
+            "it is a prefill worker, and pool `decode` is a decode pool",
+        ),
+    ],
+    ids=["page size", "architecture", "weights in one pool", "role"],
+)
+async def test_fault_21_a_member_that_differs_is_refused(
+    deployment: Deployment,
+    task_references: dict[str, Reference],
+    tmp_path: Path,
+    pools: dict[str, list[str]],
+    why: str,
+) -> None:
+    """A fleet that pairs what does not belong together: one of the two is refused, with both values."""
+    async with a_router(deployment, tmp_path, pools, ready=False, probe_interval=0.1) as router:
+
+        async def refused() -> list[Any]:
+            task = (await tasks(router))["pair"]
+            workers = task["prefill"]["workers"] + task["decode"]["workers"]
+            return [w for w in workers if w["state"] == "refused"]
+
+        (worker,) = await until(PATIENCE, "one is refused", refused)
+        assert re.search(why, worker["reason"]), worker["reason"]
+        if len(pools["prefill"]) == 1:
+            reply = await post(router, some_tokens(70, 10), 4)
+            assert reply.status_code == 503
+            return
+        await until(PATIENCE, "the other serves", lambda: is_served(router))
+        prompt = some_tokens(71, 10)
+        served = "llama-b" if worker["name"] == "llama-a-0" else "llama-a"
+        for _ in range(3):
+            task_references[served].check(prompt, (await generate(router, "pair", prompt, 8))["output_ids"])
+
+
+async def is_served(router: httpx.AsyncClient) -> bool:
+    return not await is_down(router, "pair")
+
+
+async def test_fault_25_no_decode_worker_has_ever_been_there(deployment: Deployment, tmp_path: Path) -> None:
+    async with a_router(deployment, tmp_path, {"prefill": ["llama-a-0"], "decode": []}, ready=False) as router:
+        for stream in (False, True):
+            async with asyncio.timeout(5):
+                reply = await post(router, some_tokens(72, 10), 4, stream=stream)
+            assert reply.status_code == 503
+            assert int(reply.headers["Retry-After"]) >= 1
+            assert reply.json()["error"]["code"] == "no_worker"
+
+
+async def test_fault_28_a_worker_without_the_hooks_never_gets_ready(models: Path) -> None:
+    """SGLang is told to load no plugin, as its own switch allows: the worker ends and names the first hook."""
+    flags = ["--model-path", str(models / "llama-base"), "--disaggregation-mode", "decode", "--device", "cpu"]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "sun_sglang.worker",
+        *flags,
+        env=os.environ | {"SGLANG_PLUGINS": "none"},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    async with asyncio.timeout(120):
+        output, _ = await process.communicate()
+    assert process.returncode == 1
+    assert b"sun worker: patch `report_patches.scheduler` did not take" in output, output[-2000:]
+
+
+async def test_no_kv_is_held_after_all_of_this(client: httpx.AsyncClient, deployment: Deployment) -> None:
+    """The one bound here that is SGLang's: its decode workers give a dead prefill worker up after some heartbeats."""
+
+    async def held() -> dict[str, int]:
+        workers = [p for p in deployment.state.processes if p.role != "router"]
+        used = {p.name: (await loads(client, p.url))["num_used_tokens"] for p in workers}
+        return {name: tokens for name, tokens in used.items() if tokens}
+
+    await until(PATIENCE, "no KV held by a request", held, wanted={})
