@@ -148,8 +148,7 @@ class DecodeScheduler:
                 self._running[request.rid] = request
                 self._give(request, events)
         if self.due is None:
-            self._resume()
-            self._make_room(events)
+            self._choose(events)
             self._admit(events)
             self._start(now)
         else:
@@ -164,6 +163,14 @@ class DecodeScheduler:
         if request.made >= request.limit:
             self._forget(request)
             events.append(Ended(request.rid, "length"))
+
+    def _choose(self, events: list[Event]) -> None:
+        """Who runs next. Where that one cannot grow and ends, those who gave way to it go on."""
+        while True:
+            self._resume()
+            self._make_room(events)
+            if self._held or not self._retracted:
+                return
 
     def _resume(self) -> None:
         while self._retracted and self._fits(self._retracted[0].context):

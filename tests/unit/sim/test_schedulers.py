@@ -1,0 +1,198 @@
+"""The schedulers in virtual time: nothing here waits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sun_sglang.sim.cost import CostModel
+from sun_sglang.sim.decode import Admitted, DecodeScheduler, Ended, Token
+from sun_sglang.sim.prefill import PrefillScheduler
+
+COSTS = CostModel(decode_step=1.0, decode_per_context_token=0.001, prefill=1.0, prefill_per_token=0.01)
+
+
+@dataclass
+class Trace:
+    """A decode worker run to its end, with every KV transfer taking `transfer` seconds."""
+
+    scheduler: DecodeScheduler
+    transfer: float = 0.5
+    now: float = 0.0
+    admitted: list[str] = field(default_factory=list)
+    tokens: dict[str, list[int]] = field(default_factory=dict)
+    ended: list[tuple[str, str, float]] = field(default_factory=list)
+    arriving: list[tuple[float, str]] = field(default_factory=list)
+
+    def step(self) -> None:
+        for rid in [rid for at, rid in self.arriving if at <= self.now]:
+            self.scheduler.arrive(rid)
+        self.arriving = [(at, rid) for at, rid in self.arriving if at > self.now]
+        for event in self.scheduler.step(self.now):
+            match event:
+                case Admitted(rid):
+                    self.admitted.append(rid)
+                    self.arriving.append((self.now + self.transfer, rid))
+                case Token(rid, made):
+                    self.tokens.setdefault(rid, []).append(made)
+                case Ended(rid, why):
+                    self.ended.append((rid, why, self.now))
+        assert 0 <= self.scheduler.used <= self.scheduler.kv_tokens
+
+    def finish(self) -> None:
+        for _ in range(100_000):
+            self.step()
+            times = [at for at, _ in self.arriving] + ([self.scheduler.due] if self.scheduler.due is not None else [])
+            if not times:
+                return
+            self.now = max(self.now, min(times))
+        raise AssertionError("it never ends")
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 60), st.integers(0, 60)), min_size=1, max_size=25),
+    st.integers(64, 200),
+    st.integers(0, 40),
+)
+@settings(deadline=None)
+def test_decode_never_holds_more_kv_than_there_is_and_ends_every_request_once(
+    requests: list[tuple[int, int]], kv_tokens: int, reserved: int
+) -> None:
+    trace = Trace(DecodeScheduler(COSTS, kv_tokens=kv_tokens, reserved=reserved))
+    for i, (prompt, limit) in enumerate(requests):
+        trace.scheduler.submit(f"r{i}", prompt, limit)
+    trace.finish()
+    assert trace.admitted == [f"r{i}" for i in range(len(requests))], "first in, first out"
+    assert sorted(rid for rid, _, _ in trace.ended) == sorted(trace.admitted), "each ends exactly once"
+    for rid, why, _ in trace.ended:
+        prompt, limit = requests[int(rid[1:])]
+        made = trace.tokens.get(rid, [])
+        assert made == list(range(1, len(made) + 1)), "one token at a time, none twice"
+        assert (len(made) == limit) if why == "length" else (prompt + len(made) > kv_tokens)
+    assert trace.scheduler.used == 0
+
+
+@given(st.lists(st.tuples(st.integers(1, 60), st.integers(1, 30)), min_size=2, max_size=12), st.data())
+@settings(deadline=None)
+def test_a_dropped_request_gives_its_kv_back_wherever_it_is(
+    requests: list[tuple[int, int]], data: st.DataObject
+) -> None:
+    trace = Trace(DecodeScheduler(COSTS, kv_tokens=100, reserved=4))
+    for i, (prompt, limit) in enumerate(requests):
+        trace.scheduler.submit(f"r{i}", prompt, limit)
+    dropped: set[str] = set()
+    for _ in range(data.draw(st.integers(0, 30))):
+        trace.step()
+        rid = f"r{data.draw(st.integers(0, len(requests) - 1))}"
+        if data.draw(st.booleans()):
+            dropped.add(rid)
+            trace.scheduler.drop(rid)
+            trace.arriving = [(at, r) for at, r in trace.arriving if r != rid]
+        times = [at for at, _ in trace.arriving] + ([trace.scheduler.due] if trace.scheduler.due is not None else [])
+        trace.now = max(trace.now, min(times)) if times else trace.now
+    trace.finish()
+    ended = [rid for rid, _, _ in trace.ended]
+    assert len(ended) == len(set(ended))
+    assert set(ended) | dropped == {f"r{i}" for i in range(len(requests))}
+    assert trace.scheduler.used == 0
+
+
+def test_a_step_takes_what_its_batch_and_context_cost() -> None:
+    trace = Trace(DecodeScheduler(COSTS, kv_tokens=1000), transfer=0.0)
+    trace.scheduler.submit("a", 100, 3)
+    trace.finish()
+    # the first token comes with the KV; the second takes 1 s and 101 tokens of context, the third 102
+    assert trace.ended == [("a", "length", 0.0 + 1.101 + 1.102)]
+
+
+def test_one_prompt_that_does_not_fit_holds_up_those_behind_it() -> None:
+    trace = Trace(DecodeScheduler(COSTS, kv_tokens=100, reserved=0))
+    for rid, prompt in (("a", 60), ("huge", 90), ("small", 5)):
+        trace.scheduler.submit(rid, prompt, 2)
+    trace.step()
+    assert trace.admitted == ["a"]
+    assert trace.scheduler.waiting == 2
+
+
+def test_a_full_cache_retracts_the_request_with_the_fewest_tokens_and_admits_nobody_before_it() -> None:
+    trace = Trace(DecodeScheduler(COSTS, kv_tokens=40, reserved=0), transfer=0.0)
+    trace.scheduler.submit("old", 10, 25)
+    trace.step()
+    trace.step()
+    trace.now = trace.scheduler.due or 0.0
+    trace.step()
+    trace.scheduler.submit("young", 20, 15)
+    while not trace.scheduler.retracted:
+        trace.step()
+        trace.now = trace.scheduler.due or trace.now
+    assert trace.scheduler.retractions("young") == 1
+    trace.scheduler.submit("newcomer", 1, 1)
+    trace.step()
+    assert "newcomer" not in trace.admitted
+    trace.finish()
+    assert {(rid, why) for rid, why, _ in trace.ended} == {
+        ("old", "length"),
+        ("young", "length"),
+        ("newcomer", "length"),
+    }
+    assert len(trace.tokens["young"]) == 15
+
+
+def test_a_request_that_cannot_grow_even_alone_ends_for_memory() -> None:
+    trace = Trace(DecodeScheduler(COSTS, kv_tokens=20, reserved=0))
+    trace.scheduler.submit("a", 15, 100)
+    trace.finish()
+    assert [(rid, why) for rid, why, _ in trace.ended] == [("a", "memory")]
+
+
+def run_prefill(scheduler: PrefillScheduler, *, hold: float) -> list[tuple[str, float]]:
+    """To the end; every prompt's KV is held `hold` seconds after it was computed."""
+    now, done, held = 0.0, [], []
+    for _ in range(10_000):
+        for rid in [rid for at, rid in held if at <= now]:
+            scheduler.release(rid)
+        held = [(at, rid) for at, rid in held if at > now]
+        for event in scheduler.step(now):
+            done.append((event.rid, now))
+            held.append((now + hold, event.rid))
+        assert 0 <= scheduler.used <= scheduler.kv_tokens
+        times = [at for at, _ in held] + ([scheduler.due] if scheduler.due is not None else [])
+        if not times:
+            return done
+        now = max(now, min(times))
+    raise AssertionError("it never ends")
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 80), st.integers(0, 79)), min_size=1, max_size=25),
+    st.integers(80, 200),
+    st.integers(1, 100),
+)
+@settings(deadline=None)
+def test_prefill_is_first_in_first_out_and_within_its_kv(
+    prompts: list[tuple[int, int]], kv_tokens: int, batch_tokens: int
+) -> None:
+    scheduler = PrefillScheduler(COSTS.model_copy(update={"max_prefill_tokens": batch_tokens}), kv_tokens=kv_tokens)
+    for i, (tokens, cached) in enumerate(prompts):
+        scheduler.submit(f"r{i}", tokens, cached=min(cached, tokens - 1))
+    done = run_prefill(scheduler, hold=0.3)
+    assert [rid for rid, _ in done] == [f"r{i}" for i in range(len(prompts))]
+    assert scheduler.used == scheduler.waiting == 0
+
+
+def test_a_batch_takes_what_its_uncached_tokens_cost() -> None:
+    scheduler = PrefillScheduler(COSTS, kv_tokens=1000)
+    scheduler.submit("a", 100, cached=60)
+    scheduler.submit("b", 10)
+    assert run_prefill(scheduler, hold=0.0) == [("a", 1.5), ("b", 1.5)]
+
+
+def test_a_prompt_released_while_it_is_computed_is_not_reported() -> None:
+    scheduler = PrefillScheduler(COSTS, kv_tokens=1000)
+    scheduler.submit("a", 10)
+    scheduler.step(0.0)
+    scheduler.release("a")
+    assert scheduler.used == 0
+    assert scheduler.step(100.0) == []

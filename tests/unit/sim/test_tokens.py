@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sun_sglang.sim.prefixes import PrefixCache
+from sun_sglang.sim.tokens import answer, encode, encode_chat, speak, word
+
+PROMPT = list(range(20))
+
+
+def test_an_answer_follows_from_weights_prompt_and_position_alone() -> None:
+    first = answer("w", PROMPT, 8, 1000)
+    assert first == answer("w", PROMPT, 8, 1000)
+    assert answer("w", PROMPT, 4, 1000) == first[:4]
+    assert answer("v", PROMPT, 8, 1000) != first
+    assert answer("w", [*PROMPT[:-1], 99], 8, 1000) != first
+    assert all(0 <= t < 1000 for t in first)
+
+
+@given(st.lists(st.integers(0, 200_000), max_size=30, unique=True))
+def test_no_two_tokens_have_one_word(tokens: list[int]) -> None:
+    assert len({word(t) for t in tokens}) == len(tokens)
+    assert speak(tokens).split() == [word(t).strip() for t in tokens]
+
+
+@given(st.text(max_size=50), st.integers(1, 8))
+def test_text_counts_a_token_for_every_few_bytes(text: str, size: int) -> None:
+    ids = encode(text, bytes_per_token=size, vocab_size=1000)
+    assert len(ids) == -(-len(text.encode()) // size)
+    assert all(0 <= i < 1000 for i in ids)
+
+
+def test_a_chat_counts_one_more_a_message_and_one_for_the_answer() -> None:
+    chat = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": [{"type": "text", "text": "hi"}]}]
+    assert len(encode_chat(chat, bytes_per_token=1, vocab_size=300)) == 5 + 2 + 2 + 1
+
+
+def test_prefixes_are_whole_pages_and_apart_for_each_namespace() -> None:
+    cache = PrefixCache(page_size=4, kv_tokens=100)
+    cache.insert("a", PROMPT[:10])
+    assert cache.match("a", PROMPT) == 8
+    assert cache.match("a", [1, *PROMPT]) == 0
+    assert cache.match("b", PROMPT) == 0
+    cache.clear()
+    assert cache.match("a", PROMPT) == 0
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=30), max_size=20))
+def test_a_prefix_cache_remembers_no_more_than_fits_and_nothing_that_was_not_there(prompts: list[list[int]]) -> None:
+    cache = PrefixCache(page_size=1, kv_tokens=40)
+    for i, prompt in enumerate(prompts):
+        known = cache.match("a", prompt)
+        assert any(other[:known] == prompt[:known] for other in [*prompts[:i], []])
+        cache.insert("a", prompt)
+        assert cache.match("a", prompt) == len(prompt)
