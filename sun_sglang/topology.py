@@ -283,6 +283,8 @@ def _first_error(error: ValidationError) -> TopologyError:
 
 
 def _known_keys(parent: list[str]) -> Iterable[str]:
+    if parent and parent[-1] == "emulated":
+        return Emulation.model_fields
     sections: dict[str, type[BaseModel]] = {"pools": Pool, "tasks": Task, "router": Router}
     return sections.get(parent[0] if parent else "", Topology).model_fields
 

@@ -69,7 +69,7 @@ class BootstrapServer:
         self._aborted = aborted
         self._lost = lost
         self._server: asyncio.Server | None = None
-        self._serving: set[asyncio.Task[None]] = set()
+        self._serving: dict[asyncio.Task[None], Link] = {}
 
     async def start(self, host: str, port: int) -> int:
         """Listen. Returns the port."""
@@ -80,15 +80,15 @@ class BootstrapServer:
         """Close the port and every connection."""
         if self._server is not None:
             self._server.close()
-        for task in self._serving:
-            task.cancel()
+        for link in self._serving.values():
+            link.close()
         await asyncio.gather(*self._serving, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._serving.add(task)
         link = Link(writer)
+        self._serving[task] = link
         try:
             while line := await reader.readline():
                 if not self._silent():
@@ -96,7 +96,7 @@ class BootstrapServer:
         except (OSError, ValueError):
             return  # a peer that breaks off or talks nonsense is one that is gone
         finally:
-            self._serving.discard(task)
+            del self._serving[task]
             link.close()
             self._lost(link)
 

@@ -31,7 +31,9 @@ def test_every_cost_file_loads(file: Path) -> None:
 
 def test_zero_costs_take_no_time() -> None:
     costs = load_costs(COSTS / "zero.yaml")
-    assert costs.decode_seconds(64, 1 << 20) == costs.prefill_seconds([4096, 10]) == costs.transfer_seconds(1 << 30) == 0
+    assert (
+        costs.decode_seconds(64, 1 << 20) == costs.prefill_seconds([4096, 10]) == costs.transfer_seconds(1 << 30) == 0
+    )
 
 
 def test_the_fitted_file_gives_the_papers_figures() -> None:

@@ -1,0 +1,114 @@
+"""`backend: emulated` from the file to the processes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sun_sglang.errors import TopologyError
+from sun_sglang.launch.machine import Gpu, Machine
+from sun_sglang.launch.plan import WorkerPlan, make_plan
+from sun_sglang.launch.preflight import preflight
+from sun_sglang.launch.starters import BackendStarter, Running
+from sun_sglang.sim.settings import parse_settings
+from sun_sglang.topology import parse_topology
+
+FILE = """
+pools:
+  base: {role: decode, model: none/base, replicas: 2}
+  math: {role: prefill, model: none/math, emulated: {heartbeat_interval: 1}}
+tasks:
+  math: {prefill: math, decode: base}
+backend: emulated
+emulated: {costs: costs.yaml, waiting_timeout: 7}
+"""
+MACHINE = Machine(cores=2, memory=1 << 34, gpus=(Gpu(index=0, uuid="GPU-0", name="x", memory_mb=1),))
+
+
+def plan_of(text: str, tmp_path: Path) -> tuple[WorkerPlan, ...]:
+    topology = parse_topology(text, base=tmp_path)
+    found = preflight(topology, MACHINE, None)
+    plan = make_plan(topology, MACHINE, found.identities, run_dir=tmp_path, ports=iter(range(9000, 9100)))
+    return plan.workers
+
+
+def test_workers_get_what_the_file_says_and_no_gpu(tmp_path: Path) -> None:
+    base, other, math = plan_of(FILE, tmp_path)
+    assert {w.backend for w in (base, other, math)} == {"emulated"}
+    assert base.gpus == other.gpus == math.gpus == ()
+    settings = parse_settings(base.argv)
+    assert (settings.role, settings.port, settings.bootstrap_port) == ("decode", base.port, None)
+    assert settings.emulation.costs == str(tmp_path / "costs.yaml")
+    assert settings.emulation.waiting_timeout == 7
+    assert settings.max_total_tokens is None, "the cost file says how much KV there is"
+    own = parse_settings(math.argv)
+    assert own.emulation.heartbeat_interval == 1
+    assert own.emulation.waiting_timeout == 300, "a pool's `emulated` takes the place of the file's"
+    assert own.bootstrap_port == math.bootstrap_port
+
+
+def test_a_restarted_worker_gets_its_new_bootstrap_port(tmp_path: Path) -> None:
+    math = plan_of(FILE, tmp_path)[2]
+    assert parse_settings(math.reincarnated(9999).argv).bootstrap_port == 9999
+
+
+def test_an_engine_setting_reaches_the_emulation(tmp_path: Path) -> None:
+    text = FILE + "engine: {max_total_tokens: 500, page_size: 16, dtype: float32}\n"
+    settings = parse_settings(plan_of(text, tmp_path)[0].argv)
+    assert settings.max_total_tokens == 500
+    assert settings.engine == {"dtype": "float32", "page_size": "16"}
+
+
+def test_the_two_sides_of_a_task_have_one_backend() -> None:
+    text = FILE.replace("model: none/math,", "model: none/math, backend: sglang,")
+    with pytest.raises(TopologyError, match=r"tasks\.math: its pools have different backends"):
+        parse_topology(text, base=Path())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "where"),
+    [
+        ("backend: emulated", "backend: imagined", "backend"),
+        ("waiting_timeout: 7", "waiting_timeout: 0", "emulated.waiting_timeout"),
+        ("waiting_timeout: 7", "patience: 7", "emulated.patience"),
+    ],
+)
+def test_a_wrong_setting_is_named(old: str, new: str, where: str) -> None:
+    with pytest.raises(TopologyError) as caught:
+        parse_topology(FILE.replace(old, new), base=Path())
+    assert caught.value.where == where
+    assert ("`waiting_timeout`" in str(caught.value)) == ("patience" in new), "an unknown key lists the known ones"
+
+
+class Recorder:
+    """A starter that starts nothing."""
+
+    def __init__(self) -> None:
+        self.did: list[str] = []
+
+    async def open(self) -> None:
+        self.did.append("open")
+
+    async def start(self, worker: WorkerPlan) -> Running:
+        self.did.append(worker.name)
+        return Running(0, _never())
+
+    async def close(self) -> None:
+        self.did.append("close")
+
+
+async def _never() -> int:
+    return 0
+
+
+async def test_emulated_workers_need_no_nursery(tmp_path: Path) -> None:
+    workers = plan_of(FILE, tmp_path)
+    sglang, emulated = Recorder(), Recorder()
+    starter = BackendStarter(workers, sglang=sglang, emulated=emulated)
+    await starter.open()
+    for worker in workers:
+        await (await starter.start(worker)).wait()
+    await starter.close()
+    assert sglang.did == []
+    assert emulated.did == ["open", "base-0", "base-1", "math-0", "close"]

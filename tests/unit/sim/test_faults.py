@@ -1,0 +1,212 @@
+"""Every fault that an emulated worker can be told, as a client sees it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+
+from sun_sglang.errors import TopologyError
+from sun_sglang.sim.faults import Fault, Faults
+from sun_sglang.sim.settings import parse_settings
+from sun_sglang.sim.worker import EmulatedWorker
+from tests.unit.sim.conftest import Start, ask, at_rest, flags, free_port, legs, post, until, url
+
+PROMPT = [2, 7, 1, 8]
+
+
+async def tell(client: aiohttp.ClientSession, worker: EmulatedWorker, **fault: Any) -> int:
+    async with client.post(f"{url(worker)}/sun/fault", json=fault) as reply:
+        return reply.status
+
+
+@pytest.fixture
+async def pair(start: Start) -> tuple[EmulatedWorker, EmulatedWorker]:
+    return await start("prefill", "a"), await start("decode", "base")
+
+
+Workers = tuple[EmulatedWorker, EmulatedWorker]
+
+
+async def test_a_status_for_as_many_requests_as_told(pair: Workers, client: aiohttp.ClientSession) -> None:
+    prefill, decode = pair
+    assert await tell(client, prefill, kind="status", status=503, times=2) == 200
+    body = legs(prefill, PROMPT, 2)
+    assert [(await post(client, prefill, body))[0] for _ in range(2)] == [503, 503]
+    assert (await ask(client, prefill, decode, PROMPT, 2))[1][0] == 200
+
+
+async def test_an_abort_inside_a_200(pair: Workers, client: aiohttp.ClientSession) -> None:
+    prefill, _ = pair
+    await tell(client, prefill, kind="abort")
+    status, reply = await post(client, prefill, legs(prefill, PROMPT, 2))
+    assert status == 200
+    assert reply["meta_info"]["finish_reason"]["type"] == "abort"
+
+
+async def test_requests_that_a_fault_spares(pair: Workers, client: aiohttp.ClientSession) -> None:
+    prefill, decode = pair
+    await tell(client, prefill, kind="status", spare="sun-canary")
+    assert (await ask(client, prefill, decode, PROMPT, 2, extra_key="x#sun-canary"))[1][0] == 200
+    assert (await post(client, prefill, legs(prefill, PROMPT, 2)))[0] == 500
+
+
+async def test_a_hang_answers_nothing_until_it_is_cleared(pair: Workers, client: aiohttp.ClientSession) -> None:
+    prefill, decode = pair
+    await tell(client, prefill, kind="hang")
+    for path in ("/health", "/sun/worker"):
+        with pytest.raises(TimeoutError):
+            await client.get(url(prefill) + path, timeout=aiohttp.ClientTimeout(total=0.1))
+    await tell(client, prefill, kind="clear")
+    assert (await ask(client, prefill, decode, PROMPT, 2))[1][0] == 200
+
+
+async def test_a_liar_is_healthy_and_answers_no_request(pair: Workers, client: aiohttp.ClientSession) -> None:
+    prefill, _ = pair
+    await tell(client, prefill, kind="lie")
+    assert (await client.get(f"{url(prefill)}/health")).status == 200
+    body, timeout = legs(prefill, PROMPT, 2), aiohttp.ClientTimeout(total=0.1)
+    with pytest.raises(TimeoutError):
+        await client.post(f"{url(prefill)}/generate", json=body, timeout=timeout)
+
+
+async def test_the_sick_serve(pair: Workers, client: aiohttp.ClientSession) -> None:
+    prefill, decode = pair
+    await tell(client, decode, kind="sick")
+    assert (await client.get(f"{url(decode)}/health")).status == 503
+    assert (await ask(client, prefill, decode, PROMPT, 2))[1][0] == 200
+
+
+async def test_a_refusal_closes_the_port_and_ends_by_itself(pair: Workers, client: aiohttp.ClientSession) -> None:
+    prefill, decode = pair
+    assert await tell(client, prefill, kind="refuse", seconds=0.3) == 200
+
+    async def refused() -> bool:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", prefill.server.port)
+        except ConnectionRefusedError:
+            return True
+        writer.close()
+        await writer.wait_closed()
+        return False
+
+    async with asyncio.timeout(10):
+        while not await refused():
+            await asyncio.sleep(0.001)
+        while await refused():
+            await asyncio.sleep(0.01)
+    assert (await ask(client, prefill, decode, PROMPT, 2))[1][0] == 200
+
+
+async def test_a_slow_worker_takes_as_many_times_as_long(start: Start, tmp_path: Any) -> None:
+    (tmp_path / "costs.yaml").write_text("prefill: 0.01")
+    worker = await start("prefill", "a", costs=tmp_path / "costs.yaml", fault='{"kind": "slow", "factor": 7}')
+    assert worker.engine.current_costs().prefill == pytest.approx(0.07)
+    worker.faults.set(Fault(kind="clear"))
+    assert worker.engine.current_costs().prefill == 0.01
+
+
+@contextmanager
+def process(argv: list[str]) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A worker in a process of its own, which it may end."""
+    port = free_port()
+    command = [sys.executable, "-m", "sun_sglang.sim.worker", *argv, "--port", str(port)]
+    running = subprocess.Popen(command)
+    try:
+        yield running, f"http://127.0.0.1:{port}"
+    finally:
+        running.kill()
+        running.wait()
+
+
+async def read(client: aiohttp.ClientSession, at: str, body: dict[str, Any], into: list[bytes]) -> None:
+    """A stream as far as it goes."""
+    async with client.post(at, json=body) as reply:
+        async for piece in reply.content.iter_any():
+            into.append(piece)  # noqa: PERF401 - what came before the connection broke counts
+
+
+async def listening(client: aiohttp.ClientSession, at: str) -> dict[str, Any]:
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                async with client.get(f"{at}/sun/worker") as reply:
+                    return dict(await reply.json())
+            except aiohttp.ClientConnectorError:
+                await asyncio.sleep(0.02)
+
+
+async def test_a_decode_worker_dies_at_a_token(start: Start, client: aiohttp.ClientSession) -> None:
+    prefill = await start("prefill", "a")
+    with process(flags("decode", "base", fault='{"kind": "die_at_token", "token": 4}')) as (running, at):
+        await listening(client, at)
+        body = legs(prefill, PROMPT, 10)
+        leg = asyncio.create_task(post(client, prefill, body))
+        got: list[bytes] = []
+        with pytest.raises(aiohttp.ClientError):
+            await read(client, f"{at}/generate", {**body, "stream": True}, got)
+        assert running.wait(timeout=20) == 1
+        said = [json.loads(e.removeprefix("data: "))["output_ids"] for e in b"".join(got).decode().split("\n\n") if e]
+        assert [len(tokens) for tokens in said] == list(range(1, len(said) + 1))
+        assert len(said) <= 3
+        assert (await leg)[0] == 200
+
+
+async def test_a_prefill_worker_dies_while_it_computes(
+    start: Start, client: aiohttp.ClientSession, tmp_path: Any
+) -> None:
+    (tmp_path / "costs.yaml").write_text("prefill: 0.2")
+    decode = await start("decode", "base")
+    argv = flags("prefill", "a", costs=tmp_path / "costs.yaml", fault='{"kind": "die_in_prefill"}')
+    with process(argv) as (running, at):
+        card = await listening(client, at)
+        body = {**legs(decode, PROMPT, 3), "bootstrap_port": card["bootstrap_port"]}
+        waiting = asyncio.create_task(post(client, decode, body))
+        with pytest.raises(aiohttp.ClientError):
+            await client.post(f"{at}/generate", json=body)
+        assert running.wait(timeout=20) == 1
+        status, reply = await waiting
+        assert (status, "Lost connection with prefill instance" in reply["message"]) == (500, True)
+    await until(lambda: at_rest(decode))
+
+
+async def test_a_told_death(client: aiohttp.ClientSession) -> None:
+    with process(flags("decode", "base")) as (running, at):
+        await listening(client, at)
+        async with client.post(f"{at}/sun/fault", json={"kind": "die"}) as reply:
+            assert reply.status == 200
+        assert running.wait(timeout=20) == 1
+
+
+async def test_sigterm_ends_a_worker_that_is_idle_cleanly(client: aiohttp.ClientSession) -> None:
+    with process(flags("prefill", "a")) as (running, at):
+        await listening(client, at)
+        running.terminate()
+        assert running.wait(timeout=20) == 0
+
+
+async def test_a_fault_that_there_is_not(pair: Workers, client: aiohttp.ClientSession) -> None:
+    assert await tell(client, pair[0], kind="sulk") == 400
+    assert await tell(client, pair[0], kind="slow", factor=-1) == 400
+
+
+def test_a_fault_is_over_after_its_time() -> None:
+    now = 0.0
+    faults = Faults(lambda: now)
+    faults.set(Fault(kind="slow", seconds=5))
+    assert faults.on("slow") is not None
+    assert faults.on("hang") is None
+    now = 5.0
+    assert faults.active() is None
+
+
+def test_a_wrong_flag_is_one_clear_error() -> None:
+    with pytest.raises(TopologyError, match="--sim-heartbeat-interval"):
+        parse_settings([*flags("decode", "base"), "--sim-heartbeat-interval", "-1"])
