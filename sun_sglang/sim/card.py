@@ -87,7 +87,7 @@ def make_card(settings: Settings, identity: Identity, limits: Limits) -> WorkerC
         bootstrap_port=settings.bootstrap_port,
         identity=identity,
         patches=(),
-        max_input_tokens=limits.prompt,
+        max_input_tokens=limits.prompt - 1,
         context_length=limits.context,
         kv_tokens=limits.kv,
     )

@@ -26,6 +26,8 @@ from tests.engine.conftest import Deployment
 
 GREEDY = {"temperature": 0, "max_new_tokens": 4, "ignore_eos": True}
 OPENAI = {"model": "x", "max_tokens": 3, "temperature": 0, "ignore_eos": True}
+# a byte that is a whole character: half characters wait for their other half, and their log probabilities get lost
+WHOLE = {"logit_bias": {"76": 1000.0}}
 HELLO = [{"role": "user", "content": "hello"}]
 LONG = [10] * 3000
 USAGE = {"include_usage": True}
@@ -103,11 +105,11 @@ COMPLETIONS = {
 }
 CHAT = {
     "text": {**OPENAI, "messages": HELLO},
-    "stream": {**OPENAI, "messages": HELLO, "stream": True},
-    "stream with usage": {**OPENAI, "messages": HELLO, "stream": True, "stream_options": USAGE},
-    "stream with all usage": {**OPENAI, "messages": HELLO, "stream": True, "stream_options": EVERY_USAGE},
+    "stream": {**OPENAI, "messages": HELLO, **WHOLE, "stream": True},
+    "stream with usage": {**OPENAI, "messages": HELLO, **WHOLE, "stream": True, "stream_options": USAGE},
+    "stream with all usage": {**OPENAI, "messages": HELLO, **WHOLE, "stream": True, "stream_options": EVERY_USAGE},
     "logprobs": {**OPENAI, "messages": HELLO, "logprobs": True, "top_logprobs": 2},
-    "streamed logprobs": {**OPENAI, "messages": HELLO, "logprobs": True, "top_logprobs": 2, "stream": True},
+    "streamed logprobs": {**OPENAI, "messages": HELLO, **WHOLE, "logprobs": True, "top_logprobs": 2, "stream": True},
     "new length": {"model": "x", "messages": HELLO, "max_completion_tokens": 2, "temperature": 0, "ignore_eos": True},
     "ids": {**OPENAI, "messages": HELLO, "input_ids": [10, 11, 12]},
     "parts": {**OPENAI, "messages": [{"role": "user", "content": [{"type": "text", "text": "hello"}]}]},
