@@ -21,6 +21,8 @@ Backend = Literal["sglang", "emulated"]
 PoolName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
 TaskName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)]
 EngineFlags = dict[str, Any]
+DecodePolicy = Literal["least_tokens", "least_requests", "power_of_two", "round_robin", "random", "cache_affinity"]
+PrefillPolicy = DecodePolicy | Literal["prefix_affinity"]
 
 _LAUNCHER = "is set by the launcher"
 _ONE_MACHINE = "is for a worker that spans machines, which is not supported"
@@ -124,6 +126,18 @@ class Task(Strict):
     any_decoder: bool = False
 
 
+class Policies(Strict):
+    """How a worker is chosen among those of a pool.
+
+    Attributes:
+        prefill: of a request's prefill worker.
+        decode: of its decode worker.
+    """
+
+    prefill: PrefillPolicy = "least_tokens"
+    decode: DecodePolicy = "least_tokens"
+
+
 class Router(Strict):
     """Where the router listens and how long it waits. Times are seconds, sizes MiB.
 
@@ -134,6 +148,8 @@ class Router(Strict):
         idle_timeout: between two chunks of an answer.
         max_body_mb: a larger request body is refused with 413.
         probe_interval: between two looks at a worker's health.
+        load_interval: between two looks at how much work a worker says it has; 0 to count only what the router sent.
+        policy: how workers are chosen.
     """
 
     host: str = "127.0.0.1"
@@ -142,6 +158,8 @@ class Router(Strict):
     idle_timeout: float = Field(default=120.0, gt=0)
     max_body_mb: float = Field(default=32.0, gt=0)
     probe_interval: float = Field(default=1.0, gt=0)
+    load_interval: float = Field(default=1.0, ge=0)
+    policy: Policies = Field(default_factory=Policies)
 
 
 class Topology(Strict):
@@ -286,6 +304,8 @@ def _known_keys(parent: list[str]) -> Iterable[str]:
     if parent and parent[-1] == "emulated":
         return Emulation.model_fields
     sections: dict[str, type[BaseModel]] = {"pools": Pool, "tasks": Task, "router": Router}
+    if parent == ["router", "policy"]:
+        return Policies.model_fields
     return sections.get(parent[0] if parent else "", Topology).model_fields
 
 

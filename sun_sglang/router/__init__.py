@@ -8,7 +8,7 @@ A request goes through, in this order:
     lengths      too long a prompt is refused           (limits: by how much text, tokens)
     fanout       several answers -> single requests, and their replies -> one
     legs         the bodies of both legs: rooms, ids, namespaces
-    dispatch     chooses (policy), sends (wire), decides (verdict), retries, aborts
+    dispatch     chooses (policy, affinity), sends (wire), decides (verdict), retries, aborts
     answer       what has begun to be answered          (attempt: its state)
     streams      several answers as one stream          (sse: framing and what to watch for)
 
@@ -17,7 +17,8 @@ Beside it, for as long as the router runs:
     registry     workers and proven paths, pure         (fleet: the file they come from)
     register     reads cards, sends canaries            (canary)
     stall        ends what makes no progress
+    loads        asks workers how much work they have, whoever it is from
     info         what can be asked about the fleet      (metrics)
 
-`wire`, `register`, `lengths`, `stall` and `info` talk to workers; nothing else does.
+`wire`, `register`, `lengths`, `stall`, `loads` and `info` talk to workers; nothing else does.
 """

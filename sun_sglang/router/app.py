@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -16,8 +17,10 @@ from sun_sglang.router.fleet import Fleet
 from sun_sglang.router.inflight import Inflight
 from sun_sglang.router.info import Info
 from sun_sglang.router.lengths import LengthCheck
+from sun_sglang.router.loads import LoadWatch
 from sun_sglang.router.log import Log
 from sun_sglang.router.metrics import Metrics
+from sun_sglang.router.policy import Chooser
 from sun_sglang.router.problem import Problem
 from sun_sglang.router.register import Registrar
 from sun_sglang.router.registry import Registry
@@ -46,13 +49,15 @@ class Router:
         self.log = log
         self.metrics = Metrics()
         self.registry = Registry(fleet)
-        self.dispatcher = Dispatcher(Wire(session, log), self.registry, self.metrics, log)
+        chooser = Chooser(fleet.router.policy, random.Random())
+        self.dispatcher = Dispatcher(Wire(session, log), self.registry, chooser, self.metrics, log)
         self.registrar = Registrar(session, self.registry, self.dispatcher, self.metrics, log)
         self.stalls = StallWatch(session, self.registry, self.dispatcher, self.metrics)
+        self.loads = LoadWatch(session, self.registry)
         self.inflight = Inflight()
         self.info = Info(session, self.registry, self.registrar, self.inflight)
         check = LengthCheck(session, self.registry, log)
-        self.service = Service(self.dispatcher, self.inflight, self.metrics, list(fleet.tasks), check)
+        self.service = Service(self.dispatcher, self.inflight, self.metrics, self.registry, check, chooser.needs_keys)
         self._session = session
         self._watchers: list[asyncio.Task[None]] = []
         self._runner = web.AppRunner(
@@ -76,6 +81,7 @@ class Router:
         router._watchers = [
             asyncio.create_task(router.registrar.run()),
             asyncio.create_task(router.stalls.run()),
+            asyncio.create_task(router.loads.run()),
         ]
         log.event("listening", url=router.url, tasks=list(fleet.tasks))
         return router

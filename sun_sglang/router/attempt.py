@@ -94,10 +94,8 @@ class Attempt:
     def hold(self) -> None:
         """Put the attempt's weight on both workers and listen for their loss."""
         prefill, decode = self.pair
-        prefill.requests += 1
-        prefill.tokens += self.call.cost.prefill
-        decode.requests += 1
-        decode.tokens += self.call.cost.decode
+        prefill.take(self.call.cost.prefill)
+        decode.take(self.call.cost.decode)
         self._held = {"prefill": self.call.cost.prefill, "decode": self.call.cost.decode}
         prefill.on_lost.add(self.lost_prefill)
         decode.on_lost.add(self.lost_decode)
@@ -108,7 +106,6 @@ class Attempt:
         if tokens is None:
             return False
         worker = self.worker(leg)
-        worker.requests -= 1
-        worker.tokens -= tokens
+        worker.give(tokens)
         worker.on_lost.discard(self.lost_prefill if leg == "prefill" else self.lost_decode)
         return True

@@ -16,7 +16,7 @@ from sun_sglang.router.attempt import Attempt, Ticket
 from sun_sglang.router.legs import Call, leg_bodies, new_rid, new_room
 from sun_sglang.router.log import Log
 from sun_sglang.router.metrics import Metrics
-from sun_sglang.router.policy import choose
+from sun_sglang.router.policy import Chooser
 from sun_sglang.router.problem import Problem
 from sun_sglang.router.registry import Pair, Registry
 from sun_sglang.router.verdict import Failed, Leg, Lost, Relay, Reply, Serve, judge, overdue, owing
@@ -38,8 +38,9 @@ class Dispatcher:
         attempts: all that are under way.
     """
 
-    def __init__(self, wire: Wire, registry: Registry, metrics: Metrics, log: Log) -> None:
+    def __init__(self, wire: Wire, registry: Registry, chooser: Chooser, metrics: Metrics, log: Log) -> None:
         self._wire = wire
+        self._chooser = chooser
         self._registry = registry
         self._metrics = metrics
         self._log = log
@@ -64,7 +65,7 @@ class Dispatcher:
         avoid: set[str] = set()
         failed: Failed | None = None
         for _ in range(ATTEMPTS):
-            pair = await self._pair(call.task, avoid)
+            pair = await self._pair(call, avoid)
             if ticket.abort_asked:
                 raise Problem(400, "the request was aborted before it reached a worker", code="aborted")
             if pair is None:
@@ -174,16 +175,19 @@ class Dispatcher:
             if attempt not in self.attempts:
                 return
 
-    async def _pair(self, task: str, avoid: set[str]) -> Pair | None:
-        if (pair := choose(self._registry.usable(task), avoid)) is not None:
+    async def _pair(self, call: Call, avoid: set[str]) -> Pair | None:
+        if (pair := self._choose(call, avoid)) is not None:
             return pair
         try:
             async with asyncio.timeout(RECOVERY_S):
-                while (pair := choose(self._registry.usable(task), avoid)) is None and not self._closing:
+                while (pair := self._choose(call, avoid)) is None and not self._closing:
                     await self._proven.wait()
         except TimeoutError:
             return None
         return pair
+
+    def _choose(self, call: Call, avoid: set[str]) -> Pair | None:
+        return self._chooser.choose(self._registry.usable(call.task), call.cost, call.keys, avoid)
 
     def _on_proven(self) -> None:
         self._proven.set()

@@ -36,6 +36,7 @@ class Call:
         cache_salt: the same, under SGLang's other name.
         needs_prefill: the answer takes input logprobs from the prefill leg.
         cost: expected work.
+        keys: what the prompt begins with, for policies that look at it; else empty.
     """
 
     endpoint: Endpoint
@@ -47,6 +48,7 @@ class Call:
     cache_salt: str | None
     needs_prefill: bool
     cost: Cost
+    keys: tuple[int, ...] = ()
 
 
 class Bodies(NamedTuple):
@@ -66,7 +68,7 @@ def new_room() -> int:
     return secrets.randbits(63) or 1
 
 
-def make_call(request: Request, single: Single, *, wire_model: str) -> Call:
+def make_call(request: Request, single: Single, *, wire_model: str, keys: tuple[int, ...] = ()) -> Call:
     """The call for one of a request's answers. `wire_model` is what the workers are to echo as `model`."""
     body = dict(single.body)
     if request.endpoint is Endpoint.GENERATE:
@@ -84,6 +86,7 @@ def make_call(request: Request, single: Single, *, wire_model: str) -> Call:
         cache_salt=single.cache_salt,
         needs_prefill=needs_prefill(request.endpoint, body),
         cost=estimate(request.endpoint, body),
+        keys=keys,
     )
 
 

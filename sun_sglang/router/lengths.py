@@ -12,7 +12,6 @@ from sun_sglang.router.fanout import Single
 from sun_sglang.router.legs import wire_model
 from sun_sglang.router.limits import check_ids, measure, too_long
 from sun_sglang.router.log import Log
-from sun_sglang.router.policy import choose
 from sun_sglang.router.problem import Problem
 from sun_sglang.router.registry import Registry
 from sun_sglang.router.replies import error_message, parse
@@ -52,24 +51,25 @@ class LengthCheck:
 
     async def _count(self, task: str, what: Mapping[str, Any]) -> int | None:
         """Tokens by the task's own tokenizer; None where no worker can say (the workers then judge by themselves)."""
-        pair = choose(self._registry.usable(task))
-        if pair is None:
+        pairs = self._registry.usable(task)
+        if not pairs:
             return None
+        worker = min((pair.prefill for pair in pairs), key=lambda w: w.load_requests)
         body = orjson.dumps({**what, "model": wire_model(task)})
         headers = {"Content-Type": "application/json"}
         timeout = aiohttp.ClientTimeout(total=TOKENIZE_TIMEOUT_S)
-        url = pair.prefill.spec.url + "/tokenize"
+        url = worker.spec.url + "/tokenize"
         try:
             async with self._session.post(url, data=body, headers=headers, timeout=timeout) as response:
                 reply, status = await response.read(), response.status
         except (aiohttp.ClientError, OSError) as e:
-            self._log.event("tokenize_failed", task=task, worker=pair.prefill.name, why=describe(e))
+            self._log.event("tokenize_failed", task=task, worker=worker.name, why=describe(e))
             return None
         if status == 400:
             raise Problem(400, error_message(reply), body=reply)
         parsed = parse(reply)
         count = parsed.get("count") if isinstance(parsed, dict) else None
         if status != 200 or not isinstance(count, int):
-            self._log.event("tokenize_failed", task=task, worker=pair.prefill.name, why=f"answered {status}")
+            self._log.event("tokenize_failed", task=task, worker=worker.name, why=f"answered {status}")
             return None
         return count

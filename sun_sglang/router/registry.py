@@ -6,6 +6,7 @@ carried a canary, then *ready*. Whatever breaks a connection makes it absent aga
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -45,10 +46,13 @@ class Worker:
         admitted: its card passed every rule.
         requests: requests that the router has on it now.
         tokens: outstanding work of those requests, in tokens, as far as the router can tell.
+        elsewhere_requests: requests that it has from others, as it said last.
+        elsewhere_tokens: outstanding work of those, in tokens.
         picked: when it was last chosen, as a running number.
         answered: loop time of its last good answer.
         incarnation: the one that was last read, kept while the worker is absent.
         on_lost: called with a reason once the worker is gone for good; each request in flight on it has one here.
+        hash: of its name, the same in every process.
     """
 
     spec: FleetWorker
@@ -58,15 +62,46 @@ class Worker:
     admitted: bool = False
     requests: int = 0
     tokens: int = 0
+    elsewhere_requests: int = 0
+    elsewhere_tokens: int = 0
     picked: int = 0
     answered: float = float("-inf")
     incarnation: str = ""
     on_lost: set[Callable[[str], None]] = field(default_factory=set)
+    hash: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.hash = int.from_bytes(hashlib.blake2b(self.spec.name.encode(), digest_size=8).digest(), "little")
 
     @property
     def name(self) -> str:
         """Its name in the fleet file."""
         return self.spec.name
+
+    @property
+    def known(self) -> tuple[int, int]:
+        """Requests and tokens that the router itself has on it."""
+        return self.requests, self.tokens
+
+    @property
+    def load_requests(self) -> int:
+        """Requests on it, whoever sent them, as far as the router can tell."""
+        return self.requests + self.elsewhere_requests
+
+    @property
+    def load_tokens(self) -> int:
+        """Outstanding work on it, in tokens, whoever sent it, as far as the router can tell."""
+        return self.tokens + self.elsewhere_tokens
+
+    def take(self, tokens: int) -> None:
+        """A request of the router's is on it now."""
+        self.requests += 1
+        self.tokens += tokens
+
+    def give(self, tokens: int) -> None:
+        """A request of the router's is not on it any more."""
+        self.requests -= 1
+        self.tokens -= tokens
 
 
 class Pair(NamedTuple):
@@ -88,6 +123,7 @@ class Registry:
 
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
+        self.task_names = tuple(fleet.tasks)
         self.workers = {w.name: Worker(w, fleet.pools[w.pool].role) for w in fleet.workers}
         self._proven: dict[Path, tuple[str, str]] = {}
         self._usable: dict[str, tuple[Pair, ...]] = dict.fromkeys(fleet.tasks, ())

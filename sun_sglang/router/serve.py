@@ -10,15 +10,17 @@ import orjson
 from aiohttp import web
 
 from sun_sglang.errors import RequestError
+from sun_sglang.router.affinity import prefix_keys
 from sun_sglang.router.answer import Answer, StreamBroken
 from sun_sglang.router.attempt import Ticket
 from sun_sglang.router.dispatch import Dispatcher
 from sun_sglang.router.fanout import Single, is_plural, merge, split
 from sun_sglang.router.inflight import Inflight
-from sun_sglang.router.legs import Call, make_call, wire_model
+from sun_sglang.router.legs import Call, make_call, namespace, wire_model
 from sun_sglang.router.logprobs import merge_input_logprobs
 from sun_sglang.router.metrics import Metrics
 from sun_sglang.router.problem import Problem
+from sun_sglang.router.registry import Registry
 from sun_sglang.router.replies import parse as parse_json
 from sun_sglang.router.replies import tokens
 from sun_sglang.router.request import Endpoint, Request, parse
@@ -26,6 +28,7 @@ from sun_sglang.router.sse import DONE, Watch, event_data
 from sun_sglang.router.streams import MergedStream
 
 TASK_HEADER = "X-Sun-Task"
+SESSION_HEADER = "X-Sun-Session"
 _SSE = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
@@ -46,14 +49,16 @@ class Service:
         dispatcher: Dispatcher,
         inflight: Inflight,
         metrics: Metrics,
-        tasks: Sequence[str],
+        registry: Registry,
         check_length: Callable[[Request, Sequence[Single]], Awaitable[None]],
+        needs_keys: bool,
     ) -> None:
         self._dispatcher = dispatcher
         self._inflight = inflight
         self._metrics = metrics
-        self._tasks = tasks
+        self._registry = registry
         self._check_length = check_length
+        self._needs_keys = needs_keys
 
     async def handle(self, endpoint: Endpoint, http: web.Request) -> web.StreamResponse:
         """Answer one HTTP request.
@@ -64,13 +69,11 @@ class Service:
         """
         arrived = self._dispatcher.now()
         raw = await http.read()
-        request = parse(endpoint, raw, header_task=http.headers.get(TASK_HEADER), tasks=self._tasks)
+        request = parse(endpoint, raw, header_task=http.headers.get(TASK_HEADER), tasks=self._registry.task_names)
         singles = split(request)
         await self._check_length(request, singles)
-        wire = wire_model(request.task)
-        parts = tuple(
-            Part(s, make_call(request, s, wire_model=wire), Ticket(request.task, s.rid, arrived)) for s in singles
-        )
+        session = http.headers.get(SESSION_HEADER)
+        parts = tuple(Part(s, self._call(request, s, session), Ticket(request.task, s.rid, arrived)) for s in singles)
         group = request.rid if isinstance(request.rid, str) and is_plural(request) else None
         outcome = "disconnected"
         self._metrics.in_flight.labels(request.task).inc()
@@ -88,6 +91,14 @@ class Service:
             self._metrics.in_flight.labels(request.task).dec()
             self._metrics.requests.labels(request.task, outcome).inc()
             self._metrics.seconds.labels(request.task).observe(self._dispatcher.now() - arrived)
+
+    def _call(self, request: Request, single: Single, session: str | None) -> Call:
+        keys: tuple[int, ...] = ()
+        if self._needs_keys:
+            pool = self._registry.fleet.tasks[request.task].prefill
+            of = namespace(pool, "", single.extra_key, single.cache_salt)
+            keys = prefix_keys(request.endpoint, single.body, of=of, session=session)
+        return make_call(request, single, wire_model=wire_model(request.task), keys=keys)
 
     async def _respond(
         self, http: web.Request, request: Request, parts: tuple[Part, ...]

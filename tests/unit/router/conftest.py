@@ -36,7 +36,7 @@ class System:
     async def until(self, done: Callable[[], object], seconds: float = 10) -> None:
         """Wait for a state of the registry. The bound only turns a hang into a failure."""
         async with asyncio.timeout(seconds):
-            while not done():  # noqa: ASYNC110 - states of a running system have no event of their own
+            while not done():
                 await asyncio.sleep(0.005)
 
     async def ready(self) -> None:

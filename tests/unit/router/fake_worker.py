@@ -87,6 +87,7 @@ class FakeWorker:
         self.running: dict[str, asyncio.Event] = {}
         self.flushes = 0
         self.looked = 0
+        self.load: dict[str, int] = {}
         self.batches = False
         self.tokenized: list[dict[str, Any]] = []
         self.cache: dict[str, set[tuple[int, ...]]] = {}
@@ -190,7 +191,7 @@ class FakeWorker:
 
     async def _loads(self, _: web.Request) -> web.Response:
         self.looked += 1
-        return web.json_response({"loads": [{"timestamp": self.looked if self.batches else 0}]})
+        return web.json_response({"loads": [{"timestamp": self.looked if self.batches else 0, **self.load}]})
 
     async def _model_info(self, _: web.Request) -> web.Response:
         return web.json_response({"model_path": self.weights, "tokenizer_path": "tok", "served_model_name": "x"})

@@ -20,7 +20,6 @@ from sun_sglang.router.fanout import split
 from sun_sglang.router.fleet import Fleet, FleetError, load_fleet
 from sun_sglang.router.legs import leg_bodies, make_call, namespace, new_rid, new_room, wire_model
 from sun_sglang.router.limits import measure
-from sun_sglang.router.policy import choose
 from sun_sglang.router.registry import Path as Route
 from sun_sglang.router.registry import Registry, State
 from sun_sglang.router.replies import Tokens, error_message, tokens
@@ -240,46 +239,6 @@ def test_the_limit_is_the_least_of_both_pools() -> None:
     registry.prove(path, registry.incarnations(path) or ("", ""))
     assert registry.limit("math") == (80, 50_000)
     assert registry.limit("tool") is None
-
-
-# --- policy ---------------------------------------------------------------------------------------------------------
-
-
-def test_decode_by_requests_and_prefill_by_tokens() -> None:
-    registry = ready()
-    workers = registry.workers
-    workers["d0"].requests, workers["d1"].requests = 2, 1
-    workers["m0"].tokens, workers["m1"].tokens = 10, 500
-    workers["m0"].requests = 9
-    pair = choose(registry.usable("math"))
-    assert pair is not None
-    assert (pair.prefill.name, pair.decode.name) == ("m0", "d1")
-
-
-def test_ties_go_around() -> None:
-    registry = ready()
-    seen = []
-    for _ in range(4):
-        pair = choose(registry.usable("math"))
-        assert pair is not None
-        for worker in pair:
-            registry.pick(worker)
-        seen.append((pair.prefill.name, pair.decode.name))
-    assert [p for p, _ in seen] == ["m0", "m1", "m0", "m1"]
-    assert {d for _, d in seen[:2]} == {"d0", "d1"}
-
-
-@given(st.sets(st.sampled_from(["m0", "m1", "d0", "d1"])))
-def test_a_failed_worker_is_taken_again_only_where_there_is_no_other(avoid: set[str]) -> None:
-    registry = ready()
-    pair = choose(registry.usable("math"), avoid)
-    assert pair is not None
-    assert (pair.prefill.name in avoid) == ({"m0", "m1"} <= avoid)
-    assert (pair.decode.name in avoid) == ({"d0", "d1"} <= avoid)
-
-
-def test_no_pair_no_choice() -> None:
-    assert choose(()) is None
 
 
 # --- legs -----------------------------------------------------------------------------------------------------------

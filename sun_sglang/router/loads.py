@@ -1,0 +1,78 @@
+"""How much work workers say they have: what this router sent, and what others did. I/O: `/v1/loads`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NamedTuple
+
+import aiohttp
+
+from sun_sglang.router.registry import Registry, Worker
+from sun_sglang.router.replies import parse
+
+LOADS_TIMEOUT_S = 2.0
+
+
+class Load(NamedTuple):
+    """What a worker has: requests, and the tokens that they hold or wait to compute."""
+
+    requests: int
+    tokens: int
+
+
+class LoadWatch:
+    """Notes on each worker what it has from others: another router, a client that goes past the router.
+
+    A worker cannot say who sent what: what it reports beyond what this router knows to be on it counts as from others.
+    The router counts whole answers where clients limit them, so others are rather counted too low; where clients set no
+    limit the router counts prompts alone, and the report makes up for the answers.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession, registry: Registry) -> None:
+        self._session = session
+        self._registry = registry
+        self._interval = registry.fleet.router.load_interval
+
+    async def run(self) -> None:
+        """Ask all workers of the rotation again and again, until cancelled."""
+        while self._interval:
+            await asyncio.sleep(self._interval)
+            present = [w for w in self._registry.workers.values() if w.card is not None]
+            await asyncio.gather(*(self._look(worker) for worker in present))
+
+    async def _look(self, worker: Worker) -> None:
+        before = worker.known
+        load = await self._ask(worker)
+        # what came or went meanwhile may or may not be in the report, so the larger of both counts
+        known = (max(before[0], worker.known[0]), max(before[1], worker.known[1]))
+        worker.elsewhere_requests = max(0, load.requests - known[0])
+        worker.elsewhere_tokens = max(0, load.tokens - known[1])
+
+    async def _ask(self, worker: Worker) -> Load:
+        timeout = aiohttp.ClientTimeout(total=LOADS_TIMEOUT_S)
+        try:
+            async with self._session.get(worker.spec.url + "/v1/loads?include=core", timeout=timeout) as response:
+                body = await response.read()
+        except (aiohttp.ClientError, OSError):
+            # whether it lives is its probe's to judge; what is not known is not counted
+            return Load(0, 0)
+        return read_load(body)
+
+
+def read_load(body: bytes) -> Load:
+    """The load in a reply of `/v1/loads`, all ranks together; none where it cannot be read.
+
+    Fields are SGLang's (srt/managers/scheduler_components/load_publisher.py).
+    """
+    reply = parse(body)
+    ranks = reply.get("loads") if isinstance(reply, dict) else None
+    if not isinstance(ranks, list):
+        return Load(0, 0)
+    ranks = [rank for rank in ranks if isinstance(rank, dict)]
+    requests = sum(_int(r, "num_running_reqs") + _int(r, "num_waiting_reqs") for r in ranks)
+    return Load(requests, sum(_int(r, "num_total_tokens") for r in ranks))
+
+
+def _int(source: dict[str, object], name: str) -> int:
+    value = source.get(name)
+    return value if isinstance(value, int) else 0
