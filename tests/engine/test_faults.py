@@ -405,7 +405,12 @@ async def test_fault_14_the_client_leaves_mid_stream(
         await answers_exactly(client, {"llama-b": task_references["llama-b"]})
         assert await metric(client, "sun_in_flight", task="llama-a") == 1, "it would have run for long"
     await until_idle(client, deployment, "llama-base-0")
+    await until(5, "its KV freed", lambda: held_by(client, deployment, "llama-base-0"), wanted=0)
     assert await metric(client, "sun_requests_total", task="llama-a", outcome="disconnected") >= 1
+
+
+async def held_by(client: httpx.AsyncClient, deployment: Deployment, worker: str) -> int:
+    return (await loads(client, deployment.process(worker).url))["num_used_tokens"]
 
 
 async def running(client: httpx.AsyncClient, deployment: Deployment, worker: str) -> int:
