@@ -20,5 +20,5 @@ Beside it, for as long as the router runs:
     loads        asks workers how much work they have, whoever it is from
     info         what can be asked about the fleet      (metrics)
 
-`wire`, `register`, `lengths`, `stall`, `loads` and `info` talk to workers; nothing else does.
+`wire` (over `connections`), `register`, `lengths`, `stall`, `loads` and `info` talk to workers; nothing else does.
 """

@@ -50,7 +50,7 @@ class Router:
         self.metrics = Metrics()
         self.registry = Registry(fleet)
         chooser = Chooser(fleet.router.policy, random.Random())
-        self.dispatcher = Dispatcher(Wire(session, log), self.registry, chooser, self.metrics, log)
+        self.dispatcher = Dispatcher(Wire(log), self.registry, chooser, self.metrics, log)
         self.registrar = Registrar(session, self.registry, self.dispatcher, self.metrics, log)
         self.stalls = StallWatch(session, self.registry, self.dispatcher, self.metrics)
         self.loads = LoadWatch(session, self.registry)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-import aiohttp
-
+from sun_sglang.router.connections import Response
 from sun_sglang.router.legs import Call
 from sun_sglang.router.registry import Pair, Worker
 from sun_sglang.router.verdict import Heard, Leg, Lost, Reply
@@ -55,7 +54,7 @@ class Attempt:
         self.wake = asyncio.Event()
         self.expired = False
         self.tasks: dict[Leg, asyncio.Task[None]] = {}
-        self.response: aiohttp.ClientResponse | None = None
+        self.response: Response | None = None
         self.reading_since: float | None = None
         self.owed_since: float | None = None
         self.cut = ""

@@ -13,6 +13,7 @@ import aiohttp
 
 from sun_sglang.router.answer import Answer
 from sun_sglang.router.attempt import Attempt, Ticket
+from sun_sglang.router.connections import Response
 from sun_sglang.router.legs import Call, leg_bodies, new_rid, new_room
 from sun_sglang.router.log import Log
 from sun_sglang.router.metrics import Metrics
@@ -36,10 +37,11 @@ class Dispatcher:
 
     Attributes:
         attempts: all that are under way.
+        wire: what goes to workers.
     """
 
     def __init__(self, wire: Wire, registry: Registry, chooser: Chooser, metrics: Metrics, log: Log) -> None:
-        self._wire = wire
+        self.wire = wire
         self._chooser = chooser
         self._registry = registry
         self._metrics = metrics
@@ -132,7 +134,7 @@ class Dispatcher:
             self._release(attempt, leg, "abandoned")
         self._close(attempt)
         for leg in legs:
-            self._spawn(self._wire.abort(attempt.worker(leg).spec.url, {"rid": attempt.rid}))
+            self._spawn(self.wire.abort(attempt.worker(leg).spec.url, {"rid": attempt.rid}))
 
     def abort(self, ticket: Ticket) -> None:
         """The client asked for an abort: tell the workers; their answers end the request in the usual way."""
@@ -144,7 +146,7 @@ class Dispatcher:
         """Abort all requests on all workers, other routers' included, as `abort_all` does on a single server."""
         for worker in self._registry.workers.values():
             if worker.card is not None:
-                self._spawn(self._wire.abort(worker.spec.url, {"abort_all": True}))
+                self._spawn(self.wire.abort(worker.spec.url, {"abort_all": True}))
 
     def eject(self, name: str, reason: str) -> None:
         """Take a worker out of rotation until its card and a canary pass."""
@@ -166,11 +168,12 @@ class Dispatcher:
         """Wait for aborts that are under way, so that no worker is left with a request nobody wants."""
         while self._background:
             await asyncio.gather(*self._background)
+        self.wire.close()
 
     async def _abort_until_over(self, attempt: Attempt) -> None:
         """A worker ignores the id of a request that it has not taken in yet, so it is told again."""
         for pause in ABORT_PAUSES_S:
-            await asyncio.gather(*(self._wire.abort(w.spec.url, {"rid": attempt.rid}) for w in attempt.pair))
+            await asyncio.gather(*(self.wire.abort(w.spec.url, {"rid": attempt.rid}) for w in attempt.pair))
             await asyncio.sleep(pause)
             if attempt not in self.attempts:
                 return
@@ -208,13 +211,13 @@ class Dispatcher:
         ticket.attempts.add(attempt)
         attempt.tasks = {
             "prefill": self._loop.create_task(self._prefill(attempt, bodies.prefill)),
-            "decode": self._loop.create_task(self._wire.decode(attempt, bodies.decode)),
+            "decode": self._loop.create_task(self.wire.decode(attempt, bodies.decode)),
         }
         return attempt
 
     async def _prefill(self, attempt: Attempt, body: bytes) -> None:
         started = self.now()
-        outcome = await self._wire.prefill(attempt, body)
+        outcome = await self.wire.prefill(attempt, body)
         if outcome == "ok":
             attempt.pair.prefill.answered = self.now()
             attempt.owed_since = None if attempt.call.stream else self.now()
@@ -265,12 +268,9 @@ class Dispatcher:
         self.attempts.discard(attempt)
         attempt.ticket.attempts.discard(attempt)
         if attempt.response is not None:
-            if attempt.response.content.at_eof():
-                attempt.response.release()
-            else:
-                attempt.response.close()
+            attempt.response.close()
 
-    async def _settle(self, attempt: Attempt, response: aiohttp.ClientResponse) -> None:
+    async def _settle(self, attempt: Attempt, response: Response) -> None:
         """Let both connections come to their end, so that they can be used again."""
         try:
             async with asyncio.timeout(LINGER_S):

@@ -220,6 +220,5 @@ async def test_connections_are_used_again(start: Start) -> None:
     for _ in range(5):
         await system.events_of("/generate", {"model": "math", "text": "hi", "stream": True})
         await system.quiet()
-    connector = system.router.dispatcher._wire._session.connector
-    assert connector is not None
-    assert len(connector._conns) <= 3  # type: ignore[attr-defined]  # one host each; aiohttp offers no public count
+    # the two canaries at the start may have had two each; nothing since needed more
+    assert 2 <= system.router.dispatcher.wire.connections.kept <= 4
