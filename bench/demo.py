@@ -129,10 +129,10 @@ def _show(console: Console, questions: Sequence[Question], answers: Sequence[Ans
     times = Table("task", "right", "TTFT ms", "TPOT ms", title="Per task (medians)", title_justify="left")
     for task in dict.fromkeys(q.task for q in questions):
         own = [(q, a) for q, a in zip(questions, answers, strict=True) if q.task == task]
-        right = sum(q.answer == a.text for q, a in own)
+        correct = sum(q.answer == a.text for q, a in own)
         ttft = statistics.median(a.ttft for _, a in own)
         tpot = statistics.median(a.tpot for _, a in own if a.tpot is not None)
-        times.add_row(task, f"{right} of {len(own)}", f"{1000 * ttft:.0f}", f"{1000 * tpot:.1f}")
+        times.add_row(task, f"{correct} of {len(own)}", f"{1000 * ttft:.0f}", f"{1000 * tpot:.1f}")
     console.print(times)
     verdict = "tasks were decoded in one merged batch" if batch.merged else "no merged batch was seen"
     console.print(

@@ -47,16 +47,17 @@ def main(
     for repetition, count, method in product(range(repetitions), _COUNTS, _METHODS):
         runs.append({"repetition": repetition, **asyncio.run(measure(model, count, method))})
         Console(stderr=True).print(runs[-1])
+    medians = [summary(runs, count, method) for count, method in product(_COUNTS, _METHODS)]
     report = {
         "command": f"python -m sun_sglang.bench.startup {model.name} --repetitions {repetitions}",
         "machine": f"{platform.processor() or platform.machine()}, {psutil.cpu_count()} cores",
         "python": platform.python_version(),
         "runs": runs,
-        "median": [summary(runs, count, method) for count, method in product(_COUNTS, _METHODS)],
+        "median": medians,
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    _show(report["median"])
+    _show(medians)
 
 
 async def measure(model: Path, count: int, method: str) -> dict[str, Any]:
