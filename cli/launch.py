@@ -36,6 +36,9 @@ def command(
         StartMethod,
         typer.Option(help="`fork`: import SGLang once for all local workers. `plain`: each imports it for itself."),
     ] = "fork",
+    ready_timeout: Annotated[
+        float, typer.Option(help="Seconds after which a deployment that is not ready is given up.")
+    ] = 1800.0,
     run_dir: Annotated[
         Path | None, typer.Option(help="Directory for logs and state.", show_default="one per topology file")
     ] = None,
@@ -46,7 +49,13 @@ def command(
     require_not_running(directory)
     plan, findings = plan_locally(file, directory)
     if detach:
-        _detach(console, file, start, directory, list(plan.fleet["tasks"]))
+        _detach(
+            console,
+            file,
+            ["--start", start, "--ready-timeout", str(ready_timeout)],
+            directory,
+            list(plan.fleet["tasks"]),
+        )
         return
     console.print(f"KV transfer: {plan.transfer.backend}. {plan.transfer.reason}")
     for note in (*findings.notes, *plan.notes):
@@ -54,8 +63,12 @@ def command(
     console.print(f"Logs: {directory / 'logs'}")
     tasks = list(plan.fleet["tasks"])
     notify, close = _live(console, tasks) if console.is_terminal else _lines(console, tasks)
+
+    def warn(note: str) -> None:
+        console.print(f"[yellow]note:[/] {note}")
+
     try:
-        asyncio.run(_run(supervise(plan, file, start, notify, lambda note: console.print(f"[yellow]note:[/] {note}"))))
+        asyncio.run(_run(supervise(plan, file, start, notify, warn, ready_timeout)))
     finally:
         close()
 
@@ -107,10 +120,10 @@ def _how_to_ask(state: DeploymentState, tasks: Sequence[str]) -> str:
     )
 
 
-def _detach(console: Console, file: Path, start: StartMethod, run_dir: Path, tasks: Sequence[str]) -> None:
+def _detach(console: Console, file: Path, options: list[str], run_dir: Path, tasks: Sequence[str]) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     output = run_dir / "supervisor.log"
-    arguments = ["launch", str(file.resolve()), "--start", start, "--run-dir", str(run_dir)]
+    arguments = ["launch", str(file.resolve()), *options, "--run-dir", str(run_dir)]
     with output.open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "sun_sglang.cli", *arguments],

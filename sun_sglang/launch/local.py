@@ -42,6 +42,7 @@ def supervise(
     method: StartMethod,
     changed: Callable[[DeploymentState, TasksReport | None], None],
     warn: Callable[[str], None],
+    ready_timeout: float,
 ) -> Supervisor:
     """A supervisor for a plan, with its directory made and the logs of an earlier run put aside.
 
@@ -55,7 +56,7 @@ def supervise(
     logs.mkdir(parents=True)
     sglang: Starter = ForkOrPlainStarter(logs / "nursery.log", warn) if method == "fork" else PlainStarter()
     starter = BackendStarter(plan.workers, sglang=sglang, emulated=PlainStarter())
-    return Supervisor(plan, file.resolve(), starter, free_ports(), changed)
+    return Supervisor(plan, file.resolve(), starter, free_ports(), changed, ready_timeout)
 
 
 def require_not_running(run_dir: Path) -> None:

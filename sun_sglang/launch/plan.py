@@ -18,6 +18,7 @@ from sun_sglang.topology import Backend, Role, Strict, Topology
 
 _HOST = "127.0.0.1"
 _BOOTSTRAP_PORT = "--disaggregation-bootstrap-port"
+_NCCL_PORT = "--nccl-port"
 
 
 class WorkerPlan(Strict):
@@ -56,13 +57,22 @@ class WorkerPlan(Strict):
         """Where its HTTP server is reached."""
         return f"http://{self.host}:{self.port}"
 
-    def reincarnated(self, bootstrap_port: int) -> WorkerPlan:
-        """The same worker with a new bootstrap port, so that no decode worker meets the old one; decode: itself."""
+    def reincarnated(self, ports: Iterator[int]) -> WorkerPlan:
+        """The same worker at its next start, with new ports for everything but HTTP.
+
+        No decode worker then meets the bootstrap server of the start before, and a port that somebody else took in
+        the meantime is not asked for again.
+        """
+        fresh = self.model_copy(update={"argv": _with_value(self.argv, _NCCL_PORT, next(ports))})
         if self.bootstrap_port is None:
-            return self
-        at = self.argv.index(_BOOTSTRAP_PORT) + 1
-        argv = (*self.argv[:at], str(bootstrap_port), *self.argv[at + 1 :])
-        return self.model_copy(update={"bootstrap_port": bootstrap_port, "argv": argv})
+            return fresh
+        port = next(ports)
+        return fresh.model_copy(update={"bootstrap_port": port, "argv": _with_value(fresh.argv, _BOOTSTRAP_PORT, port)})
+
+
+def _with_value(argv: tuple[str, ...], option: str, value: int) -> tuple[str, ...]:
+    at = argv.index(option) + 1
+    return (*argv[:at], str(value), *argv[at + 1 :])
 
 
 class RouterPlan(Strict):
@@ -205,7 +215,7 @@ def _environment(gpus: tuple[int, ...], threads: int) -> dict[str, str]:
 
 def _fleet(topology: Topology, workers: list[WorkerPlan], router: RouterPlan) -> dict[str, Any]:
     return {
-        "tasks": {name: {"prefill": t.prefill, "decode": t.decode} for name, t in topology.tasks.items()},
+        "tasks": {name: t.model_dump(exclude_defaults=True) for name, t in topology.tasks.items()},
         "pools": {name: {"role": p.role, "model": p.model} for name, p in topology.pools.items()},
         "workers": [{"name": w.name, "pool": w.pool, "url": w.url} for w in workers],
         "router": {**topology.router.model_dump(), "port": router.port},

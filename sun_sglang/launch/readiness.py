@@ -59,7 +59,20 @@ class TasksReport(_Reply):
     def all_ready(self) -> bool:
         """Whether every worker is ready and every path between them carried a canary."""
         proven = all(not task.unproven_paths for task in self.tasks.values())
-        return self.ready and proven and all(w.state == "ready" for w in self.workers.values())
+        return self.ready and proven and not self._unready
+
+    @property
+    def missing(self) -> list[str]:
+        """What keeps it from being ready, a line each: workers that are not, paths whose canary failed and why."""
+        workers = [f"`{w.name}` is {w.state}" + (f" ({w.reason})" if w.reason else "") for w in self._unready]
+        paths = {(p["prefill"], p["decode"], p["why"]) for task in self.tasks.values() for p in task.unproven_paths}
+        return workers + [
+            f"no canary from `{a}` to `{b}`" + (f" ({why})" if why else "") for a, b, why in sorted(paths)
+        ]
+
+    @property
+    def _unready(self) -> list[WorkerReport]:
+        return [w for w in self.workers.values() if w.state != "ready"]
 
     @property
     def refused(self) -> list[tuple[str, str]]:

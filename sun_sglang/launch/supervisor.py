@@ -34,6 +34,7 @@ class Supervisor:
         starter: how workers are started.
         ports: free ports, for the bootstrap port of every restart.
         changed: called after every change, with the state and what the router last said.
+        ready_timeout: seconds that everything may take to become ready.
     """
 
     def __init__(
@@ -43,8 +44,10 @@ class Supervisor:
         starter: Starter,
         ports: Iterator[int],
         changed: Callable[[DeploymentState, TasksReport | None], None],
+        ready_timeout: float,
     ) -> None:
         self.plan = plan
+        self._ready_timeout = ready_timeout
         self.report: TasksReport | None = None
         self._topology = topology
         self._starter = starter
@@ -122,6 +125,11 @@ class Supervisor:
         refused = self.report.refused if self.report is not None else []
         if refused:
             raise LaunchError("the router refuses " + "; ".join(f"`{name}`: {why}" for name, why in refused))
+        if time.monotonic() - self._began > self._ready_timeout:
+            missing = "; ".join(self.report.missing) if self.report is not None else "the router does not answer"
+            raise LaunchError(
+                f"not ready after {self._ready_timeout:g} s: {missing}; logs: {self.plan.router.log.parent}"
+            )
 
     async def _shut_down(self) -> None:
         if self._phase != Phase.FAILED:
@@ -141,7 +149,7 @@ class Supervisor:
 
     def _keeper(self, worker: WorkerPlan) -> Keeper:
         async def start(restarts: int) -> Running:
-            fresh = worker if restarts == 0 else worker.reincarnated(next(self._ports))
+            fresh = worker if restarts == 0 else worker.reincarnated(self._ports)
             return await self._starter.start(fresh)
 
         return Keeper(_worker_state(worker), start, self._changed)

@@ -152,13 +152,17 @@ def test_too_few_ports_are_an_error() -> None:
         make_plan(topology(), LAPTOP, {}, run_dir=Path("/run"), ports=iter(range(3)))
 
 
-def test_a_worker_comes_back_on_another_bootstrap_port() -> None:
+def test_a_worker_comes_back_with_new_ports_for_all_but_http() -> None:
     decode, prefill = plan(topology()).workers[0], plan(topology()).workers[2]
-    again = prefill.reincarnated(40000)
-    assert again.bootstrap_port == 40000
-    assert flags(again) == {**flags(prefill), "--disaggregation-bootstrap-port": "40000"}
+    again = prefill.reincarnated(iter([40000, 40001]))
+    assert again.bootstrap_port == 40001
+    assert flags(again) == {
+        **flags(prefill),
+        "--nccl-port": "40000",
+        "--disaggregation-bootstrap-port": "40001",
+    }
     assert again.port == prefill.port
-    assert decode.reincarnated(40000) == decode
+    assert flags(decode.reincarnated(iter([40000]))) == {**flags(decode), "--nccl-port": "40000"}
 
 
 @pytest.mark.parametrize(
