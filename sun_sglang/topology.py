@@ -119,11 +119,17 @@ class Task(Strict):
         prefill: name of a prefill pool.
         decode: name of a decode pool.
         any_decoder: serve it even where its prefill model was tuned for another decoder, to measure what that costs.
+        weight: its share of what is admitted while requests wait, beside other tasks' weights.
+        max_requests: answers of it that may be in flight at once; None is no cap.
+        max_tokens: expected work of those, in tokens: prompts, and the answers' limits.
     """
 
     prefill: PoolName
     decode: PoolName
     any_decoder: bool = False
+    weight: float = Field(default=1.0, ge=0.01, le=1000.0)
+    max_requests: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1)
 
 
 class Policies(Strict):
@@ -150,6 +156,11 @@ class Router(Strict):
         probe_interval: between two looks at a worker's health.
         load_interval: between two looks at how much work a worker says it has; 0 to count only what the router sent.
         policy: how workers are chosen.
+        max_requests: answers that may be in flight at once, of all tasks; None is no cap.
+        max_tokens: expected work of those, in tokens: prompts, and the answers' limits.
+        queue_size: requests of one task that may wait; one more is answered with 429.
+        queue_timeout: how long a request may wait before it is answered with 429.
+        processes: how many router processes share the port.
     """
 
     host: str = "127.0.0.1"
@@ -160,6 +171,11 @@ class Router(Strict):
     probe_interval: float = Field(default=1.0, gt=0)
     load_interval: float = Field(default=1.0, ge=0)
     policy: Policies = Field(default_factory=Policies)
+    max_requests: int | None = Field(default=None, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1)
+    queue_size: int = Field(default=1024, ge=0)
+    queue_timeout: float = Field(default=30.0, gt=0)
+    processes: int = Field(default=1, ge=1, le=64)
 
 
 class Topology(Strict):

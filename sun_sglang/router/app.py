@@ -14,6 +14,7 @@ from aiohttp import web
 from sun_sglang.errors import RequestError
 from sun_sglang.router.dispatch import Dispatcher
 from sun_sglang.router.fleet import Fleet
+from sun_sglang.router.gate import Gate
 from sun_sglang.router.inflight import Inflight
 from sun_sglang.router.info import Info
 from sun_sglang.router.lengths import LengthCheck
@@ -57,7 +58,10 @@ class Router:
         self.inflight = Inflight()
         self.info = Info(session, self.registry, self.registrar, self.inflight)
         check = LengthCheck(session, self.registry, log)
-        self.service = Service(self.dispatcher, self.inflight, self.metrics, self.registry, check, chooser.needs_keys)
+        self.gate = Gate(self.registry, self.metrics)
+        self.service = Service(
+            self.dispatcher, self.gate, self.inflight, self.metrics, self.registry, check, chooser.needs_keys
+        )
         self._session = session
         self._watchers: list[asyncio.Task[None]] = []
         self._runner = web.AppRunner(
@@ -100,6 +104,7 @@ class Router:
             async with asyncio.timeout(drain):
                 await self.inflight.empty.wait()
         left = len(self.inflight.tickets)
+        self.gate.close(Problem(503, "the router is shutting down", code="draining"))
         self.dispatcher.cut_all("the router is shutting down")
         # handlers write their explicit errors while the runner waits for them
         await self._runner.cleanup()

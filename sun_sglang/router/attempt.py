@@ -22,6 +22,8 @@ class Ticket:
         abort_asked: the client asked for an abort; what the legs then report is an answer, not a fault.
         counted: a client's, to be seen in the metrics; a canary is not.
         attempts: attempts under way.
+        waiting: what it waits for before it may go to workers; None once it may.
+        queued: seconds that it waited.
     """
 
     task: str
@@ -30,6 +32,8 @@ class Ticket:
     abort_asked: bool = False
     counted: bool = True
     attempts: set[Attempt] = field(default_factory=set)
+    waiting: asyncio.Future[None] | None = None
+    queued: float = 0.0
 
 
 class Attempt:

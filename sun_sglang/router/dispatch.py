@@ -69,7 +69,7 @@ class Dispatcher:
         for _ in range(ATTEMPTS):
             pair = await self._pair(call, avoid)
             if ticket.abort_asked:
-                raise Problem(400, "the request was aborted before it reached a worker", code="aborted")
+                raise aborted_early()
             if pair is None:
                 break
             if failed is not None:
@@ -139,6 +139,8 @@ class Dispatcher:
     def abort(self, ticket: Ticket) -> None:
         """The client asked for an abort: tell the workers; their answers end the request in the usual way."""
         ticket.abort_asked = True
+        if ticket.waiting is not None and not ticket.waiting.done():
+            ticket.waiting.set_exception(aborted_early())
         for attempt in ticket.attempts:
             self._spawn(self._abort_until_over(attempt))
 
@@ -285,3 +287,8 @@ class Dispatcher:
         task = self._loop.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+
+def aborted_early() -> Problem:
+    """The answer to a request whose abort was asked for before any worker had it."""
+    return Problem(400, "the request was aborted before it reached a worker", code="aborted")

@@ -68,8 +68,25 @@ def new_room() -> int:
     return secrets.randbits(63) or 1
 
 
-def make_call(request: Request, single: Single, *, wire_model: str, keys: tuple[int, ...] = ()) -> Call:
-    """The call for one of a request's answers. `wire_model` is what the workers are to echo as `model`."""
+def make_call(
+    request: Request,
+    single: Single,
+    *,
+    wire_model: str,
+    keys: tuple[int, ...] = (),
+    expected: int = 0,
+    most: int | None = None,
+) -> Call:
+    """The call for one of a request's answers.
+
+    Args:
+        request: what was asked.
+        single: which of its answers.
+        wire_model: what the workers are to echo as `model`.
+        keys: what the prompt begins with, where a policy looks at that.
+        expected: tokens to expect of an answer that the client sets no limit for.
+        most: tokens that prompt and answer together can have, whatever limit the client sets.
+    """
     body = dict(single.body)
     if request.endpoint is Endpoint.GENERATE:
         options = b""
@@ -85,7 +102,7 @@ def make_call(request: Request, single: Single, *, wire_model: str, keys: tuple[
         extra_key=single.extra_key,
         cache_salt=single.cache_salt,
         needs_prefill=needs_prefill(request.endpoint, body),
-        cost=estimate(request.endpoint, body),
+        cost=estimate(request.endpoint, body, expected, most),
         keys=keys,
     )
 
@@ -134,7 +151,7 @@ def needs_prefill(endpoint: Endpoint, body: Mapping[str, Any]) -> bool:
     return endpoint is Endpoint.COMPLETIONS and bool(body.get("echo")) and bool(body.get("logprobs"))
 
 
-def estimate(endpoint: Endpoint, body: Mapping[str, Any]) -> Cost:
+def estimate(endpoint: Endpoint, body: Mapping[str, Any], expected: int = 0, most: int | None = None) -> Cost:
     """Expected work, with four bytes a token where there are no token ids."""
     match endpoint:
         case Endpoint.GENERATE:
@@ -146,7 +163,8 @@ def estimate(endpoint: Endpoint, body: Mapping[str, Any]) -> Cost:
             texts = (m.get("content") for m in body.get("messages") or ())
             prompt = _size(body["input_ids"]) if body.get("input_ids") else sum(_size(t) for t in texts)
             output = body.get("max_completion_tokens") or body.get("max_tokens")
-    return Cost(prompt, prompt + (output or 0))
+    both = prompt + max(0, expected if output is None else output)
+    return Cost(prompt, both if most is None else max(prompt, min(both, most)))
 
 
 def _size(prompt: object) -> int:

@@ -14,10 +14,14 @@ LOADS_TIMEOUT_S = 2.0
 
 
 class Load(NamedTuple):
-    """What a worker has: requests, and the tokens that they hold or wait to compute."""
+    """What a worker has: requests, and the tokens that they hold or wait to compute.
+
+    `stamp` changes with each batch.
+    """
 
     requests: int
     tokens: int
+    stamp: object = None
 
 
 class LoadWatch:
@@ -32,6 +36,7 @@ class LoadWatch:
         self._session = session
         self._registry = registry
         self._interval = registry.fleet.router.load_interval
+        self._stamps: dict[str, object] = {}
 
     async def run(self) -> None:
         """Ask all workers of the rotation again and again, until cancelled."""
@@ -43,6 +48,10 @@ class LoadWatch:
     async def _look(self, worker: Worker) -> None:
         before = worker.known
         load = await self._ask(worker)
+        if load.requests and load.stamp != self._stamps.get(worker.name):
+            # it runs batches: a worker that is full is slow, and does not hang
+            worker.answered = asyncio.get_running_loop().time()
+        self._stamps[worker.name] = load.stamp
         # what came or went meanwhile may or may not be in the report, so the larger of both counts
         known = (max(before[0], worker.known[0]), max(before[1], worker.known[1]))
         worker.elsewhere_requests = max(0, load.requests - known[0])
@@ -70,7 +79,7 @@ def read_load(body: bytes) -> Load:
         return Load(0, 0)
     ranks = [rank for rank in ranks if isinstance(rank, dict)]
     requests = sum(_int(r, "num_running_reqs") + _int(r, "num_waiting_reqs") for r in ranks)
-    return Load(requests, sum(_int(r, "num_total_tokens") for r in ranks))
+    return Load(requests, sum(_int(r, "num_total_tokens") for r in ranks), [r.get("timestamp") for r in ranks])
 
 
 def _int(source: dict[str, object], name: str) -> int:

@@ -70,6 +70,13 @@ class Metrics:
         self.leg_seconds = Family(
             Histogram("sun_leg_seconds", "From dispatch to a leg's end.", ["task", "leg"], buckets=_SECONDS, registry=r)
         )
+        self.queued = Family(Gauge("sun_queued", "Requests that wait for their turn.", ["task"], registry=r))
+        self.queue_seconds = Family(
+            Histogram("sun_queue_seconds", "Wait of those that waited.", ["task"], buckets=_SECONDS, registry=r)
+        )
+        self.turned_away = Family(
+            Counter("sun_turned_away", "Requests answered with 429: full, timeout, rate.", ["task", "why"], registry=r)
+        )
         self.retries = Family(
             Counter("sun_retries", "Second attempts, by the leg at fault.", ["task", "leg"], registry=r)
         )

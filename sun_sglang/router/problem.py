@@ -28,6 +28,7 @@ class Problem(Exception):  # noqa: N818 - it is an answer to a client, which tra
         param: the request field at fault, if one is.
         code: a machine-readable code in OpenAI's style.
         body: a worker's own error body, passed on as it is; None to build one from the message.
+        retry_after: seconds after which the client may try again, where that makes sense.
     """
 
     def __init__(
@@ -38,23 +39,20 @@ class Problem(Exception):  # noqa: N818 - it is an answer to a client, which tra
         param: str | None = None,
         code: str | None = None,
         body: bytes | None = None,
+        retry_after: int | None = None,
     ) -> None:
         self.status = status
         self.message = message
         self.param = param
         self.code = code
         self.body = body
+        self.retry_after = retry_after or (RETRY_AFTER_S if status in (429, 503) else None)
         super().__init__(message)
 
     @classmethod
     def of(cls, error: RequestError) -> Problem:
         """The answer to a request that was refused before dispatch."""
         return cls(error.status, error.message, param=error.param, code=error.code)
-
-    @property
-    def retry_after(self) -> int | None:
-        """Seconds after which the client may try again, where that makes sense."""
-        return RETRY_AFTER_S if self.status in (429, 503) else None
 
     def as_json(self) -> bytes:
         """The body: `{"error": {"message", "type", "param", "code"}}`, or the worker's own."""

@@ -14,15 +14,17 @@ from sun_sglang.router.affinity import prefix_keys
 from sun_sglang.router.answer import Answer, StreamBroken
 from sun_sglang.router.attempt import Ticket
 from sun_sglang.router.dispatch import Dispatcher
+from sun_sglang.router.expect import AnswerLengths
 from sun_sglang.router.fanout import Single, is_plural, merge, split
+from sun_sglang.router.gate import Gate
 from sun_sglang.router.inflight import Inflight
 from sun_sglang.router.legs import Call, make_call, namespace, wire_model
 from sun_sglang.router.logprobs import merge_input_logprobs
 from sun_sglang.router.metrics import Metrics
 from sun_sglang.router.problem import Problem
 from sun_sglang.router.registry import Registry
+from sun_sglang.router.replies import Tokens, tokens
 from sun_sglang.router.replies import parse as parse_json
-from sun_sglang.router.replies import tokens
 from sun_sglang.router.request import Endpoint, Request, parse
 from sun_sglang.router.sse import DONE, Watch, event_data
 from sun_sglang.router.streams import MergedStream
@@ -47,6 +49,7 @@ class Service:
     def __init__(
         self,
         dispatcher: Dispatcher,
+        gate: Gate,
         inflight: Inflight,
         metrics: Metrics,
         registry: Registry,
@@ -54,6 +57,8 @@ class Service:
         needs_keys: bool,
     ) -> None:
         self._dispatcher = dispatcher
+        self._gate = gate
+        self._answers = AnswerLengths()
         self._inflight = inflight
         self._metrics = metrics
         self._registry = registry
@@ -78,8 +83,13 @@ class Service:
         outcome = "disconnected"
         self._metrics.in_flight.labels(request.task).inc()
         try:
-            with self._inflight.track(tuple(p.ticket for p in parts), group):
-                outcome, response = await self._respond(http, request, parts)
+            tickets = tuple(p.ticket for p in parts)
+            with self._inflight.track(tickets, group):
+                claim = await self._gate.enter(tickets, sum(p.call.cost.decode for p in parts))
+                try:
+                    outcome, response = await self._respond(http, request, parts)
+                finally:
+                    self._gate.leave(claim)
             return response
         except Problem as problem:
             outcome = _outcome(problem)
@@ -98,7 +108,19 @@ class Service:
             pool = self._registry.fleet.tasks[request.task].prefill
             of = namespace(pool, "", single.extra_key, single.cache_salt)
             keys = prefix_keys(request.endpoint, single.body, of=of, session=session)
-        return make_call(request, single, wire_model=wire_model(request.task), keys=keys)
+        limit = self._registry.limit(request.task)
+        return make_call(
+            request,
+            single,
+            wire_model=wire_model(request.task),
+            keys=keys,
+            expected=self._answers.expected(request.task),
+            most=limit.tokens + 1 if limit else None,
+        )
+
+    def _count(self, task: str, answers: int, counts: Tokens) -> None:
+        self._metrics.count_tokens(task, counts)
+        self._answers.note(task, counts.completion // answers)
 
     async def _respond(
         self, http: web.Request, request: Request, parts: tuple[Part, ...]
@@ -111,7 +133,7 @@ class Service:
         part = parts[0]
         answer = await self._dispatcher.exchange(part.call, part.ticket)
         body = show(request, part.single.rid, answer)(answer.head)
-        self._metrics.count_tokens(request.task, tokens(_result(body)))
+        self._count(request.task, 1, tokens(_result(body)))
         return _ended(part), web.Response(body=body, content_type="application/json")
 
     async def _whole_many(self, request: Request, parts: tuple[Part, ...]) -> tuple[str, web.StreamResponse]:
@@ -130,7 +152,7 @@ class Service:
         reply = merge(request, [task.result() for task in tasks])
         if isinstance(reply, dict) and isinstance(request.rid, str):
             reply["id"] = request.rid
-        self._metrics.count_tokens(request.task, tokens(reply))
+        self._count(request.task, len(parts), tokens(reply))
         return _ended(*parts), web.Response(body=orjson.dumps(reply), content_type="application/json")
 
     async def _stream(self, http: web.Request, request: Request, part: Part) -> tuple[str, web.StreamResponse]:
@@ -210,12 +232,12 @@ class Service:
                 await out.write_eof()
         except (ConnectionResetError, BrokenPipeError):
             return "disconnected", out
-        self._metrics.count_tokens(request.task, merged.tokens())
+        self._count(request.task, len(parts), merged.tokens())
         return ("failed" if merged.failed else _ended(*parts)), out
 
     def _count_stream(self, request: Request, watch: Watch, first: float) -> None:
         counts = tokens(watch.usage or orjson.loads(event_data(watch.last) or b"null"))
-        self._metrics.count_tokens(request.task, counts)
+        self._count(request.task, 1, counts)
         if watch.done and counts.completion > 1:
             self._metrics.itl.labels(request.task).observe((self._dispatcher.now() - first) / (counts.completion - 1))
 

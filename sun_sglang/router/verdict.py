@@ -107,9 +107,11 @@ def overdue(leg: Leg, *, silent: float, limit: float) -> Failed:
         silent: seconds since that worker last answered any request; one that answers others is slow and not hung.
         limit: seconds that were waited.
     """
-    message = f"no first token within {limit:g} s: the {leg} worker did not answer"
-    problem = Problem(504, message, code="first_token_timeout")
-    return Failed(leg, problem, eject=silent > limit / 2, retry=False)
+    if silent > limit / 2:
+        message = f"no first token within {limit:g} s: the {leg} worker did not answer"
+        return Failed(leg, Problem(504, message, code="first_token_timeout"), eject=True, retry=False)
+    message = f"no first token within {limit:g} s: the {leg} worker has too much to do"
+    return Failed(leg, Problem(503, message, code="overloaded"), eject=False, retry=False)
 
 
 def _fault(leg: Leg, said: Heard) -> Relay | Failed | None:

@@ -119,6 +119,33 @@ async def start() -> AsyncIterator[Start]:
             await worker.stop()
 
 
+@pytest.fixture
+async def over() -> AsyncIterator[Start]:
+    """A router over workers that run already: `await over(tasks, {name: url}, {"port": 0, ...})`."""
+    started: list[System] = []
+
+    async def begin(tasks: dict[str, tuple[str, str]], urls: dict[str, str], router: dict[str, Any]) -> System:
+        roles = {p: "prefill" for p, _ in tasks.values()} | {d: "decode" for _, d in tasks.values()}
+        fleet = {
+            "tasks": {name: {"prefill": p, "decode": d} for name, (p, d) in tasks.items()},
+            "pools": {name: {"role": role, "model": f"models/{name}"} for name, role in roles.items()},
+            "workers": [{"name": n, "pool": n.rsplit("-", 1)[0], "url": url} for n, url in urls.items()],
+            "router": {"port": 0, "probe_interval": 0.05, **router},
+        }
+        log = io.StringIO()
+        system = System(Rooms(), {}, log)
+        system.router = await Router.start(Fleet.model_validate(fleet), Log(log))
+        system.client = aiohttp.ClientSession(base_url=system.router.url, timeout=aiohttp.ClientTimeout(total=60))
+        started.append(system)
+        await system.ready()
+        return system
+
+    yield begin
+    for system in started:
+        await system.client.close()
+        await system.router.stop(0.0)
+
+
 SUN = {"math": ("math", "base"), "tool": ("tool", "base")}
 
 

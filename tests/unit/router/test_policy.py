@@ -233,9 +233,9 @@ def test_keys_are_few_and_there_is_always_one(text: str) -> None:
 
 def test_loads_of_all_ranks_together() -> None:
     rank = b'{"num_running_reqs":2,"num_waiting_reqs":1,"num_total_tokens":70}'
-    assert read_load(b'{"loads":[' + rank + b"," + rank + b"]}") == (6, 140)
+    assert read_load(b'{"loads":[' + rank + b"," + rank + b"]}")[:2] == (6, 140)
     for nothing in (b"", b"[]", b'{"loads":null}', b'{"loads":[{"num_running_reqs":null}]}', b'{"loads":[3]}'):
-        assert read_load(nothing) == (0, 0)
+        assert read_load(nothing)[:2] == (0, 0)
 
 
 async def test_a_worker_that_others_load_is_left_alone(start: Start) -> None:
