@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from sun_sglang.launch.access import read_access
 from sun_sglang.launch.readiness import RouterClient, TasksReport
 from sun_sglang.launch.state import DeploymentState, known_deployments, read_state, run_dir_of
 from sun_sglang.launch.view import render
@@ -26,8 +27,9 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show deployments on this machine. Exits with 1 if what was asked for does not run."""
-    states = select(file, run_dir)
-    reports = asyncio.run(_ask(states))
+    found = locate(file, run_dir)
+    states = [state for _, state in found]
+    reports = asyncio.run(ask(found))
     if as_json:
         shown = [
             {**json.loads(s.model_dump_json()), "tasks": json.loads(r.model_dump_json())["tasks"] if r else None}
@@ -46,17 +48,23 @@ def command(
 
 def select(file: Path | None, run_dir: Path | None) -> list[DeploymentState]:
     """The running deployments that are meant: one, or all of them where neither is given."""
+    return [state for _, state in locate(file, run_dir)]
+
+
+def locate(file: Path | None, run_dir: Path | None) -> list[tuple[Path, DeploymentState]]:
+    """As `select`, with the directory of each."""
     if file is None and run_dir is None:
-        return [state for _, state in known_deployments() if state.alive]
+        return [(directory, state) for directory, state in known_deployments() if state.alive]
     directory = run_dir if run_dir is not None else run_dir_of(file) if file is not None else None
     assert directory is not None
     state = read_state(directory)
-    return [state] if state is not None and state.alive else []
+    return [(directory, state)] if state is not None and state.alive else []
 
 
-async def _ask(states: list[DeploymentState]) -> list[TasksReport | None]:
+async def ask(found: list[tuple[Path, DeploymentState]]) -> list[TasksReport | None]:
+    """What each deployment's router says; None where it does not answer."""
     reports = []
-    for state in states:
-        async with RouterClient(state.url) as client:
+    for directory, state in found:
+        async with RouterClient(state.url, read_access(directory)) as client:
             reports.append(await client.tasks())
     return reports

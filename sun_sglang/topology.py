@@ -161,6 +161,9 @@ class Router(Strict):
         queue_size: requests of one task that may wait; one more is answered with 429.
         queue_timeout: how long a request may wait before it is answered with 429.
         processes: how many router processes share the port.
+        api_keys: a file of API keys, absolute once loaded; None lets everyone in, unless `SUN_API_KEYS` has keys.
+        tls_cert: a certificate file in PEM, with its chain; absolute once loaded. None for plain HTTP.
+        tls_key: its private key.
     """
 
     host: str = "127.0.0.1"
@@ -176,6 +179,9 @@ class Router(Strict):
     queue_size: int = Field(default=1024, ge=0)
     queue_timeout: float = Field(default=30.0, gt=0)
     processes: int = Field(default=1, ge=1, le=64)
+    api_keys: str | None = Field(default=None, min_length=1)
+    tls_cert: str | None = Field(default=None, min_length=1)
+    tls_key: str | None = Field(default=None, min_length=1)
 
 
 class Topology(Strict):
@@ -253,7 +259,17 @@ def parse_topology(text: str, *, base: Path, source: str = "topology") -> Topolo
         )
         for name, pool in topology.pools.items()
     }
-    return topology.model_copy(update={"pools": pools, "emulated": _resolve_costs(topology.emulated, base)})
+    emulated, router = _resolve_costs(topology.emulated, base), _resolve_files(topology.router, base)
+    return topology.model_copy(update={"pools": pools, "emulated": emulated, "router": router})
+
+
+def _resolve_files(router: Router, base: Path) -> Router:
+    if (router.tls_cert is None) != (router.tls_key is None):
+        missing = "tls_key" if router.tls_key is None else "tls_cert"
+        raise TopologyError(f"router.{missing}", "is required", "a certificate and its key go together")
+    names = ("api_keys", "tls_cert", "tls_key")
+    given = {name: getattr(router, name) for name in names if getattr(router, name) is not None}
+    return router.model_copy(update={n: str((base / Path(p).expanduser()).resolve()) for n, p in given.items()})
 
 
 def _resolve_costs(emulation: Emulation, base: Path) -> Emulation:

@@ -16,6 +16,7 @@ from sun_sglang.launch.transfer import Transfer, choose_transfer
 from sun_sglang.sim.settings import emulation_flags
 from sun_sglang.topology import Backend, Role, Strict, Topology
 
+ADMIN_KEY = "admin.key"
 _HOST = "127.0.0.1"
 _BOOTSTRAP_PORT = "--disaggregation-bootstrap-port"
 _NCCL_PORT = "--nccl-port"
@@ -82,12 +83,13 @@ class RouterPlan(Strict):
     port: int
     fleet: Path
     log: Path
+    tls: bool = False
 
     @property
     def url(self) -> str:
         """Where clients on this machine reach it."""
         host = {"0.0.0.0": _HOST, "::": "[::1]"}.get(self.host, self.host)
-        return f"http://{host}:{self.port}"
+        return f"{'https' if self.tls else 'http'}://{host}:{self.port}"
 
 
 class LaunchPlan(Strict):
@@ -176,14 +178,18 @@ def make_plan(
                 )
             )
     router = RouterPlan(
-        host=topology.router.host, port=router_port, fleet=run_dir / "fleet.json", log=run_dir / "logs" / "router.log"
+        host=topology.router.host,
+        port=router_port,
+        fleet=run_dir / "fleet.json",
+        log=run_dir / "logs" / "router.log",
+        tls=topology.router.tls_cert is not None,
     )
     return LaunchPlan(
         run_dir=run_dir,
         workers=tuple(workers),
         router=router,
         transfer=transfer,
-        fleet=_fleet(topology, workers, router),
+        fleet=_fleet(topology, workers, router) | {"admin_key_file": str(run_dir / ADMIN_KEY)},
         notes=tuple(notes),
     )
 

@@ -16,6 +16,8 @@ from sun_sglang.identity import Identity, find_checkpoint, read_identity, requir
 from sun_sglang.launch.defaults import dtype_default
 from sun_sglang.launch.flags import FlagSchema, canonical, check_engine
 from sun_sglang.launch.machine import Machine
+from sun_sglang.router.access import load_tls
+from sun_sglang.router.keys import load_keys
 from sun_sglang.topology import Pool, Strict, Topology
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -61,8 +63,11 @@ def preflight(topology: Topology, machine: Machine, schema: FlagSchema | None) -
         TopologyError: a flag, a model or a decoder is wrong.
         IdentityError: the pools of a task cannot share KV.
         CheckpointError: a model directory cannot be read.
+        UserError: the router's keys or certificate cannot be read.
     """
     notes: list[str] = []
+    load_keys(topology.router.api_keys, {})
+    load_tls(topology.router)
     if schema is None:
         notes.append("SGLang is not installed here: its flags in `engine` were not checked.")
     else:

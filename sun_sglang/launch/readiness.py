@@ -8,6 +8,8 @@ from typing import Any, Self
 import aiohttp
 from pydantic import BaseModel, ConfigDict
 
+from sun_sglang.launch.access import RouterAccess
+
 _TIMEOUT = aiohttp.ClientTimeout(total=2.0)
 
 
@@ -83,12 +85,14 @@ class TasksReport(_Reply):
 class RouterClient:
     """Asks a router; one session."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, access: RouterAccess | None = None) -> None:
         self._url = url
+        self._access = access or RouterAccess()
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(timeout=_TIMEOUT)
+        connector = aiohttp.TCPConnector(ssl=self._access.ssl)
+        self._session = aiohttp.ClientSession(timeout=_TIMEOUT, connector=connector, headers=self._access.headers)
         return self
 
     async def __aexit__(

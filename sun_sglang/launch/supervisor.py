@@ -13,6 +13,7 @@ import orjson
 import psutil
 
 from sun_sglang.errors import LaunchError
+from sun_sglang.launch.access import read_access, write_admin_key
 from sun_sglang.launch.keeper import Keeper
 from sun_sglang.launch.plan import LaunchPlan, RouterPlan, WorkerPlan
 from sun_sglang.launch.readiness import RouterClient, TasksReport
@@ -90,7 +91,7 @@ class Supervisor:
         await self._starter.open()
         keepers = [asyncio.create_task(k.run()) for k in (self._router, *self._workers)]
         try:
-            async with RouterClient(self.plan.router.url) as client:
+            async with RouterClient(self.plan.router.url, read_access(self.plan.run_dir)) as client:
                 await self._watch(client)
         except LaunchError as e:
             self._enter(Phase.FAILED, str(e).splitlines()[0])
@@ -173,6 +174,7 @@ class Supervisor:
 
 def _write_fleet(plan: LaunchPlan) -> None:
     plan.router.log.parent.mkdir(parents=True, exist_ok=True)
+    write_admin_key(plan.run_dir)
     plan.router.fleet.write_bytes(orjson.dumps(plan.fleet, option=orjson.OPT_INDENT_2))
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import uvloop
 
+from sun_sglang.errors import UserError
 from sun_sglang.router.app import DRAIN_S, Router
 from sun_sglang.router.fleet import Fleet, FleetError, load_fleet
 from sun_sglang.router.log import Log, LogHandler
@@ -41,6 +42,9 @@ async def _serve(fleet: Fleet, log: Log) -> int:
         loop.add_signal_handler(number, asked.set)
     try:
         router = await Router.start(fleet, log)
+    except UserError as e:
+        sys.stderr.write(f"{e}\n")
+        return 2
     except OSError as e:
         where = f"{fleet.router.host}:{fleet.router.port}"
         log.event("failed", why=f"cannot listen on {where}: {e.strerror or e}; choose another router.port")

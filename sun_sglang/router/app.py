@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import ssl
 import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -12,6 +14,7 @@ import aiohttp
 from aiohttp import web
 
 from sun_sglang.errors import RequestError
+from sun_sglang.router.access import Access, load_access, load_tls, require_admin
 from sun_sglang.router.dispatch import Dispatcher
 from sun_sglang.router.fleet import Fleet
 from sun_sglang.router.gate import Gate
@@ -45,8 +48,12 @@ class Router:
         metrics: what was counted.
     """
 
-    def __init__(self, fleet: Fleet, session: aiohttp.ClientSession, log: Log) -> None:
+    def __init__(
+        self, fleet: Fleet, session: aiohttp.ClientSession, log: Log, access: Access, tls: ssl.SSLContext | None
+    ) -> None:
         self.fleet = fleet
+        self._access = access
+        self._tls = tls
         self.log = log
         self.metrics = Metrics()
         self.registry = Registry(fleet)
@@ -56,7 +63,7 @@ class Router:
         self.stalls = StallWatch(session, self.registry, self.dispatcher, self.metrics)
         self.loads = LoadWatch(session, self.registry)
         self.inflight = Inflight()
-        self.info = Info(session, self.registry, self.registrar, self.inflight)
+        self.info = Info(session, self.registry, self.registrar, self.inflight, access)
         check = LengthCheck(session, self.registry, log)
         self.gate = Gate(self.registry, self.metrics)
         self.service = Service(
@@ -74,11 +81,14 @@ class Router:
 
         Raises:
             OSError: the address cannot be bound.
+            UserError: a file of keys or certificates is wrong.
         """
-        router = cls(fleet, new_session(), log)
+        access, tls = load_access(fleet, os.environ), load_tls(fleet.router)
+        router = cls(fleet, new_session(), log, access, tls)
         await router._runner.setup()
         try:
-            await web.TCPSite(router._runner, fleet.router.host, fleet.router.port, backlog=2048).start()
+            host, port = fleet.router.host, fleet.router.port
+            await web.TCPSite(router._runner, host, port, backlog=2048, ssl_context=tls).start()
         except BaseException:
             await router.stop(0.0)
             raise
@@ -94,7 +104,7 @@ class Router:
     def url(self) -> str:
         """Where the router listens, with the port that it got."""
         host, port = self._runner.addresses[0][:2]
-        return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        return f"{'https' if self._tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
     async def stop(self, drain: float = DRAIN_S) -> None:
         """Take no more requests, let those in flight end for `drain` seconds, tell the rest, and close."""
@@ -150,7 +160,7 @@ class Router:
                 raise Problem(503, "the router is shutting down", code="draining")
             if http.content_type != "application/json":
                 raise Problem(400, "send JSON, with `Content-Type: application/json`", code="invalid_content_type")
-            return await self.service.handle(endpoint, http)
+            return await self.service.handle(endpoint, http, self._access.check(http.path, http.headers))
 
         return handle
 
@@ -166,8 +176,12 @@ class Router:
         everything = body.get("abort_all", False) if isinstance(body, dict) else None
         if not isinstance(everything, bool) or not isinstance(rid, str | None):
             raise Problem(400, 'send {"rid": "..."} or {"abort_all": true}')
+        key = self._access.check(http.path, http.headers)
+        if everything:
+            require_admin(key)
         for ticket in list(self.inflight.tickets) if everything else list(self.inflight.find(rid or "")):
-            self.dispatcher.abort(ticket)
+            if key is None or key.admin or ticket.owner == key.name:
+                self.dispatcher.abort(ticket)
         if everything:
             self.dispatcher.abort_everywhere()
         return web.Response()
@@ -175,6 +189,7 @@ class Router:
     @web.middleware
     async def _problems(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
+            self._access.check(request.path, request.headers)
             return await handler(request)
         except Problem as problem:
             return _respond(problem)

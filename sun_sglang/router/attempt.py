@@ -22,6 +22,7 @@ class Ticket:
         abort_asked: the client asked for an abort; what the legs then report is an answer, not a fault.
         counted: a client's, to be seen in the metrics; a canary is not.
         attempts: attempts under way.
+        owner: name of the API key that it came with; empty where there are no keys.
         waiting: what it waits for before it may go to workers; None once it may.
         queued: seconds that it waited.
     """
@@ -32,6 +33,7 @@ class Ticket:
     abort_asked: bool = False
     counted: bool = True
     attempts: set[Attempt] = field(default_factory=set)
+    owner: str = ""
     waiting: asyncio.Future[None] | None = None
     queued: float = 0.0
 

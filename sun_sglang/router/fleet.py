@@ -46,12 +46,21 @@ class FleetWorker(Strict):
 
 
 class Fleet(Strict):
-    """Everything that the router is told at its start."""
+    """Everything that the router is told at its start.
+
+    Attributes:
+        tasks: as in the topology.
+        pools: their roles and models.
+        workers: all of them.
+        router: as in the topology.
+        admin_key_file: holds the launcher's own admin key, which counts where the deployment has keys.
+    """
 
     tasks: dict[TaskName, Task] = Field(min_length=1)
     pools: dict[PoolName, FleetPool] = Field(min_length=1)
     workers: tuple[FleetWorker, ...]
     router: Router = Field(default_factory=Router)
+    admin_key_file: str | None = None
 
     @model_validator(mode="after")
     def _references(self) -> Fleet:

@@ -10,6 +10,7 @@ import aiohttp
 import orjson
 from aiohttp import web
 
+from sun_sglang.router.access import Access, require_task
 from sun_sglang.router.inflight import Inflight
 from sun_sglang.router.legs import namespace
 from sun_sglang.router.problem import Problem
@@ -28,12 +29,18 @@ class Info:
     """Answers questions about the fleet. Asks workers only for what they alone know."""
 
     def __init__(
-        self, session: aiohttp.ClientSession, registry: Registry, registrar: Registrar, inflight: Inflight
+        self,
+        session: aiohttp.ClientSession,
+        registry: Registry,
+        registrar: Registrar,
+        inflight: Inflight,
+        access: Access,
     ) -> None:
         self._session = session
         self._registry = registry
         self._registrar = registrar
         self._inflight = inflight
+        self._access = access
         self._started = int(time.time())
         self.draining = False
 
@@ -42,13 +49,16 @@ class Info:
         tasks = {name: self._task(name) for name in self._registry.fleet.tasks}
         return _json({"ready": not self._registry.unserved(), "draining": self.draining, "tasks": tasks})
 
-    async def models(self, _: web.Request) -> web.Response:
-        """GET /v1/models: the tasks, in OpenAI's shape."""
-        return _json({"object": "list", "data": [self._model(name) for name in self._registry.fleet.tasks]})
+    async def models(self, http: web.Request) -> web.Response:
+        """GET /v1/models: the tasks that the client may call, in OpenAI's shape."""
+        key = self._access.check(http.path, http.headers)
+        names = [name for name in self._registry.fleet.tasks if key is None or key.may_call(name)]
+        return _json({"object": "list", "data": [self._model(name) for name in names]})
 
     async def model(self, http: web.Request) -> web.Response:
         """GET /v1/models/{model}."""
         name = http.match_info["model"]
+        require_task(self._access.check(http.path, http.headers), name)
         if name not in self._registry.fleet.tasks:
             raise Problem(404, f"no task is named `{name}`", param="model", code="model_not_found")
         return _json(self._model(name))

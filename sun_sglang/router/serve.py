@@ -10,6 +10,7 @@ import orjson
 from aiohttp import web
 
 from sun_sglang.errors import RequestError
+from sun_sglang.router.access import require_task
 from sun_sglang.router.affinity import prefix_keys
 from sun_sglang.router.answer import Answer, StreamBroken
 from sun_sglang.router.attempt import Ticket
@@ -18,6 +19,7 @@ from sun_sglang.router.expect import AnswerLengths
 from sun_sglang.router.fanout import Single, is_plural, merge, split
 from sun_sglang.router.gate import Gate
 from sun_sglang.router.inflight import Inflight
+from sun_sglang.router.keys import Key
 from sun_sglang.router.legs import Call, make_call, namespace, wire_model
 from sun_sglang.router.logprobs import merge_input_logprobs
 from sun_sglang.router.metrics import Metrics
@@ -65,7 +67,7 @@ class Service:
         self._check_length = check_length
         self._needs_keys = needs_keys
 
-    async def handle(self, endpoint: Endpoint, http: web.Request) -> web.StreamResponse:
+    async def handle(self, endpoint: Endpoint, http: web.Request, key: Key | None) -> web.StreamResponse:
         """Answer one HTTP request.
 
         Raises:
@@ -75,17 +77,24 @@ class Service:
         arrived = self._dispatcher.now()
         raw = await http.read()
         request = parse(endpoint, raw, header_task=http.headers.get(TASK_HEADER), tasks=self._registry.task_names)
+        require_task(key, request.task)
         singles = split(request)
         await self._check_length(request, singles)
+        owner = key.name if key else ""
         session = http.headers.get(SESSION_HEADER)
-        parts = tuple(Part(s, self._call(request, s, session), Ticket(request.task, s.rid, arrived)) for s in singles)
+        parts = tuple(
+            Part(s, self._call(request, s, session), Ticket(request.task, s.rid, arrived, owner=owner)) for s in singles
+        )
+        work = sum(p.call.cost.decode for p in parts)
+        if key is not None:
+            self._charge(key, request.task, work, arrived)
         group = request.rid if isinstance(request.rid, str) and is_plural(request) else None
         outcome = "disconnected"
         self._metrics.in_flight.labels(request.task).inc()
         try:
             tickets = tuple(p.ticket for p in parts)
             with self._inflight.track(tickets, group):
-                claim = await self._gate.enter(tickets, sum(p.call.cost.decode for p in parts))
+                claim = await self._gate.enter(tickets, work)
                 try:
                     outcome, response = await self._respond(http, request, parts)
                 finally:
@@ -117,6 +126,13 @@ class Service:
             expected=self._answers.expected(request.task),
             most=limit.tokens + 1 if limit else None,
         )
+
+    def _charge(self, key: Key, task: str, work: int, now: float) -> None:
+        try:
+            key.charge(work, now)
+        except Problem:
+            self._metrics.turned_away.labels(task, "rate").inc()
+            raise
 
     def _count(self, task: str, answers: int, counts: Tokens) -> None:
         self._metrics.count_tokens(task, counts)

@@ -85,6 +85,7 @@ async def start() -> AsyncIterator[Start]:
         router: dict[str, Any] | None = None,
         cards: dict[str, dict[str, Any]] | None = None,
         wait: bool = True,
+        **more: Any,
     ) -> System:
         rooms = Rooms()
         roles = {p: "prefill" for p, _ in tasks.values()} | {d: "decode" for _, d in tasks.values()}
@@ -102,6 +103,7 @@ async def start() -> AsyncIterator[Start]:
                 "pools": {name: {"role": roles[name], "model": f"models/{name}"} for name in pools},
                 "workers": [{"name": n, "pool": n.rsplit("-", 1)[0], "url": w.url} for n, w in workers.items()],
                 "router": {"port": 0, "probe_interval": 0.05, **(router or {})},
+                **more,
             }
         )
         system.router = await Router.start(fleet, Log(log))
