@@ -67,6 +67,10 @@ class Engine(ABC):
         self.wake()
         return answer
 
+    async def close_bootstrap(self) -> None:
+        """Close the port where decode workers are met; a decode worker has none."""
+        return
+
     def abort(self, rid: str, *, everything: bool = False) -> None:
         """Abort a request, and with it every other whose id begins with its id, as SGLang does.
 

@@ -76,11 +76,13 @@ class Server:
         await self._engine.idle()
 
     async def fault(self, fault: Fault) -> None:
-        """Turn a fault on; `die` and `refuse` take effect here."""
+        """Turn a fault on; `die`, `refuse` and `close_bootstrap` take effect here."""
         self._faults.set(fault)
         self._engine.wake()
         if fault.kind == "die":
             asyncio.get_running_loop().call_later(0.05, die)
+        if fault.kind == "close_bootstrap":
+            await self._engine.close_bootstrap()
         if fault.kind == "refuse" and self._refusing is None:
             self._refusing = asyncio.create_task(self._refuse())
 

@@ -83,6 +83,10 @@ class PrefillEngine(Engine):
         """Close it."""
         await self._server.stop()
 
+    async def close_bootstrap(self) -> None:
+        """Close the port and every connection, and go on."""
+        await self._server.stop()
+
     def load(self) -> dict[str, Any]:
         """Counts for `/v1/loads`."""
         return {

@@ -1,0 +1,271 @@
+"""Emulated workers and a router, each a process of its own, and a client that knows what has to come back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+
+from sun_sglang.launch.processes import free_ports
+from sun_sglang.sim.tokens import answer
+
+VOCAB = 1000
+PROMPT = [5, 6, 7]
+# SGLang's own patience, where it is not what is tested, at a twentieth of its length
+QUICK = {
+    "heartbeat_interval": 0.25,
+    "lookup_attempts": 5,
+    "lookup_pause": 0.05,
+    "lookup_timeout": 0.25,
+    "vocab_size": VOCAB,
+}
+PORTS = free_ports()
+
+
+class Worker:
+    """One emulated worker, whichever process it is at the time."""
+
+    def __init__(self, name: str, role: str, model: str, directory: Path, flags: Mapping[str, Any]) -> None:
+        self.name = name
+        self.role = role
+        self.port = next(PORTS)
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.flags = dict(flags)
+        self._model = model
+        self._log = directory / f"{name}.log"
+        self.process: subprocess.Popen[bytes]
+
+    def start(self) -> None:
+        """Start a process on the worker's port, with a bootstrap port of its own."""
+        flags = {
+            "model_path": self._model,
+            "disaggregation_mode": self.role,
+            "port": self.port,
+            "disaggregation_bootstrap_port": next(PORTS),
+            **{f"sim_{k}": v for k, v in QUICK.items()},
+            **self.flags,
+        }
+        argv = [sys.executable, "-m", "sun_sglang.sim.worker", "--disaggregation-decode-enable-radix-cache"]
+        argv += [part for k, v in flags.items() for part in ("--" + k.replace("_", "-"), str(v))]
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(argv, stdout=log, stderr=subprocess.STDOUT)
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Send a signal; a deadly one is waited for."""
+        self.process.send_signal(number)
+        if number == signal.SIGKILL:
+            self.process.wait(10)
+
+    @property
+    def alive(self) -> bool:
+        """The process runs, or is stopped."""
+        return self.process.poll() is None
+
+    @property
+    def log(self) -> str:
+        """All that its processes wrote."""
+        return self._log.read_text() if self._log.exists() else ""
+
+
+class Cluster:
+    """Everything that runs for one test."""
+
+    def __init__(self, directory: Path, fleet: dict[str, Any], workers: dict[str, Worker]) -> None:
+        self.workers = workers
+        self.port = next(PORTS)
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.client = aiohttp.ClientSession(base_url=self.url, timeout=aiohttp.ClientTimeout(total=60))
+        self.router: subprocess.Popen[bytes]
+        self._fleet = {**fleet, "router": {**fleet["router"], "port": self.port}}
+        self._file = directory / "fleet.json"
+        self._log = directory / "router.log"
+        self._descriptors = 0
+
+    def __getitem__(self, name: str) -> Worker:
+        return self.workers[name]
+
+    def start_router(self) -> None:
+        """Start a router process on the cluster's port."""
+        self._file.write_text(json.dumps(self._fleet))
+        with self._log.open("ab") as log:
+            self.router = subprocess.Popen(
+                [sys.executable, "-m", "sun_sglang.router", str(self._file)], stdout=log, stderr=subprocess.STDOUT
+            )
+
+    async def close(self) -> None:
+        """End every process."""
+        await self.client.close()
+        for process in [self.router, *(w.process for w in self.workers.values())]:
+            if process.poll() is None:
+                process.kill()
+            process.wait(10)
+
+    # --- what goes on ---------------------------------------------------------------------------------------------
+
+    async def until(self, true: Callable[[], Awaitable[object]], seconds: float) -> None:
+        """Wait for something that has to become true within a bound."""
+        async with asyncio.timeout(seconds):
+            while not await true():
+                await asyncio.sleep(0.01)
+
+    async def states(self) -> dict[str, tuple[str, str]]:
+        """Workers' states and the reasons for them; empty while the router does not answer."""
+        try:
+            async with self.client.get("/tasks") as reply:
+                tasks = (await reply.json())["tasks"]
+        except aiohttp.ClientError:
+            return {}
+        pools = [task[role] for task in tasks.values() for role in ("prefill", "decode")]
+        return {w["name"]: (w["state"], w["reason"]) for pool in pools for w in pool["workers"]}
+
+    async def is_state(self, name: str, state: str) -> bool:
+        """A worker is in a state."""
+        return (await self.states()).get(name, ("", ""))[0] == state
+
+    async def healthy(self) -> bool:
+        """Every task has a proven path."""
+        try:
+            async with self.client.get("/health") as reply:
+                return reply.status == 200
+        except aiohttp.ClientError:
+            return False
+
+    async def ready(self, seconds: float = 30) -> None:
+        """Wait until every worker is ready."""
+
+        async def all_ready() -> bool:
+            states = await self.states()
+            return bool(states) and all(state == "ready" for state, _ in states.values()) and await self.healthy()
+
+        await self.until(all_ready, seconds)
+        if not self._descriptors:
+            self._descriptors = psutil.Process(self.router.pid).num_fds()
+
+    async def metrics(self) -> dict[str, float]:
+        """The router's metrics by their full names."""
+        async with self.client.get("/metrics") as reply:
+            lines = (await reply.text()).splitlines()
+        return {k: float(v) for k, v in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
+
+    async def load(self, name: str) -> dict[str, Any]:
+        """A worker's `/v1/loads`, of its one rank."""
+        async with aiohttp.ClientSession() as own, own.get(self[name].url + "/v1/loads") as reply:
+            rank: dict[str, Any] = (await reply.json())["loads"][0]
+            return rank
+
+    async def has_work(self, name: str) -> bool:
+        """The worker holds or waits for something."""
+        rank = await self.load(name)
+        queues = [v for k, v in rank["disaggregation"].items() if k.endswith("_queue_reqs")]
+        return bool(rank["num_running_reqs"] or rank["num_waiting_reqs"] or rank["num_used_tokens"] or any(queues))
+
+    async def at_rest(self, name: str) -> bool:
+        """The worker holds and waits for nothing."""
+        return not await self.has_work(name)
+
+    async def fault(self, worker: str, kind: str, **more: Any) -> None:
+        """Turn a fault on; canaries are spared unless told otherwise."""
+        spare = {} if kind in ("clear", "die", "refuse", "hang") else {"spare": "sun-canary"}
+        async with (
+            aiohttp.ClientSession() as own,
+            own.post(self[worker].url + "/sun/fault", json={"kind": kind, **spare, **more}) as reply,
+        ):
+            assert reply.status == 200, await reply.text()
+
+    async def settled(self, seconds: float = 10) -> None:
+        """Nothing is in flight, waits, or is held anywhere, and the router keeps no descriptor beyond spare ones."""
+        alive = [n for n, w in self.workers.items() if w.alive and await self._answers(w)]
+
+        async def quiet() -> bool:
+            gauges = await self.metrics()
+            busy = [k for k, v in gauges.items() if v and k.startswith(("sun_in_flight", "sun_leg_in_flight"))]
+            return not busy and all([await self.at_rest(n) for n in alive])
+
+        await self.until(quiet, seconds)
+
+        async def few_descriptors() -> bool:
+            # a kept connection or two a worker, and this client's
+            return psutil.Process(self.router.pid).num_fds() <= self._descriptors + 2 * len(self.workers) + 4
+
+        await self.until(few_descriptors, seconds)
+
+    async def _answers(self, worker: Worker) -> bool:
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=0.5)) as own,
+                own.get(worker.url + "/sun/worker") as reply,
+            ):
+                return reply.status == 200
+        except (aiohttp.ClientError, TimeoutError):
+            return False
+
+    # --- requests ---------------------------------------------------------------------------------------------------
+
+    def expected(self, task: str, prompt: list[int], count: int) -> list[int]:
+        """The tokens that a task has to answer with."""
+        return answer(self._weights[task], prompt, count, VOCAB)
+
+    async def read_weights(self) -> None:
+        """Ask the prefill workers for the revisions that answers follow from."""
+        self._weights: dict[str, str] = {}
+        for task, pools in self._fleet["tasks"].items():
+            for worker in self._fleet["workers"]:
+                if worker["pool"] == pools["prefill"] and task not in self._weights:
+                    async with aiohttp.ClientSession() as own, own.get(worker["url"] + "/sun/worker") as reply:
+                        self._weights[task] = (await reply.json())["identity"]["weights"]
+
+    def body(self, task: str = "math", *, tokens: int = 4, prompt: list[int] | None = None, **more: Any) -> Any:
+        """A request's body."""
+        return {
+            "model": task,
+            "input_ids": prompt or PROMPT,
+            "sampling_params": {"max_new_tokens": tokens},
+            **more,
+        }
+
+    async def post(self, body: Any, path: str = "/generate") -> tuple[int, Any, Mapping[str, str]]:
+        """Status, reply and headers."""
+        async with self.client.post(path, json=body) as reply:
+            raw = await reply.read()
+            return reply.status, json.loads(raw) if raw else None, reply.headers
+
+    async def events(self, body: Any, path: str = "/generate") -> list[Any]:
+        """Data of every event of a stream; `[DONE]` as a string."""
+        async with self.client.post(path, json={**body, "stream": True}) as reply:
+            assert reply.status == 200, await reply.text()
+            raw = (await reply.read()).decode()
+        lines = [e.removeprefix("data: ") for e in raw.split("\n\n") if e]
+        return [e if e == "[DONE]" else json.loads(e) for e in lines]
+
+    async def exact(self, task: str = "math", *, stream: bool = False, tokens: int = 4, **more: Any) -> None:
+        """Ask a task; it has to answer in full, with its own tokens."""
+        body = self.body(task, tokens=tokens, **more)
+        right = self.expected(task, body["input_ids"], tokens)
+        if stream:
+            events = await self.events(body)
+            assert events[-1] == "[DONE]", events[-1]
+            assert events[-2]["output_ids"] == right
+            return
+        status, reply, _ = await self.post(body)
+        assert status == 200, reply
+        assert reply["output_ids"] == right
+
+    async def refused(self, *statuses: int, task: str = "math", **more: Any) -> Any:
+        """Ask a task; it has to refuse with one of these. Returns the error."""
+        status, reply, _ = await self.post(self.body(task, **more))
+        assert status in statuses, reply
+        return reply["error"]
+
+
+def ports(count: int) -> list[int]:
+    """Free ports."""
+    return list(islice(PORTS, count))

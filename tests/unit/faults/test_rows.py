@@ -1,0 +1,551 @@
+"""Every row of the fault table, on emulated workers behind the router, as processes that are really killed and stopped.
+
+A row's time bound is the deadline of the waiting. What exactly is sent to which worker, and every variant of a row, is
+tested over fake workers in `tests/unit/router/test_faults.py`; so is row 28, since an emulated worker has no hooks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from .cluster import PROMPT, Cluster
+from .conftest import Start
+
+STREAMS = pytest.mark.parametrize("stream", [False, True])
+SMALL = {"math": 1, "tool": 1, "base": 1}
+FOREVER = 1000.0
+
+
+@STREAMS
+async def test_fault_01_prefill_refuses_the_connection(start: Start, stream: bool) -> None:
+    # probes are far apart, so the router learns of it from the request itself
+    cluster = await start({"math": 2, "base": 1}, router={"probe_interval": 60})
+    cluster["math-0"].kill()
+    for _ in range(2):
+        async with asyncio.timeout(1):
+            await cluster.exact(stream=stream)
+    assert await cluster.is_state("math-0", "absent")
+    await cluster.settled()
+
+
+async def test_fault_02_prefill_killed_during_prefill(start: Start) -> None:
+    cluster = await start({"math": 2, "tool": 1, "base": 1}, costs={"prefill": 0.2})
+    await cluster.fault("math-0", "die_in_prefill")
+    await asyncio.gather(*(cluster.exact(stream=i % 2 > 0, prompt=[i + 1, 2]) for i in range(6)))
+    assert cluster["math-0"].process.wait(5) != 0
+    await cluster.exact("tool")
+    await cluster.settled()
+
+
+async def test_fault_02_prefill_killed_during_a_transfer(start: Start) -> None:
+    cluster = await start({"math": 1, "tool": 1, "base": 1}, costs={"transfer": 0.3}, router={"probe_interval": 60})
+    other = asyncio.create_task(cluster.exact("tool", tokens=3))
+    asked = asyncio.create_task(cluster.refused(502, 503))
+    await cluster.until(lambda: cluster.has_work("math-0"), 5)
+    cluster["math-0"].kill()
+    # the decode leg is aborted long before the decode worker's own heartbeat would tell it
+    async with asyncio.timeout(1):
+        await asked
+        await other
+        await cluster.until(lambda: cluster.at_rest("base-0"), 1)
+    await cluster.settled()
+
+
+async def test_fault_03_prefill_answers_4xx(start: Start) -> None:
+    cluster = await start(SMALL)
+    await cluster.fault("math-0", "status", status=422)
+    async with asyncio.timeout(1):
+        status, _, _ = await cluster.post(cluster.body())
+        assert status == 422
+        await cluster.until(lambda: cluster.at_rest("base-0"), 1)
+    await cluster.exact("tool")
+    await cluster.settled()
+
+
+@STREAMS
+@pytest.mark.parametrize("kind", ["status", "abort"])
+async def test_fault_04_prefill_answers_5xx_or_an_abort_inside_a_200(start: Start, stream: bool, kind: str) -> None:
+    cluster = await start({"math": 2, "tool": 1, "base": 1})
+    await cluster.fault("math-0", kind)
+    for _ in range(3):
+        await cluster.exact(stream=stream)
+    await cluster.fault("math-1", kind)
+    async with asyncio.timeout(2):
+        error = await cluster.refused(502, stream=stream)
+    assert error["code"] == "prefill_failed"
+    await cluster.exact("tool")
+    await cluster.settled()
+
+
+async def test_fault_05_prefill_hangs(start: Start) -> None:
+    cluster = await start(SMALL, router={"first_token_timeout": 1.0, "probe_interval": 60})
+    cluster["math-0"].kill(signal.SIGSTOP)
+    async with asyncio.timeout(3):
+        error = await cluster.refused(504)
+    assert error["code"] == "first_token_timeout"
+    assert await cluster.is_state("math-0", "absent")
+    await cluster.exact("tool")
+    cluster["math-0"].kill(signal.SIGCONT)
+    await cluster.settled()
+
+
+@STREAMS
+async def test_fault_06_decode_refuses_the_connection(start: Start, stream: bool) -> None:
+    cluster = await start({"math": 1, "base": 2}, router={"probe_interval": 60})
+    cluster["base-0"].kill()
+    for _ in range(2):
+        async with asyncio.timeout(2):
+            await cluster.exact(stream=stream)
+    assert await cluster.is_state("base-0", "absent")
+    await cluster.settled()
+
+
+@STREAMS
+async def test_fault_07_decode_dies_before_the_first_byte(start: Start, stream: bool) -> None:
+    cluster = await start({"math": 1, "tool": 1, "base": 2})
+    await cluster.fault("base-0", "die_at_token", token=1)
+    await asyncio.gather(*(cluster.exact(task, stream=stream) for task in ("math", "tool") * 3))
+    assert cluster["base-0"].process.wait(5) != 0
+    await cluster.settled()
+
+
+async def test_fault_08_decode_dies_mid_stream(start: Start) -> None:
+    cluster = await start({"math": 1, "base": 1}, costs={"decode_step": 0.02})
+    await cluster.fault("base-0", "die_at_token", token=3)
+    for path, body in {
+        "/generate": cluster.body(tokens=9),
+        "/v1/completions": {"model": "math", "prompt": "hello", "max_tokens": 9},
+    }.items():
+        async with asyncio.timeout(5):
+            events = await cluster.events(body, path)
+        assert "[DONE]" not in events
+        assert events[-1]["error"]["message"]
+        cluster["base-0"].process.wait(5)
+        cluster["base-0"].start()
+        await cluster.ready()
+        await cluster.fault("base-0", "die_at_token", token=3)
+    await cluster.settled()
+
+
+async def test_fault_09_a_closed_bootstrap_port(start: Start) -> None:
+    cluster = await start({"math": 2, "tool": 1, "base": 1})
+    await cluster.fault("math-0", "close_bootstrap", spare="")
+    async with asyncio.timeout(10):
+        # whoever meets it is served by the other one
+        await asyncio.gather(*(cluster.exact(prompt=[i + 1]) for i in range(4)), cluster.exact("tool"))
+    await cluster.until(lambda: is_not_ready(cluster, "math-0"), 5)
+    async with asyncio.timeout(1):
+        await cluster.exact()
+    await cluster.exact("tool")
+    await cluster.settled()
+
+
+async def test_fault_09_a_bootstrap_port_that_never_opened(start: Start) -> None:
+    fault = {"sim_fault": json.dumps({"kind": "close_bootstrap"})}
+    cluster = await start({"math": 2, "tool": 1, "base": 1}, flags={"math-0": fault}, wait=False)
+    await cluster.until(lambda: both_ready(cluster, "math-1", "tool-0"), 30)
+    await cluster.read_weights()
+    async with asyncio.timeout(1):
+        await cluster.exact()
+    assert not await cluster.is_state("math-0", "ready")
+
+
+async def is_not_ready(cluster: Cluster, name: str) -> bool:
+    return not await cluster.is_state(name, "ready")
+
+
+async def both_ready(cluster: Cluster, *names: str) -> bool:
+    states = await cluster.states()
+    return all(states.get(name, ("", ""))[0] == "ready" for name in names)
+
+
+async def test_fault_10_a_black_holed_prefill_host(start: Start) -> None:
+    cluster = await start(SMALL, router={"first_token_timeout": 1.0})
+    # packets to it get lost: connections are made by the kernel, and nobody answers
+    cluster["math-0"].kill(signal.SIGSTOP)
+    # no bootstrap of it is looked up any more: a decode worker that restarts meets it as a stranger
+    await cluster.until(lambda: is_not_ready(cluster, "math-0"), 15)
+    cluster["base-0"].kill()
+    cluster["base-0"].start()
+    await cluster.until(lambda: both_ready(cluster, "tool-0", "base-0"), 10)
+    for _ in range(3):
+        async with asyncio.timeout(1):
+            await cluster.exact("tool")
+            await cluster.refused(503)
+        assert await cluster.at_rest("base-0")
+    cluster["math-0"].kill(signal.SIGCONT)
+    await cluster.ready()
+    await cluster.settled()
+
+
+async def test_fault_11_prefill_restarts_fast(start: Start) -> None:
+    cluster = await start(SMALL)
+    before = await incarnation(cluster, "math-0")
+    cluster["math-0"].kill()
+    cluster["math-0"].start()
+
+    async def is_new() -> bool:
+        return await incarnation(cluster, "math-0") not in (before, None) and await cluster.healthy()
+
+    await cluster.until(is_new, 10)
+    async with asyncio.timeout(1):
+        await cluster.exact()
+    await cluster.settled()
+
+
+async def incarnation(cluster: Cluster, name: str) -> str | None:
+    async with cluster.client.get("/tasks") as reply:
+        tasks = (await reply.json())["tasks"]
+    found = [w for t in tasks.values() for r in ("prefill", "decode") for w in t[r]["workers"] if w["name"] == name]
+    seen: str | None = found[0]["incarnation"]
+    return seen
+
+
+async def test_fault_12_decode_restarts_and_is_back_only_after_a_canary(start: Start) -> None:
+    cluster = await start(SMALL)
+    cluster["base-0"].kill()
+    cluster["base-0"].flags["sim_fault"] = json.dumps({"kind": "status", "status": 500})
+    cluster["base-0"].start()
+    await cluster.until(lambda: cluster.is_state("base-0", "registering"), 10)
+    await cluster.refused(503)
+    await cluster.fault("base-0", "clear")
+    await cluster.ready()
+    await cluster.exact()
+    await cluster.settled()
+
+
+@STREAMS
+async def test_fault_13_client_leaves_before_the_first_token(start: Start, stream: bool) -> None:
+    cluster = await start({"math": 1, "tool": 1, "base": 1}, flags={"math-0": slow(FOREVER)}, wait=False)
+    await cluster.until(lambda: admitted(cluster, "math-0"), 30)
+    await cluster.fault("math-0", "clear")
+    await cluster.ready()
+    await cluster.read_weights()
+    await cluster.fault("math-0", "slow", factor=FOREVER, spare="")
+    asked = asyncio.create_task(cluster.post({**cluster.body(), "stream": stream}))
+    await cluster.until(lambda: cluster.has_work("base-0"), 10)
+    asked.cancel()
+    await asyncio.gather(asked, return_exceptions=True)
+    await cluster.until(lambda: cluster.at_rest("math-0"), 5)
+    await cluster.until(lambda: cluster.at_rest("base-0"), 5)
+    await cluster.exact("tool")
+    await cluster.settled()
+
+
+def slow(factor: float) -> dict[str, Any]:
+    return {"sim_fault": json.dumps({"kind": "slow", "factor": factor})}
+
+
+async def admitted(cluster: Cluster, name: str) -> bool:
+    return (await cluster.states()).get(name, ("", ""))[0] in ("registering", "ready")
+
+
+async def test_fault_14_client_leaves_mid_stream(start: Start) -> None:
+    cluster = await start(SMALL, costs={"decode_step": 0.02})
+    async with cluster.client.post("/generate", json=cluster.body(tokens=9000, stream=True)) as reply:
+        await reply.content.readuntil(b"\n\n")
+        assert await cluster.has_work("base-0")
+        reply.close()
+    await cluster.until(lambda: cluster.at_rest("base-0"), 5)
+    await cluster.exact("tool")
+    await cluster.settled()
+
+
+@pytest.mark.parametrize("path", ["/generate", "/v1/completions", "/v1/chat/completions"])
+async def test_fault_15_reserved_fields_never_reach_a_worker(start: Start, path: str) -> None:
+    cluster = await start({"math": 1, "base": 1})
+    body = {"model": "math", "messages": [{"role": "user", "content": "x"}], "prompt": "x", "text": "x"}
+    legs = await leg_count(cluster)
+    for name, value in {
+        "bootstrap_host": "2.2.2.2",
+        "bootstrap_port": 1,
+        "bootstrap_room": 7,
+        "disagg_prefill_dp_rank": 0,
+        "lora_path": "x",
+        "session_params": {"id": "x"},
+    }.items():
+        status, reply, _ = await cluster.post({**body, name: value}, path)
+        assert (status, reply["error"]["param"]) == (400, name)
+    assert await leg_count(cluster) == legs
+    await cluster.exact()
+
+
+async def leg_count(cluster: Cluster) -> float:
+    return sum(v for k, v in (await cluster.metrics()).items() if k.startswith("sun_leg_requests_total"))
+
+
+async def test_fault_16_no_cache_hit_crosses_tasks(start: Start) -> None:
+    cluster = await start(SMALL)
+    prompt = list(range(1, 65))
+
+    async def cached(task: str, **key: str) -> int:
+        status, reply, _ = await cluster.post(cluster.body(task, prompt=prompt, **key))
+        assert status == 200, reply
+        assert reply["output_ids"] == cluster.expected(task, prompt, 4)
+        hit: int = reply["meta_info"]["cached_tokens"]
+        return hit
+
+    assert await cached("math") == 0
+    assert await cached("math") > 0
+    async with cluster.client.get("/tasks") as reply:
+        namespace = (await reply.json())["tasks"]["math"]["namespace"]
+    for key in ({"extra_key": ""}, {"extra_key": namespace}, {"cache_salt": ""}, {"cache_salt": namespace}):
+        assert await cached("math", **key) in (0, len(prompt), len(prompt) - 1)
+    assert await cached("tool", extra_key=namespace) == 0
+    assert await cached("tool", cache_salt=namespace) == 0
+    assert await cached("tool") == 0
+    await cluster.settled()
+
+
+@STREAMS
+async def test_fault_17_an_abort_reaches_exactly_its_request(start: Start, stream: bool) -> None:
+    cluster = await start({"math": 1, "base": 1}, costs={"decode_step": 0.02})
+    right = cluster.expected("math", PROMPT, 60)
+    body = cluster.body(tokens=60, stream=stream)
+
+    async def ask(rid: str) -> Any:
+        if stream:
+            return (await cluster.events({**body, "rid": rid}))[-2]
+        return (await cluster.post({**body, "rid": rid}))[1]
+
+    asked = {rid: asyncio.create_task(ask(rid)) for rid in ("a", "ab")}
+
+    async def both_run() -> bool:
+        return int((await cluster.load("base-0"))["num_running_reqs"]) == 2
+
+    await cluster.until(both_run, 5)
+    async with cluster.client.post("/abort_request", json={"rid": "a"}) as reply:
+        assert reply.status == 200
+    first = await asked["a"]
+    assert first["meta_info"]["finish_reason"]["type"] == "abort"
+    assert len(first["output_ids"]) < 60
+    assert (await asked["ab"])["output_ids"] == right
+    await cluster.settled()
+
+
+async def test_fault_18_n_and_lists_come_back_whole(start: Start) -> None:
+    cluster = await start({"math": 2, "base": 2})
+    status, reply, _ = await cluster.post(
+        {"model": "math", "prompt": [[1, 2], [3, 4, 5]], "n": 3, "max_tokens": 4}, "/v1/completions"
+    )
+    assert status == 200, reply
+    assert [c["index"] for c in reply["choices"]] == list(range(6))
+    texts = [c["text"] for c in reply["choices"]]
+    assert len(set(texts[:3])) == len(set(texts[3:])) == 1
+    assert texts[0] != texts[3]
+    body = {"model": "math", "input_ids": [[i + 1, 2] for i in range(8)], "sampling_params": {"max_new_tokens": 3}}
+    status, reply, _ = await cluster.post(body)
+    assert [r["output_ids"] for r in reply] == [cluster.expected("math", ids, 3) for ids in body["input_ids"]]
+    await cluster.settled()
+
+
+async def test_fault_19_too_long_a_prompt_is_refused_before_dispatch(start: Start) -> None:
+    cluster = await start({"math": 1, "base": 1}, flags={"math": {"context_length": 128}})
+    legs = await leg_count(cluster)
+    for path, body in {
+        "/generate": {"input_ids": [1] * 200},
+        "/v1/completions": {"prompt": [[1], [1] * 200]},
+        "/v1/chat/completions": {"messages": [{"role": "user", "content": "word " * 400}]},
+    }.items():
+        status, reply, _ = await cluster.post({"model": "math", **body}, path)
+        assert status == 400, reply
+    assert await leg_count(cluster) == legs
+    await cluster.exact()
+
+
+async def test_fault_20_bad_requests_leave_every_worker_alive(start: Start) -> None:
+    cluster = await start(SMALL)
+    json_type = {"Content-Type": "application/json"}
+    for bad in (b"{", b"[]", b"\xff", b"[" * 100_000, b'{"model":"math"}', b'{"model":"math","input_ids":["x"]}'):
+        async with cluster.client.post("/generate", data=bad, headers=json_type) as reply:
+            assert reply.status == 400
+    status, _, _ = await cluster.post(cluster.body(return_logprob=True, top_logprobs_num=129))
+    assert status == 400
+    huge = b'{"model":"math","text":"' + b"x" * (100 << 20) + b'"}'
+    status = await send_huge(cluster, huge)
+    assert status == 413
+    for worker in cluster.workers.values():
+        assert worker.alive
+    await cluster.exact()
+    await cluster.exact("tool")
+    await cluster.settled()
+
+
+async def send_huge(cluster: Cluster, body: bytes) -> int:
+    """The status of a body that is refused while it is still sent."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", cluster.port)
+    head = (
+        f"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    writer.write(head.encode())
+    sending = asyncio.create_task(_send(writer, body))
+    status = int((await reader.readline()).split()[1])
+    sending.cancel()
+    await asyncio.gather(sending, return_exceptions=True)
+    writer.transport.abort()
+    return status
+
+
+async def _send(writer: asyncio.StreamWriter, body: bytes) -> None:
+    for i in range(0, len(body), 1 << 20):
+        writer.write(body[i : i + (1 << 20)])
+        await writer.drain()
+
+
+@pytest.mark.parametrize(
+    ("field", "flags"),
+    [
+        ("page_size", {"page_size": 64}),
+        ("kv_dtype", {"kv_cache_dtype": "fp8_e5m2"}),
+        ("architecture", {"sim_architecture": "Qwen3ForCausalLM"}),
+        ("tp_size", {"tp_size": 2}),
+        ("num_layers", {"sim_num_layers": 7}),
+    ],
+)
+async def test_fault_21_members_that_differ_are_refused_with_the_difference_named(
+    start: Start, field: str, flags: dict[str, Any]
+) -> None:
+    cluster = await start(
+        {"math": 2, "base": 1}, flags={"math": {"page_size": 1}, "base": {"page_size": 1}, "math-1": flags}, wait=False
+    )
+
+    async def refused() -> bool:
+        return any(state == "refused" for state, _ in (await cluster.states()).values())
+
+    await cluster.until(refused, 30)
+    reasons = [reason for state, reason in (await cluster.states()).values() if state == "refused"]
+    assert all(f"{field} differs" in reason for reason in reasons), reasons
+    await asyncio.sleep(0)
+    assert all(w.alive for w in cluster.workers.values())
+
+
+async def test_fault_21_a_tokenizer_that_differs(start: Start, write_checkpoint: Callable[..., Path]) -> None:
+    own = write_checkpoint("own")
+    other = write_checkpoint("other", tokenizer="other words")
+    flags = {"math-0": {"model_path": own}, "base-0": {"model_path": other}}
+    cluster = await start({"math": 1, "base": 1}, flags=flags, wait=False)
+
+    async def refused() -> bool:
+        return any("tokenizer differs" in reason for _, reason in (await cluster.states()).values())
+
+    await cluster.until(refused, 30)
+
+
+async def test_fault_22_a_full_decode_cache_loses_nothing(start: Start) -> None:
+    cluster = await start(
+        {"math": 1, "tool": 1, "base": 1}, costs={"decode_step": 0.005}, flags={"base-0": {"max_total_tokens": 1200}}
+    )
+    await asyncio.gather(
+        *(
+            cluster.exact(task, prompt=[i + 1] * 200, tokens=40, stream=i % 2 > 0)
+            for i in range(8)
+            for task in ("math", "tool")
+        )
+    )
+    await cluster.settled()
+
+
+async def test_fault_22_what_a_full_decode_cache_cannot_take_in_time_is_refused(start: Start) -> None:
+    cluster = await start(
+        {"math": 1, "base": 1},
+        costs={"decode_step": 0.05},
+        flags={"base-0": {"max_total_tokens": 700}},
+        router={"first_token_timeout": 0.5},
+    )
+    # one request fills the cache for longer than the others may wait
+    first = asyncio.create_task(cluster.exact(tokens=60, prompt=[1] * 400))
+    await cluster.until(lambda: cluster.has_work("base-0"), 5)
+    async with asyncio.timeout(5):
+        outcomes = await asyncio.gather(*(cluster.post(cluster.body(prompt=[2] * 400)) for _ in range(3)))
+    for status, reply, headers in outcomes:
+        assert status in (429, 503), reply
+        assert int(headers["Retry-After"]) >= 1
+    await first
+    await cluster.exact()
+    await cluster.settled()
+
+
+async def test_fault_24_a_task_whose_weights_change_gets_a_new_namespace(start: Start) -> None:
+    cluster = await start(SMALL)
+    prompt = list(range(1, 65))
+    for _ in range(2):
+        await cluster.exact(prompt=prompt)
+    before = cluster.expected("math", prompt, 4)
+    cluster["math-0"].kill()
+    cluster["math-0"].flags["revision"] = "r2"
+    cluster["math-0"].start()
+    await cluster.until(lambda: is_not_ready(cluster, "math-0"), 10)
+    await cluster.ready()
+    await cluster.read_weights()
+    assert cluster.expected("math", prompt, 4) != before
+    status, reply, _ = await cluster.post(cluster.body(prompt=prompt))
+    assert (status, reply["meta_info"]["cached_tokens"]) == (200, 0)
+    assert reply["output_ids"] == cluster.expected("math", prompt, 4)
+    await cluster.settled()
+
+
+@STREAMS
+async def test_fault_25_every_decode_worker_is_down(start: Start, stream: bool) -> None:
+    cluster = await start({"math": 1, "base": 2})
+    for name in ("base-0", "base-1"):
+        cluster[name].kill()
+    async with asyncio.timeout(1):
+        status, _, headers = await cluster.post(cluster.body(stream=stream))
+    assert status == 503
+    assert int(headers["Retry-After"]) >= 1
+    cluster["base-1"].start()
+    await cluster.until(cluster.healthy, 10)
+    await cluster.exact(stream=stream)
+
+
+async def test_fault_26_sigterm_to_the_router_lets_requests_end(start: Start) -> None:
+    cluster = await start({"math": 1, "base": 1}, costs={"decode_step": 0.01})
+    asked = [asyncio.create_task(cluster.exact(tokens=60, stream=s)) for s in (False, True)]
+    await cluster.until(lambda: cluster.has_work("base-0"), 5)
+    cluster.router.send_signal(signal.SIGTERM)
+    await asyncio.gather(*asked)
+    assert await asyncio.to_thread(cluster.router.wait, 10) == 0
+    await cluster.until(lambda: cluster.at_rest("base-0"), 5)
+
+
+async def test_fault_26_sigterm_to_a_worker_lets_requests_end(start: Start) -> None:
+    cluster = await start({"math": 1, "base": 2}, costs={"decode_step": 0.01})
+    asked = [asyncio.create_task(cluster.exact(tokens=60, stream=s)) for s in (False, True) * 2]
+
+    async def both_work() -> bool:
+        return await cluster.has_work("base-0") and await cluster.has_work("base-1")
+
+    await cluster.until(both_work, 5)
+    cluster["base-0"].process.send_signal(signal.SIGTERM)
+    await asyncio.gather(*asked)
+    assert await asyncio.to_thread(cluster["base-0"].process.wait, 10) == 0
+    await cluster.exact()
+    await cluster.settled()
+
+
+async def test_fault_27_a_router_that_is_killed_comes_back(start: Start) -> None:
+    cluster = await start({"math": 1, "base": 1}, costs={"decode_step": 0.02})
+    asked = [asyncio.create_task(cluster.post(cluster.body(tokens=3000, stream=s))) for s in (False, True)]
+
+    async def both_run() -> bool:
+        return int((await cluster.load("base-0"))["num_running_reqs"]) == 2
+
+    await cluster.until(both_run, 5)
+    cluster.router.kill()
+    cluster.router.wait(10)
+    outcomes = await asyncio.gather(*asked, return_exceptions=True)
+    assert all(isinstance(o, aiohttp.ClientError) for o in outcomes)
+    # a stream is seen to have lost its client at once, anything else when SGLang next polls for it
+    await cluster.until(lambda: cluster.at_rest("base-0"), 10)
+    cluster.start_router()
+    await cluster.ready()
+    await cluster.exact()
+    await cluster.settled()
