@@ -11,6 +11,10 @@ from sun_sglang.router.replies import error_code, error_message, finish_abort
 
 Leg = Literal["prefill", "decode"]
 
+# What a decode worker says where its prefill worker is at fault: it could not be met at its bootstrap port, or stopped
+# answering there (disaggregation/decode.py, disaggregation/common/conn.py).
+_PREFILL_UNREACHABLE = ("Decode handshake failed", "Lost connection with prefill instance")
+
 
 @dataclass(frozen=True, slots=True)
 class Lost:
@@ -141,6 +145,9 @@ def _aborted(leg: Leg, status: object, message: str) -> Relay | Failed:
 
 
 def _broken(leg: Leg, message: str) -> Failed:
+    if leg == "decode" and any(sign in message for sign in _PREFILL_UNREACHABLE):
+        problem = Problem(502, f"the prefill worker cannot be reached: {message}", code="prefill_lost")
+        return Failed("prefill", problem, eject=True)
     return Failed(leg, Problem(502, f"the {leg} worker failed: {message}", code=f"{leg}_failed"), eject=False)
 
 

@@ -34,9 +34,9 @@ class Fault(Strict):
         kind: `refuse` closes the listening socket and every connection; `hang` accepts and never answers, whatever is
             asked; `die` ends the process at once, `die_at_token` when the answer of a request reaches `token`,
             `die_in_prefill` half-way through a prefill batch; `blackhole_bootstrap` accepts decode workers and never
-            answers them; `close_bootstrap` closes that port for good; `slow` takes `factor` times as long; `lie` says that it is healthy and answers no request;
-            `sick` says that it is not healthy and serves; `status` answers requests with `status`; `abort` answers them
-            with an abort inside a 200; `clear` ends whatever was on.
+            answers them; `close_bootstrap` closes that port for good; `slow` takes `factor` times as long; `lie` says
+            that it is healthy and answers no request; `sick` says that it is not healthy and serves; `status` answers
+            requests with `status`; `abort` answers them with an abort inside a 200; `clear` ends whatever was on.
         token: for `die_at_token`, counted from 1.
         factor: for `slow`.
         status: for `status`.

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +82,12 @@ class Cluster:
         self.workers = workers
         self.port = next(PORTS)
         self.url = f"http://127.0.0.1:{self.port}"
-        self.client = aiohttp.ClientSession(base_url=self.url, timeout=aiohttp.ClientTimeout(total=60))
+        # what this client keeps open would count among the router's descriptors
+        self.client = aiohttp.ClientSession(
+            base_url=self.url,
+            timeout=aiohttp.ClientTimeout(total=60),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=0.5),
+        )
         self.router: subprocess.Popen[bytes]
         self._fleet = {**fleet, "router": {**fleet["router"], "port": self.port}}
         self._file = directory / "fleet.json"
@@ -116,6 +120,10 @@ class Cluster:
         async with asyncio.timeout(seconds):
             while not await true():
                 await asyncio.sleep(0.01)
+
+    async def listens(self, name: str) -> None:
+        """Wait until a worker answers."""
+        await self.until(lambda: self._answers(self[name]), 30)
 
     async def states(self) -> dict[str, tuple[str, str]]:
         """Workers' states and the reasons for them; empty while the router does not answer."""
@@ -264,8 +272,3 @@ class Cluster:
         status, reply, _ = await self.post(self.body(task, **more))
         assert status in statuses, reply
         return reply["error"]
-
-
-def ports(count: int) -> list[int]:
-    """Free ports."""
-    return list(islice(PORTS, count))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,9 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
         }
         cluster = Cluster(tmp_path, fleet, workers)
         started.append(cluster)
+        if wait:
+            # a router that probes seldom has to find them at its first look
+            await asyncio.gather(*(cluster.listens(name) for name in workers))
         cluster.start_router()
         if wait:
             await cluster.ready()

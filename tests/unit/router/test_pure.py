@@ -63,6 +63,19 @@ def test_input_logprobs_are_waited_for_and_their_loss_is_a_failure() -> None:
     assert verdict.leg == "prefill"
 
 
+@pytest.mark.parametrize(
+    "says",
+    [
+        "Decode handshake failed for request rank=0 with exception KVTransferError",
+        "Decode transfer failed for request rank=0: Lost connection with prefill instance (bootstrap_addr: h:1)",
+    ],
+)
+def test_what_a_decode_worker_says_of_its_prefill_worker_is_that_ones_fault(says: str) -> None:
+    verdict = judge(None, Reply(500, orjson.dumps({"error": {"message": says}})))
+    assert isinstance(verdict, Failed)
+    assert (verdict.leg, verdict.eject, verdict.retry, verdict.problem.status) == ("prefill", True, True, 502)
+
+
 @pytest.mark.parametrize(("fault", "other"), list(product(FAULTS, [None, OK])))
 def test_either_legs_fault_is_a_failure_that_may_be_tried_again(fault: Any, other: Any) -> None:
     for leg, verdict in (("prefill", judge(fault, None)), ("decode", judge(other, fault))):
