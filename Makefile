@@ -72,4 +72,4 @@ $(VENV)/engine.stamp: requirements/engine-cpu.txt $(VENV)/torch.stamp
 	@$(TIMED) $(PIP) --no-deps -r requirements/engine-cpu.txt; touch $@
 
 $(VENV)/package.stamp: pyproject.toml requirements/dev.txt $(VENV)/engine.stamp
-	@$(TIMED) $(PIP) -e '.[dev]' -c requirements/dev.txt; touch $@
+	@$(TIMED) $(PIP) -e '.[dev,train]' -c requirements/dev.txt; touch $@

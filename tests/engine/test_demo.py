@@ -134,7 +134,7 @@ async def test_both_tasks_are_decoded_in_one_batch(
                 body = {
                     "model": task,
                     "input_ids": list(encode(tokenizer, example).prompt),
-                    "sampling_params": {"temperature": 0, "max_new_tokens": 400, "ignore_eos": True},
+                    "sampling_params": {"temperature": 0, "max_new_tokens": 1800, "ignore_eos": True},
                     "stream": True,
                 }
                 events = await stack.enter_async_context(aclosing(events_of(demo_client, "/generate", body)))
