@@ -133,8 +133,9 @@ class Router:
             client_max_size=int(self.fleet.router.max_body_mb * (1 << 20)), middlewares=[self._problems]
         )
         for endpoint in Endpoint:
-            app.router.add_post(endpoint, self._generation(endpoint))
-        app.router.add_put(Endpoint.GENERATE, self._generation(Endpoint.GENERATE))
+            app.router.add_post(endpoint, self._generation(endpoint), expect_handler=meet_expectation)
+        generate = self._generation(Endpoint.GENERATE)
+        app.router.add_put(Endpoint.GENERATE, generate, expect_handler=meet_expectation)
         info = self.info
         for path, handler in {
             "/tasks": info.tasks,
@@ -149,9 +150,9 @@ class Router:
             "/flush_cache": info.flush_cache,
             "/metrics": self._metrics,
         }.items():
-            app.router.add_get(path, handler)
-        app.router.add_post("/flush_cache", info.flush_cache)
-        app.router.add_post("/abort_request", self._abort)
+            app.router.add_get(path, handler, expect_handler=meet_expectation)
+        app.router.add_post("/flush_cache", info.flush_cache, expect_handler=meet_expectation)
+        app.router.add_post("/abort_request", self._abort, expect_handler=meet_expectation)
         return app
 
     def _generation(self, endpoint: Endpoint) -> Handler:
@@ -212,6 +213,17 @@ class Router:
         except Exception as e:
             self.log.event("defect", path=request.path, trace="".join(traceback.format_exception(e)))
             return _respond(Problem(500, "the router failed; its log has the details", code="internal_error"))
+
+
+async def meet_expectation(request: web.Request) -> None:
+    """Answer `Expect: 100-continue`, and nothing else a client may expect.
+
+    aiohttp's own handler refuses the rest by echoing the header, which fails on bytes that are no text, with a 500.
+    """
+    if request.headers.get("Expect", "").lower() == "100-continue" and request.version >= (1, 1):
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        # what was written is no part of the answer
+        request.writer.output_size = 0
 
 
 def _respond(problem: Problem) -> web.Response:

@@ -105,9 +105,18 @@ class Cluster:
                 [sys.executable, "-m", "sun_sglang.router", str(self._file)], stdout=log, stderr=subprocess.STDOUT
             )
 
+    @property
+    def log(self) -> str:
+        """All that the router's processes wrote."""
+        return self._log.read_text() if self._log.exists() else ""
+
     async def close(self) -> None:
         """End every process."""
         await self.client.close()
+        self.end_processes()
+
+    def end_processes(self) -> None:
+        """Kill what runs."""
         for process in [self.router, *(w.process for w in self.workers.values())]:
             if process.poll() is None:
                 process.kill()
