@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from random import Random
 
 import torch
+from torch.utils.data import Sampler
 
 from sun_sglang.train.examples import Encoded
 
@@ -65,6 +66,34 @@ def bucketed(examples: Iterator[Encoded], tokens: int, pool: int, seed: int) -> 
         batches.append(current)
         rng.shuffle(batches)
         yield from batches
+
+
+class LengthGrouped(Sampler[int]):
+    """Every index once, so that consecutive batches hold examples of like length; the same order for the same seed.
+
+    Indices are shuffled, sorted by length inside pools of `pool` batches, and the pool's batches are shuffled: unlike
+    `transformers`' LengthGroupedSampler, whose pools go from long to short, length says nothing about when in the
+    schedule an example comes.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch: int, seed: int, pool: int = 50) -> None:
+        self._lengths, self._batch, self._seed, self._pool = lengths, batch, seed, pool
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        rng = Random(f"grouped/{self._seed}")
+        order = list(range(len(self)))
+        rng.shuffle(order)
+        size = self._batch * self._pool
+        for start in range(0, len(order), size):
+            pool = sorted(order[start : start + size], key=self._lengths.__getitem__)
+            batches = [pool[i : i + self._batch] for i in range(0, len(pool), self._batch)]
+            # a short last batch stays last, where it cannot shift the others' borders
+            tail = batches.pop() if len(batches[-1]) < self._batch else []
+            rng.shuffle(batches)
+            yield from (index for batch in [*batches, tail] for index in batch)
 
 
 def _length(example: Encoded) -> int:

@@ -30,6 +30,7 @@ class TuningRecord:
         command: what made it.
         seed: of data and order.
         learning_rate: the one that did best on the validation split.
+        recipe: what it was tuned by, if by a recipe.
     """
 
     scheme: Scheme
@@ -39,6 +40,7 @@ class TuningRecord:
     command: str
     seed: int
     learning_rate: float
+    recipe: dict[str, Any] | None = None
 
 
 def save_model(model: Any, tokenizer: PreTrainedTokenizerFast, out: Path, dtype: torch.dtype) -> str:
@@ -55,7 +57,8 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerFast, out: Path, dtype:
 
 def save_record(record: TuningRecord, out: Path) -> None:
     """Write `sun.json` beside the weights."""
-    (out / RECORD).write_text(json.dumps(asdict(record), indent=2) + "\n", encoding="utf-8")
+    content = {key: value for key, value in asdict(record).items() if value is not None}
+    (out / RECORD).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def read_record(model: Path) -> TuningRecord:

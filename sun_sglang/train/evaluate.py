@@ -8,7 +8,8 @@ from math import sqrt
 from typing import Any
 
 from sun_sglang.train.examples import Encoded
-from sun_sglang.train.generate import greedy
+from sun_sglang.train.generate import Mix, greedy
+from sun_sglang.train.two_module import FirstToken
 
 _BATCH = 100
 _Z95 = 1.959963984540054
@@ -44,14 +45,23 @@ def exact_match(correct: int, total: int) -> ExactMatch:
     return ExactMatch(correct, total, round(100 * p, 1), round(100 * low, 1), round(100 * high, 1))
 
 
-def evaluate(prefill: Any, decode: Any, examples: Sequence[Encoded], end_token: int) -> ExactMatch:
-    """Exact match of a prefill and a decode module; the first token comes from the prefill module.
+def evaluate(
+    prefill: Any,
+    decode: Any,
+    examples: Sequence[Encoded],
+    end_token: int,
+    first_token: FirstToken = "prefill",
+    mix: Mix | None = None,
+) -> ExactMatch:
+    """Exact match of a prefill and a decode module.
 
     Args:
         prefill: causal LM that runs the prompts.
         decode: causal LM that continues; may be the same object.
         examples: questions with the one right answer.
         end_token: token id that ends an answer.
+        first_token: who makes it.
+        mix: as for `greedy`.
     """
     correct = 0
     by_length = sorted(examples, key=lambda e: len(e.prompt))
@@ -65,6 +75,8 @@ def evaluate(prefill: Any, decode: Any, examples: Sequence[Encoded], end_token: 
             # a longer answer is wrong already
             max_new_tokens=longest,
             end_tokens={end_token},
+            first_token=first_token,
+            mix=mix,
         )
         correct += sum(answer.tokens == e.answer for answer, e in zip(answers, part, strict=True))
     return exact_match(correct, len(examples))

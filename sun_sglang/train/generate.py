@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,9 @@ from transformers import DynamicCache
 
 from sun_sglang.train.batch import pad_prompts, positions
 from sun_sglang.train.two_module import FirstToken
+
+# changes the prefill module's cache in place, given the decode module's own of the same tokens and the mask
+Mix = Callable[[DynamicCache, DynamicCache, torch.Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ def greedy(
     max_new_tokens: int,
     end_tokens: Collection[int] = (),
     first_token: FirstToken = "prefill",
+    mix: Mix | None = None,
 ) -> list[Generation]:
     """Answer prompts as disaggregated serving does (SUN, Eq. 2-4).
 
@@ -49,6 +53,7 @@ def greedy(
         end_tokens: token ids that end an answer.
         first_token: `prefill`: from the prefill module's last logit, as SGLang does; `decode`: the decode module runs
             the last prompt token.
+        mix: what to hand over in place of the prefill module's KV alone; the decode module then runs the prompt too.
 
     Returns:
         One generation for each prompt, in order.
@@ -70,7 +75,9 @@ def greedy(
             past_key_values=cache,
         )
         module, pending = decode, ids[:, -1:]
-    for _ in range(max_new_tokens):
+        if mix is not None:
+            mix(cache, _cache_of(decode, ids[:, :-1], mask[:, :-1]), mask[:, :-1])
+    for step in range(max_new_tokens):
         out = module(
             input_ids=pending,
             attention_mask=mask,
@@ -79,6 +86,8 @@ def greedy(
             logits_to_keep=1,
         )
         assert cache.get_seq_length() == mask.shape[1]
+        if mix is not None and step == 0 and first_token == "prefill":
+            mix(cache, _cache_of(decode, ids, mask), mask)
         best = out.logits[:, -1].float().topk(2)
         for i, (tokens, margins) in enumerate(rows):
             if running[i]:
@@ -90,3 +99,9 @@ def greedy(
         module, pending = decode, best.indices[:, :1]
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
     return [Generation(tuple(tokens), tuple(margins)) for tokens, margins in rows]
+
+
+def _cache_of(module: Any, ids: torch.Tensor, mask: torch.Tensor) -> DynamicCache:
+    cache = DynamicCache(config=module.config)
+    module(input_ids=ids, attention_mask=mask, position_ids=positions(mask), past_key_values=cache, logits_to_keep=1)
+    return cache

@@ -1,23 +1,16 @@
-"""Tuning one task: the two-module loss on `transformers.Trainer`, in the paper's shape (SUN, appendix A.1).
+"""Tuning one task in the paper's shape (SUN, appendix A.1).
 
 AdamW, linear schedule, warm-up 0.1, one epoch; the learning rate with the least validation loss is kept.
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
-import torch
-from torch.utils.data import Dataset
-from transformers import PrinterCallback, Trainer, TrainingArguments
-from transformers.utils import logging
-
-from sun_sglang.train.batch import collate
 from sun_sglang.train.examples import Encoded
+from sun_sglang.train.fit import Fit, fit
 from sun_sglang.train.two_module import TwoModule
 
 
@@ -49,17 +42,6 @@ class Tuned:
     model: Any
     learning_rate: float
     validation_loss: dict[float, float]
-
-
-class _Examples(Dataset[Encoded]):
-    def __init__(self, examples: Sequence[Encoded]) -> None:
-        self._examples = examples
-
-    def __len__(self) -> int:
-        return len(self._examples)
-
-    def __getitem__(self, index: int) -> Encoded:
-        return self._examples[index]
 
 
 def search(
@@ -103,39 +85,11 @@ def tune(
     batch: int,
     pad: int,
     seed: int,
+    grouped: bool = False,
 ) -> float:
-    """Train the side of `module` that its scheme names, in place; gives back the validation loss."""
-    logging.disable_progress_bar()
-    with tempfile.TemporaryDirectory() as scratch:
-        arguments = TrainingArguments(
-            output_dir=scratch,
-            per_device_train_batch_size=batch,
-            per_device_eval_batch_size=100,
-            learning_rate=rate,
-            lr_scheduler_type="linear",
-            warmup_steps=0.1,
-            num_train_epochs=1,
-            optim="adamw_torch",
-            max_grad_norm=1.0,
-            seed=seed,
-            use_cpu=not torch.cuda.is_available(),
-            dataloader_pin_memory=False,
-            prediction_loss_only=True,
-            remove_unused_columns=False,
-            label_names=["labels"],
-            logging_strategy="no",
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-        )
-        trainer = Trainer(
-            module,
-            arguments,
-            data_collator=partial(collate, pad=pad),
-            train_dataset=_Examples(train),
-            eval_dataset=_Examples(validation),
-        )
-        # it prints dictionaries to stdout, which belongs to the caller
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-        return float(trainer.evaluate()["eval_loss"])
+    """Train the side of `module` that its scheme names, in place; gives back the validation loss.
+
+    `grouped` puts examples of like length into a batch.
+    """
+    how = Fit(rate, batch, seed=seed, grouped=grouped, evaluation_batch=100)
+    return fit(module, train, validation, how, pad=pad)

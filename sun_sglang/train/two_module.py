@@ -68,6 +68,12 @@ class TwoModule(nn.Module):
         """The module that the scheme trains."""
         return self.decode if self.scheme == "decode_only" else self.prefill
 
+    @property
+    def leaves_parameters_unused(self) -> bool:
+        """Whether trained parameters may get no gradient: those above the last KV of a side that makes no token."""
+        makes_first = self.scheme == "full" or self.first_token == self.scheme.removesuffix("_only")
+        return not makes_first
+
     def train(self, mode: bool = True) -> TwoModule:
         """Set the mode of the trained side; a frozen side always computes what serving computes."""
         super().train(mode)

@@ -1,0 +1,140 @@
+"""The tuning runs behind the accuracy table: one is a task, a scheme, a seed and a learning rate, kept as a file."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from sun_sglang.train.checkpoint import load_model, load_tokenizer
+from sun_sglang.train.demo_tasks import math, tool
+from sun_sglang.train.examples import Encoded, Generator, Split, draw, encode
+from sun_sglang.train.order_task import order
+from sun_sglang.train.tune import tune
+from sun_sglang.train.two_module import FirstToken, Scheme, TwoModule
+
+TASKS: Mapping[str, Generator] = MappingProxyType({"math": math, "tool": tool, "order": order})
+SCHEMES: Mapping[Scheme, FirstToken] = MappingProxyType(
+    {"full": "prefill", "prefill_only": "prefill", "decode_only": "decode"}
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How large the experiment is. The defaults are what the committed results were made with.
+
+    Attributes:
+        examples: training examples of each task, each seen once.
+        batch: examples a step.
+        rates: learning rates that every scheme tries on the first seed; the one with the least validation loss is
+            used for all seeds.
+        seeds: of data and order. The base model is the same for all.
+        held_out: questions of the validation split, and of the test split.
+    """
+
+    examples: int = 8000
+    batch: int = 32
+    rates: tuple[float, ...] = (4e-3, 8e-3)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    held_out: int = 300
+
+
+@dataclass(frozen=True)
+class Run:
+    """One tuning run."""
+
+    task: str
+    scheme: Scheme
+    seed: int
+    rate: float
+
+    @property
+    def name(self) -> str:
+        """The run's file name, without its ending."""
+        return f"{self.task}-{self.scheme}-seed{self.seed}-{self.rate:g}"
+
+
+class Runs:
+    """Does runs, and finds those that are done already.
+
+    Args:
+        base: directory of the base model.
+        work: where weights and validation losses are kept.
+        setting: how large.
+        log: takes a line a run.
+    """
+
+    def __init__(self, base: Path, work: Path, setting: Setting, log: Callable[[str], None]) -> None:
+        self.base, self.work, self.setting, self._log = base, work, setting, log
+        self.tokenizer = load_tokenizer(base)
+
+    def search(self, task: str, scheme: Scheme) -> tuple[float, dict[float, float]]:
+        """The best rate by validation loss on the first seed, and every rate's loss."""
+        seed = self.setting.seeds[0]
+        losses = {rate: self.loss(Run(task, scheme, seed, rate)) for rate in self.setting.rates}
+        return min(losses, key=losses.__getitem__), losses
+
+    def loss(self, run: Run) -> float:
+        """Validation loss of a run, which is done first if it was not."""
+        report = self.work / f"{run.name}.json"
+        wanted = {"run": asdict(run), "examples": self.setting.examples, "batch": self.setting.batch}
+        if report.exists():
+            found = json.loads(report.read_text(encoding="utf-8"))
+            if all(found.get(key) == value for key, value in wanted.items()):
+                return float(found["validation_loss"])
+        started = time.monotonic()
+        module = self._tune(run)
+        seconds = time.monotonic() - started
+        self.work.mkdir(parents=True, exist_ok=True)
+        state = {name: p.detach().clone() for name, p in module.model.named_parameters()}
+        save_file(state, self.work / f"{run.name}.safetensors")
+        report.write_text(json.dumps({**wanted, "validation_loss": module.loss, "seconds": seconds}, indent=2) + "\n")
+        self._log(f"{run.name}: validation loss {module.loss:.5f}, {seconds:.0f} s")
+        return module.loss
+
+    def weights(self, run: Run) -> Any:
+        """The tuned model of a run that is done."""
+        model = load_model(self.base)
+        state = load_file(self.work / f"{run.name}.safetensors")
+        parameters = dict(model.named_parameters())
+        assert parameters.keys() == state.keys()
+        with torch.no_grad():
+            for name, value in state.items():
+                parameters[name].copy_(value)
+        return model
+
+    def examples(self, task: str, split: Split, count: int, seed: int) -> list[Encoded]:
+        """Examples as token ids."""
+        return [encode(self.tokenizer, e) for e in draw(TASKS[task], split, count, seed)]
+
+    def seconds(self) -> float:
+        """What all runs that are there took, in seconds."""
+        return sum(json.loads(p.read_text(encoding="utf-8"))["seconds"] for p in self._reports())
+
+    def _reports(self) -> Iterator[Path]:
+        yield from self.work.glob("*-seed*.json")
+
+    def _tune(self, run: Run) -> _Tuned:
+        torch.manual_seed(run.seed)
+        prefill = load_model(self.base)
+        decode = prefill if run.scheme == "full" else load_model(self.base)
+        module = TwoModule(prefill, decode, run.scheme, SCHEMES[run.scheme])
+        train: Sequence[Encoded] = self.examples(run.task, "train", self.setting.examples, run.seed)
+        validation = self.examples(run.task, "validation", self.setting.held_out, 0)
+        pad = self.tokenizer.pad_token_id
+        batch = self.setting.batch
+        loss = tune(module, train, validation, rate=run.rate, batch=batch, pad=pad, seed=run.seed, grouped=True)
+        return _Tuned(module.tuned, loss)
+
+
+@dataclass(frozen=True)
+class _Tuned:
+    model: Any
+    loss: float

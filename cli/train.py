@@ -1,0 +1,88 @@
+"""`sun train`: a recipe, a base model and data become a task that a shared decoder understands."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from sun_sglang.errors import RecipeError
+
+EXAMPLE = "sun train configs/train/demo/math.yaml"
+_NEEDED = ("torch", "transformers", "accelerate", "safetensors")
+
+
+def command(
+    file: Annotated[Path, typer.Argument(help="A training recipe.", show_default=False)],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check all of it, print sizes and steps, and stop.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with what `output` holds.")] = False,
+    merge: Annotated[bool, typer.Option("--merge", help="Merge a LoRA into the weights.")] = False,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to torch.", min=0)] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
+) -> None:
+    """Tune a model by a recipe: prefill-only (SUN), decode-only (PrefillShare), or all of it."""
+    from sun_sglang.train.recipe import load_recipe
+
+    recipe = load_recipe(file)
+    if merge and recipe.lora is None:
+        raise RecipeError(f"{file}: --merge is for a recipe with `lora`")
+    _require_libraries(recipe.lora is not None, recipe.data.hub is not None, recipe.report_to)
+    import torch
+
+    from sun_sglang.train.estimate import estimate
+    from sun_sglang.train.run import prepare, train
+
+    if threads:
+        torch.set_num_threads(threads)
+    prepared = prepare(recipe)
+    sizes = estimate(prepared)
+    console = Console(stderr=True, highlight=False, quiet=os.environ.get("RANK", "0") != "0")
+    if dry_run:
+        if as_json:
+            typer.echo(json.dumps({**asdict(sizes), "total": sizes.total}, indent=2))
+        else:
+            _show(sizes)
+        return
+    console.print(
+        f"{recipe.scheme}: {sizes.trained:,} of {sizes.parameters:,} parameters, "
+        f"{sizes.examples} examples, {sizes.steps} steps x {sizes.rates} learning rates"
+    )
+    record = train(prepared, f"sun train {file.name}", console.print, resume=resume, merge=merge)
+    if as_json and os.environ.get("RANK", "0") == "0":
+        typer.echo(json.dumps({"output": recipe.output, **asdict(record)}, indent=2))
+
+
+def _require_libraries(lora: bool, hub: bool, reports: tuple[str, ...]) -> None:
+    from importlib.util import find_spec
+
+    wanted = [*_NEEDED, *(["peft"] if lora else []), *(["datasets"] if hub else []), *reports]
+    missing = [name for name in wanted if find_spec(name) is None]
+    if missing:
+        raise RecipeError(
+            f"{', '.join(missing)} cannot be imported; pip install 'sun-sglang[train]' {' '.join(reports)}"
+        )
+
+
+def _show(sizes: Any) -> None:
+    table = Table("what", "size", title="Dry run", title_justify="left", show_header=False)
+    table.add_row("parameters", f"{sizes.parameters:,}")
+    table.add_row("trained", f"{sizes.trained:,}")
+    for name in ("weights", "gradients", "optimizer", "activations", "total"):
+        table.add_row(f"memory: {name}", _bytes(getattr(sizes, name)))
+    table.add_row("examples", f"{sizes.examples:,} ({sizes.too_long} too long)")
+    table.add_row("validation examples", f"{sizes.validation:,}")
+    table.add_row("steps", f"{sizes.steps:,} x {sizes.rates} learning rates")
+    Console(file=sys.stdout, highlight=False).print(table)
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

@@ -1,0 +1,109 @@
+"""What a recipe will take, before it runs: parameters, memory, steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from sun_sglang.train.modules import dtype_of
+from sun_sglang.train.recipe import Recipe
+from sun_sglang.train.run import Prepared
+
+_ADAM = 2 * 4
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Sizes of a training. Memory is in bytes and of one process.
+
+    Attributes:
+        parameters: of one module.
+        trained: of these, or of the adapters, how many are trained.
+        weights: both modules.
+        gradients: of what is trained.
+        optimizer: AdamW's two moments.
+        activations: what a micro batch of the longest example keeps for the backward pass: an estimate from the
+            architecture (hidden states, projections and MLP of every layer, and the answers' logits), attention
+            scores not among them.
+        examples: that are trained on.
+        too_long: left out for their length.
+        validation: that choose the rate.
+        steps: optimizer steps of one learning rate.
+        rates: learning rates.
+    """
+
+    parameters: int
+    trained: int
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    examples: int
+    too_long: int
+    validation: int
+    steps: int
+    rates: int
+
+    @property
+    def total(self) -> int:
+        """All memory of a process, in bytes."""
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+def estimate(prepared: Prepared) -> Estimate:
+    """Compute the sizes of a prepared recipe, without loading weights."""
+    recipe = prepared.recipe
+    config = AutoConfig.from_pretrained(prepared.base)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    parameters = sum(p.numel() for p in model.parameters())
+    trained = parameters if recipe.lora is None else _lora_parameters(model, recipe)
+    served = dtype_of(prepared.base).itemsize if recipe.bf16 else 4
+    frozen = 0 if recipe.scheme == "full" else parameters * served
+    if recipe.lora is None:
+        weights = 4 * parameters + frozen
+    else:
+        shared = recipe.scheme != "full" and prepared.decoder == prepared.base
+        weights = parameters * served + 4 * trained + (0 if shared else frozen)
+    longest = max(len(e.prompt) + len(e.answer) for e in prepared.examples.train)
+    answer = max(len(e.answer) for e in prepared.examples.train)
+    return Estimate(
+        parameters=parameters,
+        trained=trained,
+        weights=weights,
+        gradients=4 * trained,
+        optimizer=_ADAM * trained,
+        activations=_activations(recipe, config, longest, answer),
+        examples=len(prepared.examples.train),
+        too_long=prepared.examples.too_long,
+        validation=len(prepared.examples.validation),
+        steps=prepared.steps,
+        rates=len(recipe.learning_rates),
+    )
+
+
+def _activations(recipe: Recipe, config: Any, tokens: int, answer: int) -> int:
+    width = 2 if recipe.bf16 else 4
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    heads, kv_heads = config.num_attention_heads * head, config.num_key_value_heads * head
+    # per token: two norms' inputs and outputs, projections before and after RoPE, three MLP activations
+    layer = 4 * config.hidden_size + 3 * heads + 4 * kv_heads + 3 * config.intermediate_size
+    kept = config.hidden_size + 2 * kv_heads if recipe.gradient_checkpointing else layer
+    layers = config.num_hidden_layers * kept + (layer if recipe.gradient_checkpointing else 0)
+    # logits, and their gradient in float32
+    return int(recipe.micro_batch * (tokens * layers * width + answer * config.vocab_size * (width + 4)))
+
+
+def _lora_parameters(model: torch.nn.Module, recipe: Recipe) -> int:
+    lora = recipe.lora
+    assert lora is not None
+    total = 0
+    for name, layer in model.named_modules():
+        last = name.rpartition(".")[2]
+        wanted = last != "lm_head" if lora.targets == "all-linear" else last in lora.targets
+        if isinstance(layer, torch.nn.Linear) and wanted:
+            total += lora.rank * (layer.in_features + layer.out_features)
+    return total

@@ -1,0 +1,214 @@
+"""One fit of a two-module loss on `transformers.Trainer`, in the paper's shape (SUN, appendix A.1)."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch.utils.data import Dataset
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import logging
+
+from sun_sglang.train.batch import LengthGrouped, collate
+from sun_sglang.train.examples import Encoded
+from sun_sglang.train.two_module import TwoModule
+
+TRAINED = "trained.safetensors"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a module is fitted.
+
+    Attributes:
+        rate: learning rate at its highest; AdamW, linear schedule.
+        batch: examples that one process runs at once.
+        accumulation: such batches a step.
+        seed: of the order of the examples.
+        epochs: times that every example is seen.
+        warmup: share of the steps that warm up.
+        weight_decay: of AdamW.
+        betas: of AdamW.
+        clip: largest norm of the gradient; 0 for no clipping.
+        grouped: examples of like length share a batch.
+        bf16: run the forward in bfloat16 autocast.
+        save_steps: steps between two checkpoints to resume from; 0 for none.
+        reports: where metrics go, as `TrainingArguments.report_to`.
+        progress: show a progress bar.
+        evaluation_batch: examples that one process evaluates at once; 0 for `batch`.
+    """
+
+    rate: float
+    batch: int
+    accumulation: int = 1
+    seed: int = 0
+    epochs: float = 1.0
+    warmup: float = 0.1
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip: float = 1.0
+    grouped: bool = False
+    bf16: bool = False
+    save_steps: int = 0
+    reports: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    progress: bool = False
+    evaluation_batch: int = 0
+
+
+def fit(
+    module: TwoModule,
+    train: Sequence[Encoded],
+    validation: Sequence[Encoded],
+    how: Fit,
+    *,
+    pad: int,
+    work: Path | None = None,
+    resume: bool = False,
+) -> float:
+    """Train the side of `module` that its scheme names, in place; gives back the validation loss.
+
+    Args:
+        module: as it is before tuning.
+        train: examples.
+        validation: examples that the loss is measured on.
+        how: rate, batch, schedule.
+        pad: token id that fills prompts.
+        work: where checkpoints and metrics go; a directory that is removed again if None.
+        resume: go on from the last checkpoint in `work`, if there is one.
+    """
+    if not how.progress:
+        logging.disable_progress_bar()
+    if work is None:
+        with tempfile.TemporaryDirectory() as scratch:
+            return _fit(module, train, validation, how, pad, Path(scratch), None)
+    last = get_last_checkpoint(work) if resume and work.is_dir() else None
+    return _fit(module, train, validation, how, pad, work, last)
+
+
+def _fit(
+    module: TwoModule,
+    train: Sequence[Encoded],
+    validation: Sequence[Encoded],
+    how: Fit,
+    pad: int,
+    work: Path,
+    last: str | None,
+) -> float:
+    trainer = _TwoModuleTrainer(
+        module,
+        _arguments(module, how, work),
+        data_collator=partial(collate, pad=pad),
+        train_dataset=_Examples(train),
+        eval_dataset=_Examples(validation),
+    )
+    trainer.grouped = how.grouped
+    # it prints dictionaries to stdout, which belongs to the caller
+    trainer.remove_callback(PrinterCallback)
+    if how.progress:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(_ProgressBar)
+    trainer.train(resume_from_checkpoint=last)
+    return float(trainer.evaluate()["eval_loss"])
+
+
+def _arguments(module: TwoModule, how: Fit, work: Path) -> Any:
+    return TrainingArguments(
+        output_dir=str(work),
+        per_device_train_batch_size=how.batch,
+        per_device_eval_batch_size=how.evaluation_batch or how.batch,
+        gradient_accumulation_steps=how.accumulation,
+        learning_rate=how.rate,
+        lr_scheduler_type="linear",
+        warmup_steps=how.warmup,
+        num_train_epochs=how.epochs,
+        optim="adamw_torch",
+        adam_beta1=how.betas[0],
+        adam_beta2=how.betas[1],
+        weight_decay=how.weight_decay,
+        max_grad_norm=how.clip,
+        bf16=how.bf16,
+        seed=how.seed,
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        prediction_loss_only=True,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        logging_strategy="steps" if how.reports else "no",
+        logging_steps=1,
+        save_strategy="steps" if how.save_steps else "no",
+        save_steps=how.save_steps or 500,
+        save_total_limit=1,
+        report_to=list(how.reports) or "none",
+        disable_tqdm=not how.progress,
+        # a side that makes no first token leaves its last layer's output unused
+        ddp_find_unused_parameters=module.leaves_parameters_unused,
+    )
+
+
+class _Examples(Dataset[Encoded]):
+    def __init__(self, examples: Sequence[Encoded]) -> None:
+        self._examples = examples
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> Encoded:
+        return self._examples[index]
+
+    def lengths(self) -> list[int]:
+        return [len(e.prompt) + len(e.answer) for e in self._examples]
+
+
+class _ProgressBar(ProgressCallback):  # type: ignore[misc] # transformers is not followed, so its classes are Any
+    def on_log(self, *_args: object, **_kwargs: object) -> None:
+        """Print nothing: the bar is on stderr, metrics go where `reports` says."""
+
+
+class _TwoModuleTrainer(Trainer):  # type: ignore[misc] # transformers is not followed, so its classes are Any
+    """Saves what is trained and nothing else: the frozen side is the base, which is there already."""
+
+    grouped = False
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if not self.grouped:
+            return super()._get_train_sampler(train_dataset)
+        size = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
+        return LengthGrouped(self.train_dataset.lengths(), size, self.args.seed)
+
+    def _save(self, output_dir: str | None = None, state_dict: Mapping[str, torch.Tensor] | None = None) -> None:
+        out = Path(output_dir or self.args.output_dir)
+        out.mkdir(parents=True, exist_ok=True)
+        save_file(trained_state(self.accelerator.unwrap_model(self.model), state_dict), out / TRAINED)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        load_trained(self.accelerator.unwrap_model(model or self.model), Path(resume_from_checkpoint) / TRAINED)
+
+
+def trained_state(module: torch.nn.Module, gathered: Mapping[str, torch.Tensor] | None = None) -> dict[str, Any]:
+    """The trained parameters by name, each once however often the model ties it.
+
+    Args:
+        module: whose parameters.
+        gathered: a state dict to take the values from, where the parameters are sharded.
+    """
+    return {
+        name: (p if gathered is None else gathered[name]).detach().clone().contiguous()
+        for name, p in module.named_parameters()
+        if p.requires_grad
+    }
+
+
+def load_trained(module: torch.nn.Module, file: Path) -> None:
+    """Put the parameters that `trained_state` gave back into their place."""
+    state, parameters = load_file(file), {n: p for n, p in module.named_parameters() if p.requires_grad}
+    assert state.keys() == parameters.keys(), "the checkpoint is of another module"
+    with torch.no_grad():
+        for name, value in state.items():
+            parameters[name].copy_(value)

@@ -1,0 +1,137 @@
+"""The two modules of a recipe: loaded, adapted where LoRA is wanted, and saved as a plain checkpoint."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer
+
+from sun_sglang.errors import CheckpointError, RecipeError
+from sun_sglang.identity import find_checkpoint
+from sun_sglang.train.checkpoint import load_model
+from sun_sglang.train.recipe import Recipe
+from sun_sglang.train.recompute import recompute_layers
+from sun_sglang.train.two_module import TwoModule
+
+_NOT_WEIGHTS = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt")
+_COPIED = (*_NOT_WEIGHTS, "chat_template.*", "generation_config.json")
+TEMPLATE = "chat_template.jinja"
+
+
+def find_model(model: str, key: str) -> Path:
+    """The directory of a model, downloaded if it is a Hub id that is not on this machine.
+
+    Raises:
+        RecipeError: there is none; `key` is where the recipe names it.
+    """
+    found = find_checkpoint(model)
+    if found is not None:
+        return found
+    if Path(model).is_absolute():
+        raise RecipeError(f"{key}: {model}: no such directory")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(model, ignore_patterns=["original/*", "*.pth", "*.bin", "*.gguf"]))
+    except Exception as e:  # a dozen kinds, all of them about the name, a licence or the network
+        raise RecipeError(f"{key}: `{model}` is neither a directory nor on the Hub ({type(e).__name__}: {e})") from e
+
+
+def load_recipe_tokenizer(recipe: Recipe, base: Path) -> Any:
+    """The base's tokenizer, with the recipe's chat template.
+
+    Raises:
+        RecipeError: it has no chat template, or no end-of-text token.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    if recipe.chat_template is not None:
+        try:
+            tokenizer.chat_template = Path(recipe.chat_template).read_text(encoding="utf-8")
+        except OSError as e:
+            raise RecipeError(f"chat_template: {recipe.chat_template}: cannot be read ({e.strerror})") from e
+    if not tokenizer.chat_template:
+        raise RecipeError(f"chat_template: {recipe.base} has none; name a Jinja file")
+    if tokenizer.eos_token_id is None:
+        raise RecipeError(f"base: the tokenizer of {recipe.base} has no end-of-text token, which ends every answer")
+    return tokenizer
+
+
+def build_modules(recipe: Recipe, base: Path, decoder: Path) -> TwoModule:
+    """Both modules before tuning: the tuned one in float32 (LoRA: adapters alone), the frozen one as it is served."""
+    served = dtype_of(base) if recipe.bf16 else torch.float32
+    tuned = load_model(base, torch.float32 if recipe.lora is None else served)
+    frozen = None if recipe.scheme == "full" else load_model(decoder, served)
+    if recipe.lora is not None:
+        if frozen is not None and decoder == base:
+            _share(tuned, frozen)
+        tuned = _adapted(recipe, tuned)
+    if recipe.gradient_checkpointing:
+        for model in (tuned, frozen):
+            if model is not None:
+                recompute_layers(model)
+    if frozen is None:
+        return TwoModule(tuned, tuned, recipe.scheme, recipe.first_token)
+    pair = (tuned, frozen) if recipe.scheme == "prefill_only" else (frozen, tuned)
+    module = TwoModule(*pair, recipe.scheme, recipe.first_token)
+    if recipe.lora is not None:
+        # TwoModule trains a whole side; here only its adapters are
+        for name, p in module.tuned.named_parameters():
+            p.requires_grad_("lora_" in name)
+    return module
+
+
+def save_tuned(module: TwoModule, recipe: Recipe, base: Path, out: Path, *, merge: bool) -> None:
+    """Write the tuned side: a plain checkpoint in the base's dtype, or `adapter/` of a LoRA that is not merged."""
+    model: Any = module.tuned
+    if recipe.lora is not None:
+        model.save_pretrained(out / "adapter")
+        if not merge:
+            return
+        model = model.merge_and_unload()
+    model.to(dtype_of(base)).save_pretrained(out)
+    for pattern in _COPIED:
+        for file in base.glob(pattern):
+            # byte for byte: what turns text into tokens must not differ from the decoder's
+            shutil.copyfile(file, out / file.name)
+    if recipe.chat_template is not None:
+        shutil.copyfile(recipe.chat_template, out / TEMPLATE)
+
+
+def dtype_of(model: Path) -> torch.dtype:
+    """The dtype that a checkpoint says it is in; float32 if it does not.
+
+    Raises:
+        CheckpointError: its `config.json` cannot be read.
+    """
+    try:
+        config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise CheckpointError(f"{model / 'config.json'}: cannot be read ({e})") from e
+    dtype = getattr(torch, str(config.get("dtype") or config.get("torch_dtype") or "float32"))
+    assert isinstance(dtype, torch.dtype)
+    return dtype
+
+
+def _adapted(recipe: Recipe, model: Any) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    lora = recipe.lora
+    assert lora is not None
+    targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+    config = LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM"
+    )
+    try:
+        return get_peft_model(model, config)
+    except ValueError as e:
+        raise RecipeError(f"lora.targets: {e}") from e
+
+
+def _share(tuned: torch.nn.Module, frozen: torch.nn.Module) -> None:
+    """Let two copies of the same weights, none of which is trained, be one in memory."""
+    for mine, other in zip(tuned.parameters(), frozen.parameters(), strict=True):
+        mine.data = other.data

@@ -1,0 +1,239 @@
+"""The training recipe: a YAML file that says what is tuned, on which data, and how. Imports no torch.
+
+`extends` names recipes that this one adds to, so that a file holds only what is its own; a later one wins, and the
+file itself wins over all. Relative paths are relative to the file that they stand in.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from sun_sglang.errors import RecipeError
+
+# the loader that refuses a key given twice, and the strict model, are the topology file's
+from sun_sglang.topology import Strict, _UniqueKeyLoader
+
+Rate = Annotated[float, Field(gt=0, le=1)]
+_PATHS = ("file", "validation_file", "chat_template", "output")
+
+
+class Data(Strict):
+    """Where examples come from, and which columns they are.
+
+    Attributes:
+        file: a local JSONL file, absolute once loaded. Either this or `hub`.
+        hub: a dataset of the Hugging Face Hub.
+        config: the Hub dataset's configuration.
+        split: the Hub dataset's split.
+        limit: take this many rows, the first ones.
+        messages: column of chat messages. Without `response`, the last assistant message is the answer.
+        prompt: column of the user's turn, or a text with columns in braces, such as `{instruction}: {input}`.
+        response: column of the answer, or such a text.
+        system: a system message, or such a text.
+        turns: `all`: every assistant message is an example of its own; `last`: the last alone.
+        max_length: longest prompt and answer together, in tokens; longer examples are left out, and counted.
+        validation: share of the examples that chooses the learning rate, or
+        validation_file: a JSONL file of the same columns that does.
+    """
+
+    file: str | None = None
+    hub: str | None = None
+    config: str | None = None
+    split: str = "train"
+    limit: int | None = Field(default=None, ge=1)
+    messages: str | None = None
+    prompt: str | None = None
+    response: str | None = None
+    system: str | None = None
+    turns: Literal["last", "all"] = "last"
+    max_length: int = Field(default=1024, ge=2)
+    validation: float = Field(default=0.02, gt=0, lt=1)
+    validation_file: str | None = None
+
+
+class Lora(Strict):
+    """LoRA on the tuned module, by PEFT.
+
+    Attributes:
+        rank: of the update.
+        alpha: its scale, divided by the rank.
+        dropout: of its input.
+        targets: names of linear layers, or `all-linear`.
+    """
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+
+
+class Recipe(Strict):
+    """A whole recipe. The defaults are the SUN paper's (appendix A.1).
+
+    Attributes:
+        base: directory (absolute once loaded) or Hub id of the model that tuning starts from.
+        decoder: the frozen decode module of `prefill_only`, where it is not the base itself.
+        output: directory of the tuned checkpoint.
+        scheme: which side is trained.
+        first_token: who makes the first output token. SGLang's workers take it from the prefill side.
+        data: examples.
+        chat_template: a Jinja file, for a base whose tokenizer has none.
+        learning_rates: tried in turn, each from the base; the one with the least validation loss is kept.
+        global_batch: examples a step, over all processes.
+        micro_batch: examples that a process runs at once.
+        epochs: times that every example is seen.
+        warmup: share of the steps that warm up.
+        weight_decay: of AdamW.
+        betas: of AdamW.
+        clip: largest norm of the gradient; 0 for no clipping.
+        group_by_length: examples of like length share a batch.
+        bf16: run the forward in bfloat16; the tuned weights stay in float32.
+        gradient_checkpointing: run layers again in the backward pass rather than keep what they computed.
+        lora: tune an adapter rather than all weights.
+        save_steps: steps between two checkpoints to resume from; 0 for none.
+        report_to: metrics to TensorBoard or Weights & Biases.
+        seed: of the validation split and of the order.
+    """
+
+    base: str = Field(min_length=1)
+    decoder: str | None = None
+    output: str = Field(min_length=1)
+    scheme: Literal["prefill_only", "decode_only", "full"] = "prefill_only"
+    first_token: Literal["prefill", "decode"] = "prefill"
+    data: Data
+    chat_template: str | None = None
+    learning_rates: tuple[Rate, ...] = Field(default=(2e-6, 5e-6, 1e-5, 2e-5, 5e-5), min_length=1)
+    global_batch: int = Field(default=128, ge=1)
+    micro_batch: int = Field(default=1, ge=1)
+    epochs: float = Field(default=1.0, gt=0)
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip: float = Field(default=1.0, ge=0)
+    group_by_length: bool = True
+    bf16: bool = False
+    gradient_checkpointing: bool = False
+    lora: Lora | None = None
+    save_steps: int = Field(default=0, ge=0)
+    report_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    seed: int = Field(default=0, ge=0)
+
+    def accumulation(self, processes: int) -> int:
+        """Micro batches that one process adds up to a step.
+
+        Raises:
+            RecipeError: the global batch cannot be divided so.
+        """
+        together = self.micro_batch * processes
+        if self.global_batch % together:
+            raise RecipeError(
+                f"global_batch: {self.global_batch} is not a multiple of micro_batch ({self.micro_batch}) times "
+                f"{processes} processes; make it a multiple of {together}"
+            )
+        return self.global_batch // together
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read and check a recipe.
+
+    Raises:
+        RecipeError: the first thing wrong, with its YAML path.
+    """
+    raw = _read(path, ())
+    try:
+        recipe = Recipe.model_validate(raw)
+    except ValidationError as e:
+        raise _first_error(e, path) from e
+    _check(recipe)
+    return recipe
+
+
+def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    """One file with all that it extends, its paths absolute."""
+    path = path.resolve()
+    if path in seen:
+        raise RecipeError(f"{path}: extends: goes in a circle; remove one `extends`")
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except (OSError, UnicodeDecodeError) as e:
+        raise RecipeError(f"{path}: cannot be read ({e}); give the path of a recipe") from e
+    except yaml.YAMLError as e:
+        mark = getattr(e, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise RecipeError(f"{where}: not valid YAML: {getattr(e, 'problem', e)}") from e
+    if not isinstance(raw, dict):
+        raise RecipeError(f"{path}: has no keys; start with `base:`, `output:` and `data:`")
+    parents = raw.pop("extends", ())
+    parents = [parents] if isinstance(parents, str) else parents
+    if not isinstance(parents, list | tuple) or not all(isinstance(p, str) for p in parents):
+        raise RecipeError(f"{path}: extends: is not a file or a list of files")
+    merged: dict[str, Any] = {}
+    for parent in parents:
+        merged = _merge(merged, _read(path.parent / parent, (*seen, path)))
+    return _merge(merged, _absolute(raw, path.parent))
+
+
+def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for key, value in over.items():
+        mine = merged.get(key)
+        merged[key] = _merge(mine, value) if isinstance(mine, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _absolute(raw: Mapping[str, Any], base: Path) -> dict[str, Any]:
+    done: dict[str, Any] = {}
+    for key, value in raw.items():
+        if key == "data" and isinstance(value, Mapping):
+            done[key] = _absolute(value, base)
+        elif isinstance(value, str) and key in _PATHS:
+            done[key] = str((base / Path(value).expanduser()).resolve())
+        elif isinstance(value, str) and key in ("base", "decoder"):
+            candidate = (base / Path(value).expanduser()).resolve()
+            local = candidate.exists() or value.startswith((".", "/", "~"))
+            done[key] = str(candidate) if local else value
+        else:
+            done[key] = value
+    return done
+
+
+def _check(recipe: Recipe) -> None:
+    data = recipe.data
+    if (data.file is None) == (data.hub is None):
+        raise RecipeError("data: has to name either `file` (a JSONL file) or `hub` (a dataset of the Hub)")
+    if (data.messages is None) == (data.prompt is None):
+        raise RecipeError("data: has to name either `messages` or `prompt`, the column of the question")
+    if data.prompt is not None and data.response is None:
+        raise RecipeError("data.response: is required beside `prompt`; name the column of the answer")
+    if data.messages is not None and data.system is not None:
+        raise RecipeError("data.system: is for `prompt`; chat messages bring their own")
+    if data.turns == "all" and (data.messages is None or data.response is not None):
+        raise RecipeError("data.turns: `all` is for chat messages that hold their answers; remove it")
+    if recipe.decoder is not None and recipe.scheme != "prefill_only":
+        raise RecipeError(f"decoder: {recipe.scheme} trains the decoder; remove it, or use `scheme: prefill_only`")
+    if recipe.scheme == "full" and recipe.first_token == "decode":
+        raise RecipeError("first_token: under `full` both sides are one module; remove it")
+    if len(set(recipe.learning_rates)) != len(recipe.learning_rates):
+        raise RecipeError("learning_rates: one is given twice")
+
+
+def _first_error(error: ValidationError, path: Path) -> RecipeError:
+    first = error.errors(include_url=False)[0]
+    loc = [str(part) for part in first["loc"]]
+    where = f"{path}: {'.'.join(loc)}"
+    if first["type"] == "extra_forbidden":
+        return RecipeError(f"{where}: unknown key; known keys: {', '.join(_known(loc[:-1]))}")
+    if first["type"] == "missing":
+        return RecipeError(f"{where}: is required")
+    return RecipeError(f"{where}: {first['msg']} (got {reprlib.repr(first['input'])})")
+
+
+def _known(parent: list[str]) -> Iterable[str]:
+    sections: dict[str, type[BaseModel]] = {"data": Data, "lora": Lora}
+    return ("extends", *Recipe.model_fields) if not parent else sections[parent[0]].model_fields

@@ -1,0 +1,193 @@
+"""`sun train` from a recipe to a checkpoint, on a model of two layers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from sun_sglang.errors import RecipeError
+from sun_sglang.identity import first_difference, read_identity, weights_revision
+from sun_sglang.train.checkpoint import read_record
+from sun_sglang.train.estimate import estimate
+from sun_sglang.train.examples import draw, write_jsonl
+from sun_sglang.train.fit import trained_state
+from sun_sglang.train.modules import build_modules
+from sun_sglang.train.order_task import order
+from sun_sglang.train.recipe import Recipe, load_recipe
+from sun_sglang.train.run import prepare, train
+from sun_sglang.train.tokenizer import build_tokenizer
+from tests.unit.train.conftest import SIZES
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("base")
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer()
+    config = Qwen3Config(**{**SIZES, "num_hidden_layers": 2}, eos_token_id=tokenizer.eos_token_id)
+    Qwen3ForCausalLM(config).half().save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    write_jsonl(directory / "train.jsonl", draw(order, "train", 48, 0))
+    write_jsonl(directory / "validation.jsonl", draw(order, "validation", 12, 0))
+    return directory
+
+
+@pytest.fixture
+def recipe(base: Path, tmp_path: Path) -> Callable[..., Recipe]:
+    """Writes and loads a recipe; arguments are what is changed in it."""
+
+    def load(**change: Any) -> Recipe:
+        content: dict[str, Any] = {
+            "base": str(base),
+            "output": "./out",
+            "data": {
+                "file": str(base / "train.jsonl"),
+                "validation_file": str(base / "validation.jsonl"),
+                "messages": "messages",
+                "response": "answer",
+            },
+            "learning_rates": [1e-9, 1e-2],
+            "global_batch": 8,
+            "micro_batch": 4,
+            **change,
+        }
+        file = tmp_path / "recipe.yaml"
+        file.write_text(yaml.safe_dump(content))
+        return load_recipe(file)
+
+    return load
+
+
+def quiet(_line: str) -> None:
+    """Say nothing."""
+
+
+@pytest.mark.parametrize(
+    ("scheme", "first"), [("prefill_only", "prefill"), ("decode_only", "decode"), ("full", "prefill")]
+)
+def test_the_output_is_a_plain_checkpoint_with_its_record(
+    recipe: Callable[..., Recipe], base: Path, tmp_path: Path, scheme: str, first: str
+) -> None:
+    lines: list[str] = []
+    out = tmp_path / "out"
+    train(prepare(recipe(scheme=scheme, first_token=first)), "sun train recipe.yaml", lines.append)
+
+    assert AutoModelForCausalLM.from_pretrained(out, dtype="auto").dtype == torch.float16
+    identities = [read_identity(path, {}) for path in (out, base)]
+    assert first_difference(*identities) is None, "tokenizer, template and architecture are the base's"
+    assert (out / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
+    record = read_record(out)
+    assert (record.scheme, record.first_token, record.base) == (scheme, first, weights_revision(base))
+    assert record.decoder == weights_revision(base if scheme == "prefill_only" else out) != ""
+    assert record.learning_rate == 1e-2, "the rate that learns something"
+    assert record.recipe is not None
+    assert str(tmp_path) not in (out / "sun.json").read_text(), "no path of this machine"
+    assert len(lines) == 3
+
+
+def test_a_search_that_was_cut_short_goes_on(
+    recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = recipe(output="./whole", save_steps=2, learning_rates=[5e-3, 1e-2])
+    train(prepare(whole), "c", quiet)
+
+    cut = recipe(output="./cut", save_steps=2, learning_rates=[5e-3, 1e-2])
+    from transformers import Trainer
+
+    step, steps = Trainer.training_step, [0]
+
+    def stop(*arguments: Any, **options: Any) -> Any:
+        steps[0] += 1
+        # in the second rate, between two checkpoints; 12 micro batches a rate
+        if steps[0] == 12 + 7:
+            raise KeyboardInterrupt
+        return step(*arguments, **options)
+
+    monkeypatch.setattr(Trainer, "training_step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(prepare(cut), "c", quiet)
+    assert list((tmp_path / "cut" / "training").glob("*/checkpoint-2"))
+    with pytest.raises(RecipeError, match="holds a training already; --resume"):
+        train(prepare(cut), "c", quiet)
+    with pytest.raises(RecipeError, match="is of another recipe"):
+        train(prepare(recipe(output="./cut", seed=3)), "c", quiet, resume=True)
+    lines: list[str] = []
+    train(prepare(cut), "c", lines.append, resume=True)
+
+    assert "done before" in lines[0]
+    assert steps[0] < 2 * 12 + 7, "what was done is not done again"
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_lora_trains_its_adapter_alone_and_can_be_merged(
+    recipe: Callable[..., Recipe], base: Path, tmp_path: Path
+) -> None:
+    lora = recipe(lora={"rank": 4, "alpha": 8}, learning_rates=[1e-2])
+    module = build_modules(lora, base, base)
+    state = trained_state(module)
+    assert state
+    assert all("lora_" in name and name.startswith("prefill.") for name in state)
+    assert estimate(prepare(lora)).trained == sum(p.numel() for p in state.values())
+    shared = module.decode.model.layers[0].mlp.up_proj.weight.data_ptr()
+    assert module.prefill.base_model.model.model.layers[0].mlp.up_proj.base_layer.weight.data_ptr() == shared
+
+    train(prepare(lora), "c", quiet)
+    assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").exists()
+    assert read_record(tmp_path / "out" / "adapter").scheme == "prefill_only"
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    train(prepare(lora), "c", quiet, resume=True, merge=True)
+
+    merged, before = (load_file(path / "model.safetensors") for path in (tmp_path / "out", base))
+    changed = {name for name in before if not torch.equal(merged[name], before[name])}
+    assert changed
+    assert all(name.endswith("_proj.weight") for name in changed)
+
+
+def test_half_precision_and_recomputed_layers_train(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    plain = recipe(output="./plain", learning_rates=[1e-2])
+    train(prepare(plain), "c", quiet)
+    other = recipe(output="./other", learning_rates=[1e-2], bf16=True, gradient_checkpointing=True)
+    train(prepare(other), "c", quiet)
+    losses = [
+        next(iter(json.loads((tmp_path / name / "training" / "search.json").read_text())["losses"].values()))
+        for name in ("plain", "other")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+def test_the_estimate_counts_what_is_built(recipe: Callable[..., Recipe], base: Path) -> None:
+    for scheme in ("prefill_only", "full"):
+        loaded = recipe(scheme=scheme)
+        sizes, module = estimate(prepare(loaded)), build_modules(loaded, base, base)
+        assert sizes.trained == sum(p.numel() for p in module.parameters() if p.requires_grad)
+        assert sizes.weights == sum(p.numel() * p.element_size() for p in module.parameters())
+        assert (sizes.examples, sizes.validation, sizes.steps, sizes.rates) == (48, 12, 6, 2)
+
+
+def test_what_cannot_be_trained_is_named(
+    recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(RecipeError, match=r"base: .*no such directory"):
+        prepare(recipe(base="./nowhere"))
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(RecipeError, match="global_batch"):
+        prepare(recipe())
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(RecipeError, match="FSDP is not supported"):
+        prepare(recipe())
+    monkeypatch.delenv("ACCELERATE_USE_FSDP")
+    targets = recipe(lora={"targets": ["nothing"]})
+    with pytest.raises(RecipeError, match=r"lora\.targets"):
+        build_modules(targets, Path(targets.base), Path(targets.base))
