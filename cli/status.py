@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from sun_sglang.errors import UserError
 from sun_sglang.launch.access import read_access
 from sun_sglang.launch.readiness import RouterClient, TasksReport
 from sun_sglang.launch.state import DeploymentState, known_deployments, read_state, run_dir_of
@@ -59,6 +60,20 @@ def locate(file: Path | None, run_dir: Path | None) -> list[tuple[Path, Deployme
     assert directory is not None
     state = read_state(directory)
     return [(directory, state)] if state is not None and state.alive else []
+
+
+def the_only(file: Path | None, run_dir: Path | None) -> tuple[Path, DeploymentState]:
+    """The one running deployment that is meant, and its directory.
+
+    Raises:
+        UserError: there is none, or more than one.
+    """
+    found = locate(file, run_dir)
+    if not found:
+        raise UserError(f"{file or run_dir} does not run" if file or run_dir else "nothing runs")
+    if len(found) > 1:
+        raise UserError(f"several deployments run; name one: {', '.join(str(s.topology) for _, s in found)}")
+    return found[0]
 
 
 async def ask(found: list[tuple[Path, DeploymentState]]) -> list[TasksReport | None]:

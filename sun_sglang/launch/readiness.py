@@ -8,6 +8,7 @@ from typing import Any, Self
 import aiohttp
 from pydantic import BaseModel, ConfigDict
 
+from sun_sglang.errors import LaunchError, UserError
 from sun_sglang.launch.access import RouterAccess
 
 _TIMEOUT = aiohttp.ClientTimeout(total=2.0)
@@ -100,6 +101,23 @@ class RouterClient:
     ) -> None:
         assert self._session is not None
         await self._session.close()
+
+    async def call(self, method: str, path: str, body: object = None) -> dict[str, Any]:
+        """Ask the router's admin API for something.
+
+        Raises:
+            LaunchError: the router does not answer.
+            UserError: it refuses; its own words.
+        """
+        assert self._session is not None
+        try:
+            async with self._session.request(method, f"{self._url}{path}", json=body) as reply:
+                said: dict[str, Any] = await reply.json()
+        except (aiohttp.ClientError, OSError, ValueError) as e:
+            raise LaunchError(f"the router at {self._url} does not answer: {e}") from e
+        if "error" in said:
+            raise UserError(said["error"]["message"])
+        return said
 
     async def tasks(self) -> TasksReport | None:
         """What the router says now; None while it does not answer."""

@@ -3,6 +3,7 @@
 A request goes through, in this order:
 
     app          HTTP handlers; one place where a problem becomes a response
+    access       who may ask for this                   (keys)
     serve        one request from body to last byte
     request      body -> checked, immutable request     (fields, sampling: what a client may send)
     lengths      too long a prompt is refused           (limits: by how much text, tokens)
@@ -17,6 +18,7 @@ Beside it, for as long as the router runs:
 
     registry     workers and proven paths, pure         (fleet: the file they come from)
     register     reads cards, sends canaries            (canary)
+    changes      the fleet file while it changes         (admin: the API for that)
     stall        ends what makes no progress
     loads        asks workers how much work they have, whoever it is from
     info         what can be asked about the fleet      (metrics)

@@ -32,16 +32,16 @@ def main(argv: list[str]) -> int:
         sys.stderr.write(f"{e}\n")
         return 2
     logging.basicConfig(level=logging.WARNING, handlers=[LogHandler(log)])
-    return uvloop.run(_serve(fleet, log))
+    return uvloop.run(_serve(fleet, log, Path(argv[0])))
 
 
-async def _serve(fleet: Fleet, log: Log) -> int:
+async def _serve(fleet: Fleet, log: Log, path: Path) -> int:
     loop = asyncio.get_running_loop()
     asked = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)
     try:
-        router = await Router.start(fleet, log)
+        router = await Router.start(fleet, log, path)
     except UserError as e:
         sys.stderr.write(f"{e}\n")
         return 2

@@ -9,12 +9,15 @@ import ssl
 import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 
 import aiohttp
 from aiohttp import web
 
 from sun_sglang.errors import RequestError
 from sun_sglang.router.access import Access, load_access, load_tls, require_admin
+from sun_sglang.router.admin import Admin
+from sun_sglang.router.changes import FleetStore
 from sun_sglang.router.dispatch import Dispatcher
 from sun_sglang.router.fleet import Fleet
 from sun_sglang.router.gate import Gate
@@ -49,7 +52,13 @@ class Router:
     """
 
     def __init__(
-        self, fleet: Fleet, session: aiohttp.ClientSession, log: Log, access: Access, tls: ssl.SSLContext | None
+        self,
+        fleet: Fleet,
+        session: aiohttp.ClientSession,
+        log: Log,
+        access: Access,
+        tls: ssl.SSLContext | None,
+        path: Path | None,
     ) -> None:
         self.fleet = fleet
         self._access = access
@@ -64,6 +73,8 @@ class Router:
         self.loads = LoadWatch(session, self.registry)
         self.inflight = Inflight()
         self.info = Info(session, self.registry, self.registrar, self.inflight, access)
+        self.store = FleetStore(self.registry, path, log)
+        self.admin = Admin(self.registry, self.store)
         check = LengthCheck(session, self.registry, log)
         self.gate = Gate(self.registry, self.metrics)
         self.service = Service(
@@ -76,15 +87,20 @@ class Router:
         )
 
     @classmethod
-    async def start(cls, fleet: Fleet, log: Log) -> Router:
+    async def start(cls, fleet: Fleet, log: Log, path: Path | None = None) -> Router:
         """Bind the port and begin to register workers.
+
+        Args:
+            fleet: what to serve.
+            log: where to write.
+            path: the file that the fleet came from, which is watched, and which changes are written to.
 
         Raises:
             OSError: the address cannot be bound.
             UserError: a file of keys or certificates is wrong.
         """
         access, tls = load_access(fleet, os.environ), load_tls(fleet.router)
-        router = cls(fleet, new_session(), log, access, tls)
+        router = cls(fleet, new_session(), log, access, tls, path)
         await router._runner.setup()
         try:
             host, port = fleet.router.host, fleet.router.port
@@ -96,6 +112,7 @@ class Router:
             asyncio.create_task(router.registrar.run()),
             asyncio.create_task(router.stalls.run()),
             asyncio.create_task(router.loads.run()),
+            asyncio.create_task(router.store.run()),
         ]
         log.event("listening", url=router.url, tasks=list(fleet.tasks))
         return router
@@ -139,6 +156,7 @@ class Router:
         info = self.info
         for path, handler in {
             "/tasks": info.tasks,
+            "/workers": self.admin.workers,
             "/v1/models": info.models,
             "/v1/models/{model:.+}": info.model,
             "/health": info.health,
@@ -153,6 +171,7 @@ class Router:
             app.router.add_get(path, handler, expect_handler=meet_expectation)
         app.router.add_post("/flush_cache", info.flush_cache, expect_handler=meet_expectation)
         app.router.add_post("/abort_request", self._abort, expect_handler=meet_expectation)
+        app.router.add_routes(self.admin.routes())
         return app
 
     def _generation(self, endpoint: Endpoint) -> Handler:

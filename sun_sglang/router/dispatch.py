@@ -152,7 +152,8 @@ class Dispatcher:
 
     def eject(self, name: str, reason: str) -> None:
         """Take a worker out of rotation until its card and a canary pass."""
-        if self._closing or self._registry.workers[name].card is None:
+        worker = self._registry.workers.get(name)
+        if self._closing or worker is None or worker.card is None:
             return
         self._metrics.ejections.labels(name).inc()
         self._log.event("worker_ejected", worker=name, why=reason)

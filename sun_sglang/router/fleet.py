@@ -23,11 +23,12 @@ class FleetPool(Strict):
 
 
 class FleetWorker(Strict):
-    """One worker: its name, its pool, and the URL of its HTTP server."""
+    """One worker: its name, its pool, the URL of its HTTP server, and whether it takes no new requests (`draining`)."""
 
     name: str = Field(min_length=1, max_length=128)
     pool: PoolName
     url: str
+    draining: bool = False
 
     @field_validator("url")
     @classmethod

@@ -30,6 +30,11 @@ class Family(Generic[M]):
             child = self._children[values] = self._metric.labels(*values)
         return child
 
+    def clear(self) -> None:
+        """Forget all labels."""
+        self._metric.clear()
+        self._children.clear()
+
 
 class Metrics:
     """Counters of one router."""
@@ -102,6 +107,8 @@ class Metrics:
 
     def page(self, registry: Registry) -> bytes:
         """The page that Prometheus reads."""
+        self.workers.clear()
+        self.worker_in_flight.clear()
         for worker in registry.workers.values():
             self.worker_in_flight.labels(worker.name).set(worker.requests)
             current = registry.state(worker.name)

@@ -64,17 +64,20 @@ class Registrar:
         self._log = log
         self._interval = registry.fleet.router.probe_interval
         self._rng = random.Random()
-        self._look = {name: asyncio.Event() for name in registry.workers}
+        self._look: dict[str, asyncio.Event] = {}
+        self._group: asyncio.TaskGroup | None = None
         self._admitted = asyncio.Event()
         self._states: dict[str, tuple[State, str]] = {}
         self._failed: dict[Path, _Failure] = {}
-        registry.on_change.append(lambda name: self._look[name].set())
+        registry.on_change.append(self._look_again)
+        registry.on_added.append(self._start)
 
     async def run(self) -> None:
         """Watch every worker and prove every path until cancelled."""
         async with asyncio.TaskGroup() as group:
+            self._group = group
             for worker in self._registry.workers.values():
-                group.create_task(self._watch(worker))
+                self._start(worker)
             group.create_task(self._prove_paths())
 
     async def canary(self, path: Path) -> str:
@@ -99,21 +102,43 @@ class Registrar:
 
     # --- workers --------------------------------------------------------------------------------------------------
 
-    async def _watch(self, worker: Worker) -> None:
+    def _start(self, worker: Worker) -> None:
+        if self._group is not None:
+            self._look[worker.name] = asyncio.Event()
+            self._group.create_task(self._watch(worker, self._look[worker.name]))
+
+    def _look_again(self, name: str) -> None:
+        if (look := self._look.get(name)) is not None:
+            look.set()
+
+    async def _watch(self, worker: Worker, look: asyncio.Event) -> None:
         silent = 0
-        while True:
+        while self._is_there(worker):
             try:
                 card = await self._read_card(worker)
             except ProbeError as e:
+                if not self._is_there(worker):
+                    break
                 silent = silent + 1 if e.silent else SILENT_PROBES
                 if silent >= SILENT_PROBES:
                     self._lose(worker, str(e))
             else:
                 silent = 0
+                if not self._is_there(worker):
+                    break
                 self._admit(worker, card)
-            self._report(worker)
-            self._look[worker.name].clear()
-            await _wait(self._look[worker.name], self._interval)
+            self._registry.settle()
+            if self._is_there(worker):
+                self._report(worker)
+                look.clear()
+                await _wait(look, self._interval)
+        if self._look.get(worker.name) is look:
+            del self._look[worker.name]
+            self._states.pop(worker.name, None)
+        self._log.event("worker_removed", worker=worker.name, pool=worker.spec.pool)
+
+    def _is_there(self, worker: Worker) -> bool:
+        return self._registry.workers.get(worker.name) is worker
 
     async def _read_card(self, worker: Worker) -> WorkerCard:
         limit = max(SILENCE_S, self._interval)
@@ -193,7 +218,8 @@ class Registrar:
             self._failed.pop(path, None)
             self._log.event("path_proven", **path._asdict())
             for name in path[1:]:
-                self._report(self._registry.workers[name])
+                if (worker := self._registry.workers.get(name)) is not None:
+                    self._report(worker)
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

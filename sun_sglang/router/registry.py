@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from sun_sglang.identity import WorkerCard, first_difference
 from sun_sglang.router.fleet import Fleet, FleetWorker
+from sun_sglang.topology import Task
 
 
 class State(StrEnum):
@@ -23,6 +24,7 @@ class State(StrEnum):
     ABSENT = "absent"
     REGISTERING = "registering"
     READY = "ready"
+    DRAINING = "draining"
     REFUSED = "refused"
 
 
@@ -44,6 +46,7 @@ class Worker:
         card: what it said of itself; None while it is absent.
         reason: why it is absent or refused; empty otherwise.
         admitted: its card passed every rule.
+        draining: it takes no new requests.
         requests: requests that the router has on it now.
         tokens: outstanding work of those requests, in tokens, as far as the router can tell.
         elsewhere_requests: requests that it has from others, as it said last.
@@ -60,6 +63,7 @@ class Worker:
     card: WorkerCard | None = None
     reason: str = "not seen yet"
     admitted: bool = False
+    draining: bool = False
     requests: int = 0
     tokens: int = 0
     elsewhere_requests: int = 0
@@ -119,18 +123,32 @@ class Limit(NamedTuple):
 
 
 class Registry:
-    """All workers of a fleet and the paths between them."""
+    """All workers of a fleet and the paths between them.
+
+    Attributes:
+        fleet: what is served now.
+        wanted: what is to be served once what is new in it has been proven and what is not in it has ended.
+        task_names: of the tasks served now.
+        workers: by name.
+        on_change: called with the name of a worker that left the rotation.
+        on_proven: called when a path was proven.
+        on_added: called with a worker that came while the router runs.
+    """
 
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
+        self.wanted = fleet
         self.task_names = tuple(fleet.tasks)
-        self.workers = {w.name: Worker(w, fleet.pools[w.pool].role) for w in fleet.workers}
+        self.workers: dict[str, Worker] = {}
         self._proven: dict[Path, tuple[str, str]] = {}
         self._usable: dict[str, tuple[Pair, ...]] = dict.fromkeys(fleet.tasks, ())
         self._limits: dict[str, Limit] = {}
         self._picks = itertools.count(1)
         self.on_change: list[Callable[[str], None]] = []
         self.on_proven: list[Callable[[], None]] = []
+        self.on_added: list[Callable[[Worker], None]] = []
+        for spec in fleet.workers:
+            self._add(spec)
 
     # --- what happens to workers -------------------------------------------------------------------------------
 
@@ -167,12 +185,66 @@ class Registry:
         for listener in self.on_change:
             listener(name)
 
+    def change(self, wanted: Fleet) -> None:
+        """Serve another fleet from now on, and lose no request over it.
+
+        A worker that is new joins once it has proven itself. One that is gone takes no new requests and leaves when
+        those that it has have ended. A task with other pools moves to them once a path between those is proven; until
+        then the old ones serve it.
+        """
+        self.wanted = wanted
+        specs = {spec.name: spec for spec in wanted.workers}
+        for name, worker in list(self.workers.items()):
+            spec = specs.get(name)
+            if spec is not None and (spec.pool, spec.url) != (worker.spec.pool, worker.spec.url):
+                self.remove(name, "it was replaced")
+            elif spec is not None:
+                worker.spec, worker.draining = spec, spec.draining
+        tasks = {name: self._without_new_pools(name, task) for name, task in wanted.tasks.items()}
+        self._serve(tasks)
+        for name, spec in specs.items():
+            if name not in self.workers:
+                added = self._add(spec)
+                for listener in self.on_added:
+                    listener(added)
+        self._refresh()
+        self.settle()
+
+    def settle(self) -> None:
+        """Take the steps of a change that have become possible. Cheap where there are none."""
+        if self.fleet is self.wanted and len(self.workers) == len(self.wanted.workers):
+            return
+        tasks = {
+            name: task if self._is_proven(name, task) else self.fleet.tasks[name]
+            for name, task in self.wanted.tasks.items()
+        }
+        if tasks != self.fleet.tasks:
+            self._serve(tasks)
+        needed = {pool for task in self.fleet.tasks.values() for pool in (task.prefill, task.decode)}
+        needed -= {pool for task in self.wanted.tasks.values() for pool in (task.prefill, task.decode)}
+        stay = {spec.name for spec in self.wanted.workers}
+        for name, worker in list(self.workers.items()):
+            if name in stay or worker.spec.pool in needed:
+                continue
+            worker.draining = True
+            if worker.requests == 0:
+                self.remove(name, "it was removed")
+        if tasks == self.wanted.tasks and len(self.workers) == len(self.wanted.workers):
+            self.fleet = self.wanted
+        self._refresh()
+
+    def remove(self, name: str, reason: str) -> None:
+        """Forget a worker now; requests that it still has are lost."""
+        self.lose(name, reason, gone=True)
+        del self.workers[name]
+
     def prove(self, path: Path, incarnations: tuple[str, str]) -> bool:
         """A canary went through. False if one of the two workers changed while it was under way."""
         if self.incarnations(path) != incarnations:
             return False
         self._proven[path] = incarnations
         self._refresh()
+        self.settle()
         for listener in self.on_proven:
             listener()
         return True
@@ -185,7 +257,7 @@ class Registry:
 
     def usable(self, task: str) -> tuple[Pair, ...]:
         """The proven pairs that may serve a task now."""
-        return self._usable[task]
+        return self._usable.get(task, ())
 
     def limit(self, task: str) -> Limit | None:
         """The longest prompt that any usable pair of a task can take; None while there is no such pair."""
@@ -195,10 +267,42 @@ class Registry:
         """Paths between admitted workers that still need a canary."""
         return [p for p in self._paths() if p not in self._proven and self.incarnations(p) is not None]
 
+    def _add(self, spec: FleetWorker) -> Worker:
+        worker = Worker(spec, self.wanted.pools[spec.pool].role, draining=spec.draining)
+        self.workers[spec.name] = worker
+        return worker
+
+    def _serve(self, tasks: dict[str, Task]) -> None:
+        pools = self.wanted.pools
+        for task in tasks.values():
+            for pool in (task.prefill, task.decode):
+                if pool not in pools:
+                    pools = pools | {pool: self.fleet.pools[pool]}
+        workers = tuple(worker.spec for worker in self.workers.values() if worker.spec.pool in pools)
+        self.fleet = self.wanted.model_copy(update={"tasks": tasks, "pools": pools, "workers": workers})
+        self.task_names = tuple(tasks)
+
+    def _without_new_pools(self, name: str, task: Task) -> Task:
+        """A task as it may be served at once: with all that is new, but for pools that are not proven yet."""
+        now = self.fleet.tasks.get(name)
+        if now is None or self._is_proven(name, task):
+            return task
+        return task.model_copy(update={"prefill": now.prefill, "decode": now.decode})
+
+    def _is_proven(self, name: str, task: Task) -> bool:
+        return any(p.task == name and self._fits(p, task) and self._takes_requests(p) for p in self._proven)
+
+    def _fits(self, path: Path, task: Task) -> bool:
+        pools = self.workers[path.prefill].spec.pool, self.workers[path.decode].spec.pool
+        return pools == (task.prefill, task.decode)
+
+    def _takes_requests(self, path: Path) -> bool:
+        return not (self.workers[path.prefill].draining or self.workers[path.decode].draining)
+
     def incarnations(self, path: Path) -> tuple[str, str] | None:
         """Incarnations of a path's two workers; None unless both are admitted."""
-        prefill, decode = self.workers[path.prefill], self.workers[path.decode]
-        if not (prefill.admitted and decode.admitted):
+        prefill, decode = self.workers.get(path.prefill), self.workers.get(path.decode)
+        if prefill is None or decode is None or not (prefill.admitted and decode.admitted):
             return None
         assert prefill.card is not None, "an admitted worker has a card"
         assert decode.card is not None, "an admitted worker has a card"
@@ -211,6 +315,8 @@ class Registry:
             return State.ABSENT
         if not worker.admitted:
             return State.REFUSED
+        if worker.draining:
+            return State.DRAINING
         return State.READY if any(name in p[1:] for p in self._proven) else State.REGISTERING
 
     def members(self, pool: str) -> list[Worker]:
@@ -223,7 +329,8 @@ class Registry:
 
     def paths(self, task: str) -> list[Path]:
         """A task's proven paths."""
-        return [p for p in self._proven if p.task == task]
+        pools = self.fleet.tasks[task]
+        return [p for p in self._proven if p.task == task and self._fits(p, pools) and self._takes_requests(p)]
 
     # --- rules ----------------------------------------------------------------------------------------------------
 
@@ -248,16 +355,18 @@ class Registry:
 
     def _comparable(self, worker: Worker) -> Iterable[Worker]:
         pools = {worker.spec.pool}
-        for task in self.fleet.tasks.values():
+        for task in (*self.fleet.tasks.values(), *self.wanted.tasks.values()):
             if worker.spec.pool in (task.prefill, task.decode):
                 pools |= {task.prefill, task.decode}
         return [w for w in self.workers.values() if w is not worker and w.admitted and w.spec.pool in pools]
 
     def _paths(self) -> Iterable[Path]:
-        for name, task in self.fleet.tasks.items():
-            for prefill in self.members(task.prefill):
-                for decode in self.members(task.decode):
-                    yield Path(name, prefill.name, decode.name)
+        pairs = {(n, t.prefill, t.decode) for f in (self.fleet, self.wanted) for n, t in f.tasks.items()}
+        for name, prefills, decodes in sorted(pairs):
+            for prefill in self.members(prefills):
+                for decode in self.members(decodes):
+                    if not (prefill.draining or decode.draining):
+                        yield Path(name, prefill.name, decode.name)
 
     def _drop_paths(self, name: str) -> None:
         gone = [p for p in self._proven if name in p[1:]]
@@ -268,8 +377,9 @@ class Registry:
 
     def _refresh(self) -> None:
         usable: dict[str, list[Pair]] = {task: [] for task in self.fleet.tasks}
-        for path in self._proven:
-            usable[path.task].append(Pair(self.workers[path.prefill], self.workers[path.decode]))
+        for name in usable:
+            for path in self.paths(name):
+                usable[name].append(Pair(self.workers[path.prefill], self.workers[path.decode]))
         self._usable = {task: tuple(pairs) for task, pairs in usable.items()}
         self._limits = {task: _limit(pairs) for task, pairs in usable.items() if pairs}
 

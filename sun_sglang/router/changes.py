@@ -1,0 +1,185 @@
+"""Changes of the fleet while the router runs: what they are, pure; and the file that holds them, which is watched."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+from pydantic import ValidationError
+
+from sun_sglang.router.fleet import Fleet, FleetError, FleetWorker, load_fleet
+from sun_sglang.router.log import Log
+from sun_sglang.router.problem import Problem
+from sun_sglang.router.registry import Registry
+
+WATCH_S = 0.5
+Document = dict[str, Any]
+Change = Callable[[Document], None]
+
+
+class FleetStore:
+    """Keeps a registry in step with its fleet file, and the file in step with changes that are asked for.
+
+    The file is what every process of a router shares, and what a router that is started again reads: a change is made
+    once it is in there.
+
+    Args:
+        registry: what is served.
+        path: the file; None keeps changes in memory.
+        log: for files that cannot be used.
+    """
+
+    def __init__(self, registry: Registry, path: Path | None, log: Log) -> None:
+        self._registry = registry
+        self._path = path
+        self._log = log
+        self._seen = _stamp(path)
+
+    def edit(self, change: Change) -> Fleet:
+        """Change the fleet.
+
+        Raises:
+            Problem: the result would not be a fleet, or the change itself refuses; nothing has changed.
+        """
+        if self._path is None:
+            fleet = _changed(self._registry.wanted, change)
+        else:
+            with _locked(self._path):
+                fleet = _changed(load_fleet(self._path), change)
+                _replace(self._path, fleet)
+                self._seen = _stamp(self._path)
+        self._registry.change(fleet)
+        return fleet
+
+    async def run(self) -> None:
+        """Take over what others write to the file, until cancelled."""
+        while self._path is not None:
+            await asyncio.sleep(WATCH_S)
+            stamp = _stamp(self._path)
+            if stamp == self._seen:
+                continue
+            self._seen = stamp
+            try:
+                fleet = load_fleet(self._path)
+            except FleetError as e:
+                self._log.event("fleet_refused", why=str(e))
+                continue
+            self._registry.change(fleet)
+            self._log.event("fleet_changed", tasks=list(fleet.tasks), workers=[w.name for w in fleet.workers])
+
+
+# --- changes --------------------------------------------------------------------------------------------------------
+
+
+def add_worker(spec: FleetWorker) -> Change:
+    """A worker more."""
+
+    def change(document: Document) -> None:
+        if any(w["name"] == spec.name for w in document["workers"]):
+            raise Problem(409, f"there is a worker `{spec.name}` already", code="worker_exists")
+        document["workers"].append(spec.model_dump())
+
+    return change
+
+
+def set_draining(name: str, draining: bool) -> Change:
+    """A worker takes no more requests, or takes them again."""
+
+    def change(document: Document) -> None:
+        _worker(document, name)["draining"] = draining
+
+    return change
+
+
+def remove_worker(name: str) -> Change:
+    """A worker less."""
+
+    def change(document: Document) -> None:
+        document["workers"].remove(_worker(document, name))
+
+    return change
+
+
+def add_pool(name: str, pool: Document) -> Change:
+    """A pool more, which no task names yet."""
+
+    def change(document: Document) -> None:
+        if name in document["pools"]:
+            raise Problem(409, f"there is a pool `{name}` already", code="pool_exists")
+        document["pools"][name] = pool
+
+    return change
+
+
+def remove_pool(name: str) -> Change:
+    """A pool less, which has to be out of use."""
+
+    def change(document: Document) -> None:
+        if name not in document["pools"]:
+            raise Problem(404, f"no pool is named `{name}`", code="pool_not_found")
+        users = [t for t, task in document["tasks"].items() if name in (task["prefill"], task["decode"])]
+        users += [w["name"] for w in document["workers"] if w["pool"] == name]
+        if users:
+            raise Problem(409, f"pool `{name}` is in use by {', '.join(users)}", code="pool_in_use")
+        del document["pools"][name]
+
+    return change
+
+
+def set_task(name: str, changed: Document) -> Change:
+    """A task's pools, weight or caps; what is not given stays. A task that is new needs both pools."""
+
+    def change(document: Document) -> None:
+        document["tasks"][name] = document["tasks"].get(name, {}) | changed
+
+    return change
+
+
+def _worker(document: Document, name: str) -> Document:
+    for worker in document["workers"]:
+        if worker["name"] == name:
+            found: Document = worker
+            return found
+    raise Problem(404, f"no worker is named `{name}`", code="worker_not_found")
+
+
+def _changed(fleet: Fleet, change: Change) -> Fleet:
+    document = fleet.model_dump(mode="json")
+    change(document)
+    try:
+        return Fleet.model_validate_json(orjson.dumps(document))
+    except ValidationError as e:
+        first = e.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"] if part != "[key]")
+        raise Problem(400, f"{where + ': ' if where else ''}{first['msg']}", code="invalid_change") from e
+
+
+# --- the file -------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One writer at a time, over all processes; the lock is on a file of its own, since the fleet's is replaced."""
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _replace(path: Path, fleet: Fleet) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_bytes(orjson.dumps(fleet.model_dump(mode="json"), option=orjson.OPT_INDENT_2))
+    partial.replace(path)
+
+
+def _stamp(path: Path | None) -> tuple[int, int] | None:
+    try:
+        found = path.stat() if path is not None else None
+    except FileNotFoundError:
+        return None
+    return (found.st_mtime_ns, found.st_ino) if found else None
