@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 
-from sun_sglang.bench.accuracy_runs import TASKS, Run, Runs, Setting
+from sun_sglang.bench.accuracy_runs import DEFAULT, TASKS, Run, Runs, Setting
 from sun_sglang.bench.accuracy_table import render
 from sun_sglang.identity import weights_revision
 from sun_sglang.train.checkpoint import load_model
@@ -98,11 +98,12 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/accuracy"), help="weights and losses of the runs")
     parser.add_argument("--out", type=Path, default=Path("bench/results"), help="where accuracy.json and .md go")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--examples", type=int, default=Setting.examples)
+    parser.add_argument("--scale", type=float, default=1.0, help="training examples, as a multiple of the default's")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    setting = replace(Setting(), seeds=tuple(range(arguments.seeds)), examples=arguments.examples)
+    tasks = {name: replace(how, examples=round(how.examples * arguments.scale)) for name, how in DEFAULT.items()}
+    setting = Setting(tasks, seeds=tuple(range(arguments.seeds)))
     runs = Runs(arguments.base, arguments.work, setting, _say)
     measured = measure(runs, _say)
     report = {
@@ -121,7 +122,7 @@ def main() -> None:
 
 
 def _command(arguments: argparse.Namespace) -> list[str]:
-    return [f"--seeds {arguments.seeds}", f"--examples {arguments.examples}"]
+    return [f"--seeds {arguments.seeds}", f"--scale {arguments.scale:g}"]
 
 
 def _say(line: str) -> None:

@@ -92,7 +92,8 @@ class Recipe(Strict):
         weight_decay: of AdamW.
         betas: of AdamW.
         clip: largest norm of the gradient; 0 for no clipping.
-        group_by_length: examples of like length share a batch.
+        group_by_length: examples of like length share a batch. Less padding; where length goes with difficulty and
+            steps are few, a worse model.
         bf16: run the forward in bfloat16; the tuned weights stay in float32.
         gradient_checkpointing: run layers again in the backward pass rather than keep what they computed.
         lora: tune an adapter rather than all weights.
@@ -116,7 +117,7 @@ class Recipe(Strict):
     weight_decay: float = Field(default=0.0, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float = Field(default=1.0, ge=0)
-    group_by_length: bool = True
+    group_by_length: bool = False
     bf16: bool = False
     gradient_checkpointing: bool = False
     lora: Lora | None = None

@@ -159,9 +159,11 @@ class _Search:
         self._file = work / "search.json"
         self._recipe = recipe.model_dump(mode="json")
         self.losses: dict[float, float] = {}
-        if self._file.exists() or (work.parent / "config.json").exists():
-            if not resume:
-                raise RecipeError(f"output: {work.parent} holds a training already; --resume it, or choose another")
+        there = self._file.exists() or (work.parent / "config.json").exists()
+        # without --resume only the first process may look: it writes the file while others still start
+        if there and not resume and _first_process():
+            raise RecipeError(f"output: {work.parent} holds a training already; --resume it, or choose another")
+        if there and resume:
             self._read()
         if _first_process():
             work.mkdir(parents=True, exist_ok=True)
@@ -201,7 +203,9 @@ class _Search:
 
     def _write(self) -> None:
         content = {"recipe": self._recipe, "losses": {str(rate): loss for rate, loss in self.losses.items()}}
-        self._file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        new = self._file.with_suffix(".new")
+        new.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        new.replace(self._file)
 
 
 def _first_process() -> bool:
