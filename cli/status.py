@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 
 from sun_sglang.errors import UserError
 from sun_sglang.launch.access import read_access
@@ -18,6 +21,7 @@ from sun_sglang.launch.state import DeploymentState, known_deployments, read_sta
 from sun_sglang.launch.view import render
 
 EXAMPLE = "sun status configs/demo/sun.yaml"
+_REFRESH = 1.0
 
 
 def command(
@@ -26,8 +30,13 @@ def command(
     ] = None,
     run_dir: Annotated[Path | None, typer.Option(help="The directory given to `sun launch`.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it live, until Ctrl-C or it ends.")] = False,
 ) -> None:
     """Show deployments on this machine. Exits with 1 if what was asked for does not run."""
+    if watch:
+        with suppress(KeyboardInterrupt):
+            _watch(file, run_dir)
+        return
     found = locate(file, run_dir)
     states = [state for _, state in found]
     reports = asyncio.run(ask(found))
@@ -45,6 +54,16 @@ def command(
             console.print(f"{file} does not run." if file else "Nothing runs.")
     if not states and (file or run_dir):
         sys.exit(1)
+
+
+def _watch(file: Path | None, run_dir: Path | None) -> None:
+    with Live(console=Console(highlight=False), auto_refresh=False) as live:
+        while found := locate(file, run_dir):
+            reports = asyncio.run(ask(found))
+            views = (render(state, report) for (_, state), report in zip(found, reports, strict=True))
+            live.update(Group(*views), refresh=True)
+            time.sleep(_REFRESH)
+    Console(highlight=False).print(f"{file} does not run." if file else "Nothing runs.")
 
 
 def select(file: Path | None, run_dir: Path | None) -> list[DeploymentState]:

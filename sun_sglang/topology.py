@@ -164,6 +164,7 @@ class Router(Strict):
         api_keys: a file of API keys, absolute once loaded; None lets everyone in, unless `SUN_API_KEYS` has keys.
         tls_cert: a certificate file in PEM, with its chain; absolute once loaded. None for plain HTTP.
         tls_key: its private key.
+        log_requests: write a log line for every request, and not only for those that failed.
     """
 
     host: str = "127.0.0.1"
@@ -182,6 +183,7 @@ class Router(Strict):
     api_keys: str | None = Field(default=None, min_length=1)
     tls_cert: str | None = Field(default=None, min_length=1)
     tls_key: str | None = Field(default=None, min_length=1)
+    log_requests: bool = False
 
 
 class Topology(Strict):

@@ -22,6 +22,7 @@ Beside it, for as long as the router runs:
     stall        ends what makes no progress
     loads        asks workers how much work they have, whoever it is from
     info         what can be asked about the fleet      (metrics)
+    tracing      spans of requests that ended           (names: the ids that logs and traces share)
 
 `wire` (over `connections`), `register`, `lengths`, `stall`, `loads` and `info` talk to workers; nothing else does.
 """

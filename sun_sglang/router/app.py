@@ -27,6 +27,7 @@ from sun_sglang.router.lengths import LengthCheck
 from sun_sglang.router.loads import LoadWatch
 from sun_sglang.router.log import Log
 from sun_sglang.router.metrics import Metrics
+from sun_sglang.router.names import REQUEST_ID_HEADER, current_request, request_id
 from sun_sglang.router.policy import Chooser
 from sun_sglang.router.problem import Problem
 from sun_sglang.router.register import Registrar
@@ -35,6 +36,7 @@ from sun_sglang.router.replies import parse
 from sun_sglang.router.request import Endpoint
 from sun_sglang.router.serve import Service
 from sun_sglang.router.stall import StallWatch
+from sun_sglang.router.tracing import load_tracing
 from sun_sglang.router.wire import Wire, new_session
 
 DRAIN_S = 30.0
@@ -78,8 +80,9 @@ class Router:
         check = LengthCheck(session, self.registry, log)
         self.gate = Gate(self.registry, self.metrics)
         self.service = Service(
-            self.dispatcher, self.gate, self.inflight, self.metrics, self.registry, check, chooser.needs_keys
+            self.dispatcher, self.gate, self.inflight, self.metrics, self.registry, check, chooser.needs_keys, log
         )
+        self.service.tracing = load_tracing(os.environ)
         self._session = session
         self._watchers: list[asyncio.Task[None]] = []
         self._runner = web.AppRunner(
@@ -149,6 +152,7 @@ class Router:
         app = web.Application(
             client_max_size=int(self.fleet.router.max_body_mb * (1 << 20)), middlewares=[self._problems]
         )
+        app.on_response_prepare.append(_name)
         for endpoint in Endpoint:
             app.router.add_post(endpoint, self._generation(endpoint), expect_handler=meet_expectation)
         generate = self._generation(Endpoint.GENERATE)
@@ -208,6 +212,7 @@ class Router:
 
     @web.middleware
     async def _problems(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        current_request.set(request_id(request.headers.get(REQUEST_ID_HEADER)))
         try:
             self._access.check(request.path, request.headers)
             return await handler(request)
@@ -243,6 +248,10 @@ async def meet_expectation(request: web.Request) -> None:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         # what was written is no part of the answer
         request.writer.output_size = 0
+
+
+async def _name(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers[REQUEST_ID_HEADER] = current_request.get()
 
 
 def _respond(problem: Problem) -> web.Response:

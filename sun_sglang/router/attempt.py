@@ -12,6 +12,23 @@ from sun_sglang.router.verdict import Heard, Leg, Lost, Reply
 
 
 @dataclass(eq=False, slots=True)
+class Times:
+    """When what happened to an attempt, in loop time; None where it did not.
+
+    Attributes:
+        sent: both legs were.
+        prefilled: the prefill leg had handed its KV over.
+        first: the decode leg began to answer.
+        ended: the attempt did.
+    """
+
+    sent: float
+    prefilled: float | None = None
+    first: float | None = None
+    ended: float | None = None
+
+
+@dataclass(eq=False, slots=True)
 class Ticket:
     """A client's request while it is in flight.
 
@@ -22,6 +39,7 @@ class Ticket:
         abort_asked: the client asked for an abort; what the legs then report is an answer, not a fault.
         counted: a client's, to be seen in the metrics; a canary is not.
         attempts: attempts under way.
+        tries: all attempts, in order.
         owner: name of the API key that it came with; empty where there are no keys.
         waiting: what it waits for before it may go to workers; None once it may.
         queued: seconds that it waited.
@@ -33,6 +51,7 @@ class Ticket:
     abort_asked: bool = False
     counted: bool = True
     attempts: set[Attempt] = field(default_factory=set)
+    tries: list[Attempt] = field(default_factory=list)
     owner: str = ""
     waiting: asyncio.Future[None] | None = None
     queued: float = 0.0
@@ -49,9 +68,11 @@ class Attempt:
         reading_since: loop time since which the next chunk is awaited; None while nobody waits.
         owed_since: loop time since which the decode worker owes a whole answer's tokens; None for a stream.
         cut: why the stream was cut off by the router, if it was.
+        times: when what happened.
     """
 
-    def __init__(self, call: Call, pair: Pair, rid: str, ticket: Ticket) -> None:
+    def __init__(self, call: Call, pair: Pair, rid: str, ticket: Ticket, now: float) -> None:
+        self.times = Times(now)
         self.call = call
         self.pair = pair
         self.rid = rid

@@ -117,6 +117,8 @@ class Dispatcher:
     def finish(self, attempt: Attempt) -> None:
         """An answer was delivered: let go of both workers."""
         self._release(attempt, "decode", "ok")
+        if attempt.ticket.counted:
+            self._metrics.leg_seconds.labels(attempt.call.task, "decode").observe(self.now() - attempt.times.sent)
         response = attempt.response
         assert response is not None, "an answer came in a response"
         if attempt.tasks["prefill"].done() and response.content.at_eof():
@@ -202,7 +204,7 @@ class Dispatcher:
     # --- one attempt ----------------------------------------------------------------------------------------------
 
     def _send(self, call: Call, pair: Pair, ticket: Ticket) -> Attempt:
-        attempt = Attempt(call, pair, new_rid(), ticket)
+        attempt = Attempt(call, pair, new_rid(), ticket, self.now())
         bodies = leg_bodies(call, pair, rid=attempt.rid, room=new_room())
         attempt.hold()
         for worker in pair:
@@ -212,6 +214,7 @@ class Dispatcher:
                 self._metrics.leg_in_flight.labels(call.task, leg).inc()
         self.attempts.add(attempt)
         ticket.attempts.add(attempt)
+        ticket.tries.append(attempt)
         attempt.tasks = {
             "prefill": self._loop.create_task(self._prefill(attempt, bodies.prefill)),
             "decode": self._loop.create_task(self.wire.decode(attempt, bodies.decode)),
@@ -219,14 +222,13 @@ class Dispatcher:
         return attempt
 
     async def _prefill(self, attempt: Attempt, body: bytes) -> None:
-        started = self.now()
         outcome = await self.wire.prefill(attempt, body)
         if outcome == "ok":
-            attempt.pair.prefill.answered = self.now()
+            attempt.times.prefilled = attempt.pair.prefill.answered = self.now()
             attempt.owed_since = None if attempt.call.stream else self.now()
         self._release(attempt, "prefill", outcome)
         if attempt.ticket.counted and outcome == "ok":
-            self._metrics.leg_seconds.labels(attempt.call.task, "prefill").observe(self.now() - started)
+            self._metrics.leg_seconds.labels(attempt.call.task, "prefill").observe(self.now() - attempt.times.sent)
 
     async def _decide(self, attempt: Attempt, limit: float, *, whole: bool) -> Serve | Relay | Failed:
         while True:
@@ -249,7 +251,10 @@ class Dispatcher:
     def _answer(self, attempt: Attempt) -> Answer:
         decode, prefill = attempt.heard["decode"], attempt.heard["prefill"]
         assert isinstance(decode, Reply), "only a decode leg that answered is served"
-        attempt.pair.decode.answered = self.now()
+        attempt.times.first = attempt.pair.decode.answered = self.now()
+        if attempt.call.stream and attempt.times.prefilled is not None and attempt.ticket.counted:
+            waited = attempt.times.first - attempt.times.prefilled
+            self._metrics.hand_over.labels(attempt.call.task).observe(waited)
         body = prefill.head if attempt.call.needs_prefill and isinstance(prefill, Reply) else None
         answer = Answer(self, attempt, decode.head, body)
         if not attempt.call.stream:
@@ -268,6 +273,8 @@ class Dispatcher:
             self._metrics.legs.labels(attempt.call.task, leg, outcome).inc()
 
     def _close(self, attempt: Attempt) -> None:
+        if attempt.times.ended is None:
+            attempt.times.ended = self.now()
         self.attempts.discard(attempt)
         attempt.ticket.attempts.discard(attempt)
         if attempt.response is not None:

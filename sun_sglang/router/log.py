@@ -8,6 +8,8 @@ from typing import TextIO
 
 import orjson
 
+from sun_sglang.router.names import current_request
+
 
 class Log:
     """Writes events to a stream."""
@@ -16,8 +18,10 @@ class Log:
         self._stream = stream
 
     def event(self, name: str, **fields: object) -> None:
-        """Write `{"time": seconds since 1970, "event": name, ...}`."""
+        """Write `{"time": seconds since 1970, "event": name, ...}`, with `request` where one is being handled."""
         line = {"time": round(time.time(), 3), "event": name, **fields}
+        if request := current_request.get():
+            line["request"] = request
         self._stream.write(orjson.dumps(line, default=str).decode() + "\n")
         self._stream.flush()
 

@@ -75,6 +75,15 @@ class Metrics:
         self.leg_seconds = Family(
             Histogram("sun_leg_seconds", "From dispatch to a leg's end.", ["task", "leg"], buckets=_SECONDS, registry=r)
         )
+        self.hand_over = Family(
+            Histogram(
+                "sun_hand_over_seconds",
+                "From the prefill leg's end to the first event of the streamed answer.",
+                ["task"],
+                buckets=_SECONDS,
+                registry=r,
+            )
+        )
         self.queued = Family(Gauge("sun_queued", "Requests that wait for their turn.", ["task"], registry=r))
         self.queue_seconds = Family(
             Histogram("sun_queue_seconds", "Wait of those that waited.", ["task"], buckets=_SECONDS, registry=r)
@@ -96,7 +105,12 @@ class Metrics:
         )
 
         self.worker_in_flight = Family(
-            Gauge("sun_worker_in_flight", "Requests that this router has on a worker.", ["worker"], registry=r)
+            Gauge(
+                "sun_worker_in_flight", "Requests on a worker, as far as the router can tell.", ["worker"], registry=r
+            )
+        )
+        self.worker_tokens = Family(
+            Gauge("sun_worker_tokens", "Outstanding work on a worker, in tokens, likewise.", ["worker"], registry=r)
         )
 
     def count_tokens(self, task: str, tokens: Tokens) -> None:
@@ -109,8 +123,10 @@ class Metrics:
         """The page that Prometheus reads."""
         self.workers.clear()
         self.worker_in_flight.clear()
+        self.worker_tokens.clear()
         for worker in registry.workers.values():
-            self.worker_in_flight.labels(worker.name).set(worker.requests)
+            self.worker_in_flight.labels(worker.name).set(worker.load_requests)
+            self.worker_tokens.labels(worker.name).set(worker.load_tokens)
             current = registry.state(worker.name)
             for state in State:
                 self.workers.labels(worker.name, worker.spec.pool, worker.role, state).set(state is current)

@@ -21,8 +21,10 @@ from sun_sglang.router.gate import Gate
 from sun_sglang.router.inflight import Inflight
 from sun_sglang.router.keys import Key
 from sun_sglang.router.legs import Call, make_call, namespace, wire_model
+from sun_sglang.router.log import Log
 from sun_sglang.router.logprobs import merge_input_logprobs
 from sun_sglang.router.metrics import Metrics
+from sun_sglang.router.names import current_request
 from sun_sglang.router.problem import Problem
 from sun_sglang.router.registry import Registry
 from sun_sglang.router.replies import Tokens, tokens
@@ -30,9 +32,11 @@ from sun_sglang.router.replies import parse as parse_json
 from sun_sglang.router.request import Endpoint, Request, parse
 from sun_sglang.router.sse import DONE, Watch, event_data
 from sun_sglang.router.streams import MergedStream
+from sun_sglang.router.tracing import Ended, Tracing
 
 TASK_HEADER = "X-Sun-Task"
 SESSION_HEADER = "X-Sun-Session"
+_FAILURES = frozenset({"failed", "unavailable", "overdue"})
 _SSE = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
@@ -46,7 +50,11 @@ class Part:
 
 
 class Service:
-    """Serves the three endpoints that make text."""
+    """Serves the three endpoints that make text.
+
+    Attributes:
+        tracing: where traces go; None for nowhere.
+    """
 
     def __init__(
         self,
@@ -57,7 +65,11 @@ class Service:
         registry: Registry,
         check_length: Callable[[Request, Sequence[Single]], Awaitable[None]],
         needs_keys: bool,
+        log: Log,
     ) -> None:
+        self.tracing: Tracing | None = None
+        self._log = log
+        self._log_all = registry.fleet.router.log_requests
         self._dispatcher = dispatcher
         self._gate = gate
         self._answers = AnswerLengths()
@@ -110,6 +122,26 @@ class Service:
             self._metrics.in_flight.labels(request.task).dec()
             self._metrics.requests.labels(request.task, outcome).inc()
             self._metrics.seconds.labels(request.task).observe(self._dispatcher.now() - arrived)
+            self._tell(http, endpoint, outcome, tuple(p.ticket for p in parts))
+
+    def _tell(self, http: web.Request, endpoint: Endpoint, outcome: str, tickets: tuple[Ticket, ...]) -> None:
+        """What an ended request leaves behind besides counts: a log line, a trace."""
+        now = self._dispatcher.now()
+        if self._log_all or outcome in _FAILURES:
+            workers = [[w.name for w in attempt.pair] for ticket in tickets for attempt in ticket.tries]
+            self._log.event(
+                "request",
+                task=tickets[0].task,
+                path=endpoint,
+                outcome=outcome,
+                seconds=round(now - tickets[0].arrived, 4),
+                queued=round(tickets[0].queued, 4),
+                answers=len(tickets),
+                workers=workers,
+                key=tickets[0].owner,
+            )
+        if self.tracing is not None:
+            self.tracing.record(Ended(current_request.get(), endpoint, outcome, tickets, now, http.headers), now)
 
     def _call(self, request: Request, single: Single, session: str | None) -> Call:
         keys: tuple[int, ...] = ()
