@@ -33,6 +33,8 @@ async def test_fault_01_prefill_refuses_the_connection(start: Start, stream: boo
         async with asyncio.timeout(1):
             await cluster.exact(stream=stream)
     assert await cluster.is_state("math-0", "absent")
+    metrics = await cluster.metrics()
+    assert metrics['sun_retries_total{leg="prefill",task="math"}'] == 1
     await cluster.settled()
 
 
@@ -105,6 +107,8 @@ async def test_fault_06_decode_refuses_the_connection(start: Start, stream: bool
         async with asyncio.timeout(2):
             await cluster.exact(stream=stream)
     assert await cluster.is_state("base-0", "absent")
+    metrics = await cluster.metrics()
+    assert metrics['sun_retries_total{leg="decode",task="math"}'] == 1
     await cluster.settled()
 
 
