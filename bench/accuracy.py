@@ -50,8 +50,10 @@ METHODS: Mapping[str, Method] = MappingProxyType(
 )
 
 
-def measure(runs: Runs, say: Any) -> dict[str, Any]:
+def measure(runs: Runs, say: Any, *, done_only: bool = False) -> dict[str, Any]:
     """Search rates, tune every seed, and measure every method on the test questions.
+
+    `done_only` leaves out a task's seed whose runs are not all there, rather than do them.
 
     Returns:
         `rates`: per task and scheme the rate that was chosen and all validation losses; `cells`: per task and method
@@ -67,6 +69,10 @@ def measure(runs: Runs, say: Any) -> dict[str, Any]:
     # seed by seed, so that a run that is cut short has whole seeds
     for seed in runs.setting.seeds:
         for task in TASKS:
+            wanted = [Run(task, scheme, seed, found["chosen"]) for scheme, found in rates[task].items()]
+            if done_only and not all(runs.done(run) for run in wanted):
+                say(f"{task}, seed {seed}: not tuned yet, left out")
+                continue
             for method, result in _of_seed(runs, task, seed, rates[task]).items():
                 cells[task][method].append(result)
             say(f"{task}, seed {seed}: " + ", ".join(f"{m} {c[-1]['percent']}" for m, c in cells[task].items()))
@@ -100,12 +106,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0, help="training examples, as a multiple of the default's")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--done-only", action="store_true", help="leave out seeds of a task that are not tuned yet")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     tasks = {name: replace(how, examples=round(how.examples * arguments.scale)) for name, how in DEFAULT.items()}
     setting = Setting(tasks, seeds=tuple(range(arguments.seeds)))
     runs = Runs(arguments.base, arguments.work, setting, _say)
-    measured = measure(runs, _say)
+    measured = measure(runs, _say, done_only=arguments.done_only)
     report = {
         "command": "python -m sun_sglang.bench.accuracy " + " ".join(_command(arguments)),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s) of {os.cpu_count()} cores, "
@@ -122,7 +129,11 @@ def main() -> None:
 
 
 def _command(arguments: argparse.Namespace) -> list[str]:
-    return [f"--seeds {arguments.seeds}", f"--scale {arguments.scale:g}"]
+    return [
+        f"--seeds {arguments.seeds}",
+        f"--scale {arguments.scale:g}",
+        *(["--done-only"] if arguments.done_only else []),
+    ]
 
 
 def _say(line: str) -> None:

@@ -121,6 +121,10 @@ class Runs:
         self._log(f"{run.name}: validation loss {module.loss:.5f}, {seconds:.0f} s")
         return module.loss
 
+    def done(self, run: Run) -> bool:
+        """Whether a run's result is there."""
+        return (self.work / f"{run.name}.json").exists()
+
     def weights(self, run: Run) -> Any:
         """The tuned model of a run that is done."""
         model = load_model(self.base)

@@ -28,12 +28,12 @@ def average(report: Mapping[str, Any], method: str) -> float:
 def render(report: Mapping[str, Any]) -> str:
     """The table as Markdown, from what `bench.accuracy` wrote."""
     tasks, setting = list(report["cells"]), report["setting"]
+    seeds = ", ".join(f"{task}: {len(report['cells'][task]['full'])} seeds" for task in tasks)
     lines = [
         "# Accuracy, small scale",
         "",
         f"Exact match in percent on {setting['held_out']} held-out questions a task, greedy: mean over "
-        f"{len(setting['seeds'])} seeds of data and order (one base model), "
-        "plus or minus the sample standard deviation.",
+        f"seeds of data and order (one base model; {seeds}), plus or minus the sample standard deviation.",
         "",
         f"| | {' | '.join(tasks)} | average | to full |",
         f"|{'---|' * (len(tasks) + 3)}",
