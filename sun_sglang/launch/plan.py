@@ -77,13 +77,27 @@ def _with_value(argv: tuple[str, ...], option: str, value: int) -> tuple[str, ..
 
 
 class RouterPlan(Strict):
-    """The router process. `fleet` is the file that tells it what to serve, `log` the file for its output."""
+    """The router.
+
+    Attributes:
+        host: address that it listens on.
+        port: its port, which all of its processes share.
+        fleet: the file that tells it what to serve.
+        log: file for its output.
+        tls: it speaks HTTPS.
+        processes: how many it has.
+    """
 
     host: str
     port: int
     fleet: Path
     log: Path
     tls: bool = False
+    processes: int = 1
+
+    def log_of(self, process: int) -> Path:
+        """The file for one process's output."""
+        return self.log if self.processes == 1 else self.log.with_name(f"router-{process}.log")
 
     @property
     def url(self) -> str:
@@ -183,6 +197,7 @@ def make_plan(
         fleet=run_dir / "fleet.json",
         log=run_dir / "logs" / "router.log",
         tls=topology.router.tls_cert is not None,
+        processes=topology.router.processes,
     )
     return LaunchPlan(
         run_dir=run_dir,

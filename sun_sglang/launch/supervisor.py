@@ -59,7 +59,7 @@ class Supervisor:
         self._began = time.monotonic()
         self._seconds_to_ready: float | None = None
         self._stop = asyncio.Event()
-        self._router = Keeper(_router_state(plan.router), self._start_router, self._changed)
+        self._routers = [self._router_keeper(plan.router, i) for i in range(plan.router.processes)]
         self._workers = [self._keeper(worker) for worker in plan.workers]
 
     @property
@@ -74,7 +74,7 @@ class Supervisor:
             transfer=self.plan.transfer.backend,
             seconds_to_ready=self._seconds_to_ready,
             detail=self._detail,
-            processes=tuple(k.state for k in (self._router, *self._workers)),
+            processes=tuple(k.state for k in (*self._routers, *self._workers)),
         )
 
     def stop(self) -> None:
@@ -89,7 +89,7 @@ class Supervisor:
         """
         _write_fleet(self.plan)
         await self._starter.open()
-        keepers = [asyncio.create_task(k.run()) for k in (self._router, *self._workers)]
+        keepers = [asyncio.create_task(k.run()) for k in (*self._routers, *self._workers)]
         try:
             async with RouterClient(self.plan.router.url, read_access(self.plan.run_dir)) as client:
                 await self._watch(client)
@@ -117,7 +117,7 @@ class Supervisor:
                 continue
 
     def _require_progress(self) -> None:
-        for keeper in (self._router, *self._workers):
+        for keeper in (*self._routers, *self._workers):
             if keeper.early_ends >= _EARLY_ENDS_ALLOWED:
                 raise LaunchError(
                     f"`{keeper.state.name}` ended {keeper.early_ends} times before it was ready "
@@ -136,7 +136,7 @@ class Supervisor:
         if self._phase != Phase.FAILED:
             self._enter(Phase.STOPPING)
         # the router first: it lets requests in flight finish while their workers still run
-        await self._router.stop(_ROUTER_GRACE)
+        await asyncio.gather(*(k.stop(_ROUTER_GRACE) for k in self._routers))
         await asyncio.gather(*(k.stop(_WORKER_GRACE) for k in self._workers))
         await self._starter.close()
 
@@ -155,21 +155,28 @@ class Supervisor:
 
         return Keeper(_worker_state(worker), start, self._changed)
 
-    async def _start_router(self, _restarts: int) -> Running:
-        router = self.plan.router
-        with router.log.open("ab") as log:
-            process = await asyncio.create_subprocess_exec(
+    def _router_keeper(self, router: RouterPlan, process: int) -> Keeper:
+        async def start(_restarts: int) -> Running:
+            return await self._start_router(router, process)
+
+        return Keeper(_router_state(router, process), start, self._changed)
+
+    async def _start_router(self, router: RouterPlan, process: int) -> Running:
+        with router.log_of(process).open("ab") as log:
+            started = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
                 "sun_sglang.router",
                 str(router.fleet),
+                "--process",
+                str(process),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 process_group=0,
                 preexec_fn=with_parent(),
             )
-        return Running(process.pid, process.wait())
+        return Running(started.pid, started.wait())
 
 
 def _write_fleet(plan: LaunchPlan) -> None:
@@ -178,15 +185,15 @@ def _write_fleet(plan: LaunchPlan) -> None:
     plan.router.fleet.write_bytes(orjson.dumps(plan.fleet, option=orjson.OPT_INDENT_2))
 
 
-def _router_state(router: RouterPlan) -> ProcessState:
+def _router_state(router: RouterPlan, process: int) -> ProcessState:
     return ProcessState(
-        name="router",
+        name=router.log_of(process).stem,
         pool="",
         role="router",
         phase=Phase.STARTING,
         pid=0,
         url=router.url,
-        log=router.log,
+        log=router.log_of(process),
         restarts=0,
     )
 

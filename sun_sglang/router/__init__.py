@@ -19,6 +19,7 @@ Beside it, for as long as the router runs:
     registry     workers and proven paths, pure         (fleet: the file they come from)
     register     reads cards, sends canaries            (canary)
     changes      the fleet file while it changes         (admin: the API for that)
+    siblings     the router's other processes            (shared: what they have on workers)
     stall        ends what makes no progress
     loads        asks workers how much work they have, whoever it is from
     info         what can be asked about the fleet      (metrics)

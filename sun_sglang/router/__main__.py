@@ -1,4 +1,6 @@
-"""Run the router: `python -m sun_sglang.router FLEET.json`.
+"""Run the router: `python -m sun_sglang.router FLEET.json [--process I]`.
+
+A fleet whose `router.processes` is N is served by N of them on one port, I from 0.
 
 Writes structured log lines to stderr and nothing else. SIGTERM and SIGINT drain. Exit code 0 after a drain, 1 if the
 address cannot be bound, 2 for wrong usage or a wrong file.
@@ -23,25 +25,36 @@ from sun_sglang.router.log import Log, LogHandler
 def main(argv: list[str]) -> int:
     """Run until a signal. Returns the exit code."""
     log = Log(sys.stderr)
-    if len(argv) != 1 or argv[0].startswith("-"):
-        sys.stderr.write("usage: python -m sun_sglang.router FLEET.json\n")
+    file, process = _arguments(argv)
+    if file is None:
+        sys.stderr.write("usage: python -m sun_sglang.router FLEET.json [--process I]\n")
         return 2
     try:
-        fleet = load_fleet(Path(argv[0]))
+        fleet = load_fleet(file)
     except FleetError as e:
         sys.stderr.write(f"{e}\n")
         return 2
     logging.basicConfig(level=logging.WARNING, handlers=[LogHandler(log)])
-    return uvloop.run(_serve(fleet, log, Path(argv[0])))
+    return uvloop.run(_serve(fleet, log, file, process))
 
 
-async def _serve(fleet: Fleet, log: Log, path: Path) -> int:
+def _arguments(argv: list[str]) -> tuple[Path | None, int]:
+    """The fleet file and the number of this process; None for wrong usage."""
+    match argv:
+        case [file] if not file.startswith("-"):
+            return Path(file), 0
+        case [file, "--process", number] if not file.startswith("-") and number.isdecimal():
+            return Path(file), int(number)
+    return None, 0
+
+
+async def _serve(fleet: Fleet, log: Log, path: Path, process: int) -> int:
     loop = asyncio.get_running_loop()
     asked = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)
     try:
-        router = await Router.start(fleet, log, path)
+        router = await Router.start(fleet, log, path, process)
     except UserError as e:
         sys.stderr.write(f"{e}\n")
         return 2

@@ -35,6 +35,8 @@ from sun_sglang.router.registry import Registry
 from sun_sglang.router.replies import parse
 from sun_sglang.router.request import Endpoint
 from sun_sglang.router.serve import Service
+from sun_sglang.router.shared import SharedLoads
+from sun_sglang.router.siblings import Siblings, merge_metrics
 from sun_sglang.router.stall import StallWatch
 from sun_sglang.router.tracing import load_tracing
 from sun_sglang.router.wire import Wire, new_session
@@ -61,6 +63,7 @@ class Router:
         access: Access,
         tls: ssl.SSLContext | None,
         path: Path | None,
+        process: int,
     ) -> None:
         self.fleet = fleet
         self._access = access
@@ -74,11 +77,14 @@ class Router:
         self.stalls = StallWatch(session, self.registry, self.dispatcher, self.metrics)
         self.loads = LoadWatch(session, self.registry)
         self.inflight = Inflight()
-        self.info = Info(session, self.registry, self.registrar, self.inflight, access)
+        self.gate = Gate(self.registry, self.metrics)
+        self.siblings = Siblings(_sockets(path, process, fleet.router.processes))
+        self._process = process
+        self._shared = _share(self.registry, path, process)
+        self.info = Info(session, self.registry, self.registrar, self.inflight, access, self.gate, self.siblings)
         self.store = FleetStore(self.registry, path, log)
         self.admin = Admin(self.registry, self.store)
         check = LengthCheck(session, self.registry, log)
-        self.gate = Gate(self.registry, self.metrics)
         self.service = Service(
             self.dispatcher, self.gate, self.inflight, self.metrics, self.registry, check, chooser.needs_keys, log
         )
@@ -90,24 +96,32 @@ class Router:
         )
 
     @classmethod
-    async def start(cls, fleet: Fleet, log: Log, path: Path | None = None) -> Router:
+    async def start(cls, fleet: Fleet, log: Log, path: Path | None = None, process: int = 0) -> Router:
         """Bind the port and begin to register workers.
 
         Args:
             fleet: what to serve.
             log: where to write.
-            path: the file that the fleet came from, which is watched, and which changes are written to.
+            path: the file that the fleet came from, which is watched, and which changes are written to. Where the
+                router has several processes, they meet in its directory.
+            process: which of them this is, from 0.
 
         Raises:
             OSError: the address cannot be bound.
             UserError: a file of keys or certificates is wrong.
         """
         access, tls = load_access(fleet, os.environ), load_tls(fleet.router)
-        router = cls(fleet, new_session(), log, access, tls, path)
+        router = cls(fleet, new_session(), log, access, tls, path, process)
         await router._runner.setup()
         try:
             host, port = fleet.router.host, fleet.router.port
-            await web.TCPSite(router._runner, host, port, backlog=2048, ssl_context=tls).start()
+            several = fleet.router.processes > 1
+            site = web.TCPSite(router._runner, host, port, backlog=2048, ssl_context=tls, reuse_port=several or None)
+            await site.start()
+            if several and path is not None:
+                socket = _socket(path, process)
+                socket.unlink(missing_ok=True)
+                await web.UnixSite(router._runner, str(socket)).start()
         except BaseException:
             await router.stop(0.0)
             raise
@@ -144,6 +158,9 @@ class Router:
                 await task
         await self.dispatcher.close()
         await self._session.close()
+        await self.siblings.close()
+        if self._shared is not None:
+            self._shared.close()
         self.log.event("stopped", cut_off=left)
 
     # --- handlers -----------------------------------------------------------------------------------------------------
@@ -188,14 +205,18 @@ class Router:
 
         return handle
 
-    async def _metrics(self, _: web.Request) -> web.Response:
-        return web.Response(
-            body=self.metrics.page(self.registry), headers={"Content-Type": "text/plain; version=0.0.4"}
-        )
+    async def _metrics(self, http: web.Request) -> web.Response:
+        page = self.metrics.page(self.registry)
+        others = await self.siblings.ask("GET", "/metrics", http.headers)
+        if others:
+            pages = {self._process: page} | {i: other for i, other in others.items() if other is not None}
+            page = merge_metrics(dict(sorted(pages.items())))
+        return web.Response(body=page, headers={"Content-Type": "text/plain; version=0.0.4"})
 
     async def _abort(self, http: web.Request) -> web.Response:
         """POST /abort_request: {"rid": a client's own id} or {"abort_all": true}. An unknown id is ignored."""
-        body = parse(await http.read())
+        raw = await http.read()
+        body = parse(raw)
         rid = body.get("rid") if isinstance(body, dict) else None
         everything = body.get("abort_all", False) if isinstance(body, dict) else None
         if not isinstance(everything, bool) or not isinstance(rid, str | None):
@@ -208,6 +229,7 @@ class Router:
                 self.dispatcher.abort(ticket)
         if everything:
             self.dispatcher.abort_everywhere()
+        await self.siblings.ask("POST", "/abort_request", http.headers, raw)
         return web.Response()
 
     @web.middleware
@@ -248,6 +270,27 @@ async def meet_expectation(request: web.Request) -> None:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         # what was written is no part of the answer
         request.writer.output_size = 0
+
+
+def _socket(path: Path, process: int) -> Path:
+    return path.with_name(f"router-{process}.sock")
+
+
+def _sockets(path: Path | None, process: int, processes: int) -> dict[int, Path]:
+    """Where the other processes of this router listen."""
+    return {i: _socket(path, i) for i in range(processes) if i != process} if path is not None else {}
+
+
+def _share(registry: Registry, path: Path | None, process: int) -> SharedLoads | None:
+    """Let the processes of one router see each other's load on every worker, those that come later included."""
+    processes = registry.fleet.router.processes
+    if path is None or processes == 1:
+        return None
+    shared = SharedLoads(path.with_name("router.loads"), process, processes)
+    for worker in registry.workers.values():
+        worker.share(shared)
+    registry.on_added.append(lambda worker: worker.share(shared))
+    return shared
 
 
 async def _name(_: web.Request, response: web.StreamResponse) -> None:

@@ -11,6 +11,7 @@ import orjson
 from aiohttp import web
 
 from sun_sglang.router.access import Access, require_task
+from sun_sglang.router.gate import Gate
 from sun_sglang.router.inflight import Inflight
 from sun_sglang.router.legs import namespace
 from sun_sglang.router.problem import Problem
@@ -19,6 +20,7 @@ from sun_sglang.router.registry import Path, Registry, Worker
 from sun_sglang.router.replies import parse
 from sun_sglang.router.request import choose_task
 from sun_sglang.router.serve import TASK_HEADER
+from sun_sglang.router.siblings import Siblings, merge_tasks
 from sun_sglang.router.wire import describe
 
 WORKER_TIMEOUT_S = 5.0
@@ -35,7 +37,11 @@ class Info:
         registrar: Registrar,
         inflight: Inflight,
         access: Access,
+        gate: Gate,
+        siblings: Siblings,
     ) -> None:
+        self._gate = gate
+        self._siblings = siblings
         self._session = session
         self._registry = registry
         self._registrar = registrar
@@ -44,10 +50,12 @@ class Info:
         self._started = int(time.time())
         self.draining = False
 
-    async def tasks(self, _: web.Request) -> web.Response:
+    async def tasks(self, http: web.Request) -> web.Response:
         """GET /tasks: per task its pools, workers, paths, and what is in flight."""
         tasks = {name: self._task(name) for name in self._registry.fleet.tasks}
-        return _json({"ready": not self._registry.unserved(), "draining": self.draining, "tasks": tasks})
+        own = {"ready": not self._registry.unserved(), "draining": self.draining, "tasks": tasks}
+        others = await self._siblings.ask("GET", "/tasks", http.headers)
+        return _json(merge_tasks(own, [parse(body) if body else None for body in others.values()]))
 
     async def models(self, http: web.Request) -> web.Response:
         """GET /v1/models: the tasks that the client may call, in OpenAI's shape."""
@@ -135,6 +143,7 @@ class Info:
             **pools,
             "paths": [_path(p) for p in paths],
             "unproven_paths": [_path(p) | {"why": self._registrar.canary_fault(p)} for p in unproven],
+            "queued": self._gate.waiting(name),
             "in_flight": sum(ticket.task == name for ticket in self._inflight.tickets),
             "namespace": namespace(task.prefill, weights[0]) if weights else None,
         }
@@ -147,7 +156,7 @@ class Info:
                 "state": self._registry.state(w.name),
                 "reason": w.reason,
                 "incarnation": w.card.incarnation if w.card else None,
-                "in_flight": w.requests,
+                "in_flight": w.load_requests,
             }
             for w in self._registry.members(name)
         ]

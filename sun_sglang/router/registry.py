@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from sun_sglang.identity import WorkerCard, first_difference
 from sun_sglang.router.fleet import Fleet, FleetWorker
+from sun_sglang.router.shared import SharedLoads
 from sun_sglang.topology import Task
 
 
@@ -56,6 +57,8 @@ class Worker:
         incarnation: the one that was last read, kept while the worker is absent.
         on_lost: called with a reason once the worker is gone for good; each request in flight on it has one here.
         hash: of its name, the same in every process.
+        shared: what the router's other processes have on it; None where there is one process.
+        slot: where this process shows them its own requests and tokens.
     """
 
     spec: FleetWorker
@@ -73,6 +76,8 @@ class Worker:
     incarnation: str = ""
     on_lost: set[Callable[[str], None]] = field(default_factory=set)
     hash: int = field(init=False)
+    shared: SharedLoads | None = None
+    slot: memoryview | None = None
 
     def __post_init__(self) -> None:
         self.hash = int.from_bytes(hashlib.blake2b(self.spec.name.encode(), digest_size=8).digest(), "little")
@@ -84,28 +89,41 @@ class Worker:
 
     @property
     def known(self) -> tuple[int, int]:
-        """Requests and tokens that the router itself has on it."""
-        return self.requests, self.tokens
+        """Requests and tokens that the router itself has on it, all of its processes together."""
+        if self.shared is None:
+            return self.requests, self.tokens
+        requests, tokens = self.shared.elsewhere(self.hash)
+        return self.requests + requests, self.tokens + tokens
+
+    def share(self, shared: SharedLoads) -> None:
+        """Show what this process has on it to the others, and see what they have."""
+        self.shared = shared
+        self.slot = shared.slot(self.hash)
+        self.slot[0], self.slot[1] = self.requests, self.tokens
 
     @property
     def load_requests(self) -> int:
         """Requests on it, whoever sent them, as far as the router can tell."""
-        return self.requests + self.elsewhere_requests
+        return self.known[0] + self.elsewhere_requests
 
     @property
     def load_tokens(self) -> int:
         """Outstanding work on it, in tokens, whoever sent it, as far as the router can tell."""
-        return self.tokens + self.elsewhere_tokens
+        return self.known[1] + self.elsewhere_tokens
 
     def take(self, tokens: int) -> None:
         """A request of the router's is on it now."""
         self.requests += 1
         self.tokens += tokens
+        if self.slot is not None:
+            self.slot[0], self.slot[1] = self.requests, self.tokens
 
     def give(self, tokens: int) -> None:
         """A request of the router's is not on it any more."""
         self.requests -= 1
         self.tokens -= tokens
+        if self.slot is not None:
+            self.slot[0], self.slot[1] = self.requests, self.tokens
 
 
 class Pair(NamedTuple):

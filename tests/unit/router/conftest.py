@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -71,6 +72,12 @@ class System:
 
 
 Start = Callable[..., Any]
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
 
 
 @pytest.fixture

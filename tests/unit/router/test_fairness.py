@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import socket
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -21,7 +20,7 @@ from sun_sglang.router.request import Endpoint
 from sun_sglang.sim.settings import parse_settings
 from sun_sglang.sim.worker import EmulatedWorker
 
-from .conftest import SUN, Start, System
+from .conftest import SUN, Start, System, free_port
 from .fake_worker import Fault
 
 NO_SHARES: dict[str, Share] = {}
@@ -289,12 +288,6 @@ async def test_a_full_decode_worker_that_runs_batches_is_overloaded_and_stays(st
 
 
 # --- emulated workers -----------------------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ def written(tmp_path: Path, **changes: Any) -> str:
 def test_wrong_usage(args: tuple[str, ...]) -> None:
     done = run(*args)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "usage: python -m sun_sglang.router FLEET.json\n"
+    assert done.stderr == "usage: python -m sun_sglang.router FLEET.json [--process I]\n"
 
 
 def test_a_wrong_file_is_one_line_and_exit_code_2(tmp_path: Path) -> None:

@@ -1,0 +1,96 @@
+"""The other processes of a router: what one client asks of one of them, all of them answer. I/O: their unix sockets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+SIBLING_HEADER = "X-Sun-Sibling"
+_PASSED_ON = ("Authorization", "X-API-Key", "Content-Type")
+_TIMEOUT = aiohttp.ClientTimeout(total=1.5)
+
+
+class Siblings:
+    """Asks the other processes.
+
+    Args:
+        sockets: where they listen, by their number.
+    """
+
+    def __init__(self, sockets: Mapping[int, Path]) -> None:
+        self._sessions = {
+            i: aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path)), timeout=_TIMEOUT)
+            for i, path in sockets.items()
+        }
+
+    async def ask(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None
+    ) -> dict[int, bytes | None]:
+        """Each process's answer; None from one that did not give any.
+
+        Nothing where the request comes from a sibling itself.
+        """
+        if SIBLING_HEADER in headers:
+            return {}
+        passed = {name: headers[name] for name in _PASSED_ON if name in headers} | {SIBLING_HEADER: "1"}
+
+        async def one(session: aiohttp.ClientSession) -> bytes | None:
+            try:
+                async with session.request(method, f"http://router{path}", data=body, headers=passed) as reply:
+                    return await reply.read() if reply.status == 200 else None
+            except (aiohttp.ClientError, OSError):
+                return None
+
+        answers = await asyncio.gather(*(one(session) for session in self._sessions.values()))
+        return dict(zip(self._sessions, answers, strict=True))
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await asyncio.gather(*(session.close() for session in self._sessions.values()))
+
+
+def merge_tasks(own: dict[str, Any], others: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
+    """`/tasks` of all processes: ready when all of them are, with all that any of them has in flight or not proven."""
+    merged = {**own, "tasks": {name: dict(task) for name, task in own["tasks"].items()}}
+    for other in others:
+        merged["ready"] = merged["ready"] and other is not None and other["ready"]
+        for name, task in (other or {"tasks": {}})["tasks"].items():
+            mine = merged["tasks"].get(name)
+            if mine is not None:
+                mine["ready"] = mine["ready"] and task["ready"]
+                mine["in_flight"] += task["in_flight"]
+                mine["queued"] += task["queued"]
+                known = mine["unproven_paths"]
+                mine["unproven_paths"] = known + [p for p in task["unproven_paths"] if p not in known]
+    return merged
+
+
+def merge_metrics(pages: Mapping[int, bytes]) -> bytes:
+    """Prometheus pages of several processes as one: every sample gets the label `process`."""
+    families: dict[str, tuple[list[str], list[str]]] = {}
+    for process, page in pages.items():
+        samples: list[str] = []
+        for line in page.decode().splitlines():
+            if line.startswith("# HELP "):
+                head, samples = families.setdefault(line.split(" ", 3)[2], ([], []))
+                if not head:
+                    head.append(line)
+            elif line.startswith("# TYPE "):
+                if len(head) == 1:
+                    head.append(line)
+            elif line:
+                samples.append(_labelled(line, process))
+    lines = [line for head, samples in families.values() for line in (*head, *samples)]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _labelled(sample: str, process: int) -> str:
+    name, brace, rest = sample.partition("{")
+    if brace:
+        return f'{name}{{process="{process}",{rest}'
+    name, _, value = sample.partition(" ")
+    return f'{name}{{process="{process}"}} {value}'

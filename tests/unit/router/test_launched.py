@@ -1,0 +1,85 @@
+"""Keys and several router processes as a user has them: by `sun launch`, with emulated workers."""
+
+from __future__ import annotations
+
+import json
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+import pytest
+import yaml
+
+from sun_sglang.launch.state import read_state
+
+KEY = "user-key-0123456789"
+TOPOLOGY: dict[str, Any] = {
+    "pools": {
+        "base": {"role": "decode", "model": "none/base", "replicas": 2},
+        "math": {"role": "prefill", "model": "none/math"},
+    },
+    "tasks": {"math": {"prefill": "math", "decode": "base", "weight": 2}},
+    "backend": "emulated",
+    "emulated": {"vocab_size": 1000},
+    "router": {"port": 0, "processes": 2, "api_keys": "keys.yaml", "max_requests": 64},
+}
+
+
+def sun(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sun_sglang.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    home = tmp_path_factory.mktemp("two")
+    (home / "keys.yaml").write_text(yaml.safe_dump({"keys": [{"name": "user", "key": KEY}]}))
+    (home / "sun.yaml").write_text(yaml.safe_dump(TOPOLOGY))
+    done = sun("launch", str(home / "sun.yaml"), "--detach", "--run-dir", str(home / "run"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    yield home / "run"
+    done = sun("stop", "--run-dir", str(home / "run"))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+async def test_every_connection_is_served_whichever_process_takes_it(run_dir: Path) -> None:
+    state = read_state(run_dir)
+    assert state is not None
+    assert [p.name for p in state.processes if p.role == "router"] == ["router-0", "router-1"]
+    headers = {"Authorization": f"Bearer {KEY}", "Connection": "close"}
+    body = {"model": "math", "input_ids": [1, 2, 3], "sampling_params": {"max_new_tokens": 3}}
+    async with aiohttp.ClientSession(headers=headers) as client:
+        for _ in range(20):
+            async with client.post(f"{state.url}/generate", json=body) as r:
+                assert r.status == 200, await r.text()
+        async with client.get(f"{state.url}/metrics") as r:
+            page = await r.text()
+        async with client.get(f"{state.url}/tasks") as r:
+            assert r.status == 403
+    counts = [float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith("sun_requests_total{")]
+    assert sum(counts) == 20
+
+
+def test_the_launchers_own_key_opens_status_and_changes(run_dir: Path) -> None:
+    assert stat.S_IMODE((run_dir / "admin.key").stat().st_mode) == 0o600
+    (shown,) = json.loads(sun("status", "--run-dir", str(run_dir), "--json").stdout)
+    assert shown["tasks"]["math"]["ready"]
+    done = sun("workers", "drain", "base-0", "--run-dir", str(run_dir), "--json")
+    assert done.returncode == 0, done.stderr
+    assert {w["name"]: w["state"] for w in json.loads(done.stdout)}["base-0"] == "draining"
+    assert sun("workers", "resume", "base-0", "--run-dir", str(run_dir)).returncode == 0
+
+
+def test_no_key_is_on_a_command_line_or_in_a_file_that_others_read(run_dir: Path) -> None:
+    own = (run_dir / "admin.key").read_text()
+    state = read_state(run_dir)
+    assert state is not None
+    lines = [" ".join(psutil.Process(p.pid).cmdline()) for p in state.processes]
+    files = [f.read_text(errors="replace") for f in run_dir.rglob("*") if f.suffix in (".log", ".json")]
+    assert len(files) >= 6
+    assert not any(secret in text for secret in (own, KEY) for text in lines + files)
