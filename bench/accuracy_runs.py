@@ -119,7 +119,7 @@ class Runs:
         save_file(state, self.work / f"{run.name}.safetensors")
         report.write_text(json.dumps({**wanted, "validation_loss": module.loss, "seconds": seconds}, indent=2) + "\n")
         self._log(f"{run.name}: validation loss {module.loss:.5f}, {seconds:.0f} s")
-        return module.loss
+        return float(module.loss)
 
     def done(self, run: Run) -> bool:
         """Whether a run's result is there."""
@@ -142,7 +142,7 @@ class Runs:
 
     def seconds(self) -> float:
         """What all runs that are there took, in seconds."""
-        return sum(json.loads(p.read_text(encoding="utf-8"))["seconds"] for p in self._reports())
+        return sum(float(json.loads(p.read_text(encoding="utf-8"))["seconds"]) for p in self._reports())
 
     def _reports(self) -> Iterator[Path]:
         yield from self.work.glob("*-seed*.json")

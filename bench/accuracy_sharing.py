@@ -62,7 +62,7 @@ def measure(runs: Runs, task: str, seed: int, rates: Mapping[str, Any]) -> dict[
     """Percent by figure, axis and curve (`naive`, `tuned`), one for each share."""
     base = load_model(runs.base)
     models = {
-        scheme: runs.weights(Run(task, scheme, seed, rates[scheme]["chosen"]))  # type: ignore[arg-type] # they are
+        scheme: runs.weights(Run(task, scheme, seed, rates[scheme]["chosen"]))
         for scheme in ("full", "prefill_only", "decode_only")
     }
     questions = runs.examples(task, "test", runs.setting.held_out, 0)
