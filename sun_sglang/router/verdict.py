@@ -82,20 +82,20 @@ def judge(prefill: Heard, decode: Heard, *, needs_prefill: bool = False, abort_a
         needs_prefill: the answer takes input logprobs from the prefill leg's reply.
         abort_asked: the client asked for the abort that the legs may be reporting; then it is an answer.
     """
-    heard: tuple[tuple[Leg, Heard], ...] = (("prefill", prefill), ("decode", decode))
     if abort_asked and decode is None:
         return Wait()
     if abort_asked and isinstance(decode, Reply) and decode.status == HTTPStatus.OK:
         return Serve()
-    fault = {leg: _fault(leg, said) for leg, said in heard}
-    if decode is not None and fault["decode"] is None:
+    of_prefill, of_decode = _fault("prefill", prefill), _fault("decode", decode)
+    if decode is not None and of_decode is None:
         if not needs_prefill:
             # a token out of the decode worker means that the KV arrived: what prefill says cannot change it any more
             return Serve()
-        if prefill is not None and fault["prefill"] is None:
+        if prefill is not None and of_prefill is None:
             return Serve()
-    faults = [f for f in fault.values() if f is not None]
-    return next((f for f in faults if isinstance(f, Relay)), None) or next(iter(faults), None) or Wait()
+    if isinstance(of_decode, Relay) and not isinstance(of_prefill, Relay):
+        return of_decode
+    return of_prefill or of_decode or Wait()
 
 
 def owing(prefill: Heard) -> Leg:
