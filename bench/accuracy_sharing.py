@@ -116,13 +116,15 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/accuracy"))
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--questions", type=int, default=100, help="test questions a task")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    runs = Runs(arguments.base, arguments.work, Setting(DEFAULT), print_nothing)
+    runs = Runs(arguments.base, arguments.work, Setting(DEFAULT, held_out=arguments.questions), print_nothing)
     rates = json.loads((arguments.out / "accuracy.json").read_text(encoding="utf-8"))["rates"]
     report = {
-        "command": "python -m sun_sglang.bench.accuracy_sharing",
+        "command": f"python -m sun_sglang.bench.accuracy_sharing --questions {arguments.questions}",
         "seed": arguments.seed,
+        "questions": arguments.questions,
         "shares": SHARES,
         "tasks": {task: measure(runs, task, arguments.seed, found) for task, found in rates.items()},
     }
