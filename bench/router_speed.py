@@ -15,7 +15,7 @@ import os
 import platform
 import statistics
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -65,7 +65,7 @@ def main(
 ) -> None:
     """Measure, print, and write the figures."""
     plan = Plan(connections, concurrent_streams, steady, most, rate, seconds)
-    commands = {"sun": peers.sun}
+    commands: dict[str, Callable[[peers.Ports, Path], list[str]]] = {"sun": peers.sun}
     if peer_python:
         commands |= {"rust": peers.sglang(peer_python), "mini": peers.sglang(peer_python, "--mini-lb")}
     runs: list[dict[str, Any]] = []

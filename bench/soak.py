@@ -160,11 +160,11 @@ class Soak:
             await asyncio.gather(*asking)
             self._continue_all()
             await self._ready(client)
-            for task in TASKS:
-                outcome = await self._one(client, task, stream=False, leave_after=None)
+            for name in TASKS:
+                outcome = await self._one(client, name, stream=False, leave_after=None)
                 self._tally.outcomes[outcome] += 1
                 if outcome != "ok":
-                    self._tally.wrong.append(f"task {task} ended with `{outcome}` when all was well again")
+                    self._tally.wrong.append(f"task {name} ended with `{outcome}` when all was well again")
             await self._settle(client)
             return self._tally, await self._counted(client)
 
