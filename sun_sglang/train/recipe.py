@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field, ValidationError
 from sun_sglang.errors import RecipeError
 
 # the loader that refuses a key given twice, and the strict model, are the topology file's
-from sun_sglang.topology import Strict, _UniqueKeyLoader
+from sun_sglang.topology import Strict, UniqueKeyLoader
 
 Rate = Annotated[float, Field(gt=0, le=1)]
 _PATHS = ("file", "validation_file", "chat_template", "output")
@@ -161,7 +161,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path in seen:
         raise RecipeError(f"{path}: extends: goes in a circle; remove one `extends`")
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
     except (OSError, UnicodeDecodeError) as e:
         raise RecipeError(f"{path}: cannot be read ({e}); give the path of a recipe") from e
     except yaml.YAMLError as e:
