@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import orjson
 import pytest
+from hypothesis import HealthCheck, settings
 
 from sun_sglang.router.app import Router
 from sun_sglang.router.fleet import Fleet
@@ -70,6 +71,10 @@ class System:
     def metric(self, name: str, **labels: str) -> float:
         return self.router.metrics.registry.get_sample_value(name, labels) or 0.0
 
+
+# how long an example takes says nothing where several test runs share two cores
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 Start = Callable[..., Any]
 
