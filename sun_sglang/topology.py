@@ -351,6 +351,7 @@ class UniqueKeyLoader(yaml.SafeLoader):
     """YAML that refuses a key given twice: the second would silently win."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """A mapping as a dictionary, unless one of its keys stands there twice."""
         seen: set[Hashable] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
