@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from sun_sglang.errors import LaunchError
 from sun_sglang.launch.nursery import Birth, Event
 from sun_sglang.launch.plan import WorkerPlan
 from sun_sglang.launch.processes import die_with_parent
+from sun_sglang.router.keys import ENVIRONMENT
 from sun_sglang.topology import Backend
 
 
@@ -55,6 +56,11 @@ class Starter(Protocol):
         """Give back what `open` took; workers still running end with it."""
 
 
+def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """What workers inherit: everything but the keys of the router's clients."""
+    return {name: value for name, value in environ.items() if name != ENVIRONMENT}
+
+
 def with_parent() -> Callable[[], None]:
     """A `preexec_fn` that ties a child to this process."""
     parent = os.getpid()
@@ -81,7 +87,7 @@ class PlainStarter:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **worker.env},
+                env={**worker_environment(os.environ), **worker.env},
                 process_group=0,
                 preexec_fn=with_parent(),
             )
@@ -119,6 +125,7 @@ class ForkStarter:
                 "sun_sglang.launch.nursery",
                 str(theirs.fileno()),
                 pass_fds=(theirs.fileno(),),
+                env=worker_environment(os.environ),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

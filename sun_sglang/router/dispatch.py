@@ -20,7 +20,7 @@ from sun_sglang.router.metrics import Metrics
 from sun_sglang.router.policy import Chooser
 from sun_sglang.router.problem import Problem
 from sun_sglang.router.registry import Pair, Registry
-from sun_sglang.router.verdict import Failed, Leg, Lost, Relay, Reply, Serve, judge, overdue, owing
+from sun_sglang.router.verdict import Failed, Leg, Lost, Relay, Reply, Serve, ended, judge, overdue, owing
 from sun_sglang.router.wire import Wire
 
 # A prefill leg has nothing left to do once its request is being decoded; it gets this long to say so.
@@ -133,7 +133,9 @@ class Dispatcher:
         legs: list[Leg] = [leg for leg in ("prefill", "decode") if not self._is_over(attempt, leg)]
         for leg, task in attempt.tasks.items():
             task.cancel()
-            self._release(attempt, leg, "abandoned")
+            outcome = ended(attempt.heard[leg])
+            # an answer that had begun and is not wanted any more
+            self._release(attempt, leg, "abandoned" if outcome == "ok" else outcome)
         self._close(attempt)
         for leg in legs:
             self._spawn(self.wire.abort(attempt.worker(leg).spec.url, {"rid": attempt.rid}))

@@ -36,6 +36,19 @@ class Reply:
 Heard: TypeAlias = Lost | Reply | None
 
 
+def ended(heard: Heard) -> str:
+    """How a leg ended, for counting: `ok`, `refused` (4xx), `failed` (5xx), `lost`, or `abandoned` before it spoke."""
+    match heard:
+        case None:
+            return "abandoned"
+        case Lost():
+            return "lost"
+        case Reply(status=200):
+            return "ok"
+        case Reply(status=status):
+            return "refused" if status < 500 else "failed"
+
+
 @dataclass(frozen=True, slots=True)
 class Wait:
     """Nothing can be said yet."""

@@ -11,7 +11,7 @@ import orjson
 from sun_sglang.router.attempt import Attempt
 from sun_sglang.router.connections import CONNECT_TIMEOUT_S, KEEPALIVE_S, Connections, NotConnectedError, Response
 from sun_sglang.router.log import Log
-from sun_sglang.router.verdict import Lost, Reply
+from sun_sglang.router.verdict import Lost, Reply, ended
 
 ABORT_TIMEOUT_S = 5.0
 
@@ -35,17 +35,18 @@ class Wire:
         self._log = log
 
     async def prefill(self, attempt: Attempt, body: bytes) -> str:
-        """The prefill leg, to its end. Returns `ok`, `refused` (4xx), `failed` (5xx) or `lost`."""
+        """The prefill leg, to its end. Returns how it ended, as `verdict.ended` says it."""
+        said: Lost | Reply
         try:
             response = await self._post(attempt.pair.prefill.spec.url, attempt.call.endpoint, body)
             try:
-                attempt.hear("prefill", Reply(response.status, await response.read()))
+                said = Reply(response.status, await response.read())
             finally:
                 response.close()
-            return "ok" if response.status == 200 else "refused" if response.status < 500 else "failed"
         except (aiohttp.ClientError, OSError) as e:
-            attempt.hear("prefill", Lost(describe(e), refused=isinstance(e, NotConnectedError)))
-            return "lost"
+            said = Lost(describe(e), refused=isinstance(e, NotConnectedError))
+        attempt.hear("prefill", said)
+        return ended(said)
 
     async def decode(self, attempt: Attempt, body: bytes) -> None:
         """The decode leg: a whole answer, or a stream up to its first event; the rest is read by whoever serves it."""

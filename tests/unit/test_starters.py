@@ -14,7 +14,7 @@ from sun_sglang.launch import starters
 from sun_sglang.launch.nursery import require_no_device
 from sun_sglang.launch.plan import WorkerPlan
 from sun_sglang.launch.processes import free_ports
-from sun_sglang.launch.starters import ForkOrPlainStarter, Running, UnfitError
+from sun_sglang.launch.starters import ForkOrPlainStarter, Running, UnfitError, worker_environment
 from sun_sglang.patches.fork_schedulers import forked_worker
 
 
@@ -109,3 +109,7 @@ def test_no_port_is_given_twice() -> None:
     ports = free_ports()
     given = [next(ports) for _ in range(50)]
     assert len(set(given)) == 50
+
+
+def test_workers_do_not_inherit_the_routers_keys() -> None:
+    assert worker_environment({"SUN_API_KEYS": "secret", "HOME": "/root"}) == {"HOME": "/root"}
