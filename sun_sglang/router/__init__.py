@@ -6,8 +6,8 @@ A request goes through, in this order:
     access       who may ask for this                   (keys)
     serve        one request from body to last byte
     request      body -> checked, immutable request     (fields, sampling: what a client may send)
-    lengths      too long a prompt is refused           (limits: by how much text, tokens)
     fanout       several answers -> single requests, and their replies -> one
+    lengths      too long a prompt is refused           (limits: by how much text, tokens)
     legs         the bodies of both legs: rooms, ids, namespaces
     gate         waits for its turn                     (admission: caps, and each task's share)
     dispatch     chooses (policy, affinity), sends (wire), decides (verdict), retries, aborts
