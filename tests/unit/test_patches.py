@@ -19,8 +19,7 @@ from sun_sglang.patches.report_patches import PROOF, proven, require_proofs
 
 def engine(function: Callable[..., Any]) -> ModuleType:
     module = ModuleType("made_up_engine")
-    module.step = function  # type: ignore[attr-defined]
-    module.Server = type("Server", (), {"start": classmethod(lambda cls, port: port)})  # type: ignore[attr-defined]
+    vars(module).update(step=function, Server=type("Server", (), {"start": classmethod(lambda cls, port: port)}))
     return module
 
 
