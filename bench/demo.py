@@ -91,7 +91,7 @@ async def ask_all(
         watching = asyncio.create_task(_watch(state))
         answers = await asyncio.gather(*(ask(client, q.task, q.messages, _MAX_TOKENS) for q in questions))
         watching.cancel()
-        worker, size = (await asyncio.gather(watching, return_exceptions=False))[0]
+        worker, size = await watching
     asked = [q.task for q in questions]
     return answers, Batch(worker, size, max(asked.count(task) for task in topology.tasks))
 

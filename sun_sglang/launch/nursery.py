@@ -15,7 +15,6 @@ import select
 import signal
 import socket
 import sys
-import time
 import traceback
 from pathlib import Path
 from typing import Literal
@@ -51,7 +50,6 @@ class Event(Strict):
         name: the worker, in the last two.
         pid: its process.
         status: its exit status; negative for a signal.
-        seconds: how long the import took, in `ready`.
         detail: why it is unfit.
     """
 
@@ -59,7 +57,6 @@ class Event(Strict):
     name: str = ""
     pid: int = 0
     status: int = 0
-    seconds: float = 0.0
     detail: str = ""
 
 
@@ -178,7 +175,6 @@ def main() -> None:
     # whether there are GPUs is asked without a CUDA context (torch/cuda/__init__.py)
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     nursery = Nursery(socket.socket(fileno=int(sys.argv[1])))
-    begin = time.monotonic()
     try:
         from sun_sglang.worker import import_engine
 
@@ -190,7 +186,7 @@ def main() -> None:
     # what is alive now stays alive in every child: keep the collector from touching (and so copying) its pages
     gc.collect()
     gc.freeze()
-    nursery.say(Event(kind="ready", seconds=time.monotonic() - begin))
+    nursery.say(Event(kind="ready"))
     nursery.run()
 
 

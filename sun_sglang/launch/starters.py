@@ -113,7 +113,6 @@ class ForkStarter:
         self._process: asyncio.subprocess.Process | None = None
         self._listening: asyncio.Task[None] | None = None
         self._reopening = asyncio.Lock()
-        self.import_seconds = 0.0
 
     async def open(self) -> None:
         """Start the nursery; workers can be asked for at once and are forked when it is ready."""
@@ -181,7 +180,6 @@ class ForkStarter:
         assert self._ready is not None
         match event.kind:
             case "ready":
-                self.import_seconds = event.seconds
                 self._ready.set_result(None)
             case "unfit":
                 self._ready.set_exception(UnfitError(event.detail))
