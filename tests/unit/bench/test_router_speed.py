@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from itertools import islice
 from pathlib import Path
@@ -41,8 +42,9 @@ def test_every_figure_of_a_balancer() -> None:
     plan = Plan(connections=2, streams=4, steady=200, most=1000, rate=50, seconds=0.3)
     run = measure("sun", peers.sun, plan)
     assert run.pop("name") == "sun"
-    positive = {k: v for k, v in run.items() if not k.startswith(("added", "load"))}
-    assert all(value > 0 for value in positive.values()), run
+    # what CPU it cost is not among them: in so short a run it may be less than one tick of the clock
+    assert min(run["requests_per_s"], run["chunks_per_s"], run["steady_chunks_per_s"], run["memory_mib"]) > 0, run
+    assert all(math.isfinite(value) for value in run.values()), run
     assert set(run) == set(summary([run]))
 
 
