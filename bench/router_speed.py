@@ -15,7 +15,7 @@ import os
 import platform
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -65,7 +65,7 @@ def main(
 ) -> None:
     """Measure, print, and write the figures."""
     plan = Plan(connections, concurrent_streams, steady, most, rate, seconds)
-    commands: dict[str, Callable[[peers.Ports, Path], list[str]]] = {"sun": peers.sun}
+    commands: dict[str, peers.Command] = {"sun": peers.sun(1), "sun x2": peers.sun(2)}
     if peer_python:
         commands |= {"rust": peers.sglang(peer_python), "mini": peers.sglang(peer_python, "--mini-lb")}
     runs: list[dict[str, Any]] = []
@@ -94,7 +94,7 @@ def main(
     show(medians)
 
 
-def measure(name: str, command: Any, plan: Plan) -> dict[str, Any]:
+def measure(name: str, command: peers.Command, plan: Plan) -> dict[str, Any]:
     """Every figure of one load balancer, in one start of it and of the workers."""
     ports = peers.ports()
     with contextlib.ExitStack() as stack:

@@ -38,9 +38,10 @@ async def test_a_request_that_fails_ends_the_run() -> None:
         connection.close()
 
 
-def test_every_figure_of_a_balancer() -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_every_figure_of_a_balancer(processes: int) -> None:
     plan = Plan(connections=2, streams=4, steady=200, most=1000, rate=50, seconds=0.3)
-    run = measure("sun", peers.sun, plan)
+    run = measure("sun", peers.sun(processes), plan)
     assert run.pop("name") == "sun"
     # what CPU it cost is not among them: in so short a run it may be less than one tick of the clock
     assert min(run["requests_per_s"], run["chunks_per_s"], run["steady_chunks_per_s"], run["memory_mib"]) > 0, run
@@ -49,7 +50,7 @@ def test_every_figure_of_a_balancer() -> None:
 
 
 def test_a_balancer_that_cannot_start_is_named(tmp_path: Path) -> None:
-    with pytest.raises(peers.PeerError, match="rust"), peers.balancer("rust", ["false"], 9, tmp_path):
+    with pytest.raises(peers.PeerError, match="rust"), peers.balancer("rust", [["false"]], 9, tmp_path):
         pass
 
 
