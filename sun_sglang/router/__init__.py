@@ -17,6 +17,7 @@ A request goes through, in this order:
 Beside it, for as long as the router runs:
 
     registry     workers and proven paths, pure         (fleet: the file they come from)
+    transition   from one fleet to another, pure
     register     reads cards, sends canaries            (canary)
     changes      the fleet file while it changes         (admin: the API for that)
     siblings     the router's other processes            (shared: what they have on workers)

@@ -72,7 +72,7 @@ class Admin:
             self._store.edit(changes.remove_worker(name))
         if force == "true" and name in self._registry.workers:
             self._registry.remove(name, "it was removed")
-            self._registry.settle()
+            self._registry.progress()
         gone = name not in self._registry.workers
         return _json({"name": name, "removed": gone}, 200 if gone else 202)
 

@@ -17,6 +17,7 @@ from sun_sglang.router.fleet import Fleet, FleetError, FleetWorker, load_fleet
 from sun_sglang.router.log import Log
 from sun_sglang.router.problem import Problem
 from sun_sglang.router.registry import Registry
+from sun_sglang.router.transition import Transition
 
 WATCH_S = 0.5
 Document = dict[str, Any]
@@ -37,6 +38,7 @@ class FleetStore:
 
     def __init__(self, registry: Registry, path: Path | None, log: Log) -> None:
         self._registry = registry
+        self._transition = Transition(registry)
         self._path = path
         self._log = log
         self._seen = _stamp(path)
@@ -54,7 +56,7 @@ class FleetStore:
                 fleet = _changed(load_fleet(self._path), change)
                 _replace(self._path, fleet)
                 self._seen = _stamp(self._path)
-        self._registry.change(fleet)
+        self._transition.change(fleet)
         return fleet
 
     async def run(self) -> None:
@@ -70,7 +72,7 @@ class FleetStore:
             except FleetError as e:
                 self._log.event("fleet_refused", why=str(e))
                 continue
-            self._registry.change(fleet)
+            self._transition.change(fleet)
             self._log.event("fleet_changed", tasks=list(fleet.tasks), workers=[w.name for w in fleet.workers])
 
 

@@ -127,7 +127,7 @@ class Registrar:
                 if not self._is_there(worker):
                     break
                 self._admit(worker, card)
-            self._registry.settle()
+            self._registry.progress()
             if self._is_there(worker):
                 self._report(worker)
                 look.clear()

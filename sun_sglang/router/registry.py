@@ -141,7 +141,7 @@ class Limit(NamedTuple):
 
 
 class Registry:
-    """All workers of a fleet and the paths between them.
+    """All workers of a fleet and the paths between them; `Transition` is how the fleet changes.
 
     Attributes:
         fleet: what is served now.
@@ -150,6 +150,7 @@ class Registry:
         workers: by name.
         on_change: called with the name of a worker that left the rotation.
         on_proven: called when a path was proven.
+        on_progress: called when what a change of the fleet waits for may have come about.
         on_added: called with a worker that came while the router runs.
     """
 
@@ -164,9 +165,10 @@ class Registry:
         self._picks = itertools.count(1)
         self.on_change: list[Callable[[str], None]] = []
         self.on_proven: list[Callable[[], None]] = []
+        self.on_progress: list[Callable[[], None]] = []
         self.on_added: list[Callable[[Worker], None]] = []
         for spec in fleet.workers:
-            self._add(spec)
+            self.add(spec)
 
     # --- what happens to workers -------------------------------------------------------------------------------
 
@@ -203,53 +205,11 @@ class Registry:
         for listener in self.on_change:
             listener(name)
 
-    def change(self, wanted: Fleet) -> None:
-        """Serve another fleet from now on, and lose no request over it.
-
-        A worker that is new joins once it has proven itself. One that is gone takes no new requests and leaves when
-        those that it has have ended. A task with other pools moves to them once a path between those is proven; until
-        then the old ones serve it.
-        """
-        self.wanted = wanted
-        specs = {spec.name: spec for spec in wanted.workers}
-        for name, worker in list(self.workers.items()):
-            spec = specs.get(name)
-            if spec is not None and (spec.pool, spec.url) != (worker.spec.pool, worker.spec.url):
-                self.remove(name, "it was replaced")
-            elif spec is not None:
-                worker.spec, worker.draining = spec, spec.draining
-        tasks = {name: self._without_new_pools(name, task) for name, task in wanted.tasks.items()}
-        self._serve(tasks)
-        for name, spec in specs.items():
-            if name not in self.workers:
-                added = self._add(spec)
-                for listener in self.on_added:
-                    listener(added)
-        self._refresh()
-        self.settle()
-
-    def settle(self) -> None:
-        """Take the steps of a change that have become possible. Cheap where there are none."""
-        if self.fleet is self.wanted and len(self.workers) == len(self.wanted.workers):
-            return
-        tasks = {
-            name: task if self._is_proven(name, task) else self.fleet.tasks[name]
-            for name, task in self.wanted.tasks.items()
-        }
-        if tasks != self.fleet.tasks:
-            self._serve(tasks)
-        needed = {pool for task in self.fleet.tasks.values() for pool in (task.prefill, task.decode)}
-        needed -= {pool for task in self.wanted.tasks.values() for pool in (task.prefill, task.decode)}
-        stay = {spec.name for spec in self.wanted.workers}
-        for name, worker in list(self.workers.items()):
-            if name in stay or worker.spec.pool in needed:
-                continue
-            worker.draining = True
-            if worker.requests == 0:
-                self.remove(name, "it was removed")
-        if tasks == self.wanted.tasks and len(self.workers) == len(self.wanted.workers):
-            self.fleet = self.wanted
-        self._refresh()
+    def add(self, spec: FleetWorker) -> Worker:
+        """A worker that has not been seen yet."""
+        worker = Worker(spec, self.wanted.pools[spec.pool].role, draining=spec.draining)
+        self.workers[spec.name] = worker
+        return worker
 
     def remove(self, name: str, reason: str) -> None:
         """Forget a worker now; requests that it still has are lost."""
@@ -261,11 +221,21 @@ class Registry:
         if self.incarnations(path) != incarnations:
             return False
         self._proven[path] = incarnations
-        self._refresh()
-        self.settle()
+        self.refresh()
+        self.progress()
         for listener in self.on_proven:
             listener()
         return True
+
+    def progress(self) -> None:
+        """A worker was looked at, or a path was proven."""
+        for listener in self.on_progress:
+            listener()
+
+    def serve(self, fleet: Fleet) -> None:
+        """Serve this fleet from now on; its workers are those that are here."""
+        self.fleet = fleet
+        self.task_names = tuple(fleet.tasks)
 
     def pick(self, worker: Worker) -> None:
         """Note that a worker was chosen; ties go to the one chosen longest ago."""
@@ -285,29 +255,8 @@ class Registry:
         """Paths between admitted workers that still need a canary."""
         return [p for p in self._paths() if p not in self._proven and self.incarnations(p) is not None]
 
-    def _add(self, spec: FleetWorker) -> Worker:
-        worker = Worker(spec, self.wanted.pools[spec.pool].role, draining=spec.draining)
-        self.workers[spec.name] = worker
-        return worker
-
-    def _serve(self, tasks: dict[str, Task]) -> None:
-        pools = self.wanted.pools
-        for task in tasks.values():
-            for pool in (task.prefill, task.decode):
-                if pool not in pools:
-                    pools = pools | {pool: self.fleet.pools[pool]}
-        workers = tuple(worker.spec for worker in self.workers.values() if worker.spec.pool in pools)
-        self.fleet = self.wanted.model_copy(update={"tasks": tasks, "pools": pools, "workers": workers})
-        self.task_names = tuple(tasks)
-
-    def _without_new_pools(self, name: str, task: Task) -> Task:
-        """A task as it may be served at once: with all that is new, but for pools that are not proven yet."""
-        now = self.fleet.tasks.get(name)
-        if now is None or self._is_proven(name, task):
-            return task
-        return task.model_copy(update={"prefill": now.prefill, "decode": now.decode})
-
-    def _is_proven(self, name: str, task: Task) -> bool:
+    def is_proven(self, name: str, task: Task) -> bool:
+        """Whether a canary went through the pools of a task as it is given here."""
         return any(p.task == name and self._fits(p, task) and self._takes_requests(p) for p in self._proven)
 
     def _fits(self, path: Path, task: Task) -> bool:
@@ -391,9 +340,10 @@ class Registry:
         for path in gone:
             del self._proven[path]
         if gone:
-            self._refresh()
+            self.refresh()
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
+        """Find out anew what may serve: after a change of the fleet, of a worker's part in it, or of what is proven."""
         usable: dict[str, list[Pair]] = {task: [] for task in self.fleet.tasks}
         for name in usable:
             for path in self.paths(name):

@@ -22,6 +22,7 @@ from sun_sglang.router.fleet import Fleet, FleetWorker, load_fleet
 from sun_sglang.router.log import Log
 from sun_sglang.router.problem import Problem
 from sun_sglang.router.registry import Registry
+from sun_sglang.router.transition import Transition
 
 from .conftest import SUN, Start, System
 from .fake_worker import FakeWorker, Fault, Rooms, expected
@@ -260,13 +261,14 @@ EVENTS = st.lists(
 def test_whatever_changes_served_tasks_stay_served_and_everything_arrives(events: list[Any]) -> None:
     """No change takes a task's last path while its workers stay, and each change is complete in the end."""
     registry = Registry(FLEET)
+    transition = Transition(registry)
     incarnation = 0
     for kind, what in events:
         match kind:
             case "change":
                 tasks, workers, draining = what
                 before = {t: registry.usable(t) for t in registry.task_names}
-                registry.change(fleet(tasks, workers, draining))
+                transition.change(fleet(tasks, workers, draining))
                 for task, pairs in before.items():
                     stays = [p for p in pairs if not any(w.name in draining or w.name not in workers for w in p)]
                     assert registry.usable(task) or not stays or task not in tasks
@@ -298,7 +300,7 @@ def test_whatever_changes_served_tasks_stay_served_and_everything_arrives(events
         registry.admit(worker.name, card(registry, worker.name, "last"))
     for path in registry.unproven():
         registry.prove(path, registry.incarnations(path) or ("", ""))
-    registry.settle()
+    transition.settle()
     ready = {spec.pool for spec in registry.wanted.workers if not spec.draining}
     if all({task.prefill, task.decode} <= ready for task in registry.wanted.tasks.values()):
         assert registry.fleet == registry.wanted
