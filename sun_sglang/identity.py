@@ -82,6 +82,7 @@ class WorkerCard(BaseModel):
         max_input_tokens: longest prompt that this worker takes.
         context_length: longest prompt and answer together.
         kv_tokens: size of the KV cache in tokens.
+        leaving: it was told to end, and ends once its requests have.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -94,6 +95,7 @@ class WorkerCard(BaseModel):
     max_input_tokens: int
     context_length: int
     kv_tokens: int
+    leaving: bool = False
 
 
 class Difference(NamedTuple):

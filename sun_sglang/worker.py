@@ -116,6 +116,7 @@ def read_card(state: Any, incarnation: str) -> WorkerCard:
         max_input_tokens=info["max_req_input_len"] - 1,
         context_length=state.tokenizer_manager.context_len,
         kv_tokens=info["max_total_num_tokens"],
+        leaving=state.tokenizer_manager.gracefully_exit,
     )
 
 

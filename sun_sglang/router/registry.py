@@ -47,7 +47,7 @@ class Worker:
         card: what it said of itself; None while it is absent.
         reason: why it is absent or refused; empty otherwise.
         admitted: its card passed every rule.
-        draining: it takes no new requests.
+        draining: it was taken out of rotation by whoever runs the fleet.
         requests: requests that the router has on it now.
         tokens: outstanding work of those requests, in tokens, as far as the router can tell.
         elsewhere_requests: requests that it has from others, as it said last.
@@ -86,6 +86,11 @@ class Worker:
     def name(self) -> str:
         """Its name in the fleet file."""
         return self.spec.name
+
+    @property
+    def takes_requests(self) -> bool:
+        """It may be given new requests, once it is proven."""
+        return not (self.draining or (self.card is not None and self.card.leaving))
 
     @property
     def known(self) -> tuple[int, int]:
@@ -185,7 +190,10 @@ class Registry:
         worker.admitted = not worker.reason
         if not worker.admitted:
             self._drop_paths(name)
-        return worker.reason
+        elif card.leaving:
+            worker.reason = "it was told to end"
+            self.refresh()
+        return "" if worker.admitted else worker.reason
 
     def lose(self, name: str, reason: str, *, gone: bool) -> None:
         """A worker leaves the rotation until its card and a canary pass.
@@ -264,7 +272,7 @@ class Registry:
         return pools == (task.prefill, task.decode)
 
     def _takes_requests(self, path: Path) -> bool:
-        return not (self.workers[path.prefill].draining or self.workers[path.decode].draining)
+        return self.workers[path.prefill].takes_requests and self.workers[path.decode].takes_requests
 
     def incarnations(self, path: Path) -> tuple[str, str] | None:
         """Incarnations of a path's two workers; None unless both are admitted."""
@@ -282,7 +290,7 @@ class Registry:
             return State.ABSENT
         if not worker.admitted:
             return State.REFUSED
-        if worker.draining:
+        if not worker.takes_requests:
             return State.DRAINING
         return State.READY if any(name in p[1:] for p in self._proven) else State.REGISTERING
 
@@ -332,7 +340,7 @@ class Registry:
         for name, prefills, decodes in sorted(pairs):
             for prefill in self.members(prefills):
                 for decode in self.members(decodes):
-                    if not (prefill.draining or decode.draining):
+                    if prefill.takes_requests and decode.takes_requests:
                         yield Path(name, prefill.name, decode.name)
 
     def _drop_paths(self, name: str) -> None:

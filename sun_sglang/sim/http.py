@@ -264,7 +264,8 @@ class Server:
     # --- about the worker -------------------------------------------------------------------------------------------
 
     async def _get_card(self, _: web.Request) -> web.Response:
-        return web.Response(body=self._card.model_dump_json().encode(), content_type="application/json")
+        card = self._card.model_copy(update={"leaving": self.draining})
+        return web.Response(body=card.model_dump_json().encode(), content_type="application/json")
 
     async def _health(self, _: web.Request) -> web.Response:
         return web.Response(status=503 if self.draining or self._faults.on("sick") else 200)

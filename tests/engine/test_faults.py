@@ -91,7 +91,7 @@ async def nothing_in_flight(client: httpx.AsyncClient) -> bool:
 async def a_router(
     deployment: Deployment, directory: Path, pools: Mapping[str, Sequence[str]], *, ready: bool = True, **settings: Any
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """A second router, with one task `pair` over workers of the deployment.
+    """A second router, with one task `pair` over workers of the deployment; nothing is in flight in the end.
 
     Args:
         deployment: whose workers.
@@ -100,6 +100,18 @@ async def a_router(
         ready: wait until every path is proven.
         settings: of the router.
     """
+    async with a_router_process(deployment, directory, pools, **settings) as (_, client):
+        if ready:
+            await until(PATIENCE, "every path proven", lambda: is_whole(client))
+        yield client
+        await until(5, "nothing in flight", lambda: nothing_in_flight(client))
+
+
+@asynccontextmanager
+async def a_router_process(
+    deployment: Deployment, directory: Path, pools: Mapping[str, Sequence[str]], **settings: Any
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, httpx.AsyncClient]]:
+    """As `a_router`, with its process, which may end before."""
     fleet = {
         "tasks": {"pair": {"prefill": "prefill", "decode": "decode"}},
         "pools": {role: {"role": role, "model": "m"} for role in ("prefill", "decode")},
@@ -122,35 +134,33 @@ async def a_router(
         assert listening["event"] == "listening"
         draining = asyncio.create_task(process.stderr.read())
         async with httpx.AsyncClient(base_url=listening["url"], timeout=PATIENCE) as client:
-            if ready:
-                await until(PATIENCE, "every path proven", lambda: is_whole(client))
-            yield client
-            await until(5, "nothing in flight", lambda: nothing_in_flight(client))
+            yield process, client
     finally:
-        process.terminate()
+        if process.returncode is None:
+            process.terminate()
         await process.wait()
     await draining
 
 
-Kill = Callable[[str], Awaitable[None]]
+Kill = Callable[..., Awaitable[None]]
 
 
 @pytest.fixture
 async def kill(
     every_task_is_well_afterwards: None, deployment: Deployment, client: httpx.AsyncClient
 ) -> AsyncIterator[Kill]:
-    """SIGKILL to a worker; its scheduler and detokenizer die with it.
+    """SIGKILL, or another deadly signal, to a worker; its scheduler and detokenizer die with it.
 
     Afterwards each of its tasks has to see a canary through its next incarnation: until then a look at the router may
     still show the one that was killed.
     """
     canaries: dict[str, float] = {}
 
-    async def now(name: str) -> None:
+    async def now(name: str, number: int = signal.SIGKILL) -> None:
         for task, report in (await tasks(client)).items():
             if any(name in path.values() for path in report["paths"]):
                 canaries[task] = await metric(client, "sun_canaries_total", task=task, outcome="ok")
-        os.kill(deployment.process(name).pid, signal.SIGKILL)
+        os.kill(deployment.process(name).pid, number)
 
     yield now
     for task, before in canaries.items():
@@ -372,6 +382,146 @@ async def test_fault_11_prefill_restarts_and_the_first_request_succeeds(
     after = (await client.get(f"{url}/sun/worker")).json()
     assert after["bootstrap_port"] != before["bootstrap_port"]
     assert after["identity"] == before["identity"]
+
+
+# --- what is meant to change, or to end ---------------------------------------------------------------------------
+
+
+async def test_fault_24_a_tasks_model_changes_while_it_is_asked(
+    deployment: Deployment, client: httpx.AsyncClient, task_references: dict[str, Reference]
+) -> None:
+    """The new model answers from then on, and with no KV of the old one; what is in flight ends as it began."""
+    old, new = task_references["llama-a"], task_references["llama-b"]
+    prompt, other = some_tokens(80, 64), some_tokens(81, 40)
+    for hit in (False, True):
+        reply = await generate(client, "llama-a", prompt, 8)
+        old.check(prompt, reply["output_ids"])
+        assert bool(reply["meta_info"]["cached_tokens"]) == hit
+    before = (await tasks(client))["llama-a"]["namespace"]
+    body = {"model": "llama-a", "input_ids": other, "sampling_params": greedy(LONG), "stream": True}
+    events = []
+    try:
+        async with aclosing(events_of(client, "/generate", body)) as stream:
+            events.append(await anext(stream))
+            await until(PATIENCE, "the task has moved", lambda: move(client, "llama-a", "llama-b"))
+            assert (await tasks(client))["llama-a"]["in_flight"] == 1, "it began before, and goes on"
+            for cached in (0, len(prompt) - 1):
+                reply = await generate(client, "llama-a", prompt, 8)
+                new.check(prompt, reply["output_ids"])
+                assert reply["meta_info"]["cached_tokens"] in (cached, len(prompt) if cached else 0)
+            assert tuple(reply["output_ids"]) != old.answer(prompt, 8), "or the two models cannot be told apart"
+            assert (await tasks(client))["llama-a"]["namespace"] != before
+            events += [event async for event in stream]
+    finally:
+        done = await sun(deployment, "task", "llama-a", "--prefill", "llama-a")
+    assert "llama-a: prefill llama-a" in done
+    *_, last, end = events
+    assert end == "[DONE]"
+    answer = json.loads(last)
+    assert answer["meta_info"]["finish_reason"]["type"] == "length"
+    assert len(answer["output_ids"]) == LONG
+    old.check(other, answer["output_ids"][:100])
+    reply = await generate(client, "llama-a", prompt, 8)
+    old.check(prompt, reply["output_ids"])
+
+
+async def move(client: httpx.AsyncClient, task: str, prefill: str) -> bool:
+    reply = await client.put(f"/tasks/{task}", json={"prefill": prefill})
+    assert reply.status_code in (200, 202), reply.text
+    return bool(reply.json()["moved"])
+
+
+async def sun(deployment: Deployment, *arguments: str) -> str:
+    """A command of `sun` on the deployment; what it prints."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "sun_sglang.cli",
+        *arguments,
+        "--run-dir",
+        str(deployment.run_dir),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(PATIENCE):
+        printed, errors = await process.communicate()
+    assert process.returncode == 0, errors.decode()
+    return printed.decode()
+
+
+async def test_fault_26_sigterm_to_the_router(
+    deployment: Deployment, task_references: dict[str, Reference], client: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    """What is in flight ends as if nothing had happened, what comes is turned away, and then it ends."""
+    pools = {"prefill": ["llama-a-0"], "decode": ["uncached-0"]}
+    prompts = [some_tokens(90 + i, 40) for i in range(4)]
+    async with a_router_process(deployment, tmp_path, pools) as (process, router):
+        await until(PATIENCE, "every path proven", lambda: is_whole(router))
+        asked = [
+            asyncio.create_task(generate(router, "pair", p, 300, stream=i % 2 == 0)) for i, p in enumerate(prompts)
+        ]
+        await until(5, "all in the batch", lambda: running(client, deployment, "uncached-0"), wanted=len(prompts))
+        process.send_signal(signal.SIGTERM)
+        await until(5, "it drains", lambda: is_turned_away(router))
+        replies = await gather(*asked)
+        async with asyncio.timeout(PATIENCE):
+            assert await process.wait() == 0
+    for prompt, reply in zip(prompts, replies, strict=True):
+        assert len(reply["output_ids"]) == 300
+        task_references["llama-a"].check(prompt, reply["output_ids"][:100])
+
+
+async def is_turned_away(router: httpx.AsyncClient) -> bool:
+    reply = await post(router, some_tokens(99, 10), 1)
+    assert reply.status_code in (200, 503), reply.text
+    return reply.status_code == 503 and reply.json()["error"]["code"] == "draining"
+
+
+async def test_fault_26_sigterm_to_a_decode_worker(
+    kill: Kill, deployment: Deployment, task_references: dict[str, Reference], client: httpx.AsyncClient, tmp_path: Path
+) -> None:
+    """It ends what it has and gets nothing new, however much is asked meanwhile; the other one takes that."""
+    victim = deployment.process("uncached-0")
+    pools = {"prefill": ["llama-a-0"], "decode": ["uncached-0", "stock-0"]}
+    prompts = [some_tokens(100 + i, 40) for i in range(4)]
+    async with a_router(deployment, tmp_path, pools, probe_interval=0.1) as router:
+        asked = [asyncio.create_task(generate(router, "pair", p, 300, stream=i > 1)) for i, p in enumerate(prompts)]
+        await until(5, "two in its batch", lambda: running(client, deployment, "uncached-0"), wanted=2)
+        await kill("uncached-0", signal.SIGTERM)
+        await until(5, "it gets nothing new", lambda: is_state(router, "uncached-0", "draining"))
+        short = some_tokens(110, 20)
+        while psutil.pid_exists(victim.pid):
+            task_references["llama-a"].check(short, (await generate(router, "pair", short, 8))["output_ids"])
+        for prompt, reply in zip(prompts, await gather(*asked), strict=True):
+            assert len(reply["output_ids"]) == 300
+            task_references["llama-a"].check(prompt, reply["output_ids"][:100])
+        assert await metric(router, "sun_retries_total") == 0
+        assert await metric(router, "sun_requests_total", outcome="ok") == await metric(router, "sun_requests_total")
+
+
+async def is_state(router: httpx.AsyncClient, worker: str, state: str) -> bool:
+    workers = (await router.get("/workers")).json()["workers"]
+    return any(w["name"] == worker and w["state"] == state for w in workers)
+
+
+async def test_fault_26_what_a_worker_cannot_end_in_time_is_an_explicit_error(
+    kill: Kill, deployment: Deployment, client: httpx.AsyncClient
+) -> None:
+    """SIGTERM, and after a while SIGKILL, as the launcher and Kubernetes end a worker."""
+    body = {"model": "stock", "input_ids": some_tokens(120, 40), "sampling_params": greedy(LONG), "stream": True}
+    seen = []
+    async with asyncio.timeout(20):
+        async for event in events_of(client, "/generate", body):
+            seen.append(event)
+            if len(seen) == 4:
+                await kill("stock-0", signal.SIGTERM)
+                await until(5, "it drains", lambda: is_state(client, "stock-0", "draining"))
+                reply = await client.post("/generate", json={"model": "stock", "text": "abc"})
+                assert reply.status_code == 503
+                assert int(reply.headers["Retry-After"]) >= 1
+                await kill("stock-0")
+    assert "[DONE]" not in seen
+    assert "broke off" in json.loads(seen[-1])["error"]["message"]
 
 
 # --- a client is gone -----------------------------------------------------------------------------------------------

@@ -195,15 +195,15 @@ async def test_fault_08_a_decode_worker_that_runs_batches_keeps_them(start: Star
     system = await start({"math": ("math", "base")}, {"math": 1, "base": 1}, router={"idle_timeout": 0.2})
     system["base-0"].batches = True
     system["base-0"].fault = Fault(hang_after=1, times=1)
-    asked = asyncio.create_task(small_post(system))
+    asked = asyncio.create_task(ask_as(system, "a"))
     await system.until(lambda: system["base-0"].looked > 5)
     assert not asked.done()
     await system.post("/abort_request", {"rid": "a"})
     assert (await asked)[0] == 200
 
 
-async def small_post(system: System) -> tuple[int, Any]:
-    return await system.post("/generate", {**MATH, "rid": "a"})
+async def ask_as(system: System, rid: str) -> tuple[int, Any]:
+    return await system.post("/generate", {**MATH, "rid": rid})
 
 
 async def test_fault_12_decode_restarts_and_is_back_only_after_a_canary(small: System) -> None:
@@ -582,6 +582,31 @@ async def test_fault_26_sigterm_lets_requests_in_flight_end(small: System) -> No
     await small.post("/abort_request", {"rid": "a"})
     assert (await asked)[-1] == "[DONE]"
     await stopping
+
+
+async def test_fault_26_a_worker_that_is_leaving_gets_nothing_new_and_keeps_what_it_has(start: Start) -> None:
+    system: System = await start({"math": ("math", "base")}, {"math": 1, "base": 2})
+    for name in ("base-0", "base-1"):
+        system[name].fault = Fault(hang_after=2, times=1)
+    asked = [asyncio.create_task(ask_as(system, rid)) for rid in "ab"]
+    await system.until(lambda: system["base-0"].running and system["base-1"].running)
+    system["base-0"].card_changes["leaving"] = True
+    await system.until(lambda: system.router.registry.state("base-0") == "draining")
+    assert [await ask(system, stream=False) for _ in range(3)] == [ANSWER] * 3
+    assert (len(system["base-0"].requests), len(system["base-1"].requests)) == (1, 4)
+    assert not any(task.done() for task in asked)
+    for rid in "ab":
+        await system.post("/abort_request", {"rid": rid})
+    assert [status for status, _ in await asyncio.gather(*asked)] == [200, 200]
+    system["base-1"].card_changes["leaving"] = True
+    await system.until(lambda: not system.router.registry.usable("math"))
+    assert (await system.post("/generate", MATH))[0] == 503
+    # a new process of that name is as good as any
+    system["base-0"].card_changes.clear()
+    await system["base-0"].restart()
+    await system.until(lambda: system.router.registry.usable("math"))
+    assert await ask(system, stream=False) == ANSWER
+    await system.quiet()
 
 
 @STREAMS
