@@ -81,6 +81,7 @@ def _show(sizes: Any) -> None:
     table.add_row("examples", f"{sizes.examples:,} ({sizes.too_long} too long)")
     table.add_row("validation examples", f"{sizes.validation:,}")
     table.add_row("steps", f"{sizes.steps:,} x {sizes.rates} learning rates")
+    table.add_row("accumulated a step", f"{sizes.accumulation:,}")
     Console(file=sys.stdout, highlight=False).print(table)
 
 

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from sun_sglang.train.fit import processes
 from sun_sglang.train.modules import dtype_of
+from sun_sglang.train.packing import PackedRows
 from sun_sglang.train.recipe import Recipe
 from sun_sglang.train.run import Prepared
 
@@ -25,9 +27,10 @@ class Estimate:
         weights: both modules.
         gradients: of what is trained.
         optimizer: AdamW's two moments.
-        activations: what a micro batch of the longest example keeps for the backward pass: an estimate from the
-            architecture (hidden states, projections and MLP of every layer, and the answers' logits), attention
-            scores not among them.
+        activations: what a micro batch of the longest example, or the longest packed row, keeps for the backward pass:
+            an estimate from the architecture (hidden states, projections and MLP of every layer, and the answers'
+            logits), attention scores not among them.
+        accumulation: micro batches, or packed rows, that a process adds up to a step.
         examples: that are trained on.
         too_long: left out for their length.
         validation: that choose the rate.
@@ -41,6 +44,7 @@ class Estimate:
     gradients: int
     optimizer: int
     activations: int
+    accumulation: int
     examples: int
     too_long: int
     validation: int
@@ -68,15 +72,15 @@ def estimate(prepared: Prepared) -> Estimate:
     else:
         shared = recipe.scheme != "full" and prepared.decoder == prepared.base
         weights = parameters * served + 4 * trained + (0 if shared else frozen)
-    longest = max(len(e.prompt) + len(e.answer) for e in prepared.examples.train)
-    answer = max(len(e.answer) for e in prepared.examples.train)
+    rows = prepared.rows
     return Estimate(
         parameters=parameters,
         trained=trained,
         weights=weights,
         gradients=4 * trained,
         optimizer=_ADAM * trained,
-        activations=_activations(recipe, config, longest, answer),
+        activations=_activations(recipe, config, *_largest_batch(prepared, rows)),
+        accumulation=recipe.accumulation(processes()) if rows is None else rows.per_step // processes(),
         examples=len(prepared.examples.train),
         too_long=prepared.examples.too_long,
         validation=len(prepared.examples.validation),
@@ -85,7 +89,16 @@ def estimate(prepared: Prepared) -> Estimate:
     )
 
 
-def _activations(recipe: Recipe, config: Any, tokens: int, answer: int) -> int:
+def _largest_batch(prepared: Prepared, rows: PackedRows | None) -> tuple[int, int]:
+    """Tokens in all and answer tokens of the largest micro batch, each at its most."""
+    train, micro = prepared.examples.train, prepared.recipe.micro_batch
+    batches = [(example,) * micro for example in train] if rows is None else [[train[i] for i in row] for row in rows]
+    answers = [sum(len(e.answer) for e in batch) for batch in batches]
+    prompts = [sum(len(e.prompt) for e in batch) for batch in batches]
+    return max(map(sum, zip(prompts, answers, strict=True))), max(answers)
+
+
+def _activations(recipe: Recipe, config: Any, tokens: int, answers: int) -> int:
     width = 2 if recipe.bf16 else 4
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads, kv_heads = config.num_attention_heads * head, config.num_key_value_heads * head
@@ -94,7 +107,7 @@ def _activations(recipe: Recipe, config: Any, tokens: int, answer: int) -> int:
     kept = config.hidden_size + 2 * kv_heads if recipe.gradient_checkpointing else layer
     layers = config.num_hidden_layers * kept + (layer if recipe.gradient_checkpointing else 0)
     # logits, and their gradient in float32
-    return int(recipe.micro_batch * (tokens * layers * width + answer * config.vocab_size * (width + 4)))
+    return int(tokens * layers * width + answers * config.vocab_size * (width + 4))
 
 
 def _lora_parameters(model: torch.nn.Module, recipe: Recipe) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from transformers.utils import logging
 
 from sun_sglang.train.batch import LengthGrouped, collate
 from sun_sglang.train.examples import Encoded
+from sun_sglang.train.packing import PackedRows, Row, collate_row
 from sun_sglang.train.two_module import TwoModule
 
 TRAINED = "trained.safetensors"
@@ -38,6 +40,7 @@ class Fit:
         betas: of AdamW.
         clip: largest norm of the gradient; 0 for no clipping.
         grouped: examples of like length share a batch.
+        packing: longest packed row, in tokens; 0 to pad. A step holds the same examples' number either way.
         bf16: run the forward in bfloat16 autocast.
         save_steps: steps between two checkpoints to resume from; 0 for none.
         reports: where metrics go, as `TrainingArguments.report_to`.
@@ -55,6 +58,7 @@ class Fit:
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float = 1.0
     grouped: bool = False
+    packing: int = 0
     bf16: bool = False
     save_steps: int = 0
     reports: tuple[Literal["tensorboard", "wandb"], ...] = ()
@@ -101,14 +105,16 @@ def _fit(
     work: Path,
     last: str | None,
 ) -> float:
+    examples, together = _Examples(train), how.batch * how.accumulation * processes()
+    rows = pack(examples.lengths(), together, how.packing, how.seed, how.epochs) if how.packing else None
     trainer = _TwoModuleTrainer(
         module,
-        _arguments(module, how, work),
-        data_collator=partial(collate, pad=pad),
-        train_dataset=_Examples(train),
+        _arguments(module, how, work, rows),
+        data_collator=_Collator(pad),
+        train_dataset=examples,
         eval_dataset=_Examples(validation),
     )
-    trainer.grouped = how.grouped
+    trainer.sampler = rows or (LengthGrouped(examples.lengths(), together, how.seed) if how.grouped else None)
     # it prints dictionaries to stdout, which belongs to the caller
     trainer.remove_callback(PrinterCallback)
     if how.progress:
@@ -118,12 +124,22 @@ def _fit(
     return float(trainer.evaluate()["eval_loss"])
 
 
-def _arguments(module: TwoModule, how: Fit, work: Path) -> Any:
+def processes() -> int:
+    """How many train together, as torchrun and accelerate say."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def pack(lengths: Sequence[int], batch: int, tokens: int, seed: int, epochs: float) -> PackedRows:
+    """The packed rows of a fit of `batch` examples a step, over all processes."""
+    return PackedRows(lengths, batch, tokens, processes(), seed, math.ceil(epochs))
+
+
+def _arguments(module: TwoModule, how: Fit, work: Path, rows: PackedRows | None) -> Any:
     return TrainingArguments(
         output_dir=str(work),
-        per_device_train_batch_size=how.batch,
+        per_device_train_batch_size=1 if rows else how.batch,
         per_device_eval_batch_size=how.evaluation_batch or how.batch,
-        gradient_accumulation_steps=how.accumulation,
+        gradient_accumulation_steps=rows.per_step // processes() if rows else how.accumulation,
         learning_rate=how.rate,
         lr_scheduler_type="linear",
         warmup_steps=how.warmup,
@@ -152,18 +168,34 @@ def _arguments(module: TwoModule, how: Fit, work: Path) -> Any:
     )
 
 
-class _Examples(Dataset[Encoded]):
+class _Examples(Dataset[Encoded | Row]):
+    """Examples by their index, packed rows by the indices of theirs."""
+
     def __init__(self, examples: Sequence[Encoded]) -> None:
         self._examples = examples
 
     def __len__(self) -> int:
         return len(self._examples)
 
-    def __getitem__(self, index: int) -> Encoded:
+    def __getitem__(self, index: int | tuple[int, ...]) -> Encoded | Row:
+        if isinstance(index, tuple):
+            return Row(tuple(self._examples[i] for i in index))
         return self._examples[index]
 
     def lengths(self) -> list[int]:
         return [len(e.prompt) + len(e.answer) for e in self._examples]
+
+
+class _Collator:
+    def __init__(self, pad: int) -> None:
+        self._pad = pad
+
+    def __call__(self, batch: Sequence[Encoded | Row]) -> dict[str, torch.Tensor]:
+        if isinstance(batch[0], Row):
+            (row,) = batch
+            assert isinstance(row, Row)
+            return collate_row(row)
+        return collate([example for example in batch if isinstance(example, Encoded)], self._pad)
 
 
 class _ProgressBar(ProgressCallback):  # type: ignore[misc] # transformers is not followed, so its classes are Any
@@ -174,13 +206,10 @@ class _ProgressBar(ProgressCallback):  # type: ignore[misc] # transformers is no
 class _TwoModuleTrainer(Trainer):  # type: ignore[misc] # transformers is not followed, so its classes are Any
     """Saves what is trained and nothing else: the frozen side is the base, which is there already."""
 
-    grouped = False
+    sampler: PackedRows | LengthGrouped | None = None
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        if not self.grouped:
-            return super()._get_train_sampler(train_dataset)
-        size = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
-        return LengthGrouped(self.train_dataset.lengths(), size, self.args.seed)
+        return super()._get_train_sampler(train_dataset) if self.sampler is None else self.sampler
 
     def _save(self, output_dir: str | None = None, state_dict: Mapping[str, torch.Tensor] | None = None) -> None:
         out = Path(output_dir or self.args.output_dir)

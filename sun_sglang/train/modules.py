@@ -14,7 +14,7 @@ from sun_sglang.errors import CheckpointError, RecipeError
 from sun_sglang.identity import find_checkpoint
 from sun_sglang.train.checkpoint import load_model
 from sun_sglang.train.recipe import Recipe
-from sun_sglang.train.recompute import recompute_layers
+from sun_sglang.train.recompute import recompute_layers, require_full_attention
 from sun_sglang.train.two_module import TwoModule
 
 _NOT_WEIGHTS = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt")
@@ -69,6 +69,9 @@ def build_modules(recipe: Recipe, base: Path, decoder: Path) -> TwoModule:
         if frozen is not None and decoder == base:
             _share(tuned, frozen)
         tuned = _adapted(recipe, tuned)
+    if recipe.packing_tokens is not None:
+        # its mask stands in for the model's own, which a window would have narrowed
+        require_full_attention(tuned.config, "packing_tokens")
     if recipe.gradient_checkpointing:
         for model in (tuned, frozen):
             if model is not None:

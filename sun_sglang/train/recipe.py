@@ -86,7 +86,7 @@ class Recipe(Strict):
         chat_template: a Jinja file, for a base whose tokenizer has none.
         learning_rates: tried in turn, each from the base; the one with the least validation loss is kept.
         global_batch: examples a step, over all processes.
-        micro_batch: examples that a process runs at once.
+        micro_batch: examples that a process runs at once, padded to the longest.
         epochs: times that every example is seen.
         warmup: share of the steps that warm up.
         weight_decay: of AdamW.
@@ -94,6 +94,8 @@ class Recipe(Strict):
         clip: largest norm of the gradient; 0 for no clipping.
         group_by_length: examples of like length share a batch. Less padding; where length goes with difficulty and
             steps are few, a worse model.
+        packing_tokens: put several examples into a row of at most this many tokens, without padding. A step holds
+            `global_batch` examples as ever, in rows of like length; `micro_batch` is then of the validation alone.
         bf16: run the forward in bfloat16; the tuned weights stay in float32.
         gradient_checkpointing: run layers again in the backward pass rather than keep what they computed.
         lora: tune an adapter rather than all weights.
@@ -118,6 +120,7 @@ class Recipe(Strict):
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float = Field(default=1.0, ge=0)
     group_by_length: bool = False
+    packing_tokens: int | None = Field(default=None, ge=2)
     bf16: bool = False
     gradient_checkpointing: bool = False
     lora: Lora | None = None
@@ -126,16 +129,17 @@ class Recipe(Strict):
     seed: int = Field(default=0, ge=0)
 
     def accumulation(self, processes: int) -> int:
-        """Micro batches that one process adds up to a step.
+        """Micro batches that one process adds up to a step; packed rows are of another number.
 
         Raises:
             RecipeError: the global batch cannot be divided so.
         """
-        together = self.micro_batch * processes
+        micro = 1 if self.packing_tokens else self.micro_batch
+        together = micro * processes
         if self.global_batch % together:
+            what = f"{processes} processes" if micro == 1 else f"micro_batch ({micro}) times {processes} processes"
             raise RecipeError(
-                f"global_batch: {self.global_batch} is not a multiple of micro_batch ({self.micro_batch}) times "
-                f"{processes} processes; make it a multiple of {together}"
+                f"global_batch: {self.global_batch} is not a multiple of {what}; make it a multiple of {together}"
             )
         return self.global_batch // together
 
@@ -220,6 +224,13 @@ def _check(recipe: Recipe) -> None:
         raise RecipeError(f"decoder: {recipe.scheme} trains the decoder; remove it, or use `scheme: prefill_only`")
     if recipe.scheme == "full" and recipe.first_token == "decode":
         raise RecipeError("first_token: under `full` both sides are one module; remove it")
+    if recipe.packing_tokens is not None and recipe.group_by_length:
+        raise RecipeError("group_by_length: packed rows have no padding to save; remove it, or `packing_tokens`")
+    if recipe.packing_tokens is not None and recipe.packing_tokens < data.max_length:
+        raise RecipeError(
+            f"packing_tokens: a row of {recipe.packing_tokens} tokens cannot hold an example of data.max_length "
+            f"({data.max_length}); make it at least that"
+        )
     if len(set(recipe.learning_rates)) != len(recipe.learning_rates):
         raise RecipeError("learning_rates: one is given twice")
 

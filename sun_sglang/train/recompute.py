@@ -28,14 +28,25 @@ def recompute_layers(model: torch.nn.Module) -> None:
         RecipeError: a layer keeps only a part of its keys, or the model has no layers of the known kind.
     """
     config: Any = model.config
-    kinds = set(getattr(config, "layer_types", None) or ())
-    if kinds - {"full_attention"}:
-        raise RecipeError(f"gradient_checkpointing: not for layers of {', '.join(sorted(kinds))}; turn it off")
+    require_full_attention(config, "gradient_checkpointing")
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
     if len(layers) != config.num_hidden_layers:
         raise RecipeError(f"gradient_checkpointing: {type(model).__name__} has layers of another kind; turn it off")
     for index, layer in enumerate(layers):
         layer.forward = _recomputed(layer.forward, index)
+
+
+def require_full_attention(config: Any, key: str) -> None:
+    """Refuse a model of which some layers see or keep only a part of the keys before.
+
+    Raises:
+        RecipeError: it is such a model; `key` is what the recipe asked for.
+    """
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if not kinds and getattr(config, "sliding_window", None):
+        kinds = {"sliding_attention"}
+    if kinds - {"full_attention"}:
+        raise RecipeError(f"{key}: not for layers of {', '.join(sorted(kinds))}; turn it off")
 
 
 def _recomputed(forward: Callable[..., Any], index: int) -> Callable[..., Any]:

@@ -17,8 +17,9 @@ from sun_sglang.errors import RecipeError
 from sun_sglang.identity import weights_revision
 from sun_sglang.train.checkpoint import TuningRecord, save_record
 from sun_sglang.train.data import Examples, load_examples
-from sun_sglang.train.fit import Fit, fit, load_trained, trained_state
+from sun_sglang.train.fit import Fit, fit, load_trained, pack, processes, trained_state
 from sun_sglang.train.modules import build_modules, find_model, load_recipe_tokenizer, save_tuned
+from sun_sglang.train.packing import PackedRows
 from sun_sglang.train.recipe import Recipe
 from sun_sglang.train.two_module import TwoModule
 
@@ -35,7 +36,6 @@ class Prepared:
         decoder: directory of the frozen decode module; the base itself unless the recipe says otherwise.
         tokenizer: of the base, with the recipe's chat template.
         examples: encoded and split.
-        processes: how many train together.
     """
 
     recipe: Recipe
@@ -43,7 +43,15 @@ class Prepared:
     decoder: Path
     tokenizer: Any
     examples: Examples
-    processes: int
+
+    @property
+    def rows(self) -> PackedRows | None:
+        """The rows of the training examples, where they are packed."""
+        recipe = self.recipe
+        if recipe.packing_tokens is None:
+            return None
+        lengths = [len(e.prompt) + len(e.answer) for e in self.examples.train]
+        return pack(lengths, recipe.global_batch, recipe.packing_tokens, recipe.seed, recipe.epochs)
 
     @property
     def steps(self) -> int:
@@ -58,8 +66,7 @@ def prepare(recipe: Recipe) -> Prepared:
     Raises:
         UserError: the first thing wrong.
     """
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    recipe.accumulation(processes)
+    recipe.accumulation(processes())
     for variable, name in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")):
         if os.environ.get(variable, "false").lower() in ("true", "1"):
             raise RecipeError(f"{name} is not supported: weights are saved whole; use data parallelism (DDP)")
@@ -70,7 +77,7 @@ def prepare(recipe: Recipe) -> Prepared:
     shortest = 2 if recipe.first_token == "decode" else 1
     if min(len(e.prompt) for part in examples[:2] for e in part) < shortest:
         raise RecipeError(f"data: a prompt has fewer than {shortest} tokens, which first_token needs")
-    return Prepared(recipe, base, decoder, tokenizer, examples, processes)
+    return Prepared(recipe, base, decoder, tokenizer, examples)
 
 
 def train(prepared: Prepared, command: str, say: Say, *, resume: bool = False, merge: bool = False) -> TuningRecord:
@@ -107,8 +114,8 @@ def _fit(module: TwoModule, prepared: Prepared, rate: float, work: Path, resume:
     recipe = prepared.recipe
     how = Fit(
         rate,
-        recipe.micro_batch,
-        accumulation=recipe.accumulation(prepared.processes),
+        1 if recipe.packing_tokens else recipe.micro_batch,
+        accumulation=recipe.accumulation(processes()),
         seed=recipe.seed,
         epochs=recipe.epochs,
         warmup=recipe.warmup,
@@ -116,10 +123,12 @@ def _fit(module: TwoModule, prepared: Prepared, rate: float, work: Path, resume:
         betas=recipe.betas,
         clip=recipe.clip,
         grouped=recipe.group_by_length,
+        packing=recipe.packing_tokens or 0,
         bf16=recipe.bf16,
         save_steps=recipe.save_steps,
         reports=recipe.report_to,
         progress=_first_process(),
+        evaluation_batch=recipe.micro_batch,
     )
     pad = prepared.tokenizer.pad_token_id
     pad = prepared.tokenizer.eos_token_id if pad is None else pad

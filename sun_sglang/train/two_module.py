@@ -18,6 +18,7 @@ from transformers import DynamicCache
 from transformers.utils import ModelOutput
 
 from sun_sglang.train.batch import IGNORED, positions
+from sun_sglang.train.packing import lay_out, mask_for
 
 Scheme = Literal["prefill_only", "decode_only", "full"]
 FirstToken = Literal["prefill", "decode"]
@@ -29,7 +30,8 @@ class TwoModuleOutput(ModelOutput):  # type: ignore[misc] # transformers is not 
 
     Attributes:
         loss: negative log-likelihood of the answers, summed and divided by the number of answer tokens; a scalar.
-        logits: [batch, answer, vocabulary]; `logits[:, t]` is the distribution of answer token `t`.
+        logits: [batch, answer, vocabulary]; `logits[:, t]` is the distribution of answer token `t`. None
+            of a packed row.
     """
 
     loss: torch.Tensor | None = None
@@ -89,6 +91,7 @@ class TwoModule(nn.Module):
         prompt_mask: torch.Tensor,
         labels: torch.Tensor,
         num_items_in_batch: torch.Tensor | int | None = None,
+        answer_mask: torch.Tensor | None = None,
     ) -> TwoModuleOutput:
         """The answers' loss and logits.
 
@@ -98,45 +101,89 @@ class TwoModule(nn.Module):
             labels: [batch, answer], the answers' token ids, padded on the right with -100.
             num_items_in_batch: answer tokens to divide by, where a step's batch comes in several parts; this batch's
                 own number otherwise.
+            answer_mask: given for a packed row alone (`packing.collate_row`), [1, answer]: the example of each label;
+                `prompt_mask` is then that of each prompt token.
         """
+        if answer_mask is None:
+            total, logits = self._padded(prompt_ids, prompt_mask, labels)
+        else:
+            total, logits = self._packed(prompt_ids, prompt_mask, labels, answer_mask), None
+        tokens = (labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+        return TwoModuleOutput(total / tokens, logits)
+
+    def _padded(
+        self, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         assert bool(prompt_mask[:, -1].all()), "prompts are padded on the left"
-        answer_mask = (labels != IGNORED).long()
         handed_over = prompt_ids.shape[1] - (self.first_token == "decode")
         assert handed_over > 0, "the prefill module has nothing to run"
 
         ids = torch.cat([prompt_ids, labels.clamp(min=0)], dim=1)
-        mask = torch.cat([prompt_mask, answer_mask], dim=1)
-        prompt_logits, cache = self._run(self.prefill, ids, mask, 0, handed_over, _new_cache(self.prefill), keep=1)
-        first = [prompt_logits] if self.first_token == "prefill" else []
-        last = ids.shape[1] - 1
-        rest = []
-        if last > handed_over:
-            rest = [self._run(self.decode, ids, mask, handed_over, last, cache, keep=0)[0]]
-        logits = torch.cat([*first, *rest], dim=1)
+        mask = torch.cat([prompt_mask, (labels != IGNORED).long()], dim=1)
+        where, last = positions(mask), ids.shape[1] - 1
 
+        def run(module: nn.Module, start: int, end: int, cache: DynamicCache, keep: int) -> torch.Tensor:
+            return _run(module, cache, ids[:, start:end], mask[:, :end], where[:, start:end], keep)
+
+        cache = _new_cache(self.prefill)
+        prompt_logits = run(self.prefill, 0, handed_over, cache, 1)
+        first = [prompt_logits] if self.first_token == "prefill" else []
+        rest = [run(self.decode, handed_over, last, cache, 0)] if last > handed_over else []
+        logits = torch.cat([*first, *rest], dim=1)
         assert logits.shape[:2] == labels.shape
         total = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
-        return TwoModuleOutput(
-            total / (answer_mask.sum() if num_items_in_batch is None else num_items_in_batch), logits
-        )
+        return total, logits
 
-    @staticmethod
-    def _run(
-        module: nn.Module, ids: torch.Tensor, mask: torch.Tensor, start: int, end: int, cache: DynamicCache, keep: int
-    ) -> tuple[torch.Tensor, DynamicCache]:
-        """Run columns `start` to `end` on the cache of all before; logits of the last `keep`, 0 for all."""
-        out: Any = module(
-            input_ids=ids[:, start:end],
-            attention_mask=mask[:, :end],
-            position_ids=positions(mask)[:, start:end],
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=keep,
-        )
-        # gradient checkpointing drops the cache, and the loss stays finite without it
-        length = 0 if out.past_key_values is None else out.past_key_values.get_seq_length()
-        assert length == end, f"the KV cache holds {length} tokens of {end}: is gradient checkpointing on?"
-        return out.logits, out.past_key_values
+    def _packed(
+        self, prompt_ids: torch.Tensor, prompt_owner: torch.Tensor, labels: torch.Tensor, answer_owner: torch.Tensor
+    ) -> torch.Tensor:
+        assert len(prompt_ids) == 1, "a packed batch is one row"
+        row = lay_out(prompt_owner[0], answer_owner[0])
+        ids = torch.cat([prompt_ids, labels], dim=1)
+        cache = _new_cache(self.prefill)
+
+        def run(module: nn.Module, new: torch.Tensor, seen: torch.Tensor, keep: torch.Tensor | int) -> torch.Tensor:
+            mask = mask_for(module, row.mask(new, seen))
+            return _run(module, cache, ids[:, new], mask, row.where[None, new], keep)[0]
+
+        first, rest = ids[0, row.answer_starts], ids[0, row.answer_rest]
+        if self.first_token == "prefill":
+            prompts = torch.arange(prompt_ids.shape[1], device=ids.device)
+            total = cross_entropy(run(self.prefill, prompts, prompts, row.prompt_ends), first, reduction="sum")
+            if len(row.answer_inputs):
+                seen = torch.cat([prompts, row.answer_inputs])
+                total = total + cross_entropy(run(self.decode, row.answer_inputs, seen, 0), rest, reduction="sum")
+            return total
+        assert len(row.prompt_rest), "the prefill module has nothing to run"
+        run(self.prefill, row.prompt_rest, row.prompt_rest, 1)
+        new = torch.cat([row.prompt_ends, row.answer_inputs])
+        logits = run(self.decode, new, torch.cat([row.prompt_rest, new]), 0)
+        return cross_entropy(logits, torch.cat([first, rest]), reduction="sum")
+
+
+def _run(
+    module: nn.Module,
+    cache: DynamicCache,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    where: torch.Tensor,
+    keep: torch.Tensor | int,
+) -> torch.Tensor:
+    """Run tokens on the cache of all before, and add them to it; logits of the last `keep` (0: all), or of these."""
+    expected = cache.get_seq_length() + ids.shape[1]
+    out: Any = module(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=where,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=keep,
+    )
+    # gradient checkpointing drops the cache, and the loss stays finite without it
+    length = 0 if out.past_key_values is None else cache.get_seq_length()
+    assert length == expected, f"the KV cache holds {length} tokens of {expected}: is gradient checkpointing on?"
+    logits: torch.Tensor = out.logits
+    return logits
 
 
 def _new_cache(module: nn.Module) -> DynamicCache:

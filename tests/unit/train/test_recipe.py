@@ -87,6 +87,8 @@ def test_a_recipe_adds_to_what_it_extends(tmp_path: Path) -> None:
         ({"scheme": "full", "first_token": "decode"}, "first_token: under `full`"),
         ({"scheme": "full", "decoder": "x/y"}, "decoder: full trains the decoder"),
         ({"lora": {"rang": 1}}, "lora.rang: unknown key; known keys: rank"),
+        ({"packing_tokens": 2048, "group_by_length": True}, "group_by_length: packed rows have no padding"),
+        ({"packing_tokens": 512}, r"packing_tokens: a row of 512 tokens .* data.max_length \(1024\)"),
         ({"extends": 3}, "extends: is not a file or a list of files"),
         ({"extends": "nowhere.yaml"}, "nowhere.yaml: cannot be read"),
         ({"extends": "recipe.yaml"}, "extends: goes in a circle"),
@@ -118,3 +120,8 @@ def test_a_batch_that_cannot_be_divided_is_named(tmp_path: Path) -> None:
         RecipeError, match=r"global_batch: 128 is not a multiple of micro_batch \(4\) times 3 processes"
     ):
         recipe.accumulation(3)
+    packed = load_recipe(write(tmp_path / "recipe.yaml", {**GOOD, "micro_batch": 4, "packing_tokens": 1024}))
+    with pytest.raises(
+        RecipeError, match="global_batch: 128 is not a multiple of 3 processes; make it a multiple of 3"
+    ):
+        packed.accumulation(3)

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import DynamicCache, Gemma2Config, Gemma2ForCausalLM
+from transformers import DynamicCache, Gemma2Config, Gemma2ForCausalLM, MistralConfig
 
 from sun_sglang.errors import RecipeError
 from sun_sglang.train.batch import collate
 from sun_sglang.train.examples import Encoded
-from sun_sglang.train.recompute import recompute_layers
+from sun_sglang.train.recompute import recompute_layers, require_full_attention
 from sun_sglang.train.two_module import FirstToken, Scheme, TwoModule
 from tests.unit.train.conftest import SIZES
 
@@ -116,8 +116,10 @@ def test_recomputed_layers_keep_less_for_the_backward_pass(new_model: NewModel) 
 
 def test_layers_that_forget_are_refused() -> None:
     model = Gemma2ForCausalLM(Gemma2Config(**SIZES))
-    with pytest.raises(RecipeError, match="sliding_attention"):
+    with pytest.raises(RecipeError, match=r"gradient_checkpointing: not for layers of .*sliding_attention"):
         recompute_layers(model)
+    with pytest.raises(RecipeError, match="packing_tokens: not for layers of sliding_attention"):
+        require_full_attention(MistralConfig(sliding_window=64), "packing_tokens")
 
 
 @pytest.mark.parametrize(("scheme", "first_token"), PAIRS)

@@ -177,6 +177,30 @@ def test_the_estimate_counts_what_is_built(recipe: Callable[..., Recipe], base: 
         assert sizes.trained == sum(p.numel() for p in module.parameters() if p.requires_grad)
         assert sizes.weights == sum(p.numel() * p.element_size() for p in module.parameters())
         assert (sizes.examples, sizes.validation, sizes.steps, sizes.rates) == (48, 12, 6, 2)
+        assert sizes.accumulation == 2
+
+
+def test_packed_rows_train_as_padded_batches_do(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    # a step of all examples, so that their order says nothing
+    common: dict[str, Any] = {"learning_rates": [1e-2], "global_batch": 48, "micro_batch": 12, "epochs": 4}
+    for name, change in (("padded", {}), ("packed", {"packing_tokens": 1024})):
+        train(prepare(recipe(output=f"./{name}", **common, **change)), "c", quiet)
+    padded, packed = (
+        json.loads((path / "training" / "search.json").read_text())["losses"]["0.01"]
+        for path in (tmp_path / "padded", tmp_path / "packed")
+    )
+    assert packed == pytest.approx(padded, rel=1e-4)
+
+
+def test_packing_fills_rows_and_the_estimate_knows(recipe: Callable[..., Recipe]) -> None:
+    one = prepare(recipe(global_batch=16, micro_batch=16))
+    packed = prepare(recipe(global_batch=16, packing_tokens=1024))
+    assert packed.rows is not None
+    assert len(packed.rows) < len(packed.examples.train), "several examples share a row"
+    sizes = estimate(packed)
+    assert sizes.accumulation == packed.rows.per_step
+    assert sizes.steps == estimate(one).steps == 3
+    assert sizes.activations < estimate(one).activations, "no padding to the longest"
 
 
 def test_what_cannot_be_trained_is_named(
