@@ -26,7 +26,7 @@ from sun_sglang.router.info import Info
 from sun_sglang.router.lengths import LengthCheck
 from sun_sglang.router.loads import LoadWatch
 from sun_sglang.router.log import Log
-from sun_sglang.router.metrics import Metrics
+from sun_sglang.router.metrics import Account, Metrics, current_account
 from sun_sglang.router.names import REQUEST_ID_HEADER, current_request, request_id
 from sun_sglang.router.policy import Chooser
 from sun_sglang.router.problem import Problem
@@ -34,7 +34,7 @@ from sun_sglang.router.register import Registrar
 from sun_sglang.router.registry import Registry
 from sun_sglang.router.replies import parse
 from sun_sglang.router.request import Endpoint
-from sun_sglang.router.serve import Service
+from sun_sglang.router.serve import Service, outcome_of
 from sun_sglang.router.shared import SharedLoads
 from sun_sglang.router.siblings import Siblings, merge_metrics
 from sun_sglang.router.stall import StallWatch
@@ -43,6 +43,7 @@ from sun_sglang.router.wire import Wire, new_session
 
 DRAIN_S = 30.0
 _CUT_GRACE_S = 2.0
+_GENERATION = frozenset(Endpoint)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -234,31 +235,42 @@ class Router:
 
     @web.middleware
     async def _problems(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        current_account.set(Account())
         current_request.set(request_id(request.headers.get(REQUEST_ID_HEADER)))
         try:
             self._access.check(request.path, request.headers)
             return await handler(request)
         except Problem as problem:
-            return _respond(problem)
+            return self._refuse(request, problem)
         except RequestError as e:
-            return _respond(Problem.of(e))
+            return self._refuse(request, Problem.of(e))
         except web.HTTPRequestEntityTooLarge:
             most = self.fleet.router.max_body_mb
-            return _respond(Problem(413, f"the body is over {most:g} MiB", code="body_too_large"))
+            return self._refuse(request, Problem(413, f"the body is over {most:g} MiB", code="body_too_large"))
         except web.HTTPNotFound:
-            return _respond(Problem(404, f"there is no {request.method} {request.path}", code="not_found"))
+            return self._refuse(request, Problem(404, f"there is no {request.method} {request.path}", code="not_found"))
         except web.HTTPMethodNotAllowed as e:
             allowed = ", ".join(sorted(e.allowed_methods))
-            return _respond(Problem(405, f"{request.path} takes {allowed}", code="method_not_allowed"))
+            return self._refuse(request, Problem(405, f"{request.path} takes {allowed}", code="method_not_allowed"))
         except web.HTTPException as e:
-            return _respond(Problem(e.status, e.reason))
+            return self._refuse(request, Problem(e.status, e.reason))
         except web.RequestPayloadError as e:
-            return _respond(Problem(400, f"the body cannot be read: {e}", code="invalid_body"))
+            return self._refuse(request, Problem(400, f"the body cannot be read: {e}", code="invalid_body"))
         except ConnectionError:
             raise
         except Exception as e:
             self.log.event("defect", path=request.path, trace="".join(traceback.format_exception(e)))
-            return _respond(Problem(500, "the router failed; its log has the details", code="internal_error"))
+            return self._refuse(
+                request, Problem(500, "the router failed; its log has the details", code="internal_error")
+            )
+
+    def _refuse(self, request: web.Request, problem: Problem) -> web.Response:
+        if request.path in _GENERATION:
+            account = current_account.get()
+            self.metrics.problems.labels(account.task, str(problem.status)).inc()
+            if not account.counted:
+                self.metrics.requests.labels(account.task, outcome_of(problem)).inc()
+        return _respond(problem)
 
 
 async def meet_expectation(request: web.Request) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -14,6 +16,22 @@ _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.0
 
 
 M = TypeVar("M", Counter, Gauge, Histogram)
+
+
+@dataclass(slots=True)
+class Account:
+    """A request as the metrics know it while it is handled.
+
+    Attributes:
+        task: for labels; `unknown` until it is known, and never just what a client wrote.
+        counted: whoever serves it counts how it ends.
+    """
+
+    task: str = "unknown"
+    counted: bool = False
+
+
+current_account: ContextVar[Account] = ContextVar("current_account")
 
 
 class Family(Generic[M]):
@@ -43,6 +61,9 @@ class Metrics:
         self.registry = CollectorRegistry()
         r = self.registry
         self.requests = Family(Counter("sun_requests", "Requests by how they ended.", ["task", "outcome"], registry=r))
+        self.problems = Family(
+            Counter("sun_problems", "Requests answered with an error, by HTTP status.", ["task", "status"], registry=r)
+        )
         self.seconds = Family(
             Histogram("sun_request_seconds", "From arrival to the last byte.", ["task"], buckets=_SECONDS, registry=r)
         )

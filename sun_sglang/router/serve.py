@@ -23,7 +23,7 @@ from sun_sglang.router.keys import Key
 from sun_sglang.router.legs import Call, make_call, namespace, wire_model
 from sun_sglang.router.log import Log
 from sun_sglang.router.logprobs import merge_input_logprobs
-from sun_sglang.router.metrics import Metrics
+from sun_sglang.router.metrics import Metrics, current_account
 from sun_sglang.router.names import current_request
 from sun_sglang.router.problem import Problem
 from sun_sglang.router.registry import Registry
@@ -89,6 +89,7 @@ class Service:
         arrived = self._dispatcher.now()
         raw = await http.read()
         request = parse(endpoint, raw, header_task=http.headers.get(TASK_HEADER), tasks=self._registry.task_names)
+        current_account.get().task = request.task
         require_task(key, request.task)
         singles = split(request)
         await self._check_length(request, singles)
@@ -102,6 +103,7 @@ class Service:
             self._charge(key, request.task, work, arrived)
         group = request.rid if isinstance(request.rid, str) and is_plural(request) else None
         outcome = "disconnected"
+        current_account.get().counted = True
         self._metrics.in_flight.labels(request.task).inc()
         try:
             tickets = tuple(p.ticket for p in parts)
@@ -113,7 +115,7 @@ class Service:
                     self._gate.leave(claim)
             return response
         except Problem as problem:
-            outcome = _outcome(problem)
+            outcome = outcome_of(problem)
             raise
         except RequestError:
             outcome = "refused"
@@ -330,7 +332,8 @@ def _result(body: bytes) -> object:
     return result
 
 
-def _outcome(problem: Problem) -> str:
+def outcome_of(problem: Problem) -> str:
+    """What the metrics call a request that ended with a problem."""
     if problem.status < 500:
         return "refused"
     return {503: "unavailable", 504: "overdue"}.get(problem.status, "failed")

@@ -157,6 +157,44 @@ async def test_metrics_of_both_legs_and_the_hand_over(small: System) -> None:
         assert 'sun_worker_tokens{worker="base-0"} 0.0' in await r.text()
 
 
+async def test_what_is_refused_before_its_task_is_known_is_counted_and_no_text_of_a_clients_is_a_label(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUN_API_KEYS", json.dumps({"keys": [{"name": "a", "key": "k" * 16, "tasks": ["math"]}]}))
+    system: System = await start(SUN, {"math": 1, "tool": 1, "base": 1}, router={"max_body_mb": 0.001}, wait=False)
+    await system.until(lambda: not system.router.registry.unserved())
+    wrong: list[tuple[int, bytes, dict[str, str]]] = [
+        (401, b"{}", {"Authorization": "Bearer wrong"}),
+        (400, b"{", {}),
+        (400, b'{"model":"math","text":3}', {}),
+        (404, b'{"model":"x","text":"a"}', {}),
+        (413, b'{"model":"math","text":"' + b"x" * 2000 + b'"}', {}),
+        (400, b'{"model":"math","text":"a"}', {"Content-Type": "text/x"}),
+        (403, b'{"model":"tool","text":"a"}', {}),
+        (400, b'{"model":"math","input_ids":[50000]}', {}),
+        (200, b'{"model":"math","input_ids":[5]}', {}),
+    ]
+    for status, body, headers in wrong:
+        known = {"Content-Type": "application/json", "X-API-Key": "k" * 16} | headers
+        async with system.client.post("/generate", data=body, headers=known) as r:
+            assert r.status == status, await r.text()
+    async with system.client.get("/generate", headers={"X-API-Key": "k" * 16}) as r:
+        assert r.status == 405
+    async with system.client.get("/nowhere") as r:
+        assert r.status == 401, "what asks for no answer is not counted"
+    ended = {(s.labels["task"], s.labels["outcome"]): s.value for s in samples(system, "sun_requests_total")}
+    errors = {(s.labels["task"], s.labels["status"]): s.value for s in samples(system, "sun_problems_total")}
+    unknown = {"400": 3, "401": 1, "404": 1, "405": 1, "413": 1}
+    known_errors = {("tool", "403"): 1, ("math", "400"): 1}
+    assert errors == known_errors | {("unknown", status): count for status, count in unknown.items()}
+    assert ended == {("unknown", "refused"): 7, ("tool", "refused"): 1, ("math", "refused"): 1, ("math", "ok"): 1}
+
+
+def samples(system: System, name: str) -> Iterator[Any]:
+    for family in system.router.metrics.registry.collect():
+        yield from (s for s in family.samples if s.name == name)
+
+
 def names_in(dashboard: Path) -> Iterator[str]:
     board = json.loads(dashboard.read_text())
     for variable in board["templating"]["list"]:
