@@ -16,6 +16,7 @@ from sun_sglang.topology import Router
 Need = Literal["nothing", "key", "admin"]
 _OPEN = frozenset({"/health"})
 _ADMIN = ("/tasks", "/workers", "/pools", "/server_info", "/get_server_info", "/flush_cache")
+_BELOW_ADMIN = tuple(f"{path}/" for path in _ADMIN)
 
 
 class Access:
@@ -31,8 +32,7 @@ class Access:
         Raises:
             Problem: 401 without a key that exists, 403 without one that may ask for this.
         """
-        need = needed(path)
-        if self._ring is None or need == "nothing":
+        if self._ring is None or (need := needed(path)) == "nothing":
             return None
         key = self._ring.find(_token(headers))
         if key is None:
@@ -59,7 +59,7 @@ def needed(path: str) -> Need:
     """What a request for a path has to bring."""
     if path in _OPEN:
         return "nothing"
-    return "admin" if path in _ADMIN or path.startswith(tuple(f"{p}/" for p in _ADMIN)) else "key"
+    return "admin" if path in _ADMIN or path.startswith(_BELOW_ADMIN) else "key"
 
 
 def load_access(fleet: Fleet, environment: Mapping[str, str]) -> Access:

@@ -207,7 +207,7 @@ class Router:
         return handle
 
     async def _metrics(self, http: web.Request) -> web.Response:
-        page = self.metrics.page(self.registry)
+        page = self.metrics.page(self.registry, self.inflight, self.dispatcher.attempts)
         others = await self.siblings.ask("GET", "/metrics", http.headers)
         if others:
             pages = {self._process: page} | {i: other for i, other in others.items() if other is not None}

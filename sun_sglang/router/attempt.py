@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from sun_sglang.router.connections import Response
 from sun_sglang.router.legs import Call
 from sun_sglang.router.registry import Pair, Worker
-from sun_sglang.router.verdict import Heard, Leg, Lost, Reply
+from sun_sglang.router.verdict import Failed, Heard, Leg, Lost, Relay, Reply, Serve, judge, overdue, owing
 
 
 @dataclass(eq=False, slots=True)
@@ -64,6 +64,8 @@ class Attempt:
         call: what is asked.
         pair: who was chosen.
         rid: its id on both workers.
+        heard: the first thing that each leg said.
+        verdict: what to do, once that can be said.
         response: the decode leg's response once its header is here.
         reading_since: loop time since which the next chunk is awaited; None while nobody waits.
         owed_since: loop time since which the decode worker owes a whole answer's tokens; None for a stream.
@@ -71,15 +73,38 @@ class Attempt:
         times: when what happened.
     """
 
-    def __init__(self, call: Call, pair: Pair, rid: str, ticket: Ticket, now: float) -> None:
+    __slots__ = (
+        "_held",
+        "call",
+        "cut",
+        "heard",
+        "owed_since",
+        "pair",
+        "reading_since",
+        "response",
+        "rid",
+        "tasks",
+        "ticket",
+        "times",
+        "verdict",
+    )
+
+    def __init__(
+        self,
+        call: Call,
+        pair: Pair,
+        rid: str,
+        ticket: Ticket,
+        now: float,
+        verdict: asyncio.Future[Serve | Relay | Failed],
+    ) -> None:
         self.times = Times(now)
         self.call = call
         self.pair = pair
         self.rid = rid
         self.ticket = ticket
         self.heard: dict[Leg, Heard] = {"prefill": None, "decode": None}
-        self.wake = asyncio.Event()
-        self.expired = False
+        self.verdict = verdict
         self.tasks: dict[Leg, asyncio.Task[None]] = {}
         self.response: Response | None = None
         self.reading_since: float | None = None
@@ -93,14 +118,31 @@ class Attempt:
 
     def hear(self, leg: Leg, said: Lost | Reply) -> None:
         """Take the first thing that a leg says; what comes after cannot change the verdict."""
-        if self.heard[leg] is None:
-            self.heard[leg] = said
-            self.wake.set()
+        if self.heard[leg] is not None:
+            return
+        self.heard[leg] = said
+        verdict = judge(
+            self.heard["prefill"],
+            self.heard["decode"],
+            needs_prefill=self.call.needs_prefill,
+            abort_asked=self.ticket.abort_asked,
+        )
+        if isinstance(verdict, Serve | Relay | Failed):
+            self._end(verdict)
 
-    def expire(self) -> None:
-        """The deadline for the first token passed."""
-        self.expired = True
-        self.wake.set()
+    def expire(self, now: float, limit: float, *, whole: bool) -> None:
+        """The deadline passed.
+
+        Args:
+            now: loop time, seconds.
+            limit: seconds that were waited.
+            whole: the deadline is for the whole answer. Else it is for the first token, and an answer that is not
+                streamed comes with its last: once decoding has begun, `stall` looks after it.
+        """
+        prefill = self.heard["prefill"]
+        if prefill is None or self.call.stream or whole:
+            leg = owing(prefill)
+            self._end(overdue(leg, silent=now - self.worker(leg).answered, limit=limit))
 
     def lost_prefill(self, reason: str) -> None:
         """The prefill worker left the rotation."""
@@ -126,6 +168,10 @@ class Attempt:
         prefill.on_lost.add(self.lost_prefill)
         decode.on_lost.add(self.lost_decode)
 
+    def holds(self, leg: Leg) -> bool:
+        """Whether a leg's weight is still on its worker."""
+        return leg in self._held
+
     def release(self, leg: Leg) -> bool:
         """Take one leg's weight off again; False if it was off already."""
         tokens = self._held.pop(leg, None)
@@ -135,3 +181,7 @@ class Attempt:
         worker.give(tokens)
         worker.on_lost.discard(self.lost_prefill if leg == "prefill" else self.lost_decode)
         return True
+
+    def _end(self, verdict: Serve | Relay | Failed) -> None:
+        if not self.verdict.done():
+            self.verdict.set_result(verdict)

@@ -14,13 +14,13 @@ import aiohttp
 from sun_sglang.router.answer import Answer
 from sun_sglang.router.attempt import Attempt, Ticket
 from sun_sglang.router.connections import Response
-from sun_sglang.router.legs import Call, leg_bodies, new_rid, new_room
+from sun_sglang.router.legs import Call, leg_bodies, new_names
 from sun_sglang.router.log import Log
 from sun_sglang.router.metrics import Metrics
 from sun_sglang.router.policy import Chooser
 from sun_sglang.router.problem import Problem
 from sun_sglang.router.registry import Pair, Registry
-from sun_sglang.router.verdict import Failed, Leg, Lost, Relay, Reply, Serve, ended, judge, overdue, owing
+from sun_sglang.router.verdict import LEGS, Failed, Leg, Lost, Relay, Reply, Serve, ended
 from sun_sglang.router.wire import Wire
 
 # A prefill leg has nothing left to do once its request is being decoded; it gets this long to say so.
@@ -99,9 +99,9 @@ class Dispatcher:
         """
         attempt = self._send(call, pair, ticket)
         limit = timeout or self._limits.first_token_timeout
-        deadline = self._loop.call_later(limit, attempt.expire)
+        deadline = self._loop.call_later(limit, self._expire, attempt, limit, timeout is not None)
         try:
-            verdict = await self._decide(attempt, limit, whole=timeout is not None)
+            verdict = await attempt.verdict
         except BaseException:
             self.abandon(attempt)
             raise
@@ -130,7 +130,7 @@ class Dispatcher:
         """Abort both legs: close their connections and tell both workers. SGLang passes no abort on by itself."""
         if attempt not in self.attempts:
             return
-        legs: list[Leg] = [leg for leg in ("prefill", "decode") if not self._is_over(attempt, leg)]
+        legs = [leg for leg in LEGS if not self._is_over(attempt, leg)]
         for leg, task in attempt.tasks.items():
             task.cancel()
             outcome = ended(attempt.heard[leg])
@@ -206,14 +206,12 @@ class Dispatcher:
     # --- one attempt ----------------------------------------------------------------------------------------------
 
     def _send(self, call: Call, pair: Pair, ticket: Ticket) -> Attempt:
-        attempt = Attempt(call, pair, new_rid(), ticket, self.now())
-        bodies = leg_bodies(call, pair, rid=attempt.rid, room=new_room())
+        rid, room = new_names()
+        attempt = Attempt(call, pair, rid, ticket, self.now(), self._loop.create_future())
+        bodies = leg_bodies(call, pair, rid=rid, room=room)
         attempt.hold()
         for worker in pair:
             self._registry.pick(worker)
-        if ticket.counted:
-            for leg in ("prefill", "decode"):
-                self._metrics.leg_in_flight.labels(call.task, leg).inc()
         self.attempts.add(attempt)
         ticket.attempts.add(attempt)
         ticket.tries.append(attempt)
@@ -232,23 +230,8 @@ class Dispatcher:
         if attempt.ticket.counted and outcome == "ok":
             self._metrics.leg_seconds.labels(attempt.call.task, "prefill").observe(self.now() - attempt.times.sent)
 
-    async def _decide(self, attempt: Attempt, limit: float, *, whole: bool) -> Serve | Relay | Failed:
-        while True:
-            prefill = attempt.heard["prefill"]
-            verdict = judge(
-                prefill,
-                attempt.heard["decode"],
-                needs_prefill=attempt.call.needs_prefill,
-                abort_asked=attempt.ticket.abort_asked,
-            )
-            if isinstance(verdict, Serve | Relay | Failed):
-                return verdict
-            # an answer that is not streamed comes with its last token: once decoding has begun, `stall` looks after it
-            if attempt.expired and (prefill is None or attempt.call.stream or whole):
-                leg = owing(prefill)
-                return overdue(leg, silent=self.now() - attempt.worker(leg).answered, limit=limit)
-            attempt.wake.clear()
-            await attempt.wake.wait()
+    def _expire(self, attempt: Attempt, limit: float, whole: bool) -> None:
+        attempt.expire(self.now(), limit, whole=whole)
 
     def _answer(self, attempt: Attempt) -> Answer:
         decode, prefill = attempt.heard["decode"], attempt.heard["prefill"]
@@ -271,7 +254,6 @@ class Dispatcher:
 
     def _release(self, attempt: Attempt, leg: Leg, outcome: str) -> None:
         if attempt.release(leg) and attempt.ticket.counted:
-            self._metrics.leg_in_flight.labels(attempt.call.task, leg).dec()
             self._metrics.legs.labels(attempt.call.task, leg, outcome).inc()
 
     def _close(self, attempt: Attempt) -> None:

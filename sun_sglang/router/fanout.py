@@ -7,8 +7,7 @@ each answer is a request of its own here. Answers are in SGLang's order: prompt 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sun_sglang.errors import RequestError
 from sun_sglang.router.request import Endpoint, Request
@@ -27,19 +26,18 @@ _PER_PROMPT = (
 _MEDIA = ("image_data", "video_data", "audio_data", "mm_hashes", "mm_content_hashes", "modalities")
 
 
-@dataclass(frozen=True, slots=True)
-class Single:
+class Single(NamedTuple):
     """One answer to one prompt.
 
     Attributes:
-        index: its place in the reply.
+        place: its index in the reply.
         body: the client's body with this prompt alone.
         rid: the id that the client knows it by, if it sent one.
         extra_key: the client's part of the cache namespace.
         cache_salt: the same, under SGLang's other name.
     """
 
-    index: int
+    place: int
     body: Mapping[str, Any]
     rid: str | None
     extra_key: str | None
@@ -52,7 +50,7 @@ def split(request: Request) -> tuple[Single, ...]:
     bodies = [_body(request, i) for i in range(batch)]
     return tuple(
         Single(
-            index=i * request.n + j,
+            place=i * request.n + j,
             body=bodies[i],
             rid=_rid(request, i, i * request.n + j),
             extra_key=_pick(request.extra_key, i),

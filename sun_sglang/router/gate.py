@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from sun_sglang.router.admission import Admission, Caps, Claim, QueueFull, Share
 from sun_sglang.router.attempt import Ticket
+from sun_sglang.router.fleet import Fleet
 from sun_sglang.router.metrics import Metrics
 from sun_sglang.router.problem import Problem
 from sun_sglang.router.registry import Registry
@@ -24,6 +25,8 @@ class Gate:
         caps = Caps(_part(limits.max_requests, limits.processes), _part(limits.max_tokens, limits.processes))
         self._admission = Admission(caps, limits.queue_size, self._share)
         self._waiting: dict[Claim, asyncio.Future[None]] = {}
+        self._fleet = registry.fleet
+        self._shares: dict[str, Share] = {}
 
     async def enter(self, tickets: Sequence[Ticket], tokens: int) -> Claim:
         """Wait for a request's turn. Whoever gets a claim has to `leave` with it.
@@ -105,11 +108,20 @@ class Gate:
         return Problem(429, f"no turn within {self._timeout:g} s; try again later", code="queue_timeout")
 
     def _share(self, task: str) -> Share:
-        known = self._registry.fleet.tasks.get(task)
-        if known is None:
-            return Share()
-        processes = self._registry.fleet.router.processes
-        return Share(known.weight, Caps(_part(known.max_requests, processes), _part(known.max_tokens, processes)))
+        if self._fleet is not self._registry.fleet:
+            self._fleet, self._shares = self._registry.fleet, {}
+        share = self._shares.get(task)
+        if share is None:
+            share = self._shares[task] = _share_in(self._fleet, task)
+        return share
+
+
+def _share_in(fleet: Fleet, task: str) -> Share:
+    known = fleet.tasks.get(task)
+    if known is None:
+        return Share()
+    processes = fleet.router.processes
+    return Share(known.weight, Caps(_part(known.max_requests, processes), _part(known.max_tokens, processes)))
 
 
 def _part(cap: int | None, processes: int) -> int | None:

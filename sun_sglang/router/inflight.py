@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterable
 
 from sun_sglang.errors import RequestError
 from sun_sglang.router.attempt import Ticket
@@ -15,18 +15,19 @@ class Inflight:
 
     Attributes:
         tickets: all of them.
+        requests: how many of each task; one may have several tickets.
         empty: set while there are none.
     """
 
     def __init__(self) -> None:
         self.tickets: set[Ticket] = set()
+        self.requests: Counter[str] = Counter()
         self.empty = asyncio.Event()
         self.empty.set()
         self._named: dict[str, tuple[Ticket, ...]] = {}
 
-    @contextmanager
-    def track(self, tickets: tuple[Ticket, ...], group: str | None) -> Iterator[None]:
-        """Keep a request's tickets while it is in flight.
+    def add(self, tickets: tuple[Ticket, ...], group: str | None) -> None:
+        """A request came. It is in flight until it is removed.
 
         Args:
             tickets: one for each answer.
@@ -35,24 +36,31 @@ class Inflight:
         Raises:
             RequestError: an id is in flight already.
         """
-        names: dict[str, tuple[Ticket, ...]] = {t.rid: (t,) for t in tickets if t.rid is not None}
-        if group is not None:
-            names[group] = tickets
-        for name in names:
-            if name in self._named:
-                raise RequestError(400, f"a request with rid `{name}` is in flight already", param="rid")
-        self._named.update(names)
+        if names := _names(tickets, group):
+            for name in names:
+                if name in self._named:
+                    raise RequestError(400, f"a request with rid `{name}` is in flight already", param="rid")
+            self._named.update(names)
+        self.requests[tickets[0].task] += 1
         self.tickets.update(tickets)
         self.empty.clear()
-        try:
-            yield
-        finally:
-            self.tickets.difference_update(tickets)
-            if not self.tickets:
-                self.empty.set()
-            for name in names:
-                del self._named[name]
+
+    def remove(self, tickets: tuple[Ticket, ...], group: str | None) -> None:
+        """A request ended."""
+        for name in _names(tickets, group):
+            del self._named[name]
+        self.requests[tickets[0].task] -= 1
+        self.tickets.difference_update(tickets)
+        if not self.tickets:
+            self.empty.set()
 
     def find(self, rid: str) -> Iterable[Ticket]:
         """The tickets under exactly this id; none if it is unknown."""
         return self._named.get(rid, ())
+
+
+def _names(tickets: tuple[Ticket, ...], group: str | None) -> dict[str, tuple[Ticket, ...]]:
+    names: dict[str, tuple[Ticket, ...]] = {t.rid: (t,) for t in tickets if t.rid is not None}
+    if group is not None:
+        names[group] = tickets
+    return names

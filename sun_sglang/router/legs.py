@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import orjson
@@ -22,8 +21,7 @@ class Cost(NamedTuple):
     decode: int
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One answer to be had from a pair of workers, whichever pair it will be.
 
     Attributes:
@@ -58,14 +56,22 @@ class Bodies(NamedTuple):
     decode: bytes
 
 
-def new_rid() -> str:
-    """A request id: 32 hex characters, and never fewer, since SGLang aborts by prefix (managers/scheduler.py)."""
-    return secrets.token_hex(16)
+class Names(NamedTuple):
+    """What an attempt is known by on its workers.
+
+    Attributes:
+        rid: request id: 32 hex characters, and never fewer, since SGLang aborts by prefix (managers/scheduler.py).
+        room: bootstrap room: 1 to 2^63 - 1. SGLang takes 0 for none (disaggregation/utils.py).
+    """
+
+    rid: str
+    room: int
 
 
-def new_room() -> int:
-    """A room: 1 to 2^63 - 1. SGLang takes 0 for none (disaggregation/utils.py)."""
-    return secrets.randbits(63) or 1
+def new_names() -> Names:
+    """Names that nobody had and nobody can guess."""
+    drawn = os.urandom(24)
+    return Names(drawn[:16].hex(), int.from_bytes(drawn[16:], "little") >> 1 or 1)
 
 
 def make_call(

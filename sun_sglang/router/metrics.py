@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter as Counts
+from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from sun_sglang.router.attempt import Attempt
+from sun_sglang.router.inflight import Inflight
 from sun_sglang.router.registry import Registry, State
 from sun_sglang.router.replies import Tokens
+from sun_sglang.router.verdict import LEGS
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 5)
@@ -140,8 +145,13 @@ class Metrics:
             if count:
                 self.tokens.labels(task, kind).inc(count)
 
-    def page(self, registry: Registry) -> bytes:
-        """The page that Prometheus reads."""
+    def page(self, registry: Registry, inflight: Inflight, attempts: Iterable[Attempt]) -> bytes:
+        """The page that Prometheus reads. What there is now is counted now, and not as it comes and goes."""
+        under_way = Counts((a.call.task, leg) for a in attempts if a.ticket.counted for leg in LEGS if a.holds(leg))
+        for task in registry.task_names:
+            self.in_flight.labels(task).set(inflight.requests[task])
+            for leg in LEGS:
+                self.leg_in_flight.labels(task, leg).set(under_way[task, leg])
         self.workers.clear()
         self.worker_in_flight.clear()
         self.worker_tokens.clear()

@@ -94,8 +94,8 @@ class Chooser:
             keys: what its prompt begins with.
             avoid: names of workers that failed this request before; taken only where there is no other way.
         """
-        if not pairs:
-            return None
+        if len(pairs) < 2:
+            return pairs[0] if pairs else None
         if avoid:
             fewest = min(_failed(pair, avoid) for pair in pairs)
             pairs = [pair for pair in pairs if _failed(pair, avoid) == fewest]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -22,8 +21,7 @@ class Endpoint(StrEnum):
     CHAT = "/v1/chat/completions"
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """A checked request, as the client sent it, less what only the router may set.
 
     Attributes:
@@ -69,9 +67,9 @@ def parse(endpoint: Endpoint, raw: bytes, *, header_task: str | None, tasks: Seq
         RequestError: the first thing wrong.
     """
     body = _object(raw)
-    fields.refuse_reserved(body)
-    for name in fields.RESERVED.intersection(body):
-        del body[name]
+    if not fields.RESERVED.isdisjoint(body):
+        fields.refuse_reserved(body)
+        body = {name: value for name, value in body.items() if name not in fields.RESERVED}
     task = choose_task(header_task, body.pop("model", None), tasks)
     stream = fields.take_bool(body, "stream")
     options = body.pop("stream_options", None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import orjson
 from aiohttp import web
@@ -37,11 +37,11 @@ from sun_sglang.router.tracing import Ended, Tracing
 TASK_HEADER = "X-Sun-Task"
 SESSION_HEADER = "X-Sun-Session"
 _FAILURES = frozenset({"failed", "unavailable", "overdue"})
+_JSON = {"Content-Type": "application/json"}
 _SSE = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """One answer of a request: what is asked, and who waits for it."""
 
     single: Single
@@ -101,18 +101,11 @@ class Service:
         work = sum(p.call.cost.decode for p in parts)
         if key is not None:
             self._charge(key, request.task, work, arrived)
-        group = request.rid if isinstance(request.rid, str) and is_plural(request) else None
         outcome = "disconnected"
         current_account.get().counted = True
-        self._metrics.in_flight.labels(request.task).inc()
+        tickets = tuple(p.ticket for p in parts)
         try:
-            tickets = tuple(p.ticket for p in parts)
-            with self._inflight.track(tickets, group):
-                claim = await self._gate.enter(tickets, work)
-                try:
-                    outcome, response = await self._respond(http, request, parts)
-                finally:
-                    self._gate.leave(claim)
+            outcome, response = await self._admitted(http, request, parts, tickets, work)
             return response
         except Problem as problem:
             outcome = outcome_of(problem)
@@ -121,10 +114,24 @@ class Service:
             outcome = "refused"
             raise
         finally:
-            self._metrics.in_flight.labels(request.task).dec()
             self._metrics.requests.labels(request.task, outcome).inc()
             self._metrics.seconds.labels(request.task).observe(self._dispatcher.now() - arrived)
-            self._tell(http, endpoint, outcome, tuple(p.ticket for p in parts))
+            self._tell(http, endpoint, outcome, tickets)
+
+    async def _admitted(
+        self, http: web.Request, request: Request, parts: tuple[Part, ...], tickets: tuple[Ticket, ...], work: int
+    ) -> tuple[str, web.StreamResponse]:
+        """Wait for the request's turn, and answer it."""
+        group = request.rid if isinstance(request.rid, str) and is_plural(request) else None
+        self._inflight.add(tickets, group)
+        try:
+            claim = await self._gate.enter(tickets, work)
+            try:
+                return await self._respond(http, request, parts)
+            finally:
+                self._gate.leave(claim)
+        finally:
+            self._inflight.remove(tickets, group)
 
     def _tell(self, http: web.Request, endpoint: Endpoint, outcome: str, tickets: tuple[Ticket, ...]) -> None:
         """What an ended request leaves behind besides counts: a log line, a trace."""
@@ -184,7 +191,7 @@ class Service:
         answer = await self._dispatcher.exchange(part.call, part.ticket)
         body = show(request, part.single.rid, answer)(answer.head)
         self._count(request.task, 1, tokens(_result(body)))
-        return _ended(part), web.Response(body=body, content_type="application/json")
+        return _ended(part), web.Response(body=body, headers=_JSON)
 
     async def _whole_many(self, request: Request, parts: tuple[Part, ...]) -> tuple[str, web.StreamResponse]:
         async def one(part: Part) -> object:
@@ -203,7 +210,7 @@ class Service:
         if isinstance(reply, dict) and isinstance(request.rid, str):
             reply["id"] = request.rid
         self._count(request.task, len(parts), tokens(reply))
-        return _ended(*parts), web.Response(body=orjson.dumps(reply), content_type="application/json")
+        return _ended(*parts), web.Response(body=orjson.dumps(reply), headers=_JSON)
 
     async def _stream(self, http: web.Request, request: Request, part: Part) -> tuple[str, web.StreamResponse]:
         answer = await self._dispatcher.exchange(part.call, part.ticket)
@@ -258,14 +265,14 @@ class Service:
     async def _stream_many(
         self, http: web.Request, request: Request, parts: tuple[Part, ...]
     ) -> tuple[str, web.StreamResponse]:
-        merged = MergedStream(request, [p.single.index for p in parts])
+        merged = MergedStream(request, [p.single.place for p in parts])
 
         async def one(part: Part) -> None:
             answer = await self._dispatcher.exchange(part.call, part.ticket)
             delivered = False
             try:
                 shown = show(request, part.single.rid, answer)
-                delivered = await merged.take(part.single.index, answer, part.ticket, shown)
+                delivered = await merged.take(part.single.place, answer, part.ticket, shown)
             finally:
                 answer.finish() if delivered else answer.abandon()
 

@@ -10,6 +10,7 @@ from sun_sglang.router.problem import Problem
 from sun_sglang.router.replies import error_code, error_message, finish_abort
 
 Leg = Literal["prefill", "decode"]
+LEGS: tuple[Leg, Leg] = ("prefill", "decode")
 
 # What a decode worker says where its prefill worker is at fault: it could not be met at its bootstrap port, or stopped
 # answering there (disaggregation/decode.py, disaggregation/common/conn.py).

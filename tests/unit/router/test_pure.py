@@ -18,7 +18,7 @@ from sun_sglang.identity import WorkerCard
 from sun_sglang.router.canary import OUTPUT_TOKENS, PROMPT_TOKENS, canary_fault, make_canary
 from sun_sglang.router.fanout import split
 from sun_sglang.router.fleet import Fleet, FleetError, load_fleet
-from sun_sglang.router.legs import leg_bodies, make_call, namespace, new_rid, new_room, wire_model
+from sun_sglang.router.legs import leg_bodies, make_call, namespace, new_names, wire_model
 from sun_sglang.router.limits import measure
 from sun_sglang.router.registry import Path as Route
 from sun_sglang.router.registry import Registry, State
@@ -273,10 +273,10 @@ def test_namespaces_are_unambiguous(two: list[tuple[str, str, str | None, str | 
 
 
 def test_rooms_and_rids() -> None:
-    assert all(0 < new_room() < 1 << 63 for _ in range(1000))
-    rids = {new_rid() for _ in range(1000)}
-    assert len(rids) == 1000
-    assert {len(r) for r in rids} == {32}
+    names = [new_names() for _ in range(1000)]
+    assert all(0 < room < 1 << 63 for _, room in names)
+    assert len(set(names)) == 1000
+    assert {len(rid) for rid, _ in names} == {32}
 
 
 def test_the_wire_name_of_a_task_has_no_colon_and_is_its_own() -> None:

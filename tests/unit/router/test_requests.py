@@ -240,7 +240,7 @@ def test_completions_split_and_merge(prompt: Any, n: int) -> None:
     singles = split(request)
     prompts = prompt if isinstance(prompt, list) and not isinstance(prompt[0], int) else [prompt]
     assert [s.body["prompt"] for s in singles] == [p for p in prompts for _ in range(n)]
-    assert [s.index for s in singles] == list(range(len(prompts) * n))
+    assert [s.place for s in singles] == list(range(len(prompts) * n))
     replies = [answer(Endpoint.COMPLETIONS, dict(s.body), seed) for seed, s in enumerate(singles)]
     merged = merge(request, replies)
     assert [c["index"] for c in merged["choices"]] == list(range(len(singles)))
