@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import sqrt
 from typing import Any
 
+from sun_sglang.harness.interval import wilson
 from sun_sglang.train.examples import Encoded
 from sun_sglang.train.generate import Mix, greedy
 from sun_sglang.train.two_module import FirstToken
 
 _BATCH = 100
-_Z95 = 1.959963984540054
 
 
 @dataclass(frozen=True)
@@ -36,13 +35,8 @@ class ExactMatch:
 
 def exact_match(correct: int, total: int) -> ExactMatch:
     """Percentage with Wilson's 95 % score interval (Wilson 1927), rounded to a tenth of a point."""
-    assert 0 <= correct <= total
-    assert total > 0
-    p, z2 = correct / total, _Z95**2
-    middle = (p + z2 / (2 * total)) / (1 + z2 / total)
-    half = _Z95 / (1 + z2 / total) * sqrt(p * (1 - p) / total + z2 / (4 * total**2))
-    low, high = max(0.0, middle - half), min(1.0, middle + half)
-    return ExactMatch(correct, total, round(100 * p, 1), round(100 * low, 1), round(100 * high, 1))
+    low, high = wilson(correct, total)
+    return ExactMatch(correct, total, round(100 * correct / total, 1), round(100 * low, 1), round(100 * high, 1))
 
 
 def evaluate(

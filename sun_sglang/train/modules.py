@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 from sun_sglang.errors import CheckpointError, RecipeError
 from sun_sglang.identity import find_checkpoint
 from sun_sglang.train.checkpoint import load_model
+from sun_sglang.train.packed_attention import PACKED
 from sun_sglang.train.recipe import Recipe
 from sun_sglang.train.recompute import recompute_layers, require_full_attention
 from sun_sglang.train.two_module import TwoModule
@@ -70,8 +71,10 @@ def build_modules(recipe: Recipe, base: Path, decoder: Path) -> TwoModule:
             _share(tuned, frozen)
         tuned = _adapted(recipe, tuned)
     if recipe.packing_tokens is not None:
-        # its mask stands in for the model's own, which a window would have narrowed
         require_full_attention(tuned.config, "packing_tokens")
+        for model in (tuned, frozen):
+            if model is not None:
+                model.set_attn_implementation(PACKED)
     if recipe.gradient_checkpointing:
         for model in (tuned, frozen):
             if model is not None:

@@ -1,8 +1,8 @@
 """Packing: several examples in one row without padding, none of which sees another.
 
 A row is the prompts one after the other, and the answers one after the other: prompts run through the prefill module
-at once, answers through the decode module at once, on the KV cache of all prompts. The attention mask lets a token see
-its own example up to itself, and positions count from each example's start, so the loss is that of the examples alone.
+at once, answers through the decode module at once, on the KV cache of all prompts. A token attends to its own example
+up to itself, and positions count from each example's start, so the loss is that of the examples alone.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any
 
 import torch
 from torch.utils.data import Sampler
 
 from sun_sglang.train.examples import Encoded
+from sun_sglang.train.packed_attention import Blocks, find_blocks
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,9 @@ class Layout:
     answer_rest: torch.Tensor
     answer_inputs: torch.Tensor
 
-    def mask(self, queries: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
-        """Which columns each query column sees: [1, 1, queries, keys], True where it does."""
-        same = self.owner[queries, None] == self.owner[keys]
-        return (same & (self.where[keys] <= self.where[queries, None]))[None, None]
+    def blocks(self, queries: torch.Tensor, keys: torch.Tensor) -> Blocks:
+        """Who attends to whom, for columns that are run and all that the cache then holds, these last."""
+        return find_blocks(self.owner[queries] - 1, self.owner[keys] - 1, self.where[keys])
 
 
 def lay_out(prompt_owner: torch.Tensor, answer_owner: torch.Tensor) -> Layout:
@@ -89,24 +88,12 @@ def lay_out(prompt_owner: torch.Tensor, answer_owner: torch.Tensor) -> Layout:
     )
 
 
-def mask_for(module: Any, seen: torch.Tensor) -> torch.Tensor:
-    """A mask of `Layout.mask` in the form that the module's attention takes.
-
-    `sdpa` takes it as it is. `eager` adds its mask to the scores, and would add a boolean one silently.
-    """
-    kind = module.config._attn_implementation
-    assert kind in ("sdpa", "eager"), f"packing needs sdpa or eager attention, not {kind}"
-    if kind == "sdpa":
-        return seen
-    return torch.zeros_like(seen, dtype=module.dtype).masked_fill(~seen, torch.finfo(module.dtype).min)
-
-
 class PackedRows(Sampler[tuple[int, ...]]):
     """Rows of example indices: every index once an epoch, in an order that depends on the seed and the epoch alone.
 
     A step holds exactly `batch` examples, as without packing (the last one of an epoch what is left). They are spread
-    over `per_step` rows so that rows are of like length and none is longer than `tokens`; `per_step` is the least that
-    does for every step, a multiple of `processes`, so that all processes run the same number of rows.
+    over `per_step` rows, none longer than `tokens`; `per_step` is the least that does for every step, and a multiple of
+    `processes`, so that all processes run the same number of rows.
 
     Args:
         lengths: of the examples, in tokens; none longer than `tokens`.
@@ -150,21 +137,41 @@ class PackedRows(Sampler[tuple[int, ...]]):
 
 
 def spread(indices: Sequence[int], lengths: Sequence[int], rows: int) -> list[list[int]]:
-    """Indices over rows of like total length: longest first, each to the row that holds least; no row is empty."""
-    parts: list[list[int]] = [[] for _ in range(min(rows, len(indices)))]
-    totals = [0] * len(parts)
-    for index in sorted(indices, key=lambda i: (-lengths[i], i)):
-        row = totals.index(min(totals))
-        parts[row].append(index)
-        totals[row] += lengths[index]
+    """Indices over at most `rows` rows whose longest is as short as can be; examples of a row are of like length.
+
+    Which examples of a step share a row changes nothing of the step, and attention pads to the longest of a row.
+    """
+    ordered = sorted(indices, key=lambda i: (lengths[i], i))
+    low, high = max(lengths[i] for i in ordered), sum(lengths[i] for i in ordered)
+    while low < high:
+        middle = (low + high) // 2
+        if len(_filled(ordered, lengths, middle)) <= rows:
+            high = middle
+        else:
+            low = middle + 1
+    parts = _filled(ordered, lengths, low)
+    while len(parts) < min(rows, len(ordered)):
+        # fewer were enough, but every process needs its own
+        longest = max(range(len(parts)), key=lambda i: len(parts[i]))
+        part = parts.pop(longest)
+        parts[longest:longest] = [part[: len(part) // 2], part[len(part) // 2 :]]
+    return parts
+
+
+def _filled(ordered: Sequence[int], lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    parts, room = list[list[int]](), 0
+    for index in ordered:
+        if lengths[index] > room:
+            parts.append([])
+            room = tokens
+        parts[-1].append(index)
+        room -= lengths[index]
     return parts
 
 
 def _rows_needed(lengths: Sequence[int], tokens: int, processes: int) -> int:
-    rows = processes * -(-sum(lengths) // (tokens * processes))
-    while max(sum(lengths[i] for i in row) for row in spread(range(len(lengths)), lengths, rows)) > tokens:
-        rows += processes
-    return rows
+    rows = len(_filled(sorted(range(len(lengths)), key=lengths.__getitem__), lengths, tokens))
+    return -(-rows // processes) * processes
 
 
 def _rank(owner: torch.Tensor) -> torch.Tensor:

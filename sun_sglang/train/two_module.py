@@ -9,7 +9,7 @@ module through the cache (Eq. 5), and through its last logit.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -18,7 +18,8 @@ from transformers import DynamicCache
 from transformers.utils import ModelOutput
 
 from sun_sglang.train.batch import IGNORED, positions
-from sun_sglang.train.packing import lay_out, mask_for
+from sun_sglang.train.packed_attention import PACKED
+from sun_sglang.train.packing import lay_out
 
 Scheme = Literal["prefill_only", "decode_only", "full"]
 FirstToken = Literal["prefill", "decode"]
@@ -143,8 +144,13 @@ class TwoModule(nn.Module):
         cache = _new_cache(self.prefill)
 
         def run(module: nn.Module, new: torch.Tensor, seen: torch.Tensor, keep: torch.Tensor | int) -> torch.Tensor:
-            mask = mask_for(module, row.mask(new, seen))
-            return _run(module, cache, ids[:, new], mask, row.where[None, new], keep)[0]
+            blocks = row.blocks(new, seen)
+            # transformers makes no mask of its own where it is given one of four dimensions
+            mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=ids.device)
+            logits = _run(module, cache, ids[:, new], mask, row.where[None, new], keep, packed=blocks)[0]
+            layers = cast(Any, module.config).num_hidden_layers
+            assert blocks.layers == layers, f"{blocks.layers} of {layers} layers ran {PACKED} attention"
+            return logits
 
         first, rest = ids[0, row.answer_starts], ids[0, row.answer_rest]
         if self.first_token == "prefill":
@@ -168,6 +174,7 @@ def _run(
     mask: torch.Tensor,
     where: torch.Tensor,
     keep: torch.Tensor | int,
+    **options: object,
 ) -> torch.Tensor:
     """Run tokens on the cache of all before, and add them to it; logits of the last `keep` (0: all), or of these."""
     expected = cache.get_seq_length() + ids.shape[1]
@@ -178,6 +185,7 @@ def _run(
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=keep,
+        **options,
     )
     # gradient checkpointing drops the cache, and the loss stays finite without it
     length = 0 if out.past_key_values is None else cache.get_seq_length()

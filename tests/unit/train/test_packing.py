@@ -11,12 +11,19 @@ import torch
 
 from sun_sglang.train.batch import collate
 from sun_sglang.train.examples import Encoded
+from sun_sglang.train.packed_attention import PACKED
 from sun_sglang.train.packing import PackedRows, Row, collate_row
 from sun_sglang.train.recompute import recompute_layers
-from sun_sglang.train.two_module import FirstToken, Scheme
+from sun_sglang.train.two_module import FirstToken, Scheme, TwoModule
 from tests.unit.train.test_recompute import PAIRS, examples, gradients, modules, reference
 
 NewModel = Callable[[int], Any]
+
+
+def packed(module: TwoModule) -> TwoModule:
+    for model in {module.prefill, module.decode}:
+        model.set_attn_implementation(PACKED)
+    return module
 
 
 @pytest.mark.parametrize("recomputed", [False, True], ids=["kept", "recomputed"])
@@ -25,7 +32,7 @@ def test_gradients_of_a_row_are_those_of_two_plain_forwards_an_example(
     new_model: NewModel, scheme: Scheme, first_token: FirstToken, recomputed: bool
 ) -> None:
     batch = examples(5)
-    plain, module = modules(new_model, scheme, first_token), modules(new_model, scheme, first_token)
+    plain, module = modules(new_model, scheme, first_token), packed(modules(new_model, scheme, first_token))
     if recomputed:
         for model in {module.prefill, module.decode}:
             recompute_layers(model)
@@ -47,24 +54,17 @@ def test_gradients_of_a_row_are_those_of_two_plain_forwards_an_example(
 
 
 @pytest.mark.parametrize(("scheme", "first_token"), PAIRS)
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_a_row_loses_what_its_examples_lose_alone(
-    new_model: NewModel, scheme: Scheme, first_token: FirstToken, attention: str
-) -> None:
+def test_a_row_loses_what_its_examples_lose_alone(new_model: NewModel, scheme: Scheme, first_token: FirstToken) -> None:
     batch = [*examples(1), *examples(2)]
-    module = modules(new_model, scheme, first_token)
-    for model in {module.prefill, module.decode}:
-        model.set_attn_implementation(attention)
+    module = packed(modules(new_model, scheme, first_token))
     tokens = sum(len(e.answer) for e in batch)
     alone = sum(module(**collate([e], 257), num_items_in_batch=tokens).loss for e in batch)
-    # eager attention has its softmax in float32
-    precise = 1e-9 if attention == "sdpa" else 1e-6
     for row in (batch, batch[::-1]):
-        torch.testing.assert_close(module(**collate_row(Row(tuple(row)))).loss, alone, rtol=precise, atol=0)
+        torch.testing.assert_close(module(**collate_row(Row(tuple(row)))).loss, alone, rtol=1e-9, atol=0)
 
 
 def test_a_neighbour_in_the_row_is_never_seen(new_model: NewModel) -> None:
-    module = modules(new_model, "prefill_only", "prefill")
+    module = packed(modules(new_model, "prefill_only", "prefill"))
     kept, other = Encoded((1, 2, 3), (4, 5, 6)), Encoded((9,) * 7, (9,) * 5)
     length = len(kept.answer) + len(other.answer)
     only = module(**collate([kept], 257), num_items_in_batch=length).loss
@@ -74,8 +74,14 @@ def test_a_neighbour_in_the_row_is_never_seen(new_model: NewModel) -> None:
     torch.testing.assert_close(both, only, rtol=1e-9, atol=0)
 
 
+def test_a_module_with_other_attention_is_not_trained_through(new_model: NewModel) -> None:
+    module = modules(new_model, "prefill_only", "prefill")
+    with pytest.raises(AssertionError, match="0 of 3 layers ran sun_packed attention"):
+        module(**collate_row(Row(tuple(examples(1)))))
+
+
 def test_answers_of_one_token_need_no_decode_module(new_model: NewModel) -> None:
-    module = modules(new_model, "full", "prefill")
+    module = packed(modules(new_model, "full", "prefill"))
     batch = [Encoded((1, 2, 3), (4,)), Encoded((5,), (6,))]
     torch.testing.assert_close(
         module(**collate_row(Row(tuple(batch)))).loss, reference(module, batch), rtol=1e-9, atol=0

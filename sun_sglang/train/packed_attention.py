@@ -1,0 +1,95 @@
+"""Attention of a packed row: everything else of a layer runs on the row's tokens, attention on one example each.
+
+One mask over the whole row would be right too, and cost the square of the row's length. Here queries and keys are
+gathered by example, padded to the row's longest, attend at once, and go back to where they were in the row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+PACKED = "sun_packed"
+
+
+@dataclass
+class Blocks:
+    """Which tokens of a packed row attend to which.
+
+    Attributes:
+        queries: [examples, most queries], the query of each slot; 0 where an example has no more.
+        keys: [examples, most keys], the same of keys, in the order of the cache.
+        seen: [examples, 1, most queries, most keys], True where a query sees a key.
+        slots: [queries], the slot of each query, counted over the examples.
+        layers: how many have run with these blocks.
+    """
+
+    queries: torch.Tensor
+    keys: torch.Tensor
+    seen: torch.Tensor
+    slots: torch.Tensor
+    layers: int = 0
+
+
+def find_blocks(query_owner: torch.Tensor, key_owner: torch.Tensor, key_where: torch.Tensor) -> Blocks:
+    """The blocks of a row.
+
+    Args:
+        query_owner: [queries], the example of each query, counted from 0; those of an example are its last tokens.
+        key_owner: [keys], the same of keys; every example has at least one.
+        key_where: [keys], the place of each key in its example; every place up to the last has a key.
+    """
+    examples = int(key_owner.max()) + 1
+    new, all_of = (torch.bincount(owner, minlength=examples) for owner in (query_owner, key_owner))
+    assert bool((all_of > 0).all())
+    most_new, most = int(new.max()), int(all_of.max())
+    keys = key_owner.new_zeros(examples, most)
+    keys[key_owner, key_where] = torch.arange(len(key_owner), device=keys.device)
+    # the queries are the last keys
+    query_where = key_where[len(key_owner) - len(query_owner) :] - (all_of - new)[query_owner]
+    queries = keys.new_zeros(examples, most_new)
+    queries[query_owner, query_where] = torch.arange(len(query_owner), device=keys.device)
+    place, reach = (torch.arange(n, device=keys.device) for n in (most, most_new))
+    # a slot without a query sees something too, or its softmax would be of nothing
+    seen = (place < all_of[:, None])[:, None] & (place <= ((all_of - new)[:, None] + reach)[..., None])
+    return Blocks(queries, keys, seen[:, None], query_owner * most_new + query_where)
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    packed: Blocks | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """`sdpa` of transformers, by example where the batch is a packed row.
+
+    Args:
+        module: the attention layer.
+        query: [1, heads, queries, width].
+        key: [1, key-value heads, keys, width].
+        value: as `key`.
+        attention_mask: of a batch that is not packed.
+        packed: the row's blocks.
+        options: passed on.
+    """
+    if packed is None:
+        plain: tuple[torch.Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+        return plain
+    packed.layers += 1
+    query = query[0, :, packed.queries].transpose(0, 1)
+    key, value = (part[0, :, packed.keys].transpose(0, 1) for part in (key, value))
+    out = sdpa_attention_forward(module, query, key, value, packed.seen, **options)[0]
+    return out.flatten(0, 1)[packed.slots][None], None
+
+
+AttentionInterface.register(PACKED, packed_attention)
+AttentionMaskInterface.register(PACKED, sdpa_mask)
