@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sun_sglang.router.attempt import Ticket
 
 _CONFIGURED = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_ERRORS = frozenset({"failed", "unavailable", "overdue"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Tracing:
 
     def record(self, request: Ended, now: float) -> None:
         """Make the spans of a request. `now` is loop time, for turning that into time of day."""
-        from opentelemetry.trace import SpanKind, set_span_in_context
+        from opentelemetry.trace import SpanKind, StatusCode, set_span_in_context
 
         offset = time.time() - now
         first = request.tickets[0]
@@ -82,12 +83,14 @@ class Tracing:
                 self._span(
                     "prefill leg", inside, begun, handed + offset, names | {"sun.worker": attempt.pair.prefill.name}
                 )
-                if times.prefilled is not None and times.first is not None:
+                if attempt.call.stream and times.prefilled is not None and times.first is not None:
                     arrived = max(times.prefilled, times.first)
                     self._span("transfer", inside, times.prefilled + offset, arrived + offset, names)
                 self._span(
                     "decode leg", inside, begun, ended + offset, names | {"sun.worker": attempt.pair.decode.name}
                 )
+        if request.outcome in _ERRORS:
+            root.set_status(StatusCode.ERROR)
         root.end(_ns(request.ended + offset))
 
     def _span(
