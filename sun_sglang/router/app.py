@@ -122,7 +122,7 @@ class Router:
             if several and path is not None:
                 socket = _socket(path, process)
                 socket.unlink(missing_ok=True)
-                await web.UnixSite(router._runner, str(socket)).start()
+                await web.UnixSite(router._runner, router.siblings.address(socket)).start()
         except BaseException:
             await router.stop(0.0)
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import aiohttp
 SIBLING_HEADER = "X-Sun-Sibling"
 _PASSED_ON = ("Authorization", "X-API-Key", "Content-Type")
 _TIMEOUT = aiohttp.ClientTimeout(total=1.5)
+# bytes of `sockaddr_un.sun_path` (linux/un.h), less the zero that ends it
+_LONGEST_ADDRESS = 107
 
 
 class Siblings:
@@ -22,10 +25,22 @@ class Siblings:
     """
 
     def __init__(self, sockets: Mapping[int, Path]) -> None:
+        self._directory: int | None = None
         self._sessions = {
-            i: aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path)), timeout=_TIMEOUT)
+            i: aiohttp.ClientSession(connector=aiohttp.UnixConnector(self.address(path)), timeout=_TIMEOUT)
             for i, path in sockets.items()
         }
+
+    def address(self, socket: Path) -> str:
+        """What to bind or connect to for a socket in the processes' directory, however deep that is.
+
+        A path that is too long for the kernel is reached through an open descriptor of its directory.
+        """
+        if len(os.fsencode(socket)) <= _LONGEST_ADDRESS:
+            return str(socket)
+        if self._directory is None:
+            self._directory = os.open(socket.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        return f"/proc/self/fd/{self._directory}/{socket.name}"
 
     async def ask(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None
@@ -51,6 +66,9 @@ class Siblings:
     async def close(self) -> None:
         """Close all connections."""
         await asyncio.gather(*(session.close() for session in self._sessions.values()))
+        if self._directory is not None:
+            os.close(self._directory)
+            self._directory = None
 
 
 def merge_tasks(own: dict[str, Any], others: Sequence[dict[str, Any] | None]) -> dict[str, Any]:

@@ -37,7 +37,9 @@ def sun(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    home = tmp_path_factory.mktemp("two")
+    # deeper than the address of a unix socket may be
+    home = tmp_path_factory.mktemp("two") / ("deep" * 20) / ("deeper" * 20)
+    home.mkdir(parents=True)
     (home / "keys.yaml").write_text(yaml.safe_dump({"keys": [{"name": "user", "key": KEY}]}))
     (home / "sun.yaml").write_text(yaml.safe_dump(TOPOLOGY))
     done = sun("launch", str(home / "sun.yaml"), "--detach", "--run-dir", str(home / "run"))
@@ -61,6 +63,7 @@ async def test_every_connection_is_served_whichever_process_takes_it(run_dir: Pa
             page = await r.text()
         async with client.get(f"{state.url}/tasks") as r:
             assert r.status == 403
+    assert {f'process="{i}"' in page for i in range(2)} == {True}, "each has asked the other"
     counts = [float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith("sun_requests_total{")]
     assert sum(counts) == 20
 

@@ -174,10 +174,10 @@ async def test_what_is_refused_before_its_task_is_known_is_counted_and_no_text_o
         (400, b'{"model":"math","input_ids":[50000]}', {}),
         (200, b'{"model":"math","input_ids":[5]}', {}),
     ]
-    for status, body, headers in wrong:
+    for expected, body, headers in wrong:
         known = {"Content-Type": "application/json", "X-API-Key": "k" * 16} | headers
         async with system.client.post("/generate", data=body, headers=known) as r:
-            assert r.status == status, await r.text()
+            assert r.status == expected, await r.text()
     async with system.client.get("/generate", headers={"X-API-Key": "k" * 16}) as r:
         assert r.status == 405
     async with system.client.get("/nowhere") as r:
@@ -186,7 +186,7 @@ async def test_what_is_refused_before_its_task_is_known_is_counted_and_no_text_o
     errors = {(s.labels["task"], s.labels["status"]): s.value for s in samples(system, "sun_problems_total")}
     unknown = {"400": 3, "401": 1, "404": 1, "405": 1, "413": 1}
     known_errors = {("tool", "403"): 1, ("math", "400"): 1}
-    assert errors == known_errors | {("unknown", status): count for status, count in unknown.items()}
+    assert errors == known_errors | {("unknown", code): count for code, count in unknown.items()}
     assert ended == {("unknown", "refused"): 7, ("tool", "refused"): 1, ("math", "refused"): 1, ("math", "ok"): 1}
 
 
