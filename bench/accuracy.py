@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 
-from sun_sglang.bench.accuracy_runs import DEFAULT, TASKS, Run, Runs, Setting
+from sun_sglang.bench.accuracy_runs import DEFAULT, SCHEMES, TASKS, Run, Runs, Setting
 from sun_sglang.bench.accuracy_table import render
 from sun_sglang.identity import weights_revision
 from sun_sglang.train.checkpoint import load_model
@@ -50,21 +50,27 @@ METHODS: Mapping[str, Method] = MappingProxyType(
 )
 
 
-def measure(runs: Runs, say: Any, *, done_only: bool = False) -> dict[str, Any]:
+def measure(runs: Runs, say: Any, *, jobs: int = 1, done_only: bool = False) -> dict[str, Any]:
     """Search rates, tune every seed, and measure every method on the test questions.
 
-    `done_only` leaves out a task's seed whose runs are not all there, rather than do them.
+    `jobs` runs at once. `done_only` leaves out a task's seed whose runs are not all there, rather than do them.
 
     Returns:
         `rates`: per task and scheme the rate that was chosen and all validation losses; `cells`: per task and method
         one `ExactMatch` a seed.
     """
+    first, *others = runs.setting.seeds
+    tried = [(task, scheme, rate) for task in TASKS for scheme in SCHEMES for rate in runs.setting.tasks[task].rates]
+    runs.do([Run(task, scheme, first, rate) for task, scheme, rate in tried], jobs)
     rates: dict[str, Any] = {}
     for task in TASKS:
         rates[task] = {}
-        for scheme in ("full", "prefill_only", "decode_only"):
+        for scheme in SCHEMES:
             best, losses = runs.search(task, scheme)
             rates[task][scheme] = {"chosen": best, "validation_loss": {f"{r:g}": loss for r, loss in losses.items()}}
+    if not done_only:
+        chosen = [(task, scheme, rates[task][scheme]["chosen"]) for task in TASKS for scheme in SCHEMES]
+        runs.do([Run(task, scheme, seed, rate) for seed in others for task, scheme, rate in chosen], jobs)
     cells: dict[str, dict[str, list[Any]]] = {task: {method: [] for method in METHODS} for task in TASKS}
     # seed by seed, so that a run that is cut short has whole seeds
     for seed in runs.setting.seeds:
@@ -105,14 +111,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench/results"), help="where accuracy.json and .md go")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--scale", type=float, default=1.0, help="training examples, as a multiple of the default's")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of a run")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once")
     parser.add_argument("--done-only", action="store_true", help="leave out seeds of a task that are not tuned yet")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     tasks = {name: replace(how, examples=round(how.examples * arguments.scale)) for name, how in DEFAULT.items()}
     setting = Setting(tasks, seeds=tuple(range(arguments.seeds)))
     runs = Runs(arguments.base, arguments.work, setting, _say)
-    measured = measure(runs, _say, done_only=arguments.done_only)
+    measured = measure(runs, _say, jobs=arguments.jobs, done_only=arguments.done_only)
     report = {
         "command": "python -m sun_sglang.bench.accuracy " + " ".join(_command(arguments)),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s) of {os.cpu_count()} cores, "
@@ -132,6 +139,7 @@ def _command(arguments: argparse.Namespace) -> list[str]:
     return [
         f"--seeds {arguments.seeds}",
         f"--scale {arguments.scale:g}",
+        f"--jobs {arguments.jobs}",
         *(["--done-only"] if arguments.done_only else []),
     ]
 

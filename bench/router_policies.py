@@ -2,25 +2,24 @@
 
     python -m sun_sglang.bench.router_policies
 
-One router over emulated workers, started anew for each decode policy: four tasks with a prefill worker each, and four
-decode workers that all share. Requests come at random times (Poisson) for tasks drawn by Zipf's law, continue one of a
-dozen conversations of their task, and want answers of very different lengths; every policy gets the same ones. Writes
-every cell to `bench/results/router_policies.json`.
+One router over emulated workers, started anew for each policy and repetition, in another order each time: four tasks
+with a prefill worker each, and four decode workers that all share. Requests come at random times (Poisson) for tasks
+drawn by Zipf's law, continue one of a dozen conversations of their task, and want answers of very different lengths;
+within a repetition every policy gets the same ones. The default policy also runs with the router as two and as four
+processes, which share one port and see each other's load. Writes every cell to `bench/results/router_policies.json`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import platform
 import random
-import subprocess
-import sys
+import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_args
 
@@ -28,28 +27,16 @@ import aiohttp
 import psutil
 import typer
 import uvloop
-import yaml
 from rich.console import Console
 from rich.table import Table
 
+from sun_sglang.bench.policy_cluster import COSTS, TASKS, System, router, workers
 from sun_sglang.bench.router_speed import percentile
-from sun_sglang.launch.processes import free_ports
-from sun_sglang.topology import DecodePolicy
+from sun_sglang.topology import DecodePolicy, Policies
 
-TASKS = ("a", "b", "c", "d")
-DECODERS = 4
 CONVERSATIONS = 12
 LENGTHS = (8, 16, 32, 64, 256)
-COSTS = {
-    "decode_step": 0.010,
-    "decode_per_request": 0.0015,
-    "prefill": 0.003,
-    "prefill_per_token": 0.00002,
-    "transfer": 0.001,
-    "transfer_per_byte": 2e-10,
-    "kv_tokens": 20_000,
-}
-READY_S = 60.0
+FIGURES = ("ttft_p50_ms", "ttft_p99_ms", "tpot_p50_ms", "tpot_p99_ms")
 
 
 class Ask(NamedTuple):
@@ -62,38 +49,52 @@ class Ask(NamedTuple):
 
 
 class Times(NamedTuple):
-    """Seconds to the first token, and a token after it; None for an answer of one piece."""
+    """Seconds to the first token, and a token after it."""
 
     ttft: float
-    tpot: float | None
+    tpot: float
 
 
 def main(
     rate: Annotated[float, typer.Option(min=1, help="Requests a second.")] = 25.0,
     seconds: Annotated[float, typer.Option(min=1, help="Of requests, for each cell.")] = 12.0,
+    repetitions: Annotated[int, typer.Option(min=1)] = 3,
     zipf: Annotated[list[float], typer.Option(help="Skews.")] = [0.0, 1.5, 3.0],  # noqa: B006 - typer copies it
     out: Annotated[Path, typer.Option()] = Path("bench/results/router_policies.json"),
 ) -> None:
     """Measure, print, and write the figures."""
+    compared = systems()
     cells: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as directory, workers(Path(directory)) as fleet:
-        for policy in get_args(DecodePolicy):
-            with router(Path(directory), fleet, policy) as url:
-                for skew in zipf:
-                    asks = traffic(random.Random(f"{skew}"), skew, rate, seconds)
-                    load = os.getloadavg()[0]
-                    times = uvloop.run(measure(url, asks))
-                    cells.append({"policy": policy, "zipf": skew, "load_average": round(load, 2), **figures(times)})
-                    Console(stderr=True).print(cells[-1])
+        for repetition in range(repetitions):
+            turn = repetition * len(compared) // repetitions
+            for system in compared[turn:] + compared[:turn]:
+                with router(Path(directory), fleet, system) as url:
+                    for skew in zipf:
+                        asks = traffic(random.Random(f"{skew} {repetition}"), skew, rate, seconds)
+                        load = os.getloadavg()[0]
+                        times = uvloop.run(measure(url, asks))
+                        cell = {"system": str(system), "zipf": skew, "repetition": repetition}
+                        cells.append({**cell, "load_average": round(load, 2), **figures(times)})
+                        Console(stderr=True).print(cells[-1])
+    medians = summary(cells)
     report = {
-        "command": f"python -m sun_sglang.bench.router_policies --rate {rate:g} --seconds {seconds:g}",
+        "command": f"python -m sun_sglang.bench.router_policies --rate {rate:g} --seconds {seconds:g} "
+        f"--repetitions {repetitions}",
         "machine": f"{platform.processor() or platform.machine()}, {psutil.cpu_count()} cores",
         "costs": COSTS,
+        "median": medians,
         "cells": cells,
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    show(cells)
+    show(medians)
+
+
+def systems() -> list[System]:
+    """Every decode policy, and the default one with several processes."""
+    several = [System(Policies().decode, processes) for processes in (2, 4)]
+    return [*(System(policy) for policy in get_args(DecodePolicy)), *several]
 
 
 def traffic(rng: random.Random, skew: float, rate: float, seconds: float) -> list[Ask]:
@@ -109,8 +110,8 @@ def traffic(rng: random.Random, skew: float, rate: float, seconds: float) -> lis
 
 
 async def measure(url: str, asks: Sequence[Ask]) -> list[Times]:
-    """Send every request at its time, and time its answer."""
-    connector = aiohttp.TCPConnector(limit=0)
+    """Send every request at its time, each over a connection of its own, and time its answer."""
+    connector = aiohttp.TCPConnector(limit=0, force_close=True)
     async with aiohttp.ClientSession(url, connector=connector, timeout=aiohttp.ClientTimeout(total=120)) as client:
         began = time.perf_counter()
 
@@ -133,7 +134,7 @@ async def measure(url: str, asks: Sequence[Ask]) -> list[Times]:
 
 def figures(times: Sequence[Times]) -> dict[str, float]:
     """Percentiles, in milliseconds."""
-    ttft, tpot = [t.ttft for t in times], [t.tpot for t in times if t.tpot is not None]
+    ttft, tpot = [t.ttft for t in times], [t.tpot for t in times]
     return {
         "requests": len(times),
         **{f"ttft_p{p}_ms": round(percentile(ttft, p) * 1e3, 1) for p in (50, 99)},
@@ -141,72 +142,24 @@ def figures(times: Sequence[Times]) -> dict[str, float]:
     }
 
 
-@contextlib.contextmanager
-def workers(directory: Path) -> Iterator[dict[str, Any]]:
-    """Emulated workers while the block runs; gives the fleet without its router's settings."""
-    ports = free_ports()
-    costs = directory / "costs.yaml"
-    costs.write_text(yaml.safe_dump(COSTS))
-    pools = dict.fromkeys(TASKS, "prefill") | {"base": "decode"}
-    fleet: dict[str, Any] = {
-        "tasks": {task: {"prefill": task, "decode": "base"} for task in TASKS},
-        "pools": {pool: {"role": role, "model": f"none/{pool}"} for pool, role in pools.items()},
-        "workers": [],
-    }
-    with contextlib.ExitStack() as stack:
-        for pool, role in pools.items():
-            for i in range(DECODERS if role == "decode" else 1):
-                port = next(ports)
-                argv = [sys.executable, "-m", "sun_sglang.sim.worker", "--model-path", f"none/{pool}"]
-                argv += ["--disaggregation-mode", role, "--port", str(port), "--sim-costs", str(costs)]
-                argv += ["--disaggregation-bootstrap-port", str(next(ports)), "--sim-vocab-size", "1000"]
-                stack.enter_context(_process([*argv, "--disaggregation-decode-enable-radix-cache"]))
-                fleet["workers"].append({"name": f"{pool}-{i}", "pool": pool, "url": f"http://127.0.0.1:{port}"})
-        yield fleet
+def summary(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of every figure of a system at a skew: the median of the repetitions, the least and the most."""
+    keys = dict.fromkeys((cell["system"], cell["zipf"]) for cell in cells)
+    rows = []
+    for system, zipf in keys:
+        own = [cell for cell in cells if (cell["system"], cell["zipf"]) == (system, zipf)]
+        each = {name: [cell[name] for cell in own] for name in FIGURES}
+        spread = {name: [statistics.median(values), min(values), max(values)] for name, values in each.items()}
+        rows.append({"system": system, "zipf": zipf, **spread})
+    return rows
 
 
-@contextlib.contextmanager
-def router(directory: Path, fleet: dict[str, Any], policy: str) -> Iterator[str]:
-    """A router with a decode policy, once every path is proven."""
-    port = next(free_ports())
-    file = directory / "fleet.json"
-    file.write_text(json.dumps({**fleet, "router": {"port": port, "policy": {"decode": policy}}}))
-    url = f"http://127.0.0.1:{port}"
-    with _process([sys.executable, "-m", "sun_sglang.router", str(file)]):
-        asyncio.run(_until_proven(url))
-        yield url
-
-
-async def _until_proven(url: str) -> None:
-    async with aiohttp.ClientSession(url) as client, asyncio.timeout(READY_S):
-        while True:
-            with contextlib.suppress(aiohttp.ClientError):
-                async with client.get("/tasks") as reply:
-                    tasks = (await reply.json())["tasks"].values()
-                    if all(len(task["paths"]) == DECODERS for task in tasks):
-                        return
-            await asyncio.sleep(0.1)
-
-
-@contextlib.contextmanager
-def _process(command: list[str]) -> Iterator[None]:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        yield
-    finally:
-        process.terminate()
-        try:
-            process.wait(40)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def show(cells: Sequence[dict[str, Any]]) -> None:
+def show(rows: Sequence[dict[str, Any]]) -> None:
     """Print the table."""
-    table = Table(*(k for k in cells[0] if k != "load_average"))
-    for cell in cells:
-        table.add_row(*(str(v) for k, v in cell.items() if k != "load_average"))
+    table = Table("system", "zipf", *FIGURES)
+    for row in rows:
+        cells = ("{:.1f} ({:.1f} to {:.1f})".format(*row[name]) for name in FIGURES)
+        table.add_row(row["system"], f"{row['zipf']:g}", *cells)
     Console().print(table)
 
 
