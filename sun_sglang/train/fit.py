@@ -17,7 +17,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArg
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
-from sun_sglang.train.batch import LengthGrouped, collate
+from sun_sglang.train.batch import IGNORED, LengthGrouped, collate
 from sun_sglang.train.examples import Encoded
 from sun_sglang.train.packing import PackedRows, Row, collate_row
 from sun_sglang.train.two_module import TwoModule
@@ -112,7 +112,6 @@ def _fit(
         _arguments(module, how, work, rows),
         data_collator=_Collator(pad),
         train_dataset=examples,
-        eval_dataset=_Examples(validation),
     )
     trainer.sampler = rows or (LengthGrouped(examples.lengths(), together, how.seed) if how.grouped else None)
     # it prints dictionaries to stdout, which belongs to the caller
@@ -121,7 +120,7 @@ def _fit(
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(_ProgressBar)
     trainer.train(resume_from_checkpoint=last)
-    return float(trainer.evaluate()["eval_loss"])
+    return trainer.validation_loss(validation)
 
 
 def processes() -> int:
@@ -210,6 +209,27 @@ class _TwoModuleTrainer(Trainer):  # type: ignore[misc] # transformers is not fo
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return super()._get_train_sampler(train_dataset) if self.sampler is None else self.sampler
+
+    def validation_loss(self, examples: Sequence[Encoded]) -> float:
+        """Loss of all answer tokens, the same however many processes share the work.
+
+        `Trainer.evaluate` averages over batches, and repeats examples where processes do not come out even.
+        """
+        model, size, args = self.model_wrapped.eval(), self.args.per_device_eval_batch_size, self.args
+        batches = [examples[i : i + size] for i in range(0, len(examples), size)]
+        total = torch.zeros(2, dtype=torch.float64, device=args.device)
+        for start in range(0, len(batches), args.world_size):
+            own = start + args.process_index
+            # all run as often, since a sharded module's forward is run by all together
+            inputs = self._prepare_inputs(self.data_collator(batches[own % len(batches)]))
+            with torch.no_grad():
+                loss = model(**inputs).loss
+            if own < len(batches):
+                tokens = (inputs["labels"] != IGNORED).sum()
+                total += torch.stack([loss.double() * tokens, tokens.double()])
+        loss, tokens = self.accelerator.reduce(total, reduction="sum").tolist()
+        self.log({"eval_loss": loss / tokens})
+        return float(loss / tokens)
 
     def _save(self, output_dir: str | None = None, state_dict: Mapping[str, torch.Tensor] | None = None) -> None:
         out = Path(output_dir or self.args.output_dir)
