@@ -1,37 +1,170 @@
-"""`sun eval`: exact match of a task on a file of questions, without servers, on the forward that serving computes."""
+"""`sun eval`: accuracy of tasks, as a router serves them or without servers on the forward that serving computes."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import shlex
+import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from sun_sglang.errors import RecipeError
+from sun_sglang.cli.status import the_only
+from sun_sglang.errors import RecipeError, UserError
+from sun_sglang.harness.endpoint import Endpoint, endpoint_at, endpoint_of
 
-EXAMPLE = (
-    "sun eval configs/demo/data/math.test.jsonl --prefill configs/demo/models/math --decode configs/demo/models/base"
-)
+EXAMPLE = "sun eval math=configs/eval/demo_math.yaml tool=configs/eval/demo_tool.yaml --served configs/demo/sun.yaml"
+_PROMPTS = ("messages", "template", "plain")
 
 
 def command(
-    file: Annotated[
-        Path, typer.Argument(help='JSONL: {"messages": [one user message], "answer": ...} a line.', show_default=False)
+    asked: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TASK=BENCHMARK...",
+            help="TASK: a model name at the router. BENCHMARK: a task of lm-eval (gsm8k, gsm_plus, humaneval), an "
+            "lm-eval YAML file, evalplus:humaneval, evalplus:mbpp, or bfcl:MODEL:CATEGORY; several with commas. "
+            "Without servers: one JSONL file of questions.",
+            show_default=False,
+        ),
     ],
-    prefill: Annotated[Path, typer.Option(help="Checkpoint that prefills.", show_default=False)],
-    decode: Annotated[Path, typer.Option(help="Checkpoint that decodes.", show_default=False)],
-    first_token: Annotated[
-        str, typer.Option(help="Who makes it: prefill, decode, or auto (as the tuned checkpoint's sun.json says).")
-    ] = "auto",
+    served: Annotated[
+        str | None,
+        typer.Option(
+            help="Measure what a router serves: its URL, or the topology file of what `sun launch` runs here. "
+            "OPENAI_API_KEY is the key where it wants one.",
+            show_default=False,
+        ),
+    ] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="As --served; the directory given to `sun launch`.", show_default=False)
+    ] = None,
+    prompt: Annotated[
+        str,
+        typer.Option(
+            help="messages: the worker renders the chat template. template: it is rendered here, for benchmarks that "
+            "begin the answer (humaneval_instruct). plain: no template."
+        ),
+    ] = "messages",
+    few_shot: Annotated[
+        int | None, typer.Option(help="Solved questions in the prompt; else the benchmark's own number.", min=0)
+    ] = None,
     limit: Annotated[int, typer.Option(help="Ask this many questions; 0 for all.", min=0)] = 0,
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to torch.", min=0)] = 0,
+    concurrency: Annotated[int, typer.Option(help="Requests in flight.", min=1)] = 32,
+    max_tokens: Annotated[int, typer.Option(help="Of an answer, where the benchmark does not say.", min=1)] = 512,
+    timeout: Annotated[int, typer.Option(help="Seconds for one answer.", min=1)] = 300,
+    include_path: Annotated[
+        Path | None, typer.Option(help="A directory of lm-eval YAML files, for their names.", show_default=False)
+    ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(help="Directory of the tasks' tokenizer, where only a URL is known.", show_default=False),
+    ] = None,
+    run_unsafe_code: Annotated[
+        bool, typer.Option("--run-unsafe-code", help="Run code that models write, here (HumanEval, EvalPlus).")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the report as JSON.", show_default=False)] = None,
+    answers: Annotated[
+        Path | None, typer.Option(help="Write lm-eval's every prompt and answer as JSONL.", show_default=False)
+    ] = None,
+    harness_dir: Annotated[Path, typer.Option(help="For what EvalPlus and BFCL write.")] = Path("build/eval"),
+    prefill: Annotated[
+        Path | None, typer.Option(help="Without servers: the checkpoint that prefills.", show_default=False)
+    ] = None,
+    decode: Annotated[
+        Path | None, typer.Option(help="Without servers: the checkpoint that decodes.", show_default=False)
+    ] = None,
+    first_token: Annotated[
+        str,
+        typer.Option(help="Without servers: prefill, decode, or auto (as the tuned checkpoint's sun.json says)."),
+    ] = "auto",
+    threads: Annotated[int, typer.Option(help="Without servers: CPU threads; 0 leaves it to torch.", min=0)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Measure exact match of a prefill and a decode checkpoint on a local task file, greedy, with a 95 % interval."""
+    """Measure how many answers are right, greedily, with 95 % intervals.
+
+    With --served, harnesses of the field ask a running router: lm-eval, EvalPlus and BFCL.
+
+    With --prefill and --decode, a file of questions is answered without servers.
+    """
+    if served is None and run_dir is None:
+        if prefill is None or decode is None or len(asked) != 1:
+            raise typer.BadParameter("give --served, or one file with --prefill and --decode")
+        _offline(Path(asked[0]), prefill, decode, first_token, limit, threads, as_json)
+        return
+    if prefill is not None or decode is not None:
+        raise typer.BadParameter("--prefill and --decode are for evaluation without servers; the router knows its own")
+    if prompt not in _PROMPTS:
+        raise typer.BadParameter(f"has to be {', '.join(_PROMPTS)}", param_hint="--prompt")
+    from sun_sglang.harness.lmeval import Asking, Prompt
+    from sun_sglang.harness.table import render
+
+    asking = Asking(
+        prompt=cast("Prompt", prompt),
+        few_shot=few_shot,
+        limit=limit or None,
+        concurrency=concurrency,
+        max_tokens=max_tokens,
+        timeout=timeout,
+        unsafe_code=run_unsafe_code,
+    )
+    report, samples = _served(asked, _endpoint(served, run_dir), asking, include_path, tokenizer, harness_dir)
+    if out is not None:
+        _write(out, report.model_dump_json(indent=2))
+    if answers is not None:
+        _write(answers, "\n".join(json.dumps(sample, default=str) for sample in samples))
+    if as_json:
+        typer.echo(report.model_dump_json(indent=2))
+    else:
+        Console(highlight=False).print(render(report.results))
+
+
+def _endpoint(served: str | None, run_dir: Path | None) -> Endpoint:
+    if served is not None and "://" in served:
+        return endpoint_at(served)
+    _, state = the_only(Path(served) if served is not None else None, run_dir)
+    return endpoint_of(state)
+
+
+def _served(
+    asked: list[str],
+    endpoint: Endpoint,
+    asking: Any,
+    include_path: Path | None,
+    tokenizer: Path | None,
+    harness_dir: Path,
+) -> tuple[Any, list[dict[str, Any]]]:
+    """The report, and each question that lm-eval asked."""
+    from sun_sglang.harness.benchmark import parse_benchmarks
+    from sun_sglang.harness.endpoint import require_served
+    from sun_sglang.harness.session import Session
+
+    benchmarks = parse_benchmarks(asked)
+    asyncio.run(require_served(endpoint, dict.fromkeys(b.task for b in benchmarks)))
+    console = Console(stderr=True, highlight=False)
+    session = Session(endpoint, asking, tokenizer, harness_dir, lambda text: console.print(text, markup=False))
+    session.prepare(benchmarks, include_path)
+    for benchmark in benchmarks:
+        session.measure(benchmark)
+    return session.report("sun " + shlex.join(sys.argv[1:])), session.samples
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as e:
+        raise UserError(f"{path}: cannot be written ({e.strerror or e})") from e
+
+
+def _offline(
+    file: Path, prefill: Path, decode: Path, first_token: str, limit: int, threads: int, as_json: bool
+) -> None:
     import torch
 
     from sun_sglang.train.checkpoint import load_model

@@ -1,0 +1,86 @@
+"""The router that is measured, and whether it serves what is asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+
+from sun_sglang.errors import UserError
+from sun_sglang.launch.state import DeploymentState
+from sun_sglang.topology import load_topology
+
+KEY = "OPENAI_API_KEY"
+_TIMEOUT = aiohttp.ClientTimeout(total=30)
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A router.
+
+    Attributes:
+        url: without `/v1`.
+        models: where each task's prefill model is, with its tokenizer; empty where only the URL is known.
+    """
+
+    url: str
+    models: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def openai(self) -> str:
+        """The base URL of its OpenAI API."""
+        return f"{self.url}/v1"
+
+    def tokenizer(self, task: str, given: Path | None) -> str:
+        """Directory, or Hugging Face id, of a task's tokenizer; what the user gave wins.
+
+        Raises:
+            UserError: neither the user nor a topology says.
+        """
+        found = str(given) if given else self.models.get(task)
+        if found is None:
+            raise UserError(f"the tokenizer of `{task}` is not known from a URL; give --tokenizer DIRECTORY")
+        return found
+
+
+def endpoint_of(state: DeploymentState) -> Endpoint:
+    """The router of a deployment on this machine, with the models that its topology names."""
+    topology = load_topology(state.topology)
+    models = {name: str(topology.pools[task.prefill].model) for name, task in topology.tasks.items()}
+    return Endpoint(state.url.rstrip("/"), models)
+
+
+def endpoint_at(url: str) -> Endpoint:
+    """The router at a URL, with or without `/v1`."""
+    return Endpoint(url.rstrip("/").removesuffix("/v1"))
+
+
+async def require_served(endpoint: Endpoint, tasks: Iterable[str]) -> None:
+    """Check that a router answers and serves tasks, with the key of the environment.
+
+    Harnesses ask some hundred times before they give up, or never give up, so this is asked first.
+
+    Raises:
+        UserError: no router answers there, it wants another key, or it does not serve a task.
+    """
+    served = await _served(endpoint)
+    missing = [task for task in tasks if task not in served]
+    if missing:
+        raise UserError(f"{endpoint.url} serves no model `{missing[0]}`; it serves {', '.join(served) or 'none'}")
+
+
+async def _served(endpoint: Endpoint) -> list[str]:
+    key = os.environ.get(KEY)
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    url = f"{endpoint.openai}/models"
+    try:
+        async with aiohttp.ClientSession(timeout=_TIMEOUT, headers=headers) as session, session.get(url) as reply:
+            if reply.status in (401, 403):
+                raise UserError(f"{url} answers {reply.status}; set {KEY} to a key of this router")
+            reply.raise_for_status()
+            return [model["id"] for model in (await reply.json())["data"]]
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, TypeError) as e:
+        raise UserError(f"no OpenAI API answers at {url} ({e or type(e).__name__}); is it a router's URL?") from e
