@@ -44,7 +44,7 @@ clean: ## remove everything that make and the tools wrote
 	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-setup: system $(VENV)/package.stamp ## install everything in .venv
+setup: system $(VENV)/package.stamp $(VENV)/eval.stamp ## install everything in .venv
 
 system: ## check for the system libraries that the KV transfer needs; install them where that is allowed
 	@libraries=$$(PATH="$$PATH:/usr/sbin:/sbin" ldconfig -p); \
@@ -73,3 +73,7 @@ $(VENV)/engine.stamp: requirements/engine-cpu.txt $(VENV)/torch.stamp
 
 $(VENV)/package.stamp: pyproject.toml requirements/dev.txt $(VENV)/engine.stamp
 	@$(TIMED) $(PIP) -e '.[dev,train]' -c requirements/dev.txt; touch $@
+
+# without dependencies: lm-eval's own list has source packages that take longer to build than all of it to install
+$(VENV)/eval.stamp: requirements/eval.txt $(VENV)/package.stamp
+	@$(TIMED) $(PIP) --no-deps -r requirements/eval.txt; touch $@
