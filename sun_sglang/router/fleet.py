@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from sun_sglang.errors import UserError
 from sun_sglang.topology import PoolName, Role, Router, Strict, Task, TaskName
+
+# a name in ASCII, an IPv4 or an IPv6 address
+_LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?|[0-9a-f:]+(%[A-Za-z0-9]+)?")
 
 
 class FleetError(UserError):
@@ -25,7 +31,7 @@ class FleetPool(Strict):
 class FleetWorker(Strict):
     """One worker: its name, its pool, the URL of its HTTP server, and whether it takes no new requests (`draining`)."""
 
-    name: str = Field(min_length=1, max_length=128)
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)]
     pool: PoolName
     url: str
     draining: bool = False
@@ -34,8 +40,14 @@ class FleetWorker(Strict):
     @classmethod
     def _http(cls, url: str) -> str:
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
+        # `urlsplit` leaves out what it does not like
+        if not url.isprintable():
+            raise ValueError("it has characters that no URL has")
+        is_plain = parts.path.strip("/") == parts.query == parts.fragment == "" and "@" not in parts.netloc
+        if parts.scheme not in ("http", "https") or not is_plain or not _HOST.fullmatch(parts.hostname or ""):
             raise ValueError("write it as http://HOST:PORT")
+        if parts.port == 0:
+            raise ValueError("no worker listens on port 0")
         return url.rstrip("/")
 
     @property

@@ -7,6 +7,7 @@ import time
 from typing import TextIO
 
 import orjson
+from aiohttp.http_exceptions import HttpProcessingError
 
 from sun_sglang.router.names import current_request
 
@@ -35,5 +36,10 @@ class LogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
-        trace = logging.Formatter().formatException(record.exc_info) if record.exc_info else None
-        self._log.event("library", level=record.levelname, logger=record.name, why=record.getMessage(), trace=trace)
+        why, trace = record.getMessage(), None
+        if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
+            # its text shows what a client sent, which may be a key
+            why = f"{why}: it is not valid HTTP ({type(record.exc_info[1]).__name__})"
+        elif record.exc_info:
+            trace = logging.Formatter().formatException(record.exc_info)
+        self._log.event("library", level=record.levelname, logger=record.name, why=why, trace=trace)

@@ -153,12 +153,15 @@ class Registrar:
                 return WorkerCard.model_validate_json(body)
         except TimeoutError as e:
             raise ProbeError(f"no answer within {limit:g} s", silent=True) from e
-        except (aiohttp.ClientError, OSError) as e:
-            raise ProbeError(describe(e)) from e
         except ValidationError as e:
             first = e.errors(include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"])
             raise ProbeError(f"its card is not valid: {where}: {first['msg']}") from e
+        except (aiohttp.ClientError, OSError) as e:
+            raise ProbeError(describe(e)) from e
+        except ValueError as e:
+            # a host that no resolver takes
+            raise ProbeError(f"{worker.spec.url} cannot be asked: {e}") from e
 
     def _admit(self, worker: Worker, card: WorkerCard) -> None:
         if worker.admitted and card == worker.card:

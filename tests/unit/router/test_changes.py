@@ -380,3 +380,51 @@ async def test_admin_calls_are_for_admins(start: Start, tmp_path: Path) -> None:
             assert r.status == 403
     with pytest.raises(Problem):
         system.router.store.edit(set_draining("no", draining=True))
+
+
+async def test_a_worker_that_cannot_even_be_looked_up_is_no_other_workers_problem(small: System) -> None:
+    # no fleet file has such a URL; whatever gets by its check must not end the watch over all the others
+    spec = FleetWorker.model_construct(name="odd", pool="base", url="http://" + "h" * 300, draining=False)
+    now = small.router.registry.fleet
+    Transition(small.router.registry).change(now.model_copy(update={"workers": (*now.workers, spec)}))
+    await small.until(lambda: "cannot be asked" in small.router.registry.workers["odd"].reason)
+    await small["base-0"].restart()
+    await small.until(lambda: small.router.registry.workers["base-0"].incarnation.endswith("-1"))
+    await small.until(lambda: small.router.registry.state("base-0") == "ready")
+    assert (await small.post("/generate", ASK))[0] == 200
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(
+            "http://h:99999",
+            "http://h:x",
+            "http://h:0",
+            "http://[::1",
+            "http://",
+            "http://a b",
+            "ftp://h:1",
+            "http://h/p",
+        ),
+        *("http://" + "h" * 64, "http://a..b", "http://é.invalid", "http://u:p@h:1", "http://h:1#x", "http://h:1?x"),
+        *("http://-h:1", "http://[::1%/]:1", "http://h\n:1"),
+    ],
+)
+def test_urls_that_no_worker_has(url: str) -> None:
+    with pytest.raises(ValueError, match="url"):
+        FleetWorker(name="w", pool="p", url=url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://10.0.0.7:30000",
+        "https://a-b.c_d.svc.cluster.local:1/",
+        "http://[::1]:30000",
+        "http://[fe80::1%eth0]:1",
+        "http://h",
+    ],
+)
+def test_urls_that_workers_have(url: str) -> None:
+    assert FleetWorker(name="w", pool="p", url=url).url == url.rstrip("/")
