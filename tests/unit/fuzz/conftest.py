@@ -26,26 +26,8 @@ class Target:
         self._cluster = cluster
 
     def send(self, raw: bytes) -> list[int]:
-        """Statuses of all answers to raw bytes, none if it just hung up.
-
-        A request that never ends is not answered before its sender has left, so the sending side is closed once nothing
-        has come for a moment.
-        """
-        with socket.create_connection((HOST, self._cluster.port), timeout=PATIENCE_S) as s:
-            with suppress(ConnectionError):
-                s.sendall(raw)  # it may answer and hang up before it has read everything
-            received = b""
-            with suppress(ConnectionError):
-                s.settimeout(PAUSE_S)
-                try:
-                    while data := s.recv(1 << 16):
-                        received += data
-                    return statuses(received)
-                except TimeoutError:
-                    s.settimeout(PATIENCE_S)
-                s.shutdown(socket.SHUT_WR)
-                received += receive_all(s)
-        return statuses(received)
+        """Statuses of all answers to raw bytes, none if it just hung up."""
+        return statuses(provoke(self._cluster.port, raw))
 
     def exchange(self, raw: bytes) -> list[int]:
         """As `send`, for a whole request that closes its connection."""
@@ -69,6 +51,29 @@ class Target:
         assert "defect" not in self._cluster.log
         body = {"model": "math", "input_ids": [1, 2], "sampling_params": {"max_new_tokens": 2}}
         assert self.post("/generate", json.dumps(body).encode()) == 200
+
+
+def provoke(port: int, raw: bytes) -> bytes:
+    """Everything that comes back for raw bytes.
+
+    A request that never ends is not answered before its sender has left, so the sending side is closed once nothing has
+    come for a moment.
+    """
+    with socket.create_connection((HOST, port), timeout=PATIENCE_S) as s:
+        with suppress(ConnectionError):
+            s.sendall(raw)  # it may answer and hang up before it has read everything
+        received = b""
+        with suppress(ConnectionError):
+            s.settimeout(PAUSE_S)
+            try:
+                while data := s.recv(1 << 16):
+                    received += data
+                return received
+            except TimeoutError:
+                s.settimeout(PATIENCE_S)
+            s.shutdown(socket.SHUT_WR)
+            received += receive_all(s)
+    return received
 
 
 def receive_all(s: socket.socket) -> bytes:
