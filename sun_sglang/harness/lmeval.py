@@ -184,6 +184,9 @@ def _set_up(where: str, task: Any, asking: Asking) -> None:
             f"{where} compares likelihoods of given answers, which the prefill module computes alone; "
             "choose a benchmark that generates"
         )
+    if asking.prompt == "messages" and task.get_config("gen_prefix"):
+        # the worker would close the begun answer and start another
+        raise UserError(f"{where} begins the answer, which chat completions cannot send; add --prompt template")
     few_shot = task.get_config("num_fewshot")
     if asking.few_shot and few_shot == 0:
         raise UserError(f"{where} has no solved questions to show; leave out --few-shot")

@@ -196,6 +196,7 @@ def test_a_task_that_is_not_served_is_named(server: Server, sun: Sun, benchmark:
     ("change", "said"),
     [
         ({"output_type": "loglikelihood"}, "compares likelihoods"),
+        ({"gen_prefix": "The answer is"}, "add --prompt template"),
         ({"dataset_kwargs": {"data_files": {"test": "none.jsonl"}}}, "lm-eval cannot load it"),
     ],
 )
@@ -208,6 +209,22 @@ def test_a_benchmark_that_cannot_be_asked_is_one_error(
     assert said in err
     assert err.count("error:") == 1
     assert not server.asked
+
+
+@pytest.mark.parametrize(("options", "shown"), [([], 2), (["--few-shot", "3"], 3), (["--few-shot", "0"], 0)])
+def test_solved_questions_are_turns_before_the_question(
+    server: Server, sun: Sun, benchmark: Path, options: list[str], shown: int
+) -> None:
+    write(benchmark, benchmark.with_suffix(".jsonl"), num_fewshot=2, fewshot_split="test")
+    code, out, err = sun(f"math={benchmark}", "--served", server.url, "--json", *options)
+    assert code == 0, err
+    assert json.loads(out)["results"][0]["few_shot"] == shown
+    for body in server.asked:
+        *solved, last = body["messages"]
+        assert last["role"] == "user"
+        assert len(solved) == 2 * shown
+        pairs = zip(solved[::2], solved[1::2], strict=True)
+        assert all(QUESTIONS[asked["content"]] == answer["content"].strip() for asked, answer in pairs)
 
 
 def test_solved_questions_are_refused_where_there_are_none(server: Server, sun: Sun, benchmark: Path) -> None:
