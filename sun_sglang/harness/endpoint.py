@@ -14,6 +14,7 @@ from sun_sglang.launch.state import DeploymentState
 from sun_sglang.topology import load_topology
 
 KEY = "OPENAI_API_KEY"
+_REFUSED = (401, 403)
 _TIMEOUT = aiohttp.ClientTimeout(total=30)
 
 
@@ -78,9 +79,9 @@ async def _served(endpoint: Endpoint) -> list[str]:
     url = f"{endpoint.openai}/models"
     try:
         async with aiohttp.ClientSession(timeout=_TIMEOUT, headers=headers) as session, session.get(url) as reply:
-            if reply.status in (401, 403):
-                raise UserError(f"{url} answers {reply.status}; set {KEY} to a key of this router")
-            reply.raise_for_status()
-            return [model["id"] for model in (await reply.json())["data"]]
+            if reply.status not in _REFUSED:
+                reply.raise_for_status()
+                return [model["id"] for model in (await reply.json())["data"]]
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError, KeyError, TypeError) as e:
         raise UserError(f"no OpenAI API answers at {url} ({e or type(e).__name__}); is it a router's URL?") from e
+    raise UserError(f"{url} answers {reply.status}; set {KEY} to a key of this router")

@@ -155,7 +155,7 @@ def test_the_key_of_the_environment_is_sent(
     server.key = KEY
     code, _, err = sun(f"math={benchmark}", "--served", server.url)
     assert code == 1
-    assert "set OPENAI_API_KEY" in err
+    assert err == f"error: {server.url}/v1/models answers 401; set OPENAI_API_KEY to a key of this router\n"
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     assert sun(f"math={benchmark}", "--served", server.url)[0] == 0
 
