@@ -23,6 +23,7 @@ FaultKind = Literal[
     "sick",
     "status",
     "abort",
+    "unhooked",
     "clear",
 ]
 
@@ -36,7 +37,8 @@ class Fault(Strict):
             `die_in_prefill` half-way through a prefill batch; `blackhole_bootstrap` accepts decode workers and never
             answers them; `close_bootstrap` closes that port for good; `slow` takes `factor` times as long; `lie` says
             that it is healthy and answers no request; `sick` says that it is not healthy and serves; `status` answers
-            requests with `status`; `abort` answers them with an abort inside a 200; `clear` ends whatever was on.
+            requests with `status`; `abort` answers them with an abort inside a 200; `unhooked` says in its card that a
+            hook did not take; `clear` ends whatever was on.
         token: for `die_at_token`, counted from 1.
         factor: for `slow`.
         status: for `status`.

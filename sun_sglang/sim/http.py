@@ -11,7 +11,7 @@ import orjson
 from aiohttp import web
 from pydantic import ValidationError
 
-from sun_sglang.identity import WorkerCard
+from sun_sglang.identity import PatchReport, WorkerCard
 from sun_sglang.sim import replies
 from sun_sglang.sim.answer import Answer
 from sun_sglang.sim.ask import CHAT, COMPLETIONS, GENERATE, Ask, Reader, parse_ask, parse_object
@@ -28,6 +28,7 @@ _FLUSHED = (
     "(When there are running or waiting requests, the operation will not be performed.)\n"
 )
 
+_UNHOOKED = PatchReport(name="emulated", target="sun_sglang.sim", state="missing", detail="made to fail")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -264,7 +265,8 @@ class Server:
     # --- about the worker -------------------------------------------------------------------------------------------
 
     async def _get_card(self, _: web.Request) -> web.Response:
-        card = self._card.model_copy(update={"leaving": self.draining})
+        hooks = (_UNHOOKED,) if self._faults.on("unhooked") else ()
+        card = self._card.model_copy(update={"leaving": self.draining, "patches": hooks})
         return web.Response(body=card.model_dump_json().encode(), content_type="application/json")
 
     async def _health(self, _: web.Request) -> web.Response:

@@ -19,9 +19,9 @@ from sun_sglang.sim.tokens import answer
 
 VOCAB = 1000
 PROMPT = [5, 6, 7]
-# SGLang's own patience, where it is not what is tested, at a twentieth of its length
+# SGLang's own patience, where it is not what is tested, shorter; a process that gets no CPU for a while is not dead
 QUICK = {
-    "heartbeat_interval": 0.25,
+    "heartbeat_interval": 1.0,
     "lookup_attempts": 5,
     "lookup_pause": 0.05,
     "lookup_timeout": 0.25,

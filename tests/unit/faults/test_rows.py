@@ -1,13 +1,14 @@
 """Every row of the fault table, on emulated workers behind the router, as processes that are really killed and stopped.
 
 A row's time bound is the deadline of the waiting. What exactly is sent to which worker, and every variant of a row, is
-tested over fake workers in `tests/unit/router/test_faults.py`; so is row 28, since an emulated worker has no hooks.
+tested over fake workers in `tests/unit/router/test_faults.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -86,13 +87,14 @@ async def test_fault_04_prefill_answers_5xx_or_an_abort_inside_a_200(start: Star
     await cluster.settled()
 
 
-async def test_fault_05_prefill_hangs(start: Start) -> None:
+@STREAMS
+async def test_fault_05_prefill_hangs(start: Start, stream: bool) -> None:
     # with SGLang's own heartbeat, the router's deadline comes first
     patient = {"base": {"sim_heartbeat_interval": 5}}
     cluster = await start(SMALL, router={"first_token_timeout": 1.0, "probe_interval": 60}, flags=patient)
     cluster["math-0"].kill(signal.SIGSTOP)
     async with asyncio.timeout(3):
-        error = await cluster.refused(504)
+        error = await cluster.refused(504, stream=stream)
     assert error["code"] == "first_token_timeout"
     assert await cluster.is_state("math-0", "absent")
     await cluster.exact("tool")
@@ -258,6 +260,20 @@ async def test_fault_14_client_leaves_mid_stream(start: Start) -> None:
     await cluster.until(lambda: cluster.at_rest("base-0"), 5)
     await cluster.exact("tool")
     await cluster.settled()
+    assert (await cluster.metrics())['sun_requests_total{outcome="disconnected",task="math"}'] == 1
+
+
+RESERVED = {
+    "bootstrap_host": "2.2.2.2",
+    "bootstrap_port": 1,
+    "bootstrap_room": [1],
+    "disagg_prefill_dp_rank": 0,
+    "data_parallel_rank": 0,
+    "routed_dp_rank": 0,
+    "lora_path": "x",
+    "session_params": {"id": "x"},
+    "kv_hints": {},
+}
 
 
 @pytest.mark.parametrize("path", ["/generate", "/v1/completions", "/v1/chat/completions"])
@@ -265,14 +281,7 @@ async def test_fault_15_reserved_fields_never_reach_a_worker(start: Start, path:
     cluster = await start({"math": 1, "base": 1})
     body = {"model": "math", "messages": [{"role": "user", "content": "x"}], "prompt": "x", "text": "x"}
     legs = await leg_count(cluster)
-    for name, value in {
-        "bootstrap_host": "2.2.2.2",
-        "bootstrap_port": 1,
-        "bootstrap_room": 7,
-        "disagg_prefill_dp_rank": 0,
-        "lora_path": "x",
-        "session_params": {"id": "x"},
-    }.items():
+    for name, value in RESERVED.items():
         status, reply, _ = await cluster.post({**body, name: value}, path)
         assert (status, reply["error"]["param"]) == (400, name)
     assert await leg_count(cluster) == legs
@@ -327,9 +336,12 @@ async def test_fault_17_an_abort_reaches_exactly_its_request(start: Start, strea
         assert reply.status == 200
     first = await asked["a"]
     assert first["meta_info"]["finish_reason"]["type"] == "abort"
+    assert first["meta_info"]["id"] == "a"
     assert len(first["output_ids"]) < 60
     assert (await asked["ab"])["output_ids"] == right
     await cluster.settled()
+    metrics = await cluster.metrics()
+    assert [metrics[f'sun_requests_total{{outcome="{o}",task="math"}}'] for o in ("aborted", "ok")] == [1, 1]
 
 
 async def test_fault_18_n_and_lists_come_back_whole(start: Start) -> None:
@@ -351,28 +363,47 @@ async def test_fault_18_n_and_lists_come_back_whole(start: Start) -> None:
 async def test_fault_19_too_long_a_prompt_is_refused_before_dispatch(start: Start) -> None:
     cluster = await start({"math": 1, "base": 1}, flags={"math": {"context_length": 128}})
     legs = await leg_count(cluster)
-    for path, body in {
-        "/generate": {"input_ids": [1] * 200},
-        "/v1/completions": {"prompt": [[1], [1] * 200]},
-        "/v1/chat/completions": {"messages": [{"role": "user", "content": "word " * 400}]},
-    }.items():
+    for path, body in (
+        ("/generate", {"input_ids": [1] * 200}),
+        ("/generate", {"text": "word " * 400}),
+        ("/v1/completions", {"prompt": [[1], [1] * 200]}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "word " * 400}]}),
+    ):
         status, reply, _ = await cluster.post({"model": "math", **body}, path)
         assert status == 400, reply
+        assert "at most 121" in reply["error"]["message"]
     assert await leg_count(cluster) == legs
     await cluster.exact()
 
 
+BAD = {
+    "not json": b"{",
+    "not an object": b"[]",
+    "not text": b"\xff\xfe",
+    "deep": b"[" * 100_000,
+    "no prompt": b'{"model":"math"}',
+    "wrong type": b'{"model":"math","text":3}',
+    "a token that is none": b'{"model":"math","input_ids":["x"]}',
+    "token out of range": b'{"model":"math","input_ids":[50000]}',
+    "negative token": b'{"model":"math","input_ids":[-1]}',
+    "top_logprobs": b'{"model":"math","text":"x","return_logprob":true,"top_logprobs_num":129}',
+    "temperature": b'{"model":"math","text":"x","sampling_params":{"temperature":"hot"}}',
+    "stream": b'{"model":"math","text":"x","stream":"yes"}',
+}
+
+
 async def test_fault_20_bad_requests_leave_every_worker_alive(start: Start) -> None:
     cluster = await start(SMALL)
+    legs = await leg_count(cluster)
     json_type = {"Content-Type": "application/json"}
-    for bad in (b"{", b"[]", b"\xff", b"[" * 100_000, b'{"model":"math"}', b'{"model":"math","input_ids":["x"]}'):
+    for what, bad in BAD.items():
         async with cluster.client.post("/generate", data=bad, headers=json_type) as reply:
-            assert reply.status == 400
-    status, _, _ = await cluster.post(cluster.body(return_logprob=True, top_logprobs_num=129))
-    assert status == 400
+            assert reply.status == 400, what
+            assert (await reply.json())["error"]["message"], what
     huge = b'{"model":"math","text":"' + b"x" * (100 << 20) + b'"}'
     status = await send_huge(cluster, huge)
     assert status == 413
+    assert await leg_count(cluster) == legs
     for worker in cluster.workers.values():
         assert worker.alive
     await cluster.exact()
@@ -423,7 +454,9 @@ async def test_fault_21_members_that_differ_are_refused_with_the_difference_name
 
     await cluster.until(refused, 30)
     reasons = [reason for state, reason in (await cluster.states()).values() if state == "refused"]
-    assert all(f"{field} differs" in reason for reason in reasons), reasons
+    # both values, each with whose it is
+    told = re.compile(rf"{field} differs from `\w+-\d`'s \((\w+-\d): (\w+), (\w+-\d): (?!\2\))\w+\)")
+    assert all(told.fullmatch(reason) for reason in reasons), reasons
     assert all(w.alive for w in cluster.workers.values())
 
 
@@ -566,3 +599,40 @@ async def test_fault_27_a_router_that_is_killed_comes_back(start: Start) -> None
     await cluster.ready()
     await cluster.exact()
     await cluster.settled()
+
+
+async def test_fault_28_a_hook_that_did_not_take(start: Start) -> None:
+    cluster = await start({"math": 1, "tool": 1, "base": 2})
+    await cluster.fault("base-0", "unhooked", spare="")
+    await cluster.until(lambda: cluster.is_state("base-0", "refused"), 10)
+    _, reason = (await cluster.states())["base-0"]
+    assert reason == "hook `emulated` on sun_sglang.sim is missing: made to fail"
+    for _ in range(3):
+        await cluster.exact()
+        await cluster.exact("tool", stream=True)
+    await cluster.fault("base-1", "unhooked", spare="")
+    await cluster.until(lambda: cluster.is_state("base-1", "refused"), 10)
+    async with asyncio.timeout(2):
+        error = await cluster.refused(503)
+    assert error["code"] == "no_worker"
+    # one that never had them gets no canary either
+    cluster["base-0"].kill()
+    cluster["base-0"].flags["sim_fault"] = json.dumps({"kind": "unhooked"})
+    cluster["base-0"].start()
+    before = await incarnation(cluster, "base-0")
+
+    async def is_new() -> bool:
+        return await incarnation(cluster, "base-0") not in (before, None)
+
+    canaries = await canary_count(cluster)
+    await cluster.until(is_new, 10)
+    assert await cluster.is_state("base-0", "refused")
+    assert await canary_count(cluster) == canaries
+    await cluster.fault("base-0", "clear")
+    await cluster.until(cluster.healthy, 10)
+    await cluster.exact()
+    await cluster.settled()
+
+
+async def canary_count(cluster: Cluster) -> float:
+    return sum(v for k, v in (await cluster.metrics()).items() if k.startswith("sun_canaries_total"))

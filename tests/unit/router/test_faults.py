@@ -6,7 +6,6 @@ Whole rows with their time bounds are in `tests/unit/faults`, over processes tha
 from __future__ import annotations
 
 import asyncio
-import io
 from typing import Any
 
 import aiohttp
@@ -66,7 +65,7 @@ async def test_fault_02_both_prefills_die(sun: System, stream: bool) -> None:
 
 
 @STREAMS
-async def test_fault_03_prefill_answers_4xx(small: System, stream: bool) -> None:
+async def test_fault_03_the_prefill_workers_own_error_is_passed_on(small: System, stream: bool) -> None:
     small["math-0"].fault = Fault(status=422, body=b'{"error":{"message":"no such thing"}}')
     assert await refuse(small, 422, stream) == {"error": {"message": "no such thing"}}
     await aborted(small, "base-0")
@@ -75,7 +74,7 @@ async def test_fault_03_prefill_answers_4xx(small: System, stream: bool) -> None
 
 
 @STREAMS
-async def test_fault_03_decode_answers_4xx(small: System, stream: bool) -> None:
+async def test_fault_03_the_decode_workers_own_error_is_passed_on(small: System, stream: bool) -> None:
     small["base-0"].fault = Fault(status=400, body=b'{"error":{"message":"bad"}}')
     small["math-0"].fault = Fault(hang=True)
     assert await refuse(small, 400, stream) == {"error": {"message": "bad"}}
@@ -86,13 +85,11 @@ async def test_fault_03_decode_answers_4xx(small: System, stream: bool) -> None:
 @pytest.mark.parametrize(
     "fault",
     [
-        {"status": 500},
         {"status": 503},
         {"abort": {"type": "abort", "message": "KV transfer failed", "status_code": 500}},
-        {"abort": {"type": "abort", "message": "gone"}},
     ],
 )
-async def test_fault_04_prefill_fails_or_aborts_inside_a_200(sun: System, stream: bool, fault: dict[str, Any]) -> None:
+async def test_fault_04_other_ways_to_fail(sun: System, stream: bool, fault: dict[str, Any]) -> None:
     sun["math-0"].fault = Fault(**fault)
     assert [await ask(sun, stream) for _ in range(3)] == [ANSWER] * 3
     sun["math-1"].fault = Fault(**fault)
@@ -118,18 +115,6 @@ async def test_fault_04_decode_reports_an_error_as_its_first_event(sun: System, 
     assert [await ask(sun, stream) for _ in range(2)] == [ANSWER] * 2
 
 
-@STREAMS
-async def test_fault_05_prefill_hangs(start: Start, stream: bool) -> None:
-    tasks = {"math": ("math", "base"), "tool": ("tool", "base")}
-    system = await start(tasks, {"math": 1, "tool": 1, "base": 1}, router={"first_token_timeout": 1.0})
-    system["math-0"].fault = system["math-0"].canary_fault = Fault(hang=True)
-    status, reply = await system.post("/generate", {**MATH, "stream": stream})
-    assert (status, reply["error"]["code"]) == (504, "first_token_timeout")
-    assert system.router.registry.unserved() == ["math"]
-    assert await ask(system, stream, model="tool") == expected("w-tool", "w-base", IDS, 4)
-    await aborted(system, "base-0", 0)
-
-
 async def test_fault_05_a_canary_that_hangs_in_decode_ends(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sun_sglang.router.register.CANARY_TIMEOUT_S", 0.1)
     system = await start({"math": ("math", "base")}, {"math": 1, "base": 1})
@@ -141,13 +126,6 @@ async def test_fault_05_a_canary_that_hangs_in_decode_ends(start: Start, monkeyp
     await system.ready()
 
 
-@STREAMS
-async def test_fault_07_decode_dies_before_the_first_byte(sun: System, stream: bool) -> None:
-    sun["base-0"].fault = Fault(die=True)
-    assert [await ask(sun, stream) for _ in range(3)] == [ANSWER] * 3
-    await sun.quiet()
-
-
 async def test_fault_07_a_retry_has_a_new_rid_and_a_new_room(sun: System) -> None:
     sun["base-0"].fault = sun["base-1"].fault = Fault(die=True)
     await refuse(sun, 502)
@@ -156,9 +134,8 @@ async def test_fault_07_a_retry_has_a_new_rid_and_a_new_room(sun: System) -> Non
 
 
 @pytest.mark.parametrize("path", ["/generate", "/v1/completions"])
-@pytest.mark.parametrize("fault", [{"die_after": 2}, {"error_after": 2}])
-async def test_fault_08_decode_dies_mid_stream(small: System, path: str, fault: dict[str, Any]) -> None:
-    small["base-0"].fault = Fault(**fault)
+async def test_fault_08_decode_reports_an_error_mid_stream(small: System, path: str) -> None:
+    small["base-0"].fault = Fault(error_after=2)
     events = await small.events_of(
         path,
         {**MATH, "prompt": "hi", "stream": True}
@@ -206,19 +183,7 @@ async def ask_as(system: System, rid: str) -> tuple[int, Any]:
     return await system.post("/generate", {**MATH, "rid": rid})
 
 
-async def test_fault_12_decode_restarts_and_is_back_only_after_a_canary(small: System) -> None:
-    small["base-0"].canary_fault = Fault(status=500)
-    await small["base-0"].restart()
-    canaries = small["base-0"].canaries
-    await small.until(lambda: small["base-0"].canaries > canaries)
-    assert small.router.registry.state("base-0") == "registering"
-    await refuse(small, 503)
-    small["base-0"].canary_fault = None
-    await small.ready()
-    assert await ask(small, stream=False) == ANSWER
-
-
-async def test_fault_11_prefill_restarts_fast(small: System) -> None:
+async def test_fault_11_the_new_bootstrap_port_is_used(small: System) -> None:
     await small["math-0"].restart()
     await small.until(lambda: small.router.registry.workers["math-0"].incarnation.endswith("-1"))
     await small.ready()
@@ -238,7 +203,7 @@ async def test_fault_12_a_request_in_flight_on_a_replaced_worker_is_tried_again(
 
 @STREAMS
 @pytest.mark.parametrize("endpoint", ["/generate", "/v1/completions"])
-async def test_fault_13_client_leaves_before_the_first_token(small: System, stream: bool, endpoint: str) -> None:
+async def test_fault_13_both_legs_of_every_endpoint_are_aborted(small: System, stream: bool, endpoint: str) -> None:
     small["math-0"].fault = Fault(hang=True)
     body = {**MATH, "prompt": "hi", "stream": stream}
     if endpoint == "/v1/completions":
@@ -255,17 +220,6 @@ async def test_fault_13_client_leaves_before_the_first_token(small: System, stre
     assert small.metric("sun_requests_total", task="math", outcome="disconnected") == 1
 
 
-async def test_fault_14_client_leaves_mid_stream(small: System) -> None:
-    small["base-0"].fault = Fault(hang_after=2)
-    async with small.client.post("/generate", json={**MATH, "stream": True}) as r:
-        await r.content.readuntil(b"\n\n")
-        await r.content.readuntil(b"\n\n")
-        r.close()
-    await aborted(small, "base-0")
-    await small.quiet()
-    assert small.metric("sun_requests_total", task="math", outcome="disconnected") == 1
-
-
 async def test_fault_14_client_leaves_a_stream_of_several(small: System) -> None:
     small["base-0"].fault = Fault(hang_after=2)
     body = {"model": "math", "prompt": ["a", "b"], "n": 2, "stream": True}
@@ -274,30 +228,6 @@ async def test_fault_14_client_leaves_a_stream_of_several(small: System) -> None
         r.close()
     await small.until(lambda: len({a["rid"] for a in small["base-0"].aborts}) == 4)
     await small.quiet()
-
-
-RESERVED = {
-    "bootstrap_host": "2.2.2.2",
-    "bootstrap_port": 1,
-    "bootstrap_room": [1],
-    "disagg_prefill_dp_rank": 0,
-    "data_parallel_rank": 0,
-    "routed_dp_rank": 0,
-    "lora_path": "x",
-    "session_params": {"id": "x"},
-    "kv_hints": {},
-}
-
-
-@pytest.mark.parametrize("name", RESERVED)
-@pytest.mark.parametrize("path", ["/generate", "/v1/completions", "/v1/chat/completions"])
-async def test_fault_15_reserved_fields_are_refused(small: System, path: str, name: str) -> None:
-    body = {"model": "math", "prompt": "hi", "messages": [{"role": "user", "content": "x"}], "text": "hi"}
-    status, reply = await small.post(path, {**body, name: RESERVED[name]})
-    assert status == 400
-    assert reply["error"]["param"] == name
-    assert not small["math-0"].requests
-    assert not small["base-0"].requests
 
 
 async def test_fault_15_a_reserved_field_that_is_null_is_dropped(small: System) -> None:
@@ -316,31 +246,6 @@ async def test_fault_16_a_clients_namespace_stays_within_its_task(small: System,
         assert sent["extra_key"].startswith(own)
         assert "cache_salt" not in sent
     assert small["math-0"].requests[-1][1]["extra_key"] != small["tool-0"].requests[-1][1]["extra_key"]
-
-
-@STREAMS
-async def test_fault_17_an_abort_reaches_exactly_its_request(small: System, stream: bool) -> None:
-    small["base-0"].fault = Fault(hang_after=1)
-    asked = {
-        rid: asyncio.create_task(small.post("/generate", {**MATH, "rid": rid}))
-        if not stream
-        else asyncio.create_task(small.events_of("/generate", {**MATH, "rid": rid, "stream": True}))
-        for rid in ("a", "ab")
-    }
-    await small.until(lambda: len(small["base-0"].running) == 2)
-    await small.until(lambda: all(t.attempts for t in small.router.inflight.tickets))
-    async with small.client.post("/abort_request", json={"rid": "a"}) as r:
-        assert r.status == 200
-    reply = await asked["a"]
-    last = reply[-2] if stream else reply[1]
-    assert last["meta_info"]["finish_reason"]["type"] == "abort"
-    assert last["meta_info"]["id"] == "a"
-    assert not asked["ab"].done()
-    async with small.client.post("/abort_request", json={"rid": "ab"}) as r:
-        assert r.status == 200
-    await asked["ab"]
-    await small.quiet()
-    assert small.metric("sun_requests_total", task="math", outcome="aborted") == 2
 
 
 async def test_fault_17_an_unknown_rid_and_abort_all(small: System) -> None:
@@ -444,20 +349,6 @@ async def test_fault_18_one_of_several_fails(sun: System) -> None:
     await sun.quiet()
 
 
-async def test_fault_19_too_long_a_prompt_is_refused_before_dispatch(small: System) -> None:
-    for path, body in {
-        "/generate": {"input_ids": [1] * 1001},
-        "/v1/completions": {"prompt": [[1], [1] * 1001]},
-        "/v1/chat/completions": {"messages": [{"role": "user", "content": "w " * 1001}]},
-    }.items():
-        status, reply = await small.post(path, {"model": "math", **body})
-        assert status == 400
-        assert "at most 1000" in reply["error"]["message"]
-    assert (await small.post("/generate", {"model": "math", "text": "word " * 1001}))[0] == 400
-    assert not small["math-0"].requests
-    assert not small["base-0"].requests
-
-
 async def test_fault_19_text_is_tokenized_only_where_it_may_be_too_long(small: System) -> None:
     status, _ = await small.post("/generate", {"model": "math", "text": "x" * 990})
     assert status == 200
@@ -466,31 +357,6 @@ async def test_fault_19_text_is_tokenized_only_where_it_may_be_too_long(small: S
     assert status == 200
     assert len(small["math-0"].tokenized) == 1
     assert (await small.post("/generate", {"model": "math", "input_ids": [1] * 1000}))[0] == 200
-
-
-BAD = {
-    "not json": b"{",
-    "not an object": b"[]",
-    "not text": b"\xff\xfe",
-    "deep": b"[" * 100_000,
-    "no prompt": b'{"model":"math"}',
-    "wrong type": b'{"model":"math","text":3}',
-    "token out of range": b'{"model":"math","input_ids":[50000]}',
-    "negative token": b'{"model":"math","input_ids":[-1]}',
-    "top_logprobs": b'{"model":"math","text":"x","return_logprob":true,"top_logprobs_num":129}',
-    "temperature": b'{"model":"math","text":"x","sampling_params":{"temperature":"hot"}}',
-    "stream": b'{"model":"math","text":"x","stream":"yes"}',
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-async def test_fault_20_bad_bodies_are_refused_before_dispatch(small: System, name: str) -> None:
-    headers = {"Content-Type": "application/json"}
-    async with small.client.post("/generate", data=BAD[name], headers=headers) as r:
-        assert r.status == 400
-        assert (await r.json())["error"]["message"]
-    assert not small["math-0"].requests
-    assert await ask(small, stream=False) == ANSWER
 
 
 @pytest.mark.parametrize(
@@ -511,13 +377,6 @@ async def test_fault_20_a_body_that_cannot_be_read(small: System, head: bytes, b
     assert "defect" not in small.log.getvalue()
 
 
-async def test_fault_20_a_body_of_100_mb(small: System) -> None:
-    headers = {"Content-Type": "application/json"}
-    async with small.client.post("/generate", data=io.BytesIO(b" " * (100 << 20)), headers=headers) as r:
-        assert r.status == 413
-    assert await ask(small, stream=False) == ANSWER
-
-
 async def test_fault_20_other_refusals(small: System, start: Start) -> None:
     chat = {"model": "math", "messages": [{"role": "user", "content": "x"}], "logprobs": True}
     assert (await small.post("/v1/chat/completions", {**chat, "top_logprobs": 129}))[0] == 400
@@ -533,33 +392,6 @@ async def test_fault_20_other_refusals(small: System, start: Start) -> None:
     assert status == 413
     assert "0.001 MiB" in reply["error"]["message"]
     assert not small["math-0"].requests
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("page_size", 64),
-        ("kv_dtype", "float16"),
-        ("architecture", "Qwen3ForCausalLM"),
-        ("tokenizer", "u"),
-        ("tp_size", 2),
-    ],
-)
-async def test_fault_21_a_pool_that_differs_is_refused_with_the_difference_named(
-    start: Start, field: str, value: Any
-) -> None:
-    tasks = {"math": ("math", "base"), "tool": ("tool", "base")}
-    cards = {"tool-0": {"identity": {field: value}}}
-    system = await start(
-        tasks, {"math": 1, "tool": 1, "base": 1}, cards=cards, wait=False, router={"probe_interval": 0.02}
-    )
-    worker = system.router.registry.workers
-    # whoever comes second is refused; the fleet's first worker may be it
-    await system.until(lambda: any(w.card and not w.admitted for w in worker.values()))
-    refused = next(w for w in worker.values() if w.card and not w.admitted)
-    assert field in refused.reason
-    assert str(value) in refused.reason
-    assert str(getattr(worker["math-0"].card.identity, field)) in refused.reason  # type: ignore[union-attr]
 
 
 async def test_fault_21_members_of_a_pool_need_the_same_weights(start: Start) -> None:
