@@ -39,6 +39,7 @@ def command(
     import torch
 
     from sun_sglang.train.estimate import estimate
+    from sun_sglang.train.fit import processes
     from sun_sglang.train.run import prepare, train
 
     if threads:
@@ -54,7 +55,8 @@ def command(
         return
     console.print(
         f"{recipe.scheme}: {sizes.trained:,} of {sizes.parameters:,} parameters, "
-        f"{sizes.examples} examples, {sizes.steps} steps x {sizes.rates} learning rates"
+        f"{sizes.examples} examples, {sizes.steps} steps x {sizes.rates} learning rates, "
+        f"{processes()} process{'es' if processes() > 1 else ''}"
     )
     record = train(prepared, f"sun train {file.name}", console.print, resume=resume, merge=merge)
     if as_json and os.environ.get("RANK", "0") == "0":

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch.distributed.tensor import DTensor
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
@@ -241,17 +242,21 @@ class _TwoModuleTrainer(Trainer):  # type: ignore[misc] # transformers is not fo
 
 
 def trained_state(module: torch.nn.Module, gathered: Mapping[str, torch.Tensor] | None = None) -> dict[str, Any]:
-    """The trained parameters by name, each once however often the model ties it.
+    """The trained parameters by name, whole, each once however often the model ties it.
 
     Args:
-        module: whose parameters.
-        gathered: a state dict to take the values from, where the parameters are sharded.
+        module: whose parameters; where they are sharded, every process has to call this.
+        gathered: a state dict to take the values from.
     """
     return {
-        name: (p if gathered is None else gathered[name]).detach().clone().contiguous()
+        name: _whole(p if gathered is None else gathered[name]).detach().clone().contiguous()
         for name, p in module.named_parameters()
         if p.requires_grad
     }
+
+
+def _whole(value: torch.Tensor) -> torch.Tensor:
+    return value.full_tensor().cpu() if isinstance(value, DTensor) else value
 
 
 def load_trained(module: torch.nn.Module, file: Path) -> None:

@@ -132,7 +132,10 @@ def _adapted(recipe: Recipe, model: Any) -> Any:
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM"
     )
     try:
-        return get_peft_model(model, config)
+        with torch.random.fork_rng():
+            # the same adapter on every process, and in every run of the recipe
+            torch.manual_seed(recipe.seed)
+            return get_peft_model(model, config)
     except ValueError as e:
         raise RecipeError(f"lora.targets: {e}") from e
 

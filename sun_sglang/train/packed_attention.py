@@ -6,7 +6,6 @@ gathered by example, padded to the row's longest, attend at once, and go back to
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,9 +16,10 @@ from transformers.masking_utils import sdpa_mask
 PACKED = "sun_packed"
 
 
-@dataclass
 class Blocks:
     """Which tokens of a packed row attend to which.
+
+    No dataclass: FSDP2 copies those on their way into a layer, and `layers` would be counted on the copies.
 
     Attributes:
         queries: [examples, most queries], the query of each slot; 0 where an example has no more.
@@ -29,11 +29,9 @@ class Blocks:
         layers: how many have run with these blocks.
     """
 
-    queries: torch.Tensor
-    keys: torch.Tensor
-    seen: torch.Tensor
-    slots: torch.Tensor
-    layers: int = 0
+    def __init__(self, queries: torch.Tensor, keys: torch.Tensor, seen: torch.Tensor, slots: torch.Tensor) -> None:
+        self.queries, self.keys, self.seen, self.slots = queries, keys, seen, slots
+        self.layers = 0
 
 
 def find_blocks(query_owner: torch.Tensor, key_owner: torch.Tensor, key_where: torch.Tensor) -> Blocks:

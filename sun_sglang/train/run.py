@@ -67,9 +67,10 @@ def prepare(recipe: Recipe) -> Prepared:
         UserError: the first thing wrong.
     """
     recipe.accumulation(processes())
-    for variable, name in (("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")):
-        if os.environ.get(variable, "false").lower() in ("true", "1"):
-            raise RecipeError(f"{name} is not supported: weights are saved whole; use data parallelism (DDP)")
+    if _is_on("ACCELERATE_USE_DEEPSPEED"):
+        raise RecipeError("DeepSpeed is not supported; use FSDP2, or data parallelism (DDP)")
+    if _is_on("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION", "1") != "2":
+        raise RecipeError("FSDP: version 1 is not supported; set `fsdp_version: 2` in accelerate's configuration")
     base = find_model(recipe.base, "base")
     decoder = base if recipe.decoder is None else find_model(recipe.decoder, "decoder")
     tokenizer = load_recipe_tokenizer(recipe, base)
@@ -77,6 +78,9 @@ def prepare(recipe: Recipe) -> Prepared:
     shortest = 2 if recipe.first_token == "decode" else 1
     if min(len(e.prompt) for part in examples[:2] for e in part) < shortest:
         raise RecipeError(f"data: a prompt has fewer than {shortest} tokens, which first_token needs")
+    if _is_on("ACCELERATE_USE_FSDP") and min(len(e.answer) for part in examples[:2] for e in part) < 2:
+        # the decode module would not run, while other processes wait for this one to gather its weights
+        raise RecipeError("data: an answer is empty, which FSDP cannot train on; remove it")
     return Prepared(recipe, base, decoder, tokenizer, examples)
 
 
@@ -191,9 +195,11 @@ class _Search:
 
     def add(self, rate: float, loss: float, module: TwoModule) -> None:
         self.losses[rate] = loss
+        # on every process, since a sharded parameter is gathered by all together
+        state = trained_state(module) if self.best == rate else None
         if _first_process():
-            if self.best == rate:
-                save_file(trained_state(module), self.weights)
+            if state is not None:
+                save_file(state, self.weights)
             self._write()
             for checkpoint in self.directory(rate).glob("checkpoint-*"):
                 shutil.rmtree(checkpoint)
@@ -215,6 +221,10 @@ class _Search:
         new = self._file.with_suffix(".new")
         new.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         new.replace(self._file)
+
+
+def _is_on(variable: str) -> bool:
+    return os.environ.get(variable, "false").lower() in ("true", "1")
 
 
 def _first_process() -> bool:

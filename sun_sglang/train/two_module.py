@@ -13,6 +13,7 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.functional import cross_entropy
 from transformers import DynamicCache
 from transformers.utils import ModelOutput
@@ -133,7 +134,7 @@ class TwoModule(nn.Module):
         logits = torch.cat([*first, *rest], dim=1)
         assert logits.shape[:2] == labels.shape
         total = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
-        return total, logits
+        return self._linked(total, prompt_logits), logits
 
     def _packed(
         self, prompt_ids: torch.Tensor, prompt_owner: torch.Tensor, labels: torch.Tensor, answer_owner: torch.Tensor
@@ -161,10 +162,20 @@ class TwoModule(nn.Module):
                 total = total + cross_entropy(run(self.decode, row.answer_inputs, seen, 0), rest, reduction="sum")
             return total
         assert len(row.prompt_rest), "the prefill module has nothing to run"
-        run(self.prefill, row.prompt_rest, row.prompt_rest, 1)
+        unused = run(self.prefill, row.prompt_rest, row.prompt_rest, 1)
         new = torch.cat([row.prompt_ends, row.answer_inputs])
         logits = run(self.decode, new, torch.cat([row.prompt_rest, new]), 0)
-        return cross_entropy(logits, torch.cat([first, rest]), reduction="sum")
+        return self._linked(cross_entropy(logits, torch.cat([first, rest]), reduction="sum"), unused)
+
+    def _linked(self, total: torch.Tensor, prompt_logits: torch.Tensor) -> torch.Tensor:
+        """Where parameters are sharded, the loss with a gradient of zero to every output of the prefill module.
+
+        FSDP2 gathers a layer's weights for the backward pass when a gradient reaches the layer's output. The last layer
+        of a prefill module that makes no token gets one through its keys and values alone, and would find no weights.
+        """
+        if self.first_token == "decode" and isinstance(self, FSDPModule):
+            return total + 0.0 * prompt_logits.sum()
+        return total
 
 
 def _run(

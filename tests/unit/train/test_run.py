@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from sun_sglang.errors import RecipeError
@@ -142,6 +142,8 @@ def test_a_lora_trains_its_adapter_alone_and_can_be_merged(
     state = trained_state(module)
     assert state
     assert all("lora_" in name and name.startswith("prefill.") for name in state)
+    again = trained_state(build_modules(lora, base, base))
+    assert all(torch.equal(again[name], value) for name, value in state.items()), "the seed is the recipe's"
     assert estimate(prepare(lora)).trained == sum(p.numel() for p in state.values())
     shared = module.decode.model.layers[0].mlp.up_proj.weight.data_ptr()
     assert module.prefill.base_model.model.model.layers[0].mlp.up_proj.base_layer.weight.data_ptr() == shared
@@ -212,39 +214,76 @@ def test_what_cannot_be_trained_is_named(
     with pytest.raises(RecipeError, match="global_batch"):
         prepare(recipe())
     monkeypatch.setenv("WORLD_SIZE", "1")
+    with monkeypatch.context() as environment:
+        environment.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+        with pytest.raises(RecipeError, match="DeepSpeed is not supported; use FSDP2"):
+            prepare(recipe())
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(RecipeError, match="FSDP is not supported"):
+    with pytest.raises(RecipeError, match="set `fsdp_version: 2`"):
         prepare(recipe())
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    prepare(recipe())
+    (tmp_path / "empty.jsonl").write_text('{"q": "why", "a": ""}\n' * 2)
+    data = {"file": str(tmp_path / "empty.jsonl"), "prompt": "q", "response": "a", "validation": 0.5}
+    with pytest.raises(RecipeError, match="data: an answer is empty"):
+        prepare(recipe(data=data))
     monkeypatch.delenv("ACCELERATE_USE_FSDP")
     targets = recipe(lora={"targets": ["nothing"]})
     with pytest.raises(RecipeError, match=r"lora\.targets"):
         build_modules(targets, Path(targets.base), Path(targets.base))
 
 
-def test_two_processes_train_as_one(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
-    one = recipe(output="./one", learning_rates=[1e-2])
-    train(prepare(one), "c", quiet)
-    recipe(output="./two", learning_rates=[1e-2])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {
-        **os.environ,
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, "-m", "sun_sglang.train", str(tmp_path / "recipe.yaml"), "--threads", "1"]
-    processes = [
-        subprocess.Popen(
-            command, env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE, text=True
-        )
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=120)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
-    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+def test_metrics_go_to_tensorboard(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    train(prepare(recipe(report_to=["tensorboard"], learning_rates=[1e-2])), "c", quiet)
+    (runs,) = (tmp_path / "out" / "training" / "0.01" / "runs").iterdir()
+    events = EventAccumulator(str(runs))
+    events.Reload()
+    rates, losses = ([e.value for e in events.Scalars(f"train/{name}")] for name in ("learning_rate", "loss"))
+    assert len(rates) == len(losses) == 6, "every step"
+    assert rates[0] < max(rates) == pytest.approx(1e-2)
+    assert rates[-1] < max(rates), "up, and down again"
+    (validation,) = events.Scalars("eval/loss")
+    kept = json.loads((tmp_path / "out" / "training" / "search.json").read_text())["losses"]["0.01"]
+    assert validation.value == pytest.approx(kept)
+
+
+def launch(start: list[str], file: Path, **environment: str) -> None:
+    """Run `sun train` in two processes."""
+    command = [sys.executable, *start, str(file), "--threads", "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "2 processes" in done.stderr.replace("\n", " "), "it may have started one"
+
+
+def validation_loss(out: Path) -> float:
+    losses = json.loads((out / "training" / "search.json").read_text())["losses"]
+    return float(losses["0.01"])
+
+
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+ACCELERATE = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+
+
+@pytest.mark.parametrize(
+    ("start", "change"),
+    [
+        ([*TORCHRUN, "-m", "sun_sglang.train"], {}),
+        ([*TORCHRUN, "-m", "sun_sglang.train"], {"packing_tokens": 1024, "global_batch": 24}),
+        ([*ACCELERATE, "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "sun_sglang.train"], {}),
+    ],
+    ids=["torchrun", "torchrun, packed", "accelerate"],
+)
+def test_two_processes_train_as_one(
+    recipe: Callable[..., Recipe], tmp_path: Path, start: list[str], change: dict[str, Any]
+) -> None:
+    common = {"learning_rates": [1e-2], **change}
+    one = tmp_path / "one"
+    train(prepare(recipe(output=str(one), **common)), "c", quiet)
+    recipe(output="./two", **common)
+    launch(start, tmp_path / "recipe.yaml")
+    assert validation_loss(tmp_path / "two") == pytest.approx(validation_loss(one), rel=1e-4)
+    first, second = (load_file(path / "model.safetensors") for path in (one, tmp_path / "two"))
     for name in first:
         # half precision rounds; the gradient is the same sum in another order
         torch.testing.assert_close(first[name], second[name], rtol=0, atol=2e-3)
