@@ -10,7 +10,7 @@ A request goes through, in this order:
     lengths      too long a prompt is refused           (limits: by how much text, tokens)
     legs         the bodies of both legs: rooms, ids, namespaces
     gate         waits for its turn                     (admission: caps, and each task's share)
-    dispatch     chooses (policy, affinity), sends (wire), decides (verdict), retries, aborts
+    dispatch     chooses (policy, affinity), sends (wire, exchange), decides (verdict), retries, aborts
     answer       what has begun to be answered          (attempt: its state)
     streams      several answers as one stream          (sse: framing and what to watch for)
 
@@ -26,5 +26,6 @@ Beside it, for as long as the router runs:
     info         what can be asked about the fleet      (metrics)
     tracing      spans of requests that ended           (names: the ids that logs and traces share)
 
-`wire` (over `connections`), `register`, `lengths`, `stall`, `loads` and `info` talk to workers; nothing else does.
+`wire` (over `exchange` and `connections`), `register`, `lengths`, `stall`, `loads` and `info` talk to workers; nothing
+else does.
 """

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import aiohttp
-
 from sun_sglang.router.attempt import Attempt
-from sun_sglang.router.wire import describe
+from sun_sglang.router.connections import LegError
 
 if TYPE_CHECKING:
     from sun_sglang.router.dispatch import Dispatcher
@@ -43,13 +41,11 @@ class Answer:
             StreamBroken: the worker died, stalled, or was ejected.
         """
         attempt = self._attempt
-        response = attempt.response
-        assert response is not None, "a streamed answer has a response"
         attempt.reading_since = self._dispatcher.now()
         try:
-            return await response.content.readany()
-        except (aiohttp.ClientError, OSError) as e:
-            raise StreamBroken(attempt.cut or describe(e)) from e
+            return await attempt.legs["decode"].read()
+        except LegError as e:
+            raise StreamBroken(attempt.cut or str(e)) from e
         finally:
             attempt.reading_since = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from sun_sglang.router.connections import Response
+from sun_sglang.router.exchange import Exchange
 from sun_sglang.router.legs import Call
 from sun_sglang.router.registry import Pair, Worker
 from sun_sglang.router.verdict import Failed, Heard, Leg, Lost, Relay, Reply, Serve, judge, overdue, owing
@@ -66,7 +66,7 @@ class Attempt:
         rid: its id on both workers.
         heard: the first thing that each leg said.
         verdict: what to do, once that can be said.
-        response: the decode leg's response once its header is here.
+        legs: both, once they were sent.
         reading_since: loop time since which the next chunk is awaited; None while nobody waits.
         owed_since: loop time since which the decode worker owes a whole answer's tokens; None for a stream.
         cut: why the stream was cut off by the router, if it was.
@@ -78,12 +78,11 @@ class Attempt:
         "call",
         "cut",
         "heard",
+        "legs",
         "owed_since",
         "pair",
         "reading_since",
-        "response",
         "rid",
-        "tasks",
         "ticket",
         "times",
         "verdict",
@@ -105,8 +104,7 @@ class Attempt:
         self.ticket = ticket
         self.heard: dict[Leg, Heard] = {"prefill": None, "decode": None}
         self.verdict = verdict
-        self.tasks: dict[Leg, asyncio.Task[None]] = {}
-        self.response: Response | None = None
+        self.legs: dict[Leg, Exchange] = {}
         self.reading_since: float | None = None
         self.owed_since: float | None = None
         self.cut = ""
@@ -156,8 +154,8 @@ class Attempt:
     def cut_off(self, reason: str) -> None:
         """End the stream; whoever reads it learns why."""
         self.cut = self.cut or reason
-        if self.response is not None:
-            self.response.close()
+        if (decode := self.legs.get("decode")) is not None:
+            decode.close()
 
     def hold(self) -> None:
         """Put the attempt's weight on both workers and listen for their loss."""

@@ -1,8 +1,8 @@
 """Kept-alive HTTP/1.1 connections to workers, for the legs of requests.
 
-A request is one write of a prepared header and its body, and an answer is aiohttp's own protocol and parser
-(`aiohttp.client_proto`, llhttp underneath); what `aiohttp.ClientSession` does between the two (URLs, cookies,
-redirects, header maps, a task to write a body) is most of what a leg would cost.
+A request is one write of a prepared header and its body; an answer is what httptools' parser (llhttp) makes of the
+bytes, told to its receiver as it comes: no task, no queue and no header map lies between a worker and its leg. What a
+general client does besides (URLs, cookies, redirects) is most of what a leg would cost.
 """
 
 from __future__ import annotations
@@ -10,63 +10,141 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, cast
 from urllib.parse import urlsplit
 
-import aiohttp
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.http import HttpProcessingError
+import httptools
 
 # Below uvicorn's 5 s, so that a request is not written to a connection that the worker is just closing.
 KEEPALIVE_S = 3.0
 CONNECT_TIMEOUT_S = 2.0
-_READ_BUFFER = 1 << 18
 
 
-class NotConnectedError(OSError):
+class LegError(OSError):
+    """No answer came, or not all of it. The text says why, as a person reads it."""
+
+
+class NotConnectedError(LegError):
     """No connection to a worker came to be. The text names the worker's address and the reason."""
 
 
+class BrokenError(LegError):
+    """A connection ended before its answer did."""
+
+
+class NotHttpError(LegError):
+    """What came is no HTTP."""
+
+
+class Receiver(Protocol):
+    """Who takes an answer: `begun` once, `piece` as often as there is something, then one of the others."""
+
+    def begun(self, status: int) -> None:
+        """The answer's header is here."""
+
+    def piece(self, data: bytes) -> None:
+        """Some of its body is."""
+
+    def ended(self) -> None:
+        """All of it is."""
+
+    def broke(self, error: LegError) -> None:
+        """No more will come."""
+
+
+class Connection(asyncio.Protocol):
+    """One connection to a worker; one request at a time."""
+
+    def __init__(self, origin: Origin) -> None:
+        self._origin = origin
+        self._parser = httptools.HttpResponseParser(self)
+        self._receiver: Receiver | None = None
+        self._begun = False
+        self._transport: asyncio.Transport
+
+    @property
+    def is_open(self) -> bool:
+        """A request may be written to it, as far as this side knows."""
+        return not self._transport.is_closing()
+
+    def ask(self, path: str, body: bytes, receiver: Receiver) -> None:
+        """Send a request."""
+        assert self._receiver is None, "a connection has one request at a time"
+        self._receiver, self._begun = receiver, False
+        self._transport.write(b"%b%d\r\n\r\n%b" % (self._origin.head(path), len(body), body))
+
+    def close(self) -> None:
+        """Close it; whoever waits for an answer hears no more of it."""
+        self._receiver = None
+        self._transport.close()
+
+    def pause(self) -> None:
+        """Take nothing more from the worker for now."""
+        self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Go on."""
+        self._transport.resume_reading()
+
+    # --- called by the event loop -------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        # uvloop's transports are no subclasses of asyncio's
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse; the parser calls the methods below."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserCallbackError:
+            self._fail(NotHttpError("the answer could not be taken"))
+            raise
+        except httptools.HttpParserError as e:
+            self._fail(NotHttpError(f"the answer is not HTTP: {e}"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell whoever waits."""
+        where = "in the middle of an answer" if self._begun else "without an answer"
+        self._fail(BrokenError(f"it closed the connection {where}"))
+
+    # --- called by the parser -----------------------------------------------------------------------------------------
+
+    def on_headers_complete(self) -> None:
+        """An answer begins."""
+        self._begun = True
+        if self._receiver is not None:
+            self._receiver.begun(self._parser.get_status_code())
+
+    def on_body(self, data: bytes) -> None:
+        """A part of a body; of a chunked one, a chunk or a part of it."""
+        if self._receiver is not None:
+            self._receiver.piece(data)
+
+    def on_message_complete(self) -> None:
+        """An answer ended: the connection is free before whoever waits hears of it."""
+        receiver, self._receiver = self._receiver, None
+        if receiver is None or not self._parser.should_keep_alive():
+            self._transport.close()
+        else:
+            self._origin.give_back(self)
+        if receiver is not None:
+            receiver.ended()
+
+    def _fail(self, error: LegError) -> None:
+        receiver, self._receiver = self._receiver, None
+        self._transport.close()
+        if receiver is not None:
+            receiver.broke(error)
+
+
 class _Idle(NamedTuple):
-    handler: ResponseHandler
+    connection: Connection
     since: float
 
 
-class Response:
-    """An answer whose header is here.
-
-    Attributes:
-        status: HTTP status.
-        content: its body. A connection that breaks is a `aiohttp.ClientError` of whoever reads.
-    """
-
-    __slots__ = ("_handler", "content", "status")
-
-    def __init__(self, status: int, content: aiohttp.StreamReader, handler: ResponseHandler) -> None:
-        self.status = status
-        self.content = content
-        self._handler = handler
-
-    async def read(self) -> bytes:
-        """All of the body.
-
-        Raises:
-            aiohttp.ClientError: the connection broke.
-        """
-        if self.content.is_eof() and self.content.exception() is None:
-            return self.content.read_nowait(-1)
-        return await self.content.read()
-
-    def close(self) -> None:
-        """Break an answer off that has not come to its end; whoever reads it gets an error."""
-        if not self.content.is_eof():
-            if self.content.exception() is None:
-                self.content.set_exception(aiohttp.ClientConnectionError("Connection closed"))
-            self._handler.close()
-
-
-class _Origin:
-    """The connections to one worker."""
+class Origin:
+    """One worker, and the connections to it that are kept."""
 
     def __init__(self, base: str) -> None:
         parts = urlsplit(base)
@@ -74,62 +152,89 @@ class _Origin:
         self.host = parts.hostname
         self.ssl = ssl.create_default_context() if parts.scheme == "https" else None
         self.port = parts.port or (443 if self.ssl else 80)
-        self.netloc = parts.netloc
         self.idle: deque[_Idle] = deque()
-        self.heads: dict[str, bytes] = {}
-        self.sweep: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self._netloc = parts.netloc
+        self._heads: dict[str, bytes] = {}
+        self._sweep: asyncio.TimerHandle | None = None
+        self._closed = False
 
     def head(self, path: str) -> bytes:
         """A request's header up to the length of its body."""
-        head = self.heads.get(path)
+        head = self._heads.get(path)
         if head is None:
-            lines = (f"POST {path} HTTP/1.1", f"Host: {self.netloc}", "Content-Type: application/json")
-            head = self.heads[path] = "\r\n".join((*lines, "Content-Length: ")).encode()
+            lines = (f"POST {path} HTTP/1.1", f"Host: {self._netloc}", "Content-Type: application/json")
+            head = self._heads[path] = "\r\n".join((*lines, "Content-Length: ")).encode()
         return head
+
+    def take(self) -> Connection | None:
+        """A connection that was kept, if one is of use still."""
+        oldest = self._loop.time() - KEEPALIVE_S
+        while self.idle:
+            # the last one used: what is not needed grows old and is closed
+            connection, since = self.idle.pop()
+            if since > oldest and connection.is_open:
+                return connection
+            connection.close()
+        return None
+
+    def give_back(self, connection: Connection) -> None:
+        """Keep a connection whose answer ended."""
+        if self._closed:
+            connection.close()
+            return
+        self.idle.append(_Idle(connection, self._loop.time()))
+        if self._sweep is None:
+            self._sweep = self._loop.call_later(KEEPALIVE_S, self._close_old)
+
+    async def connect(self) -> Connection:
+        """A new connection.
+
+        Raises:
+            NotConnectedError: it is refused, or takes too long.
+        """
+        where = f"cannot connect to {self.host}:{self.port}"
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                _, connection = await self._loop.create_connection(
+                    lambda: Connection(self), self.host, self.port, ssl=self.ssl
+                )
+        except TimeoutError as e:
+            raise NotConnectedError(f"{where} (timed out)") from e
+        except OSError as e:
+            raise NotConnectedError(f"{where} ({e.strerror or e})") from e
+        return connection
+
+    def close(self) -> None:
+        """Close what is kept; connections in use end with their answers."""
+        self._closed = True
+        if self._sweep is not None:
+            self._sweep.cancel()
+        while self.idle:
+            self.idle.pop().connection.close()
+
+    def _close_old(self) -> None:
+        self._sweep = None
+        oldest = self._loop.time() - KEEPALIVE_S
+        while self.idle and self.idle[0].since <= oldest:
+            self.idle.popleft().connection.close()
+        if self.idle:
+            wait = self.idle[0].since + KEEPALIVE_S - self._loop.time()
+            self._sweep = self._loop.call_later(max(0.0, wait), self._close_old)
 
 
 class Connections:
-    """Connections to workers, kept while they are of use."""
+    """Connections to all workers, kept while they are of use."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._origins: dict[str, _Origin] = {}
-        self._closed = False
+        self._origins: dict[str, Origin] = {}
 
-    async def post(self, base: str, path: str, body: bytes, *, fresh: bool = False) -> Response:
-        """Send a JSON body and wait for the answer's header.
-
-        Args:
-            base: the worker, as `http://HOST:PORT`.
-            path: on the worker.
-            body: JSON.
-            fresh: take no connection that was used before.
-
-        Raises:
-            NotConnectedError: there is no connection.
-            TimeoutError: connecting took too long.
-            aiohttp.ClientError: the connection broke before an answer, or the answer is no HTTP.
-        """
+    def origin(self, base: str) -> Origin:
+        """The worker at `base`, as `http://HOST:PORT`."""
         origin = self._origins.get(base)
         if origin is None:
-            origin = self._origins[base] = _Origin(base)
-        handler = None if fresh else self._take(origin)
-        if handler is None:
-            handler = await self._connect(origin)
-        transport = handler.transport
-        if transport is None:
-            raise aiohttp.ServerDisconnectedError
-        try:
-            transport.write(b"%b%d\r\n\r\n%b" % (origin.head(path), len(body), body))
-            message, content = await handler.read()
-        except HttpProcessingError as e:
-            handler.close()
-            raise aiohttp.ClientPayloadError(f"the answer is not HTTP: {e.message}") from e
-        except BaseException:
-            handler.close()
-            raise
-        content.on_eof(lambda: self._give_back(origin, handler))
-        return Response(message.code, content, handler)
+            origin = self._origins[base] = Origin(base)
+        return origin
 
     @property
     def kept(self) -> int:
@@ -138,51 +243,5 @@ class Connections:
 
     def close(self) -> None:
         """Close what is kept; connections in use end with their answers."""
-        self._closed = True
         for origin in self._origins.values():
-            if origin.sweep is not None:
-                origin.sweep.cancel()
-            while origin.idle:
-                origin.idle.pop().handler.close()
-
-    async def _connect(self, origin: _Origin) -> ResponseHandler:
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                _, handler = await self._loop.create_connection(
-                    lambda: ResponseHandler(self._loop), origin.host, origin.port, ssl=origin.ssl
-                )
-        except TimeoutError:
-            raise
-        except OSError as e:
-            raise NotConnectedError(f"cannot connect to {origin.host}:{origin.port} ({e.strerror or e})") from e
-        # an answer that is not compressed is not asked for, and not undone either
-        handler.set_response_params(read_until_eof=True, auto_decompress=False, read_bufsize=_READ_BUFFER)
-        return handler
-
-    def _take(self, origin: _Origin) -> ResponseHandler | None:
-        oldest = self._loop.time() - KEEPALIVE_S
-        while origin.idle:
-            # the last one used: what is not needed grows old and is closed
-            handler, since = origin.idle.pop()
-            if since > oldest and handler.is_connected() and not handler.should_close:
-                return handler
-            handler.close()
-        return None
-
-    def _give_back(self, origin: _Origin, handler: ResponseHandler) -> None:
-        # called by the parser in the middle of an answer's last bytes: whether more follows is asked at the next use
-        if self._closed or not handler.is_connected():
-            handler.close()
-            return
-        origin.idle.append(_Idle(handler, self._loop.time()))
-        if origin.sweep is None:
-            origin.sweep = self._loop.call_later(KEEPALIVE_S, self._close_old, origin)
-
-    def _close_old(self, origin: _Origin) -> None:
-        origin.sweep = None
-        oldest = self._loop.time() - KEEPALIVE_S
-        while origin.idle and origin.idle[0].since <= oldest:
-            origin.idle.popleft().handler.close()
-        if origin.idle:
-            wait = origin.idle[0].since + KEEPALIVE_S - self._loop.time()
-            origin.sweep = self._loop.call_later(max(0.0, wait), self._close_old, origin)
+            origin.close()

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import suppress
+from functools import partial
 from typing import Any
-
-import aiohttp
 
 from sun_sglang.router.answer import Answer
 from sun_sglang.router.attempt import Attempt, Ticket
-from sun_sglang.router.connections import Response
+from sun_sglang.router.connections import LegError
 from sun_sglang.router.legs import Call, leg_bodies, new_names
 from sun_sglang.router.log import Log
 from sun_sglang.router.metrics import Metrics
@@ -119,20 +119,18 @@ class Dispatcher:
         self._release(attempt, "decode", "ok")
         if attempt.ticket.counted:
             self._metrics.leg_seconds.labels(attempt.call.task, "decode").observe(self.now() - attempt.times.sent)
-        response = attempt.response
-        assert response is not None, "an answer came in a response"
-        if attempt.tasks["prefill"].done() and response.content.at_eof():
+        if all(leg.over for leg in attempt.legs.values()):
             self._close(attempt)
         else:
-            self._spawn(self._settle(attempt, response))
+            self._spawn(self._settle(attempt))
 
     def abandon(self, attempt: Attempt) -> None:
         """Abort both legs: close their connections and tell both workers. SGLang passes no abort on by itself."""
         if attempt not in self.attempts:
             return
         legs = [leg for leg in LEGS if not self._is_over(attempt, leg)]
-        for leg, task in attempt.tasks.items():
-            task.cancel()
+        for leg, exchange in attempt.legs.items():
+            exchange.close()
             outcome = ended(attempt.heard[leg])
             # an answer that had begun and is not wanted any more
             self._release(attempt, leg, "abandoned" if outcome == "ok" else outcome)
@@ -215,14 +213,18 @@ class Dispatcher:
         self.attempts.add(attempt)
         ticket.attempts.add(attempt)
         ticket.tries.append(attempt)
-        attempt.tasks = {
-            "prefill": self._loop.create_task(self._prefill(attempt, bodies.prefill)),
-            "decode": self._loop.create_task(self.wire.decode(attempt, bodies.decode)),
+        path, (prefill, decode) = call.endpoint, pair
+        attempt.legs = {
+            "prefill": self.wire.send(prefill.spec.url, path, bodies.prefill, partial(self._prefilled, attempt)),
+            "decode": self.wire.send(
+                decode.spec.url, path, bodies.decode, partial(attempt.hear, "decode"), streams=call.stream
+            ),
         }
         return attempt
 
-    async def _prefill(self, attempt: Attempt, body: bytes) -> None:
-        outcome = await self.wire.prefill(attempt, body)
+    def _prefilled(self, attempt: Attempt, said: Lost | Reply) -> None:
+        attempt.hear("prefill", said)
+        outcome = ended(said)
         if outcome == "ok":
             attempt.times.prefilled = attempt.pair.prefill.answered = self.now()
             attempt.owed_since = None if attempt.call.stream else self.now()
@@ -250,7 +252,7 @@ class Dispatcher:
         said = attempt.heard[leg]
         if isinstance(said, Lost):
             return said.refused
-        return isinstance(said, Reply) and not (said.streamed and said.status == 200) and attempt.tasks[leg].done()
+        return isinstance(said, Reply) and not (said.streamed and said.status == 200) and attempt.legs[leg].over
 
     def _release(self, attempt: Attempt, leg: Leg, outcome: str) -> None:
         if attempt.release(leg) and attempt.ticket.counted:
@@ -261,16 +263,16 @@ class Dispatcher:
             attempt.times.ended = self.now()
         self.attempts.discard(attempt)
         attempt.ticket.attempts.discard(attempt)
-        if attempt.response is not None:
-            attempt.response.close()
+        attempt.legs["decode"].close()
 
-    async def _settle(self, attempt: Attempt, response: Response) -> None:
+    async def _settle(self, attempt: Attempt) -> None:
         """Let both connections come to their end, so that they can be used again."""
         try:
             async with asyncio.timeout(LINGER_S):
-                await asyncio.wait({attempt.tasks["prefill"]})
-                await response.content.readany()
-        except (TimeoutError, aiohttp.ClientError, OSError):
+                with suppress(LegError):
+                    await attempt.legs["prefill"].finished()
+                await attempt.legs["decode"].finished()
+        except (TimeoutError, LegError):
             self.abandon(attempt)
         else:
             self._close(attempt)

@@ -1,15 +1,16 @@
-"""Connections to workers: kept, closed when old, broken off, refused, and over a server that misbehaves."""
+"""Exchanges with workers: connections kept, closed when old, broken off, refused; a server that misbehaves."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-import aiohttp
 import pytest
 
 from sun_sglang.router import connections as module
-from sun_sglang.router.connections import Connections, NotConnectedError
+from sun_sglang.router.connections import BrokenError, Connections, LegError
+from sun_sglang.router.exchange import Exchange
+from sun_sglang.router.verdict import Lost, Reply
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
@@ -70,17 +71,46 @@ async def server() -> AsyncIterator[Server]:
     await made.stop()
 
 
+class Client:
+    """Sends requests, and keeps what was said of them."""
+
+    def __init__(self) -> None:
+        self.connections = Connections()
+        self.again: list[str] = []
+        self.said: list[Lost | Reply] = []
+
+    def send(self, base: str, path: str = "/", body: bytes = b"{}", *, streams: bool = False) -> Exchange:
+        origin = self.connections.origin(base)
+        return Exchange(origin, path, body, self.said.append, streams=streams, again=self.again.append)
+
+    async def ask(self, base: str, path: str = "/", body: bytes = b"{}") -> Lost | Reply:
+        """The answer to a request of its own."""
+        said: asyncio.Future[Lost | Reply] = asyncio.get_running_loop().create_future()
+        origin = self.connections.origin(base)
+        Exchange(origin, path, body, said.set_result, streams=False, again=self.again.append)
+        async with asyncio.timeout(10):
+            return await said
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():
+                await asyncio.sleep(0.001)
+
+
 @pytest.fixture
-async def connections() -> AsyncIterator[Connections]:
-    made = Connections()
+async def client() -> AsyncIterator[Client]:
+    made = Client()
     yield made
-    made.close()
+    made.connections.close()
 
 
-async def test_a_request_and_its_answer(server: Server, connections: Connections) -> None:
+FIRST = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nab\n\n\r\n"
+END = b"0\r\n\r\n"
+
+
+async def test_a_request_and_its_answer(server: Server, client: Client) -> None:
     base = await server.start()
-    response = await connections.post(base, "/generate", b'{"a":1}')
-    assert (response.status, await response.read()) == (200, b"ok")
+    assert await client.ask(base, "/generate", b'{"a":1}') == Reply(200, b"ok")
     head, _, body = server.requests[0].partition(b"\r\n\r\n")
     assert body == b'{"a":1}'
     assert head.splitlines() == [
@@ -91,90 +121,183 @@ async def test_a_request_and_its_answer(server: Server, connections: Connections
     ]
 
 
-async def test_a_connection_is_used_again_one_at_a_time(server: Server, connections: Connections) -> None:
+async def test_a_connection_is_used_again_one_at_a_time(server: Server, client: Client) -> None:
     base = await server.start()
     for _ in range(3):
-        await (await connections.post(base, "/a", b"{}")).read()
-    assert (server.connections, connections.kept) == (1, 1)
-    await asyncio.gather(*(connections.post(base, "/a", b"{}") for _ in range(3)))
-    assert server.connections == connections.kept == 3
-    await connections.post(base, "/a", b"{}", fresh=True)
-    assert server.connections == 4
+        await client.ask(base)
+    assert (server.connections, client.connections.kept) == (1, 1)
+    await asyncio.gather(*(client.ask(base) for _ in range(3)))
+    assert server.connections == client.connections.kept == 3
 
 
-async def test_a_connection_that_its_worker_wants_closed(server: Server, connections: Connections) -> None:
+async def test_a_connection_that_its_worker_wants_closed(server: Server, client: Client) -> None:
     base = await server.start()
     server.answers = [says(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok")]
-    assert await (await connections.post(base, "/", b"{}")).read() == b"ok"
-    assert await (await connections.post(base, "/", b"{}")).read() == b"ok"
+    assert await client.ask(base) == await client.ask(base) == Reply(200, b"ok")
     assert server.connections == 2
 
 
-async def test_old_connections_are_closed(
-    server: Server, connections: Connections, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_old_connections_are_closed(server: Server, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "KEEPALIVE_S", 0.02)
     base = await server.start()
-    await asyncio.gather(*(connections.post(base, "/", b"{}") for _ in range(2)))
-    async with asyncio.timeout(10):
-        while connections.kept:
-            await asyncio.sleep(0.005)
-    await connections.post(base, "/", b"{}")
+    await asyncio.gather(*(client.ask(base) for _ in range(2)))
+    await client.until(lambda: not client.connections.kept)
+    await client.ask(base)
     assert server.connections == 3
 
 
-async def test_nobody_listens(connections: Connections, unused_tcp_port: int) -> None:
-    with pytest.raises(NotConnectedError, match=f"cannot connect to 127.0.0.1:{unused_tcp_port}"):
-        await connections.post(f"http://127.0.0.1:{unused_tcp_port}", "/", b"{}")
+async def test_nobody_listens(client: Client, unused_tcp_port: int) -> None:
+    said = await client.ask(f"http://127.0.0.1:{unused_tcp_port}")
+    assert isinstance(said, Lost)
+    assert said.refused
+    assert said.detail.startswith(f"cannot connect to 127.0.0.1:{unused_tcp_port} (")
 
 
-async def test_a_connection_that_closes_before_an_answer(server: Server, connections: Connections) -> None:
+async def test_a_request_without_an_answer_is_sent_once_more(server: Server, client: Client) -> None:
     base = await server.start()
     server.answers = [says(b"", then_close=True)]
-    with pytest.raises(aiohttp.ServerDisconnectedError):
-        await connections.post(base, "/", b"{}")
-    assert connections.kept == 0
+    assert await client.ask(base, "/a") == Reply(200, b"ok")
+    assert [r.split(b" ")[1] for r in server.requests] == [b"/a", b"/a"]
+    assert client.again == ["it closed the connection without an answer"]
 
 
-@pytest.mark.parametrize("rest", [b"Content-Length: 9\r\n\r\nok", b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n"])
-async def test_an_answer_that_breaks_in_the_middle(server: Server, connections: Connections, rest: bytes) -> None:
+async def test_a_second_request_without_an_answer_is_a_loss(server: Server, client: Client) -> None:
+    base = await server.start()
+    server.answers = [says(b"", then_close=True)] * 2
+    assert await client.ask(base) == Lost("it closed the connection without an answer")
+    assert (len(server.requests), client.connections.kept) == (2, 0)
+
+
+async def test_a_server_that_died_keeps_the_first_error(server: Server, client: Client) -> None:
+    base = await server.start()
+    await client.ask(base)
+    await server.stop()
+    # what was kept is closed by then, or is found to be when it is written to
+    said = await client.ask(base)
+    assert isinstance(said, Lost)
+    assert client.connections.kept == 0
+
+
+@pytest.mark.parametrize(
+    "rest", [b"Content-Length: 9\r\n\r\nok", b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n", b"\r\nok"]
+)
+async def test_an_answer_that_breaks_in_the_middle(server: Server, client: Client, rest: bytes) -> None:
     base = await server.start()
     server.answers = [says(b"HTTP/1.1 200 OK\r\n" + rest, then_close=True)]
-    response = await connections.post(base, "/", b"{}")
-    with pytest.raises(aiohttp.ClientPayloadError):
-        await response.read()
-    assert connections.kept == 0
+    assert await client.ask(base) == Lost("it closed the connection in the middle of an answer")
+    assert (len(server.requests), client.connections.kept) == (1, 0), "part of an answer may be an effect"
 
 
-@pytest.mark.parametrize("data", [b"hello\r\n\r\n", OK + b"more", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n"])
-async def test_an_answer_that_is_no_http(server: Server, connections: Connections, data: bytes) -> None:
+@pytest.mark.parametrize("data", [b"hello\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n"])
+async def test_an_answer_that_is_no_http(server: Server, client: Client, data: bytes) -> None:
     base = await server.start()
     server.answers = [says(data)]
-    with pytest.raises(aiohttp.ClientPayloadError, match="not HTTP"):
-        await connections.post(base, "/", b"{}")
-    assert connections.kept == 0
+    said = await client.ask(base)
+    assert isinstance(said, Lost)
+    assert said.detail.startswith("the answer is not HTTP: ")
+    assert (len(server.requests), client.connections.kept) == (1, 0)
 
 
-async def test_an_answer_without_a_length_ends_with_its_connection(server: Server, connections: Connections) -> None:
+async def test_what_comes_after_an_answer_ends_its_connection(server: Server, client: Client) -> None:
     base = await server.start()
-    server.answers = [says(b"HTTP/1.1 200 OK\r\n\r\nall of it", then_close=True)]
-    assert await (await connections.post(base, "/", b"{}")).read() == b"all of it"
+    server.answers = [says(OK + b"more")]
+    assert await client.ask(base) == await client.ask(base) == Reply(200, b"ok")
+    assert server.connections == 2
 
 
-async def test_closing_a_response_wakes_its_reader(server: Server, connections: Connections) -> None:
+async def test_a_stream_is_told_of_at_its_first_event_and_read_to_its_end(server: Server, client: Client) -> None:
     base = await server.start()
-    server.answers = [says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n")]
-    response = await connections.post(base, "/", b"{}")
-    assert await response.content.readany() == b"ok"
-    reading = asyncio.create_task(response.content.readany())
+    go_on = asyncio.Event()
+
+    async def streams(writer: asyncio.StreamWriter) -> None:
+        for data in (FIRST[:-4], FIRST[-4:]):
+            writer.write(data)
+            await writer.drain()
+        await go_on.wait()
+        writer.write(b"1\r\nc\r\n" + END)
+
+    server.answers = [streams]
+    exchange = client.send(base, streams=True)
+    await client.until(lambda: client.said)
+    assert client.said == [Reply(200, b"ab\n\n", streamed=True)]
+    reading = asyncio.create_task(exchange.read())
+    go_on.set()
+    assert (await reading, await exchange.read()) == (b"c", b"")
+    assert exchange.over
+    assert client.connections.kept == 1
+
+
+async def test_a_stream_without_an_event_is_a_loss(server: Server, client: Client) -> None:
+    base = await server.start()
+    server.answers = [says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + END)]
+    client.send(base, streams=True)
+    await client.until(lambda: client.said)
+    assert client.said == [Lost("the stream ended before its first token")]
+
+
+async def test_a_slow_reader_holds_the_worker_back_and_gets_everything(server: Server, client: Client) -> None:
+    base = await server.start()
+    size, sent = 1 << 24, 0
+
+    async def floods(writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        writer.write(FIRST)
+        piece = b"%x\r\n" % (1 << 16) + b"x" * (1 << 16) + b"\r\n"
+        while sent < size:
+            writer.write(piece)
+            sent += 1 << 16
+            await writer.drain()
+        writer.write(END)
+
+    server.answers = [floods, says(OK)]
+    exchange = client.send(base, streams=True)
+    await client.until(lambda: exchange._paused)
     await asyncio.sleep(0)
-    response.close()
-    with pytest.raises(aiohttp.ClientConnectionError):
+    assert sent < size, "sockets hold a few MiB, and the server waits"
+    got = 0
+    while piece := await exchange.read():
+        got += len(piece)
+    assert got == size
+    assert await client.ask(base) == Reply(200, b"ok"), "the connection reads again"
+    assert server.connections == 1
+
+
+async def test_what_a_stream_still_brings_can_be_dropped(server: Server, client: Client) -> None:
+    base = await server.start()
+    server.answers = [says(FIRST + b"1\r\nc\r\n" + END)]
+    exchange = client.send(base, streams=True)
+    await client.until(lambda: client.said)
+    async with asyncio.timeout(10):
+        await exchange.finished()
+    assert client.connections.kept == 1
+
+
+async def test_a_stream_that_breaks_is_read_up_to_there(server: Server, client: Client) -> None:
+    base = await server.start()
+    server.answers = [says(FIRST + b"1\r\nc\r\n", then_close=True)]
+    exchange = client.send(base, streams=True)
+    await client.until(lambda: exchange.over)
+    assert await exchange.read() in (b"c", b"ab\n\nc")
+    with pytest.raises(BrokenError, match="in the middle"):
+        await exchange.read()
+    with pytest.raises(BrokenError, match="in the middle"):
+        await exchange.finished()
+
+
+async def test_closing_wakes_the_reader(server: Server, client: Client) -> None:
+    base = await server.start()
+    server.answers = [says(FIRST)]
+    exchange = client.send(base, streams=True)
+    await client.until(lambda: client.said)
+    reading = asyncio.create_task(exchange.read())
+    await asyncio.sleep(0)
+    exchange.close()
+    with pytest.raises(LegError):
         await reading
-    assert connections.kept == 0
+    assert client.connections.kept == 0
 
 
-async def test_giving_up_closes_the_connection(server: Server, connections: Connections) -> None:
+async def test_giving_up_closes_the_connection_and_says_nothing(server: Server, client: Client) -> None:
     base = await server.start()
     left = asyncio.Event()
 
@@ -183,22 +306,30 @@ async def test_giving_up_closes_the_connection(server: Server, connections: Conn
         left.set()
 
     server.answers = [never]
-    asking = asyncio.create_task(connections.post(base, "/", b"{}"))
+    exchange = client.send(base)
+    await client.until(lambda: server.requests)
+    exchange.close()
+    server.close_all()
     async with asyncio.timeout(10):
-        while not server.requests:
-            await asyncio.sleep(0.001)
-    asking.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await asking
-    assert connections.kept == 0
+        await left.wait()
+    assert (client.said, client.connections.kept) == ([], 0)
 
 
-async def test_closing_closes_what_is_kept_and_keeps_nothing_after(server: Server, connections: Connections) -> None:
+async def test_giving_up_while_it_connects(client: Client, unused_tcp_port: int) -> None:
+    exchange = client.send(f"http://127.0.0.1:{unused_tcp_port}")
+    exchange.close()
+    await asyncio.sleep(0.01)
+    assert client.said == []
+    assert exchange.over
+
+
+async def test_closing_closes_what_is_kept_and_keeps_nothing_after(server: Server, client: Client) -> None:
     base = await server.start()
-    server.answers = [says(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no")]
-    response = await connections.post(base, "/", b"{}")
-    await connections.post(base, "/", b"{}")
-    connections.close()
-    assert connections.kept == 0
-    response.close()
-    assert connections.kept == 0
+    server.answers = [says(FIRST)]
+    exchange = client.send(base, streams=True)
+    await client.until(lambda: client.said)
+    await client.ask(base)
+    client.connections.close()
+    assert client.connections.kept == 0
+    exchange.close()
+    assert client.connections.kept == 0

@@ -1,0 +1,222 @@
+"""One request to a worker and its answer, whichever connection it takes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from sun_sglang.router.connections import BrokenError, Connection, LegError, NotConnectedError, Origin
+from sun_sglang.router.verdict import Lost, Reply
+
+# Bytes of a stream that may wait for whoever reads it; then the worker is held back.
+_BACKLOG = 1 << 18
+
+
+class Exchange:
+    """A request that is sent at once, and the receiver of its answer.
+
+    A request that got no answer at all is sent once more, on a new connection: uvicorn closes an idle connection, and
+    any connection after a 500, without a word, and a request that was just written to it is lost. A server that died
+    refuses the second connection, and the first error stands.
+
+    Args:
+        origin: the worker.
+        path: on the worker.
+        body: JSON.
+        heard: called once: with the whole answer, with a stream up to the end of its first event at least, or with why
+            there is neither. Not called after `close`.
+        streams: an answer of status 200 is a stream: what comes after its first event is for `read`.
+        again: called with the reason where the request is sent once more.
+
+    Attributes:
+        over: nothing more will come.
+    """
+
+    __slots__ = (
+        "_again",
+        "_body",
+        "_connecting",
+        "_connection",
+        "_error",
+        "_heard",
+        "_loop",
+        "_origin",
+        "_path",
+        "_paused",
+        "_pieces",
+        "_reader",
+        "_sent_again",
+        "_status",
+        "_streams",
+        "_watcher",
+        "over",
+    )
+
+    def __init__(
+        self,
+        origin: Origin,
+        path: str,
+        body: bytes,
+        heard: Callable[[Lost | Reply], None],
+        *,
+        streams: bool,
+        again: Callable[[str], None],
+    ) -> None:
+        self.over = False
+        self._loop = asyncio.get_running_loop()
+        self._origin = origin
+        self._path = path
+        self._body = body
+        # dropped once it was called: what it holds holds this exchange
+        self._heard: Callable[[Lost | Reply], None] | None = heard
+        self._streams = streams
+        self._again = again
+        self._sent_again = False
+        self._paused = False
+        self._status = 0
+        self._pieces: list[bytes] = []
+        self._error: LegError | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._reader: asyncio.Future[None] | None = None
+        self._watcher: asyncio.Future[None] | None = None
+        self._connection: Connection | None = origin.take()
+        if self._connection is None:
+            self._connecting = self._loop.create_task(self._connect(None))
+        else:
+            self._connection.ask(path, body, self)
+
+    async def read(self) -> bytes:
+        """The next piece of a stream; empty at its end.
+
+        Raises:
+            LegError: it broke, or was closed.
+        """
+        if not self._pieces and not self.over:
+            self._reader = self._loop.create_future()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
+        if self._pieces:
+            return self._take()
+        if self._error is not None:
+            raise self._error
+        return b""
+
+    async def finished(self) -> None:
+        """Wait until the answer is over; what comes until then is dropped.
+
+        Raises:
+            LegError: it broke, or was closed.
+        """
+        if not self.over:
+            self._watcher = self._loop.create_future()
+            await self._watcher
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        """Break off what is not over; whoever reads it gets an error."""
+        if self.over:
+            return
+        self._heard = None
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        self._end(BrokenError("the connection was closed"))
+
+    # --- called by the connection -------------------------------------------------------------------------------------
+
+    def begun(self, status: int) -> None:
+        """See `Receiver`."""
+        self._status = status
+
+    def piece(self, data: bytes) -> None:
+        """See `Receiver`."""
+        if self._heard is not None:
+            self._pieces.append(data)
+            if self._streams and self._status == 200:
+                self._begin_stream()
+            return
+        if self._watcher is not None:
+            return
+        self._pieces.append(data)
+        if self._reader is not None:
+            _wake(self._reader)
+        elif not self._paused and sum(map(len, self._pieces)) > _BACKLOG and self._connection is not None:
+            self._paused = True
+            self._connection.pause()
+
+    def ended(self) -> None:
+        """See `Receiver`."""
+        self._end(None)
+        if self._heard is None:
+            return
+        if self._streams and self._status == 200:
+            self._tell(Lost("the stream ended before its first token"))
+        else:
+            self._tell(Reply(self._status, self._take()))
+
+    def broke(self, error: LegError) -> None:
+        """See `Receiver`."""
+        self._connection = None
+        if self._status == 0 and isinstance(error, BrokenError) and not self._sent_again:
+            self._sent_again = True
+            self._again(str(error))
+            self._connecting = self._loop.create_task(self._connect(error))
+            return
+        self._end(error)
+        self._tell(Lost(str(error)))
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    async def _connect(self, first: LegError | None) -> None:
+        try:
+            self._connection = await self._origin.connect()
+        except NotConnectedError as e:
+            self._end(first or e)
+            self._tell(Lost(str(first or e), refused=first is None))
+        else:
+            self._connection.ask(self._path, self._body, self)
+        finally:
+            self._connecting = None
+
+    def _begin_stream(self) -> None:
+        head = self._take()
+        if b"\n\n" in head:
+            self._tell(Reply(200, head, streamed=True))
+        else:
+            self._pieces.append(head)
+
+    def _take(self) -> bytes:
+        pieces = self._pieces
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        self._resume()
+        return data
+
+    def _resume(self) -> None:
+        if self._paused and self._connection is not None:
+            self._paused = False
+            self._connection.resume()
+
+    def _tell(self, said: Lost | Reply) -> None:
+        heard, self._heard = self._heard, None
+        if heard is not None:
+            heard(said)
+
+    def _end(self, error: LegError | None) -> None:
+        self.over = True
+        self._error = error
+        # whoever gets the connection next wants to read
+        self._resume()
+        self._connection = None
+        _wake(self._reader)
+        _wake(self._watcher)
+
+
+def _wake(waiter: asyncio.Future[None] | None) -> None:
+    if waiter is not None and not waiter.done():
+        waiter.set_result(None)
