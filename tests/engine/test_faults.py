@@ -450,51 +450,63 @@ async def sun(deployment: Deployment, *arguments: str) -> str:
 
 
 async def test_fault_26_sigterm_to_the_router(
-    deployment: Deployment, task_references: dict[str, Reference], client: httpx.AsyncClient, tmp_path: Path
+    deployment: Deployment, task_references: dict[str, Reference], tmp_path: Path
 ) -> None:
     """What is in flight ends as if nothing had happened, what comes is turned away, and then it ends."""
     pools = {"prefill": ["llama-a-0"], "decode": ["uncached-0"]}
     prompts = [some_tokens(90 + i, 40) for i in range(4)]
     async with a_router_process(deployment, tmp_path, pools) as (process, router):
         await until(PATIENCE, "every path proven", lambda: is_whole(router))
-        asked = [
-            asyncio.create_task(generate(router, "pair", p, 300, stream=i % 2 == 0)) for i, p in enumerate(prompts)
-        ]
-        await until(5, "all in the batch", lambda: running(client, deployment, "uncached-0"), wanted=len(prompts))
-        process.send_signal(signal.SIGTERM)
-        await until(5, "it drains", lambda: is_turned_away(router))
+        with frozen(deployment, "uncached-0"):
+            asked = [
+                asyncio.create_task(generate(router, "pair", p, 60, stream=i % 2 == 0)) for i, p in enumerate(prompts)
+            ]
+            await until(PATIENCE, "all under way", lambda: decoding(router), wanted=len(prompts))
+            process.send_signal(signal.SIGTERM)
+            await until(5, "it drains", lambda: is_draining(router))
+            reply = await post(router, some_tokens(99, 10), 1)
+            assert (reply.status_code, reply.json()["error"]["code"]) == (503, "draining")
+            assert process.returncode is None
         replies = await gather(*asked)
         async with asyncio.timeout(PATIENCE):
             assert await process.wait() == 0
     for prompt, reply in zip(prompts, replies, strict=True):
-        assert len(reply["output_ids"]) == 300
-        task_references["llama-a"].check(prompt, reply["output_ids"][:100])
+        assert len(reply["output_ids"]) == 60
+        task_references["llama-a"].check(prompt, reply["output_ids"])
 
 
-async def is_turned_away(router: httpx.AsyncClient) -> bool:
-    reply = await post(router, some_tokens(99, 10), 1)
-    assert reply.status_code in (200, 503), reply.text
-    return reply.status_code == 503 and reply.json()["error"]["code"] == "draining"
+async def decoding(router: httpx.AsyncClient) -> float:
+    return await metric(router, "sun_leg_in_flight", leg="decode")
+
+
+async def is_draining(router: httpx.AsyncClient) -> bool:
+    return (await router.get("/health")).json()["status"] == "draining"
 
 
 async def test_fault_26_sigterm_to_a_decode_worker(
-    kill: Kill, deployment: Deployment, task_references: dict[str, Reference], client: httpx.AsyncClient, tmp_path: Path
+    kill: Kill, deployment: Deployment, task_references: dict[str, Reference], tmp_path: Path
 ) -> None:
     """It ends what it has and gets nothing new, however much is asked meanwhile; the other one takes that."""
     victim = deployment.process("uncached-0")
     pools = {"prefill": ["llama-a-0"], "decode": ["uncached-0", "stock-0"]}
-    prompts = [some_tokens(100 + i, 40) for i in range(4)]
+    prompts = [some_tokens(100 + i, 40) for i in range(2)]
+    reference, short = task_references["llama-a"], some_tokens(110, 20)
     async with a_router(deployment, tmp_path, pools, probe_interval=0.1) as router:
-        asked = [asyncio.create_task(generate(router, "pair", p, 300, stream=i > 1)) for i, p in enumerate(prompts)]
-        await until(5, "two in its batch", lambda: running(client, deployment, "uncached-0"), wanted=2)
-        await kill("uncached-0", signal.SIGTERM)
-        await until(5, "it gets nothing new", lambda: is_state(router, "uncached-0", "draining"))
-        short = some_tokens(110, 20)
-        while psutil.pid_exists(victim.pid):
-            task_references["llama-a"].check(short, (await generate(router, "pair", short, 8))["output_ids"])
+        with frozen(deployment, "uncached-0"):
+            # two at once: one to each worker
+            asked = [asyncio.create_task(generate(router, "pair", p, 60, stream=True)) for p in prompts]
+            await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED, timeout=PATIENCE)
+            assert sum(task.done() for task in asked) == 1, "the other is with the worker that does nothing"
+            await kill("uncached-0", signal.SIGTERM)
+            await until(5, "it gets nothing new", lambda: is_state(router, "uncached-0", "draining"))
+            for _ in range(3):
+                reference.check(short, (await generate(router, "pair", short, 8))["output_ids"])
+            assert sum(task.done() for task in asked) == 1
         for prompt, reply in zip(prompts, await gather(*asked), strict=True):
-            assert len(reply["output_ids"]) == 300
-            task_references["llama-a"].check(prompt, reply["output_ids"][:100])
+            assert len(reply["output_ids"]) == 60
+            reference.check(prompt, reply["output_ids"])
+        while psutil.pid_exists(victim.pid):
+            reference.check(short, (await generate(router, "pair", short, 8))["output_ids"])
         assert await metric(router, "sun_retries_total") == 0
         assert await metric(router, "sun_requests_total", outcome="ok") == await metric(router, "sun_requests_total")
 
@@ -509,17 +521,16 @@ async def test_fault_26_what_a_worker_cannot_end_in_time_is_an_explicit_error(
 ) -> None:
     """SIGTERM, and after a while SIGKILL, as the launcher and Kubernetes end a worker."""
     body = {"model": "stock", "input_ids": some_tokens(120, 40), "sampling_params": greedy(LONG), "stream": True}
-    seen = []
-    async with asyncio.timeout(20):
-        async for event in events_of(client, "/generate", body):
-            seen.append(event)
-            if len(seen) == 4:
-                await kill("stock-0", signal.SIGTERM)
-                await until(5, "it drains", lambda: is_state(client, "stock-0", "draining"))
-                reply = await client.post("/generate", json={"model": "stock", "text": "abc"})
-                assert reply.status_code == 503
-                assert int(reply.headers["Retry-After"]) >= 1
-                await kill("stock-0")
+    async with asyncio.timeout(PATIENCE), aclosing(events_of(client, "/generate", body)) as events:
+        seen = [await anext(events) for _ in range(4)]
+        with frozen(deployment, "stock-0"):
+            await kill("stock-0", signal.SIGTERM)
+            await until(5, "it drains", lambda: is_state(client, "stock-0", "draining"))
+            reply = await client.post("/generate", json={"model": "stock", "text": "abc"})
+            assert reply.status_code == 503
+            assert int(reply.headers["Retry-After"]) >= 1
+            await kill("stock-0")
+            seen += [event async for event in events]
     assert "[DONE]" not in seen
     assert "broke off" in json.loads(seen[-1])["error"]["message"]
 
