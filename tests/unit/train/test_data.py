@@ -6,6 +6,7 @@ from random import Random
 from typing import Any
 
 import pytest
+import yaml
 
 from sun_sglang.errors import RecipeError
 from sun_sglang.train.batch import LengthGrouped
@@ -15,6 +16,7 @@ from sun_sglang.train.recipe import Data
 from sun_sglang.train.tokenizer import build_tokenizer
 
 TOKENIZER = build_tokenizer()
+RECIPES = Path(__file__).parents[3] / "configs" / "train"
 CHAT = [
     {"role": "user", "content": "a"},
     {"role": "assistant", "content": "b"},
@@ -62,6 +64,24 @@ def test_columns_and_texts_with_columns() -> None:
 def test_a_row_that_does_not_fit_is_named(row: dict[str, Any], data: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         turns(row, **data)
+
+
+def test_the_tool_recipe_puts_tools_into_the_prompt_and_learns_the_calls(tmp_path: Path) -> None:
+    tools = [{"name": "get_weather", "description": "now", "parameters": {"city": {"type": "str"}}}]
+    calls = [{"name": "get_weather", "arguments": {"city": "Århus"}}]
+    row = {"id": 0, "query": "Weather in Århus?", "tools": json.dumps(tools), "answers": json.dumps(calls)}
+    recipe = yaml.safe_load((RECIPES / "data" / "tool.yaml").read_text())["data"]
+    assert recipe.pop("hub") == "Salesforce/xlam-function-calling-60k"
+    # as text, which is how the data set holds them, and as lists
+    for rows in ([row] * 4, [{**row, "tools": tools, "answers": calls}] * 4):
+        file = write(tmp_path / "xlam.jsonl", rows)
+        train, _, too_long = load_examples(Data(file=file, validation=0.25, **recipe), TOKENIZER, 0)
+        assert (len(train), too_long) == (3, 0)
+        prompt, answer = (TOKENIZER.decode(part) for part in (train[0].prompt, train[0].answer))
+        system, asked = prompt.split("<|user|>")
+        assert json.loads(system.split(": ", 1)[1].split("\n")[0]) == tools
+        assert asked.startswith("Weather in Århus?")
+        assert json.loads(answer.removesuffix("<|end|>")) == calls, "the answer is the calls and nothing else"
 
 
 def test_examples_are_encoded_split_and_measured(tmp_path: Path) -> None:
