@@ -69,6 +69,8 @@ def prepare(recipe: Recipe) -> Prepared:
     recipe.accumulation(processes())
     if _is_on("ACCELERATE_USE_DEEPSPEED"):
         raise RecipeError("DeepSpeed is not supported; use FSDP2, or data parallelism (DDP)")
+    if _is_on("ACCELERATE_USE_FSDP") and _is_on("FSDP_CPU_RAM_EFFICIENT_LOADING"):
+        raise RecipeError("FSDP: every process loads the weights; set `fsdp_cpu_ram_efficient_loading: false`")
     if _is_on("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION", "1") != "2":
         raise RecipeError("FSDP: version 1 is not supported; set `fsdp_version: 2` in accelerate's configuration")
     base = find_model(recipe.base, "base")

@@ -85,11 +85,7 @@ def tune(
     batch: int,
     pad: int,
     seed: int,
-    grouped: bool = False,
 ) -> float:
-    """Train the side of `module` that its scheme names, in place; gives back the validation loss.
-
-    `grouped` puts examples of like length into a batch.
-    """
-    how = Fit(rate, batch, seed=seed, grouped=grouped, evaluation_batch=100)
+    """Train the side of `module` that its scheme names, in place; gives back the validation loss."""
+    how = Fit(rate, batch, seed=seed, evaluation_batch=100)
     return fit(module, train, validation, how, pad=pad)

@@ -64,6 +64,8 @@ class TwoModule(nn.Module):
         self.decode = decode
         self.scheme = scheme
         self.first_token = first_token
+        # what FSDP shards by itself, unless its configuration names other layers
+        self._no_split_modules = list(cast(Any, getattr(prefill, "_no_split_modules", None)) or [])
         prefill.requires_grad_(scheme != "decode_only")
         decode.requires_grad_(scheme != "prefill_only")
 

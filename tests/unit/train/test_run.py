@@ -223,6 +223,10 @@ def test_what_cannot_be_trained_is_named(
         prepare(recipe())
     monkeypatch.setenv("FSDP_VERSION", "2")
     prepare(recipe())
+    with monkeypatch.context() as environment:
+        environment.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "true")
+        with pytest.raises(RecipeError, match="set `fsdp_cpu_ram_efficient_loading: false`"):
+            prepare(recipe())
     (tmp_path / "empty.jsonl").write_text('{"q": "why", "a": ""}\n' * 2)
     data = {"file": str(tmp_path / "empty.jsonl"), "prompt": "q", "response": "a", "validation": 0.5}
     with pytest.raises(RecipeError, match="data: an answer is empty"):
@@ -259,6 +263,43 @@ def launch(start: list[str], file: Path, **environment: str) -> None:
 def validation_loss(out: Path) -> float:
     losses = json.loads((out / "training" / "search.json").read_text())["losses"]
     return float(losses["0.01"])
+
+
+def test_sharded_modules_train_as_whole_ones(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    changes: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "all": {
+            "first_token": "decode",
+            "gradient_checkpointing": True,
+            "packing_tokens": 1024,
+            "global_batch": 24,
+            "save_steps": 1,
+        },
+    }
+    files = []
+    for name, change in changes.items():
+        train(prepare(recipe(output=f"./{name}-whole", learning_rates=[1e-2], **change)), "c", quiet)
+        recipe(output=f"./{name}-sharded", learning_rates=[1e-2], **change)
+        files.append((tmp_path / "recipe.yaml").rename(tmp_path / f"{name}.yaml"))
+    fsdp = {
+        "ACCELERATE_USE_FSDP": "true",
+        "FSDP_VERSION": "2",
+        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+        "FSDP_RESHARD_AFTER_FORWARD": "true",
+        "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
+    }
+    command = [sys.executable, *TORCHRUN, str(Path(__file__).with_name("fsdp_on_cpu.py")), *map(str, files)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **fsdp}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    for name in changes:
+        whole, sharded = (tmp_path / f"{name}-{kind}" for kind in ("whole", "sharded"))
+        assert validation_loss(sharded) == pytest.approx(validation_loss(whole), rel=1e-4)
+        assert AutoModelForCausalLM.from_pretrained(sharded, dtype="auto").dtype == torch.float16
+        first, second = (load_file(path / "model.safetensors") for path in (whole, sharded))
+        assert first.keys() == second.keys()
+        for key in first:
+            torch.testing.assert_close(first[key], second[key], rtol=0, atol=2e-3)
 
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
