@@ -26,6 +26,9 @@ Beside it, for as long as the router runs:
     info         what can be asked about the fleet      (metrics)
     tracing      spans of requests that ended           (names: the ids that logs and traces share)
 
+Used along the way: `problem` (an error as an answer), `replies` (what workers say, read), `logprobs` (a prompt's, put
+into the answer), `expect` (how long answers are), `inflight` (what clients wait for, by their ids), `log`.
+
 `wire` (over `exchange` and `connections`), `register`, `lengths`, `stall`, `loads` and `info` talk to workers; nothing
 else does.
 """
