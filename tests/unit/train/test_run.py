@@ -309,11 +309,10 @@ ACCELERATE = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processe
 @pytest.mark.parametrize(
     ("start", "change"),
     [
-        ([*TORCHRUN, "-m", "sun_sglang.train"], {}),
         ([*TORCHRUN, "-m", "sun_sglang.train"], {"packing_tokens": 1024, "global_batch": 24}),
         ([*ACCELERATE, "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "sun_sglang.train"], {}),
     ],
-    ids=["torchrun", "torchrun, packed", "accelerate"],
+    ids=["torchrun, packed", "accelerate, padded"],
 )
 def test_two_processes_train_as_one(
     recipe: Callable[..., Recipe], tmp_path: Path, start: list[str], change: dict[str, Any]
