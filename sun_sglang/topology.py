@@ -160,6 +160,7 @@ class Router(Strict):
         max_tokens: expected work of those, in tokens: prompts, and the answers' limits.
         queue_size: requests of one task that may wait; one more is answered with 429.
         queue_timeout: how long a request may wait before it is answered with 429.
+        drain_timeout: how long requests in flight may go on once the router was told to stop.
         processes: how many router processes share the port.
         api_keys: a file of API keys, absolute once loaded; None lets everyone in, unless `SUN_API_KEYS` has keys.
         tls_cert: a certificate file in PEM, with its chain; absolute once loaded. None for plain HTTP.
@@ -179,6 +180,7 @@ class Router(Strict):
     max_tokens: int | None = Field(default=None, ge=1)
     queue_size: int = Field(default=1024, ge=0)
     queue_timeout: float = Field(default=30.0, gt=0)
+    drain_timeout: float = Field(default=30.0, ge=0)
     processes: int = Field(default=1, ge=1, le=64)
     api_keys: str | None = Field(default=None, min_length=1)
     tls_cert: str | None = Field(default=None, min_length=1)

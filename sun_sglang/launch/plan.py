@@ -86,6 +86,7 @@ class RouterPlan(Strict):
         log: file for its output.
         tls: it speaks HTTPS.
         processes: how many it has.
+        drain_timeout: seconds that it may take to let its requests end.
     """
 
     host: str
@@ -94,6 +95,7 @@ class RouterPlan(Strict):
     log: Path
     tls: bool = False
     processes: int = 1
+    drain_timeout: float = 30.0
 
     def log_of(self, process: int) -> Path:
         """The file for one process's output."""
@@ -198,6 +200,7 @@ def make_plan(
         log=run_dir / "logs" / "router.log",
         tls=topology.router.tls_cert is not None,
         processes=topology.router.processes,
+        drain_timeout=topology.router.drain_timeout,
     )
     return LaunchPlan(
         run_dir=run_dir,

@@ -22,7 +22,8 @@ from sun_sglang.launch.state import DeploymentState, Phase, ProcessState, write_
 
 _POLL = 0.25
 _EARLY_ENDS_ALLOWED = 3
-_ROUTER_GRACE = 35.0
+# what the router takes to end beyond its time to drain: errors to write, connections to close
+_ROUTER_GRACE = 5.0
 _WORKER_GRACE = 10.0
 
 
@@ -136,7 +137,7 @@ class Supervisor:
         if self._phase != Phase.FAILED:
             self._enter(Phase.STOPPING)
         # the router first: it lets requests in flight finish while their workers still run
-        await asyncio.gather(*(k.stop(_ROUTER_GRACE) for k in self._routers))
+        await asyncio.gather(*(k.stop(self.plan.router.drain_timeout + _ROUTER_GRACE) for k in self._routers))
         await asyncio.gather(*(k.stop(_WORKER_GRACE) for k in self._workers))
         await self._starter.close()
 

@@ -3,7 +3,7 @@
 A fleet whose `router.processes` is N is served by N of them on one port, I from 0.
 
 Writes structured log lines to stderr and nothing else. SIGTERM and SIGINT drain. Exit code 0 after a drain, 1 if the
-address cannot be bound, 2 for wrong usage or a wrong file.
+address cannot be bound or a watch over the workers failed (it drains first), 2 for wrong usage or a wrong file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import uvloop
 
 from sun_sglang.errors import UserError
-from sun_sglang.router.app import DRAIN_S, Router
+from sun_sglang.router.app import Router
 from sun_sglang.router.fleet import Fleet, FleetError, load_fleet
 from sun_sglang.router.log import Log, LogHandler
 
@@ -62,9 +62,10 @@ async def _serve(fleet: Fleet, log: Log, path: Path, process: int) -> int:
         where = f"{fleet.router.host}:{fleet.router.port}"
         log.event("failed", why=f"cannot listen on {where}: {e.strerror or e}; choose another router.port")
         return 1
-    await asked.wait()
-    await router.stop(DRAIN_S)
-    return 0
+    ends = [asyncio.create_task(event.wait()) for event in (asked, router.failed)]
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    await router.stop(fleet.router.drain_timeout)
+    return 1 if router.failed.is_set() else 0
 
 
 if __name__ == "__main__":

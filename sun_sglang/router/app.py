@@ -7,7 +7,7 @@ import os
 import random
 import ssl
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
 
@@ -41,7 +41,6 @@ from sun_sglang.router.stall import StallWatch
 from sun_sglang.router.tracing import load_tracing
 from sun_sglang.router.wire import Wire, new_session
 
-DRAIN_S = 30.0
 _CUT_GRACE_S = 2.0
 _GENERATION = frozenset(Endpoint)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -54,6 +53,7 @@ class Router:
         app: the aiohttp application.
         registry: workers and paths.
         metrics: what was counted.
+        failed: set when one of the loops that watch over workers ended, which none should.
     """
 
     def __init__(
@@ -91,6 +91,7 @@ class Router:
         )
         self.service.tracing = load_tracing(os.environ)
         self._session = session
+        self.failed = asyncio.Event()
         self._watchers: list[asyncio.Task[None]] = []
         self._runner = web.AppRunner(
             self._application(), handler_cancellation=True, access_log=None, shutdown_timeout=_CUT_GRACE_S
@@ -126,12 +127,8 @@ class Router:
         except BaseException:
             await router.stop(0.0)
             raise
-        router._watchers = [
-            asyncio.create_task(router.registrar.run()),
-            asyncio.create_task(router.stalls.run()),
-            asyncio.create_task(router.loads.run()),
-            asyncio.create_task(router.store.run()),
-        ]
+        watchers = (router.registrar, router.stalls, router.loads, router.store)
+        router._watchers = [asyncio.create_task(router._watch(watcher.run())) for watcher in watchers]
         log.event("listening", url=router.url, tasks=list(fleet.tasks))
         return router
 
@@ -141,7 +138,7 @@ class Router:
         host, port = self._runner.addresses[0][:2]
         return f"{'https' if self._tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
-    async def stop(self, drain: float = DRAIN_S) -> None:
+    async def stop(self, drain: float) -> None:
         """Take no more requests, let those in flight end for `drain` seconds, tell the rest, and close."""
         self.info.draining = True
         self.log.event("draining", in_flight=len(self.inflight.tickets), seconds=drain)
@@ -163,6 +160,14 @@ class Router:
         if self._shared is not None:
             self._shared.close()
         self.log.event("stopped", cut_off=left)
+
+    async def _watch(self, run: Coroutine[None, None, None]) -> None:
+        try:
+            await run
+        except Exception as e:
+            # without it the router would go on with what it knew last
+            self.log.event("defect", path="", trace="".join(traceback.format_exception(e)))
+            self.failed.set()
 
     # --- handlers -----------------------------------------------------------------------------------------------------
 

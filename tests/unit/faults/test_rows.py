@@ -562,6 +562,26 @@ async def test_fault_26_sigterm_to_the_router_lets_requests_end(start: Start) ->
     await cluster.until(lambda: cluster.at_rest("base-0"), 5)
 
 
+async def test_fault_26_the_routers_deadline_ends_the_rest_with_an_error(start: Start) -> None:
+    cluster = await start({"math": 1, "base": 1}, costs={"decode_step": 0.02}, router={"drain_timeout": 0.2})
+    whole = asyncio.create_task(cluster.post(cluster.body(tokens=3000)))
+    stream = asyncio.create_task(cluster.events(cluster.body(tokens=3000)))
+
+    async def both_run() -> bool:
+        return int((await cluster.load("base-0"))["num_running_reqs"]) == 2
+
+    await cluster.until(both_run, 5)
+    cluster.router.send_signal(signal.SIGTERM)
+    async with asyncio.timeout(10):
+        status, reply, _ = await whole
+        events = await stream
+    assert status == 502
+    assert "shutting down" in reply["error"]["message"]
+    assert "shutting down" in events[-1]["error"]["message"]
+    assert await asyncio.to_thread(cluster.router.wait, 10) == 0
+    await cluster.until(lambda: cluster.at_rest("base-0"), 10)
+
+
 async def test_fault_26_sigterm_to_a_worker_lets_requests_end(start: Start) -> None:
     cluster = await start({"math": 1, "base": 2}, costs={"decode_step": 0.01})
     asked = [asyncio.create_task(cluster.exact(tokens=60, stream=s)) for s in (False, True) * 2]

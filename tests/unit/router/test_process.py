@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import socket
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from sun_sglang.router.app import Router
+from sun_sglang.router.fleet import Fleet
+from sun_sglang.router.loads import LoadWatch
+from sun_sglang.router.log import Log
 
 FLEET = {
     "tasks": {"math": {"prefill": "p", "decode": "d"}},
@@ -72,3 +79,19 @@ def test_a_signal_drains_and_ends_cleanly(tmp_path: Path, number: signal.Signals
     events = [json.loads(line)["event"] for line in err.splitlines()]
     assert "draining" in events
     assert events[-1] == "stopped"
+
+
+async def test_a_watch_that_fails_ends_the_router(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(_: LoadWatch) -> None:
+        raise RuntimeError("nobody thought of this")
+
+    monkeypatch.setattr(LoadWatch, "run", broken)
+    log = StringIO()
+    router = await Router.start(Fleet.model_validate(FLEET), Log(log))
+    try:
+        async with asyncio.timeout(10):
+            await router.failed.wait()
+    finally:
+        await router.stop(0.0)
+    events = [json.loads(line) for line in log.getvalue().splitlines()]
+    assert any(e["event"] == "defect" and "nobody thought of this" in e["trace"] for e in events)
