@@ -3,8 +3,8 @@
     python -m sun_sglang.bench.soak --minutes 20
 
 Runs `sun launch` over emulated workers and checks that every request has exactly one outcome, that the router counted
-the same, that every answer that came is the right one, that nothing is left in flight, and that the router's memory is
-flat. Prints what happened and exits 1 if any of it is not so.
+the same (but for clients that left before it had their request), that every answer that came is the right one, that
+nothing is left in flight, and that the router's memory is flat. Prints what happened; exits 1 if any of it is not so.
 """
 
 from __future__ import annotations
@@ -108,6 +108,7 @@ def run(seconds: float, clients: int, pause: float, seed: int) -> dict[str, Any]
         "requests": sum(tally.outcomes.values()),
         "outcomes": dict(sorted(tally.outcomes.items())),
         "router_counted": counted,
+        "left_before_the_router_read": sum(tally.outcomes.values()) - sum(counted.values()),
         "trouble": dict(sorted(tally.trouble.items())),
         "router_mib": _quarters(tally.memory),
         "wrong": tally.wrong + judge(tally, counted, seconds),
@@ -118,7 +119,8 @@ def judge(tally: Tally, counted: dict[str, int], seconds: float) -> list[str]:
     """What is not as it has to be, in words."""
     wrong = []
     asked, seen = sum(tally.outcomes.values()), sum(counted.values())
-    if asked != seen:
+    # a client that leaves at once may be gone before the router has read its request, or even before it was sent
+    if not 0 <= asked - seen <= tally.outcomes["left"]:
         wrong.append(f"{asked} requests were sent and the router counted {seen}")
     if (ok := tally.outcomes["ok"]) > counted.get("ok", 0):
         wrong.append(f"{ok} answers came and the router counted {counted.get('ok', 0)}")

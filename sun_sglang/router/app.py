@@ -261,13 +261,20 @@ class Router:
             return self._refuse(request, Problem(e.status, e.reason))
         except web.RequestPayloadError as e:
             return self._refuse(request, Problem(400, f"the body cannot be read: {e}", code="invalid_body"))
-        except ConnectionError:
+        except (ConnectionError, asyncio.CancelledError):
+            self._count_leaving(request)
             raise
         except Exception as e:
             self.log.event("defect", path=request.path, trace="".join(traceback.format_exception(e)))
             return self._refuse(
                 request, Problem(500, "the router failed; its log has the details", code="internal_error")
             )
+
+    def _count_leaving(self, request: web.Request) -> None:
+        """A client left before its request was read: nobody else knows of it."""
+        account = current_account.get()
+        if request.path in _GENERATION and not account.counted:
+            self.metrics.requests.labels(account.task, "disconnected").inc()
 
     def _refuse(self, request: web.Request, problem: Problem) -> web.Response:
         if request.path in _GENERATION:

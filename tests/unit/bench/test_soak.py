@@ -11,14 +11,16 @@ def test_a_soak_of_seconds() -> None:
     report = run(6.0, clients=4, pause=1.0, seed=1)
     assert report["wrong"] == []
     assert report["outcomes"]["ok"] > 0
-    assert report["requests"] == sum(report["router_counted"].values())
+    assert report["router_counted"]["ok"] >= report["outcomes"]["ok"]
 
 
 def test_what_is_wrong_is_said() -> None:
     tally = Tally(outcomes=Counter(ok=3, left=1), memory=[50.0] * 8)
     assert judge(tally, {"ok": 3, "disconnected": 1}, 600) == []
     assert judge(tally, {"ok": 4}, 600) == []
-    assert "4 requests were sent and the router counted 3" in judge(tally, {"ok": 3}, 600)
+    assert judge(tally, {"ok": 3}, 600) == [], "it left before the router had its request"
+    assert "4 requests were sent and the router counted 2" in judge(tally, {"ok": 2}, 600)
+    assert "4 requests were sent and the router counted 5" in judge(tally, {"ok": 5}, 600)
     assert "3 answers came and the router counted 2" in judge(tally, {"ok": 2, "disconnected": 2}, 600)
     assert judge(Tally(), {}, 600) == ["not one request was answered"]
     grown = Tally(outcomes=Counter(ok=1), memory=[50.0, 50.0, 50.0, 50.0, 60.0, 60.0, 70.0, 70.0])

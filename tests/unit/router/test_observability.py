@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import Iterator
@@ -188,6 +189,15 @@ async def test_what_is_refused_before_its_task_is_known_is_counted_and_no_text_o
     known_errors = {("tool", "403"): 1, ("math", "400"): 1}
     assert errors == known_errors | {("unknown", code): count for code, count in unknown.items()}
     assert ended == {("unknown", "refused"): 7, ("tool", "refused"): 1, ("math", "refused"): 1, ("math", "ok"): 1}
+
+
+async def test_a_client_that_leaves_before_its_request_is_read_is_counted(small: System) -> None:
+    host, port = small.router.url.removeprefix("http://").split(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{")
+    await writer.drain()
+    writer.close()
+    await small.until(lambda: small.metric("sun_requests_total", task="unknown", outcome="disconnected") == 1)
 
 
 def samples(system: System, name: str) -> Iterator[Any]:
