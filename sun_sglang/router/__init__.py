@@ -27,7 +27,8 @@ Beside it, for as long as the router runs:
     tracing      spans of requests that ended           (names: the ids that logs and traces share)
 
 Used along the way: `problem` (an error as an answer), `replies` (what workers say, read), `logprobs` (a prompt's, put
-into the answer), `expect` (how long answers are), `inflight` (what clients wait for, by their ids), `log`.
+into the answer), `expect` (how long answers are), `inflight` (what clients wait for, by their ids),
+`randomness` (what ids are made of), `log`.
 
 `wire` (over `exchange` and `connections`), `register`, `lengths`, `stall`, `loads` and `info` talk to workers; nothing
 else does.

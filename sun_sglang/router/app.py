@@ -30,6 +30,7 @@ from sun_sglang.router.metrics import Account, Metrics, current_account
 from sun_sglang.router.names import REQUEST_ID_HEADER, current_request, request_id
 from sun_sglang.router.policy import Chooser
 from sun_sglang.router.problem import Problem
+from sun_sglang.router.randomness import Randomness
 from sun_sglang.router.register import Registrar
 from sun_sglang.router.registry import Registry
 from sun_sglang.router.replies import parse
@@ -92,6 +93,7 @@ class Router:
         self.service.tracing = load_tracing(os.environ)
         self._session = session
         self.failed = asyncio.Event()
+        self._randomness = Randomness()
         self._watchers: list[asyncio.Task[None]] = []
         self._runner = web.AppRunner(
             self._application(), handler_cancellation=True, access_log=None, shutdown_timeout=_CUT_GRACE_S
@@ -241,7 +243,7 @@ class Router:
     @web.middleware
     async def _problems(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         current_account.set(Account())
-        current_request.set(request_id(request.headers.get(REQUEST_ID_HEADER)))
+        current_request.set(request_id(request.headers.get(REQUEST_ID_HEADER), self._randomness))
         try:
             self._access.check(request.path, request.headers)
             return await handler(request)

@@ -19,6 +19,7 @@ from sun_sglang.router.log import Log
 from sun_sglang.router.metrics import Metrics
 from sun_sglang.router.policy import Chooser
 from sun_sglang.router.problem import Problem
+from sun_sglang.router.randomness import Randomness
 from sun_sglang.router.registry import Pair, Registry
 from sun_sglang.router.verdict import LEGS, Failed, Leg, Lost, Relay, Reply, Serve, ended
 from sun_sglang.router.wire import Wire
@@ -48,6 +49,7 @@ class Dispatcher:
         self._log = log
         self._limits = registry.fleet.router
         self._loop = asyncio.get_running_loop()
+        self._randomness = Randomness()
         self._background: set[asyncio.Task[None]] = set()
         self.attempts: set[Attempt] = set()
         self._closing = False
@@ -204,7 +206,7 @@ class Dispatcher:
     # --- one attempt ----------------------------------------------------------------------------------------------
 
     def _send(self, call: Call, pair: Pair, ticket: Ticket) -> Attempt:
-        rid, room = new_names()
+        rid, room = new_names(self._randomness.take(24))
         attempt = Attempt(call, pair, rid, ticket, self.now(), self._loop.create_future())
         bodies = leg_bodies(call, pair, rid=rid, room=room)
         attempt.hold()

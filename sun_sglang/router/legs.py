@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -68,9 +67,8 @@ class Names(NamedTuple):
     room: int
 
 
-def new_names() -> Names:
-    """Names that nobody had and nobody can guess."""
-    drawn = os.urandom(24)
+def new_names(drawn: bytes) -> Names:
+    """Names from 24 random bytes."""
     return Names(drawn[:16].hex(), int.from_bytes(drawn[16:], "little") >> 1 or 1)
 
 

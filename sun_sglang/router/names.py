@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-import secrets
 from contextvars import ContextVar
+
+from sun_sglang.router.randomness import Randomness
 
 REQUEST_ID_HEADER = "X-Request-Id"
 # What is logged while a request is handled is logged under its id, whichever task of the loop it happens in.
@@ -12,6 +13,6 @@ current_request: ContextVar[str] = ContextVar("current_request", default="")
 _GIVEN = re.compile(r"[\x21-\x7e]{1,128}")
 
 
-def request_id(given: str | None) -> str:
+def request_id(given: str | None, randomness: Randomness) -> str:
     """The client's id, if it can stand in a header and a log line; else a new one."""
-    return given if given is not None and _GIVEN.fullmatch(given) else secrets.token_hex(16)
+    return given if given is not None and _GIVEN.fullmatch(given) else randomness.take(16).hex()

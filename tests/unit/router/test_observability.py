@@ -16,6 +16,7 @@ from sun_sglang.errors import UserError
 from sun_sglang.launch.state import DeploymentState, Phase
 from sun_sglang.router.metrics import Metrics
 from sun_sglang.router.names import request_id
+from sun_sglang.router.randomness import Randomness
 from sun_sglang.router.tracing import Tracing, load_tracing
 
 from .conftest import SUN, Start, System
@@ -62,8 +63,8 @@ async def test_every_request_is_logged_where_asked_for(start: Start) -> None:
 
 @pytest.mark.parametrize("given", ["", "a b", "x" * 129, "a\x7f", "é", None])
 def test_an_id_that_is_none_is_replaced(given: str | None) -> None:
-    assert re.fullmatch(r"[0-9a-f]{32}", request_id(given))
-    assert request_id("mine") == "mine"
+    assert re.fullmatch(r"[0-9a-f]{32}", request_id(given, Randomness()))
+    assert request_id("mine", Randomness()) == "mine"
 
 
 # --- traces ---------------------------------------------------------------------------------------------------------

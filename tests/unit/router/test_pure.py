@@ -20,6 +20,7 @@ from sun_sglang.router.fanout import split
 from sun_sglang.router.fleet import Fleet, FleetError, load_fleet
 from sun_sglang.router.legs import leg_bodies, make_call, namespace, new_names, wire_model
 from sun_sglang.router.limits import measure
+from sun_sglang.router.randomness import Randomness
 from sun_sglang.router.registry import Path as Route
 from sun_sglang.router.registry import Registry, State
 from sun_sglang.router.replies import Tokens, error_message, tokens
@@ -273,7 +274,8 @@ def test_namespaces_are_unambiguous(two: list[tuple[str, str, str | None, str | 
 
 
 def test_rooms_and_rids() -> None:
-    names = [new_names() for _ in range(1000)]
+    randomness = Randomness()
+    names = [new_names(randomness.take(24)) for _ in range(1000)]
     assert all(0 < room < 1 << 63 for _, room in names)
     assert len(set(names)) == 1000
     assert {len(rid) for rid, _ in names} == {32}
