@@ -18,8 +18,8 @@ from sun_sglang.launch.processes import free_ports
 
 TASKS = ("a", "b", "c", "d")
 DECODERS = 4
-# A decode worker has room for about twenty requests and has ten at the default rate: whoever places badly makes some
-# of them wait for KV, and decodes others in needlessly large batches.
+# A decode worker has room for about fifteen requests (SGLang reserves tokens for each) and has ten at the default rate:
+# whoever places badly makes some wait for KV, and decodes others in needlessly large batches.
 COSTS = {
     "decode_step": 0.010,
     "decode_per_request": 0.0015,
@@ -27,7 +27,7 @@ COSTS = {
     "prefill_per_token": 0.00002,
     "transfer": 0.001,
     "transfer_per_byte": 2e-10,
-    "kv_tokens": 6_000,
+    "kv_tokens": 10_000,
 }
 READY_S = 60.0
 # Answers in a row, each over a connection of its own, after which every process of a router has given some.
