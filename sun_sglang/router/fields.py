@@ -82,9 +82,12 @@ def take_count(body: dict[str, Any], name: str, *, most: int) -> int:
 
 
 def check_top_logprobs(body: Mapping[str, Any], name: str) -> None:
-    """Raise RequestError (400) for more alternatives than a hand-over of KV can carry, in any item of a list."""
+    """Raise RequestError (400) for more alternatives than a hand-over of KV can carry.
+
+    `top_logprobs_num` may be a list, of one number for each prompt.
+    """
     value = body.get(name)
-    for item in value if isinstance(value, list) else [value]:
+    for item in value if isinstance(value, list) and value and name == "top_logprobs_num" else [value]:
         if item is None or (name == "logprobs" and isinstance(item, bool)):
             continue
         if not is_int(item) or not 0 <= item <= MAX_TOP_LOGPROBS:

@@ -387,6 +387,13 @@ async def test_fault_11_prefill_restarts_and_the_first_request_succeeds(
 # --- what is meant to change, or to end ---------------------------------------------------------------------------
 
 
+def hits(reply: Any, prompt: list[int]) -> bool:
+    """Whether the prompt came out of a cache; a first token or two may be another prompt's by chance."""
+    cached = reply["meta_info"]["cached_tokens"]
+    assert cached < 4 or cached >= len(prompt) - 1
+    return bool(cached >= 4)
+
+
 async def test_fault_24_a_tasks_model_changes_while_it_is_asked(
     deployment: Deployment, client: httpx.AsyncClient, task_references: dict[str, Reference]
 ) -> None:
@@ -396,7 +403,7 @@ async def test_fault_24_a_tasks_model_changes_while_it_is_asked(
     for hit in (False, True):
         reply = await generate(client, "llama-a", prompt, 8)
         old.check(prompt, reply["output_ids"])
-        assert bool(reply["meta_info"]["cached_tokens"]) == hit
+        assert hits(reply, prompt) == hit
     before = (await tasks(client))["llama-a"]["namespace"]
     body = {"model": "llama-a", "input_ids": other, "sampling_params": greedy(LONG), "stream": True}
     events = []
@@ -405,10 +412,10 @@ async def test_fault_24_a_tasks_model_changes_while_it_is_asked(
             events.append(await anext(stream))
             await until(PATIENCE, "the task has moved", lambda: move(client, "llama-a", "llama-b"))
             assert (await tasks(client))["llama-a"]["in_flight"] == 1, "it began before, and goes on"
-            for cached in (0, len(prompt) - 1):
+            for hit in (False, True):
                 reply = await generate(client, "llama-a", prompt, 8)
                 new.check(prompt, reply["output_ids"])
-                assert reply["meta_info"]["cached_tokens"] in (cached, len(prompt) if cached else 0)
+                assert hits(reply, prompt) == hit
             assert tuple(reply["output_ids"]) != old.answer(prompt, 8), "or the two models cannot be told apart"
             assert (await tasks(client))["llama-a"]["namespace"] != before
             events += [event async for event in stream]

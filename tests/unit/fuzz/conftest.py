@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
@@ -86,9 +87,8 @@ def receive_all(s: socket.socket) -> bytes:
 
 
 def statuses(received: bytes) -> list[int]:
-    """The statuses in what came back; a body that looks like a status line is none of the router's."""
-    found = [b"HTTP/1.1 " + part for part in received.split(b"HTTP/1.1 ")[1:]]
-    return [int(part.split()[1]) for part in found]
+    """The statuses in what came back. An error may quote what was sent, but with its line ends escaped."""
+    return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) [^\r\n]*\r\n", received)]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import zlib
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from .conftest import Target
@@ -182,6 +182,7 @@ def test_right_bodies_in_chunks_of_any_size_are_answered(target: Target, path: s
 
 @quick
 @given(raw=st.binary(max_size=300))
+@example(raw=b"HTTP/1.1 ")
 def test_any_bytes_at_all(target: Target, raw: bytes) -> None:
     never_500(target.send(raw))
 

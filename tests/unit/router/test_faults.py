@@ -381,6 +381,8 @@ async def test_fault_20_other_refusals(small: System, start: Start) -> None:
     chat = {"model": "math", "messages": [{"role": "user", "content": "x"}], "logprobs": True}
     assert (await small.post("/v1/chat/completions", {**chat, "top_logprobs": 129}))[0] == 400
     assert (await small.post("/v1/completions", {"model": "math", "prompt": "x", "logprobs": 129}))[0] == 400
+    # found by the fuzzer: a worker fails on it
+    assert (await small.post("/v1/completions", {"model": "math", "prompt": "x", "logprobs": []}))[0] == 400
     async with small.client.post("/generate", data=b"x=1") as r:
         assert r.status == 400
     status, reply = await small.post("/generate", {"model": "nope", "text": "x"})
