@@ -148,6 +148,8 @@ class Metrics:
     def page(self, registry: Registry, inflight: Inflight, attempts: Iterable[Attempt]) -> bytes:
         """The page that Prometheus reads. What there is now is counted now, and not as it comes and goes."""
         under_way = Counts((a.call.task, leg) for a in attempts if a.ticket.counted for leg in LEGS if a.holds(leg))
+        self.in_flight.clear()
+        self.leg_in_flight.clear()
         for task in registry.task_names:
             self.in_flight.labels(task).set(inflight.requests[task])
             for leg in LEGS:
