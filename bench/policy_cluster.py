@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import aiohttp
 import yaml
 
+from sun_sglang.bench.children import end
 from sun_sglang.launch.processes import free_ports
 
 TASKS = ("a", "b", "c", "d")
@@ -110,9 +111,4 @@ def _process(command: list[str]) -> Iterator[None]:
     try:
         yield
     finally:
-        process.terminate()
-        try:
-            process.wait(40)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process, 40)

@@ -16,6 +16,7 @@ from typing import NamedTuple, TypeAlias
 import orjson
 import psutil
 
+from sun_sglang.bench.children import end
 from sun_sglang.bench.router_load import request
 from sun_sglang.errors import UserError
 from sun_sglang.launch.processes import free_ports
@@ -147,12 +148,7 @@ def _started(name: str, command: list[str], out: int) -> Iterator[subprocess.Pop
         yield process
     finally:
         children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process, 10)
         for child in children:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()

@@ -105,15 +105,18 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     }
     for worker in workers.values():
         worker.start()
-    cluster = asyncio.run(_begin(directory, fleet, workers))
+    cluster = asyncio.run(begin(directory, fleet, workers))
     try:
         yield Target(cluster)
     finally:
         cluster.end_processes()
 
 
-async def _begin(directory: Path, fleet: dict[str, Any], workers: dict[str, Worker]) -> Cluster:
+async def begin(directory: Path, fleet: dict[str, Any], workers: dict[str, Worker], key: str | None = None) -> Cluster:
+    """A cluster that is ready, asked with `key` where its router wants one. Its client is closed again."""
     cluster = Cluster(directory, fleet, workers)
+    if key is not None:
+        cluster.client.headers["X-API-Key"] = key
     cluster.start_router()
     try:
         await cluster.ready()

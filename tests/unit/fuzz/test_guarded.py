@@ -17,8 +17,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.certificate import self_signed
+
 from ..faults.cluster import Cluster, Worker
-from .conftest import HOST, PATIENCE_S, ROLES, provoke, receive_all, statuses
+from .conftest import HOST, PATIENCE_S, ROLES, begin, provoke, receive_all, statuses
 
 USER, ADMIN, LAUNCHER = "user-0123456789abcdef", "admin-0123456789abcdef", "launcher-0123456789abcdef"
 SECRETS = (USER, ADMIN, LAUNCHER)
@@ -123,25 +125,11 @@ def guarded(workers: dict[str, Worker], tmp_path_factory: pytest.TempPathFactory
     (home / "keys.yaml").write_text(json.dumps({"keys": keys}))
     (home / "admin.key").write_text(LAUNCHER)
     fleet = fleet_of(workers, api_keys=str(home / "keys.yaml")) | {"admin_key_file": str(home / "admin.key")}
-    cluster = asyncio.run(_begin(home, fleet, workers))
+    cluster = asyncio.run(begin(home, fleet, workers, key=ADMIN))
     try:
         yield Guarded(cluster, home / "fleet.json")
     finally:
         cluster.end_processes()
-
-
-async def _begin(home: Path, fleet: dict[str, Any], workers: dict[str, Worker]) -> Cluster:
-    cluster = Cluster(home, fleet, workers)
-    cluster.client.headers["X-API-Key"] = ADMIN
-    cluster.start_router()
-    try:
-        await cluster.ready()
-    except BaseException:
-        cluster.end_processes()
-        raise
-    finally:
-        await cluster.client.close()
-    return cluster
 
 
 # --- keys -----------------------------------------------------------------------------------------------------------
@@ -381,20 +369,8 @@ class Shielded:
 @pytest.fixture(scope="module")
 def shielded(workers: dict[str, Worker], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shielded]:
     home = tmp_path_factory.mktemp("shielded")
-    cert, key, log = home / "cert.pem", home / "key.pem", home / "router.log"
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-days",
-        "2",
-    ]
-    subprocess.run([*command, "-subj", "/CN=x", "-keyout", key, "-out", cert], check=True, capture_output=True)
+    log = home / "router.log"
+    cert, key = self_signed(home, "x")
     file = home / "fleet.json"
     file.write_text(json.dumps(fleet_of(workers, port=0, tls_cert=str(cert), tls_key=str(key))))
     with log.open("wb") as out:

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import ssl
 import stat
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from sun_sglang.router.fleet import Fleet, FleetError
 from sun_sglang.router.keys import Bucket, Keyring, KeysError, KeySpec, load_keys
 from sun_sglang.router.problem import Problem
 from sun_sglang.topology import Router, parse_topology
+from tests.certificate import self_signed
 
 from .conftest import SUN, Start, System
 from .fake_worker import Fault
@@ -233,24 +233,7 @@ def test_an_admin_key_file_that_is_not_there(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    home = tmp_path_factory.mktemp("tls")
-    cert, key = home / "cert.pem", home / "key.pem"
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-days",
-        "2",
-    ]
-    subprocess.run(
-        [*command, "-subj", "/CN=router.test", "-keyout", key, "-out", cert], check=True, capture_output=True
-    )
-    return cert, key
+    return self_signed(tmp_path_factory.mktemp("tls"), "router.test")
 
 
 async def test_tls_and_keys_and_the_launcher_still_sees_the_tasks(

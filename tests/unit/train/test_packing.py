@@ -13,9 +13,8 @@ from sun_sglang.train.batch import collate
 from sun_sglang.train.examples import Encoded
 from sun_sglang.train.packed_attention import PACKED
 from sun_sglang.train.packing import PackedRows, Row, collate_row
-from sun_sglang.train.recompute import recompute_layers
 from sun_sglang.train.two_module import FirstToken, Scheme, TwoModule
-from tests.unit.train.test_recompute import PAIRS, examples, gradients, modules, reference
+from tests.unit.train.test_recompute import PAIRS, assert_trains_like, examples, modules, reference
 
 NewModel = Callable[[int], Any]
 
@@ -33,24 +32,7 @@ def test_gradients_of_a_row_are_those_of_two_plain_forwards_an_example(
 ) -> None:
     batch = examples(5)
     plain, module = modules(new_model, scheme, first_token), packed(modules(new_model, scheme, first_token))
-    if recomputed:
-        for model in {module.prefill, module.decode}:
-            recompute_layers(model)
-    frozen = {name: p.clone() for name, p in module.named_parameters() if not p.requires_grad}
-
-    expected = reference(plain, batch)
-    expected.backward()
-    loss = module(**collate_row(Row(tuple(batch)))).loss
-    loss.backward()
-
-    torch.testing.assert_close(loss, expected, rtol=1e-9, atol=0)
-    wanted, got = gradients(plain), gradients(module)
-    assert got.keys() == wanted.keys()
-    for name, gradient in wanted.items():
-        difference = (got[name] - gradient).norm() / gradient.norm()
-        assert difference <= 1e-6, f"{name}: {difference:.1e}"
-    torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=0.1).step()
-    assert all(torch.equal(dict(module.named_parameters())[name], p) for name, p in frozen.items())
+    assert_trains_like(plain, module, batch, collate_row(Row(tuple(batch))), recomputed=recomputed)
 
 
 @pytest.mark.parametrize(("scheme", "first_token"), PAIRS)
