@@ -12,6 +12,8 @@ from sun_sglang.errors import LaunchError, UserError
 from sun_sglang.launch.access import RouterAccess
 
 _TIMEOUT = aiohttp.ClientTimeout(total=2.0)
+# of a change, which a person asked for and nobody asks for again: a busy machine is no reason to say that it failed
+_CALL_TIMEOUT = aiohttp.ClientTimeout(total=30.0)
 
 
 class _Reply(BaseModel):
@@ -111,7 +113,8 @@ class RouterClient:
         """
         assert self._session is not None
         try:
-            async with self._session.request(method, f"{self._url}{path}", json=body) as reply:
+            asked = self._session.request(method, f"{self._url}{path}", json=body, timeout=_CALL_TIMEOUT)
+            async with asked as reply:
                 said: dict[str, Any] = await reply.json()
         except (aiohttp.ClientError, OSError, ValueError) as e:
             raise LaunchError(f"the router at {self._url} does not answer: {e}") from e

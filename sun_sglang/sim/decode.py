@@ -8,6 +8,7 @@ before any admission. A state machine without a clock: `step(now)` does what is 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -60,6 +61,7 @@ class DecodeScheduler:
         costs: what a step takes.
         kv_tokens: tokens of KV that fit.
         reserved: tokens kept free for each active request before another is admitted.
+        held: whether a request that has so many tokens gets no more for now. It keeps its KV.
 
     Attributes:
         costs: may be replaced; the next step takes what it says.
@@ -67,12 +69,20 @@ class DecodeScheduler:
         used: tokens of KV held.
     """
 
-    def __init__(self, costs: CostModel, *, kv_tokens: int, reserved: int = RESERVED_TOKENS) -> None:
+    def __init__(
+        self,
+        costs: CostModel,
+        *,
+        kv_tokens: int,
+        reserved: int = RESERVED_TOKENS,
+        held: Callable[[str, int], bool] = lambda rid, made: False,
+    ) -> None:
         self.costs = costs
         self.kv_tokens = kv_tokens
         self.due: float | None = None
         self.used = 0
         self._reserved = reserved
+        self._is_held = held
         self._known: dict[str, _Request] = {}
         self._held: dict[str, int] = {}
         self._waiting: deque[_Request] = deque()
@@ -144,7 +154,11 @@ class DecodeScheduler:
             self._batch = []
         arrived, self._arrived = self._arrived, []
         for request in arrived:
-            if request.rid in self._known:
+            if request.rid not in self._known:
+                continue
+            if self._is_held(request.rid, 0):
+                self._arrived.append(request)
+            else:
                 self._running[request.rid] = request
                 self._give(request, events)
         if self.due is None:
@@ -204,7 +218,7 @@ class DecodeScheduler:
         return not self._held or tokens + self._reserved * len(self._held) <= free
 
     def _start(self, now: float) -> None:
-        self._batch = list(self._running.values())
+        self._batch = [r for r in self._running.values() if not self._is_held(r.rid, r.made)]
         if self._batch:
             seconds = self.costs.decode_seconds(len(self._batch), sum(r.context for r in self._batch))
             self.due = now + seconds

@@ -57,7 +57,7 @@ class DecodeEngine(Engine):
         keeps_prompts: bool,
     ) -> None:
         super().__init__(costs, limits, cache, emulation, faults)
-        self.scheduler = DecodeScheduler(costs, kv_tokens=limits.kv)
+        self.scheduler = DecodeScheduler(costs, kv_tokens=limits.kv, held=self._is_held)
         self._keeps_prompts = keeps_prompts
         self._legs: dict[str, _Leg] = {}
         self._rooms: dict[int, str] = {}
@@ -155,6 +155,10 @@ class DecodeEngine(Engine):
                     self._end(leg, why)
         # KV of a fake transfer is here at once, which the scheduler has to see
         return now if self._wake.is_set() else self.scheduler.due
+
+    def _is_held(self, rid: str, made: int) -> bool:
+        fault = self.faults.on("hold")
+        return fault is not None and made >= fault.token and not fault.spares(self._legs[rid].answer.ask.namespace)
 
     def _handshake(self, leg: _Leg) -> None:
         ask = leg.answer.ask

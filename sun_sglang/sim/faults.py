@@ -19,6 +19,7 @@ FaultKind = Literal[
     "blackhole_bootstrap",
     "close_bootstrap",
     "slow",
+    "hold",
     "lie",
     "sick",
     "status",
@@ -35,11 +36,12 @@ class Fault(Strict):
         kind: `refuse` closes the listening socket and every connection; `hang` accepts and never answers, whatever is
             asked; `die` ends the process at once, `die_at_token` when the answer of a request reaches `token`,
             `die_in_prefill` half-way through a prefill batch; `blackhole_bootstrap` accepts decode workers and never
-            answers them; `close_bootstrap` closes that port for good; `slow` takes `factor` times as long; `lie` says
-            that it is healthy and answers no request; `sick` says that it is not healthy and serves; `status` answers
-            requests with `status`; `abort` answers them with an abort inside a 200; `unhooked` says in its card that a
-            hook did not take; `clear` ends whatever was on.
-        token: for `die_at_token`, counted from 1.
+            answers them; `close_bootstrap` closes that port for good; `slow` takes `factor` times as long; `hold` gives
+            an answer that has `token` tokens no more of them, on a decode worker; `lie` says that it is healthy and
+            answers no request; `sick` says that it is not healthy and serves; `status` answers requests with `status`;
+            `abort` answers them with an abort inside a 200; `unhooked` says in its card that a hook did not take;
+            `clear` ends whatever was on.
+        token: for `die_at_token`, counted from 1, and for `hold`.
         factor: for `slow`.
         status: for `status`.
         times: how many requests `hang`, `lie`, `status`, `abort` and `die_at_token` meet; then it is over.
@@ -48,12 +50,16 @@ class Fault(Strict):
     """
 
     kind: FaultKind
-    token: int = Field(default=1, ge=1)
+    token: int = Field(default=1, ge=0)
     factor: float = Field(default=10.0, gt=0)
     status: int = Field(default=500, ge=400, le=599)
     times: int | None = Field(default=None, ge=1)
     seconds: float | None = Field(default=None, gt=0)
     spare: str = ""
+
+    def spares(self, extra_key: object) -> bool:
+        """Whether a request with this `extra_key` is left alone."""
+        return bool(self.spare) and self.spare in str(extra_key or "")
 
 
 class Faults:
@@ -93,7 +99,7 @@ class Faults:
     def meets(self, extra_key: object, *kinds: FaultKind) -> Fault | None:
         """As `on`, for a request: spares whom it spares, and counts."""
         fault = self.on(*kinds)
-        if fault is None or (fault.spare and fault.spare in str(extra_key or "")):
+        if fault is None or fault.spares(extra_key):
             return None
         if self._left is not None:
             self._left -= 1

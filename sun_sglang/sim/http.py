@@ -80,6 +80,8 @@ class Server:
         """Turn a fault on; `die`, `refuse` and `close_bootstrap` take effect here."""
         self._faults.set(fault)
         self._engine.wake()
+        if fault.kind == "hold" and fault.seconds is not None:
+            self._engine.later(fault.seconds, self._engine.wake)
         if fault.kind == "die":
             asyncio.get_running_loop().call_later(0.05, die)
         if fault.kind == "close_bootstrap":

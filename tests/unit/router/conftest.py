@@ -2,20 +2,21 @@ from __future__ import annotations
 
 import asyncio
 import io
-import socket
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
 import orjson
 import pytest
-from hypothesis import HealthCheck, settings
 
 from sun_sglang.router.app import Router
 from sun_sglang.router.fleet import Fleet
 from sun_sglang.router.log import Log
 
 from .fake_worker import FakeWorker, Rooms
+
+# only turns a hang into a failure
+PATIENCE_S = 60.0
 
 
 class System:
@@ -35,9 +36,9 @@ class System:
     def events(self) -> list[dict[str, Any]]:
         return [orjson.loads(line) for line in self.log.getvalue().splitlines()]
 
-    async def until(self, done: Callable[[], object], seconds: float = 10) -> None:
-        """Wait for a state of the registry. The bound only turns a hang into a failure."""
-        async with asyncio.timeout(seconds):
+    async def until(self, done: Callable[[], object]) -> None:
+        """Wait for a state that stays."""
+        async with asyncio.timeout(PATIENCE_S):
             while not done():
                 await asyncio.sleep(0.005)
 
@@ -72,17 +73,40 @@ class System:
         return self.router.metrics.registry.get_sample_value(name, labels) or 0.0
 
 
-# how long an example takes says nothing where several test runs share two cores
-settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("untimed")
-
 Start = Callable[..., Any]
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+# Deadlines of the router's own for what a worker or a sibling does at once. Here all of them are in this process: where
+# it gets no CPU for a while, nobody else is to be blamed for it. A test of one of these sets it again.
+DEADLINES = {
+    "connections.CONNECT_TIMEOUT_S": PATIENCE_S,
+    "connections.KEEPALIVE_S": PATIENCE_S,
+    "wire.CONNECT_TIMEOUT_S": PATIENCE_S,
+    "wire.KEEPALIVE_S": PATIENCE_S,
+    "wire.ABORT_TIMEOUT_S": PATIENCE_S,
+    "register.CANARY_TIMEOUT_S": PATIENCE_S,
+    "register.SILENCE_S": PATIENCE_S,
+    "dispatch.LINGER_S": PATIENCE_S,
+    "loads.LOADS_TIMEOUT_S": PATIENCE_S,
+    "stall.LOADS_TIMEOUT_S": PATIENCE_S,
+    "lengths.TOKENIZE_TIMEOUT_S": PATIENCE_S,
+    "info.WORKER_TIMEOUT_S": PATIENCE_S,
+    "siblings._TIMEOUT": aiohttp.ClientTimeout(total=PATIENCE_S),
+    "app._CUT_GRACE_S": PATIENCE_S,
+}
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in DEADLINES.items():
+        monkeypatch.setattr(f"sun_sglang.router.{name}", seconds)
+    monkeypatch.setattr("sun_sglang.launch.readiness._TIMEOUT", aiohttp.ClientTimeout(total=PATIENCE_S))
+
+
+@pytest.fixture
+def recovers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request waits for its worker to come back, however long that takes."""
+    monkeypatch.setattr("sun_sglang.router.dispatch.RECOVERY_S", PATIENCE_S)
 
 
 @pytest.fixture
@@ -119,7 +143,9 @@ async def start() -> AsyncIterator[Start]:
             }
         )
         system.router = await Router.start(fleet, Log(log))
-        system.client = aiohttp.ClientSession(base_url=system.router.url, timeout=aiohttp.ClientTimeout(total=30))
+        system.client = aiohttp.ClientSession(
+            base_url=system.router.url, timeout=aiohttp.ClientTimeout(total=2 * PATIENCE_S)
+        )
         started.append(system)
         if wait:
             await system.ready()
@@ -131,33 +157,6 @@ async def start() -> AsyncIterator[Start]:
         await system.router.stop(0.0)
         for worker in system.workers.values():
             await worker.stop()
-
-
-@pytest.fixture
-async def over() -> AsyncIterator[Start]:
-    """A router over workers that run already: `await over(tasks, {name: url}, {"port": 0, ...})`."""
-    started: list[System] = []
-
-    async def begin(tasks: dict[str, tuple[str, str]], urls: dict[str, str], router: dict[str, Any]) -> System:
-        roles = {p: "prefill" for p, _ in tasks.values()} | {d: "decode" for _, d in tasks.values()}
-        fleet = {
-            "tasks": {name: {"prefill": p, "decode": d} for name, (p, d) in tasks.items()},
-            "pools": {name: {"role": role, "model": f"models/{name}"} for name, role in roles.items()},
-            "workers": [{"name": n, "pool": n.rsplit("-", 1)[0], "url": url} for n, url in urls.items()],
-            "router": {"port": 0, "probe_interval": 0.05, **router},
-        }
-        log = io.StringIO()
-        system = System(Rooms(), {}, log)
-        system.router = await Router.start(Fleet.model_validate(fleet), Log(log))
-        system.client = aiohttp.ClientSession(base_url=system.router.url, timeout=aiohttp.ClientTimeout(total=60))
-        started.append(system)
-        await system.ready()
-        return system
-
-    yield begin
-    for system in started:
-        await system.client.close()
-        await system.router.stop(0.0)
 
 
 SUN = {"math": ("math", "base"), "tool": ("tool", "base")}

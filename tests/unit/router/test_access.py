@@ -190,11 +190,11 @@ async def test_an_abort_is_for_ones_own_requests(locked: System) -> None:
 
 async def test_a_key_over_its_rate_is_told_when_to_come_back(start: Start, tmp_path: Path) -> None:
     file = tmp_path / "keys.yaml"
-    slow = {"name": "slow", "key": ALICE, "requests_per_minute": 1}
-    file.write_text(yaml.safe_dump({"keys": [slow, {"name": "wordy", "key": BOB, "tokens_per_minute": 6}]}))
+    slow = {"name": "slow", "key": ALICE, "requests_per_minute": 0.1}
+    file.write_text(yaml.safe_dump({"keys": [slow, {"name": "wordy", "key": BOB, "tokens_per_minute": 2}]}))
     system: System = await start(SUN, {"math": 1, "tool": 1, "base": 1}, router={"api_keys": str(file)})
     long = {**ASK, "sampling_params": {"max_new_tokens": 100}}
-    for key, body, least in ((ALICE, ASK, 50), (BOB, long, 500)):
+    for key, body, least in ((ALICE, ASK, 300), (BOB, long, 1000)):
         assert (await system.post("/generate", body, headers=bearer(key)))[0] == 200
         async with system.client.post("/generate", json=body, headers=bearer(key)) as r:
             assert (r.status, (await r.json())["error"]["code"]) == (429, "rate_limit_exceeded")

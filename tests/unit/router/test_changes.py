@@ -24,7 +24,7 @@ from sun_sglang.router.problem import Problem
 from sun_sglang.router.registry import Registry
 from sun_sglang.router.transition import Transition
 
-from .conftest import SUN, Start, System
+from .conftest import PATIENCE_S, SUN, Start, System
 from .fake_worker import FakeWorker, Fault, Rooms, expected
 
 IDS = [5, 6, 7]
@@ -144,6 +144,7 @@ async def test_under_traffic_no_request_is_lost_while_everything_changes(sun: Sy
             answers.append(await sun.post("/generate", ASK))
 
     clients = [asyncio.create_task(client()) for _ in range(8)]
+    await sun.until(lambda: len(answers) > 8)
     worker = await another(sun, "new-0", "prefill", "w-new")
     await call(sun, "POST", "/pools", {"name": "new", "role": "prefill", "model": "models/new"})
     await call(sun, "POST", "/workers", {"name": "new-0", "pool": "new", "url": worker.url})
@@ -218,7 +219,7 @@ async def test_what_one_process_changes_the_other_takes_over(tmp_path: Path, mon
     watching = asyncio.create_task(stores[1].run())
     stores[0].edit(add_worker(FleetWorker(name="d2", pool="d", url="http://h9:1")))
     stores[0].edit(set_draining("d0", draining=True))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while not (two.workers["d0"].draining and "d2" in two.workers):
             await asyncio.sleep(0.005)
         file.write_text("{")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -11,6 +12,9 @@ from sun_sglang.router import connections as module
 from sun_sglang.router.connections import BrokenError, Connections, LegError
 from sun_sglang.router.exchange import Exchange
 from sun_sglang.router.verdict import Lost, Reply
+from tests.unit.ports import PORTS
+
+from .conftest import PATIENCE_S
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
@@ -88,11 +92,11 @@ class Client:
         said: asyncio.Future[Lost | Reply] = asyncio.get_running_loop().create_future()
         origin = self.connections.origin(base)
         Exchange(origin, path, body, said.set_result, streams=False, again=self.again.append)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             return await said
 
     async def until(self, condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while not condition():
                 await asyncio.sleep(0.001)
 
@@ -146,11 +150,12 @@ async def test_old_connections_are_closed(server: Server, client: Client, monkey
     assert server.connections == 3
 
 
-async def test_nobody_listens(client: Client, unused_tcp_port: int) -> None:
-    said = await client.ask(f"http://127.0.0.1:{unused_tcp_port}")
+async def test_nobody_listens(client: Client) -> None:
+    port = next(PORTS)
+    said = await client.ask(f"http://127.0.0.1:{port}")
     assert isinstance(said, Lost)
     assert said.refused
-    assert said.detail.startswith(f"cannot connect to 127.0.0.1:{unused_tcp_port} (")
+    assert said.detail.startswith(f"cannot connect to 127.0.0.1:{port} (")
 
 
 async def test_a_request_without_an_answer_is_sent_once_more(server: Server, client: Client) -> None:
@@ -237,10 +242,12 @@ async def test_a_stream_without_an_event_is_a_loss(server: Server, client: Clien
 
 async def test_a_slow_reader_holds_the_worker_back_and_gets_everything(server: Server, client: Client) -> None:
     base = await server.start()
-    size, sent = 1 << 24, 0
+    size, sent = 1 << 25, 0
 
     async def floods(writer: asyncio.StreamWriter) -> None:
         nonlocal sent
+        # what a kernel would buffer by itself is the machine's setting
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
         writer.write(FIRST)
         piece = b"%x\r\n" % (1 << 16) + b"x" * (1 << 16) + b"\r\n"
         while sent < size:
@@ -267,7 +274,7 @@ async def test_what_a_stream_still_brings_can_be_dropped(server: Server, client:
     server.answers = [says(FIRST + b"1\r\nc\r\n" + END)]
     exchange = client.send(base, streams=True)
     await client.until(lambda: client.said)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         await exchange.finished()
     assert client.connections.kept == 1
 
@@ -310,13 +317,13 @@ async def test_giving_up_closes_the_connection_and_says_nothing(server: Server, 
     await client.until(lambda: server.requests)
     exchange.close()
     server.close_all()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         await left.wait()
     assert (client.said, client.connections.kept) == ([], 0)
 
 
-async def test_giving_up_while_it_connects(client: Client, unused_tcp_port: int) -> None:
-    exchange = client.send(f"http://127.0.0.1:{unused_tcp_port}")
+async def test_giving_up_while_it_connects(client: Client) -> None:
+    exchange = client.send(f"http://127.0.0.1:{next(PORTS)}")
     exchange.close()
     await asyncio.sleep(0.01)
     assert client.said == []

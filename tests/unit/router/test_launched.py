@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,19 +61,34 @@ async def test_every_connection_is_served_whichever_process_takes_it(run_dir: Pa
         for _ in range(20):
             async with client.post(f"{state.url}/generate", json=body) as r:
                 assert r.status == 200, await r.text()
-        async with client.get(f"{state.url}/metrics") as r:
-            page = await r.text()
+        page = await merged_metrics(client, state.url)
         async with client.get(f"{state.url}/tasks") as r:
             assert r.status == 403
-    assert {f'process="{i}"' in page for i in range(2)} == {True}, "each has asked the other"
     counts = [float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith("sun_requests_total{")]
     assert sum(counts) == 20
 
 
+async def merged_metrics(client: aiohttp.ClientSession, url: str) -> str:
+    """The metrics of both processes. One that does not answer the other at once is left out."""
+    async with asyncio.timeout(60):
+        while True:
+            async with client.get(f"{url}/metrics") as r:
+                page = await r.text()
+            if all(f'process="{i}"' in page for i in range(2)):
+                return page
+
+
+def math_is_ready(run_dir: Path) -> bool:
+    (shown,) = json.loads(sun("status", "--run-dir", str(run_dir), "--json").stdout)
+    return bool(shown["tasks"] and shown["tasks"]["math"]["ready"])
+
+
 def test_the_launchers_own_key_opens_status_and_changes(run_dir: Path) -> None:
     assert stat.S_IMODE((run_dir / "admin.key").stat().st_mode) == 0o600
-    (shown,) = json.loads(sun("status", "--run-dir", str(run_dir), "--json").stdout)
-    assert shown["tasks"]["math"]["ready"]
+    # where a process does not answer at once, there is nothing to show, or it is not ready
+    deadline = time.monotonic() + 60
+    while not math_is_ready(run_dir):
+        assert time.monotonic() < deadline
     done = sun("workers", "drain", "base-0", "--run-dir", str(run_dir), "--json")
     assert done.returncode == 0, done.stderr
     assert {w["name"]: w["state"] for w in json.loads(done.stdout)}["base-0"] == "draining"

@@ -19,6 +19,8 @@ from sun_sglang.router.fleet import Fleet
 from sun_sglang.router.loads import LoadWatch
 from sun_sglang.router.log import Log
 
+from .conftest import PATIENCE_S
+
 FLEET = {
     "tasks": {"math": {"prefill": "p", "decode": "d"}},
     "pools": {"p": {"role": "prefill", "model": "x"}, "d": {"role": "decode", "model": "x"}},
@@ -29,7 +31,7 @@ FLEET = {
 
 def run(*args: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "sun_sglang.router", *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
 def written(tmp_path: Path, **changes: Any) -> str:
@@ -72,7 +74,7 @@ def test_a_signal_drains_and_ends_cleanly(tmp_path: Path, number: signal.Signals
         listening = json.loads(process.stderr.readline())
         assert listening["event"] == "listening"
         port = int(listening["url"].rsplit(":", 1)[1])
-        socket.create_connection(("127.0.0.1", port), timeout=10).close()
+        socket.create_connection(("127.0.0.1", port), timeout=60).close()
         process.send_signal(number)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (0, "")
@@ -89,7 +91,7 @@ async def test_a_watch_that_fails_ends_the_router(monkeypatch: pytest.MonkeyPatc
     log = StringIO()
     router = await Router.start(Fleet.model_validate(FLEET), Log(log))
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             await router.failed.wait()
     finally:
         await router.stop(0.0)

@@ -23,8 +23,9 @@ from sun_sglang.router.log import Log
 from sun_sglang.router.registry import Worker
 from sun_sglang.router.shared import SharedLoads
 from sun_sglang.router.siblings import merge_metrics, merge_tasks
+from tests.unit.ports import PORTS
 
-from .conftest import free_port
+from .conftest import PATIENCE_S
 from .fake_worker import FakeWorker, Fault, Rooms
 
 ASK = {"model": "math", "input_ids": [5, 6, 7]}
@@ -124,13 +125,13 @@ class Two:
         self.routers: list[Router] = []
 
     async def until(self, done: Any) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while not done():
                 await asyncio.sleep(0.005)
 
     async def post(self, process: int, path: str, body: Any) -> tuple[int, Any]:
         """Ask one process, by its own socket."""
-        connector = aiohttp.UnixConnector(str(self.home / f"router-{process}.sock"))
+        connector = aiohttp.UnixConnector(self.routers[process].siblings.address(self.home / f"router-{process}.sock"))
         async with (
             aiohttp.ClientSession(connector=connector) as client,
             client.post(f"http://router{path}", json=body) as r,
@@ -152,7 +153,7 @@ async def two(tmp_path: Path) -> AsyncIterator[Two]:
         "tasks": {"math": {"prefill": "math", "decode": "base"}},
         "pools": {"math": {"role": "prefill", "model": "m"}, "base": {"role": "decode", "model": "b"}},
         "workers": [{"name": n, "pool": n[:4], "url": w.url} for n, w in system.workers.items()],
-        "router": {"port": free_port(), "processes": 2, "probe_interval": 0.05, "load_interval": 0},
+        "router": {"port": next(PORTS), "processes": 2, "probe_interval": 0.05, "load_interval": 0},
     }
     path = tmp_path / "fleet.json"
     path.write_bytes(orjson.dumps(fleet))
@@ -211,7 +212,7 @@ def test_processes_share_a_port_and_drain(tmp_path: Path) -> None:
         "tasks": {"math": {"prefill": "p", "decode": "d"}},
         "pools": {"p": {"role": "prefill", "model": "x"}, "d": {"role": "decode", "model": "x"}},
         "workers": [],
-        "router": {"port": free_port(), "processes": 2},
+        "router": {"port": next(PORTS), "processes": 2},
     }
     path = tmp_path / "fleet.json"
     path.write_bytes(orjson.dumps(fleet))

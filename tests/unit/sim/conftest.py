@@ -1,10 +1,9 @@
-"""Emulated workers in this process, with timeouts short enough to be waited for."""
+"""Emulated workers in this process. A test that waits for a timeout makes that one short, and no other."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -14,15 +13,17 @@ import pytest
 from sun_sglang.sim.settings import parse_settings
 from sun_sglang.sim.tokens import answer
 from sun_sglang.sim.worker import EmulatedWorker
+from tests.unit.ports import PORTS
 
 VOCAB = 1000
+# where the process gets no CPU for a while, no peer is to be taken for dead
 QUICK = {
-    "heartbeat_interval": 0.05,
-    "waiting_timeout": 30,
-    "bootstrap_timeout": 30,
+    "heartbeat_interval": 60,
+    "waiting_timeout": 60,
+    "bootstrap_timeout": 60,
     "lookup_attempts": 2,
     "lookup_pause": 0.01,
-    "lookup_timeout": 0.2,
+    "lookup_timeout": 60,
     "disconnect_poll": 0.01,
     "vocab_size": VOCAB,
 }
@@ -30,16 +31,10 @@ QUICK = {
 Start = Callable[..., Awaitable[EmulatedWorker]]
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
-
-
 def flags(role: str, model: str, **emulation: Any) -> list[str]:
-    """The command line of a quick worker."""
+    """The command line of a worker."""
     argv = ["--model-path", model, "--disaggregation-mode", role, "--port", "0"]
-    argv += ["--disaggregation-bootstrap-port", str(free_port()), "--disaggregation-decode-enable-radix-cache"]
+    argv += ["--disaggregation-bootstrap-port", str(next(PORTS)), "--disaggregation-decode-enable-radix-cache"]
     kv = emulation.pop("max_total_tokens", None)
     argv += ["--max-total-tokens", str(kv)] if kv else []
     for name, value in (QUICK | emulation).items():
@@ -65,7 +60,7 @@ async def start() -> AsyncIterator[Start]:
 
 @pytest.fixture
 async def client() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as session:
         yield session
 
 
@@ -111,7 +106,7 @@ async def ask(
 
 async def until(true: Callable[[], bool]) -> None:
     """Wait for something that will be true; a test that waits in vain fails."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not true():
             await asyncio.sleep(0.005)
 

@@ -17,7 +17,8 @@ from sun_sglang.errors import TopologyError
 from sun_sglang.sim.faults import Fault, Faults
 from sun_sglang.sim.settings import parse_settings
 from sun_sglang.sim.worker import EmulatedWorker
-from tests.unit.sim.conftest import Start, ask, at_rest, flags, free_port, legs, post, until, url
+from tests.unit.ports import PORTS
+from tests.unit.sim.conftest import Start, ask, at_rest, expected, flags, legs, post, until, url
 
 PROMPT = [2, 7, 1, 8]
 
@@ -84,8 +85,17 @@ async def test_the_sick_serve(pair: Workers, client: aiohttp.ClientSession) -> N
     assert (await ask(client, prefill, decode, PROMPT, 2))[1][0] == 200
 
 
-async def test_a_refusal_closes_the_port_and_ends_by_itself(pair: Workers, client: aiohttp.ClientSession) -> None:
+async def test_a_refusal_closes_the_port_and_ends_by_itself(
+    pair: Workers, client: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prefill, decode = pair
+    seen, listen = asyncio.Event(), prefill.server._listen
+
+    async def listen_once_it_was_seen() -> None:
+        await seen.wait()
+        await listen()
+
+    monkeypatch.setattr(prefill.server, "_listen", listen_once_it_was_seen)
     assert await tell(client, prefill, kind="refuse", seconds=0.3) == 200
 
     async def refused() -> bool:
@@ -97,9 +107,10 @@ async def test_a_refusal_closes_the_port_and_ends_by_itself(pair: Workers, clien
         await writer.wait_closed()
         return False
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not await refused():
             await asyncio.sleep(0.001)
+        seen.set()
         while await refused():
             await asyncio.sleep(0.01)
     assert (await ask(client, prefill, decode, PROMPT, 2))[1][0] == 200
@@ -116,7 +127,7 @@ async def test_a_slow_worker_takes_as_many_times_as_long(start: Start, tmp_path:
 @contextmanager
 def process(argv: list[str]) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """A worker in a process of its own, which it may end."""
-    port = free_port()
+    port = next(PORTS)
     command = [sys.executable, "-m", "sun_sglang.sim.worker", *argv, "--port", str(port)]
     running = subprocess.Popen(command)
     try:
@@ -134,7 +145,7 @@ async def read(client: aiohttp.ClientSession, at: str, body: dict[str, Any], int
 
 
 async def listening(client: aiohttp.ClientSession, at: str) -> dict[str, Any]:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             try:
                 async with client.get(f"{at}/sun/worker") as reply:
@@ -152,7 +163,7 @@ async def test_a_decode_worker_dies_at_a_token(start: Start, client: aiohttp.Cli
         got: list[bytes] = []
         with pytest.raises(aiohttp.ClientError):
             await read(client, f"{at}/generate", {**body, "stream": True}, got)
-        assert running.wait(timeout=20) == 1
+        assert running.wait(timeout=60) == 1
         said = [json.loads(e.removeprefix("data: "))["output_ids"] for e in b"".join(got).decode().split("\n\n") if e]
         assert [len(tokens) for tokens in said] == list(range(1, len(said) + 1))
         assert len(said) <= 3
@@ -163,7 +174,7 @@ async def test_a_prefill_worker_dies_while_it_computes(
     start: Start, client: aiohttp.ClientSession, tmp_path: Any
 ) -> None:
     (tmp_path / "costs.yaml").write_text("prefill: 0.2")
-    decode = await start("decode", "base")
+    decode = await start("decode", "base", heartbeat_interval=1)
     argv = flags("prefill", "a", costs=tmp_path / "costs.yaml", fault='{"kind": "die_in_prefill"}')
     with process(argv) as (running, at):
         card = await listening(client, at)
@@ -171,7 +182,7 @@ async def test_a_prefill_worker_dies_while_it_computes(
         waiting = asyncio.create_task(post(client, decode, body))
         with pytest.raises(aiohttp.ClientError):
             await client.post(f"{at}/generate", json=body)
-        assert running.wait(timeout=20) == 1
+        assert running.wait(timeout=60) == 1
         status, reply = await waiting
         assert (status, "Lost connection with prefill instance" in reply["message"]) == (500, True)
     await until(lambda: at_rest(decode))
@@ -182,14 +193,45 @@ async def test_a_told_death(client: aiohttp.ClientSession) -> None:
         await listening(client, at)
         async with client.post(f"{at}/sun/fault", json={"kind": "die"}) as reply:
             assert reply.status == 200
-        assert running.wait(timeout=20) == 1
+        assert running.wait(timeout=60) == 1
 
 
 async def test_sigterm_ends_a_worker_that_is_idle_cleanly(client: aiohttp.ClientSession) -> None:
     with process(flags("prefill", "a")) as (running, at):
         await listening(client, at)
         running.terminate()
-        assert running.wait(timeout=20) == 0
+        assert running.wait(timeout=60) == 0
+
+
+async def test_answers_are_held_at_a_token_until_it_is_cleared(pair: Workers, client: aiohttp.ClientSession) -> None:
+    prefill, decode = pair
+    await tell(client, decode, kind="hold", token=3, spare="other")
+    body = legs(prefill, PROMPT, 6)
+    leg = asyncio.create_task(post(client, prefill, body))
+    async with client.post(f"{url(decode)}/generate", json={**body, "stream": True}) as reply:
+        for n in range(1, 4):
+            event = json.loads((await reply.content.readuntil(b"\n\n")).removeprefix(b"data: "))
+            assert event["output_ids"] == expected(prefill, PROMPT, n)
+        # one that is spared overtakes it
+        assert (await ask(client, prefill, decode, PROMPT, 6, extra_key="other"))[1][0] == 200
+        assert decode.engine.load()["running"] == 1
+        await tell(client, decode, kind="clear")
+        rest = (await reply.text()).split("\n\n")
+    assert rest[-2:] == ["data: [DONE]", ""]
+    assert json.loads(rest[-3].removeprefix("data: "))["output_ids"] == expected(prefill, PROMPT, 6)
+    assert (await leg)[0] == 200
+    await until(lambda: at_rest(prefill, decode))
+
+
+async def test_an_answer_is_held_before_its_first_token_for_as_long_as_told(
+    pair: Workers, client: aiohttp.ClientSession
+) -> None:
+    prefill, decode = pair
+    decode.faults.set(Fault(kind="hold", token=0))
+    asked = asyncio.create_task(ask(client, prefill, decode, PROMPT, 2))
+    await until(lambda: not prefill.engine.answers and decode.engine.load()["decode_transfer_queue_reqs"] == 1)
+    await tell(client, decode, kind="hold", token=0, seconds=0.01)
+    assert (await asked)[1][1]["output_ids"] == expected(prefill, PROMPT, 2)
 
 
 async def test_a_fault_that_there_is_not(pair: Workers, client: aiohttp.ClientSession) -> None:

@@ -85,7 +85,7 @@ async def test_a_prefill_leg_without_its_decode_leg_waits_and_fails(
 
 
 async def test_a_lost_prefill_worker_is_noticed_by_heartbeats(start: Start, client: aiohttp.ClientSession) -> None:
-    prefill, decode = await start("prefill", "a"), await start("decode", "base")
+    prefill, decode = await start("prefill", "a"), await start("decode", "base", heartbeat_interval=0.05)
     waiting = asyncio.create_task(post(client, decode, legs(prefill, PROMPT, 2)))
     await until(lambda: decode.engine.load()["decode_transfer_queue_reqs"] == 1)
     await prefill.stop()
@@ -107,7 +107,7 @@ async def test_an_address_where_nobody_listens_is_asked_a_few_times(
 
 async def test_a_black_hole_stalls_every_task_while_it_is_asked(start: Start, client: aiohttp.ClientSession) -> None:
     hole = await start("prefill", "a", fault='{"kind": "blackhole_bootstrap"}')
-    good, decode = await start("prefill", "b"), await start("decode", "base", lookup_timeout=0.3, lookup_attempts=1)
+    good, decode = await start("prefill", "b"), await start("decode", "base", lookup_timeout=3, lookup_attempts=1)
     assert (await ask(client, good, decode, PROMPT, 2))[1][0] == 200
     order = []
 
