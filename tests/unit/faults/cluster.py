@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -14,20 +15,23 @@ from typing import Any
 import aiohttp
 import psutil
 
-from sun_sglang.launch.processes import free_ports
 from sun_sglang.sim.tokens import answer
+from tests.unit.ports import PORTS
 
 VOCAB = 1000
 PROMPT = [5, 6, 7]
-# SGLang's own patience, where it is not what is tested, shorter; a process that gets no CPU for a while is not dead
-QUICK = {
-    "heartbeat_interval": 1.0,
+# only turns a hang into a failure
+PATIENCE_S = 60.0
+# Of whatever else would end a request or find a fault in the end: what comes within our patience did not come by that.
+# It is also what a process may go without CPU before anybody takes it for dead.
+NEVER_S = 600.0
+EMULATION = {
+    "heartbeat_interval": NEVER_S,
     "lookup_attempts": 5,
     "lookup_pause": 0.05,
-    "lookup_timeout": 0.25,
+    "lookup_timeout": NEVER_S,
     "vocab_size": VOCAB,
 }
-PORTS = free_ports()
 
 
 class Worker:
@@ -50,7 +54,7 @@ class Worker:
             "disaggregation_mode": self.role,
             "port": self.port,
             "disaggregation_bootstrap_port": next(PORTS),
-            **{f"sim_{k}": v for k, v in QUICK.items()},
+            **{f"sim_{k}": v for k, v in EMULATION.items()},
             **self.flags,
         }
         argv = [sys.executable, "-m", "sun_sglang.sim.worker", "--disaggregation-decode-enable-radix-cache"]
@@ -59,10 +63,12 @@ class Worker:
             self.process = subprocess.Popen(argv, stdout=log, stderr=subprocess.STDOUT)
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        """Send a signal; a deadly one is waited for."""
+        """Send a signal; what ends or stops the process is waited for."""
         self.process.send_signal(number)
         if number == signal.SIGKILL:
-            self.process.wait(10)
+            self.process.wait(PATIENCE_S)
+        if number == signal.SIGSTOP:
+            os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
 
     @property
     def alive(self) -> bool:
@@ -85,7 +91,7 @@ class Cluster:
         # what this client keeps open would count among the router's descriptors
         self.client = aiohttp.ClientSession(
             base_url=self.url,
-            timeout=aiohttp.ClientTimeout(total=60),
+            timeout=aiohttp.ClientTimeout(total=2 * PATIENCE_S),
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=0.5),
         )
         self.router: subprocess.Popen[bytes]
@@ -120,19 +126,19 @@ class Cluster:
         for process in [self.router, *(w.process for w in self.workers.values())]:
             if process.poll() is None:
                 process.kill()
-            process.wait(10)
+            process.wait(PATIENCE_S)
 
     # --- what goes on ---------------------------------------------------------------------------------------------
 
-    async def until(self, true: Callable[[], Awaitable[object]], seconds: float) -> None:
-        """Wait for something that has to become true within a bound."""
-        async with asyncio.timeout(seconds):
+    async def until(self, true: Callable[[], Awaitable[object]]) -> None:
+        """Wait for something that becomes true and stays so."""
+        async with asyncio.timeout(PATIENCE_S):
             while not await true():
                 await asyncio.sleep(0.01)
 
     async def listens(self, name: str) -> None:
         """Wait until a worker answers."""
-        await self.until(lambda: self._answers(self[name]), 30)
+        await self.until(lambda: self._answers(self[name]))
 
     async def states(self) -> dict[str, tuple[str, str]]:
         """Workers' states and the reasons for them; empty while the router does not answer."""
@@ -156,14 +162,14 @@ class Cluster:
         except aiohttp.ClientError:
             return False
 
-    async def ready(self, seconds: float = 30) -> None:
+    async def ready(self) -> None:
         """Wait until every worker is ready."""
 
         async def all_ready() -> bool:
             states = await self.states()
             return bool(states) and all(state == "ready" for state, _ in states.values()) and await self.healthy()
 
-        await self.until(all_ready, seconds)
+        await self.until(all_ready)
         if not self._descriptors:
             self._descriptors = psutil.Process(self.router.pid).num_fds()
 
@@ -178,6 +184,34 @@ class Cluster:
         async with aiohttp.ClientSession() as own, own.get(self[name].url + "/v1/loads") as reply:
             rank: dict[str, Any] = (await reply.json())["loads"][0]
             return rank
+
+    async def queued(self, name: str, queue: str) -> int:
+        """How many requests a queue of a worker holds, by its name in `/v1/loads`."""
+        return int((await self.load(name))["disaggregation"][f"{queue}_queue_reqs"])
+
+    async def running(self, name: str, count: int) -> bool:
+        """So many requests are in a decode worker's batch."""
+        return int((await self.load(name))["num_running_reqs"]) == count
+
+    async def incarnation(self, name: str) -> str | None:
+        """Which process the router knows a worker as."""
+        async with self.client.get("/tasks") as reply:
+            tasks = (await reply.json())["tasks"]
+        found = [w for t in tasks.values() for r in ("prefill", "decode") for w in t[r]["workers"] if w["name"] == name]
+        seen: str | None = found[0]["incarnation"]
+        return seen
+
+    async def replaced(self, name: str, before: str | None) -> None:
+        """Wait until the router knows another process of a worker than before."""
+
+        async def is_new() -> bool:
+            return await self.incarnation(name) not in (before, None)
+
+        await self.until(is_new)
+
+    async def counted(self, metric: str) -> float:
+        """The sum of a metric of the router over all its labels."""
+        return sum(v for k, v in (await self.metrics()).items() if k.startswith(metric))
 
     async def has_work(self, name: str) -> bool:
         """The worker holds or waits for something."""
@@ -198,27 +232,32 @@ class Cluster:
         ):
             assert reply.status == 200, await reply.text()
 
-    async def settled(self, seconds: float = 10) -> None:
+    async def settled(self) -> None:
         """Nothing is in flight, waits, or is held anywhere, and the router keeps no descriptor beyond spare ones."""
         alive = [n for n, w in self.workers.items() if w.alive and await self._answers(w)]
+        left: list[str] = []
 
         async def quiet() -> bool:
             gauges = await self.metrics()
-            busy = [k for k, v in gauges.items() if v and k.startswith(("sun_in_flight", "sun_leg_in_flight"))]
-            return not busy and all([await self.at_rest(n) for n in alive])
+            left[:] = [k for k, v in gauges.items() if v and k.startswith(("sun_in_flight", "sun_leg_in_flight"))]
+            left.extend([n for n in alive if await self.has_work(n)])
+            return not left
 
-        await self.until(quiet, seconds)
+        try:
+            await self.until(quiet)
+        except TimeoutError:
+            raise AssertionError(f"left over: {left}\n{self.log}") from None
 
         async def few_descriptors() -> bool:
             # a kept connection or two a worker, and this client's
             return psutil.Process(self.router.pid).num_fds() <= self._descriptors + 2 * len(self.workers) + 4
 
-        await self.until(few_descriptors, seconds)
+        await self.until(few_descriptors)
 
     async def _answers(self, worker: Worker) -> bool:
         try:
             async with (
-                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=0.5)) as own,
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE_S / 4)) as own,
                 own.get(worker.url + "/sun/worker") as reply,
             ):
                 return reply.status == 200
