@@ -130,7 +130,7 @@ async def connect(port: int, count: int) -> list[Connection]:
 
 
 async def closed_loop(port: int, *, connections: int, seconds: float, tokens: int = 8) -> Count:
-    """Whole answers, as many as come: every connection asks again at once."""
+    """Whole answers, as many as come: every connection asks again at once, and once at least."""
     raw = request(tokens)
     opened = await connect(port, connections)
     began = time.perf_counter()
@@ -138,9 +138,11 @@ async def closed_loop(port: int, *, connections: int, seconds: float, tokens: in
 
     async def work(connection: Connection) -> None:
         nonlocal done
-        while time.perf_counter() - began < seconds:
+        while True:
             await connection.ask(raw)
             done += 1
+            if time.perf_counter() - began >= seconds:
+                return
 
     await asyncio.gather(*(work(c) for c in opened))
     count = Count(done, time.perf_counter() - began)
@@ -157,7 +159,8 @@ async def streams(
         port: where to ask.
         count: streams at once, all of which run for the whole time.
         rate: chunks a second that the worker sends, over all streams.
-        seconds: how long to count, once every stream has begun.
+        seconds: how long to count, once every stream has begun; longer if nothing came by then, for a rate of nothing
+            is none.
         mark: read at both ends of the counted time.
 
     Returns:
@@ -176,9 +179,12 @@ async def streams(
                         task.result()
                 await asyncio.sleep(0.05)
         before, began, first = sum(c.events for c in opened), time.perf_counter(), mark()
-        await asyncio.sleep(seconds)
-        counted = Count(sum(c.events for c in opened) - before, time.perf_counter() - began)
-        return counted, mark() - first
+        pause, arrived = seconds, 0
+        async with asyncio.timeout(seconds + 25):
+            while not arrived:
+                await asyncio.sleep(pause)
+                pause, arrived = 0.05, sum(c.events for c in opened) - before
+        return Count(arrived, time.perf_counter() - began), mark() - first
     finally:
         for task in asking:
             task.cancel()

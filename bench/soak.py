@@ -160,8 +160,7 @@ class Soak:
                 task.cancel()
             await asyncio.gather(*beside, return_exceptions=True)
             await asyncio.gather(*asking)
-            self._continue_all()
-            await self._ready(client)
+            await self._all_well(client)
             for name in TASKS:
                 outcome = await self._one(client, name, stream=False, leave_after=None)
                 self._tally.outcomes[outcome] += 1
@@ -252,6 +251,35 @@ class Soak:
         for pid in tuple(self._stopped):
             self._continue(pid)
 
+    async def _all_well(self, client: aiohttp.ClientSession) -> None:
+        """End all trouble, and wait until every worker is over it: the router knows its process, and proved it."""
+        self._continue_all()
+        deadline = time.monotonic() + 120
+        while True:
+            await self._ready(client)
+            if await self._clear_all(client):
+                return
+            if time.monotonic() > deadline:
+                raise SystemExit("workers still come and go 120 s after the last trouble")
+            await asyncio.sleep(0.2)
+
+    async def _clear_all(self, client: aiohttp.ClientSession) -> bool:
+        """Clear every worker's fault. Returns whether the router has them all as the processes that they are now."""
+        known = await self._workers(client)
+        try:
+            for process in self._state().processes:
+                if process.role == "router":
+                    continue
+                async with client.post(f"{process.url}/sun/fault", json={"kind": "clear"}) as reply:
+                    reply.raise_for_status()
+                async with client.get(f"{process.url}/sun/worker") as reply:
+                    now = (await reply.json())["incarnation"]
+                if (known[process.name]["incarnation"], known[process.name]["state"]) != (now, "ready"):
+                    return False
+        except aiohttp.ClientError:
+            return False
+        return True
+
     # --- what goes on -----------------------------------------------------------------------------------------------
 
     def _state(self) -> DeploymentState:
@@ -270,13 +298,17 @@ class Soak:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             with suppress(aiohttp.ClientError):
-                async with client.get("/tasks") as reply:
-                    tasks = (await reply.json())["tasks"]
-                pools = [t[role] for t in tasks.values() for role in ("prefill", "decode")]
-                if all(w["state"] == "ready" for pool in pools for w in pool["workers"]):
+                if all(w["state"] == "ready" for w in (await self._workers(client)).values()):
                     return
             await asyncio.sleep(0.2)
         raise SystemExit("the workers are not ready 120 s after the last trouble; see `wrong` in their logs")
+
+    async def _workers(self, client: aiohttp.ClientSession) -> dict[str, dict[str, Any]]:
+        """What the router says of each worker."""
+        async with client.get("/tasks") as reply:
+            tasks = (await reply.json())["tasks"]
+        pools = [t[role] for t in tasks.values() for role in ("prefill", "decode")]
+        return {w["name"]: w for pool in pools for w in pool["workers"]}
 
     async def _read_weights(self, client: aiohttp.ClientSession) -> None:
         for process in self._state().processes:

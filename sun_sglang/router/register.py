@@ -66,7 +66,7 @@ class Registrar:
         self._rng = random.Random()
         self._look: dict[str, asyncio.Event] = {}
         self._group: asyncio.TaskGroup | None = None
-        self._admitted = asyncio.Event()
+        self._news = asyncio.Event()
         self._states: dict[str, tuple[State, str]] = {}
         self._failed: dict[Path, _Failure] = {}
         registry.on_change.append(self._look_again)
@@ -168,7 +168,7 @@ class Registrar:
             return
         # a refused worker is judged again each time: what it was refused for may have been another worker's fault
         if not self._registry.admit(worker.name, card):
-            self._admitted.set()
+            self._news.set()
 
     def _lose(self, worker: Worker, reason: str) -> None:
         if worker.card is not None:
@@ -191,13 +191,18 @@ class Registrar:
         busy: set[Path] = set()
         async with asyncio.TaskGroup() as group:
             while True:
-                self._admitted.clear()
+                self._news.clear()
                 for path in self._registry.unproven():
                     if path not in busy and self._is_due(path):
                         busy.add(path)
                         task = group.create_task(self._prove(path, at_once))
                         task.add_done_callback(_forget(busy, path))
-                await _wait(self._admitted, self._interval)
+                await _wait(self._news, self._pause())
+
+    def _pause(self) -> float:
+        """Seconds until the next look: a path whose canary failed may be due before the next interval is over."""
+        again = [self._failed[p].next_try - self._now() for p in self._registry.unproven() if p in self._failed]
+        return min([self._interval, *(pause for pause in again if pause > 0)])
 
     def _is_due(self, path: Path) -> bool:
         failed = self._failed.get(path)
@@ -216,6 +221,7 @@ class Registrar:
             before = self._failed.get(path)
             pause = min(before.pause * 2, BACKOFF_MAX_S) if before and before.of == incarnations else BACKOFF_MIN_S
             self._failed[path] = _Failure(incarnations, fault, pause, self._now() + pause)
+            self._news.set()
             self._log.event("canary_failed", why=fault, again_in_s=pause, **path._asdict())
         elif self._registry.prove(path, incarnations):
             self._failed.pop(path, None)

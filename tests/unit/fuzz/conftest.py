@@ -15,7 +15,7 @@ from ..faults.cluster import Cluster, Worker
 
 HOST = "127.0.0.1"
 # of one answer; an answer that never comes is a failure, and so is a connection that stays open without one
-PATIENCE_S = 20.0
+PATIENCE_S = 120.0
 PAUSE_S = 0.05
 ROLES = {"math": "prefill", "base": "decode"}
 
@@ -54,18 +54,18 @@ class Target:
         assert self.post("/generate", json.dumps(body).encode()) == 200
 
 
-def provoke(port: int, raw: bytes) -> bytes:
+def provoke(port: int, raw: bytes, pause: float = PAUSE_S) -> bytes:
     """Everything that comes back for raw bytes.
 
     A request that never ends is not answered before its sender has left, so the sending side is closed once nothing has
-    come for a moment.
+    come for `pause` seconds. A router that is slower than that may then find that its client left and say nothing.
     """
     with socket.create_connection((HOST, port), timeout=PATIENCE_S) as s:
         with suppress(ConnectionError):
             s.sendall(raw)  # it may answer and hang up before it has read everything
         received = b""
         with suppress(ConnectionError):
-            s.settimeout(PAUSE_S)
+            s.settimeout(pause)
             try:
                 while data := s.recv(1 << 16):
                     received += data
@@ -101,7 +101,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
         "tasks": {"math": {"prefill": "math", "decode": "base"}},
         "pools": {pool: {"role": role, "model": pool} for pool, role in ROLES.items()},
         "workers": [{"name": n, "pool": n[:-2], "url": w.url} for n, w in workers.items()],
-        "router": {"probe_interval": 0.1, "max_body_mb": 1, "first_token_timeout": 10, "idle_timeout": 10},
+        "router": {"probe_interval": 0.1, "max_body_mb": 1, "first_token_timeout": 60, "idle_timeout": 60},
     }
     for worker in workers.values():
         worker.start()

@@ -54,7 +54,8 @@ class Guarded:
         head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n".encode()
         lines = b"".join(line + b"\r\n" for line in (b"Content-Type: application/json", *headers))
         sent = head + lines + b"\r\n" + body
-        received = provoke(self.cluster.port, sent)
+        # it is a whole request, so there has to be an answer
+        received = provoke(self.cluster.port, sent, pause=PATIENCE_S)
         # of a header that is malformed its sender is shown what it sent
         assert not any(secret.encode() in received and secret.encode() not in sent for secret in SECRETS)
         # a request that is no HTTP is answered as HTTP/1.0
@@ -93,7 +94,7 @@ class Guarded:
                     workers = {w["name"]: w["state"] for w in (await reply.json())["workers"]}
                 return workers == {"math-0": "ready", "base-0": "ready"}
 
-            await self.cluster.until(as_before, 30)
+            await self.cluster.until(as_before)
 
 
 def bearer(key: str) -> bytes:
@@ -110,12 +111,14 @@ def fleet_of(workers: dict[str, Worker], **router: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def workers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Worker]:
+def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Worker]]:
     directory = tmp_path_factory.mktemp("workers")
     made = {f"{pool}-0": Worker(f"{pool}-0", role, f"none/{pool}", directory, {}) for pool, role in ROLES.items()}
     for worker in made.values():
         worker.start()
-    return made
+    yield made
+    for worker in made.values():
+        worker.kill()
 
 
 @pytest.fixture(scope="module")
@@ -381,9 +384,9 @@ def shielded(workers: dict[str, Worker], tmp_path_factory: pytest.TempPathFactor
         copying = subprocess.Popen(["cat"], stdin=process.stderr, stdout=out)
     yield Shielded(process, int(listening["url"].rsplit(":", 1)[1]), cert, log)
     process.kill()
-    process.wait(10)
+    process.wait(60)
     process.stderr.close()
-    copying.wait(10)
+    copying.wait(60)
 
 
 def no_answer_in_plain(received: bytes) -> None:
