@@ -52,6 +52,7 @@ class Keeper:
         self._changed = changed
         self._running: Running | None = None
         self._stopping = asyncio.Event()
+        self._grace = 0.0
 
     async def run(self) -> None:
         """Keep it running until `stop`."""
@@ -66,18 +67,11 @@ class Keeper:
         self._set(phase=Phase.STOPPED, pid=0)
 
     async def stop(self, grace: float) -> None:
-        """End it: SIGTERM, and SIGKILL after `grace` seconds."""
+        """End it: SIGTERM, and SIGKILL after `grace` seconds. What is just being started is ended by `run`."""
+        self._grace = grace
         self._stopping.set()
-        if self._running is None:
-            return
-        self._set(phase=Phase.STOPPING)
-        self._running.send(signal.SIGTERM)
-        try:
-            async with asyncio.timeout(grace):
-                await self._running.wait()
-        except TimeoutError:
-            self._running.send(signal.SIGKILL)
-            await self._running.wait()
+        if self._running is not None:
+            await self._end(self._running)
 
     def log_tail(self, lines: int = 20) -> str:
         """The end of its output."""
@@ -85,11 +79,26 @@ class Keeper:
 
     async def _run_once(self) -> str:
         try:
-            self._running = await self._start(self.state.restarts)
+            running = await self._start(self.state.restarts)
         except LaunchError as e:
             return str(e)
-        self._set(phase=Phase.RUNNING, pid=self._running.pid)
-        return describe_end(await self._running.wait())
+        self._running = running
+        self._set(phase=Phase.RUNNING, pid=running.pid)
+        if self._stopping.is_set():
+            await self._end(running)
+        status = await running.wait()
+        self._running = None
+        return describe_end(status)
+
+    async def _end(self, running: Running) -> None:
+        self._set(phase=Phase.STOPPING)
+        running.send(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(self._grace):
+                await running.wait()
+        except TimeoutError:
+            running.send(signal.SIGKILL)
+            await running.wait()
 
     async def _pause(self, seconds: float) -> None:
         try:

@@ -78,14 +78,45 @@ async def test_it_is_started_again_and_counts(state: ProcessState, monkeypatch: 
 
 
 async def test_what_ignores_sigterm_is_killed(state: ProcessState) -> None:
-    diary = Diary(
-        state, lambda _: sleeper("python3 -c 'import signal; signal.pthread_sigmask(0, {15}); signal.pause()'")
-    )
+    ends: list[int] = []
+
+    async def start(_: int) -> Running:
+        process = await asyncio.create_subprocess_shell(
+            "trap '' TERM; echo deaf; exec sleep 600", stdout=asyncio.subprocess.PIPE
+        )
+        assert process.stdout is not None
+        assert await process.stdout.readline() == b"deaf\n"
+
+        async def ended() -> int:
+            ends.append(await process.wait())
+            return ends[-1]
+
+        return Running(process.pid, ended())
+
+    diary = Diary(state, start)
     running = asyncio.create_task(diary.keeper.run())
     await diary.until(Phase.RUNNING)
     await diary.keeper.stop(grace=0.5)
     await running
+    assert ends == [-signal.SIGKILL]
     assert diary.keeper.state.phase == Phase.STOPPED
+
+
+async def test_it_can_be_stopped_while_it_is_started(state: ProcessState) -> None:
+    starting, go_on = asyncio.Event(), asyncio.Event()
+
+    async def start(_: int) -> Running:
+        starting.set()
+        await go_on.wait()
+        return await sleeper()
+
+    diary = Diary(state, start)
+    running = asyncio.create_task(diary.keeper.run())
+    await starting.wait()
+    await diary.keeper.stop(grace=30)
+    go_on.set()
+    await running
+    assert diary.phases == [Phase.RUNNING, Phase.STOPPING, Phase.STOPPED]
 
 
 async def test_it_can_be_stopped_during_a_pause(state: ProcessState) -> None:

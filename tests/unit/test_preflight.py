@@ -10,6 +10,7 @@ from sun_sglang.launch.flags import Flag, FlagSchema
 from sun_sglang.launch.machine import Machine
 from sun_sglang.launch.preflight import preflight, require_router_port
 from sun_sglang.topology import Topology, parse_topology
+from tests.unit.ports import PORTS
 
 Write = Callable[..., Path]
 MACHINE = Machine(cores=2, memory=1 << 34)
@@ -149,11 +150,12 @@ def test_a_broken_record_is_named(write_checkpoint: Write, content: str, message
 
 
 def test_a_port_in_use_is_an_error() -> None:
+    port = next(PORTS)
+    topology = pair("org/a", "org/b", engine=f"{{}}\nrouter: {{port: {port}}}")
     with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        s.bind(("127.0.0.1", port))
         s.listen()
-        port = s.getsockname()[1]
-        topology = pair("org/a", "org/b", engine=f"{{}}\nrouter: {{port: {port}}}")
         with pytest.raises(
             UserError, match=rf"router: cannot listen on 127\.0\.0\.1:{port} \(Address already in use\)"
         ):
