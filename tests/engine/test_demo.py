@@ -80,6 +80,7 @@ async def right_answers(url: str, task: str, kind: str, at_once: asyncio.Semapho
         return await gather(*(is_right(e.question, e.answer) for e in examples))
 
 
+@pytest.mark.timeout(900)  # 1,400 answers
 async def test_sun_is_within_three_points_of_full_fine_tuning_and_naive_sharing_is_not(demo: Deployment) -> None:
     at_once = asyncio.Semaphore(AT_ONCE)
     asked = {
