@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,8 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArg
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
+from sun_sglang.errors import RecipeError
+from sun_sglang.train import zero
 from sun_sglang.train.batch import IGNORED, LengthGrouped, collate
 from sun_sglang.train.examples import Encoded
 from sun_sglang.train.packing import PackedRows, Row, collate_row
@@ -120,8 +122,11 @@ def _fit(
     if how.progress:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(_ProgressBar)
-    trainer.train(resume_from_checkpoint=last)
-    return trainer.validation_loss(validation)
+    try:
+        trainer.train(resume_from_checkpoint=last)
+        return trainer.validation_loss(validation)
+    finally:
+        zero.forget()
 
 
 def processes() -> int:
@@ -135,7 +140,11 @@ def pack(lengths: Sequence[int], batch: int, tokens: int, seed: int, epochs: flo
 
 
 def _arguments(module: TwoModule, how: Fit, work: Path, rows: PackedRows | None) -> Any:
-    return TrainingArguments(
+    deepspeed = None
+    if zero.is_on():
+        deepspeed = zero.complete(zero.launched_config(), bf16=how.bf16, clip=how.clip)
+        zero.take_over()
+    arguments = TrainingArguments(
         output_dir=str(work),
         per_device_train_batch_size=1 if rows else how.batch,
         per_device_eval_batch_size=how.evaluation_batch or how.batch,
@@ -149,9 +158,12 @@ def _arguments(module: TwoModule, how: Fit, work: Path, rows: PackedRows | None)
         adam_beta2=how.betas[1],
         weight_decay=how.weight_decay,
         max_grad_norm=how.clip,
-        bf16=how.bf16,
+        # DeepSpeed's configuration says it
+        bf16=how.bf16 and deepspeed is None,
+        deepspeed=deepspeed,
         seed=how.seed,
-        use_cpu=not torch.cuda.is_available(),
+        # told to use the CPU, accelerate leaves DeepSpeed out without a word
+        use_cpu=not torch.cuda.is_available() and deepspeed is None,
         dataloader_pin_memory=torch.cuda.is_available(),
         prediction_loss_only=True,
         remove_unused_columns=False,
@@ -166,6 +178,11 @@ def _arguments(module: TwoModule, how: Fit, work: Path, rows: PackedRows | None)
         # a side that makes no first token leaves its last layer's output unused
         ddp_find_unused_parameters=module.leaves_parameters_unused,
     )
+    if arguments.world_size != processes():
+        raise RecipeError(
+            f"{processes()} processes were started, and accelerate has each train alone: DeepSpeed needs GPUs"
+        )
+    return arguments
 
 
 class _Examples(Dataset[Encoded | Row]):
@@ -216,7 +233,8 @@ class _TwoModuleTrainer(Trainer):  # type: ignore[misc] # transformers is not fo
 
         `Trainer.evaluate` averages over batches, and repeats examples where processes do not come out even.
         """
-        model, size, args = self.model_wrapped.eval(), self.args.per_device_eval_batch_size, self.args
+        model, size, args = self.model_wrapped, self.args.per_device_eval_batch_size, self.args
+        model.eval()
         batches = [examples[i : i + size] for i in range(0, len(examples), size)]
         total = torch.zeros(2, dtype=torch.float64, device=args.device)
         for start in range(0, len(batches), args.world_size):
@@ -232,31 +250,34 @@ class _TwoModuleTrainer(Trainer):  # type: ignore[misc] # transformers is not fo
         self.log({"eval_loss": loss / tokens})
         return float(loss / tokens)
 
-    def _save(self, output_dir: str | None = None, state_dict: Mapping[str, torch.Tensor] | None = None) -> None:
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save a checkpoint's weights; those of sharded modules are with the optimizer's state, where it saves that."""
+        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            super().save_model(output_dir, _internal_call)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         out = Path(output_dir or self.args.output_dir)
         out.mkdir(parents=True, exist_ok=True)
-        save_file(trained_state(self.accelerator.unwrap_model(self.model), state_dict), out / TRAINED)
+        save_file(trained_state(self.accelerator.unwrap_model(self.model)), out / TRAINED)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_trained(self.accelerator.unwrap_model(model or self.model), Path(resume_from_checkpoint) / TRAINED)
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            load_trained(self.accelerator.unwrap_model(model or self.model), Path(resume_from_checkpoint) / TRAINED)
 
 
-def trained_state(module: torch.nn.Module, gathered: Mapping[str, torch.Tensor] | None = None) -> dict[str, Any]:
+def trained_state(module: torch.nn.Module) -> dict[str, Any]:
     """The trained parameters by name, whole, each once however often the model ties it.
 
     Args:
         module: whose parameters; where they are sharded, every process has to call this.
-        gathered: a state dict to take the values from.
     """
-    return {
-        name: _whole(p if gathered is None else gathered[name]).detach().clone().contiguous()
-        for name, p in module.named_parameters()
-        if p.requires_grad
-    }
+    return {name: _whole(p).detach().clone().contiguous() for name, p in module.named_parameters() if p.requires_grad}
 
 
-def _whole(value: torch.Tensor) -> torch.Tensor:
-    return value.full_tensor().cpu() if isinstance(value, DTensor) else value
+def _whole(parameter: torch.nn.Parameter) -> torch.Tensor:
+    return parameter.full_tensor().cpu() if isinstance(parameter, DTensor) else zero.whole(parameter)
 
 
 def load_trained(module: torch.nn.Module, file: Path) -> None:

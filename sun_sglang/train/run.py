@@ -18,7 +18,8 @@ from sun_sglang.identity import weights_revision
 from sun_sglang.train.checkpoint import TuningRecord, save_record
 from sun_sglang.train.data import Examples, load_examples
 from sun_sglang.train.fit import Fit, fit, load_trained, pack, processes, trained_state
-from sun_sglang.train.modules import build_modules, find_model, load_recipe_tokenizer, save_tuned
+from sun_sglang.train.launched import check_dtype, check_launched, sharded
+from sun_sglang.train.modules import build_modules, dtype_of, find_model, load_recipe_tokenizer, save_tuned
 from sun_sglang.train.packing import PackedRows
 from sun_sglang.train.recipe import Recipe
 from sun_sglang.train.two_module import TwoModule
@@ -67,22 +68,18 @@ def prepare(recipe: Recipe) -> Prepared:
         UserError: the first thing wrong.
     """
     recipe.accumulation(processes())
-    if _is_on("ACCELERATE_USE_DEEPSPEED"):
-        raise RecipeError("DeepSpeed is not supported; use FSDP2, or data parallelism (DDP)")
-    if _is_on("ACCELERATE_USE_FSDP") and _is_on("FSDP_CPU_RAM_EFFICIENT_LOADING"):
-        raise RecipeError("FSDP: every process loads the weights; set `fsdp_cpu_ram_efficient_loading: false`")
-    if _is_on("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION", "1") != "2":
-        raise RecipeError("FSDP: version 1 is not supported; set `fsdp_version: 2` in accelerate's configuration")
+    check_launched(recipe)
     base = find_model(recipe.base, "base")
+    check_dtype(recipe, dtype_of(base))
     decoder = base if recipe.decoder is None else find_model(recipe.decoder, "decoder")
     tokenizer = load_recipe_tokenizer(recipe, base)
     examples = load_examples(recipe.data, tokenizer, recipe.seed)
     shortest = 2 if recipe.first_token == "decode" else 1
     if min(len(e.prompt) for part in examples[:2] for e in part) < shortest:
         raise RecipeError(f"data: a prompt has fewer than {shortest} tokens, which first_token needs")
-    if _is_on("ACCELERATE_USE_FSDP") and min(len(e.answer) for part in examples[:2] for e in part) < 2:
+    if sharded() and min(len(e.answer) for part in examples[:2] for e in part) < 2:
         # the decode module would not run, while other processes wait for this one to gather its weights
-        raise RecipeError("data: an answer is empty, which FSDP cannot train on; remove it")
+        raise RecipeError("data: an answer is empty, which sharded modules cannot train on; remove it")
     return Prepared(recipe, base, decoder, tokenizer, examples)
 
 
@@ -223,10 +220,6 @@ class _Search:
         new = self._file.with_suffix(".new")
         new.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         new.replace(self._file)
-
-
-def _is_on(variable: str) -> bool:
-    return os.environ.get(variable, "false").lower() in ("true", "1")
 
 
 def _first_process() -> bool:

@@ -1,12 +1,18 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 
-from sun_sglang.train.tokenizer import VOCAB_SIZE
+from sun_sglang.train.examples import draw, write_jsonl
+from sun_sglang.train.order_task import order
+from sun_sglang.train.recipe import Recipe, load_recipe
+from sun_sglang.train.tokenizer import VOCAB_SIZE, build_tokenizer
 
 # after sun_sglang.train, which makes transformers importable on a machine without a GPU
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM  # isort: skip
@@ -40,3 +46,48 @@ def new_model(request: pytest.FixtureRequest) -> Callable[[int], Any]:
         return LlamaForCausalLM(LlamaConfig(**SIZES)).double()
 
     return build
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("base")
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer()
+    config = Qwen3Config(**{**SIZES, "num_hidden_layers": 2}, eos_token_id=tokenizer.eos_token_id)
+    Qwen3ForCausalLM(config).half().save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    write_jsonl(directory / "train.jsonl", draw(order, "train", 48, 0))
+    write_jsonl(directory / "validation.jsonl", draw(order, "validation", 12, 0))
+    return directory
+
+
+@pytest.fixture
+def recipe(base: Path, tmp_path: Path) -> Callable[..., Recipe]:
+    """Writes and loads a recipe; arguments are what is changed in it."""
+
+    def load(**change: Any) -> Recipe:
+        content: dict[str, Any] = {
+            "base": str(base),
+            "output": "./out",
+            "data": {
+                "file": str(base / "train.jsonl"),
+                "validation_file": str(base / "validation.jsonl"),
+                "messages": "messages",
+                "response": "answer",
+            },
+            "learning_rates": [1e-9, 1e-2],
+            "global_batch": 8,
+            "micro_batch": 4,
+            **change,
+        }
+        file = tmp_path / "recipe.yaml"
+        file.write_text(yaml.safe_dump(content))
+        return load_recipe(file)
+
+    return load
+
+
+def validation_loss(out: Path) -> float:
+    """That `sun train` wrote for the learning rate 0.01."""
+    losses = json.loads((out / "training" / "search.json").read_text())["losses"]
+    return float(losses["0.01"])

@@ -10,7 +10,8 @@ from sun_sglang.errors import RecipeError
 from sun_sglang.train.recipe import load_recipe
 
 RECIPES = Path(__file__).parents[3] / "configs" / "train"
-FILES = sorted(p for p in RECIPES.rglob("*.yaml") if p.parent not in (RECIPES, RECIPES / "data") and p.stem != "common")
+PARTS = (RECIPES, RECIPES / "data", RECIPES / "launch")
+FILES = sorted(p for p in RECIPES.rglob("*.yaml") if p.parent not in PARTS and p.stem != "common")
 PAPERS = [p for p in FILES if p.parent.name != "demo"]
 GOOD: dict[str, Any] = {
     "base": "org/model",
