@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +15,8 @@ from sun_sglang.router.problem import Problem
 from sun_sglang.topology import Router
 
 Need = Literal["nothing", "key", "admin"]
+# the key of the request that is handled; None where none is needed
+current_key: ContextVar[Key | None] = ContextVar("current_key")
 _OPEN = frozenset({"/health"})
 _ADMIN = ("/tasks", "/workers", "/pools", "/server_info", "/get_server_info", "/flush_cache")
 _BELOW_ADMIN = tuple(f"{path}/" for path in _ADMIN)

@@ -15,7 +15,7 @@ import aiohttp
 from aiohttp import web
 
 from sun_sglang.errors import RequestError
-from sun_sglang.router.access import Access, load_access, load_tls, require_admin
+from sun_sglang.router.access import Access, current_key, load_access, load_tls, require_admin
 from sun_sglang.router.admin import Admin
 from sun_sglang.router.changes import FleetStore
 from sun_sglang.router.dispatch import Dispatcher
@@ -83,7 +83,7 @@ class Router:
         self.siblings = Siblings(_sockets(path, process, fleet.router.processes))
         self._process = process
         self._shared = _share(self.registry, path, process)
-        self.info = Info(session, self.registry, self.registrar, self.inflight, access, self.gate, self.siblings)
+        self.info = Info(session, self.registry, self.registrar, self.inflight, self.gate, self.siblings)
         self.store = FleetStore(self.registry, path, log)
         self.admin = Admin(self.registry, self.store)
         check = LengthCheck(session, self.registry, log)
@@ -209,7 +209,7 @@ class Router:
                 raise Problem(503, "the router is shutting down", code="draining")
             if http.content_type != "application/json":
                 raise Problem(400, "send JSON, with `Content-Type: application/json`", code="invalid_content_type")
-            return await self.service.handle(endpoint, http, self._access.check(http.path, http.headers))
+            return await self.service.handle(endpoint, http, current_key.get())
 
         return handle
 
@@ -229,7 +229,7 @@ class Router:
         everything = body.get("abort_all", False) if isinstance(body, dict) else None
         if not isinstance(everything, bool) or not isinstance(rid, str | None):
             raise Problem(400, 'send {"rid": "..."} or {"abort_all": true}')
-        key = self._access.check(http.path, http.headers)
+        key = current_key.get()
         if everything:
             require_admin(key)
         for ticket in list(self.inflight.tickets) if everything else list(self.inflight.find(rid or "")):
@@ -245,7 +245,7 @@ class Router:
         current_account.set(Account())
         current_request.set(request_id(request.headers.get(REQUEST_ID_HEADER), self._randomness))
         try:
-            self._access.check(request.path, request.headers)
+            current_key.set(self._access.check(request.path, request.headers))
             return await handler(request)
         except Problem as problem:
             return self._refuse(request, problem)

@@ -10,7 +10,7 @@ import aiohttp
 import orjson
 from aiohttp import web
 
-from sun_sglang.router.access import Access, require_task
+from sun_sglang.router.access import current_key, require_task
 from sun_sglang.router.gate import Gate
 from sun_sglang.router.inflight import Inflight
 from sun_sglang.router.legs import namespace
@@ -36,7 +36,6 @@ class Info:
         registry: Registry,
         registrar: Registrar,
         inflight: Inflight,
-        access: Access,
         gate: Gate,
         siblings: Siblings,
     ) -> None:
@@ -46,7 +45,6 @@ class Info:
         self._registry = registry
         self._registrar = registrar
         self._inflight = inflight
-        self._access = access
         self._started = int(time.time())
         self.draining = False
 
@@ -59,14 +57,14 @@ class Info:
 
     async def models(self, http: web.Request) -> web.Response:
         """GET /v1/models: the tasks that the client may call, in OpenAI's shape."""
-        key = self._access.check(http.path, http.headers)
+        key = current_key.get()
         names = [name for name in self._registry.fleet.tasks if key is None or key.may_call(name)]
         return _json({"object": "list", "data": [self._model(name) for name in names]})
 
     async def model(self, http: web.Request) -> web.Response:
         """GET /v1/models/{model}."""
         name = http.match_info["model"]
-        require_task(self._access.check(http.path, http.headers), name)
+        require_task(current_key.get(), name)
         if name not in self._registry.fleet.tasks:
             raise Problem(404, f"no task is named `{name}`", param="model", code="model_not_found")
         return _json(self._model(name))

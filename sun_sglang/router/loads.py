@@ -16,7 +16,7 @@ LOADS_TIMEOUT_S = 2.0
 class Load(NamedTuple):
     """What a worker has: requests, and the tokens that they hold or wait to compute.
 
-    `stamp` changes with each batch.
+    `stamp` changes with each batch; None where the worker gives none.
     """
 
     requests: int
@@ -47,7 +47,8 @@ class LoadWatch:
 
     async def _look(self, worker: Worker) -> None:
         before = worker.known
-        load = await self._ask(worker)
+        # whether it lives is its probe's to judge; what is not known is not counted
+        load = await ask_load(self._session, worker, LOADS_TIMEOUT_S) or Load(0, 0)
         if load.requests and load.stamp != self._stamps.get(worker.name):
             # it runs batches: a worker that is full is slow, and does not hang
             worker.answered = asyncio.get_running_loop().time()
@@ -57,15 +58,15 @@ class LoadWatch:
         worker.elsewhere_requests = max(0, load.requests - known[0])
         worker.elsewhere_tokens = max(0, load.tokens - known[1])
 
-    async def _ask(self, worker: Worker) -> Load:
-        timeout = aiohttp.ClientTimeout(total=LOADS_TIMEOUT_S)
-        try:
-            async with self._session.get(worker.spec.url + "/v1/loads?include=core", timeout=timeout) as response:
-                body = await response.read()
-        except (aiohttp.ClientError, OSError):
-            # whether it lives is its probe's to judge; what is not known is not counted
-            return Load(0, 0)
-        return read_load(body)
+
+async def ask_load(session: aiohttp.ClientSession, worker: Worker, seconds: float) -> Load | None:
+    """What a worker says it has; None where it does not say within `seconds`."""
+    timeout = aiohttp.ClientTimeout(total=seconds)
+    try:
+        async with session.get(worker.spec.url + "/v1/loads?include=core", timeout=timeout) as response:
+            return read_load(await response.read())
+    except (aiohttp.ClientError, OSError):
+        return None
 
 
 def read_load(body: bytes) -> Load:

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import aiohttp
 
 from sun_sglang.router.dispatch import Dispatcher
+from sun_sglang.router.loads import ask_load
 from sun_sglang.router.metrics import Metrics
 from sun_sglang.router.registry import Registry, Worker
-from sun_sglang.router.replies import parse
 
 LOADS_TIMEOUT_S = 5.0
 
@@ -53,24 +53,14 @@ class StallWatch:
             await asyncio.gather(*(self._look(worker) for worker in owing.values()))
 
     async def _look(self, worker: Worker) -> None:
-        stamp = await self._stamp(worker)
-        if stamp is None:
+        load = await ask_load(self._session, worker, LOADS_TIMEOUT_S)
+        if load is None or load.stamp is None:
+            # its probe judges that
             return
         now = self._dispatcher.now()
         seen = self._seen.get(worker.name)
-        if seen is None or seen.stamp != stamp:
-            self._seen[worker.name] = _Seen(stamp, now)
+        if seen is None or seen.stamp != load.stamp:
+            self._seen[worker.name] = _Seen(load.stamp, now)
         elif now - seen.since > self._idle / 2:
             self._metrics.ejections.labels(worker.name).inc()
             self._registry.lose(worker.name, f"it owes tokens and ran no batch for {self._idle / 2:g} s", gone=True)
-
-    async def _stamp(self, worker: Worker) -> object:
-        """What changes with each batch; None where the worker does not say (its probe judges that)."""
-        timeout = aiohttp.ClientTimeout(total=LOADS_TIMEOUT_S)
-        try:
-            async with self._session.get(worker.spec.url + "/v1/loads?include=core", timeout=timeout) as response:
-                reply = parse(await response.read())
-        except (aiohttp.ClientError, OSError):
-            return None
-        loads = reply.get("loads") if isinstance(reply, dict) else None
-        return [load.get("timestamp") for load in loads] if loads else None
