@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -14,11 +13,11 @@ from sun_sglang.bench.policy_cluster import TASKS
 from sun_sglang.bench.router_load import LoadError, closed_loop, connect, paced, request
 from sun_sglang.bench.router_policies import CONVERSATIONS, traffic
 from sun_sglang.bench.router_speed import Plan, measure, percentile, summary
-from sun_sglang.launch.processes import free_ports
+from tests.unit.ports import PORTS
 
 
 async def test_the_client_counts_every_event() -> None:
-    (port,) = islice(free_ports(), 1)
+    port = next(PORTS)
     with peers.worker("decode", port):
         (connection,) = await connect(port, 1)
         for tokens in (2, 7, 50):
@@ -31,7 +30,7 @@ async def test_the_client_counts_every_event() -> None:
 
 
 async def test_a_request_that_fails_ends_the_run() -> None:
-    (port,) = islice(free_ports(), 1)
+    port = next(PORTS)
     with peers.worker("decode", port):
         (connection,) = await connect(port, 1)
         with pytest.raises(LoadError):

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from sun_sglang.cli.main import main
+from tests.unit.ports import PORTS
 
 QUESTIONS = {f"what is {i} + {i}?": str(2 * i) for i in range(8)}
 KEY = "3f9c0e7d1b5a4c62"
@@ -179,8 +180,7 @@ def test_a_refused_request_is_one_error_and_no_score(
 
 
 def test_what_does_not_answer_is_named(sun: Sun, benchmark: Path) -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as closed:
-        port = closed.server_port
+    port = next(PORTS)
     code, _, err = sun(f"math={benchmark}", "--served", f"http://127.0.0.1:{port}")
     assert code == 1
     assert f"no OpenAI API answers at http://127.0.0.1:{port}/v1/models" in err

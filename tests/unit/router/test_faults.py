@@ -127,6 +127,14 @@ async def test_fault_05_a_canary_that_hangs_in_decode_ends(start: Start, monkeyp
     await system.ready()
 
 
+async def test_a_canary_that_failed_is_tried_again_long_before_the_next_probe(start: Start) -> None:
+    tasks = {"math": ("math", "base")}
+    system = await start(tasks, {"math": 1, "base": 1}, router={"probe_interval": 600}, wait=False)
+    system["base-0"].canary_fault = Fault(status=500, times=1)
+    await system.ready()
+    assert [e["event"] for e in system.events if "canary" in e["event"]] == ["canary_failed"]
+
+
 async def test_fault_07_a_retry_has_a_new_rid_and_a_new_room(sun: System) -> None:
     sun["base-0"].fault = sun["base-1"].fault = Fault(die=True)
     await refuse(sun, 502)
