@@ -148,8 +148,9 @@ class ForkStarter:
                 await self.close()
                 await self.open()
         assert self._ready is not None
-        assert self._writer is not None
         await asyncio.shield(self._ready)
+        if self._writer is None:
+            raise LaunchError("the nursery was closed before it forked the worker")
         loop = asyncio.get_running_loop()
         started, ended = loop.create_future(), loop.create_future()
         self._started[worker.name], self._ended[worker.name] = started, ended
