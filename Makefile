@@ -44,7 +44,7 @@ clean: ## remove everything that make and the tools wrote
 	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-setup: system $(VENV)/package.stamp $(VENV)/eval.stamp ## install everything in .venv
+setup: system $(VENV)/package.stamp $(VENV)/eval.stamp $(VENV)/deepspeed.stamp ## install everything in .venv
 
 system: ## check for the system libraries that the KV transfer needs; install them where that is allowed
 	@libraries=$$(PATH="$$PATH:/usr/sbin:/sbin" ldconfig -p); \
@@ -77,3 +77,8 @@ $(VENV)/package.stamp: pyproject.toml requirements/dev.txt $(VENV)/engine.stamp
 # without dependencies: lm-eval's own list has source packages that take longer to build than all of it to install
 $(VENV)/eval.stamp: requirements/eval.txt $(VENV)/package.stamp
 	@$(TIMED) $(PIP) --no-deps -r requirements/eval.txt; touch $@
+
+# in a folder of its own: transformers and accelerate import it wherever they find it. Its operators are for GPUs
+$(VENV)/deepspeed.stamp: requirements/deepspeed.txt $(VENV)/package.stamp
+	@$(TIMED) rm -rf $(VENV)/deepspeed; DS_BUILD_OPS=0 $(PIP) --no-deps --no-build-isolation --target $(VENV)/deepspeed \
+	    -r requirements/deepspeed.txt; touch $@
