@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from random import Random
 from types import MappingProxyType
@@ -148,22 +149,27 @@ def render(report: Mapping[str, Any]) -> str:
     lines = [
         "# Cost of a training step",
         "",
-        f"CPU seconds of forward, backward and AdamW (median of {report['rounds']} interleaved rounds, batch "
-        f"{report['batch']}, float32, {report['machine']}), and MiB: weights with gradients and optimizer state, plus "
-        "what autograd keeps for the backward pass. In brackets against full fine-tuning.",
+        f"CPU seconds of forward, backward and AdamW (median of {report['rounds']} interleaved rounds, float32, "
+        f"{report['machine']}), and MiB: weights with gradients and optimizer state, plus what autograd keeps for the "
+        "backward pass. In brackets against full fine-tuning.",
         "",
-        "| model, prompt + answer tokens | scheme | seconds | state MiB | kept MiB | memory MiB |",
-        "|---|---|---|---|---|---|",
+        "| model, prompt + answer tokens | batch | scheme | seconds | state MiB | kept MiB | memory MiB |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in report["rows"]:
         full = row["costs"]["full"]
         for scheme, cost in row["costs"].items():
             memory, whole = cost["state"] + cost["activations"], full["state"] + full["activations"]
-            lines.append(
-                f"| {row['size']}, {row['prompt']} + {row['answer']} | {scheme} | {cost['seconds']:.3f} "
-                f"({cost['seconds'] / full['seconds']:.2f}x) | {cost['state']:.0f} | {cost['activations']:.0f} "
-                f"({cost['activations'] / full['activations']:.2f}x) | {memory:.0f} ({memory / whole:.2f}x) |"
+            cells = (
+                f"{row['size']}, {row['prompt']} + {row['answer']}",
+                row["batch"],
+                scheme,
+                f"{cost['seconds']:.3f} ({cost['seconds'] / full['seconds']:.2f}x)",
+                f"{cost['state']:.0f}",
+                f"{cost['activations']:.0f} ({cost['activations'] / full['activations']:.2f}x)",
+                f"{memory:.0f} ({memory / whole:.2f}x)",
             )
+            lines.append("| " + " | ".join(map(str, cells)) + " |")
     return "\n".join([*lines, "", f"Made by `{report['command']}`.", ""])
 
 
@@ -175,27 +181,27 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--batch", type=int, nargs="+", default=[2, 8], metavar="N", help="examples a step (2 8)")
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
-    for size in SIZES:
-        for prompt, answer in LENGTHS:
-            costs = measure(size, prompt, answer, arguments.batch, arguments.rounds)
-            rows.append(
-                {
-                    "size": size,
-                    "prompt": prompt,
-                    "answer": answer,
-                    "costs": {scheme: asdict(cost) for scheme, cost in costs.items()},
-                }
-            )
+    for size, (prompt, answer), batch in product(SIZES, LENGTHS, arguments.batch):
+        costs = measure(size, prompt, answer, batch, arguments.rounds)
+        rows.append(
+            {
+                "size": size,
+                "prompt": prompt,
+                "answer": answer,
+                "batch": batch,
+                "costs": {scheme: asdict(cost) for scheme, cost in costs.items()},
+            }
+        )
+    batches = " ".join(map(str, arguments.batch))
     report = {
-        "command": f"python -m sun_sglang.bench.training_cost --rounds {arguments.rounds} --batch {arguments.batch}",
+        "command": f"python -m sun_sglang.bench.training_cost --rounds {arguments.rounds} --batch {batches}",
         "machine": f"{platform.machine()}, 1 thread of {os.cpu_count()} cores, torch {torch.__version__}",
         "rounds": arguments.rounds,
-        "batch": arguments.batch,
         "rows": rows,
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
