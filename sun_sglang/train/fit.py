@@ -6,7 +6,7 @@ import math
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -224,6 +224,13 @@ class _TwoModuleTrainer(Trainer):  # type: ignore[misc] # transformers is not fo
     """Saves what is trained and nothing else: the frozen side is the base, which is there already."""
 
     sampler: PackedRows | LengthGrouped | None = None
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Have FSDP2 give the loss back as it is: accelerate's policy for bfloat16 rounds it."""
+        super().create_accelerator_and_postprocess()
+        plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
+        if plugin is not None and plugin.mixed_precision_policy is not None:
+            plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, output_dtype=None)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return super()._get_train_sampler(train_dataset) if self.sampler is None else self.sampler

@@ -135,7 +135,7 @@ class TwoModule(nn.Module):
         rest = [run(self.decode, handed_over, last, cache, 0)] if last > handed_over else []
         logits = torch.cat([*first, *rest], dim=1)
         assert logits.shape[:2] == labels.shape
-        total = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+        total = _loss(logits.flatten(0, 1), labels.flatten())
         return self._linked(total, prompt_logits), logits
 
     def _packed(
@@ -158,16 +158,16 @@ class TwoModule(nn.Module):
         first, rest = ids[0, row.answer_starts], ids[0, row.answer_rest]
         if self.first_token == "prefill":
             prompts = torch.arange(prompt_ids.shape[1], device=ids.device)
-            total = cross_entropy(run(self.prefill, prompts, prompts, row.prompt_ends), first, reduction="sum")
+            total = _loss(run(self.prefill, prompts, prompts, row.prompt_ends), first)
             if len(row.answer_inputs):
                 seen = torch.cat([prompts, row.answer_inputs])
-                total = total + cross_entropy(run(self.decode, row.answer_inputs, seen, 0), rest, reduction="sum")
+                total = total + _loss(run(self.decode, row.answer_inputs, seen, 0), rest)
             return total
         assert len(row.prompt_rest), "the prefill module has nothing to run"
         unused = run(self.prefill, row.prompt_rest, row.prompt_rest, 1)
         new = torch.cat([row.prompt_ends, row.answer_inputs])
         logits = run(self.decode, new, torch.cat([row.prompt_rest, new]), 0)
-        return self._linked(cross_entropy(logits, torch.cat([first, rest]), reduction="sum"), unused)
+        return self._linked(_loss(logits, torch.cat([first, rest])), unused)
 
     def _linked(self, total: torch.Tensor, prompt_logits: torch.Tensor) -> torch.Tensor:
         """Where parameters are sharded, the loss with a gradient of zero to every output of the prefill module.
@@ -178,6 +178,12 @@ class TwoModule(nn.Module):
         if self.first_token == "decode" and isinstance(self, FSDPModule):
             return total + 0.0 * prompt_logits.sum()
         return total
+
+
+def _loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    # FSDP2 computes in the dtype of its policy, with no autocast that would know that a loss is summed in float32
+    at_least = torch.promote_types(logits.dtype, torch.float32)
+    return cross_entropy(logits.to(at_least), labels, ignore_index=IGNORED, reduction="sum")
 
 
 def _run(

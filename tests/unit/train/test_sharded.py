@@ -83,18 +83,26 @@ def pairs(recipe: Callable[..., Recipe], tmp_path: Path) -> Pairs:
     return Pairs(recipe, tmp_path)
 
 
-def test_fsdp2_trains_as_one_process_and_resumes(pairs: Pairs) -> None:
+@pytest.fixture
+def bfloat16(base: Path, tmp_path: Path) -> str:
+    """The base in bfloat16."""
+    directory = tmp_path / "bfloat16"
+    shutil.copytree(base, directory)
+    AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(directory)
+    return str(directory)
+
+
+def test_fsdp2_trains_as_one_process_and_resumes(pairs: Pairs, bfloat16: str) -> None:
     plain, everything = pairs.add("plain"), pairs.add("everything", **EVERYTHING)
     full = pairs.add("full", scheme="full", save_steps=2)
-    pairs.train("fsdp2.yaml", plain, everything, full)
+    half = pairs.add("half", base=bfloat16, bf16=True)
+    pairs.train("fsdp2.yaml", plain, everything, full, half)
     for name in ("plain", "everything", "full"):
         pairs.check(name)
+    pairs.check("half", rel=2e-3, atol=2e-2)
 
 
-def test_deepspeed_trains_as_one_process_and_resumes(pairs: Pairs, base: Path, tmp_path: Path) -> None:
-    bfloat16 = tmp_path / "bfloat16"
-    shutil.copytree(base, bfloat16)
-    AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(bfloat16)
+def test_deepspeed_trains_as_one_process_and_resumes(pairs: Pairs, bfloat16: str, tmp_path: Path) -> None:
     # small parameters would be whole everywhere otherwise, and here all are small
     shard_all = {"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}}
     (tmp_path / "zero3.json").write_text(json.dumps(shard_all))
@@ -107,7 +115,7 @@ def test_deepspeed_trains_as_one_process_and_resumes(pairs: Pairs, base: Path, t
         f"ACCELERATE_DEEPSPEED_CONFIG_FILE={tmp_path / 'zero3.json'}",
         pairs.add("three", **EVERYTHING),
         pairs.add("three-full", scheme="full", gradient_checkpointing=True),
-        pairs.add("three-half", base=str(bfloat16), bf16=True, scheme="decode_only", first_token="decode", clip=0),
+        pairs.add("three-half", base=bfloat16, bf16=True, scheme="decode_only", first_token="decode", clip=0),
     )
     for name in ("one", "two", "three", "three-full"):
         pairs.check(name)
