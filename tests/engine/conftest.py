@@ -114,6 +114,15 @@ def frozen(deployment: Deployment, name: str) -> Iterator[None]:
             scheduler.resume()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No deployment outlives the tests, however they end."""
+    command = [sys.executable, str(Path(__file__).with_name("last_stop.py")), str(tmp_path_factory.getbasetemp())]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as last:
+        yield
+    assert last.returncode == 0
+
+
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of the random models."""

@@ -1,0 +1,19 @@
+"""Stops every deployment below a directory when standard input ends, which is when those who hold it have ended.
+
+A deployment is detached: nothing else would stop it where pytest is killed.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from sun_sglang.launch.state import read_state
+
+sys.stdin.read()
+for file in Path(sys.argv[1]).rglob("state.json"):
+    state = read_state(file.parent)
+    if state is not None and state.alive:
+        command = [sys.executable, "-m", "sun_sglang.cli", "stop", "--run-dir", str(file.parent), "--now"]
+        subprocess.run(command, capture_output=True, timeout=120, check=True)
