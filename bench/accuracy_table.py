@@ -55,7 +55,7 @@ def render(report: Mapping[str, Any]) -> str:
         lines.append(f"| {scheme} | {' | '.join(chosen)} |")
     lines += [
         "",
-        f"Tuning took {report['tuning_seconds']} s in all ({report['machine']}; other work ran beside it).",
+        f"Tuning took {report['tuning_seconds']} s in all, the sum of its runs ({report['machine']}).",
         f"Made by `{report['command'].strip()}`.",
         "",
     ]
