@@ -13,7 +13,7 @@ from sun_sglang.train.recipe import Recipe
 
 def sharded() -> bool:
     """Whether modules are split over the processes, or may be."""
-    return _is_on("ACCELERATE_USE_FSDP") or zero.is_on()
+    return zero.is_set("ACCELERATE_USE_FSDP") or zero.is_on()
 
 
 def check_launched(recipe: Recipe) -> None:
@@ -24,9 +24,9 @@ def check_launched(recipe: Recipe) -> None:
     """
     if zero.is_on():
         zero.launched_config()
-    if not _is_on("ACCELERATE_USE_FSDP"):
+    if not zero.is_set("ACCELERATE_USE_FSDP"):
         return
-    if _is_on("FSDP_CPU_RAM_EFFICIENT_LOADING"):
+    if zero.is_set("FSDP_CPU_RAM_EFFICIENT_LOADING"):
         raise RecipeError("FSDP: every process loads the weights; set `fsdp_cpu_ram_efficient_loading: false`")
     if os.environ.get("FSDP_VERSION", "1") != "2":
         raise RecipeError("FSDP: version 1 is not supported; set `fsdp_version: 2` in accelerate's configuration")
@@ -45,7 +45,3 @@ def check_dtype(recipe: Recipe, base: torch.dtype) -> None:
     if zero.is_on() and recipe.bf16 and base == torch.float16:
         # ZeRO-3 joins what it gathers within autocast, which takes float32 and its own dtype alone
         raise RecipeError("bf16: DeepSpeed cannot train on a base in float16; turn it off, or use FSDP2 or DDP")
-
-
-def _is_on(variable: str) -> bool:
-    return os.environ.get(variable, "false").lower() in ("true", "1")

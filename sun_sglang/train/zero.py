@@ -21,7 +21,12 @@ _ACCELERATE = "ACCELERATE_DEEPSPEED_"
 
 def is_on() -> bool:
     """Whether `accelerate launch` was told to use DeepSpeed."""
-    return os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() in ("true", "1")
+    return is_set("ACCELERATE_USE_DEEPSPEED")
+
+
+def is_set(variable: str) -> bool:
+    """Whether a variable of `accelerate launch` says yes."""
+    return os.environ.get(variable, "false").lower() in ("true", "1")
 
 
 def launched_config() -> dict[str, Any]:

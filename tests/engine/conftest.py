@@ -106,12 +106,19 @@ def frozen(deployment: Deployment, name: str) -> Iterator[None]:
     """Stop a worker's scheduler for a while; its HTTP server runs on."""
     children = psutil.Process(deployment.process(name).pid).children()
     (scheduler,) = [p for p in children if "scheduler" in " ".join(p.cmdline())]
-    scheduler.suspend()
+    with stopped(scheduler):
+        yield
+
+
+@contextmanager
+def stopped(process: psutil.Process) -> Iterator[None]:
+    """Stop a process for a while, if it lives that long."""
+    process.suspend()
     try:
         yield
     finally:
-        if scheduler.is_running():
-            scheduler.resume()
+        if process.is_running():
+            process.resume()
 
 
 @pytest.fixture(scope="session", autouse=True)

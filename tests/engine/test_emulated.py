@@ -10,7 +10,6 @@ import asyncio
 import json
 import random
 import re
-import socket
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ import pytest
 from sun_sglang.sim.settings import parse_settings
 from sun_sglang.sim.worker import EmulatedWorker
 from tests.engine.conftest import Deployment
+from tests.unit.ports import PORTS
 
 GREEDY = {"temperature": 0, "max_new_tokens": 4, "ignore_eos": True}
 # so long that it cannot come as one event, however busy the machine is: SGLang merges those that wait
@@ -202,9 +202,7 @@ async def real(deployment: Deployment) -> Pair:
 @pytest.fixture
 async def emulated(models: Path) -> AsyncIterator[Pair]:
     """On the same checkpoints: they give the identity and the limits, and a byte is a token in both."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = next(PORTS)
     flags = ["--dtype", "float32", "--max-total-tokens", "16384", "--sim-bytes-per-token", "1"]
     prefill = ["--model-path", str(models / "llama-a"), "--served-model-name", "llama-a", *flags]
     prefill += ["--disaggregation-mode", "prefill", "--disaggregation-bootstrap-port", str(port)]

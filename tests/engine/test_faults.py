@@ -17,8 +17,8 @@ import random
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractContextManager, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,17 @@ import httpx
 import psutil
 import pytest
 
-from tests.engine.conftest import TOPOLOGY, Deployment, Reference, events_of, frozen, gather, generate, some_tokens
+from tests.engine.conftest import (
+    TOPOLOGY,
+    Deployment,
+    Reference,
+    events_of,
+    frozen,
+    gather,
+    generate,
+    some_tokens,
+    stopped,
+)
 from tests.engine.watch import in_flight, is_whole, loads, metric, tasks, until
 
 NEVER = 3600.0
@@ -187,15 +197,9 @@ async def has_canary(client: httpx.AsyncClient, task: str, before: float) -> boo
     return await metric(client, "sun_canaries_total", task=task, outcome="ok") > before
 
 
-@contextmanager
-def nothing_restarts(deployment: Deployment) -> Iterator[None]:
+def nothing_restarts(deployment: Deployment) -> AbstractContextManager[None]:
     """Stop the supervisor for a while: what dies meanwhile stays dead."""
-    supervisor = psutil.Process(deployment.state.pid)
-    supervisor.suspend()
-    try:
-        yield
-    finally:
-        supervisor.resume()
+    return stopped(psutil.Process(deployment.state.pid))
 
 
 # --- a worker is gone -----------------------------------------------------------------------------------------------

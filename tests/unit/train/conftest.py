@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from sun_sglang.train.examples import draw, write_jsonl
 from sun_sglang.train.order_task import order
@@ -85,6 +86,16 @@ def recipe(base: Path, tmp_path: Path) -> Callable[..., Recipe]:
         return load_recipe(file)
 
     return load
+
+
+def assert_tuned_alike(first: Path, second: Path, rel: float = 1e-4, atol: float = 2e-3) -> None:
+    """Two runs of `sun train` have the same validation loss and, but for rounding, the same weights."""
+    assert validation_loss(second) == pytest.approx(validation_loss(first), rel=rel)
+    weights, others = (load_file(path / "model.safetensors") for path in (first, second))
+    assert weights.keys() == others.keys()
+    for name in weights:
+        # half precision rounds; the gradient is the same sum in another order
+        torch.testing.assert_close(weights[name], others[name], rtol=0, atol=atol)
 
 
 def validation_loss(out: Path) -> float:

@@ -24,7 +24,7 @@ from sun_sglang.train.fit import trained_state
 from sun_sglang.train.modules import build_modules
 from sun_sglang.train.recipe import Recipe
 from sun_sglang.train.run import prepare, train
-from tests.unit.train.conftest import validation_loss
+from tests.unit.train.conftest import assert_tuned_alike
 
 
 def quiet(_line: str) -> None:
@@ -160,24 +160,13 @@ def test_packing_fills_rows_and_the_estimate_knows(recipe: Callable[..., Recipe]
     assert sizes.activations < estimate(one).activations, "no padding to the longest"
 
 
-def test_what_cannot_be_trained_is_named(
-    recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_trained_is_named(recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RecipeError, match=r"base: .*no such directory"):
         prepare(recipe(base="./nowhere"))
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(RecipeError, match="global_batch"):
         prepare(recipe())
     monkeypatch.setenv("WORLD_SIZE", "1")
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(RecipeError, match="set `fsdp_version: 2`"):
-        prepare(recipe())
-    monkeypatch.setenv("FSDP_VERSION", "2")
-    (tmp_path / "empty.jsonl").write_text('{"q": "why", "a": ""}\n' * 2)
-    data = {"file": str(tmp_path / "empty.jsonl"), "prompt": "q", "response": "a", "validation": 0.5}
-    with pytest.raises(RecipeError, match="data: an answer is empty"):
-        prepare(recipe(data=data))
-    monkeypatch.delenv("ACCELERATE_USE_FSDP")
     targets = recipe(lora={"targets": ["nothing"]})
     with pytest.raises(RecipeError, match=r"lora\.targets"):
         build_modules(targets, Path(targets.base), Path(targets.base))
@@ -236,8 +225,4 @@ def test_two_processes_train_as_one(
     train(prepare(recipe(output=str(one), **common)), "c", quiet)
     recipe(output="./two", **common)
     launch(start, tmp_path / "recipe.yaml")
-    assert validation_loss(tmp_path / "two") == pytest.approx(validation_loss(one), rel=1e-4)
-    first, second = (load_file(path / "model.safetensors") for path in (one, tmp_path / "two"))
-    for name in first:
-        # half precision rounds; the gradient is the same sum in another order
-        torch.testing.assert_close(first[name], second[name], rtol=0, atol=2e-3)
+    assert_tuned_alike(one, tmp_path / "two")
