@@ -2,8 +2,9 @@
 
 A fleet whose `router.processes` is N is served by N of them on one port, I from 0.
 
-Writes structured log lines to stderr and nothing else. SIGTERM and SIGINT drain. Exit code 0 after a drain, 1 if the
-address cannot be bound or a watch over the workers failed (it drains first), 2 for wrong usage or a wrong file.
+Writes structured log lines to stderr and nothing else; a stderr that fails or blocks loses lines and stops nothing.
+SIGTERM and SIGINT drain. Exit code 0 after a drain, 1 if the address cannot be bound or a watch over the workers failed
+(it drains first), 2 for wrong usage or a wrong file.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import asyncio
 import logging
 import signal
 import sys
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import uvloop
@@ -20,22 +23,35 @@ from sun_sglang.errors import UserError
 from sun_sglang.router.app import Router
 from sun_sglang.router.fleet import Fleet, FleetError, load_fleet
 from sun_sglang.router.log import Log, LogHandler
+from sun_sglang.router.log_writer import LogWriter
 
 
 def main(argv: list[str]) -> int:
     """Run until a signal. Returns the exit code."""
-    log = Log(sys.stderr)
     file, process = _arguments(argv)
     if file is None:
-        sys.stderr.write("usage: python -m sun_sglang.router FLEET.json [--process I]\n")
+        _complain("usage: python -m sun_sglang.router FLEET.json [--process I]")
         return 2
     try:
         fleet = load_fleet(file)
     except FleetError as e:
-        sys.stderr.write(f"{e}\n")
+        _complain(str(e))
         return 2
+    lost: Counter[str] = Counter()
+    writer = LogWriter(sys.stderr.fileno(), lost)
+    log = Log(writer, lost)
     logging.basicConfig(level=logging.WARNING, handlers=[LogHandler(log)])
-    return uvloop.run(_serve(fleet, log, file, process))
+    try:
+        return uvloop.run(_serve(fleet, log, file, process))
+    finally:
+        writer.close()
+
+
+def _complain(why: str) -> None:
+    """Write one line to stderr; the exit code stands for it where nothing can be written."""
+    with suppress(OSError):
+        sys.stderr.write(f"{why}\n")
+        sys.stderr.flush()
 
 
 def _arguments(argv: list[str]) -> tuple[Path | None, int]:
@@ -56,7 +72,7 @@ async def _serve(fleet: Fleet, log: Log, path: Path, process: int) -> int:
     try:
         router = await Router.start(fleet, log, path, process)
     except UserError as e:
-        sys.stderr.write(f"{e}\n")
+        _complain(str(e))
         return 2
     except OSError as e:
         where = f"{fleet.router.host}:{fleet.router.port}"

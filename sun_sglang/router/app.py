@@ -214,7 +214,7 @@ class Router:
         return handle
 
     async def _metrics(self, http: web.Request) -> web.Response:
-        page = self.metrics.page(self.registry, self.inflight, self.dispatcher.attempts)
+        page = self.metrics.page(self.registry, self.inflight, self.dispatcher.attempts, self.log.lost)
         others = await self.siblings.ask("GET", "/metrics", http.headers)
         if others:
             pages = {self._process: page} | {i: other for i, other in others.items() if other is not None}

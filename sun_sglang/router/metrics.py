@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter as Counts
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -130,6 +130,10 @@ class Metrics:
             )
         )
 
+        self.log_lines_lost = Family(
+            Counter("sun_log_lines_lost", "Log lines lost: a write failed, or blocked.", ["why"], registry=r)
+        )
+        self._lost_before: Counts[str] = Counts()
         self.worker_in_flight = Family(
             Gauge(
                 "sun_worker_in_flight", "Requests on a worker, as far as the router can tell.", ["worker"], registry=r
@@ -145,8 +149,20 @@ class Metrics:
             if count:
                 self.tokens.labels(task, kind).inc(count)
 
-    def page(self, registry: Registry, inflight: Inflight, attempts: Iterable[Attempt]) -> bytes:
-        """The page that Prometheus reads. What there is now is counted now, and not as it comes and goes."""
+    def page(
+        self, registry: Registry, inflight: Inflight, attempts: Iterable[Attempt], lost: Mapping[str, int]
+    ) -> bytes:
+        """Return the page that Prometheus reads. Gauges are computed from current state.
+
+        Args:
+            registry: workers and their load.
+            inflight: requests of clients.
+            attempts: what is under way on workers.
+            lost: log lines lost so far, by the reason.
+        """
+        for why, count in tuple(lost.items()):
+            self.log_lines_lost.labels(why).inc(count - self._lost_before[why])
+            self._lost_before[why] = count
         under_way = Counts((a.call.task, leg) for a in attempts if a.ticket.counted for leg in LEGS if a.holds(leg))
         self.in_flight.clear()
         self.leg_in_flight.clear()

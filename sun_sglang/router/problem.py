@@ -7,7 +7,10 @@ from typing import Any
 import orjson
 
 from sun_sglang.errors import RequestError
+from sun_sglang.router.text import clipped, well_formed
 
+# A message may quote what a client sent, such as the name of a task that does not exist.
+_MOST_CHARACTERS = 4096
 _TYPES = {
     400: "invalid_request_error",
     401: "authentication_error",
@@ -26,7 +29,7 @@ class Problem(Exception):  # noqa: N818 - it is an answer to a client, which tra
 
     Attributes:
         status: HTTP status.
-        message: for the client.
+        message: for the client; cut after 4,096 characters.
         param: the request field at fault, if one is.
         code: a machine-readable code in OpenAI's style.
         body: a worker's own error body, passed on as it is; None to build one from the message.
@@ -44,12 +47,12 @@ class Problem(Exception):  # noqa: N818 - it is an answer to a client, which tra
         retry_after: int | None = None,
     ) -> None:
         self.status = status
-        self.message = message
-        self.param = param
+        self.message = clipped(well_formed(message), _MOST_CHARACTERS)
+        self.param = None if param is None else clipped(well_formed(param), _MOST_CHARACTERS)
         self.code = code
         self.body = body
         self.retry_after = retry_after or (RETRY_AFTER_S if status in (429, 503) else None)
-        super().__init__(message)
+        super().__init__(self.message)
 
     @classmethod
     def of(cls, error: RequestError) -> Problem:

@@ -51,7 +51,9 @@ class Siblings:
         """
         if SIBLING_HEADER in headers:
             return {}
-        passed = {name: headers[name] for name in _PASSED_ON if name in headers} | {SIBLING_HEADER: "1"}
+        # a key is ASCII, and a value that is not cannot be sent on as it came
+        passed = {name: headers[name] for name in _PASSED_ON if headers.get(name, "é").isascii()}
+        passed[SIBLING_HEADER] = "1"
 
         async def one(session: aiohttp.ClientSession) -> bytes | None:
             try:
