@@ -14,15 +14,23 @@ import struct
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from sun_sglang.errors import CheckpointError, IdentityError
 
 _SAMPLE_ABOVE = 1 << 30
 _SAMPLE_BYTES = 4096
 _DTYPE_NAMES = {"half": "float16", "float": "float32", "bf16": "bfloat16"}
+
+# A card comes from another process, over the network. Every value has a bound, so that no card can exhaust the router's
+# memory or end one of its loops.
+Name = Annotated[str, StringConstraints(max_length=256)]
+Detail = Annotated[str, StringConstraints(max_length=1 << 16)]
+Size = Annotated[int, Field(ge=1, le=1 << 20)]
+Tokens = Annotated[int, Field(ge=1, le=1 << 40)]
+Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class Identity(BaseModel):
@@ -45,18 +53,18 @@ class Identity(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    architecture: str
-    num_layers: int
-    num_kv_heads: int
-    head_dim: int
-    vocab_size: int
-    rope: str
-    kv_dtype: str
-    page_size: int
-    tp_size: int
-    tokenizer: str
-    chat_template: str
-    weights: str
+    architecture: Name
+    num_layers: Size
+    num_kv_heads: Size
+    head_dim: Size
+    vocab_size: int = Field(ge=1, le=(1 << 31) - 1)
+    rope: Detail
+    kv_dtype: Name
+    page_size: int = Field(ge=0, le=1 << 20)
+    tp_size: Size
+    tokenizer: Name
+    chat_template: Name
+    weights: Name
 
 
 class PatchReport(BaseModel):
@@ -64,10 +72,10 @@ class PatchReport(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
-    target: str
+    name: Name
+    target: Name
     state: Literal["applied", "missing", "moved", "inactive"]
-    detail: str = ""
+    detail: Detail = ""
 
 
 class WorkerCard(BaseModel):
@@ -88,13 +96,13 @@ class WorkerCard(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     role: Literal["prefill", "decode"]
-    incarnation: str
-    bootstrap_port: int | None
+    incarnation: Name
+    bootstrap_port: Port | None
     identity: Identity
-    patches: tuple[PatchReport, ...]
-    max_input_tokens: int
-    context_length: int
-    kv_tokens: int
+    patches: tuple[PatchReport, ...] = Field(max_length=64)
+    max_input_tokens: Tokens
+    context_length: Tokens
+    kv_tokens: Tokens
     leaving: bool = False
 
 

@@ -7,10 +7,13 @@ from typing import NamedTuple
 
 import aiohttp
 
+from sun_sglang.router.bounded import read_at_most
 from sun_sglang.router.registry import Registry, Worker
 from sun_sglang.router.replies import parse
 
 LOADS_TIMEOUT_S = 2.0
+# SGLang reports some hundred bytes a rank.
+MAX_LOADS_BYTES = 1 << 20
 
 
 class Load(NamedTuple):
@@ -63,8 +66,9 @@ async def ask_load(session: aiohttp.ClientSession, worker: Worker, seconds: floa
     """What a worker says it has; None where it does not say within `seconds`."""
     timeout = aiohttp.ClientTimeout(total=seconds)
     try:
-        async with session.get(worker.spec.url + "/v1/loads?include=core", timeout=timeout) as response:
-            return read_load(await response.read())
+        url = worker.spec.url + "/v1/loads?include=core"
+        async with session.get(url, timeout=timeout, allow_redirects=False) as response:
+            return read_load(await read_at_most(response, MAX_LOADS_BYTES))
     except (aiohttp.ClientError, OSError):
         return None
 

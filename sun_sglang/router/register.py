@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from sun_sglang.identity import WorkerCard
 from sun_sglang.router.answer import Answer
 from sun_sglang.router.attempt import Ticket
+from sun_sglang.router.bounded import OversizedError, read_at_most
 from sun_sglang.router.canary import canary_fault, make_canary
 from sun_sglang.router.dispatch import Dispatcher
 from sun_sglang.router.log import Log
@@ -23,6 +24,9 @@ from sun_sglang.router.wire import describe
 
 CANARY_TIMEOUT_S = 30.0
 CANARIES_AT_ONCE = 8
+# A real card has about 2 KB.
+MAX_CARD_BYTES = 1 << 18
+MAX_REASON = 500
 # A busy server answers late; only this many silent probes in a row mean that it hangs.
 SILENT_PROBES = 3
 SILENCE_S = 3.0
@@ -31,11 +35,18 @@ BACKOFF_MAX_S = 15.0
 
 
 class ProbeError(Exception):
-    """A worker's card could not be read. `silent`: it may only be slow."""
+    """A worker's card could not be read.
 
-    def __init__(self, reason: str, *, silent: bool = False) -> None:
+    Args:
+        reason: why, for humans.
+        silent: the worker may only be slow.
+        refused: the worker answered, and its answer is no valid card.
+    """
+
+    def __init__(self, reason: str, *, silent: bool = False, refused: bool = False) -> None:
         self.silent = silent
-        super().__init__(reason)
+        self.refused = refused
+        super().__init__(reason[:MAX_REASON])
 
 
 class _Failure(NamedTuple):
@@ -121,7 +132,7 @@ class Registrar:
                     break
                 silent = silent + 1 if e.silent else SILENT_PROBES
                 if silent >= SILENT_PROBES:
-                    self._lose(worker, str(e))
+                    self._lose(worker, e)
             else:
                 silent = 0
                 if not self._is_there(worker):
@@ -145,9 +156,9 @@ class Registrar:
         try:
             async with (
                 asyncio.timeout(limit),
-                self._session.get(worker.spec.url + "/sun/worker") as response,
+                self._session.get(worker.spec.url + "/sun/worker", allow_redirects=False) as response,
             ):
-                body = await response.read()
+                body = await read_at_most(response, MAX_CARD_BYTES)
                 if response.status != 200:
                     raise ProbeError(f"GET /sun/worker answered {response.status}")
                 return WorkerCard.model_validate_json(body)
@@ -156,7 +167,9 @@ class Registrar:
         except ValidationError as e:
             first = e.errors(include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise ProbeError(f"its card is not valid: {where}: {first['msg']}") from e
+            raise ProbeError(f"its card is not valid: {where}: {first['msg']}", refused=True) from e
+        except OversizedError as e:
+            raise ProbeError(f"its card is not valid: {e}", refused=True) from e
         except (aiohttp.ClientError, OSError) as e:
             raise ProbeError(describe(e)) from e
         except ValueError as e:
@@ -170,12 +183,11 @@ class Registrar:
         if not self._registry.admit(worker.name, card):
             self._news.set()
 
-    def _lose(self, worker: Worker, reason: str) -> None:
+    def _lose(self, worker: Worker, error: ProbeError) -> None:
         if worker.card is not None:
             self._metrics.ejections.labels(worker.name).inc()
-            self._registry.lose(worker.name, reason, gone=True)
-        else:
-            worker.reason = reason
+            self._registry.lose(worker.name, str(error), gone=True)
+        self._registry.note_missing(worker.name, str(error), refused=error.refused)
 
     def _report(self, worker: Worker) -> None:
         now = (self._registry.state(worker.name), worker.reason)

@@ -1,7 +1,7 @@
 """Which workers may serve, and over which (prefill, decode) paths. State and rules; no sockets, no clock.
 
 A worker is *absent* until its card was read, then *refused* for a reason, or *registering* until one of its paths has
-carried a canary, then *ready*. Whatever breaks a connection makes it absent again.
+carried a canary, then *ready*. A broken connection makes it absent again. A card that is not valid is refused unread.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class Worker:
         card: what it said of itself; None while it is absent.
         reason: why it is absent or refused; empty otherwise.
         admitted: its card passed every rule.
+        refused: it answers, and its answer is no valid card.
         draining: it was taken out of rotation by whoever runs the fleet.
         requests: requests that the router has on it now.
         tokens: outstanding work of those requests, in tokens, as far as the router can tell.
@@ -66,6 +67,7 @@ class Worker:
     card: WorkerCard | None = None
     reason: str = "not seen yet"
     admitted: bool = False
+    refused: bool = False
     draining: bool = False
     requests: int = 0
     tokens: int = 0
@@ -185,7 +187,7 @@ class Registry:
         worker = self.workers[name]
         if worker.incarnation and worker.incarnation != card.incarnation:
             self.lose(name, "the worker restarted", gone=True)
-        worker.card, worker.incarnation = card, card.incarnation
+        worker.card, worker.incarnation, worker.refused = card, card.incarnation, False
         worker.reason = self._objection(worker, card)
         worker.admitted = not worker.reason
         if not worker.admitted:
@@ -205,13 +207,24 @@ class Registry:
                 connection broke, one answer was late) they may still end well on connections of their own.
         """
         worker = self.workers[name]
-        worker.card, worker.admitted, worker.reason = None, False, reason
+        worker.card, worker.admitted, worker.reason, worker.refused = None, False, reason, False
         self._drop_paths(name)
         if gone:
             for callback in tuple(worker.on_lost):
                 callback(reason)
         for listener in self.on_change:
             listener(name)
+
+    def note_missing(self, name: str, reason: str, *, refused: bool) -> None:
+        """Record why a worker without a card has none.
+
+        Args:
+            name: which worker.
+            reason: why, for humans.
+            refused: it answers, and its answer is no valid card.
+        """
+        worker = self.workers[name]
+        worker.reason, worker.refused = reason, refused
 
     def add(self, spec: FleetWorker) -> Worker:
         """A worker that has not been seen yet."""
@@ -287,7 +300,7 @@ class Registry:
         """Where a worker stands."""
         worker = self.workers[name]
         if worker.card is None:
-            return State.ABSENT
+            return State.REFUSED if worker.refused else State.ABSENT
         if not worker.admitted:
             return State.REFUSED
         if not worker.takes_requests:

@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import orjson
 
+from sun_sglang.router.bounded import OversizedError
 from sun_sglang.router.connections import CONNECT_TIMEOUT_S, KEEPALIVE_S, Connections
 from sun_sglang.router.exchange import Exchange
 from sun_sglang.router.log import Log
@@ -18,10 +19,14 @@ ABORT_TIMEOUT_S = 5.0
 
 
 def new_session() -> aiohttp.ClientSession:
-    """The client session for all that is no leg. Only connecting has a deadline of its own."""
+    """The client session for all that is no leg. Only connecting has a deadline of its own.
+
+    Bodies are not decompressed: a small compressed reply could fill the memory.
+    """
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
-    return aiohttp.ClientSession(connector=connector, timeout=timeout)
+    headers = {"Accept-Encoding": "identity"}
+    return aiohttp.ClientSession(connector=connector, timeout=timeout, headers=headers, auto_decompress=False)
 
 
 class Wire:
@@ -67,6 +72,8 @@ class Wire:
 def describe(error: Exception) -> str:
     """An error of a client session as a person reads it; aiohttp's own texts are long, or missing."""
     match error:
+        case OversizedError():
+            return str(error)
         case aiohttp.ClientConnectorError():
             return f"cannot connect to {error.host}:{error.port} ({error.os_error.strerror or error.os_error})"
         case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():

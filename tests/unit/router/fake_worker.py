@@ -97,6 +97,8 @@ class FakeWorker:
         self.port = 0
         self.restarts = 0
         self.card_changes = card
+        self.raw_card: bytes | None = None
+        self.endless_card = False
         self.canaries = 0
         self.canary_fault: Fault | None = None
         self._runner: web.AppRunner | None = None
@@ -166,8 +168,14 @@ class FakeWorker:
 
     # --- handlers ---------------------------------------------------------------------------------------------------
 
-    async def _card(self, _: web.Request) -> web.Response:
-        return web.Response(body=orjson.dumps(self.card), content_type="application/json")
+    async def _card(self, request: web.Request) -> web.StreamResponse:
+        if self.endless_card:
+            out = web.StreamResponse()
+            await out.prepare(request)
+            while True:
+                await out.write(b" " * 65536)
+        body = orjson.dumps(self.card) if self.raw_card is None else self.raw_card
+        return web.Response(body=body, content_type="application/json")
 
     async def _abort(self, request: web.Request) -> web.Response:
         body = await request.json()
