@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 import aiohttp
 from pydantic import ValidationError
@@ -23,7 +24,8 @@ from sun_sglang.router.registry import Pair, Path, Registry, State, Worker
 from sun_sglang.router.wire import describe
 
 CANARY_TIMEOUT_S = 30.0
-CANARIES_AT_ONCE = 8
+# A canary may hang until its deadline. The slots belong to one pair of workers, so that a hanging pair delays no other.
+CANARIES_PER_PAIR = 4
 # A real card has about 2 KB.
 MAX_CARD_BYTES = 1 << 18
 MAX_REASON = 500
@@ -80,6 +82,7 @@ class Registrar:
         self._news = asyncio.Event()
         self._states: dict[str, tuple[State, str]] = {}
         self._failed: dict[Path, _Failure] = {}
+        self._slots: WeakValueDictionary[tuple[str, str], asyncio.Semaphore] = WeakValueDictionary()
         registry.on_change.append(self._look_again)
         registry.on_added.append(self._start)
 
@@ -199,7 +202,6 @@ class Registrar:
 
     async def _prove_paths(self) -> None:
         """Send canaries over unproven paths, over each again after a while that doubles, until they are right."""
-        at_once = asyncio.Semaphore(CANARIES_AT_ONCE)
         busy: set[Path] = set()
         async with asyncio.TaskGroup() as group:
             while True:
@@ -207,7 +209,7 @@ class Registrar:
                 for path in self._registry.unproven():
                     if path not in busy and self._is_due(path):
                         busy.add(path)
-                        task = group.create_task(self._prove(path, at_once))
+                        task = group.create_task(self._prove(path))
                         task.add_done_callback(_forget(busy, path))
                 await _wait(self._news, self._pause())
 
@@ -223,8 +225,9 @@ class Registrar:
     def _now(self) -> float:
         return self._dispatcher.now()
 
-    async def _prove(self, path: Path, at_once: asyncio.Semaphore) -> None:
-        async with at_once:
+    async def _prove(self, path: Path) -> None:
+        slots = self._slots.setdefault((path.prefill, path.decode), asyncio.Semaphore(CANARIES_PER_PAIR))
+        async with slots:
             incarnations = self._registry.incarnations(path)
             if incarnations is None:
                 return
