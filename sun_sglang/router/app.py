@@ -29,7 +29,7 @@ from sun_sglang.router.log import Log
 from sun_sglang.router.metrics import Account, Metrics, current_account
 from sun_sglang.router.names import REQUEST_ID_HEADER, current_request, request_id
 from sun_sglang.router.policy import Chooser
-from sun_sglang.router.problem import Problem
+from sun_sglang.router.problem import Problem, router_failed
 from sun_sglang.router.randomness import Randomness
 from sun_sglang.router.register import Registrar
 from sun_sglang.router.registry import Registry
@@ -268,9 +268,7 @@ class Router:
             raise
         except Exception as e:
             self.log.event("defect", path=request.path, trace="".join(traceback.format_exception(e)))
-            return self._refuse(
-                request, Problem(500, "the router failed; its log has the details", code="internal_error")
-            )
+            return self._refuse(request, router_failed())
 
     def _count_leaving(self, request: web.Request) -> None:
         """A client left before its request was read: nobody else knows of it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from sun_sglang.router import sse
 from sun_sglang.router.connections import BrokenError, Connection, LegError, NotConnectedError, Origin
 from sun_sglang.router.verdict import Lost, Reply
 
@@ -46,8 +47,10 @@ class Exchange:
         "_pieces",
         "_reader",
         "_sent_again",
+        "_size",
         "_status",
         "_streams",
+        "_tail",
         "_watcher",
         "over",
     )
@@ -75,6 +78,9 @@ class Exchange:
         self._paused = False
         self._status = 0
         self._pieces: list[bytes] = []
+        # of a stream before its first event is whole: its bytes, and the last of them
+        self._size = 0
+        self._tail = b""
         self._error: LegError | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._reader: asyncio.Future[None] | None = None
@@ -138,7 +144,7 @@ class Exchange:
         if self._heard is not None:
             self._pieces.append(data)
             if self._streams and self._status == 200:
-                self._begin_stream()
+                self._begin_stream(data)
             return
         if self._watcher is not None:
             return
@@ -183,12 +189,13 @@ class Exchange:
         finally:
             self._connecting = None
 
-    def _begin_stream(self) -> None:
-        head = self._take()
-        if b"\n\n" in head:
-            self._tell(Reply(200, head, streamed=True))
-        else:
-            self._pieces.append(head)
+    def _begin_stream(self, data: bytes) -> None:
+        """Report a stream once its first event is whole. One that is too long goes to the reader, who refuses it."""
+        near = self._tail + data
+        self._tail = near[-3:]
+        self._size += len(data)
+        if sse.holds_end(near) or self._size > sse.MAX_EVENT_BYTES:
+            self._tell(Reply(200, self._take(), streamed=True))
 
     def _take(self) -> bytes:
         pieces = self._pieces

@@ -8,25 +8,86 @@ from __future__ import annotations
 
 from typing import Any
 
+from sun_sglang.router.replies import BadReplyError, parse
 from sun_sglang.router.request import Endpoint
 
 _COLUMNS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
 
 
-def merge_input_logprobs(endpoint: Endpoint, decode: Any, prefill: Any) -> Any:
-    """The decode worker's result or chunk with the input logprobs of the prefill worker's reply. Both parsed JSON.
+class InputLogprobs:
+    """The prompt's logprobs out of a prefill worker's reply, and where a decode worker's answer shows them.
 
     /generate: every `input_*` field of `meta_info`. /v1/completions with `echo`: the prompt's entries, which come first
     in each list of `choices[0].logprobs`.
+
+    Args:
+        endpoint: whose shape the reply and the answer have.
+        prefill: the prefill worker's reply.
+
+    Raises:
+        BadReplyError: the reply holds no logprobs of a prompt.
     """
-    if endpoint is Endpoint.GENERATE:
-        theirs = {k: v for k, v in prefill["meta_info"].items() if k.startswith("input_") and v is not None}
-        return {**decode, "meta_info": {**decode["meta_info"], **theirs}}
-    if not decode.get("choices"):
-        return decode
-    count = prefill["usage"]["prompt_tokens"]
-    source = prefill["choices"][0].get("logprobs") or {}
-    choice = decode["choices"][0]
-    own = choice.get("logprobs") or {}
-    merged = {name: (source.get(name) or [])[:count] + (own.get(name) or []) for name in _COLUMNS}
-    return {**decode, "choices": [{**choice, "logprobs": {**own, **merged}}, *decode["choices"][1:]]}
+
+    def __init__(self, endpoint: Endpoint, prefill: bytes) -> None:
+        self._endpoint = endpoint
+        reply = parse(prefill)
+        try:
+            self._fields = _of_generate(reply) if endpoint is Endpoint.GENERATE else _of_completions(reply)
+        except (AttributeError, IndexError, KeyError, TypeError) as e:
+            raise BadReplyError("the prefill worker's reply holds no logprobs of the prompt") from e
+
+    def add_to(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """Return a decode worker's result or chunk with the prompt's logprobs; the same where it has no choices.
+
+        Args:
+            answer: parsed; its `meta_info` is an object and its `choices` a list of objects, if it has them.
+        """
+        if self._endpoint is Endpoint.GENERATE:
+            return {**answer, "meta_info": {**(answer.get("meta_info") or {}), **self._fields}}
+        if not answer.get("choices"):
+            return answer
+        choice, *others = answer["choices"]
+        own = choice.get("logprobs")
+        own = own if isinstance(own, dict) else {}
+        merged = {name: column + _list(own.get(name)) for name, column in self._fields.items()}
+        return {**answer, "choices": [{**choice, "logprobs": {**own, **merged}}, *others]}
+
+
+class StreamedLogprobs:
+    """Puts input logprobs into the events of one answer: the first, and for /generate also the last.
+
+    SGLang sends them in every event of a /generate stream, whose events are cumulative, so a client may read the first
+    event or the last one alone; both of them suffice. In /v1/completions SGLang sends them in the first event.
+    """
+
+    def __init__(self, endpoint: Endpoint, logprobs: InputLogprobs) -> None:
+        self._cumulative = endpoint is Endpoint.GENERATE
+        self._logprobs = logprobs
+        self._begun = False
+
+    def wanted(self, data: bytes) -> bool:
+        """Whether an event with this data may be one that shows them. A false yes costs a parse."""
+        return not self._begun or (self._cumulative and b'"finish_reason":null' not in data)
+
+    def add_to(self, chunk: dict[str, Any]) -> dict[str, Any]:
+        """Return an event's parsed data, with them where they belong."""
+        last = self._cumulative and (chunk.get("meta_info") or {}).get("finish_reason") is not None
+        if self._begun and not last:
+            return chunk
+        shown = self._logprobs.add_to(chunk)
+        self._begun = self._begun or shown is not chunk
+        return shown
+
+
+def _of_generate(reply: Any) -> dict[str, Any]:
+    return {k: v for k, v in reply["meta_info"].items() if k.startswith("input_") and v is not None}
+
+
+def _of_completions(reply: Any) -> dict[str, list[Any]]:
+    count = reply["usage"]["prompt_tokens"]
+    source = reply["choices"][0].get("logprobs") or {}
+    return {name: _list(source.get(name))[:count] for name in _COLUMNS}
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []

@@ -70,3 +70,13 @@ class Problem(Exception):  # noqa: N818 - it is an answer to a client, which tra
     def _fields(self) -> dict[str, Any]:
         kind = _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
         return {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+
+
+def router_failed() -> Problem:
+    """The answer where the router itself is at fault."""
+    return Problem(500, "the router failed; its log has the details", code="internal_error")
+
+
+def broken_stream(why: str) -> Problem:
+    """The answer in the middle of a stream that cannot go on."""
+    return Problem(502, f"the answer broke off: {why}", code="stream_broken")

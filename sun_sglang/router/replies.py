@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import orjson
+
+
+class BadReplyError(Exception):
+    """A worker sent what is no part of an answer. The text says who sent what."""
 
 
 class Tokens(NamedTuple):
@@ -23,21 +28,43 @@ def parse(body: bytes) -> Any:
         return None
 
 
+def read_result(data: bytes) -> dict[str, Any]:
+    """Read a decode worker's answer, or the data of one event of it.
+
+    Raises:
+        BadReplyError: it is no JSON object, or a part that the router reads has another type than SGLang gives it.
+    """
+    result = parse(data)
+    if not isinstance(result, dict):
+        start = data[:80].decode(errors="replace")
+        raise BadReplyError(f"the decode worker sent what is not a JSON object: {start}")
+    choices = result.get("choices")
+    if choices is not None and not (isinstance(choices, list) and all(isinstance(c, dict) for c in choices)):
+        raise BadReplyError("the decode worker sent `choices` that are not a list of objects")
+    for name in ("meta_info", "usage"):
+        if not isinstance(result.get(name), dict | None):
+            raise BadReplyError(f"the decode worker sent a `{name}` that is not an object")
+    return result
+
+
 def finish_abort(body: bytes) -> dict[str, Any] | None:
     """The finish reason of a result that is an abort in disguise (status 200), or None.
 
     SGLang reports it as `meta_info.finish_reason.type` in /generate and as `choices[].finish_reason` elsewhere.
     """
-    if b'"abort"' not in body:
-        return None
-    result = parse(body)
-    if not isinstance(result, dict):
-        return None
-    reason = (result.get("meta_info") or {}).get("finish_reason")
+    result = parse(body) if b'"abort"' in body else None
+    return abort_reason(result) if isinstance(result, dict) else None
+
+
+def abort_reason(result: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The finish reason of a parsed result that is an abort in disguise, or None. Any JSON may stand in its fields."""
+    meta, choices = result.get("meta_info"), result.get("choices")
+    reason = meta.get("finish_reason") if isinstance(meta, dict) else None
     if isinstance(reason, dict) and reason.get("type") == "abort":
         return reason
-    if any(choice.get("finish_reason") == "abort" for choice in result.get("choices") or ()):
-        return {"type": "abort"}
+    for choice in choices if isinstance(choices, list) else ():
+        if isinstance(choice, dict) and choice.get("finish_reason") == "abort":
+            return {"type": "abort"}
     return None
 
 
@@ -71,8 +98,9 @@ def tokens(result: object) -> Tokens:
     usage = result.get("usage", result)
     if not isinstance(usage, dict):
         return Tokens(0, 0, 0)
-    details = usage.get("prompt_tokens_details") or {}
-    return Tokens(_int(usage, "prompt_tokens"), _int(usage, "completion_tokens"), _int(details, "cached_tokens"))
+    details = usage.get("prompt_tokens_details")
+    cached = _int(details, "cached_tokens") if isinstance(details, dict) else 0
+    return Tokens(_int(usage, "prompt_tokens"), _int(usage, "completion_tokens"), cached)
 
 
 def _int(source: dict[str, Any], key: str) -> int:

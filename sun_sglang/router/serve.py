@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple
+from contextlib import suppress
+from functools import partial
+from typing import Any, NamedTuple
 
 import orjson
 from aiohttp import web
@@ -22,15 +25,14 @@ from sun_sglang.router.inflight import Inflight
 from sun_sglang.router.keys import Key
 from sun_sglang.router.legs import Call, make_call, namespace, wire_model
 from sun_sglang.router.log import Log
-from sun_sglang.router.logprobs import merge_input_logprobs
 from sun_sglang.router.metrics import Metrics, current_account
 from sun_sglang.router.names import current_request
-from sun_sglang.router.problem import Problem
+from sun_sglang.router.problem import Problem, broken_stream, router_failed
 from sun_sglang.router.registry import Registry
-from sun_sglang.router.replies import Tokens, tokens
-from sun_sglang.router.replies import parse as parse_json
+from sun_sglang.router.replies import BadReplyError, Tokens, read_result, tokens
 from sun_sglang.router.request import Endpoint, Request, parse
-from sun_sglang.router.sse import DONE, Watch, event_data
+from sun_sglang.router.rewrite import Rewriter, needs_rewriting
+from sun_sglang.router.sse import DONE, Watch, frame
 from sun_sglang.router.streams import MergedStream
 from sun_sglang.router.tracing import Ended, Tracing
 
@@ -189,14 +191,14 @@ class Service:
             return await self._whole_many(request, parts)
         part = parts[0]
         answer = await self._dispatcher.exchange(part.call, part.ticket)
-        body = show(request, part.single.rid, answer)(answer.head)
-        self._count(request.task, 1, tokens(_result(body)))
+        body, result = _whole(part, answer)
+        self._count(request.task, 1, tokens(result))
         return _ended(part), web.Response(body=body, headers=_JSON)
 
     async def _whole_many(self, request: Request, parts: tuple[Part, ...]) -> tuple[str, web.StreamResponse]:
         async def one(part: Part) -> object:
             answer = await self._dispatcher.exchange(part.call, part.ticket)
-            return _result(show(request, part.single.rid, answer)(answer.head))
+            return _whole(part, answer)[1]
 
         failed: Problem | None = None
         try:
@@ -214,29 +216,35 @@ class Service:
 
     async def _stream(self, http: web.Request, request: Request, part: Part) -> tuple[str, web.StreamResponse]:
         answer = await self._dispatcher.exchange(part.call, part.ticket)
-        strip = request.endpoint is not Endpoint.GENERATE and not request.wants_usage
-        rewrite = show(request, part.single.rid, answer) if needs_rewriting(request, part) else None
-        watch = Watch(strip_usage=strip, rewrite=rewrite)
+        try:
+            watch = _watch(request, part, answer)
+            piece = watch.feed(answer.head)
+            if watch.bad is not None and not piece:
+                raise Problem(502, str(watch.bad), code="decode_failed")
+        except BaseException:
+            answer.abandon()
+            raise
         out = web.StreamResponse(headers=_SSE)
         first = self._dispatcher.now()
         delivered = False
         try:
             await out.prepare(http)
             self._metrics.ttft.labels(request.task).observe(first - part.ticket.arrived)
-            outcome = await self._pump(answer, watch, out, part.ticket)
+            outcome = await self._pump(answer, watch, piece, out, part.ticket)
             delivered = outcome in ("ok", "aborted")
             await out.write_eof()
         except (ConnectionResetError, BrokenPipeError):
             outcome = "disconnected"
+        except Exception as e:
+            outcome = await self._end_with_error(http, out, e)
         finally:
             answer.finish() if delivered else answer.abandon()
         self._count_stream(request, watch, first)
         return outcome, out
 
-    async def _pump(self, answer: Answer, watch: Watch, out: web.StreamResponse, ticket: Ticket) -> str:
+    async def _pump(self, answer: Answer, watch: Watch, piece: bytes, out: web.StreamResponse, ticket: Ticket) -> str:
         """Pass a stream on to its end. Returns how it ended; an end other than the worker's own is an error event."""
         try:
-            piece = watch.feed(answer.head)
             while True:
                 if piece:
                     await out.write(piece)
@@ -253,26 +261,25 @@ class Service:
         if watch.done:
             return _ended_ticket(ticket)
         if watch.aborted is not None and ticket.abort_asked:
-            event = b"data: " + watch.aborted + b"\n\n"
-            await out.write((watch.rewrite(event) if watch.rewrite else event) + DONE)
+            await out.write(frame(watch.rewrite(watch.aborted) if watch.rewrite else watch.aborted) + DONE)
             return "aborted"
         if watch.error is not None:
-            await out.write(b"data: " + watch.error + b"\n\n")
+            await out.write(frame(watch.error))
         else:
-            await out.write(broken_stream("the worker aborted the request").as_event())
+            await out.write(broken_stream(str(watch.bad or "the worker aborted the request")).as_event())
         return "failed"
 
     async def _stream_many(
         self, http: web.Request, request: Request, parts: tuple[Part, ...]
     ) -> tuple[str, web.StreamResponse]:
-        merged = MergedStream(request, [p.single.place for p in parts])
+        merged = MergedStream(request, [p.single.place for p in parts], partial(self._defect, http))
 
         async def one(part: Part) -> None:
             answer = await self._dispatcher.exchange(part.call, part.ticket)
             delivered = False
             try:
-                shown = show(request, part.single.rid, answer)
-                delivered = await merged.take(part.single.place, answer, part.ticket, shown)
+                await merged.take(part.single.place, answer, part.ticket, _rewriter(part, answer))
+                delivered = True
             finally:
                 answer.finish() if delivered else answer.abandon()
 
@@ -289,54 +296,52 @@ class Service:
                 await out.write_eof()
         except (ConnectionResetError, BrokenPipeError):
             return "disconnected", out
+        except Exception as e:
+            return await self._end_with_error(http, out, e), out
         self._count(request.task, len(parts), merged.tokens())
         return ("failed" if merged.failed else _ended(*parts)), out
 
+    async def _end_with_error(self, http: web.Request, out: web.StreamResponse, error: Exception) -> str:
+        """End a stream that the router itself broke. Raises `error` again where no byte has gone to the client."""
+        if not out.prepared:
+            raise error
+        self._defect(http, error)
+        with suppress(ConnectionResetError, BrokenPipeError):
+            await out.write(router_failed().as_event())
+            await out.write_eof()
+        return "failed"
+
+    def _defect(self, http: web.Request, error: Exception) -> None:
+        self._log.event("defect", path=http.path, trace="".join(traceback.format_exception(error)))
+
     def _count_stream(self, request: Request, watch: Watch, first: float) -> None:
-        counts = tokens(watch.usage or orjson.loads(event_data(watch.last) or b"null"))
+        counts = watch.tokens()
         self._count(request.task, 1, counts)
         if watch.done and counts.completion > 1:
             self._metrics.itl.labels(request.task).observe((self._dispatcher.now() - first) / (counts.completion - 1))
 
 
-def broken_stream(why: str) -> Problem:
-    """What a client is told in the middle of a stream that cannot go on."""
-    return Problem(502, f"the answer broke off: {why}", code="stream_broken")
+def _rewriter(part: Part, answer: Answer) -> Rewriter:
+    try:
+        return Rewriter(part.call, part.single.rid, answer.rid, answer.prefill)
+    except BadReplyError as e:
+        raise Problem(502, str(e), code="prefill_failed") from e
 
 
-def needs_rewriting(request: Request, part: Part) -> bool:
-    """The workers' bytes are not what the client is to see."""
-    return part.call.needs_prefill or part.single.rid is not None or wire_model(request.task) != request.task
+def _whole(part: Part, answer: Answer) -> tuple[bytes, dict[str, Any]]:
+    """An unstreamed answer as the client is to see it, and the same parsed."""
+    rewriter = _rewriter(part, answer)
+    try:
+        body = rewriter.body(answer.head)
+        return body, read_result(body)
+    except BadReplyError as e:
+        raise Problem(502, str(e), code="decode_failed") from e
 
 
-def show(request: Request, rid: str | None, answer: Answer) -> Callable[[bytes], bytes]:
-    """What turns a worker's body or event into the client's: its own rid, its task's name, the prompt's logprobs."""
-    names: list[tuple[bytes, bytes]] = []
-    if rid is not None:
-        # an id is 32 random hex characters, so nothing else in the reply reads like it
-        names.append((orjson.dumps(answer.rid), orjson.dumps(rid)))
-    if (wire := wire_model(request.task)) != request.task:
-        names.append((orjson.dumps(wire), orjson.dumps(request.task)))
-    prefill = orjson.loads(answer.prefill) if answer.prefill is not None else None
-
-    def rewrite(data: bytes) -> bytes:
-        for ours, theirs in names:
-            data = data.replace(ours, theirs)
-        if prefill is None or data == DONE:
-            return data
-        if data.startswith(b"data:"):
-            merged = merge_input_logprobs(request.endpoint, orjson.loads(event_data(data)), prefill)
-            return b"data: " + orjson.dumps(merged) + b"\n\n"
-        return orjson.dumps(merge_input_logprobs(request.endpoint, orjson.loads(data), prefill))
-
-    return rewrite
-
-
-def _result(body: bytes) -> object:
-    result = parse_json(body)
-    if not isinstance(result, dict):
-        raise Problem(502, "the decode worker's answer is not a JSON object", code="decode_failed")
-    return result
+def _watch(request: Request, part: Part, answer: Answer) -> Watch:
+    strip = request.endpoint is not Endpoint.GENERATE and not request.wants_usage
+    rewrite = _rewriter(part, answer).event if needs_rewriting(part.call, part.single.rid) else None
+    return Watch(strip_usage=strip, rewrite=rewrite)
 
 
 def outcome_of(problem: Problem) -> str:

@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 
 from sun_sglang.router.problem import Problem
 from sun_sglang.router.replies import error_code, error_message, finish_abort
+from sun_sglang.router.sse import Framer, event_data
 
 Leg = Literal["prefill", "decode"]
 LEGS: tuple[Leg, Leg] = ("prefill", "decode")
@@ -166,5 +167,4 @@ def _broken(leg: Leg, message: str) -> Failed:
 
 
 def _first_data(head: bytes) -> bytes:
-    event = head.split(b"\n\n", 1)[0]
-    return event[5:].strip() if event.startswith(b"data:") else event
+    return next(filter(None, map(event_data, Framer(most=len(head)).feed(head))), b"")

@@ -49,7 +49,11 @@ def spoken(tokens: list[int]) -> str:
 
 @dataclass
 class Fault:
-    """What a worker does wrong, to how many requests. `drop`: one connection closes; `die`: the worker is gone."""
+    """What a worker does wrong, to how many requests.
+
+    `drop`: one connection closes; `die`: the worker is gone; `writes`: a decode worker streams this, asks no
+    prefill worker, and then ends the stream, or keeps it open where `hang_after` is set.
+    """
 
     status: int = 0
     body: bytes = b'{"error":{"message":"made to fail"}}'
@@ -60,6 +64,7 @@ class Fault:
     hang: bool = False
     hang_after: int | None = None
     error_after: int | None = None
+    writes: tuple[bytes, ...] | None = None
     times: int = 1_000_000
 
 
@@ -269,6 +274,14 @@ class FakeWorker:
 
     async def _decode(self, request: web.Request, body: dict[str, Any], fault: Fault) -> web.StreamResponse:
         path, ids = request.path, prompt_of(request.path, body)
+        if fault.writes is not None:
+            out = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+            await out.prepare(request)
+            for piece in fault.writes:
+                await out.write(piece)
+            if fault.hang_after is not None:
+                await self._unless_aborted(body["rid"], self._forever.wait())
+            return out
         met = self.rooms.meet(body["bootstrap_room"])
         if await self._unless_aborted(body["rid"], asyncio.shield(met)):
             return await self._send(request, body, ids, [], {"type": "abort", "message": "aborted"}, 0, fault)

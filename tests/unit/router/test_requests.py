@@ -14,9 +14,10 @@ from sun_sglang.errors import RequestError
 from sun_sglang.router.fanout import is_plural, merge, merge_usage, reindex, split
 from sun_sglang.router.fields import RESERVED
 from sun_sglang.router.legs import make_call
-from sun_sglang.router.logprobs import merge_input_logprobs
+from sun_sglang.router.logprobs import InputLogprobs
+from sun_sglang.router.replies import BadReplyError
 from sun_sglang.router.request import Endpoint, Request, parse
-from sun_sglang.router.sse import Framer, Watch, event
+from sun_sglang.router.sse import Framer, Watch, event, event_data
 
 TASKS = ["math", "tool"]
 MINIMAL: dict[Endpoint, dict[str, Any]] = {
@@ -327,7 +328,7 @@ def test_input_logprobs_replace_what_decode_has_not() -> None:
     prefill = {
         "meta_info": {"input_token_logprobs": [[0, 1, None]], "output_token_logprobs": [9], "input_top_logprobs": [2]}
     }
-    merged = merge_input_logprobs(Endpoint.GENERATE, decode, prefill)
+    merged = InputLogprobs(Endpoint.GENERATE, orjson.dumps(prefill)).add_to(decode)
     assert merged["meta_info"] == {
         "input_token_logprobs": [[0, 1, None]],
         "output_token_logprobs": [1],
@@ -380,12 +381,41 @@ def test_an_abort_is_held_back(chunk: dict[str, Any]) -> None:
     assert watch.aborted == orjson.dumps(chunk)
 
 
-@pytest.mark.parametrize("text", ["data: [DONE]\n\n", 'data: {"error"', '"abort"', '"choices":[]'])
+MARKERS = [
+    "data: ",
+    "data: [DONE]",
+    "data: [DONE]\n\n",
+    "[DONE]",
+    'data: {"error"',
+    '"error"',
+    "error",
+    '"abort"',
+    "abort",
+]
+
+
+@pytest.mark.parametrize("text", [*MARKERS, '"choices":[]', 'data: {"error":{}}\r\n\r\n', "\n\n"])
 def test_a_model_cannot_write_a_marker(text: str) -> None:
     watch = Watch(strip_usage=True)
     chunk = event({"choices": [{"text": text, "finish_reason": "stop"}], "usage": None})
     assert watch.feed(chunk) == chunk
     assert not watch.ended
+    assert watch.feed(chunk[:20]) + watch.feed(chunk[20:]) == chunk
+    assert not watch.ended
+
+
+@pytest.mark.parametrize("text", MARKERS)
+@pytest.mark.parametrize("end", [{"type": "length"}, {"type": "abort"}])
+def test_the_end_of_an_answer_is_seen_whatever_its_text(text: str, end: dict[str, str]) -> None:
+    """An aborted answer is held back, and the tokens of any other are counted."""
+    for cut in (0, 20):
+        watch = Watch()
+        whole = {"text": text, "meta_info": {"finish_reason": end, "completion_tokens": 7}}
+        sent = watch.feed(event(whole)[:cut]) + watch.feed(event(whole)[cut:])
+        assert watch.aborted == (orjson.dumps(whole) if end["type"] == "abort" else None)
+        assert sent == (b"" if watch.aborted else event(whole))
+        if not watch.aborted:
+            assert watch.tokens().completion == 7
 
 
 @given(st.lists(st.binary(min_size=1, max_size=6).filter(lambda b: b"\n" not in b), max_size=6), st.integers(1, 7))
@@ -394,4 +424,38 @@ def test_framing(events: list[bytes], size: int) -> None:
     framer = Framer()
     got = [e for i in range(0, len(data), size) for e in framer.feed(data[i : i + size])]
     assert got == [e + b"\n\n" for e in events]
-    assert framer.rest == b""
+    assert not framer.rest
+
+
+@given(
+    st.lists(st.text(min_size=1, max_size=6).map(lambda t: orjson.dumps({"text": t})), max_size=4),
+    st.lists(st.sampled_from([b"\n", b"\r\n", b"\r"]), min_size=1, max_size=4),
+    st.integers(1, 7),
+)
+def test_events_are_read_line_by_line_whatever_ends_a_line(datas: list[bytes], ends: list[bytes], size: int) -> None:
+    sent = b"".join(
+        b"".join(line + ends[i % len(ends)] for line in (b": data: ping", b"id: 3", b"data:" + data, b"data: 4", b""))
+        for i, data in enumerate(datas)
+    )
+    framer = Framer()
+    # a CR may be the first half of a CRLF: what comes after it tells
+    got = [e for i in range(0, len(sent), size) for e in framer.feed(sent[i : i + size])]
+    assert [d for d in map(event_data, got) if d] == [data + b"\n4" for data in datas]
+
+
+def test_an_event_without_an_end_is_refused_and_not_kept() -> None:
+    framer = Framer(most=100)
+    assert list(framer.feed(b"data: " + b"x" * 90)) == []
+    with pytest.raises(BadReplyError, match="over 100 bytes"):
+        list(framer.feed(b"x" * 90))
+
+
+@pytest.mark.parametrize(
+    "data", [b"no json", b"[]", b'"x"', b'{"choices":[], "error"', b'{"choices":"abort"}', b'{"meta_info":"abort"}']
+)
+def test_data_that_is_no_result_ends_the_stream_after_what_came_before(data: bytes) -> None:
+    watch = Watch()
+    good = event({"text": "a"})
+    assert watch.feed(good + b"data: " + data + b'\ndata:{"error":1}\n\n' + good) == good
+    assert "decode worker" in str(watch.bad)
+    assert watch.ended

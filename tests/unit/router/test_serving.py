@@ -103,15 +103,37 @@ async def test_input_logprobs_come_from_prefill_and_output_logprobs_from_decode(
     _, reply = await small.post("/generate", body)
     assert [e[1] for e in reply["meta_info"]["input_token_logprobs"]] == PROMPT[1:]
     assert [e[1] for e in reply["meta_info"]["output_token_logprobs"]] == tokens
-    events = await small.events_of("/generate", {**body, "stream": True})
-    for event in events[:-1]:
-        assert [e[1] for e in event["meta_info"]["input_token_logprobs"]] == PROMPT[1:]
     body = {"model": "math", "prompt": "hi", "echo": True, "logprobs": 1, "max_tokens": 2}
     _, reply = await small.post("/v1/completions", body)
     out = expected("w-math", "w-base", ids_of("hi"), 2)
     logprobs = reply["choices"][0]["logprobs"]
     assert logprobs["tokens"] == [f"in{t}" for t in ids_of("hi")] + [f"out{t}" for t in out]
     assert len(logprobs["top_logprobs"]) == len(logprobs["token_logprobs"]) == 4
+
+
+@pytest.mark.parametrize("answers", [1, 2])
+async def test_a_streams_input_logprobs_come_with_its_first_and_its_last_cumulative_event(
+    small: System, answers: int
+) -> None:
+    params = {"max_new_tokens": 5, "n": answers}
+    body = {"input_ids": PROMPT, "return_logprob": True, "logprob_start_len": 1, "sampling_params": params}
+    events = await small.events_of("/generate", {"model": "math", "stream": True, **body})
+    for index in range(answers):
+        metas = [e["meta_info"] for e in events[:-1] if e.get("index", 0) == index]
+        given = [[e[1] for e in meta["input_token_logprobs"]] for meta in metas]
+        assert given == [PROMPT[1:], [], [], [], PROMPT[1:]]
+        assert [len(meta["output_token_logprobs"]) for meta in metas] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("answers", [1, 2])
+async def test_a_streams_echoed_logprobs_come_with_its_first_event(small: System, answers: int) -> None:
+    body = {"prompt": "hi", "echo": True, "logprobs": 1, "max_tokens": 3, "n": answers}
+    events = await small.events_of("/v1/completions", {"model": "math", "stream": True, **body})
+    out = [f"out{t}" for t in expected("w-math", "w-base", ids_of("hi"), 3)]
+    for index in range(answers):
+        choices = [c for e in events[:-1] for c in e["choices"] if c["index"] == index]
+        given = [choice["logprobs"]["tokens"] for choice in choices]
+        assert given == [[f"in{t}" for t in ids_of("hi")] + out[:1], out[1:2], out[2:]]
 
 
 async def test_replies_carry_the_clients_own_rid(small: System) -> None:
