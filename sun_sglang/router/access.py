@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Literal
@@ -14,7 +14,7 @@ from sun_sglang.router.keys import Key, Keyring, KeySpec, load_keys
 from sun_sglang.router.problem import Problem
 from sun_sglang.topology import Router
 
-Need = Literal["nothing", "key", "admin"]
+Need = Literal["nothing", "key", "metrics", "admin"]
 # the key of the request that is handled; None where none is needed
 current_key: ContextVar[Key | None] = ContextVar("current_key")
 _OPEN = frozenset({"/health"})
@@ -26,14 +26,29 @@ class Access:
     """Checks requests against the keys. Where there are no keys, everyone may do everything."""
 
     def __init__(self, specs: tuple[KeySpec, ...], internal: str | None, processes: int = 1) -> None:
-        own = (KeySpec(name="launcher", key=internal, admin=True),) if internal and specs else ()
-        self._ring = Keyring((*specs, *own), processes) if specs else None
+        self._specs = specs
+        self._processes = processes
+        self._own = (KeySpec(name="launcher", key=internal, admin=True),) if internal else ()
+        self._ring = Keyring((*specs, *self._own), processes) if specs else None
+
+    @property
+    def guarded(self) -> bool:
+        """There are keys."""
+        return self._ring is not None
+
+    def replace(self, specs: tuple[KeySpec, ...]) -> bool:
+        """Use other keys from now on; requests that were let in go on. Returns whether they differ."""
+        if specs == self._specs:
+            return False
+        self._specs = specs
+        self._ring = Keyring((*specs, *self._own), self._processes, self._ring)
+        return True
 
     def check(self, path: str, headers: Mapping[str, str]) -> Key | None:
         """The key of a request; None where none is needed.
 
         Raises:
-            Problem: 401 without a key that exists, 403 without one that may ask for this.
+            Problem: 401 without a key that exists, 403 with one that may not ask for this.
         """
         if self._ring is None or (need := needed(path)) == "nothing":
             return None
@@ -43,6 +58,9 @@ class Access:
             raise Problem(401, message, code="invalid_api_key")
         if need == "admin":
             require_admin(key)
+        if need == "metrics" and not key.metrics:
+            message = f"key `{key.name}` may not do this; an admin key may, and one with `metrics: true`"
+            raise Problem(403, message, code="admin_key_required")
         return key
 
 
@@ -52,16 +70,18 @@ def require_admin(key: Key | None) -> None:
         raise Problem(403, f"key `{key.name}` may not do this; an admin key may", code="admin_key_required")
 
 
-def require_task(key: Key | None, task: str) -> None:
-    """Raise Problem (403) for a key that may not call a task."""
-    if key is not None and not key.may_call(task):
-        raise Problem(403, f"key `{key.name}` may not call task `{task}`", param="model", code="task_not_allowed")
+def visible_tasks(tasks: Sequence[str]) -> Sequence[str]:
+    """Return those of the tasks that exist for the client of this request: the ones that its key may call."""
+    key = current_key.get()
+    return tasks if key is None else key.visible(tasks)
 
 
 def needed(path: str) -> Need:
     """What a request for a path has to bring."""
     if path in _OPEN:
         return "nothing"
+    if path == "/metrics":
+        return "metrics"
     return "admin" if path in _ADMIN or path.startswith(_BELOW_ADMIN) else "key"
 
 

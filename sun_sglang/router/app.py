@@ -23,6 +23,7 @@ from sun_sglang.router.fleet import Fleet
 from sun_sglang.router.gate import Gate
 from sun_sglang.router.inflight import Inflight
 from sun_sglang.router.info import Info
+from sun_sglang.router.key_file import KeyFile
 from sun_sglang.router.lengths import LengthCheck
 from sun_sglang.router.loads import LoadWatch
 from sun_sglang.router.log import Log
@@ -83,7 +84,15 @@ class Router:
         self.siblings = Siblings(_sockets(path, process, fleet.router.processes))
         self._process = process
         self._shared = _share(self.registry, path, process)
-        self.info = Info(session, self.registry, self.registrar, self.inflight, self.gate, self.siblings)
+        self.info = Info(
+            session,
+            self.registry,
+            self.registrar,
+            self.inflight,
+            self.gate,
+            self.siblings,
+            shows_tasks=not access.guarded,
+        )
         self.store = FleetStore(self.registry, path, log)
         self.admin = Admin(self.registry, self.store)
         check = LengthCheck(session, self.registry, log)
@@ -129,7 +138,8 @@ class Router:
         except BaseException:
             await router.stop(0.0)
             raise
-        watchers = (router.registrar, router.stalls, router.loads, router.store)
+        keys = KeyFile(fleet.router.api_keys, os.environ, access, log)
+        watchers = (router.registrar, router.stalls, router.loads, router.store, keys)
         router._watchers = [asyncio.create_task(router._watch(watcher.run())) for watcher in watchers]
         log.event("listening", url=router.url, tasks=list(fleet.tasks))
         return router
@@ -232,9 +242,9 @@ class Router:
         key = current_key.get()
         if everything:
             require_admin(key)
-        for ticket in list(self.inflight.tickets) if everything else list(self.inflight.find(rid or "")):
-            if key is None or key.admin or ticket.owner == key.name:
-                self.dispatcher.abort(ticket)
+        owner = "" if key is None else None if key.admin else key.name
+        for ticket in list(self.inflight.tickets if everything else self.inflight.find(rid or "", owner)):
+            self.dispatcher.abort(ticket)
         if everything:
             self.dispatcher.abort_everywhere()
         await self.siblings.ask("POST", "/abort_request", http.headers, raw)

@@ -18,8 +18,8 @@ from sun_sglang.router.log import Log
 from sun_sglang.router.problem import Problem
 from sun_sglang.router.registry import Registry
 from sun_sglang.router.transition import Transition
+from sun_sglang.router.watched import WATCH_S, WatchedFile
 
-WATCH_S = 0.5
 Document = dict[str, Any]
 Change = Callable[[Document], None]
 
@@ -39,9 +39,8 @@ class FleetStore:
     def __init__(self, registry: Registry, path: Path | None, log: Log) -> None:
         self._registry = registry
         self._transition = Transition(registry)
-        self._path = path
+        self._file = None if path is None else WatchedFile(path)
         self._log = log
-        self._seen = _stamp(path)
 
     def edit(self, change: Change) -> Fleet:
         """Change the fleet.
@@ -49,26 +48,24 @@ class FleetStore:
         Raises:
             Problem: the result would not be a fleet, or the change itself refuses; nothing has changed.
         """
-        if self._path is None:
+        if self._file is None:
             fleet = _changed(self._registry.wanted, change)
         else:
-            with _locked(self._path):
-                fleet = _changed(load_fleet(self._path), change)
-                _replace(self._path, fleet)
-                self._seen = _stamp(self._path)
+            with _locked(self._file.path):
+                fleet = _changed(load_fleet(self._file.path), change)
+                _replace(self._file.path, fleet)
+                self._file.note()
         self._transition.change(fleet)
         return fleet
 
     async def run(self) -> None:
         """Take over what others write to the file, until cancelled."""
-        while self._path is not None:
+        while self._file is not None:
             await asyncio.sleep(WATCH_S)
-            stamp = _stamp(self._path)
-            if stamp == self._seen:
+            if not self._file.changed():
                 continue
-            self._seen = stamp
             try:
-                fleet = load_fleet(self._path)
+                fleet = load_fleet(self._file.path)
             except FleetError as e:
                 self._log.event("fleet_refused", why=str(e))
                 continue
@@ -177,11 +174,3 @@ def _replace(path: Path, fleet: Fleet) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_bytes(orjson.dumps(fleet.model_dump(mode="json"), option=orjson.OPT_INDENT_2))
     partial.replace(path)
-
-
-def _stamp(path: Path | None) -> tuple[int, int] | None:
-    try:
-        found = path.stat() if path is not None else None
-    except FileNotFoundError:
-        return None
-    return (found.st_mtime_ns, found.st_ino) if found else None

@@ -52,6 +52,7 @@ class Dispatcher:
         self._randomness = Randomness()
         self._background: set[asyncio.Task[None]] = set()
         self.attempts: set[Attempt] = set()
+        self._aborting: set[Attempt] = set()
         self._closing = False
         self._proven = asyncio.Event()
         registry.on_proven.append(self._on_proven)
@@ -146,7 +147,9 @@ class Dispatcher:
         if ticket.waiting is not None and not ticket.waiting.done():
             ticket.waiting.set_exception(aborted_early())
         for attempt in ticket.attempts:
-            self._spawn(self._abort_until_over(attempt))
+            if attempt not in self._aborting:
+                self._aborting.add(attempt)
+                self._spawn(self._abort_until_over(attempt))
 
     def abort_everywhere(self) -> None:
         """Abort all requests on all workers, other routers' included, as `abort_all` does on a single server."""
@@ -179,11 +182,14 @@ class Dispatcher:
 
     async def _abort_until_over(self, attempt: Attempt) -> None:
         """A worker ignores the id of a request that it has not taken in yet, so it is told again."""
-        for pause in ABORT_PAUSES_S:
-            await asyncio.gather(*(self.wire.abort(w.spec.url, {"rid": attempt.rid}) for w in attempt.pair))
-            await asyncio.sleep(pause)
-            if attempt not in self.attempts:
-                return
+        try:
+            for pause in ABORT_PAUSES_S:
+                await asyncio.gather(*(self.wire.abort(w.spec.url, {"rid": attempt.rid}) for w in attempt.pair))
+                await asyncio.sleep(pause)
+                if attempt not in self.attempts:
+                    return
+        finally:
+            self._aborting.discard(attempt)
 
     async def _pair(self, call: Call, avoid: set[str]) -> Pair | None:
         if (pair := self._choose(call, avoid)) is not None:

@@ -1,4 +1,4 @@
-"""The requests that clients have in flight, under the ids that they gave them."""
+"""The requests that clients have in flight, under the ids that they gave them. An id means nothing to another key."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Inflight:
         self.requests: Counter[str] = Counter()
         self.empty = asyncio.Event()
         self.empty.set()
-        self._named: dict[str, tuple[Ticket, ...]] = {}
+        self._named: dict[str, dict[str, tuple[Ticket, ...]]] = {}
 
     def add(self, tickets: tuple[Ticket, ...], group: str | None) -> None:
         """A request came. It is in flight until it is removed.
@@ -37,26 +37,37 @@ class Inflight:
             RequestError: an id is in flight already.
         """
         if names := _names(tickets, group):
+            mine = self._named.setdefault(tickets[0].owner, {})
             for name in names:
-                if name in self._named:
+                if name in mine:
                     raise RequestError(400, f"a request with rid `{name}` is in flight already", param="rid")
-            self._named.update(names)
+            mine.update(names)
         self.requests[tickets[0].task] += 1
         self.tickets.update(tickets)
         self.empty.clear()
 
     def remove(self, tickets: tuple[Ticket, ...], group: str | None) -> None:
         """A request ended."""
-        for name in _names(tickets, group):
-            del self._named[name]
+        if names := _names(tickets, group):
+            mine = self._named[tickets[0].owner]
+            for name in names:
+                del mine[name]
+            if not mine:
+                del self._named[tickets[0].owner]
         self.requests[tickets[0].task] -= 1
         self.tickets.difference_update(tickets)
         if not self.tickets:
             self.empty.set()
 
-    def find(self, rid: str) -> Iterable[Ticket]:
-        """The tickets under exactly this id; none if it is unknown."""
-        return self._named.get(rid, ())
+    def find(self, rid: str, owner: str | None) -> Iterable[Ticket]:
+        """Return the tickets under exactly this id; none if it is unknown.
+
+        Args:
+            rid: the client's id.
+            owner: the name of the key that they came with; None for all keys.
+        """
+        owners = self._named.values() if owner is None else [self._named.get(owner, {})]
+        return [ticket for names in owners for ticket in names.get(rid, ())]
 
 
 def _names(tickets: tuple[Ticket, ...], group: str | None) -> dict[str, tuple[Ticket, ...]]:

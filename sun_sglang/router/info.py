@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import aiohttp
 import orjson
 from aiohttp import web
 
-from sun_sglang.router.access import current_key, require_task
+from sun_sglang.router.access import current_key, visible_tasks
+from sun_sglang.router.canary import OUTPUT_TOKENS, PROMPT_TOKENS
 from sun_sglang.router.gate import Gate
 from sun_sglang.router.inflight import Inflight
 from sun_sglang.router.legs import namespace
@@ -38,7 +41,11 @@ class Info:
         inflight: Inflight,
         gate: Gate,
         siblings: Siblings,
+        *,
+        shows_tasks: bool,
     ) -> None:
+        self._shows_tasks = shows_tasks
+        self._canaries: dict[str, asyncio.Task[str]] = {}
         self._gate = gate
         self._siblings = siblings
         self._session = session
@@ -50,44 +57,58 @@ class Info:
 
     async def tasks(self, http: web.Request) -> web.Response:
         """GET /tasks: per task its pools, workers, paths, and what is in flight."""
-        tasks = {name: self._task(name) for name in self._registry.fleet.tasks}
+        unproven: dict[str, list[Path]] = {}
+        for path in self._registry.unproven():
+            unproven.setdefault(path.task, []).append(path)
+        in_flight = Counter(ticket.task for ticket in self._inflight.tickets)
+        names = self._registry.task_names
+        tasks = {name: self._task(name, unproven.get(name, []), in_flight[name]) for name in names}
         own = {"ready": not self._registry.unserved(), "draining": self.draining, "tasks": tasks}
         others = await self._siblings.ask("GET", "/tasks", http.headers)
         return _json(merge_tasks(own, [parse(body) if body else None for body in others.values()]))
 
     async def models(self, http: web.Request) -> web.Response:
         """GET /v1/models: the tasks that the client may call, in OpenAI's shape."""
-        key = current_key.get()
-        names = [name for name in self._registry.fleet.tasks if key is None or key.may_call(name)]
+        names = visible_tasks(self._registry.task_names)
         return _json({"object": "list", "data": [self._model(name) for name in names]})
 
     async def model(self, http: web.Request) -> web.Response:
         """GET /v1/models/{model}."""
         name = http.match_info["model"]
-        require_task(current_key.get(), name)
-        if name not in self._registry.fleet.tasks:
+        if name not in visible_tasks(self._registry.task_names):
             raise Problem(404, f"no task is named `{name}`", param="model", code="model_not_found")
         return _json(self._model(name))
 
     async def health(self, _: web.Request) -> web.Response:
-        """GET /health: 200 while every task has a proven path and the router takes requests."""
+        """GET /health: 200 while every task has a proven path and the router takes requests.
+
+        It needs no key, so where there are keys it names no task.
+        """
         missing = self._registry.unserved()
         ok = not missing and not self.draining
-        body = {"status": "ok" if ok else "draining" if self.draining else "unready", "unserved_tasks": missing}
+        body: dict[str, object] = {"status": "ok" if ok else "draining" if self.draining else "unready"}
+        if self._shows_tasks:
+            body["unserved_tasks"] = missing
         return _json(body, 200 if ok else 503)
 
     async def health_generate(self, _: web.Request) -> web.Response:
-        """GET /health_generate: a canary through one proven path of every task."""
-        tasks = list(self._registry.fleet.tasks)
+        """GET /health_generate: a canary through one proven path of every task that the client may call.
+
+        It counts as that many requests of its key. Clients that ask at the same time share a canary.
+        """
+        tasks = visible_tasks(self._registry.task_names)
+        if (key := current_key.get()) is not None:
+            tokens = (PROMPT_TOKENS + OUTPUT_TOKENS) * len(tasks)
+            key.charge(tokens, asyncio.get_running_loop().time(), requests=len(tasks))
         faults = await asyncio.gather(*(self._canary(task) for task in tasks))
         failed = {task: fault for task, fault in zip(tasks, faults, strict=True) if fault}
         return _json({"status": "failed" if failed else "ok", "failed_tasks": failed}, 503 if failed else 200)
 
     async def model_info(self, http: web.Request) -> web.Response:
         """GET /model_info: a prefill worker's, under the task's name. The task as in a request, else the first."""
-        tasks = list(self._registry.fleet.tasks)
+        tasks = visible_tasks(self._registry.task_names)
         asked = http.headers.get(TASK_HEADER) or http.query.get("model")
-        task = choose_task(asked, None, tasks) if asked else tasks[0]
+        task = tasks[0] if tasks and not asked else choose_task(asked, None, tasks)
         pairs = self._registry.usable(task)
         if not pairs:
             raise Problem(503, f"no worker can serve task `{task}` now", code="no_worker")
@@ -130,19 +151,18 @@ class Info:
 
     # --- pieces -----------------------------------------------------------------------------------------------------
 
-    def _task(self, name: str) -> dict[str, Any]:
+    def _task(self, name: str, unproven: Sequence[Path], in_flight: int) -> dict[str, Any]:
         task = self._registry.fleet.tasks[name]
         pools = {role: self._pool(pool) for role, pool in (("prefill", task.prefill), ("decode", task.decode))}
-        paths = self._registry.paths(name)
-        unproven = [p for p in self._registry.unproven() if p.task == name]
+        paths = [{"prefill": p.prefill.name, "decode": p.decode.name} for p in self._registry.usable(name)]
         weights = [w.card.identity.weights for w in self._registry.members(task.prefill) if w.card and w.admitted]
         return {
             "ready": bool(paths),
             **pools,
-            "paths": [_path(p) for p in paths],
+            "paths": paths,
             "unproven_paths": [_path(p) | {"why": self._registrar.canary_fault(p)} for p in unproven],
             "queued": self._gate.waiting(name),
-            "in_flight": sum(ticket.task == name for ticket in self._inflight.tickets),
+            "in_flight": in_flight,
             "namespace": namespace(task.prefill, weights[0]) if weights else None,
         }
 
@@ -174,7 +194,14 @@ class Info:
 
     async def _canary(self, task: str) -> str:
         paths = self._registry.paths(task)
-        return await self._registrar.canary(paths[0]) if paths else "no proven path"
+        if not paths:
+            return "no proven path"
+        running = self._canaries.get(task)
+        if running is None:
+            running = self._canaries[task] = asyncio.create_task(self._registrar.canary(paths[0]))
+            running.add_done_callback(lambda _: self._canaries.pop(task))
+        # the others wait for it too where this client leaves
+        return await asyncio.shield(running)
 
     async def _server_info(self, worker: Worker) -> dict[str, Any] | None:
         if worker.card is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -33,6 +33,7 @@ class KeySpec(Strict):
         sha256: or its SHA-256 in hex, so that the file holds no secret.
         tasks: what it may call; None is every task.
         admin: it may also do what changes or shows the whole deployment.
+        metrics: it may also read `/metrics`, which shows every task.
         requests_per_minute: how often it may ask, in the mean; None is no limit.
         tokens_per_minute: how much expected work it may send, in the mean.
     """
@@ -42,6 +43,7 @@ class KeySpec(Strict):
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
     tasks: tuple[TaskName, ...] | None = None
     admin: bool = False
+    metrics: bool = False
     requests_per_minute: float | None = Field(default=None, gt=0)
     tokens_per_minute: float | None = Field(default=None, gt=0)
 
@@ -90,31 +92,48 @@ class Bucket:
 class Key:
     """A key while the router runs.
 
+    Args:
+        spec: from the file.
+        processes: how many router processes share its rates.
+        before: the key of the same name before the file changed; a rate that stays keeps its level.
+
     Attributes:
         name: whose it is.
         admin: see `KeySpec`.
+        metrics: see `KeySpec`; an admin key has it.
         tasks: see `KeySpec`.
     """
 
-    def __init__(self, spec: KeySpec, processes: int) -> None:
+    def __init__(self, spec: KeySpec, processes: int, before: Key | None = None) -> None:
         self.name = spec.name
         self.admin = spec.admin
+        self.metrics = spec.admin or spec.metrics
         self.tasks = None if spec.tasks is None else frozenset(spec.tasks)
         self.digest = digest_of(spec)
-        self._requests = _bucket(spec.requests_per_minute, processes)
-        self._tokens = _bucket(spec.tokens_per_minute, processes)
+        self._spec = spec
+        self._requests: Bucket | None = _bucket(spec.requests_per_minute, processes)
+        self._tokens: Bucket | None = _bucket(spec.tokens_per_minute, processes)
+        if before is not None and before._spec.requests_per_minute == spec.requests_per_minute:
+            self._requests = before._requests
+        if before is not None and before._spec.tokens_per_minute == spec.tokens_per_minute:
+            self._tokens = before._tokens
 
-    def may_call(self, task: str) -> bool:
-        """Whether it may call a task."""
-        return self.tasks is None or task in self.tasks
+    def visible(self, tasks: Sequence[str]) -> Sequence[str]:
+        """Return the tasks among these that it may call; to this key no others exist."""
+        return tasks if self.tasks is None else tuple(task for task in tasks if task in self.tasks)
 
-    def charge(self, tokens: int, now: float) -> None:
-        """Count a request.
+    def charge(self, tokens: int, now: float, requests: int = 1) -> None:
+        """Count requests.
+
+        Args:
+            tokens: their expected work.
+            now: loop time, seconds.
+            requests: how many.
 
         Raises:
             Problem: 429 with the time after which there is room again; nothing was counted.
         """
-        buckets = [(self._requests, 1.0), (self._tokens, float(tokens))]
+        buckets = [(self._requests, float(requests)), (self._tokens, float(tokens))]
         wait = max((bucket.wait(now) for bucket, _ in buckets if bucket is not None), default=0.0)
         if wait > 0:
             message = f"key `{self.name}` is over its rate; try again later"
@@ -125,10 +144,17 @@ class Key:
 
 
 class Keyring:
-    """All keys."""
+    """All keys.
 
-    def __init__(self, specs: Iterable[KeySpec], processes: int = 1) -> None:
-        self._keys = [Key(spec, processes) for spec in specs]
+    Args:
+        specs: the keys.
+        processes: how many router processes share their rates.
+        before: the keys before the file changed.
+    """
+
+    def __init__(self, specs: Iterable[KeySpec], processes: int = 1, before: Keyring | None = None) -> None:
+        named = {key.name: key for key in before._keys} if before is not None else {}
+        self._keys: list[Key] = [Key(spec, processes, named.get(spec.name)) for spec in specs]
 
     def find(self, token: str) -> Key | None:
         """The key with this secret. Takes the same time for every token of a length."""

@@ -13,7 +13,7 @@ import orjson
 from aiohttp import web
 
 from sun_sglang.errors import RequestError
-from sun_sglang.router.access import require_task
+from sun_sglang.router.access import visible_tasks
 from sun_sglang.router.affinity import prefix_keys
 from sun_sglang.router.answer import Answer, StreamBroken
 from sun_sglang.router.attempt import Ticket
@@ -90,9 +90,10 @@ class Service:
         """
         arrived = self._dispatcher.now()
         raw = await http.read()
-        request = parse(endpoint, raw, header_task=http.headers.get(TASK_HEADER), tasks=self._registry.task_names)
+        request = parse(
+            endpoint, raw, header_task=http.headers.get(TASK_HEADER), tasks=visible_tasks(self._registry.task_names)
+        )
         current_account.get().task = request.task
-        require_task(key, request.task)
         singles = split(request)
         await self._check_length(request, singles)
         owner = key.name if key else ""

@@ -42,7 +42,7 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     # deeper than the address of a unix socket may be
     home = tmp_path_factory.mktemp("two") / ("deep" * 20) / ("deeper" * 20)
     home.mkdir(parents=True)
-    (home / "keys.yaml").write_text(yaml.safe_dump({"keys": [{"name": "user", "key": KEY}]}))
+    (home / "keys.yaml").write_text(yaml.safe_dump({"keys": [{"name": "user", "key": KEY, "metrics": True}]}))
     (home / "sun.yaml").write_text(yaml.safe_dump(TOPOLOGY))
     done = sun("launch", str(home / "sun.yaml"), "--detach", "--run-dir", str(home / "run"))
     assert done.returncode == 0, done.stdout + done.stderr

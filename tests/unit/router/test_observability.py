@@ -172,7 +172,7 @@ async def test_what_is_refused_before_its_task_is_known_is_counted_and_no_text_o
         (404, b'{"model":"x","text":"a"}', {}),
         (413, b'{"model":"math","text":"' + b"x" * 2000 + b'"}', {}),
         (400, b'{"model":"math","text":"a"}', {"Content-Type": "text/x"}),
-        (403, b'{"model":"tool","text":"a"}', {}),
+        (404, b'{"model":"tool","text":"a"}', {}),
         (400, b'{"model":"math","input_ids":[50000]}', {}),
         (200, b'{"model":"math","input_ids":[5]}', {}),
     ]
@@ -186,10 +186,10 @@ async def test_what_is_refused_before_its_task_is_known_is_counted_and_no_text_o
         assert r.status == 401, "what asks for no answer is not counted"
     ended = {(s.labels["task"], s.labels["outcome"]): s.value for s in samples(system, "sun_requests_total")}
     errors = {(s.labels["task"], s.labels["status"]): s.value for s in samples(system, "sun_problems_total")}
-    unknown = {"400": 3, "401": 1, "404": 1, "405": 1, "413": 1}
-    known_errors = {("tool", "403"): 1, ("math", "400"): 1}
+    unknown = {"400": 3, "401": 1, "404": 2, "405": 1, "413": 1}
+    known_errors = {("math", "400"): 1}
     assert errors == known_errors | {("unknown", code): count for code, count in unknown.items()}
-    assert ended == {("unknown", "refused"): 7, ("tool", "refused"): 1, ("math", "refused"): 1, ("math", "ok"): 1}
+    assert ended == {("unknown", "refused"): 8, ("math", "refused"): 1, ("math", "ok"): 1}
 
 
 async def test_a_client_that_leaves_before_its_request_is_read_is_counted(small: System) -> None:
