@@ -20,6 +20,7 @@ Role = Literal["prefill", "decode"]
 Backend = Literal["sglang", "emulated"]
 PoolName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
 TaskName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)]
+HostName = Annotated[str, StringConstraints(pattern=r"^(\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*)$", max_length=253)]
 EngineFlags = dict[str, Any]
 DecodePolicy = Literal["least_tokens", "least_requests", "power_of_two", "round_robin", "random", "cache_affinity"]
 PrefillPolicy = DecodePolicy | Literal["prefix_affinity"]
@@ -150,6 +151,8 @@ class Router(Strict):
     Attributes:
         host: address to bind.
         port: TCP port; 0 takes a free one.
+        hosts: names by which clients reach a router without keys, besides addresses, names without a dot and private
+            ones; `*.example.com` for all below a domain, `*` for all.
         first_token_timeout: from dispatch to the first byte of an answer.
         idle_timeout: between two chunks of an answer.
         max_body_mb: a larger request body is refused with 413.
@@ -170,6 +173,7 @@ class Router(Strict):
 
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
+    hosts: tuple[HostName, ...] = ()
     first_token_timeout: float = Field(default=120.0, gt=0)
     idle_timeout: float = Field(default=120.0, gt=0)
     max_body_mb: float = Field(default=32.0, gt=0)

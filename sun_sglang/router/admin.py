@@ -9,6 +9,7 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from sun_sglang.router import changes
+from sun_sglang.router.browser import require_json
 from sun_sglang.router.changes import FleetStore
 from sun_sglang.router.fleet import FleetPool, FleetWorker
 from sun_sglang.router.problem import Problem
@@ -87,6 +88,7 @@ class Admin:
 
     async def _set_task(self, http: web.Request) -> web.Response:
         """PUT /tasks/NAME: other pools serve it once a path between them is proven; the old ones do until then."""
+        require_json(http)
         name, body = http.match_info["name"], parse(await http.read())
         if not isinstance(body, dict):
             raise Problem(400, 'send what changes, such as {"prefill": "POOL"}')
@@ -115,6 +117,7 @@ class Admin:
 
 
 async def _read(http: web.Request, model: type[M]) -> M:
+    require_json(http)
     try:
         return model.model_validate_json(await http.read())
     except ValidationError as e:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import socket
 import ssl
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine
@@ -17,6 +18,7 @@ from aiohttp import web
 from sun_sglang.errors import RequestError
 from sun_sglang.router.access import Access, current_key, load_access, load_tls, require_admin
 from sun_sglang.router.admin import Admin
+from sun_sglang.router.browser import BrowserGuard, require_json
 from sun_sglang.router.changes import FleetStore
 from sun_sglang.router.dispatch import Dispatcher
 from sun_sglang.router.fleet import Fleet
@@ -70,6 +72,8 @@ class Router:
     ) -> None:
         self.fleet = fleet
         self._access = access
+        names = (fleet.router.host, socket.gethostname(), *fleet.router.hosts)
+        self._browsers = None if access.guarded else BrowserGuard(names, tls=tls is not None)
         self._tls = tls
         self.log = log
         self.metrics = Metrics()
@@ -132,9 +136,9 @@ class Router:
             site = web.TCPSite(router._runner, host, port, backlog=2048, ssl_context=tls, reuse_port=several or None)
             await site.start()
             if several and path is not None:
-                socket = _socket(path, process)
-                socket.unlink(missing_ok=True)
-                await web.UnixSite(router._runner, router.siblings.address(socket)).start()
+                own = _socket(path, process)
+                own.unlink(missing_ok=True)
+                await web.UnixSite(router._runner, router.siblings.address(own)).start()
         except BaseException:
             await router.stop(0.0)
             raise
@@ -217,8 +221,7 @@ class Router:
         async def handle(http: web.Request) -> web.StreamResponse:
             if self.info.draining:
                 raise Problem(503, "the router is shutting down", code="draining")
-            if http.content_type != "application/json":
-                raise Problem(400, "send JSON, with `Content-Type: application/json`", code="invalid_content_type")
+            require_json(http)
             return await self.service.handle(endpoint, http, current_key.get())
 
         return handle
@@ -233,6 +236,7 @@ class Router:
 
     async def _abort(self, http: web.Request) -> web.Response:
         """POST /abort_request: {"rid": a client's own id} or {"abort_all": true}. An unknown id is ignored."""
+        require_json(http)
         raw = await http.read()
         body = parse(raw)
         rid = body.get("rid") if isinstance(body, dict) else None
@@ -255,6 +259,8 @@ class Router:
         current_account.set(Account())
         current_request.set(request_id(request.headers.get(REQUEST_ID_HEADER), self._randomness))
         try:
+            if self._browsers is not None:
+                self._browsers.check(request.method, request.path, request.headers)
             current_key.set(self._access.check(request.path, request.headers))
             return await handler(request)
         except Problem as problem:

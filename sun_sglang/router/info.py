@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from sun_sglang.router.siblings import Siblings, merge_tasks
 from sun_sglang.router.wire import describe
 
 WORKER_TIMEOUT_S = 5.0
+_MOST_PATIENCE_S = 3600.0
 _SECRET = ("api_key", "password", "token_file", "keyfile")
 
 
@@ -129,16 +131,13 @@ class Info:
     async def flush_cache(self, http: web.Request) -> web.Response:
         """POST /flush_cache: on every worker; 400 if one did not, as a busy SGLang server answers."""
         workers = [w for w in self._registry.workers.values() if w.card is not None]
-        try:
-            patience = float(http.query.get("timeout") or 0.0)
-        except ValueError as e:
-            raise Problem(400, "`timeout` has to be a number of seconds", param="timeout") from e
+        patience = _patience(http.query.get("timeout") or "0")
         timeout = aiohttp.ClientTimeout(total=WORKER_TIMEOUT_S + max(0.0, patience))
 
         async def flush(worker: Worker) -> str:
             url = f"{worker.spec.url}/flush_cache"
             try:
-                async with self._session.post(url, params=http.query, timeout=timeout) as response:
+                async with self._session.post(url, params={"timeout": patience}, timeout=timeout) as response:
                     return "" if response.status == 200 else (await response.text()).strip()
             except (aiohttp.ClientError, OSError) as e:
                 return describe(e)
@@ -223,6 +222,19 @@ class Info:
         if status != 200 or not isinstance(info, dict):
             raise Problem(502, f"worker `{worker.name}` answered {status} to {path}")
         return info
+
+
+def _patience(text: str) -> float:
+    """Read a number of seconds that a worker may wait."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.inf
+    # `not` also holds for a NaN
+    if not seconds <= _MOST_PATIENCE_S:
+        message = f"`timeout` has to be a number of seconds up to {_MOST_PATIENCE_S:g}"
+        raise Problem(400, message, param="timeout")
+    return max(seconds, -1.0)
 
 
 def _path(path: Path) -> dict[str, str]:
