@@ -82,10 +82,30 @@ def offer_card() -> None:
     incarnation = uuid.uuid4().hex
 
     async def card() -> Response:
-        body = read_card(http_server.get_global_state(), incarnation).model_dump_json()
-        return Response(body, media_type="application/json")
+        state = http_server.get_global_state()
+        if (ended := ended_process(state)) is not None:
+            return Response(f"process {ended} has ended", status_code=503, media_type="text/plain")
+        return Response(read_card(state, incarnation).model_dump_json(), media_type="application/json")
 
     http_server.app.add_api_route(CARD_PATH, card, methods=["GET"])
+
+
+def ended_process(state: Any) -> str | None:
+    """Return the name of a scheduler or detokenizer process that has crashed; None if all run.
+
+    SGLang's own watchdog looks once a second (srt/utils/watchdog.py: SubprocessWatchdog); until then its HTTP server
+    answers for a worker that is dead.
+
+    Args:
+        state: SGLang's `_GlobalState` (`entrypoints/http_server.py`).
+    """
+    watchdog = state.tokenizer_manager._subprocess_watchdog
+    if watchdog is None:
+        return None
+    for process, name in zip(watchdog._processes, watchdog._names, strict=True):
+        if not process.is_alive() and process.exitcode != 0:
+            return str(name)
+    return None
 
 
 def read_card(state: Any, incarnation: str) -> WorkerCard:

@@ -65,6 +65,7 @@ class Attempt:
         pair: who was chosen.
         rid: its id on both workers.
         heard: the first thing that each leg said.
+        incarnations: of the two workers, when the legs were sent.
         verdict: what to do, once that can be said.
         legs: both, once they were sent.
         reading_since: loop time since which the next chunk is awaited; None while nobody waits.
@@ -78,6 +79,7 @@ class Attempt:
         "call",
         "cut",
         "heard",
+        "incarnations",
         "legs",
         "owed_since",
         "pair",
@@ -103,6 +105,7 @@ class Attempt:
         self.rid = rid
         self.ticket = ticket
         self.heard: dict[Leg, Heard] = {"prefill": None, "decode": None}
+        self.incarnations: dict[Leg, str] = {"prefill": pair.prefill.incarnation, "decode": pair.decode.incarnation}
         self.verdict = verdict
         self.legs: dict[Leg, Exchange] = {}
         self.reading_since: float | None = None

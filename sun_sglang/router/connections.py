@@ -67,11 +67,16 @@ class Connection(asyncio.Protocol):
         """A request may be written to it, as far as this side knows."""
         return not self._transport.is_closing()
 
-    def ask(self, path: str, body: bytes, receiver: Receiver) -> None:
-        """Send a request."""
+    def ask(self, path: str, body: bytes | None, receiver: Receiver) -> None:
+        """Send a request: POST with a body, GET without."""
         assert self._receiver is None, "a connection has one request at a time"
         self._receiver, self._begun = receiver, False
-        self._transport.write(b"%b%d\r\n\r\n%b" % (self._origin.head(path), len(body), body))
+        if body is None:
+            self._transport.write(
+                b"GET %b HTTP/1.1\r\nHost: %b\r\n\r\n" % (path.encode(), self._origin.netloc.encode())
+            )
+        else:
+            self._transport.write(b"%b%d\r\n\r\n%b" % (self._origin.head(path), len(body), body))
 
     def close(self) -> None:
         """Close it; whoever waits for an answer hears no more of it."""
@@ -124,7 +129,9 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """An answer ended: the connection is free before whoever waits hears of it."""
         receiver, self._receiver = self._receiver, None
-        if receiver is None or not self._parser.should_keep_alive():
+        # uvicorn closes the connection after an unhandled exception and does not announce it
+        failed = self._parser.get_status_code() >= 500
+        if receiver is None or failed or not self._parser.should_keep_alive():
             self._transport.close()
         else:
             self._origin.give_back(self)
@@ -154,7 +161,7 @@ class Origin:
         self.port = parts.port or (443 if self.ssl else 80)
         self.idle: deque[_Idle] = deque()
         self._loop = asyncio.get_running_loop()
-        self._netloc = parts.netloc
+        self.netloc = parts.netloc
         self._heads: dict[str, bytes] = {}
         self._sweep: asyncio.TimerHandle | None = None
         self._closed = False
@@ -163,7 +170,7 @@ class Origin:
         """A request's header up to the length of its body."""
         head = self._heads.get(path)
         if head is None:
-            lines = (f"POST {path} HTTP/1.1", f"Host: {self._netloc}", "Content-Type: application/json")
+            lines = (f"POST {path} HTTP/1.1", f"Host: {self.netloc}", "Content-Type: application/json")
             head = self._heads[path] = "\r\n".join((*lines, "Content-Length: ")).encode()
         return head
 

@@ -21,7 +21,7 @@ from sun_sglang.router.policy import Chooser
 from sun_sglang.router.problem import Problem
 from sun_sglang.router.randomness import Randomness
 from sun_sglang.router.registry import Pair, Registry
-from sun_sglang.router.verdict import LEGS, Failed, Leg, Lost, Relay, Reply, Serve, ended
+from sun_sglang.router.verdict import LEGS, Failed, Leg, Lost, Relay, Reply, Serve, died, ended, exposed
 from sun_sglang.router.wire import Wire
 
 # A prefill leg has nothing left to do once its request is being decoded; it gets this long to say so.
@@ -64,43 +64,60 @@ class Dispatcher:
     async def exchange(self, call: Call, ticket: Ticket) -> Answer:
         """Get an answer, with one retry on other workers where there are any.
 
+        An attempt that failed only because a kept connection was closed is repeated once on new connections, and does
+        not use up the retry. Each attempt has a new request id and a new room.
+
         Raises:
             Problem: what to tell the client instead. No byte has gone to it yet.
         """
         avoid: set[str] = set()
         failed: Failed | None = None
-        for _ in range(ATTEMPTS):
+        left, fresh = ATTEMPTS, False
+        while left:
             pair = await self._pair(call, avoid)
             if ticket.abort_asked:
                 raise aborted_early()
             if pair is None:
                 break
-            if failed is not None:
+            if failed is not None and not failed.stale:
                 self._metrics.retries.labels(call.task, failed.leg).inc()
-            outcome = await self.attempt(call, pair, ticket)
+            outcome = await self.attempt(call, pair, ticket, fresh=fresh)
             if isinstance(outcome, Answer):
                 return outcome
-            failed = outcome
-            worker = pair.prefill if failed.leg == "prefill" else pair.decode
-            self._log.event(
-                "attempt_failed", task=call.task, leg=failed.leg, worker=worker.name, why=failed.problem.message
-            )
+            failed, tried = outcome, ticket.tries[-1]
+            worker = tried.worker(failed.leg)
+            event = "stale_connection" if failed.stale else "attempt_failed"
+            self._log.event(event, task=call.task, leg=failed.leg, worker=worker.name, why=failed.problem.message)
             if failed.eject:
                 self.eject(worker.name, failed.problem.message)
             if not failed.retry or ticket.abort_asked or self._closing:
                 break
-            avoid.add(worker.name)
+            await self._require_alive(tried)
+            if failed.stale:
+                fresh = True
+            else:
+                left -= 1
+                avoid.add(worker.name)
         raise (
             failed.problem if failed else Problem(503, f"no worker can serve task `{call.task}` now", code="no_worker")
         )
 
-    async def attempt(self, call: Call, pair: Pair, ticket: Ticket, timeout: float | None = None) -> Answer | Failed:
-        """One try on one pair. `timeout` (seconds) is for the whole answer, instead of the fleet's for its first token.
+    async def attempt(
+        self, call: Call, pair: Pair, ticket: Ticket, timeout: float | None = None, *, fresh: bool = False
+    ) -> Answer | Failed:
+        """One try on one pair.
+
+        Args:
+            call: what is asked.
+            pair: who is asked.
+            ticket: whose request it is.
+            timeout: seconds for the whole answer, instead of the fleet's for its first token.
+            fresh: use no kept connection.
 
         Raises:
             Problem: the request itself is at fault; another pair would say the same.
         """
-        attempt = self._send(call, pair, ticket)
+        attempt = self._send(call, pair, ticket, fresh)
         limit = timeout or self._limits.first_token_timeout
         deadline = self._loop.call_later(limit, self._expire, attempt, limit, timeout is not None)
         try:
@@ -211,7 +228,29 @@ class Dispatcher:
 
     # --- one attempt ----------------------------------------------------------------------------------------------
 
-    def _send(self, call: Call, pair: Pair, ticket: Ticket) -> Attempt:
+    async def _require_alive(self, attempt: Attempt) -> None:
+        """Check, after a failed attempt, that no worker died under the request.
+
+        Such a request may be what killed the worker, and would kill the next one.
+
+        Raises:
+            Problem: a worker that had the request is not proven to be the same process as before.
+        """
+        legs = [leg for leg in LEGS if exposed(leg, attempt.heard[leg])]
+        alive = await asyncio.gather(*(self._is_alive(attempt, leg) for leg in legs))
+        dead = [leg for leg, lives in zip(legs, alive, strict=True) if not lives]
+        for leg in dead:
+            worker = attempt.worker(leg).name
+            self._log.event("not_retried", task=attempt.call.task, leg=leg, worker=worker, rid=attempt.rid)
+            self.eject(worker, "its process ended or does not answer")
+        if dead:
+            raise died(dead[0])
+
+    async def _is_alive(self, attempt: Attempt, leg: Leg) -> bool:
+        worker, before = attempt.worker(leg), attempt.incarnations[leg]
+        return worker.incarnation == before == await self.wire.incarnation(worker.spec.url)
+
+    def _send(self, call: Call, pair: Pair, ticket: Ticket, fresh: bool) -> Attempt:
         rid, room = new_names(self._randomness.take(24))
         attempt = Attempt(call, pair, rid, ticket, self.now(), self._loop.create_future())
         bodies = leg_bodies(call, pair, rid=rid, room=room)
@@ -223,9 +262,11 @@ class Dispatcher:
         ticket.tries.append(attempt)
         path, (prefill, decode) = call.endpoint, pair
         attempt.legs = {
-            "prefill": self.wire.send(prefill.spec.url, path, bodies.prefill, partial(self._prefilled, attempt)),
+            "prefill": self.wire.send(
+                prefill.spec.url, path, bodies.prefill, partial(self._prefilled, attempt), fresh=fresh
+            ),
             "decode": self.wire.send(
-                decode.spec.url, path, bodies.decode, partial(attempt.hear, "decode"), streams=call.stream
+                decode.spec.url, path, bodies.decode, partial(attempt.hear, "decode"), streams=call.stream, fresh=fresh
             ),
         }
         return attempt

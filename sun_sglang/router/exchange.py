@@ -16,37 +16,35 @@ _BACKLOG = 1 << 18
 class Exchange:
     """A request that is sent at once, and the receiver of its answer.
 
-    A request that got no answer at all is sent once more, on a new connection: uvicorn closes an idle connection, and
-    any connection after a 500, without a word, and a request that was just written to it is lost. A server that died
-    refuses the second connection, and the first error stands.
+    The request is sent once. uvicorn closes an idle connection without notice, so a request on a kept connection may be
+    lost; `Lost.stale` reports this, and the caller decides whether to send another request.
 
     Args:
         origin: the worker.
         path: on the worker.
-        body: JSON.
+        body: JSON; None makes it a GET request.
         heard: called once: with the whole answer, with a stream up to the end of its first event at least, or with why
             there is neither. Not called after `close`.
         streams: an answer of status 200 is a stream: what comes after its first event is for `read`.
-        again: called with the reason where the request is sent once more.
+        fresh: open a new connection instead of using a kept one.
 
     Attributes:
         over: nothing more will come.
     """
 
     __slots__ = (
-        "_again",
         "_body",
         "_connecting",
         "_connection",
         "_error",
         "_heard",
+        "_kept",
         "_loop",
         "_origin",
         "_path",
         "_paused",
         "_pieces",
         "_reader",
-        "_sent_again",
         "_size",
         "_status",
         "_streams",
@@ -59,11 +57,11 @@ class Exchange:
         self,
         origin: Origin,
         path: str,
-        body: bytes,
+        body: bytes | None,
         heard: Callable[[Lost | Reply], None],
         *,
-        streams: bool,
-        again: Callable[[str], None],
+        streams: bool = False,
+        fresh: bool = False,
     ) -> None:
         self.over = False
         self._loop = asyncio.get_running_loop()
@@ -73,8 +71,6 @@ class Exchange:
         # dropped once it was called: what it holds holds this exchange
         self._heard: Callable[[Lost | Reply], None] | None = heard
         self._streams = streams
-        self._again = again
-        self._sent_again = False
         self._paused = False
         self._status = 0
         self._pieces: list[bytes] = []
@@ -85,9 +81,10 @@ class Exchange:
         self._connecting: asyncio.Task[None] | None = None
         self._reader: asyncio.Future[None] | None = None
         self._watcher: asyncio.Future[None] | None = None
-        self._connection: Connection | None = origin.take()
+        self._connection: Connection | None = None if fresh else origin.take()
+        self._kept = self._connection is not None
         if self._connection is None:
-            self._connecting = self._loop.create_task(self._connect(None))
+            self._connecting = self._loop.create_task(self._connect())
         else:
             self._connection.ask(path, body, self)
 
@@ -168,22 +165,18 @@ class Exchange:
     def broke(self, error: LegError) -> None:
         """See `Receiver`."""
         self._connection = None
-        if self._status == 0 and isinstance(error, BrokenError) and not self._sent_again:
-            self._sent_again = True
-            self._again(str(error))
-            self._connecting = self._loop.create_task(self._connect(error))
-            return
+        stale = self._kept and self._status == 0 and isinstance(error, BrokenError)
         self._end(error)
-        self._tell(Lost(str(error)))
+        self._tell(Lost(str(error), stale=stale))
 
     # ------------------------------------------------------------------------------------------------------------------
 
-    async def _connect(self, first: LegError | None) -> None:
+    async def _connect(self) -> None:
         try:
             self._connection = await self._origin.connect()
         except NotConnectedError as e:
-            self._end(first or e)
-            self._tell(Lost(str(first or e), refused=first is None))
+            self._end(e)
+            self._tell(Lost(str(e), refused=True))
         else:
             self._connection.ask(self._path, self._body, self)
         finally:

@@ -101,7 +101,7 @@ class Registrar:
         call = make_canary(path.task, pair.decode.card.identity.vocab_size, self._rng)
         ticket = Ticket(path.task, None, self._dispatcher.now(), counted=False)
         try:
-            outcome = await self._dispatcher.attempt(call, pair, ticket, CANARY_TIMEOUT_S)
+            outcome = await self._dispatcher.attempt(call, pair, ticket, CANARY_TIMEOUT_S, fresh=True)
         except Problem as problem:
             fault = problem.body.decode(errors="replace")[:500] if problem.body else problem.message
         else:

@@ -20,10 +20,18 @@ _PREFILL_UNREACHABLE = ("Decode handshake failed", "Lost connection with prefill
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A leg's connection broke, or never came to be (`refused`)."""
+    """A leg ended without an answer.
+
+    Attributes:
+        detail: why.
+        refused: no connection was made, so the worker has nothing of the request.
+        stale: the connection was kept from an earlier request and closed without an answer. A server may close an idle
+            connection at any time, so this alone is no fault of the worker.
+    """
 
     detail: str
     refused: bool = False
+    stale: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +85,14 @@ class Failed:
         problem: what the client gets where a retry is not possible.
         eject: the worker leaves the rotation until it has proven itself again.
         retry: another attempt may be made.
+        stale: only a kept connection failed; the next attempt uses new connections and counts as the first.
     """
 
     leg: Leg
     problem: Problem
     eject: bool
     retry: bool = True
+    stale: bool = False
 
 
 Verdict: TypeAlias = Wait | Serve | Relay | Failed
@@ -133,13 +143,36 @@ def overdue(leg: Leg, *, silent: float, limit: float) -> Failed:
     return Failed(leg, Problem(503, message, code="overloaded"), eject=False, retry=False)
 
 
+def exposed(leg: Leg, heard: Heard) -> bool:
+    """Return whether a worker may have died of the request: it had the request and had not finished it.
+
+    A refused connection carried nothing. A whole good answer ends the worker's part.
+    """
+    match heard:
+        case Lost(refused=refused):
+            return not refused
+        case Reply(status=200, streamed=False):
+            return _fault(leg, heard) is not None
+    return True
+
+
+def died(leg: Leg) -> Problem:
+    """Return the error for a request whose worker died while it had the request."""
+    return Problem(
+        502,
+        f"the {leg} worker died or stopped answering while it had this request. The request may be the cause, so the "
+        "router does not send it to another worker. If it is not the cause, send it again",
+        code="worker_died",
+    )
+
+
 def _fault(leg: Leg, said: Heard) -> Relay | Failed | None:
     if said is None:
         return None
     if isinstance(said, Lost):
         status = 503 if said.refused else 502
         problem = Problem(status, f"the {leg} worker was lost: {said.detail}", code=f"{leg}_lost")
-        return Failed(leg, problem, eject=True)
+        return Failed(leg, problem, eject=not said.stale, stale=said.stale)
     if 400 <= said.status < 500:
         return Relay(Problem(said.status, f"refused by the {leg} worker", body=said.head))
     if said.status != HTTPStatus.OK:

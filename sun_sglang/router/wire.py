@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 
 import aiohttp
@@ -13,9 +14,11 @@ from sun_sglang.router.bounded import OversizedError
 from sun_sglang.router.connections import CONNECT_TIMEOUT_S, KEEPALIVE_S, Connections
 from sun_sglang.router.exchange import Exchange
 from sun_sglang.router.log import Log
+from sun_sglang.router.replies import parse
 from sun_sglang.router.verdict import Lost, Reply
 
 ABORT_TIMEOUT_S = 5.0
+CARD_TIMEOUT_S = 3.0
 
 
 def new_session() -> aiohttp.ClientSession:
@@ -41,28 +44,54 @@ class Wire:
         self._log = log
 
     def send(
-        self, base: str, path: str, body: bytes, heard: Callable[[Lost | Reply], None], *, streams: bool = False
+        self,
+        base: str,
+        path: str,
+        body: bytes,
+        heard: Callable[[Lost | Reply], None],
+        *,
+        streams: bool = False,
+        fresh: bool = False,
     ) -> Exchange:
-        """Send a request to a worker; see `Exchange`."""
-
-        def again(why: str) -> None:
-            self._log.event("leg_sent_again", url=base + path, why=why)
-
-        return Exchange(self.connections.origin(base), path, body, heard, streams=streams, again=again)
+        """Send a leg to a worker; see `Exchange`."""
+        return Exchange(self.connections.origin(base), path, body, heard, streams=streams, fresh=fresh)
 
     async def abort(self, url: str, what: dict[str, Any]) -> None:
-        """POST /abort_request. A worker that cannot be reached has nothing to abort; that is only logged."""
-        said: asyncio.Future[Lost | Reply] = asyncio.get_running_loop().create_future()
-        exchange = self.send(url, "/abort_request", orjson.dumps(what), said.set_result)
-        try:
-            async with asyncio.timeout(ABORT_TIMEOUT_S):
-                outcome = await said
-        except TimeoutError:
-            outcome = Lost("timed out")
-        finally:
-            exchange.close()
+        """POST /abort_request. An abort is idempotent, so it is sent again where a kept connection was closed.
+
+        A worker that cannot be reached has nothing to abort; that is only logged.
+        """
+        body = orjson.dumps(what)
+        outcome = await self._ask(url, "/abort_request", body, ABORT_TIMEOUT_S)
+        if isinstance(outcome, Lost) and outcome.stale:
+            outcome = await self._ask(url, "/abort_request", body, ABORT_TIMEOUT_S, fresh=True)
         if isinstance(outcome, Lost):
             self._log.event("abort_failed", url=url, why=outcome.detail, **what)
+
+    async def incarnation(self, url: str) -> str | None:
+        """Read the incarnation of the worker process that listens now; None if no process answers in time.
+
+        The connection is new: an answer proves that the process lives after this call began.
+        """
+        outcome = await self._ask(url, "/sun/worker", None, CARD_TIMEOUT_S, fresh=True)
+        if isinstance(outcome, Lost) or outcome.status != HTTPStatus.OK:
+            return None
+        card = parse(outcome.head)
+        incarnation = card.get("incarnation") if isinstance(card, dict) else None
+        return incarnation if isinstance(incarnation, str) else None
+
+    async def _ask(
+        self, url: str, path: str, body: bytes | None, seconds: float, *, fresh: bool = False
+    ) -> Lost | Reply:
+        said: asyncio.Future[Lost | Reply] = asyncio.get_running_loop().create_future()
+        exchange = Exchange(self.connections.origin(url), path, body, said.set_result, fresh=fresh)
+        try:
+            async with asyncio.timeout(seconds):
+                return await said
+        except TimeoutError:
+            return Lost("timed out")
+        finally:
+            exchange.close()
 
     def close(self) -> None:
         """Close the connections that are kept."""

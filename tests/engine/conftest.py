@@ -104,10 +104,15 @@ def logs(run_dir: Path) -> str:
 @contextmanager
 def frozen(deployment: Deployment, name: str) -> Iterator[None]:
     """Stop a worker's scheduler for a while; its HTTP server runs on."""
+    with stopped(scheduler_of(deployment, name)):
+        yield
+
+
+def scheduler_of(deployment: Deployment, name: str) -> psutil.Process:
+    """The scheduler process of a worker."""
     children = psutil.Process(deployment.process(name).pid).children()
     (scheduler,) = [p for p in children if "scheduler" in " ".join(p.cmdline())]
-    with stopped(scheduler):
-        yield
+    return scheduler
 
 
 @contextmanager

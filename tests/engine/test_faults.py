@@ -34,6 +34,7 @@ from tests.engine.conftest import (
     frozen,
     gather,
     generate,
+    scheduler_of,
     some_tokens,
     stopped,
 )
@@ -175,18 +176,18 @@ Kill = Callable[..., Awaitable[None]]
 async def kill(
     every_task_is_well_afterwards: None, deployment: Deployment, client: httpx.AsyncClient
 ) -> AsyncIterator[Kill]:
-    """SIGKILL, or another deadly signal, to a worker; its scheduler and detokenizer die with it.
+    """SIGKILL, or another deadly signal, to a worker, whose other processes die with it, or to its scheduler alone.
 
     Afterwards each of its tasks has to see a canary through its next incarnation: until then a look at the router may
     still show the one that was killed.
     """
     canaries: dict[str, float] = {}
 
-    async def now(name: str, number: int = signal.SIGKILL) -> None:
+    async def now(name: str, number: int = signal.SIGKILL, *, scheduler: bool = False) -> None:
         for task, report in (await tasks(client)).items():
             if any(name in path.values() for path in report["paths"]):
                 canaries[task] = await metric(client, "sun_canaries_total", task=task, outcome="ok")
-        os.kill(deployment.process(name).pid, number)
+        os.kill(scheduler_of(deployment, name).pid if scheduler else deployment.process(name).pid, number)
 
     yield now
     for task, before in canaries.items():
@@ -225,12 +226,12 @@ async def test_fault_01_prefill_refuses_the_connection(
 async def test_fault_02_prefill_dies_with_work_in_every_stage(
     kill: Kill, deployment: Deployment, task_references: dict[str, Reference], client: httpx.AsyncClient, tmp_path: Path
 ) -> None:
-    """Half of these are its own, queued, in its batch or on their way: each is answered, and answered right."""
+    """Half of these are its own, queued, in its batch or on their way: none of them goes to another worker."""
     pools = {"prefill": ["spare-a-0", "llama-a-0"], "decode": ["uncached-0"]}
     prompts = [some_tokens(100 + i, 700 + i) for i in range(24)]
 
-    def ask(i: int) -> asyncio.Task[Any]:
-        return asyncio.create_task(generate(router, "pair", prompts[i], 4, stream=i % 2 == 0))
+    def ask(i: int) -> asyncio.Task[bool]:
+        return asyncio.create_task(answered(router, task_references["llama-a"], prompts[i], 4, stream=i % 2 == 0))
 
     # no look at it while it is stopped: it would be taken out before it dies
     async with a_router(deployment, tmp_path, pools, probe_interval=NEVER, load_interval=0) as router:
@@ -245,14 +246,50 @@ async def test_fault_02_prefill_dies_with_work_in_every_stage(
                 return open_ones == await on_worker(router, "spare-a-0") > await on_worker(router, "llama-a-0") == 0
 
             await until(PATIENCE, "all that is left is with the worker that is stopped", left)
+            open_ones = [i for i, task in enumerate(asked) if not task.done()]
             await kill("spare-a-0")
-            replies = await gather(*asked)
-        for prompt, reply in zip(prompts, replies, strict=True):
-            task_references["llama-a"].check(prompt, reply["output_ids"])
-        assert await metric(router, "sun_retries_total", leg="prefill") > 0
-        ok = len(prompts)
+            outcomes = await gather(*asked)
+        assert [i for i, ok in enumerate(outcomes) if not ok] == open_ones
+        assert await metric(router, "sun_retries_total") == 0
+        ok = len(prompts) - len(open_ones)
         await until(5, "all counted", lambda: metric(router, "sun_requests_total", outcome="ok"), wanted=ok)
         task_references["llama-a"].require_few_ties()
+
+
+async def answered(
+    router: httpx.AsyncClient, reference: Reference, prompt: list[int], length: int, *, stream: bool
+) -> bool:
+    """Whether a request was answered right; False where it was refused because its worker had died."""
+    body = {"input_ids": prompt, "sampling_params": greedy(length), "stream": stream}
+    reply = await router.post("/generate", json={"model": "pair"} | body)
+    if reply.status_code == 502:
+        assert reply.json()["error"]["code"] == "worker_died", reply.text
+        return False
+    assert reply.status_code == 200, reply.text
+    last = reply.text.removesuffix("data: [DONE]\n\n").strip().split("\n\n")[-1].removeprefix("data: ")
+    reference.check(prompt, json.loads(last)["output_ids"])
+    return True
+
+
+@pytest.mark.parametrize("victim", ["spare-a-0", "uncached-0"])
+async def test_fault_02_07_a_scheduler_that_crashes_takes_its_request_to_no_other(
+    kill: Kill, deployment: Deployment, task_references: dict[str, Reference], tmp_path: Path, victim: str
+) -> None:
+    """The HTTP server outlives it for up to a second, and must not pass for a worker that lives."""
+    pools = {"prefill": ["spare-a-0", "llama-a-0"], "decode": ["uncached-0", "stock-0"]}
+    async with a_router(deployment, tmp_path, pools, probe_interval=NEVER, load_interval=0) as router:
+
+        async def ask(i: int) -> bool:
+            return await answered(router, task_references["llama-a"], some_tokens(130 + i, 40), 8, stream=i % 2 == 0)
+
+        with frozen(deployment, victim):
+            asked = await until_one_is_stuck(router, victim, ask)
+            await kill(victim, scheduler=True)
+            *others, last = await gather(*asked)
+        assert (all(others), last) == (True, False)
+        assert await metric(router, "sun_retries_total") == 0
+        for i in range(2):
+            assert await ask(20 + i)
 
 
 async def is_busy(client: httpx.AsyncClient, deployment: Deployment, worker: str) -> bool:
@@ -271,7 +308,7 @@ async def test_fault_02_prefill_dies_and_there_is_no_other(
             await kill("spare-a-0")
             async with asyncio.timeout(5):
                 reply = await asked
-        assert reply.status_code in (502, 503), reply.text
+        assert (reply.status_code, reply.json()["error"]["code"]) == (502, "worker_died")
         assert "prefill" in reply.json()["error"]["message"]
         await answers_exactly(client, task_references, but=["spare"])
         await until_idle(client, deployment, "uncached-0")
@@ -324,18 +361,17 @@ async def test_fault_07_decode_dies_before_the_first_byte(
     pools = {"prefill": ["llama-a-0"], "decode": ["uncached-0", "stock-0"]}
     async with a_router(deployment, tmp_path, pools, probe_interval=NEVER, load_interval=0) as router:
 
-        async def ask(i: int) -> None:
-            prompt = some_tokens(20 + i, 40)
-            task_references["llama-a"].check(
-                prompt, (await generate(router, "pair", prompt, 8, stream=stream))["output_ids"]
-            )
+        async def ask(i: int) -> bool:
+            return await answered(router, task_references["llama-a"], some_tokens(20 + i, 40), 8, stream=stream)
 
         with frozen(deployment, victim):
             asked = await until_one_is_stuck(router, victim, ask)
             await kill(victim)
             async with asyncio.timeout(5):
-                await gather(*asked)
-        assert await metric(router, "sun_retries_total", leg="decode") == 1
+                *others, last = await gather(*asked)
+        assert (all(others), last) == (True, False), "what may have killed it goes to no other worker"
+        assert await metric(router, "sun_retries_total") == 0
+        assert await ask(9)
         await until_idle(client, deployment, "llama-a-0")
 
 

@@ -41,10 +41,51 @@ async def test_fault_01_prefill_refuses_the_connection(start: Start, stream: boo
 async def test_fault_02_prefill_killed_during_prefill(start: Start) -> None:
     cluster = await start({"math": 2, "tool": 1, "base": 1}, costs={"prefill": 0.2})
     await cluster.fault("math-0", "die_in_prefill")
-    await asyncio.gather(*(cluster.exact(stream=i % 2 > 0, prompt=[i + 1, 2]) for i in range(6)))
+    bodies = [cluster.body(stream=i % 2 > 0, prompt=[i + 1, 2]) for i in range(6)]
+    outcomes = await asyncio.gather(*(outcome(cluster, body) for body in bodies))
     assert cluster["math-0"].process.wait(PATIENCE_S) != 0
+    assert set(outcomes) == {"ok", "worker_died"}, "those on the other worker are answered"
+    assert await cluster.counted("sun_retries_total") == 0
+    await cluster.exact()
     await cluster.exact("tool")
     await cluster.settled()
+
+
+@STREAMS
+async def test_fault_02_request_that_kills_its_prefill_worker_kills_one(start: Start, stream: bool) -> None:
+    cluster = await start({"math": 2, "tool": 1, "base": 1}, router={"probe_interval": NEVER_S})
+    for name in ("math-0", "math-1"):
+        await cluster.fault(name, "die_in_prefill", spare="")
+    assert (await cluster.refused(502, stream=stream))["code"] == "worker_died"
+    left = await survivor(cluster, "math-0", "math-1")
+    await cluster.fault(left, "clear")
+    await cluster.exact()
+    await cluster.settled()
+
+
+async def survivor(cluster: Cluster, *names: str) -> str:
+    """Wait until one of two workers has ended; the name of the other."""
+
+    async def one_ended() -> bool:
+        return not all(cluster[name].alive for name in names)
+
+    await cluster.until(one_ended)
+    (left,) = [name for name in names if cluster[name].alive]
+    return left
+
+
+async def outcome(cluster: Cluster, body: Any) -> str:
+    """`ok` for the right answer, else the code of the error."""
+    right = cluster.expected(body["model"], body["input_ids"], body["sampling_params"]["max_new_tokens"])
+    async with cluster.client.post("/generate", json=body) as reply:
+        raw = (await reply.read()).decode()
+    if reply.status != 200:
+        return str(json.loads(raw)["error"]["code"])
+    if body["stream"]:
+        *_, raw, end = [line.removeprefix("data: ") for line in raw.split("\n\n") if line]
+        assert end == "[DONE]"
+    assert json.loads(raw)["output_ids"] == right
+    return "ok"
 
 
 async def test_fault_02_prefill_killed_during_a_transfer(start: Start) -> None:
@@ -116,8 +157,22 @@ async def test_fault_06_decode_refuses_the_connection(start: Start, stream: bool
 async def test_fault_07_decode_dies_before_the_first_byte(start: Start, stream: bool) -> None:
     cluster = await start({"math": 1, "tool": 1, "base": 2})
     await cluster.fault("base-0", "die_at_token", token=1)
-    await asyncio.gather(*(cluster.exact(task, stream=stream) for task in ("math", "tool") * 3))
+    bodies = [cluster.body(task, stream=stream) for task in ("math", "tool") * 3]
+    outcomes = await asyncio.gather(*(outcome(cluster, body) for body in bodies))
     assert cluster["base-0"].process.wait(PATIENCE_S) != 0
+    assert set(outcomes) == {"ok", "worker_died"}, "those on the other worker are answered"
+    await cluster.settled()
+
+
+@STREAMS
+async def test_fault_07_request_that_kills_its_decode_worker_kills_one(start: Start, stream: bool) -> None:
+    cluster = await start({"math": 1, "base": 2}, router={"probe_interval": NEVER_S})
+    for name in ("base-0", "base-1"):
+        await cluster.fault(name, "die_at_token", token=1)
+    assert (await cluster.refused(502, stream=stream))["code"] == "worker_died"
+    left = await survivor(cluster, "base-0", "base-1")
+    await cluster.fault(left, "clear")
+    await cluster.exact(stream=stream)
     await cluster.settled()
 
 

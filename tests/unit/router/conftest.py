@@ -84,6 +84,7 @@ DEADLINES = {
     "wire.CONNECT_TIMEOUT_S": PATIENCE_S,
     "wire.KEEPALIVE_S": PATIENCE_S,
     "wire.ABORT_TIMEOUT_S": PATIENCE_S,
+    "wire.CARD_TIMEOUT_S": PATIENCE_S,
     "register.CANARY_TIMEOUT_S": PATIENCE_S,
     "register.SILENCE_S": PATIENCE_S,
     "dispatch.LINGER_S": PATIENCE_S,

@@ -51,8 +51,9 @@ def spoken(tokens: list[int]) -> str:
 class Fault:
     """What a worker does wrong, to how many requests.
 
-    `drop`: one connection closes; `die`: the worker is gone; `writes`: a decode worker streams this, asks no
-    prefill worker, and then ends the stream, or keeps it open where `hang_after` is set.
+    `drop`: one connection closes. `die`: the worker is gone. `replaced`: it is gone, and another process listens at
+    once. `writes`: a decode worker streams this, asks no prefill worker, and then ends the stream, or keeps it open
+    where `hang_after` is set. `wait`: all this happens once the event is set.
     """
 
     status: int = 0
@@ -60,6 +61,8 @@ class Fault:
     abort: dict[str, Any] | None = None
     drop: bool = False
     die: bool = False
+    replaced: bool = False
+    wait: asyncio.Event | None = None
     die_after: int | None = None
     hang: bool = False
     hang_after: int | None = None
@@ -88,6 +91,7 @@ class FakeWorker:
         self.rooms = rooms
         self.fault: Fault | None = None
         self.requests: list[tuple[str, dict[str, Any]]] = []
+        self.names: list[tuple[str, int]] = []
         self.aborts: list[dict[str, Any]] = []
         self.running: dict[str, asyncio.Event] = {}
         self.flushes = 0
@@ -136,11 +140,16 @@ class FakeWorker:
             await self._runner.cleanup()
             self._runner = None
 
-    def die(self) -> NoReturn:
-        """What a killed process looks like from outside: nobody listens, and every connection breaks."""
+    def vanish(self) -> None:
+        """Refuse new connections; those that are open stay open without a word."""
+        self._listener.close()
+
+    def die(self, *, listens: bool = False) -> NoReturn:
+        """What a killed process looks like from outside: every connection breaks, and nobody listens, or another."""
         assert self._runner is not None
         assert self._runner.server is not None
-        self._listener.close()
+        if not listens:
+            self.vanish()
         for connection in self._runner.server.connections:
             if connection.transport is not None:
                 connection.transport.abort()
@@ -219,6 +228,7 @@ class FakeWorker:
             self.canaries += 1
         else:
             self.requests.append((request.path, body))
+        self.names.append((body["rid"], body["bootstrap_room"]))
         fault = self.canary_fault if is_canary else self.fault
         if fault is not None:
             fault.times -= 1
@@ -237,12 +247,17 @@ class FakeWorker:
                 self.idle.set()
 
     async def _answer(self, request: web.Request, body: dict[str, Any], fault: Fault) -> web.StreamResponse:
+        if fault.wait is not None:
+            await fault.wait.wait()
         if fault.hang:
             await self._unless_aborted(body["rid"], self._forever.wait())
         if fault.drop:
             assert request.transport is not None
             request.transport.abort()
             raise asyncio.CancelledError
+        if fault.replaced:
+            self.restarts += 1
+            self.die(listens=True)
         if fault.die:
             self.die()
         if fault.status:

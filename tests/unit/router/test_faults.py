@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from .conftest import PATIENCE_S, Start, System
-from .fake_worker import Fault, expected
+from .fake_worker import FakeWorker, Fault, expected
 
 IDS = [5, 6, 7]
 MATH = {"model": "math", "input_ids": IDS, "sampling_params": {"max_new_tokens": 4}}
@@ -52,16 +52,116 @@ async def test_a_connection_that_closes_without_an_answer_is_no_dead_worker(
     small[worker].fault = Fault(drop=True, times=1)
     assert await ask(small, stream) == ANSWER
     assert small.router.registry.state(worker) == "ready"
-    assert [e["event"] for e in small.events].count("leg_sent_again") == 1
+    assert [e["event"] for e in small.events].count("stale_connection") == 1
+    assert small.metric("sun_ejections_total", worker=worker) == 0
+    assert small.metric("sun_retries_total", task="math", leg="prefill") == 0
+    only_once(small)
+
+
+@pytest.mark.parametrize("stale", [["math-0"], ["base-0"], ["math-0", "base-0"]])
+async def test_stale_connection_leaves_the_retry_for_a_fault(sun: System, stale: list[str]) -> None:
+    """Whatever fails, no worker sees an id or a room twice."""
+    for name in stale:
+        sun[name].fault = Fault(drop=True, times=1)
+    sun["math-1"].fault = Fault(status=500, times=1)
+    assert [await ask(sun, stream=i % 2 > 0) for i in range(6)] == [ANSWER] * 6
+    assert sun.metric("sun_retries_total", task="math", leg="prefill") == 1
+    assert "stale_connection" in [e["event"] for e in sun.events]
+    only_once(sun)
+
+
+async def test_worker_that_closes_every_connection_fails_a_request_after_one_repetition_and_one_retry(
+    small: System,
+) -> None:
+    small["math-0"].fault = Fault(drop=True)
+    reply = await refuse(small, 502)
+    assert reply["error"]["code"] == "prefill_lost"
+    assert len(small["math-0"].requests) <= 3
+    only_once(small)
+
+
+def only_once(system: System) -> None:
+    """No worker was given an id or a room twice."""
+    for worker in system.workers.values():
+        for names in zip(*worker.names, strict=True):
+            assert len(set(names)) == len(names)
+    by_role = {role: [w.names for w in system.workers.values() if w.role == role] for role in ("prefill", "decode")}
+    for lists in by_role.values():
+        sent = [names for each in lists for names in each]
+        assert len({rid for rid, _ in sent}) == len({room for _, room in sent}) == len(sent)
 
 
 @STREAMS
-async def test_fault_02_both_prefills_die(sun: System, stream: bool) -> None:
-    for name in ("math-0", "math-1"):
-        sun[name].fault = Fault(die=True)
+@pytest.mark.parametrize("death", ["die", "replaced"])
+@pytest.mark.parametrize("pool", ["math", "base"])
+async def test_fault_02_07_request_under_which_a_worker_died_goes_to_no_other(
+    sun: System, stream: bool, death: str, pool: str
+) -> None:
+    """It would kill every worker that gets it; the supervisor may have started the next process already."""
+    both = [sun[f"{pool}-{i}"] for i in (0, 1)]
+    for worker in both:
+        worker.fault = Fault(**{death: True})
     reply = await refuse(sun, 502, stream)
-    assert reply["error"]["code"] == "prefill_lost"
+    assert reply["error"]["code"] == "worker_died"
+    assert "send it again" in reply["error"]["message"]
+    assert sorted(len(worker.requests) for worker in both) == [0, 1]
+    for worker in both:
+        worker.fault = None
+    await sun.until(lambda: sun.router.registry.usable("math"))
+    assert await ask(sun, stream) == ANSWER
     assert await ask(sun, stream, model="tool") == expected("w-tool", "w-base", IDS, 4)
+    assert sun.metric("sun_retries_total", task="math", leg="prefill") == 0
+    assert sun.metric("sun_retries_total", task="math", leg="decode") == 0
+    only_once(sun)
+
+
+NO_PREFILL = b'{"error":{"message":"Lost connection with prefill instance (1.2.3.4)"}}'
+
+
+def having(system: System, pool: str) -> FakeWorker:
+    """The worker of a pool that has the request."""
+    (worker,) = [w for name, w in system.workers.items() if name.startswith(pool) and w.requests]
+    return worker
+
+
+@STREAMS
+@pytest.mark.parametrize("dead", [True, False])
+@pytest.mark.parametrize("says", ["prefill", "decode"])
+async def test_fault_02_07_the_other_leg_reports_a_death(sun: System, stream: bool, dead: bool, says: str) -> None:
+    """Only where the worker has died is the request kept from the others."""
+    now = asyncio.Event()
+    silent, reporting = ("base", "math") if says == "prefill" else ("math", "base")
+    report = Fault(status=500, body=NO_PREFILL if says == "decode" else b"{}", wait=now, times=1)
+    hang = Fault(hang=True, times=1)
+    for i in (0, 1):
+        sun[f"{reporting}-{i}"].fault, sun[f"{silent}-{i}"].fault = report, hang
+    asked = asyncio.create_task(refuse(sun, 502, stream) if dead else ask(sun, stream))
+    await sun.until(lambda: any(w.requests for n, w in sun.workers.items() if n.startswith("math")))
+    await sun.until(lambda: any(w.requests for n, w in sun.workers.items() if n.startswith("base")))
+    if dead:
+        having(sun, silent).vanish()
+    now.set()
+    answered = await asked
+    if dead:
+        assert answered["error"]["code"] == "worker_died"
+    else:
+        assert answered == ANSWER
+        assert sun.metric("sun_retries_total", task="math", leg="prefill") == 1
+    assert sum(len(sun[f"{silent}-{i}"].requests) for i in (0, 1)) == (1 if dead else 2)
+    only_once(sun)
+
+
+@STREAMS
+async def test_fault_02_request_that_its_prefill_worker_had_finished_is_retried(sun: System, stream: bool) -> None:
+    """The prefill worker dies afterwards, and of something else."""
+    now = asyncio.Event()
+    sun["base-0"].fault = sun["base-1"].fault = Fault(status=500, wait=now, times=1)
+    asked = asyncio.create_task(ask(sun, stream))
+    await sun.until(lambda: any(a.heard["prefill"] for a in sun.router.dispatcher.attempts))
+    having(sun, "math").vanish()
+    now.set()
+    assert await asked == ANSWER
+    assert sun.metric("sun_retries_total", task="math", leg="decode") == 1
 
 
 @STREAMS
@@ -136,7 +236,7 @@ async def test_a_canary_that_failed_is_tried_again_long_before_the_next_probe(st
 
 
 async def test_fault_07_a_retry_has_a_new_rid_and_a_new_room(sun: System) -> None:
-    sun["base-0"].fault = sun["base-1"].fault = Fault(die=True)
+    sun["base-0"].fault = sun["base-1"].fault = Fault(status=500)
     await refuse(sun, 502)
     sent = [body for w in ("math-0", "math-1") for _, body in sun[w].requests]
     assert len({b["rid"] for b in sent}) == len({b["bootstrap_room"] for b in sent}) == len(sent) == 2
@@ -200,15 +300,16 @@ async def test_fault_11_the_new_bootstrap_port_is_used(small: System) -> None:
     assert small["math-0"].requests[-1][1]["bootstrap_port"] == 9001
 
 
-@pytest.mark.usefixtures("recovers")
-async def test_fault_12_a_request_in_flight_on_a_replaced_worker_is_tried_again(small: System) -> None:
-    small["base-0"].fault = Fault(hang=True, times=1)
-    asked = asyncio.create_task(ask(small, stream=False))
-    await small.until(lambda: small["base-0"].running)
+async def test_fault_12_a_request_in_flight_on_a_replaced_worker_ends_and_goes_to_no_other(sun: System) -> None:
+    sun["base-0"].fault = sun["base-1"].fault = Fault(hang=True)
+    asked = asyncio.create_task(sun.post("/generate", MATH))
+    await sun.until(lambda: sun["base-0"].running or sun["base-1"].running)
     # a new process behind the same address, while the old connection stays open without a word
-    small["base-0"].restarts += 1
-    assert await asked == ANSWER
-    await small.quiet()
+    having(sun, "base").restarts += 1
+    status, reply = await asked
+    assert (status, reply["error"]["code"]) == (502, "worker_died")
+    assert sum(len(sun[name].requests) for name in ("base-0", "base-1")) == 1
+    await sun.quiet()
 
 
 @STREAMS
