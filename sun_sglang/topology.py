@@ -154,7 +154,8 @@ class Router(Strict):
         hosts: names by which clients reach a router without keys, besides addresses, names without a dot and private
             ones; `*.example.com` for all below a domain, `*` for all.
         first_token_timeout: from dispatch to the first byte of an answer.
-        idle_timeout: between two chunks of an answer.
+        idle_timeout: a decode worker that owes tokens and makes none for so long leaves the rotation.
+        answer_timeout: for an answer that shows nothing while its worker makes tokens; at least `idle_timeout`.
         max_body_mb: a larger request body is refused with 413.
         probe_interval: between two looks at a worker's health.
         load_interval: between two looks at how much work a worker says it has; 0 to count only what the router sent.
@@ -176,6 +177,7 @@ class Router(Strict):
     hosts: tuple[HostName, ...] = ()
     first_token_timeout: float = Field(default=120.0, gt=0)
     idle_timeout: float = Field(default=120.0, gt=0)
+    answer_timeout: float = Field(default=1800.0, gt=0)
     max_body_mb: float = Field(default=32.0, gt=0)
     probe_interval: float = Field(default=1.0, gt=0)
     load_interval: float = Field(default=1.0, ge=0)

@@ -41,7 +41,7 @@ class Answer:
             StreamBroken: the worker died, stalled, or was ejected.
         """
         attempt = self._attempt
-        attempt.reading_since = self._dispatcher.now()
+        attempt.reading_since = self._dispatcher.clock.now()
         try:
             return await attempt.legs["decode"].read()
         except LegError as e:
@@ -58,5 +58,6 @@ class Answer:
         self._dispatcher.abandon(self._attempt)
 
     def lost(self, reason: str) -> None:
-        """The decode worker broke the stream off: it has to prove itself again."""
-        self._dispatcher.eject(self._attempt.pair.decode.name, reason)
+        """The stream broke off. If the router did not cut it, the decode worker has to prove itself again."""
+        if not self._attempt.cut:
+            self._dispatcher.eject(self._attempt.pair.decode.name, reason)

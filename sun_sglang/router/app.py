@@ -20,6 +20,7 @@ from sun_sglang.router.access import Access, current_key, load_access, load_tls,
 from sun_sglang.router.admin import Admin
 from sun_sglang.router.browser import BrowserGuard, require_json
 from sun_sglang.router.changes import FleetStore
+from sun_sglang.router.clock import Clock
 from sun_sglang.router.dispatch import Dispatcher
 from sun_sglang.router.fleet import Fleet
 from sun_sglang.router.gate import Gate
@@ -79,12 +80,13 @@ class Router:
         self.metrics = Metrics()
         self.registry = Registry(fleet)
         chooser = Chooser(fleet.router.policy, random.Random())
-        self.dispatcher = Dispatcher(Wire(log), self.registry, chooser, self.metrics, log)
+        self.clock = Clock(asyncio.get_running_loop(), lambda seconds: log.event("paused", seconds=round(seconds, 3)))
+        self.dispatcher = Dispatcher(Wire(log, self.clock), self.registry, chooser, self.metrics, log, self.clock)
         self.registrar = Registrar(session, self.registry, self.dispatcher, self.metrics, log)
-        self.stalls = StallWatch(session, self.registry, self.dispatcher, self.metrics)
-        self.loads = LoadWatch(session, self.registry)
+        self.stalls = StallWatch(session, fleet.router, self.dispatcher)
+        self.loads = LoadWatch(session, self.registry, self.clock)
         self.inflight = Inflight()
-        self.gate = Gate(self.registry, self.metrics)
+        self.gate = Gate(self.registry, self.metrics, self.clock)
         self.siblings = Siblings(_sockets(path, process, fleet.router.processes))
         self._process = process
         self._shared = _share(self.registry, path, process)
@@ -171,6 +173,7 @@ class Router:
             with suppress(asyncio.CancelledError):
                 await task
         await self.dispatcher.close()
+        self.clock.close()
         await self._session.close()
         await self.siblings.close()
         if self._shared is not None:

@@ -8,7 +8,19 @@ from dataclasses import dataclass, field
 from sun_sglang.router.exchange import Exchange
 from sun_sglang.router.legs import Call
 from sun_sglang.router.registry import Pair, Worker
-from sun_sglang.router.verdict import Failed, Heard, Leg, Lost, Relay, Reply, Serve, judge, overdue, owing
+from sun_sglang.router.verdict import (
+    Failed,
+    Heard,
+    Leg,
+    Lost,
+    Relay,
+    Reply,
+    Serve,
+    judge,
+    overdue,
+    owing,
+    silent_answer,
+)
 
 
 @dataclass(eq=False, slots=True)
@@ -68,8 +80,8 @@ class Attempt:
         incarnations: of the two workers, when the legs were sent.
         verdict: what to do, once that can be said.
         legs: both, once they were sent.
-        reading_since: loop time since which the next chunk is awaited; None while nobody waits.
-        owed_since: loop time since which the decode worker owes a whole answer's tokens; None for a stream.
+        reading_since: clock time since which the next chunk is awaited; None while nobody waits.
+        owed_since: clock time since which the decode worker owes a whole answer's tokens; None for a stream.
         cut: why the stream was cut off by the router, if it was.
         times: when what happened.
     """
@@ -131,19 +143,35 @@ class Attempt:
         if isinstance(verdict, Serve | Relay | Failed):
             self._end(verdict)
 
-    def expire(self, now: float, limit: float, *, whole: bool) -> None:
+    @property
+    def owing(self) -> Leg:
+        """The leg that owes the first token."""
+        return owing(self.heard["prefill"])
+
+    @property
+    def silent_since(self) -> float:
+        """Clock time since which the decode worker owes an answer and shows nothing of it; infinite if it owes none."""
+        since = self.owed_since if self.reading_since is None else self.reading_since
+        return float("inf") if since is None else since
+
+    def expire(self, limit: float, *, silent: float, whole: bool) -> None:
         """The deadline passed.
 
         Args:
-            now: loop time, seconds.
             limit: seconds that were waited.
+            silent: seconds since the worker of the owing leg last made progress.
             whole: the deadline is for the whole answer. Else it is for the first token, and an answer that is not
                 streamed comes with its last: once decoding has begun, `stall` looks after it.
         """
-        prefill = self.heard["prefill"]
-        if prefill is None or self.call.stream or whole:
-            leg = owing(prefill)
-            self._end(overdue(leg, silent=now - self.worker(leg).answered, limit=limit))
+        if self.heard["prefill"] is None or self.call.stream or whole:
+            self._end(overdue(self.owing, silent=silent, limit=limit))
+
+    def end_silent(self, limit: float, *, stalled: bool) -> None:
+        """End an answer of which nothing came for `limit` seconds. `stalled`: its worker makes no progress at all."""
+        if self.call.stream:
+            self.cut_off(f"no token for {limit:g} s")
+        else:
+            self._end(silent_answer(limit, stalled=stalled))
 
     def lost_prefill(self, reason: str) -> None:
         """The prefill worker left the rotation."""

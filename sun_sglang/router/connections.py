@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from sun_sglang.router.clock import Clock
+
 # Below uvicorn's 5 s, so that a request is not written to a connection that the worker is just closing.
 KEEPALIVE_S = 3.0
 CONNECT_TIMEOUT_S = 2.0
@@ -153,12 +155,13 @@ class _Idle(NamedTuple):
 class Origin:
     """One worker, and the connections to it that are kept."""
 
-    def __init__(self, base: str) -> None:
+    def __init__(self, base: str, clock: Clock) -> None:
         parts = urlsplit(base)
         assert parts.hostname is not None, "checked when the fleet file was read"
         self.host = parts.hostname
         self.ssl = ssl.create_default_context() if parts.scheme == "https" else None
         self.port = parts.port or (443 if self.ssl else 80)
+        self.clock = clock
         self.idle: deque[_Idle] = deque()
         self._loop = asyncio.get_running_loop()
         self.netloc = parts.netloc
@@ -202,7 +205,7 @@ class Origin:
         """
         where = f"cannot connect to {self.host}:{self.port}"
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            async with self.clock.timeout(CONNECT_TIMEOUT_S):
                 _, connection = await self._loop.create_connection(
                     lambda: Connection(self), self.host, self.port, ssl=self.ssl
                 )
@@ -233,14 +236,15 @@ class Origin:
 class Connections:
     """Connections to all workers, kept while they are of use."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._origins: dict[str, Origin] = {}
 
     def origin(self, base: str) -> Origin:
         """The worker at `base`, as `http://HOST:PORT`."""
         origin = self._origins.get(base)
         if origin is None:
-            origin = self._origins[base] = Origin(base)
+            origin = self._origins[base] = Origin(base, self._clock)
         return origin
 
     @property

@@ -13,6 +13,7 @@ from typing import Any
 
 from sun_sglang.router.answer import Answer
 from sun_sglang.router.attempt import Attempt, Ticket
+from sun_sglang.router.clock import Clock
 from sun_sglang.router.connections import LegError
 from sun_sglang.router.legs import Call, leg_bodies, new_names
 from sun_sglang.router.log import Log
@@ -20,7 +21,7 @@ from sun_sglang.router.metrics import Metrics
 from sun_sglang.router.policy import Chooser
 from sun_sglang.router.problem import Problem
 from sun_sglang.router.randomness import Randomness
-from sun_sglang.router.registry import Pair, Registry
+from sun_sglang.router.registry import Pair, Registry, Worker
 from sun_sglang.router.verdict import LEGS, Failed, Leg, Lost, Relay, Reply, Serve, died, ended, exposed
 from sun_sglang.router.wire import Wire
 
@@ -38,11 +39,15 @@ class Dispatcher:
 
     Attributes:
         attempts: all that are under way.
+        clock: for deadlines.
         wire: what goes to workers.
     """
 
-    def __init__(self, wire: Wire, registry: Registry, chooser: Chooser, metrics: Metrics, log: Log) -> None:
+    def __init__(
+        self, wire: Wire, registry: Registry, chooser: Chooser, metrics: Metrics, log: Log, clock: Clock
+    ) -> None:
         self.wire = wire
+        self.clock = clock
         self._chooser = chooser
         self._registry = registry
         self._metrics = metrics
@@ -58,8 +63,13 @@ class Dispatcher:
         registry.on_proven.append(self._on_proven)
 
     def now(self) -> float:
-        """Loop time, seconds."""
+        """Return loop time in seconds, for reports; deadlines are on `clock`."""
         return self._loop.time()
+
+    def progressed(self, worker: Worker) -> float:
+        """Return the clock time at which a worker last made progress with any request, as far as the router knows."""
+        arrived = [a.legs["decode"].arrived for a in self.attempts if a.pair.decode is worker]
+        return max([worker.answered, *arrived])
 
     async def exchange(self, call: Call, ticket: Ticket) -> Answer:
         """Get an answer, with one retry on other workers where there are any.
@@ -119,7 +129,7 @@ class Dispatcher:
         """
         attempt = self._send(call, pair, ticket, fresh)
         limit = timeout or self._limits.first_token_timeout
-        deadline = self._loop.call_later(limit, self._expire, attempt, limit, timeout is not None)
+        deadline = self.clock.call_later(limit, partial(self.expire, attempt, limit, timeout is not None))
         try:
             verdict = await attempt.verdict
         except BaseException:
@@ -174,14 +184,14 @@ class Dispatcher:
             if worker.card is not None:
                 self._spawn(self.wire.abort(worker.spec.url, {"abort_all": True}))
 
-    def eject(self, name: str, reason: str) -> None:
-        """Take a worker out of rotation until its card and a canary pass."""
+    def eject(self, name: str, reason: str, *, gone: bool = False) -> None:
+        """Take a worker out of rotation until its card and a canary pass. `gone`: its requests in flight are lost."""
         worker = self._registry.workers.get(name)
         if self._closing or worker is None or worker.card is None:
             return
         self._metrics.ejections.labels(name).inc()
         self._log.event("worker_ejected", worker=name, why=reason)
-        self._registry.lose(name, reason, gone=False)
+        self._registry.lose(name, reason, gone=gone)
 
     def cut_all(self, reason: str) -> None:
         """End every request that is still in flight; each client gets an explicit error."""
@@ -212,7 +222,7 @@ class Dispatcher:
         if (pair := self._choose(call, avoid)) is not None:
             return pair
         try:
-            async with asyncio.timeout(RECOVERY_S):
+            async with self.clock.timeout(RECOVERY_S):
                 while (pair := self._choose(call, avoid)) is None and not self._closing:
                     await self._proven.wait()
         except TimeoutError:
@@ -275,19 +285,23 @@ class Dispatcher:
         attempt.hear("prefill", said)
         outcome = ended(said)
         if outcome == "ok":
-            attempt.times.prefilled = attempt.pair.prefill.answered = self.now()
-            attempt.owed_since = None if attempt.call.stream else self.now()
+            attempt.times.prefilled = self.now()
+            attempt.pair.prefill.answered = self.clock.now()
+            attempt.owed_since = None if attempt.call.stream else self.clock.now()
         self._release(attempt, "prefill", outcome)
         if attempt.ticket.counted and outcome == "ok":
             self._metrics.leg_seconds.labels(attempt.call.task, "prefill").observe(self.now() - attempt.times.sent)
 
-    def _expire(self, attempt: Attempt, limit: float, whole: bool) -> None:
-        attempt.expire(self.now(), limit, whole=whole)
+    def expire(self, attempt: Attempt, limit: float, whole: bool) -> None:
+        """End an attempt whose deadline of `limit` seconds passed; see `Attempt.expire`."""
+        silent = self.clock.now() - self.progressed(attempt.worker(attempt.owing))
+        attempt.expire(limit, silent=silent, whole=whole)
 
     def _answer(self, attempt: Attempt) -> Answer:
         decode, prefill = attempt.heard["decode"], attempt.heard["prefill"]
         assert isinstance(decode, Reply), "only a decode leg that answered is served"
-        attempt.times.first = attempt.pair.decode.answered = self.now()
+        attempt.times.first = self.now()
+        attempt.pair.decode.answered = self.clock.now()
         if attempt.call.stream and attempt.times.prefilled is not None and attempt.ticket.counted:
             waited = attempt.times.first - attempt.times.prefilled
             self._metrics.hand_over.labels(attempt.call.task).observe(waited)

@@ -30,6 +30,7 @@ class Exchange:
 
     Attributes:
         over: nothing more will come.
+        arrived: clock time at which the last piece of the answer's body arrived; minus infinity before.
     """
 
     __slots__ = (
@@ -50,6 +51,7 @@ class Exchange:
         "_streams",
         "_tail",
         "_watcher",
+        "arrived",
         "over",
     )
 
@@ -64,6 +66,7 @@ class Exchange:
         fresh: bool = False,
     ) -> None:
         self.over = False
+        self.arrived = float("-inf")
         self._loop = asyncio.get_running_loop()
         self._origin = origin
         self._path = path
@@ -138,6 +141,7 @@ class Exchange:
 
     def piece(self, data: bytes) -> None:
         """See `Receiver`."""
+        self.arrived = self._origin.clock.now()
         if self._heard is not None:
             self._pieces.append(data)
             if self._streams and self._status == 200:

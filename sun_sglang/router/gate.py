@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 
 from sun_sglang.router.admission import Admission, Caps, Claim, QueueFull, Share
 from sun_sglang.router.attempt import Ticket
+from sun_sglang.router.clock import Clock
 from sun_sglang.router.fleet import Fleet
 from sun_sglang.router.metrics import Metrics
 from sun_sglang.router.problem import Problem
@@ -17,7 +19,8 @@ from sun_sglang.router.registry import Registry
 class Gate:
     """Lets requests to workers in an order that is fair to tasks."""
 
-    def __init__(self, registry: Registry, metrics: Metrics) -> None:
+    def __init__(self, registry: Registry, metrics: Metrics, clock: Clock) -> None:
+        self._clock = clock
         self._registry = registry
         self._metrics = metrics
         limits = registry.fleet.router
@@ -69,7 +72,7 @@ class Gate:
         self._waiting[claim] = future
         for ticket in tickets:
             ticket.waiting = future
-        timer = loop.call_later(self._timeout, _expire, future)
+        timer = self._clock.call_later(self._timeout, partial(_expire, future))
         began = loop.time()
         try:
             if not self._registry.usable(claim.task):

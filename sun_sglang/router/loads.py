@@ -8,6 +8,7 @@ from typing import NamedTuple
 import aiohttp
 
 from sun_sglang.router.bounded import read_at_most
+from sun_sglang.router.clock import Clock
 from sun_sglang.router.registry import Registry, Worker
 from sun_sglang.router.replies import parse
 
@@ -35,8 +36,9 @@ class LoadWatch:
     limit the router counts prompts alone, and the report makes up for the answers.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, registry: Registry) -> None:
+    def __init__(self, session: aiohttp.ClientSession, registry: Registry, clock: Clock) -> None:
         self._session = session
+        self._clock = clock
         self._registry = registry
         self._interval = registry.fleet.router.load_interval
         self._stamps: dict[str, object] = {}
@@ -54,7 +56,7 @@ class LoadWatch:
         load = await ask_load(self._session, worker, LOADS_TIMEOUT_S) or Load(0, 0)
         if load.requests and load.stamp != self._stamps.get(worker.name):
             # it runs batches: a worker that is full is slow, and does not hang
-            worker.answered = asyncio.get_running_loop().time()
+            worker.answered = self._clock.now()
         self._stamps[worker.name] = load.stamp
         # what came or went meanwhile may or may not be in the report, so the larger of both counts
         known = (max(before[0], worker.known[0]), max(before[1], worker.known[1]))

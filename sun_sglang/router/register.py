@@ -158,7 +158,7 @@ class Registrar:
         limit = max(SILENCE_S, self._interval)
         try:
             async with (
-                asyncio.timeout(limit),
+                self._dispatcher.clock.timeout(limit),
                 self._session.get(worker.spec.url + "/sun/worker", allow_redirects=False) as response,
             ):
                 body = await read_at_most(response, MAX_CARD_BYTES)

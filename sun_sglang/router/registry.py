@@ -54,7 +54,7 @@ class Worker:
         elsewhere_requests: requests that it has from others, as it said last.
         elsewhere_tokens: outstanding work of those, in tokens.
         picked: when it was last chosen, as a running number.
-        answered: loop time of its last good answer.
+        answered: clock time at which it last made progress: a good answer, or a batch.
         incarnation: the one that was last read, kept while the worker is absent.
         on_lost: called with a reason once the worker is gone for good; each request in flight on it has one here.
         hash: of its name, the same in every process.

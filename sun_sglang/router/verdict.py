@@ -17,6 +17,10 @@ LEGS: tuple[Leg, Leg] = ("prefill", "decode")
 # answering there (disaggregation/decode.py, disaggregation/common/conn.py).
 _PREFILL_UNREACHABLE = ("Decode handshake failed", "Lost connection with prefill instance")
 
+_MAY_BE_THE_CAUSE = (
+    "The request may be the cause, so the router sends it to no other worker. If it is not the cause, send it again"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Lost:
@@ -133,7 +137,7 @@ def overdue(leg: Leg, *, silent: float, limit: float) -> Failed:
 
     Args:
         leg: who owes it.
-        silent: seconds since that worker last answered any request; one that answers others is slow and not hung.
+        silent: seconds since that worker last made progress with any request; one that does is slow and not hung.
         limit: seconds that were waited.
     """
     if silent > limit / 2:
@@ -141,6 +145,20 @@ def overdue(leg: Leg, *, silent: float, limit: float) -> Failed:
         return Failed(leg, Problem(504, message, code="first_token_timeout"), eject=True, retry=False)
     message = f"no first token within {limit:g} s: the {leg} worker has too much to do"
     return Failed(leg, Problem(503, message, code="overloaded"), eject=False, retry=False)
+
+
+def silent_answer(limit: float, *, stalled: bool) -> Failed:
+    """Return the end of an answer that is not streamed and did not come in time.
+
+    Args:
+        limit: seconds that were waited after the prompt.
+        stalled: the decode worker makes no progress with any request. This one may be the cause, so it is not retried.
+    """
+    if stalled:
+        message = f"no answer within {limit:g} s: the decode worker runs no batch. {_MAY_BE_THE_CAUSE}"
+        return Failed("decode", Problem(504, message, code="worker_stalled"), eject=False, retry=False)
+    message = f"no answer within {limit:g} s after the prompt; stream it, or ask for fewer tokens"
+    return Failed("decode", Problem(504, message, code="answer_timeout"), eject=False, retry=False)
 
 
 def exposed(leg: Leg, heard: Heard) -> bool:
@@ -160,8 +178,7 @@ def died(leg: Leg) -> Problem:
     """Return the error for a request whose worker died while it had the request."""
     return Problem(
         502,
-        f"the {leg} worker died or stopped answering while it had this request. The request may be the cause, so the "
-        "router does not send it to another worker. If it is not the cause, send it again",
+        f"the {leg} worker died or stopped answering while it had this request. {_MAY_BE_THE_CAUSE}",
         code="worker_died",
     )
 

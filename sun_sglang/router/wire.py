@@ -11,6 +11,7 @@ import aiohttp
 import orjson
 
 from sun_sglang.router.bounded import OversizedError
+from sun_sglang.router.clock import Clock
 from sun_sglang.router.connections import CONNECT_TIMEOUT_S, KEEPALIVE_S, Connections
 from sun_sglang.router.exchange import Exchange
 from sun_sglang.router.log import Log
@@ -39,8 +40,9 @@ class Wire:
         connections: to the workers.
     """
 
-    def __init__(self, log: Log) -> None:
-        self.connections = Connections()
+    def __init__(self, log: Log, clock: Clock) -> None:
+        self.connections = Connections(clock)
+        self._clock = clock
         self._log = log
 
     def send(
@@ -86,7 +88,7 @@ class Wire:
         said: asyncio.Future[Lost | Reply] = asyncio.get_running_loop().create_future()
         exchange = Exchange(self.connections.origin(url), path, body, said.set_result, fresh=fresh)
         try:
-            async with asyncio.timeout(seconds):
+            async with self._clock.timeout(seconds):
                 return await said
         except TimeoutError:
             return Lost("timed out")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import signal
 from collections.abc import Callable
@@ -674,6 +675,37 @@ async def test_fault_27_a_router_that_is_killed_comes_back(start: Start) -> None
     cluster.start_router()
     await cluster.ready()
     await cluster.exact()
+    await cluster.settled()
+
+
+async def test_fault_29_a_router_that_was_paused_blames_nobody(start: Start) -> None:
+    """A stream, a request without its first token and one in the queue outlive a pause longer than their deadlines."""
+    limit = 4.0
+    limits = dict.fromkeys(("idle_timeout", "first_token_timeout", "queue_timeout"), limit)
+    cluster = await start(
+        {"math": 1, "tool": 1, "base": 1, "other": 1},
+        tasks={"math": ("math", "base"), "tool": ("tool", "other")},
+        router={**limits, "max_requests": 2},
+    )
+    await cluster.fault("base-0", "hold", token=2)
+    await cluster.fault("other-0", "hold", token=0)
+    asked = [asyncio.create_task(cluster.exact("math", stream=True))]
+    await cluster.until(lambda: cluster.running("base-0", 1))
+    asked.append(asyncio.create_task(cluster.exact("tool", stream=True)))
+    await cluster.until(lambda: cluster.has_work("other-0"))
+    asked.append(asyncio.create_task(cluster.exact("math")))
+    await cluster.until(lambda: queued(cluster, "math", 1))
+    cluster.router.send_signal(signal.SIGSTOP)
+    await asyncio.to_thread(os.waitid, os.P_PID, cluster.router.pid, os.WSTOPPED)
+    # the pause itself
+    await asyncio.sleep(2.5 * limit)
+    for name in ("base-0", "other-0"):
+        await cluster.fault(name, "clear")
+    cluster.router.send_signal(signal.SIGCONT)
+    await asyncio.gather(*asked)
+    assert await cluster.counted("sun_ejections_total") == 0
+    assert await cluster.counted("sun_retries_total") == 0
+    assert await logged(cluster, "paused")
     await cluster.settled()
 
 

@@ -140,6 +140,10 @@ class FakeWorker:
             await self._runner.cleanup()
             self._runner = None
 
+    def go_on(self) -> None:
+        """End every hang."""
+        self._forever.set()
+
     def vanish(self) -> None:
         """Refuse new connections; those that are open stay open without a word."""
         self._listener.close()

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from sun_sglang.router import connections as module
+from sun_sglang.router.clock import Clock
 from sun_sglang.router.connections import BrokenError, Connections, LegError
 from sun_sglang.router.exchange import Exchange
 from sun_sglang.router.verdict import Lost, Reply
@@ -80,7 +81,7 @@ class Client:
     """Sends requests, and keeps what was said of them."""
 
     def __init__(self) -> None:
-        self.connections = Connections()
+        self.connections = Connections(Clock(asyncio.get_running_loop(), lambda _: None))
         self.said: list[Lost | Reply] = []
 
     def send(self, base: str, path: str = "/", body: bytes = b"{}", *, streams: bool = False) -> Exchange:
