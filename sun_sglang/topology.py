@@ -23,6 +23,7 @@ TaskName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/
 HostName = Annotated[str, StringConstraints(pattern=r"^(\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*)$", max_length=253)]
 EngineFlags = dict[str, Any]
 DecodePolicy = Literal["least_tokens", "least_requests", "power_of_two", "round_robin", "random", "cache_affinity"]
+GatedField = Literal["stop_regex", "regex", "ebnf", "structural_tag"]
 PrefillPolicy = DecodePolicy | Literal["prefix_affinity"]
 
 _LAUNCHER = "is set by the launcher"
@@ -170,6 +171,7 @@ class Router(Strict):
         tls_cert: a certificate file in PEM, with its chain; absolute once loaded. None for plain HTTP.
         tls_key: its private key.
         log_requests: write a log line for every request, and not only for those that failed.
+        allow: request fields that clients may use although one such field can stop a worker that others share.
     """
 
     host: str = "127.0.0.1"
@@ -192,6 +194,7 @@ class Router(Strict):
     tls_cert: str | None = Field(default=None, min_length=1)
     tls_key: str | None = Field(default=None, min_length=1)
     log_requests: bool = False
+    allow: tuple[GatedField, ...] = ()
 
 
 class Topology(Strict):

@@ -9,21 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sun_sglang.errors import RequestError
+from sun_sglang.router.field_table import PER_PROMPT
+from sun_sglang.router.fields import is_each
 from sun_sglang.router.request import Endpoint, Request
-
-# Fields of /generate that may be one value for all prompts or a list of one each (io_struct.py: GenerateReqInput).
-_PER_PROMPT = (
-    "return_logprob",
-    "logprob_start_len",
-    "top_logprobs_num",
-    "return_hidden_states",
-    "return_sampling_mask",
-    "sampling_logprobs_mode",
-    "custom_logit_processor",
-    "sampling_params",
-)
-_MEDIA = ("image_data", "video_data", "audio_data", "mm_hashes", "mm_content_hashes", "modalities")
 
 
 class Single(NamedTuple):
@@ -120,29 +108,18 @@ def _body(request: Request, i: int) -> Mapping[str, Any]:
         return {**request.body, "prompt": request.body["prompt"][i]}
     if request.endpoint is Endpoint.CHAT:
         return request.body
-    return _generate_body(request.body, i, request.batch)
+    return _generate_body(request.body, i)
 
 
-def _generate_body(body: Mapping[str, Any], i: int, batch: int) -> dict[str, Any]:
+def _generate_body(body: Mapping[str, Any], i: int) -> dict[str, Any]:
     single = dict(body)
     name = "text" if body.get("text") is not None else "input_ids"
     single[name] = body[name][i]
-    for name in _PER_PROMPT:
-        value = body.get(name)
-        if isinstance(value, list):
-            if len(value) != batch:
-                raise RequestError(400, f"`{name}` has {len(value)} entries for {batch} prompts", param=name)
-            single[name] = value[i]
-    ids = body.get("token_ids_logprob")
-    if isinstance(ids, list) and ids and isinstance(ids[0], list):
-        if len(ids) != batch:
-            raise RequestError(400, f"`token_ids_logprob` has {len(ids)} entries for {batch} prompts")
-        single["token_ids_logprob"] = ids[i]
-    for name in _MEDIA:
-        if body.get(name) is not None:
-            raise RequestError(
-                400, f"`{name}` is not supported with a list of prompts; send them one by one", param=name
-            )
+    for field in PER_PROMPT:
+        if is_each(value := body.get(field), field):
+            single[field] = value[i]
+    if isinstance(params := body.get("sampling_params"), list):
+        single["sampling_params"] = params[i]
     return single
 
 

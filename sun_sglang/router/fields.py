@@ -1,97 +1,112 @@
-"""Which fields of a request only the router may set, which it reads itself, and how those are checked. Pure."""
+"""Applies the table of request fields to a body: what the workers get of it, or why it is refused. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, TypeGuard
 
 from sun_sglang.errors import RequestError
+from sun_sglang.router.field_kinds import INT32_MAX, Kind
+from sun_sglang.router.field_table import GENERATE, SAMPLING_PARAMS, Passed, Refused, Table, Taken
 
-# SGLang's prefill server ends when a request asks for more (disaggregation/utils.py: MetadataBuffers).
-MAX_TOP_LOGPROBS = 128
-MAX_CHOICES = 128
 # One request may become this many; every one of them is a request to two workers.
 MAX_FAN_OUT = 4096
-
-# Each would let a client choose workers, read another request's KV, or reach state that one worker alone holds
-# (srt/managers/io_struct.py: GenerateReqInput, srt/entrypoints/openai/protocol.py).
-RESERVED = frozenset(
-    {
-        "bootstrap_host",
-        "bootstrap_port",
-        "bootstrap_room",
-        "bootstrap_pair_key",
-        "decode_tp_size",
-        "routed_dp_rank",
-        "data_parallel_rank",
-        "disagg_prefill_dp_rank",
-        "http_worker_ipc",
-        "kv_hints",
-        "lora_path",
-        "lora_id",
-        "session_params",
-        "need_wait_for_mm_inputs",
-        "num_items_assigned",
-        "encoder_urls",
-        "external_trace_header",
-        "received_time",
-        "return_bytes",
-        "positional_embed_overrides",
-    }
-)
-_WHY = {
-    "lora_path": "a task names its own model; send the task's name as `model`",
-    "positional_embed_overrides": "send `text` or `input_ids`",
-    "session_params": "a session lives in one worker, and a task has several; send the whole prompt",
-}
+# Values of a refused field that say nothing.
+_SAYS_NOTHING: tuple[object, ...] = ("", [], {})
 
 
-def refuse_reserved(body: Mapping[str, Any]) -> None:
-    """Raise RequestError (400) if a client sets a field that only the router may set. Null counts as not set."""
-    for name in RESERVED.intersection(body):
-        value = body[name]
-        if value is None or (name == "lora_path" and value == ""):
-            continue
-        why = _WHY.get(name, "remove it")
-        raise RequestError(400, f"`{name}` is not for clients to set; {why}", param=name, code="reserved_field")
+def passed(body: Mapping[str, Any], table: Table, allowed: Collection[str]) -> dict[str, Any]:
+    """Return the fields of a body that its workers get.
+
+    Args:
+        body: the client's fields.
+        table: what becomes of each; a field that is not in it is dropped.
+        allowed: gates that the topology opens (`router.allow`).
+
+    Raises:
+        RequestError: 400 for a field that is refused, or not of its kind.
+    """
+    kept: dict[str, Any] = {}
+    for name, value in body.items():
+        rule = table.get(name)
+        if isinstance(rule, Passed):
+            if value is None:
+                continue
+            kind, each, gate, _ = rule
+            if gate and gate not in allowed:
+                raise gated(name, gate)
+            if not kind.holds(value) and not (each and _is_each(kind, value)):
+                raise wrong(name, kind)
+            kept[name] = value
+        elif isinstance(rule, Refused):
+            _refuse(name, value, rule)
+    return kept
 
 
-def is_int(value: object) -> TypeGuard[int]:
-    """An integer that is not a boolean."""
-    return isinstance(value, int) and not isinstance(value, bool)
+def passed_sampling(params: Mapping[str, Any], allowed: Collection[str]) -> dict[str, Any]:
+    """Return the members of /generate's `sampling_params` that the workers get.
+
+    SGLang takes this object unchecked from the HTTP server to its schedulers, where a wrong type ends the whole server
+    (decoded by msgspec), and an unknown name is a 500.
+
+    Raises:
+        RequestError: 400 for an unknown name, a refused one, or a value that is not of its kind.
+    """
+    kept: dict[str, Any] = {}
+    for name, value in params.items():
+        rule = SAMPLING_PARAMS.get(name)
+        if isinstance(rule, Passed):
+            kind, _, gate, keeps_null = rule
+            if value is None:
+                if keeps_null:
+                    kept[name] = None
+                continue
+            if gate and gate not in allowed:
+                raise gated(f"sampling_params.{name}", gate)
+            if not kind.holds(value):
+                raise wrong(f"sampling_params.{name}", kind)
+            kept[name] = value
+        elif isinstance(rule, Refused):
+            _refuse(f"sampling_params.{name}", value, rule)
+        elif rule is None:
+            raise _unknown(f"sampling_params.{name}")
+    return kept
 
 
-def take_bool(body: dict[str, Any], name: str) -> bool:
-    """Remove a boolean field; null and absent are False."""
-    value = body.pop(name, None)
-    if value is None:
-        return False
-    if not isinstance(value, bool):
-        raise RequestError(400, f"`{name}` has to be true or false", param=name)
-    return value
+def take(body: Mapping[str, Any], name: str, table: Table, where: str = "") -> Any:
+    """Return the value of a field that the router reads itself; None where it is absent or null.
 
-
-def take_count(body: dict[str, Any], name: str, *, most: int) -> int:
-    """Remove a field that counts from 1; null and absent are 1."""
-    value = body.pop(name, None)
-    if value is None:
-        return 1
-    if not is_int(value) or not 1 <= value <= most:
-        raise RequestError(400, f"`{name}` has to be an integer from 1 to {most}", param=name)
-    return value
-
-
-def check_top_logprobs(body: Mapping[str, Any], name: str) -> None:
-    """Raise RequestError (400) for more alternatives than a hand-over of KV can carry.
-
-    `top_logprobs_num` may be a list, of one number for each prompt.
+    Raises:
+        RequestError: 400 for a value that is not of the field's kind.
     """
     value = body.get(name)
-    for item in value if isinstance(value, list) and value and name == "top_logprobs_num" else [value]:
-        if item is None or (name == "logprobs" and isinstance(item, bool)):
-            continue
-        if not is_int(item) or not 0 <= item <= MAX_TOP_LOGPROBS:
-            raise RequestError(400, f"`{name}` has to be an integer from 0 to {MAX_TOP_LOGPROBS}", param=name)
+    if value is None:
+        return None
+    rule = table[name]
+    assert isinstance(rule, Taken)
+    if not rule.kind.holds(value):
+        raise wrong(where or name, rule.kind)
+    return value
+
+
+def wrong(name: str, kind: Kind) -> RequestError:
+    """The answer to a value that is not of its field's kind."""
+    return RequestError(400, f"`{name}` has to be {kind.says}", param=name)
+
+
+def gated(name: str, gate: str) -> RequestError:
+    """The answer to a field that the topology does not allow."""
+    message = (
+        f"`{name}` is not allowed here: it can stop a worker that others share; "
+        f"remove it, or let the operator set `router: {{allow: [{gate}]}}` in the topology"
+    )
+    return RequestError(400, message, param=name, code="field_not_allowed")
+
+
+def is_each(value: object, name: str) -> TypeGuard[list[Any]]:
+    """Whether a field of /generate holds one value for each prompt, and not one for all."""
+    rule = GENERATE[name]
+    return isinstance(value, list) and isinstance(rule, Passed) and rule.each and not rule.kind.holds(value)
 
 
 def check_token_ids(ids: object, name: str) -> None:
@@ -99,22 +114,20 @@ def check_token_ids(ids: object, name: str) -> None:
     if not isinstance(ids, list) or not ids:
         raise RequestError(400, f"`{name}` has to be a non-empty list of token ids", param=name)
     # one pass in C each: a long prompt has tens of thousands of them
-    if set(map(type, ids)) != {int} or min(ids) < 0 or max(ids) >= 1 << 31:
+    if set(map(type, ids)) != {int} or min(ids) < 0 or max(ids) > INT32_MAX:
         raise RequestError(400, f"`{name}` has to hold token ids: integers from 0", param=name)
 
 
-def check_logprob_start(body: Mapping[str, Any]) -> None:
-    """Raise RequestError (400) for a start before the prompt, which ends SGLang's prefill server."""
-    value = body.get("logprob_start_len")
-    for item in value if isinstance(value, list) else [value]:
-        if item is not None and (not is_int(item) or item < -1):
-            raise RequestError(400, "`logprob_start_len` has to be an integer from -1", param="logprob_start_len")
+def _unknown(name: str) -> RequestError:
+    known = ", ".join(n for n, rule in SAMPLING_PARAMS.items() if isinstance(rule, Passed | Taken))
+    return RequestError(400, f"`{name}` is not a sampling parameter; known: {known}", param=name)
 
 
-def check_hidden_states(body: Mapping[str, Any]) -> None:
-    """Raise RequestError (400) for a `return_hidden_states` that is none of SGLang's; another type ends its servers."""
-    value = body.get("return_hidden_states")
-    for item in value if isinstance(value, list) and value else [value]:
-        if item is not None and not isinstance(item, bool) and item != "last":
-            name = "return_hidden_states"
-            raise RequestError(400, f"`{name}` has to be true, false or `last`", param=name)
+def _is_each(kind: Kind, value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(item is None or kind.holds(item) for item in value)
+
+
+def _refuse(name: str, value: object, rule: Refused) -> None:
+    if value is None or value is False or value in _SAYS_NOTHING:
+        return
+    raise RequestError(400, f"`{name}` is not for clients to set: {rule.why}", param=name, code="reserved_field")

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 import orjson
 
 from sun_sglang.errors import RequestError
+from sun_sglang.router import field_table as tables
 from sun_sglang.router import fields
-from sun_sglang.router.sampling import check_openai_sampling, check_sampling_params
+from sun_sglang.router.field_kinds import FLAG
+from sun_sglang.router.schemas import check_depth, check_grammars, check_schema_text, check_tools
+
+# Parts of a message that hold no media: a worker would fetch media from any URL, its own host's and files included.
+TEXT_PARTS = ("text", "thinking", "reasoning", "tool_reference")
+STREAM_OPTIONS = ("include_usage", "continuous_usage_stats")
 
 
 class Endpoint(StrEnum):
@@ -22,12 +28,12 @@ class Endpoint(StrEnum):
 
 
 class Request(NamedTuple):
-    """A checked request, as the client sent it, less what only the router may set.
+    """A checked request: the fields that its workers get, and those that the router reads itself.
 
     Attributes:
         endpoint: where it came in.
         task: the task it is for.
-        body: what is left of the body: no task, stream, n, rid, namespace or reserved field in it. Not to be changed.
+        body: the fields that are passed on (`field_table.py`), and no others. Not to be changed.
         stream: the client wants server-sent events.
         stream_options: the client's, if it sent any.
         n: choices a prompt.
@@ -54,7 +60,14 @@ class Request(NamedTuple):
         return bool(self.stream_options and self.stream_options.get("include_usage"))
 
 
-def parse(endpoint: Endpoint, raw: bytes, *, header_task: str | None, tasks: Sequence[str]) -> Request:
+def parse(
+    endpoint: Endpoint,
+    raw: bytes,
+    *,
+    header_task: str | None,
+    tasks: Sequence[str],
+    allowed: Collection[str] = (),
+) -> Request:
     """Check a request body.
 
     Args:
@@ -62,21 +75,17 @@ def parse(endpoint: Endpoint, raw: bytes, *, header_task: str | None, tasks: Seq
         raw: the body as bytes.
         header_task: the value of `X-Sun-Task`, which wins over `model`.
         tasks: names of the tasks that are served.
+        allowed: fields that are refused unless the topology allows them (`router.allow`), and that it allows.
 
     Raises:
         RequestError: the first thing wrong.
     """
-    body = _object(raw)
-    if not fields.RESERVED.isdisjoint(body):
-        fields.refuse_reserved(body)
-        body = {name: value for name, value in body.items() if name not in fields.RESERVED}
-    task = choose_task(header_task, body.pop("model", None), tasks)
-    stream = fields.take_bool(body, "stream")
-    options = body.pop("stream_options", None)
-    if options is not None and not isinstance(options, dict):
-        raise RequestError(400, "`stream_options` has to be an object", param="stream_options")
-    fields.check_hidden_states(body)
-    batch, n = _SHAPES[endpoint](body)
+    given = _object(raw)
+    check_depth(raw, given)
+    table = _TABLES[endpoint]
+    body = fields.passed(given, table, allowed)
+    task = choose_task(header_task, given.get("model"), tasks)
+    batch, n = _SHAPES[endpoint](given, body, allowed)
     if (batch or 1) * n > fields.MAX_FAN_OUT:
         raise RequestError(
             400, f"{batch or 1} prompts with n={n} are over {fields.MAX_FAN_OUT} answers; split the list"
@@ -84,12 +93,12 @@ def parse(endpoint: Endpoint, raw: bytes, *, header_task: str | None, tasks: Seq
     return Request(
         endpoint=endpoint,
         task=task,
-        stream=stream,
-        stream_options=options,
+        stream="stream" in given and bool(fields.take(given, "stream", table)),
+        stream_options=_stream_options(given, table) if "stream_options" in given else None,
         n=n,
-        rid=_names(body, "rid", batch, unique=True),
-        extra_key=_names(body, "extra_key", batch),
-        cache_salt=_names(body, "cache_salt", batch),
+        rid=_names(given, "rid", table, batch, unique=True) if "rid" in given else None,
+        extra_key=_names(given, "extra_key", table, batch) if "extra_key" in given else None,
+        cache_salt=_names(given, "cache_salt", table, batch) if "cache_salt" in given else None,
         batch=batch,
         body=body,
     )
@@ -127,10 +136,9 @@ def _object(raw: bytes) -> dict[str, Any]:
     return body
 
 
-def _completions(body: dict[str, Any]) -> tuple[int | None, int]:
-    n = fields.take_count(body, "n", most=fields.MAX_CHOICES)
-    check_openai_sampling(body)
-    fields.check_top_logprobs(body, "logprobs")
+def _completions(given: Mapping[str, Any], body: dict[str, Any], allowed: Collection[str]) -> tuple[int | None, int]:
+    n = fields.take(given, "n", tables.COMPLETIONS) or 1 if "n" in given else 1
+    check_grammars(body, allowed)
     prompt = body.get("prompt")
     if isinstance(prompt, str) and prompt:
         return None, n
@@ -146,30 +154,47 @@ def _completions(body: dict[str, Any]) -> tuple[int | None, int]:
     return None, n
 
 
-def _chat(body: dict[str, Any]) -> tuple[int | None, int]:
-    n = fields.take_count(body, "n", most=fields.MAX_CHOICES)
-    check_openai_sampling(body)
-    fields.check_top_logprobs(body, "top_logprobs")
+def _chat(given: Mapping[str, Any], body: dict[str, Any], allowed: Collection[str]) -> tuple[int | None, int]:
+    n = fields.take(given, "n", tables.CHAT) or 1 if "n" in given else 1
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
         raise RequestError(400, "`messages` has to be a non-empty list of objects", param="messages")
-    if body.get("input_ids") is not None:
+    tools = body.get("tools") or []
+    for message in messages:
+        if isinstance(content := message.get("content"), list):
+            _check_parts(content)
+        if "tools" in message and isinstance(message["tools"], list):
+            tools = [*tools, *message["tools"]]
+    if tools:
+        check_tools(tools, body.get("tool_choice"), allowed)
+    check_grammars(body, allowed)
+    if "input_ids" in body:
         fields.check_token_ids(body["input_ids"], "input_ids")
     return None, n
 
 
-def _generate(body: dict[str, Any]) -> tuple[int | None, int]:
+def _check_parts(parts: list[Any]) -> None:
+    for part in parts:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind not in TEXT_PARTS:
+            raise RequestError(
+                400,
+                f"`messages.content` holds a part of type {kind!r}; only text models are served: "
+                f"send {', '.join(TEXT_PARTS)}",
+                param="messages",
+            )
+
+
+def _generate(given: Mapping[str, Any], body: dict[str, Any], allowed: Collection[str]) -> tuple[int | None, int]:
     batch = _generate_prompts(body)
-    n = _generate_sampling(body, batch)
-    fields.check_top_logprobs(body, "top_logprobs_num")
-    fields.check_logprob_start(body)
-    return batch, n
+    for name in tables.PER_PROMPT:
+        if fields.is_each(value := body.get(name), name):
+            _check_count(name, value, batch)
+    return batch, _generate_sampling(body, batch, allowed)
 
 
 def _generate_prompts(body: dict[str, Any]) -> int | None:
-    given = [name for name in ("text", "input_ids", "input_embeds") if body.get(name) is not None]
-    if given == ["input_embeds"]:
-        raise RequestError(400, "`input_embeds` is not supported; send `text` or `input_ids`", param="input_embeds")
+    given = [name for name in ("text", "input_ids") if name in body]
     if len(given) != 1:
         raise RequestError(400, "send either `text` or `input_ids`", param="text")
     name, prompt = given[0], body[given[0]]
@@ -187,7 +212,7 @@ def _generate_prompts(body: dict[str, Any]) -> int | None:
     return None
 
 
-def _generate_sampling(body: dict[str, Any], batch: int | None) -> int:
+def _generate_sampling(body: dict[str, Any], batch: int | None, allowed: Collection[str]) -> int:
     given = body.get("sampling_params")
     if given is None:
         return 1
@@ -196,30 +221,55 @@ def _generate_sampling(body: dict[str, Any], batch: int | None) -> int:
         raise RequestError(
             400, "`sampling_params` has to be an object, or one for each prompt", param="sampling_params"
         )
-    counts = []
+    counts, kept = [], []
     for params in each:
         if not isinstance(params, dict):
             raise RequestError(400, "`sampling_params` has to be an object", param="sampling_params")
-        check_sampling_params(params)
-        counts.append(fields.take_count(params, "n", most=fields.MAX_CHOICES))
+        counts.append(fields.take(params, "n", tables.SAMPLING_PARAMS, "sampling_params.n") or 1)
+        kept.append(fields.passed_sampling(params, allowed))
+        if (schema := kept[-1].get("json_schema")) is not None:
+            check_schema_text(schema, "sampling_params.json_schema", allowed)
     if len(set(counts)) != 1:
         raise RequestError(400, "`n` has to be the same for every prompt of a list", param="sampling_params.n")
-    return counts[0]
+    body["sampling_params"] = kept if isinstance(given, list) else kept[0]
+    return int(counts[0])
 
 
-def _names(body: dict[str, Any], name: str, batch: int | None, *, unique: bool = False) -> str | tuple[str, ...] | None:
-    value = body.pop(name, None)
-    if value is None or value == "":
+def _stream_options(given: Mapping[str, Any], table: tables.Table) -> Mapping[str, Any] | None:
+    if "stream_options" not in table:
         return None
-    if isinstance(value, str):
-        return value
-    if batch is None or not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-        raise RequestError(400, f"`{name}` has to be a string, or a list of one for each prompt", param=name)
-    if len(value) != batch:
-        raise RequestError(400, f"`{name}` has {len(value)} entries for {batch} prompts", param=name)
+    options = fields.take(given, "stream_options", table)
+    if options is None:
+        return None
+    kept = {name: options[name] for name in STREAM_OPTIONS if options.get(name) is not None}
+    for name, value in kept.items():
+        if not FLAG.holds(value):
+            raise fields.wrong(f"stream_options.{name}", FLAG)
+    return kept
+
+
+def _names(
+    given: Mapping[str, Any], name: str, table: tables.Table, batch: int | None, *, unique: bool = False
+) -> str | tuple[str, ...] | None:
+    value = given.get(name)
+    if not isinstance(value, list):
+        return fields.take(given, name, table) or None
+    for item in value:
+        if item is None:
+            raise RequestError(400, f"`{name}` holds null", param=name)
+        fields.take({name: item}, name, table)
+    _check_count(name, value, batch)
     if unique and len(set(value)) != batch:
         raise RequestError(400, f"`{name}` holds the same id twice", param=name)
     return tuple(value)
 
 
+def _check_count(name: str, values: list[Any], batch: int | None) -> None:
+    if batch is None:
+        raise RequestError(400, f"`{name}` is a list, and there is one prompt; send one value", param=name)
+    if len(values) != batch:
+        raise RequestError(400, f"`{name}` has {len(values)} entries for {batch} prompts", param=name)
+
+
 _SHAPES = {Endpoint.COMPLETIONS: _completions, Endpoint.CHAT: _chat, Endpoint.GENERATE: _generate}
+_TABLES = {Endpoint.COMPLETIONS: tables.COMPLETIONS, Endpoint.CHAT: tables.CHAT, Endpoint.GENERATE: tables.GENERATE}

@@ -72,6 +72,7 @@ class Service:
         self.tracing: Tracing | None = None
         self._log = log
         self._log_all = registry.fleet.router.log_requests
+        self._allowed = frozenset(registry.fleet.router.allow)
         self._dispatcher = dispatcher
         self._gate = gate
         self._answers = AnswerLengths()
@@ -90,9 +91,8 @@ class Service:
         """
         arrived = self._dispatcher.now()
         raw = await http.read()
-        request = parse(
-            endpoint, raw, header_task=http.headers.get(TASK_HEADER), tasks=visible_tasks(self._registry.task_names)
-        )
+        header_task, tasks = http.headers.get(TASK_HEADER), visible_tasks(self._registry.task_names)
+        request = parse(endpoint, raw, header_task=header_task, tasks=tasks, allowed=self._allowed)
         current_account.get().task = request.task
         singles = split(request)
         await self._check_length(request, singles)

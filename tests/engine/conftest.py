@@ -59,7 +59,7 @@ TOPOLOGY: dict[str, Any] = {
         "qwen3-b": {"prefill": "qwen3-b", "decode": "qwen3-base"},
     },
     "engine": {"dtype": "float32", "max_total_tokens": 16384, "tool_call_parser": "llama3"},
-    "router": {"port": 0, "first_token_timeout": 60, "max_body_mb": 4},
+    "router": {"port": 0, "first_token_timeout": 60, "max_body_mb": 4, "allow": ["regex", "ebnf"]},
 }
 
 

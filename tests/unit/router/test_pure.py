@@ -293,7 +293,7 @@ def test_bodies_of_both_legs(stream: bool) -> None:
         "model": "math",
         "prompt": "hi",
         "stream": stream,
-        "stream_options": {"x": 1},
+        "stream_options": {"x": 1, "continuous_usage_stats": True},
         "temperature": 0,
         "rid": "mine",
     }
@@ -303,7 +303,9 @@ def test_bodies_of_both_legs(stream: bool) -> None:
     prefill, decode = map(orjson.loads, leg_bodies(call, pair, rid="r" * 32, room=7))
     assert prefill.pop("stream") is False
     assert decode.pop("stream") is stream
-    assert decode.pop("stream_options", None) == ({"x": 1, "include_usage": True} if stream else None)
+    assert decode.pop("stream_options", None) == (
+        {"continuous_usage_stats": True, "include_usage": True} if stream else None
+    )
     assert (
         prefill
         == decode

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Collection
 from itertools import pairwise
 from typing import Any
 
@@ -11,8 +13,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sun_sglang.errors import RequestError
+from sun_sglang.router import field_table
 from sun_sglang.router.fanout import is_plural, merge, merge_usage, reindex, split
-from sun_sglang.router.fields import RESERVED
+from sun_sglang.router.field_table import Dropped, Passed, Refused, Table
 from sun_sglang.router.legs import make_call
 from sun_sglang.router.logprobs import InputLogprobs
 from sun_sglang.router.replies import BadReplyError
@@ -27,13 +30,22 @@ MINIMAL: dict[Endpoint, dict[str, Any]] = {
 }
 
 
-def read(endpoint: Endpoint, **body: Any) -> Request:
-    return parse(endpoint, orjson.dumps({**MINIMAL[endpoint], **body}), header_task="math", tasks=TASKS)
+TABLES: dict[Endpoint, Table] = {
+    Endpoint.GENERATE: field_table.GENERATE,
+    Endpoint.COMPLETIONS: field_table.COMPLETIONS,
+    Endpoint.CHAT: field_table.CHAT,
+}
+GATES = ("stop_regex", "regex", "ebnf", "structural_tag")
 
 
-def refused(endpoint: Endpoint, **body: Any) -> RequestError:
+def read(endpoint: Endpoint, *, allowed: Collection[str] = (), **body: Any) -> Request:
+    raw = json.dumps({**MINIMAL[endpoint], **body}).encode()
+    return parse(endpoint, raw, header_task="math", tasks=TASKS, allowed=allowed)
+
+
+def refused(endpoint: Endpoint, *, allowed: Collection[str] = (), **body: Any) -> RequestError:
     with pytest.raises(RequestError) as e:
-        split(read(endpoint, **body))
+        split(read(endpoint, allowed=allowed, **body))
     assert e.value.status == 400
     return e.value
 
@@ -50,7 +62,7 @@ text input_ids input_embeds prompt messages sampling_params n stream stream_opti
 logprobs top_logprobs top_logprobs_num logprob_start_len stop stop_regex temperature max_tokens token_ids_logprob
 return_logprob image_data echo tools return_hidden_states custom_params response_format seed
 """
-FIELDS = sorted({*NAMES.split(), *RESERVED})
+FIELDS = sorted({*NAMES.split(), *(name for table in TABLES.values() for name in table)})
 BODIES = st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=6)
 
 
@@ -69,10 +81,8 @@ def test_any_body_is_a_request_or_a_request_error(endpoint: Endpoint, body: dict
     assert len(singles) == (request.batch or 1) * request.n
     for call in calls:
         sent = orjson.loads(call.shared + b"}")
-        assert not RESERVED.intersection(sent)
-        # /generate has its `n` in `sampling_params`; beside them it is an unknown field, which SGLang ignores
-        ours = {"rid", "extra_key", "cache_salt", "stream"} | ({"n"} if endpoint is not Endpoint.GENERATE else set())
-        assert not ours.intersection(sent)
+        for name in sent.keys() - {"model"}:
+            assert isinstance(TABLES[endpoint][name], Passed)
 
 
 @given(st.binary(max_size=40))
@@ -85,11 +95,213 @@ def test_any_bytes_are_a_request_or_a_request_error(raw: bytes) -> None:
 # --- fields -----------------------------------------------------------------------------------------------------------
 
 
+EVERY_RULE = [
+    pytest.param(endpoint, name, rule, id=f"{endpoint}-{name}")
+    for endpoint, table in TABLES.items()
+    for name, rule in table.items()
+    if name != "model"  # the header wins here
+]
+OUT_OF_BOUNDS: tuple[Any, ...] = (
+    "x" * 100_000,
+    -(1 << 63) - 1,
+    1 << 63,
+    1e300,
+    -1.5,
+    [None],
+    [[[]]],
+    {"": "x"},
+    [{}] * 2000,
+)
+
+
+@pytest.mark.parametrize(("endpoint", "name", "rule"), EVERY_RULE)
+def test_field_of_the_table_follows_its_rule(endpoint: Endpoint, name: str, rule: field_table.Rule) -> None:
+    assert name in MINIMAL[endpoint] or name not in read(endpoint, **{name: None}).body
+    if isinstance(rule, Refused):
+        assert (refused(endpoint, **{name: 7}).param, refused(endpoint, **{name: 7}).code) == (name, "reserved_field")
+        assert name in refused(endpoint, **{name: "x"}).message
+        for nothing in (None, False, "", [], {}):
+            assert name not in read(endpoint, **{name: nothing}).body
+    elif isinstance(rule, Dropped):
+        for value in OUT_OF_BOUNDS:
+            assert name not in read(endpoint, **{name: value}).body
+    elif rule.kind.edges:
+        for edge in rule.kind.edges:
+            assert rule.kind.holds(edge), edge
+        if isinstance(rule, Passed):
+            read_at_edges(endpoint, name, rule)
+        for value in OUT_OF_BOUNDS:
+            if not rule.kind.holds(value):
+                assert refused(endpoint, allowed=GATES, **{name: value}).param == name, value
+
+
+def read_at_edges(endpoint: Endpoint, name: str, rule: Passed) -> None:
+    for edge in rule.kind.edges:
+        body = {"tools": [], "tool_choice": "none"}
+        if name == "json_schema":
+            continue  # has to be JSON as well
+        assert read(endpoint, allowed=GATES, **{**body, name: edge}).body[name] == edge
+        if rule.gate:
+            assert refused(endpoint, **{name: edge}).code == "field_not_allowed"
+
+
 @pytest.mark.parametrize("endpoint", list(Endpoint))
-@pytest.mark.parametrize("name", sorted(RESERVED))
-def test_reserved_fields(endpoint: Endpoint, name: str) -> None:
-    assert refused(endpoint, **{name: 1}).param == name
-    assert name not in read(endpoint, **{name: None}).body
+@pytest.mark.parametrize(
+    "name", ["store", "metadata", "service_tier", "prompt_cache_key", "whatever_comes_next", "modalities"]
+)
+def test_unknown_field_is_dropped_without_a_word(endpoint: Endpoint, name: str) -> None:
+    if endpoint is Endpoint.GENERATE and name == "modalities":
+        pytest.skip("SGLang's own field there")
+    for value in (True, "x", {"a": 1}, ["text"]):
+        assert name not in read(endpoint, **{name: value}).body
+
+
+def test_reserved_field_lora_path_that_is_empty_is_dropped() -> None:
+    assert "lora_path" not in read(Endpoint.COMPLETIONS, lora_path="").body
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"stop_regex": r"(?s)(.|.)*\x00", "max_tokens": 60},
+        {"stop_regex": ["(.|.)*" * 40] * 90},
+        {"priority": 1 << 63},
+        {"priority": 1},
+    ],
+)
+@pytest.mark.parametrize("endpoint", list(Endpoint))
+def test_field_that_stops_a_worker_is_refused_on_every_endpoint(endpoint: Endpoint, body: dict[str, Any]) -> None:
+    if endpoint is Endpoint.GENERATE and "stop_regex" in body:
+        params = {"stop_regex": body["stop_regex"]}
+        error = refused(endpoint, sampling_params=params)
+        assert error.param == "sampling_params.stop_regex"
+        refused(endpoint, text=["a", "b"], sampling_params=[params, params])
+    else:
+        error = refused(endpoint, **body)
+        assert error.param in body
+    if "stop_regex" in body:
+        assert "allow: [stop_regex]" in error.message
+
+
+def test_pattern_of_a_client_is_never_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compiled(*_: Any) -> None:
+        raise AssertionError("compiled")
+
+    monkeypatch.setattr("re.compile", compiled)
+    patterns = ["((((a{1,9}){1,9}){1,9}){1,9}){1,9}" * 7] * 32
+    assert read(Endpoint.COMPLETIONS, allowed=["stop_regex"], stop_regex=patterns).body["stop_regex"] == patterns
+    refused(Endpoint.COMPLETIONS, allowed=["stop_regex"], stop_regex=[*patterns, "a"])
+
+
+# --- grammars and nesting ---------------------------------------------------------------------------------------------
+
+SLOW = "(.{1,9}){1,9}"
+PATTERN = {"type": "object", "properties": {"a": {"type": "string", "pattern": SLOW}}}
+
+
+def response_format(schema: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body", "gate"),
+    [
+        (Endpoint.COMPLETIONS, {"regex": SLOW}, "regex"),
+        (Endpoint.CHAT, {"ebnf": "root ::= root root"}, "ebnf"),
+        (Endpoint.GENERATE, {"sampling_params": {"regex": SLOW}}, "regex"),
+        (Endpoint.GENERATE, {"sampling_params": {"structural_tag": "{}"}}, "structural_tag"),
+        (Endpoint.GENERATE, {"sampling_params": {"json_schema": orjson.dumps(PATTERN).decode()}}, "regex"),
+        (Endpoint.COMPLETIONS, {"json_schema": orjson.dumps(PATTERN).decode()}, "regex"),
+        (Endpoint.CHAT, {"response_format": response_format(PATTERN)}, "regex"),
+        (Endpoint.CHAT, {"response_format": response_format({"patternProperties": {SLOW: {}}})}, "regex"),
+        (Endpoint.CHAT, {"response_format": response_format({"$ref": "#/const", "const": PATTERN})}, "regex"),
+        (Endpoint.CHAT, {"response_format": {"type": "structural_tag", "structures": []}}, "structural_tag"),
+        (Endpoint.CHAT, {"tools": [{"function": {"parameters": PATTERN}}], "tool_choice": "required"}, "regex"),
+        (Endpoint.CHAT, {"tools": [{"function": {"parameters": PATTERN, "strict": True}}]}, "regex"),
+        (
+            Endpoint.CHAT,
+            {
+                "messages": [{"role": "system", "tools": [{"function": {"parameters": PATTERN}}]}],
+                "tool_choice": {"type": "function", "function": {"name": "x"}},
+            },
+            "regex",
+        ),
+    ],
+)
+def test_grammar_that_can_stop_a_worker_needs_the_topology(endpoint: Endpoint, body: dict[str, Any], gate: str) -> None:
+    error = refused(endpoint, **body)
+    assert error.code == "field_not_allowed"
+    assert f"allow: [{gate}]" in error.message
+    assert read(endpoint, allowed=[gate], **body)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"anyOf": [{"type": "string", "maxLength": i} for i in range(200)]},
+        {"anyOf": [{"anyOf": [{"type": "string", "maxLength": i + j} for i in range(20)]} for j in range(20)]},
+        {"properties": {f"p{i}": {"type": "string"} for i in range(3000)}},
+        json.loads('{"items":' * 65 + "{}" + "}" * 65),
+    ],
+)
+def test_schema_out_of_bounds_is_refused(schema: dict[str, Any]) -> None:
+    assert refused(Endpoint.CHAT, response_format=response_format(schema)).param == "response_format"
+    assert refused(Endpoint.COMPLETIONS, json_schema=orjson.dumps(schema).decode()).param == "json_schema"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"response_format": response_format({"properties": {"pattern": {"type": "string"}}})},
+        {"response_format": {"type": "json_object"}},
+        {
+            "response_format": response_format(
+                {"properties": {f"p{i}": {"anyOf": [{"type": "string"}, {"type": "null"}]} for i in range(300)}}
+            )
+        },
+        # no grammar is made of these: the model is free to call them
+        {"tools": [{"function": {"name": "x", "parameters": PATTERN}}]},
+        {"tools": [{"function": {"name": "x", "parameters": PATTERN, "strict": False}}], "tool_choice": "auto"},
+    ],
+)
+def test_schema_of_an_honest_client_passes(body: dict[str, Any]) -> None:
+    assert body.items() <= dict(read(Endpoint.CHAT, **body).body).items()
+
+
+@pytest.mark.parametrize("depth", [60, 253, 254, 255, 260, 1000, 1030])
+@pytest.mark.parametrize("opening", ["[", '{"a":'])
+def test_json_is_nested_to_254_levels_and_no_deeper(depth: int, opening: str) -> None:
+    close = "]" if opening == "[" else "}"
+    value = opening * (depth - 2) + "1" + close * (depth - 2)
+    raw = b'{"messages": [{"role": "user", "content": "x"}], "chat_template_kwargs": {"x": %s}}' % value.encode()
+    if depth > 254:
+        with pytest.raises(RequestError) as e:
+            parse(Endpoint.CHAT, raw, header_task="math", tasks=TASKS)
+        assert e.value.code == "invalid_json"
+    else:
+        request = parse(Endpoint.CHAT, raw, header_task="math", tasks=TASKS)
+        (single,) = split(request)
+        assert make_call(request, single, wire_model="math")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"tokenize": False},
+        {"add_generation_prompt": True},
+        {"chat_template": "x"},
+        {"spaces_between_special_tokens": 7},
+    ],
+)
+def test_template_arguments_that_are_no_variables_are_refused(arguments: dict[str, Any]) -> None:
+    assert refused(Endpoint.CHAT, chat_template_kwargs=arguments).param == "chat_template_kwargs"
+
+
+@pytest.mark.parametrize("kind", ["image_url", "video_url", "audio_url", "input_audio", "file", None])
+def test_part_of_a_message_that_holds_media_is_refused(kind: str | None) -> None:
+    content = [{"type": "text", "text": "x"}, {"type": kind, "image_url": {"url": "http://127.0.0.1:30000/x"}}]
+    assert refused(Endpoint.CHAT, messages=[{"role": "user", "content": content}]).param == "messages"
+    assert read(Endpoint.CHAT, messages=[{"role": "user", "content": content[:1]}])
 
 
 @pytest.mark.parametrize(
@@ -114,6 +326,16 @@ def test_reserved_fields(endpoint: Endpoint, name: str) -> None:
         {"text": ["a", "b"], "return_logprob": [True]},
         {"text": ["a", "b"], "token_ids_logprob": [[1]]},
         {"text": ["a"], "image_data": "x"},
+        {"image_data": "file:///etc/passwd"},
+        {"mm_hashes": ["ff"]},
+        {"background": True},
+        {"top_logprobs_num": [1]},
+        {"return_logprob": "yes"},
+        {"token_ids_logprob": [[1]]},
+        {"text": ["a", "b"], "return_logprob": []},
+        {"rid": "x" * 257},
+        {"text": ["a", "b"], "rid": ["x", None]},
+        {"extra_key": "x" * 1025},
         {"text": "a", "rid": ["x"]},
         {"text": ["a", "b"], "rid": ["x", "x"]},
         {"text": ["a", "b"], "rid": ["x"]},
@@ -125,7 +347,6 @@ def test_reserved_fields(endpoint: Endpoint, name: str) -> None:
         {"logprob_start_len": -2},
         {"return_hidden_states": []},
         {"stream": 1},
-        {"stream_options": []},
         {"text": ["a"] * 64, "sampling_params": {"n": 65}},
     ],
 )
@@ -145,18 +366,24 @@ def test_what_generate_refuses(body: dict[str, Any]) -> None:
         {"stop_token_ids": ["a"]},
         {"stop_token_ids": [-1]},
         {"stop_regex": "("},
-        {"stop_regex": "a" * 257},
+        {"stop": "a" * 1025},
+        {"beam_width": 2},
+        {"stream_interval": 0},
+        {"temperature": 1e300},
+        {"repetition_penalty": 1e-300},
+        {"logit_bias": {"1": 1e39}},
+        {"logit_bias": {"x": 1}},
         {"top_k": 1 << 62},
         {"max_new_tokens": 1.5},
         {"temperature": "hot"},
         {"temperature": True},
         {"is_normalized": True},
-        {"stop_strs": []},
+        {"stop_strs": ["a"]},
         {"unknown": None},
         {"regex": 3},
         {"logit_bias": {"1": "x"}},
         {"custom_params": {"__req__": 1}},
-        {"custom_params": {"a": [[1]]}},
+        {"custom_params": {"a": 1}},
         {"sampling_seed": 1 << 63},
     ],
 )
@@ -173,8 +400,8 @@ def test_sampling_params_that_sglang_would_choke_on(params: dict[str, Any]) -> N
     [
         {"max_new_tokens": None},
         {"temperature": 0, "top_p": 1, "top_k": -1, "stop": "a", "stop_token_ids": [0]},
-        {"stop": ["a"], "stop_regex": ["a+", "b"], "logit_bias": {"1": -100}, "ignore_eos": True},
-        {"json_schema": "{}", "custom_params": {"a": [1, "b"], "c": {"d": None}}, "sampling_seed": -(1 << 63)},
+        {"stop": ["a"], "logit_bias": {"1": -100}, "ignore_eos": True},
+        {"json_schema": "{}", "sampling_seed": -(1 << 63)},
     ],
 )
 def test_sampling_params_that_pass(params: dict[str, Any]) -> None:
@@ -191,9 +418,9 @@ def test_sampling_params_that_pass(params: dict[str, Any]) -> None:
         {"max_tokens": "5"},
         {"temperature": []},
         {"stop": {}},
-        {"stop_regex": "["},
         {"response_format": "json"},
-        {"custom_params": {"__x": 1}},
+        {"custom_params": {"x": 1}},
+        {"stream_options": {"include_usage": "yes"}},
         {"top_k": 1 << 31},
         {"model": ["a"]},
     ],
@@ -277,7 +504,7 @@ def test_fields_of_each_prompt_go_with_it() -> None:
         "token_ids_logprob": [[1], [2]],
         "extra_key": ["x", "y"],
         "rid": ["r", "s"],
-        "priority": 3,
+        "return_entropy": True,
     }
     first, second = split(read(Endpoint.GENERATE, **body))
     assert (first.rid, second.rid, first.extra_key, second.extra_key) == ("r", "s", "x", "y")
@@ -288,7 +515,7 @@ def test_fields_of_each_prompt_go_with_it() -> None:
         "logprob_start_len": -1,
         "top_logprobs_num": 2,
         "token_ids_logprob": [2],
-        "priority": 3,
+        "return_entropy": True,
     }
 
 

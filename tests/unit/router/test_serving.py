@@ -152,7 +152,7 @@ async def test_everything_else_of_the_body_reaches_both_workers(small: System) -
         "response_format": {"type": "json_object"},
         "tools": [{"type": "function", "function": {"name": "f"}}],
         "tool_choice": "auto",
-        "priority": 3,
+        "min_p": 0.1,
         "seed": 1,
     }
     body = {"model": "math", "messages": [{"role": "user", "content": "x"}], **extras}

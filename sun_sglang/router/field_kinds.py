@@ -1,0 +1,204 @@
+"""Kinds of values that a request field can have, each with its bounds. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
+
+INT32_MAX = (1 << 31) - 1
+INT64_MIN, INT64_MAX = -(1 << 63), (1 << 63) - 1
+# SGLang's prefill server ends when a request asks for more (disaggregation/utils.py: MetadataBuffers).
+MAX_TOP_LOGPROBS = 128
+# srt/sampling/sampling_params.py
+MAX_STOPS = 32
+MAX_STOP_REGEX = 256
+# A decode worker decodes as many tokens as the longest stop string has again at every step (schedule_batch.py).
+MAX_STOP = 1024
+# A Python loop in the scheduler visits every entry (sampling_batch_info.py).
+MAX_BIASES = 1024
+# Larger numbers overflow in half precision, and a NaN among the probabilities ends a scheduler.
+MAX_BIAS = 10_000
+MAX_TEMPERATURE = 100
+MAX_IDS = 1024
+MAX_TOOLS = 1024
+MAX_TEMPLATE_ARGUMENTS = 64
+# Arguments of the function that renders the template, and no variables of it: some of them end in a 500.
+_NO_TEMPLATE_ARGUMENTS = frozenset(
+    {
+        "self",
+        "conversation",
+        "conversations",
+        "messages",
+        "tools",
+        "chat_template",
+        "add_generation_prompt",
+        "continue_final_message",
+        "tokenize",
+        "padding",
+        "truncation",
+        "max_length",
+        "return_tensors",
+        "return_dict",
+        "return_assistant_tokens_mask",
+        "tokenizer_kwargs",
+    }
+)
+
+
+class Kind(NamedTuple):
+    """A type with bounds.
+
+    Attributes:
+        says: completes the sentence "the field has to be ...".
+        holds: whether a value that is not null is of this kind.
+        edges: values at its bounds, which are of this kind.
+    """
+
+    says: str
+    holds: Callable[[Any], bool]
+    edges: tuple[Any, ...]
+
+
+def _power(value: int) -> str:
+    names = {INT32_MAX: "2^31 - 1", INT64_MAX: "2^63 - 1", INT64_MIN: "-2^63"}
+    return names.get(value, f"{value:,}")
+
+
+def integer(low: int, high: int, *, but: Collection[int] = ()) -> Kind:
+    """An integer from `low` to `high`, without those in `but`."""
+
+    def holds(value: Any) -> bool:
+        return type(value) is int and low <= value <= high and not (but and value in but)
+
+    without = f", not {', '.join(map(str, but))}" if but else ""
+    return Kind(f"an integer from {_power(low)} to {_power(high)}{without}", holds, (low, high))
+
+
+def number(low: float, high: float, *, above: bool = False) -> Kind:
+    """A number from `low` to `high`; `above` leaves out `low` itself."""
+
+    def holds(value: Any) -> bool:
+        return type(value) in (int, float) and low <= value <= high and not (above and value == low)
+
+    first = f"above {low:g}, to" if above else f"from {low:g} to"
+    return Kind(f"a number {first} {high:g}", holds, (low + 1e-6 if above else low, high))
+
+
+def one_of(*values: str | bool) -> Kind:
+    """One of a few values."""
+
+    def holds(value: Any) -> bool:
+        return type(value) in types and value in values
+
+    types = frozenset(map(type, values))
+
+    return Kind(" or ".join(f"`{v}`" if isinstance(v, str) else str(v).lower() for v in values), holds, values)
+
+
+def text(limit: int | None = None) -> Kind:
+    """A string of at most `limit` characters; None leaves it to the limit of the body."""
+
+    def holds(value: Any) -> bool:
+        return type(value) is str and (limit is None or len(value) <= limit)
+
+    if limit is None:
+        return Kind("a string", holds, ("x",))
+    return Kind(f"a string of at most {limit:,} characters", holds, ("x", "x" * limit))
+
+
+def texts(most: int, limit: int) -> Kind:
+    """A string, or a list of at most `most`, each of at most `limit` characters."""
+
+    def is_text(value: Any) -> bool:
+        return type(value) is str and len(value) <= limit
+
+    def holds(value: Any) -> bool:
+        return is_text(value) or (type(value) is list and len(value) <= most and all(map(is_text, value)))
+
+    edges: tuple[Any, ...] = ("\x00" * limit, ["\x00" * limit] * most, [])
+    return Kind(f"a string, or a list of at most {most}, each of at most {limit:,} characters", holds, edges)
+
+
+def ids(most: int) -> Kind:
+    """A list of at most `most` token ids."""
+
+    def holds(value: Any) -> bool:
+        if type(value) is not list or len(value) > most:
+            return False
+        return not value or ({int}.issuperset(map(type, value)) and min(value) >= 0 and max(value) <= INT32_MAX)
+
+    return Kind(f"a list of at most {most:,} token ids: integers from 0 to 2^31 - 1", holds, ([], [0], [5] * most))
+
+
+def _is_dict(value: Any) -> bool:
+    return type(value) is dict
+
+
+def _is_biases(value: Any) -> bool:
+    return (
+        type(value) is dict
+        and len(value) <= MAX_BIASES
+        and all(name.isascii() and name.isdecimal() and int(name[:11]) <= INT32_MAX for name in value)
+        and all(type(bias) in (int, float) and -MAX_BIAS <= bias <= MAX_BIAS for bias in value.values())
+    )
+
+
+def _is_effort(value: Any) -> bool:
+    return (type(value) is str and len(value) <= 32) or (type(value) in (int, float) and 0 <= value <= 100)
+
+
+def _is_choice(value: Any) -> bool:
+    return type(value) is dict or value in ("auto", "none", "required")
+
+
+def _is_tools(value: Any) -> bool:
+    return type(value) is list and len(value) <= MAX_TOOLS and all(map(_is_dict, value))
+
+
+def _is_top(value: Any) -> bool:
+    return type(value) is bool or (type(value) is int and 0 <= value <= MAX_TOP_LOGPROBS)
+
+
+def _is_template_arguments(value: Any) -> bool:
+    return (
+        type(value) is dict
+        and len(value) <= MAX_TEMPLATE_ARGUMENTS
+        and _NO_TEMPLATE_ARGUMENTS.isdisjoint(value)
+        # SGLang makes a sampling parameter of it, unchecked
+        and type(value.get("spaces_between_special_tokens", True)) is bool
+    )
+
+
+FLAG = one_of(True, False)
+COUNT = integer(0, INT32_MAX)
+SEED = integer(INT64_MIN, INT64_MAX)
+TOP_K = integer(-1, INT32_MAX, but=(0,))
+TEMPERATURE = number(0, MAX_TEMPERATURE)
+TOP_P = number(0, 1, above=True)
+MIN_P = number(0, 1)
+PENALTY = number(-2, 2)
+# SGLang divides logits by it: close to 0 they overflow
+REPETITION_PENALTY = number(0.01, 2)
+TOP_LOGPROBS = integer(0, MAX_TOP_LOGPROBS)
+TOP_OR_FLAG = Kind(f"an integer from 0 to {MAX_TOP_LOGPROBS}", _is_top, (0, MAX_TOP_LOGPROBS))
+STOP = texts(MAX_STOPS, MAX_STOP)
+STOP_REGEX = texts(MAX_STOPS, MAX_STOP_REGEX)
+STOP_IDS = ids(MAX_IDS)
+HIDDEN_STATES = one_of(True, False, "last")
+MASK_MODE = one_of("selected", "support")
+OBJECT = Kind("an object", _is_dict, ({},))
+LOGIT_BIAS = Kind(
+    f"an object of at most {MAX_BIASES:,} token ids, with numbers from -{MAX_BIAS:,} to {MAX_BIAS:,}",
+    _is_biases,
+    ({"5": MAX_BIAS}, {"5": -MAX_BIAS}, {str(i): 1e-9 for i in range(5, 256)}),
+)
+EFFORT = Kind("a string, or a number from 0 to 100", _is_effort, ("none", "max", 0, 0.99))
+TOOL_CHOICE = Kind("`auto`, `none`, `required` or an object", _is_choice, ("auto", "none"))
+TOOLS = Kind(f"a list of at most {MAX_TOOLS:,} objects", _is_tools, ([],))
+TEMPLATE_ARGUMENTS = Kind(
+    f"an object of at most {MAX_TEMPLATE_ARGUMENTS} variables of the template",
+    _is_template_arguments,
+    ({f"x{i}": i for i in range(MAX_TEMPLATE_ARGUMENTS)},),
+)
+# its shape is a matter of the whole request (request.py)
+SHAPED = Kind("the prompt", lambda value: True, ())

@@ -1,0 +1,137 @@
+"""Bounds on what clients send to the grammar compiler of a worker, and on the nesting of their JSON. Pure.
+
+A decode worker's scheduler fills a mask over the vocabulary from a request's grammar at every step, and everybody waits
+for it. With XGrammar 0.2.7 and a vocabulary of 32,000 the regular expression `(.{1,9}){1,9}` takes 0.9 s a step,
+`(((a{1,100}){1,100}){1,100})b` takes 1.8 s, and so does either as the `pattern` of a JSON schema. A JSON schema without
+patterns takes at most tens of milliseconds within the bounds here, and usually less than one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from sun_sglang.errors import RequestError
+from sun_sglang.router.fields import gated
+
+# What orjson writes; it reads up to 1,024.
+MAX_DEPTH = 254
+# Compiling a schema of 512 levels takes 7 s, one of 64 takes 20 ms.
+MAX_SCHEMA_DEPTH = 64
+# Names and list entries of a schema.
+MAX_SCHEMA = 4000
+# Places where a schema may go on in several ways: 200 that look alike take 15 s and 3 GB to compile.
+MAX_ALTERNATIVES = 64
+
+_ANY_JSON = "$$ANY$$"  # SGLang's name for "any JSON" (constrained/xgrammar_backend.py)
+_ALTERNATIVES = ("anyOf", "oneOf", "allOf", "type")
+_NULLS: tuple[object, ...] = ("null", {"type": "null"})
+_CONTAINERS = frozenset({dict, list})
+
+
+def check_depth(raw: bytes, body: Any) -> None:
+    """Raise RequestError (400) for JSON that is nested deeper than `MAX_DEPTH`, which nobody could write for a worker.
+
+    Args:
+        raw: the text of the body; one with few brackets needs no closer look.
+        body: the same, parsed.
+    """
+    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH:
+        try:
+            orjson.dumps(body)
+        except orjson.JSONEncodeError as e:
+            message = f"the body is nested deeper than {MAX_DEPTH} levels"
+            raise RequestError(400, message, code="invalid_json") from e
+
+
+def check_grammars(body: Mapping[str, Any], allowed: Collection[str]) -> None:
+    """Check what an OpenAI request wants its answer to follow.
+
+    Raises:
+        RequestError: 400 for a schema out of bounds, or one that needs a gate which the topology does not open.
+    """
+    if "response_format" in body:
+        wanted = body["response_format"]
+        if wanted.get("type") == "structural_tag" and "structural_tag" not in allowed:
+            raise gated("response_format.type", "structural_tag")
+        _check_schema([wanted], "response_format", allowed)
+    if "json_schema" in body:
+        check_schema_text(body["json_schema"], "json_schema", allowed)
+
+
+def check_tools(tools: Sequence[Any], choice: object, allowed: Collection[str]) -> None:
+    """Check tools whose schemas a worker compiles: all of them, where a call is required or a function is strict.
+
+    Raises:
+        RequestError: as `check_grammars`.
+    """
+    if choice == "required" or isinstance(choice, dict) or any(map(_is_strict, tools)):
+        _check_schema(tools, "tools", allowed)
+
+
+def check_schema_text(schema: str, where: str, allowed: Collection[str]) -> None:
+    """Check a JSON schema that is sent as a string.
+
+    Raises:
+        RequestError: 400 for text that is no JSON, and as `check_grammars`.
+    """
+    if not schema or schema == _ANY_JSON:
+        return
+    try:
+        parsed = orjson.loads(schema)
+    except orjson.JSONDecodeError as e:
+        raise RequestError(400, f"`{where}` is not valid JSON: {e}", param=where) from e
+    if parsed.__class__ in _CONTAINERS:
+        _check_schema([parsed], where, allowed)
+
+
+def _is_strict(tool: Any) -> bool:
+    function = tool.get("function") if isinstance(tool, dict) else None
+    return isinstance(function, dict) and bool(function.get("strict"))
+
+
+def _check_schema(schemas: Sequence[Any], where: str, allowed: Collection[str]) -> None:
+    """Check schemas that a worker compiles into one grammar.
+
+    A `$ref` may lead anywhere in the document, so every object counts as a schema, whatever its place.
+    """
+    size = alternatives = depth = 0
+    level = [schema for schema in schemas if schema.__class__ in _CONTAINERS]
+    while level:
+        depth += 1
+        size += sum(map(len, level))
+        if depth > MAX_SCHEMA_DEPTH:
+            raise RequestError(400, f"`{where}` is nested deeper than {MAX_SCHEMA_DEPTH} levels", param=where)
+        if size > MAX_SCHEMA:
+            raise RequestError(400, f"`{where}` has more than {MAX_SCHEMA:,} names and list entries", param=where)
+        below: list[Any] = []
+        for node in level:
+            if node.__class__ is dict:
+                if "regex" not in allowed:
+                    _refuse_patterns(node, where)
+                alternatives += sum(_alternatives(node[name]) for name in _ALTERNATIVES if name in node)
+                below.extend(value for value in node.values() if value.__class__ in _CONTAINERS)
+            else:
+                below.extend(item for item in node if item.__class__ in _CONTAINERS)
+        level = below
+    if alternatives > MAX_ALTERNATIVES:
+        message = f"`{where}` has {alternatives} alternatives in `anyOf` and the like; send at most {MAX_ALTERNATIVES}"
+        raise RequestError(400, message, param=where)
+
+
+def _refuse_patterns(node: Mapping[str, Any], where: str) -> None:
+    # a property may have the name `pattern`: its value is a schema then, and no string
+    if isinstance(node.get("pattern"), str):
+        raise gated(f"{where}: pattern", "regex")
+    if node.get("patternProperties"):
+        raise gated(f"{where}: patternProperties", "regex")
+
+
+def _alternatives(options: Any) -> int:
+    """Count what a place in a schema may hold besides null; one is no alternative."""
+    if not isinstance(options, list):
+        return 0
+    count = sum(option not in _NULLS for option in options)
+    return count if count > 1 else 0

@@ -1,0 +1,58 @@
+"""The table of request fields against SGLang's own classes: a new field of a new version fails here by its name."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from sun_sglang.router import field_table
+from sun_sglang.router.field_table import Table
+
+# SGLang reads it from the body itself (protocol.py: normalize_reasoning_inputs)
+BEYOND_ITS_CLASS = {"chat": {"reasoning"}}
+
+
+# A process of its own: what the engine needs on a machine without a GPU changes the process that imports it.
+READ = """
+import dataclasses, json
+from sun_sglang.cpu import has_gpu, prepare_cpu_engine
+if not has_gpu():
+    prepare_cpu_engine()
+from sglang.srt.entrypoints.openai.protocol import ChatCompletionRequest, CompletionRequest
+from sglang.srt.managers.io_struct import GenerateReqInput
+from sglang.srt.sampling.sampling_params import SamplingParams
+print(json.dumps({
+    "completions": list(CompletionRequest.model_fields),
+    "chat": list(ChatCompletionRequest.model_fields),
+    "generate": [field.name for field in dataclasses.fields(GenerateReqInput)],
+    "sampling_params": list(SamplingParams.__struct_fields__),
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def fields_of_sglang() -> dict[str, set[str]]:
+    done = subprocess.run([sys.executable, "-c", READ], capture_output=True, text=True, timeout=120, check=True)
+    return {where: set(names) for where, names in json.loads(done.stdout.splitlines()[-1]).items()}
+
+
+TABLES: dict[str, Table] = {
+    "completions": field_table.COMPLETIONS,
+    "chat": field_table.CHAT,
+    "generate": field_table.GENERATE,
+    "sampling_params": field_table.SAMPLING_PARAMS,
+}
+
+
+@pytest.mark.parametrize("where", TABLES)
+def test_every_field_that_sglang_accepts_has_a_rule(where: str, fields_of_sglang: dict[str, set[str]]) -> None:
+    assert not sorted(fields_of_sglang[where] - TABLES[where].keys()), "decide in router/field_table.py"
+
+
+@pytest.mark.parametrize("where", TABLES)
+def test_every_field_that_is_passed_on_is_one_of_sglangs(where: str, fields_of_sglang: dict[str, set[str]]) -> None:
+    passed = {name for name, rule in TABLES[where].items() if isinstance(rule, field_table.Passed)}
+    assert not sorted(passed - fields_of_sglang[where] - BEYOND_ITS_CLASS.get(where, set()))
