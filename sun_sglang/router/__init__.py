@@ -10,7 +10,7 @@ A request goes through, in this order:
     fanout       several answers -> single requests, and their replies -> one
     lengths      too long a prompt is refused           (limits: by how much text, tokens)
     legs         the bodies of both legs: rooms, ids, namespaces
-    gate         waits for its turn                     (admission: caps, and each task's share)
+    gate         each answer waits for a slot           (admission: caps, and each task's share)
     dispatch     chooses (policy, affinity), sends (wire, exchange), decides (verdict), retries, aborts
     answer       what has begun to be answered          (attempt: its state)
     streams      several answers as one stream          (sse: framing and what to watch for)

@@ -1,31 +1,39 @@
-"""Which request may go to workers next: caps, queues, and each task's share. Pure; no clock.
+"""Decide which answer may go to workers next: caps, queues, and each task's share. Pure; no clock.
 
-Deficit round robin (Shreedhar and Varghese, 1996) over tasks, by tokens. While requests wait, a task gets its weight's
-share of the tokens admitted, whatever it asks for; while none waits, nothing is held back.
+Occupancy decides first. While tasks wait, each is entitled to its weight's share of what may be in flight at once
+(weighted max-min fairness): a task that is below its share goes before every task that is not. Start-time fair queueing
+by tokens (Goyal, Vin and Cheng, 1996) decides what occupancy leaves open: who gets the slot that no task is entitled to
+as a whole. A share that its task does not use is divided among the tasks that wait.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-# Tokens that a task of weight 1 may admit in its turn. Small, so that turns are short; shares are kept to within one of
-# these and the largest request of each task.
-QUANTUM = 512
+# Tokens that a task may be ahead or behind in the fair queue. Occupancy may let a task ahead for as long as its answers
+# are shorter than their limits; it must not have to make up for all of that once its share shrinks.
+_MEMORY = 32768
+# Shares are floats: this much of a share is rounding.
+_ROUNDING = 1e-9
 
 
 class Caps(NamedTuple):
-    """What may be in flight at once; None is no cap."""
+    """The limits of what may be in flight at once; None is no limit.
+
+    `requests` is never exceeded. An answer goes while fewer than `tokens` are in flight, so that no answer waits for
+    an empty router: the tokens in flight stay below the cap plus one answer.
+    """
 
     requests: int | None = None
     tokens: int | None = None
 
 
 class Share(NamedTuple):
-    """A task's part of the router: its weight among those that wait, and its own caps."""
+    """A task's part of the router: its weight among the tasks that wait, and its own caps."""
 
     weight: float = 1.0
     caps: Caps = Caps()
@@ -33,45 +41,90 @@ class Share(NamedTuple):
 
 @dataclass(eq=False, slots=True)
 class Claim:
-    """A request that is in flight, or waits to be.
+    """A slot for one answer.
 
     Attributes:
-        task: whose.
-        requests: answers that it asks for.
-        tokens: expected work.
-        admitted: it may go to workers.
+        task: whose answer it is.
+        tokens: expected work. An answer that is larger than half of a cap counts as half of it once it is acquired:
+            no single answer may keep all others out.
+        held: the answer may go to workers. Otherwise the claim waits, or was released.
     """
 
     task: str
-    requests: int
     tokens: int
-    admitted: bool = False
+    held: bool = False
+    _request: _Request | None = None
 
 
-class QueueFull(Exception):  # noqa: N818 - what happened, not an error of ours
-    """A task has as many requests waiting as may wait."""
+class QueueFull(Exception):  # noqa: N818 - a result, not an error of the router's
+    """As many requests of the task wait as may wait."""
+
+
+@dataclass(eq=False, slots=True)
+class _Request:
+    """The claims of one request that still wait, in order."""
+
+    waiting: deque[Claim] = field(default_factory=deque)
 
 
 @dataclass(eq=False, slots=True)
 class _Lane:
+    """One task.
+
+    Attributes:
+        share: its weight and caps.
+        queue: its requests that wait, in the order of their turns.
+        requests: slots that it holds.
+        tokens: their expected work.
+        virtual: its virtual time in the fair queue: tokens served while it waited, divided by its weight.
+    """
+
     share: Share
-    queue: deque[Claim] = field(default_factory=deque)
+    queue: deque[_Request] = field(default_factory=deque)
     requests: int = 0
     tokens: int = 0
-    deficit: float = 0.0
-    fresh: bool = True
+    virtual: float = 0.0
 
-    def fits(self, claim: Claim) -> bool:
-        return _fits(claim, self.requests, self.tokens, self.share.caps)
+    @property
+    def head(self) -> Claim:
+        return self.queue[0].waiting[0]
+
+    @property
+    def has_room(self) -> bool:
+        return _has_room(self.share.caps, self.requests, self.tokens)
+
+    def usage(self, due: _Due) -> float:
+        """Return the part of its share that the task holds, of the resource that it holds the larger part of."""
+        return max(self.requests / due.requests, self.tokens / due.tokens) / self.share.weight
+
+    def next_usage(self, due: _Due) -> float:
+        """Return `usage` as it would be with the answer at the head of the queue."""
+        return max((self.requests + 1) / due.requests, (self.tokens + self.head.tokens) / due.tokens) / (
+            self.share.weight
+        )
+
+
+class _Due(NamedTuple):
+    """What a task of weight 1 is entitled to; infinite where there is no cap."""
+
+    requests: float
+    tokens: float
 
 
 class Admission:
-    """Counts what is in flight, and keeps what has to wait.
+    """Count what is in flight, and keep what has to wait.
+
+    Each answer of a request has a claim of its own. A task's requests take turns, one claim a turn, so that a request
+    for many answers delays other requests of its task by one answer at a time.
 
     Args:
         caps: for all tasks together.
-        queue_size: requests of one task that may wait.
-        share_of: a task's share, asked anew whenever its queue is empty, since it may change while the router runs.
+        queue_size: requests of one task that may wait. A request that holds a slot may wait for more in any case.
+        share_of: returns a task's current share; called with each request.
+
+    Attributes:
+        requests: slots held.
+        tokens: their expected work.
     """
 
     def __init__(self, caps: Caps, queue_size: int, share_of: Callable[[str], Share]) -> None:
@@ -79,123 +132,125 @@ class Admission:
         self._queue_size = queue_size
         self._share_of = share_of
         self._lanes: dict[str, _Lane] = {}
-        self._ring: deque[_Lane] = deque()
+        self._waiting: dict[str, _Lane] = {}
+        self._virtual = 0.0
         self.requests = 0
         self.tokens = 0
 
-    def enter(self, claim: Claim) -> list[Claim]:
-        """A request came. Returns those admitted by that: itself, or none, in which case it waits.
+    def acquire(self, claims: Sequence[Claim]) -> list[Claim]:
+        """Ask for the slots of one request's answers. Returns the claims that are held now; the others wait.
 
         Raises:
-            QueueFull: it cannot even wait.
+            QueueFull: none can be held now, and the request may not wait.
         """
-        lane = self._lane(claim.task)
-        if not self._ring and lane.fits(claim) and self._fits(claim):
-            self._admit(lane, claim)
-            return [claim]
-        if len(lane.queue) >= self._queue_size and not self._is_next(lane, claim):
-            raise QueueFull
+        task = claims[0].task
+        lane = self._lane(task)
+        request = _Request(deque(claims))
+        for claim in claims:
+            claim.tokens = _counted(_counted(claim.tokens, self._caps), lane.share.caps)
+            claim._request = request
         if not lane.queue:
-            lane.deficit, lane.fresh = 0.0, True
-            self._ring.append(lane)
-        lane.queue.append(claim)
-        return self._serve()
-
-    def leave(self, claim: Claim) -> list[Claim]:
-        """A request ended, or does not want to wait any more. Returns those admitted by that."""
-        lane = self._lanes[claim.task]
-        if claim.admitted:
-            claim.admitted = False
-            lane.requests -= claim.requests
-            lane.tokens -= claim.tokens
-            self.requests -= claim.requests
-            self.tokens -= claim.tokens
-        else:
-            lane.queue.remove(claim)
-            if not lane.queue:
-                self._ring.remove(lane)
-        return self._serve() if self._ring else []
-
-    def waiting(self, task: str) -> int:
-        """Requests of a task that wait."""
-        lane = self._lanes.get(task)
-        return len(lane.queue) if lane else 0
-
-    def _lane(self, task: str) -> _Lane:
-        lane = self._lanes.get(task)
-        if lane is None:
-            lane = self._lanes[task] = _Lane(self._share_of(task))
-        elif not lane.queue:
-            lane.share = self._share_of(task)
-        return lane
-
-    def _is_next(self, lane: _Lane, claim: Claim) -> bool:
-        """Where nothing may wait, a request still goes ahead of those that their own tasks' caps hold back."""
-        held = all(not other.fits(other.queue[0]) for other in self._ring)
-        return not lane.queue and held and lane.fits(claim) and self._fits(claim)
-
-    def _serve(self) -> list[Claim]:
-        admitted: list[Claim] = []
-        passed = 0
-        short: list[_Lane] = []
-        while self._ring:
-            if passed == len(self._ring):
-                if not short:
-                    break
-                _skip_rounds(short)
-                passed, short = 0, []
-            lane = self._ring[0]
-            claim = lane.queue[0]
-            if not lane.fits(claim):
-                self._pass()
-                passed += 1
-                continue
-            if lane.fresh:
-                lane.deficit += QUANTUM * lane.share.weight
-                lane.fresh = False
-            if claim.tokens > lane.deficit:
-                lane.fresh = True
-                short.append(lane)
-                self._pass()
-                passed += 1
-                continue
-            if not self._fits(claim):
-                # it keeps its turn, so that smaller requests of others cannot keep it waiting for ever
-                break
-            lane.queue.popleft()
-            lane.deficit -= claim.tokens
-            if not lane.queue:
-                self._ring.popleft()
-            self._admit(lane, claim)
-            admitted.append(claim)
-            passed, short = 0, []
+            # a task that did not wait gains nothing by that
+            lane.virtual = max(lane.virtual, self._virtual)
+            self._waiting[task] = lane
+        lane.queue.append(request)
+        admitted = self._admit()
+        if len(lane.queue) > self._queue_size and len(request.waiting) == len(claims):
+            self._withdraw(task, request)
+            raise QueueFull
         return admitted
 
-    def _pass(self) -> None:
-        self._ring.rotate(-1)
+    def release(self, claims: Iterable[Claim]) -> list[Claim]:
+        """Give slots back, or stop waiting for them. Returns the claims that are held because of that."""
+        for claim in claims:
+            lane, request = self._lanes[claim.task], claim._request
+            if claim.held:
+                claim.held = False
+                lane.requests -= 1
+                lane.tokens -= claim.tokens
+                self.requests -= 1
+                self.tokens -= claim.tokens
+            elif request is not None:
+                claim._request = None
+                request.waiting.remove(claim)
+                if not request.waiting:
+                    self._withdraw(claim.task, request)
+        return self._admit()
 
-    def _admit(self, lane: _Lane, claim: Claim) -> None:
-        claim.admitted = True
-        lane.requests += claim.requests
+    def waiting(self, task: str) -> int:
+        """Return how many answers of a task wait."""
+        lane = self._lanes.get(task)
+        return sum(len(request.waiting) for request in lane.queue) if lane else 0
+
+    def _lane(self, task: str) -> _Lane:
+        share = self._share_of(task)
+        lane = self._lanes.get(task)
+        if lane is None:
+            lane = self._lanes[task] = _Lane(share)
+        lane.share = share
+        return lane
+
+    def _withdraw(self, task: str, request: _Request) -> None:
+        lane = self._waiting[task]
+        lane.queue.remove(request)
+        if not lane.queue:
+            del self._waiting[task]
+
+    def _admit(self) -> list[Claim]:
+        """Fill the free slots."""
+        admitted: list[Claim] = []
+        while self._waiting and _has_room(self._caps, self.requests, self.tokens):
+            # a task that its own caps hold back does not compete
+            lanes = [lane for lane in self._waiting.values() if lane.has_room]
+            if not lanes:
+                break
+            admitted.append(self._admit_head(lanes[0] if len(lanes) == 1 else self._choose(lanes)))
+        return admitted
+
+    def _choose(self, lanes: list[_Lane]) -> _Lane:
+        """Choose the task that gets the next slot from those that compete for it."""
+        due = self._due(lanes)
+        below = [lane for lane in lanes if lane.next_usage(due) <= 1 + _ROUNDING]
+        if below:
+            return min(below, key=lambda lane: lane.usage(due))
+        # with caps on both requests and tokens each task may have its share of one of them
+        partly = [lane for lane in lanes if lane.usage(due) < 1 - _ROUNDING] or lanes
+        chosen = min(partly, key=lambda lane: lane.virtual)
+        self._virtual = max(self._virtual, chosen.virtual)
+        return chosen
+
+    def _due(self, lanes: Sequence[_Lane]) -> _Due:
+        """Divide what the caps leave to these tasks, held or free, by their weights."""
+        weight = sum(lane.share.weight for lane in lanes)
+        requests = tokens = math.inf
+        if self._caps.requests is not None:
+            requests = (self._caps.requests - self.requests + sum(lane.requests for lane in lanes)) / weight
+        if self._caps.tokens is not None:
+            tokens = (self._caps.tokens - self.tokens + sum(lane.tokens for lane in lanes)) / weight
+        return _Due(requests, tokens)
+
+    def _admit_head(self, lane: _Lane) -> Claim:
+        request = lane.queue.popleft()
+        claim = request.waiting.popleft()
+        if request.waiting:
+            lane.queue.append(request)
+        elif not lane.queue:
+            del self._waiting[claim.task]
+        claim.held, claim._request = True, None
+        weight, memory = lane.share.weight, _MEMORY / lane.share.weight
+        behind = min(max(lane.virtual, self._virtual - memory), self._virtual + memory)
+        lane.virtual = behind + max(1, claim.tokens) / weight
+        lane.requests += 1
         lane.tokens += claim.tokens
-        self.requests += claim.requests
+        self.requests += 1
         self.tokens += claim.tokens
-
-    def _fits(self, claim: Claim) -> bool:
-        return _fits(claim, self.requests, self.tokens, self._caps)
+        return claim
 
 
-def _fits(claim: Claim, requests: int, tokens: int, caps: Caps) -> bool:
-    """A request that is larger than a cap goes alone: it could never go otherwise."""
-    if requests == 0:
-        return True
-    if caps.requests is not None and requests + claim.requests > caps.requests:
-        return False
-    return caps.tokens is None or tokens + claim.tokens <= caps.tokens
+def _has_room(caps: Caps, requests: int, tokens: int) -> bool:
+    return (caps.requests is None or requests < caps.requests) and (caps.tokens is None or tokens < caps.tokens)
 
 
-def _skip_rounds(lanes: list[_Lane]) -> None:
-    """Let the rounds pass in which no deficit would suffice, but for the one that the next turn brings."""
-    rounds = min(math.ceil((x.queue[0].tokens - x.deficit) / (QUANTUM * x.share.weight)) for x in lanes) - 1
-    for lane in lanes:
-        lane.deficit += rounds * QUANTUM * lane.share.weight
+def _counted(tokens: int, caps: Caps) -> int:
+    """Return the tokens that an answer counts as: at most half of the cap."""
+    return tokens if caps.tokens is None else min(tokens, math.ceil(caps.tokens / 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sun_sglang.router.attempt import Attempt
@@ -48,6 +49,16 @@ class Answer:
             raise StreamBroken(attempt.cut or str(e)) from e
         finally:
             attempt.reading_since = None
+
+    def when_decoded(self, callback: Callable[[], None]) -> None:
+        """Call back as soon as the decode leg has ended, at once if it has. The client may still be reading."""
+
+        def over(error: LegError | None) -> None:
+            if error is None:
+                self._dispatcher.decoded(self._attempt)
+            callback()
+
+        self._attempt.legs["decode"].when_over(over)
 
     def finish(self) -> None:
         """The answer was delivered in full."""

@@ -23,7 +23,7 @@ from sun_sglang.router.changes import FleetStore
 from sun_sglang.router.clock import Clock
 from sun_sglang.router.dispatch import Dispatcher
 from sun_sglang.router.fleet import Fleet
-from sun_sglang.router.gate import Gate
+from sun_sglang.router.gate import AdmissionQueue
 from sun_sglang.router.inflight import Inflight
 from sun_sglang.router.info import Info
 from sun_sglang.router.key_file import KeyFile
@@ -86,7 +86,7 @@ class Router:
         self.stalls = StallWatch(session, fleet.router, self.dispatcher)
         self.loads = LoadWatch(session, self.registry, self.clock)
         self.inflight = Inflight()
-        self.gate = Gate(self.registry, self.metrics, self.clock)
+        self.queue = AdmissionQueue(self.registry, self.metrics, self.clock)
         self.siblings = Siblings(_sockets(path, process, fleet.router.processes))
         self._process = process
         self._shared = _share(self.registry, path, process)
@@ -95,7 +95,7 @@ class Router:
             self.registry,
             self.registrar,
             self.inflight,
-            self.gate,
+            self.queue,
             self.siblings,
             shows_tasks=not access.guarded,
         )
@@ -103,7 +103,7 @@ class Router:
         self.admin = Admin(self.registry, self.store)
         check = LengthCheck(session, self.registry, log)
         self.service = Service(
-            self.dispatcher, self.gate, self.inflight, self.metrics, self.registry, check, chooser.needs_keys, log
+            self.dispatcher, self.queue, self.inflight, self.metrics, self.registry, check, chooser.needs_keys, log
         )
         self.service.tracing = load_tracing(os.environ)
         self._session = session
@@ -156,6 +156,12 @@ class Router:
         host, port = self._runner.addresses[0][:2]
         return f"{'https' if self._tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
+    @property
+    def connections(self) -> list[web.RequestHandler]:
+        """The connections of clients."""
+        assert self._runner.server is not None, "the router was started"
+        return self._runner.server.connections
+
     async def stop(self, drain: float) -> None:
         """Take no more requests, let those in flight end for `drain` seconds, tell the rest, and close."""
         self.info.draining = True
@@ -164,7 +170,7 @@ class Router:
             async with asyncio.timeout(drain):
                 await self.inflight.empty.wait()
         left = len(self.inflight.tickets)
-        self.gate.close(Problem(503, "the router is shutting down", code="draining"))
+        self.queue.close(Problem(503, "the router is shutting down", code="draining"))
         self.dispatcher.cut_all("the router is shutting down")
         # handlers write their explicit errors while the runner waits for them
         await self._runner.cleanup()

@@ -144,11 +144,15 @@ class Dispatcher:
             raise verdict.problem
         return verdict
 
+    def decoded(self, attempt: Attempt) -> None:
+        """Take a decode leg that ended well off its worker, whether or not the client has read the answer."""
+        if attempt.holds("decode") and attempt.ticket.counted:
+            self._metrics.leg_seconds.labels(attempt.call.task, "decode").observe(self.now() - attempt.times.sent)
+        self._release(attempt, "decode", "ok")
+
     def finish(self, attempt: Attempt) -> None:
         """An answer was delivered: let go of both workers."""
-        self._release(attempt, "decode", "ok")
-        if attempt.ticket.counted:
-            self._metrics.leg_seconds.labels(attempt.call.task, "decode").observe(self.now() - attempt.times.sent)
+        self.decoded(attempt)
         if all(leg.over for leg in attempt.legs.values()):
             self._close(attempt)
         else:

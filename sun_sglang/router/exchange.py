@@ -41,6 +41,7 @@ class Exchange:
         "_heard",
         "_kept",
         "_loop",
+        "_on_over",
         "_origin",
         "_path",
         "_paused",
@@ -84,6 +85,7 @@ class Exchange:
         self._connecting: asyncio.Task[None] | None = None
         self._reader: asyncio.Future[None] | None = None
         self._watcher: asyncio.Future[None] | None = None
+        self._on_over: Callable[[LegError | None], None] | None = None
         self._connection: Connection | None = None if fresh else origin.take()
         self._kept = self._connection is not None
         if self._connection is None:
@@ -120,6 +122,13 @@ class Exchange:
             await self._watcher
         if self._error is not None:
             raise self._error
+
+    def when_over(self, callback: Callable[[LegError | None], None]) -> None:
+        """Call back once nothing more will come, at once if that is so, with what broke. Pieces may still be unread."""
+        if self.over:
+            callback(self._error)
+        else:
+            self._on_over = callback
 
     def close(self) -> None:
         """Break off what is not over; whoever reads it gets an error."""
@@ -219,6 +228,9 @@ class Exchange:
         self._connection = None
         _wake(self._reader)
         _wake(self._watcher)
+        on_over, self._on_over = self._on_over, None
+        if on_over is not None:
+            on_over(error)
 
 
 def _wake(waiter: asyncio.Future[None] | None) -> None:

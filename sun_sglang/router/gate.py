@@ -1,106 +1,147 @@
-"""Where requests wait until they may go to workers: `admission` with futures and deadlines."""
+"""Where answers wait until they may go to workers: `admission` with futures and deadlines."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 from sun_sglang.router.admission import Admission, Caps, Claim, QueueFull, Share
 from sun_sglang.router.attempt import Ticket
-from sun_sglang.router.clock import Clock
+from sun_sglang.router.clock import Clock, Timer
 from sun_sglang.router.fleet import Fleet
 from sun_sglang.router.metrics import Metrics
 from sun_sglang.router.problem import Problem
 from sun_sglang.router.registry import Registry
 
 
-class Gate:
-    """Lets requests to workers in an order that is fair to tasks."""
+class Slot:
+    """One answer's place among those in flight: waited for, held while workers make the answer, then released.
+
+    Args:
+        queue: where it waits.
+        ticket: of the answer; an abort of it ends the wait.
+        tokens: expected work.
+    """
+
+    __slots__ = ("_queue", "claim", "since", "ticket", "timer", "waiting")
+
+    def __init__(self, queue: AdmissionQueue, ticket: Ticket, tokens: int) -> None:
+        self._queue = queue
+        self.ticket = ticket
+        self.claim = Claim(ticket.task, tokens)
+        self.waiting: asyncio.Future[None] | None = None
+        self.timer: Timer | None = None
+        self.since = 0.0
+
+    async def granted(self) -> None:
+        """Wait until the answer may go to workers.
+
+        Raises:
+            Problem: 429 if no slot was free for any answer of the request within `queue_timeout`, 400 if the client
+                asked for an abort, 503 if the router shuts down.
+        """
+        if self.waiting is not None:
+            await self.waiting
+
+    def release(self) -> None:
+        """Give the slot back: workers have made the answer. Another answer may have it."""
+        if self.claim.held:
+            self._queue.release((self,))
+
+
+class AdmissionQueue:
+    """Lets answers go to workers in an order that is fair to tasks."""
 
     def __init__(self, registry: Registry, metrics: Metrics, clock: Clock) -> None:
         self._clock = clock
         self._registry = registry
         self._metrics = metrics
+        self._loop = asyncio.get_running_loop()
         limits = registry.fleet.router
         self._timeout = limits.queue_timeout
         caps = Caps(_part(limits.max_requests, limits.processes), _part(limits.max_tokens, limits.processes))
         self._admission = Admission(caps, limits.queue_size, self._share)
-        self._waiting: dict[Claim, asyncio.Future[None]] = {}
+        self._waiting: dict[Claim, Slot] = {}
         self._fleet = registry.fleet
         self._shares: dict[str, Share] = {}
 
-    async def enter(self, tickets: Sequence[Ticket], tokens: int) -> Claim:
-        """Wait for a request's turn. Whoever gets a claim has to `leave` with it.
+    @contextmanager
+    def enter(self, slots: Sequence[Slot]) -> Iterator[None]:
+        """Queue for the slots of one request, which are `granted` one by one; release them all at the end.
 
-        Args:
-            tickets: one for each answer; an abort of one ends the wait.
-            tokens: expected work, all answers together.
+        The request has begun once a slot was granted. From then on the other slots have no deadline: `queue_timeout`
+        ends no request in its middle.
 
         Raises:
-            Problem: 429 if too many wait or the turn does not come in time, 503 if nothing can serve the task, 400 if
-                the client asked for an abort.
+            Problem: the request has to wait and cannot: 429 if too many do, 503 if nothing can serve its task.
         """
-        task = tickets[0].task
-        claim = Claim(task, len(tickets), tokens)
+        task = slots[0].claim.task
         try:
-            self._wake(self._admission.enter(claim))
+            self._wake(self._admission.acquire([slot.claim for slot in slots]))
         except QueueFull:
             raise self._refusal(task, "full") from None
-        if not claim.admitted:
-            await self._wait(claim, tickets)
-        return claim
+        try:
+            late = [slot for slot in slots if not slot.claim.held]
+            if late:
+                self._wait(late, begun=len(late) < len(slots))
+            yield
+        finally:
+            self.release(slots)
 
-    def leave(self, claim: Claim) -> None:
-        """A request ended; the next may go."""
-        self._wake(self._admission.leave(claim))
+    def release(self, slots: Sequence[Slot]) -> None:
+        """Give slots back, and stop waiting for those that were not granted."""
+        for slot in slots:
+            if slot.claim in self._waiting:
+                self._end_wait(slot)
+        self._wake(self._admission.release([slot.claim for slot in slots]))
 
     def close(self, problem: Problem) -> None:
-        """Answer all that wait with a problem."""
-        for future in list(self._waiting.values()):
-            if not future.done():
-                future.set_exception(problem)
+        """Answer all requests that wait with a problem."""
+        for slot in self._waiting.values():
+            _fail(slot, problem)
 
     def waiting(self, task: str) -> int:
-        """Requests of a task that wait."""
+        """Return how many answers of a task wait."""
         return self._admission.waiting(task)
 
-    async def _wait(self, claim: Claim, tickets: Sequence[Ticket]) -> None:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
-        self._waiting[claim] = future
-        for ticket in tickets:
-            ticket.waiting = future
-        timer = self._clock.call_later(self._timeout, partial(_expire, future))
-        began = loop.time()
-        try:
-            if not self._registry.usable(claim.task):
-                raise self._refusal(claim.task, "full")
-            self._metrics.queued.labels(claim.task).inc()
-            try:
-                await future
-            finally:
-                self._metrics.queued.labels(claim.task).dec()
-        except BaseException as e:
-            # it may have been admitted in the same turn of the loop in which its client left
-            self._wake(self._admission.leave(claim))
-            if isinstance(e, TimeoutError):
-                raise self._refusal(claim.task, "timeout") from None
-            raise
-        finally:
-            timer.cancel()
-            del self._waiting[claim]
-            for ticket in tickets:
-                ticket.waiting = None
-                ticket.queued = loop.time() - began
-            self._metrics.queue_seconds.labels(claim.task).observe(loop.time() - began)
+    def _wait(self, slots: Sequence[Slot], *, begun: bool) -> None:
+        task = slots[0].claim.task
+        if not begun and not self._registry.usable(task):
+            raise self._refusal(task, "full")
+        timer = None if begun else self._clock.call_later(self._timeout, partial(self._expire, slots))
+        for slot in slots:
+            slot.since, slot.timer = self._loop.time(), timer
+            slot.waiting = slot.ticket.waiting = self._loop.create_future()
+            self._waiting[slot.claim] = slot
+        self._metrics.queued.labels(task).inc(len(slots))
 
-    def _wake(self, claims: Sequence[Claim]) -> None:
+    def _wake(self, claims: Iterable[Claim]) -> None:
         for claim in claims:
-            future = self._waiting.get(claim)
-            if future is not None and not future.done():
-                future.set_result(None)
+            slot = self._waiting.get(claim)
+            if slot is not None:
+                assert slot.waiting is not None, "a slot that waits has a future"
+                if not slot.waiting.done():
+                    slot.waiting.set_result(None)
+                self._end_wait(slot)
+
+    def _end_wait(self, slot: Slot) -> None:
+        task, waited = slot.claim.task, self._loop.time() - slot.since
+        del self._waiting[slot.claim]
+        if slot.timer is not None:
+            slot.timer.cancel()
+        slot.ticket.waiting, slot.ticket.queued = None, waited
+        if slot.waiting is not None and slot.waiting.done() and not slot.waiting.cancelled():
+            # an answer whose request failed for another reason never looked
+            slot.waiting.exception()
+        self._metrics.queued.labels(task).dec()
+        self._metrics.queue_seconds.labels(task).observe(waited)
+
+    def _expire(self, slots: Sequence[Slot]) -> None:
+        problem = self._refusal(slots[0].claim.task, "timeout")
+        for slot in slots:
+            _fail(slot, problem)
 
     def _refusal(self, task: str, why: str) -> Problem:
         if not self._registry.usable(task):
@@ -119,6 +160,11 @@ class Gate:
         return share
 
 
+def _fail(slot: Slot, problem: Problem) -> None:
+    if slot.waiting is not None and not slot.waiting.done():
+        slot.waiting.set_exception(problem)
+
+
 def _share_in(fleet: Fleet, task: str) -> Share:
     known = fleet.tasks.get(task)
     if known is None:
@@ -128,10 +174,5 @@ def _share_in(fleet: Fleet, task: str) -> Share:
 
 
 def _part(cap: int | None, processes: int) -> int | None:
-    """A cap, divided among the router's processes: the kernel spreads connections over them."""
+    """Return a cap, divided among the router's processes: the kernel spreads connections over them."""
     return None if cap is None else max(1, cap // processes)
-
-
-def _expire(future: asyncio.Future[None]) -> None:
-    with suppress(asyncio.InvalidStateError):
-        future.set_exception(TimeoutError())

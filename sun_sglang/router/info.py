@@ -15,7 +15,7 @@ from aiohttp import web
 
 from sun_sglang.router.access import current_key, visible_tasks
 from sun_sglang.router.canary import OUTPUT_TOKENS, PROMPT_TOKENS
-from sun_sglang.router.gate import Gate
+from sun_sglang.router.gate import AdmissionQueue
 from sun_sglang.router.inflight import Inflight
 from sun_sglang.router.legs import namespace
 from sun_sglang.router.problem import Problem
@@ -41,14 +41,14 @@ class Info:
         registry: Registry,
         registrar: Registrar,
         inflight: Inflight,
-        gate: Gate,
+        queue: AdmissionQueue,
         siblings: Siblings,
         *,
         shows_tasks: bool,
     ) -> None:
         self._shows_tasks = shows_tasks
         self._canaries: dict[str, asyncio.Task[str]] = {}
-        self._gate = gate
+        self._queue = queue
         self._siblings = siblings
         self._session = session
         self._registry = registry
@@ -160,7 +160,7 @@ class Info:
             **pools,
             "paths": paths,
             "unproven_paths": [_path(p) | {"why": self._registrar.canary_fault(p)} for p in unproven],
-            "queued": self._gate.waiting(name),
+            "queued": self._queue.waiting(name),
             "in_flight": in_flight,
             "namespace": namespace(task.prefill, weights[0]) if weights else None,
         }

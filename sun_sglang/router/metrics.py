@@ -110,7 +110,7 @@ class Metrics:
                 registry=r,
             )
         )
-        self.queued = Family(Gauge("sun_queued", "Requests that wait for their turn.", ["task"], registry=r))
+        self.queued = Family(Gauge("sun_queued", "Answers that wait for their turn.", ["task"], registry=r))
         self.queue_seconds = Family(
             Histogram("sun_queue_seconds", "Wait of those that waited.", ["task"], buckets=_SECONDS, registry=r)
         )

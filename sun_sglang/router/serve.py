@@ -20,7 +20,7 @@ from sun_sglang.router.attempt import Ticket
 from sun_sglang.router.dispatch import Dispatcher
 from sun_sglang.router.expect import AnswerLengths
 from sun_sglang.router.fanout import Single, is_plural, merge, split
-from sun_sglang.router.gate import Gate
+from sun_sglang.router.gate import AdmissionQueue, Slot
 from sun_sglang.router.inflight import Inflight
 from sun_sglang.router.keys import Key
 from sun_sglang.router.legs import Call, make_call, namespace, wire_model
@@ -44,11 +44,12 @@ _SSE = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no
 
 
 class Part(NamedTuple):
-    """One answer of a request: what is asked, and who waits for it."""
+    """One answer of a request: what is asked, who waits for it, and its slot among the answers in flight."""
 
     single: Single
     call: Call
     ticket: Ticket
+    slot: Slot
 
 
 class Service:
@@ -61,7 +62,7 @@ class Service:
     def __init__(
         self,
         dispatcher: Dispatcher,
-        gate: Gate,
+        queue: AdmissionQueue,
         inflight: Inflight,
         metrics: Metrics,
         registry: Registry,
@@ -74,7 +75,7 @@ class Service:
         self._log_all = registry.fleet.router.log_requests
         self._allowed = frozenset(registry.fleet.router.allow)
         self._dispatcher = dispatcher
-        self._gate = gate
+        self._queue = queue
         self._answers = AnswerLengths()
         self._inflight = inflight
         self._metrics = metrics
@@ -99,7 +100,7 @@ class Service:
         owner = key.name if key else ""
         session = http.headers.get(SESSION_HEADER)
         parts = tuple(
-            Part(s, self._call(request, s, session), Ticket(request.task, s.rid, arrived, owner=owner)) for s in singles
+            self._part(request, s, session, Ticket(request.task, s.rid, arrived, owner=owner)) for s in singles
         )
         work = sum(p.call.cost.decode for p in parts)
         if key is not None:
@@ -108,7 +109,7 @@ class Service:
         current_account.get().counted = True
         tickets = tuple(p.ticket for p in parts)
         try:
-            outcome, response = await self._admitted(http, request, parts, tickets, work)
+            outcome, response = await self._admitted(http, request, parts, tickets)
             return response
         except Problem as problem:
             outcome = outcome_of(problem)
@@ -122,17 +123,14 @@ class Service:
             self._tell(http, endpoint, outcome, tickets)
 
     async def _admitted(
-        self, http: web.Request, request: Request, parts: tuple[Part, ...], tickets: tuple[Ticket, ...], work: int
+        self, http: web.Request, request: Request, parts: tuple[Part, ...], tickets: tuple[Ticket, ...]
     ) -> tuple[str, web.StreamResponse]:
-        """Wait for the request's turn, and answer it."""
+        """Queue for a slot for each answer, and answer the request as slots are granted."""
         group = request.rid if isinstance(request.rid, str) and is_plural(request) else None
         self._inflight.add(tickets, group)
         try:
-            claim = await self._gate.enter(tickets, work)
-            try:
+            with self._queue.enter([part.slot for part in parts]):
                 return await self._respond(http, request, parts)
-            finally:
-                self._gate.leave(claim)
         finally:
             self._inflight.remove(tickets, group)
 
@@ -154,6 +152,10 @@ class Service:
             )
         if self.tracing is not None:
             self.tracing.record(Ended(current_request.get(), endpoint, outcome, tickets, now, http.headers), now)
+
+    def _part(self, request: Request, single: Single, session: str | None, ticket: Ticket) -> Part:
+        call = self._call(request, single, session)
+        return Part(single, call, ticket, Slot(self._queue, ticket, call.cost.decode))
 
     def _call(self, request: Request, single: Single, session: str | None) -> Call:
         keys: tuple[int, ...] = ()
@@ -182,6 +184,17 @@ class Service:
         self._metrics.count_tokens(task, counts)
         self._answers.note(task, counts.completion // answers)
 
+    async def _exchange(self, part: Part) -> Answer:
+        """Wait for the answer's slot, and get the answer. The slot is held until its decode leg has ended.
+
+        Raises:
+            Problem: what to tell the client instead. No byte has gone to it yet.
+        """
+        await part.slot.granted()
+        answer = await self._dispatcher.exchange(part.call, part.ticket)
+        answer.when_decoded(part.slot.release)
+        return answer
+
     async def _respond(
         self, http: web.Request, request: Request, parts: tuple[Part, ...]
     ) -> tuple[str, web.StreamResponse]:
@@ -191,14 +204,14 @@ class Service:
         if plural:
             return await self._whole_many(request, parts)
         part = parts[0]
-        answer = await self._dispatcher.exchange(part.call, part.ticket)
+        answer = await self._exchange(part)
         body, result = _whole(part, answer)
         self._count(request.task, 1, tokens(result))
         return _ended(part), web.Response(body=body, headers=_JSON)
 
     async def _whole_many(self, request: Request, parts: tuple[Part, ...]) -> tuple[str, web.StreamResponse]:
         async def one(part: Part) -> object:
-            answer = await self._dispatcher.exchange(part.call, part.ticket)
+            answer = await self._exchange(part)
             return _whole(part, answer)[1]
 
         failed: Problem | None = None
@@ -216,7 +229,7 @@ class Service:
         return _ended(*parts), web.Response(body=orjson.dumps(reply), headers=_JSON)
 
     async def _stream(self, http: web.Request, request: Request, part: Part) -> tuple[str, web.StreamResponse]:
-        answer = await self._dispatcher.exchange(part.call, part.ticket)
+        answer = await self._exchange(part)
         try:
             watch = _watch(request, part, answer)
             piece = watch.feed(answer.head)
@@ -276,7 +289,7 @@ class Service:
         merged = MergedStream(request, [p.single.place for p in parts], partial(self._defect, http))
 
         async def one(part: Part) -> None:
-            answer = await self._dispatcher.exchange(part.call, part.ticket)
+            answer = await self._exchange(part)
             delivered = False
             try:
                 await merged.take(part.single.place, answer, part.ticket, _rewriter(part, answer))

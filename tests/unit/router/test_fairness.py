@@ -1,180 +1,22 @@
-"""Caps, queues and shares: the scheduler's properties, and what tasks see of each other through the router."""
+"""Caps, queues and shares as clients see them through the router; `test_admission` has the scheduler's properties."""
 
 from __future__ import annotations
 
 import asyncio
-import random
-from collections import Counter
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
+import orjson
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from sun_sglang.router.admission import QUANTUM, Admission, Caps, Claim, QueueFull, Share
 from sun_sglang.router.expect import AnswerLengths
 from sun_sglang.router.legs import estimate
 from sun_sglang.router.request import Endpoint
 
 from .conftest import PATIENCE_S, SUN, Start, System
 from .fake_worker import Fault
-
-NO_SHARES: dict[str, Share] = {}
-
-
-def admission(caps: Caps, shares: dict[str, Share] = NO_SHARES, queue_size: int = 10_000) -> Admission:
-    return Admission(caps, queue_size, lambda task: shares.get(task, Share()))
-
-
-# --- the scheduler --------------------------------------------------------------------------------------------------
-
-CAPS = st.builds(Caps, st.none() | st.integers(1, 6), st.none() | st.integers(1, 3000))
-SHARES = st.builds(Share, st.sampled_from([0.01, 0.5, 1.0, 3.0]), CAPS)
-TASKS = st.sampled_from(["a", "b", "c"])
-STEPS = st.lists(
-    st.one_of(
-        st.tuples(st.just("come"), TASKS, st.integers(1, 3), st.integers(0, 4000)),
-        st.tuples(st.just("end"), st.integers(0, 99)),
-        st.tuples(st.just("give up"), st.integers(0, 99)),
-    ),
-    max_size=80,
-)
-
-
-class Model:
-    """What must be true of an admission, counted by hand."""
-
-    def __init__(self, caps: Caps, shares: dict[str, Share]) -> None:
-        self.caps, self.shares = caps, shares
-        self.of = admission(caps, shares)
-        self.running: list[Claim] = []
-        self.waiting: list[Claim] = []
-
-    def step(self, step: Any) -> None:
-        match step:
-            case ("come", task, requests, tokens):
-                claim = Claim(task, requests, tokens)
-                self.waiting.append(claim)
-                self.admit(self.of.enter(claim))
-            case ("end", i) if self.running:
-                self.admit(self.of.leave(self.running.pop(i % len(self.running))))
-            case ("give up", i) if self.waiting:
-                self.admit(self.of.leave(self.waiting.pop(i % len(self.waiting))))
-
-    def admit(self, claims: list[Claim]) -> None:
-        for claim in claims:
-            assert claim.admitted
-            first = next(c for c in self.waiting if c.task == claim.task)
-            assert claim is first, "a task's own requests keep their order"
-            self.waiting.remove(claim)
-            self.running.append(claim)
-            self.within(self.caps, self.running)
-            self.within(self.shares[claim.task].caps, [c for c in self.running if c.task == claim.task])
-
-    def within(self, caps: Caps, running: list[Claim]) -> None:
-        if len(running) > 1:
-            assert caps.requests is None or sum(c.requests for c in running) <= caps.requests
-            assert caps.tokens is None or sum(c.tokens for c in running) <= caps.tokens
-
-    def fits(self, claim: Claim) -> bool:
-        for caps, running in (
-            (self.caps, self.running),
-            (self.shares[claim.task].caps, [c for c in self.running if c.task == claim.task]),
-        ):
-            try:
-                self.within(caps, [*running, claim])
-            except AssertionError:
-                return False
-        return True
-
-    def heads(self) -> list[Claim]:
-        return [next(c for c in self.waiting if c.task == task) for task in dict.fromkeys(c.task for c in self.waiting)]
-
-
-@given(CAPS, SHARES, SHARES, SHARES, STEPS)
-def test_caps_hold_order_is_kept_and_nothing_is_lost(
-    caps: Caps, a: Share, b: Share, c: Share, steps: list[Any]
-) -> None:
-    model = Model(caps, {"a": a, "b": b, "c": c})
-    for step in steps:
-        model.step(step)
-        assert model.of.requests == sum(x.requests for x in model.running)
-        assert model.of.tokens == sum(x.tokens for x in model.running)
-        assert sum(model.of.waiting(t) for t in "abc") == len(model.waiting)
-    while model.running:
-        model.admit(model.of.leave(model.running.pop(0)))
-    assert not model.waiting, "whoever waits is admitted in the end"
-    assert (model.of.requests, model.of.tokens) == (0, 0)
-
-
-@given(st.integers(1, 6), SHARES, SHARES, SHARES, STEPS)
-def test_no_place_is_left_empty_while_a_request_could_take_it(
-    most: int, a: Share, b: Share, c: Share, steps: list[Any]
-) -> None:
-    model = Model(Caps(most, None), {"a": a, "b": b, "c": c})
-    for step in steps:
-        model.step(("come", step[1], 1, step[3]) if step[0] == "come" else step)
-        assert not any(model.fits(head) for head in model.heads())
-
-
-@given(CAPS, STEPS)
-def test_with_caps_on_tokens_only_the_next_in_turn_is_held_back(caps: Caps, steps: list[Any]) -> None:
-    model = Model(caps, dict.fromkeys("abc", Share()))
-    for step in steps:
-        model.step(step)
-        heads = model.heads()
-        assert not heads or not all(model.fits(head) for head in heads)
-
-
-@given(
-    st.dictionaries(st.sampled_from("abcd"), st.sampled_from([0.5, 1.0, 2.0, 5.0]), min_size=2),
-    st.integers(0, 1 << 30),
-    st.integers(1, 5),
-    st.sampled_from([1, 300, 5000]),
-)
-def test_shares_are_kept_within_a_quantum(weights: dict[str, float], seed: int, places: int, largest: int) -> None:
-    """While all have requests waiting: the bound of Shreedhar and Varghese (1996), in units of weight."""
-    rng = random.Random(seed)
-    of = admission(Caps(places, None), {t: Share(w) for t, w in weights.items()})
-    running = [c for task in weights for _ in range(300) for c in of.enter(Claim(task, 1, rng.randint(1, largest)))]
-    served: Counter[str] = Counter()
-    while all(of.waiting(t) for t in weights):
-        for claim in of.leave(running.pop(rng.randrange(len(running)))):
-            running.append(claim)
-            served[claim.task] += claim.tokens
-    for i in weights:
-        for j in weights:
-            apart = abs(served[i] / weights[i] - served[j] / weights[j])
-            assert apart <= 2 * QUANTUM + 2 * largest / weights[i] + 2 * largest / weights[j]
-
-
-def test_a_flood_is_passed_in_one_turn() -> None:
-    of = admission(Caps(4, None))
-    running = [c for _ in range(1000) for c in of.enter(Claim("flood", 1, 200))]
-    victim = Claim("quiet", 1, 200)
-    assert of.enter(victim) == []
-    passed = 0
-    while not victim.admitted:
-        of.leave(running.pop(0))
-        passed += 1
-    assert passed <= 1 + QUANTUM // 200
-
-
-def test_a_full_queue_is_the_floods_own() -> None:
-    of = admission(Caps(1, None), queue_size=2)
-    for _ in range(3):
-        of.enter(Claim("flood", 1, 1))
-    with pytest.raises(QueueFull):
-        of.enter(Claim("flood", 1, 1))
-    assert of.enter(Claim("quiet", 1, 1)) == []
-
-
-def test_where_none_may_wait_one_that_fits_still_goes() -> None:
-    of = admission(Caps(2, None), queue_size=0)
-    assert of.enter(Claim("a", 1, 9))
-    assert of.enter(Claim("b", 1, 9))
-    with pytest.raises(QueueFull):
-        of.enter(Claim("b", 1, 9))
 
 
 def test_expected_answers() -> None:
@@ -289,7 +131,129 @@ async def test_one_that_waits_can_go(start: Start, how: str) -> None:
         await system.client.post("/abort_request", json={"rid": "r"})
     await holds
     await system.quiet()
-    assert system.router.gate.waiting("math") == 0
+    assert system.router.queue.waiting("math") == 0
+
+
+def wide(*rids: str, **more: Any) -> dict[str, Any]:
+    """A request for several answers, each under an id of its own."""
+    return {"model": "math", "text": [f"of {rid}" for rid in rids], "rid": list(rids), **more}
+
+
+async def test_request_wider_than_the_cap_lets_another_task_go_when_one_answer_ends(start: Start) -> None:
+    system: System = await start(SUN, {"math": 1, "tool": 1, "base": 1}, router={"max_requests": 2})
+    system["base-0"].fault = Fault(hang_after=1)
+    asked = asyncio.create_task(system.post("/generate", wide("a", "b", "c")))
+    await system.until(lambda: len(system["base-0"].running) == 2)
+    other = asyncio.create_task(system.post("/generate", {"model": "tool", "text": "hi", "rid": "other"}))
+    await system.until(lambda: system.metric("sun_queued", task="tool") == 1)
+    assert system.metric("sun_queued", task="math") == 1
+    await system.client.post("/abort_request", json={"rid": "a"})
+    await system.until(lambda: system["tool-0"].requests)
+    assert (len(system["base-0"].running), system.metric("sun_queued", task="math")) == (2, 1)
+    for rid in ("other", "b"):
+        await system.client.post("/abort_request", json={"rid": rid})
+    await system.until(lambda: system.metric("sun_queued", task="math") == 0)
+    await system.until(lambda: any(t.rid == "c" and t.attempts for t in system.router.inflight.tickets))
+    await system.client.post("/abort_request", json={"rid": "c"})
+    assert (await other)[0] == 200
+    status, reply = await asked
+    assert (status, len(reply)) == (200, 3)
+    await system.quiet()
+
+
+async def test_request_wider_than_the_cap_does_not_wait_for_an_empty_router(start: Start) -> None:
+    system: System = await start(SUN, {"math": 1, "tool": 1, "base": 1}, router={"max_requests": 2})
+    system["base-0"].fault = Fault(hang_after=1, times=1)
+    (holds,) = await hold(system, "r")
+    await system.until(lambda: system["base-0"].running)
+    status, reply = await system.post("/generate", wide("a", "b", "c"))
+    assert (status, len(reply)) == (200, 3)
+    assert not holds.done()
+    await system.client.post("/abort_request", json={"rid": "r"})
+    await holds
+    await system.quiet()
+
+
+async def test_stream_of_more_answers_than_slots_ends_with_all_of_them(start: Start) -> None:
+    system: System = await start(SUN, {"math": 1, "tool": 1, "base": 1}, router={"max_requests": 2})
+    body = {"model": "math", "prompt": "hi", "n": 5, "max_tokens": 3, "stream": True}
+    events = await system.events_of("/v1/completions", body)
+    assert events[-1] == "[DONE]"
+    finished = [c["index"] for e in events[:-1] for c in e["choices"] if c["finish_reason"]]
+    assert sorted(finished) == [0, 1, 2, 3, 4]
+    await system.quiet()
+
+
+async def test_request_that_has_begun_is_not_ended_by_the_queue_timeout(start: Start) -> None:
+    limits = {"max_requests": 2, "queue_timeout": 0.2}
+    system: System = await start(SUN, {"math": 1, "tool": 1, "base": 1}, router=limits)
+    system["base-0"].fault = Fault(hang_after=1, times=2)
+    asked = asyncio.create_task(system.post("/generate", wide("a", "b", "c")))
+    await system.until(lambda: len(system["base-0"].running) == 2)
+    # it came later and has the same deadline
+    status, reply = await system.post("/generate", {"model": "tool", "text": "hi"})
+    assert (status, reply["error"]["code"]) == (429, "queue_timeout")
+    assert system.metric("sun_queued", task="math") == 1
+    for rid in ("a", "b"):
+        await system.client.post("/abort_request", json={"rid": rid})
+    status, reply = await asked
+    assert (status, len(reply)) == (200, 3)
+    await system.quiet()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("how", ["abort", "leave", "shut down"])
+async def test_request_that_has_begun_can_end_while_some_answers_wait(start: Start, how: str, stream: bool) -> None:
+    system: System = await start(SUN, {"math": 1, "tool": 1, "base": 1}, router={"max_requests": 2})
+    system["base-0"].fault = Fault(hang_after=0)
+    asked = asyncio.create_task(system.post("/generate", wide("a", "b", "c", "d", stream=stream)))
+    await system.until(lambda: len(system["base-0"].running) == 2)
+    assert system.metric("sun_queued", task="math") == 2
+    if how == "abort":
+        await system.client.post("/abort_request", json={"rid": "c"})
+        status, reply = await asked
+        assert (status, reply["error"]["code"]) == (400, "aborted")
+    elif how == "leave":
+        asked.cancel()
+    else:
+        await system.router.stop(0.0)
+        assert (await asked)[0] in (502, 503)
+    await system.until(lambda: not system["base-0"].running)
+    await system.quiet()
+    assert system.router.queue.waiting("math") == 0
+    assert system.metric("sun_queued", task="math") == 0
+
+
+async def test_slot_is_free_when_decode_has_ended_although_the_client_does_not_read(start: Start) -> None:
+    system: System = await start(SUN, {"math": 1, "tool": 1, "base": 1}, router={"max_requests": 1})
+    body = {"model": "math", "text": "hi", "stream": True, "sampling_params": {"max_new_tokens": 200}}
+    async with stuck_client(system, body):
+        status, _ = await system.post("/generate", {"model": "tool", "text": "hi"})
+        assert status == 200
+        assert len(system.router.inflight.tickets) == 1, "the first answer is not delivered yet"
+        assert not any(worker.requests for worker in system.router.registry.workers.values())
+    await system.quiet()
+
+
+@asynccontextmanager
+async def stuck_client(system: System, body: dict[str, Any]) -> AsyncIterator[socket.socket]:
+    """A client that sends a request for a long stream and reads nothing; little fits into the sockets' buffers."""
+    loop = asyncio.get_running_loop()
+    with socket.socket() as client:
+        client.setblocking(False)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        await loop.sock_connect(client, ("127.0.0.1", int(system.router.url.rsplit(":", 1)[1])))
+        own = client.getsockname()
+        await system.until(lambda: any(c.peername == own for c in system.router.connections))
+        (connection,) = [c for c in system.router.connections if c.peername == own]
+        connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        raw = orjson.dumps(body)
+        head = (
+            f"POST /generate HTTP/1.1\r\nHost: router\r\nContent-Type: application/json\r\nContent-Length: {len(raw)}"
+        )
+        await loop.sock_sendall(client, head.encode() + b"\r\n\r\n" + raw)
+        await system.until(lambda: connection.writing_paused)
+        yield client
 
 
 async def test_a_full_decode_worker_that_runs_batches_is_overloaded_and_stays(start: Start) -> None:
@@ -316,8 +280,8 @@ async def test_a_full_decode_worker_that_runs_batches_is_overloaded_and_stays(st
     await system.quiet()
 
 
-async def test_fault_23_a_flooding_task_passes_no_more_than_a_turn_of_its_requests(start: Start) -> None:
-    """How late a quiet task's request is, in requests of the flood that were begun before it."""
+async def test_fault_23_a_flooding_task_lets_a_quiet_one_go_first(start: Start) -> None:
+    """How late a quiet task's request is, in requests of the flood that end before it begins."""
     system: System = await start(SUN, {"math": 1, "tool": 1, "base": 1}, router={"max_requests": 4})
     base, inflight = system["base-0"], system.router.inflight
     base.fault = Fault(hang_after=1)
@@ -332,8 +296,7 @@ async def test_fault_23_a_flooding_task_passes_no_more_than_a_turn_of_its_reques
         await system.client.post("/abort_request", json={"rid": one.rid})
         await system.until(lambda one=one: one not in inflight.tickets and len(base.running) == 4)
         passed += 1
-    # as many as end until it is begun, the last of them for its own sake
-    assert passed <= 1 + QUANTUM // 100
+    assert passed == 1, "the first slot that is free is the quiet task's"
     await system.client.post("/abort_request", json={"abort_all": True})
     assert {status for status, _ in await asyncio.gather(*asked)} <= {200, 400}
     await system.quiet()
