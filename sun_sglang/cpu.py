@@ -32,6 +32,9 @@ def has_gpu() -> bool:
 def prepare_cpu_engine() -> None:
     """Make `import sglang` work without a GPU, in this process and in its children. Safe to call again."""
     os.environ.setdefault("SGLANG_USE_CPU_ENGINE", "1")
+    # SGLang compiles functions in its scheduler when a request first needs them (`repetition_penalty`). On a CPU that
+    # takes up to a minute of a C++ compiler, in which the worker serves nobody.
+    os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
     define_torchvision_schemas()
     if "sgl_kernel" not in sys.modules and not _installed("sgl_kernel"):
         sys.modules["sgl_kernel"] = _AbsentKernels("sgl_kernel")

@@ -6,7 +6,7 @@ A request goes through, in this order:
     browser      what a foreign web page may not do
     access       who may ask for this                   (keys; key_file: their file while it changes)
     serve        one request from body to last byte
-    request      body -> checked, immutable request     (fields, field_table, schemas: what clients may send)
+    request      body -> checked, immutable request     (fields, field_table, schemas, patterns: what clients may send)
     fanout       several answers -> single requests, and their replies -> one
     lengths      too long a prompt is refused           (limits: by how much text, tokens)
     legs         the bodies of both legs: rooms, ids, namespaces

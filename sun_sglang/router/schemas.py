@@ -15,6 +15,7 @@ import orjson
 
 from sun_sglang.errors import RequestError
 from sun_sglang.router.fields import gated
+from sun_sglang.router.schema_loops import has_loop
 
 # What orjson writes; it reads up to 1,024.
 MAX_DEPTH = 254
@@ -56,7 +57,9 @@ def check_grammars(body: Mapping[str, Any], allowed: Collection[str]) -> None:
         wanted = body["response_format"]
         if wanted.get("type") == "structural_tag" and "structural_tag" not in allowed:
             raise gated("response_format.type", "structural_tag")
-        _check_schema([wanted], "response_format", allowed)
+        wrapped = wanted.get("json_schema")
+        schema = wrapped.get("schema") if isinstance(wrapped, dict) else wanted.get("schema")
+        _check_schemas([schema], "response_format", allowed)
     if "json_schema" in body:
         check_schema_text(body["json_schema"], "json_schema", allowed)
 
@@ -68,7 +71,8 @@ def check_tools(tools: Sequence[Any], choice: object, allowed: Collection[str]) 
         RequestError: as `check_grammars`.
     """
     if choice == "required" or isinstance(choice, dict) or any(map(_is_strict, tools)):
-        _check_schema(tools, "tools", allowed)
+        functions = (tool.get("function") for tool in tools if isinstance(tool, dict))
+        _check_schemas([f.get("parameters") for f in functions if isinstance(f, dict)], "tools", allowed)
 
 
 def check_schema_text(schema: str, where: str, allowed: Collection[str]) -> None:
@@ -83,8 +87,7 @@ def check_schema_text(schema: str, where: str, allowed: Collection[str]) -> None
         parsed = orjson.loads(schema)
     except orjson.JSONDecodeError as e:
         raise RequestError(400, f"`{where}` is not valid JSON: {e}", param=where) from e
-    if parsed.__class__ in _CONTAINERS:
-        _check_schema([parsed], where, allowed)
+    _check_schemas([parsed], where, allowed)
 
 
 def _is_strict(tool: Any) -> bool:
@@ -92,7 +95,7 @@ def _is_strict(tool: Any) -> bool:
     return isinstance(function, dict) and bool(function.get("strict"))
 
 
-def _check_schema(schemas: Sequence[Any], where: str, allowed: Collection[str]) -> None:
+def _check_schemas(schemas: Sequence[Any], where: str, allowed: Collection[str]) -> None:
     """Check schemas that a worker compiles into one grammar.
 
     A `$ref` may lead anywhere in the document, so every object counts as a schema, whatever its place.
@@ -119,6 +122,8 @@ def _check_schema(schemas: Sequence[Any], where: str, allowed: Collection[str]) 
     if alternatives > MAX_ALTERNATIVES:
         message = f"`{where}` has {alternatives} alternatives in `anyOf` and the like; send at most {MAX_ALTERNATIVES}"
         raise RequestError(400, message, param=where)
+    if any(map(has_loop, schemas)):
+        raise RequestError(400, f"`{where}` has a `$ref` that leads only to itself", param=where)
 
 
 def _refuse_patterns(node: Mapping[str, Any], where: str) -> None:

@@ -27,6 +27,7 @@ from sun_sglang.router.legs import Call, make_call, namespace, wire_model
 from sun_sglang.router.log import Log
 from sun_sglang.router.metrics import Metrics, current_account
 from sun_sglang.router.names import current_request
+from sun_sglang.router.patterns import check_patterns
 from sun_sglang.router.problem import Problem, broken_stream, router_failed
 from sun_sglang.router.registry import Registry
 from sun_sglang.router.replies import BadReplyError, Tokens, read_result, tokens
@@ -95,6 +96,8 @@ class Service:
         header_task, tasks = http.headers.get(TASK_HEADER), visible_tasks(self._registry.task_names)
         request = parse(endpoint, raw, header_task=header_task, tasks=tasks, allowed=self._allowed)
         current_account.get().task = request.task
+        if "stop_regex" in self._allowed:
+            await check_patterns(request.body)
         singles = split(request)
         await self._check_length(request, singles)
         owner = key.name if key else ""

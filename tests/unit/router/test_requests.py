@@ -18,6 +18,7 @@ from sun_sglang.router.fanout import is_plural, merge, merge_usage, reindex, spl
 from sun_sglang.router.field_table import Dropped, Passed, Refused, Table
 from sun_sglang.router.legs import make_call
 from sun_sglang.router.logprobs import InputLogprobs
+from sun_sglang.router.patterns import check_patterns
 from sun_sglang.router.replies import BadReplyError
 from sun_sglang.router.request import Endpoint, Request, parse
 from sun_sglang.router.sse import Framer, Watch, event, event_data
@@ -193,6 +194,33 @@ def test_pattern_of_a_client_is_never_compiled(monkeypatch: pytest.MonkeyPatch) 
     refused(Endpoint.COMPLETIONS, allowed=["stop_regex"], stop_regex=[*patterns, "a"])
 
 
+@pytest.mark.parametrize("patterns", ["(", "[", "a**", ["a", "(?P<x"], "(" * 250 + ")" * 6, "a{99999999999999999999}"])
+@pytest.mark.parametrize("where", ["body", "sampling_params", "a list of them"])
+async def test_pattern_that_is_none_is_refused_without_compiling(
+    monkeypatch: pytest.MonkeyPatch, patterns: Any, where: str
+) -> None:
+    def compiled(*_: Any) -> None:
+        raise AssertionError("compiled")
+
+    body = {"stop_regex": patterns}
+    held = {
+        "body": body,
+        "sampling_params": {"sampling_params": body},
+        "a list of them": {"sampling_params": [{}, body]},
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr("re.compile", compiled)
+        with pytest.raises(RequestError) as e:
+            await check_patterns(held[where])
+    assert (e.value.status, e.value.param) == (400, "stop_regex")
+
+
+async def test_patterns_are_bounded_in_all() -> None:
+    await check_patterns({"sampling_params": [{"stop_regex": ["(.|.)*" * 40, "x+"]}, {"stop_regex": "y"}, {}]})
+    with pytest.raises(RequestError, match="8,192 characters"):
+        await check_patterns({"sampling_params": [{"stop_regex": f"{i:0256}"} for i in range(33)]})
+
+
 # --- grammars and nesting ---------------------------------------------------------------------------------------------
 
 SLOW = "(.{1,9}){1,9}"
@@ -242,6 +270,11 @@ def test_grammar_that_can_stop_a_worker_needs_the_topology(endpoint: Endpoint, b
         {"anyOf": [{"anyOf": [{"type": "string", "maxLength": i + j} for i in range(20)]} for j in range(20)]},
         {"properties": {f"p{i}": {"type": "string"} for i in range(3000)}},
         json.loads('{"items":' * 65 + "{}" + "}" * 65),
+        {"$ref": "#"},
+        {"anyOf": [{"$ref": "#"}, {"type": "string"}]},
+        {"type": "array", "items": {"allOf": [{"$ref": "#/items"}]}},
+        {"$defs": {"a/b": {"$ref": "#/$defs/c"}, "c": {"oneOf": [{"$ref": "#/$defs/a~1b"}]}}, "type": "string"},
+        {"$defs": {"é": {"$ref": "#/$defs/%C3%A9"}}},
     ],
 )
 def test_schema_out_of_bounds_is_refused(schema: dict[str, Any]) -> None:
@@ -254,6 +287,12 @@ def test_schema_out_of_bounds_is_refused(schema: dict[str, Any]) -> None:
     [
         {"response_format": response_format({"properties": {"pattern": {"type": "string"}}})},
         {"response_format": {"type": "json_object"}},
+        {"response_format": response_format({"type": "array", "items": {"$ref": "#"}})},
+        {
+            "response_format": response_format(
+                {"$defs": {"a": {"properties": {"next": {"anyOf": [{"$ref": "#/$defs/a"}, {"type": "null"}]}}}}}
+            )
+        },
         {
             "response_format": response_format(
                 {"properties": {f"p{i}": {"anyOf": [{"type": "string"}, {"type": "null"}]} for i in range(300)}}
