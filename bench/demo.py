@@ -12,7 +12,7 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sun_sglang.bench.asking import Answer, ask
+from sun_sglang.launch.access import worker_headers
 from sun_sglang.launch.state import DeploymentState, read_state, run_dir_of
 from sun_sglang.topology import Topology, load_topology
 
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         state = read_state(run_dir_of(file))
         assert state is not None, "the launch succeeded"
-        answers, batch = asyncio.run(ask_all(state, topology, questions))
+        answers, batch = asyncio.run(ask_all(state, topology, questions, worker_headers(run_dir_of(file))))
     finally:
         console.rule(f"sun stop {file}")
         _sun("stop", str(file))
@@ -82,13 +83,20 @@ def read_questions(topology: Path, task: str) -> list[Question]:
 
 
 async def ask_all(
-    state: DeploymentState, topology: Topology, questions: Sequence[Question]
+    state: DeploymentState, topology: Topology, questions: Sequence[Question], headers: Mapping[str, str]
 ) -> tuple[list[Answer], Batch]:
-    """Ask everything at once, and watch the decode workers while they answer."""
+    """Ask everything at once, and watch the decode workers while they answer.
+
+    Args:
+        state: the deployment.
+        topology: its file.
+        questions: what to ask.
+        headers: what its workers require.
+    """
     async with AsyncOpenAI(base_url=f"{state.url}/v1", api_key="none", max_retries=0) as client:
         for task in topology.tasks:
             await ask(client, task, [{"role": "user", "content": _WARM_UP}], 8)
-        watching = asyncio.create_task(_watch(state))
+        watching = asyncio.create_task(_watch(state, headers))
         answers = await asyncio.gather(*(ask(client, q.task, q.messages, _MAX_TOKENS) for q in questions))
         watching.cancel()
         worker, size = await watching
@@ -96,10 +104,10 @@ async def ask_all(
     return answers, Batch(worker, size, max(asked.count(task) for task in topology.tasks))
 
 
-async def _watch(state: DeploymentState) -> tuple[str, int]:
+async def _watch(state: DeploymentState, headers: Mapping[str, str]) -> tuple[str, int]:
     workers = [p for p in state.processes if p.role == "decode"]
     fullest = (workers[0].name, 0)
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession(headers=headers) as session:
         try:
             while True:
                 for worker in workers:

@@ -33,6 +33,7 @@ import typer
 import yaml
 from rich.console import Console
 
+from sun_sglang.launch.access import worker_headers
 from sun_sglang.launch.state import DeploymentState, ProcessState, read_state
 from sun_sglang.sim.tokens import answer
 
@@ -149,7 +150,9 @@ class Soak:
         """Run, wait until all has settled, and read what the router counted."""
         timeout = aiohttp.ClientTimeout(total=PATIENCE_S)
         connector = aiohttp.TCPConnector(limit=0)
-        async with aiohttp.ClientSession(self._state().url, timeout=timeout, connector=connector) as client:
+        async with aiohttp.ClientSession(
+            self._state().url, timeout=timeout, connector=connector, headers=worker_headers(self._run_dir)
+        ) as client:
             await self._ready(client)
             await self._read_weights(client)
             asking = [asyncio.create_task(self._ask_on(client)) for _ in range(self._clients)]

@@ -39,6 +39,7 @@ def command(
     url: Annotated[str | None, typer.Option(help="add: where it listens, http://HOST:PORT.")] = None,
     role: Annotated[str | None, typer.Option(help="add: make the pool, with this role: prefill or decode.")] = None,
     model: Annotated[str | None, typer.Option(help="add: the new pool's model, for humans.")] = None,
+    key_file: Annotated[Path | None, typer.Option(help="add: holds the worker key that it requires.")] = None,
     timeout: Annotated[float, typer.Option(help="drain, remove: seconds to wait for its requests to end.")] = 300.0,
     force: Annotated[bool, typer.Option("--force", help="remove: do not wait; its requests are lost.")] = False,
     file: Annotated[Path | None, typer.Option(help="The deployment's topology file; not needed for one.")] = None,
@@ -53,7 +54,7 @@ def command(
 
 
 def _options(given: dict[str, Any]) -> dict[str, Any]:
-    return {k: given[k] for k in ("pool", "url", "role", "model", "timeout", "force", "as_json")}
+    return {k: given[k] for k in ("pool", "url", "role", "model", "key_file", "timeout", "force", "as_json")}
 
 
 async def _run(
@@ -65,6 +66,7 @@ async def _run(
     url: str | None,
     role: str | None,
     model: str | None,
+    key_file: Path | None,
     timeout: float,
     force: bool,
     as_json: bool,
@@ -75,7 +77,7 @@ async def _run(
                 raise UserError("a worker has a pool and a URL: `sun workers add NAME --pool POOL --url URL`")
             if role is not None:
                 await client.call("POST", "/pools", {"name": pool, "role": role, "model": model or pool})
-            await client.call("POST", "/workers", {"name": name, "pool": pool, "url": url})
+            await client.call("POST", "/workers", {"name": name, "pool": pool, "url": url, "key": _read_key(key_file)})
         elif action is Action.REMOVE:
             await client.call("DELETE", f"/workers/{name}{'?force=true' if force else ''}")
             await _wait(client, name, timeout, gone=True)
@@ -84,6 +86,15 @@ async def _run(
             if action is Action.DRAIN:
                 await _wait(client, name, timeout, gone=False)
         _show((await client.call("GET", "/workers"))["workers"], as_json)
+
+
+def _read_key(file: Path | None) -> str | None:
+    if file is None:
+        return None
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as e:
+        raise UserError(f"--key-file: {file} cannot be read ({e})") from e
 
 
 async def _wait(client: RouterClient, name: str, timeout: float, *, gone: bool) -> None:

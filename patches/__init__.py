@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from sun_sglang.errors import PatchError
 from sun_sglang.identity import PatchReport
-from sun_sglang.patches import fork_schedulers, nixl_dram, paged_alloc_cpu, prompt_only_cache, report_patches
+from sun_sglang.patches import (
+    fork_schedulers,
+    keyed_transfer,
+    nixl_dram,
+    paged_alloc_cpu,
+    prompt_only_cache,
+    report_patches,
+    worker_key,
+)
 from sun_sglang.patches.patch import Patch
 
 ALL: tuple[Patch, ...] = (
@@ -18,6 +26,10 @@ ALL: tuple[Patch, ...] = (
     paged_alloc_cpu.DECODE,
     nixl_dram.PATCH,
     fork_schedulers.PATCH,
+    worker_key.PATCH,
+    keyed_transfer.LISTEN,
+    keyed_transfer.MANAGER,
+    keyed_transfer.RECEIVER,
 )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from sun_sglang.cpu import has_gpu, prepare_cpu_engine
 from sun_sglang.errors import PatchError, SunError
 from sun_sglang.identity import WorkerCard, find_checkpoint, read_identity
+from sun_sglang.worker_key import KeyRequired, read_key
 
 CARD_PATH = "/sun/worker"
 _ENGINE_MODULES = (
@@ -68,6 +69,8 @@ def serve(argv: Sequence[str]) -> None:
     from sglang.srt.utils import kill_process_tree
 
     offer_card()
+    if key := read_key(os.environ):
+        require_key(key)
     try:
         run_server(prepare_server_args(list(argv)))
     finally:
@@ -106,6 +109,16 @@ def ended_process(state: Any) -> str | None:
         if not process.is_alive() and process.exitcode != 0:
             return str(name)
     return None
+
+
+def require_key(key: str) -> None:
+    """Refuse every HTTP request that does not carry the key.
+
+    SGLang's own check lets `/health*`, `/ready*`, `/metrics*` and OPTIONS pass, and `/health_generate` computes.
+    """
+    from sglang.srt.entrypoints import http_server
+
+    http_server.app.add_middleware(KeyRequired, key=key)
 
 
 def read_card(state: Any, incarnation: str) -> WorkerCard:

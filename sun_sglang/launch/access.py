@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import secrets
 import ssl
 from pathlib import Path
@@ -12,7 +11,9 @@ from typing import NamedTuple
 
 import aiohttp
 
-from sun_sglang.launch.plan import ADMIN_KEY
+from sun_sglang.launch.plan import ADMIN_KEY, WORKER_KEY
+from sun_sglang.private_file import write_private
+from sun_sglang.worker_key import bearer
 
 _CERT_END = "-----END CERTIFICATE-----"
 
@@ -34,12 +35,11 @@ class RouterAccess(NamedTuple):
         return aiohttp.Fingerprint(self.fingerprint) if self.fingerprint else True
 
 
-def write_admin_key(run_dir: Path) -> None:
-    """Make a new key for this launch, in a file that only this user can read."""
-    path = run_dir / ADMIN_KEY
-    path.unlink(missing_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
-        file.write(secrets.token_urlsafe(32))
+def new_key(path: Path) -> str:
+    """Make a new key and write it to a file that only this user can read."""
+    key = secrets.token_urlsafe(32)
+    write_private(path, key.encode("ascii"))
+    return key
 
 
 def read_access(run_dir: Path) -> RouterAccess:
@@ -51,6 +51,14 @@ def read_access(run_dir: Path) -> RouterAccess:
         return RouterAccess()
     cert = fleet["router"].get("tls_cert")
     return RouterAccess(key, _fingerprint(Path(cert)) if cert else None)
+
+
+def worker_headers(run_dir: Path) -> dict[str, str]:
+    """Return what a request to a worker of the deployment in a directory has to carry, past its router."""
+    try:
+        return bearer((run_dir / WORKER_KEY).read_text(encoding="ascii"))
+    except FileNotFoundError:
+        return {}
 
 
 def _fingerprint(cert: Path) -> bytes:

@@ -15,8 +15,10 @@ from sun_sglang.launch.machine import Machine
 from sun_sglang.launch.transfer import Transfer, choose_transfer
 from sun_sglang.sim.settings import emulation_flags
 from sun_sglang.topology import Backend, Role, Strict, Topology
+from sun_sglang.worker_key import VARIABLE
 
 ADMIN_KEY = "admin.key"
+WORKER_KEY = "worker.key"
 _HOST = "127.0.0.1"
 _BOOTSTRAP_PORT = "--disaggregation-bootstrap-port"
 _NCCL_PORT = "--nccl-port"
@@ -57,6 +59,10 @@ class WorkerPlan(Strict):
     def url(self) -> str:
         """Where its HTTP server is reached."""
         return f"http://{self.host}:{self.port}"
+
+    def with_key(self, key: str) -> WorkerPlan:
+        """The same worker, which requires a key of everybody who talks to it."""
+        return self.model_copy(update={"env": {**self.env, VARIABLE: key}})
 
     def reincarnated(self, ports: Iterator[int]) -> WorkerPlan:
         """The same worker at its next start, with new ports for everything but HTTP.

@@ -13,12 +13,13 @@ import orjson
 import psutil
 
 from sun_sglang.errors import LaunchError
-from sun_sglang.launch.access import read_access, write_admin_key
+from sun_sglang.launch.access import new_key, read_access
 from sun_sglang.launch.keeper import Keeper
-from sun_sglang.launch.plan import LaunchPlan, RouterPlan, WorkerPlan
+from sun_sglang.launch.plan import ADMIN_KEY, WORKER_KEY, LaunchPlan, RouterPlan, WorkerPlan
 from sun_sglang.launch.readiness import RouterClient, TasksReport
 from sun_sglang.launch.starters import Running, Starter, with_parent
 from sun_sglang.launch.state import DeploymentState, Phase, ProcessState, write_state
+from sun_sglang.private_file import write_private
 
 _POLL = 0.25
 _EARLY_ENDS_ALLOWED = 3
@@ -60,6 +61,7 @@ class Supervisor:
         self._began = time.monotonic()
         self._seconds_to_ready: float | None = None
         self._stop = asyncio.Event()
+        self._worker_key = ""
         self._routers = [self._router_keeper(plan.router, i) for i in range(plan.router.processes)]
         self._workers = [self._keeper(worker) for worker in plan.workers]
 
@@ -88,7 +90,8 @@ class Supervisor:
         Raises:
             LaunchError: a process ended again and again before the deployment was ready.
         """
-        _write_fleet(self.plan)
+        self._worker_key = new_key(self.plan.run_dir / WORKER_KEY)
+        _write_fleet(self.plan, self._worker_key)
         await self._starter.open()
         keepers = [asyncio.create_task(k.run()) for k in (*self._routers, *self._workers)]
         try:
@@ -152,7 +155,7 @@ class Supervisor:
     def _keeper(self, worker: WorkerPlan) -> Keeper:
         async def start(restarts: int) -> Running:
             fresh = worker if restarts == 0 else worker.reincarnated(self._ports)
-            return await self._starter.start(fresh)
+            return await self._starter.start(fresh.with_key(self._worker_key))
 
         return Keeper(_worker_state(worker), start, self._changed)
 
@@ -180,10 +183,12 @@ class Supervisor:
         return Running(started.pid, started.wait())
 
 
-def _write_fleet(plan: LaunchPlan) -> None:
+def _write_fleet(plan: LaunchPlan, worker_key: str) -> None:
     plan.router.log.parent.mkdir(parents=True, exist_ok=True)
-    write_admin_key(plan.run_dir)
-    plan.router.fleet.write_bytes(orjson.dumps(plan.fleet, option=orjson.OPT_INDENT_2))
+    new_key(plan.run_dir / ADMIN_KEY)
+    workers = [worker | {"key": worker_key} for worker in plan.fleet["workers"]]
+    fleet = plan.fleet | {"workers": workers}
+    write_private(plan.router.fleet, orjson.dumps(fleet, option=orjson.OPT_INDENT_2))
 
 
 def _router_state(router: RouterPlan, process: int) -> ProcessState:

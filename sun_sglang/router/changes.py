@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
+from sun_sglang.private_file import write_private
 from sun_sglang.router.fleet import Fleet, FleetError, FleetWorker, load_fleet
 from sun_sglang.router.log import Log
 from sun_sglang.router.problem import Problem
@@ -171,6 +171,5 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _replace(path: Path, fleet: Fleet) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_bytes(orjson.dumps(fleet.model_dump(mode="json"), option=orjson.OPT_INDENT_2))
-    partial.replace(path)
+    # the file holds workers' keys
+    write_private(path, orjson.dumps(fleet.model_dump(mode="json"), option=orjson.OPT_INDENT_2))

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from sun_sglang.router.clock import Clock
+from sun_sglang.worker_key import bearer
 
 # Below uvicorn's 5 s, so that a request is not written to a connection that the worker is just closing.
 KEEPALIVE_S = 3.0
@@ -75,7 +76,7 @@ class Connection(asyncio.Protocol):
         self._receiver, self._begun = receiver, False
         if body is None:
             self._transport.write(
-                b"GET %b HTTP/1.1\r\nHost: %b\r\n\r\n" % (path.encode(), self._origin.netloc.encode())
+                self._origin.get_head(path)
             )
         else:
             self._transport.write(b"%b%d\r\n\r\n%b" % (self._origin.head(path), len(body), body))
@@ -155,7 +156,7 @@ class _Idle(NamedTuple):
 class Origin:
     """One worker, and the connections to it that are kept."""
 
-    def __init__(self, base: str, clock: Clock) -> None:
+    def __init__(self, base: str, clock: Clock, key: str | None = None) -> None:
         parts = urlsplit(base)
         assert parts.hostname is not None, "checked when the fleet file was read"
         self.host = parts.hostname
@@ -164,7 +165,7 @@ class Origin:
         self.clock = clock
         self.idle: deque[_Idle] = deque()
         self._loop = asyncio.get_running_loop()
-        self.netloc = parts.netloc
+        self._named = [f"Host: {parts.netloc}", *(f"{name}: {value}" for name, value in bearer(key).items())]
         self._heads: dict[str, bytes] = {}
         self._sweep: asyncio.TimerHandle | None = None
         self._closed = False
@@ -173,9 +174,13 @@ class Origin:
         """A request's header up to the length of its body."""
         head = self._heads.get(path)
         if head is None:
-            lines = (f"POST {path} HTTP/1.1", f"Host: {self.netloc}", "Content-Type: application/json")
+            lines = (f"POST {path} HTTP/1.1", *self._named, "Content-Type: application/json")
             head = self._heads[path] = "\r\n".join((*lines, "Content-Length: ")).encode()
         return head
+
+    def get_head(self, path: str) -> bytes:
+        """Return the whole header of a request without a body."""
+        return "\r\n".join((f"GET {path} HTTP/1.1", *self._named, "", "")).encode()
 
     def take(self) -> Connection | None:
         """A connection that was kept, if one is of use still."""
@@ -238,13 +243,13 @@ class Connections:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._origins: dict[str, Origin] = {}
+        self._origins: dict[tuple[str, str | None], Origin] = {}
 
-    def origin(self, base: str) -> Origin:
-        """The worker at `base`, as `http://HOST:PORT`."""
-        origin = self._origins.get(base)
+    def origin(self, base: str, key: str | None = None) -> Origin:
+        """The worker at `base`, as `http://HOST:PORT`, which requires `key`."""
+        origin = self._origins.get((base, key))
         if origin is None:
-            origin = self._origins[base] = Origin(base, self._clock)
+            origin = self._origins[base, key] = Origin(base, self._clock, key)
         return origin
 
     @property

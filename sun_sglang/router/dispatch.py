@@ -170,7 +170,7 @@ class Dispatcher:
             self._release(attempt, leg, "abandoned" if outcome == "ok" else outcome)
         self._close(attempt)
         for leg in legs:
-            self._spawn(self.wire.abort(attempt.worker(leg).spec.url, {"rid": attempt.rid}))
+            self._spawn(self.wire.abort(attempt.worker(leg).spec, {"rid": attempt.rid}))
 
     def abort(self, ticket: Ticket) -> None:
         """The client asked for an abort: tell the workers; their answers end the request in the usual way."""
@@ -186,7 +186,7 @@ class Dispatcher:
         """Abort all requests on all workers, other routers' included, as `abort_all` does on a single server."""
         for worker in self._registry.workers.values():
             if worker.card is not None:
-                self._spawn(self.wire.abort(worker.spec.url, {"abort_all": True}))
+                self._spawn(self.wire.abort(worker.spec, {"abort_all": True}))
 
     def eject(self, name: str, reason: str, *, gone: bool = False) -> None:
         """Take a worker out of rotation until its card and a canary pass. `gone`: its requests in flight are lost."""
@@ -215,7 +215,7 @@ class Dispatcher:
         """A worker ignores the id of a request that it has not taken in yet, so it is told again."""
         try:
             for pause in ABORT_PAUSES_S:
-                await asyncio.gather(*(self.wire.abort(w.spec.url, {"rid": attempt.rid}) for w in attempt.pair))
+                await asyncio.gather(*(self.wire.abort(w.spec, {"rid": attempt.rid}) for w in attempt.pair))
                 await asyncio.sleep(pause)
                 if attempt not in self.attempts:
                     return
@@ -262,7 +262,7 @@ class Dispatcher:
 
     async def _is_alive(self, attempt: Attempt, leg: Leg) -> bool:
         worker, before = attempt.worker(leg), attempt.incarnations[leg]
-        return worker.incarnation == before == await self.wire.incarnation(worker.spec.url)
+        return worker.incarnation == before == await self.wire.incarnation(worker.spec)
 
     def _send(self, call: Call, pair: Pair, ticket: Ticket, fresh: bool) -> Attempt:
         rid, room = new_names(self._randomness.take(24))
@@ -277,10 +277,10 @@ class Dispatcher:
         path, (prefill, decode) = call.endpoint, pair
         attempt.legs = {
             "prefill": self.wire.send(
-                prefill.spec.url, path, bodies.prefill, partial(self._prefilled, attempt), fresh=fresh
+                prefill.spec, path, bodies.prefill, partial(self._prefilled, attempt), fresh=fresh
             ),
             "decode": self.wire.send(
-                decode.spec.url, path, bodies.decode, partial(attempt.hear, "decode"), streams=call.stream, fresh=fresh
+                decode.spec, path, bodies.decode, partial(attempt.hear, "decode"), streams=call.stream, fresh=fresh
             ),
         }
         return attempt

@@ -11,6 +11,7 @@ from pydantic import Field, StringConstraints, ValidationError, field_validator,
 
 from sun_sglang.errors import UserError
 from sun_sglang.topology import PoolName, Role, Router, Strict, Task, TaskName
+from sun_sglang.worker_key import bearer
 
 # a name in ASCII, an IPv4 or an IPv6 address
 _LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
@@ -29,12 +30,23 @@ class FleetPool(Strict):
 
 
 class FleetWorker(Strict):
-    """One worker: its name, its pool, the URL of its HTTP server, and whether it takes no new requests (`draining`)."""
+    """One worker.
+
+    Attributes:
+        name: unique in the fleet.
+        pool: the pool it belongs to.
+        url: its HTTP server.
+        draining: it takes no new requests.
+        key: the worker key that it requires; None where it requires none. Never shown.
+    """
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)]
     pool: PoolName
     url: str
     draining: bool = False
+    key: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._~+/=-]+$", min_length=16, max_length=256)] | None = (
+        Field(default=None, repr=False)
+    )
 
     @field_validator("url")
     @classmethod
@@ -49,6 +61,11 @@ class FleetWorker(Strict):
         if parts.port == 0:
             raise ValueError("no worker listens on port 0")
         return url.rstrip("/")
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers that every request to this worker needs."""
+        return bearer(self.key)
 
     @property
     def host(self) -> str:

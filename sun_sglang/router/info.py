@@ -137,7 +137,9 @@ class Info:
         async def flush(worker: Worker) -> str:
             url = f"{worker.spec.url}/flush_cache"
             try:
-                async with self._session.post(url, params={"timeout": patience}, timeout=timeout) as response:
+                async with self._session.post(
+                    url, params={"timeout": patience}, headers=worker.spec.headers, timeout=timeout
+                ) as response:
                     return "" if response.status == 200 else (await response.text()).strip()
             except (aiohttp.ClientError, OSError) as e:
                 return describe(e)
@@ -214,7 +216,9 @@ class Info:
     async def _ask(self, worker: Worker, path: str) -> dict[str, Any]:
         timeout = aiohttp.ClientTimeout(total=WORKER_TIMEOUT_S)
         try:
-            async with self._session.get(worker.spec.url + path, timeout=timeout) as response:
+            async with self._session.get(
+                worker.spec.url + path, headers=worker.spec.headers, timeout=timeout
+            ) as response:
                 body, status = await response.read(), response.status
         except (aiohttp.ClientError, OSError) as e:
             raise Problem(502, f"worker `{worker.name}` does not answer {path}: {describe(e)}") from e

@@ -56,7 +56,7 @@ class LengthCheck:
             return None
         worker = min((pair.prefill for pair in pairs), key=lambda w: w.load_requests)
         body = orjson.dumps({**what, "model": wire_model(task)})
-        headers = {"Content-Type": "application/json"}
+        headers = {**worker.spec.headers, "Content-Type": "application/json"}
         timeout = aiohttp.ClientTimeout(total=TOKENIZE_TIMEOUT_S)
         url = worker.spec.url + "/tokenize"
         try:

@@ -68,8 +68,8 @@ async def ask_load(session: aiohttp.ClientSession, worker: Worker, seconds: floa
     """What a worker says it has; None where it does not say within `seconds`."""
     timeout = aiohttp.ClientTimeout(total=seconds)
     try:
-        url = worker.spec.url + "/v1/loads?include=core"
-        async with session.get(url, timeout=timeout, allow_redirects=False) as response:
+        url, headers = worker.spec.url + "/v1/loads?include=core", worker.spec.headers
+        async with session.get(url, headers=headers, timeout=timeout, allow_redirects=False) as response:
             return read_load(await read_at_most(response, MAX_LOADS_BYTES))
     except (aiohttp.ClientError, OSError):
         return None

@@ -159,9 +159,13 @@ class Registrar:
         try:
             async with (
                 self._dispatcher.clock.timeout(limit),
-                self._session.get(worker.spec.url + "/sun/worker", allow_redirects=False) as response,
+                self._session.get(
+                    worker.spec.url + "/sun/worker", headers=worker.spec.headers, allow_redirects=False
+                ) as response,
             ):
                 body = await read_at_most(response, MAX_CARD_BYTES)
+                if response.status == 401:
+                    raise ProbeError("it requires a worker key that the fleet does not give; set its `key`")
                 if response.status != 200:
                     raise ProbeError(f"GET /sun/worker answered {response.status}")
                 return WorkerCard.model_validate_json(body)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sun_sglang.router.fleet import Fleet
+from sun_sglang.router.fleet import Fleet, FleetWorker
 from sun_sglang.router.registry import Registry
 from sun_sglang.topology import Task
 
@@ -26,7 +26,7 @@ class Transition:
         specs = {spec.name: spec for spec in wanted.workers}
         for name, worker in list(registry.workers.items()):
             spec = specs.get(name)
-            if spec is not None and (spec.pool, spec.url) != (worker.spec.pool, worker.spec.url):
+            if spec is not None and _address(spec) != _address(worker.spec):
                 registry.remove(name, "it was replaced")
             elif spec is not None:
                 worker.spec, worker.draining = spec, spec.draining
@@ -88,6 +88,11 @@ class Transition:
         if now is None or self._registry.is_proven(name, task):
             return task
         return task.model_copy(update={"prefill": now.prefill, "decode": now.decode})
+
+
+def _address(spec: FleetWorker) -> tuple[str, str, str | None]:
+    """Return what makes a worker another worker where it changes."""
+    return spec.pool, spec.url, spec.key
 
 
 def _pools(fleet: Fleet) -> set[str]:

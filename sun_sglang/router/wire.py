@@ -14,6 +14,7 @@ from sun_sglang.router.bounded import OversizedError
 from sun_sglang.router.clock import Clock
 from sun_sglang.router.connections import CONNECT_TIMEOUT_S, KEEPALIVE_S, Connections
 from sun_sglang.router.exchange import Exchange
+from sun_sglang.router.fleet import FleetWorker
 from sun_sglang.router.log import Log
 from sun_sglang.router.replies import parse
 from sun_sglang.router.verdict import Lost, Reply
@@ -47,7 +48,7 @@ class Wire:
 
     def send(
         self,
-        base: str,
+        worker: FleetWorker,
         path: str,
         body: bytes,
         heard: Callable[[Lost | Reply], None],
@@ -56,26 +57,26 @@ class Wire:
         fresh: bool = False,
     ) -> Exchange:
         """Send a leg to a worker; see `Exchange`."""
-        return Exchange(self.connections.origin(base), path, body, heard, streams=streams, fresh=fresh)
+        return Exchange(self.connections.origin(worker.url, worker.key), path, body, heard, streams=streams, fresh=fresh)
 
-    async def abort(self, url: str, what: dict[str, Any]) -> None:
+    async def abort(self, worker: FleetWorker, what: dict[str, Any]) -> None:
         """POST /abort_request. An abort is idempotent, so it is sent again where a kept connection was closed.
 
         A worker that cannot be reached has nothing to abort; that is only logged.
         """
         body = orjson.dumps(what)
-        outcome = await self._ask(url, "/abort_request", body, ABORT_TIMEOUT_S)
+        outcome = await self._ask(worker, "/abort_request", body, ABORT_TIMEOUT_S)
         if isinstance(outcome, Lost) and outcome.stale:
-            outcome = await self._ask(url, "/abort_request", body, ABORT_TIMEOUT_S, fresh=True)
+            outcome = await self._ask(worker, "/abort_request", body, ABORT_TIMEOUT_S, fresh=True)
         if isinstance(outcome, Lost):
-            self._log.event("abort_failed", url=url, why=outcome.detail, **what)
+            self._log.event("abort_failed", url=worker.url, why=outcome.detail, **what)
 
-    async def incarnation(self, url: str) -> str | None:
+    async def incarnation(self, worker: FleetWorker) -> str | None:
         """Read the incarnation of the worker process that listens now; None if no process answers in time.
 
         The connection is new: an answer proves that the process lives after this call began.
         """
-        outcome = await self._ask(url, "/sun/worker", None, CARD_TIMEOUT_S, fresh=True)
+        outcome = await self._ask(worker, "/sun/worker", None, CARD_TIMEOUT_S, fresh=True)
         if isinstance(outcome, Lost) or outcome.status != HTTPStatus.OK:
             return None
         card = parse(outcome.head)
@@ -83,10 +84,10 @@ class Wire:
         return incarnation if isinstance(incarnation, str) else None
 
     async def _ask(
-        self, url: str, path: str, body: bytes | None, seconds: float, *, fresh: bool = False
+        self, worker: FleetWorker, path: str, body: bytes | None, seconds: float, *, fresh: bool = False
     ) -> Lost | Reply:
         said: asyncio.Future[Lost | Reply] = asyncio.get_running_loop().create_future()
-        exchange = Exchange(self.connections.origin(url), path, body, said.set_result, fresh=fresh)
+        exchange = Exchange(self.connections.origin(worker.url, worker.key), path, body, said.set_result, fresh=fresh)
         try:
             async with self._clock.timeout(seconds):
                 return await said

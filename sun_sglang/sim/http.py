@@ -20,6 +20,7 @@ from sun_sglang.sim.faults import Fault, Faults
 from sun_sglang.sim.loads import loads, model_info, server_info
 from sun_sglang.sim.refusal import BadValueError, BrokenBodyError, RefusalError
 from sun_sglang.sim.settings import Settings
+from sun_sglang.worker_key import REFUSAL, is_authorized
 
 _BODY_LIMIT = 1 << 30
 _SSE = {"Content-Type": "text/event-stream; charset=utf-8"}
@@ -58,7 +59,7 @@ class Server:
 
     async def start(self) -> None:
         """Listen."""
-        app = web.Application(client_max_size=_BODY_LIMIT, middlewares=[self._outermost])
+        app = web.Application(client_max_size=_BODY_LIMIT, middlewares=[self._require_key, self._outermost])
         app.add_routes(self._routes())
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
@@ -121,6 +122,13 @@ class Server:
         ]
 
     # --- faults and errors ------------------------------------------------------------------------------------------
+
+    @web.middleware
+    async def _require_key(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        key = self._settings.key
+        if key is not None and not is_authorized(request.headers.get("Authorization", ""), key):
+            return web.Response(status=401, body=REFUSAL, content_type="application/json")
+        return await handler(request)
 
     @web.middleware
     async def _outermost(self, request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from sun_sglang.errors import TopologyError
 from sun_sglang.topology import Emulation, Role, Strict
@@ -31,6 +31,7 @@ class Settings(Strict):
         engine: the SGLang flags that its identity depends on.
         decode_cache: whether a decode worker keeps prompts' KV.
         emulation: what it emulates.
+        key: the worker key that every request has to carry; None for none.
     """
 
     role: Role
@@ -45,6 +46,7 @@ class Settings(Strict):
     engine: dict[str, str]
     decode_cache: bool = True
     emulation: Emulation
+    key: str | None = Field(default=None, repr=False)
 
 
 class _Flag(NamedTuple):

@@ -8,6 +8,7 @@ takes SGLang's flags, most of which mean nothing here, and `--sim-*` flags of it
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from sun_sglang.sim.http import Server
 from sun_sglang.sim.prefill_engine import PrefillEngine
 from sun_sglang.sim.prefixes import PrefixCache
 from sun_sglang.sim.settings import Settings, costs_path, parse_settings
+from sun_sglang.worker_key import read_key
 
 
 class EmulatedWorker:
@@ -108,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     try:
         settings = parse_settings(sys.argv[1:] if argv is None else argv)
-        uvloop.run(serve(settings))
+        uvloop.run(serve(settings.model_copy(update={"key": read_key(os.environ)})))
     except SunError as e:
         sys.exit(f"emulated worker: {e}")
 

@@ -19,7 +19,9 @@ import psutil
 import pytest
 import yaml
 
+from sun_sglang.launch.plan import WORKER_KEY
 from sun_sglang.launch.state import DeploymentState, ProcessState, read_state
+from sun_sglang.worker_key import bearer
 
 TOPOLOGY: dict[str, Any] = {
     "pools": {
@@ -78,6 +80,16 @@ class Deployment:
     @property
     def url(self) -> str:
         return self.state.url
+
+    @property
+    def key(self) -> str:
+        """The worker key."""
+        return (self.run_dir / WORKER_KEY).read_text()
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What a request to a worker, past the router, has to carry."""
+        return bearer(self.key)
 
     def process(self, name: str) -> ProcessState:
         return next(p for p in self.state.processes if p.name == name)
@@ -160,8 +172,8 @@ def deployment(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture
 async def client(deployment: Deployment) -> AsyncIterator[httpx.AsyncClient]:
-    """Asks the router."""
-    async with httpx.AsyncClient(base_url=deployment.url, timeout=60) as client:
+    """Asks the router; its headers open the workers too."""
+    async with httpx.AsyncClient(base_url=deployment.url, timeout=60, headers=deployment.headers) as client:
         yield client
 
 

@@ -90,7 +90,7 @@ async def test_two_tasks_with_one_prompt_get_their_own_answers(client: httpx.Asy
 async def test_without_a_namespace_the_second_task_gets_the_first_ones_kv(deployment: Deployment, models: Path) -> None:
     """Today's SGLang, asked as its own load balancer asks it: the reason for the namespaces."""
     prompt = [random.Random(12).randrange(5, 261) for _ in range(50)]
-    async with httpx.AsyncClient(timeout=60) as raw:
+    async with httpx.AsyncClient(timeout=60, headers=deployment.headers) as raw:
         first = await ask_pair(raw, deployment, "llama-a-0", prompt)
         second = await ask_pair(raw, deployment, "llama-b-0", prompt)
     a, b = (Reference(models / f"llama-{t}", models / "llama-base") for t in "ab")

@@ -53,7 +53,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
 
 @pytest.fixture
 async def demo_client(demo: Deployment) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=demo.url, timeout=60) as client:
+    async with httpx.AsyncClient(base_url=demo.url, timeout=60, headers=demo.headers) as client:
         yield client
 
 

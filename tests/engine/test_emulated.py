@@ -194,7 +194,7 @@ class Pair:
 @pytest.fixture
 async def real(deployment: Deployment) -> Pair:
     prefill, decode = (deployment.process(name).url for name in ("llama-a-0", "llama-base-0"))
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(headers=deployment.headers) as client:
         card = (await client.get(f"{prefill}/sun/worker")).json()
     return Pair(prefill, decode, card["bootstrap_port"])
 
@@ -218,9 +218,10 @@ async def emulated(models: Path) -> AsyncIterator[Pair]:
 
 
 @pytest.fixture
-async def raw() -> AsyncIterator[httpx.AsyncClient]:
+async def raw(deployment: Deployment) -> AsyncIterator[httpx.AsyncClient]:
     # an unhandled error closes SGLang's connection after the reply: none is used twice
-    async with httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_keepalive_connections=0)) as client:
+    limits = httpx.Limits(max_keepalive_connections=0)
+    async with httpx.AsyncClient(timeout=60, limits=limits, headers=deployment.headers) as client:
         yield client
 
 

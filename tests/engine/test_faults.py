@@ -122,7 +122,7 @@ async def a_router_process(
         "tasks": {"pair": {"prefill": "prefill", "decode": "decode"}},
         "pools": {role: {"role": role, "model": "m"} for role in ("prefill", "decode")},
         "workers": [
-            {"name": name, "pool": role, "url": deployment.process(name).url}
+            {"name": name, "pool": role, "url": deployment.process(name).url, "key": deployment.key}
             for role, names in pools.items()
             for name in names
         ],
@@ -139,7 +139,7 @@ async def a_router_process(
             listening = json.loads(await process.stderr.readline())
         assert listening["event"] == "listening"
         draining = asyncio.create_task(process.stderr.read())
-        async with httpx.AsyncClient(base_url=listening["url"], timeout=PATIENCE) as client:
+        async with httpx.AsyncClient(base_url=listening["url"], timeout=PATIENCE, headers=deployment.headers) as client:
             yield process, client
     finally:
         if process.returncode is None:

@@ -57,7 +57,7 @@ async def right_answer(deployment: Deployment, models: Path, seed: int) -> None:
 
 async def until_ready(deployment: Deployment, name: str, restarts: int) -> None:
     """Wait until a process was restarted so often, and the router has proven a path through what runs now."""
-    async with httpx.AsyncClient(timeout=5) as client, asyncio.timeout(PATIENCE):
+    async with httpx.AsyncClient(timeout=5, headers=deployment.headers) as client, asyncio.timeout(PATIENCE):
         while not (
             (process := deployment.process(name)).restarts >= restarts
             and process.phase == Phase.RUNNING
@@ -103,7 +103,7 @@ async def test_whatever_is_killed_comes_back_and_in_the_end_nothing_is_left(pair
 
 
 async def card(deployment: Deployment) -> dict[str, Any]:
-    async with httpx.AsyncClient(timeout=10) as client:
+    async with httpx.AsyncClient(timeout=10, headers=deployment.headers) as client:
         return dict((await client.get(f"{deployment.process('a-0').url}/sun/worker")).json())
 
 

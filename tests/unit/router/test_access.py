@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sun_sglang.errors import TopologyError, UserError
-from sun_sglang.launch.access import read_access, write_admin_key
+from sun_sglang.launch.access import new_key, read_access
+from sun_sglang.launch.plan import ADMIN_KEY
 from sun_sglang.launch.readiness import RouterClient
 from sun_sglang.router.access import Access, load_access, load_tls, needed
 from sun_sglang.router.fleet import Fleet, FleetError
@@ -213,10 +214,10 @@ async def test_nothing_secret_is_told(locked: System) -> None:
 
 def test_the_launchers_key_is_the_users_alone(tmp_path: Path) -> None:
     assert read_access(tmp_path) == (None, None)
-    write_admin_key(tmp_path)
+    new_key(tmp_path / ADMIN_KEY)
     first = (tmp_path / "admin.key").read_text()
     assert stat.S_IMODE((tmp_path / "admin.key").stat().st_mode) == 0o600
-    write_admin_key(tmp_path)
+    new_key(tmp_path / ADMIN_KEY)
     assert (tmp_path / "admin.key").read_text() != first
 
 
@@ -236,7 +237,7 @@ async def test_tls_and_keys_and_the_launcher_still_sees_the_tasks(
     start: Start, tmp_path: Path, certificate: tuple[Path, Path]
 ) -> None:
     (tmp_path / "keys.yaml").write_text(yaml.safe_dump(KEYS))
-    write_admin_key(tmp_path)
+    new_key(tmp_path / ADMIN_KEY)
     router = {"tls_cert": str(certificate[0]), "tls_key": str(certificate[1])}
     (tmp_path / "fleet.json").write_bytes(orjson.dumps({"router": router}))
     system: System = await start(

@@ -17,6 +17,7 @@ import psutil
 import pytest
 import yaml
 
+from sun_sglang.launch.access import worker_headers
 from sun_sglang.launch.state import read_state
 
 KEY = "user-key-0123456789"
@@ -96,10 +97,26 @@ def test_the_launchers_own_key_opens_status_and_changes(run_dir: Path) -> None:
 
 
 def test_no_key_is_on_a_command_line_or_in_a_file_that_others_read(run_dir: Path) -> None:
-    own = (run_dir / "admin.key").read_text()
+    secrets = [KEY, *((run_dir / name).read_text() for name in ("admin.key", "worker.key"))]
     state = read_state(run_dir)
     assert state is not None
     lines = [" ".join(psutil.Process(p.pid).cmdline()) for p in state.processes]
-    files = [f.read_text(errors="replace") for f in run_dir.rglob("*") if f.suffix in (".log", ".json")]
+    files = [f for f in run_dir.rglob("*") if f.is_file() and stat.S_IMODE(f.stat().st_mode) != 0o600]
     assert len(files) >= 6
-    assert not any(secret in text for secret in (own, KEY) for text in lines + files)
+    assert not any(secret in text for secret in secrets for text in [*lines, *(f.read_text("latin-1") for f in files)])
+
+
+async def test_a_launched_worker_refuses_everybody_without_the_worker_key(run_dir: Path) -> None:
+    """Whoever reaches a worker's port can abort every request and read its card with the key, and nothing without."""
+    state = read_state(run_dir)
+    assert state is not None
+    url = next(p.url for p in state.processes if p.role == "decode")
+    everything = json.dumps({"abort_all": True})
+    async with aiohttp.ClientSession(url) as client:
+        for wrong in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Bearer {KEY}"}):
+            async with client.post("/abort_request", data=everything, headers=wrong) as r:
+                assert r.status == 401
+            async with client.get("/sun/worker", headers=wrong) as r:
+                assert r.status == 401
+        async with client.get("/sun/worker", headers=worker_headers(run_dir)) as r:
+            assert r.status == 200, await r.text()

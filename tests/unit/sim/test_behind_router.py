@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 import yaml
 
+from sun_sglang.launch.access import worker_headers
 from sun_sglang.launch.state import DeploymentState, read_state
 from sun_sglang.sim.tokens import answer
 
@@ -48,8 +49,9 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-async def client() -> Any:
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as session:
+async def client(run_dir: Path) -> Any:
+    timeout = aiohttp.ClientTimeout(total=120)
+    async with aiohttp.ClientSession(timeout=timeout, headers=worker_headers(run_dir)) as session:
         yield session
 
 

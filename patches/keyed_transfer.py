@@ -1,0 +1,109 @@
+"""The sockets over which workers negotiate a KV transfer require the worker key.
+
+SGLang's are open ZeroMQ sockets. One message that is none of SGLang's ends the thread that reads them
+(`disaggregation/mooncake/conn.py`, `bootstrap_thread`): the worker stays up, looks healthy, and every later request of
+it waits for its deadline. With a worker key the sockets speak CURVE, so that only a process with the key is heard.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from sun_sglang.patches.patch import Patch
+from sun_sglang.worker_key import read_key
+
+_WHY = "any message from anybody would end the thread that negotiates KV transfers, and the worker would hang"
+_WAY_OUT = "when SGLang authenticates its workers to each other"
+
+
+class _Pair(NamedTuple):
+    public: bytes
+    secret: bytes
+
+
+def listen_with_key(
+    listen: Callable[..., tuple[int, Any]], context: Any, socket_type: Any, host: str | None = None
+) -> tuple[int, Any]:
+    """Bind a socket that hears only holders of the key; sockets that only send are left as they are."""
+    import zmq
+
+    pair = _pair()
+    if pair is None or socket_type != zmq.PULL:
+        return listen(context, socket_type, host)
+    options = {zmq.CURVE_SERVER: 1, zmq.CURVE_SECRETKEY: pair.secret}
+    before = dict(context.sockopts)
+    context.sockopts.update(options)
+    try:
+        return listen(context, socket_type, host)
+    finally:
+        context.sockopts.clear()
+        context.sockopts.update(before)
+
+
+def manager_connects_with_key(manager: Any, *_args: Any, **_kwargs: Any) -> None:
+    """Give the sockets that a manager connects the key."""
+    _present_key(manager._zmq_ctx)
+
+
+def receiver_connects_with_key(receiver: Any, *_args: Any, **_kwargs: Any) -> None:
+    """Give the sockets that a receiver connects the key."""
+    _present_key(receiver._ctx)
+
+
+def _present_key(context: Any) -> None:
+    import zmq
+
+    pair = _pair()
+    if pair is not None:
+        options = {zmq.CURVE_SERVERKEY: pair.public, zmq.CURVE_PUBLICKEY: pair.public, zmq.CURVE_SECRETKEY: pair.secret}
+        context.sockopts.update(options)
+
+
+def _pair() -> _Pair | None:
+    """Return the deployment's key pair, which follows from its worker key.
+
+    CURVE never sends the server's public key, so who knows it knows the worker key.
+    """
+    import zmq
+    from zmq.utils import z85
+
+    key = read_key(os.environ)
+    if key is None:
+        return None
+    secret = z85.encode(hashlib.sha256(b"sun-sglang kv transfer\0" + key.encode()).digest())
+    return _Pair(zmq.curve_public(secret), secret)
+
+
+LISTEN = Patch(
+    name="keyed_transfer.listen",
+    target="sglang.srt.disaggregation.common.conn.get_zmq_socket_on_host",
+    parameters=("context", "socket_type", "host"),
+    kind="around",
+    hook=listen_with_key,
+    why=_WHY,
+    versions=("0.5.21",),
+    way_out=_WAY_OUT,
+)
+MANAGER = Patch(
+    name="keyed_transfer.manager",
+    target="sglang.srt.disaggregation.common.conn.CommonKVManager._connect",
+    parameters=("self", "endpoint", "is_ipv6"),
+    kind="before",
+    hook=manager_connects_with_key,
+    why=_WHY,
+    versions=("0.5.21",),
+    way_out=_WAY_OUT,
+)
+RECEIVER = Patch(
+    name="keyed_transfer.receiver",
+    target="sglang.srt.disaggregation.common.conn.CommonKVReceiver._connect",
+    parameters=("cls", "endpoint", "is_ipv6"),
+    kind="before",
+    hook=receiver_connects_with_key,
+    why=_WHY,
+    versions=("0.5.21",),
+    way_out=_WAY_OUT,
+)

@@ -1,0 +1,37 @@
+"""A worker that requires a key warms itself up with that key.
+
+SGLang's warm-up calls the worker's own HTTP server. SGLang's flag `--api-key` would give it a key, but a flag is on the
+command line, in the log and in `/server_info`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from sun_sglang.patches.patch import Patch
+from sun_sglang.worker_key import read_key
+
+
+def warm_up_with_key(warm_up: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Run the warm-up with this process's key as SGLang's `api_key`, for its length only."""
+    from sglang.srt.runtime_context import get_serving
+
+    key = read_key(os.environ)
+    if key is None:
+        return warm_up(*args, **kwargs)
+    with get_serving().override(api_key=key):
+        return warm_up(*args, **kwargs)
+
+
+PATCH = Patch(
+    name="worker_key",
+    target="sglang.srt.entrypoints.http_server._wait_and_warmup",
+    parameters=("server_args", "launch_callback", "execute_warmup_func"),
+    kind="around",
+    hook=warm_up_with_key,
+    why="the server would answer 401 to its own warm-up and end",
+    versions=("0.5.21",),
+    way_out="when SGLang reads its API key from the environment and protects every route with it",
+)

@@ -1,0 +1,96 @@
+"""What somebody can do to a worker who reaches its ports: nothing over HTTP and over KV transfer's control socket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import psutil
+import pytest
+import zmq
+
+from tests.engine.conftest import Deployment, Reference, generate, some_tokens
+
+ROUTES = [
+    ("GET", "/sun/worker"),
+    ("GET", "/health"),
+    ("GET", "/health_generate"),
+    ("GET", "/server_info"),
+    ("GET", "/docs"),
+    ("OPTIONS", "/generate"),
+    ("POST", "/generate"),
+    ("POST", "/abort_request"),
+    ("POST", "/flush_cache"),
+    ("POST", "/update_weights_from_disk"),
+    ("POST", "/release_memory_occupation"),
+    ("POST", "/pause_generation"),
+    ("GET", "/no/such/route"),
+]
+
+
+@pytest.mark.parametrize("worker", ["llama-a-0", "llama-base-0"])
+async def test_a_worker_answers_401_to_everybody_without_its_key(deployment: Deployment, worker: str) -> None:
+    url = deployment.process(worker).url
+    async with httpx.AsyncClient(timeout=60) as stranger:
+        for method, path in ROUTES:
+            reply = await stranger.request(method, url + path, json={"abort_all": True})
+            assert reply.status_code == 401, (method, path)
+        info = await stranger.get(f"{url}/server_info", headers=deployment.headers)
+    assert info.status_code == 200
+    assert deployment.key not in info.text
+    assert deployment.key not in deployment.process(worker).log.read_text(errors="replace")
+
+
+async def test_a_strangers_message_on_the_transfer_socket_is_dropped(
+    deployment: Deployment, client: httpx.AsyncClient, task_references: dict[str, Reference]
+) -> None:
+    """Without the key one such message ends the thread that negotiates transfers, and every later request hangs."""
+    ports = list(transfer_ports(deployment, "llama-a-0"))
+    assert ports
+    context = zmq.Context()
+    for port in ports:
+        for message in ([b"\xff\xfe"], [b"ABORT", b"no number"]):
+            with context.socket(zmq.PUSH) as socket:
+                events = socket.get_monitor_socket()
+                socket.setsockopt(zmq.LINGER, 0)
+                socket.connect(f"tcp://127.0.0.1:{port}")
+                socket.send_multipart(message)
+                assert shaken(events) == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+                socket.disable_monitor()
+    context.term()
+    prompt = some_tokens(90, 30)
+    reply = await generate(client, "llama-a", prompt, 8)
+    task_references["llama-a"].check(prompt, reply["output_ids"])
+
+
+def transfer_ports(deployment: Deployment, worker: str) -> Iterator[int]:
+    """Ports of a worker's scheduler that speak ZeroMQ's protocol."""
+    for child in psutil.Process(deployment.process(worker).pid).children(recursive=True):
+        for connection in child.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and speaks_zmtp(connection.laddr.port):
+                yield connection.laddr.port
+
+
+def speaks_zmtp(port: int) -> bool:
+    """A ZeroMQ socket greets whoever connects to it."""
+    import socket
+
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as peer:
+        peer.sendall(b"\xff\0\0\0\0\0\0\0\x01\x7f\x03")
+        peer.settimeout(1)
+        try:
+            return peer.recv(10) == b"\xff\0\0\0\0\0\0\0\x01\x7f"
+        except (TimeoutError, ConnectionError):
+            return False
+
+
+def shaken(events: zmq.Socket[bytes]) -> int:
+    """Wait for the end of a handshake."""
+    from zmq.utils.monitor import recv_monitor_message
+
+    ends = {zmq.EVENT_HANDSHAKE_SUCCEEDED, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL}
+    while events.poll(60_000):
+        event = int(recv_monitor_message(events)["event"])
+        if event in ends:
+            return event
+    raise AssertionError("the handshake did not end")
