@@ -22,6 +22,17 @@ from sun_sglang.errors import CheckpointError, IdentityError
 
 _SAMPLE_ABOVE = 1 << 30
 _SAMPLE_BYTES = 4096
+# SGLang flags by which one checkpoint gives other KV for the same prompt
+MODULE_FLAGS = (
+    "quantization",
+    "dtype",
+    "load_format",
+    "json_model_override_args",
+    "modelopt_quant",
+    "quantize_and_serve",
+    "rl_quant_profile",
+    "model_impl",
+)
 _DTYPE_NAMES = {"half": "float16", "float": "float32", "bf16": "bfloat16"}
 
 # A card comes from another process, over the network. Every value has a bound, so that no card can exhaust the router's
@@ -91,6 +102,9 @@ class WorkerCard(BaseModel):
         context_length: longest prompt and answer together.
         kv_tokens: size of the KV cache in tokens.
         leaving: it was told to end, and ends once its requests have.
+        module_flags: the flags by which its weights give other KV than another worker's equal weights, as JSON.
+        keeps_answers: its cache keeps the KV of answers, which its own module made; a decode worker that does not say
+            is taken to.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -104,6 +118,14 @@ class WorkerCard(BaseModel):
     context_length: Tokens
     kv_tokens: Tokens
     leaving: bool = False
+    module_flags: str = ""
+    keeps_answers: bool = True
+
+    @property
+    def module(self) -> str:
+        """Revision of what makes this worker's KV: equal modules make equal KV for equal tokens."""
+        flags = hashlib.sha256(self.module_flags.encode()).hexdigest()[:8] if self.module_flags else ""
+        return f"{self.identity.weights}.{flags}" if flags else self.identity.weights
 
 
 class Difference(NamedTuple):
@@ -146,6 +168,12 @@ def require_same(left: Identity, right: Identity, *, names: tuple[str, str], whe
     raise IdentityError(
         f"{where}: `{names[0]}` and `{names[1]}` cannot share KV: {field} differs ({names[0]}: {a}, {names[1]}: {b})"
     )
+
+
+def module_flags(flags: Mapping[str, Any]) -> str:
+    """Return those of a worker's SGLang flags that decide what KV its weights give, as canonical JSON."""
+    given = {name: flags[name] for name in MODULE_FLAGS if flags.get(name)}
+    return json.dumps(given, sort_keys=True, default=str)
 
 
 def find_checkpoint(model: str, revision: str | None = None) -> Path | None:

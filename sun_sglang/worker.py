@@ -11,12 +11,12 @@ import importlib
 import os
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sun_sglang.cpu import has_gpu, prepare_cpu_engine
 from sun_sglang.errors import PatchError, SunError
-from sun_sglang.identity import WorkerCard, find_checkpoint, read_identity
+from sun_sglang.identity import WorkerCard, find_checkpoint, module_flags, read_identity
 from sun_sglang.worker_key import KeyRequired, read_key
 
 CARD_PATH = "/sun/worker"
@@ -150,7 +150,17 @@ def read_card(state: Any, incarnation: str) -> WorkerCard:
         context_length=state.tokenizer_manager.context_len,
         kv_tokens=info["max_total_num_tokens"],
         leaving=state.tokenizer_manager.gracefully_exit,
+        module_flags=module_flags(flags),
+        keeps_answers=not prefill and keeps_answers(flags),
     )
+
+
+def keeps_answers(flags: Mapping[str, Any]) -> bool:
+    """Return whether a decode worker with these flags keeps the KV of answers in its cache."""
+    from sun_sglang.patches.prompt_only_cache import BACKEND
+
+    caches = flags["disaggregation_decode_enable_radix_cache"] and not flags["disable_radix_cache"]
+    return bool(caches) and flags["radix_cache_backend"] != BACKEND
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sun_sglang.identity import Identity
+from sun_sglang.identity import MODULE_FLAGS, Identity
 from sun_sglang.launch.devices import uses_gpu
 from sun_sglang.launch.flags import canonical
 from sun_sglang.launch.machine import Machine
@@ -76,8 +76,8 @@ def cache_notes(topology: Topology, pool: str, flags: EngineFlags) -> list[str]:
     asked = canonical(topology.engine_of(pool))
     if flags.get("disaggregation_decode_enable_radix_cache") and "radix_cache_backend" in asked:
         return [
-            f"Pool `{pool}` sets `radix_cache_backend` itself: unless that cache leaves generated tokens out, a later "
-            "turn of a conversation may be answered from the decode model's KV instead of the task's."
+            f"Pool `{pool}` sets `radix_cache_backend` itself: a cache other than `{PROMPT_ONLY_CACHE}` may keep the "
+            "decode model's own KV, so tasks with other prefill weights reuse nothing of it."
         ]
     return []
 
@@ -135,7 +135,7 @@ def _same_weights(topology: Topology, identities: Mapping[str, Identity | None],
 
 def _one_module(topology: Topology, identities: Mapping[str, Identity | None], prefill: str, decode: str) -> bool:
     a, b = topology.engine_of(prefill), topology.engine_of(decode)
-    if any(a.get(key) != b.get(key) for key in ("quantization", "dtype", "load_format", "json_model_override_args")):
+    if any(a.get(key) != b.get(key) for key in MODULE_FLAGS):
         return False
     left, right = identities.get(prefill), identities.get(decode)
     if left is not None and right is not None:

@@ -156,7 +156,7 @@ class Info:
         task = self._registry.fleet.tasks[name]
         pools = {role: self._pool(pool) for role, pool in (("prefill", task.prefill), ("decode", task.decode))}
         paths = [{"prefill": p.prefill.name, "decode": p.decode.name} for p in self._registry.usable(name)]
-        weights = [w.card.identity.weights for w in self._registry.members(task.prefill) if w.card and w.admitted]
+        modules = [w.card.module for w in self._registry.members(task.prefill) if w.card and w.admitted]
         return {
             "ready": bool(paths),
             **pools,
@@ -164,7 +164,7 @@ class Info:
             "unproven_paths": [_path(p) | {"why": self._registrar.canary_fault(p)} for p in unproven],
             "queued": self._queue.waiting(name),
             "in_flight": in_flight,
-            "namespace": namespace(task.prefill, weights[0]) if weights else None,
+            "namespace": namespace(task.prefill, modules[0]) if modules else None,
         }
 
     def _pool(self, name: str) -> dict[str, Any]:

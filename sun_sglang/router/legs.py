@@ -120,22 +120,37 @@ def leg_bodies(call: Call, pair: Pair, *, rid: str, room: int) -> Bodies:
         "bootstrap_host": pair.prefill.spec.host,
         "bootstrap_port": card.bootstrap_port,
         "bootstrap_room": room,
-        "extra_key": namespace(pair.prefill.spec.pool, card.identity.weights, call.extra_key, call.cache_salt),
     }
-    both = call.shared + b"," + orjson.dumps(meeting)[1:-1]
+    ours = namespace(pair.prefill.spec.pool, card.module, call.extra_key, call.cache_salt)
+    both = call.shared + b"," + orjson.dumps(meeting)[1:-1] + b',"extra_key":'
     options = b',"stream_options":' + call.stream_options if call.stream_options else b""
     streams = b',"stream":true' + options if call.stream else b',"stream":false'
-    return Bodies(prefill=both + b',"stream":false}', decode=both + streams + b"}")
+    return Bodies(
+        prefill=both + orjson.dumps(ours) + b',"stream":false}',
+        decode=both + orjson.dumps(ours if _may_reuse(pair) else f"{ours}!{rid}") + streams + b"}",
+    )
 
 
-def namespace(pool: str, weights: str, extra_key: str | None = None, cache_salt: str | None = None) -> str:
+def _may_reuse(pair: Pair) -> bool:
+    """Return whether a request may be answered from what earlier ones of its namespace left in the decode cache.
+
+    The KV of an answer is the decode module's own. Where the prefill module would make other KV of the same tokens, a
+    later turn of a conversation must not find it.
+    """
+    prefill, decode = pair.prefill.card, pair.decode.card
+    assert prefill is not None, "a usable pair has been read"
+    assert decode is not None, "a usable pair has been read"
+    return not decode.keeps_answers or prefill.module == decode.module
+
+
+def namespace(pool: str, module: str, extra_key: str | None = None, cache_salt: str | None = None) -> str:
     """The cache namespace of a request: who made the KV, and what the client adds to it.
 
-    KV may be shared by requests that the same weights prefill, and by no others. A client's own keys only divide that
+    KV may be shared by requests that the same module prefills, and by no others. A client's own keys only divide that
     further. Two different inputs never give the same namespace: `@` and `#` are in no pool name or revision, and the
     client's part is JSON.
     """
-    ours = f"{pool}@{weights}"
+    ours = f"{pool}@{module}"
     if not extra_key and not cache_salt:
         return ours
     return f"{ours}#{orjson.dumps([extra_key or None, cache_salt or None]).decode()}"

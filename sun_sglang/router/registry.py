@@ -336,9 +336,13 @@ class Registry:
             difference = first_difference(card.identity, peer.card.identity)
             if difference is not None:
                 return _differs(worker, peer, *difference)
-            ours, theirs = card.identity.weights, peer.card.identity.weights
-            if peer.spec.pool == worker.spec.pool and ours != theirs:
-                return _differs(worker, peer, "weights", ours, theirs)
+            if peer.spec.pool == worker.spec.pool:
+                for field, ours, theirs in (
+                    ("weights", card.identity.weights, peer.card.identity.weights),
+                    ("module_flags", card.module_flags, peer.card.module_flags),
+                ):
+                    if ours != theirs:
+                        return _differs(worker, peer, field, ours, theirs)
         return ""
 
     def _comparable(self, worker: Worker) -> Iterable[Worker]:

@@ -90,6 +90,7 @@ def make_card(settings: Settings, identity: Identity, limits: Limits) -> WorkerC
         max_input_tokens=limits.prompt - 1,
         context_length=limits.context,
         kv_tokens=limits.kv,
+        keeps_answers=False,
     )
 
 

@@ -43,6 +43,8 @@ TOPOLOGY: dict[str, Any] = {
             "model": "./llama-base",
             "engine": {"max_total_tokens": 640, "num_reserved_decode_tokens": 8},
         },
+        # the very weights that decode: on `stock` one module does both, on `llama-base` others share the decoder
+        "own": {"role": "prefill", "model": "./llama-base"},
         "pages-a": {"role": "prefill", "model": "./llama-a", "engine": {"page_size": 16}},
         "pages-base": {"role": "decode", "model": "./llama-base", "engine": {"page_size": 16}},
         "qwen3-base": {"role": "decode", "model": "./qwen3-base", "replicas": 2},
@@ -54,6 +56,9 @@ TOPOLOGY: dict[str, Any] = {
         "llama-b": {"prefill": "llama-b", "decode": "llama-base"},
         "stock": {"prefill": "llama-a", "decode": "stock"},
         "uncached": {"prefill": "llama-a", "decode": "uncached"},
+        "twin": {"prefill": "llama-a", "decode": "llama-base"},
+        "own": {"prefill": "own", "decode": "stock"},
+        "mixed": {"prefill": "own", "decode": "llama-base"},
         "spare": {"prefill": "spare-a", "decode": "uncached"},
         "small": {"prefill": "llama-a", "decode": "small"},
         "pages": {"prefill": "pages-a", "decode": "pages-base"},

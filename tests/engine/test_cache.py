@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import re
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -24,7 +27,8 @@ async def converse(
     prompt = [rng.randrange(5, 261) for _ in range(40)]
     turns, cached = [], 0
     for turn in range(TURNS):
-        await forget(client, deployment, "pages-a-0" if task == "pages" else "llama-a-0")
+        prefill = (await client.get("/tasks")).json()["tasks"][task]["prefill"]["workers"][0]["name"]
+        await forget(client, deployment, prefill)
         reply = await generate(client, task, prompt, 24)
         turns.append((prompt, reply["output_ids"]))
         cached += reply["meta_info"]["cached_tokens"] if turn else 0
@@ -51,15 +55,91 @@ async def test_a_conversation_is_the_same_with_the_cache_on_and_off(
 
 
 async def test_sglangs_own_cache_changes_a_conversation(client: httpx.AsyncClient, deployment: Deployment) -> None:
-    """The difference is real: keep this as long as the prompt-only cache is kept."""
+    """The difference is real, asked past the router: keep this as long as the prompt-only cache is kept."""
     differing = 0
+    for seed in range(4):
+        uncached_turns, _ = await converse(client, deployment, "uncached", seed)
+        answers, cached = [], 0
+        for prompt, answer in uncached_turns:
+            await forget(client, deployment, "llama-a-0")
+            body = {"temperature": 0, "max_new_tokens": len(answer), "ignore_eos": True}
+            # each turn's prompt holds the uncached answer: what differs then differs by the cache
+            reply = await ask_pair(client, deployment, "llama-a-0", prompt, "stock-0", sampling_params=body)
+            answers.append(reply["output_ids"])
+            cached += reply["meta_info"]["cached_tokens"]
+        assert answers[0] == uncached_turns[0][1]
+        assert cached > 40 + 74, "it keeps what the decode module made, too"
+        differing += answers != [answer for _, answer in uncached_turns]
+    assert differing >= 2
+
+
+async def test_a_cache_that_keeps_answers_is_not_used_for_a_task_with_other_weights(
+    client: httpx.AsyncClient, deployment: Deployment
+) -> None:
+    """`stock` keeps the KV of answers, which llama-base made; llama-a would have made other KV."""
     for seed in range(4):
         stock_turns, cached = await converse(client, deployment, "stock", seed)
         uncached_turns, _ = await converse(client, deployment, "uncached", seed)
-        assert stock_turns[0] == uncached_turns[0]
-        assert cached > 40 + 74, "it keeps what the decode module made, too"
-        differing += stock_turns != uncached_turns
-    assert differing >= 3
+        assert stock_turns == uncached_turns
+        assert cached == 0
+
+
+async def test_one_module_on_both_sides_reuses_its_answers_beside_a_task_with_another(
+    client: httpx.AsyncClient, deployment: Deployment, models: Path
+) -> None:
+    """`own` shares its decode worker with `stock`, whose prefill weights differ."""
+    reference = Reference(models / "llama-base", models / "llama-base")
+    for seed in range(20, 22):
+        other, _ = await converse(client, deployment, "stock", seed)
+        turns, cached = await converse(client, deployment, "own", seed)
+        assert cached > 40 + 74, "answers too"
+        assert turns[0][0] == other[0][0], "the same first prompt, and no KV of the other task"
+        for prompt, answer in turns:
+            reference.check(prompt, answer)
+    reference.require_few_ties()
+
+
+async def test_a_decode_pool_of_one_module_and_others_keeps_prompts_only(
+    client: httpx.AsyncClient, deployment: Deployment, models: Path
+) -> None:
+    """The prefill weights of `mixed` are the decoder's, those of llama-a and llama-b are not."""
+    reference = Reference(models / "llama-base", models / "llama-base")
+    turns, cached = await converse(client, deployment, "mixed", 30)
+    assert cached == 40 + 74
+    for prompt, answer in turns:
+        reference.check(prompt, answer)
+    reference.require_few_ties()
+
+
+async def test_tasks_of_one_prefill_pool_share_its_cache_and_the_prompts_of_a_common_decoder(
+    client: httpx.AsyncClient, deployment: Deployment, models: Path
+) -> None:
+    """`twin` has both pools of llama-a; `uncached` has its prefill pool and another decoder."""
+    rng = random.Random(40)
+    reference = Reference(models / "llama-a", models / "llama-base")
+    prompt = [rng.randrange(5, 261) for _ in range(40)]
+    await forget(client, deployment, "llama-a-0")
+    first = await generate(client, "llama-a", prompt, 24)
+    later = prompt + first["output_ids"] + [rng.randrange(5, 261) for _ in range(10)]
+    seen = len(deployment.process("llama-a-0").log.read_bytes())
+    # on the prefill side the other decoder does not matter
+    reference.check(prompt, (await generate(client, "uncached", prompt, 24))["output_ids"])
+    assert await prefill_hits(deployment, "llama-a-0", seen) >= 39
+    # on the decode side its prompt is found, and nothing of its answer
+    await forget(client, deployment, "llama-a-0")
+    twin = await generate(client, "twin", later, 12)
+    assert twin["meta_info"]["cached_tokens"] == 40
+    reference.check(later, twin["output_ids"])
+    reference.require_few_ties()
+
+
+async def prefill_hits(deployment: Deployment, worker: str, begin: int) -> int:
+    """Return how many prompt tokens a prefill worker found in its cache, of the last batch that its log tells of."""
+    log = deployment.process(worker).log
+    async with asyncio.timeout(60):
+        while not (found := re.findall(r"#cached-token: (\d+)", log.read_bytes()[begin:].decode(errors="replace"))):
+            await asyncio.sleep(0.05)
+    return int(found[-1])
 
 
 async def test_retracted_requests_answer_as_the_reference_and_leave_only_their_prompts(
@@ -100,10 +180,15 @@ async def test_without_a_namespace_the_second_task_gets_the_first_ones_kv(deploy
 
 
 async def ask_pair(
-    raw: httpx.AsyncClient, deployment: Deployment, prefill: str, prompt: list[int], **fields: object
-) -> dict[str, object]:
-    """One request on a prefill worker and the shared decode worker, past the router."""
-    p, d = deployment.process(prefill).url, deployment.process("llama-base-0").url
+    raw: httpx.AsyncClient,
+    deployment: Deployment,
+    prefill: str,
+    prompt: list[int],
+    decode: str = "llama-base-0",
+    **fields: object,
+) -> dict[str, Any]:
+    """One request on a prefill worker and a decode worker, past the router."""
+    p, d = deployment.process(prefill).url, deployment.process(decode).url
     card = (await raw.get(f"{p}/sun/worker")).json()
     body = {
         "input_ids": prompt,

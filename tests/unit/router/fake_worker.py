@@ -179,6 +179,7 @@ class FakeWorker:
             "max_input_tokens": 1000,
             "context_length": 1024,
             "kv_tokens": 4096,
+            "keeps_answers": False,
         }
         changes = dict(self.card_changes)
         card["identity"] = card["identity"] | changes.pop("identity", {})
