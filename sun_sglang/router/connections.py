@@ -75,9 +75,7 @@ class Connection(asyncio.Protocol):
         assert self._receiver is None, "a connection has one request at a time"
         self._receiver, self._begun = receiver, False
         if body is None:
-            self._transport.write(
-                self._origin.get_head(path)
-            )
+            self._transport.write(self._origin.get_head(path))
         else:
             self._transport.write(b"%b%d\r\n\r\n%b" % (self._origin.head(path), len(body), body))
 

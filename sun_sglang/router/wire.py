@@ -57,7 +57,9 @@ class Wire:
         fresh: bool = False,
     ) -> Exchange:
         """Send a leg to a worker; see `Exchange`."""
-        return Exchange(self.connections.origin(worker.url, worker.key), path, body, heard, streams=streams, fresh=fresh)
+        return Exchange(
+            self.connections.origin(worker.url, worker.key), path, body, heard, streams=streams, fresh=fresh
+        )
 
     async def abort(self, worker: FleetWorker, what: dict[str, Any]) -> None:
         """POST /abort_request. An abort is idempotent, so it is sent again where a kept connection was closed.
