@@ -10,6 +10,8 @@ import aiohttp
 import pytest
 import yaml
 
+from sun_sglang.router.fleet import FleetWorker
+
 from .conftest import SUN, Start, System
 from .fake_worker import Fault
 
@@ -170,8 +172,8 @@ async def test_aborts_of_a_request_that_is_being_aborted_cost_nothing(
     sent = []
     release = asyncio.Event()
 
-    async def abort(url: str, what: dict[str, Any]) -> None:
-        sent.append(url)
+    async def abort(worker: FleetWorker, what: dict[str, Any]) -> None:
+        sent.append(worker.url)
         await release.wait()
 
     shared["base-0"].fault = Fault(hang_after=2)
