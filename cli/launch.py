@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.live import Live
 
 from sun_sglang.errors import LaunchError
+from sun_sglang.launch.display import Display
 from sun_sglang.launch.keeper import tail
 from sun_sglang.launch.local import StartMethod, plan_locally, require_not_running, supervise
 from sun_sglang.launch.readiness import TasksReport
@@ -57,20 +58,37 @@ def command(
             list(plan.fleet["tasks"]),
         )
         return
-    console.print(f"KV transfer: {plan.transfer.backend}. {plan.transfer.reason}")
-    for note in (*findings.notes, *plan.notes):
-        console.print(f"[yellow]note:[/] {note}")
-    console.print(f"Logs: {directory / 'logs'}")
     tasks = list(plan.fleet["tasks"])
-    notify, close = _live(console, tasks) if console.is_terminal else _lines(console, tasks)
+    display = Display(_discard_output)
+    notes = "".join(f"[yellow]note:[/] {note}\n" for note in (*findings.notes, *plan.notes))
+    display.note(
+        lambda: console.print(f"KV transfer: {plan.transfer.backend}. {plan.transfer.reason}\n{notes}", end="")
+    )
+    display.note(lambda: console.print(f"Logs: {directory / 'logs'}"))
+    show, close = _live(console, tasks) if console.is_terminal else _lines(console, tasks)
+
+    def changed(state: DeploymentState, report: TasksReport | None) -> None:
+        display.show(lambda: show(state, report))
 
     def warn(note: str) -> None:
-        console.print(f"[yellow]note:[/] {note}")
+        display.note(lambda: console.print(f"[yellow]note:[/] {note}"))
 
+    status = 1
     try:
-        asyncio.run(_run(supervise(plan, file, start, notify, warn, ready_timeout)))
+        asyncio.run(_run(supervise(plan, file, start, changed, warn, ready_timeout)))
+        status = 0
     finally:
-        close()
+        display.note(close)
+        if not display.close():
+            # every process of the deployment has ended; Python would wait for the write that nobody reads
+            os._exit(status)
+
+
+def _discard_output() -> None:
+    """Send later output nowhere: Python would end with an error when it flushes a closed pipe."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 async def _run(supervisor: Supervisor) -> None:

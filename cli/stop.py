@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from pathlib import Path
@@ -36,6 +35,6 @@ def command(
         sys.exit(2)
     supervisor = psutil.Process(states[0].pid)
     with console.status("stopping ..." if now else "draining ..."):
-        os.kill(supervisor.pid, signal.SIGKILL if now else signal.SIGTERM)
+        supervisor.send_signal(signal.SIGKILL if now else signal.SIGTERM)
         supervisor.wait()
     console.print(f"Stopped {states[0].topology}.")

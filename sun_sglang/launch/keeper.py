@@ -80,7 +80,8 @@ class Keeper:
     async def _run_once(self) -> str:
         try:
             running = await self._start(self.state.restarts)
-        except LaunchError as e:
+        except (LaunchError, OSError) as e:
+            # no process, descriptor or disk space left: tried again like any other early end
             return str(e)
         self._running = running
         self._set(phase=Phase.RUNNING, pid=running.pid)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from sun_sglang.errors import LaunchError
+from sun_sglang.launch.claim import claim
 from sun_sglang.launch.flags import load_schema
 from sun_sglang.launch.machine import detect
 from sun_sglang.launch.plan import LaunchPlan, make_plan
@@ -47,16 +48,21 @@ def supervise(
     """A supervisor for a plan, with its directory made and the logs of an earlier run put aside.
 
     Raises:
-        LaunchError: this topology is already running.
+        LaunchError: this topology is already running, or its directory cannot be written.
     """
     require_not_running(plan.run_dir)
     logs = plan.run_dir / "logs"
-    if logs.exists():
-        logs.rename(plan.run_dir / f"logs-{time.strftime('%Y%m%d-%H%M%S')}-{time.monotonic_ns() % 10**6:06d}")
-    logs.mkdir(parents=True)
+    try:
+        plan.run_dir.mkdir(parents=True, exist_ok=True)
+        claimed = claim(plan.run_dir)
+        if logs.exists():
+            logs.rename(plan.run_dir / f"logs-{time.strftime('%Y%m%d-%H%M%S')}-{time.monotonic_ns() % 10**6:06d}")
+        logs.mkdir(parents=True)
+    except OSError as e:
+        raise LaunchError(f"{plan.run_dir} cannot be used: {e}") from e
     sglang: Starter = ForkOrPlainStarter(logs / "nursery.log", warn) if method == "fork" else PlainStarter()
     starter = BackendStarter(plan.workers, sglang=sglang, emulated=PlainStarter())
-    return Supervisor(plan, file.resolve(), starter, free_ports(), changed, ready_timeout)
+    return Supervisor(plan, file.resolve(), starter, free_ports(), changed, ready_timeout, claimed)
 
 
 def require_not_running(run_dir: Path) -> None:

@@ -46,14 +46,15 @@ class Event(Strict):
     """What the nursery says.
 
     Attributes:
-        kind: `ready` (SGLang is imported), `unfit` (a fork would not be safe; the nursery ends), `started`, `exited`.
-        name: the worker, in the last two.
+        kind: `ready` (SGLang is imported), `unfit` (a fork would not be safe; the nursery ends), `started`, `exited`,
+            `unborn` (the machine has no room for a process more).
+        name: the worker, in the last three.
         pid: its process.
         status: its exit status; negative for a signal.
-        detail: why it is unfit.
+        detail: why it is unfit, or unborn.
     """
 
-    kind: Literal["ready", "unfit", "started", "exited"]
+    kind: Literal["ready", "unfit", "started", "exited", "unborn"]
     name: str = ""
     pid: int = 0
     status: int = 0
@@ -94,12 +95,18 @@ class Nursery:
 
     def _fork_all(self) -> list[int]:
         *lines, self._buffer = self._buffer.split(b"\n")
-        return [self._fork(Birth.model_validate_json(line)) for line in lines]
+        pidfds = [self._fork(Birth.model_validate_json(line)) for line in lines]
+        return [pidfd for pidfd in pidfds if pidfd is not None]
 
-    def _fork(self, birth: Birth) -> int:
+    def _fork(self, birth: Birth) -> int | None:
         require_no_device()
         parent = os.getpid()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as e:
+            # the workers that run would end with this process
+            self.say(Event(kind="unborn", name=birth.name, detail=f"cannot fork: {e.strerror or e}"))
+            return None
         if pid == 0:
             _live(birth, parent, self._link)
         pidfd = os.pidfd_open(pid)

@@ -26,6 +26,16 @@ def die_with_parent(parent: int) -> None:
         os._exit(1)
 
 
+def created(pid: int) -> int | None:
+    """Return when a process was created, in clock ticks after the machine's start; None where it has ended."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text(encoding="latin-1").rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # a zombie has ended, although nobody has asked for its status; the first field here is the third of the file
+    return None if state in "ZX" else int(fields[18])
+
+
 def free_ports(host: str = "127.0.0.1", rng: random.Random | None = None) -> Iterator[int]:
     """TCP ports that are free at the time they are given; no port is given twice.
 

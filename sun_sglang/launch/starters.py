@@ -141,7 +141,7 @@ class ForkStarter:
 
         Raises:
             UnfitError: the nursery found that it must not fork.
-            LaunchError: the nursery ended.
+            LaunchError: the nursery ended, or could not fork.
         """
         async with self._reopening:
             if self._listening is None or self._listening.done():
@@ -186,6 +186,9 @@ class ForkStarter:
                 self._ready.set_exception(UnfitError(event.detail))
             case "started":
                 self._started.pop(event.name).set_result(event.pid)
+            case "unborn":
+                del self._ended[event.name]
+                self._started.pop(event.name).set_exception(LaunchError(event.detail))
             case "exited":
                 self._ended.pop(event.name).set_result(event.status)
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 
-import psutil
 from pydantic import ValidationError
 
+from sun_sglang.launch.processes import created
 from sun_sglang.topology import Strict
 
 _FILE = "state.json"
@@ -60,7 +60,8 @@ class DeploymentState(Strict):
     Attributes:
         topology: the file it was launched from.
         pid: the supervisor.
-        created: when that process was created, seconds since the epoch; tells it from a later one with its pid.
+        created: when that process was created, in clock ticks after the machine's start; tells it from a later one with
+            its pid, also where the clock was set meanwhile.
         phase: `starting` until every task answered its canary, then `ready`.
         url: where clients reach the router.
         transfer: the KV transfer backend.
@@ -71,7 +72,7 @@ class DeploymentState(Strict):
 
     topology: Path
     pid: int
-    created: float
+    created: int
     phase: Phase
     url: str
     transfer: str
@@ -82,10 +83,7 @@ class DeploymentState(Strict):
     @property
     def alive(self) -> bool:
         """Whether its supervisor still runs."""
-        try:
-            return abs(psutil.Process(self.pid).create_time() - self.created) < 1.0
-        except psutil.NoSuchProcess:
-            return False
+        return created(self.pid) == self.created
 
 
 def deployments_dir() -> Path:
@@ -111,7 +109,7 @@ def read_state(run_dir: Path) -> DeploymentState | None:
     """A deployment's state; None where there is none, or where another version wrote it."""
     try:
         return DeploymentState.model_validate_json((run_dir / _FILE).read_bytes())
-    except (FileNotFoundError, ValidationError):
+    except (FileNotFoundError, NotADirectoryError, ValidationError):
         return None
 
 

@@ -8,14 +8,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 import orjson
-import psutil
 
 from sun_sglang.errors import LaunchError
 from sun_sglang.launch.access import new_key, read_access
 from sun_sglang.launch.keeper import Keeper
 from sun_sglang.launch.plan import ADMIN_KEY, WORKER_KEY, LaunchPlan, RouterPlan, WorkerPlan
+from sun_sglang.launch.processes import created
 from sun_sglang.launch.readiness import RouterClient, TasksReport
 from sun_sglang.launch.starters import Running, Starter, with_parent
 from sun_sglang.launch.state import DeploymentState, Phase, ProcessState, write_state
@@ -38,6 +39,7 @@ class Supervisor:
         ports: free ports, for the bootstrap port of every restart.
         changed: called after every change, with the state and what the router last said.
         ready_timeout: seconds that everything may take to become ready.
+        claimed: the lock on the deployment's directory, held until everything has ended.
     """
 
     def __init__(
@@ -48,9 +50,11 @@ class Supervisor:
         ports: Iterator[int],
         changed: Callable[[DeploymentState, TasksReport | None], None],
         ready_timeout: float,
+        claimed: TextIO,
     ) -> None:
         self.plan = plan
         self._ready_timeout = ready_timeout
+        self._claimed = claimed
         self.report: TasksReport | None = None
         self._topology = topology
         self._starter = starter
@@ -62,6 +66,7 @@ class Supervisor:
         self._seconds_to_ready: float | None = None
         self._stop = asyncio.Event()
         self._worker_key = ""
+        self._unwritten = ""
         self._routers = [self._router_keeper(plan.router, i) for i in range(plan.router.processes)]
         self._workers = [self._keeper(worker) for worker in plan.workers]
 
@@ -71,12 +76,12 @@ class Supervisor:
         return DeploymentState(
             topology=self._topology,
             pid=os.getpid(),
-            created=psutil.Process().create_time(),
+            created=created(os.getpid()) or 0,
             phase=self._phase,
             url=self.plan.router.url,
             transfer=self.plan.transfer.backend,
             seconds_to_ready=self._seconds_to_ready,
-            detail=self._detail,
+            detail=self._detail or self._unwritten,
             processes=tuple(k.state for k in (*self._routers, *self._workers)),
         )
 
@@ -88,10 +93,13 @@ class Supervisor:
         """Start everything, keep it running, and end it when asked to.
 
         Raises:
-            LaunchError: a process ended again and again before the deployment was ready.
+            LaunchError: a process ended again and again before the deployment was ready, or the disk is full.
         """
-        self._worker_key = new_key(self.plan.run_dir / WORKER_KEY)
-        _write_fleet(self.plan, self._worker_key)
+        try:
+            self._worker_key = new_key(self.plan.run_dir / WORKER_KEY)
+            _write_fleet(self.plan, self._worker_key)
+        except OSError as e:
+            raise LaunchError(f"{self.plan.run_dir} cannot be written: {e}") from e
         await self._starter.open()
         keepers = [asyncio.create_task(k.run()) for k in (*self._routers, *self._workers)]
         try:
@@ -104,6 +112,7 @@ class Supervisor:
             await self._shut_down()
             await asyncio.gather(*keepers)
             self._enter(self._phase if self._phase == Phase.FAILED else Phase.STOPPED, self._detail)
+            self._claimed.close()
 
     async def _watch(self, client: RouterClient) -> None:
         while not self._stop.is_set():
@@ -149,7 +158,12 @@ class Supervisor:
         self._changed()
 
     def _changed(self) -> None:
-        write_state(self.plan.run_dir, self.state)
+        try:
+            write_state(self.plan.run_dir, self.state)
+            self._unwritten = ""
+        except OSError as e:
+            # a full disk must not end what runs; the next change writes the state again
+            self._unwritten = f"its state cannot be written: {e}"
         self._on_change(self.state, self.report)
 
     def _keeper(self, worker: WorkerPlan) -> Keeper:

@@ -53,6 +53,26 @@ class Diary:
             await self._news.wait()
 
 
+async def test_start_that_the_system_refuses_is_tried_again(
+    state: ProcessState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No process, descriptor or disk space left: the keeper is what brings the worker back later."""
+    monkeypatch.setattr(keeper_module, "pause_before", lambda _: 0.0)
+
+    async def start(restarts: int) -> Running:
+        if restarts == 0:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return await sleeper()
+
+    diary = Diary(state, start)
+    running = asyncio.create_task(diary.keeper.run())
+    async with asyncio.timeout(60):
+        await diary.until(Phase.RUNNING)
+    assert "Resource temporarily unavailable" in diary.keeper.state.detail
+    await diary.keeper.stop(1.0)
+    await running
+
+
 async def test_it_is_started_again_and_counts(state: ProcessState, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keeper_module, "pause_before", lambda _: 0.0)
     seen: list[int] = []

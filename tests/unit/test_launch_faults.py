@@ -1,0 +1,300 @@
+"""What must not end a deployment: its terminal, its disk, a second launch, a machine without room for a process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from sun_sglang.errors import LaunchError
+from sun_sglang.launch import local, nursery, starters, supervisor
+from sun_sglang.launch.claim import claim
+from sun_sglang.launch.display import Display
+from sun_sglang.launch.nursery import Birth, Nursery
+from sun_sglang.launch.plan import WorkerPlan
+from sun_sglang.launch.processes import created
+from sun_sglang.launch.starters import ForkStarter
+from sun_sglang.launch.state import DeploymentState, Phase, read_state
+
+PATIENCE_S = 60.0
+TOPOLOGY: dict[str, Any] = {
+    "pools": {"base": {"role": "decode", "model": "none/base"}, "math": {"role": "prefill", "model": "none/math"}},
+    "tasks": {"math": {"prefill": "math", "decode": "base"}},
+    "backend": "emulated",
+    "emulated": {"vocab_size": 1000},
+    "router": {"port": 0, "probe_interval": 0.1},
+}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A topology of two emulated workers."""
+    path = tmp_path / "sun.yaml"
+    path.write_text(yaml.safe_dump(TOPOLOGY))
+    return path
+
+
+def wait_for(done: Callable[[], object]) -> None:
+    """Wait for a state that stays."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+# --- the terminal ---------------------------------------------------------------------------------------------------
+
+
+def full_pipe() -> tuple[int, int]:
+    """Return a pipe that takes nothing more."""
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    try:
+        while True:
+            os.write(write, b"x" * 4096)
+    except BlockingIOError:
+        os.set_blocking(write, True)
+    return read, write
+
+
+def closed_pipe() -> tuple[int, int]:
+    """Return a pipe that nobody reads any more."""
+    read, write = os.pipe()
+    os.close(read)
+    return os.open(os.devnull, os.O_RDONLY), write
+
+
+@pytest.mark.parametrize("pipe", [full_pipe, closed_pipe])
+def test_launcher_whose_output_nobody_reads_restarts_workers_and_stops(
+    file: Path, pipe: Callable[[], tuple[int, int]]
+) -> None:
+    run_dir = file.parent / "run"
+    read, write = pipe()
+    command = [sys.executable, "-m", "sun_sglang.cli", "launch", str(file), "--run-dir", str(run_dir)]
+    with subprocess.Popen(command, stdout=write, stderr=subprocess.PIPE, start_new_session=True) as launcher:
+        os.close(write)
+        try:
+            wait_for(lambda: (s := read_state(run_dir)) is not None and s.phase == Phase.READY)
+            victim = process(run_dir, "base-0")
+            os.kill(victim.pid, signal.SIGKILL)
+            wait_for(lambda: process(run_dir, "base-0").restarts == 1 and process(run_dir, "base-0").pid)
+            family = psutil.Process(launcher.pid).children(recursive=True)
+            assert len(family) >= 3
+            launcher.send_signal(signal.SIGTERM)
+            assert launcher.wait(PATIENCE_S) == 0
+            _, left = psutil.wait_procs(family, timeout=PATIENCE_S)
+            assert left == []
+        finally:
+            launcher.kill()
+            os.close(read)
+        assert launcher.stderr is not None
+        assert launcher.stderr.read() == b""
+    ended = read_state(run_dir)
+    assert ended is not None
+    assert ended.phase == Phase.STOPPED
+
+
+def process(run_dir: Path, name: str) -> Any:
+    state = read_state(run_dir)
+    assert state is not None
+    return next(p for p in state.processes if p.name == name)
+
+
+def test_display_whose_write_blocks_delays_nobody_and_keeps_notes() -> None:
+    shown: list[str] = []
+    begun, release = threading.Event(), threading.Event()
+
+    def block() -> None:
+        begun.set()
+        release.wait()
+
+    display = Display(lambda: shown.append("gone"))
+    display.show(block)
+    begun.wait()
+    display.note(lambda: shown.append("note"))
+    for number in range(100):
+        display.show(lambda number=number: shown.append(str(number)))  # type: ignore[misc]  # mypy cannot infer it
+    assert display.close() is False
+    release.set()
+    display._thread.join()
+    assert shown == ["note", "99"]
+
+
+def test_display_whose_reader_has_gone_says_so_once_and_ends() -> None:
+    gone: list[bool] = []
+
+    def fail() -> None:
+        raise BrokenPipeError
+
+    display = Display(lambda: gone.append(True))
+    display.show(fail)
+    display._thread.join()
+    display.show(fail)
+    assert display.close() is True
+    assert gone == [True]
+
+
+# --- the disk -------------------------------------------------------------------------------------------------------
+
+
+async def test_state_that_cannot_be_written_ends_nothing_and_is_told(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[DeploymentState] = []
+    news = asyncio.Event()
+
+    def changed(state: DeploymentState, _report: object) -> None:
+        shown.append(state)
+        news.set()
+
+    async def until(done: Callable[[DeploymentState], object]) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while not (shown and done(shown[-1])):
+                news.clear()
+                await news.wait()
+
+    def full(_run_dir: Path, _state: DeploymentState) -> None:
+        raise OSError(28, "No space left on device")
+
+    plan, _ = local.plan_locally(file, file.parent / "run")
+    deployment = local.supervise(plan, file, "plain", changed, lambda _: None, PATIENCE_S)
+    running = asyncio.create_task(deployment.run())
+    await until(lambda s: s.phase == Phase.READY)
+    monkeypatch.setattr(supervisor, "write_state", full)
+    victim = next(p for p in shown[-1].processes if p.name == "base-0")
+    os.kill(victim.pid, signal.SIGKILL)
+    await until(lambda s: any(p.name == "base-0" and p.restarts == 1 and p.pid for p in s.processes))
+    assert "No space left on device" in shown[-1].detail
+    monkeypatch.undo()
+    deployment.stop()
+    await running
+    assert shown[-1].phase == Phase.STOPPED
+    assert shown[-1].detail == ""
+
+
+def test_directory_that_cannot_be_written_is_one_clear_error(file: Path) -> None:
+    occupied = file.parent / "occupied"
+    occupied.write_text("")
+    plan, _ = local.plan_locally(file, occupied)
+    with pytest.raises(LaunchError, match="occupied cannot be used: "):
+        local.supervise(plan, file, "plain", lambda *_: None, lambda _: None, 1.0)
+
+
+# --- one directory, one launcher ------------------------------------------------------------------------------------
+
+
+def test_second_launch_in_one_directory_is_refused_and_changes_nothing(file: Path) -> None:
+    """Also before the first has written its state: the moment in which both would have gone on."""
+    run_dir = file.parent / "run"
+    run_dir.mkdir()
+    held = claim(run_dir)
+    command = [sys.executable, "-m", "sun_sglang.cli", "launch", str(file), "--run-dir", str(run_dir)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert done.returncode == 1
+    assert "another `sun launch` uses" in done.stderr
+    assert [p.name for p in run_dir.iterdir()] == ["launch.lock"]
+    held.close()
+    claim(run_dir).close()
+
+
+def test_claim_of_a_killed_process_is_free(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from sun_sglang.launch.claim import claim; "
+        "held = claim(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(LaunchError, match="another `sun launch`"):
+            claim(tmp_path)
+        holder.kill()
+    claim(tmp_path).close()
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff\xfe", b'{"pid": 1}', b"[1]"])
+def test_state_file_that_is_broken_counts_as_none(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "state.json").write_bytes(content)
+    assert read_state(tmp_path) is None
+    assert read_state(tmp_path / "state.json") is None
+
+
+def test_process_is_told_from_a_later_one_and_from_its_own_remains() -> None:
+    own = created(os.getpid())
+    assert own is not None
+    with subprocess.Popen(["sleep", "600"]) as child:
+        assert (created(child.pid) or 0) >= own
+        child.kill()
+        # dead, and not waited for: what a launcher is in a container whose first process waits for nobody
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert created(child.pid) is None
+    assert created(child.pid) is None
+
+
+# --- no room for a process more -------------------------------------------------------------------------------------
+
+
+def test_nursery_that_cannot_fork_says_so_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room() -> int:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(nursery, "require_no_device", lambda: None)
+    monkeypatch.setattr(os, "fork", no_room)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        birth = Birth(name="base-0", argv=(), env={}, threads=1, log=tmp_path / "log")
+        ours.sendall(birth.model_dump_json().encode() + b"\n")
+        one = Nursery(theirs)
+        assert one._read()
+        assert one._fork_all() == []
+        event = json.loads(ours.recv(4096))
+    assert (event["kind"], event["name"]) == ("unborn", "base-0")
+    assert "Resource temporarily unavailable" in event["detail"]
+
+
+@pytest.fixture
+def barren(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A nursery that has no room for any worker."""
+    script = tmp_path / "nursery"
+    script.write_text(
+        "#!/bin/bash\n"
+        """echo '{"kind":"ready"}' >&$3\n"""
+        """while read -r line <&$3; do echo '{"kind":"unborn","name":"base-0","detail":"cannot fork"}' >&$3; done\n"""
+    )
+    script.chmod(0o700)
+    monkeypatch.setattr(starters.sys, "executable", str(script))
+
+
+async def test_worker_that_is_not_born_fails_its_start_and_the_next_one_is_tried(barren: None, tmp_path: Path) -> None:
+    worker = WorkerPlan(
+        name="base-0",
+        pool="base",
+        role="decode",
+        host="127.0.0.1",
+        port=1,
+        bootstrap_port=None,
+        gpus=(),
+        threads=1,
+        env={},
+        argv=(),
+        log=tmp_path / "log",
+    )
+    starter = ForkStarter(tmp_path / "nursery.log")
+    await starter.open()
+    for _ in range(2):
+        with pytest.raises(LaunchError, match="cannot fork"):
+            await starter.start(worker)
+    await starter.close()
