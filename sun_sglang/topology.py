@@ -157,6 +157,7 @@ class Router(Strict):
         first_token_timeout: from dispatch to the first byte of an answer.
         idle_timeout: a decode worker that owes tokens and makes none for so long leaves the rotation.
         answer_timeout: for an answer that shows nothing while its worker makes tokens; at least `idle_timeout`.
+        write_timeout: a client that takes less than 64 KiB in so long, although more waits for it, is disconnected.
         max_body_mb: a larger request body is refused with 413.
         probe_interval: between two looks at a worker's health.
         load_interval: between two looks at how much work a worker says it has; 0 to count only what the router sent.
@@ -180,6 +181,7 @@ class Router(Strict):
     first_token_timeout: float = Field(default=120.0, gt=0)
     idle_timeout: float = Field(default=120.0, gt=0)
     answer_timeout: float = Field(default=1800.0, gt=0)
+    write_timeout: float = Field(default=60.0, gt=0)
     max_body_mb: float = Field(default=32.0, gt=0)
     probe_interval: float = Field(default=1.0, gt=0)
     load_interval: float = Field(default=1.0, ge=0)

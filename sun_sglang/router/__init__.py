@@ -22,6 +22,7 @@ Beside it, for as long as the router runs:
     register     reads cards, sends canaries            (canary)
     changes      the fleet file while it changes         (admin: the API for that)
     siblings     the router's other processes            (shared: what they have on workers)
+    delivery     disconnects clients that do not read
     stall        ends what makes no progress
     loads        asks workers how much work they have, whoever it is from
     info         what can be asked about the fleet      (metrics)

@@ -21,6 +21,7 @@ from sun_sglang.router.admin import Admin
 from sun_sglang.router.browser import BrowserGuard, require_json
 from sun_sglang.router.changes import FleetStore
 from sun_sglang.router.clock import Clock
+from sun_sglang.router.delivery import DeliveryWatch
 from sun_sglang.router.dispatch import Dispatcher
 from sun_sglang.router.fleet import Fleet
 from sun_sglang.router.gate import AdmissionQueue
@@ -85,6 +86,7 @@ class Router:
         self.registrar = Registrar(session, self.registry, self.dispatcher, self.metrics, log)
         self.stalls = StallWatch(session, fleet.router, self.dispatcher)
         self.loads = LoadWatch(session, self.registry, self.clock)
+        self.deliveries = DeliveryWatch(fleet.router.write_timeout, self.clock, log)
         self.inflight = Inflight()
         self.queue = AdmissionQueue(self.registry, self.metrics, self.clock)
         self.siblings = Siblings(_sockets(path, process, fleet.router.processes))
@@ -145,7 +147,7 @@ class Router:
             await router.stop(0.0)
             raise
         keys = KeyFile(fleet.router.api_keys, os.environ, access, log)
-        watchers = (router.registrar, router.stalls, router.loads, router.store, keys)
+        watchers = (router.registrar, router.stalls, router.loads, router.store, router.deliveries, keys)
         router._watchers = [asyncio.create_task(router._watch(watcher.run())) for watcher in watchers]
         log.event("listening", url=router.url, tasks=list(fleet.tasks))
         return router
@@ -265,8 +267,10 @@ class Router:
 
     @web.middleware
     async def _problems(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        current_account.set(Account())
-        current_request.set(request_id(request.headers.get(REQUEST_ID_HEADER), self._randomness))
+        account, name = Account(), request_id(request.headers.get(REQUEST_ID_HEADER), self._randomness)
+        current_account.set(account)
+        current_request.set(name)
+        self.deliveries.begin(request, account, name)
         try:
             if self._browsers is not None:
                 self._browsers.check(request.method, request.path, request.headers)

@@ -30,10 +30,12 @@ class Account:
     Attributes:
         task: for labels; `unknown` until it is known, and never just what a client wrote.
         counted: whoever serves it counts how it ends.
+        stalled: its client did not read the answer and was disconnected.
     """
 
     task: str = "unknown"
     counted: bool = False
+    stalled: bool = False
 
 
 current_account: ContextVar[Account] = ContextVar("current_account")

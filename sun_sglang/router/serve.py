@@ -121,6 +121,8 @@ class Service:
             outcome = "refused"
             raise
         finally:
+            if outcome == "disconnected" and current_account.get().stalled:
+                outcome = "stalled"
             self._metrics.requests.labels(request.task, outcome).inc()
             self._metrics.seconds.labels(request.task).observe(self._dispatcher.now() - arrived)
             self._tell(http, endpoint, outcome, tickets)
@@ -205,14 +207,16 @@ class Service:
         if request.stream:
             return await (self._stream_many(http, request, parts) if plural else self._stream(http, request, parts[0]))
         if plural:
-            return await self._whole_many(request, parts)
+            return await self._whole_many(http, request, parts)
         part = parts[0]
         answer = await self._exchange(part)
         body, result = _whole(part, answer)
         self._count(request.task, 1, tokens(result))
-        return _ended(part), web.Response(body=body, headers=_JSON)
+        return _ended(part), await _deliver(http, body)
 
-    async def _whole_many(self, request: Request, parts: tuple[Part, ...]) -> tuple[str, web.StreamResponse]:
+    async def _whole_many(
+        self, http: web.Request, request: Request, parts: tuple[Part, ...]
+    ) -> tuple[str, web.StreamResponse]:
         async def one(part: Part) -> object:
             answer = await self._exchange(part)
             return _whole(part, answer)[1]
@@ -229,7 +233,7 @@ class Service:
         if isinstance(reply, dict) and isinstance(request.rid, str):
             reply["id"] = request.rid
         self._count(request.task, len(parts), tokens(reply))
-        return _ended(*parts), web.Response(body=orjson.dumps(reply), headers=_JSON)
+        return _ended(*parts), await _deliver(http, orjson.dumps(reply))
 
     async def _stream(self, http: web.Request, request: Request, part: Part) -> tuple[str, web.StreamResponse]:
         answer = await self._exchange(part)
@@ -336,6 +340,18 @@ class Service:
         self._count(request.task, 1, counts)
         if watch.done and counts.completion > 1:
             self._metrics.itl.labels(request.task).observe((self._dispatcher.now() - first) / (counts.completion - 1))
+
+
+async def _deliver(http: web.Request, body: bytes) -> web.Response:
+    """Send an answer. It counts as answered only when the client has taken it.
+
+    Raises:
+        ConnectionResetError: the client left, or did not read.
+    """
+    response = web.Response(body=body, headers=_JSON)
+    await response.prepare(http)
+    await response.write_eof()
+    return response
 
 
 def _rewriter(part: Part, answer: Answer) -> Rewriter:

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
-import orjson
 import pytest
 
 from sun_sglang.router.expect import AnswerLengths
@@ -222,38 +218,6 @@ async def test_request_that_has_begun_can_end_while_some_answers_wait(start: Sta
     await system.quiet()
     assert system.router.queue.waiting("math") == 0
     assert system.metric("sun_queued", task="math") == 0
-
-
-async def test_slot_is_free_when_decode_has_ended_although_the_client_does_not_read(start: Start) -> None:
-    system: System = await start(SUN, {"math": 1, "tool": 1, "base": 1}, router={"max_requests": 1})
-    body = {"model": "math", "text": "hi", "stream": True, "sampling_params": {"max_new_tokens": 200}}
-    async with stuck_client(system, body):
-        status, _ = await system.post("/generate", {"model": "tool", "text": "hi"})
-        assert status == 200
-        assert len(system.router.inflight.tickets) == 1, "the first answer is not delivered yet"
-        assert not any(worker.requests for worker in system.router.registry.workers.values())
-    await system.quiet()
-
-
-@asynccontextmanager
-async def stuck_client(system: System, body: dict[str, Any]) -> AsyncIterator[socket.socket]:
-    """A client that sends a request for a long stream and reads nothing; little fits into the sockets' buffers."""
-    loop = asyncio.get_running_loop()
-    with socket.socket() as client:
-        client.setblocking(False)
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        await loop.sock_connect(client, ("127.0.0.1", int(system.router.url.rsplit(":", 1)[1])))
-        own = client.getsockname()
-        await system.until(lambda: any(c.peername == own for c in system.router.connections))
-        (connection,) = [c for c in system.router.connections if c.peername == own]
-        connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        raw = orjson.dumps(body)
-        head = (
-            f"POST /generate HTTP/1.1\r\nHost: router\r\nContent-Type: application/json\r\nContent-Length: {len(raw)}"
-        )
-        await loop.sock_sendall(client, head.encode() + b"\r\n\r\n" + raw)
-        await system.until(lambda: connection.writing_paused)
-        yield client
 
 
 async def test_a_full_decode_worker_that_runs_batches_is_overloaded_and_stays(start: Start) -> None:
