@@ -46,16 +46,25 @@ class FleetStore:
         """Change the fleet.
 
         Raises:
-            Problem: the result would not be a fleet, or the change itself refuses; nothing has changed.
+            Problem: the result would not be a fleet, the change itself refuses, or the file cannot be read or written;
+                nothing has changed.
         """
-        if self._file is None:
-            fleet = _changed(self._registry.wanted, change)
-        else:
-            with _locked(self._file.path):
-                fleet = _changed(load_fleet(self._file.path), change)
-                _replace(self._file.path, fleet)
-                self._file.note()
+        fleet = _changed(self._registry.wanted, change) if self._file is None else self._edit_file(self._file, change)
         self._transition.change(fleet)
+        return fleet
+
+    @staticmethod
+    def _edit_file(file: WatchedFile, change: Change) -> Fleet:
+        try:
+            with _locked(file.path):
+                fleet = _changed(load_fleet(file.path), change)
+                _replace(file.path, fleet)
+                file.note()
+        except FleetError as e:
+            # something else wrote it, or writes it right now
+            raise Problem(409, f"the fleet file cannot be changed as it is: {e}", code="fleet_unusable") from e
+        except OSError as e:
+            raise Problem(503, f"the fleet file cannot be written: {e}", code="fleet_unusable") from e
         return fleet
 
     async def run(self) -> None:

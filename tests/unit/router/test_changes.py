@@ -226,9 +226,27 @@ async def test_what_one_process_changes_the_other_takes_over(tmp_path: Path, mon
         while "fleet_refused" not in log.getvalue():
             await asyncio.sleep(0.005)
         assert "d2" in two.workers
-        with pytest.raises(ValueError, match="fleet"):
+        with pytest.raises(Problem, match="fleet file cannot be changed as it is") as refused:
             stores[0].edit(set_draining("d0", draining=False))
+        assert refused.value.status == 409
     watching.cancel()
+
+
+def test_change_that_the_disk_has_no_room_for_is_a_503_and_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_path: Path, _content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sun_sglang.router.changes.write_private", full)
+    file = tmp_path / "fleet.json"
+    file.write_text(FLEET.model_dump_json())
+    registry = Registry(load_fleet(file))
+    with pytest.raises(Problem, match="No space left on device") as refused:
+        FleetStore(registry, file, Log(io.StringIO())).edit(set_draining("d0", draining=True))
+    assert refused.value.status == 503
+    assert not registry.workers["d0"].draining
+    assert load_fleet(file) == FLEET
 
 
 def card(registry: Registry, name: str, incarnation: str) -> WorkerCard:
