@@ -46,11 +46,14 @@ def read_access(run_dir: Path) -> RouterAccess:
     """How to reach the router of the deployment in a directory."""
     try:
         key: str | None = (run_dir / ADMIN_KEY).read_text(encoding="ascii")
-        fleet = json.loads((run_dir / "fleet.json").read_bytes())
-    except (FileNotFoundError, PermissionError):
+    except OSError:
         return RouterAccess()
-    cert = fleet["router"].get("tls_cert")
-    return RouterAccess(key, _fingerprint(Path(cert)) if cert else None)
+    try:
+        cert = json.loads((run_dir / "fleet.json").read_bytes())["router"].get("tls_cert")
+        return RouterAccess(key, _fingerprint(Path(cert)) if cert else None)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        # somebody is writing the file, or broke it: then only a router with TLS cannot be reached
+        return RouterAccess(key)
 
 
 def worker_headers(run_dir: Path) -> dict[str, str]:

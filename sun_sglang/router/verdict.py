@@ -190,6 +190,10 @@ def _fault(leg: Leg, said: Heard) -> Relay | Failed | None:
         status = 503 if said.refused else 502
         problem = Problem(status, f"the {leg} worker was lost: {said.detail}", code=f"{leg}_lost")
         return Failed(leg, problem, eject=not said.stale, stale=said.stale)
+    if said.status == HTTPStatus.UNAUTHORIZED:
+        # another worker has its port now, or it has another key: the router is refused, and not the client
+        problem = Problem(502, f"the {leg} worker refuses the router's worker key", code=f"{leg}_failed")
+        return Failed(leg, problem, eject=True)
     if 400 <= said.status < 500:
         return Relay(Problem(said.status, f"refused by the {leg} worker", body=said.head))
     if said.status != HTTPStatus.OK:

@@ -221,6 +221,14 @@ def test_the_launchers_key_is_the_users_alone(tmp_path: Path) -> None:
     assert (tmp_path / "admin.key").read_text() != first
 
 
+@pytest.mark.parametrize("fleet", [None, b"", b"{", b"[]", b'{"router": 3}', b'{"router": {"tls_cert": "/no/such"}}'])
+def test_a_fleet_file_that_cannot_be_read_leaves_the_launchers_key(tmp_path: Path, fleet: bytes | None) -> None:
+    new_key(tmp_path / ADMIN_KEY)
+    if fleet is not None:
+        (tmp_path / "fleet.json").write_bytes(fleet)
+    assert read_access(tmp_path) == ((tmp_path / ADMIN_KEY).read_text(), None)
+
+
 def test_an_admin_key_file_that_is_not_there(tmp_path: Path) -> None:
     fleet = {"tasks": {"a": {"prefill": "p", "decode": "d"}}, "workers": [], "admin_key_file": str(tmp_path / "no")}
     pools = {"p": {"role": "prefill", "model": "x"}, "d": {"role": "decode", "model": "x"}}

@@ -93,6 +93,14 @@ def test_a_refusal_by_either_leg_is_the_answer_even_beside_a_fault(refusal: Any,
         assert verdict.problem.status in (400, 429)
 
 
+def test_worker_that_refuses_the_routers_key_is_at_fault_and_not_the_client() -> None:
+    for heard in ((Reply(401, b"{}"), None), (None, Reply(401, b"{}"))):
+        verdict = judge(*heard)
+        assert isinstance(verdict, Failed)
+        assert verdict.eject
+        assert verdict.problem.status == 502
+
+
 def test_a_refused_connection_is_a_503_and_a_broken_one_a_502() -> None:
     for refused, status in ((True, 503), (False, 502)):
         verdict = judge(Lost("x", refused=refused), None)
