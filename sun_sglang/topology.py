@@ -159,6 +159,7 @@ class Router(Strict):
         answer_timeout: for an answer that shows nothing while its worker makes tokens; at least `idle_timeout`.
         write_timeout: a client that takes less than 64 KiB in so long, although more waits for it, is disconnected.
         max_body_mb: a larger request body is refused with 413.
+        max_answer_mb: a worker's answer that is not streamed and is larger is broken off: 502.
         probe_interval: between two looks at a worker's health.
         load_interval: between two looks at how much work a worker says it has; 0 to count only what the router sent.
         policy: how workers are chosen.
@@ -183,6 +184,7 @@ class Router(Strict):
     answer_timeout: float = Field(default=1800.0, gt=0)
     write_timeout: float = Field(default=60.0, gt=0)
     max_body_mb: float = Field(default=32.0, gt=0)
+    max_answer_mb: float = Field(default=64.0, gt=0)
     probe_interval: float = Field(default=1.0, gt=0)
     load_interval: float = Field(default=1.0, ge=0)
     policy: Policies = Field(default_factory=Policies)

@@ -139,6 +139,7 @@ class Attempt:
             self.heard["decode"],
             needs_prefill=self.call.needs_prefill,
             abort_asked=self.ticket.abort_asked,
+            rid=self.rid,
         )
         if isinstance(verdict, Serve | Relay | Failed):
             self._end(verdict)

@@ -21,6 +21,8 @@ from sun_sglang.worker_key import bearer
 # Below uvicorn's 5 s, so that a request is not written to a connection that the worker is just closing.
 KEEPALIVE_S = 3.0
 CONNECT_TIMEOUT_S = 2.0
+# uvicorn sends some hundred bytes.
+MAX_HEAD_BYTES = 1 << 16
 
 
 class LegError(OSError):
@@ -63,6 +65,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._receiver: Receiver | None = None
         self._begun = False
+        self._head_size = 0
         self._transport: asyncio.Transport
 
     @property
@@ -73,7 +76,7 @@ class Connection(asyncio.Protocol):
     def ask(self, path: str, body: bytes | None, receiver: Receiver) -> None:
         """Send a request: POST with a body, GET without."""
         assert self._receiver is None, "a connection has one request at a time"
-        self._receiver, self._begun = receiver, False
+        self._receiver, self._begun, self._head_size = receiver, False, 0
         if body is None:
             self._transport.write(self._origin.get_head(path))
         else:
@@ -108,6 +111,10 @@ class Connection(asyncio.Protocol):
             raise
         except httptools.HttpParserError as e:
             self._fail(NotHttpError(f"the answer is not HTTP: {e}"))
+        if not self._begun:
+            self._head_size += len(data)
+            if self._head_size > MAX_HEAD_BYTES:
+                self._fail(NotHttpError(f"the answer's header is over {MAX_HEAD_BYTES} bytes"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell whoever waits."""

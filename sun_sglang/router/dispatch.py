@@ -250,7 +250,7 @@ class Dispatcher:
         Raises:
             Problem: a worker that had the request is not proven to be the same process as before.
         """
-        legs = [leg for leg in LEGS if exposed(leg, attempt.heard[leg])]
+        legs = [leg for leg in LEGS if exposed(leg, attempt.heard[leg], attempt.rid)]
         alive = await asyncio.gather(*(self._is_alive(attempt, leg) for leg in legs))
         dead = [leg for leg, lives in zip(legs, alive, strict=True) if not lives]
         for leg in dead:
@@ -275,13 +275,10 @@ class Dispatcher:
         ticket.attempts.add(attempt)
         ticket.tries.append(attempt)
         path, (prefill, decode) = call.endpoint, pair
+        send = partial(self.wire.send, fresh=fresh, most=int(self._limits.max_answer_mb * (1 << 20)))
         attempt.legs = {
-            "prefill": self.wire.send(
-                prefill.spec, path, bodies.prefill, partial(self._prefilled, attempt), fresh=fresh
-            ),
-            "decode": self.wire.send(
-                decode.spec, path, bodies.decode, partial(attempt.hear, "decode"), streams=call.stream, fresh=fresh
-            ),
+            "prefill": send(prefill.spec, path, bodies.prefill, partial(self._prefilled, attempt)),
+            "decode": send(decode.spec, path, bodies.decode, partial(attempt.hear, "decode"), streams=call.stream),
         }
         return attempt
 

@@ -11,6 +11,8 @@ from sun_sglang.router.verdict import Lost, Reply
 
 # Bytes of a stream that may wait for whoever reads it; then the worker is held back.
 _BACKLOG = 1 << 18
+# A reply that is no answer to a client: a card, or the reply to an abort.
+MAX_REPLY_BYTES = 1 << 20
 
 
 class Exchange:
@@ -27,6 +29,7 @@ class Exchange:
             there is neither. Not called after `close`.
         streams: an answer of status 200 is a stream: what comes after its first event is for `read`.
         fresh: open a new connection instead of using a kept one.
+        most: bytes that an answer may have that is not streamed; a larger one is broken off and lost.
 
     Attributes:
         over: nothing more will come.
@@ -41,6 +44,7 @@ class Exchange:
         "_heard",
         "_kept",
         "_loop",
+        "_most",
         "_on_over",
         "_origin",
         "_path",
@@ -65,8 +69,10 @@ class Exchange:
         *,
         streams: bool = False,
         fresh: bool = False,
+        most: int = MAX_REPLY_BYTES,
     ) -> None:
         self.over = False
+        self._most = most
         self.arrived = float("-inf")
         self._loop = asyncio.get_running_loop()
         self._origin = origin
@@ -153,8 +159,11 @@ class Exchange:
         self.arrived = self._origin.clock.now()
         if self._heard is not None:
             self._pieces.append(data)
+            self._size += len(data)
             if self._streams and self._status == 200:
                 self._begin_stream(data)
+            elif self._size > self._most:
+                self._refuse()
             return
         if self._watcher is not None:
             return
@@ -199,9 +208,16 @@ class Exchange:
         """Report a stream once its first event is whole. One that is too long goes to the reader, who refuses it."""
         near = self._tail + data
         self._tail = near[-3:]
-        self._size += len(data)
         if sse.holds_end(near) or self._size > sse.MAX_EVENT_BYTES:
             self._tell(Reply(200, self._take(), streamed=True))
+
+    def _refuse(self) -> None:
+        """Break off an answer that is too large."""
+        heard, why = self._heard, f"its answer is over {self._most / (1 << 20):g} MiB"
+        self._pieces.clear()
+        self.close()
+        if heard is not None:
+            heard(Lost(why, oversized=True))
 
     def _take(self) -> bytes:
         pieces = self._pieces

@@ -31,11 +31,13 @@ class Lost:
         refused: no connection was made, so the worker has nothing of the request.
         stale: the connection was kept from an earlier request and closed without an answer. A server may close an idle
             connection at any time, so this alone is no fault of the worker.
+        oversized: the answer was too large; the same request would have as large an answer elsewhere.
     """
 
     detail: str
     refused: bool = False
     stale: bool = False
+    oversized: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +104,9 @@ class Failed:
 Verdict: TypeAlias = Wait | Serve | Relay | Failed
 
 
-def judge(prefill: Heard, decode: Heard, *, needs_prefill: bool = False, abort_asked: bool = False) -> Verdict:
+def judge(
+    prefill: Heard, decode: Heard, *, needs_prefill: bool = False, abort_asked: bool = False, rid: str = ""
+) -> Verdict:
     """Decide on an attempt.
 
     Args:
@@ -110,12 +114,13 @@ def judge(prefill: Heard, decode: Heard, *, needs_prefill: bool = False, abort_a
         decode: what the decode leg said.
         needs_prefill: the answer takes input logprobs from the prefill leg's reply.
         abort_asked: the client asked for the abort that the legs may be reporting; then it is an answer.
+        rid: the request id, which every whole answer of SGLang's contains; empty is in every answer.
     """
     if abort_asked and decode is None:
         return Wait()
     if abort_asked and isinstance(decode, Reply) and decode.status == HTTPStatus.OK:
         return Serve()
-    of_prefill, of_decode = _fault("prefill", prefill), _fault("decode", decode)
+    of_prefill, of_decode = _fault("prefill", prefill, rid), _fault("decode", decode, rid)
     if decode is not None and of_decode is None:
         if not needs_prefill:
             # a token out of the decode worker means that the KV arrived: what prefill says cannot change it any more
@@ -161,7 +166,7 @@ def silent_answer(limit: float, *, stalled: bool) -> Failed:
     return Failed("decode", Problem(504, message, code="answer_timeout"), eject=False, retry=False)
 
 
-def exposed(leg: Leg, heard: Heard) -> bool:
+def exposed(leg: Leg, heard: Heard, rid: str) -> bool:
     """Return whether a worker may have died of the request: it had the request and had not finished it.
 
     A refused connection carried nothing. A whole good answer ends the worker's part.
@@ -170,7 +175,7 @@ def exposed(leg: Leg, heard: Heard) -> bool:
         case Lost(refused=refused):
             return not refused
         case Reply(status=200, streamed=False):
-            return _fault(leg, heard) is not None
+            return _fault(leg, heard, rid) is not None
     return True
 
 
@@ -183,9 +188,12 @@ def died(leg: Leg) -> Problem:
     )
 
 
-def _fault(leg: Leg, said: Heard) -> Relay | Failed | None:
+def _fault(leg: Leg, said: Heard, rid: str) -> Relay | Failed | None:
     if said is None:
         return None
+    if isinstance(said, Lost) and said.oversized:
+        message = f"the {leg} worker failed: {said.detail} (router.max_answer_mb)"
+        return Failed(leg, Problem(502, message, code=f"{leg}_failed"), eject=False, retry=False)
     if isinstance(said, Lost):
         status = 503 if said.refused else 502
         problem = Problem(status, f"the {leg} worker was lost: {said.detail}", code=f"{leg}_lost")
@@ -202,6 +210,10 @@ def _fault(leg: Leg, said: Heard) -> Relay | Failed | None:
     if body.startswith((b'{"error"', b'{"object":"error"')):
         return _aborted(leg, error_code(body), error_message(body))
     reason = finish_abort(body)
+    # events of a stream are checked one by one by the stream's reader
+    if reason is None and not said.streamed and rid.encode() not in said.head:
+        start = said.head[:80].decode(errors="replace")
+        return _broken(leg, f"what it sent is no answer to this request: {start}", of_itself=True)
     if reason is None:
         return None
     return _aborted(leg, reason.get("status_code"), str(reason.get("message") or "the request was aborted"))
@@ -213,8 +225,8 @@ def _aborted(leg: Leg, status: object, message: str) -> Relay | Failed:
     return _broken(leg, message)
 
 
-def _broken(leg: Leg, message: str) -> Failed:
-    if leg == "decode" and any(sign in message for sign in _PREFILL_UNREACHABLE):
+def _broken(leg: Leg, message: str, *, of_itself: bool = False) -> Failed:
+    if leg == "decode" and not of_itself and any(sign in message for sign in _PREFILL_UNREACHABLE):
         problem = Problem(502, f"the prefill worker cannot be reached: {message}", code="prefill_lost")
         return Failed("prefill", problem, eject=True)
     return Failed(leg, Problem(502, f"the {leg} worker failed: {message}", code=f"{leg}_failed"), eject=False)

@@ -53,13 +53,13 @@ class Wire:
         body: bytes,
         heard: Callable[[Lost | Reply], None],
         *,
+        most: int,
         streams: bool = False,
         fresh: bool = False,
     ) -> Exchange:
         """Send a leg to a worker; see `Exchange`."""
-        return Exchange(
-            self.connections.origin(worker.url, worker.key), path, body, heard, streams=streams, fresh=fresh
-        )
+        origin = self.connections.origin(worker.url, worker.key)
+        return Exchange(origin, path, body, heard, streams=streams, fresh=fresh, most=most)
 
     async def abort(self, worker: FleetWorker, what: dict[str, Any]) -> None:
         """POST /abort_request. An abort is idempotent, so it is sent again where a kept connection was closed.

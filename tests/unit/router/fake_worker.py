@@ -53,7 +53,7 @@ class Fault:
 
     `drop`: one connection closes. `die`: the worker is gone. `replaced`: it is gone, and another process listens at
     once. `writes`: a decode worker streams this, asks no prefill worker, and then ends the stream, or keeps it open
-    where `hang_after` is set. `wait`: all this happens once the event is set.
+    where `hang_after` is set. `endless`: a 200 whose body has no end. `wait`: all this happens once the event is set.
     """
 
     status: int = 0
@@ -63,6 +63,7 @@ class Fault:
     die: bool = False
     replaced: bool = False
     wait: asyncio.Event | None = None
+    endless: bool = False
     die_after: int | None = None
     hang: bool = False
     hang_after: int | None = None
@@ -95,6 +96,7 @@ class FakeWorker:
         self.aborts: list[dict[str, Any]] = []
         self.running: dict[str, asyncio.Event] = {}
         self.flushes = 0
+        self.written = 0
         self.looked = 0
         self.load: dict[str, int] = {}
         self.batches = False
@@ -265,11 +267,20 @@ class FakeWorker:
             self.die(listens=True)
         if fault.die:
             self.die()
+        if fault.endless:
+            return await self._send_endlessly(request)
         if fault.status:
             return web.Response(status=fault.status, body=fault.body, content_type="application/json")
         if self.role == "prefill":
             return await self._prefill(request.path, body, fault)
         return await self._decode(request, body, fault)
+
+    async def _send_endlessly(self, request: web.Request) -> web.StreamResponse:
+        out = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await out.prepare(request)
+        while True:
+            await out.write(b"[" * (1 << 16))
+            self.written += 1 << 16
 
     async def _prefill(self, path: str, body: dict[str, Any], fault: Fault) -> web.Response:
         assert body["bootstrap_port"] == self.card["bootstrap_port"]

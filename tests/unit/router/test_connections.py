@@ -220,6 +220,34 @@ async def test_an_answer_that_is_no_http(server: Server, client: Client, data: b
     assert (len(server.requests), client.connections.kept) == (1, 0)
 
 
+async def test_exchange_answer_without_an_end_is_broken_off(server: Server, client: Client) -> None:
+    base = await server.start()
+
+    async def floods(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while True:
+            writer.write(b"%x\r\n" % (1 << 16) + b"x" * (1 << 16) + b"\r\n")
+            await writer.drain()
+
+    server.answers = [floods]
+    assert await client.ask(base) == Lost("its answer is over 1 MiB", oversized=True)
+    assert client.connections.kept == 0
+
+
+async def test_exchange_header_without_an_end_is_broken_off(server: Server, client: Client) -> None:
+    base = await server.start()
+
+    async def floods(writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\n")
+        while True:
+            writer.write(b"x: " + b"y" * (1 << 12) + b"\r\n")
+            await writer.drain()
+
+    server.answers = [floods]
+    assert await client.ask(base) == Lost("the answer's header is over 65536 bytes")
+    assert client.connections.kept == 0
+
+
 async def test_what_comes_after_an_answer_ends_its_connection(server: Server, client: Client) -> None:
     base = await server.start()
     server.answers = [says(OK + b"more")]

@@ -217,6 +217,57 @@ async def test_fault_04_decode_reports_an_error_as_its_first_event(sun: System, 
     assert [await ask(sun, stream) for _ in range(2)] == [ANSWER] * 2
 
 
+GARBAGE = [
+    b"",
+    b"hello",
+    b"{}",
+    b"[]",
+    b'{"meta_info":[1],"x":"abort"}',
+    b'{"choices":{"a":"abort"}}',
+    b"\x00\xff",
+    NO_PREFILL[10:],
+]
+
+
+@STREAMS
+@pytest.mark.parametrize("logprobs", [{}, {"return_logprob": True, "logprob_start_len": 0}])
+@pytest.mark.parametrize("garbage", GARBAGE)
+async def test_fault_08_garbage_200_of_prefill_is_its_own_failure(
+    sun: System, stream: bool, logprobs: dict[str, Any], garbage: bytes
+) -> None:
+    """Its decode worker waits for KV that does not come, and is not to blame."""
+    sun["math-0"].fault = sun["math-1"].fault = Fault(status=200, body=garbage, times=1)
+    assert await ask(sun, stream, **logprobs) == ANSWER
+    assert sun.metric("sun_retries_total", task="math", leg="prefill") == 1
+    tried = {body["rid"] for name in ("math-0", "math-1") for _, body in sun[name].requests}
+    await sun.until(lambda: any(a["rid"] in tried for name in ("base-0", "base-1") for a in sun[name].aborts))
+    sun["math-0"].fault = sun["math-1"].fault = Fault(status=200, body=garbage)
+    assert (await refuse(sun, 502, stream, **logprobs))["error"]["code"] == "prefill_failed"
+    assert not any(sun.metric("sun_ejections_total", worker=name) for name in sun.workers)
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+async def test_fault_08_garbage_200_of_decode_is_its_own_failure(sun: System, garbage: bytes) -> None:
+    sun["base-0"].fault = sun["base-1"].fault = Fault(status=200, body=garbage, times=1)
+    assert await ask(sun, stream=False) == ANSWER
+    assert sun.metric("sun_retries_total", task="math", leg="decode") == 1
+    sun["base-0"].fault = sun["base-1"].fault = Fault(status=200, body=garbage)
+    assert (await refuse(sun, 502))["error"]["code"] == "decode_failed"
+    assert not any(sun.metric("sun_ejections_total", worker=name) for name in sun.workers)
+
+
+@pytest.mark.parametrize(("worker", "code"), [("math", "prefill_failed"), ("base", "decode_failed")])
+async def test_fault_08_endless_answer_is_broken_off_and_not_retried(start: Start, worker: str, code: str) -> None:
+    system: System = await start({"math": ("math", "base")}, {"math": 2, "base": 2}, router={"max_answer_mb": 1})
+    endless = [system[f"{worker}-{i}"] for i in (0, 1)]
+    for each in endless:
+        each.fault = Fault(endless=True)
+    error = (await refuse(system, 502))["error"]
+    assert (error["code"], "router.max_answer_mb" in error["message"]) == (code, True)
+    assert sorted(len(each.requests) for each in endless) == [0, 1]
+    assert not any(system.metric("sun_ejections_total", worker=name) for name in system.workers)
+
+
 async def test_fault_05_a_canary_that_hangs_in_decode_ends(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     system = await start({"math": ("math", "base")}, {"math": 1, "base": 1})
     system["base-0"].canary_fault = Fault(hang_after=1)
