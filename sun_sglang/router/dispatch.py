@@ -100,6 +100,8 @@ class Dispatcher:
             self._log.event(event, task=call.task, leg=failed.leg, worker=worker.name, why=failed.problem.message)
             if failed.eject:
                 self.eject(worker.name, failed.problem.message)
+            if failed.doubt:
+                self._registry.doubt(pair.prefill.name, pair.decode.name)
             if not failed.retry or ticket.abort_asked or self._closing:
                 break
             await self._require_alive(tried)
@@ -107,7 +109,7 @@ class Dispatcher:
                 fresh = True
             else:
                 left -= 1
-                avoid.add(worker.name)
+                avoid.update((w.name for w in pair) if failed.doubt else (worker.name,))
         raise (
             failed.problem if failed else Problem(503, f"no worker can serve task `{call.task}` now", code="no_worker")
         )

@@ -85,6 +85,7 @@ class Registrar:
         self._slots: WeakValueDictionary[tuple[str, str], asyncio.Semaphore] = WeakValueDictionary()
         registry.on_change.append(self._look_again)
         registry.on_added.append(self._start)
+        registry.on_doubt.append(self._news.set)
 
     async def run(self) -> None:
         """Watch every worker and prove every path until cancelled."""

@@ -156,6 +156,7 @@ class Registry:
         task_names: of the tasks served now.
         workers: by name.
         on_change: called with the name of a worker that left the rotation.
+        on_doubt: called when paths have to be proven again.
         on_proven: called when a path was proven.
         on_progress: called when what a change of the fleet waits for may have come about.
         on_added: called with a worker that came while the router runs.
@@ -171,6 +172,7 @@ class Registry:
         self._limits: dict[str, Limit] = {}
         self._picks = itertools.count(1)
         self.on_change: list[Callable[[str], None]] = []
+        self.on_doubt: list[Callable[[], None]] = []
         self.on_proven: list[Callable[[], None]] = []
         self.on_progress: list[Callable[[], None]] = []
         self.on_added: list[Callable[[Worker], None]] = []
@@ -225,6 +227,16 @@ class Registry:
         """
         worker = self.workers[name]
         worker.reason, worker.refused = reason, refused
+
+    def doubt(self, prefill: str, decode: str) -> None:
+        """Take the paths between two workers, and no others, out of the rotation until a canary passes."""
+        gone = [path for path in self._proven if path[1:] == (prefill, decode)]
+        for path in gone:
+            del self._proven[path]
+        if gone:
+            self.refresh()
+            for listener in self.on_doubt:
+                listener()
 
     def add(self, spec: FleetWorker) -> Worker:
         """A worker that has not been seen yet."""

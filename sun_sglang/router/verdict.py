@@ -92,6 +92,8 @@ class Failed:
         eject: the worker leaves the rotation until it has proven itself again.
         retry: another attempt may be made.
         stale: only a kept connection failed; the next attempt uses new connections and counts as the first.
+        doubt: one worker blames the other, and either may be at fault: only the path between them has to prove itself
+            again. A worker that lies takes no other worker out of the rotation.
     """
 
     leg: Leg
@@ -99,6 +101,7 @@ class Failed:
     eject: bool
     retry: bool = True
     stale: bool = False
+    doubt: bool = False
 
 
 Verdict: TypeAlias = Wait | Serve | Relay | Failed
@@ -228,7 +231,7 @@ def _aborted(leg: Leg, status: object, message: str) -> Relay | Failed:
 def _broken(leg: Leg, message: str, *, of_itself: bool = False) -> Failed:
     if leg == "decode" and not of_itself and any(sign in message for sign in _PREFILL_UNREACHABLE):
         problem = Problem(502, f"the prefill worker cannot be reached: {message}", code="prefill_lost")
-        return Failed("prefill", problem, eject=True)
+        return Failed("prefill", problem, eject=False, doubt=True)
     return Failed(leg, Problem(502, f"the {leg} worker failed: {message}", code=f"{leg}_failed"), eject=False)
 
 

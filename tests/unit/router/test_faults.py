@@ -154,6 +154,19 @@ async def test_fault_02_07_the_other_leg_reports_a_death(sun: System, stream: bo
 
 
 @STREAMS
+async def test_fault_09_decode_worker_that_blames_every_prefill_worker_ejects_none(sun: System, stream: bool) -> None:
+    sun["base-0"].fault = Fault(status=500, body=NO_PREFILL)
+    assert [await ask(sun, stream) for _ in range(6)] == [ANSWER] * 6
+    assert sun["base-0"].requests
+    assert not any(sun.metric("sun_ejections_total", worker=name) for name in sun.workers)
+    assert {sun.router.registry.state(name) for name in sun.workers} == {"ready"}
+    sun["base-0"].fault = None
+    # its paths are proven again by canaries
+    await sun.ready()
+    await sun.until(lambda: len(sun.router.registry.usable("math")) == 4)
+
+
+@STREAMS
 async def test_fault_02_request_that_its_prefill_worker_had_finished_is_retried(sun: System, stream: bool) -> None:
     """The prefill worker dies afterwards, and of something else."""
     now = asyncio.Event()

@@ -74,7 +74,8 @@ def test_input_logprobs_are_waited_for_and_their_loss_is_a_failure() -> None:
 def test_what_a_decode_worker_says_of_its_prefill_worker_is_that_ones_fault(says: str) -> None:
     verdict = judge(None, Reply(500, orjson.dumps({"error": {"message": says}})))
     assert isinstance(verdict, Failed)
-    assert (verdict.leg, verdict.eject, verdict.retry, verdict.problem.status) == ("prefill", True, True, 502)
+    assert (verdict.leg, verdict.eject, verdict.doubt, verdict.retry) == ("prefill", False, True, True)
+    assert verdict.problem.status == 502
 
 
 @pytest.mark.parametrize(("fault", "other"), list(product(FAULTS, [None, OK])))
