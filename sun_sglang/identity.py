@@ -105,6 +105,7 @@ class WorkerCard(BaseModel):
         module_flags: the flags by which its weights give other KV than another worker's equal weights, as JSON.
         keeps_answers: its cache keeps the KV of answers, which its own module made; a decode worker that does not say
             is taken to.
+        token_bytes: most bytes of text that one token may cover; None where there is no such number.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -118,8 +119,9 @@ class WorkerCard(BaseModel):
     context_length: Tokens
     kv_tokens: Tokens
     leaving: bool = False
-    module_flags: str = ""
+    module_flags: Detail = ""
     keeps_answers: bool = True
+    token_bytes: Tokens | None = None
 
     @property
     def module(self) -> str:
@@ -269,13 +271,19 @@ def tokenizer_digest(model: Path) -> str:
     """
     fast = model / "tokenizer.json"
     if fast.exists():
-        content = json.dumps(_read_json(fast, ""), sort_keys=True).encode()
-    else:
-        slow = [model / n for n in ("tokenizer.model", "vocab.json", "merges.txt") if (model / n).exists()]
-        if not slow:
-            raise CheckpointError(f"{model}: no tokenizer; save the tokenizer beside the weights")
-        content = b"".join(p.read_bytes() for p in slow)
+        stat = fast.stat()
+        return _fast_tokenizer_digest(fast, stat.st_size, stat.st_mtime_ns)
+    slow = [model / n for n in ("tokenizer.model", "vocab.json", "merges.txt") if (model / n).exists()]
+    if not slow:
+        raise CheckpointError(f"{model}: no tokenizer; save the tokenizer beside the weights")
+    content = b"".join(p.read_bytes() for p in slow)
     return hashlib.sha256(content).hexdigest()[:16]
+
+
+@lru_cache(maxsize=256)
+def _fast_tokenizer_digest(file: Path, _size: int, _mtime_ns: int) -> str:
+    # a worker reads its identity at each probe, and the file may have 20 MB
+    return hashlib.sha256(json.dumps(_read_json(file, ""), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def chat_template_digest(model: Path) -> str:

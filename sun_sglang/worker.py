@@ -12,11 +12,13 @@ import os
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from sun_sglang.cpu import has_gpu, prepare_cpu_engine
 from sun_sglang.errors import PatchError, SunError
 from sun_sglang.identity import WorkerCard, find_checkpoint, module_flags, read_identity
+from sun_sglang.prompt_counter import TOKENS_PATH, PromptCounter, token_bytes_of
 from sun_sglang.worker_key import KeyRequired, read_key
 
 CARD_PATH = "/sun/worker"
@@ -68,7 +70,7 @@ def serve(argv: Sequence[str]) -> None:
     from sglang.srt.server_args import prepare_server_args
     from sglang.srt.utils import kill_process_tree
 
-    offer_card()
+    offer_routes()
     if key := read_key(os.environ):
         require_key(key)
     try:
@@ -77,20 +79,24 @@ def serve(argv: Sequence[str]) -> None:
         kill_process_tree(os.getpid(), include_parent=False)
 
 
-def offer_card() -> None:
-    """Add `GET /sun/worker` to SGLang's HTTP server."""
+def offer_routes() -> None:
+    """Add `GET /sun/worker` and `POST /sun/tokens` to SGLang's HTTP server."""
     from fastapi import Response
     from sglang.srt.entrypoints import http_server
 
     incarnation = uuid.uuid4().hex
+    # a tokenizer stays the same while its server runs, and reading a large one takes a while
+    token_bytes = cache(token_bytes_of)
 
     async def card() -> Response:
         state = http_server.get_global_state()
         if (ended := ended_process(state)) is not None:
             return Response(f"process {ended} has ended", status_code=503, media_type="text/plain")
-        return Response(read_card(state, incarnation).model_dump_json(), media_type="application/json")
+        body = read_card(state, incarnation, token_bytes(state.tokenizer_manager.tokenizer)).model_dump_json()
+        return Response(body, media_type="application/json")
 
     http_server.app.add_api_route(CARD_PATH, card, methods=["GET"])
+    http_server.app.router.add_route(TOKENS_PATH, PromptCounter(http_server.app).handle, methods=["POST"])
 
 
 def ended_process(state: Any) -> str | None:
@@ -121,12 +127,13 @@ def require_key(key: str) -> None:
     http_server.app.add_middleware(KeyRequired, key=key)
 
 
-def read_card(state: Any, incarnation: str) -> WorkerCard:
+def read_card(state: Any, incarnation: str, token_bytes: int | None) -> WorkerCard:
     """What a running server says of itself.
 
     Args:
         state: SGLang's `_GlobalState` (`entrypoints/http_server.py`).
         incarnation: this start's own value.
+        token_bytes: most bytes of text that one of its tokens may cover; None where there is no such number.
     """
     from sun_sglang.patches.report_patches import proven
 
@@ -152,6 +159,7 @@ def read_card(state: Any, incarnation: str) -> WorkerCard:
         leaving=state.tokenizer_manager.gracefully_exit,
         module_flags=module_flags(flags),
         keeps_answers=not prefill and keeps_answers(flags),
+        token_bytes=token_bytes,
     )
 
 

@@ -91,6 +91,7 @@ def make_card(settings: Settings, identity: Identity, limits: Limits) -> WorkerC
         context_length=limits.context,
         kv_tokens=limits.kv,
         keeps_answers=False,
+        token_bytes=settings.emulation.bytes_per_token,
     )
 
 

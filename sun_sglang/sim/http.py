@@ -113,6 +113,7 @@ class Server:
             "/flush_cache": self._flush,
             "/tokenize": self._tokenize,
             "/v1/tokenize": self._tokenize,
+            "/sun/tokens": self._count,
             "/sun/fault": self._set_fault,
         }
         return [web.get(path, handler) for path, handler in get.items()] + [
@@ -344,6 +345,13 @@ class Server:
             return _json({"tokens": many, "count": [len(ids) for ids in many], "max_model_len": self._reader.context})
         ids = self._reader.encode(str(prompt)) if messages is None else self._reader.encode_chat(messages)
         return _json({"tokens": ids, "count": len(ids), "max_model_len": self._reader.context})
+
+    async def _count(self, request: web.Request) -> web.Response:
+        """Count a prompt's tokens, as `sun_sglang.worker` does."""
+        body = parse_object(await request.read())
+        prompt, messages = body.get("prompt"), body.get("messages")
+        ids = self._reader.encode(str(prompt)) if messages is None else self._reader.encode_chat(messages)
+        return _json({"tokens": len(ids), "exact": True})
 
     async def _root(self, _: web.Request) -> web.Response:
         return _json("SGLang is running")
