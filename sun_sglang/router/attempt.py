@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from sun_sglang.router.exchange import Exchange
 from sun_sglang.router.legs import Call
+from sun_sglang.router.lengths import Checked
 from sun_sglang.router.registry import Pair, Worker
 from sun_sglang.router.verdict import (
     Failed,
@@ -55,6 +56,7 @@ class Ticket:
         owner: name of the API key that it came with; empty where there are no keys.
         waiting: what it waits for before it may go to workers; None once it may.
         queued: seconds that it waited.
+        checked: its check against its task's limits, which is made again where these changed; None for a canary.
     """
 
     task: str
@@ -67,6 +69,7 @@ class Ticket:
     owner: str = ""
     waiting: asyncio.Future[None] | None = None
     queued: float = 0.0
+    checked: Checked | None = None
 
 
 class Attempt:

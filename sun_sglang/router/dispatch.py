@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from sun_sglang.errors import RequestError
 from sun_sglang.router.answer import Answer
 from sun_sglang.router.attempt import Attempt, Ticket
 from sun_sglang.router.clock import Clock
@@ -84,7 +85,7 @@ class Dispatcher:
         failed: Failed | None = None
         left, fresh = ATTEMPTS, False
         while left:
-            pair = await self._pair(call, avoid)
+            pair = await self._checked_pair(call, ticket, avoid)
             if ticket.abort_asked:
                 raise aborted_early()
             if pair is None:
@@ -224,6 +225,17 @@ class Dispatcher:
         finally:
             self._aborting.discard(attempt)
 
+    async def _checked_pair(self, call: Call, ticket: Ticket, avoid: set[str]) -> Pair | None:
+        """Choose a pair that takes the request: what is usable may have changed since the request was checked."""
+        while (pair := await self._pair(call, avoid)) is not None:
+            if ticket.checked is None or ticket.checked.holds:
+                return pair
+            try:
+                await ticket.checked.again()
+            except RequestError as e:
+                raise Problem.of(e) from e
+        return None
+
     async def _pair(self, call: Call, avoid: set[str]) -> Pair | None:
         if (pair := self._choose(call, avoid)) is not None:
             return pair
@@ -273,6 +285,7 @@ class Dispatcher:
         attempt.hold()
         for worker in pair:
             self._registry.pick(worker)
+            worker.read(len(bodies.decode), self.clock.now())
         self.attempts.add(attempt)
         ticket.attempts.add(attempt)
         ticket.tries.append(attempt)

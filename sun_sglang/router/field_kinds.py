@@ -138,7 +138,7 @@ def _is_biases(value: Any) -> bool:
     return (
         type(value) is dict
         and len(value) <= MAX_BIASES
-        and all(name.isascii() and name.isdecimal() and int(name[:11]) <= INT32_MAX for name in value)
+        and all(len(name) <= 10 and name.isascii() and name.isdecimal() and int(name) <= INT32_MAX for name in value)
         and all(type(bias) in (int, float) and -MAX_BIAS <= bias <= MAX_BIAS for bias in value.values())
     )
 

@@ -1,8 +1,12 @@
-"""Is a prompt too long? Token ids are counted; text has an upper bound, and beyond it a tokenizer is asked. Pure."""
+"""Is a prompt too long, and does the model have every token id of a request? Pure.
+
+Token ids are counted. Text has an upper bound, and a lower one where the vocabulary gives one; a tokenizer is asked
+only about what lies between.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import orjson
@@ -19,36 +23,52 @@ MESSAGE_TOKENS = 16
 
 
 class Size(NamedTuple):
-    """How long a prompt is, in tokens: `exact`, or not more than `most`; `tokenize` is what to ask a tokenizer."""
+    """How long a prompt is.
+
+    Attributes:
+        exact: its tokens, where they are given as ids.
+        most: tokens that it does not exceed.
+        text: bytes of text of which each reaches the tokenizer; None for a chat, whose template may drop text.
+        question: what to ask a worker that counts it.
+    """
 
     exact: int | None
     most: int
-    tokenize: Mapping[str, Any] | None
+    text: int | None
+    question: Mapping[str, Any]
 
 
 def measure(endpoint: Endpoint, body: Mapping[str, Any]) -> Size | None:
-    """The size of a single request's prompt; None where nothing can be said (a prompt with images, say)."""
+    """Return the size of a single request's prompt; None where it has none."""
     ids = body.get("prompt") if endpoint is Endpoint.COMPLETIONS else body.get("input_ids")
     if isinstance(ids, list) and ids:
-        return Size(len(ids), len(ids), None)
+        return Size(len(ids), len(ids), None, {})
     if endpoint is Endpoint.CHAT:
-        return _chat(body)
+        return Size(None, _chat_bytes(body), None, body)
     text = body.get("prompt" if endpoint is Endpoint.COMPLETIONS else "text")
     if not isinstance(text, str):
         return None
+    size = _bytes(text)
     # byte-level tokenizers make at most one token of a byte
-    return Size(None, _bytes(text) + SPECIAL_TOKENS, {"prompt": text})
+    return Size(None, size + SPECIAL_TOKENS, size, {"prompt": text})
 
 
-def check_ids(endpoint: Endpoint, body: Mapping[str, Any], limit: Limit) -> None:
-    """Raise RequestError (400) for a token id that the model does not have."""
-    name = "prompt" if endpoint is Endpoint.COMPLETIONS else "input_ids"
-    ids = body.get(name)
-    if isinstance(ids, list) and ids and max(ids) >= limit.vocab:
-        raise RequestError(400, f"`{name}` holds {max(ids)}; token ids go from 0 to {limit.vocab - 1}", param=name)
+def needs_count(size: Size, limit: Limit, task: str) -> bool:
+    """Return whether a tokenizer has to count a prompt.
+
+    Raises:
+        RequestError: the prompt is too long, and no tokenizer is needed to know it (400).
+    """
+    if size.exact is not None:
+        if size.exact > limit.tokens:
+            raise too_long(f"{size.exact}", limit, task)
+        return False
+    if limit.token_bytes is not None and size.text is not None and size.text > limit.tokens * limit.token_bytes:
+        raise too_long(f"more than {size.text // limit.token_bytes}", limit, task)
+    return size.most > limit.tokens
 
 
-def too_long(tokens: int, limit: Limit, task: str) -> RequestError:
+def too_long(tokens: str, limit: Limit, task: str) -> RequestError:
     """The answer to a prompt that some worker of the task could not take."""
     return RequestError(
         400,
@@ -57,17 +77,55 @@ def too_long(tokens: int, limit: Limit, task: str) -> RequestError:
     )
 
 
-def _chat(body: Mapping[str, Any]) -> Size | None:
-    total = TEMPLATE_TOKENS
+def check_token_ids(endpoint: Endpoint, body: Mapping[str, Any], limit: Limit) -> None:
+    """Check every token id that a request carries against the vocabulary of the task's workers.
+
+    SGLang uses ids as indices into tensors: one beyond the vocabulary ends a worker's process.
+
+    Raises:
+        RequestError: an id that the model does not have, with the field's name (400).
+    """
+    name = "prompt" if endpoint is Endpoint.COMPLETIONS else "input_ids"
+    _check_ids(body.get(name), name, limit.vocab)
+    if endpoint is not Endpoint.GENERATE:
+        _check_sampling(body, "", limit.vocab)
+        return
+    params = body.get("sampling_params") or ()
+    for one in params if isinstance(params, list) else [params]:
+        _check_sampling(one or {}, "sampling_params.", limit.vocab)
+    _check_ids(body.get("token_ids_logprob"), "token_ids_logprob", limit.vocab)
+
+
+def _check_sampling(params: Mapping[str, Any], where: str, vocab: int) -> None:
+    _check_ids(params.get("stop_token_ids"), where + "stop_token_ids", vocab)
+    _check_ids([int(key) for key in params.get("logit_bias") or ()], where + "logit_bias", vocab)
+
+
+def _check_ids(value: object, name: str, vocab: int) -> None:
+    """Check a list of ids, or one of lists of ids; its types and signs were checked before (`fields`)."""
+    if not isinstance(value, list) or not value:
+        return
+    if type(value[0]) is int:
+        # one pass in C: a long prompt has tens of thousands of them
+        largest = max(value)
+        if largest >= vocab:
+            message = f"`{name}` holds {largest}; token ids go from 0 to {vocab - 1}"
+            raise RequestError(400, message, param=name)
+        return
+    for item in value:
+        _check_ids(item, name, vocab)
+
+
+def _chat_bytes(body: Mapping[str, Any]) -> int:
+    return TEMPLATE_TOKENS + sum(_parts(body))
+
+
+def _parts(body: Mapping[str, Any]) -> Iterator[int]:
     for message in body["messages"]:
-        content = message.get("content")
-        if isinstance(content, list) and any(not isinstance(p, dict) or p.get("type") != "text" for p in content):
-            return None
-        total += MESSAGE_TOKENS + len(orjson.dumps(message))
+        yield MESSAGE_TOKENS + len(orjson.dumps(message))
     for name in ("tools", "chat_template_kwargs"):
         if body.get(name):
-            total += len(orjson.dumps(body[name]))
-    return Size(None, total, body)
+            yield len(orjson.dumps(body[name]))
 
 
 def _bytes(text: str) -> int:

@@ -129,12 +129,13 @@ class Registrar:
     async def _watch(self, worker: Worker, look: asyncio.Event) -> None:
         silent = 0
         while self._is_there(worker):
+            asked = self._dispatcher.clock.now()
             try:
                 card = await self._read_card(worker)
             except ProbeError as e:
                 if not self._is_there(worker):
                     break
-                silent = silent + 1 if e.silent else SILENT_PROBES
+                silent = _count_silence(silent, e, reads=worker.reading_until > asked)
                 if silent >= SILENT_PROBES:
                     self._lose(worker, e)
             else:
@@ -249,6 +250,19 @@ class Registrar:
             for name in path[1:]:
                 if (worker := self._registry.workers.get(name)) is not None:
                     self._report(worker)
+
+
+def _count_silence(silent: int, error: ProbeError, *, reads: bool) -> int:
+    """Return how many silent probes in a row count after one more failed.
+
+    Args:
+        silent: how many counted before.
+        error: how the probe failed.
+        reads: the worker had long prompts to tokenize, and answers nobody meanwhile.
+    """
+    if not error.silent:
+        return SILENT_PROBES
+    return silent if reads else silent + 1
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

@@ -18,6 +18,12 @@ from sun_sglang.router.fleet import Fleet, FleetWorker
 from sun_sglang.router.shared import SharedLoads
 from sun_sglang.topology import Task
 
+# SGLang tokenizes a prompt on the event loop of its HTTP server, which answers nobody meanwhile. A shorter body costs
+# too little to matter; a longer one about a second for each MB, and several where its cores are shared.
+LONG_BODY_BYTES = 1 << 16
+READING_S_PER_BYTE = 4e-6
+MAX_READING_S = 60.0
+
 
 class State(StrEnum):
     """Where a worker stands."""
@@ -55,6 +61,7 @@ class Worker:
         elsewhere_tokens: outstanding work of those, in tokens.
         picked: when it was last chosen, as a running number.
         answered: clock time at which it last made progress: a good answer, or a batch.
+        reading_until: clock time by which it has read and tokenized the long prompts that this process sent it.
         incarnation: the one that was last read, kept while the worker is absent.
         on_lost: called with a reason once the worker is gone for good; each request in flight on it has one here.
         hash: of its name, the same in every process.
@@ -75,6 +82,7 @@ class Worker:
     elsewhere_tokens: int = 0
     picked: int = 0
     answered: float = float("-inf")
+    reading_until: float = float("-inf")
     incarnation: str = ""
     on_lost: set[Callable[[str], None]] = field(default_factory=set)
     hash: int = field(init=False)
@@ -125,6 +133,12 @@ class Worker:
         if self.slot is not None:
             self.slot[0], self.slot[1] = self.requests, self.tokens
 
+    def read(self, size: int, now: float) -> None:
+        """Note that a request was sent whose body has `size` bytes; `now` is clock time."""
+        if size >= LONG_BODY_BYTES:
+            done = max(self.reading_until, now) + size * READING_S_PER_BYTE
+            self.reading_until = min(done, now + MAX_READING_S)
+
     def give(self, tokens: int) -> None:
         """A request of the router's is not on it any more."""
         self.requests -= 1
@@ -141,10 +155,21 @@ class Pair(NamedTuple):
 
 
 class Limit(NamedTuple):
-    """What every usable worker of a task takes: prompt tokens, and token ids below `vocab`."""
+    """What every usable worker of a task takes.
+
+    Attributes:
+        tokens: longest prompt.
+        vocab: token ids are below.
+        token_bytes: most bytes of text that one token may cover; None where there is no such number.
+    """
 
     tokens: int
     vocab: int
+    token_bytes: int | None = None
+
+    def covers(self, other: Limit) -> bool:
+        """Whether a request that is within `other` is within this limit."""
+        return self.tokens >= other.tokens and self.vocab >= other.vocab
 
 
 class Registry:
@@ -281,7 +306,10 @@ class Registry:
         return self._usable.get(task, ())
 
     def limit(self, task: str) -> Limit | None:
-        """The longest prompt that any usable pair of a task can take; None while there is no such pair."""
+        """What each usable pair of a task takes.
+
+        While there is no such pair it is what the last ones took; None where there never was one.
+        """
         return self._limits.get(task)
 
     def unproven(self) -> list[Path]:
@@ -386,14 +414,18 @@ class Registry:
             for path in self.paths(name):
                 usable[name].append(Pair(self.workers[path.prefill], self.workers[path.decode]))
         self._usable = {task: tuple(pairs) for task, pairs in usable.items()}
-        self._limits = {task: _limit(pairs) for task, pairs in usable.items() if pairs}
+        # a task whose workers restart has the same limits before and after, and requests come meanwhile
+        kept = {task: limit for task, limit in self._limits.items() if task in usable}
+        self._limits = kept | {task: _limit(pairs) for task, pairs in usable.items() if pairs}
 
 
 def _limit(pairs: Iterable[Pair]) -> Limit:
     cards = [worker.card for pair in pairs for worker in pair if worker.card is not None]
     # SGLang refuses a prompt that fills the context (managers/tokenizer_manager.py: _validate_one_request)
     tokens = min(min(c.max_input_tokens, c.context_length - 1, c.kv_tokens) for c in cards)
-    return Limit(tokens, min(c.identity.vocab_size for c in cards))
+    covered = [c.token_bytes for c in cards if c.token_bytes is not None]
+    token_bytes = max(covered) if len(covered) == len(cards) else None
+    return Limit(tokens, min(c.identity.vocab_size for c in cards), token_bytes)
 
 
 def _differs(worker: Worker, peer: Worker, what: str, ours: object, theirs: object) -> str:

@@ -24,6 +24,7 @@ from sun_sglang.router.gate import AdmissionQueue, Slot
 from sun_sglang.router.inflight import Inflight
 from sun_sglang.router.keys import Key
 from sun_sglang.router.legs import Call, make_call, namespace, wire_model
+from sun_sglang.router.lengths import Checked
 from sun_sglang.router.log import Log
 from sun_sglang.router.metrics import Metrics, current_account
 from sun_sglang.router.names import current_request
@@ -67,7 +68,7 @@ class Service:
         inflight: Inflight,
         metrics: Metrics,
         registry: Registry,
-        check_length: Callable[[Request, Sequence[Single]], Awaitable[None]],
+        check_length: Callable[[Request, Sequence[Single]], Awaitable[Checked]],
         needs_keys: bool,
         log: Log,
     ) -> None:
@@ -99,11 +100,12 @@ class Service:
         if "stop_regex" in self._allowed:
             await check_patterns(request.body)
         singles = split(request)
-        await self._check_length(request, singles)
+        checked = await self._check_length(request, singles)
         owner = key.name if key else ""
         session = http.headers.get(SESSION_HEADER)
         parts = tuple(
-            self._part(request, s, session, Ticket(request.task, s.rid, arrived, owner=owner)) for s in singles
+            self._part(request, s, session, Ticket(request.task, s.rid, arrived, owner=owner, checked=checked))
+            for s in singles
         )
         work = sum(p.call.cost.decode for p in parts)
         if key is not None:

@@ -100,7 +100,9 @@ class FakeWorker:
         self.looked = 0
         self.load: dict[str, int] = {}
         self.batches = False
-        self.tokenized: list[dict[str, Any]] = []
+        self.counted: list[dict[str, Any]] = []
+        self.silent_counts = False
+        self.bad_count: int | None = None
         self.cache: dict[str, set[tuple[int, ...]]] = {}
         self.stepped = asyncio.Event()
         self.idle = asyncio.Event()
@@ -110,6 +112,8 @@ class FakeWorker:
         self.card_changes = card
         self.raw_card: bytes | None = None
         self.endless_card = False
+        self.silent_cards = False
+        self.cards_asked = 0
         self.canaries = 0
         self.canary_fault: Fault | None = None
         self._runner: web.AppRunner | None = None
@@ -124,7 +128,7 @@ class FakeWorker:
         for path in ("/generate", "/v1/completions", "/v1/chat/completions"):
             app.router.add_post(path, self._generate)
         app.router.add_post("/abort_request", self._abort)
-        app.router.add_post("/tokenize", self._tokenize)
+        app.router.add_post("/sun/tokens", self._count)
         app.router.add_post("/flush_cache", self._flush)
         app.router.add_get("/v1/loads", self._loads)
         app.router.add_get("/model_info", self._model_info)
@@ -190,6 +194,9 @@ class FakeWorker:
     # --- handlers ---------------------------------------------------------------------------------------------------
 
     async def _card(self, request: web.Request) -> web.StreamResponse:
+        self.cards_asked += 1
+        if self.silent_cards:
+            await self._forever.wait()
         if self.endless_card:
             out = web.StreamResponse()
             await out.prepare(request)
@@ -206,12 +213,15 @@ class FakeWorker:
                 event.set()
         return web.Response()
 
-    async def _tokenize(self, request: web.Request) -> web.Response:
+    async def _count(self, request: web.Request) -> web.Response:
         body = await request.json()
-        self.tokenized.append(body)
+        self.counted.append(body)
+        if self.silent_counts:
+            await self._forever.wait()
+        if self.bad_count is not None:
+            return web.Response(status=self.bad_count, body=b"no count")
         text = body["prompt"] if "prompt" in body else " ".join(m["content"] for m in body["messages"])
-        ids = text.split()
-        return web.json_response({"tokens": [0] * len(ids), "count": len(ids), "max_model_len": 1024})
+        return web.json_response({"tokens": len(text.split()), "exact": True})
 
     async def _flush(self, _: web.Request) -> web.Response:
         self.flushes += 1

@@ -582,10 +582,10 @@ async def test_fault_18_one_of_several_fails(sun: System) -> None:
 async def test_fault_19_text_is_tokenized_only_where_it_may_be_too_long(small: System) -> None:
     status, _ = await small.post("/generate", {"model": "math", "text": "x" * 990})
     assert status == 200
-    assert not small["math-0"].tokenized
+    assert not small["math-0"].counted
     status, _ = await small.post("/generate", {"model": "math", "text": "longword " * 900})
     assert status == 200
-    assert len(small["math-0"].tokenized) == 1
+    assert len(small["math-0"].counted) == 1
     assert (await small.post("/generate", {"model": "math", "input_ids": [1] * 1000}))[0] == 200
 
 

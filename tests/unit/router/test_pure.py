@@ -265,7 +265,7 @@ def test_the_limit_is_the_least_of_both_pools() -> None:
     registry.admit("d0", card("decode", kv_tokens=80, identity={"vocab_size": 50_000}))
     path = Route("math", "m0", "d0")
     registry.prove(path, registry.incarnations(path) or ("", ""))
-    assert registry.limit("math") == (80, 50_000)
+    assert registry.limit("math") == (80, 50_000, None)
     assert registry.limit("tool") is None
 
 
@@ -402,9 +402,11 @@ def test_a_text_has_no_more_tokens_than_bytes_and_the_margin(text: str) -> None:
     assert size.most > len(text.encode(errors="surrogatepass"))
 
 
-def test_a_prompt_with_pictures_is_not_measured() -> None:
-    content = [{"type": "image_url", "image_url": {"url": "x"}}]
-    assert measure(Endpoint.CHAT, {"messages": [{"role": "user", "content": content}]}) is None
+def test_a_chat_with_a_picture_is_measured_like_any_other() -> None:
+    content = [{"type": "image_url", "image_url": {"url": "x"}}, {"type": "text", "text": "y" * 5000}]
+    size = measure(Endpoint.CHAT, {"messages": [{"role": "user", "content": content}]})
+    assert size is not None
+    assert size.most > 5000
 
 
 # --- the fleet file -------------------------------------------------------------------------------------------------
