@@ -26,6 +26,7 @@ import httpx
 import psutil
 import pytest
 
+from sun_sglang.launch.state import ProcessState
 from tests.engine.conftest import (
     TOPOLOGY,
     Deployment,
@@ -727,6 +728,105 @@ async def test_fault_19_the_longest_prompt_is_answered(
         reply = await client.post("/generate", json={"model": "llama-a", "sampling_params": greedy(4)} | body)
         assert reply.status_code == 200, reply.text
         assert reply.json()["meta_info"]["prompt_tokens"] == 2041
+
+
+FAR_TOO_LONG = "abcd " * 700_000
+NO_SUCH_TOKEN = [2147483647]
+HELLO = [{"role": "user", "content": "hello"}]
+ENDED_WORKERS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "completions, 3.5 MB": ("/v1/completions", {"prompt": FAR_TOO_LONG, "max_tokens": 2}, "tokens; task"),
+    "generate, 3.5 MB": ("/generate", {"text": FAR_TOO_LONG, "sampling_params": {"max_new_tokens": 2}}, "tokens; task"),
+    "chat, 3.5 MB": (
+        "/v1/chat/completions",
+        {"messages": [{"role": "user", "content": FAR_TOO_LONG}], "max_tokens": 2},
+        "tokens; task",
+    ),
+    "completions, a token that there is none": (
+        "/v1/completions",
+        {"prompt": "hello", "min_tokens": 1, "stop_token_ids": NO_SUCH_TOKEN},
+        "`stop_token_ids` holds 2147483647",
+    ),
+    "generate, a token that there is none": (
+        "/generate",
+        {"text": "hello", "sampling_params": {"min_new_tokens": 1, "stop_token_ids": NO_SUCH_TOKEN}},
+        "`sampling_params.stop_token_ids` holds 2147483647",
+    ),
+    "chat, a token that there is none": (
+        "/v1/chat/completions",
+        {"messages": HELLO, "min_tokens": 1, "stop_token_ids": NO_SUCH_TOKEN},
+        "`stop_token_ids` holds 2147483647",
+    ),
+    "chat, a bias for a token that there is none": (
+        "/v1/chat/completions",
+        {"messages": HELLO, "logit_bias": {"261": 1.0}},
+        "`logit_bias` holds 261",
+    ),
+    "generate, the logprob of a token that there is none": (
+        "/generate",
+        {"text": "hello", "return_logprob": True, "token_ids_logprob": [261]},
+        "`token_ids_logprob` holds 261",
+    ),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("what", ENDED_WORKERS)
+async def test_fault_19_a_body_that_ended_workers_is_refused_and_every_process_lives(
+    client: httpx.AsyncClient, deployment: Deployment, what: str, stream: bool
+) -> None:
+    path, body, why = ENDED_WORKERS[what]
+    before = [processes_of(process) for process in deployment.state.processes]
+    sent = await metric(client, "sun_leg_requests_total")
+    reply = await client.post(path, json={"model": "llama-a", "stream": stream} | body)
+    assert reply.status_code == 400
+    assert why in reply.json()["error"]["message"]
+    assert await metric(client, "sun_leg_requests_total") == sent, "no worker saw it"
+    assert [processes_of(process) for process in deployment.state.processes] == before
+
+
+def processes_of(process: ProcessState) -> tuple[str, list[int]]:
+    """A worker's processes, its scheduler among them."""
+    found = psutil.Process(process.pid)
+    return process.name, [process.pid, *sorted(child.pid for child in found.children(recursive=True))]
+
+
+COUNTED: dict[str, dict[str, Any]] = {
+    "text": {"prompt": "hello, wörld <user>"},
+    "a text of several windows": {"prompt": "hello " * 30_000},
+    "chat": {"messages": HELLO},
+    "the chat's last answer goes on": {
+        "messages": [*HELLO, {"role": "assistant", "content": "hi"}],
+        "continue_final_message": True,
+    },
+    "tools": {
+        "messages": HELLO,
+        "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}],
+    },
+}
+
+
+@pytest.mark.parametrize("what", COUNTED)
+async def test_a_worker_counts_the_tokens_that_its_tokenize_returns(
+    client: httpx.AsyncClient, deployment: Deployment, what: str
+) -> None:
+    url = deployment.process("llama-a-0").url
+    theirs = (await client.post(f"{url}/tokenize", json=COUNTED[what])).json()["count"]
+    for most in (theirs, theirs - 1):
+        ours = await client.post(f"{url}/sun/tokens", params={"most": most}, json=COUNTED[what])
+        assert ours.json() == {"tokens": theirs, "exact": True}
+    few = (await client.post(f"{url}/sun/tokens", params={"most": 3}, json=COUNTED[what])).json()
+    assert few["tokens"] > 3
+
+
+async def test_a_worker_refuses_to_count_what_its_tokenize_refuses(
+    client: httpx.AsyncClient, deployment: Deployment
+) -> None:
+    url = deployment.process("llama-a-0").url
+    for body in ({}, {"messages": [{"role": "nobody", "content": "x"}]}, {"prompt": 5}):
+        assert (await client.post(f"{url}/sun/tokens", params={"most": 5}, json=body)).status_code == 400
+    assert (await client.post(f"{url}/sun/tokens", json={"prompt": "x"})).status_code == 400
+    card = (await client.get(f"{url}/sun/worker")).json()
+    assert card["token_bytes"] == len("<assistant>")
 
 
 WRONG: dict[str, tuple[str, Any]] = {
