@@ -285,7 +285,7 @@ class Dispatcher:
         attempt.hold()
         for worker in pair:
             self._registry.pick(worker)
-            worker.read(len(bodies.decode), self.clock.now())
+            worker.read(len(bodies.decode), self.now())
         self.attempts.add(attempt)
         ticket.attempts.add(attempt)
         ticket.tries.append(attempt)

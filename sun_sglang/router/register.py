@@ -129,13 +129,13 @@ class Registrar:
     async def _watch(self, worker: Worker, look: asyncio.Event) -> None:
         silent = 0
         while self._is_there(worker):
-            asked = self._dispatcher.clock.now()
+            asked = self._now()
             try:
                 card = await self._read_card(worker)
             except ProbeError as e:
                 if not self._is_there(worker):
                     break
-                silent = _count_silence(silent, e, reads=worker.reading_until > asked)
+                silent = _count_silence(silent, e, reads=worker.is_reading(asked))
                 if silent >= SILENT_PROBES:
                     self._lose(worker, e)
             else:

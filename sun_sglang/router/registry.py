@@ -61,7 +61,7 @@ class Worker:
         elsewhere_tokens: outstanding work of those, in tokens.
         picked: when it was last chosen, as a running number.
         answered: clock time at which it last made progress: a good answer, or a batch.
-        reading_until: clock time by which it has read and tokenized the long prompts that this process sent it.
+        reading_until: loop time by which it has read and tokenized the long prompts that this process sent it.
         incarnation: the one that was last read, kept while the worker is absent.
         on_lost: called with a reason once the worker is gone for good; each request in flight on it has one here.
         hash: of its name, the same in every process.
@@ -134,10 +134,17 @@ class Worker:
             self.slot[0], self.slot[1] = self.requests, self.tokens
 
     def read(self, size: int, now: float) -> None:
-        """Note that a request was sent whose body has `size` bytes; `now` is clock time."""
+        """Note that a request was sent whose body has `size` bytes; `now` is loop time."""
         if size >= LONG_BODY_BYTES:
             done = max(self.reading_until, now) + size * READING_S_PER_BYTE
             self.reading_until = min(done, now + MAX_READING_S)
+            if self.slot is not None:
+                self.slot[2] = int(self.reading_until * 1000)
+
+    def is_reading(self, now: float) -> bool:
+        """Return whether it may still be reading long prompts of any process of the router; `now` is loop time."""
+        shared = self.shared
+        return self.reading_until > now or (shared is not None and shared.reading_until(self.hash) > now)
 
     def give(self, tokens: int) -> None:
         """A request of the router's is not on it any more."""

@@ -1,7 +1,8 @@
 """What the processes of one router have on each worker, in memory that all of them see.
 
 Each process writes a row of its own and reads the others', so nothing is locked: a row is one generation, a count, and
-for each worker its hash, requests and tokens, all 64-bit integers.
+for each worker its hash, requests, tokens, and the milliseconds of monotonic time until which it reads long prompts,
+all 64-bit integers.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import os
 from pathlib import Path
 
 MOST_WORKERS = 4096
-_ROW = 2 + 3 * MOST_WORKERS
+_CELLS = 4
+_ROW = 2 + _CELLS * MOST_WORKERS
 _63_BITS = (1 << 63) - 1
 
 
@@ -42,18 +44,20 @@ class SharedLoads:
         self._own[0] = int.from_bytes(os.urandom(8), "little") & _63_BITS
 
     def slot(self, worker: int) -> memoryview:
-        """This process's cells of a worker, by the worker's hash: requests and tokens, both 0."""
+        """This process's cells of a worker, by the worker's hash: requests, tokens and the end of reading, all 0."""
         count = self._own[1]
         for i in range(count):
-            if self._own[2 + 3 * i] == _key(worker):
+            if self._own[2 + _CELLS * i] == _key(worker):
                 break
         else:
             i = count
             assert i < MOST_WORKERS, "a router has fewer workers"
-        at = 2 + 3 * i
-        self._own[at], self._own[at + 1], self._own[at + 2] = _key(worker), 0, 0
+        at = 2 + _CELLS * i
+        self._own[at] = _key(worker)
+        for cell in range(1, _CELLS):
+            self._own[at + cell] = 0
         self._own[1] = max(count, i + 1)
-        return self._own[at + 1 : at + 3]
+        return self._own[at + 1 : at + _CELLS]
 
     def elsewhere(self, worker: int) -> tuple[int, int]:
         """Requests and tokens that the other processes have on a worker."""
@@ -64,6 +68,11 @@ class SharedLoads:
                 requests += other.row[at]
                 tokens += other.row[at + 1]
         return requests, tokens
+
+    def reading_until(self, worker: int) -> float:
+        """Return the monotonic time in seconds until which a worker reads long prompts of the other processes."""
+        places = ((other.row, other.find(_key(worker))) for other in self._others)
+        return max((row[at + 2] for row, at in places if at), default=0) / 1000
 
     def close(self) -> None:
         """Take this process's counts away."""
@@ -85,7 +94,7 @@ class _Other:
             self._generation = self.row[0]
             self._places.clear()
         while len(self._places) < count:
-            at = 2 + 3 * len(self._places)
+            at = 2 + _CELLS * len(self._places)
             self._places[self.row[at]] = at + 1
         return self._places.get(key, 0)
 

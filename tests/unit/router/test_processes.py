@@ -84,6 +84,21 @@ def test_a_process_that_ends_takes_its_counts_along(tmp_path: Path) -> None:
     assert theirs.known == (0, 0)
 
 
+def test_a_worker_that_reads_one_processs_long_prompts_is_excused_by_all(tmp_path: Path) -> None:
+    one, two = (SharedLoads(tmp_path / "t", i, 2) for i in range(2))
+    mine, theirs, another = worker("a"), worker("a"), worker("b")
+    mine.share(one)
+    for each in (another, theirs):
+        each.share(two)
+    mine.read(1_000_000, 100.0)
+    assert mine.is_reading(103.5)
+    assert theirs.is_reading(103.5)
+    assert not another.is_reading(103.5)
+    assert not theirs.is_reading(104.5)
+    one.close()
+    assert not theirs.is_reading(103.5)
+
+
 # --- merging --------------------------------------------------------------------------------------------------------
 
 
