@@ -320,7 +320,7 @@ RESERVED = {
     "routed_dp_rank": 0,
     "lora_path": "x",
     "session_params": {"id": "x"},
-    "kv_hints": {},
+    "kv_hints": {"x": 1},
 }
 
 
