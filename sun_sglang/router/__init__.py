@@ -9,7 +9,7 @@ A request goes through, in this order:
     request      body -> checked, immutable request     (fields, field_table, schemas, patterns: what clients may send)
     fanout       several answers -> single requests, and their replies -> one
     lengths      too long a prompt is refused           (limits: by how much text, tokens)
-    legs         the bodies of both legs: rooms, ids, namespaces
+    legs         the bodies of both legs: rooms, ids, namespaces, and expected work (sizes)
     gate         each answer waits for a slot           (admission: caps, and each task's share)
     dispatch     chooses (policy, affinity), sends (wire, exchange), decides (verdict), retries, aborts
     answer       what has begun to be answered          (attempt: its state)

@@ -28,6 +28,7 @@ def make_canary(task: str, vocab_size: int, rng: random.Random) -> Call:
         endpoint=Endpoint.GENERATE,
         task=task,
         shared=orjson.dumps(body)[:-1],
+        own=b"",
         stream=False,
         stream_options=b"",
         extra_key="sun-canary",

@@ -6,12 +6,16 @@ each answer is a request of its own here. Answers are in SGLang's order: prompt 
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from sun_sglang.router.field_table import PER_PROMPT
 from sun_sglang.router.fields import is_each
 from sun_sglang.router.request import Endpoint, Request
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Single(NamedTuple):
@@ -19,13 +23,17 @@ class Single(NamedTuple):
 
     Attributes:
         place: its index in the reply.
-        body: the client's body with this prompt alone.
+        prompt: the index of its prompt.
+        own: the fields that are its prompt's alone; empty where the request has one prompt.
+        body: `own`, and the request's other fields, which are not copied.
         rid: the id that the client knows it by, if it sent one.
         extra_key: the client's part of the cache namespace.
         cache_salt: the same, under SGLang's other name.
     """
 
     place: int
+    prompt: int
+    own: Mapping[str, Any]
     body: Mapping[str, Any]
     rid: str | None
     extra_key: str | None
@@ -34,11 +42,17 @@ class Single(NamedTuple):
 
 def split(request: Request) -> tuple[Single, ...]:
     """The single requests of a request, in index order; exactly one where it asks for one answer."""
+    if request.batch is None and request.n == 1:
+        rid, key, salt = _rid(request, 0, 0), _pick(request.extra_key, 0), _pick(request.cache_salt, 0)
+        return (Single(0, 0, _NOTHING, request.body, rid, key, salt),)
     batch = request.batch or 1
-    bodies = [_body(request, i) for i in range(batch)]
+    owns = [_own(request, i) for i in range(batch)]
+    bodies = [ChainMap(dict(own), request.body) if own else request.body for own in owns]
     return tuple(
         Single(
             place=i * request.n + j,
+            prompt=i,
+            own=owns[i],
             body=bodies[i],
             rid=_rid(request, i, i * request.n + j),
             extra_key=_pick(request.extra_key, i),
@@ -101,26 +115,23 @@ def reindex(endpoint: Endpoint, chunk: dict[str, Any], index: int) -> dict[str, 
     return {**chunk, "choices": [{**choice, "index": index} for choice in chunk.get("choices") or ()]}
 
 
-def _body(request: Request, i: int) -> Mapping[str, Any]:
-    if request.batch is None:
-        return request.body
+def _own(request: Request, i: int) -> Mapping[str, Any]:
+    if request.batch is None or request.endpoint is Endpoint.CHAT:
+        return _NOTHING
     if request.endpoint is Endpoint.COMPLETIONS:
-        return {**request.body, "prompt": request.body["prompt"][i]}
-    if request.endpoint is Endpoint.CHAT:
-        return request.body
-    return _generate_body(request.body, i)
+        return {"prompt": request.body["prompt"][i]}
+    return _own_of_generate(request.body, i)
 
 
-def _generate_body(body: Mapping[str, Any], i: int) -> dict[str, Any]:
-    single = dict(body)
-    name = "text" if body.get("text") is not None else "input_ids"
-    single[name] = body[name][i]
+def _own_of_generate(body: Mapping[str, Any], i: int) -> dict[str, Any]:
+    prompt = "text" if body.get("text") is not None else "input_ids"
+    own = {prompt: body[prompt][i]}
     for field in PER_PROMPT:
         if is_each(value := body.get(field), field):
-            single[field] = value[i]
+            own[field] = value[i]
     if isinstance(params := body.get("sampling_params"), list):
-        single["sampling_params"] = params[i]
-    return single
+        own["sampling_params"] = params[i]
+    return own
 
 
 def _rid(request: Request, prompt: int, index: int) -> str | None:

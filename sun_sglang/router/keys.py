@@ -142,6 +142,11 @@ class Key:
             if bucket is not None:
                 bucket.take(amount)
 
+    def give_back(self, tokens: int) -> None:
+        """Return the tokens of a request that was charged and then refused. It still counts as a request."""
+        if self._tokens is not None:
+            self._tokens.take(-tokens)
+
 
 class Keyring:
     """All keys.

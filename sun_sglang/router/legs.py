@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import orjson
 
+from sun_sglang.errors import RequestError
 from sun_sglang.router.fanout import Single
 from sun_sglang.router.registry import Pair
 from sun_sglang.router.request import Endpoint, Request
+from sun_sglang.router.sizes import chat_bytes, text_bytes
+
+_TOKEN_BYTES = 4
+# About what a leg has besides the client's fields: ids, addresses, a namespace.
+_MEETING_BYTES = 256
 
 
 class Cost(NamedTuple):
@@ -26,7 +32,8 @@ class Call(NamedTuple):
     Attributes:
         endpoint: the path on both workers.
         task: for choosing a pair.
-        shared: what both legs get, as JSON without its closing brace.
+        shared: what both legs of every answer get, as JSON without its closing brace. One object for all answers.
+        own: what this answer's prompt has besides, as JSON that continues `shared`. One object for all of its answers.
         stream: the decode leg streams.
         stream_options: for the decode leg, JSON; empty where there are none.
         extra_key: the client's part of the namespace.
@@ -39,6 +46,7 @@ class Call(NamedTuple):
     endpoint: Endpoint
     task: str
     shared: bytes
+    own: bytes
     stream: bool
     stream_options: bytes
     extra_key: str | None
@@ -46,6 +54,12 @@ class Call(NamedTuple):
     needs_prefill: bool
     cost: Cost
     keys: tuple[int, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes that both legs are about to be sent."""
+        names = len(self.extra_key or "") + len(self.cache_salt or "") + _MEETING_BYTES
+        return 2 * (len(self.shared) + len(self.own) + names)
 
 
 class Bodies(NamedTuple):
@@ -72,43 +86,62 @@ def new_names(drawn: bytes) -> Names:
     return Names(drawn[:16].hex(), int.from_bytes(drawn[16:], "little") >> 1 or 1)
 
 
-def make_call(
+def make_calls(
     request: Request,
-    single: Single,
+    singles: Sequence[Single],
+    costs: Sequence[Cost],
     *,
     wire_model: str,
-    keys: tuple[int, ...] = (),
-    expected: int = 0,
+    keys: Sequence[tuple[int, ...]] = (),
     most: int | None = None,
-) -> Call:
-    """The call for one of a request's answers.
+) -> tuple[Call, ...]:
+    """The calls for a request's answers, in the order of its singles.
+
+    What answers have in common is serialized once, and what a prompt has to itself once a prompt.
 
     Args:
         request: what was asked.
-        single: which of its answers.
+        singles: its answers.
+        costs: expected work of an answer to each prompt.
         wire_model: what the workers are to echo as `model`.
-        keys: what the prompt begins with, where a policy looks at that.
-        expected: tokens to expect of an answer that the client sets no limit for.
-        most: tokens that prompt and answer together can have, whatever limit the client sets.
+        keys: what each prompt begins with, where a policy looks at that.
+        most: bytes that the legs of several answers may have together.
+
+    Raises:
+        RequestError: 413 for several answers that would send more than `most` bytes to the workers.
     """
-    body = dict(single.body)
-    if request.endpoint is Endpoint.GENERATE:
-        options = b""
-    else:
-        body["model"] = wire_model
-        options = orjson.dumps({**(request.stream_options or {}), "include_usage": True}) if request.stream else b""
-    return Call(
-        endpoint=request.endpoint,
-        task=request.task,
-        shared=orjson.dumps(body)[:-1],
-        stream=request.stream,
-        stream_options=options,
-        extra_key=single.extra_key,
-        cache_salt=single.cache_salt,
-        needs_prefill=needs_prefill(request.endpoint, body),
-        cost=estimate(request.endpoint, body, expected, most),
-        keys=keys,
-    )
+    taken = singles[0].own.keys()
+    common = {name: value for name, value in request.body.items() if name not in taken} if taken else request.body
+    options = b""
+    if request.endpoint is not Endpoint.GENERATE:
+        common = {**common, "model": wire_model}
+        if request.stream:
+            options = orjson.dumps({**(request.stream_options or {}), "include_usage": True})
+    shared = orjson.dumps(common)[:-1]
+    calls: list[Call] = []
+    size, own = 0, b""
+    for place, single in enumerate(singles):
+        if place % request.n == 0 and single.own:
+            own = (b"," if common else b"") + orjson.dumps(single.own)[1:-1]
+        call = Call(
+            endpoint=request.endpoint,
+            task=request.task,
+            shared=shared,
+            own=own,
+            stream=request.stream,
+            stream_options=options,
+            extra_key=single.extra_key,
+            cache_salt=single.cache_salt,
+            needs_prefill=needs_prefill(request.endpoint, single.body),
+            cost=costs[single.prompt],
+            keys=keys[single.prompt] if keys else (),
+        )
+        calls.append(call)
+        if most is not None and len(singles) > 1:
+            size += call.size
+            if size > most:
+                raise _too_much(len(singles), len(shared), most)
+    return tuple(calls)
 
 
 def leg_bodies(call: Call, pair: Pair, *, rid: str, room: int) -> Bodies:
@@ -122,12 +155,13 @@ def leg_bodies(call: Call, pair: Pair, *, rid: str, room: int) -> Bodies:
         "bootstrap_room": room,
     }
     ours = namespace(pair.prefill.spec.pool, card.module, call.extra_key, call.cache_salt)
-    both = call.shared + b"," + orjson.dumps(meeting)[1:-1] + b',"extra_key":'
+    decodes = ours if _may_reuse(pair) else f"{ours}!{rid}"
+    both = (call.shared, call.own, b",", orjson.dumps(meeting)[1:-1], b',"extra_key":')
     options = b',"stream_options":' + call.stream_options if call.stream_options else b""
-    streams = b',"stream":true' + options if call.stream else b',"stream":false'
+    streams = b',"stream":true' + options + b"}" if call.stream else b',"stream":false}'
     return Bodies(
-        prefill=both + orjson.dumps(ours) + b',"stream":false}',
-        decode=both + orjson.dumps(ours if _may_reuse(pair) else f"{ours}!{rid}") + streams + b"}",
+        prefill=b"".join((*both, orjson.dumps(ours), b',"stream":false}')),
+        decode=b"".join((*both, orjson.dumps(decodes), streams)),
     )
 
 
@@ -171,22 +205,35 @@ def needs_prefill(endpoint: Endpoint, body: Mapping[str, Any]) -> bool:
 
 
 def estimate(endpoint: Endpoint, body: Mapping[str, Any], expected: int = 0, most: int | None = None) -> Cost:
-    """Expected work, with four bytes a token where there are no token ids."""
+    """Expected work of an answer, with four bytes a token where there are no token ids.
+
+    Args:
+        endpoint: where the request came in.
+        body: its body, with one prompt.
+        expected: tokens to expect of an answer that the client sets no limit for.
+        most: tokens that prompt and answer together can have, whatever limit the client sets.
+    """
     match endpoint:
         case Endpoint.GENERATE:
-            prompt = _size(body.get("input_ids") or body.get("text"))
+            prompt = _tokens(body.get("input_ids") or body.get("text"))
             output = (body.get("sampling_params") or {}).get("max_new_tokens")
         case Endpoint.COMPLETIONS:
-            prompt, output = _size(body.get("prompt")), body.get("max_tokens")
+            prompt, output = _tokens(body.get("prompt")), body.get("max_tokens")
         case Endpoint.CHAT:
-            texts = (m.get("content") for m in body.get("messages") or ())
-            prompt = _size(body["input_ids"]) if body.get("input_ids") else sum(_size(t) for t in texts)
+            prompt = len(body["input_ids"]) if body.get("input_ids") else chat_bytes(body) // _TOKEN_BYTES + 1
             output = body.get("max_completion_tokens") or body.get("max_tokens")
     both = prompt + max(0, expected if output is None else output)
     return Cost(prompt, both if most is None else max(prompt, min(both, most)))
 
 
-def _size(prompt: object) -> int:
-    if isinstance(prompt, list) and prompt and isinstance(prompt[0], int):
-        return len(prompt)
-    return len(prompt if isinstance(prompt, str) else orjson.dumps(prompt)) // 4 + 1
+def _tokens(prompt: Any) -> int:
+    return text_bytes(prompt) // _TOKEN_BYTES + 1 if isinstance(prompt, str) else len(prompt)
+
+
+def _too_much(answers: int, shared: int, most: int) -> RequestError:
+    return RequestError(
+        413,
+        f"{answers} answers, each with the {shared} bytes that they have in common, are over the {most >> 20} MiB that "
+        "one request may send to workers; ask for fewer answers, or split the list of prompts",
+        code="fan_out_too_large",
+    )

@@ -6,14 +6,13 @@ only about what lies between.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
-
-import orjson
 
 from sun_sglang.errors import RequestError
 from sun_sglang.router.registry import Limit
 from sun_sglang.router.request import Endpoint
+from sun_sglang.router.sizes import chat_bytes, text_bytes
 
 # What tokenizers and chat templates add to the text itself. A template can add more (a default system prompt, tool
 # instructions); the workers then refuse the request themselves, both of them alike.
@@ -44,11 +43,12 @@ def measure(endpoint: Endpoint, body: Mapping[str, Any]) -> Size | None:
     if isinstance(ids, list) and ids:
         return Size(len(ids), len(ids), None, {})
     if endpoint is Endpoint.CHAT:
-        return Size(None, _chat_bytes(body), None, body)
+        most = TEMPLATE_TOKENS + MESSAGE_TOKENS * len(body["messages"]) + chat_bytes(body)
+        return Size(None, most, None, body)
     text = body.get("prompt" if endpoint is Endpoint.COMPLETIONS else "text")
     if not isinstance(text, str):
         return None
-    size = _bytes(text)
+    size = text_bytes(text)
     # byte-level tokenizers make at most one token of a byte
     return Size(None, size + SPECIAL_TOKENS, size, {"prompt": text})
 
@@ -114,19 +114,3 @@ def _check_ids(value: object, name: str, vocab: int) -> None:
         return
     for item in value:
         _check_ids(item, name, vocab)
-
-
-def _chat_bytes(body: Mapping[str, Any]) -> int:
-    return TEMPLATE_TOKENS + sum(_parts(body))
-
-
-def _parts(body: Mapping[str, Any]) -> Iterator[int]:
-    for message in body["messages"]:
-        yield MESSAGE_TOKENS + len(orjson.dumps(message))
-    for name in ("tools", "chat_template_kwargs"):
-        if body.get(name):
-            yield len(orjson.dumps(body[name]))
-
-
-def _bytes(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode())

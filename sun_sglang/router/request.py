@@ -45,7 +45,7 @@ class Request(NamedTuple):
 
     endpoint: Endpoint
     task: str
-    body: Mapping[str, Any]
+    body: dict[str, Any]
     stream: bool
     stream_options: Mapping[str, Any] | None
     n: int

@@ -23,7 +23,7 @@ from sun_sglang.router.fanout import Single, is_plural, merge, split
 from sun_sglang.router.gate import AdmissionQueue, Slot
 from sun_sglang.router.inflight import Inflight
 from sun_sglang.router.keys import Key
-from sun_sglang.router.legs import Call, make_call, namespace, wire_model
+from sun_sglang.router.legs import Call, Cost, estimate, make_calls, namespace, wire_model
 from sun_sglang.router.lengths import Checked
 from sun_sglang.router.log import Log
 from sun_sglang.router.metrics import Metrics, current_account
@@ -76,6 +76,8 @@ class Service:
         self._log = log
         self._log_all = registry.fleet.router.log_requests
         self._allowed = frozenset(registry.fleet.router.allow)
+        # several answers may send what one may whose body is as large as a body can be
+        self._most_sent = int(2 * registry.fleet.router.max_body_mb * (1 << 20))
         self._dispatcher = dispatcher
         self._queue = queue
         self._answers = AnswerLengths()
@@ -100,16 +102,23 @@ class Service:
         if "stop_regex" in self._allowed:
             await check_patterns(request.body)
         singles = split(request)
-        checked = await self._check_length(request, singles)
-        owner = key.name if key else ""
-        session = http.headers.get(SESSION_HEADER)
-        parts = tuple(
-            self._part(request, s, session, Ticket(request.task, s.rid, arrived, owner=owner, checked=checked))
-            for s in singles
-        )
-        work = sum(p.call.cost.decode for p in parts)
+        costs = self._costs(request, singles)
+        work = request.n * sum(cost.decode for cost in costs)
+        # before anything that costs much: a client over its rate must not make the router or a tokenizer work
         if key is not None:
             self._charge(key, request.task, work, arrived)
+        try:
+            checked = await self._check_length(request, singles)
+            calls = self._calls(request, singles, costs, http.headers.get(SESSION_HEADER))
+        except (Problem, RequestError):
+            if key is not None:
+                key.give_back(work)
+            raise
+        owner = key.name if key else ""
+        parts = tuple(
+            self._part(single, call, Ticket(request.task, single.rid, arrived, owner=owner, checked=checked))
+            for single, call in zip(singles, calls, strict=True)
+        )
         outcome = "disconnected"
         current_account.get().counted = True
         tickets = tuple(p.ticket for p in parts)
@@ -160,25 +169,26 @@ class Service:
         if self.tracing is not None:
             self.tracing.record(Ended(current_request.get(), endpoint, outcome, tickets, now, http.headers), now)
 
-    def _part(self, request: Request, single: Single, session: str | None, ticket: Ticket) -> Part:
-        call = self._call(request, single, session)
+    def _part(self, single: Single, call: Call, ticket: Ticket) -> Part:
         return Part(single, call, ticket, Slot(self._queue, ticket, call.cost.decode))
 
-    def _call(self, request: Request, single: Single, session: str | None) -> Call:
-        keys: tuple[int, ...] = ()
+    def _costs(self, request: Request, singles: Sequence[Single]) -> list[Cost]:
+        """Expected work of an answer to each prompt."""
+        expected, limit = self._answers.expected(request.task), self._registry.limit(request.task)
+        most = limit.tokens + 1 if limit else None
+        return [estimate(request.endpoint, single.body, expected, most) for single in singles[:: request.n]]
+
+    def _calls(
+        self, request: Request, singles: Sequence[Single], costs: Sequence[Cost], session: str | None
+    ) -> tuple[Call, ...]:
+        keys: list[tuple[int, ...]] = []
         if self._needs_keys:
             pool = self._registry.fleet.tasks[request.task].prefill
-            of = namespace(pool, "", single.extra_key, single.cache_salt)
-            keys = prefix_keys(request.endpoint, single.body, of=of, session=session)
-        limit = self._registry.limit(request.task)
-        return make_call(
-            request,
-            single,
-            wire_model=wire_model(request.task),
-            keys=keys,
-            expected=self._answers.expected(request.task),
-            most=limit.tokens + 1 if limit else None,
-        )
+            for single in singles[:: request.n]:
+                of = namespace(pool, "", single.extra_key, single.cache_salt)
+                keys.append(prefix_keys(request.endpoint, single.body, of=of, session=session))
+        wire, most = wire_model(request.task), self._most_sent
+        return make_calls(request, singles, costs, wire_model=wire, keys=keys, most=most)
 
     def _charge(self, key: Key, task: str, work: int, now: float) -> None:
         try:

@@ -18,7 +18,7 @@ from sun_sglang.identity import WorkerCard
 from sun_sglang.router.canary import OUTPUT_TOKENS, PROMPT_TOKENS, canary_fault, make_canary
 from sun_sglang.router.fanout import split
 from sun_sglang.router.fleet import Fleet, FleetError, load_fleet
-from sun_sglang.router.legs import leg_bodies, make_call, namespace, new_names, wire_model
+from sun_sglang.router.legs import Cost, leg_bodies, make_calls, namespace, new_names, wire_model
 from sun_sglang.router.limits import measure
 from sun_sglang.router.randomness import Randomness
 from sun_sglang.router.registry import Path as Route
@@ -307,7 +307,7 @@ def test_bodies_of_both_legs(stream: bool) -> None:
         "rid": "mine",
     }
     request = parse(Endpoint.COMPLETIONS, orjson.dumps(raw), header_task=None, tasks=["math"])
-    call = make_call(request, split(request)[0], wire_model="math")
+    (call,) = make_calls(request, split(request), [Cost(1, 1)], wire_model="math")
     pair = ready().usable("math")[0]
     prefill, decode = map(orjson.loads, leg_bodies(call, pair, rid="r" * 32, room=7))
     assert prefill.pop("stream") is False

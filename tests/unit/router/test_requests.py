@@ -16,7 +16,7 @@ from sun_sglang.errors import RequestError
 from sun_sglang.router import field_table
 from sun_sglang.router.fanout import is_plural, merge, merge_usage, reindex, split
 from sun_sglang.router.field_table import Dropped, Passed, Refused, Table
-from sun_sglang.router.legs import make_call
+from sun_sglang.router.legs import Cost, estimate, make_calls
 from sun_sglang.router.logprobs import InputLogprobs
 from sun_sglang.router.patterns import check_patterns
 from sun_sglang.router.replies import BadReplyError
@@ -76,12 +76,13 @@ def test_any_body_is_a_request_or_a_request_error(endpoint: Endpoint, body: dict
     try:
         request = parse(endpoint, orjson.dumps(full), header_task="math", tasks=TASKS)
         singles = split(request)
-        calls = [make_call(request, single, wire_model="math") for single in singles]
+        costs = [estimate(endpoint, single.body) for single in singles[:: request.n]]
+        calls = make_calls(request, singles, costs, wire_model="math")
     except RequestError:
         return
     assert len(singles) == (request.batch or 1) * request.n
     for call in calls:
-        sent = orjson.loads(call.shared + b"}")
+        sent = orjson.loads(call.shared + call.own + b"}")
         for name in sent.keys() - {"model"}:
             assert isinstance(TABLES[endpoint][name], Passed)
 
@@ -319,8 +320,7 @@ def test_json_is_nested_to_254_levels_and_no_deeper(depth: int, opening: str) ->
         assert e.value.code == "invalid_json"
     else:
         request = parse(Endpoint.CHAT, raw, header_task="math", tasks=TASKS)
-        (single,) = split(request)
-        assert make_call(request, single, wire_model="math")
+        assert make_calls(request, split(request), [Cost(1, 1)], wire_model="math")
 
 
 @pytest.mark.parametrize(
