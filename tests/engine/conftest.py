@@ -276,9 +276,13 @@ async def events_of(client: httpx.AsyncClient, path: str, body: dict[str, Any]) 
     """The data of every server-sent event of a streamed answer."""
     async with client.stream("POST", path, json=body) as reply:
         assert reply.status_code == 200, await reply.aread()
-        async for line in reply.aiter_lines():
-            if line.startswith("data:"):
-                yield line.removeprefix("data:").strip()
+        # httpx's own lines end at every line end of Unicode too, which a model may write
+        rest = b""
+        async for piece in reply.aiter_bytes():
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in lines:
+                if line.startswith(b"data:"):
+                    yield line.removeprefix(b"data:").decode().strip()
 
 
 async def gather(*calls: Any) -> list[Any]:

@@ -169,6 +169,32 @@ async def test_logprobs_from_a_place_in_the_prompt_and_with_echo(client: httpx.A
     )
 
 
+async def test_a_stream_has_the_prompts_logprobs_where_its_clients_look(client: httpx.AsyncClient) -> None:
+    """In /generate the first event and the last, which is the whole answer; in completions the first."""
+    prompt = some_tokens(1043, 20)
+    body = {"model": "llama-b", "input_ids": prompt, "sampling_params": greedy(40), "stream": True}
+    wanted = {"return_logprob": True, "logprob_start_len": 0, "top_logprobs_num": 2}
+    *events, end = [event async for event in events_of(client, "/generate", body | wanted)]
+    assert end == "[DONE]"
+    first, *others, last = [json.loads(event)["meta_info"] for event in events]
+    for meta in (first, last):
+        assert [token for _, token, _ in meta["input_token_logprobs"]] == prompt
+        assert len(meta["input_top_logprobs"]) == len(prompt)
+    assert others
+    assert not any(meta["input_token_logprobs"] or meta["input_top_logprobs"] for meta in others)
+    assert len(last["output_token_logprobs"]) == 40
+
+    body = {"model": "llama-b", "prompt": prompt, "max_tokens": 40, "temperature": 0, "logprobs": 2, "echo": True}
+    whole = (await ask(client, body, "/v1/completions"))["choices"][0]["logprobs"]
+    *events, end = [event async for event in events_of(client, "/v1/completions", body | {"stream": True})]
+    assert end == "[DONE]"
+    columns = [c["logprobs"] for event in events for c in json.loads(event)["choices"] if c["logprobs"]]
+    assert len(columns) > 2
+    assert [token for c in columns for token in c["tokens"]] == whole["tokens"]
+    values = [value for c in columns for value in c["token_logprobs"]]
+    assert values == pytest.approx(whole["token_logprobs"], abs=1e-3)
+
+
 async def test_without_a_start_there_are_logprobs_of_the_answer_alone(client: httpx.AsyncClient) -> None:
     reply = await generate(client, "llama-a", some_tokens(1042, 9), 5, return_logprob=True)
     assert len(reply["meta_info"]["output_token_logprobs"]) == 5
@@ -214,6 +240,19 @@ async def test_constraints_hold_from_the_first_token_on(client: httpx.AsyncClien
             assert re.fullmatch(params["regex"], text)
         else:
             assert re.fullmatch("ab+", text)
+
+
+@pytest.mark.parametrize("answers", [1, 2])
+async def test_a_text_that_reads_like_events_arrives_whole(client: httpx.AsyncClient, answers: int) -> None:
+    text = 'data: [DONE] "abort" data: {"error": 1} [DONE] data: '
+    params = {"temperature": 1, "max_new_tokens": 200, "n": answers, "regex": re.escape(text)}
+    before = await metric(client, "sun_requests_total", task="llama-a", outcome="ok")
+    body = {"model": "llama-a", "text": "?", "sampling_params": params, "stream": True}
+    *events, end = [event async for event in events_of(client, "/generate", body)]
+    assert end == "[DONE]"
+    last = {chunk.get("index", 0): chunk for chunk in map(json.loads, events)}
+    assert [last[index]["text"] for index in range(answers)] == [text] * answers
+    assert await metric(client, "sun_requests_total", task="llama-a", outcome="ok") == before + 1
 
 
 # --- names and aborts -----------------------------------------------------------------------------------------------
