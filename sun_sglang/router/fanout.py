@@ -13,8 +13,11 @@ from typing import Any, NamedTuple
 
 from sun_sglang.router.field_table import PER_PROMPT
 from sun_sglang.router.fields import is_each
+from sun_sglang.router.replies import count_of
 from sun_sglang.router.request import Endpoint, Request
 
+# The field that every answer has, and every result in a stream.
+RESULT_FIELD = {Endpoint.GENERATE: "meta_info", Endpoint.COMPLETIONS: "choices", Endpoint.CHAT: "choices"}
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -93,16 +96,16 @@ def merge_usage(usages: Sequence[Mapping[str, Any] | None], n: int) -> dict[str,
     if any(usage is None for usage in usages):
         return None
     given = [usage for usage in usages if usage is not None]
-    prompt = sum(usage.get("prompt_tokens") or 0 for usage in given[::n])
-    completion = sum(usage.get("completion_tokens") or 0 for usage in given)
-    cached = sum((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0 for usage in given[::n])
+    prompt = sum(count_of(usage, "prompt_tokens") for usage in given[::n])
+    completion = sum(count_of(usage, "completion_tokens") for usage in given)
+    cached = sum(count_of(usage.get("prompt_tokens_details"), "cached_tokens") for usage in given[::n])
     merged = dict(given[0]) | {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
     }
     if "reasoning_tokens" in merged:
-        merged["reasoning_tokens"] = sum(usage.get("reasoning_tokens") or 0 for usage in given)
+        merged["reasoning_tokens"] = sum(count_of(usage, "reasoning_tokens") for usage in given)
     if cached:
         merged["prompt_tokens_details"] = {"cached_tokens": cached}
     return merged

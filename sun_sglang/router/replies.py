@@ -94,15 +94,17 @@ def tokens(result: object) -> Tokens:
     if not isinstance(result, dict):
         return Tokens(0, 0, 0)
     if isinstance(meta := result.get("meta_info"), dict):
-        return Tokens(_int(meta, "prompt_tokens"), _int(meta, "completion_tokens"), _int(meta, "cached_tokens"))
+        return Tokens(
+            count_of(meta, "prompt_tokens"), count_of(meta, "completion_tokens"), count_of(meta, "cached_tokens")
+        )
     usage = result.get("usage", result)
     if not isinstance(usage, dict):
         return Tokens(0, 0, 0)
-    details = usage.get("prompt_tokens_details")
-    cached = _int(details, "cached_tokens") if isinstance(details, dict) else 0
-    return Tokens(_int(usage, "prompt_tokens"), _int(usage, "completion_tokens"), cached)
+    cached = count_of(usage.get("prompt_tokens_details"), "cached_tokens")
+    return Tokens(count_of(usage, "prompt_tokens"), count_of(usage, "completion_tokens"), cached)
 
 
-def _int(source: dict[str, Any], key: str) -> int:
-    value = source.get(key)
+def count_of(source: object, key: str) -> int:
+    """The integer under a key; 0 where there is none, or where `source` is no object."""
+    value = source.get(key) if isinstance(source, dict) else None
     return value if isinstance(value, int) else 0

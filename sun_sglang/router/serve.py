@@ -19,7 +19,7 @@ from sun_sglang.router.answer import Answer, StreamBroken
 from sun_sglang.router.attempt import Ticket
 from sun_sglang.router.dispatch import Dispatcher
 from sun_sglang.router.expect import AnswerLengths
-from sun_sglang.router.fanout import Single, is_plural, merge, split
+from sun_sglang.router.fanout import RESULT_FIELD, Single, is_plural, merge, split
 from sun_sglang.router.gate import AdmissionQueue, Slot
 from sun_sglang.router.inflight import Inflight
 from sun_sglang.router.keys import Key
@@ -378,7 +378,10 @@ def _whole(part: Part, answer: Answer) -> tuple[bytes, dict[str, Any]]:
     rewriter = _rewriter(part, answer)
     try:
         body = rewriter.body(answer.head)
-        return body, read_result(body)
+        result = read_result(body)
+        if result.get(name := RESULT_FIELD[part.call.endpoint]) is None:
+            raise BadReplyError(f"the decode worker sent an answer without `{name}`")
+        return body, result
     except BadReplyError as e:
         raise Problem(502, str(e), code="decode_failed") from e
 

@@ -11,7 +11,7 @@ import orjson
 
 from sun_sglang.router.answer import Answer, StreamBroken
 from sun_sglang.router.attempt import Ticket
-from sun_sglang.router.fanout import merge_usage, reindex
+from sun_sglang.router.fanout import RESULT_FIELD, merge_usage, reindex
 from sun_sglang.router.problem import Problem, router_failed
 from sun_sglang.router.replies import BadReplyError, Tokens, read_result, tokens
 from sun_sglang.router.request import Endpoint, Request
@@ -20,8 +20,6 @@ from sun_sglang.router.sse import DONE, DONE_DATA, Framer, Kind, event, event_da
 
 # Bytes of events that may wait for a slow client; then the answers' own connections hold the workers back.
 _BACKLOG = 1 << 18
-# The field that every result has.
-_RESULT = {Endpoint.GENERATE: "meta_info", Endpoint.COMPLETIONS: "choices", Endpoint.CHAT: "choices"}
 
 
 class MergedStream:
@@ -136,7 +134,7 @@ class MergedStream:
             case Kind.ABORT if not ticket.abort_asked:
                 raise Problem(502, f"answer {index} broke off: the worker aborted the request", code="stream_broken")
             case kind:
-                if result.get(name := _RESULT[self._request.endpoint]) is None:
+                if result.get(name := RESULT_FIELD[self._request.endpoint]) is None:
                     raise BadReplyError(f"the decode worker sent an event without `{name}`")
                 await self._put(index, rewriter.chunk(result))
                 return kind is Kind.ABORT

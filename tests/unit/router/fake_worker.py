@@ -280,7 +280,8 @@ class FakeWorker:
         if fault.endless:
             return await self._send_endlessly(request)
         if fault.status:
-            return web.Response(status=fault.status, body=fault.body, content_type="application/json")
+            answer = fault.body.replace(b"RID", body["rid"].encode())
+            return web.Response(status=fault.status, body=answer, content_type="application/json")
         if self.role == "prefill":
             return await self._prefill(request.path, body, fault)
         return await self._decode(request, body, fault)

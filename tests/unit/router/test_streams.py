@@ -215,13 +215,46 @@ async def test_a_client_that_leaves_several_answers_ends_all_on_both_workers(sma
 
 async def test_a_prefill_reply_without_logprobs_ends_the_stream_and_lets_both_legs_go(small: System) -> None:
     """A prefill worker's 200 that holds none of what it was asked for."""
-    small["math-0"].fault = Fault(status=200, body=b'{"meta_info":3}')
+    small["math-0"].fault = Fault(status=200, body=b'{"id":"RID","meta_info":3}')
     small["base-0"].fault = Fault(writes=(sse(generated("a", 1)),), hang_after=1)
     body = asking("/generate", 1) | {"return_logprob": True, "logprob_start_len": 0}
     status, reply = await small.post("/generate", body)
     assert (status, reply["error"]["code"]) == (502, "prefill_failed")
     await small.quiet()
-    small["base-0"].fault = Fault(status=200, body=orjson.dumps(generated("a", 1)))
+    small["base-0"].fault = Fault(status=200, body=orjson.dumps(generated("a", 1) | {"id": "RID"}))
     status, reply = await small.post("/generate", body | {"stream": False})
     assert (status, reply["error"]["code"]) == (502, "prefill_failed")
+    await small.quiet()
+
+
+WRONG = [
+    b'["RID"]',
+    b'{"id":"RID"}',
+    b'{"id":"RID","choices":"x"}',
+    b'{"id":"RID","choices":[1]}',
+    b'{"id":"RID","choices":[],"usage":3}',
+    b'{"id":"RID","choices":null}',
+]
+
+
+@ANSWERS
+@pytest.mark.parametrize("body", WRONG)
+async def test_a_whole_answer_of_another_shape_is_a_502(small: System, answers: int, body: bytes) -> None:
+    small["base-0"].fault = Fault(status=200, body=body)
+    status, reply = await small.post("/v1/completions", {"model": "math", "prompt": "hi", "n": answers})
+    assert (status, reply["error"]["code"]) == (502, "decode_failed")
+    assert "decode worker" in reply["error"]["message"]
+    await small.quiet()
+
+
+async def test_usage_of_another_shape_counts_as_none(small: System) -> None:
+    usage = {"prompt_tokens": "x", "completion_tokens": [], "reasoning_tokens": {}, "prompt_tokens_details": "abc"}
+    answer = completed("a", "length") | {"id": "RID", "usage": usage}
+    small["base-0"].fault = Fault(status=200, body=orjson.dumps(answer))
+    status, reply = await small.post("/v1/completions", {"model": "math", "prompt": "hi", "n": 2})
+    assert status == 200
+    assert reply["usage"]["total_tokens"] == 0
+    small["base-0"].fault = Fault(writes=(sse(completed("a")), sse(answer | {"choices": []}), DONE))
+    events = await small.events_of("/v1/completions", asking("/v1/completions", 2))
+    assert events[-1] == "[DONE]"
     await small.quiet()
