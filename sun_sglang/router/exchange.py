@@ -77,7 +77,8 @@ class Exchange:
         self._loop = asyncio.get_running_loop()
         self._origin = origin
         self._path = path
-        self._body = body
+        # dropped once it was sent: it may be megabytes, and a stream may last for minutes
+        self._body: bytes | None = None
         # dropped once it was called: what it holds holds this exchange
         self._heard: Callable[[Lost | Reply], None] | None = heard
         self._streams = streams
@@ -95,6 +96,7 @@ class Exchange:
         self._connection: Connection | None = None if fresh else origin.take()
         self._kept = self._connection is not None
         if self._connection is None:
+            self._body = body
             self._connecting = self._loop.create_task(self._connect())
         else:
             self._connection.ask(path, body, self)
@@ -200,7 +202,8 @@ class Exchange:
             self._end(e)
             self._tell(Lost(str(e), refused=True))
         else:
-            self._connection.ask(self._path, self._body, self)
+            body, self._body = self._body, None
+            self._connection.ask(self._path, body, self)
         finally:
             self._connecting = None
 
