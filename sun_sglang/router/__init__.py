@@ -3,6 +3,7 @@
 A request goes through, in this order:
 
     app          HTTP handlers; one place where a problem becomes a response
+    clients      connections: their bound, their deadlines
     browser      what a foreign web page may not do
     access       who may ask for this                   (keys; key_file: their file while it changes)
     serve        one request from body to last byte

@@ -21,6 +21,7 @@ import uvloop
 
 from sun_sglang.errors import UserError
 from sun_sglang.router.app import Router
+from sun_sglang.router.clients import raise_descriptor_limit
 from sun_sglang.router.fleet import Fleet, FleetError, load_fleet
 from sun_sglang.router.log import Log, LogHandler
 from sun_sglang.router.log_writer import LogWriter
@@ -37,6 +38,7 @@ def main(argv: list[str]) -> int:
     except FleetError as e:
         _complain(str(e))
         return 2
+    raise_descriptor_limit()
     lost: Counter[str] = Counter()
     writer = LogWriter(sys.stderr.fileno(), lost)
     log = Log(writer, lost)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import resource
 import socket
 import ssl
 import traceback
@@ -20,6 +21,7 @@ from sun_sglang.router.access import Access, current_key, load_access, load_tls,
 from sun_sglang.router.admin import Admin
 from sun_sglang.router.browser import BrowserGuard, require_json
 from sun_sglang.router.changes import FleetStore
+from sun_sglang.router.clients import Clients, most_connections
 from sun_sglang.router.clock import Clock
 from sun_sglang.router.delivery import DeliveryWatch
 from sun_sglang.router.dispatch import Dispatcher
@@ -115,6 +117,13 @@ class Router:
         self._runner = web.AppRunner(
             self._application(), handler_cancellation=True, access_log=None, shutdown_timeout=_CUT_GRACE_S
         )
+        # generation requests from their complete header on
+        self._answering = 0
+        self._answered = asyncio.Event()
+        self._answered.set()
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = most_connections(descriptors)
+        self.clients = Clients(self._connection, tls, most, self.clock.now, self.metrics, log)
 
     @classmethod
     async def start(cls, fleet: Fleet, log: Log, path: Path | None = None, process: int = 0) -> Router:
@@ -137,8 +146,7 @@ class Router:
         try:
             host, port = fleet.router.host, fleet.router.port
             several = fleet.router.processes > 1
-            site = web.TCPSite(router._runner, host, port, backlog=2048, ssl_context=tls, reuse_port=several or None)
-            await site.start()
+            await router.clients.listen(host, port, shared=several)
             if several and path is not None:
                 own = _socket(path, process)
                 own.unlink(missing_ok=True)
@@ -147,7 +155,9 @@ class Router:
             await router.stop(0.0)
             raise
         keys = KeyFile(fleet.router.api_keys, os.environ, access, log)
-        watchers = (router.registrar, router.stalls, router.loads, router.store, router.deliveries, keys)
+        watchers: tuple[Watcher, ...] = (
+            *(router.clients, router.deliveries, router.registrar, router.stalls, router.loads, router.store, keys),
+        )
         router._watchers = [asyncio.create_task(router._watch(watcher.run())) for watcher in watchers]
         log.event("listening", url=router.url, tasks=list(fleet.tasks))
         return router
@@ -155,7 +165,7 @@ class Router:
     @property
     def url(self) -> str:
         """Where the router listens, with the port that it got."""
-        host, port = self._runner.addresses[0][:2]
+        host, port = self.clients.address
         return f"{'https' if self._tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
     @property
@@ -165,14 +175,20 @@ class Router:
         return self._runner.server.connections
 
     async def stop(self, drain: float) -> None:
-        """Take no more requests, let those in flight end for `drain` seconds, tell the rest, and close."""
+        """Take no more requests, let those in flight end for `drain` seconds, tell the rest, and close.
+
+        A request whose body is arriving is in flight.
+        """
         self.info.draining = True
-        self.log.event("draining", in_flight=len(self.inflight.tickets), seconds=drain)
+        self.log.event("draining", in_flight=self._answering, seconds=drain)
         with suppress(TimeoutError):
             async with asyncio.timeout(drain):
-                await self.inflight.empty.wait()
-        left = len(self.inflight.tickets)
-        self.queue.close(Problem(503, "the router is shutting down", code="draining"))
+                await self._answered.wait()
+        left = self._answering
+        self.clients.close()
+        ending = Problem(503, "the router is shutting down", code="draining")
+        self.clients.cut(ending)
+        self.queue.close(ending)
         self.dispatcher.cut_all("the router is shutting down")
         # handlers write their explicit errors while the runner waits for them
         await self._runner.cleanup()
@@ -200,7 +216,7 @@ class Router:
 
     def _application(self) -> web.Application:
         app = web.Application(
-            client_max_size=int(self.fleet.router.max_body_mb * (1 << 20)), middlewares=[self._problems]
+            client_max_size=int(self.fleet.router.max_body_mb * (1 << 20)), middlewares=[self._timed, self._problems]
         )
         app.on_response_prepare.append(_name)
         for endpoint in Endpoint:
@@ -233,12 +249,21 @@ class Router:
             if self.info.draining:
                 raise Problem(503, "the router is shutting down", code="draining")
             require_json(http)
-            return await self.service.handle(endpoint, http, current_key.get())
+            self._answering += 1
+            self._answered.clear()
+            try:
+                return await self.service.handle(endpoint, http, current_key.get())
+            finally:
+                self._answering -= 1
+                if not self._answering:
+                    self._answered.set()
 
         return handle
 
     async def _metrics(self, http: web.Request) -> web.Response:
-        page = self.metrics.page(self.registry, self.inflight, self.dispatcher.attempts, self.log.lost)
+        page = self.metrics.page(
+            self.registry, self.inflight, self.dispatcher.attempts, self.log.lost, self.clients.counts()
+        )
         others = await self.siblings.ask("GET", "/metrics", http.headers)
         if others:
             pages = {self._process: page} | {i: other for i, other in others.items() if other is not None}
@@ -264,6 +289,23 @@ class Router:
             self.dispatcher.abort_everywhere()
         await self.siblings.ask("POST", "/abort_request", http.headers, raw)
         return web.Response()
+
+    def _connection(self) -> web.RequestHandler:
+        assert self._runner.server is not None, "connections are accepted after the set-up and before the end"
+        return self._runner.server()
+
+    @web.middleware
+    async def _timed(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Time the request's connection."""
+        connection = self.clients.busy(request)
+        try:
+            response = await handler(request)
+            if connection is not None and connection.is_cut:
+                response.force_close()
+            return response
+        finally:
+            if connection is not None:
+                self.clients.waits(connection)
 
     @web.middleware
     async def _problems(self, request: web.Request, handler: Handler) -> web.StreamResponse:

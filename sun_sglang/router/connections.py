@@ -8,6 +8,7 @@ general client does besides (URLs, cookies, redirects) is most of what a leg wou
 from __future__ import annotations
 
 import asyncio
+import errno
 import ssl
 from collections import deque
 from typing import NamedTuple, Protocol, cast
@@ -25,12 +26,24 @@ CONNECT_TIMEOUT_S = 2.0
 MAX_HEAD_BYTES = 1 << 16
 
 
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM})
+
+
+def is_exhausted(error: BaseException) -> bool:
+    """Whether a connection failed for want of a descriptor, a local port or memory of the router's."""
+    return isinstance(error, OSError) and error.errno in _EXHAUSTED
+
+
 class LegError(OSError):
     """No answer came, or not all of it. The text says why, as a person reads it."""
 
 
 class NotConnectedError(LegError):
     """No connection to a worker came to be. The text names the worker's address and the reason."""
+
+
+class ExhaustedError(NotConnectedError):
+    """The router itself cannot open another connection. No worker is at fault."""
 
 
 class BrokenError(LegError):
@@ -212,6 +225,7 @@ class Origin:
 
         Raises:
             NotConnectedError: it is refused, or takes too long.
+            ExhaustedError: the router has no descriptor, port or memory left for it.
         """
         where = f"cannot connect to {self.host}:{self.port}"
         try:
@@ -222,6 +236,8 @@ class Origin:
         except TimeoutError as e:
             raise NotConnectedError(f"{where} (timed out)") from e
         except OSError as e:
+            if is_exhausted(e):
+                raise ExhaustedError(f"{where} ({e.strerror or e})") from e
             raise NotConnectedError(f"{where} ({e.strerror or e})") from e
         return connection
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from sun_sglang.router import sse
-from sun_sglang.router.connections import BrokenError, Connection, LegError, NotConnectedError, Origin
+from sun_sglang.router.connections import BrokenError, Connection, ExhaustedError, LegError, NotConnectedError, Origin
 from sun_sglang.router.verdict import Lost, Reply
 
 # Bytes of a stream that may wait for whoever reads it; then the worker is held back.
@@ -200,7 +200,7 @@ class Exchange:
             self._connection = await self._origin.connect()
         except NotConnectedError as e:
             self._end(e)
-            self._tell(Lost(str(e), refused=True))
+            self._tell(Lost(str(e), refused=True, ours=isinstance(e, ExhaustedError)))
         else:
             body, self._body = self._body, None
             self._connection.ask(self._path, body, self)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Iterable
 
@@ -16,14 +15,11 @@ class Inflight:
     Attributes:
         tickets: all of them.
         requests: how many of each task; one may have several tickets.
-        empty: set while there are none.
     """
 
     def __init__(self) -> None:
         self.tickets: set[Ticket] = set()
         self.requests: Counter[str] = Counter()
-        self.empty = asyncio.Event()
-        self.empty.set()
         self._named: dict[str, dict[str, tuple[Ticket, ...]]] = {}
 
     def add(self, tickets: tuple[Ticket, ...], group: str | None) -> None:
@@ -44,7 +40,6 @@ class Inflight:
             mine.update(names)
         self.requests[tickets[0].task] += 1
         self.tickets.update(tickets)
-        self.empty.clear()
 
     def remove(self, tickets: tuple[Ticket, ...], group: str | None) -> None:
         """A request ended."""
@@ -56,8 +51,6 @@ class Inflight:
                 del self._named[tickets[0].owner]
         self.requests[tickets[0].task] -= 1
         self.tickets.difference_update(tickets)
-        if not self.tickets:
-            self.empty.set()
 
     def find(self, rid: str, owner: str | None) -> Iterable[Ticket]:
         """Return the tickets under exactly this id; none if it is unknown.

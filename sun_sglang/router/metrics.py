@@ -136,6 +136,17 @@ class Metrics:
             Counter("sun_log_lines_lost", "Log lines lost: a write failed, or blocked.", ["why"], registry=r)
         )
         self._lost_before: Counts[str] = Counts()
+        self.connections = Family(
+            Gauge("sun_connections", "Open client connections: waiting, busy, handshake.", ["state"], registry=r)
+        )
+        self.connections_ended = Family(
+            Counter(
+                "sun_connections_ended",
+                "Client connections ended by the router: header, body, full, no_descriptor.",
+                ["why"],
+                registry=r,
+            )
+        )
         self.worker_in_flight = Family(
             Gauge(
                 "sun_worker_in_flight", "Requests on a worker, as far as the router can tell.", ["worker"], registry=r
@@ -152,7 +163,12 @@ class Metrics:
                 self.tokens.labels(task, kind).inc(count)
 
     def page(
-        self, registry: Registry, inflight: Inflight, attempts: Iterable[Attempt], lost: Mapping[str, int]
+        self,
+        registry: Registry,
+        inflight: Inflight,
+        attempts: Iterable[Attempt],
+        lost: Mapping[str, int],
+        connections: Mapping[str, int],
     ) -> bytes:
         """Return the page that Prometheus reads. Gauges are computed from current state.
 
@@ -161,7 +177,10 @@ class Metrics:
             inflight: requests of clients.
             attempts: what is under way on workers.
             lost: log lines lost so far, by the reason.
+            connections: open client connections by their state.
         """
+        for state, count in connections.items():
+            self.connections.labels(state).set(count)
         for why, count in tuple(lost.items()):
             self.log_lines_lost.labels(why).inc(count - self._lost_before[why])
             self._lost_before[why] = count

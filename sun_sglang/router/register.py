@@ -16,6 +16,7 @@ from sun_sglang.router.answer import Answer
 from sun_sglang.router.attempt import Ticket
 from sun_sglang.router.bounded import OversizedError, read_at_most
 from sun_sglang.router.canary import canary_fault, make_canary
+from sun_sglang.router.connections import is_exhausted
 from sun_sglang.router.dispatch import Dispatcher
 from sun_sglang.router.log import Log
 from sun_sglang.router.metrics import Metrics
@@ -43,11 +44,13 @@ class ProbeError(Exception):
         reason: why, for humans.
         silent: the worker may only be slow.
         refused: the worker answered, and its answer is no valid card.
+        ours: the router could not ask; that says nothing about the worker.
     """
 
-    def __init__(self, reason: str, *, silent: bool = False, refused: bool = False) -> None:
+    def __init__(self, reason: str, *, silent: bool = False, refused: bool = False, ours: bool = False) -> None:
         self.silent = silent
         self.refused = refused
+        self.ours = ours
         super().__init__(reason[:MAX_REASON])
 
 
@@ -180,7 +183,7 @@ class Registrar:
         except OversizedError as e:
             raise ProbeError(f"its card is not valid: {e}", refused=True) from e
         except (aiohttp.ClientError, OSError) as e:
-            raise ProbeError(describe(e)) from e
+            raise ProbeError(describe(e), ours=is_exhausted(e)) from e
         except ValueError as e:
             # a host that no resolver takes
             raise ProbeError(f"{worker.spec.url} cannot be asked: {e}") from e
@@ -260,6 +263,8 @@ def _count_silence(silent: int, error: ProbeError, *, reads: bool) -> int:
         error: how the probe failed.
         reads: the worker had long prompts to tokenize, and answers nobody meanwhile.
     """
+    if error.ours:
+        return silent
     if not error.silent:
         return SILENT_PROBES
     return silent if reads else silent + 1

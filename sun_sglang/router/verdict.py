@@ -32,12 +32,14 @@ class Lost:
         stale: the connection was kept from an earlier request and closed without an answer. A server may close an idle
             connection at any time, so this alone is no fault of the worker.
         oversized: the answer was too large; the same request would have as large an answer elsewhere.
+        ours: the router had no descriptor for a connection.
     """
 
     detail: str
     refused: bool = False
     stale: bool = False
     oversized: bool = False
+    ours: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +199,9 @@ def _fault(leg: Leg, said: Heard, rid: str) -> Relay | Failed | None:
     if isinstance(said, Lost) and said.oversized:
         message = f"the {leg} worker failed: {said.detail} (router.max_answer_mb)"
         return Failed(leg, Problem(502, message, code=f"{leg}_failed"), eject=False, retry=False)
+    if isinstance(said, Lost) and said.ours:
+        problem = Problem(503, f"the router has too many connections open: {said.detail}", code="overloaded")
+        return Failed(leg, problem, eject=False, retry=False)
     if isinstance(said, Lost):
         status = 503 if said.refused else 502
         problem = Problem(status, f"the {leg} worker was lost: {said.detail}", code=f"{leg}_lost")

@@ -103,13 +103,14 @@ class Cluster:
     def __getitem__(self, name: str) -> Worker:
         return self.workers[name]
 
-    def start_router(self) -> None:
-        """Start a router process on the cluster's port."""
+    def start_router(self, descriptors: int | None = None) -> None:
+        """Start a router process on the cluster's port, which may open so many descriptors."""
         self._file.write_text(json.dumps(self._fleet))
+        command = [sys.executable, "-m", "sun_sglang.router", str(self._file)]
+        if descriptors is not None:
+            command = ["sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh", *command]
         with self._log.open("ab") as log:
-            self.router = subprocess.Popen(
-                [sys.executable, "-m", "sun_sglang.router", str(self._file)], stdout=log, stderr=subprocess.STDOUT
-            )
+            self.router = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
 
     @property
     def log(self) -> str:

@@ -31,6 +31,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
         router: dict[str, Any] | None = None,
         flags: dict[str, dict[str, Any]] | None = None,
         wait: bool = True,
+        descriptors: int | None = None,
     ) -> Cluster:
         file = tmp_path / "costs.yaml"
         file.write_text(yaml.safe_dump(costs or {}))
@@ -54,7 +55,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
         if wait:
             # a router that probes seldom has to find them at its first look
             await asyncio.gather(*(cluster.listens(name) for name in workers))
-        cluster.start_router()
+        cluster.start_router(descriptors)
         if wait:
             await cluster.ready()
             await cluster.read_weights()

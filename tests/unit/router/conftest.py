@@ -92,6 +92,7 @@ DEADLINES = {
     "stall.LOADS_TIMEOUT_S": PATIENCE_S,
     "lengths.TOKENIZE_TIMEOUT_S": PATIENCE_S,
     "info.WORKER_TIMEOUT_S": PATIENCE_S,
+    "clients.HANDSHAKE_S": PATIENCE_S,
     "siblings._TIMEOUT": aiohttp.ClientTimeout(total=PATIENCE_S),
     "app._CUT_GRACE_S": PATIENCE_S,
 }
