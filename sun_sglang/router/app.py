@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 import aiohttp
 from aiohttp import web
@@ -51,6 +52,15 @@ from sun_sglang.router.wire import Wire, new_session
 
 _CUT_GRACE_S = 2.0
 _GENERATION = frozenset(Endpoint)
+
+
+class Watcher(Protocol):
+    """A loop that runs as long as the router does."""
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -158,6 +168,8 @@ class Router:
         watchers: tuple[Watcher, ...] = (
             *(router.clients, router.deliveries, router.registrar, router.stalls, router.loads, router.store, keys),
         )
+        if router._shared is not None:
+            watchers += (router._shared,)
         router._watchers = [asyncio.create_task(router._watch(watcher.run())) for watcher in watchers]
         log.event("listening", url=router.url, tasks=list(fleet.tasks))
         return router

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import orjson
 from pydantic import ValidationError
@@ -20,6 +20,8 @@ from sun_sglang.router.registry import Registry
 from sun_sglang.router.transition import Transition
 from sun_sglang.router.watched import WATCH_S, WatchedFile
 
+LOCK_S = 5.0
+_LOCK_PAUSE_S = 0.02
 Document = dict[str, Any]
 Change = Callable[[Document], None]
 
@@ -42,21 +44,24 @@ class FleetStore:
         self._file = None if path is None else WatchedFile(path)
         self._log = log
 
-    def edit(self, change: Change) -> Fleet:
+    async def edit(self, change: Change) -> Fleet:
         """Change the fleet.
 
         Raises:
-            Problem: the result would not be a fleet, the change itself refuses, or the file cannot be read or written;
-                nothing has changed.
+            Problem: the result would not be a fleet, the change itself refuses, the file cannot be read or written, or
+                somebody else holds its lock; nothing has changed.
         """
-        fleet = _changed(self._registry.wanted, change) if self._file is None else self._edit_file(self._file, change)
+        if self._file is None:
+            fleet = _changed(self._registry.wanted, change)
+        else:
+            fleet = await self._edit_file(self._file, change)
         self._transition.change(fleet)
         return fleet
 
     @staticmethod
-    def _edit_file(file: WatchedFile, change: Change) -> Fleet:
+    async def _edit_file(file: WatchedFile, change: Change) -> Fleet:
         try:
-            with _locked(file.path):
+            async with _locked(file.path):
                 fleet = _changed(load_fleet(file.path), change)
                 _replace(file.path, fleet)
                 file.note()
@@ -171,12 +176,31 @@ def _changed(fleet: Fleet, change: Change) -> Fleet:
 # --- the file -------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One writer at a time, over all processes; the lock is on a file of its own, since the fleet's is replaced."""
+@asynccontextmanager
+async def _locked(path: Path) -> AsyncIterator[None]:
+    """Let one writer in at a time, over all processes. The lock is on a file of its own: the fleet's is replaced.
+
+    Raises:
+        Problem: 503 where it is not free within `LOCK_S`.
+    """
     with path.with_name(f".{path.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            async with asyncio.timeout(LOCK_S):
+                # a call that waits in the kernel could not be given up, and no event tells that a lock is free
+                while not _lock(lock):  # noqa: ASYNC110 - as said
+                    await asyncio.sleep(_LOCK_PAUSE_S)
+        except TimeoutError as e:
+            message = f"another process holds the lock on {path.name} since {LOCK_S:g} s; try again"
+            raise Problem(503, message, code="fleet_locked") from e
         yield
+
+
+def _lock(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _replace(path: Path, fleet: Fleet) -> None:

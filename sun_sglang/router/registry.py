@@ -116,6 +116,12 @@ class Worker:
         self.slot = shared.slot(self.hash)
         self.slot[0], self.slot[1] = self.requests, self.tokens
 
+    def unshare(self) -> None:
+        """Take what this process has on it out of the others' sight: it has left the fleet."""
+        if self.shared is not None:
+            self.shared.release(self.hash)
+        self.shared = self.slot = None
+
     @property
     def load_requests(self) -> int:
         """Requests on it, whoever sent them, as far as the router can tell."""
@@ -279,7 +285,7 @@ class Registry:
     def remove(self, name: str, reason: str) -> None:
         """Forget a worker now; requests that it still has are lost."""
         self.lose(name, reason, gone=True)
-        del self.workers[name]
+        self.workers.pop(name).unshare()
 
     def prove(self, path: Path, incarnations: tuple[str, str]) -> bool:
         """A canary went through. False if one of the two workers changed while it was under way."""

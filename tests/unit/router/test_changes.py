@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import io
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from sun_sglang.router.log import Log
 from sun_sglang.router.problem import Problem
 from sun_sglang.router.registry import Registry
 from sun_sglang.router.transition import Transition
+from sun_sglang.router.watched import WatchedFile
 
 from .conftest import PATIENCE_S, SUN, Start, System
 from .fake_worker import FakeWorker, Fault, Rooms, expected
@@ -217,8 +219,8 @@ async def test_what_one_process_changes_the_other_takes_over(tmp_path: Path, mon
     one, two = (Registry(load_fleet(file)) for _ in range(2))
     stores = [FleetStore(registry, file, Log(log)) for registry in (one, two)]
     watching = asyncio.create_task(stores[1].run())
-    stores[0].edit(add_worker(FleetWorker(name="d2", pool="d", url="http://h9:1")))
-    stores[0].edit(set_draining("d0", draining=True))
+    await stores[0].edit(add_worker(FleetWorker(name="d2", pool="d", url="http://h9:1")))
+    await stores[0].edit(set_draining("d0", draining=True))
     async with asyncio.timeout(PATIENCE_S):
         while not (two.workers["d0"].draining and "d2" in two.workers):
             await asyncio.sleep(0.005)
@@ -227,12 +229,12 @@ async def test_what_one_process_changes_the_other_takes_over(tmp_path: Path, mon
             await asyncio.sleep(0.005)
         assert "d2" in two.workers
         with pytest.raises(Problem, match="fleet file cannot be changed as it is") as refused:
-            stores[0].edit(set_draining("d0", draining=False))
+            await stores[0].edit(set_draining("d0", draining=False))
         assert refused.value.status == 409
     watching.cancel()
 
 
-def test_change_that_the_disk_has_no_room_for_is_a_503_and_changes_nothing(
+async def test_change_that_the_disk_has_no_room_for_is_a_503_and_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(_path: Path, _content: bytes) -> None:
@@ -243,10 +245,31 @@ def test_change_that_the_disk_has_no_room_for_is_a_503_and_changes_nothing(
     file.write_text(FLEET.model_dump_json())
     registry = Registry(load_fleet(file))
     with pytest.raises(Problem, match="No space left on device") as refused:
-        FleetStore(registry, file, Log(io.StringIO())).edit(set_draining("d0", draining=True))
+        await FleetStore(registry, file, Log(io.StringIO())).edit(set_draining("d0", draining=True))
     assert refused.value.status == 503
     assert not registry.workers["d0"].draining
     assert load_fleet(file) == FLEET
+
+
+async def test_a_lock_that_is_not_given_back_stops_one_change_and_nothing_else(
+    small: System, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "fleet.json"
+    file.write_text(small.router.registry.wanted.model_dump_json())
+    monkeypatch.setattr(small.router.store, "_file", WatchedFile(file))
+    monkeypatch.setattr("sun_sglang.router.changes.LOCK_S", PATIENCE_S)
+    with (tmp_path / ".fleet.json.lock").open("w") as stuck:
+        fcntl.flock(stuck, fcntl.LOCK_EX)
+        waiting = asyncio.create_task(call(small, "POST", "/workers/base-0/drain"))
+        for _ in range(3):
+            assert (await small.post("/generate", ASK))[0] == 200
+        assert not waiting.done()
+        monkeypatch.setattr("sun_sglang.router.changes.LOCK_S", 0.01)
+        status, said = await call(small, "POST", "/workers/base-0/drain")
+        assert (status, said["error"]["code"]) == (503, "fleet_locked")
+        assert small.router.registry.state("base-0") == "ready"
+    assert (await waiting)[0] == 200, "it had waited for its turn"
+    assert small.router.registry.state("base-0") == "draining"
 
 
 def card(registry: Registry, name: str, incarnation: str) -> WorkerCard:
@@ -398,7 +421,7 @@ async def test_admin_calls_are_for_admins(start: Start, tmp_path: Path) -> None:
         async with system.client.request(method, path, headers={"X-API-Key": "a" * 20}, json={}) as r:
             assert r.status == 403
     with pytest.raises(Problem):
-        system.router.store.edit(set_draining("no", draining=True))
+        await system.router.store.edit(set_draining("no", draining=True))
 
 
 async def test_a_worker_that_cannot_even_be_looked_up_is_no_other_workers_problem(small: System) -> None:

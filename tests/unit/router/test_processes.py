@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import signal
 import subprocess
 import sys
@@ -16,12 +17,15 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from sun_sglang.router.app import Router
-from sun_sglang.router.fleet import Fleet, FleetWorker
+from sun_sglang.router.changes import FleetStore, add_worker
+from sun_sglang.router.fleet import MOST_WORKERS, Fleet, FleetWorker
 from sun_sglang.router.log import Log
-from sun_sglang.router.registry import Worker
-from sun_sglang.router.shared import SharedLoads
+from sun_sglang.router.problem import Problem
+from sun_sglang.router.registry import Registry, Worker
+from sun_sglang.router.shared import SharedLoads, started_at
 from sun_sglang.router.siblings import merge_metrics, merge_tasks
 from tests.unit.ports import PORTS
 
@@ -97,6 +101,91 @@ def test_a_worker_that_reads_one_processs_long_prompts_is_excused_by_all(tmp_pat
     assert not theirs.is_reading(104.5)
     one.close()
     assert not theirs.is_reading(103.5)
+
+
+def test_a_process_that_was_killed_counts_for_nothing_once_it_is_gone(tmp_path: Path) -> None:
+    one, two = (SharedLoads(tmp_path / "t", i, 2) for i in range(2))
+    mine, theirs = worker("a"), worker("a")
+    mine.share(one)
+    theirs.share(two)
+    mine.take(100)
+    two.look()
+    assert theirs.known == (1, 100), "it is this process, which is there"
+    with subprocess.Popen(["sleep", "600"]) as process:
+        one._own[2], one._own[3] = process.pid, started_at(process.pid)
+        two.look()
+        assert theirs.known == (1, 100)
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        two.look()
+        assert theirs.known == (0, 0), "also before its parent has noticed"
+    two.look()
+    assert theirs.known == (0, 0)
+    again = worker("a")
+    again.share(SharedLoads(tmp_path / "t", 0, 2))
+    again.take(5)
+    assert theirs.known == (1, 5), "the process that follows counts at once"
+
+
+def test_a_later_process_with_the_same_id_is_another(tmp_path: Path) -> None:
+    one, two = (SharedLoads(tmp_path / "t", i, 2) for i in range(2))
+    mine, theirs = worker("a"), worker("a")
+    mine.share(one)
+    theirs.share(two)
+    mine.take(100)
+    one._own[3] -= 1
+    two.look()
+    assert theirs.known == (0, 0)
+
+
+def test_cells_of_a_worker_that_left_are_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sun_sglang.router.shared.MOST_WORKERS", 2)
+    one, two = (SharedLoads(tmp_path / "t", i, 2) for i in range(2))
+    left = worker("w-0")
+    left.share(one)
+    left.take(1)
+    for i in range(1, 100):
+        mine, theirs = worker(f"w-{i}"), worker(f"w-{i}")
+        theirs.share(two)
+        mine.share(one)
+        mine.take(i)
+        left.unshare()
+        left.give(0)  # a request of a worker that has left ends late
+        assert theirs.known == (1, i)
+        theirs.unshare()
+        left = mine
+
+
+def test_a_worker_beyond_the_table_is_served_and_counted_by_its_own_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sun_sglang.router.shared.MOST_WORKERS", 1)
+    one, two = (SharedLoads(tmp_path / "t", i, 2) for i in range(2))
+    for name in ("a", "b"):
+        mine, theirs = worker(name), worker(name)
+        mine.share(one)
+        theirs.share(two)
+        mine.take(3)
+        assert mine.known == (1, 3)
+        assert theirs.known == ((1, 3) if name == "a" else (0, 0))
+
+
+@pytest.mark.parametrize(("count", "fits"), [(MOST_WORKERS, True), (MOST_WORKERS + 1, False)])
+def test_a_fleet_of_more_workers_than_the_table_holds_is_refused(count: int, fits: bool) -> None:
+    fleet = {
+        "tasks": {"math": {"prefill": "p", "decode": "d"}},
+        "pools": {"p": {"role": "prefill", "model": "x"}, "d": {"role": "decode", "model": "x"}},
+        "workers": [{"name": f"w-{i}", "pool": "p", "url": "http://h:1"} for i in range(count)],
+    }
+    if fits:
+        registry = Registry(Fleet.model_validate(fleet))
+        change = add_worker(FleetWorker(name="one-more", pool="p", url="http://h:2"))
+        with pytest.raises(Problem, match="4097 are over 4096") as e:
+            asyncio.run(FleetStore(registry, None, Log(io.StringIO())).edit(change))
+        assert e.value.status == 400
+    else:
+        with pytest.raises(ValidationError, match="4097 are over 4096"):
+            Fleet.model_validate(fleet)
 
 
 # --- merging --------------------------------------------------------------------------------------------------------

@@ -168,7 +168,7 @@ async def test_a_worker_added_with_its_key_serves_and_no_page_shows_the_key(
 async def test_a_worker_whose_key_changes_is_another_worker(pair: dict[str, EmulatedWorker], system: System) -> None:
     await system.ready()
     before = system.router.registry.workers["decode"]
-    system.router.store.edit(lambda document: document["workers"][1].update(key=OTHER))
+    await system.router.store.edit(lambda document: document["workers"][1].update(key=OTHER))
     assert system.router.registry.workers["decode"] is not before
     await system.until(lambda: "requires a worker key" in system.router.registry.workers["decode"].reason)
 
@@ -179,7 +179,7 @@ async def test_a_fleet_file_with_keys_stays_readable_by_its_user_alone(
     path = tmp_path / "fleet.json"
     path.write_text(json.dumps(fleet(pair)))
     router = await Router.start(Fleet.model_validate(fleet(pair)), Log(io.StringIO()), path)
-    router.store.edit(lambda document: document["workers"][0].update(draining=True))
+    await router.store.edit(lambda document: document["workers"][0].update(draining=True))
     assert json.loads(path.read_text())["workers"][0]["key"] == KEY
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     await router.stop(0.0)
