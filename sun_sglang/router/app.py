@@ -125,7 +125,12 @@ class Router:
         self._randomness = Randomness()
         self._watchers: list[asyncio.Task[None]] = []
         self._runner = web.AppRunner(
-            self._application(), handler_cancellation=True, access_log=None, shutdown_timeout=_CUT_GRACE_S
+            self._application(),
+            handler_cancellation=True,
+            access_log=None,
+            shutdown_timeout=_CUT_GRACE_S,
+            # a kilobyte may unpack to a megabyte; SGLang unpacks no body either
+            auto_decompress=False,
         )
         # generation requests from their complete header on
         self._answering = 0
@@ -329,6 +334,9 @@ class Router:
             if self._browsers is not None:
                 self._browsers.check(request.method, request.path, request.headers)
             current_key.set(self._access.check(request.path, request.headers))
+            if (encoding := request.headers.get("Content-Encoding", "identity").lower()) not in ("identity", ""):
+                message = f"a body in the encoding `{encoding}` is not read; send it without `Content-Encoding`"
+                raise Problem(415, message, code="unsupported_encoding")
             return await handler(request)
         except Problem as problem:
             return self._refuse(request, problem)

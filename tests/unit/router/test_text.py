@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 
 import pytest
 
@@ -57,3 +58,17 @@ async def raw(system: System, sent: bytes) -> bytes:
             return await reader.readline()
     finally:
         writer.close()
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "GZIP, identity", "x"])
+async def test_compressed_body_is_refused_and_never_unpacked(small: System, encoding: str) -> None:
+    bomb = zlib.compress(b" " * (1 << 20))
+    headers = {"Content-Type": "application/json", "Content-Encoding": encoding}
+    for path in ("/generate", "/abort_request", "/workers"):
+        async with small.client.post(path, data=bomb, headers=headers) as r:
+            assert (r.status, (await r.json())["error"]["code"]) == (415, "unsupported_encoding")
+
+
+async def test_body_that_says_that_it_is_not_compressed_is_read(small: System) -> None:
+    headers = {"Content-Encoding": "identity"}
+    assert (await small.post("/generate", {"model": "math", "input_ids": [5]}, headers=headers))[0] == 200
