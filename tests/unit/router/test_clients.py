@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -267,7 +268,9 @@ async def test_handshakes_count_and_end(
 async def test_a_router_without_descriptors_blames_no_worker(small: System, monkeypatch: pytest.MonkeyPatch) -> None:
     loop = asyncio.get_running_loop()
 
-    async def none_left(*_: Any, **__: Any) -> Any:
+    async def none_left(*_: Any, sock: socket.socket | None = None, **__: Any) -> Any:
+        if sock is not None:
+            sock.close()  # the client session has made it
         raise OSError(errno.EMFILE, "Too many open files")
 
     assert (await small.post("/generate", ASK))[0] == 200  # its connection stays open
