@@ -12,6 +12,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import NamedTuple
 
 # Tokens that a task may be ahead or behind in the fair queue. Occupancy may let a task ahead for as long as its answers
@@ -77,31 +78,36 @@ class _Lane:
         requests: slots that it holds.
         tokens: their expected work.
         virtual: its virtual time in the fair queue: tokens served while it waited, divided by its weight.
+        weight: of its share.
+        has_room: its own caps let it have another slot. Stored, since every choice asks all tasks that wait.
     """
 
-    share: Share
+    share: Share = field(default_factory=Share)
     queue: deque[_Request] = field(default_factory=deque)
     requests: int = 0
     tokens: int = 0
     virtual: float = 0.0
+    weight: float = 1.0
+    has_room: bool = True
 
     @property
     def head(self) -> Claim:
         return self.queue[0].waiting[0]
 
-    @property
-    def has_room(self) -> bool:
-        return _has_room(self.share.caps, self.requests, self.tokens)
+    def count(self, requests: int, tokens: int) -> None:
+        """Add to what the task holds."""
+        self.requests += requests
+        self.tokens += tokens
+        self.has_room = _has_room(self.share.caps, self.requests, self.tokens)
+
+    def set_share(self, share: Share) -> None:
+        """Take over a share, which may have changed."""
+        self.share, self.weight = share, share.weight
+        self.has_room = _has_room(share.caps, self.requests, self.tokens)
 
     def usage(self, due: _Due) -> float:
         """Return the part of its share that the task holds, of the resource that it holds the larger part of."""
-        return max(self.requests / due.requests, self.tokens / due.tokens) / self.share.weight
-
-    def next_usage(self, due: _Due) -> float:
-        """Return `usage` as it would be with the answer at the head of the queue."""
-        return max((self.requests + 1) / due.requests, (self.tokens + self.head.tokens) / due.tokens) / (
-            self.share.weight
-        )
+        return max(self.requests / due.requests, self.tokens / due.tokens) / self.weight
 
 
 class _Due(NamedTuple):
@@ -166,8 +172,7 @@ class Admission:
             lane, request = self._lanes[claim.task], claim._request
             if claim.held:
                 claim.held = False
-                lane.requests -= 1
-                lane.tokens -= claim.tokens
+                lane.count(-1, -claim.tokens)
                 self.requests -= 1
                 self.tokens -= claim.tokens
             elif request is not None:
@@ -186,8 +191,9 @@ class Admission:
         share = self._share_of(task)
         lane = self._lanes.get(task)
         if lane is None:
-            lane = self._lanes[task] = _Lane(share)
-        lane.share = share
+            lane = self._lanes[task] = _Lane()
+        if lane.share is not share:
+            lane.set_share(share)
         return lane
 
     def _withdraw(self, task: str, request: _Request) -> None:
@@ -204,29 +210,41 @@ class Admission:
             lanes = [lane for lane in self._waiting.values() if lane.has_room]
             if not lanes:
                 break
-            admitted.append(self._admit_head(lanes[0] if len(lanes) == 1 else self._choose(lanes)))
+            admitted.append(self._admit_head(self._choose(lanes)))
         return admitted
 
     def _choose(self, lanes: list[_Lane]) -> _Lane:
         """Choose the task that gets the next slot from those that compete for it."""
+        by_virtual = attrgetter("virtual")
+        # what tasks got while none of them had to make up for anything is not held against them
+        self._virtual = max(self._virtual, min(lanes, key=by_virtual).virtual)
+        if len(lanes) == 1:
+            return lanes[0]
         due = self._due(lanes)
-        below = [lane for lane in lanes if lane.next_usage(due) <= 1 + _ROUNDING]
+        # local names: this runs over all tasks that wait, for every answer that is admitted
+        slots, work = due.requests * (1 + _ROUNDING), due.tokens * (1 + _ROUNDING)
+        below = [
+            lane
+            for lane in lanes
+            if lane.requests + 1 <= slots * lane.weight and lane.tokens + lane.head.tokens <= work * lane.weight
+        ]
         if below:
             return min(below, key=lambda lane: lane.usage(due))
+        slots, work = due.requests * (1 - _ROUNDING), due.tokens * (1 - _ROUNDING)
+        partly = [lane for lane in lanes if lane.requests < slots * lane.weight and lane.tokens < work * lane.weight]
         # with caps on both requests and tokens each task may have its share of one of them
-        partly = [lane for lane in lanes if lane.usage(due) < 1 - _ROUNDING] or lanes
-        chosen = min(partly, key=lambda lane: lane.virtual)
+        chosen = min(partly or lanes, key=by_virtual)
         self._virtual = max(self._virtual, chosen.virtual)
         return chosen
 
     def _due(self, lanes: Sequence[_Lane]) -> _Due:
         """Divide what the caps leave to these tasks, held or free, by their weights."""
-        weight = sum(lane.share.weight for lane in lanes)
+        weight = sum([lane.weight for lane in lanes])
         requests = tokens = math.inf
         if self._caps.requests is not None:
-            requests = (self._caps.requests - self.requests + sum(lane.requests for lane in lanes)) / weight
+            requests = (self._caps.requests - self.requests + sum([lane.requests for lane in lanes])) / weight
         if self._caps.tokens is not None:
-            tokens = (self._caps.tokens - self.tokens + sum(lane.tokens for lane in lanes)) / weight
+            tokens = (self._caps.tokens - self.tokens + sum([lane.tokens for lane in lanes])) / weight
         return _Due(requests, tokens)
 
     def _admit_head(self, lane: _Lane) -> Claim:
@@ -237,11 +255,10 @@ class Admission:
         elif not lane.queue:
             del self._waiting[claim.task]
         claim.held, claim._request = True, None
-        weight, memory = lane.share.weight, _MEMORY / lane.share.weight
+        memory = _MEMORY / lane.weight
         behind = min(max(lane.virtual, self._virtual - memory), self._virtual + memory)
-        lane.virtual = behind + max(1, claim.tokens) / weight
-        lane.requests += 1
-        lane.tokens += claim.tokens
+        lane.virtual = behind + max(1, claim.tokens) / lane.weight
+        lane.count(1, claim.tokens)
         self.requests += 1
         self.tokens += claim.tokens
         return claim

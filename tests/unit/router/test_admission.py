@@ -285,6 +285,20 @@ def test_request_that_leaves_takes_none_of_its_own_slots() -> None:
     assert (of.requests, of.waiting("a")) == (1, 0)
 
 
+@pytest.mark.parametrize("slots", [1, 3])
+def test_tasks_that_waited_without_another_owe_it_nothing_when_it_comes(slots: int) -> None:
+    weights = dict.fromkeys(["a", "b", "c"][:slots], 1.0)
+    of = admission(Caps(slots))
+    held = [claim for task in weights for claim in ask(of, task, *[300] * 300) if claim.held]
+    for _ in range(200 * slots):
+        held += of.release([held.pop(0)])
+    late = ask(of, "late", *[300] * 40)
+    for _ in range(20 * (slots + 1)):
+        held += of.release([held.pop(0)])
+    served = len(late) - of.waiting("late")
+    assert abs(served - 20) <= 2, "an equal part of what was admitted since it came"
+
+
 def test_share_that_changes_applies_from_the_next_request_on() -> None:
     shares = {"a": Share(1.0), "b": Share(1.0)}
     of = admission(Caps(4), shares)
