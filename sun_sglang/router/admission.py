@@ -151,6 +151,9 @@ class Admission:
         """
         task = claims[0].task
         lane = self._lane(task)
+        begins = not lane.queue and lane.has_room and self._has_room
+        if not begins and len(lane.queue) >= self._queue_size:
+            raise QueueFull
         request = _Request(deque(claims))
         for claim in claims:
             claim.tokens = _counted(_counted(claim.tokens, self._caps), lane.share.caps)
@@ -160,11 +163,7 @@ class Admission:
             lane.virtual = max(lane.virtual, self._virtual)
             self._waiting[task] = lane
         lane.queue.append(request)
-        admitted = self._admit()
-        if len(lane.queue) > self._queue_size and len(request.waiting) == len(claims):
-            self._withdraw(task, request)
-            raise QueueFull
-        return admitted
+        return self._admit()
 
     def release(self, claims: Iterable[Claim]) -> list[Claim]:
         """Give slots back, or stop waiting for them. Returns the claims that are held because of that."""
@@ -187,6 +186,10 @@ class Admission:
         lane = self._lanes.get(task)
         return sum(len(request.waiting) for request in lane.queue) if lane else 0
 
+    @property
+    def _has_room(self) -> bool:
+        return _has_room(self._caps, self.requests, self.tokens)
+
     def _lane(self, task: str) -> _Lane:
         share = self._share_of(task)
         lane = self._lanes.get(task)
@@ -205,7 +208,7 @@ class Admission:
     def _admit(self) -> list[Claim]:
         """Fill the free slots."""
         admitted: list[Claim] = []
-        while self._waiting and _has_room(self._caps, self.requests, self.tokens):
+        while self._waiting and self._has_room:
             # a task that its own caps hold back does not compete
             lanes = [lane for lane in self._waiting.values() if lane.has_room]
             if not lanes:

@@ -299,6 +299,17 @@ def test_tasks_that_waited_without_another_owe_it_nothing_when_it_comes(slots: i
     assert abs(served - 20) <= 2, "an equal part of what was admitted since it came"
 
 
+def test_queue_that_is_full_refuses_without_admitting_others() -> None:
+    shares = {"a": Share(1.0, Caps(1))}
+    of = admission(Caps(8), shares, queue_size=1)
+    first, second = ask(of, "a", 1), ask(of, "a", 1)
+    shares["a"] = Share(1.0, Caps(4))
+    with pytest.raises(QueueFull):
+        ask(of, "a", 1)
+    assert not second[0].held, "nobody would be told"
+    assert of.release(first) == second
+
+
 def test_share_that_changes_applies_from_the_next_request_on() -> None:
     shares = {"a": Share(1.0), "b": Share(1.0)}
     of = admission(Caps(4), shares)
