@@ -157,7 +157,7 @@ def _completions(given: Mapping[str, Any], body: dict[str, Any], allowed: Collec
 def _chat(given: Mapping[str, Any], body: dict[str, Any], allowed: Collection[str]) -> tuple[int | None, int]:
     n = fields.take(given, "n", tables.CHAT) or 1 if "n" in given else 1
     messages = body.get("messages")
-    if not isinstance(messages, list) or not messages or not all(isinstance(m, dict) for m in messages):
+    if not isinstance(messages, list) or not messages or not {dict}.issuperset(map(type, messages)):
         raise RequestError(400, "`messages` has to be a non-empty list of objects", param="messages")
     tools = body.get("tools") or []
     for message in messages:
@@ -241,10 +241,12 @@ def _stream_options(given: Mapping[str, Any], table: tables.Table) -> Mapping[st
     options = fields.take(given, "stream_options", table)
     if options is None:
         return None
-    kept = {name: options[name] for name in STREAM_OPTIONS if options.get(name) is not None}
-    for name, value in kept.items():
-        if not FLAG.holds(value):
-            raise fields.wrong(f"stream_options.{name}", FLAG)
+    kept = {}
+    for name, value in options.items():
+        if name in STREAM_OPTIONS and value is not None:
+            if not FLAG.holds(value):
+                raise fields.wrong(f"stream_options.{name}", FLAG)
+            kept[name] = value
     return kept
 
 
