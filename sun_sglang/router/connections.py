@@ -117,6 +117,10 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse; the parser calls the methods below."""
+        if self._receiver is None:
+            # nobody asked for this: the next request on this connection would take it for its answer
+            self._transport.close()
+            return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserCallbackError:

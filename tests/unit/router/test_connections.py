@@ -40,6 +40,10 @@ class Server:
             writer.close()
         await self._server.wait_closed()
 
+    def write_to_all(self, data: bytes) -> None:
+        for writer in self._writers:
+            writer.write(data)
+
     def close_all(self) -> None:
         for writer in self._writers:
             writer.close()
@@ -252,6 +256,18 @@ async def test_what_comes_after_an_answer_ends_its_connection(server: Server, cl
     base = await server.start()
     server.answers = [says(OK + b"more")]
     assert await client.ask(base) == await client.ask(base) == Reply(200, b"ok")
+    assert server.connections == 2
+
+
+async def test_connection_that_brings_an_answer_nobody_asked_for_is_not_used_again(
+    server: Server, client: Client
+) -> None:
+    base = await server.start()
+    assert await client.ask(base) == Reply(200, b"ok")
+    server.write_to_all(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n")
+    (idle,) = client.connections.origin(base).idle
+    await client.until(lambda: not idle.connection.is_open)
+    assert await client.ask(base) == Reply(200, b"ok")
     assert server.connections == 2
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sun_sglang.errors import RequestError
@@ -137,6 +137,30 @@ def test_text_that_only_looks_like_an_abort_is_an_answer() -> None:
     assert isinstance(judge(None, Reply(200, said)), Serve)
     deeper = orjson.dumps({"choices": [{"finish_reason": "stop", "x": "abort"}]})
     assert isinstance(judge(None, Reply(200, deeper)), Serve)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-600, 600) | st.sampled_from(["abort", "error", "500", ""]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["meta_info", "finish_reason", "type", "choices", "error", "code", "message", "status_code"]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@settings(deadline=None, max_examples=300, derandomize=True)
+@given(body=JSON.map(orjson.dumps) | st.binary(max_size=40), status=st.sampled_from([100, 200, 204, 302, 400, 500]))
+def test_judge_decides_on_whatever_a_worker_sends(body: bytes, status: int) -> None:
+    for said in (Reply(status, body), Reply(status, b"data: " + body + b"\n\n", streamed=True)):
+        for prefill, decode in ((said, None), (None, said), (said, said)):
+            assert isinstance(judge(prefill, decode, rid="0" * 32), Wait | Serve | Relay | Failed)
 
 
 # --- registry -------------------------------------------------------------------------------------------------------
