@@ -532,7 +532,7 @@ async def test_fault_22_what_a_full_decode_cache_cannot_take_in_time_is_refused(
     cluster = await start(
         {"math": 1, "base": 1},
         flags={"base-0": {"max_total_tokens": 700}},
-        router={"max_tokens": 600, "queue_timeout": 0.5},
+        router={"max_requests": 1, "queue_timeout": 0.5},
     )
     # one request fills the cache for longer than the others may wait
     await cluster.fault("base-0", "hold", token=2)
