@@ -123,7 +123,7 @@ class Task(Strict):
         any_decoder: serve it even where its prefill model was tuned for another decoder, to measure what that costs.
         weight: its share of what is in flight while tasks wait, beside other tasks' weights.
         max_requests: answers of it that may be in flight at once; None is no cap.
-        max_tokens: expected work of those (prompts, and the answers' limits), in tokens, from which on answers wait.
+        max_tokens: expected work of those, in tokens: prompts, and the answers' limits.
     """
 
     prefill: PoolName
@@ -164,7 +164,7 @@ class Router(Strict):
         load_interval: between two looks at how much work a worker says it has; 0 to count only what the router sent.
         policy: how workers are chosen.
         max_requests: answers that may be in flight at once, of all tasks; None is no cap.
-        max_tokens: expected work of those (prompts, and the answers' limits), in tokens, from which on answers wait.
+        max_tokens: expected work of those, in tokens: prompts, and the answers' limits.
         queue_size: requests of one task that may wait; one more is answered with 429.
         queue_timeout: how long a request may wait for its first answer's turn before it is answered with 429.
         drain_timeout: how long requests in flight may go on once the router was told to stop.

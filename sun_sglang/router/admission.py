@@ -4,6 +4,9 @@ Occupancy decides first. While tasks wait, each is entitled to its weight's shar
 (weighted max-min fairness): a task that is below its share goes before every task that is not. Start-time fair queueing
 by tokens (Goyal, Vin and Cheng, 1996) decides what occupancy leaves open: who gets the slot that no task is entitled to
 as a whole. A share that its task does not use is divided among the tasks that wait.
+
+The chosen task keeps its turn until its answer fits below the cap on tokens, so that smaller answers of others cannot
+keep a large one waiting forever.
 """
 
 from __future__ import annotations
@@ -23,14 +26,14 @@ _ROUNDING = 1e-9
 
 
 class Caps(NamedTuple):
-    """The limits of what may be in flight at once; None is no limit.
-
-    `requests` is never exceeded. An answer goes while fewer than `tokens` are in flight, so that no answer waits for
-    an empty router: the tokens in flight stay below the cap plus one answer.
-    """
+    """The limits of what may be in flight at once, which `Claim.tokens` never exceed; None is no limit."""
 
     requests: int | None = None
     tokens: int | None = None
+
+    def fit(self, requests: int, tokens: int) -> bool:
+        """Return whether so much may be in flight."""
+        return (self.requests is None or requests <= self.requests) and (self.tokens is None or tokens <= self.tokens)
 
 
 class Share(NamedTuple):
@@ -46,8 +49,8 @@ class Claim:
 
     Attributes:
         task: whose answer it is.
-        tokens: expected work. An answer that is larger than half of a cap counts as half of it once it is acquired:
-            no single answer may keep all others out.
+        tokens: expected work, at least 1. An answer that is larger than half of a cap counts as half of it once it is
+            acquired: no single answer may wait for an empty router, or keep all others out.
         held: the answer may go to workers. Otherwise the claim waits, or was released.
     """
 
@@ -79,7 +82,7 @@ class _Lane:
         tokens: their expected work.
         virtual: its virtual time in the fair queue: tokens served while it waited, divided by its weight.
         weight: of its share.
-        has_room: its own caps let it have another slot. Stored, since every choice asks all tasks that wait.
+        has_room: its own caps let its next answer go. Stored, since every choice asks all tasks that wait.
     """
 
     share: Share = field(default_factory=Share)
@@ -98,12 +101,21 @@ class _Lane:
         """Add to what the task holds."""
         self.requests += requests
         self.tokens += tokens
-        self.has_room = _has_room(self.share.caps, self.requests, self.tokens)
+        self.update()
 
     def set_share(self, share: Share) -> None:
         """Take over a share, which may have changed."""
         self.share, self.weight = share, share.weight
-        self.has_room = _has_room(share.caps, self.requests, self.tokens)
+        self.update()
+
+    def update(self) -> None:
+        """Compute `has_room`, after a change of what the task holds, of its share, or of its next answer."""
+        self.has_room = bool(self.queue) and self.takes(self.head)
+
+    def takes(self, claim: Claim) -> bool:
+        """Return whether the task's own caps let an answer go now."""
+        # a cap that was lowered meanwhile may be below an answer that waits: it goes alone
+        return not self.requests or self.share.caps.fit(self.requests + 1, self.tokens + claim.tokens)
 
     def usage(self, due: _Due) -> float:
         """Return the part of its share that the task holds, of the resource that it holds the larger part of."""
@@ -139,6 +151,8 @@ class Admission:
         self._share_of = share_of
         self._lanes: dict[str, _Lane] = {}
         self._waiting: dict[str, _Lane] = {}
+        # the task whose turn it is, while its answer does not fit
+        self._turn: _Lane | None = None
         self._virtual = 0.0
         self.requests = 0
         self.tokens = 0
@@ -151,18 +165,20 @@ class Admission:
         """
         task = claims[0].task
         lane = self._lane(task)
-        begins = not lane.queue and lane.has_room and self._has_room
+        for claim in claims:
+            claim.tokens = _counted(_counted(max(1, claim.tokens), self._caps), lane.share.caps)
+        begins = not lane.queue and self._turn is None and lane.takes(claims[0]) and self._takes(claims[0])
         if not begins and len(lane.queue) >= self._queue_size:
             raise QueueFull
         request = _Request(deque(claims))
         for claim in claims:
-            claim.tokens = _counted(_counted(claim.tokens, self._caps), lane.share.caps)
             claim._request = request
         if not lane.queue:
             # a task that did not wait gains nothing by that
             lane.virtual = max(lane.virtual, self._virtual)
             self._waiting[task] = lane
         lane.queue.append(request)
+        lane.update()
         return self._admit()
 
     def release(self, claims: Iterable[Claim]) -> list[Claim]:
@@ -179,6 +195,10 @@ class Admission:
                 request.waiting.remove(claim)
                 if not request.waiting:
                     self._withdraw(claim.task, request)
+                lane.update()
+                if self._turn is lane:
+                    # its next answer may be another
+                    self._turn = None
         return self._admit()
 
     def waiting(self, task: str) -> int:
@@ -186,9 +206,8 @@ class Admission:
         lane = self._lanes.get(task)
         return sum(len(request.waiting) for request in lane.queue) if lane else 0
 
-    @property
-    def _has_room(self) -> bool:
-        return _has_room(self._caps, self.requests, self.tokens)
+    def _takes(self, claim: Claim) -> bool:
+        return self._caps.fit(self.requests + 1, self.tokens + claim.tokens)
 
     def _lane(self, task: str) -> _Lane:
         share = self._share_of(task)
@@ -208,12 +227,16 @@ class Admission:
     def _admit(self) -> list[Claim]:
         """Fill the free slots."""
         admitted: list[Claim] = []
-        while self._waiting and self._has_room:
-            # a task that its own caps hold back does not compete
-            lanes = [lane for lane in self._waiting.values() if lane.has_room]
-            if not lanes:
+        while self._waiting and self._caps.fit(self.requests + 1, self.tokens + 1):
+            lane = self._turn
+            if lane is None or not lane.has_room:
+                # a task that its own caps hold back does not compete
+                lanes = [lane for lane in self._waiting.values() if lane.has_room]
+                self._turn = lane = self._choose(lanes) if lanes else None
+            if lane is None or not self._takes(lane.head):
                 break
-            admitted.append(self._admit_head(self._choose(lanes)))
+            self._turn = None
+            admitted.append(self._admit_head(lane))
         return admitted
 
     def _choose(self, lanes: list[_Lane]) -> _Lane:
@@ -260,17 +283,13 @@ class Admission:
         claim.held, claim._request = True, None
         memory = _MEMORY / lane.weight
         behind = min(max(lane.virtual, self._virtual - memory), self._virtual + memory)
-        lane.virtual = behind + max(1, claim.tokens) / lane.weight
+        lane.virtual = behind + claim.tokens / lane.weight
         lane.count(1, claim.tokens)
         self.requests += 1
         self.tokens += claim.tokens
         return claim
 
 
-def _has_room(caps: Caps, requests: int, tokens: int) -> bool:
-    return (caps.requests is None or requests < caps.requests) and (caps.tokens is None or tokens < caps.tokens)
-
-
 def _counted(tokens: int, caps: Caps) -> int:
     """Return the tokens that an answer counts as: at most half of the cap."""
-    return tokens if caps.tokens is None else min(tokens, math.ceil(caps.tokens / 2))
+    return tokens if caps.tokens is None else min(tokens, max(1, caps.tokens // 2))

@@ -531,14 +531,14 @@ async def test_fault_22_a_full_decode_cache_loses_nothing(start: Start) -> None:
 async def test_fault_22_what_a_full_decode_cache_cannot_take_in_time_is_refused(start: Start) -> None:
     cluster = await start(
         {"math": 1, "base": 1},
-        flags={"base-0": {"max_total_tokens": 700}},
-        router={"max_requests": 1, "queue_timeout": 0.5},
+        flags={"base-0": {"max_total_tokens": 1400}},
+        router={"max_tokens": 1200, "queue_timeout": 0.5},
     )
-    # one request fills the cache for longer than the others may wait
+    # two requests fill the cache for longer than the others may wait
     await cluster.fault("base-0", "hold", token=2)
-    first = asyncio.create_task(cluster.exact(tokens=100, prompt=[1] * 400))
+    first = asyncio.gather(*(cluster.exact(tokens=100, prompt=[i] * 400) for i in (1, 2)))
     await cluster.until(lambda: cluster.has_work("base-0"))
-    outcomes = await asyncio.gather(*(cluster.post(cluster.body(prompt=[2] * 400)) for _ in range(3)))
+    outcomes = await asyncio.gather(*(cluster.post(cluster.body(prompt=[i] * 400)) for i in (3, 4, 5)))
     assert not first.done()
     for status, reply, headers in outcomes:
         assert status in (429, 503), reply

@@ -76,19 +76,19 @@ class Model:
     def admit(self, claims: list[Claim]) -> None:
         for claim in claims:
             assert claim.held
-            assert self.has_room(claim.task), "a cap is exceeded"
+            assert self.takes(claim), "a cap is exceeded"
             request = next(request for request in self.requests if claim in request)
             assert claim is next(c for c in request if c not in self.held), "a request's answers keep their order"
             self.held.append(claim)
 
-    def has_room(self, task: str) -> bool:
-        of_task = [claim for claim in self.held if claim.task == task]
-        return _below(self.caps, self.held) and _below(self.shares[task].caps, of_task)
+    def takes(self, claim: Claim) -> bool:
+        of_task = [held for held in self.held if held.task == claim.task]
+        return _within(self.caps, [*self.held, claim]) and _within(self.shares[claim.task].caps, [*of_task, claim])
 
 
-def _below(caps: Caps, held: list[Claim]) -> bool:
-    return (caps.requests is None or len(held) < caps.requests) and (
-        caps.tokens is None or sum(claim.tokens for claim in held) < caps.tokens
+def _within(caps: Caps, held: list[Claim]) -> bool:
+    return (caps.requests is None or len(held) <= caps.requests) and (
+        caps.tokens is None or sum(claim.tokens for claim in held) <= caps.tokens
     )
 
 
@@ -104,7 +104,8 @@ def test_admission_after_any_steps_keeps_caps_wastes_no_slot_and_loses_nothing(
         for task in "abc":
             waits = [claim for claim in model.waiting if claim.task == task]
             assert model.of.waiting(task) == len(waits)
-            assert not waits or not model.has_room(task), "a slot is free while an answer waits for it"
+        # one answer may wait for tokens, and holds the turn meanwhile
+        assert not model.waiting or not all(map(model.takes, model.waiting)), "a slot is free for all that wait"
     while model.held:
         model.release(model.held[0])
     assert not model.waiting, "an answer is never admitted"
@@ -148,7 +149,7 @@ def test_tasks_that_wait_hold_their_shares_of_tokens_within_an_answer(
     held = [claim for task in weights for claim in ask(of, task, *(rng.randint(1, largest) for _ in range(200)))]
     held = [claim for claim in held if claim.held]
     earlier = set(held)
-    longest = min(largest, math.ceil(cap / 2))
+    longest = min(largest, cap // 2)
     for _ in range(300):
         ended = held.pop(rng.randrange(len(held)))
         earlier.discard(ended)
@@ -230,13 +231,47 @@ def _assert_apart(served: Counter[str], weights: dict[str, float], bound: Callab
 
 def test_answer_larger_than_a_cap_goes_beside_others_and_lets_others_go_beside_it() -> None:
     of = admission(Caps(None, 1000))
-    small = ask(of, "a", *[100] * 12)
-    assert [claim.held for claim in small] == [True] * 10 + [False] * 2
+    small = ask(of, "a", *[100] * 16)
+    assert [claim.held for claim in small] == [True] * 10 + [False] * 6
     (large,) = ask(of, "b", 50_000)
-    of.release(small[:1])
+    of.release(small[:4])
+    assert not large.held
+    assert not any(claim.held for claim in small[10:]), "smaller answers do not pass it once it has its turn"
+    of.release(small[4:5])
     assert large.held
-    of.release(small[1:10])
-    assert all(claim.held for claim in small[10:])
+    of.release(small[5:7])
+    assert sum(claim.held for claim in small[10:]) == 2
+
+
+def test_tokens_in_flight_stay_within_the_cap_where_no_answer_is_over_half_of_it() -> None:
+    of = admission(Caps(None, 1000))
+    claims = ask(of, "a", *[400] * 3)
+    assert [claim.held for claim in claims] == [True, True, False]
+    of.release(claims[:1])
+    assert claims[2].held
+
+
+def test_turn_of_an_answer_that_leaves_goes_to_the_others() -> None:
+    of = admission(Caps(None, 1000))
+    ask(of, "a", *[300] * 3)
+    (large,), small = ask(of, "b", 500), ask(of, "c", 100)
+    assert not small[0].held, "the large answer has the turn"
+    assert of.release([large]) == small
+
+
+def test_answer_that_waits_while_its_task_s_cap_is_lowered_goes_alone() -> None:
+    shares = {"a": Share(1.0, Caps(None, 1000))}
+    of = admission(Caps(8), shares)
+    first, second = ask(of, "a", 500, 500, 400), ask(of, "b", 1)
+    shares["a"] = Share(1.0, Caps(None, 10))
+    (late,) = ask(of, "a", 400)
+    assert late.tokens == 5
+    of.release(first[:2])
+    assert first[2].held
+    assert not late.held
+    of.release(first[2:])
+    assert late.held
+    assert second[0].held
 
 
 def test_request_for_many_answers_takes_turns_with_other_requests_of_its_task() -> None:
