@@ -32,7 +32,7 @@ Beside it, for as long as the router runs:
 Used along the way: `problem` (an error as an answer), `replies` (what workers say, read), `rewrite` (a worker's bytes
 as the client is to see them), `logprobs` (a prompt's, put into the answer), `expect` (how long answers are),
 `inflight` (what clients wait for, by their ids), `randomness` (what ids are made of), `log` (`log_writer`: the thread
-that writes it), `text` (text from outside, fit for JSON).
+that writes it), `text` (text from outside, fit for JSON), `nesting` (JSON that is too deep to walk).
 
 `wire` (over `exchange` and `connections`), `register`, `lengths`, `stall`, `loads` and `info` talk to workers; nothing
 else does.

@@ -18,7 +18,8 @@ from sun_sglang.router.field_table import (
     Table,
     Taken,
 )
-from sun_sglang.router.schemas import MAX_ALTERNATIVES, MAX_DEPTH, MAX_SCHEMA, MAX_SCHEMA_DEPTH
+from sun_sglang.router.nesting import MAX_DEPTH
+from sun_sglang.router.schemas import MAX_ALTERNATIVES, MAX_SCHEMA, MAX_SCHEMA_DEPTH
 
 _TABLES: tuple[tuple[str, Table], ...] = (
     ("/v1/completions", COMPLETIONS),

@@ -10,7 +10,7 @@ import aiohttp
 from sun_sglang.router.bounded import read_at_most
 from sun_sglang.router.clock import Clock
 from sun_sglang.router.registry import Registry, Worker
-from sun_sglang.router.replies import parse
+from sun_sglang.router.replies import count_of, parse
 
 LOADS_TIMEOUT_S = 2.0
 # SGLang reports some hundred bytes a rank.
@@ -85,10 +85,5 @@ def read_load(body: bytes) -> Load:
     if not isinstance(ranks, list):
         return Load(0, 0)
     ranks = [rank for rank in ranks if isinstance(rank, dict)]
-    requests = sum(_int(r, "num_running_reqs") + _int(r, "num_waiting_reqs") for r in ranks)
-    return Load(requests, sum(_int(r, "num_total_tokens") for r in ranks), [r.get("timestamp") for r in ranks])
-
-
-def _int(source: dict[str, object], name: str) -> int:
-    value = source.get(name)
-    return value if isinstance(value, int) else 0
+    requests = sum(count_of(r, "num_running_reqs") + count_of(r, "num_waiting_reqs") for r in ranks)
+    return Load(requests, sum(count_of(r, "num_total_tokens") for r in ranks), [r.get("timestamp") for r in ranks])

@@ -22,6 +22,7 @@ from sun_sglang.router.log import Log
 from sun_sglang.router.metrics import Metrics
 from sun_sglang.router.problem import Problem
 from sun_sglang.router.registry import Pair, Path, Registry, State, Worker
+from sun_sglang.router.text import clipped
 from sun_sglang.router.wire import describe
 
 CANARY_TIMEOUT_S = 30.0
@@ -107,11 +108,11 @@ class Registrar:
         try:
             outcome = await self._dispatcher.attempt(call, pair, ticket, CANARY_TIMEOUT_S, fresh=True)
         except Problem as problem:
-            fault = problem.body.decode(errors="replace")[:500] if problem.body else problem.message
+            fault = problem.body.decode(errors="replace") if problem.body else problem.message
         else:
             fault = canary_fault(outcome.head) if isinstance(outcome, Answer) else outcome.problem.message
         self._metrics.canaries.labels(path.task, "failed" if fault else "ok").inc()
-        return fault
+        return clipped(fault, MAX_REASON)
 
     def canary_fault(self, path: Path) -> str:
         """Why the last canary over an unproven path failed; empty if none did."""

@@ -7,6 +7,11 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from sun_sglang.router.nesting import is_too_deep
+
+# No worker counts this far: it is the bound of a card's token counts too. Metrics refuse a negative count.
+MAX_COUNT = 1 << 40
+
 
 class BadReplyError(Exception):
     """A worker sent what is no part of an answer. The text says who sent what."""
@@ -21,11 +26,12 @@ class Tokens(NamedTuple):
 
 
 def parse(body: bytes) -> Any:
-    """The JSON in `body`; None if it is no JSON."""
+    """Return the JSON in `body`; None if it is no JSON, or nested deeper than any code here may safely walk."""
     try:
-        return orjson.loads(body)
+        parsed = orjson.loads(body)
     except orjson.JSONDecodeError:
         return None
+    return None if is_too_deep(body, parsed) else parsed
 
 
 def read_result(data: bytes) -> dict[str, Any]:
@@ -105,6 +111,6 @@ def tokens(result: object) -> Tokens:
 
 
 def count_of(source: object, key: str) -> int:
-    """The integer under a key; 0 where there is none, or where `source` is no object."""
+    """Return the count under a key; 0 where it is missing or out of bounds, or where `source` is no object."""
     value = source.get(key) if isinstance(source, dict) else None
-    return value if isinstance(value, int) else 0
+    return value if type(value) is int and 0 <= value <= MAX_COUNT else 0

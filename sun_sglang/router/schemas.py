@@ -15,10 +15,9 @@ import orjson
 
 from sun_sglang.errors import RequestError
 from sun_sglang.router.fields import gated
+from sun_sglang.router.nesting import MAX_DEPTH, is_too_deep
 from sun_sglang.router.schema_loops import has_loop
 
-# What orjson writes; it reads up to 1,024.
-MAX_DEPTH = 254
 # Compiling a schema of 512 levels takes 7 s, one of 64 takes 20 ms.
 MAX_SCHEMA_DEPTH = 64
 # Names and list entries of a schema.
@@ -39,12 +38,8 @@ def check_depth(raw: bytes, body: Any) -> None:
         raw: the text of the body; one with few brackets needs no closer look.
         body: the same, parsed.
     """
-    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH:
-        try:
-            orjson.dumps(body)
-        except orjson.JSONEncodeError as e:
-            message = f"the body is nested deeper than {MAX_DEPTH} levels"
-            raise RequestError(400, message, code="invalid_json") from e
+    if is_too_deep(raw, body):
+        raise RequestError(400, f"the body is nested deeper than {MAX_DEPTH} levels", code="invalid_json")
 
 
 def check_grammars(body: Mapping[str, Any], allowed: Collection[str]) -> None:

@@ -24,3 +24,33 @@ async def test_canaries_that_hang_on_one_decode_worker_delay_no_other_worker(
     await system.until(lambda: registry.workers["base-1"].incarnation == healthy.card["incarnation"])
     await system.until(lambda: all(len(registry.paths(task)) == 2 for task in tasks))
     assert (registry.state("base-0"), registry.state("base-1")) == ("registering", "ready")
+
+
+DEEP = b"[" * 1000 + b"]" * 1000
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, b'{"id":"RID","meta_info":{"prompt_tokens":8,"completion_tokens":' + DEEP + b"}}"),
+        (200, b'{"id":"RID","meta_info":{"finish_reason":{"type":"abort","message":' + DEEP + b"}}}"),
+        (200, b'{"error":{"message":' + DEEP + b"}}"),
+        (500, b'{"error":{"message":' + DEEP + b"}}"),
+        (200, b'{"id":"RID","meta_info":{"completion_tokens":"' + b"x" * 10_000 + b'"}}'),
+    ],
+    ids=["count", "abort", "error", "status", "long"],
+)
+async def test_canary_answer_that_is_garbage_refuses_its_path_and_ends_nothing(
+    start: Start, status: int, body: bytes
+) -> None:
+    """Python prints nested lists by recursion, and what a canary's check raises would end the router."""
+    system = await start({"math": ("math", "base")}, {"math": 1, "base": 1})
+    liar, healthy = system["base-0"], system["math-0"]
+    liar.canary_fault = Fault(status=status, body=body)
+    await healthy.restart()
+    await system.until(lambda: [e for e in system.events if e["event"] == "canary_failed"])
+    (event, *_) = [e for e in system.events if e["event"] == "canary_failed"]
+    assert len(event["why"]) <= 500
+    liar.canary_fault = None
+    await system.ready()
+    assert not system.router.failed.is_set()

@@ -238,6 +238,17 @@ def test_loads_of_all_ranks_together() -> None:
         assert read_load(nothing)[:2] == (0, 0)
 
 
+@pytest.mark.parametrize("count", ["-1", "1e3", "true", str(1 << 41)])
+def test_load_count_out_of_bounds_counts_as_none(count: str) -> None:
+    assert read_load(b'{"loads":[{"num_running_reqs":%b,"num_waiting_reqs":2}]}' % count.encode()).requests == 2
+
+
+def test_load_nested_too_deep_to_compare_counts_as_none() -> None:
+    """Python compares nested lists by recursion, and the stamp is compared with the one before."""
+    deep = b"[" * 1000 + b"]" * 1000
+    assert read_load(b'{"loads":[{"num_running_reqs":1,"timestamp":' + deep + b"}]}") == (0, 0, None)
+
+
 async def test_a_worker_that_others_load_is_left_alone(start: Start) -> None:
     system: System = await start({"math": ("math", "base")}, {"math": 1, "base": 2}, router={"load_interval": 0.01})
     system["base-0"].load = {"num_running_reqs": 3, "num_total_tokens": 9000}

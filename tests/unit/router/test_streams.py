@@ -258,3 +258,21 @@ async def test_usage_of_another_shape_counts_as_none(small: System) -> None:
     events = await small.events_of("/v1/completions", asking("/v1/completions", 2))
     assert events[-1] == "[DONE]"
     await small.quiet()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_answer_with_counts_that_are_none_is_delivered_and_counts_nothing(small: System, stream: bool) -> None:
+    meta = {"prompt_tokens": -5, "completion_tokens": -3, "cached_tokens": 1 << 62, "finish_reason": {"type": "length"}}
+    result = {"text": "a", "meta_info": meta}
+    if stream:
+        small["base-0"].fault = Fault(writes=(sse(result), b"data: [DONE]\n\n"))
+        assert await small.events_of("/generate", {"text": "x", "model": "math", "stream": True}) == [result, "[DONE]"]
+    else:
+        small["base-0"].fault = Fault(status=200, body=orjson.dumps(result | {"id": "RID"}))
+        status, answer = await small.post("/generate", {"text": "x", "model": "math"})
+        assert (status, answer["text"]) == (200, "a")
+    await small.quiet()
+    assert small.metric("sun_requests_total", task="math", outcome="ok") == 1
+    for kind in ("prompt", "completion", "cached"):
+        assert not small.metric("sun_tokens_total", task="math", kind=kind)
+    assert not [e for e in small.events if e["event"] == "defect"]
