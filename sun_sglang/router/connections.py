@@ -140,8 +140,15 @@ class Connection(asyncio.Protocol):
 
     # --- called by the parser -----------------------------------------------------------------------------------------
 
+    def on_message_begin(self) -> None:
+        """Close a connection that brings an answer nobody asked for, in the same packet as the one before it."""
+        if self._receiver is None:
+            self._transport.close()
+
     def on_headers_complete(self) -> None:
         """An answer begins."""
+        if self._is_interim:
+            return
         self._begun = True
         if self._receiver is not None:
             self._receiver.begun(self._parser.get_status_code())
@@ -153,6 +160,8 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """An answer ended: the connection is free before whoever waits hears of it."""
+        if self._is_interim:
+            return
         receiver, self._receiver = self._receiver, None
         # uvicorn closes the connection after an unhandled exception and does not announce it
         failed = self._parser.get_status_code() >= 500
@@ -162,6 +171,11 @@ class Connection(asyncio.Protocol):
             self._origin.give_back(self)
         if receiver is not None:
             receiver.ended()
+
+    @property
+    def _is_interim(self) -> bool:
+        """The message is no answer yet: a proxy may send some of status 1xx before it (RFC 9110, 15.2)."""
+        return self._parser.get_status_code() < 200
 
     def _fail(self, error: LegError) -> None:
         receiver, self._receiver = self._receiver, None

@@ -11,6 +11,8 @@ from sun_sglang.router.verdict import Lost, Reply
 
 # Bytes of a stream that may wait for whoever reads it; then the worker is held back.
 _BACKLOG = 1 << 18
+# Memory of a piece besides its bytes. A chunked answer may come in pieces of one byte.
+_PIECE_BYTES = 48
 # A reply that is no answer to a client: a card, or the reply to an abort.
 MAX_REPLY_BYTES = 1 << 20
 
@@ -85,8 +87,9 @@ class Exchange:
         self._paused = False
         self._status = 0
         self._pieces: list[bytes] = []
-        # of a stream before its first event is whole: its bytes, and the last of them
+        # memory of the pieces
         self._size = 0
+        # of a stream before its first event is whole: its last bytes
         self._tail = b""
         self._error: LegError | None = None
         self._connecting: asyncio.Task[None] | None = None
@@ -159,20 +162,18 @@ class Exchange:
     def piece(self, data: bytes) -> None:
         """See `Receiver`."""
         self.arrived = self._origin.clock.now()
+        if self._heard is None and self._watcher is not None:
+            return
+        self._pieces.append(data)
+        self._size += len(data) + _PIECE_BYTES
         if self._heard is not None:
-            self._pieces.append(data)
-            self._size += len(data)
             if self._streams and self._status == 200:
                 self._begin_stream(data)
             elif self._size > self._most:
                 self._refuse()
-            return
-        if self._watcher is not None:
-            return
-        self._pieces.append(data)
-        if self._reader is not None:
+        elif self._reader is not None:
             _wake(self._reader)
-        elif not self._paused and sum(map(len, self._pieces)) > _BACKLOG and self._connection is not None:
+        elif not self._paused and self._size > _BACKLOG and self._connection is not None:
             self._paused = True
             self._connection.pause()
 
@@ -226,6 +227,7 @@ class Exchange:
         pieces = self._pieces
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
+        self._size = 0
         self._resume()
         return data
 

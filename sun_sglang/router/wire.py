@@ -89,7 +89,13 @@ class Wire:
         self, worker: FleetWorker, path: str, body: bytes | None, seconds: float, *, fresh: bool = False
     ) -> Lost | Reply:
         said: asyncio.Future[Lost | Reply] = asyncio.get_running_loop().create_future()
-        exchange = Exchange(self.connections.origin(worker.url, worker.key), path, body, said.set_result, fresh=fresh)
+
+        def heard(outcome: Lost | Reply) -> None:
+            # the deadline may cancel the future in the same turn of the loop
+            if not said.done():
+                said.set_result(outcome)
+
+        exchange = Exchange(self.connections.origin(worker.url, worker.key), path, body, heard, fresh=fresh)
         try:
             async with self._clock.timeout(seconds):
                 return await said

@@ -11,7 +11,7 @@ import pytest
 from sun_sglang.router import connections as module
 from sun_sglang.router.clock import Clock
 from sun_sglang.router.connections import BrokenError, Connections, LegError
-from sun_sglang.router.exchange import Exchange
+from sun_sglang.router.exchange import MAX_REPLY_BYTES, Exchange
 from sun_sglang.router.verdict import Lost, Reply
 from tests.unit.ports import PORTS
 
@@ -88,8 +88,10 @@ class Client:
         self.connections = Connections(Clock(asyncio.get_running_loop(), lambda _: None))
         self.said: list[Lost | Reply] = []
 
-    def send(self, base: str, path: str = "/", body: bytes = b"{}", *, streams: bool = False) -> Exchange:
-        return Exchange(self.connections.origin(base), path, body, self.said.append, streams=streams)
+    def send(
+        self, base: str, path: str = "/", body: bytes = b"{}", *, streams: bool = False, most: int = MAX_REPLY_BYTES
+    ) -> Exchange:
+        return Exchange(self.connections.origin(base), path, body, self.said.append, streams=streams, most=most)
 
     async def ask(self, base: str, path: str = "/", body: bytes | None = b"{}", *, fresh: bool = False) -> Lost | Reply:
         """The answer to a request of its own."""
@@ -269,6 +271,63 @@ async def test_connection_that_brings_an_answer_nobody_asked_for_is_not_used_aga
     await client.until(lambda: not idle.connection.is_open)
     assert await client.ask(base) == Reply(200, b"ok")
     assert server.connections == 2
+
+
+async def test_connection_that_brings_a_second_answer_with_the_first_is_not_used_again(
+    server: Server, client: Client
+) -> None:
+    base = await server.start()
+    server.answers = [says(OK + b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nfor")]
+    assert await client.ask(base) == Reply(200, b"ok")
+    assert await client.ask(base) == Reply(200, b"ok")
+    assert server.connections == 2
+
+
+async def test_exchange_interim_answers_are_skipped(server: Server, client: Client) -> None:
+    base = await server.start()
+    server.answers = [says(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n" + OK)]
+    assert await client.ask(base) == await client.ask(base) == Reply(200, b"ok")
+    assert server.connections == 1
+
+
+async def test_exchange_interim_answers_without_an_end_are_broken_off(server: Server, client: Client) -> None:
+    base = await server.start()
+
+    async def floods(writer: asyncio.StreamWriter) -> None:
+        while True:
+            writer.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 100)
+            await writer.drain()
+
+    server.answers = [floods]
+    assert await client.ask(base) == Lost("the answer's header is over 65536 bytes")
+
+
+async def test_exchange_answer_in_chunks_of_one_byte_is_bounded_by_its_memory(server: Server, client: Client) -> None:
+    base = await server.start()
+    chunks = b"1\r\nx\r\n" * 4000
+    server.answers = [says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + END)]
+    client.send(base, most=1 << 16)
+    await client.until(lambda: client.said)
+    assert client.said == [Lost("its answer is over 0.0625 MiB", oversized=True)]
+
+
+async def test_exchange_stream_in_chunks_of_one_byte_is_held_back_by_its_memory(server: Server, client: Client) -> None:
+    base = await server.start()
+    go_on = asyncio.Event()
+
+    async def trickles(writer: asyncio.StreamWriter) -> None:
+        writer.write(FIRST + b"1\r\nx\r\n" * 8000)
+        await go_on.wait()
+        writer.write(END)
+
+    server.answers = [trickles]
+    exchange = client.send(base, streams=True)
+    await client.until(lambda: exchange._paused)
+    go_on.set()
+    got = b""
+    while piece := await exchange.read():
+        got += piece
+    assert got == b"x" * 8000
 
 
 async def test_a_stream_is_told_of_at_its_first_event_and_read_to_its_end(server: Server, client: Client) -> None:
