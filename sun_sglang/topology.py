@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from sun_sglang.errors import TopologyError
+from sun_sglang.yaml_text import parse_yaml
 
 Role = Literal["prefill", "decode"]
 Backend = Literal["sglang", "emulated"]
@@ -253,7 +254,7 @@ def load_topology(path: Path) -> Topology:
 def parse_topology(text: str, *, base: Path, source: str = "topology") -> Topology:
     """As `load_topology`, from a string; `base` is what relative model paths are relative to."""
     try:
-        raw = yaml.load(text, Loader=UniqueKeyLoader)
+        raw = parse_yaml(text)
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
         where = f"{source}:{mark.line + 1}" if mark else source
@@ -360,19 +361,3 @@ def _known_keys(parent: list[str]) -> Iterable[str]:
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(f"`{n}`" for n in names) or "none"
-
-
-class UniqueKeyLoader(yaml.SafeLoader):
-    """YAML that refuses a key given twice: the second would silently win."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """A mapping as a dictionary, unless one of its keys stands there twice."""
-        seen: set[Hashable] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, Hashable):
-                raise yaml.constructor.ConstructorError(None, None, "a key is not a name", key_node.start_mark)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key `{key}` is given twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)

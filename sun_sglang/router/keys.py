@@ -15,6 +15,7 @@ from pydantic import Field, StringConstraints, ValidationError, field_validator
 from sun_sglang.errors import UserError
 from sun_sglang.router.problem import Problem
 from sun_sglang.topology import Strict, TaskName
+from sun_sglang.yaml_text import parse_yaml
 
 ENVIRONMENT = "SUN_API_KEYS"
 _SHORTEST = 16
@@ -200,7 +201,7 @@ def digest_of(spec: KeySpec) -> bytes:
 
 def _parse(text: str, where: str) -> tuple[KeySpec, ...]:
     try:
-        return KeysFile.model_validate(yaml.safe_load(text)).keys
+        return KeysFile.model_validate(parse_yaml(text)).keys
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
         raise KeysError(f"{where}{f':{mark.line + 1}' if mark else ''}: not valid YAML") from None

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 
 from sun_sglang.errors import UserError
 from sun_sglang.topology import Strict
+from sun_sglang.yaml_text import parse_yaml
 
 
 class CostError(UserError):
@@ -75,7 +76,7 @@ def load_costs(path: Path) -> CostModel:
         CostError: the first thing wrong.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as e:
         raise CostError(f"{path}: cannot be read ({e.strerror or e})") from e
     except (yaml.YAMLError, UnicodeDecodeError) as e:

@@ -17,7 +17,8 @@ from pydantic import BaseModel, Field, ValidationError
 from sun_sglang.errors import RecipeError
 
 # the loader that refuses a key given twice, and the strict model, are the topology file's
-from sun_sglang.topology import Strict, UniqueKeyLoader
+from sun_sglang.topology import Strict
+from sun_sglang.yaml_text import parse_yaml
 
 Rate = Annotated[float, Field(gt=0, le=1)]
 _PATHS = ("file", "validation_file", "chat_template", "output")
@@ -165,7 +166,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path in seen:
         raise RecipeError(f"{path}: extends: goes in a circle; remove one `extends`")
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)
+        raw = parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as e:
         raise RecipeError(f"{path}: cannot be read ({e}); give the path of a recipe") from e
     except yaml.YAMLError as e:
