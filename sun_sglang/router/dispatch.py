@@ -268,9 +268,11 @@ class Dispatcher:
         alive = await asyncio.gather(*(self._is_alive(attempt, leg) for leg in legs))
         dead = [leg for leg, lives in zip(legs, alive, strict=True) if not lives]
         for leg in dead:
-            worker = attempt.worker(leg).name
-            self._log.event("not_retried", task=attempt.call.task, leg=leg, worker=worker, rid=attempt.rid)
-            self.eject(worker, "its process ended or does not answer")
+            worker = attempt.worker(leg)
+            self._log.event("not_retried", task=attempt.call.task, leg=leg, worker=worker.name, rid=attempt.rid)
+            # a worker that reads a long prompt answers nobody meanwhile; its probe judges it
+            if not worker.is_reading(self.now()):
+                self.eject(worker.name, "its process ended or does not answer")
         if dead:
             raise died(dead[0])
 

@@ -153,6 +153,24 @@ async def test_fault_02_07_the_other_leg_reports_a_death(sun: System, stream: bo
     only_once(sun)
 
 
+@pytest.mark.parametrize("reads", [True, False])
+async def test_worker_that_reads_a_long_prompt_and_shows_no_card_is_not_ejected(
+    small: System, monkeypatch: pytest.MonkeyPatch, reads: bool
+) -> None:
+    """Its silence says nothing: the request is not retried, and the other requests of the worker go on."""
+    monkeypatch.setattr("sun_sglang.router.wire.CARD_TIMEOUT_S", 0.01)
+    small["math-0"].fault = Fault(status=500, times=1)
+    small["base-0"].silent_cards = True
+    worker = small.router.registry.workers["base-0"]
+    if reads:
+        worker.reading_until = small.router.dispatcher.now() + PATIENCE_S
+    reply = await refuse(small, 502)
+    assert reply["error"]["code"] == "worker_died"
+    assert (worker.card is not None) == reads
+    small["base-0"].silent_cards = False
+    small["base-0"].go_on()
+
+
 @STREAMS
 async def test_fault_09_decode_worker_that_blames_every_prefill_worker_ejects_none(sun: System, stream: bool) -> None:
     sun["base-0"].fault = Fault(status=500, body=NO_PREFILL)
