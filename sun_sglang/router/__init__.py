@@ -7,7 +7,8 @@ A request goes through, in this order:
     browser      what a foreign web page may not do
     access       who may ask for this                   (keys; key_file: their file while it changes)
     serve        one request from body to last byte
-    request      body -> checked, immutable request     (fields, field_table, schemas, patterns: what clients may send)
+    request      body -> checked, immutable request     (fields, field_table, field_kinds, schemas, schema_loops,
+                 patterns: what clients may send; field_page: the table as a page)
     fanout       several answers -> single requests, and their replies -> one
     lengths      too long a prompt is refused           (limits: by how much text, tokens)
     legs         the bodies of both legs: rooms, ids, namespaces, and expected work (sizes)
@@ -33,6 +34,9 @@ Used along the way: `problem` (an error as an answer), `replies` (what workers s
 as the client is to see them), `logprobs` (a prompt's, put into the answer), `expect` (how long answers are),
 `inflight` (what clients wait for, by their ids), `randomness` (what ids are made of), `log` (`log_writer`: the thread
 that writes it), `text` (text from outside, fit for JSON), `nesting` (JSON that is too deep to walk).
+
+`bounded` (reading a reply up to a size), `clock` (time without the router's own pauses) and `watched` (a file that
+others change) serve several of these.
 
 `wire` (over `exchange` and `connections`), `register`, `lengths`, `stall`, `loads` and `info` talk to workers; nothing
 else does.
