@@ -21,6 +21,9 @@ from typing import NamedTuple
 # Tokens that a task may be ahead or behind in the fair queue. Occupancy may let a task ahead for as long as its answers
 # are shorter than their limits; it must not have to make up for all of that once its share shrinks.
 _MEMORY = 32768
+# Answers of one request in flight at once. SGLang's HTTP server takes milliseconds of its event loop for each and
+# answers nobody meanwhile: 4,096 at once made workers silent for 20 s.
+ANSWERS_AT_ONCE = 256
 # Shares are floats: this much of a share is rounding.
 _ROUNDING = 1e-9
 
@@ -66,9 +69,15 @@ class QueueFull(Exception):  # noqa: N818 - a result, not an error of the router
 
 @dataclass(eq=False, slots=True)
 class _Request:
-    """The claims of one request that still wait, in order."""
+    """The claims of one request.
+
+    Attributes:
+        waiting: those that still wait, in order.
+        held: how many hold a slot.
+    """
 
     waiting: deque[Claim] = field(default_factory=deque)
+    held: int = 0
 
 
 @dataclass(eq=False, slots=True)
@@ -78,6 +87,7 @@ class _Lane:
     Attributes:
         share: its weight and caps.
         queue: its requests that wait, in the order of their turns.
+        full: its requests that wait until one of their own answers ends.
         requests: slots that it holds.
         tokens: their expected work.
         virtual: its virtual time in the fair queue: tokens served while it waited, divided by its weight.
@@ -87,6 +97,7 @@ class _Lane:
 
     share: Share = field(default_factory=Share)
     queue: deque[_Request] = field(default_factory=deque)
+    full: set[_Request] = field(default_factory=set)
     requests: int = 0
     tokens: int = 0
     virtual: float = 0.0
@@ -139,14 +150,18 @@ class Admission:
         caps: for all tasks together.
         queue_size: requests of one task that may wait. A request that holds a slot may wait for more in any case.
         share_of: returns a task's current share; called with each request.
+        at_once: slots that one request may hold.
 
     Attributes:
         requests: slots held.
         tokens: their expected work.
     """
 
-    def __init__(self, caps: Caps, queue_size: int, share_of: Callable[[str], Share]) -> None:
+    def __init__(
+        self, caps: Caps, queue_size: int, share_of: Callable[[str], Share], at_once: int = ANSWERS_AT_ONCE
+    ) -> None:
         self._caps = caps
+        self._at_once = at_once
         self._queue_size = queue_size
         self._share_of = share_of
         self._lanes: dict[str, _Lane] = {}
@@ -173,25 +188,26 @@ class Admission:
         request = _Request(deque(claims))
         for claim in claims:
             claim._request = request
-        if not lane.queue:
-            # a task that did not wait gains nothing by that
-            lane.virtual = max(lane.virtual, self._virtual)
-            self._waiting[task] = lane
-        lane.queue.append(request)
-        lane.update()
+        self._enqueue(task, lane, request)
         return self._admit()
 
     def release(self, claims: Iterable[Claim]) -> list[Claim]:
         """Give slots back, or stop waiting for them. Returns the claims that are held because of that."""
         for claim in claims:
             lane, request = self._lanes[claim.task], claim._request
+            if request is None:
+                continue
+            claim._request = None
             if claim.held:
                 claim.held = False
                 lane.count(-1, -claim.tokens)
                 self.requests -= 1
                 self.tokens -= claim.tokens
-            elif request is not None:
-                claim._request = None
+                request.held -= 1
+                if request in lane.full:
+                    lane.full.discard(request)
+                    self._enqueue(claim.task, lane, request)
+            else:
                 request.waiting.remove(claim)
                 if not request.waiting:
                     self._withdraw(claim.task, request)
@@ -204,7 +220,7 @@ class Admission:
     def waiting(self, task: str) -> int:
         """Return how many answers of a task wait."""
         lane = self._lanes.get(task)
-        return sum(len(request.waiting) for request in lane.queue) if lane else 0
+        return sum(len(request.waiting) for request in (*lane.queue, *lane.full)) if lane else 0
 
     def _takes(self, claim: Claim) -> bool:
         return self._caps.fit(self.requests + 1, self.tokens + claim.tokens)
@@ -218,8 +234,19 @@ class Admission:
             lane.set_share(share)
         return lane
 
+    def _enqueue(self, task: str, lane: _Lane, request: _Request) -> None:
+        if not lane.queue:
+            # a task that did not wait gains nothing by that
+            lane.virtual = max(lane.virtual, self._virtual)
+            self._waiting[task] = lane
+        lane.queue.append(request)
+        lane.update()
+
     def _withdraw(self, task: str, request: _Request) -> None:
-        lane = self._waiting[task]
+        lane = self._lanes[task]
+        if request in lane.full:
+            lane.full.discard(request)
+            return
         lane.queue.remove(request)
         if not lane.queue:
             del self._waiting[task]
@@ -276,11 +303,15 @@ class Admission:
     def _admit_head(self, lane: _Lane) -> Claim:
         request = lane.queue.popleft()
         claim = request.waiting.popleft()
+        claim.held = True
+        request.held += 1
         if request.waiting:
-            lane.queue.append(request)
-        elif not lane.queue:
+            if request.held < self._at_once:
+                lane.queue.append(request)
+            else:
+                lane.full.add(request)
+        if not lane.queue:
             del self._waiting[claim.task]
-        claim.held, claim._request = True, None
         memory = _MEMORY / lane.weight
         behind = min(max(lane.virtual, self._virtual - memory), self._virtual + memory)
         lane.virtual = behind + claim.tokens / lane.weight

@@ -133,13 +133,14 @@ class Registrar:
     async def _watch(self, worker: Worker, look: asyncio.Event) -> None:
         silent = 0
         while self._is_there(worker):
-            asked = self._now()
+            asked, clock_asked = self._now(), self._dispatcher.clock.now()
             try:
                 card = await self._read_card(worker)
             except ProbeError as e:
                 if not self._is_there(worker):
                     break
-                silent = _count_silence(silent, e, reads=worker.is_reading(asked))
+                busy = worker.is_reading(asked) or self._dispatcher.progressed(worker) >= clock_asked
+                silent = _count_silence(silent, e, busy=busy)
                 if silent >= SILENT_PROBES:
                     self._lose(worker, e)
             else:
@@ -256,19 +257,19 @@ class Registrar:
                     self._report(worker)
 
 
-def _count_silence(silent: int, error: ProbeError, *, reads: bool) -> int:
+def _count_silence(silent: int, error: ProbeError, *, busy: bool) -> int:
     """Return how many silent probes in a row count after one more failed.
 
     Args:
         silent: how many counted before.
         error: how the probe failed.
-        reads: the worker had long prompts to tokenize, and answers nobody meanwhile.
+        busy: the worker had long prompts to tokenize, and answers nobody meanwhile; or it answered requests.
     """
     if error.ours:
         return silent
     if not error.silent:
         return SILENT_PROBES
-    return silent if reads else silent + 1
+    return silent if busy else silent + 1
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:

@@ -22,6 +22,9 @@ from sun_sglang.router.schema_loops import has_loop
 MAX_SCHEMA_DEPTH = 64
 # Names and list entries of a schema.
 MAX_SCHEMA = 4000
+# Characters of its names and of the strings that an answer may have to repeat. The time to compile them grows faster than
+# they do: 390 KB in an `enum` kept two schedulers' cores busy for 66 s.
+MAX_SCHEMA_TEXT = 32_768
 # Places where a schema may go on in several ways: 200 that look alike take 15 s and 3 GB to compile.
 MAX_ALTERNATIVES = 64
 
@@ -67,7 +70,10 @@ def check_tools(tools: Sequence[Any], choice: object, allowed: Collection[str]) 
     """
     if choice == "required" or isinstance(choice, dict) or any(map(_is_strict, tools)):
         functions = (tool.get("function") for tool in tools if isinstance(tool, dict))
-        _check_schemas([f.get("parameters") for f in functions if isinstance(f, dict)], "tools", allowed)
+        schemas = [f.get("parameters") for f in functions if isinstance(f, dict)]
+        if not all(schema is None or isinstance(schema, dict) for schema in schemas):
+            raise RequestError(400, "`tools.function.parameters` has to be an object", param="tools")
+        _check_schemas(schemas, "tools", allowed)
 
 
 def check_schema_text(schema: str, where: str, allowed: Collection[str]) -> None:
@@ -95,7 +101,7 @@ def _check_schemas(schemas: Sequence[Any], where: str, allowed: Collection[str])
 
     A `$ref` may lead anywhere in the document, so every object counts as a schema, whatever its place.
     """
-    size = alternatives = depth = 0
+    size = text = alternatives = depth = 0
     level = [schema for schema in schemas if schema.__class__ in _CONTAINERS]
     while level:
         depth += 1
@@ -109,10 +115,17 @@ def _check_schemas(schemas: Sequence[Any], where: str, allowed: Collection[str])
             if node.__class__ is dict:
                 if "regex" not in allowed:
                     _refuse_patterns(node, where)
+                text += sum(map(len, node))
+                if isinstance(constant := node.get("const"), str):
+                    text += len(constant)
                 alternatives += sum(_alternatives(node[name]) for name in _ALTERNATIVES if name in node)
                 below.extend(value for value in node.values() if value.__class__ in _CONTAINERS)
             else:
+                text += sum(len(item) for item in node if item.__class__ is str)
                 below.extend(item for item in node if item.__class__ in _CONTAINERS)
+        if text > MAX_SCHEMA_TEXT:
+            message = f"`{where}` has more than {MAX_SCHEMA_TEXT:,} characters of names and values"
+            raise RequestError(400, message, param=where)
         level = below
     if alternatives > MAX_ALTERNATIVES:
         message = f"`{where}` has {alternatives} alternatives in `anyOf` and the like; send at most {MAX_ALTERNATIVES}"

@@ -284,6 +284,27 @@ def test_request_for_many_answers_takes_turns_with_other_requests_of_its_task() 
     assert sum(claim.held for claim in wide) == 7
 
 
+def test_request_for_many_answers_holds_a_few_slots_at_once_where_there_is_no_cap() -> None:
+    of = Admission(Caps(), 1, lambda task: Share(), at_once=2)
+    many = ask(of, "a", *[1] * 5)
+    others = ask(of, "a", 1, 1) + ask(of, "b", 1)
+    assert all(claim.held for claim in others)
+    assert ([claim.held for claim in many], of.waiting("a")) == ([True, True, False, False, False], 3)
+    assert of.release([many[1]]) == [many[2]]
+    assert of.release(many[:1] + many[2:3]) == many[3:]
+    assert (of.requests, of.waiting("a")) == (5, 0)
+
+
+def test_request_that_leaves_while_it_holds_all_that_it_may_leaves_nothing_behind() -> None:
+    of = Admission(Caps(), 1, lambda task: Share(), at_once=2)
+    many = ask(of, "a", *[1] * 5)
+    assert of.release(many[3:]) == []
+    assert of.waiting("a") == 1
+    assert of.release(many) == []
+    assert (of.requests, of.waiting("a")) == (0, 0)
+    assert ask(of, "a", 1)[0].held
+
+
 def test_queue_when_full_refuses_its_own_task_only() -> None:
     of = admission(Caps(1), queue_size=2)
     for _ in range(3):

@@ -260,6 +260,19 @@ async def test_a_worker_that_is_silent_after_a_long_prompt_stays_ready_until_it_
     assert registry.state("tool-0") == "registering"
 
 
+async def test_a_worker_that_answers_requests_and_no_probes_stays_ready(
+    small: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sun_sglang.router.register.SILENCE_S", 0.02)
+    registry, worker = small.router.registry, small["math-0"]
+    registry.workers["math-0"].answered = float("inf")
+    worker.silent_cards, worker.cards_asked = True, 0
+    await small.until(lambda: worker.cards_asked > 2 * SILENT_PROBES)
+    assert registry.state("math-0") == "ready"
+    registry.workers["math-0"].answered = float("-inf")
+    await small.until(lambda: registry.state("math-0") == "absent")
+
+
 def test_a_worker_that_was_sent_long_prompts_is_excused_for_a_bounded_time() -> None:
     worker = Worker(FleetWorker(name="base-0", pool="base", url="http://h:1"), "decode")
     worker.read(LONG_BODY_BYTES - 1, 100.0)
@@ -273,8 +286,8 @@ def test_a_worker_that_was_sent_long_prompts_is_excused_for_a_bounded_time() -> 
     assert worker.reading_until == 102.0 + MAX_READING_S
 
 
-def test_silence_counts_only_while_a_worker_has_nothing_to_read() -> None:
+def test_silence_counts_only_while_a_worker_has_nothing_to_do() -> None:
     silent, broken = ProbeError("late", silent=True), ProbeError("refused")
-    assert _count_silence(1, silent, reads=True) == 1
-    assert _count_silence(1, silent, reads=False) == 2
-    assert _count_silence(0, broken, reads=True) == SILENT_PROBES
+    assert _count_silence(1, silent, busy=True) == 1
+    assert _count_silence(1, silent, busy=False) == 2
+    assert _count_silence(0, broken, busy=True) == SILENT_PROBES

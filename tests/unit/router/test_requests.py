@@ -270,6 +270,9 @@ def test_grammar_that_can_stop_a_worker_needs_the_topology(endpoint: Endpoint, b
         {"anyOf": [{"type": "string", "maxLength": i} for i in range(200)]},
         {"anyOf": [{"anyOf": [{"type": "string", "maxLength": i + j} for i in range(20)]} for j in range(20)]},
         {"properties": {f"p{i}": {"type": "string"} for i in range(3000)}},
+        {"enum": [f"{i:030}" for i in range(2000)]},
+        {"const": "x" * 40_000},
+        {"properties": {"x" * 40_000: {"type": "string"}}},
         json.loads('{"items":' * 65 + "{}" + "}" * 65),
         {"$ref": "#"},
         {"anyOf": [{"$ref": "#"}, {"type": "string"}]},
@@ -281,6 +284,13 @@ def test_grammar_that_can_stop_a_worker_needs_the_topology(endpoint: Endpoint, b
 def test_schema_out_of_bounds_is_refused(schema: dict[str, Any]) -> None:
     assert refused(Endpoint.CHAT, response_format=response_format(schema)).param == "response_format"
     assert refused(Endpoint.COMPLETIONS, json_schema=orjson.dumps(schema).decode()).param == "json_schema"
+
+
+@pytest.mark.parametrize("schema", [True, 5, "x", []])
+def test_schema_of_a_required_call_that_is_no_object_is_refused(schema: object) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": schema}}]
+    assert refused(Endpoint.CHAT, tools=tools, tool_choice="required").param == "tools"
+    assert read(Endpoint.CHAT, tools=tools)
 
 
 @pytest.mark.parametrize(
@@ -299,6 +309,8 @@ def test_schema_out_of_bounds_is_refused(schema: dict[str, Any]) -> None:
                 {"properties": {f"p{i}": {"anyOf": [{"type": "string"}, {"type": "null"}]} for i in range(300)}}
             )
         },
+        # no answer repeats a description
+        {"response_format": response_format({"description": "x" * 100_000})},
         # no grammar is made of these: the model is free to call them
         {"tools": [{"function": {"name": "x", "parameters": PATTERN}}]},
         {"tools": [{"function": {"name": "x", "parameters": PATTERN, "strict": False}}], "tool_choice": "auto"},
