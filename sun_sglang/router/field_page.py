@@ -46,9 +46,12 @@ field that is not listed is dropped without a word, as SGLang ignores it (`store
 
 - **Nesting**: a body has at most {MAX_DEPTH} levels.
 - **JSON schemas** (`response_format`, `json_schema`, and `tools` where a call is required or a function is strict) have
-  at most {MAX_SCHEMA_DEPTH} levels, {MAX_SCHEMA:,} names and list entries, {MAX_SCHEMA_TEXT:,} characters of names and of
-  strings in lists and in `const`, and {MAX_ALTERNATIVES} alternatives in `anyOf`, `oneOf`, `allOf` and `type` (null, and
-  one alone, do not count). `pattern` and `patternProperties` in them need `allow: [regex]`.
+  at most {MAX_SCHEMA_DEPTH} levels, {MAX_SCHEMA:,} names and list entries, {MAX_SCHEMA_TEXT:,} characters of names and
+  of strings in lists and in `const`, and {MAX_ALTERNATIVES} alternatives in `anyOf`, `oneOf`, `allOf` and `type`
+  (null, and one alone, do not count). `pattern` and `patternProperties` in them need `allow: [regex]`.
+- **`min_tokens`** (`min_new_tokens`) cannot be combined with a grammar (`response_format`, `json_schema`, required or
+  strict tools), nor with `stop_token_ids` of over half of the vocabulary: a worker that has no token left to sample
+  from ends.
 - **Messages** hold text: a part of another type than `text`, `thinking`, `reasoning` or `tool_reference` is refused,
   since a worker would fetch media from any address, its own host's and its files included.
 - **Token ids** are integers from 0 to 2^31 - 1, and below the model's vocabulary.

@@ -88,16 +88,21 @@ def check_token_ids(endpoint: Endpoint, body: Mapping[str, Any], limit: Limit) -
     name = "prompt" if endpoint is Endpoint.COMPLETIONS else "input_ids"
     _check_ids(body.get(name), name, limit.vocab)
     if endpoint is not Endpoint.GENERATE:
-        _check_sampling(body, "", limit.vocab)
+        _check_sampling(body, "", "min_tokens", limit.vocab)
         return
     params = body.get("sampling_params") or ()
     for one in params if isinstance(params, list) else [params]:
-        _check_sampling(one or {}, "sampling_params.", limit.vocab)
+        _check_sampling(one or {}, "sampling_params.", "min_new_tokens", limit.vocab)
     _check_ids(body.get("token_ids_logprob"), "token_ids_logprob", limit.vocab)
 
 
-def _check_sampling(params: Mapping[str, Any], where: str, vocab: int) -> None:
-    _check_ids(params.get("stop_token_ids"), where + "stop_token_ids", vocab)
+def _check_sampling(params: Mapping[str, Any], where: str, least: str, vocab: int) -> None:
+    stops = params.get("stop_token_ids")
+    _check_ids(stops, where + "stop_token_ids", vocab)
+    if stops and params.get(least) and len(set(stops)) > vocab // 2:
+        # the model may have no token but these and its own ends: sampling from nothing ends a scheduler's process
+        message = f"`{where}{least}` cannot be combined with `{where}stop_token_ids` of over half of the vocabulary"
+        raise RequestError(400, message, param=where + least)
     _check_ids([int(key) for key in params.get("logit_bias") or ()], where + "logit_bias", vocab)
 
 

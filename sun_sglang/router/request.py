@@ -12,7 +12,7 @@ from sun_sglang.errors import RequestError
 from sun_sglang.router import field_table as tables
 from sun_sglang.router import fields
 from sun_sglang.router.field_kinds import FLAG
-from sun_sglang.router.schemas import check_depth, check_grammars, check_schema_text, check_tools
+from sun_sglang.router.schemas import check_depth, check_grammars, check_least, check_schema_text, check_tools
 
 # Parts of a message that hold no media: a worker would fetch media from any URL, its own host's and files included.
 TEXT_PARTS = ("text", "thinking", "reasoning", "tool_reference")
@@ -139,6 +139,7 @@ def _object(raw: bytes) -> dict[str, Any]:
 def _completions(given: Mapping[str, Any], body: dict[str, Any], allowed: Collection[str]) -> tuple[int | None, int]:
     n = fields.take(given, "n", tables.COMPLETIONS) or 1 if "n" in given else 1
     check_grammars(body, allowed)
+    check_least(body.get("min_tokens"), body, "min_tokens")
     prompt = body.get("prompt")
     if isinstance(prompt, str) and prompt:
         return None, n
@@ -168,6 +169,7 @@ def _chat(given: Mapping[str, Any], body: dict[str, Any], allowed: Collection[st
     if tools:
         check_tools(tools, body.get("tool_choice"), allowed)
     check_grammars(body, allowed)
+    check_least(body.get("min_tokens"), {**body, "tools": tools}, "min_tokens")
     if "input_ids" in body:
         fields.check_token_ids(body["input_ids"], "input_ids")
     return None, n
@@ -229,6 +231,7 @@ def _generate_sampling(body: dict[str, Any], batch: int | None, allowed: Collect
         kept.append(fields.passed_sampling(params, allowed))
         if (schema := kept[-1].get("json_schema")) is not None:
             check_schema_text(schema, "sampling_params.json_schema", allowed)
+        check_least(kept[-1].get("min_new_tokens"), kept[-1], "sampling_params.min_new_tokens")
     if len(set(counts)) != 1:
         raise RequestError(400, "`n` has to be the same for every prompt of a list", param="sampling_params.n")
     body["sampling_params"] = kept if isinstance(given, list) else kept[0]

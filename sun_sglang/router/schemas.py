@@ -22,13 +22,14 @@ from sun_sglang.router.schema_loops import has_loop
 MAX_SCHEMA_DEPTH = 64
 # Names and list entries of a schema.
 MAX_SCHEMA = 4000
-# Characters of its names and of the strings that an answer may have to repeat. The time to compile them grows faster than
-# they do: 390 KB in an `enum` kept two schedulers' cores busy for 66 s.
+# Characters of its names and of the strings that an answer may have to repeat. Compiling takes more than linear time:
+# 390 KB in an `enum` kept the processors of two workers busy for 66 s.
 MAX_SCHEMA_TEXT = 32_768
 # Places where a schema may go on in several ways: 200 that look alike take 15 s and 3 GB to compile.
 MAX_ALTERNATIVES = 64
 
 _ANY_JSON = "$$ANY$$"  # SGLang's name for "any JSON" (constrained/xgrammar_backend.py)
+_GRAMMARS = ("json_schema", "regex", "ebnf", "structural_tag")
 _ALTERNATIVES = ("anyOf", "oneOf", "allOf", "type")
 _NULLS: tuple[object, ...] = ("null", {"type": "null"})
 _CONTAINERS = frozenset({dict, list})
@@ -68,12 +69,38 @@ def check_tools(tools: Sequence[Any], choice: object, allowed: Collection[str]) 
     Raises:
         RequestError: as `check_grammars`.
     """
-    if choice == "required" or isinstance(choice, dict) or any(map(_is_strict, tools)):
+    if _compiles(tools, choice):
         functions = (tool.get("function") for tool in tools if isinstance(tool, dict))
         schemas = [f.get("parameters") for f in functions if isinstance(f, dict)]
         if not all(schema is None or isinstance(schema, dict) for schema in schemas):
             raise RequestError(400, "`tools.function.parameters` has to be an object", param="tools")
         _check_schemas(schemas, "tools", allowed)
+
+
+def check_least(least: object, constraints: Mapping[str, Any], where: str) -> None:
+    """Check that an answer which has to follow a grammar may end where the grammar ends.
+
+    SGLang forbids a request's stop tokens before `min_tokens`, and its grammar may allow no other token there. Sampling
+    from nothing is an error that ends the scheduler's process.
+
+    Args:
+        least: tokens that the answer has to have.
+        constraints: the request's fields, or its sampling parameters, that may name a grammar.
+        where: the field that holds `least`.
+
+    Raises:
+        RequestError: 400 where both are given.
+    """
+    if not least:
+        return
+    named = [name for name in _GRAMMARS if constraints.get(name)]
+    if isinstance(wanted := constraints.get("response_format"), dict) and wanted.get("type") not in (None, "text"):
+        named.append("response_format")
+    if constraints.get("tools") and _compiles(constraints["tools"], constraints.get("tool_choice")):
+        named.append("tools")
+    if named:
+        message = f"`{where}` cannot be combined with `{named[0]}`, which says where the answer ends; send one of them"
+        raise RequestError(400, message, param=where)
 
 
 def check_schema_text(schema: str, where: str, allowed: Collection[str]) -> None:
@@ -89,6 +116,10 @@ def check_schema_text(schema: str, where: str, allowed: Collection[str]) -> None
     except orjson.JSONDecodeError as e:
         raise RequestError(400, f"`{where}` is not valid JSON: {e}", param=where) from e
     _check_schemas([parsed], where, allowed)
+
+
+def _compiles(tools: Sequence[Any], choice: object) -> bool:
+    return choice == "required" or isinstance(choice, dict) or any(map(_is_strict, tools))
 
 
 def _is_strict(tool: Any) -> bool:

@@ -766,6 +766,19 @@ ENDED_WORKERS: dict[str, tuple[str, dict[str, Any], str]] = {
         {"text": "hello", "return_logprob": True, "token_ids_logprob": [261]},
         "`token_ids_logprob` holds 261",
     ),
+    "completions, a grammar that ends before the least tokens": (
+        "/v1/completions",
+        {"prompt": "hello", "json_schema": '{"enum": ["a"]}', "min_tokens": 24, "top_p": 0.9, "max_tokens": 32},
+        "`min_tokens` cannot be combined with `json_schema`",
+    ),
+    "generate, no token that is no stop": (
+        "/generate",
+        {
+            "text": "hello",
+            "sampling_params": {"stop_token_ids": [*range(261)], "min_new_tokens": 4, "top_p": 0.9},
+        },
+        "over half of the vocabulary",
+    ),
 }
 
 

@@ -167,6 +167,20 @@ async def test_a_bias_for_a_token_id_of_many_digits_is_refused(small: System, ke
     assert sent(small) == 0
 
 
+@pytest.mark.parametrize("endpoint", Endpoint)
+def test_least_tokens_with_most_of_the_vocabulary_as_stops_are_refused(endpoint: Endpoint) -> None:
+    least = "min_new_tokens" if endpoint is Endpoint.GENERATE else "min_tokens"
+
+    def check(params: dict[str, Any]) -> None:
+        whole = {"sampling_params": params} if endpoint is Endpoint.GENERATE else params
+        check_token_ids(endpoint, {"messages": USER, **whole}, Limit(10, 100))
+
+    check({"stop_token_ids": [*range(50)] * 2, least: 1})
+    check({"stop_token_ids": [*range(100)], least: 0})
+    with pytest.raises(RequestError, match="over half of the vocabulary"):
+        check({"stop_token_ids": [*range(51)], least: 1})
+
+
 def test_every_id_of_the_vocabulary_is_allowed_everywhere() -> None:
     last = VOCAB - 1
     params = {"stop_token_ids": [0, last], "logit_bias": {"0": 1, str(last): -1}}

@@ -286,6 +286,43 @@ def test_schema_out_of_bounds_is_refused(schema: dict[str, Any]) -> None:
     assert refused(Endpoint.COMPLETIONS, json_schema=orjson.dumps(schema).decode()).param == "json_schema"
 
 
+CALL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+STRICT = {"type": "function", "function": {"name": "f", "strict": True}}
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "fields", "grammar"),
+    [
+        (Endpoint.COMPLETIONS, {"json_schema": "{}"}, "json_schema"),
+        (Endpoint.COMPLETIONS, {"regex": "a"}, "regex"),
+        (Endpoint.COMPLETIONS, {"response_format": {"type": "json_object"}}, "response_format"),
+        (Endpoint.CHAT, {"ebnf": 'root ::= "a"'}, "ebnf"),
+        (Endpoint.CHAT, {"response_format": response_format({"enum": ["a"]})}, "response_format"),
+        (Endpoint.CHAT, {"tools": [CALL], "tool_choice": "required"}, "tools"),
+        (Endpoint.CHAT, {"tools": [STRICT]}, "tools"),
+        (Endpoint.CHAT, {"messages": [{"role": "system", "content": "x", "tools": [STRICT]}]}, "tools"),
+        (Endpoint.GENERATE, {"json_schema": "{}"}, "json_schema"),
+        (Endpoint.GENERATE, {"structural_tag": "{}"}, "structural_tag"),
+    ],
+)
+def test_least_tokens_with_a_grammar_are_refused(endpoint: Endpoint, fields: dict[str, Any], grammar: str) -> None:
+    allowed = ("regex", "ebnf", "structural_tag")
+    if endpoint is Endpoint.GENERATE:
+        least, of = "sampling_params.min_new_tokens", {"sampling_params": fields | {"min_new_tokens": 1}}
+        none = {"sampling_params": fields | {"min_new_tokens": 0}}
+    else:
+        least, of, none = "min_tokens", fields | {"min_tokens": 1}, fields | {"min_tokens": 0}
+    error = refused(endpoint, allowed=allowed, **of)
+    assert (error.status, error.param) == (400, least)
+    assert f"`{grammar}`" in error.message
+    assert read(endpoint, allowed=allowed, **none)
+
+
+def test_least_tokens_without_a_grammar_are_passed_on() -> None:
+    fields = {"min_tokens": 1, "tools": [CALL], "response_format": {"type": "text"}}
+    assert read(Endpoint.CHAT, **fields).body["min_tokens"] == 1
+
+
 @pytest.mark.parametrize("schema", [True, 5, "x", []])
 def test_schema_of_a_required_call_that_is_no_object_is_refused(schema: object) -> None:
     tools = [{"type": "function", "function": {"name": "f", "parameters": schema}}]
