@@ -99,6 +99,8 @@ class Service:
         header_task, tasks = http.headers.get(TASK_HEADER), visible_tasks(self._registry.task_names)
         request = parse(endpoint, raw, header_task=header_task, tasks=tasks, allowed=self._allowed)
         current_account.get().task = request.task
+        # the task may leave the fleet before the request is dispatched
+        pool = self._registry.fleet.tasks[request.task].prefill
         if "stop_regex" in self._allowed:
             await check_patterns(request.body)
         singles = split(request)
@@ -109,7 +111,7 @@ class Service:
             self._charge(key, request.task, work, arrived)
         try:
             checked = await self._check_length(request, singles)
-            calls = self._calls(request, singles, costs, http.headers.get(SESSION_HEADER))
+            calls = self._calls(request, singles, costs, pool, http.headers.get(SESSION_HEADER))
         except (Problem, RequestError):
             if key is not None:
                 key.give_back(work)
@@ -179,11 +181,10 @@ class Service:
         return [estimate(request.endpoint, single.body, expected, most) for single in singles[:: request.n]]
 
     def _calls(
-        self, request: Request, singles: Sequence[Single], costs: Sequence[Cost], session: str | None
+        self, request: Request, singles: Sequence[Single], costs: Sequence[Cost], pool: str, session: str | None
     ) -> tuple[Call, ...]:
         keys: list[tuple[int, ...]] = []
         if self._needs_keys:
-            pool = self._registry.fleet.tasks[request.task].prefill
             for single in singles[:: request.n]:
                 of = namespace(pool, "", single.extra_key, single.cache_salt)
                 keys.append(prefix_keys(request.endpoint, single.body, of=of, session=session))

@@ -94,6 +94,22 @@ async def test_a_count_that_does_not_come_refuses_the_request(
     assert small.router.registry.state("math-0") == "ready"
 
 
+async def test_a_task_that_leaves_while_its_prompt_is_counted_answers_503(start: Start) -> None:
+    system: System = await start(
+        SUN, {"math": 1, "tool": 1, "base": 1}, router={"policy": {"prefill": "prefix_affinity"}}
+    )
+    system["math-0"].silent_counts = True
+    asked = asyncio.create_task(system.post(GENERATE, {"model": "math", "text": UNDECIDED}))
+    await system.until(lambda: system["math-0"].counted)
+    registry = system.router.registry
+    tasks = {name: task for name, task in registry.fleet.tasks.items() if name != "math"}
+    registry.serve(registry.fleet.model_copy(update={"tasks": tasks}))
+    registry.refresh()
+    system["math-0"].go_on()
+    status, reply = await asked
+    assert (status, reply["error"]["code"]) == (503, "no_worker")
+
+
 @pytest.mark.parametrize("status", [200, 404, 500])
 async def test_a_worker_that_cannot_count_refuses_the_request(small: System, status: int) -> None:
     small["math-0"].bad_count = status
