@@ -58,11 +58,10 @@ class FleetStore:
         self._transition.change(fleet)
         return fleet
 
-    @staticmethod
-    async def _edit_file(file: WatchedFile, change: Change) -> Fleet:
+    async def _edit_file(self, file: WatchedFile, change: Change) -> Fleet:
         try:
             async with _locked(file.path):
-                fleet = _changed(load_fleet(file.path), change)
+                fleet = _changed(self._load(file), change)
                 _replace(file.path, fleet)
                 file.note()
         except FleetError as e:
@@ -79,12 +78,26 @@ class FleetStore:
             if not self._file.changed():
                 continue
             try:
-                fleet = load_fleet(self._file.path)
+                fleet = self._load(self._file)
             except FleetError as e:
                 self._log.event("fleet_refused", why=str(e))
                 continue
             self._transition.change(fleet)
             self._log.event("fleet_changed", tasks=list(fleet.tasks), workers=[w.name for w in fleet.workers])
+
+    def _load(self, file: WatchedFile) -> Fleet:
+        """Read the file.
+
+        Raises:
+            FleetError: it is wrong, or gives a pool that runs another role. Its workers were started for one role.
+        """
+        fleet = load_fleet(file.path)
+        for name, pool in self._registry.wanted.pools.items():
+            changed = fleet.pools.get(name, pool)
+            if changed.role != pool.role:
+                what = f"it is a {pool.role} pool and stays one while the router runs; give the other pool another name"
+                raise FleetError(f"{file.path}: pools.{name}.role: {what}")
+        return fleet
 
 
 # --- changes --------------------------------------------------------------------------------------------------------

@@ -228,6 +228,14 @@ async def test_what_one_process_changes_the_other_takes_over(tmp_path: Path, mon
         while "fleet_refused" not in log.getvalue():
             await asyncio.sleep(0.005)
         assert "d2" in two.workers
+        document = FLEET.model_dump(mode="json")
+        document["pools"]["p"]["role"], document["pools"]["d"]["role"] = "decode", "prefill"
+        document["tasks"]["a"] = {"prefill": "d", "decode": "p"}
+        file.write_bytes(orjson.dumps(document))
+        while "pools.p.role: it is a prefill pool and stays one" not in log.getvalue():
+            await asyncio.sleep(0.005)
+        assert two.wanted.tasks["a"].prefill == "p"
+        file.write_text("{")
         with pytest.raises(Problem, match="fleet file cannot be changed as it is") as refused:
             await stores[0].edit(set_draining("d0", draining=False))
         assert refused.value.status == 409
