@@ -23,7 +23,7 @@ from typing import NamedTuple
 _MEMORY = 32768
 # Answers of one request in flight at once. SGLang's HTTP server takes milliseconds of its event loop for each and
 # answers nobody meanwhile: 4,096 at once made workers silent for 20 s.
-ANSWERS_AT_ONCE = 256
+ANSWERS_AT_ONCE = 128
 # Shares are floats: this much of a share is rounding.
 _ROUNDING = 1e-9
 

@@ -265,13 +265,14 @@ class Dispatcher:
             Problem: a worker that had the request is not proven to be the same process as before.
         """
         legs = [leg for leg in LEGS if exposed(leg, attempt.heard[leg], attempt.rid)]
+        asked = self.clock.now()
         alive = await asyncio.gather(*(self._is_alive(attempt, leg) for leg in legs))
         dead = [leg for leg, lives in zip(legs, alive, strict=True) if not lives]
         for leg in dead:
             worker = attempt.worker(leg)
             self._log.event("not_retried", task=attempt.call.task, leg=leg, worker=worker.name, rid=attempt.rid)
-            # a worker that reads a long prompt answers nobody meanwhile; its probe judges it
-            if not worker.is_reading(self.now()):
+            # one that reads a long prompt answers nobody meanwhile, and one that answers others lives: its probe judges
+            if not worker.is_reading(self.now()) and self.progressed(worker) < asked:
                 self.eject(worker.name, "its process ended or does not answer")
         if dead:
             raise died(dead[0])

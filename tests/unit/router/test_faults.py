@@ -153,20 +153,22 @@ async def test_fault_02_07_the_other_leg_reports_a_death(sun: System, stream: bo
     only_once(sun)
 
 
-@pytest.mark.parametrize("reads", [True, False])
-async def test_worker_that_reads_a_long_prompt_and_shows_no_card_is_not_ejected(
-    small: System, monkeypatch: pytest.MonkeyPatch, reads: bool
+@pytest.mark.parametrize("busy", ["reads", "answers", ""])
+async def test_worker_that_reads_a_long_prompt_or_answers_others_and_shows_no_card_is_not_ejected(
+    small: System, monkeypatch: pytest.MonkeyPatch, busy: str
 ) -> None:
     """Its silence says nothing: the request is not retried, and the other requests of the worker go on."""
     monkeypatch.setattr("sun_sglang.router.wire.CARD_TIMEOUT_S", 0.01)
     small["math-0"].fault = Fault(status=500, times=1)
     small["base-0"].silent_cards = True
     worker = small.router.registry.workers["base-0"]
-    if reads:
+    if busy == "reads":
         worker.reading_until = small.router.dispatcher.now() + PATIENCE_S
+    elif busy:
+        worker.answered = float("inf")
     reply = await refuse(small, 502)
     assert reply["error"]["code"] == "worker_died"
-    assert (worker.card is not None) == reads
+    assert (worker.card is not None) == bool(busy)
     small["base-0"].silent_cards = False
     small["base-0"].go_on()
 
