@@ -125,6 +125,9 @@ def judge(
         return Wait()
     if abort_asked and isinstance(decode, Reply) and decode.status == HTTPStatus.OK:
         return Serve()
+    if abort_asked and isinstance(decode, Reply) and decode.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        # SGLang answers 500 where the abort came while KV was on its way; nobody is at fault
+        return Relay(Problem(400, "the request was aborted before its first token", code="aborted"))
     of_prefill, of_decode = _fault("prefill", prefill, rid), _fault("decode", decode, rid)
     if decode is not None and of_decode is None:
         if not needs_prefill:

@@ -25,7 +25,7 @@ from sun_sglang.router.registry import Path as Route
 from sun_sglang.router.registry import Registry, State
 from sun_sglang.router.replies import Tokens, error_message, tokens
 from sun_sglang.router.request import Endpoint, choose_task, parse
-from sun_sglang.router.verdict import Failed, Lost, Relay, Reply, Serve, Wait, judge, overdue, owing
+from sun_sglang.router.verdict import Failed, Heard, Lost, Relay, Reply, Serve, Wait, judge, overdue, owing
 
 from .fake_worker import FakeWorker, Rooms
 
@@ -114,6 +114,14 @@ def test_an_abort_that_was_asked_for_is_an_answer() -> None:
     assert isinstance(judge(ABORT, ABORT, abort_asked=True), Serve)
     assert isinstance(judge(None, ABORT_EVENT, abort_asked=True), Serve)
     assert isinstance(judge(None, LOST, abort_asked=True), Failed)
+
+
+@pytest.mark.parametrize("message", ["Decode transfer failed", "Lost connection with prefill instance"])
+@pytest.mark.parametrize("prefill", [None, ABORT, LOST])
+def test_abort_that_breaks_a_transfer_is_nobodys_fault(message: str, prefill: Heard) -> None:
+    verdict = judge(prefill, Reply(500, message.encode()), abort_asked=True)
+    assert isinstance(verdict, Relay)
+    assert (verdict.problem.status, verdict.problem.code) == (400, "aborted")
 
 
 def test_who_owes_the_first_token() -> None:
