@@ -14,6 +14,7 @@ import orjson
 from aiohttp import web
 
 from sun_sglang.router.access import current_key, visible_tasks
+from sun_sglang.router.bounded import read_at_most
 from sun_sglang.router.canary import OUTPUT_TOKENS, PROMPT_TOKENS
 from sun_sglang.router.gate import AdmissionQueue
 from sun_sglang.router.inflight import Inflight
@@ -21,13 +22,15 @@ from sun_sglang.router.legs import namespace
 from sun_sglang.router.problem import Problem
 from sun_sglang.router.register import Registrar
 from sun_sglang.router.registry import Path, Registry, Worker
-from sun_sglang.router.replies import parse
+from sun_sglang.router.replies import error_message, parse
 from sun_sglang.router.request import choose_task
 from sun_sglang.router.serve import TASK_HEADER
 from sun_sglang.router.siblings import Siblings, merge_tasks
 from sun_sglang.router.wire import describe
 
 WORKER_TIMEOUT_S = 5.0
+# SGLang's `/server_info` has some kilobytes a rank.
+MAX_INFO_BYTES = 1 << 22
 _MOST_PATIENCE_S = 3600.0
 _SECRET = ("api_key", "password", "token_file", "keyfile")
 
@@ -125,24 +128,22 @@ class Info:
         for worker, info in zip(workers, infos, strict=True):
             if info is not None:
                 by_role[worker.role].append({"worker": worker.name, **info})
-        states = [state for info in by_role["decode"] for state in info.get("internal_states") or ()]
+        lists = [info.get("internal_states") for info in by_role["decode"]]
+        states = [state for given in lists if isinstance(given, list) for state in given]
         return _json({**by_role, "internal_states": states, "tasks": list(self._registry.fleet.tasks)})
 
     async def flush_cache(self, http: web.Request) -> web.Response:
         """POST /flush_cache: on every worker; 400 if one did not, as a busy SGLang server answers."""
         workers = [w for w in self._registry.workers.values() if w.card is not None]
         patience = _patience(http.query.get("timeout") or "0")
-        timeout = aiohttp.ClientTimeout(total=WORKER_TIMEOUT_S + max(0.0, patience))
+        seconds = WORKER_TIMEOUT_S + max(0.0, patience)
 
         async def flush(worker: Worker) -> str:
-            url = f"{worker.spec.url}/flush_cache"
             try:
-                async with self._session.post(
-                    url, params={"timeout": patience}, headers=worker.spec.headers, timeout=timeout
-                ) as response:
-                    return "" if response.status == 200 else (await response.text()).strip()
+                status, body = await self._request("POST", worker, f"/flush_cache?timeout={patience:g}", seconds)
             except (aiohttp.ClientError, OSError) as e:
                 return describe(e)
+            return "" if status == 200 else error_message(body).strip() or f"it answered {status}"
 
         faults = await asyncio.gather(*(flush(w) for w in workers))
         failed = [f"{w.name}: {fault}" for w, fault in zip(workers, faults, strict=True) if fault]
@@ -214,18 +215,22 @@ class Info:
         return {k: v for k, v in info.items() if k != "launch_command" and not any(s in k for s in _SECRET)}
 
     async def _ask(self, worker: Worker, path: str) -> dict[str, Any]:
-        timeout = aiohttp.ClientTimeout(total=WORKER_TIMEOUT_S)
         try:
-            async with self._session.get(
-                worker.spec.url + path, headers=worker.spec.headers, timeout=timeout
-            ) as response:
-                body, status = await response.read(), response.status
+            status, body = await self._request("GET", worker, path, WORKER_TIMEOUT_S)
         except (aiohttp.ClientError, OSError) as e:
             raise Problem(502, f"worker `{worker.name}` does not answer {path}: {describe(e)}") from e
         info = parse(body)
         if status != 200 or not isinstance(info, dict):
             raise Problem(502, f"worker `{worker.name}` answered {status} to {path}")
         return info
+
+    async def _request(self, method: str, worker: Worker, path: str, seconds: float) -> tuple[int, bytes]:
+        """Return the status and the body of a worker's reply. A worker sends the router nowhere else."""
+        url, headers, timeout = worker.spec.url + path, worker.spec.headers, aiohttp.ClientTimeout(total=seconds)
+        async with self._session.request(
+            method, url, headers=headers, timeout=timeout, allow_redirects=False
+        ) as response:
+            return response.status, await read_at_most(response, MAX_INFO_BYTES)
 
 
 def _patience(text: str) -> float:

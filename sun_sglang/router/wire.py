@@ -26,12 +26,18 @@ CARD_TIMEOUT_S = 3.0
 def new_session() -> aiohttp.ClientSession:
     """The client session for all that is no leg. Only connecting has a deadline of its own.
 
-    Bodies are not decompressed: a small compressed reply could fill the memory.
+    No body is decompressed and no cookie is kept: a small compressed reply could fill the memory, and cookies could.
     """
     connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
     headers = {"Accept-Encoding": "identity"}
-    return aiohttp.ClientSession(connector=connector, timeout=timeout, headers=headers, auto_decompress=False)
+    return aiohttp.ClientSession(
+        connector=connector,
+        timeout=timeout,
+        headers=headers,
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+    )
 
 
 class Wire:

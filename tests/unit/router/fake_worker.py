@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -103,6 +103,8 @@ class FakeWorker:
         self.counted: list[dict[str, Any]] = []
         self.silent_counts = False
         self.bad_count: int | None = None
+        self.info: Callable[[web.Request], Awaitable[web.StreamResponse]] | None = None
+        self.info_headers: list[dict[str, str]] = []
         self.cache: dict[str, set[tuple[int, ...]]] = {}
         self.stepped = asyncio.Event()
         self.idle = asyncio.Event()
@@ -223,7 +225,9 @@ class FakeWorker:
         text = body["prompt"] if "prompt" in body else " ".join(m["content"] for m in body["messages"])
         return web.json_response({"tokens": len(text.split()), "exact": True})
 
-    async def _flush(self, _: web.Request) -> web.Response:
+    async def _flush(self, request: web.Request) -> web.StreamResponse:
+        if self.info is not None:
+            return await self.info(request)
         self.flushes += 1
         self.cache.clear()
         return web.Response(text="Cache flushed.\n")
@@ -232,10 +236,15 @@ class FakeWorker:
         self.looked += 1
         return web.json_response({"loads": [{"timestamp": self.looked if self.batches else 0, **self.load}]})
 
-    async def _model_info(self, _: web.Request) -> web.Response:
+    async def _model_info(self, request: web.Request) -> web.StreamResponse:
+        self.info_headers.append(dict(request.headers))
+        if self.info is not None:
+            return await self.info(request)
         return web.json_response({"model_path": self.weights, "tokenizer_path": "tok", "served_model_name": "x"})
 
-    async def _server_info(self, _: web.Request) -> web.Response:
+    async def _server_info(self, request: web.Request) -> web.StreamResponse:
+        if self.info is not None:
+            return await self.info(request)
         return web.json_response({"internal_states": [{"w": self.weights}], "api_key": "s3cret", "tp_size": 1})
 
     async def _generate(self, request: web.Request) -> web.StreamResponse:
