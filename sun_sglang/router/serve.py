@@ -176,8 +176,7 @@ class Service:
 
     def _costs(self, request: Request, singles: Sequence[Single]) -> list[Cost]:
         """Expected work of an answer to each prompt."""
-        expected, limit = self._answers.expected(request.task), self._registry.limit(request.task)
-        most = limit.tokens + 1 if limit else None
+        expected, most = self._answers.expected(request.task), self._longest(request.task)
         return [estimate(request.endpoint, single.body, expected, most) for single in singles[:: request.n]]
 
     def _calls(
@@ -200,7 +199,14 @@ class Service:
 
     def _count(self, task: str, answers: int, counts: Tokens) -> None:
         self._metrics.count_tokens(task, counts)
-        self._answers.note(task, counts.completion // answers)
+        made, most = counts.completion // answers, self._longest(task)
+        # one false report must not price the task's next thousand answers
+        self._answers.note(task, made if most is None else min(made, most))
+
+    def _longest(self, task: str) -> int | None:
+        """Tokens of the longest answer that the task's workers can make; None where that is not known."""
+        limit = self._registry.limit(task)
+        return limit.tokens + 1 if limit else None
 
     async def _exchange(self, part: Part) -> Answer:
         """Wait for the answer's slot, and get the answer. The slot is held until its decode leg has ended.

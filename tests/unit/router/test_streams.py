@@ -276,3 +276,11 @@ async def test_answer_with_counts_that_are_none_is_delivered_and_counts_nothing(
     for kind in ("prompt", "completion", "cached"):
         assert not small.metric("sun_tokens_total", task="math", kind=kind)
     assert not [e for e in small.events if e["event"] == "defect"]
+
+
+async def test_answer_with_a_count_that_no_worker_can_make_prices_no_later_answer(small: System) -> None:
+    """One report of 2^40 tokens outweighed the thousand answers after it."""
+    body = {"id": "RID", "text": "a", "meta_info": {"completion_tokens": 1 << 40, "finish_reason": {"type": "stop"}}}
+    small["base-0"].fault = Fault(status=200, body=orjson.dumps(body))
+    assert (await small.post("/generate", {"text": "x", "model": "math"}))[0] == 200
+    assert small.router.service._answers.expected("math") == small["base-0"].card["max_input_tokens"] + 1
