@@ -8,6 +8,7 @@ from __future__ import annotations
 from sun_sglang.errors import PatchError
 from sun_sglang.identity import PatchReport
 from sun_sglang.patches import (
+    few_grammars,
     fork_schedulers,
     keyed_transfer,
     nixl_dram,
@@ -25,6 +26,8 @@ ALL: tuple[Patch, ...] = (
     paged_alloc_cpu.EXTEND,
     paged_alloc_cpu.DECODE,
     nixl_dram.PATCH,
+    few_grammars.KEPT,
+    few_grammars.COMPILER,
     fork_schedulers.PATCH,
     worker_key.PATCH,
     keyed_transfer.LISTEN,

@@ -6,13 +6,14 @@ import functools
 import json
 import sys
 from collections.abc import Callable
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from sun_sglang import patches
 from sun_sglang.errors import PatchError
+from sun_sglang.patches.few_grammars import MOST_GRAMMARS, compile_without_cache, drop_oldest
 from sun_sglang.patches.patch import Patch
 from sun_sglang.patches.report_patches import PROOF, proven, require_proofs
 
@@ -122,3 +123,15 @@ def test_a_scheduler_without_proof_is_refused() -> None:
     assert [r.name for r in proven(json.loads(json.dumps(good)))] == ["x"]
     with pytest.raises(PatchError, match="scheduler 1 started without"):
         require_proofs([good, {"status": "ready"}])
+
+
+def test_grammars_that_many_clients_sent_are_dropped_oldest_first() -> None:
+    backend = SimpleNamespace(cache={})
+    for i in range(3 * MOST_GRAMMARS):
+        backend.cache["json", str(i)] = i
+        drop_oldest(None, backend, ("json", str(i)), i)
+    assert list(backend.cache.values()) == list(range(2 * MOST_GRAMMARS, 3 * MOST_GRAMMARS))
+
+
+def test_compiler_of_grammars_keeps_none() -> None:
+    assert compile_without_cache("self", tokenizer_info=1) == (("self",), {"tokenizer_info": 1, "cache_enabled": False})
