@@ -182,6 +182,10 @@ class Admission:
         lane = self._lane(task)
         for claim in claims:
             claim.tokens = _counted(_counted(max(1, claim.tokens), self._caps), lane.share.caps)
+        if len(claims) == 1 and not self._waiting and lane.takes(claims[0]) and self._takes(claims[0]):
+            # no task competes, so there is nothing to choose
+            self._hold(lane, claims[0])
+            return [claims[0]]
         begins = not lane.queue and self._turn is None and lane.takes(claims[0]) and self._takes(claims[0])
         if not begins and len(lane.queue) >= self._queue_size:
             raise QueueFull
@@ -195,19 +199,15 @@ class Admission:
         """Give slots back, or stop waiting for them. Returns the claims that are held because of that."""
         for claim in claims:
             lane, request = self._lanes[claim.task], claim._request
-            if request is None:
-                continue
             claim._request = None
             if claim.held:
                 claim.held = False
                 lane.count(-1, -claim.tokens)
                 self.requests -= 1
                 self.tokens -= claim.tokens
-                request.held -= 1
-                if request in lane.full:
-                    lane.full.discard(request)
-                    self._enqueue(claim.task, lane, request)
-            else:
+                if request is not None:
+                    self._held_one_less(claim.task, lane, request)
+            elif request is not None:
                 request.waiting.remove(claim)
                 if not request.waiting:
                     self._withdraw(claim.task, request)
@@ -241,6 +241,12 @@ class Admission:
             self._waiting[task] = lane
         lane.queue.append(request)
         lane.update()
+
+    def _held_one_less(self, task: str, lane: _Lane, request: _Request) -> None:
+        request.held -= 1
+        if request in lane.full:
+            lane.full.discard(request)
+            self._enqueue(task, lane, request)
 
     def _withdraw(self, task: str, request: _Request) -> None:
         lane = self._lanes[task]
@@ -303,7 +309,6 @@ class Admission:
     def _admit_head(self, lane: _Lane) -> Claim:
         request = lane.queue.popleft()
         claim = request.waiting.popleft()
-        claim.held = True
         request.held += 1
         if request.waiting:
             if request.held < self._at_once:
@@ -315,10 +320,14 @@ class Admission:
         memory = _MEMORY / lane.weight
         behind = min(max(lane.virtual, self._virtual - memory), self._virtual + memory)
         lane.virtual = behind + claim.tokens / lane.weight
+        self._hold(lane, claim)
+        return claim
+
+    def _hold(self, lane: _Lane, claim: Claim) -> None:
+        claim.held = True
         lane.count(1, claim.tokens)
         self.requests += 1
         self.tokens += claim.tokens
-        return claim
 
 
 def _counted(tokens: int, caps: Caps) -> int:
