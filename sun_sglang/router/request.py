@@ -166,6 +166,11 @@ def _chat(given: Mapping[str, Any], body: dict[str, Any], allowed: Collection[st
             _check_parts(content)
         if "tools" in message and isinstance(message["tools"], list):
             tools = [*tools, *message["tools"]]
+    if body.get("continue_final_message") and len(messages) == 1 and not messages[0].get("content"):
+        message = (
+            "`continue_final_message` has no text to continue, and no message comes before; send `messages` with text"
+        )
+        raise RequestError(400, message, param="continue_final_message")
     if tools:
         check_tools(tools, body.get("tool_choice"), allowed)
     check_grammars(body, allowed)

@@ -154,6 +154,15 @@ def test_unknown_field_is_dropped_without_a_word(endpoint: Endpoint, name: str) 
         assert name not in read(endpoint, **{name: value}).body
 
 
+@pytest.mark.parametrize("content", ["", None])
+def test_final_message_without_text_that_is_the_only_one_cannot_be_continued(content: str | None) -> None:
+    messages = [{"role": "assistant", "content": content}]
+    error = refused(Endpoint.CHAT, messages=messages, continue_final_message=True)
+    assert error.param == "continue_final_message"
+    before = [{"role": "user", "content": "x"}, *messages]
+    assert read(Endpoint.CHAT, messages=before, continue_final_message=True).body["messages"] == before
+
+
 def test_reserved_field_lora_path_that_is_empty_is_dropped() -> None:
     assert "lora_path" not in read(Endpoint.COMPLETIONS, lora_path="").body
 
