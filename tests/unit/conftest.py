@@ -1,10 +1,17 @@
-"""What no test here may depend on: the time that an example takes, and what the shell that runs them has set."""
+"""What no test here may depend on: the time that an example takes, and what the shell that runs them has set.
+
+And a fixture that tests of several files use.
+"""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from sun_sglang.launch.plan import WorkerPlan
 
 # How long an example takes says nothing where several test runs share two cores. The same examples come every time, so
 # that what a run shows follows from the code alone.
@@ -21,3 +28,21 @@ _NAMES = (
 )
 for _name in [name for name in os.environ if name.upper() in _NAMES or name.upper().startswith(_PREFIXES)]:
     del os.environ[_name]
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> WorkerPlan:
+    """A worker that nothing starts."""
+    return WorkerPlan(
+        name="base-0",
+        pool="base",
+        role="decode",
+        host="127.0.0.1",
+        port=1,
+        bootstrap_port=None,
+        gpus=(),
+        threads=1,
+        env={},
+        argv=(),
+        log=tmp_path / "log",
+    )

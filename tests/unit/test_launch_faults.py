@@ -278,20 +278,9 @@ def barren(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(starters.sys, "executable", str(script))
 
 
-async def test_worker_that_is_not_born_fails_its_start_and_the_next_one_is_tried(barren: None, tmp_path: Path) -> None:
-    worker = WorkerPlan(
-        name="base-0",
-        pool="base",
-        role="decode",
-        host="127.0.0.1",
-        port=1,
-        bootstrap_port=None,
-        gpus=(),
-        threads=1,
-        env={},
-        argv=(),
-        log=tmp_path / "log",
-    )
+async def test_worker_that_is_not_born_fails_its_start_and_the_next_one_is_tried(
+    barren: None, worker: WorkerPlan, tmp_path: Path
+) -> None:
     starter = ForkStarter(tmp_path / "nursery.log")
     await starter.open()
     for _ in range(2):

@@ -18,23 +18,6 @@ from sun_sglang.launch.starters import ForkOrPlainStarter, Running, UnfitError, 
 from sun_sglang.patches.fork_schedulers import forked_worker
 
 
-@pytest.fixture
-def worker(tmp_path: Path) -> WorkerPlan:
-    return WorkerPlan(
-        name="base-0",
-        pool="base",
-        role="decode",
-        host="127.0.0.1",
-        port=1,
-        bootstrap_port=None,
-        gpus=(),
-        threads=1,
-        env={},
-        argv=(),
-        log=tmp_path / "log",
-    )
-
-
 class Unfit:
     """A nursery on a machine where importing SGLang already made a CUDA context."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import orjson
@@ -10,7 +11,7 @@ import pytest
 from sun_sglang.router.streams import MergedStream
 
 from .conftest import System
-from .fake_worker import Fault, sse
+from .fake_worker import FakeWorker, Fault, sse
 
 DONE = b"data: [DONE]\n\n"
 TRICKY = ["data: ", "data: [DONE]", 'data: {"error":{}}\n\n', "[DONE]", '"abort"', "error", "abort"]
@@ -44,8 +45,12 @@ def broken(*_: object) -> None:
 async def aborted_on_both(system: System, answers: int) -> None:
     """Every answer's legs were told to let go, and nothing is left of them."""
     for name in ("math-0", "base-0"):
-        await system.until(lambda name=name: len({a["rid"] for a in system[name].aborts}) == answers)  # type: ignore[misc]
+        await system.until(partial(_all_aborted, system[name], answers))
     await system.quiet()
+
+
+def _all_aborted(worker: FakeWorker, answers: int) -> bool:
+    return len({abort["rid"] for abort in worker.aborts}) == answers
 
 
 BOTH = pytest.mark.parametrize("path", ["/generate", "/v1/completions"])
