@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import select
 import ssl
 from collections import deque
 from typing import NamedTuple, Protocol, cast
@@ -79,12 +80,16 @@ class Connection(asyncio.Protocol):
         self._receiver: Receiver | None = None
         self._begun = False
         self._head_size = 0
+        self._arrived = select.poll()
         self._transport: asyncio.Transport
 
     @property
     def is_open(self) -> bool:
-        """A request may be written to it, as far as this side knows."""
-        return not self._transport.is_closing()
+        """A request may be written to it, as far as this machine knows.
+
+        The kernel is asked, since the event loop may not have seen yet that the worker closed the connection.
+        """
+        return not (self._transport.is_closing() or self._arrived.poll(0))
 
     def ask(self, path: str, body: bytes | None, receiver: Receiver) -> None:
         """Send a request: POST with a body, GET without."""
@@ -114,6 +119,8 @@ class Connection(asyncio.Protocol):
         """Keep the transport."""
         # uvloop's transports are no subclasses of asyncio's
         self._transport = cast(asyncio.Transport, transport)
+        # nothing arrives on a connection that rests, but its end
+        self._arrived.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
         """Parse; the parser calls the methods below."""

@@ -199,6 +199,17 @@ async def has_canary(client: httpx.AsyncClient, task: str, before: float) -> boo
     return await metric(client, "sun_canaries_total", task=task, outcome="ok") > before
 
 
+async def refuses(deployment: Deployment, name: str) -> bool:
+    """Whether a worker that was killed has let go of its port: a large process takes a while to end."""
+    url = httpx.URL(deployment.process(name).url or "")
+    try:
+        _, writer = await asyncio.open_connection(url.host, url.port)
+    except ConnectionRefusedError:
+        return True
+    writer.close()
+    return False
+
+
 def nothing_restarts(deployment: Deployment) -> AbstractContextManager[None]:
     """Stop the supervisor for a while: what dies meanwhile stays dead."""
     return stopped(psutil.Process(deployment.state.pid))
@@ -213,6 +224,7 @@ async def test_fault_01_prefill_refuses_the_connection(
     pools = {"prefill": ["spare-a-0", "llama-a-0"], "decode": ["uncached-0"]}
     async with a_router(deployment, tmp_path, pools, probe_interval=NEVER) as router:
         await kill("spare-a-0")
+        await until(PATIENCE, "its port refuses", lambda: refuses(deployment, "spare-a-0"))
         for seed in range(2):  # one of the two goes to the dead worker first
             prompt = some_tokens(seed, 30)
             async with asyncio.timeout(5):
@@ -339,6 +351,7 @@ async def test_fault_06_decode_refuses_the_connection(
     pools = {"prefill": ["llama-a-0"], "decode": ["stock-0", "uncached-0"]}
     async with a_router(deployment, tmp_path, pools, probe_interval=NEVER) as router:
         await kill("uncached-0")
+        await until(PATIENCE, "its port refuses", lambda: refuses(deployment, "uncached-0"))
         for seed in range(2):
             prompt = some_tokens(10 + seed, 30)
             async with asyncio.timeout(5):

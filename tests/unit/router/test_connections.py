@@ -460,3 +460,14 @@ async def test_closing_closes_what_is_kept_and_keeps_nothing_after(server: Serve
     assert client.connections.kept == 0
     exchange.close()
     assert client.connections.kept == 0
+
+
+async def test_connection_that_the_worker_closed_is_not_open_before_the_event_loop_sees_it(client: Client) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as worker:
+        connection = await client.connections.origin(f"http://127.0.0.1:{worker.getsockname()[1]}").connect()
+        peer, _ = worker.accept()
+        assert connection.is_open
+        # the event loop does not run between the two
+        peer.close()
+        assert not connection.is_open
+        connection.close()
