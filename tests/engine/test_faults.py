@@ -248,8 +248,9 @@ async def test_fault_02_prefill_dies_with_work_in_every_stage(
 
     # no look at it while it is stopped: it would be taken out before it dies
     async with a_router(deployment, tmp_path, pools, probe_interval=NEVER, load_interval=0) as router:
-        asked = [ask(i) for i in range(16)]
-        await until(PATIENCE, "work on the prefill worker", lambda: is_busy(client, deployment, "spare-a-0"))
+        with frozen(deployment, "uncached-0"):  # no request ends before there is work on the prefill worker
+            asked = [ask(i) for i in range(16)]
+            await until(PATIENCE, "work on the prefill worker", lambda: is_busy(client, deployment, "spare-a-0"))
         with frozen(deployment, "spare-a-0"):
             # wherever the first ones are by now, some of these are still to come when it dies
             asked += [ask(i) for i in range(16, 24)]
