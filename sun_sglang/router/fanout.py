@@ -7,7 +7,7 @@ each answer is a request of its own here. Answers are in SGLang's order: prompt 
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -96,9 +96,9 @@ def merge_usage(usages: Sequence[Mapping[str, Any] | None], n: int) -> dict[str,
     if any(usage is None for usage in usages):
         return None
     given = [usage for usage in usages if usage is not None]
-    prompt = sum(count_of(usage, "prompt_tokens") for usage in given[::n])
+    of_prompts = given[::n]
+    prompt = sum(count_of(usage, "prompt_tokens") for usage in of_prompts)
     completion = sum(count_of(usage, "completion_tokens") for usage in given)
-    cached = sum(count_of(usage.get("prompt_tokens_details"), "cached_tokens") for usage in given[::n])
     merged = dict(given[0]) | {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
@@ -106,9 +106,19 @@ def merge_usage(usages: Sequence[Mapping[str, Any] | None], n: int) -> dict[str,
     }
     if "reasoning_tokens" in merged:
         merged["reasoning_tokens"] = sum(count_of(usage, "reasoning_tokens") for usage in given)
-    if cached:
-        merged["prompt_tokens_details"] = {"cached_tokens": cached}
+    for name, counted in (("prompt_tokens_details", of_prompts), ("completion_tokens_details", given)):
+        if details := _sum_details(usage.get(name) for usage in counted):
+            merged[name] = details
     return merged
+
+
+def _sum_details(details: Iterable[object]) -> dict[str, int]:
+    """Sum the counts of the same name; empty where no answer has any. SGLang leaves out, or sets to null, what is 0."""
+    sums: dict[str, int] = {}
+    for one in details:
+        for name in one if isinstance(one, dict) else ():
+            sums[name] = sums.get(name, 0) + count_of(one, name)
+    return sums
 
 
 def reindex(endpoint: Endpoint, chunk: dict[str, Any], index: int) -> dict[str, Any]:

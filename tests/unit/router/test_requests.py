@@ -635,6 +635,31 @@ def test_usage_of_choices_counts_a_prompt_once() -> None:
     assert merge_usage([usage, None], 2) is None
 
 
+def test_usage_details_of_choices_are_summed_per_prompt_and_per_answer() -> None:
+    def usage(cached: object, reasoning: object) -> dict[str, Any]:
+        counts = {"prompt_tokens": 5, "completion_tokens": 9, "total_tokens": 14}
+        return {**counts, "prompt_tokens_details": cached, "completion_tokens_details": reasoning}
+
+    first, second = usage({"cached_tokens": 4, "audio_tokens": 1}, None), usage({"cached_tokens": 0}, None)
+    thought = usage({"cached_tokens": 2}, {"reasoning_tokens": 3})
+    merged = merge_usage([first, thought, second, thought], 2)
+    assert merged is not None
+    assert merged["prompt_tokens_details"] == {"cached_tokens": 4, "audio_tokens": 1}, "each prompt once"
+    assert merged["completion_tokens_details"] == {"reasoning_tokens": 6}, "every answer"
+
+
+@pytest.mark.parametrize("cached", [None, {"cached_tokens": 0}])
+def test_usage_details_that_count_nothing_keep_the_shape_that_the_workers_give_them(cached: object) -> None:
+    usage = {"prompt_tokens": 5, "completion_tokens": 9, "prompt_tokens_details": cached}
+    merged = merge_usage([usage, usage], 2)
+    assert merged is not None
+    assert merged["prompt_tokens_details"] == cached
+    assert "completion_tokens_details" not in merged
+    merged = merge_usage([usage | {"completion_tokens_details": None}] * 2, 2)
+    assert merged is not None
+    assert merged["completion_tokens_details"] is None
+
+
 def test_chunks_get_the_index_of_their_answer() -> None:
     assert reindex(Endpoint.GENERATE, {"text": "a"}, 3) == {"text": "a", "index": 3}
     assert reindex(Endpoint.CHAT, {"choices": [{"index": 0, "delta": {}}]}, 3)["choices"] == [{"index": 3, "delta": {}}]
