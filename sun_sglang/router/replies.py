@@ -84,6 +84,18 @@ def error_message(body: bytes) -> str:
     return str(message)[:500]
 
 
+def states_message(body: bytes) -> bool:
+    """Return whether an error body has its message where clients look: `error.message`, or `message` of an `error`.
+
+    SGLang's check of a /generate body answers `{"error": "..."}` (srt/entrypoints/api_contract.py).
+    """
+    parsed = parse(body)
+    if not isinstance(parsed, dict):
+        return False
+    error = parsed if parsed.get("object") == "error" else parsed.get("error")
+    return isinstance(error, dict) and isinstance(error.get("message"), str)
+
+
 def error_code(body: bytes) -> int | None:
     """The status in an error that came inside a 200, if it has one."""
     parsed = parse(body)

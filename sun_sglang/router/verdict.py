@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Literal, TypeAlias
 
 from sun_sglang.router.problem import Problem
-from sun_sglang.router.replies import error_code, error_message, finish_abort
+from sun_sglang.router.replies import error_code, error_message, finish_abort, states_message
 from sun_sglang.router.sse import Framer, event_data
 
 Leg = Literal["prefill", "decode"]
@@ -214,7 +214,7 @@ def _fault(leg: Leg, said: Heard, rid: str) -> Relay | Failed | None:
         problem = Problem(502, f"the {leg} worker refuses the router's worker key", code=f"{leg}_failed")
         return Failed(leg, problem, eject=True)
     if 400 <= said.status < 500:
-        return Relay(Problem(said.status, f"refused by the {leg} worker", body=said.head))
+        return Relay(_refusal(leg, said))
     if said.status != HTTPStatus.OK:
         return _broken(leg, f"answered {said.status}: {error_message(said.head)}")
     body = _first_data(said.head) if said.streamed else said.head
@@ -228,6 +228,13 @@ def _fault(leg: Leg, said: Heard, rid: str) -> Relay | Failed | None:
     if reason is None:
         return None
     return _aborted(leg, reason.get("status_code"), str(reason.get("message") or "the request was aborted"))
+
+
+def _refusal(leg: Leg, reply: Reply) -> Problem:
+    """Return a worker's 4xx for the client: its own body, where clients find the message in it."""
+    if states_message(reply.head):
+        return Problem(reply.status, f"refused by the {leg} worker", body=reply.head)
+    return Problem(reply.status, error_message(reply.head) or f"refused by the {leg} worker")
 
 
 def _aborted(leg: Leg, status: object, message: str) -> Relay | Failed:

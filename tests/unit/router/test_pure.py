@@ -94,6 +94,37 @@ def test_a_refusal_by_either_leg_is_the_answer_even_beside_a_fault(refusal: Any,
         assert verdict.problem.status in (400, 429)
 
 
+OWN_BODIES = [
+    b'{"error":{"message":"no"}}',
+    b'{"object":"error","message":"no","type":"Bad Request","param":null,"code":400}',
+]
+
+
+@pytest.mark.parametrize("body", OWN_BODIES)
+@pytest.mark.parametrize("leg", ["prefill", "decode"])
+def test_refusal_in_a_shape_that_clients_read_is_passed_on_as_it_came(leg: str, body: bytes) -> None:
+    verdict = judge(Reply(400, body), None) if leg == "prefill" else judge(None, Reply(400, body))
+    assert isinstance(verdict, Relay)
+    assert (verdict.problem.status, verdict.problem.as_json()) == (400, body)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b'{"error":"unknown field `x`, expected `y`"}', "unknown field `x`, expected `y`"),
+        (b'{"detail":"no"}', "{'detail': 'no'}"),
+        (b"plain text", "plain text"),
+        (b"", "refused by the LEG worker"),
+    ],
+)
+@pytest.mark.parametrize("leg", ["prefill", "decode"])
+def test_refusal_in_another_shape_reaches_clients_in_the_routers(leg: str, body: bytes, message: str) -> None:
+    verdict = judge(Reply(400, body), None) if leg == "prefill" else judge(None, Reply(400, body))
+    assert isinstance(verdict, Relay)
+    error = orjson.loads(verdict.problem.as_json())["error"]
+    assert (error["type"], error["message"]) == ("invalid_request_error", message.replace("LEG", leg))
+
+
 def test_worker_that_refuses_the_routers_key_is_at_fault_and_not_the_client() -> None:
     for heard in ((Reply(401, b"{}"), None), (None, Reply(401, b"{}"))):
         verdict = judge(*heard)
