@@ -134,6 +134,12 @@ def _is_dict(value: Any) -> bool:
     return type(value) is dict
 
 
+def _is_no_watermark(value: Any) -> bool:
+    if type(value) is not dict or value.get("enabled") is not False:
+        return False
+    return [name for name, member in value.items() if member is not None] == ["enabled"]
+
+
 def _is_biases(value: Any) -> bool:
     return (
         type(value) is dict
@@ -187,6 +193,11 @@ STOP_IDS = ids(MAX_IDS)
 HIDDEN_STATES = one_of(True, False, "last")
 MASK_MODE = one_of("selected", "support")
 OBJECT = Kind("an object", _is_dict, ({},))
+NO_WATERMARK = Kind(
+    '`{"enabled": false}`: SGLang makes no watermark with separate prefill and decode workers',
+    _is_no_watermark,
+    ({"enabled": False},),
+)
 LOGIT_BIAS = Kind(
     f"an object of at most {MAX_BIASES:,} token ids, with numbers from -{MAX_BIAS:,} to {MAX_BIAS:,}",
     _is_biases,

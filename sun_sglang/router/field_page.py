@@ -29,8 +29,9 @@ _TABLES: tuple[tuple[str, Table], ...] = (
 )
 _HEAD = f"""# Request fields
 
-What becomes of each field that SGLang 0.5.21 accepts. `python -m sun_sglang.router.field_page` writes this page from
-`sun_sglang/router/field_table.py`; a test compares that table with SGLang's own request classes.
+What becomes of each field that SGLang accepts, in any version that sun-sglang runs on. `python -m
+sun_sglang.router.field_page` writes this page from `sun_sglang/router/field_table.py`; a test compares that table with
+SGLang's own request classes.
 
 - **Passed on**: the workers get it, within the bounds given.
 - **Router's**: the router reads it, and the workers get a value of the router's own.
@@ -42,7 +43,8 @@ What becomes of each field that SGLang 0.5.21 accepts. `python -m sun_sglang.rou
 
 Null is the same as no value, but for `max_new_tokens` in `sampling_params`, where SGLang takes it for "no limit". A
 field that is not listed is dropped without a word, as SGLang ignores it (`store`, `metadata`, `service_tier`,
-`prompt_cache_key`); in `sampling_params` it is refused, as SGLang fails there.
+`prompt_cache_key`); in `sampling_params` it is refused, as SGLang fails there. A listed field that is newer than the
+workers' SGLang is passed on and ignored there (`thinking`, `return_flat_raw_output_top_logprobs`).
 
 - **Nesting**: a body has at most {MAX_DEPTH} levels.
 - **JSON schemas** (`response_format`, `json_schema`, and `tools` where a call is required or a function is strict) have

@@ -1,7 +1,12 @@
-"""What becomes of every field of a request: the table of what SGLang 0.5.21 accepts, endpoint by endpoint. Pure data.
+"""What becomes of every field of a request: the table of what SGLang accepts, endpoint by endpoint. Pure data.
 
-Read: srt/entrypoints/openai/protocol.py, srt/managers/io_struct.py (GenerateReqInput), srt/sampling/sampling_params.py.
-A field that is in no table is dropped, as SGLang ignores it. In `sampling_params`, where SGLang fails, it is refused.
+Read: srt/entrypoints/openai/protocol.py, srt/managers/io_struct.py (GenerateReqInput), srt/sampling/sampling_params.py,
+and sglang/api/v1/api_types.py, the check of a /generate body. A field that is in no table is dropped, as SGLang ignores
+it. In `sampling_params`, where SGLang fails, it is refused.
+
+One table serves every version of SGLang: it has the fields of all of them. A version ignores a top-level field that is
+newer than itself, so such a field may be passed on where an answer without it is no wrong answer. A sampling parameter
+that a version lacks is a 500 there, so only those that every version has are passed on.
 """
 
 from __future__ import annotations
@@ -65,6 +70,8 @@ _ADAPTER = "a task names its own model; send the task's name as `model`"
 _PROMPT = "send `text` or `input_ids`"
 _SESSION = "a session lives in one worker, and a task has several; send the whole prompt"
 _SCORING = "SGLang's scoring sets it; remove it"
+# srt/arg_groups/validation_hook.py refuses `--enable-watermark` there, so no worker can make one
+_WATERMARK = "SGLang makes no watermark with separate prefill and decode workers; remove it"
 _HINT = "a hint that changes no answer"
 _MEDIA_HINT = "a setting of media, and only text is served"
 
@@ -133,7 +140,8 @@ _OPENAI: Table = {
         Passed(kinds.FLAG),
     ),
     **dict.fromkeys(("user", "session_id", "custom_labels"), Dropped(_HINT)),
-    "images_config": Dropped(_MEDIA_HINT),
+    "watermark": Passed(kinds.NO_WATERMARK),
+    **dict.fromkeys(("images_config", "mm_processor_kwargs"), Dropped(_MEDIA_HINT)),
 }
 COMPLETIONS: Table = {
     **_OPENAI,
@@ -157,6 +165,8 @@ CHAT: Table = {
     "reasoning": Passed(kinds.OBJECT),
     "task": Passed(text(MAX_NAME)),
     "chat_template_kwargs": Passed(kinds.TEMPLATE_ARGUMENTS),
+    # SGLang reads it for one model alone, as an object with a `type`
+    "thinking": Passed(kinds.OBJECT),
     "sampling_logprobs_mode": Passed(kinds.MASK_MODE),
     **dict.fromkeys(
         (
@@ -166,6 +176,9 @@ CHAT: Table = {
             "return_input_ids_in_sglext",
             "return_output_ids_in_sglext",
             "return_sampling_mask",
+            # both concern the answer's own alternatives, which are all in the decode worker's reply: nothing to merge
+            "return_flat_raw_output_top_logprobs",
+            "return_flat_raw_top_logprobs_b64",
             "continue_final_message",
             "separate_reasoning",
             "stream_reasoning",
@@ -192,10 +205,12 @@ GENERATE: Table = {
     "return_hidden_states": Passed(kinds.HIDDEN_STATES, each=True),
     "routed_experts_start_len": Passed(kinds.COUNT),
     "max_thinking_tokens": Passed(kinds.COUNT),
+    "watermark": Passed(kinds.NO_WATERMARK, each=True),
     **dict.fromkeys(
         (
             "return_text_in_logprobs",
             "return_flat_raw_top_logprobs",
+            "return_flat_raw_output_top_logprobs",
             "return_flat_raw_top_logprobs_b64",
             "return_routed_experts",
             "return_indexer_topk",
@@ -215,7 +230,7 @@ GENERATE: Table = {
     **dict.fromkeys(("multi_item_delimiter_indices", "token_indices_to_pool"), Refused(_SCORING)),
     **dict.fromkeys(("session_id", "conversation_id", "routing_key", "custom_labels", "log_metrics"), Dropped(_HINT)),
     **dict.fromkeys(("use_audio_in_video", "video_config", "images_config"), Dropped(_MEDIA_HINT)),
-    **dict.fromkeys(("max_dynamic_patch", "min_dynamic_patch"), Dropped(_MEDIA_HINT)),
+    **dict.fromkeys(("max_dynamic_patch", "min_dynamic_patch", "mm_processor_kwargs"), Dropped(_MEDIA_HINT)),
     **dict.fromkeys(("image_max_dynamic_patch", "video_max_dynamic_patch"), Dropped(_MEDIA_HINT)),
 }
 SAMPLING_PARAMS: Table = {
@@ -229,6 +244,7 @@ SAMPLING_PARAMS: Table = {
     "structural_tag": Passed(text(MAX_GRAMMAR), gate="structural_tag"),
     "beam_width": Refused("SGLang has no beam search with separate prefill and decode workers; use `n`"),
     "custom_params": _RESERVED["custom_params"],
+    "watermark": Refused(_WATERMARK),
     **dict.fromkeys(
         (
             "stop_strs",

@@ -84,6 +84,7 @@ EDGES: dict[str, tuple[Any, ...]] = {
         [{}],
     ),
     "tool_choice": ("auto", "none", "required", {"function": {"name": "f"}}, {"function": {}}, {}),
+    "thinking": ({}, {"type": "adaptive"}, {"type": [], "budget_tokens": -1}),
     "reasoning": ({}, {"effort": "high", "enabled": True}, {"effort": -1}),
     "chat_template_kwargs": (
         {f"x{i}": i for i in range(64)},
@@ -110,6 +111,8 @@ EDGES: dict[str, tuple[Any, ...]] = {
         [{"role": "tool", "content": [{"type": "text", "text": "x"}], "name": "\x00"}],
         [{"role": "user", "content": [{"type": "tool_reference", "name": "f"}]}],
         [{"role": "assistant", "content": "x"}],
+        [{"role": "user", "content": "x"}, {"role": "assistant", "content": "", "prefix": True}],
+        [{"role": "root", "content": "x", "tools": [TOOL]}, {"role": "user", "content": "y"}],
         [{}],
     ),
     "sampling_params": (),

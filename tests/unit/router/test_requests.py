@@ -447,6 +447,20 @@ def test_what_generate_refuses(body: dict[str, Any]) -> None:
     refused(Endpoint.GENERATE, **body)
 
 
+@pytest.mark.parametrize("endpoint", list(Endpoint))
+@pytest.mark.parametrize("asks", [{}, {"enabled": True}, {"enabled": 0}, {"enabled": False, "key": "ff"}, True, "x"])
+def test_watermark_that_no_worker_can_make_is_refused(endpoint: Endpoint, asks: Any) -> None:
+    error = refused(endpoint, watermark=asks)
+    assert error.param == "watermark"
+    assert "no watermark with separate prefill and decode workers" in error.message
+
+
+@pytest.mark.parametrize("endpoint", list(Endpoint))
+def test_watermark_that_is_declined_is_passed_on(endpoint: Endpoint) -> None:
+    declined = {"enabled": False, "key": None}
+    assert read(endpoint, watermark=declined).body["watermark"] == declined
+
+
 @pytest.mark.parametrize(
     "params",
     [
@@ -461,6 +475,7 @@ def test_what_generate_refuses(body: dict[str, Any]) -> None:
         {"stop_regex": "("},
         {"stop": "a" * 1025},
         {"beam_width": 2},
+        {"watermark": {"enabled": True}},
         {"stream_interval": 0},
         {"temperature": 1e300},
         {"repetition_penalty": 1e-300},
@@ -595,6 +610,7 @@ def test_fields_of_each_prompt_go_with_it() -> None:
         "logprob_start_len": [0, -1],
         "top_logprobs_num": [1, 2],
         "token_ids_logprob": [[1], [2]],
+        "watermark": [None, {"enabled": False}],
         "extra_key": ["x", "y"],
         "rid": ["r", "s"],
         "return_entropy": True,
@@ -608,6 +624,7 @@ def test_fields_of_each_prompt_go_with_it() -> None:
         "logprob_start_len": -1,
         "top_logprobs_num": 2,
         "token_ids_logprob": [2],
+        "watermark": {"enabled": False},
         "return_entropy": True,
     }
 
