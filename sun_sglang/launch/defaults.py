@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from sun_sglang.identity import MODULE_FLAGS, Identity
 from sun_sglang.launch.devices import uses_gpu
@@ -28,6 +28,7 @@ def worker_flags(
     identities: Mapping[str, Identity | None],
     pool: str,
     transfer: Transfer,
+    speculative_with_cache: Collection[str] = (),
 ) -> EngineFlags:
     """SGLang flags of a pool's workers, without those that differ between its workers: defaults, then the user's own.
 
@@ -37,6 +38,7 @@ def worker_flags(
         identities: each pool's identity, as far as known.
         pool: the pool's name.
         transfer: as chosen for the whole launch.
+        speculative_with_cache: what SGLang combines with the decode cache (`FlagSchema`); nothing where it is unknown.
     """
     user = canonical(topology.engine_of(pool))
     role = topology.pools[pool].role
@@ -46,7 +48,7 @@ def worker_flags(
         count = sum(p.replicas for p in topology.pools.values())
         if topology.backend_of(pool) == "sglang":
             defaults["max_total_tokens"] = cpu_kv_tokens(identities.get(pool), machine, count)
-    if role == "decode" and not _cache_declined(user):
+    if role == "decode" and not _cache_declined(user, speculative_with_cache):
         defaults["disaggregation_decode_enable_radix_cache"] = True
         if not _same_weights(topology, identities, pool):
             defaults["radix_cache_backend"] = PROMPT_ONLY_CACHE
@@ -60,17 +62,20 @@ def dtype_default(topology: Topology, machine: Machine, pool: str) -> EngineFlag
     return {"dtype": "bfloat16" if machine.cpu_bf16 else "float32"}
 
 
-def cache_notes(topology: Topology, pool: str, flags: EngineFlags) -> list[str]:
+def cache_notes(
+    topology: Topology, pool: str, flags: EngineFlags, speculative_with_cache: Collection[str] = ()
+) -> list[str]:
     """What a user's settings did to the decode cache of a pool, as sentences.
 
     Args:
         topology: the whole topology.
         pool: the pool's name.
         flags: its workers' flags, from `worker_flags`.
+        speculative_with_cache: as for `worker_flags`.
     """
     if topology.pools[pool].role != "decode":
         return []
-    obstacle = _cache_obstacle(flags)
+    obstacle = _cache_obstacle(flags, speculative_with_cache)
     if obstacle:
         return [f"Pool `{pool}` has no decode cache: SGLang cannot combine it with `{obstacle}`."]
     asked = canonical(topology.engine_of(pool))
@@ -113,17 +118,21 @@ def _cpu_defaults(role: Role) -> EngineFlags:
     return flags
 
 
-def _cache_declined(user: EngineFlags) -> bool:
+def _cache_declined(user: EngineFlags, speculative_with_cache: Collection[str]) -> bool:
     """Whether a user's setting leaves no room for a decode cache (SGLang: `arg_groups/pd_disaggregation_hook.py`)."""
     key = "disaggregation_decode_enable_radix_cache"
-    return bool(_cache_obstacle(user) or user.get("disable_radix_cache") or (key in user and not user[key]))
+    obstacle = _cache_obstacle(user, speculative_with_cache)
+    return bool(obstacle or user.get("disable_radix_cache") or (key in user and not user[key]))
 
 
-def _cache_obstacle(user: EngineFlags) -> str | None:
+def _cache_obstacle(user: EngineFlags, speculative_with_cache: Collection[str]) -> str | None:
     if user.get("enable_hisparse"):
         return "enable_hisparse"
-    if user.get("speculative_algorithm") not in (None, "DSPARK"):
-        return "speculative_algorithm"
+    if user.get("disaggregation_decode_allocation_policy") == "prefill_complete":
+        return "disaggregation_decode_allocation_policy: prefill_complete"
+    algorithm = user.get("speculative_algorithm")
+    if algorithm is not None and algorithm not in speculative_with_cache:
+        return f"speculative_algorithm: {algorithm}"
     return None
 
 

@@ -25,7 +25,7 @@ from sun_sglang.topology import Strict, Topology
 
 Kind = Literal["switch", "on_off", "value", "list"]
 _MARK = "sun-flags:"
-_FORMAT = 1  # of the cached file; raise it when `Flag` changes
+_FORMAT = 2  # of the cached file; raise it when `FlagSchema` changes
 # other names of the flags that the launcher itself reads
 _SAME = {
     "tensor_parallel_size": "tp_size",
@@ -51,10 +51,17 @@ class Flag(Strict):
 
 
 class FlagSchema(Strict):
-    """All flags of one SGLang version."""
+    """All flags of one SGLang version.
+
+    Attributes:
+        version: SGLang's.
+        flags: all that its parser takes.
+        speculative_with_cache: values of `speculative_algorithm` that a decode worker takes beside its radix cache.
+    """
 
     version: str
     flags: tuple[Flag, ...]
+    speculative_with_cache: tuple[str, ...] = ()
 
     @cached_property
     def by_key(self) -> dict[str, Flag]:
@@ -122,11 +129,18 @@ def load_schema() -> FlagSchema | None:
     return schema
 
 
-def describe(parser: argparse.ArgumentParser, version: str) -> FlagSchema:
-    """A parser's flags as data."""
+def describe(parser: argparse.ArgumentParser, version: str, speculative_with_cache: Iterable[str] = ()) -> FlagSchema:
+    """Return a parser's flags as data.
+
+    Args:
+        parser: SGLang's.
+        version: SGLang's.
+        speculative_with_cache: as in `FlagSchema`.
+    """
     # argparse keeps its actions in this attribute only
     actions = [a for a in parser._actions if a.option_strings and not isinstance(a, argparse._HelpAction)]
-    return FlagSchema(version=version, flags=tuple(_flag(a) for a in actions))
+    flags = tuple(_flag(a) for a in actions)
+    return FlagSchema(version=version, flags=flags, speculative_with_cache=tuple(speculative_with_cache))
 
 
 def _flag(action: argparse.Action) -> Flag:
@@ -230,7 +244,9 @@ def print_schema() -> None:
     prepare_process()
     from sglang.srt.server_args import ServerArgs
 
+    from sun_sglang.launch.decode_cache import speculative_with_cache
+
     parser = argparse.ArgumentParser()
     ServerArgs.add_cli_args(parser)
-    schema = describe(parser, importlib.metadata.version("sglang"))
+    schema = describe(parser, importlib.metadata.version("sglang"), speculative_with_cache())
     sys.stdout.write(f"\n{_MARK}{schema.model_dump_json()}\n")

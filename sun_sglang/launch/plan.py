@@ -151,7 +151,8 @@ def make_plan(
         identities: each pool's identity; None, or no entry, where it could not be read.
         run_dir: directory for logs and the fleet file.
         ports: free TCP ports; as many as needed are taken. The router's own port is skipped.
-        schema: SGLang's flags, to write `false` and lists as SGLang wants them.
+        schema: SGLang's flags, to write `false` and lists as SGLang wants them; also what it combines with a decode
+            cache.
 
     Raises:
         TopologyError: the machine has too few GPUs, or settings contradict each other.
@@ -163,10 +164,11 @@ def make_plan(
     threads = max(1, machine.cores // count)
     free = _Ports(ports, taken=topology.router.port)
     router_port = topology.router.port or free.take()
+    beside_cache = schema.speculative_with_cache if schema else ()
     workers, notes = [], []
     for name, pool in topology.pools.items():
-        flags = worker_flags(topology, machine, identities, name, transfer)
-        notes += cache_notes(topology, name, flags)
+        flags = worker_flags(topology, machine, identities, name, transfer, beside_cache)
+        notes += cache_notes(topology, name, flags, beside_cache)
         backend = topology.backend_of(name)
         sim = to_argv(emulation_flags(topology.emulation_of(name))) if backend == "emulated" else ()
         for replica in range(pool.replicas):

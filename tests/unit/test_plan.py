@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sun_sglang.errors import LaunchError, TopologyError
 from sun_sglang.identity import Identity
 from sun_sglang.launch.defaults import cpu_kv_tokens
+from sun_sglang.launch.flags import FlagSchema
 from sun_sglang.launch.machine import Gpu, Machine
 from sun_sglang.launch.plan import LaunchPlan, WorkerPlan, make_plan
 from sun_sglang.topology import Topology, parse_topology
@@ -187,6 +188,26 @@ def test_a_users_flag_wins(engine: str, flag: str, value: str | None) -> None:
     assert flags(plan(topology(engine=engine)).workers[0]).get(flag) == value
 
 
+EAGLE = "{speculative_algorithm: EAGLE}"
+
+
+@pytest.mark.parametrize(
+    ("taken", "cache"), [((), None), (("DSPARK",), None), (("DSPARK", "EAGLE"), "sun_prompt_only")]
+)
+def test_decode_cache_beside_a_speculative_algorithm_is_as_the_installed_sglang_takes_it(
+    taken: tuple[str, ...], cache: str | None
+) -> None:
+    schema = FlagSchema(version="1", flags=(), speculative_with_cache=taken)
+    found = make_plan(
+        topology(engine=EAGLE), LAPTOP, {}, run_dir=Path("/run"), ports=itertools.count(31000), schema=schema
+    )
+    decode = flags(found.workers[0])
+    assert decode.get("--radix-cache-backend") == cache
+    assert ("--disaggregation-decode-enable-radix-cache" in decode) == (cache is not None)
+    said = "Pool `base` has no decode cache: SGLang cannot combine it with `speculative_algorithm: EAGLE`."
+    assert found.notes == (() if cache else (said,))
+
+
 @pytest.mark.parametrize(
     ("engine", "note"),
     [
@@ -196,6 +217,12 @@ def test_a_users_flag_wins(engine: str, flag: str, value: str | None) -> None:
             "{enable_hisparse: true}",
             "Pool `base` has no decode cache: SGLang cannot combine it with `enable_hisparse`.",
         ),
+        (
+            "{disaggregation_decode_allocation_policy: prefill_complete}",
+            "Pool `base` has no decode cache: SGLang cannot combine it with "
+            "`disaggregation_decode_allocation_policy: prefill_complete`.",
+        ),
+        ("{disaggregation_decode_allocation_policy: early}", None),
         ("{radix_cache_backend: null}", "Pool `base` sets `radix_cache_backend` itself: "),
     ],
 )
