@@ -46,8 +46,8 @@ def passed(body: Mapping[str, Any], table: Table, allowed: Collection[str]) -> d
 def passed_sampling(params: Mapping[str, Any], allowed: Collection[str]) -> dict[str, Any]:
     """Return the members of /generate's `sampling_params` that the workers get.
 
-    SGLang takes this object unchecked from the HTTP server to its schedulers, where a wrong type ends the whole server
-    (decoded by msgspec), and an unknown name is a 500.
+    Not every version of SGLang checks this object in its HTTP server (srt/entrypoints/api_contract.py). Without that
+    check a wrong type ends the whole server, in a scheduler (decoded by msgspec), and an unknown name is a 500.
 
     Raises:
         RequestError: 400 for an unknown name, a refused one, or a value that is not of its kind.

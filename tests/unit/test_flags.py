@@ -128,6 +128,7 @@ def test_the_installed_sglang_is_asked_once(tmp_path: Path, monkeypatch: pytest.
     assert (flags["tp_size"].type, flags["tp_size"].kind) == ("int", "value")
     assert flags["enable_cache_report"].kind == "switch"
     assert "bfloat16" in flags["dtype"].choices
+    assert "DSPARK" in first.speculative_with_cache
     (file,) = (tmp_path / "sun-sglang").iterdir()
     file.write_text(first.model_copy(update={"version": "from the file"}).model_dump_json())
     second = load_schema()
