@@ -252,6 +252,33 @@ async def test_a_whole_answer_of_another_shape_is_a_502(small: System, answers: 
     await small.quiet()
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_usage_details_of_several_answers_are_summed_however_they_are_sent(small: System, stream: bool) -> None:
+    usage = {
+        "prompt_tokens": 2,
+        "completion_tokens": 5,
+        "prompt_tokens_details": {"cached_tokens": 1},
+        "completion_tokens_details": {"reasoning_tokens": 3},
+    }
+    answer = completed("a", "length") | {"id": "RID", "usage": usage}
+    body = {"model": "math", "prompt": ["hi", "ho"], "n": 2}
+    if stream:
+        small["base-0"].fault = Fault(writes=(sse(completed("a")), sse(answer | {"choices": []}), DONE))
+        asked = body | {"stream": True, "stream_options": {"include_usage": True}}
+        *_, last, end = await small.events_of("/v1/completions", asked)
+        assert end == "[DONE]"
+        found = last["usage"]
+    else:
+        small["base-0"].fault = Fault(status=200, body=orjson.dumps(answer))
+        status, reply = await small.post("/v1/completions", body)
+        assert status == 200
+        found = reply["usage"]
+    assert (found["prompt_tokens"], found["completion_tokens"]) == (4, 20)
+    assert found["prompt_tokens_details"] == {"cached_tokens": 2}
+    assert found["completion_tokens_details"] == {"reasoning_tokens": 12}
+    await small.quiet()
+
+
 async def test_usage_of_another_shape_counts_as_none(small: System) -> None:
     usage = {"prompt_tokens": "x", "completion_tokens": [], "reasoning_tokens": {}, "prompt_tokens_details": "abc"}
     answer = completed("a", "length") | {"id": "RID", "usage": usage}
