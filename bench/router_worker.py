@@ -40,6 +40,7 @@ def card(role: Literal["prefill", "decode"]) -> bytes:
         tp_size=1,
         tokenizer="none",
         chat_template="",
+        sglang="none",
         weights="none",
     )
     bootstrap = 8998 if role == "prefill" else None

@@ -12,10 +12,13 @@ from typing import Annotated, Literal, NamedTuple
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from sun_sglang.errors import PatchError
 from sun_sglang.identity import PatchReport
 from sun_sglang.launch.machine import Machine
+from sun_sglang.patches.versions import RUN_ON, installed_version, require_run_on
 from sun_sglang.topology import Strict
 
 EXAMPLE = "sun doctor --json"
@@ -40,7 +43,7 @@ class PatchLine(Strict):
     name: str
     target: str
     why: str
-    versions: tuple[str, ...]
+    versions: dict[str, str]
     way_out: str
     state: str
     detail: str = ""
@@ -72,16 +75,22 @@ def command(
 def version_findings() -> list[Finding]:
     """Python, SGLang against the pinned version, and torch."""
     found = [Finding("python", "ok", f"{platform.python_version()} on {platform.platform()}")]
-    pinned, installed = pinned_sglang(), _version("sglang")
-    if installed is None:
-        found.append(Finding("sglang", "note", f"not installed: workers need {pinned}, the router and `sun` do not"))
-    elif installed == pinned:
-        found.append(Finding("sglang", "ok", installed))
-    else:
-        found.append(Finding("sglang", "bad", f"{installed} is installed and the hooks were read against {pinned}"))
+    found.append(sglang_finding(installed_version()))
     torch = _version("torch")
     found.append(Finding("torch", "ok" if torch else "note", torch or "not installed"))
     return found
+
+
+def sglang_finding(installed: str | None) -> Finding:
+    """The installed SGLang against the versions that the product was run on."""
+    if installed is None:
+        known = ", ".join(RUN_ON)
+        return Finding("sglang", "note", f"not installed: workers need one of {known}, the router and `sun` do not")
+    try:
+        require_run_on(installed)
+    except PatchError as e:
+        return Finding("sglang", "bad", str(e))
+    return Finding("sglang", "ok" if installed in RUN_ON else "note", installed)
 
 
 def machine_findings(machine: Machine) -> list[Finding]:
@@ -132,13 +141,6 @@ def print_patches() -> None:
     sys.stdout.write(f"\n{_MARK}{json.dumps(reports)}\n")
 
 
-def pinned_sglang() -> str:
-    """The SGLang version that the `engine` extra names."""
-    requirements = importlib.metadata.requires("sun-sglang") or []
-    pins = [r.partition(";")[0] for r in requirements if r.startswith("sglang==")]
-    return pins[0].removeprefix("sglang==").strip()
-
-
 def _line(patch: object, report: PatchReport | None) -> PatchLine:
     fields = {name: getattr(patch, name) for name in ("name", "target", "why", "versions", "way_out")}
     if report is None:
@@ -177,6 +179,6 @@ def _show(findings: list[Finding], patches: list[PatchLine]) -> None:
     console.print(machine)
     hooks = Table("hook", "state", "without it", title="Hooks on SGLang", title_justify="left")
     for patch in patches:
-        broken = patch.state in ("missing", "moved")
-        hooks.add_row(patch.name, f"[red]{patch.state}[/]: {patch.detail}" if broken else patch.state, patch.why)
+        state = f"[red]{patch.state}[/]" if patch.state in ("missing", "moved") else patch.state
+        hooks.add_row(patch.name, state + (f": {escape(patch.detail)}" if patch.detail else ""), patch.why)
     console.print(hooks)

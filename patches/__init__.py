@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sun_sglang.errors import PatchError
 from sun_sglang.identity import PatchReport
 from sun_sglang.patches import (
     few_grammars,
     fork_schedulers,
+    host_indices,
     keyed_transfer,
     nixl_dram,
     paged_alloc_cpu,
@@ -18,6 +21,7 @@ from sun_sglang.patches import (
     worker_key,
 )
 from sun_sglang.patches.patch import Patch
+from sun_sglang.patches.versions import installed_version, require_run_on
 
 ALL: tuple[Patch, ...] = (
     report_patches.SCHEDULER,
@@ -26,6 +30,7 @@ ALL: tuple[Patch, ...] = (
     paged_alloc_cpu.EXTEND,
     paged_alloc_cpu.DECODE,
     nixl_dram.PATCH,
+    host_indices.PATCH,
     few_grammars.KEPT,
     few_grammars.COMPILER,
     fork_schedulers.PATCH,
@@ -44,7 +49,7 @@ def register() -> None:
             then refuses the process by name.
     """
     for patch in ALL:
-        if patch.applies():
+        if patch.unneeded() is None:
             patch.require_target()
             patch.register()
 
@@ -55,13 +60,23 @@ def status() -> list[PatchReport]:
 
 
 def require_applied() -> list[PatchReport]:
-    """The reports of the hooks that this process needs.
+    """Return the reports of the hooks that this process needs.
 
     Raises:
-        PatchError: names the first that did not take.
+        PatchError: the product was not run on this SGLang, or a hook did not take; names the first.
     """
+    require_run_on(installed_version())
     reports = [r for r in status() if r.state != "inactive"]
-    for report in reports:
-        if report.state != "applied":
-            raise PatchError(f"patch `{report.name}` did not take: {report.detail}")
+    require_taken(reports)
     return reports
+
+
+def require_taken(reports: Iterable[PatchReport]) -> None:
+    """Raise unless every hook took.
+
+    Raises:
+        PatchError: names the first that did not.
+    """
+    for report in reports:
+        if report.state not in ("applied", "inactive"):
+            raise PatchError(f"patch `{report.name}` did not take: {report.detail}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from sun_sglang.patches.patch import Patch
+from sun_sglang.patches.versions import on
 
 MOST_GRAMMARS = 32
 _WHY = "compiled grammars are never dropped: clients with many JSON schemas take all memory of a worker"
@@ -33,7 +34,7 @@ KEPT = Patch(
     kind="after",
     hook=drop_oldest,
     why=_WHY,
-    versions=("0.5.21",),
+    versions=on("drops the grammars that were compiled first"),
     way_out=_WAY_OUT,
 )
 COMPILER = Patch(
@@ -43,6 +44,6 @@ COMPILER = Patch(
     kind="before",
     hook=compile_without_cache,
     why=_WHY,
-    versions=("0.5.21",),
+    versions=on("makes a compiler that keeps nothing"),
     way_out=_WAY_OUT,
 )

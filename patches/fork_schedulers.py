@@ -14,13 +14,14 @@ from typing import Any
 
 from sun_sglang.errors import PatchError
 from sun_sglang.patches.patch import Patch
+from sun_sglang.patches.versions import on
 
 FORK_VARIABLE = "SUN_FORK_SCHEDULERS"
 
 
-def forked_worker(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether this worker came from a nursery; set there, in the worker's environment."""
-    return environ.get(FORK_VARIABLE) == "1"
+def unneeded(environ: Mapping[str, str] = os.environ) -> str | None:
+    """Return why this process needs no patch; None in a worker that came from a nursery, which sets the variable."""
+    return None if environ.get(FORK_VARIABLE) == "1" else "this process was not forked"
 
 
 def choose_fork(*_args: Any, **_kwargs: Any) -> None:
@@ -55,7 +56,7 @@ PATCH = Patch(
     kind="before",
     hook=choose_fork,
     why="`spawn` would import torch and SGLang again in every process of every worker",
-    versions=("0.5.21",),
+    versions=on("forks the processes of a forked worker"),
     way_out="when SGLang lets its caller choose multiprocessing's start method",
-    applies=forked_worker,
+    unneeded=unneeded,
 )

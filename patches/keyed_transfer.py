@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from sun_sglang.patches.patch import Patch
+from sun_sglang.patches.versions import on
 from sun_sglang.worker_key import read_key
 
 _WHY = "any message from anybody would end the thread that negotiates KV transfers, and the worker would hang"
@@ -84,7 +85,7 @@ LISTEN = Patch(
     kind="around",
     hook=listen_with_key,
     why=_WHY,
-    versions=("0.5.21",),
+    versions=on("binds with the worker key"),
     way_out=_WAY_OUT,
 )
 MANAGER = Patch(
@@ -94,7 +95,7 @@ MANAGER = Patch(
     kind="before",
     hook=manager_connects_with_key,
     why=_WHY,
-    versions=("0.5.21",),
+    versions=on("connects a manager with the worker key"),
     way_out=_WAY_OUT,
 )
 RECEIVER = Patch(
@@ -104,6 +105,6 @@ RECEIVER = Patch(
     kind="before",
     hook=receiver_connects_with_key,
     why=_WHY,
-    versions=("0.5.21",),
+    versions=on("connects a receiver with the worker key"),
     way_out=_WAY_OUT,
 )

@@ -10,11 +10,14 @@ from typing import Any
 
 from sun_sglang.cpu import has_gpu
 from sun_sglang.patches.patch import Patch
+from sun_sglang.patches.versions import on
 
 
-def needed() -> bool:
-    """Whether NIXL is installed where KV is in main memory."""
-    return importlib.util.find_spec("nixl") is not None and not has_gpu()
+def unneeded() -> str | None:
+    """Return why this process needs no patch; None where NIXL is installed and KV is in main memory."""
+    if has_gpu():
+        return "this machine has a GPU"
+    return None if importlib.util.find_spec("nixl") is not None else "NIXL is not installed"
 
 
 def name_main_memory(_self: Any, args: Any, *_args: Any, **_kwargs: Any) -> None:
@@ -29,7 +32,7 @@ PATCH = Patch(
     kind="before",
     hook=name_main_memory,
     why="NIXL would be asked to register main memory as GPU memory and refuse",
-    versions=("0.5.21",),
+    versions=on("names main memory as the kind of every KV buffer"),
     way_out="when SGLang takes the memory kind from the device",
-    applies=needed,
+    unneeded=unneeded,
 )

@@ -1,7 +1,7 @@
 """Pages of more than one token on a CPU.
 
-SGLang's paged allocator hands out slots with two Triton kernels, which need a GPU. The same file has a plain torch
-version of the first, and the second is the first with one new token a request.
+The paged allocator of SGLang 0.5.21 hands out slots with two Triton kernels, which need a GPU. The same file has a
+plain torch version of the first, and the second is the first with one new token a request. Later versions have both.
 """
 
 from __future__ import annotations
@@ -10,15 +10,24 @@ from typing import Any
 
 from sun_sglang.cpu import has_gpu
 from sun_sglang.patches.patch import Patch
+from sun_sglang.patches.versions import on
 
 _MODULE = "sglang.srt.mem_cache.allocator.paged"
 _WHY = "the allocator's Triton kernels need a GPU; with `page_size` above 1 the first request would end the server"
-_WAY_OUT = "when SGLang's paged allocator has a CPU path"
+_VERSIONS = {
+    "0.5.21": "allocates with the plain torch version",
+    **on("is inactive: SGLang allocates pages on a CPU itself", ("0.5.22", "0.5.23")),
+}
+_WAY_OUT = "with SGLang 0.5.21"
 
 
-def needed() -> bool:
-    """Whether this machine has no GPU to run the kernels on."""
-    return not has_gpu()
+def unneeded() -> str | None:
+    """Return why this process needs no patch; None where there is no GPU for the kernels and SGLang has no other."""
+    if has_gpu():
+        return "this machine has a GPU"
+    from sglang.srt.mem_cache.allocator import paged
+
+    return "SGLang allocates pages on a CPU itself" if hasattr(paged, "alloc_decode_naive") else None
 
 
 def alloc_extend(
@@ -81,9 +90,9 @@ EXTEND = Patch(
     kind="replace",
     hook=alloc_extend,
     why=_WHY,
-    versions=("0.5.21",),
+    versions=_VERSIONS,
     way_out=_WAY_OUT,
-    applies=needed,
+    unneeded=unneeded,
 )
 DECODE = Patch(
     name="paged_alloc_cpu.decode",
@@ -92,7 +101,7 @@ DECODE = Patch(
     kind="replace",
     hook=alloc_decode,
     why=_WHY,
-    versions=("0.5.21",),
+    versions=_VERSIONS,
     way_out=_WAY_OUT,
-    applies=needed,
+    unneeded=unneeded,
 )

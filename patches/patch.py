@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,9 +19,8 @@ from sun_sglang.identity import PatchReport
 HookKind = Literal["before", "after", "around", "replace", "register"]
 
 
-def always() -> bool:
-    """The condition of a patch that applies everywhere."""
-    return True
+def needed() -> None:
+    """The answer of a patch that every process needs."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +30,13 @@ class Patch:
     Attributes:
         name: the file that it stands in.
         target: dotted path of the function or method.
-        parameters: names of the target's parameters in the versions read, in order.
+        parameters: names of the target's parameters in the versions where it applies, in order.
         kind: as in `sglang.srt.plugins.hook_registry.HookType`, or `register` for something offered by name.
         hook: the function that SGLang calls.
         why: what goes wrong without it.
-        versions: the SGLang versions whose source it was read against.
+        versions: the SGLang versions that it was run on, and what it does on each.
         way_out: when it can go.
-        applies: whether this process needs it.
+        unneeded: returns why this process does not need it; None where it does.
     """
 
     name: str
@@ -46,9 +45,9 @@ class Patch:
     kind: HookKind
     hook: Callable[..., Any]
     why: str
-    versions: tuple[str, ...]
+    versions: Mapping[str, str]
     way_out: str
-    applies: Callable[[], bool] = always
+    unneeded: Callable[[], str | None] = needed
 
     def require_target(self) -> None:
         """Raise unless the target exists and takes the arguments that it took when this was written.
@@ -87,8 +86,8 @@ class Patch:
 
     def report(self) -> PatchReport:
         """Whether a caller of the target runs the hook, in this process, now."""
-        if not self.applies():
-            return self._report("inactive", "not needed in this process")
+        if (reason := self.unneeded()) is not None:
+            return self._report("inactive", reason)
         try:
             self.require_target()
         except PatchError as e:

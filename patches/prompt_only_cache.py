@@ -9,14 +9,22 @@ Registered as the radix cache backend `sun_prompt_only`, chosen with `--radix-ca
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sun_sglang.patches.patch import Patch
+from sun_sglang.patches.versions import on
 
 BACKEND = "sun_prompt_only"
-_BOUNDED_METHODS = {
+# a request enters the tree through one method from 0.5.22 on, and through two before
+_ONE_WAY_IN = {"checkpoint": ("self", "req", "up_to", "kwargs")}
+_TWO_WAYS_IN = {
     "insert_req": ("self", "req", "up_to", "kwargs"),
     "cache_unfinished_req": ("self", "req", "chunked", "kwargs"),
+}
+_VERSIONS = {
+    "0.5.21": "bounds `insert_req` and `cache_unfinished_req`",
+    **on("bounds `checkpoint`", ("0.5.22", "0.5.23")),
 }
 
 
@@ -27,7 +35,35 @@ def build(context: Any) -> Any:
     return create_unified_radix_cache(context, cache_class=_prompt_only_class())
 
 
+def _bounded_methods() -> Mapping[str, tuple[str, ...]]:
+    from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
+
+    return _ONE_WAY_IN if hasattr(UnifiedRadixCache, "checkpoint") else _TWO_WAYS_IN
+
+
 def _prompt_only_class() -> type:
+    return _with_one_way_in() if _bounded_methods() is _ONE_WAY_IN else _with_two_ways_in()
+
+
+def _bound(req: Any) -> int:
+    """Return how many of a request's tokens may enter the tree: its prompt, or what came from the tree already."""
+    return max(len(req.origin_input_ids), int(req.kv.cache_protected_len))
+
+
+def _with_one_way_in() -> type:
+    from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
+
+    class PromptOnlyRadixCache(UnifiedRadixCache):  # type: ignore[misc]  # SGLang's classes are untyped here
+        """A radix cache whose nodes never reach past a request's prompt."""
+
+        def checkpoint(self, req: Any, *, up_to: int, **kwargs: Any) -> None:
+            """Insert a running, retracted or finished request, its prompt only."""
+            super().checkpoint(req, up_to=min(up_to, _bound(req)), **kwargs)
+
+    return PromptOnlyRadixCache
+
+
+def _with_two_ways_in() -> type:
     import torch
     from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 
@@ -35,12 +71,8 @@ def _prompt_only_class() -> type:
         """A radix cache whose nodes never reach past a request's prompt."""
 
         def insert_req(self, req: Any, *, up_to: int, **kwargs: Any) -> None:
-            """Insert a finished or retracted request, its prompt only.
-
-            What is protected already came from the tree, so it must not shrink below that.
-            """
-            bound = max(len(req.origin_input_ids), req.kv.cache_protected_len)
-            super().insert_req(req, up_to=min(up_to, bound), **kwargs)
+            """Insert a finished or retracted request, its prompt only."""
+            super().insert_req(req, up_to=min(up_to, _bound(req)), **kwargs)
 
         def cache_unfinished_req(self, req: Any, chunked: bool = False, **kwargs: Any) -> None:
             """Insert a running request's prompt; leave one that resumes with part of its answer as it is."""
@@ -66,7 +98,7 @@ class CacheBackend(Patch):
         super().require_target()
         from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 
-        for name, parameters in _BOUNDED_METHODS.items():
+        for name, parameters in _bounded_methods().items():
             self.require_parameters(getattr(UnifiedRadixCache, name, None), f"UnifiedRadixCache.{name}", parameters)
 
     def register(self) -> None:
@@ -90,6 +122,6 @@ PATCH = CacheBackend(
     kind="register",
     hook=build,
     why="a conversation's second turn would reuse KV that the shared decode module made for the first answer",
-    versions=("0.5.21",),
+    versions=_VERSIONS,
     way_out="when SGLang's decode radix cache can be bounded to the transferred prompt",
 )

@@ -8,6 +8,7 @@ from typing import Any
 from sun_sglang.errors import PatchError
 from sun_sglang.identity import PatchReport
 from sun_sglang.patches.patch import Patch
+from sun_sglang.patches.versions import on
 
 PROOF = "sun_patches"
 _WHY = "SGLang only logs a hook that failed, so a worker could serve unpatched"
@@ -15,25 +16,27 @@ _WAY_OUT = "when SGLang refuses to start after a plugin failed"
 
 
 def add_proof(info: dict[str, Any], *_args: Any, **_kwargs: Any) -> dict[str, Any]:
-    """Add the state of every hook in this scheduler process to what it tells the server when it is ready.
+    """Add the state of every hook in this scheduler process to what it tells the server when it is ready."""
+    from sun_sglang.patches import status
 
-    Raises:
-        PatchError: a hook did not take; the scheduler, and with it the server, ends.
-    """
-    from sun_sglang.patches import require_applied
-
-    return {**info, PROOF: {"pid": os.getpid(), "patches": [r.model_dump() for r in require_applied()]}}
+    reports = [r.model_dump() for r in status() if r.state != "inactive"]
+    return {**info, PROOF: {"pid": os.getpid(), "patches": reports}}
 
 
 def require_proofs(infos: list[dict[str, Any]], *_args: Any, **_kwargs: Any) -> list[dict[str, Any]]:
-    """Raise unless every scheduler process sent its proof.
+    """Raise unless every scheduler process sent its proof and every hook took there.
+
+    The server raises for its schedulers: an exception of a scheduler would kill the server without a word.
 
     Raises:
-        PatchError: a scheduler came up without this plugin.
+        PatchError: a scheduler came up without this plugin, or without a hook.
     """
+    from sun_sglang.patches import require_taken
+
     for rank, info in enumerate(infos):
         if PROOF not in info:
             raise PatchError(f"patch `report_patches.scheduler`: scheduler {rank} started without sun-sglang's hooks")
+        require_taken(proven(info))
     return infos
 
 
@@ -49,7 +52,7 @@ SCHEDULER = Patch(
     kind="after",
     hook=add_proof,
     why=_WHY,
-    versions=("0.5.21",),
+    versions=on("adds the state of every hook to a scheduler's ready message"),
     way_out=_WAY_OUT,
 )
 SERVER = Patch(
@@ -59,6 +62,6 @@ SERVER = Patch(
     kind="after",
     hook=require_proofs,
     why=_WHY,
-    versions=("0.5.21",),
+    versions=on("refuses schedulers without their hooks"),
     way_out=_WAY_OUT,
 )

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sun_sglang.patches.patch import Patch
+from sun_sglang.patches.versions import on
 from sun_sglang.worker_key import read_key
 
 
@@ -32,6 +33,6 @@ PATCH = Patch(
     kind="around",
     hook=warm_up_with_key,
     why="the server would answer 401 to its own warm-up and end",
-    versions=("0.5.21",),
+    versions=on("warms up with the worker key"),
     way_out="when SGLang reads its API key from the environment and protects every route with it",
 )

@@ -16,6 +16,8 @@ A `UserError` is printed without a traceback; everything else is a defect or an 
 
 from __future__ import annotations
 
+import os
+
 
 class SunError(Exception):
     """Base of every exception that this package raises on purpose."""
@@ -70,7 +72,15 @@ class LaunchError(SunError):
 
 
 class PatchError(SunError):
-    """A hook on SGLang did not take; the message names the hook and its target."""
+    """A hook on SGLang did not take; the message names the hook and its target.
+
+    A worker that ends with it exits with `REFUSED`, and is not started again: the next start would end the same way.
+    """
+
+
+REFUSED = os.EX_CONFIG
+# begins the line of a worker's log that says why it ended
+END_MARK = "sun worker: "
 
 
 class WorkerError(SunError):

@@ -59,6 +59,7 @@ class Identity(BaseModel):
         tp_size: tensor-parallel ranks.
         tokenizer: digest of the tokenizer.
         chat_template: digest of the chat template; empty if there is none.
+        sglang: version of SGLang: the messages of a KV transfer differ between versions.
         weights: revision of the weights; what makes a cache namespace, never compared.
     """
 
@@ -75,6 +76,7 @@ class Identity(BaseModel):
     tp_size: Size
     tokenizer: Name
     chat_template: Name
+    sglang: Name
     weights: Name
 
 
@@ -191,8 +193,13 @@ def find_checkpoint(model: str, revision: str | None = None) -> Path | None:
     return snapshot if complete else None
 
 
-def read_identity(model: Path, engine: Mapping[str, Any]) -> Identity:
-    """Identity of a checkpoint as a worker with these SGLang flags would have it.
+def read_identity(model: Path, engine: Mapping[str, Any], *, sglang: str = "") -> Identity:
+    """Return the identity of a checkpoint as a worker with these SGLang flags would have it.
+
+    Args:
+        model: directory of the checkpoint.
+        engine: SGLang's flags.
+        sglang: version of SGLang that runs the worker; empty where no worker runs.
 
     Raises:
         CheckpointError: the directory, its `config.json`, tokenizer or weights are missing or unreadable.
@@ -213,6 +220,7 @@ def read_identity(model: Path, engine: Mapping[str, Any]) -> Identity:
             tp_size=int(engine.get("tp_size") or engine.get("tensor_parallel_size") or engine.get("tp") or 1),
             tokenizer=tokenizer_digest(Path(engine.get("tokenizer_path") or model)),
             chat_template=_served_template(model, engine),
+            sglang=sglang,
             weights=weights_revision(model),
         )
     except (KeyError, IndexError, TypeError, ValidationError) as e:

@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any
 
 from sun_sglang.cpu import has_gpu, prepare_cpu_engine
-from sun_sglang.errors import PatchError, SunError
+from sun_sglang.errors import END_MARK, REFUSED, PatchError, SunError
 from sun_sglang.identity import WorkerCard, find_checkpoint, module_flags, read_identity
 from sun_sglang.prompt_counter import TOKENS_PATH, PromptCounter, token_bytes_of
 from sun_sglang.worker_key import KeyRequired, read_key
@@ -136,6 +136,7 @@ def read_card(state: Any, incarnation: str, token_bytes: int | None) -> WorkerCa
         token_bytes: most bytes of text that one of its tokens may cover; None where there is no such number.
     """
     from sun_sglang.patches.report_patches import proven
+    from sun_sglang.patches.versions import installed_version
 
     args = state.tokenizer_manager.server_args
     flags = args.resolved_dict()
@@ -150,7 +151,7 @@ def read_card(state: Any, incarnation: str, token_bytes: int | None) -> WorkerCa
         role="prefill" if prefill else "decode",
         incarnation=incarnation,
         bootstrap_port=flags["disaggregation_bootstrap_port"] if prefill else None,
-        identity=read_identity(model, flags),
+        identity=read_identity(model, flags, sglang=installed_version() or ""),
         patches=tuple(reports),
         # the first length that SGLang refuses (managers/utils.py: validate_input_length)
         max_input_tokens=info["max_req_input_len"] - 1,
@@ -171,12 +172,18 @@ def keeps_answers(flags: Mapping[str, Any]) -> bool:
     return bool(caches) and flags["radix_cache_backend"] != BACKEND
 
 
+def report_end(error: SunError) -> int:
+    """Write why a worker ends to its log, and return its exit status."""
+    sys.stderr.write(f"{END_MARK}{error}\n")
+    return REFUSED if isinstance(error, PatchError) else 1
+
+
 def main() -> None:
     """Entry point of `python -m sun_sglang.worker`."""
     try:
         serve(sys.argv[1:])
     except SunError as e:
-        sys.exit(f"sun worker: {e}")
+        sys.exit(report_end(e))
 
 
 if __name__ == "__mp_main__":

@@ -1,4 +1,7 @@
-"""Keeps one process running: starts it, waits for its end, starts it again after a pause that grows."""
+"""Keeps one process running: starts it, waits for its end, starts it again after a pause that grows.
+
+A process that refuses to run is not started again.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from sun_sglang.errors import LaunchError
-from sun_sglang.launch.starters import Running
+from sun_sglang.errors import END_MARK, REFUSED, LaunchError
+from sun_sglang.launch.starters import RefusedError, Running
 from sun_sglang.launch.state import Phase, ProcessState
 
 _LONGEST_PAUSE = 30.0
@@ -48,6 +51,7 @@ class Keeper:
     ) -> None:
         self.state = state
         self.early_ends = 0
+        self.refusal: str | None = None
         self._start = start
         self._changed = changed
         self._running: Running | None = None
@@ -55,12 +59,15 @@ class Keeper:
         self._grace = 0.0
 
     async def run(self) -> None:
-        """Keep it running until `stop`."""
+        """Keep it running until `stop`, or until it refuses to run."""
         while not self._stopping.is_set():
             began = time.monotonic()
             end = await self._run_once()
             if self._stopping.is_set():
                 break
+            if self.refusal is not None:
+                self._set(phase=Phase.FAILED, pid=0, detail=self.refusal)
+                return
             self.early_ends = 1 if time.monotonic() - began > _STEADY_AFTER else self.early_ends + 1
             self._set(phase=Phase.RESTARTING, pid=0, detail=end, restarts=self.state.restarts + 1)
             await self._pause(pause_before(self.early_ends))
@@ -80,6 +87,9 @@ class Keeper:
     async def _run_once(self) -> str:
         try:
             running = await self._start(self.state.restarts)
+        except RefusedError as e:
+            self.refusal = str(e)
+            return self.refusal
         except (LaunchError, OSError) as e:
             # no process, descriptor or disk space left: tried again like any other early end
             return str(e)
@@ -89,6 +99,8 @@ class Keeper:
             await self._end(running)
         status = await running.wait()
         self._running = None
+        if status == REFUSED:
+            self.refusal = last_reason(self.state.log) or describe_end(status)
         return describe_end(status)
 
     async def _end(self, running: Running) -> None:
@@ -111,6 +123,12 @@ class Keeper:
     def _set(self, **changes: object) -> None:
         self.state = self.state.model_copy(update=changes)
         self._changed()
+
+
+def last_reason(log: Path) -> str:
+    """Return the last reason to end that a worker wrote to its log; empty if there is none."""
+    reasons = [line for line in tail(log, 200).splitlines() if line.startswith(END_MARK)]
+    return reasons[-1].removeprefix(END_MARK) if reasons else ""
 
 
 def tail(path: Path, lines: int) -> str:

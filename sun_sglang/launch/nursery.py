@@ -19,7 +19,7 @@ import traceback
 from pathlib import Path
 from typing import Literal
 
-from sun_sglang.errors import PatchError, SunError
+from sun_sglang.errors import REFUSED, PatchError, SunError
 from sun_sglang.launch.processes import die_with_parent
 from sun_sglang.topology import Strict
 
@@ -46,15 +46,16 @@ class Event(Strict):
     """What the nursery says.
 
     Attributes:
-        kind: `ready` (SGLang is imported), `unfit` (a fork would not be safe; the nursery ends), `started`, `exited`,
-            `unborn` (the machine has no room for a process more).
+        kind: `ready` (SGLang is imported), `unfit` (a fork would not be safe; the nursery ends), `refused` (a hook on
+            SGLang did not take; the nursery ends), `started`, `exited`, `unborn` (the machine has no room for a
+            process more).
         name: the worker, in the last three.
         pid: its process.
         status: its exit status; negative for a signal.
-        detail: why it is unfit, or unborn.
+        detail: why it is unfit, refused or unborn.
     """
 
-    kind: Literal["ready", "unfit", "started", "exited", "unborn"]
+    kind: Literal["ready", "unfit", "refused", "started", "exited", "unborn"]
     name: str = ""
     pid: int = 0
     status: int = 0
@@ -142,14 +143,14 @@ def _live(birth: Birth, parent: int, link: socket.socket) -> None:
         die_with_parent(parent)
         link.close()
         _become(birth)
-        from sun_sglang.worker import serve
+        from sun_sglang.worker import report_end, serve
 
         serve(birth.argv)
         status = 0
     except SystemExit as e:
         status = e.code if isinstance(e.code, int) else 1
     except SunError as e:
-        sys.stderr.write(f"sun worker: {e}\n")
+        status = report_end(e)
     except BaseException:
         traceback.print_exc()
     finally:
@@ -186,8 +187,12 @@ def main() -> None:
         from sun_sglang.worker import import_engine
 
         import_engine()
+    except PatchError as e:
+        nursery.say(Event(kind="refused", detail=str(e)))
+        sys.exit(REFUSED)
+    try:
         require_no_device()
-    except SunError as e:
+    except PatchError as e:
         nursery.say(Event(kind="unfit", detail=str(e)))
         sys.exit(3)
     # what is alive now stays alive in every child: keep the collector from touching (and so copying) its pages

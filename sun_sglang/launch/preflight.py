@@ -16,6 +16,7 @@ from sun_sglang.identity import Identity, find_checkpoint, read_identity, requir
 from sun_sglang.launch.defaults import dtype_default
 from sun_sglang.launch.flags import FlagSchema, canonical, check_engine
 from sun_sglang.launch.machine import Machine
+from sun_sglang.patches.versions import installed_version
 from sun_sglang.router.access import load_tls
 from sun_sglang.router.keys import load_keys
 from sun_sglang.topology import Pool, Strict, Topology
@@ -156,7 +157,8 @@ def _identity(topology: Topology, machine: Machine, name: str, place: Path | Non
     if place is None:
         return None
     try:
-        return read_identity(place, dtype_default(topology, machine, name) | canonical(topology.engine_of(name)))
+        flags = dtype_default(topology, machine, name) | canonical(topology.engine_of(name))
+        return read_identity(place, flags, sglang=installed_version() or "")
     except CheckpointError as e:
         raise CheckpointError(f"pools.{name}.model: {e}") from e
 

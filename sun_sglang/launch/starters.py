@@ -23,6 +23,10 @@ class UnfitError(LaunchError):
     """The nursery found that a fork would not be safe on this machine."""
 
 
+class RefusedError(LaunchError):
+    """No worker can run here: a hook on SGLang did not take."""
+
+
 class Running:
     """A started worker: its process, and its end."""
 
@@ -141,6 +145,7 @@ class ForkStarter:
 
         Raises:
             UnfitError: the nursery found that it must not fork.
+            RefusedError: a hook on SGLang did not take.
             LaunchError: the nursery ended, or could not fork.
         """
         async with self._reopening:
@@ -184,6 +189,8 @@ class ForkStarter:
                 self._ready.set_result(None)
             case "unfit":
                 self._ready.set_exception(UnfitError(event.detail))
+            case "refused":
+                self._ready.set_exception(RefusedError(event.detail))
             case "started":
                 self._started.pop(event.name).set_result(event.pid)
             case "unborn":

@@ -93,7 +93,8 @@ class Supervisor:
         """Start everything, keep it running, and end it when asked to.
 
         Raises:
-            LaunchError: a process ended again and again before the deployment was ready, or the disk is full.
+            LaunchError: a process ended again and again before the deployment was ready, a worker refuses to run, or
+                the disk is full.
         """
         try:
             self._worker_key = new_key(self.plan.run_dir / WORKER_KEY)
@@ -131,6 +132,8 @@ class Supervisor:
 
     def _require_progress(self) -> None:
         for keeper in (*self._routers, *self._workers):
+            if keeper.refusal is not None:
+                raise LaunchError(f"`{keeper.state.name}` refuses to run: {keeper.refusal}; log: {keeper.state.log}")
             if keeper.early_ends >= _EARLY_ENDS_ALLOWED:
                 raise LaunchError(
                     f"`{keeper.state.name}` ended {keeper.early_ends} times before it was ready "

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sun_sglang.identity import Identity, WorkerCard, find_checkpoint, read_identity
+from sun_sglang.sim.loads import VERSION
 from sun_sglang.sim.settings import Settings
 
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "fp8_e4m3": 1, "fp8_e5m2": 1}
@@ -43,7 +44,7 @@ def identity_of(settings: Settings) -> Identity:
     """
     found = find_checkpoint(settings.model, settings.revision)
     if found is not None:
-        return read_identity(found, settings.engine)
+        return read_identity(found, settings.engine, sglang=VERSION)
     dtype = settings.engine.get("kv_cache_dtype") or "auto"
     if dtype == "auto":
         dtype = settings.engine.get("dtype") or "auto"
@@ -61,6 +62,7 @@ def identity_of(settings: Settings) -> Identity:
         tp_size=int(settings.engine.get("tp_size") or 1),
         tokenizer="emulated",
         chat_template="",
+        sglang=VERSION,
         weights=weights,
     )
 

@@ -13,7 +13,7 @@ Write = Callable[..., Path]
 
 
 def test_what_a_checkpoint_says(write_checkpoint: Write) -> None:
-    found = read_identity(write_checkpoint("a"), {"page_size": 16, "tp_size": 2})
+    found = read_identity(write_checkpoint("a"), {"page_size": 16, "tp_size": 2}, sglang="1.0")
     assert found.model_dump(exclude={"tokenizer", "chat_template", "weights"}) == {
         "architecture": "LlamaForCausalLM",
         "num_layers": 2,
@@ -24,6 +24,7 @@ def test_what_a_checkpoint_says(write_checkpoint: Write) -> None:
         "kv_dtype": "bfloat16",
         "page_size": 16,
         "tp_size": 2,
+        "sglang": "1.0",
     }
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from sun_sglang.errors import LaunchError
+from sun_sglang.errors import REFUSED, LaunchError
 from sun_sglang.launch import keeper as keeper_module
 from sun_sglang.launch.keeper import Keeper, describe_end, pause_before, tail
-from sun_sglang.launch.starters import Running
+from sun_sglang.launch.starters import RefusedError, Running
 from sun_sglang.launch.state import Phase, ProcessState
 
 
@@ -71,6 +71,27 @@ async def test_start_that_the_system_refuses_is_tried_again(
     assert "Resource temporarily unavailable" in diary.keeper.state.detail
     await diary.keeper.stop(1.0)
     await running
+
+
+async def test_process_that_refuses_to_run_is_not_started_again(state: ProcessState) -> None:
+    state.log.write_text("loading\nsun worker: patch `x` did not take\nTraceback of something at exit\n")
+    diary = Diary(state, lambda _: sleeper(f"sh -c 'exit {REFUSED}'"))
+    async with asyncio.timeout(60):
+        await diary.keeper.run()
+    assert diary.phases == [Phase.RUNNING, Phase.FAILED]
+    assert diary.keeper.refusal == diary.keeper.state.detail == "patch `x` did not take"
+    await diary.keeper.stop(1.0)
+
+
+async def test_start_that_a_hook_refuses_is_not_tried_again(state: ProcessState) -> None:
+    async def start(_: int) -> Running:
+        raise RefusedError("patch `x` did not take")
+
+    diary = Diary(state, start)
+    async with asyncio.timeout(60):
+        await diary.keeper.run()
+    assert diary.phases == [Phase.FAILED]
+    assert diary.keeper.refusal == "patch `x` did not take"
 
 
 async def test_it_is_started_again_and_counts(state: ProcessState, monkeypatch: pytest.MonkeyPatch) -> None:

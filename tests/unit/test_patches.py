@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import json
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from sun_sglang.errors import PatchError
 from sun_sglang.patches.few_grammars import MOST_GRAMMARS, compile_without_cache, drop_oldest
 from sun_sglang.patches.patch import Patch
 from sun_sglang.patches.report_patches import PROOF, proven, require_proofs
+from sun_sglang.patches.versions import RUN_ON, installed_version, require_run_on
 
 
 def engine(function: Callable[..., Any]) -> ModuleType:
@@ -42,7 +44,7 @@ def patch(**changes: Any) -> Patch:
         "kind": "before",
         "hook": hook,
         "why": "",
-        "versions": ("1.0",),
+        "versions": {"1.0": "changes a step"},
         "way_out": "",
     }
     return Patch(**fields | changes)
@@ -94,8 +96,8 @@ def test_a_classmethod_has_one_signature_before_and_after_it_was_hooked(made_up:
 
 
 def test_a_patch_that_is_not_needed_is_inactive_and_no_reason_to_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
-    unneeded = patch(target="no_such_engine.step", applies=lambda: False)
-    assert unneeded.report().state == "inactive"
+    unneeded = patch(target="no_such_engine.step", unneeded=lambda: "this machine has a GPU")
+    assert (unneeded.report().state, unneeded.report().detail) == ("inactive", "this machine has a GPU")
     monkeypatch.setattr(patches, "ALL", (unneeded,))
     assert patches.require_applied() == []
 
@@ -107,12 +109,31 @@ def test_a_process_without_a_hook_is_refused_by_name(monkeypatch: pytest.MonkeyP
         patches.require_applied()
 
 
+@pytest.mark.parametrize("version", RUN_ON)
+def test_version_that_the_product_was_run_on_passes(version: str) -> None:
+    require_run_on(version, {})
+
+
+def test_other_version_is_refused_with_the_versions_and_the_way_out() -> None:
+    with pytest.raises(
+        PatchError, match=r"SGLang 9\.9 is installed.*0\.5\.21.*make engine-check VERSION=9\.9.*SUN_ANY_SGLANG=1"
+    ):
+        require_run_on("9.9", {})
+    require_run_on("9.9", {"SUN_ANY_SGLANG": "1"})
+
+
+def test_build_of_a_version_counts_as_the_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: "0.5.23+cu130")
+    assert installed_version() == "0.5.23"
+
+
 def test_every_patch_says_what_it_is() -> None:
     assert len({p.name for p in patches.ALL}) == len(patches.ALL)
     for p in patches.ALL:
         assert p.target.startswith("sglang.")
         assert p.why
-        assert p.versions
+        assert tuple(p.versions) == RUN_ON
+        assert all(p.versions.values())
         assert p.way_out
 
 
@@ -123,6 +144,9 @@ def test_a_scheduler_without_proof_is_refused() -> None:
     assert [r.name for r in proven(json.loads(json.dumps(good)))] == ["x"]
     with pytest.raises(PatchError, match="scheduler 1 started without"):
         require_proofs([good, {"status": "ready"}])
+    missing = {"name": "x", "target": "y", "state": "missing", "detail": "y runs without it"}
+    with pytest.raises(PatchError, match="patch `x` did not take: y runs without it"):
+        require_proofs([good, {PROOF: {"pid": 2, "patches": [missing]}}])
 
 
 def test_grammars_that_many_clients_sent_are_dropped_oldest_first() -> None:

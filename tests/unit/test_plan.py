@@ -68,6 +68,7 @@ def identity(weights: str = "w", **fields: Any) -> Identity:
         "tp_size": 1,
         "tokenizer": "t",
         "chat_template": "c",
+        "sglang": "1.0",
         "weights": weights,
     }
     return Identity(**{**base, **fields})

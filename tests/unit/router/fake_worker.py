@@ -29,6 +29,7 @@ IDENTITY = {
     "tp_size": 1,
     "tokenizer": "t" * 16,
     "chat_template": "",
+    "sglang": "1.0",
 }
 
 
