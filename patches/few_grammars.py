@@ -30,7 +30,7 @@ def compile_without_cache(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], d
 KEPT = Patch(
     name="few_grammars.kept",
     target="sglang.srt.constrained.base_grammar_backend.BaseGrammarBackend.set_cache",
-    parameters=("self", "key", "value"),
+    parameters=(("self", "key", "value"),),
     kind="after",
     hook=drop_oldest,
     why=_WHY,
@@ -40,7 +40,7 @@ KEPT = Patch(
 COMPILER = Patch(
     name="few_grammars.compiler",
     target="sglang.srt.constrained.xgrammar_backend.GrammarCompiler.__init__",
-    parameters=("self", "tokenizer_info", "max_threads", "cache_enabled", "cache_limit_bytes"),
+    parameters=(("self", "tokenizer_info", "max_threads", "cache_enabled", "cache_limit_bytes"),),
     kind="before",
     hook=compile_without_cache,
     why=_WHY,

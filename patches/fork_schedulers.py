@@ -52,7 +52,7 @@ def require_forkable() -> None:
 PATCH = Patch(
     name="fork_schedulers",
     target="sglang.srt.entrypoints.engine.Engine._launch_scheduler_processes",
-    parameters=("cls", "server_args", "port_args", "run_scheduler_process_func", "placement_group"),
+    parameters=(("cls", "server_args", "port_args", "run_scheduler_process_func", "placement_group"),),
     kind="before",
     hook=choose_fork,
     why="`spawn` would import torch and SGLang again in every process of every worker",

@@ -38,7 +38,7 @@ def take_no_host_indices(_result: None, sender: Any, *_args: Any, **_kwargs: Any
 PATCH = Patch(
     name="host_indices",
     target=f"{_SENDER}.__init__",
-    parameters=("self", "mgr", "bootstrap_addr", "bootstrap_room", "req_has_disagg_prefill_dp_rank"),
+    parameters=(("self", "mgr", "bootstrap_addr", "bootstrap_room", "req_has_disagg_prefill_dp_rank"),),
     kind="after",
     hook=take_no_host_indices,
     why="the first request would end a prefill worker that has no GPU: it would ask for a CUDA event",

@@ -26,19 +26,19 @@ class _Pair(NamedTuple):
 
 
 def listen_with_key(
-    listen: Callable[..., tuple[int, Any]], context: Any, socket_type: Any, host: str | None = None
+    listen: Callable[..., tuple[int, Any]], context: Any, socket_type: Any, *args: Any, **kwargs: Any
 ) -> tuple[int, Any]:
     """Bind a socket that hears only holders of the key; sockets that only send are left as they are."""
     import zmq
 
     pair = _pair()
     if pair is None or socket_type != zmq.PULL:
-        return listen(context, socket_type, host)
+        return listen(context, socket_type, *args, **kwargs)
     options = {zmq.CURVE_SERVER: 1, zmq.CURVE_SECRETKEY: pair.secret}
     before = dict(context.sockopts)
     context.sockopts.update(options)
     try:
-        return listen(context, socket_type, host)
+        return listen(context, socket_type, *args, **kwargs)
     finally:
         context.sockopts.clear()
         context.sockopts.update(before)
@@ -81,7 +81,7 @@ def _pair() -> _Pair | None:
 LISTEN = Patch(
     name="keyed_transfer.listen",
     target="sglang.srt.disaggregation.common.conn.get_zmq_socket_on_host",
-    parameters=("context", "socket_type", "host"),
+    parameters=(("context", "socket_type", "host"), ("context", "socket_type", "host", "restrict_peers")),
     kind="around",
     hook=listen_with_key,
     why=_WHY,
@@ -91,7 +91,7 @@ LISTEN = Patch(
 MANAGER = Patch(
     name="keyed_transfer.manager",
     target="sglang.srt.disaggregation.common.conn.CommonKVManager._connect",
-    parameters=("self", "endpoint", "is_ipv6"),
+    parameters=(("self", "endpoint", "is_ipv6"),),
     kind="before",
     hook=manager_connects_with_key,
     why=_WHY,
@@ -101,7 +101,7 @@ MANAGER = Patch(
 RECEIVER = Patch(
     name="keyed_transfer.receiver",
     target="sglang.srt.disaggregation.common.conn.CommonKVReceiver._connect",
-    parameters=("cls", "endpoint", "is_ipv6"),
+    parameters=(("cls", "endpoint", "is_ipv6"),),
     kind="before",
     hook=receiver_connects_with_key,
     why=_WHY,

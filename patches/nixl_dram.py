@@ -28,7 +28,7 @@ def name_main_memory(_self: Any, args: Any, *_args: Any, **_kwargs: Any) -> None
 PATCH = Patch(
     name="nixl_dram",
     target="sglang.srt.disaggregation.nixl.conn.NixlKVManager.__init__",
-    parameters=("self", "args", "disaggregation_mode", "server_args", "is_mla_backend"),
+    parameters=(("self", "args", "disaggregation_mode", "server_args", "is_mla_backend"),),
     kind="before",
     hook=name_main_memory,
     why="NIXL would be asked to register main memory as GPU memory and refuse",

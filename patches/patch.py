@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from sun_sglang.errors import PatchError
 from sun_sglang.identity import PatchReport
 
+Signature = tuple[str, ...]
 HookKind = Literal["before", "after", "around", "replace", "register"]
 
 
@@ -30,7 +31,8 @@ class Patch:
     Attributes:
         name: the file that it stands in.
         target: dotted path of the function or method.
-        parameters: names of the target's parameters in the versions where it applies, in order.
+        parameters: names of the target's parameters in the versions where it applies, in order; one tuple for each
+            signature.
         kind: as in `sglang.srt.plugins.hook_registry.HookType`, or `register` for something offered by name.
         hook: the function that SGLang calls.
         why: what goes wrong without it.
@@ -41,7 +43,7 @@ class Patch:
 
     name: str
     target: str
-    parameters: tuple[str, ...]
+    parameters: tuple[Signature, ...]
     kind: HookKind
     hook: Callable[..., Any]
     why: str
@@ -57,7 +59,7 @@ class Patch:
         """
         self.require_parameters(self._resolve(), self.target, self.parameters)
 
-    def require_parameters(self, function: Any, name: str, expected: tuple[str, ...]) -> None:
+    def require_parameters(self, function: Any, name: str, expected: Sequence[Signature]) -> None:
         """Raise unless a function takes the arguments that it took when this was written.
 
         Raises:
@@ -68,10 +70,11 @@ class Patch:
         # a classmethod's own function, whose signature is the same before and after it was wrapped
         plain = inspect.unwrap(getattr(function, "__func__", function))
         found = tuple(inspect.signature(plain).parameters)
-        if found != expected:
+        if found not in expected:
+            known = " or ".join(f"({', '.join(signature)})" for signature in expected)
             raise PatchError(
                 f"patch `{self.name}`: {name} takes ({', '.join(found)}) "
-                f"where SGLang {', '.join(self.versions)} takes ({', '.join(expected)})"
+                f"where SGLang {', '.join(self.versions)} takes {known}"
             )
 
     def register(self) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sun_sglang.patches.patch import Patch
+from sun_sglang.patches.patch import Patch, Signature
 from sun_sglang.patches.versions import on
 
 BACKEND = "sun_prompt_only"
@@ -35,7 +35,7 @@ def build(context: Any) -> Any:
     return create_unified_radix_cache(context, cache_class=_prompt_only_class())
 
 
-def _bounded_methods() -> Mapping[str, tuple[str, ...]]:
+def _bounded_methods() -> Mapping[str, Signature]:
     from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 
     return _ONE_WAY_IN if hasattr(UnifiedRadixCache, "checkpoint") else _TWO_WAYS_IN
@@ -99,7 +99,7 @@ class CacheBackend(Patch):
         from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 
         for name, parameters in _bounded_methods().items():
-            self.require_parameters(getattr(UnifiedRadixCache, name, None), f"UnifiedRadixCache.{name}", parameters)
+            self.require_parameters(getattr(UnifiedRadixCache, name, None), f"UnifiedRadixCache.{name}", (parameters,))
 
     def register(self) -> None:
         """Offer the cache under its name."""
@@ -118,7 +118,7 @@ class CacheBackend(Patch):
 PATCH = CacheBackend(
     name="prompt_only_cache",
     target="sglang.srt.mem_cache.registry.register_radix_cache_backend",
-    parameters=("name", "factory"),
+    parameters=(("name", "factory"),),
     kind="register",
     hook=build,
     why="a conversation's second turn would reuse KV that the shared decode module made for the first answer",

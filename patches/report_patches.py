@@ -48,7 +48,7 @@ def proven(info: dict[str, Any]) -> list[PatchReport]:
 SCHEDULER = Patch(
     name="report_patches.scheduler",
     target="sglang.srt.managers.scheduler.Scheduler.get_init_info",
-    parameters=("self",),
+    parameters=(("self",),),
     kind="after",
     hook=add_proof,
     why=_WHY,
@@ -58,7 +58,7 @@ SCHEDULER = Patch(
 SERVER = Patch(
     name="report_patches.server",
     target="sglang.srt.entrypoints.engine._wait_for_scheduler_ready",
-    parameters=("scheduler_pipe_readers", "scheduler_procs"),
+    parameters=(("scheduler_pipe_readers", "scheduler_procs"),),
     kind="after",
     hook=require_proofs,
     why=_WHY,

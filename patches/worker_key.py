@@ -29,7 +29,10 @@ def warm_up_with_key(warm_up: Callable[..., Any], *args: Any, **kwargs: Any) -> 
 PATCH = Patch(
     name="worker_key",
     target="sglang.srt.entrypoints.http_server._wait_and_warmup",
-    parameters=("server_args", "launch_callback", "execute_warmup_func"),
+    parameters=(
+        ("server_args", "launch_callback", "execute_warmup_func"),
+        ("server_args", "launch_callback", "execute_warmup_func", "post_warmup_callback"),
+    ),
     kind="around",
     hook=warm_up_with_key,
     why="the server would answer 401 to its own warm-up and end",

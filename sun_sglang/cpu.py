@@ -1,6 +1,6 @@
 """What a machine without a GPU lacks, supplied before `import sglang` or `import transformers`.
 
-Three things stop SGLang 0.5.21 there, none of which a dense text model ever calls: torchvision's wheel brings operators
+Three things stop SGLang there, none of which a dense text model ever calls: torchvision's wheel brings operators
 that only load with CUDA, `sgl_kernel` has no CPU wheel, and SGLang wants to be told that the CPU is meant.
 Can go when SGLang installs on a CPU from PyPI.
 """

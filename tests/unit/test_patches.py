@@ -40,7 +40,7 @@ def patch(**changes: Any) -> Patch:
     fields: dict[str, Any] = {
         "name": "example",
         "target": "made_up_engine.step",
-        "parameters": ("batch", "limit"),
+        "parameters": (("batch", "limit"),),
         "kind": "before",
         "hook": hook,
         "why": "",
@@ -76,7 +76,7 @@ def test_a_hook_that_did_not_take_is_missing(made_up: ModuleType) -> None:
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"parameters": ("batch",)}, r"takes \(batch, limit\) where SGLang 1.0 takes \(batch\)"),
+        ({"parameters": (("batch",), ("x",))}, r"takes \(batch, limit\) where SGLang 1.0 takes \(batch\) or \(x\)"),
         ({"target": "made_up_engine.leap"}, "made_up_engine.leap is gone"),
         ({"target": "no_such_engine.step"}, "no_such_engine.step is gone"),
     ],
@@ -89,7 +89,7 @@ def test_a_moved_target_is_named(changes: dict[str, Any], complaint: str) -> Non
 
 
 def test_a_classmethod_has_one_signature_before_and_after_it_was_hooked(made_up: ModuleType) -> None:
-    target = patch(target="made_up_engine.Server.start", parameters=("cls", "port"))
+    target = patch(target="made_up_engine.Server.start", parameters=(("cls", "port"),))
     target.require_target()
     made_up.Server.start = classmethod(wrapped(made_up.Server.start.__func__, hook))
     assert target.report().state == "applied"
