@@ -161,14 +161,13 @@ def test_a_worker_that_cannot_start_ends_the_launch_with_its_log(models: Path, t
     assert "Traceback" in done.stderr or "Error" in done.stderr, "the end of the worker's log is shown"
 
 
-@pytest.mark.parametrize("start", ["fork", "plain"])
 def test_worker_without_a_hook_ends_the_launch_and_is_not_started_again(
-    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: str
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SGLANG_PLUGINS", "none-of-them")
     file = models / "unhooked.yaml"
     file.write_text(yaml.safe_dump(PAIR))
-    done = sun("launch", str(file), "--run-dir", str(tmp_path / "run"), "--start", start)
+    done = sun("launch", str(file), "--run-dir", str(tmp_path / "run"))
     assert done.returncode == 1
     assert "refuses to run: patch `report_patches.scheduler` did not take" in done.stderr
     assert {p.restarts for p in Deployment(tmp_path / "run").state.processes} == {0}

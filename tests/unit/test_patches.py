@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from sun_sglang import patches
-from sun_sglang.errors import PatchError
+from sun_sglang.errors import END_MARK, REFUSED, LaunchError, PatchError, SunError
 from sun_sglang.patches.few_grammars import MOST_GRAMMARS, compile_without_cache, drop_oldest
 from sun_sglang.patches.patch import Patch
 from sun_sglang.patches.report_patches import PROOF, proven, require_proofs
 from sun_sglang.patches.versions import RUN_ON, installed_version, require_run_on
+from sun_sglang.worker import report_end
 
 
 def engine(function: Callable[..., Any]) -> ModuleType:
@@ -125,6 +126,14 @@ def test_other_version_is_refused_with_the_versions_and_the_way_out() -> None:
 def test_build_of_a_version_counts_as_the_version(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.metadata, "version", lambda _: "0.5.23+cu130")
     assert installed_version() == "0.5.23"
+
+
+@pytest.mark.parametrize(("error", "status"), [(PatchError("a hook"), REFUSED), (LaunchError("a port"), 1)])
+def test_worker_that_ends_reports_why_and_whether_another_start_may_help(
+    error: SunError, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report_end(error) == status
+    assert capsys.readouterr().err == f"{END_MARK}{error}\n"
 
 
 def test_every_patch_says_what_it_is() -> None:
