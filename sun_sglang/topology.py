@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from sun_sglang.errors import TopologyError
+from sun_sglang.sim.shapes import NEWEST, Version
 from sun_sglang.yaml_text import parse_yaml
 
 Role = Literal["prefill", "decode"]
@@ -53,6 +54,7 @@ class Emulation(Strict):
 
     Attributes:
         costs: a cost file, absolute once loaded; left out, nothing takes any time.
+        sglang: version of SGLang whose replies they give.
         bytes_per_token: UTF-8 bytes of text that count as one token.
         heartbeat_interval: between two heartbeats of a decode worker to its prefill workers.
         heartbeat_failures: missed ones in a row after which a prefill worker is given up.
@@ -72,6 +74,7 @@ class Emulation(Strict):
     """
 
     costs: str | None = None
+    sglang: Version = NEWEST
     bytes_per_token: int = Field(default=4, ge=1)
     heartbeat_interval: float = Field(default=5.0, gt=0)
     heartbeat_failures: int = Field(default=2, ge=1)
@@ -297,11 +300,18 @@ def _resolve_costs(emulation: Emulation, base: Path) -> Emulation:
 
 
 def _check_backends(topology: Topology) -> None:
-    """An emulated worker has no KV that a real one could use, so a task's two pools are of one kind."""
+    """Raise unless the two pools of each task have one backend and emulate one version of SGLang.
+
+    Only an emulated worker can use the KV of an emulated worker, and two versions of SGLang cannot transfer KV.
+    """
     for name, task in topology.tasks.items():
         kinds = {pool: topology.backend_of(pool) for pool in (task.prefill, task.decode)}
         if len(set(kinds.values())) > 1:
             raise TopologyError(f"tasks.{name}", f"its pools have different backends: {kinds}", "give both the same")
+        versions = {pool: topology.emulation_of(pool).sglang for pool in kinds if kinds[pool] == "emulated"}
+        if len(set(versions.values())) > 1:
+            problem = f"its pools emulate different versions of SGLang: {versions}"
+            raise TopologyError(f"tasks.{name}", problem, "set `sglang` of their `emulated` to the same version")
 
 
 def _resolve_model(model: str, base: Path, where: str) -> str:

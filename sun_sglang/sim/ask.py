@@ -14,44 +14,15 @@ from typing import Any
 
 import orjson
 
+from sun_sglang.sim.contract import check_sampling
 from sun_sglang.sim.refusal import BadValueError, BrokenBodyError, InternalError
+from sun_sglang.sim.shapes import ReplyShapes
 from sun_sglang.sim.tokens import encode, encode_chat
 
 GENERATE, COMPLETIONS, CHAT = "/generate", "/v1/completions", "/v1/chat/completions"
 # SGLang's defaults (sampling/sampling_params.py, entrypoints/openai/protocol.py)
 _DEFAULT_NEW_TOKENS = 128
 _DEFAULT_COMPLETION_TOKENS = 16
-_SAMPLING = frozenset(
-    (
-        "max_new_tokens",
-        "stop",
-        "stop_token_ids",
-        "stop_regex",
-        "temperature",
-        "top_p",
-        "top_k",
-        "min_p",
-        "frequency_penalty",
-        "presence_penalty",
-        "repetition_penalty",
-        "min_new_tokens",
-        "n",
-        "beam_width",
-        "json_schema",
-        "regex",
-        "ebnf",
-        "structural_tag",
-        "ignore_eos",
-        "skip_special_tokens",
-        "spaces_between_special_tokens",
-        "no_stop_trim",
-        "stream_interval",
-        "logit_bias",
-        "sampling_seed",
-        "custom_params",
-    )
-)
-_ROLES = ("system", "assistant", "tool", "function", "developer", "latest_reminder", "user")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +92,7 @@ class Reader:
         context: SGLang's context length.
         longest_request: a longer answer is cut.
         longest_prompt: prompts of this length or more are refused.
+        shapes: what the emulated version of SGLang replies.
     """
 
     bytes_per_token: int
@@ -128,6 +100,7 @@ class Reader:
     context: int
     longest_request: int
     longest_prompt: int
+    shapes: ReplyShapes
 
     def encode(self, text: str) -> list[int]:
         """Text as token ids."""
@@ -144,6 +117,7 @@ def parse_ask(endpoint: str, raw: bytes, reader: Reader) -> Ask:
     Raises:
         BrokenBodyError: not JSON, or not of the right types.
         BadValueError: a value that SGLang refuses.
+        ContractError: a sampling parameter of `/generate` that its schema refuses.
         InternalError: what SGLang answers 500 to.
     """
     body = parse_object(raw)
@@ -175,6 +149,11 @@ def _generate(body: dict[str, Any], reader: Reader) -> Ask:
     ids, text = body.get("input_ids"), body.get("text")
     if ids is not None and not isinstance(ids, list):
         raise BrokenBodyError("value_error", ("body", "input_ids"), "Value error, must be list or null")
+    params = body.get("sampling_params") or {}
+    if not isinstance(params, dict):
+        raise BrokenBodyError("dict_type", ("body", "sampling_params"), "Input should be a valid dictionary")
+    if reader.shapes.contract is not None:
+        check_sampling(params, reader.shapes.contract)
     if ids is None and text is None:
         raise BadValueError("Either text, input_ids or input_embeds should be provided.", GENERATE)
     if ids is not None and not ids:
@@ -188,10 +167,7 @@ def _generate(body: dict[str, Any], reader: Reader) -> Ask:
             "--enable-lora flag and preload adapters using --lora-paths or /load_lora_adapter endpoint.",
             GENERATE,
         )
-    params = body.get("sampling_params") or {}
-    if not isinstance(params, dict):
-        raise BrokenBodyError("dict_type", ("body", "sampling_params"), "Input should be a valid dictionary")
-    if unknown := params.keys() - _SAMPLING:
+    if unknown := params.keys() - reader.shapes.sampling:
         raise InternalError(f"unexpected sampling parameter {sorted(unknown)[0]!r}")
     logprobs = None
     if body.get("return_logprob"):
@@ -247,8 +223,8 @@ def _chat(body: dict[str, Any], reader: Reader) -> Ask:
         raise BrokenBodyError("list_type", ("body", "messages"), "Input should be a valid list")
     for i, message in enumerate(messages):
         role = message.get("role") if isinstance(message, dict) else None
-        if str(role).lower() not in _ROLES:
-            problem = f"Value error, 'role' must be one of {_ROLES}"
+        if str(role).lower() not in reader.shapes.roles:
+            problem = f"Value error, 'role' must be one of {reader.shapes.roles}"
             raise BrokenBodyError("value_error", ("body", "messages", i, "role"), problem)
     if not messages:
         raise BadValueError("Messages cannot be empty.", CHAT)
@@ -361,7 +337,7 @@ def _number(params: Mapping[str, Any], name: str, default: float, endpoint: str)
         return default
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         if endpoint == GENERATE:
-            # SGLang compares before it checks the type
+            # where no schema refuses it, SGLang compares before it checks the type
             raise InternalError(f"{name} is not a number")
         raise BrokenBodyError("float_parsing", ("body", name), "Input should be a valid number")
     return float(value) if endpoint != GENERATE else value

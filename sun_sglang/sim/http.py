@@ -12,13 +12,13 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from sun_sglang.identity import PatchReport, WorkerCard
-from sun_sglang.sim import replies
 from sun_sglang.sim.answer import Answer
 from sun_sglang.sim.ask import CHAT, COMPLETIONS, GENERATE, Ask, Reader, parse_ask, parse_object
 from sun_sglang.sim.engine import Engine, die
 from sun_sglang.sim.faults import Fault, Faults
 from sun_sglang.sim.loads import loads, model_info, server_info
 from sun_sglang.sim.refusal import BadValueError, BrokenBodyError, RefusalError
+from sun_sglang.sim.replies import DONE, Replies, event
 from sun_sglang.sim.settings import Settings
 from sun_sglang.worker_key import REFUSAL, is_authorized
 
@@ -51,6 +51,7 @@ class Server:
         self._card = card
         self._engine = engine
         self._reader = reader
+        self._replies = Replies(reader.shapes)
         self._faults = faults
         self._runner: web.AppRunner | None = None
         self._site: web.TCPSite | None = None
@@ -219,13 +220,13 @@ class Server:
             raise _MadeError(fault.status)
         answer = Answer(ask)
         answer.end({"type": "abort", "message": "made to abort", "status_code": None, "err_type": None})
-        raise _AbortedError(orjson.dumps(replies.result(answer)))
+        raise _AbortedError(orjson.dumps(self._replies.result(answer)))
 
     async def _whole(self, answer: Answer) -> web.Response:
         await answer.ended()
         if answer.failure is not None:
             raise answer.failure
-        return _json(replies.result(answer))
+        return _json(self._replies.result(answer))
 
     async def _stream(self, request: web.Request, answer: Answer) -> web.StreamResponse:
         out = web.StreamResponse(headers=_SSE)
@@ -233,7 +234,7 @@ class Server:
         prepared = False
         while True:
             await answer.news()
-            events = b"".join(replies.chunks(answer, said, said_text))
+            events = b"".join(self._replies.chunks(answer, said, said_text))
             said, said_text = len(answer.tokens), len(answer.text)
             if answer.finish is not None:
                 events += self._last_events(answer)
@@ -250,15 +251,15 @@ class Server:
         # after an error /v1/completions still sends the usage, /v1/chat/completions does not
         wants_usage = ask.usage and ask.endpoint != GENERATE
         if wants_usage and (answer.failure is None or ask.endpoint == COMPLETIONS):
-            return replies.usage_chunk(answer) + replies.DONE
-        return replies.DONE
+            return self._replies.usage_chunk(answer) + DONE
+        return DONE
 
     async def _refuse_stream(self, request: web.Request, error: BadValueError) -> web.StreamResponse:
         """SGLang's /generate sends its 200 before it looks at the request."""
         out = web.StreamResponse(headers=_SSE)
         await out.prepare(request)
         told = {"message": str(error), "type": "invalid_request_error", "code": 400, "retryable": False}
-        await out.write(replies.event({"error": told}) + replies.DONE)
+        await out.write(event({"error": told}) + DONE)
         return out
 
     def _require_json(self, request: web.Request) -> None:

@@ -11,7 +11,6 @@ from sun_sglang.sim.engine import Engine
 from sun_sglang.sim.refusal import InternalError
 from sun_sglang.sim.settings import Settings
 
-VERSION = "0.5.21"
 _SECTIONS = frozenset(("core", "memory", "spec", "lora", "disagg", "queues", "all"))
 _MAX_RUNNING = 4096
 
@@ -28,7 +27,7 @@ def loads(engine: Engine, settings: Settings, *, include: str | None, dp_rank: s
     ranks = [_rank(engine, settings, wanted)] if dp_rank in (None, "0") else []
     return {
         "timestamp": datetime.now(UTC).isoformat(),
-        "version": VERSION,
+        "version": settings.emulation.sglang,
         "accelerator": None,
         "num_accelerators": 1,
         "loads": ranks,
@@ -115,6 +114,6 @@ def server_info(engine: Engine, settings: Settings, card: WorkerCard) -> dict[st
         "max_total_num_tokens": card.kv_tokens,
         "max_req_input_len": card.max_input_tokens,
         "internal_states": [{"last_gen_throughput": 0.0, "effective_max_running_requests_per_dp": _MAX_RUNNING}],
-        "version": VERSION,
+        "version": settings.emulation.sglang,
         "backend": "emulated",
     }

@@ -1,4 +1,4 @@
-"""How an emulated worker says no: SGLang's four error shapes (entrypoints/http_server.py, openai/serving_base.py)."""
+"""How an emulated worker says no: SGLang's five error shapes (entrypoints/http_server.py, openai/serving_base.py)."""
 
 from __future__ import annotations
 
@@ -42,6 +42,14 @@ class BadValueError(RefusalError):
         if self.endpoint == "/generate":
             return super().body()
         return orjson.dumps(flat_error(str(self), "BadRequestError", 400))
+
+
+class ContractError(RefusalError):
+    """A `/generate` body that is not as its schema says, on versions of SGLang that check it."""
+
+    def body(self) -> bytes:
+        """The reply's body."""
+        return orjson.dumps({"error": str(self)})
 
 
 class InternalError(RefusalError):

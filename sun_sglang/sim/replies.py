@@ -1,4 +1,4 @@
-"""What an emulated worker answers: SGLang's results and stream events for an answer as far as it has come. Pure."""
+"""The results and stream events of SGLang for an answer as far as it has come. Pure."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import orjson
 from sun_sglang.sim.answer import Answer
 from sun_sglang.sim.ask import COMPLETIONS, GENERATE, Ask
 from sun_sglang.sim.refusal import flat_error
+from sun_sglang.sim.shapes import ReplyShapes
 from sun_sglang.sim.tokens import logprob_of, token_at, word
 
 DONE = b"data: [DONE]\n\n"
@@ -22,141 +23,182 @@ def event(data: object) -> bytes:
     return b"data: " + orjson.dumps(data) + b"\n\n"
 
 
-def result(answer: Answer) -> dict[str, Any]:
-    """A whole answer, outside of a stream."""
-    ask = answer.ask
-    if ask.endpoint == GENERATE:
-        return native(answer, final=True)
-    finish = answer.finish
-    assert finish is not None
-    choice: dict[str, Any] = {"index": 0}
-    if ask.endpoint == COMPLETIONS:
-        choice["text"] = (ask.text if ask.echo else "") + answer.text
-        choice["logprobs"] = _column_logprobs(answer, 0, with_input=ask.echo)
-    else:
-        choice["message"] = {
-            "role": "assistant",
-            "content": answer.text,
-            "reasoning_content": None,
-            "tool_calls": None,
+class Replies:
+    """Writes the replies of one version of SGLang.
+
+    Args:
+        shapes: what that version replies where the versions differ.
+    """
+
+    def __init__(self, shapes: ReplyShapes) -> None:
+        self._shapes = shapes
+
+    def result(self, answer: Answer) -> dict[str, Any]:
+        """A whole answer, outside of a stream."""
+        ask = answer.ask
+        if ask.endpoint == GENERATE:
+            return self.native(answer, final=True)
+        finish = answer.finish
+        assert finish is not None
+        choice: dict[str, Any] = {"index": 0}
+        if ask.endpoint == COMPLETIONS:
+            choice["text"] = (ask.text if ask.echo else "") + answer.text
+            choice["logprobs"] = _column_logprobs(answer, 0, with_input=ask.echo)
+        else:
+            choice["message"] = {"role": "assistant", "content": answer.text, "reasoning_content": None}
+            if self._shapes.null_tool_calls:
+                choice["message"]["tool_calls"] = None
+            choice["logprobs"] = _item_logprobs(answer, 0)
+        choice |= {"finish_reason": finish["type"], "matched_stop": finish.get("matched")}
+        if ask.token_ids:
+            choice |= {"token_ids": answer.tokens, "prompt_token_ids": list(ask.prompt)}
+        return {
+            **_named(answer, "text_completion" if ask.endpoint == COMPLETIONS else "chat.completion"),
+            "choices": [choice],
+            "usage": self.usage(answer),
+            "metadata": {"weight_version": _VERSION, "weight_versions": _versions(answer)},
         }
-        choice["logprobs"] = _item_logprobs(answer, 0)
-    choice |= {"finish_reason": finish["type"], "matched_stop": finish.get("matched")}
-    if ask.token_ids:
-        choice |= {"token_ids": answer.tokens, "prompt_token_ids": list(ask.prompt)}
-    return {
-        **_named(answer, "text_completion" if ask.endpoint == COMPLETIONS else "chat.completion"),
-        "choices": [choice],
-        "usage": usage(answer),
-        "metadata": {"weight_version": _VERSION, "weight_versions": _versions(answer)},
-    }
 
+    def native(self, answer: Answer, *, final: bool, first: bool = False) -> dict[str, Any]:
+        """A result of /generate, or an event of its stream: text and ids are those of the whole answer so far."""
+        meta: dict[str, Any] = {
+            "id": answer.ask.rid,
+            "finish_reason": answer.finish if final else None,
+            "prompt_tokens": len(answer.ask.prompt),
+            "weight_version": _VERSION,
+            "num_retractions": answer.retractions,
+        }
+        meta |= self._native_logprobs(answer)
+        meta |= {
+            "reasoning_tokens": 0,
+            "completion_tokens": len(answer.tokens),
+            "cached_tokens": answer.cached,
+            "cached_tokens_details": {"device": answer.cached, "host": 0} if answer.cached else None,
+            "dp_rank": None,
+        }
+        if final:
+            meta |= {"weight_versions": _versions(answer), "e2e_latency": time.monotonic() - answer.began}
+        if first or (final and not answer.ask.stream):
+            meta["response_sent_to_client_ts"] = time.time()
+        return {"text": answer.text, "output_ids": list(answer.tokens), "meta_info": meta}
 
-def native(answer: Answer, *, final: bool, first: bool = False) -> dict[str, Any]:
-    """A result of /generate, or an event of its stream: text and ids are those of the whole answer so far."""
-    meta: dict[str, Any] = {
-        "id": answer.ask.rid,
-        "finish_reason": answer.finish if final else None,
-        "prompt_tokens": len(answer.ask.prompt),
-        "weight_version": _VERSION,
-        "num_retractions": answer.retractions,
-    }
-    meta |= _native_logprobs(answer)
-    meta |= {
-        "reasoning_tokens": 0,
-        "completion_tokens": len(answer.tokens),
-        "cached_tokens": answer.cached,
-        "cached_tokens_details": {"device": answer.cached, "host": 0} if answer.cached else None,
-        "dp_rank": None,
-    }
-    if final:
-        meta |= {"weight_versions": _versions(answer), "e2e_latency": time.monotonic() - answer.began}
-    if first or (final and not answer.ask.stream):
-        meta["response_sent_to_client_ts"] = time.time()
-    return {"text": answer.text, "output_ids": list(answer.tokens), "meta_info": meta}
+    def chunks(self, answer: Answer, said: int, said_text: int) -> list[bytes]:
+        """Events for what came since an answer had `said` tokens and `said_text` characters."""
+        final, first = answer.finish is not None, said == 0
+        if answer.ask.endpoint == GENERATE:
+            return [event(self.native(answer, final=final, first=first))]
+        if answer.failure is not None:
+            name = HTTPStatus(answer.failure.status).name
+            return [event({"error": flat_error(str(answer.failure), name, answer.failure.status)})]
+        text = answer.text[said_text:]
+        if answer.ask.endpoint == COMPLETIONS:
+            return [self._completion_chunk(answer, text, said, first=first)]
+        return self._chat_chunks(answer, text, said, first=first)
 
+    def usage_chunk(self, answer: Answer) -> bytes:
+        """The usage event that ends a stream."""
+        kind = "text_completion" if answer.ask.endpoint == COMPLETIONS else "chat.completion.chunk"
+        counted = {k: v for k, v in self.usage(answer).items() if v is not None}
+        return event({**_named(answer, kind), "choices": [], "usage": counted})
 
-def chunks(answer: Answer, said: int, said_text: int) -> list[bytes]:
-    """Events for what came since an answer had `said` tokens and `said_text` characters."""
-    final, first = answer.finish is not None, said == 0
-    if answer.ask.endpoint == GENERATE:
-        return [event(native(answer, final=final, first=first))]
-    if answer.failure is not None:
-        name = HTTPStatus(answer.failure.status).name
-        return [event({"error": flat_error(str(answer.failure), name, answer.failure.status)})]
-    text = answer.text[said_text:]
-    if answer.ask.endpoint == COMPLETIONS:
-        return [_completion_chunk(answer, text, said, first=first)]
-    return _chat_chunks(answer, text, said, first=first)
+    def usage(self, answer: Answer, *, cached: bool = True) -> dict[str, Any]:
+        """Token counts, in OpenAI's names."""
+        prompt, made = len(answer.ask.prompt), len(answer.tokens)
+        reported = cached and (answer.cached or self._shapes.zero_cached_tokens)
+        counted: dict[str, Any] = {
+            "prompt_tokens": prompt,
+            "total_tokens": prompt + made,
+            "completion_tokens": made,
+            "prompt_tokens_details": {"cached_tokens": answer.cached} if reported else None,
+            "reasoning_tokens": 0,
+        }
+        if self._shapes.completion_details:
+            counted["completion_tokens_details"] = None
+        return counted
 
+    def _completion_chunk(self, answer: Answer, text: str, said: int, *, first: bool) -> bytes:
+        ask, finish = answer.ask, answer.finish
+        choice: dict[str, Any] = {
+            "index": 0,
+            "text": (ask.text if ask.echo and first else "") + text,
+            "logprobs": _column_logprobs(answer, said, with_input=ask.echo and first),
+            "finish_reason": finish["type"] if finish else None,
+            "matched_stop": finish.get("matched") if finish else None,
+        }
+        if ask.token_ids:
+            choice["token_ids"] = answer.tokens[said:]
+            if first:
+                choice["prompt_token_ids"] = list(ask.prompt)
+        counted = self.usage(answer, cached=False) if ask.usage_always else None
+        return event({**_named(answer, "text_completion"), "choices": [choice], "usage": counted})
 
-def usage_chunk(answer: Answer) -> bytes:
-    """The usage event that ends a stream."""
-    kind = "text_completion" if answer.ask.endpoint == COMPLETIONS else "chat.completion.chunk"
-    counted = {k: v for k, v in usage(answer).items() if v is not None}
-    return event({**_named(answer, kind), "choices": [], "usage": counted})
-
-
-def usage(answer: Answer, *, cached: bool = True) -> dict[str, Any]:
-    """Token counts, in OpenAI's names."""
-    prompt, made = len(answer.ask.prompt), len(answer.tokens)
-    return {
-        "prompt_tokens": prompt,
-        "total_tokens": prompt + made,
-        "completion_tokens": made,
-        "prompt_tokens_details": {"cached_tokens": answer.cached} if cached and answer.cached else None,
-        "reasoning_tokens": 0,
-    }
-
-
-def _completion_chunk(answer: Answer, text: str, said: int, *, first: bool) -> bytes:
-    ask, finish = answer.ask, answer.finish
-    choice: dict[str, Any] = {
-        "index": 0,
-        "text": (ask.text if ask.echo and first else "") + text,
-        "logprobs": _column_logprobs(answer, said, with_input=ask.echo and first),
-        "finish_reason": finish["type"] if finish else None,
-        "matched_stop": finish.get("matched") if finish else None,
-    }
-    if ask.token_ids:
-        choice["token_ids"] = answer.tokens[said:]
+    def _chat_chunks(self, answer: Answer, text: str, said: int, *, first: bool) -> list[bytes]:
+        events = []
         if first:
-            choice["prompt_token_ids"] = list(ask.prompt)
-    counted = usage(answer, cached=False) if ask.usage_always else None
-    return event({**_named(answer, "text_completion"), "choices": [choice], "usage": counted})
+            events.append(self._chat_chunk(answer, {"reasoning_content": None, "role": "assistant", "content": ""}))
+        if text:
+            delta = {"reasoning_content": None, "content": text}
+            counted = self.usage(answer) if answer.ask.usage_always else None
+            events.append(self._chat_chunk(answer, delta, logprobs=_item_logprobs(answer, said), counted=counted))
+        if answer.finish is not None:
+            events.append(self._chat_chunk(answer, {"reasoning_content": None}, ended=True))
+        return events
 
+    def _chat_chunk(
+        self,
+        answer: Answer,
+        delta: dict[str, Any],
+        *,
+        logprobs: dict[str, Any] | None = None,
+        counted: dict[str, Any] | None = None,
+        ended: bool = False,
+    ) -> bytes:
+        finish = answer.finish if ended else None
+        choice = {
+            "index": 0,
+            "delta": delta,
+            "logprobs": logprobs,
+            "finish_reason": finish["type"] if finish else None,
+            "matched_stop": finish.get("matched") if finish else None,
+        }
+        chunk = {**_named(answer, "chat.completion.chunk"), "choices": [choice]}
+        return event({**chunk, "usage": counted} if counted is not None else chunk)
 
-def _chat_chunks(answer: Answer, text: str, said: int, *, first: bool) -> list[bytes]:
-    events = []
-    if first:
-        events.append(_chat_chunk(answer, {"reasoning_content": None, "role": "assistant", "content": ""}))
-    if text:
-        delta = {"reasoning_content": None, "content": text}
-        counted = usage(answer) if answer.ask.usage_always else None
-        events.append(_chat_chunk(answer, delta, logprobs=_item_logprobs(answer, said), counted=counted))
-    if answer.finish is not None:
-        events.append(_chat_chunk(answer, {"reasoning_content": None}, ended=True))
-    return events
-
-
-def _chat_chunk(
-    answer: Answer,
-    delta: dict[str, Any],
-    *,
-    logprobs: dict[str, Any] | None = None,
-    counted: dict[str, Any] | None = None,
-    ended: bool = False,
-) -> bytes:
-    finish = answer.finish if ended else None
-    choice = {
-        "index": 0,
-        "delta": delta,
-        "logprobs": logprobs,
-        "finish_reason": finish["type"] if finish else None,
-        "matched_stop": finish.get("matched") if finish else None,
-    }
-    chunk = {**_named(answer, "chat.completion.chunk"), "choices": [choice]}
-    return event({**chunk, "usage": counted} if counted is not None else chunk)
+    def _native_logprobs(self, answer: Answer) -> dict[str, Any]:
+        wanted = answer.ask.logprobs
+        if wanted is None:
+            return {}
+        prompt = answer.ask.prompt if answer.has_input_logprobs else ()
+        output = [_entry(t, i, text=wanted.text) for i, t in enumerate(answer.tokens)]
+        reported: dict[str, Any] = {
+            "input_token_logprobs": [
+                [None if i == 0 else logprob_of(t, i), t, word(t) if wanted.text else None]
+                for i, t in enumerate(prompt)
+                if i >= wanted.start
+            ],
+            "output_token_logprobs": output,
+            "output_token_logprobs_length": len(output),
+        }
+        if wanted.top:
+            reported["input_top_logprobs"] = [
+                None if i == 0 else [_entry(t, i, text=wanted.text) for t in _top(answer.ask, token, i)]
+                for i, token in enumerate(prompt)
+                if i >= wanted.start
+            ]
+            reported["output_top_logprobs"] = [
+                [_entry(t, i, text=wanted.text) for t in _top(answer.ask, token, i)]
+                for i, token in enumerate(answer.tokens)
+            ]
+        if wanted.ids:
+            rows: list[Any] = [
+                [_entry(t, i, text=wanted.text) for t in wanted.ids] for i, _ in enumerate(answer.tokens)
+            ]
+            if answer.handed_over and rows:
+                # a transfer of KV carries none of these for the first token
+                rows[:1] = [None] if self._shapes.first_ids_row else []
+            reported["input_token_ids_logprobs"] = []
+            reported["output_token_ids_logprobs"] = rows
+        return reported
 
 
 def _named(answer: Answer, kind: str) -> dict[str, Any]:
@@ -175,41 +217,6 @@ def _top(ask: Ask, token: int, position: int) -> list[int]:
 
 def _entry(token: int, position: int, *, text: bool) -> list[Any]:
     return [logprob_of(token, position), token, word(token) if text else None]
-
-
-def _native_logprobs(answer: Answer) -> dict[str, Any]:
-    wanted = answer.ask.logprobs
-    if wanted is None:
-        return {}
-    prompt = answer.ask.prompt if answer.has_input_logprobs else ()
-    output = [_entry(t, i, text=wanted.text) for i, t in enumerate(answer.tokens)]
-    reported: dict[str, Any] = {
-        "input_token_logprobs": [
-            [None if i == 0 else logprob_of(t, i), t, word(t) if wanted.text else None]
-            for i, t in enumerate(prompt)
-            if i >= wanted.start
-        ],
-        "output_token_logprobs": output,
-        "output_token_logprobs_length": len(output),
-    }
-    if wanted.top:
-        reported["input_top_logprobs"] = [
-            None if i == 0 else [_entry(t, i, text=wanted.text) for t in _top(answer.ask, token, i)]
-            for i, token in enumerate(prompt)
-            if i >= wanted.start
-        ]
-        reported["output_top_logprobs"] = [
-            [_entry(t, i, text=wanted.text) for t in _top(answer.ask, token, i)]
-            for i, token in enumerate(answer.tokens)
-        ]
-    if wanted.ids:
-        # a hand-over of KV carries none of these for the first token
-        of = answer.tokens[1:] if answer.handed_over else answer.tokens
-        reported["input_token_ids_logprobs"] = []
-        reported["output_token_ids_logprobs"] = [
-            [_entry(t, i, text=wanted.text) for t in wanted.ids] for i, _ in enumerate(of)
-        ]
-    return reported
 
 
 def _column_logprobs(answer: Answer, said: int, *, with_input: bool) -> dict[str, Any] | None:

@@ -25,6 +25,7 @@ from sun_sglang.sim.http import Server
 from sun_sglang.sim.prefill_engine import PrefillEngine
 from sun_sglang.sim.prefixes import PrefixCache
 from sun_sglang.sim.settings import Settings, costs_path, parse_settings
+from sun_sglang.sim.shapes import SHAPES
 from sun_sglang.worker_key import read_key
 
 
@@ -49,6 +50,7 @@ class EmulatedWorker:
             context=limits.context,
             longest_request=limits.request,
             longest_prompt=limits.prompt,
+            shapes=SHAPES[settings.emulation.sglang],
         )
         self.server = Server(settings, self.card, self.engine, reader, self.faults)
         self._first_fault = settings.emulation.fault

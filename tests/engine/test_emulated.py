@@ -19,7 +19,9 @@ from typing import Any
 import httpx
 import pytest
 
+from sun_sglang.patches.versions import installed_version
 from sun_sglang.sim.settings import parse_settings
+from sun_sglang.sim.shapes import NEWEST, SHAPES
 from sun_sglang.sim.worker import EmulatedWorker
 from tests.engine.conftest import Deployment
 from tests.unit.ports import PORTS
@@ -74,6 +76,10 @@ GENERATE = {
     "temperature in words": {"input_ids": [10], "sampling_params": {**GREEDY, "temperature": "warm"}},
     "top_p": {"input_ids": [10], "sampling_params": {"max_new_tokens": 2, "top_p": 2}},
     "a parameter that nobody knows": {"input_ids": [10], "sampling_params": {**GREEDY, "foo": 1}},
+    "unknown parameter, streamed": {"input_ids": [10], "sampling_params": {**GREEDY, "foo": 1}, "stream": True},
+    "stop of a wrong type": {"input_ids": [10], "sampling_params": {**GREEDY, "stop": 3}},
+    "parameter of some versions": {"input_ids": [10], "sampling_params": {**GREEDY, "watermark": None}},
+    "parameter of the schema alone": {"input_ids": [10], "sampling_params": {**GREEDY, "choice": ["a"]}},
     "nothing": {"sampling_params": GREEDY},
     "no ids": {"input_ids": [], "sampling_params": GREEDY},
     "ids in words": {"input_ids": "abc", "sampling_params": GREEDY},
@@ -120,6 +126,7 @@ CHAT = {
     "empty": {**OPENAI, "messages": []},
     "no messages": OPENAI,
     "nobody": {**OPENAI, "messages": [{"role": "nobody", "content": "a"}]},
+    "role of some versions": {**OPENAI, "messages": [{"role": "root", "content": "a"}]},
     "too long": {**OPENAI, "messages": [{"role": "user", "content": "a" * 3000}]},
     "too long, streamed": {**OPENAI, "messages": [{"role": "user", "content": "a" * 3000}], "stream": True},
 }
@@ -201,9 +208,15 @@ async def real(deployment: Deployment) -> Pair:
 
 @pytest.fixture
 async def emulated(models: Path) -> AsyncIterator[Pair]:
-    """On the same checkpoints: they give the identity and the limits, and a byte is a token in both."""
+    """A pair on the same checkpoints, which give the identity and the limits; a byte is a token in both.
+
+    It emulates the version of SGLang that is installed, or the newest that the emulator knows, so that every difference
+    of a newer one is a failure.
+    """
     port = next(PORTS)
-    flags = ["--dtype", "float32", "--max-total-tokens", "16384", "--sim-bytes-per-token", "1"]
+    installed = installed_version()
+    flags = ["--sim-sglang", installed if installed in SHAPES else NEWEST]
+    flags += ["--dtype", "float32", "--max-total-tokens", "16384", "--sim-bytes-per-token", "1"]
     prefill = ["--model-path", str(models / "llama-a"), "--served-model-name", "llama-a", *flags]
     prefill += ["--disaggregation-mode", "prefill", "--disaggregation-bootstrap-port", str(port)]
     decode = ["--model-path", str(models / "llama-base"), "--served-model-name", "llama-base", *flags]
@@ -285,7 +298,7 @@ def shape(value: Any, *, lengths: bool, streamed: bool = False, key: str = "") -
     growing = key in ("completion_tokens", "total_tokens", "output_token_logprobs_length")
     if key in EXACT and not (streamed and growing):
         return value
-    if key == "message":
+    if key in ("message", "error") and isinstance(value, str):
         return message_shape(value)
     return type(value).__name__
 

@@ -1,0 +1,220 @@
+"""The replies that differ between versions of SGLang: one line a difference, one column a version.
+
+The expected values were read from real workers of 0.5.21 and 0.5.23, and from the source of 0.5.22.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import aiohttp
+import pytest
+
+from sun_sglang.cli.schema import topology_schema
+from sun_sglang.errors import TopologyError
+from sun_sglang.sim.settings import emulation_flags, parse_settings
+from sun_sglang.sim.shapes import NEWEST, SHAPES, Version
+from sun_sglang.topology import Emulation, parse_topology
+from tests.unit.sim.conftest import Start, flags, legs, url
+
+PROMPT = [3, 1, 4, 1, 5]
+VERSIONS: tuple[Version, ...] = get_args(Version)
+FILE = """
+pools:
+  base: {role: decode, model: none/base}
+  math: {role: prefill, model: none/math}
+tasks:
+  math: {prefill: math, decode: base}
+backend: emulated
+emulated: {sglang: "0.5.21"}
+"""
+
+
+class Reply(NamedTuple):
+    """The reply of a decode worker."""
+
+    status: int
+    text: str
+
+    @property
+    def body(self) -> Any:
+        return json.loads(self.text)
+
+
+class Pair:
+    """An emulated prefill and an emulated decode worker of one version of SGLang."""
+
+    def __init__(self, client: aiohttp.ClientSession, start: Start) -> None:
+        self._client = client
+        self._start = start
+
+    async def start(self, version: str) -> Pair:
+        self._prefill = await self._start("prefill", "a", sglang=version)
+        self._decode = await self._start("decode", "base", sglang=version)
+        return self
+
+    async def ask(self, path: str, **fields: Any) -> Reply:
+        """Send both legs of a request; return the reply to the decode leg."""
+        body = {**legs(self._prefill, PROMPT, 3), **fields}
+        _, reply = await asyncio.gather(self._post(self._prefill, path, body), self._post(self._decode, path, body))
+        return reply
+
+    async def get(self, path: str) -> Any:
+        async with self._client.get(url(self._decode) + path) as reply:
+            return await reply.json()
+
+    async def _post(self, worker: Any, path: str, body: dict[str, Any]) -> Reply:
+        async with self._client.post(url(worker) + path, json=body) as reply:
+            return Reply(reply.status, await reply.text())
+
+
+@pytest.fixture
+def pair(start: Start, client: aiohttp.ClientSession) -> Pair:
+    return Pair(client, start)
+
+
+def test_table_has_one_entry_for_each_version_and_names_the_newest() -> None:
+    assert tuple(SHAPES) == VERSIONS
+    assert VERSIONS[-1] == NEWEST
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_worker_that_emulates_a_version_names_it(pair: Pair, version: Version) -> None:
+    await pair.start(version)
+    for path in ("/v1/loads", "/server_info"):
+        assert (await pair.get(path))["version"] == version
+
+
+@pytest.mark.parametrize(
+    ("version", "params", "status", "body"),
+    [
+        ("0.5.21", {"temperature": "warm"}, 500, "Internal Server Error"),
+        ("0.5.22", {"temperature": "warm"}, 400, {"error": 'invalid type: string "warm", expected f64'}),
+        ("0.5.23", {"temperature": "warm"}, 400, {"error": 'invalid type: string "warm", expected f64'}),
+        ("0.5.21", {"foo": 1}, 500, "Internal Server Error"),
+        ("0.5.22", {"foo": 1}, 400, {"error": "unknown field `foo`, expected one of ...`watermark`"}),
+        ("0.5.23", {"foo": 1}, 400, {"error": "unknown field `foo`, expected one of ...`choice`"}),
+        ("0.5.21", {"watermark": None}, 500, "Internal Server Error"),
+        ("0.5.22", {"watermark": None}, 200, None),
+        ("0.5.23", {"watermark": None}, 200, None),
+        ("0.5.22", {"choice": ["a"]}, 400, {"error": "unknown field `choice`, expected one of ...`watermark`"}),
+        ("0.5.23", {"choice": ["a"]}, 500, "Internal Server Error"),
+    ],
+)
+async def test_sampling_parameter_that_is_wrong_or_new_is_answered_as_by_its_version(
+    pair: Pair, version: Version, params: dict[str, Any], status: int, body: Any
+) -> None:
+    await pair.start(version)
+    for stream in (False, True):
+        sampling = {"max_new_tokens": 3, **params}
+        reply = await pair.ask("/generate", sampling_params=sampling, stream=stream)
+        assert reply.status == status
+        match body:
+            case {"error": message}:
+                start, _, end = message.partition("...")
+                assert reply.body.keys() == {"error"}
+                assert reply.body["error"].startswith(start)
+                assert reply.body["error"].endswith(end)
+            case str():
+                assert reply.text == body
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"top_k": 1.5}, "invalid type: floating point `1.5`, expected i64"),
+        ({"n": True}, "invalid type: boolean `true`, expected i64"),
+        ({"ignore_eos": 1}, "invalid type: integer `1`, expected a boolean"),
+        ({"regex": {}}, "invalid type: map, expected a string"),
+        ({"stop": 3}, "invalid type: integer `3`, expected a value or an array of values for StringOrList"),
+        ({"stop": ["a", None]}, "invalid type: null, expected a string"),
+        ({"stop_token_ids": ["a"]}, 'invalid type: string "a", expected i64'),
+        ({"stop_token_ids": 3}, "invalid type: integer `3`, expected a sequence"),
+        ({"logit_bias": [1]}, "invalid type: sequence, expected a map"),
+        ({"logit_bias": {"1": "a"}}, 'invalid type: string "a", expected f64'),
+    ],
+)
+async def test_sampling_parameter_of_a_wrong_type_is_refused_in_the_words_of_the_schema(
+    pair: Pair, params: dict[str, Any], message: str
+) -> None:
+    await pair.start("0.5.23")
+    reply = await pair.ask("/generate", sampling_params=params)
+    assert (reply.status, reply.body) == (400, {"error": message})
+
+
+USAGE = {"prompt_tokens": 5, "total_tokens": 8, "completion_tokens": 3, "reasoning_tokens": 0}
+NONE: dict[Version, dict[str, Any]] = {
+    "0.5.21": {"prompt_tokens_details": None},
+    "0.5.22": {"prompt_tokens_details": {"cached_tokens": 0}},
+    "0.5.23": {"prompt_tokens_details": {"cached_tokens": 0}, "completion_tokens_details": None},
+}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_usage_without_cached_or_reasoning_tokens_is_reported_as_by_its_version(
+    pair: Pair, version: Version
+) -> None:
+    await pair.start(version)
+    asked = {"prompt": PROMPT, "max_tokens": 3}
+    assert (await pair.ask("/v1/completions", **asked)).body["usage"] == USAGE | NONE[version]
+    cached = NONE[version] | {"prompt_tokens_details": {"cached_tokens": 5}}
+    assert (await pair.ask("/v1/completions", **asked)).body["usage"] == USAGE | cached
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_chat_without_tool_calls_is_answered_as_by_its_version(pair: Pair, version: Version) -> None:
+    await pair.start(version)
+    reply = await pair.ask("/v1/chat/completions", messages=[{"role": "user", "content": "a"}])
+    message = reply.body["choices"][0]["message"]
+    assert message.get("tool_calls", "no key") == (None if version == "0.5.21" else "no key")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_log_probabilities_of_ids_for_a_first_token_are_reported_as_by_their_version(
+    pair: Pair, version: Version
+) -> None:
+    await pair.start(version)
+    reply = await pair.ask("/generate", return_logprob=True, token_ids_logprob=[5, 6])
+    rows = reply.body["meta_info"]["output_token_ids_logprobs"]
+    lengths = [row and len(row) for row in rows]
+    assert lengths == ([None, 2, 2] if version == "0.5.23" else [2, 2])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_role_that_is_new_is_answered_as_by_its_version(pair: Pair, version: Version) -> None:
+    await pair.start(version)
+    reply = await pair.ask("/v1/chat/completions", messages=[{"role": "root", "content": "a"}])
+    assert reply.status == (200 if version == "0.5.23" else 400)
+
+
+def test_emulation_takes_its_version_from_file_and_flag_and_else_the_newest() -> None:
+    assert Emulation().sglang == NEWEST
+    assert parse_topology(FILE, base=Path()).emulated.sglang == "0.5.21"
+    assert emulation_flags(Emulation(sglang="0.5.21")) == {"sim_sglang": "0.5.21"}
+    assert parse_settings(flags("decode", "base", sglang="0.5.21")).emulation.sglang == "0.5.21"
+
+
+def test_version_without_shapes_is_refused_with_the_versions_known() -> None:
+    known = r"'0\.5\.21', '0\.5\.22' or '0\.5\.23' \(got '0\.5\.20'\)"
+    with pytest.raises(TopologyError, match=known) as caught:
+        parse_topology(FILE.replace("0.5.21", "0.5.20"), base=Path())
+    assert caught.value.where == "emulated.sglang"
+    with pytest.raises(TopologyError, match=known) as caught:
+        parse_settings(flags("decode", "base", sglang="0.5.20"))
+    assert caught.value.where == "--sim-sglang"
+
+
+def test_task_whose_pools_emulate_different_versions_is_refused_with_both() -> None:
+    text = FILE.replace("model: none/math", "model: none/math, emulated: {sglang: 0.5.23}")
+    with pytest.raises(TopologyError, match=r"'math': '0\.5\.23', 'base': '0\.5\.21'") as caught:
+        parse_topology(text, base=Path())
+    assert caught.value.where == "tasks.math"
+
+
+def test_schema_of_the_topology_file_lists_the_versions() -> None:
+    field = topology_schema()["$defs"]["Emulation"]["properties"]["sglang"]
+    assert field["enum"] == list(VERSIONS)
+    assert field["default"] == NEWEST
