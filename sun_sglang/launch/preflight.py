@@ -158,9 +158,16 @@ def _identity(topology: Topology, machine: Machine, name: str, place: Path | Non
         return None
     try:
         flags = dtype_default(topology, machine, name) | canonical(topology.engine_of(name))
-        return read_identity(place, flags, sglang=installed_version() or "")
+        return read_identity(place, flags, sglang=_sglang_of(topology, name))
     except CheckpointError as e:
         raise CheckpointError(f"pools.{name}.model: {e}") from e
+
+
+def _sglang_of(topology: Topology, pool: str) -> str:
+    """Return the version of SGLang that a pool's workers run or emulate; empty where none is installed."""
+    if topology.backend_of(pool) == "emulated":
+        return topology.emulation_of(pool).sglang
+    return installed_version() or ""
 
 
 def _check_pair(topology: Topology, task: str, identities: Mapping[str, Identity | None]) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sun_sglang.identity import Identity, WorkerCard, find_checkpoint, read_identity
-from sun_sglang.sim.loads import VERSION
 from sun_sglang.sim.settings import Settings
 
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "fp8_e4m3": 1, "fp8_e5m2": 1}
@@ -44,7 +43,7 @@ def identity_of(settings: Settings) -> Identity:
     """
     found = find_checkpoint(settings.model, settings.revision)
     if found is not None:
-        return read_identity(found, settings.engine, sglang=VERSION)
+        return read_identity(found, settings.engine, sglang=settings.emulation.sglang)
     dtype = settings.engine.get("kv_cache_dtype") or "auto"
     if dtype == "auto":
         dtype = settings.engine.get("dtype") or "auto"
@@ -62,7 +61,7 @@ def identity_of(settings: Settings) -> Identity:
         tp_size=int(settings.engine.get("tp_size") or 1),
         tokenizer="emulated",
         chat_template="",
-        sglang=VERSION,
+        sglang=settings.emulation.sglang,
         weights=weights,
     )
 

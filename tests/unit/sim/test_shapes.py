@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -15,11 +16,16 @@ import pytest
 
 from sun_sglang.cli.schema import topology_schema
 from sun_sglang.errors import TopologyError
+from sun_sglang.launch.machine import Machine
+from sun_sglang.launch.preflight import preflight
+from sun_sglang.patches.versions import RUN_ON
 from sun_sglang.sim.settings import emulation_flags, parse_settings
 from sun_sglang.sim.shapes import NEWEST, SHAPES, Version
+from sun_sglang.sim.worker import EmulatedWorker
 from sun_sglang.topology import Emulation, parse_topology
 from tests.unit.sim.conftest import Start, flags, legs, url
 
+Write = Callable[..., Path]
 PROMPT = [3, 1, 4, 1, 5]
 VERSIONS: tuple[Version, ...] = get_args(Version)
 FILE = """
@@ -76,8 +82,8 @@ def pair(start: Start, client: aiohttp.ClientSession) -> Pair:
     return Pair(client, start)
 
 
-def test_table_has_one_entry_for_each_version_and_names_the_newest() -> None:
-    assert tuple(SHAPES) == VERSIONS
+def test_table_has_an_entry_for_each_version_that_the_product_runs_on() -> None:
+    assert tuple(SHAPES) == VERSIONS == RUN_ON
     assert VERSIONS[-1] == NEWEST
 
 
@@ -86,6 +92,20 @@ async def test_worker_that_emulates_a_version_names_it(pair: Pair, version: Vers
     await pair.start(version)
     for path in ("/v1/loads", "/server_info"):
         assert (await pair.get(path))["version"] == version
+    assert (await pair.get("/sun/worker"))["identity"]["sglang"] == version
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_identity_of_an_emulated_checkpoint_has_the_version_that_is_emulated(
+    write_checkpoint: Write, version: Version
+) -> None:
+    base, math = write_checkpoint("base"), write_checkpoint("math")
+    text = FILE.replace("none/base", str(base)).replace("none/math", str(math)).replace("0.5.21", version)
+    found = preflight(parse_topology(text, base=base), Machine(cores=2, memory=1 << 34), None)
+    card = EmulatedWorker(parse_settings(flags("prefill", str(math), sglang=version))).card
+    for identity in (*found.identities.values(), card.identity):
+        assert identity is not None
+        assert identity.sglang == version
 
 
 @pytest.mark.parametrize(
