@@ -17,7 +17,7 @@ from sun_sglang.sim.ask import CHAT, COMPLETIONS, GENERATE, Ask, Reader, parse_a
 from sun_sglang.sim.engine import Engine, die
 from sun_sglang.sim.faults import Fault, Faults
 from sun_sglang.sim.loads import loads, model_info, server_info
-from sun_sglang.sim.refusal import BadValueError, BrokenBodyError, RefusalError
+from sun_sglang.sim.refusal import BadValueError, BrokenBodyError, InternalError, RefusalError
 from sun_sglang.sim.replies import DONE, Replies, event
 from sun_sglang.sim.settings import Settings
 from sun_sglang.worker_key import REFUSAL, is_authorized
@@ -197,6 +197,10 @@ class Server:
             if request.path == GENERATE and _streams(raw):
                 return await self._refuse_stream(request, e)
             raise
+        except InternalError:
+            if request.path == GENERATE and _streams(raw):
+                return await self._break_stream(request)
+            raise
         try:
             reply = await (self._stream(request, answer) if ask.stream else self._whole(answer))
         except asyncio.CancelledError:
@@ -260,6 +264,14 @@ class Server:
         await out.prepare(request)
         told = {"message": str(error), "type": "invalid_request_error", "code": 400, "retryable": False}
         await out.write(event({"error": told}) + DONE)
+        return out
+
+    async def _break_stream(self, request: web.Request) -> web.StreamResponse:
+        """Send the 200 of a stream and close its connection, as SGLang's /generate does after an internal error."""
+        out = web.StreamResponse(headers=_SSE)
+        await out.prepare(request)
+        assert request.transport is not None, "the handler of a client that left is cancelled"
+        request.transport.close()
         return out
 
     def _require_json(self, request: web.Request) -> None:

@@ -96,9 +96,13 @@ class Replies:
         return self._chat_chunks(answer, text, said, first=first)
 
     def usage_chunk(self, answer: Answer) -> bytes:
-        """The usage event that ends a stream."""
-        kind = "text_completion" if answer.ask.endpoint == COMPLETIONS else "chat.completion.chunk"
-        counted = {k: v for k, v in self.usage(answer).items() if v is not None}
+        """The usage event that ends a stream; only the one of a completion leaves out what is null."""
+        counted = self.usage(answer)
+        if answer.ask.endpoint == COMPLETIONS:
+            kind = "text_completion"
+            counted = {k: v for k, v in counted.items() if v is not None}
+        else:
+            kind = "chat.completion.chunk"
         return event({**_named(answer, kind), "choices": [], "usage": counted})
 
     def usage(self, answer: Answer, *, cached: bool = True) -> dict[str, Any]:

@@ -36,6 +36,8 @@ HELLO = [{"role": "user", "content": "hello"}]
 LONG = [10] * 3000
 USAGE = {"include_usage": True}
 EVERY_USAGE = {"include_usage": True, "continuous_usage_stats": True}
+# namespaces of their own, in which nothing is cached
+UNCACHED, UNCACHED_TOO = {"extra_key": uuid.uuid4().hex}, {"extra_key": uuid.uuid4().hex}
 
 GENERATE = {
     "ids": {"input_ids": [10, 11, 12, 13, 14], "sampling_params": GREEDY},
@@ -97,6 +99,8 @@ COMPLETIONS = {
     "stream": {**OPENAI, "prompt": "hello", "stream": True},
     "stream with usage": {**OPENAI, "prompt": "hello", "stream": True, "stream_options": USAGE},
     "stream with all usage": {**OPENAI, "prompt": "hello", "stream": True, "stream_options": EVERY_USAGE},
+    "uncached usage": {**OPENAI, **UNCACHED, "prompt": "hello", "stream": True, "stream_options": USAGE},
+    "uncached all usage": {**OPENAI, **UNCACHED_TOO, "prompt": "hello", "stream": True, "stream_options": EVERY_USAGE},
     "logprobs": {**OPENAI, "prompt": "hello", "logprobs": 2},
     "streamed logprobs": {**OPENAI, "prompt": "hello", "logprobs": 1, "stream": True},
     "echo": {**OPENAI, "prompt": "hello", "echo": True},
@@ -116,6 +120,15 @@ CHAT = {
     "stream": {**OPENAI, "messages": HELLO, **WHOLE, "stream": True},
     "stream with usage": {**OPENAI, "messages": HELLO, **WHOLE, "stream": True, "stream_options": USAGE},
     "stream with all usage": {**OPENAI, "messages": HELLO, **WHOLE, "stream": True, "stream_options": EVERY_USAGE},
+    "uncached usage": {**OPENAI, **UNCACHED, "messages": HELLO, **WHOLE, "stream": True, "stream_options": USAGE},
+    "uncached all usage": {
+        **OPENAI,
+        **UNCACHED_TOO,
+        "messages": HELLO,
+        **WHOLE,
+        "stream": True,
+        "stream_options": EVERY_USAGE,
+    },
     "logprobs": {**OPENAI, "messages": HELLO, "logprobs": True, "top_logprobs": 2},
     "streamed logprobs": {**OPENAI, "messages": HELLO, **WHOLE, "logprobs": True, "top_logprobs": 2, "stream": True},
     "new length": {"model": "x", "messages": HELLO, "max_completion_tokens": 2, "temperature": 0, "ignore_eos": True},
@@ -126,7 +139,7 @@ CHAT = {
     "empty": {**OPENAI, "messages": []},
     "no messages": OPENAI,
     "nobody": {**OPENAI, "messages": [{"role": "nobody", "content": "a"}]},
-    "role of some versions": {**OPENAI, "messages": [{"role": "root", "content": "a"}]},
+    "role of some versions": {**OPENAI, "messages": [{"role": "root", "content": "a"}], "input_ids": [20, 21, 22]},
     "too long": {**OPENAI, "messages": [{"role": "user", "content": "a" * 3000}]},
     "too long, streamed": {**OPENAI, "messages": [{"role": "user", "content": "a" * 3000}], "stream": True},
 }
@@ -256,8 +269,17 @@ async def ask(client: httpx.AsyncClient, pair: Pair, path: str, body: dict[str, 
 
 
 async def send(client: httpx.AsyncClient, url: str, body: dict[str, Any] | bytes) -> httpx.Response:
+    """Post a body. A reply that is broken off becomes a plain text that tells so."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return await client.post(url, content=content, headers={"Content-Type": "application/json"})
+    received = b""
+    async with client.stream("POST", url, content=content, headers={"Content-Type": "application/json"}) as reply:
+        kind = reply.headers.get("content-type", "")
+        try:
+            async for chunk in reply.aiter_bytes():
+                received += chunk
+        except httpx.RemoteProtocolError:
+            return httpx.Response(reply.status_code, text=f"{kind} broken off after {received!r}")
+    return httpx.Response(reply.status_code, headers={"content-type": kind} if kind else None, content=received)
 
 
 def reply_shape(reply: httpx.Response) -> Any:

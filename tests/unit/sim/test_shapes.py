@@ -26,8 +26,15 @@ from sun_sglang.topology import Emulation, parse_topology
 from tests.unit.sim.conftest import Start, flags, legs, url
 
 Write = Callable[..., Path]
+BROKEN_OFF = "broken off"
 PROMPT = [3, 1, 4, 1, 5]
 VERSIONS: tuple[Version, ...] = get_args(Version)
+USAGE = {"prompt_tokens": 5, "total_tokens": 8, "completion_tokens": 3, "reasoning_tokens": 0}
+NONE: dict[Version, dict[str, Any]] = {
+    "0.5.21": {"prompt_tokens_details": None},
+    "0.5.22": {"prompt_tokens_details": {"cached_tokens": 0}},
+    "0.5.23": {"prompt_tokens_details": {"cached_tokens": 0}, "completion_tokens_details": None},
+}
 FILE = """
 pools:
   base: {role: decode, model: none/base}
@@ -48,6 +55,12 @@ class Reply(NamedTuple):
     @property
     def body(self) -> Any:
         return json.loads(self.text)
+
+    @property
+    def events(self) -> list[Any]:
+        """The events of a stream, without its end."""
+        events = self.text.removesuffix("\n\n").split("\n\n")
+        return [json.loads(event.removeprefix("data: ")) for event in events[:-1]]
 
 
 class Pair:
@@ -74,7 +87,10 @@ class Pair:
 
     async def _post(self, worker: Any, path: str, body: dict[str, Any]) -> Reply:
         async with self._client.post(url(worker) + path, json=body) as reply:
-            return Reply(reply.status, await reply.text())
+            try:
+                return Reply(reply.status, await reply.text())
+            except aiohttp.ClientPayloadError:
+                return Reply(reply.status, BROKEN_OFF)
 
 
 @pytest.fixture
@@ -128,18 +144,28 @@ async def test_sampling_parameter_that_is_wrong_or_new_is_answered_as_by_its_ver
     pair: Pair, version: Version, params: dict[str, Any], status: int, body: Any
 ) -> None:
     await pair.start(version)
-    for stream in (False, True):
-        sampling = {"max_new_tokens": 3, **params}
-        reply = await pair.ask("/generate", sampling_params=sampling, stream=stream)
-        assert reply.status == status
-        match body:
-            case {"error": message}:
-                start, _, end = message.partition("...")
-                assert reply.body.keys() == {"error"}
-                assert reply.body["error"].startswith(start)
-                assert reply.body["error"].endswith(end)
-            case str():
-                assert reply.text == body
+    reply = await pair.ask("/generate", sampling_params={"max_new_tokens": 3, **params})
+    assert reply.status == status
+    match body:
+        case {"error": message}:
+            start, _, end = message.partition("...")
+            assert reply.body.keys() == {"error"}
+            assert reply.body["error"].startswith(start)
+            assert reply.body["error"].endswith(end)
+        case str():
+            assert reply.text == body
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_unknown_sampling_parameter_of_a_stream_is_answered_as_by_its_version(
+    pair: Pair, version: Version
+) -> None:
+    await pair.start(version)
+    reply = await pair.ask("/generate", sampling_params={"foo": 1}, stream=True)
+    if version == "0.5.21":
+        assert reply == (200, BROKEN_OFF), "the stream has begun before SGLang looks at its parameters"
+    else:
+        assert reply.status == 400
 
 
 @pytest.mark.parametrize(
@@ -165,12 +191,15 @@ async def test_sampling_parameter_of_a_wrong_type_is_refused_in_the_words_of_the
     assert (reply.status, reply.body) == (400, {"error": message})
 
 
-USAGE = {"prompt_tokens": 5, "total_tokens": 8, "completion_tokens": 3, "reasoning_tokens": 0}
-NONE: dict[Version, dict[str, Any]] = {
-    "0.5.21": {"prompt_tokens_details": None},
-    "0.5.22": {"prompt_tokens_details": {"cached_tokens": 0}},
-    "0.5.23": {"prompt_tokens_details": {"cached_tokens": 0}, "completion_tokens_details": None},
-}
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_usage_that_ends_a_stream_has_what_is_null_in_a_chat_alone(pair: Pair, version: Version) -> None:
+    await pair.start(version)
+    asked = {"max_tokens": 3, "stream": True, "stream_options": {"include_usage": True}}
+    chat = await pair.ask("/v1/chat/completions", messages=[{"role": "user", "content": "abcdefgh"}], **asked)
+    assert chat.events[-1]["usage"].items() >= NONE[version].items()
+    text = await pair.ask("/v1/completions", prompt=[2, 7, 1, 8], **asked)
+    known = {k: v for k, v in NONE[version].items() if v is not None}
+    assert text.events[-1]["usage"] == {**USAGE, "prompt_tokens": 4, "total_tokens": 7, **known}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
