@@ -273,7 +273,6 @@ def _ask(
             endpoint,
         )
     room_left = max(0, reader.longest_request - len(prompt) - 1)
-    stop = params.get("stop") or ()
     options = body.get("stream_options") or {}
     return Ask(
         endpoint=endpoint,
@@ -282,7 +281,7 @@ def _ask(
         prompt=tuple(prompt),
         text=text,
         limit=room_left if limit is None else min(limit, room_left),
-        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        stop=_stops(params, endpoint),
         stop_ids=frozenset(params.get("stop_token_ids") or ()),
         keep_stop=bool(params.get("no_stop_trim")),
         stream=bool(body.get("stream")),
@@ -329,6 +328,17 @@ def _check_sampling(endpoint: str, params: Mapping[str, Any], limit: int | None)
     least = _number(params, "min_new_tokens", 0, endpoint)
     if limit is not None and not 0 <= least <= limit:
         raise BadValueError(f"min_new_tokens must be in [0, max_new_tokens({limit})], got {least}.", endpoint)
+
+
+def _stops(params: Mapping[str, Any], endpoint: str) -> tuple[str, ...]:
+    stop = params.get("stop") or ()
+    if isinstance(stop, str):
+        return (stop,)
+    if not isinstance(stop, (list, tuple)):
+        if endpoint == GENERATE:
+            raise InternalError("stop is neither text nor a list")
+        raise BrokenBodyError("string_type", ("body", "stop"), "Input should be a valid string")
+    return tuple(stop)
 
 
 def _number(params: Mapping[str, Any], name: str, default: float, endpoint: str) -> float:

@@ -130,6 +130,7 @@ def test_identity_of_an_emulated_checkpoint_has_the_version_that_is_emulated(
         ("0.5.21", {"temperature": "warm"}, 500, "Internal Server Error"),
         ("0.5.22", {"temperature": "warm"}, 400, {"error": 'invalid type: string "warm", expected f64'}),
         ("0.5.23", {"temperature": "warm"}, 400, {"error": 'invalid type: string "warm", expected f64'}),
+        ("0.5.21", {"stop": 3}, 500, "Internal Server Error"),
         ("0.5.21", {"foo": 1}, 500, "Internal Server Error"),
         ("0.5.22", {"foo": 1}, 400, {"error": "unknown field `foo`, expected one of ...`watermark`"}),
         ("0.5.23", {"foo": 1}, 400, {"error": "unknown field `foo`, expected one of ...`choice`"}),
