@@ -17,10 +17,10 @@ PYTHON ?= $(shell for p in python3.11 python3 python; do \
     $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && { command -v $$p; break; }; done)
 TIMED = start=$$(date +%s); trap 'status=$$?; echo "set-up: $(@F:.stamp=): $$(($$(date +%s) - start)) s"; exit $$status' EXIT;
 
-.PHONY: help demo test lint format clean setup system
+.PHONY: help demo test lint format engine-check clean setup system
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 demo: setup ## serve the demo models, ask every task a few questions, stop everything
 	@$(BIN)/python -m sun_sglang.bench.demo configs/demo/sun.yaml
@@ -39,6 +39,9 @@ lint: setup ## format, style and types
 format: setup ## rewrite the code in the project's format
 	@$(BIN)/ruff format
 	@$(BIN)/ruff check --fix
+
+engine-check: system $(VENV)/package.stamp ## check another SGLang version: make engine-check VERSION=0.5.24
+	@$(BIN)/python -m sun_sglang.bench.engine_check $(VERSION)
 
 clean: ## remove everything that make and the tools wrote
 	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

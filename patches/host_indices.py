@@ -12,7 +12,7 @@ from typing import Any
 
 from sun_sglang.cpu import has_gpu
 from sun_sglang.patches.patch import Patch
-from sun_sglang.patches.versions import on
+from sun_sglang.patches.versions import inactive
 
 _SENDER = "sglang.srt.disaggregation.mooncake.conn.MooncakeKVSender"
 
@@ -43,7 +43,7 @@ PATCH = Patch(
     hook=take_no_host_indices,
     why="the first request would end a prefill worker that has no GPU: it would ask for a CUDA event",
     versions={
-        **on("is inactive: SGLang sends indices without a CUDA event", ("0.5.21", "0.5.22")),
+        **inactive("SGLang sends indices without a CUDA event", ("0.5.21", "0.5.22")),
         "0.5.23": "marks a sender as one that takes no indices from main memory",
     },
     way_out="when SGLang asks for a CUDA event only where there is CUDA",

@@ -10,13 +10,13 @@ from typing import Any
 
 from sun_sglang.cpu import has_gpu
 from sun_sglang.patches.patch import Patch
-from sun_sglang.patches.versions import on
+from sun_sglang.patches.versions import inactive
 
 _MODULE = "sglang.srt.mem_cache.allocator.paged"
 _WHY = "the allocator's Triton kernels need a GPU; with `page_size` above 1 the first request would end the server"
 _VERSIONS = {
     "0.5.21": "allocates with the plain torch version",
-    **on("is inactive: SGLang allocates pages on a CPU itself", ("0.5.22", "0.5.23")),
+    **inactive("SGLang allocates pages on a CPU itself", ("0.5.22", "0.5.23")),
 }
 _WAY_OUT = "with SGLang 0.5.21"
 

@@ -10,11 +10,17 @@ from sun_sglang.errors import PatchError
 
 RUN_ON = ("0.5.21", "0.5.22", "0.5.23")
 ANY_VERSION = "SUN_ANY_SGLANG"
+INACTIVE = "is inactive"
 
 
 def on(does: str, versions: Iterable[str] = RUN_ON) -> dict[str, str]:
     """Return what a patch does on each of these versions, where it does the same on all."""
     return dict.fromkeys(versions, does)
+
+
+def inactive(because: str, versions: Iterable[str]) -> dict[str, str]:
+    """Return what a patch does on versions that need none; `make engine-check` fails where it is applied there."""
+    return on(f"{INACTIVE}: {because}", versions)
 
 
 def installed_version() -> str | None:

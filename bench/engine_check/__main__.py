@@ -1,0 +1,143 @@
+"""`make engine-check VERSION=0.5.24`: check another SGLang version in an environment of its own.
+
+    python -m sun_sglang.bench.engine_check 0.5.24
+
+Writes into `build/engine-check/VERSION`: `engine-cpu.txt` (the derived pins), `report.md`, `report.json` and pytest's
+`tests.xml`. Exit code 0: every hook and test is right; 1: one is not, or the environment cannot be made; 2: no version.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from packaging.markers import default_environment
+from packaging.version import InvalidVersion, Version
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from sun_sglang.bench.engine_check.checks import check_hooks, check_tests
+from sun_sglang.bench.engine_check.cpu_list import (
+    DEVIATIONS,
+    LIST,
+    format_pins,
+    parse_deviations,
+    parse_pins,
+)
+from sun_sglang.bench.engine_check.derive import Derivation, derive
+from sun_sglang.bench.engine_check.environment import prepare
+from sun_sglang.bench.engine_check.errors import EngineCheckError
+from sun_sglang.bench.engine_check.registry import PipRegistry
+from sun_sglang.bench.engine_check.report import Report, bounds_to_move, sections, summary, to_markdown
+
+TOOLS = "requirements/dev.txt"
+_BUILD = "build/engine-check"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Check a version; return the exit code."""
+    parser = argparse.ArgumentParser(prog="make engine-check", usage="make engine-check VERSION=0.5.24")
+    parser.add_argument("version", type=_version, help="the SGLang version to check")
+    version: str = parser.parse_args(arguments).version
+    console = Console(highlight=False)
+    try:
+        report = check(Path.cwd(), version, console)
+    except EngineCheckError as e:
+        console.print(f"[red]engine-check: {escape(str(e))}[/]", soft_wrap=True)
+        return 1
+    _show(console, report)
+    return 0 if report.ok else 1
+
+
+def check(checkout: Path, version: str, console: Console) -> Report:
+    """Derive the pins, make the environment, check hooks and tests in it, and write the report.
+
+    Raises:
+        EngineCheckError: the environment cannot be made.
+    """
+
+    def say(line: str) -> None:
+        console.print(f"engine-check: {escape(line)}", soft_wrap=True)
+
+    folder = checkout / _BUILD / version
+    for stale in ("report.md", "report.json"):
+        (folder / stale).unlink(missing_ok=True)
+    derivation, pins, tools = derive_lists(checkout, version, say)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "engine-cpu.txt").write_text(pins)
+    environment = prepare(folder / "venv", checkout, pins, tools, say)
+    say("hooks: loads SGLang as a worker does")
+    hooks = check_hooks(environment.python, checkout, version)
+    say("tests: exactness, cache, API, the emulator's contract, request fields")
+    start = time.monotonic()
+    tests = check_tests(environment.python, checkout, folder / "tests.xml")
+    report = Report(
+        derivation=derivation,
+        bounds=tuple(bounds_to_move((checkout / "pyproject.toml").read_text(), derivation.pins)),
+        hooks=hooks,
+        tests=tests,
+        environment_seconds=environment.seconds,
+        environment_bytes=environment.bytes,
+        tests_seconds=time.monotonic() - start,
+    )
+    (folder / "report.json").write_text(json.dumps(report.to_json(), indent=2) + "\n")
+    (folder / "report.md").write_text(to_markdown(report))
+    say(f"wrote {_BUILD}/{version}: engine-cpu.txt, report.md, report.json")
+    return report
+
+
+def derive_lists(checkout: Path, version: str, say: Callable[[str], None]) -> tuple[Derivation, str, str]:
+    """Derive the pins for a version; return them, their list, and the list of the other tools.
+
+    Raises:
+        EngineCheckError: a list is wrong, the registry lacks a version, or a pin cannot be met.
+    """
+    text = (checkout / LIST).read_text()
+    base = parse_pins(text)
+    deviations = parse_deviations((checkout / DEVIATIONS).read_text())
+    say(f"pins: reads what sglang {version} and {len(base)} pinned packages require")
+    registry = PipRegistry(checkout / _BUILD / "metadata.json")
+    derivation = derive(base, version, deviations, registry, marker_environment())
+    tools = {
+        name: pin
+        for name, pin in parse_pins((checkout / TOOLS).read_text(), TOOLS).items()
+        if name not in derivation.pins
+    }
+    return derivation, format_pins(derivation.pins, text), format_pins(tools)
+
+
+def marker_environment() -> dict[str, str]:
+    """Return the PEP 508 environment of this interpreter."""
+    return {name: str(value) for name, value in default_environment().items()}
+
+
+def _version(text: str) -> str:
+    try:
+        return str(Version(text))
+    except InvalidVersion as e:
+        raise argparse.ArgumentTypeError(f"`{text}` is no version; write VERSION=0.5.24") from e
+
+
+def _show(console: Console, report: Report) -> None:
+    for section in sections(report):
+        if not section.rows:
+            console.print(f"\n[bold]{escape(section.title)}[/]: {escape(section.empty)}")
+            continue
+        table = Table(title=escape(section.title), title_justify="left")
+        for column in section.columns:
+            table.add_column(escape(column), overflow="fold")
+        for row in section.rows:
+            table.add_row(*map(escape, row))
+        console.print()
+        console.print(table)
+    console.print()
+    console.print(f"[{'green' if report.ok else 'red'}]{escape(summary(report))}[/]", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
