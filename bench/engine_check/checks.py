@@ -16,6 +16,7 @@ from sun_sglang.patches.versions import ANY_VERSION, INACTIVE
 
 # exactness, cache and API on real workers, the emulator's contract with them, and the request fields
 FILES = ("test_exactness.py", "test_cache.py", "test_api.py", "test_emulated.py", "test_fields.py")
+_MESSAGE = 160
 _OUTCOMES: Mapping[str, Literal["failed", "skipped"]] = {"failure": "failed", "error": "failed", "skipped": "skipped"}
 
 
@@ -47,7 +48,7 @@ class Hook:
 
 @dataclass(frozen=True)
 class Case:
-    """One test's result; `message` is the first line of what a failed or skipped test reported."""
+    """One test's result; `message` is the start of what a failed or skipped test reported, in one line."""
 
     file: str
     name: str
@@ -120,19 +121,18 @@ def _test(case: ET.Element) -> Case:
     for child in case:
         if child.tag in _OUTCOMES and outcome != "failed":
             outcome = _OUTCOMES[child.tag]
-            message = _first_line(child)
+            message = _message(child)
     file = next((f for f in FILES if f.removesuffix(".py") in module.split(".")), module.rpartition(".")[2] or "pytest")
     return Case(file, case.get("name", ""), outcome, float(case.get("time", 0)), message)
 
 
-def _first_line(child: ET.Element) -> str:
+def _message(child: ET.Element) -> str:
     message, text = child.get("message", ""), child.text or ""
     if message == "collection failure":
         # pytest says nothing more there; the exception is the traceback's last line
         raised = [line.removeprefix("E").strip() for line in text.splitlines() if line.startswith("E ")]
         return raised[-1] if raised else message
-    lines = (message or text).strip().splitlines()
-    return lines[0] if lines else ""
+    return " ".join((message or text).split())[:_MESSAGE]
 
 
 def _environment() -> dict[str, str]:

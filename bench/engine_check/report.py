@@ -135,7 +135,7 @@ def sections(report: Report) -> Iterator[Section]:
     yield Section("Tests", ("file", "passed", "failed", "skipped", "seconds"), tuple(_by_file(report)), "No test ran.")
     yield Section(
         "Failures",
-        ("test", "first line"),
+        ("test", "message"),
         tuple((f"{test.file}::{test.name}", test.message) for test in report.failed),
         "None." if report.tests.status == 0 else f"No test failed, but pytest ended with status {report.tests.status}.",
     )
