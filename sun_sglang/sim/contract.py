@@ -80,6 +80,10 @@ def _string_or_strings(value: object) -> None:
         _require(isinstance(value, str), value, "a value or an array of values for StringOrList")
 
 
+def _watermark(value: object) -> None:
+    _require(isinstance(value, dict), value, "struct WatermarkRequestConfig")
+
+
 def _numbers_by_name(value: object) -> None:
     _require(isinstance(value, dict), value, "a map")
     assert isinstance(value, dict)
@@ -99,6 +103,7 @@ _CHECKS: Mapping[str, Callable[[object], None]] = {
     "stop_token_ids": _integers,
     "choice": _strings,
     "logit_bias": _numbers_by_name,
+    "watermark": _watermark,
 }
 
 

@@ -180,6 +180,7 @@ async def test_unknown_sampling_parameter_of_a_stream_is_answered_as_by_its_vers
         ({"stop": ["a", None]}, "invalid type: null, expected a string"),
         ({"stop_token_ids": ["a"]}, 'invalid type: string "a", expected i64'),
         ({"stop_token_ids": 3}, "invalid type: integer `3`, expected a sequence"),
+        ({"watermark": 3}, "invalid type: integer `3`, expected struct WatermarkRequestConfig"),
         ({"logit_bias": [1]}, "invalid type: sequence, expected a map"),
         ({"logit_bias": {"1": "a"}}, 'invalid type: string "a", expected f64'),
     ],
