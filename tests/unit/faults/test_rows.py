@@ -482,6 +482,7 @@ async def _send(writer: asyncio.StreamWriter, body: bytes) -> None:
         ("architecture", {"sim_architecture": "Qwen3ForCausalLM"}),
         ("tp_size", {"tp_size": 2}),
         ("num_layers", {"sim_num_layers": 7}),
+        ("sglang", {"sim_sglang": "0.5.21"}),
     ],
 )
 async def test_fault_21_members_that_differ_are_refused_with_the_difference_named(
@@ -497,7 +498,7 @@ async def test_fault_21_members_that_differ_are_refused_with_the_difference_name
     await cluster.until(refused)
     reasons = [reason for state, reason in (await cluster.states()).values() if state == "refused"]
     # both values, each with whose it is
-    told = re.compile(rf"{field} differs from `\w+-\d`'s \((\w+-\d): (\w+), (\w+-\d): (?!\2\))\w+\)")
+    told = re.compile(rf"{field} differs from `\w+-\d`'s \((\w+-\d): ([\w.]+), (\w+-\d): (?!\2\))[\w.]+\)")
     assert all(told.fullmatch(reason) for reason in reasons), reasons
     assert all(w.alive for w in cluster.workers.values())
 
