@@ -22,6 +22,18 @@ LLAMA = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Name the tests that have to run in one process, for `pytest -n 2 --dist loadgroup`.
+
+    All tests of the shared deployment are one group, so that it starts once. Every other file is a group of its own,
+    so that its fixtures are made once.
+    """
+    for item in items:
+        shared = "deployment" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("deployment" if shared else item.nodeid.partition("::")[0]))
+
+
 @pytest.fixture
 def write_checkpoint(tmp_path: Path) -> Callable[..., Path]:
     """Write a checkpoint directory that can be read but not served.
