@@ -27,9 +27,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Name the tests that have to run in one process, for `pytest -n 2 --dist loadgroup`.
 
     All tests of the shared deployment are one group, so that it starts once. Every other file is a group of its own,
-    so that its fixtures are made once.
+    so that its fixtures are made once; tests of faults on emulated workers share none.
     """
     for item in items:
+        if item.path.parent.name == "faults":
+            continue
         shared = "deployment" in getattr(item, "fixturenames", ())
         item.add_marker(pytest.mark.xdist_group("deployment" if shared else item.nodeid.partition("::")[0]))
 

@@ -15,7 +15,7 @@ import pytest
 from jsonschema import validate
 
 from tests.engine.conftest import Deployment, Reference, events_of, frozen, gather, generate, load, some_tokens
-from tests.engine.watch import in_flight, metric, until
+from tests.engine.watch import SOON, in_flight, metric, until
 
 COUNT = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
 
@@ -281,7 +281,7 @@ async def test_an_abort_ends_a_request(client: httpx.AsyncClient, everything: bo
     assert end == "[DONE]"
     assert json.loads(last)["meta_info"]["finish_reason"]["type"] == "abort"
     assert json.loads(last)["meta_info"]["completion_tokens"] < 1900
-    await until(5, "no request in flight", lambda: _none_in_flight(client))
+    await until(SOON, "no request in flight", lambda: _none_in_flight(client))
 
 
 async def _none_in_flight(client: httpx.AsyncClient) -> bool:
@@ -347,7 +347,7 @@ async def test_metrics_move(client: httpx.AsyncClient) -> None:
     async def settled() -> bool:
         return (await figures())["prefill"] == before["prefill"] + 2
 
-    await until(5, "both prefill legs counted", settled)
+    await until(SOON, "both prefill legs counted", settled)
     moved = {name: value - before[name] for name, value in (await figures()).items()}
     assert moved == {
         "requests": 2,

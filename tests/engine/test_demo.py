@@ -16,7 +16,7 @@ import yaml
 from sun_sglang.train.evaluate import exact_match
 from sun_sglang.train.examples import encode, read_jsonl
 from tests.engine.conftest import Deployment, Reference, events_of, gather, generate, launch, stop
-from tests.engine.watch import loads, metric, until
+from tests.engine.watch import SOON, loads, metric, until
 
 DEMO = Path(__file__).parents[2] / "configs" / "demo"
 TASKS = ("math", "tool")
@@ -145,7 +145,7 @@ async def test_both_tasks_are_decoded_in_one_batch(
             in_flight = [await metric(demo_client, "sun_leg_in_flight", task=t, leg="decode") for t in TASKS]
             return (*in_flight, (await loads(demo_client, worker))["num_running_reqs"])
 
-        await until(10, "three and three in one batch of six", batch, wanted=(3, 3, 6))
+        await until(SOON, "three and three in one batch of six", batch, wanted=(3, 3, 6))
 
 
 async def test_the_demos_tools_are_openai_tool_calls(demo: Deployment) -> None:

@@ -39,7 +39,7 @@ from tests.engine.conftest import (
     some_tokens,
     stopped,
 )
-from tests.engine.watch import in_flight, is_whole, loads, metric, tasks, until
+from tests.engine.watch import SOON, in_flight, is_whole, loads, metric, tasks, until
 
 NEVER = 3600.0
 PATIENCE = 60.0
@@ -57,7 +57,7 @@ async def every_task_is_well_afterwards(
     yield
     await until(PATIENCE, "every path of every task proven", lambda: is_whole(client, deployment))
     await answers_exactly(client, task_references)
-    await until(5, "nothing in flight", lambda: nothing_in_flight(client))
+    await until(SOON, "nothing in flight", lambda: nothing_in_flight(client))
     for process in deployment.state.processes:
         if process.role != "router":
             await until_idle(client, deployment, process.name)
@@ -84,7 +84,7 @@ async def until_idle(client: httpx.AsyncClient, deployment: Deployment, worker: 
         found = await loads(client, deployment.process(worker).url)
         return {name: count for name, count in found.items() if count and name != "num_used_tokens"}
 
-    await until(5, f"no request left on {worker}", left, wanted={})
+    await until(SOON, f"no request left on {worker}", left, wanted={})
 
 
 async def nothing_in_flight(client: httpx.AsyncClient) -> bool:
@@ -111,7 +111,7 @@ async def a_router(
         if ready:
             await until(PATIENCE, "every path proven", lambda: is_whole(client))
         yield client
-        await until(5, "nothing in flight", lambda: nothing_in_flight(client))
+        await until(SOON, "nothing in flight", lambda: nothing_in_flight(client))
 
 
 @asynccontextmanager
@@ -227,12 +227,12 @@ async def test_fault_01_prefill_refuses_the_connection(
         await until(PATIENCE, "its port refuses", lambda: refuses(deployment, "spare-a-0"))
         for seed in range(2):  # one of the two goes to the dead worker first
             prompt = some_tokens(seed, 30)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(SOON):
                 reply = await generate(router, "pair", prompt, 8, stream=seed == 1)
             task_references["llama-a"].check(prompt, reply["output_ids"])
         assert await metric(router, "sun_retries_total", leg="prefill") == 1
         assert await metric(router, "sun_ejections_total", worker="spare-a-0") == 1
-        await until(5, "two counted", lambda: metric(router, "sun_requests_total", outcome="ok"), wanted=2)
+        await until(SOON, "two counted", lambda: metric(router, "sun_requests_total", outcome="ok"), wanted=2)
         await until_idle(router, deployment, "uncached-0")
 
 
@@ -266,7 +266,7 @@ async def test_fault_02_prefill_dies_with_work_in_every_stage(
         assert [i for i, ok in enumerate(outcomes) if not ok] == open_ones
         assert await metric(router, "sun_retries_total") == 0
         ok = len(prompts) - len(open_ones)
-        await until(5, "all counted", lambda: metric(router, "sun_requests_total", outcome="ok"), wanted=ok)
+        await until(SOON, "all counted", lambda: metric(router, "sun_requests_total", outcome="ok"), wanted=ok)
         task_references["llama-a"].require_few_ties()
 
 
@@ -320,7 +320,7 @@ async def test_fault_02_prefill_dies_and_there_is_no_other(
             asked = asyncio.create_task(post(router, some_tokens(1, 50), 8))
             await until(PATIENCE, "the decode worker waits for KV", lambda: is_busy(client, deployment, "uncached-0"))
             await kill("spare-a-0")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(SOON):
                 reply = await asked
         assert (reply.status_code, reply.json()["error"]["code"]) == (502, "worker_died")
         assert "prefill" in reply.json()["error"]["message"]
@@ -338,7 +338,7 @@ async def test_fault_03_prefill_answers_4xx(client: httpx.AsyncClient, deploymen
     body = {"model": "llama-a", "text": "x", "sampling_params": {"min_new_tokens": 9, "max_new_tokens": 3}}
     retries = await metric(client, "sun_retries_total")
     for stream in (False, True):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON):
             reply = await client.post("/generate", json=body | {"stream": stream})
         assert reply.status_code == 400
         assert "min_new_tokens" in reply.text
@@ -355,7 +355,7 @@ async def test_fault_06_decode_refuses_the_connection(
         await until(PATIENCE, "its port refuses", lambda: refuses(deployment, "uncached-0"))
         for seed in range(2):
             prompt = some_tokens(10 + seed, 30)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(SOON):
                 reply = await generate(router, "pair", prompt, 8, stream=seed == 1)
             task_references["llama-a"].check(prompt, reply["output_ids"])
         assert await metric(router, "sun_retries_total", leg="decode") == 1
@@ -382,7 +382,7 @@ async def test_fault_07_decode_dies_before_the_first_byte(
         with frozen(deployment, victim):
             asked = await until_one_is_stuck(router, victim, ask)
             await kill(victim)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(SOON):
                 *others, last = await gather(*asked)
         assert (all(others), last) == (True, False), "what may have killed it goes to no other worker"
         assert await metric(router, "sun_retries_total") == 0
@@ -408,7 +408,7 @@ async def test_fault_08_decode_dies_mid_stream(
 ) -> None:
     """The client is told; nothing that looks like an end comes."""
     seen = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(SOON):
         async for event in events_of(client, path, {"model": task, "stream": True} | body):
             seen.append(event)
             if len(seen) == 6:
@@ -426,8 +426,8 @@ async def test_fault_12_25_every_decode_worker_is_down_and_one_comes_back(
     canaries = await metric(client, "sun_canaries_total", task="pages", outcome="ok")
     with nothing_restarts(deployment):
         await kill("pages-base-0")
-        await until(5, "the router knows", lambda: is_down(client, "pages"))
-        async with asyncio.timeout(5):
+        await until(SOON, "the router knows", lambda: is_down(client, "pages"))
+        async with asyncio.timeout(SOON):
             reply = await client.post("/generate", json={"model": "pages", "text": "abc", "stream": True})
         assert reply.status_code == 503
         assert int(reply.headers["Retry-After"]) >= 1
@@ -459,11 +459,11 @@ async def test_fault_11_prefill_restarts_and_the_first_request_succeeds(
     before = (await client.get(f"{url}/sun/worker")).json()
     with nothing_restarts(deployment):
         await kill("llama-b-0")
-        await until(5, "the router knows", lambda: is_down(client, "llama-b"))
+        await until(SOON, "the router knows", lambda: is_down(client, "llama-b"))
         await answers_exactly(client, task_references, but=["llama-b"])
     await until(PATIENCE, "every path proven", lambda: is_whole(client, deployment))
     prompt = some_tokens(30, 40)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         reply = await generate(client, "llama-b", prompt, 8)
     task_references["llama-b"].check(prompt, reply["output_ids"])
     after = (await client.get(f"{url}/sun/worker")).json()
@@ -557,7 +557,7 @@ async def test_fault_26_sigterm_to_the_router(
             ]
             await until(PATIENCE, "all under way", lambda: decoding(router), wanted=len(prompts))
             process.send_signal(signal.SIGTERM)
-            await until(5, "it drains", lambda: is_draining(router))
+            await until(SOON, "it drains", lambda: is_draining(router))
             reply = await post(router, some_tokens(99, 10), 1)
             assert (reply.status_code, reply.json()["error"]["code"]) == (503, "draining")
             assert process.returncode is None
@@ -593,7 +593,7 @@ async def test_fault_26_sigterm_to_a_decode_worker(
         with frozen(deployment, "uncached-0"):
             *_, last = await until_one_is_stuck(router, "uncached-0", ask)
             await kill("uncached-0", signal.SIGTERM)
-            await until(5, "it gets nothing new", lambda: is_state(router, "uncached-0", "draining"))
+            await until(SOON, "it gets nothing new", lambda: is_state(router, "uncached-0", "draining"))
             for i in range(3):
                 await ask(20 + i)
             assert not last.done()
@@ -618,7 +618,7 @@ async def test_fault_26_what_a_worker_cannot_end_in_time_is_an_explicit_error(
         seen = [await anext(events) for _ in range(4)]
         with frozen(deployment, "stock-0"):
             await kill("stock-0", signal.SIGTERM)
-            await until(5, "it drains", lambda: is_state(client, "stock-0", "draining"))
+            await until(SOON, "it drains", lambda: is_state(client, "stock-0", "draining"))
             reply = await client.post("/generate", json={"model": "stock", "text": "abc"})
             assert reply.status_code == 503
             assert int(reply.headers["Retry-After"]) >= 1
@@ -640,7 +640,7 @@ async def test_fault_13_the_client_leaves_before_the_first_token(
         asked = asyncio.create_task(client.post("/generate", json=body))
         await until(PATIENCE, "the decode worker waits for KV", lambda: is_busy(client, deployment, "uncached-0"))
         asked.cancel()
-        await until(5, "the router let go", lambda: nothing_in_flight(client))
+        await until(SOON, "the router let go", lambda: nothing_in_flight(client))
         await until_idle(client, deployment, "uncached-0")
     # the prefill worker can only hear of it now
     await until_idle(client, deployment, "spare-a-0")
@@ -651,15 +651,15 @@ async def test_fault_14_the_client_leaves_mid_stream(
     deployment: Deployment, client: httpx.AsyncClient, task_references: dict[str, Reference], n: int
 ) -> None:
     body = {"model": "llama-a", "text": "abc", "sampling_params": greedy(LONG) | {"n": n}, "stream": True}
-    async with asyncio.timeout(20), aclosing(events_of(client, "/generate", body)) as events:
+    async with asyncio.timeout(SOON), aclosing(events_of(client, "/generate", body)) as events:
         for _ in range(4 * n):
             await anext(events)
-        await until(5, f"{n} in the batch", lambda: running(client, deployment, "llama-base-0"), wanted=n)
+        await until(SOON, f"{n} in the batch", lambda: running(client, deployment, "llama-base-0"), wanted=n)
         # the other task of this worker goes on meanwhile, in the same batch
         await answers_exactly(client, {"llama-b": task_references["llama-b"]})
         assert await metric(client, "sun_in_flight", task="llama-a") == 1, "it would have run for long"
     await until_idle(client, deployment, "llama-base-0")
-    await until(5, "its KV freed", lambda: held_by(client, deployment, "llama-base-0"), wanted=0)
+    await until(SOON, "its KV freed", lambda: held_by(client, deployment, "llama-base-0"), wanted=0)
     assert await metric(client, "sun_requests_total", task="llama-a", outcome="disconnected") >= 1
 
 
@@ -687,7 +687,7 @@ async def test_fault_17_an_abort_means_one_request(
         return json.loads(last)
 
     asked = [asyncio.create_task(last_of("a", LONG)), asyncio.create_task(last_of("ab", 200))]
-    await until(5, "both in flight", lambda: has_in_flight(client, "llama-a", 2))
+    await until(SOON, "both in flight", lambda: has_in_flight(client, "llama-a", 2))
     assert (await client.post("/abort_request", json={"rid": "a"})).status_code == 200
     short, whole = await gather(*asked)
     assert short["meta_info"]["finish_reason"]["type"] == "abort"
@@ -707,7 +707,7 @@ async def test_fault_18_n_and_lists_are_requests_of_their_own(
     prompts = [some_tokens(60 + i, 20) for i in range(3)]
     before = await metric(client, "sun_leg_requests_total", task="llama-b", leg="decode", outcome="ok")
     body = {"model": "llama-b", "input_ids": prompts, "sampling_params": greedy(10) | {"n": 4}}
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(SOON):
         replies = (await client.post("/generate", json=body)).json()
     assert len(replies) == 12
     for i, reply in enumerate(replies):
@@ -728,7 +728,7 @@ async def test_fault_18_n_and_lists_are_requests_of_their_own(
 )
 async def test_fault_19_a_prompt_too_long(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> None:
     before = await metric(client, "sun_leg_requests_total")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON):
         reply = await client.post(path, json={"model": "llama-a"} | body)
     assert reply.status_code == 400
     assert "takes at most 2041" in reply.json()["error"]["message"]
@@ -889,7 +889,7 @@ async def test_fault_20_wrong_requests_are_refused_and_nobody_dies(
 ) -> None:
     before = {p.name: (p.pid, p.restarts) for p in deployment.state.processes}
     for what, (path, body) in WRONG.items():
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(SOON):
             reply = await client.post(path, json={"model": "llama-a", "stream": stream} | body)
         assert reply.status_code == 400, f"{what}: {reply.status_code} {reply.text[:300]}"
     for content in (b"{", b"[]", b"\xff", b"null", b""):
@@ -954,7 +954,7 @@ async def is_served(router: httpx.AsyncClient) -> bool:
 async def test_fault_25_no_decode_worker_has_ever_been_there(deployment: Deployment, tmp_path: Path) -> None:
     async with a_router(deployment, tmp_path, {"prefill": ["llama-a-0"], "decode": []}, ready=False) as router:
         for stream in (False, True):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(SOON):
                 reply = await post(router, some_tokens(72, 10), 4, stream=stream)
             assert reply.status_code == 503
             assert int(reply.headers["Retry-After"]) >= 1

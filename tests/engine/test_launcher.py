@@ -20,6 +20,7 @@ import yaml
 
 from sun_sglang.launch.state import Phase
 from tests.engine.conftest import Deployment, Reference, generate, launch, stop
+from tests.engine.watch import SOON
 
 PAIR: dict[str, Any] = {
     "pools": {
@@ -57,7 +58,7 @@ async def right_answer(deployment: Deployment, models: Path, seed: int) -> None:
 
 async def until_ready(deployment: Deployment, name: str, restarts: int) -> None:
     """Wait until a process was restarted so often, and the router has proven a path through what runs now."""
-    async with httpx.AsyncClient(timeout=5, headers=deployment.headers) as client, asyncio.timeout(PATIENCE):
+    async with httpx.AsyncClient(timeout=SOON, headers=deployment.headers) as client, asyncio.timeout(PATIENCE):
         while not (
             (process := deployment.process(name)).restarts >= restarts
             and process.phase == Phase.RUNNING
@@ -98,12 +99,12 @@ async def test_whatever_is_killed_comes_back_and_in_the_end_nothing_is_left(pair
     processes = family(pair)
     assert len(processes) > 7, "supervisor, router, nursery, and three processes a worker"
     os.kill(pair.state.pid, signal.SIGKILL)
-    _, left = psutil.wait_procs(processes, timeout=20)
+    _, left = psutil.wait_procs(processes, timeout=SOON)
     assert left == []
 
 
 async def card(deployment: Deployment) -> dict[str, Any]:
-    async with httpx.AsyncClient(timeout=10, headers=deployment.headers) as client:
+    async with httpx.AsyncClient(timeout=SOON, headers=deployment.headers) as client:
         return dict((await client.get(f"{deployment.process('a-0').url}/sun/worker")).json())
 
 
@@ -146,7 +147,7 @@ def test_plain_start_status_and_stop(models: Path, tmp_path: Path) -> None:
     assert status[0]["tasks"]["a"]["ready"] is True
     assert "a-0" in sun("status", *run).stdout
     assert sun("stop", *run).returncode == 0
-    _, left = psutil.wait_procs(processes, timeout=20)
+    _, left = psutil.wait_procs(processes, timeout=SOON)
     assert left == []
     assert sun("status", *run).returncode == 1
 

@@ -12,6 +12,7 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from tests.engine.conftest import Deployment, Reference, generate, some_tokens
+from tests.engine.watch import SOON
 
 ROUTES = [
     ("GET", "/sun/worker"),
@@ -74,7 +75,7 @@ def transfer_ports(deployment: Deployment, worker: str) -> Iterator[int]:
 
 def speaks_zmtp(port: int) -> bool:
     """A ZeroMQ socket greets whoever connects to it."""
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as peer:
+    with socket.create_connection(("127.0.0.1", port), timeout=SOON) as peer:
         peer.sendall(b"\xff\0\0\0\0\0\0\0\x01\x7f\x03")
         peer.settimeout(1)
         try:

@@ -14,6 +14,10 @@ from tests.engine.conftest import Deployment
 
 T = TypeVar("T")
 
+# Seconds in which something has to be seen, on a busy machine too. Every deadline of the router is longer in these
+# tests, so that none of them can end a wait in place of what a test waits for.
+SOON = 30.0
+
 _LOADS = (
     "num_running_reqs",
     "num_waiting_reqs",
