@@ -179,6 +179,11 @@ def derive(
         _resolve(draft, graph, deviations, registry, environment)
     kept = _reachable(roots, graph, environment)
     pins = {name: pin for name, pin in draft.pins.items() if name in kept}
+    for name in deviations.cpu_build:
+        if name not in pins:
+            raise EngineCheckError(
+                f"sglang {version} does not require {name}, without which no worker starts: check another"
+            )
     return Derivation(
         version=version,
         before=str(before.version),

@@ -262,6 +262,11 @@ def test_pins_that_exclude_each_other_are_one_error_with_both() -> None:
         run(more)
 
 
+def test_version_that_requires_no_torch_is_one_error() -> None:
+    with pytest.raises(EngineCheckError, match=r"sglang 2\.0 does not require torch"):
+        run({"sglang==2.0": ("transformers==5.0",)}, deviations=deviating("cpu-build", "torch"))
+
+
 def test_requirement_that_no_release_satisfies_is_one_error() -> None:
     more = {"sglang==2.0": ("torch==2.13.0", "transformers==5.1"), "transformers==5.1": ("tokenizers", "hub>=7")}
     with pytest.raises(EngineCheckError, match=r"a pin cannot be met \(transformers 5\.1 requires hub>=7\)"):
