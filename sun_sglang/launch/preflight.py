@@ -11,12 +11,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from sun_sglang.errors import CheckpointError, IdentityError, TopologyError
+from sun_sglang.errors import CheckpointError, IdentityError, PatchError, TopologyError, UserError
 from sun_sglang.identity import Identity, find_checkpoint, read_identity, require_same
 from sun_sglang.launch.defaults import dtype_default
 from sun_sglang.launch.flags import FlagSchema, canonical, check_engine
 from sun_sglang.launch.machine import Machine
-from sun_sglang.patches.versions import installed_version
+from sun_sglang.patches.versions import installed_version, require_run_on
 from sun_sglang.router.access import load_tls
 from sun_sglang.router.keys import load_keys
 from sun_sglang.topology import Pool, Strict, Topology
@@ -64,11 +64,13 @@ def preflight(topology: Topology, machine: Machine, schema: FlagSchema | None) -
         TopologyError: a flag, a model or a decoder is wrong.
         IdentityError: the pools of a task cannot share KV.
         CheckpointError: a model directory cannot be read.
-        UserError: the router's keys or certificate cannot be read.
+        UserError: the router's keys or certificate cannot be read, or the product was not run on the installed SGLang.
     """
     notes: list[str] = []
     load_keys(topology.router.api_keys, {})
     load_tls(topology.router)
+    if any(topology.backend_of(name) == "sglang" for name in topology.pools):
+        _require_known_sglang()
     if schema is None:
         notes.append("SGLang is not installed here: its flags in `engine` were not checked.")
     else:
@@ -161,6 +163,17 @@ def _identity(topology: Topology, machine: Machine, name: str, place: Path | Non
         return read_identity(place, flags, sglang=_sglang_of(topology, name))
     except CheckpointError as e:
         raise CheckpointError(f"pools.{name}.model: {e}") from e
+
+
+def _require_known_sglang() -> None:
+    """Raise unless each worker would start with the installed SGLang; a machine without SGLang starts none."""
+    version = installed_version()
+    if version is None:
+        return
+    try:
+        require_run_on(version)
+    except PatchError as e:
+        raise UserError(str(e)) from e
 
 
 def _sglang_of(topology: Topology, pool: str) -> str:

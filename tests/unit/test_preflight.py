@@ -1,3 +1,4 @@
+import importlib.metadata
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from sun_sglang.identity import read_identity
 from sun_sglang.launch.flags import Flag, FlagSchema
 from sun_sglang.launch.machine import Machine
 from sun_sglang.launch.preflight import preflight, require_router_port
-from sun_sglang.patches.versions import installed_version
+from sun_sglang.patches.versions import ANY_VERSION, installed_version
 from sun_sglang.topology import Topology, parse_topology
 from tests.unit.ports import PORTS
 
@@ -61,6 +62,20 @@ def test_without_sglang_flags_are_not_checked_and_that_is_said(write_checkpoint:
     model = write_checkpoint("model")
     found = preflight(pair(model, model, engine="{dtipe: auto}"), MACHINE, None)
     assert found.notes == ("SGLang is not installed here: its flags in `engine` were not checked.",)
+
+
+def test_sglang_that_the_product_was_not_run_on_is_refused_unless_any_is_permitted(
+    write_checkpoint: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda _: "9.9")
+    monkeypatch.delenv(ANY_VERSION, raising=False)
+    model = write_checkpoint("model")
+    topology = pair(model, model)
+    with pytest.raises(UserError, match=r"SGLang 9\.9 is installed"):
+        preflight(topology, MACHINE, SCHEMA)
+    preflight(topology.model_copy(update={"backend": "emulated"}), MACHINE, SCHEMA)
+    monkeypatch.setenv(ANY_VERSION, "1")
+    preflight(topology, MACHINE, SCHEMA)
 
 
 def test_models_elsewhere_are_not_checked_and_that_is_said(
