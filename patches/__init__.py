@@ -21,7 +21,7 @@ from sun_sglang.patches import (
     worker_key,
 )
 from sun_sglang.patches.patch import Patch
-from sun_sglang.patches.versions import installed_version, require_run_on
+from sun_sglang.patches.versions import installed_version, require_chosen, require_run_on
 
 ALL: tuple[Patch, ...] = (
     report_patches.SCHEDULER,
@@ -63,9 +63,11 @@ def require_applied() -> list[PatchReport]:
     """Return the reports of the hooks that this process needs.
 
     Raises:
-        PatchError: the product was not run on this SGLang, or a hook did not take; names the first.
+        PatchError: the product was not run on this SGLang, its plugin is left out, or a hook did not take; names the
+            first.
     """
     require_run_on(installed_version())
+    require_chosen()
     reports = [r for r in status() if r.state != "inactive"]
     require_taken(reports)
     return reports

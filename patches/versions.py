@@ -10,6 +10,8 @@ from sun_sglang.errors import PatchError
 
 RUN_ON = ("0.5.21", "0.5.22", "0.5.23")
 ANY_VERSION = "SUN_ANY_SGLANG"
+PLUGIN = "sun"  # the entry point in pyproject.toml
+CHOSEN_PLUGINS = "SGLANG_PLUGINS"
 INACTIVE = "is inactive"
 
 
@@ -45,3 +47,16 @@ def require_run_on(version: str | None, environ: Mapping[str, str] = os.environ)
         f"SGLang {version} is installed, and sun-sglang was run on {', '.join(RUN_ON)} only: install one of these, or "
         f"check this one with `make engine-check VERSION={version}` and then set {ANY_VERSION}=1"
     )
+
+
+def require_chosen(environ: Mapping[str, str] = os.environ) -> None:
+    """Raise if the environment makes SGLang leave out this plugin (`sglang/srt/plugins/__init__.py`).
+
+    Raises:
+        PatchError: names the variable and its value.
+    """
+    chosen = environ.get(CHOSEN_PLUGINS, "")
+    if chosen and PLUGIN not in (name.strip() for name in chosen.split(",")):
+        raise PatchError(
+            f"{CHOSEN_PLUGINS}={chosen} makes SGLang leave out sun-sglang's hooks: add `{PLUGIN}` to it, or unset it"
+        )

@@ -170,7 +170,7 @@ def test_worker_without_a_hook_ends_the_launch_and_is_not_started_again(
     file.write_text(yaml.safe_dump(PAIR))
     done = sun("launch", str(file), "--run-dir", str(tmp_path / "run"))
     assert done.returncode == 1
-    assert "refuses to run: patch `report_patches.scheduler` did not take" in done.stderr
+    assert "refuses to run: SGLANG_PLUGINS=none-of-them makes SGLang leave out sun-sglang's hooks" in done.stderr
     assert {p.restarts for p in Deployment(tmp_path / "run").state.processes} == {0}
 
 

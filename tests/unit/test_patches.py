@@ -17,7 +17,7 @@ from sun_sglang.errors import END_MARK, REFUSED, LaunchError, PatchError, SunErr
 from sun_sglang.patches.few_grammars import MOST_GRAMMARS, compile_without_cache, drop_oldest
 from sun_sglang.patches.patch import Patch
 from sun_sglang.patches.report_patches import PROOF, proven, require_proofs
-from sun_sglang.patches.versions import RUN_ON, installed_version, require_run_on
+from sun_sglang.patches.versions import PLUGIN, RUN_ON, installed_version, require_chosen, require_run_on
 from sun_sglang.worker import report_end
 
 
@@ -121,6 +121,24 @@ def test_other_version_is_refused_with_the_versions_and_the_way_out() -> None:
     ):
         require_run_on("9.9", {})
     require_run_on("9.9", {"SUN_ANY_SGLANG": "1"})
+
+
+@pytest.mark.parametrize("chosen", ["", PLUGIN, f"other, {PLUGIN}"])
+def test_plugins_with_ours_or_without_a_choice_pass(chosen: str) -> None:
+    require_chosen({"SGLANG_PLUGINS": chosen})
+
+
+def test_plugins_without_ours_are_refused_by_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SGLANG_PLUGINS", "other,sunny")
+    monkeypatch.setattr(patches, "installed_version", lambda: RUN_ON[0])
+    monkeypatch.setattr(patches, "ALL", ())
+    with pytest.raises(PatchError, match=r"SGLANG_PLUGINS=other,sunny .*add `sun` to it"):
+        patches.require_applied()
+
+
+def test_plugin_has_the_name_of_its_entry_point() -> None:
+    points = importlib.metadata.entry_points(group="sglang.srt.plugins")
+    assert [p.name for p in points if p.value == "sun_sglang.patches:register"] == [PLUGIN]
 
 
 def test_build_of_a_version_counts_as_the_version(monkeypatch: pytest.MonkeyPatch) -> None:
