@@ -9,10 +9,13 @@ Writes into `build/engine-check/VERSION`: `engine-cpu.txt` (the derived pins), `
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
+import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from packaging.markers import default_environment
@@ -37,6 +40,7 @@ from sun_sglang.bench.engine_check.report import Report, bounds_to_move, section
 
 TOOLS = "requirements/dev.txt"
 _BUILD = "build/engine-check"
+_INTERRUPTED = 128 + signal.SIGINT  # as a shell reports it
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -47,9 +51,13 @@ def main(arguments: Sequence[str]) -> int:
     console = Console(highlight=False)
     try:
         report = check(Path.cwd(), version, console)
-    except EngineCheckError as e:
+    except (EngineCheckError, OSError) as e:
+        # an OSError: the disk is full, or the folder cannot be written
         console.print(f"[red]engine-check: {escape(str(e))}[/]", soft_wrap=True)
         return 1
+    except KeyboardInterrupt:
+        console.print("engine-check: interrupted", soft_wrap=True)
+        return _INTERRUPTED
     _show(console, report)
     return 0 if report.ok else 1
 
@@ -58,12 +66,17 @@ def check(checkout: Path, version: str, console: Console) -> Report:
     """Derive the pins, make the environment, check hooks and tests in it, and write the report.
 
     Raises:
-        EngineCheckError: the environment cannot be made.
+        EngineCheckError: the environment cannot be made, or another check of this version runs.
     """
 
     def say(line: str) -> None:
         console.print(f"engine-check: {escape(line)}", soft_wrap=True)
 
+    with _claimed(checkout / _BUILD, version):
+        return _check(checkout, version, say)
+
+
+def _check(checkout: Path, version: str, say: Callable[[str], None]) -> Report:
     folder = checkout / _BUILD / version
     for stale in ("report.md", "report.json"):
         (folder / stale).unlink(missing_ok=True)
@@ -89,6 +102,18 @@ def check(checkout: Path, version: str, console: Console) -> Report:
     (folder / "report.md").write_text(to_markdown(report))
     say(f"wrote {_BUILD}/{version}: engine-cpu.txt, report.md, report.json")
     return report
+
+
+@contextmanager
+def _claimed(build: Path, version: str) -> Iterator[None]:
+    """Hold a version's folder: a second check would remove the environment that the first one makes."""
+    build.mkdir(parents=True, exist_ok=True)
+    with (build / f"{version}.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            raise EngineCheckError(f"another check of {version} runs in this checkout; wait for its end") from e
+        yield
 
 
 def derive_lists(checkout: Path, version: str, say: Callable[[str], None]) -> tuple[Derivation, str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import subprocess
@@ -270,7 +271,53 @@ def test_command_for_an_unknown_version_prints_one_line_and_leaves_no_environmen
     assert command.main(["0.5.99"]) == 1
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("engine-check: the package registry offers no sglang==0.5.99")
-    assert not list(tmp_path.iterdir())
+    assert not [path for path in tmp_path.rglob("*") if path.is_dir() and path.name == "0.5.99"]
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "shown"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "x"), 1, "No space left on device"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_command_that_cannot_go_on_prints_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    raised: BaseException,
+    status: int,
+    shown: str,
+) -> None:
+    def end(*_: object) -> None:
+        raise raised
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "derive_lists", end)
+    assert command.main(["2.0"]) == status
+    (line,) = capsys.readouterr().out.splitlines()
+    assert shown in line
+
+
+def test_second_check_of_a_version_is_refused_and_that_of_another_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codes = []
+
+    def meanwhile(_: Path, version: str, __: object) -> None:
+        if version == "2.0":
+            codes.append([command.main(["2.0"]), command.main(["3.0"])])
+        raise EngineCheckError(f"the end of {version}")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "derive_lists", meanwhile)
+    command.main(["2.0"])
+    assert codes == [[1, 1]]
+    assert [line.removeprefix("engine-check: ") for line in capsys.readouterr().out.splitlines()] == [
+        "another check of 2.0 runs in this checkout; wait for its end",
+        "the end of 3.0",
+        "the end of 2.0",
+    ]
 
 
 @pytest.mark.parametrize(
