@@ -133,7 +133,9 @@ class Supervisor:
     def _require_progress(self) -> None:
         for keeper in (*self._routers, *self._workers):
             if keeper.refusal is not None:
-                raise LaunchError(f"`{keeper.state.name}` refuses to run: {keeper.refusal}; log: {keeper.state.log}")
+                # the fork server refuses before a worker has a log
+                log = f"; log: {keeper.state.log}" if keeper.state.log.exists() else ""
+                raise LaunchError(f"`{keeper.state.name}` refuses to run: {keeper.refusal}{log}")
             if keeper.early_ends >= _EARLY_ENDS_ALLOWED:
                 raise LaunchError(
                     f"`{keeper.state.name}` ended {keeper.early_ends} times before it was ready "

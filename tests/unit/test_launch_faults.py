@@ -26,7 +26,7 @@ from sun_sglang.launch.display import Display
 from sun_sglang.launch.nursery import Birth, Nursery
 from sun_sglang.launch.plan import WorkerPlan
 from sun_sglang.launch.processes import created
-from sun_sglang.launch.starters import ForkStarter
+from sun_sglang.launch.starters import ForkStarter, RefusedError, Running
 from sun_sglang.launch.state import DeploymentState, Phase, read_state
 
 PATIENCE_S = 60.0
@@ -191,6 +191,37 @@ def test_directory_that_cannot_be_written_is_one_clear_error(file: Path) -> None
     plan, _ = local.plan_locally(file, occupied)
     with pytest.raises(LaunchError, match="occupied cannot be used: "):
         local.supervise(plan, file, "plain", lambda *_: None, lambda _: None, 1.0)
+
+
+# --- a worker that refuses -----------------------------------------------------------------------------------------
+
+
+class Refusing:
+    """A starter that refuses each worker, after it wrote the worker's log or before."""
+
+    def __init__(self, logs: bool) -> None:
+        self.logs = logs
+
+    async def open(self) -> None: ...
+
+    async def start(self, worker: WorkerPlan) -> Running:
+        if self.logs:
+            worker.log.touch()
+        raise RefusedError("patch `x` did not take")
+
+    async def close(self) -> None: ...
+
+
+@pytest.mark.parametrize("logs", [True, False])
+async def test_refusal_ends_the_launch_and_names_a_log_only_where_there_is_one(
+    file: Path, monkeypatch: pytest.MonkeyPatch, logs: bool
+) -> None:
+    plan, _ = local.plan_locally(file, file.parent / "run")
+    monkeypatch.setattr(local, "BackendStarter", lambda *_, **__: Refusing(logs))
+    deployment = local.supervise(plan, file, "plain", lambda *_: None, lambda _: None, PATIENCE_S)
+    with pytest.raises(LaunchError, match=r"refuses to run: patch `x` did not take") as refused:
+        await deployment.run()
+    assert ("; log: " in str(refused.value)) is logs
 
 
 # --- one directory, one launcher ------------------------------------------------------------------------------------
