@@ -38,6 +38,7 @@ ALL: tuple[Patch, ...] = (
     keyed_transfer.LISTEN,
     keyed_transfer.MANAGER,
     keyed_transfer.RECEIVER,
+    keyed_transfer.RANKS,
 )
 
 

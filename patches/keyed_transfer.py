@@ -3,21 +3,28 @@
 SGLang's are open ZeroMQ sockets. One message that is none of SGLang's ends the thread that reads them
 (`disaggregation/mooncake/conn.py`, `bootstrap_thread`): the worker stays up, looks healthy, and every later request of
 it waits for its deadline. With a worker key the sockets speak CURVE, so that only a process with the key is heard.
+
+From 0.5.22 on the pipeline ranks of a prefill worker report the state of their transfers to rank 0, which listens on
+such a socket too (`disaggregation/pp_consensus_store.py`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
+import importlib.util
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from sun_sglang.patches.patch import Patch
-from sun_sglang.patches.versions import on
+from sun_sglang.patches.versions import inactive, on
 from sun_sglang.worker_key import read_key
 
 _WHY = "any message from anybody would end the thread that negotiates KV transfers, and the worker would hang"
 _WAY_OUT = "when SGLang authenticates its workers to each other"
+_RANKS = "sglang.srt.disaggregation.pp_consensus_store"
 
 
 class _Pair(NamedTuple):
@@ -52,6 +59,31 @@ def manager_connects_with_key(manager: Any, *_args: Any, **_kwargs: Any) -> None
 def receiver_connects_with_key(receiver: Any, *_args: Any, **_kwargs: Any) -> None:
     """Give the sockets that a receiver connects the key."""
     _present_key(receiver._ctx)
+
+
+def ranks_talk_with_key(connect_ranks: Callable[[Any], None], store: Any) -> None:
+    """Connect the pipeline ranks of a prefill worker with the key.
+
+    SGLang puts the hook on the listening socket into every module that has imported the function, so rank 0 would
+    listen with the key, and hear no rank without it. A hook on the function that connects would reach every socket.
+    """
+    ranks = importlib.import_module(_RANKS)
+    listen, connect = ranks.get_zmq_socket_on_host, ranks.get_zmq_socket
+
+    def connect_with_key(context: Any, *args: Any, **kwargs: Any) -> Any:
+        _present_key(context)
+        return connect(context, *args, **kwargs)
+
+    vars(ranks).update(get_zmq_socket_on_host=partial(listen_with_key, listen), get_zmq_socket=connect_with_key)
+    try:
+        connect_ranks(store)
+    finally:
+        vars(ranks).update(get_zmq_socket_on_host=listen, get_zmq_socket=connect)
+
+
+def ranks_need_no_key() -> str | None:
+    """Return why pipeline ranks need no key; None where they have a socket."""
+    return None if importlib.util.find_spec(_RANKS) else "this SGLang has no socket between pipeline ranks"
 
 
 def _present_key(context: Any) -> None:
@@ -107,4 +139,18 @@ RECEIVER = Patch(
     why=_WHY,
     versions=on("connects a receiver with the worker key"),
     way_out=_WAY_OUT,
+)
+RANKS = Patch(
+    name="keyed_transfer.ranks",
+    target=f"{_RANKS}.PPConsensusStore._init_zmq",
+    parameters=(("self",),),
+    kind="around",
+    hook=ranks_talk_with_key,
+    why="rank 0 of a pipeline would hear no other rank, and its requests would wait for their deadline",
+    versions={
+        **inactive("SGLang has no socket between pipeline ranks", ("0.5.21",)),
+        **on("connects pipeline ranks with the worker key", ("0.5.22", "0.5.23")),
+    },
+    way_out=_WAY_OUT,
+    unneeded=ranks_need_no_key,
 )
