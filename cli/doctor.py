@@ -18,7 +18,7 @@ from rich.table import Table
 from sun_sglang.errors import PatchError
 from sun_sglang.identity import PatchReport
 from sun_sglang.launch.machine import Machine
-from sun_sglang.patches.versions import RUN_ON, installed_version, require_run_on
+from sun_sglang.patches.versions import CHOSEN_PLUGINS, RUN_ON, installed_version, require_chosen, require_run_on
 from sun_sglang.topology import Strict
 
 EXAMPLE = "sun doctor --json"
@@ -76,6 +76,7 @@ def version_findings() -> list[Finding]:
     """Python, SGLang against the pinned version, and torch."""
     found = [Finding("python", "ok", f"{platform.python_version()} on {platform.platform()}")]
     found.append(sglang_finding(installed_version()))
+    found += plugin_findings()
     torch = _version("torch")
     found.append(Finding("torch", "ok" if torch else "note", torch or "not installed"))
     return found
@@ -91,6 +92,15 @@ def sglang_finding(installed: str | None) -> Finding:
     except PatchError as e:
         return Finding("sglang", "bad", str(e))
     return Finding("sglang", "ok" if installed in RUN_ON else "note", installed)
+
+
+def plugin_findings() -> list[Finding]:
+    """Whether the environment makes SGLang leave out the hooks; empty where it leaves out nothing."""
+    try:
+        require_chosen()
+    except PatchError as e:
+        return [Finding(CHOSEN_PLUGINS, "bad", str(e))]
+    return []
 
 
 def machine_findings(machine: Machine) -> list[Finding]:

@@ -167,6 +167,15 @@ def test_doctor_compares_the_installed_sglang_with_the_versions_run_on(
     assert (found.state, found.detail[: len(detail)]) == (state, detail)
 
 
+def test_doctor_names_the_variable_that_leaves_out_the_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SGLANG_PLUGINS", raising=False)
+    assert not [f for f in doctor.version_findings() if f.what == "SGLANG_PLUGINS"]
+    monkeypatch.setenv("SGLANG_PLUGINS", "other")
+    (found,) = [f for f in doctor.version_findings() if f.what == "SGLANG_PLUGINS"]
+    assert found.state == "bad"
+    assert "SGLANG_PLUGINS=other makes SGLang leave out" in found.detail
+
+
 def test_the_doctor_tries_each_transfer_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_NATIVE", {"mooncake": "json", "nixl": "no_such_module"})
     found = doctor.transfer_findings(Machine(cores=1, memory=1, transfer=frozenset({"mooncake", "nixl"})))
