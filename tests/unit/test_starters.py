@@ -15,7 +15,7 @@ from sun_sglang.launch.nursery import require_no_device
 from sun_sglang.launch.plan import WorkerPlan
 from sun_sglang.launch.processes import free_ports
 from sun_sglang.launch.starters import ForkOrPlainStarter, Running, UnfitError, worker_environment
-from sun_sglang.patches.fork_schedulers import forked_worker
+from sun_sglang.patches.fork_schedulers import FORK_VARIABLE, unneeded
 
 
 class Unfit:
@@ -84,8 +84,8 @@ def test_a_cuda_context_forbids_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_only_a_nurserys_child_forks_its_schedulers() -> None:
-    assert forked_worker({"SUN_FORK_SCHEDULERS": "1"})
-    assert not forked_worker({})
+    assert unneeded({FORK_VARIABLE: "1"}) is None
+    assert unneeded({}) == "this process was not forked"
 
 
 def test_no_port_is_given_twice() -> None:
