@@ -26,7 +26,7 @@ demo: setup ## serve the demo models, ask every task a few questions, stop every
 	@$(BIN)/python -m sun_sglang.bench.demo configs/demo/sun.yaml
 
 test: setup ## unit tests, and tests against real SGLang servers
-	@$(BIN)/pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	@$(BIN)/pytest -n 2
 
 lint: setup ## format, style and types
 	@$(BIN)/ruff format --check

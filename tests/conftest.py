@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
@@ -22,18 +23,30 @@ LLAMA = {
 }
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Name the tests that have to run in one process, for `pytest -n 2 --dist loadgroup`.
+# Files of tests/engine whose tests start their own servers, or none. All others there share one deployment.
+APART = frozenset(
+    ("test_decode_cache.py", "test_demo.py", "test_eval.py", "test_fields.py", "test_launcher.py", "test_training.py")
+)
 
-    All tests of the shared deployment are one group, so that it starts once. Every other file is a group of its own,
-    so that its fixtures are made once; tests of faults on emulated workers share none.
+
+class SharedFixtures(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no type information
+    """Runs tests that share a fixture in one process: those of the shared deployment, and those of every other file.
+
+    Tests of faults on emulated workers share nothing, and go to whichever process is free.
     """
-    for item in items:
-        if item.path.parent.name == "faults":
-            continue
-        shared = "deployment" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("deployment" if shared else item.nodeid.partition("::")[0]))
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        _, folder, name = file.rsplit("/", 2)
+        if folder == "faults":
+            return nodeid
+        return "deployment" if folder == "engine" and name not in APART else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SharedFixtures:
+    """Give `pytest -n 2` this scheduler. The order is that of the files: the shared deployment starts first."""
+    config.option.loadscopereorder = False
+    return SharedFixtures(config, log)
 
 
 @pytest.fixture

@@ -70,6 +70,10 @@ TOPOLOGY: dict[str, Any] = {
 }
 
 
+# how many tests of the shared deployment are still to come
+_USERS = pytest.StashKey[int]()
+
+
 @dataclass(frozen=True)
 class Deployment:
     """A running deployment: its router, and what the launcher knows of it."""
@@ -98,6 +102,9 @@ class Deployment:
 
     def process(self, name: str) -> ProcessState:
         return next(p for p in self.state.processes if p.name == name)
+
+
+_LAUNCHED = pytest.StashKey[Deployment]()
 
 
 def launch(topology: Path, run_dir: Path, *arguments: str) -> Deployment:
@@ -166,13 +173,39 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def deployment(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+def deployment(
+    models: Path, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Iterator[Deployment]:
     """Every pool that the tests need, behind one router."""
     file = models / "zoo.yaml"
     file.write_text(yaml.safe_dump(TOPOLOGY, sort_keys=False))
     run_dir = tmp_path_factory.mktemp("run")
-    yield launch(file, run_dir)
-    stop(run_dir, "--now")
+    launched = launch(file, run_dir)
+    pytestconfig.stash[_LAUNCHED] = launched
+    yield launched
+    if launched.state.alive:
+        stop(run_dir, "--now")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Count the tests of the shared deployment."""
+    session.config.stash[_USERS] = sum(map(uses_deployment, session.items))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Stop the shared deployment after its last test: its idle processes take time from the other tests."""
+    if not uses_deployment(item):
+        return
+    stash = item.config.stash
+    stash[_USERS] -= 1
+    if stash[_USERS] == 0 and (launched := stash.get(_LAUNCHED, None)) is not None:
+        stop(launched.run_dir, "--now")
+
+
+def uses_deployment(item: pytest.Item) -> bool:
+    """Return whether a test runs on the shared deployment."""
+    return "deployment" in getattr(item, "fixturenames", ())
 
 
 @pytest.fixture

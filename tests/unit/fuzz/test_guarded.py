@@ -76,6 +76,7 @@ class Guarded:
         assert all(worker.alive for worker in self.cluster.workers.values())
         assert "defect" not in self.cluster.log
         assert not any(secret in self.cluster.log for secret in SECRETS)
+        self.restore()
         body = {"model": "math", "input_ids": [1, 2], "sampling_params": {"max_new_tokens": 2}}
         assert self.ask("POST", "/generate", json.dumps(body).encode(), bearer(USER))[0] == 200
 
