@@ -15,7 +15,14 @@ from sun_sglang.bench.engine_check.errors import EngineCheckError
 from sun_sglang.patches.versions import ANY_VERSION, INACTIVE
 
 # exactness, cache and API on real workers, the emulator's contract with them, and the request fields
-FILES = ("test_exactness.py", "test_cache.py", "test_api.py", "test_emulated.py", "test_fields.py")
+FILES = (
+    "test_exactness.py",
+    "test_cache.py",
+    "test_api.py",
+    "test_emulated.py",
+    "test_fields.py",
+    "test_worker_key.py",
+)
 _MESSAGE = 160
 _OUTCOMES: Mapping[str, Literal["failed", "skipped"]] = {"failure": "failed", "error": "failed", "skipped": "skipped"}
 
