@@ -14,6 +14,7 @@ from sun_sglang.cpu import has_gpu
 from sun_sglang.patches.patch import Patch
 from sun_sglang.patches.versions import inactive
 
+_NATIVE = "SGLang sends indices without a CUDA event"
 _SENDER = "sglang.srt.disaggregation.mooncake.conn.MooncakeKVSender"
 
 
@@ -26,7 +27,7 @@ def unneeded() -> str | None:
     from sglang.srt.disaggregation.mooncake.conn import MooncakeKVSender
 
     if not hasattr(MooncakeKVSender, "supports_host_tensor_indices"):
-        return "this SGLang sends indices without a CUDA event"
+        return _NATIVE
     return None
 
 
@@ -43,7 +44,7 @@ PATCH = Patch(
     hook=take_no_host_indices,
     why="the first request would end a prefill worker that has no GPU: it would ask for a CUDA event",
     versions={
-        **inactive("SGLang sends indices without a CUDA event", ("0.5.21", "0.5.22")),
+        **inactive(_NATIVE, ("0.5.21", "0.5.22")),
         "0.5.23": "marks a sender as one that takes no indices from main memory",
     },
     way_out="when SGLang asks for a CUDA event only where there is CUDA",

@@ -23,6 +23,7 @@ from sun_sglang.patches.versions import inactive, on
 from sun_sglang.worker_key import read_key
 
 _WHY = "any message from anybody would end the thread that negotiates KV transfers, and the worker would hang"
+_NO_RANKS = "SGLang has no socket between pipeline ranks"
 _WAY_OUT = "when SGLang authenticates its workers to each other"
 _RANKS = "sglang.srt.disaggregation.pp_consensus_store"
 
@@ -83,7 +84,7 @@ def ranks_talk_with_key(connect_ranks: Callable[[Any], None], store: Any) -> Non
 
 def ranks_need_no_key() -> str | None:
     """Return why pipeline ranks need no key; None where they have a socket."""
-    return None if importlib.util.find_spec(_RANKS) else "this SGLang has no socket between pipeline ranks"
+    return None if importlib.util.find_spec(_RANKS) else _NO_RANKS
 
 
 def _present_key(context: Any) -> None:
@@ -148,7 +149,7 @@ RANKS = Patch(
     hook=ranks_talk_with_key,
     why="rank 0 of a pipeline would hear no other rank, and its requests would wait for their deadline",
     versions={
-        **inactive("SGLang has no socket between pipeline ranks", ("0.5.21",)),
+        **inactive(_NO_RANKS, ("0.5.21",)),
         **on("connects pipeline ranks with the worker key", ("0.5.22", "0.5.23")),
     },
     way_out=_WAY_OUT,

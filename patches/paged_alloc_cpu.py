@@ -14,9 +14,10 @@ from sun_sglang.patches.versions import inactive
 
 _MODULE = "sglang.srt.mem_cache.allocator.paged"
 _WHY = "the allocator's Triton kernels need a GPU; with `page_size` above 1 the first request would end the server"
+_NATIVE = "SGLang allocates pages on a CPU itself"
 _VERSIONS = {
     "0.5.21": "allocates with the plain torch version",
-    **inactive("SGLang allocates pages on a CPU itself", ("0.5.22", "0.5.23")),
+    **inactive(_NATIVE, ("0.5.22", "0.5.23")),
 }
 _WAY_OUT = "with SGLang 0.5.21"
 
@@ -27,7 +28,7 @@ def unneeded() -> str | None:
         return "this machine has a GPU"
     from sglang.srt.mem_cache.allocator import paged
 
-    return "SGLang allocates pages on a CPU itself" if hasattr(paged, "alloc_decode_naive") else None
+    return _NATIVE if hasattr(paged, "alloc_decode_naive") else None
 
 
 def alloc_extend(

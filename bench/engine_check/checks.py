@@ -37,6 +37,7 @@ class Hook:
         declared: what the patch does on this version; None where it was not run on it.
         found: `applied`, `inactive`, `moved`, `missing`, or `unknown` where SGLang cannot be imported.
         why: the reason for what was found.
+        by_version: whether that reason is one for which the patch declares itself inactive on some version.
     """
 
     name: str
@@ -44,12 +45,19 @@ class Hook:
     declared: str | None
     found: str
     why: str
+    by_version: bool = False
 
     @property
     def ok(self) -> bool:
-        """Whether the hook is in place, or not needed here; and not in place where SGLang is declared to need none."""
+        """Whether the hook is in place, or not needed on this machine; and not where it is declared to be inactive.
+
+        A hook that finds SGLang to need none, on a version where it is declared to act, looks at the wrong thing.
+        """
+        declared_inactive = self.declared is not None and self.declared.startswith(INACTIVE)
         if self.found == "applied":
-            return self.declared is None or not self.declared.startswith(INACTIVE)
+            return not declared_inactive
+        if self.declared is not None and not declared_inactive and self.by_version:
+            return False
         return self.found == "inactive"
 
 
@@ -91,7 +99,14 @@ def parse_hooks(report: Mapping[str, Any], version: str) -> tuple[Hook, ...]:
     """Return the hooks of a report of `sun doctor`, with what each patch declares for a version."""
     trouble = next((f["detail"] for f in report["findings"] if f["what"] == "patches"), "")
     return tuple(
-        Hook(p["name"], p["target"], p["versions"].get(version), p["state"], trouble or p["detail"])
+        Hook(
+            p["name"],
+            p["target"],
+            p["versions"].get(version),
+            p["state"],
+            trouble or p["detail"],
+            f"{INACTIVE}: {p['detail']}" in p["versions"].values(),
+        )
         for p in report["patches"]
     )
 

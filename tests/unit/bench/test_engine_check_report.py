@@ -43,6 +43,13 @@ PATCHES = [
     {"name": "c", "target": "sglang.c", "versions": {"2.0": "does it"}, "state": "moved", "detail": "c is gone"},
     {"name": "d", "target": "sglang.d", "versions": {"2.0": "is inactive: native"}, "state": "applied", "detail": ""},
     {"name": "e", "target": "sglang.e", "versions": {"2.0": "does it"}, "state": "inactive", "detail": "has a GPU"},
+    {
+        "name": "f",
+        "target": "sglang.f",
+        "versions": {"1.0": "is inactive: native", "2.0": "does it"},
+        "state": "inactive",
+        "detail": "native",
+    },
 ]
 
 
@@ -84,6 +91,7 @@ def test_hooks_show_what_is_declared_for_the_version_and_what_was_found() -> Non
         ("does it", "moved", False),
         ("is inactive: native", "applied", False),
         ("does it", "inactive", True),
+        ("does it", "inactive", False),
     ]
 
 
@@ -99,6 +107,8 @@ def test_hooks_of_an_engine_that_cannot_be_imported_are_not_right() -> None:
         ({}, True),
         ({"hooks": (Hook("c", "sglang.c", None, "moved", "c is gone"),)}, False),
         ({"hooks": (Hook("c", "sglang.c", None, "missing", "runs without it"),)}, False),
+        ({"hooks": (Hook("c", "sglang.c", "does it", "inactive", "no GPU here"),)}, True),
+        ({"hooks": (Hook("c", "sglang.c", "does it", "inactive", "native", by_version=True),)}, False),
         ({"tests": Suite((Case("f", "t", "failed", 1.0, "no"),), 1)}, False),
         ({"tests": Suite((Case("f", "t", "passed", 1.0),), 3)}, False),
     ],
