@@ -199,7 +199,8 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
         return
     stash = item.config.stash
     stash[_USERS] -= 1
-    if stash[_USERS] == 0 and (launched := stash.get(_LAUNCHED, None)) is not None:
+    launched = stash.get(_LAUNCHED, None)
+    if stash[_USERS] == 0 and launched is not None and launched.state.alive:
         stop(launched.run_dir, "--now")
 
 
