@@ -24,8 +24,9 @@ _COLOURS = {
 
 
 def render(state: DeploymentState, report: TasksReport | None) -> RenderableType:
-    """Processes and tasks as two tables, with a line above them."""
-    return Group(_headline(state), _processes(state, report), _tasks(report) if report else Text(""))
+    """Return processes and tasks as two tables, with a line above them and one for each process that has a reason."""
+    tasks = _tasks(report) if report else Text("")
+    return Group(_headline(state), _processes(state, report), *_reasons(state, report), tasks)
 
 
 def serving(process: ProcessState, report: TasksReport | None) -> tuple[str, str]:
@@ -53,8 +54,8 @@ def _processes(state: DeploymentState, report: TasksReport | None) -> Table:
     table = Table("process", "role", "state", "pid", "restarts", "in flight", "url")
     reports = report.workers if report is not None else {}
     for process in state.processes:
-        word, why = serving(process, report)
-        shown = f"[{_COLOURS.get(word, 'white')}]{word}[/]" + (f" {escape(why)}" if why and word != "ready" else "")
+        word, _ = serving(process, report)
+        shown = f"[{_COLOURS.get(word, 'white')}]{word}[/]"
         worker = reports.get(process.name)
         table.add_row(
             process.name,
@@ -66,6 +67,16 @@ def _processes(state: DeploymentState, report: TasksReport | None) -> Table:
             process.url,
         )
     return table
+
+
+def _reasons(state: DeploymentState, report: TasksReport | None) -> list[Text]:
+    """Return why processes are where they stand: sentences, for which no column is wide enough."""
+    found = [(process.name, *serving(process, report)) for process in state.processes]
+    return [
+        Text.assemble((f"{name} {word}", _COLOURS.get(word, "white")), f": {why}")
+        for name, word, why in found
+        if why and word != "ready"
+    ]
 
 
 def _tasks(report: TasksReport) -> Table:
