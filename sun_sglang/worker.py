@@ -84,7 +84,10 @@ def offer_routes() -> None:
     from fastapi import Response
     from sglang.srt.entrypoints import http_server
 
+    from sun_sglang.patches.versions import installed_version
+
     incarnation = uuid.uuid4().hex
+    version = installed_version() or ""
     # a tokenizer stays the same while its server runs, and reading a large one takes a while
     token_bytes = cache(token_bytes_of)
 
@@ -92,7 +95,8 @@ def offer_routes() -> None:
         state = http_server.get_global_state()
         if (ended := ended_process(state)) is not None:
             return Response(f"process {ended} has ended", status_code=503, media_type="text/plain")
-        body = read_card(state, incarnation, token_bytes(state.tokenizer_manager.tokenizer)).model_dump_json()
+        longest = token_bytes(state.tokenizer_manager.tokenizer)
+        body = read_card(state, incarnation, version, longest).model_dump_json()
         return Response(body, media_type="application/json")
 
     http_server.app.add_api_route(CARD_PATH, card, methods=["GET"])
@@ -127,16 +131,16 @@ def require_key(key: str) -> None:
     http_server.app.add_middleware(KeyRequired, key=key)
 
 
-def read_card(state: Any, incarnation: str, token_bytes: int | None) -> WorkerCard:
+def read_card(state: Any, incarnation: str, version: str, token_bytes: int | None) -> WorkerCard:
     """What a running server says of itself.
 
     Args:
         state: SGLang's `_GlobalState` (`entrypoints/http_server.py`).
         incarnation: this start's own value.
+        version: of SGLang.
         token_bytes: most bytes of text that one of its tokens may cover; None where there is no such number.
     """
     from sun_sglang.patches.report_patches import proven
-    from sun_sglang.patches.versions import installed_version
 
     args = state.tokenizer_manager.server_args
     flags = args.resolved_dict()
@@ -151,7 +155,7 @@ def read_card(state: Any, incarnation: str, token_bytes: int | None) -> WorkerCa
         role="prefill" if prefill else "decode",
         incarnation=incarnation,
         bootstrap_port=flags["disaggregation_bootstrap_port"] if prefill else None,
-        identity=read_identity(model, flags, sglang=installed_version() or ""),
+        identity=read_identity(model, flags, sglang=version),
         patches=tuple(reports),
         # the first length that SGLang refuses (managers/utils.py: validate_input_length)
         max_input_tokens=info["max_req_input_len"] - 1,
