@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -22,11 +24,15 @@ _COLOURS = {
     "failed": "red",
 }
 
+# a process, where it stands, and why
+_Placed = tuple[ProcessState, str, str]
+
 
 def render(state: DeploymentState, report: TasksReport | None) -> RenderableType:
     """Return processes and tasks as two tables, with a line above them and one for each process that has a reason."""
+    placed = [(process, *serving(process, report)) for process in state.processes]
     tasks = _tasks(report) if report else Text("")
-    return Group(_headline(state), _processes(state, report), *_reasons(state, report), tasks)
+    return Group(_headline(state), _processes(placed, report), *_reasons(placed), tasks)
 
 
 def serving(process: ProcessState, report: TasksReport | None) -> tuple[str, str]:
@@ -50,11 +56,10 @@ def _headline(state: DeploymentState) -> Text:
     )
 
 
-def _processes(state: DeploymentState, report: TasksReport | None) -> Table:
+def _processes(placed: Sequence[_Placed], report: TasksReport | None) -> Table:
     table = Table("process", "role", "state", "pid", "restarts", "in flight", "url")
     reports = report.workers if report is not None else {}
-    for process in state.processes:
-        word, _ = serving(process, report)
+    for process, word, _ in placed:
         shown = f"[{_COLOURS.get(word, 'white')}]{word}[/]"
         worker = reports.get(process.name)
         table.add_row(
@@ -69,12 +74,11 @@ def _processes(state: DeploymentState, report: TasksReport | None) -> Table:
     return table
 
 
-def _reasons(state: DeploymentState, report: TasksReport | None) -> list[Text]:
+def _reasons(placed: Sequence[_Placed]) -> list[Text]:
     """Return why processes are where they stand: sentences, for which no column is wide enough."""
-    found = [(process.name, *serving(process, report)) for process in state.processes]
     return [
-        Text.assemble((f"{name} {word}", _COLOURS.get(word, "white")), f": {why}")
-        for name, word, why in found
+        Text.assemble((f"{process.name} {word}", _COLOURS.get(word, "white")), f": {why}")
+        for process, word, why in placed
         if why and word != "ready"
     ]
 
