@@ -32,17 +32,10 @@ ENGINE = canonicalize_name("sglang")
 
 
 @dataclass(frozen=True)
-class Release:
+class Release(Pin):
     """One version of a package and everything that its metadata requires."""
 
-    name: str
-    version: Version
     requires: tuple[Requirement, ...]
-
-    @property
-    def key(self) -> NormalizedName:
-        """The name as registries compare it."""
-        return canonicalize_name(self.name)
 
     def needs(self, extras: Collection[str], environment: Mapping[str, str]) -> Iterator[Requirement]:
         """Yield the requirements that apply in an environment (PEP 508 markers), with some extras chosen."""
