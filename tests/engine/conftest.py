@@ -120,6 +120,12 @@ def stop(run_dir: Path, *arguments: str) -> None:
     subprocess.run(command, capture_output=True, timeout=120, check=True)
 
 
+def end(deployment: Deployment) -> None:
+    """Stop a deployment at once, unless it has ended."""
+    if deployment.state.alive:
+        stop(deployment.run_dir, "--now")
+
+
 def logs(run_dir: Path) -> str:
     files = [run_dir / "supervisor.log", *sorted((run_dir / "logs").glob("*.log"))]
     return "\n".join(f"--- {f.name}\n{f.read_text(errors='replace')[-3000:]}" for f in files if f.exists())
@@ -183,8 +189,7 @@ def deployment(
     launched = launch(file, run_dir)
     pytestconfig.stash[_LAUNCHED] = launched
     yield launched
-    if launched.state.alive:
-        stop(run_dir, "--now")
+    end(launched)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -200,8 +205,8 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
     stash = item.config.stash
     stash[_USERS] -= 1
     launched = stash.get(_LAUNCHED, None)
-    if stash[_USERS] == 0 and launched is not None and launched.state.alive:
-        stop(launched.run_dir, "--now")
+    if stash[_USERS] == 0 and launched is not None:
+        end(launched)
 
 
 def uses_deployment(item: pytest.Item) -> bool:

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from sun_sglang.launch.state import Phase
-from tests.engine.conftest import Deployment, Reference, generate, launch, stop
+from tests.engine.conftest import Deployment, Reference, end, generate, launch
 from tests.engine.watch import SOON
 
 PAIR: dict[str, Any] = {
@@ -39,9 +39,9 @@ def pair(models: Path, tmp_path: Path) -> Iterator[Deployment]:
     """One prefill and one decode worker."""
     file = models / "pair.yaml"
     file.write_text(yaml.safe_dump(PAIR))
-    yield launch(file, tmp_path / "run")
-    if Deployment(tmp_path / "run").state.alive:
-        stop(tmp_path / "run", "--now")
+    launched = launch(file, tmp_path / "run")
+    yield launched
+    end(launched)
 
 
 def family(deployment: Deployment) -> list[psutil.Process]:
