@@ -106,9 +106,10 @@ def plugin_findings() -> list[Finding]:
 def machine_findings(machine: Machine) -> list[Finding]:
     """Devices, cores and memory."""
     gpus = ", ".join(f"{g.index}: {g.name}" for g in machine.gpus) or "none: workers run on the CPU"
+    found = Finding("gpus", "bad", machine.gpu_problem) if machine.gpu_problem else Finding("gpus", "ok", gpus)
     bf16 = "multiplies bfloat16" if machine.cpu_bf16 else "does not multiply bfloat16: float32 is the default"
     return [
-        Finding("gpus", "ok", gpus),
+        found,
         Finding("cpu", "ok", f"{machine.cores} cores, {machine.memory / 2**30:.1f} GiB; the processor {bf16}"),
         Finding("rdma", "ok", ", ".join(machine.rdma) or "no device"),
     ]

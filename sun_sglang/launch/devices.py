@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import cycle, islice
 
-from sun_sglang.errors import TopologyError
+from sun_sglang.errors import TopologyError, UserError
 from sun_sglang.launch.flags import canonical
 from sun_sglang.launch.machine import Machine
 from sun_sglang.topology import Topology
@@ -16,12 +16,15 @@ def uses_gpu(topology: Topology, machine: Machine, pool: str) -> bool:
 
     Raises:
         TopologyError: `device` is neither `cuda` nor `cpu`.
+        UserError: `device` does not say `cpu`, and it is not known which GPUs may be used.
     """
     if topology.backend_of(pool) == "emulated":
         return False
     device = topology.engine_of(pool).get("device")
     if device not in (None, "cuda", "cpu"):
         raise TopologyError(_where(topology, pool, "device"), f"`{device}` is not supported", "write `cuda` or `cpu`")
+    if device != "cpu" and machine.gpu_problem:
+        raise UserError(machine.gpu_problem)
     return device == "cuda" or (device is None and bool(machine.gpus))
 
 
@@ -29,16 +32,20 @@ def assign_gpus(topology: Topology, machine: Machine) -> dict[str, tuple[int, ..
     """GPUs by worker name: a pool's own `gpus`, else the next ones that no pool named; none on the CPU.
 
     Raises:
-        TopologyError: there are too few GPUs, or a named one is not there.
+        TopologyError: there are too few GPUs, a named one is not there, or a worker would get several MIG devices.
     """
     named = {g for pool in topology.pools.values() for g in pool.gpus or ()}
     unnamed = iter([g.index for g in machine.gpus if g.index not in named])
+    split = {g.index for g in machine.gpus if g.mig}
     assigned: dict[str, tuple[int, ...]] = {}
     for name, pool in topology.pools.items():
         size = _gpus_per_worker(topology, name) if uses_gpu(topology, machine, name) else 0
         source = cycle(_own_gpus(name, pool.gpus, size, machine)) if pool.gpus else unnamed
         for replica in range(pool.replicas):
-            assigned[f"{name}-{replica}"] = tuple(islice(source, size))
+            taken = assigned[f"{name}-{replica}"] = tuple(islice(source, size))
+            if size > 1 and split.intersection(taken):
+                problem = f"a worker takes {size} GPUs, and a CUDA process can use one MIG device"
+                raise TopologyError(f"pools.{name}", problem, "set `tp_size`, `pp_size` and `dp_size` to 1")
     _require_gpus(topology, machine, assigned)
     return assigned
 

@@ -1,24 +1,18 @@
-"""What this machine has, without importing torch and without creating a CUDA context.
-
-A process that has touched CUDA cannot fork workers that use it, and the launcher forks: so GPUs are read from
-`nvidia-smi`, or from the driver's files where that is not installed.
-"""
+"""What this machine has, without importing torch and without creating a CUDA context."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
 import re
-import shutil
-import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
 
+from sun_sglang.errors import UserError
+from sun_sglang.launch.gpus import Gpu, usable_gpus
 from sun_sglang.topology import Strict
 
-_DRIVER = Path("/proc/driver/nvidia/gpus")
 _RDMA = Path("/sys/class/infiniband")
 _CPUINFO = Path("/proc/cpuinfo")
 _CGROUP = Path("/sys/fs/cgroup")
@@ -27,20 +21,12 @@ _BF16_ARITHMETIC = frozenset({"avx512_bf16", "avx512bf16", "amx_bf16", "bf16"})
 TRANSFER_PACKAGES = ("mooncake", "nixl")
 
 
-class Gpu(Strict):
-    """One GPU as the driver reports it. `memory_mb` is 0 where only the driver's files could be read."""
-
-    index: int
-    uuid: str
-    name: str
-    memory_mb: int
-
-
 class Machine(Strict):
     """What a plan may use.
 
     Attributes:
-        gpus: the GPUs that this process may use, in CUDA's order.
+        gpus: the GPUs that this process may use, in the order of `CUDA_VISIBLE_DEVICES`.
+        gpu_problem: why it is not known which GPUs those are; no worker may then run on the CPU by default.
         cores: CPU cores that this process may use.
         memory: bytes of memory that this process may use.
         cpu_bf16: whether the processor multiplies bfloat16; without, float32 is both faster and more exact.
@@ -49,6 +35,7 @@ class Machine(Strict):
     """
 
     gpus: tuple[Gpu, ...] = ()
+    gpu_problem: str = ""
     cores: int
     memory: int
     cpu_bf16: bool = False
@@ -58,38 +45,16 @@ class Machine(Strict):
 
 def detect() -> Machine:
     """Look at this machine: its driver, processor, control group and installed packages."""
+    gpus, problem = _gpus()
     return Machine(
-        gpus=visible_gpus(_installed_gpus(), os.environ),
+        gpus=gpus,
+        gpu_problem=problem,
         cores=_cores(),
         memory=_memory(),
         cpu_bf16=multiplies_bf16(_CPUINFO.read_text()) if _CPUINFO.exists() else False,
         rdma=tuple(sorted(p.name for p in _RDMA.iterdir())) if _RDMA.is_dir() else (),
         transfer=frozenset(name for name in TRANSFER_PACKAGES if importlib.util.find_spec(name)),
     )
-
-
-def parse_nvidia_smi(text: str) -> tuple[Gpu, ...]:
-    """GPUs from `nvidia-smi --query-gpu=index,uuid,name,memory.total --format=csv,noheader,nounits`."""
-    rows = [[cell.strip() for cell in line.split(",")] for line in text.splitlines() if line.strip()]
-    return tuple(
-        Gpu(index=int(row[0]), uuid=row[1], name=row[2], memory_mb=int(row[3]) if row[3].isdigit() else 0)
-        for row in rows
-        if len(row) == 4 and row[0].isdigit()
-    )
-
-
-def visible_gpus(gpus: tuple[Gpu, ...], environ: Mapping[str, str]) -> tuple[Gpu, ...]:
-    """What `CUDA_VISIBLE_DEVICES` leaves of the installed GPUs, by CUDA's rule: the list ends at the first unknown."""
-    wanted = environ.get("CUDA_VISIBLE_DEVICES")
-    if wanted is None:
-        return gpus
-    chosen: list[Gpu] = []
-    for item in (part.strip() for part in wanted.split(",")):
-        found = [g for g in gpus if item and (item == str(g.index) or g.uuid.startswith(item))]
-        if len(found) != 1 or found[0] in chosen:
-            break
-        chosen.append(found[0])
-    return tuple(chosen)
 
 
 def multiplies_bf16(cpuinfo: str) -> bool:
@@ -106,24 +71,12 @@ def quota_cores(cpu_max: str) -> int | None:
     return max(1, int(quota) // int(period))
 
 
-def _installed_gpus() -> tuple[Gpu, ...]:
-    tool = shutil.which("nvidia-smi")
-    if tool:
-        query = [tool, "--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits"]
-        done = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False)
-        if done.returncode == 0:
-            return parse_nvidia_smi(done.stdout)
-    if not _DRIVER.is_dir():
-        return ()
-    # without nvidia-smi: one directory a GPU, in the order of their PCI addresses, which is CUDA's default with
-    # CUDA_DEVICE_ORDER=PCI_BUS_ID and, on machines with one kind of GPU, without it too
-    files = sorted(_DRIVER.glob("*/information"))
-    return tuple(_from_driver(i, f.read_text()) for i, f in enumerate(files))
-
-
-def _from_driver(index: int, information: str) -> Gpu:
-    fields = dict(re.findall(r"^([^:]+):\s*(.*?)\s*$", information, re.MULTILINE))
-    return Gpu(index=index, uuid=fields.get("GPU UUID", ""), name=fields.get("Model", "NVIDIA GPU"), memory_mb=0)
+def _gpus() -> tuple[tuple[Gpu, ...], str]:
+    """Return the GPUs that may be used, and why that cannot be told."""
+    try:
+        return usable_gpus(os.environ), ""
+    except UserError as e:
+        return (), str(e)
 
 
 def _cores() -> int:

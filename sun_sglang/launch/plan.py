@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from sun_sglang.identity import Identity
 from sun_sglang.launch.defaults import cache_notes, worker_flags
 from sun_sglang.launch.devices import assign_gpus
 from sun_sglang.launch.flags import FlagSchema, to_argv
+from sun_sglang.launch.gpus import DEVICE_ORDER, VISIBLE, Gpu
 from sun_sglang.launch.machine import Machine
 from sun_sglang.launch.transfer import Transfer, choose_transfer
 from sun_sglang.sim.settings import emulation_flags
@@ -34,7 +35,7 @@ class WorkerPlan(Strict):
         host: address that it listens on.
         port: its HTTP port.
         bootstrap_port: where decode workers meet it; None on a decode worker.
-        gpus: indices of its GPUs; empty on the CPU.
+        gpus: the numbers of its GPUs (`Gpu.index`); empty on the CPU.
         threads: what `OMP_NUM_THREADS` is set to.
         env: variables added to the environment of its processes.
         argv: SGLang's own flags, complete.
@@ -195,7 +196,7 @@ def make_plan(
                     bootstrap_port=bootstrap_port,
                     gpus=gpus[worker],
                     threads=threads,
-                    env=_environment(gpus[worker], threads),
+                    env=_environment([g for i in gpus[worker] for g in machine.gpus if g.index == i], threads),
                     argv=(*to_argv(own | flags, schema), *sim),
                     backend=backend,
                     log=run_dir / "logs" / f"{worker}.log",
@@ -235,11 +236,12 @@ class _Ports:
         raise LaunchError("there are not enough free ports")
 
 
-def _environment(gpus: tuple[int, ...], threads: int) -> dict[str, str]:
+def _environment(gpus: Iterable[Gpu], threads: int) -> dict[str, str]:
     return {
         "OMP_NUM_THREADS": str(threads),
         # empty on the CPU, so that nothing takes a GPU by accident
-        "CUDA_VISIBLE_DEVICES": ",".join(str(g) for g in gpus),
+        VISIBLE: ",".join(gpu.cuda_name for gpu in gpus),
+        **DEVICE_ORDER,
         # the address that a worker tells its peers; it is what they are started on
         "SGLANG_HOST_IP": _HOST,
     }

@@ -176,6 +176,13 @@ def test_doctor_names_the_variable_that_leaves_out_the_hooks(monkeypatch: pytest
     assert "SGLANG_PLUGINS=other makes SGLang leave out" in found.detail
 
 
+def test_doctor_calls_gpus_that_cannot_be_told_bad() -> None:
+    found = doctor.machine_findings(
+        Machine(cores=1, memory=1, gpu_problem="CUDA_VISIBLE_DEVICES: `MIG-9` matches no GPU")
+    )
+    assert (found[0].state, found[0].detail) == ("bad", "CUDA_VISIBLE_DEVICES: `MIG-9` matches no GPU")
+
+
 def test_the_doctor_tries_each_transfer_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_NATIVE", {"mooncake": "json", "nixl": "no_such_module"})
     found = doctor.transfer_findings(Machine(cores=1, memory=1, transfer=frozenset({"mooncake", "nixl"})))

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from sun_sglang.launch.flags import check_engine, load_schema
-from sun_sglang.launch.machine import Gpu, Machine
+from sun_sglang.launch.gpus import Gpu
+from sun_sglang.launch.machine import Machine
 from sun_sglang.launch.plan import make_plan
 from sun_sglang.launch.preflight import preflight
 from sun_sglang.topology import load_topology

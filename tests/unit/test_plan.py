@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sun_sglang.errors import LaunchError, TopologyError
+from sun_sglang.errors import LaunchError, TopologyError, UserError
 from sun_sglang.identity import Identity
 from sun_sglang.launch.defaults import cpu_kv_tokens
 from sun_sglang.launch.flags import FlagSchema
-from sun_sglang.launch.machine import Gpu, Machine
+from sun_sglang.launch.gpus import Gpu
+from sun_sglang.launch.machine import Machine
 from sun_sglang.launch.plan import LaunchPlan, WorkerPlan, make_plan
 from sun_sglang.topology import Topology, parse_topology
 
@@ -30,7 +31,7 @@ LAPTOP = Machine(cores=8, memory=16 << 30, transfer=frozenset({"mooncake"}))
 
 def gpu_machine(count: int, **fields: Any) -> Machine:
     gpus = tuple(Gpu(index=i, uuid=f"GPU-{i}", name="NVIDIA H200", memory_mb=143771) for i in range(count))
-    return Machine(gpus=gpus, cores=64, memory=1 << 40, **{"transfer": frozenset({"nixl"}), **fields})
+    return Machine(**{"gpus": gpus, "cores": 64, "memory": 1 << 40, "transfer": frozenset({"nixl"}), **fields})
 
 
 def topology(text: str = SUN, engine: str = "{}") -> Topology:
@@ -335,6 +336,36 @@ def test_gpus_that_are_not_there_are_an_error(text: str, engine: str, gpus: int,
     with pytest.raises(TopologyError) as caught:
         plan(topology(text, engine), gpu_machine(gpus))
     assert str(caught.value).startswith(message)
+
+
+def test_worker_counts_gpus_as_nvidia_smi_does() -> None:
+    worker = plan(topology(SUN.replace("replicas: 2", "gpus: [2]")), gpu_machine(4)).workers[0]
+    assert (worker.env["CUDA_VISIBLE_DEVICES"], worker.env["CUDA_DEVICE_ORDER"]) == ("2", "PCI_BUS_ID")
+
+
+MIG = tuple(Gpu(index=8 + i, uuid=f"MIG-{i}", name="NVIDIA H100 MIG 1g.10gb", memory_mb=0, mig=True) for i in range(4))
+
+
+def test_worker_on_a_mig_device_is_given_its_uuid() -> None:
+    found = plan(topology(SUN.replace("replicas: 2", "gpus: [9]")), gpu_machine(0, gpus=MIG)).workers
+    assert [w.env["CUDA_VISIBLE_DEVICES"] for w in found] == ["MIG-1", "MIG-0", "MIG-2"]
+
+
+def test_worker_that_takes_two_mig_devices_is_an_error() -> None:
+    with pytest.raises(
+        TopologyError, match=r"pools\.base: a worker takes 2 GPUs, and .* one MIG device; set `tp_size`"
+    ):
+        plan(topology(SUN.replace("replicas: 2", "engine: {tp_size: 2}")), gpu_machine(0, gpus=MIG))
+
+
+@pytest.mark.parametrize(("engine", "allowed"), [("{}", False), ("{device: cuda}", False), ("{device: cpu}", True)])
+def test_gpus_that_cannot_be_told_are_an_error_unless_the_cpu_is_asked_for(engine: str, allowed: bool) -> None:
+    machine = LAPTOP.model_copy(update={"gpu_problem": "CUDA_VISIBLE_DEVICES: `MIG-9` matches no GPU"})
+    if allowed:
+        assert flags(plan(topology(engine=engine), machine).workers[0])["--device"] == "cpu"
+        return
+    with pytest.raises(UserError, match="`MIG-9` matches no GPU"):
+        plan(topology(engine=engine), machine)
 
 
 def test_pools_with_two_transfer_backends_are_an_error() -> None:

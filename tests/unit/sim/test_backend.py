@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from sun_sglang.errors import TopologyError
-from sun_sglang.launch.machine import Gpu, Machine
+from sun_sglang.launch.gpus import Gpu
+from sun_sglang.launch.machine import Machine
 from sun_sglang.launch.plan import WorkerPlan, make_plan
 from sun_sglang.launch.preflight import preflight
 from sun_sglang.launch.starters import BackendStarter, Running

@@ -1,0 +1,184 @@
+"""The NVIDIA GPUs of this machine, read without a CUDA context: from `nvidia-smi`, else from the driver's files."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sun_sglang.errors import UserError
+from sun_sglang.topology import Strict
+
+# the order in which `nvidia-smi` numbers GPUs; CUDA's own default order puts the fastest one first
+DEVICE_ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+_QUERY = ("--query-gpu=index,uuid,name,memory.total,mig.mode.current", "--format=csv,noheader,nounits")
+_MEMORY_QUERY = ("--query-gpu=index,memory.used", "--format=csv,noheader,nounits")
+_DRIVER = Path("/proc/driver/nvidia/gpus")
+_PATIENCE_S = 60.0
+_GPU_LINE = re.compile(r"GPU (\d+): ")
+_MIG_LINE = re.compile(r"\s+MIG (\S+)\s+Device\s+\d+: \(UUID: (MIG-[^)]+)\)")
+# values that hide every GPU; Slurm sets the second one for a job without GPUs
+_HIDES_THE_REST = ("-1", "NoDevFiles")
+
+
+class Gpu(Strict):
+    """One GPU, or one MIG device of a GPU that is split.
+
+    Attributes:
+        index: the number that a topology's `gpus` uses. It is `nvidia-smi`'s for a whole GPU; MIG devices are numbered
+            after the last GPU, in the order of `nvidia-smi -L`.
+        uuid: as the driver reports it.
+        name: the model, and the profile of a MIG device.
+        memory_mb: 0 for a MIG device, and where only the driver's files could be read.
+        mig: it is a MIG device.
+    """
+
+    index: int
+    uuid: str
+    name: str
+    memory_mb: int
+    mig: bool = False
+
+    @property
+    def cuda_name(self) -> str:
+        """What `CUDA_VISIBLE_DEVICES` calls it under `DEVICE_ORDER`."""
+        return self.uuid if self.mig else str(self.index)
+
+
+def usable_gpus(environ: Mapping[str, str]) -> tuple[Gpu, ...]:
+    """Return the GPUs of this machine that `environ` leaves to this process; asks no driver where it hides all.
+
+    Raises:
+        UserError: as `installed_gpus` and `visible_gpus`.
+    """
+    if environ.get(VISIBLE, "all").strip() in ("", *_HIDES_THE_REST):
+        return ()
+    return visible_gpus(installed_gpus(), environ)
+
+
+def installed_gpus() -> tuple[Gpu, ...]:
+    """Return every GPU and MIG device of this machine that CUDA could use.
+
+    Raises:
+        UserError: `nvidia-smi` does not answer, or each GPU is in MIG mode and has no MIG device.
+    """
+    table = _nvidia_smi(*_QUERY)
+    if table is not None:
+        listing = _nvidia_smi("-L") if re.search(r",\s*Enabled\s*$", table, re.MULTILINE) else None
+        return parse_nvidia_smi(table, listing or "")
+    if not _DRIVER.is_dir():
+        return ()
+    # one directory a GPU, named by its PCI address
+    files = sorted(_DRIVER.glob("*/information"))
+    return tuple(_from_driver(i, f.read_text()) for i, f in enumerate(files))
+
+
+def parse_nvidia_smi(table: str, listing: str = "") -> tuple[Gpu, ...]:
+    """Read GPUs from `nvidia-smi`; a GPU in MIG mode is replaced by its MIG devices.
+
+    Args:
+        table: CSV rows of index, uuid, name, total memory in MiB, MIG mode.
+        listing: output of `nvidia-smi -L`; needed where a GPU is in MIG mode.
+
+    Raises:
+        UserError: there are GPUs, and each is in MIG mode and has no MIG device.
+    """
+    rows = [[cell.strip() for cell in line.split(",")] for line in table.splitlines() if line.strip()]
+    rows = [row for row in rows if len(row) == 5 and row[0].isdigit()]
+    split = {int(row[0]): row[2] for row in rows if row[4] == "Enabled"}
+    whole = [
+        Gpu(index=int(row[0]), uuid=row[1], name=row[2], memory_mb=int(row[3]) if row[3].isdigit() else 0)
+        for row in rows
+        if int(row[0]) not in split
+    ]
+    first = max((int(row[0]) for row in rows), default=-1) + 1
+    parts = [
+        Gpu(index=first + i, uuid=uuid, name=f"{split[gpu]} MIG {profile} of GPU {gpu}", memory_mb=0, mig=True)
+        for i, (gpu, profile, uuid) in enumerate(_mig_devices(listing))
+        if gpu in split
+    ]
+    if split and not whole and not parts:
+        numbers = ", ".join(map(str, split))
+        raise UserError(
+            f"GPU {numbers} is in MIG mode and has no MIG device; create one (`nvidia-smi mig -cgi PROFILE -C`), or "
+            f"set `{VISIBLE}=` to use the CPU"
+        )
+    return (*whole, *parts)
+
+
+def visible_gpus(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> tuple[Gpu, ...]:
+    """Return the GPUs that `CUDA_VISIBLE_DEVICES` leaves, in its order.
+
+    It holds numbers of `nvidia-smi`, UUIDs of GPUs or MIG devices, or the beginnings of UUIDs.
+
+    CUDA ends the list silently at an entry that it does not know. Here such an entry is an error: the deployment would
+    run on fewer GPUs than its user named, or on the CPU.
+
+    Raises:
+        UserError: an entry matches no GPU, several, or one that was named before.
+    """
+    wanted = environ.get(VISIBLE)
+    if wanted is None:
+        return tuple(gpus)
+    chosen: list[Gpu] = []
+    for item in (part.strip() for part in wanted.split(",")) if wanted.strip() else ():
+        if item in _HIDES_THE_REST:
+            break
+        found = [g for g in gpus if item and (item == g.cuda_name or g.uuid.startswith(item))]
+        if len(found) != 1 or found[0] in chosen:
+            raise _unmatched(item, gpus, found)
+        chosen.append(found[0])
+    return tuple(chosen)
+
+
+def used_memory() -> dict[int, int]:
+    """Return the MiB in use on each whole GPU, by index; empty where `nvidia-smi` does not tell."""
+    try:
+        table = _nvidia_smi(*_MEMORY_QUERY) or ""
+    except UserError:
+        return {}
+    rows = [[cell.strip() for cell in line.split(",")] for line in table.splitlines()]
+    return {int(row[0]): int(row[1]) for row in rows if len(row) == 2 and row[0].isdigit() and row[1].isdigit()}
+
+
+def _unmatched(item: str, gpus: Sequence[Gpu], found: Sequence[Gpu]) -> UserError:
+    problem = "matches more than one GPU" if len(found) > 1 else "is named twice" if found else "matches no GPU"
+    names = ", ".join(f"{g.cuda_name} ({g.name})" for g in gpus) or "none"
+    missing = (
+        "" if shutil.which("nvidia-smi") else "; only `nvidia-smi`, which is not installed here, lists MIG devices"
+    )
+    hint = missing if item.startswith("MIG-") else ""
+    return UserError(f"{VISIBLE}: `{item}` {problem}; GPUs here: {names}{hint}. Set it empty to use the CPU")
+
+
+def _mig_devices(listing: str) -> list[tuple[int, str, str]]:
+    """Return GPU index, profile and UUID of each MIG device that `nvidia-smi -L` lists."""
+    found: list[tuple[int, str, str]] = []
+    gpu = -1
+    for line in listing.splitlines():
+        if head := _GPU_LINE.match(line):
+            gpu = int(head[1])
+        elif device := _MIG_LINE.match(line):
+            found.append((gpu, device[1], device[2]))
+    return found
+
+
+def _nvidia_smi(*options: str) -> str | None:
+    """Return what `nvidia-smi` prints; None where it is not installed or fails."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return None
+    try:
+        done = subprocess.run([tool, *options], capture_output=True, text=True, timeout=_PATIENCE_S, check=False)
+    except subprocess.TimeoutExpired as e:
+        problem = f"`nvidia-smi` did not answer within {_PATIENCE_S:g} s: the driver hangs"
+        raise UserError(f"{problem}; set `{VISIBLE}=` to use the CPU") from e
+    return done.stdout if done.returncode == 0 else None
+
+
+def _from_driver(index: int, information: str) -> Gpu:
+    fields = dict(re.findall(r"^([^:]+):\s*(.*?)\s*$", information, re.MULTILINE))
+    return Gpu(index=index, uuid=fields.get("GPU UUID", ""), name=fields.get("Model", "NVIDIA GPU"), memory_mb=0)
