@@ -9,9 +9,11 @@ from sun_sglang.launch.devices import uses_gpu
 from sun_sglang.launch.flags import canonical
 from sun_sglang.launch.machine import Machine
 from sun_sglang.launch.transfer import Transfer
+from sun_sglang.patches.decode_cache_models import refuses_decode_cache
 from sun_sglang.topology import EngineFlags, Role, Topology
 
 PROMPT_ONLY_CACHE = "sun_prompt_only"
+_CACHE = "disaggregation_decode_enable_radix_cache"
 
 # KV memory of a worker without a GPU: this part of the memory is divided among all workers, ...
 _CPU_KV_SHARE = 0.125
@@ -48,10 +50,10 @@ def worker_flags(
         count = sum(p.replicas for p in topology.pools.values())
         if topology.backend_of(pool) == "sglang":
             defaults["max_total_tokens"] = cpu_kv_tokens(identities.get(pool), machine, count)
-    if role == "decode" and not _cache_declined(user, speculative_with_cache):
-        defaults["disaggregation_decode_enable_radix_cache"] = True
-        if not _same_weights(topology, identities, pool):
-            defaults["radix_cache_backend"] = PROMPT_ONLY_CACHE
+    if role == "decode":
+        stock = same_weights(topology, identities, pool)
+        if not _cache_declined(user, identities.get(pool), speculative_with_cache, stock=stock):
+            defaults |= {_CACHE: True} if stock else {_CACHE: True, "radix_cache_backend": PROMPT_ONLY_CACHE}
     return defaults | user | {"disaggregation_transfer_backend": transfer.backend}
 
 
@@ -63,23 +65,29 @@ def dtype_default(topology: Topology, machine: Machine, pool: str) -> EngineFlag
 
 
 def cache_notes(
-    topology: Topology, pool: str, flags: EngineFlags, speculative_with_cache: Collection[str] = ()
+    topology: Topology,
+    identities: Mapping[str, Identity | None],
+    pool: str,
+    flags: EngineFlags,
+    speculative_with_cache: Collection[str] = (),
 ) -> list[str]:
-    """What a user's settings did to the decode cache of a pool, as sentences.
+    """Return what a user's settings or the model did to the decode cache of a pool, as sentences.
 
     Args:
         topology: the whole topology.
+        identities: each pool's identity, as far as known.
         pool: the pool's name.
         flags: its workers' flags, from `worker_flags`.
         speculative_with_cache: as for `worker_flags`.
     """
     if topology.pools[pool].role != "decode":
         return []
-    obstacle = _cache_obstacle(flags, speculative_with_cache)
-    if obstacle:
-        return [f"Pool `{pool}` has no decode cache: SGLang cannot combine it with `{obstacle}`."]
     asked = canonical(topology.engine_of(pool))
-    if flags.get("disaggregation_decode_enable_radix_cache") and "radix_cache_backend" in asked:
+    stock = same_weights(topology, identities, pool)
+    obstacle = _cache_obstacle(asked, identities.get(pool), speculative_with_cache, stock=stock)
+    if obstacle:
+        return [f"Pool `{pool}` has no decode cache: SGLang cannot combine it with {obstacle}."]
+    if flags.get(_CACHE) and "radix_cache_backend" in asked:
         return [
             f"Pool `{pool}` sets `radix_cache_backend` itself: a cache other than `{PROMPT_ONLY_CACHE}` may keep the "
             "decode model's own KV, so tasks with other prefill weights reuse nothing of it."
@@ -118,26 +126,44 @@ def _cpu_defaults(role: Role) -> EngineFlags:
     return flags
 
 
-def _cache_declined(user: EngineFlags, speculative_with_cache: Collection[str]) -> bool:
-    """Whether a user's setting leaves no room for a decode cache (SGLang: `arg_groups/pd_disaggregation_hook.py`)."""
-    key = "disaggregation_decode_enable_radix_cache"
-    obstacle = _cache_obstacle(user, speculative_with_cache)
-    return bool(obstacle or user.get("disable_radix_cache") or (key in user and not user[key]))
+def _cache_declined(
+    user: EngineFlags, identity: Identity | None, speculative_with_cache: Collection[str], *, stock: bool
+) -> bool:
+    """Return whether a user's setting or the model leaves no room for a decode cache."""
+    obstacle = _cache_obstacle(user, identity, speculative_with_cache, stock=stock)
+    return bool(obstacle or user.get("disable_radix_cache") or (_CACHE in user and not user[_CACHE]))
 
 
-def _cache_obstacle(user: EngineFlags, speculative_with_cache: Collection[str]) -> str | None:
+def _cache_obstacle(
+    user: EngineFlags, identity: Identity | None, speculative_with_cache: Collection[str], *, stock: bool
+) -> str | None:
+    """Return what SGLang cannot combine with the decode cache that the pool would get; None if nothing.
+
+    SGLang checks the flags in `arg_groups/pd_disaggregation_hook.py` and `arg_groups/mamba_hook.py`.
+
+    Args:
+        user: the pool's flags as the user set them.
+        identity: the pool's; None if unknown.
+        speculative_with_cache: as for `worker_flags`.
+        stock: the pool would get SGLang's own cache.
+    """
     if user.get("enable_hisparse"):
-        return "enable_hisparse"
+        return "`enable_hisparse`"
     if user.get("disaggregation_decode_allocation_policy") == "prefill_complete":
-        return "disaggregation_decode_allocation_policy: prefill_complete"
+        return "`disaggregation_decode_allocation_policy: prefill_complete`"
     algorithm = user.get("speculative_algorithm")
     if algorithm is not None and algorithm not in speculative_with_cache:
-        return f"speculative_algorithm: {algorithm}"
+        return f"`speculative_algorithm: {algorithm}`"
+    if user.get("enable_int8_mamba_checkpoint") and not stock and "radix_cache_backend" not in user:
+        return "`enable_int8_mamba_checkpoint` where tasks have prefill weights of their own"
+    asked = _CACHE in user or user.get("disable_radix_cache")
+    if identity is not None and not asked and refuses_decode_cache(identity.architecture):
+        return f"the architecture `{identity.architecture}`"
     return None
 
 
-def _same_weights(topology: Topology, identities: Mapping[str, Identity | None], decode: str) -> bool:
-    """Whether every task of a decode pool is prefilled by the very module that decodes it."""
+def same_weights(topology: Topology, identities: Mapping[str, Identity | None], decode: str) -> bool:
+    """Return whether every task of a decode pool is prefilled by the very module that decodes it."""
     prefills = [task.prefill for task in topology.tasks.values() if task.decode == decode]
     return all(_one_module(topology, identities, prefill, decode) for prefill in prefills)
 

@@ -169,7 +169,7 @@ def make_plan(
     workers, notes = [], []
     for name, pool in topology.pools.items():
         flags = worker_flags(topology, machine, identities, name, transfer, beside_cache)
-        notes += cache_notes(topology, name, flags, beside_cache)
+        notes += cache_notes(topology, identities, name, flags, beside_cache)
         backend = topology.backend_of(name)
         sim = to_argv(emulation_flags(topology.emulation_of(name))) if backend == "emulated" else ()
         for replica in range(pool.replicas):

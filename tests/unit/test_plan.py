@@ -234,6 +234,72 @@ def test_a_setting_that_changes_the_cache_is_noted(engine: str, note: str | None
 
 
 @pytest.mark.parametrize(
+    "architecture",
+    [
+        "DeepseekV4ForCausalLM",
+        "Gemma4ForConditionalGeneration",
+        "MiMoV2FlashForCausalLM",
+        "InklingForConditionalGeneration",
+    ],
+)
+@pytest.mark.parametrize("tuned", [True, False])
+def test_decode_cache_of_an_architecture_that_sglang_refuses_is_left_out_with_a_note(
+    architecture: str, tuned: bool
+) -> None:
+    pools = {
+        n: identity("base" if n == "base" or not tuned else n, architecture=architecture) for n in topology().pools
+    }
+    found = plan(topology(), identities=pools)
+    assert not {"--disaggregation-decode-enable-radix-cache", "--radix-cache-backend"} & flags(found.workers[0]).keys()
+    assert found.notes == (
+        f"Pool `base` has no decode cache: SGLang cannot combine it with the architecture `{architecture}`.",
+    )
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    ["DeepseekV3ForCausalLM", "Gemma3ForConditionalGeneration", "GptOssForCausalLM", "Qwen3NextForCausalLM"],
+)
+def test_decode_cache_of_another_architecture_is_the_default(architecture: str) -> None:
+    found = plan(topology(), identities={"base": identity(architecture=architecture)})
+    assert flags(found.workers[0])["--radix-cache-backend"] == "sun_prompt_only"
+    assert found.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("engine", "cache"),
+    [
+        ("{disaggregation_decode_enable_radix_cache: true}", "sun_prompt_only"),
+        ("{disaggregation_decode_enable_radix_cache: false}", None),
+        ("{disable_radix_cache: true}", None),
+    ],
+)
+def test_users_own_choice_of_a_decode_cache_wins_over_the_architecture(engine: str, cache: str | None) -> None:
+    found = plan(topology(engine=engine), identities={"base": identity(architecture="Gemma4ForCausalLM")})
+    assert flags(found.workers[0]).get("--radix-cache-backend") == cache
+    assert found.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("weights", "engine", "cached"),
+    [
+        ("math", "{enable_int8_mamba_checkpoint: true}", False),
+        ("math", "{enable_int8_mamba_checkpoint: true, radix_cache_backend: null}", True),
+        ("base", "{enable_int8_mamba_checkpoint: true}", True),
+    ],
+)
+def test_flag_that_sglang_combines_with_its_own_cache_alone_leaves_out_ours(
+    weights: str, engine: str, cached: bool
+) -> None:
+    known = {"base": identity("base"), "math": identity(weights), "tool": identity(weights)}
+    found = plan(topology(engine=engine), identities=known)
+    decode = flags(found.workers[0])
+    assert ("--disaggregation-decode-enable-radix-cache" in decode) == cached
+    assert "--radix-cache-backend" not in decode
+    assert any("no decode cache" in note for note in found.notes) == (not cached)
+
+
+@pytest.mark.parametrize(
     ("math", "tool", "engine", "cache"),
     [
         ("base", "base", "", None),
