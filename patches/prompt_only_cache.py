@@ -16,6 +16,14 @@ from sun_sglang.patches.patch import Patch, Signature
 from sun_sglang.patches.versions import on
 
 BACKEND = "sun_prompt_only"
+# flags by which a decode worker keeps the KV of answers in a place that this cache does not bound
+OTHER_STORES = (
+    "disaggregation_decode_enable_offload_kvcache",
+    "enable_hierarchical_cache",
+    "enable_unified_cache_external_linker",
+    "enable_lmcache",
+    "enable_flexkv",
+)
 # a request enters the tree through one method from 0.5.22 on, and through two before
 _ONE_WAY_IN = {"checkpoint": ("self", "req", "up_to", "kwargs")}
 _TWO_WAYS_IN = {

@@ -169,9 +169,11 @@ def read_card(state: Any, incarnation: str, version: str, token_bytes: int | Non
 
 
 def keeps_answers(flags: Mapping[str, Any]) -> bool:
-    """Return whether a decode worker with these flags keeps the KV of answers in its cache."""
-    from sun_sglang.patches.prompt_only_cache import BACKEND
+    """Return whether a decode worker with these flags keeps the KV of answers, in its cache or in another store."""
+    from sun_sglang.patches.prompt_only_cache import BACKEND, OTHER_STORES
 
+    if any(flags[name] for name in OTHER_STORES):
+        return True
     caches = flags["disaggregation_decode_enable_radix_cache"] and not flags["disable_radix_cache"]
     return bool(caches) and flags["radix_cache_backend"] != BACKEND
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sun_sglang.errors import CheckpointError, IdentityError, PatchError, TopologyError, UserError
 from sun_sglang.identity import Identity, find_checkpoint, read_identity, require_same
+from sun_sglang.launch.answer_stores import require_bounded
 from sun_sglang.launch.defaults import dtype_default
 from sun_sglang.launch.flags import FlagSchema, canonical, check_engine
 from sun_sglang.launch.machine import Machine
@@ -61,7 +62,7 @@ def preflight(topology: Topology, machine: Machine, schema: FlagSchema | None) -
         schema: the installed SGLang's flags; None leaves them unchecked, with a note.
 
     Raises:
-        TopologyError: a flag, a model or a decoder is wrong.
+        TopologyError: a flag, a model or a decoder is wrong, or a flag would keep the KV of answers.
         IdentityError: the pools of a task cannot share KV.
         CheckpointError: a model directory cannot be read.
         UserError: the router's keys or certificate cannot be read, or the product was not run on the installed SGLang.
@@ -85,6 +86,7 @@ def preflight(topology: Topology, machine: Machine, schema: FlagSchema | None) -
     for task in topology.tasks:
         _check_pair(topology, task, identities)
         _check_decoder(topology, task, identities, tunings)
+    require_bounded(topology, identities)
     return Findings(identities=identities, notes=tuple(notes))
 
 

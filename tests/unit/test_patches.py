@@ -16,9 +16,10 @@ from sun_sglang import patches
 from sun_sglang.errors import END_MARK, REFUSED, LaunchError, PatchError, SunError
 from sun_sglang.patches.few_grammars import MOST_GRAMMARS, compile_without_cache, drop_oldest
 from sun_sglang.patches.patch import Patch
+from sun_sglang.patches.prompt_only_cache import BACKEND, OTHER_STORES
 from sun_sglang.patches.report_patches import PROOF, proven, require_proofs
 from sun_sglang.patches.versions import PLUGIN, RUN_ON, installed_version, require_chosen, require_run_on
-from sun_sglang.worker import report_end
+from sun_sglang.worker import keeps_answers, report_end
 
 
 def engine(function: Callable[..., Any]) -> ModuleType:
@@ -186,3 +187,26 @@ def test_grammars_that_many_clients_sent_are_dropped_oldest_first() -> None:
 
 def test_compiler_of_grammars_keeps_none() -> None:
     assert compile_without_cache("self", tokenizer_info=1) == (("self",), {"tokenizer_info": 1, "cache_enabled": False})
+
+
+@pytest.mark.parametrize(
+    ("flags", "kept"),
+    [
+        ({}, False),
+        ({"disaggregation_decode_enable_radix_cache": True}, True),
+        ({"disaggregation_decode_enable_radix_cache": True, "radix_cache_backend": BACKEND}, False),
+        *(({name: True}, True) for name in OTHER_STORES),
+        *(
+            ({"disaggregation_decode_enable_radix_cache": True, "radix_cache_backend": BACKEND, name: True}, True)
+            for name in OTHER_STORES
+        ),
+    ],
+)
+def test_card_states_whether_any_store_keeps_answers(flags: dict[str, Any], kept: bool) -> None:
+    resolved = {
+        "disaggregation_decode_enable_radix_cache": False,
+        "disable_radix_cache": False,
+        "radix_cache_backend": None,
+        **dict.fromkeys(OTHER_STORES, False),
+    }
+    assert keeps_answers(resolved | flags) == kept

@@ -10,6 +10,7 @@ from sun_sglang.identity import read_identity
 from sun_sglang.launch.flags import Flag, FlagSchema
 from sun_sglang.launch.machine import Machine
 from sun_sglang.launch.preflight import preflight, require_router_port
+from sun_sglang.patches.prompt_only_cache import OTHER_STORES
 from sun_sglang.patches.versions import ANY_VERSION, installed_version
 from sun_sglang.topology import Topology, parse_topology
 from tests.unit.ports import PORTS
@@ -56,6 +57,37 @@ def test_flags_count_in_the_comparison(write_checkpoint: Write) -> None:
 def test_a_flag_is_checked_before_any_model_is_read() -> None:
     with pytest.raises(TopologyError, match=r"engine\.dtipe: SGLang 1 has no such flag; did you mean `dtype`"):
         preflight(pair("/absent", "/absent", engine="{dtipe: auto}"), MACHINE, SCHEMA)
+
+
+@pytest.mark.parametrize("flag", OTHER_STORES)
+@pytest.mark.parametrize("own", [True, False])
+def test_store_for_the_kv_of_answers_is_refused_where_prefill_weights_differ(
+    flag: str, own: bool, write_checkpoint: Write
+) -> None:
+    math, base = write_checkpoint("math", weights=b"tuned"), write_checkpoint("base")
+    setting = f"{{{flag}: true}}"
+    topology = pair(math, f"{base}, engine: {setting}") if own else pair(math, base, engine=setting)
+    with pytest.raises(TopologyError) as caught:
+        preflight(topology, MACHINE, None)
+    assert caught.value.where == (f"pools.base.engine.{flag}" if own else f"engine.{flag}")
+    assert "the decode pool `base` would keep the KV of answers" in caught.value.problem
+    assert caught.value.fix == (
+        "remove it" if own else "set it in the `engine` of prefill pools, or to `false` in `pools.base.engine`"
+    )
+
+
+@pytest.mark.parametrize("flag", OTHER_STORES)
+def test_store_for_the_kv_of_answers_is_taken_where_one_module_makes_all(flag: str, write_checkpoint: Write) -> None:
+    base = write_checkpoint("base")
+    preflight(pair(base, f"{base}, engine: {{{flag}: true}}"), MACHINE, None)
+
+
+def test_store_for_kv_on_the_prefill_side_is_taken(write_checkpoint: Write) -> None:
+    math, base = write_checkpoint("math", weights=b"tuned"), write_checkpoint("base")
+    preflight(pair(f"{math}, engine: {{enable_hierarchical_cache: true}}", base), MACHINE, None)
+    everywhere = "{enable_hierarchical_cache: true}"
+    spared = f"{base}, engine: {{enable_hierarchical_cache: false}}"
+    preflight(pair(math, spared, engine=everywhere), MACHINE, None)
 
 
 def test_without_sglang_flags_are_not_checked_and_that_is_said(write_checkpoint: Write) -> None:
