@@ -16,9 +16,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from sun_sglang.errors import CheckpointError, IdentityError
+from sun_sglang.json_file import read_json
+from sun_sglang.kv_layout import kv_heads, rope
+from sun_sglang.tokenizer_digest import served_template_digest, tokenizer_digest
 
 _SAMPLE_ABOVE = 1 << 30
 _SAMPLE_BYTES = 4096
@@ -204,26 +207,26 @@ def read_identity(model: Path, engine: Mapping[str, Any], *, sglang: str = "") -
     Raises:
         CheckpointError: the directory, its `config.json`, tokenizer or weights are missing or unreadable.
     """
-    config = _read_json(model / "config.json", "a Hugging Face checkpoint has one")
+    config = read_json(model / "config.json", "a Hugging Face checkpoint has one")
     text = config.get("text_config", config)
     try:
-        heads, hidden = int(text["num_attention_heads"]), int(text["hidden_size"])
+        heads = kv_heads(text)
         return Identity(
             architecture=config["architectures"][0],
             num_layers=text["num_hidden_layers"],
-            num_kv_heads=text.get("num_key_value_heads") or heads,
-            head_dim=text.get("head_dim") or hidden // heads,
+            num_kv_heads=heads.number,
+            head_dim=heads.size,
             vocab_size=text["vocab_size"],
-            rope=_rope(text),
+            rope=rope(text),
             kv_dtype=_kv_dtype(text, engine),
             page_size=int(engine.get("page_size") or 0),
             tp_size=int(engine.get("tp_size") or engine.get("tensor_parallel_size") or engine.get("tp") or 1),
             tokenizer=tokenizer_digest(Path(engine.get("tokenizer_path") or model)),
-            chat_template=_served_template(model, engine),
+            chat_template=served_template_digest(model, engine),
             sglang=sglang,
             weights=weights_revision(model),
         )
-    except (KeyError, IndexError, TypeError, ValidationError) as e:
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as e:
         raise CheckpointError(f"{model / 'config.json'}: no usable {e}; is this a decoder-only model?") from e
 
 
@@ -271,51 +274,6 @@ def _tensor_samples(path: Path) -> Iterator[bytes]:
                 yield f.read(min(_SAMPLE_BYTES, end - offset))
 
 
-def tokenizer_digest(model: Path) -> str:
-    """Digest of what turns text into token ids, 16 hex characters.
-
-    Raises:
-        CheckpointError: there is no tokenizer.
-    """
-    fast = model / "tokenizer.json"
-    if fast.exists():
-        stat = fast.stat()
-        return _fast_tokenizer_digest(fast, stat.st_size, stat.st_mtime_ns)
-    slow = [model / n for n in ("tokenizer.model", "vocab.json", "merges.txt") if (model / n).exists()]
-    if not slow:
-        raise CheckpointError(f"{model}: no tokenizer; save the tokenizer beside the weights")
-    content = b"".join(p.read_bytes() for p in slow)
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
-@lru_cache(maxsize=256)
-def _fast_tokenizer_digest(file: Path, _size: int, _mtime_ns: int) -> str:
-    # a worker reads its identity at each probe, and the file may have 20 MB
-    return hashlib.sha256(json.dumps(_read_json(file, ""), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def chat_template_digest(model: Path) -> str:
-    """Digest of the chat template, 16 hex characters; empty if the checkpoint has none."""
-    file = model / "chat_template.jinja"
-    if file.exists():
-        content = file.read_text(encoding="utf-8")
-    else:
-        config = model / "tokenizer_config.json"
-        template = _read_json(config, "").get("chat_template") if config.exists() else None
-        if template is None:
-            return ""
-        content = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-
-def _rope(config: Mapping[str, Any]) -> str:
-    parameters = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    # transformers 4 kept theta beside the scaling and wrote no type for plain RoPE; 5 keeps all of it in one place
-    parameters.setdefault("rope_theta", config.get("rope_theta", 10000.0))
-    parameters.setdefault("rope_type", parameters.pop("type", None) or "default")
-    return json.dumps({k: v for k, v in parameters.items() if v is not None}, sort_keys=True)
-
-
 def _kv_dtype(config: Mapping[str, Any], engine: Mapping[str, Any]) -> str:
     kv = str(engine.get("kv_cache_dtype") or "auto")
     if kv != "auto":
@@ -328,16 +286,6 @@ def _kv_dtype(config: Mapping[str, Any], engine: Mapping[str, Any]) -> str:
     return _DTYPE_NAMES.get(dtype, dtype)
 
 
-def _served_template(model: Path, engine: Mapping[str, Any]) -> str:
-    """Digest of the template that a worker uses: the flag's file or name before the checkpoint's own."""
-    flag = engine.get("chat_template")
-    if not flag:
-        return chat_template_digest(model)
-    file = Path(str(flag))
-    content = file.read_bytes() if file.is_file() else str(flag).encode()
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
 def _hub_cache(environ: Mapping[str, str]) -> Path:
     """Where Hugging Face keeps downloads (huggingface_hub: `constants.py`)."""
     if environ.get("HF_HUB_CACHE"):
@@ -345,15 +293,3 @@ def _hub_cache(environ: Mapping[str, str]) -> Path:
     cache = Path(environ.get("XDG_CACHE_HOME") or "~/.cache")
     home = Path(environ.get("HF_HOME") or cache / "huggingface")
     return home.expanduser() / "hub"
-
-
-def _read_json(path: Path, hint: str) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as e:
-        raise CheckpointError(f"{path}: not found" + (f"; {hint}" if hint else "")) from e
-    except (OSError, ValueError) as e:
-        raise CheckpointError(f"{path}: cannot be read ({e})") from e
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: is not a JSON object")
-    return content

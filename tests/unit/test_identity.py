@@ -60,7 +60,7 @@ def test_a_difference_is_named_with_both_values(
 
 def test_rope_is_the_same_however_transformers_writes_it(write_checkpoint: Write) -> None:
     old = write_checkpoint("old")
-    new = write_checkpoint("new", {"rope_theta": None, "rope_parameters": {"rope_theta": 10000.0}})
+    new = write_checkpoint("new", {"rope_theta": None, "rope_parameters": {"rope_theta": 10000}})
     assert first_difference(read_identity(old, {}), read_identity(new, {})) is None
 
 

@@ -1,0 +1,30 @@
+"""A checkpoint's JSON files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sun_sglang.errors import CheckpointError
+
+
+def read_json(path: Path, hint: str = "") -> dict[str, Any]:
+    """Return the JSON object in a file.
+
+    Args:
+        path: the file.
+        hint: what to say where there is no such file.
+
+    Raises:
+        CheckpointError: there is no such file, or it holds no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise CheckpointError(f"{path}: not found" + (f"; {hint}" if hint else "")) from e
+    except (OSError, ValueError) as e:
+        raise CheckpointError(f"{path}: cannot be read ({e})") from e
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: is not a JSON object")
+    return content

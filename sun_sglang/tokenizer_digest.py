@@ -1,0 +1,161 @@
+"""Digests of a checkpoint's tokenizer and chat template: equal digests turn equal messages into equal token ids.
+
+Two files with one meaning have one digest. transformers writes a tokenizer in another form than it read: merges as
+pairs and not as strings, fields that were left out with their defaults, the padding of the last call, and tokens that
+stood in `tokenizer_config.json` among the added tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from sun_sglang.errors import CheckpointError
+from sun_sglang.json_file import read_json
+
+# what transformers sets anew for each call, the version of the file format, and what turns token ids into text
+_NOT_TOKENS = ("version", "truncation", "padding", "decoder")
+# fields of a BPE model that older files leave out (tokenizers: `models/bpe/serialization.rs`)
+_BPE_DEFAULTS = {
+    "dropout": None,
+    "unk_token": None,
+    "continuing_subword_prefix": None,
+    "end_of_word_suffix": None,
+    "fuse_unk": False,
+    "byte_fallback": False,
+    "ignore_merges": False,
+}
+# an empty one adds nothing, as none does
+_AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")
+_SLOW_FILES = ("tokenizer.model", "vocab.json", "merges.txt")
+
+
+def tokenizer_digest(model: Path) -> str:
+    """Return a digest of what turns text into token ids, 16 hex characters.
+
+    Raises:
+        CheckpointError: there is no tokenizer, or it cannot be read.
+    """
+    fast = model / "tokenizer.json"
+    if fast.exists():
+        return _fast_digest(*_stamp(fast), *_stamp(model / "tokenizer_config.json"))
+    slow = [model / n for n in _SLOW_FILES if (model / n).exists()]
+    if not slow:
+        raise CheckpointError(f"{model}: no tokenizer; save the tokenizer beside the weights")
+    return _digest(b"".join(p.read_bytes() for p in slow))
+
+
+def chat_template_digest(model: Path) -> str:
+    """Return a digest of the checkpoint's chat template, 16 hex characters; empty if there is none."""
+    file = model / "chat_template.jinja"
+    if file.exists():
+        return _template_digest(_read_text(file))
+    config = model / "tokenizer_config.json"
+    template = read_json(config).get("chat_template") if config.exists() else None
+    if template is None:
+        return ""
+    if isinstance(template, list) and [t.get("name") for t in template if isinstance(t, dict)] == ["default"]:
+        template = template[0].get("template")
+    return _template_digest(template if isinstance(template, str) else json.dumps(template, sort_keys=True))
+
+
+def served_template_digest(model: Path, engine: Mapping[str, Any]) -> str:
+    """Return a digest of the template that a worker uses: the flag's file or name before the checkpoint's own.
+
+    Args:
+        model: directory of the checkpoint.
+        engine: SGLang's flags.
+    """
+    flag = engine.get("chat_template")
+    if not flag:
+        return chat_template_digest(model)
+    file = Path(str(flag))
+    return _template_digest(_read_text(file) if file.is_file() else str(flag))
+
+
+def _stamp(file: Path) -> tuple[Path, int, int]:
+    """Return a file, its size in bytes and its time of change in ns; zeros where there is no such file."""
+    try:
+        stat = file.stat()
+    except FileNotFoundError:
+        return file, 0, 0
+    return file, stat.st_size, stat.st_mtime_ns
+
+
+@lru_cache(maxsize=256)
+def _fast_digest(file: Path, _size: int, _changed: int, config: Path, config_size: int, _config_changed: int) -> str:
+    # the file may have 20 MB, and a launch reads the same one for every pool
+    tokenizer = read_json(file)
+    settings = read_json(config) if config_size else {}
+    try:
+        content = json.dumps(_canonical(tokenizer, settings), sort_keys=True, separators=(",", ":"))
+    except (AttributeError, KeyError, TypeError, ValueError) as e:
+        raise CheckpointError(f"{file}: is not a tokenizer ({type(e).__name__}: {e})") from e
+    return _digest(content.encode())
+
+
+def _canonical(tokenizer: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a tokenizer in one form, whichever version of transformers wrote it.
+
+    Args:
+        tokenizer: content of `tokenizer.json`.
+        settings: content of `tokenizer_config.json`.
+    """
+    parts = {key: value for key, value in tokenizer.items() if key not in _NOT_TOKENS and value is not None}
+    for key in ("pre_tokenizer", "post_processor"):
+        if key in parts:
+            parts[key] = _without_offsets(parts[key])
+    model = parts.get("model")
+    if isinstance(model, dict) and "merges" in model:
+        parts["model"] = _canonical_bpe(model)
+    parts["added_tokens"] = _added_tokens(tokenizer.get("added_tokens"), settings.get("added_tokens_decoder"))
+    return parts
+
+
+def _without_offsets(step: Any) -> Any:
+    """Return a step without what changes where in the text a token is, and not which token it is."""
+    if isinstance(step, list):
+        return [_without_offsets(part) for part in step]
+    if not isinstance(step, dict):
+        return step
+    return {key: _without_offsets(value) for key, value in step.items() if key != "trim_offsets"}
+
+
+def _canonical_bpe(model: Mapping[str, Any]) -> dict[str, Any]:
+    given = {key: value for key, value in model.items() if value or key not in _AFFIXES}
+    merges = [m if isinstance(m, str) else _merge(m) for m in model["merges"]]
+    # the type is left out by files that hold a BPE model and nothing else
+    return {"type": "BPE", **_BPE_DEFAULTS, **given, "merges": merges}
+
+
+def _merge(pair: list[str]) -> str | list[str]:
+    """Return a merge as older files write it; a pair where a token holds a space, which they cannot write."""
+    return pair if any(" " in token for token in pair) else " ".join(pair)
+
+
+def _added_tokens(listed: Any, decoder: Any) -> list[Any]:
+    """Return the added tokens by id: those of `tokenizer.json`, and those that transformers adds to them."""
+    tokens = {token["id"]: token for token in listed or ()}
+    for number, token in (decoder or {}).items():
+        tokens.setdefault(int(number), {"id": int(number), **token})
+    return [tokens[number] for number in sorted(tokens)]
+
+
+def _template_digest(template: str) -> str:
+    # Jinja drops one newline at the end of a template, which editors add
+    return _digest(template.removesuffix("\n").encode())
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as e:
+        raise CheckpointError(f"{file}: cannot be read ({e})") from e
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
