@@ -2,8 +2,9 @@
 
     python -m sun_sglang.bench.startup configs/demo/models/base --repetitions 3
 
-Starts one and five decode workers both ways, interleaved, on this machine's CPU or GPUs, and writes every run and the
-medians to `bench/results/startup.json`. A worker is ready when its `/health` answers 200: it has then generated.
+Starts one and five decode workers both ways, interleaved, and writes every run and the medians to
+`bench/results/startup.json`. A worker is ready when its `/health` answers 200: it has then generated. Where the machine
+has GPUs, workers are started plainly only.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sun_sglang.launch.flags import load_schema
+from sun_sglang.launch.local import StartMethod
 from sun_sglang.launch.machine import detect
 from sun_sglang.launch.plan import LaunchPlan, make_plan
 from sun_sglang.launch.preflight import preflight
@@ -33,7 +35,7 @@ from sun_sglang.launch.starters import ForkStarter, PlainStarter, Running, Start
 from sun_sglang.topology import parse_topology
 
 _COUNTS = (1, 5)
-_METHODS = ("fork", "plain")
+_METHODS: tuple[StartMethod, ...] = ("fork", "plain")
 _DEADLINE = 300.0
 
 
@@ -44,10 +46,12 @@ def main(
 ) -> None:
     """Measure, print, and write the figures."""
     runs = []
-    for repetition, count, method in product(range(repetitions), _COUNTS, _METHODS):
+    # workers on GPUs cannot be forked
+    methods = _METHODS[1:] if detect().gpus else _METHODS
+    for repetition, count, method in product(range(repetitions), _COUNTS, methods):
         runs.append({"repetition": repetition, **asyncio.run(measure(model, count, method))})
         Console(stderr=True).print(runs[-1])
-    medians = [summary(runs, count, method) for count, method in product(_COUNTS, _METHODS)]
+    medians = [summary(runs, count, method) for count, method in product(_COUNTS, methods)]
     report = {
         "command": f"python -m sun_sglang.bench.startup {model.name} --repetitions {repetitions}",
         "machine": f"{platform.processor() or platform.machine()}, {psutil.cpu_count()} cores",
@@ -60,7 +64,7 @@ def main(
     _show(medians)
 
 
-async def measure(model: Path, count: int, method: str) -> dict[str, Any]:
+async def measure(model: Path, count: int, method: StartMethod) -> dict[str, Any]:
     """Start `count` workers one way; seconds until all are ready, and MiB of all their processes together."""
     with tempfile.TemporaryDirectory() as directory:
         plan = _plan(model, count, Path(directory))

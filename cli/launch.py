@@ -19,7 +19,7 @@ from rich.live import Live
 from sun_sglang.errors import LaunchError
 from sun_sglang.launch.display import Display
 from sun_sglang.launch.keeper import tail
-from sun_sglang.launch.local import StartMethod, plan_locally, require_not_running, supervise
+from sun_sglang.launch.local import StartMethod, choose_start, plan_locally, require_not_running, supervise
 from sun_sglang.launch.readiness import TasksReport
 from sun_sglang.launch.state import DeploymentState, Phase, read_state, run_dir_of
 from sun_sglang.launch.supervisor import Supervisor
@@ -34,9 +34,12 @@ def command(
     file: Annotated[Path, typer.Argument(help="A topology file.", show_default=False)],
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when every task is ready.")] = False,
     start: Annotated[
-        StartMethod,
-        typer.Option(help="`fork`: import SGLang once for all local workers. `plain`: each imports it for itself."),
-    ] = "fork",
+        StartMethod | None,
+        typer.Option(
+            help="`fork`: import SGLang once for all local workers. `plain`: each imports it for itself.",
+            show_default="plain where a worker has a GPU, else fork",
+        ),
+    ] = None,
     ready_timeout: Annotated[
         float, typer.Option(help="Seconds after which a deployment that is not ready is given up.")
     ] = 1800.0,
@@ -49,11 +52,12 @@ def command(
     console = Console(highlight=False, soft_wrap=True)
     require_not_running(directory)
     plan, findings = plan_locally(file, directory)
+    method = choose_start(plan, start)
     if detach:
         _detach(
             console,
             file,
-            ["--start", start, "--ready-timeout", str(ready_timeout)],
+            ["--start", method, "--ready-timeout", str(ready_timeout)],
             directory,
             list(plan.fleet["tasks"]),
         )
@@ -75,7 +79,7 @@ def command(
 
     status = 1
     try:
-        asyncio.run(_run(supervise(plan, file, start, changed, warn, ready_timeout)))
+        asyncio.run(_run(supervise(plan, file, method, changed, warn, ready_timeout)))
         status = 0
     finally:
         display.note(close)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from sun_sglang.errors import LaunchError
+from sun_sglang.errors import LaunchError, UserError
 from sun_sglang.launch.claim import claim
 from sun_sglang.launch.flags import load_schema
 from sun_sglang.launch.machine import detect
@@ -35,6 +35,24 @@ def plan_locally(file: Path, run_dir: Path) -> tuple[LaunchPlan, Findings]:
     require_router_port(topology)
     plan = make_plan(topology, machine, findings.identities, run_dir=run_dir, ports=free_ports(), schema=schema)
     return plan, findings
+
+
+def choose_start(plan: LaunchPlan, asked: StartMethod | None) -> StartMethod:
+    """Return how a plan's workers are started: as asked, else plainly where one of them has a GPU, else forked.
+
+    SGLang may use CUDA while it is imported and while it resolves a model's arguments, and binds a scheduler to a NUMA
+    node only if `spawn` made it: a worker on a GPU is never forked.
+
+    Raises:
+        UserError: forks were asked for, and a worker has a GPU.
+    """
+    on_gpu = [worker.name for worker in plan.workers if worker.gpus]
+    if on_gpu and asked == "fork":
+        raise UserError(
+            f"--start fork: `{on_gpu[0]}` runs on a GPU, and SGLang uses CUDA before it could be forked; leave "
+            "`--start` out"
+        )
+    return asked or ("plain" if on_gpu else "fork")
 
 
 def supervise(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sun_sglang.errors import LaunchError
+from sun_sglang.launch.gpus import VISIBLE
 from sun_sglang.launch.nursery import Birth, Event
 from sun_sglang.launch.plan import WorkerPlan
 from sun_sglang.launch.processes import die_with_parent
@@ -102,7 +103,7 @@ class PlainStarter:
 
 
 class ForkStarter:
-    """Workers are forked from one nursery, which has SGLang imported.
+    """Workers without a GPU are forked from one nursery, which has SGLang imported and CUDA hidden from it.
 
     Args:
         log: where the nursery's own output goes.
@@ -128,7 +129,7 @@ class ForkStarter:
                 "sun_sglang.launch.nursery",
                 str(theirs.fileno()),
                 pass_fds=(theirs.fileno(),),
-                env=worker_environment(os.environ),
+                env={**worker_environment(os.environ), VISIBLE: ""},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -148,6 +149,7 @@ class ForkStarter:
             RefusedError: a hook on SGLang did not take.
             LaunchError: the nursery ended, or could not fork.
         """
+        assert not worker.gpus, "a process that has used CUDA cannot fork one that uses it"
         async with self._reopening:
             if self._listening is None or self._listening.done():
                 await self.close()

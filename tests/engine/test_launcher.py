@@ -133,12 +133,30 @@ async def test_ctrl_c_lets_requests_finish_and_leaves_nothing(pair: Deployment) 
     assert pair.state.phase == Phase.STOPPED
 
 
-def test_plain_start_status_and_stop(models: Path, tmp_path: Path) -> None:
+# Python runs it first in every process; in the fork server alone it stands for an import that initialises CUDA
+IMPORT_WITH_CUDA = """
+import sys
+if "sun_sglang.launch.nursery" in sys.orig_argv:
+    import torch
+    torch.cuda.is_initialized = lambda: True
+"""
+
+
+def test_import_that_initialises_cuda_falls_back_to_plain_starts_then_status_and_stop(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(IMPORT_WITH_CUDA)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     file = models / "plain.yaml"
     file.write_text(yaml.safe_dump(PAIR))
     run = ["--run-dir", str(tmp_path / "run")]
-    deployment = launch(file, tmp_path / "run", "--start", "plain")
+    deployment = launch(file, tmp_path / "run", "--start", "fork")
+    note = "Workers are started one by one instead of forked: patch `fork_schedulers`: CUDA was initialised"
+    assert note in (tmp_path / "run" / "supervisor.log").read_text()
     processes = family(deployment)
+    assert all(
+        psutil.Process(deployment.process(name).pid).ppid() == deployment.state.pid for name in ("a-0", "base-0")
+    )
     again = sun("launch", str(file), *run)
     assert again.returncode == 1
     assert "already running" in again.stderr

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from sun_sglang.errors import PatchError
+from sun_sglang.errors import PatchError, UserError
 from sun_sglang.launch import starters
+from sun_sglang.launch.local import StartMethod, choose_start
 from sun_sglang.launch.nursery import require_no_device
-from sun_sglang.launch.plan import WorkerPlan
+from sun_sglang.launch.plan import LaunchPlan, RouterPlan, WorkerPlan
 from sun_sglang.launch.processes import free_ports
-from sun_sglang.launch.starters import ForkOrPlainStarter, Running, UnfitError, worker_environment
+from sun_sglang.launch.starters import ForkOrPlainStarter, ForkStarter, Running, UnfitError, worker_environment
+from sun_sglang.launch.transfer import Transfer
 from sun_sglang.patches.fork_schedulers import FORK_VARIABLE, unneeded
 
 
@@ -86,6 +88,58 @@ def test_a_cuda_context_forbids_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_only_a_nurserys_child_forks_its_schedulers() -> None:
     assert unneeded({FORK_VARIABLE: "1"}) is None
     assert unneeded({}) == "this process was not forked"
+
+
+def plan_of(worker: WorkerPlan, gpus: tuple[int, ...]) -> LaunchPlan:
+    return LaunchPlan(
+        run_dir=worker.log.parent,
+        workers=(worker, worker.model_copy(update={"name": "math-0", "gpus": gpus})),
+        router=RouterPlan(host="127.0.0.1", port=1, fleet=worker.log, log=worker.log),
+        transfer=Transfer(backend="nixl", reason=""),
+        fleet={},
+    )
+
+
+@pytest.mark.parametrize(
+    ("gpus", "asked", "method"),
+    [
+        ((), None, "fork"),
+        ((), "plain", "plain"),
+        ((), "fork", "fork"),
+        ((0,), None, "plain"),
+        ((0,), "plain", "plain"),
+    ],
+)
+def test_workers_on_gpus_are_started_plainly_and_others_forked_unless_asked(
+    worker: WorkerPlan, gpus: tuple[int, ...], asked: StartMethod | None, method: StartMethod
+) -> None:
+    assert choose_start(plan_of(worker, gpus), asked) == method
+
+
+def test_fork_of_a_worker_on_a_gpu_is_one_clear_error(worker: WorkerPlan) -> None:
+    with pytest.raises(UserError, match=r"--start fork: `math-0` runs on a GPU, .*; leave `--start` out"):
+        choose_start(plan_of(worker, (0,)), "fork")
+
+
+@pytest.fixture
+def telling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A nursery that is unfit and tells which GPUs it sees."""
+    script = tmp_path / "nursery"
+    event = '{\\"kind\\":\\"unfit\\",\\"detail\\":\\"it sees [$CUDA_VISIBLE_DEVICES]\\"}'
+    script.write_text(f'#!/bin/bash\necho "{event}" >&$3\n')
+    script.chmod(0o700)
+    monkeypatch.setattr(starters.sys, "executable", str(script))
+
+
+async def test_nursery_sees_no_gpu(
+    telling: None, worker: WorkerPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    starter = ForkStarter(tmp_path / "nursery.log")
+    await starter.open()
+    with pytest.raises(UnfitError, match=r"it sees \[\]"):
+        await starter.start(worker)
+    await starter.close()
 
 
 def test_no_port_is_given_twice() -> None:
