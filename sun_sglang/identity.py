@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import struct
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from sun_sglang.errors import CheckpointError, IdentityError
 from sun_sglang.json_file import read_json
+from sun_sglang.kv_format import kv_format
 from sun_sglang.kv_layout import kv_heads, rope
+from sun_sglang.tensor_file import read_header
 from sun_sglang.tokenizer_digest import served_template_digest, tokenizer_digest
 
 _SAMPLE_ABOVE = 1 << 30
@@ -36,7 +37,11 @@ MODULE_FLAGS = (
     "rl_quant_profile",
     "model_impl",
 )
-_DTYPE_NAMES = {"half": "float16", "float": "float32", "bf16": "bfloat16"}
+# what to do about a difference that its values do not explain
+_HINTS = {
+    "kv_cache_dtype": "SGLang compares the flag as it is written, so give both the same `kv_cache_dtype`",
+    "kv_scales": "8-bit KV is wrong for a side that scales it otherwise; use equal scales on both, or 16-bit KV",
+}
 
 # A card comes from another process, over the network. Every value has a bound, so that no card can exhaust the router's
 # memory or end one of its loops.
@@ -57,7 +62,9 @@ class Identity(BaseModel):
         head_dim: size of one head.
         vocab_size: rows of the embedding.
         rope: RoPE parameters as canonical JSON.
-        kv_dtype: dtype of the KV cache.
+        kv_cache_dtype: SGLang's flag of this name as a worker resolves it, which SGLang compares.
+        kv_dtype: dtype of the KV cache, which is what the flag means for this model.
+        kv_scales: digest of the scales of 8-bit KV; empty where KV is not scaled, `1.0` where every scale is one.
         page_size: tokens a KV page; 0 where SGLang decides it at start.
         tp_size: tensor-parallel ranks.
         tokenizer: digest of the tokenizer.
@@ -74,7 +81,9 @@ class Identity(BaseModel):
     head_dim: Size
     vocab_size: int = Field(ge=1, le=(1 << 31) - 1)
     rope: Detail
+    kv_cache_dtype: Name = "auto"
     kv_dtype: Name
+    kv_scales: Name = ""
     page_size: int = Field(ge=0, le=1 << 20)
     tp_size: Size
     tokenizer: Name
@@ -136,11 +145,12 @@ class WorkerCard(BaseModel):
 
 
 class Difference(NamedTuple):
-    """The first field in which two identities differ."""
+    """The first field in which two identities differ, and what to do about it where the values do not say it."""
 
     field: str
     left: object
     right: object
+    hint: str = ""
 
 
 def first_difference(left: Identity, right: Identity) -> Difference | None:
@@ -152,7 +162,7 @@ def first_difference(left: Identity, right: Identity) -> Difference | None:
         if field == "page_size" and 0 in (a, b):
             continue
         if a != b:
-            return Difference(field, a, b)
+            return Difference(field, a, b, _HINTS.get(field, ""))
     return None
 
 
@@ -171,9 +181,10 @@ def require_same(left: Identity, right: Identity, *, names: tuple[str, str], whe
     difference = first_difference(left, right)
     if difference is None:
         return
-    field, a, b = difference
+    field, a, b, hint = difference
     raise IdentityError(
         f"{where}: `{names[0]}` and `{names[1]}` cannot share KV: {field} differs ({names[0]}: {a}, {names[1]}: {b})"
+        + (f"; {hint}" if hint else "")
     )
 
 
@@ -211,6 +222,7 @@ def read_identity(model: Path, engine: Mapping[str, Any], *, sglang: str = "") -
     text = config.get("text_config", config)
     try:
         heads = kv_heads(text)
+        kv = kv_format(model, config, engine)
         return Identity(
             architecture=config["architectures"][0],
             num_layers=text["num_hidden_layers"],
@@ -218,7 +230,9 @@ def read_identity(model: Path, engine: Mapping[str, Any], *, sglang: str = "") -
             head_dim=heads.size,
             vocab_size=text["vocab_size"],
             rope=rope(text),
-            kv_dtype=_kv_dtype(text, engine),
+            kv_cache_dtype=kv.flag,
+            kv_dtype=kv.dtype,
+            kv_scales=kv.scales,
             page_size=int(engine.get("page_size") or 0),
             tp_size=int(engine.get("tp_size") or engine.get("tensor_parallel_size") or engine.get("tp") or 1),
             tokenizer=tokenizer_digest(Path(engine.get("tokenizer_path") or model)),
@@ -226,6 +240,8 @@ def read_identity(model: Path, engine: Mapping[str, Any], *, sglang: str = "") -
             sglang=sglang,
             weights=weights_revision(model),
         )
+    except CheckpointError:
+        raise
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as e:
         raise CheckpointError(f"{model / 'config.json'}: no usable {e}; is this a decoder-only model?") from e
 
@@ -263,27 +279,14 @@ def _whole(path: Path) -> Iterator[bytes]:
 
 def _tensor_samples(path: Path) -> Iterator[bytes]:
     with path.open("rb") as f:
-        (length,) = struct.unpack("<Q", f.read(8))
-        header = f.read(length)
+        header = read_header(f)
         yield header
         tensors = {k: v for k, v in json.loads(header).items() if k != "__metadata__"}
         for name in sorted(tensors):
             start, end = tensors[name]["data_offsets"]
             for offset in (start, max(start, end - _SAMPLE_BYTES)):
-                f.seek(8 + length + offset)
+                f.seek(8 + len(header) + offset)
                 yield f.read(min(_SAMPLE_BYTES, end - offset))
-
-
-def _kv_dtype(config: Mapping[str, Any], engine: Mapping[str, Any]) -> str:
-    kv = str(engine.get("kv_cache_dtype") or "auto")
-    if kv != "auto":
-        return _DTYPE_NAMES.get(kv, kv)
-    dtype = str(engine.get("dtype") or "auto")
-    if dtype == "auto":
-        dtype = str(config.get("dtype") or config.get("torch_dtype") or "float16")
-        # SGLang's `auto` serves float32 checkpoints in float16 (configs/model_config.py)
-        dtype = "float16" if dtype == "float32" else dtype
-    return _DTYPE_NAMES.get(dtype, dtype)
 
 
 def _hub_cache(environ: Mapping[str, str]) -> Path:

@@ -441,5 +441,6 @@ def _limit(pairs: Iterable[Pair]) -> Limit:
     return Limit(tokens, min(c.identity.vocab_size for c in cards), token_bytes)
 
 
-def _differs(worker: Worker, peer: Worker, what: str, ours: object, theirs: object) -> str:
-    return f"{what} differs from `{peer.name}`'s ({worker.name}: {ours}, {peer.name}: {theirs})"
+def _differs(worker: Worker, peer: Worker, what: str, ours: object, theirs: object, hint: str = "") -> str:
+    found = f"{what} differs from `{peer.name}`'s ({worker.name}: {ours}, {peer.name}: {theirs})"
+    return found + (f"; {hint}" if hint else "")

@@ -44,9 +44,8 @@ def identity_of(settings: Settings) -> Identity:
     found = find_checkpoint(settings.model, settings.revision)
     if found is not None:
         return read_identity(found, settings.engine, sglang=settings.emulation.sglang)
-    dtype = settings.engine.get("kv_cache_dtype") or "auto"
-    if dtype == "auto":
-        dtype = settings.engine.get("dtype") or "auto"
+    flag = settings.engine.get("kv_cache_dtype") or "auto"
+    dtype = (settings.engine.get("dtype") or "auto") if flag == "auto" else flag
     weights = hashlib.sha256(f"{settings.model}@{settings.revision or ''}".encode()).hexdigest()[:16]
     given = settings.emulation
     return Identity(
@@ -56,6 +55,7 @@ def identity_of(settings: Settings) -> Identity:
         head_dim=given.head_dim,
         vocab_size=given.vocab_size,
         rope="{}",
+        kv_cache_dtype=flag,
         kv_dtype="bfloat16" if dtype == "auto" else dtype,
         page_size=int(settings.engine.get("page_size") or 0),
         tp_size=int(settings.engine.get("tp_size") or 1),

@@ -21,7 +21,9 @@ def test_what_a_checkpoint_says(write_checkpoint: Write) -> None:
         "head_dim": 16,
         "vocab_size": 512,
         "rope": '{"rope_theta": 10000.0, "rope_type": "default"}',
+        "kv_cache_dtype": "auto",
         "kv_dtype": "bfloat16",
+        "kv_scales": "",
         "page_size": 16,
         "tp_size": 2,
         "sglang": "1.0",
@@ -50,7 +52,7 @@ def test_a_difference_is_named_with_both_values(
     write_checkpoint: Write, config: dict[str, Any], field: str, value: object
 ) -> None:
     a, b = read_identity(write_checkpoint("a"), {}), read_identity(write_checkpoint("b", config), {})
-    assert first_difference(a, b) == (field, getattr(a, field), value)
+    assert first_difference(a, b) == (field, getattr(a, field), value, "")
     with pytest.raises(IdentityError) as caught:
         require_same(a, b, names=("math", "base"), where="tasks.math")
     assert str(caught.value) == (
@@ -102,7 +104,7 @@ def test_a_page_size_that_sglang_decides_is_not_compared(write_checkpoint: Write
     model = write_checkpoint("a")
     assert first_difference(read_identity(model, {}), read_identity(model, {"page_size": 64})) is None
     difference = first_difference(read_identity(model, {"page_size": 1}), read_identity(model, {"page_size": 64}))
-    assert difference == ("page_size", 1, 64)
+    assert difference == ("page_size", 1, 64, "")
 
 
 def test_a_sampled_revision_sees_a_change_in_any_tensor(

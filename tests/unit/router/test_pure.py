@@ -294,6 +294,8 @@ def test_an_ejected_worker_keeps_its_requests_unless_it_is_gone() -> None:
         ("m0", {"role": "decode"}, "it is a decode worker, and pool `m` is a prefill pool"),
         ("m0", {"bootstrap_port": None}, "bootstrap port"),
         ("d0", {"identity": {"page_size": 64}}, "page_size differs from `m1`'s (d0: 64, m1: 1)"),
+        ("d0", {"identity": {"kv_cache_dtype": "bf16"}}, "(d0: bf16, m1: auto); SGLang compares the flag"),
+        ("d0", {"identity": {"kv_scales": "1.0"}}, "kv_scales differs from `m1`'s (d0: 1.0, m1: ); 8-bit KV is wrong"),
         ("d0", {"identity": {"sglang": "2.0"}}, "sglang differs from `m1`'s (d0: 2.0, m1: 1.0)"),
         ("m0", {"identity": {"weights": "v"}}, "weights differs from `m1`'s (m0: v, m1: w)"),
         ("d0", {"patches": [{"name": "p", "target": "t", "state": "moved"}]}, "hook `p` on t is moved"),
