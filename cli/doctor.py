@@ -18,6 +18,7 @@ from rich.table import Table
 from sun_sglang.errors import PatchError
 from sun_sglang.identity import PatchReport
 from sun_sglang.launch.machine import Machine
+from sun_sglang.launch.rdma import RdmaDevice
 from sun_sglang.patches.versions import CHOSEN_PLUGINS, RUN_ON, installed_version, require_chosen, require_run_on
 from sun_sglang.topology import Strict
 
@@ -111,8 +112,12 @@ def machine_findings(machine: Machine) -> list[Finding]:
     return [
         found,
         Finding("cpu", "ok", f"{machine.cores} cores, {machine.memory / 2**30:.1f} GiB; the processor {bf16}"),
-        Finding("rdma", "ok", ", ".join(machine.rdma) or "no device"),
+        *([_rdma_finding(device) for device in machine.rdma] or [Finding("rdma", "ok", "no device")]),
     ]
+
+
+def _rdma_finding(device: RdmaDevice) -> Finding:
+    return Finding("rdma", "note" if device.obstacle else "ok", str(device))
 
 
 def transfer_findings(machine: Machine) -> list[Finding]:

@@ -11,9 +11,9 @@ import psutil
 
 from sun_sglang.errors import UserError
 from sun_sglang.launch.gpus import Gpu, usable_gpus
+from sun_sglang.launch.rdma import PROTOCOL, RdmaDevice, rdma_devices
 from sun_sglang.topology import Strict
 
-_RDMA = Path("/sys/class/infiniband")
 _CPUINFO = Path("/proc/cpuinfo")
 _CGROUP = Path("/sys/fs/cgroup")
 # instruction sets that multiply bfloat16; `avx512bf16` is how other kernels spell it, `bf16` is ARM's
@@ -30,7 +30,8 @@ class Machine(Strict):
         cores: CPU cores that this process may use.
         memory: bytes of memory that this process may use.
         cpu_bf16: whether the processor multiplies bfloat16; without, float32 is both faster and more exact.
-        rdma: names of the RDMA devices.
+        rdma: the RDMA devices, usable or not.
+        mooncake_protocol: what the environment sets for mooncake; empty where it sets nothing.
         transfer: which KV transfer packages can be imported, of `TRANSFER_PACKAGES`.
     """
 
@@ -39,7 +40,8 @@ class Machine(Strict):
     cores: int
     memory: int
     cpu_bf16: bool = False
-    rdma: tuple[str, ...] = ()
+    rdma: tuple[RdmaDevice, ...] = ()
+    mooncake_protocol: str = ""
     transfer: frozenset[str] = frozenset()
 
 
@@ -52,7 +54,8 @@ def detect() -> Machine:
         cores=_cores(),
         memory=_memory(),
         cpu_bf16=multiplies_bf16(_CPUINFO.read_text()) if _CPUINFO.exists() else False,
-        rdma=tuple(sorted(p.name for p in _RDMA.iterdir())) if _RDMA.is_dir() else (),
+        rdma=rdma_devices(),
+        mooncake_protocol=os.environ.get(PROTOCOL, ""),
         transfer=frozenset(name for name in TRANSFER_PACKAGES if importlib.util.find_spec(name)),
     )
 

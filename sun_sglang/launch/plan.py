@@ -196,7 +196,8 @@ def make_plan(
                     bootstrap_port=bootstrap_port,
                     gpus=gpus[worker],
                     threads=threads,
-                    env=_environment([g for i in gpus[worker] for g in machine.gpus if g.index == i], threads),
+                    env=_environment([g for i in gpus[worker] for g in machine.gpus if g.index == i], threads)
+                    | transfer.env,
                     argv=(*to_argv(own | flags, schema), *sim),
                     backend=backend,
                     log=run_dir / "logs" / f"{worker}.log",

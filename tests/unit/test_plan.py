@@ -15,6 +15,7 @@ from sun_sglang.launch.flags import FlagSchema
 from sun_sglang.launch.gpus import Gpu
 from sun_sglang.launch.machine import Machine
 from sun_sglang.launch.plan import LaunchPlan, WorkerPlan, make_plan
+from sun_sglang.launch.rdma import RdmaDevice
 from sun_sglang.topology import Topology, parse_topology
 
 SUN = """
@@ -328,21 +329,34 @@ def test_one_hugging_face_id_on_both_sides_is_one_module() -> None:
     assert flags(other)["--radix-cache-backend"] == "sun_prompt_only"
 
 
+BOTH, MOONCAKE = frozenset({"nixl", "mooncake"}), frozenset({"mooncake"})
+MLX = RdmaDevice(name="mlx5_0", driver="mlx5_core")
+DOWN = RdmaDevice(name="mlx5_1", driver="mlx5_core", obstacle="port 1 is DOWN")
+EFA = RdmaDevice(name="efa_0", driver="efa")
+
+
 @pytest.mark.parametrize(
     ("machine", "engine", "backend", "reason"),
     [
         (LAPTOP, "{}", "mooncake_tcp", "Workers run on the CPU"),
-        (gpu_machine(4), "{}", "nixl", "NIXL is installed and there is no RDMA device"),
-        (gpu_machine(4, rdma=("mlx5_0",)), "{}", "nixl", "NIXL is installed and mooncake is not"),
+        (gpu_machine(4), "{}", "nixl", "All workers share this host, and NIXL is installed"),
+        (gpu_machine(4, rdma=(MLX,), transfer=BOTH), "{}", "nixl", "All workers share this host"),
+        (gpu_machine(4, rdma=(MLX,), transfer=MOONCAKE), "{}", "mooncake", r"RDMA works \(mlx5_0 \(mlx5_core\)\)"),
         (
-            gpu_machine(4, rdma=("mlx5_0",), transfer=frozenset({"nixl", "mooncake"})),
+            gpu_machine(4, rdma=(DOWN,), transfer=MOONCAKE),
             "{}",
-            "mooncake",
-            r"mooncake is installed and RDMA is there \(mlx5_0\)",
+            "mooncake_tcp",
+            r"used \(mlx5_1 .*: port 1 is DOWN\)\.",
         ),
-        (gpu_machine(4, transfer=frozenset({"mooncake"})), "{}", "mooncake_tcp", "NIXL and RDMA are not there"),
+        (gpu_machine(4, transfer=MOONCAKE), "{}", "mooncake_tcp", "NIXL is not, and there is no RDMA device"),
         (gpu_machine(4, transfer=frozenset()), "{}", "nixl", "install `nixl`"),
-        (gpu_machine(4), "{disaggregation_transfer_backend: mooncake}", "mooncake", "The topology sets it"),
+        (gpu_machine(4, rdma=(MLX,)), "{disaggregation_transfer_backend: mooncake}", "mooncake", "sets it.$"),
+        (
+            gpu_machine(4, rdma=(DOWN,)),
+            "{disaggregation_transfer_backend: mooncake}",
+            "mooncake",
+            r"The topology sets it\. It needs RDMA: no RDMA device can be used \(mlx5_1 .*: port 1 is DOWN\)",
+        ),
         (gpu_machine(4), "{device: cpu}", "mooncake_tcp", "Workers run on the CPU"),
     ],
 )
@@ -351,6 +365,20 @@ def test_the_transfer_backend_is_chosen_with_a_reason(machine: Machine, engine: 
     assert found.transfer.backend == backend
     assert re.search(reason, found.transfer.reason)
     assert all(flags(w)["--disaggregation-transfer-backend"] == backend for w in found.workers)
+
+
+@pytest.mark.parametrize(
+    ("rdma", "user", "protocol"),
+    [((EFA,), "", "efa"), ((EFA, DOWN), "", "efa"), ((EFA, MLX), "", None), ((MLX,), "", None), ((EFA,), "tcp", None)],
+)
+@pytest.mark.parametrize("engine", ["{}", "{disaggregation_transfer_backend: mooncake}"])
+def test_mooncake_on_efa_alone_gets_its_protocol_unless_the_user_sets_one(
+    engine: str, rdma: tuple[RdmaDevice, ...], user: str, protocol: str | None
+) -> None:
+    machine = gpu_machine(4, rdma=rdma, transfer=MOONCAKE, mooncake_protocol=user)
+    found = plan(topology(engine=engine), machine)
+    assert found.transfer.backend == "mooncake"
+    assert {w.env.get("MOONCAKE_PROTOCOL") for w in found.workers} == {protocol}
 
 
 def test_workers_take_gpus_in_order() -> None:
