@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from sun_sglang.errors import CheckpointError, IdentityError
 from sun_sglang.json_file import read_json
 from sun_sglang.kv_format import kv_format
-from sun_sglang.kv_layout import kv_heads, rope
+from sun_sglang.kv_layout import attention_ranks, kv_heads, moves_between_ranks, rope
 from sun_sglang.tensor_file import read_header
 from sun_sglang.tokenizer_digest import served_template_digest, tokenizer_digest
 
@@ -37,6 +37,8 @@ MODULE_FLAGS = (
     "rl_quant_profile",
     "model_impl",
 )
+# fields that may differ between the two sides of a transfer
+_OWN = ("weights", "any_tp")
 # what to do about a difference that its values do not explain
 _HINTS = {
     "kv_cache_dtype": "SGLang compares the flag as it is written, so give both the same `kv_cache_dtype`",
@@ -66,7 +68,9 @@ class Identity(BaseModel):
         kv_dtype: dtype of the KV cache, which is what the flag means for this model.
         kv_scales: digest of the scales of 8-bit KV; empty where KV is not scaled, `1.0` where every scale is one.
         page_size: tokens a KV page; 0 where SGLang decides it at start.
-        tp_size: tensor-parallel ranks.
+        tp_size: ranks among which one token's KV heads are split: the tensor-parallel ranks of one attention group.
+        any_tp: the KV may go to a worker with another `tp_size`.
+        pp_size: pipeline ranks.
         tokenizer: digest of the tokenizer.
         chat_template: digest of the chat template; empty if there is none.
         sglang: version of SGLang: the messages of a KV transfer differ between versions.
@@ -86,6 +90,8 @@ class Identity(BaseModel):
     kv_scales: Name = ""
     page_size: int = Field(ge=0, le=1 << 20)
     tp_size: Size
+    any_tp: bool = False
+    pp_size: Size = 1
     tokenizer: Name
     chat_template: Name
     sglang: Name
@@ -153,17 +159,43 @@ class Difference(NamedTuple):
     hint: str = ""
 
 
-def first_difference(left: Identity, right: Identity) -> Difference | None:
-    """The first field, in declaration order, that must agree and does not; None if the two can be paired."""
+def pair_difference(prefill: Identity, decode: Identity) -> Difference | None:
+    """Return the first field, in declaration order, that keeps a prefill side from handing KV to a decode side."""
     for field in Identity.model_fields:
-        if field == "weights":
+        if field in _OWN:
             continue
-        a, b = getattr(left, field), getattr(right, field)
-        if field == "page_size" and 0 in (a, b):
-            continue
-        if a != b:
-            return Difference(field, a, b, _HINTS.get(field, ""))
+        a, b = getattr(prefill, field), getattr(decode, field)
+        if a != b and (hint := _hint(field, prefill, decode)) is not None:
+            return Difference(field, a, b, hint)
     return None
+
+
+def member_difference(one: Identity, other: Identity) -> Difference | None:
+    """Return the first field in which two workers of one pool differ."""
+    for field in Identity.model_fields:
+        a, b = getattr(one, field), getattr(other, field)
+        if a != b and not _is_open(field, a, b):
+            return Difference(field, a, b)
+    return None
+
+
+def _is_open(field: str, a: object, b: object) -> bool:
+    """Return whether SGLang decides the field at the start of one of the two workers."""
+    return field == "page_size" and 0 in (a, b)
+
+
+def _hint(field: str, prefill: Identity, decode: Identity) -> str | None:
+    """Return what to do about a difference; None where SGLang transfers KV in spite of it."""
+    if _is_open(field, getattr(prefill, field), getattr(decode, field)):
+        return None
+    if field == "tp_size":
+        sizes = sorted((prefill.tp_size, decode.tp_size))
+        if not (prefill.any_tp and decode.any_tp):
+            return "SGLang moves KV between workers with other `tp_size` for plain full attention and MLA alone"
+        return "one of the two must be a multiple of the other" if sizes[1] % sizes[0] else None
+    if field == "pp_size":
+        return "the decode side has as many pipeline ranks, or one" if decode.pp_size != 1 else None
+    return _HINTS.get(field, "")
 
 
 def require_same(left: Identity, right: Identity, *, names: tuple[str, str], where: str) -> None:
@@ -178,7 +210,7 @@ def require_same(left: Identity, right: Identity, *, names: tuple[str, str], whe
     Raises:
         IdentityError: names the first difference, with both values.
     """
-    difference = first_difference(left, right)
+    difference = pair_difference(left, right)
     if difference is None:
         return
     field, a, b, hint = difference
@@ -234,7 +266,9 @@ def read_identity(model: Path, engine: Mapping[str, Any], *, sglang: str = "") -
             kv_dtype=kv.dtype,
             kv_scales=kv.scales,
             page_size=int(engine.get("page_size") or 0),
-            tp_size=int(engine.get("tp_size") or engine.get("tensor_parallel_size") or engine.get("tp") or 1),
+            tp_size=attention_ranks(engine),
+            any_tp=moves_between_ranks(text, engine, kv.flag),
+            pp_size=int(engine.get("pp_size") or 1),
             tokenizer=tokenizer_digest(Path(engine.get("tokenizer_path") or model)),
             chat_template=served_template_digest(model, engine),
             sglang=sglang,

@@ -7,8 +7,16 @@ place, writes out what followed from other values, and keeps integers where vers
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+# KV that is nothing but 16 or 8 bits a value: other formats keep scales beside it, which are not split by head
+_PLAIN_KV = ("auto", "bf16", "bfloat16", "fp8_e4m3", "fp8_e5m2")
+# keys of `config.json` that tell of state other than the KV of full attention
+_OTHER_STATE = re.compile(
+    r"sliding|window|linear_attn|linear_attention|linear_num|mamba|ssm|hybrid|sparse|chunk|compress"
+)
 
 
 class Heads(NamedTuple):
@@ -44,6 +52,43 @@ def kv_heads(config: Mapping[str, Any]) -> Heads:
 def is_mla(config: Mapping[str, Any]) -> bool:
     """Return whether a model caches latent vectors (DeepSeek-V2 and V3, Kimi-K2) and no keys and values."""
     return bool(config.get("kv_lora_rank")) and bool(config.get("qk_rope_head_dim"))
+
+
+def attention_ranks(engine: Mapping[str, Any]) -> int:
+    """Return among how many ranks one token's KV heads are split: the tensor-parallel ranks of one attention group.
+
+    Args:
+        engine: SGLang's flags. 0.5.21 has `enable_dp_attention` for what 0.5.23 resolves to `attn_dp_size`.
+    """
+    ranks = int(engine.get("tp_size") or engine.get("tensor_parallel_size") or engine.get("tp") or 1)
+    groups = int(engine.get("attn_dp_size") or 1)
+    if groups == 1 and engine.get("enable_dp_attention"):
+        groups = int(engine.get("dp_size") or 1)
+    return max(1, ranks // groups // int(engine.get("attn_cp_size") or 1))
+
+
+def moves_between_ranks(config: Mapping[str, Any], engine: Mapping[str, Any], kv_flag: str) -> bool:
+    """Return whether SGLang hands a model's KV to a worker with another number of ranks, with every transfer backend.
+
+    It does for full attention, whose heads it splits and joins, and for MLA, of which each rank has a copy
+    (`disaggregation/mooncake/conn.py` and `nixl/conn.py`). The state of sliding windows, Mamba and sparse attention has
+    rules that differ between backends and versions, so a model that seems to have any is taken not to be movable.
+
+    Args:
+        config: `config.json`, or its `text_config`.
+        engine: SGLang's flags.
+        kv_flag: SGLang's resolved `kv_cache_dtype`.
+    """
+    if kv_flag not in _PLAIN_KV or engine.get("speculative_algorithm") or engine.get("enable_page_major_kv_layout"):
+        return False
+    if is_mla(config) and not config.get("linear_attn_config"):
+        return True
+    if any(kind != "full_attention" for kind in config.get("layer_types") or ()):
+        return False
+    no_window = config.get("use_sliding_window") is False
+    return not any(
+        value and _OTHER_STATE.search(key) and not (no_window and "window" in key) for key, value in config.items()
+    )
 
 
 def rope(config: Mapping[str, Any]) -> str:

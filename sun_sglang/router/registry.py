@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
-from sun_sglang.identity import WorkerCard, first_difference
+from sun_sglang.identity import Difference, WorkerCard, member_difference, pair_difference
 from sun_sglang.router.fleet import Fleet, FleetWorker
 from sun_sglang.router.shared import SharedLoads
 from sun_sglang.topology import Task
@@ -386,16 +386,10 @@ class Registry:
                 return f"hook `{hook.name}` on {hook.target} is {hook.state}{detail}"
         for peer in self._comparable(worker):
             assert peer.card is not None, "only admitted workers are compared"
-            difference = first_difference(card.identity, peer.card.identity)
-            if difference is not None:
-                return _differs(worker, peer, *difference)
-            if peer.spec.pool == worker.spec.pool:
-                for field, ours, theirs in (
-                    ("weights", card.identity.weights, peer.card.identity.weights),
-                    ("module_flags", card.module_flags, peer.card.module_flags),
-                ):
-                    if ours != theirs:
-                        return _differs(worker, peer, field, ours, theirs)
+            if (difference := _difference(worker, card, peer, peer.card)) is not None:
+                field, ours, theirs, hint = difference
+                found = f"{field} differs from `{peer.name}`'s ({worker.name}: {ours}, {peer.name}: {theirs})"
+                return found + (f"; {hint}" if hint else "")
         return ""
 
     def _comparable(self, worker: Worker) -> Iterable[Worker]:
@@ -441,6 +435,13 @@ def _limit(pairs: Iterable[Pair]) -> Limit:
     return Limit(tokens, min(c.identity.vocab_size for c in cards), token_bytes)
 
 
-def _differs(worker: Worker, peer: Worker, what: str, ours: object, theirs: object, hint: str = "") -> str:
-    found = f"{what} differs from `{peer.name}`'s ({worker.name}: {ours}, {peer.name}: {theirs})"
-    return found + (f"; {hint}" if hint else "")
+def _difference(worker: Worker, card: WorkerCard, peer: Worker, other: WorkerCard) -> Difference | None:
+    """Return in what two workers differ that have to agree: ours and theirs, in this order."""
+    if peer.spec.pool == worker.spec.pool:
+        found = member_difference(card.identity, other.identity)
+        flags = Difference("module_flags", card.module_flags, other.module_flags)
+        return found or (flags if flags.left != flags.right else None)
+    if worker.role == "prefill":
+        return pair_difference(card.identity, other.identity)
+    found = pair_difference(other.identity, card.identity)
+    return None if found is None else found._replace(left=found.right, right=found.left)

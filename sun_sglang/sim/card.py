@@ -59,6 +59,7 @@ def identity_of(settings: Settings) -> Identity:
         kv_dtype="bfloat16" if dtype == "auto" else dtype,
         page_size=int(settings.engine.get("page_size") or 0),
         tp_size=int(settings.engine.get("tp_size") or 1),
+        any_tp=True,
         tokenizer="emulated",
         chat_template="",
         sglang=settings.emulation.sglang,

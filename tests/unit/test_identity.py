@@ -7,7 +7,7 @@ import pytest
 
 from sun_sglang import identity
 from sun_sglang.errors import CheckpointError, IdentityError
-from sun_sglang.identity import find_checkpoint, first_difference, read_identity, require_same, weights_revision
+from sun_sglang.identity import find_checkpoint, pair_difference, read_identity, require_same, weights_revision
 
 Write = Callable[..., Path]
 
@@ -26,6 +26,8 @@ def test_what_a_checkpoint_says(write_checkpoint: Write) -> None:
         "kv_scales": "",
         "page_size": 16,
         "tp_size": 2,
+        "any_tp": True,
+        "pp_size": 1,
         "sglang": "1.0",
     }
 
@@ -52,7 +54,7 @@ def test_a_difference_is_named_with_both_values(
     write_checkpoint: Write, config: dict[str, Any], field: str, value: object
 ) -> None:
     a, b = read_identity(write_checkpoint("a"), {}), read_identity(write_checkpoint("b", config), {})
-    assert first_difference(a, b) == (field, getattr(a, field), value, "")
+    assert pair_difference(a, b) == (field, getattr(a, field), value, "")
     with pytest.raises(IdentityError) as caught:
         require_same(a, b, names=("math", "base"), where="tasks.math")
     assert str(caught.value) == (
@@ -63,7 +65,7 @@ def test_a_difference_is_named_with_both_values(
 def test_rope_is_the_same_however_transformers_writes_it(write_checkpoint: Write) -> None:
     old = write_checkpoint("old")
     new = write_checkpoint("new", {"rope_theta": None, "rope_parameters": {"rope_theta": 10000}})
-    assert first_difference(read_identity(old, {}), read_identity(new, {})) is None
+    assert pair_difference(read_identity(old, {}), read_identity(new, {})) is None
 
 
 @pytest.mark.parametrize(
@@ -85,10 +87,10 @@ def test_other_words_cannot_be_shared_and_other_weights_can(write_checkpoint: Wr
     template = read_identity(write_checkpoint("template", template="other"), {})
     bare = read_identity(write_checkpoint("bare", template=None), {})
     weights = read_identity(write_checkpoint("weights", weights=b"other"), {})
-    assert (first_difference(a, words) or a)[0] == "tokenizer"
-    assert (first_difference(a, template) or a)[0] == "chat_template"
+    assert (pair_difference(a, words) or a)[0] == "tokenizer"
+    assert (pair_difference(a, template) or a)[0] == "chat_template"
     assert bare.chat_template == ""
-    assert first_difference(a, weights) is None
+    assert pair_difference(a, weights) is None
     assert a.weights != weights.weights
 
 
@@ -97,13 +99,13 @@ def test_a_flags_chat_template_is_the_one_served(write_checkpoint: Write, tmp_pa
     template.write_text("{{ messages }}")
     own, other = write_checkpoint("own"), write_checkpoint("other", template="x")
     flags = {"chat_template": str(template)}
-    assert first_difference(read_identity(own, {}), read_identity(other, flags)) is None
+    assert pair_difference(read_identity(own, {}), read_identity(other, flags)) is None
 
 
 def test_a_page_size_that_sglang_decides_is_not_compared(write_checkpoint: Write) -> None:
     model = write_checkpoint("a")
-    assert first_difference(read_identity(model, {}), read_identity(model, {"page_size": 64})) is None
-    difference = first_difference(read_identity(model, {"page_size": 1}), read_identity(model, {"page_size": 64}))
+    assert pair_difference(read_identity(model, {}), read_identity(model, {"page_size": 64})) is None
+    difference = pair_difference(read_identity(model, {"page_size": 1}), read_identity(model, {"page_size": 64}))
     assert difference == ("page_size", 1, 64, "")
 
 
@@ -169,4 +171,4 @@ def test_a_downloaded_model_is_found(write_checkpoint: Write, tmp_path: Path, mo
 def test_templates_in_the_tokenizers_configuration_count(write_checkpoint: Write) -> None:
     inline = write_checkpoint("inline", template=None)
     (inline / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
-    assert first_difference(read_identity(write_checkpoint("file"), {}), read_identity(inline, {})) is None
+    assert pair_difference(read_identity(write_checkpoint("file"), {}), read_identity(inline, {})) is None

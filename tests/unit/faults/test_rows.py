@@ -478,7 +478,8 @@ async def _send(writer: asyncio.StreamWriter, body: bytes) -> None:
     ("field", "flags"),
     [
         ("page_size", {"page_size": 64}),
-        ("kv_dtype", {"kv_cache_dtype": "fp8_e5m2"}),
+        ("kv_cache_dtype", {"kv_cache_dtype": "fp8_e5m2"}),
+        ("kv_dtype", {"dtype": "float16"}),
         ("architecture", {"sim_architecture": "Qwen3ForCausalLM"}),
         ("tp_size", {"tp_size": 2}),
         ("num_layers", {"sim_num_layers": 7}),
@@ -498,7 +499,7 @@ async def test_fault_21_members_that_differ_are_refused_with_the_difference_name
     await cluster.until(refused)
     reasons = [reason for state, reason in (await cluster.states()).values() if state == "refused"]
     # both values, each with whose it is
-    told = re.compile(rf"{field} differs from `\w+-\d`'s \((\w+-\d): ([\w.]+), (\w+-\d): (?!\2\))[\w.]+\)")
+    told = re.compile(rf"{field} differs from `\w+-\d`'s \((\w+-\d): ([\w.]+), (\w+-\d): (?!\2\))[\w.]+\)(; .+)?")
     assert all(told.fullmatch(reason) for reason in reasons), reasons
     assert all(w.alive for w in cluster.workers.values())
 

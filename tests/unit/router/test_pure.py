@@ -297,6 +297,8 @@ def test_an_ejected_worker_keeps_its_requests_unless_it_is_gone() -> None:
         ("d0", {"identity": {"kv_cache_dtype": "bf16"}}, "(d0: bf16, m1: auto); SGLang compares the flag"),
         ("d0", {"identity": {"kv_scales": "1.0"}}, "kv_scales differs from `m1`'s (d0: 1.0, m1: ); 8-bit KV is wrong"),
         ("d0", {"identity": {"sglang": "2.0"}}, "sglang differs from `m1`'s (d0: 2.0, m1: 1.0)"),
+        ("d0", {"identity": {"tp_size": 2}}, "tp_size differs from `m1`'s (d0: 2, m1: 1); SGLang moves KV between"),
+        ("m0", {"identity": {"tp_size": 2, "any_tp": True}}, "tp_size differs from `m1`'s (m0: 2, m1: 1)"),
         ("m0", {"identity": {"weights": "v"}}, "weights differs from `m1`'s (m0: v, m1: w)"),
         ("d0", {"patches": [{"name": "p", "target": "t", "state": "moved"}]}, "hook `p` on t is moved"),
     ],
@@ -315,6 +317,13 @@ def test_pools_of_different_tasks_may_differ_in_weights() -> None:
     assert registry.admit("m0", card("prefill", "a")) == ""
     assert registry.admit("t0", card("prefill", "b")) == ""
     assert registry.admit("d0", card("decode", "c")) == ""
+
+
+def test_a_decode_worker_with_more_ranks_serves_where_kv_can_be_split() -> None:
+    registry = Registry(FLEET)
+    assert registry.admit("m0", card("prefill", identity={"any_tp": True})) == ""
+    assert registry.admit("d0", card("decode", identity={"any_tp": True, "tp_size": 2})) == ""
+    assert [path.decode for path in registry.unproven()] == ["d0"]
 
 
 def test_what_was_refused_because_of_another_is_taken_when_the_other_leaves() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sun_sglang.identity import first_difference, read_identity, weights_revision
+from sun_sglang.identity import pair_difference, read_identity, weights_revision
 from sun_sglang.train.checkpoint import load_model, load_tokenizer, read_record
 from sun_sglang.train.demo import BASE, HELD_OUT, checkpoint_name
 from sun_sglang.train.demo_tasks import DEMO_QUESTIONS, TASKS
@@ -53,7 +53,7 @@ def right(task: str, prefill: str, decode: str, count: int) -> int:
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_every_checkpoint_can_share_kv_with_the_base(name: str) -> None:
     left, base = (read_identity(DEMO / "models" / n, {"dtype": "float32"}) for n in (name, BASE))
-    assert first_difference(left, base) is None
+    assert pair_difference(left, base) is None
     assert (left.weights == base.weights) == (name == BASE)
 
 

@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers import AutoModelForCausalLM
 
 from sun_sglang.errors import RecipeError
-from sun_sglang.identity import first_difference, read_identity, weights_revision
+from sun_sglang.identity import pair_difference, read_identity, weights_revision
 from sun_sglang.train.checkpoint import read_record
 from sun_sglang.train.estimate import estimate
 from sun_sglang.train.fit import trained_state
@@ -43,7 +43,7 @@ def test_the_output_is_a_plain_checkpoint_with_its_record(
 
     assert AutoModelForCausalLM.from_pretrained(out, dtype="auto").dtype == torch.float16
     identities = [read_identity(path, {}) for path in (out, base)]
-    assert first_difference(*identities) is None, "tokenizer, template and architecture are the base's"
+    assert pair_difference(*identities) is None, "tokenizer, template and architecture are the base's"
     assert (out / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
     record = read_record(out)
     assert (record.scheme, record.first_token, record.base) == (scheme, first, weights_revision(base))

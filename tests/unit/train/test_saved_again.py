@@ -11,7 +11,7 @@ import pytest
 from tokenizers.pre_tokenizers import ByteLevel
 
 import sun_sglang.train  # noqa: F401 - makes transformers importable on a machine without a GPU
-from sun_sglang.identity import first_difference, read_identity
+from sun_sglang.identity import pair_difference, read_identity
 
 # after sun_sglang.train
 from transformers import AutoConfig, AutoTokenizer  # isort: skip
@@ -77,7 +77,7 @@ def test_configuration_that_was_saved_again_pairs_with_the_original(
     again = write_checkpoint("again")
     AutoConfig.from_pretrained(original).save_pretrained(again)
     assert (again / "config.json").read_bytes() != (original / "config.json").read_bytes()
-    assert first_difference(read_identity(original, {}), read_identity(again, {})) is None
+    assert pair_difference(read_identity(original, {}), read_identity(again, {})) is None
 
 
 @pytest.mark.parametrize("kind", ["PreTrainedTokenizerFast", "Qwen2Tokenizer"])
@@ -91,7 +91,7 @@ def test_tokenizer_that_was_saved_again_pairs_with_the_original(write_checkpoint
     assert saved["model"]["merges"][0] == ["t", "h"], "version 5 writes pairs"
     assert [saved["padding"], saved["truncation"]] != [None, None]
     assert len(saved["added_tokens"]) == 3, "with the one that stood in the settings"
-    assert first_difference(read_identity(original, {}), read_identity(again, {})) is None
+    assert pair_difference(read_identity(original, {}), read_identity(again, {})) is None
 
 
 def write_old_tokenizer(model: Path, kind: str) -> Path:
