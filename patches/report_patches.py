@@ -1,48 +1,136 @@
-"""Every scheduler process proves that each hook took, and the server does not start without the proofs."""
+"""Each scheduler process proves that its hooks took, and the server does not start without every proof.
+
+A proof is a line in a nameless file of the server, which ends with the server. A scheduler's ready message would not
+do: with `dp_size` > 1 it goes to SGLang's data-parallel controller, which builds a message of its own for the server.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
+
+from pydantic import BaseModel, ConfigDict
 
 from sun_sglang.errors import PatchError
 from sun_sglang.identity import PatchReport
 from sun_sglang.patches.patch import Patch
 from sun_sglang.patches.versions import on
 
-PROOF = "sun_patches"
+FILE_VARIABLE = "SUN_PROOFS"  # path of the file, in the environment of every process that the server starts
+PROOFS = "sun_patches"  # key in SGLang's scheduler info
 _WHY = "SGLang only logs a hook that failed, so a worker could serve unpatched"
 _WAY_OUT = "when SGLang refuses to start after a plugin failed"
 
 
-def add_proof(info: dict[str, Any], *_args: Any, **_kwargs: Any) -> dict[str, Any]:
-    """Add the state of every hook in this scheduler process to what it tells the server when it is ready."""
+class Proof(BaseModel):
+    """The state of every hook that one scheduler process needs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pid: int
+    patches: tuple[PatchReport, ...]
+
+
+class ProofFile:
+    """A file in the server's memory to which its schedulers append their proofs.
+
+    Attributes:
+        path: where the server's children and their children open it.
+    """
+
+    def __init__(self) -> None:
+        self._fd = os.memfd_create("sun-proofs")
+        self.path = f"/proc/{os.getpid()}/fd/{self._fd}"
+
+    def read(self) -> list[Proof]:
+        """Return the proofs so far."""
+        content = os.pread(self._fd, os.fstat(self._fd).st_size, 0)
+        return [Proof.model_validate_json(line) for line in content.splitlines()]
+
+    def close(self) -> None:
+        """Free the file."""
+        os.close(self._fd)
+
+
+def leave_proof(_info: dict[str, Any], *_args: Any, **_kwargs: Any) -> None:
+    """Write this scheduler's proof, right before it tells its parent that it is ready."""
     from sun_sglang.patches import status
 
-    reports = [r.model_dump() for r in status() if r.state != "inactive"]
-    return {**info, PROOF: {"pid": os.getpid(), "patches": reports}}
+    path = os.environ.get(FILE_VARIABLE)
+    if path is None:
+        return  # the server runs without the hook that collects proofs, and `require_applied` refuses it
+    reports = tuple(r for r in status() if r.state != "inactive")
+    append_proof(path, Proof(pid=os.getpid(), patches=reports))
 
 
-def require_proofs(infos: list[dict[str, Any]], *_args: Any, **_kwargs: Any) -> list[dict[str, Any]]:
-    """Raise unless every scheduler process sent its proof and every hook took there.
+def append_proof(path: str, proof: Proof) -> None:
+    """Append a proof in one write, which no other process's write can cut in two."""
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+    try:
+        os.write(fd, proof.model_dump_json().encode() + b"\n")
+    finally:
+        os.close(fd)
+
+
+def launch_with_proofs(launch: Callable[..., tuple[Any, Any]], *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    """Start the schedulers, and make the server wait for the proof of each.
 
     The server raises for its schedulers: an exception of a scheduler would kill the server without a word.
+    """
+    file = ProofFile()
+    os.environ[FILE_VARIABLE] = file.path
+    try:
+        result, processes = launch(*args, **kwargs)
+    finally:
+        del os.environ[FILE_VARIABLE]
+    wait = result.wait_for_ready
+
+    def wait_for_proofs() -> None:
+        wait()
+        proofs = file.read()
+        file.close()
+        infos: list[dict[str, Any]] = result.scheduler_infos
+        require_proofs(proofs, scheduler_pids(infos, processes))
+        infos[0][PROOFS] = [proof.model_dump() for proof in proofs]
+
+    result.wait_for_ready = wait_for_proofs
+    return result, processes
+
+
+def scheduler_pids(infos: Iterable[Mapping[str, Any]], processes: Iterable[Any]) -> set[int]:
+    """Return the ids of all scheduler processes of a server: tensor x pipeline x data parallel ranks.
+
+    Args:
+        infos: ready messages. A data-parallel controller lists its schedulers in its own.
+        processes: started by the server: the schedulers, or the controller with or without them.
+    """
+    controlled = [pid for info in infos for pid in info.get("scheduler_pids", ())]
+    return set(controlled) or {process.pid for process in processes}
+
+
+def require_proofs(proofs: Iterable[Proof], pids: Collection[int]) -> None:
+    """Raise unless each scheduler process left a proof and every hook took there.
 
     Raises:
         PatchError: a scheduler came up without this plugin, or without a hook.
     """
     from sun_sglang.patches import require_taken
 
-    for rank, info in enumerate(infos):
-        if PROOF not in info:
-            raise PatchError(f"patch `report_patches.scheduler`: scheduler {rank} started without sun-sglang's hooks")
-        require_taken(proven(info))
-    return infos
+    by_pid = {proof.pid: proof for proof in proofs}
+    without = [pid for pid in pids if pid not in by_pid]
+    if without or not pids:
+        raise PatchError(
+            f"patch `report_patches.scheduler`: {len(without)} of {len(pids)} schedulers started without sun-sglang's "
+            f"hooks (processes {', '.join(map(str, sorted(without)))})"
+        )
+    for pid in pids:
+        require_taken(by_pid[pid].patches)
 
 
-def proven(info: dict[str, Any]) -> list[PatchReport]:
-    """The reports in a scheduler's ready message; empty if it sent none."""
-    return [PatchReport.model_validate(r) for r in info.get(PROOF, {}).get("patches", ())]
+def proven(info: Mapping[str, Any]) -> list[Proof]:
+    """Return the schedulers' proofs in the info that the server keeps; empty if there are none."""
+    return [Proof.model_validate(proof) for proof in info.get(PROOFS, ())]
 
 
 SCHEDULER = Patch(
@@ -50,18 +138,18 @@ SCHEDULER = Patch(
     target="sglang.srt.managers.scheduler.Scheduler.get_init_info",
     parameters=(("self",),),
     kind="after",
-    hook=add_proof,
+    hook=leave_proof,
     why=_WHY,
-    versions=on("adds the state of every hook to a scheduler's ready message"),
+    versions=on("leaves a proof with the state of every hook before a scheduler is ready"),
     way_out=_WAY_OUT,
 )
 SERVER = Patch(
     name="report_patches.server",
-    target="sglang.srt.entrypoints.engine._wait_for_scheduler_ready",
-    parameters=(("scheduler_pipe_readers", "scheduler_procs"),),
-    kind="after",
-    hook=require_proofs,
+    target="sglang.srt.entrypoints.engine.Engine._launch_scheduler_processes",
+    parameters=(("cls", "server_args", "port_args", "run_scheduler_process_func", "placement_group"),),
+    kind="around",
+    hook=launch_with_proofs,
     why=_WHY,
-    versions=on("refuses schedulers without their hooks"),
+    versions=on("requires a proof of every scheduler, also of those behind a data-parallel controller"),
     way_out=_WAY_OUT,
 )

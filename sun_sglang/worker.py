@@ -145,9 +145,9 @@ def read_card(state: Any, incarnation: str, version: str, token_bytes: int | Non
     args = state.tokenizer_manager.server_args
     flags = args.resolved_dict()
     info = state.scheduler_info
-    reports = proven(info)
-    if not reports:
-        raise PatchError("the scheduler sent no proof of its hooks")
+    proofs = proven(info)
+    if not proofs:
+        raise PatchError("no scheduler left a proof of its hooks")
     model = find_checkpoint(flags["model_path"], flags["revision"])
     assert model is not None, "a model that is served has been loaded"
     prefill = flags["disaggregation_mode"] == "prefill"
@@ -156,7 +156,8 @@ def read_card(state: Any, incarnation: str, version: str, token_bytes: int | Non
         incarnation=incarnation,
         bootstrap_port=flags["disaggregation_bootstrap_port"] if prefill else None,
         identity=read_identity(model, flags, sglang=version),
-        patches=tuple(reports),
+        # every scheduler has the same hooks, and a server with a hook that did not take does not start
+        patches=proofs[0].patches,
         # the first length that SGLang refuses (managers/utils.py: validate_input_length)
         max_input_tokens=info["max_req_input_len"] - 1,
         context_length=state.tokenizer_manager.context_len,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import json
+import os
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -14,10 +16,18 @@ import pytest
 
 from sun_sglang import patches
 from sun_sglang.errors import END_MARK, REFUSED, LaunchError, PatchError, SunError
+from sun_sglang.identity import PatchReport
 from sun_sglang.patches.few_grammars import MOST_GRAMMARS, compile_without_cache, drop_oldest
 from sun_sglang.patches.patch import Patch
 from sun_sglang.patches.prompt_only_cache import BACKEND, OTHER_STORES
-from sun_sglang.patches.report_patches import PROOF, proven, require_proofs
+from sun_sglang.patches.report_patches import (
+    FILE_VARIABLE,
+    Proof,
+    ProofFile,
+    append_proof,
+    launch_with_proofs,
+    proven,
+)
 from sun_sglang.patches.versions import PLUGIN, RUN_ON, installed_version, require_chosen, require_run_on
 from sun_sglang.worker import keeps_answers, report_end
 
@@ -165,16 +175,88 @@ def test_every_patch_says_what_it_is() -> None:
         assert p.way_out
 
 
-def test_a_scheduler_without_proof_is_refused() -> None:
-    proof = {"pid": 1, "patches": [{"name": "x", "target": "y", "state": "applied"}]}
-    good: dict[str, Any] = {"status": "ready", PROOF: proof}
-    assert require_proofs([good, good]) == [good, good]
-    assert [r.name for r in proven(json.loads(json.dumps(good)))] == ["x"]
-    with pytest.raises(PatchError, match="scheduler 1 started without"):
-        require_proofs([good, {"status": "ready"}])
-    missing = {"name": "x", "target": "y", "state": "missing", "detail": "y runs without it"}
+APPLIED = PatchReport(name="x", target="y", state="applied")
+MISSING = PatchReport(name="x", target="y", state="missing", detail="y runs without it")
+
+
+class Launch:
+    """SGLang's launch of schedulers, each of which leaves its proof unless it is silent.
+
+    Args:
+        pids: of all schedulers.
+        silent: those that start without the hooks.
+        controlled: a data-parallel controller starts the schedulers, and its own message is all that the server gets.
+        report: what each scheduler reports.
+    """
+
+    def __init__(
+        self, pids: range, *, silent: Collection[int] = (), controlled: bool = False, report: PatchReport = APPLIED
+    ) -> None:
+        self.pids, self.silent, self.controlled, self.report = pids, silent, controlled, report
+
+    def __call__(self, server_args: str) -> tuple[Any, list[Any]]:
+        assert server_args == "arguments"
+        result = SimpleNamespace(scheduler_infos=[])
+        path = os.environ[FILE_VARIABLE]
+
+        def wait_for_ready() -> None:
+            for pid in self.pids:
+                if pid not in self.silent:
+                    append_proof(path, Proof(pid=pid, patches=(self.report,)))
+            ready: dict[str, Any] = {"status": "ready"}
+            listed = {"scheduler_pids": list(self.pids)} if self.controlled else {}
+            result.scheduler_infos.extend([ready | listed] if self.controlled else [ready.copy() for _ in self.pids])
+
+        result.wait_for_ready = wait_for_ready
+        return result, [SimpleNamespace(pid=pid) for pid in ([1] if self.controlled else self.pids)]
+
+
+# tensor x pipeline x data parallel ranks
+RANKS = range(100, 100 + 2 * 2 * 2)
+
+
+@pytest.mark.parametrize("controlled", [False, True])
+def test_server_whose_schedulers_all_leave_a_proof_starts(controlled: bool) -> None:
+    result, _ = launch_with_proofs(Launch(RANKS, controlled=controlled), "arguments")
+    result.wait_for_ready()
+    proofs = proven(json.loads(json.dumps(result.scheduler_infos[0])))
+    assert [proof.pid for proof in proofs] == list(RANKS)
+    assert all(proof.patches == (APPLIED,) for proof in proofs)
+    assert FILE_VARIABLE not in os.environ
+
+
+@pytest.mark.parametrize("controlled", [False, True])
+def test_server_with_one_scheduler_without_proof_is_refused(controlled: bool) -> None:
+    result, _ = launch_with_proofs(Launch(RANKS, silent={104}, controlled=controlled), "arguments")
+    with pytest.raises(PatchError, match=r"1 of 8 schedulers started without sun-sglang's hooks \(processes 104\)"):
+        result.wait_for_ready()
+
+
+def test_server_with_a_hook_that_did_not_take_is_refused_by_the_hook() -> None:
+    result, _ = launch_with_proofs(Launch(RANKS, controlled=True, report=MISSING), "arguments")
     with pytest.raises(PatchError, match="patch `x` did not take: y runs without it"):
-        require_proofs([good, {PROOF: {"pid": 2, "patches": [missing]}}])
+        result.wait_for_ready()
+
+
+def test_launch_that_fails_leaves_the_environment_as_it_was() -> None:
+    def launch() -> tuple[Any, Any]:
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        launch_with_proofs(launch)
+    assert FILE_VARIABLE not in os.environ
+
+
+def test_proofs_of_processes_that_a_child_started_reach_the_server() -> None:
+    append = (
+        "import os, sys; from sun_sglang.patches.report_patches import *;"
+        "append_proof(sys.argv[1], Proof(pid=os.getpid(), patches=()))"
+    )
+    controller = "import subprocess, sys; [subprocess.run([sys.executable, *sys.argv[1:]], check=True) for _ in 'ab']"
+    file = ProofFile()
+    subprocess.run([sys.executable, "-c", controller, "-c", append, file.path], check=True)
+    assert len({proof.pid for proof in file.read()}) == 2
+    file.close()
 
 
 def test_grammars_that_many_clients_sent_are_dropped_oldest_first() -> None:
