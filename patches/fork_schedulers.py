@@ -1,4 +1,4 @@
-"""A worker that was forked forks its own processes too.
+"""A worker that was forked forks its own processes too, but for those that a data-parallel controller starts.
 
 SGLang starts schedulers and detokenizers with multiprocessing's `spawn`, which imports everything again in each. A
 worker that came from the launcher's nursery has it all imported, and has neither threads nor a device yet: it may fork.
@@ -34,6 +34,11 @@ def choose_fork(*_args: Any, **_kwargs: Any) -> None:
     multiprocessing.set_start_method("fork", force=True)
 
 
+def choose_spawn(*_args: Any, **_kwargs: Any) -> None:
+    """Switch back to `spawn` in a data-parallel controller, which starts its schedulers from threads."""
+    multiprocessing.set_start_method("spawn", force=True)
+
+
 def require_forkable() -> None:
     """Raise unless a fork of this process may use CUDA and take any lock.
 
@@ -49,8 +54,8 @@ def require_forkable() -> None:
         raise PatchError(f"patch `fork_schedulers`: threads {threads} run before the fork; use `--start plain`")
 
 
-PATCH = Patch(
-    name="fork_schedulers",
+SERVER = Patch(
+    name="fork_schedulers.server",
     target="sglang.srt.entrypoints.engine.Engine._launch_scheduler_processes",
     parameters=(("cls", "server_args", "port_args", "run_scheduler_process_func", "placement_group"),),
     kind="before",
@@ -58,5 +63,19 @@ PATCH = Patch(
     why="`spawn` would import torch and SGLang again in every process of every worker",
     versions=on("forks the processes of a forked worker"),
     way_out="when SGLang lets its caller choose multiprocessing's start method",
+    unneeded=unneeded,
+)
+CONTROLLER = Patch(
+    name="fork_schedulers.controller",
+    target="sglang.srt.managers.data_parallel_controller.run_data_parallel_controller_process",
+    parameters=(
+        ("server_args", "port_args", "pipe_writer", "run_scheduler_process_func"),
+        ("server_args", "port_args", "pipe_writer", "run_scheduler_process_func", "prelaunched_schedulers"),
+    ),
+    kind="before",
+    hook=choose_spawn,
+    why="a scheduler that is forked beside threads may wait for ever for a lock that one of them held",
+    versions=on("spawns the schedulers of a data-parallel controller"),
+    way_out=SERVER.way_out,
     unneeded=unneeded,
 )

@@ -202,5 +202,10 @@ def main() -> None:
     nursery.run()
 
 
-if __name__ == "__main__":
+if __name__ == "__mp_main__":
+    # a forked worker with a data-parallel controller spawns its processes, which import this file before SGLang
+    from sun_sglang.worker import prepare_process
+
+    prepare_process()
+elif __name__ == "__main__":
     main()

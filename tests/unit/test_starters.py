@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import threading
 from pathlib import Path
@@ -17,7 +18,8 @@ from sun_sglang.launch.plan import LaunchPlan, RouterPlan, WorkerPlan
 from sun_sglang.launch.processes import free_ports
 from sun_sglang.launch.starters import ForkOrPlainStarter, ForkStarter, Running, UnfitError, worker_environment
 from sun_sglang.launch.transfer import Transfer
-from sun_sglang.patches.fork_schedulers import FORK_VARIABLE, unneeded
+from sun_sglang.patches import fork_schedulers
+from sun_sglang.patches.fork_schedulers import FORK_VARIABLE, choose_fork, choose_spawn, unneeded
 
 
 class Unfit:
@@ -140,6 +142,15 @@ async def test_nursery_sees_no_gpu(
     with pytest.raises(UnfitError, match=r"it sees \[\]"):
         await starter.start(worker)
     await starter.close()
+
+
+def test_controller_of_a_forked_worker_spawns_its_schedulers(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[str] = []
+    monkeypatch.setattr(fork_schedulers, "require_forkable", lambda: None)
+    monkeypatch.setattr(multiprocessing, "set_start_method", lambda method, force: chosen.append(method))
+    choose_fork()
+    choose_spawn()
+    assert chosen == ["fork", "spawn"]
 
 
 def test_no_port_is_given_twice() -> None:
