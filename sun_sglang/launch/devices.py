@@ -39,7 +39,7 @@ def assign_gpus(topology: Topology, machine: Machine) -> dict[str, tuple[int, ..
     split = {g.index for g in machine.gpus if g.mig}
     assigned: dict[str, tuple[int, ...]] = {}
     for name, pool in topology.pools.items():
-        size = _gpus_per_worker(topology, name) if uses_gpu(topology, machine, name) else 0
+        size = ranks_per_worker(topology, name) if uses_gpu(topology, machine, name) else 0
         source = cycle(_own_gpus(name, pool.gpus, size, machine)) if pool.gpus else unnamed
         for replica in range(pool.replicas):
             taken = assigned[f"{name}-{replica}"] = tuple(islice(source, size))
@@ -67,7 +67,7 @@ def _require_gpus(topology: Topology, machine: Machine, assigned: Mapping[str, t
     for name, pool in topology.pools.items():
         if pool.gpus or not uses_gpu(topology, machine, name):
             continue
-        size = _gpus_per_worker(topology, name)
+        size = ranks_per_worker(topology, name)
         needed += size * pool.replicas
         short |= any(len(assigned[f"{name}-{i}"]) < size for i in range(pool.replicas))
     if short:
@@ -80,11 +80,20 @@ def _require_gpus(topology: Topology, machine: Machine, assigned: Mapping[str, t
         )
 
 
-def _gpus_per_worker(topology: Topology, pool: str) -> int:
+def ranks_per_worker(topology: Topology, pool: str) -> int:
+    """Return the number of scheduler processes of each of a pool's workers; each has a GPU of its own."""
     flags = canonical(topology.engine_of(pool))
-    # with DP attention the data-parallel ranks are the tensor-parallel ones
-    data = 1 if flags.get("enable_dp_attention") else int(flags.get("dp_size") or 1)
-    return int(flags.get("tp_size") or 1) * int(flags.get("pp_size") or 1) * data
+    group = int(flags.get("tp_size") or 1) * int(flags.get("pp_size") or 1)
+    return group * model_copies(topology, pool)
+
+
+def model_copies(topology: Topology, pool: str) -> int:
+    """Return how many copies of the model each of a pool's workers has: its data-parallel replicas.
+
+    With DP attention the data-parallel ranks are the tensor-parallel ones, and there is one copy.
+    """
+    flags = canonical(topology.engine_of(pool))
+    return 1 if flags.get("enable_dp_attention") else int(flags.get("dp_size") or 1)
 
 
 def _where(topology: Topology, pool: str, key: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from sun_sglang.errors import LaunchError
 from sun_sglang.identity import Identity
 from sun_sglang.launch.defaults import cache_notes, worker_flags
-from sun_sglang.launch.devices import assign_gpus
+from sun_sglang.launch.devices import assign_gpus, model_copies, ranks_per_worker
 from sun_sglang.launch.flags import FlagSchema, to_argv
 from sun_sglang.launch.gpus import DEVICE_ORDER, VISIBLE, Gpu
 from sun_sglang.launch.machine import Machine
@@ -71,7 +71,8 @@ class WorkerPlan(Strict):
         No decode worker then meets the bootstrap server of the start before, and a port that somebody else took in
         the meantime is not asked for again.
         """
-        fresh = self.model_copy(update={"argv": _with_value(self.argv, _NCCL_PORT, next(ports))})
+        argv = _with_value(self.argv, _NCCL_PORT, next(ports)) if _NCCL_PORT in self.argv else self.argv
+        fresh = self.model_copy(update={"argv": argv})
         if self.bootstrap_port is None:
             return fresh
         port = next(ports)
@@ -182,7 +183,8 @@ def make_plan(
                 "served_model_name": name,
                 "host": _HOST,
                 "port": port,
-                "nccl_port": nccl_port,
+                # each copy of the model has a port of its own, which SGLang then chooses
+                "nccl_port": nccl_port if model_copies(topology, name) == 1 else None,
                 "disaggregation_mode": pool.role,
                 "disaggregation_bootstrap_port": bootstrap_port,
             }
@@ -197,7 +199,8 @@ def make_plan(
                     gpus=gpus[worker],
                     threads=threads,
                     env=_environment([g for i in gpus[worker] for g in machine.gpus if g.index == i], threads)
-                    | transfer.env,
+                    | transfer.env
+                    | ({} if gpus[worker] else _rank_cores(ranks_per_worker(topology, name), machine.cores)),
                     argv=(*to_argv(own | flags, schema), *sim),
                     backend=backend,
                     log=run_dir / "logs" / f"{worker}.log",
@@ -246,6 +249,14 @@ def _environment(gpus: Iterable[Gpu], threads: int) -> dict[str, str]:
         # the address that a worker tells its peers; it is what they are started on
         "SGLANG_HOST_IP": _HOST,
     }
+
+
+def _rank_cores(ranks: int, cores: int) -> dict[str, str]:
+    """Return the variable that lets each rank of a worker without a GPU use all cores.
+
+    SGLang requires a NUMA node for each rank otherwise (`utils/numa_utils.py`: `init_threads_binding`).
+    """
+    return {"SGLANG_CPU_OMP_THREADS_BIND": "|".join([f"0-{cores - 1}"] * ranks)} if ranks > 1 else {}
 
 
 def _fleet(topology: Topology, workers: list[WorkerPlan], router: RouterPlan) -> dict[str, Any]:

@@ -108,6 +108,29 @@ def test_a_prefill_worker_on_the_cpu() -> None:
     }
 
 
+def test_copies_of_a_model_in_one_worker_get_ports_of_their_own_from_sglang() -> None:
+    worker = plan(topology(SUN, "{dp_size: 2}")).workers[2]
+    assert "--nccl-port" not in worker.argv
+    again = worker.reincarnated(itertools.count(40000))
+    assert again.argv != worker.argv
+    assert "--nccl-port" not in again.argv
+
+
+@pytest.mark.parametrize(
+    ("engine", "ranks"),
+    [
+        ("{}", 1),
+        ("{tp_size: 2}", 2),
+        ("{tp_size: 2, pp_size: 2, dp_size: 2}", 8),
+        ("{tp_size: 2, dp_size: 2, enable_dp_attention: true}", 2),
+    ],
+)
+def test_ranks_without_gpus_are_each_given_cores(engine: str, ranks: int) -> None:
+    name = "SGLANG_CPU_OMP_THREADS_BIND"
+    assert plan(topology(SUN, engine)).workers[0].env.get(name) == ("|".join(["0-7"] * ranks) if ranks > 1 else None)
+    assert name not in plan(topology(SUN, engine), gpu_machine(64)).workers[0].env
+
+
 def test_a_decode_worker_on_a_gpu() -> None:
     worker = plan(topology(), gpu_machine(4)).workers[1]
     assert flags(worker) == {
