@@ -126,6 +126,7 @@ class WorkerCard(BaseModel):
         keeps_answers: its cache keeps the KV of answers, which its own module made; a decode worker that does not say
             is taken to.
         token_bytes: most bytes of text that one token may cover; None where there is no such number.
+        dp_size: its data-parallel ranks, each with a scheduler and a cache of its own.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -142,6 +143,7 @@ class WorkerCard(BaseModel):
     module_flags: Detail = ""
     keeps_answers: bool = True
     token_bytes: Tokens | None = None
+    dp_size: Size = 1
 
     @property
     def module(self) -> str:

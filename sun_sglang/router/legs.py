@@ -145,7 +145,12 @@ def make_calls(
 
 
 def leg_bodies(call: Call, pair: Pair, *, rid: str, room: int) -> Bodies:
-    """The bodies of both legs. The prefill leg never streams: its status then says whether it worked."""
+    """Return the bodies of both legs. The prefill leg never streams: its status then says whether it worked.
+
+    Both legs name the data-parallel rank that prefills, where there are several. SGLang's own rule (the room modulo the
+    ranks) refuses every rank but the first unless the ranks are those of DP attention
+    (`disaggregation/common/conn.py`: `CommonKVSender.__init__`).
+    """
     card = pair.prefill.card
     assert card is not None, "a usable pair has been read"
     meeting = {
@@ -154,13 +159,18 @@ def leg_bodies(call: Call, pair: Pair, *, rid: str, room: int) -> Bodies:
         "bootstrap_port": card.bootstrap_port,
         "bootstrap_room": room,
     }
+    routing = b""
+    if card.dp_size > 1:
+        rank = room % card.dp_size
+        meeting["disagg_prefill_dp_rank"] = rank
+        routing = b',"routed_dp_rank":%d' % rank
     ours = namespace(pair.prefill.spec.pool, card.module, call.extra_key, call.cache_salt)
     decodes = ours if _may_reuse(pair) else f"{ours}!{rid}"
     both = (call.shared, call.own, b",", orjson.dumps(meeting)[1:-1], b',"extra_key":')
     options = b',"stream_options":' + call.stream_options if call.stream_options else b""
     streams = b',"stream":true' + options + b"}" if call.stream else b',"stream":false}'
     return Bodies(
-        prefill=b"".join((*both, orjson.dumps(ours), b',"stream":false}')),
+        prefill=b"".join((*both, orjson.dumps(ours), routing, b',"stream":false}')),
         decode=b"".join((*both, orjson.dumps(decodes), streams)),
     )
 

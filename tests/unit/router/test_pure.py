@@ -406,6 +406,20 @@ def test_bodies_of_both_legs(stream: bool) -> None:
     )
 
 
+@pytest.mark.parametrize(("room", "rank"), [(7, 1), (8, 2)])
+def test_legs_of_a_prefill_worker_with_data_parallel_ranks_name_one_rank(room: int, rank: int) -> None:
+    raw = orjson.dumps({"model": "math", "prompt": "hi"})
+    request = parse(Endpoint.COMPLETIONS, raw, header_task=None, tasks=["math"])
+    (call,) = make_calls(request, split(request), [Cost(1, 1)], wire_model="math")
+    registry = ready()
+    pair = registry.usable("math")[0]
+    pair.prefill.card = card("prefill", dp_size=3)
+    prefill, decode = map(orjson.loads, leg_bodies(call, pair, rid="r" * 32, room=room))
+    assert prefill["disagg_prefill_dp_rank"] == decode["disagg_prefill_dp_rank"] == rank
+    assert prefill["routed_dp_rank"] == rank
+    assert "routed_dp_rank" not in decode, "the decode worker chooses its own rank"
+
+
 # --- the rest -------------------------------------------------------------------------------------------------------
 
 
