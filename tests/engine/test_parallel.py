@@ -1,0 +1,67 @@
+"""Workers of several ranks: every scheduler proves its hooks, and every rank answers as the reference."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from tests.engine.conftest import Deployment, Reference, end, gather, generate, launch, some_tokens
+
+TOPOLOGY: dict[str, Any] = {
+    "pools": {
+        f"{kind}-{role}": {"role": role, "model": f"./llama-{model}", "engine": {f"{kind}_size": 2}}
+        for kind in ("dp", "tp")
+        for role, model in (("prefill", "a"), ("decode", "base"))
+    },
+    "tasks": {kind: {"prefill": f"{kind}-prefill", "decode": f"{kind}-decode"} for kind in ("dp", "tp")},
+    "engine": {"dtype": "float32", "max_total_tokens": 4096},
+    "router": {"port": 0, "first_token_timeout": 60},
+}
+ANSWER_TOKENS = 16
+
+
+@pytest.fixture(scope="module")
+def ranks(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """A pair of workers with two data-parallel ranks, and one with two tensor-parallel ranks."""
+    file = models / "ranks.yaml"
+    file.write_text(yaml.safe_dump(TOPOLOGY, sort_keys=False))
+    launched = launch(file, tmp_path_factory.mktemp("ranks"))
+    yield launched
+    end(launched)
+
+
+@pytest.fixture
+async def asked(ranks: Deployment) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=ranks.url, timeout=60, headers=ranks.headers) as client:
+        yield client
+
+
+@pytest.mark.parametrize("task", ["dp", "tp"])
+async def test_workers_of_two_ranks_answer_as_the_reference(
+    ranks: Deployment, asked: httpx.AsyncClient, models: Path, task: str
+) -> None:
+    reference = Reference(models / "llama-a", models / "llama-base")
+    prompts = [some_tokens(seed, 20) for seed in range(16)]
+    replies = await gather(*(generate(asked, task, prompt, ANSWER_TOKENS) for prompt in prompts))
+    for prompt, reply in zip(prompts, replies, strict=True):
+        reference.check(prompt, reply["output_ids"])
+    reference.require_few_ties()
+    if task == "dp":
+        assert {reply["meta_info"]["dp_rank"] for reply in replies} == {0, 1}, "both ranks decode"
+
+
+@pytest.mark.parametrize("worker", ["dp-prefill-0", "dp-decode-0", "tp-prefill-0", "tp-decode-0"])
+async def test_each_of_two_schedulers_proved_its_hooks(
+    ranks: Deployment, asked: httpx.AsyncClient, worker: str
+) -> None:
+    url = ranks.process(worker).url
+    info = (await asked.get(f"{url}/server_info")).json()
+    assert len({proof["pid"] for proof in info["sun_patches"]}) == 2
+    assert all(report["state"] == "applied" for proof in info["sun_patches"] for report in proof["patches"])
+    card = (await asked.get(f"{url}/sun/worker")).json()
+    assert card["dp_size"] == (2 if worker.startswith("dp") else 1)
