@@ -36,6 +36,15 @@ class PoolReport(_Reply):
     workers: tuple[WorkerReport, ...]
 
 
+class UnprovenPath(_Reply):
+    """A path between two workers over which no canary went: why the last one failed, and how many in a row did so."""
+
+    prefill: str
+    decode: str
+    why: str
+    times: int
+
+
 class TaskReport(_Reply):
     """One task: whether it can be served, and over how many proven paths."""
 
@@ -43,7 +52,7 @@ class TaskReport(_Reply):
     prefill: PoolReport
     decode: PoolReport
     paths: tuple[dict[str, Any], ...]
-    unproven_paths: tuple[dict[str, Any], ...]
+    unproven_paths: tuple[UnprovenPath, ...]
     in_flight: int
 
 
@@ -63,17 +72,21 @@ class TasksReport(_Reply):
     @property
     def all_ready(self) -> bool:
         """Whether every worker is ready and every path between them carried a canary."""
-        proven = all(not task.unproven_paths for task in self.tasks.values())
-        return self.ready and proven and not self._unready
+        return self.ready and not self.unproven_paths and not self._unready
 
     @property
     def missing(self) -> list[str]:
         """What keeps it from being ready, a line each: workers that are not, paths whose canary failed and why."""
         workers = [f"`{w.name}` is {w.state}" + (f" ({w.reason})" if w.reason else "") for w in self._unready]
-        paths = {(p["prefill"], p["decode"], p["why"]) for task in self.tasks.values() for p in task.unproven_paths}
+        paths = {(p.prefill, p.decode, p.why) for p in self.unproven_paths}
         return workers + [
             f"no canary from `{a}` to `{b}`" + (f" ({why})" if why else "") for a, b, why in sorted(paths)
         ]
+
+    @property
+    def unproven_paths(self) -> list[UnprovenPath]:
+        """The paths of all tasks that no canary went over."""
+        return [path for task in self.tasks.values() for path in task.unproven_paths]
 
     @property
     def _unready(self) -> list[WorkerReport]:

@@ -24,6 +24,9 @@ from sun_sglang.private_file import write_private
 
 _POLL = 0.25
 _EARLY_ENDS_ALLOWED = 3
+# Canaries over one path that may fail in one way, one after the other: 45 s of pauses between them, and up to 30 s for
+# each that waits for its deadline. Kernels that are compiled for the first request delay a few.
+_SAME_FAULTS_ALLOWED = 8
 # what the router takes to end beyond its time to drain: errors to write, connections to close
 _ROUTER_GRACE = 5.0
 _WORKER_GRACE = 10.0
@@ -93,8 +96,8 @@ class Supervisor:
         """Start everything, keep it running, and end it when asked to.
 
         Raises:
-            LaunchError: a process ended again and again before the deployment was ready, a worker refuses to run, or
-                the disk is full.
+            LaunchError: a process ended again and again before the deployment was ready, a worker refuses to run,
+                canaries over a path kept failing in one way, or the disk is full.
         """
         try:
             self._worker_key = new_key(self.plan.run_dir / WORKER_KEY)
@@ -141,13 +144,24 @@ class Supervisor:
                     f"`{keeper.state.name}` ended {keeper.early_ends} times before it was ready "
                     f"({keeper.state.detail}); the end of {keeper.state.log}:\n{keeper.log_tail()}"
                 )
-        refused = self.report.refused if self.report is not None else []
-        if refused:
-            raise LaunchError("the router refuses " + "; ".join(f"`{name}`: {why}" for name, why in refused))
+        if self.report is not None:
+            self._require_accepted(self.report)
         if time.monotonic() - self._began > self._ready_timeout:
             missing = "; ".join(self.report.missing) if self.report is not None else "the router does not answer"
             raise LaunchError(
                 f"not ready after {self._ready_timeout:g} s: {missing}; logs: {self.plan.router.log.parent}"
+            )
+
+    def _require_accepted(self, report: TasksReport) -> None:
+        if report.refused:
+            raise LaunchError("the router refuses " + "; ".join(f"`{name}`: {why}" for name, why in report.refused))
+        stuck = [path for path in report.unproven_paths if path.times >= _SAME_FAULTS_ALLOWED]
+        if stuck:
+            path, transfer = stuck[0], self.plan.transfer
+            raise LaunchError(
+                f"{path.times} canaries in a row failed from `{path.prefill}` to `{path.decode}`: {path.why}; KV goes "
+                f"by `{transfer.backend}` ({transfer.reason}), `disaggregation_transfer_backend` chooses another; "
+                f"logs: {self.plan.router.log.parent}"
             )
 
     async def _shut_down(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from typing import Any
 
 import orjson
@@ -13,6 +14,8 @@ from sun_sglang.router.request import Endpoint
 
 PROMPT_TOKENS = 8
 OUTPUT_TOKENS = 3
+# rooms, ports, seconds, ids of requests
+_VARIABLE = re.compile(r"[0-9a-f]*[0-9][0-9a-f]*")
 
 
 def make_canary(task: str, vocab_size: int, rng: random.Random) -> Call:
@@ -48,3 +51,8 @@ def canary_fault(body: bytes) -> str:
     if prompt != PROMPT_TOKENS or made != OUTPUT_TOKENS:
         return f"its answer has {made} tokens on {prompt} of the prompt, and not {OUTPUT_TOKENS} on {PROMPT_TOKENS}"
     return ""
+
+
+def is_same_fault(one: str, other: str) -> bool:
+    """Return whether two canaries failed in one way: their faults differ in numbers and ids at most."""
+    return _VARIABLE.sub("#", one) == _VARIABLE.sub("#", other)

@@ -162,11 +162,15 @@ class Info:
             "ready": bool(paths),
             **pools,
             "paths": paths,
-            "unproven_paths": [_path(p) | {"why": self._registrar.canary_fault(p)} for p in unproven],
+            "unproven_paths": [self._unproven(p) for p in unproven],
             "queued": self._queue.waiting(name),
             "in_flight": in_flight,
             "namespace": namespace(task.prefill, modules[0]) if modules else None,
         }
+
+    def _unproven(self, path: Path) -> dict[str, Any]:
+        why, times = self._registrar.canary_fault(path)
+        return {"prefill": path.prefill, "decode": path.decode, "why": why, "times": times}
 
     def _pool(self, name: str) -> dict[str, Any]:
         members = [
@@ -244,10 +248,6 @@ def _patience(text: str) -> float:
         message = f"`timeout` has to be a number of seconds up to {_MOST_PATIENCE_S:g}"
         raise Problem(400, message, param="timeout")
     return max(seconds, -1.0)
-
-
-def _path(path: Path) -> dict[str, str]:
-    return {"prefill": path.prefill, "decode": path.decode}
 
 
 def _json(body: object, status: int = 200) -> web.Response:

@@ -15,7 +15,7 @@ from sun_sglang.identity import WorkerCard
 from sun_sglang.router.answer import Answer
 from sun_sglang.router.attempt import Ticket
 from sun_sglang.router.bounded import OversizedError, read_at_most
-from sun_sglang.router.canary import canary_fault, make_canary
+from sun_sglang.router.canary import canary_fault, is_same_fault, make_canary
 from sun_sglang.router.connections import is_exhausted
 from sun_sglang.router.dispatch import Dispatcher
 from sun_sglang.router.log import Log
@@ -55,11 +55,20 @@ class ProbeError(Exception):
         super().__init__(reason[:MAX_REASON])
 
 
-class _Failure(NamedTuple):
-    """The last canary over a path failed."""
+class Failure(NamedTuple):
+    """The last canary over a path failed.
+
+    Attributes:
+        of: incarnations of the two workers.
+        why: the fault.
+        times: how many canaries in a row failed so, between these incarnations.
+        pause: seconds until the next one.
+        next_try: loop time of the next one.
+    """
 
     of: tuple[str, str]
     why: str
+    times: int
     pause: float
     next_try: float
 
@@ -85,7 +94,7 @@ class Registrar:
         self._group: asyncio.TaskGroup | None = None
         self._news = asyncio.Event()
         self._states: dict[str, tuple[State, str]] = {}
-        self._failed: dict[Path, _Failure] = {}
+        self._failed: dict[Path, Failure] = {}
         self._slots: WeakValueDictionary[tuple[str, str], asyncio.Semaphore] = WeakValueDictionary()
         registry.on_change.append(self._look_again)
         registry.on_added.append(self._start)
@@ -114,10 +123,11 @@ class Registrar:
         self._metrics.canaries.labels(path.task, "failed" if fault else "ok").inc()
         return clipped(fault, MAX_REASON)
 
-    def canary_fault(self, path: Path) -> str:
-        """Why the last canary over an unproven path failed; empty if none did."""
+    def canary_fault(self, path: Path) -> tuple[str, int]:
+        """Return why the last canary over a path failed, and how many in a row failed so; empty and 0 if none did."""
         failed = self._failed.get(path)
-        return failed.why if failed and failed.of == self._registry.incarnations(path) else ""
+        known = failed is not None and failed.of == self._registry.incarnations(path)
+        return (failed.why, failed.times) if failed is not None and known else ("", 0)
 
     # --- workers --------------------------------------------------------------------------------------------------
 
@@ -244,17 +254,30 @@ class Registrar:
                 return
             fault = await self.canary(path)
         if fault:
-            before = self._failed.get(path)
-            pause = min(before.pause * 2, BACKOFF_MAX_S) if before and before.of == incarnations else BACKOFF_MIN_S
-            self._failed[path] = _Failure(incarnations, fault, pause, self._now() + pause)
+            failed = self._failed[path] = next_failure(self._failed.get(path), incarnations, fault, self._now())
             self._news.set()
-            self._log.event("canary_failed", why=fault, again_in_s=pause, **path._asdict())
+            self._log.event("canary_failed", why=fault, again_in_s=failed.pause, **path._asdict())
         elif self._registry.prove(path, incarnations):
             self._failed.pop(path, None)
             self._log.event("path_proven", **path._asdict())
             for name in path[1:]:
                 if (worker := self._registry.workers.get(name)) is not None:
                     self._report(worker)
+
+
+def next_failure(before: Failure | None, of: tuple[str, str], why: str, now: float) -> Failure:
+    """Return the record of a canary that failed.
+
+    Args:
+        before: the record of the one before it over the same path; None if that one went through.
+        of: incarnations of the two workers; a restart of one begins anew.
+        why: the fault.
+        now: loop time.
+    """
+    if before is None or before.of != of:
+        return Failure(of, why, 1, BACKOFF_MIN_S, now + BACKOFF_MIN_S)
+    pause = min(before.pause * 2, BACKOFF_MAX_S)
+    return Failure(of, why, before.times + 1 if is_same_fault(before.why, why) else 1, pause, now + pause)
 
 
 def _count_silence(silent: int, error: ProbeError, *, busy: bool) -> int:

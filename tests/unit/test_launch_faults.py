@@ -224,6 +224,28 @@ async def test_refusal_ends_the_launch_and_names_a_log_only_where_there_is_one(
     assert ("; log: " in str(refused.value)) is logs
 
 
+# --- a path that carries nothing ------------------------------------------------------------------------------------
+
+
+async def test_canary_that_keeps_failing_in_one_way_ends_the_launch_with_its_fault(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "_SAME_FAULTS_ALLOWED", 2)
+    broken = {**TOPOLOGY, "emulated": {"vocab_size": 1000, "fault": '{"kind": "abort"}'}}
+    plan, _ = local.plan_locally(rewritten(file, broken), file.parent / "run")
+    deployment = local.supervise(plan, file, "plain", lambda *_: None, lambda _: None, PATIENCE_S)
+    with pytest.raises(
+        LaunchError, match=r"2 canaries in a row failed from `math-0` to `base-0`: .+; KV goes by `moon"
+    ):
+        await deployment.run()
+    assert deployment.state.phase == Phase.FAILED
+
+
+def rewritten(file: Path, content: dict[str, Any]) -> Path:
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
 # --- one directory, one launcher ------------------------------------------------------------------------------------
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from sun_sglang.router.register import next_failure
+
 from .conftest import PATIENCE_S, Start
 from .fake_worker import Fault
 
@@ -54,3 +56,29 @@ async def test_canary_answer_that_is_garbage_refuses_its_path_and_ends_nothing(
     liar.canary_fault = None
     await system.ready()
     assert not system.router.failed.is_set()
+
+
+def test_record_of_failed_canaries_counts_the_same_fault_in_a_row_between_the_same_starts() -> None:
+    first = next_failure(None, ("a", "b"), "no KV for room 8812", 10.0)
+    second = next_failure(first, ("a", "b"), "no KV for room 17", 11.0)
+    assert (first.times, second.times, second.pause) == (1, 2, 2 * first.pause)
+    assert next_failure(second, ("a", "b"), "no route", 13.0).times == 1
+    restarted = next_failure(second, ("a", "c"), "no KV for room 9", 13.0)
+    assert (restarted.times, restarted.pause) == (1, first.pause)
+
+
+async def test_tasks_tell_how_many_canaries_in_a_row_failed_in_one_way(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sun_sglang.router.register.BACKOFF_MIN_S", 0.01)
+    monkeypatch.setattr("sun_sglang.router.register.BACKOFF_MAX_S", 0.01)
+    system = await start({"math": ("math", "base")}, {"math": 1, "base": 1})
+    system["base-0"].canary_fault = Fault(status=500, body=b'{"error":{"message":"no KV for request RID"}}')
+    await system["base-0"].restart()
+    await system.until(lambda: len([e for e in system.events if e["event"] == "canary_failed"]) >= 3)
+    _, body = await system.get("/tasks")
+    (path,) = body["tasks"]["math"]["unproven_paths"]
+    assert (path["prefill"], path["decode"]) == ("math-0", "base-0")
+    assert path["times"] >= 3
+    system["base-0"].canary_fault = None
+    await system.ready()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sun_sglang.errors import RequestError
 from sun_sglang.identity import WorkerCard
-from sun_sglang.router.canary import OUTPUT_TOKENS, PROMPT_TOKENS, canary_fault, make_canary
+from sun_sglang.router.canary import OUTPUT_TOKENS, PROMPT_TOKENS, canary_fault, is_same_fault, make_canary
 from sun_sglang.router.fanout import split
 from sun_sglang.router.fleet import Fleet, FleetError, load_fleet
 from sun_sglang.router.legs import Cost, leg_bodies, make_calls, namespace, new_names, wire_model
@@ -433,6 +433,18 @@ def test_canaries_differ_and_an_answer_of_the_wrong_length_is_none() -> None:
     for wrong in ({"meta_info": {**good["meta_info"], "completion_tokens": 1}}, {}, [], {"error": {"message": "m"}}):
         assert canary_fault(orjson.dumps(wrong))
     assert canary_fault(b"nothing")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("transfer of room 8812 failed: 0xdeadbee1", "transfer of room 17 failed: 0xab12", True),
+        ("the decode worker did not answer", "the prefill worker did not answer", False),
+        ("math-0 is gone", "math-0 is full", False),
+    ],
+)
+def test_canary_faults_are_the_same_where_numbers_alone_differ(one: str, other: str, same: bool) -> None:
+    assert is_same_fault(one, other) is same
 
 
 def test_tokens_of_every_kind_of_reply() -> None:
