@@ -19,10 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from sun_sglang.errors import CheckpointError, IdentityError
 from sun_sglang.json_file import read_json
-from sun_sglang.kv_format import kv_format
+from sun_sglang.kv_format import kv_format, quantization_of
 from sun_sglang.kv_layout import attention_ranks, kv_heads, moves_between_ranks, rope
 from sun_sglang.tensor_file import read_header
 from sun_sglang.tokenizer_digest import served_template_digest, tokenizer_digest
+from sun_sglang.tuning import decoder_revision
 
 _SAMPLE_ABOVE = 1 << 30
 _SAMPLE_BYTES = 4096
@@ -38,7 +39,7 @@ MODULE_FLAGS = (
     "model_impl",
 )
 # fields that may differ between the two sides of a transfer
-_OWN = ("weights", "any_tp")
+_OWN = ("weights", "decoder", "any_tp")
 # what to do about a difference that its values do not explain
 _HINTS = {
     "kv_cache_dtype": "SGLang compares the flag as it is written, so give both the same `kv_cache_dtype`",
@@ -75,6 +76,8 @@ class Identity(BaseModel):
         chat_template: digest of the chat template; empty if there is none.
         sglang: version of SGLang: the messages of a KV transfer differ between versions.
         weights: revision of the weights; what makes a cache namespace, never compared.
+        decoder: what a module is tuned for that is decoded by these weights: their revision, and how flags quantize
+            them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -96,6 +99,7 @@ class Identity(BaseModel):
     chat_template: Name
     sglang: Name
     weights: Name
+    decoder: Name = ""
 
 
 class PatchReport(BaseModel):
@@ -127,6 +131,7 @@ class WorkerCard(BaseModel):
             is taken to.
         token_bytes: most bytes of text that one token may cover; None where there is no such number.
         dp_size: its data-parallel ranks, each with a scheduler and a cache of its own.
+        tuned_for: revision of the decoder that its weights were tuned for; empty where they were not tuned.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -144,6 +149,7 @@ class WorkerCard(BaseModel):
     keeps_answers: bool = True
     token_bytes: Tokens | None = None
     dp_size: Size = 1
+    tuned_for: Name = ""
 
     @property
     def module(self) -> str:
@@ -257,6 +263,7 @@ def read_identity(model: Path, engine: Mapping[str, Any], *, sglang: str = "") -
     try:
         heads = kv_heads(text)
         kv = kv_format(model, config, engine)
+        weights = weights_revision(model)
         return Identity(
             architecture=config["architectures"][0],
             num_layers=text["num_hidden_layers"],
@@ -274,7 +281,8 @@ def read_identity(model: Path, engine: Mapping[str, Any], *, sglang: str = "") -
             tokenizer=tokenizer_digest(Path(engine.get("tokenizer_path") or model)),
             chat_template=served_template_digest(model, engine),
             sglang=sglang,
-            weights=weights_revision(model),
+            weights=weights,
+            decoder=decoder_revision(weights, engine, quantization_of(model, config)),
         )
     except CheckpointError:
         raise

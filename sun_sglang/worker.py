@@ -19,6 +19,7 @@ from sun_sglang.cpu import has_gpu, prepare_cpu_engine
 from sun_sglang.errors import END_MARK, REFUSED, PatchError, SunError
 from sun_sglang.identity import WorkerCard, find_checkpoint, module_flags, read_identity
 from sun_sglang.prompt_counter import TOKENS_PATH, PromptCounter, token_bytes_of
+from sun_sglang.tuning import read_tuning
 from sun_sglang.worker_key import KeyRequired, read_key
 
 CARD_PATH = "/sun/worker"
@@ -150,7 +151,7 @@ def read_card(state: Any, incarnation: str, version: str, token_bytes: int | Non
         raise PatchError("no scheduler left a proof of its hooks")
     model = find_checkpoint(flags["model_path"], flags["revision"])
     assert model is not None, "a model that is served has been loaded"
-    prefill = flags["disaggregation_mode"] == "prefill"
+    prefill, tuning = flags["disaggregation_mode"] == "prefill", read_tuning(model)
     return WorkerCard(
         role="prefill" if prefill else "decode",
         incarnation=incarnation,
@@ -168,6 +169,7 @@ def read_card(state: Any, incarnation: str, version: str, token_bytes: int | Non
         token_bytes=token_bytes,
         # 0.5.21 counts the ranks of DP attention in `dp_size`, later versions beside it
         dp_size=flags["dp_size"] * flags.get("attn_dp_size", 1),
+        tuned_for=tuning.decoder if prefill and tuning is not None else "",
     )
 
 

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
-
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sun_sglang.errors import CheckpointError, IdentityError, PatchError, TopologyError, UserError
 from sun_sglang.identity import Identity, find_checkpoint, read_identity, require_same
@@ -21,6 +17,7 @@ from sun_sglang.patches.versions import installed_version, require_run_on
 from sun_sglang.router.access import load_tls
 from sun_sglang.router.keys import load_keys
 from sun_sglang.topology import Pool, Strict, Topology
+from sun_sglang.tuning import Tuning, is_tuned_for, read_tuning
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
@@ -35,22 +32,6 @@ class Findings(Strict):
 
     identities: dict[str, Identity | None]
     notes: tuple[str, ...]
-
-
-class Tuning(BaseModel):
-    """What serving needs of `sun.json`, the record that a trainer leaves beside tuned weights.
-
-    Attributes:
-        base: revision of the weights that it started from.
-        decoder: revision of the weights that it has to be decoded with.
-        first_token: which module makes the first output token.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    base: str
-    decoder: str
-    first_token: Literal["prefill", "decode"]
 
 
 def preflight(topology: Topology, machine: Machine, schema: FlagSchema | None) -> Findings:
@@ -108,25 +89,6 @@ def locate_model(name: str, pool: Pool) -> Path | None:
             "give a directory, or an id such as `meta-llama/Llama-3.1-8B-Instruct`",
         )
     return find_checkpoint(pool.model, pool.revision)
-
-
-def read_tuning(model: Path) -> Tuning | None:
-    """The tuning record of a checkpoint; None if it has none.
-
-    Raises:
-        CheckpointError: there is one that cannot be read.
-    """
-    file = model / "sun.json"
-    if not file.exists():
-        return None
-    try:
-        return Tuning.model_validate(json.loads(file.read_text(encoding="utf-8")))
-    except ValidationError as e:
-        first = e.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "its content"
-        raise CheckpointError(f"{file}: {where}: {first['msg']}") from e
-    except (OSError, ValueError) as e:
-        raise CheckpointError(f"{file}: cannot be read ({e})") from e
 
 
 def require_router_port(topology: Topology) -> None:
@@ -195,9 +157,9 @@ def _check_pair(topology: Topology, task: str, identities: Mapping[str, Identity
 def _check_decoder(
     topology: Topology, task: str, identities: Mapping[str, Identity | None], tunings: Mapping[str, Tuning | None]
 ) -> None:
-    """A prefill model tuned for one decoder gives wrong answers on another, so that is an error.
+    """Raise unless the prefill model of a task was tuned for its decoder, or the task takes any.
 
-    A decoder that was itself made from the right one, such as a 4-bit version, names it as its `base`.
+    A decoder that was made from the right one, such as a 4-bit version, is another decoder.
     """
     pair = topology.tasks[task]
     tuning, other, decoder = tunings[pair.prefill], tunings[pair.decode], identities[pair.decode]
@@ -206,11 +168,11 @@ def _check_decoder(
             raise IdentityError(
                 f"tasks.{task}: `{pool}` was tuned for a first token from the decode module, which is not served yet"
             )
-    if tuning is None or decoder is None or pair.any_decoder:
+    if tuning is None or decoder is None or pair.any_decoder or is_tuned_for(tuning.decoder, decoder.decoder):
         return
-    accepted = {decoder.weights} | ({other.base} if other else set())
-    if tuning.decoder not in accepted:
-        raise IdentityError(
-            f"tasks.{task}: `{pair.prefill}` was tuned to be decoded by weights {tuning.decoder}, and `{pair.decode}` "
-            f"has weights {decoder.weights}; name the right decode pool, or set `any_decoder: true` on the task"
-        )
+    made = " (made from those)" if other is not None and other.base == tuning.decoder else ""
+    raise IdentityError(
+        f"tasks.{task}: `{pair.prefill}` was tuned to be decoded by weights {tuning.decoder}, and `{pair.decode}` "
+        f"has weights {decoder.decoder}{made}; name the right decode pool, tune again for this one, or set "
+        "`any_decoder: true` on the task"
+    )

@@ -37,12 +37,21 @@ class PoolReport(_Reply):
 
 
 class UnprovenPath(_Reply):
-    """A path between two workers over which no canary went: why the last one failed, and how many in a row did so."""
+    """A path between two workers over which no canary went.
+
+    Attributes:
+        prefill: name of the prefill worker.
+        decode: name of the decode worker.
+        why: why the last canary failed, or why none is sent.
+        times: how many canaries in a row failed so.
+        refused: the two workers may not be paired, so none is sent.
+    """
 
     prefill: str
     decode: str
     why: str
     times: int
+    refused: bool = False
 
 
 class TaskReport(_Reply):

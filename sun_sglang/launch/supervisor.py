@@ -155,6 +155,8 @@ class Supervisor:
     def _require_accepted(self, report: TasksReport) -> None:
         if report.refused:
             raise LaunchError("the router refuses " + "; ".join(f"`{name}`: {why}" for name, why in report.refused))
+        if unfit := [path for path in report.unproven_paths if path.refused]:
+            raise LaunchError(f"the router refuses to pair two workers: {unfit[0].why}")
         stuck = [path for path in report.unproven_paths if path.times >= _SAME_FAULTS_ALLOWED]
         if stuck:
             path, transfer = stuck[0], self.plan.transfer

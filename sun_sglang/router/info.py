@@ -169,8 +169,9 @@ class Info:
         }
 
     def _unproven(self, path: Path) -> dict[str, Any]:
-        why, times = self._registrar.canary_fault(path)
-        return {"prefill": path.prefill, "decode": path.decode, "why": why, "times": times}
+        obstacle = self._registry.obstacle(path)
+        why, times = (obstacle, 0) if obstacle else self._registrar.canary_fault(path)
+        return {"prefill": path.prefill, "decode": path.decode, "why": why, "times": times, "refused": bool(obstacle)}
 
     def _pool(self, name: str) -> dict[str, Any]:
         members = [

@@ -228,7 +228,7 @@ class Registrar:
             while True:
                 self._news.clear()
                 for path in self._registry.unproven():
-                    if path not in busy and self._is_due(path):
+                    if path not in busy and self._is_due(path) and not self._registry.obstacle(path):
                         busy.add(path)
                         task = group.create_task(self._prove(path))
                         task.add_done_callback(_forget(busy, path))

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import NamedTuple
 
-from sun_sglang.identity import Difference, WorkerCard, member_difference, pair_difference
+from sun_sglang.identity import WorkerCard
 from sun_sglang.router.fleet import Fleet, FleetWorker
+from sun_sglang.router.pairing import Party, decoder_objection, objection
 from sun_sglang.router.shared import SharedLoads
 from sun_sglang.topology import Task
 
@@ -96,6 +97,11 @@ class Worker:
     def name(self) -> str:
         """Its name in the fleet file."""
         return self.spec.name
+
+    @property
+    def party(self) -> Party | None:
+        """It as others are compared with it; None while it is absent."""
+        return None if self.card is None else Party(self.name, self.spec.pool, self.card)
 
     @property
     def takes_requests(self) -> bool:
@@ -329,13 +335,30 @@ class Registry:
         """Paths between admitted workers that still need a canary."""
         return [p for p in self._paths() if p not in self._proven and self.incarnations(p) is not None]
 
+    def obstacle(self, path: Path) -> str:
+        """Return why a path between admitted workers may not carry a request; empty if it may.
+
+        A worker is compared with its peers when it is admitted, and with those of other pools when a task begins to
+        use both.
+        """
+        prefill, decode = self.workers[path.prefill].party, self.workers[path.decode].party
+        if prefill is None or decode is None:
+            return ""
+        tasks = [f.tasks[path.task] for f in (self.fleet, self.wanted) if path.task in f.tasks]
+        unfit = "" if any(self._fits(path, task) for task in tasks) else decoder_objection(prefill, decode)
+        return objection(prefill, decode) or unfit
+
     def is_proven(self, name: str, task: Task) -> bool:
         """Whether a canary went through the pools of a task as it is given here."""
         return any(p.task == name and self._fits(p, task) and self._takes_requests(p) for p in self._proven)
 
     def _fits(self, path: Path, task: Task) -> bool:
-        pools = self.workers[path.prefill].spec.pool, self.workers[path.decode].spec.pool
-        return pools == (task.prefill, task.decode)
+        prefill, decode = self.workers[path.prefill], self.workers[path.decode]
+        if (prefill.spec.pool, decode.spec.pool) != (task.prefill, task.decode):
+            return False
+        if task.any_decoder or prefill.party is None or decode.party is None:
+            return True
+        return not decoder_objection(prefill.party, decode.party)
 
     def _takes_requests(self, path: Path) -> bool:
         return self.workers[path.prefill].takes_requests and self.workers[path.decode].takes_requests
@@ -385,11 +408,9 @@ class Registry:
                 detail = f": {hook.detail}" if hook.detail else ""
                 return f"hook `{hook.name}` on {hook.target} is {hook.state}{detail}"
         for peer in self._comparable(worker):
-            assert peer.card is not None, "only admitted workers are compared"
-            if (difference := _difference(worker, card, peer, peer.card)) is not None:
-                field, ours, theirs, hint = difference
-                found = f"{field} differs from `{peer.name}`'s ({worker.name}: {ours}, {peer.name}: {theirs})"
-                return found + (f"; {hint}" if hint else "")
+            assert peer.party is not None, "only admitted workers are compared"
+            if found := objection(Party(worker.name, worker.spec.pool, card), peer.party):
+                return found
         return ""
 
     def _comparable(self, worker: Worker) -> Iterable[Worker]:
@@ -433,15 +454,3 @@ def _limit(pairs: Iterable[Pair]) -> Limit:
     covered = [c.token_bytes for c in cards if c.token_bytes is not None]
     token_bytes = max(covered) if len(covered) == len(cards) else None
     return Limit(tokens, min(c.identity.vocab_size for c in cards), token_bytes)
-
-
-def _difference(worker: Worker, card: WorkerCard, peer: Worker, other: WorkerCard) -> Difference | None:
-    """Return in what two workers differ that have to agree: ours and theirs, in this order."""
-    if peer.spec.pool == worker.spec.pool:
-        found = member_difference(card.identity, other.identity)
-        flags = Difference("module_flags", card.module_flags, other.module_flags)
-        return found or (flags if flags.left != flags.right else None)
-    if worker.role == "prefill":
-        return pair_difference(card.identity, other.identity)
-    found = pair_difference(other.identity, card.identity)
-    return None if found is None else found._replace(left=found.right, right=found.left)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from sun_sglang.identity import Identity, WorkerCard, find_checkpoint, read_identity
 from sun_sglang.sim.settings import Settings
+from sun_sglang.tuning import read_tuning
 
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "fp8_e4m3": 1, "fp8_e5m2": 1}
 
@@ -82,7 +83,13 @@ def kv_bytes_per_token(identity: Identity) -> int:
 
 
 def make_card(settings: Settings, identity: Identity, limits: Limits) -> WorkerCard:
-    """The card of this start. There are no hooks to report."""
+    """The card of this start. There are no hooks to report.
+
+    Raises:
+        CheckpointError: there is a tuning record that cannot be read.
+    """
+    found = find_checkpoint(settings.model, settings.revision) if settings.role == "prefill" else None
+    tuning = read_tuning(found) if found is not None else None
     return WorkerCard(
         role=settings.role,
         incarnation=uuid.uuid4().hex,
@@ -94,6 +101,7 @@ def make_card(settings: Settings, identity: Identity, limits: Limits) -> WorkerC
         kv_tokens=limits.kv,
         keeps_answers=False,
         token_bytes=settings.emulation.bytes_per_token,
+        tuned_for=tuning.decoder if tuning is not None else "",
     )
 
 

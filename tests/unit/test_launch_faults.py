@@ -241,6 +241,21 @@ async def test_canary_that_keeps_failing_in_one_way_ends_the_launch_with_its_fau
     assert deployment.state.phase == Phase.FAILED
 
 
+async def test_module_tuned_for_another_decoder_ends_the_launch_where_the_workers_alone_tell(
+    file: Path, write_checkpoint: Callable[..., Path]
+) -> None:
+    math, base = write_checkpoint("math"), write_checkpoint("base")
+    pools = {"base": {"role": "decode", "model": str(base)}, "math": {"role": "prefill", "model": str(math)}}
+    topology = {**TOPOLOGY, "pools": pools, "emulated": {}, "tasks": {"sums": {"prefill": "math", "decode": "base"}}}
+    plan, _ = local.plan_locally(rewritten(file, topology), file.parent / "run")
+    # as with a model that is only downloaded by its worker: nothing could be read before the start
+    record = {"base": "b", "decoder": "other", "first_token": "prefill"}
+    (math / "sun.json").write_text(json.dumps(record))
+    deployment = local.supervise(plan, file, "plain", lambda *_: None, lambda _: None, PATIENCE_S)
+    with pytest.raises(LaunchError, match=r"refuses to pair two workers: `math-0` was tuned .* by weights other, and"):
+        await deployment.run()
+
+
 def rewritten(file: Path, content: dict[str, Any]) -> Path:
     file.write_text(yaml.safe_dump(content))
     return file

@@ -16,6 +16,7 @@ from sun_sglang.topology import Topology, parse_topology
 from tests.unit.ports import PORTS
 
 Write = Callable[..., Path]
+FOUR_BITS = {"quantization_config": {"quant_method": "awq", "bits": 4}}
 MACHINE = Machine(cores=2, memory=1 << 34)
 DTYPE = Flag(options=("--dtype",), kind="value", type="str", choices=("auto", "float32", "float16"))
 SCHEMA = FlagSchema(version="1", flags=(DTYPE,))
@@ -163,16 +164,38 @@ def test_a_model_tuned_for_another_decoder_is_refused(write_checkpoint: Write) -
         preflight(pair(math, base), MACHINE, SCHEMA)
     assert str(caught.value) == (
         "tasks.sums: `math` was tuned to be decoded by weights 0123456789abcdef, "
-        f"and `base` has weights {revision}; name the right decode pool, or set `any_decoder: true` on the task"
+        f"and `base` has weights {revision}; name the right decode pool, tune again for this one, or set "
+        "`any_decoder: true` on the task"
     )
     preflight(pair(math, base, ", any_decoder: true"), MACHINE, SCHEMA)
 
 
-def test_a_decoder_made_from_the_right_one_passes(write_checkpoint: Write) -> None:
+def test_a_four_bit_decoder_is_refused_for_a_model_tuned_for_full_precision(write_checkpoint: Write) -> None:
+    full = read_identity(write_checkpoint("full"), {}).weights
+    quantized = write_checkpoint("quantized", FOUR_BITS, weights=b"4 bit", record={**tuned_for("x"), "base": full})
+    math = write_checkpoint("math", record=tuned_for(full))
+    with pytest.raises(
+        IdentityError, match=rf"decoded by weights {full}, and `base` has weights \w+ \(made from those"
+    ):
+        preflight(pair(math, quantized), MACHINE, SCHEMA)
+    preflight(pair(math, quantized, ", any_decoder: true"), MACHINE, SCHEMA)
+
+
+def test_a_model_tuned_again_for_the_four_bit_decoder_passes(write_checkpoint: Write) -> None:
     record = {**tuned_for("x"), "base": "0123456789abcdef"}
-    base = write_checkpoint("base", weights=b"4 bit", record=record)
-    math = write_checkpoint("math", record=tuned_for("0123456789abcdef"))
-    preflight(pair(math, base), MACHINE, SCHEMA)
+    quantized = write_checkpoint("quantized", FOUR_BITS, weights=b"4 bit", record=record)
+    own = read_identity(quantized, {}).weights
+    preflight(pair(write_checkpoint("math", record=tuned_for(own)), quantized), MACHINE, SCHEMA)
+    named = pair(write_checkpoint("tool", record=tuned_for(own)), f"{quantized}, engine: {{quantization: awq_marlin}}")
+    preflight(named, MACHINE, None)
+
+
+@pytest.mark.parametrize("flag", ["quantization: fp8", "load_format: bitsandbytes", "rl_quant_profile: p"])
+def test_a_decoder_that_a_flag_quantizes_is_refused(write_checkpoint: Write, flag: str) -> None:
+    base = write_checkpoint("base")
+    math = write_checkpoint("math", record=tuned_for(read_identity(base, {}).weights))
+    with pytest.raises(IdentityError, match=rf"has weights \w+ with {flag.replace(': ', '=')}; name the right"):
+        preflight(pair(math, f"{base}, engine: {{{flag}}}"), MACHINE, None)
 
 
 @pytest.mark.parametrize("side", ["math", "base"])

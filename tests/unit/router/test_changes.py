@@ -138,6 +138,38 @@ async def test_a_task_moves_to_another_prefill_model_and_loses_nothing(small: Sy
     await small.quiet()
 
 
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"identity": {"architecture": "Other"}}, "architecture differs from `base-0`'s (new-0: Other, base-0: "),
+        ({"tuned_for": "other"}, "`new-0` was tuned to be decoded by weights other, and `base-0` has weights w-base"),
+    ],
+)
+async def test_a_task_that_moves_to_workers_that_do_not_fit_stays_and_they_get_no_request(
+    small: System, changes: dict[str, Any], why: str
+) -> None:
+    worker = await another(small, "new-0", "prefill", "w-new")
+    worker.card_changes = changes
+    registry = small.router.registry
+    await call(small, "POST", "/pools", {"name": "new", "role": "prefill", "model": "models/new"})
+    await call(small, "POST", "/workers", {"name": "new-0", "pool": "new", "url": worker.url})
+    # no task pairs it with anyone yet
+    await small.until(lambda: registry.workers["new-0"].admitted)
+    assert (await call(small, "PUT", "/tasks/math", {"prefill": "new"}))[0] == 202
+    (unproven,) = (await call(small, "GET", "/tasks"))[1]["tasks"]["math"]["unproven_paths"]
+    assert why in unproven["why"]
+    assert unproven["refused"]
+    # another path that needs a canary has the router look at all of them
+    registry.doubt("tool-0", "base-0")
+    await small.until(lambda: registry.usable("tool"))
+    assert worker.canaries == 0
+    assert (await small.post("/generate", ASK))[1]["output_ids"] == expected("w-math", "w-base", IDS, 4)
+    assert (await call(small, "PUT", "/tasks/math", {"prefill": "new", "any_decoder": True}))[0] in (200, 202)
+    if "tuned_for" in changes:
+        await small.until(lambda: registry.fleet.tasks["math"].prefill == "new")
+    await small.quiet()
+
+
 async def test_under_traffic_no_request_is_lost_while_everything_changes(sun: System) -> None:
     stop, answers = asyncio.Event(), []
 

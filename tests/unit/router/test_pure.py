@@ -326,6 +326,31 @@ def test_a_decode_worker_with_more_ranks_serves_where_kv_can_be_split() -> None:
     assert [path.decode for path in registry.unproven()] == ["d0"]
 
 
+def test_a_decoder_that_a_module_was_not_tuned_for_serves_no_task_but_those_that_take_any() -> None:
+    any_decoder = FLEET.tasks["tool"].model_copy(update={"any_decoder": True})
+    fleet = FLEET.model_copy(update={"tasks": FLEET.tasks | {"tool": any_decoder}})
+    registry = Registry(fleet)
+    for name in ("m0", "t0"):
+        assert registry.admit(name, card("prefill", tuned_for="full")) == ""
+    assert registry.admit("d0", card("decode", identity={"decoder": "4-bit"})) == ""
+    assert "was tuned to be decoded by weights full, and `d0` has weights 4-bit" in registry.obstacle(
+        Route("math", "m0", "d0")
+    )
+    assert registry.obstacle(Route("tool", "t0", "d0")) == ""
+    for path in registry.unproven():
+        registry.prove(path, registry.incarnations(path) or ("", ""))
+    assert registry.usable("math") == ()
+    assert [pair.prefill.name for pair in registry.usable("tool")] == ["t0"]
+
+
+@pytest.mark.parametrize("identity", [{"decoder": "full"}, {"weights": "full"}])
+def test_the_decoder_that_a_module_was_tuned_for_serves_it(identity: dict[str, str]) -> None:
+    registry = Registry(FLEET)
+    registry.admit("m0", card("prefill", tuned_for="full"))
+    registry.admit("d0", card("decode", identity=identity))
+    assert [registry.obstacle(path) for path in registry.unproven()] == [""]
+
+
 def test_what_was_refused_because_of_another_is_taken_when_the_other_leaves() -> None:
     registry = Registry(FLEET)
     registry.admit("m0", card("prefill", "a"))
