@@ -1,8 +1,13 @@
 """The decode cache keeps only KV that a prefill worker made.
 
-SGLang's decode worker inserts the prompt at admission, and prompt plus answer when a request ends. The answer's KV was
-made by the decode module; on a later turn of the conversation an uncached run would have it made by the task's prefill
-module. With different weights on the two sides an answer would then depend on what happened to be cached.
+SGLang's decode worker inserts the prompt at admission. It inserts prompt and answer when a request ends, and when a
+request that was put aside resumes. The answer's KV was made by the decode module; on a later turn of the conversation
+an uncached run would have it made by the task's prefill module. With different weights on the two sides an answer would
+then depend on what happened to be cached.
+
+This cache inserts at admission only, while a request holds its prompt and nothing else. A shorter key later is not
+enough: by then a recurrent (Mamba) state has moved on to the answer, and sliding windows have dropped parts of the
+prompt.
 
 Registered as the radix cache backend `sun_prompt_only`, chosen with `--radix-cache-backend`.
 """
@@ -25,10 +30,11 @@ OTHER_STORES = (
     "enable_flexkv",
 )
 # a request enters the tree through one method from 0.5.22 on, and through two before
-_ONE_WAY_IN = {"checkpoint": ("self", "req", "up_to", "kwargs")}
+_ONE_WAY_IN = {"checkpoint": ("self", "req", "up_to", "kwargs"), "on_release": ("self", "req", "checkpointed")}
 _TWO_WAYS_IN = {
     "insert_req": ("self", "req", "up_to", "kwargs"),
     "cache_unfinished_req": ("self", "req", "chunked", "kwargs"),
+    "on_release": ("self", "req", "inserted"),
 }
 _VERSIONS = {
     "0.5.21": "bounds `insert_req` and `cache_unfinished_req`",
@@ -37,10 +43,17 @@ _VERSIONS = {
 
 
 def build(context: Any) -> Any:
-    """Build the cache for a scheduler (`sglang/srt/mem_cache/registry.py`, `RadixCacheFactory`)."""
-    from sglang.srt.mem_cache.registry import create_unified_radix_cache
+    """Build the cache for a scheduler (`sglang/srt/mem_cache/registry.py`, `RadixCacheFactory`).
 
-    return create_unified_radix_cache(context, cache_class=_prompt_only_class())
+    SGLang's own choice is followed: a model in which every layer has a sliding window has a cache class of its own.
+    """
+    from sglang.srt.mem_cache.pure_swa_radix_cache import PureSWARadixCache
+    from sglang.srt.mem_cache.registry import create_unified_radix_cache
+    from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
+
+    if context.is_hybrid_swa and context.full_tokens_per_layer == 0:
+        return _prompt_only(PureSWARadixCache)(params=context.params)
+    return create_unified_radix_cache(context, cache_class=_prompt_only(UnifiedRadixCache))
 
 
 def _bounded_methods() -> Mapping[str, Signature]:
@@ -49,43 +62,53 @@ def _bounded_methods() -> Mapping[str, Signature]:
     return _ONE_WAY_IN if hasattr(UnifiedRadixCache, "checkpoint") else _TWO_WAYS_IN
 
 
-def _prompt_only_class() -> type:
-    return _with_one_way_in() if _bounded_methods() is _ONE_WAY_IN else _with_two_ways_in()
+def _prompt_only(base: type) -> type:
+    """Return a subclass of one of SGLang's caches that inserts prompts only."""
+    return _with_one_way_in(base) if _bounded_methods() is _ONE_WAY_IN else _with_two_ways_in(base)
 
 
-def _bound(req: Any) -> int:
-    """Return how many of a request's tokens may enter the tree: its prompt, or what came from the tree already."""
-    return max(len(req.origin_input_ids), int(req.kv.cache_protected_len))
+def _is_admitted(req: Any, filled: int) -> bool:
+    """Return whether a request holds its prompt as a prefill worker sent it.
+
+    One that was put aside and came back does not, even without a token of its answer: SGLang restores the slots of
+    sliding windows in part only (`mem_cache/swa_memory_pool.py`, `load_cpu_copy`).
+
+    Args:
+        req: a running request.
+        filled: how many of its tokens have KV.
+    """
+    return not req.retracted_stain and filled <= len(req.origin_input_ids)
 
 
-def _with_one_way_in() -> type:
-    from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
-
-    class PromptOnlyRadixCache(UnifiedRadixCache):  # type: ignore[misc]  # SGLang's classes are untyped here
-        """A radix cache whose nodes never reach past a request's prompt."""
+def _with_one_way_in(base: Any) -> type:
+    class PromptOnlyRadixCache(base):  # type: ignore[misc]  # the class is known at run time only
+        """A radix cache of which no node reaches past a request's prompt."""
 
         def checkpoint(self, req: Any, *, up_to: int, **kwargs: Any) -> None:
-            """Insert a running, retracted or finished request, its prompt only."""
-            super().checkpoint(req, up_to=min(up_to, _bound(req)), **kwargs)
+            """Insert the prompt at admission; insert nothing of a request that resumes or ends."""
+            if req.finished():
+                # frees what the tree would have taken over
+                self.on_release(req, checkpointed=False)
+            elif _is_admitted(req, up_to):
+                super().checkpoint(req, up_to=up_to, **kwargs)
 
     return PromptOnlyRadixCache
 
 
-def _with_two_ways_in() -> type:
+def _with_two_ways_in(base: Any) -> type:
     import torch
-    from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 
-    class PromptOnlyRadixCache(UnifiedRadixCache):  # type: ignore[misc]  # SGLang's classes are untyped here
-        """A radix cache whose nodes never reach past a request's prompt."""
+    class PromptOnlyRadixCache(base):  # type: ignore[misc]  # the class is known at run time only
+        """A radix cache of which no node reaches past a request's prompt."""
 
         def insert_req(self, req: Any, *, up_to: int, **kwargs: Any) -> None:
-            """Insert a finished or retracted request, its prompt only."""
-            super().insert_req(req, up_to=min(up_to, _bound(req)), **kwargs)
+            """Insert nothing of a request that ends; free what the tree would have taken over."""
+            self.on_release(req, inserted=False)
 
         def cache_unfinished_req(self, req: Any, chunked: bool = False, **kwargs: Any) -> None:
-            """Insert a running request's prompt; leave one that resumes with part of its answer as it is."""
+            """Insert the prompt at admission; leave a request that resumes as it is."""
             filled = len(req.get_fill_ids())
-            if filled <= len(req.origin_input_ids):
+            if _is_admitted(req, filled):
                 super().cache_unfinished_req(req, chunked=chunked, **kwargs)
                 return
             row = self.req_to_token_pool.req_to_token[req.kv.req_pool_idx, :filled]

@@ -25,7 +25,15 @@ LLAMA = {
 
 # Files of tests/engine whose tests start their own servers, or none. All others there share one deployment.
 APART = frozenset(
-    ("test_decode_cache.py", "test_demo.py", "test_eval.py", "test_fields.py", "test_launcher.py", "test_training.py")
+    (
+        "test_decode_cache.py",
+        "test_demo.py",
+        "test_eval.py",
+        "test_fields.py",
+        "test_launcher.py",
+        "test_prompt_only_cache.py",
+        "test_training.py",
+    )
 )
 
 

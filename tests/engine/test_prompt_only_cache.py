@@ -1,0 +1,51 @@
+"""The prompt-only cache on SGLang's own pools: what a later request may take from it, whatever happened before."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+CASES = (
+    *(f"full/{page}" for page in (1, 16, 64)),
+    *(f"window/{page}" for page in (1, 16, 64)),
+    "window-only/1",  # SGLang has no pages for such a model
+    "mamba/1",  # nor for states that it keeps only at the end of what a request computed
+    *(f"mamba-tracked/{page}" for page in (1, 16, 64)),
+)
+PROMPT = 150  # tokens, in `found_later`
+RUN = """
+import sys
+from sun_sglang.worker import prepare_process
+prepare_process()
+from tests.engine.cache_machine import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> dict[str, Any]:
+    run = [sys.executable, "-W", "ignore", "-c", RUN, *CASES]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr[-5000:]
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_prompt_only_cache_after_any_events_holds_prompts_and_states_at_the_length_of_their_keys(
+    case: str, outcomes: dict[str, Any]
+) -> None:
+    assert not outcomes[case]["failure"], outcomes[case]["failure"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_second_turn_finds_the_prompt_of_the_first_and_nothing_of_a_request_that_came_back(
+    case: str, outcomes: dict[str, Any]
+) -> None:
+    kind, page = case.split("/")
+    # with `extra_buffer` SGLang has no state at the prompt's length to insert
+    kept = 0 if kind == "mamba-tracked" else PROMPT // int(page) * int(page)
+    assert outcomes[case]["found"] == [kept, kept, 0]
