@@ -43,6 +43,7 @@ _OWN = ("weights", "decoder", "any_tp")
 # what to do about a difference that its values do not explain
 _HINTS = {
     "kv_cache_dtype": "SGLang compares the flag as it is written, so give both the same `kv_cache_dtype`",
+    "chat_template": "set `chat_template` of `engine` for both",
     "kv_scales": "8-bit KV is wrong for a side that scales it otherwise; use equal scales on both, or 16-bit KV",
 }
 
@@ -166,6 +167,21 @@ class Difference(NamedTuple):
     right: object
     hint: str = ""
 
+    def told(self, left: str, right: str, *, verb: str = "differs") -> str:
+        """Return the difference as a sentence.
+
+        Args:
+            left: name of the left side.
+            right: name of the right side.
+            verb: what the field does.
+        """
+        sides = f"{left}: {_shown(self.left)}, {right}: {_shown(self.right)}"
+        return f"{self.field} {verb} ({sides})" + (f"; {self.hint}" if self.hint else "")
+
+
+def _shown(value: object) -> str:
+    return str(value) or "none"
+
 
 def pair_difference(prefill: Identity, decode: Identity) -> Difference | None:
     """Return the first field, in declaration order, that keeps a prefill side from handing KV to a decode side."""
@@ -221,11 +237,7 @@ def require_same(left: Identity, right: Identity, *, names: tuple[str, str], whe
     difference = pair_difference(left, right)
     if difference is None:
         return
-    field, a, b, hint = difference
-    raise IdentityError(
-        f"{where}: `{names[0]}` and `{names[1]}` cannot share KV: {field} differs ({names[0]}: {a}, {names[1]}: {b})"
-        + (f"; {hint}" if hint else "")
-    )
+    raise IdentityError(f"{where}: `{names[0]}` and `{names[1]}` cannot share KV: {difference.told(*names)}")
 
 
 def module_flags(flags: Mapping[str, Any]) -> str:

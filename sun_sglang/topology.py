@@ -41,6 +41,8 @@ _OWNED_FLAGS = {
     **dict.fromkeys(("api_key", "admin_api_key", "ssl_keyfile", "ssl_certfile", "fastapi_root_path"), _PLAIN_HTTP),
     "config": "would hide flags from these checks: write them here",
 }
+# flags that name a file or a directory; the first may also be the name of a template that SGLang has, the last a hub id
+_PATH_FLAGS = ("chat_template", "quantization_param_path", "tokenizer_path")
 
 
 class Strict(BaseModel):
@@ -275,13 +277,27 @@ def parse_topology(text: str, *, base: Path, source: str = "topology") -> Topolo
         name: pool.model_copy(
             update={
                 "model": _resolve_model(pool.model, base, f"pools.{name}.model"),
+                "engine": _resolve_flags(pool.engine, base, f"pools.{name}.engine"),
                 "emulated": pool.emulated and _resolve_costs(pool.emulated, base),
             }
         )
         for name, pool in topology.pools.items()
     }
     emulated, router = _resolve_costs(topology.emulated, base), _resolve_files(topology.router, base)
-    return topology.model_copy(update={"pools": pools, "emulated": emulated, "router": router})
+    engine = _resolve_flags(topology.engine, base, "engine")
+    return topology.model_copy(update={"pools": pools, "engine": engine, "emulated": emulated, "router": router})
+
+
+def _resolve_flags(flags: EngineFlags, base: Path, where: str) -> EngineFlags:
+    """Return SGLang flags with absolute paths for what is relative to the topology file."""
+    given = {name: flags[name] for name in _PATH_FLAGS if isinstance(flags.get(name), str)}
+    resolved = {name: _resolve_model(value, base, f"{where}.{name}") for name, value in given.items()}
+    for name, path in resolved.items():
+        if Path(path).is_absolute() and not Path(path).exists():
+            raise TopologyError(
+                f"{where}.{name}", f"{path} does not exist", "give a path relative to the topology file"
+            )
+    return {**flags, **resolved}
 
 
 def _resolve_files(router: Router, base: Path) -> Router:

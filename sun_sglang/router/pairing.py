@@ -27,9 +27,7 @@ def objection(ours: Party, theirs: Party) -> str:
     difference = _difference(ours, theirs)
     if difference is None:
         return ""
-    field, own, other, hint = difference
-    found = f"{field} differs from `{theirs.name}`'s ({ours.name}: {own}, {theirs.name}: {other})"
-    return found + (f"; {hint}" if hint else "")
+    return difference.told(ours.name, theirs.name, verb=f"differs from `{theirs.name}`'s")
 
 
 def decoder_objection(prefill: Party, decode: Party) -> str:

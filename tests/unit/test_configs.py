@@ -2,16 +2,19 @@
 
 import itertools
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from sun_sglang.errors import IdentityError
 from sun_sglang.launch.flags import check_engine, load_schema
 from sun_sglang.launch.gpus import Gpu
 from sun_sglang.launch.machine import Machine
 from sun_sglang.launch.plan import make_plan
 from sun_sglang.launch.preflight import preflight
 from sun_sglang.topology import load_topology
+from sun_sglang.train.recipe import load_recipe
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TOPOLOGIES = sorted(p for p in CONFIGS.rglob("*.yaml") if re.search(r"^pools:", p.read_text(), re.MULTILINE))
@@ -67,6 +70,26 @@ def test_a_papers_topology_takes_the_papers_gpus(file: Path, tmp_path: Path, mon
     }
     assert backends == {cache}
     assert all("--disaggregation-decode-enable-radix-cache" in w.argv for w in plan.workers if w.role == "decode")
+
+
+@pytest.mark.parametrize("system", ["sun", "qsun", "prefillshare"])
+def test_a_base_without_a_chat_template_pairs_with_what_was_tuned_with_one(
+    write_checkpoint: Callable[..., Path], system: str
+) -> None:
+    topology = load_topology(CONFIGS / "llama-3.1-8b" / f"{system}.yaml")
+    template = (CONFIGS / "train" / "plain.jinja").read_text()
+    recipes = [load_recipe(p) for p in sorted((CONFIGS / "train" / "llama-3.1-8b").glob("*.yaml"))]
+    assert {Path(recipe.chat_template or "").read_text() for recipe in recipes} == {template}
+    pools = {
+        name: pool.model_copy(
+            update={"model": str(write_checkpoint(name, template=None if name == "base" else template))}
+        )
+        for name, pool in topology.pools.items()
+    }
+    local = topology.model_copy(update={"pools": pools})
+    assert preflight(local, gpus(8), None).identities["base"]
+    with pytest.raises(IdentityError, match=r"chat_template differs .*; set `chat_template` of `engine` for both"):
+        preflight(local.model_copy(update={"engine": {"dtype": "bfloat16"}}), gpus(8), None)
 
 
 def test_the_demos_models_belong_together() -> None:

@@ -90,6 +90,8 @@ def test_other_words_cannot_be_shared_and_other_weights_can(write_checkpoint: Wr
     assert (pair_difference(a, words) or a)[0] == "tokenizer"
     assert (pair_difference(a, template) or a)[0] == "chat_template"
     assert bare.chat_template == ""
+    with pytest.raises(IdentityError, match=r"\(a: \w+, b: none\); set `chat_template` of `engine` for both"):
+        require_same(a, bare, names=("a", "b"), where="here")
     assert pair_difference(a, weights) is None
     assert a.weights != weights.weights
 

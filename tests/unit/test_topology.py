@@ -163,3 +163,21 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     binary.write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match=r"binary\.yaml: is not UTF-8 text"):
         load_topology(binary)
+
+
+def test_files_that_flags_name_are_relative_to_the_topology_file(tmp_path: Path) -> None:
+    for name in ("mine.jinja", "scales.json"):
+        (tmp_path / name).write_text("")
+    text = SUN.replace("{dtype: float32}", "{quantization_param_path: ./scales.json}").replace(
+        "page_size: 1", "chat_template: mine.jinja, tokenizer_path: org/words"
+    )
+    topology = parse_topology(text, base=tmp_path)
+    assert topology.engine["chat_template"] == str(tmp_path / "mine.jinja")
+    assert topology.engine["tokenizer_path"] == "org/words", "a hub id stays one"
+    assert topology.pools["tool"].engine == {"quantization_param_path": str(tmp_path / "scales.json")}
+
+
+def test_file_of_a_flag_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    text = SUN.replace("page_size: 1", "chat_template: ./absent.jinja")
+    with pytest.raises(TopologyError, match=r"engine\.chat_template: .*absent\.jinja does not exist; give a path rel"):
+        parse_topology(text, base=tmp_path)

@@ -295,7 +295,11 @@ def test_an_ejected_worker_keeps_its_requests_unless_it_is_gone() -> None:
         ("m0", {"bootstrap_port": None}, "bootstrap port"),
         ("d0", {"identity": {"page_size": 64}}, "page_size differs from `m1`'s (d0: 64, m1: 1)"),
         ("d0", {"identity": {"kv_cache_dtype": "bf16"}}, "(d0: bf16, m1: auto); SGLang compares the flag"),
-        ("d0", {"identity": {"kv_scales": "1.0"}}, "kv_scales differs from `m1`'s (d0: 1.0, m1: ); 8-bit KV is wrong"),
+        (
+            "d0",
+            {"identity": {"kv_scales": "1.0"}},
+            "kv_scales differs from `m1`'s (d0: 1.0, m1: none); 8-bit KV is wrong",
+        ),
         ("d0", {"identity": {"sglang": "2.0"}}, "sglang differs from `m1`'s (d0: 2.0, m1: 1.0)"),
         ("d0", {"identity": {"tp_size": 2}}, "tp_size differs from `m1`'s (d0: 2, m1: 1); SGLang moves KV between"),
         ("m0", {"identity": {"tp_size": 2, "any_tp": True}}, "tp_size differs from `m1`'s (m0: 2, m1: 1)"),
