@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from sun_sglang import patches
+from sun_sglang.card_page import keeps_answers
 from sun_sglang.errors import END_MARK, REFUSED, LaunchError, PatchError, SunError
 from sun_sglang.identity import PatchReport
 from sun_sglang.patches.few_grammars import MOST_GRAMMARS, compile_without_cache, drop_oldest
@@ -29,7 +30,7 @@ from sun_sglang.patches.report_patches import (
     proven,
 )
 from sun_sglang.patches.versions import PLUGIN, RUN_ON, installed_version, require_chosen, require_run_on
-from sun_sglang.worker import keeps_answers, report_end
+from sun_sglang.worker import report_end
 
 
 def engine(function: Callable[..., Any]) -> ModuleType:
