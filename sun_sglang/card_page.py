@@ -15,7 +15,7 @@ from typing import Any
 from sun_sglang.errors import PatchError, SunError
 from sun_sglang.identity import WorkerCard, find_checkpoint, module_flags, read_identity
 from sun_sglang.prompt_counter import token_bytes_of
-from sun_sglang.scheduler_watch import ended_process
+from sun_sglang.scheduler_watch import ended_process, watch_schedulers
 from sun_sglang.tuning import read_tuning
 
 CARD_PATH = "/sun/worker"
@@ -109,8 +109,11 @@ class CardPage:
         self._given_version = version
 
     def _prepare(self, state: Any) -> None:
+        from sun_sglang.patches.report_patches import proven
+
         self._state = state
         manager = state.tokenizer_manager
+        watch_schedulers(manager._subprocess_watchdog, [proof.pid for proof in proven(state.scheduler_info)])
         self._token_bytes = token_bytes_of(manager.tokenizer)
         self._given_version = manager.config_value("weight_version")
         self._card = self._compute()
