@@ -17,8 +17,18 @@ TOPOLOGY: dict[str, Any] = {
         f"{kind}-{role}": {"role": role, "model": f"./llama-{model}", "engine": {f"{kind}_size": 2}}
         for kind in ("dp", "tp")
         for role, model in (("prefill", "a"), ("decode", "base"))
+    }
+    | {
+        "one-prefill": {"role": "prefill", "model": "./llama-a"},
+        "one-decode": {"role": "decode", "model": "./llama-base"},
     },
-    "tasks": {kind: {"prefill": f"{kind}-prefill", "decode": f"{kind}-decode"} for kind in ("dp", "tp")},
+    "tasks": {
+        "dp": {"prefill": "dp-prefill", "decode": "dp-decode"},
+        "tp": {"prefill": "tp-prefill", "decode": "tp-decode"},
+        # KV heads of one rank go to two, and those of two ranks to one
+        "split": {"prefill": "one-prefill", "decode": "tp-decode"},
+        "join": {"prefill": "tp-prefill", "decode": "one-decode"},
+    },
     "engine": {"dtype": "float32", "max_total_tokens": 4096},
     "router": {"port": 0, "first_token_timeout": 60},
 }
@@ -27,7 +37,7 @@ ANSWER_TOKENS = 16
 
 @pytest.fixture(scope="module")
 def ranks(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """A pair of workers with two data-parallel ranks, and one with two tensor-parallel ranks."""
+    """A pair of workers with two data-parallel ranks, one with two tensor-parallel ranks, and one with one rank."""
     file = models / "ranks.yaml"
     file.write_text(yaml.safe_dump(TOPOLOGY, sort_keys=False))
     launched = launch(file, tmp_path_factory.mktemp("ranks"))
@@ -41,7 +51,7 @@ async def asked(ranks: Deployment) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-@pytest.mark.parametrize("task", ["dp", "tp"])
+@pytest.mark.parametrize("task", TOPOLOGY["tasks"])
 async def test_workers_of_two_ranks_answer_as_the_reference(
     ranks: Deployment, asked: httpx.AsyncClient, models: Path, task: str
 ) -> None:
