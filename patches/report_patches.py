@@ -24,12 +24,20 @@ _WAY_OUT = "when SGLang refuses to start after a plugin failed"
 
 
 class Proof(BaseModel):
-    """The state of every hook that one scheduler process needs."""
+    """The state of every hook that one scheduler process needs.
+
+    Attributes:
+        pid: of the process.
+        patches: the state of its hooks.
+        kv_cache_dtype: the string that SGLang compares with the other side's before it transfers KV. A scheduler
+            resolves it once it has loaded the weights, whose quantization may name a dtype.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     pid: int
     patches: tuple[PatchReport, ...]
+    kv_cache_dtype: str = ""
 
 
 class ProofFile:
@@ -53,7 +61,7 @@ class ProofFile:
         os.close(self._fd)
 
 
-def leave_proof(_info: dict[str, Any], *_args: Any, **_kwargs: Any) -> None:
+def leave_proof(_info: dict[str, Any], scheduler: Any, *_args: Any, **_kwargs: Any) -> None:
     """Write this scheduler's proof, right before it tells its parent that it is ready."""
     from sun_sglang.patches import status
 
@@ -61,7 +69,9 @@ def leave_proof(_info: dict[str, Any], *_args: Any, **_kwargs: Any) -> None:
     if path is None:
         return  # the server runs without the hook that collects proofs, and `require_applied` refuses it
     reports = tuple(r for r in status() if r.state != "inactive")
-    append_proof(path, Proof(pid=os.getpid(), patches=reports))
+    # what `disaggregation/prefill.py` and `decode.py` give to the transfer
+    kv_cache_dtype = scheduler.tp_worker.model_runner.kv_cache_dtype_str
+    append_proof(path, Proof(pid=os.getpid(), patches=reports, kv_cache_dtype=kv_cache_dtype))
 
 
 def append_proof(path: str, proof: Proof) -> None:

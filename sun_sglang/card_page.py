@@ -123,7 +123,8 @@ class CardPage:
         if not self._made:
             return card
         weights = f"{card.identity.weights}.{hashlib.sha256(self._made.encode()).hexdigest()[:16]}"
-        return card.model_copy(update={"identity": card.identity.model_copy(update={"weights": weights})})
+        changed = {"weights": weights, "decoder": weights}
+        return card.model_copy(update={"identity": card.identity.model_copy(update=changed)})
 
 
 class UpdatesNoted:
@@ -178,11 +179,14 @@ def read_card(state: Any, incarnation: str, version: str, token_bytes: int | Non
     model = find_checkpoint(flags["model_path"], flags["revision"])
     assert model is not None, "a model that is served has been loaded"
     prefill, tuning = flags["disaggregation_mode"] == "prefill", read_tuning(model)
+    identity = read_identity(model, flags, sglang=version)
+    # as SGLang resolved it, which is what SGLang compares
+    flag = {"kv_cache_dtype": proofs[0].kv_cache_dtype or identity.kv_cache_dtype}
     return WorkerCard(
         role="prefill" if prefill else "decode",
         incarnation=incarnation,
         bootstrap_port=flags["disaggregation_bootstrap_port"] if prefill else None,
-        identity=read_identity(model, flags, sglang=version),
+        identity=identity.model_copy(update=flag),
         # every scheduler has the same hooks, and a server with a hook that did not take does not start
         patches=proofs[0].patches,
         # the first length that SGLang refuses (managers/utils.py: validate_input_length)

@@ -248,15 +248,34 @@ def module_flags(flags: Mapping[str, Any]) -> str:
 
 def find_checkpoint(model: str, revision: str | None = None) -> Path | None:
     """The directory of a model on this machine: itself, or its snapshot in the Hugging Face cache; None if neither."""
-    path = Path(model)
-    if path.is_dir():
-        return path
-    repository = _hub_cache(os.environ) / f"models--{model.replace('/', '--')}"
-    ref = repository / "refs" / (revision or "main")
-    commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision
-    snapshot = repository / "snapshots" / (commit or "main")
+    if Path(model).is_dir():
+        return Path(model)
+    snapshot = _snapshot(model, revision)
     complete = (snapshot / "config.json").exists() and any(snapshot.glob("*.safetensors"))
     return snapshot if complete else None
+
+
+def _snapshot(repository: str, revision: str | None = None) -> Path:
+    """Where the Hugging Face cache keeps a repository, if it does."""
+    directory = _hub_cache(os.environ) / f"models--{repository.replace('/', '--')}"
+    ref = directory / "refs" / (revision or "main")
+    commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision
+    return directory / "snapshots" / (commit or "main")
+
+
+def _tokenizer_place(model: Path, engine: Mapping[str, Any]) -> Path:
+    """Return the directory of a worker's tokenizer.
+
+    SGLang resolves `tokenizer_path` to the model's own path, which may be a Hugging Face id.
+
+    Args:
+        model: directory of the checkpoint.
+        engine: SGLang's flags.
+    """
+    given = engine.get("tokenizer_path")
+    if not given or given == engine.get("model_path"):
+        return model
+    return Path(given) if Path(given).is_dir() else _snapshot(str(given))
 
 
 def read_identity(model: Path, engine: Mapping[str, Any], *, sglang: str = "") -> Identity:
@@ -290,7 +309,7 @@ def read_identity(model: Path, engine: Mapping[str, Any], *, sglang: str = "") -
             tp_size=attention_ranks(engine),
             any_tp=moves_between_ranks(text, engine, kv.flag),
             pp_size=int(engine.get("pp_size") or 1),
-            tokenizer=tokenizer_digest(Path(engine.get("tokenizer_path") or model)),
+            tokenizer=tokenizer_digest(_tokenizer_place(model, engine)),
             chat_template=served_template_digest(model, engine),
             sglang=sglang,
             weights=weights,

@@ -73,5 +73,7 @@ async def test_each_of_two_schedulers_proved_its_hooks(
     info = (await asked.get(f"{url}/server_info")).json()
     assert len({proof["pid"] for proof in info["sun_patches"]}) == 2
     assert all(report["state"] == "applied" for proof in info["sun_patches"] for report in proof["patches"])
+    assert [proof["kv_cache_dtype"] for proof in info["sun_patches"]] == ["auto", "auto"]
     card = (await asked.get(f"{url}/sun/worker")).json()
+    assert card["identity"]["kv_cache_dtype"] == "auto"
     assert card["dp_size"] == (2 if worker.startswith("dp") else 1)

@@ -34,7 +34,7 @@ class Engine:
     """
 
     def __init__(self, model: Path) -> None:
-        flags = {
+        flags = self.flags = {
             "model_path": str(model),
             "tokenizer_path": str(model),
             "revision": None,
@@ -238,3 +238,26 @@ async def test_card_counts_the_ranks_of_dp_attention_and_of_replicas(write_check
     engine.manager.server_args.resolved_dict = flags.copy
     async with served(engine) as client:
         assert json.loads((await client.get("/sun/worker")).text)["dp_size"] == 8
+
+
+async def test_kv_dtype_is_the_one_that_the_scheduler_resolved(write_checkpoint: Write) -> None:
+    engine = Engine(write_checkpoint("model"))
+    async with served(engine) as client:
+        assert (await card(client))["identity"]["kv_cache_dtype"] == "auto"
+    engine.state.scheduler_info[PROOFS][0]["kv_cache_dtype"] = "fp8_e4m3"
+    async with served(engine) as client:
+        assert (await card(client))["identity"]["kv_cache_dtype"] == "fp8_e4m3"
+
+
+async def test_module_and_decoder_are_named_by_what_was_loaded(write_checkpoint: Write) -> None:
+    record = {"base": "b", "decoder": "full", "first_token": "prefill"}
+    engine = Engine(write_checkpoint("model", record=record))
+    async with served(engine) as client:
+        first = await card(client)
+        assert (first["tuned_for"], first["identity"]["decoder"]) == ("", first["identity"]["weights"])
+        await engine.update(client, TENSORS)
+        assert (await card(client))["identity"]["decoder"] != first["identity"]["decoder"]
+    engine.flags["disaggregation_mode"] = "prefill"
+    engine.flags["disaggregation_bootstrap_port"] = 9000
+    async with served(engine) as client:
+        assert (await card(client))["tuned_for"] == "full"

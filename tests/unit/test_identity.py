@@ -170,6 +170,20 @@ def test_a_downloaded_model_is_found(write_checkpoint: Write, tmp_path: Path, mo
     assert find_checkpoint("org/name") is None, "a download without weights is not complete"
 
 
+def test_a_tokenizer_that_is_a_hub_id_is_found_as_its_model_is(
+    write_checkpoint: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    model = write_checkpoint("hub/models--org--name/snapshots/main")
+    words = write_checkpoint("hub/models--org--words/snapshots/main", tokenizer="others")
+    (words / "model.safetensors").unlink()
+    own = read_identity(model, {"model_path": "org/name", "tokenizer_path": "org/name"})
+    assert own.tokenizer == read_identity(model, {}).tokenizer
+    assert read_identity(model, {"model_path": "org/name", "tokenizer_path": "org/words"}).tokenizer != own.tokenizer
+    with pytest.raises(CheckpointError, match=r"models--org--absent.*: no tokenizer"):
+        read_identity(model, {"model_path": "org/name", "tokenizer_path": "org/absent"})
+
+
 def test_templates_in_the_tokenizers_configuration_count(write_checkpoint: Write) -> None:
     inline = write_checkpoint("inline", template=None)
     (inline / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))

@@ -27,6 +27,7 @@ from sun_sglang.patches.report_patches import (
     ProofFile,
     append_proof,
     launch_with_proofs,
+    leave_proof,
     proven,
 )
 from sun_sglang.patches.versions import PLUGIN, RUN_ON, installed_version, require_chosen, require_run_on
@@ -257,6 +258,17 @@ def test_proofs_of_processes_that_a_child_started_reach_the_server() -> None:
     file = ProofFile()
     subprocess.run([sys.executable, "-c", controller, "-c", append, file.path], check=True)
     assert len({proof.pid for proof in file.read()}) == 2
+    file.close()
+
+
+def test_scheduler_leaves_the_kv_dtype_that_it_gives_to_the_transfer(monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = SimpleNamespace(kv_cache_dtype_str="fp8_e4m3")
+    file = ProofFile()
+    monkeypatch.setenv(FILE_VARIABLE, file.path)
+    monkeypatch.setattr("sun_sglang.patches.status", list)
+    leave_proof({}, SimpleNamespace(tp_worker=SimpleNamespace(model_runner=runner)))
+    (proof,) = file.read()
+    assert proof == Proof(pid=os.getpid(), patches=(), kv_cache_dtype="fp8_e4m3")
     file.close()
 
 
