@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from sun_sglang.errors import TopologyError
+from sun_sglang.http_front import OTHER_FRONTS
 from sun_sglang.sim.shapes import NEWEST, Version
 from sun_sglang.yaml_text import parse_yaml
 
@@ -39,6 +40,7 @@ _OWNED_FLAGS = {
     **dict.fromkeys(("disaggregation_mode", "enable_pd_role_switch", "encoder_only", "language_only"), _PAIRED),
     **dict.fromkeys(("nnodes", "node_rank", "dist_init_addr", "nccl_init_addr"), _ONE_MACHINE),
     **dict.fromkeys(("api_key", "admin_api_key", "ssl_keyfile", "ssl_certfile", "fastapi_root_path"), _PLAIN_HTTP),
+    **OTHER_FRONTS,
     "config": "would hide flags from these checks: write them here",
 }
 # flags that name a file or a directory; the first may also be the name of a template that SGLang has, the last a hub id

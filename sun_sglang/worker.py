@@ -17,6 +17,7 @@ from typing import Any
 from sun_sglang.card_page import CARD_PATH, CardPage, UpdatesNoted
 from sun_sglang.cpu import has_gpu, prepare_cpu_engine
 from sun_sglang.errors import END_MARK, REFUSED, PatchError, SunError
+from sun_sglang.http_front import require_own_front
 from sun_sglang.prompt_counter import TOKENS_PATH, PromptCounter
 from sun_sglang.worker_key import KeyRequired, read_key
 
@@ -63,6 +64,7 @@ def serve(argv: Sequence[str]) -> None:
     Raises:
         PatchError: a hook did not take.
         CheckpointError: the served model cannot be read.
+        UserError: SGLang would not serve the application to which the worker adds its routes.
     """
     import_engine()
     from sglang.launch_server import run_server
@@ -72,12 +74,14 @@ def serve(argv: Sequence[str]) -> None:
 
     from sun_sglang.patches.versions import installed_version
 
+    server_args = prepare_server_args(list(argv))
+    require_own_front(server_args, os.environ)
     page = CardPage(installed_version() or "")
     offer_routes(http_server, page)
     if key := read_key(os.environ):
         http_server.app.add_middleware(KeyRequired, key=key)
     try:
-        run_server(prepare_server_args(list(argv)))
+        run_server(server_args)
     finally:
         kill_process_tree(os.getpid(), include_parent=False)
         # uvicorn only logs why a server could not start

@@ -95,6 +95,18 @@ def test_a_topology_cannot_be_changed() -> None:
         ),
         ("page_size: 1", "port: 1", "engine.port: is set by the launcher; remove it"),
         (
+            "page_size: 1",
+            "tokenizer_worker_num: 2",
+            "engine.tokenizer_worker_num: is not supported: each of SGLang's HTTP processes imports its application "
+            "anew, without the worker's routes and its key (more `replicas` have more HTTP processes); remove it",
+        ),
+        (
+            "engine: {dtype: float32}",
+            "engine: {grpc_mode: true}",
+            "pools.tool.engine.grpc_mode: would make SGLang serve gRPC instead of the HTTP application that the router "
+            "asks; remove it",
+        ),
+        (
             "engine: {dtype: float32}",
             "engine: {model_path: x}",
             "pools.tool.engine.model_path: is the pool's `model` and `revision`; remove it",
