@@ -7,8 +7,9 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 
+from sun_sglang.agreement import require_same
 from sun_sglang.errors import CheckpointError, IdentityError, PatchError, TopologyError, UserError
-from sun_sglang.identity import Identity, find_checkpoint, read_identity, require_same
+from sun_sglang.identity import Identity, find_checkpoint, read_identity
 from sun_sglang.launch.answer_stores import require_bounded
 from sun_sglang.launch.defaults import dtype_default
 from sun_sglang.launch.flags import FlagSchema, canonical, check_engine

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sun_sglang.identity import Difference, WorkerCard, member_difference, pair_difference
+from sun_sglang.agreement import Difference, member_difference, pair_difference
+from sun_sglang.identity import WorkerCard
 from sun_sglang.tuning import is_tuned_for
 
 

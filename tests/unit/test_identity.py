@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from sun_sglang import identity
+from sun_sglang.agreement import pair_difference, require_same
 from sun_sglang.errors import CheckpointError, IdentityError
-from sun_sglang.identity import find_checkpoint, pair_difference, read_identity, require_same, weights_revision
+from sun_sglang.identity import find_checkpoint, read_identity, weights_revision
 
 Write = Callable[..., Path]
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from sun_sglang.agreement import require_same
 from sun_sglang.errors import CheckpointError, IdentityError
-from sun_sglang.identity import read_identity, require_same
+from sun_sglang.identity import read_identity
 from sun_sglang.kv_format import kv_format
 from sun_sglang.launch.machine import Machine
 from sun_sglang.launch.preflight import preflight

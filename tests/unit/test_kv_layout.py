@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from sun_sglang.agreement import require_same
 from sun_sglang.errors import IdentityError
-from sun_sglang.identity import read_identity, require_same
+from sun_sglang.identity import read_identity
 from sun_sglang.kv_layout import attention_ranks, moves_between_ranks
 
 MLA = {"kv_lora_rank": 512, "qk_rope_head_dim": 64}

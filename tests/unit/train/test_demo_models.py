@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from sun_sglang.identity import pair_difference, read_identity, weights_revision
+from sun_sglang.agreement import pair_difference
+from sun_sglang.identity import read_identity, weights_revision
 from sun_sglang.train.checkpoint import load_model, load_tokenizer, read_record
 from sun_sglang.train.demo import BASE, HELD_OUT, checkpoint_name
 from sun_sglang.train.demo_tasks import DEMO_QUESTIONS, TASKS
