@@ -28,15 +28,11 @@ _DTYPE_NAMES = {"half": "float16", "float": "float32", "bf16": "bfloat16"}
 # the quantizations whose attention layers take scales (`layers/quantization`)
 _SCALED_BY = ("fp8", "mxfp8", "quark")
 _NAMED_ALGORITHM = ("fp8", "mxfp8", "petit")
-_LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
-# how checkpoints name a scale, and which of the two it is (`model_loader/weight_utils.py`, `maybe_remap_kv_scale_name`)
-_SCALE_NAMES = {
-    ".kv_scale": "k",
-    ".k_scale": "k",
-    ".v_scale": "v",
-    ".k_proj.output_scale": "k",
-    ".v_proj.output_scale": "v",
-}
+# a scale of a checkpoint that SGLang loads: the layer, and whose it is (`maybe_remap_kv_scale_name` in
+# `model_loader/weight_utils.py`); `kv_scale` stands for both, and is loaded as that of keys
+_SCALE = re.compile(
+    r"layers\.(\d+)\.[^.]+\.(?:(k)v?_scale|(v)_scale|(k)_proj\.k_scale|(v)_proj\.v_scale|([kv])_proj\.output_scale)"
+)
 
 
 class KvFormat(NamedTuple):
@@ -145,13 +141,22 @@ def _scales(
 
 def _scales_of(model: Path) -> dict[str, tuple[float, float]]:
     found: dict[str, dict[str, float]] = {}
-    for name, value in read_scalars(model, lambda name: name.endswith(tuple(_SCALE_NAMES))):
-        layer = _LAYER.search(name)
-        # the layers that predict several tokens ahead are a draft model's
-        if layer is not None and not name.startswith("mtp."):
-            which = next(which for ending, which in _SCALE_NAMES.items() if name.endswith(ending))
-            found.setdefault(layer[1], {})[which] = value
+    for name, value in read_scalars(model, lambda name: _scale_at(name) is not None):
+        layer, side = _scale_at(name) or ("", "")
+        found.setdefault(layer, {})[side] = value
     return {layer: pair for layer, given in found.items() if (pair := _pair(given)) != (1.0, 1.0)}
+
+
+def _scale_at(name: str) -> tuple[str, str] | None:
+    """Return the layer that a tensor scales, and whether keys or values (`k`, `v`); None for any other tensor.
+
+    The layers that predict several tokens ahead (`mtp`) are a draft model's.
+    """
+    match = _SCALE.fullmatch(name, max(name.find("layers."), 0)) if not name.startswith("mtp.") else None
+    if match is None:
+        return None
+    layer, *sides = match.groups()
+    return layer, next(side for side in sides if side)
 
 
 def _pair(given: Mapping[str, float]) -> tuple[float, float]:

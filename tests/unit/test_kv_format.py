@@ -154,6 +154,9 @@ tasks: {{sums: {{prefill: math, decode: base}}}}
         ({f"{ATTENTION.format(n)}.{s}_proj.{s}_scale": 0.5 for n in range(2) for s in "kv"}, scales(0.5, 0.5)),
         ({f"{ATTENTION.format(n)}.{s}_proj.output_scale": 0.5 for n in range(2) for s in "kv"}, scales(0.5, 0.5)),
         ({**scales(0.5, 0.5), "model.layers.0.mlp.down_proj.weight_scale": 3.0}, scales(0.5, 0.5)),
+        ({**scales(0.5, 0.5), f"{ATTENTION.format(0)}.attn.k_scale": 3.0}, scales(0.5, 0.5)),
+        ({**scales(0.5, 0.5), f"{ATTENTION.format(0)}.qkv_proj.k_scale": 3.0}, scales(0.5, 0.5)),
+        ({f"language_model.{name}": value for name, value in scales(0.5, 0.5).items()}, scales(0.5, 0.5)),
         ({**scales(0.5, 0.5), "mtp.layers.0.self_attn.k_scale": 3.0}, scales(0.5, 0.5)),
     ],
 )
