@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from sun_sglang.identity import MODULE_FLAGS, Identity
-from sun_sglang.launch.devices import uses_gpu
+from sun_sglang.launch.devices import data_parallel_ranks, uses_gpu
 from sun_sglang.launch.flags import canonical
 from sun_sglang.launch.machine import Machine
 from sun_sglang.launch.transfer import Transfer
@@ -47,7 +47,7 @@ def worker_flags(
     defaults: EngineFlags = {"enable_cache_report": True}
     if not uses_gpu(topology, machine, pool):
         defaults |= dtype_default(topology, machine, pool) | _cpu_defaults(role)
-        count = sum(p.replicas for p in topology.pools.values())
+        count = sum(p.replicas * data_parallel_ranks(topology, name) for name, p in topology.pools.items())
         if topology.backend_of(pool) == "sglang":
             defaults["max_total_tokens"] = cpu_kv_tokens(identities.get(pool), machine, count)
     if role == "decode":
@@ -95,17 +95,17 @@ def cache_notes(
     return []
 
 
-def cpu_kv_tokens(identity: Identity | None, machine: Machine, workers: int) -> int:
-    """Tokens of KV that a worker without a GPU keeps.
+def cpu_kv_tokens(identity: Identity | None, machine: Machine, caches: int) -> int:
+    """Tokens of KV in each KV cache of the workers without a GPU.
 
-    An eighth of the machine's memory is divided among its workers, up to 65,536 tokens each; 16,384 where the
+    An eighth of the machine's memory is divided among all caches, up to 65,536 tokens each; 16,384 where the
     checkpoint could not be read. Without a bound SGLang takes most of the memory for each worker.
     """
     if identity is None:
         return _CPU_KV_TOKENS_UNREAD
     width = _DTYPE_BYTES.get(identity.kv_dtype, 4)
     token = 2 * identity.num_layers * identity.num_kv_heads * identity.head_dim * width
-    return max(1, min(_CPU_KV_TOKENS, int(machine.memory * _CPU_KV_SHARE / workers) // token))
+    return max(1, min(_CPU_KV_TOKENS, int(machine.memory * _CPU_KV_SHARE / caches) // token))
 
 
 def _cpu_defaults(role: Role) -> EngineFlags:

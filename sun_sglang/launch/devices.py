@@ -96,5 +96,11 @@ def model_copies(topology: Topology, pool: str) -> int:
     return 1 if flags.get("enable_dp_attention") else int(flags.get("dp_size") or 1)
 
 
+def data_parallel_ranks(topology: Topology, pool: str) -> int:
+    """Return the KV caches of each of a pool's workers: one for each data-parallel rank, with DP attention or not."""
+    flags = canonical(topology.engine_of(pool))
+    return int(flags.get("dp_size") or 1) * int(flags.get("attn_dp_size") or 1)
+
+
 def _where(topology: Topology, pool: str, key: str) -> str:
     return f"pools.{pool}.engine.{key}" if key in topology.pools[pool].engine else f"engine.{key}"

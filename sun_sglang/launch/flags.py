@@ -31,6 +31,7 @@ _SAME = {
     "tensor_parallel_size": "tp_size",
     "pipeline_parallel_size": "pp_size",
     "data_parallel_size": "dp_size",
+    "attention_data_parallel_size": "attn_dp_size",
 }
 
 

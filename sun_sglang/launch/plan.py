@@ -162,8 +162,8 @@ def make_plan(
     """
     transfer = choose_transfer(topology, machine)
     gpus = assign_gpus(topology, machine)
-    count = sum(p.replicas for p in topology.pools.values())
-    threads = max(1, machine.cores // count)
+    ranks = sum(p.replicas * ranks_per_worker(topology, name) for name, p in topology.pools.items())
+    threads = max(1, machine.cores // ranks)
     free = _Ports(ports, taken=topology.router.port)
     router_port = topology.router.port or free.take()
     beside_cache = schema.speculative_with_cache if schema else ()

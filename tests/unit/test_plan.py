@@ -504,6 +504,22 @@ def test_bfloat16_is_the_cpus_dtype_only_where_it_can_multiply_it() -> None:
     assert "--dtype" not in flags(plan(topology(), gpu_machine(4)).workers[0])
 
 
+@pytest.mark.parametrize(
+    ("engine", "caches", "threads"),
+    [
+        ("{}", 4, 2),
+        ("{tp_size: 2}", 4, 1),
+        ("{dp_size: 2}", 8, 1),
+        ("{tp_size: 2, attention_data_parallel_size: 2}", 8, 1),
+    ],
+)
+def test_cores_are_divided_among_ranks_and_kv_memory_among_caches(engine: str, caches: int, threads: int) -> None:
+    model = identity(num_layers=80, num_kv_heads=64, head_dim=128)
+    found = plan(topology(SUN, engine), identities={"math": model}).workers[2]
+    assert flags(found)["--max-total-tokens"] == str(cpu_kv_tokens(model, LAPTOP, caches))
+    assert found.threads == threads
+
+
 @given(
     st.integers(1, 200),
     st.integers(1, 64),
