@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import select
-from collections.abc import Iterable
+from collections.abc import Iterable, MutableMapping
 from typing import Any
 
 
@@ -66,3 +66,13 @@ def ended_process(watchdog: Any) -> str | None:
         if not process.is_alive() and process.exitcode != 0:
             return str(name)
     return None
+
+
+def skip_core_dumps(environ: MutableMapping[str, str]) -> None:
+    """Make SGLang end at once after a crash, unless the CUDA driver was told to write core dumps.
+
+    SGLang waits a minute for them while a rank of the server is left (`tokenizer_manager.py`:
+    `dump_requests_before_crash`), also where none will come. The worker answers nobody meanwhile and holds its memory.
+    """
+    if environ.get("CUDA_ENABLE_USER_TRIGGERED_COREDUMP") != "1":
+        environ.setdefault("SGLANG_CUDA_COREDUMP_BEFORE_CRASH", "0")

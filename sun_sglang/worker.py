@@ -19,6 +19,7 @@ from sun_sglang.cpu import has_gpu, prepare_cpu_engine
 from sun_sglang.errors import END_MARK, REFUSED, PatchError, SunError
 from sun_sglang.http_front import require_own_front
 from sun_sglang.prompt_counter import TOKENS_PATH, PromptCounter
+from sun_sglang.scheduler_watch import skip_core_dumps
 from sun_sglang.worker_key import KeyRequired, read_key
 
 _ENGINE_MODULES = (
@@ -76,6 +77,7 @@ def serve(argv: Sequence[str]) -> None:
 
     server_args = prepare_server_args(list(argv))
     require_own_front(server_args, os.environ)
+    skip_core_dumps(os.environ)
     page = CardPage(installed_version() or "")
     offer_routes(http_server, page)
     if key := read_key(os.environ):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import yaml
 
@@ -77,3 +81,14 @@ async def test_each_of_two_schedulers_proved_its_hooks(
     card = (await asked.get(f"{url}/sun/worker")).json()
     assert card["identity"]["kv_cache_dtype"] == "auto"
     assert card["dp_size"] == (2 if worker.startswith("dp") else 1)
+
+
+async def test_killed_scheduler_behind_a_controller_ends_its_worker(
+    ranks: Deployment, asked: httpx.AsyncClient
+) -> None:
+    before = ranks.process("dp-decode-0")
+    info = (await asked.get(f"{before.url}/server_info")).json()
+    os.kill(info["sun_patches"][1]["pid"], signal.SIGKILL)
+    async with asyncio.timeout(60):
+        while psutil.pid_exists(before.pid):
+            await asyncio.sleep(0.1)

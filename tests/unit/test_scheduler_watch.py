@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sun_sglang.scheduler_watch import HiddenScheduler, ended_process, watch_schedulers
+from sun_sglang.scheduler_watch import HiddenScheduler, ended_process, skip_core_dumps, watch_schedulers
 
 
 @pytest.fixture
@@ -60,3 +60,19 @@ def test_scheduler_that_is_gone_already_has_ended(scheduler: subprocess.Popen[by
 def test_server_without_a_watchdog_has_no_ended_process() -> None:
     watch_schedulers(None, [1])
     assert ended_process(None) is None
+
+
+@pytest.mark.parametrize(
+    ("set_before", "dumps"),
+    [
+        ({}, "0"),
+        ({"SGLANG_CUDA_COREDUMP_BEFORE_CRASH": "1"}, "1"),
+        ({"CUDA_ENABLE_USER_TRIGGERED_COREDUMP": "1"}, None),
+    ],
+)
+def test_crash_waits_for_core_dumps_only_where_somebody_asked_for_them(
+    set_before: dict[str, str], dumps: str | None
+) -> None:
+    environ = dict(set_before)
+    skip_core_dumps(environ)
+    assert environ.get("SGLANG_CUDA_COREDUMP_BEFORE_CRASH") == dumps
