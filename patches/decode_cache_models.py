@@ -8,7 +8,10 @@ GPUs. `tests/engine/test_decode_cache.py` asks the installed SGLang for the arch
 from __future__ import annotations
 
 # each covers a family: the model, its multimodal form and its draft
-_REFUSED = ("DeepseekV4", "DiffusionGemma", "EmbeddingGemma2", "Gemma4", "Inkling", "MiMoV2")
+_REFUSED = (
+    *("DeepseekV4", "DiffusionGemma", "EmbeddingGemma2", "Gemma4", "Inkling"),
+    *("MiMoV2Flash", "MiMoV2For", "MiMoV2MTP"),
+)
 
 
 def refuses_decode_cache(architecture: str) -> bool:
