@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from sun_sglang.errors import TopologyError
 from sun_sglang.identity import Identity
-from sun_sglang.launch.defaults import same_weights
+from sun_sglang.launch.decode_cache_choice import same_weights
 from sun_sglang.patches.prompt_only_cache import OTHER_STORES
 from sun_sglang.topology import Topology
 

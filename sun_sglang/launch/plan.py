@@ -8,7 +8,8 @@ from typing import Any
 
 from sun_sglang.errors import LaunchError
 from sun_sglang.identity import Identity
-from sun_sglang.launch.defaults import cache_notes, worker_flags
+from sun_sglang.launch.decode_cache_choice import cache_notes
+from sun_sglang.launch.defaults import worker_flags
 from sun_sglang.launch.devices import assign_gpus, model_copies, ranks_per_worker
 from sun_sglang.launch.flags import FlagSchema, to_argv
 from sun_sglang.launch.gpus import DEVICE_ORDER, VISIBLE, Gpu

@@ -169,6 +169,8 @@ class CacheWorker:
             _bind_root_prefix(req, self.cache)
         req.init_next_round_input(None)
         req.extend_end = req.kv.kv_committed_len
+        # as in `disaggregation/decode_schedule_batch_mixin.py`, `process_prebuilt`
+        req.swa_branching_seqlen = None
         checkpoint_kv_cache(req, self.cache)
 
     def add_token(self, req: Any, token: int) -> bool:

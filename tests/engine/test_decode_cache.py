@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
-from sun_sglang.patches.decode_cache_models import refuses_decode_cache
+from sun_sglang.patches.decode_cache_models import keeps_states, refuses_decode_cache
 
 # A process of its own: SGLang's checks set what they decide in the process that asks them.
 ASK = """
@@ -24,6 +24,7 @@ import ast, inspect, json, re
 from types import SimpleNamespace
 from sun_sglang.worker import prepare_process
 prepare_process()
+from sglang.srt.arg_groups.overrides import _MAMBA_RADIX_CACHE_ARCHS
 from sglang.srt.configs import model_config
 model_config.get_hybrid_layer_ids = lambda *_: ([], [])
 strings = [n.value for n in ast.walk(ast.parse(inspect.getsource(model_config))) if isinstance(n, ast.Constant)]
@@ -39,7 +40,7 @@ for name in strings:
         model_config.ModelConfig._derive_hybrid_model(model)
         special = getattr(model, "is_deepseek_v4_arch", False) or model.is_hybrid_swa_compress
         refused[name] = bool(model.is_hybrid_swa and special)
-print(json.dumps(refused))
+print(json.dumps({"refused": refused, "states": sorted(_MAMBA_RADIX_CACHE_ARCHS)}))
 """
 
 
@@ -48,11 +49,16 @@ def ask(script: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_architectures_without_a_decode_cache_are_those_that_sglang_refuses() -> None:
-    refused = ask(ASK_ARCHITECTURES)
+def test_architectures_by_what_sglang_does_with_their_decode_cache_are_its_own() -> None:
+    told = ask(ASK_ARCHITECTURES)
+    refused = told["refused"]
     assert refused["DeepseekV4ForCausalLM"]
     assert not refused["GptOssForCausalLM"]
     assert {name for name in refused if refuses_decode_cache(name) != refused[name]} == set()
+    assert {name for name in told["states"] if not keeps_states(name)} == set()
+    assert not any(
+        map(keeps_states, ("LlamaForCausalLM", "Qwen3ForCausalLM", "GptOssForCausalLM", "DeepseekV3ForCausalLM"))
+    )
 
 
 def test_speculative_algorithms_beside_the_decode_cache_are_told_apart_by_sglangs_own_checks() -> None:

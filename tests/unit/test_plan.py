@@ -291,6 +291,32 @@ def test_decode_cache_of_another_architecture_is_the_default(architecture: str) 
 
 
 @pytest.mark.parametrize(
+    ("machine", "engine", "weights", "cached"),
+    [
+        (gpu_machine(4), "{}", "math", False),
+        (gpu_machine(4), "{mamba_radix_cache_strategy: extra_buffer}", "math", False),
+        (gpu_machine(4), "{mamba_radix_cache_strategy: no_buffer, disable_overlap_schedule: true}", "math", True),
+        (gpu_machine(4), "{disable_overlap_schedule: true}", "math", True),
+        (gpu_machine(4), "{disable_overlap_schedule: true, page_size: 64}", "math", False),
+        (gpu_machine(4), "{}", "base", True),
+        (LAPTOP, "{}", "math", True),
+        (LAPTOP, "{page_size: 16}", "math", False),
+    ],
+)
+def test_decode_cache_of_a_model_with_states_needs_the_state_at_a_prompts_end(
+    machine: Machine, engine: str, weights: str, cached: bool
+) -> None:
+    pools = {
+        n: identity("base" if n == "base" else weights, architecture="Qwen3NextForCausalLM") for n in topology().pools
+    }
+    found = plan(topology(engine=engine), machine, pools)
+    decode = next(worker for worker in found.workers if worker.role == "decode")
+    assert ("--disaggregation-decode-enable-radix-cache" in flags(decode)) == cached
+    said = "Pool `base` has no decode cache: for `Qwen3NextForCausalLM` SGLang keeps the state at a prompt's end only"
+    assert [note.startswith(said) for note in found.notes] == ([] if cached else [True])
+
+
+@pytest.mark.parametrize(
     ("engine", "cache"),
     [
         ("{disaggregation_decode_enable_radix_cache: true}", "sun_prompt_only"),
