@@ -23,7 +23,7 @@ from sun_sglang.launch.local import StartMethod, choose_start, plan_locally, req
 from sun_sglang.launch.readiness import TasksReport
 from sun_sglang.launch.state import DeploymentState, Phase, read_state, run_dir_of
 from sun_sglang.launch.supervisor import Supervisor
-from sun_sglang.launch.view import render, serving
+from sun_sglang.launch.view import EarlyEnds, render, serving
 
 EXAMPLE = "sun launch configs/demo/sun.yaml --detach"
 
@@ -108,9 +108,12 @@ def _live(console: Console, tasks: Sequence[str]) -> tuple[Changed, Callable[[],
     live = Live(console=console, auto_refresh=False, transient=False)
     live.start()
     announced = False
+    ends = EarlyEnds()
 
     def changed(state: DeploymentState, report: TasksReport | None) -> None:
         nonlocal announced
+        for end in ends.news(state):
+            live.console.print(end, markup=False)
         live.update(render(state, report), refresh=True)
         if state.phase == Phase.READY and not announced:
             announced = True
@@ -121,12 +124,15 @@ def _live(console: Console, tasks: Sequence[str]) -> tuple[Changed, Callable[[],
 
 def _lines(console: Console, tasks: Sequence[str]) -> tuple[Changed, Callable[[], None]]:
     shown: dict[str, tuple[str, str]] = {}
+    ends = EarlyEnds()
 
     def changed(state: DeploymentState, report: TasksReport | None) -> None:
         words = {p.name: serving(p, report) for p in state.processes} | {"deployment": (state.phase.value, "")}
         for name, (word, why) in words.items():
             if shown.get(name, ("", ""))[0] != word:
                 console.print(f"{time.strftime('%H:%M:%S')} {name}: {word}{f' ({why})' if why else ''}", markup=False)
+        for end in ends.news(state):
+            console.print(end, markup=False)
         if words["deployment"] != shown.get("deployment") and state.phase == Phase.READY:
             console.print(_how_to_ask(state, tasks))
         shown.update(words)
@@ -154,8 +160,15 @@ def _detach(console: Console, file: Path, options: list[str], run_dir: Path, tas
             stderr=log,
             start_new_session=True,
         )
+    ends = EarlyEnds()
+
+    def show(state: DeploymentState) -> None:
+        for end in ends.news(state):
+            console.print(end, markup=False)
+        status.update(f"{state.phase.value}: {_progress(state)}")
+
     with console.status("starting ...") as status:
-        state = _wait(process, run_dir, lambda s: status.update(f"{s.phase.value}: {_progress(s)}"))
+        state = _wait(process, run_dir, show)
     if state is None:
         raise LaunchError(f"the deployment did not start; the end of {output}:\n{tail(output, 30)}")
     console.print(_how_to_ask(state, tasks))

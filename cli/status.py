@@ -18,7 +18,7 @@ from sun_sglang.errors import UserError
 from sun_sglang.launch.access import read_access
 from sun_sglang.launch.readiness import RouterClient, TasksReport
 from sun_sglang.launch.state import DeploymentState, known_deployments, read_state, run_dir_of
-from sun_sglang.launch.view import render
+from sun_sglang.launch.view import early_end, render
 
 EXAMPLE = "sun status configs/demo/sun.yaml"
 _REFRESH = 1.0
@@ -50,6 +50,8 @@ def command(
         console = Console(highlight=False)
         for state, report in zip(states, reports, strict=True):
             console.print(render(state, report))
+            for end in filter(None, map(early_end, state.processes)):
+                console.print(end, markup=False)
         if not states:
             console.print(f"{file} does not run." if file else "Nothing runs.")
     if not states and (file or run_dir):

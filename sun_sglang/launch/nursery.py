@@ -141,6 +141,8 @@ def _live(birth: Birth, parent: int, link: socket.socket) -> None:
     status = 1
     try:
         die_with_parent(parent)
+        # its processes are known by their group, once it has ended
+        os.setpgid(0, 0)
         link.close()
         _become(birth)
         from sun_sglang.worker import report_end, serve

@@ -21,11 +21,12 @@ class _Reply(BaseModel):
 
 
 class WorkerReport(_Reply):
-    """A worker as the router sees it: `state` is `absent`, `registering`, `ready` or `refused`."""
+    """A worker as the router sees it: `state` is `absent`, `registering`, `ready`, `draining` or `refused`."""
 
     name: str
     state: str
     reason: str
+    incarnation: str | None
     in_flight: int
 
 

@@ -41,6 +41,7 @@ class ProcessState(Strict):
         log: its output.
         restarts: how often it was started again.
         detail: how it ended last.
+        log_end: the last lines of its log where it ended before it served; empty once it serves.
     """
 
     name: str
@@ -52,6 +53,7 @@ class ProcessState(Strict):
     log: Path
     restarts: int
     detail: str = ""
+    log_end: str = ""
 
 
 class DeploymentState(Strict):

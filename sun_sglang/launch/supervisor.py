@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -18,6 +19,7 @@ from sun_sglang.launch.keeper import Keeper
 from sun_sglang.launch.plan import ADMIN_KEY, WORKER_KEY, LaunchPlan, RouterPlan, WorkerPlan
 from sun_sglang.launch.processes import created
 from sun_sglang.launch.readiness import RouterClient, TasksReport
+from sun_sglang.launch.remains import GpuMemory
 from sun_sglang.launch.starters import Running, Starter, with_parent
 from sun_sglang.launch.state import DeploymentState, Phase, ProcessState, write_state
 from sun_sglang.private_file import write_private
@@ -29,6 +31,8 @@ _EARLY_ENDS_ALLOWED = 3
 _SAME_FAULTS_ALLOWED = 8
 # what the router takes to end beyond its time to drain: errors to write, connections to close
 _ROUTER_GRACE = 5.0
+# it listens a second after its start
+_ROUTER_STEADY_AFTER = 60.0
 _WORKER_GRACE = 10.0
 
 
@@ -70,6 +74,7 @@ class Supervisor:
         self._stop = asyncio.Event()
         self._worker_key = ""
         self._unwritten = ""
+        self._gpu_memory = GpuMemory(plan.workers)
         self._routers = [self._router_keeper(plan.router, i) for i in range(plan.router.processes)]
         self._workers = [self._keeper(worker) for worker in plan.workers]
 
@@ -104,6 +109,7 @@ class Supervisor:
             _write_fleet(self.plan, self._worker_key)
         except OSError as e:
             raise LaunchError(f"{self.plan.run_dir} cannot be written: {e}") from e
+        await self._gpu_memory.open()
         await self._starter.open()
         keepers = [asyncio.create_task(k.run()) for k in (*self._routers, *self._workers)]
         try:
@@ -121,6 +127,7 @@ class Supervisor:
     async def _watch(self, client: RouterClient) -> None:
         while not self._stop.is_set():
             self.report = await client.tasks()
+            self._note_serving()
             if self._phase == Phase.STARTING:
                 self._require_progress()
                 if self.report is not None and self.report.all_ready:
@@ -133,6 +140,13 @@ class Supervisor:
             except TimeoutError:
                 continue
 
+    def _note_serving(self) -> None:
+        workers = self.report.workers if self.report is not None else {}
+        for keeper in self._workers:
+            worker = workers.get(keeper.state.name)
+            if worker is not None and worker.incarnation is not None and worker.state in ("ready", "draining"):
+                keeper.serves(worker.incarnation)
+
     def _require_progress(self) -> None:
         for keeper in (*self._routers, *self._workers):
             if keeper.refusal is not None:
@@ -142,7 +156,7 @@ class Supervisor:
             if keeper.early_ends >= _EARLY_ENDS_ALLOWED:
                 raise LaunchError(
                     f"`{keeper.state.name}` ended {keeper.early_ends} times before it was ready "
-                    f"({keeper.state.detail}); the end of {keeper.state.log}:\n{keeper.log_tail()}"
+                    f"({keeper.state.detail}); the end of {keeper.state.log}:\n{keeper.state.log_end}"
                 )
         if self.report is not None:
             self._require_accepted(self.report)
@@ -192,13 +206,21 @@ class Supervisor:
             fresh = worker if restarts == 0 else worker.reincarnated(self._ports)
             return await self._starter.start(fresh.with_key(self._worker_key))
 
-        return Keeper(_worker_state(worker), start, self._changed)
+        async def clear() -> None:
+            note = await self._gpu_memory.wait(worker)
+            if note:
+                # what the worker's own log then says of its memory follows from this; a full disk loses the note alone
+                with suppress(OSError), worker.log.open("a", encoding="utf-8") as log:
+                    log.write(f"sun launch: {note}\n")
+
+        return Keeper(_worker_state(worker), start, self._changed, clear=clear)
 
     def _router_keeper(self, router: RouterPlan, process: int) -> Keeper:
         async def start(_restarts: int) -> Running:
             return await self._start_router(router, process)
 
-        return Keeper(_router_state(router, process), start, self._changed)
+        state = _router_state(router, process)
+        return Keeper(state, start, self._changed, steady_after=_ROUTER_STEADY_AFTER)
 
     async def _start_router(self, router: RouterPlan, process: int) -> Running:
         with router.log_of(process).open("ab") as log:

@@ -47,6 +47,27 @@ def serving(process: ProcessState, report: TasksReport | None) -> tuple[str, str
     return worker.state, worker.reason
 
 
+def early_end(process: ProcessState) -> str:
+    """Return how a process ended before it served, with its log's last lines; empty unless it did."""
+    if not process.log_end:
+        return ""
+    how = f"{process.detail}, start {process.restarts}"
+    return f"{process.name} ended before it was ready ({how}). The end of {process.log}:\n{process.log_end}"
+
+
+class EarlyEnds:
+    """Tells each early end of a process once."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, int] = {}
+
+    def news(self, state: DeploymentState) -> list[str]:
+        """Return the early ends that were not told before."""
+        new = [p for p in state.processes if p.log_end and self._told.get(p.name) != p.restarts]
+        self._told.update({p.name: p.restarts for p in new})
+        return [early_end(process) for process in new]
+
+
 def _headline(state: DeploymentState) -> Text:
     seconds = f" after {state.seconds_to_ready:.1f} s" if state.seconds_to_ready is not None else ""
     colour = _COLOURS.get(state.phase.value, "white")

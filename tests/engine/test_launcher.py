@@ -81,6 +81,10 @@ async def proven(client: httpx.AsyncClient, deployment: Deployment) -> bool:
 async def test_whatever_is_killed_comes_back_and_in_the_end_nothing_is_left(pair: Deployment, models: Path) -> None:
     await right_answer(pair, models, 0)
     cards = [await card(pair)]
+    for name in ("a-0", "base-0"):
+        worker = psutil.Process(pair.process(name).pid)
+        groups = {os.getpgid(process.pid) for process in (worker, *worker.children(recursive=True))}
+        assert groups == {worker.pid}, "the processes of a worker are known by their group"
     for restarts, name in enumerate(("a-0", "base-0", "router"), start=1):
         os.kill(pair.process(name).pid, signal.SIGKILL)
         await until_ready(pair, name, 1)
@@ -178,6 +182,7 @@ def test_a_worker_that_cannot_start_ends_the_launch_with_its_log(models: Path, t
     assert done.returncode == 1
     assert "ended 3 times before it was ready" in done.stderr
     assert "Traceback" in done.stderr or "Error" in done.stderr, "the end of the worker's log is shown"
+    assert "ended before it was ready" in done.stdout, "and the end of each start before that one"
 
 
 def test_worker_without_a_hook_ends_the_launch_and_is_not_started_again(

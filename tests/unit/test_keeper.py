@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import os
 import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from sun_sglang.errors import REFUSED, LaunchError
 from sun_sglang.launch import keeper as keeper_module
+from sun_sglang.launch import remains
 from sun_sglang.launch.keeper import Keeper, describe_end, pause_before, tail
+from sun_sglang.launch.processes import created
 from sun_sglang.launch.starters import RefusedError, Running
 from sun_sglang.launch.state import Phase, ProcessState
 
@@ -40,15 +45,19 @@ class Diary:
 
     def __init__(self, state: ProcessState, start: Callable[[int], Awaitable[Running]]) -> None:
         self.keeper = Keeper(state, start, self._note)
-        self.phases: list[Phase] = []
+        self.states: list[ProcessState] = []
         self._news = asyncio.Event()
 
+    @property
+    def phases(self) -> list[Phase]:
+        return [state.phase for state in self.states]
+
     def _note(self) -> None:
-        self.phases.append(self.keeper.state.phase)
+        self.states.append(self.keeper.state)
         self._news.set()
 
-    async def until(self, phase: Phase) -> None:
-        while self.phases[-1:] != [phase]:
+    async def until(self, phase: Phase, restarts: int = 0) -> None:
+        while self.phases[-1:] != [phase] or self.keeper.state.restarts < restarts:
             self._news.clear()
             await self._news.wait()
 
@@ -74,13 +83,24 @@ async def test_start_that_the_system_refuses_is_tried_again(
 
 
 async def test_process_that_refuses_to_run_is_not_started_again(state: ProcessState) -> None:
-    state.log.write_text("loading\nsun worker: patch `x` did not take\nTraceback of something at exit\n")
-    diary = Diary(state, lambda _: sleeper(f"sh -c 'exit {REFUSED}'"))
+    def start(_: int) -> Awaitable[Running]:
+        state.log.write_text("loading\nsun worker: patch `x` did not take\nTraceback of something at exit\n")
+        return sleeper(f"sh -c 'exit {REFUSED}'")
+
+    diary = Diary(state, start)
     async with asyncio.timeout(60):
         await diary.keeper.run()
     assert diary.phases == [Phase.RUNNING, Phase.FAILED]
     assert diary.keeper.refusal == diary.keeper.state.detail == "patch `x` did not take"
     await diary.keeper.stop(1.0)
+
+
+async def test_refusal_without_a_reason_is_not_given_that_of_an_earlier_start(state: ProcessState) -> None:
+    state.log.write_text("sun worker: patch `x` did not take\n")
+    diary = Diary(state, lambda _: sleeper(f"sh -c 'exit {REFUSED}'"))
+    async with asyncio.timeout(60):
+        await diary.keeper.run()
+    assert diary.keeper.refusal == f"exit {REFUSED}"
 
 
 async def test_start_that_a_hook_refuses_is_not_tried_again(state: ProcessState) -> None:
@@ -106,9 +126,7 @@ async def test_it_is_started_again_and_counts(state: ProcessState, monkeypatch: 
 
     diary = Diary(state, start)
     running = asyncio.create_task(diary.keeper.run())
-    while diary.keeper.state.restarts < 2 or diary.keeper.state.phase != Phase.RUNNING:
-        await diary.until(Phase.RUNNING)
-        await asyncio.sleep(0)
+    await diary.until(Phase.RUNNING, restarts=2)
     assert seen == [0, 1, 2]
     assert diary.keeper.early_ends == 2
     assert diary.keeper.state.detail == "no nursery"
@@ -116,6 +134,134 @@ async def test_it_is_started_again_and_counts(state: ProcessState, monkeypatch: 
     await running
     assert diary.phases[-2:] == [Phase.STOPPING, Phase.STOPPED]
     assert diary.keeper.state.pid == 0
+
+
+# --- early ends -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make an hour of each look at the clock, and nothing of each pause."""
+    clock = itertools.count(step=3600)
+    monkeypatch.setattr(keeper_module, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    monkeypatch.setattr(keeper_module, "pause_before", lambda _: 0.0)
+
+
+async def test_end_before_it_served_is_an_early_one_after_any_time_and_shows_its_log(
+    state: ProcessState, hours: None
+) -> None:
+    state.log.write_text("from an earlier start\n")
+
+    def start(restarts: int) -> Awaitable[Running]:
+        with state.log.open("a") as log:
+            log.write(f"loading\nCUDA out of memory, start {restarts}\n")
+        return sleeper("false" if restarts < 2 else "sleep 600")
+
+    diary = Diary(state, start)
+    running = asyncio.create_task(diary.keeper.run())
+    async with asyncio.timeout(60):
+        await diary.until(Phase.RUNNING, restarts=2)
+    assert diary.keeper.early_ends == 2
+    assert [s.log_end for s in diary.states if s.phase == Phase.RESTARTING] == [
+        f"loading\nCUDA out of memory, start {i}" for i in (0, 1)
+    ]
+    await diary.keeper.stop(30)
+    await running
+
+
+async def test_end_of_what_served_is_no_early_one(state: ProcessState, hours: None) -> None:
+    """The report about the start before may come while the next one runs: it proves nothing."""
+    diary = Diary(state, lambda _: sleeper())
+    running = asyncio.create_task(diary.keeper.run())
+    early = []
+    async with asyncio.timeout(60):
+        for restarts, incarnation in enumerate(("one", "one", "two")):
+            await diary.until(Phase.RUNNING, restarts)
+            diary.keeper.serves(incarnation)
+            os.kill(diary.keeper.state.pid, signal.SIGKILL)
+            await diary.until(Phase.RUNNING, restarts + 1)
+            early.append(diary.keeper.early_ends)
+    # the second start never served: the report named the first one
+    assert early == [0, 1, 0]
+    await diary.keeper.stop(30)
+    await running
+
+
+async def test_restart_waits_until_the_processes_of_the_last_start_are_gone(
+    state: ProcessState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper_module, "pause_before", lambda _: 0.0)
+    monkeypatch.setattr(remains, "_GRACE_S", 0.0)
+    note, alive = tmp_path / "pid", []
+
+    async def start(restarts: int) -> Running:
+        if restarts:
+            alive.append(created(int(await asyncio.to_thread(note.read_text))))
+            return await sleeper()
+        leader = await asyncio.create_subprocess_shell(f"sleep 600 & echo $! > {note}; exit 1", process_group=0)
+        return Running(leader.pid, leader.wait())
+
+    diary = Diary(state, start)
+    running = asyncio.create_task(diary.keeper.run())
+    async with asyncio.timeout(60):
+        await diary.until(Phase.RUNNING, restarts=1)
+    assert alive == [None]
+    await diary.keeper.stop(30)
+    await running
+
+
+async def test_processes_that_nothing_ends_keep_the_next_start_back_and_are_told(
+    state: ProcessState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper_module, "pause_before", lambda _: 0.0)
+    ends = iter([LaunchError("processes [7] did not end"), LaunchError("processes [7] did not end"), None])
+    starts: list[int] = []
+
+    async def end_group(_: int) -> None:
+        if (error := next(ends, None)) is not None:
+            raise error
+
+    async def start(restarts: int) -> Running:
+        starts.append(restarts)
+        return await sleeper("false" if restarts == 0 else "sleep 60")
+
+    monkeypatch.setattr(keeper_module, "end_group", end_group)
+    diary = Diary(state, start)
+    running = asyncio.create_task(diary.keeper.run())
+    async with asyncio.timeout(60):
+        await diary.until(Phase.RUNNING, restarts=2)
+    assert [s.detail for s in diary.states if s.phase == Phase.RESTARTING] == [
+        "exit 1; processes [7] did not end",
+        "processes [7] did not end",
+    ]
+    assert starts == [0, 2]
+    await diary.keeper.stop(30)
+    await running
+
+
+async def test_it_can_be_stopped_while_it_waits_for_what_the_last_start_held(
+    state: ProcessState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper_module, "pause_before", lambda _: 0.0)
+    starts: list[int] = []
+    waiting = asyncio.Event()
+
+    async def start(restarts: int) -> Running:
+        starts.append(restarts)
+        return await sleeper("false")
+
+    async def clear() -> None:
+        waiting.set()
+        await asyncio.Event().wait()
+
+    keeper = Keeper(state, start, lambda: None, clear=clear)
+    running = asyncio.create_task(keeper.run())
+    async with asyncio.timeout(60):
+        await waiting.wait()
+        await keeper.stop(30)
+        await running
+    assert starts == [0]
+    assert keeper.state.phase == Phase.STOPPED
 
 
 async def test_what_ignores_sigterm_is_killed(state: ProcessState) -> None:
@@ -184,6 +330,9 @@ def test_tail(tmp_path: Path) -> None:
     assert tail(log, 2) == ""
     log.write_bytes(b"one\ntwo\n\xffthree\n")
     assert tail(log, 2) == "two\n\ufffdthree"
+    assert tail(log, 2, since=8) == "\ufffdthree"
+    log.write_text("x" * 2000 + "\n")
+    assert tail(log, 2) == "x" * 500
 
 
 async def test_signals_to_what_has_ended_are_no_error() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -20,12 +22,13 @@ import pytest
 import yaml
 
 from sun_sglang.errors import LaunchError
-from sun_sglang.launch import local, nursery, starters, supervisor
+from sun_sglang.launch import keeper, local, nursery, starters, supervisor
 from sun_sglang.launch.claim import claim
 from sun_sglang.launch.display import Display
 from sun_sglang.launch.nursery import Birth, Nursery
 from sun_sglang.launch.plan import WorkerPlan
 from sun_sglang.launch.processes import created
+from sun_sglang.launch.readiness import TasksReport
 from sun_sglang.launch.starters import ForkStarter, RefusedError, Running
 from sun_sglang.launch.state import DeploymentState, Phase, read_state
 
@@ -222,6 +225,69 @@ async def test_refusal_ends_the_launch_and_names_a_log_only_where_there_is_one(
     with pytest.raises(LaunchError, match=r"refuses to run: patch `x` did not take") as refused:
         await deployment.run()
     assert ("; log: " in str(refused.value)) is logs
+
+
+# --- a worker that ends early ---------------------------------------------------------------------------------------
+
+
+async def test_each_end_before_a_worker_served_is_shown_with_its_log_and_the_third_ends_the_launch(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long each start took: a large model fails after minutes."""
+    monkeypatch.setattr(keeper, "pause_before", lambda _: 0.0)
+    clock = itertools.count(step=120)
+    monkeypatch.setattr(keeper, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    shown: list[DeploymentState] = []
+    plan, _ = local.plan_locally(file, file.parent / "run")
+    monkeypatch.setattr(local, "BackendStarter", lambda *_, **__: Failing())
+    deployment = local.supervise(plan, file, "plain", lambda s, _: shown.append(s), lambda _: None, PATIENCE_S)
+    with pytest.raises(
+        LaunchError, match=r"`base-0` ended 3 times before it was ready \(exit 1\); .*\nout of memory, 3"
+    ):
+        await deployment.run()
+    ends = {p.restarts: p.log_end for s in shown for p in s.processes if p.name == "base-0" and p.log_end}
+    assert ends == {n: f"out of memory, {n}" for n in (1, 2, 3)}
+
+
+class Failing:
+    """A starter whose decode worker fails three times, and whose other workers never serve."""
+
+    def __init__(self) -> None:
+        self.starts = 0
+
+    async def open(self) -> None: ...
+
+    async def start(self, worker: WorkerPlan) -> Running:
+        self.starts += worker.name == "base-0"
+        fails = f"echo out of memory, {self.starts} >> {worker.log}; exit 1"
+        command = fails if worker.name == "base-0" and self.starts <= 3 else "exec sleep 600"
+        process = await asyncio.create_subprocess_shell(command, process_group=0)
+        return Running(process.pid, process.wait())
+
+    async def close(self) -> None: ...
+
+
+async def test_worker_that_served_is_started_again_without_an_early_end(file: Path) -> None:
+    ready = asyncio.Event()
+    back = asyncio.Event()
+
+    def changed(state: DeploymentState, report: TasksReport | None) -> None:
+        base = next(p for p in state.processes if p.name == "base-0")
+        if report is not None and report.all_ready and state.phase == Phase.READY:
+            ready.set()
+        if base.restarts == 1 and base.phase == Phase.RUNNING:
+            back.set()
+
+    plan, _ = local.plan_locally(file, file.parent / "run")
+    deployment = local.supervise(plan, file, "plain", changed, lambda _: None, PATIENCE_S)
+    running = asyncio.create_task(deployment.run())
+    async with asyncio.timeout(PATIENCE_S):
+        await ready.wait()
+        os.kill(next(p.pid for p in deployment.state.processes if p.name == "base-0"), signal.SIGKILL)
+        await back.wait()
+    assert next(p for p in deployment.state.processes if p.name == "base-0").log_end == ""
+    deployment.stop()
+    await running
 
 
 # --- a path that carries nothing ------------------------------------------------------------------------------------

@@ -7,10 +7,10 @@ from pathlib import Path
 from rich.console import Console
 
 from sun_sglang.launch.state import DeploymentState, Phase, ProcessState
-from sun_sglang.launch.view import render
+from sun_sglang.launch.view import EarlyEnds, early_end, render
 
 
-def process(name: str, phase: Phase, detail: str = "") -> ProcessState:
+def process(name: str, phase: Phase, detail: str = "", log_end: str = "", restarts: int = 0) -> ProcessState:
     return ProcessState(
         name=name,
         pool="math",
@@ -19,14 +19,35 @@ def process(name: str, phase: Phase, detail: str = "") -> ProcessState:
         pid=0,
         url="http://127.0.0.1:30001",
         log=Path("log"),
-        restarts=0,
+        restarts=restarts,
         detail=detail,
+        log_end=log_end,
     )
 
 
 def test_view_in_a_narrow_terminal_shows_a_long_reason_in_whole_lines() -> None:
     why = "patch `x` did not take: sglang.srt.managers.scheduler.Scheduler.get_init_info runs without it [here]"
-    state = DeploymentState(
+    state = deployment(process("math-0", Phase.FAILED, why), process("tool-0", Phase.RUNNING))
+    console = Console(width=80)
+    with console.capture() as shown:
+        console.print(render(state, None))
+    below = shown.get().rpartition("┘")[2]
+    assert " ".join(below.split()) == f"math-0 failed: {why}"
+    assert len(below.strip().splitlines()) == 2
+
+
+def test_early_end_is_told_once_with_the_end_of_its_log() -> None:
+    ends = EarlyEnds()
+    first = deployment(process("math-0", Phase.RESTARTING, "exit 1", "[red] OOM", 1), process("tool-0", Phase.RUNNING))
+    told = "math-0 ended before it was ready (exit 1, start 1). The end of log:\n[red] OOM"
+    assert ends.news(first) == [told]
+    assert ends.news(deployment(process("math-0", Phase.RUNNING, "exit 1", "[red] OOM", 1))) == []
+    assert len(ends.news(deployment(process("math-0", Phase.RESTARTING, "exit 1", "[red] OOM", 2)))) == 1
+    assert early_end(process("math-0", Phase.RUNNING)) == ""
+
+
+def deployment(*processes: ProcessState) -> DeploymentState:
+    return DeploymentState(
         topology=Path("sun.yaml"),
         pid=1,
         created=1,
@@ -35,11 +56,5 @@ def test_view_in_a_narrow_terminal_shows_a_long_reason_in_whole_lines() -> None:
         transfer="mooncake",
         seconds_to_ready=9.6,
         detail="",
-        processes=(process("math-0", Phase.FAILED, why), process("tool-0", Phase.RUNNING)),
+        processes=processes,
     )
-    console = Console(width=80)
-    with console.capture() as shown:
-        console.print(render(state, None))
-    below = shown.get().rpartition("┘")[2]
-    assert " ".join(below.split()) == f"math-0 failed: {why}"
-    assert len(below.strip().splitlines()) == 2
