@@ -32,7 +32,7 @@ LONGEST = 400  # tokens of a prompt
 SETTINGS = settings(
     # a failure is reported as it was found: making it smaller takes minutes
     phases=(Phase.generate,),
-    max_examples=60,
+    max_examples=40,
     stateful_step_count=30,
     deadline=None,
     derandomize=True,

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from sun_sglang.patches.versions import installed_version
+
+pytestmark = pytest.mark.skipif(installed_version() == "0.5.21", reason="its scheduler calls the cache in another way")
 CASES = (
     *(f"full/{page}" for page in (1, 16, 64)),
     *(f"window/{page}" for page in (1, 16, 64)),
