@@ -47,7 +47,7 @@ class Keeper:
         start: starts it; called with the number of restarts so far.
         changed: called after every change of `state`.
         clear: waits until what the last start held is free; called before every start but the first.
-        steady_after: seconds after which it counts as serving, where `serves` is never called.
+        steady_after: seconds after which it counts as serving, for a process that nobody calls `serves` for.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class Keeper:
         self._group: int | None = None
         self._served = False
         self._incarnation = ""
+        self._began = 0.0
         self._log_began = 0
         self._stopping = asyncio.Event()
         self._grace = 0.0
@@ -77,14 +78,14 @@ class Keeper:
     async def run(self) -> None:
         """Keep it running until `stop`, or until it refuses to run."""
         while not self._stopping.is_set():
-            began = time.monotonic()
+            self._began = time.monotonic()
             end = await self._run_once()
             if self._stopping.is_set():
                 break
             if self.refusal is not None:
                 self._set(phase=Phase.FAILED, pid=0, detail=self.refusal)
                 return
-            early = not self._served and time.monotonic() - began < self._steady_after
+            early = not self._served and not self._is_steady()
             self.early_ends = self.early_ends + 1 if early else 0
             log_end = tail(self.state.log, _LOG_END_LINES, self._log_began) if early else ""
             restarts = self.state.restarts + 1
@@ -104,6 +105,11 @@ class Keeper:
         self.early_ends = 0
         if self.state.log_end:
             self._set(log_end="")
+
+    def settle(self) -> None:
+        """Count it as serving if it has run for `steady_after` seconds."""
+        if self._running is not None and self._is_steady():
+            self.serves(str(self._running.pid))
 
     async def stop(self, grace: float) -> None:
         """End it: SIGTERM, and SIGKILL after `grace` seconds. What is just being started is ended by `run`."""
@@ -139,6 +145,9 @@ class Keeper:
         except LaunchError as e:
             return f"{describe_end(status)}; {e}"
         return describe_end(status)
+
+    def _is_steady(self) -> bool:
+        return time.monotonic() - self._began >= self._steady_after
 
     async def _free(self) -> None:
         """Wait until nothing of the last start is left, or until `stop`.

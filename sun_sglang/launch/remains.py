@@ -70,10 +70,10 @@ def _is_in(directory: Path, group: int, session: int) -> bool:
 
 
 class GpuMemory:
-    """Tells when a worker's GPUs are as free again as before any worker started.
+    """Tells when the GPUs of a worker that has ended are free.
 
-    It looks at GPUs that one worker has for itself: on a shared one, another worker's memory changes too. A GPU of
-    which `nvidia-smi` tells nothing counts as free.
+    A GPU that one worker has for itself is free when no more is in use than before any worker started. One that workers
+    share is taken as free when what is in use has stopped falling. So is one of which `nvidia-smi` tells nothing.
 
     Args:
         workers: all of the deployment.
@@ -82,13 +82,14 @@ class GpuMemory:
 
     def __init__(self, workers: Iterable[WorkerPlan], read: Callable[[], Mapping[int, int]] = used_memory) -> None:
         users = Counter(gpu for worker in workers for gpu in worker.gpus)
-        self._own = {gpu for gpu, count in users.items() if count == 1}
+        self._shared = {gpu for gpu, count in users.items() if count > 1}
+        self._any = bool(users)
         self._read = read
         self._before: Mapping[int, int] = {}
 
     async def open(self) -> None:
         """Read what is in use before the first start."""
-        if self._own:
+        if self._any:
             self._before = await asyncio.to_thread(self._read)
 
     async def wait(self, worker: WorkerPlan) -> str:
@@ -97,15 +98,25 @@ class GpuMemory:
         Returns:
             a sentence that names the GPUs that are not free; empty if all are.
         """
+        known = [gpu for gpu in worker.gpus if gpu in self._before]
+        if not known:
+            return ""
         began = time.monotonic()
-        while busy := await self._busy(worker):
+        last: Mapping[int, int] = {}
+        while True:
+            now = await asyncio.to_thread(self._read)
+            busy = [gpu for gpu in known if self._is_busy(gpu, last, now)]
+            if not busy:
+                return ""
             if time.monotonic() - began >= _PATIENCE_S:
-                return f"{busy} {_PATIENCE_S:g} s after the end of `{worker.name}`, which is started again all the same"
+                used = ", ".join(f"GPU {g} has {now[g]} MiB in use ({self._before[g]} before the start)" for g in busy)
+                return f"{used} {_PATIENCE_S:g} s after the end of `{worker.name}`, which is started again all the same"
+            last = now
             await asyncio.sleep(_LOOK_AT_GPU_S)
-        return ""
 
-    async def _busy(self, worker: WorkerPlan) -> str:
-        own = [gpu for gpu in worker.gpus if gpu in self._own and gpu in self._before]
-        now = await asyncio.to_thread(self._read) if own else {}
-        busy = [gpu for gpu in own if now.get(gpu, 0) > self._before[gpu] + _SLACK_MB]
-        return ", ".join(f"GPU {g} has {now[g]} MiB in use ({self._before[g]} before the deployment)" for g in busy)
+    def _is_busy(self, gpu: int, last: Mapping[int, int], now: Mapping[int, int]) -> bool:
+        if gpu not in now:
+            return False
+        if gpu in self._shared:
+            return gpu not in last or last[gpu] - now[gpu] > _SLACK_MB
+        return now[gpu] > self._before[gpu] + _SLACK_MB

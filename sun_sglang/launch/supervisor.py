@@ -141,6 +141,8 @@ class Supervisor:
                 continue
 
     def _note_serving(self) -> None:
+        for router in self._routers:
+            router.settle()
         workers = self.report.workers if self.report is not None else {}
         for keeper in self._workers:
             worker = workers.get(keeper.state.name)

@@ -187,6 +187,24 @@ async def test_end_of_what_served_is_no_early_one(state: ProcessState, hours: No
     await running
 
 
+async def test_process_that_ran_long_enough_counts_as_serving_where_nobody_tells(
+    state: ProcessState, hours: None
+) -> None:
+    keeper = Keeper(state.model_copy(update={"log_end": "from an early end"}), lambda _: sleeper(), lambda: None)
+    keeper.settle()
+    running = asyncio.create_task(keeper.run())
+    async with asyncio.timeout(60):
+        while keeper.state.phase != Phase.RUNNING:
+            await asyncio.sleep(0)
+    keeper.settle()
+    assert keeper.state.log_end == "from an early end"
+    keeper._steady_after = 60.0
+    keeper.settle()
+    assert keeper.state.log_end == ""
+    await keeper.stop(30)
+    await running
+
+
 async def test_restart_waits_until_the_processes_of_the_last_start_are_gone(
     state: ProcessState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,17 +108,27 @@ async def test_gpu_that_is_not_free_in_time_is_told(worker: WorkerPlan, monkeypa
     memory = GpuMemory([on(worker, 0)], Driver({0: 4}, {0: 70_000}))
     await memory.open()
     note = await memory.wait(on(worker, 0))
-    assert note.startswith("GPU 0 has 70000 MiB in use (4 before the deployment) 0 s after the end of `base-0`, which")
+    assert note.startswith("GPU 0 has 70000 MiB in use (4 before the start) 0 s after the end of `base-0`, which")
 
 
-async def test_gpus_that_workers_share_and_those_without_a_reading_are_not_waited_for(worker: WorkerPlan) -> None:
-    shared, unread = on(worker, 0), on(worker, 8, name="mig-0")
-    driver = Driver({0: 4, 1: 4}, {0: 70_000, 1: 4})
-    memory = GpuMemory([shared, on(worker, 0, 1, name="math-0"), unread], driver)
+async def test_gpu_that_workers_share_is_free_when_its_use_stops_falling(worker: WorkerPlan) -> None:
+    mine = on(worker, 0)
+    driver = Driver({0: 4}, {0: 70_000}, {0: 50_000}, {0: 40_000}, {0: 40_100})
+    memory = GpuMemory([mine, on(worker, 0, name="math-0")], driver)
     await memory.open()
-    assert await memory.wait(shared) == ""
-    assert await memory.wait(unread) == ""
-    assert driver.asked == 1
+    assert await memory.wait(mine) == ""
+    assert driver.asked == 5
+
+
+async def test_gpu_without_a_reading_is_not_waited_for(worker: WorkerPlan) -> None:
+    """A MIG device, or a driver that has stopped answering."""
+    mig, lost = on(worker, 8, name="mig-0"), on(worker, 0)
+    driver = Driver({0: 4}, {})
+    memory = GpuMemory([mig, lost], driver)
+    await memory.open()
+    assert await memory.wait(mig) == ""
+    assert await memory.wait(lost) == ""
+    assert driver.asked == 2
 
 
 async def test_deployment_without_gpus_asks_no_driver(worker: WorkerPlan) -> None:
