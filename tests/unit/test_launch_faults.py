@@ -267,7 +267,10 @@ class Failing:
     async def close(self) -> None: ...
 
 
-async def test_worker_that_served_is_started_again_without_an_early_end(file: Path) -> None:
+async def test_worker_that_served_is_started_again_without_an_early_end(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "_ROUTER_STEADY_AFTER", 0.0)
     ready = asyncio.Event()
     back = asyncio.Event()
 
@@ -280,14 +283,48 @@ async def test_worker_that_served_is_started_again_without_an_early_end(file: Pa
 
     plan, _ = local.plan_locally(file, file.parent / "run")
     deployment = local.supervise(plan, file, "plain", changed, lambda _: None, PATIENCE_S)
+    router = deployment._routers[0]
+    router.state = router.state.model_copy(update={"log_end": "of a start before"})
     running = asyncio.create_task(deployment.run())
     async with asyncio.timeout(PATIENCE_S):
         await ready.wait()
+        note_in(plan.workers[0].log)
         os.kill(next(p.pid for p in deployment.state.processes if p.name == "base-0"), signal.SIGKILL)
         await back.wait()
-    assert next(p for p in deployment.state.processes if p.name == "base-0").log_end == ""
+    assert [p.log_end for p in deployment.state.processes] == ["", "", ""]
     deployment.stop()
     await running
+
+
+def note_in(log: Path) -> None:
+    with log.open("a") as file:
+        file.write("an answer\n")
+
+
+async def test_gpu_memory_that_is_not_free_is_told_in_the_log_before_the_next_start(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "pause_before", lambda _: 0.0)
+    monkeypatch.setattr(local, "BackendStarter", lambda *_, **__: Failing())
+    monkeypatch.setattr(supervisor, "GpuMemory", HeldMemory)
+    plan, _ = local.plan_locally(file, file.parent / "run")
+    deployment = local.supervise(plan, file, "plain", lambda *_: None, lambda _: None, PATIENCE_S)
+    with pytest.raises(LaunchError, match="ended 3 times"):
+        await deployment.run()
+    log = plan.workers[0].log.read_text().splitlines()
+    held = "sun launch: GPU 0 is held by base-0"
+    assert log[:5] == ["out of memory, 1", held, "out of memory, 2", held, "out of memory, 3"]
+
+
+class HeldMemory:
+    """GPU memory that an ended worker never gives back."""
+
+    def __init__(self, _workers: object) -> None: ...
+
+    async def open(self) -> None: ...
+
+    async def wait(self, worker: WorkerPlan) -> str:
+        return f"GPU 0 is held by {worker.name}"
 
 
 # --- a path that carries nothing ------------------------------------------------------------------------------------
