@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -241,8 +241,11 @@ class _Ports:
         raise LaunchError("there are not enough free ports")
 
 
-def _environment(gpus: Iterable[Gpu], threads: int) -> dict[str, str]:
-    return {
+def _environment(gpus: Sequence[Gpu], threads: int) -> dict[str, str]:
+    # SGLang looks a GPU's NUMA node up through torch, which knows no MIG device: the scheduler would end
+    # (`utils/numa_utils.py`: `_query_numa_node_for_gpu`)
+    no_numa = {"SGLANG_AUTO_NUMA_BIND": "false"} if any(gpu.mig for gpu in gpus) else {}
+    return no_numa | {
         "OMP_NUM_THREADS": str(threads),
         # empty on the CPU, so that nothing takes a GPU by accident
         VISIBLE: ",".join(gpu.cuda_name for gpu in gpus),

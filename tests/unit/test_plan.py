@@ -494,6 +494,12 @@ def test_worker_on_a_mig_device_is_given_its_uuid() -> None:
     assert [w.env["CUDA_VISIBLE_DEVICES"] for w in found] == ["MIG-1", "MIG-0", "MIG-2"]
 
 
+def test_numa_node_is_looked_up_for_whole_gpus_only() -> None:
+    split = plan(topology(SUN.replace("replicas: 2", "gpus: [9]")), gpu_machine(0, gpus=MIG)).workers
+    assert {w.env.get("SGLANG_AUTO_NUMA_BIND") for w in split} == {"false"}
+    assert {w.env.get("SGLANG_AUTO_NUMA_BIND") for w in plan(topology(), gpu_machine(4)).workers} == {None}
+
+
 def test_worker_that_takes_two_mig_devices_is_an_error() -> None:
     with pytest.raises(
         TopologyError, match=r"pools\.base: a worker takes 2 GPUs, and .* one MIG device; set `tp_size`"
