@@ -53,7 +53,9 @@ def command(
     require_not_running(directory)
     plan, findings = plan_locally(file, directory)
     method = choose_start(plan, start)
+    notes = "".join(f"[yellow]note:[/] {note}\n" for note in (*findings.notes, *plan.notes))
     if detach:
+        console.print(notes, end="")
         _detach(
             console,
             file,
@@ -64,7 +66,6 @@ def command(
         return
     tasks = list(plan.fleet["tasks"])
     display = Display(_discard_output)
-    notes = "".join(f"[yellow]note:[/] {note}\n" for note in (*findings.notes, *plan.notes))
     display.note(
         lambda: console.print(f"KV transfer: {plan.transfer.backend}. {plan.transfer.reason}\n{notes}", end="")
     )

@@ -23,7 +23,8 @@ from sun_sglang.launch.state import read_state
 KEY = "user-key-0123456789"
 TOPOLOGY: dict[str, Any] = {
     "pools": {
-        "base": {"role": "decode", "model": "none/base", "replicas": 2},
+        # null: SGLang's own cache, which the launcher notes
+        "base": {"role": "decode", "model": "none/base", "replicas": 2, "engine": {"radix_cache_backend": None}},
         "math": {"role": "prefill", "model": "none/math"},
     },
     "tasks": {"math": {"prefill": "math", "decode": "base", "weight": 2}},
@@ -47,9 +48,15 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (home / "sun.yaml").write_text(yaml.safe_dump(TOPOLOGY))
     done = sun("launch", str(home / "sun.yaml"), "--detach", "--run-dir", str(home / "run"))
     assert done.returncode == 0, done.stdout + done.stderr
+    (home / "launch.out").write_text(done.stdout)
     yield home / "run"
     done = sun("stop", "--run-dir", str(home / "run"))
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_detached_launch_prints_what_the_plan_notes(run_dir: Path) -> None:
+    printed = (run_dir.parent / "launch.out").read_text()
+    assert "note: Pool `base` sets `radix_cache_backend` itself" in printed
 
 
 async def test_every_connection_is_served_whichever_process_takes_it(run_dir: Path) -> None:
