@@ -98,6 +98,16 @@ def test_check_as_json(sun: Any, topology: Path) -> None:
     assert report["transfer"]["reason"]
 
 
+def test_check_notes_that_a_models_decode_cache_is_left_out(sun: Any, topology: Path, write_checkpoint: Write) -> None:
+    for name in ("base", "math"):
+        write_checkpoint(f"gemma/{name}", {"architectures": ["Gemma4ForCausalLM"]}, weights=name.encode())
+    topology.write_text(topology.read_text().replace("model: ./", "model: ./gemma/"))
+    code, out, err = sun("check", str(topology))
+    assert (code, err) == (0, "")
+    said = "Pool `base` has no decode cache: SGLang cannot combine it with the architecture `Gemma4ForCausalLM`."
+    assert said in " ".join(out.split())
+
+
 def test_check_notes_a_port_in_use(sun: Any, topology: Path) -> None:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
