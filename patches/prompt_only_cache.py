@@ -127,10 +127,13 @@ class CacheBackend(Patch):
             PatchError: names the method and the difference.
         """
         super().require_target()
+        from sglang.srt.mem_cache.pure_swa_radix_cache import PureSWARadixCache
         from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 
-        for name, parameters in _bounded_methods().items():
-            self.require_parameters(getattr(UnifiedRadixCache, name, None), f"UnifiedRadixCache.{name}", (parameters,))
+        for base in (UnifiedRadixCache, PureSWARadixCache):
+            for name, parameters in _bounded_methods().items():
+                plain = tuple(p for p in parameters if p != "kwargs")
+                self.require_parameters(getattr(base, name, None), f"{base.__name__}.{name}", (parameters, plain))
 
     def register(self) -> None:
         """Offer the cache under its name."""

@@ -18,6 +18,7 @@ from sun_sglang import patches
 from sun_sglang.card_page import keeps_answers
 from sun_sglang.errors import END_MARK, REFUSED, LaunchError, PatchError, SunError
 from sun_sglang.identity import PatchReport
+from sun_sglang.patches import prompt_only_cache
 from sun_sglang.patches.few_grammars import MOST_GRAMMARS, compile_without_cache, drop_oldest
 from sun_sglang.patches.patch import Patch
 from sun_sglang.patches.prompt_only_cache import BACKEND, OTHER_STORES
@@ -282,6 +283,35 @@ def test_grammars_that_many_clients_sent_are_dropped_oldest_first() -> None:
 
 def test_compiler_of_grammars_keeps_none() -> None:
     assert compile_without_cache("self", tokenizer_info=1) == (("self",), {"tokenizer_info": 1, "cache_enabled": False})
+
+
+@pytest.mark.parametrize("moved", ["UnifiedRadixCache", "PureSWARadixCache"])
+def test_cache_of_which_one_base_inserts_in_another_way_is_refused_by_the_method(
+    moved: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Cache:
+        def checkpoint(self, req: Any, *, up_to: int) -> None: ...
+
+        def on_release(self, req: Any, *, checkpointed: bool) -> None: ...
+
+    class Moved(Cache):
+        def checkpoint(self, req: Any, *, up_to: int, whole: bool = False) -> None: ...
+
+    Moved.__name__ = moved
+    package = "sglang.srt.mem_cache"
+    modules = [ModuleType(name) for name in ("sglang", "sglang.srt", package)]
+    for name, found in (
+        ("registry", {"register_radix_cache_backend": lambda name, factory: None}),
+        ("unified_radix_cache", {"UnifiedRadixCache": Cache}),
+        ("pure_swa_radix_cache", {"PureSWARadixCache": Cache}),
+    ):
+        module = ModuleType(f"{package}.{name}")
+        vars(module).update({key: Moved if key == moved else value for key, value in found.items()})
+        modules.append(module)
+    for module in modules:
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    with pytest.raises(PatchError, match=rf"{moved}\.checkpoint takes \(self, req, up_to, whole\)"):
+        prompt_only_cache.PATCH.require_target()
 
 
 @pytest.mark.parametrize(
