@@ -23,8 +23,9 @@ from hypothesis.stateful import (
 )
 
 from sun_sglang.patches.prompt_only_cache import build
+from tests.engine.cache_contents import Content
 from tests.engine.cache_pools import Kind
-from tests.engine.cache_worker import CacheWorker, Content
+from tests.engine.cache_worker import CacheWorker
 
 Drawn = TypeVar("Drawn")
 MOST = 1000  # tokens of KV

@@ -10,7 +10,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from sglang.srt.disaggregation.decode import _bind_root_prefix, alloc_for_decode_prealloc
@@ -25,51 +25,8 @@ from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
 from sglang.srt.sampling.sampling_params import SamplingParams
 from sglang.srt.server_args import ServerArgs, set_global_server_args_for_scheduler
 
+from tests.engine.cache_contents import NOTHING, Content, Reuse, Texts
 from tests.engine.cache_pools import Kind, Pools, make_pools
-
-
-class Content(NamedTuple):
-    """What a slot holds: the KV of the last token of a text, or the state after it.
-
-    Attributes:
-        text: the number of the text (`Texts`).
-        module: `prefill`, or `decode` once one token was computed there; empty for memory that nobody wrote.
-    """
-
-    text: int
-    module: str
-
-
-NOTHING = Content(0, "")
-
-
-class Texts:
-    """Numbers for texts, so that two texts have one number if they are equal."""
-
-    def __init__(self) -> None:
-        self._numbers: dict[tuple[int, int], int] = {}
-
-    def of_prefixes(self, tokens: Sequence[int]) -> list[int]:
-        """Return the numbers of all prefixes, from one token to all."""
-        found, number = [], 0
-        for token in tokens:
-            number = self._numbers.setdefault((number, token), len(self._numbers) + 1)
-            found.append(number)
-        return found
-
-
-class Reuse(NamedTuple):
-    """What a request would take from the cache.
-
-    Attributes:
-        kv: the contents of its KV slots, one a token.
-        window_kv: of its window slots, for the last tokens that a window holds.
-        state: of its Mamba state; None without one.
-    """
-
-    kv: list[Content]
-    window_kv: list[Content]
-    state: Content | None
 
 
 @dataclass
