@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 
 from sun_sglang.identity import Identity
@@ -10,6 +11,7 @@ from sun_sglang.launch.devices import data_parallel_ranks, uses_gpu
 from sun_sglang.launch.flags import canonical
 from sun_sglang.launch.machine import Machine
 from sun_sglang.launch.transfer import Transfer
+from sun_sglang.patches.decode_cache_models import keeps_states
 from sun_sglang.topology import EngineFlags, Role, Topology
 
 # KV memory of a worker without a GPU: this part of the memory is divided among all workers, ...
@@ -18,6 +20,9 @@ _CPU_KV_SHARE = 0.125
 _CPU_KV_TOKENS = 65536
 # ... nor more than this where the checkpoint could not be read and a token's size is unknown.
 _CPU_KV_TOKENS_UNREAD = 16384
+# FlashInfer's kernels, and TensorRT-LLM's, take no smaller head; Triton's take any
+_SMALLEST_HEAD = 64
+_DATA_CENTER_BLACKWELL = re.compile(r"\bG?B[123]00\b")
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -47,6 +52,8 @@ def worker_flags(
         count = sum(p.replicas * data_parallel_ranks(topology, name) for name, p in topology.pools.items())
         if topology.backend_of(pool) == "sglang":
             defaults["max_total_tokens"] = cpu_kv_tokens(identities.get(pool), machine, count)
+    elif (identity := identities.get(pool)) is not None:
+        defaults |= _gpu_defaults(identity, machine)
     if role == "decode":
         defaults |= cache_flags(topology, identities, pool, defaults | user, speculative_with_cache)
     return defaults | user | {"disaggregation_transfer_backend": transfer.backend}
@@ -70,6 +77,14 @@ def cpu_kv_tokens(identity: Identity | None, machine: Machine, caches: int) -> i
     width = _DTYPE_BYTES.get(identity.kv_dtype, 4)
     token = 2 * identity.num_layers * identity.num_kv_heads * identity.head_dim * width
     return max(1, min(_CPU_KV_TOKENS, int(machine.memory * _CPU_KV_SHARE / caches) // token))
+
+
+def _gpu_defaults(identity: Identity, machine: Machine) -> EngineFlags:
+    small = identity.head_dim < _SMALLEST_HEAD
+    # SGLang chooses a backend and its page size by whether a worker has a radix cache (`arg_groups/model_overrides/
+    # qwen3_5.py`): a prefill worker with one and a decode worker without would have other page sizes
+    by_cache = keeps_states(identity.architecture) and any(_DATA_CENTER_BLACKWELL.search(g.name) for g in machine.gpus)
+    return {"attention_backend": "triton"} if small or by_cache else {}
 
 
 def _cpu_defaults(role: Role) -> EngineFlags:
