@@ -15,6 +15,7 @@ import pytest
 from jsonschema import validate
 
 from tests.engine.conftest import Deployment, Reference, events_of, frozen, gather, generate, load, some_tokens
+from tests.engine.precision import PRECISION
 from tests.engine.watch import SOON, in_flight, metric, until
 
 COUNT = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
@@ -132,16 +133,16 @@ async def test_logprobs_of_the_prompt_are_the_prefill_models_and_later_ones_the_
         assert first[0] is None, "nothing comes before the first token"
         assert [token for _, token, _ in (first, *given)] == prompt
         assert [value for value, *_ in given] == pytest.approx(
-            [float(row[token]) for row, token in zip(of_prompt, prompt[1:], strict=True)], abs=1e-3
+            [float(row[token]) for row, token in zip(of_prompt, prompt[1:], strict=True)], abs=PRECISION.tie
         )
         assert [token for _, token, _ in answered] == reply["output_ids"]
         assert [value for value, *_ in answered] == pytest.approx(
-            [float(row[token]) for row, token in zip(of_answer, reply["output_ids"], strict=True)], abs=1e-3
+            [float(row[token]) for row, token in zip(of_answer, reply["output_ids"], strict=True)], abs=PRECISION.tie
         )
         for rows, tops in ((of_prompt, meta["input_top_logprobs"][1:]), (of_answer, meta["output_top_logprobs"])):
             for row, top in zip(rows, tops, strict=True):
                 best = row.topk(3)
-                assert [value for value, *_ in top] == pytest.approx(best.values.tolist(), abs=1e-3)
+                assert [value for value, *_ in top] == pytest.approx(best.values.tolist(), abs=PRECISION.tie)
                 assert {token for _, token, _ in top} == set(best.indices.tolist())
     # were the wrong model asked, it would show
     wrong, _ = reference_logprobs(models / "llama-b", models / "llama-base", prompt, reply["output_ids"])
@@ -155,7 +156,7 @@ async def test_logprobs_from_a_place_in_the_prompt_and_with_echo(client: httpx.A
     given = part["meta_info"]["input_token_logprobs"]
     assert [token for _, token, _ in given] == prompt[12:]
     assert [value for value, *_ in given[1:]] == pytest.approx(
-        [float(row[t]) for row, t in zip(of_prompt[12:], prompt[13:], strict=True)], abs=1e-3
+        [float(row[t]) for row, t in zip(of_prompt[12:], prompt[13:], strict=True)], abs=PRECISION.tie
     )
     echoed = await ask(
         client,
@@ -166,7 +167,7 @@ async def test_logprobs_from_a_place_in_the_prompt_and_with_echo(client: httpx.A
     assert values[0] is None
     assert len(values) == 20 + echoed["usage"]["completion_tokens"]
     assert values[1:20] == pytest.approx(
-        [float(row[t]) for row, t in zip(of_prompt, prompt[1:], strict=True)], abs=1e-3
+        [float(row[t]) for row, t in zip(of_prompt, prompt[1:], strict=True)], abs=PRECISION.tie
     )
 
 
@@ -193,7 +194,7 @@ async def test_a_stream_has_the_prompts_logprobs_where_its_clients_look(client: 
     assert len(columns) > 2
     assert [token for c in columns for token in c["tokens"]] == whole["tokens"]
     values = [value for c in columns for value in c["token_logprobs"]]
-    assert values == pytest.approx(whole["token_logprobs"], abs=1e-3)
+    assert values == pytest.approx(whole["token_logprobs"], abs=PRECISION.tie)
 
 
 async def test_without_a_start_there_are_logprobs_of_the_answer_alone(client: httpx.AsyncClient) -> None:

@@ -16,6 +16,7 @@ import yaml
 from sun_sglang.train.evaluate import exact_match
 from sun_sglang.train.examples import encode, read_jsonl
 from tests.engine.conftest import Deployment, Reference, events_of, gather, generate, launch, stop
+from tests.engine.precision import PRECISION
 from tests.engine.watch import SOON, loads, metric, until
 
 DEMO = Path(__file__).parents[2] / "configs" / "demo"
@@ -40,6 +41,8 @@ def with_comparisons() -> dict[str, Any]:
         topology["pools"][f"{task}-full-decode"] = {"role": "decode", "model": model}
         topology["tasks"][f"{task}-full"] = {"prefill": f"{task}-full", "decode": f"{task}-full-decode"}
         topology["tasks"][f"{task}-naive"] = {"prefill": f"{task}-full", "decode": "base", "any_decoder": True}
+    # the reference computes in float32, which is not what a CPU that multiplies bfloat16 serves in
+    topology["engine"]["dtype"] = PRECISION.dtype
     return topology | {"router": {"port": 0}}
 
 

@@ -24,6 +24,7 @@ from sun_sglang.sim.settings import parse_settings
 from sun_sglang.sim.shapes import NEWEST, SHAPES
 from sun_sglang.sim.worker import EmulatedWorker
 from tests.engine.conftest import Deployment
+from tests.engine.precision import PRECISION
 from tests.unit.ports import PORTS
 
 GREEDY = {"temperature": 0, "max_new_tokens": 4, "ignore_eos": True}
@@ -229,7 +230,7 @@ async def emulated(models: Path) -> AsyncIterator[Pair]:
     port = next(PORTS)
     installed = installed_version()
     flags = ["--sim-sglang", installed if installed in SHAPES else NEWEST]
-    flags += ["--dtype", "float32", "--max-total-tokens", "16384", "--sim-bytes-per-token", "1"]
+    flags += ["--dtype", PRECISION.dtype, "--max-total-tokens", "16384", "--sim-bytes-per-token", "1"]
     prefill = ["--model-path", str(models / "llama-a"), "--served-model-name", "llama-a", *flags]
     prefill += ["--disaggregation-mode", "prefill", "--disaggregation-bootstrap-port", str(port)]
     decode = ["--model-path", str(models / "llama-base"), "--served-model-name", "llama-base", *flags]

@@ -16,6 +16,7 @@ import yaml
 from sun_sglang.cli.main import main
 from sun_sglang.train.examples import encode, read_jsonl
 from tests.engine.conftest import Deployment, Reference, launch, stop
+from tests.engine.precision import PRECISION
 
 REPOSITORY = Path(__file__).parents[2]
 BENCHMARKS = REPOSITORY / "configs" / "eval"
@@ -41,6 +42,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     topology = yaml.safe_load((DEMO / "sun.yaml").read_text())
     topology["pools"]["naive"] = {"role": "prefill", "model": "./models/tool-full"}
     topology["tasks"]["naive"] = {"prefill": "naive", "decode": "base", "any_decoder": True}
+    topology["engine"]["dtype"] = PRECISION.dtype
     for pool in topology["pools"].values():
         pool["model"] = str((DEMO / pool["model"]).resolve())
     (directory / "sun.yaml").write_text(yaml.safe_dump(topology | {"router": {"port": 0}}))

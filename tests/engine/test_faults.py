@@ -966,7 +966,7 @@ async def test_fault_25_no_decode_worker_has_ever_been_there(deployment: Deploym
 
 async def test_fault_28_a_worker_without_the_hooks_never_gets_ready(models: Path) -> None:
     """SGLang is told to load no plugin, as its own switch allows: the worker ends and names the switch."""
-    flags = ["--model-path", str(models / "llama-base"), "--disaggregation-mode", "decode", "--device", "cpu"]
+    flags = ["--model-path", str(models / "llama-base"), "--disaggregation-mode", "decode"]
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",

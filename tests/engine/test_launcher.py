@@ -20,6 +20,7 @@ import yaml
 
 from sun_sglang.launch.state import Phase
 from tests.engine.conftest import Deployment, Reference, end, generate, launch
+from tests.engine.precision import PRECISION
 from tests.engine.watch import SOON
 
 PAIR: dict[str, Any] = {
@@ -28,7 +29,7 @@ PAIR: dict[str, Any] = {
         "base": {"role": "decode", "model": "./llama-base"},
     },
     "tasks": {"a": {"prefill": "a", "decode": "base"}},
-    "engine": {"dtype": "float32", "max_total_tokens": 8192},
+    "engine": {"dtype": PRECISION.dtype, "max_total_tokens": 8192},
     "router": {"port": 0, "first_token_timeout": 60},
 }
 PATIENCE = 90

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from tests.engine.conftest import Deployment, Reference, end, gather, generate, launch, some_tokens
+from tests.engine.precision import PRECISION
 
 TOPOLOGY: dict[str, Any] = {
     "pools": {
@@ -33,7 +34,7 @@ TOPOLOGY: dict[str, Any] = {
         "split": {"prefill": "one-prefill", "decode": "tp-decode"},
         "join": {"prefill": "tp-prefill", "decode": "one-decode"},
     },
-    "engine": {"dtype": "float32", "max_total_tokens": 4096},
+    "engine": {"dtype": PRECISION.dtype, "max_total_tokens": 4096},
     "router": {"port": 0, "first_token_timeout": 60},
 }
 ANSWER_TOKENS = 16

@@ -13,6 +13,7 @@ import yaml
 from sun_sglang.train.examples import draw, write_jsonl
 from sun_sglang.train.order_task import order
 from tests.engine.conftest import Reference, gather, generate, launch, stop
+from tests.engine.precision import PRECISION
 
 
 def sun_train(recipe: Path) -> None:
@@ -42,7 +43,7 @@ async def test_a_task_from_sun_train_is_served_as_it_was_trained(models: Path, t
             "tuned": {"role": "prefill", "model": "./tuned"},
         },
         "tasks": {"order": {"prefill": "tuned", "decode": "base"}},
-        "engine": {"dtype": "float32", "max_total_tokens": 4096},
+        "engine": {"dtype": PRECISION.dtype, "max_total_tokens": 4096},
         "router": {"port": 0},
     }
     (tmp_path / "sun.yaml").write_text(yaml.safe_dump(topology))
