@@ -31,6 +31,7 @@ APART = frozenset(
         "test_eval.py",
         "test_fields.py",
         "test_launcher.py",
+        "test_names.py",
         "test_prompt_only_cache.py",
         "test_training.py",
     )

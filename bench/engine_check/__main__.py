@@ -86,7 +86,7 @@ def _check(checkout: Path, version: str, say: Callable[[str], None]) -> Report:
     environment = prepare(folder / "venv", checkout, pins, tools, say)
     say("hooks: loads SGLang as a worker does")
     hooks = check_hooks(environment.python, checkout, version)
-    say("tests: exactness, caches, API, the emulator's contract, request fields, worker key")
+    say("tests: names, exactness, caches, API, the emulator's contract, request fields, worker key")
     start = time.monotonic()
     tests = check_tests(environment.python, checkout, folder / "tests.xml")
     report = Report(

@@ -14,9 +14,10 @@ from typing import Any, Literal
 from sun_sglang.bench.engine_check.errors import EngineCheckError
 from sun_sglang.patches.versions import ANY_VERSION, INACTIVE
 
-# exactness, cache and API on real workers, the emulator's contract with them, the request fields, the worker key, and
-# the decode cache on SGLang's pools
+# the names in SGLang that are used, exactness, cache and API on real workers, the emulator's contract with them, the
+# request fields, the worker key, and the decode cache on SGLang's pools
 FILES = (
+    "test_names.py",
     "test_exactness.py",
     "test_cache.py",
     "test_decode_cache.py",

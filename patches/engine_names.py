@@ -1,0 +1,242 @@
+"""Every name in SGLang that this package uses, beside the targets of its patches: what it calls, reads and sets.
+
+A patch states its target's parameters, and refuses another signature when a worker starts. What is listed here would
+only fail once it is used, which may be the first request of some kind. `tests/engine/test_names.py` compares the list
+with the installed SGLang, whose sources it reads without starting anything.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import pkgutil
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sun_sglang.patches.versions import installed_version
+
+
+@dataclass(frozen=True)
+class Use:
+    """One function, class or module of SGLang's, and how it is used.
+
+    Attributes:
+        name: its dotted path; a colon stands before what is not a module.
+        by: the file that uses it.
+        positional: how many arguments a call passes by position; None where nothing calls it.
+        keywords: arguments that a call passes by name.
+        attributes: names that are read or set on a module, on a class or on its instances.
+        keys: words that its source has to hold: keys of what it returns or keeps.
+        only: the versions of SGLang on which it is used; empty where it is on all.
+    """
+
+    name: str
+    by: str
+    positional: int | None = None
+    keywords: tuple[str, ...] = ()
+    attributes: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+
+    def faults(self) -> Iterator[str]:
+        """Yield a sentence for each way in which the installed SGLang cannot be used so."""
+        try:
+            target = pkgutil.resolve_name(self.name)
+        except (ImportError, AttributeError) as e:
+            yield f"{self.by}: {self.name} is gone ({e})"
+            return
+        if self.positional is not None:
+            signature = inspect.signature(inspect.unwrap(target))
+            try:
+                signature.bind(*[None] * self.positional, **dict.fromkeys(self.keywords))
+            except TypeError as e:
+                yield f"{self.by}: {self.name}{signature} cannot be called as it is ({e})"
+        if self.attributes:
+            known = attributes_of(target)
+            yield from (f"{self.by}: {self.name} has no `{name}`" for name in self.attributes if name not in known)
+        if self.keys:
+            source = inspect.getsource(inspect.unwrap(target))
+            yield from (
+                f"{self.by}: {self.name} has no `{key}` in its source" for key in self.keys if key not in source
+            )
+
+
+_SRT = "sglang.srt"
+_HTTP = f"{_SRT}.entrypoints.http_server"
+USES = (
+    Use("sglang.launch_server:run_server", "sun_sglang/worker.py", 1),
+    Use(f"{_SRT}.server_args:prepare_server_args", "sun_sglang/worker.py", 1),
+    Use(f"{_SRT}.utils:kill_process_tree", "sun_sglang/worker.py", 1, ("include_parent",)),
+    Use(f"{_SRT}.plugins:load_plugins", "sun_sglang/worker.py", 0),
+    Use(f"{_SRT}.plugins", "pyproject.toml, patches/versions.py", keys=('"sglang.srt.plugins"', "SGLANG_PLUGINS")),
+    Use(f"{_SRT}.utils.network", "sun_sglang/launch/plan.py", keys=("SGLANG_HOST_IP",)),
+    Use(f"{_SRT}.utils.numa_utils", "sun_sglang/launch/plan.py", keys=("SGLANG_CPU_OMP_THREADS_BIND",)),
+    Use(f"{_SRT}.utils.common", "sun_sglang/cpu.py", keys=("SGLANG_USE_CPU_ENGINE",)),
+    Use(
+        f"{_SRT}.environ",
+        "sun_sglang/http_front.py, sun_sglang/launch/plan.py, sun_sglang/scheduler_watch.py",
+        keys=(
+            "SGLANG_AUTO_NUMA_BIND",
+            "SGLANG_CUDA_COREDUMP_BEFORE_CRASH",
+            "SGLANG_RUST_SERVER",
+        ),
+    ),
+    Use(f"{_HTTP}:get_global_state", "sun_sglang/worker.py", 0),
+    Use(_HTTP, "sun_sglang/worker.py", attributes=("app",), keys=("openai_serving_tokenize",)),
+    Use(f"{_HTTP}:_GlobalState", "sun_sglang/card_page.py", attributes=("tokenizer_manager", "scheduler_info")),
+    Use(
+        f"{_SRT}.managers.tokenizer_manager:TokenizerManager",
+        "sun_sglang/card_page.py",
+        attributes=(
+            *("_subprocess_watchdog", "config_value", "context_len", "gracefully_exit", "model_path", "server_args"),
+            "tokenizer",
+        ),
+    ),
+    Use(f"{_SRT}.managers.tokenizer_manager:TokenizerManager.config_value", "sun_sglang/card_page.py", 2),
+    Use(
+        f"{_SRT}.managers.scheduler:Scheduler.get_init_info",
+        "sun_sglang/card_page.py",
+        keys=("max_req_input_len", "max_total_num_tokens"),
+    ),
+    Use(f"{_SRT}.server_args:ServerArgs.resolved_dict", "sun_sglang/card_page.py", 1),
+    Use(
+        f"{_SRT}.server_args:ServerArgs",
+        "sun_sglang/card_page.py, sun_sglang/identity.py",
+        attributes=(
+            *("model_path", "revision", "load_format", "dtype", "quantization", "kv_cache_dtype", "page_size"),
+            *("tp_size", "dp_size", "pp_size", "attn_cp_size", "tokenizer_path", "chat_template"),
+            *("disaggregation_mode", "disaggregation_bootstrap_port", "disaggregation_decode_enable_radix_cache"),
+            *("disable_radix_cache", "radix_cache_backend", "tokenizer_worker_num", "weight_version"),
+        ),
+    ),
+    Use(
+        f"{_SRT}.utils.watchdog:SubprocessWatchdog",
+        "sun_sglang/scheduler_watch.py",
+        attributes=("_processes", "_names"),
+    ),
+    Use(
+        f"{_SRT}.entrypoints.openai.protocol:TokenizeRequest",
+        "sun_sglang/prompt_counter.py",
+        attributes=("prompt", "messages", "add_special_tokens"),
+    ),
+    Use(
+        f"{_SRT}.entrypoints.openai.serving_tokenize:OpenAIServingTokenize",
+        "sun_sglang/prompt_counter.py",
+        attributes=("tokenizer_manager", "chat_serving"),
+    ),
+    Use(
+        f"{_SRT}.entrypoints.openai.serving_tokenize:OpenAIServingTokenize._tokenize_chat_request",
+        "sun_sglang/prompt_counter.py",
+        2,
+    ),
+    Use(
+        f"{_SRT}.entrypoints.openai.serving_tokenize:OpenAIServingTokenize.create_error_response",
+        "sun_sglang/prompt_counter.py",
+        2,
+    ),
+    Use(
+        f"{_SRT}.entrypoints.openai.serving_chat:OpenAIServingChat",
+        "sun_sglang/prompt_counter.py",
+        attributes=("tokenizer_manager", "_chat_template_cache"),
+    ),
+    Use(f"{_SRT}.server_args:ServerArgs.add_cli_args", "sun_sglang/launch/flags.py", 1),
+    Use(f"{_SRT}.arg_groups.pd_disaggregation_hook:handle_pd_disaggregation", "sun_sglang/launch/decode_cache.py", 1),
+    Use(f"{_SRT}.arg_groups.speculative_hook:handle_speculative_decoding", "sun_sglang/launch/decode_cache.py", 1),
+    Use(
+        f"{_SRT}.speculative.spec_info:SpeculativeAlgorithm", "sun_sglang/launch/decode_cache.py", attributes=("NONE",)
+    ),
+    Use(f"{_SRT}.plugins.hook_registry:HookRegistry.register", "patches/patch.py", 3),
+    Use(
+        f"{_SRT}.plugins.hook_registry:HookType",
+        "patches/patch.py",
+        attributes=("BEFORE", "AFTER", "AROUND", "REPLACE"),
+    ),
+    Use(
+        f"{_SRT}.entrypoints.engine:SchedulerInitResult",
+        "patches/report_patches.py",
+        attributes=("scheduler_infos", "wait_for_ready"),
+    ),
+    Use(f"{_SRT}.managers.data_parallel_controller", "patches/report_patches.py", keys=("scheduler_pids",)),
+    Use(f"{_SRT}.managers.scheduler:Scheduler", "patches/report_patches.py", attributes=("tp_worker",)),
+    Use(f"{_SRT}.managers.tp_worker:TpModelWorker", "patches/report_patches.py", attributes=("model_runner",)),
+    Use(
+        f"{_SRT}.model_executor.model_runner:ModelRunner",
+        "patches/report_patches.py",
+        attributes=("kv_cache_dtype_str",),
+    ),
+    Use(f"{_SRT}.mem_cache.registry:get_radix_cache_factory", "patches/prompt_only_cache.py", 1),
+    Use(f"{_SRT}.mem_cache.registry:create_unified_radix_cache", "patches/prompt_only_cache.py", 1, ("cache_class",)),
+    Use(
+        f"{_SRT}.mem_cache.registry:TreeCacheBuildContext",
+        "patches/prompt_only_cache.py",
+        attributes=("params", "is_hybrid_swa", "full_tokens_per_layer"),
+    ),
+    Use(
+        f"{_SRT}.mem_cache.unified_radix_cache:UnifiedRadixCache",
+        "patches/prompt_only_cache.py",
+        attributes=("on_release", "req_to_token_pool"),
+    ),
+    Use(f"{_SRT}.mem_cache.pure_swa_radix_cache:PureSWARadixCache", "patches/prompt_only_cache.py", 0, ("params",)),
+    Use(
+        f"{_SRT}.managers.schedule_batch:Req",
+        "patches/prompt_only_cache.py",
+        attributes=("finished", "kv", "origin_input_ids", "retracted_stain"),
+    ),
+    Use(
+        f"{_SRT}.managers.schedule_batch:Req",
+        "patches/prompt_only_cache.py",
+        attributes=("get_fill_ids", "prefix_indices"),
+        only=("0.5.21",),
+    ),
+    Use(
+        f"{_SRT}.mem_cache.allocator.paged:PagedTokenToKVPoolAllocator",
+        "patches/paged_alloc_cpu.py",
+        attributes=("device", "free_pages", "merge_and_sort_free", "page_size"),
+    ),
+    Use(f"{_SRT}.mem_cache.allocator.paged:alloc_extend_naive", "patches/paged_alloc_cpu.py", 7),
+    Use(f"{_SRT}.utils:get_num_new_pages", "patches/paged_alloc_cpu.py", 0, ("seq_lens", "page_size", "prefix_lens")),
+    Use(
+        f"{_SRT}.constrained.base_grammar_backend:BaseGrammarBackend", "patches/few_grammars.py", attributes=("cache",)
+    ),
+    Use(f"{_SRT}.runtime_context:get_serving", "patches/worker_key.py", 0),
+    Use(f"{_SRT}.disaggregation.common.conn:CommonKVManager", "patches/keyed_transfer.py", attributes=("_zmq_ctx",)),
+    Use(f"{_SRT}.disaggregation.common.conn:CommonKVReceiver", "patches/keyed_transfer.py", attributes=("_ctx",)),
+    Use(f"{_SRT}.disaggregation.base.conn:KVArgs", "patches/nixl_dram.py", attributes=("kv_data_ptrs",)),
+    Use(f"{_SRT}.disaggregation.nixl.conn", "patches/nixl_dram.py", keys=("kv_data_mem_kinds",)),
+)
+# what the router, the launcher and the worker's card ask of a worker, beside the routes of clients
+ROUTES = (
+    *("/abort_request", "/flush_cache", "/generate", "/health", "/server_info", "/v1/chat/completions"),
+    *("/v1/completions", "/v1/loads", "/update_weights_from_disk", "/update_weights_from_tensor"),
+    *("/update_weights_from_distributed", "/update_weights_from_ipc"),
+)
+
+
+def faults() -> list[str]:
+    """Return every way in which the installed SGLang differs from how it is used; import it first as a worker does."""
+    served = pkgutil.resolve_name(f"{_HTTP}:app").openapi()["paths"]
+    gone = [f"sun_sglang/router: SGLang serves no {route}" for route in ROUTES if route not in served]
+    version = installed_version()
+    used = [use for use in USES if not use.only or version in use.only]
+    return [fault for use in used for fault in use.faults()] + gone
+
+
+def attributes_of(target: Any) -> set[str]:
+    """Return the attributes of a module, or of a class and its instances: those that any of its methods sets, too."""
+    known = set(dir(target))
+    for base in inspect.getmro(target) if inspect.isclass(target) else ():
+        known |= set(vars(base).get("__annotations__", ())) | set(getattr(base, "model_fields", ()))
+        known |= set(_set_by_methods(base))
+    return known
+
+
+def _set_by_methods(cls: type) -> Iterator[str]:
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
+    except (OSError, TypeError):
+        return  # a built-in class, or one that was made at run time
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.attr

@@ -1,0 +1,103 @@
+"""Every name in SGLang that the package uses is there and can be used as it is, in the installed version."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from sun_sglang.patches import ALL
+from sun_sglang.patches.engine_names import USES, Use
+
+REPOSITORY = Path(__file__).parents[2]
+PACKAGES = ("bench", "cli", "patches", "sun_sglang")
+
+# a process of its own: SGLang's modules stay imported in the process that looks at them
+ASK = """
+import json
+from sun_sglang.worker import prepare_process
+prepare_process()
+from sun_sglang.patches.engine_names import faults
+print(json.dumps(faults()))
+"""
+
+
+class Held:
+    """Set by a method alone."""
+
+    declared: int
+
+    def fill(self) -> None:
+        self.filled, self.pair = 1, {"key": 2}
+
+
+def two(first: Any, *, named: Any) -> None: ...
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> str:
+    module = ModuleType("made_up_names")
+    vars(module).update(Held=Held, two=two)
+    monkeypatch.setitem(sys.modules, "made_up_names", module)
+    return "made_up_names"
+
+
+def test_every_name_that_is_used_is_in_the_installed_sglang() -> None:
+    done = subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+def imported(file: Path) -> Iterator[str]:
+    """Yield what a file imports from SGLang by name: dotted paths."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "sglang":
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_every_name_that_is_imported_is_in_the_list() -> None:
+    listed = [use.name.replace(":", ".") for use in USES] + [patch.target for patch in ALL]
+    files = [file for package in PACKAGES for file in (REPOSITORY / package).rglob("*.py")]
+    names = {name: file for file in files for name in imported(file)}
+    assert len(names) > 10
+    # a class is used by its methods, and a module by what is in it
+    unlisted = {n: f for n, f in names.items() if not any(known == n or known.startswith(f"{n}.") for known in listed)}
+    assert unlisted == {}
+
+
+@pytest.mark.parametrize(
+    ("use", "expected"),
+    [
+        ({"positional": 1, "keywords": ("named",)}, []),
+        ({"positional": 1}, ["missing a required argument: 'named'"]),
+        ({"positional": 2, "keywords": ("named",)}, ["too many positional arguments"]),
+        ({"positional": 1, "keywords": ("named", "more")}, ["unexpected keyword argument 'more'"]),
+    ],
+)
+def test_call_that_does_not_fit_is_a_fault(made_up: str, use: dict[str, Any], expected: list[str]) -> None:
+    found = list(Use(f"{made_up}:two", "here.py", **use).faults())
+    assert len(found) == len(expected)
+    for fault, part in zip(found, expected, strict=True):
+        assert fault.startswith("here.py: made_up_names:two")
+        assert part in fault
+
+
+def test_attribute_or_key_that_is_gone_is_a_fault(made_up: str) -> None:
+    there = Use(f"{made_up}:Held", "here.py", attributes=("declared", "fill", "filled", "pair"), keys=("key",))
+    assert list(there.faults()) == []
+    gone = Use(f"{made_up}:Held", "here.py", attributes=("emptied",), keys=("word",))
+    assert list(gone.faults()) == [
+        "here.py: made_up_names:Held has no `emptied`",
+        "here.py: made_up_names:Held has no `word` in its source",
+    ]
+
+
+def test_name_that_is_gone_is_a_fault(made_up: str) -> None:
+    assert "made_up_names:Moved is gone" in next(Use(f"{made_up}:Moved", "here.py").faults())
