@@ -25,7 +25,7 @@ def resolve(gpu: str, argv: list[str]) -> dict[str, Any]:
     """
     appear(GPUS[gpu])
     from sglang.srt.arg_groups.model_override_base import attention_backends_of, model_config_of
-    from sglang.srt.mem_cache.kv_cache_builder import uses_ssm_state, validate_decode_radix_cache
+    from sglang.srt.mem_cache import kv_cache_builder
     from sglang.srt.mem_cache.registry import get_radix_cache_factory
     from sglang.srt.server_args import prepare_server_args
 
@@ -34,9 +34,10 @@ def resolve(gpu: str, argv: list[str]) -> dict[str, Any]:
     args.check_server_args()
     flags = args.resolved_dict()
     model = model_config_of(args)
-    if flags["disaggregation_decode_enable_radix_cache"]:
-        # a scheduler asks this once it has its pools
-        validate_decode_radix_cache(
+    # a scheduler asks this once it has its pools; before 0.5.23 the same stands within `build_kv_cache`
+    validate = getattr(kv_cache_builder, "validate_decode_radix_cache", None)
+    if validate is not None and flags["disaggregation_decode_enable_radix_cache"]:
+        validate(
             model_config=model,
             token_to_kv_pool=object(),
             is_hybrid_swa=model.is_hybrid_swa,
@@ -51,7 +52,7 @@ def resolve(gpu: str, argv: list[str]) -> dict[str, Any]:
         "dtype": str(model.dtype if flags["dtype"] == "auto" else flags["dtype"]),
         "attention": attention_backends_of(SimpleNamespace(**flags)),
         "sliding_window": model.is_hybrid_swa,
-        "state": uses_ssm_state(model),
+        "state": kv_cache_builder.uses_ssm_state(model),
         "cached": not flags["disable_radix_cache"],
         "radix_cache_backend": cache,
         "transfer": flags["disaggregation_transfer_backend"],
