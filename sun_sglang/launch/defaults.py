@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 
+from sun_sglang.errors import TopologyError
 from sun_sglang.identity import Identity
 from sun_sglang.launch.decode_cache_choice import cache_flags
-from sun_sglang.launch.devices import data_parallel_ranks, uses_gpu
+from sun_sglang.launch.devices import data_parallel_ranks, uses_gpu, where_set
 from sun_sglang.launch.flags import canonical
 from sun_sglang.launch.machine import Machine
 from sun_sglang.launch.transfer import Transfer
@@ -22,6 +23,8 @@ _CPU_KV_TOKENS = 65536
 _CPU_KV_TOKENS_UNREAD = 16384
 # FlashInfer's kernels, and TensorRT-LLM's, take no smaller head; Triton's take any
 _SMALLEST_HEAD = 64
+_FLOAT32 = ("float32", "float")
+_TAKE_FLOAT32 = ("triton", "torch_native", "flex_attention")
 _DATA_CENTER_BLACKWELL = re.compile(r"\bG?B[123]00\b")
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -43,6 +46,9 @@ def worker_flags(
         pool: the pool's name.
         transfer: as chosen for the whole launch.
         speculative_with_cache: what SGLang combines with the decode cache (`FlagSchema`); nothing where it is unknown.
+
+    Raises:
+        TopologyError: the dtype is one for which a GPU's attention backend has no kernel.
     """
     user = canonical(topology.engine_of(pool))
     role = topology.pools[pool].role
@@ -56,7 +62,10 @@ def worker_flags(
         defaults |= _gpu_defaults(identity, machine)
     if role == "decode":
         defaults |= cache_flags(topology, identities, pool, defaults | user, speculative_with_cache)
-    return defaults | user | {"disaggregation_transfer_backend": transfer.backend}
+    flags = defaults | user | {"disaggregation_transfer_backend": transfer.backend}
+    if uses_gpu(topology, machine, pool):
+        _require_kernels(topology, pool, flags)
+    return flags
 
 
 def dtype_default(topology: Topology, machine: Machine, pool: str) -> EngineFlags:
@@ -77,6 +86,18 @@ def cpu_kv_tokens(identity: Identity | None, machine: Machine, caches: int) -> i
     width = _DTYPE_BYTES.get(identity.kv_dtype, 4)
     token = 2 * identity.num_layers * identity.num_kv_heads * identity.head_dim * width
     return max(1, min(_CPU_KV_TOKENS, int(machine.memory * _CPU_KV_SHARE / caches) // token))
+
+
+def _require_kernels(topology: Topology, pool: str, flags: EngineFlags) -> None:
+    """Raise if a worker would fail at its first forward: SGLang does not compare dtype and attention backend."""
+    common = flags.get("attention_backend")
+    backends = [flags.get(f"{role}_attention_backend") or common for role in ("prefill", "decode")]
+    if flags.get("dtype") in _FLOAT32 and not all(backend in _TAKE_FLOAT32 for backend in backends):
+        raise TopologyError(
+            where_set(topology, pool, "dtype"),
+            f"`{flags['dtype']}`: FA3, FlashInfer and TensorRT-LLM have attention for bfloat16 and float16 only",
+            "remove it: the dtype then follows the model and the machine",
+        )
 
 
 def _gpu_defaults(identity: Identity, machine: Machine) -> EngineFlags:

@@ -22,7 +22,9 @@ def uses_gpu(topology: Topology, machine: Machine, pool: str) -> bool:
         return False
     device = topology.engine_of(pool).get("device")
     if device not in (None, "cuda", "cpu"):
-        raise TopologyError(_where(topology, pool, "device"), f"`{device}` is not supported", "write `cuda` or `cpu`")
+        raise TopologyError(
+            where_set(topology, pool, "device"), f"`{device}` is not supported", "write `cuda` or `cpu`"
+        )
     if device != "cpu" and machine.gpu_problem:
         raise UserError(machine.gpu_problem)
     return device == "cuda" or (device is None and bool(machine.gpus))
@@ -102,5 +104,6 @@ def data_parallel_ranks(topology: Topology, pool: str) -> int:
     return int(flags.get("dp_size") or 1) * int(flags.get("attn_dp_size") or 1)
 
 
-def _where(topology: Topology, pool: str, key: str) -> str:
+def where_set(topology: Topology, pool: str, key: str) -> str:
+    """Return the YAML path of a flag that a pool's workers get: the pool's own, or else the file's."""
     return f"pools.{pool}.engine.{key}" if key in topology.pools[pool].engine else f"engine.{key}"

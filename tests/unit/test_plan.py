@@ -529,6 +529,46 @@ def test_a_cpu_worker_sees_no_gpu() -> None:
         assert worker.env["CUDA_VISIBLE_DEVICES"] == ""
 
 
+@pytest.mark.parametrize("engine", ["{dtype: float32}", "{dtype: float, decode_attention_backend: triton}"])
+def test_float32_on_gpu_is_refused_by_its_place(engine: str) -> None:
+    with pytest.raises(TopologyError, match=r"engine\.dtype: `float(32)?`: FA3.*bfloat16 and float16 only; remove it"):
+        plan(topology(engine=engine), gpu_machine(4))
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        "{dtype: float32, attention_backend: torch_native}",
+        "{dtype: float32, prefill_attention_backend: triton, decode_attention_backend: triton}",
+        "{dtype: float32, device: cpu}",
+        "{dtype: float16}",
+    ],
+)
+def test_dtype_that_the_attention_backend_takes_passes(engine: str) -> None:
+    worker = plan(topology(engine=engine), gpu_machine(4)).workers[0]
+    assert flags(worker)["--dtype"] in engine
+
+
+@pytest.mark.parametrize(
+    ("gpu", "changes", "backend"),
+    [
+        ("NVIDIA H100 80GB HBM3", {"head_dim": 32}, "triton"),
+        ("NVIDIA H100 80GB HBM3", {"head_dim": 64}, None),
+        ("NVIDIA H100 80GB HBM3", {"head_dim": 128, "architecture": "Qwen3NextForCausalLM"}, None),
+        ("NVIDIA GB200", {"head_dim": 128, "architecture": "Qwen3NextForCausalLM"}, "triton"),
+        ("NVIDIA B200", {"head_dim": 128}, None),
+    ],
+)
+def test_attention_backend_on_gpu_is_sglangs_unless_it_has_no_kernel_or_differs_between_sides(
+    gpu: str, changes: dict[str, Any], backend: str | None
+) -> None:
+    machine = Machine(
+        gpus=tuple(Gpu(index=i, uuid=f"GPU-{i}", name=gpu, memory_mb=80000) for i in range(4)), cores=8, memory=1 << 40
+    )
+    found = plan(topology(), machine, dict.fromkeys(("base", "math", "tool"), identity(**changes)))
+    assert {flags(w).get("--attention-backend") for w in found.workers} == {backend}
+
+
 def test_bfloat16_is_the_cpus_dtype_only_where_it_can_multiply_it() -> None:
     able = LAPTOP.model_copy(update={"cpu_bf16": True})
     assert flags(plan(topology(), able).workers[0])["--dtype"] == "bfloat16"
