@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import psutil
+from pydantic import Field
 
 from sun_sglang.errors import UserError
 from sun_sglang.launch.gpus import Gpu, usable_gpus
@@ -31,7 +32,7 @@ class Machine(Strict):
         memory: bytes of memory that this process may use.
         cpu_bf16: whether the processor multiplies bfloat16; without, float32 is both faster and more exact.
         rdma: the RDMA devices, usable or not.
-        mooncake_protocol: what the environment sets for mooncake; empty where it sets nothing.
+        mooncake: what the environment sets for mooncake's transfers, by variable.
         transfer: which KV transfer packages can be imported, of `TRANSFER_PACKAGES`.
     """
 
@@ -41,7 +42,7 @@ class Machine(Strict):
     memory: int
     cpu_bf16: bool = False
     rdma: tuple[RdmaDevice, ...] = ()
-    mooncake_protocol: str = ""
+    mooncake: dict[str, str] = Field(default_factory=dict)
     transfer: frozenset[str] = frozenset()
 
 
@@ -55,7 +56,7 @@ def detect() -> Machine:
         memory=_memory(),
         cpu_bf16=multiplies_bf16(_CPUINFO.read_text()) if _CPUINFO.exists() else False,
         rdma=rdma_devices(),
-        mooncake_protocol=os.environ.get(PROTOCOL, ""),
+        mooncake={name: value for name, value in os.environ.items() if name.startswith((PROTOCOL, "MC_TCP_"))},
         transfer=frozenset(name for name in TRANSFER_PACKAGES if importlib.util.find_spec(name)),
     )
 

@@ -388,6 +388,7 @@ EFA = RdmaDevice(name="efa_0", driver="efa")
     ("machine", "engine", "backend", "reason"),
     [
         (LAPTOP, "{}", "mooncake_tcp", "Workers run on the CPU"),
+        (LAPTOP.model_copy(update={"transfer": frozenset({"nixl"})}), "{}", "nixl", "mooncake is not installed"),
         (gpu_machine(4), "{}", "nixl", "All workers share this host, and NIXL is installed"),
         (gpu_machine(4, rdma=(MLX,), transfer=BOTH), "{}", "nixl", "All workers share this host"),
         (gpu_machine(4, rdma=(MLX,), transfer=MOONCAKE), "{}", "mooncake", r"RDMA works \(mlx5_0 \(mlx5_core\)\)"),
@@ -406,7 +407,7 @@ EFA = RdmaDevice(name="efa_0", driver="efa")
             "mooncake",
             r"The topology sets it\. It needs RDMA: no RDMA device can be used \(mlx5_1 .*: port 1 is DOWN\)",
         ),
-        (gpu_machine(4), "{device: cpu}", "mooncake_tcp", "Workers run on the CPU"),
+        (gpu_machine(4), "{device: cpu}", "nixl", "mooncake is not installed"),
     ],
 )
 def test_the_transfer_backend_is_chosen_with_a_reason(machine: Machine, engine: str, backend: str, reason: str) -> None:
@@ -424,10 +425,22 @@ def test_the_transfer_backend_is_chosen_with_a_reason(machine: Machine, engine: 
 def test_mooncake_on_efa_alone_gets_its_protocol_unless_the_user_sets_one(
     engine: str, rdma: tuple[RdmaDevice, ...], user: str, protocol: str | None
 ) -> None:
-    machine = gpu_machine(4, rdma=rdma, transfer=MOONCAKE, mooncake_protocol=user)
+    machine = gpu_machine(4, rdma=rdma, transfer=MOONCAKE, mooncake={"MOONCAKE_PROTOCOL": user})
     found = plan(topology(engine=engine), machine)
     assert found.transfer.backend == "mooncake"
     assert {w.env.get("MOONCAKE_PROTOCOL") for w in found.workers} == {protocol}
+
+
+@pytest.mark.parametrize("engine", ["{}", "{disaggregation_transfer_backend: mooncake_tcp}"])
+def test_mooncake_over_tcp_gets_its_longest_queues_unless_the_user_sets_one(engine: str) -> None:
+    queue, admission = "MC_TCP_MAX_QUEUED_TRANSFERS_PER_PEER", "MC_TCP_ADMISSION_TIMEOUT_MS"
+    machine = LAPTOP.model_copy(update={"mooncake": {admission: "5"}})
+    found = plan(topology(engine=engine), machine)
+    assert {w.env[queue] for w in found.workers} == {"65535"}
+    # a worker inherits the user's own value
+    assert all(admission not in w.env for w in found.workers)
+    other = plan(topology(engine="{disaggregation_transfer_backend: nixl}"), machine)
+    assert all(queue not in w.env for w in other.workers)
 
 
 def test_workers_take_gpus_in_order() -> None:

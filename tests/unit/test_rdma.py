@@ -95,10 +95,11 @@ def test_efa_alone_has_its_own_protocol(host: Host) -> None:
     assert protocol_for(host.found()) == {}
 
 
-def test_detect_reads_devices_and_the_users_protocol(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_detect_reads_devices_and_the_users_settings_of_mooncake(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     host.add("mlx5_0", ports=("1: DOWN",))
     monkeypatch.setattr(machine_module, "rdma_devices", host.found)
     monkeypatch.setenv("MOONCAKE_PROTOCOL", "tcp")
+    monkeypatch.setenv("MC_TCP_LANES_PER_PEER", "2")
     machine = detect()
     assert [str(device) for device in machine.rdma] == ["mlx5_0 (mlx5_core): port 1 is DOWN"]
-    assert machine.mooncake_protocol == "tcp"
+    assert machine.mooncake == {"MOONCAKE_PROTOCOL": "tcp", "MC_TCP_LANES_PER_PEER": "2"}
