@@ -20,6 +20,7 @@ from sun_sglang.launch.plan import LaunchPlan, make_plan
 from sun_sglang.launch.preflight import preflight
 from sun_sglang.topology import Role, parse_topology
 from tests.conftest import safetensors
+from tests.engine.precision import precision_of
 from tests.unit.plans.faked_gpu import GPUS, install_nvidia_smi
 from tests.unit.test_configs import CONFIGS as EXAMPLES
 from tests.unit.test_configs import TOPOLOGIES
@@ -85,6 +86,7 @@ CASES = {
     for case in (
         *(Case(f"{gpu}-{m}", gpu, pair(f"{m}@tuned", m)) for gpu, m in itertools.product(GPUS, MODELS)),
         *(Case(f"isolated-{m}", "h100", pair(m, m)) for m in MODELS),
+        Case("engine tests", "h100", pair("qwen3@tuned", "qwen3", {"dtype": precision_of(gpu=True).dtype})),
         *examples(),
     )
 }
