@@ -17,7 +17,7 @@ import socket
 import sys
 import traceback
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from sun_sglang.errors import REFUSED, PatchError, SunError
 from sun_sglang.launch.processes import die_with_parent
@@ -171,8 +171,26 @@ def _become(birth: Birth) -> None:
     os.close(log)
     os.environ.update(birth.env)
     torch.set_num_threads(birth.threads)
+    share_metrics()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     setproctitle.setproctitle(f"sun-worker {birth.name}")
+
+
+def share_metrics() -> None:
+    """Have metrics of this process and its children be kept where SGLang's metrics page reads them.
+
+    prometheus-client decides at its import whether values are shared. Here it is imported before SGLang names the
+    directory for them (`set_prometheus_multiproc_dir`), so the page of a worker with `enable_metrics` would stay empty.
+    """
+    from prometheus_client import values
+
+    alone = values.ValueClass
+    shared = values.MultiProcessValue()  # type: ignore[no-untyped-call]  # the library has no types here
+
+    def choose(*arguments: Any, **options: Any) -> Any:
+        return (shared if os.environ.get("PROMETHEUS_MULTIPROC_DIR") else alone)(*arguments, **options)
+
+    values.ValueClass = choose
 
 
 def main() -> None:

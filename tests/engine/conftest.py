@@ -49,7 +49,7 @@ TOPOLOGY: dict[str, Any] = {
         "pages-a": {"role": "prefill", "model": "./llama-a", "engine": {"page_size": 16}},
         "pages-base": {"role": "decode", "model": "./llama-base", "engine": {"page_size": 16}},
         "qwen3-base": {"role": "decode", "model": "./qwen3-base", "replicas": 2},
-        "qwen3-a": {"role": "prefill", "model": "./qwen3-a"},
+        "qwen3-a": {"role": "prefill", "model": "./qwen3-a", "engine": {"enable_metrics": True}},
         "qwen3-b": {"role": "prefill", "model": "./qwen3-b"},
     },
     "tasks": {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,24 @@ async def test_a_streamed_list(client: httpx.AsyncClient, task_references: dict[
     assert sorted(last) == [0, 1, 2]
     for i, chunk in last.items():
         task_references["llama-b"].check(prompts[i], chunk["output_ids"])
+
+
+async def test_metrics_of_a_forked_worker_hold_what_its_scheduler_counts(
+    client: httpx.AsyncClient, deployment: Deployment
+) -> None:
+    url = f"{deployment.process('qwen3-a-0').url}/metrics/"
+
+    async def transfers() -> float:
+        page = (await client.get(url)).text
+        return sum(float(count) for count in re.findall(r"^sglang:kv_transfer_total_mb_count\S* (\S+)$", page, re.M))
+
+    before = await transfers()
+    await generate(client, "qwen3-a", some_tokens(77, 20), 2)
+    await until(SOON, "the transfer counted", lambda: _exceeds(transfers, before))
+
+
+async def _exceeds(count: Callable[[], Awaitable[float]], before: float) -> bool:
+    return await count() > before
 
 
 @pytest.mark.parametrize(
