@@ -6,7 +6,10 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
+# gpu-check alone sees the GPUs that the user's environment shows
+ifeq ($(filter gpu-check,$(MAKECMDGOALS)),)
 export CUDA_VISIBLE_DEVICES :=
+endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 VENV := .venv
@@ -15,9 +18,11 @@ PIP := $(BIN)/python -m pip install --quiet --no-input
 TORCH := $(shell grep '^torch==' requirements/engine-cpu.txt)
 PYTHON ?= $(shell for p in python3.11 python3 python; do \
     $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && { command -v $$p; break; }; done)
+# what the shell calls python, unless the command line names one
+GPU_PYTHON := $(if $(filter command line,$(origin PYTHON)),$(PYTHON),python)
 TIMED = start=$$(date +%s); trap 'status=$$?; echo "set-up: $(@F:.stamp=): $$(($$(date +%s) - start)) s"; exit $$status' EXIT;
 
-.PHONY: help demo test lint format engine-check clean setup system
+.PHONY: help demo test lint format engine-check gpu-check clean setup system
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -42,6 +47,12 @@ format: setup ## rewrite the code in the project's format
 
 engine-check: system $(VENV)/package.stamp ## check another SGLang version: make engine-check VERSION=0.5.24
 	@$(BIN)/python -m sun_sglang.bench.engine_check $(VERSION)
+
+# in the environment that has `.[engine]`; DEVICE=cpu takes this checkout's own
+DEVICE ?= cuda
+gpu-check: $(if $(filter cpu,$(DEVICE)),setup) ## check a machine with GPUs: make gpu-check [MODEL=dir] [DEVICE=cpu]
+	@$(if $(filter cpu,$(DEVICE)),$(BIN)/python,$(GPU_PYTHON)) -m sun_sglang.bench.gpu_check --device $(DEVICE) \
+	    $(if $(MODEL),--model "$(MODEL)") $(FLAGS)
 
 clean: ## remove everything that make and the tools wrote
 	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

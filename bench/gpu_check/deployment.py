@@ -1,0 +1,262 @@
+"""A running deployment of real SGLang workers, and requests to it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiohttp
+import orjson
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from sun_sglang.bench.gpu_check.errors import CheckError, require
+from sun_sglang.launch.access import worker_headers
+from sun_sglang.launch.state import DeploymentState, Phase, ProcessState, read_state
+
+T = TypeVar("T")
+
+_READY_TIMEOUT = 300
+_REQUEST_TIMEOUT = 120
+_LOG_LINES = 40
+_POLL = 0.05
+# figures of SGLang's `/v1/loads` that are 0 on a worker without work; the queues stand in its part `disaggregation`
+WORK = (
+    "num_running_reqs",
+    "num_waiting_reqs",
+    "num_used_tokens",
+    "prefill_bootstrap_queue_reqs",
+    "prefill_inflight_queue_reqs",
+    "decode_prealloc_queue_reqs",
+    "decode_transfer_queue_reqs",
+    "decode_retracted_queue_reqs",
+)
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A deployment that `sun launch` started.
+
+    Attributes:
+        run_dir: folder of its logs and state.
+    """
+
+    run_dir: Path
+
+    @property
+    def state(self) -> DeploymentState:
+        """Return what its launcher last wrote."""
+        state = read_state(self.run_dir)
+        assert state is not None, "it was launched"
+        return state
+
+    def process(self, name: str) -> ProcessState:
+        """Return a worker's state."""
+        return next(p for p in self.state.processes if p.name == name)
+
+    def log(self, name: str) -> str:
+        """Return a worker's whole log."""
+        return (self.run_dir / "logs" / f"{name}.log").read_text(errors="replace")
+
+    def close(self) -> None:
+        """Stop it at once, unless it has ended.
+
+        Raises:
+            CheckError: it cannot be stopped; its workers may still run.
+        """
+        if self.state.alive:
+            done = sun("stop", "--run-dir", str(self.run_dir), "--now")
+            require(done.returncode == 0, f"`sun stop` failed: {done.stdout}{done.stderr}")
+
+    @asynccontextmanager
+    async def client(self, url: str | None = None) -> AsyncIterator[Client]:
+        """Open a client of its workers and of its router, or of the router at another URL."""
+        timeout = aiohttp.ClientTimeout(total=_REQUEST_TIMEOUT)
+        headers = worker_headers(self.run_dir)
+        # a worker closes a connection that was idle for five seconds, perhaps while a request is under way on it
+        connector = aiohttp.TCPConnector(limit=0, force_close=True)
+        async with aiohttp.ClientSession(timeout=timeout, headers=headers, connector=connector) as session:
+            yield Client(self, session, url or self.state.url)
+
+
+def launched(topology: Mapping[str, Any], folder: Path) -> Deployment:
+    """Start a deployment and return it once it is ready.
+
+    Args:
+        topology: content of the topology file.
+        folder: where its file and its logs go.
+
+    Raises:
+        CheckError: it does not start; with the ends of its logs.
+    """
+    file = write_topology(topology, folder)
+    run_dir = folder / "run"
+    files = ("--detach", "--run-dir", str(run_dir), "--ready-timeout", str(_READY_TIMEOUT))
+    done = sun("launch", str(file), *files)
+    if done.returncode != 0:
+        # what the command prints comes last: it ends with the log of the worker that did not start
+        raise CheckError(f"`sun launch` failed:\n{log_ends(run_dir)}\n--- sun launch\n{done.stdout}{done.stderr}")
+    return Deployment(run_dir)
+
+
+def write_topology(topology: Mapping[str, Any], folder: Path) -> Path:
+    """Write a topology file into a folder and return its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "sun.yaml"
+    file.write_text(yaml.safe_dump(dict(topology), sort_keys=False))
+    return file
+
+
+def log_ends(run_dir: Path) -> str:
+    """Return the last lines of the logs of a deployment's processes."""
+    files = sorted((run_dir / "logs").glob("*.log"))
+    ends = [(f.name, f.read_text(errors="replace").splitlines()[-_LOG_LINES:]) for f in files]
+    return "\n".join(f"--- {name}\n" + "\n".join(lines) for name, lines in ends)
+
+
+@dataclass(frozen=True)
+class Client:
+    """Requests to a deployment's router, and to its workers past it."""
+
+    deployment: Deployment
+    session: aiohttp.ClientSession
+    router: str
+
+    async def generate(self, task: str, prompt: Sequence[int], length: int, **fields: Any) -> dict[str, Any]:
+        """Answer a prompt greedily, never ended early, through the router's `/generate`.
+
+        Args:
+            task: name of the task.
+            prompt: token ids.
+            length: tokens of the answer.
+            fields: other fields of the request.
+
+        Raises:
+            CheckError: the router answers with an error.
+        """
+        url = f"{self.router}/generate"
+        async with self.session.post(url, json=request(task, prompt, length, **fields)) as reply:
+            if reply.status != 200:
+                raise CheckError(f"task `{task}`: {reply.status} {await reply.text()}")
+            return dict(await reply.json())
+
+    async def stream(self, task: str, prompt: Sequence[int], length: int) -> AsyncGenerator[dict[str, Any]]:
+        """Yield the chunks of a streamed greedy answer; closing the iterator ends the request.
+
+        Args:
+            task: name of the task.
+            prompt: token ids.
+            length: tokens of the answer.
+
+        Raises:
+            CheckError: the router answers with an error, or the stream holds one.
+        """
+        url = f"{self.router}/generate"
+        async with self.session.post(url, json=request(task, prompt, length, stream=True)) as reply:
+            if reply.status != 200:
+                raise CheckError(f"task `{task}`: {reply.status} {await reply.text()}")
+            async for line in reply.content:
+                data = line.removeprefix(b"data:").strip()
+                if line.startswith(b"data:") and data != b"[DONE]":
+                    chunk = orjson.loads(data)
+                    if "error" in chunk:
+                        raise CheckError(f"task `{task}`: the stream ends with {chunk['error']}")
+                    yield chunk
+
+    async def loads(self, worker: str) -> list[dict[str, Any]]:
+        """Return what a worker reports of its load, rank by rank (SGLang: `GET /v1/loads`)."""
+        async with self.session.get(f"{self.deployment.process(worker).url}/v1/loads") as reply:
+            return list((await reply.json())["loads"])
+
+    async def counted(self, worker: str, name: str) -> float:
+        """Return a figure of a worker's metrics page, summed over its labels; 0 where the page lacks it."""
+        async with self.session.get(f"{self.deployment.process(worker).url}/metrics/") as reply:
+            page = await reply.text()
+        samples = (sample for family in text_string_to_metric_families(page) for sample in family.samples)
+        return sum(sample.value for sample in samples if sample.name == name)
+
+    async def server_info(self, worker: str) -> dict[str, Any]:
+        """Return a worker's settings as SGLang resolved them (SGLang: `GET /server_info`)."""
+        async with self.session.get(f"{self.deployment.process(worker).url}/server_info") as reply:
+            return dict(await reply.json())
+
+    async def prefill_worker(self, task: str) -> str:
+        """Return the name of the first worker of a task's prefill pool."""
+        async with self.session.get(f"{self.router}/tasks") as reply:
+            return str((await reply.json())["tasks"][task]["prefill"]["workers"][0]["name"])
+
+    async def forget(self, worker: str) -> None:
+        """Empty a worker's radix cache.
+
+        Raises:
+            CheckError: it has requests that do not end.
+        """
+        url = f"{self.deployment.process(worker).url}/flush_cache"
+        async with self.session.post(url, params={"timeout": 20}) as reply:
+            if reply.status != 200:
+                raise CheckError(f"{worker}: /flush_cache answers {reply.status} {await reply.text()}")
+
+    async def proven(self) -> bool:
+        """Return whether the router has proven every path of every task."""
+        with contextlib.suppress(aiohttp.ClientError):
+            async with self.session.get(f"{self.router}/tasks") as reply:
+                tasks = (await reply.json())["tasks"].values()
+            return all(
+                len(task["paths"]) == len(task["prefill"]["workers"]) * len(task["decode"]["workers"]) for task in tasks
+            )
+        return False
+
+    async def whole(self) -> bool:
+        """Return whether every process runs and every path is proven."""
+        return await self.proven() and all(p.phase == Phase.RUNNING for p in self.deployment.state.processes)
+
+
+def work(load: Mapping[str, Any]) -> dict[str, int]:
+    """Return those figures of one rank's load that are 0 on a rank without work."""
+    return {name: load.get(name, load["disaggregation"].get(name)) for name in WORK}
+
+
+def request(task: str, prompt: Sequence[int], length: int, **fields: Any) -> dict[str, Any]:
+    """Return the body of a greedy `/generate` request that is never ended early.
+
+    Args:
+        task: name of the task.
+        prompt: token ids.
+        length: tokens of the answer.
+        fields: other fields of the request.
+    """
+    sampling = {"temperature": 0, "max_new_tokens": length, "ignore_eos": True}
+    return {"model": task, "input_ids": list(prompt), "sampling_params": sampling, **fields}
+
+
+async def until(seconds: float, what: str, look: Callable[[], Awaitable[T]]) -> T:
+    """Look again and again until what is seen is true.
+
+    Args:
+        seconds: how long.
+        what: what is waited for, for the error.
+        look: looks once.
+
+    Raises:
+        CheckError: it was not seen in time.
+    """
+    end = time.monotonic() + seconds
+    while not (seen := await look()):
+        if time.monotonic() > end:
+            raise CheckError(f"not within {seconds:g} s: {what}; last seen: {seen!r}")
+        await asyncio.sleep(_POLL)
+    return seen
+
+
+def sun(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a `sun` command and return what it printed."""
+    command = [sys.executable, "-m", "sun_sglang.cli", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)

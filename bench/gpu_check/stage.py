@@ -1,0 +1,82 @@
+"""A stage of the check: its name, what it needs, how it ends."""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from sun_sglang.bench.gpu_check.context import Context
+from sun_sglang.bench.gpu_check.errors import CheckError, Skipped
+
+Outcome = Literal["passed", "failed", "skipped"]
+# characters of a message: its beginning tells what failed, its end why
+_BEGINNING, _END = 500, 3500
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    Attributes:
+        name: what `--stage` takes.
+        title: what it proves, for the table.
+        run: proves it and returns its figures; raises `CheckError` or `Skipped`.
+        gpus: GPUs that it needs where workers run on GPUs; it is skipped where there are fewer.
+    """
+
+    name: str
+    title: str
+    run: Callable[[Context], Mapping[str, Any]]
+    gpus: int = 0
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """How a stage ended.
+
+    Attributes:
+        name: the stage's name.
+        title: what it proves.
+        outcome: `passed`, `failed` or `skipped`.
+        seconds: how long it ran.
+        figures: what it measured, as JSON values.
+        message: why it failed or was skipped.
+    """
+
+    name: str
+    title: str
+    outcome: Outcome
+    seconds: float
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    message: str = ""
+
+
+def run_stage(stage: Stage, context: Context) -> StageResult:
+    """Run a stage; a failure, whatever raises it, becomes its result."""
+    start = time.monotonic()
+
+    def result(outcome: Outcome, message: str = "", figures: Mapping[str, Any] | None = None) -> StageResult:
+        seconds = round(time.monotonic() - start, 1)
+        return StageResult(stage.name, stage.title, outcome, seconds, figures or {}, _shortened(message))
+
+    if context.device == "cuda" and stage.gpus > len(context.gpus):
+        return result("skipped", f"needs {stage.gpus} GPUs and has {len(context.gpus)}")
+    try:
+        figures = dict(stage.run(context))
+        json.dumps(figures, allow_nan=False)  # the report has to hold them
+    except Skipped as e:
+        return result("skipped", str(e))
+    except CheckError as e:
+        return result("failed", str(e))
+    except Exception:  # a stage that breaks must not keep the others from running
+        return result("failed", traceback.format_exc())
+    return result("passed", figures=figures)
+
+
+def _shortened(message: str) -> str:
+    left_out = len(message) - _BEGINNING - _END
+    return message if left_out <= 0 else f"{message[:_BEGINNING]}\n[{left_out} characters]\n{message[-_END:]}"

@@ -1,0 +1,127 @@
+"""Times of a real checkpoint, or of a random one: ready, first token, each later token; with probes and without."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import closing, nullcontext
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from sun_sglang.bench.gpu_check.context import Context
+from sun_sglang.bench.gpu_check.deployment import Client, Deployment, until
+from sun_sglang.bench.gpu_check.errors import require
+from sun_sglang.bench.gpu_check.quiet_router import paused, quiet_router
+from sun_sglang.bench.gpu_check.stage import Stage
+from sun_sglang.bench.gpu_check.stages.exactness import random_prompt
+
+_CLIENTS = 8
+_PROMPT = 512
+
+
+class Load(NamedTuple):
+    """Requests of a round, and tokens of an answer."""
+
+    requests: int
+    answer: int
+
+
+_LOADS = {"cuda": Load(32, 128), "cpu": Load(8, 32)}
+# the arms, in turn: an arm is never always the first of a pair
+_ROUNDS = ("probes", "no_probes", "no_probes", "probes", "probes", "no_probes")
+_SOON = 60.0
+
+
+class Times(NamedTuple):
+    """Seconds of one streamed answer: to its first token, and between each two chunks."""
+
+    ttft: float
+    gaps: tuple[float, ...]
+
+
+def latency(context: Context) -> dict[str, Any]:
+    """Serve one model on both sides under a constant number of clients, with the workers probed and not, in turn."""
+    model = context.model or context.checkpoint("llama", "base", 0)
+    load = _LOADS[context.device]
+    pools = {"base": context.pool("decode", model), "own": context.pool("prefill", model, enable_metrics=True)}
+    tasks = {"own": {"prefill": "own", "decode": "base"}}
+    with closing(context.launch("latency", pools, tasks)) as deployment:
+        rounds, speed = asyncio.run(_measure(context, deployment, load))
+        ready = deployment.state.seconds_to_ready
+    return {
+        "model": "given" if context.model else "random",
+        "clients": _CLIENTS,
+        "prompt_tokens": _PROMPT,
+        "answer_tokens": load.answer,
+        "seconds_to_ready": ready,
+        "kv_transfer_gb_per_s": round(speed, 3),
+        **{arm: _summary(of_arm, load) for arm, of_arm in rounds.items()},
+    }
+
+
+class Round(NamedTuple):
+    """One round of one arm: the times of its answers, and its seconds in all."""
+
+    times: tuple[Times, ...]
+    seconds: float
+
+
+async def _measure(context: Context, deployment: Deployment, load: Load) -> tuple[Mapping[str, list[Round]], float]:
+    """Return the rounds of each arm, and the GB/s of KV transfers as the prefill worker counts them."""
+    rng = random.Random(0)
+    rounds: dict[str, list[Round]] = defaultdict(list)
+    async with quiet_router(deployment, context.work / "latency") as url, deployment.client(url) as client:
+        await until(_SOON, "the second router's path proven", client.proven)
+        await _round(client, rng, load)
+        for arm in _ROUNDS:
+            with paused(deployment) if arm == "no_probes" else nullcontext():
+                rounds[arm].append(await _round(client, rng, load))
+        mebibytes = await client.counted("own-0", "sglang:kv_transfer_total_mb_sum")
+        milliseconds = await client.counted("own-0", "sglang:kv_transfer_latency_ms_sum")
+    require(milliseconds > 0, "the prefill worker counts no KV transfer")
+    return rounds, mebibytes * 2**20 / 1e9 / (milliseconds / 1000)
+
+
+async def _round(client: Client, rng: random.Random, load: Load) -> Round:
+    waiting = [random_prompt(rng, _PROMPT, _PROMPT) for _ in range(load.requests)]
+    times: list[Times] = []
+
+    async def work() -> None:
+        while waiting:
+            times.append(await _timed(client, waiting.pop(), load.answer))
+
+    start = time.perf_counter()
+    await asyncio.gather(*(work() for _ in range(_CLIENTS)))
+    return Round(tuple(times), time.perf_counter() - start)
+
+
+async def _timed(client: Client, prompt: list[int], length: int) -> Times:
+    sent = time.perf_counter()
+    at = [time.perf_counter() async for _ in client.stream("own", prompt, length)]
+    return Times(at[0] - sent, tuple(b - a for a, b in pairwise(at)))
+
+
+def _summary(rounds: Sequence[Round], load: Load) -> dict[str, Any]:
+    """Return medians and 99th percentiles over all answers of an arm, and tokens a second of each of its rounds."""
+    times = [answer for one in rounds for answer in one.times]
+    return {
+        "answers": len(times),
+        "tokens_per_s": [round(len(one.times) * load.answer / one.seconds) for one in rounds],
+        "ttft_ms": _milliseconds([answer.ttft for answer in times]),
+        "tpot_ms": _milliseconds([sum(answer.gaps) / (load.answer - 1) for answer in times]),
+        "itl_ms": _milliseconds([gap for answer in times for gap in answer.gaps]),
+    }
+
+
+def _milliseconds(values: Sequence[float]) -> dict[str, float]:
+    ordered = sorted(values)
+    p99 = ordered[max(0, math.ceil(0.99 * len(ordered)) - 1)]
+    return {"median": round(1000 * statistics.median(ordered), 2), "p99": round(1000 * p99, 2)}
+
+
+STAGES = (Stage("latency", "seconds to ready, TTFT, TPOT, ITL; probes on and off", latency),)
