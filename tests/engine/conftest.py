@@ -19,6 +19,7 @@ import psutil
 import pytest
 import yaml
 
+from sun_sglang.bench.gpu_check.checkpoints import BYTE_VOCABULARY, write_checkpoint
 from sun_sglang.launch.plan import WORKER_KEY
 from sun_sglang.launch.state import DeploymentState, ProcessState, read_state
 from sun_sglang.worker_key import bearer
@@ -71,6 +72,15 @@ TOPOLOGY: dict[str, Any] = {
 }
 
 
+# small, with initial weights that are large enough that logits are far apart
+SIZES: dict[str, Any] = {
+    "vocab_size": BYTE_VOCABULARY,
+    "hidden_size": 128,
+    "intermediate_size": 384,
+    "head_dim": 32,
+    "max_position_embeddings": 2048,
+    "initializer_range": 0.2,
+}
 # how many tests of the shared deployment are still to come
 _USERS = pytest.StashKey[int]()
 
@@ -168,14 +178,14 @@ def nothing_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Directory of the random models."""
+    """Directory of `{llama,qwen3}-{base,a,b}`: per architecture three unrelated sets of weights."""
     from sun_sglang.cpu import define_torchvision_schemas
 
     define_torchvision_schemas()
-    from tests.engine.models import build_models
-
     directory = tmp_path_factory.mktemp("models")
-    build_models(directory)
+    for architecture in ("llama", "qwen3"):
+        for seed, name in enumerate(("base", "a", "b")):
+            write_checkpoint(directory / f"{architecture}-{name}", architecture, seed, "float32", **SIZES)
     return directory
 
 

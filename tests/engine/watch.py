@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from sun_sglang.bench.gpu_check.deployment import work
 from sun_sglang.launch.state import Phase
 from tests.engine.conftest import Deployment
 
@@ -17,18 +18,6 @@ T = TypeVar("T")
 # Seconds in which something has to be seen, on a busy machine too. Every deadline of the router is longer in these
 # tests, so that none of them can end a wait in place of what a test waits for.
 SOON = 30.0
-
-_LOADS = (
-    "num_running_reqs",
-    "num_waiting_reqs",
-    "num_used_tokens",
-    "prefill_bootstrap_queue_reqs",
-    "prefill_inflight_queue_reqs",
-    "decode_prealloc_queue_reqs",
-    "decode_transfer_queue_reqs",
-    "decode_retracted_queue_reqs",
-)
-
 
 _SOMETHING = object()
 
@@ -64,9 +53,8 @@ async def in_flight(client: httpx.AsyncClient) -> float:
 
 
 async def loads(client: httpx.AsyncClient, url: str) -> dict[str, int]:
-    """What a worker has on it: SGLang's `/v1/loads`, those figures that are 0 when it has nothing to do."""
-    report = (await client.get(f"{url}/v1/loads")).json()["loads"][0]
-    return {name: report.get(name, report["disaggregation"].get(name)) for name in _LOADS}
+    """Return those figures of a worker's `/v1/loads` that are 0 when it has nothing to do."""
+    return work((await client.get(f"{url}/v1/loads")).json()["loads"][0])
 
 
 async def tasks(client: httpx.AsyncClient) -> dict[str, Any]:
