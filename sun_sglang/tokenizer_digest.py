@@ -33,6 +33,8 @@ _BPE_DEFAULTS = {
 }
 # an empty one adds nothing, as none does
 _AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")
+# names of special tokens in a chat template
+_TOKENS_OF_TEMPLATES = ("bos_token", "eos_token", "pad_token", "unk_token")
 _SLOW_FILES = ("tokenizer.model", "vocab.json", "merges.txt")
 
 
@@ -52,31 +54,62 @@ def tokenizer_digest(model: Path) -> str:
 
 
 def chat_template_digest(model: Path) -> str:
-    """Return a digest of the checkpoint's chat template, 16 hex characters; empty if there is none."""
-    file = model / "chat_template.jinja"
-    if file.exists():
-        return _template_digest(_read_text(file))
-    config = model / "tokenizer_config.json"
-    template = read_json(config).get("chat_template") if config.exists() else None
-    if template is None:
+    """Return a digest of the checkpoint's chat templates, 16 hex characters; empty if there is none.
+
+    Args:
+        model: directory of the tokenizer.
+
+    Raises:
+        CheckpointError: a template cannot be read.
+    """
+    templates = _templates(model)
+    if not templates:
         return ""
-    if isinstance(template, list) and [t.get("name") for t in template if isinstance(t, dict)] == ["default"]:
-        template = template[0].get("template")
-    return _template_digest(template if isinstance(template, str) else json.dumps(template, sort_keys=True))
+    alone = templates["default"] if list(templates) == ["default"] else json.dumps(templates, sort_keys=True)
+    return _template_digest(alone, model)
 
 
 def served_template_digest(model: Path, engine: Mapping[str, Any]) -> str:
-    """Return a digest of the template that a worker uses: the flag's file or name before the checkpoint's own.
+    """Return a digest of the template that a worker uses: the flag's file or name before the tokenizer's own.
 
     Args:
-        model: directory of the checkpoint.
+        model: directory of the tokenizer, whose templates SGLang takes.
         engine: SGLang's flags.
+
+    Raises:
+        CheckpointError: the template cannot be read.
     """
     flag = engine.get("chat_template")
     if not flag:
         return chat_template_digest(model)
     file = Path(str(flag))
-    return _template_digest(_read_text(file) if file.is_file() else str(flag))
+    return _template_digest(_read_text(file), model) if file.is_file() else _digest(str(flag).encode())
+
+
+def _templates(model: Path) -> dict[str, str]:
+    """Return the chat templates by name: version 5 of transformers writes files for what version 4 wrote as a list."""
+    file = model / "chat_template.jinja"
+    if file.exists():
+        others = sorted((model / "additional_chat_templates").glob("*.jinja"))
+        return {"default": _read_text(file)} | {other.stem: _read_text(other) for other in others}
+    given = _settings(model / "tokenizer_config.json").get("chat_template")
+    if isinstance(given, list):
+        return {str(t.get("name")): str(t.get("template")) for t in given if isinstance(t, dict)}
+    return {} if given is None else {"default": str(given)}
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    return read_json(file) if file.exists() else {}
+
+
+def _special_tokens(template: str, model: Path) -> dict[str, str]:
+    """Return the special tokens that a template writes out, by name; two tokenizers may have other ones."""
+    used = [name for name in _TOKENS_OF_TEMPLATES if name in template]
+    if not used:
+        return {}
+    given = _settings(model / "special_tokens_map.json") | _settings(model / "tokenizer_config.json")
+    tokens = {name: given.get(name) for name in used}
+    return {name: str(t.get("content") if isinstance(t, dict) else t) for name, t in tokens.items() if t is not None}
 
 
 def _stamp(file: Path) -> tuple[Path, int, int]:
@@ -148,9 +181,10 @@ def _added_tokens(listed: Any, decoder: Any) -> list[Any]:
     return [tokens[number] for number in sorted(tokens)]
 
 
-def _template_digest(template: str) -> str:
+def _template_digest(template: str, model: Path) -> str:
+    tokens = _special_tokens(template, model)
     # Jinja drops one newline at the end of a template, which editors add
-    return _digest(template.removesuffix("\n").encode())
+    return _digest((template.removesuffix("\n") + (json.dumps(tokens, sort_keys=True) if tokens else "")).encode())
 
 
 def _read_text(file: Path) -> str:

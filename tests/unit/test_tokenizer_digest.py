@@ -92,3 +92,43 @@ def test_chat_template_in_another_form_has_the_same_digest(tmp_path: Path) -> No
         digests.add(chat_template_digest(model))
     assert len(digests) == 1
     assert digests != {""}
+
+
+@pytest.fixture
+def template_digest_of(tmp_path: Path) -> Callable[..., str]:
+    numbers = iter(range(100))
+
+    def digest(files: dict[str, str]) -> str:
+        model = tmp_path / f"template-{next(numbers)}"
+        for name, content in files.items():
+            (model / name).parent.mkdir(parents=True, exist_ok=True)
+            (model / name).write_text(content)
+        return chat_template_digest(model)
+
+    return digest
+
+
+def test_chat_templates_saved_again_as_files_have_the_same_digest(template_digest_of: Callable[..., str]) -> None:
+    listed = [{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "tools"}]
+    old = {"tokenizer_config.json": json.dumps({"chat_template": listed})}
+    new = {"chat_template.jinja": "plain", "additional_chat_templates/tool_use.jinja": "tools"}
+    assert template_digest_of(old) == template_digest_of(new)
+    assert template_digest_of(new) != template_digest_of({**new, "additional_chat_templates/tool_use.jinja": "other"})
+
+
+def test_chat_template_that_writes_another_special_token_has_another_digest(
+    template_digest_of: Callable[..., str],
+) -> None:
+    def digest(template: str, **tokens: Any) -> str:
+        return template_digest_of({"tokenizer_config.json": json.dumps({"chat_template": template, **tokens})})
+
+    assert digest("{{ eos_token }}", eos_token="<end>") != digest("{{ eos_token }}", eos_token="<turn>")
+    assert digest("{{ eos_token }}", eos_token="<end>") == digest("{{ eos_token }}", eos_token={"content": "<end>"})
+    assert digest("{{ messages }}", eos_token="<end>") == digest("{{ messages }}", eos_token="<turn>")
+
+
+def test_special_token_in_the_map_of_version_4_counts(template_digest_of: Callable[..., str]) -> None:
+    template = {"chat_template.jinja": "{{ bos_token }}"}
+    old = template | {"special_tokens_map.json": json.dumps({"bos_token": "<s>"})}
+    new = template | {"tokenizer_config.json": json.dumps({"bos_token": "<s>"})}
+    assert template_digest_of(old) == template_digest_of(new) != template_digest_of(template)
