@@ -105,6 +105,13 @@ def test_a_flags_chat_template_is_the_one_served(write_checkpoint: Write, tmp_pa
     assert pair_difference(read_identity(own, {}), read_identity(other, flags)) is None
 
 
+def test_chat_template_of_another_tokenizer_is_the_one_served(write_checkpoint: Write) -> None:
+    model, words = write_checkpoint("model"), write_checkpoint("words", template="other")
+    own, other = read_identity(model, {}), read_identity(model, {"tokenizer_path": str(words)})
+    assert (pair_difference(own, other) or own)[0] == "chat_template"
+    assert other.chat_template == read_identity(words, {}).chat_template
+
+
 def test_a_page_size_that_sglang_decides_is_not_compared(write_checkpoint: Write) -> None:
     model = write_checkpoint("a")
     assert pair_difference(read_identity(model, {}), read_identity(model, {"page_size": 64})) is None
