@@ -80,7 +80,7 @@ def kv_format(model: Path, config: Mapping[str, Any], engine: Mapping[str, Any])
     algorithm = _kv_algorithm(quantization)
     flag = "fp8_e4m3" if given == "auto" and algorithm == "FP8" else given
     if flag == "auto":
-        return KvFormat(flag, _model_dtype(config.get("text_config", config), engine), "")
+        return KvFormat(flag, _model_dtype(config, engine), "")
     if flag in UNSCALED:
         return KvFormat(flag, "bfloat16", "")
     return KvFormat(flag, flag, _digest(_scales(model, config, engine, quantization)))
@@ -218,7 +218,10 @@ def _method(quantization: Mapping[str, Any]) -> str:
 def _model_dtype(config: Mapping[str, Any], engine: Mapping[str, Any]) -> str:
     dtype = str(engine.get("dtype") or "auto")
     if dtype == "auto":
-        dtype = str(config.get("dtype") or config.get("torch_dtype") or "float16")
-        # SGLang's `auto` serves float32 checkpoints in float16 (configs/model_config.py)
-        dtype = "float16" if dtype == "float32" else dtype
+        text = config.get("text_config", config)
+        given = (part.get(key) for part in (text, config) for key in ("dtype", "torch_dtype"))
+        dtype = str(next(filter(None, given), "float32"))
+        if dtype == "float32":
+            # what SGLang's `auto` serves float32 checkpoints in (`configs/model_config.py`)
+            dtype = "bfloat16" if str(text.get("model_type")).startswith("gemma") else "float16"
     return _DTYPE_NAMES.get(dtype, dtype)

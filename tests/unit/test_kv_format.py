@@ -120,6 +120,20 @@ def test_dtypes_behind_one_auto_are_refused_although_sglang_takes_them(write_che
         require_same(left, right, names=("math", "base"), where="tasks.sums")
 
 
+@pytest.mark.parametrize(
+    ("config", "dtype"),
+    [
+        ({}, "float16"),
+        ({"torch_dtype": "float32"}, "float16"),
+        ({"model_type": "gemma2", "torch_dtype": "float32"}, "bfloat16"),
+        ({"torch_dtype": "bfloat16", "text_config": {"model_type": "gemma3_text"}}, "bfloat16"),
+        ({"dtype": "bfloat16", "text_config": {"dtype": "float16"}}, "float16"),
+    ],
+)
+def test_flag_auto_stands_for_the_dtype_that_sglang_serves(tmp_path: Path, config: dict[str, Any], dtype: str) -> None:
+    assert kv_format(tmp_path, config, {}).dtype == dtype
+
+
 def test_unequal_scales_are_refused(write_scaled: Write) -> None:
     math, base = write_scaled("math", COMPRESSED, scales(0.5, 0.25)), write_scaled("base", COMPRESSED, scales(0.5, 0.5))
     left, right = read_identity(math, {}), read_identity(base, {})
