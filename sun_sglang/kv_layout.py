@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 # KV that is nothing but 16 or 8 bits a value: other formats keep scales beside it, which are not split by head
 _PLAIN_KV = ("auto", "bf16", "bfloat16", "fp8_e4m3", "fp8_e5m2")
+# says which layers have experts, and nothing of attention
+_EXPERTS = "decoder_sparse_step"
 # keys of `config.json` that tell of state other than the KV of full attention
 _OTHER_STATE = re.compile(
     r"sliding|window|linear_attn|linear_attention|linear_num|mamba|ssm|hybrid|sparse|chunk|compress"
@@ -87,7 +89,8 @@ def moves_between_ranks(config: Mapping[str, Any], engine: Mapping[str, Any], kv
         return False
     no_window = config.get("use_sliding_window") is False
     return not any(
-        value and _OTHER_STATE.search(key) and not (no_window and "window" in key) for key, value in config.items()
+        value and _OTHER_STATE.search(key) and key != _EXPERTS and not (no_window and "window" in key)
+        for key, value in config.items()
     )
 
 

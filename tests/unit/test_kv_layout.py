@@ -20,6 +20,7 @@ QWEN = {"use_sliding_window": False, "sliding_window": 4096, "max_window_layers"
         ({"num_key_value_heads": 8}, {}, "fp8_e4m3", True),
         ({**QWEN, "layer_types": ["full_attention"] * 2}, {}, "auto", True),
         ({"sliding_window": None}, {}, "auto", True),
+        ({"decoder_sparse_step": 1, "mlp_only_layers": [], "num_experts": 128}, {}, "auto", True),
         (MLA, {}, "auto", True),
         ({**MLA, "index_topk": 2048}, {}, "bfloat16", True),
         ({}, {}, "mxfp8", False),
