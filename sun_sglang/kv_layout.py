@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 # KV that is nothing but 16 or 8 bits a value: other formats keep scales beside it, which are not split by head
 _PLAIN_KV = ("auto", "bf16", "bfloat16", "fp8_e4m3", "fp8_e5m2")
+_ORIGINAL_LENGTH = "original_max_position_embeddings"
 # says which layers have experts, and nothing of attention
 _EXPERTS = "decoder_sparse_step"
 # keys of `config.json` that tell of state other than the KV of full attention
@@ -121,6 +122,10 @@ def _rope_of(given: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, A
     if parameters["rope_type"] == "mrope":
         parameters["rope_type"] = "default"
     parameters.setdefault("rope_theta", _number(config.get("rope_theta", 10000.0)))
+    original = config.get(_ORIGINAL_LENGTH)
+    if original is not None and parameters["rope_type"] in ("llama3", "yarn", "longrope"):
+        # Phi-3 has it beside the parameters, where it comes first, and transformers 5 writes it among them
+        parameters[_ORIGINAL_LENGTH] = _number(original)
     part = parameters.pop("partial_rotary_factor", _number(config.get("partial_rotary_factor")))
     if part not in (None, 1.0):
         parameters["partial_rotary_factor"] = part

@@ -7,7 +7,7 @@ import pytest
 from sun_sglang.agreement import require_same
 from sun_sglang.errors import IdentityError
 from sun_sglang.identity import read_identity
-from sun_sglang.kv_layout import attention_ranks, moves_between_ranks
+from sun_sglang.kv_layout import attention_ranks, moves_between_ranks, rope
 
 MLA = {"kv_lora_rank": 512, "qk_rope_head_dim": 64}
 QWEN = {"use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28}
@@ -40,6 +40,15 @@ def test_kv_moves_between_other_numbers_of_ranks_for_plain_attention_alone(
     config: dict[str, Any], engine: dict[str, Any], flag: str, moves: bool
 ) -> None:
     assert moves_between_ranks(config, engine, flag) is moves
+
+
+def test_rope_of_phi_saved_again_is_the_same() -> None:
+    factors = {"short_factor": [1.0], "long_factor": [1.5]}
+    old = {"rope_theta": 1e4, "rope_scaling": {"type": "longrope", **factors}, "original_max_position_embeddings": 4096}
+    inside = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 4096, **factors}
+    assert rope(old) == rope({"rope_parameters": inside, "original_max_position_embeddings": 4096})
+    assert rope(old) == rope({"rope_parameters": inside})
+    assert rope(old) != rope({**old, "original_max_position_embeddings": 8192})
 
 
 @pytest.mark.parametrize(
