@@ -228,7 +228,7 @@ def read_identity(model: Path, engine: Mapping[str, Any], *, sglang: str = "") -
         )
     except CheckpointError:
         raise
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as e:
+    except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as e:
         raise CheckpointError(f"{model / 'config.json'}: no usable {e}; is this a decoder-only model?") from e
 
 
@@ -239,12 +239,15 @@ def weights_revision(model: Path) -> str:
     tuned tensor differs there, and 16 GB need not be read before a start.
 
     Raises:
-        CheckpointError: there are no `*.safetensors` files.
+        CheckpointError: there are no `*.safetensors` files, or one cannot be read.
     """
     files = sorted(model.glob("*.safetensors"))
     if not files:
         raise CheckpointError(f"{model}: no *.safetensors; save the model with `save_pretrained`")
-    return _weights_revision(tuple((f, f.stat().st_size, f.stat().st_mtime_ns) for f in files))
+    try:
+        return _weights_revision(tuple((f, f.stat().st_size, f.stat().st_mtime_ns) for f in files))
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as e:
+        raise CheckpointError(f"{model}: its weights cannot be read ({e})") from e
 
 
 @lru_cache(maxsize=256)

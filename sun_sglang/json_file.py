@@ -23,7 +23,7 @@ def read_json(path: Path, hint: str = "") -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as e:
         raise CheckpointError(f"{path}: not found" + (f"; {hint}" if hint else "")) from e
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise CheckpointError(f"{path}: cannot be read ({e})") from e
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: is not a JSON object")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,8 +21,15 @@ _UNPACK: Mapping[str, Callable[[bytes], float]] = {
 
 
 def read_header(file: BinaryIO) -> bytes:
-    """Return the header of a safetensors file; its tensors begin 8 bytes after as many bytes."""
-    (length,) = struct.unpack("<Q", file.read(8))
+    """Return the header of a safetensors file; its tensors begin 8 bytes after as many bytes.
+
+    Raises:
+        ValueError: the file does not begin with a header.
+    """
+    start = file.read(8)
+    length = int.from_bytes(start, "little")
+    if len(start) < 8 or length > os.fstat(file.fileno()).st_size - 8:
+        raise ValueError("it does not begin with a safetensors header")
     return file.read(length)
 
 
@@ -44,7 +52,7 @@ def read_scalars(model: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[s
                         start, end = tensor["data_offsets"]
                         file.seek(8 + len(header) + start)
                         yield name, _scalar(tensor, file.read(end - start))
-        except (OSError, ValueError, KeyError, TypeError, struct.error) as e:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as e:
             raise CheckpointError(f"{path}: cannot be read ({e})") from e
 
 

@@ -11,6 +11,21 @@ from sun_sglang.errors import CheckpointError, IdentityError
 from sun_sglang.identity import find_checkpoint, read_identity, weights_revision
 
 Write = Callable[..., Path]
+FP8_KV = {"quant_method": "fp8", "kv_cache_quant_algo": "FP8"}
+
+
+def _change(model: Path, **changes: Any) -> None:
+    file = model / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def _cut(model: Path) -> None:
+    (model / "model.safetensors").write_bytes(b"\xff" * 16)
+
+
+def _unlink_blob(model: Path) -> None:
+    (model / "model.safetensors").unlink()
+    (model / "model.safetensors").symlink_to(model / "blob")
 
 
 def test_what_a_checkpoint_says(write_checkpoint: Write) -> None:
@@ -144,6 +159,10 @@ def test_a_sampled_revision_sees_a_change_in_any_tensor(
         (lambda d: (d / "config.json").write_text("{"), "config.json: cannot be read"),
         (lambda d: (d / "config.json").write_text("[]"), "config.json: is not a JSON object"),
         (lambda d: (d / "config.json").write_text("{}"), "config.json: no usable 'num_attention_heads'"),
+        (lambda d: (d / "config.json").write_text("[" * 100_000), "config.json: cannot be read"),
+        (lambda d: _change(d, rope_theta=10**400), "config.json: no usable int too large"),
+        (lambda d: _change(d, quantization_config=FP8_KV) or _cut(d), "model.safetensors: cannot be read .*header"),
+        (_unlink_blob, r"its weights cannot be read .*model.safetensors"),
         (lambda d: (d / "tokenizer.json").unlink(), "no tokenizer; save the tokenizer beside the weights"),
         (lambda d: (d / "model.safetensors").unlink(), r"no \*.safetensors; save the model with `save_pretrained`"),
     ],
