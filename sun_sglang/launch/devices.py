@@ -10,6 +10,9 @@ from sun_sglang.launch.flags import canonical
 from sun_sglang.launch.machine import Machine
 from sun_sglang.topology import Topology
 
+# more than one machine has; a plan has an entry for each
+_MOST_RANKS = 1024
+
 
 def uses_gpu(topology: Topology, machine: Machine, pool: str) -> bool:
     """Whether a pool's workers run on GPUs: as `device` says, else if the machine has any. Emulated ones do not.
@@ -84,9 +87,7 @@ def _require_gpus(topology: Topology, machine: Machine, assigned: Mapping[str, t
 
 def ranks_per_worker(topology: Topology, pool: str) -> int:
     """Return the number of scheduler processes of each of a pool's workers; each has a GPU of its own."""
-    flags = canonical(topology.engine_of(pool))
-    group = int(flags.get("tp_size") or 1) * int(flags.get("pp_size") or 1)
-    return group * model_copies(topology, pool)
+    return _size(topology, pool, "tp_size") * _size(topology, pool, "pp_size") * model_copies(topology, pool)
 
 
 def model_copies(topology: Topology, pool: str) -> int:
@@ -95,13 +96,25 @@ def model_copies(topology: Topology, pool: str) -> int:
     With DP attention the data-parallel ranks are the tensor-parallel ones, and there is one copy.
     """
     flags = canonical(topology.engine_of(pool))
-    return 1 if flags.get("enable_dp_attention") else int(flags.get("dp_size") or 1)
+    return 1 if flags.get("enable_dp_attention") else _size(topology, pool, "dp_size")
 
 
 def data_parallel_ranks(topology: Topology, pool: str) -> int:
     """Return the KV caches of each of a pool's workers: one for each data-parallel rank, with DP attention or not."""
-    flags = canonical(topology.engine_of(pool))
-    return int(flags.get("dp_size") or 1) * int(flags.get("attn_dp_size") or 1)
+    return _size(topology, pool, "dp_size") * _size(topology, pool, "attn_dp_size")
+
+
+def _size(topology: Topology, pool: str, key: str) -> int:
+    """Return a number of ranks that a pool's user set, 1 where none is set.
+
+    Raises:
+        TopologyError: it is no number of ranks. SGLang's parser, which may not be installed, takes any whole number.
+    """
+    size = canonical(topology.engine_of(pool)).get(key) or 1
+    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= _MOST_RANKS:
+        problem = f"must be a whole number from 1 to {_MOST_RANKS} (got {size!r})"
+        raise TopologyError(where_set(topology, pool, key), problem)
+    return size
 
 
 def where_set(topology: Topology, pool: str, key: str) -> str:

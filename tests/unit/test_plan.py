@@ -131,6 +131,14 @@ def test_ranks_without_gpus_are_each_given_cores(engine: str, ranks: int) -> Non
     assert name not in plan(topology(SUN, engine), gpu_machine(64)).workers[0].env
 
 
+@pytest.mark.parametrize("key", ["tp_size", "pp_size", "dp_size"])
+@pytest.mark.parametrize("size", ["-1", "1.5", "x", "true", "1000000000000"])
+@pytest.mark.parametrize("machine", [LAPTOP, gpu_machine(4)])
+def test_number_of_ranks_that_is_none_is_refused(key: str, size: str, machine: Machine) -> None:
+    with pytest.raises(TopologyError, match=rf"^engine\.{key}: must be a whole number from 1 to 1024"):
+        plan(topology(engine=f"{{{key}: {size}}}"), machine)
+
+
 def test_a_decode_worker_on_a_gpu() -> None:
     worker = plan(topology(), gpu_machine(4)).workers[1]
     assert flags(worker) == {
