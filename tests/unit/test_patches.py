@@ -13,6 +13,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import zmq
 
 from sun_sglang import patches
 from sun_sglang.card_page import keeps_answers
@@ -20,6 +21,7 @@ from sun_sglang.errors import END_MARK, REFUSED, LaunchError, PatchError, SunErr
 from sun_sglang.identity import PatchReport
 from sun_sglang.patches import prompt_only_cache
 from sun_sglang.patches.few_grammars import MOST_GRAMMARS, compile_without_cache, drop_oldest
+from sun_sglang.patches.idle_controller import WAIT_MS, wait_for_messages
 from sun_sglang.patches.patch import Patch
 from sun_sglang.patches.prompt_only_cache import BACKEND, OTHER_STORES
 from sun_sglang.patches.report_patches import (
@@ -335,3 +337,22 @@ def test_card_states_whether_any_store_keeps_answers(flags: dict[str, Any], kept
         **dict.fromkeys(OTHER_STORES, False),
     }
     assert keeps_answers(resolved | flags) == kept
+
+
+def test_idle_controllers_socket_waits_for_a_message_and_reports_that_none_came() -> None:
+    with zmq.Context() as context, context.socket(zmq.PULL) as read, context.socket(zmq.PUSH) as written:
+        read.bind("inproc://controller")
+        written.connect("inproc://controller")
+        controller = SimpleNamespace(recv_from_tokenizer=read)
+        wait_for_messages(controller)
+        waits: list[int] = []
+        read_at_once = read.poll
+        vars(read)["poll"] = lambda timeout: waits.append(timeout) or read_at_once(timeout)
+        with pytest.raises(zmq.Again):
+            controller.recv_from_tokenizer.recv(flags=zmq.NOBLOCK)
+        written.send(b"one")
+        written.send_pyobj(["two"])
+        assert controller.recv_from_tokenizer.recv(flags=zmq.NOBLOCK) == b"one"
+        assert controller.recv_from_tokenizer.recv_pyobj(flags=zmq.NOBLOCK) == ["two"]
+        assert waits == [WAIT_MS] * 3
+        assert controller.recv_from_tokenizer.type == zmq.PULL
