@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from sun_sglang.config_defaults import completed
 from sun_sglang.errors import CheckpointError
 from sun_sglang.json_file import read_json
 from sun_sglang.kv_format import kv_format, quantization_of
@@ -200,8 +201,8 @@ def read_identity(model: Path, engine: Mapping[str, Any], *, sglang: str = "") -
         CheckpointError: the directory, its `config.json`, tokenizer or weights are missing or unreadable.
     """
     config = read_json(model / "config.json", "a Hugging Face checkpoint has one")
-    text = config.get("text_config", config)
     try:
+        text = completed(config.get("text_config", config))
         heads = kv_heads(text)
         kv = kv_format(model, config, engine)
         weights = weights_revision(model)

@@ -176,6 +176,21 @@ def test_a_broken_checkpoint_is_named(
         read_identity(model, {})
 
 
+def test_configuration_that_leaves_values_to_transformers_is_as_it_is_saved_again(
+    write_checkpoint: Write, tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    text = {"model_type": "gemma3_text", "hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34}
+    text |= {"sliding_window": 1024, "rope_scaling": {"factor": 8.0, "rope_type": "linear"}}
+    given = {"architectures": ["Gemma3ForConditionalGeneration"], "text_config": text, "torch_dtype": "bfloat16"}
+    own, again = write_checkpoint("own"), write_checkpoint("again")
+    (own / "config.json").write_text(json.dumps({"model_type": "gemma3", **given}))
+    transformers.AutoConfig.for_model("gemma3", **given).save_pretrained(again)
+    found = read_identity(own, {})
+    assert (found.num_kv_heads, found.head_dim, found.vocab_size, found.kv_dtype) == (4, 256, 262208, "bfloat16")
+    assert pair_difference(found, read_identity(again, {})) is None
+
+
 def test_a_value_of_the_wrong_type_is_a_users_mistake(write_checkpoint: Write) -> None:
     model = write_checkpoint("a", {"num_hidden_layers": "many"})
     with pytest.raises(CheckpointError, match="num_layers"):
