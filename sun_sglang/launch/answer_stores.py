@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from sun_sglang.errors import TopologyError
 from sun_sglang.identity import Identity
 from sun_sglang.launch.decode_cache_choice import same_weights
+from sun_sglang.launch.devices import where_set
 from sun_sglang.patches.prompt_only_cache import OTHER_STORES
 from sun_sglang.topology import Topology
 
@@ -29,11 +30,10 @@ def require_bounded(topology: Topology, identities: Mapping[str, Identity | None
             continue
         flags = topology.engine_of(name)
         for flag in (flag for flag in OTHER_STORES if flags.get(flag)):
-            own = flag in pool.engine
             raise TopologyError(
-                f"pools.{name}.engine.{flag}" if own else f"engine.{flag}",
+                where_set(topology, name, flag),
                 f"the decode pool `{name}` would keep the KV of answers, which tasks with other prefill weights reuse",
                 "remove it"
-                if own
+                if flag in pool.engine
                 else f"set it in the `engine` of prefill pools, or to `false` in `pools.{name}.engine`",
             )

@@ -7,9 +7,9 @@ from collections.abc import Collection, Mapping
 from sun_sglang.identity import MODULE_FLAGS, Identity
 from sun_sglang.launch.flags import canonical
 from sun_sglang.patches.decode_cache_models import keeps_states, refuses_decode_cache
+from sun_sglang.patches.prompt_only_cache import BACKEND
 from sun_sglang.topology import EngineFlags, Topology
 
-PROMPT_ONLY_CACHE = "sun_prompt_only"
 _CACHE = "disaggregation_decode_enable_radix_cache"
 
 
@@ -33,7 +33,7 @@ def cache_flags(
     declined = user.get("disable_radix_cache") or (_CACHE in user and not user[_CACHE])
     if declined or _obstacle(topology, identities, pool, flags, speculative_with_cache):
         return {}
-    own = {} if same_weights(topology, identities, pool) else {"radix_cache_backend": PROMPT_ONLY_CACHE}
+    own = {} if same_weights(topology, identities, pool) else {"radix_cache_backend": BACKEND}
     return {_CACHE: True, **own}
 
 
@@ -60,7 +60,7 @@ def cache_notes(
         return [f"Pool `{pool}` has no decode cache: {obstacle}."]
     if flags.get(_CACHE) and "radix_cache_backend" in canonical(topology.engine_of(pool)):
         return [
-            f"Pool `{pool}` sets `radix_cache_backend` itself: a cache other than `{PROMPT_ONLY_CACHE}` may keep the "
+            f"Pool `{pool}` sets `radix_cache_backend` itself: a cache other than `{BACKEND}` may keep the "
             "decode model's own KV, so tasks with other prefill weights reuse nothing of it."
         ]
     return []
