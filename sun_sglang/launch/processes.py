@@ -28,12 +28,26 @@ def die_with_parent(parent: int) -> None:
 
 def created(pid: int) -> int | None:
     """Return when a process was created, in clock ticks after the machine's start; None where it has ended."""
+    fields = _stat(pid)
+    return None if fields is None else int(fields[19])
+
+
+def group_of(pid: int) -> tuple[int, int] | None:
+    """Return the process group and the session of a process; None where it has ended."""
+    fields = _stat(pid)
+    return None if fields is None else (int(fields[2]), int(fields[3]))
+
+
+def _stat(pid: int) -> list[str] | None:
+    """Return a process's fields in `/proc/PID/stat`, from the third one on, its state; None where it has ended.
+
+    A zombie has ended, although nobody has asked for its status: it has closed its files, and with them its GPU.
+    """
     try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text(encoding="latin-1").rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="latin-1").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    # a zombie has ended, although nobody has asked for its status; the first field here is the third of the file
-    return None if state in "ZX" else int(fields[18])
+    return None if fields[0] in "ZX" else fields
 
 
 def free_ports(host: str = "127.0.0.1", rng: random.Random | None = None) -> Iterator[int]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from sun_sglang.errors import LaunchError
 from sun_sglang.launch.gpus import used_memory
 from sun_sglang.launch.plan import WorkerPlan
+from sun_sglang.launch.processes import group_of
 
 # SGLang's schedulers end with their parent; multiprocessing's tracker ends after them and removes their shared memory
 _GRACE_S = 5.0
@@ -55,18 +56,9 @@ async def end_group(group: int) -> None:
 
 def group_members(group: int) -> list[int]:
     """Return the processes of a group of this session that have not ended."""
-    session = os.getsid(0)
-    return sorted(int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and _is_in(p, group, session))
-
-
-def _is_in(directory: Path, group: int, session: int) -> bool:
-    try:
-        text = (directory / "stat").read_text(encoding="latin-1")
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    state, _parent, own_group, own_session = text.rpartition(")")[2].split()[:4]
-    # a zombie has closed its files, and with them its GPU
-    return state not in "ZX" and (int(own_group), int(own_session)) == (group, session)
+    wanted = (group, os.getsid(0))
+    pids = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit()]
+    return sorted(pid for pid in pids if group_of(pid) == wanted)
 
 
 class GpuMemory:
