@@ -193,7 +193,6 @@ def read_card(state: Any, incarnation: str, version: str, token_bytes: int | Non
         max_input_tokens=info["max_req_input_len"] - 1,
         context_length=manager.context_len,
         kv_tokens=info["max_total_num_tokens"],
-        leaving=manager.gracefully_exit,
         module_flags=module_flags(flags),
         keeps_answers=not prefill and keeps_answers(flags),
         token_bytes=token_bytes,
