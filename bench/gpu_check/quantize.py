@@ -12,7 +12,8 @@ _GROUP = 128
 _BITS = 4
 _MOST = 2 ** (_BITS - 1) - 1
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-_CONFIG: Mapping[str, Any] = {
+# as llmcompressor writes it
+FOUR_BIT: Mapping[str, Any] = {
     "quant_method": "compressed-tensors",
     "format": "pack-quantized",
     "quantization_status": "compressed",
@@ -71,7 +72,7 @@ def write_four_bit(source: Path, packed: Path, rounded: Path) -> None:
     save_file(stored, packed / "model.safetensors", metadata={"format": "pt"})
     save_file(plain, rounded / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((packed / "config.json").read_text())
-    (packed / "config.json").write_text(json.dumps(config | {"quantization_config": _CONFIG}, indent=2))
+    (packed / "config.json").write_text(json.dumps(config | {"quantization_config": FOUR_BIT}, indent=2))
 
 
 def write_scaled(source: Path, target: Path, scale: float) -> None:

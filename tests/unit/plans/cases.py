@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from sun_sglang.bench.gpu_check.quantize import FOUR_BIT
 from sun_sglang.launch.flags import FlagSchema
 from sun_sglang.launch.machine import detect
 from sun_sglang.launch.plan import LaunchPlan, make_plan
@@ -27,19 +28,6 @@ from tests.unit.test_configs import TOPOLOGIES
 
 CONFIGS = Path(__file__).with_name("configs")
 MODELS = tuple(sorted(file.stem for file in CONFIGS.glob("*.json")))
-# as llmcompressor writes it
-W4A16 = {
-    "quant_method": "compressed-tensors",
-    "format": "pack-quantized",
-    "quantization_status": "compressed",
-    "ignore": ["lm_head"],
-    "config_groups": {
-        "group_0": {
-            "targets": ["Linear"],
-            "weights": {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 128},
-        }
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -125,7 +113,7 @@ def _model(model: str, directory: Path) -> str:
         return model
     config = json.loads((CONFIGS / f"{architecture}.json").read_text())
     if "W4A16" in weights:
-        config["quantization_config"] = W4A16
+        config["quantization_config"] = FOUR_BIT
     place = directory / re.sub(r"\W", "-", model)
     if not place.exists():
         place.mkdir(parents=True)
