@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sun_sglang.bench.asking import Answer, ask
-from sun_sglang.launch.access import worker_headers
+from sun_sglang.bench.client import Answer, ask
+from sun_sglang.launch.router_access import worker_headers
 from sun_sglang.launch.state import DeploymentState, read_state, run_dir_of
 from sun_sglang.topology import Topology, load_topology
 

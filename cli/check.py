@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from sun_sglang.errors import TopologyError, UserError
-from sun_sglang.launch.plan import LaunchPlan
-from sun_sglang.launch.preflight import Findings
+from sun_sglang.launch.planning.plan import LaunchPlan
+from sun_sglang.launch.planning.preflight import Findings
 from sun_sglang.topology import Topology
 
 EXAMPLE = "sun check configs/demo/sun.yaml"
@@ -44,10 +44,10 @@ def examine(file: Path) -> tuple[Topology, Findings, LaunchPlan]:
     Raises:
         UserError: the first thing wrong.
     """
-    from sun_sglang.launch.flags import load_schema
-    from sun_sglang.launch.machine import detect
-    from sun_sglang.launch.plan import make_plan
-    from sun_sglang.launch.preflight import preflight, require_router_port
+    from sun_sglang.launch.planning.engine_flags import load_schema
+    from sun_sglang.launch.planning.machine import detect
+    from sun_sglang.launch.planning.plan import make_plan
+    from sun_sglang.launch.planning.preflight import preflight, require_router_port
     from sun_sglang.topology import load_topology
 
     topology = load_topology(file)

@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from sun_sglang.checkpoint.identity import PatchReport
 from sun_sglang.errors import PatchError
-from sun_sglang.identity import PatchReport
-from sun_sglang.launch.machine import Machine
-from sun_sglang.launch.rdma import RdmaDevice
+from sun_sglang.launch.planning.machine import Machine
+from sun_sglang.launch.planning.rdma import RdmaDevice
 from sun_sglang.patches.versions import CHOSEN_PLUGINS, RUN_ON, installed_version, require_chosen, require_run_on
 from sun_sglang.topology import Strict
 
@@ -54,7 +54,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Look at this machine: versions, devices, KV transfer, and every hook on SGLang. Fails if something is broken."""
-    from sun_sglang.launch.machine import detect
+    from sun_sglang.launch.planning.machine import detect
 
     machine = detect()
     findings = [*version_findings(), *machine_findings(machine), *transfer_findings(machine)]
@@ -145,7 +145,7 @@ def patch_lines() -> tuple[list[PatchLine], Finding | None]:
 
 def print_patches() -> None:
     """Load SGLang with its plugins and print the state of every hook; what the other process of the report runs."""
-    from sun_sglang.worker import prepare_process
+    from sun_sglang.worker.server import prepare_process
 
     prepare_process()
     from sglang.srt.plugins import load_plugins

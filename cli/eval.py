@@ -16,7 +16,7 @@ from rich.table import Table
 
 from sun_sglang.cli.status import the_only
 from sun_sglang.errors import RecipeError, UserError
-from sun_sglang.harness.endpoint import Endpoint, endpoint_at, endpoint_of
+from sun_sglang.evaluation.endpoint import Endpoint, endpoint_at, endpoint_of
 
 EXAMPLE = "sun eval math=configs/eval/demo_math.yaml tool=configs/eval/demo_tool.yaml --served configs/demo/sun.yaml"
 _PROMPTS = ("messages", "template", "plain")
@@ -101,8 +101,8 @@ def command(
         raise typer.BadParameter("--prefill and --decode are for evaluation without servers; the router knows its own")
     if prompt not in _PROMPTS:
         raise typer.BadParameter(f"has to be {', '.join(_PROMPTS)}", param_hint="--prompt")
-    from sun_sglang.harness.lmeval import Asking, Prompt
-    from sun_sglang.harness.table import render
+    from sun_sglang.evaluation.harnesses.lm_eval import Asking, Prompt
+    from sun_sglang.evaluation.table import render
 
     asking = Asking(
         prompt=cast("Prompt", prompt),
@@ -140,9 +140,9 @@ def _served(
     harness_dir: Path,
 ) -> tuple[Any, list[dict[str, Any]]]:
     """The report, and each question that lm-eval asked."""
-    from sun_sglang.harness.benchmark import parse_benchmarks
-    from sun_sglang.harness.endpoint import require_served
-    from sun_sglang.harness.session import Session
+    from sun_sglang.evaluation.benchmark import parse_benchmarks
+    from sun_sglang.evaluation.endpoint import require_served
+    from sun_sglang.evaluation.session import Session
 
     benchmarks = parse_benchmarks(asked)
     asyncio.run(require_served(endpoint, dict.fromkeys(b.task for b in benchmarks)))
@@ -167,9 +167,9 @@ def _offline(
 ) -> None:
     import torch
 
+    from sun_sglang.evaluation.exact_match import evaluate
     from sun_sglang.train.checkpoint import load_model
-    from sun_sglang.train.evaluate import evaluate
-    from sun_sglang.train.examples import encode, read_jsonl
+    from sun_sglang.train.data.examples import encode, read_jsonl
 
     if first_token not in ("auto", "prefill", "decode"):
         raise typer.BadParameter("has to be auto, prefill or decode", param_hint="--first-token")

@@ -16,14 +16,20 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
+from sun_sglang.cli.progress import Display
+from sun_sglang.cli.view import EarlyEnds, render, serving
 from sun_sglang.errors import LaunchError
-from sun_sglang.launch.display import Display
-from sun_sglang.launch.keeper import tail
-from sun_sglang.launch.local import StartMethod, choose_start, plan_locally, require_not_running, supervise
-from sun_sglang.launch.readiness import TasksReport
+from sun_sglang.launch.places.local.deployment import (
+    StartMethod,
+    choose_start,
+    plan_locally,
+    require_not_running,
+    supervise,
+)
+from sun_sglang.launch.places.local.supervised_process import tail
+from sun_sglang.launch.places.local.supervisor import Supervisor
+from sun_sglang.launch.router_client import TasksReport
 from sun_sglang.launch.state import DeploymentState, Phase, read_state, run_dir_of
-from sun_sglang.launch.supervisor import Supervisor
-from sun_sglang.launch.view import EarlyEnds, render, serving
 
 EXAMPLE = "sun launch configs/demo/sun.yaml --detach"
 

@@ -14,11 +14,11 @@ import typer
 from rich.console import Console, Group
 from rich.live import Live
 
+from sun_sglang.cli.view import early_end, render
 from sun_sglang.errors import UserError
-from sun_sglang.launch.access import read_access
-from sun_sglang.launch.readiness import RouterClient, TasksReport
+from sun_sglang.launch.router_access import read_access
+from sun_sglang.launch.router_client import RouterClient, TasksReport
 from sun_sglang.launch.state import DeploymentState, known_deployments, read_state, run_dir_of
-from sun_sglang.launch.view import early_end, render
 
 EXAMPLE = "sun status configs/demo/sun.yaml"
 _REFRESH = 1.0

@@ -39,8 +39,8 @@ def command(
     import torch
 
     from sun_sglang.train.estimate import estimate
-    from sun_sglang.train.fit import processes
-    from sun_sglang.train.run import prepare, train
+    from sun_sglang.train.sweep import prepare, train
+    from sun_sglang.train.trainer.trainer import processes
 
     if threads:
         torch.set_num_threads(threads)

@@ -15,8 +15,8 @@ from rich.table import Table
 
 from sun_sglang.cli.status import the_only
 from sun_sglang.errors import LaunchError, UserError
-from sun_sglang.launch.access import read_access
-from sun_sglang.launch.readiness import RouterClient
+from sun_sglang.launch.router_access import read_access
+from sun_sglang.launch.router_client import RouterClient
 
 EXAMPLE = "sun workers remove base-1"
 _POLL = 0.2

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from sun_sglang.checkpoint.identity import PatchReport
 from sun_sglang.errors import PatchError
-from sun_sglang.identity import PatchReport
 from sun_sglang.patches import (
     few_grammars,
     fork_schedulers,

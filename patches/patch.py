@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from sun_sglang.checkpoint.identity import PatchReport
 from sun_sglang.errors import PatchError
-from sun_sglang.identity import PatchReport
 
 Signature = tuple[str, ...]
 HookKind = Literal["before", "after", "around", "replace", "register"]

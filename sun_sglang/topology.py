@@ -14,9 +14,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from sun_sglang.emulator.protocol.versions import NEWEST, Version
 from sun_sglang.errors import TopologyError
 from sun_sglang.http_front import OTHER_FRONTS
-from sun_sglang.sim.shapes import NEWEST, Version
 from sun_sglang.yaml_text import parse_yaml
 
 Role = Literal["prefill", "decode"]

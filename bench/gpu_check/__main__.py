@@ -26,7 +26,7 @@ from sun_sglang.bench.gpu_check.report import passed, show, write_report
 from sun_sglang.bench.gpu_check.stage import Stage, StageResult, run_stage
 from sun_sglang.bench.gpu_check.stages import STAGES
 from sun_sglang.cpu import define_torchvision_schemas
-from sun_sglang.launch.machine import detect
+from sun_sglang.launch.planning.machine import detect
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -19,7 +19,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from sun_sglang.bench.gpu_check.errors import CheckError, require
-from sun_sglang.launch.access import worker_headers
+from sun_sglang.launch.router_access import worker_headers
 from sun_sglang.launch.state import DeploymentState, Phase, ProcessState, read_state
 
 T = TypeVar("T")

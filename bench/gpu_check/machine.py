@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sun_sglang.bench.gpu_check.errors import CheckError
-from sun_sglang.launch.gpus import Gpu, used_memory
+from sun_sglang.launch.planning.gpu_inventory import Gpu, used_memory
 
 _PACKAGES = (
     "sun-sglang",

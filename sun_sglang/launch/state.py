@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from sun_sglang.launch.processes import created
+from sun_sglang.processes import created
 from sun_sglang.topology import Strict
 
 _FILE = "state.json"

@@ -20,11 +20,11 @@ from pathlib import Path
 import uvloop
 
 from sun_sglang.errors import UserError
+from sun_sglang.router.api.client_connections import raise_descriptor_limit
 from sun_sglang.router.app import Router
-from sun_sglang.router.clients import raise_descriptor_limit
-from sun_sglang.router.fleet import Fleet, FleetError, load_fleet
-from sun_sglang.router.log import Log, LogHandler
-from sun_sglang.router.log_writer import LogWriter
+from sun_sglang.router.observability.log import Log, LogHandler
+from sun_sglang.router.observability.log_writer import LogWriter
+from sun_sglang.router.workers.fleet import Fleet, FleetError, load_fleet
 
 
 def main(argv: list[str]) -> int:

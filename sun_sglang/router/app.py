@@ -18,37 +18,37 @@ import aiohttp
 from aiohttp import web
 
 from sun_sglang.errors import RequestError
-from sun_sglang.router.access import Access, current_key, load_access, load_tls, require_admin
-from sun_sglang.router.admin import Admin
-from sun_sglang.router.browser import BrowserGuard, require_json
-from sun_sglang.router.changes import FleetStore
-from sun_sglang.router.clients import Clients, most_connections
+from sun_sglang.router.api.admin import Admin
+from sun_sglang.router.api.client_connections import Clients, most_connections
+from sun_sglang.router.api.info import Info
+from sun_sglang.router.api.sibling_processes import Siblings, merge_metrics
+from sun_sglang.router.api.slow_readers import DeliveryWatch
+from sun_sglang.router.auth.access import Access, current_key, load_access, load_tls, require_admin
+from sun_sglang.router.auth.browser_guard import BrowserGuard, require_json
+from sun_sglang.router.auth.key_file import KeyFile
 from sun_sglang.router.clock import Clock
-from sun_sglang.router.delivery import DeliveryWatch
-from sun_sglang.router.dispatch import Dispatcher
-from sun_sglang.router.fleet import Fleet
-from sun_sglang.router.gate import AdmissionQueue
-from sun_sglang.router.inflight import Inflight
-from sun_sglang.router.info import Info
-from sun_sglang.router.key_file import KeyFile
-from sun_sglang.router.lengths import LengthCheck
-from sun_sglang.router.loads import LoadWatch
-from sun_sglang.router.log import Log
-from sun_sglang.router.metrics import Account, Metrics, current_account
-from sun_sglang.router.names import REQUEST_ID_HEADER, current_request, request_id
-from sun_sglang.router.policy import Chooser
-from sun_sglang.router.problem import Problem, router_failed
-from sun_sglang.router.randomness import Randomness
-from sun_sglang.router.register import Registrar
-from sun_sglang.router.registry import Registry
-from sun_sglang.router.replies import parse
-from sun_sglang.router.request import Endpoint
-from sun_sglang.router.serve import Service, outcome_of
-from sun_sglang.router.shared import SharedLoads
-from sun_sglang.router.siblings import Siblings, merge_metrics
-from sun_sglang.router.stall import StallWatch
-from sun_sglang.router.tracing import load_tracing
-from sun_sglang.router.wire import Wire, new_session
+from sun_sglang.router.dispatch.dispatcher import Dispatcher
+from sun_sglang.router.errors import Problem, router_failed
+from sun_sglang.router.health.load_monitor import LoadWatch
+from sun_sglang.router.health.prober import Registrar
+from sun_sglang.router.health.stall_detector import StallWatch
+from sun_sglang.router.observability.log import Log
+from sun_sglang.router.observability.metrics import Account, Metrics, current_account
+from sun_sglang.router.observability.randomness import Randomness
+from sun_sglang.router.observability.request_id import REQUEST_ID_HEADER, current_request, request_id
+from sun_sglang.router.protocol.request import Endpoint
+from sun_sglang.router.protocol.worker_replies import parse
+from sun_sglang.router.scheduling.policies import Chooser
+from sun_sglang.router.serving.admission import AdmissionQueue
+from sun_sglang.router.serving.in_flight import Inflight
+from sun_sglang.router.serving.length_check import LengthCheck
+from sun_sglang.router.serving.service import Service, outcome_of
+from sun_sglang.router.serving.tracing import load_tracing
+from sun_sglang.router.transport.worker_client import Wire, new_session
+from sun_sglang.router.workers.fleet import Fleet
+from sun_sglang.router.workers.fleet_store import FleetStore
+from sun_sglang.router.workers.registry import Registry
+from sun_sglang.router.workers.shared_loads import SharedLoads
 
 _CUT_GRACE_S = 2.0
 _GENERATION = frozenset(Endpoint)

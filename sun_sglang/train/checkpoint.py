@@ -11,9 +11,9 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
+from sun_sglang.checkpoint.identity import weights_revision
 from sun_sglang.errors import CheckpointError
-from sun_sglang.identity import weights_revision
-from sun_sglang.train.two_module import FirstToken, Scheme
+from sun_sglang.train.objective.two_module import FirstToken, Scheme
 
 RECORD = "sun.json"
 

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sun_sglang.train.fit import processes
+from sun_sglang.train.data.packing import PackedRows
 from sun_sglang.train.modules import dtype_of
-from sun_sglang.train.packing import PackedRows
 from sun_sglang.train.recipe import Recipe
-from sun_sglang.train.run import Prepared
+from sun_sglang.train.sweep import Prepared
+from sun_sglang.train.trainer.trainer import processes
 
 _ADAM = 2 * 4
 

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
+from sun_sglang.checkpoint.identity import find_checkpoint
 from sun_sglang.errors import CheckpointError, RecipeError
-from sun_sglang.identity import find_checkpoint
 from sun_sglang.train.checkpoint import load_model
-from sun_sglang.train.packed_attention import PACKED
+from sun_sglang.train.objective.activation_checkpointing import recompute_layers, require_full_attention
+from sun_sglang.train.objective.packed_attention import PACKED
+from sun_sglang.train.objective.two_module import TwoModule
 from sun_sglang.train.recipe import Recipe
-from sun_sglang.train.recompute import recompute_layers, require_full_attention
-from sun_sglang.train.two_module import TwoModule
 
 _NOT_WEIGHTS = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt")
 _COPIED = (*_NOT_WEIGHTS, "chat_template.*", "generation_config.json")

@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from sun_sglang.bench.gpu_check.checkpoints import BYTE_VOCABULARY, write_checkpoint
-from sun_sglang.launch.plan import WORKER_KEY
+from sun_sglang.launch.planning.plan import WORKER_KEY
 from sun_sglang.launch.state import DeploymentState, ProcessState, read_state
 from sun_sglang.worker_key import bearer
 from tests.engine.precision import PRECISION
@@ -267,7 +267,7 @@ class Reference:
         )
 
     def _generate(self, prompt: Sequence[int], length: int) -> Any:
-        from sun_sglang.train.generate import greedy
+        from sun_sglang.train.reference import greedy
 
         return greedy(self.prefill, self.decode, [list(prompt)], max_new_tokens=length)[0]
 

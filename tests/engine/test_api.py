@@ -125,7 +125,7 @@ def reference_logprobs(prefill: Path, decode: Path, prompt: Sequence[int], answe
     """
     import torch
 
-    from sun_sglang.train.two_module import TwoModule
+    from sun_sglang.train.objective.two_module import TwoModule
 
     with torch.inference_mode():
         ids = torch.tensor([prompt])

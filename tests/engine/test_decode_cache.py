@@ -12,9 +12,9 @@ from sun_sglang.patches.decode_cache_models import keeps_states, refuses_decode_
 # A process of its own: SGLang's checks set what they decide in the process that asks them.
 ASK = """
 import json
-from sun_sglang.worker import prepare_process
+from sun_sglang.worker.server import prepare_process
 prepare_process()
-from sun_sglang.launch.decode_cache import speculative_with_cache
+from sun_sglang.launch.planning.decode_cache.speculative import speculative_with_cache
 print(json.dumps(speculative_with_cache()))
 """
 
@@ -22,7 +22,7 @@ print(json.dumps(speculative_with_cache()))
 ASK_ARCHITECTURES = r"""
 import ast, inspect, json, re
 from types import SimpleNamespace
-from sun_sglang.worker import prepare_process
+from sun_sglang.worker.server import prepare_process
 prepare_process()
 from sglang.srt.arg_groups.overrides import _MAMBA_RADIX_CACHE_ARCHS
 from sglang.srt.configs import model_config

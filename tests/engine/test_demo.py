@@ -13,8 +13,8 @@ import openai
 import pytest
 import yaml
 
-from sun_sglang.train.evaluate import exact_match
-from sun_sglang.train.examples import encode, read_jsonl
+from sun_sglang.evaluation.exact_match import exact_match
+from sun_sglang.train.data.examples import encode, read_jsonl
 from tests.engine.conftest import Deployment, Reference, events_of, gather, generate, launch, stop
 from tests.engine.precision import PRECISION
 from tests.engine.watch import SOON, loads, metric, until

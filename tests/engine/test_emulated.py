@@ -19,10 +19,10 @@ from typing import Any
 import httpx
 import pytest
 
+from sun_sglang.emulator.protocol.versions import NEWEST, SHAPES
+from sun_sglang.emulator.settings import parse_settings
+from sun_sglang.emulator.worker import EmulatedWorker
 from sun_sglang.patches.versions import installed_version
-from sun_sglang.sim.settings import parse_settings
-from sun_sglang.sim.shapes import NEWEST, SHAPES
-from sun_sglang.sim.worker import EmulatedWorker
 from tests.engine.conftest import Deployment
 from tests.engine.precision import PRECISION
 from tests.unit.ports import PORTS

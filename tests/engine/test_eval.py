@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from sun_sglang.cli.main import main
-from sun_sglang.train.examples import encode, read_jsonl
+from sun_sglang.train.data.examples import encode, read_jsonl
 from tests.engine.conftest import Deployment, Reference, launch, stop
 from tests.engine.precision import PRECISION
 

@@ -970,7 +970,7 @@ async def test_fault_28_a_worker_without_the_hooks_never_gets_ready(models: Path
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "sun_sglang.worker",
+        "sun_sglang.worker.server",
         *flags,
         env=os.environ | {"SGLANG_PLUGINS": "none"},
         stdout=asyncio.subprocess.PIPE,

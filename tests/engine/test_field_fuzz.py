@@ -13,9 +13,9 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from sun_sglang.router import field_table
-from sun_sglang.router.field_table import Passed, Table, Taken
-from sun_sglang.router.schemas import MAX_ALTERNATIVES, MAX_SCHEMA_DEPTH
+from sun_sglang.router.protocol.fields import table as field_table
+from sun_sglang.router.protocol.fields.schemas import MAX_ALTERNATIVES, MAX_SCHEMA_DEPTH
+from sun_sglang.router.protocol.fields.table import Passed, Table, Taken
 from tests.engine.conftest import TOPOLOGY, Deployment, Reference, gather, generate, some_tokens
 from tests.engine.test_faults import a_router
 from tests.engine.watch import in_flight, is_whole, until

@@ -11,8 +11,8 @@ import sys
 
 import pytest
 
-from sun_sglang.router import field_table
-from sun_sglang.router.field_table import Table
+from sun_sglang.router.protocol.fields import table as field_table
+from sun_sglang.router.protocol.fields.table import Table
 
 # SGLang reads it from the body itself (protocol.py: normalize_reasoning_inputs)
 BEYOND_ITS_CLASS = {"chat": {"reasoning"}}
@@ -62,7 +62,7 @@ TABLES: dict[str, Table] = {
 
 @pytest.mark.parametrize("where", TABLES)
 def test_every_field_that_sglang_accepts_has_a_rule(where: str, fields_of_sglang: dict[str, set[str]]) -> None:
-    assert not sorted(fields_of_sglang[where] - TABLES[where].keys()), "decide in router/field_table.py"
+    assert not sorted(fields_of_sglang[where] - TABLES[where].keys()), "decide in router/protocol/fields/table.py"
 
 
 @pytest.mark.parametrize("where", TABLES)

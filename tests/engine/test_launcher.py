@@ -141,7 +141,7 @@ async def test_ctrl_c_lets_requests_finish_and_leaves_nothing(pair: Deployment) 
 # Python runs it first in every process; in the fork server alone it stands for an import that initialises CUDA
 IMPORT_WITH_CUDA = """
 import sys
-if "sun_sglang.launch.nursery" in sys.orig_argv:
+if "sun_sglang.launch.places.local.fork_server" in sys.orig_argv:
     import torch
     torch.cuda.is_initialized = lambda: True
 """

@@ -22,7 +22,7 @@ PACKAGES = ("bench", "cli", "patches", "sun_sglang")
 # a process of its own: SGLang's modules stay imported in the process that looks at them
 ASK = """
 import json
-from sun_sglang.worker import prepare_process
+from sun_sglang.worker.server import prepare_process
 prepare_process()
 from sun_sglang.patches.engine_names import faults
 print(json.dumps(faults()))

@@ -22,7 +22,7 @@ CASES = (
 PROMPT = 150  # tokens, in `found_later`
 RUN = """
 import sys
-from sun_sglang.worker import prepare_process
+from sun_sglang.worker.server import prepare_process
 prepare_process()
 from tests.engine.cache_machine import main
 main(sys.argv[1:])

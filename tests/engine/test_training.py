@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import yaml
 
-from sun_sglang.train.examples import draw, write_jsonl
-from sun_sglang.train.order_task import order
+from sun_sglang.demo.order_task import order
+from sun_sglang.train.data.examples import draw, write_jsonl
 from tests.engine.conftest import Reference, gather, generate, launch, stop
 from tests.engine.precision import PRECISION
 

@@ -74,7 +74,7 @@ RANKS = """
 import importlib.util, json, os, types
 import zmq
 from zmq.utils.monitor import recv_monitor_message
-from sun_sglang.worker import prepare_process
+from sun_sglang.worker.server import prepare_process
 prepare_process()
 if not importlib.util.find_spec("sglang.srt.disaggregation.pp_consensus_store"):
     print(json.dumps(None))

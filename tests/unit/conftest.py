@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from sun_sglang.launch.plan import WorkerPlan
+from sun_sglang.launch.planning.plan import WorkerPlan
 
 # How long an example takes says nothing where several test runs share two cores. The same examples come every time, so
 # that what a run shows follows from the code alone.

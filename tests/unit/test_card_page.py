@@ -14,12 +14,12 @@ import httpx
 import pytest
 from fastapi import FastAPI, Response
 
-from sun_sglang import card_page
-from sun_sglang.card_page import CardPage
 from sun_sglang.errors import CheckpointError
 from sun_sglang.patches.prompt_only_cache import OTHER_STORES
 from sun_sglang.patches.report_patches import PROOFS
-from sun_sglang.worker import offer_routes
+from sun_sglang.worker import card_page
+from sun_sglang.worker.card_page import CardPage
+from sun_sglang.worker.server import offer_routes
 
 Write = Callable[..., Path]
 DISK, TENSORS = "/update_weights_from_disk", "/update_weights_from_tensor"

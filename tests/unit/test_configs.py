@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from sun_sglang.errors import IdentityError
-from sun_sglang.launch.flags import check_engine, load_schema
-from sun_sglang.launch.gpus import Gpu
-from sun_sglang.launch.machine import Machine
-from sun_sglang.launch.plan import make_plan
-from sun_sglang.launch.preflight import preflight
+from sun_sglang.launch.planning.engine_flags import check_engine, load_schema
+from sun_sglang.launch.planning.gpu_inventory import Gpu
+from sun_sglang.launch.planning.machine import Machine
+from sun_sglang.launch.planning.plan import make_plan
+from sun_sglang.launch.planning.preflight import preflight
 from sun_sglang.topology import load_topology
 from sun_sglang.train.recipe import load_recipe
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sun_sglang.errors import TopologyError
-from sun_sglang.launch.flags import FlagSchema, canonical, check_engine, describe, load_schema, to_argv
+from sun_sglang.launch.planning.engine_flags import FlagSchema, canonical, check_engine, describe, load_schema, to_argv
 from sun_sglang.topology import parse_topology
 
 

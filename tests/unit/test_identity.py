@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from sun_sglang import identity
-from sun_sglang.agreement import pair_difference, require_same
+from sun_sglang.checkpoint import identity
+from sun_sglang.checkpoint.agreement import pair_difference, require_same
+from sun_sglang.checkpoint.identity import find_checkpoint, read_identity, weights_revision
 from sun_sglang.errors import CheckpointError, IdentityError
-from sun_sglang.identity import find_checkpoint, read_identity, weights_revision
 
 Write = Callable[..., Path]
 FP8_KV = {"quant_method": "fp8", "kv_cache_quant_algo": "FP8"}

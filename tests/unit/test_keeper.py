@@ -13,12 +13,12 @@ from types import SimpleNamespace
 import pytest
 
 from sun_sglang.errors import REFUSED, LaunchError
-from sun_sglang.launch import keeper as keeper_module
-from sun_sglang.launch import remains
-from sun_sglang.launch.keeper import Keeper, describe_end, pause_before, tail
-from sun_sglang.launch.processes import created
-from sun_sglang.launch.starters import RefusedError, Running
+from sun_sglang.launch.places.local import remains
+from sun_sglang.launch.places.local import supervised_process as keeper_module
+from sun_sglang.launch.places.local.start_methods import RefusedError, Running
+from sun_sglang.launch.places.local.supervised_process import Keeper, describe_end, pause_before, tail
 from sun_sglang.launch.state import Phase, ProcessState
+from sun_sglang.processes import created
 
 
 @pytest.fixture

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from sun_sglang.agreement import require_same
+from sun_sglang.checkpoint.agreement import require_same
+from sun_sglang.checkpoint.identity import read_identity
+from sun_sglang.checkpoint.kv_format import kv_format
 from sun_sglang.errors import CheckpointError, IdentityError
-from sun_sglang.identity import read_identity
-from sun_sglang.kv_format import kv_format
-from sun_sglang.launch.machine import Machine
-from sun_sglang.launch.preflight import preflight
+from sun_sglang.launch.planning.machine import Machine
+from sun_sglang.launch.planning.preflight import preflight
 from sun_sglang.topology import parse_topology
 
 Write = Callable[..., Path]

@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from sun_sglang.agreement import require_same
+from sun_sglang.checkpoint.agreement import require_same
+from sun_sglang.checkpoint.identity import read_identity
+from sun_sglang.checkpoint.kv_layout import attention_ranks, moves_between_ranks, rope
 from sun_sglang.errors import IdentityError
-from sun_sglang.identity import read_identity
-from sun_sglang.kv_layout import attention_ranks, moves_between_ranks, rope
 
 MLA = {"kv_lora_rank": 512, "qk_rope_head_dim": 64}
 QWEN = {"use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28}

@@ -21,16 +21,20 @@ import psutil
 import pytest
 import yaml
 
+from sun_sglang.cli.progress import Display
 from sun_sglang.errors import LaunchError
-from sun_sglang.launch import keeper, local, nursery, starters, supervisor
-from sun_sglang.launch.claim import claim
-from sun_sglang.launch.display import Display
-from sun_sglang.launch.nursery import Birth, Nursery
-from sun_sglang.launch.plan import WorkerPlan
-from sun_sglang.launch.processes import created
-from sun_sglang.launch.readiness import TasksReport
-from sun_sglang.launch.starters import ForkStarter, RefusedError, Running
+from sun_sglang.launch.places.local import deployment as local
+from sun_sglang.launch.places.local import fork_server as nursery
+from sun_sglang.launch.places.local import start_methods as starters
+from sun_sglang.launch.places.local import supervised_process as keeper
+from sun_sglang.launch.places.local import supervisor
+from sun_sglang.launch.places.local.claim import claim
+from sun_sglang.launch.places.local.fork_server import Birth, Nursery
+from sun_sglang.launch.places.local.start_methods import ForkStarter, RefusedError, Running
+from sun_sglang.launch.planning.plan import WorkerPlan
+from sun_sglang.launch.router_client import TasksReport
 from sun_sglang.launch.state import DeploymentState, Phase, read_state
+from sun_sglang.processes import created
 
 PATIENCE_S = 60.0
 TOPOLOGY: dict[str, Any] = {
@@ -383,7 +387,7 @@ def test_second_launch_in_one_directory_is_refused_and_changes_nothing(file: Pat
 
 def test_claim_of_a_killed_process_is_free(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from sun_sglang.launch.claim import claim; "
+        "import sys; from pathlib import Path; from sun_sglang.launch.places.local.claim import claim; "
         "held = claim(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]

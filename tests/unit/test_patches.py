@@ -16,9 +16,8 @@ import pytest
 import zmq
 
 from sun_sglang import patches
-from sun_sglang.card_page import keeps_answers
+from sun_sglang.checkpoint.identity import PatchReport
 from sun_sglang.errors import END_MARK, REFUSED, LaunchError, PatchError, SunError
-from sun_sglang.identity import PatchReport
 from sun_sglang.patches import prompt_only_cache
 from sun_sglang.patches.few_grammars import MOST_GRAMMARS, compile_without_cache, drop_oldest
 from sun_sglang.patches.idle_controller import WAIT_MS, wait_for_messages
@@ -34,7 +33,8 @@ from sun_sglang.patches.report_patches import (
     proven,
 )
 from sun_sglang.patches.versions import PLUGIN, RUN_ON, installed_version, require_chosen, require_run_on
-from sun_sglang.worker import report_end
+from sun_sglang.worker.card_page import keeps_answers
+from sun_sglang.worker.server import report_end
 
 
 def engine(function: Callable[..., Any]) -> ModuleType:

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sun_sglang.checkpoint.identity import Identity
 from sun_sglang.errors import LaunchError, TopologyError, UserError
-from sun_sglang.identity import Identity
-from sun_sglang.launch.defaults import cpu_kv_tokens
-from sun_sglang.launch.flags import FlagSchema
-from sun_sglang.launch.gpus import Gpu
-from sun_sglang.launch.machine import Machine
-from sun_sglang.launch.plan import LaunchPlan, WorkerPlan, make_plan
-from sun_sglang.launch.rdma import RdmaDevice
+from sun_sglang.launch.planning.engine_defaults import cpu_kv_tokens
+from sun_sglang.launch.planning.engine_flags import FlagSchema
+from sun_sglang.launch.planning.gpu_inventory import Gpu
+from sun_sglang.launch.planning.machine import Machine
+from sun_sglang.launch.planning.plan import LaunchPlan, WorkerPlan, make_plan
+from sun_sglang.launch.planning.rdma import RdmaDevice
 from sun_sglang.topology import Topology, parse_topology
 
 SUN = """
@@ -632,7 +632,7 @@ def test_kv_of_all_cpu_workers_stays_within_an_eighth_of_the_memory(
 
 
 def test_sglang_itself_accepts_every_argument() -> None:
-    from sun_sglang.launch.flags import load_schema
+    from sun_sglang.launch.planning.engine_flags import load_schema
 
     schema = load_schema()
     if schema is None:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from sun_sglang.checkpoint.identity import read_identity
 from sun_sglang.errors import CheckpointError, IdentityError, TopologyError, UserError
-from sun_sglang.identity import read_identity
-from sun_sglang.launch.flags import Flag, FlagSchema
-from sun_sglang.launch.machine import Machine
-from sun_sglang.launch.preflight import preflight, require_router_port
+from sun_sglang.launch.planning.engine_flags import Flag, FlagSchema
+from sun_sglang.launch.planning.machine import Machine
+from sun_sglang.launch.planning.preflight import preflight, require_router_port
 from sun_sglang.patches.prompt_only_cache import OTHER_STORES
 from sun_sglang.patches.versions import ANY_VERSION, installed_version
 from sun_sglang.topology import Topology, parse_topology

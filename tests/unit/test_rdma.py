@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sun_sglang.launch import machine as machine_module
-from sun_sglang.launch.machine import detect
-from sun_sglang.launch.rdma import RdmaDevice, protocol_for, rdma_devices
+from sun_sglang.launch.planning import machine as machine_module
+from sun_sglang.launch.planning.machine import detect
+from sun_sglang.launch.planning.rdma import RdmaDevice, protocol_for, rdma_devices
 
 
 class Host:

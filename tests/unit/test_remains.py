@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from sun_sglang.errors import LaunchError
-from sun_sglang.launch import remains
-from sun_sglang.launch.plan import WorkerPlan
-from sun_sglang.launch.processes import created
-from sun_sglang.launch.remains import GpuMemory, end_group, group_members
+from sun_sglang.launch.places.local import remains
+from sun_sglang.launch.places.local.remains import GpuMemory, end_group, group_members
+from sun_sglang.launch.planning.plan import WorkerPlan
+from sun_sglang.processes import created
 
 
 async def family(child: str, note: Path) -> tuple[int, int]:

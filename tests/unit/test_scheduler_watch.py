@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sun_sglang.scheduler_watch import HiddenScheduler, ended_process, skip_core_dumps, watch_schedulers
+from sun_sglang.worker.scheduler_watch import HiddenScheduler, ended_process, skip_core_dumps, watch_schedulers
 
 
 @pytest.fixture

@@ -11,15 +11,21 @@ import pytest
 import torch
 
 from sun_sglang.errors import PatchError, UserError
-from sun_sglang.launch import starters
-from sun_sglang.launch.local import StartMethod, choose_start
-from sun_sglang.launch.nursery import require_no_device
-from sun_sglang.launch.plan import LaunchPlan, RouterPlan, WorkerPlan
-from sun_sglang.launch.processes import free_ports
-from sun_sglang.launch.starters import ForkOrPlainStarter, ForkStarter, Running, UnfitError, worker_environment
-from sun_sglang.launch.transfer import Transfer
+from sun_sglang.launch.places.local import start_methods as starters
+from sun_sglang.launch.places.local.deployment import StartMethod, choose_start
+from sun_sglang.launch.places.local.fork_server import require_no_device
+from sun_sglang.launch.places.local.start_methods import (
+    ForkOrPlainStarter,
+    ForkStarter,
+    Running,
+    UnfitError,
+    worker_environment,
+)
+from sun_sglang.launch.planning.kv_transfer import Transfer
+from sun_sglang.launch.planning.plan import LaunchPlan, RouterPlan, WorkerPlan
 from sun_sglang.patches import fork_schedulers
 from sun_sglang.patches.fork_schedulers import FORK_VARIABLE, choose_fork, choose_spawn, unneeded
+from sun_sglang.processes import free_ports
 
 
 class Unfit:

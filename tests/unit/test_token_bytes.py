@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from sun_sglang.token_bytes import _SHRINKS, max_token_bytes
+from sun_sglang.worker.token_bytes import _SHRINKS, max_token_bytes
 
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 FALLBACK = [f"<0x{byte:02X}>" for byte in range(256)]

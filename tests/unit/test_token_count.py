@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from sun_sglang.token_count import WINDOW, Count, CountingTokenizer, count_tokens, private_count
+from sun_sglang.worker.token_count import WINDOW, Count, CountingTokenizer, count_tokens, private_count
 
 
 class Words:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from sun_sglang.checkpoint.tokenizer_digest import chat_template_digest, tokenizer_digest
 from sun_sglang.errors import CheckpointError
-from sun_sglang.tokenizer_digest import chat_template_digest, tokenizer_digest
 
 END = {"id": 3, "content": "<end>", "special": True}
 CALL = {"content": "<call>", "special": False}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from sun_sglang.cli.view import EarlyEnds, early_end, render
 from sun_sglang.launch.state import DeploymentState, Phase, ProcessState
-from sun_sglang.launch.view import EarlyEnds, early_end, render
 
 
 def process(name: str, phase: Phase, detail: str = "", log_end: str = "", restarts: int = 0) -> ProcessState:

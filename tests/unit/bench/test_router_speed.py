@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from sun_sglang.bench import router_peers as peers
-from sun_sglang.bench.policy_cluster import TASKS
-from sun_sglang.bench.router_load import LoadError, closed_loop, connect, paced, request
-from sun_sglang.bench.router_policies import CONVERSATIONS, traffic
-from sun_sglang.bench.router_speed import Plan, measure, percentile, summary
+from sun_sglang.bench.router import peers
+from sun_sglang.bench.router.load_client import LoadError, closed_loop, connect, paced, request
+from sun_sglang.bench.router.policies import CONVERSATIONS, traffic
+from sun_sglang.bench.router.policy_cluster import TASKS
+from sun_sglang.bench.router.speed import Plan, measure, percentile, summary
 from tests.unit.ports import PORTS
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from sun_sglang.bench.soak import Tally, judge, run
+from sun_sglang.bench.router.soak import Tally, judge, run
 
 
 def test_a_soak_of_seconds() -> None:

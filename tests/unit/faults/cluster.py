@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 import psutil
 
-from sun_sglang.sim.tokens import answer
+from sun_sglang.emulator.protocol.fake_tokens import answer
 from tests.unit.ports import PORTS
 
 VOCAB = 1000
@@ -57,7 +57,7 @@ class Worker:
             **{f"sim_{k}": v for k, v in EMULATION.items()},
             **self.flags,
         }
-        argv = [sys.executable, "-m", "sun_sglang.sim.worker", "--disaggregation-decode-enable-radix-cache"]
+        argv = [sys.executable, "-m", "sun_sglang.emulator.worker", "--disaggregation-decode-enable-radix-cache"]
         argv += [part for k, v in flags.items() for part in ("--" + k.replace("_", "-"), str(v))]
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(argv, stdout=log, stderr=subprocess.STDOUT)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from sun_sglang.errors import UserError
-from sun_sglang.harness import bfcl, evalplus
-from sun_sglang.harness.benchmark import Benchmark
-from sun_sglang.harness.endpoint import Endpoint
+from sun_sglang.evaluation.benchmark import Benchmark
+from sun_sglang.evaluation.endpoint import Endpoint
+from sun_sglang.evaluation.harnesses import bfcl, evalplus
 
 ENDPOINT = Endpoint("http://127.0.0.1:8000")
 Install = Callable[[str, str], None]

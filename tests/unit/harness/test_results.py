@@ -2,10 +2,10 @@ import pytest
 from rich.console import Console
 
 from sun_sglang.errors import UserError
-from sun_sglang.harness.benchmark import Benchmark, parse_benchmarks
-from sun_sglang.harness.interval import normal, wilson
-from sun_sglang.harness.result import Result, Score, proportion, score
-from sun_sglang.harness.table import render
+from sun_sglang.evaluation.benchmark import Benchmark, parse_benchmarks
+from sun_sglang.evaluation.intervals import normal, wilson
+from sun_sglang.evaluation.result import Result, Score, proportion, score
+from sun_sglang.evaluation.table import render
 
 
 def test_wilsons_interval_is_the_textbooks() -> None:

@@ -15,10 +15,10 @@ import pytest
 import yaml
 
 from sun_sglang.bench.gpu_check.quantize import FOUR_BIT
-from sun_sglang.launch.flags import FlagSchema
-from sun_sglang.launch.machine import detect
-from sun_sglang.launch.plan import LaunchPlan, make_plan
-from sun_sglang.launch.preflight import preflight
+from sun_sglang.launch.planning.engine_flags import FlagSchema
+from sun_sglang.launch.planning.machine import detect
+from sun_sglang.launch.planning.plan import LaunchPlan, make_plan
+from sun_sglang.launch.planning.preflight import preflight
 from sun_sglang.topology import Role, parse_topology
 from tests.conftest import safetensors
 from tests.engine.precision import precision_of

@@ -71,7 +71,7 @@ def install_nvidia_smi(directory: Path, gpu: FakedGpu, count: int) -> None:
 
 def import_without_gpu() -> None:
     """Import what resolves SGLang's arguments, with the hooks; its platform object is already CUDA's."""
-    from sun_sglang.worker import prepare_process
+    from sun_sglang.worker.server import prepare_process
 
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     prepare_process()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sun_sglang.launch.flags import load_schema
+from sun_sglang.launch.planning.engine_flags import load_schema
 from sun_sglang.patches.prompt_only_cache import BACKEND
 from tests.unit.plans.cases import CASES, MODELS, make, workers
 from tests.unit.plans.faked_gpu import GPUS, install_nvidia_smi

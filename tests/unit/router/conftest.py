@@ -10,8 +10,8 @@ import orjson
 import pytest
 
 from sun_sglang.router.app import Router
-from sun_sglang.router.fleet import Fleet
-from sun_sglang.router.log import Log
+from sun_sglang.router.observability.log import Log
+from sun_sglang.router.workers.fleet import Fleet
 
 from .fake_worker import FakeWorker, Rooms
 
@@ -79,21 +79,21 @@ Start = Callable[..., Any]
 # Deadlines of the router's own for what a worker or a sibling does at once. Here all of them are in this process: where
 # it gets no CPU for a while, nobody else is to be blamed for it. A test of one of these sets it again.
 DEADLINES = {
-    "connections.CONNECT_TIMEOUT_S": PATIENCE_S,
-    "connections.KEEPALIVE_S": PATIENCE_S,
-    "wire.CONNECT_TIMEOUT_S": PATIENCE_S,
-    "wire.KEEPALIVE_S": PATIENCE_S,
-    "wire.ABORT_TIMEOUT_S": PATIENCE_S,
-    "wire.CARD_TIMEOUT_S": PATIENCE_S,
-    "register.CANARY_TIMEOUT_S": PATIENCE_S,
-    "register.SILENCE_S": PATIENCE_S,
-    "dispatch.LINGER_S": PATIENCE_S,
-    "loads.LOADS_TIMEOUT_S": PATIENCE_S,
-    "stall.LOADS_TIMEOUT_S": PATIENCE_S,
-    "lengths.TOKENIZE_TIMEOUT_S": PATIENCE_S,
-    "info.WORKER_TIMEOUT_S": PATIENCE_S,
-    "clients.HANDSHAKE_S": PATIENCE_S,
-    "siblings._TIMEOUT": aiohttp.ClientTimeout(total=PATIENCE_S),
+    "transport.connection_pool.CONNECT_TIMEOUT_S": PATIENCE_S,
+    "transport.connection_pool.KEEPALIVE_S": PATIENCE_S,
+    "transport.worker_client.CONNECT_TIMEOUT_S": PATIENCE_S,
+    "transport.worker_client.KEEPALIVE_S": PATIENCE_S,
+    "transport.worker_client.ABORT_TIMEOUT_S": PATIENCE_S,
+    "transport.worker_client.CARD_TIMEOUT_S": PATIENCE_S,
+    "health.prober.CANARY_TIMEOUT_S": PATIENCE_S,
+    "health.prober.SILENCE_S": PATIENCE_S,
+    "dispatch.dispatcher.LINGER_S": PATIENCE_S,
+    "health.load_monitor.LOADS_TIMEOUT_S": PATIENCE_S,
+    "health.stall_detector.LOADS_TIMEOUT_S": PATIENCE_S,
+    "serving.length_check.TOKENIZE_TIMEOUT_S": PATIENCE_S,
+    "api.info.WORKER_TIMEOUT_S": PATIENCE_S,
+    "api.client_connections.HANDSHAKE_S": PATIENCE_S,
+    "api.sibling_processes._TIMEOUT": aiohttp.ClientTimeout(total=PATIENCE_S),
     "app._CUT_GRACE_S": PATIENCE_S,
 }
 
@@ -102,13 +102,13 @@ DEADLINES = {
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in DEADLINES.items():
         monkeypatch.setattr(f"sun_sglang.router.{name}", seconds)
-    monkeypatch.setattr("sun_sglang.launch.readiness._TIMEOUT", aiohttp.ClientTimeout(total=PATIENCE_S))
+    monkeypatch.setattr("sun_sglang.launch.router_client._TIMEOUT", aiohttp.ClientTimeout(total=PATIENCE_S))
 
 
 @pytest.fixture
 def recovers(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request waits for its worker to come back, however long that takes."""
-    monkeypatch.setattr("sun_sglang.router.dispatch.RECOVERY_S", PATIENCE_S)
+    monkeypatch.setattr("sun_sglang.router.dispatch.dispatcher.RECOVERY_S", PATIENCE_S)
 
 
 @pytest.fixture

@@ -17,13 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sun_sglang.errors import TopologyError, UserError
-from sun_sglang.launch.access import new_key, read_access
-from sun_sglang.launch.plan import ADMIN_KEY
-from sun_sglang.launch.readiness import RouterClient
-from sun_sglang.router.access import Access, load_access, load_tls, needed
-from sun_sglang.router.fleet import Fleet, FleetError
-from sun_sglang.router.keys import Bucket, Keyring, KeysError, KeySpec, load_keys
-from sun_sglang.router.problem import Problem
+from sun_sglang.launch.planning.plan import ADMIN_KEY
+from sun_sglang.launch.router_access import new_key, read_access
+from sun_sglang.launch.router_client import RouterClient
+from sun_sglang.router.auth.access import Access, load_access, load_tls, needed
+from sun_sglang.router.auth.api_keys import Bucket, Keyring, KeysError, KeySpec, load_keys
+from sun_sglang.router.errors import Problem
+from sun_sglang.router.workers.fleet import Fleet, FleetError
 from sun_sglang.topology import Router, parse_topology
 from tests.certificate import self_signed
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sun_sglang.router.admission import Admission, Caps, Claim, QueueFull, Share
+from sun_sglang.router.scheduling.fair_queue import Admission, Caps, Claim, QueueFull, Share
 
 NO_SHARES: dict[str, Share] = {}
 CAPS = st.builds(Caps, st.none() | st.integers(1, 6), st.none() | st.integers(1, 3000))

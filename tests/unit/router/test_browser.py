@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from sun_sglang.errors import TopologyError
-from sun_sglang.router.browser import BrowserGuard, acts
-from sun_sglang.router.problem import Problem
+from sun_sglang.router.auth.browser_guard import BrowserGuard, acts
+from sun_sglang.router.errors import Problem
 from sun_sglang.topology import parse_topology
 
 from .conftest import SUN, Start, System

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sun_sglang.router.register import next_failure
+from sun_sglang.router.health.prober import next_failure
 
 from .conftest import PATIENCE_S, Start
 from .fake_worker import Fault
@@ -14,7 +14,7 @@ async def test_canaries_that_hang_on_one_decode_worker_delay_no_other_worker(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twelve paths lead to the worker that hangs, and no canary ends within this test's patience."""
-    monkeypatch.setattr("sun_sglang.router.register.CANARY_TIMEOUT_S", 100 * PATIENCE_S)
+    monkeypatch.setattr("sun_sglang.router.health.prober.CANARY_TIMEOUT_S", 100 * PATIENCE_S)
     tasks = {f"task-{i}": ("math", "base") for i in range(6)}
     system = await start(tasks, {"math": 2, "base": 2})
     liar, healthy, registry = system["base-0"], system["base-1"], system.router.registry
@@ -70,8 +70,8 @@ def test_record_of_failed_canaries_counts_the_same_fault_in_a_row_between_the_sa
 async def test_tasks_tell_how_many_canaries_in_a_row_failed_in_one_way(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sun_sglang.router.register.BACKOFF_MIN_S", 0.01)
-    monkeypatch.setattr("sun_sglang.router.register.BACKOFF_MAX_S", 0.01)
+    monkeypatch.setattr("sun_sglang.router.health.prober.BACKOFF_MIN_S", 0.01)
+    monkeypatch.setattr("sun_sglang.router.health.prober.BACKOFF_MAX_S", 0.01)
     system = await start({"math": ("math", "base")}, {"math": 1, "base": 1})
     system["base-0"].canary_fault = Fault(status=500, body=b'{"error":{"message":"no KV for request RID"}}')
     await system["base-0"].restart()

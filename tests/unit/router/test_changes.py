@@ -14,17 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from sun_sglang.checkpoint.identity import WorkerCard
 from sun_sglang.cli import workers as workers_command
 from sun_sglang.cli.main import build_app
-from sun_sglang.identity import WorkerCard
 from sun_sglang.launch.state import DeploymentState
-from sun_sglang.router.changes import FleetStore, add_worker, set_draining
-from sun_sglang.router.fleet import Fleet, FleetWorker, load_fleet
-from sun_sglang.router.log import Log
-from sun_sglang.router.problem import Problem
-from sun_sglang.router.registry import Registry
-from sun_sglang.router.transition import Transition
-from sun_sglang.router.watched import WatchedFile
+from sun_sglang.router.errors import Problem
+from sun_sglang.router.observability.log import Log
+from sun_sglang.router.workers.fleet import Fleet, FleetWorker, load_fleet
+from sun_sglang.router.workers.fleet_store import FleetStore, add_worker, set_draining
+from sun_sglang.router.workers.registry import Registry
+from sun_sglang.router.workers.rollout import Transition
+from sun_sglang.router.workers.watched_file import WatchedFile
 
 from .conftest import PATIENCE_S, SUN, Start, System
 from .fake_worker import FakeWorker, Fault, Rooms, expected
@@ -245,7 +245,7 @@ FLEET = Fleet.model_validate(
 
 
 async def test_what_one_process_changes_the_other_takes_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sun_sglang.router.changes.WATCH_S", 0.005)
+    monkeypatch.setattr("sun_sglang.router.workers.fleet_store.WATCH_S", 0.005)
     file, log = tmp_path / "fleet.json", io.StringIO()
     file.write_text(FLEET.model_dump_json())
     one, two = (Registry(load_fleet(file)) for _ in range(2))
@@ -280,7 +280,7 @@ async def test_change_that_the_disk_has_no_room_for_is_a_503_and_changes_nothing
     def full(_path: Path, _content: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sun_sglang.router.changes.write_private", full)
+    monkeypatch.setattr("sun_sglang.router.workers.fleet_store.write_private", full)
     file = tmp_path / "fleet.json"
     file.write_text(FLEET.model_dump_json())
     registry = Registry(load_fleet(file))
@@ -297,14 +297,14 @@ async def test_a_lock_that_is_not_given_back_stops_one_change_and_nothing_else(
     file = tmp_path / "fleet.json"
     file.write_text(small.router.registry.wanted.model_dump_json())
     monkeypatch.setattr(small.router.store, "_file", WatchedFile(file))
-    monkeypatch.setattr("sun_sglang.router.changes.LOCK_S", PATIENCE_S)
+    monkeypatch.setattr("sun_sglang.router.workers.fleet_store.LOCK_S", PATIENCE_S)
     with (tmp_path / ".fleet.json.lock").open("w") as stuck:
         fcntl.flock(stuck, fcntl.LOCK_EX)
         waiting = asyncio.create_task(call(small, "POST", "/workers/base-0/drain"))
         for _ in range(3):
             assert (await small.post("/generate", ASK))[0] == 200
         assert not waiting.done()
-        monkeypatch.setattr("sun_sglang.router.changes.LOCK_S", 0.01)
+        monkeypatch.setattr("sun_sglang.router.workers.fleet_store.LOCK_S", 0.01)
         status, said = await call(small, "POST", "/workers/base-0/drain")
         assert (status, said["error"]["code"]) == (503, "fleet_locked")
         assert small.router.registry.state("base-0") == "ready"

@@ -14,8 +14,8 @@ import aiohttp
 import orjson
 import pytest
 
-from sun_sglang.router.clients import most_connections
-from sun_sglang.router.register import Registrar
+from sun_sglang.router.api.client_connections import most_connections
+from sun_sglang.router.health.prober import Registrar
 from tests.certificate import self_signed
 
 from .conftest import PATIENCE_S, SUN, Start, System
@@ -159,7 +159,7 @@ async def test_time_for_which_the_router_was_stopped_is_no_clients_fault(
     monkeypatch: pytest.MonkeyPatch, small: System
 ) -> None:
     clients, sweeps = small.router.clients, []
-    monkeypatch.setattr("sun_sglang.router.clients.SWEEP_S", 0.001)
+    monkeypatch.setattr("sun_sglang.router.api.client_connections.SWEEP_S", 0.001)
     monkeypatch.setattr(clients, "_now", lambda: 7.0)  # the router's clock stands still
     monkeypatch.setattr(clients, "_sweep", lambda: sweeps.append(clients.clock))
     small.router._watchers[0].cancel()  # the one that runs already has looked at another clock
@@ -250,7 +250,7 @@ async def test_handshakes_count_and_end(
 ) -> None:
     cert, key = self_signed(tmp_path, "router.test")
     router = {"tls_cert": str(cert), "tls_key": str(key)}
-    monkeypatch.setattr("sun_sglang.router.clients.HANDSHAKE_S", 0.2)
+    monkeypatch.setattr("sun_sglang.router.api.client_connections.HANDSHAKE_S", 0.2)
     system: System = await start(SUN, {"math": 1, "tool": 1, "base": 1}, router=router)
     silent, garbage = [await Peer.of(system) for _ in range(2)]
     peers += [silent, garbage]
@@ -297,7 +297,7 @@ async def test_a_card_that_the_router_cannot_ask_for_says_nothing_of_the_worker(
         asked += 1
         raise aiohttp.ClientConnectorError(None, OSError(errno.EMFILE, "Too many open files"))  # type: ignore[arg-type]  # its text is not asked for
 
-    monkeypatch.setattr("sun_sglang.router.register.describe", lambda _: "no descriptor")
+    monkeypatch.setattr("sun_sglang.router.health.prober.describe", lambda _: "no descriptor")
     monkeypatch.setattr(small.router._session, "get", none_left)
     await small.until(lambda: asked > 30)
     assert all(small.router.registry.state(name) == "ready" for name in small.workers)

@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from sun_sglang.router import connections as module
 from sun_sglang.router.clock import Clock
-from sun_sglang.router.connections import BrokenError, Connections, LegError
-from sun_sglang.router.exchange import MAX_REPLY_BYTES, Exchange
-from sun_sglang.router.verdict import Lost, Reply
+from sun_sglang.router.dispatch.outcome import Lost, Reply
+from sun_sglang.router.transport import connection_pool as module
+from sun_sglang.router.transport.connection_pool import BrokenError, Connections, LegError
+from sun_sglang.router.transport.exchange import MAX_REPLY_BYTES, Exchange
 from tests.unit.ports import PORTS
 
 from .conftest import PATIENCE_S

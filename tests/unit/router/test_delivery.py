@@ -12,9 +12,9 @@ from typing import Any, cast
 import orjson
 import pytest
 
-from sun_sglang.router.delivery import LEAST_BYTES, Accepted, Delivery
-from sun_sglang.router.metrics import Account
-from sun_sglang.router.problem import Problem
+from sun_sglang.router.api.slow_readers import LEAST_BYTES, Accepted, Delivery
+from sun_sglang.router.errors import Problem
+from sun_sglang.router.observability.metrics import Account
 
 from .conftest import SUN, Start, System
 

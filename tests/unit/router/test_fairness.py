@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from sun_sglang.router.expect import AnswerLengths
-from sun_sglang.router.legs import estimate
-from sun_sglang.router.request import Endpoint
+from sun_sglang.router.dispatch.legs import estimate
+from sun_sglang.router.protocol.request import Endpoint
+from sun_sglang.router.scheduling.cost import AnswerLengths
 
 from .conftest import PATIENCE_S, SUN, Start, System
 from .fake_worker import Fault

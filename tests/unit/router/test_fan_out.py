@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from sun_sglang.errors import RequestError
-from sun_sglang.router.fanout import split
-from sun_sglang.router.legs import Call, Cost, estimate, leg_bodies, make_calls
-from sun_sglang.router.limits import measure
-from sun_sglang.router.request import Endpoint, Request, parse
+from sun_sglang.router.dispatch.legs import Call, Cost, estimate, leg_bodies, make_calls
+from sun_sglang.router.protocol.fan_out import split
+from sun_sglang.router.protocol.prompt_length import measure
+from sun_sglang.router.protocol.request import Endpoint, Request, parse
 
 from .conftest import SUN, Start, System
 from .test_pure import ready

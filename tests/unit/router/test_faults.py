@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from sun_sglang.router.attempt import Attempt
+from sun_sglang.router.dispatch.attempt import Attempt
 
 from .conftest import PATIENCE_S, Start, System
 from .fake_worker import FakeWorker, Fault, expected
@@ -158,7 +158,7 @@ async def test_worker_that_reads_a_long_prompt_or_answers_others_and_shows_no_ca
     small: System, monkeypatch: pytest.MonkeyPatch, busy: str
 ) -> None:
     """Its silence says nothing: the request is not retried, and the other requests of the worker go on."""
-    monkeypatch.setattr("sun_sglang.router.wire.CARD_TIMEOUT_S", 0.01)
+    monkeypatch.setattr("sun_sglang.router.transport.worker_client.CARD_TIMEOUT_S", 0.01)
     small["math-0"].fault = Fault(status=500, times=1)
     small["base-0"].silent_cards = True
     worker = small.router.registry.workers["base-0"]
@@ -305,7 +305,7 @@ async def test_fault_05_a_canary_that_hangs_in_decode_ends(start: Start, monkeyp
     system = await start({"math": ("math", "base")}, {"math": 1, "base": 1})
     system["base-0"].canary_fault = Fault(hang_after=1)
     with monkeypatch.context() as soon:
-        soon.setattr("sun_sglang.router.register.CANARY_TIMEOUT_S", 0.1)
+        soon.setattr("sun_sglang.router.health.prober.CANARY_TIMEOUT_S", 0.1)
         await system["base-0"].restart()
         await system.until(lambda: "the decode worker did not answer" in system.log.getvalue())
     assert system.router.registry.state("base-0") == "registering"

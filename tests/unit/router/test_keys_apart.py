@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 import yaml
 
-from sun_sglang.router.fleet import FleetWorker
+from sun_sglang.router.workers.fleet import FleetWorker
 
 from .conftest import SUN, Start, System
 from .fake_worker import Fault
@@ -194,7 +194,7 @@ async def test_aborts_of_a_request_that_is_being_aborted_cost_nothing(
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sun_sglang.router.key_file.WATCH_S", 0.005)
+    monkeypatch.setattr("sun_sglang.router.auth.key_file.WATCH_S", 0.005)
 
 
 async def replaced(system: System, file: Path, keys: object) -> dict[str, Any]:

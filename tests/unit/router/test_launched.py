@@ -17,7 +17,7 @@ import psutil
 import pytest
 import yaml
 
-from sun_sglang.launch.access import worker_headers
+from sun_sglang.launch.router_access import worker_headers
 from sun_sglang.launch.state import read_state
 
 KEY = "user-key-0123456789"

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from sun_sglang.errors import RequestError
-from sun_sglang.router.fleet import FleetWorker
-from sun_sglang.router.limits import check_token_ids, measure, needs_count
-from sun_sglang.router.register import SILENT_PROBES, ProbeError, _count_silence
-from sun_sglang.router.registry import LONG_BODY_BYTES, MAX_READING_S, Limit, Worker
-from sun_sglang.router.request import Endpoint
+from sun_sglang.router.health.prober import SILENT_PROBES, ProbeError, _count_silence
+from sun_sglang.router.protocol.prompt_length import check_token_ids, measure, needs_count
+from sun_sglang.router.protocol.request import Endpoint
+from sun_sglang.router.workers.fleet import FleetWorker
+from sun_sglang.router.workers.registry import LONG_BODY_BYTES, MAX_READING_S, Limit, Worker
 
 from .conftest import SUN, Start, System
 from .fake_worker import VOCAB, Fault
@@ -79,7 +79,7 @@ def test_the_bounds_are_inclusive() -> None:
 async def test_a_count_that_does_not_come_refuses_the_request(
     small: System, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    monkeypatch.setattr("sun_sglang.router.lengths.TOKENIZE_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("sun_sglang.router.serving.length_check.TOKENIZE_TIMEOUT_S", 0.05)
     small["math-0"].silent_counts = True
     body = {
         GENERATE: {"text": UNDECIDED},
@@ -275,8 +275,8 @@ async def test_a_request_is_checked_again_where_its_workers_come_back_with_less(
 async def test_a_worker_that_is_silent_after_a_long_prompt_stays_ready_until_it_has_had_time_to_read_it(
     small: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sun_sglang.router.register.SILENCE_S", 0.02)
-    monkeypatch.setattr("sun_sglang.router.registry.READING_S_PER_BYTE", 1.0)
+    monkeypatch.setattr("sun_sglang.router.health.prober.SILENCE_S", 0.02)
+    monkeypatch.setattr("sun_sglang.router.workers.registry.READING_S_PER_BYTE", 1.0)
     text = ("x" * 1000 + " ") * 90
     assert (await small.post(GENERATE, {"model": "math", "text": text}))[0] == 200
     registry, workers = small.router.registry, (small["math-0"], small["base-0"])
@@ -293,7 +293,7 @@ async def test_a_worker_that_is_silent_after_a_long_prompt_stays_ready_until_it_
 async def test_a_worker_that_answers_requests_and_no_probes_stays_ready(
     small: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sun_sglang.router.register.SILENCE_S", 0.02)
+    monkeypatch.setattr("sun_sglang.router.health.prober.SILENCE_S", 0.02)
     registry, worker = small.router.registry, small["math-0"]
     registry.workers["math-0"].answered = float("inf")
     worker.silent_cards, worker.cards_asked = True, 0

@@ -20,8 +20,8 @@ from typing import IO, Any
 import orjson
 import pytest
 
-from sun_sglang.router.log import Log, LogHandler, encode
-from sun_sglang.router.log_writer import LogWriter
+from sun_sglang.router.observability.log import Log, LogHandler, encode
+from sun_sglang.router.observability.log_writer import LogWriter
 from tests.unit.ports import PORTS
 
 from .conftest import PATIENCE_S

@@ -14,10 +14,10 @@ import pytest
 from sun_sglang.cli import status
 from sun_sglang.errors import UserError
 from sun_sglang.launch.state import DeploymentState, Phase
-from sun_sglang.router.metrics import Metrics
-from sun_sglang.router.names import request_id
-from sun_sglang.router.randomness import Randomness
-from sun_sglang.router.tracing import Tracing, load_tracing
+from sun_sglang.router.observability.metrics import Metrics
+from sun_sglang.router.observability.randomness import Randomness
+from sun_sglang.router.observability.request_id import request_id
+from sun_sglang.router.serving.tracing import Tracing, load_tracing
 
 from .conftest import SUN, Start, System
 from .fake_worker import Fault

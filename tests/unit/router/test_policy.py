@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sun_sglang.router.affinity import LOAD_BOUND, CacheAffinity, PrefixAffinity, load_bound, prefix_keys
-from sun_sglang.router.fleet import FleetWorker
-from sun_sglang.router.legs import Cost
-from sun_sglang.router.loads import read_load
-from sun_sglang.router.policy import Chooser, LeastTokens, make_policy
-from sun_sglang.router.registry import Pair, Worker
-from sun_sglang.router.request import Endpoint
+from sun_sglang.router.dispatch.legs import Cost
+from sun_sglang.router.health.load_monitor import read_load
+from sun_sglang.router.protocol.request import Endpoint
+from sun_sglang.router.scheduling.affinity import LOAD_BOUND, CacheAffinity, PrefixAffinity, load_bound, prefix_keys
+from sun_sglang.router.scheduling.policies import Chooser, LeastTokens, make_policy
+from sun_sglang.router.workers.fleet import FleetWorker
+from sun_sglang.router.workers.registry import Pair, Worker
 from sun_sglang.topology import DecodePolicy, Policies
 
 from .conftest import SUN, Start, System

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from sun_sglang.router.app import Router
-from sun_sglang.router.fleet import Fleet
-from sun_sglang.router.loads import LoadWatch
-from sun_sglang.router.log import Log
+from sun_sglang.router.health.load_monitor import LoadWatch
+from sun_sglang.router.observability.log import Log
+from sun_sglang.router.workers.fleet import Fleet
 
 from .conftest import PATIENCE_S
 

@@ -19,14 +19,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from sun_sglang.router.api.sibling_processes import merge_metrics, merge_tasks
 from sun_sglang.router.app import Router
-from sun_sglang.router.changes import FleetStore, add_worker
-from sun_sglang.router.fleet import MOST_WORKERS, Fleet, FleetWorker
-from sun_sglang.router.log import Log
-from sun_sglang.router.problem import Problem
-from sun_sglang.router.registry import Registry, Worker
-from sun_sglang.router.shared import SharedLoads, started_at
-from sun_sglang.router.siblings import merge_metrics, merge_tasks
+from sun_sglang.router.errors import Problem
+from sun_sglang.router.observability.log import Log
+from sun_sglang.router.workers.fleet import MOST_WORKERS, Fleet, FleetWorker
+from sun_sglang.router.workers.fleet_store import FleetStore, add_worker
+from sun_sglang.router.workers.registry import Registry, Worker
+from sun_sglang.router.workers.shared_loads import SharedLoads, started_at
 from tests.unit.ports import PORTS
 
 from .conftest import PATIENCE_S
@@ -139,7 +139,7 @@ def test_a_later_process_with_the_same_id_is_another(tmp_path: Path) -> None:
 
 
 def test_cells_of_a_worker_that_left_are_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sun_sglang.router.shared.MOST_WORKERS", 2)
+    monkeypatch.setattr("sun_sglang.router.workers.shared_loads.MOST_WORKERS", 2)
     one, two = (SharedLoads(tmp_path / "t", i, 2) for i in range(2))
     left = worker("w-0")
     left.share(one)
@@ -159,7 +159,7 @@ def test_cells_of_a_worker_that_left_are_used_again(tmp_path: Path, monkeypatch:
 def test_a_worker_beyond_the_table_is_served_and_counted_by_its_own_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sun_sglang.router.shared.MOST_WORKERS", 1)
+    monkeypatch.setattr("sun_sglang.router.workers.shared_loads.MOST_WORKERS", 1)
     one, two = (SharedLoads(tmp_path / "t", i, 2) for i in range(2))
     for name in ("a", "b"):
         mine, theirs = worker(name), worker(name)

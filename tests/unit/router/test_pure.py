@@ -13,19 +13,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sun_sglang.checkpoint.identity import WorkerCard
 from sun_sglang.errors import RequestError
-from sun_sglang.identity import WorkerCard
-from sun_sglang.router.canary import OUTPUT_TOKENS, PROMPT_TOKENS, canary_fault, is_same_fault, make_canary
-from sun_sglang.router.fanout import split
-from sun_sglang.router.fleet import Fleet, FleetError, load_fleet
-from sun_sglang.router.legs import Cost, leg_bodies, make_calls, namespace, new_names, wire_model
-from sun_sglang.router.limits import measure
-from sun_sglang.router.randomness import Randomness
-from sun_sglang.router.registry import Path as Route
-from sun_sglang.router.registry import Registry, State
-from sun_sglang.router.replies import Tokens, error_message, tokens
-from sun_sglang.router.request import Endpoint, choose_task, parse
-from sun_sglang.router.verdict import Failed, Heard, Lost, Relay, Reply, Serve, Wait, judge, overdue, owing
+from sun_sglang.router.dispatch.legs import Cost, leg_bodies, make_calls, namespace, new_names, wire_model
+from sun_sglang.router.dispatch.outcome import Failed, Heard, Lost, Relay, Reply, Serve, Wait, judge, overdue, owing
+from sun_sglang.router.health.canary import OUTPUT_TOKENS, PROMPT_TOKENS, canary_fault, is_same_fault, make_canary
+from sun_sglang.router.observability.randomness import Randomness
+from sun_sglang.router.protocol.fan_out import split
+from sun_sglang.router.protocol.prompt_length import measure
+from sun_sglang.router.protocol.request import Endpoint, choose_task, parse
+from sun_sglang.router.protocol.worker_replies import Tokens, error_message, tokens
+from sun_sglang.router.workers.fleet import Fleet, FleetError, load_fleet
+from sun_sglang.router.workers.registry import Path as Route
+from sun_sglang.router.workers.registry import Registry, State
 
 from .fake_worker import FakeWorker, Rooms
 

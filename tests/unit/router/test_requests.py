@@ -13,15 +13,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sun_sglang.errors import RequestError
-from sun_sglang.router import field_table
-from sun_sglang.router.fanout import is_plural, merge, merge_usage, reindex, split
-from sun_sglang.router.field_table import Dropped, Passed, Refused, Table
-from sun_sglang.router.legs import Cost, estimate, make_calls
-from sun_sglang.router.logprobs import InputLogprobs
-from sun_sglang.router.patterns import check_patterns
-from sun_sglang.router.replies import BadReplyError
-from sun_sglang.router.request import Endpoint, Request, parse
-from sun_sglang.router.sse import Framer, Watch, event, event_data
+from sun_sglang.router.dispatch.legs import Cost, estimate, make_calls
+from sun_sglang.router.protocol.fan_out import is_plural, merge, merge_usage, reindex, split
+from sun_sglang.router.protocol.fields import table as field_table
+from sun_sglang.router.protocol.fields.patterns import check_patterns
+from sun_sglang.router.protocol.fields.table import Dropped, Passed, Refused, Table
+from sun_sglang.router.protocol.logprobs import InputLogprobs
+from sun_sglang.router.protocol.request import Endpoint, Request, parse
+from sun_sglang.router.protocol.sse import Framer, Watch, event, event_data
+from sun_sglang.router.protocol.worker_replies import BadReplyError
 
 TASKS = ["math", "tool"]
 MINIMAL: dict[Endpoint, dict[str, Any]] = {

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from sun_sglang.router.streams import MergedStream
+from sun_sglang.router.serving.merged_stream import MergedStream
 
 from .conftest import System
 from .fake_worker import FakeWorker, Fault, sse
@@ -137,7 +137,7 @@ async def test_an_event_without_a_result_ends_a_stream_of_several(small: System,
 async def test_a_first_event_without_an_end_is_a_502(
     small: System, monkeypatch: pytest.MonkeyPatch, answers: int
 ) -> None:
-    monkeypatch.setattr("sun_sglang.router.sse.MAX_EVENT_BYTES", 1 << 16)
+    monkeypatch.setattr("sun_sglang.router.protocol.sse.MAX_EVENT_BYTES", 1 << 16)
     small["base-0"].fault = Fault(writes=(b'data: {"text":"' + b"x" * (1 << 17),), hang_after=1)
     status, reply = await small.post("/generate", asking("/generate", answers))
     assert status == 502
@@ -149,7 +149,7 @@ async def test_a_first_event_without_an_end_is_a_502(
 async def test_an_event_without_an_end_ends_the_stream(
     small: System, monkeypatch: pytest.MonkeyPatch, answers: int
 ) -> None:
-    monkeypatch.setattr("sun_sglang.router.sse.MAX_EVENT_BYTES", 1 << 16)
+    monkeypatch.setattr("sun_sglang.router.protocol.sse.MAX_EVENT_BYTES", 1 << 16)
     endless = b'data: {"text":"' + b"x" * (1 << 17)
     small["base-0"].fault = Fault(writes=(sse(results("/generate", "a")[0]), endless), hang_after=1)
     events = await small.events_of("/generate", asking("/generate", answers))
@@ -169,7 +169,7 @@ async def test_a_defect_in_a_streams_task_is_an_error_event(
     """Whatever a task dies of, the client is told, both legs are let go, and the log has the cause."""
     small["math-0"].fault = Fault(hang=True)
     small["base-0"].fault = Fault(writes=(sse(generated("a", 1)),), hang_after=1)
-    monkeypatch.setattr("sun_sglang.router.answer.Answer.read", broken)
+    monkeypatch.setattr("sun_sglang.router.dispatch.pair_response.Answer.read", broken)
     events = await small.events_of("/generate", asking("/generate", answers))
     assert "meta_info" in events[0]
     assert events[-1]["error"]["code"] == "internal_error"
@@ -181,7 +181,7 @@ async def test_a_defect_in_a_streams_task_is_an_error_event(
 async def test_a_defect_in_the_reader_of_several_streams_is_an_error_event(
     small: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sun_sglang.router.streams.merge_usage", broken)
+    monkeypatch.setattr("sun_sglang.router.serving.merged_stream.merge_usage", broken)
     monkeypatch.setattr(MergedStream, "tokens", broken)
     events = await small.events_of("/v1/completions", asking("/v1/completions", 2))
     assert events[-1]["error"]["code"] == "internal_error"

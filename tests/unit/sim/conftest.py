@@ -10,9 +10,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from sun_sglang.sim.settings import parse_settings
-from sun_sglang.sim.tokens import answer
-from sun_sglang.sim.worker import EmulatedWorker
+from sun_sglang.emulator.protocol.fake_tokens import answer
+from sun_sglang.emulator.settings import parse_settings
+from sun_sglang.emulator.worker import EmulatedWorker
 from tests.unit.ports import PORTS
 
 VOCAB = 1000

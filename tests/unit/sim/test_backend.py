@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from sun_sglang.emulator.settings import parse_settings
 from sun_sglang.errors import TopologyError
-from sun_sglang.launch.gpus import Gpu
-from sun_sglang.launch.machine import Machine
-from sun_sglang.launch.plan import WorkerPlan, make_plan
-from sun_sglang.launch.preflight import preflight
-from sun_sglang.launch.starters import BackendStarter, Running
-from sun_sglang.sim.settings import parse_settings
+from sun_sglang.launch.places.local.start_methods import BackendStarter, Running
+from sun_sglang.launch.planning.gpu_inventory import Gpu
+from sun_sglang.launch.planning.machine import Machine
+from sun_sglang.launch.planning.plan import WorkerPlan, make_plan
+from sun_sglang.launch.planning.preflight import preflight
 from sun_sglang.topology import parse_topology
 
 FILE = """

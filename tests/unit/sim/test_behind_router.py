@@ -15,9 +15,9 @@ import aiohttp
 import pytest
 import yaml
 
-from sun_sglang.launch.access import worker_headers
+from sun_sglang.emulator.protocol.fake_tokens import answer
+from sun_sglang.launch.router_access import worker_headers
 from sun_sglang.launch.state import DeploymentState, read_state
-from sun_sglang.sim.tokens import answer
 
 TASKS = ("a", "b", "c", "d")
 TOPOLOGY = {

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sun_sglang.sim.cost import CostError, CostModel, load_costs
+from sun_sglang.sim.cost_model import CostError, CostModel, load_costs
 
 COSTS = Path(__file__).parents[3] / "configs" / "costs"
 # Table 4 of the SUN paper, LLaMA3.1-8B, Full-FT: (ISL, concurrency) to ms

@@ -13,10 +13,10 @@ from typing import Any
 import aiohttp
 import pytest
 
+from sun_sglang.emulator.fault_injection import Fault, Faults
+from sun_sglang.emulator.settings import parse_settings
+from sun_sglang.emulator.worker import EmulatedWorker
 from sun_sglang.errors import TopologyError
-from sun_sglang.sim.faults import Fault, Faults
-from sun_sglang.sim.settings import parse_settings
-from sun_sglang.sim.worker import EmulatedWorker
 from tests.unit.ports import PORTS
 from tests.unit.sim.conftest import Start, ask, at_rest, expected, flags, legs, post, until, url
 
@@ -128,7 +128,7 @@ async def test_a_slow_worker_takes_as_many_times_as_long(start: Start, tmp_path:
 def process(argv: list[str]) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """A worker in a process of its own, which it may end."""
     port = next(PORTS)
-    command = [sys.executable, "-m", "sun_sglang.sim.worker", *argv, "--port", str(port)]
+    command = [sys.executable, "-m", "sun_sglang.emulator.worker", *argv, "--port", str(port)]
     running = subprocess.Popen(command)
     try:
         yield running, f"http://127.0.0.1:{port}"

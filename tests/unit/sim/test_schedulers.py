@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sun_sglang.sim.cost import CostModel
-from sun_sglang.sim.decode import Admitted, DecodeScheduler, Ended, Token
-from sun_sglang.sim.prefill import PrefillScheduler
+from sun_sglang.sim.cost_model import CostModel
+from sun_sglang.sim.decode_scheduler import Admitted, DecodeScheduler, Ended, Token
+from sun_sglang.sim.prefill_scheduler import PrefillScheduler
 
 COSTS = CostModel(decode_step=1.0, decode_per_context_token=0.001, prefill=1.0, prefill_per_token=0.01)
 

@@ -15,13 +15,13 @@ import aiohttp
 import pytest
 
 from sun_sglang.cli.schema import topology_schema
+from sun_sglang.emulator.protocol.versions import NEWEST, SHAPES, Version
+from sun_sglang.emulator.settings import emulation_flags, parse_settings
+from sun_sglang.emulator.worker import EmulatedWorker
 from sun_sglang.errors import TopologyError
-from sun_sglang.launch.machine import Machine
-from sun_sglang.launch.preflight import preflight
+from sun_sglang.launch.planning.machine import Machine
+from sun_sglang.launch.planning.preflight import preflight
 from sun_sglang.patches.versions import RUN_ON
-from sun_sglang.sim.settings import emulation_flags, parse_settings
-from sun_sglang.sim.shapes import NEWEST, SHAPES, Version
-from sun_sglang.sim.worker import EmulatedWorker
 from sun_sglang.topology import Emulation, parse_topology
 from tests.unit.sim.conftest import Start, flags, legs, url
 

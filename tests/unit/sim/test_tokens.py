@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sun_sglang.sim.prefixes import PrefixCache
-from sun_sglang.sim.tokens import answer, encode, encode_chat, speak, word
+from sun_sglang.emulator.protocol.fake_tokens import answer, encode, encode_chat, speak, word
+from sun_sglang.sim.prefix_cache import PrefixCache
 
 PROMPT = list(range(20))
 

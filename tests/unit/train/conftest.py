@@ -10,10 +10,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from sun_sglang.train.examples import draw, write_jsonl
-from sun_sglang.train.order_task import order
+from sun_sglang.demo.order_task import order
+from sun_sglang.demo.tokenizer import VOCAB_SIZE, build_tokenizer
+from sun_sglang.train.data.examples import draw, write_jsonl
 from sun_sglang.train.recipe import Recipe, load_recipe
-from sun_sglang.train.tokenizer import VOCAB_SIZE, build_tokenizer
 
 # after sun_sglang.train, which makes transformers importable on a machine without a GPU
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM  # isort: skip

@@ -20,9 +20,9 @@ from accelerate.utils import DistributedType
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from sun_sglang.train import zero
 from sun_sglang.train.recipe import load_recipe
-from sun_sglang.train.run import prepare, train
+from sun_sglang.train.sweep import prepare, train
+from sun_sglang.train.trainer import deepspeed as zero
 
 # after sun_sglang.train, which makes transformers importable on a machine without a GPU
 from transformers import Trainer  # isort: skip

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
+from sun_sglang.demo.tokenizer import build_tokenizer
 from sun_sglang.errors import RecipeError
-from sun_sglang.train.batch import LengthGrouped
-from sun_sglang.train.data import Turn, load_examples, turns_of
-from sun_sglang.train.examples import Example, encode
+from sun_sglang.train.data.collate import LengthGrouped
+from sun_sglang.train.data.dataset import Turn, load_examples, turns_of
+from sun_sglang.train.data.examples import Example, encode
 from sun_sglang.train.recipe import Data
-from sun_sglang.train.tokenizer import build_tokenizer
 
 TOKENIZER = build_tokenizer()
 RECIPES = Path(__file__).parents[3] / "configs" / "train"

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from sun_sglang.agreement import pair_difference
-from sun_sglang.identity import read_identity, weights_revision
+from sun_sglang.checkpoint.agreement import pair_difference
+from sun_sglang.checkpoint.identity import read_identity, weights_revision
+from sun_sglang.demo.make import BASE, HELD_OUT, checkpoint_name
+from sun_sglang.demo.tasks import DEMO_QUESTIONS, TASKS
+from sun_sglang.demo.tokenizer import CHAT_TEMPLATE, build_tokenizer
+from sun_sglang.evaluation.exact_match import exact_match
 from sun_sglang.train.checkpoint import load_model, load_tokenizer, read_record
-from sun_sglang.train.demo import BASE, HELD_OUT, checkpoint_name
-from sun_sglang.train.demo_tasks import DEMO_QUESTIONS, TASKS
-from sun_sglang.train.evaluate import exact_match
-from sun_sglang.train.examples import draw, encode, read_jsonl
-from sun_sglang.train.generate import greedy
-from sun_sglang.train.tokenizer import CHAT_TEMPLATE, build_tokenizer
-from sun_sglang.train.two_module import Scheme
+from sun_sglang.train.data.examples import draw, encode, read_jsonl
+from sun_sglang.train.objective.two_module import Scheme
+from sun_sglang.train.reference import greedy
 
 DEMO = Path(__file__).parents[3] / "configs" / "demo"
 SCHEMES: tuple[Scheme, ...] = ("prefill_only", "full")

@@ -9,12 +9,12 @@ from random import Random
 
 import pytest
 
+from sun_sglang.demo.mixture import CURRICULUM, MIXTURE, stream, task_glimpses
+from sun_sglang.demo.pretrain import PretrainRecipe
+from sun_sglang.demo.tasks import DEMO_QUESTIONS, TASKS, tool
+from sun_sglang.demo.tokenizer import build_tokenizer
 from sun_sglang.errors import RecipeError
-from sun_sglang.train.demo_mixture import CURRICULUM, MIXTURE, stream, task_glimpses
-from sun_sglang.train.demo_tasks import DEMO_QUESTIONS, TASKS, tool
-from sun_sglang.train.examples import Example, draw, encode, read_jsonl, split_of, write_jsonl
-from sun_sglang.train.pretrain import PretrainRecipe
-from sun_sglang.train.tokenizer import build_tokenizer
+from sun_sglang.train.data.examples import Example, draw, encode, read_jsonl, split_of, write_jsonl
 
 GENERATORS = (*TASKS.values(), *MIXTURE)
 
@@ -51,9 +51,9 @@ def test_generators_repeat_with_their_seed(generator: object) -> None:
 
 def test_drawing_repeats_in_another_process() -> None:
     code = (
-        "from sun_sglang.train.examples import draw\n"
-        "from sun_sglang.train.demo_tasks import TASKS\n"
-        "from sun_sglang.train.demo_mixture import MIXTURE, stream\n"
+        "from sun_sglang.train.data.examples import draw\n"
+        "from sun_sglang.demo.tasks import TASKS\n"
+        "from sun_sglang.demo.mixture import MIXTURE, stream\n"
         "from itertools import islice, pairwise\n"
         "print(draw(TASKS['tool'], 'train', 20, 5), list(islice(stream(MIXTURE, 5, (), 0), 20)))"
     )

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from sun_sglang.train.batch import collate
-from sun_sglang.train.examples import Encoded
-from sun_sglang.train.generate import greedy
-from sun_sglang.train.two_module import FirstToken, TwoModule
+from sun_sglang.train.data.collate import collate
+from sun_sglang.train.data.examples import Encoded
+from sun_sglang.train.objective.two_module import FirstToken, TwoModule
+from sun_sglang.train.reference import greedy
 
 NewModel = Callable[[int], Any]
 

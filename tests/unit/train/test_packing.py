@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from sun_sglang.train.batch import collate
-from sun_sglang.train.examples import Encoded
-from sun_sglang.train.packed_attention import PACKED
-from sun_sglang.train.packing import PackedRows, Row, collate_row
-from sun_sglang.train.two_module import FirstToken, Scheme, TwoModule
+from sun_sglang.train.data.collate import collate
+from sun_sglang.train.data.examples import Encoded
+from sun_sglang.train.data.packing import PackedRows, Row, collate_row
+from sun_sglang.train.objective.packed_attention import PACKED
+from sun_sglang.train.objective.two_module import FirstToken, Scheme, TwoModule
 from tests.unit.train.test_recompute import PAIRS, assert_trains_like, examples, modules, reference
 
 NewModel = Callable[[int], Any]

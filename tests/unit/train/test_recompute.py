@@ -12,10 +12,10 @@ from torch.nn.functional import cross_entropy
 from transformers import DynamicCache, Gemma2Config, Gemma2ForCausalLM, MistralConfig
 
 from sun_sglang.errors import RecipeError
-from sun_sglang.train.batch import collate
-from sun_sglang.train.examples import Encoded
-from sun_sglang.train.recompute import recompute_layers, require_full_attention
-from sun_sglang.train.two_module import FirstToken, Scheme, TwoModule
+from sun_sglang.train.data.collate import collate
+from sun_sglang.train.data.examples import Encoded
+from sun_sglang.train.objective.activation_checkpointing import recompute_layers, require_full_attention
+from sun_sglang.train.objective.two_module import FirstToken, Scheme, TwoModule
 from tests.unit.train.conftest import SIZES
 
 NewModel = Callable[[int], Any]

@@ -16,15 +16,15 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM
 
-from sun_sglang.agreement import pair_difference
+from sun_sglang.checkpoint.agreement import pair_difference
+from sun_sglang.checkpoint.identity import read_identity, weights_revision
 from sun_sglang.errors import RecipeError
-from sun_sglang.identity import read_identity, weights_revision
 from sun_sglang.train.checkpoint import read_record
 from sun_sglang.train.estimate import estimate
-from sun_sglang.train.fit import trained_state
 from sun_sglang.train.modules import build_modules
 from sun_sglang.train.recipe import Recipe
-from sun_sglang.train.run import prepare, train
+from sun_sglang.train.sweep import prepare, train
+from sun_sglang.train.trainer.trainer import trained_state
 from tests.unit.train.conftest import assert_tuned_alike
 
 

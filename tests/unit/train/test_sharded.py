@@ -16,11 +16,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from sun_sglang.errors import RecipeError
-from sun_sglang.train import zero
-from sun_sglang.train.fit import Fit, fit
 from sun_sglang.train.modules import build_modules
 from sun_sglang.train.recipe import Recipe
-from sun_sglang.train.run import prepare, train
+from sun_sglang.train.sweep import prepare, train
+from sun_sglang.train.trainer import deepspeed as zero
+from sun_sglang.train.trainer.trainer import Fit, fit
 from tests.unit.train.conftest import assert_tuned_alike
 
 # where `make setup` puts it, apart from what everything else imports
@@ -199,7 +199,7 @@ def test_processes_that_would_train_alone_are_refused(
     prepared = prepare(recipe())
     module = build_modules(prepared.recipe, base, base)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr("sun_sglang.train.fit.TrainingArguments", lambda **_arguments: Alone())
+    monkeypatch.setattr("sun_sglang.train.trainer.trainer.TrainingArguments", lambda **_arguments: Alone())
     with pytest.raises(RecipeError, match="2 processes were started, and accelerate has each train alone"):
         fit(module, prepared.examples.train, prepared.examples.validation, Fit(1e-2, 4), pad=0)
 

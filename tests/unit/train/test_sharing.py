@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from sun_sglang.bench.accuracy_sharing import MIXES
-from sun_sglang.bench.accuracy_table import spread
-from sun_sglang.train.generate import greedy
+from sun_sglang.bench.training.accuracy_table import spread
+from sun_sglang.bench.training.sharing import MIXES
+from sun_sglang.train.reference import greedy
 
 PROMPTS = [[Random(i).randrange(320) for _ in range(4 + 3 * i)] for i in range(4)]
 

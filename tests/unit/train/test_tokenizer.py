@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sun_sglang.train.tokenizer import END, ROLES, VOCAB_SIZE, build_tokenizer
+from sun_sglang.demo.tokenizer import END, ROLES, VOCAB_SIZE, build_tokenizer
 
 TOKENIZER = build_tokenizer()
 TEXTS = st.text().filter(lambda text: "<|" not in text)

@@ -6,21 +6,21 @@ from random import Random
 import pytest
 import torch
 
+from sun_sglang.checkpoint.identity import weights_revision
+from sun_sglang.demo.pretrain import PretrainRecipe, build_model, pretrain
+from sun_sglang.demo.tasks import TASKS
+from sun_sglang.demo.tokenizer import build_tokenizer
+from sun_sglang.demo.tune import TuneRecipe, search, tune
 from sun_sglang.errors import CheckpointError
-from sun_sglang.identity import weights_revision
-from sun_sglang.train.batch import bucketed
+from sun_sglang.evaluation.exact_match import evaluate, exact_match
 from sun_sglang.train.checkpoint import TuningRecord, load_model, read_record, save_model, save_record
-from sun_sglang.train.demo_tasks import TASKS
-from sun_sglang.train.evaluate import evaluate, exact_match
-from sun_sglang.train.examples import Encoded, draw, encode
-from sun_sglang.train.generate import greedy
-from sun_sglang.train.pretrain import PretrainRecipe, build_model, pretrain
-from sun_sglang.train.tokenizer import build_tokenizer
-from sun_sglang.train.tune import TuneRecipe, search, tune
-from sun_sglang.train.two_module import Scheme, TwoModule
+from sun_sglang.train.data.collate import bucketed
+from sun_sglang.train.data.examples import Encoded, draw, encode
+from sun_sglang.train.objective.two_module import Scheme, TwoModule
+from sun_sglang.train.reference import greedy
 
 TOKENIZER = build_tokenizer()
-RECORD = TuningRecord("prefill_only", "a" * 16, "b" * 16, "prefill", "python -m sun_sglang.train.demo", 0, 1e-3)
+RECORD = TuningRecord("prefill_only", "a" * 16, "b" * 16, "prefill", "python -m sun_sglang.demo.make", 0, 1e-3)
 
 
 def modules(scheme: Scheme) -> TwoModule:

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from sun_sglang.train.batch import collate
-from sun_sglang.train.examples import Encoded
-from sun_sglang.train.tokenizer import VOCAB_SIZE
-from sun_sglang.train.two_module import FirstToken, Scheme, TwoModule
+from sun_sglang.demo.tokenizer import VOCAB_SIZE
+from sun_sglang.train.data.collate import collate
+from sun_sglang.train.data.examples import Encoded
+from sun_sglang.train.objective.two_module import FirstToken, Scheme, TwoModule
 
 NewModel = Callable[[int], Any]
 PAD = 257

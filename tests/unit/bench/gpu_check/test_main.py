@@ -14,8 +14,8 @@ from sun_sglang.bench.gpu_check import __main__ as command
 from sun_sglang.bench.gpu_check.context import Context
 from sun_sglang.bench.gpu_check.errors import CheckError
 from sun_sglang.bench.gpu_check.stage import Stage
-from sun_sglang.launch.gpus import Gpu
-from sun_sglang.launch.machine import Machine
+from sun_sglang.launch.planning.gpu_inventory import Gpu
+from sun_sglang.launch.planning.machine import Machine
 
 
 class Check:

@@ -13,7 +13,7 @@ import torch
 from sun_sglang.bench.gpu_check.errors import CheckError
 from sun_sglang.bench.gpu_check.reference import Reference, Tally, _load
 from sun_sglang.bench.gpu_check.stages.exactness import random_prompt
-from sun_sglang.train.generate import greedy
+from sun_sglang.train.reference import greedy
 
 ANSWER = 24
 Sample = tuple[list[int], tuple[int, ...]]

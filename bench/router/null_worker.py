@@ -1,0 +1,178 @@
+"""A worker whose answers cost nothing: what is left to measure is whoever stands before it.
+
+    python -m sun_sglang.bench.router.null_worker --role decode --port 30001
+
+It speaks what load balancers need of SGLang's HTTP API, on a bare protocol: `POST /generate`, streamed and not, the
+worker's card, and 200 to whatever else is asked. An answer has as many tokens as are asked for. A stream sends one
+event a token, one token every `input_ids[0]` microseconds, and starts at a random place of that period, so that streams
+do not tick together; the whole-answer path never waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+from typing import Annotated, Any, Literal, cast
+
+import orjson
+import typer
+import uvloop
+
+from sun_sglang.checkpoint.identity import Identity, WorkerCard
+
+VOCAB = 1 << 20
+_DONE = b"data: [DONE]\n\n"
+_TEXT = " the answer so far, which is as long as short answers are"
+
+
+def card(role: Literal["prefill", "decode"]) -> bytes:
+    """What it says of itself."""
+    identity = Identity(
+        architecture="LlamaForCausalLM",
+        num_layers=1,
+        num_kv_heads=1,
+        head_dim=64,
+        vocab_size=VOCAB,
+        rope="{}",
+        kv_dtype="bfloat16",
+        page_size=1,
+        tp_size=1,
+        tokenizer="none",
+        chat_template="",
+        sglang="none",
+        weights="none",
+    )
+    bootstrap = 8998 if role == "prefill" else None
+    made = WorkerCard(
+        role=role,
+        incarnation=f"{random.getrandbits(64):016x}",
+        bootstrap_port=bootstrap,
+        identity=identity,
+        patches=(),
+        max_input_tokens=32768,
+        context_length=32768,
+        kv_tokens=1 << 20,
+    )
+    return made.model_dump_json().encode()
+
+
+def result(rid: str, prompt: int, made: int, *, ended: bool) -> bytes:
+    """A result, or an event's data, in the shape of SGLang's `/generate`."""
+    reason = {"type": "length", "length": made} if ended else None
+    meta = {
+        "id": rid,
+        "finish_reason": reason,
+        "prompt_tokens": prompt,
+        "weight_version": "default",
+        "total_retractions": 0,
+        "completion_tokens": made,
+        "cached_tokens": 0,
+        "e2e_latency": None,
+    }
+    return orjson.dumps({"text": _TEXT, "output_ids": [made], "meta_info": meta})
+
+
+class Responder(asyncio.Protocol):
+    """One connection of a load balancer."""
+
+    def __init__(self, role: Literal["prefill", "decode"], own_card: bytes) -> None:
+        self._streams = role == "decode"
+        self._card = own_card
+        self._buffer = b""
+        self._transport: asyncio.Transport
+        self._gone = False
+        self._loop = asyncio.get_running_loop()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the connection."""
+        # uvloop's transports are no subclasses of asyncio's
+        self._transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """A stream under way ends."""
+        self._gone = True
+
+    def data_received(self, data: bytes) -> None:
+        """Answer every request that is complete."""
+        self._buffer += data
+        while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
+            head = self._buffer[:end].lower()
+            length, at = 0, head.find(b"content-length:")
+            if at >= 0:
+                length = int(head[at + 15 :].split(b"\r\n", 1)[0])
+            if len(self._buffer) < end + 4 + length:
+                return
+            path = self._buffer[: self._buffer.index(b"\r\n")].split(b" ")[1]
+            body, self._buffer = self._buffer[end + 4 : end + 4 + length], self._buffer[end + 4 + length :]
+            self._answer(path, body)
+
+    def _answer(self, path: bytes, body: bytes) -> None:
+        if path == b"/sun/worker":
+            self._whole(self._card)
+        elif path != b"/generate":
+            self._whole(b"{}")
+        else:
+            asked = orjson.loads(body)
+            if asked.get("stream"):
+                self._stream(asked)
+            else:
+                self._whole(self._result(asked))
+
+    def _result(self, asked: dict[str, Any]) -> bytes:
+        made = asked["sampling_params"]["max_new_tokens"]
+        return result(asked.get("rid") or "none", len(asked["input_ids"]), made, ended=True)
+
+    def _whole(self, body: bytes) -> None:
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body)
+        self._transport.write(head + body)
+
+    def _stream(self, asked: dict[str, Any]) -> None:
+        rid, prompt = asked.get("rid") or "none", asked["input_ids"]
+        left, period = asked["sampling_params"]["max_new_tokens"], prompt[0] / 1e6
+        last = _chunk(b"data: " + result(rid, len(prompt), left, ended=True) + b"\n\n")
+        last += _chunk(_DONE) + b"0\r\n\r\n"
+        event = _chunk(b"data: " + result(rid, len(prompt), 1, ended=False) + b"\n\n")
+        self._transport.write(
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
+        )
+        if self._streams:
+            due = self._loop.time() + random.random() * period
+            self._loop.call_at(due, self._tick, event, last, left - 1, due, period)
+        else:
+            self._transport.write(last)
+
+    def _tick(self, event: bytes, last: bytes, left: int, due: float, period: float) -> None:
+        if self._gone:
+            return
+        if left <= 0:
+            self._transport.write(last)
+            return
+        self._transport.write(event)
+        # a worker that fell behind does not catch up: what is measured is how much gets through
+        due = max(due + period, self._loop.time())
+        self._loop.call_at(due, self._tick, event, last, left - 1, due, period)
+
+
+def _chunk(data: bytes) -> bytes:
+    return b"%x\r\n" % len(data) + data + b"\r\n"
+
+
+async def serve(role: Literal["prefill", "decode"], port: int) -> None:
+    """Answer until SIGTERM."""
+    loop = asyncio.get_running_loop()
+    asked = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, asked.set)
+    own = card(role)
+    await loop.create_server(lambda: Responder(role, own), "127.0.0.1", port, backlog=2048)
+    await asked.wait()
+
+
+def main(role: Annotated[str, typer.Option()], port: Annotated[int, typer.Option()]) -> None:
+    """Run one worker."""
+    assert role in ("prefill", "decode")
+    uvloop.run(serve("prefill" if role == "prefill" else "decode", port))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,114 @@
+"""A deployment as a terminal shows it. Rendering only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from sun_sglang.launch.router_client import TasksReport
+from sun_sglang.launch.state import DeploymentState, Phase, ProcessState
+
+_COLOURS = {
+    "ready": "green",
+    "running": "cyan",
+    "loading": "cyan",
+    "registering": "cyan",
+    "starting": "yellow",
+    "restarting": "yellow",
+    "stopping": "yellow",
+    "refused": "red",
+    "failed": "red",
+}
+
+# a process, where it stands, and why
+_Placed = tuple[ProcessState, str, str]
+
+
+def render(state: DeploymentState, report: TasksReport | None) -> RenderableType:
+    """Return processes and tasks as two tables, with a line above them and one for each process that has a reason."""
+    placed = [(process, *serving(process, report)) for process in state.processes]
+    tasks = _tasks(report) if report else Text("")
+    return Group(_headline(state), _processes(placed, report), *_reasons(placed), tasks)
+
+
+def serving(process: ProcessState, report: TasksReport | None) -> tuple[str, str]:
+    """One word for where a process stands, and why: the supervisor's until it runs, then the router's."""
+    if process.phase != Phase.RUNNING:
+        return process.phase.value, process.detail
+    if process.role == "router":
+        return ("ready" if report is not None else "starting"), ""
+    worker = report.workers.get(process.name) if report is not None else None
+    if worker is None or worker.state == "absent":
+        return "loading", ""
+    return worker.state, worker.reason
+
+
+def early_end(process: ProcessState) -> str:
+    """Return how a process ended before it served, with its log's last lines; empty unless it did."""
+    if not process.log_end:
+        return ""
+    how = f"{process.detail}, start {process.restarts}"
+    return f"{process.name} ended before it was ready ({how}). The end of {process.log}:\n{process.log_end}"
+
+
+class EarlyEnds:
+    """Tells each early end of a process once."""
+
+    def __init__(self) -> None:
+        self._told: dict[str, int] = {}
+
+    def news(self, state: DeploymentState) -> list[str]:
+        """Return the early ends that were not told before."""
+        new = [p for p in state.processes if p.log_end and self._told.get(p.name) != p.restarts]
+        self._told.update({p.name: p.restarts for p in new})
+        return [early_end(process) for process in new]
+
+
+def _headline(state: DeploymentState) -> Text:
+    seconds = f" after {state.seconds_to_ready:.1f} s" if state.seconds_to_ready is not None else ""
+    colour = _COLOURS.get(state.phase.value, "white")
+    detail = f"  {escape(state.detail)}" if state.detail else ""
+    return Text.from_markup(
+        f"[bold]{escape(str(state.topology))}[/]  [{colour}]{state.phase.value}[/]{seconds}  {state.url}{detail}"
+    )
+
+
+def _processes(placed: Sequence[_Placed], report: TasksReport | None) -> Table:
+    table = Table("process", "role", "state", "pid", "restarts", "in flight", "url")
+    reports = report.workers if report is not None else {}
+    for process, word, _ in placed:
+        shown = f"[{_COLOURS.get(word, 'white')}]{word}[/]"
+        worker = reports.get(process.name)
+        table.add_row(
+            process.name,
+            process.role,
+            shown,
+            str(process.pid or ""),
+            str(process.restarts or ""),
+            str(worker.in_flight) if worker else "",
+            process.url,
+        )
+    return table
+
+
+def _reasons(placed: Sequence[_Placed]) -> list[Text]:
+    """Return why processes are where they stand: sentences, for which no column is wide enough."""
+    return [
+        Text.assemble((f"{process.name} {word}", _COLOURS.get(word, "white")), f": {why}")
+        for process, word, why in placed
+        if why and word != "ready"
+    ]
+
+
+def _tasks(report: TasksReport) -> Table:
+    table = Table("task", "prefill", "decode", "paths proven", "in flight")
+    for name, task in report.tasks.items():
+        total = len(task.prefill.workers) * len(task.decode.workers)
+        colour = "green" if task.ready else "yellow"
+        proven = f"[{colour}]{len(task.paths)} of {total}[/]"
+        table.add_row(name, task.prefill.pool, task.decode.pool, proven, str(task.in_flight))
+    return table

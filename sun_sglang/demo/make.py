@@ -1,0 +1,168 @@
+"""Makes everything in `configs/demo` that is learnt: data, the base model, each task tuned both ways, the evaluation.
+
+    python -m sun_sglang.demo.make --out configs/demo --seed 0
+
+The order in which a seed's examples come is the same everywhere; the last bits of the weights depend on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+import transformers
+
+from sun_sglang.checkpoint.identity import weights_revision
+from sun_sglang.demo.pretrain import PretrainRecipe, pretrain
+from sun_sglang.demo.tasks import DEMO_QUESTIONS, TASKS
+from sun_sglang.demo.tokenizer import build_tokenizer
+from sun_sglang.demo.tune import Tuned, TuneRecipe, search
+from sun_sglang.evaluation.exact_match import evaluate
+from sun_sglang.train.checkpoint import TuningRecord, load_model, save_model, save_record
+from sun_sglang.train.data.examples import Encoded, Split, draw, encode, write_jsonl
+from sun_sglang.train.objective.two_module import Scheme, TwoModule
+
+Log = Callable[[str], None]
+
+# half precision keeps the repository small, and has three more bits of mantissa than bfloat16; every later stage and
+# the evaluation start from the saved weights, in float32, as the CPU engine serves them
+SAVED_DTYPE = torch.float16
+HELD_OUT = 300
+BASE = "base"
+RATES = (1e-3, 2e-3, 4e-3)
+RECIPES: Mapping[str, TuneRecipe] = MappingProxyType(
+    {"math": TuneRecipe(6400, 32, RATES), "tool": TuneRecipe(9600, 32, RATES)}
+)
+
+
+def checkpoint_name(task: str, scheme: Scheme) -> str:
+    """The directory of a task's checkpoint: `math` is served on the shared decoder, `math-full` is the comparison."""
+    return task if scheme == "prefill_only" else f"{task}-{scheme}"
+
+
+def make(out: Path, seed: int, base_recipe: PretrainRecipe, recipes: Mapping[str, TuneRecipe], log: Log) -> None:
+    """Write `out/models`, `out/data` and `out/evaluation.json`.
+
+    Args:
+        out: the directory, `configs/demo` for the committed ones.
+        seed: of weights, data and order.
+        base_recipe: how the base is trained.
+        recipes: how each task is tuned.
+        log: takes a line now and then.
+    """
+    seconds = dict[str, float]()
+    started = time.monotonic()
+    tokenizer = build_tokenizer()
+    models = out / "models"
+    for task in recipes:
+        write_jsonl(out / "data" / f"{task}.test.jsonl", draw(TASKS[task], "test", HELD_OUT, seed))
+        write_jsonl(out / "data" / f"{task}.demo.jsonl", DEMO_QUESTIONS[task])
+    save_model(pretrain(tokenizer, base_recipe, seed, log), tokenizer, models / BASE, SAVED_DTYPE)
+    seconds[BASE] = time.monotonic() - started
+
+    searches = dict[str, Tuned]()
+    for task, recipe in recipes.items():
+        for scheme in ("full", "prefill_only"):
+            before = time.monotonic()
+            name = checkpoint_name(task, scheme)
+            searches[name] = tune_task(models, task, scheme, recipe, seed, tokenizer, log)
+            seconds[name] = time.monotonic() - before
+    report = {
+        "command": f"python -m sun_sglang.demo.make --out {_shown(out)} --seed {seed}",
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}, "
+        f"transformers {transformers.__version__}",
+        "seconds": {name: round(value) for name, value in seconds.items()},
+        "base_recipe": asdict(base_recipe),
+        "tuning": {
+            name: {"learning_rate": tuned.learning_rate, "validation_loss": tuned.validation_loss}
+            for name, tuned in searches.items()
+        },
+        "exact_match": {
+            task: exact_matches(models, task, _encoded(task, "test", HELD_OUT, seed, tokenizer), tokenizer.eos_token_id)
+            for task in recipes
+        },
+    }
+    (out / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    log(json.dumps(report["exact_match"], indent=2))
+
+
+def tune_task(
+    models: Path, task: str, scheme: Scheme, recipe: TuneRecipe, seed: int, tokenizer: Any, log: Log
+) -> Tuned:
+    """Tune one task from the saved base, and save it with its record."""
+    base = models / BASE
+
+    def build() -> TwoModule:
+        prefill = load_model(base)
+        return TwoModule(prefill, prefill if scheme == "full" else load_model(base), scheme)
+
+    log(f"{task}, {scheme}: {recipe.examples} examples")
+    tuned = search(
+        build,
+        _encoded(task, "train", recipe.examples, seed, tokenizer),
+        _encoded(task, "validation", HELD_OUT, seed, tokenizer),
+        recipe,
+        pad=tokenizer.pad_token_id,
+        seed=seed,
+        log=log,
+    )
+    out = models / checkpoint_name(task, scheme)
+    revision = save_model(tuned.model, tokenizer, out, SAVED_DTYPE)
+    started_from = weights_revision(base)
+    record = TuningRecord(
+        scheme=scheme,
+        base=started_from,
+        decoder=revision if scheme == "full" else started_from,
+        first_token="prefill",
+        command=f"python -m sun_sglang.demo.make --seed {seed}",
+        seed=seed,
+        learning_rate=tuned.learning_rate,
+    )
+    save_record(record, out)
+    return tuned
+
+
+def exact_matches(models: Path, task: str, examples: Sequence[Encoded], end_token: int) -> dict[str, dict[str, float]]:
+    """Exact match of the saved checkpoints on `examples`: base, full fine-tuning, naive sharing, SUN."""
+    base = load_model(models / BASE)
+    full = load_model(models / checkpoint_name(task, "full"))
+    tuned = load_model(models / checkpoint_name(task, "prefill_only"))
+    pairs = {"base": (base, base), "full": (full, full), "naive": (full, base), "sun": (tuned, base)}
+    return {name: asdict(evaluate(prefill, decode, examples, end_token)) for name, (prefill, decode) in pairs.items()}
+
+
+def _encoded(task: str, split: Split, count: int, seed: int, tokenizer: Any) -> list[Encoded]:
+    return [encode(tokenizer, example) for example in draw(TASKS[task], split, count, seed)]
+
+
+def _shown(out: Path) -> str:
+    return "DIR" if out.is_absolute() else str(out)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m sun_sglang.demo.make", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("configs/demo"), help="where models, data and evaluation go")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    make(arguments.out, arguments.seed, PretrainRecipe(), RECIPES, _say)
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""A worker without a model that speaks SGLang's protocol over `sim`."""

@@ -1,0 +1,1 @@
+"""The emulated worker's HTTP server."""

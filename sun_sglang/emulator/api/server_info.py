@@ -1,0 +1,119 @@
+"""What an emulated worker says of itself: SGLang's `/v1/loads`, `/model_info` and `/server_info`. Pure."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from sun_sglang.checkpoint.identity import WorkerCard
+from sun_sglang.emulator.engine.engine import Engine
+from sun_sglang.emulator.protocol.errors import InternalError
+from sun_sglang.emulator.settings import Settings
+
+_SECTIONS = frozenset(("core", "memory", "spec", "lora", "disagg", "queues", "all"))
+_MAX_RUNNING = 4096
+
+
+def loads(engine: Engine, settings: Settings, *, include: str | None, dp_rank: str | None) -> dict[str, Any]:
+    """`/v1/loads`.
+
+    Raises:
+        InternalError: a section that SGLang does not know, which it answers with 500.
+    """
+    wanted = {s.strip() for s in include.split(",")} if include else {"all"}
+    if not wanted <= _SECTIONS:
+        raise InternalError(f"unknown sections {wanted - _SECTIONS}")
+    ranks = [_rank(engine, settings, wanted)] if dp_rank in (None, "0") else []
+    return {
+        "timestamp": datetime.now(UTC).isoformat(),
+        "version": settings.emulation.sglang,
+        "accelerator": None,
+        "num_accelerators": 1,
+        "loads": ranks,
+    }
+
+
+def _rank(engine: Engine, settings: Settings, wanted: set[str]) -> dict[str, Any]:
+    load, capacity = engine.load(), engine.limits.kv
+    rank: dict[str, Any] = {
+        "timestamp": time.time(),
+        "dp_rank": 0,
+        "num_running_reqs": load["running"],
+        "num_waiting_reqs": load["waiting"],
+        "num_waiting_uncached_tokens": load["waiting_tokens"],
+        "num_used_tokens": load["used"],
+        "num_total_tokens": load["used"] + load["waiting_tokens"],
+        "num_active_tokens": load["used"],
+        "num_prealloc_ready_tokens": 0,
+        "max_total_num_tokens": capacity,
+        "max_running_requests": _MAX_RUNNING,
+        "token_usage": round(load["used"] / capacity, 4),
+        "gen_throughput": 0.0,
+        "cache_hit_rate": 0.0,
+        "utilization": 0.0,
+        "total_prefill_uncached_tokens": engine.total_tokens if settings.role == "prefill" else 0,
+        "total_prefill_busy_us": 0,
+        "decode_moments": None,
+    }
+    everything = "all" in wanted
+    if everything or "memory" in wanted:
+        rank["memory"] = {"weight_gb": 0.0, "kv_cache_gb": 0.0, "graph_gb": 0.0, "token_capacity": capacity}
+    if everything or "disagg" in wanted:
+        queues = ("prefill_bootstrap", "prefill_inflight", "decode_prealloc", "decode_transfer", "decode_retracted")
+        rank["disaggregation"] = {
+            "mode": settings.role,
+            **{f"{q}_queue_reqs": load.get(f"{q}_queue_reqs", 0) for q in queues},
+            "kv_transfer_speed_gb_s": 0.0,
+            "kv_transfer_latency_ms": 0.0,
+        }
+    if everything or "queues" in wanted:
+        rank["queues"] = {
+            "waiting": load["waiting"],
+            "grammar": 0,
+            "paused": 0,
+            "retracted": load.get("decode_retracted_queue_reqs", 0),
+            "prealloc_ready": 0,
+        }
+    return rank
+
+
+def model_info(settings: Settings, card: WorkerCard) -> dict[str, Any]:
+    """`/model_info`."""
+    return {
+        "model_path": settings.model,
+        "served_model_name": settings.served_model_name,
+        "tokenizer_path": settings.engine.get("tokenizer_path", settings.model),
+        "is_generation": True,
+        "preferred_sampling_params": None,
+        "weight_version": "default",
+        "load_format": "emulated",
+        "reasoning_parser": None,
+        "tool_call_parser": None,
+        "disaggregation_mode": settings.role,
+        "has_image_understanding": False,
+        "has_audio_understanding": False,
+        "model_type": "emulated",
+        "architectures": [card.identity.architecture],
+    }
+
+
+def server_info(engine: Engine, settings: Settings, card: WorkerCard) -> dict[str, Any]:
+    """`/server_info`: what a client of SGLang reads of it; not every flag."""
+    return {
+        "model_path": settings.model,
+        "tokenizer_path": settings.engine.get("tokenizer_path", settings.model),
+        "served_model_name": settings.served_model_name,
+        "disaggregation_mode": settings.role,
+        "disaggregation_bootstrap_port": settings.bootstrap_port,
+        "host": settings.host,
+        "port": settings.port,
+        "page_size": card.identity.page_size or 1,
+        "tp_size": card.identity.tp_size,
+        "context_length": settings.context_length,
+        "max_total_num_tokens": card.kv_tokens,
+        "max_req_input_len": card.max_input_tokens,
+        "internal_states": [{"last_gen_throughput": 0.0, "effective_max_running_requests_per_dp": _MAX_RUNNING}],
+        "version": settings.emulation.sglang,
+        "backend": "emulated",
+    }

@@ -1,0 +1,1 @@
+"""The emulated prefill and decode engines."""

@@ -1,0 +1,111 @@
+"""Who an emulated worker says it is: its identity, its limits, its card."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from pathlib import Path
+from typing import NamedTuple
+
+from sun_sglang.checkpoint.identity import Identity, WorkerCard, find_checkpoint, read_identity
+from sun_sglang.checkpoint.tuning import read_tuning
+from sun_sglang.emulator.settings import Settings
+
+_DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "fp8_e4m3": 1, "fp8_e5m2": 1}
+
+
+class Limits(NamedTuple):
+    """What a worker takes, in tokens.
+
+    SGLang's scheduler keeps a request one below the context and the cache, and a prompt five below that
+    (managers/tp_worker.py).
+    """
+
+    context: int
+    kv: int
+
+    @property
+    def request(self) -> int:
+        """Longest prompt and answer together."""
+        return min(self.context - 1, self.kv - 1)
+
+    @property
+    def prompt(self) -> int:
+        """Prompts of this length or more are refused."""
+        return self.request - 5
+
+
+def identity_of(settings: Settings) -> Identity:
+    """The checkpoint's identity where there is one; else one that follows from the model's name and the emulation.
+
+    Raises:
+        CheckpointError: there is a checkpoint that cannot be read.
+    """
+    found = find_checkpoint(settings.model, settings.revision)
+    if found is not None:
+        return read_identity(found, settings.engine, sglang=settings.emulation.sglang)
+    flag = settings.engine.get("kv_cache_dtype") or "auto"
+    dtype = (settings.engine.get("dtype") or "auto") if flag == "auto" else flag
+    weights = hashlib.sha256(f"{settings.model}@{settings.revision or ''}".encode()).hexdigest()[:16]
+    given = settings.emulation
+    return Identity(
+        architecture=given.architecture,
+        num_layers=given.num_layers,
+        num_kv_heads=given.num_kv_heads,
+        head_dim=given.head_dim,
+        vocab_size=given.vocab_size,
+        rope="{}",
+        kv_cache_dtype=flag,
+        kv_dtype="bfloat16" if dtype == "auto" else dtype,
+        page_size=int(settings.engine.get("page_size") or 0),
+        tp_size=int(settings.engine.get("tp_size") or 1),
+        any_tp=True,
+        tokenizer="emulated",
+        chat_template="",
+        sglang=settings.emulation.sglang,
+        weights=weights,
+    )
+
+
+def context_length(settings: Settings) -> int:
+    """The flag's, else the checkpoint's, else the emulation's."""
+    if settings.context_length:
+        return settings.context_length
+    found = find_checkpoint(settings.model, settings.revision)
+    return _context_of(found) if found is not None else settings.emulation.context_length
+
+
+def kv_bytes_per_token(identity: Identity) -> int:
+    """Bytes of KV that one token takes on all ranks together: keys and values of every layer."""
+    width = _DTYPE_BYTES.get(identity.kv_dtype, 2)
+    return 2 * identity.num_layers * identity.num_kv_heads * identity.head_dim * width
+
+
+def make_card(settings: Settings, identity: Identity, limits: Limits) -> WorkerCard:
+    """The card of this start. There are no hooks to report.
+
+    Raises:
+        CheckpointError: there is a tuning record that cannot be read.
+    """
+    found = find_checkpoint(settings.model, settings.revision) if settings.role == "prefill" else None
+    tuning = read_tuning(found) if found is not None else None
+    return WorkerCard(
+        role=settings.role,
+        incarnation=uuid.uuid4().hex,
+        bootstrap_port=settings.bootstrap_port,
+        identity=identity,
+        patches=(),
+        max_input_tokens=limits.prompt - 1,
+        context_length=limits.context,
+        kv_tokens=limits.kv,
+        keeps_answers=False,
+        token_bytes=settings.emulation.bytes_per_token,
+        tuned_for=tuning.decoder if tuning is not None else "",
+    )
+
+
+def _context_of(checkpoint: Path) -> int:
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    text = config.get("text_config", config)
+    return int(text.get("max_position_embeddings") or 2048)

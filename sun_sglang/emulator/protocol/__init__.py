@@ -1,0 +1,1 @@
+"""SGLang's requests and errors, as the emulated worker reads and writes them."""

@@ -1,0 +1,124 @@
+"""What an emulated worker is told: SGLang's own flags, as any worker gets, and `--sim-*` flags of its own."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import Field, ValidationError
+
+from sun_sglang.errors import TopologyError
+from sun_sglang.topology import Emulation, Role, Strict
+
+_PREFIX = "sim_"
+
+
+class Settings(Strict):
+    """One emulated worker.
+
+    Attributes:
+        role: what it does.
+        model: a directory, or a name where there is no checkpoint.
+        revision: of the model.
+        served_model_name: what `/v1/models` calls it.
+        host: address that it listens on.
+        port: its HTTP port; 0 takes a free one.
+        bootstrap_port: where decode workers meet it; None on a decode worker.
+        max_total_tokens: tokens of KV; None takes the cost file's.
+        context_length: None takes the checkpoint's, else the emulation's.
+        engine: the SGLang flags that its identity depends on.
+        decode_cache: whether a decode worker keeps prompts' KV.
+        emulation: what it emulates.
+        key: the worker key that every request has to carry; None for none.
+    """
+
+    role: Role
+    model: str
+    revision: str | None = None
+    served_model_name: str
+    host: str = "127.0.0.1"
+    port: int = 0
+    bootstrap_port: int | None = None
+    max_total_tokens: int | None = None
+    context_length: int | None = None
+    engine: dict[str, str]
+    decode_cache: bool = True
+    emulation: Emulation
+    key: str | None = Field(default=None, repr=False)
+
+
+class _Flag(NamedTuple):
+    name: str
+    kind: type
+    identity: bool = False
+
+
+_FLAGS = (
+    _Flag("revision", str),
+    _Flag("served_model_name", str),
+    _Flag("host", str),
+    _Flag("port", int),
+    _Flag("max_total_tokens", int),
+    _Flag("context_length", int),
+    _Flag("dtype", str, identity=True),
+    _Flag("kv_cache_dtype", str, identity=True),
+    _Flag("page_size", str, identity=True),
+    _Flag("tp_size", str, identity=True),
+    _Flag("tokenizer_path", str, identity=True),
+    _Flag("chat_template", str, identity=True),
+)
+
+
+def parse_settings(argv: Sequence[str]) -> Settings:
+    """Settings from a command line. SGLang's other flags mean nothing here and are let pass.
+
+    Raises:
+        TopologyError: a `--sim-*` flag is wrong.
+        SystemExit: a flag is missing or malformed (argparse).
+    """
+    parsed, _ = _parser().parse_known_args(argv)
+    given = vars(parsed)
+    emulation = {k.removeprefix(_PREFIX): v for k, v in given.items() if k.startswith(_PREFIX) and v is not None}
+    try:
+        return Settings(
+            role=given["disaggregation_mode"],
+            model=given["model_path"],
+            bootstrap_port=given["disaggregation_bootstrap_port"]
+            if given["disaggregation_mode"] == "prefill"
+            else None,
+            decode_cache=given["disaggregation_decode_enable_radix_cache"],
+            engine={f.name: given[f.name] for f in _FLAGS if f.identity and given[f.name] is not None},
+            emulation=Emulation.model_validate(emulation),
+            **{f.name: given[f.name] for f in _FLAGS if not f.identity and given[f.name] is not None},
+            **({} if given["served_model_name"] else {"served_model_name": given["model_path"]}),
+        )
+    except ValidationError as e:
+        first = e.errors(include_url=False)[0]
+        where = "--sim-" + "-".join(str(part) for part in first["loc"]).replace("_", "-")
+        raise TopologyError(where, f"{first['msg']} (got {first['input']!r})") from e
+
+
+def emulation_flags(emulation: Emulation) -> dict[str, str]:
+    """The `--sim-*` flags that say what differs from the defaults, as names with underscores and values."""
+    return {_PREFIX + name: str(value) for name, value in emulation.model_dump(exclude_defaults=True).items()}
+
+
+def costs_path(emulation: Emulation) -> Path | None:
+    """Where its cost file is; None for the zero-cost model."""
+    return Path(emulation.costs) if emulation.costs else None
+
+
+def _parser() -> argparse.ArgumentParser:
+    # an abbreviation of a flag that is let pass must not be taken for one of ours
+    parser = argparse.ArgumentParser(prog="python -m sun_sglang.emulator.worker", allow_abbrev=False)
+    parser.add_argument("--model-path", required=True, help="a directory, or any name")
+    parser.add_argument("--disaggregation-mode", required=True, choices=("prefill", "decode"))
+    parser.add_argument("--disaggregation-bootstrap-port", type=int, default=8998)
+    parser.add_argument("--disaggregation-decode-enable-radix-cache", action="store_true")
+    for flag in _FLAGS:
+        parser.add_argument("--" + flag.name.replace("_", "-"), type=flag.kind)
+    for name, field in Emulation.model_fields.items():
+        parser.add_argument("--sim-" + name.replace("_", "-"), help=f"default: {field.default}")
+    return parser

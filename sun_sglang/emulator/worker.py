@@ -1,0 +1,121 @@
+"""One emulated worker: SGLang's PD protocol over a cost model, in a process of about 50 MB.
+
+    python -m sun_sglang.emulator.worker --model-path NAME --disaggregation-mode prefill --port 30000 ...
+
+takes SGLang's flags, most of which mean nothing here, and `--sim-*` flags of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from sun_sglang.checkpoint.identity import Identity
+from sun_sglang.emulator.api.server import Server
+from sun_sglang.emulator.engine.decode import DecodeEngine
+from sun_sglang.emulator.engine.engine import Engine
+from sun_sglang.emulator.engine.prefill import PrefillEngine
+from sun_sglang.emulator.fault_injection import Fault, Faults
+from sun_sglang.emulator.identity import Limits, context_length, identity_of, kv_bytes_per_token, make_card
+from sun_sglang.emulator.protocol.request import Reader
+from sun_sglang.emulator.protocol.versions import SHAPES
+from sun_sglang.emulator.settings import Settings, costs_path, parse_settings
+from sun_sglang.errors import SunError
+from sun_sglang.sim.cost_model import CostModel, load_costs
+from sun_sglang.sim.prefix_cache import PrefixCache
+from sun_sglang.worker_key import read_key
+
+
+class EmulatedWorker:
+    """One worker in this process. `start` and `stop` it; `server.port` is where it listens.
+
+    Args:
+        settings: what it was told.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        path = costs_path(settings.emulation)
+        costs = load_costs(path) if path else CostModel()
+        identity = identity_of(settings)
+        limits = Limits(context_length(settings), settings.max_total_tokens or costs.kv_tokens)
+        self.card = make_card(settings, identity, limits)
+        self.faults = Faults()
+        self.engine = _engine(settings, costs, identity, limits, self.faults)
+        reader = Reader(
+            bytes_per_token=settings.emulation.bytes_per_token,
+            vocab_size=identity.vocab_size,
+            context=limits.context,
+            longest_request=limits.request,
+            longest_prompt=limits.prompt,
+            shapes=SHAPES[settings.emulation.sglang],
+        )
+        self.server = Server(settings, self.card, self.engine, reader, self.faults)
+        self._first_fault = settings.emulation.fault
+        self._driving: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Listen and begin to step."""
+        await self.engine.start()
+        self._driving = asyncio.create_task(self.engine.run())
+        await self.server.start()
+        if self._first_fault:
+            await self.server.fault(Fault.model_validate_json(self._first_fault))
+
+    async def stop(self) -> None:
+        """End everything at once."""
+        await self.server.stop()
+        if self._driving is not None:
+            self._driving.cancel()
+            await asyncio.gather(self._driving, return_exceptions=True)
+        await self.engine.close()
+
+
+def _engine(settings: Settings, costs: CostModel, identity: Identity, limits: Limits, faults: Faults) -> Engine:
+    cache = PrefixCache(page_size=identity.page_size or 1, kv_tokens=limits.kv)
+    if settings.role == "decode":
+        keeps = settings.decode_cache
+        return DecodeEngine(costs, limits, cache, settings.emulation, faults, keeps_prompts=keeps)
+    assert settings.bootstrap_port is not None, "a prefill worker has a bootstrap port"
+    return PrefillEngine(
+        costs,
+        limits,
+        cache,
+        settings.emulation,
+        faults,
+        weights=identity.weights,
+        vocab_size=identity.vocab_size,
+        kv_bytes=kv_bytes_per_token(identity),
+        host=settings.host,
+        port=settings.bootstrap_port,
+    )
+
+
+async def serve(settings: Settings) -> None:
+    """Run one worker until SIGTERM or SIGINT; requests under way are finished first."""
+    worker = EmulatedWorker(settings)
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    await worker.start()
+    await stopping.wait()
+    await worker.server.drain()
+    await worker.stop()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of `python -m sun_sglang.emulator.worker`."""
+    import uvloop
+
+    try:
+        settings = parse_settings(sys.argv[1:] if argv is None else argv)
+        uvloop.run(serve(settings.model_copy(update={"key": read_key(os.environ)})))
+    except SunError as e:
+        sys.exit(f"emulated worker: {e}")
+
+
+if __name__ == "__main__":
+    main()

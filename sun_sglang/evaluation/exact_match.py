@@ -1,0 +1,76 @@
+"""Exact match of greedy answers on held-out questions, offline, with its confidence interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sun_sglang.evaluation.intervals import wilson
+from sun_sglang.train.data.examples import Encoded
+from sun_sglang.train.objective.two_module import FirstToken
+from sun_sglang.train.reference import Mix, greedy
+
+_BATCH = 100
+
+
+@dataclass(frozen=True)
+class ExactMatch:
+    """How many answers were right, token for token.
+
+    Attributes:
+        correct: right answers.
+        total: questions.
+        percent: right answers in percent.
+        low: lower end of the 95 % interval, in percent.
+        high: upper end of the 95 % interval, in percent.
+    """
+
+    correct: int
+    total: int
+    percent: float
+    low: float
+    high: float
+
+
+def exact_match(correct: int, total: int) -> ExactMatch:
+    """Percentage with Wilson's 95 % score interval (Wilson 1927), rounded to a tenth of a point."""
+    low, high = wilson(correct, total)
+    return ExactMatch(correct, total, round(100 * correct / total, 1), round(100 * low, 1), round(100 * high, 1))
+
+
+def evaluate(
+    prefill: Any,
+    decode: Any,
+    examples: Sequence[Encoded],
+    end_token: int,
+    first_token: FirstToken = "prefill",
+    mix: Mix | None = None,
+) -> ExactMatch:
+    """Exact match of a prefill and a decode module.
+
+    Args:
+        prefill: causal LM that runs the prompts.
+        decode: causal LM that continues; may be the same object.
+        examples: questions with the one right answer.
+        end_token: token id that ends an answer.
+        first_token: who makes it.
+        mix: as for `greedy`.
+    """
+    correct = 0
+    by_length = sorted(examples, key=lambda e: len(e.prompt))
+    for start in range(0, len(by_length), _BATCH):
+        part = by_length[start : start + _BATCH]
+        longest = max(len(e.answer) for e in part)
+        answers = greedy(
+            prefill,
+            decode,
+            [e.prompt for e in part],
+            # a longer answer is wrong already
+            max_new_tokens=longest,
+            end_tokens={end_token},
+            first_token=first_token,
+            mix=mix,
+        )
+        correct += sum(answer.tokens == e.answer for answer, e in zip(answers, part, strict=True))
+    return exact_match(correct, len(examples))

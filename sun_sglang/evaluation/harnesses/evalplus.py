@@ -1,0 +1,79 @@
+"""EvalPlus (HumanEval+, MBPP+) by its own command, `evalplus.evaluate`, against the router (version 0.3.1)."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from sun_sglang.errors import UserError
+from sun_sglang.evaluation.benchmark import Benchmark
+from sun_sglang.evaluation.endpoint import KEY, Endpoint
+from sun_sglang.evaluation.harnesses.external import require_program, run
+from sun_sglang.evaluation.result import Result, proportion
+
+PROGRAM = "evalplus.evaluate"
+PACKAGE = "evalplus"
+_DATASETS = ("humaneval", "mbpp")
+_PASS = "pass"
+
+
+def command(benchmark: Benchmark, endpoint: Endpoint, root: Path) -> list[str]:
+    """The command line: greedy, through the OpenAI chat API, results below `root`."""
+    return [
+        PROGRAM,
+        *("--model", benchmark.task),
+        *("--dataset", benchmark.name),
+        *("--backend", "openai"),
+        *("--base-url", endpoint.openai),
+        *("--root", str(root)),
+        "--greedy",
+    ]
+
+
+def measure(benchmark: Benchmark, endpoint: Endpoint, directory: Path, *, unsafe_code: bool) -> Result:
+    """Run it and read what it wrote.
+
+    Raises:
+        UserError: there is no such data set, the harness is absent or failed, or running code was not allowed.
+    """
+    if benchmark.name not in _DATASETS:
+        raise UserError(f"{benchmark}: EvalPlus has {' and '.join(_DATASETS)}, not `{benchmark.name}`")
+    require_program(PROGRAM, PACKAGE)
+    if not unsafe_code:
+        raise UserError(f"{benchmark}: EvalPlus runs code that the model wrote; allow it with --run-unsafe-code")
+    root = directory.resolve() / "evalplus"
+    root.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    run(command(benchmark, endpoint, root), root, {KEY: os.environ.get(KEY, "none")})
+    return read(benchmark, root, time.perf_counter() - began)
+
+
+def read(benchmark: Benchmark, root: Path, seconds: float) -> Result:
+    """Pass@1 of the base tests and of base and added tests together, from the harness's own file.
+
+    Raises:
+        UserError: the file is not there or is not EvalPlus's.
+    """
+    # evalplus/codegen.py names it after the model; --greedy makes the temperature 0.0
+    file = root / benchmark.name / f"{benchmark.task}_openai_temp_0.0_eval_results.json"
+    try:
+        answers: dict[str, Any] = json.loads(file.read_bytes())["eval"]
+        base = sum(tries[0]["base_status"] == _PASS for tries in answers.values())
+        plus = sum(tries[0]["base_status"] == tries[0]["plus_status"] == _PASS for tries in answers.values())
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as e:
+        raise UserError(f"{file}: is not there, or not a result of {PROGRAM} ({e})") from e
+    if not answers:
+        raise UserError(f"{file}: has no answers")
+    return Result(
+        task=benchmark.task,
+        harness="evalplus",
+        benchmark=benchmark.name,
+        version=None,
+        few_shot=None,
+        questions=len(answers),
+        seconds=round(seconds, 2),
+        scores=(proportion("pass@1, base tests", base, len(answers)), proportion("pass@1", plus, len(answers))),
+    )

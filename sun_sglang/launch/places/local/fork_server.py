@@ -1,0 +1,231 @@
+"""One process that imports SGLang once and forks every local worker.
+
+    python -m sun_sglang.launch.places.local.fork_server FD
+
+Over the socket FD it takes one JSON object a line, a `Birth`, and says what happened, an `Event` a line. It has one
+thread and no device, which is what makes its forks safe; before each it checks both. When the socket closes it ends,
+and the kernel ends its workers with it.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, Literal
+
+from sun_sglang.errors import REFUSED, PatchError, SunError
+from sun_sglang.processes import die_with_parent
+from sun_sglang.topology import Strict
+
+
+class Birth(Strict):
+    """A worker to fork.
+
+    Attributes:
+        name: what to call it in events and in the process list.
+        argv: SGLang's flags.
+        env: variables to set.
+        threads: what torch may use.
+        log: file for its output.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    threads: int
+    log: Path
+
+
+class Event(Strict):
+    """What the nursery says.
+
+    Attributes:
+        kind: `ready` (SGLang is imported), `unfit` (a fork would not be safe; the nursery ends), `refused` (a hook on
+            SGLang did not take; the nursery ends), `started`, `exited`, `unborn` (the machine has no room for a
+            process more).
+        name: the worker, in the last three.
+        pid: its process.
+        status: its exit status; negative for a signal.
+        detail: why it is unfit, refused or unborn.
+    """
+
+    kind: Literal["ready", "unfit", "refused", "started", "exited", "unborn"]
+    name: str = ""
+    pid: int = 0
+    status: int = 0
+    detail: str = ""
+
+
+class Nursery:
+    """Forks workers and reports their ends; one thread, one loop."""
+
+    def __init__(self, link: socket.socket) -> None:
+        self._link = link
+        self._buffer = b""
+        self._workers: dict[int, tuple[str, int]] = {}
+
+    def run(self) -> None:
+        """Serve until the launcher closes the socket."""
+        poll = select.poll()
+        poll.register(self._link, select.POLLIN)
+        while True:
+            for fd, _ in poll.poll():
+                if fd == self._link.fileno():
+                    if not self._read():
+                        return
+                    for pidfd in self._fork_all():
+                        poll.register(pidfd, select.POLLIN)
+                else:
+                    poll.unregister(fd)
+                    self._reap(fd)
+
+    def say(self, event: Event) -> None:
+        """Send one event."""
+        self._link.sendall(event.model_dump_json().encode() + b"\n")
+
+    def _read(self) -> bool:
+        data = self._link.recv(1 << 16)
+        self._buffer += data
+        return bool(data)
+
+    def _fork_all(self) -> list[int]:
+        *lines, self._buffer = self._buffer.split(b"\n")
+        pidfds = [self._fork(Birth.model_validate_json(line)) for line in lines]
+        return [pidfd for pidfd in pidfds if pidfd is not None]
+
+    def _fork(self, birth: Birth) -> int | None:
+        require_no_device()
+        parent = os.getpid()
+        try:
+            pid = os.fork()
+        except OSError as e:
+            # the workers that run would end with this process
+            self.say(Event(kind="unborn", name=birth.name, detail=f"cannot fork: {e.strerror or e}"))
+            return None
+        if pid == 0:
+            _live(birth, parent, self._link)
+        pidfd = os.pidfd_open(pid)
+        self._workers[pidfd] = (birth.name, pid)
+        self.say(Event(kind="started", name=birth.name, pid=pid))
+        return pidfd
+
+    def _reap(self, pidfd: int) -> None:
+        name, pid = self._workers.pop(pidfd)
+        os.close(pidfd)
+        _, status = os.waitpid(pid, 0)
+        self.say(Event(kind="exited", name=name, pid=pid, status=os.waitstatus_to_exitcode(status)))
+
+
+def require_no_device() -> None:
+    """Raise if this process has a CUDA context, or a thread that might hold a lock across a fork.
+
+    Raises:
+        PatchError: names what stands in the way.
+    """
+    from sun_sglang.patches.fork_schedulers import require_forkable
+
+    require_forkable()
+    opened = [str(f.readlink()) for f in Path("/proc/self/fd").iterdir() if f.is_symlink() and f.exists()]
+    if any(name.startswith("/dev/nvidia-uvm") for name in opened):
+        raise PatchError("CUDA is in use before the fork (/dev/nvidia-uvm is open)")
+
+
+def _live(birth: Birth, parent: int, link: socket.socket) -> None:
+    """The rest of a forked worker's life; does not return."""
+    status = 1
+    try:
+        die_with_parent(parent)
+        # its processes are known by their group, once it has ended
+        os.setpgid(0, 0)
+        link.close()
+        _become(birth)
+        from sun_sglang.worker.server import report_end, serve
+
+        serve(birth.argv)
+        status = 0
+    except SystemExit as e:
+        status = e.code if isinstance(e.code, int) else 1
+    except SunError as e:
+        status = report_end(e)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _become(birth: Birth) -> None:
+    import setproctitle
+    import torch
+
+    log = os.open(birth.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+    os.environ.update(birth.env)
+    torch.set_num_threads(birth.threads)
+    share_metrics()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    setproctitle.setproctitle(f"sun-worker {birth.name}")
+
+
+def share_metrics() -> None:
+    """Have metrics of this process and its children be kept where SGLang's metrics page reads them.
+
+    prometheus-client decides at its import whether values are shared. Here it is imported before SGLang names the
+    directory for them (`set_prometheus_multiproc_dir`), so the page of a worker with `enable_metrics` would stay empty.
+    """
+    from prometheus_client import values
+
+    alone = values.ValueClass
+    shared = values.MultiProcessValue()  # type: ignore[no-untyped-call]  # the library has no types here
+
+    def choose(*arguments: Any, **options: Any) -> Any:
+        return (shared if os.environ.get("PROMETHEUS_MULTIPROC_DIR") else alone)(*arguments, **options)
+
+    values.ValueClass = choose
+
+
+def main() -> None:
+    """Entry point of `python -m sun_sglang.launch.places.local.fork_server`."""
+    from sun_sglang.patches.fork_schedulers import FORK_VARIABLE
+
+    # the launcher handles the terminal's Ctrl-C for everybody
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ[FORK_VARIABLE] = "1"
+    # whether there are GPUs is asked without a CUDA context (torch/cuda/__init__.py)
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+    nursery = Nursery(socket.socket(fileno=int(sys.argv[1])))
+    try:
+        from sun_sglang.worker.server import import_engine
+
+        import_engine()
+    except PatchError as e:
+        nursery.say(Event(kind="refused", detail=str(e)))
+        sys.exit(REFUSED)
+    try:
+        require_no_device()
+    except PatchError as e:
+        nursery.say(Event(kind="unfit", detail=str(e)))
+        sys.exit(3)
+    # what is alive now stays alive in every child: keep the collector from touching (and so copying) its pages
+    gc.collect()
+    gc.freeze()
+    nursery.say(Event(kind="ready"))
+    nursery.run()
+
+
+if __name__ == "__mp_main__":
+    # a forked worker with a data-parallel controller spawns its processes, which import this file before SGLang
+    from sun_sglang.worker.server import prepare_process
+
+    prepare_process()
+elif __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Which cache a decode pool gets."""

@@ -1,0 +1,135 @@
+"""Which decode cache a pool gets, and what a user is told of it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from sun_sglang.checkpoint.identity import MODULE_FLAGS, Identity
+from sun_sglang.launch.planning.engine_flags import canonical
+from sun_sglang.patches.decode_cache_models import keeps_states, refuses_decode_cache
+from sun_sglang.patches.prompt_only_cache import BACKEND
+from sun_sglang.topology import EngineFlags, Topology
+
+_CACHE = "disaggregation_decode_enable_radix_cache"
+
+
+def cache_flags(
+    topology: Topology,
+    identities: Mapping[str, Identity | None],
+    pool: str,
+    flags: EngineFlags,
+    speculative_with_cache: Collection[str] = (),
+) -> EngineFlags:
+    """Return the flags of the decode cache that a decode pool gets where its user says nothing.
+
+    Args:
+        topology: the whole topology.
+        identities: each pool's identity, as far as known.
+        pool: the pool's name.
+        flags: all other flags of its workers.
+        speculative_with_cache: what SGLang combines with the decode cache (`FlagSchema`); nothing where it is unknown.
+    """
+    user = canonical(topology.engine_of(pool))
+    declined = user.get("disable_radix_cache") or (_CACHE in user and not user[_CACHE])
+    if declined or _obstacle(topology, identities, pool, flags, speculative_with_cache):
+        return {}
+    own = {} if same_weights(topology, identities, pool) else {"radix_cache_backend": BACKEND}
+    return {_CACHE: True, **own}
+
+
+def cache_notes(
+    topology: Topology,
+    identities: Mapping[str, Identity | None],
+    pool: str,
+    flags: EngineFlags,
+    speculative_with_cache: Collection[str] = (),
+) -> list[str]:
+    """Return what a user's settings or the model did to the decode cache of a pool, as sentences.
+
+    Args:
+        topology: the whole topology.
+        identities: each pool's identity, as far as known.
+        pool: the pool's name.
+        flags: its workers' flags.
+        speculative_with_cache: as for `cache_flags`.
+    """
+    if topology.pools[pool].role != "decode":
+        return []
+    obstacle = _obstacle(topology, identities, pool, flags, speculative_with_cache)
+    if obstacle:
+        return [f"Pool `{pool}` has no decode cache: {obstacle}."]
+    if flags.get(_CACHE) and "radix_cache_backend" in canonical(topology.engine_of(pool)):
+        return [
+            f"Pool `{pool}` sets `radix_cache_backend` itself: a cache other than `{BACKEND}` may keep the "
+            "decode model's own KV, so tasks with other prefill weights reuse nothing of it."
+        ]
+    return []
+
+
+def same_weights(topology: Topology, identities: Mapping[str, Identity | None], decode: str) -> bool:
+    """Return whether every task of a decode pool is prefilled by the very module that decodes it."""
+    prefills = [task.prefill for task in topology.tasks.values() if task.decode == decode]
+    return all(_one_module(topology, identities, prefill, decode) for prefill in prefills)
+
+
+def _obstacle(
+    topology: Topology,
+    identities: Mapping[str, Identity | None],
+    pool: str,
+    flags: EngineFlags,
+    speculative_with_cache: Collection[str],
+) -> str | None:
+    """Return why a pool gets no decode cache although its user did not decline it, as a clause; None if it gets one."""
+    user = canonical(topology.engine_of(pool))
+    feature = _excluding_feature(flags, speculative_with_cache)
+    if feature:
+        return f"SGLang cannot combine it with `{feature}`"
+    ours = "radix_cache_backend" not in user and not same_weights(topology, identities, pool)
+    if ours and flags.get("enable_int8_mamba_checkpoint"):
+        return "SGLang combines `enable_int8_mamba_checkpoint` with its own cache only, which keeps answers"
+    identity = identities.get(pool)
+    # a user who chose decided for the model, too
+    if identity is None or _CACHE in user or user.get("disable_radix_cache"):
+        return None
+    if refuses_decode_cache(identity.architecture):
+        return f"SGLang cannot combine it with the architecture `{identity.architecture}`"
+    if ours and keeps_states(identity.architecture) and not _keeps_state_of_prompt(flags):
+        return (
+            f"for `{identity.architecture}` SGLang keeps the state at a prompt's end only with "
+            "`mamba_radix_cache_strategy: no_buffer` and `disable_overlap_schedule: true`"
+        )
+    return None
+
+
+def _excluding_feature(flags: EngineFlags, speculative_with_cache: Collection[str]) -> str | None:
+    """Return the setting that SGLang combines with no decode cache (`arg_groups/pd_disaggregation_hook.py`)."""
+    if flags.get("enable_hisparse"):
+        return "enable_hisparse"
+    if flags.get("disaggregation_decode_allocation_policy") == "prefill_complete":
+        return "disaggregation_decode_allocation_policy: prefill_complete"
+    algorithm = flags.get("speculative_algorithm")
+    if algorithm is not None and algorithm not in speculative_with_cache:
+        return f"speculative_algorithm: {algorithm}"
+    return None
+
+
+def _keeps_state_of_prompt(flags: EngineFlags) -> bool:
+    """Return whether SGLang can insert the state of a prompt (`arg_groups/overrides.py`).
+
+    With `extra_buffer` it inserts the states of answers alone, at every `mamba_track_interval`. A decode cache then
+    costs two more states a request, and the prompt-only cache stays empty.
+    """
+    strategy = flags.get("mamba_radix_cache_strategy") or "auto"
+    paged = flags.get("page_size") not in (None, 1)
+    return strategy == "no_buffer" or (strategy == "auto" and bool(flags.get("disable_overlap_schedule")) and not paged)
+
+
+def _one_module(topology: Topology, identities: Mapping[str, Identity | None], prefill: str, decode: str) -> bool:
+    a, b = topology.engine_of(prefill), topology.engine_of(decode)
+    if any(a.get(key) != b.get(key) for key in MODULE_FLAGS):
+        return False
+    left, right = identities.get(prefill), identities.get(decode)
+    if left is not None and right is not None:
+        return left.weights == right.weights
+    p, d = topology.pools[prefill], topology.pools[decode]
+    return (p.model, p.revision) == (d.model, d.revision)

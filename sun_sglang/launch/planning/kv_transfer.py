@@ -1,0 +1,94 @@
+"""How KV gets from a prefill to a decode worker. Pure."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from sun_sglang.errors import TopologyError
+from sun_sglang.launch.planning.gpus import uses_gpu
+from sun_sglang.launch.planning.machine import Machine
+from sun_sglang.launch.planning.rdma import protocol_for
+from sun_sglang.topology import Strict, Topology
+
+# A request's KV is one transfer for each layer and each run of pages that lie together on both sides: thousands for a
+# prompt of 500 tokens in a cache with gaps. Mooncake takes 1,024 at once and lets as many wait a second; it rejects the
+# next one, and SGLang then fails every request between the two workers for half a minute
+# (`transport/tcp_transport/tcp_transport.cpp`; SGLang: `disaggregation/mooncake/conn.py`). These are its upper limits.
+_TCP_QUEUES = {
+    "MC_TCP_MAX_QUEUED_TRANSFERS_PER_PEER": "65535",
+    "MC_TCP_MAX_PENDING_ADMISSIONS_PER_PEER": "65535",
+    "MC_TCP_ADMISSION_TIMEOUT_MS": "600000",
+}
+
+
+class Transfer(Strict):
+    """How KV gets from a prefill to a decode worker.
+
+    Attributes:
+        backend: SGLang's name for it.
+        reason: why it was chosen, in sentences for people.
+        env: variables that workers need for it.
+    """
+
+    backend: str
+    reason: str
+    env: dict[str, str] = Field(default_factory=dict)
+
+
+def choose_transfer(topology: Topology, machine: Machine) -> Transfer:
+    """Pick the KV transfer backend of a whole launch; a user's `disaggregation_transfer_backend` wins.
+
+    Raises:
+        TopologyError: two pools ask for different ones; KV can then not get from one to the other.
+    """
+    key = "disaggregation_transfer_backend"
+    asked = {name: topology.engine_of(name).get(key) for name in topology.pools}
+    chosen = {str(backend) for backend in asked.values() if backend is not None}
+    if len(chosen) > 1:
+        raise TopologyError("pools", f"`{key}` differs: {asked}", "set it once, in the file's `engine`")
+    backend, reason = _chosen_by_user(chosen.pop(), machine) if chosen else _default(topology, machine)
+    return Transfer(backend=backend, reason=reason, env=_environment(backend, machine))
+
+
+def _default(topology: Topology, machine: Machine) -> tuple[str, str]:
+    if all(topology.backend_of(name) == "emulated" for name in topology.pools):
+        return "mooncake_tcp", "Named only for form: emulated workers move no KV."
+    if any(uses_gpu(topology, machine, name) for name in topology.pools):
+        return _on_gpus(machine)
+    if "nixl" in machine.transfer and "mooncake" not in machine.transfer:
+        return "nixl", "Workers run on the CPU, and mooncake is not installed; NIXL keeps a core busy for each worker."
+    return "mooncake_tcp", "Workers run on the CPU: mooncake over TCP needs no GPU."
+
+
+def _chosen_by_user(backend: str, machine: Machine) -> tuple[str, str]:
+    reason = "The topology sets it."
+    if backend == "mooncake" and not _usable(machine):
+        reason += f" It needs RDMA: {_no_rdma(machine)}."
+    return backend, reason
+
+
+def _on_gpus(machine: Machine) -> tuple[str, str]:
+    if "nixl" in machine.transfer:
+        # over CUDA IPC; RDMA would send each page through a network card and back
+        return "nixl", "All workers share this host, and NIXL is installed."
+    if "mooncake" not in machine.transfer:
+        return "nixl", "Neither NIXL nor mooncake is installed here: install `nixl`."
+    usable = _usable(machine)
+    if usable:
+        return "mooncake", f"mooncake is installed, NIXL is not, and RDMA works ({usable[0]})."
+    return "mooncake_tcp", f"mooncake is installed, NIXL is not, and {_no_rdma(machine)}."
+
+
+def _usable(machine: Machine) -> list[str]:
+    return [str(device) for device in machine.rdma if not device.obstacle]
+
+
+def _no_rdma(machine: Machine) -> str:
+    found = "; ".join(map(str, machine.rdma))
+    return f"no RDMA device can be used ({found})" if found else "there is no RDMA device"
+
+
+def _environment(backend: str, machine: Machine) -> dict[str, str]:
+    """Return the variables that mooncake needs; a user's own setting stays."""
+    needed = {"mooncake": protocol_for(machine.rdma), "mooncake_tcp": _TCP_QUEUES}.get(backend, {})
+    return {name: value for name, value in needed.items() if not machine.mooncake.get(name)}

@@ -1,0 +1,272 @@
+"""Topology -> processes: which worker runs where, with which flags. Pure: nothing is started, opened or imported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sun_sglang.checkpoint.identity import Identity
+from sun_sglang.emulator.settings import emulation_flags
+from sun_sglang.errors import LaunchError
+from sun_sglang.launch.planning.decode_cache.choice import cache_notes
+from sun_sglang.launch.planning.engine_defaults import worker_flags
+from sun_sglang.launch.planning.engine_flags import FlagSchema, to_argv
+from sun_sglang.launch.planning.gpu_inventory import DEVICE_ORDER, VISIBLE, Gpu
+from sun_sglang.launch.planning.gpus import assign_gpus, model_copies, ranks_per_worker
+from sun_sglang.launch.planning.kv_transfer import Transfer, choose_transfer
+from sun_sglang.launch.planning.machine import Machine
+from sun_sglang.topology import Backend, Role, Strict, Topology
+from sun_sglang.worker_key import VARIABLE
+
+ADMIN_KEY = "admin.key"
+WORKER_KEY = "worker.key"
+_HOST = "127.0.0.1"
+_BOOTSTRAP_PORT = "--disaggregation-bootstrap-port"
+_NCCL_PORT = "--nccl-port"
+
+
+class WorkerPlan(Strict):
+    """One SGLang server.
+
+    Attributes:
+        name: `<pool>-<replica>`.
+        pool: the pool it belongs to.
+        role: its pool's role.
+        host: address that it listens on.
+        port: its HTTP port.
+        bootstrap_port: where decode workers meet it; None on a decode worker.
+        gpus: the numbers of its GPUs (`Gpu.index`); empty on the CPU.
+        threads: what `OMP_NUM_THREADS` is set to.
+        env: variables added to the environment of its processes.
+        argv: SGLang's own flags, complete.
+        log: file for its output.
+        backend: what is started: SGLang, or its emulation.
+    """
+
+    name: str
+    pool: str
+    role: Role
+    host: str
+    port: int
+    bootstrap_port: int | None
+    gpus: tuple[int, ...]
+    threads: int
+    env: dict[str, str]
+    argv: tuple[str, ...]
+    log: Path
+    backend: Backend = "sglang"
+
+    @property
+    def url(self) -> str:
+        """Where its HTTP server is reached."""
+        return f"http://{self.host}:{self.port}"
+
+    def with_key(self, key: str) -> WorkerPlan:
+        """The same worker, which requires a key of everybody who talks to it."""
+        return self.model_copy(update={"env": {**self.env, VARIABLE: key}})
+
+    def reincarnated(self, ports: Iterator[int]) -> WorkerPlan:
+        """The same worker at its next start, with new ports for everything but HTTP.
+
+        No decode worker then meets the bootstrap server of the start before, and a port that somebody else took in
+        the meantime is not asked for again.
+        """
+        argv = _with_value(self.argv, _NCCL_PORT, next(ports)) if _NCCL_PORT in self.argv else self.argv
+        fresh = self.model_copy(update={"argv": argv})
+        if self.bootstrap_port is None:
+            return fresh
+        port = next(ports)
+        return fresh.model_copy(update={"bootstrap_port": port, "argv": _with_value(fresh.argv, _BOOTSTRAP_PORT, port)})
+
+
+def _with_value(argv: tuple[str, ...], option: str, value: int) -> tuple[str, ...]:
+    at = argv.index(option) + 1
+    return (*argv[:at], str(value), *argv[at + 1 :])
+
+
+class RouterPlan(Strict):
+    """The router.
+
+    Attributes:
+        host: address that it listens on.
+        port: its port, which all of its processes share.
+        fleet: the file that tells it what to serve.
+        log: file for its output.
+        tls: it speaks HTTPS.
+        processes: how many it has.
+        drain_timeout: seconds that it may take to let its requests end.
+    """
+
+    host: str
+    port: int
+    fleet: Path
+    log: Path
+    tls: bool = False
+    processes: int = 1
+    drain_timeout: float = 30.0
+
+    def log_of(self, process: int) -> Path:
+        """The file for one process's output."""
+        return self.log if self.processes == 1 else self.log.with_name(f"router-{process}.log")
+
+    @property
+    def url(self) -> str:
+        """Where clients on this machine reach it."""
+        host = {"0.0.0.0": _HOST, "::": "[::1]"}.get(self.host, self.host)
+        return f"{'https' if self.tls else 'http'}://{host}:{self.port}"
+
+
+class LaunchPlan(Strict):
+    """Everything that a topology becomes on one machine.
+
+    Attributes:
+        run_dir: directory of this run's files.
+        workers: prefill and decode workers, in the order of the pools.
+        router: the load balancer.
+        transfer: the KV transfer backend of every worker.
+        fleet: content of the router's fleet file.
+        notes: defaults that were left out because of a user's setting, as sentences.
+    """
+
+    run_dir: Path
+    workers: tuple[WorkerPlan, ...]
+    router: RouterPlan
+    transfer: Transfer
+    fleet: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+def make_plan(
+    topology: Topology,
+    machine: Machine,
+    identities: Mapping[str, Identity | None],
+    *,
+    run_dir: Path,
+    ports: Iterator[int],
+    schema: FlagSchema | None = None,
+) -> LaunchPlan:
+    """Decide everything about a launch.
+
+    Args:
+        topology: what to run.
+        machine: where.
+        identities: each pool's identity; None, or no entry, where it could not be read.
+        run_dir: directory for logs and the fleet file.
+        ports: free TCP ports; as many as needed are taken. The router's own port is skipped.
+        schema: SGLang's flags, to write `false` and lists as SGLang wants them; also what it combines with a decode
+            cache.
+
+    Raises:
+        TopologyError: the machine has too few GPUs, or settings contradict each other.
+        LaunchError: `ports` ran out.
+    """
+    transfer = choose_transfer(topology, machine)
+    gpus = assign_gpus(topology, machine)
+    ranks = sum(p.replicas * ranks_per_worker(topology, name) for name, p in topology.pools.items())
+    threads = max(1, machine.cores // ranks)
+    free = _Ports(ports, taken=topology.router.port)
+    router_port = topology.router.port or free.take()
+    beside_cache = schema.speculative_with_cache if schema else ()
+    workers, notes = [], []
+    for name, pool in topology.pools.items():
+        flags = worker_flags(topology, machine, identities, name, transfer, beside_cache)
+        notes += cache_notes(topology, identities, name, flags, beside_cache)
+        backend = topology.backend_of(name)
+        sim = to_argv(emulation_flags(topology.emulation_of(name))) if backend == "emulated" else ()
+        for replica in range(pool.replicas):
+            worker = f"{name}-{replica}"
+            port, nccl_port = free.take(), free.take()
+            bootstrap_port = free.take() if pool.role == "prefill" else None
+            own: dict[str, Any] = {
+                "model_path": pool.model,
+                "revision": pool.revision,
+                "served_model_name": name,
+                "host": _HOST,
+                "port": port,
+                # each copy of the model has a port of its own, which SGLang then chooses
+                "nccl_port": nccl_port if model_copies(topology, name) == 1 else None,
+                "disaggregation_mode": pool.role,
+                "disaggregation_bootstrap_port": bootstrap_port,
+            }
+            workers.append(
+                WorkerPlan(
+                    name=worker,
+                    pool=name,
+                    role=pool.role,
+                    host=_HOST,
+                    port=port,
+                    bootstrap_port=bootstrap_port,
+                    gpus=gpus[worker],
+                    threads=threads,
+                    env=_environment([g for i in gpus[worker] for g in machine.gpus if g.index == i], threads)
+                    | transfer.env
+                    | ({} if gpus[worker] else _rank_cores(ranks_per_worker(topology, name), machine.cores)),
+                    argv=(*to_argv(own | flags, schema), *sim),
+                    backend=backend,
+                    log=run_dir / "logs" / f"{worker}.log",
+                )
+            )
+    router = RouterPlan(
+        host=topology.router.host,
+        port=router_port,
+        fleet=run_dir / "fleet.json",
+        log=run_dir / "logs" / "router.log",
+        tls=topology.router.tls_cert is not None,
+        processes=topology.router.processes,
+        drain_timeout=topology.router.drain_timeout,
+    )
+    return LaunchPlan(
+        run_dir=run_dir,
+        workers=tuple(workers),
+        router=router,
+        transfer=transfer,
+        fleet=_fleet(topology, workers, router) | {"admin_key_file": str(run_dir / ADMIN_KEY)},
+        notes=tuple(notes),
+    )
+
+
+class _Ports:
+    """Ports from a user's iterator, none twice."""
+
+    def __init__(self, ports: Iterator[int], taken: int) -> None:
+        self._ports = ports
+        self._taken = {taken}
+
+    def take(self) -> int:
+        for port in self._ports:
+            if port not in self._taken:
+                self._taken.add(port)
+                return port
+        raise LaunchError("there are not enough free ports")
+
+
+def _environment(gpus: Sequence[Gpu], threads: int) -> dict[str, str]:
+    # SGLang looks a GPU's NUMA node up through torch, which knows no MIG device: the scheduler would end
+    # (`utils/numa_utils.py`: `_query_numa_node_for_gpu`)
+    no_numa = {"SGLANG_AUTO_NUMA_BIND": "false"} if any(gpu.mig for gpu in gpus) else {}
+    return no_numa | {
+        "OMP_NUM_THREADS": str(threads),
+        # empty on the CPU, so that nothing takes a GPU by accident
+        VISIBLE: ",".join(gpu.cuda_name for gpu in gpus),
+        **DEVICE_ORDER,
+        # the address that a worker tells its peers; it is what they are started on
+        "SGLANG_HOST_IP": _HOST,
+    }
+
+
+def _rank_cores(ranks: int, cores: int) -> dict[str, str]:
+    """Return the variable that lets each rank of a worker without a GPU use all cores.
+
+    SGLang requires a NUMA node for each rank otherwise (`utils/numa_utils.py`: `init_threads_binding`).
+    """
+    return {"SGLANG_CPU_OMP_THREADS_BIND": "|".join([f"0-{cores - 1}"] * ranks)} if ranks > 1 else {}
+
+
+def _fleet(topology: Topology, workers: list[WorkerPlan], router: RouterPlan) -> dict[str, Any]:
+    return {
+        "tasks": {name: t.model_dump(exclude_defaults=True) for name, t in topology.tasks.items()},
+        "pools": {name: {"role": p.role, "model": p.model} for name, p in topology.pools.items()},
+        "workers": [{"name": w.name, "pool": w.pool, "url": w.url} for w in workers],
+        "router": {**topology.router.model_dump(), "port": router.port},
+    }

@@ -1,0 +1,71 @@
+"""How the launcher and the CLI reach a router that asks for keys or speaks TLS: what they need is in its directory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+import ssl
+from pathlib import Path
+from typing import NamedTuple
+
+import aiohttp
+
+from sun_sglang.launch.planning.plan import ADMIN_KEY, WORKER_KEY
+from sun_sglang.private_file import write_private
+from sun_sglang.worker_key import bearer
+
+_CERT_END = "-----END CERTIFICATE-----"
+
+
+class RouterAccess(NamedTuple):
+    """The launcher's own admin key, and the certificate that the router shows; None where there is none."""
+
+    key: str | None = None
+    fingerprint: bytes | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers of every request."""
+        return {"Authorization": f"Bearer {self.key}"} if self.key else {}
+
+    @property
+    def ssl(self) -> aiohttp.Fingerprint | bool:
+        """How the router is known: by the certificate itself, whatever name it is for and whoever signed it."""
+        return aiohttp.Fingerprint(self.fingerprint) if self.fingerprint else True
+
+
+def new_key(path: Path) -> str:
+    """Make a new key and write it to a file that only this user can read."""
+    key = secrets.token_urlsafe(32)
+    write_private(path, key.encode("ascii"))
+    return key
+
+
+def read_access(run_dir: Path) -> RouterAccess:
+    """How to reach the router of the deployment in a directory."""
+    try:
+        key: str | None = (run_dir / ADMIN_KEY).read_text(encoding="ascii")
+    except OSError:
+        return RouterAccess()
+    try:
+        cert = json.loads((run_dir / "fleet.json").read_bytes())["router"].get("tls_cert")
+        return RouterAccess(key, _fingerprint(Path(cert)) if cert else None)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        # somebody is writing the file, or broke it: then only a router with TLS cannot be reached
+        return RouterAccess(key)
+
+
+def worker_headers(run_dir: Path) -> dict[str, str]:
+    """Return what a request to a worker of the deployment in a directory has to carry, past its router."""
+    try:
+        return bearer((run_dir / WORKER_KEY).read_text(encoding="ascii"))
+    except FileNotFoundError:
+        return {}
+
+
+def _fingerprint(cert: Path) -> bytes:
+    """SHA-256 of the first certificate in a PEM file, which is the server's own."""
+    text = cert.read_text(encoding="ascii", errors="ignore")
+    first = text[text.index("-----BEGIN CERTIFICATE-----") : text.index(_CERT_END) + len(_CERT_END)]
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(first)).digest()

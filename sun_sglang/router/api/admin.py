@@ -1,0 +1,130 @@
+"""The admin API: workers, pools and tasks change while requests are served."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import orjson
+from aiohttp import web
+from pydantic import ValidationError
+
+from sun_sglang.router.auth.browser_guard import require_json
+from sun_sglang.router.errors import Problem
+from sun_sglang.router.protocol.worker_replies import parse
+from sun_sglang.router.workers import fleet_store as changes
+from sun_sglang.router.workers.fleet import FleetPool, FleetWorker
+from sun_sglang.router.workers.fleet_store import FleetStore
+from sun_sglang.router.workers.registry import Registry, Worker
+from sun_sglang.topology import Strict
+
+M = TypeVar("M", bound=Strict)
+
+
+class NewPool(FleetPool):
+    """A pool to add."""
+
+    name: str
+
+
+class Admin:
+    """Handlers of the admin API."""
+
+    def __init__(self, registry: Registry, store: FleetStore) -> None:
+        self._registry = registry
+        self._store = store
+
+    def routes(self) -> list[web.RouteDef]:
+        """What is served, besides `GET /workers`."""
+        return [
+            web.post("/workers", self._add_worker),
+            web.post("/workers/{name}/drain", self._drain),
+            web.post("/workers/{name}/resume", self._resume),
+            web.delete("/workers/{name}", self._remove_worker),
+            web.post("/pools", self._add_pool),
+            web.delete("/pools/{name}", self._remove_pool),
+            web.put("/tasks/{name:.+}", self._set_task),
+        ]
+
+    async def workers(self, _: web.Request) -> web.Response:
+        """GET /workers: every worker, also one that no task uses or that is about to leave."""
+        stay = {spec.name for spec in self._registry.wanted.workers}
+        return _json({"workers": [self._worker(w, w.name not in stay) for w in self._registry.workers.values()]})
+
+    async def _add_worker(self, http: web.Request) -> web.Response:
+        spec = await _read(http, FleetWorker)
+        if spec.name in self._registry.workers and not self._is_wanted(spec.name):
+            raise Problem(409, f"worker `{spec.name}` is about to leave; add it again then", code="worker_leaving")
+        await self._store.edit(changes.add_worker(spec))
+        return _json(self._worker(self._registry.workers[spec.name], leaving=False), 201)
+
+    async def _drain(self, http: web.Request) -> web.Response:
+        return await self._set_draining(http.match_info["name"], draining=True)
+
+    async def _resume(self, http: web.Request) -> web.Response:
+        return await self._set_draining(http.match_info["name"], draining=False)
+
+    async def _remove_worker(self, http: web.Request) -> web.Response:
+        """DELETE /workers/NAME: it leaves when its requests have ended; at once, with `?force=true`."""
+        name, force = http.match_info["name"], http.query.get("force", "false")
+        if force not in ("true", "false"):
+            raise Problem(400, "`force` has to be true or false", param="force")
+        leaving = name in self._registry.workers and not self._is_wanted(name)
+        if not leaving:
+            await self._store.edit(changes.remove_worker(name))
+        if force == "true" and name in self._registry.workers:
+            self._registry.remove(name, "it was removed")
+            self._registry.progress()
+        gone = name not in self._registry.workers
+        return _json({"name": name, "removed": gone}, 200 if gone else 202)
+
+    async def _add_pool(self, http: web.Request) -> web.Response:
+        pool = await _read(http, NewPool)
+        await self._store.edit(changes.add_pool(pool.name, {"role": pool.role, "model": pool.model}))
+        return _json(pool.model_dump(), 201)
+
+    async def _remove_pool(self, http: web.Request) -> web.Response:
+        await self._store.edit(changes.remove_pool(http.match_info["name"]))
+        return _json({"name": http.match_info["name"], "removed": True})
+
+    async def _set_task(self, http: web.Request) -> web.Response:
+        """PUT /tasks/NAME: other pools serve it once a path between them is proven; the old ones do until then."""
+        require_json(http)
+        name, body = http.match_info["name"], parse(await http.read())
+        if not isinstance(body, dict):
+            raise Problem(400, 'send what changes, such as {"prefill": "POOL"}')
+        await self._store.edit(changes.set_task(name, body))
+        task, wanted = self._registry.fleet.tasks[name], self._registry.wanted.tasks[name]
+        return _json({"name": name, "moved": task == wanted, **wanted.model_dump()}, 200 if task == wanted else 202)
+
+    async def _set_draining(self, name: str, *, draining: bool) -> web.Response:
+        await self._store.edit(changes.set_draining(name, draining))
+        return _json(self._worker(self._registry.workers[name], leaving=False))
+
+    def _is_wanted(self, name: str) -> bool:
+        return any(spec.name == name for spec in self._registry.wanted.workers)
+
+    def _worker(self, worker: Worker, leaving: bool) -> dict[str, Any]:
+        return {
+            "name": worker.name,
+            "pool": worker.spec.pool,
+            "role": worker.role,
+            "url": worker.spec.url,
+            "state": "leaving" if leaving else self._registry.state(worker.name),
+            "reason": worker.reason,
+            "in_flight": worker.load_requests,
+            "tokens": worker.load_tokens,
+        }
+
+
+async def _read(http: web.Request, model: type[M]) -> M:
+    require_json(http)
+    try:
+        return model.model_validate_json(await http.read())
+    except ValidationError as e:
+        first = e.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "the body"
+        raise Problem(400, f"{where}: {first['msg']}", param=where, code="invalid_change") from e
+
+
+def _json(body: object, status: int = 200) -> web.Response:
+    return web.Response(body=orjson.dumps(body), status=status, content_type="application/json")

@@ -1,0 +1,125 @@
+"""Who may ask for what: keys read from requests, admin calls, and TLS."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Literal
+
+from sun_sglang.errors import UserError
+from sun_sglang.router.auth.api_keys import Key, Keyring, KeySpec, load_keys
+from sun_sglang.router.errors import Problem
+from sun_sglang.router.workers.fleet import Fleet, FleetError
+from sun_sglang.topology import Router
+
+Need = Literal["nothing", "key", "metrics", "admin"]
+# the key of the request that is handled; None where none is needed
+current_key: ContextVar[Key | None] = ContextVar("current_key")
+_OPEN = frozenset({"/health"})
+_ADMIN = ("/tasks", "/workers", "/pools", "/server_info", "/get_server_info", "/flush_cache")
+_BELOW_ADMIN = tuple(f"{path}/" for path in _ADMIN)
+
+
+class Access:
+    """Checks requests against the keys. Where there are no keys, everyone may do everything."""
+
+    def __init__(self, specs: tuple[KeySpec, ...], internal: str | None, processes: int = 1) -> None:
+        self._specs = specs
+        self._processes = processes
+        self._own = (KeySpec(name="launcher", key=internal, admin=True),) if internal else ()
+        self._ring = Keyring((*specs, *self._own), processes) if specs else None
+
+    @property
+    def guarded(self) -> bool:
+        """There are keys."""
+        return self._ring is not None
+
+    def replace(self, specs: tuple[KeySpec, ...]) -> bool:
+        """Use other keys from now on; requests that were let in go on. Returns whether they differ."""
+        if specs == self._specs:
+            return False
+        self._specs = specs
+        self._ring = Keyring((*specs, *self._own), self._processes, self._ring)
+        return True
+
+    def check(self, path: str, headers: Mapping[str, str]) -> Key | None:
+        """The key of a request; None where none is needed.
+
+        Raises:
+            Problem: 401 without a key that exists, 403 with one that may not ask for this.
+        """
+        if self._ring is None or (need := needed(path)) == "nothing":
+            return None
+        key = self._ring.find(_token(headers))
+        if key is None:
+            message = "send a valid key, as `Authorization: Bearer KEY`"
+            raise Problem(401, message, code="invalid_api_key")
+        if need == "admin":
+            require_admin(key)
+        if need == "metrics" and not key.metrics:
+            message = f"key `{key.name}` may not do this; an admin key may, and one with `metrics: true`"
+            raise Problem(403, message, code="admin_key_required")
+        return key
+
+
+def require_admin(key: Key | None) -> None:
+    """Raise Problem (403) for a key that is no admin's; where there are no keys, everyone is."""
+    if key is not None and not key.admin:
+        raise Problem(403, f"key `{key.name}` may not do this; an admin key may", code="admin_key_required")
+
+
+def visible_tasks(tasks: Sequence[str]) -> Sequence[str]:
+    """Return those of the tasks that exist for the client of this request: the ones that its key may call."""
+    key = current_key.get()
+    return tasks if key is None else key.visible(tasks)
+
+
+def needed(path: str) -> Need:
+    """What a request for a path has to bring."""
+    if path in _OPEN:
+        return "nothing"
+    if path == "/metrics":
+        return "metrics"
+    return "admin" if path in _ADMIN or path.startswith(_BELOW_ADMIN) else "key"
+
+
+def load_access(fleet: Fleet, environment: Mapping[str, str]) -> Access:
+    """The keys of a fleet, with the launcher's own.
+
+    Raises:
+        UserError: a file cannot be read or is wrong.
+    """
+    internal = None
+    if fleet.admin_key_file is not None:
+        try:
+            internal = Path(fleet.admin_key_file).read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError) as e:
+            raise FleetError(f"admin_key_file: {fleet.admin_key_file} cannot be read") from e
+    return Access(load_keys(fleet.router.api_keys, environment), internal, fleet.router.processes)
+
+
+def load_tls(router: Router) -> ssl.SSLContext | None:
+    """What the router shows its clients; None for plain HTTP.
+
+    Raises:
+        UserError: certificate or key cannot be read, or do not belong together.
+    """
+    if router.tls_cert is None or router.tls_key is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(router.tls_cert, router.tls_key, password=_no_password)
+    except (OSError, ValueError) as e:
+        raise UserError(f"router.tls_cert: {router.tls_cert} and {router.tls_key} cannot be used ({e})") from e
+    return context
+
+
+def _no_password() -> str:
+    raise ValueError("the key is encrypted; give one that is not")
+
+
+def _token(headers: Mapping[str, str]) -> str:
+    scheme, _, token = headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else headers.get("X-API-Key", "")

@@ -1,0 +1,216 @@
+"""API keys: what is in their file, which tasks each may call, and how often. Pure; the time is passed in."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import Field, StringConstraints, ValidationError, field_validator
+
+from sun_sglang.errors import UserError
+from sun_sglang.router.errors import Problem
+from sun_sglang.topology import Strict, TaskName
+from sun_sglang.yaml_text import parse_yaml
+
+ENVIRONMENT = "SUN_API_KEYS"
+_SHORTEST = 16
+
+
+class KeysError(UserError):
+    """The keys cannot be read or are wrong; the message names the place and never shows a key."""
+
+
+class KeySpec(Strict):
+    """One key in the file.
+
+    Attributes:
+        name: whose it is; what logs show in its place.
+        key: the key itself.
+        sha256: or its SHA-256 in hex, so that the file holds no secret.
+        tasks: what it may call; None is every task.
+        admin: it may also do what changes or shows the whole deployment.
+        metrics: it may also read `/metrics`, which shows every task.
+        requests_per_minute: how often it may ask, in the mean; None is no limit.
+        tokens_per_minute: how much expected work it may send, in the mean.
+    """
+
+    name: str = Field(min_length=1, max_length=128)
+    key: Annotated[str, StringConstraints(min_length=_SHORTEST, pattern=r"^[\x21-\x7e]+$")] | None = None
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
+    tasks: tuple[TaskName, ...] | None = None
+    admin: bool = False
+    metrics: bool = False
+    requests_per_minute: float | None = Field(default=None, gt=0)
+    tokens_per_minute: float | None = Field(default=None, gt=0)
+
+
+class KeysFile(Strict):
+    """The whole file. Every key is compared with each that comes, so there may not be very many."""
+
+    keys: tuple[KeySpec, ...] = Field(min_length=1, max_length=1024)
+
+    @field_validator("keys")
+    @classmethod
+    def _whole(cls, keys: tuple[KeySpec, ...]) -> tuple[KeySpec, ...]:
+        for i, spec in enumerate(keys):
+            if (spec.key is None) == (spec.sha256 is None):
+                raise ValueError(f"keys.{i}: give either `key` or `sha256`")
+        if len({spec.name for spec in keys}) != len(keys):
+            raise ValueError("two keys have the same name")
+        if len({digest_of(spec) for spec in keys}) != len(keys):
+            raise ValueError("two names have the same key")
+        return keys
+
+
+class Bucket:
+    """A token bucket that may go into debt: one request is let through whole, and the next ones wait for it.
+
+    Holds what comes in during `burst` seconds.
+    """
+
+    def __init__(self, per_minute: float, burst: float = 10.0) -> None:
+        self._rate = per_minute / 60.0
+        self._most = max(1.0, self._rate * burst)
+        self._level = self._most
+        self._at = float("-inf")
+
+    def wait(self, now: float) -> float:
+        """Seconds until something may be taken; 0 if it may be now."""
+        self._level = min(self._most, self._level + (now - self._at) * self._rate)
+        self._at = now
+        return max(0.0, (1.0 - self._level) / self._rate) if self._level < 1.0 else 0.0
+
+    def take(self, amount: float) -> None:
+        """Take from it, after `wait` said 0."""
+        self._level -= amount
+
+
+class Key:
+    """A key while the router runs.
+
+    Args:
+        spec: from the file.
+        processes: how many router processes share its rates.
+        before: the key of the same name before the file changed; a rate that stays keeps its level.
+
+    Attributes:
+        name: whose it is.
+        admin: see `KeySpec`.
+        metrics: see `KeySpec`; an admin key has it.
+        tasks: see `KeySpec`.
+    """
+
+    def __init__(self, spec: KeySpec, processes: int, before: Key | None = None) -> None:
+        self.name = spec.name
+        self.admin = spec.admin
+        self.metrics = spec.admin or spec.metrics
+        self.tasks = None if spec.tasks is None else frozenset(spec.tasks)
+        self.digest = digest_of(spec)
+        self._spec = spec
+        self._requests: Bucket | None = _bucket(spec.requests_per_minute, processes)
+        self._tokens: Bucket | None = _bucket(spec.tokens_per_minute, processes)
+        if before is not None and before._spec.requests_per_minute == spec.requests_per_minute:
+            self._requests = before._requests
+        if before is not None and before._spec.tokens_per_minute == spec.tokens_per_minute:
+            self._tokens = before._tokens
+
+    def visible(self, tasks: Sequence[str]) -> Sequence[str]:
+        """Return the tasks among these that it may call; to this key no others exist."""
+        return tasks if self.tasks is None else tuple(task for task in tasks if task in self.tasks)
+
+    def charge(self, tokens: int, now: float, requests: int = 1) -> None:
+        """Count requests.
+
+        Args:
+            tokens: their expected work.
+            now: loop time, seconds.
+            requests: how many.
+
+        Raises:
+            Problem: 429 with the time after which there is room again; nothing was counted.
+        """
+        buckets = [(self._requests, float(requests)), (self._tokens, float(tokens))]
+        wait = max((bucket.wait(now) for bucket, _ in buckets if bucket is not None), default=0.0)
+        if wait > 0:
+            message = f"key `{self.name}` is over its rate; try again later"
+            raise Problem(429, message, code="rate_limit_exceeded", retry_after=math.ceil(wait))
+        for bucket, amount in buckets:
+            if bucket is not None:
+                bucket.take(amount)
+
+    def give_back(self, tokens: int) -> None:
+        """Return the tokens of a request that was charged and then refused. It still counts as a request."""
+        if self._tokens is not None:
+            self._tokens.take(-tokens)
+
+
+class Keyring:
+    """All keys.
+
+    Args:
+        specs: the keys.
+        processes: how many router processes share their rates.
+        before: the keys before the file changed.
+    """
+
+    def __init__(self, specs: Iterable[KeySpec], processes: int = 1, before: Keyring | None = None) -> None:
+        named = {key.name: key for key in before._keys} if before is not None else {}
+        self._keys: list[Key] = [Key(spec, processes, named.get(spec.name)) for spec in specs]
+
+    def find(self, token: str) -> Key | None:
+        """The key with this secret. Takes the same time for every token of a length."""
+        digest = hashlib.sha256(token.encode(errors="surrogatepass")).digest()
+        found = None
+        for key in self._keys:
+            if hmac.compare_digest(key.digest, digest):
+                found = key
+        return found
+
+
+def load_keys(path: str | None, environment: Mapping[str, str]) -> tuple[KeySpec, ...]:
+    """The keys of a file, and of the variable `SUN_API_KEYS`, which holds the same YAML; none where neither is given.
+
+    Raises:
+        KeysError: the first thing wrong.
+    """
+    specs: tuple[KeySpec, ...] = ()
+    if path is not None:
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as e:
+            raise KeysError(f"router.api_keys: {path} cannot be read ({getattr(e, 'strerror', None) or e})") from e
+        specs += _parse(text, path)
+    if environment.get(ENVIRONMENT):
+        specs += _parse(environment[ENVIRONMENT], f"${ENVIRONMENT}")
+    if len({s.name for s in specs}) != len(specs) or len({digest_of(s) for s in specs}) != len(specs):
+        raise KeysError(f"{path} and ${ENVIRONMENT} give the same name or key")
+    return specs
+
+
+def digest_of(spec: KeySpec) -> bytes:
+    """SHA-256 of the key."""
+    if spec.sha256 is not None:
+        return bytes.fromhex(spec.sha256)
+    return hashlib.sha256((spec.key or "").encode()).digest()
+
+
+def _parse(text: str, where: str) -> tuple[KeySpec, ...]:
+    try:
+        return KeysFile.model_validate(parse_yaml(text)).keys
+    except yaml.YAMLError as e:
+        mark = getattr(e, "problem_mark", None)
+        raise KeysError(f"{where}{f':{mark.line + 1}' if mark else ''}: not valid YAML") from None
+    except ValidationError as e:
+        # neither the input nor a chained error may show: it holds the keys
+        first = e.errors(include_url=False, include_input=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise KeysError(f"{where}: {place + ': ' if place else ''}{first['msg']}") from None
+
+
+def _bucket(per_minute: float | None, processes: int) -> Bucket | None:
+    return None if per_minute is None else Bucket(per_minute / processes)

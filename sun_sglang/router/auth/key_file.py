@@ -1,0 +1,50 @@
+"""The file of keys while it changes. I/O: reads it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+
+from sun_sglang.router.auth.access import Access
+from sun_sglang.router.auth.api_keys import KeysError, load_keys
+from sun_sglang.router.observability.log import Log
+from sun_sglang.router.workers.watched_file import WATCH_S, WatchedFile
+
+
+class KeyFile:
+    """Keeps the keys of a router in step with their file.
+
+    Args:
+        path: the file; None where there is none.
+        environment: holds `SUN_API_KEYS`, which does not change.
+        access: who gets the keys.
+        log: for changes, and for files that cannot be used.
+    """
+
+    def __init__(self, path: str | None, environment: Mapping[str, str], access: Access, log: Log) -> None:
+        self._path = path
+        self._environment = environment
+        self._access = access
+        self._log = log
+
+    async def run(self) -> None:
+        """Take over what is written to the file, until cancelled. A file that is wrong changes nothing."""
+        if self._path is None:
+            return
+        file, changed = WatchedFile(Path(self._path)), True  # it may have changed since the router read it
+        while True:
+            if changed:
+                await self._read(self._path)
+            await asyncio.sleep(WATCH_S)
+            changed = file.changed()
+
+    async def _read(self, path: str) -> None:
+        try:
+            # reading YAML of a thousand keys takes a while
+            specs = await asyncio.to_thread(load_keys, path, self._environment)
+        except KeysError as e:
+            self._log.event("keys_refused", why=f"{e}; the keys from before stay")
+            return
+        if self._access.replace(specs):
+            self._log.event("keys_changed", keys=[spec.name for spec in specs])

@@ -1,0 +1,220 @@
+"""One try at an answer on one pair of workers: what was heard of its legs, and what it weighs on the workers."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+from sun_sglang.router.dispatch.legs import Call
+from sun_sglang.router.dispatch.outcome import (
+    Failed,
+    Heard,
+    Leg,
+    Lost,
+    Relay,
+    Reply,
+    Serve,
+    judge,
+    overdue,
+    owing,
+    silent_answer,
+)
+from sun_sglang.router.serving.length_check import Checked
+from sun_sglang.router.transport.exchange import Exchange
+from sun_sglang.router.workers.registry import Pair, Worker
+
+
+@dataclass(eq=False, slots=True)
+class Times:
+    """When what happened to an attempt, in loop time; None where it did not.
+
+    Attributes:
+        sent: both legs were.
+        prefilled: the prefill leg had handed its KV over.
+        first: the decode leg began to answer.
+        ended: the attempt did.
+    """
+
+    sent: float
+    prefilled: float | None = None
+    first: float | None = None
+    ended: float | None = None
+
+
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """A client's request while it is in flight.
+
+    Attributes:
+        task: for counting.
+        rid: the id under which the client may abort it, if it gave one.
+        arrived: loop time, seconds.
+        abort_asked: the client asked for an abort; what the legs then report is an answer, not a fault.
+        counted: a client's, to be seen in the metrics; a canary is not.
+        attempts: attempts under way.
+        tries: all attempts, in order.
+        owner: name of the API key that it came with; empty where there are no keys.
+        waiting: what it waits for before it may go to workers; None once it may.
+        queued: seconds that it waited.
+        checked: its check against its task's limits, which is made again where these changed; None for a canary.
+    """
+
+    task: str
+    rid: str | None
+    arrived: float
+    abort_asked: bool = False
+    counted: bool = True
+    attempts: set[Attempt] = field(default_factory=set)
+    tries: list[Attempt] = field(default_factory=list)
+    owner: str = ""
+    waiting: asyncio.Future[None] | None = None
+    queued: float = 0.0
+    checked: Checked | None = None
+
+
+class Attempt:
+    """The state of a try. The dispatcher does the I/O and tells it what happened.
+
+    Attributes:
+        call: what is asked.
+        pair: who was chosen.
+        rid: its id on both workers.
+        heard: the first thing that each leg said.
+        incarnations: of the two workers, when the legs were sent.
+        verdict: what to do, once that can be said.
+        legs: both, once they were sent.
+        reading_since: clock time since which the next chunk is awaited; None while nobody waits.
+        owed_since: clock time since which the decode worker owes a whole answer's tokens; None for a stream.
+        cut: why the stream was cut off by the router, if it was.
+        times: when what happened.
+    """
+
+    __slots__ = (
+        "_held",
+        "call",
+        "cut",
+        "heard",
+        "incarnations",
+        "legs",
+        "owed_since",
+        "pair",
+        "reading_since",
+        "rid",
+        "ticket",
+        "times",
+        "verdict",
+    )
+
+    def __init__(
+        self,
+        call: Call,
+        pair: Pair,
+        rid: str,
+        ticket: Ticket,
+        now: float,
+        verdict: asyncio.Future[Serve | Relay | Failed],
+    ) -> None:
+        self.times = Times(now)
+        self.call = call
+        self.pair = pair
+        self.rid = rid
+        self.ticket = ticket
+        self.heard: dict[Leg, Heard] = {"prefill": None, "decode": None}
+        self.incarnations: dict[Leg, str] = {"prefill": pair.prefill.incarnation, "decode": pair.decode.incarnation}
+        self.verdict = verdict
+        self.legs: dict[Leg, Exchange] = {}
+        self.reading_since: float | None = None
+        self.owed_since: float | None = None
+        self.cut = ""
+        self._held: dict[Leg, int] = {}
+
+    def worker(self, leg: Leg) -> Worker:
+        """The worker of a leg."""
+        return self.pair.prefill if leg == "prefill" else self.pair.decode
+
+    def hear(self, leg: Leg, said: Lost | Reply) -> None:
+        """Take the first thing that a leg says; what comes after cannot change the verdict."""
+        if self.heard[leg] is not None:
+            return
+        self.heard[leg] = said
+        verdict = judge(
+            self.heard["prefill"],
+            self.heard["decode"],
+            needs_prefill=self.call.needs_prefill,
+            abort_asked=self.ticket.abort_asked,
+            rid=self.rid,
+        )
+        if isinstance(verdict, Serve | Relay | Failed):
+            self._end(verdict)
+
+    @property
+    def owing(self) -> Leg:
+        """The leg that owes the first token."""
+        return owing(self.heard["prefill"])
+
+    @property
+    def silent_since(self) -> float:
+        """Clock time since which the decode worker owes an answer and shows nothing of it; infinite if it owes none."""
+        since = self.owed_since if self.reading_since is None else self.reading_since
+        return float("inf") if since is None else since
+
+    def expire(self, limit: float, *, silent: float, whole: bool) -> None:
+        """The deadline passed.
+
+        Args:
+            limit: seconds that were waited.
+            silent: seconds since the worker of the owing leg last made progress.
+            whole: the deadline is for the whole answer. Else it is for the first token, and an answer that is not
+                streamed comes with its last: once decoding has begun, `stall` looks after it.
+        """
+        if self.heard["prefill"] is None or self.call.stream or whole:
+            self._end(overdue(self.owing, silent=silent, limit=limit))
+
+    def end_silent(self, limit: float, *, stalled: bool) -> None:
+        """End an answer of which nothing came for `limit` seconds. `stalled`: its worker makes no progress at all."""
+        if self.call.stream:
+            self.cut_off(f"no token for {limit:g} s")
+        else:
+            self._end(silent_answer(limit, stalled=stalled))
+
+    def lost_prefill(self, reason: str) -> None:
+        """The prefill worker left the rotation."""
+        self.hear("prefill", Lost(reason))
+
+    def lost_decode(self, reason: str) -> None:
+        """The decode worker left the rotation; a stream that is under way ends."""
+        self.hear("decode", Lost(reason))
+        self.cut_off(reason)
+
+    def cut_off(self, reason: str) -> None:
+        """End the stream; whoever reads it learns why."""
+        self.cut = self.cut or reason
+        if (decode := self.legs.get("decode")) is not None:
+            decode.close()
+
+    def hold(self) -> None:
+        """Put the attempt's weight on both workers and listen for their loss."""
+        prefill, decode = self.pair
+        prefill.take(self.call.cost.prefill)
+        decode.take(self.call.cost.decode)
+        self._held = {"prefill": self.call.cost.prefill, "decode": self.call.cost.decode}
+        prefill.on_lost.add(self.lost_prefill)
+        decode.on_lost.add(self.lost_decode)
+
+    def holds(self, leg: Leg) -> bool:
+        """Whether a leg's weight is still on its worker."""
+        return leg in self._held
+
+    def release(self, leg: Leg) -> bool:
+        """Take one leg's weight off again; False if it was off already."""
+        tokens = self._held.pop(leg, None)
+        if tokens is None:
+            return False
+        worker = self.worker(leg)
+        worker.give(tokens)
+        worker.on_lost.discard(self.lost_prefill if leg == "prefill" else self.lost_decode)
+        return True
+
+    def _end(self, verdict: Serve | Relay | Failed) -> None:
+        if not self.verdict.done():
+            self.verdict.set_result(verdict)

@@ -1,0 +1,1 @@
+"""Background loops over the workers."""

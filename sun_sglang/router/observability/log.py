@@ -1,0 +1,100 @@
+"""Structured log lines: one JSON object a line."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from typing import Protocol
+
+import orjson
+from aiohttp.http_exceptions import HttpProcessingError
+
+from sun_sglang.router.observability.request_id import current_request
+from sun_sglang.router.protocol.text import well_formed
+
+_MOST_DEPTH = 8
+
+
+class Stream(Protocol):
+    """A text stream."""
+
+    def write(self, text: str, /) -> object:
+        """Write text."""
+
+    def flush(self) -> object:
+        """Pass on the text that is buffered."""
+
+
+class Log:
+    """Writes events to a stream. A stream that fails loses lines; it never fails the caller.
+
+    Args:
+        stream: the stream.
+        lost: counts lost lines by the reason; shared with the stream where the stream can lose lines itself.
+    """
+
+    def __init__(self, stream: Stream, lost: Counter[str] | None = None) -> None:
+        self._stream = stream
+        self.lost: Counter[str] = Counter() if lost is None else lost
+
+    def event(self, name: str, **fields: object) -> None:
+        """Write `{"time": seconds since 1970, "event": name, ...}`, with `request` where one is being handled."""
+        line = {"time": round(time.time(), 3), "event": name, **fields}
+        if request := current_request.get():
+            line["request"] = request
+        try:
+            self._stream.write(encode(line))
+            self._stream.flush()
+        except (OSError, ValueError):
+            # a full disk, a reader that has gone, or a closed stream
+            self.lost["failed"] += 1
+
+
+class LogHandler(logging.Handler):
+    """Writes what libraries log as events."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        why, trace = _message(record), None
+        if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
+            # its text shows what a client sent, which may be a key
+            why = f"{why}: it is not valid HTTP ({type(record.exc_info[1]).__name__})"
+        elif record.exc_info:
+            trace = logging.Formatter().formatException(record.exc_info)
+        self._log.event("library", level=record.levelname, logger=record.name, why=why, trace=trace)
+
+
+def encode(line: dict[str, object]) -> str:
+    """Return an event as one line of JSON, whatever its fields hold."""
+    try:
+        return orjson.dumps(line, default=str).decode() + "\n"
+    except Exception:
+        return orjson.dumps(_plain(line, 0)).decode() + "\n"
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except Exception:
+        return str(record.msg)
+
+
+def _plain(value: object, depth: int) -> object:
+    """Return a value as types that every JSON encoder takes."""
+    if value is None or isinstance(value, bool | float):
+        return value
+    if isinstance(value, str):
+        return well_formed(value)
+    if depth < _MOST_DEPTH and isinstance(value, dict):
+        return {well_formed(str(k)): _plain(v, depth + 1) for k, v in value.items()}
+    if depth < _MOST_DEPTH and isinstance(value, list | tuple | set | frozenset):
+        return [_plain(v, depth + 1) for v in value]
+    try:
+        return well_formed(str(value))
+    except Exception:
+        return f"a {type(value).__name__} that cannot be shown"

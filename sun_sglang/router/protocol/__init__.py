@@ -1,0 +1,1 @@
+"""What clients and workers say, read and written."""

@@ -1,0 +1,160 @@
+"""A request for several answers, as single ones, and their replies as one again. Pure.
+
+SGLang gives every sample of a request the same room in PD mode, where they hang (managers/tokenizer_manager.py), so
+each answer is a request of its own here. Answers are in SGLang's order: prompt i's j-th answer has index i * n + j.
+"""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from sun_sglang.router.protocol.fields.check import is_each
+from sun_sglang.router.protocol.fields.table import PER_PROMPT
+from sun_sglang.router.protocol.request import Endpoint, Request
+from sun_sglang.router.protocol.worker_replies import count_of
+
+# The field that every answer has, and every result in a stream.
+RESULT_FIELD = {Endpoint.GENERATE: "meta_info", Endpoint.COMPLETIONS: "choices", Endpoint.CHAT: "choices"}
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class Single(NamedTuple):
+    """One answer to one prompt.
+
+    Attributes:
+        place: its index in the reply.
+        prompt: the index of its prompt.
+        own: the fields that are its prompt's alone; empty where the request has one prompt.
+        body: `own`, and the request's other fields, which are not copied.
+        rid: the id that the client knows it by, if it sent one.
+        extra_key: the client's part of the cache namespace.
+        cache_salt: the same, under SGLang's other name.
+    """
+
+    place: int
+    prompt: int
+    own: Mapping[str, Any]
+    body: Mapping[str, Any]
+    rid: str | None
+    extra_key: str | None
+    cache_salt: str | None
+
+
+def split(request: Request) -> tuple[Single, ...]:
+    """The single requests of a request, in index order; exactly one where it asks for one answer."""
+    if request.batch is None and request.n == 1:
+        rid, key, salt = _rid(request, 0, 0), _pick(request.extra_key, 0), _pick(request.cache_salt, 0)
+        return (Single(0, 0, _NOTHING, request.body, rid, key, salt),)
+    batch = request.batch or 1
+    owns = [_own(request, i) for i in range(batch)]
+    bodies = [ChainMap(dict(own), request.body) if own else request.body for own in owns]
+    return tuple(
+        Single(
+            place=i * request.n + j,
+            prompt=i,
+            own=owns[i],
+            body=bodies[i],
+            rid=_rid(request, i, i * request.n + j),
+            extra_key=_pick(request.extra_key, i),
+            cache_salt=_pick(request.cache_salt, i),
+        )
+        for i in range(batch)
+        for j in range(request.n)
+    )
+
+
+def is_plural(request: Request) -> bool:
+    """The reply is put together from several, or has the shape of several."""
+    if request.n > 1:
+        return True
+    if request.endpoint is Endpoint.GENERATE:
+        return request.batch is not None
+    return request.batch is not None and request.batch > 1
+
+
+def merge(request: Request, replies: Sequence[Any]) -> Any:
+    """One reply from those of `split(request)`, in the same order, each as parsed JSON."""
+    if not is_plural(request):
+        return replies[0]
+    if request.endpoint is Endpoint.GENERATE:
+        return list(replies)
+    choices: list[Any] = []
+    for index, reply in enumerate(replies):
+        choices.extend({**choice, "index": index} for choice in reply["choices"])
+    usage = merge_usage([reply.get("usage") for reply in replies], request.n)
+    return {**replies[0], "choices": choices, "usage": usage}
+
+
+def merge_usage(usages: Sequence[Mapping[str, Any] | None], n: int) -> dict[str, Any] | None:
+    """Usage of all answers: prompt tokens once a prompt, completion tokens of every answer.
+
+    As `UsageProcessor.calculate_response_usage` counts (srt/entrypoints/openai/usage_processor.py).
+    """
+    if any(usage is None for usage in usages):
+        return None
+    given = [usage for usage in usages if usage is not None]
+    of_prompts = given[::n]
+    prompt = sum(count_of(usage, "prompt_tokens") for usage in of_prompts)
+    completion = sum(count_of(usage, "completion_tokens") for usage in given)
+    merged = dict(given[0]) | {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }
+    if "reasoning_tokens" in merged:
+        merged["reasoning_tokens"] = sum(count_of(usage, "reasoning_tokens") for usage in given)
+    for name, counted in (("prompt_tokens_details", of_prompts), ("completion_tokens_details", given)):
+        if details := _sum_details(usage.get(name) for usage in counted):
+            merged[name] = details
+    return merged
+
+
+def _sum_details(details: Iterable[object]) -> dict[str, int]:
+    """Sum the counts of the same name; empty where no answer has any. SGLang leaves out, or sets to null, what is 0."""
+    sums: dict[str, int] = {}
+    for one in details:
+        for name in one if isinstance(one, dict) else ():
+            sums[name] = sums.get(name, 0) + count_of(one, name)
+    return sums
+
+
+def reindex(endpoint: Endpoint, chunk: dict[str, Any], index: int) -> dict[str, Any]:
+    """A stream's chunk of one answer, as a chunk of the whole reply."""
+    if endpoint is Endpoint.GENERATE:
+        return {**chunk, "index": index}
+    return {**chunk, "choices": [{**choice, "index": index} for choice in chunk.get("choices") or ()]}
+
+
+def _own(request: Request, i: int) -> Mapping[str, Any]:
+    if request.batch is None or request.endpoint is Endpoint.CHAT:
+        return _NOTHING
+    if request.endpoint is Endpoint.COMPLETIONS:
+        return {"prompt": request.body["prompt"][i]}
+    return _own_of_generate(request.body, i)
+
+
+def _own_of_generate(body: Mapping[str, Any], i: int) -> dict[str, Any]:
+    prompt = "text" if body.get("text") is not None else "input_ids"
+    own = {prompt: body[prompt][i]}
+    for field in PER_PROMPT:
+        if is_each(value := body.get(field), field):
+            own[field] = value[i]
+    if isinstance(params := body.get("sampling_params"), list):
+        own["sampling_params"] = params[i]
+    return own
+
+
+def _rid(request: Request, prompt: int, index: int) -> str | None:
+    if request.rid is None:
+        return None
+    if isinstance(request.rid, tuple):
+        return request.rid[prompt] if request.n == 1 else f"{request.rid[prompt]}_{index % request.n}"
+    # SGLang names the answers of one id like this (io_struct.py: _normalize_rid)
+    return f"{request.rid}_{index}" if is_plural(request) else request.rid
+
+
+def _pick(value: str | tuple[str, ...] | None, i: int) -> str | None:
+    return value[i] if isinstance(value, tuple) else value

@@ -1,0 +1,291 @@
+"""From a client's body to a checked, immutable request. Pure; raises RequestError and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import orjson
+
+from sun_sglang.errors import RequestError
+from sun_sglang.router.protocol.fields import check as fields
+from sun_sglang.router.protocol.fields import table as tables
+from sun_sglang.router.protocol.fields.kinds import FLAG
+from sun_sglang.router.protocol.fields.schemas import (
+    check_depth,
+    check_grammars,
+    check_least,
+    check_schema_text,
+    check_tools,
+)
+
+# Parts of a message that hold no media: a worker would fetch media from any URL, its own host's and files included.
+TEXT_PARTS = ("text", "thinking", "reasoning", "tool_reference")
+STREAM_OPTIONS = ("include_usage", "continuous_usage_stats")
+
+
+class Endpoint(StrEnum):
+    """Where a request came in; also the path on the workers."""
+
+    GENERATE = "/generate"
+    COMPLETIONS = "/v1/completions"
+    CHAT = "/v1/chat/completions"
+
+
+class Request(NamedTuple):
+    """A checked request: the fields that its workers get, and those that the router reads itself.
+
+    Attributes:
+        endpoint: where it came in.
+        task: the task it is for.
+        body: the fields that are passed on (`field_table.py`), and no others. Not to be changed.
+        stream: the client wants server-sent events.
+        stream_options: the client's, if it sent any.
+        n: choices a prompt.
+        rid: the client's own id, or ids of the prompts of a list.
+        extra_key: the client's part of the cache namespace; a list for a list of prompts.
+        cache_salt: the same, under SGLang's other name for it.
+        batch: prompts in a list; None for a single prompt.
+    """
+
+    endpoint: Endpoint
+    task: str
+    body: dict[str, Any]
+    stream: bool
+    stream_options: Mapping[str, Any] | None
+    n: int
+    rid: str | tuple[str, ...] | None
+    extra_key: str | tuple[str, ...] | None
+    cache_salt: str | tuple[str, ...] | None
+    batch: int | None
+
+    @property
+    def wants_usage(self) -> bool:
+        """The client asked for the usage event at the end of a stream."""
+        return bool(self.stream_options and self.stream_options.get("include_usage"))
+
+
+def parse(
+    endpoint: Endpoint,
+    raw: bytes,
+    *,
+    header_task: str | None,
+    tasks: Sequence[str],
+    allowed: Collection[str] = (),
+) -> Request:
+    """Check a request body.
+
+    Args:
+        endpoint: where it came in.
+        raw: the body as bytes.
+        header_task: the value of `X-Sun-Task`, which wins over `model`.
+        tasks: names of the tasks that are served.
+        allowed: fields that are refused unless the topology allows them (`router.allow`), and that it allows.
+
+    Raises:
+        RequestError: the first thing wrong.
+    """
+    given = _object(raw)
+    check_depth(raw, given)
+    table = _TABLES[endpoint]
+    body = fields.passed(given, table, allowed)
+    task = choose_task(header_task, given.get("model"), tasks)
+    batch, n = _SHAPES[endpoint](given, body, allowed)
+    if (batch or 1) * n > fields.MAX_FAN_OUT:
+        raise RequestError(
+            400, f"{batch or 1} prompts with n={n} are over {fields.MAX_FAN_OUT} answers; split the list"
+        )
+    return Request(
+        endpoint=endpoint,
+        task=task,
+        stream="stream" in given and bool(fields.take(given, "stream", table)),
+        stream_options=_stream_options(given, table) if "stream_options" in given else None,
+        n=n,
+        rid=_names(given, "rid", table, batch, unique=True) if "rid" in given else None,
+        extra_key=_names(given, "extra_key", table, batch) if "extra_key" in given else None,
+        cache_salt=_names(given, "cache_salt", table, batch) if "cache_salt" in given else None,
+        batch=batch,
+        body=body,
+    )
+
+
+def choose_task(header: str | None, model: object, tasks: Sequence[str]) -> str:
+    """The task that a request is for.
+
+    SGLang's own name for "no model given" is `default`; with exactly one task it means that task, as does no name.
+
+    Raises:
+        RequestError: 404 for a name that no task has, 400 where a name is needed.
+    """
+    if header is None and model is not None and not isinstance(model, str):
+        raise RequestError(400, "`model` has to be the name of a task", param="model")
+    name = header if header is not None else model
+    if name in tasks:
+        return str(name)
+    if len(tasks) == 1 and name in (None, "", "default"):
+        return tasks[0]
+    listed = ", ".join(tasks)
+    if name in (None, ""):
+        message = f"which task? Send its name as `model` or as the header X-Sun-Task; tasks: {listed}"
+        raise RequestError(400, message, param="model", code="model_required")
+    raise RequestError(404, f"no task is named `{name}`; tasks: {listed}", param="model", code="model_not_found")
+
+
+def _object(raw: bytes) -> dict[str, Any]:
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as e:
+        raise RequestError(400, f"the body is not valid JSON: {e}", code="invalid_json") from e
+    if not isinstance(body, dict):
+        raise RequestError(400, "the body has to be a JSON object", code="invalid_json")
+    return body
+
+
+def _completions(given: Mapping[str, Any], body: dict[str, Any], allowed: Collection[str]) -> tuple[int | None, int]:
+    n = fields.take(given, "n", tables.COMPLETIONS) or 1 if "n" in given else 1
+    check_grammars(body, allowed)
+    check_least(body.get("min_tokens"), body, "min_tokens")
+    prompt = body.get("prompt")
+    if isinstance(prompt, str) and prompt:
+        return None, n
+    if not isinstance(prompt, list) or not prompt:
+        raise RequestError(400, "`prompt` has to be a non-empty string or list", param="prompt")
+    if all(isinstance(p, str) and p for p in prompt):
+        return len(prompt), n
+    if isinstance(prompt[0], list):
+        for ids in prompt:
+            fields.check_token_ids(ids, "prompt")
+        return len(prompt), n
+    fields.check_token_ids(prompt, "prompt")
+    return None, n
+
+
+def _chat(given: Mapping[str, Any], body: dict[str, Any], allowed: Collection[str]) -> tuple[int | None, int]:
+    n = fields.take(given, "n", tables.CHAT) or 1 if "n" in given else 1
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages or not {dict}.issuperset(map(type, messages)):
+        raise RequestError(400, "`messages` has to be a non-empty list of objects", param="messages")
+    tools = body.get("tools") or []
+    for message in messages:
+        if isinstance(content := message.get("content"), list):
+            _check_parts(content)
+        if "tools" in message and isinstance(message["tools"], list):
+            tools = [*tools, *message["tools"]]
+    if body.get("continue_final_message") and len(messages) == 1 and not messages[0].get("content"):
+        message = (
+            "`continue_final_message` has no text to continue, and no message comes before; send `messages` with text"
+        )
+        raise RequestError(400, message, param="continue_final_message")
+    if tools:
+        check_tools(tools, body.get("tool_choice"), allowed)
+    check_grammars(body, allowed)
+    check_least(body.get("min_tokens"), {**body, "tools": tools}, "min_tokens")
+    if "input_ids" in body:
+        fields.check_token_ids(body["input_ids"], "input_ids")
+    return None, n
+
+
+def _check_parts(parts: list[Any]) -> None:
+    for part in parts:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind not in TEXT_PARTS:
+            raise RequestError(
+                400,
+                f"`messages.content` holds a part of type {kind!r}; only text models are served: "
+                f"send {', '.join(TEXT_PARTS)}",
+                param="messages",
+            )
+
+
+def _generate(given: Mapping[str, Any], body: dict[str, Any], allowed: Collection[str]) -> tuple[int | None, int]:
+    batch = _generate_prompts(body)
+    for name in tables.PER_PROMPT:
+        if fields.is_each(value := body.get(name), name):
+            _check_count(name, value, batch)
+    return batch, _generate_sampling(body, batch, allowed)
+
+
+def _generate_prompts(body: dict[str, Any]) -> int | None:
+    given = [name for name in ("text", "input_ids") if name in body]
+    if len(given) != 1:
+        raise RequestError(400, "send either `text` or `input_ids`", param="text")
+    name, prompt = given[0], body[given[0]]
+    if name == "text":
+        if isinstance(prompt, str) and prompt:
+            return None
+        if isinstance(prompt, list) and prompt and all(isinstance(p, str) and p for p in prompt):
+            return len(prompt)
+        raise RequestError(400, "`text` has to be a non-empty string or a list of them", param="text")
+    if isinstance(prompt, list) and prompt and isinstance(prompt[0], list):
+        for ids in prompt:
+            fields.check_token_ids(ids, "input_ids")
+        return len(prompt)
+    fields.check_token_ids(prompt, "input_ids")
+    return None
+
+
+def _generate_sampling(body: dict[str, Any], batch: int | None, allowed: Collection[str]) -> int:
+    given = body.get("sampling_params")
+    if given is None:
+        return 1
+    each = given if isinstance(given, list) else [given]
+    if isinstance(given, list) and len(given) != batch:
+        raise RequestError(
+            400, "`sampling_params` has to be an object, or one for each prompt", param="sampling_params"
+        )
+    counts, kept = [], []
+    for params in each:
+        if not isinstance(params, dict):
+            raise RequestError(400, "`sampling_params` has to be an object", param="sampling_params")
+        counts.append(fields.take(params, "n", tables.SAMPLING_PARAMS, "sampling_params.n") or 1)
+        kept.append(fields.passed_sampling(params, allowed))
+        if (schema := kept[-1].get("json_schema")) is not None:
+            check_schema_text(schema, "sampling_params.json_schema", allowed)
+        check_least(kept[-1].get("min_new_tokens"), kept[-1], "sampling_params.min_new_tokens")
+    if len(set(counts)) != 1:
+        raise RequestError(400, "`n` has to be the same for every prompt of a list", param="sampling_params.n")
+    body["sampling_params"] = kept if isinstance(given, list) else kept[0]
+    return int(counts[0])
+
+
+def _stream_options(given: Mapping[str, Any], table: tables.Table) -> Mapping[str, Any] | None:
+    if "stream_options" not in table:
+        return None
+    options = fields.take(given, "stream_options", table)
+    if options is None:
+        return None
+    kept = {}
+    for name, value in options.items():
+        if name in STREAM_OPTIONS and value is not None:
+            if not FLAG.holds(value):
+                raise fields.wrong(f"stream_options.{name}", FLAG)
+            kept[name] = value
+    return kept
+
+
+def _names(
+    given: Mapping[str, Any], name: str, table: tables.Table, batch: int | None, *, unique: bool = False
+) -> str | tuple[str, ...] | None:
+    value = given.get(name)
+    if not isinstance(value, list):
+        return fields.take(given, name, table) or None
+    for item in value:
+        if item is None:
+            raise RequestError(400, f"`{name}` holds null", param=name)
+        fields.take({name: item}, name, table)
+    _check_count(name, value, batch)
+    if unique and len(set(value)) != batch:
+        raise RequestError(400, f"`{name}` holds the same id twice", param=name)
+    return tuple(value)
+
+
+def _check_count(name: str, values: list[Any], batch: int | None) -> None:
+    if batch is None:
+        raise RequestError(400, f"`{name}` is a list, and there is one prompt; send one value", param=name)
+    if len(values) != batch:
+        raise RequestError(400, f"`{name}` has {len(values)} entries for {batch} prompts", param=name)
+
+
+_SHAPES = {Endpoint.COMPLETIONS: _completions, Endpoint.CHAT: _chat, Endpoint.GENERATE: _generate}
+_TABLES = {Endpoint.COMPLETIONS: tables.COMPLETIONS, Endpoint.CHAT: tables.CHAT, Endpoint.GENERATE: tables.GENERATE}

@@ -1,0 +1,128 @@
+"""Reading what workers say: SGLang's error shapes, aborts in disguise, token counts. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import orjson
+
+from sun_sglang.router.protocol.nesting import is_too_deep
+
+# No worker counts this far: it is the bound of a card's token counts too. Metrics refuse a negative count.
+MAX_COUNT = 1 << 40
+
+
+class BadReplyError(Exception):
+    """A worker sent what is no part of an answer. The text says who sent what."""
+
+
+class Tokens(NamedTuple):
+    """Token counts of one answer; `cached` prompt tokens were not computed again."""
+
+    prompt: int
+    completion: int
+    cached: int
+
+
+def parse(body: bytes) -> Any:
+    """Return the JSON in `body`; None if it is no JSON, or nested deeper than any code here may safely walk."""
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    return None if is_too_deep(body, parsed) else parsed
+
+
+def read_result(data: bytes) -> dict[str, Any]:
+    """Read a decode worker's answer, or the data of one event of it.
+
+    Raises:
+        BadReplyError: it is no JSON object, or a part that the router reads has another type than SGLang gives it.
+    """
+    result = parse(data)
+    if not isinstance(result, dict):
+        start = data[:80].decode(errors="replace")
+        raise BadReplyError(f"the decode worker sent what is not a JSON object: {start}")
+    choices = result.get("choices")
+    if choices is not None and not (isinstance(choices, list) and all(isinstance(c, dict) for c in choices)):
+        raise BadReplyError("the decode worker sent `choices` that are not a list of objects")
+    for name in ("meta_info", "usage"):
+        if not isinstance(result.get(name), dict | None):
+            raise BadReplyError(f"the decode worker sent a `{name}` that is not an object")
+    return result
+
+
+def finish_abort(body: bytes) -> dict[str, Any] | None:
+    """The finish reason of a result that is an abort in disguise (status 200), or None.
+
+    SGLang reports it as `meta_info.finish_reason.type` in /generate and as `choices[].finish_reason` elsewhere.
+    """
+    result = parse(body) if b'"abort"' in body else None
+    return abort_reason(result) if isinstance(result, dict) else None
+
+
+def abort_reason(result: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The finish reason of a parsed result that is an abort in disguise, or None. Any JSON may stand in its fields."""
+    meta, choices = result.get("meta_info"), result.get("choices")
+    reason = meta.get("finish_reason") if isinstance(meta, dict) else None
+    if isinstance(reason, dict) and reason.get("type") == "abort":
+        return reason
+    for choice in choices if isinstance(choices, list) else ():
+        if isinstance(choice, dict) and choice.get("finish_reason") == "abort":
+            return {"type": "abort"}
+    return None
+
+
+def error_message(body: bytes) -> str:
+    """The message in a worker's error body, whichever of SGLang's shapes it has; at most 500 characters."""
+    parsed = parse(body)
+    if parsed is None:
+        return body[:500].decode(errors="replace")
+    error = parsed.get("error", parsed) if isinstance(parsed, dict) else parsed
+    message = error.get("message", error) if isinstance(error, dict) else error
+    return str(message)[:500]
+
+
+def states_message(body: bytes) -> bool:
+    """Return whether an error body has its message where clients look: `error.message`, or `message` of an `error`.
+
+    SGLang's check of a /generate body answers `{"error": "..."}` (srt/entrypoints/api_contract.py).
+    """
+    parsed = parse(body)
+    if not isinstance(parsed, dict):
+        return False
+    error = parsed if parsed.get("object") == "error" else parsed.get("error")
+    return isinstance(error, dict) and isinstance(error.get("message"), str)
+
+
+def error_code(body: bytes) -> int | None:
+    """The status in an error that came inside a 200, if it has one."""
+    parsed = parse(body)
+    error = parsed.get("error", parsed) if isinstance(parsed, dict) else None
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, int) and not isinstance(code, bool) else None
+
+
+def tokens(result: object) -> Tokens:
+    """Token counts of a result, a stream's last chunk, or a bare usage object; zeros where it has none."""
+    if isinstance(result, list):
+        counts = [tokens(item) for item in result]
+        return Tokens(*(sum(column) for column in zip(*counts, strict=True))) if counts else Tokens(0, 0, 0)
+    if not isinstance(result, dict):
+        return Tokens(0, 0, 0)
+    if isinstance(meta := result.get("meta_info"), dict):
+        return Tokens(
+            count_of(meta, "prompt_tokens"), count_of(meta, "completion_tokens"), count_of(meta, "cached_tokens")
+        )
+    usage = result.get("usage", result)
+    if not isinstance(usage, dict):
+        return Tokens(0, 0, 0)
+    cached = count_of(usage.get("prompt_tokens_details"), "cached_tokens")
+    return Tokens(count_of(usage, "prompt_tokens"), count_of(usage, "completion_tokens"), cached)
+
+
+def count_of(source: object, key: str) -> int:
+    """Return the count under a key; 0 where it is missing or out of bounds, or where `source` is no object."""
+    value = source.get(key) if isinstance(source, dict) else None
+    return value if type(value) is int and 0 <= value <= MAX_COUNT else 0

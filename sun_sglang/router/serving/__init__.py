@@ -1,0 +1,1 @@
+"""One client request from its body to its last byte."""

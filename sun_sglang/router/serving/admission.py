@@ -1,0 +1,178 @@
+"""Where answers wait until they may go to workers: `admission` with futures and deadlines."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+from sun_sglang.router.clock import Clock, Timer
+from sun_sglang.router.dispatch.attempt import Ticket
+from sun_sglang.router.errors import Problem
+from sun_sglang.router.observability.metrics import Metrics
+from sun_sglang.router.scheduling.fair_queue import Admission, Caps, Claim, QueueFull, Share
+from sun_sglang.router.workers.fleet import Fleet
+from sun_sglang.router.workers.registry import Registry
+
+
+class Slot:
+    """One answer's place among those in flight: waited for, held while workers make the answer, then released.
+
+    Args:
+        queue: where it waits.
+        ticket: of the answer; an abort of it ends the wait.
+        tokens: expected work.
+    """
+
+    __slots__ = ("_queue", "claim", "since", "ticket", "timer", "waiting")
+
+    def __init__(self, queue: AdmissionQueue, ticket: Ticket, tokens: int) -> None:
+        self._queue = queue
+        self.ticket = ticket
+        self.claim = Claim(ticket.task, tokens)
+        self.waiting: asyncio.Future[None] | None = None
+        self.timer: Timer | None = None
+        self.since = 0.0
+
+    async def granted(self) -> None:
+        """Wait until the answer may go to workers.
+
+        Raises:
+            Problem: 429 if no slot was free for any answer of the request within `queue_timeout`, 400 if the client
+                asked for an abort, 503 if the router shuts down.
+        """
+        if self.waiting is not None:
+            await self.waiting
+
+    def release(self) -> None:
+        """Give the slot back: workers have made the answer. Another answer may have it."""
+        if self.claim.held:
+            self._queue.release((self,))
+
+
+class AdmissionQueue:
+    """Lets answers go to workers in an order that is fair to tasks."""
+
+    def __init__(self, registry: Registry, metrics: Metrics, clock: Clock) -> None:
+        self._clock = clock
+        self._registry = registry
+        self._metrics = metrics
+        self._loop = asyncio.get_running_loop()
+        limits = registry.fleet.router
+        self._timeout = limits.queue_timeout
+        caps = Caps(_part(limits.max_requests, limits.processes), _part(limits.max_tokens, limits.processes))
+        self._admission = Admission(caps, limits.queue_size, self._share)
+        self._waiting: dict[Claim, Slot] = {}
+        self._fleet = registry.fleet
+        self._shares: dict[str, Share] = {}
+
+    @contextmanager
+    def enter(self, slots: Sequence[Slot]) -> Iterator[None]:
+        """Queue for the slots of one request, which are `granted` one by one; release them all at the end.
+
+        The request has begun once a slot was granted. From then on the other slots have no deadline: `queue_timeout`
+        ends no request in its middle.
+
+        Raises:
+            Problem: the request has to wait and cannot: 429 if too many do, 503 if nothing can serve its task.
+        """
+        task = slots[0].claim.task
+        try:
+            self._wake(self._admission.acquire([slot.claim for slot in slots]))
+        except QueueFull:
+            raise self._refusal(task, "full") from None
+        try:
+            late = [slot for slot in slots if not slot.claim.held]
+            if late:
+                self._wait(late, begun=len(late) < len(slots))
+            yield
+        finally:
+            self.release(slots)
+
+    def release(self, slots: Sequence[Slot]) -> None:
+        """Give slots back, and stop waiting for those that were not granted."""
+        for slot in slots:
+            if slot.claim in self._waiting:
+                self._end_wait(slot)
+        self._wake(self._admission.release([slot.claim for slot in slots]))
+
+    def close(self, problem: Problem) -> None:
+        """Answer all requests that wait with a problem."""
+        for slot in self._waiting.values():
+            _fail(slot, problem)
+
+    def waiting(self, task: str) -> int:
+        """Return how many answers of a task wait."""
+        return self._admission.waiting(task)
+
+    def _wait(self, slots: Sequence[Slot], *, begun: bool) -> None:
+        task = slots[0].claim.task
+        if not begun and not self._registry.usable(task):
+            raise self._refusal(task, "full")
+        timer = None if begun else self._clock.call_later(self._timeout, partial(self._expire, slots))
+        for slot in slots:
+            slot.since, slot.timer = self._loop.time(), timer
+            slot.waiting = slot.ticket.waiting = self._loop.create_future()
+            self._waiting[slot.claim] = slot
+        self._metrics.queued.labels(task).inc(len(slots))
+
+    def _wake(self, claims: Iterable[Claim]) -> None:
+        for claim in claims:
+            slot = self._waiting.get(claim)
+            if slot is not None:
+                assert slot.waiting is not None, "a slot that waits has a future"
+                if not slot.waiting.done():
+                    slot.waiting.set_result(None)
+                self._end_wait(slot)
+
+    def _end_wait(self, slot: Slot) -> None:
+        task, waited = slot.claim.task, self._loop.time() - slot.since
+        del self._waiting[slot.claim]
+        if slot.timer is not None:
+            slot.timer.cancel()
+        slot.ticket.waiting, slot.ticket.queued = None, waited
+        if slot.waiting is not None and slot.waiting.done() and not slot.waiting.cancelled():
+            # an answer whose request failed for another reason never looked
+            slot.waiting.exception()
+        self._metrics.queued.labels(task).dec()
+        self._metrics.queue_seconds.labels(task).observe(waited)
+
+    def _expire(self, slots: Sequence[Slot]) -> None:
+        problem = self._refusal(slots[0].claim.task, "timeout")
+        for slot in slots:
+            _fail(slot, problem)
+
+    def _refusal(self, task: str, why: str) -> Problem:
+        if not self._registry.usable(task):
+            return Problem(503, f"no worker can serve task `{task}` now", code="no_worker")
+        self._metrics.turned_away.labels(task, why).inc()
+        if why == "full":
+            return Problem(429, f"too many requests of task `{task}` are waiting; try again later", code="queue_full")
+        return Problem(429, f"no turn within {self._timeout:g} s; try again later", code="queue_timeout")
+
+    def _share(self, task: str) -> Share:
+        if self._fleet is not self._registry.fleet:
+            self._fleet, self._shares = self._registry.fleet, {}
+        share = self._shares.get(task)
+        if share is None:
+            share = self._shares[task] = _share_in(self._fleet, task)
+        return share
+
+
+def _fail(slot: Slot, problem: Problem) -> None:
+    if slot.waiting is not None and not slot.waiting.done():
+        slot.waiting.set_exception(problem)
+
+
+def _share_in(fleet: Fleet, task: str) -> Share:
+    known = fleet.tasks.get(task)
+    if known is None:
+        return Share()
+    processes = fleet.router.processes
+    return Share(known.weight, Caps(_part(known.max_requests, processes), _part(known.max_tokens, processes)))
+
+
+def _part(cap: int | None, processes: int) -> int | None:
+    """Return a cap, divided among the router's processes: the kernel spreads connections over them."""
+    return None if cap is None else max(1, cap // processes)

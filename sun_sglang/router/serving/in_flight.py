@@ -1,0 +1,70 @@
+"""The requests that clients have in flight, under the ids that they gave them. An id means nothing to another key."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from sun_sglang.errors import RequestError
+from sun_sglang.router.dispatch.attempt import Ticket
+
+
+class Inflight:
+    """Every ticket that has no end yet, and how to find one by a client's id.
+
+    Attributes:
+        tickets: all of them.
+        requests: how many of each task; one may have several tickets.
+    """
+
+    def __init__(self) -> None:
+        self.tickets: set[Ticket] = set()
+        self.requests: Counter[str] = Counter()
+        self._named: dict[str, dict[str, tuple[Ticket, ...]]] = {}
+
+    def add(self, tickets: tuple[Ticket, ...], group: str | None) -> None:
+        """A request came. It is in flight until it is removed.
+
+        Args:
+            tickets: one for each answer.
+            group: the client's id for all of them, if it gave one.
+
+        Raises:
+            RequestError: an id is in flight already.
+        """
+        if names := _names(tickets, group):
+            mine = self._named.setdefault(tickets[0].owner, {})
+            for name in names:
+                if name in mine:
+                    raise RequestError(400, f"a request with rid `{name}` is in flight already", param="rid")
+            mine.update(names)
+        self.requests[tickets[0].task] += 1
+        self.tickets.update(tickets)
+
+    def remove(self, tickets: tuple[Ticket, ...], group: str | None) -> None:
+        """A request ended."""
+        if names := _names(tickets, group):
+            mine = self._named[tickets[0].owner]
+            for name in names:
+                del mine[name]
+            if not mine:
+                del self._named[tickets[0].owner]
+        self.requests[tickets[0].task] -= 1
+        self.tickets.difference_update(tickets)
+
+    def find(self, rid: str, owner: str | None) -> Iterable[Ticket]:
+        """Return the tickets under exactly this id; none if it is unknown.
+
+        Args:
+            rid: the client's id.
+            owner: the name of the key that they came with; None for all keys.
+        """
+        owners = self._named.values() if owner is None else [self._named.get(owner, {})]
+        return [ticket for names in owners for ticket in names.get(rid, ())]
+
+
+def _names(tickets: tuple[Ticket, ...], group: str | None) -> dict[str, tuple[Ticket, ...]]:
+    names: dict[str, tuple[Ticket, ...]] = {t.rid: (t,) for t in tickets if t.rid is not None}
+    if group is not None:
+        names[group] = tickets
+    return names

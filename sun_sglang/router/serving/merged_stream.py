@@ -1,0 +1,178 @@
+"""Several answers' streams as one: events interleave as they come, each with the index of its answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+
+from sun_sglang.router.dispatch.attempt import Ticket
+from sun_sglang.router.dispatch.pair_response import Answer, StreamBroken
+from sun_sglang.router.errors import Problem, router_failed
+from sun_sglang.router.protocol.fan_out import RESULT_FIELD, merge_usage, reindex
+from sun_sglang.router.protocol.request import Endpoint, Request
+from sun_sglang.router.protocol.sse import DONE, DONE_DATA, Framer, Kind, event, event_data, frame, kind_of
+from sun_sglang.router.protocol.worker_replies import BadReplyError, Tokens, read_result, tokens
+from sun_sglang.router.serving.rewriting import Rewriter
+
+# Bytes of events that may wait for a slow client; then the answers' own connections hold the workers back.
+_BACKLOG = 1 << 18
+
+
+class MergedStream:
+    """The client's side of a streamed request for several answers.
+
+    Args:
+        request: what was asked.
+        indices: of its answers.
+        on_defect: called with an exception that should not occur and ended the stream.
+
+    Attributes:
+        failed: it ended with an error event.
+    """
+
+    def __init__(self, request: Request, indices: Sequence[int], on_defect: Callable[[Exception], None]) -> None:
+        self.failed = False
+        self._request = request
+        self._on_defect = on_defect
+        self._queue: asyncio.Queue[bytes | Problem] = asyncio.Queue()
+        self._backlog = 0
+        self._drained = asyncio.Event()
+        self._usages: dict[int, dict[str, Any] | None] = dict.fromkeys(indices)
+        self._counts: dict[int, Tokens] = {}
+        self._names: dict[str, Any] = {}
+        self._open = len(indices)
+        self._ended = False
+        self._id: str | None = request.rid if isinstance(request.rid, str) else None
+
+    @asynccontextmanager
+    async def running(self, takers: Sequence[Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+        """Run the takers, one an answer, while the block reads; whatever ends the block ends them."""
+        tasks = [asyncio.create_task(self._guard(taker)) for taker in takers]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def take(self, index: int, answer: Answer, ticket: Ticket, rewriter: Rewriter) -> None:
+        """Pass one answer's stream on to its end.
+
+        Raises:
+            Problem: it broke.
+        """
+        framer, chunk = Framer(), answer.head
+        try:
+            while True:
+                for whole in framer.feed(chunk):
+                    if await self._pass(index, event_data(whole), ticket, rewriter):
+                        return
+                chunk = await answer.read()
+                if not chunk:
+                    raise StreamBroken("it ended without [DONE]")
+        except StreamBroken as broken:
+            answer.lost(str(broken))
+            raise Problem(502, f"answer {index} broke off: {broken}", code="stream_broken") from broken
+        except BadReplyError as bad:
+            raise Problem(502, f"answer {index} broke off: {bad}", code="stream_broken") from bad
+
+    async def first(self) -> bytes:
+        """Return the first event.
+
+        Raises:
+            Problem: an answer failed before any had begun; nothing was sent yet.
+        """
+        item = await self._take_out()
+        if isinstance(item, Problem):
+            raise item
+        return self._shown(item)
+
+    async def next(self) -> bytes:
+        """Return the next piece of the stream; empty after its end."""
+        return b"" if self._ended else self._shown(await self._take_out())
+
+    def tokens(self) -> Tokens:
+        """Token counts of all answers."""
+        if self._request.endpoint is Endpoint.GENERATE:
+            return Tokens(*map(sum, zip(*self._counts.values(), strict=True))) if self._counts else Tokens(0, 0, 0)
+        return tokens(self._merged_usage())
+
+    async def _guard(self, taker: Coroutine[Any, Any, None]) -> None:
+        """Run a taker; however it ends, the reader learns of it."""
+        end: bytes | Problem | None = router_failed()
+        try:
+            await taker
+            self._open -= 1
+            end = DONE if self._open == 0 else None
+        except Problem as problem:
+            end = problem
+        except Exception as e:
+            self._on_defect(e)
+        finally:
+            # the queue has no bound of its own, so this never waits
+            if end is not None:
+                self._queue.put_nowait(end)
+
+    async def _pass(self, index: int, data: bytes, ticket: Ticket, rewriter: Rewriter) -> bool:
+        """Pass one event on. Returns whether it was the answer's last."""
+        if data == DONE_DATA:
+            return True
+        if not data:
+            return False
+        result = read_result(rewriter.name(data))
+        match kind_of(result):
+            case Kind.USAGE:
+                self._usages[index] = result["usage"]
+                return False
+            case Kind.ERROR:
+                message = f"answer {index} failed"
+                raise Problem(502, message, code="stream_broken", body=orjson.dumps(result))
+            case Kind.ABORT if not ticket.abort_asked:
+                raise Problem(502, f"answer {index} broke off: the worker aborted the request", code="stream_broken")
+            case kind:
+                if result.get(name := RESULT_FIELD[self._request.endpoint]) is None:
+                    raise BadReplyError(f"the decode worker sent an event without `{name}`")
+                await self._put(index, rewriter.chunk(result))
+                return kind is Kind.ABORT
+
+    async def _put(self, index: int, chunk: dict[str, Any]) -> None:
+        shown = reindex(self._request.endpoint, chunk, index)
+        if self._request.endpoint is Endpoint.GENERATE:
+            self._counts[index] = tokens(shown)
+        else:
+            self._id = self._id or shown.get("id")
+            shown["id"] = self._id
+            self._names = {name: shown[name] for name in ("id", "object", "created", "model") if name in shown}
+        data = event(shown)
+        while self._backlog > _BACKLOG:
+            self._drained.clear()
+            await self._drained.wait()
+        self._backlog += len(data)
+        self._queue.put_nowait(data)
+
+    async def _take_out(self) -> bytes | Problem:
+        item = await self._queue.get()
+        if isinstance(item, bytes) and item != DONE:
+            self._backlog -= len(item)
+            self._drained.set()
+        return item
+
+    def _shown(self, item: bytes | Problem) -> bytes:
+        if isinstance(item, Problem):
+            self.failed = self._ended = True
+            return frame(item.body) if item.body is not None else item.as_event()
+        self._ended = item == DONE
+        return (self._usage_event() + DONE) if self._ended else item
+
+    def _merged_usage(self) -> dict[str, Any] | None:
+        return merge_usage([self._usages[i] for i in sorted(self._usages)], self._request.n)
+
+    def _usage_event(self) -> bytes:
+        usage = self._merged_usage()
+        if not self._request.wants_usage or usage is None or not self._names:
+            return b""
+        return event({**self._names, "choices": [], "usage": usage})

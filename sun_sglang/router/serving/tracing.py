@@ -1,0 +1,125 @@
+"""A trace of each request, for OpenTelemetry: its wait, its two legs, and the hand-over between them.
+
+Spans are made once a request has ended, from times that were noted anyway, so that a router without an exporter does no
+work for them. OpenTelemetry is optional: the extra `otel`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sun_sglang.errors import UserError
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Tracer
+
+    from sun_sglang.router.dispatch.attempt import Ticket
+
+_CONFIGURED = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+_ERRORS = frozenset({"failed", "unavailable", "overdue"})
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A request that has ended. Times are loop time, seconds.
+
+    Attributes:
+        request_id: as in the logs.
+        endpoint: its path.
+        outcome: as in the metrics.
+        tickets: one for each answer.
+        ended: when.
+        headers: the client's, for the trace that it belongs to.
+    """
+
+    request_id: str
+    endpoint: str
+    outcome: str
+    tickets: Sequence[Ticket]
+    ended: float
+    headers: Mapping[str, str]
+
+
+class Tracing:
+    """Turns requests that ended into spans."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        self._tracer = tracer
+        self._propagator = TraceContextTextMapPropagator()
+
+    def record(self, request: Ended, now: float) -> None:
+        """Make the spans of a request. `now` is loop time, for turning that into time of day."""
+        from opentelemetry.trace import SpanKind, StatusCode, set_span_in_context
+
+        offset = time.time() - now
+        first = request.tickets[0]
+        lower = {name.lower(): value for name, value in request.headers.items()}
+        context = self._propagator.extract(lower)
+        attributes = {
+            "sun.task": first.task,
+            "sun.outcome": request.outcome,
+            "sun.request_id": request.request_id,
+            "http.route": request.endpoint,
+        }
+        root = self._tracer.start_span(
+            "request", context, SpanKind.SERVER, attributes=attributes, start_time=_ns(first.arrived + offset)
+        )
+        inside = set_span_in_context(root)
+        if first.queued:
+            self._span("queue", inside, first.arrived + offset, first.arrived + first.queued + offset)
+        for ticket in request.tickets:
+            for attempt in ticket.tries:
+                times = attempt.times
+                ended = times.ended if times.ended is not None else request.ended
+                handed = times.prefilled if times.prefilled is not None else ended
+                names = {"sun.rid": attempt.rid}
+                begun = times.sent + offset
+                self._span(
+                    "prefill leg", inside, begun, handed + offset, names | {"sun.worker": attempt.pair.prefill.name}
+                )
+                if attempt.call.stream and times.prefilled is not None and times.first is not None:
+                    arrived = max(times.prefilled, times.first)
+                    self._span("transfer", inside, times.prefilled + offset, arrived + offset, names)
+                self._span(
+                    "decode leg", inside, begun, ended + offset, names | {"sun.worker": attempt.pair.decode.name}
+                )
+        if request.outcome in _ERRORS:
+            root.set_status(StatusCode.ERROR)
+        root.end(_ns(request.ended + offset))
+
+    def _span(
+        self, name: str, inside: Context, start: float, end: float, attributes: dict[str, Any] | None = None
+    ) -> None:
+        self._tracer.start_span(name, inside, attributes=attributes, start_time=_ns(start)).end(_ns(end))
+
+
+def load_tracing(environment: Mapping[str, str]) -> Tracing | None:
+    """Tracing to the exporter that OpenTelemetry's own variables name; None where none is named.
+
+    Raises:
+        UserError: one is named, and the packages for it are not installed.
+    """
+    named = next((name for name in _CONFIGURED if environment.get(name)), None)
+    if named is None:
+        return None
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # type: ignore[import-not-found,unused-ignore]  # the extra `otel`
+        from opentelemetry.sdk.resources import Resource  # type: ignore[import-not-found,unused-ignore]  # the extra `otel`
+        from opentelemetry.sdk.trace import TracerProvider  # type: ignore[import-not-found,unused-ignore]  # the extra `otel`
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # type: ignore[import-not-found,unused-ignore]  # the extra `otel`
+    except ImportError as e:
+        raise UserError(f"{named} is set, and {e.name} is not installed: pip install 'sun-sglang[otel]'") from e
+    name = environment.get("OTEL_SERVICE_NAME", "sun-router")
+    provider = TracerProvider(resource=Resource.create({"service.name": name}))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return Tracing(provider.get_tracer("sun_sglang.router"))
+
+
+def _ns(seconds: float) -> int:
+    return int(seconds * 1e9)

@@ -1,0 +1,131 @@
+"""The one module that talks to workers on behalf of requests: two legs, and aborts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+import aiohttp
+import orjson
+
+from sun_sglang.router.clock import Clock
+from sun_sglang.router.dispatch.outcome import Lost, Reply
+from sun_sglang.router.observability.log import Log
+from sun_sglang.router.protocol.worker_replies import parse
+from sun_sglang.router.transport.bounded_read import OversizedError
+from sun_sglang.router.transport.connection_pool import CONNECT_TIMEOUT_S, KEEPALIVE_S, Connections
+from sun_sglang.router.transport.exchange import Exchange
+from sun_sglang.router.workers.fleet import FleetWorker
+
+ABORT_TIMEOUT_S = 5.0
+CARD_TIMEOUT_S = 3.0
+
+
+def new_session() -> aiohttp.ClientSession:
+    """The client session for all that is no leg. Only connecting has a deadline of its own.
+
+    No body is decompressed and no cookie is kept: a small compressed reply could fill the memory, and cookies could.
+    """
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S)
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
+    headers = {"Accept-Encoding": "identity"}
+    return aiohttp.ClientSession(
+        connector=connector,
+        timeout=timeout,
+        headers=headers,
+        auto_decompress=False,
+        cookie_jar=aiohttp.DummyCookieJar(),
+    )
+
+
+class Wire:
+    """Sends legs and aborts. What a leg says goes to whoever sent it; nothing is decided here.
+
+    Attributes:
+        connections: to the workers.
+    """
+
+    def __init__(self, log: Log, clock: Clock) -> None:
+        self.connections = Connections(clock)
+        self._clock = clock
+        self._log = log
+
+    def send(
+        self,
+        worker: FleetWorker,
+        path: str,
+        body: bytes,
+        heard: Callable[[Lost | Reply], None],
+        *,
+        most: int,
+        streams: bool = False,
+        fresh: bool = False,
+    ) -> Exchange:
+        """Send a leg to a worker; see `Exchange`."""
+        origin = self.connections.origin(worker.url, worker.key)
+        return Exchange(origin, path, body, heard, streams=streams, fresh=fresh, most=most)
+
+    async def abort(self, worker: FleetWorker, what: dict[str, Any]) -> None:
+        """POST /abort_request. An abort is idempotent, so it is sent again where a kept connection was closed.
+
+        A worker that cannot be reached has nothing to abort; that is only logged.
+        """
+        body = orjson.dumps(what)
+        outcome = await self._ask(worker, "/abort_request", body, ABORT_TIMEOUT_S)
+        if isinstance(outcome, Lost) and outcome.stale:
+            outcome = await self._ask(worker, "/abort_request", body, ABORT_TIMEOUT_S, fresh=True)
+        if isinstance(outcome, Lost):
+            self._log.event("abort_failed", url=worker.url, why=outcome.detail, **what)
+
+    async def incarnation(self, worker: FleetWorker) -> str | None:
+        """Read the incarnation of the worker process that listens now; None if no process answers in time.
+
+        The connection is new: an answer proves that the process lives after this call began.
+        """
+        outcome = await self._ask(worker, "/sun/worker", None, CARD_TIMEOUT_S, fresh=True)
+        if isinstance(outcome, Lost) or outcome.status != HTTPStatus.OK:
+            return None
+        card = parse(outcome.head)
+        incarnation = card.get("incarnation") if isinstance(card, dict) else None
+        return incarnation if isinstance(incarnation, str) else None
+
+    async def _ask(
+        self, worker: FleetWorker, path: str, body: bytes | None, seconds: float, *, fresh: bool = False
+    ) -> Lost | Reply:
+        said: asyncio.Future[Lost | Reply] = asyncio.get_running_loop().create_future()
+
+        def heard(outcome: Lost | Reply) -> None:
+            # the deadline may cancel the future in the same turn of the loop
+            if not said.done():
+                said.set_result(outcome)
+
+        exchange = Exchange(self.connections.origin(worker.url, worker.key), path, body, heard, fresh=fresh)
+        try:
+            async with self._clock.timeout(seconds):
+                return await said
+        except TimeoutError:
+            return Lost("timed out")
+        finally:
+            exchange.close()
+
+    def close(self) -> None:
+        """Close the connections that are kept."""
+        self.connections.close()
+
+
+def describe(error: Exception) -> str:
+    """An error of a client session as a person reads it; aiohttp's own texts are long, or missing."""
+    match error:
+        case OversizedError():
+            return str(error)
+        case aiohttp.ClientConnectorError():
+            return f"cannot connect to {error.host}:{error.port} ({error.os_error.strerror or error.os_error})"
+        case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
+            return "it closed the connection without an answer"
+        case aiohttp.ClientPayloadError():
+            return "the connection broke in the middle of an answer"
+        case TimeoutError():
+            return "timed out"
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,0 +1,1 @@
+"""Which workers exist and which pairs of them are proven."""

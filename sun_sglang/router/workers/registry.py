@@ -1,0 +1,456 @@
+"""Which workers may serve, and over which (prefill, decode) paths. State and rules; no sockets, no clock.
+
+A worker is *absent* until its card was read, then *refused* for a reason, or *registering* until one of its paths has
+carried a canary, then *ready*. A broken connection makes it absent again. A card that is not valid is refused unread.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
+
+from sun_sglang.checkpoint.identity import WorkerCard
+from sun_sglang.router.workers.fleet import Fleet, FleetWorker
+from sun_sglang.router.workers.pairing import Party, decoder_objection, objection
+from sun_sglang.router.workers.shared_loads import SharedLoads
+from sun_sglang.topology import Task
+
+# SGLang tokenizes a prompt on the event loop of its HTTP server, which answers nobody meanwhile. A shorter body costs
+# too little to matter; a longer one about a second for each MB, and several where its cores are shared.
+LONG_BODY_BYTES = 1 << 16
+READING_S_PER_BYTE = 4e-6
+MAX_READING_S = 60.0
+
+
+class State(StrEnum):
+    """Where a worker stands."""
+
+    ABSENT = "absent"
+    REGISTERING = "registering"
+    READY = "ready"
+    DRAINING = "draining"
+    REFUSED = "refused"
+
+
+class Path(NamedTuple):
+    """A way from a prompt to an answer: the task, and the names of the two workers."""
+
+    task: str
+    prefill: str
+    decode: str
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """A worker as the router sees it.
+
+    Attributes:
+        spec: name, pool and URL from the fleet file.
+        role: `prefill` or `decode`, from its pool.
+        card: what it said of itself; None while it is absent.
+        reason: why it is absent or refused; empty otherwise.
+        admitted: its card passed every rule.
+        refused: it answers, and its answer is no valid card.
+        draining: it was taken out of rotation by whoever runs the fleet.
+        requests: requests that the router has on it now.
+        tokens: outstanding work of those requests, in tokens, as far as the router can tell.
+        elsewhere_requests: requests that it has from others, as it said last.
+        elsewhere_tokens: outstanding work of those, in tokens.
+        picked: when it was last chosen, as a running number.
+        answered: clock time at which it last made progress: a good answer, or a batch.
+        reading_until: loop time by which it has read and tokenized the long prompts that this process sent it.
+        incarnation: the one that was last read, kept while the worker is absent.
+        on_lost: called with a reason once the worker is gone for good; each request in flight on it has one here.
+        hash: of its name, the same in every process.
+        shared: what the router's other processes have on it; None where there is one process.
+        slot: where this process shows them its own requests and tokens.
+    """
+
+    spec: FleetWorker
+    role: str
+    card: WorkerCard | None = None
+    reason: str = "not seen yet"
+    admitted: bool = False
+    refused: bool = False
+    draining: bool = False
+    requests: int = 0
+    tokens: int = 0
+    elsewhere_requests: int = 0
+    elsewhere_tokens: int = 0
+    picked: int = 0
+    answered: float = float("-inf")
+    reading_until: float = float("-inf")
+    incarnation: str = ""
+    on_lost: set[Callable[[str], None]] = field(default_factory=set)
+    hash: int = field(init=False)
+    shared: SharedLoads | None = None
+    slot: memoryview | None = None
+
+    def __post_init__(self) -> None:
+        self.hash = int.from_bytes(hashlib.blake2b(self.spec.name.encode(), digest_size=8).digest(), "little")
+
+    @property
+    def name(self) -> str:
+        """Its name in the fleet file."""
+        return self.spec.name
+
+    @property
+    def party(self) -> Party | None:
+        """It as others are compared with it; None while it is absent."""
+        return None if self.card is None else Party(self.name, self.spec.pool, self.card)
+
+    @property
+    def takes_requests(self) -> bool:
+        """It may be given new requests, once it is proven."""
+        return not (self.draining or (self.card is not None and self.card.leaving))
+
+    @property
+    def known(self) -> tuple[int, int]:
+        """Requests and tokens that the router itself has on it, all of its processes together."""
+        if self.shared is None:
+            return self.requests, self.tokens
+        requests, tokens = self.shared.elsewhere(self.hash)
+        return self.requests + requests, self.tokens + tokens
+
+    def share(self, shared: SharedLoads) -> None:
+        """Show what this process has on it to the others, and see what they have."""
+        self.shared = shared
+        self.slot = shared.slot(self.hash)
+        self.slot[0], self.slot[1] = self.requests, self.tokens
+
+    def unshare(self) -> None:
+        """Take what this process has on it out of the others' sight: it has left the fleet."""
+        if self.shared is not None:
+            self.shared.release(self.hash)
+        self.shared = self.slot = None
+
+    @property
+    def load_requests(self) -> int:
+        """Requests on it, whoever sent them, as far as the router can tell."""
+        return self.known[0] + self.elsewhere_requests
+
+    @property
+    def load_tokens(self) -> int:
+        """Outstanding work on it, in tokens, whoever sent it, as far as the router can tell."""
+        return self.known[1] + self.elsewhere_tokens
+
+    def take(self, tokens: int) -> None:
+        """A request of the router's is on it now."""
+        self.requests += 1
+        self.tokens += tokens
+        if self.slot is not None:
+            self.slot[0], self.slot[1] = self.requests, self.tokens
+
+    def read(self, size: int, now: float) -> None:
+        """Note that a request was sent whose body has `size` bytes; `now` is loop time."""
+        if size >= LONG_BODY_BYTES:
+            done = max(self.reading_until, now) + size * READING_S_PER_BYTE
+            self.reading_until = min(done, now + MAX_READING_S)
+            if self.slot is not None:
+                self.slot[2] = int(self.reading_until * 1000)
+
+    def is_reading(self, now: float) -> bool:
+        """Return whether it may still be reading long prompts of any process of the router; `now` is loop time."""
+        shared = self.shared
+        return self.reading_until > now or (shared is not None and shared.reading_until(self.hash) > now)
+
+    def give(self, tokens: int) -> None:
+        """A request of the router's is not on it any more."""
+        self.requests -= 1
+        self.tokens -= tokens
+        if self.slot is not None:
+            self.slot[0], self.slot[1] = self.requests, self.tokens
+
+
+class Pair(NamedTuple):
+    """A proven way to serve a task."""
+
+    prefill: Worker
+    decode: Worker
+
+
+class Limit(NamedTuple):
+    """What every usable worker of a task takes.
+
+    Attributes:
+        tokens: longest prompt.
+        vocab: token ids are below.
+        token_bytes: most bytes of text that one token may cover; None where there is no such number.
+    """
+
+    tokens: int
+    vocab: int
+    token_bytes: int | None = None
+
+    def covers(self, other: Limit) -> bool:
+        """Whether a request that is within `other` is within this limit."""
+        return self.tokens >= other.tokens and self.vocab >= other.vocab
+
+
+class Registry:
+    """All workers of a fleet and the paths between them; `Transition` is how the fleet changes.
+
+    Attributes:
+        fleet: what is served now.
+        wanted: what is to be served once what is new in it has been proven and what is not in it has ended.
+        task_names: of the tasks served now.
+        workers: by name.
+        on_change: called with the name of a worker that left the rotation.
+        on_doubt: called when paths have to be proven again.
+        on_proven: called when a path was proven.
+        on_progress: called when what a change of the fleet waits for may have come about.
+        on_added: called with a worker that came while the router runs.
+    """
+
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
+        self.wanted = fleet
+        self.task_names = tuple(fleet.tasks)
+        self.workers: dict[str, Worker] = {}
+        self._proven: dict[Path, tuple[str, str]] = {}
+        self._usable: dict[str, tuple[Pair, ...]] = dict.fromkeys(fleet.tasks, ())
+        self._limits: dict[str, Limit] = {}
+        self._picks = itertools.count(1)
+        self.on_change: list[Callable[[str], None]] = []
+        self.on_doubt: list[Callable[[], None]] = []
+        self.on_proven: list[Callable[[], None]] = []
+        self.on_progress: list[Callable[[], None]] = []
+        self.on_added: list[Callable[[Worker], None]] = []
+        for spec in fleet.workers:
+            self.add(spec)
+
+    # --- what happens to workers -------------------------------------------------------------------------------
+
+    def admit(self, name: str, card: WorkerCard) -> str:
+        """A worker's card was read. Returns the reason for refusing it, or an empty string.
+
+        A new incarnation is a new worker: its old paths are gone and its requests in flight are lost.
+        """
+        worker = self.workers[name]
+        if worker.incarnation and worker.incarnation != card.incarnation:
+            self.lose(name, "the worker restarted", gone=True)
+        worker.card, worker.incarnation, worker.refused = card, card.incarnation, False
+        worker.reason = self._objection(worker, card)
+        worker.admitted = not worker.reason
+        if not worker.admitted:
+            self._drop_paths(name)
+        elif card.leaving:
+            worker.reason = "it was told to end"
+            self.refresh()
+        return "" if worker.admitted else worker.reason
+
+    def lose(self, name: str, reason: str, *, gone: bool) -> None:
+        """A worker leaves the rotation until its card and a canary pass.
+
+        Args:
+            name: which.
+            reason: why, for humans.
+            gone: the process is dead, replaced or unreachable, so that its requests in flight are lost. Otherwise (one
+                connection broke, one answer was late) they may still end well on connections of their own.
+        """
+        worker = self.workers[name]
+        worker.card, worker.admitted, worker.reason, worker.refused = None, False, reason, False
+        self._drop_paths(name)
+        if gone:
+            for callback in tuple(worker.on_lost):
+                callback(reason)
+        for listener in self.on_change:
+            listener(name)
+
+    def note_missing(self, name: str, reason: str, *, refused: bool) -> None:
+        """Record why a worker without a card has none.
+
+        Args:
+            name: which worker.
+            reason: why, for humans.
+            refused: it answers, and its answer is no valid card.
+        """
+        worker = self.workers[name]
+        worker.reason, worker.refused = reason, refused
+
+    def doubt(self, prefill: str, decode: str) -> None:
+        """Take the paths between two workers, and no others, out of the rotation until a canary passes."""
+        gone = [path for path in self._proven if path[1:] == (prefill, decode)]
+        for path in gone:
+            del self._proven[path]
+        if gone:
+            self.refresh()
+            for listener in self.on_doubt:
+                listener()
+
+    def add(self, spec: FleetWorker) -> Worker:
+        """A worker that has not been seen yet."""
+        worker = Worker(spec, self.wanted.pools[spec.pool].role, draining=spec.draining)
+        self.workers[spec.name] = worker
+        return worker
+
+    def remove(self, name: str, reason: str) -> None:
+        """Forget a worker now; requests that it still has are lost."""
+        self.lose(name, reason, gone=True)
+        self.workers.pop(name).unshare()
+
+    def prove(self, path: Path, incarnations: tuple[str, str]) -> bool:
+        """A canary went through. False if one of the two workers changed while it was under way."""
+        if self.incarnations(path) != incarnations:
+            return False
+        self._proven[path] = incarnations
+        self.refresh()
+        self.progress()
+        for listener in self.on_proven:
+            listener()
+        return True
+
+    def progress(self) -> None:
+        """A worker was looked at, or a path was proven."""
+        for listener in self.on_progress:
+            listener()
+
+    def serve(self, fleet: Fleet) -> None:
+        """Serve this fleet from now on; its workers are those that are here."""
+        self.fleet = fleet
+        self.task_names = tuple(fleet.tasks)
+
+    def pick(self, worker: Worker) -> None:
+        """Note that a worker was chosen; ties go to the one chosen longest ago."""
+        worker.picked = next(self._picks)
+
+    # --- what can be asked --------------------------------------------------------------------------------------
+
+    def usable(self, task: str) -> tuple[Pair, ...]:
+        """The proven pairs that may serve a task now."""
+        return self._usable.get(task, ())
+
+    def limit(self, task: str) -> Limit | None:
+        """What each usable pair of a task takes.
+
+        While there is no such pair it is what the last ones took; None where there never was one.
+        """
+        return self._limits.get(task)
+
+    def unproven(self) -> list[Path]:
+        """Paths between admitted workers that still need a canary."""
+        return [p for p in self._paths() if p not in self._proven and self.incarnations(p) is not None]
+
+    def obstacle(self, path: Path) -> str:
+        """Return why a path between admitted workers may not carry a request; empty if it may.
+
+        A worker is compared with its peers when it is admitted, and with those of other pools when a task begins to
+        use both.
+        """
+        prefill, decode = self.workers[path.prefill].party, self.workers[path.decode].party
+        if prefill is None or decode is None:
+            return ""
+        tasks = [f.tasks[path.task] for f in (self.fleet, self.wanted) if path.task in f.tasks]
+        unfit = "" if any(self._fits(path, task) for task in tasks) else decoder_objection(prefill, decode)
+        return objection(prefill, decode) or unfit
+
+    def is_proven(self, name: str, task: Task) -> bool:
+        """Whether a canary went through the pools of a task as it is given here."""
+        return any(p.task == name and self._fits(p, task) and self._takes_requests(p) for p in self._proven)
+
+    def _fits(self, path: Path, task: Task) -> bool:
+        prefill, decode = self.workers[path.prefill], self.workers[path.decode]
+        if (prefill.spec.pool, decode.spec.pool) != (task.prefill, task.decode):
+            return False
+        if task.any_decoder or prefill.party is None or decode.party is None:
+            return True
+        return not decoder_objection(prefill.party, decode.party)
+
+    def _takes_requests(self, path: Path) -> bool:
+        return self.workers[path.prefill].takes_requests and self.workers[path.decode].takes_requests
+
+    def incarnations(self, path: Path) -> tuple[str, str] | None:
+        """Incarnations of a path's two workers; None unless both are admitted."""
+        prefill, decode = self.workers.get(path.prefill), self.workers.get(path.decode)
+        if prefill is None or decode is None or not (prefill.admitted and decode.admitted):
+            return None
+        assert prefill.card is not None, "an admitted worker has a card"
+        assert decode.card is not None, "an admitted worker has a card"
+        return prefill.card.incarnation, decode.card.incarnation
+
+    def state(self, name: str) -> State:
+        """Where a worker stands."""
+        worker = self.workers[name]
+        if worker.card is None:
+            return State.REFUSED if worker.refused else State.ABSENT
+        if not worker.admitted:
+            return State.REFUSED
+        if not worker.takes_requests:
+            return State.DRAINING
+        return State.READY if any(name in p[1:] for p in self._proven) else State.REGISTERING
+
+    def members(self, pool: str) -> list[Worker]:
+        """The workers of a pool, in fleet order."""
+        return [w for w in self.workers.values() if w.spec.pool == pool]
+
+    def unserved(self) -> list[str]:
+        """Tasks without any proven path."""
+        return [task for task, pairs in self._usable.items() if not pairs]
+
+    def paths(self, task: str) -> list[Path]:
+        """A task's proven paths."""
+        pools = self.fleet.tasks[task]
+        return [p for p in self._proven if p.task == task and self._fits(p, pools) and self._takes_requests(p)]
+
+    # --- rules ----------------------------------------------------------------------------------------------------
+
+    def _objection(self, worker: Worker, card: WorkerCard) -> str:
+        if card.role != worker.role:
+            return f"it is a {card.role} worker, and pool `{worker.spec.pool}` is a {worker.role} pool"
+        if card.role == "prefill" and card.bootstrap_port is None:
+            return "a prefill worker has to announce its bootstrap port"
+        for hook in card.patches:
+            if hook.state != "applied":
+                detail = f": {hook.detail}" if hook.detail else ""
+                return f"hook `{hook.name}` on {hook.target} is {hook.state}{detail}"
+        for peer in self._comparable(worker):
+            assert peer.party is not None, "only admitted workers are compared"
+            if found := objection(Party(worker.name, worker.spec.pool, card), peer.party):
+                return found
+        return ""
+
+    def _comparable(self, worker: Worker) -> Iterable[Worker]:
+        pools = {worker.spec.pool}
+        for task in (*self.fleet.tasks.values(), *self.wanted.tasks.values()):
+            if worker.spec.pool in (task.prefill, task.decode):
+                pools |= {task.prefill, task.decode}
+        return [w for w in self.workers.values() if w is not worker and w.admitted and w.spec.pool in pools]
+
+    def _paths(self) -> Iterable[Path]:
+        pairs = {(n, t.prefill, t.decode) for f in (self.fleet, self.wanted) for n, t in f.tasks.items()}
+        for name, prefills, decodes in sorted(pairs):
+            for prefill in self.members(prefills):
+                for decode in self.members(decodes):
+                    if prefill.takes_requests and decode.takes_requests:
+                        yield Path(name, prefill.name, decode.name)
+
+    def _drop_paths(self, name: str) -> None:
+        gone = [p for p in self._proven if name in p[1:]]
+        for path in gone:
+            del self._proven[path]
+        if gone:
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Find out anew what may serve: after a change of the fleet, of a worker's part in it, or of what is proven."""
+        usable: dict[str, list[Pair]] = {task: [] for task in self.fleet.tasks}
+        for name in usable:
+            for path in self.paths(name):
+                usable[name].append(Pair(self.workers[path.prefill], self.workers[path.decode]))
+        self._usable = {task: tuple(pairs) for task, pairs in usable.items()}
+        # a task whose workers restart has the same limits before and after, and requests come meanwhile
+        kept = {task: limit for task, limit in self._limits.items() if task in usable}
+        self._limits = kept | {task: _limit(pairs) for task, pairs in usable.items() if pairs}
+
+
+def _limit(pairs: Iterable[Pair]) -> Limit:
+    cards = [worker.card for pair in pairs for worker in pair if worker.card is not None]
+    # SGLang refuses a prompt that fills the context (managers/tokenizer_manager.py: _validate_one_request)
+    tokens = min(min(c.max_input_tokens, c.context_length - 1, c.kv_tokens) for c in cards)
+    covered = [c.token_bytes for c in cards if c.token_bytes is not None]
+    token_bytes = max(covered) if len(covered) == len(cards) else None
+    return Limit(tokens, min(c.identity.vocab_size for c in cards), token_bytes)

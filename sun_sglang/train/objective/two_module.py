@@ -1,0 +1,217 @@
+"""The loss of a prefill module and a decode module, computed as disaggregated serving computes the answer.
+
+The prompt runs through the prefill module, which leaves its KV cache and, in SGLang, the first output token; the decode
+module reads that cache and makes every later token (SUN, section 3.1, Eq. 2-4). Training minimises the answer's
+negative log-likelihood through that same path (Eq. 6): where the decode module is frozen, gradients reach the prefill
+module through the cache (Eq. 5), and through its last logit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+from torch.nn.functional import cross_entropy
+from transformers import DynamicCache
+from transformers.utils import ModelOutput
+
+from sun_sglang.train.data.collate import IGNORED, positions
+from sun_sglang.train.data.packing import lay_out
+from sun_sglang.train.objective.packed_attention import PACKED
+
+Scheme = Literal["prefill_only", "decode_only", "full"]
+FirstToken = Literal["prefill", "decode"]
+
+
+@dataclass
+class TwoModuleOutput(ModelOutput):  # type: ignore[misc] # transformers is not followed, so its classes are Any
+    """What a forward gives.
+
+    Attributes:
+        loss: negative log-likelihood of the answers, summed and divided by the number of answer tokens; a scalar.
+        logits: [batch, answer, vocabulary]; `logits[:, t]` is the distribution of answer token `t`. None
+            of a packed row.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+
+
+class TwoModule(nn.Module):
+    """A prefill module and a decode module, of which the scheme says which side is trained.
+
+    Args:
+        prefill: a Hugging Face causal LM that runs the prompt.
+        decode: a causal LM of the same KV layout that runs the answer; the same object under `full`.
+        scheme: `prefill_only` (SUN) freezes the decode module, `decode_only` (PrefillShare) the prefill module, `full`
+            trains one module on both sides.
+        first_token: who makes it. `prefill`: the prefill module's last logit, as SGLang's workers do. `decode`: the
+            decode module runs the last prompt token itself, and the prefill module all but that one (Eq. 6 as written).
+    """
+
+    # `num_items_in_batch` is what transformers.Trainer hands over when it accumulates gradients
+    accepts_loss_kwargs = True
+
+    def __init__(
+        self, prefill: nn.Module, decode: nn.Module, scheme: Scheme, first_token: FirstToken = "prefill"
+    ) -> None:
+        super().__init__()
+        assert (prefill is decode) == (scheme == "full"), "one module on both sides is what `full` means"
+        self.prefill = prefill
+        self.decode = decode
+        self.scheme = scheme
+        self.first_token = first_token
+        # what FSDP shards by itself, unless its configuration names other layers
+        self._no_split_modules = list(cast(Any, getattr(prefill, "_no_split_modules", None)) or [])
+        prefill.requires_grad_(scheme != "decode_only")
+        decode.requires_grad_(scheme != "prefill_only")
+
+    @property
+    def tuned(self) -> nn.Module:
+        """The module that the scheme trains."""
+        return self.decode if self.scheme == "decode_only" else self.prefill
+
+    @property
+    def leaves_parameters_unused(self) -> bool:
+        """Whether trained parameters may get no gradient: those above the last KV of a side that makes no token."""
+        makes_first = self.scheme == "full" or self.first_token == self.scheme.removesuffix("_only")
+        return not makes_first
+
+    def train(self, mode: bool = True) -> TwoModule:
+        """Set the mode of the trained side; a frozen side always computes what serving computes."""
+        super().train(mode)
+        if self.scheme == "prefill_only":
+            self.decode.eval()
+        if self.scheme == "decode_only":
+            self.prefill.eval()
+        return self
+
+    def forward(
+        self,
+        prompt_ids: torch.Tensor,
+        prompt_mask: torch.Tensor,
+        labels: torch.Tensor,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        answer_mask: torch.Tensor | None = None,
+    ) -> TwoModuleOutput:
+        """The answers' loss and logits.
+
+        Args:
+            prompt_ids: [batch, prompt], padded on the left.
+            prompt_mask: [batch, prompt], 1 where there is a token.
+            labels: [batch, answer], the answers' token ids, padded on the right with -100.
+            num_items_in_batch: answer tokens to divide by, where a step's batch comes in several parts; this batch's
+                own number otherwise.
+            answer_mask: given for a packed row alone (`packing.collate_row`), [1, answer]: the example of each label;
+                `prompt_mask` is then that of each prompt token.
+        """
+        if answer_mask is None:
+            total, logits = self._padded(prompt_ids, prompt_mask, labels)
+        else:
+            total, logits = self._packed(prompt_ids, prompt_mask, labels, answer_mask), None
+        tokens = (labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+        return TwoModuleOutput(total / tokens, logits)
+
+    def _padded(
+        self, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        assert bool(prompt_mask[:, -1].all()), "prompts are padded on the left"
+        handed_over = prompt_ids.shape[1] - (self.first_token == "decode")
+        assert handed_over > 0, "the prefill module has nothing to run"
+
+        ids = torch.cat([prompt_ids, labels.clamp(min=0)], dim=1)
+        mask = torch.cat([prompt_mask, (labels != IGNORED).long()], dim=1)
+        where, last = positions(mask), ids.shape[1] - 1
+
+        def run(module: nn.Module, start: int, end: int, cache: DynamicCache, keep: int) -> torch.Tensor:
+            return _run(module, cache, ids[:, start:end], mask[:, :end], where[:, start:end], keep)
+
+        cache = _new_cache(self.prefill)
+        prompt_logits = run(self.prefill, 0, handed_over, cache, 1)
+        first = [prompt_logits] if self.first_token == "prefill" else []
+        rest = [run(self.decode, handed_over, last, cache, 0)] if last > handed_over else []
+        logits = torch.cat([*first, *rest], dim=1)
+        assert logits.shape[:2] == labels.shape
+        total = _loss(logits.flatten(0, 1), labels.flatten())
+        return self._linked(total, prompt_logits), logits
+
+    def _packed(
+        self, prompt_ids: torch.Tensor, prompt_owner: torch.Tensor, labels: torch.Tensor, answer_owner: torch.Tensor
+    ) -> torch.Tensor:
+        assert len(prompt_ids) == 1, "a packed batch is one row"
+        row = lay_out(prompt_owner[0], answer_owner[0])
+        ids = torch.cat([prompt_ids, labels], dim=1)
+        cache = _new_cache(self.prefill)
+
+        def run(module: nn.Module, new: torch.Tensor, seen: torch.Tensor, keep: torch.Tensor | int) -> torch.Tensor:
+            blocks = row.blocks(new, seen)
+            # transformers makes no mask of its own where it is given one of four dimensions
+            mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=ids.device)
+            logits = _run(module, cache, ids[:, new], mask, row.where[None, new], keep, packed=blocks)[0]
+            layers = cast(Any, module.config).num_hidden_layers
+            assert blocks.layers == layers, f"{blocks.layers} of {layers} layers ran {PACKED} attention"
+            return logits
+
+        first, rest = ids[0, row.answer_starts], ids[0, row.answer_rest]
+        if self.first_token == "prefill":
+            prompts = torch.arange(prompt_ids.shape[1], device=ids.device)
+            total = _loss(run(self.prefill, prompts, prompts, row.prompt_ends), first)
+            if len(row.answer_inputs):
+                seen = torch.cat([prompts, row.answer_inputs])
+                total = total + _loss(run(self.decode, row.answer_inputs, seen, 0), rest)
+            return total
+        assert len(row.prompt_rest), "the prefill module has nothing to run"
+        unused = run(self.prefill, row.prompt_rest, row.prompt_rest, 1)
+        new = torch.cat([row.prompt_ends, row.answer_inputs])
+        logits = run(self.decode, new, torch.cat([row.prompt_rest, new]), 0)
+        return self._linked(_loss(logits, torch.cat([first, rest])), unused)
+
+    def _linked(self, total: torch.Tensor, prompt_logits: torch.Tensor) -> torch.Tensor:
+        """Where parameters are sharded, the loss with a gradient of zero to every output of the prefill module.
+
+        FSDP2 gathers a layer's weights for the backward pass when a gradient reaches the layer's output. The last layer
+        of a prefill module that makes no token gets one through its keys and values alone, and would find no weights.
+        """
+        if self.first_token == "decode" and isinstance(self, FSDPModule):
+            return total + 0.0 * prompt_logits.sum()
+        return total
+
+
+def _loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    # FSDP2 computes in the dtype of its policy, with no autocast that would know that a loss is summed in float32
+    at_least = torch.promote_types(logits.dtype, torch.float32)
+    return cross_entropy(logits.to(at_least), labels, ignore_index=IGNORED, reduction="sum")
+
+
+def _run(
+    module: nn.Module,
+    cache: DynamicCache,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    where: torch.Tensor,
+    keep: torch.Tensor | int,
+    **options: object,
+) -> torch.Tensor:
+    """Run tokens on the cache of all before, and add them to it; logits of the last `keep` (0: all), or of these."""
+    expected = cache.get_seq_length() + ids.shape[1]
+    out: Any = module(
+        input_ids=ids,
+        attention_mask=mask,
+        position_ids=where,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=keep,
+        **options,
+    )
+    # gradient checkpointing drops the cache, and the loss stays finite without it
+    length = 0 if out.past_key_values is None else cache.get_seq_length()
+    assert length == expected, f"the KV cache holds {length} tokens of {expected}: is gradient checkpointing on?"
+    logits: torch.Tensor = out.logits
+    return logits
+
+
+def _new_cache(module: nn.Module) -> DynamicCache:
+    return DynamicCache(config=module.config)

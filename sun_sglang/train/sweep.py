@@ -1,0 +1,226 @@
+"""A recipe from start to checkpoint: the search over learning rates, resumable, and the record beside the weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from sun_sglang.checkpoint.identity import weights_revision
+from sun_sglang.errors import RecipeError
+from sun_sglang.train.checkpoint import TuningRecord, save_record
+from sun_sglang.train.data.dataset import Examples, load_examples
+from sun_sglang.train.data.packing import PackedRows
+from sun_sglang.train.modules import build_modules, dtype_of, find_model, load_recipe_tokenizer, save_tuned
+from sun_sglang.train.objective.two_module import TwoModule
+from sun_sglang.train.recipe import Recipe
+from sun_sglang.train.trainer.accelerate import check_dtype, check_launched, sharded
+from sun_sglang.train.trainer.trainer import Fit, fit, load_trained, pack, processes, trained_state
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recipe whose base, tokenizer and data were found.
+
+    Attributes:
+        recipe: as loaded.
+        base: directory of the base.
+        decoder: directory of the frozen decode module; the base itself unless the recipe says otherwise.
+        tokenizer: of the base, with the recipe's chat template.
+        examples: encoded and split.
+    """
+
+    recipe: Recipe
+    base: Path
+    decoder: Path
+    tokenizer: Any
+    examples: Examples
+
+    @property
+    def rows(self) -> PackedRows | None:
+        """The rows of the training examples, where they are packed."""
+        recipe = self.recipe
+        if recipe.packing_tokens is None:
+            return None
+        lengths = [len(e.prompt) + len(e.answer) for e in self.examples.train]
+        return pack(lengths, recipe.global_batch, recipe.packing_tokens, recipe.seed, recipe.epochs)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of one learning rate."""
+        per_epoch = -(-len(self.examples.train) // self.recipe.global_batch)
+        return max(1, round(per_epoch * self.recipe.epochs))
+
+
+def prepare(recipe: Recipe) -> Prepared:
+    """Find and check everything that a recipe needs, before any training.
+
+    Raises:
+        UserError: the first thing wrong.
+    """
+    recipe.accumulation(processes())
+    check_launched(recipe)
+    base = find_model(recipe.base, "base")
+    check_dtype(recipe, dtype_of(base))
+    decoder = base if recipe.decoder is None else find_model(recipe.decoder, "decoder")
+    tokenizer = load_recipe_tokenizer(recipe, base)
+    examples = load_examples(recipe.data, tokenizer, recipe.seed)
+    shortest = 2 if recipe.first_token == "decode" else 1
+    if min(len(e.prompt) for part in examples[:2] for e in part) < shortest:
+        raise RecipeError(f"data: a prompt has fewer than {shortest} tokens, which first_token needs")
+    if sharded() and min(len(e.answer) for part in examples[:2] for e in part) < 2:
+        # the decode module would not run, while other processes wait for this one to gather its weights
+        raise RecipeError("data: an answer is empty, which sharded modules cannot train on; remove it")
+    return Prepared(recipe, base, decoder, tokenizer, examples)
+
+
+def train(prepared: Prepared, command: str, say: Say, *, resume: bool = False, merge: bool = False) -> TuningRecord:
+    """Tune with every learning rate and save the best.
+
+    Args:
+        prepared: by `prepare`.
+        command: what to note in the record.
+        say: takes a line now and then.
+        resume: go on with what `output/training` holds.
+        merge: merge a LoRA into the weights.
+
+    Raises:
+        RecipeError: `output` holds something else already.
+    """
+    recipe, out = prepared.recipe, Path(prepared.recipe.output)
+    search = _Search(out / "training", recipe, resume)
+    for rate in recipe.learning_rates:
+        if rate in search.losses:
+            say(f"learning rate {rate:g}: validation loss {search.losses[rate]:.5f} (done before)")
+            continue
+        module = build_modules(recipe, prepared.base, prepared.decoder)
+        loss = _fit(module, prepared, rate, search.directory(rate), resume)
+        search.add(rate, loss, module)
+        say(f"learning rate {rate:g}: validation loss {loss:.5f}")
+    rate = search.best
+    module = build_modules(recipe, prepared.base, prepared.decoder)
+    record = _save(module, prepared, search, command, merge)
+    say(f"kept learning rate {rate:g}; wrote {out}")
+    return record
+
+
+def _fit(module: TwoModule, prepared: Prepared, rate: float, work: Path, resume: bool) -> float:
+    recipe = prepared.recipe
+    how = Fit(
+        rate,
+        1 if recipe.packing_tokens else recipe.micro_batch,
+        accumulation=recipe.accumulation(processes()),
+        seed=recipe.seed,
+        epochs=recipe.epochs,
+        warmup=recipe.warmup,
+        weight_decay=recipe.weight_decay,
+        betas=recipe.betas,
+        clip=recipe.clip,
+        grouped=recipe.group_by_length,
+        packing=recipe.packing_tokens or 0,
+        bf16=recipe.bf16,
+        save_steps=recipe.save_steps,
+        reports=recipe.report_to,
+        progress=_first_process(),
+        evaluation_batch=recipe.micro_batch,
+    )
+    pad = prepared.tokenizer.pad_token_id
+    pad = prepared.tokenizer.eos_token_id if pad is None else pad
+    train, validation, _ = prepared.examples
+    return fit(module, train, validation, how, pad=pad, work=work, resume=resume)
+
+
+def _save(module: TwoModule, prepared: Prepared, search: _Search, command: str, merge: bool) -> TuningRecord:
+    recipe, out = prepared.recipe, Path(prepared.recipe.output)
+    load_trained(module, search.weights)
+    started_from = weights_revision(prepared.base)
+    if not _first_process():
+        return _record(recipe, started_from, "", command, search.best)
+    save_tuned(module, recipe, prepared.base, out, merge=merge)
+    adapter_alone = recipe.lora is not None and not merge
+    where = out / "adapter" if adapter_alone else out
+    own = weights_revision(where)
+    decoder = weights_revision(prepared.decoder) if recipe.scheme == "prefill_only" else own
+    record = _record(recipe, started_from, decoder, command, search.best)
+    save_record(record, where)
+    return record
+
+
+def _record(recipe: Recipe, base: str, decoder: str, command: str, rate: float) -> TuningRecord:
+    # the paths of one machine say nothing on another
+    shown = recipe.model_dump(mode="json", exclude={"base", "decoder", "output", "chat_template"})
+    for key in ("file", "validation_file"):
+        shown["data"][key] = shown["data"][key] and Path(shown["data"][key]).name
+    return TuningRecord(recipe.scheme, base, decoder, recipe.first_token, command, recipe.seed, rate, shown)
+
+
+class _Search:
+    """The state of a search over learning rates, kept in a directory."""
+
+    def __init__(self, work: Path, recipe: Recipe, resume: bool) -> None:
+        self._work = work
+        self._file = work / "search.json"
+        self._recipe = recipe.model_dump(mode="json")
+        self.losses: dict[float, float] = {}
+        there = self._file.exists() or (work.parent / "config.json").exists()
+        # without --resume only the first process may look: it writes the file while others still start
+        if there and not resume and _first_process():
+            raise RecipeError(f"output: {work.parent} holds a training already; --resume it, or choose another")
+        if there and resume:
+            self._read()
+        if _first_process():
+            work.mkdir(parents=True, exist_ok=True)
+            self._write()
+
+    @property
+    def best(self) -> float:
+        return min(self.losses, key=self.losses.__getitem__)
+
+    @property
+    def weights(self) -> Path:
+        return self._work / "best.safetensors"
+
+    def directory(self, rate: float) -> Path:
+        return self._work / f"{rate:g}"
+
+    def add(self, rate: float, loss: float, module: TwoModule) -> None:
+        self.losses[rate] = loss
+        # on every process, since a sharded parameter is gathered by all together
+        state = trained_state(module) if self.best == rate else None
+        if _first_process():
+            if state is not None:
+                save_file(state, self.weights)
+            self._write()
+            for checkpoint in self.directory(rate).glob("checkpoint-*"):
+                shutil.rmtree(checkpoint)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # the others read the best weights at the end
+            torch.distributed.barrier()
+
+    def _read(self) -> None:
+        try:
+            found = json.loads(self._file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as e:
+            raise RecipeError(f"output: {self._file} cannot be read ({e}); choose another output") from e
+        if found["recipe"] != self._recipe:
+            raise RecipeError(f"output: {self._work} is of another recipe; choose another output, or remove it")
+        self.losses = {float(rate): loss for rate, loss in found["losses"].items()}
+
+    def _write(self) -> None:
+        content = {"recipe": self._recipe, "losses": {str(rate): loss for rate, loss in self.losses.items()}}
+        new = self._file.with_suffix(".new")
+        new.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        new.replace(self._file)
+
+
+def _first_process() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0

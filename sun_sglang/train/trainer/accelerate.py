@@ -1,0 +1,47 @@
+"""What `accelerate launch` asked for: its variables, and refusals of what would not train as one process does."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from sun_sglang.errors import RecipeError
+from sun_sglang.train.recipe import Recipe
+from sun_sglang.train.trainer import deepspeed as zero
+
+
+def sharded() -> bool:
+    """Whether modules are split over the processes, or may be."""
+    return zero.is_set("ACCELERATE_USE_FSDP") or zero.is_on()
+
+
+def check_launched(recipe: Recipe) -> None:
+    """Refuse a launch that cannot train the recipe.
+
+    Raises:
+        RecipeError: it is such a launch.
+    """
+    if zero.is_on():
+        zero.launched_config()
+    if not zero.is_set("ACCELERATE_USE_FSDP"):
+        return
+    if zero.is_set("FSDP_CPU_RAM_EFFICIENT_LOADING"):
+        raise RecipeError("FSDP: every process loads the weights; set `fsdp_cpu_ram_efficient_loading: false`")
+    if os.environ.get("FSDP_VERSION", "1") != "2":
+        raise RecipeError("FSDP: version 1 is not supported; set `fsdp_version: 2` in accelerate's configuration")
+    whole = os.environ.get("FSDP_STATE_DICT_TYPE", "SHARDED_STATE_DICT") != "SHARDED_STATE_DICT"
+    if whole and recipe.scheme == "full" and recipe.save_steps:
+        # torch writes a module that stands on both sides once, and asks for it twice when it reads that back
+        raise RecipeError("FSDP: set `fsdp_state_dict_type: SHARDED_STATE_DICT`, or `save_steps: 0`, for scheme `full`")
+
+
+def check_dtype(recipe: Recipe, base: torch.dtype) -> None:
+    """Refuse a base whose dtype cannot be trained as launched.
+
+    Raises:
+        RecipeError: it is such a base.
+    """
+    if zero.is_on() and recipe.bf16 and base == torch.float16:
+        # ZeRO-3 joins what it gathers within autocast, which takes float32 and its own dtype alone
+        raise RecipeError("bf16: DeepSpeed cannot train on a base in float16; turn it off, or use FSDP2 or DDP")

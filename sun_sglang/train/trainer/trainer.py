@@ -1,0 +1,296 @@
+"""One fit of a two-module loss on `transformers.Trainer`, in the paper's shape (SUN, appendix A.1)."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch.distributed.tensor import DTensor
+from torch.utils.data import Dataset
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import logging
+
+from sun_sglang.errors import RecipeError
+from sun_sglang.train.data.collate import IGNORED, LengthGrouped, collate
+from sun_sglang.train.data.examples import Encoded
+from sun_sglang.train.data.packing import PackedRows, Row, collate_row
+from sun_sglang.train.objective.two_module import TwoModule
+from sun_sglang.train.trainer import deepspeed as zero
+
+TRAINED = "trained.safetensors"
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a module is fitted.
+
+    Attributes:
+        rate: learning rate at its highest; AdamW, linear schedule.
+        batch: examples that one process runs at once.
+        accumulation: such batches a step.
+        seed: of the order of the examples.
+        epochs: times that every example is seen.
+        warmup: share of the steps that warm up.
+        weight_decay: of AdamW.
+        betas: of AdamW.
+        clip: largest norm of the gradient; 0 for no clipping.
+        grouped: examples of like length share a batch.
+        packing: longest packed row, in tokens; 0 to pad. A step holds the same examples' number either way.
+        bf16: run the forward in bfloat16 autocast.
+        save_steps: steps between two checkpoints to resume from; 0 for none.
+        reports: where metrics go, as `TrainingArguments.report_to`.
+        progress: show a progress bar.
+        evaluation_batch: examples that one process evaluates at once; 0 for `batch`.
+    """
+
+    rate: float
+    batch: int
+    accumulation: int = 1
+    seed: int = 0
+    epochs: float = 1.0
+    warmup: float = 0.1
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip: float = 1.0
+    grouped: bool = False
+    packing: int = 0
+    bf16: bool = False
+    save_steps: int = 0
+    reports: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    progress: bool = False
+    evaluation_batch: int = 0
+
+
+def fit(
+    module: TwoModule,
+    train: Sequence[Encoded],
+    validation: Sequence[Encoded],
+    how: Fit,
+    *,
+    pad: int,
+    work: Path | None = None,
+    resume: bool = False,
+) -> float:
+    """Train the side of `module` that its scheme names, in place; gives back the validation loss.
+
+    Args:
+        module: as it is before tuning.
+        train: examples.
+        validation: examples that the loss is measured on.
+        how: rate, batch, schedule.
+        pad: token id that fills prompts.
+        work: where checkpoints and metrics go; a directory that is removed again if None.
+        resume: go on from the last checkpoint in `work`, if there is one.
+    """
+    if not how.progress:
+        logging.disable_progress_bar()
+    if work is None:
+        with tempfile.TemporaryDirectory() as scratch:
+            return _fit(module, train, validation, how, pad, Path(scratch), None)
+    last = get_last_checkpoint(work) if resume and work.is_dir() else None
+    return _fit(module, train, validation, how, pad, work, last)
+
+
+def _fit(
+    module: TwoModule,
+    train: Sequence[Encoded],
+    validation: Sequence[Encoded],
+    how: Fit,
+    pad: int,
+    work: Path,
+    last: str | None,
+) -> float:
+    examples, together = _Examples(train), how.batch * how.accumulation * processes()
+    rows = pack(examples.lengths(), together, how.packing, how.seed, how.epochs) if how.packing else None
+    trainer = _TwoModuleTrainer(
+        module,
+        _arguments(module, how, work, rows),
+        data_collator=_Collator(pad),
+        train_dataset=examples,
+    )
+    trainer.sampler = rows or (LengthGrouped(examples.lengths(), together, how.seed) if how.grouped else None)
+    # it prints dictionaries to stdout, which belongs to the caller
+    trainer.remove_callback(PrinterCallback)
+    if how.progress:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(_ProgressBar)
+    try:
+        trainer.train(resume_from_checkpoint=last)
+        return trainer.validation_loss(validation)
+    finally:
+        zero.forget()
+
+
+def processes() -> int:
+    """How many train together, as torchrun and accelerate say."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def pack(lengths: Sequence[int], batch: int, tokens: int, seed: int, epochs: float) -> PackedRows:
+    """The packed rows of a fit of `batch` examples a step, over all processes."""
+    return PackedRows(lengths, batch, tokens, processes(), seed, math.ceil(epochs))
+
+
+def _arguments(module: TwoModule, how: Fit, work: Path, rows: PackedRows | None) -> Any:
+    deepspeed = None
+    if zero.is_on():
+        deepspeed = zero.complete(zero.launched_config(), bf16=how.bf16, clip=how.clip)
+        zero.take_over()
+    arguments = TrainingArguments(
+        output_dir=str(work),
+        per_device_train_batch_size=1 if rows else how.batch,
+        per_device_eval_batch_size=how.evaluation_batch or how.batch,
+        gradient_accumulation_steps=rows.per_step // processes() if rows else how.accumulation,
+        learning_rate=how.rate,
+        lr_scheduler_type="linear",
+        warmup_steps=how.warmup,
+        num_train_epochs=how.epochs,
+        optim="adamw_torch",
+        adam_beta1=how.betas[0],
+        adam_beta2=how.betas[1],
+        weight_decay=how.weight_decay,
+        max_grad_norm=how.clip,
+        # DeepSpeed's configuration says it
+        bf16=how.bf16 and deepspeed is None,
+        deepspeed=deepspeed,
+        seed=how.seed,
+        # told to use the CPU, accelerate leaves DeepSpeed out without a word
+        use_cpu=not torch.cuda.is_available() and deepspeed is None,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        prediction_loss_only=True,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        logging_strategy="steps" if how.reports else "no",
+        logging_steps=1,
+        save_strategy="steps" if how.save_steps else "no",
+        save_steps=how.save_steps or 500,
+        save_total_limit=1,
+        report_to=list(how.reports) or "none",
+        disable_tqdm=not how.progress,
+        # a side that makes no first token leaves its last layer's output unused
+        ddp_find_unused_parameters=module.leaves_parameters_unused,
+    )
+    if arguments.world_size != processes():
+        raise RecipeError(
+            f"{processes()} processes were started, and accelerate has each train alone: DeepSpeed needs GPUs"
+        )
+    return arguments
+
+
+class _Examples(Dataset[Encoded | Row]):
+    """Examples by their index, packed rows by the indices of theirs."""
+
+    def __init__(self, examples: Sequence[Encoded]) -> None:
+        self._examples = examples
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int | tuple[int, ...]) -> Encoded | Row:
+        if isinstance(index, tuple):
+            return Row(tuple(self._examples[i] for i in index))
+        return self._examples[index]
+
+    def lengths(self) -> list[int]:
+        return [len(e.prompt) + len(e.answer) for e in self._examples]
+
+
+class _Collator:
+    def __init__(self, pad: int) -> None:
+        self._pad = pad
+
+    def __call__(self, batch: Sequence[Encoded | Row]) -> dict[str, torch.Tensor]:
+        if isinstance(batch[0], Row):
+            (row,) = batch
+            assert isinstance(row, Row)
+            return collate_row(row)
+        return collate([example for example in batch if isinstance(example, Encoded)], self._pad)
+
+
+class _ProgressBar(ProgressCallback):  # type: ignore[misc] # transformers is not followed, so its classes are Any
+    def on_log(self, *_args: object, **_kwargs: object) -> None:
+        """Print nothing: the bar is on stderr, metrics go where `reports` says."""
+
+
+class _TwoModuleTrainer(Trainer):  # type: ignore[misc] # transformers is not followed, so its classes are Any
+    """Saves what is trained and nothing else: the frozen side is the base, which is there already."""
+
+    sampler: PackedRows | LengthGrouped | None = None
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Have FSDP2 give the loss back as it is: accelerate's policy for bfloat16 rounds it."""
+        super().create_accelerator_and_postprocess()
+        plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
+        if plugin is not None and plugin.mixed_precision_policy is not None:
+            plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, output_dtype=None)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return super()._get_train_sampler(train_dataset) if self.sampler is None else self.sampler
+
+    def validation_loss(self, examples: Sequence[Encoded]) -> float:
+        """Loss of all answer tokens, the same however many processes share the work.
+
+        `Trainer.evaluate` averages over batches, and repeats examples where processes do not come out even.
+        """
+        model, size, args = self.model_wrapped, self.args.per_device_eval_batch_size, self.args
+        model.eval()
+        batches = [examples[i : i + size] for i in range(0, len(examples), size)]
+        total = torch.zeros(2, dtype=torch.float64, device=args.device)
+        for start in range(0, len(batches), args.world_size):
+            own = start + args.process_index
+            # all run as often, since a sharded module's forward is run by all together
+            inputs = self._prepare_inputs(self.data_collator(batches[own % len(batches)]))
+            with torch.no_grad():
+                loss = model(**inputs).loss
+            if own < len(batches):
+                tokens = (inputs["labels"] != IGNORED).sum()
+                total += torch.stack([loss.double() * tokens, tokens.double()])
+        loss, tokens = self.accelerator.reduce(total, reduction="sum").tolist()
+        self.log({"eval_loss": loss / tokens})
+        return float(loss / tokens)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save a checkpoint's weights; those of sharded modules are with the optimizer's state, where it saves that."""
+        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            super().save_model(output_dir, _internal_call)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        out = Path(output_dir or self.args.output_dir)
+        out.mkdir(parents=True, exist_ok=True)
+        save_file(trained_state(self.accelerator.unwrap_model(self.model)), out / TRAINED)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            load_trained(self.accelerator.unwrap_model(model or self.model), Path(resume_from_checkpoint) / TRAINED)
+
+
+def trained_state(module: torch.nn.Module) -> dict[str, Any]:
+    """The trained parameters by name, whole, each once however often the model ties it.
+
+    Args:
+        module: whose parameters; where they are sharded, every process has to call this.
+    """
+    return {name: _whole(p).detach().clone().contiguous() for name, p in module.named_parameters() if p.requires_grad}
+
+
+def _whole(parameter: torch.nn.Parameter) -> torch.Tensor:
+    return parameter.full_tensor().cpu() if isinstance(parameter, DTensor) else zero.whole(parameter)
+
+
+def load_trained(module: torch.nn.Module, file: Path) -> None:
+    """Put the parameters that `trained_state` gave back into their place."""
+    state, parameters = load_file(file), {n: p for n, p in module.named_parameters() if p.requires_grad}
+    assert state.keys() == parameters.keys(), "the checkpoint is of another module"
+    with torch.no_grad():
+        for name, value in state.items():
+            parameters[name].copy_(value)

@@ -1,0 +1,1 @@
+"""The SGLang server process of one worker: hooks proven, card published, tokens counted."""

@@ -1,0 +1,212 @@
+"""`GET /sun/worker` of an SGLang worker: its card, computed before it serves and again only after its weights change.
+
+Computing a card reads the checkpoint, and a tokenizer alone may have 20 MB. Each process of the router reads the card
+once a second, and whatever runs on the server's event loop keeps it from every other request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from sun_sglang.checkpoint.identity import WorkerCard, find_checkpoint, module_flags, read_identity
+from sun_sglang.checkpoint.tuning import read_tuning
+from sun_sglang.errors import PatchError, SunError
+from sun_sglang.worker.prompt_counter import token_bytes_of
+from sun_sglang.worker.scheduler_watch import ended_process, watch_schedulers
+
+CARD_PATH = "/sun/worker"
+_FROM_DISK = "/update_weights_from_disk"
+# routes of SGLang's that replace the weights of a running server (`entrypoints/http_server.py`)
+_UPDATES = (
+    _FROM_DISK,
+    "/update_weights_from_tensor",
+    "/update_weights_from_distributed",
+    "/update_weights_from_ipc",
+)
+
+App = Callable[[dict[str, Any], Any, "Send"], Awaitable[None]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class CardPage:
+    """The card of one server.
+
+    Args:
+        version: of SGLang.
+    """
+
+    def __init__(self, version: str) -> None:
+        self._version = version
+        self._incarnation = uuid.uuid4().hex
+        self._state: Any = None
+        self._card: WorkerCard | None = None
+        self._fault: SunError | None = None
+        self._token_bytes: int | None = None
+        self._computing = asyncio.Lock()
+        # updates of the weights: how many there were, how many the card knows, and what names those not from a file
+        self._updates = self._known = 0
+        self._given_version = ""
+        self._made = ""
+
+    def prepare(self, state: Any) -> None:
+        """Compute the card. Call once all schedulers run, and before anything is served.
+
+        Args:
+            state: SGLang's `_GlobalState` (`entrypoints/http_server.py`).
+
+        Raises:
+            PatchError: no scheduler proved its hooks.
+            CheckpointError: the served model cannot be read.
+        """
+        try:
+            self._prepare(state)
+        except SunError as e:
+            self._fault = e
+            raise
+
+    def require_prepared(self) -> None:
+        """Raise what `prepare` raised, if it did."""
+        if self._fault is not None:
+            raise self._fault
+
+    async def handle(self, _request: Any) -> Any:
+        """Answer a request."""
+        from fastapi import Response
+
+        manager = self._state.tokenizer_manager
+        if (ended := ended_process(manager._subprocess_watchdog)) is not None:
+            return Response(f"process {ended} has ended", status_code=503, media_type="text/plain")
+        async with self._computing:
+            if self._known != self._updates:
+                updates = self._updates
+                try:
+                    self._card = await asyncio.to_thread(self._compute)
+                except SunError as e:
+                    return Response(str(e), status_code=500, media_type="text/plain")
+                self._known = updates
+        assert self._card is not None, "nothing is served before `prepare`"
+        card = self._card.model_copy(update={"leaving": manager.gracefully_exit})
+        return Response(card.model_dump_json(), media_type="application/json")
+
+    def note_update(self, path: str) -> None:
+        """Note that a request to this path replaced the weights.
+
+        Weights that come from a file are known by its content. Others are known by the `weight_version` that came with
+        them, and are like no other worker's without one.
+        """
+        version = self._state.tokenizer_manager.config_value("weight_version")
+        self._updates += 1
+        if path == _FROM_DISK:
+            self._made = ""
+        elif version != self._given_version:
+            self._made = version
+        else:
+            self._made = f"{self._incarnation} {self._updates}"
+        self._given_version = version
+
+    def _prepare(self, state: Any) -> None:
+        from sun_sglang.patches.report_patches import proven
+
+        self._state = state
+        manager = state.tokenizer_manager
+        watch_schedulers(manager._subprocess_watchdog, [proof.pid for proof in proven(state.scheduler_info)])
+        self._token_bytes = token_bytes_of(manager.tokenizer)
+        self._given_version = manager.config_value("weight_version")
+        self._card = self._compute()
+
+    def _compute(self) -> WorkerCard:
+        card = read_card(self._state, self._incarnation, self._version, self._token_bytes)
+        if not self._made:
+            return card
+        weights = f"{card.identity.weights}.{hashlib.sha256(self._made.encode()).hexdigest()[:16]}"
+        changed = {"weights": weights, "decoder": weights}
+        return card.model_copy(update={"identity": card.identity.model_copy(update=changed)})
+
+
+class UpdatesNoted:
+    """ASGI middleware that tells a card page of each request that replaced the weights.
+
+    Args:
+        app: the application behind it.
+        page: the page to tell.
+    """
+
+    def __init__(self, app: App, page: CardPage) -> None:
+        self._app = app
+        self._page = page
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Send) -> None:
+        """Pass everything on."""
+        path = scope.get("path", "")
+        if path not in _UPDATES:
+            await self._app(scope, receive, send)
+            return
+
+        async def noting(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 200:
+                self._page.note_update(path)
+            await send(message)
+
+        await self._app(scope, receive, noting)
+
+
+def read_card(state: Any, incarnation: str, version: str, token_bytes: int | None) -> WorkerCard:
+    """Return what a running server says of itself.
+
+    Args:
+        state: SGLang's `_GlobalState` (`entrypoints/http_server.py`).
+        incarnation: this start's own value.
+        version: of SGLang.
+        token_bytes: most bytes of text that one of its tokens may cover; None where there is no such number.
+
+    Raises:
+        PatchError: no scheduler proved its hooks.
+        CheckpointError: the served model cannot be read.
+    """
+    from sun_sglang.patches.report_patches import proven
+
+    manager, info = state.tokenizer_manager, state.scheduler_info
+    # an update of the weights changes what the manager says, and not the arguments that the server was started with
+    loaded = {"model_path": manager.model_path, "load_format": manager.config_value("load_format")}
+    flags = manager.server_args.resolved_dict() | loaded
+    proofs = proven(info)
+    if not proofs:
+        raise PatchError("no scheduler left a proof of its hooks")
+    model = find_checkpoint(flags["model_path"], flags["revision"])
+    assert model is not None, "a model that is served has been loaded"
+    prefill, tuning = flags["disaggregation_mode"] == "prefill", read_tuning(model)
+    identity = read_identity(model, flags, sglang=version)
+    # as SGLang resolved it, which is what SGLang compares
+    flag = {"kv_cache_dtype": proofs[0].kv_cache_dtype or identity.kv_cache_dtype}
+    return WorkerCard(
+        role="prefill" if prefill else "decode",
+        incarnation=incarnation,
+        bootstrap_port=flags["disaggregation_bootstrap_port"] if prefill else None,
+        identity=identity.model_copy(update=flag),
+        # every scheduler has the same hooks, and a server with a hook that did not take does not start
+        patches=proofs[0].patches,
+        # the first length that SGLang refuses (managers/utils.py: validate_input_length)
+        max_input_tokens=info["max_req_input_len"] - 1,
+        context_length=manager.context_len,
+        kv_tokens=info["max_total_num_tokens"],
+        module_flags=module_flags(flags),
+        keeps_answers=not prefill and keeps_answers(flags),
+        token_bytes=token_bytes,
+        # 0.5.21 counts the ranks of DP attention in `dp_size`, later versions beside it
+        dp_size=flags["dp_size"] * flags.get("attn_dp_size", 1),
+        tuned_for=tuning.decoder if prefill and tuning is not None else "",
+    )
+
+
+def keeps_answers(flags: Mapping[str, Any]) -> bool:
+    """Return whether a decode worker with these flags keeps the KV of answers, in its cache or in another store."""
+    from sun_sglang.patches.prompt_only_cache import BACKEND, OTHER_STORES
+
+    if any(flags[name] for name in OTHER_STORES):
+        return True
+    caches = flags["disaggregation_decode_enable_radix_cache"] and not flags["disable_radix_cache"]
+    return bool(caches) and flags["radix_cache_backend"] != BACKEND
