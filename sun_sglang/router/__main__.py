@@ -19,12 +19,12 @@ from pathlib import Path
 
 import uvloop
 
+from sun_sglang.contracts.fleet_file import Fleet, FleetError, load_fleet
 from sun_sglang.errors import UserError
 from sun_sglang.router.api.client_connections import raise_descriptor_limit
 from sun_sglang.router.app import Router
 from sun_sglang.router.observability.log import Log, LogHandler
 from sun_sglang.router.observability.log_writer import LogWriter
-from sun_sglang.router.workers.fleet import Fleet, FleetError, load_fleet
 
 
 def main(argv: list[str]) -> int:

@@ -17,6 +17,7 @@ from typing import Protocol
 import aiohttp
 from aiohttp import web
 
+from sun_sglang.contracts.fleet_file import Fleet
 from sun_sglang.errors import RequestError
 from sun_sglang.router.api.admin import Admin
 from sun_sglang.router.api.client_connections import Clients, most_connections
@@ -29,23 +30,22 @@ from sun_sglang.router.auth.key_file import KeyFile
 from sun_sglang.router.clock import Clock
 from sun_sglang.router.dispatch.dispatcher import Dispatcher
 from sun_sglang.router.errors import Problem, router_failed
-from sun_sglang.router.health.load_monitor import LoadWatch
-from sun_sglang.router.health.prober import Registrar
-from sun_sglang.router.health.stall_detector import StallWatch
+from sun_sglang.router.health.load_monitor import LoadMonitor
+from sun_sglang.router.health.prober import Prober
+from sun_sglang.router.health.stall_detector import StallDetector
 from sun_sglang.router.observability.log import Log
 from sun_sglang.router.observability.metrics import Account, Metrics, current_account
 from sun_sglang.router.observability.randomness import Randomness
 from sun_sglang.router.observability.request_id import REQUEST_ID_HEADER, current_request, request_id
 from sun_sglang.router.protocol.request import Endpoint
 from sun_sglang.router.protocol.worker_replies import parse
-from sun_sglang.router.scheduling.policies import Chooser
+from sun_sglang.router.scheduling.pair_selector import PairSelector
 from sun_sglang.router.serving.admission import AdmissionQueue
 from sun_sglang.router.serving.in_flight import Inflight
 from sun_sglang.router.serving.length_check import LengthCheck
 from sun_sglang.router.serving.service import Service, outcome_of
 from sun_sglang.router.serving.tracing import load_tracing
 from sun_sglang.router.transport.worker_client import Wire, new_session
-from sun_sglang.router.workers.fleet import Fleet
 from sun_sglang.router.workers.fleet_store import FleetStore
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.shared_loads import SharedLoads
@@ -92,12 +92,12 @@ class Router:
         self.log = log
         self.metrics = Metrics()
         self.registry = Registry(fleet)
-        chooser = Chooser(fleet.router.policy, random.Random())
+        selector = PairSelector(fleet.router.policy, random.Random())
         self.clock = Clock(asyncio.get_running_loop(), lambda seconds: log.event("paused", seconds=round(seconds, 3)))
-        self.dispatcher = Dispatcher(Wire(log, self.clock), self.registry, chooser, self.metrics, log, self.clock)
-        self.registrar = Registrar(session, self.registry, self.dispatcher, self.metrics, log)
-        self.stalls = StallWatch(session, fleet.router, self.dispatcher)
-        self.loads = LoadWatch(session, self.registry, self.clock)
+        self.dispatcher = Dispatcher(Wire(log, self.clock), self.registry, selector, self.metrics, log, self.clock)
+        self.prober = Prober(session, self.registry, self.dispatcher, self.metrics, log)
+        self.stalls = StallDetector(session, fleet.router, self.dispatcher)
+        self.loads = LoadMonitor(session, self.registry, self.clock)
         self.deliveries = DeliveryWatch(fleet.router.write_timeout, self.clock, log)
         self.inflight = Inflight()
         self.queue = AdmissionQueue(self.registry, self.metrics, self.clock)
@@ -107,7 +107,7 @@ class Router:
         self.info = Info(
             session,
             self.registry,
-            self.registrar,
+            self.prober,
             self.inflight,
             self.queue,
             self.siblings,
@@ -117,7 +117,7 @@ class Router:
         self.admin = Admin(self.registry, self.store)
         check = LengthCheck(session, self.registry, log)
         self.service = Service(
-            self.dispatcher, self.queue, self.inflight, self.metrics, self.registry, check, chooser.needs_keys, log
+            self.dispatcher, self.queue, self.inflight, self.metrics, self.registry, check, selector.needs_keys, log
         )
         self.service.tracing = load_tracing(os.environ)
         self._session = session
@@ -171,7 +171,7 @@ class Router:
             raise
         keys = KeyFile(fleet.router.api_keys, os.environ, access, log)
         watchers: tuple[Watcher, ...] = (
-            *(router.clients, router.deliveries, router.registrar, router.stalls, router.loads, router.store, keys),
+            *(router.clients, router.deliveries, router.prober, router.stalls, router.loads, router.store, keys),
         )
         if router._shared is not None:
             watchers += (router._shared,)

@@ -8,13 +8,14 @@ import orjson
 from aiohttp import web
 from pydantic import ValidationError
 
+from sun_sglang.contracts.fleet_file import FleetPool, FleetWorker
 from sun_sglang.router.auth.browser_guard import require_json
 from sun_sglang.router.errors import Problem
 from sun_sglang.router.protocol.worker_replies import parse
-from sun_sglang.router.workers import fleet_store as changes
-from sun_sglang.router.workers.fleet import FleetPool, FleetWorker
+from sun_sglang.router.workers import fleet_edits
 from sun_sglang.router.workers.fleet_store import FleetStore
-from sun_sglang.router.workers.registry import Registry, Worker
+from sun_sglang.router.workers.registry import Registry
+from sun_sglang.router.workers.worker import Worker
 from sun_sglang.topology import Strict
 
 M = TypeVar("M", bound=Strict)
@@ -54,7 +55,7 @@ class Admin:
         spec = await _read(http, FleetWorker)
         if spec.name in self._registry.workers and not self._is_wanted(spec.name):
             raise Problem(409, f"worker `{spec.name}` is about to leave; add it again then", code="worker_leaving")
-        await self._store.edit(changes.add_worker(spec))
+        await self._store.edit(fleet_edits.add_worker(spec))
         return _json(self._worker(self._registry.workers[spec.name], leaving=False), 201)
 
     async def _drain(self, http: web.Request) -> web.Response:
@@ -70,7 +71,7 @@ class Admin:
             raise Problem(400, "`force` has to be true or false", param="force")
         leaving = name in self._registry.workers and not self._is_wanted(name)
         if not leaving:
-            await self._store.edit(changes.remove_worker(name))
+            await self._store.edit(fleet_edits.remove_worker(name))
         if force == "true" and name in self._registry.workers:
             self._registry.remove(name, "it was removed")
             self._registry.progress()
@@ -79,11 +80,11 @@ class Admin:
 
     async def _add_pool(self, http: web.Request) -> web.Response:
         pool = await _read(http, NewPool)
-        await self._store.edit(changes.add_pool(pool.name, {"role": pool.role, "model": pool.model}))
+        await self._store.edit(fleet_edits.add_pool(pool.name, {"role": pool.role, "model": pool.model}))
         return _json(pool.model_dump(), 201)
 
     async def _remove_pool(self, http: web.Request) -> web.Response:
-        await self._store.edit(changes.remove_pool(http.match_info["name"]))
+        await self._store.edit(fleet_edits.remove_pool(http.match_info["name"]))
         return _json({"name": http.match_info["name"], "removed": True})
 
     async def _set_task(self, http: web.Request) -> web.Response:
@@ -92,12 +93,12 @@ class Admin:
         name, body = http.match_info["name"], parse(await http.read())
         if not isinstance(body, dict):
             raise Problem(400, 'send what changes, such as {"prefill": "POOL"}')
-        await self._store.edit(changes.set_task(name, body))
+        await self._store.edit(fleet_edits.set_task(name, body))
         task, wanted = self._registry.fleet.tasks[name], self._registry.wanted.tasks[name]
         return _json({"name": name, "moved": task == wanted, **wanted.model_dump()}, 200 if task == wanted else 202)
 
     async def _set_draining(self, name: str, *, draining: bool) -> web.Response:
-        await self._store.edit(changes.set_draining(name, draining))
+        await self._store.edit(fleet_edits.set_draining(name, draining))
         return _json(self._worker(self._registry.workers[name], leaving=False))
 
     def _is_wanted(self, name: str) -> bool:

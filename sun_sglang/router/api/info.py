@@ -18,7 +18,7 @@ from sun_sglang.router.auth.access import current_key, visible_tasks
 from sun_sglang.router.dispatch.legs import namespace
 from sun_sglang.router.errors import Problem
 from sun_sglang.router.health.canary import OUTPUT_TOKENS, PROMPT_TOKENS
-from sun_sglang.router.health.prober import Registrar
+from sun_sglang.router.health.prober import Prober
 from sun_sglang.router.protocol.request import choose_task
 from sun_sglang.router.protocol.worker_replies import error_message, parse
 from sun_sglang.router.serving.admission import AdmissionQueue
@@ -26,7 +26,9 @@ from sun_sglang.router.serving.in_flight import Inflight
 from sun_sglang.router.serving.service import TASK_HEADER
 from sun_sglang.router.transport.bounded_read import read_at_most
 from sun_sglang.router.transport.worker_client import describe
-from sun_sglang.router.workers.registry import Path, Registry, Worker
+from sun_sglang.router.workers.paths import Path
+from sun_sglang.router.workers.registry import Registry
+from sun_sglang.router.workers.worker import Worker
 
 WORKER_TIMEOUT_S = 5.0
 # SGLang's `/server_info` has some kilobytes a rank.
@@ -42,7 +44,7 @@ class Info:
         self,
         session: aiohttp.ClientSession,
         registry: Registry,
-        registrar: Registrar,
+        prober: Prober,
         inflight: Inflight,
         queue: AdmissionQueue,
         siblings: Siblings,
@@ -55,7 +57,7 @@ class Info:
         self._siblings = siblings
         self._session = session
         self._registry = registry
-        self._registrar = registrar
+        self._prober = prober
         self._inflight = inflight
         self._started = int(time.time())
         self.draining = False
@@ -170,7 +172,7 @@ class Info:
 
     def _unproven(self, path: Path) -> dict[str, Any]:
         obstacle = self._registry.obstacle(path)
-        why, times = (obstacle, 0) if obstacle else self._registrar.canary_fault(path)
+        why, times = (obstacle, 0) if obstacle else self._prober.canary_fault(path)
         return {"prefill": path.prefill, "decode": path.decode, "why": why, "times": times, "refused": bool(obstacle)}
 
     def _pool(self, name: str) -> dict[str, Any]:
@@ -205,7 +207,7 @@ class Info:
             return "no proven path"
         running = self._canaries.get(task)
         if running is None:
-            running = self._canaries[task] = asyncio.create_task(self._registrar.canary(paths[0]))
+            running = self._canaries[task] = asyncio.create_task(self._prober.canary(paths[0]))
             running.add_done_callback(lambda _: self._canaries.pop(task))
         # the others wait for it too where this client leaves
         return await asyncio.shield(running)

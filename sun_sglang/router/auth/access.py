@@ -8,10 +8,10 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Literal
 
+from sun_sglang.contracts.fleet_file import Fleet, FleetError
 from sun_sglang.errors import UserError
 from sun_sglang.router.auth.api_keys import Key, Keyring, KeySpec, load_keys
 from sun_sglang.router.errors import Problem
-from sun_sglang.router.workers.fleet import Fleet, FleetError
 from sun_sglang.topology import Router
 
 Need = Literal["nothing", "key", "metrics", "admin"]

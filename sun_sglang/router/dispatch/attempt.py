@@ -21,7 +21,8 @@ from sun_sglang.router.dispatch.outcome import (
 )
 from sun_sglang.router.serving.length_check import Checked
 from sun_sglang.router.transport.exchange import Exchange
-from sun_sglang.router.workers.registry import Pair, Worker
+from sun_sglang.router.workers.paths import Pair
+from sun_sglang.router.workers.worker import Worker
 
 
 @dataclass(eq=False, slots=True)
@@ -195,8 +196,8 @@ class Attempt:
     def hold(self) -> None:
         """Put the attempt's weight on both workers and listen for their loss."""
         prefill, decode = self.pair
-        prefill.take(self.call.cost.prefill)
-        decode.take(self.call.cost.decode)
+        prefill.acquire(self.call.cost.prefill)
+        decode.acquire(self.call.cost.decode)
         self._held = {"prefill": self.call.cost.prefill, "decode": self.call.cost.decode}
         prefill.on_lost.add(self.lost_prefill)
         decode.on_lost.add(self.lost_decode)
@@ -211,7 +212,7 @@ class Attempt:
         if tokens is None:
             return False
         worker = self.worker(leg)
-        worker.give(tokens)
+        worker.release(tokens)
         worker.on_lost.discard(self.lost_prefill if leg == "prefill" else self.lost_decode)
         return True
 

@@ -21,10 +21,12 @@ from sun_sglang.router.errors import Problem
 from sun_sglang.router.observability.log import Log
 from sun_sglang.router.observability.metrics import Metrics
 from sun_sglang.router.observability.randomness import Randomness
-from sun_sglang.router.scheduling.policies import Chooser
+from sun_sglang.router.scheduling.pair_selector import PairSelector
 from sun_sglang.router.transport.connection_pool import LegError
 from sun_sglang.router.transport.worker_client import Wire
-from sun_sglang.router.workers.registry import Pair, Registry, Worker
+from sun_sglang.router.workers.paths import Pair
+from sun_sglang.router.workers.registry import Registry
+from sun_sglang.router.workers.worker import Worker
 
 # A prefill leg has nothing left to do once its request is being decoded; it gets this long to say so.
 LINGER_S = 2.0
@@ -45,11 +47,11 @@ class Dispatcher:
     """
 
     def __init__(
-        self, wire: Wire, registry: Registry, chooser: Chooser, metrics: Metrics, log: Log, clock: Clock
+        self, wire: Wire, registry: Registry, selector: PairSelector, metrics: Metrics, log: Log, clock: Clock
     ) -> None:
         self.wire = wire
         self.clock = clock
-        self._chooser = chooser
+        self._selector = selector
         self._registry = registry
         self._metrics = metrics
         self._log = log
@@ -102,7 +104,7 @@ class Dispatcher:
             if failed.eject:
                 self.eject(worker.name, failed.problem.message)
             if failed.doubt:
-                self._registry.doubt(pair.prefill.name, pair.decode.name)
+                self._registry.revoke(pair.prefill.name, pair.decode.name)
             if not failed.retry or ticket.abort_asked or self._closing:
                 break
             await self._require_alive(tried)
@@ -198,7 +200,7 @@ class Dispatcher:
             return
         self._metrics.ejections.labels(name).inc()
         self._log.event("worker_ejected", worker=name, why=reason)
-        self._registry.lose(name, reason, gone=gone)
+        self._registry.eject(name, reason, gone=gone)
 
     def cut_all(self, reason: str) -> None:
         """End every request that is still in flight; each client gets an explicit error."""
@@ -248,7 +250,7 @@ class Dispatcher:
         return pair
 
     def _choose(self, call: Call, avoid: set[str]) -> Pair | None:
-        return self._chooser.choose(self._registry.usable(call.task), call.cost, call.keys, avoid)
+        return self._selector.select(self._registry.usable(call.task), call.cost, call.keys, avoid)
 
     def _on_proven(self) -> None:
         self._proven.set()

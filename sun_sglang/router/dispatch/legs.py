@@ -10,20 +10,13 @@ import orjson
 
 from sun_sglang.errors import RequestError
 from sun_sglang.router.protocol.fan_out import Single
-from sun_sglang.router.protocol.prompt_bytes import chat_bytes, text_bytes
 from sun_sglang.router.protocol.request import Endpoint, Request
-from sun_sglang.router.workers.registry import Pair
+from sun_sglang.router.scheduling.cost import Cost
+from sun_sglang.router.workers.paths import Pair
 
 _TOKEN_BYTES = 4
 # About what a leg has besides the client's fields: ids, addresses, a namespace.
 _MEETING_BYTES = 256
-
-
-class Cost(NamedTuple):
-    """What a request is expected to weigh on each side, in tokens; for comparing workers, not for limits."""
-
-    prefill: int
-    decode: int
 
 
 class Call(NamedTuple):
@@ -212,32 +205,6 @@ def needs_prefill(endpoint: Endpoint, body: Mapping[str, Any]) -> bool:
     if endpoint is Endpoint.GENERATE:
         return bool(body.get("return_logprob")) and body.get("logprob_start_len") not in (None, -1)
     return endpoint is Endpoint.COMPLETIONS and bool(body.get("echo")) and bool(body.get("logprobs"))
-
-
-def estimate(endpoint: Endpoint, body: Mapping[str, Any], expected: int = 0, most: int | None = None) -> Cost:
-    """Expected work of an answer, with four bytes a token where there are no token ids.
-
-    Args:
-        endpoint: where the request came in.
-        body: its body, with one prompt.
-        expected: tokens to expect of an answer that the client sets no limit for.
-        most: tokens that prompt and answer together can have, whatever limit the client sets.
-    """
-    match endpoint:
-        case Endpoint.GENERATE:
-            prompt = _tokens(body.get("input_ids") or body.get("text"))
-            output = (body.get("sampling_params") or {}).get("max_new_tokens")
-        case Endpoint.COMPLETIONS:
-            prompt, output = _tokens(body.get("prompt")), body.get("max_tokens")
-        case Endpoint.CHAT:
-            prompt = len(body["input_ids"]) if body.get("input_ids") else chat_bytes(body) // _TOKEN_BYTES + 1
-            output = body.get("max_completion_tokens") or body.get("max_tokens")
-    both = prompt + max(0, expected if output is None else output)
-    return Cost(prompt, both if most is None else max(prompt, min(both, most)))
-
-
-def _tokens(prompt: Any) -> int:
-    return text_bytes(prompt) // _TOKEN_BYTES + 1 if isinstance(prompt, str) else len(prompt)
 
 
 def _too_much(answers: int, shared: int, most: int) -> RequestError:

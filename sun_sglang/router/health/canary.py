@@ -8,9 +8,10 @@ from typing import Any
 
 import orjson
 
-from sun_sglang.router.dispatch.legs import Call, Cost
+from sun_sglang.router.dispatch.legs import Call
 from sun_sglang.router.protocol.request import Endpoint
 from sun_sglang.router.protocol.worker_replies import error_message, parse
+from sun_sglang.router.scheduling.cost import Cost
 
 PROMPT_TOKENS = 8
 OUTPUT_TOKENS = 3

@@ -10,7 +10,8 @@ import aiohttp
 from sun_sglang.router.clock import Clock
 from sun_sglang.router.protocol.worker_replies import count_of, parse
 from sun_sglang.router.transport.bounded_read import read_at_most
-from sun_sglang.router.workers.registry import Registry, Worker
+from sun_sglang.router.workers.registry import Registry
+from sun_sglang.router.workers.worker import Worker
 
 LOADS_TIMEOUT_S = 2.0
 # SGLang reports some hundred bytes a rank.
@@ -28,7 +29,7 @@ class Load(NamedTuple):
     stamp: object = None
 
 
-class LoadWatch:
+class LoadMonitor:
     """Notes on each worker what it has from others: another router, a client that goes past the router.
 
     A worker cannot say who sent what: what it reports beyond what this router knows to be on it counts as from others.
@@ -60,8 +61,8 @@ class LoadWatch:
         self._stamps[worker.name] = load.stamp
         # what came or went meanwhile may or may not be in the report, so the larger of both counts
         known = (max(before[0], worker.known[0]), max(before[1], worker.known[1]))
-        worker.elsewhere_requests = max(0, load.requests - known[0])
-        worker.elsewhere_tokens = max(0, load.tokens - known[1])
+        worker.external_requests = max(0, load.requests - known[0])
+        worker.external_tokens = max(0, load.tokens - known[1])
 
 
 async def ask_load(session: aiohttp.ClientSession, worker: Worker, seconds: float) -> Load | None:

@@ -23,7 +23,9 @@ from sun_sglang.router.protocol.text import clipped
 from sun_sglang.router.transport.bounded_read import OversizedError, read_at_most
 from sun_sglang.router.transport.connection_pool import is_exhausted
 from sun_sglang.router.transport.worker_client import describe
-from sun_sglang.router.workers.registry import Pair, Path, Registry, State, Worker
+from sun_sglang.router.workers.paths import Pair, Path
+from sun_sglang.router.workers.registry import Registry
+from sun_sglang.router.workers.worker import State, Worker
 
 CANARY_TIMEOUT_S = 30.0
 # A canary may hang until its deadline. The slots belong to one pair of workers, so that a hanging pair delays no other.
@@ -73,7 +75,7 @@ class Failure(NamedTuple):
     next_try: float
 
 
-class Registrar:
+class Prober:
     """Keeps a registry in step with the workers.
 
     Every worker is looked at each `probe_interval` by reading its card: a cheap static page that also tells a restart
@@ -96,9 +98,9 @@ class Registrar:
         self._states: dict[str, tuple[State, str]] = {}
         self._failed: dict[Path, Failure] = {}
         self._slots: WeakValueDictionary[tuple[str, str], asyncio.Semaphore] = WeakValueDictionary()
-        registry.on_change.append(self._look_again)
+        registry.on_ejected.append(self._look_again)
         registry.on_added.append(self._start)
-        registry.on_doubt.append(self._news.set)
+        registry.on_revoked.append(self._news.set)
 
     async def run(self) -> None:
         """Watch every worker and prove every path until cancelled."""
@@ -152,7 +154,7 @@ class Registrar:
                 busy = worker.is_reading(asked) or self._dispatcher.progressed(worker) >= clock_asked
                 silent = _count_silence(silent, e, busy=busy)
                 if silent >= SILENT_PROBES:
-                    self._lose(worker, e)
+                    self._eject(worker, e)
             else:
                 silent = 0
                 if not self._is_there(worker):
@@ -207,10 +209,10 @@ class Registrar:
         if not self._registry.admit(worker.name, card):
             self._news.set()
 
-    def _lose(self, worker: Worker, error: ProbeError) -> None:
+    def _eject(self, worker: Worker, error: ProbeError) -> None:
         if worker.card is not None:
             self._metrics.ejections.labels(worker.name).inc()
-            self._registry.lose(worker.name, str(error), gone=True)
+            self._registry.eject(worker.name, str(error), gone=True)
         self._registry.note_missing(worker.name, str(error), refused=error.refused)
 
     def _report(self, worker: Worker) -> None:

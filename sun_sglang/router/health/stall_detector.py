@@ -10,7 +10,7 @@ import aiohttp
 from sun_sglang.router.dispatch.attempt import Attempt
 from sun_sglang.router.dispatch.dispatcher import Dispatcher
 from sun_sglang.router.health.load_monitor import ask_load
-from sun_sglang.router.workers.registry import Worker
+from sun_sglang.router.workers.worker import Worker
 from sun_sglang.topology import Router as RouterSettings
 
 LOADS_TIMEOUT_S = 5.0
@@ -21,7 +21,7 @@ class _Seen(NamedTuple):
     since: float
 
 
-class StallWatch:
+class StallDetector:
     """Ends answers that make no progress.
 
     A silent answer alone is no sign of a worker that hangs: SGLang's tool-call parsers hold a stream back while the

@@ -14,7 +14,8 @@ from sun_sglang.router.dispatch.attempt import Attempt
 from sun_sglang.router.dispatch.outcome import LEGS
 from sun_sglang.router.protocol.worker_replies import Tokens
 from sun_sglang.router.serving.in_flight import Inflight
-from sun_sglang.router.workers.registry import Registry, State
+from sun_sglang.router.workers.registry import Registry
+from sun_sglang.router.workers.worker import State
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 5)

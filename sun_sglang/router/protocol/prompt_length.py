@@ -12,13 +12,30 @@ from typing import Any, NamedTuple
 from sun_sglang.errors import RequestError
 from sun_sglang.router.protocol.prompt_bytes import chat_bytes, text_bytes
 from sun_sglang.router.protocol.request import Endpoint
-from sun_sglang.router.workers.registry import Limit
 
 # What tokenizers and chat templates add to the text itself. A template can add more (a default system prompt, tool
 # instructions); the workers then refuse the request themselves, both of them alike.
 SPECIAL_TOKENS = 8
 TEMPLATE_TOKENS = 128
 MESSAGE_TOKENS = 16
+
+
+class Limit(NamedTuple):
+    """What every usable worker of a task takes.
+
+    Attributes:
+        tokens: longest prompt.
+        vocab: token ids are below.
+        token_bytes: most bytes of text that one token may cover; None where there is no such number.
+    """
+
+    tokens: int
+    vocab: int
+    token_bytes: int | None = None
+
+    def covers(self, other: Limit) -> bool:
+        """Whether a request that is within `other` is within this limit."""
+        return self.tokens >= other.tokens and self.vocab >= other.vocab
 
 
 class Size(NamedTuple):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from sun_sglang.router.protocol.request import Endpoint
-from sun_sglang.router.workers.registry import Worker
+from sun_sglang.router.workers.worker import Worker
 
 if TYPE_CHECKING:
     from sun_sglang.router.scheduling.policies import Policy

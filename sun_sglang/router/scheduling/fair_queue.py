@@ -140,7 +140,7 @@ class _Due(NamedTuple):
     tokens: float
 
 
-class Admission:
+class FairQueue:
     """Count what is in flight, and keep what has to wait.
 
     Each answer of a request has a claim of its own. A task's requests take turns, one claim a turn, so that a request

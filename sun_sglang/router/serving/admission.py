@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
+from sun_sglang.contracts.fleet_file import Fleet
 from sun_sglang.router.clock import Clock, Timer
 from sun_sglang.router.dispatch.attempt import Ticket
 from sun_sglang.router.errors import Problem
 from sun_sglang.router.observability.metrics import Metrics
-from sun_sglang.router.scheduling.fair_queue import Admission, Caps, Claim, QueueFull, Share
-from sun_sglang.router.workers.fleet import Fleet
+from sun_sglang.router.scheduling.fair_queue import Caps, Claim, FairQueue, QueueFull, Share
 from sun_sglang.router.workers.registry import Registry
 
 
@@ -62,7 +62,7 @@ class AdmissionQueue:
         limits = registry.fleet.router
         self._timeout = limits.queue_timeout
         caps = Caps(_part(limits.max_requests, limits.processes), _part(limits.max_tokens, limits.processes))
-        self._admission = Admission(caps, limits.queue_size, self._share)
+        self._fair_queue = FairQueue(caps, limits.queue_size, self._share)
         self._waiting: dict[Claim, Slot] = {}
         self._fleet = registry.fleet
         self._shares: dict[str, Share] = {}
@@ -79,7 +79,7 @@ class AdmissionQueue:
         """
         task = slots[0].claim.task
         try:
-            self._wake(self._admission.acquire([slot.claim for slot in slots]))
+            self._wake(self._fair_queue.acquire([slot.claim for slot in slots]))
         except QueueFull:
             raise self._refusal(task, "full") from None
         try:
@@ -95,7 +95,7 @@ class AdmissionQueue:
         for slot in slots:
             if slot.claim in self._waiting:
                 self._end_wait(slot)
-        self._wake(self._admission.release([slot.claim for slot in slots]))
+        self._wake(self._fair_queue.release([slot.claim for slot in slots]))
 
     def close(self, problem: Problem) -> None:
         """Answer all requests that wait with a problem."""
@@ -104,7 +104,7 @@ class AdmissionQueue:
 
     def waiting(self, task: str) -> int:
         """Return how many answers of a task wait."""
-        return self._admission.waiting(task)
+        return self._fair_queue.waiting(task)
 
     def _wait(self, slots: Sequence[Slot], *, begun: bool) -> None:
         task = slots[0].claim.task

@@ -14,12 +14,13 @@ from sun_sglang.router.dispatch.legs import wire_model
 from sun_sglang.router.errors import Problem
 from sun_sglang.router.observability.log import Log
 from sun_sglang.router.protocol.fan_out import Single
-from sun_sglang.router.protocol.prompt_length import check_token_ids, measure, needs_count, too_long
+from sun_sglang.router.protocol.prompt_length import Limit, check_token_ids, measure, needs_count, too_long
 from sun_sglang.router.protocol.request import Request
 from sun_sglang.router.protocol.worker_replies import error_message, parse
 from sun_sglang.router.transport.bounded_read import read_at_most
 from sun_sglang.router.transport.worker_client import describe
-from sun_sglang.router.workers.registry import Limit, Registry, Worker
+from sun_sglang.router.workers.registry import Registry
+from sun_sglang.router.workers.worker import Worker
 
 TOKENIZE_TIMEOUT_S = 10.0
 # A worker counts one prompt at a time; the next one is on its way meanwhile. Others wait here, where they hold no copy.

@@ -17,7 +17,7 @@ from sun_sglang.router.auth.access import visible_tasks
 from sun_sglang.router.auth.api_keys import Key
 from sun_sglang.router.dispatch.attempt import Ticket
 from sun_sglang.router.dispatch.dispatcher import Dispatcher
-from sun_sglang.router.dispatch.legs import Call, Cost, estimate, make_calls, namespace, wire_model
+from sun_sglang.router.dispatch.legs import Call, make_calls, namespace, wire_model
 from sun_sglang.router.dispatch.pair_response import Answer, StreamBroken
 from sun_sglang.router.errors import Problem, broken_stream, router_failed
 from sun_sglang.router.observability.log import Log
@@ -29,7 +29,7 @@ from sun_sglang.router.protocol.request import Endpoint, Request, parse
 from sun_sglang.router.protocol.sse import DONE, Watch, frame
 from sun_sglang.router.protocol.worker_replies import BadReplyError, Tokens, read_result, tokens
 from sun_sglang.router.scheduling.affinity import prefix_keys
-from sun_sglang.router.scheduling.cost import AnswerLengths
+from sun_sglang.router.scheduling.cost import AnswerLengths, Cost, estimate
 from sun_sglang.router.serving.admission import AdmissionQueue, Slot
 from sun_sglang.router.serving.in_flight import Inflight
 from sun_sglang.router.serving.length_check import Checked

@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import orjson
 
+from sun_sglang.contracts.fleet_file import FleetWorker
 from sun_sglang.router.clock import Clock
 from sun_sglang.router.dispatch.outcome import Lost, Reply
 from sun_sglang.router.observability.log import Log
@@ -17,7 +18,6 @@ from sun_sglang.router.protocol.worker_replies import parse
 from sun_sglang.router.transport.bounded_read import OversizedError
 from sun_sglang.router.transport.connection_pool import CONNECT_TIMEOUT_S, KEEPALIVE_S, Connections
 from sun_sglang.router.transport.exchange import Exchange
-from sun_sglang.router.workers.fleet import FleetWorker
 
 ABORT_TIMEOUT_S = 5.0
 CARD_TIMEOUT_S = 3.0

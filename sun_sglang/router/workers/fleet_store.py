@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import orjson
-from pydantic import ValidationError
 
+from sun_sglang.contracts.fleet_file import Fleet, FleetError, load_fleet
 from sun_sglang.private_file import write_private
 from sun_sglang.router.errors import Problem
 from sun_sglang.router.observability.log import Log
-from sun_sglang.router.workers.fleet import Fleet, FleetError, FleetWorker, load_fleet
+from sun_sglang.router.workers.fleet_edits import Edit, edited
 from sun_sglang.router.workers.registry import Registry
-from sun_sglang.router.workers.rollout import Transition
+from sun_sglang.router.workers.rollout import Rollout
 from sun_sglang.router.workers.watched_file import WATCH_S, WatchedFile
 
 LOCK_S = 5.0
 _LOCK_PAUSE_S = 0.02
-Document = dict[str, Any]
-Change = Callable[[Document], None]
 
 
 class FleetStore:
@@ -40,28 +38,28 @@ class FleetStore:
 
     def __init__(self, registry: Registry, path: Path | None, log: Log) -> None:
         self._registry = registry
-        self._transition = Transition(registry)
+        self._rollout = Rollout(registry)
         self._file = None if path is None else WatchedFile(path)
         self._log = log
 
-    async def edit(self, change: Change) -> Fleet:
-        """Change the fleet.
+    async def edit(self, change: Edit) -> Fleet:
+        """Edit the fleet.
 
         Raises:
             Problem: the result would not be a fleet, the change itself refuses, the file cannot be read or written, or
                 somebody else holds its lock; nothing has changed.
         """
         if self._file is None:
-            fleet = _changed(self._registry.wanted, change)
+            fleet = edited(self._registry.wanted, change)
         else:
             fleet = await self._edit_file(self._file, change)
-        self._transition.change(fleet)
+        self._rollout.change(fleet)
         return fleet
 
-    async def _edit_file(self, file: WatchedFile, change: Change) -> Fleet:
+    async def _edit_file(self, file: WatchedFile, change: Edit) -> Fleet:
         try:
             async with _locked(file.path):
-                fleet = _changed(self._load(file), change)
+                fleet = edited(self._load(file), change)
                 _replace(file.path, fleet)
                 file.note()
         except FleetError as e:
@@ -82,7 +80,7 @@ class FleetStore:
             except FleetError as e:
                 self._log.event("fleet_refused", why=str(e))
                 continue
-            self._transition.change(fleet)
+            self._rollout.change(fleet)
             self._log.event("fleet_changed", tasks=list(fleet.tasks), workers=[w.name for w in fleet.workers])
 
     def _load(self, file: WatchedFile) -> Fleet:
@@ -93,100 +91,11 @@ class FleetStore:
         """
         fleet = load_fleet(file.path)
         for name, pool in self._registry.wanted.pools.items():
-            changed = fleet.pools.get(name, pool)
-            if changed.role != pool.role:
+            given = fleet.pools.get(name, pool)
+            if given.role != pool.role:
                 what = f"it is a {pool.role} pool and stays one while the router runs; give the other pool another name"
                 raise FleetError(f"{file.path}: pools.{name}.role: {what}")
         return fleet
-
-
-# --- changes --------------------------------------------------------------------------------------------------------
-
-
-def add_worker(spec: FleetWorker) -> Change:
-    """A worker more."""
-
-    def change(document: Document) -> None:
-        if any(w["name"] == spec.name for w in document["workers"]):
-            raise Problem(409, f"there is a worker `{spec.name}` already", code="worker_exists")
-        document["workers"].append(spec.model_dump())
-
-    return change
-
-
-def set_draining(name: str, draining: bool) -> Change:
-    """A worker takes no more requests, or takes them again."""
-
-    def change(document: Document) -> None:
-        _worker(document, name)["draining"] = draining
-
-    return change
-
-
-def remove_worker(name: str) -> Change:
-    """A worker less."""
-
-    def change(document: Document) -> None:
-        document["workers"].remove(_worker(document, name))
-
-    return change
-
-
-def add_pool(name: str, pool: Document) -> Change:
-    """A pool more, which no task names yet."""
-
-    def change(document: Document) -> None:
-        if name in document["pools"]:
-            raise Problem(409, f"there is a pool `{name}` already", code="pool_exists")
-        document["pools"][name] = pool
-
-    return change
-
-
-def remove_pool(name: str) -> Change:
-    """A pool less, which has to be out of use."""
-
-    def change(document: Document) -> None:
-        if name not in document["pools"]:
-            raise Problem(404, f"no pool is named `{name}`", code="pool_not_found")
-        users = [t for t, task in document["tasks"].items() if name in (task["prefill"], task["decode"])]
-        users += [w["name"] for w in document["workers"] if w["pool"] == name]
-        if users:
-            raise Problem(409, f"pool `{name}` is in use by {', '.join(users)}", code="pool_in_use")
-        del document["pools"][name]
-
-    return change
-
-
-def set_task(name: str, changed: Document) -> Change:
-    """A task's pools, weight or caps; what is not given stays. A task that is new needs both pools."""
-
-    def change(document: Document) -> None:
-        document["tasks"][name] = document["tasks"].get(name, {}) | changed
-
-    return change
-
-
-def _worker(document: Document, name: str) -> Document:
-    for worker in document["workers"]:
-        if worker["name"] == name:
-            found: Document = worker
-            return found
-    raise Problem(404, f"no worker is named `{name}`", code="worker_not_found")
-
-
-def _changed(fleet: Fleet, change: Change) -> Fleet:
-    document = fleet.model_dump(mode="json")
-    change(document)
-    try:
-        return Fleet.model_validate_json(orjson.dumps(document))
-    except ValidationError as e:
-        first = e.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"] if part != "[key]")
-        raise Problem(400, f"{where + ': ' if where else ''}{first['msg']}", code="invalid_change") from e
-
-
-# --- the file -------------------------------------------------------------------------------------------------------
 
 
 @asynccontextmanager

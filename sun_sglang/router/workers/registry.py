@@ -6,201 +6,28 @@ carried a canary, then *ready*. A broken connection makes it absent again. A car
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from enum import StrEnum
-from typing import NamedTuple
 
 from sun_sglang.checkpoint.identity import WorkerCard
-from sun_sglang.router.workers.fleet import Fleet, FleetWorker
+from sun_sglang.contracts.fleet_file import Fleet, FleetWorker
+from sun_sglang.router.protocol.prompt_length import Limit
 from sun_sglang.router.workers.pairing import Party, decoder_objection, objection
-from sun_sglang.router.workers.shared_loads import SharedLoads
+from sun_sglang.router.workers.paths import Pair, Path
+from sun_sglang.router.workers.worker import State, Worker
 from sun_sglang.topology import Task
-
-# SGLang tokenizes a prompt on the event loop of its HTTP server, which answers nobody meanwhile. A shorter body costs
-# too little to matter; a longer one about a second for each MB, and several where its cores are shared.
-LONG_BODY_BYTES = 1 << 16
-READING_S_PER_BYTE = 4e-6
-MAX_READING_S = 60.0
-
-
-class State(StrEnum):
-    """Where a worker stands."""
-
-    ABSENT = "absent"
-    REGISTERING = "registering"
-    READY = "ready"
-    DRAINING = "draining"
-    REFUSED = "refused"
-
-
-class Path(NamedTuple):
-    """A way from a prompt to an answer: the task, and the names of the two workers."""
-
-    task: str
-    prefill: str
-    decode: str
-
-
-@dataclass(slots=True, eq=False)
-class Worker:
-    """A worker as the router sees it.
-
-    Attributes:
-        spec: name, pool and URL from the fleet file.
-        role: `prefill` or `decode`, from its pool.
-        card: what it said of itself; None while it is absent.
-        reason: why it is absent or refused; empty otherwise.
-        admitted: its card passed every rule.
-        refused: it answers, and its answer is no valid card.
-        draining: it was taken out of rotation by whoever runs the fleet.
-        requests: requests that the router has on it now.
-        tokens: outstanding work of those requests, in tokens, as far as the router can tell.
-        elsewhere_requests: requests that it has from others, as it said last.
-        elsewhere_tokens: outstanding work of those, in tokens.
-        picked: when it was last chosen, as a running number.
-        answered: clock time at which it last made progress: a good answer, or a batch.
-        reading_until: loop time by which it has read and tokenized the long prompts that this process sent it.
-        incarnation: the one that was last read, kept while the worker is absent.
-        on_lost: called with a reason once the worker is gone for good; each request in flight on it has one here.
-        hash: of its name, the same in every process.
-        shared: what the router's other processes have on it; None where there is one process.
-        slot: where this process shows them its own requests and tokens.
-    """
-
-    spec: FleetWorker
-    role: str
-    card: WorkerCard | None = None
-    reason: str = "not seen yet"
-    admitted: bool = False
-    refused: bool = False
-    draining: bool = False
-    requests: int = 0
-    tokens: int = 0
-    elsewhere_requests: int = 0
-    elsewhere_tokens: int = 0
-    picked: int = 0
-    answered: float = float("-inf")
-    reading_until: float = float("-inf")
-    incarnation: str = ""
-    on_lost: set[Callable[[str], None]] = field(default_factory=set)
-    hash: int = field(init=False)
-    shared: SharedLoads | None = None
-    slot: memoryview | None = None
-
-    def __post_init__(self) -> None:
-        self.hash = int.from_bytes(hashlib.blake2b(self.spec.name.encode(), digest_size=8).digest(), "little")
-
-    @property
-    def name(self) -> str:
-        """Its name in the fleet file."""
-        return self.spec.name
-
-    @property
-    def party(self) -> Party | None:
-        """It as others are compared with it; None while it is absent."""
-        return None if self.card is None else Party(self.name, self.spec.pool, self.card)
-
-    @property
-    def takes_requests(self) -> bool:
-        """It may be given new requests, once it is proven."""
-        return not (self.draining or (self.card is not None and self.card.leaving))
-
-    @property
-    def known(self) -> tuple[int, int]:
-        """Requests and tokens that the router itself has on it, all of its processes together."""
-        if self.shared is None:
-            return self.requests, self.tokens
-        requests, tokens = self.shared.elsewhere(self.hash)
-        return self.requests + requests, self.tokens + tokens
-
-    def share(self, shared: SharedLoads) -> None:
-        """Show what this process has on it to the others, and see what they have."""
-        self.shared = shared
-        self.slot = shared.slot(self.hash)
-        self.slot[0], self.slot[1] = self.requests, self.tokens
-
-    def unshare(self) -> None:
-        """Take what this process has on it out of the others' sight: it has left the fleet."""
-        if self.shared is not None:
-            self.shared.release(self.hash)
-        self.shared = self.slot = None
-
-    @property
-    def load_requests(self) -> int:
-        """Requests on it, whoever sent them, as far as the router can tell."""
-        return self.known[0] + self.elsewhere_requests
-
-    @property
-    def load_tokens(self) -> int:
-        """Outstanding work on it, in tokens, whoever sent it, as far as the router can tell."""
-        return self.known[1] + self.elsewhere_tokens
-
-    def take(self, tokens: int) -> None:
-        """A request of the router's is on it now."""
-        self.requests += 1
-        self.tokens += tokens
-        if self.slot is not None:
-            self.slot[0], self.slot[1] = self.requests, self.tokens
-
-    def read(self, size: int, now: float) -> None:
-        """Note that a request was sent whose body has `size` bytes; `now` is loop time."""
-        if size >= LONG_BODY_BYTES:
-            done = max(self.reading_until, now) + size * READING_S_PER_BYTE
-            self.reading_until = min(done, now + MAX_READING_S)
-            if self.slot is not None:
-                self.slot[2] = int(self.reading_until * 1000)
-
-    def is_reading(self, now: float) -> bool:
-        """Return whether it may still be reading long prompts of any process of the router; `now` is loop time."""
-        shared = self.shared
-        return self.reading_until > now or (shared is not None and shared.reading_until(self.hash) > now)
-
-    def give(self, tokens: int) -> None:
-        """A request of the router's is not on it any more."""
-        self.requests -= 1
-        self.tokens -= tokens
-        if self.slot is not None:
-            self.slot[0], self.slot[1] = self.requests, self.tokens
-
-
-class Pair(NamedTuple):
-    """A proven way to serve a task."""
-
-    prefill: Worker
-    decode: Worker
-
-
-class Limit(NamedTuple):
-    """What every usable worker of a task takes.
-
-    Attributes:
-        tokens: longest prompt.
-        vocab: token ids are below.
-        token_bytes: most bytes of text that one token may cover; None where there is no such number.
-    """
-
-    tokens: int
-    vocab: int
-    token_bytes: int | None = None
-
-    def covers(self, other: Limit) -> bool:
-        """Whether a request that is within `other` is within this limit."""
-        return self.tokens >= other.tokens and self.vocab >= other.vocab
 
 
 class Registry:
-    """All workers of a fleet and the paths between them; `Transition` is how the fleet changes.
+    """All workers of a fleet and the paths between them; `Rollout` is how the fleet changes.
 
     Attributes:
         fleet: what is served now.
         wanted: what is to be served once what is new in it has been proven and what is not in it has ended.
         task_names: of the tasks served now.
         workers: by name.
-        on_change: called with the name of a worker that left the rotation.
-        on_doubt: called when paths have to be proven again.
+        on_ejected: called with the name of a worker that left the rotation.
+        on_revoked: called when paths have to be proven again.
         on_proven: called when a path was proven.
         on_progress: called when what a change of the fleet waits for may have come about.
         on_added: called with a worker that came while the router runs.
@@ -215,8 +42,8 @@ class Registry:
         self._usable: dict[str, tuple[Pair, ...]] = dict.fromkeys(fleet.tasks, ())
         self._limits: dict[str, Limit] = {}
         self._picks = itertools.count(1)
-        self.on_change: list[Callable[[str], None]] = []
-        self.on_doubt: list[Callable[[], None]] = []
+        self.on_ejected: list[Callable[[str], None]] = []
+        self.on_revoked: list[Callable[[], None]] = []
         self.on_proven: list[Callable[[], None]] = []
         self.on_progress: list[Callable[[], None]] = []
         self.on_added: list[Callable[[Worker], None]] = []
@@ -232,7 +59,7 @@ class Registry:
         """
         worker = self.workers[name]
         if worker.incarnation and worker.incarnation != card.incarnation:
-            self.lose(name, "the worker restarted", gone=True)
+            self.eject(name, "the worker restarted", gone=True)
         worker.card, worker.incarnation, worker.refused = card, card.incarnation, False
         worker.reason = self._objection(worker, card)
         worker.admitted = not worker.reason
@@ -243,7 +70,7 @@ class Registry:
             self.refresh()
         return "" if worker.admitted else worker.reason
 
-    def lose(self, name: str, reason: str, *, gone: bool) -> None:
+    def eject(self, name: str, reason: str, *, gone: bool) -> None:
         """A worker leaves the rotation until its card and a canary pass.
 
         Args:
@@ -258,7 +85,7 @@ class Registry:
         if gone:
             for callback in tuple(worker.on_lost):
                 callback(reason)
-        for listener in self.on_change:
+        for listener in self.on_ejected:
             listener(name)
 
     def note_missing(self, name: str, reason: str, *, refused: bool) -> None:
@@ -272,14 +99,14 @@ class Registry:
         worker = self.workers[name]
         worker.reason, worker.refused = reason, refused
 
-    def doubt(self, prefill: str, decode: str) -> None:
+    def revoke(self, prefill: str, decode: str) -> None:
         """Take the paths between two workers, and no others, out of the rotation until a canary passes."""
         gone = [path for path in self._proven if path[1:] == (prefill, decode)]
         for path in gone:
             del self._proven[path]
         if gone:
             self.refresh()
-            for listener in self.on_doubt:
+            for listener in self.on_revoked:
                 listener()
 
     def add(self, spec: FleetWorker) -> Worker:
@@ -290,7 +117,7 @@ class Registry:
 
     def remove(self, name: str, reason: str) -> None:
         """Forget a worker now; requests that it still has are lost."""
-        self.lose(name, reason, gone=True)
+        self.eject(name, reason, gone=True)
         self.workers.pop(name).unshare()
 
     def prove(self, path: Path, incarnations: tuple[str, str]) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from sun_sglang.router.workers.fleet import Fleet, FleetWorker
+from sun_sglang.contracts.fleet_file import Fleet, FleetWorker
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.topology import Task
 
 
-class Transition:
+class Rollout:
     """The changes of a registry's fleet.
 
     A worker that is new joins once it has proven itself. One that is gone takes no new requests and leaves when those

@@ -13,7 +13,8 @@ import mmap
 import os
 from pathlib import Path
 
-from sun_sglang.router.workers.fleet import MOST_WORKERS
+from sun_sglang.contracts.fleet_file import MOST_WORKERS
+from sun_sglang.processes import created
 
 LOOK_S = 0.5
 _HEAD = 4
@@ -48,7 +49,7 @@ class SharedLoads:
         self._free: list[int] = []
         # what an earlier process left in this row has ended with it
         self._own[1] = 0
-        self._own[2], self._own[3] = os.getpid(), started_at(os.getpid())
+        self._own[2], self._own[3] = os.getpid(), created(os.getpid()) or 0
         self._renew()
 
     def slot(self, worker: int) -> memoryview:
@@ -80,7 +81,7 @@ class SharedLoads:
             self._clear(at, at + _CELLS)
             self._free.append(at)
 
-    def elsewhere(self, worker: int) -> tuple[int, int]:
+    def external(self, worker: int) -> tuple[int, int]:
         """Requests and tokens that the other processes have on a worker."""
         requests = tokens = 0
         for other in self._others:
@@ -131,7 +132,7 @@ class _Other:
 
     def look(self) -> None:
         """Note the row's generation where its process is gone; the next process makes another."""
-        is_gone = self.row[1] > 0 and started_at(self.row[2]) != self.row[3]
+        is_gone = self.row[1] > 0 and (created(self.row[2]) or 0) != self.row[3]
         self._gone = self.row[0] if is_gone else None
 
     def find(self, key: int) -> int:
@@ -147,16 +148,6 @@ class _Other:
             self._places[self.row[at]] = at + 1
             self._indexed += 1
         return self._places.get(key, 0)
-
-
-def started_at(pid: int) -> int:
-    """Return when a process was started, in clock ticks since boot; 0 if it has ended. A later namesake differs."""
-    try:
-        # the name in parentheses may hold anything (proc_pid_stat(5))
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-    except OSError:
-        return 0
-    return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
 
 
 def _key(worker: int) -> int:

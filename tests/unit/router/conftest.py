@@ -9,9 +9,9 @@ import aiohttp
 import orjson
 import pytest
 
+from sun_sglang.contracts.fleet_file import Fleet
 from sun_sglang.router.app import Router
 from sun_sglang.router.observability.log import Log
-from sun_sglang.router.workers.fleet import Fleet
 
 from .fake_worker import FakeWorker, Rooms
 

@@ -16,6 +16,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sun_sglang.contracts.fleet_file import Fleet, FleetError
 from sun_sglang.errors import TopologyError, UserError
 from sun_sglang.launch.planning.plan import ADMIN_KEY
 from sun_sglang.launch.router_access import new_key, read_access
@@ -23,7 +24,6 @@ from sun_sglang.launch.router_client import RouterClient
 from sun_sglang.router.auth.access import Access, load_access, load_tls, needed
 from sun_sglang.router.auth.api_keys import Bucket, Keyring, KeysError, KeySpec, load_keys
 from sun_sglang.router.errors import Problem
-from sun_sglang.router.workers.fleet import Fleet, FleetError
 from sun_sglang.topology import Router, parse_topology
 from tests.certificate import self_signed
 

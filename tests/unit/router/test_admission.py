@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sun_sglang.router.scheduling.fair_queue import Admission, Caps, Claim, QueueFull, Share
+from sun_sglang.router.scheduling.fair_queue import Caps, Claim, FairQueue, QueueFull, Share
 
 NO_SHARES: dict[str, Share] = {}
 CAPS = st.builds(Caps, st.none() | st.integers(1, 6), st.none() | st.integers(1, 3000))
@@ -30,11 +30,11 @@ STEPS = st.lists(
 )
 
 
-def admission(caps: Caps, shares: dict[str, Share] = NO_SHARES, queue_size: int = 10_000) -> Admission:
-    return Admission(caps, queue_size, lambda task: shares.get(task, Share()))
+def admission(caps: Caps, shares: dict[str, Share] = NO_SHARES, queue_size: int = 10_000) -> FairQueue:
+    return FairQueue(caps, queue_size, lambda task: shares.get(task, Share()))
 
 
-def ask(of: Admission, task: str, *tokens: int) -> list[Claim]:
+def ask(of: FairQueue, task: str, *tokens: int) -> list[Claim]:
     claims = [Claim(task, t) for t in tokens]
     of.acquire(claims)
     return claims
@@ -285,7 +285,7 @@ def test_request_for_many_answers_takes_turns_with_other_requests_of_its_task() 
 
 
 def test_request_for_many_answers_holds_a_few_slots_at_once_where_there_is_no_cap() -> None:
-    of = Admission(Caps(), 1, lambda task: Share(), at_once=2)
+    of = FairQueue(Caps(), 1, lambda task: Share(), at_once=2)
     many = ask(of, "a", *[1] * 5)
     others = ask(of, "a", 1, 1) + ask(of, "b", 1)
     assert all(claim.held for claim in others)
@@ -296,7 +296,7 @@ def test_request_for_many_answers_holds_a_few_slots_at_once_where_there_is_no_ca
 
 
 def test_request_that_leaves_while_it_holds_all_that_it_may_leaves_nothing_behind() -> None:
-    of = Admission(Caps(), 1, lambda task: Share(), at_once=2)
+    of = FairQueue(Caps(), 1, lambda task: Share(), at_once=2)
     many = ask(of, "a", *[1] * 5)
     assert of.release(many[3:]) == []
     assert of.waiting("a") == 1

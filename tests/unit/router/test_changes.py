@@ -17,13 +17,14 @@ from typer.testing import CliRunner
 from sun_sglang.checkpoint.identity import WorkerCard
 from sun_sglang.cli import workers as workers_command
 from sun_sglang.cli.main import build_app
+from sun_sglang.contracts.fleet_file import Fleet, FleetWorker, load_fleet
 from sun_sglang.launch.state import DeploymentState
 from sun_sglang.router.errors import Problem
 from sun_sglang.router.observability.log import Log
-from sun_sglang.router.workers.fleet import Fleet, FleetWorker, load_fleet
-from sun_sglang.router.workers.fleet_store import FleetStore, add_worker, set_draining
+from sun_sglang.router.workers.fleet_edits import add_worker, set_draining
+from sun_sglang.router.workers.fleet_store import FleetStore
 from sun_sglang.router.workers.registry import Registry
-from sun_sglang.router.workers.rollout import Transition
+from sun_sglang.router.workers.rollout import Rollout
 from sun_sglang.router.workers.watched_file import WatchedFile
 
 from .conftest import PATIENCE_S, SUN, Start, System
@@ -160,7 +161,7 @@ async def test_a_task_that_moves_to_workers_that_do_not_fit_stays_and_they_get_n
     assert why in unproven["why"]
     assert unproven["refused"]
     # another path that needs a canary has the router look at all of them
-    registry.doubt("tool-0", "base-0")
+    registry.revoke("tool-0", "base-0")
     await small.until(lambda: registry.usable("tool"))
     assert worker.canaries == 0
     assert (await small.post("/generate", ASK))[1]["output_ids"] == expected("w-math", "w-base", IDS, 4)
@@ -343,14 +344,14 @@ EVENTS = st.lists(
 def test_whatever_changes_served_tasks_stay_served_and_everything_arrives(events: list[Any]) -> None:
     """No change takes a task's last path while its workers stay, and each change is complete in the end."""
     registry = Registry(FLEET)
-    transition = Transition(registry)
+    rollout = Rollout(registry)
     incarnation = 0
     for kind, what in events:
         match kind:
             case "change":
                 tasks, workers, draining = what
                 before = {t: registry.usable(t) for t in registry.task_names}
-                transition.change(fleet(tasks, workers, draining))
+                rollout.change(fleet(tasks, workers, draining))
                 for task, pairs in before.items():
                     stays = [p for p in pairs if not any(w.name in draining or w.name not in workers for w in p)]
                     assert registry.usable(task) or not stays or task not in tasks
@@ -361,11 +362,11 @@ def test_whatever_changes_served_tasks_stay_served_and_everything_arrives(events
                 path = registry.unproven()[what % len(registry.unproven())]
                 registry.prove(path, registry.incarnations(path) or ("", ""))
             case "lose" if what in registry.workers:
-                registry.lose(what, "gone", gone=True)
+                registry.eject(what, "gone", gone=True)
             case "take" if what in registry.workers:
-                registry.workers[what].take(1)
+                registry.workers[what].acquire(1)
             case "give" if what in registry.workers and registry.workers[what].requests:
-                registry.workers[what].give(1)
+                registry.workers[what].release(1)
         for task in registry.task_names:
             for pair in registry.usable(task):
                 pools = registry.fleet.tasks[task]
@@ -378,11 +379,11 @@ def test_whatever_changes_served_tasks_stay_served_and_everything_arrives(events
     for worker in list(registry.workers.values()):
         worker.draining = worker.spec.draining
         while worker.requests:
-            worker.give(1)
+            worker.release(1)
         registry.admit(worker.name, card(registry, worker.name, "last"))
     for path in registry.unproven():
         registry.prove(path, registry.incarnations(path) or ("", ""))
-    transition.settle()
+    rollout.settle()
     ready = {spec.pool for spec in registry.wanted.workers if not spec.draining}
     if all({task.prefill, task.decode} <= ready for task in registry.wanted.tasks.values()):
         assert registry.fleet == registry.wanted
@@ -468,7 +469,7 @@ async def test_a_worker_that_cannot_even_be_looked_up_is_no_other_workers_proble
     # no fleet file has such a URL; whatever gets by its check must not end the watch over all the others
     spec = FleetWorker.model_construct(name="odd", pool="base", url="http://" + "h" * 300, draining=False)
     now = small.router.registry.fleet
-    Transition(small.router.registry).change(now.model_copy(update={"workers": (*now.workers, spec)}))
+    Rollout(small.router.registry).change(now.model_copy(update={"workers": (*now.workers, spec)}))
     await small.until(lambda: "cannot be asked" in small.router.registry.workers["odd"].reason)
     await small["base-0"].restart()
     await small.until(lambda: small.router.registry.workers["base-0"].incarnation.endswith("-1"))

@@ -15,7 +15,7 @@ import orjson
 import pytest
 
 from sun_sglang.router.api.client_connections import most_connections
-from sun_sglang.router.health.prober import Registrar
+from sun_sglang.router.health.prober import Prober
 from tests.certificate import self_signed
 
 from .conftest import PATIENCE_S, SUN, Start, System
@@ -301,7 +301,7 @@ async def test_a_card_that_the_router_cannot_ask_for_says_nothing_of_the_worker(
     monkeypatch.setattr(small.router._session, "get", none_left)
     await small.until(lambda: asked > 30)
     assert all(small.router.registry.state(name) == "ready" for name in small.workers)
-    assert isinstance(small.router.registrar, Registrar)
+    assert isinstance(small.router.prober, Prober)
 
 
 # --- the end --------------------------------------------------------------------------------------------------------

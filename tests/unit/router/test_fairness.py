@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from sun_sglang.router.dispatch.legs import estimate
 from sun_sglang.router.protocol.request import Endpoint
-from sun_sglang.router.scheduling.cost import AnswerLengths
+from sun_sglang.router.scheduling.cost import AnswerLengths, estimate
 
 from .conftest import PATIENCE_S, SUN, Start, System
 from .fake_worker import Fault

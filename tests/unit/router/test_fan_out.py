@@ -11,10 +11,11 @@ import pytest
 import yaml
 
 from sun_sglang.errors import RequestError
-from sun_sglang.router.dispatch.legs import Call, Cost, estimate, leg_bodies, make_calls
+from sun_sglang.router.dispatch.legs import Call, leg_bodies, make_calls
 from sun_sglang.router.protocol.fan_out import split
 from sun_sglang.router.protocol.prompt_length import measure
 from sun_sglang.router.protocol.request import Endpoint, Request, parse
+from sun_sglang.router.scheduling.cost import Cost, estimate
 
 from .conftest import SUN, Start, System
 from .test_pure import ready

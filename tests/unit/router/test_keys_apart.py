@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 import yaml
 
-from sun_sglang.router.workers.fleet import FleetWorker
+from sun_sglang.contracts.fleet_file import FleetWorker
 
 from .conftest import SUN, Start, System
 from .fake_worker import Fault
@@ -133,7 +133,7 @@ async def test_clients_that_ask_health_generate_at_once_share_a_canary(
         waiting.append(task)
         return await share(task)
 
-    monkeypatch.setattr(info._registrar, "canary", canary)
+    monkeypatch.setattr(info._prober, "canary", canary)
     monkeypatch.setattr(info, "_canary", wait)
     first, *others = (asyncio.create_task(told(shared, "GET", "/health_generate", ALICE)) for _ in range(5))
     await shared.until(lambda: len(waiting) == 5)

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from sun_sglang.contracts.fleet_file import FleetWorker
 from sun_sglang.errors import RequestError
 from sun_sglang.router.health.prober import SILENT_PROBES, ProbeError, _count_silence
-from sun_sglang.router.protocol.prompt_length import check_token_ids, measure, needs_count
+from sun_sglang.router.protocol.prompt_length import Limit, check_token_ids, measure, needs_count
 from sun_sglang.router.protocol.request import Endpoint
-from sun_sglang.router.workers.fleet import FleetWorker
-from sun_sglang.router.workers.registry import LONG_BODY_BYTES, MAX_READING_S, Limit, Worker
+from sun_sglang.router.workers.worker import LONG_BODY_BYTES, MAX_READING_S, Worker
 
 from .conftest import SUN, Start, System
 from .fake_worker import VOCAB, Fault
@@ -276,7 +276,7 @@ async def test_a_worker_that_is_silent_after_a_long_prompt_stays_ready_until_it_
     small: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sun_sglang.router.health.prober.SILENCE_S", 0.02)
-    monkeypatch.setattr("sun_sglang.router.workers.registry.READING_S_PER_BYTE", 1.0)
+    monkeypatch.setattr("sun_sglang.router.workers.worker.READING_S_PER_BYTE", 1.0)
     text = ("x" * 1000 + " ") * 90
     assert (await small.post(GENERATE, {"model": "math", "text": text}))[0] == 200
     registry, workers = small.router.registry, (small["math-0"], small["base-0"])

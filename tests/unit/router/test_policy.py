@@ -11,13 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sun_sglang.router.dispatch.legs import Cost
+from sun_sglang.contracts.fleet_file import FleetWorker
 from sun_sglang.router.health.load_monitor import read_load
 from sun_sglang.router.protocol.request import Endpoint
 from sun_sglang.router.scheduling.affinity import LOAD_BOUND, CacheAffinity, PrefixAffinity, load_bound, prefix_keys
-from sun_sglang.router.scheduling.policies import Chooser, LeastTokens, make_policy
-from sun_sglang.router.workers.fleet import FleetWorker
-from sun_sglang.router.workers.registry import Pair, Worker
+from sun_sglang.router.scheduling.cost import Cost
+from sun_sglang.router.scheduling.pair_selector import PairSelector, make_policy
+from sun_sglang.router.scheduling.policies import LeastTokens
+from sun_sglang.router.workers.paths import Pair
+from sun_sglang.router.workers.worker import Worker
 from sun_sglang.topology import DecodePolicy, Policies
 
 from .conftest import SUN, Start, System
@@ -46,8 +48,8 @@ def fleets(draw: st.DrawFn) -> list[Pair]:
     return [Pair(workers[p], workers[d]) for p, d in names]
 
 
-def chooser(prefill: str = "least_tokens", decode: str = "least_tokens", seed: int = 0) -> Chooser:
-    return Chooser(Policies.model_validate({"prefill": prefill, "decode": decode}), random.Random(seed))
+def selector(prefill: str = "least_tokens", decode: str = "least_tokens", seed: int = 0) -> PairSelector:
+    return PairSelector(Policies.model_validate({"prefill": prefill, "decode": decode}), random.Random(seed))
 
 
 def names(pair: Pair | None) -> tuple[str, str]:
@@ -62,26 +64,26 @@ def test_only_given_pairs_are_chosen_and_twice_the_same_with_a_seed(
     pairs: list[Pair], prefill: str, decode: str, requests: list[tuple[Cost, tuple[int, ...]]], data: st.DataObject
 ) -> None:
     """A pair that is not proven is never put together from two others that are."""
-    one, two = chooser(prefill, decode, 7), chooser(prefill, decode, 7)
+    one, two = selector(prefill, decode, 7), selector(prefill, decode, 7)
     avoid = data.draw(st.sets(st.sampled_from(NAMES)))
     for cost, keys in requests:
-        chosen = one.choose(pairs, cost, keys, avoid)
+        chosen = one.select(pairs, cost, keys, avoid)
         assert chosen in pairs
-        assert chosen == two.choose(pairs, cost, keys, avoid)
+        assert chosen == two.select(pairs, cost, keys, avoid)
 
 
 @given(fleets(), st.sampled_from(PREFILL), st.sampled_from(DECODE), st.sets(st.sampled_from(NAMES)), KEYS)
 def test_a_failed_worker_is_taken_again_only_where_there_is_no_other(
     pairs: list[Pair], prefill: str, decode: str, avoid: set[str], keys: tuple[int, ...]
 ) -> None:
-    chosen = chooser(prefill, decode).choose(pairs, Cost(1, 1), keys, avoid)
+    chosen = selector(prefill, decode).select(pairs, Cost(1, 1), keys, avoid)
     assert chosen is not None
     failed = [sum(w.name in avoid for w in pair) for pair in pairs]
     assert sum(w.name in avoid for w in chosen) == min(failed)
 
 
 def test_no_pair_no_choice() -> None:
-    assert chooser().choose((), Cost(1, 1)) is None
+    assert selector().select((), Cost(1, 1)) is None
 
 
 LOADED = [worker("d0", 500, 1), worker("d1", 100, 9), worker("d2", 300, 3)]
@@ -94,7 +96,7 @@ def test_the_least_loaded(policy: str, name: str) -> None:
 
 def test_work_from_elsewhere_counts() -> None:
     workers = [worker("d0", 100), worker("d1", 200)]
-    workers[0].elsewhere_tokens = 150
+    workers[0].external_tokens = 150
     assert LeastTokens().pick(workers, 1, ()).name == "d1"
 
 
@@ -133,12 +135,12 @@ def test_affinity_keeps_the_bound_on_load(kind: Any, steps: list[tuple[int, int,
     for key, cost, ends in steps:
         if ends and running:
             gone, freed = running.pop(0)
-            gone.give(freed)
+            gone.release(freed)
         chosen = policy.pick(workers, cost, (key,))
         least = min(w.load_tokens for w in workers)
         assert chosen.load_tokens < load_bound(workers, cost) or chosen.load_tokens == least
         assert chosen.load_tokens < LOAD_BOUND * (sum(w.load_tokens for w in workers) + cost) / len(workers)
-        chosen.take(cost)
+        chosen.acquire(cost)
         running.append((chosen, cost))
 
 
@@ -253,13 +255,13 @@ async def test_a_worker_that_others_load_is_left_alone(start: Start) -> None:
     system: System = await start({"math": ("math", "base")}, {"math": 1, "base": 2}, router={"load_interval": 0.01})
     system["base-0"].load = {"num_running_reqs": 3, "num_total_tokens": 9000}
     loaded = system.router.registry.workers["base-0"]
-    await system.until(lambda: (loaded.elsewhere_requests, loaded.elsewhere_tokens) == (3, 9000))
+    await system.until(lambda: (loaded.external_requests, loaded.external_tokens) == (3, 9000))
     for _ in range(4):
         await system.post("/generate", {"model": "math", "text": "hi"})
         await system.quiet()
     assert (len(system["base-0"].requests), len(system["base-1"].requests)) == (0, 4)
     system["base-0"].load = {}
-    await system.until(lambda: loaded.elsewhere_tokens == 0)
+    await system.until(lambda: loaded.external_tokens == 0)
 
 
 @pytest.mark.parametrize("policy", [{"prefill": p, "decode": p} for p in DECODE] + [{"prefill": "prefix_affinity"}])

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
+from sun_sglang.contracts.fleet_file import Fleet
 from sun_sglang.router.app import Router
-from sun_sglang.router.health.load_monitor import LoadWatch
+from sun_sglang.router.health.load_monitor import LoadMonitor
 from sun_sglang.router.observability.log import Log
-from sun_sglang.router.workers.fleet import Fleet
 
 from .conftest import PATIENCE_S
 
@@ -84,10 +84,10 @@ def test_a_signal_drains_and_ends_cleanly(tmp_path: Path, number: signal.Signals
 
 
 async def test_a_watch_that_fails_ends_the_router(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def broken(_: LoadWatch) -> None:
+    async def broken(_: LoadMonitor) -> None:
         raise RuntimeError("nobody thought of this")
 
-    monkeypatch.setattr(LoadWatch, "run", broken)
+    monkeypatch.setattr(LoadMonitor, "run", broken)
     log = StringIO()
     router = await Router.start(Fleet.model_validate(FLEET), Log(log))
     try:

@@ -19,14 +19,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from sun_sglang.contracts.fleet_file import MOST_WORKERS, Fleet, FleetWorker
+from sun_sglang.processes import created
 from sun_sglang.router.api.sibling_processes import merge_metrics, merge_tasks
 from sun_sglang.router.app import Router
 from sun_sglang.router.errors import Problem
 from sun_sglang.router.observability.log import Log
-from sun_sglang.router.workers.fleet import MOST_WORKERS, Fleet, FleetWorker
-from sun_sglang.router.workers.fleet_store import FleetStore, add_worker
-from sun_sglang.router.workers.registry import Registry, Worker
-from sun_sglang.router.workers.shared_loads import SharedLoads, started_at
+from sun_sglang.router.workers.fleet_edits import add_worker
+from sun_sglang.router.workers.fleet_store import FleetStore
+from sun_sglang.router.workers.registry import Registry
+from sun_sglang.router.workers.shared_loads import SharedLoads
+from sun_sglang.router.workers.worker import Worker
 from tests.unit.ports import PORTS
 
 from .conftest import PATIENCE_S
@@ -65,9 +68,9 @@ def test_each_process_knows_what_all_have_on_a_worker(tmp_path_factory: Any, ste
     for process, what, name, tokens in steps:
         mine = processes[process][name]
         if what == "take":
-            mine.take(tokens)
+            mine.acquire(tokens)
         elif what == "give" and mine.requests:
-            mine.give(mine.tokens if mine.requests == 1 else 0)
+            mine.release(mine.tokens if mine.requests == 1 else 0)
         elif what == "restart":
             processes[process] = begin(process)
         for one in "abc":
@@ -80,9 +83,9 @@ def test_a_process_that_ends_takes_its_counts_along(tmp_path: Path) -> None:
     mine, theirs = worker("a"), worker("a")
     mine.share(one)
     theirs.share(two)
-    mine.take(100)
+    mine.acquire(100)
     assert theirs.load_tokens == 100
-    theirs.elsewhere_tokens = 7
+    theirs.external_tokens = 7
     assert theirs.load_tokens == 107
     one.close()
     assert theirs.known == (0, 0)
@@ -108,11 +111,11 @@ def test_a_process_that_was_killed_counts_for_nothing_once_it_is_gone(tmp_path: 
     mine, theirs = worker("a"), worker("a")
     mine.share(one)
     theirs.share(two)
-    mine.take(100)
+    mine.acquire(100)
     two.look()
     assert theirs.known == (1, 100), "it is this process, which is there"
     with subprocess.Popen(["sleep", "600"]) as process:
-        one._own[2], one._own[3] = process.pid, started_at(process.pid)
+        one._own[2], one._own[3] = process.pid, created(process.pid) or 0
         two.look()
         assert theirs.known == (1, 100)
         process.kill()
@@ -123,7 +126,7 @@ def test_a_process_that_was_killed_counts_for_nothing_once_it_is_gone(tmp_path: 
     assert theirs.known == (0, 0)
     again = worker("a")
     again.share(SharedLoads(tmp_path / "t", 0, 2))
-    again.take(5)
+    again.acquire(5)
     assert theirs.known == (1, 5), "the process that follows counts at once"
 
 
@@ -132,7 +135,7 @@ def test_a_later_process_with_the_same_id_is_another(tmp_path: Path) -> None:
     mine, theirs = worker("a"), worker("a")
     mine.share(one)
     theirs.share(two)
-    mine.take(100)
+    mine.acquire(100)
     one._own[3] -= 1
     two.look()
     assert theirs.known == (0, 0)
@@ -143,14 +146,14 @@ def test_cells_of_a_worker_that_left_are_used_again(tmp_path: Path, monkeypatch:
     one, two = (SharedLoads(tmp_path / "t", i, 2) for i in range(2))
     left = worker("w-0")
     left.share(one)
-    left.take(1)
+    left.acquire(1)
     for i in range(1, 100):
         mine, theirs = worker(f"w-{i}"), worker(f"w-{i}")
         theirs.share(two)
         mine.share(one)
-        mine.take(i)
+        mine.acquire(i)
         left.unshare()
-        left.give(0)  # a request of a worker that has left ends late
+        left.release(0)  # a request of a worker that has left ends late
         assert theirs.known == (1, i)
         theirs.unshare()
         left = mine
@@ -165,7 +168,7 @@ def test_a_worker_beyond_the_table_is_served_and_counted_by_its_own_process(
         mine, theirs = worker(name), worker(name)
         mine.share(one)
         theirs.share(two)
-        mine.take(3)
+        mine.acquire(3)
         assert mine.known == (1, 3)
         assert theirs.known == ((1, 3) if name == "a" else (0, 0))
 

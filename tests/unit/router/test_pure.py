@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sun_sglang.checkpoint.identity import WorkerCard
+from sun_sglang.contracts.fleet_file import Fleet, FleetError, load_fleet
 from sun_sglang.errors import RequestError
-from sun_sglang.router.dispatch.legs import Cost, leg_bodies, make_calls, namespace, new_names, wire_model
+from sun_sglang.router.dispatch.legs import leg_bodies, make_calls, namespace, new_names, wire_model
 from sun_sglang.router.dispatch.outcome import Failed, Heard, Lost, Relay, Reply, Serve, Wait, judge, overdue, owing
 from sun_sglang.router.health.canary import OUTPUT_TOKENS, PROMPT_TOKENS, canary_fault, is_same_fault, make_canary
 from sun_sglang.router.observability.randomness import Randomness
@@ -23,9 +24,10 @@ from sun_sglang.router.protocol.fan_out import split
 from sun_sglang.router.protocol.prompt_length import measure
 from sun_sglang.router.protocol.request import Endpoint, choose_task, parse
 from sun_sglang.router.protocol.worker_replies import Tokens, error_message, tokens
-from sun_sglang.router.workers.fleet import Fleet, FleetError, load_fleet
-from sun_sglang.router.workers.registry import Path as Route
-from sun_sglang.router.workers.registry import Registry, State
+from sun_sglang.router.scheduling.cost import Cost
+from sun_sglang.router.workers.paths import Path as Route
+from sun_sglang.router.workers.registry import Registry
+from sun_sglang.router.workers.worker import State
 
 from .fake_worker import FakeWorker, Rooms
 
@@ -278,13 +280,13 @@ def test_an_ejected_worker_keeps_its_requests_unless_it_is_gone() -> None:
     registry = ready()
     lost: list[str] = []
     registry.workers["d0"].on_lost.add(lost.append)
-    registry.lose("d0", "late", gone=False)
+    registry.eject("d0", "late", gone=False)
     assert lost == []
     assert registry.state("d0") is State.ABSENT
     registry.admit("d0", card("decode"))
     assert lost == []
     assert registry.state("d0") is State.REGISTERING
-    registry.lose("d0", "dead", gone=True)
+    registry.eject("d0", "dead", gone=True)
     assert lost == ["dead"]
 
 
@@ -359,7 +361,7 @@ def test_what_was_refused_because_of_another_is_taken_when_the_other_leaves() ->
     registry = Registry(FLEET)
     registry.admit("m0", card("prefill", "a"))
     assert registry.admit("m1", card("prefill", "b"))
-    registry.lose("m0", "gone", gone=True)
+    registry.eject("m0", "gone", gone=True)
     assert registry.admit("m1", card("prefill", "b")) == ""
 
 

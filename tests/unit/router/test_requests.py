@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sun_sglang.errors import RequestError
-from sun_sglang.router.dispatch.legs import Cost, estimate, make_calls
+from sun_sglang.router.dispatch.legs import make_calls
 from sun_sglang.router.protocol.fan_out import is_plural, merge, merge_usage, reindex, split
 from sun_sglang.router.protocol.fields import table as field_table
 from sun_sglang.router.protocol.fields.patterns import check_patterns
@@ -22,6 +22,7 @@ from sun_sglang.router.protocol.logprobs import InputLogprobs
 from sun_sglang.router.protocol.request import Endpoint, Request, parse
 from sun_sglang.router.protocol.sse import Framer, Watch, event, event_data
 from sun_sglang.router.protocol.worker_replies import BadReplyError
+from sun_sglang.router.scheduling.cost import Cost, estimate
 
 TASKS = ["math", "tool"]
 MINIMAL: dict[Endpoint, dict[str, Any]] = {

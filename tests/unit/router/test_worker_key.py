@@ -12,11 +12,11 @@ from typing import Any
 import aiohttp
 import pytest
 
+from sun_sglang.contracts.fleet_file import Fleet
 from sun_sglang.emulator.settings import parse_settings
 from sun_sglang.emulator.worker import EmulatedWorker
 from sun_sglang.router.app import Router
 from sun_sglang.router.observability.log import Log
-from sun_sglang.router.workers.fleet import Fleet
 from sun_sglang.worker_key import KeyRequired, is_authorized
 from tests.unit.ports import PORTS
 
