@@ -16,20 +16,20 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from sun_sglang.cli.progress import Display
-from sun_sglang.cli.view import EarlyEnds, render, serving
+from sun_sglang.cli.display.deployment_view import EarlyEnds, render, serving
+from sun_sglang.cli.display.display_thread import DisplayThread
 from sun_sglang.errors import LaunchError
-from sun_sglang.launch.places.local.deployment import (
-    StartMethod,
+from sun_sglang.launch.deployment import (
+    StartMethodName,
     choose_start,
     plan_locally,
     require_not_running,
     supervise,
 )
-from sun_sglang.launch.places.local.supervised_process import tail
-from sun_sglang.launch.places.local.supervisor import Supervisor
 from sun_sglang.launch.router_client import TasksReport
 from sun_sglang.launch.state import DeploymentState, Phase, read_state, run_dir_of
+from sun_sglang.launch.supervision.supervised_process import tail
+from sun_sglang.launch.supervision.supervisor import Supervisor
 
 EXAMPLE = "sun launch configs/demo/sun.yaml --detach"
 
@@ -40,7 +40,7 @@ def command(
     file: Annotated[Path, typer.Argument(help="A topology file.", show_default=False)],
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when every task is ready.")] = False,
     start: Annotated[
-        StartMethod | None,
+        StartMethodName | None,
         typer.Option(
             help="`fork`: import SGLang once for all local workers. `plain`: each imports it for itself.",
             show_default="plain where a worker has a GPU, else fork",
@@ -71,7 +71,7 @@ def command(
         )
         return
     tasks = list(plan.fleet["tasks"])
-    display = Display(_discard_output)
+    display = DisplayThread(_discard_output)
     display.note(
         lambda: console.print(f"KV transfer: {plan.transfer.backend}. {plan.transfer.reason}\n{notes}", end="")
     )

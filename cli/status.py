@@ -14,7 +14,7 @@ import typer
 from rich.console import Console, Group
 from rich.live import Live
 
-from sun_sglang.cli.view import early_end, render
+from sun_sglang.cli.display.deployment_view import early_end, render
 from sun_sglang.errors import UserError
 from sun_sglang.launch.router_access import read_access
 from sun_sglang.launch.router_client import RouterClient, TasksReport

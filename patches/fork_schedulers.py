@@ -1,7 +1,7 @@
 """A worker that was forked forks its own processes too, but for those that a data-parallel controller starts.
 
 SGLang starts schedulers and detokenizers with multiprocessing's `spawn`, which imports everything again in each. A
-worker that came from the launcher's nursery has it all imported, and has neither threads nor a device yet: it may fork.
+worker of the launcher's fork server has imported all of it, and has neither threads nor a device yet: it may fork.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FORK_VARIABLE = "SUN_FORK_SCHEDULERS"
 
 
 def unneeded(environ: Mapping[str, str] = os.environ) -> str | None:
-    """Return why this process needs no patch; None in a worker that came from a nursery, which sets the variable."""
+    """Return why this process needs no patch; None in a worker of a fork server, which sets the variable."""
     return None if environ.get(FORK_VARIABLE) == "1" else "this process was not forked"
 
 

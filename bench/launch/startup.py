@@ -25,17 +25,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from sun_sglang.launch.places.local.deployment import StartMethod
-from sun_sglang.launch.places.local.start_methods import ForkStarter, PlainStarter, Running, Starter
+from sun_sglang.launch.deployment import StartMethodName
+from sun_sglang.launch.places.local.ports import free_ports
+from sun_sglang.launch.places.local.start_methods import ForkStart, PlainStart, Running, StartMethod
 from sun_sglang.launch.planning.engine_flags import load_schema
 from sun_sglang.launch.planning.machine import detect
 from sun_sglang.launch.planning.plan import LaunchPlan, make_plan
 from sun_sglang.launch.planning.preflight import preflight
-from sun_sglang.processes import free_ports
 from sun_sglang.topology import parse_topology
 
 _COUNTS = (1, 5)
-_METHODS: tuple[StartMethod, ...] = ("fork", "plain")
+_METHODS: tuple[StartMethodName, ...] = ("fork", "plain")
 _DEADLINE = 300.0
 
 
@@ -64,21 +64,23 @@ def main(
     _show(medians)
 
 
-async def measure(model: Path, count: int, method: StartMethod) -> dict[str, Any]:
+async def measure(model: Path, count: int, method: StartMethodName) -> dict[str, Any]:
     """Start `count` workers one way; seconds until all are ready, and MiB of all their processes together."""
     with tempfile.TemporaryDirectory() as directory:
         plan = _plan(model, count, Path(directory))
-        starter: Starter = ForkStarter(plan.run_dir / "logs" / "nursery.log") if method == "fork" else PlainStarter()
+        start_method: StartMethod = (
+            ForkStart(plan.run_dir / "logs" / "fork-server.log") if method == "fork" else PlainStart()
+        )
         began = time.perf_counter()
-        await starter.open()
+        await start_method.open()
         workers = [w for w in plan.workers if w.role == "decode"]
-        running = await asyncio.gather(*(starter.start(w) for w in workers))
+        running = await asyncio.gather(*(start_method.start(w) for w in workers))
         async with aiohttp.ClientSession() as session, asyncio.timeout(_DEADLINE):
             await asyncio.gather(*(_ready(session, w.url) for w in workers))
         seconds = time.perf_counter() - began
         memory = _memory()
         await _end(running)
-        await starter.close()
+        await start_method.close()
         return {"workers": count, "method": method, "seconds": round(seconds, 2), "pss_mib": round(memory)}
 
 

@@ -19,7 +19,7 @@ import psutil
 from sun_sglang.bench.processes import end
 from sun_sglang.bench.router.load_client import request
 from sun_sglang.errors import UserError
-from sun_sglang.processes import free_ports
+from sun_sglang.launch.places.local.ports import free_ports
 
 START_S = 60.0
 # Answers in a row, each over a connection of its own, after which every process of a load balancer has given some: the

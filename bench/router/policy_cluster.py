@@ -15,7 +15,7 @@ import aiohttp
 import yaml
 
 from sun_sglang.bench.processes import end
-from sun_sglang.processes import free_ports
+from sun_sglang.launch.places.local.ports import free_ports
 
 TASKS = ("a", "b", "c", "d")
 DECODERS = 4

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from sun_sglang.processes import created
+from sun_sglang.processes import start_ticks
 from sun_sglang.topology import Strict
 
 _FILE = "state.json"
@@ -85,7 +85,7 @@ class DeploymentState(Strict):
     @property
     def alive(self) -> bool:
         """Whether its supervisor still runs."""
-        return created(self.pid) == self.created
+        return start_ticks(self.pid) == self.created
 
 
 def deployments_dir() -> Path:

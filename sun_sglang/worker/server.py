@@ -40,7 +40,7 @@ def prepare_process() -> None:
 def import_engine() -> None:
     """Import everything that a worker's processes use, and register the hooks.
 
-    A nursery does this once for all its workers, before any thread or device exists.
+    A fork server does this once for all its workers, before any thread or device exists.
 
     Raises:
         PatchError: a hook did not take.

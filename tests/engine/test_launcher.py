@@ -94,15 +94,15 @@ async def test_whatever_is_killed_comes_back_and_in_the_end_nothing_is_left(pair
     assert cards[0]["incarnation"] != cards[1]["incarnation"]
     assert cards[0]["bootstrap_port"] != cards[1]["bootstrap_port"], "decode workers must not meet the old one"
 
-    nursery = psutil.Process(pair.process("a-0").pid).parent()
-    assert nursery is not None
-    nursery.kill()
+    fork_server = psutil.Process(pair.process("a-0").pid).parent()
+    assert fork_server is not None
+    fork_server.kill()
     for name in ("a-0", "base-0"):
         await until_ready(pair, name, 2)
     await right_answer(pair, models, 9)
 
     processes = family(pair)
-    assert len(processes) > 7, "supervisor, router, nursery, and three processes a worker"
+    assert len(processes) > 7, "supervisor, router, fork server, and three processes a worker"
     os.kill(pair.state.pid, signal.SIGKILL)
     _, left = psutil.wait_procs(processes, timeout=SOON)
     assert left == []

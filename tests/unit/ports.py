@@ -7,7 +7,7 @@ import socket
 from collections import deque
 from collections.abc import Iterator
 
-from sun_sglang.processes import free_ports
+from sun_sglang.launch.places.local.ports import free_ports
 
 # descriptors are bounded, and no test uses as many ports
 _HELD = 100

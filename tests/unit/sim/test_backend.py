@@ -8,7 +8,7 @@ import pytest
 
 from sun_sglang.emulator.settings import parse_settings
 from sun_sglang.errors import TopologyError
-from sun_sglang.launch.places.local.start_methods import BackendStarter, Running
+from sun_sglang.launch.places.local.start_methods import BackendStart, Running
 from sun_sglang.launch.planning.gpu_inventory import Gpu
 from sun_sglang.launch.planning.machine import Machine
 from sun_sglang.launch.planning.plan import WorkerPlan, make_plan
@@ -83,7 +83,7 @@ def test_a_wrong_setting_is_named(old: str, new: str, where: str) -> None:
 
 
 class Recorder:
-    """A starter that starts nothing."""
+    """A start method that starts nothing."""
 
     def __init__(self) -> None:
         self.did: list[str] = []
@@ -103,13 +103,13 @@ async def _never() -> int:
     return 0
 
 
-async def test_emulated_workers_need_no_nursery(tmp_path: Path) -> None:
+async def test_emulated_workers_need_no_fork_server(tmp_path: Path) -> None:
     workers = plan_of(FILE, tmp_path)
     sglang, emulated = Recorder(), Recorder()
-    starter = BackendStarter(workers, sglang=sglang, emulated=emulated)
-    await starter.open()
+    method = BackendStart(workers, sglang=sglang, emulated=emulated)
+    await method.open()
     for worker in workers:
-        await (await starter.start(worker)).wait()
-    await starter.close()
+        await (await method.start(worker)).wait()
+    await method.close()
     assert sglang.did == []
     assert emulated.did == ["open", "base-0", "base-1", "math-0", "close"]

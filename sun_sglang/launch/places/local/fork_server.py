@@ -2,9 +2,9 @@
 
     python -m sun_sglang.launch.places.local.fork_server FD
 
-Over the socket FD it takes one JSON object a line, a `Birth`, and says what happened, an `Event` a line. It has one
-thread and no device, which is what makes its forks safe; before each it checks both. When the socket closes it ends,
-and the kernel ends its workers with it.
+The launcher sends one JSON object a line over the socket FD, a `ForkRequest`; the fork server answers with one `Event`
+a line. It has one thread and no device, which makes its forks safe, and it checks both before each fork. When the
+socket closes it ends, and the kernel ends its workers with it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sun_sglang.processes import die_with_parent
 from sun_sglang.topology import Strict
 
 
-class Birth(Strict):
+class ForkRequest(Strict):
     """A worker to fork.
 
     Attributes:
@@ -43,26 +43,26 @@ class Birth(Strict):
 
 
 class Event(Strict):
-    """What the nursery says.
+    """A message from the fork server to the launcher.
 
     Attributes:
-        kind: `ready` (SGLang is imported), `unfit` (a fork would not be safe; the nursery ends), `refused` (a hook on
-            SGLang did not take; the nursery ends), `started`, `exited`, `unborn` (the machine has no room for a
-            process more).
+        kind: `ready` (SGLang is imported), `unsafe` (a fork would not be safe; the fork server ends), `refused` (a hook
+            on SGLang did not take; the fork server ends), `started`, `exited`, `fork_failed` (the machine has no room
+            for one more process).
         name: the worker, in the last three.
         pid: its process.
         status: its exit status; negative for a signal.
-        detail: why it is unfit, refused or unborn.
+        detail: the reason, for `unsafe`, `refused` and `fork_failed`.
     """
 
-    kind: Literal["ready", "unfit", "refused", "started", "exited", "unborn"]
+    kind: Literal["ready", "unsafe", "refused", "started", "exited", "fork_failed"]
     name: str = ""
     pid: int = 0
     status: int = 0
     detail: str = ""
 
 
-class Nursery:
+class ForkServer:
     """Forks workers and reports their ends; one thread, one loop."""
 
     def __init__(self, link: socket.socket) -> None:
@@ -85,7 +85,7 @@ class Nursery:
                     poll.unregister(fd)
                     self._reap(fd)
 
-    def say(self, event: Event) -> None:
+    def send(self, event: Event) -> None:
         """Send one event."""
         self._link.sendall(event.model_dump_json().encode() + b"\n")
 
@@ -96,30 +96,30 @@ class Nursery:
 
     def _fork_all(self) -> list[int]:
         *lines, self._buffer = self._buffer.split(b"\n")
-        pidfds = [self._fork(Birth.model_validate_json(line)) for line in lines]
+        pidfds = [self._fork(ForkRequest.model_validate_json(line)) for line in lines]
         return [pidfd for pidfd in pidfds if pidfd is not None]
 
-    def _fork(self, birth: Birth) -> int | None:
+    def _fork(self, request: ForkRequest) -> int | None:
         require_no_device()
         parent = os.getpid()
         try:
             pid = os.fork()
         except OSError as e:
             # the workers that run would end with this process
-            self.say(Event(kind="unborn", name=birth.name, detail=f"cannot fork: {e.strerror or e}"))
+            self.send(Event(kind="fork_failed", name=request.name, detail=f"cannot fork: {e.strerror or e}"))
             return None
         if pid == 0:
-            _live(birth, parent, self._link)
+            _live(request, parent, self._link)
         pidfd = os.pidfd_open(pid)
-        self._workers[pidfd] = (birth.name, pid)
-        self.say(Event(kind="started", name=birth.name, pid=pid))
+        self._workers[pidfd] = (request.name, pid)
+        self.send(Event(kind="started", name=request.name, pid=pid))
         return pidfd
 
     def _reap(self, pidfd: int) -> None:
         name, pid = self._workers.pop(pidfd)
         os.close(pidfd)
         _, status = os.waitpid(pid, 0)
-        self.say(Event(kind="exited", name=name, pid=pid, status=os.waitstatus_to_exitcode(status)))
+        self.send(Event(kind="exited", name=name, pid=pid, status=os.waitstatus_to_exitcode(status)))
 
 
 def require_no_device() -> None:
@@ -136,7 +136,7 @@ def require_no_device() -> None:
         raise PatchError("CUDA is in use before the fork (/dev/nvidia-uvm is open)")
 
 
-def _live(birth: Birth, parent: int, link: socket.socket) -> None:
+def _live(request: ForkRequest, parent: int, link: socket.socket) -> None:
     """The rest of a forked worker's life; does not return."""
     status = 1
     try:
@@ -144,10 +144,10 @@ def _live(birth: Birth, parent: int, link: socket.socket) -> None:
         # its processes are known by their group, once it has ended
         os.setpgid(0, 0)
         link.close()
-        _become(birth)
+        _become(request)
         from sun_sglang.worker.server import report_end, serve
 
-        serve(birth.argv)
+        serve(request.argv)
         status = 0
     except SystemExit as e:
         status = e.code if isinstance(e.code, int) else 1
@@ -161,19 +161,19 @@ def _live(birth: Birth, parent: int, link: socket.socket) -> None:
         os._exit(status)
 
 
-def _become(birth: Birth) -> None:
+def _become(request: ForkRequest) -> None:
     import setproctitle
     import torch
 
-    log = os.open(birth.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    log = os.open(request.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.close(log)
-    os.environ.update(birth.env)
-    torch.set_num_threads(birth.threads)
+    os.environ.update(request.env)
+    torch.set_num_threads(request.threads)
     share_metrics()
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    setproctitle.setproctitle(f"sun-worker {birth.name}")
+    setproctitle.setproctitle(f"sun-worker {request.name}")
 
 
 def share_metrics() -> None:
@@ -202,24 +202,24 @@ def main() -> None:
     os.environ[FORK_VARIABLE] = "1"
     # whether there are GPUs is asked without a CUDA context (torch/cuda/__init__.py)
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
-    nursery = Nursery(socket.socket(fileno=int(sys.argv[1])))
+    server = ForkServer(socket.socket(fileno=int(sys.argv[1])))
     try:
         from sun_sglang.worker.server import import_engine
 
         import_engine()
     except PatchError as e:
-        nursery.say(Event(kind="refused", detail=str(e)))
+        server.send(Event(kind="refused", detail=str(e)))
         sys.exit(REFUSED)
     try:
         require_no_device()
     except PatchError as e:
-        nursery.say(Event(kind="unfit", detail=str(e)))
+        server.send(Event(kind="unsafe", detail=str(e)))
         sys.exit(3)
     # what is alive now stays alive in every child: keep the collector from touching (and so copying) its pages
     gc.collect()
     gc.freeze()
-    nursery.say(Event(kind="ready"))
-    nursery.run()
+    server.send(Event(kind="ready"))
+    server.run()
 
 
 if __name__ == "__mp_main__":

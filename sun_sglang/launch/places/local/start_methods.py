@@ -1,4 +1,4 @@
-"""Two ways to start a worker: forked from a nursery, or as a process of its own."""
+"""Two ways to start a worker: forked from a fork server, or as a process of its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sun_sglang.errors import LaunchError
-from sun_sglang.launch.places.local.fork_server import Birth, Event
+from sun_sglang.launch.places.local.fork_server import Event, ForkRequest
 from sun_sglang.launch.planning.gpu_inventory import VISIBLE
 from sun_sglang.launch.planning.plan import WorkerPlan
 from sun_sglang.processes import die_with_parent
@@ -20,8 +20,8 @@ from sun_sglang.router.auth.api_keys import ENVIRONMENT
 from sun_sglang.topology import Backend
 
 
-class UnfitError(LaunchError):
-    """The nursery found that a fork would not be safe on this machine."""
+class ForkUnsafeError(LaunchError):
+    """The fork server found that a fork would not be safe on this machine."""
 
 
 class RefusedError(LaunchError):
@@ -48,7 +48,7 @@ class Running:
                 return  # it ended just now; whoever waits for it learns so
 
 
-class Starter(Protocol):
+class StartMethod(Protocol):
     """Starts workers."""
 
     async def open(self) -> None:
@@ -75,7 +75,7 @@ def with_parent() -> Callable[[], None]:
 _MODULES: dict[Backend, str] = {"sglang": "sun_sglang.worker.server", "emulated": "sun_sglang.emulator.worker"}
 
 
-class PlainStarter:
+class PlainStart:
     """Each worker is a process of its own; one of SGLang imports it for itself and again in its schedulers."""
 
     async def open(self) -> None:
@@ -102,11 +102,11 @@ class PlainStarter:
         """Nothing to give back."""
 
 
-class ForkStarter:
-    """Workers without a GPU are forked from one nursery, which has SGLang imported and CUDA hidden from it.
+class ForkStart:
+    """Workers without a GPU are forked from one fork server, which has SGLang imported and CUDA hidden from it.
 
     Args:
-        log: where the nursery's own output goes.
+        log: where the fork server's own output goes.
     """
 
     def __init__(self, log: Path) -> None:
@@ -120,7 +120,7 @@ class ForkStarter:
         self._reopening = asyncio.Lock()
 
     async def open(self) -> None:
-        """Start the nursery; workers can be asked for at once and are forked when it is ready."""
+        """Start the fork server; workers can be asked for at once and are forked when it is ready."""
         ours, theirs = socket.socketpair()
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -145,9 +145,9 @@ class ForkStarter:
         """Fork one worker.
 
         Raises:
-            UnfitError: the nursery found that it must not fork.
+            ForkUnsafeError: the fork server found that it must not fork.
             RefusedError: a hook on SGLang did not take.
-            LaunchError: the nursery ended, or could not fork.
+            LaunchError: the fork server ended, or could not fork.
         """
         assert not worker.gpus, "a process that has used CUDA cannot fork one that uses it"
         async with self._reopening:
@@ -157,17 +157,19 @@ class ForkStarter:
         assert self._ready is not None
         await asyncio.shield(self._ready)
         if self._writer is None:
-            raise LaunchError("the nursery was closed before it forked the worker")
+            raise LaunchError("the fork server was closed before it forked the worker")
         loop = asyncio.get_running_loop()
         started, ended = loop.create_future(), loop.create_future()
         self._started[worker.name], self._ended[worker.name] = started, ended
-        birth = Birth(name=worker.name, argv=worker.argv, env=worker.env, threads=worker.threads, log=worker.log)
-        self._writer.write(birth.model_dump_json().encode() + b"\n")
+        request = ForkRequest(
+            name=worker.name, argv=worker.argv, env=worker.env, threads=worker.threads, log=worker.log
+        )
+        self._writer.write(request.model_dump_json().encode() + b"\n")
         await self._writer.drain()
         return Running(await started, ended)
 
     async def close(self) -> None:
-        """End the nursery and, with it, what is left of its workers."""
+        """End the fork server and, with it, what is left of its workers."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
@@ -182,20 +184,20 @@ class ForkStarter:
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         while line := await reader.readline():
             self._take(Event.model_validate_json(line))
-        self._lose(LaunchError(f"the nursery ended; see {self._log}"))
+        self._lose(LaunchError(f"the fork server ended; see {self._log}"))
 
     def _take(self, event: Event) -> None:
         assert self._ready is not None
         match event.kind:
             case "ready":
                 self._ready.set_result(None)
-            case "unfit":
-                self._ready.set_exception(UnfitError(event.detail))
+            case "unsafe":
+                self._ready.set_exception(ForkUnsafeError(event.detail))
             case "refused":
                 self._ready.set_exception(RefusedError(event.detail))
             case "started":
                 self._started.pop(event.name).set_result(event.pid)
-            case "unborn":
+            case "fork_failed":
                 del self._ended[event.name]
                 self._started.pop(event.name).set_exception(LaunchError(event.detail))
             case "exited":
@@ -214,43 +216,43 @@ class ForkStarter:
         self._ended.clear()
 
 
-class ForkOrPlainStarter:
-    """Forks, and goes over to plain starts where the nursery finds that it must not fork.
+class ForkOrPlainStart:
+    """Forks, and goes over to plain starts where the fork server finds that it must not fork.
 
     Args:
-        log: where the nursery's own output goes.
+        log: where the fork server's own output goes.
         warn: called once, with a sentence, when it goes over.
     """
 
     def __init__(self, log: Path, warn: Callable[[str], None]) -> None:
-        self._starter: Starter = ForkStarter(log)
+        self._method: StartMethod = ForkStart(log)
         self._warn = warn
 
     async def open(self) -> None:
-        """Start the nursery."""
-        await self._starter.open()
+        """Start the fork server."""
+        await self._method.open()
 
     async def start(self, worker: WorkerPlan) -> Running:
         """Start one worker."""
         try:
-            return await self._starter.start(worker)
-        except UnfitError as e:
+            return await self._method.start(worker)
+        except ForkUnsafeError as e:
             await self._go_over(str(e))
-            return await self._starter.start(worker)
+            return await self._method.start(worker)
 
     async def close(self) -> None:
         """Give back what is open."""
-        await self._starter.close()
+        await self._method.close()
 
     async def _go_over(self, reason: str) -> None:
-        if not isinstance(self._starter, PlainStarter):
-            forking, self._starter = self._starter, PlainStarter()
+        if not isinstance(self._method, PlainStart):
+            forking, self._method = self._method, PlainStart()
             self._warn(f"Workers are started one by one instead of forked: {reason}.")
             await forking.close()
 
 
-class BackendStarter:
-    """Gives SGLang's workers to one starter and emulated ones to another; opens only what the plan needs.
+class BackendStart:
+    """Gives SGLang's workers to one start method and emulated ones to another; opens only what the plan needs.
 
     Args:
         workers: all that will be asked for.
@@ -258,20 +260,20 @@ class BackendStarter:
         emulated: starts the others.
     """
 
-    def __init__(self, workers: Iterable[WorkerPlan], *, sglang: Starter, emulated: Starter) -> None:
-        self._starters: dict[Backend, Starter] = {"sglang": sglang, "emulated": emulated}
+    def __init__(self, workers: Iterable[WorkerPlan], *, sglang: StartMethod, emulated: StartMethod) -> None:
+        self._methods: dict[Backend, StartMethod] = {"sglang": sglang, "emulated": emulated}
         self._used: list[Backend] = sorted({worker.backend for worker in workers})
 
     async def open(self) -> None:
-        """Open the starters that are needed."""
+        """Open the start methods that are needed."""
         for backend in self._used:
-            await self._starters[backend].open()
+            await self._methods[backend].open()
 
     async def start(self, worker: WorkerPlan) -> Running:
         """Start one worker."""
-        return await self._starters[worker.backend].start(worker)
+        return await self._methods[worker.backend].start(worker)
 
     async def close(self) -> None:
         """Close them."""
         for backend in self._used:
-            await self._starters[backend].close()
+            await self._methods[backend].close()

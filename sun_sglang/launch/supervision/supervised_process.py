@@ -39,7 +39,7 @@ def describe_end(status: int) -> str:
         return f"killed by signal {-status}"
 
 
-class Keeper:
+class SupervisedProcess:
     """One process, kept.
 
     Args:

@@ -14,11 +14,11 @@ import pytest
 
 from sun_sglang.errors import REFUSED, LaunchError
 from sun_sglang.launch.places.local import remains
-from sun_sglang.launch.places.local import supervised_process as keeper_module
 from sun_sglang.launch.places.local.start_methods import RefusedError, Running
-from sun_sglang.launch.places.local.supervised_process import Keeper, describe_end, pause_before, tail
 from sun_sglang.launch.state import Phase, ProcessState
-from sun_sglang.processes import created
+from sun_sglang.launch.supervision import supervised_process
+from sun_sglang.launch.supervision.supervised_process import SupervisedProcess, describe_end, pause_before, tail
+from sun_sglang.processes import start_ticks
 
 
 @pytest.fixture
@@ -41,10 +41,10 @@ async def sleeper(command: str = "sleep 60") -> Running:
 
 
 class Diary:
-    """Notes each new phase of a keeper."""
+    """Notes each new phase of a supervised process."""
 
     def __init__(self, state: ProcessState, start: Callable[[int], Awaitable[Running]]) -> None:
-        self.keeper = Keeper(state, start, self._note)
+        self.process = SupervisedProcess(state, start, self._note)
         self.states: list[ProcessState] = []
         self._news = asyncio.Event()
 
@@ -53,11 +53,11 @@ class Diary:
         return [state.phase for state in self.states]
 
     def _note(self) -> None:
-        self.states.append(self.keeper.state)
+        self.states.append(self.process.state)
         self._news.set()
 
     async def until(self, phase: Phase, restarts: int = 0) -> None:
-        while self.phases[-1:] != [phase] or self.keeper.state.restarts < restarts:
+        while self.phases[-1:] != [phase] or self.process.state.restarts < restarts:
             self._news.clear()
             await self._news.wait()
 
@@ -65,8 +65,8 @@ class Diary:
 async def test_start_that_the_system_refuses_is_tried_again(
     state: ProcessState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No process, descriptor or disk space left: the keeper is what brings the worker back later."""
-    monkeypatch.setattr(keeper_module, "pause_before", lambda _: 0.0)
+    """No process, descriptor or disk space left: the supervision brings the worker back later."""
+    monkeypatch.setattr(supervised_process, "pause_before", lambda _: 0.0)
 
     async def start(restarts: int) -> Running:
         if restarts == 0:
@@ -74,11 +74,11 @@ async def test_start_that_the_system_refuses_is_tried_again(
         return await sleeper()
 
     diary = Diary(state, start)
-    running = asyncio.create_task(diary.keeper.run())
+    running = asyncio.create_task(diary.process.run())
     async with asyncio.timeout(60):
         await diary.until(Phase.RUNNING)
-    assert "Resource temporarily unavailable" in diary.keeper.state.detail
-    await diary.keeper.stop(1.0)
+    assert "Resource temporarily unavailable" in diary.process.state.detail
+    await diary.process.stop(1.0)
     await running
 
 
@@ -89,18 +89,18 @@ async def test_process_that_refuses_to_run_is_not_started_again(state: ProcessSt
 
     diary = Diary(state, start)
     async with asyncio.timeout(60):
-        await diary.keeper.run()
+        await diary.process.run()
     assert diary.phases == [Phase.RUNNING, Phase.FAILED]
-    assert diary.keeper.refusal == diary.keeper.state.detail == "patch `x` did not take"
-    await diary.keeper.stop(1.0)
+    assert diary.process.refusal == diary.process.state.detail == "patch `x` did not take"
+    await diary.process.stop(1.0)
 
 
 async def test_refusal_without_a_reason_is_not_given_that_of_an_earlier_start(state: ProcessState) -> None:
     state.log.write_text("sun worker: patch `x` did not take\n")
     diary = Diary(state, lambda _: sleeper(f"sh -c 'exit {REFUSED}'"))
     async with asyncio.timeout(60):
-        await diary.keeper.run()
-    assert diary.keeper.refusal == f"exit {REFUSED}"
+        await diary.process.run()
+    assert diary.process.refusal == f"exit {REFUSED}"
 
 
 async def test_start_that_a_hook_refuses_is_not_tried_again(state: ProcessState) -> None:
@@ -109,31 +109,31 @@ async def test_start_that_a_hook_refuses_is_not_tried_again(state: ProcessState)
 
     diary = Diary(state, start)
     async with asyncio.timeout(60):
-        await diary.keeper.run()
+        await diary.process.run()
     assert diary.phases == [Phase.FAILED]
-    assert diary.keeper.refusal == "patch `x` did not take"
+    assert diary.process.refusal == "patch `x` did not take"
 
 
 async def test_it_is_started_again_and_counts(state: ProcessState, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeper_module, "pause_before", lambda _: 0.0)
+    monkeypatch.setattr(supervised_process, "pause_before", lambda _: 0.0)
     seen: list[int] = []
 
     async def start(restarts: int) -> Running:
         seen.append(restarts)
         if restarts == 1:
-            raise LaunchError("no nursery")
+            raise LaunchError("no fork server")
         return await sleeper("false" if restarts == 0 else "sleep 60")
 
     diary = Diary(state, start)
-    running = asyncio.create_task(diary.keeper.run())
+    running = asyncio.create_task(diary.process.run())
     await diary.until(Phase.RUNNING, restarts=2)
     assert seen == [0, 1, 2]
-    assert diary.keeper.early_ends == 2
-    assert diary.keeper.state.detail == "no nursery"
-    await diary.keeper.stop(grace=30)
+    assert diary.process.early_ends == 2
+    assert diary.process.state.detail == "no fork server"
+    await diary.process.stop(grace=30)
     await running
     assert diary.phases[-2:] == [Phase.STOPPING, Phase.STOPPED]
-    assert diary.keeper.state.pid == 0
+    assert diary.process.state.pid == 0
 
 
 # --- early ends -----------------------------------------------------------------------------------------------------
@@ -143,8 +143,8 @@ async def test_it_is_started_again_and_counts(state: ProcessState, monkeypatch: 
 def hours(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make an hour of each look at the clock, and nothing of each pause."""
     clock = itertools.count(step=3600)
-    monkeypatch.setattr(keeper_module, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
-    monkeypatch.setattr(keeper_module, "pause_before", lambda _: 0.0)
+    monkeypatch.setattr(supervised_process, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    monkeypatch.setattr(supervised_process, "pause_before", lambda _: 0.0)
 
 
 async def test_end_before_it_served_is_an_early_one_after_any_time_and_shows_its_log(
@@ -158,80 +158,82 @@ async def test_end_before_it_served_is_an_early_one_after_any_time_and_shows_its
         return sleeper("false" if restarts < 2 else "sleep 600")
 
     diary = Diary(state, start)
-    running = asyncio.create_task(diary.keeper.run())
+    running = asyncio.create_task(diary.process.run())
     async with asyncio.timeout(60):
         await diary.until(Phase.RUNNING, restarts=2)
-    assert diary.keeper.early_ends == 2
+    assert diary.process.early_ends == 2
     assert [s.log_end for s in diary.states if s.phase == Phase.RESTARTING] == [
         f"loading\nCUDA out of memory, start {i}" for i in (0, 1)
     ]
-    await diary.keeper.stop(30)
+    await diary.process.stop(30)
     await running
 
 
 async def test_end_of_what_served_is_no_early_one(state: ProcessState, hours: None) -> None:
     """The report about the start before may come while the next one runs: it proves nothing."""
     diary = Diary(state, lambda _: sleeper())
-    running = asyncio.create_task(diary.keeper.run())
+    running = asyncio.create_task(diary.process.run())
     early = []
     async with asyncio.timeout(60):
         for restarts, incarnation in enumerate(("one", "one", "two")):
             await diary.until(Phase.RUNNING, restarts)
-            diary.keeper.serves(incarnation)
-            os.kill(diary.keeper.state.pid, signal.SIGKILL)
+            diary.process.serves(incarnation)
+            os.kill(diary.process.state.pid, signal.SIGKILL)
             await diary.until(Phase.RUNNING, restarts + 1)
-            early.append(diary.keeper.early_ends)
+            early.append(diary.process.early_ends)
     # the second start never served: the report named the first one
     assert early == [0, 1, 0]
-    await diary.keeper.stop(30)
+    await diary.process.stop(30)
     await running
 
 
 async def test_process_that_ran_long_enough_counts_as_serving_where_nobody_tells(
     state: ProcessState, hours: None
 ) -> None:
-    keeper = Keeper(state.model_copy(update={"log_end": "from an early end"}), lambda _: sleeper(), lambda: None)
-    keeper.settle()
-    running = asyncio.create_task(keeper.run())
+    process = SupervisedProcess(
+        state.model_copy(update={"log_end": "from an early end"}), lambda _: sleeper(), lambda: None
+    )
+    process.settle()
+    running = asyncio.create_task(process.run())
     async with asyncio.timeout(60):
-        while keeper.state.phase != Phase.RUNNING:
+        while process.state.phase != Phase.RUNNING:
             await asyncio.sleep(0)
-    keeper.settle()
-    assert keeper.state.log_end == "from an early end"
-    keeper._steady_after = 60.0
-    keeper.settle()
-    assert keeper.state.log_end == ""
-    await keeper.stop(30)
+    process.settle()
+    assert process.state.log_end == "from an early end"
+    process._steady_after = 60.0
+    process.settle()
+    assert process.state.log_end == ""
+    await process.stop(30)
     await running
 
 
 async def test_restart_waits_until_the_processes_of_the_last_start_are_gone(
     state: ProcessState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeper_module, "pause_before", lambda _: 0.0)
+    monkeypatch.setattr(supervised_process, "pause_before", lambda _: 0.0)
     monkeypatch.setattr(remains, "_GRACE_S", 0.0)
     note, alive = tmp_path / "pid", []
 
     async def start(restarts: int) -> Running:
         if restarts:
-            alive.append(created(int(await asyncio.to_thread(note.read_text))))
+            alive.append(start_ticks(int(await asyncio.to_thread(note.read_text))))
             return await sleeper()
         leader = await asyncio.create_subprocess_shell(f"sleep 600 & echo $! > {note}; exit 1", process_group=0)
         return Running(leader.pid, leader.wait())
 
     diary = Diary(state, start)
-    running = asyncio.create_task(diary.keeper.run())
+    running = asyncio.create_task(diary.process.run())
     async with asyncio.timeout(60):
         await diary.until(Phase.RUNNING, restarts=1)
     assert alive == [None]
-    await diary.keeper.stop(30)
+    await diary.process.stop(30)
     await running
 
 
 async def test_processes_that_nothing_ends_keep_the_next_start_back_and_are_told(
     state: ProcessState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeper_module, "pause_before", lambda _: 0.0)
+    monkeypatch.setattr(supervised_process, "pause_before", lambda _: 0.0)
     ends = iter([LaunchError("processes [7] did not end"), LaunchError("processes [7] did not end"), None])
     starts: list[int] = []
 
@@ -243,9 +245,9 @@ async def test_processes_that_nothing_ends_keep_the_next_start_back_and_are_told
         starts.append(restarts)
         return await sleeper("false" if restarts == 0 else "sleep 60")
 
-    monkeypatch.setattr(keeper_module, "end_group", end_group)
+    monkeypatch.setattr(supervised_process, "end_group", end_group)
     diary = Diary(state, start)
-    running = asyncio.create_task(diary.keeper.run())
+    running = asyncio.create_task(diary.process.run())
     async with asyncio.timeout(60):
         await diary.until(Phase.RUNNING, restarts=2)
     assert [s.detail for s in diary.states if s.phase == Phase.RESTARTING] == [
@@ -253,14 +255,14 @@ async def test_processes_that_nothing_ends_keep_the_next_start_back_and_are_told
         "processes [7] did not end",
     ]
     assert starts == [0, 2]
-    await diary.keeper.stop(30)
+    await diary.process.stop(30)
     await running
 
 
 async def test_it_can_be_stopped_while_it_waits_for_what_the_last_start_held(
     state: ProcessState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeper_module, "pause_before", lambda _: 0.0)
+    monkeypatch.setattr(supervised_process, "pause_before", lambda _: 0.0)
     starts: list[int] = []
     waiting = asyncio.Event()
 
@@ -272,14 +274,14 @@ async def test_it_can_be_stopped_while_it_waits_for_what_the_last_start_held(
         waiting.set()
         await asyncio.Event().wait()
 
-    keeper = Keeper(state, start, lambda: None, clear=clear)
-    running = asyncio.create_task(keeper.run())
+    process = SupervisedProcess(state, start, lambda: None, clear=clear)
+    running = asyncio.create_task(process.run())
     async with asyncio.timeout(60):
         await waiting.wait()
-        await keeper.stop(30)
+        await process.stop(30)
         await running
     assert starts == [0]
-    assert keeper.state.phase == Phase.STOPPED
+    assert process.state.phase == Phase.STOPPED
 
 
 async def test_what_ignores_sigterm_is_killed(state: ProcessState) -> None:
@@ -299,12 +301,12 @@ async def test_what_ignores_sigterm_is_killed(state: ProcessState) -> None:
         return Running(process.pid, ended())
 
     diary = Diary(state, start)
-    running = asyncio.create_task(diary.keeper.run())
+    running = asyncio.create_task(diary.process.run())
     await diary.until(Phase.RUNNING)
-    await diary.keeper.stop(grace=0.5)
+    await diary.process.stop(grace=0.5)
     await running
     assert ends == [-signal.SIGKILL]
-    assert diary.keeper.state.phase == Phase.STOPPED
+    assert diary.process.state.phase == Phase.STOPPED
 
 
 async def test_it_can_be_stopped_while_it_is_started(state: ProcessState) -> None:
@@ -316,9 +318,9 @@ async def test_it_can_be_stopped_while_it_is_started(state: ProcessState) -> Non
         return await sleeper()
 
     diary = Diary(state, start)
-    running = asyncio.create_task(diary.keeper.run())
+    running = asyncio.create_task(diary.process.run())
     await starting.wait()
-    await diary.keeper.stop(grace=30)
+    await diary.process.stop(grace=30)
     go_on.set()
     await running
     assert diary.phases == [Phase.RUNNING, Phase.STOPPING, Phase.STOPPED]
@@ -326,11 +328,11 @@ async def test_it_can_be_stopped_while_it_is_started(state: ProcessState) -> Non
 
 async def test_it_can_be_stopped_during_a_pause(state: ProcessState) -> None:
     diary = Diary(state, lambda _: sleeper("false"))
-    running = asyncio.create_task(diary.keeper.run())
+    running = asyncio.create_task(diary.process.run())
     await diary.until(Phase.RESTARTING)
-    await diary.keeper.stop(grace=30)
+    await diary.process.stop(grace=30)
     await running
-    assert diary.keeper.state.phase == Phase.STOPPED
+    assert diary.process.state.phase == Phase.STOPPED
 
 
 def test_pauses_grow_to_half_a_minute() -> None:

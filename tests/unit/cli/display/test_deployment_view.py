@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sun_sglang.cli.view import EarlyEnds, early_end, render
+from sun_sglang.cli.display.deployment_view import EarlyEnds, early_end, render
 from sun_sglang.launch.state import DeploymentState, Phase, ProcessState
 
 

@@ -21,20 +21,18 @@ import psutil
 import pytest
 import yaml
 
-from sun_sglang.cli.progress import Display
+from sun_sglang.cli.display.display_thread import DisplayThread
 from sun_sglang.errors import LaunchError
-from sun_sglang.launch.places.local import deployment as local
-from sun_sglang.launch.places.local import fork_server as nursery
-from sun_sglang.launch.places.local import start_methods as starters
-from sun_sglang.launch.places.local import supervised_process as keeper
-from sun_sglang.launch.places.local import supervisor
+from sun_sglang.launch import deployment as local
+from sun_sglang.launch.places.local import fork_server, start_methods
 from sun_sglang.launch.places.local.claim import claim
-from sun_sglang.launch.places.local.fork_server import Birth, Nursery
-from sun_sglang.launch.places.local.start_methods import ForkStarter, RefusedError, Running
+from sun_sglang.launch.places.local.fork_server import ForkRequest, ForkServer
+from sun_sglang.launch.places.local.start_methods import ForkStart, RefusedError, Running
 from sun_sglang.launch.planning.plan import WorkerPlan
 from sun_sglang.launch.router_client import TasksReport
 from sun_sglang.launch.state import DeploymentState, Phase, read_state
-from sun_sglang.processes import created
+from sun_sglang.launch.supervision import supervised_process, supervisor
+from sun_sglang.processes import start_ticks
 
 PATIENCE_S = 60.0
 TOPOLOGY: dict[str, Any] = {
@@ -128,7 +126,7 @@ def test_display_whose_write_blocks_delays_nobody_and_keeps_notes() -> None:
         begun.set()
         release.wait()
 
-    display = Display(lambda: shown.append("gone"))
+    display = DisplayThread(lambda: shown.append("gone"))
     display.show(block)
     begun.wait()
     display.note(lambda: shown.append("note"))
@@ -146,7 +144,7 @@ def test_display_whose_reader_has_gone_says_so_once_and_ends() -> None:
     def fail() -> None:
         raise BrokenPipeError
 
-    display = Display(lambda: gone.append(True))
+    display = DisplayThread(lambda: gone.append(True))
     display.show(fail)
     display._thread.join()
     display.show(fail)
@@ -204,7 +202,7 @@ def test_directory_that_cannot_be_written_is_one_clear_error(file: Path) -> None
 
 
 class Refusing:
-    """A starter that refuses each worker, after it wrote the worker's log or before."""
+    """A start method that refuses each worker, after it wrote the worker's log or before."""
 
     def __init__(self, logs: bool) -> None:
         self.logs = logs
@@ -224,7 +222,7 @@ async def test_refusal_ends_the_launch_and_names_a_log_only_where_there_is_one(
     file: Path, monkeypatch: pytest.MonkeyPatch, logs: bool
 ) -> None:
     plan, _ = local.plan_locally(file, file.parent / "run")
-    monkeypatch.setattr(local, "BackendStarter", lambda *_, **__: Refusing(logs))
+    monkeypatch.setattr(local, "BackendStart", lambda *_, **__: Refusing(logs))
     deployment = local.supervise(plan, file, "plain", lambda *_: None, lambda _: None, PATIENCE_S)
     with pytest.raises(LaunchError, match=r"refuses to run: patch `x` did not take") as refused:
         await deployment.run()
@@ -238,12 +236,12 @@ async def test_each_end_before_a_worker_served_is_shown_with_its_log_and_the_thi
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However long each start took: a large model fails after minutes."""
-    monkeypatch.setattr(keeper, "pause_before", lambda _: 0.0)
+    monkeypatch.setattr(supervised_process, "pause_before", lambda _: 0.0)
     clock = itertools.count(step=120)
-    monkeypatch.setattr(keeper, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    monkeypatch.setattr(supervised_process, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
     shown: list[DeploymentState] = []
     plan, _ = local.plan_locally(file, file.parent / "run")
-    monkeypatch.setattr(local, "BackendStarter", lambda *_, **__: Failing())
+    monkeypatch.setattr(local, "BackendStart", lambda *_, **__: Failing())
     deployment = local.supervise(plan, file, "plain", lambda s, _: shown.append(s), lambda _: None, PATIENCE_S)
     with pytest.raises(
         LaunchError, match=r"`base-0` ended 3 times before it was ready \(exit 1\); .*\nout of memory, 3"
@@ -254,7 +252,7 @@ async def test_each_end_before_a_worker_served_is_shown_with_its_log_and_the_thi
 
 
 class Failing:
-    """A starter whose decode worker fails three times, and whose other workers never serve."""
+    """A start method whose decode worker fails three times, and whose other workers never serve."""
 
     def __init__(self) -> None:
         self.starts = 0
@@ -308,8 +306,8 @@ def note_in(log: Path) -> None:
 async def test_gpu_memory_that_is_not_free_is_told_in_the_log_before_the_next_start(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeper, "pause_before", lambda _: 0.0)
-    monkeypatch.setattr(local, "BackendStarter", lambda *_, **__: Failing())
+    monkeypatch.setattr(supervised_process, "pause_before", lambda _: 0.0)
+    monkeypatch.setattr(local, "BackendStart", lambda *_, **__: Failing())
     monkeypatch.setattr(supervisor, "GpuMemory", HeldMemory)
     plan, _ = local.plan_locally(file, file.parent / "run")
     deployment = local.supervise(plan, file, "plain", lambda *_: None, lambda _: None, PATIENCE_S)
@@ -408,57 +406,58 @@ def test_state_file_that_is_broken_counts_as_none(tmp_path: Path, content: bytes
 
 
 def test_process_is_told_from_a_later_one_and_from_its_own_remains() -> None:
-    own = created(os.getpid())
+    own = start_ticks(os.getpid())
     assert own is not None
     with subprocess.Popen(["sleep", "600"]) as child:
-        assert (created(child.pid) or 0) >= own
+        assert (start_ticks(child.pid) or 0) >= own
         child.kill()
         # dead, and not waited for: what a launcher is in a container whose first process waits for nobody
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-        assert created(child.pid) is None
-    assert created(child.pid) is None
+        assert start_ticks(child.pid) is None
+    assert start_ticks(child.pid) is None
 
 
 # --- no room for a process more -------------------------------------------------------------------------------------
 
 
-def test_nursery_that_cannot_fork_says_so_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fork_server_that_cannot_fork_says_so_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_room() -> int:
         raise BlockingIOError(11, "Resource temporarily unavailable")
 
-    monkeypatch.setattr(nursery, "require_no_device", lambda: None)
+    monkeypatch.setattr(fork_server, "require_no_device", lambda: None)
     monkeypatch.setattr(os, "fork", no_room)
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        birth = Birth(name="base-0", argv=(), env={}, threads=1, log=tmp_path / "log")
-        ours.sendall(birth.model_dump_json().encode() + b"\n")
-        one = Nursery(theirs)
+        request = ForkRequest(name="base-0", argv=(), env={}, threads=1, log=tmp_path / "log")
+        ours.sendall(request.model_dump_json().encode() + b"\n")
+        one = ForkServer(theirs)
         assert one._read()
         assert one._fork_all() == []
         event = json.loads(ours.recv(4096))
-    assert (event["kind"], event["name"]) == ("unborn", "base-0")
+    assert (event["kind"], event["name"]) == ("fork_failed", "base-0")
     assert "Resource temporarily unavailable" in event["detail"]
 
 
 @pytest.fixture
 def barren(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A nursery that has no room for any worker."""
-    script = tmp_path / "nursery"
+    """A fork server that has no room for any worker."""
+    script = tmp_path / "fork-server"
     script.write_text(
         "#!/bin/bash\n"
         """echo '{"kind":"ready"}' >&$3\n"""
-        """while read -r line <&$3; do echo '{"kind":"unborn","name":"base-0","detail":"cannot fork"}' >&$3; done\n"""
+        "while read -r line <&$3\n"
+        """do echo '{"kind":"fork_failed","name":"base-0","detail":"cannot fork"}' >&$3; done\n"""
     )
     script.chmod(0o700)
-    monkeypatch.setattr(starters.sys, "executable", str(script))
+    monkeypatch.setattr(start_methods.sys, "executable", str(script))
 
 
-async def test_worker_that_is_not_born_fails_its_start_and_the_next_one_is_tried(
+async def test_worker_that_cannot_be_forked_fails_its_start_and_the_next_one_is_tried(
     barren: None, worker: WorkerPlan, tmp_path: Path
 ) -> None:
-    starter = ForkStarter(tmp_path / "nursery.log")
-    await starter.open()
+    method = ForkStart(tmp_path / "fork-server.log")
+    await method.open()
     for _ in range(2):
         with pytest.raises(LaunchError, match="cannot fork"):
-            await starter.start(worker)
-    await starter.close()
+            await method.start(worker)
+    await method.close()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 _LAST_WORDS_S = 1.0
 
 
-class Display:
+class DisplayThread:
     """Runs what writes to a terminal in a thread of its own.
 
     A write blocks while nobody reads (Ctrl-S, a pipe that is full). The supervisor must restart workers and obey

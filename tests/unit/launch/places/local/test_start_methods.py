@@ -11,25 +11,25 @@ import pytest
 import torch
 
 from sun_sglang.errors import PatchError, UserError
-from sun_sglang.launch.places.local import start_methods as starters
-from sun_sglang.launch.places.local.deployment import StartMethod, choose_start
+from sun_sglang.launch.deployment import StartMethodName, choose_start
+from sun_sglang.launch.places.local import start_methods
 from sun_sglang.launch.places.local.fork_server import require_no_device
+from sun_sglang.launch.places.local.ports import free_ports
 from sun_sglang.launch.places.local.start_methods import (
-    ForkOrPlainStarter,
-    ForkStarter,
+    ForkOrPlainStart,
+    ForkStart,
+    ForkUnsafeError,
     Running,
-    UnfitError,
     worker_environment,
 )
 from sun_sglang.launch.planning.kv_transfer import Transfer
 from sun_sglang.launch.planning.plan import LaunchPlan, RouterPlan, WorkerPlan
 from sun_sglang.patches import fork_schedulers
 from sun_sglang.patches.fork_schedulers import FORK_VARIABLE, choose_fork, choose_spawn, unneeded
-from sun_sglang.processes import free_ports
 
 
-class Unfit:
-    """A nursery on a machine where importing SGLang already made a CUDA context."""
+class Unsafe:
+    """A fork server on a machine where importing SGLang already made a CUDA context."""
 
     def __init__(self, _log: Path) -> None:
         self.closed = 0
@@ -37,7 +37,7 @@ class Unfit:
     async def open(self) -> None: ...
 
     async def start(self, _worker: WorkerPlan) -> Running:
-        raise UnfitError("CUDA was initialised before the fork")
+        raise ForkUnsafeError("CUDA was initialised before the fork")
 
     async def close(self) -> None:
         self.closed += 1
@@ -59,17 +59,17 @@ class Plain:
     async def close(self) -> None: ...
 
 
-async def test_an_unfit_nursery_gives_way_to_plain_starts_and_says_so_once(
+async def test_an_unsafe_fork_server_gives_way_to_plain_starts_and_says_so_once(
     worker: WorkerPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(starters, "ForkStarter", Unfit)
-    monkeypatch.setattr(starters, "PlainStarter", Plain)
+    monkeypatch.setattr(start_methods, "ForkStart", Unsafe)
+    monkeypatch.setattr(start_methods, "PlainStart", Plain)
     warnings: list[str] = []
-    starter = ForkOrPlainStarter(tmp_path / "nursery.log", warnings.append)
-    await starter.open()
+    method = ForkOrPlainStart(tmp_path / "fork-server.log", warnings.append)
+    await method.open()
     for _ in range(2):
-        assert await (await starter.start(worker)).wait() == 0
-    await starter.close()
+        assert await (await method.start(worker)).wait() == 0
+    await method.close()
     assert warnings == [
         "Workers are started one by one instead of forked: CUDA was initialised before the fork.",
     ]
@@ -93,7 +93,7 @@ def test_a_cuda_context_forbids_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
         require_no_device()
 
 
-def test_only_a_nurserys_child_forks_its_schedulers() -> None:
+def test_only_a_fork_servers_child_forks_its_schedulers() -> None:
     assert unneeded({FORK_VARIABLE: "1"}) is None
     assert unneeded({}) == "this process was not forked"
 
@@ -119,7 +119,7 @@ def plan_of(worker: WorkerPlan, gpus: tuple[int, ...]) -> LaunchPlan:
     ],
 )
 def test_workers_on_gpus_are_started_plainly_and_others_forked_unless_asked(
-    worker: WorkerPlan, gpus: tuple[int, ...], asked: StartMethod | None, method: StartMethod
+    worker: WorkerPlan, gpus: tuple[int, ...], asked: StartMethodName | None, method: StartMethodName
 ) -> None:
     assert choose_start(plan_of(worker, gpus), asked) == method
 
@@ -131,23 +131,23 @@ def test_fork_of_a_worker_on_a_gpu_is_one_clear_error(worker: WorkerPlan) -> Non
 
 @pytest.fixture
 def telling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A nursery that is unfit and tells which GPUs it sees."""
-    script = tmp_path / "nursery"
-    event = '{\\"kind\\":\\"unfit\\",\\"detail\\":\\"it sees [$CUDA_VISIBLE_DEVICES]\\"}'
+    """A fork server that must not fork and tells which GPUs it sees."""
+    script = tmp_path / "fork-server"
+    event = '{\\"kind\\":\\"unsafe\\",\\"detail\\":\\"it sees [$CUDA_VISIBLE_DEVICES]\\"}'
     script.write_text(f'#!/bin/bash\necho "{event}" >&$3\n')
     script.chmod(0o700)
-    monkeypatch.setattr(starters.sys, "executable", str(script))
+    monkeypatch.setattr(start_methods.sys, "executable", str(script))
 
 
-async def test_nursery_sees_no_gpu(
+async def test_fork_server_sees_no_gpu(
     telling: None, worker: WorkerPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    starter = ForkStarter(tmp_path / "nursery.log")
-    await starter.open()
-    with pytest.raises(UnfitError, match=r"it sees \[\]"):
-        await starter.start(worker)
-    await starter.close()
+    method = ForkStart(tmp_path / "fork-server.log")
+    await method.open()
+    with pytest.raises(ForkUnsafeError, match=r"it sees \[\]"):
+        await method.start(worker)
+    await method.close()
 
 
 def test_controller_of_a_forked_worker_spawns_its_schedulers(monkeypatch: pytest.MonkeyPatch) -> None:

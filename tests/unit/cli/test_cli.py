@@ -156,7 +156,7 @@ def test_the_schema_describes_every_key(sun: Any) -> None:
 
 
 def test_the_example_in_the_readme_is_a_topology() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
     block = readme.split("```yaml\n")[1].split("```")[0]
     assert Topology.model_validate(yaml.safe_load(block)).pairs()
 

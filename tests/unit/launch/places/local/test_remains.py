@@ -14,7 +14,7 @@ from sun_sglang.errors import LaunchError
 from sun_sglang.launch.places.local import remains
 from sun_sglang.launch.places.local.remains import GpuMemory, end_group, group_members
 from sun_sglang.launch.planning.plan import WorkerPlan
-from sun_sglang.processes import created
+from sun_sglang.processes import start_ticks
 
 
 async def family(child: str, note: Path) -> tuple[int, int]:
@@ -37,7 +37,7 @@ async def test_group_that_outlives_its_leader_is_killed(tmp_path: Path, monkeypa
     group, child = await family("sleep 600", tmp_path / "pid")
     assert child in group_members(group)
     await end_group(group)
-    assert created(child) is None
+    assert start_ticks(child) is None
     assert group_members(group) == []
 
 

@@ -9,18 +9,18 @@ from typing import Literal
 
 from sun_sglang.errors import LaunchError, UserError
 from sun_sglang.launch.places.local.claim import claim
-from sun_sglang.launch.places.local.start_methods import BackendStarter, ForkOrPlainStarter, PlainStarter, Starter
-from sun_sglang.launch.places.local.supervisor import Supervisor
+from sun_sglang.launch.places.local.ports import free_ports
+from sun_sglang.launch.places.local.start_methods import BackendStart, ForkOrPlainStart, PlainStart, StartMethod
 from sun_sglang.launch.planning.engine_flags import load_schema
 from sun_sglang.launch.planning.machine import detect
 from sun_sglang.launch.planning.plan import LaunchPlan, make_plan
 from sun_sglang.launch.planning.preflight import Findings, preflight, require_router_port
 from sun_sglang.launch.router_client import TasksReport
 from sun_sglang.launch.state import DeploymentState, read_state
-from sun_sglang.processes import free_ports
+from sun_sglang.launch.supervision.supervisor import Supervisor
 from sun_sglang.topology import load_topology
 
-StartMethod = Literal["fork", "plain"]
+StartMethodName = Literal["fork", "plain"]
 
 
 def plan_locally(file: Path, run_dir: Path) -> tuple[LaunchPlan, Findings]:
@@ -37,7 +37,7 @@ def plan_locally(file: Path, run_dir: Path) -> tuple[LaunchPlan, Findings]:
     return plan, findings
 
 
-def choose_start(plan: LaunchPlan, asked: StartMethod | None) -> StartMethod:
+def choose_start(plan: LaunchPlan, asked: StartMethodName | None) -> StartMethodName:
     """Return how a plan's workers are started: as asked, else plainly where one of them has a GPU, else forked.
 
     SGLang may use CUDA while it is imported and while it resolves a model's arguments, and binds a scheduler to a NUMA
@@ -58,7 +58,7 @@ def choose_start(plan: LaunchPlan, asked: StartMethod | None) -> StartMethod:
 def supervise(
     plan: LaunchPlan,
     file: Path,
-    method: StartMethod,
+    method: StartMethodName,
     changed: Callable[[DeploymentState, TasksReport | None], None],
     warn: Callable[[str], None],
     ready_timeout: float,
@@ -78,9 +78,9 @@ def supervise(
         logs.mkdir(parents=True)
     except OSError as e:
         raise LaunchError(f"{plan.run_dir} cannot be used: {e}") from e
-    sglang: Starter = ForkOrPlainStarter(logs / "nursery.log", warn) if method == "fork" else PlainStarter()
-    starter = BackendStarter(plan.workers, sglang=sglang, emulated=PlainStarter())
-    return Supervisor(plan, file.resolve(), starter, free_ports(), changed, ready_timeout, claimed)
+    sglang: StartMethod = ForkOrPlainStart(logs / "fork-server.log", warn) if method == "fork" else PlainStart()
+    start_method = BackendStart(plan.workers, sglang=sglang, emulated=PlainStart())
+    return Supervisor(plan, file.resolve(), start_method, free_ports(), changed, ready_timeout, claimed)
 
 
 def require_not_running(run_dir: Path) -> None:

@@ -15,14 +15,14 @@ import orjson
 
 from sun_sglang.errors import LaunchError
 from sun_sglang.launch.places.local.remains import GpuMemory
-from sun_sglang.launch.places.local.start_methods import Running, Starter, with_parent
-from sun_sglang.launch.places.local.supervised_process import Keeper
+from sun_sglang.launch.places.local.start_methods import Running, StartMethod, with_parent
 from sun_sglang.launch.planning.plan import ADMIN_KEY, WORKER_KEY, LaunchPlan, RouterPlan, WorkerPlan
 from sun_sglang.launch.router_access import new_key, read_access
 from sun_sglang.launch.router_client import RouterClient, TasksReport
 from sun_sglang.launch.state import DeploymentState, Phase, ProcessState, write_state
+from sun_sglang.launch.supervision.supervised_process import SupervisedProcess
 from sun_sglang.private_file import write_private
-from sun_sglang.processes import created
+from sun_sglang.processes import start_ticks
 
 _POLL = 0.25
 _EARLY_ENDS_ALLOWED = 3
@@ -42,7 +42,7 @@ class Supervisor:
     Args:
         plan: what to run.
         topology: the file that it came from.
-        starter: how workers are started.
+        start_method: how workers are started.
         ports: free ports, for the bootstrap port of every restart.
         changed: called after every change, with the state and what the router last said.
         ready_timeout: seconds that everything may take to become ready.
@@ -53,7 +53,7 @@ class Supervisor:
         self,
         plan: LaunchPlan,
         topology: Path,
-        starter: Starter,
+        start_method: StartMethod,
         ports: Iterator[int],
         changed: Callable[[DeploymentState, TasksReport | None], None],
         ready_timeout: float,
@@ -64,7 +64,7 @@ class Supervisor:
         self._claimed = claimed
         self.report: TasksReport | None = None
         self._topology = topology
-        self._starter = starter
+        self._start_method = start_method
         self._ports = ports
         self._on_change = changed
         self._phase = Phase.STARTING
@@ -75,8 +75,8 @@ class Supervisor:
         self._worker_key = ""
         self._unwritten = ""
         self._gpu_memory = GpuMemory(plan.workers)
-        self._routers = [self._router_keeper(plan.router, i) for i in range(plan.router.processes)]
-        self._workers = [self._keeper(worker) for worker in plan.workers]
+        self._routers = [self._supervised_router(plan.router, i) for i in range(plan.router.processes)]
+        self._workers = [self._supervised_worker(worker) for worker in plan.workers]
 
     @property
     def state(self) -> DeploymentState:
@@ -84,7 +84,7 @@ class Supervisor:
         return DeploymentState(
             topology=self._topology,
             pid=os.getpid(),
-            created=created(os.getpid()) or 0,
+            created=start_ticks(os.getpid()) or 0,
             phase=self._phase,
             url=self.plan.router.url,
             transfer=self.plan.transfer.backend,
@@ -110,8 +110,8 @@ class Supervisor:
         except OSError as e:
             raise LaunchError(f"{self.plan.run_dir} cannot be written: {e}") from e
         await self._gpu_memory.open()
-        await self._starter.open()
-        keepers = [asyncio.create_task(k.run()) for k in (*self._routers, *self._workers)]
+        await self._start_method.open()
+        supervising = [asyncio.create_task(k.run()) for k in (*self._routers, *self._workers)]
         try:
             async with RouterClient(self.plan.router.url, read_access(self.plan.run_dir)) as client:
                 await self._watch(client)
@@ -120,7 +120,7 @@ class Supervisor:
             raise
         finally:
             await self._shut_down()
-            await asyncio.gather(*keepers)
+            await asyncio.gather(*supervising)
             self._enter(self._phase if self._phase == Phase.FAILED else Phase.STOPPED, self._detail)
             self._claimed.close()
 
@@ -144,21 +144,21 @@ class Supervisor:
         for router in self._routers:
             router.settle()
         workers = self.report.workers if self.report is not None else {}
-        for keeper in self._workers:
-            worker = workers.get(keeper.state.name)
+        for process in self._workers:
+            worker = workers.get(process.state.name)
             if worker is not None and worker.incarnation is not None and worker.state in ("ready", "draining"):
-                keeper.serves(worker.incarnation)
+                process.serves(worker.incarnation)
 
     def _require_progress(self) -> None:
-        for keeper in (*self._routers, *self._workers):
-            if keeper.refusal is not None:
+        for process in (*self._routers, *self._workers):
+            if process.refusal is not None:
                 # the fork server refuses before a worker has a log
-                log = f"; log: {keeper.state.log}" if keeper.state.log.exists() else ""
-                raise LaunchError(f"`{keeper.state.name}` refuses to run: {keeper.refusal}{log}")
-            if keeper.early_ends >= _EARLY_ENDS_ALLOWED:
+                log = f"; log: {process.state.log}" if process.state.log.exists() else ""
+                raise LaunchError(f"`{process.state.name}` refuses to run: {process.refusal}{log}")
+            if process.early_ends >= _EARLY_ENDS_ALLOWED:
                 raise LaunchError(
-                    f"`{keeper.state.name}` ended {keeper.early_ends} times before it was ready "
-                    f"({keeper.state.detail}); the end of {keeper.state.log}:\n{keeper.state.log_end}"
+                    f"`{process.state.name}` ended {process.early_ends} times before it was ready "
+                    f"({process.state.detail}); the end of {process.state.log}:\n{process.state.log_end}"
                 )
         if self.report is not None:
             self._require_accepted(self.report)
@@ -188,7 +188,7 @@ class Supervisor:
         # the router first: it lets requests in flight finish while their workers still run
         await asyncio.gather(*(k.stop(self.plan.router.drain_timeout + _ROUTER_GRACE) for k in self._routers))
         await asyncio.gather(*(k.stop(_WORKER_GRACE) for k in self._workers))
-        await self._starter.close()
+        await self._start_method.close()
 
     def _enter(self, phase: Phase, detail: str = "") -> None:
         self._phase, self._detail = phase, detail
@@ -203,10 +203,10 @@ class Supervisor:
             self._unwritten = f"its state cannot be written: {e}"
         self._on_change(self.state, self.report)
 
-    def _keeper(self, worker: WorkerPlan) -> Keeper:
+    def _supervised_worker(self, worker: WorkerPlan) -> SupervisedProcess:
         async def start(restarts: int) -> Running:
             fresh = worker if restarts == 0 else worker.reincarnated(self._ports)
-            return await self._starter.start(fresh.with_key(self._worker_key))
+            return await self._start_method.start(fresh.with_key(self._worker_key))
 
         async def clear() -> None:
             note = await self._gpu_memory.wait(worker)
@@ -215,14 +215,14 @@ class Supervisor:
                 with suppress(OSError), worker.log.open("a", encoding="utf-8") as log:
                     log.write(f"sun launch: {note}\n")
 
-        return Keeper(_worker_state(worker), start, self._changed, clear=clear)
+        return SupervisedProcess(_worker_state(worker), start, self._changed, clear=clear)
 
-    def _router_keeper(self, router: RouterPlan, process: int) -> Keeper:
+    def _supervised_router(self, router: RouterPlan, process: int) -> SupervisedProcess:
         async def start(_restarts: int) -> Running:
             return await self._start_router(router, process)
 
         state = _router_state(router, process)
-        return Keeper(state, start, self._changed, steady_after=_ROUTER_STEADY_AFTER)
+        return SupervisedProcess(state, start, self._changed, steady_after=_ROUTER_STEADY_AFTER)
 
     async def _start_router(self, router: RouterPlan, process: int) -> Running:
         with router.log_of(process).open("ab") as log:

@@ -1,0 +1,1 @@
+"""How a terminal shows a deployment: no module here is a command."""

@@ -1,0 +1,1 @@
+"""Keep the processes of a deployment running: restarts, readiness, and the end."""

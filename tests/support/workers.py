@@ -1,0 +1,24 @@
+"""Worker plans that more than one test package uses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sun_sglang.launch.planning.plan import WorkerPlan
+
+
+def decode_worker(directory: Path) -> WorkerPlan:
+    """Return the plan of a worker that nothing starts; its log is in `directory`."""
+    return WorkerPlan(
+        name="base-0",
+        pool="base",
+        role="decode",
+        host="127.0.0.1",
+        port=1,
+        bootstrap_port=None,
+        gpus=(),
+        threads=1,
+        env={},
+        argv=(),
+        log=directory / "log",
+    )
