@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 
 from sun_sglang.contracts.fleet_file import MOST_WORKERS
-from sun_sglang.processes import created
+from sun_sglang.processes import start_ticks
 
 LOOK_S = 0.5
 _HEAD = 4
@@ -49,7 +49,7 @@ class SharedLoads:
         self._free: list[int] = []
         # what an earlier process left in this row has ended with it
         self._own[1] = 0
-        self._own[2], self._own[3] = os.getpid(), created(os.getpid()) or 0
+        self._own[2], self._own[3] = os.getpid(), start_ticks(os.getpid()) or 0
         self._renew()
 
     def slot(self, worker: int) -> memoryview:
@@ -132,7 +132,7 @@ class _Other:
 
     def look(self) -> None:
         """Note the row's generation where its process is gone; the next process makes another."""
-        is_gone = self.row[1] > 0 and (created(self.row[2]) or 0) != self.row[3]
+        is_gone = self.row[1] > 0 and (start_ticks(self.row[2]) or 0) != self.row[3]
         self._gone = self.row[0] if is_gone else None
 
     def find(self, key: int) -> int:

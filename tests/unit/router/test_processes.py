@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from sun_sglang.contracts.fleet_file import MOST_WORKERS, Fleet, FleetWorker
-from sun_sglang.processes import created
+from sun_sglang.processes import start_ticks
 from sun_sglang.router.api.sibling_processes import merge_metrics, merge_tasks
 from sun_sglang.router.app import Router
 from sun_sglang.router.errors import Problem
@@ -115,7 +115,7 @@ def test_a_process_that_was_killed_counts_for_nothing_once_it_is_gone(tmp_path: 
     two.look()
     assert theirs.known == (1, 100), "it is this process, which is there"
     with subprocess.Popen(["sleep", "600"]) as process:
-        one._own[2], one._own[3] = process.pid, created(process.pid) or 0
+        one._own[2], one._own[3] = process.pid, start_ticks(process.pid) or 0
         two.look()
         assert theirs.known == (1, 100)
         process.kill()
