@@ -15,11 +15,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sun_sglang.checkpoint.identity import PatchReport
+from sun_sglang.contracts.sglang_versions import SUPPORTED_VERSIONS
+from sun_sglang.contracts.worker_card import PatchReport
 from sun_sglang.errors import PatchError
 from sun_sglang.launch.planning.machine import Machine
 from sun_sglang.launch.planning.rdma import RdmaDevice
-from sun_sglang.patches.versions import CHOSEN_PLUGINS, RUN_ON, installed_version, require_chosen, require_run_on
+from sun_sglang.patches.versions import PLUGINS_VARIABLE, installed_version, require_plugin_selected, require_supported
 from sun_sglang.topology import Strict
 
 EXAMPLE = "sun doctor --json"
@@ -86,21 +87,21 @@ def version_findings() -> list[Finding]:
 def sglang_finding(installed: str | None) -> Finding:
     """The installed SGLang against the versions that the product was run on."""
     if installed is None:
-        known = ", ".join(RUN_ON)
+        known = ", ".join(SUPPORTED_VERSIONS)
         return Finding("sglang", "note", f"not installed: workers need one of {known}, the router and `sun` do not")
     try:
-        require_run_on(installed)
+        require_supported(installed)
     except PatchError as e:
         return Finding("sglang", "bad", str(e))
-    return Finding("sglang", "ok" if installed in RUN_ON else "note", installed)
+    return Finding("sglang", "ok" if installed in SUPPORTED_VERSIONS else "note", installed)
 
 
 def plugin_findings() -> list[Finding]:
     """Whether the environment makes SGLang leave out the hooks; empty where it leaves out nothing."""
     try:
-        require_chosen()
+        require_plugin_selected()
     except PatchError as e:
-        return [Finding(CHOSEN_PLUGINS, "bad", str(e))]
+        return [Finding(PLUGINS_VARIABLE, "bad", str(e))]
     return []
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sun_sglang.checkpoint.identity import PatchReport
+from sun_sglang.contracts.worker_card import PatchReport
 from sun_sglang.errors import PatchError
 from sun_sglang.patches import (
     few_grammars,
@@ -22,7 +22,7 @@ from sun_sglang.patches import (
     worker_key,
 )
 from sun_sglang.patches.patch import Patch
-from sun_sglang.patches.versions import installed_version, require_chosen, require_run_on
+from sun_sglang.patches.versions import installed_version, require_plugin_selected, require_supported
 
 ALL: tuple[Patch, ...] = (
     report_patches.SCHEDULER,
@@ -70,8 +70,8 @@ def require_applied() -> list[PatchReport]:
         PatchError: the product was not run on this SGLang, its plugin is left out, or a hook did not take; names the
             first.
     """
-    require_run_on(installed_version())
-    require_chosen()
+    require_supported(installed_version())
+    require_plugin_selected()
     reports = [r for r in status() if r.state != "inactive"]
     require_taken(reports)
     return reports

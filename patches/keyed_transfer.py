@@ -18,9 +18,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+from sun_sglang.contracts.worker_key import read_key
 from sun_sglang.patches.patch import Patch
 from sun_sglang.patches.versions import inactive, on
-from sun_sglang.worker_key import read_key
 
 _WHY = "any message from anybody would end the thread that negotiates KV transfers, and the worker would hang"
 _NO_RANKS = "SGLang has no socket between pipeline ranks"

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sun_sglang.checkpoint.identity import PatchReport
+from sun_sglang.contracts.worker_card import PatchReport
 from sun_sglang.errors import PatchError
 
 Signature = tuple[str, ...]

@@ -9,7 +9,7 @@ This cache inserts at admission only, while a request holds its prompt and nothi
 enough: by then a recurrent (Mamba) state has moved on to the answer, and sliding windows have dropped parts of the
 prompt.
 
-Registered as the radix cache backend `sun_prompt_only`, chosen with `--radix-cache-backend`.
+Registered as the radix cache backend `PROMPT_ONLY_BACKEND`, which `--radix-cache-backend` selects.
 """
 
 from __future__ import annotations
@@ -17,18 +17,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sun_sglang.contracts.decode_cache import PROMPT_ONLY_BACKEND
 from sun_sglang.patches.patch import Patch, Signature
 from sun_sglang.patches.versions import on
 
-BACKEND = "sun_prompt_only"
-# flags by which a decode worker keeps the KV of answers in a place that this cache does not bound
-OTHER_STORES = (
-    "disaggregation_decode_enable_offload_kvcache",
-    "enable_hierarchical_cache",
-    "enable_unified_cache_external_linker",
-    "enable_lmcache",
-    "enable_flexkv",
-)
 # a request enters the tree through one method from 0.5.22 on, and through two before
 _ONE_WAY_IN = {"checkpoint": ("self", "req", "up_to", "kwargs"), "on_release": ("self", "req", "checkpointed")}
 _TWO_WAYS_IN = {
@@ -139,14 +131,14 @@ class CacheBackend(Patch):
         """Offer the cache under its name."""
         from sglang.srt.mem_cache.registry import get_radix_cache_factory, register_radix_cache_backend
 
-        if get_radix_cache_factory(BACKEND) is None:
-            register_radix_cache_backend(BACKEND, self.hook)
+        if get_radix_cache_factory(PROMPT_ONLY_BACKEND) is None:
+            register_radix_cache_backend(PROMPT_ONLY_BACKEND, self.hook)
 
     def in_place(self) -> bool:
         """Whether SGLang would build this cache when asked for it by name."""
         from sglang.srt.mem_cache.registry import get_radix_cache_factory
 
-        return get_radix_cache_factory(BACKEND) is self.hook
+        return get_radix_cache_factory(PROMPT_ONLY_BACKEND) is self.hook
 
 
 PATCH = CacheBackend(

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from sun_sglang.checkpoint.identity import PatchReport
+from sun_sglang.contracts.worker_card import PatchReport
 from sun_sglang.errors import PatchError
 from sun_sglang.patches.patch import Patch
 from sun_sglang.patches.versions import on

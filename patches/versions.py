@@ -1,4 +1,4 @@
-"""The SGLang versions that the product was run on, and the rule for every other version."""
+"""The rule for SGLang versions on which this package is not tested, and the text of what a hook does on a version."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import importlib.metadata
 import os
 from collections.abc import Iterable, Mapping
 
+from sun_sglang.contracts.sglang_versions import SUPPORTED_VERSIONS
 from sun_sglang.errors import PatchError
 
-RUN_ON = ("0.5.21", "0.5.22", "0.5.23")
-ANY_VERSION = "SUN_ANY_SGLANG"
+ANY_VERSION_VARIABLE = "SUN_ANY_SGLANG"
 PLUGIN = "sun"  # the entry point in pyproject.toml
-CHOSEN_PLUGINS = "SGLANG_PLUGINS"
+PLUGINS_VARIABLE = "SGLANG_PLUGINS"
 INACTIVE = "is inactive"
 
 
-def on(does: str, versions: Iterable[str] = RUN_ON) -> dict[str, str]:
+def on(does: str, versions: Iterable[str] = SUPPORTED_VERSIONS) -> dict[str, str]:
     """Return what a patch does on each of these versions, where it does the same on all."""
     return dict.fromkeys(versions, does)
 
@@ -33,7 +33,7 @@ def installed_version() -> str | None:
         return None
 
 
-def require_run_on(version: str | None, environ: Mapping[str, str] = os.environ) -> None:
+def require_supported(version: str | None, environ: Mapping[str, str] = os.environ) -> None:
     """Raise unless the product was run on this version, or the environment permits any.
 
     A hook checks the signature of its target, and cannot check what the code around the target means.
@@ -41,22 +41,23 @@ def require_run_on(version: str | None, environ: Mapping[str, str] = os.environ)
     Raises:
         PatchError: names the version, those that it was run on, and two ways out.
     """
-    if version in RUN_ON or environ.get(ANY_VERSION) == "1":
+    if version in SUPPORTED_VERSIONS or environ.get(ANY_VERSION_VARIABLE) == "1":
         return
+    supported = ", ".join(SUPPORTED_VERSIONS)
     raise PatchError(
-        f"SGLang {version} is installed, and sun-sglang was run on {', '.join(RUN_ON)} only: install one of these, or "
-        f"check this one with `make engine-check VERSION={version}` and then set {ANY_VERSION}=1"
+        f"SGLang {version} is installed, and sun-sglang was run on {supported} only: install one of these, or "
+        f"check this one with `make engine-check VERSION={version}` and then set {ANY_VERSION_VARIABLE}=1"
     )
 
 
-def require_chosen(environ: Mapping[str, str] = os.environ) -> None:
+def require_plugin_selected(environ: Mapping[str, str] = os.environ) -> None:
     """Raise if the environment makes SGLang leave out this plugin (`sglang/srt/plugins/__init__.py`).
 
     Raises:
         PatchError: names the variable and its value.
     """
-    chosen = environ.get(CHOSEN_PLUGINS, "")
+    chosen = environ.get(PLUGINS_VARIABLE, "")
     if chosen and PLUGIN not in (name.strip() for name in chosen.split(",")):
         raise PatchError(
-            f"{CHOSEN_PLUGINS}={chosen} makes SGLang leave out sun-sglang's hooks: add `{PLUGIN}` to it, or unset it"
+            f"{PLUGINS_VARIABLE}={chosen} makes SGLang leave out sun-sglang's hooks: add `{PLUGIN}` to it, or unset it"
         )

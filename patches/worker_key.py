@@ -10,9 +10,9 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from sun_sglang.contracts.worker_key import read_key
 from sun_sglang.patches.patch import Patch
 from sun_sglang.patches.versions import on
-from sun_sglang.worker_key import read_key
 
 
 def warm_up_with_key(warm_up: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

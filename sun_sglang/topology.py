@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from sun_sglang.emulator.protocol.versions import NEWEST, Version
+from sun_sglang.contracts.sglang_versions import NEWEST_VERSION, SglangVersion
 from sun_sglang.errors import TopologyError
 from sun_sglang.http_front import OTHER_FRONTS
 from sun_sglang.yaml_text import parse_yaml
@@ -78,7 +78,7 @@ class Emulation(Strict):
     """
 
     costs: str | None = None
-    sglang: Version = NEWEST
+    sglang: SglangVersion = NEWEST_VERSION
     bytes_per_token: int = Field(default=4, ge=1)
     heartbeat_interval: float = Field(default=5.0, gt=0)
     heartbeat_failures: int = Field(default=2, ge=1)

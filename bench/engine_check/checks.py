@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sun_sglang.bench.engine_check.errors import EngineCheckError
-from sun_sglang.patches.versions import ANY_VERSION, INACTIVE
+from sun_sglang.patches.versions import ANY_VERSION_VARIABLE, INACTIVE
 
 # the names in SGLang that are used, exactness, cache and API on real workers, the emulator's contract with them, the
 # request fields, the worker key, and the decode cache on SGLang's pools
@@ -163,4 +163,4 @@ def _message(child: ET.Element) -> str:
 
 def _environment() -> dict[str, str]:
     # a version that the product was not run on is what this command is for
-    return {**os.environ, ANY_VERSION: "1"}
+    return {**os.environ, ANY_VERSION_VARIABLE: "1"}

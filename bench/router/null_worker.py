@@ -19,9 +19,10 @@ import orjson
 import typer
 import uvloop
 
-from sun_sglang.checkpoint.identity import Identity, WorkerCard
+from sun_sglang.contracts.worker_card import WORKER_CARD_PATH, Identity, WorkerCard
 
 VOCAB = 1 << 20
+_CARD_PATH = WORKER_CARD_PATH.encode()
 _DONE = b"data: [DONE]\n\n"
 _TEXT = " the answer so far, which is as long as short answers are"
 
@@ -108,7 +109,7 @@ class Responder(asyncio.Protocol):
             self._answer(path, body)
 
     def _answer(self, path: bytes, body: bytes) -> None:
-        if path == b"/sun/worker":
+        if path == _CARD_PATH:
             self._whole(self._card)
         elif path != b"/generate":
             self._whole(b"{}")

@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 
+from sun_sglang.contracts.worker_key import bearer
 from sun_sglang.errors import UserError
 from sun_sglang.topology import PoolName, Role, Router, Strict, Task, TaskName
-from sun_sglang.worker_key import bearer
 
 # a name in ASCII, an IPv4 or an IPv6 address
 _LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"

@@ -8,8 +8,9 @@ import uuid
 from pathlib import Path
 from typing import NamedTuple
 
-from sun_sglang.checkpoint.identity import Identity, WorkerCard, find_checkpoint, read_identity
+from sun_sglang.checkpoint.identity import find_checkpoint, read_identity
 from sun_sglang.checkpoint.tuning import read_tuning
+from sun_sglang.contracts.worker_card import Identity, WorkerCard
 from sun_sglang.emulator.settings import Settings
 
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "fp8_e4m3": 1, "fp8_e5m2": 1}

@@ -13,7 +13,8 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from sun_sglang.checkpoint.identity import Identity
+from sun_sglang.contracts.worker_card import Identity
+from sun_sglang.contracts.worker_key import read_key
 from sun_sglang.emulator.api.server import Server
 from sun_sglang.emulator.engine.decode import DecodeEngine
 from sun_sglang.emulator.engine.engine import Engine
@@ -26,7 +27,6 @@ from sun_sglang.emulator.settings import Settings, costs_path, parse_settings
 from sun_sglang.errors import SunError
 from sun_sglang.sim.cost_model import CostModel, load_costs
 from sun_sglang.sim.prefix_cache import PrefixCache
-from sun_sglang.worker_key import read_key
 
 
 class EmulatedWorker:

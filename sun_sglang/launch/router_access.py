@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import aiohttp
 
+from sun_sglang.contracts.worker_key import bearer
 from sun_sglang.launch.planning.plan import ADMIN_KEY, WORKER_KEY
 from sun_sglang.private_file import write_private
-from sun_sglang.worker_key import bearer
 
 _CERT_END = "-----END CERTIFICATE-----"
 

@@ -12,13 +12,13 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from sun_sglang.checkpoint.identity import WorkerCard, find_checkpoint, module_flags, read_identity
+from sun_sglang.checkpoint.identity import find_checkpoint, module_flags, read_identity
 from sun_sglang.checkpoint.tuning import read_tuning
+from sun_sglang.contracts.worker_card import WorkerCard
 from sun_sglang.errors import PatchError, SunError
 from sun_sglang.worker.prompt_counter import token_bytes_of
 from sun_sglang.worker.scheduler_watch import ended_process, watch_schedulers
 
-CARD_PATH = "/sun/worker"
 _FROM_DISK = "/update_weights_from_disk"
 # routes of SGLang's that replace the weights of a running server (`entrypoints/http_server.py`)
 _UPDATES = (
@@ -204,9 +204,9 @@ def read_card(state: Any, incarnation: str, version: str, token_bytes: int | Non
 
 def keeps_answers(flags: Mapping[str, Any]) -> bool:
     """Return whether a decode worker with these flags keeps the KV of answers, in its cache or in another store."""
-    from sun_sglang.patches.prompt_only_cache import BACKEND, OTHER_STORES
+    from sun_sglang.contracts.decode_cache import ANSWER_STORE_FLAGS, PROMPT_ONLY_BACKEND
 
-    if any(flags[name] for name in OTHER_STORES):
+    if any(flags[name] for name in ANSWER_STORE_FLAGS):
         return True
     caches = flags["disaggregation_decode_enable_radix_cache"] and not flags["disable_radix_cache"]
-    return bool(caches) and flags["radix_cache_backend"] != BACKEND
+    return bool(caches) and flags["radix_cache_backend"] != PROMPT_ONLY_BACKEND

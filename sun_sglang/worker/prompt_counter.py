@@ -14,10 +14,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from sun_sglang.contracts.token_count import TokenCount
 from sun_sglang.worker.token_bytes import max_token_bytes
-from sun_sglang.worker.token_count import Count, CountingTokenizer, private_count
-
-TOKENS_PATH = "/sun/tokens"
+from sun_sglang.worker.token_count import CountingTokenizer, private_count
 
 
 class PromptCounter:
@@ -45,7 +44,7 @@ class PromptCounter:
             return serving.create_error_response(str(e))
         return Response(json.dumps(found._asdict()), media_type="application/json")
 
-    def _answer(self, serving: Any, raw: bytes, most: int) -> Count:
+    def _answer(self, serving: Any, raw: bytes, most: int) -> TokenCount:
         from sglang.srt.entrypoints.openai.protocol import TokenizeRequest
 
         asked = TokenizeRequest.model_validate(json.loads(raw))
@@ -57,7 +56,7 @@ class PromptCounter:
             ids = counting.encode(str(asked.prompt), add_special_tokens=asked.add_special_tokens)
         else:
             ids = _render(serving, counting, asked)
-        return Count(len(ids), counting.exact)
+        return TokenCount(len(ids), counting.exact)
 
 
 def token_bytes_of(tokenizer: Any) -> int | None:

@@ -14,13 +14,16 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+from sun_sglang.contracts.token_count import TOKEN_COUNT_PATH
+from sun_sglang.contracts.worker_card import WORKER_CARD_PATH
+from sun_sglang.contracts.worker_key import read_key
 from sun_sglang.cpu import has_gpu, prepare_cpu_engine
 from sun_sglang.errors import END_MARK, REFUSED, PatchError, SunError
 from sun_sglang.http_front import require_own_front
-from sun_sglang.worker.card_page import CARD_PATH, CardPage, UpdatesNoted
-from sun_sglang.worker.prompt_counter import TOKENS_PATH, PromptCounter
+from sun_sglang.worker.card_page import CardPage, UpdatesNoted
+from sun_sglang.worker.key_middleware import KeyRequired
+from sun_sglang.worker.prompt_counter import PromptCounter
 from sun_sglang.worker.scheduler_watch import skip_core_dumps
-from sun_sglang.worker_key import KeyRequired, read_key
 
 _ENGINE_MODULES = (
     "sglang.srt.entrypoints.http_server",
@@ -108,8 +111,8 @@ def offer_routes(http_server: Any, page: CardPage) -> None:
 
     app.router.lifespan_context = lifespan
     app.add_middleware(UpdatesNoted, page=page)
-    app.router.add_route(CARD_PATH, page.handle, methods=["GET"])
-    app.router.add_route(TOKENS_PATH, PromptCounter(app).handle, methods=["POST"])
+    app.router.add_route(WORKER_CARD_PATH, page.handle, methods=["GET"])
+    app.router.add_route(TOKEN_COUNT_PATH, PromptCounter(app).handle, methods=["POST"])
 
 
 def report_end(error: SunError) -> int:

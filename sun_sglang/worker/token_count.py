@@ -8,21 +8,16 @@ which then has about as many tokens as a prompt that fits.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
+
+from sun_sglang.contracts.token_count import TokenCount
 
 WINDOW = 1 << 16
 """Characters that are tokenized at once."""
 _PER_CUT = 4
 
 
-class Count(NamedTuple):
-    """A prompt's tokens. Not `exact`: certainly on the same side of the limit, and no more is known."""
-
-    tokens: int
-    exact: bool
-
-
-def count_tokens(text: str, most: int, count: Callable[[str], int]) -> Count:
+def count_tokens(text: str, most: int, count: Callable[[str], int]) -> TokenCount:
     """Count the tokens of a text as far as a limit needs it.
 
     Args:
@@ -31,16 +26,16 @@ def count_tokens(text: str, most: int, count: Callable[[str], int]) -> Count:
         count: the tokenizer: returns how many tokens a text has.
     """
     if len(text) <= WINDOW:
-        return Count(count(text), exact=True)
+        return TokenCount(count(text), exact=True)
     total = cuts = 0
     for start in range(0, len(text), WINDOW):
         total += count(text[start : start + WINDOW])
         if total - _doubt(most, cuts) > most:
-            return Count(total, exact=False)
+            return TokenCount(total, exact=False)
         cuts += 1
     if total + _doubt(most, cuts) <= most:
-        return Count(total, exact=False)
-    return Count(count(text), exact=True)
+        return TokenCount(total, exact=False)
+    return TokenCount(count(text), exact=True)
 
 
 def _doubt(most: int, cuts: int) -> int:

@@ -20,9 +20,9 @@ import pytest
 import yaml
 
 from sun_sglang.bench.gpu_check.checkpoints import BYTE_VOCABULARY, write_checkpoint
+from sun_sglang.contracts.worker_key import bearer
 from sun_sglang.launch.planning.plan import WORKER_KEY
 from sun_sglang.launch.state import DeploymentState, ProcessState, read_state
-from sun_sglang.worker_key import bearer
 from tests.engine.precision import PRECISION
 
 TOPOLOGY: dict[str, Any] = {

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
-from sun_sglang.patches.decode_cache_models import keeps_states, refuses_decode_cache
+from sun_sglang.launch.planning.decode_cache.architectures import keeps_states, refuses_decode_cache
 
 # A process of its own: SGLang's checks set what they decide in the process that asks them.
 ASK = """

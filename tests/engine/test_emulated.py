@@ -19,7 +19,8 @@ from typing import Any
 import httpx
 import pytest
 
-from sun_sglang.emulator.protocol.versions import NEWEST, SHAPES
+from sun_sglang.contracts.sglang_versions import NEWEST_VERSION
+from sun_sglang.emulator.protocol.versions import SHAPES
 from sun_sglang.emulator.settings import parse_settings
 from sun_sglang.emulator.worker import EmulatedWorker
 from sun_sglang.patches.versions import installed_version
@@ -229,7 +230,7 @@ async def emulated(models: Path) -> AsyncIterator[Pair]:
     """
     port = next(PORTS)
     installed = installed_version()
-    flags = ["--sim-sglang", installed if installed in SHAPES else NEWEST]
+    flags = ["--sim-sglang", installed if installed in SHAPES else NEWEST_VERSION]
     flags += ["--dtype", PRECISION.dtype, "--max-total-tokens", "16384", "--sim-bytes-per-token", "1"]
     prefill = ["--model-path", str(models / "llama-a"), "--served-model-name", "llama-a", *flags]
     prefill += ["--disaggregation-mode", "prefill", "--disaggregation-bootstrap-port", str(port)]

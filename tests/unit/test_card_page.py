@@ -14,8 +14,8 @@ import httpx
 import pytest
 from fastapi import FastAPI, Response
 
+from sun_sglang.contracts.decode_cache import ANSWER_STORE_FLAGS
 from sun_sglang.errors import CheckpointError
-from sun_sglang.patches.prompt_only_cache import OTHER_STORES
 from sun_sglang.patches.report_patches import PROOFS
 from sun_sglang.worker import card_page
 from sun_sglang.worker.card_page import CardPage
@@ -44,7 +44,7 @@ class Engine:
             "disable_radix_cache": False,
             "radix_cache_backend": None,
             "dp_size": 1,
-            **dict.fromkeys(OTHER_STORES, False),
+            **dict.fromkeys(ANSWER_STORE_FLAGS, False),
         }
         self.config = {"load_format": "auto", "weight_version": "default"}
         self.manager = SimpleNamespace(

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from sun_sglang.checkpoint import identity
-from sun_sglang.checkpoint.agreement import pair_difference, require_same
 from sun_sglang.checkpoint.identity import find_checkpoint, read_identity, weights_revision
+from sun_sglang.contracts.kv_compatibility import pair_difference, require_same
 from sun_sglang.errors import CheckpointError, IdentityError
 
 Write = Callable[..., Path]

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from sun_sglang.checkpoint.agreement import require_same
 from sun_sglang.checkpoint.identity import read_identity
 from sun_sglang.checkpoint.kv_format import kv_format
+from sun_sglang.contracts.kv_compatibility import require_same
 from sun_sglang.errors import CheckpointError, IdentityError
 from sun_sglang.launch.planning.machine import Machine
 from sun_sglang.launch.planning.preflight import preflight

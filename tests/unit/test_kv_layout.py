@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from sun_sglang.checkpoint.agreement import require_same
 from sun_sglang.checkpoint.identity import read_identity
 from sun_sglang.checkpoint.kv_layout import attention_ranks, moves_between_ranks, rope
+from sun_sglang.contracts.kv_compatibility import require_same
 from sun_sglang.errors import IdentityError
 
 MLA = {"kv_lora_rank": 512, "qk_rope_head_dim": 64}

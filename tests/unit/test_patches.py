@@ -16,13 +16,14 @@ import pytest
 import zmq
 
 from sun_sglang import patches
-from sun_sglang.checkpoint.identity import PatchReport
+from sun_sglang.contracts.decode_cache import ANSWER_STORE_FLAGS, PROMPT_ONLY_BACKEND
+from sun_sglang.contracts.sglang_versions import SUPPORTED_VERSIONS
+from sun_sglang.contracts.worker_card import PatchReport
 from sun_sglang.errors import END_MARK, REFUSED, LaunchError, PatchError, SunError
 from sun_sglang.patches import prompt_only_cache
 from sun_sglang.patches.few_grammars import MOST_GRAMMARS, compile_without_cache, drop_oldest
 from sun_sglang.patches.idle_controller import WAIT_MS, wait_for_messages
 from sun_sglang.patches.patch import Patch
-from sun_sglang.patches.prompt_only_cache import BACKEND, OTHER_STORES
 from sun_sglang.patches.report_patches import (
     FILE_VARIABLE,
     Proof,
@@ -32,7 +33,7 @@ from sun_sglang.patches.report_patches import (
     leave_proof,
     proven,
 )
-from sun_sglang.patches.versions import PLUGIN, RUN_ON, installed_version, require_chosen, require_run_on
+from sun_sglang.patches.versions import PLUGIN, installed_version, require_plugin_selected, require_supported
 from sun_sglang.worker.card_page import keeps_answers
 from sun_sglang.worker.server import report_end
 
@@ -126,27 +127,27 @@ def test_a_process_without_a_hook_is_refused_by_name(monkeypatch: pytest.MonkeyP
         patches.require_applied()
 
 
-@pytest.mark.parametrize("version", RUN_ON)
+@pytest.mark.parametrize("version", SUPPORTED_VERSIONS)
 def test_version_that_the_product_was_run_on_passes(version: str) -> None:
-    require_run_on(version, {})
+    require_supported(version, {})
 
 
 def test_other_version_is_refused_with_the_versions_and_the_way_out() -> None:
     with pytest.raises(
         PatchError, match=r"SGLang 9\.9 is installed.*0\.5\.21.*make engine-check VERSION=9\.9.*SUN_ANY_SGLANG=1"
     ):
-        require_run_on("9.9", {})
-    require_run_on("9.9", {"SUN_ANY_SGLANG": "1"})
+        require_supported("9.9", {})
+    require_supported("9.9", {"SUN_ANY_SGLANG": "1"})
 
 
 @pytest.mark.parametrize("chosen", ["", PLUGIN, f"other, {PLUGIN}"])
 def test_plugins_with_ours_or_without_a_choice_pass(chosen: str) -> None:
-    require_chosen({"SGLANG_PLUGINS": chosen})
+    require_plugin_selected({"SGLANG_PLUGINS": chosen})
 
 
 def test_plugins_without_ours_are_refused_by_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SGLANG_PLUGINS", "other,sunny")
-    monkeypatch.setattr(patches, "installed_version", lambda: RUN_ON[0])
+    monkeypatch.setattr(patches, "installed_version", lambda: SUPPORTED_VERSIONS[0])
     monkeypatch.setattr(patches, "ALL", ())
     with pytest.raises(PatchError, match=r"SGLANG_PLUGINS=other,sunny .*add `sun` to it"):
         patches.require_applied()
@@ -175,7 +176,7 @@ def test_every_patch_says_what_it_is() -> None:
     for p in patches.ALL:
         assert p.target.startswith("sglang.")
         assert p.why
-        assert tuple(p.versions) == RUN_ON
+        assert tuple(p.versions) == SUPPORTED_VERSIONS
         assert all(p.versions.values())
         assert p.way_out
 
@@ -321,11 +322,18 @@ def test_cache_of_which_one_base_inserts_in_another_way_is_refused_by_the_method
     [
         ({}, False),
         ({"disaggregation_decode_enable_radix_cache": True}, True),
-        ({"disaggregation_decode_enable_radix_cache": True, "radix_cache_backend": BACKEND}, False),
-        *(({name: True}, True) for name in OTHER_STORES),
+        ({"disaggregation_decode_enable_radix_cache": True, "radix_cache_backend": PROMPT_ONLY_BACKEND}, False),
+        *(({name: True}, True) for name in ANSWER_STORE_FLAGS),
         *(
-            ({"disaggregation_decode_enable_radix_cache": True, "radix_cache_backend": BACKEND, name: True}, True)
-            for name in OTHER_STORES
+            (
+                {
+                    "disaggregation_decode_enable_radix_cache": True,
+                    "radix_cache_backend": PROMPT_ONLY_BACKEND,
+                    name: True,
+                },
+                True,
+            )
+            for name in ANSWER_STORE_FLAGS
         ),
     ],
 )
@@ -334,7 +342,7 @@ def test_card_states_whether_any_store_keeps_answers(flags: dict[str, Any], kept
         "disaggregation_decode_enable_radix_cache": False,
         "disable_radix_cache": False,
         "radix_cache_backend": None,
-        **dict.fromkeys(OTHER_STORES, False),
+        **dict.fromkeys(ANSWER_STORE_FLAGS, False),
     }
     assert keeps_answers(resolved | flags) == kept
 

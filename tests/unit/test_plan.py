@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sun_sglang.checkpoint.identity import Identity
+from sun_sglang.contracts.worker_card import Identity
 from sun_sglang.errors import LaunchError, TopologyError, UserError
 from sun_sglang.launch.planning.engine_defaults import cpu_kv_tokens
 from sun_sglang.launch.planning.engine_flags import FlagSchema

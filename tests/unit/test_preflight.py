@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from sun_sglang.checkpoint.identity import read_identity
+from sun_sglang.contracts.decode_cache import ANSWER_STORE_FLAGS
 from sun_sglang.errors import CheckpointError, IdentityError, TopologyError, UserError
 from sun_sglang.launch.planning.engine_flags import Flag, FlagSchema
 from sun_sglang.launch.planning.machine import Machine
 from sun_sglang.launch.planning.preflight import preflight, require_router_port
-from sun_sglang.patches.prompt_only_cache import OTHER_STORES
-from sun_sglang.patches.versions import ANY_VERSION, installed_version
+from sun_sglang.patches.versions import ANY_VERSION_VARIABLE, installed_version
 from sun_sglang.topology import Topology, parse_topology
 from tests.unit.ports import PORTS
 
@@ -60,7 +60,7 @@ def test_a_flag_is_checked_before_any_model_is_read() -> None:
         preflight(pair("/absent", "/absent", engine="{dtipe: auto}"), MACHINE, SCHEMA)
 
 
-@pytest.mark.parametrize("flag", OTHER_STORES)
+@pytest.mark.parametrize("flag", ANSWER_STORE_FLAGS)
 @pytest.mark.parametrize("own", [True, False])
 def test_store_for_the_kv_of_answers_is_refused_where_prefill_weights_differ(
     flag: str, own: bool, write_checkpoint: Write
@@ -77,7 +77,7 @@ def test_store_for_the_kv_of_answers_is_refused_where_prefill_weights_differ(
     )
 
 
-@pytest.mark.parametrize("flag", OTHER_STORES)
+@pytest.mark.parametrize("flag", ANSWER_STORE_FLAGS)
 def test_store_for_the_kv_of_answers_is_taken_where_one_module_makes_all(flag: str, write_checkpoint: Write) -> None:
     base = write_checkpoint("base")
     preflight(pair(base, f"{base}, engine: {{{flag}: true}}"), MACHINE, None)
@@ -101,13 +101,13 @@ def test_sglang_that_the_product_was_not_run_on_is_refused_unless_any_is_permitt
     write_checkpoint: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.metadata, "version", lambda _: "9.9")
-    monkeypatch.delenv(ANY_VERSION, raising=False)
+    monkeypatch.delenv(ANY_VERSION_VARIABLE, raising=False)
     model = write_checkpoint("model")
     topology = pair(model, model)
     with pytest.raises(UserError, match=r"SGLang 9\.9 is installed"):
         preflight(topology, MACHINE, SCHEMA)
     preflight(topology.model_copy(update={"backend": "emulated"}), MACHINE, SCHEMA)
-    monkeypatch.setenv(ANY_VERSION, "1")
+    monkeypatch.setenv(ANY_VERSION_VARIABLE, "1")
     preflight(topology, MACHINE, SCHEMA)
 
 

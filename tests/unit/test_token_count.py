@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from sun_sglang.worker.token_count import WINDOW, Count, CountingTokenizer, count_tokens, private_count
+from sun_sglang.contracts.token_count import TokenCount
+from sun_sglang.worker.token_count import WINDOW, CountingTokenizer, count_tokens, private_count
 
 
 class Words:
@@ -27,7 +28,7 @@ class Words:
 
 def test_a_short_text_is_counted_as_a_whole() -> None:
     words = Words()
-    assert count_tokens("a b c", 2, words) == Count(3, exact=True)
+    assert count_tokens("a b c", 2, words) == TokenCount(3, exact=True)
     assert words.given == ["a b c"]
 
 
@@ -49,8 +50,8 @@ def test_a_text_far_below_the_limit_is_read_once() -> None:
 
 def test_a_text_near_the_limit_is_counted_as_a_whole() -> None:
     text = "word " * 100_000
-    assert count_tokens(text, 100_000, Words()) == Count(100_000, exact=True)
-    assert count_tokens(text, 99_999, Words()) == Count(100_000, exact=True)
+    assert count_tokens(text, 100_000, Words()) == TokenCount(100_000, exact=True)
+    assert count_tokens(text, 99_999, Words()) == TokenCount(100_000, exact=True)
 
 
 @given(st.integers(1, 300_000), st.integers(1, 400_000))

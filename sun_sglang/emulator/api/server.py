@@ -11,7 +11,9 @@ import orjson
 from aiohttp import web
 from pydantic import ValidationError
 
-from sun_sglang.checkpoint.identity import PatchReport, WorkerCard
+from sun_sglang.contracts.token_count import TOKEN_COUNT_PATH, TokenCount
+from sun_sglang.contracts.worker_card import WORKER_CARD_PATH, PatchReport, WorkerCard
+from sun_sglang.contracts.worker_key import UNAUTHORIZED_BODY, is_authorized
 from sun_sglang.emulator.api.responses import DONE, Replies, event
 from sun_sglang.emulator.api.server_info import loads, model_info, server_info
 from sun_sglang.emulator.engine.engine import Engine, die
@@ -20,7 +22,6 @@ from sun_sglang.emulator.fault_injection import Fault, Faults
 from sun_sglang.emulator.protocol.errors import BadValueError, BrokenBodyError, InternalError, RefusalError
 from sun_sglang.emulator.protocol.request import CHAT, COMPLETIONS, GENERATE, Ask, Reader, parse_ask, parse_object
 from sun_sglang.emulator.settings import Settings
-from sun_sglang.worker_key import REFUSAL, is_authorized
 
 _BODY_LIMIT = 1 << 30
 _SSE = {"Content-Type": "text/event-stream; charset=utf-8"}
@@ -93,7 +94,7 @@ class Server:
 
     def _routes(self) -> list[web.RouteDef]:
         get = {
-            "/sun/worker": self._get_card,
+            WORKER_CARD_PATH: self._get_card,
             "/health": self._health,
             "/health_generate": self._health,
             "/ready": self._health,
@@ -114,7 +115,7 @@ class Server:
             "/flush_cache": self._flush,
             "/tokenize": self._tokenize,
             "/v1/tokenize": self._tokenize,
-            "/sun/tokens": self._count,
+            TOKEN_COUNT_PATH: self._count,
             "/sun/fault": self._set_fault,
         }
         return [web.get(path, handler) for path, handler in get.items()] + [
@@ -129,7 +130,7 @@ class Server:
     async def _require_key(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         key = self._settings.key
         if key is not None and not is_authorized(request.headers.get("Authorization", ""), key):
-            return web.Response(status=401, body=REFUSAL, content_type="application/json")
+            return web.Response(status=401, body=UNAUTHORIZED_BODY, content_type="application/json")
         return await handler(request)
 
     @web.middleware
@@ -364,7 +365,7 @@ class Server:
         body = parse_object(await request.read())
         prompt, messages = body.get("prompt"), body.get("messages")
         ids = self._reader.encode(str(prompt)) if messages is None else self._reader.encode_chat(messages)
-        return _json({"tokens": len(ids), "exact": True})
+        return _json(TokenCount(len(ids), exact=True)._asdict())
 
     async def _root(self, _: web.Request) -> web.Response:
         return _json("SGLang is running")

@@ -6,7 +6,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from sun_sglang.checkpoint.identity import WorkerCard
+from sun_sglang.contracts.worker_card import WorkerCard
 from sun_sglang.emulator.engine.engine import Engine
 from sun_sglang.emulator.protocol.errors import InternalError
 from sun_sglang.emulator.settings import Settings

@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Final, Literal
 
-Version = Literal["0.5.21", "0.5.22", "0.5.23"]
-NEWEST: Final[Version] = "0.5.23"
+from sun_sglang.contracts.sglang_versions import SglangVersion
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,4 +88,4 @@ _V23 = replace(
     first_ids_row=True,
 )
 
-SHAPES: Mapping[Version, ReplyShapes] = MappingProxyType({"0.5.21": _V21, "0.5.22": _V22, "0.5.23": _V23})
+SHAPES: Mapping[SglangVersion, ReplyShapes] = MappingProxyType({"0.5.21": _V21, "0.5.22": _V22, "0.5.23": _V23})

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 
-from sun_sglang.checkpoint.identity import Identity
+from sun_sglang.contracts.worker_card import Identity
 from sun_sglang.errors import TopologyError
+from sun_sglang.launch.planning.decode_cache.architectures import keeps_states
 from sun_sglang.launch.planning.decode_cache.choice import cache_flags
 from sun_sglang.launch.planning.engine_flags import canonical
 from sun_sglang.launch.planning.gpus import data_parallel_ranks, uses_gpu, where_set
 from sun_sglang.launch.planning.kv_transfer import Transfer
 from sun_sglang.launch.planning.machine import Machine
-from sun_sglang.patches.decode_cache_models import keeps_states
 from sun_sglang.topology import EngineFlags, Role, Topology
 
 # KV memory of a worker without a GPU: this part of the memory is divided among all workers, ...

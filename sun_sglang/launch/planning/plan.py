@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sun_sglang.checkpoint.identity import Identity
+from sun_sglang.contracts.worker_card import Identity
+from sun_sglang.contracts.worker_key import WORKER_KEY_VARIABLE
 from sun_sglang.emulator.settings import emulation_flags
 from sun_sglang.errors import LaunchError
 from sun_sglang.launch.planning.decode_cache.choice import cache_notes
@@ -17,7 +18,6 @@ from sun_sglang.launch.planning.gpus import assign_gpus, model_copies, ranks_per
 from sun_sglang.launch.planning.kv_transfer import Transfer, choose_transfer
 from sun_sglang.launch.planning.machine import Machine
 from sun_sglang.topology import Backend, Role, Strict, Topology
-from sun_sglang.worker_key import VARIABLE
 
 ADMIN_KEY = "admin.key"
 WORKER_KEY = "worker.key"
@@ -64,7 +64,7 @@ class WorkerPlan(Strict):
 
     def with_key(self, key: str) -> WorkerPlan:
         """The same worker, which requires a key of everybody who talks to it."""
-        return self.model_copy(update={"env": {**self.env, VARIABLE: key}})
+        return self.model_copy(update={"env": {**self.env, WORKER_KEY_VARIABLE: key}})
 
     def reincarnated(self, ports: Iterator[int]) -> WorkerPlan:
         """The same worker at its next start, with new ports for everything but HTTP.

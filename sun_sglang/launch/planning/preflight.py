@@ -7,15 +7,16 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 
-from sun_sglang.checkpoint.agreement import require_same
-from sun_sglang.checkpoint.identity import Identity, find_checkpoint, read_identity
+from sun_sglang.checkpoint.identity import find_checkpoint, read_identity
 from sun_sglang.checkpoint.tuning import Tuning, is_tuned_for, read_tuning
+from sun_sglang.contracts.kv_compatibility import require_same
+from sun_sglang.contracts.worker_card import Identity
 from sun_sglang.errors import CheckpointError, IdentityError, PatchError, TopologyError, UserError
 from sun_sglang.launch.planning.decode_cache.answer_stores import require_bounded
 from sun_sglang.launch.planning.engine_defaults import dtype_default
 from sun_sglang.launch.planning.engine_flags import FlagSchema, canonical, check_engine
 from sun_sglang.launch.planning.machine import Machine
-from sun_sglang.patches.versions import installed_version, require_run_on
+from sun_sglang.patches.versions import installed_version, require_supported
 from sun_sglang.router.auth.access import load_tls
 from sun_sglang.router.auth.api_keys import load_keys
 from sun_sglang.topology import Pool, Strict, Topology
@@ -136,7 +137,7 @@ def _require_known_sglang() -> None:
     if version is None:
         return
     try:
-        require_run_on(version)
+        require_supported(version)
     except PatchError as e:
         raise UserError(str(e)) from e
 

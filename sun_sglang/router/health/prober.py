@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 import aiohttp
 from pydantic import ValidationError
 
-from sun_sglang.checkpoint.identity import WorkerCard
+from sun_sglang.contracts.worker_card import WORKER_CARD_PATH, WorkerCard
 from sun_sglang.router.dispatch.attempt import Ticket
 from sun_sglang.router.dispatch.dispatcher import Dispatcher
 from sun_sglang.router.dispatch.pair_response import Answer
@@ -179,14 +179,14 @@ class Prober:
             async with (
                 self._dispatcher.clock.timeout(limit),
                 self._session.get(
-                    worker.spec.url + "/sun/worker", headers=worker.spec.headers, allow_redirects=False
+                    worker.spec.url + WORKER_CARD_PATH, headers=worker.spec.headers, allow_redirects=False
                 ) as response,
             ):
                 body = await read_at_most(response, MAX_CARD_BYTES)
                 if response.status == 401:
                     raise ProbeError("it requires a worker key that the fleet does not give; set its `key`")
                 if response.status != 200:
-                    raise ProbeError(f"GET /sun/worker answered {response.status}")
+                    raise ProbeError(f"GET {WORKER_CARD_PATH} answered {response.status}")
                 return WorkerCard.model_validate_json(body)
         except TimeoutError as e:
             raise ProbeError(f"no answer within {limit:g} s", silent=True) from e

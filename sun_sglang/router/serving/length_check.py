@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiohttp
 import orjson
 
+from sun_sglang.contracts.token_count import TOKEN_COUNT_PATH, TokenCount
 from sun_sglang.router.dispatch.legs import wire_model
 from sun_sglang.router.errors import Problem
 from sun_sglang.router.observability.log import Log
@@ -115,7 +116,7 @@ class LengthCheck:
         workers = {pair.prefill.name: pair.prefill for pair in self._registry.usable(task)}
         return min(workers.values(), key=lambda w: (self._asked[w.name], w.load_requests), default=None)
 
-    async def _count(self, worker: Worker, task: str, question: Mapping[str, Any], limit: Limit) -> _Found:
+    async def _count(self, worker: Worker, task: str, question: Mapping[str, Any], limit: Limit) -> TokenCount:
         """Ask a worker for the tokens of a prompt, by the task's own tokenizer."""
         slots = self._slots.setdefault(worker.name, asyncio.Semaphore(QUESTIONS_PER_WORKER))
         self._asked[worker.name] += 1
@@ -135,8 +136,8 @@ class LengthCheck:
         )
         raise Problem(503, message, code="length_unknown")
 
-    async def _ask(self, worker: Worker, task: str, question: Mapping[str, Any], limit: Limit) -> _Found:
-        url = f"{worker.spec.url}/sun/tokens?most={limit.tokens}"
+    async def _ask(self, worker: Worker, task: str, question: Mapping[str, Any], limit: Limit) -> TokenCount:
+        url = f"{worker.spec.url}{TOKEN_COUNT_PATH}?most={limit.tokens}"
         body = orjson.dumps({**question, "model": wire_model(task)})
         headers = {**worker.spec.headers, "Content-Type": "application/json"}
         async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
@@ -146,16 +147,9 @@ class LengthCheck:
         parsed = parse(reply)
         tokens = parsed.get("tokens") if isinstance(parsed, dict) else None
         if status != 200 or not isinstance(tokens, int):
-            raise _UnreadableError(f"POST /sun/tokens answered {status}")
-        return _Found(tokens, bool(parsed.get("exact")))
+            raise _UnreadableError(f"POST {TOKEN_COUNT_PATH} answered {status}")
+        return TokenCount(tokens, bool(parsed.get("exact")))
 
 
 class _UnreadableError(Exception):
     """A worker's answer is no count."""
-
-
-class _Found(NamedTuple):
-    """What a worker counted; not `exact`: certainly on the same side of the limit."""
-
-    tokens: int
-    exact: bool

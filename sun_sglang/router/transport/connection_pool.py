@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from sun_sglang.contracts.worker_key import bearer
 from sun_sglang.router.clock import Clock
-from sun_sglang.worker_key import bearer
 
 # Below uvicorn's 5 s, so that a request is not written to a connection that the worker is just closing.
 KEEPALIVE_S = 3.0

@@ -11,6 +11,7 @@ import aiohttp
 import orjson
 
 from sun_sglang.contracts.fleet_file import FleetWorker
+from sun_sglang.contracts.worker_card import WORKER_CARD_PATH
 from sun_sglang.router.clock import Clock
 from sun_sglang.router.dispatch.outcome import Lost, Reply
 from sun_sglang.router.observability.log import Log
@@ -84,7 +85,7 @@ class Wire:
 
         The connection is new: an answer proves that the process lives after this call began.
         """
-        outcome = await self._ask(worker, "/sun/worker", None, CARD_TIMEOUT_S, fresh=True)
+        outcome = await self._ask(worker, WORKER_CARD_PATH, None, CARD_TIMEOUT_S, fresh=True)
         if isinstance(outcome, Lost) or outcome.status != HTTPStatus.OK:
             return None
         card = parse(outcome.head)

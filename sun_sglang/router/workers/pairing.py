@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sun_sglang.checkpoint.agreement import Difference, member_difference, pair_difference
-from sun_sglang.checkpoint.identity import WorkerCard
 from sun_sglang.checkpoint.tuning import is_tuned_for
+from sun_sglang.contracts.kv_compatibility import Difference, member_difference, pair_difference
+from sun_sglang.contracts.worker_card import WorkerCard
 
 
 class Party(NamedTuple):
@@ -28,7 +28,7 @@ def objection(ours: Party, theirs: Party) -> str:
     difference = _difference(ours, theirs)
     if difference is None:
         return ""
-    return difference.told(ours.name, theirs.name, verb=f"differs from `{theirs.name}`'s")
+    return difference.sentence(ours.name, theirs.name, verb=f"differs from `{theirs.name}`'s")
 
 
 def decoder_objection(prefill: Party, decode: Party) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable
 
-from sun_sglang.checkpoint.identity import WorkerCard
 from sun_sglang.contracts.fleet_file import Fleet, FleetWorker
+from sun_sglang.contracts.worker_card import WorkerCard
 from sun_sglang.router.protocol.prompt_length import Limit
 from sun_sglang.router.workers.pairing import Party, decoder_objection, objection
 from sun_sglang.router.workers.paths import Pair, Path

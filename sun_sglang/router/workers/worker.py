@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from sun_sglang.checkpoint.identity import WorkerCard
 from sun_sglang.contracts.fleet_file import FleetWorker
+from sun_sglang.contracts.worker_card import WorkerCard
 from sun_sglang.router.workers.pairing import Party
 from sun_sglang.router.workers.shared_loads import SharedLoads
 

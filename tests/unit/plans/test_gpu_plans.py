@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from sun_sglang.contracts.decode_cache import PROMPT_ONLY_BACKEND
 from sun_sglang.launch.planning.engine_flags import load_schema
-from sun_sglang.patches.prompt_only_cache import BACKEND
 from tests.unit.plans.cases import CASES, MODELS, make, workers
 from tests.unit.plans.faked_gpu import GPUS, install_nvidia_smi
 from tests.unit.plans.resolve import MARK
@@ -92,7 +92,7 @@ def test_gpu_plan_keeps_answers_only_where_one_module_makes_all_kv(resolved: Res
     assert alone["cached"]
     assert alone["radix_cache_backend"] is None, "SGLang's own"
     assert shared["cached"] == (model not in UNCACHED)
-    assert shared["radix_cache_backend"] == (None if model in UNCACHED else BACKEND)
+    assert shared["radix_cache_backend"] == (None if model in UNCACHED else PROMPT_ONLY_BACKEND)
 
 
 def test_gpu_plan_of_small_heads_takes_the_kernels_that_have_them(resolved: Resolved) -> None:

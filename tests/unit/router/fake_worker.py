@@ -16,21 +16,27 @@ from typing import Any, NoReturn
 import orjson
 from aiohttp import web
 
+from sun_sglang.contracts.token_count import TOKEN_COUNT_PATH, TokenCount
+from sun_sglang.contracts.worker_card import WORKER_CARD_PATH, Identity, PatchReport, WorkerCard
+from sun_sglang.topology import Role
+
 VOCAB = 50_000
-IDENTITY = {
-    "architecture": "LlamaForCausalLM",
-    "num_layers": 2,
-    "num_kv_heads": 2,
-    "head_dim": 16,
-    "vocab_size": VOCAB,
-    "rope": "{}",
-    "kv_dtype": "float32",
-    "page_size": 1,
-    "tp_size": 1,
-    "tokenizer": "t" * 16,
-    "chat_template": "",
-    "sglang": "1.0",
-}
+IDENTITY = Identity(
+    architecture="LlamaForCausalLM",
+    num_layers=2,
+    num_kv_heads=2,
+    head_dim=16,
+    vocab_size=VOCAB,
+    rope="{}",
+    kv_dtype="float32",
+    page_size=1,
+    tp_size=1,
+    tokenizer="t" * 16,
+    chat_template="",
+    sglang="1.0",
+    weights="",
+)
+HOOK = PatchReport(name="prompt-only-cache", target="a.b.c", state="applied")
 
 
 def token(*parts: object) -> int:
@@ -87,7 +93,7 @@ class Rooms:
 class FakeWorker:
     """One worker. `stop` and `start` again are a restart."""
 
-    def __init__(self, role: str, weights: str, rooms: Rooms, **card: Any) -> None:
+    def __init__(self, role: Role, weights: str, rooms: Rooms, **card: Any) -> None:
         self.role = role
         self.weights = weights
         self.rooms = rooms
@@ -127,11 +133,11 @@ class FakeWorker:
 
     async def start(self) -> None:
         app = web.Application(client_max_size=1 << 30)
-        app.router.add_get("/sun/worker", self._card)
+        app.router.add_get(WORKER_CARD_PATH, self._card)
         for path in ("/generate", "/v1/completions", "/v1/chat/completions"):
             app.router.add_post(path, self._generate)
         app.router.add_post("/abort_request", self._abort)
-        app.router.add_post("/sun/tokens", self._count)
+        app.router.add_post(TOKEN_COUNT_PATH, self._count)
         app.router.add_post("/flush_cache", self._flush)
         app.router.add_get("/v1/loads", self._loads)
         app.router.add_get("/model_info", self._model_info)
@@ -179,19 +185,20 @@ class FakeWorker:
 
     @property
     def card(self) -> dict[str, Any]:
-        card = {
-            "role": self.role,
-            "incarnation": f"{self.role}-{self.port}-{self.restarts}",
-            "bootstrap_port": 9000 + self.restarts if self.role == "prefill" else None,
-            "identity": IDENTITY | {"weights": self.weights},
-            "patches": [{"name": "prompt-only-cache", "target": "a.b.c", "state": "applied", "detail": ""}],
-            "max_input_tokens": 1000,
-            "context_length": 1024,
-            "kv_tokens": 4096,
-            "keeps_answers": False,
-        }
+        card = WorkerCard(
+            role=self.role,
+            incarnation=f"{self.role}-{self.port}-{self.restarts}",
+            bootstrap_port=9000 + self.restarts if self.role == "prefill" else None,
+            identity=IDENTITY.model_copy(update={"weights": self.weights}),
+            patches=(HOOK,),
+            max_input_tokens=1000,
+            context_length=1024,
+            kv_tokens=4096,
+            keeps_answers=False,
+        ).model_dump(mode="json")
+        # the changes of a test may make the card invalid
         changes = dict(self.card_changes)
-        card["identity"] = card["identity"] | changes.pop("identity", {})
+        card["identity"] |= changes.pop("identity", {})
         return card | changes
 
     # --- handlers ---------------------------------------------------------------------------------------------------
@@ -224,7 +231,7 @@ class FakeWorker:
         if self.bad_count is not None:
             return web.Response(status=self.bad_count, body=b"no count")
         text = body["prompt"] if "prompt" in body else " ".join(m["content"] for m in body["messages"])
-        return web.json_response({"tokens": len(text.split()), "exact": True})
+        return web.json_response(TokenCount(len(text.split()), exact=True)._asdict())
 
     async def _flush(self, request: web.Request) -> web.StreamResponse:
         if self.info is not None:

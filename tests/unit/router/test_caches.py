@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sun_sglang.checkpoint.identity import WorkerCard
+from sun_sglang.contracts.worker_card import WorkerCard
 
 from .conftest import Start, System
 from .fake_worker import FakeWorker, Rooms

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from sun_sglang.checkpoint.identity import WorkerCard
 from sun_sglang.cli import workers as workers_command
 from sun_sglang.cli.main import build_app
 from sun_sglang.contracts.fleet_file import Fleet, FleetWorker, load_fleet
+from sun_sglang.contracts.worker_card import WorkerCard
 from sun_sglang.launch.state import DeploymentState
 from sun_sglang.router.errors import Problem
 from sun_sglang.router.observability.log import Log

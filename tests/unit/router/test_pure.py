@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sun_sglang.checkpoint.identity import WorkerCard
 from sun_sglang.contracts.fleet_file import Fleet, FleetError, load_fleet
+from sun_sglang.contracts.worker_card import WorkerCard
 from sun_sglang.errors import RequestError
 from sun_sglang.router.dispatch.legs import leg_bodies, make_calls, namespace, new_names, wire_model
 from sun_sglang.router.dispatch.outcome import Failed, Heard, Lost, Relay, Reply, Serve, Wait, judge, overdue, owing

@@ -13,11 +13,12 @@ import aiohttp
 import pytest
 
 from sun_sglang.contracts.fleet_file import Fleet
+from sun_sglang.contracts.worker_key import is_authorized
 from sun_sglang.emulator.settings import parse_settings
 from sun_sglang.emulator.worker import EmulatedWorker
 from sun_sglang.router.app import Router
 from sun_sglang.router.observability.log import Log
-from sun_sglang.worker_key import KeyRequired, is_authorized
+from sun_sglang.worker.key_middleware import KeyRequired
 from tests.unit.ports import PORTS
 
 from .conftest import System

@@ -9,28 +9,27 @@ import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import aiohttp
 import pytest
 
 from sun_sglang.cli.schema import topology_schema
-from sun_sglang.emulator.protocol.versions import NEWEST, SHAPES, Version
+from sun_sglang.contracts.sglang_versions import NEWEST_VERSION, SUPPORTED_VERSIONS, SglangVersion
+from sun_sglang.emulator.protocol.versions import SHAPES
 from sun_sglang.emulator.settings import emulation_flags, parse_settings
 from sun_sglang.emulator.worker import EmulatedWorker
 from sun_sglang.errors import TopologyError
 from sun_sglang.launch.planning.machine import Machine
 from sun_sglang.launch.planning.preflight import preflight
-from sun_sglang.patches.versions import RUN_ON
 from sun_sglang.topology import Emulation, parse_topology
 from tests.unit.sim.conftest import Start, flags, legs, url
 
 Write = Callable[..., Path]
 BROKEN_OFF = "broken off"
 PROMPT = [3, 1, 4, 1, 5]
-VERSIONS: tuple[Version, ...] = get_args(Version)
 USAGE = {"prompt_tokens": 5, "total_tokens": 8, "completion_tokens": 3, "reasoning_tokens": 0}
-NONE: dict[Version, dict[str, Any]] = {
+NONE: dict[SglangVersion, dict[str, Any]] = {
     "0.5.21": {"prompt_tokens_details": None},
     "0.5.22": {"prompt_tokens_details": {"cached_tokens": 0}},
     "0.5.23": {"prompt_tokens_details": {"cached_tokens": 0}, "completion_tokens_details": None},
@@ -99,21 +98,21 @@ def pair(start: Start, client: aiohttp.ClientSession) -> Pair:
 
 
 def test_table_has_an_entry_for_each_version_that_the_product_runs_on() -> None:
-    assert tuple(SHAPES) == VERSIONS == RUN_ON
-    assert VERSIONS[-1] == NEWEST
+    assert tuple(SHAPES) == SUPPORTED_VERSIONS
+    assert SUPPORTED_VERSIONS[-1] == NEWEST_VERSION
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-async def test_worker_that_emulates_a_version_names_it(pair: Pair, version: Version) -> None:
+@pytest.mark.parametrize("version", SUPPORTED_VERSIONS)
+async def test_worker_that_emulates_a_version_names_it(pair: Pair, version: SglangVersion) -> None:
     await pair.start(version)
     for path in ("/v1/loads", "/server_info"):
         assert (await pair.get(path))["version"] == version
     assert (await pair.get("/sun/worker"))["identity"]["sglang"] == version
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", SUPPORTED_VERSIONS)
 def test_identity_of_an_emulated_checkpoint_has_the_version_that_is_emulated(
-    write_checkpoint: Write, version: Version
+    write_checkpoint: Write, version: SglangVersion
 ) -> None:
     base, math = write_checkpoint("base"), write_checkpoint("math")
     text = FILE.replace("none/base", str(base)).replace("none/math", str(math)).replace("0.5.21", version)
@@ -142,7 +141,7 @@ def test_identity_of_an_emulated_checkpoint_has_the_version_that_is_emulated(
     ],
 )
 async def test_sampling_parameter_that_is_wrong_or_new_is_answered_as_by_its_version(
-    pair: Pair, version: Version, params: dict[str, Any], status: int, body: Any
+    pair: Pair, version: SglangVersion, params: dict[str, Any], status: int, body: Any
 ) -> None:
     await pair.start(version)
     reply = await pair.ask("/generate", sampling_params={"max_new_tokens": 3, **params})
@@ -157,9 +156,9 @@ async def test_sampling_parameter_that_is_wrong_or_new_is_answered_as_by_its_ver
             assert reply.text == body
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", SUPPORTED_VERSIONS)
 async def test_unknown_sampling_parameter_of_a_stream_is_answered_as_by_its_version(
-    pair: Pair, version: Version
+    pair: Pair, version: SglangVersion
 ) -> None:
     await pair.start(version)
     reply = await pair.ask("/generate", sampling_params={"foo": 1}, stream=True)
@@ -193,8 +192,8 @@ async def test_sampling_parameter_of_a_wrong_type_is_refused_in_the_words_of_the
     assert (reply.status, reply.body) == (400, {"error": message})
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-async def test_usage_that_ends_a_stream_has_what_is_null_in_a_chat_alone(pair: Pair, version: Version) -> None:
+@pytest.mark.parametrize("version", SUPPORTED_VERSIONS)
+async def test_usage_that_ends_a_stream_has_what_is_null_in_a_chat_alone(pair: Pair, version: SglangVersion) -> None:
     await pair.start(version)
     asked = {"max_tokens": 3, "stream": True, "stream_options": {"include_usage": True}}
     chat = await pair.ask("/v1/chat/completions", messages=[{"role": "user", "content": "abcdefgh"}], **asked)
@@ -204,9 +203,9 @@ async def test_usage_that_ends_a_stream_has_what_is_null_in_a_chat_alone(pair: P
     assert text.events[-1]["usage"] == {**USAGE, "prompt_tokens": 4, "total_tokens": 7, **known}
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", SUPPORTED_VERSIONS)
 async def test_usage_without_cached_or_reasoning_tokens_is_reported_as_by_its_version(
-    pair: Pair, version: Version
+    pair: Pair, version: SglangVersion
 ) -> None:
     await pair.start(version)
     asked = {"prompt": PROMPT, "max_tokens": 3}
@@ -215,17 +214,17 @@ async def test_usage_without_cached_or_reasoning_tokens_is_reported_as_by_its_ve
     assert (await pair.ask("/v1/completions", **asked)).body["usage"] == USAGE | cached
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-async def test_chat_without_tool_calls_is_answered_as_by_its_version(pair: Pair, version: Version) -> None:
+@pytest.mark.parametrize("version", SUPPORTED_VERSIONS)
+async def test_chat_without_tool_calls_is_answered_as_by_its_version(pair: Pair, version: SglangVersion) -> None:
     await pair.start(version)
     reply = await pair.ask("/v1/chat/completions", messages=[{"role": "user", "content": "a"}])
     message = reply.body["choices"][0]["message"]
     assert message.get("tool_calls", "no key") == (None if version == "0.5.21" else "no key")
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", SUPPORTED_VERSIONS)
 async def test_log_probabilities_of_ids_for_a_first_token_are_reported_as_by_their_version(
-    pair: Pair, version: Version
+    pair: Pair, version: SglangVersion
 ) -> None:
     await pair.start(version)
     reply = await pair.ask("/generate", return_logprob=True, token_ids_logprob=[5, 6])
@@ -234,15 +233,15 @@ async def test_log_probabilities_of_ids_for_a_first_token_are_reported_as_by_the
     assert lengths == ([None, 2, 2] if version == "0.5.23" else [2, 2])
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-async def test_role_that_is_new_is_answered_as_by_its_version(pair: Pair, version: Version) -> None:
+@pytest.mark.parametrize("version", SUPPORTED_VERSIONS)
+async def test_role_that_is_new_is_answered_as_by_its_version(pair: Pair, version: SglangVersion) -> None:
     await pair.start(version)
     reply = await pair.ask("/v1/chat/completions", messages=[{"role": "root", "content": "a"}])
     assert reply.status == (200 if version == "0.5.23" else 400)
 
 
 def test_emulation_takes_its_version_from_file_and_flag_and_else_the_newest() -> None:
-    assert Emulation().sglang == NEWEST
+    assert Emulation().sglang == NEWEST_VERSION
     assert parse_topology(FILE, base=Path()).emulated.sglang == "0.5.21"
     assert emulation_flags(Emulation(sglang="0.5.21")) == {"sim_sglang": "0.5.21"}
     assert parse_settings(flags("decode", "base", sglang="0.5.21")).emulation.sglang == "0.5.21"
@@ -267,5 +266,5 @@ def test_task_whose_pools_emulate_different_versions_is_refused_with_both() -> N
 
 def test_schema_of_the_topology_file_lists_the_versions() -> None:
     field = topology_schema()["$defs"]["Emulation"]["properties"]["sglang"]
-    assert field["enum"] == list(VERSIONS)
-    assert field["default"] == NEWEST
+    assert field["enum"] == list(SUPPORTED_VERSIONS)
+    assert field["default"] == NEWEST_VERSION

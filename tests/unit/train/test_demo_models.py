@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from sun_sglang.checkpoint.agreement import pair_difference
 from sun_sglang.checkpoint.identity import read_identity, weights_revision
+from sun_sglang.contracts.kv_compatibility import pair_difference
 from sun_sglang.demo.make import BASE, HELD_OUT, checkpoint_name
 from sun_sglang.demo.tasks import DEMO_QUESTIONS, TASKS
 from sun_sglang.demo.tokenizer import CHAT_TEMPLATE, build_tokenizer

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM
 
-from sun_sglang.checkpoint.agreement import pair_difference
 from sun_sglang.checkpoint.identity import read_identity, weights_revision
+from sun_sglang.contracts.kv_compatibility import pair_difference
 from sun_sglang.errors import RecipeError
 from sun_sglang.train.checkpoint import read_record
 from sun_sglang.train.estimate import estimate

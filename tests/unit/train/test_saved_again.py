@@ -11,8 +11,8 @@ import pytest
 from tokenizers.pre_tokenizers import ByteLevel
 
 import sun_sglang.train  # noqa: F401 - makes transformers importable on a machine without a GPU
-from sun_sglang.checkpoint.agreement import pair_difference
 from sun_sglang.checkpoint.identity import read_identity
+from sun_sglang.contracts.kv_compatibility import pair_difference
 
 # after sun_sglang.train
 from transformers import AutoConfig, AutoTokenizer  # isort: skip

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sun_sglang.checkpoint.identity import Identity
+from sun_sglang.contracts.decode_cache import ANSWER_STORE_FLAGS
+from sun_sglang.contracts.worker_card import Identity
 from sun_sglang.errors import TopologyError
 from sun_sglang.launch.planning.decode_cache.choice import same_weights
 from sun_sglang.launch.planning.gpus import where_set
-from sun_sglang.patches.prompt_only_cache import OTHER_STORES
 from sun_sglang.topology import Topology
 
 
@@ -29,7 +29,7 @@ def require_bounded(topology: Topology, identities: Mapping[str, Identity | None
         if pool.role != "decode" or same_weights(topology, identities, name):
             continue
         flags = topology.engine_of(name)
-        for flag in (flag for flag in OTHER_STORES if flags.get(flag)):
+        for flag in (flag for flag in ANSWER_STORE_FLAGS if flags.get(flag)):
             raise TopologyError(
                 where_set(topology, name, flag),
                 f"the decode pool `{name}` would keep the KV of answers, which tasks with other prefill weights reuse",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from sun_sglang.checkpoint.identity import MODULE_FLAGS, Identity
+from sun_sglang.checkpoint.identity import MODULE_FLAGS
+from sun_sglang.contracts.decode_cache import PROMPT_ONLY_BACKEND
+from sun_sglang.contracts.worker_card import Identity
+from sun_sglang.launch.planning.decode_cache.architectures import keeps_states, refuses_decode_cache
 from sun_sglang.launch.planning.engine_flags import canonical
-from sun_sglang.patches.decode_cache_models import keeps_states, refuses_decode_cache
-from sun_sglang.patches.prompt_only_cache import BACKEND
 from sun_sglang.topology import EngineFlags, Topology
 
 _CACHE = "disaggregation_decode_enable_radix_cache"
@@ -33,7 +34,7 @@ def cache_flags(
     declined = user.get("disable_radix_cache") or (_CACHE in user and not user[_CACHE])
     if declined or _obstacle(topology, identities, pool, flags, speculative_with_cache):
         return {}
-    own = {} if same_weights(topology, identities, pool) else {"radix_cache_backend": BACKEND}
+    own = {} if same_weights(topology, identities, pool) else {"radix_cache_backend": PROMPT_ONLY_BACKEND}
     return {_CACHE: True, **own}
 
 
@@ -60,7 +61,7 @@ def cache_notes(
         return [f"Pool `{pool}` has no decode cache: {obstacle}."]
     if flags.get(_CACHE) and "radix_cache_backend" in canonical(topology.engine_of(pool)):
         return [
-            f"Pool `{pool}` sets `radix_cache_backend` itself: a cache other than `{BACKEND}` may keep the "
+            f"Pool `{pool}` sets `radix_cache_backend` itself: a cache other than `{PROMPT_ONLY_BACKEND}` may keep the "
             "decode model's own KV, so tasks with other prefill weights reuse nothing of it."
         ]
     return []

@@ -1,15 +1,20 @@
-"""In what two workers have to agree before one may hand KV to the other, or both may be in one pool. Pure."""
+"""The fields in which two workers must be equal before one sends KV to the other, or before both join one pool. Pure.
+
+SGLang compares neither architecture nor tokenizer nor chat template of the two sides, and a difference in page size or
+KV dtype ends the decode server (`disaggregation/common/conn.py`). So all of it is compared before anything starts, from
+the checkpoints (`launch/planning/preflight.py`), and at registration, from the cards (`router/workers/pairing.py`).
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from sun_sglang.checkpoint.identity import Identity
+from sun_sglang.contracts.worker_card import Identity
 from sun_sglang.errors import IdentityError
 
-# fields that may differ between the two sides of a transfer
+# Fields that may differ between the two sides of a transfer.
 _OWN = ("weights", "decoder", "any_tp")
-# what to do about a difference that its values do not explain
+# The fix for a difference that its values do not explain.
 _HINTS = {
     "kv_cache_dtype": "SGLang compares the flag as it is written, so give both the same `kv_cache_dtype`",
     "chat_template": "set `chat_template` of `engine` for both",
@@ -18,20 +23,27 @@ _HINTS = {
 
 
 class Difference(NamedTuple):
-    """The first field in which two identities differ, and what to do about it where the values do not say it."""
+    """The first field in which two identities differ.
+
+    Attributes:
+        field: name of the field.
+        left: its value on the left side.
+        right: its value on the right side.
+        hint: the fix, where the two values do not show it; else empty.
+    """
 
     field: str
     left: object
     right: object
     hint: str = ""
 
-    def told(self, left: str, right: str, *, verb: str = "differs") -> str:
+    def sentence(self, left: str, right: str, *, verb: str = "differs") -> str:
         """Return the difference as a sentence.
 
         Args:
             left: name of the left side.
             right: name of the right side.
-            verb: what the field does.
+            verb: the verb of the sentence.
         """
         sides = f"{left}: {_shown(self.left)}, {right}: {_shown(self.right)}"
         return f"{self.field} {verb} ({sides})" + (f"; {self.hint}" if self.hint else "")
@@ -42,7 +54,7 @@ def _shown(value: object) -> str:
 
 
 def pair_difference(prefill: Identity, decode: Identity) -> Difference | None:
-    """Return the first field, in declaration order, that keeps a prefill side from handing KV to a decode side."""
+    """Return the first field, in declaration order, whose difference forbids a KV transfer; None if there is none."""
     for field in Identity.model_fields:
         if field in _OWN:
             continue
@@ -53,7 +65,7 @@ def pair_difference(prefill: Identity, decode: Identity) -> Difference | None:
 
 
 def member_difference(one: Identity, other: Identity) -> Difference | None:
-    """Return the first field in which two workers of one pool differ."""
+    """Return the first field in which two workers of one pool differ; None if there is none."""
     for field in Identity.model_fields:
         a, b = getattr(one, field), getattr(other, field)
         if a != b and not _is_open(field, a, b):
@@ -67,7 +79,7 @@ def _is_open(field: str, a: object, b: object) -> bool:
 
 
 def _hint(field: str, prefill: Identity, decode: Identity) -> str | None:
-    """Return what to do about a difference; None where SGLang transfers KV in spite of it."""
+    """Return the fix for a difference; None where SGLang transfers KV in spite of it."""
     if _is_open(field, getattr(prefill, field), getattr(decode, field)):
         return None
     if field == "tp_size":
@@ -81,13 +93,13 @@ def _hint(field: str, prefill: Identity, decode: Identity) -> str | None:
 
 
 def require_same(left: Identity, right: Identity, *, names: tuple[str, str], where: str) -> None:
-    """Raise unless two identities can be paired.
+    """Raise unless the two identities can be paired.
 
     Args:
         left: identity of the prefill side.
         right: identity of the decode side.
-        names: what to call the two sides in the message.
-        where: the YAML path, or the worker, that brought them together.
+        names: names of the two sides for the message.
+        where: the YAML path or the worker for which the pair is checked.
 
     Raises:
         IdentityError: names the first difference, with both values.
@@ -95,4 +107,4 @@ def require_same(left: Identity, right: Identity, *, names: tuple[str, str], whe
     difference = pair_difference(left, right)
     if difference is None:
         return
-    raise IdentityError(f"{where}: `{names[0]}` and `{names[1]}` cannot share KV: {difference.told(*names)}")
+    raise IdentityError(f"{where}: `{names[0]}` and `{names[1]}` cannot share KV: {difference.sentence(*names)}")
