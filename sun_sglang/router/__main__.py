@@ -23,6 +23,7 @@ from sun_sglang.contracts.fleet_file import Fleet, FleetError, load_fleet
 from sun_sglang.errors import UserError
 from sun_sglang.router.api.client_connections import raise_descriptor_limit
 from sun_sglang.router.app import Router
+from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.observability.log import Log, LogHandler
 from sun_sglang.router.observability.log_writer import LogWriter
 
@@ -39,14 +40,15 @@ def main(argv: list[str]) -> int:
         _complain(str(e))
         return 2
     raise_descriptor_limit()
+    deadlines = Deadlines()
     lost: Counter[str] = Counter()
     writer = LogWriter(sys.stderr.fileno(), lost)
     log = Log(writer, lost)
     logging.basicConfig(level=logging.WARNING, handlers=[LogHandler(log)])
     try:
-        return uvloop.run(_serve(fleet, log, file, process))
+        return uvloop.run(_serve(fleet, log, file, process, deadlines))
     finally:
-        writer.close()
+        writer.close(deadlines.log)
 
 
 def _complain(why: str) -> None:
@@ -66,13 +68,13 @@ def _arguments(argv: list[str]) -> tuple[Path | None, int]:
     return None, 0
 
 
-async def _serve(fleet: Fleet, log: Log, path: Path, process: int) -> int:
+async def _serve(fleet: Fleet, log: Log, path: Path, process: int, deadlines: Deadlines) -> int:
     loop = asyncio.get_running_loop()
     asked = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, asked.set)
     try:
-        router = await Router.start(fleet, log, path, process)
+        router = await Router.start(fleet, log, path, process, deadlines)
     except UserError as e:
         _complain(str(e))
         return 2

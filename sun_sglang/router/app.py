@@ -28,6 +28,7 @@ from sun_sglang.router.auth.access import Access, current_key, load_access, load
 from sun_sglang.router.auth.browser_guard import BrowserGuard, require_json
 from sun_sglang.router.auth.key_file import KeyFile
 from sun_sglang.router.clock import Clock
+from sun_sglang.router.deadlines import DEFAULT, Deadlines
 from sun_sglang.router.dispatch.dispatcher import Dispatcher
 from sun_sglang.router.errors import Problem, router_failed
 from sun_sglang.router.health.load_monitor import LoadMonitor
@@ -50,7 +51,6 @@ from sun_sglang.router.workers.fleet_store import FleetStore
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.shared_loads import SharedLoads
 
-_CUT_GRACE_S = 2.0
 _GENERATION = frozenset(Endpoint)
 
 
@@ -83,6 +83,7 @@ class Router:
         tls: ssl.SSLContext | None,
         path: Path | None,
         process: int,
+        deadlines: Deadlines,
     ) -> None:
         self.fleet = fleet
         self._access = access
@@ -91,19 +92,20 @@ class Router:
         self._tls = tls
         self.log = log
         self.metrics = Metrics()
-        self.registry = Registry(fleet)
+        self.registry = Registry(fleet, deadlines)
         selector = PairSelector(fleet.router.policy, random.Random())
         self.clock = Clock(asyncio.get_running_loop(), lambda seconds: log.event("paused", seconds=round(seconds, 3)))
-        self.dispatcher = Dispatcher(Wire(log, self.clock), self.registry, selector, self.metrics, log, self.clock)
-        self.prober = Prober(session, self.registry, self.dispatcher, self.metrics, log)
-        self.stalls = StallDetector(session, fleet.router, self.dispatcher)
-        self.loads = LoadMonitor(session, self.registry, self.clock)
-        self.deliveries = DeliveryWatch(fleet.router.write_timeout, self.clock, log)
+        wire = Wire(log, self.clock, deadlines)
+        self.dispatcher = Dispatcher(wire, self.registry, selector, self.metrics, log, self.clock, deadlines)
+        self.prober = Prober(session, self.registry, self.dispatcher, self.metrics, log, deadlines)
+        self.stalls = StallDetector(session, fleet.router, self.dispatcher, deadlines)
+        self.loads = LoadMonitor(session, self.registry, self.clock, deadlines)
+        self.deliveries = DeliveryWatch(fleet.router.write_timeout, self.clock, log, deadlines)
         self.inflight = Inflight()
         self.queue = AdmissionQueue(self.registry, self.metrics, self.clock)
-        self.siblings = Siblings(_sockets(path, process, fleet.router.processes))
+        self.siblings = Siblings(_sockets(path, process, fleet.router.processes), deadlines)
         self._process = process
-        self._shared = _share(self.registry, path, process)
+        self._shared = _share(self.registry, path, process, deadlines)
         self.info = Info(
             session,
             self.registry,
@@ -111,13 +113,21 @@ class Router:
             self.inflight,
             self.queue,
             self.siblings,
+            deadlines,
             shows_tasks=not access.guarded,
         )
-        self.store = FleetStore(self.registry, path, log)
+        self.store = FleetStore(self.registry, path, log, deadlines)
         self.admin = Admin(self.registry, self.store)
-        check = LengthCheck(session, self.registry, log)
+        self.length_check = LengthCheck(session, self.registry, log, deadlines)
         self.service = Service(
-            self.dispatcher, self.queue, self.inflight, self.metrics, self.registry, check, selector.needs_keys, log
+            self.dispatcher,
+            self.queue,
+            self.inflight,
+            self.metrics,
+            self.registry,
+            self.length_check,
+            selector.needs_keys,
+            log,
         )
         self.service.tracing = load_tracing(os.environ)
         self._session = session
@@ -128,7 +138,7 @@ class Router:
             self._application(),
             handler_cancellation=True,
             access_log=None,
-            shutdown_timeout=_CUT_GRACE_S,
+            shutdown_timeout=deadlines.shutdown,
             # a kilobyte may unpack to a megabyte; SGLang unpacks no body either
             auto_decompress=False,
         )
@@ -138,10 +148,12 @@ class Router:
         self._answered.set()
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         most = most_connections(descriptors)
-        self.clients = Clients(self._connection, tls, most, self.clock.now, self.metrics, log)
+        self.clients = Clients(self._connection, tls, most, self.clock.now, self.metrics, log, deadlines)
 
     @classmethod
-    async def start(cls, fleet: Fleet, log: Log, path: Path | None = None, process: int = 0) -> Router:
+    async def start(
+        cls, fleet: Fleet, log: Log, path: Path | None = None, process: int = 0, deadlines: Deadlines = DEFAULT
+    ) -> Router:
         """Bind the port and begin to register workers.
 
         Args:
@@ -150,13 +162,14 @@ class Router:
             path: the file that the fleet came from, which is watched, and which changes are written to. Where the
                 router has several processes, they meet in its directory.
             process: which of them this is, from 0.
+            deadlines: every timeout and interval that the fleet does not set.
 
         Raises:
             OSError: the address cannot be bound.
             UserError: a file of keys or certificates is wrong.
         """
         access, tls = load_access(fleet, os.environ), load_tls(fleet.router)
-        router = cls(fleet, new_session(), log, access, tls, path, process)
+        router = cls(fleet, new_session(deadlines), log, access, tls, path, process, deadlines)
         await router._runner.setup()
         try:
             host, port = fleet.router.host, fleet.router.port
@@ -169,7 +182,7 @@ class Router:
         except BaseException:
             await router.stop(0.0)
             raise
-        keys = KeyFile(fleet.router.api_keys, os.environ, access, log)
+        keys = KeyFile(fleet.router.api_keys, os.environ, access, log, deadlines)
         watchers: tuple[Watcher, ...] = (
             *(router.clients, router.deliveries, router.prober, router.stalls, router.loads, router.store, keys),
         )
@@ -396,12 +409,12 @@ def _sockets(path: Path | None, process: int, processes: int) -> dict[int, Path]
     return {i: _socket(path, i) for i in range(processes) if i != process} if path is not None else {}
 
 
-def _share(registry: Registry, path: Path | None, process: int) -> SharedLoads | None:
+def _share(registry: Registry, path: Path | None, process: int, deadlines: Deadlines) -> SharedLoads | None:
     """Let the processes of one router see each other's load on every worker, those that come later included."""
     processes = registry.fleet.router.processes
     if path is None or processes == 1:
         return None
-    shared = SharedLoads(path.with_name("router.loads"), process, processes)
+    shared = SharedLoads(path.with_name("router.loads"), process, processes, deadlines)
     for worker in registry.workers.values():
         worker.share(shared)
     registry.on_added.append(lambda worker: worker.share(shared))

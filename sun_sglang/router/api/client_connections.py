@@ -20,20 +20,13 @@ from typing import cast
 
 from aiohttp import web
 
+from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.errors import Problem
 from sun_sglang.router.observability.log import Log
 from sun_sglang.router.observability.metrics import Metrics
 
-# seconds from the first byte of a request, or from a connection's begin, to the end of the request's header
-HEADER_S = 10.0
-# seconds of a body, and the bytes that earn it one more (as Apache's mod_reqtimeout counts)
-BODY_S = 20.0
-BODY_BYTES_PER_S = 500.0
-HANDSHAKE_S = 10.0
-SWEEP_S = 1.0
 _BACKLOG = 2048
 _ACCEPTS_AT_ONCE = 32
-_PAUSE_S = 0.1
 # what a process needs besides connections: files, pipes, listening sockets, its sibling processes
 _RESERVE = 64
 # memory bounds it where descriptors do not: an idle connection takes about 30 KiB
@@ -104,7 +97,8 @@ class ClientConnection(asyncio.Protocol):
 
     def body_due(self) -> float:
         """When its request's body has to have arrived, by the clock of `Clients`."""
-        return self._began + BODY_S + self._received / BODY_BYTES_PER_S
+        deadlines = self._clients.deadlines
+        return self._began + deadlines.client_body + self._received / deadlines.client_body_bytes
 
     def cut(self, problem: Problem) -> None:
         """Answer a request whose body does not arrive with a problem; what still comes of it is dropped."""
@@ -128,7 +122,7 @@ class ClientConnection(asyncio.Protocol):
         # uvloop's transports are no subclasses of asyncio's
         self._transport = cast(asyncio.Transport, transport)
         self.handler = self._clients.made(self)
-        self.due = self._clients.clock + HEADER_S
+        self.due = self._clients.clock + self._clients.deadlines.client_header
         self.handler.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -138,7 +132,7 @@ class ClientConnection(asyncio.Protocol):
         self._received += len(data)
         if self.request is None and not self._started:
             self._started = True
-            self.due = min(self.due, self._clients.clock + HEADER_S)
+            self.due = min(self.due, self._clients.clock + self._clients.deadlines.client_header)
             self._clients.woke(self)
         self.handler.data_received(data)
 
@@ -170,6 +164,7 @@ class Clients:
         now: seconds for which this process ran; time for which it was stopped is no client's fault.
         metrics: counts.
         log: for connections that were ended.
+        deadlines: for handshakes, headers and bodies.
 
     Attributes:
         clock: seconds that had gone by at the last sweep, which is exact enough and costs a request nothing.
@@ -183,7 +178,9 @@ class Clients:
         now: Callable[[], float],
         metrics: Metrics,
         log: Log,
+        deadlines: Deadlines,
     ) -> None:
+        self.deadlines = deadlines
         self._handler = handler
         self._tls = tls
         self._most = most
@@ -250,7 +247,7 @@ class Clients:
         """End connections that do not go on, until cancelled."""
         while True:
             before = self._now()
-            await asyncio.sleep(SWEEP_S)
+            await asyncio.sleep(self.deadlines.client_sweep)
             self.clock += self._now() - before
             self._sweep()
 
@@ -327,14 +324,14 @@ class Clients:
     def _pause(self, listener: socket.socket) -> None:
         """Try again a little later: until a descriptor is free the listener would wake the loop all the time."""
         self._loop.remove_reader(listener.fileno())
-        self._loop.call_later(_PAUSE_S, self._resume, listener)
+        self._loop.call_later(self.deadlines.accept_pause, self._resume, listener)
 
     def _resume(self, listener: socket.socket) -> None:
         if listener in self._listeners:
             self._loop.add_reader(listener.fileno(), self._accept, listener)
 
     async def _begin(self, connection: ClientConnection, accepted: socket.socket) -> None:
-        timeout = HANDSHAKE_S if self._tls is not None else None
+        timeout = self.deadlines.client_handshake if self._tls is not None else None
         try:
             await self._loop.connect_accepted_socket(
                 lambda: connection, accepted, ssl=self._tls, ssl_handshake_timeout=timeout
@@ -365,7 +362,8 @@ class Clients:
         for connection in list(self._open.values()):
             if connection.wants_body and self.clock > connection.body_due():
                 self._count("body")
-                message = f"the body did not arrive: {BODY_S:g} s and one for each {BODY_BYTES_PER_S:g} bytes are over"
+                base, rate = self.deadlines.client_body, self.deadlines.client_body_bytes
+                message = f"the body did not arrive: {base:g} s and one for each {rate:g} bytes are over"
                 connection.cut(Problem(408, message, code="body_timeout"))
         if self._ended:
             self._log.event("connections_ended", **self._ended)

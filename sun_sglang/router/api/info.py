@@ -15,6 +15,7 @@ from aiohttp import web
 
 from sun_sglang.router.api.sibling_processes import Siblings, merge_tasks
 from sun_sglang.router.auth.access import current_key, visible_tasks
+from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.dispatch.legs import namespace
 from sun_sglang.router.errors import Problem
 from sun_sglang.router.health.canary import OUTPUT_TOKENS, PROMPT_TOKENS
@@ -30,7 +31,6 @@ from sun_sglang.router.workers.paths import Path
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.worker import Worker
 
-WORKER_TIMEOUT_S = 5.0
 # SGLang's `/server_info` has some kilobytes a rank.
 MAX_INFO_BYTES = 1 << 22
 _MOST_PATIENCE_S = 3600.0
@@ -48,9 +48,11 @@ class Info:
         inflight: Inflight,
         queue: AdmissionQueue,
         siblings: Siblings,
+        deadlines: Deadlines,
         *,
         shows_tasks: bool,
     ) -> None:
+        self._deadlines = deadlines
         self._shows_tasks = shows_tasks
         self._canaries: dict[str, asyncio.Task[str]] = {}
         self._queue = queue
@@ -138,7 +140,7 @@ class Info:
         """POST /flush_cache: on every worker; 400 if one did not, as a busy SGLang server answers."""
         workers = [w for w in self._registry.workers.values() if w.card is not None]
         patience = _patience(http.query.get("timeout") or "0")
-        seconds = WORKER_TIMEOUT_S + max(0.0, patience)
+        seconds = self._deadlines.worker_info + max(0.0, patience)
 
         async def flush(worker: Worker) -> str:
             try:
@@ -223,7 +225,7 @@ class Info:
 
     async def _ask(self, worker: Worker, path: str) -> dict[str, Any]:
         try:
-            status, body = await self._request("GET", worker, path, WORKER_TIMEOUT_S)
+            status, body = await self._request("GET", worker, path, self._deadlines.worker_info)
         except (aiohttp.ClientError, OSError) as e:
             raise Problem(502, f"worker `{worker.name}` does not answer {path}: {describe(e)}") from e
         info = parse(body)

@@ -10,9 +10,10 @@ from typing import Any
 
 import aiohttp
 
+from sun_sglang.router.deadlines import Deadlines
+
 SIBLING_HEADER = "X-Sun-Sibling"
 _PASSED_ON = ("Authorization", "X-API-Key", "Content-Type")
-_TIMEOUT = aiohttp.ClientTimeout(total=1.5)
 # bytes of `sockaddr_un.sun_path` (linux/un.h), less the zero that ends it
 _LONGEST_ADDRESS = 107
 
@@ -22,12 +23,14 @@ class Siblings:
 
     Args:
         sockets: where they listen, by their number.
+        deadlines: for their replies.
     """
 
-    def __init__(self, sockets: Mapping[int, Path]) -> None:
+    def __init__(self, sockets: Mapping[int, Path], deadlines: Deadlines) -> None:
+        timeout = aiohttp.ClientTimeout(total=deadlines.sibling)
         self._directory: int | None = None
         self._sessions = {
-            i: aiohttp.ClientSession(connector=aiohttp.UnixConnector(self.address(path)), timeout=_TIMEOUT)
+            i: aiohttp.ClientSession(connector=aiohttp.UnixConnector(self.address(path)), timeout=timeout)
             for i, path in sockets.items()
         }
 

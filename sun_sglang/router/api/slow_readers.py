@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 from aiohttp import web
 
 from sun_sglang.router.clock import Clock
+from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.observability.log import Log
 from sun_sglang.router.observability.metrics import Account
 
@@ -73,10 +74,12 @@ class DeliveryWatch:
         limit: `write_timeout`, in seconds of the clock.
         clock: stands still while the router is paused.
         log: where a disconnected client is reported.
+        deadlines: how often the connections are looked at.
     """
 
-    def __init__(self, limit: float, clock: Clock, log: Log) -> None:
+    def __init__(self, limit: float, clock: Clock, log: Log, deadlines: Deadlines) -> None:
         self._limit = limit
+        self._interval = min(deadlines.delivery_interval_max, limit / 4)
         self._clock = clock
         self._log = log
         self._deliveries: dict[asyncio.Transport, Delivery] = {}
@@ -91,7 +94,7 @@ class DeliveryWatch:
     async def run(self) -> None:
         """Watch until cancelled."""
         while True:
-            await asyncio.sleep(min(5.0, self._limit / 4))
+            await asyncio.sleep(self._interval)
             self.look()
 
     def look(self) -> None:

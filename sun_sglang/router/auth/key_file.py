@@ -8,8 +8,9 @@ from pathlib import Path
 
 from sun_sglang.router.auth.access import Access
 from sun_sglang.router.auth.api_keys import KeysError, load_keys
+from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.observability.log import Log
-from sun_sglang.router.workers.watched_file import WATCH_S, WatchedFile
+from sun_sglang.router.workers.watched_file import WatchedFile
 
 
 class KeyFile:
@@ -20,9 +21,13 @@ class KeyFile:
         environment: holds `SUN_API_KEYS`, which does not change.
         access: who gets the keys.
         log: for changes, and for files that cannot be used.
+        deadlines: how often the file is checked.
     """
 
-    def __init__(self, path: str | None, environment: Mapping[str, str], access: Access, log: Log) -> None:
+    def __init__(
+        self, path: str | None, environment: Mapping[str, str], access: Access, log: Log, deadlines: Deadlines
+    ) -> None:
+        self._interval = deadlines.file_check
         self._path = path
         self._environment = environment
         self._access = access
@@ -36,7 +41,7 @@ class KeyFile:
         while True:
             if changed:
                 await self._read(self._path)
-            await asyncio.sleep(WATCH_S)
+            await asyncio.sleep(self._interval)
             changed = file.changed()
 
     async def _read(self, path: str) -> None:

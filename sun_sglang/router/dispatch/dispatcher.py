@@ -13,6 +13,7 @@ from typing import Any
 
 from sun_sglang.errors import RequestError
 from sun_sglang.router.clock import Clock
+from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.dispatch.attempt import Attempt, Ticket
 from sun_sglang.router.dispatch.legs import Call, leg_bodies, new_names
 from sun_sglang.router.dispatch.outcome import LEGS, Failed, Leg, Lost, Relay, Reply, Serve, died, ended, exposed
@@ -28,13 +29,7 @@ from sun_sglang.router.workers.paths import Pair
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.worker import Worker
 
-# A prefill leg has nothing left to do once its request is being decoded; it gets this long to say so.
-LINGER_S = 2.0
 ATTEMPTS = 2
-ABORT_PAUSES_S = (0.2, 1.0, 0.0)
-# How long a request waits for a worker to prove itself where none is left: a broken connection takes the worker out of
-# rotation, and its card and canary bring it back within a few round trips.
-RECOVERY_S = 0.5
 
 
 class Dispatcher:
@@ -47,10 +42,18 @@ class Dispatcher:
     """
 
     def __init__(
-        self, wire: Wire, registry: Registry, selector: PairSelector, metrics: Metrics, log: Log, clock: Clock
+        self,
+        wire: Wire,
+        registry: Registry,
+        selector: PairSelector,
+        metrics: Metrics,
+        log: Log,
+        clock: Clock,
+        deadlines: Deadlines,
     ) -> None:
         self.wire = wire
         self.clock = clock
+        self._deadlines = deadlines
         self._selector = selector
         self._registry = registry
         self._metrics = metrics
@@ -219,7 +222,7 @@ class Dispatcher:
     async def _abort_until_over(self, attempt: Attempt) -> None:
         """A worker ignores the id of a request that it has not taken in yet, so it is told again."""
         try:
-            for pause in ABORT_PAUSES_S:
+            for pause in self._deadlines.abort_pauses:
                 await asyncio.gather(*(self.wire.abort(w.spec, {"rid": attempt.rid}) for w in attempt.pair))
                 await asyncio.sleep(pause)
                 if attempt not in self.attempts:
@@ -242,7 +245,7 @@ class Dispatcher:
         if (pair := self._choose(call, avoid)) is not None:
             return pair
         try:
-            async with self.clock.timeout(RECOVERY_S):
+            async with self.clock.timeout(self._deadlines.recovery):
                 while (pair := self._choose(call, avoid)) is None and not self._closing:
                     await self._proven.wait()
         except TimeoutError:
@@ -352,7 +355,7 @@ class Dispatcher:
     async def _settle(self, attempt: Attempt) -> None:
         """Let both connections come to their end, so that they can be used again."""
         try:
-            async with asyncio.timeout(LINGER_S):
+            async with asyncio.timeout(self._deadlines.linger):
                 with suppress(LegError):
                     await attempt.legs["prefill"].finished()
                 await attempt.legs["decode"].finished()

@@ -8,12 +8,12 @@ from typing import NamedTuple
 import aiohttp
 
 from sun_sglang.router.clock import Clock
+from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.protocol.worker_replies import count_of, parse
 from sun_sglang.router.transport.bounded_read import read_at_most
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.worker import Worker
 
-LOADS_TIMEOUT_S = 2.0
 # SGLang reports some hundred bytes a rank.
 MAX_LOADS_BYTES = 1 << 20
 
@@ -37,9 +37,10 @@ class LoadMonitor:
     limit the router counts prompts alone, and the report makes up for the answers.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, registry: Registry, clock: Clock) -> None:
+    def __init__(self, session: aiohttp.ClientSession, registry: Registry, clock: Clock, deadlines: Deadlines) -> None:
         self._session = session
         self._clock = clock
+        self._deadlines = deadlines
         self._registry = registry
         self._interval = registry.fleet.router.load_interval
         self._stamps: dict[str, object] = {}
@@ -54,7 +55,7 @@ class LoadMonitor:
     async def _look(self, worker: Worker) -> None:
         before = worker.known
         # whether it lives is its probe's to judge; what is not known is not counted
-        load = await ask_load(self._session, worker, LOADS_TIMEOUT_S) or Load(0, 0)
+        load = await ask_load(self._session, worker, self._deadlines.load_report) or Load(0, 0)
         if load.requests and load.stamp != self._stamps.get(worker.name):
             # it runs batches: a worker that is full is slow, and does not hang
             worker.answered = self._clock.now()

@@ -12,6 +12,7 @@ import aiohttp
 from pydantic import ValidationError
 
 from sun_sglang.contracts.worker_card import WORKER_CARD_PATH, WorkerCard
+from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.dispatch.attempt import Ticket
 from sun_sglang.router.dispatch.dispatcher import Dispatcher
 from sun_sglang.router.dispatch.pair_response import Answer
@@ -27,7 +28,6 @@ from sun_sglang.router.workers.paths import Pair, Path
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.worker import State, Worker
 
-CANARY_TIMEOUT_S = 30.0
 # A canary may hang until its deadline. The slots belong to one pair of workers, so that a hanging pair delays no other.
 CANARIES_PER_PAIR = 4
 # A real card has about 2 KB.
@@ -35,9 +35,6 @@ MAX_CARD_BYTES = 1 << 18
 MAX_REASON = 500
 # A busy server answers late; only this many silent probes in a row mean that it hangs.
 SILENT_PROBES = 3
-SILENCE_S = 3.0
-BACKOFF_MIN_S = 0.5
-BACKOFF_MAX_S = 15.0
 
 
 class ProbeError(Exception):
@@ -83,9 +80,16 @@ class Prober:
     """
 
     def __init__(
-        self, session: aiohttp.ClientSession, registry: Registry, dispatcher: Dispatcher, metrics: Metrics, log: Log
+        self,
+        session: aiohttp.ClientSession,
+        registry: Registry,
+        dispatcher: Dispatcher,
+        metrics: Metrics,
+        log: Log,
+        deadlines: Deadlines,
     ) -> None:
         self._session = session
+        self._deadlines = deadlines
         self._registry = registry
         self._dispatcher = dispatcher
         self._metrics = metrics
@@ -117,7 +121,7 @@ class Prober:
         call = make_canary(path.task, pair.decode.card.identity.vocab_size, self._rng)
         ticket = Ticket(path.task, None, self._dispatcher.now(), counted=False)
         try:
-            outcome = await self._dispatcher.attempt(call, pair, ticket, CANARY_TIMEOUT_S, fresh=True)
+            outcome = await self._dispatcher.attempt(call, pair, ticket, self._deadlines.canary, fresh=True)
         except Problem as problem:
             fault = problem.body.decode(errors="replace") if problem.body else problem.message
         else:
@@ -174,7 +178,7 @@ class Prober:
         return self._registry.workers.get(worker.name) is worker
 
     async def _read_card(self, worker: Worker) -> WorkerCard:
-        limit = max(SILENCE_S, self._interval)
+        limit = max(self._deadlines.probe, self._interval)
         try:
             async with (
                 self._dispatcher.clock.timeout(limit),
@@ -256,7 +260,9 @@ class Prober:
                 return
             fault = await self.canary(path)
         if fault:
-            failed = self._failed[path] = next_failure(self._failed.get(path), incarnations, fault, self._now())
+            failed = self._failed[path] = next_failure(
+                self._failed.get(path), incarnations, fault, self._now(), self._deadlines
+            )
             self._news.set()
             self._log.event("canary_failed", why=fault, again_in_s=failed.pause, **path._asdict())
         elif self._registry.prove(path, incarnations):
@@ -267,7 +273,7 @@ class Prober:
                     self._report(worker)
 
 
-def next_failure(before: Failure | None, of: tuple[str, str], why: str, now: float) -> Failure:
+def next_failure(before: Failure | None, of: tuple[str, str], why: str, now: float, deadlines: Deadlines) -> Failure:
     """Return the record of a canary that failed.
 
     Args:
@@ -275,10 +281,11 @@ def next_failure(before: Failure | None, of: tuple[str, str], why: str, now: flo
         of: incarnations of the two workers; a restart of one begins anew.
         why: the fault.
         now: loop time.
+        deadlines: the shortest and the longest pause before the next canary.
     """
     if before is None or before.of != of:
-        return Failure(of, why, 1, BACKOFF_MIN_S, now + BACKOFF_MIN_S)
-    pause = min(before.pause * 2, BACKOFF_MAX_S)
+        return Failure(of, why, 1, deadlines.canary_pause_min, now + deadlines.canary_pause_min)
+    pause = min(before.pause * 2, deadlines.canary_pause_max)
     return Failure(of, why, before.times + 1 if is_same_fault(before.why, why) else 1, pause, now + pause)
 
 

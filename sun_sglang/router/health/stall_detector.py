@@ -7,13 +7,12 @@ from typing import NamedTuple
 
 import aiohttp
 
+from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.dispatch.attempt import Attempt
 from sun_sglang.router.dispatch.dispatcher import Dispatcher
 from sun_sglang.router.health.load_monitor import ask_load
 from sun_sglang.router.workers.worker import Worker
 from sun_sglang.topology import Router as RouterSettings
-
-LOADS_TIMEOUT_S = 5.0
 
 
 class _Seen(NamedTuple):
@@ -32,8 +31,11 @@ class StallDetector:
     alone.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, limits: RouterSettings, dispatcher: Dispatcher) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, limits: RouterSettings, dispatcher: Dispatcher, deadlines: Deadlines
+    ) -> None:
         self._session = session
+        self._deadlines = deadlines
         self._dispatcher = dispatcher
         self._idle = limits.idle_timeout
         self._most = max(limits.answer_timeout, self._idle)
@@ -42,7 +44,7 @@ class StallDetector:
     async def run(self) -> None:
         """Watch until cancelled."""
         while True:
-            await asyncio.sleep(min(1.0, self._idle / 4))
+            await asyncio.sleep(min(self._deadlines.stall_interval_max, self._idle / 4))
             silent = self._silent(self._idle / 2)
             owing = {attempt.pair.decode.name: attempt.pair.decode for attempt in silent}
             self._seen = {name: seen for name, seen in self._seen.items() if name in owing}
@@ -58,7 +60,7 @@ class StallDetector:
         return [a for a in tuple(self._dispatcher.attempts) if now - a.silent_since > seconds]
 
     async def _look(self, worker: Worker) -> None:
-        load = await ask_load(self._session, worker, LOADS_TIMEOUT_S)
+        load = await ask_load(self._session, worker, self._deadlines.stall_report)
         stamp = None if load is None else load.stamp
         seen = self._seen.get(worker.name)
         now = self._dispatcher.clock.now()

@@ -16,7 +16,6 @@ from collections import Counter, deque
 from sun_sglang.router.observability.log import encode
 
 QUEUE_BYTES = 4 << 20
-CLOSE_S = 2.0
 
 
 class LogWriter:
@@ -60,7 +59,7 @@ class LogWriter:
     def flush(self) -> None:
         """Do nothing: the thread writes each line as soon as it can."""
 
-    def close(self, seconds: float = CLOSE_S) -> None:
+    def close(self, seconds: float) -> None:
         """Take no more lines, and wait until those that are queued are written, at most `seconds`."""
         end = time.monotonic() + seconds
         with self._changed:

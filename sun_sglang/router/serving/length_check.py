@@ -11,6 +11,7 @@ import aiohttp
 import orjson
 
 from sun_sglang.contracts.token_count import TOKEN_COUNT_PATH, TokenCount
+from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.dispatch.legs import wire_model
 from sun_sglang.router.errors import Problem
 from sun_sglang.router.observability.log import Log
@@ -23,7 +24,6 @@ from sun_sglang.router.transport.worker_client import describe
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.worker import Worker
 
-TOKENIZE_TIMEOUT_S = 10.0
 # A worker counts one prompt at a time; the next one is on its way meanwhile. Others wait here, where they hold no copy.
 QUESTIONS_PER_WORKER = 2
 MAX_REPLY_BYTES = 1 << 16
@@ -64,10 +64,11 @@ class Checked:
 class LengthCheck:
     """Refuses what some worker of the task cannot take, before any worker sees it."""
 
-    def __init__(self, session: aiohttp.ClientSession, registry: Registry, log: Log) -> None:
+    def __init__(self, session: aiohttp.ClientSession, registry: Registry, log: Log, deadlines: Deadlines) -> None:
         self._session = session
         self._registry = registry
         self._log = log
+        self._deadlines = deadlines
         self._asked: Counter[str] = Counter()
         self._slots: dict[str, asyncio.Semaphore] = {}
 
@@ -121,7 +122,7 @@ class LengthCheck:
         slots = self._slots.setdefault(worker.name, asyncio.Semaphore(QUESTIONS_PER_WORKER))
         self._asked[worker.name] += 1
         try:
-            async with asyncio.timeout(TOKENIZE_TIMEOUT_S), slots:
+            async with asyncio.timeout(self._deadlines.token_count), slots:
                 return await self._ask(worker, task, question, limit)
         except _UnreadableError as e:
             why = str(e)

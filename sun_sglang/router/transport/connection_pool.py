@@ -19,10 +19,8 @@ import httptools
 
 from sun_sglang.contracts.worker_key import bearer
 from sun_sglang.router.clock import Clock
+from sun_sglang.router.deadlines import Deadlines
 
-# Below uvicorn's 5 s, so that a request is not written to a connection that the worker is just closing.
-KEEPALIVE_S = 3.0
-CONNECT_TIMEOUT_S = 2.0
 # uvicorn sends some hundred bytes.
 MAX_HEAD_BYTES = 1 << 16
 
@@ -199,13 +197,14 @@ class _Idle(NamedTuple):
 class Origin:
     """One worker, and the connections to it that are kept."""
 
-    def __init__(self, base: str, clock: Clock, key: str | None = None) -> None:
+    def __init__(self, base: str, clock: Clock, deadlines: Deadlines, key: str | None = None) -> None:
         parts = urlsplit(base)
         assert parts.hostname is not None, "checked when the fleet file was read"
         self.host = parts.hostname
         self.ssl = ssl.create_default_context() if parts.scheme == "https" else None
         self.port = parts.port or (443 if self.ssl else 80)
         self.clock = clock
+        self._deadlines = deadlines
         self.idle: deque[_Idle] = deque()
         self._loop = asyncio.get_running_loop()
         self._named = [f"Host: {parts.netloc}", *(f"{name}: {value}" for name, value in bearer(key).items())]
@@ -227,7 +226,7 @@ class Origin:
 
     def take(self) -> Connection | None:
         """A connection that was kept, if one is of use still."""
-        oldest = self._loop.time() - KEEPALIVE_S
+        oldest = self._loop.time() - self._deadlines.keepalive
         while self.idle:
             # the last one used: what is not needed grows old and is closed
             connection, since = self.idle.pop()
@@ -243,7 +242,7 @@ class Origin:
             return
         self.idle.append(_Idle(connection, self._loop.time()))
         if self._sweep is None:
-            self._sweep = self._loop.call_later(KEEPALIVE_S, self._close_old)
+            self._sweep = self._loop.call_later(self._deadlines.keepalive, self._close_old)
 
     async def connect(self) -> Connection:
         """A new connection.
@@ -254,7 +253,7 @@ class Origin:
         """
         where = f"cannot connect to {self.host}:{self.port}"
         try:
-            async with self.clock.timeout(CONNECT_TIMEOUT_S):
+            async with self.clock.timeout(self._deadlines.connect):
                 _, connection = await self._loop.create_connection(
                     lambda: Connection(self), self.host, self.port, ssl=self.ssl
                 )
@@ -276,26 +275,27 @@ class Origin:
 
     def _close_old(self) -> None:
         self._sweep = None
-        oldest = self._loop.time() - KEEPALIVE_S
+        oldest = self._loop.time() - self._deadlines.keepalive
         while self.idle and self.idle[0].since <= oldest:
             self.idle.popleft().connection.close()
         if self.idle:
-            wait = self.idle[0].since + KEEPALIVE_S - self._loop.time()
+            wait = self.idle[0].since + self._deadlines.keepalive - self._loop.time()
             self._sweep = self._loop.call_later(max(0.0, wait), self._close_old)
 
 
 class Connections:
     """Connections to all workers, kept while they are of use."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, deadlines: Deadlines) -> None:
         self._clock = clock
+        self._deadlines = deadlines
         self._origins: dict[tuple[str, str | None], Origin] = {}
 
     def origin(self, base: str, key: str | None = None) -> Origin:
         """The worker at `base`, as `http://HOST:PORT`, which requires `key`."""
         origin = self._origins.get((base, key))
         if origin is None:
-            origin = self._origins[base, key] = Origin(base, self._clock, key)
+            origin = self._origins[base, key] = Origin(base, self._clock, self._deadlines, key)
         return origin
 
     @property

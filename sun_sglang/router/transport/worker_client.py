@@ -13,24 +13,22 @@ import orjson
 from sun_sglang.contracts.fleet_file import FleetWorker
 from sun_sglang.contracts.worker_card import WORKER_CARD_PATH
 from sun_sglang.router.clock import Clock
+from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.dispatch.outcome import Lost, Reply
 from sun_sglang.router.observability.log import Log
 from sun_sglang.router.protocol.worker_replies import parse
 from sun_sglang.router.transport.bounded_read import OversizedError
-from sun_sglang.router.transport.connection_pool import CONNECT_TIMEOUT_S, KEEPALIVE_S, Connections
+from sun_sglang.router.transport.connection_pool import Connections
 from sun_sglang.router.transport.exchange import Exchange
 
-ABORT_TIMEOUT_S = 5.0
-CARD_TIMEOUT_S = 3.0
 
-
-def new_session() -> aiohttp.ClientSession:
+def new_session(deadlines: Deadlines) -> aiohttp.ClientSession:
     """The client session for all that is no leg. Only connecting has a deadline of its own.
 
     No body is decompressed and no cookie is kept: a small compressed reply could fill the memory, and cookies could.
     """
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S)
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S)
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=deadlines.keepalive)
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=deadlines.connect)
     headers = {"Accept-Encoding": "identity"}
     return aiohttp.ClientSession(
         connector=connector,
@@ -48,8 +46,9 @@ class Wire:
         connections: to the workers.
     """
 
-    def __init__(self, log: Log, clock: Clock) -> None:
-        self.connections = Connections(clock)
+    def __init__(self, log: Log, clock: Clock, deadlines: Deadlines) -> None:
+        self.connections = Connections(clock, deadlines)
+        self._deadlines = deadlines
         self._clock = clock
         self._log = log
 
@@ -74,9 +73,9 @@ class Wire:
         A worker that cannot be reached has nothing to abort; that is only logged.
         """
         body = orjson.dumps(what)
-        outcome = await self._ask(worker, "/abort_request", body, ABORT_TIMEOUT_S)
+        outcome = await self._ask(worker, "/abort_request", body, self._deadlines.abort)
         if isinstance(outcome, Lost) and outcome.stale:
-            outcome = await self._ask(worker, "/abort_request", body, ABORT_TIMEOUT_S, fresh=True)
+            outcome = await self._ask(worker, "/abort_request", body, self._deadlines.abort, fresh=True)
         if isinstance(outcome, Lost):
             self._log.event("abort_failed", url=worker.url, why=outcome.detail, **what)
 
@@ -85,7 +84,7 @@ class Wire:
 
         The connection is new: an answer proves that the process lives after this call began.
         """
-        outcome = await self._ask(worker, WORKER_CARD_PATH, None, CARD_TIMEOUT_S, fresh=True)
+        outcome = await self._ask(worker, WORKER_CARD_PATH, None, self._deadlines.liveness, fresh=True)
         if isinstance(outcome, Lost) or outcome.status != HTTPStatus.OK:
             return None
         card = parse(outcome.head)

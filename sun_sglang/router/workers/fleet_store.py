@@ -13,15 +13,13 @@ import orjson
 
 from sun_sglang.contracts.fleet_file import Fleet, FleetError, load_fleet
 from sun_sglang.private_file import write_private
+from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.errors import Problem
 from sun_sglang.router.observability.log import Log
 from sun_sglang.router.workers.fleet_edits import Edit, edited
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.rollout import Rollout
-from sun_sglang.router.workers.watched_file import WATCH_S, WatchedFile
-
-LOCK_S = 5.0
-_LOCK_PAUSE_S = 0.02
+from sun_sglang.router.workers.watched_file import WatchedFile
 
 
 class FleetStore:
@@ -34,10 +32,12 @@ class FleetStore:
         registry: what is served.
         path: the file; None keeps changes in memory.
         log: for files that cannot be used.
+        deadlines: for the lock on the file, and for checks whether it was replaced.
     """
 
-    def __init__(self, registry: Registry, path: Path | None, log: Log) -> None:
+    def __init__(self, registry: Registry, path: Path | None, log: Log, deadlines: Deadlines) -> None:
         self._registry = registry
+        self._deadlines = deadlines
         self._rollout = Rollout(registry)
         self._file = None if path is None else WatchedFile(path)
         self._log = log
@@ -58,7 +58,7 @@ class FleetStore:
 
     async def _edit_file(self, file: WatchedFile, change: Edit) -> Fleet:
         try:
-            async with _locked(file.path):
+            async with _locked(file.path, self._deadlines):
                 fleet = edited(self._load(file), change)
                 _replace(file.path, fleet)
                 file.note()
@@ -72,7 +72,7 @@ class FleetStore:
     async def run(self) -> None:
         """Take over what others write to the file, until cancelled."""
         while self._file is not None:
-            await asyncio.sleep(WATCH_S)
+            await asyncio.sleep(self._deadlines.file_check)
             if not self._file.changed():
                 continue
             try:
@@ -99,20 +99,20 @@ class FleetStore:
 
 
 @asynccontextmanager
-async def _locked(path: Path) -> AsyncIterator[None]:
+async def _locked(path: Path, deadlines: Deadlines) -> AsyncIterator[None]:
     """Let one writer in at a time, over all processes. The lock is on a file of its own: the fleet's is replaced.
 
     Raises:
-        Problem: 503 where it is not free within `LOCK_S`.
+        Problem: 503 where it is not free within `fleet_lock`.
     """
     with path.with_name(f".{path.name}.lock").open("w") as lock:
         try:
-            async with asyncio.timeout(LOCK_S):
+            async with asyncio.timeout(deadlines.fleet_lock):
                 # a call that waits in the kernel could not be given up, and no event tells that a lock is free
                 while not _lock(lock):  # noqa: ASYNC110 - as said
-                    await asyncio.sleep(_LOCK_PAUSE_S)
+                    await asyncio.sleep(deadlines.fleet_lock_pause)
         except TimeoutError as e:
-            message = f"another process holds the lock on {path.name} since {LOCK_S:g} s; try again"
+            message = f"another process holds the lock on {path.name} since {deadlines.fleet_lock:g} s; try again"
             raise Problem(503, message, code="fleet_locked") from e
         yield
 

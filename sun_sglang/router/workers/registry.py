@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 
 from sun_sglang.contracts.fleet_file import Fleet, FleetWorker
 from sun_sglang.contracts.worker_card import WorkerCard
+from sun_sglang.router.deadlines import DEFAULT, Deadlines
 from sun_sglang.router.protocol.prompt_length import Limit
 from sun_sglang.router.workers.pairing import Party, decoder_objection, objection
 from sun_sglang.router.workers.paths import Pair, Path
@@ -33,8 +34,9 @@ class Registry:
         on_added: called with a worker that came while the router runs.
     """
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, deadlines: Deadlines = DEFAULT) -> None:
         self.fleet = fleet
+        self._deadlines = deadlines
         self.wanted = fleet
         self.task_names = tuple(fleet.tasks)
         self.workers: dict[str, Worker] = {}
@@ -111,7 +113,8 @@ class Registry:
 
     def add(self, spec: FleetWorker) -> Worker:
         """A worker that has not been seen yet."""
-        worker = Worker(spec, self.wanted.pools[spec.pool].role, draining=spec.draining)
+        role = self.wanted.pools[spec.pool].role
+        worker = Worker(spec, role, draining=spec.draining, deadlines=self._deadlines)
         self.workers[spec.name] = worker
         return worker
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from sun_sglang.contracts.fleet_file import MOST_WORKERS
 from sun_sglang.processes import start_ticks
+from sun_sglang.router.deadlines import Deadlines
 
-LOOK_S = 0.5
 _HEAD = 4
 _CELLS = 4
 _ROW = _HEAD + _CELLS * MOST_WORKERS
@@ -30,9 +30,11 @@ class SharedLoads:
         path: the file that holds it; made by whoever comes first.
         process: this process, from 0.
         processes: how many there are.
+        deadlines: how often the other processes are looked for.
     """
 
-    def __init__(self, path: Path, process: int, processes: int) -> None:
+    def __init__(self, path: Path, process: int, processes: int, deadlines: Deadlines) -> None:
+        self._interval = deadlines.shared_loads
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             size = processes * _ROW * 8
@@ -100,7 +102,7 @@ class SharedLoads:
         """Look whether the other processes are there, until cancelled."""
         while True:
             self.look()
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(self._interval)
 
     def look(self) -> None:
         """Look once."""

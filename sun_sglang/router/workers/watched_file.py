@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypeAlias
 
-WATCH_S = 0.5
 _Stamp: TypeAlias = tuple[int, int, int] | None
 
 

@@ -9,14 +9,12 @@ from enum import StrEnum
 
 from sun_sglang.contracts.fleet_file import FleetWorker
 from sun_sglang.contracts.worker_card import WorkerCard
+from sun_sglang.router.deadlines import DEFAULT, Deadlines
 from sun_sglang.router.workers.pairing import Party
 from sun_sglang.router.workers.shared_loads import SharedLoads
 
-# SGLang tokenizes a prompt on the event loop of its HTTP server, which answers nobody meanwhile. A shorter body costs
-# too little to matter; a longer one about a second for each MB, and several where its cores are shared.
+# Bytes of a request's body from which its tokenization keeps the worker from answering probes (`tokenize_per_byte`).
 LONG_BODY_BYTES = 1 << 16
-READING_S_PER_BYTE = 4e-6
-MAX_READING_S = 60.0
 
 
 class State(StrEnum):
@@ -53,6 +51,7 @@ class Worker:
         hash: of its name, the same in every process.
         shared: what the router's other processes have on it; None where there is one process.
         slot: where this process shows them its own requests and tokens.
+        deadlines: how long it may tokenize.
     """
 
     spec: FleetWorker
@@ -74,6 +73,7 @@ class Worker:
     hash: int = field(init=False)
     shared: SharedLoads | None = None
     slot: memoryview | None = None
+    deadlines: Deadlines = DEFAULT
 
     def __post_init__(self) -> None:
         self.hash = int.from_bytes(hashlib.blake2b(self.spec.name.encode(), digest_size=8).digest(), "little")
@@ -133,8 +133,8 @@ class Worker:
     def read(self, size: int, now: float) -> None:
         """Note that a request was sent whose body has `size` bytes; `now` is loop time."""
         if size >= LONG_BODY_BYTES:
-            done = max(self.reading_until, now) + size * READING_S_PER_BYTE
-            self.reading_until = min(done, now + MAX_READING_S)
+            done = max(self.reading_until, now) + size * self.deadlines.tokenize_per_byte
+            self.reading_until = min(done, now + self.deadlines.tokenize_max)
             if self.slot is not None:
                 self.slot[2] = int(self.reading_until * 1000)
 

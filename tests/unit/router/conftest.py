@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 
 import aiohttp
@@ -11,6 +12,7 @@ import pytest
 
 from sun_sglang.contracts.fleet_file import Fleet
 from sun_sglang.router.app import Router
+from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.observability.log import Log
 
 from .fake_worker import FakeWorker, Rooms
@@ -76,39 +78,34 @@ class System:
 Start = Callable[..., Any]
 
 
-# Deadlines of the router's own for what a worker or a sibling does at once. Here all of them are in this process: where
-# it gets no CPU for a while, nobody else is to be blamed for it. A test of one of these sets it again.
-DEADLINES = {
-    "transport.connection_pool.CONNECT_TIMEOUT_S": PATIENCE_S,
-    "transport.connection_pool.KEEPALIVE_S": PATIENCE_S,
-    "transport.worker_client.CONNECT_TIMEOUT_S": PATIENCE_S,
-    "transport.worker_client.KEEPALIVE_S": PATIENCE_S,
-    "transport.worker_client.ABORT_TIMEOUT_S": PATIENCE_S,
-    "transport.worker_client.CARD_TIMEOUT_S": PATIENCE_S,
-    "health.prober.CANARY_TIMEOUT_S": PATIENCE_S,
-    "health.prober.SILENCE_S": PATIENCE_S,
-    "dispatch.dispatcher.LINGER_S": PATIENCE_S,
-    "health.load_monitor.LOADS_TIMEOUT_S": PATIENCE_S,
-    "health.stall_detector.LOADS_TIMEOUT_S": PATIENCE_S,
-    "serving.length_check.TOKENIZE_TIMEOUT_S": PATIENCE_S,
-    "api.info.WORKER_TIMEOUT_S": PATIENCE_S,
-    "api.client_connections.HANDSHAKE_S": PATIENCE_S,
-    "api.sibling_processes._TIMEOUT": aiohttp.ClientTimeout(total=PATIENCE_S),
-    "app._CUT_GRACE_S": PATIENCE_S,
-}
+# Limits for what a worker or a sibling does at once. Here all of them are in this process: where it gets no CPU for a
+# while, nobody else is to be blamed for it. A test of one of these sets it again.
+DEADLINES = Deadlines(
+    connect=PATIENCE_S,
+    keepalive=PATIENCE_S,
+    abort=PATIENCE_S,
+    liveness=PATIENCE_S,
+    canary=PATIENCE_S,
+    probe=PATIENCE_S,
+    linger=PATIENCE_S,
+    load_report=PATIENCE_S,
+    stall_report=PATIENCE_S,
+    token_count=PATIENCE_S,
+    worker_info=PATIENCE_S,
+    client_handshake=PATIENCE_S,
+    sibling=PATIENCE_S,
+    shutdown=PATIENCE_S,
+)
+
+
+def set_deadlines(part: Any, **seconds: float) -> None:
+    """Give a running part of the router other deadlines."""
+    part._deadlines = replace(part._deadlines, **seconds)
 
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in DEADLINES.items():
-        monkeypatch.setattr(f"sun_sglang.router.{name}", seconds)
     monkeypatch.setattr("sun_sglang.launch.router_client._TIMEOUT", aiohttp.ClientTimeout(total=PATIENCE_S))
-
-
-@pytest.fixture
-def recovers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A request waits for its worker to come back, however long that takes."""
-    monkeypatch.setattr("sun_sglang.router.dispatch.dispatcher.RECOVERY_S", PATIENCE_S)
 
 
 @pytest.fixture
@@ -123,6 +120,7 @@ async def start() -> AsyncIterator[Start]:
         router: dict[str, Any] | None = None,
         cards: dict[str, dict[str, Any]] | None = None,
         wait: bool = True,
+        deadlines: Deadlines = DEADLINES,
         **more: Any,
     ) -> System:
         rooms = Rooms()
@@ -144,7 +142,7 @@ async def start() -> AsyncIterator[Start]:
                 **more,
             }
         )
-        system.router = await Router.start(fleet, Log(log))
+        system.router = await Router.start(fleet, Log(log), deadlines=deadlines)
         system.client = aiohttp.ClientSession(
             base_url=system.router.url, timeout=aiohttp.ClientTimeout(total=2 * PATIENCE_S)
         )
@@ -162,6 +160,7 @@ async def start() -> AsyncIterator[Start]:
 
 
 SUN = {"math": ("math", "base"), "tool": ("tool", "base")}
+SMALL = {"math": 1, "tool": 1, "base": 1}
 
 
 @pytest.fixture
@@ -174,5 +173,5 @@ async def sun(start: Start) -> System:
 @pytest.fixture
 async def small(start: Start) -> System:
     """Two tasks, one worker in each pool."""
-    system: System = await start(SUN, {"math": 1, "tool": 1, "base": 1})
+    system: System = await start(SUN, SMALL)
     return system

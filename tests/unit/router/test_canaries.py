@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from sun_sglang.router.health.prober import next_failure
 
-from .conftest import PATIENCE_S, Start
+from .conftest import DEADLINES, PATIENCE_S, Start
 from .fake_worker import Fault
 
 
 async def test_canaries_that_hang_on_one_decode_worker_delay_no_other_worker(
-    start: Start, monkeypatch: pytest.MonkeyPatch
+    start: Start,
 ) -> None:
     """Twelve paths lead to the worker that hangs, and no canary ends within this test's patience."""
-    monkeypatch.setattr("sun_sglang.router.health.prober.CANARY_TIMEOUT_S", 100 * PATIENCE_S)
     tasks = {f"task-{i}": ("math", "base") for i in range(6)}
-    system = await start(tasks, {"math": 2, "base": 2})
+    system = await start(tasks, {"math": 2, "base": 2}, deadlines=replace(DEADLINES, canary=100 * PATIENCE_S))
     liar, healthy, registry = system["base-0"], system["base-1"], system.router.registry
     liar.canary_fault = Fault(hang=True)
     liar.canaries = 0
@@ -59,20 +60,17 @@ async def test_canary_answer_that_is_garbage_refuses_its_path_and_ends_nothing(
 
 
 def test_record_of_failed_canaries_counts_the_same_fault_in_a_row_between_the_same_starts() -> None:
-    first = next_failure(None, ("a", "b"), "no KV for room 8812", 10.0)
-    second = next_failure(first, ("a", "b"), "no KV for room 17", 11.0)
+    first = next_failure(None, ("a", "b"), "no KV for room 8812", 10.0, DEADLINES)
+    second = next_failure(first, ("a", "b"), "no KV for room 17", 11.0, DEADLINES)
     assert (first.times, second.times, second.pause) == (1, 2, 2 * first.pause)
-    assert next_failure(second, ("a", "b"), "no route", 13.0).times == 1
-    restarted = next_failure(second, ("a", "c"), "no KV for room 9", 13.0)
+    assert next_failure(second, ("a", "b"), "no route", 13.0, DEADLINES).times == 1
+    restarted = next_failure(second, ("a", "c"), "no KV for room 9", 13.0, DEADLINES)
     assert (restarted.times, restarted.pause) == (1, first.pause)
 
 
-async def test_tasks_tell_how_many_canaries_in_a_row_failed_in_one_way(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sun_sglang.router.health.prober.BACKOFF_MIN_S", 0.01)
-    monkeypatch.setattr("sun_sglang.router.health.prober.BACKOFF_MAX_S", 0.01)
-    system = await start({"math": ("math", "base")}, {"math": 1, "base": 1})
+async def test_tasks_tell_how_many_canaries_in_a_row_failed_in_one_way(start: Start) -> None:
+    quick = replace(DEADLINES, canary_pause_min=0.01, canary_pause_max=0.01)
+    system = await start({"math": ("math", "base")}, {"math": 1, "base": 1}, deadlines=quick)
     system["base-0"].canary_fault = Fault(status=500, body=b'{"error":{"message":"no KV for request RID"}}')
     await system["base-0"].restart()
     await system.until(lambda: len([e for e in system.events if e["event"] == "canary_failed"]) >= 3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.rollout import Rollout
 from sun_sglang.router.workers.watched_file import WatchedFile
 
-from .conftest import PATIENCE_S, SUN, Start, System
+from .conftest import DEADLINES, PATIENCE_S, SUN, Start, System, set_deadlines
 from .fake_worker import FakeWorker, Fault, Rooms, expected
 
 IDS = [5, 6, 7]
@@ -245,12 +246,12 @@ FLEET = Fleet.model_validate(
 )
 
 
-async def test_what_one_process_changes_the_other_takes_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sun_sglang.router.workers.fleet_store.WATCH_S", 0.005)
+async def test_what_one_process_changes_the_other_takes_over(tmp_path: Path) -> None:
+    quick = replace(DEADLINES, file_check=0.005)
     file, log = tmp_path / "fleet.json", io.StringIO()
     file.write_text(FLEET.model_dump_json())
     one, two = (Registry(load_fleet(file)) for _ in range(2))
-    stores = [FleetStore(registry, file, Log(log)) for registry in (one, two)]
+    stores = [FleetStore(registry, file, Log(log), quick) for registry in (one, two)]
     watching = asyncio.create_task(stores[1].run())
     await stores[0].edit(add_worker(FleetWorker(name="d2", pool="d", url="http://h9:1")))
     await stores[0].edit(set_draining("d0", draining=True))
@@ -286,7 +287,7 @@ async def test_change_that_the_disk_has_no_room_for_is_a_503_and_changes_nothing
     file.write_text(FLEET.model_dump_json())
     registry = Registry(load_fleet(file))
     with pytest.raises(Problem, match="No space left on device") as refused:
-        await FleetStore(registry, file, Log(io.StringIO())).edit(set_draining("d0", draining=True))
+        await FleetStore(registry, file, Log(io.StringIO()), DEADLINES).edit(set_draining("d0", draining=True))
     assert refused.value.status == 503
     assert not registry.workers["d0"].draining
     assert load_fleet(file) == FLEET
@@ -298,14 +299,14 @@ async def test_a_lock_that_is_not_given_back_stops_one_change_and_nothing_else(
     file = tmp_path / "fleet.json"
     file.write_text(small.router.registry.wanted.model_dump_json())
     monkeypatch.setattr(small.router.store, "_file", WatchedFile(file))
-    monkeypatch.setattr("sun_sglang.router.workers.fleet_store.LOCK_S", PATIENCE_S)
+    set_deadlines(small.router.store, fleet_lock=PATIENCE_S)
     with (tmp_path / ".fleet.json.lock").open("w") as stuck:
         fcntl.flock(stuck, fcntl.LOCK_EX)
         waiting = asyncio.create_task(call(small, "POST", "/workers/base-0/drain"))
         for _ in range(3):
             assert (await small.post("/generate", ASK))[0] == 200
         assert not waiting.done()
-        monkeypatch.setattr("sun_sglang.router.workers.fleet_store.LOCK_S", 0.01)
+        set_deadlines(small.router.store, fleet_lock=0.01)
         status, said = await call(small, "POST", "/workers/base-0/drain")
         assert (status, said["error"]["code"]) == (503, "fleet_locked")
         assert small.router.registry.state("base-0") == "ready"

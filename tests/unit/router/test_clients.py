@@ -7,6 +7,7 @@ import errno
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from sun_sglang.router.api.client_connections import most_connections
 from sun_sglang.router.health.prober import Prober
 from tests.certificate import self_signed
 
-from .conftest import PATIENCE_S, SUN, Start, System
+from .conftest import DEADLINES, PATIENCE_S, SUN, Start, System
 from .fake_worker import Fault
 
 ASK = {"model": "math", "input_ids": [5, 6, 7]}
@@ -159,7 +160,7 @@ async def test_time_for_which_the_router_was_stopped_is_no_clients_fault(
     monkeypatch: pytest.MonkeyPatch, small: System
 ) -> None:
     clients, sweeps = small.router.clients, []
-    monkeypatch.setattr("sun_sglang.router.api.client_connections.SWEEP_S", 0.001)
+    clients.deadlines = replace(clients.deadlines, client_sweep=0.001)
     monkeypatch.setattr(clients, "_now", lambda: 7.0)  # the router's clock stands still
     monkeypatch.setattr(clients, "_sweep", lambda: sweeps.append(clients.clock))
     small.router._watchers[0].cancel()  # the one that runs already has looked at another clock
@@ -245,13 +246,11 @@ async def test_over_the_bound_a_request_under_way_is_kept_and_the_new_connection
     assert (await again.answer())[0] == 200
 
 
-async def test_handshakes_count_and_end(
-    start: Start, peers: list[Peer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_handshakes_count_and_end(start: Start, peers: list[Peer], tmp_path: Path) -> None:
     cert, key = self_signed(tmp_path, "router.test")
     router = {"tls_cert": str(cert), "tls_key": str(key)}
-    monkeypatch.setattr("sun_sglang.router.api.client_connections.HANDSHAKE_S", 0.2)
-    system: System = await start(SUN, {"math": 1, "tool": 1, "base": 1}, router=router)
+    deadlines = replace(DEADLINES, client_handshake=0.2)
+    system: System = await start(SUN, {"math": 1, "tool": 1, "base": 1}, router=router, deadlines=deadlines)
     silent, garbage = [await Peer.of(system) for _ in range(2)]
     peers += [silent, garbage]
     garbage.send(b"GET / HTTP/1.1\r\n\r\n")

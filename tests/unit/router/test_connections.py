@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
 from sun_sglang.router.clock import Clock
+from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.dispatch.outcome import Lost, Reply
-from sun_sglang.router.transport import connection_pool as module
 from sun_sglang.router.transport.connection_pool import BrokenError, Connections, LegError
 from sun_sglang.router.transport.exchange import MAX_REPLY_BYTES, Exchange
 from tests.unit.ports import PORTS
 
-from .conftest import PATIENCE_S
+from .conftest import DEADLINES, PATIENCE_S
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
@@ -84,8 +85,8 @@ async def server() -> AsyncIterator[Server]:
 class Client:
     """Sends requests, and keeps what was said of them."""
 
-    def __init__(self) -> None:
-        self.connections = Connections(Clock(asyncio.get_running_loop(), lambda _: None))
+    def __init__(self, deadlines: Deadlines = DEADLINES) -> None:
+        self.connections = Connections(Clock(asyncio.get_running_loop(), lambda _: None), deadlines)
         self.said: list[Lost | Reply] = []
 
     def send(
@@ -146,13 +147,14 @@ async def test_a_connection_that_its_worker_wants_closed(server: Server, client:
     assert server.connections == 2
 
 
-async def test_old_connections_are_closed(server: Server, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "KEEPALIVE_S", 0.02)
+async def test_old_connections_are_closed(server: Server) -> None:
+    client = Client(replace(DEADLINES, keepalive=0.02))
     base = await server.start()
     await asyncio.gather(*(client.ask(base) for _ in range(2)))
     await client.until(lambda: not client.connections.kept)
     await client.ask(base)
     assert server.connections == 3
+    client.connections.close()
 
 
 async def test_nobody_listens(client: Client) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from sun_sglang.router.dispatch.attempt import Attempt
 
-from .conftest import PATIENCE_S, Start, System
+from .conftest import PATIENCE_S, Start, System, set_deadlines
 from .fake_worker import FakeWorker, Fault, expected
 
 IDS = [5, 6, 7]
@@ -155,10 +155,10 @@ async def test_fault_02_07_the_other_leg_reports_a_death(sun: System, stream: bo
 
 @pytest.mark.parametrize("busy", ["reads", "answers", ""])
 async def test_worker_that_reads_a_long_prompt_or_answers_others_and_shows_no_card_is_not_ejected(
-    small: System, monkeypatch: pytest.MonkeyPatch, busy: str
+    small: System, busy: str
 ) -> None:
     """Its silence says nothing: the request is not retried, and the other requests of the worker go on."""
-    monkeypatch.setattr("sun_sglang.router.transport.worker_client.CARD_TIMEOUT_S", 0.01)
+    set_deadlines(small.router.dispatcher.wire, liveness=0.01)
     small["math-0"].fault = Fault(status=500, times=1)
     small["base-0"].silent_cards = True
     worker = small.router.registry.workers["base-0"]
@@ -301,13 +301,13 @@ async def test_fault_08_endless_answer_is_broken_off_and_not_retried(start: Star
     assert not any(system.metric("sun_ejections_total", worker=name) for name in system.workers)
 
 
-async def test_fault_05_a_canary_that_hangs_in_decode_ends(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_fault_05_a_canary_that_hangs_in_decode_ends(start: Start) -> None:
     system = await start({"math": ("math", "base")}, {"math": 1, "base": 1})
     system["base-0"].canary_fault = Fault(hang_after=1)
-    with monkeypatch.context() as soon:
-        soon.setattr("sun_sglang.router.health.prober.CANARY_TIMEOUT_S", 0.1)
-        await system["base-0"].restart()
-        await system.until(lambda: "the decode worker did not answer" in system.log.getvalue())
+    set_deadlines(system.router.prober, canary=0.1)
+    await system["base-0"].restart()
+    await system.until(lambda: "the decode worker did not answer" in system.log.getvalue())
+    set_deadlines(system.router.prober, canary=PATIENCE_S)
     assert system.router.registry.state("base-0") == "registering"
     system["base-0"].canary_fault = None
     await system.ready()
@@ -510,8 +510,8 @@ async def test_fault_17_an_unknown_rid_and_abort_all(small: System) -> None:
     assert (await small.post("/abort_request", {"rid": 3}))[0] == 400
 
 
-@pytest.mark.usefixtures("recovers")
 async def test_fault_17_an_abort_before_dispatch(small: System) -> None:
+    set_deadlines(small.router.dispatcher, recovery=PATIENCE_S)
     await small["base-0"].stop()
     await small.until(lambda: small.router.registry.unserved())
     asked = asyncio.create_task(small.post("/generate", {**MATH, "rid": "a"}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import yaml
 
 from sun_sglang.contracts.fleet_file import FleetWorker
 
-from .conftest import SUN, Start, System
+from .conftest import DEADLINES, SMALL, SUN, Start, System
 from .fake_worker import Fault
 
 ALICE, BOB, WATCHER, ROOT = (name + "-" + name[0] * 20 for name in ("alice", "bob", "watcher", "root"))
@@ -29,11 +30,14 @@ def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
+QUICK = replace(DEADLINES, file_check=0.005)
+
+
 @pytest.fixture
 async def shared(start: Start, tmp_path: Path) -> System:
     file = tmp_path / "keys.yaml"
     file.write_text(yaml.safe_dump({"keys": KEYS}))
-    system: System = await start(SUN, {"math": 1, "tool": 1, "base": 1}, router={"api_keys": str(file)})
+    system: System = await start(SUN, SMALL, router={"api_keys": str(file)}, deadlines=QUICK)
     return system
 
 
@@ -192,11 +196,6 @@ async def test_aborts_of_a_request_that_is_being_aborted_cost_nothing(
 # --- the file changes -----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sun_sglang.router.auth.key_file.WATCH_S", 0.005)
-
-
 async def replaced(system: System, file: Path, keys: object) -> dict[str, Any]:
     """Write the file; wait until the router has read it."""
     before = len(system.events)
@@ -212,7 +211,7 @@ async def replaced(system: System, file: Path, keys: object) -> dict[str, Any]:
 
 
 async def test_a_key_that_leaves_the_file_is_refused_and_one_that_comes_is_let_in(
-    quick: None, shared: System, tmp_path: Path
+    shared: System, tmp_path: Path
 ) -> None:
     file = tmp_path / "keys.yaml"
     new = "carol-" + "c" * 20
@@ -225,7 +224,7 @@ async def test_a_key_that_leaves_the_file_is_refused_and_one_that_comes_is_let_i
     assert not any(key in shared.log.getvalue() for key in (ALICE, BOB, new))
 
 
-async def test_a_file_that_is_wrong_or_gone_keeps_the_keys(quick: None, shared: System, tmp_path: Path) -> None:
+async def test_a_file_that_is_wrong_or_gone_keeps_the_keys(shared: System, tmp_path: Path) -> None:
     file = tmp_path / "keys.yaml"
     for wrong in ({"keys": []}, {"keys": [{"name": "a", "key": ALICE, "taks": ["math"]}]}, "", [ALICE]):
         assert (await replaced(shared, file, wrong))["event"] == "keys_refused"
@@ -242,13 +241,13 @@ async def test_a_file_that_is_wrong_or_gone_keeps_the_keys(quick: None, shared: 
     assert ALICE not in shared.log.getvalue()
 
 
-async def test_a_rate_that_stays_keeps_its_level_when_the_file_changes(
-    quick: None, start: Start, tmp_path: Path
-) -> None:
+async def test_a_rate_that_stays_keeps_its_level_when_the_file_changes(start: Start, tmp_path: Path) -> None:
     file = tmp_path / "keys.yaml"
     slow = {"name": "alice", "key": ALICE, "requests_per_minute": 0.1}
     file.write_text(yaml.safe_dump({"keys": [slow]}))
-    system: System = await start(SUN, {"math": 1, "tool": 1, "base": 1}, router={"api_keys": str(file)})
+    system: System = await start(
+        SUN, {"math": 1, "tool": 1, "base": 1}, router={"api_keys": str(file)}, deadlines=QUICK
+    )
     assert (await told(system, "POST", "/generate", ALICE, json=ASK))[0] == 200
     await replaced(system, file, {"keys": [{**slow, "tasks": ["math"]}, KEYS[1]]})
     assert (await told(system, "POST", "/generate", ALICE, json=ASK))[0] == 429
@@ -256,9 +255,7 @@ async def test_a_rate_that_stays_keeps_its_level_when_the_file_changes(
     assert (await told(system, "POST", "/generate", ALICE, json=ASK))[0] == 200
 
 
-async def test_a_request_under_way_ends_well_when_its_key_is_removed(
-    quick: None, shared: System, tmp_path: Path
-) -> None:
+async def test_a_request_under_way_ends_well_when_its_key_is_removed(shared: System, tmp_path: Path) -> None:
     shared["base-0"].fault = Fault(hang_after=2)
     asked = asyncio.create_task(told(shared, "POST", "/generate", ALICE, json={**ASK, "rid": "mine"}))
     await shared.until(lambda: shared["base-0"].running)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from sun_sglang.contracts.fleet_file import FleetWorker
 from sun_sglang.errors import RequestError
+from sun_sglang.router.deadlines import DEFAULT
 from sun_sglang.router.health.prober import SILENT_PROBES, ProbeError, _count_silence
 from sun_sglang.router.protocol.prompt_length import Limit, check_token_ids, measure, needs_count
 from sun_sglang.router.protocol.request import Endpoint
-from sun_sglang.router.workers.worker import LONG_BODY_BYTES, MAX_READING_S, Worker
+from sun_sglang.router.workers.worker import LONG_BODY_BYTES, Worker
 
-from .conftest import SUN, Start, System
+from .conftest import DEADLINES, PATIENCE_S, SMALL, SUN, Start, System, set_deadlines
 from .fake_worker import VOCAB, Fault
 
 GENERATE, COMPLETIONS, CHAT = "/generate", "/v1/completions", "/v1/chat/completions"
@@ -76,10 +78,8 @@ def test_the_bounds_are_inclusive() -> None:
 
 
 @pytest.mark.parametrize("path", [GENERATE, COMPLETIONS, CHAT])
-async def test_a_count_that_does_not_come_refuses_the_request(
-    small: System, monkeypatch: pytest.MonkeyPatch, path: str
-) -> None:
-    monkeypatch.setattr("sun_sglang.router.serving.length_check.TOKENIZE_TIMEOUT_S", 0.05)
+async def test_a_count_that_does_not_come_refuses_the_request(small: System, path: str) -> None:
+    set_deadlines(small.router.length_check, token_count=0.05)
     small["math-0"].silent_counts = True
     body = {
         GENERATE: {"text": UNDECIDED},
@@ -223,11 +223,10 @@ async def test_a_request_is_checked_while_every_worker_is_gone(small: System) ->
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_request_that_came_before_any_worker_is_checked_when_one_is_there(
-    start: Start, recovers: None, stream: bool
-) -> None:
+async def test_a_request_that_came_before_any_worker_is_checked_when_one_is_there(start: Start, stream: bool) -> None:
     """Nothing is known when it comes; it waits for a pair, and is checked before it goes there."""
     system = await start(SUN, {"math": 1, "tool": 1, "base": 1}, wait=False)
+    set_deadlines(system.router.dispatcher, recovery=PATIENCE_S)
     system["base-0"].canary_fault = Fault(status=500)
     await system.until(lambda: system["base-0"].canaries > 0)
     assert system.router.registry.limit("math") is None
@@ -247,7 +246,8 @@ async def test_a_request_that_came_before_any_worker_is_checked_when_one_is_ther
     assert (await system.post(GENERATE, {"model": "math", "input_ids": [1] * 1000}))[0] == 200
 
 
-async def test_a_request_is_checked_again_where_its_workers_come_back_with_less(small: System, recovers: None) -> None:
+async def test_a_request_is_checked_again_where_its_workers_come_back_with_less(small: System) -> None:
+    set_deadlines(small.router.dispatcher, recovery=PATIENCE_S)
     worker, registry = small["base-0"], small.router.registry
     await worker.stop()
     await small.until(lambda: registry.unserved() == ["math", "tool"])
@@ -272,11 +272,18 @@ async def test_a_request_is_checked_again_where_its_workers_come_back_with_less(
 # --- a worker that tokenizes ----------------------------------------------------------------------------------------
 
 
+async def probe_quickly(system: System) -> None:
+    """Shorten the limit of probes; those that began with a longer one are over when this returns."""
+    set_deadlines(system.router.prober, probe=0.02)
+    asked = {worker: worker.cards_asked for worker in system.workers.values()}
+    await system.until(lambda: all(worker.cards_asked >= before + 2 for worker, before in asked.items()))
+
+
 async def test_a_worker_that_is_silent_after_a_long_prompt_stays_ready_until_it_has_had_time_to_read_it(
-    small: System, monkeypatch: pytest.MonkeyPatch
+    start: Start,
 ) -> None:
-    monkeypatch.setattr("sun_sglang.router.health.prober.SILENCE_S", 0.02)
-    monkeypatch.setattr("sun_sglang.router.workers.worker.READING_S_PER_BYTE", 1.0)
+    small: System = await start(SUN, SMALL, deadlines=replace(DEADLINES, tokenize_per_byte=1.0))
+    await probe_quickly(small)
     text = ("x" * 1000 + " ") * 90
     assert (await small.post(GENERATE, {"model": "math", "text": text}))[0] == 200
     registry, workers = small.router.registry, (small["math-0"], small["base-0"])
@@ -290,10 +297,8 @@ async def test_a_worker_that_is_silent_after_a_long_prompt_stays_ready_until_it_
     assert registry.state("tool-0") == "registering"
 
 
-async def test_a_worker_that_answers_requests_and_no_probes_stays_ready(
-    small: System, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sun_sglang.router.health.prober.SILENCE_S", 0.02)
+async def test_a_worker_that_answers_requests_and_no_probes_stays_ready(small: System) -> None:
+    await probe_quickly(small)
     registry, worker = small.router.registry, small["math-0"]
     registry.workers["math-0"].answered = float("inf")
     worker.silent_cards, worker.cards_asked = True, 0
@@ -313,7 +318,7 @@ def test_a_worker_that_was_sent_long_prompts_is_excused_for_a_bounded_time() -> 
     assert worker.reading_until == pytest.approx(108.0)
     for _ in range(100):
         worker.read(1_000_000, 102.0)
-    assert worker.reading_until == 102.0 + MAX_READING_S
+    assert worker.reading_until == 102.0 + DEFAULT.tokenize_max
 
 
 def test_silence_counts_only_while_a_worker_has_nothing_to_do() -> None:

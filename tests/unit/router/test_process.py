@@ -19,7 +19,7 @@ from sun_sglang.router.app import Router
 from sun_sglang.router.health.load_monitor import LoadMonitor
 from sun_sglang.router.observability.log import Log
 
-from .conftest import PATIENCE_S
+from .conftest import DEADLINES, PATIENCE_S
 
 FLEET = {
     "tasks": {"math": {"prefill": "p", "decode": "d"}},
@@ -89,7 +89,7 @@ async def test_a_watch_that_fails_ends_the_router(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(LoadMonitor, "run", broken)
     log = StringIO()
-    router = await Router.start(Fleet.model_validate(FLEET), Log(log))
+    router = await Router.start(Fleet.model_validate(FLEET), Log(log), deadlines=DEADLINES)
     try:
         async with asyncio.timeout(PATIENCE_S):
             await router.failed.wait()

@@ -32,7 +32,7 @@ from sun_sglang.router.workers.shared_loads import SharedLoads
 from sun_sglang.router.workers.worker import Worker
 from tests.unit.ports import PORTS
 
-from .conftest import PATIENCE_S
+from .conftest import DEADLINES, PATIENCE_S
 from .fake_worker import FakeWorker, Fault, Rooms
 
 ASK = {"model": "math", "input_ids": [5, 6, 7]}
@@ -57,7 +57,7 @@ def test_each_process_knows_what_all_have_on_a_worker(tmp_path_factory: Any, ste
     path = tmp_path_factory.mktemp("loads") / "router.loads"
 
     def begin(process: int) -> dict[str, Worker]:
-        shared, workers = SharedLoads(path, process, 3), {}
+        shared, workers = SharedLoads(path, process, 3, DEADLINES), {}
         # the order in which a process comes to know its workers is its own
         for name in ("abc", "cab", "bca")[process]:
             workers[name] = worker(name)
@@ -79,7 +79,7 @@ def test_each_process_knows_what_all_have_on_a_worker(tmp_path_factory: Any, ste
 
 
 def test_a_process_that_ends_takes_its_counts_along(tmp_path: Path) -> None:
-    one, two = (SharedLoads(tmp_path / "t", i, 2) for i in range(2))
+    one, two = (SharedLoads(tmp_path / "t", i, 2, DEADLINES) for i in range(2))
     mine, theirs = worker("a"), worker("a")
     mine.share(one)
     theirs.share(two)
@@ -92,7 +92,7 @@ def test_a_process_that_ends_takes_its_counts_along(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_reads_one_processs_long_prompts_is_excused_by_all(tmp_path: Path) -> None:
-    one, two = (SharedLoads(tmp_path / "t", i, 2) for i in range(2))
+    one, two = (SharedLoads(tmp_path / "t", i, 2, DEADLINES) for i in range(2))
     mine, theirs, another = worker("a"), worker("a"), worker("b")
     mine.share(one)
     for each in (another, theirs):
@@ -107,7 +107,7 @@ def test_a_worker_that_reads_one_processs_long_prompts_is_excused_by_all(tmp_pat
 
 
 def test_a_process_that_was_killed_counts_for_nothing_once_it_is_gone(tmp_path: Path) -> None:
-    one, two = (SharedLoads(tmp_path / "t", i, 2) for i in range(2))
+    one, two = (SharedLoads(tmp_path / "t", i, 2, DEADLINES) for i in range(2))
     mine, theirs = worker("a"), worker("a")
     mine.share(one)
     theirs.share(two)
@@ -125,13 +125,13 @@ def test_a_process_that_was_killed_counts_for_nothing_once_it_is_gone(tmp_path: 
     two.look()
     assert theirs.known == (0, 0)
     again = worker("a")
-    again.share(SharedLoads(tmp_path / "t", 0, 2))
+    again.share(SharedLoads(tmp_path / "t", 0, 2, DEADLINES))
     again.acquire(5)
     assert theirs.known == (1, 5), "the process that follows counts at once"
 
 
 def test_a_later_process_with_the_same_id_is_another(tmp_path: Path) -> None:
-    one, two = (SharedLoads(tmp_path / "t", i, 2) for i in range(2))
+    one, two = (SharedLoads(tmp_path / "t", i, 2, DEADLINES) for i in range(2))
     mine, theirs = worker("a"), worker("a")
     mine.share(one)
     theirs.share(two)
@@ -143,7 +143,7 @@ def test_a_later_process_with_the_same_id_is_another(tmp_path: Path) -> None:
 
 def test_cells_of_a_worker_that_left_are_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sun_sglang.router.workers.shared_loads.MOST_WORKERS", 2)
-    one, two = (SharedLoads(tmp_path / "t", i, 2) for i in range(2))
+    one, two = (SharedLoads(tmp_path / "t", i, 2, DEADLINES) for i in range(2))
     left = worker("w-0")
     left.share(one)
     left.acquire(1)
@@ -163,7 +163,7 @@ def test_a_worker_beyond_the_table_is_served_and_counted_by_its_own_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sun_sglang.router.workers.shared_loads.MOST_WORKERS", 1)
-    one, two = (SharedLoads(tmp_path / "t", i, 2) for i in range(2))
+    one, two = (SharedLoads(tmp_path / "t", i, 2, DEADLINES) for i in range(2))
     for name in ("a", "b"):
         mine, theirs = worker(name), worker(name)
         mine.share(one)
@@ -184,7 +184,7 @@ def test_a_fleet_of_more_workers_than_the_table_holds_is_refused(count: int, fit
         registry = Registry(Fleet.model_validate(fleet))
         change = add_worker(FleetWorker(name="one-more", pool="p", url="http://h:2"))
         with pytest.raises(Problem, match="4097 are over 4096") as e:
-            asyncio.run(FleetStore(registry, None, Log(io.StringIO())).edit(change))
+            asyncio.run(FleetStore(registry, None, Log(io.StringIO()), DEADLINES).edit(change))
         assert e.value.status == 400
     else:
         with pytest.raises(ValidationError, match="4097 are over 4096"):
@@ -265,7 +265,9 @@ async def two(tmp_path: Path) -> AsyncIterator[Two]:
     path = tmp_path / "fleet.json"
     path.write_bytes(orjson.dumps(fleet))
     for process in range(2):
-        system.routers.append(await Router.start(Fleet.model_validate(fleet), Log(io.StringIO()), path, process))
+        system.routers.append(
+            await Router.start(Fleet.model_validate(fleet), Log(io.StringIO()), path, process, DEADLINES)
+        )
     await system.until(lambda: not any(r.registry.unproven() or r.registry.unserved() for r in system.routers))
     yield system
     for router in system.routers:

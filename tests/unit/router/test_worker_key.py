@@ -21,7 +21,7 @@ from sun_sglang.router.observability.log import Log
 from sun_sglang.worker.key_middleware import KeyRequired
 from tests.unit.ports import PORTS
 
-from .conftest import System
+from .conftest import DEADLINES, System
 
 KEY = "worker-key-0123456789"
 OTHER = "another-key-0123456789"
@@ -79,7 +79,7 @@ async def system(pair: dict[str, EmulatedWorker]) -> AsyncIterator[System]:
     """A router over the pair that has their key."""
     log = io.StringIO()
     system = System(None, {}, log)  # type: ignore[arg-type]  # these workers keep no rooms
-    system.router = await Router.start(Fleet.model_validate(fleet(pair)), Log(log))
+    system.router = await Router.start(Fleet.model_validate(fleet(pair)), Log(log), deadlines=DEADLINES)
     system.client = aiohttp.ClientSession(base_url=system.router.url)
     yield system
     await system.client.close()
@@ -141,7 +141,7 @@ async def test_the_router_sends_the_key_with_everything_that_it_asks(system: Sys
 
 async def test_a_worker_whose_key_the_fleet_lacks_is_not_served_and_says_why(pair: dict[str, EmulatedWorker]) -> None:
     log = io.StringIO()
-    router = await Router.start(Fleet.model_validate(fleet(pair, decode=None)), Log(log))
+    router = await Router.start(Fleet.model_validate(fleet(pair, decode=None)), Log(log), deadlines=DEADLINES)
     system = System(None, {}, log)  # type: ignore[arg-type]  # these workers keep no rooms
     system.router = router
     await system.until(lambda: "requires a worker key" in router.registry.workers["decode"].reason)
@@ -179,7 +179,7 @@ async def test_a_fleet_file_with_keys_stays_readable_by_its_user_alone(
 ) -> None:
     path = tmp_path / "fleet.json"
     path.write_text(json.dumps(fleet(pair)))
-    router = await Router.start(Fleet.model_validate(fleet(pair)), Log(io.StringIO()), path)
+    router = await Router.start(Fleet.model_validate(fleet(pair)), Log(io.StringIO()), path, deadlines=DEADLINES)
     await router.store.edit(lambda document: document["workers"][0].update(draining=True))
     assert json.loads(path.read_text())["workers"][0]["key"] == KEY
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
