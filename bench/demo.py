@@ -24,6 +24,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sun_sglang.bench.client import Answer, ask
+from sun_sglang.bench.processes import sun_command
 from sun_sglang.launch.router_access import worker_headers
 from sun_sglang.launch.state import DeploymentState, read_state, run_dir_of
 from sun_sglang.topology import Topology, load_topology
@@ -124,7 +125,7 @@ async def _running(session: aiohttp.ClientSession, url: str) -> int:
 
 
 def _sun(*arguments: str) -> int:
-    return subprocess.run([sys.executable, "-m", "sun_sglang.cli", *arguments], check=False).returncode
+    return subprocess.run(sun_command(*arguments), check=False).returncode
 
 
 def _show(console: Console, questions: Sequence[Question], answers: Sequence[Answer], batch: Batch) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sun_sglang.bench.gpu_check.checkpoints import write_checkpoint
-from sun_sglang.bench.gpu_check.deployment import Deployment, launched
+from sun_sglang.bench.gpu_check.deployment import Deployment, launch
 from sun_sglang.bench.gpu_check.errors import CheckError
 from sun_sglang.bench.gpu_check.reference import Reference
 
@@ -74,7 +74,7 @@ class Context:
             tasks: the topology's tasks.
             router: router settings.
         """
-        return launched(self.topology(pools, tasks, **router), self.work / name)
+        return launch(self.topology(pools, tasks, **router), self.work / name)
 
     def topology(self, pools: Mapping[str, Any], tasks: Mapping[str, Any], **router: Any) -> dict[str, Any]:
         """Return a topology file's content.

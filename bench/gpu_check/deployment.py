@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import subprocess
-import sys
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import aiohttp
 import orjson
@@ -19,17 +15,15 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from sun_sglang.bench.gpu_check.errors import CheckError, require
+from sun_sglang.bench.processes import run_sun
 from sun_sglang.launch.router_access import worker_headers
 from sun_sglang.launch.state import DeploymentState, Phase, ProcessState, read_state
-
-T = TypeVar("T")
 
 _READY_TIMEOUT = 300
 _REQUEST_TIMEOUT = 120
 _LOG_LINES = 40
-_POLL = 0.05
 # figures of SGLang's `/v1/loads` that are 0 on a worker without work; the queues stand in its part `disaggregation`
-WORK = (
+_WORK = (
     "num_running_reqs",
     "num_waiting_reqs",
     "num_used_tokens",
@@ -73,7 +67,7 @@ class Deployment:
             CheckError: it cannot be stopped; its workers may still run.
         """
         if self.state.alive:
-            done = sun("stop", "--run-dir", str(self.run_dir), "--now")
+            done = run_sun("stop", "--run-dir", str(self.run_dir), "--now")
             require(done.returncode == 0, f"`sun stop` failed: {done.stdout}{done.stderr}")
 
     @asynccontextmanager
@@ -87,7 +81,7 @@ class Deployment:
             yield Client(self, session, url or self.state.url)
 
 
-def launched(topology: Mapping[str, Any], folder: Path) -> Deployment:
+def launch(topology: Mapping[str, Any], folder: Path) -> Deployment:
     """Start a deployment and return it once it is ready.
 
     Args:
@@ -100,7 +94,7 @@ def launched(topology: Mapping[str, Any], folder: Path) -> Deployment:
     file = write_topology(topology, folder)
     run_dir = folder / "run"
     files = ("--detach", "--run-dir", str(run_dir), "--ready-timeout", str(_READY_TIMEOUT))
-    done = sun("launch", str(file), *files)
+    done = run_sun("launch", str(file), *files)
     if done.returncode != 0:
         # what the command prints comes last: it ends with the log of the worker that did not start
         raise CheckError(f"`sun launch` failed:\n{log_ends(run_dir)}\n--- sun launch\n{done.stdout}{done.stderr}")
@@ -219,9 +213,9 @@ class Client:
         return await self.proven() and all(p.phase == Phase.RUNNING for p in self.deployment.state.processes)
 
 
-def work(load: Mapping[str, Any]) -> dict[str, int]:
+def unfinished_work(load: Mapping[str, Any]) -> dict[str, int]:
     """Return those figures of one rank's load that are 0 on a rank without work."""
-    return {name: load.get(name, load["disaggregation"].get(name)) for name in WORK}
+    return {name: load.get(name, load["disaggregation"].get(name)) for name in _WORK}
 
 
 def request(task: str, prompt: Sequence[int], length: int, **fields: Any) -> dict[str, Any]:
@@ -235,28 +229,3 @@ def request(task: str, prompt: Sequence[int], length: int, **fields: Any) -> dic
     """
     sampling = {"temperature": 0, "max_new_tokens": length, "ignore_eos": True}
     return {"model": task, "input_ids": list(prompt), "sampling_params": sampling, **fields}
-
-
-async def until(seconds: float, what: str, look: Callable[[], Awaitable[T]]) -> T:
-    """Look again and again until what is seen is true.
-
-    Args:
-        seconds: how long.
-        what: what is waited for, for the error.
-        look: looks once.
-
-    Raises:
-        CheckError: it was not seen in time.
-    """
-    end = time.monotonic() + seconds
-    while not (seen := await look()):
-        if time.monotonic() > end:
-            raise CheckError(f"not within {seconds:g} s: {what}; last seen: {seen!r}")
-        await asyncio.sleep(_POLL)
-    return seen
-
-
-def sun(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a `sun` command and return what it printed."""
-    command = [sys.executable, "-m", "sun_sglang.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)

@@ -6,20 +6,17 @@ whether the workers are probed.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 from sun_sglang.bench.gpu_check.deployment import Deployment
-from sun_sglang.bench.gpu_check.errors import require
+from sun_sglang.bench.processes import running_router
 
 _NEVER = 3600.0
-_TIMEOUT = 60
 
 
 @asynccontextmanager
@@ -31,27 +28,15 @@ async def quiet_router(deployment: Deployment, folder: Path) -> AsyncIterator[st
         folder: for its fleet file.
 
     Raises:
-        CheckError: the router does not start.
+        RuntimeError: the router does not start.
     """
     fleet = json.loads((deployment.run_dir / "fleet.json").read_text())
     fleet["router"] |= {"port": 0, "probe_interval": _NEVER, "load_interval": 0}
     file = folder / "quiet-fleet.json"
     file.write_text(json.dumps(fleet))
     file.chmod(0o600)  # it holds the worker key
-    command = (sys.executable, "-m", "sun_sglang.router", str(file))
-    process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
-    assert process.stderr is not None
-    try:
-        async with asyncio.timeout(_TIMEOUT):
-            line = await process.stderr.readline()
-        require(line.startswith(b"{"), f"the second router does not start: {line.decode()}")
-        url = json.loads(line)["url"]
-        draining = asyncio.create_task(process.stderr.read())
-        yield str(url)
-    finally:
-        process.terminate()
-        await process.wait()
-    await draining
+    async with running_router(file) as router:
+        yield router.url
 
 
 @contextmanager

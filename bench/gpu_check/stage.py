@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from sun_sglang.bench.gpu_check.context import Context
 from sun_sglang.bench.gpu_check.errors import CheckError, Skipped
+from sun_sglang.bench.polling import ConditionNotMetError
 
 Outcome = Literal["passed", "failed", "skipped"]
 # characters of a message: its beginning tells what failed, its end why
@@ -70,7 +71,7 @@ def run_stage(stage: Stage, context: Context) -> StageResult:
         json.dumps(figures, allow_nan=False)  # the report has to hold them
     except Skipped as e:
         return result("skipped", str(e))
-    except CheckError as e:
+    except (CheckError, ConditionNotMetError) as e:
         return result("failed", str(e))
     except Exception:  # a stage that breaks must not keep the others from running
         return result("failed", traceback.format_exc())

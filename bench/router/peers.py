@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeAlias
 import orjson
 import psutil
 
-from sun_sglang.bench.processes import end
+from sun_sglang.bench.processes import router_command, stop_process
 from sun_sglang.bench.router.load_client import request
 from sun_sglang.errors import UserError
 from sun_sglang.launch.places.local.ports import free_ports
@@ -67,8 +67,7 @@ def sun(processes: int) -> Command:
     def command(ports: Ports, directory: Path) -> list[list[str]]:
         file = directory / f"fleet-{ports.balancer}.json"
         file.write_bytes(orjson.dumps(_fleet(ports, processes)))
-        own = [sys.executable, "-m", "sun_sglang.router", str(file)]
-        return [[*own, "--process", str(i)] for i in range(processes)]
+        return [router_command(str(file), "--process", str(i)) for i in range(processes)]
 
     return command
 
@@ -148,7 +147,7 @@ def _started(name: str, command: list[str], out: int) -> Iterator[subprocess.Pop
         yield process
     finally:
         children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-        end(process, 10)
+        stop_process(process, 10)
         for child in children:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import aiohttp
 import yaml
 
-from sun_sglang.bench.processes import end
+from sun_sglang.bench.processes import router_command, stop_process
 from sun_sglang.launch.places.local.ports import free_ports
 
 TASKS = ("a", "b", "c", "d")
@@ -79,7 +79,7 @@ def router(directory: Path, fleet: dict[str, Any], system: System) -> Iterator[s
     url = f"http://127.0.0.1:{port}"
     with contextlib.ExitStack() as stack:
         for i in range(system.processes):
-            stack.enter_context(_process([sys.executable, "-m", "sun_sglang.router", str(file), "--process", str(i)]))
+            stack.enter_context(_process(router_command(str(file), "--process", str(i))))
         asyncio.run(_until_proven(url, _ANSWERS_A_PROCESS * system.processes))
         yield url
 
@@ -111,4 +111,4 @@ def _process(command: list[str]) -> Iterator[None]:
     try:
         yield
     finally:
-        end(process, 40)
+        stop_process(process, 40)

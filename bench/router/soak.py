@@ -16,8 +16,6 @@ import platform
 import random
 import signal
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -33,6 +31,7 @@ import typer
 import yaml
 from rich.console import Console
 
+from sun_sglang.bench.processes import run_sun
 from sun_sglang.emulator.protocol.fake_tokens import answer
 from sun_sglang.launch.router_access import worker_headers
 from sun_sglang.launch.state import DeploymentState, ProcessState, read_state
@@ -98,11 +97,11 @@ def run(seconds: float, clients: int, pause: float, seed: int) -> dict[str, Any]
         home = Path(directory)
         (home / "costs.yaml").write_text(yaml.safe_dump(COSTS))
         (home / "soak.yaml").write_text(yaml.safe_dump(TOPOLOGY))
-        _sun("launch", str(home / "soak.yaml"), "--detach", "--run-dir", str(home / "run"))
+        _run_sun("launch", str(home / "soak.yaml"), "--detach", "--run-dir", str(home / "run"))
         try:
             tally, counted = asyncio.run(Soak(home / "run", clients, pause, random.Random(seed)).run(seconds))
         finally:
-            _sun("stop", "--run-dir", str(home / "run"), "--now")
+            _run_sun("stop", "--run-dir", str(home / "run"), "--now")
     return {
         "command": f"python -m sun_sglang.bench.router.soak --minutes {seconds / 60:g} --clients {clients} "
         f"--seed {seed}",
@@ -364,10 +363,8 @@ def _quarters(memory: Sequence[float]) -> list[float]:
     return [round(statistics.median(memory[i * size : (i + 1) * size]), 1) for i in range(4)] if size else []
 
 
-def _sun(*arguments: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "sun_sglang.cli", *arguments], capture_output=True, text=True, check=False
-    )
+def _run_sun(*arguments: str) -> None:
+    done = run_sun(*arguments)
     if done.returncode:
         raise SystemExit(f"`sun {arguments[0]}` failed:\n{done.stdout}{done.stderr}")
 

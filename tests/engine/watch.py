@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from sun_sglang.bench.gpu_check.deployment import work
+from sun_sglang.bench.gpu_check.deployment import unfinished_work
 from sun_sglang.launch.state import Phase
 from tests.engine.conftest import Deployment
 
@@ -54,7 +54,7 @@ async def in_flight(client: httpx.AsyncClient) -> float:
 
 async def loads(client: httpx.AsyncClient, url: str) -> dict[str, int]:
     """Return those figures of a worker's `/v1/loads` that are 0 when it has nothing to do."""
-    return work((await client.get(f"{url}/v1/loads")).json()["loads"][0])
+    return unfinished_work((await client.get(f"{url}/v1/loads")).json()["loads"][0])
 
 
 async def tasks(client: httpx.AsyncClient) -> dict[str, Any]:

@@ -10,15 +10,17 @@ from typing import Any
 import psutil
 
 from sun_sglang.bench.gpu_check.context import Context
-from sun_sglang.bench.gpu_check.deployment import Client, until, work
+from sun_sglang.bench.gpu_check.deployment import Client, unfinished_work
 from sun_sglang.bench.gpu_check.errors import require
 from sun_sglang.bench.gpu_check.machine import gpu_memory_used
 from sun_sglang.bench.gpu_check.reference import Tally
 from sun_sglang.bench.gpu_check.stage import Stage
 from sun_sglang.bench.gpu_check.stages.exactness import random_prompt
+from sun_sglang.bench.polling import wait_until
 
 _SOON = 60.0
 _RESTART = 240.0
+_POLL = 0.05
 # MiB by which a driver's figure may differ between two moments
 _MEMORY_SLACK = 512
 
@@ -54,9 +56,14 @@ async def _aborts(context: Context) -> dict[str, Any]:
 
         async def idle() -> bool:
             loads = [load for worker in ("llama-a-0", "llama-base-0") for load in await client.loads(worker)]
-            return not any(figure for load in loads for figure in work(load).values())
+            return not any(figure for load in loads for figure in unfinished_work(load).values())
 
-        await until(_SOON, "workers without requests, used tokens or queued transfers after their clients left", idle)
+        await wait_until(
+            idle,
+            "workers have no requests, used tokens or queued transfers after their clients left",
+            within=_SOON,
+            interval=_POLL,
+        )
         for _ in range(4):
             prompt = random_prompt(rng, 100)
             tally.check(prompt, (await client.generate("llama-a", prompt, 24))["output_ids"], "after the aborts")
@@ -87,10 +94,10 @@ async def _kill(context: Context) -> dict[str, Any]:
         )
         scheduler.kill()
 
-        async def again() -> bool:
+        async def restarted() -> bool:
             return context.core.process(name).restarts > old.restarts and await client.whole()
 
-        await until(_RESTART, f"`{name}` started again with every path proven", again)
+        await wait_until(restarted, f"`{name}` runs again and every path is proven", within=_RESTART, interval=_POLL)
         for _ in range(4):
             prompt = random_prompt(rng, 100)
             tally.check(prompt, (await client.generate("llama-a", prompt, 24))["output_ids"], "after the restart")

@@ -6,14 +6,14 @@ import json
 from typing import Any
 
 from sun_sglang.bench.gpu_check.context import Context
-from sun_sglang.bench.gpu_check.deployment import sun
 from sun_sglang.bench.gpu_check.errors import CheckError, require
 from sun_sglang.bench.gpu_check.stage import Stage
+from sun_sglang.bench.processes import run_sun
 
 
 def doctor(context: Context) -> dict[str, Any]:
     """Run `sun doctor`; it must report no bad finding and no missing hook."""
-    done = sun("doctor", "--json")
+    done = run_sun("doctor", "--json")
     try:
         report = json.loads(done.stdout)
     except ValueError as e:

@@ -14,11 +14,12 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from sun_sglang.bench.gpu_check.context import Context
-from sun_sglang.bench.gpu_check.deployment import Client, Deployment, until
+from sun_sglang.bench.gpu_check.deployment import Client, Deployment
 from sun_sglang.bench.gpu_check.errors import require
 from sun_sglang.bench.gpu_check.quiet_router import paused, quiet_router
 from sun_sglang.bench.gpu_check.stage import Stage
 from sun_sglang.bench.gpu_check.stages.exactness import random_prompt
+from sun_sglang.bench.polling import wait_until
 
 _CLIENTS = 8
 _PROMPT = 512
@@ -76,7 +77,7 @@ async def _measure(context: Context, deployment: Deployment, load: Load) -> tupl
     rng = random.Random(0)
     rounds: dict[str, list[Round]] = defaultdict(list)
     async with quiet_router(deployment, context.work / "latency") as url, deployment.client(url) as client:
-        await until(_SOON, "the second router's path proven", client.proven)
+        await wait_until(client.proven, "the second router has proven its path", within=_SOON, interval=0.05)
         await _round(client, rng, load)
         for arm in _ROUNDS:
             with paused(deployment) if arm == "no_probes" else nullcontext():

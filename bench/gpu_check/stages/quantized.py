@@ -7,12 +7,13 @@ from contextlib import closing
 from typing import Any
 
 from sun_sglang.bench.gpu_check.context import Context
-from sun_sglang.bench.gpu_check.deployment import sun, write_topology
+from sun_sglang.bench.gpu_check.deployment import write_topology
 from sun_sglang.bench.gpu_check.errors import Skipped, require
 from sun_sglang.bench.gpu_check.quantize import write_four_bit, write_scaled
 from sun_sglang.bench.gpu_check.reference import Reference
 from sun_sglang.bench.gpu_check.stage import Stage
 from sun_sglang.bench.gpu_check.stages.exactness import compare
+from sun_sglang.bench.processes import run_sun
 
 
 def four_bit(context: Context) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def scales(context: Context) -> dict[str, Any]:
             "a": context.pool("prefill", folder / f"scaled-{name}"),
         }
         topology = context.topology(pools, {"a": {"prefill": "a", "decode": "base"}})
-        done = sun("check", str(write_topology(topology, context.work / f"scales-{name}")))
+        done = run_sun("check", str(write_topology(topology, context.work / f"scales-{name}")))
         outcomes[name] = (done.returncode, " ".join((done.stdout + done.stderr).split()))
     code, text = outcomes["same"]
     require(code == 0, f"`sun check` refuses modules with equal scales: {text}")
