@@ -32,7 +32,7 @@ import yaml
 from rich.console import Console
 
 from sun_sglang.bench.processes import run_sun
-from sun_sglang.emulator.protocol.fake_tokens import answer
+from sun_sglang.emulator.protocol.fake_tokens import expected_tokens
 from sun_sglang.launch.router_access import worker_headers
 from sun_sglang.launch.state import DeploymentState, ProcessState, read_state
 
@@ -192,7 +192,7 @@ class Soak:
         prompt = [self._rng.randrange(VOCAB) for _ in range(self._rng.choice((4, 40, 400)))]
         count = self._rng.choice((1, 8, 40))
         body = {"model": task, "input_ids": prompt, "sampling_params": {"max_new_tokens": count}, "stream": stream}
-        right = answer(self._weights[task], prompt, count, VOCAB)
+        right = expected_tokens(self._weights[task], prompt, count, VOCAB)
         try:
             async with asyncio.timeout(leave_after):
                 async with client.post("/generate", json=body) as reply:

@@ -62,7 +62,7 @@ class Fault(Strict):
         return bool(self.spare) and self.spare in str(extra_key or "")
 
 
-class Faults:
+class FaultInjector:
     """The fault that is on, if any.
 
     Args:

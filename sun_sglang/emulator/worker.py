@@ -19,7 +19,7 @@ from sun_sglang.emulator.api.server import Server
 from sun_sglang.emulator.engine.decode import DecodeEngine
 from sun_sglang.emulator.engine.engine import Engine
 from sun_sglang.emulator.engine.prefill import PrefillEngine
-from sun_sglang.emulator.fault_injection import Fault, Faults
+from sun_sglang.emulator.fault_injection import Fault, FaultInjector
 from sun_sglang.emulator.identity import Limits, context_length, identity_of, kv_bytes_per_token, make_card
 from sun_sglang.emulator.protocol.request import Reader
 from sun_sglang.emulator.protocol.versions import SHAPES
@@ -42,7 +42,7 @@ class EmulatedWorker:
         identity = identity_of(settings)
         limits = Limits(context_length(settings), settings.max_total_tokens or costs.kv_tokens)
         self.card = make_card(settings, identity, limits)
-        self.faults = Faults()
+        self.faults = FaultInjector()
         self.engine = _engine(settings, costs, identity, limits, self.faults)
         reader = Reader(
             bytes_per_token=settings.emulation.bytes_per_token,
@@ -73,7 +73,7 @@ class EmulatedWorker:
         await self.engine.close()
 
 
-def _engine(settings: Settings, costs: CostModel, identity: Identity, limits: Limits, faults: Faults) -> Engine:
+def _engine(settings: Settings, costs: CostModel, identity: Identity, limits: Limits, faults: FaultInjector) -> Engine:
     cache = PrefixCache(page_size=identity.page_size or 1, kv_tokens=limits.kv)
     if settings.role == "decode":
         keeps = settings.decode_cache

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 _SPACE = "▁"
-# How many bytes may become one by Unicode normalization. tests/unit/test_token_bytes.py computes the numbers.
+# How many bytes may become one by Unicode normalization. tests/unit/worker/test_token_bytes.py computes the numbers.
 _SHRINKS = {"NFC": 4, "NFD": 3, "NFKC": 4, "NFKD": 4}
 # Split a text and keep all of it.
 _SPLITTERS = frozenset({"ByteLevel", "Metaspace", "Digits", "UnicodeScripts"})

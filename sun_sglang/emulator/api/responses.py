@@ -8,10 +8,10 @@ from typing import Any
 
 import orjson
 
-from sun_sglang.emulator.engine.generation import Answer
+from sun_sglang.emulator.engine.generation import Generation
 from sun_sglang.emulator.protocol.errors import flat_error
-from sun_sglang.emulator.protocol.fake_tokens import logprob_of, token_at, word
-from sun_sglang.emulator.protocol.request import COMPLETIONS, GENERATE, Ask
+from sun_sglang.emulator.protocol.fake_tokens import logprob_of, token_at, token_text
+from sun_sglang.emulator.protocol.request import COMPLETIONS, GENERATE, GenerationRequest
 from sun_sglang.emulator.protocol.versions import ReplyShapes
 
 DONE = b"data: [DONE]\n\n"
@@ -33,7 +33,7 @@ class Replies:
     def __init__(self, shapes: ReplyShapes) -> None:
         self._shapes = shapes
 
-    def result(self, answer: Answer) -> dict[str, Any]:
+    def result(self, answer: Generation) -> dict[str, Any]:
         """A whole answer, outside of a stream."""
         ask = answer.ask
         if ask.endpoint == GENERATE:
@@ -59,7 +59,7 @@ class Replies:
             "metadata": {"weight_version": _VERSION, "weight_versions": _versions(answer)},
         }
 
-    def native(self, answer: Answer, *, final: bool, first: bool = False) -> dict[str, Any]:
+    def native(self, answer: Generation, *, final: bool, first: bool = False) -> dict[str, Any]:
         """A result of /generate, or an event of its stream: text and ids are those of the whole answer so far."""
         meta: dict[str, Any] = {
             "id": answer.ask.rid,
@@ -82,7 +82,7 @@ class Replies:
             meta["response_sent_to_client_ts"] = time.time()
         return {"text": answer.text, "output_ids": list(answer.tokens), "meta_info": meta}
 
-    def chunks(self, answer: Answer, said: int, said_text: int) -> list[bytes]:
+    def chunks(self, answer: Generation, said: int, said_text: int) -> list[bytes]:
         """Events for what came since an answer had `said` tokens and `said_text` characters."""
         final, first = answer.finish is not None, said == 0
         if answer.ask.endpoint == GENERATE:
@@ -95,7 +95,7 @@ class Replies:
             return [self._completion_chunk(answer, text, said, first=first)]
         return self._chat_chunks(answer, text, said, first=first)
 
-    def usage_chunk(self, answer: Answer) -> bytes:
+    def usage_chunk(self, answer: Generation) -> bytes:
         """The usage event that ends a stream; only the one of a completion leaves out what is null."""
         counted = self.usage(answer)
         if answer.ask.endpoint == COMPLETIONS:
@@ -105,7 +105,7 @@ class Replies:
             kind = "chat.completion.chunk"
         return event({**_named(answer, kind), "choices": [], "usage": counted})
 
-    def usage(self, answer: Answer, *, cached: bool = True) -> dict[str, Any]:
+    def usage(self, answer: Generation, *, cached: bool = True) -> dict[str, Any]:
         """Token counts, in OpenAI's names."""
         prompt, made = len(answer.ask.prompt), len(answer.tokens)
         reported = cached and (answer.cached or self._shapes.zero_cached_tokens)
@@ -120,7 +120,7 @@ class Replies:
             counted["completion_tokens_details"] = None
         return counted
 
-    def _completion_chunk(self, answer: Answer, text: str, said: int, *, first: bool) -> bytes:
+    def _completion_chunk(self, answer: Generation, text: str, said: int, *, first: bool) -> bytes:
         ask, finish = answer.ask, answer.finish
         choice: dict[str, Any] = {
             "index": 0,
@@ -136,7 +136,7 @@ class Replies:
         counted = self.usage(answer, cached=False) if ask.usage_always else None
         return event({**_named(answer, "text_completion"), "choices": [choice], "usage": counted})
 
-    def _chat_chunks(self, answer: Answer, text: str, said: int, *, first: bool) -> list[bytes]:
+    def _chat_chunks(self, answer: Generation, text: str, said: int, *, first: bool) -> list[bytes]:
         events = []
         if first:
             events.append(self._chat_chunk(answer, {"reasoning_content": None, "role": "assistant", "content": ""}))
@@ -150,7 +150,7 @@ class Replies:
 
     def _chat_chunk(
         self,
-        answer: Answer,
+        answer: Generation,
         delta: dict[str, Any],
         *,
         logprobs: dict[str, Any] | None = None,
@@ -168,7 +168,7 @@ class Replies:
         chunk = {**_named(answer, "chat.completion.chunk"), "choices": [choice]}
         return event({**chunk, "usage": counted} if counted is not None else chunk)
 
-    def _native_logprobs(self, answer: Answer) -> dict[str, Any]:
+    def _native_logprobs(self, answer: Generation) -> dict[str, Any]:
         wanted = answer.ask.logprobs
         if wanted is None:
             return {}
@@ -176,7 +176,7 @@ class Replies:
         output = [_entry(t, i, text=wanted.text) for i, t in enumerate(answer.tokens)]
         reported: dict[str, Any] = {
             "input_token_logprobs": [
-                [None if i == 0 else logprob_of(t, i), t, word(t) if wanted.text else None]
+                [None if i == 0 else logprob_of(t, i), t, token_text(t) if wanted.text else None]
                 for i, t in enumerate(prompt)
                 if i >= wanted.start
             ],
@@ -205,25 +205,25 @@ class Replies:
         return reported
 
 
-def _named(answer: Answer, kind: str) -> dict[str, Any]:
+def _named(answer: Generation, kind: str) -> dict[str, Any]:
     return {"id": answer.ask.rid, "object": kind, "created": answer.created, "model": answer.ask.model}
 
 
-def _versions(answer: Answer) -> list[dict[str, Any]]:
+def _versions(answer: Generation) -> list[dict[str, Any]]:
     return [{"version": _VERSION, "start": 0, "end": len(answer.tokens)}]
 
 
-def _top(ask: Ask, token: int, position: int) -> list[int]:
+def _top(ask: GenerationRequest, token: int, position: int) -> list[int]:
     """The most likely tokens at a position, the chosen one first."""
     assert ask.logprobs is not None
     return [token, *(token_at(token, position + i, 1 << 15) for i in range(1, ask.logprobs.top))][: ask.logprobs.top]
 
 
 def _entry(token: int, position: int, *, text: bool) -> list[Any]:
-    return [logprob_of(token, position), token, word(token) if text else None]
+    return [logprob_of(token, position), token, token_text(token) if text else None]
 
 
-def _column_logprobs(answer: Answer, said: int, *, with_input: bool) -> dict[str, Any] | None:
+def _column_logprobs(answer: Generation, said: int, *, with_input: bool) -> dict[str, Any] | None:
     wanted = answer.ask.logprobs
     if wanted is None:
         return None
@@ -231,28 +231,28 @@ def _column_logprobs(answer: Answer, said: int, *, with_input: bool) -> dict[str
     placed = [(t, i, i == 0) for i, t in enumerate(prompt)]
     placed += [(t, i, False) for i, t in enumerate(answer.tokens) if i >= said]
     tops = [
-        None if unknown else {word(t): logprob_of(t, i) for t in _top(answer.ask, token, i)}
+        None if unknown else {token_text(t): logprob_of(t, i) for t in _top(answer.ask, token, i)}
         for token, i, unknown in placed
     ]
     return {
         "text_offset": [-1] * len(placed),
         "token_logprobs": [None if unknown else logprob_of(t, i) for t, i, unknown in placed],
-        "tokens": [word(t) for t, _, _ in placed],
+        "tokens": [token_text(t) for t, _, _ in placed],
         "top_logprobs": tops if wanted.top else [],
     }
 
 
-def _item_logprobs(answer: Answer, said: int) -> dict[str, Any] | None:
+def _item_logprobs(answer: Generation, said: int) -> dict[str, Any] | None:
     if answer.ask.logprobs is None:
         return None
     return {"content": [_item(answer.ask, t, i) for i, t in enumerate(answer.tokens) if i >= said]}
 
 
-def _item(ask: Ask, token: int, position: int) -> dict[str, Any]:
+def _item(ask: GenerationRequest, token: int, position: int) -> dict[str, Any]:
     tops = [_described(t, position) for t in _top(ask, token, position)]
     return {**_described(token, position), "top_logprobs": tops}
 
 
 def _described(token: int, position: int) -> dict[str, Any]:
-    said = word(token)
+    said = token_text(token)
     return {"token": said, "bytes": list(said.encode()), "logprob": logprob_of(token, position)}

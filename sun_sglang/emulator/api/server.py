@@ -17,10 +17,18 @@ from sun_sglang.contracts.worker_key import UNAUTHORIZED_BODY, is_authorized
 from sun_sglang.emulator.api.responses import DONE, Replies, event
 from sun_sglang.emulator.api.server_info import loads, model_info, server_info
 from sun_sglang.emulator.engine.engine import Engine, die
-from sun_sglang.emulator.engine.generation import Answer
-from sun_sglang.emulator.fault_injection import Fault, Faults
+from sun_sglang.emulator.engine.generation import Generation
+from sun_sglang.emulator.fault_injection import Fault, FaultInjector
 from sun_sglang.emulator.protocol.errors import BadValueError, BrokenBodyError, InternalError, RefusalError
-from sun_sglang.emulator.protocol.request import CHAT, COMPLETIONS, GENERATE, Ask, Reader, parse_ask, parse_object
+from sun_sglang.emulator.protocol.request import (
+    CHAT,
+    COMPLETIONS,
+    GENERATE,
+    GenerationRequest,
+    Reader,
+    parse_ask,
+    parse_object,
+)
 from sun_sglang.emulator.settings import Settings
 
 _BODY_LIMIT = 1 << 30
@@ -45,7 +53,9 @@ class Server:
         faults: what it is to do wrong.
     """
 
-    def __init__(self, settings: Settings, card: WorkerCard, engine: Engine, reader: Reader, faults: Faults) -> None:
+    def __init__(
+        self, settings: Settings, card: WorkerCard, engine: Engine, reader: Reader, faults: FaultInjector
+    ) -> None:
         self.port = settings.port
         self.draining = False
         self._settings = settings
@@ -215,7 +225,7 @@ class Server:
         self._engine.forget(answer)
         return reply
 
-    async def _meet_fault(self, ask: Ask) -> None:
+    async def _meet_fault(self, ask: GenerationRequest) -> None:
         fault = self._faults.meets(ask.namespace, "lie", "status", "abort")
         if fault is None:
             return
@@ -223,17 +233,17 @@ class Server:
             await self._forever.wait()
         if fault.kind == "status":
             raise _MadeError(fault.status)
-        answer = Answer(ask)
+        answer = Generation(ask)
         answer.end({"type": "abort", "message": "made to abort", "status_code": None, "err_type": None})
         raise _AbortedError(orjson.dumps(self._replies.result(answer)))
 
-    async def _whole(self, answer: Answer) -> web.Response:
+    async def _whole(self, answer: Generation) -> web.Response:
         await answer.ended()
         if answer.failure is not None:
             raise answer.failure
         return _json(self._replies.result(answer))
 
-    async def _stream(self, request: web.Request, answer: Answer) -> web.StreamResponse:
+    async def _stream(self, request: web.Request, answer: Generation) -> web.StreamResponse:
         out = web.StreamResponse(headers=_SSE)
         said = said_text = 0
         prepared = False
@@ -251,7 +261,7 @@ class Server:
                 await out.write_eof()
                 return out
 
-    def _last_events(self, answer: Answer) -> bytes:
+    def _last_events(self, answer: Generation) -> bytes:
         ask = answer.ask
         # after an error /v1/completions still sends the usage, /v1/chat/completions does not
         wants_usage = ask.usage and ask.endpoint != GENERATE

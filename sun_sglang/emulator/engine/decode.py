@@ -8,8 +8,8 @@ from typing import Any
 
 from sun_sglang.emulator.engine.bootstrap import Message, Peers, UnreachableError
 from sun_sglang.emulator.engine.engine import FAKE_HOST, Engine, die, transfer_error
-from sun_sglang.emulator.engine.generation import Answer
-from sun_sglang.emulator.fault_injection import Faults
+from sun_sglang.emulator.engine.generation import Generation
+from sun_sglang.emulator.fault_injection import FaultInjector
 from sun_sglang.emulator.identity import Limits
 from sun_sglang.emulator.protocol.fake_tokens import token_at
 from sun_sglang.sim.cost_model import CostModel
@@ -32,7 +32,7 @@ class _Leg:
         vocab_size: token ids are below.
     """
 
-    answer: Answer
+    answer: Generation
     handshaken: bool = False
     timer: asyncio.TimerHandle | None = None
     seed: int | None = None
@@ -52,7 +52,7 @@ class DecodeEngine(Engine):
         limits: Limits,
         cache: PrefixCache,
         emulation: Emulation,
-        faults: Faults,
+        faults: FaultInjector,
         *,
         keeps_prompts: bool,
     ) -> None:
@@ -100,7 +100,7 @@ class DecodeEngine(Engine):
 
     # --- one request ----------------------------------------------------------------------------------------------
 
-    def _begin(self, answer: Answer) -> None:
+    def _begin(self, answer: Generation) -> None:
         ask = answer.ask
         leg = _Leg(answer)
         self._legs[ask.rid] = leg
@@ -205,7 +205,7 @@ class DecodeEngine(Engine):
 
     # --- ends ---------------------------------------------------------------------------------------------------------
 
-    def _abort(self, answer: Answer) -> None:
+    def _abort(self, answer: Generation) -> None:
         leg = self._legs[answer.ask.rid]
         if leg.seed is not None:
             answer.abort()

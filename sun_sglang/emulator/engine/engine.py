@@ -7,11 +7,11 @@ import os
 from abc import ABC, abstractmethod
 from typing import Any
 
-from sun_sglang.emulator.engine.generation import Answer
-from sun_sglang.emulator.fault_injection import Faults
+from sun_sglang.emulator.engine.generation import Generation
+from sun_sglang.emulator.fault_injection import FaultInjector
 from sun_sglang.emulator.identity import Limits
 from sun_sglang.emulator.protocol.errors import BadValueError
-from sun_sglang.emulator.protocol.request import Ask
+from sun_sglang.emulator.protocol.request import GenerationRequest
 from sun_sglang.sim.cost_model import CostModel
 from sun_sglang.sim.prefix_cache import PrefixCache
 from sun_sglang.topology import Emulation
@@ -34,14 +34,14 @@ class Engine(ABC):
     """
 
     def __init__(
-        self, costs: CostModel, limits: Limits, cache: PrefixCache, emulation: Emulation, faults: Faults
+        self, costs: CostModel, limits: Limits, cache: PrefixCache, emulation: Emulation, faults: FaultInjector
     ) -> None:
         self.costs = costs
         self.limits = limits
         self.cache = cache
         self.emulation = emulation
         self.faults = faults
-        self.answers: dict[str, Answer] = {}
+        self.answers: dict[str, Generation] = {}
         self.total_tokens = 0
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -49,7 +49,7 @@ class Engine(ABC):
 
     # --- what the HTTP side asks ------------------------------------------------------------------------------------
 
-    def submit(self, ask: Ask) -> Answer:
+    def submit(self, ask: GenerationRequest) -> Generation:
         """Take a request.
 
         Raises:
@@ -60,7 +60,7 @@ class Engine(ABC):
             raise BadValueError(message, ask.endpoint)
         if ask.rid in self.answers:
             raise BadValueError(f"Duplicate request ID detected: {ask.rid}", ask.endpoint)
-        answer = Answer(ask)
+        answer = Generation(ask)
         self.answers[ask.rid] = answer
         self._idle.clear()
         self._begin(answer)
@@ -83,7 +83,7 @@ class Engine(ABC):
                 self._abort(answer)
         self.wake()
 
-    def forget(self, answer: Answer) -> None:
+    def forget(self, answer: Generation) -> None:
         """Nobody waits for an answer any more; what is left of it is aborted."""
         if answer.finish is None:
             self._abort(answer)
@@ -111,11 +111,11 @@ class Engine(ABC):
     # --- what a role does ---------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def _begin(self, answer: Answer) -> None:
+    def _begin(self, answer: Generation) -> None:
         """A request came."""
 
     @abstractmethod
-    def _abort(self, answer: Answer) -> None:
+    def _abort(self, answer: Generation) -> None:
         """A request is to end now."""
 
     @abstractmethod
@@ -167,7 +167,7 @@ def die() -> None:
     os._exit(1)
 
 
-def transfer_error(stage: str, answer: Answer, why: str) -> str:
+def transfer_error(stage: str, answer: Generation, why: str) -> str:
     """SGLang's message for a request that failed between its two workers (disaggregation/{prefill,decode}.py)."""
     owner = "decode_req.req" if stage.startswith("Decode") else "req"
     room, rid = answer.ask.room, answer.ask.rid

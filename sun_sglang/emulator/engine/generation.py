@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sun_sglang.emulator.protocol.errors import FailedError
-from sun_sglang.emulator.protocol.fake_tokens import speak, word
-from sun_sglang.emulator.protocol.request import Ask
+from sun_sglang.emulator.protocol.fake_tokens import text_of, token_text
+from sun_sglang.emulator.protocol.request import GenerationRequest
 
 
 @dataclass(eq=False, slots=True)
-class Answer:
+class Generation:
     """One answer.
 
     Attributes:
@@ -30,7 +30,7 @@ class Answer:
         created: seconds since the epoch.
     """
 
-    ask: Ask
+    ask: GenerationRequest
     tokens: list[int] = field(default_factory=list)
     text: str = ""
     cached: int = 0
@@ -46,12 +46,12 @@ class Answer:
     def say(self, token: int) -> bool:
         """Add a token. Returns whether it, or the text it ends, is a stop."""
         self.tokens.append(token)
-        self.text += word(token)
+        self.text += token_text(token)
         self._news.set()
         if token in self.ask.stop_ids:
             self.end({"type": "stop", "matched": token})
             if not self.ask.keep_stop:
-                self.text = speak(self.tokens[:-1])
+                self.text = text_of(self.tokens[:-1])
             return True
         for stop in self.ask.stop:
             at = self.text.find(stop)

@@ -8,10 +8,10 @@ from typing import Any
 
 from sun_sglang.emulator.engine.bootstrap import BootstrapServer, Link
 from sun_sglang.emulator.engine.engine import FAKE_HOST, Engine, die, transfer_error
-from sun_sglang.emulator.engine.generation import Answer
-from sun_sglang.emulator.fault_injection import Faults
+from sun_sglang.emulator.engine.generation import Generation
+from sun_sglang.emulator.fault_injection import FaultInjector
 from sun_sglang.emulator.identity import Limits
-from sun_sglang.emulator.protocol.fake_tokens import answer_seed, token_at
+from sun_sglang.emulator.protocol.fake_tokens import generation_seed, token_at
 from sun_sglang.sim.cost_model import CostModel
 from sun_sglang.sim.prefill_scheduler import PrefillScheduler
 from sun_sglang.sim.prefix_cache import PrefixCache
@@ -50,7 +50,7 @@ class PrefillEngine(Engine):
         limits: Limits,
         cache: PrefixCache,
         emulation: Emulation,
-        faults: Faults,
+        faults: FaultInjector,
         *,
         weights: str,
         vocab_size: int,
@@ -64,7 +64,7 @@ class PrefillEngine(Engine):
         self._vocab_size = vocab_size
         self._kv_bytes = kv_bytes
         self._address = (host, port)
-        self._rooms: dict[int, Answer] = {}
+        self._rooms: dict[int, Generation] = {}
         self._ready: dict[int, _Ready] = {}
         self._bootstrapping: dict[str, asyncio.TimerHandle] = {}
         self._transferring: dict[str, asyncio.TimerHandle] = {}
@@ -100,7 +100,7 @@ class PrefillEngine(Engine):
 
     # --- one request ----------------------------------------------------------------------------------------------
 
-    def _begin(self, answer: Answer) -> None:
+    def _begin(self, answer: Generation) -> None:
         room = answer.ask.room
         assert room is not None
         self._rooms[room] = answer
@@ -112,7 +112,7 @@ class PrefillEngine(Engine):
         if room in self._ready:
             self._compute(answer)
 
-    def _compute(self, answer: Answer) -> None:
+    def _compute(self, answer: Generation) -> None:
         ask = answer.ask
         self._bootstrapping.pop(ask.rid).cancel()
         known = min(self.cache.match(ask.namespace, ask.prompt), len(ask.prompt) - 1)
@@ -137,7 +137,7 @@ class PrefillEngine(Engine):
         if any(self.faults.meets(a.ask.namespace, "die_in_prefill") for a in self.answers.values()):
             self.later(seconds / 2, die)
 
-    def _computed(self, answer: Answer) -> None:
+    def _computed(self, answer: Generation) -> None:
         ask = answer.ask
         assert ask.room is not None
         self.cache.insert(ask.namespace, ask.prompt)
@@ -149,11 +149,11 @@ class PrefillEngine(Engine):
         else:
             self._hand_over(answer)
 
-    def _hand_over(self, answer: Answer) -> None:
+    def _hand_over(self, answer: Generation) -> None:
         ask = answer.ask
         assert ask.room is not None
         ready = self._ready[ask.room]
-        seed = answer_seed(self._weights, ask.prompt)
+        seed = generation_seed(self._weights, ask.prompt)
         first = token_at(seed, 0, self._vocab_size)
         if ready.link is not None and not ready.link.send(op="kv", room=ask.room, seed=seed, vocab=self._vocab_size):
             self._transfer_failed(answer, "Decode instance could be dead, its session is not alive")
@@ -165,7 +165,7 @@ class PrefillEngine(Engine):
 
     # --- ends ---------------------------------------------------------------------------------------------------------
 
-    def _abort(self, answer: Answer) -> None:
+    def _abort(self, answer: Generation) -> None:
         rid = answer.ask.rid
         if rid in self._bootstrapping:
             self._bootstrap_failed(answer, _ABORTED)
@@ -175,15 +175,15 @@ class PrefillEngine(Engine):
             answer.abort()
             self._clear(answer)
 
-    def _bootstrap_failed(self, answer: Answer, why: str) -> None:
+    def _bootstrap_failed(self, answer: Generation, why: str) -> None:
         answer.fail(transfer_error("Prefill bootstrap", answer, why))
         self._clear(answer)
 
-    def _transfer_failed(self, answer: Answer, why: str) -> None:
+    def _transfer_failed(self, answer: Generation, why: str) -> None:
         answer.fail(transfer_error("Prefill transfer", answer, why))
         self._clear(answer)
 
-    def _clear(self, answer: Answer) -> None:
+    def _clear(self, answer: Generation) -> None:
         """Nothing of a request is left here. What its decode worker waits for it never learns."""
         rid, room = answer.ask.rid, answer.ask.room
         assert room is not None

@@ -19,7 +19,7 @@ _MASK = (1 << 64) - 1
 _SYLLABLES = [c + v for c in "bcdfghjklmnprstvwxyz" for v in "aeiou"]
 
 
-def answer_seed(weights: str, prompt: Sequence[int]) -> int:
+def generation_seed(weights: str, prompt: Sequence[int]) -> int:
     """The number that an answer's tokens follow from."""
     digest = hashlib.blake2b(array("q", prompt).tobytes(), key=weights.encode()[:64], digest_size=8)
     return int.from_bytes(digest.digest(), "big")
@@ -33,9 +33,9 @@ def token_at(seed: int, position: int, vocab_size: int) -> int:
     return (z ^ (z >> 31)) % vocab_size
 
 
-def answer(weights: str, prompt: Sequence[int], count: int, vocab_size: int) -> list[int]:
+def expected_tokens(weights: str, prompt: Sequence[int], count: int, vocab_size: int) -> list[int]:
     """The first `count` tokens that a pair answers with, whose prefill worker has these weights."""
-    seed = answer_seed(weights, prompt)
+    seed = generation_seed(weights, prompt)
     return [token_at(seed, i, vocab_size) for i in range(count)]
 
 
@@ -45,7 +45,7 @@ def logprob_of(token: int, position: int) -> float:
 
 
 @lru_cache(maxsize=4096)
-def word(token: int) -> str:
+def token_text(token: int) -> str:
     """A token as text: a space and a word that no other token has."""
     said = _SYLLABLES[token % 100]
     while token := token // 100:
@@ -53,9 +53,9 @@ def word(token: int) -> str:
     return " " + said
 
 
-def speak(tokens: Sequence[int]) -> str:
+def text_of(tokens: Sequence[int]) -> str:
     """Tokens as text."""
-    return "".join(map(word, tokens))
+    return "".join(map(token_text, tokens))
 
 
 def encode(text: str, *, bytes_per_token: int, vocab_size: int) -> list[int]:

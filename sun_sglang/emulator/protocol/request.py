@@ -26,7 +26,7 @@ _DEFAULT_COMPLETION_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Logprobs:
+class LogprobOptions:
     """Which log probabilities an answer carries. `start` is a position in the prompt, -1 for none of it."""
 
     start: int
@@ -36,7 +36,7 @@ class Logprobs:
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class GenerationRequest:
     """One request.
 
     Attributes:
@@ -73,7 +73,7 @@ class Ask:
     stream: bool
     usage: bool
     usage_always: bool
-    logprobs: Logprobs | None
+    logprobs: LogprobOptions | None
     echo: bool
     token_ids: bool
     namespace: str
@@ -111,7 +111,7 @@ class Reader:
         return encode_chat(messages, bytes_per_token=self.bytes_per_token, vocab_size=self.vocab_size)
 
 
-def parse_ask(endpoint: str, raw: bytes, reader: Reader) -> Ask:
+def parse_ask(endpoint: str, raw: bytes, reader: Reader) -> GenerationRequest:
     """What a body asks for.
 
     Raises:
@@ -145,7 +145,7 @@ def parse_object(raw: bytes) -> dict[str, Any]:
     return body
 
 
-def _generate(body: dict[str, Any], reader: Reader) -> Ask:
+def _generate(body: dict[str, Any], reader: Reader) -> GenerationRequest:
     ids, text = body.get("input_ids"), body.get("text")
     if ids is not None and not isinstance(ids, list):
         raise BrokenBodyError("value_error", ("body", "input_ids"), "Value error, must be list or null")
@@ -172,7 +172,7 @@ def _generate(body: dict[str, Any], reader: Reader) -> Ask:
     logprobs = None
     if body.get("return_logprob"):
         start = body.get("logprob_start_len")
-        logprobs = Logprobs(
+        logprobs = LogprobOptions(
             start=-1 if start is None else int(start),
             top=int(body.get("top_logprobs_num") or 0),
             ids=tuple(body.get("token_ids_logprob") or ()),
@@ -185,7 +185,7 @@ def _generate(body: dict[str, Any], reader: Reader) -> Ask:
     )
 
 
-def _completions(body: dict[str, Any], reader: Reader) -> Ask:
+def _completions(body: dict[str, Any], reader: Reader) -> GenerationRequest:
     if "prompt" not in body:
         raise BrokenBodyError("missing", ("body", "prompt"), "Field required")
     prompt = body["prompt"]
@@ -199,7 +199,7 @@ def _completions(body: dict[str, Any], reader: Reader) -> Ask:
     logprobs = None
     if body.get("logprobs") is not None:
         echoed = bool(body.get("echo")) and bool(body["logprobs"])
-        logprobs = Logprobs(start=0 if echoed else -1, top=int(body["logprobs"]), ids=(), text=True)
+        logprobs = LogprobOptions(start=0 if echoed else -1, top=int(body["logprobs"]), ids=(), text=True)
     params = {**body, "max_new_tokens": limit}
     return _ask(
         COMPLETIONS,
@@ -215,7 +215,7 @@ def _completions(body: dict[str, Any], reader: Reader) -> Ask:
     )
 
 
-def _chat(body: dict[str, Any], reader: Reader) -> Ask:
+def _chat(body: dict[str, Any], reader: Reader) -> GenerationRequest:
     if "messages" not in body:
         raise BrokenBodyError("missing", ("body", "messages"), "Field required")
     messages = body["messages"]
@@ -233,7 +233,7 @@ def _chat(body: dict[str, Any], reader: Reader) -> Ask:
     ids = body.get("input_ids") or reader.encode_chat(messages)
     logprobs = None
     if body.get("logprobs"):
-        logprobs = Logprobs(start=-1, top=int(body.get("top_logprobs") or 0), ids=(), text=True)
+        logprobs = LogprobOptions(start=-1, top=int(body.get("top_logprobs") or 0), ids=(), text=True)
     params = {**body, "max_new_tokens": limit}
     return _ask(
         CHAT,
@@ -258,10 +258,10 @@ def _ask(
     default: int | None,
     *,
     text: str,
-    logprobs: Logprobs | None,
+    logprobs: LogprobOptions | None,
     model: str,
     token_ids: bool,
-) -> Ask:
+) -> GenerationRequest:
     limit = params.get("max_new_tokens")
     limit = default if limit is None else limit
     _check_length(endpoint, prompt, limit, reader)
@@ -274,7 +274,7 @@ def _ask(
         )
     room_left = max(0, reader.longest_request - len(prompt) - 1)
     options = body.get("stream_options") or {}
-    return Ask(
+    return GenerationRequest(
         endpoint=endpoint,
         rid=_string(body.get("rid") or uuid.uuid4().hex, "rid"),
         model=model,

@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 import psutil
 
-from sun_sglang.emulator.protocol.fake_tokens import answer
+from sun_sglang.emulator.protocol.fake_tokens import expected_tokens
 from tests.unit.ports import PORTS
 
 VOCAB = 1000
@@ -269,7 +269,7 @@ class Cluster:
 
     def expected(self, task: str, prompt: list[int], count: int) -> list[int]:
         """The tokens that a task has to answer with."""
-        return answer(self._weights[task], prompt, count, VOCAB)
+        return expected_tokens(self._weights[task], prompt, count, VOCAB)
 
     async def read_weights(self) -> None:
         """Ask the prefill workers for the revisions that answers follow from."""

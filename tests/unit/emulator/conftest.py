@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from sun_sglang.emulator.protocol.fake_tokens import answer
+from sun_sglang.emulator.protocol.fake_tokens import expected_tokens
 from sun_sglang.emulator.settings import parse_settings
 from sun_sglang.emulator.worker import EmulatedWorker
 from tests.unit.ports import PORTS
@@ -82,7 +82,7 @@ def legs(prefill: EmulatedWorker, prompt: list[int], length: int, **fields: Any)
 
 
 def expected(prefill: EmulatedWorker, prompt: list[int], length: int) -> list[int]:
-    return answer(prefill.card.identity.weights, prompt, length, VOCAB)
+    return expected_tokens(prefill.card.identity.weights, prompt, length, VOCAB)
 
 
 async def post(client: aiohttp.ClientSession, worker: EmulatedWorker, body: dict[str, Any]) -> tuple[int, Any]:

@@ -314,7 +314,7 @@ def test_comment_that_heads_a_list_stays() -> None:
 
 
 def test_the_repositorys_lists_agree() -> None:
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[4]
     text = (root / LIST).read_text()
     pinned = parse_pins(text)
     require_consistent(pinned, parse_deviations((root / DEVIATIONS).read_text()))

@@ -3,25 +3,25 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sun_sglang.emulator.protocol.fake_tokens import answer, encode, encode_chat, speak, word
+from sun_sglang.emulator.protocol.fake_tokens import encode, encode_chat, expected_tokens, text_of, token_text
 from sun_sglang.sim.prefix_cache import PrefixCache
 
 PROMPT = list(range(20))
 
 
 def test_an_answer_follows_from_weights_prompt_and_position_alone() -> None:
-    first = answer("w", PROMPT, 8, 1000)
-    assert first == answer("w", PROMPT, 8, 1000)
-    assert answer("w", PROMPT, 4, 1000) == first[:4]
-    assert answer("v", PROMPT, 8, 1000) != first
-    assert answer("w", [*PROMPT[:-1], 99], 8, 1000) != first
+    first = expected_tokens("w", PROMPT, 8, 1000)
+    assert first == expected_tokens("w", PROMPT, 8, 1000)
+    assert expected_tokens("w", PROMPT, 4, 1000) == first[:4]
+    assert expected_tokens("v", PROMPT, 8, 1000) != first
+    assert expected_tokens("w", [*PROMPT[:-1], 99], 8, 1000) != first
     assert all(0 <= t < 1000 for t in first)
 
 
 @given(st.lists(st.integers(0, 200_000), max_size=30, unique=True))
 def test_no_two_tokens_have_one_word(tokens: list[int]) -> None:
-    assert len({word(t) for t in tokens}) == len(tokens)
-    assert speak(tokens).split() == [word(t).strip() for t in tokens]
+    assert len({token_text(t) for t in tokens}) == len(tokens)
+    assert text_of(tokens).split() == [token_text(t).strip() for t in tokens]
 
 
 @given(st.text(max_size=50), st.integers(1, 8))

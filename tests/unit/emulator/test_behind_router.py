@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 import yaml
 
-from sun_sglang.emulator.protocol.fake_tokens import answer
+from sun_sglang.emulator.protocol.fake_tokens import expected_tokens
 from sun_sglang.launch.router_access import worker_headers
 from sun_sglang.launch.state import DeploymentState, read_state
 
@@ -86,7 +86,7 @@ async def check_answers(client: aiohttp.ClientSession, run_dir: Path, each: int)
     known = await weights(client, run_dir)
     asked = [(task, [i, 5, 8]) for i in range(each) for task in TASKS]
     got = await asyncio.gather(*(ask(client, run_dir, task, prompt, 16) for task, prompt in asked))
-    assert got == [answer(known[task], prompt, 16, 1000) for task, prompt in asked]
+    assert got == [expected_tokens(known[task], prompt, 16, 1000) for task, prompt in asked]
 
 
 async def at_rest(client: aiohttp.ClientSession, run_dir: Path) -> None:

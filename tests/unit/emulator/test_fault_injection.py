@@ -13,12 +13,12 @@ from typing import Any
 import aiohttp
 import pytest
 
-from sun_sglang.emulator.fault_injection import Fault, Faults
+from sun_sglang.emulator.fault_injection import Fault, FaultInjector
 from sun_sglang.emulator.settings import parse_settings
 from sun_sglang.emulator.worker import EmulatedWorker
 from sun_sglang.errors import TopologyError
+from tests.unit.emulator.conftest import Start, ask, at_rest, expected, flags, legs, post, until, url
 from tests.unit.ports import PORTS
-from tests.unit.sim.conftest import Start, ask, at_rest, expected, flags, legs, post, until, url
 
 PROMPT = [2, 7, 1, 8]
 
@@ -241,7 +241,7 @@ async def test_a_fault_that_there_is_not(pair: Workers, client: aiohttp.ClientSe
 
 def test_a_fault_is_over_after_its_time() -> None:
     now = 0.0
-    faults = Faults(lambda: now)
+    faults = FaultInjector(lambda: now)
     faults.set(Fault(kind="slow", seconds=5))
     assert faults.on("slow") is not None
     assert faults.on("hang") is None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import aiohttp
 
-from tests.unit.sim.conftest import Start, ask, at_rest, expected, legs, post, until, url
+from tests.unit.emulator.conftest import Start, ask, at_rest, expected, legs, post, until, url
 
 PROMPT = [3, 1, 4, 1, 5]
 
