@@ -1,4 +1,4 @@
-"""The HTTP surface: one thin handler for each endpoint, and one place where a problem becomes a response."""
+"""The HTTP surface: one thin handler for each endpoint, and one place where an error becomes a response."""
 
 from __future__ import annotations
 
@@ -19,27 +19,37 @@ from aiohttp import web
 
 from sun_sglang.contracts.fleet_file import Fleet
 from sun_sglang.errors import RequestError
-from sun_sglang.router.api.admin import Admin
-from sun_sglang.router.api.client_connections import Clients, most_connections
-from sun_sglang.router.api.info import Info
-from sun_sglang.router.api.sibling_processes import Siblings, merge_metrics
-from sun_sglang.router.api.slow_readers import DeliveryWatch
-from sun_sglang.router.auth.access import Access, current_key, load_access, load_tls, require_admin
+from sun_sglang.router.api.admin import AdminHandlers
+from sun_sglang.router.api.client_connections import ConnectionManager, most_connections
+from sun_sglang.router.api.info import InfoHandlers
+from sun_sglang.router.api.sibling_processes import SiblingProcesses, merge_metrics
+from sun_sglang.router.api.slow_readers import SlowReaderDetector
+from sun_sglang.router.auth.access import (
+    AccessControl,
+    current_key,
+    load_access_control,
+    load_tls_context,
+    require_admin,
+)
 from sun_sglang.router.auth.browser_guard import BrowserGuard, require_json
-from sun_sglang.router.auth.key_file import KeyFile
+from sun_sglang.router.auth.key_file_watcher import KeyFileWatcher
 from sun_sglang.router.clock import Clock
 from sun_sglang.router.deadlines import DEFAULT, Deadlines
 from sun_sglang.router.dispatch.dispatcher import Dispatcher
-from sun_sglang.router.errors import Problem, router_failed
+from sun_sglang.router.errors import ApiError, internal_error
 from sun_sglang.router.health.load_monitor import LoadMonitor
 from sun_sglang.router.health.prober import Prober
 from sun_sglang.router.health.stall_detector import StallDetector
 from sun_sglang.router.observability.log import Log
-from sun_sglang.router.observability.metrics import Account, Metrics, current_account
-from sun_sglang.router.observability.randomness import Randomness
-from sun_sglang.router.observability.request_id import REQUEST_ID_HEADER, current_request, request_id
+from sun_sglang.router.observability.metrics import Metrics, RequestContext, current_context
+from sun_sglang.router.observability.request_id import (
+    REQUEST_ID_HEADER,
+    RandomBytes,
+    choose_request_id,
+    current_request_id,
+)
 from sun_sglang.router.protocol.request import Endpoint
-from sun_sglang.router.protocol.worker_replies import parse
+from sun_sglang.router.protocol.worker_replies import parse_json
 from sun_sglang.router.scheduling.pair_selector import PairSelector
 from sun_sglang.router.serving.admission import AdmissionQueue
 from sun_sglang.router.serving.in_flight import Inflight
@@ -79,7 +89,7 @@ class Router:
         fleet: Fleet,
         session: aiohttp.ClientSession,
         log: Log,
-        access: Access,
+        access: AccessControl,
         tls: ssl.SSLContext | None,
         path: Path | None,
         process: int,
@@ -88,7 +98,7 @@ class Router:
         self.fleet = fleet
         self._access = access
         names = (fleet.router.host, socket.gethostname(), *fleet.router.hosts)
-        self._browsers = None if access.guarded else BrowserGuard(names, tls=tls is not None)
+        self._browsers = None if access.requires_keys else BrowserGuard(names, tls=tls is not None)
         self._tls = tls
         self.log = log
         self.metrics = Metrics()
@@ -100,13 +110,13 @@ class Router:
         self.prober = Prober(session, self.registry, self.dispatcher, self.metrics, log, deadlines)
         self.stalls = StallDetector(session, fleet.router, self.dispatcher, deadlines)
         self.loads = LoadMonitor(session, self.registry, self.clock, deadlines)
-        self.deliveries = DeliveryWatch(fleet.router.write_timeout, self.clock, log, deadlines)
+        self.deliveries = SlowReaderDetector(fleet.router.write_timeout, self.clock, log, deadlines)
         self.inflight = Inflight()
         self.queue = AdmissionQueue(self.registry, self.metrics, self.clock)
-        self.siblings = Siblings(_sockets(path, process, fleet.router.processes), deadlines)
+        self.siblings = SiblingProcesses(_sockets(path, process, fleet.router.processes), deadlines)
         self._process = process
         self._shared = _share(self.registry, path, process, deadlines)
-        self.info = Info(
+        self.info = InfoHandlers(
             session,
             self.registry,
             self.prober,
@@ -114,10 +124,10 @@ class Router:
             self.queue,
             self.siblings,
             deadlines,
-            shows_tasks=not access.guarded,
+            shows_tasks=not access.requires_keys,
         )
         self.store = FleetStore(self.registry, path, log, deadlines)
-        self.admin = Admin(self.registry, self.store)
+        self.admin = AdminHandlers(self.registry, self.store)
         self.length_check = LengthCheck(session, self.registry, log, deadlines)
         self.service = Service(
             self.dispatcher,
@@ -132,7 +142,7 @@ class Router:
         self.service.tracing = load_tracing(os.environ)
         self._session = session
         self.failed = asyncio.Event()
-        self._randomness = Randomness()
+        self._random_bytes = RandomBytes()
         self._watchers: list[asyncio.Task[None]] = []
         self._runner = web.AppRunner(
             self._application(),
@@ -148,7 +158,7 @@ class Router:
         self._answered.set()
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         most = most_connections(descriptors)
-        self.clients = Clients(self._connection, tls, most, self.clock.now, self.metrics, log, deadlines)
+        self.clients = ConnectionManager(self._connection, tls, most, self.clock.now, self.metrics, log, deadlines)
 
     @classmethod
     async def start(
@@ -168,7 +178,7 @@ class Router:
             OSError: the address cannot be bound.
             UserError: a file of keys or certificates is wrong.
         """
-        access, tls = load_access(fleet, os.environ), load_tls(fleet.router)
+        access, tls = load_access_control(fleet, os.environ), load_tls_context(fleet.router)
         router = cls(fleet, new_session(deadlines), log, access, tls, path, process, deadlines)
         await router._runner.setup()
         try:
@@ -182,7 +192,7 @@ class Router:
         except BaseException:
             await router.stop(0.0)
             raise
-        keys = KeyFile(fleet.router.api_keys, os.environ, access, log, deadlines)
+        keys = KeyFileWatcher(fleet.router.api_keys, os.environ, access, log, deadlines)
         watchers: tuple[Watcher, ...] = (
             *(router.clients, router.deliveries, router.prober, router.stalls, router.loads, router.store, keys),
         )
@@ -216,7 +226,7 @@ class Router:
                 await self._answered.wait()
         left = self._answering
         self.clients.close()
-        ending = Problem(503, "the router is shutting down", code="draining")
+        ending = ApiError(503, "the router is shutting down", code="draining")
         self.clients.cut(ending)
         self.queue.close(ending)
         self.dispatcher.cut_all("the router is shutting down")
@@ -277,7 +287,7 @@ class Router:
     def _generation(self, endpoint: Endpoint) -> Handler:
         async def handle(http: web.Request) -> web.StreamResponse:
             if self.info.draining:
-                raise Problem(503, "the router is shutting down", code="draining")
+                raise ApiError(503, "the router is shutting down", code="draining")
             require_json(http)
             self._answering += 1
             self._answered.clear()
@@ -304,11 +314,11 @@ class Router:
         """POST /abort_request: {"rid": a client's own id} or {"abort_all": true}. An unknown id is ignored."""
         require_json(http)
         raw = await http.read()
-        body = parse(raw)
+        body = parse_json(raw)
         rid = body.get("rid") if isinstance(body, dict) else None
         everything = body.get("abort_all", False) if isinstance(body, dict) else None
         if not isinstance(everything, bool) or not isinstance(rid, str | None):
-            raise Problem(400, 'send {"rid": "..."} or {"abort_all": true}')
+            raise ApiError(400, 'send {"rid": "..."} or {"abort_all": true}')
         key = current_key.get()
         if everything:
             require_admin(key)
@@ -339,9 +349,9 @@ class Router:
 
     @web.middleware
     async def _problems(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        account, name = Account(), request_id(request.headers.get(REQUEST_ID_HEADER), self._randomness)
-        current_account.set(account)
-        current_request.set(name)
+        account, name = RequestContext(), choose_request_id(request.headers.get(REQUEST_ID_HEADER), self._random_bytes)
+        current_context.set(account)
+        current_request_id.set(name)
         self.deliveries.begin(request, account, name)
         try:
             if self._browsers is not None:
@@ -349,44 +359,46 @@ class Router:
             current_key.set(self._access.check(request.path, request.headers))
             if (encoding := request.headers.get("Content-Encoding", "identity").lower()) not in ("identity", ""):
                 message = f"a body in the encoding `{encoding}` is not read; send it without `Content-Encoding`"
-                raise Problem(415, message, code="unsupported_encoding")
+                raise ApiError(415, message, code="unsupported_encoding")
             return await handler(request)
-        except Problem as problem:
-            return self._refuse(request, problem)
+        except ApiError as error:
+            return self._refuse(request, error)
         except RequestError as e:
-            return self._refuse(request, Problem.of(e))
+            return self._refuse(request, ApiError.of(e))
         except web.HTTPRequestEntityTooLarge:
             most = self.fleet.router.max_body_mb
-            return self._refuse(request, Problem(413, f"the body is over {most:g} MiB", code="body_too_large"))
+            return self._refuse(request, ApiError(413, f"the body is over {most:g} MiB", code="body_too_large"))
         except web.HTTPNotFound:
-            return self._refuse(request, Problem(404, f"there is no {request.method} {request.path}", code="not_found"))
+            return self._refuse(
+                request, ApiError(404, f"there is no {request.method} {request.path}", code="not_found")
+            )
         except web.HTTPMethodNotAllowed as e:
             allowed = ", ".join(sorted(e.allowed_methods))
-            return self._refuse(request, Problem(405, f"{request.path} takes {allowed}", code="method_not_allowed"))
+            return self._refuse(request, ApiError(405, f"{request.path} takes {allowed}", code="method_not_allowed"))
         except web.HTTPException as e:
-            return self._refuse(request, Problem(e.status, e.reason))
+            return self._refuse(request, ApiError(e.status, e.reason))
         except web.RequestPayloadError as e:
-            return self._refuse(request, Problem(400, f"the body cannot be read: {e}", code="invalid_body"))
+            return self._refuse(request, ApiError(400, f"the body cannot be read: {e}", code="invalid_body"))
         except (ConnectionError, asyncio.CancelledError):
             self._count_leaving(request)
             raise
         except Exception as e:
             self.log.event("defect", path=request.path, trace="".join(traceback.format_exception(e)))
-            return self._refuse(request, router_failed())
+            return self._refuse(request, internal_error())
 
     def _count_leaving(self, request: web.Request) -> None:
         """A client left before its request was read: nobody else knows of it."""
-        account = current_account.get()
-        if request.path in _GENERATION and not account.counted:
+        account = current_context.get()
+        if request.path in _GENERATION and not account.outcome_counted:
             self.metrics.requests.labels(account.task, "disconnected").inc()
 
-    def _refuse(self, request: web.Request, problem: Problem) -> web.Response:
+    def _refuse(self, request: web.Request, error: ApiError) -> web.Response:
         if request.path in _GENERATION:
-            account = current_account.get()
-            self.metrics.problems.labels(account.task, str(problem.status)).inc()
-            if not account.counted:
-                self.metrics.requests.labels(account.task, outcome_of(problem)).inc()
-        return _respond(problem)
+            account = current_context.get()
+            self.metrics.problems.labels(account.task, str(error.status)).inc()
+            if not account.outcome_counted:
+                self.metrics.requests.labels(account.task, outcome_of(error)).inc()
+        return _respond(error)
 
 
 async def meet_expectation(request: web.Request) -> None:
@@ -422,9 +434,9 @@ def _share(registry: Registry, path: Path | None, process: int, deadlines: Deadl
 
 
 async def _name(_: web.Request, response: web.StreamResponse) -> None:
-    response.headers[REQUEST_ID_HEADER] = current_request.get()
+    response.headers[REQUEST_ID_HEADER] = current_request_id.get()
 
 
-def _respond(problem: Problem) -> web.Response:
-    headers = {"Retry-After": str(problem.retry_after)} if problem.retry_after is not None else None
-    return web.Response(body=problem.as_json(), status=problem.status, content_type="application/json", headers=headers)
+def _respond(error: ApiError) -> web.Response:
+    headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else None
+    return web.Response(body=error.as_json(), status=error.status, content_type="application/json", headers=headers)

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 
 from sun_sglang.errors import RequestError
-from sun_sglang.router.protocol.text import clipped, well_formed
+from sun_sglang.router.text import escape_surrogates, truncate
 
 # A message may quote what a client sent, such as the name of a task that does not exist.
 _MOST_CHARACTERS = 4096
@@ -24,7 +24,7 @@ _TYPES = {
 RETRY_AFTER_S = 1
 
 
-class Problem(Exception):  # noqa: N818 - it is an answer to a client, which travels as an exception
+class ApiError(Exception):
     """An answer that is no result.
 
     Attributes:
@@ -47,15 +47,15 @@ class Problem(Exception):  # noqa: N818 - it is an answer to a client, which tra
         retry_after: int | None = None,
     ) -> None:
         self.status = status
-        self.message = clipped(well_formed(message), _MOST_CHARACTERS)
-        self.param = None if param is None else clipped(well_formed(param), _MOST_CHARACTERS)
+        self.message = truncate(escape_surrogates(message), _MOST_CHARACTERS)
+        self.param = None if param is None else truncate(escape_surrogates(param), _MOST_CHARACTERS)
         self.code = code
         self.body = body
         self.retry_after = retry_after or (RETRY_AFTER_S if status in (429, 503) else None)
         super().__init__(self.message)
 
     @classmethod
-    def of(cls, error: RequestError) -> Problem:
+    def of(cls, error: RequestError) -> ApiError:
         """The answer to a request that was refused before dispatch."""
         return cls(error.status, error.message, param=error.param, code=error.code)
 
@@ -72,11 +72,11 @@ class Problem(Exception):  # noqa: N818 - it is an answer to a client, which tra
         return {"message": self.message, "type": kind, "param": self.param, "code": self.code}
 
 
-def router_failed() -> Problem:
+def internal_error() -> ApiError:
     """The answer where the router itself is at fault."""
-    return Problem(500, "the router failed; its log has the details", code="internal_error")
+    return ApiError(500, "the router failed; its log has the details", code="internal_error")
 
 
-def broken_stream(why: str) -> Problem:
+def broken_stream_error(why: str) -> ApiError:
     """The answer in the middle of a stream that cannot go on."""
-    return Problem(502, f"the answer broke off: {why}", code="stream_broken")
+    return ApiError(502, f"the answer broke off: {why}", code="stream_broken")

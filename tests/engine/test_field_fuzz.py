@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sun_sglang.router.protocol.fields import table as field_table
 from sun_sglang.router.protocol.fields.schemas import MAX_ALTERNATIVES, MAX_SCHEMA_DEPTH
-from sun_sglang.router.protocol.fields.table import Passed, Table, Taken
+from sun_sglang.router.protocol.fields.table import Forwarded, RouterOwned, Table
 from tests.engine.conftest import TOPOLOGY, Deployment, Reference, gather, generate, some_tokens
 from tests.engine.test_faults import a_router
 from tests.engine.watch import in_flight, is_whole, until
@@ -130,11 +130,11 @@ class Sent(NamedTuple):
 
 def edges(table: Table, name: str) -> tuple[Any, ...]:
     rule = table[name]
-    if not isinstance(rule, Passed | Taken):
+    if not isinstance(rule, Forwarded | RouterOwned):
         return ()
-    if isinstance(rule, Passed) and rule.gate and rule.gate not in TOPOLOGY["router"]["allow"]:
+    if isinstance(rule, Forwarded) and rule.permission and rule.permission not in TOPOLOGY["router"]["allow"]:
         return ()
-    return EDGES.get(name, rule.kind.edges)
+    return EDGES.get(name, rule.type.boundaries)
 
 
 def one_by_one() -> Iterator[Sent]:

@@ -17,7 +17,7 @@ from sun_sglang.launch.planning.engine_defaults import dtype_default
 from sun_sglang.launch.planning.engine_flags import FlagSchema, canonical, check_engine
 from sun_sglang.launch.planning.machine import Machine
 from sun_sglang.patches.versions import installed_version, require_supported
-from sun_sglang.router.auth.access import load_tls
+from sun_sglang.router.auth.access import load_tls_context
 from sun_sglang.router.auth.api_keys import load_keys
 from sun_sglang.topology import Pool, Strict, Topology
 
@@ -52,7 +52,7 @@ def preflight(topology: Topology, machine: Machine, schema: FlagSchema | None) -
     """
     notes: list[str] = []
     load_keys(topology.router.api_keys, {})
-    load_tls(topology.router)
+    load_tls_context(topology.router)
     if any(topology.backend_of(name) == "sglang" for name in topology.pools):
         _require_known_sglang()
     if schema is None:

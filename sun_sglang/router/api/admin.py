@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from sun_sglang.contracts.fleet_file import FleetPool, FleetWorker
 from sun_sglang.router.auth.browser_guard import require_json
-from sun_sglang.router.errors import Problem
-from sun_sglang.router.protocol.worker_replies import parse
+from sun_sglang.router.errors import ApiError
+from sun_sglang.router.protocol.worker_replies import parse_json
 from sun_sglang.router.workers import fleet_edits
 from sun_sglang.router.workers.fleet_store import FleetStore
 from sun_sglang.router.workers.registry import Registry
@@ -27,7 +27,7 @@ class NewPool(FleetPool):
     name: str
 
 
-class Admin:
+class AdminHandlers:
     """Handlers of the admin API."""
 
     def __init__(self, registry: Registry, store: FleetStore) -> None:
@@ -54,7 +54,7 @@ class Admin:
     async def _add_worker(self, http: web.Request) -> web.Response:
         spec = await _read(http, FleetWorker)
         if spec.name in self._registry.workers and not self._is_wanted(spec.name):
-            raise Problem(409, f"worker `{spec.name}` is about to leave; add it again then", code="worker_leaving")
+            raise ApiError(409, f"worker `{spec.name}` is about to leave; add it again then", code="worker_leaving")
         await self._store.edit(fleet_edits.add_worker(spec))
         return _json(self._worker(self._registry.workers[spec.name], leaving=False), 201)
 
@@ -68,7 +68,7 @@ class Admin:
         """DELETE /workers/NAME: it leaves when its requests have ended; at once, with `?force=true`."""
         name, force = http.match_info["name"], http.query.get("force", "false")
         if force not in ("true", "false"):
-            raise Problem(400, "`force` has to be true or false", param="force")
+            raise ApiError(400, "`force` has to be true or false", param="force")
         leaving = name in self._registry.workers and not self._is_wanted(name)
         if not leaving:
             await self._store.edit(fleet_edits.remove_worker(name))
@@ -90,9 +90,9 @@ class Admin:
     async def _set_task(self, http: web.Request) -> web.Response:
         """PUT /tasks/NAME: other pools serve it once a path between them is proven; the old ones do until then."""
         require_json(http)
-        name, body = http.match_info["name"], parse(await http.read())
+        name, body = http.match_info["name"], parse_json(await http.read())
         if not isinstance(body, dict):
-            raise Problem(400, 'send what changes, such as {"prefill": "POOL"}')
+            raise ApiError(400, 'send what changes, such as {"prefill": "POOL"}')
         await self._store.edit(fleet_edits.set_task(name, body))
         task, wanted = self._registry.fleet.tasks[name], self._registry.wanted.tasks[name]
         return _json({"name": name, "moved": task == wanted, **wanted.model_dump()}, 200 if task == wanted else 202)
@@ -124,7 +124,7 @@ async def _read(http: web.Request, model: type[M]) -> M:
     except ValidationError as e:
         first = e.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "the body"
-        raise Problem(400, f"{where}: {first['msg']}", param=where, code="invalid_change") from e
+        raise ApiError(400, f"{where}: {first['msg']}", param=where, code="invalid_change") from e
 
 
 def _json(body: object, status: int = 200) -> web.Response:

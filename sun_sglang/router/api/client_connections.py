@@ -21,7 +21,7 @@ from typing import cast
 from aiohttp import web
 
 from sun_sglang.router.deadlines import Deadlines
-from sun_sglang.router.errors import Problem
+from sun_sglang.router.errors import ApiError
 from sun_sglang.router.observability.log import Log
 from sun_sglang.router.observability.metrics import Metrics
 
@@ -61,7 +61,7 @@ class ClientConnection(asyncio.Protocol):
         *("due", "handler", "is_cut", "request"),
     )
 
-    def __init__(self, clients: Clients) -> None:
+    def __init__(self, clients: ConnectionManager) -> None:
         self._clients = clients
         self._transport: asyncio.Transport | None = None
         self._received = 0
@@ -100,11 +100,11 @@ class ClientConnection(asyncio.Protocol):
         deadlines = self._clients.deadlines
         return self._began + deadlines.client_body + self._received / deadlines.client_body_bytes
 
-    def cut(self, problem: Problem) -> None:
-        """Answer a request whose body does not arrive with a problem; what still comes of it is dropped."""
+    def cut(self, error: ApiError) -> None:
+        """Answer a request whose body does not arrive with an error; what still comes of it is dropped."""
         if self.request is not None:
             self.is_cut = True
-            self.request.content.set_exception(problem)
+            self.request.content.set_exception(error)
             # so that aiohttp does not wait for the rest
             self.request.content.feed_eof()
 
@@ -154,7 +154,7 @@ class ClientConnection(asyncio.Protocol):
         self.handler.connection_lost(exc)
 
 
-class Clients:
+class ConnectionManager:
     """Accepts connections and watches over them.
 
     Args:
@@ -265,11 +265,11 @@ class Clients:
         if connection.handler in self._open:
             self._waiting[connection] = None
 
-    def cut(self, problem: Problem) -> None:
-        """Answer each request whose body has not arrived with a problem."""
+    def cut(self, error: ApiError) -> None:
+        """Answer each request whose body has not arrived with an error."""
         for connection in self._open.values():
             if connection.wants_body:
-                connection.cut(problem)
+                connection.cut(error)
 
     def counts(self) -> dict[str, int]:
         """Open connections by state, for the metrics."""
@@ -364,7 +364,7 @@ class Clients:
                 self._count("body")
                 base, rate = self.deadlines.client_body, self.deadlines.client_body_bytes
                 message = f"the body did not arrive: {base:g} s and one for each {rate:g} bytes are over"
-                connection.cut(Problem(408, message, code="body_timeout"))
+                connection.cut(ApiError(408, message, code="body_timeout"))
         if self._ended:
             self._log.event("connections_ended", **self._ended)
             self._ended.clear()

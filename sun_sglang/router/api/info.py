@@ -13,15 +13,15 @@ import aiohttp
 import orjson
 from aiohttp import web
 
-from sun_sglang.router.api.sibling_processes import Siblings, merge_tasks
+from sun_sglang.router.api.sibling_processes import SiblingProcesses, merge_tasks
 from sun_sglang.router.auth.access import current_key, visible_tasks
 from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.dispatch.legs import namespace
-from sun_sglang.router.errors import Problem
+from sun_sglang.router.errors import ApiError
 from sun_sglang.router.health.canary import OUTPUT_TOKENS, PROMPT_TOKENS
 from sun_sglang.router.health.prober import Prober
 from sun_sglang.router.protocol.request import choose_task
-from sun_sglang.router.protocol.worker_replies import error_message, parse
+from sun_sglang.router.protocol.worker_replies import error_message, parse_json
 from sun_sglang.router.serving.admission import AdmissionQueue
 from sun_sglang.router.serving.in_flight import Inflight
 from sun_sglang.router.serving.service import TASK_HEADER
@@ -37,7 +37,7 @@ _MOST_PATIENCE_S = 3600.0
 _SECRET = ("api_key", "password", "token_file", "keyfile")
 
 
-class Info:
+class InfoHandlers:
     """Answers questions about the fleet. Asks workers only for what they alone know."""
 
     def __init__(
@@ -47,7 +47,7 @@ class Info:
         prober: Prober,
         inflight: Inflight,
         queue: AdmissionQueue,
-        siblings: Siblings,
+        siblings: SiblingProcesses,
         deadlines: Deadlines,
         *,
         shows_tasks: bool,
@@ -74,7 +74,7 @@ class Info:
         tasks = {name: self._task(name, unproven.get(name, []), in_flight[name]) for name in names}
         own = {"ready": not self._registry.unserved(), "draining": self.draining, "tasks": tasks}
         others = await self._siblings.ask("GET", "/tasks", http.headers)
-        return _json(merge_tasks(own, [parse(body) if body else None for body in others.values()]))
+        return _json(merge_tasks(own, [parse_json(body) if body else None for body in others.values()]))
 
     async def models(self, http: web.Request) -> web.Response:
         """GET /v1/models: the tasks that the client may call, in OpenAI's shape."""
@@ -85,7 +85,7 @@ class Info:
         """GET /v1/models/{model}."""
         name = http.match_info["model"]
         if name not in visible_tasks(self._registry.task_names):
-            raise Problem(404, f"no task is named `{name}`", param="model", code="model_not_found")
+            raise ApiError(404, f"no task is named `{name}`", param="model", code="model_not_found")
         return _json(self._model(name))
 
     async def health(self, _: web.Request) -> web.Response:
@@ -120,7 +120,7 @@ class Info:
         task = tasks[0] if tasks and not asked else choose_task(asked, None, tasks)
         pairs = self._registry.usable(task)
         if not pairs:
-            raise Problem(503, f"no worker can serve task `{task}` now", code="no_worker")
+            raise ApiError(503, f"no worker can serve task `{task}` now", code="no_worker")
         info = await self._ask(pairs[0].prefill, "/model_info")
         return _json({**info, "served_model_name": task, "tasks": tasks})
 
@@ -219,18 +219,18 @@ class Info:
             return None
         try:
             info = await self._ask(worker, "/server_info")
-        except Problem as problem:
-            return {"error": problem.message}
+        except ApiError as error:
+            return {"error": error.message}
         return {k: v for k, v in info.items() if k != "launch_command" and not any(s in k for s in _SECRET)}
 
     async def _ask(self, worker: Worker, path: str) -> dict[str, Any]:
         try:
             status, body = await self._request("GET", worker, path, self._deadlines.worker_info)
         except (aiohttp.ClientError, OSError) as e:
-            raise Problem(502, f"worker `{worker.name}` does not answer {path}: {describe(e)}") from e
-        info = parse(body)
+            raise ApiError(502, f"worker `{worker.name}` does not answer {path}: {describe(e)}") from e
+        info = parse_json(body)
         if status != 200 or not isinstance(info, dict):
-            raise Problem(502, f"worker `{worker.name}` answered {status} to {path}")
+            raise ApiError(502, f"worker `{worker.name}` answered {status} to {path}")
         return info
 
     async def _request(self, method: str, worker: Worker, path: str, seconds: float) -> tuple[int, bytes]:
@@ -251,7 +251,7 @@ def _patience(text: str) -> float:
     # `not` also holds for a NaN
     if not seconds <= _MOST_PATIENCE_S:
         message = f"`timeout` has to be a number of seconds up to {_MOST_PATIENCE_S:g}"
-        raise Problem(400, message, param="timeout")
+        raise ApiError(400, message, param="timeout")
     return max(seconds, -1.0)
 
 

@@ -18,7 +18,7 @@ _PASSED_ON = ("Authorization", "X-API-Key", "Content-Type")
 _LONGEST_ADDRESS = 107
 
 
-class Siblings:
+class SiblingProcesses:
     """Asks the other processes.
 
     Args:

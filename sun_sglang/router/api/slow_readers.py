@@ -15,11 +15,11 @@ from aiohttp import web
 from sun_sglang.router.clock import Clock
 from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.observability.log import Log
-from sun_sglang.router.observability.metrics import Account
+from sun_sglang.router.observability.metrics import RequestContext
 
 # Bytes that a client has to accept within `write_timeout`, if so many wait for it: 1.1 kB/s with the default of 60 s.
 # One byte would not do: a client that reads a byte a minute would keep its slot as long as it likes.
-LEAST_BYTES = 1 << 16
+MIN_BYTES = 1 << 16
 
 
 class Writer(Protocol):
@@ -36,7 +36,7 @@ class Accepted(NamedTuple):
 
 
 @dataclass(slots=True)
-class Delivery:
+class ResponseDelivery:
     """The latest response on a client's connection.
 
     Attributes:
@@ -50,7 +50,7 @@ class Delivery:
 
     transport: asyncio.Transport
     writer: Writer
-    account: Account
+    account: RequestContext
     path: str
     request: str
     accepted: Accepted
@@ -59,7 +59,7 @@ class Delivery:
         """Take note of what the client has accepted. Returns whether that is too little for `limit` seconds."""
         left = self.transport.get_write_buffer_size()
         size = self.writer.output_size - left
-        if left == 0 or size - self.accepted.size >= LEAST_BYTES:
+        if left == 0 or size - self.accepted.size >= MIN_BYTES:
             self.accepted = Accepted(size, now)
         elif size < self.accepted.size:
             # what is left is of an earlier response too, or was encrypted, which makes it longer
@@ -67,7 +67,7 @@ class Delivery:
         return now - self.accepted.at > limit
 
 
-class DeliveryWatch:
+class SlowReaderDetector:
     """Watches the connections of clients that have sent a request, until they are closed.
 
     Args:
@@ -82,14 +82,16 @@ class DeliveryWatch:
         self._interval = min(deadlines.delivery_interval_max, limit / 4)
         self._clock = clock
         self._log = log
-        self._deliveries: dict[asyncio.Transport, Delivery] = {}
+        self._deliveries: dict[asyncio.Transport, ResponseDelivery] = {}
 
-    def begin(self, http: web.Request, account: Account, request: str) -> None:
+    def begin(self, http: web.Request, account: RequestContext, request: str) -> None:
         """Watch the response to a request, in place of earlier ones on its connection."""
         transport = http.transport
         if transport is not None:
             accepted = Accepted(0, self._clock.now())
-            self._deliveries[transport] = Delivery(transport, http.writer, account, http.path, request, accepted)
+            self._deliveries[transport] = ResponseDelivery(
+                transport, http.writer, account, http.path, request, accepted
+            )
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -107,7 +109,7 @@ class DeliveryWatch:
                 del self._deliveries[transport]
             elif delivery.is_stuck(now, self._limit):
                 del self._deliveries[transport]
-                delivery.account.stalled = True
+                delivery.account.client_stalled = True
                 self._log.event(
                     "client_stalled", request=delivery.request, path=delivery.path, unread=left, seconds=self._limit
                 )

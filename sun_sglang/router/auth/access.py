@@ -10,19 +10,19 @@ from typing import Literal
 
 from sun_sglang.contracts.fleet_file import Fleet, FleetError
 from sun_sglang.errors import UserError
-from sun_sglang.router.auth.api_keys import Key, Keyring, KeySpec, load_keys
-from sun_sglang.router.errors import Problem
+from sun_sglang.router.auth.api_keys import ApiKey, Keyring, KeySpec, load_keys
+from sun_sglang.router.errors import ApiError
 from sun_sglang.topology import Router
 
 Need = Literal["nothing", "key", "metrics", "admin"]
 # the key of the request that is handled; None where none is needed
-current_key: ContextVar[Key | None] = ContextVar("current_key")
+current_key: ContextVar[ApiKey | None] = ContextVar("current_key")
 _OPEN = frozenset({"/health"})
 _ADMIN = ("/tasks", "/workers", "/pools", "/server_info", "/get_server_info", "/flush_cache")
 _BELOW_ADMIN = tuple(f"{path}/" for path in _ADMIN)
 
 
-class Access:
+class AccessControl:
     """Checks requests against the keys. Where there are no keys, everyone may do everything."""
 
     def __init__(self, specs: tuple[KeySpec, ...], internal: str | None, processes: int = 1) -> None:
@@ -32,7 +32,7 @@ class Access:
         self._ring = Keyring((*specs, *self._own), processes) if specs else None
 
     @property
-    def guarded(self) -> bool:
+    def requires_keys(self) -> bool:
         """There are keys."""
         return self._ring is not None
 
@@ -44,7 +44,7 @@ class Access:
         self._ring = Keyring((*specs, *self._own), self._processes, self._ring)
         return True
 
-    def check(self, path: str, headers: Mapping[str, str]) -> Key | None:
+    def check(self, path: str, headers: Mapping[str, str]) -> ApiKey | None:
         """The key of a request; None where none is needed.
 
         Raises:
@@ -55,19 +55,19 @@ class Access:
         key = self._ring.find(_token(headers))
         if key is None:
             message = "send a valid key, as `Authorization: Bearer KEY`"
-            raise Problem(401, message, code="invalid_api_key")
+            raise ApiError(401, message, code="invalid_api_key")
         if need == "admin":
             require_admin(key)
         if need == "metrics" and not key.metrics:
             message = f"key `{key.name}` may not do this; an admin key may, and one with `metrics: true`"
-            raise Problem(403, message, code="admin_key_required")
+            raise ApiError(403, message, code="admin_key_required")
         return key
 
 
-def require_admin(key: Key | None) -> None:
+def require_admin(key: ApiKey | None) -> None:
     """Raise Problem (403) for a key that is no admin's; where there are no keys, everyone is."""
     if key is not None and not key.admin:
-        raise Problem(403, f"key `{key.name}` may not do this; an admin key may", code="admin_key_required")
+        raise ApiError(403, f"key `{key.name}` may not do this; an admin key may", code="admin_key_required")
 
 
 def visible_tasks(tasks: Sequence[str]) -> Sequence[str]:
@@ -85,7 +85,7 @@ def needed(path: str) -> Need:
     return "admin" if path in _ADMIN or path.startswith(_BELOW_ADMIN) else "key"
 
 
-def load_access(fleet: Fleet, environment: Mapping[str, str]) -> Access:
+def load_access_control(fleet: Fleet, environment: Mapping[str, str]) -> AccessControl:
     """The keys of a fleet, with the launcher's own.
 
     Raises:
@@ -97,10 +97,10 @@ def load_access(fleet: Fleet, environment: Mapping[str, str]) -> Access:
             internal = Path(fleet.admin_key_file).read_text(encoding="ascii").strip()
         except (OSError, UnicodeDecodeError) as e:
             raise FleetError(f"admin_key_file: {fleet.admin_key_file} cannot be read") from e
-    return Access(load_keys(fleet.router.api_keys, environment), internal, fleet.router.processes)
+    return AccessControl(load_keys(fleet.router.api_keys, environment), internal, fleet.router.processes)
 
 
-def load_tls(router: Router) -> ssl.SSLContext | None:
+def load_tls_context(router: Router) -> ssl.SSLContext | None:
     """What the router shows its clients; None for plain HTTP.
 
     Raises:

@@ -13,7 +13,7 @@ import yaml
 from pydantic import Field, StringConstraints, ValidationError, field_validator
 
 from sun_sglang.errors import UserError
-from sun_sglang.router.errors import Problem
+from sun_sglang.router.errors import ApiError
 from sun_sglang.topology import Strict, TaskName
 from sun_sglang.yaml_text import parse_yaml
 
@@ -21,7 +21,7 @@ ENVIRONMENT = "SUN_API_KEYS"
 _SHORTEST = 16
 
 
-class KeysError(UserError):
+class KeyFileError(UserError):
     """The keys cannot be read or are wrong; the message names the place and never shows a key."""
 
 
@@ -49,7 +49,7 @@ class KeySpec(Strict):
     tokens_per_minute: float | None = Field(default=None, gt=0)
 
 
-class KeysFile(Strict):
+class KeyFileContent(Strict):
     """The whole file. Every key is compared with each that comes, so there may not be very many."""
 
     keys: tuple[KeySpec, ...] = Field(min_length=1, max_length=1024)
@@ -67,7 +67,7 @@ class KeysFile(Strict):
         return keys
 
 
-class Bucket:
+class TokenBucket:
     """A token bucket that may go into debt: one request is let through whole, and the next ones wait for it.
 
     Holds what comes in during `burst` seconds.
@@ -85,12 +85,12 @@ class Bucket:
         self._at = now
         return max(0.0, (1.0 - self._level) / self._rate) if self._level < 1.0 else 0.0
 
-    def take(self, amount: float) -> None:
+    def spend(self, amount: float) -> None:
         """Take from it, after `wait` said 0."""
         self._level -= amount
 
 
-class Key:
+class ApiKey:
     """A key while the router runs.
 
     Args:
@@ -105,15 +105,15 @@ class Key:
         tasks: see `KeySpec`.
     """
 
-    def __init__(self, spec: KeySpec, processes: int, before: Key | None = None) -> None:
+    def __init__(self, spec: KeySpec, processes: int, before: ApiKey | None = None) -> None:
         self.name = spec.name
         self.admin = spec.admin
         self.metrics = spec.admin or spec.metrics
         self.tasks = None if spec.tasks is None else frozenset(spec.tasks)
         self.digest = digest_of(spec)
         self._spec = spec
-        self._requests: Bucket | None = _bucket(spec.requests_per_minute, processes)
-        self._tokens: Bucket | None = _bucket(spec.tokens_per_minute, processes)
+        self._requests: TokenBucket | None = _bucket(spec.requests_per_minute, processes)
+        self._tokens: TokenBucket | None = _bucket(spec.tokens_per_minute, processes)
         if before is not None and before._spec.requests_per_minute == spec.requests_per_minute:
             self._requests = before._requests
         if before is not None and before._spec.tokens_per_minute == spec.tokens_per_minute:
@@ -138,15 +138,15 @@ class Key:
         wait = max((bucket.wait(now) for bucket, _ in buckets if bucket is not None), default=0.0)
         if wait > 0:
             message = f"key `{self.name}` is over its rate; try again later"
-            raise Problem(429, message, code="rate_limit_exceeded", retry_after=math.ceil(wait))
+            raise ApiError(429, message, code="rate_limit_exceeded", retry_after=math.ceil(wait))
         for bucket, amount in buckets:
             if bucket is not None:
-                bucket.take(amount)
+                bucket.spend(amount)
 
-    def give_back(self, tokens: int) -> None:
+    def refund(self, tokens: int) -> None:
         """Return the tokens of a request that was charged and then refused. It still counts as a request."""
         if self._tokens is not None:
-            self._tokens.take(-tokens)
+            self._tokens.spend(-tokens)
 
 
 class Keyring:
@@ -160,9 +160,9 @@ class Keyring:
 
     def __init__(self, specs: Iterable[KeySpec], processes: int = 1, before: Keyring | None = None) -> None:
         named = {key.name: key for key in before._keys} if before is not None else {}
-        self._keys: list[Key] = [Key(spec, processes, named.get(spec.name)) for spec in specs]
+        self._keys: list[ApiKey] = [ApiKey(spec, processes, named.get(spec.name)) for spec in specs]
 
-    def find(self, token: str) -> Key | None:
+    def find(self, token: str) -> ApiKey | None:
         """The key with this secret. Takes the same time for every token of a length."""
         digest = hashlib.sha256(token.encode(errors="surrogatepass")).digest()
         found = None
@@ -176,19 +176,19 @@ def load_keys(path: str | None, environment: Mapping[str, str]) -> tuple[KeySpec
     """The keys of a file, and of the variable `SUN_API_KEYS`, which holds the same YAML; none where neither is given.
 
     Raises:
-        KeysError: the first thing wrong.
+        KeyFileError: the first thing wrong.
     """
     specs: tuple[KeySpec, ...] = ()
     if path is not None:
         try:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as e:
-            raise KeysError(f"router.api_keys: {path} cannot be read ({getattr(e, 'strerror', None) or e})") from e
+            raise KeyFileError(f"router.api_keys: {path} cannot be read ({getattr(e, 'strerror', None) or e})") from e
         specs += _parse(text, path)
     if environment.get(ENVIRONMENT):
         specs += _parse(environment[ENVIRONMENT], f"${ENVIRONMENT}")
     if len({s.name for s in specs}) != len(specs) or len({digest_of(s) for s in specs}) != len(specs):
-        raise KeysError(f"{path} and ${ENVIRONMENT} give the same name or key")
+        raise KeyFileError(f"{path} and ${ENVIRONMENT} give the same name or key")
     return specs
 
 
@@ -201,16 +201,16 @@ def digest_of(spec: KeySpec) -> bytes:
 
 def _parse(text: str, where: str) -> tuple[KeySpec, ...]:
     try:
-        return KeysFile.model_validate(parse_yaml(text)).keys
+        return KeyFileContent.model_validate(parse_yaml(text)).keys
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
-        raise KeysError(f"{where}{f':{mark.line + 1}' if mark else ''}: not valid YAML") from None
+        raise KeyFileError(f"{where}{f':{mark.line + 1}' if mark else ''}: not valid YAML") from None
     except ValidationError as e:
         # neither the input nor a chained error may show: it holds the keys
         first = e.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise KeysError(f"{where}: {place + ': ' if place else ''}{first['msg']}") from None
+        raise KeyFileError(f"{where}: {place + ': ' if place else ''}{first['msg']}") from None
 
 
-def _bucket(per_minute: float | None, processes: int) -> Bucket | None:
-    return None if per_minute is None else Bucket(per_minute / processes)
+def _bucket(per_minute: float | None, processes: int) -> TokenBucket | None:
+    return None if per_minute is None else TokenBucket(per_minute / processes)

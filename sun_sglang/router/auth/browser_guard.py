@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 
 from aiohttp import web
 
-from sun_sglang.router.errors import Problem
+from sun_sglang.router.errors import ApiError
 
 # Names that no public DNS zone holds (RFC 6761, 6762, 8375, and ICANN's reservation of `internal`), so that no page
 # comes from them. The same is true of a name without a dot.
@@ -45,10 +45,10 @@ class BrowserGuard:
         if not (self._any_host or self._knows(host)):
             name = _name(host)
             message = f"`{name}` is not a name of this router; list it under `router.hosts`, or use an address"
-            raise Problem(403, message, code="host_not_allowed")
+            raise ApiError(403, message, code="host_not_allowed")
         if acts(method, path) and (page := _foreign_page(method, host, headers)):
             message = f"{method} {path} from {page} is refused; send it from a program, or give the router API keys"
-            raise Problem(403, f"{message} (`router.api_keys`)", code="cross_site_request")
+            raise ApiError(403, f"{message} (`router.api_keys`)", code="cross_site_request")
 
     def _knows(self, host: str) -> bool:
         name = _name(host)
@@ -71,7 +71,7 @@ def acts(method: str, path: str) -> bool:
 def require_json(http: web.Request) -> None:
     """Raise Problem (400) for a body of another content type: a page may send forms and plain text anywhere."""
     if http.content_type != "application/json":
-        raise Problem(400, "send JSON, with `Content-Type: application/json`", code="invalid_content_type")
+        raise ApiError(400, "send JSON, with `Content-Type: application/json`", code="invalid_content_type")
 
 
 def _foreign_page(method: str, host: str, headers: Mapping[str, str]) -> str:

@@ -18,10 +18,10 @@ from sun_sglang.router.dispatch.attempt import Attempt, Ticket
 from sun_sglang.router.dispatch.legs import Call, leg_bodies, new_names
 from sun_sglang.router.dispatch.outcome import LEGS, Failed, Leg, Lost, Relay, Reply, Serve, died, ended, exposed
 from sun_sglang.router.dispatch.pair_response import Answer
-from sun_sglang.router.errors import Problem
+from sun_sglang.router.errors import ApiError
 from sun_sglang.router.observability.log import Log
 from sun_sglang.router.observability.metrics import Metrics
-from sun_sglang.router.observability.randomness import Randomness
+from sun_sglang.router.observability.request_id import RandomBytes
 from sun_sglang.router.scheduling.pair_selector import PairSelector
 from sun_sglang.router.transport.connection_pool import LegError
 from sun_sglang.router.transport.worker_client import Wire
@@ -60,7 +60,7 @@ class Dispatcher:
         self._log = log
         self._limits = registry.fleet.router
         self._loop = asyncio.get_running_loop()
-        self._randomness = Randomness()
+        self._random_bytes = RandomBytes()
         self._background: set[asyncio.Task[None]] = set()
         self.attempts: set[Attempt] = set()
         self._aborting: set[Attempt] = set()
@@ -103,9 +103,9 @@ class Dispatcher:
             failed, tried = outcome, ticket.tries[-1]
             worker = tried.worker(failed.leg)
             event = "stale_connection" if failed.stale else "attempt_failed"
-            self._log.event(event, task=call.task, leg=failed.leg, worker=worker.name, why=failed.problem.message)
+            self._log.event(event, task=call.task, leg=failed.leg, worker=worker.name, why=failed.error.message)
             if failed.eject:
-                self.eject(worker.name, failed.problem.message)
+                self.eject(worker.name, failed.error.message)
             if failed.doubt:
                 self._registry.revoke(pair.prefill.name, pair.decode.name)
             if not failed.retry or ticket.abort_asked or self._closing:
@@ -117,7 +117,7 @@ class Dispatcher:
                 left -= 1
                 avoid.update((w.name for w in pair) if failed.doubt else (worker.name,))
         raise (
-            failed.problem if failed else Problem(503, f"no worker can serve task `{call.task}` now", code="no_worker")
+            failed.error if failed else ApiError(503, f"no worker can serve task `{call.task}` now", code="no_worker")
         )
 
     async def attempt(
@@ -149,7 +149,7 @@ class Dispatcher:
             return self._answer(attempt)
         self.abandon(attempt)
         if isinstance(verdict, Relay):
-            raise verdict.problem
+            raise verdict.error
         return verdict
 
     def decoded(self, attempt: Attempt) -> None:
@@ -238,7 +238,7 @@ class Dispatcher:
             try:
                 await ticket.checked.again()
             except RequestError as e:
-                raise Problem.of(e) from e
+                raise ApiError.of(e) from e
         return None
 
     async def _pair(self, call: Call, avoid: set[str]) -> Pair | None:
@@ -287,7 +287,7 @@ class Dispatcher:
         return worker.incarnation == before == await self.wire.incarnation(worker.spec)
 
     def _send(self, call: Call, pair: Pair, ticket: Ticket, fresh: bool) -> Attempt:
-        rid, room = new_names(self._randomness.take(24))
+        rid, room = new_names(self._random_bytes.read(24))
         attempt = Attempt(call, pair, rid, ticket, self.now(), self._loop.create_future())
         bodies = leg_bodies(call, pair, rid=rid, room=room)
         attempt.hold()
@@ -370,6 +370,6 @@ class Dispatcher:
         task.add_done_callback(self._background.discard)
 
 
-def aborted_early() -> Problem:
+def aborted_early() -> ApiError:
     """The answer to a request whose abort was asked for before any worker had it."""
-    return Problem(400, "the request was aborted before it reached a worker", code="aborted")
+    return ApiError(400, "the request was aborted before it reached a worker", code="aborted")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from sun_sglang.errors import RequestError
-from sun_sglang.router.protocol.fan_out import Single
+from sun_sglang.router.protocol.fan_out import SingleRequest
 from sun_sglang.router.protocol.request import Endpoint, Request
 from sun_sglang.router.scheduling.cost import Cost
 from sun_sglang.router.workers.paths import Pair
@@ -81,7 +81,7 @@ def new_names(drawn: bytes) -> Names:
 
 def make_calls(
     request: Request,
-    singles: Sequence[Single],
+    singles: Sequence[SingleRequest],
     costs: Sequence[Cost],
     *,
     wire_model: str,
@@ -103,7 +103,7 @@ def make_calls(
     Raises:
         RequestError: 413 for several answers that would send more than `most` bytes to the workers.
     """
-    taken = singles[0].own.keys()
+    taken = singles[0].own_fields.keys()
     common = {name: value for name, value in request.body.items() if name not in taken} if taken else request.body
     options = b""
     if request.endpoint is not Endpoint.GENERATE:
@@ -114,8 +114,8 @@ def make_calls(
     calls: list[Call] = []
     size, own = 0, b""
     for place, single in enumerate(singles):
-        if place % request.n == 0 and single.own:
-            own = (b"," if common else b"") + orjson.dumps(single.own)[1:-1]
+        if place % request.n == 0 and single.own_fields:
+            own = (b"," if common else b"") + orjson.dumps(single.own_fields)[1:-1]
         call = Call(
             endpoint=request.endpoint,
             task=request.task,
@@ -126,8 +126,8 @@ def make_calls(
             extra_key=single.extra_key,
             cache_salt=single.cache_salt,
             needs_prefill=needs_prefill(request.endpoint, single.body),
-            cost=costs[single.prompt],
-            keys=keys[single.prompt] if keys else (),
+            cost=costs[single.prompt_index],
+            keys=keys[single.prompt_index] if keys else (),
         )
         calls.append(call)
         if most is not None and len(singles) > 1:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Literal, TypeAlias
 
-from sun_sglang.router.errors import Problem
-from sun_sglang.router.protocol.sse import Framer, event_data
-from sun_sglang.router.protocol.worker_replies import error_code, error_message, finish_abort, states_message
+from sun_sglang.router.errors import ApiError
+from sun_sglang.router.protocol.sse import EventFramer, event_data
+from sun_sglang.router.protocol.worker_replies import error_code, error_message, find_abort, has_error_message
 
 Leg = Literal["prefill", "decode"]
 LEGS: tuple[Leg, Leg] = ("prefill", "decode")
@@ -81,7 +81,7 @@ class Serve:
 class Relay:
     """The request itself is at fault: the worker's 4xx goes to the client."""
 
-    problem: Problem
+    error: ApiError
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class Failed:
 
     Attributes:
         leg: whose.
-        problem: what the client gets where a retry is not possible.
+        error: what the client gets where a retry is not possible.
         eject: the worker leaves the rotation until it has proven itself again.
         retry: another attempt may be made.
         stale: only a kept connection failed; the next attempt uses new connections and counts as the first.
@@ -99,7 +99,7 @@ class Failed:
     """
 
     leg: Leg
-    problem: Problem
+    error: ApiError
     eject: bool
     retry: bool = True
     stale: bool = False
@@ -127,7 +127,7 @@ def judge(
         return Serve()
     if abort_asked and isinstance(decode, Reply) and decode.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         # SGLang answers 500 where the abort came while KV was on its way; nobody is at fault
-        return Relay(Problem(400, "the request was aborted before its first token", code="aborted"))
+        return Relay(ApiError(400, "the request was aborted before its first token", code="aborted"))
     of_prefill, of_decode = _fault("prefill", prefill, rid), _fault("decode", decode, rid)
     if decode is not None and of_decode is None:
         if not needs_prefill:
@@ -155,9 +155,9 @@ def overdue(leg: Leg, *, silent: float, limit: float) -> Failed:
     """
     if silent > limit / 2:
         message = f"no first token within {limit:g} s: the {leg} worker did not answer"
-        return Failed(leg, Problem(504, message, code="first_token_timeout"), eject=True, retry=False)
+        return Failed(leg, ApiError(504, message, code="first_token_timeout"), eject=True, retry=False)
     message = f"no first token within {limit:g} s: the {leg} worker has too much to do"
-    return Failed(leg, Problem(503, message, code="overloaded"), eject=False, retry=False)
+    return Failed(leg, ApiError(503, message, code="overloaded"), eject=False, retry=False)
 
 
 def silent_answer(limit: float, *, stalled: bool) -> Failed:
@@ -169,9 +169,9 @@ def silent_answer(limit: float, *, stalled: bool) -> Failed:
     """
     if stalled:
         message = f"no answer within {limit:g} s: the decode worker runs no batch. {_MAY_BE_THE_CAUSE}"
-        return Failed("decode", Problem(504, message, code="worker_stalled"), eject=False, retry=False)
+        return Failed("decode", ApiError(504, message, code="worker_stalled"), eject=False, retry=False)
     message = f"no answer within {limit:g} s after the prompt; stream it, or ask for fewer tokens"
-    return Failed("decode", Problem(504, message, code="answer_timeout"), eject=False, retry=False)
+    return Failed("decode", ApiError(504, message, code="answer_timeout"), eject=False, retry=False)
 
 
 def exposed(leg: Leg, heard: Heard, rid: str) -> bool:
@@ -187,9 +187,9 @@ def exposed(leg: Leg, heard: Heard, rid: str) -> bool:
     return True
 
 
-def died(leg: Leg) -> Problem:
+def died(leg: Leg) -> ApiError:
     """Return the error for a request whose worker died while it had the request."""
-    return Problem(
+    return ApiError(
         502,
         f"the {leg} worker died or stopped answering while it had this request. {_MAY_BE_THE_CAUSE}",
         code="worker_died",
@@ -201,18 +201,18 @@ def _fault(leg: Leg, said: Heard, rid: str) -> Relay | Failed | None:
         return None
     if isinstance(said, Lost) and said.oversized:
         message = f"the {leg} worker failed: {said.detail} (router.max_answer_mb)"
-        return Failed(leg, Problem(502, message, code=f"{leg}_failed"), eject=False, retry=False)
+        return Failed(leg, ApiError(502, message, code=f"{leg}_failed"), eject=False, retry=False)
     if isinstance(said, Lost) and said.ours:
-        problem = Problem(503, f"the router has too many connections open: {said.detail}", code="overloaded")
-        return Failed(leg, problem, eject=False, retry=False)
+        error = ApiError(503, f"the router has too many connections open: {said.detail}", code="overloaded")
+        return Failed(leg, error, eject=False, retry=False)
     if isinstance(said, Lost):
         status = 503 if said.refused else 502
-        problem = Problem(status, f"the {leg} worker was lost: {said.detail}", code=f"{leg}_lost")
-        return Failed(leg, problem, eject=not said.stale, stale=said.stale)
+        error = ApiError(status, f"the {leg} worker was lost: {said.detail}", code=f"{leg}_lost")
+        return Failed(leg, error, eject=not said.stale, stale=said.stale)
     if said.status == HTTPStatus.UNAUTHORIZED:
         # another worker has its port now, or it has another key: the router is refused, and not the client
-        problem = Problem(502, f"the {leg} worker refuses the router's worker key", code=f"{leg}_failed")
-        return Failed(leg, problem, eject=True)
+        error = ApiError(502, f"the {leg} worker refuses the router's worker key", code=f"{leg}_failed")
+        return Failed(leg, error, eject=True)
     if 400 <= said.status < 500:
         return Relay(_refusal(leg, said))
     if said.status != HTTPStatus.OK:
@@ -220,7 +220,7 @@ def _fault(leg: Leg, said: Heard, rid: str) -> Relay | Failed | None:
     body = _first_data(said.head) if said.streamed else said.head
     if body.startswith((b'{"error"', b'{"object":"error"')):
         return _aborted(leg, error_code(body), error_message(body))
-    reason = finish_abort(body)
+    reason = find_abort(body)
     # events of a stream are checked one by one by the stream's reader
     if reason is None and not said.streamed and rid.encode() not in said.head:
         start = said.head[:80].decode(errors="replace")
@@ -230,25 +230,25 @@ def _fault(leg: Leg, said: Heard, rid: str) -> Relay | Failed | None:
     return _aborted(leg, reason.get("status_code"), str(reason.get("message") or "the request was aborted"))
 
 
-def _refusal(leg: Leg, reply: Reply) -> Problem:
+def _refusal(leg: Leg, reply: Reply) -> ApiError:
     """Return a worker's 4xx for the client: its own body, where clients find the message in it."""
-    if states_message(reply.head):
-        return Problem(reply.status, f"refused by the {leg} worker", body=reply.head)
-    return Problem(reply.status, error_message(reply.head) or f"refused by the {leg} worker")
+    if has_error_message(reply.head):
+        return ApiError(reply.status, f"refused by the {leg} worker", body=reply.head)
+    return ApiError(reply.status, error_message(reply.head) or f"refused by the {leg} worker")
 
 
 def _aborted(leg: Leg, status: object, message: str) -> Relay | Failed:
     if isinstance(status, int) and 400 <= status < 500:
-        return Relay(Problem(status, message))
+        return Relay(ApiError(status, message))
     return _broken(leg, message)
 
 
 def _broken(leg: Leg, message: str, *, of_itself: bool = False) -> Failed:
     if leg == "decode" and not of_itself and any(sign in message for sign in _PREFILL_UNREACHABLE):
-        problem = Problem(502, f"the prefill worker cannot be reached: {message}", code="prefill_lost")
-        return Failed("prefill", problem, eject=False, doubt=True)
-    return Failed(leg, Problem(502, f"the {leg} worker failed: {message}", code=f"{leg}_failed"), eject=False)
+        error = ApiError(502, f"the prefill worker cannot be reached: {message}", code="prefill_lost")
+        return Failed("prefill", error, eject=False, doubt=True)
+    return Failed(leg, ApiError(502, f"the {leg} worker failed: {message}", code=f"{leg}_failed"), eject=False)
 
 
 def _first_data(head: bytes) -> bytes:
-    return next(filter(None, map(event_data, Framer(most=len(head)).feed(head))), b"")
+    return next(filter(None, map(event_data, EventFramer(most=len(head)).feed(head))), b"")

@@ -10,7 +10,7 @@ import orjson
 
 from sun_sglang.router.dispatch.legs import Call
 from sun_sglang.router.protocol.request import Endpoint
-from sun_sglang.router.protocol.worker_replies import error_message, parse
+from sun_sglang.router.protocol.worker_replies import error_message, parse_json
 from sun_sglang.router.scheduling.cost import Cost
 
 PROMPT_TOKENS = 8
@@ -44,7 +44,7 @@ def make_canary(task: str, vocab_size: int, rng: random.Random) -> Call:
 
 def canary_fault(body: bytes) -> str:
     """Why a canary's answer proves nothing; empty if it is right."""
-    result: Any = parse(body)
+    result: Any = parse_json(body)
     meta = result.get("meta_info") if isinstance(result, dict) else None
     if not isinstance(meta, dict):
         return f"its answer is no result: {error_message(body)}"

@@ -9,7 +9,7 @@ import aiohttp
 
 from sun_sglang.router.clock import Clock
 from sun_sglang.router.deadlines import Deadlines
-from sun_sglang.router.protocol.worker_replies import count_of, parse
+from sun_sglang.router.protocol.worker_replies import count_at, parse_json
 from sun_sglang.router.transport.bounded_read import read_at_most
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.worker import Worker
@@ -82,10 +82,10 @@ def read_load(body: bytes) -> Load:
 
     Fields are SGLang's (srt/managers/scheduler_components/load_publisher.py).
     """
-    reply = parse(body)
+    reply = parse_json(body)
     ranks = reply.get("loads") if isinstance(reply, dict) else None
     if not isinstance(ranks, list):
         return Load(0, 0)
     ranks = [rank for rank in ranks if isinstance(rank, dict)]
-    requests = sum(count_of(r, "num_running_reqs") + count_of(r, "num_waiting_reqs") for r in ranks)
-    return Load(requests, sum(count_of(r, "num_total_tokens") for r in ranks), [r.get("timestamp") for r in ranks])
+    requests = sum(count_at(r, "num_running_reqs") + count_at(r, "num_waiting_reqs") for r in ranks)
+    return Load(requests, sum(count_at(r, "num_total_tokens") for r in ranks), [r.get("timestamp") for r in ranks])

@@ -16,11 +16,11 @@ from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.dispatch.attempt import Ticket
 from sun_sglang.router.dispatch.dispatcher import Dispatcher
 from sun_sglang.router.dispatch.pair_response import Answer
-from sun_sglang.router.errors import Problem
+from sun_sglang.router.errors import ApiError
 from sun_sglang.router.health.canary import canary_fault, is_same_fault, make_canary
 from sun_sglang.router.observability.log import Log
 from sun_sglang.router.observability.metrics import Metrics
-from sun_sglang.router.protocol.text import clipped
+from sun_sglang.router.text import truncate
 from sun_sglang.router.transport.bounded_read import OversizedError, read_at_most
 from sun_sglang.router.transport.connection_pool import is_exhausted
 from sun_sglang.router.transport.worker_client import describe
@@ -122,12 +122,12 @@ class Prober:
         ticket = Ticket(path.task, None, self._dispatcher.now(), counted=False)
         try:
             outcome = await self._dispatcher.attempt(call, pair, ticket, self._deadlines.canary, fresh=True)
-        except Problem as problem:
-            fault = problem.body.decode(errors="replace") if problem.body else problem.message
+        except ApiError as error:
+            fault = error.body.decode(errors="replace") if error.body else error.message
         else:
-            fault = canary_fault(outcome.head) if isinstance(outcome, Answer) else outcome.problem.message
+            fault = canary_fault(outcome.head) if isinstance(outcome, Answer) else outcome.error.message
         self._metrics.canaries.labels(path.task, "failed" if fault else "ok").inc()
-        return clipped(fault, MAX_REASON)
+        return truncate(fault, MAX_REASON)
 
     def canary_fault(self, path: Path) -> tuple[str, int]:
         """Return why the last canary over a path failed, and how many in a row failed so; empty and 0 if none did."""

@@ -10,13 +10,13 @@ from typing import Protocol
 import orjson
 from aiohttp.http_exceptions import HttpProcessingError
 
-from sun_sglang.router.observability.request_id import current_request
-from sun_sglang.router.protocol.text import well_formed
+from sun_sglang.router.observability.request_id import current_request_id
+from sun_sglang.router.text import escape_surrogates
 
 _MOST_DEPTH = 8
 
 
-class Stream(Protocol):
+class TextStream(Protocol):
     """A text stream."""
 
     def write(self, text: str, /) -> object:
@@ -34,14 +34,14 @@ class Log:
         lost: counts lost lines by the reason; shared with the stream where the stream can lose lines itself.
     """
 
-    def __init__(self, stream: Stream, lost: Counter[str] | None = None) -> None:
+    def __init__(self, stream: TextStream, lost: Counter[str] | None = None) -> None:
         self._stream = stream
         self.lost: Counter[str] = Counter() if lost is None else lost
 
     def event(self, name: str, **fields: object) -> None:
         """Write `{"time": seconds since 1970, "event": name, ...}`, with `request` where one is being handled."""
         line = {"time": round(time.time(), 3), "event": name, **fields}
-        if request := current_request.get():
+        if request := current_request_id.get():
             line["request"] = request
         try:
             self._stream.write(encode(line))
@@ -89,12 +89,12 @@ def _plain(value: object, depth: int) -> object:
     if value is None or isinstance(value, bool | float):
         return value
     if isinstance(value, str):
-        return well_formed(value)
+        return escape_surrogates(value)
     if depth < _MOST_DEPTH and isinstance(value, dict):
-        return {well_formed(str(k)): _plain(v, depth + 1) for k, v in value.items()}
+        return {escape_surrogates(str(k)): _plain(v, depth + 1) for k, v in value.items()}
     if depth < _MOST_DEPTH and isinstance(value, list | tuple | set | frozenset):
         return [_plain(v, depth + 1) for v in value]
     try:
-        return well_formed(str(value))
+        return escape_surrogates(str(value))
     except Exception:
         return f"a {type(value).__name__} that cannot be shown"

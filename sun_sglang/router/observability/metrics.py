@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from sun_sglang.router.dispatch.attempt import Attempt
 from sun_sglang.router.dispatch.outcome import LEGS
-from sun_sglang.router.protocol.worker_replies import Tokens
+from sun_sglang.router.protocol.worker_replies import TokenCounts
 from sun_sglang.router.serving.in_flight import Inflight
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.worker import State
@@ -25,21 +25,21 @@ M = TypeVar("M", Counter, Gauge, Histogram)
 
 
 @dataclass(slots=True)
-class Account:
+class RequestContext:
     """A request as the metrics know it while it is handled.
 
     Attributes:
         task: for labels; `unknown` until it is known, and never just what a client wrote.
-        counted: whoever serves it counts how it ends.
-        stalled: its client did not read the answer and was disconnected.
+        outcome_counted: whoever serves it counts how it ends.
+        client_stalled: its client did not read the answer and was disconnected.
     """
 
     task: str = "unknown"
-    counted: bool = False
-    stalled: bool = False
+    outcome_counted: bool = False
+    client_stalled: bool = False
 
 
-current_account: ContextVar[Account] = ContextVar("current_account")
+current_context: ContextVar[RequestContext] = ContextVar("current_context")
 
 
 class Family(Generic[M]):
@@ -157,7 +157,7 @@ class Metrics:
             Gauge("sun_worker_tokens", "Outstanding work on a worker, in tokens, likewise.", ["worker"], registry=r)
         )
 
-    def count_tokens(self, task: str, tokens: Tokens) -> None:
+    def count_tokens(self, task: str, tokens: TokenCounts) -> None:
         """Add an answer's token counts."""
         for kind, count in zip(tokens._fields, tokens, strict=True):
             if count:

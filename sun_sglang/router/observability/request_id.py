@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+import os
 import re
 from contextvars import ContextVar
 
-from sun_sglang.router.observability.randomness import Randomness
-
 REQUEST_ID_HEADER = "X-Request-Id"
 # What is logged while a request is handled is logged under its id, whichever task of the loop it happens in.
-current_request: ContextVar[str] = ContextVar("current_request", default="")
+current_request_id: ContextVar[str] = ContextVar("current_request_id", default="")
+_BULK = 1 << 13
 _GIVEN = re.compile(r"[\x21-\x7e]{1,128}")
 
 
-def request_id(given: str | None, randomness: Randomness) -> str:
+class RandomBytes:
+    """The operating system's random bytes, fetched many at a time.
+
+    A system call for every id took a fourteenth of a request's CPU time.
+    """
+
+    def __init__(self) -> None:
+        self._bulk = b""
+        self._at = 0
+
+    def read(self, count: int) -> bytes:
+        """Return `count` random bytes that are never reused."""
+        assert count <= _BULK
+        if self._at + count > len(self._bulk):
+            self._bulk, self._at = os.urandom(_BULK), 0
+        taken = self._bulk[self._at : self._at + count]
+        self._at += count
+        return taken
+
+
+def choose_request_id(given: str | None, random_bytes: RandomBytes) -> str:
     """The client's id, if it can stand in a header and a log line; else a new one."""
-    return given if given is not None and _GIVEN.fullmatch(given) else randomness.take(16).hex()
+    return given if given is not None and _GIVEN.fullmatch(given) else random_bytes.read(16).hex()

@@ -11,51 +11,51 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from sun_sglang.router.protocol.fields.check import is_each
+from sun_sglang.router.protocol.fields.check import is_per_prompt
 from sun_sglang.router.protocol.fields.table import PER_PROMPT
 from sun_sglang.router.protocol.request import Endpoint, Request
-from sun_sglang.router.protocol.worker_replies import count_of
+from sun_sglang.router.protocol.worker_replies import count_at
 
 # The field that every answer has, and every result in a stream.
 RESULT_FIELD = {Endpoint.GENERATE: "meta_info", Endpoint.COMPLETIONS: "choices", Endpoint.CHAT: "choices"}
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-class Single(NamedTuple):
+class SingleRequest(NamedTuple):
     """One answer to one prompt.
 
     Attributes:
-        place: its index in the reply.
-        prompt: the index of its prompt.
-        own: the fields that are its prompt's alone; empty where the request has one prompt.
-        body: `own`, and the request's other fields, which are not copied.
+        answer_index: its index in the reply.
+        prompt_index: the index of its prompt.
+        own_fields: the fields that are its prompt's alone; empty where the request has one prompt.
+        body: `own_fields`, and the request's other fields, which are not copied.
         rid: the id that the client knows it by, if it sent one.
         extra_key: the client's part of the cache namespace.
         cache_salt: the same, under SGLang's other name.
     """
 
-    place: int
-    prompt: int
-    own: Mapping[str, Any]
+    answer_index: int
+    prompt_index: int
+    own_fields: Mapping[str, Any]
     body: Mapping[str, Any]
     rid: str | None
     extra_key: str | None
     cache_salt: str | None
 
 
-def split(request: Request) -> tuple[Single, ...]:
+def split_request(request: Request) -> tuple[SingleRequest, ...]:
     """The single requests of a request, in index order; exactly one where it asks for one answer."""
     if request.batch is None and request.n == 1:
         rid, key, salt = _rid(request, 0, 0), _pick(request.extra_key, 0), _pick(request.cache_salt, 0)
-        return (Single(0, 0, _NOTHING, request.body, rid, key, salt),)
+        return (SingleRequest(0, 0, _NOTHING, request.body, rid, key, salt),)
     batch = request.batch or 1
     owns = [_own(request, i) for i in range(batch)]
     bodies = [ChainMap(dict(own), request.body) if own else request.body for own in owns]
     return tuple(
-        Single(
-            place=i * request.n + j,
-            prompt=i,
-            own=owns[i],
+        SingleRequest(
+            answer_index=i * request.n + j,
+            prompt_index=i,
+            own_fields=owns[i],
             body=bodies[i],
             rid=_rid(request, i, i * request.n + j),
             extra_key=_pick(request.extra_key, i),
@@ -66,7 +66,7 @@ def split(request: Request) -> tuple[Single, ...]:
     )
 
 
-def is_plural(request: Request) -> bool:
+def has_several_answers(request: Request) -> bool:
     """The reply is put together from several, or has the shape of several."""
     if request.n > 1:
         return True
@@ -75,9 +75,9 @@ def is_plural(request: Request) -> bool:
     return request.batch is not None and request.batch > 1
 
 
-def merge(request: Request, replies: Sequence[Any]) -> Any:
+def merge_replies(request: Request, replies: Sequence[Any]) -> Any:
     """One reply from those of `split(request)`, in the same order, each as parsed JSON."""
-    if not is_plural(request):
+    if not has_several_answers(request):
         return replies[0]
     if request.endpoint is Endpoint.GENERATE:
         return list(replies)
@@ -97,15 +97,15 @@ def merge_usage(usages: Sequence[Mapping[str, Any] | None], n: int) -> dict[str,
         return None
     given = [usage for usage in usages if usage is not None]
     of_prompts = given[::n]
-    prompt = sum(count_of(usage, "prompt_tokens") for usage in of_prompts)
-    completion = sum(count_of(usage, "completion_tokens") for usage in given)
+    prompt = sum(count_at(usage, "prompt_tokens") for usage in of_prompts)
+    completion = sum(count_at(usage, "completion_tokens") for usage in given)
     merged = dict(given[0]) | {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
     }
     if "reasoning_tokens" in merged:
-        merged["reasoning_tokens"] = sum(count_of(usage, "reasoning_tokens") for usage in given)
+        merged["reasoning_tokens"] = sum(count_at(usage, "reasoning_tokens") for usage in given)
     for name, counted in (("prompt_tokens_details", of_prompts), ("completion_tokens_details", given)):
         if details := _sum_details(usage.get(name) for usage in counted):
             merged[name] = details
@@ -117,7 +117,7 @@ def _sum_details(details: Iterable[object]) -> dict[str, int]:
     sums: dict[str, int] = {}
     for one in details:
         for name in one if isinstance(one, dict) else ():
-            sums[name] = sums.get(name, 0) + count_of(one, name)
+            sums[name] = sums.get(name, 0) + count_at(one, name)
     return sums
 
 
@@ -140,7 +140,7 @@ def _own_of_generate(body: Mapping[str, Any], i: int) -> dict[str, Any]:
     prompt = "text" if body.get("text") is not None else "input_ids"
     own = {prompt: body[prompt][i]}
     for field in PER_PROMPT:
-        if is_each(value := body.get(field), field):
+        if is_per_prompt(value := body.get(field), field):
             own[field] = value[i]
     if isinstance(params := body.get("sampling_params"), list):
         own["sampling_params"] = params[i]
@@ -153,7 +153,7 @@ def _rid(request: Request, prompt: int, index: int) -> str | None:
     if isinstance(request.rid, tuple):
         return request.rid[prompt] if request.n == 1 else f"{request.rid[prompt]}_{index % request.n}"
     # SGLang names the answers of one id like this (io_struct.py: _normalize_rid)
-    return f"{request.rid}_{index}" if is_plural(request) else request.rid
+    return f"{request.rid}_{index}" if has_several_answers(request) else request.rid
 
 
 def _pick(value: str | tuple[str, ...] | None, i: int) -> str | None:

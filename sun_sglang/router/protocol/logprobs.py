@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from sun_sglang.router.protocol.request import Endpoint
-from sun_sglang.router.protocol.worker_replies import BadReplyError, parse
+from sun_sglang.router.protocol.worker_replies import BadReplyError, parse_json
 
 _COLUMNS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
 
@@ -30,7 +30,7 @@ class InputLogprobs:
 
     def __init__(self, endpoint: Endpoint, prefill: bytes) -> None:
         self._endpoint = endpoint
-        reply = parse(prefill)
+        reply = parse_json(prefill)
         try:
             self._fields = _of_generate(reply) if endpoint is Endpoint.GENERATE else _of_completions(reply)
         except (AttributeError, IndexError, KeyError, TypeError) as e:
@@ -65,7 +65,7 @@ class StreamedLogprobs:
         self._logprobs = logprobs
         self._begun = False
 
-    def wanted(self, data: bytes) -> bool:
+    def may_change(self, data: bytes) -> bool:
         """Whether an event with this data may be one that shows them. A false yes costs a parse."""
         return not self._begun or (self._cumulative and b'"finish_reason":null' not in data)
 

@@ -20,7 +20,7 @@ TEMPLATE_TOKENS = 128
 MESSAGE_TOKENS = 16
 
 
-class Limit(NamedTuple):
+class PromptLimits(NamedTuple):
     """What every usable worker of a task takes.
 
     Attributes:
@@ -33,12 +33,12 @@ class Limit(NamedTuple):
     vocab: int
     token_bytes: int | None = None
 
-    def covers(self, other: Limit) -> bool:
+    def covers(self, other: PromptLimits) -> bool:
         """Whether a request that is within `other` is within this limit."""
         return self.tokens >= other.tokens and self.vocab >= other.vocab
 
 
-class Size(NamedTuple):
+class PromptSize(NamedTuple):
     """How long a prompt is.
 
     Attributes:
@@ -54,23 +54,23 @@ class Size(NamedTuple):
     question: Mapping[str, Any]
 
 
-def measure(endpoint: Endpoint, body: Mapping[str, Any]) -> Size | None:
+def measure_prompt(endpoint: Endpoint, body: Mapping[str, Any]) -> PromptSize | None:
     """Return the size of a single request's prompt; None where it has none."""
     ids = body.get("prompt") if endpoint is Endpoint.COMPLETIONS else body.get("input_ids")
     if isinstance(ids, list) and ids:
-        return Size(len(ids), len(ids), None, {})
+        return PromptSize(len(ids), len(ids), None, {})
     if endpoint is Endpoint.CHAT:
         most = TEMPLATE_TOKENS + MESSAGE_TOKENS * len(body["messages"]) + chat_bytes(body)
-        return Size(None, most, None, body)
+        return PromptSize(None, most, None, body)
     text = body.get("prompt" if endpoint is Endpoint.COMPLETIONS else "text")
     if not isinstance(text, str):
         return None
     size = text_bytes(text)
     # byte-level tokenizers make at most one token of a byte
-    return Size(None, size + SPECIAL_TOKENS, size, {"prompt": text})
+    return PromptSize(None, size + SPECIAL_TOKENS, size, {"prompt": text})
 
 
-def needs_count(size: Size, limit: Limit, task: str) -> bool:
+def needs_count(size: PromptSize, limit: PromptLimits, task: str) -> bool:
     """Return whether a tokenizer has to count a prompt.
 
     Raises:
@@ -78,14 +78,14 @@ def needs_count(size: Size, limit: Limit, task: str) -> bool:
     """
     if size.exact is not None:
         if size.exact > limit.tokens:
-            raise too_long(f"{size.exact}", limit, task)
+            raise prompt_too_long(f"{size.exact}", limit, task)
         return False
     if limit.token_bytes is not None and size.text is not None and size.text > limit.tokens * limit.token_bytes:
-        raise too_long(f"more than {size.text // limit.token_bytes}", limit, task)
+        raise prompt_too_long(f"more than {size.text // limit.token_bytes}", limit, task)
     return size.most > limit.tokens
 
 
-def too_long(tokens: str, limit: Limit, task: str) -> RequestError:
+def prompt_too_long(tokens: str, limit: PromptLimits, task: str) -> RequestError:
     """The answer to a prompt that some worker of the task could not take."""
     return RequestError(
         400,
@@ -94,7 +94,7 @@ def too_long(tokens: str, limit: Limit, task: str) -> RequestError:
     )
 
 
-def check_token_ids(endpoint: Endpoint, body: Mapping[str, Any], limit: Limit) -> None:
+def check_token_ids(endpoint: Endpoint, body: Mapping[str, Any], limit: PromptLimits) -> None:
     """Check every token id that a request carries against the vocabulary of the task's workers.
 
     SGLang uses ids as indices into tensors: one beyond the vocabulary ends a worker's process.

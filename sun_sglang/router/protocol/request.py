@@ -11,14 +11,14 @@ import orjson
 from sun_sglang.errors import RequestError
 from sun_sglang.router.protocol.fields import check as fields
 from sun_sglang.router.protocol.fields import table as tables
-from sun_sglang.router.protocol.fields.kinds import FLAG
 from sun_sglang.router.protocol.fields.schemas import (
     check_depth,
     check_grammars,
-    check_least,
+    check_min_tokens,
     check_schema_text,
     check_tools,
 )
+from sun_sglang.router.protocol.fields.value_types import FLAG
 
 # Parts of a message that hold no media: a worker would fetch media from any URL, its own host's and files included.
 TEXT_PARTS = ("text", "thinking", "reasoning", "tool_reference")
@@ -61,12 +61,12 @@ class Request(NamedTuple):
     batch: int | None
 
     @property
-    def wants_usage(self) -> bool:
+    def include_usage(self) -> bool:
         """The client asked for the usage event at the end of a stream."""
         return bool(self.stream_options and self.stream_options.get("include_usage"))
 
 
-def parse(
+def parse_request(
     endpoint: Endpoint,
     raw: bytes,
     *,
@@ -89,7 +89,7 @@ def parse(
     given = _object(raw)
     check_depth(raw, given)
     table = _TABLES[endpoint]
-    body = fields.passed(given, table, allowed)
+    body = fields.forwarded_fields(given, table, allowed)
     task = choose_task(header_task, given.get("model"), tasks)
     batch, n = _SHAPES[endpoint](given, body, allowed)
     if (batch or 1) * n > fields.MAX_FAN_OUT:
@@ -99,7 +99,7 @@ def parse(
     return Request(
         endpoint=endpoint,
         task=task,
-        stream="stream" in given and bool(fields.take(given, "stream", table)),
+        stream="stream" in given and bool(fields.read_field(given, "stream", table)),
         stream_options=_stream_options(given, table) if "stream_options" in given else None,
         n=n,
         rid=_names(given, "rid", table, batch, unique=True) if "rid" in given else None,
@@ -143,9 +143,9 @@ def _object(raw: bytes) -> dict[str, Any]:
 
 
 def _completions(given: Mapping[str, Any], body: dict[str, Any], allowed: Collection[str]) -> tuple[int | None, int]:
-    n = fields.take(given, "n", tables.COMPLETIONS) or 1 if "n" in given else 1
+    n = fields.read_field(given, "n", tables.COMPLETIONS) or 1 if "n" in given else 1
     check_grammars(body, allowed)
-    check_least(body.get("min_tokens"), body, "min_tokens")
+    check_min_tokens(body.get("min_tokens"), body, "min_tokens")
     prompt = body.get("prompt")
     if isinstance(prompt, str) and prompt:
         return None, n
@@ -162,7 +162,7 @@ def _completions(given: Mapping[str, Any], body: dict[str, Any], allowed: Collec
 
 
 def _chat(given: Mapping[str, Any], body: dict[str, Any], allowed: Collection[str]) -> tuple[int | None, int]:
-    n = fields.take(given, "n", tables.CHAT) or 1 if "n" in given else 1
+    n = fields.read_field(given, "n", tables.CHAT) or 1 if "n" in given else 1
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages or not {dict}.issuperset(map(type, messages)):
         raise RequestError(400, "`messages` has to be a non-empty list of objects", param="messages")
@@ -180,7 +180,7 @@ def _chat(given: Mapping[str, Any], body: dict[str, Any], allowed: Collection[st
     if tools:
         check_tools(tools, body.get("tool_choice"), allowed)
     check_grammars(body, allowed)
-    check_least(body.get("min_tokens"), {**body, "tools": tools}, "min_tokens")
+    check_min_tokens(body.get("min_tokens"), {**body, "tools": tools}, "min_tokens")
     if "input_ids" in body:
         fields.check_token_ids(body["input_ids"], "input_ids")
     return None, n
@@ -201,7 +201,7 @@ def _check_parts(parts: list[Any]) -> None:
 def _generate(given: Mapping[str, Any], body: dict[str, Any], allowed: Collection[str]) -> tuple[int | None, int]:
     batch = _generate_prompts(body)
     for name in tables.PER_PROMPT:
-        if fields.is_each(value := body.get(name), name):
+        if fields.is_per_prompt(value := body.get(name), name):
             _check_count(name, value, batch)
     return batch, _generate_sampling(body, batch, allowed)
 
@@ -238,11 +238,11 @@ def _generate_sampling(body: dict[str, Any], batch: int | None, allowed: Collect
     for params in each:
         if not isinstance(params, dict):
             raise RequestError(400, "`sampling_params` has to be an object", param="sampling_params")
-        counts.append(fields.take(params, "n", tables.SAMPLING_PARAMS, "sampling_params.n") or 1)
-        kept.append(fields.passed_sampling(params, allowed))
+        counts.append(fields.read_field(params, "n", tables.SAMPLING_PARAMS, "sampling_params.n") or 1)
+        kept.append(fields.forwarded_sampling_params(params, allowed))
         if (schema := kept[-1].get("json_schema")) is not None:
             check_schema_text(schema, "sampling_params.json_schema", allowed)
-        check_least(kept[-1].get("min_new_tokens"), kept[-1], "sampling_params.min_new_tokens")
+        check_min_tokens(kept[-1].get("min_new_tokens"), kept[-1], "sampling_params.min_new_tokens")
     if len(set(counts)) != 1:
         raise RequestError(400, "`n` has to be the same for every prompt of a list", param="sampling_params.n")
     body["sampling_params"] = kept if isinstance(given, list) else kept[0]
@@ -252,14 +252,14 @@ def _generate_sampling(body: dict[str, Any], batch: int | None, allowed: Collect
 def _stream_options(given: Mapping[str, Any], table: tables.Table) -> Mapping[str, Any] | None:
     if "stream_options" not in table:
         return None
-    options = fields.take(given, "stream_options", table)
+    options = fields.read_field(given, "stream_options", table)
     if options is None:
         return None
     kept = {}
     for name, value in options.items():
         if name in STREAM_OPTIONS and value is not None:
-            if not FLAG.holds(value):
-                raise fields.wrong(f"stream_options.{name}", FLAG)
+            if not FLAG.accepts(value):
+                raise fields.invalid_value(f"stream_options.{name}", FLAG)
             kept[name] = value
     return kept
 
@@ -269,11 +269,11 @@ def _names(
 ) -> str | tuple[str, ...] | None:
     value = given.get(name)
     if not isinstance(value, list):
-        return fields.take(given, name, table) or None
+        return fields.read_field(given, name, table) or None
     for item in value:
         if item is None:
             raise RequestError(400, f"`{name}` holds null", param=name)
-        fields.take({name: item}, name, table)
+        fields.read_field({name: item}, name, table)
     _check_count(name, value, batch)
     if unique and len(set(value)) != batch:
         raise RequestError(400, f"`{name}` holds the same id twice", param=name)

@@ -13,7 +13,14 @@ from typing import Any
 
 import orjson
 
-from sun_sglang.router.protocol.worker_replies import BadReplyError, Tokens, abort_reason, parse, read_result, tokens
+from sun_sglang.router.protocol.worker_replies import (
+    BadReplyError,
+    TokenCounts,
+    abort_reason,
+    parse_json,
+    parse_result,
+    token_counts,
+)
 
 DONE_DATA = b"[DONE]"
 DONE = b"data: [DONE]\n\n"
@@ -25,7 +32,7 @@ _BLANK_LINE = re.compile(rb"(?>\r\n|\r|\n){2}")
 _MARKERS = (b'"error"', b'"abort"', b'"choices":[]')
 
 
-class Kind(Enum):
+class EventKind(Enum):
     """What an event of an answer is."""
 
     RESULT = auto()
@@ -34,7 +41,7 @@ class Kind(Enum):
     ABORT = auto()
 
 
-class Framer:
+class EventFramer:
     """Cuts a byte stream into whole events, each with its blank line.
 
     Memory is bounded by one event and one chunk, and each byte is searched once.
@@ -79,7 +86,7 @@ class Framer:
         return match.end() if match else -1
 
 
-class Watch:
+class StreamFilter:
     """Watches one answer's stream on its way to the client.
 
     Nearly every chunk passes as it came, unparsed: it begins and ends as an event of one JSON object does, so `[DONE]`
@@ -107,7 +114,7 @@ class Watch:
         self.bad: BadReplyError | None = None
         self.usage: dict[str, Any] | None = None
         self._last = b""
-        self._framer = Framer()
+        self._framer = EventFramer()
 
     def feed(self, chunk: bytes) -> bytes:
         """Return what to write to the client for this chunk; may be empty. Nothing comes after what ends the stream."""
@@ -137,12 +144,12 @@ class Watch:
         """Nothing more can come."""
         return self.done or not (self.error is None and self.aborted is None and self.bad is None)
 
-    def tokens(self) -> Tokens:
+    def tokens(self) -> TokenCounts:
         """Token counts: the usage's, else those of the last result."""
         if self.usage is not None:
-            return tokens(self.usage)
-        events = list(Framer().feed(self._last))
-        return tokens(parse(event_data(events[-1])) if events else None)
+            return token_counts(self.usage)
+        events = list(EventFramer().feed(self._last))
+        return token_counts(parse_json(event_data(events[-1])) if events else None)
 
     def _pass(self, whole: bytes) -> bytes:
         data = event_data(whole)
@@ -152,15 +159,15 @@ class Watch:
             self.done = True
             return DONE
         if not (data.startswith(b"{") and data.endswith(b"}")) or any(marker in data for marker in _MARKERS):
-            result = read_result(data)
-            kind = kind_of(result)
-            if kind is Kind.ERROR:
+            result = parse_result(data)
+            kind = event_kind(result)
+            if kind is EventKind.ERROR:
                 self.error = orjson.dumps(result)
                 return b""
-            if kind is Kind.ABORT:
+            if kind is EventKind.ABORT:
                 self.aborted = orjson.dumps(result)
                 return b""
-            if kind is Kind.USAGE:
+            if kind is EventKind.USAGE:
                 self.usage = result["usage"]
                 return b"" if self.strip_usage else self._show(whole, data)
         self._last = whole
@@ -170,7 +177,7 @@ class Watch:
         return whole if self.rewrite is None else frame(self.rewrite(data))
 
 
-def holds_end(data: bytes) -> bool:
+def contains_event_end(data: bytes) -> bool:
     """Whether an event ends in these bytes."""
     return b"\n\n" in data or (b"\r" in data and _BLANK_LINE.search(data) is not None)
 
@@ -185,15 +192,15 @@ def event_data(event: bytes) -> bytes:
     return lines[0] if len(lines) == 1 else b"\n".join(lines)
 
 
-def kind_of(result: dict[str, Any]) -> Kind:
+def event_kind(result: dict[str, Any]) -> EventKind:
     """What an event is that `read_result` returned."""
     if result.get("error") is not None or result.get("object") == "error":
-        return Kind.ERROR
+        return EventKind.ERROR
     if abort_reason(result) is not None:
-        return Kind.ABORT
+        return EventKind.ABORT
     if result.get("choices") == [] and result.get("usage") is not None and not result.get("sglext"):
-        return Kind.USAGE
-    return Kind.RESULT
+        return EventKind.USAGE
+    return EventKind.RESULT
 
 
 def frame(data: bytes) -> bytes:

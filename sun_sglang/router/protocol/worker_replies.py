@@ -17,7 +17,7 @@ class BadReplyError(Exception):
     """A worker sent what is no part of an answer. The text says who sent what."""
 
 
-class Tokens(NamedTuple):
+class TokenCounts(NamedTuple):
     """Token counts of one answer; `cached` prompt tokens were not computed again."""
 
     prompt: int
@@ -25,7 +25,7 @@ class Tokens(NamedTuple):
     cached: int
 
 
-def parse(body: bytes) -> Any:
+def parse_json(body: bytes) -> Any:
     """Return the JSON in `body`; None if it is no JSON, or nested deeper than any code here may safely walk."""
     try:
         parsed = orjson.loads(body)
@@ -34,13 +34,13 @@ def parse(body: bytes) -> Any:
     return None if is_too_deep(body, parsed) else parsed
 
 
-def read_result(data: bytes) -> dict[str, Any]:
+def parse_result(data: bytes) -> dict[str, Any]:
     """Read a decode worker's answer, or the data of one event of it.
 
     Raises:
         BadReplyError: it is no JSON object, or a part that the router reads has another type than SGLang gives it.
     """
-    result = parse(data)
+    result = parse_json(data)
     if not isinstance(result, dict):
         start = data[:80].decode(errors="replace")
         raise BadReplyError(f"the decode worker sent what is not a JSON object: {start}")
@@ -53,12 +53,12 @@ def read_result(data: bytes) -> dict[str, Any]:
     return result
 
 
-def finish_abort(body: bytes) -> dict[str, Any] | None:
+def find_abort(body: bytes) -> dict[str, Any] | None:
     """The finish reason of a result that is an abort in disguise (status 200), or None.
 
     SGLang reports it as `meta_info.finish_reason.type` in /generate and as `choices[].finish_reason` elsewhere.
     """
-    result = parse(body) if b'"abort"' in body else None
+    result = parse_json(body) if b'"abort"' in body else None
     return abort_reason(result) if isinstance(result, dict) else None
 
 
@@ -76,7 +76,7 @@ def abort_reason(result: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def error_message(body: bytes) -> str:
     """The message in a worker's error body, whichever of SGLang's shapes it has; at most 500 characters."""
-    parsed = parse(body)
+    parsed = parse_json(body)
     if parsed is None:
         return body[:500].decode(errors="replace")
     error = parsed.get("error", parsed) if isinstance(parsed, dict) else parsed
@@ -84,12 +84,12 @@ def error_message(body: bytes) -> str:
     return str(message)[:500]
 
 
-def states_message(body: bytes) -> bool:
+def has_error_message(body: bytes) -> bool:
     """Return whether an error body has its message where clients look: `error.message`, or `message` of an `error`.
 
     SGLang's check of a /generate body answers `{"error": "..."}` (srt/entrypoints/api_contract.py).
     """
-    parsed = parse(body)
+    parsed = parse_json(body)
     if not isinstance(parsed, dict):
         return False
     error = parsed if parsed.get("object") == "error" else parsed.get("error")
@@ -98,31 +98,31 @@ def states_message(body: bytes) -> bool:
 
 def error_code(body: bytes) -> int | None:
     """The status in an error that came inside a 200, if it has one."""
-    parsed = parse(body)
+    parsed = parse_json(body)
     error = parsed.get("error", parsed) if isinstance(parsed, dict) else None
     code = error.get("code") if isinstance(error, dict) else None
     return code if isinstance(code, int) and not isinstance(code, bool) else None
 
 
-def tokens(result: object) -> Tokens:
+def token_counts(result: object) -> TokenCounts:
     """Token counts of a result, a stream's last chunk, or a bare usage object; zeros where it has none."""
     if isinstance(result, list):
-        counts = [tokens(item) for item in result]
-        return Tokens(*(sum(column) for column in zip(*counts, strict=True))) if counts else Tokens(0, 0, 0)
+        counts = [token_counts(item) for item in result]
+        return TokenCounts(*(sum(column) for column in zip(*counts, strict=True))) if counts else TokenCounts(0, 0, 0)
     if not isinstance(result, dict):
-        return Tokens(0, 0, 0)
+        return TokenCounts(0, 0, 0)
     if isinstance(meta := result.get("meta_info"), dict):
-        return Tokens(
-            count_of(meta, "prompt_tokens"), count_of(meta, "completion_tokens"), count_of(meta, "cached_tokens")
+        return TokenCounts(
+            count_at(meta, "prompt_tokens"), count_at(meta, "completion_tokens"), count_at(meta, "cached_tokens")
         )
     usage = result.get("usage", result)
     if not isinstance(usage, dict):
-        return Tokens(0, 0, 0)
-    cached = count_of(usage.get("prompt_tokens_details"), "cached_tokens")
-    return Tokens(count_of(usage, "prompt_tokens"), count_of(usage, "completion_tokens"), cached)
+        return TokenCounts(0, 0, 0)
+    cached = count_at(usage.get("prompt_tokens_details"), "cached_tokens")
+    return TokenCounts(count_at(usage, "prompt_tokens"), count_at(usage, "completion_tokens"), cached)
 
 
-def count_of(source: object, key: str) -> int:
+def count_at(source: object, key: str) -> int:
     """Return the count under a key; 0 where it is missing or out of bounds, or where `source` is no object."""
     value = source.get(key) if isinstance(source, dict) else None
     return value if type(value) is int and 0 <= value <= MAX_COUNT else 0

@@ -10,7 +10,7 @@ from functools import partial
 from sun_sglang.contracts.fleet_file import Fleet
 from sun_sglang.router.clock import Clock, Timer
 from sun_sglang.router.dispatch.attempt import Ticket
-from sun_sglang.router.errors import Problem
+from sun_sglang.router.errors import ApiError
 from sun_sglang.router.observability.metrics import Metrics
 from sun_sglang.router.scheduling.fair_queue import Caps, Claim, FairQueue, QueueFull, Share
 from sun_sglang.router.workers.registry import Registry
@@ -97,10 +97,10 @@ class AdmissionQueue:
                 self._end_wait(slot)
         self._wake(self._fair_queue.release([slot.claim for slot in slots]))
 
-    def close(self, problem: Problem) -> None:
-        """Answer all requests that wait with a problem."""
+    def close(self, error: ApiError) -> None:
+        """Answer all requests that wait with an error."""
         for slot in self._waiting.values():
-            _fail(slot, problem)
+            _fail(slot, error)
 
     def waiting(self, task: str) -> int:
         """Return how many answers of a task wait."""
@@ -139,17 +139,17 @@ class AdmissionQueue:
         self._metrics.queue_seconds.labels(task).observe(waited)
 
     def _expire(self, slots: Sequence[Slot]) -> None:
-        problem = self._refusal(slots[0].claim.task, "timeout")
+        error = self._refusal(slots[0].claim.task, "timeout")
         for slot in slots:
-            _fail(slot, problem)
+            _fail(slot, error)
 
-    def _refusal(self, task: str, why: str) -> Problem:
+    def _refusal(self, task: str, why: str) -> ApiError:
         if not self._registry.usable(task):
-            return Problem(503, f"no worker can serve task `{task}` now", code="no_worker")
+            return ApiError(503, f"no worker can serve task `{task}` now", code="no_worker")
         self._metrics.turned_away.labels(task, why).inc()
         if why == "full":
-            return Problem(429, f"too many requests of task `{task}` are waiting; try again later", code="queue_full")
-        return Problem(429, f"no turn within {self._timeout:g} s; try again later", code="queue_timeout")
+            return ApiError(429, f"too many requests of task `{task}` are waiting; try again later", code="queue_full")
+        return ApiError(429, f"no turn within {self._timeout:g} s; try again later", code="queue_timeout")
 
     def _share(self, task: str) -> Share:
         if self._fleet is not self._registry.fleet:
@@ -160,9 +160,9 @@ class AdmissionQueue:
         return share
 
 
-def _fail(slot: Slot, problem: Problem) -> None:
+def _fail(slot: Slot, error: ApiError) -> None:
     if slot.waiting is not None and not slot.waiting.done():
-        slot.waiting.set_exception(problem)
+        slot.waiting.set_exception(error)
 
 
 def _share_in(fleet: Fleet, task: str) -> Share:

@@ -13,12 +13,18 @@ import orjson
 from sun_sglang.contracts.token_count import TOKEN_COUNT_PATH, TokenCount
 from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.dispatch.legs import wire_model
-from sun_sglang.router.errors import Problem
+from sun_sglang.router.errors import ApiError
 from sun_sglang.router.observability.log import Log
-from sun_sglang.router.protocol.fan_out import Single
-from sun_sglang.router.protocol.prompt_length import Limit, check_token_ids, measure, needs_count, too_long
+from sun_sglang.router.protocol.fan_out import SingleRequest
+from sun_sglang.router.protocol.prompt_length import (
+    PromptLimits,
+    check_token_ids,
+    measure_prompt,
+    needs_count,
+    prompt_too_long,
+)
 from sun_sglang.router.protocol.request import Request
-from sun_sglang.router.protocol.worker_replies import error_message, parse
+from sun_sglang.router.protocol.worker_replies import error_message, parse_json
 from sun_sglang.router.transport.bounded_read import read_at_most
 from sun_sglang.router.transport.worker_client import describe
 from sun_sglang.router.workers.registry import Registry
@@ -36,8 +42,8 @@ class Checked:
         limit: what the request was checked against; None while it was not.
     """
 
-    def __init__(self, check: LengthCheck, request: Request, singles: Sequence[Single]) -> None:
-        self.limit: Limit | None = None
+    def __init__(self, check: LengthCheck, request: Request, singles: Sequence[SingleRequest]) -> None:
+        self.limit: PromptLimits | None = None
         self._check = check
         self._request = request
         self._singles = singles
@@ -72,7 +78,7 @@ class LengthCheck:
         self._asked: Counter[str] = Counter()
         self._slots: dict[str, asyncio.Semaphore] = {}
 
-    async def __call__(self, request: Request, singles: Sequence[Single]) -> Checked:
+    async def __call__(self, request: Request, singles: Sequence[SingleRequest]) -> Checked:
         """Check a request as far as that is possible now; dispatch checks the rest.
 
         Raises:
@@ -83,11 +89,11 @@ class LengthCheck:
         checked.limit = await self.check(request, singles)
         return checked
 
-    def limit(self, task: str) -> Limit | None:
+    def limit(self, task: str) -> PromptLimits | None:
         """What the workers of a task take, as it was last known; None while it never was."""
         return self._registry.limit(task)
 
-    async def check(self, request: Request, singles: Sequence[Single]) -> Limit | None:
+    async def check(self, request: Request, singles: Sequence[SingleRequest]) -> PromptLimits | None:
         """Check every prompt and every token id of a request.
 
         Returns:
@@ -102,7 +108,7 @@ class LengthCheck:
             return None
         check_token_ids(request.endpoint, request.body, limit)
         for single in singles[:: request.n]:
-            size = measure(request.endpoint, single.body)
+            size = measure_prompt(request.endpoint, single.body)
             if size is None or not needs_count(size, limit, request.task):
                 continue
             worker = self._choose(request.task)
@@ -110,14 +116,16 @@ class LengthCheck:
                 return None
             found = await self._count(worker, request.task, size.question, limit)
             if found.tokens > limit.tokens:
-                raise too_long(f"{found.tokens}" if found.exact else f"more than {limit.tokens}", limit, request.task)
+                raise prompt_too_long(
+                    f"{found.tokens}" if found.exact else f"more than {limit.tokens}", limit, request.task
+                )
         return limit
 
     def _choose(self, task: str) -> Worker | None:
         workers = {pair.prefill.name: pair.prefill for pair in self._registry.usable(task)}
         return min(workers.values(), key=lambda w: (self._asked[w.name], w.load_requests), default=None)
 
-    async def _count(self, worker: Worker, task: str, question: Mapping[str, Any], limit: Limit) -> TokenCount:
+    async def _count(self, worker: Worker, task: str, question: Mapping[str, Any], limit: PromptLimits) -> TokenCount:
         """Ask a worker for the tokens of a prompt, by the task's own tokenizer."""
         slots = self._slots.setdefault(worker.name, asyncio.Semaphore(QUESTIONS_PER_WORKER))
         self._asked[worker.name] += 1
@@ -135,17 +143,17 @@ class LengthCheck:
             f"the prompt may be over the {limit.tokens} tokens of task `{task}`, and no worker counted it in time; "
             "try again, or send a shorter prompt"
         )
-        raise Problem(503, message, code="length_unknown")
+        raise ApiError(503, message, code="length_unknown")
 
-    async def _ask(self, worker: Worker, task: str, question: Mapping[str, Any], limit: Limit) -> TokenCount:
+    async def _ask(self, worker: Worker, task: str, question: Mapping[str, Any], limit: PromptLimits) -> TokenCount:
         url = f"{worker.spec.url}{TOKEN_COUNT_PATH}?most={limit.tokens}"
         body = orjson.dumps({**question, "model": wire_model(task)})
         headers = {**worker.spec.headers, "Content-Type": "application/json"}
         async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
             reply, status = await read_at_most(response, MAX_REPLY_BYTES), response.status
         if status == 400:
-            raise Problem(400, error_message(reply), body=reply)
-        parsed = parse(reply)
+            raise ApiError(400, error_message(reply), body=reply)
+        parsed = parse_json(reply)
         tokens = parsed.get("tokens") if isinstance(parsed, dict) else None
         if status != 200 or not isinstance(tokens, int):
             raise _UnreadableError(f"POST {TOKEN_COUNT_PATH} answered {status}")

@@ -11,11 +11,11 @@ import orjson
 
 from sun_sglang.router.dispatch.attempt import Ticket
 from sun_sglang.router.dispatch.pair_response import Answer, StreamBroken
-from sun_sglang.router.errors import Problem, router_failed
+from sun_sglang.router.errors import ApiError, internal_error
 from sun_sglang.router.protocol.fan_out import RESULT_FIELD, merge_usage, reindex
 from sun_sglang.router.protocol.request import Endpoint, Request
-from sun_sglang.router.protocol.sse import DONE, DONE_DATA, Framer, Kind, event, event_data, frame, kind_of
-from sun_sglang.router.protocol.worker_replies import BadReplyError, Tokens, read_result, tokens
+from sun_sglang.router.protocol.sse import DONE, DONE_DATA, EventFramer, EventKind, event, event_data, event_kind, frame
+from sun_sglang.router.protocol.worker_replies import BadReplyError, TokenCounts, parse_result, token_counts
 from sun_sglang.router.serving.rewriting import Rewriter
 
 # Bytes of events that may wait for a slow client; then the answers' own connections hold the workers back.
@@ -38,11 +38,11 @@ class MergedStream:
         self.failed = False
         self._request = request
         self._on_defect = on_defect
-        self._queue: asyncio.Queue[bytes | Problem] = asyncio.Queue()
+        self._queue: asyncio.Queue[bytes | ApiError] = asyncio.Queue()
         self._backlog = 0
         self._drained = asyncio.Event()
         self._usages: dict[int, dict[str, Any] | None] = dict.fromkeys(indices)
-        self._counts: dict[int, Tokens] = {}
+        self._counts: dict[int, TokenCounts] = {}
         self._names: dict[str, Any] = {}
         self._open = len(indices)
         self._ended = False
@@ -65,7 +65,7 @@ class MergedStream:
         Raises:
             Problem: it broke.
         """
-        framer, chunk = Framer(), answer.head
+        framer, chunk = EventFramer(), answer.head
         try:
             while True:
                 for whole in framer.feed(chunk):
@@ -76,9 +76,9 @@ class MergedStream:
                     raise StreamBroken("it ended without [DONE]")
         except StreamBroken as broken:
             answer.lost(str(broken))
-            raise Problem(502, f"answer {index} broke off: {broken}", code="stream_broken") from broken
+            raise ApiError(502, f"answer {index} broke off: {broken}", code="stream_broken") from broken
         except BadReplyError as bad:
-            raise Problem(502, f"answer {index} broke off: {bad}", code="stream_broken") from bad
+            raise ApiError(502, f"answer {index} broke off: {bad}", code="stream_broken") from bad
 
     async def first(self) -> bytes:
         """Return the first event.
@@ -87,7 +87,7 @@ class MergedStream:
             Problem: an answer failed before any had begun; nothing was sent yet.
         """
         item = await self._take_out()
-        if isinstance(item, Problem):
+        if isinstance(item, ApiError):
             raise item
         return self._shown(item)
 
@@ -95,21 +95,25 @@ class MergedStream:
         """Return the next piece of the stream; empty after its end."""
         return b"" if self._ended else self._shown(await self._take_out())
 
-    def tokens(self) -> Tokens:
+    def tokens(self) -> TokenCounts:
         """Token counts of all answers."""
         if self._request.endpoint is Endpoint.GENERATE:
-            return Tokens(*map(sum, zip(*self._counts.values(), strict=True))) if self._counts else Tokens(0, 0, 0)
-        return tokens(self._merged_usage())
+            return (
+                TokenCounts(*map(sum, zip(*self._counts.values(), strict=True)))
+                if self._counts
+                else TokenCounts(0, 0, 0)
+            )
+        return token_counts(self._merged_usage())
 
     async def _guard(self, taker: Coroutine[Any, Any, None]) -> None:
         """Run a taker; however it ends, the reader learns of it."""
-        end: bytes | Problem | None = router_failed()
+        end: bytes | ApiError | None = internal_error()
         try:
             await taker
             self._open -= 1
             end = DONE if self._open == 0 else None
-        except Problem as problem:
-            end = problem
+        except ApiError as error:
+            end = error
         except Exception as e:
             self._on_defect(e)
         finally:
@@ -123,26 +127,26 @@ class MergedStream:
             return True
         if not data:
             return False
-        result = read_result(rewriter.name(data))
-        match kind_of(result):
-            case Kind.USAGE:
+        result = parse_result(rewriter.name(data))
+        match event_kind(result):
+            case EventKind.USAGE:
                 self._usages[index] = result["usage"]
                 return False
-            case Kind.ERROR:
+            case EventKind.ERROR:
                 message = f"answer {index} failed"
-                raise Problem(502, message, code="stream_broken", body=orjson.dumps(result))
-            case Kind.ABORT if not ticket.abort_asked:
-                raise Problem(502, f"answer {index} broke off: the worker aborted the request", code="stream_broken")
+                raise ApiError(502, message, code="stream_broken", body=orjson.dumps(result))
+            case EventKind.ABORT if not ticket.abort_asked:
+                raise ApiError(502, f"answer {index} broke off: the worker aborted the request", code="stream_broken")
             case kind:
                 if result.get(name := RESULT_FIELD[self._request.endpoint]) is None:
                     raise BadReplyError(f"the decode worker sent an event without `{name}`")
                 await self._put(index, rewriter.chunk(result))
-                return kind is Kind.ABORT
+                return kind is EventKind.ABORT
 
     async def _put(self, index: int, chunk: dict[str, Any]) -> None:
         shown = reindex(self._request.endpoint, chunk, index)
         if self._request.endpoint is Endpoint.GENERATE:
-            self._counts[index] = tokens(shown)
+            self._counts[index] = token_counts(shown)
         else:
             self._id = self._id or shown.get("id")
             shown["id"] = self._id
@@ -154,15 +158,15 @@ class MergedStream:
         self._backlog += len(data)
         self._queue.put_nowait(data)
 
-    async def _take_out(self) -> bytes | Problem:
+    async def _take_out(self) -> bytes | ApiError:
         item = await self._queue.get()
         if isinstance(item, bytes) and item != DONE:
             self._backlog -= len(item)
             self._drained.set()
         return item
 
-    def _shown(self, item: bytes | Problem) -> bytes:
-        if isinstance(item, Problem):
+    def _shown(self, item: bytes | ApiError) -> bytes:
+        if isinstance(item, ApiError):
             self.failed = self._ended = True
             return frame(item.body) if item.body is not None else item.as_event()
         self._ended = item == DONE
@@ -173,6 +177,6 @@ class MergedStream:
 
     def _usage_event(self) -> bytes:
         usage = self._merged_usage()
-        if not self._request.wants_usage or usage is None or not self._names:
+        if not self._request.include_usage or usage is None or not self._names:
             return b""
         return event({**self._names, "choices": [], "usage": usage})

@@ -8,7 +8,7 @@ import orjson
 
 from sun_sglang.router.dispatch.legs import Call, wire_model
 from sun_sglang.router.protocol.logprobs import InputLogprobs, StreamedLogprobs
-from sun_sglang.router.protocol.worker_replies import read_result
+from sun_sglang.router.protocol.worker_replies import parse_result
 
 
 def needs_rewriting(call: Call, rid: str | None) -> bool:
@@ -53,7 +53,7 @@ class Rewriter:
         named = self.name(data)
         if self._logprobs is None:
             return named
-        return orjson.dumps(self._logprobs.add_to(read_result(named)))
+        return orjson.dumps(self._logprobs.add_to(parse_result(named)))
 
     def event(self, data: bytes) -> bytes:
         """Rewrite the data of a stream's next event.
@@ -62,9 +62,9 @@ class Rewriter:
             BadReplyError: it has to change and has not the shape of an event.
         """
         named = self.name(data)
-        if self._streamed is None or not self._streamed.wanted(named):
+        if self._streamed is None or not self._streamed.may_change(named):
             return named
-        return orjson.dumps(self._streamed.add_to(read_result(named)))
+        return orjson.dumps(self._streamed.add_to(parse_result(named)))
 
     def name(self, data: bytes) -> bytes:
         """Replace the workers' names by the client's."""

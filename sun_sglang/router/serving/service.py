@@ -14,20 +14,26 @@ from aiohttp import web
 
 from sun_sglang.errors import RequestError
 from sun_sglang.router.auth.access import visible_tasks
-from sun_sglang.router.auth.api_keys import Key
+from sun_sglang.router.auth.api_keys import ApiKey
 from sun_sglang.router.dispatch.attempt import Ticket
 from sun_sglang.router.dispatch.dispatcher import Dispatcher
 from sun_sglang.router.dispatch.legs import Call, make_calls, namespace, wire_model
 from sun_sglang.router.dispatch.pair_response import Answer, StreamBroken
-from sun_sglang.router.errors import Problem, broken_stream, router_failed
+from sun_sglang.router.errors import ApiError, broken_stream_error, internal_error
 from sun_sglang.router.observability.log import Log
-from sun_sglang.router.observability.metrics import Metrics, current_account
-from sun_sglang.router.observability.request_id import current_request
-from sun_sglang.router.protocol.fan_out import RESULT_FIELD, Single, is_plural, merge, split
+from sun_sglang.router.observability.metrics import Metrics, current_context
+from sun_sglang.router.observability.request_id import current_request_id
+from sun_sglang.router.protocol.fan_out import (
+    RESULT_FIELD,
+    SingleRequest,
+    has_several_answers,
+    merge_replies,
+    split_request,
+)
 from sun_sglang.router.protocol.fields.patterns import check_patterns
-from sun_sglang.router.protocol.request import Endpoint, Request, parse
-from sun_sglang.router.protocol.sse import DONE, Watch, frame
-from sun_sglang.router.protocol.worker_replies import BadReplyError, Tokens, read_result, tokens
+from sun_sglang.router.protocol.request import Endpoint, Request, parse_request
+from sun_sglang.router.protocol.sse import DONE, StreamFilter, frame
+from sun_sglang.router.protocol.worker_replies import BadReplyError, TokenCounts, parse_result, token_counts
 from sun_sglang.router.scheduling.affinity import prefix_keys
 from sun_sglang.router.scheduling.cost import AnswerLengths, Cost, estimate
 from sun_sglang.router.serving.admission import AdmissionQueue, Slot
@@ -48,7 +54,7 @@ _SSE = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no
 class Part(NamedTuple):
     """One answer of a request: what is asked, who waits for it, and its slot among the answers in flight."""
 
-    single: Single
+    single: SingleRequest
     call: Call
     ticket: Ticket
     slot: Slot
@@ -68,7 +74,7 @@ class Service:
         inflight: Inflight,
         metrics: Metrics,
         registry: Registry,
-        check_length: Callable[[Request, Sequence[Single]], Awaitable[Checked]],
+        check_length: Callable[[Request, Sequence[SingleRequest]], Awaitable[Checked]],
         needs_keys: bool,
         log: Log,
     ) -> None:
@@ -87,7 +93,7 @@ class Service:
         self._check_length = check_length
         self._needs_keys = needs_keys
 
-    async def handle(self, endpoint: Endpoint, http: web.Request, key: Key | None) -> web.StreamResponse:
+    async def handle(self, endpoint: Endpoint, http: web.Request, key: ApiKey | None) -> web.StreamResponse:
         """Answer one HTTP request.
 
         Raises:
@@ -97,13 +103,13 @@ class Service:
         arrived = self._dispatcher.now()
         raw = await http.read()
         header_task, tasks = http.headers.get(TASK_HEADER), visible_tasks(self._registry.task_names)
-        request = parse(endpoint, raw, header_task=header_task, tasks=tasks, allowed=self._allowed)
-        current_account.get().task = request.task
+        request = parse_request(endpoint, raw, header_task=header_task, tasks=tasks, allowed=self._allowed)
+        current_context.get().task = request.task
         # the task may leave the fleet before the request is dispatched
         pool = self._registry.fleet.tasks[request.task].prefill
         if "stop_regex" in self._allowed:
             await check_patterns(request.body)
-        singles = split(request)
+        singles = split_request(request)
         costs = self._costs(request, singles)
         work = request.n * sum(cost.decode for cost in costs)
         # before anything that costs much: a client over its rate must not make the router or a tokenizer work
@@ -112,9 +118,9 @@ class Service:
         try:
             checked = await self._check_length(request, singles)
             calls = self._calls(request, singles, costs, pool, http.headers.get(SESSION_HEADER))
-        except (Problem, RequestError):
+        except (ApiError, RequestError):
             if key is not None:
-                key.give_back(work)
+                key.refund(work)
             raise
         owner = key.name if key else ""
         parts = tuple(
@@ -122,19 +128,19 @@ class Service:
             for single, call in zip(singles, calls, strict=True)
         )
         outcome = "disconnected"
-        current_account.get().counted = True
+        current_context.get().outcome_counted = True
         tickets = tuple(p.ticket for p in parts)
         try:
             outcome, response = await self._admitted(http, request, parts, tickets)
             return response
-        except Problem as problem:
-            outcome = outcome_of(problem)
+        except ApiError as error:
+            outcome = outcome_of(error)
             raise
         except RequestError:
             outcome = "refused"
             raise
         finally:
-            if outcome == "disconnected" and current_account.get().stalled:
+            if outcome == "disconnected" and current_context.get().client_stalled:
                 outcome = "stalled"
             self._metrics.requests.labels(request.task, outcome).inc()
             self._metrics.seconds.labels(request.task).observe(self._dispatcher.now() - arrived)
@@ -144,7 +150,7 @@ class Service:
         self, http: web.Request, request: Request, parts: tuple[Part, ...], tickets: tuple[Ticket, ...]
     ) -> tuple[str, web.StreamResponse]:
         """Queue for a slot for each answer, and answer the request as slots are granted."""
-        group = request.rid if isinstance(request.rid, str) and is_plural(request) else None
+        group = request.rid if isinstance(request.rid, str) and has_several_answers(request) else None
         self._inflight.add(tickets, group)
         try:
             with self._queue.enter([part.slot for part in parts]):
@@ -169,18 +175,18 @@ class Service:
                 key=tickets[0].owner,
             )
         if self.tracing is not None:
-            self.tracing.record(Ended(current_request.get(), endpoint, outcome, tickets, now, http.headers), now)
+            self.tracing.record(Ended(current_request_id.get(), endpoint, outcome, tickets, now, http.headers), now)
 
-    def _part(self, single: Single, call: Call, ticket: Ticket) -> Part:
+    def _part(self, single: SingleRequest, call: Call, ticket: Ticket) -> Part:
         return Part(single, call, ticket, Slot(self._queue, ticket, call.cost.decode))
 
-    def _costs(self, request: Request, singles: Sequence[Single]) -> list[Cost]:
+    def _costs(self, request: Request, singles: Sequence[SingleRequest]) -> list[Cost]:
         """Expected work of an answer to each prompt."""
         expected, most = self._answers.expected(request.task), self._longest(request.task)
         return [estimate(request.endpoint, single.body, expected, most) for single in singles[:: request.n]]
 
     def _calls(
-        self, request: Request, singles: Sequence[Single], costs: Sequence[Cost], pool: str, session: str | None
+        self, request: Request, singles: Sequence[SingleRequest], costs: Sequence[Cost], pool: str, session: str | None
     ) -> tuple[Call, ...]:
         keys: list[tuple[int, ...]] = []
         if self._needs_keys:
@@ -190,14 +196,14 @@ class Service:
         wire, most = wire_model(request.task), self._most_sent
         return make_calls(request, singles, costs, wire_model=wire, keys=keys, most=most)
 
-    def _charge(self, key: Key, task: str, work: int, now: float) -> None:
+    def _charge(self, key: ApiKey, task: str, work: int, now: float) -> None:
         try:
             key.charge(work, now)
-        except Problem:
+        except ApiError:
             self._metrics.turned_away.labels(task, "rate").inc()
             raise
 
-    def _count(self, task: str, answers: int, counts: Tokens) -> None:
+    def _count(self, task: str, answers: int, counts: TokenCounts) -> None:
         self._metrics.count_tokens(task, counts)
         made, most = counts.completion // answers, self._longest(task)
         # one false report must not price the task's next thousand answers
@@ -222,7 +228,7 @@ class Service:
     async def _respond(
         self, http: web.Request, request: Request, parts: tuple[Part, ...]
     ) -> tuple[str, web.StreamResponse]:
-        plural = is_plural(request)
+        plural = has_several_answers(request)
         if request.stream:
             return await (self._stream_many(http, request, parts) if plural else self._stream(http, request, parts[0]))
         if plural:
@@ -230,7 +236,7 @@ class Service:
         part = parts[0]
         answer = await self._exchange(part)
         body, result = _whole(part, answer)
-        self._count(request.task, 1, tokens(result))
+        self._count(request.task, 1, token_counts(result))
         return _ended(part), await _deliver(http, body)
 
     async def _whole_many(
@@ -240,18 +246,18 @@ class Service:
             answer = await self._exchange(part)
             return _whole(part, answer)[1]
 
-        failed: Problem | None = None
+        failed: ApiError | None = None
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(one(part)) for part in parts]
-        except* Problem as problems:
-            failed = _first(problems)
+        except* ApiError as errors:
+            failed = _first(errors)
         if failed is not None:
             raise failed
-        reply = merge(request, [task.result() for task in tasks])
+        reply = merge_replies(request, [task.result() for task in tasks])
         if isinstance(reply, dict) and isinstance(request.rid, str):
             reply["id"] = request.rid
-        self._count(request.task, len(parts), tokens(reply))
+        self._count(request.task, len(parts), token_counts(reply))
         return _ended(*parts), await _deliver(http, orjson.dumps(reply))
 
     async def _stream(self, http: web.Request, request: Request, part: Part) -> tuple[str, web.StreamResponse]:
@@ -260,7 +266,7 @@ class Service:
             watch = _watch(request, part, answer)
             piece = watch.feed(answer.head)
             if watch.bad is not None and not piece:
-                raise Problem(502, str(watch.bad), code="decode_failed")
+                raise ApiError(502, str(watch.bad), code="decode_failed")
         except BaseException:
             answer.abandon()
             raise
@@ -282,7 +288,9 @@ class Service:
         self._count_stream(request, watch, first)
         return outcome, out
 
-    async def _pump(self, answer: Answer, watch: Watch, piece: bytes, out: web.StreamResponse, ticket: Ticket) -> str:
+    async def _pump(
+        self, answer: Answer, watch: StreamFilter, piece: bytes, out: web.StreamResponse, ticket: Ticket
+    ) -> str:
         """Pass a stream on to its end. Returns how it ended; an end other than the worker's own is an error event."""
         try:
             while True:
@@ -296,7 +304,7 @@ class Service:
                 piece = watch.feed(chunk)
         except StreamBroken as broken:
             answer.lost(str(broken))
-            await out.write(broken_stream(str(broken)).as_event())
+            await out.write(broken_stream_error(str(broken)).as_event())
             return "failed"
         if watch.done:
             return _ended_ticket(ticket)
@@ -306,19 +314,19 @@ class Service:
         if watch.error is not None:
             await out.write(frame(watch.error))
         else:
-            await out.write(broken_stream(str(watch.bad or "the worker aborted the request")).as_event())
+            await out.write(broken_stream_error(str(watch.bad or "the worker aborted the request")).as_event())
         return "failed"
 
     async def _stream_many(
         self, http: web.Request, request: Request, parts: tuple[Part, ...]
     ) -> tuple[str, web.StreamResponse]:
-        merged = MergedStream(request, [p.single.place for p in parts], partial(self._defect, http))
+        merged = MergedStream(request, [p.single.answer_index for p in parts], partial(self._defect, http))
 
         async def one(part: Part) -> None:
             answer = await self._exchange(part)
             delivered = False
             try:
-                await merged.take(part.single.place, answer, part.ticket, _rewriter(part, answer))
+                await merged.take(part.single.answer_index, answer, part.ticket, _rewriter(part, answer))
                 delivered = True
             finally:
                 answer.finish() if delivered else answer.abandon()
@@ -347,14 +355,14 @@ class Service:
             raise error
         self._defect(http, error)
         with suppress(ConnectionResetError, BrokenPipeError):
-            await out.write(router_failed().as_event())
+            await out.write(internal_error().as_event())
             await out.write_eof()
         return "failed"
 
     def _defect(self, http: web.Request, error: Exception) -> None:
         self._log.event("defect", path=http.path, trace="".join(traceback.format_exception(error)))
 
-    def _count_stream(self, request: Request, watch: Watch, first: float) -> None:
+    def _count_stream(self, request: Request, watch: StreamFilter, first: float) -> None:
         counts = watch.tokens()
         self._count(request.task, 1, counts)
         if watch.done and counts.completion > 1:
@@ -377,7 +385,7 @@ def _rewriter(part: Part, answer: Answer) -> Rewriter:
     try:
         return Rewriter(part.call, part.single.rid, answer.rid, answer.prefill)
     except BadReplyError as e:
-        raise Problem(502, str(e), code="prefill_failed") from e
+        raise ApiError(502, str(e), code="prefill_failed") from e
 
 
 def _whole(part: Part, answer: Answer) -> tuple[bytes, dict[str, Any]]:
@@ -385,25 +393,25 @@ def _whole(part: Part, answer: Answer) -> tuple[bytes, dict[str, Any]]:
     rewriter = _rewriter(part, answer)
     try:
         body = rewriter.body(answer.head)
-        result = read_result(body)
+        result = parse_result(body)
         if result.get(name := RESULT_FIELD[part.call.endpoint]) is None:
             raise BadReplyError(f"the decode worker sent an answer without `{name}`")
         return body, result
     except BadReplyError as e:
-        raise Problem(502, str(e), code="decode_failed") from e
+        raise ApiError(502, str(e), code="decode_failed") from e
 
 
-def _watch(request: Request, part: Part, answer: Answer) -> Watch:
-    strip = request.endpoint is not Endpoint.GENERATE and not request.wants_usage
+def _watch(request: Request, part: Part, answer: Answer) -> StreamFilter:
+    strip = request.endpoint is not Endpoint.GENERATE and not request.include_usage
     rewrite = _rewriter(part, answer).event if needs_rewriting(part.call, part.single.rid) else None
-    return Watch(strip_usage=strip, rewrite=rewrite)
+    return StreamFilter(strip_usage=strip, rewrite=rewrite)
 
 
-def outcome_of(problem: Problem) -> str:
-    """What the metrics call a request that ended with a problem."""
-    if problem.status < 500:
+def outcome_of(error: ApiError) -> str:
+    """What the metrics call a request that ended with an error."""
+    if error.status < 500:
         return "refused"
-    return {503: "unavailable", 504: "overdue"}.get(problem.status, "failed")
+    return {503: "unavailable", 504: "overdue"}.get(error.status, "failed")
 
 
 def _ended(*parts: Part) -> str:
@@ -414,6 +422,6 @@ def _ended_ticket(ticket: Ticket) -> str:
     return "aborted" if ticket.abort_asked else "ok"
 
 
-def _first(problems: BaseExceptionGroup[Problem]) -> Problem:
-    leaf = problems.exceptions[0]
-    return leaf if isinstance(leaf, Problem) else _first(leaf)
+def _first(errors: BaseExceptionGroup[ApiError]) -> ApiError:
+    leaf = errors.exceptions[0]
+    return leaf if isinstance(leaf, ApiError) else _first(leaf)

@@ -219,7 +219,7 @@ class Exchange:
         """Report a stream once its first event is whole. One that is too long goes to the reader, who refuses it."""
         near = self._tail + data
         self._tail = near[-3:]
-        if sse.holds_end(near) or self._size > sse.MAX_EVENT_BYTES:
+        if sse.contains_event_end(near) or self._size > sse.MAX_EVENT_BYTES:
             self._tell(Reply(200, self._take(), streamed=True))
 
     def _refuse(self) -> None:

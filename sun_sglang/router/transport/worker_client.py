@@ -16,7 +16,7 @@ from sun_sglang.router.clock import Clock
 from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.dispatch.outcome import Lost, Reply
 from sun_sglang.router.observability.log import Log
-from sun_sglang.router.protocol.worker_replies import parse
+from sun_sglang.router.protocol.worker_replies import parse_json
 from sun_sglang.router.transport.bounded_read import OversizedError
 from sun_sglang.router.transport.connection_pool import Connections
 from sun_sglang.router.transport.exchange import Exchange
@@ -87,7 +87,7 @@ class Wire:
         outcome = await self._ask(worker, WORKER_CARD_PATH, None, self._deadlines.liveness, fresh=True)
         if isinstance(outcome, Lost) or outcome.status != HTTPStatus.OK:
             return None
-        card = parse(outcome.head)
+        card = parse_json(outcome.head)
         incarnation = card.get("incarnation") if isinstance(card, dict) else None
         return incarnation if isinstance(incarnation, str) else None
 

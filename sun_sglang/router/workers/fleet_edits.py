@@ -9,7 +9,7 @@ import orjson
 from pydantic import ValidationError
 
 from sun_sglang.contracts.fleet_file import Fleet, FleetWorker
-from sun_sglang.router.errors import Problem
+from sun_sglang.router.errors import ApiError
 
 Document = dict[str, Any]
 Edit = Callable[[Document], None]
@@ -20,7 +20,7 @@ def add_worker(spec: FleetWorker) -> Edit:
 
     def change(document: Document) -> None:
         if any(w["name"] == spec.name for w in document["workers"]):
-            raise Problem(409, f"there is a worker `{spec.name}` already", code="worker_exists")
+            raise ApiError(409, f"there is a worker `{spec.name}` already", code="worker_exists")
         document["workers"].append(spec.model_dump())
 
     return change
@@ -49,7 +49,7 @@ def add_pool(name: str, pool: Document) -> Edit:
 
     def change(document: Document) -> None:
         if name in document["pools"]:
-            raise Problem(409, f"there is a pool `{name}` already", code="pool_exists")
+            raise ApiError(409, f"there is a pool `{name}` already", code="pool_exists")
         document["pools"][name] = pool
 
     return change
@@ -60,11 +60,11 @@ def remove_pool(name: str) -> Edit:
 
     def change(document: Document) -> None:
         if name not in document["pools"]:
-            raise Problem(404, f"no pool is named `{name}`", code="pool_not_found")
+            raise ApiError(404, f"no pool is named `{name}`", code="pool_not_found")
         users = [t for t, task in document["tasks"].items() if name in (task["prefill"], task["decode"])]
         users += [w["name"] for w in document["workers"] if w["pool"] == name]
         if users:
-            raise Problem(409, f"pool `{name}` is in use by {', '.join(users)}", code="pool_in_use")
+            raise ApiError(409, f"pool `{name}` is in use by {', '.join(users)}", code="pool_in_use")
         del document["pools"][name]
 
     return change
@@ -84,7 +84,7 @@ def _worker(document: Document, name: str) -> Document:
         if worker["name"] == name:
             found: Document = worker
             return found
-    raise Problem(404, f"no worker is named `{name}`", code="worker_not_found")
+    raise ApiError(404, f"no worker is named `{name}`", code="worker_not_found")
 
 
 def edited(fleet: Fleet, change: Edit) -> Fleet:
@@ -100,4 +100,4 @@ def edited(fleet: Fleet, change: Edit) -> Fleet:
     except ValidationError as e:
         first = e.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"] if part != "[key]")
-        raise Problem(400, f"{where + ': ' if where else ''}{first['msg']}", code="invalid_change") from e
+        raise ApiError(400, f"{where + ': ' if where else ''}{first['msg']}", code="invalid_change") from e

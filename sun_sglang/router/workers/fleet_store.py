@@ -14,7 +14,7 @@ import orjson
 from sun_sglang.contracts.fleet_file import Fleet, FleetError, load_fleet
 from sun_sglang.private_file import write_private
 from sun_sglang.router.deadlines import Deadlines
-from sun_sglang.router.errors import Problem
+from sun_sglang.router.errors import ApiError
 from sun_sglang.router.observability.log import Log
 from sun_sglang.router.workers.fleet_edits import Edit, edited
 from sun_sglang.router.workers.registry import Registry
@@ -64,9 +64,9 @@ class FleetStore:
                 file.note()
         except FleetError as e:
             # something else wrote it, or writes it right now
-            raise Problem(409, f"the fleet file cannot be changed as it is: {e}", code="fleet_unusable") from e
+            raise ApiError(409, f"the fleet file cannot be changed as it is: {e}", code="fleet_unusable") from e
         except OSError as e:
-            raise Problem(503, f"the fleet file cannot be written: {e}", code="fleet_unusable") from e
+            raise ApiError(503, f"the fleet file cannot be written: {e}", code="fleet_unusable") from e
         return fleet
 
     async def run(self) -> None:
@@ -113,7 +113,7 @@ async def _locked(path: Path, deadlines: Deadlines) -> AsyncIterator[None]:
                     await asyncio.sleep(deadlines.fleet_lock_pause)
         except TimeoutError as e:
             message = f"another process holds the lock on {path.name} since {deadlines.fleet_lock:g} s; try again"
-            raise Problem(503, message, code="fleet_locked") from e
+            raise ApiError(503, message, code="fleet_locked") from e
         yield
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from sun_sglang.contracts.fleet_file import Fleet, FleetWorker
 from sun_sglang.contracts.worker_card import WorkerCard
 from sun_sglang.router.deadlines import DEFAULT, Deadlines
-from sun_sglang.router.protocol.prompt_length import Limit
+from sun_sglang.router.protocol.prompt_length import PromptLimits
 from sun_sglang.router.workers.pairing import Party, decoder_objection, objection
 from sun_sglang.router.workers.paths import Pair, Path
 from sun_sglang.router.workers.worker import State, Worker
@@ -42,7 +42,7 @@ class Registry:
         self.workers: dict[str, Worker] = {}
         self._proven: dict[Path, tuple[str, str]] = {}
         self._usable: dict[str, tuple[Pair, ...]] = dict.fromkeys(fleet.tasks, ())
-        self._limits: dict[str, Limit] = {}
+        self._limits: dict[str, PromptLimits] = {}
         self._picks = itertools.count(1)
         self.on_ejected: list[Callable[[str], None]] = []
         self.on_revoked: list[Callable[[], None]] = []
@@ -154,7 +154,7 @@ class Registry:
         """The proven pairs that may serve a task now."""
         return self._usable.get(task, ())
 
-    def limit(self, task: str) -> Limit | None:
+    def limit(self, task: str) -> PromptLimits | None:
         """What each usable pair of a task takes.
 
         While there is no such pair it is what the last ones took; None where there never was one.
@@ -277,10 +277,10 @@ class Registry:
         self._limits = kept | {task: _limit(pairs) for task, pairs in usable.items() if pairs}
 
 
-def _limit(pairs: Iterable[Pair]) -> Limit:
+def _limit(pairs: Iterable[Pair]) -> PromptLimits:
     cards = [worker.card for pair in pairs for worker in pair if worker.card is not None]
     # SGLang refuses a prompt that fills the context (managers/tokenizer_manager.py: _validate_one_request)
     tokens = min(min(c.max_input_tokens, c.context_length - 1, c.kv_tokens) for c in cards)
     covered = [c.token_bytes for c in cards if c.token_bytes is not None]
     token_bytes = max(covered) if len(covered) == len(cards) else None
-    return Limit(tokens, min(c.identity.vocab_size for c in cards), token_bytes)
+    return PromptLimits(tokens, min(c.identity.vocab_size for c in cards), token_bytes)

@@ -21,9 +21,9 @@ from sun_sglang.errors import TopologyError, UserError
 from sun_sglang.launch.planning.plan import ADMIN_KEY
 from sun_sglang.launch.router_access import new_key, read_access
 from sun_sglang.launch.router_client import RouterClient
-from sun_sglang.router.auth.access import Access, load_access, load_tls, needed
-from sun_sglang.router.auth.api_keys import Bucket, Keyring, KeysError, KeySpec, load_keys
-from sun_sglang.router.errors import Problem
+from sun_sglang.router.auth.access import AccessControl, load_access_control, load_tls_context, needed
+from sun_sglang.router.auth.api_keys import KeyFileError, Keyring, KeySpec, TokenBucket, load_keys
+from sun_sglang.router.errors import ApiError
 from sun_sglang.topology import Router, parse_topology
 from tests.certificate import self_signed
 
@@ -83,7 +83,7 @@ def test_keys_come_from_a_file_and_from_the_environment(tmp_path: Path) -> None:
 def test_a_wrong_file_is_one_line_without_a_key_in_it(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "keys.yaml"
     file.write_text(text)
-    with pytest.raises(KeysError) as e:
+    with pytest.raises(KeyFileError) as e:
         load_keys(str(file), {})
     assert message in str(e.value)
     assert str(file) in str(e.value)
@@ -93,7 +93,7 @@ def test_a_wrong_file_is_one_line_without_a_key_in_it(tmp_path: Path, text: str,
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(KeysError, match="cannot be read"):
+    with pytest.raises(KeyFileError, match="cannot be read"):
         load_keys(str(tmp_path / "none"), {})
 
 
@@ -108,22 +108,22 @@ def test_only_the_whole_key_is_found(token: str) -> None:
 
 @given(st.floats(1, 6000), st.lists(st.tuples(st.floats(0, 30), st.floats(0.1, 500)), max_size=50))
 def test_a_bucket_lets_through_no_more_than_its_rate(rate: float, steps: list[tuple[float, float]]) -> None:
-    bucket, now, taken, last = Bucket(rate), 0.0, 0.0, 0.0
+    bucket, now, taken, last = TokenBucket(rate), 0.0, 0.0, 0.0
     bucket.wait(now)
     for pause, amount in steps:
         now += pause
         if bucket.wait(now) == 0:
-            bucket.take(amount)
+            bucket.spend(amount)
             taken, last = taken + amount, amount
     # what it held, what came in, and the last one, which may go into debt
     assert taken <= max(1.0, rate / 6) + now * rate / 60 + last + 1e-6
 
 
 def test_a_bucket_says_when_there_is_room_again() -> None:
-    bucket = Bucket(60)
+    bucket = TokenBucket(60)
     for _ in range(10):
         assert bucket.wait(5.0) == 0
-        bucket.take(1)
+        bucket.spend(1)
     assert bucket.wait(5.0) == pytest.approx(1.0)
     assert bucket.wait(6.0) == 0
 
@@ -135,9 +135,9 @@ ADMIN = ["/tasks", "/server_info", "/get_server_info", "/flush_cache", "/workers
 
 @pytest.mark.parametrize("path", ADMIN)
 def test_admin_calls(path: str) -> None:
-    access = Access(tuple(KeySpec.model_validate(k) for k in KEYS["keys"]), None)
+    access = AccessControl(tuple(KeySpec.model_validate(k) for k in KEYS["keys"]), None)
     for headers, status in (({}, 401), (bearer("x" * 30), 401), (bearer(ALICE), 403)):
-        with pytest.raises(Problem) as e:
+        with pytest.raises(ApiError) as e:
             access.check(path, headers)
         assert e.value.status == status
         assert ALICE not in e.value.message
@@ -147,7 +147,7 @@ def test_admin_calls(path: str) -> None:
 
 
 def test_without_keys_everyone_may_do_everything() -> None:
-    access = Access((), "an-internal-key-that-means-nothing")
+    access = AccessControl((), "an-internal-key-that-means-nothing")
     assert all(access.check(path, {}) is None for path in (*ADMIN, "/generate"))
     assert needed("/health") == "nothing"
 
@@ -233,7 +233,7 @@ def test_an_admin_key_file_that_is_not_there(tmp_path: Path) -> None:
     fleet = {"tasks": {"a": {"prefill": "p", "decode": "d"}}, "workers": [], "admin_key_file": str(tmp_path / "no")}
     pools = {"p": {"role": "prefill", "model": "x"}, "d": {"role": "decode", "model": "x"}}
     with pytest.raises(FleetError, match="admin_key_file"):
-        load_access(Fleet.model_validate({**fleet, "pools": pools}), {})
+        load_access_control(Fleet.model_validate({**fleet, "pools": pools}), {})
 
 
 @pytest.fixture(scope="module")
@@ -273,11 +273,11 @@ async def test_tls_and_keys_and_the_launcher_still_sees_the_tasks(
 
 def test_files_of_tls_that_are_wrong(certificate: tuple[Path, Path], tmp_path: Path) -> None:
     cert, key = map(str, certificate)
-    assert load_tls(Router()) is None
-    assert load_tls(Router(tls_cert=cert, tls_key=key)) is not None
+    assert load_tls_context(Router()) is None
+    assert load_tls_context(Router(tls_cert=cert, tls_key=key)) is not None
     for wrong in ({"tls_cert": str(tmp_path / "no"), "tls_key": key}, {"tls_cert": key, "tls_key": cert}):
         with pytest.raises(UserError, match=r"router\.tls_cert"):
-            load_tls(Router(**wrong))
+            load_tls_context(Router(**wrong))
 
 
 def test_paths_in_the_topology_are_relative_to_it(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import yaml
 
 from sun_sglang.errors import TopologyError
 from sun_sglang.router.auth.browser_guard import BrowserGuard, acts
-from sun_sglang.router.errors import Problem
+from sun_sglang.router.errors import ApiError
 from sun_sglang.topology import parse_topology
 
 from .conftest import SUN, Start, System
@@ -23,8 +23,8 @@ def code(guard: BrowserGuard, method: str = "GET", path: str = "/tasks", **heade
     """The code of the refusal; None where there is none."""
     try:
         guard.check(method, path, {name.replace("_", "-"): value for name, value in headers.items()})
-    except Problem as problem:
-        return problem.code if problem.status == 403 else str(problem.status)
+    except ApiError as error:
+        return error.code if error.status == 403 else str(error.status)
     return None
 
 
@@ -98,7 +98,7 @@ def test_act_for_a_foreign_page_is_refused_and_for_a_program_is_not(method: str,
         *({"Origin": o} for o in ("http://evil.com", "null", "", "http://localhost:3000", "http://[", "\udcff")),
         *({"Sec-Fetch-Site": site} for site in ("cross-site", "same-site", "?")),
     ):
-        with pytest.raises(Problem) as e:
+        with pytest.raises(ApiError) as e:
             guard.check(method, path, host | foreign)
         assert (e.value.status, e.value.code) == (403, "cross_site_request")
         assert "router.api_keys" in e.value.message

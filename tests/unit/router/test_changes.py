@@ -20,7 +20,7 @@ from sun_sglang.cli.main import build_app
 from sun_sglang.contracts.fleet_file import Fleet, FleetWorker, load_fleet
 from sun_sglang.contracts.worker_card import WorkerCard
 from sun_sglang.launch.state import DeploymentState
-from sun_sglang.router.errors import Problem
+from sun_sglang.router.errors import ApiError
 from sun_sglang.router.observability.log import Log
 from sun_sglang.router.workers.fleet_edits import add_worker, set_draining
 from sun_sglang.router.workers.fleet_store import FleetStore
@@ -270,7 +270,7 @@ async def test_what_one_process_changes_the_other_takes_over(tmp_path: Path) -> 
             await asyncio.sleep(0.005)
         assert two.wanted.tasks["a"].prefill == "p"
         file.write_text("{")
-        with pytest.raises(Problem, match="fleet file cannot be changed as it is") as refused:
+        with pytest.raises(ApiError, match="fleet file cannot be changed as it is") as refused:
             await stores[0].edit(set_draining("d0", draining=False))
         assert refused.value.status == 409
     watching.cancel()
@@ -286,7 +286,7 @@ async def test_change_that_the_disk_has_no_room_for_is_a_503_and_changes_nothing
     file = tmp_path / "fleet.json"
     file.write_text(FLEET.model_dump_json())
     registry = Registry(load_fleet(file))
-    with pytest.raises(Problem, match="No space left on device") as refused:
+    with pytest.raises(ApiError, match="No space left on device") as refused:
         await FleetStore(registry, file, Log(io.StringIO()), DEADLINES).edit(set_draining("d0", draining=True))
     assert refused.value.status == 503
     assert not registry.workers["d0"].draining
@@ -462,7 +462,7 @@ async def test_admin_calls_are_for_admins(start: Start, tmp_path: Path) -> None:
     for method, path in (("DELETE", "/workers/base-0"), ("PUT", "/tasks/math"), ("POST", "/pools")):
         async with system.client.request(method, path, headers={"X-API-Key": "a" * 20}, json={}) as r:
             assert r.status == 403
-    with pytest.raises(Problem):
+    with pytest.raises(ApiError):
         await system.router.store.edit(set_draining("no", draining=True))
 
 

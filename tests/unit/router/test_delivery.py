@@ -12,9 +12,9 @@ from typing import Any, cast
 import orjson
 import pytest
 
-from sun_sglang.router.api.slow_readers import LEAST_BYTES, Accepted, Delivery
-from sun_sglang.router.errors import Problem
-from sun_sglang.router.observability.metrics import Account
+from sun_sglang.router.api.slow_readers import MIN_BYTES, Accepted, ResponseDelivery
+from sun_sglang.router.errors import ApiError
+from sun_sglang.router.observability.metrics import RequestContext
 
 from .conftest import SUN, Start, System
 
@@ -29,8 +29,10 @@ class Client:
     def get_write_buffer_size(self) -> int:
         return self.left
 
-    def delivery(self) -> Delivery:
-        return Delivery(cast(asyncio.Transport, self), self, Account(), "/generate", "r", Accepted(0, 0.0))
+    def delivery(self) -> ResponseDelivery:
+        return ResponseDelivery(
+            cast(asyncio.Transport, self), self, RequestContext(), "/generate", "r", Accepted(0, 0.0)
+        )
 
 
 def stuck_after(client: Client, accepts: int, writes: int = 0, limit: float = 60.0) -> int | None:
@@ -57,7 +59,7 @@ def test_client_that_accepts_nothing_of_a_slow_stream_is_stuck_after_the_limit()
 
 
 def test_client_that_is_slow_and_steady_is_not_stuck() -> None:
-    rate = LEAST_BYTES // 30
+    rate = MIN_BYTES // 30
     assert stuck_after(Client(output_size=1 << 30, left=1 << 30), accepts=rate) is None
     assert stuck_after(Client(), accepts=rate, writes=2 * rate) is None
 
@@ -113,7 +115,7 @@ async def test_client_that_does_not_read_an_error_is_disconnected(
     system: System = await start(SUN, {"math": 1, "tool": 1, "base": 1}, router={"write_timeout": 0.3})
 
     def broken(self: Any, *_: Any) -> Any:
-        raise Problem(400, "too long a tale", body=b"x" * (1 << 20))
+        raise ApiError(400, "too long a tale", body=b"x" * (1 << 20))
 
     monkeypatch.setattr(type(system.router.service), "handle", broken)
     async with stuck_client(system, generate(1)):

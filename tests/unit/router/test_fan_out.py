@@ -12,9 +12,9 @@ import yaml
 
 from sun_sglang.errors import RequestError
 from sun_sglang.router.dispatch.legs import Call, leg_bodies, make_calls
-from sun_sglang.router.protocol.fan_out import split
-from sun_sglang.router.protocol.prompt_length import measure
-from sun_sglang.router.protocol.request import Endpoint, Request, parse
+from sun_sglang.router.protocol.fan_out import split_request
+from sun_sglang.router.protocol.prompt_length import measure_prompt
+from sun_sglang.router.protocol.request import Endpoint, Request, parse_request
 from sun_sglang.router.scheduling.cost import Cost, estimate
 
 from .conftest import SUN, Start, System
@@ -24,18 +24,18 @@ STOP = ["s" * 1000]
 
 
 def read(endpoint: Endpoint, **body: Any) -> Request:
-    return parse(endpoint, orjson.dumps(body), header_task="math", tasks=["math"])
+    return parse_request(endpoint, orjson.dumps(body), header_task="math", tasks=["math"])
 
 
 def calls_of(request: Request, most: int | None = None) -> tuple[Call, ...]:
     costs = [Cost(1, 1)] * (request.batch or 1)
-    return make_calls(request, split(request), costs, wire_model="math", most=most)
+    return make_calls(request, split_request(request), costs, wire_model="math", most=most)
 
 
 def test_prompts_of_a_list_share_all_their_other_fields() -> None:
     request = read(Endpoint.COMPLETIONS, prompt=["a", "b", "a"], n=2, stop=STOP)
-    singles, calls = split(request), calls_of(request)
-    assert [dict(single.own) for single in singles[::2]] == [{"prompt": "a"}, {"prompt": "b"}, {"prompt": "a"}]
+    singles, calls = split_request(request), calls_of(request)
+    assert [dict(single.own_fields) for single in singles[::2]] == [{"prompt": "a"}, {"prompt": "b"}, {"prompt": "a"}]
     assert all(isinstance(s.body, ChainMap) and s.body.maps[-1] is request.body for s in singles)
     assert all(call.shared is calls[0].shared for call in calls)
     assert [call.own for call in calls] == [b',"prompt":"%b"' % p for p in (b"a", b"a", b"b", b"b", b"a", b"a")]
@@ -54,7 +54,7 @@ def test_answers_to_one_prompt_share_everything(endpoint: Endpoint, body: dict[s
     request = read(endpoint, **body)
     calls = calls_of(request)
     assert len(calls) == 3
-    assert all(single.body is request.body for single in split(request))
+    assert all(single.body is request.body for single in split_request(request))
     assert all(call.shared is calls[0].shared and call.own == b"" for call in calls)
 
 
@@ -130,7 +130,7 @@ def test_work_counts_all_text_that_may_reach_a_chats_prompt(body: dict[str, Any]
     cost = estimate(Endpoint.CHAT, {**body, "max_tokens": 7})
     assert 20_000 <= cost.prefill < 20_100
     assert cost.decode == cost.prefill + 7
-    size = measure(Endpoint.CHAT, body)
+    size = measure_prompt(Endpoint.CHAT, body)
     assert size is not None
     assert size.most >= 80_000, "the upper bound on tokens counts the same text"
 

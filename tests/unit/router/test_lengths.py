@@ -12,7 +12,7 @@ from sun_sglang.contracts.fleet_file import FleetWorker
 from sun_sglang.errors import RequestError
 from sun_sglang.router.deadlines import DEFAULT
 from sun_sglang.router.health.prober import SILENT_PROBES, ProbeError, _count_silence
-from sun_sglang.router.protocol.prompt_length import Limit, check_token_ids, measure, needs_count
+from sun_sglang.router.protocol.prompt_length import PromptLimits, check_token_ids, measure_prompt, needs_count
 from sun_sglang.router.protocol.request import Endpoint
 from sun_sglang.router.workers.worker import LONG_BODY_BYTES, Worker
 
@@ -57,18 +57,18 @@ async def test_one_card_without_a_bound_leaves_its_task_without_one(start: Start
 
 
 def test_a_chat_has_no_lower_bound_since_its_template_may_drop_text() -> None:
-    size = measure(Endpoint.CHAT, {"messages": [{"role": "user", "content": "x" * 100_000}]})
+    size = measure_prompt(Endpoint.CHAT, {"messages": [{"role": "user", "content": "x" * 100_000}]})
     assert size is not None
-    assert needs_count(size, Limit(10, VOCAB, 4), "math")
+    assert needs_count(size, PromptLimits(10, VOCAB, 4), "math")
 
 
 def test_the_bounds_are_inclusive() -> None:
-    limit = Limit(100, VOCAB, 4)
+    limit = PromptLimits(100, VOCAB, 4)
     for text, counted in (("x" * 92, False), ("x" * 93, True), ("x" * 400, True)):
-        size = measure(Endpoint.GENERATE, {"text": text})
+        size = measure_prompt(Endpoint.GENERATE, {"text": text})
         assert size is not None
         assert needs_count(size, limit, "math") == counted
-    size = measure(Endpoint.GENERATE, {"text": "x" * 401})
+    size = measure_prompt(Endpoint.GENERATE, {"text": "x" * 401})
     assert size is not None
     with pytest.raises(RequestError, match="more than 100 tokens"):
         needs_count(size, limit, "math")
@@ -189,7 +189,7 @@ def test_least_tokens_with_most_of_the_vocabulary_as_stops_are_refused(endpoint:
 
     def check(params: dict[str, Any]) -> None:
         whole = {"sampling_params": params} if endpoint is Endpoint.GENERATE else params
-        check_token_ids(endpoint, {"messages": USER, **whole}, Limit(10, 100))
+        check_token_ids(endpoint, {"messages": USER, **whole}, PromptLimits(10, 100))
 
     check({"stop_token_ids": [*range(50)] * 2, least: 1})
     check({"stop_token_ids": [*range(100)], least: 0})
@@ -201,10 +201,12 @@ def test_every_id_of_the_vocabulary_is_allowed_everywhere() -> None:
     last = VOCAB - 1
     params = {"stop_token_ids": [0, last], "logit_bias": {"0": 1, str(last): -1}}
     body = {"input_ids": [[0], [last]], "sampling_params": [params, {}], "token_ids_logprob": [[0], [last]]}
-    check_token_ids(Endpoint.GENERATE, body, Limit(10, VOCAB))
-    check_token_ids(Endpoint.GENERATE, {"text": ["x"], "token_ids_logprob": [None, [last]]}, Limit(10, VOCAB))
-    check_token_ids(Endpoint.COMPLETIONS, {"prompt": ["a", "b"], **params}, Limit(10, VOCAB))
-    check_token_ids(Endpoint.CHAT, {"messages": USER, "stop_token_ids": None, "logit_bias": None}, Limit(10, VOCAB))
+    check_token_ids(Endpoint.GENERATE, body, PromptLimits(10, VOCAB))
+    check_token_ids(Endpoint.GENERATE, {"text": ["x"], "token_ids_logprob": [None, [last]]}, PromptLimits(10, VOCAB))
+    check_token_ids(Endpoint.COMPLETIONS, {"prompt": ["a", "b"], **params}, PromptLimits(10, VOCAB))
+    check_token_ids(
+        Endpoint.CHAT, {"messages": USER, "stop_token_ids": None, "logit_bias": None}, PromptLimits(10, VOCAB)
+    )
 
 
 # --- while no pair is usable ----------------------------------------------------------------------------------------

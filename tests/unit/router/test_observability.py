@@ -15,8 +15,7 @@ from sun_sglang.cli import status
 from sun_sglang.errors import UserError
 from sun_sglang.launch.state import DeploymentState, Phase
 from sun_sglang.router.observability.metrics import Metrics
-from sun_sglang.router.observability.randomness import Randomness
-from sun_sglang.router.observability.request_id import request_id
+from sun_sglang.router.observability.request_id import RandomBytes, choose_request_id
 from sun_sglang.router.serving.tracing import Tracing, load_tracing
 
 from .conftest import SUN, Start, System
@@ -63,8 +62,8 @@ async def test_every_request_is_logged_where_asked_for(start: Start) -> None:
 
 @pytest.mark.parametrize("given", ["", "a b", "x" * 129, "a\x7f", "é", None])
 def test_an_id_that_is_none_is_replaced(given: str | None) -> None:
-    assert re.fullmatch(r"[0-9a-f]{32}", request_id(given, Randomness()))
-    assert request_id("mine", Randomness()) == "mine"
+    assert re.fullmatch(r"[0-9a-f]{32}", choose_request_id(given, RandomBytes()))
+    assert choose_request_id("mine", RandomBytes()) == "mine"
 
 
 # --- traces ---------------------------------------------------------------------------------------------------------

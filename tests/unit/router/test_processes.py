@@ -23,7 +23,7 @@ from sun_sglang.contracts.fleet_file import MOST_WORKERS, Fleet, FleetWorker
 from sun_sglang.processes import start_ticks
 from sun_sglang.router.api.sibling_processes import merge_metrics, merge_tasks
 from sun_sglang.router.app import Router
-from sun_sglang.router.errors import Problem
+from sun_sglang.router.errors import ApiError
 from sun_sglang.router.observability.log import Log
 from sun_sglang.router.workers.fleet_edits import add_worker
 from sun_sglang.router.workers.fleet_store import FleetStore
@@ -183,7 +183,7 @@ def test_a_fleet_of_more_workers_than_the_table_holds_is_refused(count: int, fit
     if fits:
         registry = Registry(Fleet.model_validate(fleet))
         change = add_worker(FleetWorker(name="one-more", pool="p", url="http://h:2"))
-        with pytest.raises(Problem, match="4097 are over 4096") as e:
+        with pytest.raises(ApiError, match="4097 are over 4096") as e:
             asyncio.run(FleetStore(registry, None, Log(io.StringIO()), DEADLINES).edit(change))
         assert e.value.status == 400
     else:

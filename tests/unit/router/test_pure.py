@@ -19,11 +19,11 @@ from sun_sglang.errors import RequestError
 from sun_sglang.router.dispatch.legs import leg_bodies, make_calls, namespace, new_names, wire_model
 from sun_sglang.router.dispatch.outcome import Failed, Heard, Lost, Relay, Reply, Serve, Wait, judge, overdue, owing
 from sun_sglang.router.health.canary import OUTPUT_TOKENS, PROMPT_TOKENS, canary_fault, is_same_fault, make_canary
-from sun_sglang.router.observability.randomness import Randomness
-from sun_sglang.router.protocol.fan_out import split
-from sun_sglang.router.protocol.prompt_length import measure
-from sun_sglang.router.protocol.request import Endpoint, choose_task, parse
-from sun_sglang.router.protocol.worker_replies import Tokens, error_message, tokens
+from sun_sglang.router.observability.request_id import RandomBytes
+from sun_sglang.router.protocol.fan_out import split_request
+from sun_sglang.router.protocol.prompt_length import measure_prompt
+from sun_sglang.router.protocol.request import Endpoint, choose_task, parse_request
+from sun_sglang.router.protocol.worker_replies import TokenCounts, error_message, token_counts
 from sun_sglang.router.scheduling.cost import Cost
 from sun_sglang.router.workers.paths import Path as Route
 from sun_sglang.router.workers.registry import Registry
@@ -77,7 +77,7 @@ def test_what_a_decode_worker_says_of_its_prefill_worker_is_that_ones_fault(says
     verdict = judge(None, Reply(500, orjson.dumps({"error": {"message": says}})))
     assert isinstance(verdict, Failed)
     assert (verdict.leg, verdict.eject, verdict.doubt, verdict.retry) == ("prefill", False, True, True)
-    assert verdict.problem.status == 502
+    assert verdict.error.status == 502
 
 
 @pytest.mark.parametrize(("fault", "other"), list(product(FAULTS, [None, OK])))
@@ -86,14 +86,14 @@ def test_either_legs_fault_is_a_failure_that_may_be_tried_again(fault: Any, othe
         assert isinstance(verdict, Failed)
         assert (verdict.leg, verdict.retry) == (leg, True)
         assert verdict.eject == isinstance(fault, Lost)
-        assert verdict.problem.status == 502
+        assert verdict.error.status == 502
 
 
 @pytest.mark.parametrize(("refusal", "other"), list(product(REFUSALS, [None, *FAULTS])))
 def test_a_refusal_by_either_leg_is_the_answer_even_beside_a_fault(refusal: Any, other: Any) -> None:
     for verdict in (judge(refusal, other), judge(other, refusal)):
         assert isinstance(verdict, Relay)
-        assert verdict.problem.status in (400, 429)
+        assert verdict.error.status in (400, 429)
 
 
 OWN_BODIES = [
@@ -107,7 +107,7 @@ OWN_BODIES = [
 def test_refusal_in_a_shape_that_clients_read_is_passed_on_as_it_came(leg: str, body: bytes) -> None:
     verdict = judge(Reply(400, body), None) if leg == "prefill" else judge(None, Reply(400, body))
     assert isinstance(verdict, Relay)
-    assert (verdict.problem.status, verdict.problem.as_json()) == (400, body)
+    assert (verdict.error.status, verdict.error.as_json()) == (400, body)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_refusal_in_a_shape_that_clients_read_is_passed_on_as_it_came(leg: str, 
 def test_refusal_in_another_shape_reaches_clients_in_the_routers(leg: str, body: bytes, message: str) -> None:
     verdict = judge(Reply(400, body), None) if leg == "prefill" else judge(None, Reply(400, body))
     assert isinstance(verdict, Relay)
-    error = orjson.loads(verdict.problem.as_json())["error"]
+    error = orjson.loads(verdict.error.as_json())["error"]
     assert (error["type"], error["message"]) == ("invalid_request_error", message.replace("LEG", leg))
 
 
@@ -132,14 +132,14 @@ def test_worker_that_refuses_the_routers_key_is_at_fault_and_not_the_client() ->
         verdict = judge(*heard)
         assert isinstance(verdict, Failed)
         assert verdict.eject
-        assert verdict.problem.status == 502
+        assert verdict.error.status == 502
 
 
 def test_a_refused_connection_is_a_503_and_a_broken_one_a_502() -> None:
     for refused, status in ((True, 503), (False, 502)):
         verdict = judge(Lost("x", refused=refused), None)
         assert isinstance(verdict, Failed)
-        assert verdict.problem.status == status
+        assert verdict.error.status == status
 
 
 def test_an_abort_that_was_asked_for_is_an_answer() -> None:
@@ -154,7 +154,7 @@ def test_an_abort_that_was_asked_for_is_an_answer() -> None:
 def test_abort_that_breaks_a_transfer_is_nobodys_fault(message: str, prefill: Heard) -> None:
     verdict = judge(prefill, Reply(500, message.encode()), abort_asked=True)
     assert isinstance(verdict, Relay)
-    assert (verdict.problem.status, verdict.problem.code) == (400, "aborted")
+    assert (verdict.error.status, verdict.error.code) == (400, "aborted")
 
 
 def test_who_owes_the_first_token() -> None:
@@ -165,7 +165,7 @@ def test_who_owes_the_first_token() -> None:
 @pytest.mark.parametrize(("silent", "eject"), [(1.0, False), (5.0, False), (6.0, True), (float("inf"), True)])
 def test_a_late_worker_is_ejected_only_if_it_answers_nobody(silent: float, eject: bool) -> None:
     verdict = overdue("decode", silent=silent, limit=10.0)
-    assert (verdict.leg, verdict.eject, verdict.retry, verdict.problem.status) == (
+    assert (verdict.leg, verdict.eject, verdict.retry, verdict.error.status) == (
         "decode",
         eject,
         False,
@@ -389,8 +389,8 @@ def test_namespaces_are_unambiguous(two: list[tuple[str, str, str | None, str | 
 
 
 def test_rooms_and_rids() -> None:
-    randomness = Randomness()
-    names = [new_names(randomness.take(24)) for _ in range(1000)]
+    random_bytes = RandomBytes()
+    names = [new_names(random_bytes.read(24)) for _ in range(1000)]
     assert all(0 < room < 1 << 63 for _, room in names)
     assert len(set(names)) == 1000
     assert {len(rid) for rid, _ in names} == {32}
@@ -412,8 +412,8 @@ def test_bodies_of_both_legs(stream: bool) -> None:
         "temperature": 0,
         "rid": "mine",
     }
-    request = parse(Endpoint.COMPLETIONS, orjson.dumps(raw), header_task=None, tasks=["math"])
-    (call,) = make_calls(request, split(request), [Cost(1, 1)], wire_model="math")
+    request = parse_request(Endpoint.COMPLETIONS, orjson.dumps(raw), header_task=None, tasks=["math"])
+    (call,) = make_calls(request, split_request(request), [Cost(1, 1)], wire_model="math")
     pair = ready().usable("math")[0]
     prefill, decode = map(orjson.loads, leg_bodies(call, pair, rid="r" * 32, room=7))
     assert prefill.pop("stream") is False
@@ -440,8 +440,8 @@ def test_bodies_of_both_legs(stream: bool) -> None:
 @pytest.mark.parametrize(("room", "rank"), [(7, 1), (8, 2)])
 def test_legs_of_a_prefill_worker_with_data_parallel_ranks_name_one_rank(room: int, rank: int) -> None:
     raw = orjson.dumps({"model": "math", "prompt": "hi"})
-    request = parse(Endpoint.COMPLETIONS, raw, header_task=None, tasks=["math"])
-    (call,) = make_calls(request, split(request), [Cost(1, 1)], wire_model="math")
+    request = parse_request(Endpoint.COMPLETIONS, raw, header_task=None, tasks=["math"])
+    (call,) = make_calls(request, split_request(request), [Cost(1, 1)], wire_model="math")
     registry = ready()
     pair = registry.usable("math")[0]
     pair.prefill.card = card("prefill", dp_size=3)
@@ -480,12 +480,12 @@ def test_canary_faults_are_the_same_where_numbers_alone_differ(one: str, other: 
 
 def test_tokens_of_every_kind_of_reply() -> None:
     meta = {"meta_info": {"prompt_tokens": 3, "completion_tokens": 2, "cached_tokens": 1}}
-    assert tokens(meta) == Tokens(3, 2, 1)
-    assert tokens([meta, meta]) == Tokens(6, 4, 2)
+    assert token_counts(meta) == TokenCounts(3, 2, 1)
+    assert token_counts([meta, meta]) == TokenCounts(6, 4, 2)
     usage = {"prompt_tokens": 3, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 1}}
-    assert tokens({"usage": usage}) == tokens(usage) == Tokens(3, 2, 1)
-    assert tokens({"usage": {**usage, "prompt_tokens_details": None}}) == Tokens(3, 2, 0)
-    assert tokens(None) == tokens([]) == tokens({"usage": None}) == Tokens(0, 0, 0)
+    assert token_counts({"usage": usage}) == token_counts(usage) == TokenCounts(3, 2, 1)
+    assert token_counts({"usage": {**usage, "prompt_tokens_details": None}}) == TokenCounts(3, 2, 0)
+    assert token_counts(None) == token_counts([]) == token_counts({"usage": None}) == TokenCounts(0, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -529,14 +529,14 @@ def test_no_task_of_that_name(header: str | None, model: object, tasks: list[str
 
 @given(st.text(min_size=1, max_size=50))
 def test_a_text_has_no_more_tokens_than_bytes_and_the_margin(text: str) -> None:
-    size = measure(Endpoint.GENERATE, {"text": text})
+    size = measure_prompt(Endpoint.GENERATE, {"text": text})
     assert size is not None
     assert size.most > len(text.encode(errors="surrogatepass"))
 
 
 def test_a_chat_with_a_picture_is_measured_like_any_other() -> None:
     content = [{"type": "image_url", "image_url": {"url": "x"}}, {"type": "text", "text": "y" * 5000}]
-    size = measure(Endpoint.CHAT, {"messages": [{"role": "user", "content": content}]})
+    size = measure_prompt(Endpoint.CHAT, {"messages": [{"role": "user", "content": content}]})
     assert size is not None
     assert size.most > 5000
 

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from sun_sglang.errors import RequestError
 from sun_sglang.router.dispatch.legs import make_calls
-from sun_sglang.router.protocol.fan_out import is_plural, merge, merge_usage, reindex, split
+from sun_sglang.router.protocol.fan_out import has_several_answers, merge_replies, merge_usage, reindex, split_request
 from sun_sglang.router.protocol.fields import table as field_table
 from sun_sglang.router.protocol.fields.patterns import check_patterns
-from sun_sglang.router.protocol.fields.table import Dropped, Passed, Refused, Table
+from sun_sglang.router.protocol.fields.table import Dropped, Forwarded, Refused, Table
 from sun_sglang.router.protocol.logprobs import InputLogprobs
-from sun_sglang.router.protocol.request import Endpoint, Request, parse
-from sun_sglang.router.protocol.sse import Framer, Watch, event, event_data
+from sun_sglang.router.protocol.request import Endpoint, Request, parse_request
+from sun_sglang.router.protocol.sse import EventFramer, StreamFilter, event, event_data
 from sun_sglang.router.protocol.worker_replies import BadReplyError
 from sun_sglang.router.scheduling.cost import Cost, estimate
 
@@ -42,12 +42,12 @@ GATES = ("stop_regex", "regex", "ebnf", "structural_tag")
 
 def read(endpoint: Endpoint, *, allowed: Collection[str] = (), **body: Any) -> Request:
     raw = json.dumps({**MINIMAL[endpoint], **body}).encode()
-    return parse(endpoint, raw, header_task="math", tasks=TASKS, allowed=allowed)
+    return parse_request(endpoint, raw, header_task="math", tasks=TASKS, allowed=allowed)
 
 
 def refused(endpoint: Endpoint, *, allowed: Collection[str] = (), **body: Any) -> RequestError:
     with pytest.raises(RequestError) as e:
-        split(read(endpoint, allowed=allowed, **body))
+        split_request(read(endpoint, allowed=allowed, **body))
     assert e.value.status == 400
     return e.value
 
@@ -75,8 +75,8 @@ BODIES = st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=6)
 def test_any_body_is_a_request_or_a_request_error(endpoint: Endpoint, body: dict[str, Any], whole: bool) -> None:
     full = {**MINIMAL[endpoint], **body} if whole else body
     try:
-        request = parse(endpoint, orjson.dumps(full), header_task="math", tasks=TASKS)
-        singles = split(request)
+        request = parse_request(endpoint, orjson.dumps(full), header_task="math", tasks=TASKS)
+        singles = split_request(request)
         costs = [estimate(endpoint, single.body) for single in singles[:: request.n]]
         calls = make_calls(request, singles, costs, wire_model="math")
     except RequestError:
@@ -85,14 +85,14 @@ def test_any_body_is_a_request_or_a_request_error(endpoint: Endpoint, body: dict
     for call in calls:
         sent = orjson.loads(call.shared + call.own + b"}")
         for name in sent.keys() - {"model"}:
-            assert isinstance(TABLES[endpoint][name], Passed)
+            assert isinstance(TABLES[endpoint][name], Forwarded)
 
 
 @given(st.binary(max_size=40))
 def test_any_bytes_are_a_request_or_a_request_error(raw: bytes) -> None:
     for endpoint in Endpoint:
         with pytest.raises(RequestError):
-            parse(endpoint, raw, header_task="math", tasks=TASKS)
+            parse_request(endpoint, raw, header_task="math", tasks=TASKS)
 
 
 # --- fields -----------------------------------------------------------------------------------------------------------
@@ -128,23 +128,23 @@ def test_field_of_the_table_follows_its_rule(endpoint: Endpoint, name: str, rule
     elif isinstance(rule, Dropped):
         for value in OUT_OF_BOUNDS:
             assert name not in read(endpoint, **{name: value}).body
-    elif rule.kind.edges:
-        for edge in rule.kind.edges:
-            assert rule.kind.holds(edge), edge
-        if isinstance(rule, Passed):
+    elif rule.type.boundaries:
+        for edge in rule.type.boundaries:
+            assert rule.type.accepts(edge), edge
+        if isinstance(rule, Forwarded):
             read_at_edges(endpoint, name, rule)
         for value in OUT_OF_BOUNDS:
-            if not rule.kind.holds(value):
+            if not rule.type.accepts(value):
                 assert refused(endpoint, allowed=GATES, **{name: value}).param == name, value
 
 
-def read_at_edges(endpoint: Endpoint, name: str, rule: Passed) -> None:
-    for edge in rule.kind.edges:
+def read_at_edges(endpoint: Endpoint, name: str, rule: Forwarded) -> None:
+    for edge in rule.type.boundaries:
         body = {"tools": [], "tool_choice": "none"}
         if name == "json_schema":
             continue  # has to be JSON as well
         assert read(endpoint, allowed=GATES, **{**body, name: edge}).body[name] == edge
-        if rule.gate:
+        if rule.permission:
             assert refused(endpoint, **{name: edge}).code == "field_not_allowed"
 
 
@@ -371,11 +371,11 @@ def test_json_is_nested_to_254_levels_and_no_deeper(depth: int, opening: str) ->
     raw = b'{"messages": [{"role": "user", "content": "x"}], "chat_template_kwargs": {"x": %s}}' % value.encode()
     if depth > 254:
         with pytest.raises(RequestError) as e:
-            parse(Endpoint.CHAT, raw, header_task="math", tasks=TASKS)
+            parse_request(Endpoint.CHAT, raw, header_task="math", tasks=TASKS)
         assert e.value.code == "invalid_json"
     else:
-        request = parse(Endpoint.CHAT, raw, header_task="math", tasks=TASKS)
-        assert make_calls(request, split(request), [Cost(1, 1)], wire_model="math")
+        request = parse_request(Endpoint.CHAT, raw, header_task="math", tasks=TASKS)
+        assert make_calls(request, split_request(request), [Cost(1, 1)], wire_model="math")
 
 
 @pytest.mark.parametrize(
@@ -539,7 +539,7 @@ def test_sampling_params_that_pass(params: dict[str, Any]) -> None:
 def test_what_the_openai_endpoints_refuse(endpoint: Endpoint, body: dict[str, Any]) -> None:
     if "model" in body:
         with pytest.raises(RequestError):
-            parse(endpoint, orjson.dumps({**MINIMAL[endpoint], **body}), header_task=None, tasks=TASKS)
+            parse_request(endpoint, orjson.dumps({**MINIMAL[endpoint], **body}), header_task=None, tasks=TASKS)
     else:
         refused(endpoint, **body)
 
@@ -576,12 +576,12 @@ PROMPTS = TEXTS | IDS | st.lists(TEXTS, min_size=1, max_size=4) | st.lists(IDS, 
 @given(PROMPTS, st.integers(1, 4))
 def test_completions_split_and_merge(prompt: Any, n: int) -> None:
     request = read(Endpoint.COMPLETIONS, prompt=prompt, n=n)
-    singles = split(request)
+    singles = split_request(request)
     prompts = prompt if isinstance(prompt, list) and not isinstance(prompt[0], int) else [prompt]
     assert [s.body["prompt"] for s in singles] == [p for p in prompts for _ in range(n)]
-    assert [s.place for s in singles] == list(range(len(prompts) * n))
+    assert [s.answer_index for s in singles] == list(range(len(prompts) * n))
     replies = [answer(Endpoint.COMPLETIONS, dict(s.body), seed) for seed, s in enumerate(singles)]
-    merged = merge(request, replies)
+    merged = merge_replies(request, replies)
     assert [c["index"] for c in merged["choices"]] == list(range(len(singles)))
     assert [c["text"] for c in merged["choices"]] == [f"{s.body['prompt']}/{i}" for i, s in enumerate(singles)]
     assert merged["usage"]["prompt_tokens"] == sum(map(len, prompts))
@@ -595,14 +595,14 @@ def test_generate_splits_and_merges(prompt: Any, n: int) -> None:
     many = isinstance(prompt, list) and not isinstance(prompt[0], int)
     name = "text" if isinstance(prompt, str) or (many and isinstance(prompt[0], str)) else "input_ids"
     request = read(Endpoint.GENERATE, **{"text": None, name: prompt}, sampling_params={"n": n, "temperature": 0})
-    singles = split(request)
+    singles = split_request(request)
     prompts = prompt if many else [prompt]
     assert [s.body[name] for s in singles] == [p for p in prompts for _ in range(n)]
     assert all(s.body["sampling_params"] == {"temperature": 0} for s in singles)
     replies = [answer(Endpoint.GENERATE, dict(s.body), seed) for seed, s in enumerate(singles)]
-    merged = merge(request, replies)
+    merged = merge_replies(request, replies)
     assert merged == (replies if many or n > 1 else replies[0])
-    assert is_plural(request) == isinstance(merged, list)
+    assert has_several_answers(request) == isinstance(merged, list)
 
 
 def test_fields_of_each_prompt_go_with_it() -> None:
@@ -618,7 +618,7 @@ def test_fields_of_each_prompt_go_with_it() -> None:
         "rid": ["r", "s"],
         "return_entropy": True,
     }
-    first, second = split(read(Endpoint.GENERATE, **body))
+    first, second = split_request(read(Endpoint.GENERATE, **body))
     assert (first.rid, second.rid, first.extra_key, second.extra_key) == ("r", "s", "x", "y")
     assert dict(second.body) == {
         "text": "b",
@@ -633,9 +633,9 @@ def test_fields_of_each_prompt_go_with_it() -> None:
 
 
 def test_one_rid_for_several_is_numbered_as_sglang_does() -> None:
-    assert [s.rid for s in split(read(Endpoint.GENERATE, text=["a", "b"], rid="x"))] == ["x_0", "x_1"]
-    assert [s.rid for s in split(read(Endpoint.COMPLETIONS, n=2, rid="x"))] == ["x_0", "x_1"]
-    assert [s.rid for s in split(read(Endpoint.COMPLETIONS, rid="x"))] == ["x"]
+    assert [s.rid for s in split_request(read(Endpoint.GENERATE, text=["a", "b"], rid="x"))] == ["x_0", "x_1"]
+    assert [s.rid for s in split_request(read(Endpoint.COMPLETIONS, n=2, rid="x"))] == ["x_0", "x_1"]
+    assert [s.rid for s in split_request(read(Endpoint.COMPLETIONS, rid="x"))] == ["x"]
 
 
 def test_usage_of_choices_counts_a_prompt_once() -> None:
@@ -719,7 +719,7 @@ def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
 
 @given(TEXT_CHUNKS, st.booleans(), st.lists(st.integers(0, 10_000), max_size=8))
 def test_a_stream_passes_as_it_came_however_it_is_cut(chunks: list[bytes], strip: bool, cuts: list[int]) -> None:
-    watch = Watch(strip_usage=strip)
+    watch = StreamFilter(strip_usage=strip)
     sent = b"".join(watch.feed(piece) for piece in pieces(b"".join(chunks) + USAGE + END, cuts))
     assert sent == b"".join(chunks) + (b"" if strip else USAGE) + END
     assert watch.done
@@ -728,7 +728,7 @@ def test_a_stream_passes_as_it_came_however_it_is_cut(chunks: list[bytes], strip
 
 @given(TEXT_CHUNKS, st.lists(st.integers(0, 10_000), max_size=8))
 def test_nothing_passes_after_an_error(chunks: list[bytes], cuts: list[int]) -> None:
-    watch = Watch()
+    watch = StreamFilter()
     data = b"".join(chunks) + event({"error": {"message": "m"}}) + END
     sent = b"".join(watch.feed(piece) for piece in pieces(data, cuts))
     assert sent == b"".join(chunks)
@@ -741,7 +741,7 @@ def test_nothing_passes_after_an_error(chunks: list[bytes], cuts: list[int]) -> 
     [{"choices": [{"finish_reason": "abort"}]}, {"meta_info": {"finish_reason": {"type": "abort", "message": "m"}}}],
 )
 def test_an_abort_is_held_back(chunk: dict[str, Any]) -> None:
-    watch = Watch()
+    watch = StreamFilter()
     assert watch.feed(event(chunk) + END) == b""
     assert watch.aborted == orjson.dumps(chunk)
 
@@ -761,7 +761,7 @@ MARKERS = [
 
 @pytest.mark.parametrize("text", [*MARKERS, '"choices":[]', 'data: {"error":{}}\r\n\r\n', "\n\n"])
 def test_a_model_cannot_write_a_marker(text: str) -> None:
-    watch = Watch(strip_usage=True)
+    watch = StreamFilter(strip_usage=True)
     chunk = event({"choices": [{"text": text, "finish_reason": "stop"}], "usage": None})
     assert watch.feed(chunk) == chunk
     assert not watch.ended
@@ -774,7 +774,7 @@ def test_a_model_cannot_write_a_marker(text: str) -> None:
 def test_the_end_of_an_answer_is_seen_whatever_its_text(text: str, end: dict[str, str]) -> None:
     """An aborted answer is held back, and the tokens of any other are counted."""
     for cut in (0, 20):
-        watch = Watch()
+        watch = StreamFilter()
         whole = {"text": text, "meta_info": {"finish_reason": end, "completion_tokens": 7}}
         sent = watch.feed(event(whole)[:cut]) + watch.feed(event(whole)[cut:])
         assert watch.aborted == (orjson.dumps(whole) if end["type"] == "abort" else None)
@@ -786,7 +786,7 @@ def test_the_end_of_an_answer_is_seen_whatever_its_text(text: str, end: dict[str
 @given(st.lists(st.binary(min_size=1, max_size=6).filter(lambda b: b"\n" not in b), max_size=6), st.integers(1, 7))
 def test_framing(events: list[bytes], size: int) -> None:
     data = b"".join(e + b"\n\n" for e in events)
-    framer = Framer()
+    framer = EventFramer()
     got = [e for i in range(0, len(data), size) for e in framer.feed(data[i : i + size])]
     assert got == [e + b"\n\n" for e in events]
     assert not framer.rest
@@ -802,14 +802,14 @@ def test_events_are_read_line_by_line_whatever_ends_a_line(datas: list[bytes], e
         b"".join(line + ends[i % len(ends)] for line in (b": data: ping", b"id: 3", b"data:" + data, b"data: 4", b""))
         for i, data in enumerate(datas)
     )
-    framer = Framer()
+    framer = EventFramer()
     # a CR may be the first half of a CRLF: what comes after it tells
     got = [e for i in range(0, len(sent), size) for e in framer.feed(sent[i : i + size])]
     assert [d for d in map(event_data, got) if d] == [data + b"\n4" for data in datas]
 
 
 def test_an_event_without_an_end_is_refused_and_not_kept() -> None:
-    framer = Framer(most=100)
+    framer = EventFramer(most=100)
     assert list(framer.feed(b"data: " + b"x" * 90)) == []
     with pytest.raises(BadReplyError, match="over 100 bytes"):
         list(framer.feed(b"x" * 90))
@@ -819,7 +819,7 @@ def test_an_event_without_an_end_is_refused_and_not_kept() -> None:
     "data", [b"no json", b"[]", b'"x"', b'{"choices":[], "error"', b'{"choices":"abort"}', b'{"meta_info":"abort"}']
 )
 def test_data_that_is_no_result_ends_the_stream_after_what_came_before(data: bytes) -> None:
-    watch = Watch()
+    watch = StreamFilter()
     good = event({"text": "a"})
     assert watch.feed(good + b"data: " + data + b'\ndata:{"error":1}\n\n' + good) == good
     assert "decode worker" in str(watch.bad)

@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 from typing import Any, TypeGuard
 
 from sun_sglang.errors import RequestError
-from sun_sglang.router.protocol.fields.kinds import INT32_MAX, Kind
-from sun_sglang.router.protocol.fields.table import GENERATE, SAMPLING_PARAMS, Passed, Refused, Table, Taken
+from sun_sglang.router.protocol.fields.table import GENERATE, SAMPLING_PARAMS, Forwarded, Refused, RouterOwned, Table
+from sun_sglang.router.protocol.fields.value_types import INT32_MAX, ValueType
 
 # One request may become this many; every one of them is a request to two workers.
 MAX_FAN_OUT = 4096
@@ -15,7 +15,7 @@ MAX_FAN_OUT = 4096
 _SAYS_NOTHING: tuple[object, ...] = ("", [], {})
 
 
-def passed(body: Mapping[str, Any], table: Table, allowed: Collection[str]) -> dict[str, Any]:
+def forwarded_fields(body: Mapping[str, Any], table: Table, allowed: Collection[str]) -> dict[str, Any]:
     """Return the fields of a body that its workers get.
 
     Args:
@@ -29,21 +29,21 @@ def passed(body: Mapping[str, Any], table: Table, allowed: Collection[str]) -> d
     kept: dict[str, Any] = {}
     for name, value in body.items():
         rule = table.get(name)
-        if isinstance(rule, Passed):
+        if isinstance(rule, Forwarded):
             if value is None:
                 continue
             kind, each, gate, _ = rule
             if gate and gate not in allowed:
-                raise gated(name, gate)
-            if not kind.holds(value) and not (each and _is_each(kind, value)):
-                raise wrong(name, kind)
+                raise field_not_allowed(name, gate)
+            if not kind.accepts(value) and not (each and _is_each(kind, value)):
+                raise invalid_value(name, kind)
             kept[name] = value
         elif isinstance(rule, Refused):
             _refuse(name, value, rule)
     return kept
 
 
-def passed_sampling(params: Mapping[str, Any], allowed: Collection[str]) -> dict[str, Any]:
+def forwarded_sampling_params(params: Mapping[str, Any], allowed: Collection[str]) -> dict[str, Any]:
     """Return the members of /generate's `sampling_params` that the workers get.
 
     Not every version of SGLang checks this object in its HTTP server (srt/entrypoints/api_contract.py). Without that
@@ -55,16 +55,16 @@ def passed_sampling(params: Mapping[str, Any], allowed: Collection[str]) -> dict
     kept: dict[str, Any] = {}
     for name, value in params.items():
         rule = SAMPLING_PARAMS.get(name)
-        if isinstance(rule, Passed):
+        if isinstance(rule, Forwarded):
             kind, _, gate, keeps_null = rule
             if value is None:
                 if keeps_null:
                     kept[name] = None
                 continue
             if gate and gate not in allowed:
-                raise gated(f"sampling_params.{name}", gate)
-            if not kind.holds(value):
-                raise wrong(f"sampling_params.{name}", kind)
+                raise field_not_allowed(f"sampling_params.{name}", gate)
+            if not kind.accepts(value):
+                raise invalid_value(f"sampling_params.{name}", kind)
             kept[name] = value
         elif isinstance(rule, Refused):
             _refuse(f"sampling_params.{name}", value, rule)
@@ -73,7 +73,7 @@ def passed_sampling(params: Mapping[str, Any], allowed: Collection[str]) -> dict
     return kept
 
 
-def take(body: Mapping[str, Any], name: str, table: Table, where: str = "") -> Any:
+def read_field(body: Mapping[str, Any], name: str, table: Table, where: str = "") -> Any:
     """Return the value of a field that the router reads itself; None where it is absent or null.
 
     Raises:
@@ -83,18 +83,18 @@ def take(body: Mapping[str, Any], name: str, table: Table, where: str = "") -> A
     if value is None:
         return None
     rule = table[name]
-    assert isinstance(rule, Taken)
-    if not rule.kind.holds(value):
-        raise wrong(where or name, rule.kind)
+    assert isinstance(rule, RouterOwned)
+    if not rule.type.accepts(value):
+        raise invalid_value(where or name, rule.type)
     return value
 
 
-def wrong(name: str, kind: Kind) -> RequestError:
+def invalid_value(name: str, kind: ValueType) -> RequestError:
     """The answer to a value that is not of its field's kind."""
-    return RequestError(400, f"`{name}` has to be {kind.says}", param=name)
+    return RequestError(400, f"`{name}` has to be {kind.description}", param=name)
 
 
-def gated(name: str, gate: str) -> RequestError:
+def field_not_allowed(name: str, gate: str) -> RequestError:
     """The answer to a field that the topology does not allow."""
     message = (
         f"`{name}` is not allowed here: it can stop a worker that others share; "
@@ -103,10 +103,10 @@ def gated(name: str, gate: str) -> RequestError:
     return RequestError(400, message, param=name, code="field_not_allowed")
 
 
-def is_each(value: object, name: str) -> TypeGuard[list[Any]]:
+def is_per_prompt(value: object, name: str) -> TypeGuard[list[Any]]:
     """Whether a field of /generate holds one value for each prompt, and not one for all."""
     rule = GENERATE[name]
-    return isinstance(value, list) and isinstance(rule, Passed) and rule.each and not rule.kind.holds(value)
+    return isinstance(value, list) and isinstance(rule, Forwarded) and rule.per_prompt and not rule.type.accepts(value)
 
 
 def check_token_ids(ids: object, name: str) -> None:
@@ -119,12 +119,12 @@ def check_token_ids(ids: object, name: str) -> None:
 
 
 def _unknown(name: str) -> RequestError:
-    known = ", ".join(n for n, rule in SAMPLING_PARAMS.items() if isinstance(rule, Passed | Taken))
+    known = ", ".join(n for n, rule in SAMPLING_PARAMS.items() if isinstance(rule, Forwarded | RouterOwned))
     return RequestError(400, f"`{name}` is not a sampling parameter; known: {known}", param=name)
 
 
-def _is_each(kind: Kind, value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(item is None or kind.holds(item) for item in value)
+def _is_each(kind: ValueType, value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(item is None or kind.accepts(item) for item in value)
 
 
 def _refuse(name: str, value: object, rule: Refused) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
-from sun_sglang.router.protocol.fields.kinds import SHAPED
 from sun_sglang.router.protocol.fields.schemas import MAX_ALTERNATIVES, MAX_SCHEMA, MAX_SCHEMA_DEPTH, MAX_SCHEMA_TEXT
 from sun_sglang.router.protocol.fields.table import (
     CHAT,
@@ -13,12 +12,13 @@ from sun_sglang.router.protocol.fields.table import (
     GENERATE,
     SAMPLING_PARAMS,
     Dropped,
-    Passed,
+    Forwarded,
     Refused,
+    RouterOwned,
     Rule,
     Table,
-    Taken,
 )
+from sun_sglang.router.protocol.fields.value_types import SHAPED
 from sun_sglang.router.protocol.nesting import MAX_DEPTH
 
 _TABLES: tuple[tuple[str, Table], ...] = (
@@ -77,17 +77,17 @@ def _section(title: str, table: Table) -> Iterator[str]:
 
 
 def _order(rule: Rule) -> int:
-    gated = isinstance(rule, Passed) and bool(rule.gate)
-    return 1 if gated else (Passed, Passed, Taken, Refused, Dropped).index(type(rule))
+    gated = isinstance(rule, Forwarded) and bool(rule.permission)
+    return 1 if gated else (Forwarded, Forwarded, RouterOwned, Refused, Dropped).index(type(rule))
 
 
 def _rule(rule: Rule) -> str:
     match rule:
-        case Passed(gate=gate) if gate:
-            return f"needs `allow: [{gate}]`"
-        case Passed():
+        case Forwarded(permission=permission) if permission:
+            return f"needs `allow: [{permission}]`"
+        case Forwarded():
             return "passed on"
-        case Taken():
+        case RouterOwned():
             return "router's"
         case Refused():
             return "refused"
@@ -98,10 +98,10 @@ def _rule(rule: Rule) -> str:
 def _says(rule: Rule) -> str:
     if isinstance(rule, Refused | Dropped):
         return rule.why
-    if rule.kind is SHAPED:
+    if rule.type is SHAPED:
         return "see SGLang's API"
-    each = "; or a list of one for each prompt" if isinstance(rule, Passed) and rule.each else ""
-    return rule.kind.says + each
+    each = "; or a list of one for each prompt" if isinstance(rule, Forwarded) and rule.per_prompt else ""
+    return rule.type.description + each
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from sun_sglang.errors import RequestError
-from sun_sglang.router.protocol.fields.check import gated
+from sun_sglang.router.protocol.fields.check import field_not_allowed
 from sun_sglang.router.protocol.fields.schema_loops import has_loop
 from sun_sglang.router.protocol.nesting import MAX_DEPTH, is_too_deep
 
@@ -55,7 +55,7 @@ def check_grammars(body: Mapping[str, Any], allowed: Collection[str]) -> None:
     if "response_format" in body:
         wanted = body["response_format"]
         if wanted.get("type") == "structural_tag" and "structural_tag" not in allowed:
-            raise gated("response_format.type", "structural_tag")
+            raise field_not_allowed("response_format.type", "structural_tag")
         wrapped = wanted.get("json_schema")
         schema = wrapped.get("schema") if isinstance(wrapped, dict) else wanted.get("schema")
         _check_schemas([schema], "response_format", allowed)
@@ -77,7 +77,7 @@ def check_tools(tools: Sequence[Any], choice: object, allowed: Collection[str]) 
         _check_schemas(schemas, "tools", allowed)
 
 
-def check_least(least: object, constraints: Mapping[str, Any], where: str) -> None:
+def check_min_tokens(least: object, constraints: Mapping[str, Any], where: str) -> None:
     """Check that an answer which has to follow a grammar may end where the grammar ends.
 
     SGLang forbids a request's stop tokens before `min_tokens`, and its grammar may allow no other token there. Sampling
@@ -168,9 +168,9 @@ def _check_schemas(schemas: Sequence[Any], where: str, allowed: Collection[str])
 def _refuse_patterns(node: Mapping[str, Any], where: str) -> None:
     # a property may have the name `pattern`: its value is a schema then, and no string
     if isinstance(node.get("pattern"), str):
-        raise gated(f"{where}: pattern", "regex")
+        raise field_not_allowed(f"{where}: pattern", "regex")
     if node.get("patternProperties"):
-        raise gated(f"{where}: patternProperties", "regex")
+        raise field_not_allowed(f"{where}: patternProperties", "regex")
 
 
 def _alternatives(options: Any) -> int:

@@ -14,30 +14,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from sun_sglang.router.protocol.fields import kinds
-from sun_sglang.router.protocol.fields.kinds import Kind, ids, integer, text
+from sun_sglang.router.protocol.fields import value_types
+from sun_sglang.router.protocol.fields.value_types import ValueType, ids, integer, text
 
 
-class Passed(NamedTuple):
+class Forwarded(NamedTuple):
     """The workers get it.
 
     Attributes:
-        kind: what it has to be.
-        each: it may be a list with one value for each prompt.
-        gate: what `router.allow` must name; "" where nothing is needed.
+        type: what it has to be.
+        per_prompt: it may be a list with one value for each prompt.
+        permission: what `router.allow` must name; "" where nothing is needed.
         keeps_null: a null means something else than no value.
     """
 
-    kind: Kind
-    each: bool = False
-    gate: str = ""
+    type: ValueType
+    per_prompt: bool = False
+    permission: str = ""
     keeps_null: bool = False
 
 
-class Taken(NamedTuple):
+class RouterOwned(NamedTuple):
     """The router reads it, and the workers get a value of the router's own."""
 
-    kind: Kind
+    type: ValueType
 
 
 class Dropped(NamedTuple):
@@ -52,7 +52,7 @@ class Refused(NamedTuple):
     why: str
 
 
-Rule = Passed | Taken | Dropped | Refused
+Rule = Forwarded | RouterOwned | Dropped | Refused
 Table = Mapping[str, Rule]
 
 MAX_NAME = 256
@@ -90,46 +90,46 @@ _RESERVED: Table = {
     "custom_logit_processor": Refused("it is code that the workers' schedulers would run; use `logit_bias`"),
 }
 _GRAMMARS: Table = {
-    "regex": Passed(text(MAX_GRAMMAR), gate="regex"),
-    "ebnf": Passed(text(MAX_GRAMMAR), gate="ebnf"),
+    "regex": Forwarded(text(MAX_GRAMMAR), permission="regex"),
+    "ebnf": Forwarded(text(MAX_GRAMMAR), permission="ebnf"),
 }
 _ROUTERS: Table = {
-    "stream": Taken(kinds.FLAG),
-    "rid": Taken(text(MAX_NAME)),
-    "extra_key": Taken(text(MAX_KEY)),
-    "cache_salt": Taken(text(MAX_KEY)),
-    "model": Taken(text()),
+    "stream": RouterOwned(value_types.FLAG),
+    "rid": RouterOwned(text(MAX_NAME)),
+    "extra_key": RouterOwned(text(MAX_KEY)),
+    "cache_salt": RouterOwned(text(MAX_KEY)),
+    "model": RouterOwned(text()),
 }
 # What /v1/completions, /v1/chat/completions and `sampling_params` share.
 _SAMPLING: Table = {
-    "n": Taken(integer(1, MAX_CHOICES)),
-    "temperature": Passed(kinds.TEMPERATURE),
-    "top_p": Passed(kinds.TOP_P),
-    "top_k": Passed(kinds.TOP_K),
-    "min_p": Passed(kinds.MIN_P),
-    "frequency_penalty": Passed(kinds.PENALTY),
-    "presence_penalty": Passed(kinds.PENALTY),
-    "repetition_penalty": Passed(kinds.REPETITION_PENALTY),
-    "logit_bias": Passed(kinds.LOGIT_BIAS),
-    "stop": Passed(kinds.STOP),
-    "stop_token_ids": Passed(kinds.STOP_IDS),
-    "stop_regex": Passed(kinds.STOP_REGEX, gate="stop_regex"),
-    "ignore_eos": Passed(kinds.FLAG),
-    "no_stop_trim": Passed(kinds.FLAG),
-    "skip_special_tokens": Passed(kinds.FLAG),
+    "n": RouterOwned(integer(1, MAX_CHOICES)),
+    "temperature": Forwarded(value_types.TEMPERATURE),
+    "top_p": Forwarded(value_types.TOP_P),
+    "top_k": Forwarded(value_types.TOP_K),
+    "min_p": Forwarded(value_types.MIN_P),
+    "frequency_penalty": Forwarded(value_types.PENALTY),
+    "presence_penalty": Forwarded(value_types.PENALTY),
+    "repetition_penalty": Forwarded(value_types.REPETITION_PENALTY),
+    "logit_bias": Forwarded(value_types.LOGIT_BIAS),
+    "stop": Forwarded(value_types.STOP),
+    "stop_token_ids": Forwarded(value_types.STOP_IDS),
+    "stop_regex": Forwarded(value_types.STOP_REGEX, permission="stop_regex"),
+    "ignore_eos": Forwarded(value_types.FLAG),
+    "no_stop_trim": Forwarded(value_types.FLAG),
+    "skip_special_tokens": Forwarded(value_types.FLAG),
     **_GRAMMARS,
 }
 _OPENAI: Table = {
     **_RESERVED,
     **_ROUTERS,
     **_SAMPLING,
-    "stream_options": Taken(kinds.OBJECT),
-    "max_tokens": Passed(kinds.COUNT),
-    "min_tokens": Passed(kinds.COUNT),
-    "seed": Passed(kinds.SEED),
-    "response_format": Passed(kinds.OBJECT),
-    "return_hidden_states": Passed(kinds.HIDDEN_STATES),
-    "routed_experts_start_len": Passed(kinds.COUNT),
+    "stream_options": RouterOwned(value_types.OBJECT),
+    "max_tokens": Forwarded(value_types.COUNT),
+    "min_tokens": Forwarded(value_types.COUNT),
+    "seed": Forwarded(value_types.SEED),
+    "response_format": Forwarded(value_types.OBJECT),
+    "return_hidden_states": Forwarded(value_types.HIDDEN_STATES),
+    "routed_experts_start_len": Forwarded(value_types.COUNT),
     **dict.fromkeys(
         (
             "return_routed_experts",
@@ -137,37 +137,37 @@ _OPENAI: Table = {
             "return_spec_tokens_details",
             "return_token_ids",
         ),
-        Passed(kinds.FLAG),
+        Forwarded(value_types.FLAG),
     ),
     **dict.fromkeys(("user", "session_id", "custom_labels"), Dropped(_HINT)),
-    "watermark": Passed(kinds.NO_WATERMARK),
+    "watermark": Forwarded(value_types.NO_WATERMARK),
     **dict.fromkeys(("images_config", "mm_processor_kwargs"), Dropped(_MEDIA_HINT)),
 }
 COMPLETIONS: Table = {
     **_OPENAI,
-    "prompt": Passed(kinds.SHAPED),
-    "echo": Passed(kinds.FLAG),
-    "logprobs": Passed(kinds.TOP_OR_FLAG),
-    "suffix": Passed(text(MAX_SUFFIX)),
-    "json_schema": Passed(text(MAX_GRAMMAR)),
+    "prompt": Forwarded(value_types.SHAPED),
+    "echo": Forwarded(value_types.FLAG),
+    "logprobs": Forwarded(value_types.TOP_OR_FLAG),
+    "suffix": Forwarded(text(MAX_SUFFIX)),
+    "json_schema": Forwarded(text(MAX_GRAMMAR)),
     "best_of": Dropped("SGLang ignores it"),
 }
 CHAT: Table = {
     **_OPENAI,
-    "messages": Passed(kinds.SHAPED),
-    "input_ids": Passed(kinds.SHAPED),
-    "logprobs": Passed(kinds.FLAG),
-    "top_logprobs": Passed(kinds.TOP_LOGPROBS),
-    "max_completion_tokens": Passed(kinds.COUNT),
-    "tools": Passed(kinds.TOOLS),
-    "tool_choice": Passed(kinds.TOOL_CHOICE),
-    "reasoning_effort": Passed(kinds.EFFORT),
-    "reasoning": Passed(kinds.OBJECT),
-    "task": Passed(text(MAX_NAME)),
-    "chat_template_kwargs": Passed(kinds.TEMPLATE_ARGUMENTS),
+    "messages": Forwarded(value_types.SHAPED),
+    "input_ids": Forwarded(value_types.SHAPED),
+    "logprobs": Forwarded(value_types.FLAG),
+    "top_logprobs": Forwarded(value_types.TOP_LOGPROBS),
+    "max_completion_tokens": Forwarded(value_types.COUNT),
+    "tools": Forwarded(value_types.TOOLS),
+    "tool_choice": Forwarded(value_types.TOOL_CHOICE),
+    "reasoning_effort": Forwarded(value_types.EFFORT),
+    "reasoning": Forwarded(value_types.OBJECT),
+    "task": Forwarded(text(MAX_NAME)),
+    "chat_template_kwargs": Forwarded(value_types.TEMPLATE_ARGUMENTS),
     # SGLang reads it for one model alone, as an object with a `type`
-    "thinking": Passed(kinds.OBJECT),
-    "sampling_logprobs_mode": Passed(kinds.MASK_MODE),
+    "thinking": Forwarded(value_types.OBJECT),
+    "sampling_logprobs_mode": Forwarded(value_types.MASK_MODE),
     **dict.fromkeys(
         (
             "parallel_tool_calls",
@@ -183,7 +183,7 @@ CHAT: Table = {
             "separate_reasoning",
             "stream_reasoning",
         ),
-        Passed(kinds.FLAG),
+        Forwarded(value_types.FLAG),
     ),
     **dict.fromkeys(
         ("max_dynamic_patch", "min_dynamic_patch", "use_audio_in_video", "video_config"), Dropped(_MEDIA_HINT)
@@ -192,20 +192,20 @@ CHAT: Table = {
 GENERATE: Table = {
     **_RESERVED,
     **_ROUTERS,
-    "text": Passed(kinds.SHAPED),
-    "input_ids": Passed(kinds.SHAPED),
+    "text": Forwarded(value_types.SHAPED),
+    "input_ids": Forwarded(value_types.SHAPED),
     "input_embeds": Refused(_PROMPT),
-    "sampling_params": Passed(kinds.SHAPED),
-    "return_logprob": Passed(kinds.FLAG, each=True),
-    "logprob_start_len": Passed(integer(-1, kinds.INT32_MAX), each=True),
-    "top_logprobs_num": Passed(kinds.TOP_LOGPROBS, each=True),
-    "token_ids_logprob": Passed(ids(kinds.MAX_IDS), each=True),
-    "return_sampling_mask": Passed(kinds.FLAG, each=True),
-    "sampling_logprobs_mode": Passed(kinds.MASK_MODE, each=True),
-    "return_hidden_states": Passed(kinds.HIDDEN_STATES, each=True),
-    "routed_experts_start_len": Passed(kinds.COUNT),
-    "max_thinking_tokens": Passed(kinds.COUNT),
-    "watermark": Passed(kinds.NO_WATERMARK, each=True),
+    "sampling_params": Forwarded(value_types.SHAPED),
+    "return_logprob": Forwarded(value_types.FLAG, per_prompt=True),
+    "logprob_start_len": Forwarded(integer(-1, value_types.INT32_MAX), per_prompt=True),
+    "top_logprobs_num": Forwarded(value_types.TOP_LOGPROBS, per_prompt=True),
+    "token_ids_logprob": Forwarded(ids(value_types.MAX_IDS), per_prompt=True),
+    "return_sampling_mask": Forwarded(value_types.FLAG, per_prompt=True),
+    "sampling_logprobs_mode": Forwarded(value_types.MASK_MODE, per_prompt=True),
+    "return_hidden_states": Forwarded(value_types.HIDDEN_STATES, per_prompt=True),
+    "routed_experts_start_len": Forwarded(value_types.COUNT),
+    "max_thinking_tokens": Forwarded(value_types.COUNT),
+    "watermark": Forwarded(value_types.NO_WATERMARK, per_prompt=True),
     **dict.fromkeys(
         (
             "return_text_in_logprobs",
@@ -219,7 +219,7 @@ GENERATE: Table = {
             "require_reasoning",
             "no_logs",
         ),
-        Passed(kinds.FLAG),
+        Forwarded(value_types.FLAG),
     ),
     **dict.fromkeys(
         ("image_data", "video_data", "audio_data", "modalities"),
@@ -235,13 +235,13 @@ GENERATE: Table = {
 }
 SAMPLING_PARAMS: Table = {
     **_SAMPLING,
-    "max_new_tokens": Passed(kinds.COUNT, keeps_null=True),
-    "min_new_tokens": Passed(kinds.COUNT),
-    "sampling_seed": Passed(kinds.SEED),
-    "stream_interval": Passed(integer(1, MAX_STREAM_INTERVAL)),
-    "spaces_between_special_tokens": Passed(kinds.FLAG),
-    "json_schema": Passed(text(MAX_GRAMMAR)),
-    "structural_tag": Passed(text(MAX_GRAMMAR), gate="structural_tag"),
+    "max_new_tokens": Forwarded(value_types.COUNT, keeps_null=True),
+    "min_new_tokens": Forwarded(value_types.COUNT),
+    "sampling_seed": Forwarded(value_types.SEED),
+    "stream_interval": Forwarded(integer(1, MAX_STREAM_INTERVAL)),
+    "spaces_between_special_tokens": Forwarded(value_types.FLAG),
+    "json_schema": Forwarded(text(MAX_GRAMMAR)),
+    "structural_tag": Forwarded(text(MAX_GRAMMAR), permission="structural_tag"),
     "beam_width": Refused("SGLang has no beam search with separate prefill and decode workers; use `n`"),
     "custom_params": _RESERVED["custom_params"],
     "watermark": Refused(_WATERMARK),
@@ -258,4 +258,4 @@ SAMPLING_PARAMS: Table = {
     ),
 }
 # Fields of /generate that may hold one value for all prompts or a list of one each.
-PER_PROMPT = tuple(name for name, rule in GENERATE.items() if isinstance(rule, Passed) and rule.each)
+PER_PROMPT = tuple(name for name, rule in GENERATE.items() if isinstance(rule, Forwarded) and rule.per_prompt)

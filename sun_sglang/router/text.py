@@ -5,7 +5,7 @@ from __future__ import annotations
 _CUT = "..."
 
 
-def well_formed(text: str) -> str:
+def escape_surrogates(text: str) -> str:
     """Return the text with each surrogate written as an escape.
 
     Header bytes that are not UTF-8 arrive as surrogates (PEP 383), which JSON encoders refuse.
@@ -17,6 +17,6 @@ def well_formed(text: str) -> str:
     return text
 
 
-def clipped(text: str, most: int) -> str:
+def truncate(text: str, most: int) -> str:
     """Return at most `most` characters of the text; what is cut off shows as `...`."""
     return text if len(text) <= most else text[: most - len(_CUT)] + _CUT

@@ -45,18 +45,18 @@ _NO_TEMPLATE_ARGUMENTS = frozenset(
 )
 
 
-class Kind(NamedTuple):
+class ValueType(NamedTuple):
     """A type with bounds.
 
     Attributes:
-        says: completes the sentence "the field has to be ...".
-        holds: whether a value that is not null is of this kind.
-        edges: values at its bounds, which are of this kind.
+        description: completes the sentence "the field has to be ...".
+        accepts: whether a value that is not null is of this kind.
+        boundaries: values at its bounds, which are of this kind.
     """
 
-    says: str
-    holds: Callable[[Any], bool]
-    edges: tuple[Any, ...]
+    description: str
+    accepts: Callable[[Any], bool]
+    boundaries: tuple[Any, ...]
 
 
 def _power(value: int) -> str:
@@ -64,27 +64,27 @@ def _power(value: int) -> str:
     return names.get(value, f"{value:,}")
 
 
-def integer(low: int, high: int, *, but: Collection[int] = ()) -> Kind:
+def integer(low: int, high: int, *, but: Collection[int] = ()) -> ValueType:
     """An integer from `low` to `high`, without those in `but`."""
 
     def holds(value: Any) -> bool:
         return type(value) is int and low <= value <= high and not (but and value in but)
 
     without = f", not {', '.join(map(str, but))}" if but else ""
-    return Kind(f"an integer from {_power(low)} to {_power(high)}{without}", holds, (low, high))
+    return ValueType(f"an integer from {_power(low)} to {_power(high)}{without}", holds, (low, high))
 
 
-def number(low: float, high: float, *, above: bool = False) -> Kind:
+def number(low: float, high: float, *, above: bool = False) -> ValueType:
     """A number from `low` to `high`; `above` leaves out `low` itself."""
 
     def holds(value: Any) -> bool:
         return type(value) in (int, float) and low <= value <= high and not (above and value == low)
 
     first = f"above {low:g}, to" if above else f"from {low:g} to"
-    return Kind(f"a number {first} {high:g}", holds, (low + 1e-6 if above else low, high))
+    return ValueType(f"a number {first} {high:g}", holds, (low + 1e-6 if above else low, high))
 
 
-def one_of(*values: str | bool) -> Kind:
+def one_of(*values: str | bool) -> ValueType:
     """One of a few values."""
 
     def holds(value: Any) -> bool:
@@ -92,21 +92,21 @@ def one_of(*values: str | bool) -> Kind:
 
     types = frozenset(map(type, values))
 
-    return Kind(" or ".join(f"`{v}`" if isinstance(v, str) else str(v).lower() for v in values), holds, values)
+    return ValueType(" or ".join(f"`{v}`" if isinstance(v, str) else str(v).lower() for v in values), holds, values)
 
 
-def text(limit: int | None = None) -> Kind:
+def text(limit: int | None = None) -> ValueType:
     """A string of at most `limit` characters; None leaves it to the limit of the body."""
 
     def holds(value: Any) -> bool:
         return type(value) is str and (limit is None or len(value) <= limit)
 
     if limit is None:
-        return Kind("a string", holds, ("x",))
-    return Kind(f"a string of at most {limit:,} characters", holds, ("x", "x" * limit))
+        return ValueType("a string", holds, ("x",))
+    return ValueType(f"a string of at most {limit:,} characters", holds, ("x", "x" * limit))
 
 
-def texts(most: int, limit: int) -> Kind:
+def texts(most: int, limit: int) -> ValueType:
     """A string, or a list of at most `most`, each of at most `limit` characters."""
 
     def is_text(value: Any) -> bool:
@@ -116,10 +116,10 @@ def texts(most: int, limit: int) -> Kind:
         return is_text(value) or (type(value) is list and len(value) <= most and all(map(is_text, value)))
 
     edges: tuple[Any, ...] = ("\x00" * limit, ["\x00" * limit] * most, [])
-    return Kind(f"a string, or a list of at most {most}, each of at most {limit:,} characters", holds, edges)
+    return ValueType(f"a string, or a list of at most {most}, each of at most {limit:,} characters", holds, edges)
 
 
-def ids(most: int) -> Kind:
+def ids(most: int) -> ValueType:
     """A list of at most `most` token ids."""
 
     def holds(value: Any) -> bool:
@@ -127,7 +127,7 @@ def ids(most: int) -> Kind:
             return False
         return not value or ({int}.issuperset(map(type, value)) and min(value) >= 0 and max(value) <= INT32_MAX)
 
-    return Kind(f"a list of at most {most:,} token ids: integers from 0 to 2^31 - 1", holds, ([], [0], [5] * most))
+    return ValueType(f"a list of at most {most:,} token ids: integers from 0 to 2^31 - 1", holds, ([], [0], [5] * most))
 
 
 def _is_dict(value: Any) -> bool:
@@ -186,30 +186,30 @@ PENALTY = number(-2, 2)
 # SGLang divides logits by it: close to 0 they overflow
 REPETITION_PENALTY = number(0.01, 2)
 TOP_LOGPROBS = integer(0, MAX_TOP_LOGPROBS)
-TOP_OR_FLAG = Kind(f"an integer from 0 to {MAX_TOP_LOGPROBS}", _is_top, (0, MAX_TOP_LOGPROBS))
+TOP_OR_FLAG = ValueType(f"an integer from 0 to {MAX_TOP_LOGPROBS}", _is_top, (0, MAX_TOP_LOGPROBS))
 STOP = texts(MAX_STOPS, MAX_STOP)
 STOP_REGEX = texts(MAX_STOPS, MAX_STOP_REGEX)
 STOP_IDS = ids(MAX_IDS)
 HIDDEN_STATES = one_of(True, False, "last")
 MASK_MODE = one_of("selected", "support")
-OBJECT = Kind("an object", _is_dict, ({},))
-NO_WATERMARK = Kind(
+OBJECT = ValueType("an object", _is_dict, ({},))
+NO_WATERMARK = ValueType(
     '`{"enabled": false}`: SGLang makes no watermark with separate prefill and decode workers',
     _is_no_watermark,
     ({"enabled": False},),
 )
-LOGIT_BIAS = Kind(
+LOGIT_BIAS = ValueType(
     f"an object of at most {MAX_BIASES:,} token ids, with numbers from -{MAX_BIAS:,} to {MAX_BIAS:,}",
     _is_biases,
     ({"5": MAX_BIAS}, {"5": -MAX_BIAS}, {str(i): 1e-9 for i in range(5, 256)}),
 )
-EFFORT = Kind("a string, or a number from 0 to 100", _is_effort, ("none", "max", 0, 0.99))
-TOOL_CHOICE = Kind("`auto`, `none`, `required` or an object", _is_choice, ("auto", "none"))
-TOOLS = Kind(f"a list of at most {MAX_TOOLS:,} objects", _is_tools, ([],))
-TEMPLATE_ARGUMENTS = Kind(
+EFFORT = ValueType("a string, or a number from 0 to 100", _is_effort, ("none", "max", 0, 0.99))
+TOOL_CHOICE = ValueType("`auto`, `none`, `required` or an object", _is_choice, ("auto", "none"))
+TOOLS = ValueType(f"a list of at most {MAX_TOOLS:,} objects", _is_tools, ([],))
+TEMPLATE_ARGUMENTS = ValueType(
     f"an object of at most {MAX_TEMPLATE_ARGUMENTS} variables of the template",
     _is_template_arguments,
     ({f"x{i}": i for i in range(MAX_TEMPLATE_ARGUMENTS)},),
 )
 # its shape is a matter of the whole request (request.py)
-SHAPED = Kind("the prompt", lambda value: True, ())
+SHAPED = ValueType("the prompt", lambda value: True, ())

@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 
-from sun_sglang.router.auth.access import Access
-from sun_sglang.router.auth.api_keys import KeysError, load_keys
+from sun_sglang.router.auth.access import AccessControl
+from sun_sglang.router.auth.api_keys import KeyFileError, load_keys
 from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.observability.log import Log
 from sun_sglang.router.workers.watched_file import WatchedFile
 
 
-class KeyFile:
+class KeyFileWatcher:
     """Keeps the keys of a router in step with their file.
 
     Args:
@@ -25,7 +25,7 @@ class KeyFile:
     """
 
     def __init__(
-        self, path: str | None, environment: Mapping[str, str], access: Access, log: Log, deadlines: Deadlines
+        self, path: str | None, environment: Mapping[str, str], access: AccessControl, log: Log, deadlines: Deadlines
     ) -> None:
         self._interval = deadlines.file_check
         self._path = path
@@ -48,7 +48,7 @@ class KeyFile:
         try:
             # reading YAML of a thousand keys takes a while
             specs = await asyncio.to_thread(load_keys, path, self._environment)
-        except KeysError as e:
+        except KeyFileError as e:
             self._log.event("keys_refused", why=f"{e}; the keys from before stay")
             return
         if self._access.replace(specs):
