@@ -52,11 +52,11 @@ from sun_sglang.router.protocol.request import Endpoint
 from sun_sglang.router.protocol.worker_replies import parse_json
 from sun_sglang.router.scheduling.pair_selector import PairSelector
 from sun_sglang.router.serving.admission import AdmissionQueue
-from sun_sglang.router.serving.in_flight import Inflight
-from sun_sglang.router.serving.length_check import LengthCheck
-from sun_sglang.router.serving.service import Service, outcome_of
+from sun_sglang.router.serving.in_flight import InFlight
+from sun_sglang.router.serving.length_check import LengthChecker
+from sun_sglang.router.serving.service import Service, request_outcome
 from sun_sglang.router.serving.tracing import load_tracing
-from sun_sglang.router.transport.worker_client import Wire, new_session
+from sun_sglang.router.transport.worker_client import WorkerClient, new_session
 from sun_sglang.router.workers.fleet_store import FleetStore
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.shared_loads import SharedLoads
@@ -105,13 +105,13 @@ class Router:
         self.registry = Registry(fleet, deadlines)
         selector = PairSelector(fleet.router.policy, random.Random())
         self.clock = Clock(asyncio.get_running_loop(), lambda seconds: log.event("paused", seconds=round(seconds, 3)))
-        wire = Wire(log, self.clock, deadlines)
-        self.dispatcher = Dispatcher(wire, self.registry, selector, self.metrics, log, self.clock, deadlines)
+        client = WorkerClient(log, self.clock, deadlines)
+        self.dispatcher = Dispatcher(client, self.registry, selector, self.metrics, log, self.clock, deadlines)
         self.prober = Prober(session, self.registry, self.dispatcher, self.metrics, log, deadlines)
         self.stalls = StallDetector(session, fleet.router, self.dispatcher, deadlines)
         self.loads = LoadMonitor(session, self.registry, self.clock, deadlines)
         self.deliveries = SlowReaderDetector(fleet.router.write_timeout, self.clock, log, deadlines)
-        self.inflight = Inflight()
+        self.inflight = InFlight()
         self.queue = AdmissionQueue(self.registry, self.metrics, self.clock)
         self.siblings = SiblingProcesses(_sockets(path, process, fleet.router.processes), deadlines)
         self._process = process
@@ -128,7 +128,7 @@ class Router:
         )
         self.store = FleetStore(self.registry, path, log, deadlines)
         self.admin = AdminHandlers(self.registry, self.store)
-        self.length_check = LengthCheck(session, self.registry, log, deadlines)
+        self.length_check = LengthChecker(session, self.registry, log, deadlines)
         self.service = Service(
             self.dispatcher,
             self.queue,
@@ -397,7 +397,7 @@ class Router:
             account = current_context.get()
             self.metrics.problems.labels(account.task, str(error.status)).inc()
             if not account.outcome_counted:
-                self.metrics.requests.labels(account.task, outcome_of(error)).inc()
+                self.metrics.requests.labels(account.task, request_outcome(error)).inc()
         return _respond(error)
 
 

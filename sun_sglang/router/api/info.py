@@ -23,10 +23,10 @@ from sun_sglang.router.health.prober import Prober
 from sun_sglang.router.protocol.request import choose_task
 from sun_sglang.router.protocol.worker_replies import error_message, parse_json
 from sun_sglang.router.serving.admission import AdmissionQueue
-from sun_sglang.router.serving.in_flight import Inflight
+from sun_sglang.router.serving.in_flight import InFlight
 from sun_sglang.router.serving.service import TASK_HEADER
 from sun_sglang.router.transport.bounded_read import read_at_most
-from sun_sglang.router.transport.worker_client import describe
+from sun_sglang.router.transport.worker_client import describe_error
 from sun_sglang.router.workers.paths import Path
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.worker import Worker
@@ -45,7 +45,7 @@ class InfoHandlers:
         session: aiohttp.ClientSession,
         registry: Registry,
         prober: Prober,
-        inflight: Inflight,
+        inflight: InFlight,
         queue: AdmissionQueue,
         siblings: SiblingProcesses,
         deadlines: Deadlines,
@@ -146,7 +146,7 @@ class InfoHandlers:
             try:
                 status, body = await self._request("POST", worker, f"/flush_cache?timeout={patience:g}", seconds)
             except (aiohttp.ClientError, OSError) as e:
-                return describe(e)
+                return describe_error(e)
             return "" if status == 200 else error_message(body).strip() or f"it answered {status}"
 
         faults = await asyncio.gather(*(flush(w) for w in workers))
@@ -227,7 +227,7 @@ class InfoHandlers:
         try:
             status, body = await self._request("GET", worker, path, self._deadlines.worker_info)
         except (aiohttp.ClientError, OSError) as e:
-            raise ApiError(502, f"worker `{worker.name}` does not answer {path}: {describe(e)}") from e
+            raise ApiError(502, f"worker `{worker.name}` does not answer {path}: {describe_error(e)}") from e
         info = parse_json(body)
         if status != 200 or not isinstance(info, dict):
             raise ApiError(502, f"worker `{worker.name}` answered {status} to {path}")

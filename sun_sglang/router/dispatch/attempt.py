@@ -5,28 +5,26 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-from sun_sglang.router.dispatch.legs import Call
+from sun_sglang.router.dispatch.legs import PairRequest
 from sun_sglang.router.dispatch.outcome import (
-    Failed,
-    Heard,
+    AttemptFailed,
     Leg,
-    Lost,
     Relay,
-    Reply,
     Serve,
-    judge,
-    overdue,
-    owing,
-    silent_answer,
+    awaited_leg,
+    deadline_passed,
+    decide,
+    no_progress,
 )
-from sun_sglang.router.serving.length_check import Checked
-from sun_sglang.router.transport.exchange import Exchange
+from sun_sglang.router.serving.length_check import CheckedLimits
+from sun_sglang.router.transport.exchange import LegExchange
+from sun_sglang.router.transport.messages import LegFailure, LegResult
 from sun_sglang.router.workers.paths import Pair
 from sun_sglang.router.workers.worker import Worker
 
 
 @dataclass(eq=False, slots=True)
-class Times:
+class AttemptTimes:
     """When what happened to an attempt, in loop time; None where it did not.
 
     Attributes:
@@ -70,62 +68,62 @@ class Ticket:
     owner: str = ""
     waiting: asyncio.Future[None] | None = None
     queued: float = 0.0
-    checked: Checked | None = None
+    checked: CheckedLimits | None = None
 
 
 class Attempt:
     """The state of a try. The dispatcher does the I/O and tells it what happened.
 
     Attributes:
-        call: what is asked.
+        request: what is asked.
         pair: who was chosen.
         rid: its id on both workers.
-        heard: the first thing that each leg said.
+        results: the first thing that each leg said.
         incarnations: of the two workers, when the legs were sent.
-        verdict: what to do, once that can be said.
+        outcome: what to do, once that can be said.
         legs: both, once they were sent.
         reading_since: clock time since which the next chunk is awaited; None while nobody waits.
-        owed_since: clock time since which the decode worker owes a whole answer's tokens; None for a stream.
+        decoding_since: clock time since which the decode worker owes a whole answer's tokens; None for a stream.
         cut: why the stream was cut off by the router, if it was.
         times: when what happened.
     """
 
     __slots__ = (
         "_held",
-        "call",
         "cut",
-        "heard",
+        "decoding_since",
         "incarnations",
         "legs",
-        "owed_since",
+        "outcome",
         "pair",
         "reading_since",
+        "request",
+        "results",
         "rid",
         "ticket",
         "times",
-        "verdict",
     )
 
     def __init__(
         self,
-        call: Call,
+        request: PairRequest,
         pair: Pair,
         rid: str,
         ticket: Ticket,
         now: float,
-        verdict: asyncio.Future[Serve | Relay | Failed],
+        outcome: asyncio.Future[Serve | Relay | AttemptFailed],
     ) -> None:
-        self.times = Times(now)
-        self.call = call
+        self.times = AttemptTimes(now)
+        self.request = request
         self.pair = pair
         self.rid = rid
         self.ticket = ticket
-        self.heard: dict[Leg, Heard] = {"prefill": None, "decode": None}
+        self.results: dict[Leg, LegResult | None] = {"prefill": None, "decode": None}
         self.incarnations: dict[Leg, str] = {"prefill": pair.prefill.incarnation, "decode": pair.decode.incarnation}
-        self.verdict = verdict
-        self.legs: dict[Leg, Exchange] = {}
+        self.outcome = outcome
+        self.legs: dict[Leg, LegExchange] = {}
         self.reading_since: float | None = None
-        self.owed_since: float | None = None
+        self.decoding_since: float | None = None
         self.cut = ""
         self._held: dict[Leg, int] = {}
 
@@ -133,30 +131,30 @@ class Attempt:
         """The worker of a leg."""
         return self.pair.prefill if leg == "prefill" else self.pair.decode
 
-    def hear(self, leg: Leg, said: Lost | Reply) -> None:
-        """Take the first thing that a leg says; what comes after cannot change the verdict."""
-        if self.heard[leg] is not None:
+    def record(self, leg: Leg, said: LegResult) -> None:
+        """Take the first thing that a leg says; what comes after cannot change the outcome."""
+        if self.results[leg] is not None:
             return
-        self.heard[leg] = said
-        verdict = judge(
-            self.heard["prefill"],
-            self.heard["decode"],
-            needs_prefill=self.call.needs_prefill,
+        self.results[leg] = said
+        outcome = decide(
+            self.results["prefill"],
+            self.results["decode"],
+            needs_prefill=self.request.needs_prefill,
             abort_asked=self.ticket.abort_asked,
             rid=self.rid,
         )
-        if isinstance(verdict, Serve | Relay | Failed):
-            self._end(verdict)
+        if isinstance(outcome, Serve | Relay | AttemptFailed):
+            self._end(outcome)
 
     @property
-    def owing(self) -> Leg:
+    def awaited_leg(self) -> Leg:
         """The leg that owes the first token."""
-        return owing(self.heard["prefill"])
+        return awaited_leg(self.results["prefill"])
 
     @property
     def silent_since(self) -> float:
         """Clock time since which the decode worker owes an answer and shows nothing of it; infinite if it owes none."""
-        since = self.owed_since if self.reading_since is None else self.reading_since
+        since = self.decoding_since if self.reading_since is None else self.reading_since
         return float("inf") if since is None else since
 
     def expire(self, limit: float, *, silent: float, whole: bool) -> None:
@@ -168,23 +166,23 @@ class Attempt:
             whole: the deadline is for the whole answer. Else it is for the first token, and an answer that is not
                 streamed comes with its last: once decoding has begun, `stall` looks after it.
         """
-        if self.heard["prefill"] is None or self.call.stream or whole:
-            self._end(overdue(self.owing, silent=silent, limit=limit))
+        if self.results["prefill"] is None or self.request.stream or whole:
+            self._end(deadline_passed(self.awaited_leg, silent=silent, limit=limit))
 
     def end_silent(self, limit: float, *, stalled: bool) -> None:
         """End an answer of which nothing came for `limit` seconds. `stalled`: its worker makes no progress at all."""
-        if self.call.stream:
+        if self.request.stream:
             self.cut_off(f"no token for {limit:g} s")
         else:
-            self._end(silent_answer(limit, stalled=stalled))
+            self._end(no_progress(limit, stalled=stalled))
 
-    def lost_prefill(self, reason: str) -> None:
+    def fail_prefill(self, reason: str) -> None:
         """The prefill worker left the rotation."""
-        self.hear("prefill", Lost(reason))
+        self.record("prefill", LegFailure(reason))
 
-    def lost_decode(self, reason: str) -> None:
+    def fail_decode(self, reason: str) -> None:
         """The decode worker left the rotation; a stream that is under way ends."""
-        self.hear("decode", Lost(reason))
+        self.record("decode", LegFailure(reason))
         self.cut_off(reason)
 
     def cut_off(self, reason: str) -> None:
@@ -196,11 +194,11 @@ class Attempt:
     def hold(self) -> None:
         """Put the attempt's weight on both workers and listen for their loss."""
         prefill, decode = self.pair
-        prefill.acquire(self.call.cost.prefill)
-        decode.acquire(self.call.cost.decode)
-        self._held = {"prefill": self.call.cost.prefill, "decode": self.call.cost.decode}
-        prefill.on_lost.add(self.lost_prefill)
-        decode.on_lost.add(self.lost_decode)
+        prefill.acquire(self.request.cost.prefill)
+        decode.acquire(self.request.cost.decode)
+        self._held = {"prefill": self.request.cost.prefill, "decode": self.request.cost.decode}
+        prefill.on_lost.add(self.fail_prefill)
+        decode.on_lost.add(self.fail_decode)
 
     def holds(self, leg: Leg) -> bool:
         """Whether a leg's weight is still on its worker."""
@@ -213,9 +211,9 @@ class Attempt:
             return False
         worker = self.worker(leg)
         worker.release(tokens)
-        worker.on_lost.discard(self.lost_prefill if leg == "prefill" else self.lost_decode)
+        worker.on_lost.discard(self.fail_prefill if leg == "prefill" else self.fail_decode)
         return True
 
-    def _end(self, verdict: Serve | Relay | Failed) -> None:
-        if not self.verdict.done():
-            self.verdict.set_result(verdict)
+    def _end(self, outcome: Serve | Relay | AttemptFailed) -> None:
+        if not self.outcome.done():
+            self.outcome.set_result(outcome)

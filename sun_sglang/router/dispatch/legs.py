@@ -19,7 +19,7 @@ _TOKEN_BYTES = 4
 _MEETING_BYTES = 256
 
 
-class Call(NamedTuple):
+class PairRequest(NamedTuple):
     """One answer to be had from a pair of workers, whichever pair it will be.
 
     Attributes:
@@ -55,14 +55,14 @@ class Call(NamedTuple):
         return 2 * (len(self.shared) + len(self.own) + names)
 
 
-class Bodies(NamedTuple):
+class LegBodies(NamedTuple):
     """The two bodies of an attempt."""
 
     prefill: bytes
     decode: bytes
 
 
-class Names(NamedTuple):
+class LegIds(NamedTuple):
     """What an attempt is known by on its workers.
 
     Attributes:
@@ -74,20 +74,20 @@ class Names(NamedTuple):
     room: int
 
 
-def new_names(drawn: bytes) -> Names:
+def new_leg_ids(drawn: bytes) -> LegIds:
     """Names from 24 random bytes."""
-    return Names(drawn[:16].hex(), int.from_bytes(drawn[16:], "little") >> 1 or 1)
+    return LegIds(drawn[:16].hex(), int.from_bytes(drawn[16:], "little") >> 1 or 1)
 
 
-def make_calls(
+def make_pair_requests(
     request: Request,
     singles: Sequence[SingleRequest],
     costs: Sequence[Cost],
     *,
-    wire_model: str,
+    worker_model: str,
     keys: Sequence[tuple[int, ...]] = (),
     most: int | None = None,
-) -> tuple[Call, ...]:
+) -> tuple[PairRequest, ...]:
     """The calls for a request's answers, in the order of its singles.
 
     What answers have in common is serialized once, and what a prompt has to itself once a prompt.
@@ -96,7 +96,7 @@ def make_calls(
         request: what was asked.
         singles: its answers.
         costs: expected work of an answer to each prompt.
-        wire_model: what the workers are to echo as `model`.
+        worker_model: what the workers are to echo as `model`.
         keys: what each prompt begins with, where a policy looks at that.
         most: bytes that the legs of several answers may have together.
 
@@ -107,16 +107,16 @@ def make_calls(
     common = {name: value for name, value in request.body.items() if name not in taken} if taken else request.body
     options = b""
     if request.endpoint is not Endpoint.GENERATE:
-        common = {**common, "model": wire_model}
+        common = {**common, "model": worker_model}
         if request.stream:
             options = orjson.dumps({**(request.stream_options or {}), "include_usage": True})
     shared = orjson.dumps(common)[:-1]
-    calls: list[Call] = []
+    calls: list[PairRequest] = []
     size, own = 0, b""
     for place, single in enumerate(singles):
         if place % request.n == 0 and single.own_fields:
             own = (b"," if common else b"") + orjson.dumps(single.own_fields)[1:-1]
-        call = Call(
+        call = PairRequest(
             endpoint=request.endpoint,
             task=request.task,
             shared=shared,
@@ -137,7 +137,7 @@ def make_calls(
     return tuple(calls)
 
 
-def leg_bodies(call: Call, pair: Pair, *, rid: str, room: int) -> Bodies:
+def leg_bodies(call: PairRequest, pair: Pair, *, rid: str, room: int) -> LegBodies:
     """Return the bodies of both legs. The prefill leg never streams: its status then says whether it worked.
 
     Both legs name the data-parallel rank that prefills, where there are several. SGLang's own rule (the room modulo the
@@ -162,7 +162,7 @@ def leg_bodies(call: Call, pair: Pair, *, rid: str, room: int) -> Bodies:
     both = (call.shared, call.own, b",", orjson.dumps(meeting)[1:-1], b',"extra_key":')
     options = b',"stream_options":' + call.stream_options if call.stream_options else b""
     streams = b',"stream":true' + options + b"}" if call.stream else b',"stream":false}'
-    return Bodies(
+    return LegBodies(
         prefill=b"".join((*both, orjson.dumps(ours), routing, b',"stream":false}')),
         decode=b"".join((*both, orjson.dumps(decodes), streams)),
     )
@@ -193,7 +193,7 @@ def namespace(pool: str, module: str, extra_key: str | None = None, cache_salt: 
     return f"{ours}#{orjson.dumps([extra_key or None, cache_salt or None]).decode()}"
 
 
-def wire_model(task: str) -> str:
+def worker_model(task: str) -> str:
     """The name under which workers know a task: its own, unless SGLang would take it for `base:adapter`."""
     if ":" not in task:
         return task

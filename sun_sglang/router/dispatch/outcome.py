@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.protocol.sse import EventFramer, event_data
 from sun_sglang.router.protocol.worker_replies import error_code, error_message, find_abort, has_error_message
+from sun_sglang.router.transport.messages import LegFailure, LegResponse, LegResult
 
 Leg = Literal["prefill", "decode"]
 LEGS: tuple[Leg, Leg] = ("prefill", "decode")
@@ -22,48 +23,16 @@ _MAY_BE_THE_CAUSE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """A leg ended without an answer.
-
-    Attributes:
-        detail: why.
-        refused: no connection was made, so the worker has nothing of the request.
-        stale: the connection was kept from an earlier request and closed without an answer. A server may close an idle
-            connection at any time, so this alone is no fault of the worker.
-        oversized: the answer was too large; the same request would have as large an answer elsewhere.
-        ours: the router had no descriptor for a connection.
-    """
-
-    detail: str
-    refused: bool = False
-    stale: bool = False
-    oversized: bool = False
-    ours: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A leg answered. `head` is the whole body, or a stream up to the end of its first event at least."""
-
-    status: int
-    head: bytes
-    streamed: bool = False
-
-
-Heard: TypeAlias = Lost | Reply | None
-
-
-def ended(heard: Heard) -> str:
+def leg_outcome(result: LegResult | None) -> str:
     """How a leg ended, for counting: `ok`, `refused` (4xx), `failed` (5xx), `lost`, or `abandoned` before it spoke."""
-    match heard:
+    match result:
         case None:
             return "abandoned"
-        case Lost():
+        case LegFailure():
             return "lost"
-        case Reply(status=200):
+        case LegResponse(status=200):
             return "ok"
-        case Reply(status=status):
+        case LegResponse(status=status):
             return "refused" if status < 500 else "failed"
 
 
@@ -85,7 +54,7 @@ class Relay:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class AttemptFailed:
     """A worker is at fault.
 
     Attributes:
@@ -106,12 +75,17 @@ class Failed:
     doubt: bool = False
 
 
-Verdict: TypeAlias = Wait | Serve | Relay | Failed
+Outcome: TypeAlias = Wait | Serve | Relay | AttemptFailed
 
 
-def judge(
-    prefill: Heard, decode: Heard, *, needs_prefill: bool = False, abort_asked: bool = False, rid: str = ""
-) -> Verdict:
+def decide(
+    prefill: LegResult | None,
+    decode: LegResult | None,
+    *,
+    needs_prefill: bool = False,
+    abort_asked: bool = False,
+    rid: str = "",
+) -> Outcome:
     """Decide on an attempt.
 
     Args:
@@ -123,9 +97,9 @@ def judge(
     """
     if abort_asked and decode is None:
         return Wait()
-    if abort_asked and isinstance(decode, Reply) and decode.status == HTTPStatus.OK:
+    if abort_asked and isinstance(decode, LegResponse) and decode.status == HTTPStatus.OK:
         return Serve()
-    if abort_asked and isinstance(decode, Reply) and decode.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    if abort_asked and isinstance(decode, LegResponse) and decode.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         # SGLang answers 500 where the abort came while KV was on its way; nobody is at fault
         return Relay(ApiError(400, "the request was aborted before its first token", code="aborted"))
     of_prefill, of_decode = _fault("prefill", prefill, rid), _fault("decode", decode, rid)
@@ -140,12 +114,12 @@ def judge(
     return of_prefill or of_decode or Wait()
 
 
-def owing(prefill: Heard) -> Leg:
+def awaited_leg(prefill: LegResult | None) -> Leg:
     """The leg that owes the first token: prefill until it has handed its KV over, which its reply says."""
     return "prefill" if prefill is None else "decode"
 
 
-def overdue(leg: Leg, *, silent: float, limit: float) -> Failed:
+def deadline_passed(leg: Leg, *, silent: float, limit: float) -> AttemptFailed:
     """The first token did not come in time.
 
     Args:
@@ -155,12 +129,12 @@ def overdue(leg: Leg, *, silent: float, limit: float) -> Failed:
     """
     if silent > limit / 2:
         message = f"no first token within {limit:g} s: the {leg} worker did not answer"
-        return Failed(leg, ApiError(504, message, code="first_token_timeout"), eject=True, retry=False)
+        return AttemptFailed(leg, ApiError(504, message, code="first_token_timeout"), eject=True, retry=False)
     message = f"no first token within {limit:g} s: the {leg} worker has too much to do"
-    return Failed(leg, ApiError(503, message, code="overloaded"), eject=False, retry=False)
+    return AttemptFailed(leg, ApiError(503, message, code="overloaded"), eject=False, retry=False)
 
 
-def silent_answer(limit: float, *, stalled: bool) -> Failed:
+def no_progress(limit: float, *, stalled: bool) -> AttemptFailed:
     """Return the end of an answer that is not streamed and did not come in time.
 
     Args:
@@ -169,25 +143,25 @@ def silent_answer(limit: float, *, stalled: bool) -> Failed:
     """
     if stalled:
         message = f"no answer within {limit:g} s: the decode worker runs no batch. {_MAY_BE_THE_CAUSE}"
-        return Failed("decode", ApiError(504, message, code="worker_stalled"), eject=False, retry=False)
+        return AttemptFailed("decode", ApiError(504, message, code="worker_stalled"), eject=False, retry=False)
     message = f"no answer within {limit:g} s after the prompt; stream it, or ask for fewer tokens"
-    return Failed("decode", ApiError(504, message, code="answer_timeout"), eject=False, retry=False)
+    return AttemptFailed("decode", ApiError(504, message, code="answer_timeout"), eject=False, retry=False)
 
 
-def exposed(leg: Leg, heard: Heard, rid: str) -> bool:
+def had_request(leg: Leg, result: LegResult | None, rid: str) -> bool:
     """Return whether a worker may have died of the request: it had the request and had not finished it.
 
     A refused connection carried nothing. A whole good answer ends the worker's part.
     """
-    match heard:
-        case Lost(refused=refused):
+    match result:
+        case LegFailure(refused=refused):
             return not refused
-        case Reply(status=200, streamed=False):
-            return _fault(leg, heard, rid) is not None
+        case LegResponse(status=200, streamed=False):
+            return _fault(leg, result, rid) is not None
     return True
 
 
-def died(leg: Leg) -> ApiError:
+def worker_died(leg: Leg) -> ApiError:
     """Return the error for a request whose worker died while it had the request."""
     return ApiError(
         502,
@@ -196,58 +170,58 @@ def died(leg: Leg) -> ApiError:
     )
 
 
-def _fault(leg: Leg, said: Heard, rid: str) -> Relay | Failed | None:
-    if said is None:
+def _fault(leg: Leg, result: LegResult | None, rid: str) -> Relay | AttemptFailed | None:
+    if result is None:
         return None
-    if isinstance(said, Lost) and said.oversized:
-        message = f"the {leg} worker failed: {said.detail} (router.max_answer_mb)"
-        return Failed(leg, ApiError(502, message, code=f"{leg}_failed"), eject=False, retry=False)
-    if isinstance(said, Lost) and said.ours:
-        error = ApiError(503, f"the router has too many connections open: {said.detail}", code="overloaded")
-        return Failed(leg, error, eject=False, retry=False)
-    if isinstance(said, Lost):
-        status = 503 if said.refused else 502
-        error = ApiError(status, f"the {leg} worker was lost: {said.detail}", code=f"{leg}_lost")
-        return Failed(leg, error, eject=not said.stale, stale=said.stale)
-    if said.status == HTTPStatus.UNAUTHORIZED:
+    if isinstance(result, LegFailure) and result.oversized:
+        message = f"the {leg} worker failed: {result.detail} (router.max_answer_mb)"
+        return AttemptFailed(leg, ApiError(502, message, code=f"{leg}_failed"), eject=False, retry=False)
+    if isinstance(result, LegFailure) and result.ours:
+        error = ApiError(503, f"the router has too many connections open: {result.detail}", code="overloaded")
+        return AttemptFailed(leg, error, eject=False, retry=False)
+    if isinstance(result, LegFailure):
+        status = 503 if result.refused else 502
+        error = ApiError(status, f"the {leg} worker was lost: {result.detail}", code=f"{leg}_lost")
+        return AttemptFailed(leg, error, eject=not result.stale, stale=result.stale)
+    if result.status == HTTPStatus.UNAUTHORIZED:
         # another worker has its port now, or it has another key: the router is refused, and not the client
         error = ApiError(502, f"the {leg} worker refuses the router's worker key", code=f"{leg}_failed")
-        return Failed(leg, error, eject=True)
-    if 400 <= said.status < 500:
-        return Relay(_refusal(leg, said))
-    if said.status != HTTPStatus.OK:
-        return _broken(leg, f"answered {said.status}: {error_message(said.head)}")
-    body = _first_data(said.head) if said.streamed else said.head
+        return AttemptFailed(leg, error, eject=True)
+    if 400 <= result.status < 500:
+        return Relay(_refusal(leg, result))
+    if result.status != HTTPStatus.OK:
+        return _broken(leg, f"answered {result.status}: {error_message(result.head)}")
+    body = _first_data(result.head) if result.streamed else result.head
     if body.startswith((b'{"error"', b'{"object":"error"')):
         return _aborted(leg, error_code(body), error_message(body))
     reason = find_abort(body)
     # events of a stream are checked one by one by the stream's reader
-    if reason is None and not said.streamed and rid.encode() not in said.head:
-        start = said.head[:80].decode(errors="replace")
+    if reason is None and not result.streamed and rid.encode() not in result.head:
+        start = result.head[:80].decode(errors="replace")
         return _broken(leg, f"what it sent is no answer to this request: {start}", of_itself=True)
     if reason is None:
         return None
     return _aborted(leg, reason.get("status_code"), str(reason.get("message") or "the request was aborted"))
 
 
-def _refusal(leg: Leg, reply: Reply) -> ApiError:
+def _refusal(leg: Leg, reply: LegResponse) -> ApiError:
     """Return a worker's 4xx for the client: its own body, where clients find the message in it."""
     if has_error_message(reply.head):
         return ApiError(reply.status, f"refused by the {leg} worker", body=reply.head)
     return ApiError(reply.status, error_message(reply.head) or f"refused by the {leg} worker")
 
 
-def _aborted(leg: Leg, status: object, message: str) -> Relay | Failed:
+def _aborted(leg: Leg, status: object, message: str) -> Relay | AttemptFailed:
     if isinstance(status, int) and 400 <= status < 500:
         return Relay(ApiError(status, message))
     return _broken(leg, message)
 
 
-def _broken(leg: Leg, message: str, *, of_itself: bool = False) -> Failed:
+def _broken(leg: Leg, message: str, *, of_itself: bool = False) -> AttemptFailed:
     if leg == "decode" and not of_itself and any(sign in message for sign in _PREFILL_UNREACHABLE):
         error = ApiError(502, f"the prefill worker cannot be reached: {message}", code="prefill_lost")
-        return Failed("prefill", error, eject=False, doubt=True)
-    return Failed(leg, ApiError(502, f"the {leg} worker failed: {message}", code=f"{leg}_failed"), eject=False)
+        return AttemptFailed("prefill", error, eject=False, doubt=True)
+    return AttemptFailed(leg, ApiError(502, f"the {leg} worker failed: {message}", code=f"{leg}_failed"), eject=False)
 
 
 def _first_data(head: bytes) -> bytes:

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from sun_sglang.router.dispatch.dispatcher import Dispatcher
 
 
-class StreamBroken(Exception):  # noqa: N818 - what happened, not an error of ours
+class StreamBrokenError(Exception):
     """A stream ended without its end; the text says why."""
 
 
-class Answer:
+class PairResponse:
     """A decode leg that has begun to answer, and what the prefill leg said if that was waited for.
 
     Attributes:
@@ -46,7 +46,7 @@ class Answer:
         try:
             return await attempt.legs["decode"].read()
         except LegError as e:
-            raise StreamBroken(attempt.cut or str(e)) from e
+            raise StreamBrokenError(attempt.cut or str(e)) from e
         finally:
             attempt.reading_since = None
 

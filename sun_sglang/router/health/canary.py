@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from sun_sglang.router.dispatch.legs import Call
+from sun_sglang.router.dispatch.legs import PairRequest
 from sun_sglang.router.protocol.request import Endpoint
 from sun_sglang.router.protocol.worker_replies import error_message, parse_json
 from sun_sglang.router.scheduling.cost import Cost
@@ -19,7 +19,7 @@ OUTPUT_TOKENS = 3
 _VARIABLE = re.compile(r"[0-9a-f]*[0-9][0-9a-f]*")
 
 
-def make_canary(task: str, vocab_size: int, rng: random.Random) -> Call:
+def make_canary(task: str, vocab_size: int, rng: random.Random) -> PairRequest:
     """A canary for a task: a random prompt, so that no cache answers it, in a namespace of its own.
 
     More than one output token is asked for, since the first one is the prefill worker's.
@@ -28,7 +28,7 @@ def make_canary(task: str, vocab_size: int, rng: random.Random) -> Call:
         "input_ids": [rng.randrange(vocab_size) for _ in range(PROMPT_TOKENS)],
         "sampling_params": {"temperature": 0.0, "max_new_tokens": OUTPUT_TOKENS, "ignore_eos": True},
     }
-    return Call(
+    return PairRequest(
         endpoint=Endpoint.GENERATE,
         task=task,
         shared=orjson.dumps(body)[:-1],

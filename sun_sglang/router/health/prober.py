@@ -15,7 +15,7 @@ from sun_sglang.contracts.worker_card import WORKER_CARD_PATH, WorkerCard
 from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.dispatch.attempt import Ticket
 from sun_sglang.router.dispatch.dispatcher import Dispatcher
-from sun_sglang.router.dispatch.pair_response import Answer
+from sun_sglang.router.dispatch.pair_response import PairResponse
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.health.canary import canary_fault, is_same_fault, make_canary
 from sun_sglang.router.observability.log import Log
@@ -23,7 +23,7 @@ from sun_sglang.router.observability.metrics import Metrics
 from sun_sglang.router.text import truncate
 from sun_sglang.router.transport.bounded_read import OversizedError, read_at_most
 from sun_sglang.router.transport.connection_pool import is_exhausted
-from sun_sglang.router.transport.worker_client import describe
+from sun_sglang.router.transport.worker_client import describe_error
 from sun_sglang.router.workers.paths import Pair, Path
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.worker import State, Worker
@@ -118,14 +118,14 @@ class Prober:
         """Send one canary over a path between admitted workers. Returns what is wrong with it, or an empty string."""
         pair = Pair(self._registry.workers[path.prefill], self._registry.workers[path.decode])
         assert pair.decode.card is not None, "only admitted workers get canaries"
-        call = make_canary(path.task, pair.decode.card.identity.vocab_size, self._rng)
+        canary = make_canary(path.task, pair.decode.card.identity.vocab_size, self._rng)
         ticket = Ticket(path.task, None, self._dispatcher.now(), counted=False)
         try:
-            outcome = await self._dispatcher.attempt(call, pair, ticket, self._deadlines.canary, fresh=True)
+            outcome = await self._dispatcher.try_pair(canary, pair, ticket, self._deadlines.canary, fresh=True)
         except ApiError as error:
             fault = error.body.decode(errors="replace") if error.body else error.message
         else:
-            fault = canary_fault(outcome.head) if isinstance(outcome, Answer) else outcome.error.message
+            fault = canary_fault(outcome.head) if isinstance(outcome, PairResponse) else outcome.error.message
         self._metrics.canaries.labels(path.task, "failed" if fault else "ok").inc()
         return truncate(fault, MAX_REASON)
 
@@ -201,7 +201,7 @@ class Prober:
         except OversizedError as e:
             raise ProbeError(f"its card is not valid: {e}", refused=True) from e
         except (aiohttp.ClientError, OSError) as e:
-            raise ProbeError(describe(e), ours=is_exhausted(e)) from e
+            raise ProbeError(describe_error(e), ours=is_exhausted(e)) from e
         except ValueError as e:
             # a host that no resolver takes
             raise ProbeError(f"{worker.spec.url} cannot be asked: {e}") from e

@@ -83,7 +83,7 @@ class StallDetector:
         late = [a for a in self._silent(self._idle) if a.pair.decode is worker]
         if seen.stamp is None:
             # Without a stamp only the streams show that it hangs; its probe judges the rest.
-            late = [a for a in late if a.call.stream]
+            late = [a for a in late if a.request.stream]
         if not late:
             return
         for attempt in late:

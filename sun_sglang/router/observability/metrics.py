@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from sun_sglang.router.dispatch.attempt import Attempt
 from sun_sglang.router.dispatch.outcome import LEGS
 from sun_sglang.router.protocol.worker_replies import TokenCounts
-from sun_sglang.router.serving.in_flight import Inflight
+from sun_sglang.router.serving.in_flight import InFlight
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.worker import State
 
@@ -166,7 +166,7 @@ class Metrics:
     def page(
         self,
         registry: Registry,
-        inflight: Inflight,
+        inflight: InFlight,
         attempts: Iterable[Attempt],
         lost: Mapping[str, int],
         connections: Mapping[str, int],
@@ -185,7 +185,7 @@ class Metrics:
         for why, count in tuple(lost.items()):
             self.log_lines_lost.labels(why).inc(count - self._lost_before[why])
             self._lost_before[why] = count
-        under_way = Counts((a.call.task, leg) for a in attempts if a.ticket.counted for leg in LEGS if a.holds(leg))
+        under_way = Counts((a.request.task, leg) for a in attempts if a.ticket.counted for leg in LEGS if a.holds(leg))
         self.in_flight.clear()
         self.leg_in_flight.clear()
         for task in registry.task_names:

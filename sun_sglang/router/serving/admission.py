@@ -35,7 +35,7 @@ class Slot:
         self.timer: Timer | None = None
         self.since = 0.0
 
-    async def granted(self) -> None:
+    async def acquire(self) -> None:
         """Wait until the answer may go to workers.
 
         Raises:

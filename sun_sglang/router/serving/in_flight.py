@@ -9,7 +9,7 @@ from sun_sglang.errors import RequestError
 from sun_sglang.router.dispatch.attempt import Ticket
 
 
-class Inflight:
+class InFlight:
     """Every ticket that has no end yet, and how to find one by a client's id.
 
     Attributes:

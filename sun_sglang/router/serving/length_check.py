@@ -12,7 +12,7 @@ import orjson
 
 from sun_sglang.contracts.token_count import TOKEN_COUNT_PATH, TokenCount
 from sun_sglang.router.deadlines import Deadlines
-from sun_sglang.router.dispatch.legs import wire_model
+from sun_sglang.router.dispatch.legs import worker_model
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.observability.log import Log
 from sun_sglang.router.protocol.fan_out import SingleRequest
@@ -26,7 +26,7 @@ from sun_sglang.router.protocol.prompt_length import (
 from sun_sglang.router.protocol.request import Request
 from sun_sglang.router.protocol.worker_replies import error_message, parse_json
 from sun_sglang.router.transport.bounded_read import read_at_most
-from sun_sglang.router.transport.worker_client import describe
+from sun_sglang.router.transport.worker_client import describe_error
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.worker import Worker
 
@@ -35,14 +35,14 @@ QUESTIONS_PER_WORKER = 2
 MAX_REPLY_BYTES = 1 << 16
 
 
-class Checked:
+class CheckedLimits:
     """A request's check, which dispatch repeats where the limits of its task became known or narrower since.
 
     Attributes:
         limit: what the request was checked against; None while it was not.
     """
 
-    def __init__(self, check: LengthCheck, request: Request, singles: Sequence[SingleRequest]) -> None:
+    def __init__(self, check: LengthChecker, request: Request, singles: Sequence[SingleRequest]) -> None:
         self.limit: PromptLimits | None = None
         self._check = check
         self._request = request
@@ -67,7 +67,7 @@ class Checked:
                 self.limit = await self._check.check(self._request, self._singles)
 
 
-class LengthCheck:
+class LengthChecker:
     """Refuses what some worker of the task cannot take, before any worker sees it."""
 
     def __init__(self, session: aiohttp.ClientSession, registry: Registry, log: Log, deadlines: Deadlines) -> None:
@@ -78,14 +78,14 @@ class LengthCheck:
         self._asked: Counter[str] = Counter()
         self._slots: dict[str, asyncio.Semaphore] = {}
 
-    async def __call__(self, request: Request, singles: Sequence[SingleRequest]) -> Checked:
+    async def __call__(self, request: Request, singles: Sequence[SingleRequest]) -> CheckedLimits:
         """Check a request as far as that is possible now; dispatch checks the rest.
 
         Raises:
             RequestError: a prompt is too long, or the model does not have a token id.
             Problem: no worker counted a prompt.
         """
-        checked = Checked(self, request, singles)
+        checked = CheckedLimits(self, request, singles)
         checked.limit = await self.check(request, singles)
         return checked
 
@@ -135,7 +135,7 @@ class LengthCheck:
         except _UnreadableError as e:
             why = str(e)
         except (aiohttp.ClientError, OSError) as e:
-            why = describe(e)
+            why = describe_error(e)
         finally:
             self._asked[worker.name] -= 1
         self._log.event("tokenize_failed", task=task, worker=worker.name, why=why)
@@ -147,7 +147,7 @@ class LengthCheck:
 
     async def _ask(self, worker: Worker, task: str, question: Mapping[str, Any], limit: PromptLimits) -> TokenCount:
         url = f"{worker.spec.url}{TOKEN_COUNT_PATH}?most={limit.tokens}"
-        body = orjson.dumps({**question, "model": wire_model(task)})
+        body = orjson.dumps({**question, "model": worker_model(task)})
         headers = {**worker.spec.headers, "Content-Type": "application/json"}
         async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
             reply, status = await read_at_most(response, MAX_REPLY_BYTES), response.status

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from sun_sglang.router.dispatch.attempt import Ticket
-from sun_sglang.router.dispatch.pair_response import Answer, StreamBroken
+from sun_sglang.router.dispatch.pair_response import PairResponse, StreamBrokenError
 from sun_sglang.router.errors import ApiError, internal_error
 from sun_sglang.router.protocol.fan_out import RESULT_FIELD, merge_usage, reindex
 from sun_sglang.router.protocol.request import Endpoint, Request
@@ -59,7 +59,7 @@ class MergedStream:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def take(self, index: int, answer: Answer, ticket: Ticket, rewriter: Rewriter) -> None:
+    async def take(self, index: int, answer: PairResponse, ticket: Ticket, rewriter: Rewriter) -> None:
         """Pass one answer's stream on to its end.
 
         Raises:
@@ -73,8 +73,8 @@ class MergedStream:
                         return
                 chunk = await answer.read()
                 if not chunk:
-                    raise StreamBroken("it ended without [DONE]")
-        except StreamBroken as broken:
+                    raise StreamBrokenError("it ended without [DONE]")
+        except StreamBrokenError as broken:
             answer.lost(str(broken))
             raise ApiError(502, f"answer {index} broke off: {broken}", code="stream_broken") from broken
         except BadReplyError as bad:

@@ -6,26 +6,26 @@ from typing import Any
 
 import orjson
 
-from sun_sglang.router.dispatch.legs import Call, wire_model
+from sun_sglang.router.dispatch.legs import PairRequest, worker_model
 from sun_sglang.router.protocol.logprobs import InputLogprobs, StreamedLogprobs
 from sun_sglang.router.protocol.worker_replies import parse_result
 
 
-def needs_rewriting(call: Call, rid: str | None) -> bool:
+def needs_rewriting(request: PairRequest, rid: str | None) -> bool:
     """Whether the workers' bytes are not what the client is to see.
 
     Args:
-        call: what the workers were asked.
+        request: what the workers were asked.
         rid: the client's id, if it sent one.
     """
-    return call.needs_prefill or rid is not None or wire_model(call.task) != call.task
+    return request.needs_prefill or rid is not None or worker_model(request.task) != request.task
 
 
 class Rewriter:
     """Rewrites one answer.
 
     Args:
-        call: what the workers were asked.
+        request: what the workers were asked.
         rid: the client's id, if it sent one.
         worker_rid: the workers' id.
         prefill: the prefill worker's reply, where the answer takes input logprobs from it.
@@ -34,15 +34,15 @@ class Rewriter:
         BadReplyError: `prefill` holds no logprobs.
     """
 
-    def __init__(self, call: Call, rid: str | None, worker_rid: str, prefill: bytes | None) -> None:
+    def __init__(self, request: PairRequest, rid: str | None, worker_rid: str, prefill: bytes | None) -> None:
         self._names: list[tuple[bytes, bytes]] = []
         if rid is not None:
             # an id is 32 random hex characters, so nothing else in the reply reads like it
             self._names.append((orjson.dumps(worker_rid), orjson.dumps(rid)))
-        if (wire := wire_model(call.task)) != call.task:
-            self._names.append((orjson.dumps(wire), orjson.dumps(call.task)))
-        self._logprobs = InputLogprobs(call.endpoint, prefill) if prefill is not None else None
-        self._streamed = StreamedLogprobs(call.endpoint, self._logprobs) if self._logprobs is not None else None
+        if (wire := worker_model(request.task)) != request.task:
+            self._names.append((orjson.dumps(wire), orjson.dumps(request.task)))
+        self._logprobs = InputLogprobs(request.endpoint, prefill) if prefill is not None else None
+        self._streamed = StreamedLogprobs(request.endpoint, self._logprobs) if self._logprobs is not None else None
 
     def body(self, data: bytes) -> bytes:
         """Rewrite a whole answer.

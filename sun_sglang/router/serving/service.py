@@ -17,8 +17,8 @@ from sun_sglang.router.auth.access import visible_tasks
 from sun_sglang.router.auth.api_keys import ApiKey
 from sun_sglang.router.dispatch.attempt import Ticket
 from sun_sglang.router.dispatch.dispatcher import Dispatcher
-from sun_sglang.router.dispatch.legs import Call, make_calls, namespace, wire_model
-from sun_sglang.router.dispatch.pair_response import Answer, StreamBroken
+from sun_sglang.router.dispatch.legs import PairRequest, make_pair_requests, namespace, worker_model
+from sun_sglang.router.dispatch.pair_response import PairResponse, StreamBrokenError
 from sun_sglang.router.errors import ApiError, broken_stream_error, internal_error
 from sun_sglang.router.observability.log import Log
 from sun_sglang.router.observability.metrics import Metrics, current_context
@@ -37,11 +37,11 @@ from sun_sglang.router.protocol.worker_replies import BadReplyError, TokenCounts
 from sun_sglang.router.scheduling.affinity import prefix_keys
 from sun_sglang.router.scheduling.cost import AnswerLengths, Cost, estimate
 from sun_sglang.router.serving.admission import AdmissionQueue, Slot
-from sun_sglang.router.serving.in_flight import Inflight
-from sun_sglang.router.serving.length_check import Checked
+from sun_sglang.router.serving.in_flight import InFlight
+from sun_sglang.router.serving.length_check import CheckedLimits
 from sun_sglang.router.serving.merged_stream import MergedStream
 from sun_sglang.router.serving.rewriting import Rewriter, needs_rewriting
-from sun_sglang.router.serving.tracing import Ended, Tracing
+from sun_sglang.router.serving.tracing import EndedRequest, Tracing
 from sun_sglang.router.workers.registry import Registry
 
 TASK_HEADER = "X-Sun-Task"
@@ -55,7 +55,7 @@ class Part(NamedTuple):
     """One answer of a request: what is asked, who waits for it, and its slot among the answers in flight."""
 
     single: SingleRequest
-    call: Call
+    pair_request: PairRequest
     ticket: Ticket
     slot: Slot
 
@@ -71,10 +71,10 @@ class Service:
         self,
         dispatcher: Dispatcher,
         queue: AdmissionQueue,
-        inflight: Inflight,
+        inflight: InFlight,
         metrics: Metrics,
         registry: Registry,
-        check_length: Callable[[Request, Sequence[SingleRequest]], Awaitable[Checked]],
+        check_length: Callable[[Request, Sequence[SingleRequest]], Awaitable[CheckedLimits]],
         needs_keys: bool,
         log: Log,
     ) -> None:
@@ -117,15 +117,15 @@ class Service:
             self._charge(key, request.task, work, arrived)
         try:
             checked = await self._check_length(request, singles)
-            calls = self._calls(request, singles, costs, pool, http.headers.get(SESSION_HEADER))
+            pair_requests = self._pair_requests(request, singles, costs, pool, http.headers.get(SESSION_HEADER))
         except (ApiError, RequestError):
             if key is not None:
                 key.refund(work)
             raise
         owner = key.name if key else ""
         parts = tuple(
-            self._part(single, call, Ticket(request.task, single.rid, arrived, owner=owner, checked=checked))
-            for single, call in zip(singles, calls, strict=True)
+            self._part(single, pair_request, Ticket(request.task, single.rid, arrived, owner=owner, checked=checked))
+            for single, pair_request in zip(singles, pair_requests, strict=True)
         )
         outcome = "disconnected"
         current_context.get().outcome_counted = True
@@ -134,7 +134,7 @@ class Service:
             outcome, response = await self._admitted(http, request, parts, tickets)
             return response
         except ApiError as error:
-            outcome = outcome_of(error)
+            outcome = request_outcome(error)
             raise
         except RequestError:
             outcome = "refused"
@@ -175,26 +175,28 @@ class Service:
                 key=tickets[0].owner,
             )
         if self.tracing is not None:
-            self.tracing.record(Ended(current_request_id.get(), endpoint, outcome, tickets, now, http.headers), now)
+            self.tracing.record(
+                EndedRequest(current_request_id.get(), endpoint, outcome, tickets, now, http.headers), now
+            )
 
-    def _part(self, single: SingleRequest, call: Call, ticket: Ticket) -> Part:
-        return Part(single, call, ticket, Slot(self._queue, ticket, call.cost.decode))
+    def _part(self, single: SingleRequest, pair_request: PairRequest, ticket: Ticket) -> Part:
+        return Part(single, pair_request, ticket, Slot(self._queue, ticket, pair_request.cost.decode))
 
     def _costs(self, request: Request, singles: Sequence[SingleRequest]) -> list[Cost]:
         """Expected work of an answer to each prompt."""
         expected, most = self._answers.expected(request.task), self._longest(request.task)
         return [estimate(request.endpoint, single.body, expected, most) for single in singles[:: request.n]]
 
-    def _calls(
+    def _pair_requests(
         self, request: Request, singles: Sequence[SingleRequest], costs: Sequence[Cost], pool: str, session: str | None
-    ) -> tuple[Call, ...]:
+    ) -> tuple[PairRequest, ...]:
         keys: list[tuple[int, ...]] = []
         if self._needs_keys:
             for single in singles[:: request.n]:
                 of = namespace(pool, "", single.extra_key, single.cache_salt)
                 keys.append(prefix_keys(request.endpoint, single.body, of=of, session=session))
-        wire, most = wire_model(request.task), self._most_sent
-        return make_calls(request, singles, costs, wire_model=wire, keys=keys, most=most)
+        wire, most = worker_model(request.task), self._most_sent
+        return make_pair_requests(request, singles, costs, worker_model=wire, keys=keys, most=most)
 
     def _charge(self, key: ApiKey, task: str, work: int, now: float) -> None:
         try:
@@ -214,14 +216,14 @@ class Service:
         limit = self._registry.limit(task)
         return limit.tokens + 1 if limit else None
 
-    async def _exchange(self, part: Part) -> Answer:
+    async def _pair_response(self, part: Part) -> PairResponse:
         """Wait for the answer's slot, and get the answer. The slot is held until its decode leg has ended.
 
         Raises:
             Problem: what to tell the client instead. No byte has gone to it yet.
         """
-        await part.slot.granted()
-        answer = await self._dispatcher.exchange(part.call, part.ticket)
+        await part.slot.acquire()
+        answer = await self._dispatcher.dispatch(part.pair_request, part.ticket)
         answer.when_decoded(part.slot.release)
         return answer
 
@@ -234,7 +236,7 @@ class Service:
         if plural:
             return await self._whole_many(http, request, parts)
         part = parts[0]
-        answer = await self._exchange(part)
+        answer = await self._pair_response(part)
         body, result = _whole(part, answer)
         self._count(request.task, 1, token_counts(result))
         return _ended(part), await _deliver(http, body)
@@ -243,7 +245,7 @@ class Service:
         self, http: web.Request, request: Request, parts: tuple[Part, ...]
     ) -> tuple[str, web.StreamResponse]:
         async def one(part: Part) -> object:
-            answer = await self._exchange(part)
+            answer = await self._pair_response(part)
             return _whole(part, answer)[1]
 
         failed: ApiError | None = None
@@ -261,7 +263,7 @@ class Service:
         return _ended(*parts), await _deliver(http, orjson.dumps(reply))
 
     async def _stream(self, http: web.Request, request: Request, part: Part) -> tuple[str, web.StreamResponse]:
-        answer = await self._exchange(part)
+        answer = await self._pair_response(part)
         try:
             watch = _watch(request, part, answer)
             piece = watch.feed(answer.head)
@@ -289,7 +291,7 @@ class Service:
         return outcome, out
 
     async def _pump(
-        self, answer: Answer, watch: StreamFilter, piece: bytes, out: web.StreamResponse, ticket: Ticket
+        self, answer: PairResponse, watch: StreamFilter, piece: bytes, out: web.StreamResponse, ticket: Ticket
     ) -> str:
         """Pass a stream on to its end. Returns how it ended; an end other than the worker's own is an error event."""
         try:
@@ -300,9 +302,9 @@ class Service:
                     break
                 chunk = await answer.read()
                 if not chunk:
-                    raise StreamBroken("it ended without [DONE]")
+                    raise StreamBrokenError("it ended without [DONE]")
                 piece = watch.feed(chunk)
-        except StreamBroken as broken:
+        except StreamBrokenError as broken:
             answer.lost(str(broken))
             await out.write(broken_stream_error(str(broken)).as_event())
             return "failed"
@@ -323,7 +325,7 @@ class Service:
         merged = MergedStream(request, [p.single.answer_index for p in parts], partial(self._defect, http))
 
         async def one(part: Part) -> None:
-            answer = await self._exchange(part)
+            answer = await self._pair_response(part)
             delivered = False
             try:
                 await merged.take(part.single.answer_index, answer, part.ticket, _rewriter(part, answer))
@@ -381,33 +383,33 @@ async def _deliver(http: web.Request, body: bytes) -> web.Response:
     return response
 
 
-def _rewriter(part: Part, answer: Answer) -> Rewriter:
+def _rewriter(part: Part, answer: PairResponse) -> Rewriter:
     try:
-        return Rewriter(part.call, part.single.rid, answer.rid, answer.prefill)
+        return Rewriter(part.pair_request, part.single.rid, answer.rid, answer.prefill)
     except BadReplyError as e:
         raise ApiError(502, str(e), code="prefill_failed") from e
 
 
-def _whole(part: Part, answer: Answer) -> tuple[bytes, dict[str, Any]]:
+def _whole(part: Part, answer: PairResponse) -> tuple[bytes, dict[str, Any]]:
     """An unstreamed answer as the client is to see it, and the same parsed."""
     rewriter = _rewriter(part, answer)
     try:
         body = rewriter.body(answer.head)
         result = parse_result(body)
-        if result.get(name := RESULT_FIELD[part.call.endpoint]) is None:
+        if result.get(name := RESULT_FIELD[part.pair_request.endpoint]) is None:
             raise BadReplyError(f"the decode worker sent an answer without `{name}`")
         return body, result
     except BadReplyError as e:
         raise ApiError(502, str(e), code="decode_failed") from e
 
 
-def _watch(request: Request, part: Part, answer: Answer) -> StreamFilter:
+def _watch(request: Request, part: Part, answer: PairResponse) -> StreamFilter:
     strip = request.endpoint is not Endpoint.GENERATE and not request.include_usage
-    rewrite = _rewriter(part, answer).event if needs_rewriting(part.call, part.single.rid) else None
+    rewrite = _rewriter(part, answer).event if needs_rewriting(part.pair_request, part.single.rid) else None
     return StreamFilter(strip_usage=strip, rewrite=rewrite)
 
 
-def outcome_of(error: ApiError) -> str:
+def request_outcome(error: ApiError) -> str:
     """What the metrics call a request that ended with an error."""
     if error.status < 500:
         return "refused"

@@ -24,7 +24,7 @@ _ERRORS = frozenset({"failed", "unavailable", "overdue"})
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class EndedRequest:
     """A request that has ended. Times are loop time, seconds.
 
     Attributes:
@@ -53,7 +53,7 @@ class Tracing:
         self._tracer = tracer
         self._propagator = TraceContextTextMapPropagator()
 
-    def record(self, request: Ended, now: float) -> None:
+    def record(self, request: EndedRequest, now: float) -> None:
         """Make the spans of a request. `now` is loop time, for turning that into time of day."""
         from opentelemetry.trace import SpanKind, StatusCode, set_span_in_context
 
@@ -83,7 +83,7 @@ class Tracing:
                 self._span(
                     "prefill leg", inside, begun, handed + offset, names | {"sun.worker": attempt.pair.prefill.name}
                 )
-                if attempt.call.stream and times.prefilled is not None and times.first is not None:
+                if attempt.request.stream and times.prefilled is not None and times.first is not None:
                     arrived = max(times.prefilled, times.first)
                     self._span("transfer", inside, times.prefilled + offset, arrived + offset, names)
                 self._span(

@@ -54,18 +54,18 @@ class NotHttpError(LegError):
 
 
 class Receiver(Protocol):
-    """Who takes an answer: `begun` once, `piece` as often as there is something, then one of the others."""
+    """Receives one response: `response_started` once, `response_data` for each part, then one of the others."""
 
-    def begun(self, status: int) -> None:
+    def response_started(self, status: int) -> None:
         """The answer's header is here."""
 
-    def piece(self, data: bytes) -> None:
+    def response_data(self, data: bytes) -> None:
         """Some of its body is."""
 
-    def ended(self) -> None:
+    def response_completed(self) -> None:
         """All of it is."""
 
-    def broke(self, error: LegError) -> None:
+    def response_failed(self, error: LegError) -> None:
         """No more will come."""
 
 
@@ -89,7 +89,7 @@ class Connection(asyncio.Protocol):
         """
         return not (self._transport.is_closing() or self._arrived.poll(0))
 
-    def ask(self, path: str, body: bytes | None, receiver: Receiver) -> None:
+    def send(self, path: str, body: bytes | None, receiver: Receiver) -> None:
         """Send a request: POST with a body, GET without."""
         assert self._receiver is None, "a connection has one request at a time"
         self._receiver, self._begun, self._head_size = receiver, False, 0
@@ -156,12 +156,12 @@ class Connection(asyncio.Protocol):
             return
         self._begun = True
         if self._receiver is not None:
-            self._receiver.begun(self._parser.get_status_code())
+            self._receiver.response_started(self._parser.get_status_code())
 
     def on_body(self, data: bytes) -> None:
         """A part of a body; of a chunked one, a chunk or a part of it."""
         if self._receiver is not None:
-            self._receiver.piece(data)
+            self._receiver.response_data(data)
 
     def on_message_complete(self) -> None:
         """An answer ended: the connection is free before whoever waits hears of it."""
@@ -173,9 +173,9 @@ class Connection(asyncio.Protocol):
         if receiver is None or failed or not self._parser.should_keep_alive():
             self._transport.close()
         else:
-            self._origin.give_back(self)
+            self._origin.release(self)
         if receiver is not None:
-            receiver.ended()
+            receiver.response_completed()
 
     @property
     def _is_interim(self) -> bool:
@@ -186,7 +186,7 @@ class Connection(asyncio.Protocol):
         receiver, self._receiver = self._receiver, None
         self._transport.close()
         if receiver is not None:
-            receiver.broke(error)
+            receiver.response_failed(error)
 
 
 class _Idle(NamedTuple):
@@ -224,7 +224,7 @@ class Origin:
         """Return the whole header of a request without a body."""
         return "\r\n".join((f"GET {path} HTTP/1.1", *self._named, "", "")).encode()
 
-    def take(self) -> Connection | None:
+    def acquire(self) -> Connection | None:
         """A connection that was kept, if one is of use still."""
         oldest = self._loop.time() - self._deadlines.keepalive
         while self.idle:
@@ -235,7 +235,7 @@ class Origin:
             connection.close()
         return None
 
-    def give_back(self, connection: Connection) -> None:
+    def release(self, connection: Connection) -> None:
         """Keep a connection whose answer ended."""
         if self._closed:
             connection.close()
@@ -283,7 +283,7 @@ class Origin:
             self._sweep = self._loop.call_later(max(0.0, wait), self._close_old)
 
 
-class Connections:
+class ConnectionPool:
     """Connections to all workers, kept while they are of use."""
 
     def __init__(self, clock: Clock, deadlines: Deadlines) -> None:
@@ -299,7 +299,7 @@ class Connections:
         return origin
 
     @property
-    def kept(self) -> int:
+    def idle_count(self) -> int:
         """Connections that wait to be used again."""
         return sum(len(origin.idle) for origin in self._origins.values())
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from sun_sglang.router.dispatch.outcome import Lost, Reply
 from sun_sglang.router.protocol import sse
 from sun_sglang.router.transport.connection_pool import (
     BrokenError,
@@ -15,6 +14,7 @@ from sun_sglang.router.transport.connection_pool import (
     NotConnectedError,
     Origin,
 )
+from sun_sglang.router.transport.messages import LegFailure, LegResponse, LegResult
 
 # Bytes of a stream that may wait for whoever reads it; then the worker is held back.
 _BACKLOG = 1 << 18
@@ -24,11 +24,11 @@ _PIECE_BYTES = 48
 MAX_REPLY_BYTES = 1 << 20
 
 
-class Exchange:
+class LegExchange:
     """A request that is sent at once, and the receiver of its answer.
 
     The request is sent once. uvicorn closes an idle connection without notice, so a request on a kept connection may be
-    lost; `Lost.stale` reports this, and the caller decides whether to send another request.
+    lost; `LegFailure.stale` reports this, and the caller decides whether to send another request.
 
     Args:
         origin: the worker.
@@ -74,7 +74,7 @@ class Exchange:
         origin: Origin,
         path: str,
         body: bytes | None,
-        heard: Callable[[Lost | Reply], None],
+        heard: Callable[[LegResult], None],
         *,
         streams: bool = False,
         fresh: bool = False,
@@ -89,7 +89,7 @@ class Exchange:
         # dropped once it was sent: it may be megabytes, and a stream may last for minutes
         self._body: bytes | None = None
         # dropped once it was called: what it holds holds this exchange
-        self._heard: Callable[[Lost | Reply], None] | None = heard
+        self._heard: Callable[[LegResult], None] | None = heard
         self._streams = streams
         self._paused = False
         self._status = 0
@@ -103,13 +103,13 @@ class Exchange:
         self._reader: asyncio.Future[None] | None = None
         self._watcher: asyncio.Future[None] | None = None
         self._on_over: Callable[[LegError | None], None] | None = None
-        self._connection: Connection | None = None if fresh else origin.take()
+        self._connection: Connection | None = None if fresh else origin.acquire()
         self._kept = self._connection is not None
         if self._connection is None:
             self._body = body
             self._connecting = self._loop.create_task(self._connect())
         else:
-            self._connection.ask(path, body, self)
+            self._connection.send(path, body, self)
 
     async def read(self) -> bytes:
         """The next piece of a stream; empty at its end.
@@ -162,11 +162,11 @@ class Exchange:
 
     # --- called by the connection -------------------------------------------------------------------------------------
 
-    def begun(self, status: int) -> None:
+    def response_started(self, status: int) -> None:
         """See `Receiver`."""
         self._status = status
 
-    def piece(self, data: bytes) -> None:
+    def response_data(self, data: bytes) -> None:
         """See `Receiver`."""
         self.arrived = self._origin.clock.now()
         if self._heard is None and self._watcher is not None:
@@ -184,22 +184,22 @@ class Exchange:
             self._paused = True
             self._connection.pause()
 
-    def ended(self) -> None:
+    def response_completed(self) -> None:
         """See `Receiver`."""
         self._end(None)
         if self._heard is None:
             return
         if self._streams and self._status == 200:
-            self._tell(Lost("the stream ended before its first token"))
+            self._tell(LegFailure("the stream ended before its first token"))
         else:
-            self._tell(Reply(self._status, self._take()))
+            self._tell(LegResponse(self._status, self._take()))
 
-    def broke(self, error: LegError) -> None:
+    def response_failed(self, error: LegError) -> None:
         """See `Receiver`."""
         self._connection = None
         stale = self._kept and self._status == 0 and isinstance(error, BrokenError)
         self._end(error)
-        self._tell(Lost(str(error), stale=stale))
+        self._tell(LegFailure(str(error), stale=stale))
 
     # ------------------------------------------------------------------------------------------------------------------
 
@@ -208,10 +208,10 @@ class Exchange:
             self._connection = await self._origin.connect()
         except NotConnectedError as e:
             self._end(e)
-            self._tell(Lost(str(e), refused=True, ours=isinstance(e, ExhaustedError)))
+            self._tell(LegFailure(str(e), refused=True, ours=isinstance(e, ExhaustedError)))
         else:
             body, self._body = self._body, None
-            self._connection.ask(self._path, body, self)
+            self._connection.send(self._path, body, self)
         finally:
             self._connecting = None
 
@@ -220,7 +220,7 @@ class Exchange:
         near = self._tail + data
         self._tail = near[-3:]
         if sse.contains_event_end(near) or self._size > sse.MAX_EVENT_BYTES:
-            self._tell(Reply(200, self._take(), streamed=True))
+            self._tell(LegResponse(200, self._take(), streamed=True))
 
     def _refuse(self) -> None:
         """Break off an answer that is too large."""
@@ -228,7 +228,7 @@ class Exchange:
         self._pieces.clear()
         self.close()
         if heard is not None:
-            heard(Lost(why, oversized=True))
+            heard(LegFailure(why, oversized=True))
 
     def _take(self) -> bytes:
         pieces = self._pieces
@@ -243,7 +243,7 @@ class Exchange:
             self._paused = False
             self._connection.resume()
 
-    def _tell(self, said: Lost | Reply) -> None:
+    def _tell(self, said: LegResult) -> None:
         heard, self._heard = self._heard, None
         if heard is not None:
             heard(said)

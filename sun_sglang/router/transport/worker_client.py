@@ -14,12 +14,12 @@ from sun_sglang.contracts.fleet_file import FleetWorker
 from sun_sglang.contracts.worker_card import WORKER_CARD_PATH
 from sun_sglang.router.clock import Clock
 from sun_sglang.router.deadlines import Deadlines
-from sun_sglang.router.dispatch.outcome import Lost, Reply
 from sun_sglang.router.observability.log import Log
 from sun_sglang.router.protocol.worker_replies import parse_json
 from sun_sglang.router.transport.bounded_read import OversizedError
-from sun_sglang.router.transport.connection_pool import Connections
-from sun_sglang.router.transport.exchange import Exchange
+from sun_sglang.router.transport.connection_pool import ConnectionPool
+from sun_sglang.router.transport.exchange import LegExchange
+from sun_sglang.router.transport.messages import LegFailure, LegResult
 
 
 def new_session(deadlines: Deadlines) -> aiohttp.ClientSession:
@@ -39,15 +39,15 @@ def new_session(deadlines: Deadlines) -> aiohttp.ClientSession:
     )
 
 
-class Wire:
+class WorkerClient:
     """Sends legs and aborts. What a leg says goes to whoever sent it; nothing is decided here.
 
     Attributes:
-        connections: to the workers.
+        pool: connections to the workers.
     """
 
     def __init__(self, log: Log, clock: Clock, deadlines: Deadlines) -> None:
-        self.connections = Connections(clock, deadlines)
+        self.pool = ConnectionPool(clock, deadlines)
         self._deadlines = deadlines
         self._clock = clock
         self._log = log
@@ -57,15 +57,15 @@ class Wire:
         worker: FleetWorker,
         path: str,
         body: bytes,
-        heard: Callable[[Lost | Reply], None],
+        heard: Callable[[LegResult], None],
         *,
         most: int,
         streams: bool = False,
         fresh: bool = False,
-    ) -> Exchange:
-        """Send a leg to a worker; see `Exchange`."""
-        origin = self.connections.origin(worker.url, worker.key)
-        return Exchange(origin, path, body, heard, streams=streams, fresh=fresh, most=most)
+    ) -> LegExchange:
+        """Send a leg to a worker; see `LegExchange`."""
+        origin = self.pool.origin(worker.url, worker.key)
+        return LegExchange(origin, path, body, heard, streams=streams, fresh=fresh, most=most)
 
     async def abort(self, worker: FleetWorker, what: dict[str, Any]) -> None:
         """POST /abort_request. An abort is idempotent, so it is sent again where a kept connection was closed.
@@ -74,9 +74,9 @@ class Wire:
         """
         body = orjson.dumps(what)
         outcome = await self._ask(worker, "/abort_request", body, self._deadlines.abort)
-        if isinstance(outcome, Lost) and outcome.stale:
+        if isinstance(outcome, LegFailure) and outcome.stale:
             outcome = await self._ask(worker, "/abort_request", body, self._deadlines.abort, fresh=True)
-        if isinstance(outcome, Lost):
+        if isinstance(outcome, LegFailure):
             self._log.event("abort_failed", url=worker.url, why=outcome.detail, **what)
 
     async def incarnation(self, worker: FleetWorker) -> str | None:
@@ -85,7 +85,7 @@ class Wire:
         The connection is new: an answer proves that the process lives after this call began.
         """
         outcome = await self._ask(worker, WORKER_CARD_PATH, None, self._deadlines.liveness, fresh=True)
-        if isinstance(outcome, Lost) or outcome.status != HTTPStatus.OK:
+        if isinstance(outcome, LegFailure) or outcome.status != HTTPStatus.OK:
             return None
         card = parse_json(outcome.head)
         incarnation = card.get("incarnation") if isinstance(card, dict) else None
@@ -93,29 +93,29 @@ class Wire:
 
     async def _ask(
         self, worker: FleetWorker, path: str, body: bytes | None, seconds: float, *, fresh: bool = False
-    ) -> Lost | Reply:
-        said: asyncio.Future[Lost | Reply] = asyncio.get_running_loop().create_future()
+    ) -> LegResult:
+        said: asyncio.Future[LegResult] = asyncio.get_running_loop().create_future()
 
-        def heard(outcome: Lost | Reply) -> None:
+        def heard(outcome: LegResult) -> None:
             # the deadline may cancel the future in the same turn of the loop
             if not said.done():
                 said.set_result(outcome)
 
-        exchange = Exchange(self.connections.origin(worker.url, worker.key), path, body, heard, fresh=fresh)
+        exchange = LegExchange(self.pool.origin(worker.url, worker.key), path, body, heard, fresh=fresh)
         try:
             async with self._clock.timeout(seconds):
                 return await said
         except TimeoutError:
-            return Lost("timed out")
+            return LegFailure("timed out")
         finally:
             exchange.close()
 
     def close(self) -> None:
         """Close the connections that are kept."""
-        self.connections.close()
+        self.pool.close()
 
 
-def describe(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """An error of a client session as a person reads it; aiohttp's own texts are long, or missing."""
     match error:
         case OversizedError():

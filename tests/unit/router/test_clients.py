@@ -273,7 +273,7 @@ async def test_a_router_without_descriptors_blames_no_worker(small: System, monk
         raise OSError(errno.EMFILE, "Too many open files")
 
     assert (await small.post("/generate", ASK))[0] == 200  # its connection stays open
-    for origin in small.router.dispatcher.wire.connections._origins.values():
+    for origin in small.router.dispatcher.client.pool._origins.values():
         while origin.idle:
             origin.idle.pop().connection.close()
     monkeypatch.setattr(loop, "create_connection", none_left)
@@ -296,7 +296,7 @@ async def test_a_card_that_the_router_cannot_ask_for_says_nothing_of_the_worker(
         asked += 1
         raise aiohttp.ClientConnectorError(None, OSError(errno.EMFILE, "Too many open files"))  # type: ignore[arg-type]  # its text is not asked for
 
-    monkeypatch.setattr("sun_sglang.router.health.prober.describe", lambda _: "no descriptor")
+    monkeypatch.setattr("sun_sglang.router.health.prober.describe_error", lambda _: "no descriptor")
     monkeypatch.setattr(small.router._session, "get", none_left)
     await small.until(lambda: asked > 30)
     assert all(small.router.registry.state(name) == "ready" for name in small.workers)

@@ -11,15 +11,15 @@ import pytest
 
 from sun_sglang.router.clock import Clock
 from sun_sglang.router.deadlines import Deadlines
-from sun_sglang.router.dispatch.outcome import Lost, Reply
-from sun_sglang.router.transport.connection_pool import BrokenError, Connections, LegError
-from sun_sglang.router.transport.exchange import MAX_REPLY_BYTES, Exchange
+from sun_sglang.router.transport.connection_pool import BrokenError, ConnectionPool, LegError
+from sun_sglang.router.transport.exchange import MAX_REPLY_BYTES, LegExchange
+from sun_sglang.router.transport.messages import LegFailure, LegResponse, LegResult
 from tests.unit.ports import PORTS
 
 from .conftest import DEADLINES, PATIENCE_S
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
+PairResponse = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
 class Server:
@@ -28,7 +28,7 @@ class Server:
     def __init__(self) -> None:
         self.connections = 0
         self.requests: list[bytes] = []
-        self.answers: list[Answer] = []
+        self.answers: list[PairResponse] = []
         self._writers: list[asyncio.StreamWriter] = []
 
     async def start(self) -> str:
@@ -65,7 +65,7 @@ class Server:
             writer.close()
 
 
-def says(data: bytes, *, then_close: bool = False) -> Answer:
+def says(data: bytes, *, then_close: bool = False) -> PairResponse:
     async def answer(writer: asyncio.StreamWriter) -> None:
         writer.write(data)
         await writer.drain()
@@ -86,18 +86,18 @@ class Client:
     """Sends requests, and keeps what was said of them."""
 
     def __init__(self, deadlines: Deadlines = DEADLINES) -> None:
-        self.connections = Connections(Clock(asyncio.get_running_loop(), lambda _: None), deadlines)
-        self.said: list[Lost | Reply] = []
+        self.pool = ConnectionPool(Clock(asyncio.get_running_loop(), lambda _: None), deadlines)
+        self.said: list[LegResult] = []
 
     def send(
         self, base: str, path: str = "/", body: bytes = b"{}", *, streams: bool = False, most: int = MAX_REPLY_BYTES
-    ) -> Exchange:
-        return Exchange(self.connections.origin(base), path, body, self.said.append, streams=streams, most=most)
+    ) -> LegExchange:
+        return LegExchange(self.pool.origin(base), path, body, self.said.append, streams=streams, most=most)
 
-    async def ask(self, base: str, path: str = "/", body: bytes | None = b"{}", *, fresh: bool = False) -> Lost | Reply:
+    async def ask(self, base: str, path: str = "/", body: bytes | None = b"{}", *, fresh: bool = False) -> LegResult:
         """The answer to a request of its own."""
-        said: asyncio.Future[Lost | Reply] = asyncio.get_running_loop().create_future()
-        Exchange(self.connections.origin(base), path, body, said.set_result, fresh=fresh)
+        said: asyncio.Future[LegResult] = asyncio.get_running_loop().create_future()
+        LegExchange(self.pool.origin(base), path, body, said.set_result, fresh=fresh)
         async with asyncio.timeout(PATIENCE_S):
             return await said
 
@@ -111,7 +111,7 @@ class Client:
 async def client() -> AsyncIterator[Client]:
     made = Client()
     yield made
-    made.connections.close()
+    made.pool.close()
 
 
 FIRST = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nab\n\n\r\n"
@@ -120,7 +120,7 @@ END = b"0\r\n\r\n"
 
 async def test_a_request_and_its_answer(server: Server, client: Client) -> None:
     base = await server.start()
-    assert await client.ask(base, "/generate", b'{"a":1}') == Reply(200, b"ok")
+    assert await client.ask(base, "/generate", b'{"a":1}') == LegResponse(200, b"ok")
     head, _, body = server.requests[0].partition(b"\r\n\r\n")
     assert body == b'{"a":1}'
     assert head.splitlines() == [
@@ -135,15 +135,15 @@ async def test_a_connection_is_used_again_one_at_a_time(server: Server, client: 
     base = await server.start()
     for _ in range(3):
         await client.ask(base)
-    assert (server.connections, client.connections.kept) == (1, 1)
+    assert (server.connections, client.pool.idle_count) == (1, 1)
     await asyncio.gather(*(client.ask(base) for _ in range(3)))
-    assert server.connections == client.connections.kept == 3
+    assert server.connections == client.pool.idle_count == 3
 
 
 async def test_a_connection_that_its_worker_wants_closed(server: Server, client: Client) -> None:
     base = await server.start()
     server.answers = [says(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok")]
-    assert await client.ask(base) == await client.ask(base) == Reply(200, b"ok")
+    assert await client.ask(base) == await client.ask(base) == LegResponse(200, b"ok")
     assert server.connections == 2
 
 
@@ -151,16 +151,16 @@ async def test_old_connections_are_closed(server: Server) -> None:
     client = Client(replace(DEADLINES, keepalive=0.02))
     base = await server.start()
     await asyncio.gather(*(client.ask(base) for _ in range(2)))
-    await client.until(lambda: not client.connections.kept)
+    await client.until(lambda: not client.pool.idle_count)
     await client.ask(base)
     assert server.connections == 3
-    client.connections.close()
+    client.pool.close()
 
 
 async def test_nobody_listens(client: Client) -> None:
     port = next(PORTS)
     said = await client.ask(f"http://127.0.0.1:{port}")
-    assert isinstance(said, Lost)
+    assert isinstance(said, LegFailure)
     assert said.refused
     assert said.detail.startswith(f"cannot connect to 127.0.0.1:{port} (")
 
@@ -170,22 +170,22 @@ async def test_exchange_kept_connection_closes_without_an_answer_is_stale_and_se
 ) -> None:
     base = await server.start()
     server.answers = [says(OK), says(b"", then_close=True)]
-    assert await client.ask(base, "/a") == Reply(200, b"ok")
-    assert await client.ask(base, "/b") == Lost("it closed the connection without an answer", stale=True)
+    assert await client.ask(base, "/a") == LegResponse(200, b"ok")
+    assert await client.ask(base, "/b") == LegFailure("it closed the connection without an answer", stale=True)
     assert [r.split(b" ")[1] for r in server.requests] == [b"/a", b"/b"]
-    assert (server.connections, client.connections.kept) == (1, 0)
+    assert (server.connections, client.pool.idle_count) == (1, 0)
 
 
 async def test_exchange_new_connection_closes_without_an_answer_is_a_loss(server: Server, client: Client) -> None:
     base = await server.start()
     server.answers = [says(b"", then_close=True)]
-    assert await client.ask(base) == Lost("it closed the connection without an answer")
-    assert (len(server.requests), client.connections.kept) == (1, 0)
+    assert await client.ask(base) == LegFailure("it closed the connection without an answer")
+    assert (len(server.requests), client.pool.idle_count) == (1, 0)
 
 
 async def test_exchange_fresh_uses_no_kept_connection(server: Server, client: Client) -> None:
     base = await server.start()
-    assert await client.ask(base) == await client.ask(base, "/card", None, fresh=True) == Reply(200, b"ok")
+    assert await client.ask(base) == await client.ask(base, "/card", None, fresh=True) == LegResponse(200, b"ok")
     assert server.connections == 2
     assert server.requests[1].startswith(b"GET /card HTTP/1.1\r\nHost: 127.0.0.1:")
 
@@ -194,8 +194,8 @@ async def test_connection_that_carried_a_500_is_not_kept(server: Server, client:
     """Uvicorn closes it after an unhandled exception, and does not announce that."""
     base = await server.start()
     server.answers = [says(b"HTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\nno")]
-    assert await client.ask(base) == Reply(500, b"no")
-    assert client.connections.kept == 0
+    assert await client.ask(base) == LegResponse(500, b"no")
+    assert client.pool.idle_count == 0
 
 
 async def test_a_server_that_died_keeps_the_first_error(server: Server, client: Client) -> None:
@@ -204,8 +204,8 @@ async def test_a_server_that_died_keeps_the_first_error(server: Server, client: 
     await server.stop()
     # what was kept is closed by then, or is found to be when it is written to
     said = await client.ask(base)
-    assert isinstance(said, Lost)
-    assert client.connections.kept == 0
+    assert isinstance(said, LegFailure)
+    assert client.pool.idle_count == 0
 
 
 @pytest.mark.parametrize(
@@ -214,8 +214,8 @@ async def test_a_server_that_died_keeps_the_first_error(server: Server, client: 
 async def test_an_answer_that_breaks_in_the_middle(server: Server, client: Client, rest: bytes) -> None:
     base = await server.start()
     server.answers = [says(b"HTTP/1.1 200 OK\r\n" + rest, then_close=True)]
-    assert await client.ask(base) == Lost("it closed the connection in the middle of an answer")
-    assert (len(server.requests), client.connections.kept) == (1, 0), "part of an answer may be an effect"
+    assert await client.ask(base) == LegFailure("it closed the connection in the middle of an answer")
+    assert (len(server.requests), client.pool.idle_count) == (1, 0), "part of an answer may be an effect"
 
 
 @pytest.mark.parametrize("data", [b"hello\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n"])
@@ -223,9 +223,9 @@ async def test_an_answer_that_is_no_http(server: Server, client: Client, data: b
     base = await server.start()
     server.answers = [says(data)]
     said = await client.ask(base)
-    assert isinstance(said, Lost)
+    assert isinstance(said, LegFailure)
     assert said.detail.startswith("the answer is not HTTP: ")
-    assert (len(server.requests), client.connections.kept) == (1, 0)
+    assert (len(server.requests), client.pool.idle_count) == (1, 0)
 
 
 async def test_exchange_answer_without_an_end_is_broken_off(server: Server, client: Client) -> None:
@@ -238,8 +238,8 @@ async def test_exchange_answer_without_an_end_is_broken_off(server: Server, clie
             await writer.drain()
 
     server.answers = [floods]
-    assert await client.ask(base) == Lost("its answer is over 1 MiB", oversized=True)
-    assert client.connections.kept == 0
+    assert await client.ask(base) == LegFailure("its answer is over 1 MiB", oversized=True)
+    assert client.pool.idle_count == 0
 
 
 async def test_exchange_header_without_an_end_is_broken_off(server: Server, client: Client) -> None:
@@ -252,14 +252,14 @@ async def test_exchange_header_without_an_end_is_broken_off(server: Server, clie
             await writer.drain()
 
     server.answers = [floods]
-    assert await client.ask(base) == Lost("the answer's header is over 65536 bytes")
-    assert client.connections.kept == 0
+    assert await client.ask(base) == LegFailure("the answer's header is over 65536 bytes")
+    assert client.pool.idle_count == 0
 
 
 async def test_what_comes_after_an_answer_ends_its_connection(server: Server, client: Client) -> None:
     base = await server.start()
     server.answers = [says(OK + b"more")]
-    assert await client.ask(base) == await client.ask(base) == Reply(200, b"ok")
+    assert await client.ask(base) == await client.ask(base) == LegResponse(200, b"ok")
     assert server.connections == 2
 
 
@@ -267,11 +267,11 @@ async def test_connection_that_brings_an_answer_nobody_asked_for_is_not_used_aga
     server: Server, client: Client
 ) -> None:
     base = await server.start()
-    assert await client.ask(base) == Reply(200, b"ok")
+    assert await client.ask(base) == LegResponse(200, b"ok")
     server.write_to_all(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n")
-    (idle,) = client.connections.origin(base).idle
+    (idle,) = client.pool.origin(base).idle
     await client.until(lambda: not idle.connection.is_open)
-    assert await client.ask(base) == Reply(200, b"ok")
+    assert await client.ask(base) == LegResponse(200, b"ok")
     assert server.connections == 2
 
 
@@ -280,15 +280,15 @@ async def test_connection_that_brings_a_second_answer_with_the_first_is_not_used
 ) -> None:
     base = await server.start()
     server.answers = [says(OK + b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nfor")]
-    assert await client.ask(base) == Reply(200, b"ok")
-    assert await client.ask(base) == Reply(200, b"ok")
+    assert await client.ask(base) == LegResponse(200, b"ok")
+    assert await client.ask(base) == LegResponse(200, b"ok")
     assert server.connections == 2
 
 
 async def test_exchange_interim_answers_are_skipped(server: Server, client: Client) -> None:
     base = await server.start()
     server.answers = [says(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n" + OK)]
-    assert await client.ask(base) == await client.ask(base) == Reply(200, b"ok")
+    assert await client.ask(base) == await client.ask(base) == LegResponse(200, b"ok")
     assert server.connections == 1
 
 
@@ -301,7 +301,7 @@ async def test_exchange_interim_answers_without_an_end_are_broken_off(server: Se
             await writer.drain()
 
     server.answers = [floods]
-    assert await client.ask(base) == Lost("the answer's header is over 65536 bytes")
+    assert await client.ask(base) == LegFailure("the answer's header is over 65536 bytes")
 
 
 async def test_exchange_answer_in_chunks_of_one_byte_is_bounded_by_its_memory(server: Server, client: Client) -> None:
@@ -310,7 +310,7 @@ async def test_exchange_answer_in_chunks_of_one_byte_is_bounded_by_its_memory(se
     server.answers = [says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + END)]
     client.send(base, most=1 << 16)
     await client.until(lambda: client.said)
-    assert client.said == [Lost("its answer is over 0.0625 MiB", oversized=True)]
+    assert client.said == [LegFailure("its answer is over 0.0625 MiB", oversized=True)]
 
 
 async def test_exchange_stream_in_chunks_of_one_byte_is_held_back_by_its_memory(server: Server, client: Client) -> None:
@@ -346,12 +346,12 @@ async def test_a_stream_is_told_of_at_its_first_event_and_read_to_its_end(server
     server.answers = [streams]
     exchange = client.send(base, streams=True)
     await client.until(lambda: client.said)
-    assert client.said == [Reply(200, b"ab\n\n", streamed=True)]
+    assert client.said == [LegResponse(200, b"ab\n\n", streamed=True)]
     reading = asyncio.create_task(exchange.read())
     go_on.set()
     assert (await reading, await exchange.read()) == (b"c", b"")
     assert exchange.over
-    assert client.connections.kept == 1
+    assert client.pool.idle_count == 1
 
 
 async def test_a_stream_without_an_event_is_a_loss(server: Server, client: Client) -> None:
@@ -359,7 +359,7 @@ async def test_a_stream_without_an_event_is_a_loss(server: Server, client: Clien
     server.answers = [says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + END)]
     client.send(base, streams=True)
     await client.until(lambda: client.said)
-    assert client.said == [Lost("the stream ended before its first token")]
+    assert client.said == [LegFailure("the stream ended before its first token")]
 
 
 async def test_a_slow_reader_holds_the_worker_back_and_gets_everything(server: Server, client: Client) -> None:
@@ -387,7 +387,7 @@ async def test_a_slow_reader_holds_the_worker_back_and_gets_everything(server: S
     while piece := await exchange.read():
         got += len(piece)
     assert got == size
-    assert await client.ask(base) == Reply(200, b"ok"), "the connection reads again"
+    assert await client.ask(base) == LegResponse(200, b"ok"), "the connection reads again"
     assert server.connections == 1
 
 
@@ -398,7 +398,7 @@ async def test_what_a_stream_still_brings_can_be_dropped(server: Server, client:
     await client.until(lambda: client.said)
     async with asyncio.timeout(PATIENCE_S):
         await exchange.finished()
-    assert client.connections.kept == 1
+    assert client.pool.idle_count == 1
 
 
 async def test_a_stream_that_breaks_is_read_up_to_there(server: Server, client: Client) -> None:
@@ -423,7 +423,7 @@ async def test_closing_wakes_the_reader(server: Server, client: Client) -> None:
     exchange.close()
     with pytest.raises(LegError):
         await reading
-    assert client.connections.kept == 0
+    assert client.pool.idle_count == 0
 
 
 async def test_giving_up_closes_the_connection_and_says_nothing(server: Server, client: Client) -> None:
@@ -441,7 +441,7 @@ async def test_giving_up_closes_the_connection_and_says_nothing(server: Server, 
     server.close_all()
     async with asyncio.timeout(PATIENCE_S):
         await left.wait()
-    assert (client.said, client.connections.kept) == ([], 0)
+    assert (client.said, client.pool.idle_count) == ([], 0)
 
 
 async def test_giving_up_while_it_connects(client: Client) -> None:
@@ -458,15 +458,15 @@ async def test_closing_closes_what_is_kept_and_keeps_nothing_after(server: Serve
     exchange = client.send(base, streams=True)
     await client.until(lambda: client.said)
     await client.ask(base)
-    client.connections.close()
-    assert client.connections.kept == 0
+    client.pool.close()
+    assert client.pool.idle_count == 0
     exchange.close()
-    assert client.connections.kept == 0
+    assert client.pool.idle_count == 0
 
 
 async def test_connection_that_the_worker_closed_is_not_open_before_the_event_loop_sees_it(client: Client) -> None:
     with socket.create_server(("127.0.0.1", 0)) as worker:
-        connection = await client.connections.origin(f"http://127.0.0.1:{worker.getsockname()[1]}").connect()
+        connection = await client.pool.origin(f"http://127.0.0.1:{worker.getsockname()[1]}").connect()
         peer, _ = worker.accept()
         assert connection.is_open
         # the event loop does not run between the two

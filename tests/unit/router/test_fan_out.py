@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from sun_sglang.errors import RequestError
-from sun_sglang.router.dispatch.legs import Call, leg_bodies, make_calls
+from sun_sglang.router.dispatch.legs import PairRequest, leg_bodies, make_pair_requests
 from sun_sglang.router.protocol.fan_out import split_request
 from sun_sglang.router.protocol.prompt_length import measure_prompt
 from sun_sglang.router.protocol.request import Endpoint, Request, parse_request
@@ -27,9 +27,9 @@ def read(endpoint: Endpoint, **body: Any) -> Request:
     return parse_request(endpoint, orjson.dumps(body), header_task="math", tasks=["math"])
 
 
-def calls_of(request: Request, most: int | None = None) -> tuple[Call, ...]:
+def calls_of(request: Request, most: int | None = None) -> tuple[PairRequest, ...]:
     costs = [Cost(1, 1)] * (request.batch or 1)
-    return make_calls(request, split_request(request), costs, wire_model="math", most=most)
+    return make_pair_requests(request, split_request(request), costs, worker_model="math", most=most)
 
 
 def test_prompts_of_a_list_share_all_their_other_fields() -> None:

@@ -158,7 +158,7 @@ async def test_worker_that_reads_a_long_prompt_or_answers_others_and_shows_no_ca
     small: System, busy: str
 ) -> None:
     """Its silence says nothing: the request is not retried, and the other requests of the worker go on."""
-    set_deadlines(small.router.dispatcher.wire, liveness=0.01)
+    set_deadlines(small.router.dispatcher.client, liveness=0.01)
     small["math-0"].fault = Fault(status=500, times=1)
     small["base-0"].silent_cards = True
     worker = small.router.registry.workers["base-0"]
@@ -192,7 +192,7 @@ async def test_fault_02_request_that_its_prefill_worker_had_finished_is_retried(
     now = asyncio.Event()
     sun["base-0"].fault = sun["base-1"].fault = Fault(status=500, wait=now, times=1)
     asked = asyncio.create_task(ask(sun, stream))
-    await sun.until(lambda: any(a.heard["prefill"] for a in sun.router.dispatcher.attempts))
+    await sun.until(lambda: any(a.results["prefill"] for a in sun.router.dispatcher.attempts))
     having(sun, "math").vanish()
     now.set()
     assert await asked == ANSWER
@@ -412,7 +412,7 @@ async def test_fault_08_a_worker_that_sends_others_their_bytes_does_not_stand_st
     asked = [asyncio.create_task(ask(system, s)) for s in (stream, True)]
     await system.until(lambda: sum(a.silent_since < float("inf") for a in system.router.dispatcher.attempts) == 2)
     stalls, base, now = system.router.stalls, system.router.registry.workers["base-0"], system.router.clock.now()
-    first, other = sorted(system.router.dispatcher.attempts, key=lambda a: a.call.stream is not stream)
+    first, other = sorted(system.router.dispatcher.attempts, key=lambda a: a.request.stream is not stream)
     first.reading_since, first.owed_since = (now - 100, None) if stream else (None, now - 100)
     stalls.saw("base-0", 7, now - 100)
     base.answered = now - 100

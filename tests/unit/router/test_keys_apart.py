@@ -183,7 +183,7 @@ async def test_aborts_of_a_request_that_is_being_aborted_cost_nothing(
     shared["base-0"].fault = Fault(hang_after=2)
     asked = asyncio.create_task(told(shared, "POST", "/generate", ALICE, json={**ASK, "rid": "one"}))
     await shared.until(lambda: shared["base-0"].running)
-    monkeypatch.setattr(shared.router.dispatcher.wire, "abort", abort)
+    monkeypatch.setattr(shared.router.dispatcher.client, "abort", abort)
     for _ in range(20):
         assert (await told(shared, "POST", "/abort_request", ALICE, json={"rid": "one"}))[0] == 200
     assert sorted(sent) == sorted(shared[name].url for name in ("math-0", "base-0"))

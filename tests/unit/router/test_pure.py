@@ -16,8 +16,16 @@ from hypothesis import strategies as st
 from sun_sglang.contracts.fleet_file import Fleet, FleetError, load_fleet
 from sun_sglang.contracts.worker_card import WorkerCard
 from sun_sglang.errors import RequestError
-from sun_sglang.router.dispatch.legs import leg_bodies, make_calls, namespace, new_names, wire_model
-from sun_sglang.router.dispatch.outcome import Failed, Heard, Lost, Relay, Reply, Serve, Wait, judge, overdue, owing
+from sun_sglang.router.dispatch.legs import leg_bodies, make_pair_requests, namespace, new_leg_ids, worker_model
+from sun_sglang.router.dispatch.outcome import (
+    AttemptFailed,
+    Relay,
+    Serve,
+    Wait,
+    awaited_leg,
+    deadline_passed,
+    decide,
+)
 from sun_sglang.router.health.canary import OUTPUT_TOKENS, PROMPT_TOKENS, canary_fault, is_same_fault, make_canary
 from sun_sglang.router.observability.request_id import RandomBytes
 from sun_sglang.router.protocol.fan_out import split_request
@@ -25,45 +33,46 @@ from sun_sglang.router.protocol.prompt_length import measure_prompt
 from sun_sglang.router.protocol.request import Endpoint, choose_task, parse_request
 from sun_sglang.router.protocol.worker_replies import TokenCounts, error_message, token_counts
 from sun_sglang.router.scheduling.cost import Cost
+from sun_sglang.router.transport.messages import LegFailure, LegResponse, LegResult
 from sun_sglang.router.workers.paths import Path as Route
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.worker import State
 
 from .fake_worker import FakeWorker, Rooms
 
-# --- verdicts -------------------------------------------------------------------------------------------------------
+# --- outcomes -------------------------------------------------------------------------------------------------------
 
-OK = Reply(200, b'{"text":"x","meta_info":{"finish_reason":{"type":"length"}}}')
-FIRST = Reply(200, b'data: {"choices":[{"finish_reason":null}]}\n\n', streamed=True)
-BAD = Reply(400, b'{"error":{"message":"no"}}')
-BROKEN = Reply(500, b"Internal Server Error")
-LOST = Lost("gone")
-ABORT = Reply(200, b'{"meta_info":{"finish_reason":{"type":"abort","message":"m","status_code":500}}}')
-BLAMED = Reply(200, b'{"meta_info":{"finish_reason":{"type":"abort","message":"m","status_code":400}}}')
-ABORT_EVENT = Reply(200, b'data: {"choices":[{"finish_reason":"abort"}]}\n\n', streamed=True)
-ERROR_EVENT = Reply(200, b'data: {"error":{"message":"m","code":500}}\n\n', streamed=True)
-BLAMED_EVENT = Reply(200, b'data: {"error":{"message":"m","code":429}}\n\n', streamed=True)
-FAULTS = [LOST, BROKEN, ABORT, ABORT_EVENT, ERROR_EVENT, Reply(302, b"")]
+OK = LegResponse(200, b'{"text":"x","meta_info":{"finish_reason":{"type":"length"}}}')
+FIRST = LegResponse(200, b'data: {"choices":[{"finish_reason":null}]}\n\n', streamed=True)
+BAD = LegResponse(400, b'{"error":{"message":"no"}}')
+BROKEN = LegResponse(500, b"Internal Server Error")
+LOST = LegFailure("gone")
+ABORT = LegResponse(200, b'{"meta_info":{"finish_reason":{"type":"abort","message":"m","status_code":500}}}')
+BLAMED = LegResponse(200, b'{"meta_info":{"finish_reason":{"type":"abort","message":"m","status_code":400}}}')
+ABORT_EVENT = LegResponse(200, b'data: {"choices":[{"finish_reason":"abort"}]}\n\n', streamed=True)
+ERROR_EVENT = LegResponse(200, b'data: {"error":{"message":"m","code":500}}\n\n', streamed=True)
+BLAMED_EVENT = LegResponse(200, b'data: {"error":{"message":"m","code":429}}\n\n', streamed=True)
+FAULTS = [LOST, BROKEN, ABORT, ABORT_EVENT, ERROR_EVENT, LegResponse(302, b"")]
 REFUSALS = [BAD, BLAMED, BLAMED_EVENT]
 
 
 @pytest.mark.parametrize("decode", [OK, FIRST])
 @pytest.mark.parametrize("prefill", [None, OK, *FAULTS, *REFUSALS])
-def test_a_token_from_decode_is_an_answer_whatever_prefill_says(prefill: Any, decode: Reply) -> None:
-    assert isinstance(judge(prefill, decode), Serve)
+def test_a_token_from_decode_is_an_answer_whatever_prefill_says(prefill: Any, decode: LegResponse) -> None:
+    assert isinstance(decide(prefill, decode), Serve)
 
 
 @pytest.mark.parametrize("prefill", [None, OK])
 def test_nothing_is_decided_before_decode_spoke(prefill: Any) -> None:
-    assert isinstance(judge(prefill, None), Wait)
+    assert isinstance(decide(prefill, None), Wait)
 
 
 def test_input_logprobs_are_waited_for_and_their_loss_is_a_failure() -> None:
-    assert isinstance(judge(None, OK, needs_prefill=True), Wait)
-    assert isinstance(judge(OK, OK, needs_prefill=True), Serve)
-    verdict = judge(LOST, OK, needs_prefill=True)
-    assert isinstance(verdict, Failed)
-    assert verdict.leg == "prefill"
+    assert isinstance(decide(None, OK, needs_prefill=True), Wait)
+    assert isinstance(decide(OK, OK, needs_prefill=True), Serve)
+    outcome = decide(LOST, OK, needs_prefill=True)
+    assert isinstance(outcome, AttemptFailed)
+    assert outcome.leg == "prefill"
 
 
 @pytest.mark.parametrize(
@@ -74,26 +83,26 @@ def test_input_logprobs_are_waited_for_and_their_loss_is_a_failure() -> None:
     ],
 )
 def test_what_a_decode_worker_says_of_its_prefill_worker_is_that_ones_fault(says: str) -> None:
-    verdict = judge(None, Reply(500, orjson.dumps({"error": {"message": says}})))
-    assert isinstance(verdict, Failed)
-    assert (verdict.leg, verdict.eject, verdict.doubt, verdict.retry) == ("prefill", False, True, True)
-    assert verdict.error.status == 502
+    outcome = decide(None, LegResponse(500, orjson.dumps({"error": {"message": says}})))
+    assert isinstance(outcome, AttemptFailed)
+    assert (outcome.leg, outcome.eject, outcome.doubt, outcome.retry) == ("prefill", False, True, True)
+    assert outcome.error.status == 502
 
 
 @pytest.mark.parametrize(("fault", "other"), list(product(FAULTS, [None, OK])))
 def test_either_legs_fault_is_a_failure_that_may_be_tried_again(fault: Any, other: Any) -> None:
-    for leg, verdict in (("prefill", judge(fault, None)), ("decode", judge(other, fault))):
-        assert isinstance(verdict, Failed)
-        assert (verdict.leg, verdict.retry) == (leg, True)
-        assert verdict.eject == isinstance(fault, Lost)
-        assert verdict.error.status == 502
+    for leg, outcome in (("prefill", decide(fault, None)), ("decode", decide(other, fault))):
+        assert isinstance(outcome, AttemptFailed)
+        assert (outcome.leg, outcome.retry) == (leg, True)
+        assert outcome.eject == isinstance(fault, LegFailure)
+        assert outcome.error.status == 502
 
 
 @pytest.mark.parametrize(("refusal", "other"), list(product(REFUSALS, [None, *FAULTS])))
 def test_a_refusal_by_either_leg_is_the_answer_even_beside_a_fault(refusal: Any, other: Any) -> None:
-    for verdict in (judge(refusal, other), judge(other, refusal)):
-        assert isinstance(verdict, Relay)
-        assert verdict.error.status in (400, 429)
+    for outcome in (decide(refusal, other), decide(other, refusal)):
+        assert isinstance(outcome, Relay)
+        assert outcome.error.status in (400, 429)
 
 
 OWN_BODIES = [
@@ -105,9 +114,9 @@ OWN_BODIES = [
 @pytest.mark.parametrize("body", OWN_BODIES)
 @pytest.mark.parametrize("leg", ["prefill", "decode"])
 def test_refusal_in_a_shape_that_clients_read_is_passed_on_as_it_came(leg: str, body: bytes) -> None:
-    verdict = judge(Reply(400, body), None) if leg == "prefill" else judge(None, Reply(400, body))
-    assert isinstance(verdict, Relay)
-    assert (verdict.error.status, verdict.error.as_json()) == (400, body)
+    outcome = decide(LegResponse(400, body), None) if leg == "prefill" else decide(None, LegResponse(400, body))
+    assert isinstance(outcome, Relay)
+    assert (outcome.error.status, outcome.error.as_json()) == (400, body)
 
 
 @pytest.mark.parametrize(
@@ -121,51 +130,51 @@ def test_refusal_in_a_shape_that_clients_read_is_passed_on_as_it_came(leg: str, 
 )
 @pytest.mark.parametrize("leg", ["prefill", "decode"])
 def test_refusal_in_another_shape_reaches_clients_in_the_routers(leg: str, body: bytes, message: str) -> None:
-    verdict = judge(Reply(400, body), None) if leg == "prefill" else judge(None, Reply(400, body))
-    assert isinstance(verdict, Relay)
-    error = orjson.loads(verdict.error.as_json())["error"]
+    outcome = decide(LegResponse(400, body), None) if leg == "prefill" else decide(None, LegResponse(400, body))
+    assert isinstance(outcome, Relay)
+    error = orjson.loads(outcome.error.as_json())["error"]
     assert (error["type"], error["message"]) == ("invalid_request_error", message.replace("LEG", leg))
 
 
 def test_worker_that_refuses_the_routers_key_is_at_fault_and_not_the_client() -> None:
-    for heard in ((Reply(401, b"{}"), None), (None, Reply(401, b"{}"))):
-        verdict = judge(*heard)
-        assert isinstance(verdict, Failed)
-        assert verdict.eject
-        assert verdict.error.status == 502
+    for heard in ((LegResponse(401, b"{}"), None), (None, LegResponse(401, b"{}"))):
+        outcome = decide(*heard)
+        assert isinstance(outcome, AttemptFailed)
+        assert outcome.eject
+        assert outcome.error.status == 502
 
 
 def test_a_refused_connection_is_a_503_and_a_broken_one_a_502() -> None:
     for refused, status in ((True, 503), (False, 502)):
-        verdict = judge(Lost("x", refused=refused), None)
-        assert isinstance(verdict, Failed)
-        assert verdict.error.status == status
+        outcome = decide(LegFailure("x", refused=refused), None)
+        assert isinstance(outcome, AttemptFailed)
+        assert outcome.error.status == status
 
 
 def test_an_abort_that_was_asked_for_is_an_answer() -> None:
-    assert isinstance(judge(ABORT, None, abort_asked=True), Wait)
-    assert isinstance(judge(ABORT, ABORT, abort_asked=True), Serve)
-    assert isinstance(judge(None, ABORT_EVENT, abort_asked=True), Serve)
-    assert isinstance(judge(None, LOST, abort_asked=True), Failed)
+    assert isinstance(decide(ABORT, None, abort_asked=True), Wait)
+    assert isinstance(decide(ABORT, ABORT, abort_asked=True), Serve)
+    assert isinstance(decide(None, ABORT_EVENT, abort_asked=True), Serve)
+    assert isinstance(decide(None, LOST, abort_asked=True), AttemptFailed)
 
 
 @pytest.mark.parametrize("message", ["Decode transfer failed", "Lost connection with prefill instance"])
 @pytest.mark.parametrize("prefill", [None, ABORT, LOST])
-def test_abort_that_breaks_a_transfer_is_nobodys_fault(message: str, prefill: Heard) -> None:
-    verdict = judge(prefill, Reply(500, message.encode()), abort_asked=True)
-    assert isinstance(verdict, Relay)
-    assert (verdict.error.status, verdict.error.code) == (400, "aborted")
+def test_abort_that_breaks_a_transfer_is_nobodys_fault(message: str, prefill: LegResult | None) -> None:
+    outcome = decide(prefill, LegResponse(500, message.encode()), abort_asked=True)
+    assert isinstance(outcome, Relay)
+    assert (outcome.error.status, outcome.error.code) == (400, "aborted")
 
 
 def test_who_owes_the_first_token() -> None:
-    assert owing(None) == "prefill"
-    assert owing(OK) == "decode"
+    assert awaited_leg(None) == "prefill"
+    assert awaited_leg(OK) == "decode"
 
 
 @pytest.mark.parametrize(("silent", "eject"), [(1.0, False), (5.0, False), (6.0, True), (float("inf"), True)])
 def test_a_late_worker_is_ejected_only_if_it_answers_nobody(silent: float, eject: bool) -> None:
-    verdict = overdue("decode", silent=silent, limit=10.0)
-    assert (verdict.leg, verdict.eject, verdict.retry, verdict.error.status) == (
+    outcome = deadline_passed("decode", silent=silent, limit=10.0)
+    assert (outcome.leg, outcome.eject, outcome.retry, outcome.error.status) == (
         "decode",
         eject,
         False,
@@ -175,9 +184,9 @@ def test_a_late_worker_is_ejected_only_if_it_answers_nobody(silent: float, eject
 
 def test_text_that_only_looks_like_an_abort_is_an_answer() -> None:
     said = orjson.dumps({"text": '"finish_reason":{"type":"abort"}', "meta_info": {"finish_reason": {"type": "stop"}}})
-    assert isinstance(judge(None, Reply(200, said)), Serve)
+    assert isinstance(decide(None, LegResponse(200, said)), Serve)
     deeper = orjson.dumps({"choices": [{"finish_reason": "stop", "x": "abort"}]})
-    assert isinstance(judge(None, Reply(200, deeper)), Serve)
+    assert isinstance(decide(None, LegResponse(200, deeper)), Serve)
 
 
 JSON = st.recursive(
@@ -199,9 +208,9 @@ JSON = st.recursive(
 @settings(deadline=None, max_examples=300, derandomize=True)
 @given(body=JSON.map(orjson.dumps) | st.binary(max_size=40), status=st.sampled_from([100, 200, 204, 302, 400, 500]))
 def test_judge_decides_on_whatever_a_worker_sends(body: bytes, status: int) -> None:
-    for said in (Reply(status, body), Reply(status, b"data: " + body + b"\n\n", streamed=True)):
+    for said in (LegResponse(status, body), LegResponse(status, b"data: " + body + b"\n\n", streamed=True)):
         for prefill, decode in ((said, None), (None, said), (said, said)):
-            assert isinstance(judge(prefill, decode, rid="0" * 32), Wait | Serve | Relay | Failed)
+            assert isinstance(decide(prefill, decode, rid="0" * 32), Wait | Serve | Relay | AttemptFailed)
 
 
 # --- registry -------------------------------------------------------------------------------------------------------
@@ -390,16 +399,16 @@ def test_namespaces_are_unambiguous(two: list[tuple[str, str, str | None, str | 
 
 def test_rooms_and_rids() -> None:
     random_bytes = RandomBytes()
-    names = [new_names(random_bytes.read(24)) for _ in range(1000)]
+    names = [new_leg_ids(random_bytes.read(24)) for _ in range(1000)]
     assert all(0 < room < 1 << 63 for _, room in names)
     assert len(set(names)) == 1000
     assert {len(rid) for rid, _ in names} == {32}
 
 
 def test_the_wire_name_of_a_task_has_no_colon_and_is_its_own() -> None:
-    assert wire_model("org/model-1.5") == "org/model-1.5"
-    assert ":" not in wire_model("a:b")
-    assert wire_model("a:b") != wire_model("a:c")
+    assert worker_model("org/model-1.5") == "org/model-1.5"
+    assert ":" not in worker_model("a:b")
+    assert worker_model("a:b") != worker_model("a:c")
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -413,7 +422,7 @@ def test_bodies_of_both_legs(stream: bool) -> None:
         "rid": "mine",
     }
     request = parse_request(Endpoint.COMPLETIONS, orjson.dumps(raw), header_task=None, tasks=["math"])
-    (call,) = make_calls(request, split_request(request), [Cost(1, 1)], wire_model="math")
+    (call,) = make_pair_requests(request, split_request(request), [Cost(1, 1)], worker_model="math")
     pair = ready().usable("math")[0]
     prefill, decode = map(orjson.loads, leg_bodies(call, pair, rid="r" * 32, room=7))
     assert prefill.pop("stream") is False
@@ -441,7 +450,7 @@ def test_bodies_of_both_legs(stream: bool) -> None:
 def test_legs_of_a_prefill_worker_with_data_parallel_ranks_name_one_rank(room: int, rank: int) -> None:
     raw = orjson.dumps({"model": "math", "prompt": "hi"})
     request = parse_request(Endpoint.COMPLETIONS, raw, header_task=None, tasks=["math"])
-    (call,) = make_calls(request, split_request(request), [Cost(1, 1)], wire_model="math")
+    (call,) = make_pair_requests(request, split_request(request), [Cost(1, 1)], worker_model="math")
     registry = ready()
     pair = registry.usable("math")[0]
     pair.prefill.card = card("prefill", dp_size=3)

@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sun_sglang.errors import RequestError
-from sun_sglang.router.dispatch.legs import make_calls
+from sun_sglang.router.dispatch.legs import make_pair_requests
 from sun_sglang.router.protocol.fan_out import has_several_answers, merge_replies, merge_usage, reindex, split_request
 from sun_sglang.router.protocol.fields import table as field_table
 from sun_sglang.router.protocol.fields.patterns import check_patterns
@@ -78,7 +78,7 @@ def test_any_body_is_a_request_or_a_request_error(endpoint: Endpoint, body: dict
         request = parse_request(endpoint, orjson.dumps(full), header_task="math", tasks=TASKS)
         singles = split_request(request)
         costs = [estimate(endpoint, single.body) for single in singles[:: request.n]]
-        calls = make_calls(request, singles, costs, wire_model="math")
+        calls = make_pair_requests(request, singles, costs, worker_model="math")
     except RequestError:
         return
     assert len(singles) == (request.batch or 1) * request.n
@@ -375,7 +375,7 @@ def test_json_is_nested_to_254_levels_and_no_deeper(depth: int, opening: str) ->
         assert e.value.code == "invalid_json"
     else:
         request = parse_request(Endpoint.CHAT, raw, header_task="math", tasks=TASKS)
-        assert make_calls(request, split_request(request), [Cost(1, 1)], wire_model="math")
+        assert make_pair_requests(request, split_request(request), [Cost(1, 1)], worker_model="math")
 
 
 @pytest.mark.parametrize(

@@ -245,4 +245,4 @@ async def test_connections_are_used_again(start: Start) -> None:
         await system.events_of("/generate", {"model": "math", "text": "hi", "stream": True})
         await system.quiet()
     # the two canaries at the start may have had two each; nothing since needed more
-    assert 2 <= system.router.dispatcher.wire.connections.kept <= 4
+    assert 2 <= system.router.dispatcher.client.pool.idle_count <= 4

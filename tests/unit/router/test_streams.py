@@ -169,7 +169,7 @@ async def test_a_defect_in_a_streams_task_is_an_error_event(
     """Whatever a task dies of, the client is told, both legs are let go, and the log has the cause."""
     small["math-0"].fault = Fault(hang=True)
     small["base-0"].fault = Fault(writes=(sse(generated("a", 1)),), hang_after=1)
-    monkeypatch.setattr("sun_sglang.router.dispatch.pair_response.Answer.read", broken)
+    monkeypatch.setattr("sun_sglang.router.dispatch.pair_response.PairResponse.read", broken)
     events = await small.events_of("/generate", asking("/generate", answers))
     assert "meta_info" in events[0]
     assert events[-1]["error"]["code"] == "internal_error"
