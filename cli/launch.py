@@ -18,6 +18,7 @@ from rich.live import Live
 
 from sun_sglang.cli.display.deployment_view import EarlyEnds, render, serving
 from sun_sglang.cli.display.display_thread import DisplayThread
+from sun_sglang.contracts.tasks_report import TasksReport
 from sun_sglang.errors import LaunchError
 from sun_sglang.launch.deployment import (
     StartMethodName,
@@ -26,7 +27,6 @@ from sun_sglang.launch.deployment import (
     require_not_running,
     supervise,
 )
-from sun_sglang.launch.router_client import TasksReport
 from sun_sglang.launch.state import DeploymentState, Phase, read_state, run_dir_of
 from sun_sglang.launch.supervision.supervised_process import tail
 from sun_sglang.launch.supervision.supervisor import Supervisor

@@ -15,9 +15,10 @@ from rich.console import Console, Group
 from rich.live import Live
 
 from sun_sglang.cli.display.deployment_view import early_end, render
+from sun_sglang.contracts.tasks_report import TasksReport
 from sun_sglang.errors import UserError
 from sun_sglang.launch.router_access import read_access
-from sun_sglang.launch.router_client import RouterClient, TasksReport
+from sun_sglang.launch.router_client import RouterClient
 from sun_sglang.launch.state import DeploymentState, known_deployments, read_state, run_dir_of
 
 EXAMPLE = "sun status configs/demo/sun.yaml"

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from sun_sglang.launch.router_client import TasksReport
+from sun_sglang.contracts.tasks_report import TasksReport
 from sun_sglang.launch.state import DeploymentState, Phase, ProcessState
 
 _COLOURS = {

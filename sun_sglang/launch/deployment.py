@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from sun_sglang.contracts.tasks_report import TasksReport
 from sun_sglang.errors import LaunchError, UserError
 from sun_sglang.launch.places.local.claim import claim
 from sun_sglang.launch.places.local.ports import free_ports
@@ -15,7 +16,6 @@ from sun_sglang.launch.planning.engine_flags import load_schema
 from sun_sglang.launch.planning.machine import detect
 from sun_sglang.launch.planning.plan import LaunchPlan, make_plan
 from sun_sglang.launch.planning.preflight import Findings, preflight, require_router_port
-from sun_sglang.launch.router_client import TasksReport
 from sun_sglang.launch.state import DeploymentState, read_state
 from sun_sglang.launch.supervision.supervisor import Supervisor
 from sun_sglang.topology import load_topology

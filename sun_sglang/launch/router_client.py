@@ -6,106 +6,14 @@ from types import TracebackType
 from typing import Any, Self
 
 import aiohttp
-from pydantic import BaseModel, ConfigDict
 
+from sun_sglang.contracts.tasks_report import TasksReport
 from sun_sglang.errors import LaunchError, UserError
 from sun_sglang.launch.router_access import RouterAccess
 
 _TIMEOUT = aiohttp.ClientTimeout(total=2.0)
 # of a change, which a person asked for and nobody asks for again: a busy machine is no reason to say that it failed
 _CALL_TIMEOUT = aiohttp.ClientTimeout(total=30.0)
-
-
-class _Reply(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-class WorkerReport(_Reply):
-    """A worker as the router sees it: `state` is `absent`, `registering`, `ready`, `draining` or `refused`."""
-
-    name: str
-    state: str
-    reason: str
-    incarnation: str | None
-    in_flight: int
-
-
-class PoolReport(_Reply):
-    """One side of a task."""
-
-    pool: str
-    workers: tuple[WorkerReport, ...]
-
-
-class UnprovenPath(_Reply):
-    """A path between two workers over which no canary went.
-
-    Attributes:
-        prefill: name of the prefill worker.
-        decode: name of the decode worker.
-        why: why the last canary failed, or why none is sent.
-        times: how many canaries in a row failed so.
-        refused: the two workers may not be paired, so none is sent.
-    """
-
-    prefill: str
-    decode: str
-    why: str
-    times: int
-    refused: bool = False
-
-
-class TaskReport(_Reply):
-    """One task: whether it can be served, and over how many proven paths."""
-
-    ready: bool
-    prefill: PoolReport
-    decode: PoolReport
-    paths: tuple[dict[str, Any], ...]
-    unproven_paths: tuple[UnprovenPath, ...]
-    in_flight: int
-
-
-class TasksReport(_Reply):
-    """All of `/tasks`."""
-
-    ready: bool
-    draining: bool
-    tasks: dict[str, TaskReport]
-
-    @property
-    def workers(self) -> dict[str, WorkerReport]:
-        """Every worker that a task names."""
-        sides = (side for task in self.tasks.values() for side in (task.prefill, task.decode))
-        return {worker.name: worker for side in sides for worker in side.workers}
-
-    @property
-    def all_ready(self) -> bool:
-        """Whether every worker is ready and every path between them carried a canary."""
-        return self.ready and not self.unproven_paths and not self._unready
-
-    @property
-    def missing(self) -> list[str]:
-        """What keeps it from being ready, a line each: workers that are not, paths whose canary failed and why."""
-        workers = [f"`{w.name}` is {w.state}" + (f" ({w.reason})" if w.reason else "") for w in self._unready]
-        paths = {(p.prefill, p.decode, p.why) for p in self.unproven_paths}
-        return workers + [
-            f"no canary from `{a}` to `{b}`" + (f" ({why})" if why else "") for a, b, why in sorted(paths)
-        ]
-
-    @property
-    def unproven_paths(self) -> list[UnprovenPath]:
-        """The paths of all tasks that no canary went over."""
-        return [path for task in self.tasks.values() for path in task.unproven_paths]
-
-    @property
-    def _unready(self) -> list[WorkerReport]:
-        return [w for w in self.workers.values() if w.state != "ready"]
-
-    @property
-    def refused(self) -> list[tuple[str, str]]:
-        """Workers that the router will not use, with its reasons."""
-        return [(w.name, w.reason) for w in self.workers.values() if w.state == "refused"]
 
 
 class RouterClient:

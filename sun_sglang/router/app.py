@@ -22,7 +22,8 @@ from sun_sglang.errors import RequestError
 from sun_sglang.router.api.admin import AdminHandlers
 from sun_sglang.router.api.client_connections import ConnectionManager, most_connections
 from sun_sglang.router.api.info import InfoHandlers
-from sun_sglang.router.api.sibling_processes import SiblingProcesses, merge_metrics
+from sun_sglang.router.api.merging import merge_metrics
+from sun_sglang.router.api.sibling_processes import SiblingProcesses
 from sun_sglang.router.api.slow_readers import SlowReaderDetector
 from sun_sglang.router.auth.access import (
     AccessControl,

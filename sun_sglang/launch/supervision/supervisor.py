@@ -13,12 +13,13 @@ from typing import TextIO
 
 import orjson
 
+from sun_sglang.contracts.tasks_report import TasksReport
 from sun_sglang.errors import LaunchError
 from sun_sglang.launch.places.local.remains import GpuMemory
 from sun_sglang.launch.places.local.start_methods import Running, StartMethod, with_parent
 from sun_sglang.launch.planning.plan import ADMIN_KEY, WORKER_KEY, LaunchPlan, RouterPlan, WorkerPlan
 from sun_sglang.launch.router_access import new_key, read_access
-from sun_sglang.launch.router_client import RouterClient, TasksReport
+from sun_sglang.launch.router_client import RouterClient
 from sun_sglang.launch.state import DeploymentState, Phase, ProcessState, write_state
 from sun_sglang.launch.supervision.supervised_process import SupervisedProcess
 from sun_sglang.private_file import write_private

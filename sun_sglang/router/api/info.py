@@ -12,8 +12,18 @@ from typing import Any
 import aiohttp
 import orjson
 from aiohttp import web
+from pydantic import ValidationError
 
-from sun_sglang.router.api.sibling_processes import SiblingProcesses, merge_tasks
+from sun_sglang.contracts.tasks_report import (
+    PoolReport,
+    ProvenPath,
+    TaskReport,
+    TasksReport,
+    UnprovenPath,
+    WorkerReport,
+)
+from sun_sglang.router.api.merging import merge_tasks
+from sun_sglang.router.api.sibling_processes import SiblingProcesses
 from sun_sglang.router.auth.access import current_key, visible_tasks
 from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.dispatch.legs import namespace
@@ -72,9 +82,10 @@ class InfoHandlers:
         in_flight = Counter(ticket.task for ticket in self._inflight.tickets)
         names = self._registry.task_names
         tasks = {name: self._task(name, unproven.get(name, []), in_flight[name]) for name in names}
-        own = {"ready": not self._registry.unserved(), "draining": self.draining, "tasks": tasks}
+        own = TasksReport(ready=not self._registry.unserved(), draining=self.draining, tasks=tasks)
         others = await self._siblings.ask("GET", "/tasks", http.headers)
-        return _json(merge_tasks(own, [parse_json(body) if body else None for body in others.values()]))
+        merged = merge_tasks(own, [_report(body) for body in others.values()])
+        return _json(merged.model_dump())
 
     async def models(self, http: web.Request) -> web.Response:
         """GET /v1/models: the tasks that the client may call, in OpenAI's shape."""
@@ -157,39 +168,39 @@ class InfoHandlers:
 
     # --- pieces -----------------------------------------------------------------------------------------------------
 
-    def _task(self, name: str, unproven: Sequence[Path], in_flight: int) -> dict[str, Any]:
+    def _task(self, name: str, unproven: Sequence[Path], in_flight: int) -> TaskReport:
         task = self._registry.fleet.tasks[name]
-        pools = {role: self._pool(pool) for role, pool in (("prefill", task.prefill), ("decode", task.decode))}
-        paths = [{"prefill": p.prefill.name, "decode": p.decode.name} for p in self._registry.usable(name)]
+        pairs = self._registry.usable(name)
         modules = [w.card.module for w in self._registry.members(task.prefill) if w.card and w.admitted]
-        return {
-            "ready": bool(paths),
-            **pools,
-            "paths": paths,
-            "unproven_paths": [self._unproven(p) for p in unproven],
-            "queued": self._queue.waiting(name),
-            "in_flight": in_flight,
-            "namespace": namespace(task.prefill, modules[0]) if modules else None,
-        }
+        return TaskReport(
+            ready=bool(pairs),
+            prefill=self._pool(task.prefill),
+            decode=self._pool(task.decode),
+            paths=tuple(ProvenPath(prefill=p.prefill.name, decode=p.decode.name) for p in pairs),
+            unproven_paths=tuple(self._unproven(path) for path in unproven),
+            queued=self._queue.waiting(name),
+            in_flight=in_flight,
+            namespace=namespace(task.prefill, modules[0]) if modules else None,
+        )
 
-    def _unproven(self, path: Path) -> dict[str, Any]:
+    def _unproven(self, path: Path) -> UnprovenPath:
         obstacle = self._registry.obstacle(path)
         why, times = (obstacle, 0) if obstacle else self._prober.canary_fault(path)
-        return {"prefill": path.prefill, "decode": path.decode, "why": why, "times": times, "refused": bool(obstacle)}
+        return UnprovenPath(prefill=path.prefill, decode=path.decode, why=why, times=times, refused=bool(obstacle))
 
-    def _pool(self, name: str) -> dict[str, Any]:
-        members = [
-            {
-                "name": w.name,
-                "url": w.spec.url,
-                "state": self._registry.state(w.name),
-                "reason": w.reason,
-                "incarnation": w.card.incarnation if w.card else None,
-                "in_flight": w.load_requests,
-            }
-            for w in self._registry.members(name)
-        ]
-        return {"pool": name, "model": self._registry.fleet.pools[name].model, "workers": members}
+    def _pool(self, name: str) -> PoolReport:
+        members = (self._worker(worker) for worker in self._registry.members(name))
+        return PoolReport(pool=name, model=self._registry.fleet.pools[name].model, workers=tuple(members))
+
+    def _worker(self, worker: Worker) -> WorkerReport:
+        return WorkerReport(
+            name=worker.name,
+            url=worker.spec.url,
+            state=self._registry.state(worker.name).value,
+            reason=worker.reason,
+            incarnation=worker.card.incarnation if worker.card else None,
+            in_flight=worker.load_requests,
+        )
 
     def _model(self, name: str) -> dict[str, Any]:
         limit = self._registry.limit(name)
@@ -240,6 +251,14 @@ class InfoHandlers:
             method, url, headers=headers, timeout=timeout, allow_redirects=False
         ) as response:
             return response.status, await read_at_most(response, MAX_INFO_BYTES)
+
+
+def _report(body: bytes | None) -> TasksReport | None:
+    """Read the report of a sibling process; None where it sent none."""
+    try:
+        return None if body is None else TasksReport.model_validate_json(body)
+    except ValidationError:
+        return None
 
 
 def _patience(text: str) -> float:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 
@@ -74,46 +73,3 @@ class SiblingProcesses:
         if self._directory is not None:
             os.close(self._directory)
             self._directory = None
-
-
-def merge_tasks(own: dict[str, Any], others: Sequence[dict[str, Any] | None]) -> dict[str, Any]:
-    """`/tasks` of all processes: ready when all of them are, with all that any of them has in flight or not proven."""
-    merged = {**own, "tasks": {name: dict(task) for name, task in own["tasks"].items()}}
-    for other in others:
-        merged["ready"] = merged["ready"] and other is not None and other["ready"]
-        for name, task in (other or {"tasks": {}})["tasks"].items():
-            mine = merged["tasks"].get(name)
-            if mine is not None:
-                mine["ready"] = mine["ready"] and task["ready"]
-                mine["in_flight"] += task["in_flight"]
-                mine["queued"] += task["queued"]
-                known = mine["unproven_paths"]
-                mine["unproven_paths"] = known + [p for p in task["unproven_paths"] if p not in known]
-    return merged
-
-
-def merge_metrics(pages: Mapping[int, bytes]) -> bytes:
-    """Prometheus pages of several processes as one: every sample gets the label `process`."""
-    families: dict[str, tuple[list[str], list[str]]] = {}
-    for process, page in pages.items():
-        samples: list[str] = []
-        for line in page.decode().splitlines():
-            if line.startswith("# HELP "):
-                head, samples = families.setdefault(line.split(" ", 3)[2], ([], []))
-                if not head:
-                    head.append(line)
-            elif line.startswith("# TYPE "):
-                if len(head) == 1:
-                    head.append(line)
-            elif line:
-                samples.append(_labelled(line, process))
-    lines = [line for head, samples in families.values() for line in (*head, *samples)]
-    return ("\n".join(lines) + "\n").encode()
-
-
-def _labelled(sample: str, process: int) -> str:
-    name, brace, rest = sample.partition("{")
-    if brace:
-        return f'{name}{{process="{process}",{rest}'
-    name, _, value = sample.partition(" ")
-    return f'{name}{{process="{process}"}} {value}'

@@ -22,6 +22,7 @@ import pytest
 import yaml
 
 from sun_sglang.cli.display.display_thread import DisplayThread
+from sun_sglang.contracts.tasks_report import TasksReport
 from sun_sglang.errors import LaunchError
 from sun_sglang.launch import deployment as local
 from sun_sglang.launch.places.local import fork_server, start_methods
@@ -29,7 +30,6 @@ from sun_sglang.launch.places.local.claim import claim
 from sun_sglang.launch.places.local.fork_server import ForkRequest, ForkServer
 from sun_sglang.launch.places.local.start_methods import ForkStart, RefusedError, Running
 from sun_sglang.launch.planning.plan import WorkerPlan
-from sun_sglang.launch.router_client import TasksReport
 from sun_sglang.launch.state import DeploymentState, Phase, read_state
 from sun_sglang.launch.supervision import supervised_process, supervisor
 from sun_sglang.processes import start_ticks

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from sun_sglang.contracts.tasks_report import TasksReport
+
 from .conftest import System
 
 
@@ -66,3 +68,11 @@ async def test_cookies_of_a_worker_are_not_kept(small: System) -> None:
     for _ in range(2):
         assert (await small.get("/model_info"))[0] == 200
     assert not any("Cookie" in headers for headers in fake.info_headers)
+
+
+async def test_tasks_page_read_by_its_contract_loses_nothing(small: System) -> None:
+    status, page = await small.get("/tasks")
+    report = TasksReport.model_validate(page)
+    assert (status, report.model_dump(mode="json")) == (200, page)
+    assert report.all_ready
+    assert set(report.workers) == {"math-0", "tool-0", "base-0"}

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from sun_sglang.contracts.fleet_file import MOST_WORKERS, Fleet, FleetWorker
+from sun_sglang.contracts.tasks_report import PoolReport, TaskReport, TasksReport, UnprovenPath
 from sun_sglang.processes import start_ticks
-from sun_sglang.router.api.sibling_processes import merge_metrics, merge_tasks
+from sun_sglang.router.api.merging import merge_metrics, merge_tasks
 from sun_sglang.router.app import Router
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.observability.log import Log
@@ -194,16 +195,29 @@ def test_a_fleet_of_more_workers_than_the_table_holds_is_refused(count: int, fit
 # --- merging --------------------------------------------------------------------------------------------------------
 
 
-def test_tasks_are_ready_when_every_process_is() -> None:
-    def said(ready: bool, in_flight: int, unproven: list[str]) -> dict[str, Any]:
-        task = {"ready": ready, "in_flight": in_flight, "queued": 1, "unproven_paths": unproven}
-        return {"ready": ready, "draining": False, "tasks": {"math": task}}
+def tasks_report(ready: bool, in_flight: int, unproven: tuple[UnprovenPath, ...] = ()) -> TasksReport:
+    side = PoolReport(pool="p", model="m", workers=())
+    task = TaskReport(
+        ready=ready,
+        prefill=side,
+        decode=side,
+        paths=(),
+        unproven_paths=unproven,
+        queued=1,
+        in_flight=in_flight,
+        namespace=None,
+    )
+    return TasksReport(ready=ready, draining=False, tasks={"math": task})
 
-    assert merge_tasks(said(True, 1, []), []) == said(True, 1, [])
-    merged = merge_tasks(said(True, 1, ["a"]), [said(True, 2, ["a", "b"]), said(False, 4, [])])
-    assert not merged["ready"]
-    assert merged["tasks"]["math"] == {"ready": False, "in_flight": 7, "queued": 3, "unproven_paths": ["a", "b"]}
-    assert not merge_tasks(said(True, 1, []), [None])["ready"]
+
+def test_tasks_are_ready_when_every_process_is() -> None:
+    a, b = (UnprovenPath(prefill=name, decode="d", why="", times=0, refused=False) for name in "ab")
+    assert merge_tasks(tasks_report(True, 1), []) == tasks_report(True, 1)
+    merged = merge_tasks(tasks_report(True, 1, (a,)), [tasks_report(True, 2, (a, b)), tasks_report(False, 4)])
+    assert not merged.ready
+    math = merged.tasks["math"]
+    assert (math.ready, math.in_flight, math.queued, math.unproven_paths) == (False, 7, 3, (a, b))
+    assert not merge_tasks(tasks_report(True, 1), [None]).ready
 
 
 def test_metrics_keep_their_families_and_get_a_process() -> None:

@@ -1,0 +1,144 @@
+"""The router's `/tasks`: what each task has, and what it still lacks.
+
+The router produces this report, merges it with those of its sibling processes, and the launcher and the CLI read it.
+A reader ignores keys that it does not know, since a deployment may run another version of this package.
+"""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class _Report(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class WorkerReport(_Report):
+    """One worker.
+
+    Attributes:
+        name: its name in the fleet file.
+        url: where it listens.
+        state: `absent`, `registering`, `ready`, `draining` or `refused`.
+        reason: why it is not ready; empty if it is.
+        incarnation: identifies the start of its process; None while its card has not been read.
+        in_flight: its requests, from any client or router process.
+    """
+
+    name: str
+    url: str
+    state: str
+    reason: str
+    incarnation: str | None
+    in_flight: int
+
+
+class PoolReport(_Report):
+    """One side of a task.
+
+    Attributes:
+        pool: name of the pool.
+        model: the pool's model directory or name.
+        workers: the pool's workers.
+    """
+
+    pool: str
+    model: str
+    workers: tuple[WorkerReport, ...]
+
+
+class ProvenPath(_Report):
+    """Two workers, by name, between which a canary passed."""
+
+    prefill: str
+    decode: str
+
+
+class UnprovenPath(_Report):
+    """Two workers between which no canary has passed.
+
+    Attributes:
+        prefill: name of the prefill worker.
+        decode: name of the decode worker.
+        why: why the last canary failed, or why the router sends none.
+        times: how many canaries in a row failed with this reason.
+        refused: the two workers must not be paired, so the router sends no canary.
+    """
+
+    prefill: str
+    decode: str
+    why: str
+    times: int
+    refused: bool
+
+
+class TaskReport(_Report):
+    """One task.
+
+    Attributes:
+        ready: at least one path is proven.
+        prefill: the pool that prefills the task's prompts.
+        decode: the pool that decodes the task's answers.
+        paths: the proven paths.
+        unproven_paths: the paths that still need a canary.
+        queued: answers that wait for a slot.
+        in_flight: answers that have not ended.
+        namespace: the cache namespace of the task's prompts; None while no prefill worker is admitted.
+    """
+
+    ready: bool
+    prefill: PoolReport
+    decode: PoolReport
+    paths: tuple[ProvenPath, ...]
+    unproven_paths: tuple[UnprovenPath, ...]
+    queued: int
+    in_flight: int
+    namespace: str | None
+
+
+class TasksReport(_Report):
+    """The whole report.
+
+    Attributes:
+        ready: every task has a proven path.
+        draining: the router accepts no new requests.
+        tasks: each task by its name.
+    """
+
+    ready: bool
+    draining: bool
+    tasks: dict[str, TaskReport]
+
+    @property
+    def workers(self) -> dict[str, WorkerReport]:
+        """Every worker in a pool of a task, by name."""
+        sides = (side for task in self.tasks.values() for side in (task.prefill, task.decode))
+        return {worker.name: worker for side in sides for worker in side.workers}
+
+    @property
+    def unproven_paths(self) -> list[UnprovenPath]:
+        """The unproven paths of all tasks."""
+        return [path for task in self.tasks.values() for path in task.unproven_paths]
+
+    @property
+    def all_ready(self) -> bool:
+        """Whether every worker is ready and every path between workers is proven."""
+        return self.ready and not self.unproven_paths and not self._unready
+
+    @property
+    def missing(self) -> list[str]:
+        """What keeps the deployment from being ready, one line each: workers that are not, and unproven paths."""
+        workers = [f"`{w.name}` is {w.state}" + (f" ({w.reason})" if w.reason else "") for w in self._unready]
+        paths = {(p.prefill, p.decode, p.why) for p in self.unproven_paths}
+        return workers + [
+            f"no canary from `{a}` to `{b}`" + (f" ({why})" if why else "") for a, b, why in sorted(paths)
+        ]
+
+    @property
+    def refused(self) -> list[tuple[str, str]]:
+        """The workers that the router refuses, each with its reason."""
+        return [(w.name, w.reason) for w in self.workers.values() if w.state == "refused"]
+
+    @property
+    def _unready(self) -> list[WorkerReport]:
+        return [w for w in self.workers.values() if w.state != "ready"]

@@ -1,0 +1,69 @@
+"""Combine what several processes of one router report. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sun_sglang.contracts.tasks_report import TaskReport, TasksReport
+
+
+def merge_tasks(own: TasksReport, others: Sequence[TasksReport | None]) -> TasksReport:
+    """Return one `/tasks` report for all processes.
+
+    A task is ready where it is ready in every process. Its requests in flight and in the queue are added up, and a path
+    is unproven where any process has not proven it.
+
+    Args:
+        own: the report of this process, which names the tasks.
+        others: the reports of the other processes; None for one that did not reply.
+    """
+    known = [report for report in others if report is not None]
+    tasks = {
+        name: _merge_task(task, [report.tasks[name] for report in known if name in report.tasks])
+        for name, task in own.tasks.items()
+    }
+    ready = own.ready and all(report is not None and report.ready for report in others)
+    return own.model_copy(update={"ready": ready, "tasks": tasks})
+
+
+def _merge_task(own: TaskReport, others: Sequence[TaskReport]) -> TaskReport:
+    tasks = (own, *others)
+    return own.model_copy(
+        update={
+            "ready": all(task.ready for task in tasks),
+            "in_flight": sum(task.in_flight for task in tasks),
+            "queued": sum(task.queued for task in tasks),
+            "unproven_paths": tuple(dict.fromkeys(path for task in tasks for path in task.unproven_paths)),
+        }
+    )
+
+
+def merge_metrics(pages: Mapping[int, bytes]) -> bytes:
+    """Return one Prometheus page for several: every sample gets the label `process`.
+
+    Args:
+        pages: each process's page by the number of the process.
+    """
+    families: dict[str, tuple[list[str], list[str]]] = {}
+    for process, page in pages.items():
+        samples: list[str] = []
+        for line in page.decode().splitlines():
+            if line.startswith("# HELP "):
+                head, samples = families.setdefault(line.split(" ", 3)[2], ([], []))
+                if not head:
+                    head.append(line)
+            elif line.startswith("# TYPE "):
+                if len(head) == 1:
+                    head.append(line)
+            elif line:
+                samples.append(_add_label(line, process))
+    lines = [line for head, samples in families.values() for line in (*head, *samples)]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def _add_label(sample: str, process: int) -> str:
+    name, brace, rest = sample.partition("{")
+    if brace:
+        return f'{name}{{process="{process}",{rest}'
+    name, _, value = sample.partition(" ")
+    return f'{name}{{process="{process}"}} {value}'
