@@ -21,7 +21,7 @@ from sun_sglang.errors import PatchError
 from sun_sglang.launch.planning.machine import Machine
 from sun_sglang.launch.planning.rdma import RdmaDevice
 from sun_sglang.patches.versions import PLUGINS_VARIABLE, installed_version, require_plugin_selected, require_supported
-from sun_sglang.topology import Strict
+from sun_sglang.strict import Strict
 
 EXAMPLE = "sun doctor --json"
 

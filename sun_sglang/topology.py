@@ -6,18 +6,15 @@ Imports no engine, so that `sun check` and the router run where SGLang is not in
 from __future__ import annotations
 
 import re
-import reprlib
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints, ValidationError
 
 from sun_sglang.contracts.sglang_versions import NEWEST_VERSION, SglangVersion
 from sun_sglang.errors import TopologyError
 from sun_sglang.http_front import OTHER_FRONTS
-from sun_sglang.yaml_text import parse_yaml
+from sun_sglang.strict import Strict, YamlError, first_invalid, listed, parse_yaml
 
 Role = Literal["prefill", "decode"]
 Backend = Literal["sglang", "emulated"]
@@ -45,12 +42,6 @@ _OWNED_FLAGS = {
 }
 # flags that name a file or a directory; the first may also be the name of a template that SGLang has, the last a hub id
 _PATH_FLAGS = ("chat_template", "quantization_param_path", "tokenizer_path")
-
-
-class Strict(BaseModel):
-    """Base of every model read from a file: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Emulation(Strict):
@@ -262,16 +253,15 @@ def parse_topology(text: str, *, base: Path, source: str = "topology") -> Topolo
     """As `load_topology`, from a string; `base` is what relative model paths are relative to."""
     try:
         raw = parse_yaml(text)
-    except yaml.YAMLError as e:
-        mark = getattr(e, "problem_mark", None)
-        where = f"{source}:{mark.line + 1}" if mark else source
-        raise TopologyError(where, f"not valid YAML: {getattr(e, 'problem', e)}") from e
+    except YamlError as e:
+        raise TopologyError(e.where(source), f"not valid YAML: {e.problem}") from e
     if not isinstance(raw, dict):
         raise TopologyError(source, "has no keys", "start with `pools:` and `tasks:`")
     try:
         topology = Topology.model_validate(raw)
     except ValidationError as e:
-        raise _first_error(e) from e
+        field = first_invalid(e, Topology, show_value=True)
+        raise TopologyError(field.where or "topology", field.problem, field.fix) from e
     _check_references(topology)
     _check_owned_flags(topology)
     _check_backends(topology)
@@ -346,11 +336,11 @@ def _check_references(topology: Topology) -> None:
         for role, pool in (("prefill", task.prefill), ("decode", task.decode)):
             where = f"tasks.{name}.{role}"
             if pool not in topology.pools:
-                raise TopologyError(where, f"no pool is named `{pool}`", f"pools: {_listed(topology.pools)}")
+                raise TopologyError(where, f"no pool is named `{pool}`", f"pools: {listed(topology.pools)}")
             actual = topology.pools[pool].role
             if actual != role:
                 candidates = [n for n, p in topology.pools.items() if p.role == role]
-                raise TopologyError(where, f"pool `{pool}` is a {actual} pool", f"{role} pools: {_listed(candidates)}")
+                raise TopologyError(where, f"pool `{pool}` is a {actual} pool", f"{role} pools: {listed(candidates)}")
     for name in topology.pools:
         if not topology.tasks_of(name):
             raise TopologyError(f"pools.{name}", "no task uses this pool", "name it in a task or remove it")
@@ -365,27 +355,3 @@ def _check_owned_flags(topology: Topology) -> None:
                 raise TopologyError(f"{where}.{key}", "is not how a flag is written here", f"write `{fixed}`")
             if key in _OWNED_FLAGS:
                 raise TopologyError(f"{where}.{key}", _OWNED_FLAGS[key], "remove it")
-
-
-def _first_error(error: ValidationError) -> TopologyError:
-    first = error.errors(include_url=False)[0]
-    loc = [str(part) for part in first["loc"] if part != "[key]"]
-    where = ".".join(loc) or "topology"
-    if first["type"] == "extra_forbidden":
-        return TopologyError(where, "unknown key", f"known keys: {_listed(_known_keys(loc[:-1]))}")
-    if first["type"] == "missing":
-        return TopologyError(where, "is required")
-    return TopologyError(where, f"{first['msg']} (got {reprlib.repr(first['input'])})")
-
-
-def _known_keys(parent: list[str]) -> Iterable[str]:
-    if parent and parent[-1] == "emulated":
-        return Emulation.model_fields
-    sections: dict[str, type[BaseModel]] = {"pools": Pool, "tasks": Task, "router": Router}
-    if parent == ["router", "policy"]:
-        return Policies.model_fields
-    return sections.get(parent[0] if parent else "", Topology).model_fields
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(f"`{n}`" for n in names) or "none"

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from sun_sglang.checkpoint.json_file import read_json
 from sun_sglang.checkpoint.tensor_file import read_scalars
 from sun_sglang.errors import CheckpointError
+from sun_sglang.strict import first_invalid
 
 # values of SGLang's flag with which KV is as the model computed it, without scales
 UNSCALED = ("auto", "bf16", "bfloat16")
@@ -186,8 +187,7 @@ def _scales_in(file: Path, layers: int, ranks: int) -> dict[str, tuple[float, fl
     try:
         factors = _ScaleFile.model_validate(read_json(file)).kv_cache
     except ValidationError as e:
-        first = e.errors(include_url=False)[0]
-        raise CheckpointError(f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from e
+        raise CheckpointError(f"{where}: {first_invalid(e, _ScaleFile).describe('its content')}") from e
     if factors.dtype != "float8_e4m3fn":
         raise CheckpointError(f"{where}: kv_cache.dtype: must be `float8_e4m3fn` (got {factors.dtype!r})")
     given = factors.scaling_factor

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sun_sglang.errors import CheckpointError
+from sun_sglang.strict import first_invalid
 
 # SGLang flags that quantize the weights of a checkpoint while it is loaded
 _QUANTIZING = ("quantization", "modelopt_quant", "quantize_and_serve", "rl_quant_profile")
@@ -47,9 +48,7 @@ def read_tuning(model: Path) -> Tuning | None:
     try:
         return Tuning.model_validate(json.loads(file.read_text(encoding="utf-8")))
     except ValidationError as e:
-        first = e.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "its content"
-        raise CheckpointError(f"{file}: {where}: {first['msg']}") from e
+        raise CheckpointError(f"{file}: {first_invalid(e, Tuning).describe('its content')}") from e
     except (OSError, ValueError) as e:
         raise CheckpointError(f"{file}: cannot be read ({e})") from e
 

@@ -11,7 +11,8 @@ from pydantic import Field, StringConstraints, ValidationError, field_validator,
 
 from sun_sglang.contracts.worker_key import bearer
 from sun_sglang.errors import UserError
-from sun_sglang.topology import PoolName, Role, Router, Strict, Task, TaskName
+from sun_sglang.strict import Strict, first_invalid
+from sun_sglang.topology import PoolName, Role, Router, Task, TaskName
 
 # a name in ASCII, an IPv4 or an IPv6 address
 _LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
@@ -127,6 +128,4 @@ def load_fleet(path: Path) -> Fleet:
     except OSError as e:
         raise FleetError(f"{path}: cannot be read ({e.strerror or e})") from e
     except ValidationError as e:
-        first = e.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"] if part != "[key]")
-        raise FleetError(f"{path}: {where + ': ' if where else ''}{first['msg']}") from e
+        raise FleetError(f"{path}: {first_invalid(e, Fleet).describe()}") from e

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from sun_sglang.topology import Strict
+from sun_sglang.strict import Strict
 
 FaultKind = Literal[
     "refuse",

@@ -10,7 +10,8 @@ from typing import NamedTuple
 from pydantic import Field, ValidationError
 
 from sun_sglang.errors import TopologyError
-from sun_sglang.topology import Emulation, Role, Strict
+from sun_sglang.strict import Strict, first_invalid
+from sun_sglang.topology import Emulation, Role
 
 _PREFIX = "sim_"
 
@@ -95,9 +96,8 @@ def parse_settings(argv: Sequence[str]) -> Settings:
             **({} if given["served_model_name"] else {"served_model_name": given["model_path"]}),
         )
     except ValidationError as e:
-        first = e.errors(include_url=False)[0]
-        where = "--sim-" + "-".join(str(part) for part in first["loc"]).replace("_", "-")
-        raise TopologyError(where, f"{first['msg']} (got {first['input']!r})") from e
+        field = first_invalid(e, Emulation, show_value=True)
+        raise TopologyError("--sim-" + "-".join(field.path).replace("_", "-"), field.problem, field.fix) from e
 
 
 def emulation_flags(emulation: Emulation) -> dict[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from sun_sglang.processes import start_ticks
-from sun_sglang.topology import Strict
+from sun_sglang.strict import Strict
 
 _FILE = "state.json"
 

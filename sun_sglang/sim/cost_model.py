@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
 from pydantic import Field, ValidationError
 
 from sun_sglang.errors import UserError
-from sun_sglang.topology import Strict
-from sun_sglang.yaml_text import parse_yaml
+from sun_sglang.strict import Strict, YamlError, first_invalid, parse_yaml
 
 
 class CostError(UserError):
@@ -79,11 +77,11 @@ def load_costs(path: Path) -> CostModel:
         raw = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as e:
         raise CostError(f"{path}: cannot be read ({e.strerror or e})") from e
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise CostError(f"{path}: not valid YAML: {e}") from e
+    except UnicodeDecodeError as e:
+        raise CostError(f"{path}: not valid YAML: it is not UTF-8 text") from e
+    except YamlError as e:
+        raise CostError(e.describe(str(path))) from e
     try:
         return CostModel.model_validate(raw)
     except ValidationError as e:
-        first = e.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise CostError(f"{path}: {where + ': ' if where else ''}{first['msg']}") from e
+        raise CostError(f"{path}: {first_invalid(e, CostModel).describe()}") from e

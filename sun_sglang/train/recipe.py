@@ -6,19 +6,16 @@ file itself wins over all. Relative paths are relative to the file that they sta
 
 from __future__ import annotations
 
-import reprlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from sun_sglang.errors import RecipeError
 
 # the loader that refuses a key given twice, and the strict model, are the topology file's
-from sun_sglang.topology import Strict
-from sun_sglang.yaml_text import parse_yaml
+from sun_sglang.strict import Strict, YamlError, first_invalid, parse_yaml
 
 Rate = Annotated[float, Field(gt=0, le=1)]
 _PATHS = ("file", "validation_file", "chat_template", "output")
@@ -155,7 +152,8 @@ def load_recipe(path: Path) -> Recipe:
     try:
         recipe = Recipe.model_validate(raw)
     except ValidationError as e:
-        raise _first_error(e, path) from e
+        field = first_invalid(e, Recipe, show_value=True, extra_keys=("extends",))
+        raise RecipeError(f"{path}: {field.describe()}") from e
     _check(recipe)
     return recipe
 
@@ -169,10 +167,8 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raw = parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as e:
         raise RecipeError(f"{path}: cannot be read ({e}); give the path of a recipe") from e
-    except yaml.YAMLError as e:
-        mark = getattr(e, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise RecipeError(f"{where}: not valid YAML: {getattr(e, 'problem', e)}") from e
+    except YamlError as e:
+        raise RecipeError(e.describe(str(path))) from e
     if not isinstance(raw, dict):
         raise RecipeError(f"{path}: has no keys; start with `base:`, `output:` and `data:`")
     parents = raw.pop("extends", ())
@@ -234,19 +230,3 @@ def _check(recipe: Recipe) -> None:
         )
     if len(set(recipe.learning_rates)) != len(recipe.learning_rates):
         raise RecipeError("learning_rates: one is given twice")
-
-
-def _first_error(error: ValidationError, path: Path) -> RecipeError:
-    first = error.errors(include_url=False)[0]
-    loc = [str(part) for part in first["loc"]]
-    where = f"{path}: {'.'.join(loc)}"
-    if first["type"] == "extra_forbidden":
-        return RecipeError(f"{where}: unknown key; known keys: {', '.join(_known(loc[:-1]))}")
-    if first["type"] == "missing":
-        return RecipeError(f"{where}: is required")
-    return RecipeError(f"{where}: {first['msg']} (got {reprlib.repr(first['input'])})")
-
-
-def _known(parent: list[str]) -> Iterable[str]:
-    sections: dict[str, type[BaseModel]] = {"data": Data, "lora": Lora}
-    return ("extends", *Recipe.model_fields) if not parent else sections[parent[0]].model_fields

@@ -211,7 +211,7 @@ def test_a_first_token_from_the_decode_module_is_not_served_yet(write_checkpoint
     [
         ("{", "sun.json: cannot be read"),
         ("[]", "sun.json: its content: Input should be a valid dictionary"),
-        ('{"base": "a", "first_token": "prefill"}', "sun.json: decoder: Field required"),
+        ('{"base": "a", "first_token": "prefill"}', "sun.json: decoder: is required"),
     ],
 )
 def test_a_broken_record_is_named(write_checkpoint: Write, content: str, message: str) -> None:

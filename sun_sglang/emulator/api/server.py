@@ -30,6 +30,7 @@ from sun_sglang.emulator.protocol.request import (
     parse_object,
 )
 from sun_sglang.emulator.settings import Settings
+from sun_sglang.strict import first_invalid
 
 _BODY_LIMIT = 1 << 30
 _SSE = {"Content-Type": "text/event-stream; charset=utf-8"}
@@ -184,9 +185,7 @@ class Server:
         try:
             fault = Fault.model_validate_json(await request.read())
         except ValidationError as e:
-            first = e.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"])) or "the body"
-            return _json({"error": {"message": f"{where}: {first['msg']}"}}, 400)
+            return _json({"error": {"message": first_invalid(e, Fault).describe("the body")}}, 400)
         reply = _json({"ok": True, "fault": fault.model_dump()})
         if fault.kind == "refuse":
             # the reply is written before its connection is closed

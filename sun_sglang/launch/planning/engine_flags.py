@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sun_sglang.errors import LaunchError, TopologyError
-from sun_sglang.topology import Strict, Topology
+from sun_sglang.strict import Strict
+from sun_sglang.topology import Topology
 
 Kind = Literal["switch", "on_off", "value", "list"]
 _MARK = "sun-flags:"

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sun_sglang.errors import UserError
-from sun_sglang.topology import Strict
+from sun_sglang.strict import Strict
 
 # the order in which `nvidia-smi` numbers GPUs; CUDA's own default order puts the fastest one first
 DEVICE_ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}

@@ -8,7 +8,8 @@ from sun_sglang.errors import TopologyError
 from sun_sglang.launch.planning.gpus import uses_gpu
 from sun_sglang.launch.planning.machine import Machine
 from sun_sglang.launch.planning.rdma import protocol_for
-from sun_sglang.topology import Strict, Topology
+from sun_sglang.strict import Strict
+from sun_sglang.topology import Topology
 
 # A request's KV is one transfer for each layer and each run of pages that lie together on both sides: thousands for a
 # prompt of 500 tokens in a cache with gaps. Mooncake takes 1,024 at once and lets as many wait a second; it rejects the

@@ -17,7 +17,8 @@ from sun_sglang.launch.planning.gpu_inventory import DEVICE_ORDER, VISIBLE, Gpu
 from sun_sglang.launch.planning.gpus import assign_gpus, model_copies, ranks_per_worker
 from sun_sglang.launch.planning.kv_transfer import Transfer, choose_transfer
 from sun_sglang.launch.planning.machine import Machine
-from sun_sglang.topology import Backend, Role, Strict, Topology
+from sun_sglang.strict import Strict
+from sun_sglang.topology import Backend, Role, Topology
 
 ADMIN_KEY = "admin.key"
 WORKER_KEY = "worker.key"

@@ -19,7 +19,8 @@ from sun_sglang.launch.planning.machine import Machine
 from sun_sglang.patches.versions import installed_version, require_supported
 from sun_sglang.router.auth.access import load_tls_context
 from sun_sglang.router.auth.api_keys import load_keys
-from sun_sglang.topology import Pool, Strict, Topology
+from sun_sglang.strict import Strict
+from sun_sglang.topology import Pool, Topology
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 

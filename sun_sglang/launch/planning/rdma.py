@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from sun_sglang.topology import Strict
+from sun_sglang.strict import Strict
 
 PROTOCOL = "MOONCAKE_PROTOCOL"
 _EFA = "efa"

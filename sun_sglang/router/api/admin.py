@@ -16,7 +16,7 @@ from sun_sglang.router.workers import fleet_edits
 from sun_sglang.router.workers.fleet_store import FleetStore
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.worker import Worker
-from sun_sglang.topology import Strict
+from sun_sglang.strict import Strict, first_invalid
 
 M = TypeVar("M", bound=Strict)
 
@@ -122,9 +122,9 @@ async def _read(http: web.Request, model: type[M]) -> M:
     try:
         return model.model_validate_json(await http.read())
     except ValidationError as e:
-        first = e.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the body"
-        raise ApiError(400, f"{where}: {first['msg']}", param=where, code="invalid_change") from e
+        field = first_invalid(e, model)
+        message = field.describe("the body")
+        raise ApiError(400, message, param=field.where or "the body", code="invalid_change") from e
 
 
 def _json(body: object, status: int = 200) -> web.Response:

@@ -9,13 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
-import yaml
 from pydantic import Field, StringConstraints, ValidationError, field_validator
 
 from sun_sglang.errors import UserError
 from sun_sglang.router.errors import ApiError
-from sun_sglang.topology import Strict, TaskName
-from sun_sglang.yaml_text import parse_yaml
+from sun_sglang.strict import Strict, YamlError, first_invalid, parse_yaml
+from sun_sglang.topology import TaskName
 
 ENVIRONMENT = "SUN_API_KEYS"
 _SHORTEST = 16
@@ -132,7 +131,7 @@ class ApiKey:
             requests: how many.
 
         Raises:
-            Problem: 429 with the time after which there is room again; nothing was counted.
+            ApiError: 429 with the time after which there is room again; nothing was counted.
         """
         buckets = [(self._requests, float(requests)), (self._tokens, float(tokens))]
         wait = max((bucket.wait(now) for bucket, _ in buckets if bucket is not None), default=0.0)
@@ -202,14 +201,11 @@ def digest_of(spec: KeySpec) -> bytes:
 def _parse(text: str, where: str) -> tuple[KeySpec, ...]:
     try:
         return KeyFileContent.model_validate(parse_yaml(text)).keys
-    except yaml.YAMLError as e:
-        mark = getattr(e, "problem_mark", None)
-        raise KeyFileError(f"{where}{f':{mark.line + 1}' if mark else ''}: not valid YAML") from None
+    # neither the text nor a chained error may show: they hold the keys
+    except YamlError as e:
+        raise KeyFileError(f"{e.where(where)}: not valid YAML") from None
     except ValidationError as e:
-        # neither the input nor a chained error may show: it holds the keys
-        first = e.errors(include_url=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise KeyFileError(f"{where}: {place + ': ' if place else ''}{first['msg']}") from None
+        raise KeyFileError(f"{where}: {first_invalid(e, KeyFileContent).describe()}") from None
 
 
 def _bucket(per_minute: float | None, processes: int) -> TokenBucket | None:

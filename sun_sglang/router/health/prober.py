@@ -27,6 +27,7 @@ from sun_sglang.router.transport.worker_client import describe_error
 from sun_sglang.router.workers.paths import Pair, Path
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.worker import State, Worker
+from sun_sglang.strict import first_invalid
 
 # A canary may hang until its deadline. The slots belong to one pair of workers, so that a hanging pair delays no other.
 CANARIES_PER_PAIR = 4
@@ -195,9 +196,8 @@ class Prober:
         except TimeoutError as e:
             raise ProbeError(f"no answer within {limit:g} s", silent=True) from e
         except ValidationError as e:
-            first = e.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise ProbeError(f"its card is not valid: {where}: {first['msg']}", refused=True) from e
+            problem = first_invalid(e, WorkerCard).describe("the reply")
+            raise ProbeError(f"its card is not valid: {problem}", refused=True) from e
         except OversizedError as e:
             raise ProbeError(f"its card is not valid: {e}", refused=True) from e
         except (aiohttp.ClientError, OSError) as e:

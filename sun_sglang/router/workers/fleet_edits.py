@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from sun_sglang.contracts.fleet_file import Fleet, FleetWorker
 from sun_sglang.router.errors import ApiError
+from sun_sglang.strict import first_invalid
 
 Document = dict[str, Any]
 Edit = Callable[[Document], None]
@@ -91,13 +92,11 @@ def edited(fleet: Fleet, change: Edit) -> Fleet:
     """Return a fleet with one edit.
 
     Raises:
-        Problem: the edit refuses, or its result is no valid fleet (400).
+        ApiError: the edit refuses, or its result is no valid fleet (400).
     """
     document = fleet.model_dump(mode="json")
     change(document)
     try:
         return Fleet.model_validate_json(orjson.dumps(document))
     except ValidationError as e:
-        first = e.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"] if part != "[key]")
-        raise ApiError(400, f"{where + ': ' if where else ''}{first['msg']}", code="invalid_change") from e
+        raise ApiError(400, first_invalid(e, Fleet).describe(), code="invalid_change") from e

@@ -72,8 +72,8 @@ def test_a_recipe_adds_to_what_it_extends(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"bsae": "x"}, r"bsae: unknown key; known keys: extends, base"),
-        ({"data": {"colour": 1}}, r"data.colour: unknown key; known keys: file"),
+        ({"bsae": "x"}, r"bsae: unknown key; known keys: `extends`, `base`"),
+        ({"data": {"colour": 1}}, r"data.colour: unknown key; known keys: `file`"),
         ({"base": None}, r"base: Input should be a valid string \(got None\)"),
         ({"scheme": "half"}, r"scheme: Input should be 'prefill_only'"),
         ({"learning_rates": []}, r"learning_rates: .*at least 1"),
@@ -87,7 +87,7 @@ def test_a_recipe_adds_to_what_it_extends(tmp_path: Path) -> None:
         ({"data": {"prompt": None, "messages": "m", "system": "s"}}, "data.system: is for `prompt`"),
         ({"scheme": "full", "first_token": "decode"}, "first_token: under `full`"),
         ({"scheme": "full", "decoder": "x/y"}, "decoder: full trains the decoder"),
-        ({"lora": {"rang": 1}}, "lora.rang: unknown key; known keys: rank"),
+        ({"lora": {"rang": 1}}, "lora.rang: unknown key; known keys: `rank`"),
         ({"packing_tokens": 2048, "group_by_length": True}, "group_by_length: packed rows have no padding"),
         ({"packing_tokens": 512}, r"packing_tokens: a row of 512 tokens .* data.max_length \(1024\)"),
         ({"extends": 3}, "extends: is not a file or a list of files"),

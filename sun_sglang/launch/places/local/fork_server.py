@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from sun_sglang.errors import REFUSED, PatchError, SunError
 from sun_sglang.processes import die_with_parent
-from sun_sglang.topology import Strict
+from sun_sglang.strict import Strict
 
 
 class ForkRequest(Strict):

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from typing import Annotated
+
+import pytest
+from pydantic import BaseModel, Field, ValidationError, field_validator
+
+from sun_sglang.strict import Strict, YamlError, first_invalid, parse_yaml
+
+
+class Leaf(Strict):
+    size: int = Field(ge=1)
+    secret: str = ""
+
+    @field_validator("secret")
+    @classmethod
+    def _long(cls, secret: str) -> str:
+        if secret and len(secret) < 8:
+            raise ValueError("it is too short")
+        return secret
+
+
+class Document(Strict):
+    leaf: Leaf | None = None
+    named: dict[Annotated[str, Field(max_length=5)], Leaf] = Field(default_factory=dict)
+    listed: tuple[Leaf, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        ({"leaf": {}}, "leaf.size: is required"),
+        ({"leaf": {"size": 0}}, "leaf.size: Input should be greater than or equal to 1"),
+        ({"leaf": {"size": 1, "sise": 2}}, "leaf.sise: unknown key; known keys: `size`, `secret`"),
+        ({"named": {"a": {"size": 1, "b": 2}}}, "named.a.b: unknown key; known keys: `size`, `secret`"),
+        ({"listed": [{"size": 1}, {"b": 1}]}, "listed.1.size: is required"),
+        ({"listed": [{"size": 1, "b": 1}]}, "listed.0.b: unknown key; known keys: `size`, `secret`"),
+        ({"named": {"too long": {}}}, "named.too long: String should have at most 5 characters"),
+        ({"leaves": {}}, "leaves: unknown key; known keys: `more`, `leaf`, `named`, `listed`"),
+        ({"leaf": {"size": 1, "secret": "word"}}, "leaf.secret: it is too short"),
+        ([], "the root: Input should be a valid dictionary or instance of Document"),
+    ],
+)
+def test_first_invalid_of_each_kind_of_error_has_path_problem_and_fix(raw: object, expected: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Document.model_validate(raw)
+
+    assert first_invalid(caught.value, Document, extra_keys=("more",)).describe("the root") == expected
+
+
+def test_first_invalid_without_show_value_hides_the_value() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Document.model_validate({"leaf": {"size": 1, "secret": "word"}})
+
+    assert "word" not in first_invalid(caught.value, Document).describe()
+    assert first_invalid(caught.value, Document, show_value=True).problem == "it is too short (got 'word')"
+
+
+def test_first_invalid_under_a_value_without_model_lists_no_keys() -> None:
+    class Outer(Strict):
+        inner: int | dict[str, int] = 0
+
+    class Wrapper(BaseModel):
+        outer: Outer
+
+    with pytest.raises(ValidationError) as caught:
+        Wrapper.model_validate({"outer": {"other": 1}})
+
+    field = first_invalid(caught.value, Outer)
+    assert (field.where, field.problem, field.fix) == ("outer.other", "unknown key", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a: 1\nb: [", "sun.yaml:2: not valid YAML: "),
+        ("a: 1\na: 2", "sun.yaml:2: not valid YAML: key `a` is given twice"),
+        ("[a]: 1", "sun.yaml:1: not valid YAML: a key is not a name"),
+        ("a: 2026-02-30", "sun.yaml:1: not valid YAML: a value reads as `timestamp` and is none; put it in quotes"),
+        ("[" * 2000, "sun.yaml: not valid YAML: it is nested too deeply"),
+    ],
+)
+def test_parse_yaml_of_each_defect_has_line_and_problem(text: str, expected: str) -> None:
+    with pytest.raises(YamlError) as caught:
+        parse_yaml(text)
+
+    assert caught.value.describe("sun.yaml").startswith(expected)
