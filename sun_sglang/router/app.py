@@ -57,7 +57,8 @@ from sun_sglang.router.serving.in_flight import InFlight
 from sun_sglang.router.serving.length_check import LengthChecker
 from sun_sglang.router.serving.service import Service, request_outcome
 from sun_sglang.router.serving.tracing import load_tracing
-from sun_sglang.router.transport.worker_client import WorkerClient, new_session
+from sun_sglang.router.transport.http_session import new_session
+from sun_sglang.router.transport.worker_client import WorkerClient
 from sun_sglang.router.workers.fleet_store import FleetStore
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.shared_loads import SharedLoads

@@ -35,8 +35,7 @@ from sun_sglang.router.protocol.worker_replies import error_message, parse_json
 from sun_sglang.router.serving.admission import AdmissionQueue
 from sun_sglang.router.serving.in_flight import InFlight
 from sun_sglang.router.serving.service import TASK_HEADER
-from sun_sglang.router.transport.bounded_read import read_at_most
-from sun_sglang.router.transport.worker_client import describe_error
+from sun_sglang.router.transport.http_session import describe_error, read_at_most
 from sun_sglang.router.workers.paths import Path
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.worker import Worker

@@ -17,7 +17,7 @@ from sun_sglang.router.dispatch.outcome import (
     no_progress,
 )
 from sun_sglang.router.serving.length_check import CheckedLimits
-from sun_sglang.router.transport.exchange import LegExchange
+from sun_sglang.router.transport.leg_exchange import LegExchange
 from sun_sglang.router.transport.messages import LegFailure, LegResult
 from sun_sglang.router.workers.paths import Pair
 from sun_sglang.router.workers.worker import Worker

@@ -32,7 +32,7 @@ from sun_sglang.router.observability.log import Log
 from sun_sglang.router.observability.metrics import Metrics
 from sun_sglang.router.observability.request_id import RandomBytes
 from sun_sglang.router.scheduling.pair_selector import PairSelector
-from sun_sglang.router.transport.connection_pool import LegError
+from sun_sglang.router.transport.errors import LegError
 from sun_sglang.router.transport.messages import LegFailure, LegResponse, LegResult
 from sun_sglang.router.transport.worker_client import WorkerClient
 from sun_sglang.router.workers.paths import Pair
@@ -310,7 +310,7 @@ class Dispatcher:
         ticket.attempts.add(attempt)
         ticket.tries.append(attempt)
         path, (prefill, decode) = request.endpoint, pair
-        send = partial(self.client.send, fresh=fresh, most=int(self._limits.max_answer_mb * (1 << 20)))
+        send = partial(self.client.send, fresh=fresh, max_bytes=int(self._limits.max_answer_mb * (1 << 20)))
         attempt.legs = {
             "prefill": send(prefill.spec, path, bodies.prefill, partial(self._prefilled, attempt)),
             "decode": send(decode.spec, path, bodies.decode, partial(attempt.record, "decode"), streams=request.stream),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sun_sglang.router.dispatch.attempt import Attempt
-from sun_sglang.router.transport.connection_pool import LegError
+from sun_sglang.router.transport.errors import LegError
 
 if TYPE_CHECKING:
     from sun_sglang.router.dispatch.dispatcher import Dispatcher

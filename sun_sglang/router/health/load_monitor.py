@@ -10,7 +10,7 @@ import aiohttp
 from sun_sglang.router.clock import Clock
 from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.protocol.worker_replies import count_at, parse_json
-from sun_sglang.router.transport.bounded_read import read_at_most
+from sun_sglang.router.transport.http_session import read_at_most
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.worker import Worker
 

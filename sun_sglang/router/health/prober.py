@@ -21,9 +21,8 @@ from sun_sglang.router.health.canary import canary_fault, is_same_fault, make_ca
 from sun_sglang.router.observability.log import Log
 from sun_sglang.router.observability.metrics import Metrics
 from sun_sglang.router.text import truncate
-from sun_sglang.router.transport.bounded_read import OversizedError, read_at_most
-from sun_sglang.router.transport.connection_pool import is_exhausted
-from sun_sglang.router.transport.worker_client import describe_error
+from sun_sglang.router.transport.errors import is_exhausted
+from sun_sglang.router.transport.http_session import OversizedError, describe_error, read_at_most
 from sun_sglang.router.workers.paths import Pair, Path
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.worker import State, Worker

@@ -25,8 +25,7 @@ from sun_sglang.router.protocol.prompt_length import (
 )
 from sun_sglang.router.protocol.request import Request
 from sun_sglang.router.protocol.worker_replies import error_message, parse_json
-from sun_sglang.router.transport.bounded_read import read_at_most
-from sun_sglang.router.transport.worker_client import describe_error
+from sun_sglang.router.transport.http_session import describe_error, read_at_most
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.worker import Worker
 

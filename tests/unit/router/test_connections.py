@@ -11,8 +11,9 @@ import pytest
 
 from sun_sglang.router.clock import Clock
 from sun_sglang.router.deadlines import Deadlines
-from sun_sglang.router.transport.connection_pool import BrokenError, ConnectionPool, LegError
-from sun_sglang.router.transport.exchange import MAX_REPLY_BYTES, LegExchange
+from sun_sglang.router.transport.connection_pool import ConnectionPool
+from sun_sglang.router.transport.errors import BrokenError, LegError
+from sun_sglang.router.transport.leg_exchange import MAX_REPLY_BYTES, LegExchange
 from sun_sglang.router.transport.messages import LegFailure, LegResponse, LegResult
 from tests.unit.ports import PORTS
 
@@ -92,7 +93,7 @@ class Client:
     def send(
         self, base: str, path: str = "/", body: bytes = b"{}", *, streams: bool = False, most: int = MAX_REPLY_BYTES
     ) -> LegExchange:
-        return LegExchange(self.pool.origin(base), path, body, self.said.append, streams=streams, most=most)
+        return LegExchange(self.pool.origin(base), path, body, self.said.append, streams=streams, max_bytes=most)
 
     async def ask(self, base: str, path: str = "/", body: bytes | None = b"{}", *, fresh: bool = False) -> LegResult:
         """The answer to a request of its own."""

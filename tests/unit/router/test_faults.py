@@ -413,7 +413,7 @@ async def test_fault_08_a_worker_that_sends_others_their_bytes_does_not_stand_st
     await system.until(lambda: sum(a.silent_since < float("inf") for a in system.router.dispatcher.attempts) == 2)
     stalls, base, now = system.router.stalls, system.router.registry.workers["base-0"], system.router.clock.now()
     first, other = sorted(system.router.dispatcher.attempts, key=lambda a: a.request.stream is not stream)
-    first.reading_since, first.owed_since = (now - 100, None) if stream else (None, now - 100)
+    first.reading_since, first.decoding_since = (now - 100, None) if stream else (None, now - 100)
     stalls.saw("base-0", 7, now - 100)
     base.answered = now - 100
     first.legs["decode"].arrived = now - 100

@@ -1,4 +1,4 @@
-"""One request to a worker and its answer, whichever connection it takes."""
+"""One leg: a request to a worker and its response, over an idle or a new connection."""
 
 from __future__ import annotations
 
@@ -6,26 +6,21 @@ import asyncio
 from collections.abc import Callable
 
 from sun_sglang.router.protocol import sse
-from sun_sglang.router.transport.connection_pool import (
-    BrokenError,
-    Connection,
-    ExhaustedError,
-    LegError,
-    NotConnectedError,
-    Origin,
-)
+from sun_sglang.router.transport.connection import Connection
+from sun_sglang.router.transport.connection_pool import Origin
+from sun_sglang.router.transport.errors import BrokenError, ExhaustedError, LegError, NotConnectedError
 from sun_sglang.router.transport.messages import LegFailure, LegResponse, LegResult
 
-# Bytes of a stream that may wait for whoever reads it; then the worker is held back.
+# Unread bytes of a stream at which the router stops reading from the worker.
 _BACKLOG = 1 << 18
-# Memory of a piece besides its bytes. A chunked answer may come in pieces of one byte.
+# Memory of a piece besides its bytes. A chunked response may arrive in pieces of one byte.
 _PIECE_BYTES = 48
-# A reply that is no answer to a client: a card, or the reply to an abort.
+# Bound of a response that no client receives: a card, or the reply to an abort.
 MAX_REPLY_BYTES = 1 << 20
 
 
 class LegExchange:
-    """A request that is sent at once, and the receiver of its answer.
+    """Sends a request when it is constructed, and receives the response.
 
     The request is sent once. uvicorn closes an idle connection without notice, so a request on a kept connection may be
     lost; `LegFailure.stale` reports this, and the caller decides whether to send another request.
@@ -33,16 +28,16 @@ class LegExchange:
     Args:
         origin: the worker.
         path: on the worker.
-        body: JSON; None makes it a GET request.
-        heard: called once: with the whole answer, with a stream up to the end of its first event at least, or with why
-            there is neither. Not called after `close`.
-        streams: an answer of status 200 is a stream: what comes after its first event is for `read`.
-        fresh: open a new connection instead of using a kept one.
-        most: bytes that an answer may have that is not streamed; a larger one is broken off and lost.
+        body: JSON of a POST request; None makes it a GET request.
+        on_result: called once: with the whole response, with a stream up to the end of its first event at least, or
+            with the failure. Not called after `close`.
+        streams: a response of status 200 is a stream; `read` returns what follows its first event.
+        fresh: open a new connection instead of using an idle one.
+        max_bytes: bound of a response that is not streamed; a larger one is broken off and fails.
 
     Attributes:
-        over: nothing more will come.
-        arrived: clock time at which the last piece of the answer's body arrived; minus infinity before.
+        over: nothing more will arrive.
+        arrived: clock time at which the last piece of the body arrived; minus infinity before.
     """
 
     __slots__ = (
@@ -50,11 +45,11 @@ class LegExchange:
         "_connecting",
         "_connection",
         "_error",
-        "_heard",
         "_kept",
         "_loop",
-        "_most",
+        "_max_bytes",
         "_on_over",
+        "_on_result",
         "_origin",
         "_path",
         "_paused",
@@ -74,29 +69,29 @@ class LegExchange:
         origin: Origin,
         path: str,
         body: bytes | None,
-        heard: Callable[[LegResult], None],
+        on_result: Callable[[LegResult], None],
         *,
         streams: bool = False,
         fresh: bool = False,
-        most: int = MAX_REPLY_BYTES,
+        max_bytes: int = MAX_REPLY_BYTES,
     ) -> None:
         self.over = False
-        self._most = most
+        self._max_bytes = max_bytes
         self.arrived = float("-inf")
         self._loop = asyncio.get_running_loop()
         self._origin = origin
         self._path = path
-        # dropped once it was sent: it may be megabytes, and a stream may last for minutes
+        # released once it was sent: it may have megabytes, and a stream may last for minutes
         self._body: bytes | None = None
-        # dropped once it was called: what it holds holds this exchange
-        self._heard: Callable[[LegResult], None] | None = heard
+        # released once it was called: it references an object that references this exchange
+        self._on_result: Callable[[LegResult], None] | None = on_result
         self._streams = streams
         self._paused = False
         self._status = 0
         self._pieces: list[bytes] = []
-        # memory of the pieces
+        # memory of the pieces, in bytes
         self._size = 0
-        # of a stream before its first event is whole: its last bytes
+        # the last bytes of a stream whose first event is not complete
         self._tail = b""
         self._error: LegError | None = None
         self._connecting: asyncio.Task[None] | None = None
@@ -112,10 +107,10 @@ class LegExchange:
             self._connection.send(path, body, self)
 
     async def read(self) -> bytes:
-        """The next piece of a stream; empty at its end.
+        """Return the next piece of a stream; empty at its end.
 
         Raises:
-            LegError: it broke, or was closed.
+            LegError: the connection broke, or the exchange was closed.
         """
         if not self._pieces and not self.over:
             self._reader = self._loop.create_future()
@@ -124,16 +119,16 @@ class LegExchange:
             finally:
                 self._reader = None
         if self._pieces:
-            return self._take()
+            return self._take_pieces()
         if self._error is not None:
             raise self._error
         return b""
 
     async def finished(self) -> None:
-        """Wait until the answer is over; what comes until then is dropped.
+        """Wait until the response is over; discard what arrives until then.
 
         Raises:
-            LegError: it broke, or was closed.
+            LegError: the connection broke, or the exchange was closed.
         """
         if not self.over:
             self._watcher = self._loop.create_future()
@@ -142,17 +137,20 @@ class LegExchange:
             raise self._error
 
     def when_over(self, callback: Callable[[LegError | None], None]) -> None:
-        """Call back once nothing more will come, at once if that is so, with what broke. Pieces may still be unread."""
+        """Call back with the error, if any, once nothing more will arrive; at once if the response is over.
+
+        Pieces may still be unread.
+        """
         if self.over:
             callback(self._error)
         else:
             self._on_over = callback
 
     def close(self) -> None:
-        """Break off what is not over; whoever reads it gets an error."""
+        """Break off a response that is not over; `read` then raises an error."""
         if self.over:
             return
-        self._heard = None
+        self._on_result = None
         if self._connecting is not None:
             self._connecting.cancel()
         if self._connection is not None:
@@ -163,20 +161,20 @@ class LegExchange:
     # --- called by the connection -------------------------------------------------------------------------------------
 
     def response_started(self, status: int) -> None:
-        """See `Receiver`."""
+        """Keep the status; see `Receiver`."""
         self._status = status
 
     def response_data(self, data: bytes) -> None:
-        """See `Receiver`."""
+        """Keep a piece of the body, or report it; see `Receiver`."""
         self.arrived = self._origin.clock.now()
-        if self._heard is None and self._watcher is not None:
+        if self._on_result is None and self._watcher is not None:
             return
         self._pieces.append(data)
         self._size += len(data) + _PIECE_BYTES
-        if self._heard is not None:
+        if self._on_result is not None:
             if self._streams and self._status == 200:
                 self._begin_stream(data)
-            elif self._size > self._most:
+            elif self._size > self._max_bytes:
                 self._refuse()
         elif self._reader is not None:
             _wake(self._reader)
@@ -185,21 +183,21 @@ class LegExchange:
             self._connection.pause()
 
     def response_completed(self) -> None:
-        """See `Receiver`."""
+        """Report the whole response; see `Receiver`."""
         self._end(None)
-        if self._heard is None:
+        if self._on_result is None:
             return
         if self._streams and self._status == 200:
-            self._tell(LegFailure("the stream ended before its first token"))
+            self._report(LegFailure("the stream ended before its first token"))
         else:
-            self._tell(LegResponse(self._status, self._take()))
+            self._report(LegResponse(self._status, self._take_pieces()))
 
     def response_failed(self, error: LegError) -> None:
-        """See `Receiver`."""
+        """Report the failure; see `Receiver`."""
         self._connection = None
         stale = self._kept and self._status == 0 and isinstance(error, BrokenError)
         self._end(error)
-        self._tell(LegFailure(str(error), stale=stale))
+        self._report(LegFailure(str(error), stale=stale))
 
     # ------------------------------------------------------------------------------------------------------------------
 
@@ -208,7 +206,7 @@ class LegExchange:
             self._connection = await self._origin.connect()
         except NotConnectedError as e:
             self._end(e)
-            self._tell(LegFailure(str(e), refused=True, ours=isinstance(e, ExhaustedError)))
+            self._report(LegFailure(str(e), refused=True, ours=isinstance(e, ExhaustedError)))
         else:
             body, self._body = self._body, None
             self._connection.send(self._path, body, self)
@@ -216,21 +214,21 @@ class LegExchange:
             self._connecting = None
 
     def _begin_stream(self, data: bytes) -> None:
-        """Report a stream once its first event is whole. One that is too long goes to the reader, who refuses it."""
+        """Report a stream once its first event is complete. The reader refuses an event that is too long."""
         near = self._tail + data
         self._tail = near[-3:]
         if sse.contains_event_end(near) or self._size > sse.MAX_EVENT_BYTES:
-            self._tell(LegResponse(200, self._take(), streamed=True))
+            self._report(LegResponse(200, self._take_pieces(), streamed=True))
 
     def _refuse(self) -> None:
-        """Break off an answer that is too large."""
-        heard, why = self._heard, f"its answer is over {self._most / (1 << 20):g} MiB"
+        """Break off a response that is too large."""
+        on_result, why = self._on_result, f"its answer is over {self._max_bytes / (1 << 20):g} MiB"
         self._pieces.clear()
         self.close()
-        if heard is not None:
-            heard(LegFailure(why, oversized=True))
+        if on_result is not None:
+            on_result(LegFailure(why, oversized=True))
 
-    def _take(self) -> bytes:
+    def _take_pieces(self) -> bytes:
         pieces = self._pieces
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
@@ -243,15 +241,15 @@ class LegExchange:
             self._paused = False
             self._connection.resume()
 
-    def _tell(self, said: LegResult) -> None:
-        heard, self._heard = self._heard, None
-        if heard is not None:
-            heard(said)
+    def _report(self, result: LegResult) -> None:
+        on_result, self._on_result = self._on_result, None
+        if on_result is not None:
+            on_result(result)
 
     def _end(self, error: LegError | None) -> None:
         self.over = True
         self._error = error
-        # whoever gets the connection next wants to read
+        # the next exchange on this connection reads from it
         self._resume()
         self._connection = None
         _wake(self._reader)
