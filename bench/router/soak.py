@@ -226,7 +226,7 @@ class Soak:
             if not workers:
                 continue
             victim = self._rng.choice(workers)
-            kind = self._rng.choice(("kill", "stop", "status", "abort", "die_at_token", "slow", "lie"))
+            kind = self._rng.choice(("kill", "stop", "status", "abort", "die_at_token", "slow", "unresponsive"))
             with suppress(ProcessLookupError, aiohttp.ClientError, TimeoutError):
                 await self._trouble(client, kind, victim)
                 self._tally.trouble[kind] += 1

@@ -1,4 +1,4 @@
-"""What an emulated worker can be told to do wrong. Pure: whoever is at the place of a fault asks whether it is on."""
+"""Faults that an emulated worker simulates on command. Pure: the code where a fault occurs checks if it is active."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ FaultKind = Literal[
     "close_bootstrap",
     "slow",
     "hold",
-    "lie",
-    "sick",
+    "unresponsive",
+    "unhealthy",
     "status",
     "abort",
     "unhooked",
@@ -33,20 +33,21 @@ class Fault(Strict):
     """One fault.
 
     Attributes:
-        kind: `refuse` closes the listening socket and every connection; `hang` accepts and never answers, whatever is
-            asked; `die` ends the process at once, `die_at_token` when the answer of a request reaches `token`,
-            `die_in_prefill` half-way through a prefill batch; `blackhole_bootstrap` accepts decode workers and never
-            answers them; `close_bootstrap` closes that port for good; `slow` takes `factor` times as long; `hold` gives
-            an answer that has `token` tokens no more of them, on a decode worker; `lie` says that it is healthy and
-            answers no request; `sick` says that it is not healthy and serves; `status` answers requests with `status`;
-            `abort` answers them with an abort inside a 200; `unhooked` says in its card that a hook did not take;
-            `clear` ends whatever was on.
+        kind: `refuse` closes the listening socket and every connection. `hang` accepts connections and never answers,
+            cards and heartbeats included. `die` ends the process at once; `die_at_token` when the answer of a request
+            reaches `token` tokens; `die_in_prefill` half-way through a prefill batch. `blackhole_bootstrap` accepts
+            decode workers and never answers them; `close_bootstrap` closes the bootstrap port for good. `slow`
+            multiplies all times by `factor`. `hold`, on a decode worker, adds no tokens to an answer that has `token`
+            tokens. `unresponsive` reports healthy and answers no request; `unhealthy` reports unhealthy and serves.
+            `status` answers requests with the HTTP status `status`; `abort` with an abort inside a 200. `unhooked`
+            reports in the card that a hook is missing. `clear` ends the active fault.
         token: for `die_at_token`, counted from 1, and for `hold`.
         factor: for `slow`.
         status: for `status`.
-        times: how many requests `hang`, `lie`, `status`, `abort` and `die_at_token` meet; then it is over.
-        seconds: after which it is over by itself; a `refuse` cannot be cleared otherwise.
-        spare: requests whose `extra_key` contains this are left alone, such as `sun-canary`.
+        times: number of requests that `hang`, `unresponsive`, `status`, `abort` and `die_at_token` apply to; then the
+            fault ends.
+        seconds: duration of the fault; the only end of a `refuse`.
+        spare: exempts requests whose `extra_key` contains this text, such as `sun-canary`.
     """
 
     kind: FaultKind
@@ -58,12 +59,12 @@ class Fault(Strict):
     spare: str = ""
 
     def spares(self, extra_key: object) -> bool:
-        """Whether a request with this `extra_key` is left alone."""
+        """Return whether a request with this `extra_key` is exempt."""
         return bool(self.spare) and self.spare in str(extra_key or "")
 
 
 class FaultInjector:
-    """The fault that is on, if any.
+    """Holds the active fault, if there is one.
 
     Args:
         now: a monotonic clock, seconds.
@@ -76,29 +77,29 @@ class FaultInjector:
         self._left: int | None = None
 
     def set(self, fault: Fault) -> None:
-        """Turn a fault on, in place of the one before; `clear` turns it off."""
+        """Activate a fault in place of the previous one; `clear` only ends the previous one."""
         self._fault = None if fault.kind == "clear" else fault
         self._until = float("inf") if fault.seconds is None else self._now() + fault.seconds
         self._left = fault.times
 
-    def active(self) -> Fault | None:
-        """The fault that is on."""
-        if self._fault is not None and (self._now() >= self._until or self._left == 0):
-            self._fault = None
-        return self._fault
-
     def remaining(self) -> float:
-        """Seconds until the fault that is on is over by itself; infinite if it is not."""
+        """Return the seconds until the active fault ends; infinite if it has no duration."""
         return max(0.0, self._until - self._now())
 
-    def on(self, *kinds: FaultKind) -> Fault | None:
-        """The fault that is on, if it is one of these."""
-        fault = self.active()
-        return fault if fault is not None and fault.kind in kinds else None
+    def active(self, *kinds: FaultKind) -> Fault | None:
+        """Return the active fault if it is of one of these kinds."""
+        if self._fault is not None and (self._now() >= self._until or self._left == 0):
+            self._fault = None
+        return self._fault if self._fault is not None and self._fault.kind in kinds else None
 
-    def meets(self, extra_key: object, *kinds: FaultKind) -> Fault | None:
-        """As `on`, for a request: spares whom it spares, and counts."""
-        fault = self.on(*kinds)
+    def apply(self, extra_key: object, *kinds: FaultKind) -> Fault | None:
+        """Return the fault that applies to a request, and count the request; None if the request is exempt.
+
+        Args:
+            extra_key: the request's `extra_key`.
+            kinds: the kinds to consider.
+        """
+        fault = self.active(*kinds)
         if fault is None or fault.spares(extra_key):
             return None
         if self._left is not None:

@@ -1,4 +1,4 @@
-"""Who an emulated worker says it is: its identity, its limits, its card."""
+"""The identity, the token limits and the card of an emulated worker."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ from sun_sglang.emulator.settings import Settings
 _DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "fp8_e4m3": 1, "fp8_e5m2": 1}
 
 
-class Limits(NamedTuple):
-    """What a worker takes, in tokens.
+class TokenLimits(NamedTuple):
+    """The lengths that a worker accepts, in tokens.
 
-    SGLang's scheduler keeps a request one below the context and the cache, and a prompt five below that
+    SGLang's scheduler keeps a request one token below the context and the KV cache, and a prompt five below that
     (managers/tp_worker.py).
+
+    Attributes:
+        context: longest context.
+        kv: tokens of KV that fit.
     """
 
     context: int
@@ -28,20 +32,20 @@ class Limits(NamedTuple):
 
     @property
     def request(self) -> int:
-        """Longest prompt and answer together."""
+        """Most tokens of prompt and answer together."""
         return min(self.context - 1, self.kv - 1)
 
     @property
     def prompt(self) -> int:
-        """Prompts of this length or more are refused."""
+        """The length from which on prompts are refused."""
         return self.request - 5
 
 
-def identity_of(settings: Settings) -> Identity:
-    """The checkpoint's identity where there is one; else one that follows from the model's name and the emulation.
+def emulated_identity(settings: Settings) -> Identity:
+    """Return the checkpoint's identity, or one that follows from the model's name where there is no checkpoint.
 
     Raises:
-        CheckpointError: there is a checkpoint that cannot be read.
+        CheckpointError: the checkpoint cannot be read.
     """
     found = find_checkpoint(settings.model, settings.revision)
     if found is not None:
@@ -49,13 +53,13 @@ def identity_of(settings: Settings) -> Identity:
     flag = settings.engine.get("kv_cache_dtype") or "auto"
     dtype = (settings.engine.get("dtype") or "auto") if flag == "auto" else flag
     weights = hashlib.sha256(f"{settings.model}@{settings.revision or ''}".encode()).hexdigest()[:16]
-    given = settings.emulation
+    shape = settings.emulation
     return Identity(
-        architecture=given.architecture,
-        num_layers=given.num_layers,
-        num_kv_heads=given.num_kv_heads,
-        head_dim=given.head_dim,
-        vocab_size=given.vocab_size,
+        architecture=shape.architecture,
+        num_layers=shape.num_layers,
+        num_kv_heads=shape.num_kv_heads,
+        head_dim=shape.head_dim,
+        vocab_size=shape.vocab_size,
         rope="{}",
         kv_cache_dtype=flag,
         kv_dtype="bfloat16" if dtype == "auto" else dtype,
@@ -70,7 +74,7 @@ def identity_of(settings: Settings) -> Identity:
 
 
 def context_length(settings: Settings) -> int:
-    """The flag's, else the checkpoint's, else the emulation's."""
+    """Return the context length in tokens: the flag's, else the checkpoint's, else the emulation's."""
     if settings.context_length:
         return settings.context_length
     found = find_checkpoint(settings.model, settings.revision)
@@ -78,16 +82,21 @@ def context_length(settings: Settings) -> int:
 
 
 def kv_bytes_per_token(identity: Identity) -> int:
-    """Bytes of KV that one token takes on all ranks together: keys and values of every layer."""
+    """Return the bytes of KV per token on all ranks together: keys and values of every layer."""
     width = _DTYPE_BYTES.get(identity.kv_dtype, 2)
     return 2 * identity.num_layers * identity.num_kv_heads * identity.head_dim * width
 
 
-def make_card(settings: Settings, identity: Identity, limits: Limits) -> WorkerCard:
-    """The card of this start. There are no hooks to report.
+def make_card(settings: Settings, identity: Identity, limits: TokenLimits) -> WorkerCard:
+    """Return the card of this start. An emulated worker has no hooks to report.
+
+    Args:
+        settings: the worker's settings.
+        identity: its identity.
+        limits: the lengths that it accepts.
 
     Raises:
-        CheckpointError: there is a tuning record that cannot be read.
+        CheckpointError: the tuning record cannot be read.
     """
     found = find_checkpoint(settings.model, settings.revision) if settings.role == "prefill" else None
     tuning = read_tuning(found) if found is not None else None

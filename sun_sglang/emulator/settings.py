@@ -1,4 +1,4 @@
-"""What an emulated worker is told: SGLang's own flags, as any worker gets, and `--sim-*` flags of its own."""
+"""The settings of an emulated worker: SGLang's flags, and a `--sim-*` flag for each field of `Emulation`."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ _PREFIX = "sim_"
 
 
 class Settings(Strict):
-    """One emulated worker.
+    """The settings of one emulated worker.
 
     Attributes:
-        role: what it does.
-        model: a directory, or a name where there is no checkpoint.
-        revision: of the model.
-        served_model_name: what `/v1/models` calls it.
-        host: address that it listens on.
+        role: `prefill` or `decode`.
+        model: a directory, or any name where there is no checkpoint.
+        revision: revision of the model.
+        served_model_name: the model's name in `/v1/models`.
+        host: address of its ports.
         port: its HTTP port; 0 takes a free one.
-        bootstrap_port: where decode workers meet it; None on a decode worker.
-        max_total_tokens: tokens of KV; None takes the cost file's.
-        context_length: None takes the checkpoint's, else the emulation's.
-        engine: the SGLang flags that its identity depends on.
-        decode_cache: whether a decode worker keeps prompts' KV.
-        emulation: what it emulates.
-        key: the worker key that every request has to carry; None for none.
+        bootstrap_port: port to which decode workers connect; None on a decode worker.
+        max_total_tokens: tokens of KV that fit; None takes the cost file's number.
+        context_length: tokens; None takes the checkpoint's number, else the emulation's.
+        engine: the SGLang flags on which its identity depends.
+        decode_cache: whether a decode worker keeps the KV of prompts.
+        emulation: the emulated behaviour.
+        key: the worker key that every request must carry; None if none is required.
     """
 
     role: Role
@@ -73,10 +73,10 @@ _FLAGS = (
 
 
 def parse_settings(argv: Sequence[str]) -> Settings:
-    """Settings from a command line. SGLang's other flags mean nothing here and are let pass.
+    """Return the settings of a command line. Other flags of SGLang are accepted and have no effect.
 
     Raises:
-        TopologyError: a `--sim-*` flag is wrong.
+        TopologyError: the value of a `--sim-*` flag is wrong.
         SystemExit: a flag is missing or malformed (argparse).
     """
     parsed, _ = _parser().parse_known_args(argv)
@@ -101,17 +101,17 @@ def parse_settings(argv: Sequence[str]) -> Settings:
 
 
 def emulation_flags(emulation: Emulation) -> dict[str, str]:
-    """The `--sim-*` flags that say what differs from the defaults, as names with underscores and values."""
+    """Return the `--sim-*` flags of an emulation that differ from the defaults: names with underscores, and values."""
     return {_PREFIX + name: str(value) for name, value in emulation.model_dump(exclude_defaults=True).items()}
 
 
 def costs_path(emulation: Emulation) -> Path | None:
-    """Where its cost file is; None for the zero-cost model."""
+    """Return the path of the cost file; None for the zero-cost model."""
     return Path(emulation.costs) if emulation.costs else None
 
 
 def _parser() -> argparse.ArgumentParser:
-    # an abbreviation of a flag that is let pass must not be taken for one of ours
+    # an abbreviation of one of SGLang's other flags must not match one of these flags
     parser = argparse.ArgumentParser(prog="python -m sun_sglang.emulator.worker", allow_abbrev=False)
     parser.add_argument("--model-path", required=True, help="a directory, or any name")
     parser.add_argument("--disaggregation-mode", required=True, choices=("prefill", "decode"))

@@ -1,8 +1,8 @@
-"""One emulated worker: SGLang's PD protocol over a cost model, in a process of about 50 MB.
+"""One emulated worker: SGLang's protocol for separate prefill and decode, over a cost model, in about 50 MB.
 
     python -m sun_sglang.emulator.worker --model-path NAME --disaggregation-mode prefill --port 30000 ...
 
-takes SGLang's flags, most of which mean nothing here, and `--sim-*` flags of its own.
+Accepts SGLang's flags, most of which have no effect, and `--sim-*` flags of its own (`settings.py`).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from sun_sglang.emulator.engine.decode import DecodeEngine
 from sun_sglang.emulator.engine.engine import Engine
 from sun_sglang.emulator.engine.prefill import PrefillEngine
 from sun_sglang.emulator.fault_injection import Fault, FaultInjector
-from sun_sglang.emulator.identity import Limits, context_length, identity_of, kv_bytes_per_token, make_card
-from sun_sglang.emulator.protocol.request import Reader
-from sun_sglang.emulator.protocol.versions import SHAPES
+from sun_sglang.emulator.identity import TokenLimits, context_length, emulated_identity, kv_bytes_per_token, make_card
+from sun_sglang.emulator.protocol.reply_shapes import SHAPES
+from sun_sglang.emulator.protocol.request_parser import RequestParser
 from sun_sglang.emulator.settings import Settings, costs_path, parse_settings
 from sun_sglang.errors import SunError
 from sun_sglang.sim.cost_model import CostModel, load_costs
@@ -30,21 +30,25 @@ from sun_sglang.sim.prefix_cache import PrefixCache
 
 
 class EmulatedWorker:
-    """One worker in this process. `start` and `stop` it; `server.port` is where it listens.
+    """One worker in this process; `server.port` is its HTTP port once it has started.
 
     Args:
-        settings: what it was told.
+        settings: the worker's settings.
+
+    Raises:
+        CheckpointError: `settings.model` is a checkpoint that cannot be read.
+        CostError: the cost file is wrong.
     """
 
     def __init__(self, settings: Settings) -> None:
         path = costs_path(settings.emulation)
         costs = load_costs(path) if path else CostModel()
-        identity = identity_of(settings)
-        limits = Limits(context_length(settings), settings.max_total_tokens or costs.kv_tokens)
+        identity = emulated_identity(settings)
+        limits = TokenLimits(context_length(settings), settings.max_total_tokens or costs.kv_tokens)
         self.card = make_card(settings, identity, limits)
         self.faults = FaultInjector()
         self.engine = _engine(settings, costs, identity, limits, self.faults)
-        reader = Reader(
+        parser = RequestParser(
             bytes_per_token=settings.emulation.bytes_per_token,
             vocab_size=identity.vocab_size,
             context=limits.context,
@@ -52,32 +56,34 @@ class EmulatedWorker:
             longest_prompt=limits.prompt,
             shapes=SHAPES[settings.emulation.sglang],
         )
-        self.server = Server(settings, self.card, self.engine, reader, self.faults)
+        self.server = Server(settings, self.card, self.engine, parser, self.faults)
         self._first_fault = settings.emulation.fault
-        self._driving: asyncio.Task[None] | None = None
+        self._engine_task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Listen and begin to step."""
+        """Start the engine and the HTTP server, and activate the fault of the settings."""
         await self.engine.start()
-        self._driving = asyncio.create_task(self.engine.run())
+        self._engine_task = asyncio.create_task(self.engine.run())
         await self.server.start()
         if self._first_fault:
-            await self.server.fault(Fault.model_validate_json(self._first_fault))
+            await self.server.inject(Fault.model_validate_json(self._first_fault))
 
     async def stop(self) -> None:
-        """End everything at once."""
+        """End everything at once, requests in flight included."""
         await self.server.stop()
-        if self._driving is not None:
-            self._driving.cancel()
-            await asyncio.gather(self._driving, return_exceptions=True)
+        if self._engine_task is not None:
+            self._engine_task.cancel()
+            await asyncio.gather(self._engine_task, return_exceptions=True)
         await self.engine.close()
 
 
-def _engine(settings: Settings, costs: CostModel, identity: Identity, limits: Limits, faults: FaultInjector) -> Engine:
+def _engine(
+    settings: Settings, costs: CostModel, identity: Identity, limits: TokenLimits, faults: FaultInjector
+) -> Engine:
     cache = PrefixCache(page_size=identity.page_size or 1, kv_tokens=limits.kv)
     if settings.role == "decode":
-        keeps = settings.decode_cache
-        return DecodeEngine(costs, limits, cache, settings.emulation, faults, keeps_prompts=keeps)
+        caches = settings.decode_cache
+        return DecodeEngine(costs, limits, cache, settings.emulation, faults, caches_prompts=caches)
     assert settings.bootstrap_port is not None, "a prefill worker has a bootstrap port"
     return PrefillEngine(
         costs,
@@ -94,7 +100,7 @@ def _engine(settings: Settings, costs: CostModel, identity: Identity, limits: Li
 
 
 async def serve(settings: Settings) -> None:
-    """Run one worker until SIGTERM or SIGINT; requests under way are finished first."""
+    """Run one worker until SIGTERM or SIGINT, and then until no request is in flight."""
     worker = EmulatedWorker(settings)
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -107,7 +113,7 @@ async def serve(settings: Settings) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point of `python -m sun_sglang.emulator.worker`."""
+    """Run `python -m sun_sglang.emulator.worker`."""
     import uvloop
 
     try:

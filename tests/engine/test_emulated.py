@@ -20,7 +20,7 @@ import httpx
 import pytest
 
 from sun_sglang.contracts.sglang_versions import NEWEST_VERSION
-from sun_sglang.emulator.protocol.versions import SHAPES
+from sun_sglang.emulator.protocol.reply_shapes import SHAPES
 from sun_sglang.emulator.settings import parse_settings
 from sun_sglang.emulator.worker import EmulatedWorker
 from sun_sglang.patches.versions import installed_version

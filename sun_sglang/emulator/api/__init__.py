@@ -1,1 +1,4 @@
-"""The emulated worker's HTTP server."""
+"""The HTTP server of an emulated worker: routes, handlers, and the replies that they send.
+
+Checks of a request belong into `emulator/protocol/`, and its work into `emulator/engine/`. Open `server.py` first.
+"""

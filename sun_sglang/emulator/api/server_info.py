@@ -1,4 +1,4 @@
-"""What an emulated worker says of itself: SGLang's `/v1/loads`, `/model_info` and `/server_info`. Pure."""
+"""The replies of SGLang's `/v1/loads`, `/model_info` and `/server_info` for an emulated worker. Pure."""
 
 from __future__ import annotations
 
@@ -16,10 +16,16 @@ _MAX_RUNNING = 4096
 
 
 def loads(engine: Engine, settings: Settings, *, include: str | None, dp_rank: str | None) -> dict[str, Any]:
-    """`/v1/loads`.
+    """Return the reply of `/v1/loads`.
+
+    Args:
+        engine: the worker's engine.
+        settings: the worker's settings.
+        include: the query's comma-separated sections; None for all.
+        dp_rank: the query's data-parallel rank; None for all.
 
     Raises:
-        InternalError: a section that SGLang does not know, which it answers with 500.
+        InternalError: SGLang has no such section, and answers 500.
     """
     wanted = {s.strip() for s in include.split(",")} if include else {"all"}
     if not wanted <= _SECTIONS:
@@ -79,7 +85,7 @@ def _rank(engine: Engine, settings: Settings, wanted: set[str]) -> dict[str, Any
 
 
 def model_info(settings: Settings, card: WorkerCard) -> dict[str, Any]:
-    """`/model_info`."""
+    """Return the reply of `/model_info`."""
     return {
         "model_path": settings.model,
         "served_model_name": settings.served_model_name,
@@ -99,7 +105,13 @@ def model_info(settings: Settings, card: WorkerCard) -> dict[str, Any]:
 
 
 def server_info(engine: Engine, settings: Settings, card: WorkerCard) -> dict[str, Any]:
-    """`/server_info`: what a client of SGLang reads of it; not every flag."""
+    """Return the reply of `/server_info`, with the keys that clients of SGLang read and not every flag.
+
+    Args:
+        engine: the worker's engine.
+        settings: the worker's settings.
+        card: the worker's card.
+    """
     return {
         "model_path": settings.model,
         "tokenizer_path": settings.engine.get("tokenizer_path", settings.model),

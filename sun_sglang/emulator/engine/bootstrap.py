@@ -1,9 +1,10 @@
-"""Where emulated prefill and decode workers meet: JSON lines over TCP on the prefill worker's bootstrap port.
+"""The bootstrap connections between emulated workers: JSON lines over TCP on the prefill worker's bootstrap port.
 
-SGLang meets over HTTP and ZMQ and moves KV by RDMA; what is kept of that is who learns of what, and when. A decode
-worker asks an address for its prefill worker once (blocking all its work, as SGLang's scheduler is blocked), says
-`ready` for a room when it has reserved KV, and `abort` when it gives up. The prefill worker answers a room with `kv` or
-`failed`. A broken connection tells a decode worker nothing: only its heartbeat does (disaggregation/common/conn.py).
+SGLang uses HTTP and ZMQ, and moves KV by RDMA. The emulation keeps which side learns of which event, and when. A decode
+worker looks up an address once, which blocks all its work as it blocks SGLang's scheduler. It sends `ready` for a room
+when it has reserved KV, and `abort` when it gives the room up. The prefill worker answers a room with `kv`. A decode
+worker detects a dead prefill worker by its heartbeats only, never by a broken connection
+(disaggregation/common/conn.py).
 """
 
 from __future__ import annotations
@@ -16,33 +17,38 @@ from typing import Any
 import orjson
 
 Message = dict[str, Any]
+Address = tuple[str, int]
 _LIMIT = 1 << 20
 
 
 class UnreachableError(Exception):
-    """No prefill worker answers at an address."""
+    """No prefill worker answers at the address."""
 
 
 class Link:
-    """One connection, from either side."""
+    """One connection, on either side.
+
+    Args:
+        writer: the connection.
+    """
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self._writer = writer
 
     @property
     def open(self) -> bool:
-        """Whether it can still be written to."""
+        """Whether the connection still accepts messages."""
         return not self._writer.is_closing()
 
     def send(self, **message: Any) -> bool:
-        """Write a message; False if the other side is gone."""
+        """Write a message. Return False if the other side has closed the connection."""
         if self._writer.is_closing():
             return False
         self._writer.write(orjson.dumps(message) + b"\n")
         return True
 
     def close(self) -> None:
-        """Close it."""
+        """Close the connection."""
         self._writer.close()
 
 
@@ -50,29 +56,29 @@ class BootstrapServer:
     """The prefill worker's side.
 
     Args:
-        silent: whether decode workers are to get no answer.
-        ready: called with a room, the prompt tokens that the decode worker has cached, and its link.
-        aborted: called with a room.
-        lost: called with a link whose decode worker is gone.
+        is_silent: returns whether to ignore every message of decode workers.
+        on_ready: called with a room, the prompt tokens that the decode worker has cached, and the link to it.
+        on_abort: called with a room that its decode worker gave up.
+        on_lost: called with a link that its decode worker closed.
     """
 
     def __init__(
         self,
         *,
-        silent: Callable[[], bool],
-        ready: Callable[[int, int, Link], None],
-        aborted: Callable[[int], None],
-        lost: Callable[[Link], None],
+        is_silent: Callable[[], bool],
+        on_ready: Callable[[int, int, Link], None],
+        on_abort: Callable[[int], None],
+        on_lost: Callable[[Link], None],
     ) -> None:
-        self._silent = silent
-        self._ready = ready
-        self._aborted = aborted
-        self._lost = lost
+        self._is_silent = is_silent
+        self._on_ready = on_ready
+        self._on_abort = on_abort
+        self._on_lost = on_lost
         self._server: asyncio.Server | None = None
         self._serving: dict[asyncio.Task[None], Link] = {}
 
     async def start(self, host: str, port: int) -> int:
-        """Listen. Returns the port."""
+        """Listen; return the port."""
         self._server = await asyncio.start_server(self._serve, host, port, limit=_LIMIT)
         return int(self._server.sockets[0].getsockname()[1])
 
@@ -91,41 +97,49 @@ class BootstrapServer:
         self._serving[task] = link
         try:
             while line := await reader.readline():
-                if not self._silent():
-                    self._take(orjson.loads(line), link)
+                if not self._is_silent():
+                    self._dispatch(orjson.loads(line), link)
         except (OSError, ValueError):
-            return  # a peer that breaks off or talks nonsense is one that is gone
+            return  # a broken connection and an invalid message both mean that the peer is gone
         finally:
             del self._serving[task]
             link.close()
-            self._lost(link)
+            self._on_lost(link)
 
-    def _take(self, message: Message, link: Link) -> None:
+    def _dispatch(self, message: Message, link: Link) -> None:
         match message["op"]:
             case "ping":
                 link.send(op="pong")
             case "ready":
-                self._ready(message["room"], message["cached"], link)
+                self._on_ready(message["room"], message["cached"], link)
             case "abort":
-                self._aborted(message["room"])
+                self._on_abort(message["room"])
 
 
-class Peer:
-    """A decode worker's view of one prefill worker. `failures` counts heartbeats missed in a row."""
+class PrefillPeer:
+    """A decode worker's connection to one prefill worker.
 
-    def __init__(self, address: tuple[str, int], take: Callable[[Message], None]) -> None:
+    Args:
+        address: host and bootstrap port.
+        on_message: called with every message but heartbeats.
+
+    Attributes:
+        failures: heartbeats missed in a row.
+    """
+
+    def __init__(self, address: Address, on_message: Callable[[Message], None]) -> None:
         self.address = address
         self.failures = 0
-        self._take = take
+        self._on_message = on_message
         self._link: Link | None = None
         self._listening: asyncio.Task[None] | None = None
         self._pongs: list[asyncio.Future[None]] = []
 
     async def ping(self, timeout: float) -> None:
-        """Connect, if need be, and have it answer.
+        """Connect if there is no connection, and wait for an answer to a heartbeat.
 
         Raises:
-            UnreachableError: it does not.
+            UnreachableError: no answer within `timeout` seconds.
         """
         try:
             async with asyncio.timeout(timeout):
@@ -140,12 +154,12 @@ class Peer:
             raise UnreachableError(f"{self.address[0]}:{self.address[1]}") from e
 
     def send(self, **message: Any) -> None:
-        """Write a message; one that cannot be written is lost, as one that its receiver never saw."""
+        """Write a message. Without a connection the message is lost, as it is in SGLang."""
         if self._link is not None:
             self._link.send(**message)
 
     async def close(self) -> None:
-        """Break the connection off."""
+        """Close the connection."""
         if self._link is not None:
             self._link.close()
         if self._listening is not None:
@@ -163,27 +177,27 @@ class Peer:
             while line := await reader.readline():
                 message = orjson.loads(line)
                 if message["op"] == "pong":
-                    self._answered()
+                    self._on_pong()
                 else:
-                    self._take(message)
+                    self._on_message(message)
         link.close()
 
-    def _answered(self) -> None:
+    def _on_pong(self) -> None:
         pongs, self._pongs = self._pongs, []
         for pong in pongs:
             if not pong.done():
                 pong.set_result(None)
 
 
-class Peers:
-    """Every prefill worker that a decode worker knows.
+class PrefillPeers:
+    """All prefill workers to which a decode worker has connected.
 
     Args:
         interval: seconds between heartbeats.
-        failures: missed heartbeats in a row after which a peer is given up.
-        lookup_timeout: seconds that an address has to answer in when it is asked for the first time.
-        take: called with every message.
-        lost: called with the address of a peer that was given up.
+        failures: missed heartbeats in a row after which a peer counts as dead.
+        lookup_timeout: seconds within which a new address has to answer.
+        on_message: called with every message.
+        on_lost: called with the address of a dead peer.
     """
 
     def __init__(
@@ -192,27 +206,27 @@ class Peers:
         interval: float,
         failures: int,
         lookup_timeout: float,
-        take: Callable[[Message], None],
-        lost: Callable[[tuple[str, int]], None],
+        on_message: Callable[[Message], None],
+        on_lost: Callable[[Address], None],
     ) -> None:
         self._interval = interval
         self._failures = failures
         self._lookup_timeout = lookup_timeout
-        self._take = take
-        self._lost = lost
-        self._peers: dict[tuple[str, int], Peer] = {}
+        self._on_message = on_message
+        self._on_lost = on_lost
+        self._peers: dict[Address, PrefillPeer] = {}
 
-    def known(self, address: tuple[str, int]) -> Peer | None:
-        """The peer at an address, if it was met."""
+    def get(self, address: Address) -> PrefillPeer | None:
+        """Return the peer at an address; None if there is no connection to it."""
         return self._peers.get(address)
 
-    async def look_up(self, address: tuple[str, int]) -> None:
-        """Meet the peer at an address.
+    async def connect(self, address: Address) -> None:
+        """Connect to the prefill worker at an address.
 
         Raises:
-            UnreachableError: nobody answers there.
+            UnreachableError: no prefill worker answers there.
         """
-        peer = Peer(address, self._take)
+        peer = PrefillPeer(address, self._on_message)
         try:
             await peer.ping(self._lookup_timeout)
         except UnreachableError:
@@ -220,18 +234,18 @@ class Peers:
             raise
         self._peers[address] = peer
 
-    async def watch(self) -> None:
+    async def send_heartbeats(self) -> None:
         """Send heartbeats until cancelled."""
         while True:
             await asyncio.sleep(self._interval)
             await asyncio.gather(*(self._beat(peer) for peer in list(self._peers.values())))
 
     async def close(self) -> None:
-        """Break every connection off."""
+        """Close every connection."""
         for peer in self._peers.values():
             await peer.close()
 
-    async def _beat(self, peer: Peer) -> None:
+    async def _beat(self, peer: PrefillPeer) -> None:
         try:
             await peer.ping(self._interval)
             peer.failures = 0
@@ -240,4 +254,4 @@ class Peers:
         if peer.failures >= self._failures:
             del self._peers[peer.address]
             await peer.close()
-            self._lost(peer.address)
+            self._on_lost(peer.address)

@@ -1,4 +1,4 @@
-"""The decode worker: finds its prefill worker, reserves KV, waits for it, and then makes a token a step."""
+"""The decode engine: connects to the prefill worker, reserves KV, waits for it, and generates a token each step."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any
 
-from sun_sglang.emulator.engine.bootstrap import Message, Peers, UnreachableError
+from sun_sglang.emulator.engine.bootstrap import Address, Message, PrefillPeers, UnreachableError
 from sun_sglang.emulator.engine.engine import FAKE_HOST, Engine, die, transfer_error
 from sun_sglang.emulator.engine.generation import Generation
 from sun_sglang.emulator.fault_injection import FaultInjector
-from sun_sglang.emulator.identity import Limits
+from sun_sglang.emulator.identity import TokenLimits
 from sun_sglang.emulator.protocol.fake_tokens import token_at
 from sun_sglang.sim.cost_model import CostModel
 from sun_sglang.sim.decode_scheduler import Admitted, DecodeScheduler, Ended, Token
@@ -22,72 +22,81 @@ _ABORTED = "Aborted by AbortReq."
 
 @dataclass(slots=True)
 class _Leg:
-    """A request between its arrival and its first token.
+    """A request in the decode engine.
 
     Attributes:
-        answer: what is made.
-        handshaken: the prefill worker was told that KV is reserved.
+        generation: the generation.
+        is_handshaken: whether the prefill worker was notified that KV is reserved.
         timer: ends the wait for the KV.
-        seed: what its tokens follow from, once its KV is here.
-        vocab_size: token ids are below.
+        seed: seed of the tokens; None until the KV has arrived.
+        vocab_size: every token id is below this number.
     """
 
-    answer: Generation
-    handshaken: bool = False
+    generation: Generation
+    is_handshaken: bool = False
     timer: asyncio.TimerHandle | None = None
     seed: int | None = None
     vocab_size: int = 1
 
     @property
-    def address(self) -> tuple[str, int]:
-        return (self.answer.ask.host, self.answer.ask.port)
+    def address(self) -> Address:
+        return (self.generation.request.host, self.generation.request.port)
 
 
 class DecodeEngine(Engine):
-    """One decode worker's engine; arguments as of `Engine`, and whether prompts' KV is kept."""
+    """One decode worker's engine.
+
+    Args:
+        costs: the seconds that its work takes.
+        limits: the lengths that it accepts.
+        cache: the prefixes that it has seen.
+        emulation: timeouts.
+        faults: the faults to simulate.
+        caches_prompts: whether it keeps the KV of prompts.
+    """
 
     def __init__(
         self,
         costs: CostModel,
-        limits: Limits,
+        limits: TokenLimits,
         cache: PrefixCache,
         emulation: Emulation,
         faults: FaultInjector,
         *,
-        keeps_prompts: bool,
+        caches_prompts: bool,
     ) -> None:
         super().__init__(costs, limits, cache, emulation, faults)
         self.scheduler = DecodeScheduler(costs, kv_tokens=limits.kv, held=self._is_held)
-        self._keeps_prompts = keeps_prompts
+        self._caches_prompts = caches_prompts
         self._legs: dict[str, _Leg] = {}
         self._rooms: dict[int, str] = {}
-        self._looking: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._lookups: dict[Address, asyncio.Task[None]] = {}
         self._blocked = 0
-        self._watching: asyncio.Task[None] | None = None
-        self._peers = Peers(
+        self._heartbeats: asyncio.Task[None] | None = None
+        self._peers = PrefillPeers(
             interval=emulation.heartbeat_interval,
             failures=emulation.heartbeat_failures,
             lookup_timeout=emulation.lookup_timeout,
-            take=self._take,
-            lost=self._lose,
+            on_message=self._on_message,
+            on_lost=self._on_lost,
         )
 
     async def start(self) -> None:
-        """Begin with heartbeats."""
-        self._watching = asyncio.create_task(self._peers.watch())
+        """Start the heartbeats."""
+        self._heartbeats = asyncio.create_task(self._peers.send_heartbeats())
 
     async def close(self) -> None:
-        """Break off every connection."""
-        tasks = [*self._looking.values(), *([self._watching] if self._watching else [])]
+        """Cancel lookups and heartbeats, and close every connection."""
+        tasks = [*self._lookups.values(), *([self._heartbeats] if self._heartbeats else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._peers.close()
 
     def load(self) -> dict[str, Any]:
-        """Counts for `/v1/loads`."""
+        """Return the counts of `/v1/loads`."""
         s = self.scheduler
-        unmet = sum(1 for leg in self._legs.values() if leg.address in self._looking)
+        unmet = sum(1 for leg in self._legs.values() if leg.address in self._lookups)
         return {
             "running": s.running,
             "waiting": 0,
@@ -100,42 +109,42 @@ class DecodeEngine(Engine):
 
     # --- one request ----------------------------------------------------------------------------------------------
 
-    def _begin(self, answer: Generation) -> None:
-        ask = answer.ask
-        leg = _Leg(answer)
-        self._legs[ask.rid] = leg
-        answer.handed_over = True
-        assert ask.room is not None
-        self._rooms[ask.room] = ask.rid
-        if ask.host == FAKE_HOST or self._peers.known(leg.address):
+    def _begin(self, generation: Generation) -> None:
+        request = generation.request
+        leg = _Leg(generation)
+        self._legs[request.rid] = leg
+        generation.first_token_transferred = True
+        assert request.room is not None
+        self._rooms[request.room] = request.rid
+        if request.host == FAKE_HOST or self._peers.get(leg.address):
             self._enqueue(leg)
-        elif leg.address not in self._looking:
-            self._looking[leg.address] = asyncio.create_task(self._look_up(leg.address))
+        elif leg.address not in self._lookups:
+            self._lookups[leg.address] = asyncio.create_task(self._look_up(leg.address))
 
-    async def _look_up(self, address: tuple[str, int]) -> None:
-        """Meet a prefill worker. While it is asked nothing else is done here, as in SGLang's scheduler."""
+    async def _look_up(self, address: Address) -> None:
+        """Connect to a prefill worker. The engine does nothing else meanwhile, as in SGLang's scheduler."""
         for attempt in range(self.emulation.lookup_attempts):
             if attempt:
                 await asyncio.sleep(self.emulation.lookup_pause)
             self._blocked += 1
             try:
-                await self._peers.look_up(address)
+                await self._peers.connect(address)
                 break
             except UnreachableError:
                 continue
             finally:
                 self._blocked -= 1
                 self.wake()
-        del self._looking[address]
-        for leg in [leg for leg in self._legs.values() if leg.address == address and not leg.handshaken]:
-            if self._peers.known(address):
+        del self._lookups[address]
+        for leg in [leg for leg in self._legs.values() if leg.address == address and not leg.is_handshaken]:
+            if self._peers.get(address):
                 self._enqueue(leg)
             else:
                 self._fail(leg, "Decode handshake", _ABORTED)
 
     def _enqueue(self, leg: _Leg) -> None:
-        ask = leg.answer.ask
-        self.scheduler.submit(ask.rid, len(ask.prompt), ask.limit)
+        request = leg.generation.request
+        self.scheduler.submit(request.rid, len(request.prompt), request.limit)
         self.wake()
 
     def _step(self, now: float) -> float | None:
@@ -145,100 +154,106 @@ class DecodeEngine(Engine):
         for event in self.scheduler.step(now):
             leg = self._legs.get(event.rid)
             if leg is None:
-                continue  # a stop ended it earlier in this very step
+                continue  # a stop ended it earlier in this step
             match event:
                 case Admitted():
                     self._handshake(leg)
                 case Token(_, made):
-                    self._say(leg, made)
+                    self._append(leg, made)
                 case Ended(_, why):
                     self._end(leg, why)
-        # KV of a fake transfer is here at once, which the scheduler has to see
+        # the KV of a fake transfer arrives at once, and the scheduler has to step again
         return now if self._wake.is_set() else self.scheduler.due
 
     def _is_held(self, rid: str, made: int) -> bool:
-        fault = self.faults.on("hold")
-        return fault is not None and made >= fault.token and not fault.spares(self._legs[rid].answer.ask.namespace)
+        fault = self.faults.active("hold")
+        return (
+            fault is not None and made >= fault.token and not fault.spares(self._legs[rid].generation.request.namespace)
+        )
 
     def _handshake(self, leg: _Leg) -> None:
-        ask = leg.answer.ask
-        leg.handshaken = True
-        if self._keeps_prompts:
-            leg.answer.cached = self.cache.match(ask.namespace, ask.prompt)
-        if ask.host == FAKE_HOST:
-            self._arrive(leg, 0, 1)
+        request = leg.generation.request
+        leg.is_handshaken = True
+        if self._caches_prompts:
+            leg.generation.cached = self.cache.match(request.namespace, request.prompt)
+        if request.host == FAKE_HOST:
+            self._on_kv(leg, 0, 1)
             return
         seconds = self.emulation.waiting_timeout
-        expired = f"Request {ask.rid} timed out after {seconds:g}s in KVPoll.WaitingForInput"
-        leg.timer = self.later(seconds, self._fail, leg, "Decode transfer", expired)
-        peer = self._peers.known(leg.address)
+        expired = f"Request {request.rid} timed out after {seconds:g}s in KVPoll.WaitingForInput"
+        leg.timer = self.call_later(seconds, self._fail, leg, "Decode transfer", expired)
+        peer = self._peers.get(leg.address)
         if peer is not None:
-            peer.send(op="ready", room=ask.room, cached=leg.answer.cached)
+            peer.send(op="ready", room=request.room, cached=leg.generation.cached)
 
-    def _arrive(self, leg: _Leg, seed: int, vocab_size: int) -> None:
+    def _on_kv(self, leg: _Leg, seed: int, vocab_size: int) -> None:
         leg.seed, leg.vocab_size = seed, vocab_size
         if leg.timer is not None:
             leg.timer.cancel()
-        if self._keeps_prompts:
-            self.cache.insert(leg.answer.ask.namespace, leg.answer.ask.prompt)
-        self.scheduler.arrive(leg.answer.ask.rid)
+        if self._caches_prompts:
+            self.cache.insert(leg.generation.request.namespace, leg.generation.request.prompt)
+        self.scheduler.arrive(leg.generation.request.rid)
         self.wake()
 
-    def _say(self, leg: _Leg, made: int) -> None:
+    def _append(self, leg: _Leg, made: int) -> None:
         assert leg.seed is not None
-        answer = leg.answer
-        fault = self.faults.on("die_at_token")
-        if fault is not None and made >= fault.token and self.faults.meets(answer.ask.namespace, "die_at_token"):
+        generation = leg.generation
+        fault = self.faults.active("die_at_token")
+        if (
+            fault is not None
+            and made >= fault.token
+            and self.faults.apply(generation.request.namespace, "die_at_token")
+        ):
             die()
         self.total_tokens += 1
-        if made < answer.ask.limit:
-            answer.retractions = self.scheduler.retractions(answer.ask.rid)
-        if answer.say(token_at(leg.seed, made - 1, leg.vocab_size)):
+        if made < generation.request.limit:
+            generation.retractions = self.scheduler.retractions(generation.request.rid)
+        if generation.append(token_at(leg.seed, made - 1, leg.vocab_size)):
             self._clear(leg)
 
     def _end(self, leg: _Leg, why: str) -> None:
         if why == "length":
-            leg.answer.end({"type": "length", "length": leg.answer.ask.limit})
+            leg.generation.end({"type": "length", "length": leg.generation.request.limit})
         else:
-            leg.answer.fail("Out of memory even after retracting all other requests in the decode batch.")
+            leg.generation.fail("Out of memory even after retracting all other requests in the decode batch.")
         self._clear(leg)
 
     # --- ends ---------------------------------------------------------------------------------------------------------
 
-    def _abort(self, answer: Generation) -> None:
-        leg = self._legs[answer.ask.rid]
+    def _abort(self, generation: Generation) -> None:
+        leg = self._legs[generation.request.rid]
         if leg.seed is not None:
-            answer.abort()
+            generation.abort()
             self._clear(leg)
         else:
-            self._fail(leg, "Decode transfer" if leg.handshaken else "Decode handshake", _ABORTED)
+            self._fail(leg, "Decode transfer" if leg.is_handshaken else "Decode handshake", _ABORTED)
 
     def _fail(self, leg: _Leg, stage: str, why: str) -> None:
-        """A request whose KV did not come. Its prefill worker learns of it, if it was told of the request at all."""
-        peer = self._peers.known(leg.address)
-        if peer is not None and leg.handshaken:
-            peer.send(op="abort", room=leg.answer.ask.room)
-        leg.answer.fail(transfer_error(stage, leg.answer, why))
+        """Fail a request whose KV did not arrive, and notify its prefill worker if that one knows the request."""
+        peer = self._peers.get(leg.address)
+        if peer is not None and leg.is_handshaken:
+            peer.send(op="abort", room=leg.generation.request.room)
+        leg.generation.fail(transfer_error(stage, leg.generation, why))
         self._clear(leg)
 
     def _clear(self, leg: _Leg) -> None:
         if leg.timer is not None:
             leg.timer.cancel()
-        ask = leg.answer.ask
-        self.scheduler.drop(ask.rid)
-        self._legs.pop(ask.rid, None)
-        if ask.room is not None and self._rooms.get(ask.room) == ask.rid:
-            del self._rooms[ask.room]
+        request = leg.generation.request
+        self.scheduler.drop(request.rid)
+        self._legs.pop(request.rid, None)
+        if request.room is not None and self._rooms.get(request.room) == request.rid:
+            del self._rooms[request.room]
         self.wake()
 
-    # --- what prefill workers say -----------------------------------------------------------------------------------
+    # --- messages of prefill workers --------------------------------------------------------------------------------
 
-    def _take(self, message: Message) -> None:
+    def _on_message(self, message: Message) -> None:
         leg = self._legs.get(self._rooms.get(message["room"], ""))
         if leg is not None and leg.seed is None and message["op"] == "kv":
-            self._arrive(leg, message["seed"], message["vocab"])
+            self._on_kv(leg, message["seed"], message["vocab"])
 
-    def _lose(self, address: tuple[str, int]) -> None:
+    def _on_lost(self, address: Address) -> None:
         host, port = address
         why = f"Lost connection with prefill instance (bootstrap_addr: {host}:{port})"
         for leg in [leg for leg in self._legs.values() if leg.address == address and leg.seed is None]:

@@ -1,16 +1,17 @@
-"""What the two engines have in common: answers under way, and a scheduler that is driven by the real clock."""
+"""The common part of both engines: the generations in flight, and a scheduler that the real clock drives."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 from sun_sglang.emulator.engine.generation import Generation
 from sun_sglang.emulator.fault_injection import FaultInjector
-from sun_sglang.emulator.identity import Limits
-from sun_sglang.emulator.protocol.errors import BadValueError
+from sun_sglang.emulator.identity import TokenLimits
+from sun_sglang.emulator.protocol.errors import InvalidValueError
 from sun_sglang.emulator.protocol.request import GenerationRequest
 from sun_sglang.sim.cost_model import CostModel
 from sun_sglang.sim.prefix_cache import PrefixCache
@@ -18,7 +19,7 @@ from sun_sglang.topology import Emulation
 
 # SGLang's stand-in for a prefill worker, which its health checks use (disaggregation/utils.py)
 FAKE_HOST = "2.2.2.2"
-# later than this the clock is followed; below, the schedule is, so that timers' lateness does not add up
+# A step that is late by less than this, in seconds, counts as on time, so that the lateness of timers does not add up.
 _LATENESS = 0.05
 
 
@@ -26,114 +27,118 @@ class Engine(ABC):
     """One worker's engine.
 
     Args:
-        costs: what its work takes.
-        limits: what it takes.
-        cache: prefixes that it knows.
+        costs: the seconds that its work takes.
+        limits: the lengths that it accepts.
+        cache: the prefixes that it has seen.
         emulation: timeouts.
-        faults: what it is to do wrong.
+        faults: the faults to simulate.
     """
 
     def __init__(
-        self, costs: CostModel, limits: Limits, cache: PrefixCache, emulation: Emulation, faults: FaultInjector
+        self, costs: CostModel, limits: TokenLimits, cache: PrefixCache, emulation: Emulation, faults: FaultInjector
     ) -> None:
         self.costs = costs
         self.limits = limits
         self.cache = cache
         self.emulation = emulation
         self.faults = faults
-        self.answers: dict[str, Generation] = {}
+        self.generations: dict[str, Generation] = {}
         self.total_tokens = 0
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
 
-    # --- what the HTTP side asks ------------------------------------------------------------------------------------
+    # --- called by the HTTP server ------------------------------------------------------------------------------------
 
-    def submit(self, ask: GenerationRequest) -> Generation:
-        """Take a request.
+    def submit(self, request: GenerationRequest) -> Generation:
+        """Accept a request.
 
         Raises:
-            BadValueError: it cannot be one of a pair's, or its id is under way already.
+            InvalidValueError: the request has no room, or its id is in flight already.
         """
-        if ask.room is None:
-            message = f"Disaggregated request received without bootstrap room id. req.rid={ask.rid!r}"
-            raise BadValueError(message, ask.endpoint)
-        if ask.rid in self.answers:
-            raise BadValueError(f"Duplicate request ID detected: {ask.rid}", ask.endpoint)
-        answer = Generation(ask)
-        self.answers[ask.rid] = answer
+        if request.room is None:
+            message = f"Disaggregated request received without bootstrap room id. req.rid={request.rid!r}"
+            raise InvalidValueError(message, request.endpoint)
+        if request.rid in self.generations:
+            raise InvalidValueError(f"Duplicate request ID detected: {request.rid}", request.endpoint)
+        generation = Generation(request)
+        self.generations[request.rid] = generation
         self._idle.clear()
-        self._begin(answer)
+        self._begin(generation)
         self.wake()
-        return answer
+        return generation
 
     async def close_bootstrap(self) -> None:
-        """Close the port where decode workers are met; a decode worker has none."""
+        """Close the bootstrap port; a decode worker has none."""
         return
 
     def abort(self, rid: str, *, everything: bool = False) -> None:
-        """Abort a request, and with it every other whose id begins with its id, as SGLang does.
+        """Abort a request and every other request whose id begins with its id, as SGLang does.
 
-        An id that is not under way aborts nothing, not even those that begin with it (managers/tokenizer_manager.py).
+        An id that is not in flight aborts nothing, even if ids begin with it (managers/tokenizer_manager.py).
+
+        Args:
+            rid: id of the request.
+            everything: abort all requests.
         """
-        if not everything and rid not in self.answers:
+        if not everything and rid not in self.generations:
             return
-        for answer in [a for a in self.answers.values() if everything or a.ask.rid.startswith(rid)]:
-            if answer.finish is None:
-                self._abort(answer)
+        for generation in [g for g in self.generations.values() if everything or g.request.rid.startswith(rid)]:
+            if generation.finish is None:
+                self._abort(generation)
         self.wake()
 
-    def forget(self, answer: Generation) -> None:
-        """Nobody waits for an answer any more; what is left of it is aborted."""
-        if answer.finish is None:
-            self._abort(answer)
-        if self.answers.get(answer.ask.rid) is answer:
-            del self.answers[answer.ask.rid]
-        if not self.answers:
+    def release(self, generation: Generation) -> None:
+        """Drop a generation whose client has its reply or is gone; abort it if it still runs."""
+        if generation.finish is None:
+            self._abort(generation)
+        if self.generations.get(generation.request.rid) is generation:
+            del self.generations[generation.request.rid]
+        if not self.generations:
             self._idle.set()
         self.wake()
 
-    async def idle(self) -> None:
-        """Wait until nothing is under way."""
+    async def wait_idle(self) -> None:
+        """Wait until no request is in flight."""
         await self._idle.wait()
 
     def flush(self) -> bool:
-        """Forget every cached prefix; False while anything is under way."""
-        if self.answers:
+        """Forget every cached prefix. Return False, and do nothing, while a request is in flight."""
+        if self.generations:
             return False
         self.cache.clear()
         return True
 
     @abstractmethod
     def load(self) -> dict[str, Any]:
-        """Counts for `/v1/loads`: running, waiting, waiting_tokens, used, and the disaggregation queues."""
+        """Return the counts of `/v1/loads`: running, waiting, waiting_tokens, used, and the disaggregation queues."""
 
-    # --- what a role does ---------------------------------------------------------------------------------------------
-
-    @abstractmethod
-    def _begin(self, answer: Generation) -> None:
-        """A request came."""
+    # --- implemented by a role ----------------------------------------------------------------------------------------
 
     @abstractmethod
-    def _abort(self, answer: Generation) -> None:
-        """A request is to end now."""
+    def _begin(self, generation: Generation) -> None:
+        """Start the work for a request."""
+
+    @abstractmethod
+    def _abort(self, generation: Generation) -> None:
+        """End the work for a request now."""
 
     @abstractmethod
     def _step(self, now: float) -> float | None:
-        """Do what is due. Returns when to be called again; None when something happens."""
+        """Do the work that is due. Return the time of the next call; None to be called at the next `wake`."""
 
     @abstractmethod
     async def start(self) -> None:
-        """Open what the role needs."""
+        """Open the sockets and start the tasks of the role."""
 
     @abstractmethod
     async def close(self) -> None:
-        """Give it back."""
+        """Close and cancel them."""
 
     # --- time -----------------------------------------------------------------------------------------------------
 
     def wake(self) -> None:
-        """Something happened that the scheduler has to look at."""
+        """Make the scheduler step now, because its input changed."""
         self._wake.set()
 
     async def run(self) -> None:
@@ -153,24 +158,38 @@ class Engine(ABC):
                 timer.cancel()
 
     def current_costs(self) -> CostModel:
-        """The costs, with a `slow` fault on them."""
-        slow = self.faults.on("slow")
+        """Return the costs, multiplied by the factor of an active `slow` fault."""
+        slow = self.faults.active("slow")
         return self.costs.slowed(slow.factor) if slow else self.costs
 
-    def later(self, seconds: float, call: Any, *args: Any) -> asyncio.TimerHandle:
-        """Call something after a while."""
+    def call_later(self, seconds: float, call: Callable[..., object], *args: Any) -> asyncio.TimerHandle:
+        """Call a function after some seconds.
+
+        Args:
+            seconds: delay.
+            call: the function.
+            args: its arguments.
+        """
         return asyncio.get_running_loop().call_later(seconds, call, *args)
 
 
 def die() -> None:
-    """End the process as a kill would: nothing is said, nothing cleaned up."""
+    """End the process as SIGKILL would: write nothing and clean up nothing."""
     os._exit(1)
 
 
-def transfer_error(stage: str, answer: Generation, why: str) -> str:
-    """SGLang's message for a request that failed between its two workers (disaggregation/{prefill,decode}.py)."""
+def transfer_error(stage: str, generation: Generation, why: str) -> str:
+    """Return SGLang's message for a request that failed between its two workers.
+
+    After `disaggregation/prefill.py` and `disaggregation/decode.py`.
+
+    Args:
+        stage: the stage that failed, such as `Decode transfer`.
+        generation: the generation.
+        why: the reason.
+    """
     owner = "decode_req.req" if stage.startswith("Decode") else "req"
-    room, rid = answer.ask.room, answer.ask.rid
+    room, rid = generation.request.room, generation.request.rid
     return (
         f"{stage} failed for request rank=0 {owner}.rid={rid!r} {owner}.bootstrap_room={room} with exception "
         f"KVTransferError(bootstrap_room={room}): {why}"

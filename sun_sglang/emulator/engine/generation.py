@@ -1,4 +1,4 @@
-"""An answer under way: what was asked, what has been said, and how it ended. No I/O but an event to wait on."""
+"""The state of one generation: the request, the tokens so far, and how it finished. No I/O but an event to wait for."""
 
 from __future__ import annotations
 
@@ -7,83 +7,88 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from sun_sglang.emulator.protocol.errors import FailedError
+from sun_sglang.emulator.protocol.errors import GenerationFailedError
 from sun_sglang.emulator.protocol.fake_tokens import text_of, token_text
 from sun_sglang.emulator.protocol.request import GenerationRequest
 
 
 @dataclass(eq=False, slots=True)
 class Generation:
-    """One answer.
+    """One generation.
 
     Attributes:
-        ask: what was asked.
-        tokens: said so far.
-        text: the same, as text.
-        cached: prompt tokens that were found cached.
-        retractions: how often it lost its KV.
-        finish: SGLang's finish reason, once it is over.
-        failure: why it failed, if it did; what is answered outside of a stream.
-        has_input_logprobs: this worker computed the prompt.
-        handed_over: its first token came from another worker.
-        began: monotonic seconds.
+        request: the request.
+        tokens: ids of the tokens generated so far.
+        text: their text.
+        cached: prompt tokens found in the cache.
+        retractions: how often the request lost its KV.
+        finish: SGLang's finish reason; None while the generation runs.
+        failure: the error reply outside of a stream; None if the generation did not fail.
+        has_input_logprobs: whether this worker computed the log probabilities of the prompt.
+        first_token_transferred: whether another worker made the first token.
+        started_at: monotonic seconds.
         created: seconds since the epoch.
     """
 
-    ask: GenerationRequest
+    request: GenerationRequest
     tokens: list[int] = field(default_factory=list)
     text: str = ""
     cached: int = 0
     retractions: int = 0
     finish: dict[str, Any] | None = None
-    failure: FailedError | None = None
+    failure: GenerationFailedError | None = None
     has_input_logprobs: bool = False
-    handed_over: bool = False
-    began: float = field(default_factory=time.monotonic)
+    first_token_transferred: bool = False
+    started_at: float = field(default_factory=time.monotonic)
     created: int = field(default_factory=lambda: int(time.time()))
-    _news: asyncio.Event = field(default_factory=asyncio.Event)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def say(self, token: int) -> bool:
-        """Add a token. Returns whether it, or the text it ends, is a stop."""
+    def append(self, token: int) -> bool:
+        """Add a token, and finish if it, or the text that it completes, is a stop. Return whether it is."""
         self.tokens.append(token)
         self.text += token_text(token)
-        self._news.set()
-        if token in self.ask.stop_ids:
+        self._changed.set()
+        if token in self.request.stop_ids:
             self.end({"type": "stop", "matched": token})
-            if not self.ask.keep_stop:
+            if not self.request.keep_stop:
                 self.text = text_of(self.tokens[:-1])
             return True
-        for stop in self.ask.stop:
+        for stop in self.request.stop:
             at = self.text.find(stop)
             if at >= 0:
-                self.text = self.text if self.ask.keep_stop else self.text[:at]
+                self.text = self.text if self.request.keep_stop else self.text[:at]
                 self.end({"type": "stop", "matched": stop})
                 return True
         return False
 
     def end(self, finish: dict[str, Any]) -> None:
-        """It is over; what is said about it later does not count."""
+        """Finish with a finish reason; a second call has no effect."""
         if self.finish is None:
             self.finish = finish
-            self._news.set()
+            self._changed.set()
 
     def fail(self, message: str, status: int = 500) -> None:
-        """It is over and was not finished."""
+        """Finish with a failure.
+
+        Args:
+            message: SGLang's message.
+            status: HTTP status of the reply.
+        """
         if self.finish is None:
-            self.failure = FailedError(message, status)
+            self.failure = GenerationFailedError(message, status)
             self.end({"type": "abort", "message": message, "status_code": status, "err_type": None})
 
     def abort(self) -> None:
-        """It was aborted while it ran, which is an answer."""
+        """Finish with an abort of a running generation, which SGLang answers with status 200."""
         self.end({"type": "abort", "message": "Aborted", "status_code": None, "err_type": None})
 
-    async def news(self) -> None:
-        """Wait until something was said or it ended."""
+    async def wait_change(self) -> None:
+        """Wait until a token was added or the generation finished."""
         if self.finish is None:
-            await self._news.wait()
-        self._news.clear()
+            await self._changed.wait()
+        self._changed.clear()
 
-    async def ended(self) -> None:
-        """Wait until it is over."""
+    async def wait_finish(self) -> None:
+        """Wait until the generation has finished."""
         while self.finish is None:
-            await self.news()
+            await self.wait_change()

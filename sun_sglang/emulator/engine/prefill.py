@@ -1,4 +1,4 @@
-"""The prefill worker: waits for its decode worker at a room, computes the prompt, hands the KV and a token over."""
+"""The prefill engine: waits for a room's decode worker, computes the prompt, and sends the KV and the first token."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sun_sglang.emulator.engine.bootstrap import BootstrapServer, Link
 from sun_sglang.emulator.engine.engine import FAKE_HOST, Engine, die, transfer_error
 from sun_sglang.emulator.engine.generation import Generation
 from sun_sglang.emulator.fault_injection import FaultInjector
-from sun_sglang.emulator.identity import Limits
+from sun_sglang.emulator.identity import TokenLimits
 from sun_sglang.emulator.protocol.fake_tokens import generation_seed, token_at
 from sun_sglang.sim.cost_model import CostModel
 from sun_sglang.sim.prefill_scheduler import PrefillScheduler
@@ -22,7 +22,12 @@ _ABORTED = "Aborted by AbortReq."
 
 @dataclass(slots=True)
 class _Ready:
-    """A decode worker that has room for a request. `cached` prompt tokens need not be sent."""
+    """A decode worker that has reserved KV for a request.
+
+    Attributes:
+        cached: prompt tokens whose KV the decode worker has, so that it is not sent.
+        link: the connection to the decode worker; None for SGLang's stand-in.
+    """
 
     cached: int
     link: Link | None
@@ -32,22 +37,22 @@ class PrefillEngine(Engine):
     """One prefill worker's engine.
 
     Args:
-        costs: what its work takes.
-        limits: what it takes.
-        cache: prefixes that it knows.
+        costs: the seconds that its work takes.
+        limits: the lengths that it accepts.
+        cache: the prefixes that it has seen.
         emulation: timeouts.
-        faults: what it is to do wrong.
-        weights: revision of its weights; what its answers follow from.
-        vocab_size: token ids are below.
-        kv_bytes: bytes of KV a token.
-        host: address that it listens on.
-        port: its bootstrap port.
+        faults: the faults to simulate.
+        weights: revision of its weights, from which generated tokens follow.
+        vocab_size: every token id is below this number.
+        kv_bytes: bytes of KV per token.
+        host: address of the bootstrap port.
+        port: the bootstrap port.
     """
 
     def __init__(
         self,
         costs: CostModel,
-        limits: Limits,
+        limits: TokenLimits,
         cache: PrefixCache,
         emulation: Emulation,
         faults: FaultInjector,
@@ -67,12 +72,12 @@ class PrefillEngine(Engine):
         self._rooms: dict[int, Generation] = {}
         self._ready: dict[int, _Ready] = {}
         self._bootstrapping: dict[str, asyncio.TimerHandle] = {}
-        self._transferring: dict[str, asyncio.TimerHandle] = {}
+        self._in_transfer: dict[str, asyncio.TimerHandle] = {}
         self._server = BootstrapServer(
-            silent=lambda: faults.on("blackhole_bootstrap", "hang") is not None,
-            ready=self._decoder_ready,
-            aborted=self._decoder_aborted,
-            lost=self._decoder_lost,
+            is_silent=lambda: faults.active("blackhole_bootstrap", "hang") is not None,
+            on_ready=self._on_decoder_ready,
+            on_abort=self._on_decoder_abort,
+            on_lost=self._on_decoder_lost,
         )
 
     async def start(self) -> None:
@@ -80,138 +85,143 @@ class PrefillEngine(Engine):
         await self._server.start(*self._address)
 
     async def close(self) -> None:
-        """Close it."""
+        """Close the bootstrap port."""
         await self._server.stop()
 
     async def close_bootstrap(self) -> None:
-        """Close the port and every connection, and go on."""
+        """Close the bootstrap port and its connections; the engine goes on."""
         await self._server.stop()
 
     def load(self) -> dict[str, Any]:
-        """Counts for `/v1/loads`."""
+        """Return the counts of `/v1/loads`."""
         return {
             "running": self.scheduler.running,
             "waiting": self.scheduler.waiting,
             "waiting_tokens": self.scheduler.waiting_tokens,
             "used": self.scheduler.used,
             "prefill_bootstrap_queue_reqs": len(self._bootstrapping),
-            "prefill_inflight_queue_reqs": len(self._transferring),
+            "prefill_inflight_queue_reqs": len(self._in_transfer),
         }
 
     # --- one request ----------------------------------------------------------------------------------------------
 
-    def _begin(self, answer: Generation) -> None:
-        room = answer.ask.room
+    def _begin(self, generation: Generation) -> None:
+        room = generation.request.room
         assert room is not None
-        self._rooms[room] = answer
+        self._rooms[room] = generation
         seconds = self.emulation.bootstrap_timeout
-        expired = f"Request {answer.ask.rid} timed out after {seconds:g}s in KVPoll.Bootstrapping"
-        self._bootstrapping[answer.ask.rid] = self.later(seconds, self._bootstrap_failed, answer, expired)
-        if answer.ask.host == FAKE_HOST:
+        expired = f"Request {generation.request.rid} timed out after {seconds:g}s in KVPoll.Bootstrapping"
+        self._bootstrapping[generation.request.rid] = self.call_later(
+            seconds, self._bootstrap_failed, generation, expired
+        )
+        if generation.request.host == FAKE_HOST:
             self._ready[room] = _Ready(0, None)
         if room in self._ready:
-            self._compute(answer)
+            self._compute(generation)
 
-    def _compute(self, answer: Generation) -> None:
-        ask = answer.ask
-        self._bootstrapping.pop(ask.rid).cancel()
-        known = min(self.cache.match(ask.namespace, ask.prompt), len(ask.prompt) - 1)
-        if ask.logprobs is not None and ask.logprobs.start >= 0:
-            known = min(known, ask.logprobs.start)
-        answer.cached = known
-        answer.has_input_logprobs = ask.logprobs is not None and ask.logprobs.start >= 0
-        self.scheduler.submit(ask.rid, len(ask.prompt), cached=known)
+    def _compute(self, generation: Generation) -> None:
+        request = generation.request
+        self._bootstrapping.pop(request.rid).cancel()
+        known = min(self.cache.match(request.namespace, request.prompt), len(request.prompt) - 1)
+        if request.logprobs is not None and request.logprobs.start >= 0:
+            known = min(known, request.logprobs.start)
+        generation.cached = known
+        generation.has_input_logprobs = request.logprobs is not None and request.logprobs.start >= 0
+        self.scheduler.submit(request.rid, len(request.prompt), cached=known)
         self.wake()
 
     def _step(self, now: float) -> float | None:
         self.scheduler.costs = self.current_costs()
         before = self.scheduler.due
         for done in self.scheduler.step(now):
-            self._computed(self.answers[done.rid])
+            self._computed(self.generations[done.rid])
         due = self.scheduler.due
         if due is not None and due != before:
-            self._perhaps_die(due - now)
+            self._die_within_batch(due - now)
         return due
 
-    def _perhaps_die(self, seconds: float) -> None:
-        if any(self.faults.meets(a.ask.namespace, "die_in_prefill") for a in self.answers.values()):
-            self.later(seconds / 2, die)
+    def _die_within_batch(self, seconds: float) -> None:
+        """End the process half-way through a batch of `seconds` if `die_in_prefill` applies to a request."""
+        if any(self.faults.apply(g.request.namespace, "die_in_prefill") for g in self.generations.values()):
+            self.call_later(seconds / 2, die)
 
-    def _computed(self, answer: Generation) -> None:
-        ask = answer.ask
-        assert ask.room is not None
-        self.cache.insert(ask.namespace, ask.prompt)
-        ready = self._ready[ask.room]
-        size = (len(ask.prompt) - ready.cached) * self._kv_bytes
+    def _computed(self, generation: Generation) -> None:
+        request = generation.request
+        assert request.room is not None
+        self.cache.insert(request.namespace, request.prompt)
+        ready = self._ready[request.room]
+        size = (len(request.prompt) - ready.cached) * self._kv_bytes
         seconds = self.scheduler.costs.transfer_seconds(size)
         if seconds:
-            self._transferring[ask.rid] = self.later(seconds, self._hand_over, answer)
+            self._in_transfer[request.rid] = self.call_later(seconds, self._transfer, generation)
         else:
-            self._hand_over(answer)
+            self._transfer(generation)
 
-    def _hand_over(self, answer: Generation) -> None:
-        ask = answer.ask
-        assert ask.room is not None
-        ready = self._ready[ask.room]
-        seed = generation_seed(self._weights, ask.prompt)
+    def _transfer(self, generation: Generation) -> None:
+        request = generation.request
+        assert request.room is not None
+        ready = self._ready[request.room]
+        seed = generation_seed(self._weights, request.prompt)
         first = token_at(seed, 0, self._vocab_size)
-        if ready.link is not None and not ready.link.send(op="kv", room=ask.room, seed=seed, vocab=self._vocab_size):
-            self._transfer_failed(answer, "Decode instance could be dead, its session is not alive")
+        if ready.link is not None and not ready.link.send(
+            op="kv", room=request.room, seed=seed, vocab=self._vocab_size
+        ):
+            self._transfer_failed(generation, "Decode instance could be dead, its session is not alive")
             return
-        answer.say(first)
-        answer.end({"type": "length", "length": 0})
-        self.total_tokens += len(ask.prompt) - answer.cached
-        self._clear(answer)
+        generation.append(first)
+        generation.end({"type": "length", "length": 0})
+        self.total_tokens += len(request.prompt) - generation.cached
+        self._clear(generation)
 
     # --- ends ---------------------------------------------------------------------------------------------------------
 
-    def _abort(self, answer: Generation) -> None:
-        rid = answer.ask.rid
+    def _abort(self, generation: Generation) -> None:
+        rid = generation.request.rid
         if rid in self._bootstrapping:
-            self._bootstrap_failed(answer, _ABORTED)
-        elif rid in self._transferring:
-            self._transfer_failed(answer, _ABORTED)
+            self._bootstrap_failed(generation, _ABORTED)
+        elif rid in self._in_transfer:
+            self._transfer_failed(generation, _ABORTED)
         else:
-            answer.abort()
-            self._clear(answer)
+            generation.abort()
+            self._clear(generation)
 
-    def _bootstrap_failed(self, answer: Generation, why: str) -> None:
-        answer.fail(transfer_error("Prefill bootstrap", answer, why))
-        self._clear(answer)
+    def _bootstrap_failed(self, generation: Generation, why: str) -> None:
+        generation.fail(transfer_error("Prefill bootstrap", generation, why))
+        self._clear(generation)
 
-    def _transfer_failed(self, answer: Generation, why: str) -> None:
-        answer.fail(transfer_error("Prefill transfer", answer, why))
-        self._clear(answer)
+    def _transfer_failed(self, generation: Generation, why: str) -> None:
+        generation.fail(transfer_error("Prefill transfer", generation, why))
+        self._clear(generation)
 
-    def _clear(self, answer: Generation) -> None:
-        """Nothing of a request is left here. What its decode worker waits for it never learns."""
-        rid, room = answer.ask.rid, answer.ask.room
+    def _clear(self, generation: Generation) -> None:
+        """Drop every trace of a request. Its decode worker is not notified, as in SGLang."""
+        rid, room = generation.request.rid, generation.request.room
         assert room is not None
-        for timers in (self._bootstrapping, self._transferring):
+        for timers in (self._bootstrapping, self._in_transfer):
             timer = timers.pop(rid, None)
             if timer is not None:
                 timer.cancel()
         self.scheduler.release(rid)
         self._ready.pop(room, None)
-        if self._rooms.get(room) is answer:
+        if self._rooms.get(room) is generation:
             del self._rooms[room]
         self.wake()
 
-    # --- what decode workers say ----------------------------------------------------------------------------------
+    # --- messages of decode workers ---------------------------------------------------------------------------------
 
-    def _decoder_ready(self, room: int, cached: int, link: Link) -> None:
+    def _on_decoder_ready(self, room: int, cached: int, link: Link) -> None:
         self._ready[room] = _Ready(cached, link)
-        answer = self._rooms.get(room)
-        if answer is not None and answer.ask.rid in self._bootstrapping:
-            self._compute(answer)
+        generation = self._rooms.get(room)
+        if generation is not None and generation.request.rid in self._bootstrapping:
+            self._compute(generation)
 
-    def _decoder_aborted(self, room: int) -> None:
+    def _on_decoder_abort(self, room: int) -> None:
         self._ready.pop(room, None)
-        answer = self._rooms.get(room)
-        if answer is not None:
-            self._transfer_failed(answer, "Aborted by AbortReq on the decode side.")
+        generation = self._rooms.get(room)
+        if generation is not None:
+            self._transfer_failed(generation, "Aborted by AbortReq on the decode side.")
 
-    def _decoder_lost(self, link: Link) -> None:
-        """Rooms that only a lost decode worker knew are forgotten; the others fail when their KV is to be sent."""
+    def _on_decoder_lost(self, link: Link) -> None:
+        """Forget the rooms without a request here; the others fail when their KV is sent."""
         for room in [r for r, ready in self._ready.items() if ready.link is link and r not in self._rooms]:
             del self._ready[room]

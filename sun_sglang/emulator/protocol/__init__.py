@@ -1,1 +1,5 @@
-"""SGLang's requests and errors, as the emulated worker reads and writes them."""
+"""SGLang's requests, replies and errors; pure functions and data, without sockets or an engine.
+
+Open `request_parser.py` (from a body to a request) or `replies.py` (from a generation to a reply) first. Differences
+between SGLang versions belong into `reply_shapes.py` only.
+"""

@@ -114,6 +114,6 @@ async def until(true: Callable[[], bool]) -> None:
 def at_rest(*workers: EmulatedWorker) -> bool:
     """Nothing is under way, waiting or held."""
     return all(
-        not worker.engine.answers and not any(v for k, v in worker.engine.load().items() if k != "total")
+        not worker.engine.generations and not any(v for k, v in worker.engine.load().items() if k != "total")
         for worker in workers
     )

@@ -71,7 +71,7 @@ async def test_a_hang_answers_nothing_until_it_is_cleared(pair: Workers, client:
 
 async def test_a_liar_is_healthy_and_answers_no_request(pair: Workers, client: aiohttp.ClientSession) -> None:
     prefill, _ = pair
-    await tell(client, prefill, kind="lie")
+    await tell(client, prefill, kind="unresponsive")
     assert (await client.get(f"{url(prefill)}/health")).status == 200
     body, timeout = legs(prefill, PROMPT, 2), aiohttp.ClientTimeout(total=0.1)
     with pytest.raises(TimeoutError):
@@ -80,7 +80,7 @@ async def test_a_liar_is_healthy_and_answers_no_request(pair: Workers, client: a
 
 async def test_the_sick_serve(pair: Workers, client: aiohttp.ClientSession) -> None:
     prefill, decode = pair
-    await tell(client, decode, kind="sick")
+    await tell(client, decode, kind="unhealthy")
     assert (await client.get(f"{url(decode)}/health")).status == 503
     assert (await ask(client, prefill, decode, PROMPT, 2))[1][0] == 200
 
@@ -229,7 +229,7 @@ async def test_an_answer_is_held_before_its_first_token_for_as_long_as_told(
     prefill, decode = pair
     decode.faults.set(Fault(kind="hold", token=0))
     asked = asyncio.create_task(ask(client, prefill, decode, PROMPT, 2))
-    await until(lambda: not prefill.engine.answers and decode.engine.load()["decode_transfer_queue_reqs"] == 1)
+    await until(lambda: not prefill.engine.generations and decode.engine.load()["decode_transfer_queue_reqs"] == 1)
     await tell(client, decode, kind="hold", token=0, seconds=0.01)
     assert (await asked)[1][1]["output_ids"] == expected(prefill, PROMPT, 2)
 
@@ -243,10 +243,10 @@ def test_a_fault_is_over_after_its_time() -> None:
     now = 0.0
     faults = FaultInjector(lambda: now)
     faults.set(Fault(kind="slow", seconds=5))
-    assert faults.on("slow") is not None
-    assert faults.on("hang") is None
+    assert faults.active("slow") is not None
+    assert faults.active("hang") is None
     now = 5.0
-    assert faults.active() is None
+    assert faults.active("slow") is None
 
 
 def test_a_wrong_flag_is_one_clear_error() -> None:

@@ -138,7 +138,7 @@ async def test_an_abort_travels_from_decode_to_prefill(
     (first, failed), (second, _) = await asyncio.gather(*waiting)
     assert (first, second) == (500, 500)
     assert "Prefill transfer failed" in failed["message"]
-    await until(lambda: not prefill.engine.answers and at_rest(decode))
+    await until(lambda: not prefill.engine.generations and at_rest(decode))
     assert prefill.engine.load()["used"] == 0
 
 
@@ -147,7 +147,7 @@ async def test_an_abort_does_not_travel_from_prefill_to_decode(start: Start, cli
     decode = await start("decode", "base", waiting_timeout=0.2)
     body = legs(prefill, PROMPT, 2)
     waiting = asyncio.create_task(post(client, prefill, body))
-    await until(lambda: len(prefill.engine.answers) == 1)
+    await until(lambda: len(prefill.engine.generations) == 1)
     await client.post(f"{url(prefill)}/abort_request", json={"rid": body["rid"]})
     assert (await waiting)[0] == 500
     status, reply = await post(client, decode, body)
@@ -177,6 +177,6 @@ async def test_an_id_twice_at_once_is_refused(start: Start, client: aiohttp.Clie
     prefill = await start("prefill", "a")
     body = legs(prefill, PROMPT, 2)
     waiting = asyncio.create_task(post(client, prefill, body))
-    await until(lambda: len(prefill.engine.answers) == 1)
+    await until(lambda: len(prefill.engine.generations) == 1)
     assert (await post(client, prefill, body))[0] == 400
     waiting.cancel()

@@ -16,7 +16,7 @@ import pytest
 
 from sun_sglang.cli.schema import topology_schema
 from sun_sglang.contracts.sglang_versions import NEWEST_VERSION, SUPPORTED_VERSIONS, SglangVersion
-from sun_sglang.emulator.protocol.versions import SHAPES
+from sun_sglang.emulator.protocol.reply_shapes import SHAPES
 from sun_sglang.emulator.settings import emulation_flags, parse_settings
 from sun_sglang.emulator.worker import EmulatedWorker
 from sun_sglang.errors import TopologyError

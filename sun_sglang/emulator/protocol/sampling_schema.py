@@ -1,6 +1,6 @@
-"""The check of `/generate` bodies against a schema, which SGLang has since 0.5.22 (entrypoints/api_contract.py). Pure.
+"""The schema check of `/generate` bodies, which SGLang has since 0.5.22 (entrypoints/api_contract.py). Pure.
 
-Only the sampling parameters are checked here: FastAPI refuses most other values of a wrong type before.
+Checks the sampling parameters only. FastAPI has refused most other values of a wrong type before.
 """
 
 from __future__ import annotations
@@ -8,23 +8,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sun_sglang.emulator.protocol.errors import ContractError
+from sun_sglang.emulator.protocol.errors import SchemaError
 
 
-def check_sampling(params: Mapping[str, Any], names: tuple[str, ...]) -> None:
+def check_schema(params: Mapping[str, Any], names: tuple[str, ...]) -> None:
     """Raise unless every sampling parameter is in the schema and has the right type.
 
     Args:
-        params: as the body has them; null is a value of every type.
-        names: the parameters that the schema has.
+        params: the body's sampling parameters; null is valid for every type.
+        names: the parameters in the schema.
 
     Raises:
-        ContractError: the first parameter that is wrong.
+        SchemaError: names the first wrong parameter.
     """
     for name, value in params.items():
         if name not in names:
             listed = ", ".join(f"`{n}`" for n in names)
-            raise ContractError(f"unknown field `{name}`, expected one of {listed}")
+            raise SchemaError(f"unknown field `{name}`, expected one of {listed}")
         if value is not None and name in _CHECKS:
             _CHECKS[name](value)
 
@@ -37,9 +37,9 @@ def _is_integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _require(right: bool, value: object, expected: str) -> None:
-    if not right:
-        raise ContractError(f"invalid type: {_described(value)}, expected {expected}")
+def _require(ok: bool, value: object, expected: str) -> None:
+    if not ok:
+        raise SchemaError(f"invalid type: {_described(value)}, expected {expected}")
 
 
 def _number(value: object) -> None:
@@ -108,7 +108,7 @@ _CHECKS: Mapping[str, Callable[[object], None]] = {
 
 
 def _described(value: object) -> str:
-    """Return a value as the message of SGLang's schema names it."""
+    """Return the name of a value in the error messages of SGLang's schema."""
     match value:
         case None:
             return "null"

@@ -1,7 +1,7 @@
-"""The reply shapes that differ between versions of SGLang, one entry a version. Pure data.
+"""The replies that differ between SGLang versions, one entry a version. Pure data.
 
-`Emulation.sglang` chooses the entry; nothing else in an emulated worker depends on the version. To add a version, run
-`tests/engine/test_emulated.py` on it, and give each difference that the test shows a field here.
+`Emulation.sglang` selects the entry; nothing else in an emulated worker depends on the version. To add a version, run
+`tests/engine/test_emulated.py` on it, and add a field here for each difference that the test reports.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from sun_sglang.contracts.sglang_versions import SglangVersion
 
 @dataclass(frozen=True, slots=True)
 class ReplyShapes:
-    """What one version of SGLang replies where the versions differ.
+    """The replies of one SGLang version where versions differ.
 
     Attributes:
         sampling: the sampling parameters of `/generate` (sampling/sampling_params.py).
-        contract: the sampling parameters that the schema of `/generate` has, in the order of its error message
-            (entrypoints/api_contract.py); None where a body is not checked against a schema, so that a parameter that
-            is unknown or of the wrong type is an internal error.
+        schema: the sampling parameters in the schema of `/generate`, in the order of its error message
+            (entrypoints/api_contract.py). None where SGLang has no schema: it then answers 500 to a parameter that is
+            unknown or has the wrong type.
         roles: roles of chat messages, in the order of the error message (entrypoints/openai/protocol.py).
-        null_tool_calls: an answer of a chat without tool calls has `"tool_calls": null`, and else no such key.
-        zero_cached_tokens: usage without cached tokens has `"prompt_tokens_details": {"cached_tokens": 0}`, and else
-            null (entrypoints/openai/usage_processor.py).
-        completion_details: usage has `completion_tokens_details`, null without reasoning tokens.
-        first_ids_row: a decode worker reports null among `output_token_ids_logprobs` for the first token, and else
-            nothing, so that the list is one short (disaggregation/decode.py).
+        null_tool_calls: whether a chat reply without tool calls has `"tool_calls": null`; else the key is absent.
+        zero_cached_tokens: whether usage without cached tokens has `"prompt_tokens_details": {"cached_tokens": 0}`;
+            else the value is null (entrypoints/openai/usage_processor.py).
+        completion_details: whether usage has `completion_tokens_details`, which is null without reasoning tokens.
+        first_ids_row: whether a decode worker reports null among `output_token_ids_logprobs` for the first token; else
+            the list is one entry short (disaggregation/decode.py).
     """
 
     sampling: frozenset[str]
-    contract: tuple[str, ...] | None
+    schema: tuple[str, ...] | None
     roles: tuple[str, ...]
     null_tool_calls: bool
     zero_cached_tokens: bool
@@ -40,7 +40,7 @@ class ReplyShapes:
     first_ids_row: bool
 
 
-_CONTRACT = (
+_SCHEMA = (
     "max_new_tokens",
     "stop",
     "stop_token_ids",
@@ -71,18 +71,18 @@ _CONTRACT = (
 )
 
 _V21 = ReplyShapes(
-    sampling=frozenset(_CONTRACT) - {"watermark"},
-    contract=None,
+    sampling=frozenset(_SCHEMA) - {"watermark"},
+    schema=None,
     roles=("system", "assistant", "tool", "function", "developer", "latest_reminder", "user"),
     null_tool_calls=True,
     zero_cached_tokens=False,
     completion_details=False,
     first_ids_row=False,
 )
-_V22 = replace(_V21, sampling=frozenset(_CONTRACT), contract=_CONTRACT, null_tool_calls=False, zero_cached_tokens=True)
+_V22 = replace(_V21, sampling=frozenset(_SCHEMA), schema=_SCHEMA, null_tool_calls=False, zero_cached_tokens=True)
 _V23 = replace(
     _V22,
-    contract=(*_CONTRACT, "choice"),
+    schema=(*_SCHEMA, "choice"),
     roles=(*_V22.roles[:-1], "root", "user"),
     completion_details=True,
     first_ids_row=True,

@@ -1,0 +1,171 @@
+"""Handlers of `/generate`, `/v1/completions`, `/v1/chat/completions` and `/abort_request`."""
+
+from __future__ import annotations
+
+import asyncio
+
+import orjson
+from aiohttp import web
+
+from sun_sglang.emulator.api.json_reply import json_reply
+from sun_sglang.emulator.api.responses import Responses
+from sun_sglang.emulator.engine.engine import Engine
+from sun_sglang.emulator.engine.generation import Generation
+from sun_sglang.emulator.fault_injection import FaultInjector
+from sun_sglang.emulator.protocol.body import parse_object
+from sun_sglang.emulator.protocol.errors import InternalError, InvalidBodyError, InvalidValueError, RefusalError
+from sun_sglang.emulator.protocol.replies import DONE, sse_event
+from sun_sglang.emulator.protocol.request import GENERATE, GenerationRequest
+from sun_sglang.emulator.protocol.request_parser import RequestParser
+
+_SSE = {"Content-Type": "text/event-stream; charset=utf-8"}
+
+
+class GenerationHandlers:
+    """Serves generation requests.
+
+    Args:
+        engine: generates.
+        parser: parses the requests' bodies.
+        faults: the faults to simulate.
+        disconnect_poll: seconds until SGLang detects that the client of a request without a stream is gone.
+    """
+
+    def __init__(self, engine: Engine, parser: RequestParser, faults: FaultInjector, disconnect_poll: float) -> None:
+        self._engine = engine
+        self._parser = parser
+        self._responses = Responses(parser.shapes)
+        self._faults = faults
+        self._disconnect_poll = disconnect_poll
+        self._forever = asyncio.Event()
+
+    async def generate(self, request: web.Request) -> web.StreamResponse:
+        """Answer a generation request."""
+        raw = await request.read()
+        _require_json(request)
+        try:
+            parsed = self._parser.parse(request.path, raw)
+            await self._simulate_fault(parsed)
+            generation = self._engine.submit(parsed)
+        except InvalidValueError as e:
+            if request.path == GENERATE and _asks_for_stream(raw):
+                return await _refuse_stream(request, e)
+            raise
+        except InternalError:
+            if request.path == GENERATE and _asks_for_stream(raw):
+                return await _break_stream(request)
+            raise
+        try:
+            reply = await (self._stream(request, generation) if parsed.stream else self._whole(generation))
+        except asyncio.CancelledError:
+            # SGLang detects the client of a stream that is gone at once, and polls for the others
+            delay = 0.0 if parsed.stream else self._disconnect_poll
+            self._engine.call_later(delay, self._engine.release, generation)
+            raise
+        except BaseException:
+            self._engine.release(generation)
+            raise
+        self._engine.release(generation)
+        return reply
+
+    async def abort(self, request: web.Request) -> web.Response:
+        """Answer `POST /abort_request`."""
+        body = parse_object(await request.read())
+        self._engine.abort(str(body.get("rid") or ""), everything=bool(body.get("abort_all")))
+        return web.Response()
+
+    async def _simulate_fault(self, request: GenerationRequest) -> None:
+        fault = self._faults.apply(request.namespace, "unresponsive", "status", "abort")
+        if fault is None:
+            return
+        if fault.kind == "unresponsive":
+            await self._forever.wait()
+        if fault.kind == "status":
+            raise _InjectedStatusError(fault.status)
+        generation = Generation(request)
+        generation.end({"type": "abort", "message": "made to abort", "status_code": None, "err_type": None})
+        raise _InjectedAbortError(orjson.dumps(self._responses.whole(generation)))
+
+    async def _whole(self, generation: Generation) -> web.Response:
+        await generation.wait_finish()
+        if generation.failure is not None:
+            raise generation.failure
+        return json_reply(self._responses.whole(generation))
+
+    async def _stream(self, request: web.Request, generation: Generation) -> web.StreamResponse:
+        out = web.StreamResponse(headers=_SSE)
+        tokens = characters = 0
+        while True:
+            await generation.wait_change()
+            events = b"".join(self._responses.events(generation, tokens, characters))
+            tokens, characters = len(generation.tokens), len(generation.text)
+            finished = generation.finish is not None
+            if finished:
+                events += self._responses.last_events(generation)
+            if not out.prepared:
+                await out.prepare(request)
+            await out.write(events)
+            if finished:
+                await out.write_eof()
+                return out
+
+
+class _InjectedStatusError(RefusalError):
+    """The reply of a `status` fault.
+
+    Args:
+        status: HTTP status.
+    """
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+        super().__init__("made to fail")
+
+
+class _InjectedAbortError(RefusalError):
+    """The reply of an `abort` fault: an abort inside a 200.
+
+    Args:
+        reply: the reply's body.
+    """
+
+    status = 200
+
+    def __init__(self, reply: bytes) -> None:
+        self._reply = reply
+        super().__init__("made to abort")
+
+    def body(self) -> bytes:
+        """Return the reply's body."""
+        return self._reply
+
+
+async def _refuse_stream(request: web.Request, error: InvalidValueError) -> web.StreamResponse:
+    """Send an error event inside a 200: SGLang's `/generate` sends the status before it checks the request."""
+    out = web.StreamResponse(headers=_SSE)
+    await out.prepare(request)
+    reported = {"message": str(error), "type": "invalid_request_error", "code": 400, "retryable": False}
+    await out.write(sse_event({"error": reported}) + DONE)
+    return out
+
+
+async def _break_stream(request: web.Request) -> web.StreamResponse:
+    """Send the 200 of a stream and close its connection, as SGLang's `/generate` does after an internal error."""
+    out = web.StreamResponse(headers=_SSE)
+    await out.prepare(request)
+    assert request.transport is not None, "aiohttp cancels the handler of a client that is gone"
+    request.transport.close()
+    return out
+
+
+def _require_json(request: web.Request) -> None:
+    if request.content_type == "application/json":
+        return
+    if request.path == GENERATE:
+        raise InvalidBodyError("dataclass_type", ("body",), "Input should be a dictionary")
+    problem = "Unsupported Media Type: Only 'application/json' is allowed"
+    raise InvalidBodyError("value_error", ("header", "content-type"), problem)
+
+
+def _asks_for_stream(raw: bytes) -> bool:
+    return bool(orjson.loads(raw).get("stream"))

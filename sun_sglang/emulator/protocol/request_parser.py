@@ -1,0 +1,209 @@
+"""From a request's body to a `GenerationRequest`, with SGLang's refusals. Pure.
+
+Emulates only what a load balancer can observe: which bodies are refused, with which status and body, and what is
+generated. Constraints on the text (grammars, tools) are accepted and have no effect.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from sun_sglang.emulator.protocol.body import optional_integer, parse_object, require_string
+from sun_sglang.emulator.protocol.errors import InternalError, InvalidBodyError, InvalidValueError
+from sun_sglang.emulator.protocol.fake_tokens import encode, encode_chat
+from sun_sglang.emulator.protocol.reply_shapes import ReplyShapes
+from sun_sglang.emulator.protocol.request import CHAT, COMPLETIONS, GENERATE, GenerationRequest, LogprobOptions
+from sun_sglang.emulator.protocol.sampling_schema import check_schema
+from sun_sglang.emulator.protocol.value_checks import check_fits, check_length, check_sampling, stop_strings
+
+# SGLang's defaults (sampling/sampling_params.py, entrypoints/openai/protocol.py)
+_GENERATE_LIMIT = 128
+_COMPLETION_LIMIT = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Parsed:
+    """The fields of a request that each endpoint spells in its own way; the names are those of `GenerationRequest`."""
+
+    endpoint: str
+    prompt: list[int]
+    limit: int | None
+    logprobs: LogprobOptions | None
+    text: str = ""
+    model: str = ""
+    token_ids: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RequestParser:
+    """Parses the requests of one worker.
+
+    Attributes:
+        bytes_per_token: bytes of UTF-8 that count as one token (`fake_tokens.py`).
+        vocab_size: every token id is below this number.
+        context: SGLang's context length, tokens.
+        longest_request: most tokens of prompt and generation together; a longer generation is cut.
+        longest_prompt: prompts of this length or more are refused, tokens.
+        shapes: the replies of the emulated version.
+    """
+
+    bytes_per_token: int
+    vocab_size: int
+    context: int
+    longest_request: int
+    longest_prompt: int
+    shapes: ReplyShapes
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of a text."""
+        return encode(text, bytes_per_token=self.bytes_per_token, vocab_size=self.vocab_size)
+
+    def encode_chat(self, messages: list[Mapping[str, Any]]) -> list[int]:
+        """Return the token ids of a chat."""
+        return encode_chat(messages, bytes_per_token=self.bytes_per_token, vocab_size=self.vocab_size)
+
+    def parse(self, endpoint: str, raw: bytes) -> GenerationRequest:
+        """Return the request of a body.
+
+        Raises:
+            InvalidBodyError: the body is not JSON, or a field has the wrong type.
+            InvalidValueError: SGLang refuses a value.
+            SchemaError: the schema of `/generate` refuses a sampling parameter.
+            InternalError: SGLang answers 500.
+        """
+        body = parse_object(raw)
+        match endpoint:
+            case "/generate":
+                params = self._sampling_params(body)
+                return self._request(self._generate(body, params), body, params)
+            case "/v1/completions":
+                parsed = self._completion(body)
+            case _:
+                parsed = self._chat(body)
+        return self._request(parsed, body, body)
+
+    def _sampling_params(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        ids = body.get("input_ids")
+        if ids is not None and not isinstance(ids, list):
+            raise InvalidBodyError("value_error", ("body", "input_ids"), "Value error, must be list or null")
+        params = body.get("sampling_params") or {}
+        if not isinstance(params, dict):
+            raise InvalidBodyError("dict_type", ("body", "sampling_params"), "Input should be a valid dictionary")
+        if self.shapes.schema is not None:
+            check_schema(params, self.shapes.schema)
+        return params
+
+    def _generate(self, body: Mapping[str, Any], params: Mapping[str, Any]) -> _Parsed:
+        ids, text = body.get("input_ids"), body.get("text")
+        if ids is None and text is None:
+            raise InvalidValueError("Either text, input_ids or input_embeds should be provided.", GENERATE)
+        if ids is not None and not ids:
+            raise InvalidValueError("input_ids cannot be empty.", GENERATE)
+        if body.get("session_params"):
+            name = dict(body["session_params"]).get("id")
+            raise InvalidValueError(f"Invalid request: session id {name} does not exist", GENERATE)
+        if body.get("lora_path"):
+            raise InvalidValueError(
+                f"LoRA adapter '{body['lora_path']}' was requested, but LoRA is not enabled. Please launch the server "
+                "with --enable-lora flag and preload adapters using --lora-paths or /load_lora_adapter endpoint.",
+                GENERATE,
+            )
+        if unknown := params.keys() - self.shapes.sampling:
+            raise InternalError(f"unexpected sampling parameter {sorted(unknown)[0]!r}")
+        logprobs = None
+        if body.get("return_logprob"):
+            start = body.get("logprob_start_len")
+            logprobs = LogprobOptions(
+                start=-1 if start is None else int(start),
+                top=int(body.get("top_logprobs_num") or 0),
+                ids=tuple(body.get("token_ids_logprob") or ()),
+                with_text=bool(body.get("return_text_in_logprobs")),
+            )
+        prompt = ids if ids is not None else self.encode(require_string(text, "text"))
+        # null asks for as many tokens as fit
+        limit = params.get("max_new_tokens", _GENERATE_LIMIT)
+        return _Parsed(GENERATE, prompt, limit, logprobs, text=text or "")
+
+    def _completion(self, body: Mapping[str, Any]) -> _Parsed:
+        if "prompt" not in body:
+            raise InvalidBodyError("missing", ("body", "prompt"), "Field required")
+        prompt = body["prompt"]
+        limit = optional_integer(body, "max_tokens")
+        if limit is not None and limit <= 0:
+            raise InvalidBodyError("value_error", ("body", "max_tokens"), "Value error, max_tokens must be positive")
+        if not prompt:
+            raise InvalidValueError("Prompt cannot be empty", COMPLETIONS)
+        logprobs = None
+        if body.get("logprobs") is not None:
+            echoed = bool(body.get("echo")) and bool(body["logprobs"])
+            logprobs = LogprobOptions(start=0 if echoed else -1, top=int(body["logprobs"]), ids=(), with_text=True)
+        is_text = isinstance(prompt, str)
+        return _Parsed(
+            COMPLETIONS,
+            self.encode(prompt) if is_text else prompt,
+            _COMPLETION_LIMIT if limit is None else limit,
+            logprobs,
+            text=prompt if is_text else "",
+            model=str(body.get("model") or "default"),
+            token_ids=bool(body.get("return_token_ids")),
+        )
+
+    def _chat(self, body: Mapping[str, Any]) -> _Parsed:
+        if "messages" not in body:
+            raise InvalidBodyError("missing", ("body", "messages"), "Field required")
+        messages = body["messages"]
+        if not isinstance(messages, list):
+            raise InvalidBodyError("list_type", ("body", "messages"), "Input should be a valid list")
+        for i, message in enumerate(messages):
+            role = message.get("role") if isinstance(message, dict) else None
+            if str(role).lower() not in self.shapes.roles:
+                problem = f"Value error, 'role' must be one of {self.shapes.roles}"
+                raise InvalidBodyError("value_error", ("body", "messages", i, "role"), problem)
+        if not messages:
+            raise InvalidValueError("Messages cannot be empty.", CHAT)
+        limit = optional_integer(body, "max_tokens")
+        logprobs = None
+        if body.get("logprobs"):
+            logprobs = LogprobOptions(start=-1, top=int(body.get("top_logprobs") or 0), ids=(), with_text=True)
+        return _Parsed(
+            CHAT,
+            body.get("input_ids") or self.encode_chat(messages),
+            limit if limit is not None else optional_integer(body, "max_completion_tokens"),
+            logprobs,
+            model=str(body.get("model") or "default"),
+        )
+
+    def _request(self, parsed: _Parsed, body: Mapping[str, Any], params: Mapping[str, Any]) -> GenerationRequest:
+        """Check what all endpoints check; `params` holds the sampling parameters."""
+        endpoint, prompt, limit = parsed.endpoint, parsed.prompt, parsed.limit
+        check_length(endpoint, len(prompt), limit, self.context)
+        check_sampling(endpoint, params, limit)
+        check_fits(endpoint, len(prompt), self.longest_prompt)
+        left = max(0, self.longest_request - len(prompt) - 1)
+        options = body.get("stream_options") or {}
+        return GenerationRequest(
+            endpoint=endpoint,
+            rid=require_string(body.get("rid") or uuid.uuid4().hex, "rid"),
+            model=parsed.model,
+            prompt=tuple(prompt),
+            text=parsed.text,
+            limit=left if limit is None else min(limit, left),
+            stop=stop_strings(params, endpoint),
+            stop_ids=frozenset(params.get("stop_token_ids") or ()),
+            keep_stop=bool(params.get("no_stop_trim")),
+            stream=bool(body.get("stream")),
+            usage=bool(options.get("include_usage")),
+            usage_in_every_event=bool(options.get("continuous_usage_stats")),
+            logprobs=parsed.logprobs,
+            echo=bool(body.get("echo")) and endpoint == COMPLETIONS,
+            token_ids=parsed.token_ids,
+            namespace=orjson.dumps([body.get("extra_key"), body.get("cache_salt")]).decode(),
+            host=str(body.get("bootstrap_host") or ""),
+            port=int(body.get("bootstrap_port") or 0),
+            room=body.get("bootstrap_room"),
+        )
