@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+pytest.register_assert_rewrite("tests.support.training")
+
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
     "num_hidden_layers": 2,
@@ -46,10 +48,10 @@ class SharedFixtures(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        _, folder, name = file.rsplit("/", 2)
-        if folder == "faults":
+        if file.startswith("tests/system/faults/"):
             return nodeid
-        return "deployment" if folder == "engine" and name not in APART else file
+        shared = file.startswith("tests/engine/") and file.removeprefix("tests/engine/") not in APART
+        return "deployment" if shared else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SharedFixtures:

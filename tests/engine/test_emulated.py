@@ -26,7 +26,7 @@ from sun_sglang.emulator.worker import EmulatedWorker
 from sun_sglang.patches.versions import installed_version
 from tests.engine.conftest import Deployment
 from tests.engine.precision import PRECISION
-from tests.unit.ports import PORTS
+from tests.support.ports import PORTS
 
 GREEDY = {"temperature": 0, "max_new_tokens": 4, "ignore_eos": True}
 # so long that it cannot come as one event, however busy the machine is: SGLang merges those that wait

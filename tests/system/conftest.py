@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from sun_sglang.launch.planning.plan import WorkerPlan
-from tests.support.environment import clear_shell_settings
+from tests.support.environment import clear_shell_settings, load_hypothesis_profile
 from tests.support.workers import decode_worker
 
+load_hypothesis_profile()
 clear_shell_settings()
 
 

@@ -13,7 +13,7 @@ import pytest
 from sun_sglang.emulator.protocol.fake_tokens import expected_tokens
 from sun_sglang.emulator.settings import parse_settings
 from sun_sglang.emulator.worker import EmulatedWorker
-from tests.unit.ports import PORTS
+from tests.support.ports import PORTS
 
 VOCAB = 1000
 # where the process gets no CPU for a while, no peer is to be taken for dead

@@ -17,8 +17,8 @@ from sun_sglang.emulator.fault_injection import Fault, FaultInjector
 from sun_sglang.emulator.settings import parse_settings
 from sun_sglang.emulator.worker import EmulatedWorker
 from sun_sglang.errors import TopologyError
+from tests.support.ports import PORTS
 from tests.unit.emulator.conftest import Start, ask, at_rest, expected, flags, legs, post, until, url
-from tests.unit.ports import PORTS
 
 PROMPT = [2, 7, 1, 8]
 

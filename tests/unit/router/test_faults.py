@@ -1,6 +1,6 @@
 """Rows of the fault table as decisions: what is sent to whom, and every variant of a row, over fake workers.
 
-Whole rows with their time bounds are in `tests/unit/faults`, over processes that are killed and stopped.
+Whole rows with their time bounds are in `tests/system/faults`, over processes that are killed and stopped.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ import aiohttp
 import pytest
 
 from sun_sglang.router.dispatch.attempt import Attempt
-
-from .conftest import PATIENCE_S, Start, System, set_deadlines
-from .fake_worker import FakeWorker, Fault, expected
+from tests.unit.router.conftest import PATIENCE_S, Start, System, set_deadlines
+from tests.unit.router.fake_worker import FakeWorker, Fault, expected
 
 IDS = [5, 6, 7]
 MATH = {"model": "math", "input_ids": IDS, "sampling_params": {"max_new_tokens": 4}}

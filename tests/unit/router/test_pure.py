@@ -37,8 +37,7 @@ from sun_sglang.router.transport.messages import LegFailure, LegResponse, LegRes
 from sun_sglang.router.workers.paths import Path as Route
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.worker import State
-
-from .fake_worker import FakeWorker, Rooms
+from tests.unit.router.fake_worker import FakeWorker, Rooms
 
 # --- outcomes -------------------------------------------------------------------------------------------------------
 

@@ -6,8 +6,8 @@ from typing import Any
 import orjson
 import pytest
 
-from .conftest import SUN, Start, System
-from .fake_worker import expected, spoken
+from tests.unit.router.conftest import SUN, Start, System
+from tests.unit.router.fake_worker import expected, spoken
 
 PROMPT = [11, 12, 13]
 

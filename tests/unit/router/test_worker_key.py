@@ -19,9 +19,8 @@ from sun_sglang.emulator.worker import EmulatedWorker
 from sun_sglang.router.app import Router
 from sun_sglang.router.observability.log import Log
 from sun_sglang.worker.key_middleware import KeyRequired
-from tests.unit.ports import PORTS
-
-from .conftest import DEADLINES, System
+from tests.support.ports import PORTS
+from tests.unit.router.conftest import DEADLINES, System
 
 KEY = "worker-key-0123456789"
 OTHER = "another-key-0123456789"

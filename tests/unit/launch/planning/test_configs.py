@@ -1,0 +1,100 @@
+"""Every topology in `configs/` loads, has only flags that SGLang takes, and fits the GPUs that it says."""
+
+import itertools
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sun_sglang.errors import IdentityError
+from sun_sglang.launch.planning.engine_flags import check_engine, load_schema
+from sun_sglang.launch.planning.gpu_inventory import Gpu
+from sun_sglang.launch.planning.machine import Machine
+from sun_sglang.launch.planning.plan import make_plan
+from sun_sglang.launch.planning.preflight import preflight
+from sun_sglang.topology import load_topology
+from sun_sglang.train.recipe import load_recipe
+
+CONFIGS = Path(__file__).parents[4] / "configs"
+TOPOLOGIES = sorted(p for p in CONFIGS.rglob("*.yaml") if re.search(r"^pools:", p.read_text(), re.MULTILINE))
+PAPERS = [p for p in TOPOLOGIES if p.parent.name != "demo"]
+
+
+def names(paths: list[Path]) -> list[str]:
+    return [str(p.relative_to(CONFIGS)) for p in paths]
+
+
+def gpus(count: int) -> Machine:
+    found = tuple(Gpu(index=i, uuid=f"GPU-{i}", name="NVIDIA A100", memory_mb=81920) for i in range(count))
+    return Machine(gpus=found, cores=64, memory=1 << 40, transfer=frozenset({"nixl"}))
+
+
+def test_both_models_have_every_system() -> None:
+    files = [f"{model}/{system}.yaml" for model in ("llama-3.1-8b", "qwen3-8b") for system in SYSTEMS]
+    assert sorted([*files, "demo/sun.yaml"]) == names(TOPOLOGIES)
+
+
+@pytest.mark.parametrize("file", TOPOLOGIES, ids=names(TOPOLOGIES))
+def test_its_flags_are_sglangs(file: Path) -> None:
+    topology = load_topology(file)
+    schema = load_schema()
+    if schema is None:
+        pytest.skip("SGLang is not installed")
+    check_engine(topology, schema)
+
+
+# workers by role, and the decode cache: stock where one model prefills and decodes, prompt-only elsewhere
+SYSTEMS = {
+    "sun": (4, 2, "sun_prompt_only"),
+    "qsun": (4, 1, "sun_prompt_only"),
+    "isolated": (4, 4, None),
+    "prefillshare": (4, 4, "sun_prompt_only"),
+}
+
+
+@pytest.mark.parametrize("file", PAPERS, ids=names(PAPERS))
+def test_a_papers_topology_takes_the_papers_gpus(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    prefill, decode, cache = SYSTEMS[file.stem]
+    machine = gpus(prefill + decode)
+    topology = load_topology(file)
+    findings = preflight(topology, machine, None)
+    plan = make_plan(topology, machine, findings.identities, run_dir=tmp_path, ports=itertools.count(31000))
+    assert [w.role for w in plan.workers].count("prefill") == prefill
+    assert sorted(w.gpus for w in plan.workers) == [(i,) for i in range(prefill + decode)]
+    backends = {
+        w.argv[w.argv.index("--radix-cache-backend") + 1] if "--radix-cache-backend" in w.argv else None
+        for w in plan.workers
+        if w.role == "decode"
+    }
+    assert backends == {cache}
+    assert all("--disaggregation-decode-enable-radix-cache" in w.argv for w in plan.workers if w.role == "decode")
+
+
+@pytest.mark.parametrize("system", ["sun", "qsun", "prefillshare"])
+def test_a_base_without_a_chat_template_pairs_with_what_was_tuned_with_one(
+    write_checkpoint: Callable[..., Path], system: str
+) -> None:
+    topology = load_topology(CONFIGS / "llama-3.1-8b" / f"{system}.yaml")
+    template = (CONFIGS / "train" / "plain.jinja").read_text()
+    recipes = [load_recipe(p) for p in sorted((CONFIGS / "train" / "llama-3.1-8b").glob("*.yaml"))]
+    assert {Path(recipe.chat_template or "").read_text() for recipe in recipes} == {template}
+    pools = {
+        name: pool.model_copy(
+            update={"model": str(write_checkpoint(name, template=None if name == "base" else template))}
+        )
+        for name, pool in topology.pools.items()
+    }
+    local = topology.model_copy(update={"pools": pools})
+    assert preflight(local, gpus(8), None).identities["base"]
+    with pytest.raises(IdentityError, match=r"chat_template differs .*; set `chat_template` of `engine` for both"):
+        preflight(local.model_copy(update={"engine": {"dtype": "bfloat16"}}), gpus(8), None)
+
+
+def test_the_demos_models_belong_together() -> None:
+    topology = load_topology(CONFIGS / "demo" / "sun.yaml")
+    findings = preflight(topology, Machine(cores=2, memory=1 << 34), None)
+    assert all(findings.identities.values())
+    weights = {name: identity.weights for name, identity in findings.identities.items() if identity}
+    assert len(set(weights.values())) == 3, "three models, none of them a copy of another"

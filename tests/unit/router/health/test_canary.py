@@ -1,0 +1,81 @@
+"""Canaries that hang: whom they delay."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from sun_sglang.router.health.prober import next_failure
+from tests.unit.router.conftest import DEADLINES, PATIENCE_S, Start
+from tests.unit.router.fake_worker import Fault
+
+
+async def test_canaries_that_hang_on_one_decode_worker_delay_no_other_worker(
+    start: Start,
+) -> None:
+    """Twelve paths lead to the worker that hangs, and no canary ends within this test's patience."""
+    tasks = {f"task-{i}": ("math", "base") for i in range(6)}
+    system = await start(tasks, {"math": 2, "base": 2}, deadlines=replace(DEADLINES, canary=100 * PATIENCE_S))
+    liar, healthy, registry = system["base-0"], system["base-1"], system.router.registry
+    liar.canary_fault = Fault(hang=True)
+    liar.canaries = 0
+    await liar.restart()
+    await system.until(lambda: liar.canaries >= 8)
+    await healthy.restart()
+    await system.until(lambda: registry.workers["base-1"].incarnation == healthy.card["incarnation"])
+    await system.until(lambda: all(len(registry.paths(task)) == 2 for task in tasks))
+    assert (registry.state("base-0"), registry.state("base-1")) == ("registering", "ready")
+
+
+DEEP = b"[" * 1000 + b"]" * 1000
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, b'{"id":"RID","meta_info":{"prompt_tokens":8,"completion_tokens":' + DEEP + b"}}"),
+        (200, b'{"id":"RID","meta_info":{"finish_reason":{"type":"abort","message":' + DEEP + b"}}}"),
+        (200, b'{"error":{"message":' + DEEP + b"}}"),
+        (500, b'{"error":{"message":' + DEEP + b"}}"),
+        (200, b'{"id":"RID","meta_info":{"completion_tokens":"' + b"x" * 10_000 + b'"}}'),
+    ],
+    ids=["count", "abort", "error", "status", "long"],
+)
+async def test_canary_answer_that_is_garbage_refuses_its_path_and_ends_nothing(
+    start: Start, status: int, body: bytes
+) -> None:
+    """Python prints nested lists by recursion, and what a canary's check raises would end the router."""
+    system = await start({"math": ("math", "base")}, {"math": 1, "base": 1})
+    liar, healthy = system["base-0"], system["math-0"]
+    liar.canary_fault = Fault(status=status, body=body)
+    await healthy.restart()
+    await system.until(lambda: [e for e in system.events if e["event"] == "canary_failed"])
+    (event, *_) = [e for e in system.events if e["event"] == "canary_failed"]
+    assert len(event["why"]) <= 500
+    liar.canary_fault = None
+    await system.ready()
+    assert not system.router.failed.is_set()
+
+
+def test_record_of_failed_canaries_counts_the_same_fault_in_a_row_between_the_same_starts() -> None:
+    first = next_failure(None, ("a", "b"), "no KV for room 8812", 10.0, DEADLINES)
+    second = next_failure(first, ("a", "b"), "no KV for room 17", 11.0, DEADLINES)
+    assert (first.times, second.times, second.pause) == (1, 2, 2 * first.pause)
+    assert next_failure(second, ("a", "b"), "no route", 13.0, DEADLINES).times == 1
+    restarted = next_failure(second, ("a", "c"), "no KV for room 9", 13.0, DEADLINES)
+    assert (restarted.times, restarted.pause) == (1, first.pause)
+
+
+async def test_tasks_tell_how_many_canaries_in_a_row_failed_in_one_way(start: Start) -> None:
+    quick = replace(DEADLINES, canary_pause_min=0.01, canary_pause_max=0.01)
+    system = await start({"math": ("math", "base")}, {"math": 1, "base": 1}, deadlines=quick)
+    system["base-0"].canary_fault = Fault(status=500, body=b'{"error":{"message":"no KV for request RID"}}')
+    await system["base-0"].restart()
+    await system.until(lambda: len([e for e in system.events if e["event"] == "canary_failed"]) >= 3)
+    _, body = await system.get("/tasks")
+    (path,) = body["tasks"]["math"]["unproven_paths"]
+    assert (path["prefill"], path["decode"]) == ("math-0", "base-0")
+    assert path["times"] >= 3
+    system["base-0"].canary_fault = None
+    await system.ready()

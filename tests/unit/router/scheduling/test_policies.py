@@ -1,0 +1,285 @@
+"""Who is chosen: properties of every policy, and what sets each apart."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sun_sglang.contracts.fleet_file import FleetWorker
+from sun_sglang.router.health.load_monitor import read_load
+from sun_sglang.router.protocol.request import Endpoint
+from sun_sglang.router.scheduling.affinity import LOAD_BOUND, CacheAffinity, PrefixAffinity, load_bound, prefix_keys
+from sun_sglang.router.scheduling.cost import Cost
+from sun_sglang.router.scheduling.pair_selector import PairSelector, make_policy
+from sun_sglang.router.scheduling.policies import LeastTokens
+from sun_sglang.router.workers.paths import Pair
+from sun_sglang.router.workers.worker import Worker
+from sun_sglang.topology import DecodePolicy, Policies
+from tests.unit.router.conftest import SUN, Start, System
+
+DECODE = get_args(DecodePolicy)
+PREFILL = (*DECODE, "prefix_affinity")
+NAMES = [f"p{i}" for i in range(4)] + [f"d{i}" for i in range(4)]
+KEYS = st.lists(st.integers(0, 5), max_size=3).map(tuple)
+COSTS = st.builds(Cost, st.integers(0, 5000), st.integers(0, 5000))
+
+
+def worker(name: str, tokens: int = 0, requests: int = 0) -> Worker:
+    role = "prefill" if name.startswith("p") else "decode"
+    made = Worker(FleetWorker(name=name, pool=role, url="http://h:1"), role)
+    made.tokens, made.requests = tokens, requests
+    return made
+
+
+@st.composite
+def fleets(draw: st.DrawFn) -> list[Pair]:
+    """Some of the pairs between some workers, each with some load."""
+    workers = {n: worker(n, draw(st.integers(0, 9000)), draw(st.integers(0, 9))) for n in NAMES}
+    names = draw(
+        st.lists(st.tuples(st.sampled_from(NAMES[:4]), st.sampled_from(NAMES[4:])), min_size=1, max_size=8, unique=True)
+    )
+    return [Pair(workers[p], workers[d]) for p, d in names]
+
+
+def selector(prefill: str = "least_tokens", decode: str = "least_tokens", seed: int = 0) -> PairSelector:
+    return PairSelector(Policies.model_validate({"prefill": prefill, "decode": decode}), random.Random(seed))
+
+
+def names(pair: Pair | None) -> tuple[str, str]:
+    assert pair is not None
+    return pair.prefill.name, pair.decode.name
+
+
+@given(
+    fleets(), st.sampled_from(PREFILL), st.sampled_from(DECODE), st.lists(st.tuples(COSTS, KEYS), min_size=1), st.data()
+)
+def test_only_given_pairs_are_chosen_and_twice_the_same_with_a_seed(
+    pairs: list[Pair], prefill: str, decode: str, requests: list[tuple[Cost, tuple[int, ...]]], data: st.DataObject
+) -> None:
+    """A pair that is not proven is never put together from two others that are."""
+    one, two = selector(prefill, decode, 7), selector(prefill, decode, 7)
+    avoid = data.draw(st.sets(st.sampled_from(NAMES)))
+    for cost, keys in requests:
+        chosen = one.select(pairs, cost, keys, avoid)
+        assert chosen in pairs
+        assert chosen == two.select(pairs, cost, keys, avoid)
+
+
+@given(fleets(), st.sampled_from(PREFILL), st.sampled_from(DECODE), st.sets(st.sampled_from(NAMES)), KEYS)
+def test_a_failed_worker_is_taken_again_only_where_there_is_no_other(
+    pairs: list[Pair], prefill: str, decode: str, avoid: set[str], keys: tuple[int, ...]
+) -> None:
+    chosen = selector(prefill, decode).select(pairs, Cost(1, 1), keys, avoid)
+    assert chosen is not None
+    failed = [sum(w.name in avoid for w in pair) for pair in pairs]
+    assert sum(w.name in avoid for w in chosen) == min(failed)
+
+
+def test_no_pair_no_choice() -> None:
+    assert selector().select((), Cost(1, 1)) is None
+
+
+LOADED = [worker("d0", 500, 1), worker("d1", 100, 9), worker("d2", 300, 3)]
+
+
+@pytest.mark.parametrize(("policy", "name"), [("least_tokens", "d1"), ("least_requests", "d0")])
+def test_the_least_loaded(policy: str, name: str) -> None:
+    assert make_policy(policy, random.Random(0)).pick(LOADED, 1, ()).name == name
+
+
+def test_work_from_elsewhere_counts() -> None:
+    workers = [worker("d0", 100), worker("d1", 200)]
+    workers[0].external_tokens = 150
+    assert LeastTokens().pick(workers, 1, ()).name == "d1"
+
+
+@pytest.mark.parametrize("policy", ["round_robin", "least_tokens", "least_requests"])
+def test_equals_take_turns(policy: str) -> None:
+    workers = [worker(f"d{i}") for i in range(3)]
+    chosen = []
+    for turn in range(6):
+        one = make_policy(policy, random.Random(0)).pick(workers, 1, ())
+        one.picked = turn + 1
+        chosen.append(one.name)
+    assert chosen == ["d0", "d1", "d2"] * 2
+
+
+def test_random_reaches_everyone_and_power_of_two_never_the_most_loaded() -> None:
+    seen = Counter(make_policy("random", random.Random(i)).pick(LOADED, 1, ()).name for i in range(200))
+    assert set(seen) == {"d0", "d1", "d2"}
+    seen = Counter(make_policy("power_of_two", random.Random(i)).pick(LOADED, 1, ()).name for i in range(200))
+    assert set(seen) == {"d1", "d2"}
+    assert seen["d1"] > seen["d2"]
+    assert make_policy("power_of_two", random.Random(0)).pick(LOADED[:1], 1, ()).name == "d0"
+
+
+# --- affinity -------------------------------------------------------------------------------------------------------
+
+STEPS = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4000), st.booleans()), min_size=1, max_size=60)
+
+
+@pytest.mark.parametrize("kind", [CacheAffinity, PrefixAffinity])
+@given(STEPS)
+def test_affinity_keeps_the_bound_on_load(kind: Any, steps: list[tuple[int, int, bool]]) -> None:
+    """Whoever is chosen for affinity's sake has less than the bound, whatever came before; nobody else is but least."""
+    policy = kind(LeastTokens())
+    workers = [worker(f"p{i}") for i in range(4)]
+    running: list[tuple[Worker, int]] = []
+    for key, cost, ends in steps:
+        if ends and running:
+            gone, freed = running.pop(0)
+            gone.release(freed)
+        chosen = policy.pick(workers, cost, (key,))
+        least = min(w.load_tokens for w in workers)
+        assert chosen.load_tokens < load_bound(workers, cost) or chosen.load_tokens == least
+        assert chosen.load_tokens < LOAD_BOUND * (sum(w.load_tokens for w in workers) + cost) / len(workers)
+        chosen.acquire(cost)
+        running.append((chosen, cost))
+
+
+def test_a_conversation_returns_unless_its_worker_is_over_the_bound() -> None:
+    policy = CacheAffinity(LeastTokens())
+    workers = [worker("d0"), worker("d1"), worker("d2")]
+    first = policy.pick(workers, 100, (1,))
+    others = [w for w in workers if w is not first]
+    for other in others:
+        other.picked = -1
+    assert policy.pick(workers, 100, (1, 2)) is first
+    assert policy.pick(workers, 100, (1, 2, 3)) is first
+    assert policy.pick(workers, 100, (9,)) is not first
+    first.tokens = 10_000
+    moved = policy.pick(workers, 100, (1, 2, 3, 4))
+    assert moved is not first
+    first.tokens = 0
+    assert policy.pick(workers, 100, (1, 2, 3, 4, 5)) is moved
+
+
+def test_a_conversation_whose_worker_left_goes_on_elsewhere() -> None:
+    policy = CacheAffinity(LeastTokens())
+    workers = [worker("d0"), worker("d1")]
+    first = policy.pick(workers, 1, (1,))
+    rest = [w for w in workers if w is not first]
+    assert policy.pick(rest, 1, (1, 2)) is rest[0]
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    policy = CacheAffinity(LeastTokens(), remembered=10)
+    for key in range(1000):
+        policy.pick([worker("d0")], 1, (key,))
+    assert len(policy) == 10
+
+
+def test_a_worker_that_leaves_moves_only_its_own_prefixes() -> None:
+    policy = PrefixAffinity(LeastTokens())
+    workers = [worker(f"p{i}") for i in range(5)]
+    keys = [(k,) for k in random.Random(0).sample(range(1 << 60), 500)]
+    before = {key: policy.pick(workers, 1, key).name for key in keys}
+    after = {key: policy.pick(workers[:-1], 1, key).name for key in keys}
+    assert all(after[key] == name for key, name in before.items() if name != "p4")
+    counts = Counter(before.values())
+    assert len(counts) == 5
+    assert max(counts.values()) < 3 * min(counts.values())
+
+
+# --- what prompts have in common ------------------------------------------------------------------------------------
+
+
+def keys_of(endpoint: Endpoint, body: dict[str, Any], **more: Any) -> tuple[int, ...]:
+    return prefix_keys(endpoint, body, **({"of": "math@w"} | more))
+
+
+def chat(*texts: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": t} for t in texts]}
+
+
+def is_prefix(short: Sequence[int], long: Sequence[int]) -> bool:
+    return list(long[: len(short)]) == list(short)
+
+
+def test_the_next_turn_begins_with_all_of_this_one() -> None:
+    assert is_prefix(keys_of(Endpoint.CHAT, chat("a", "b")), keys_of(Endpoint.CHAT, chat("a", "b", "c", "d")))
+    assert not set(keys_of(Endpoint.CHAT, chat("a", "b"))) & set(keys_of(Endpoint.CHAT, chat("x", "b")))
+    ids = list(range(600))
+    assert is_prefix(
+        keys_of(Endpoint.GENERATE, {"input_ids": ids}), keys_of(Endpoint.GENERATE, {"input_ids": ids + [7] * 900})
+    )
+    text = "word " * 500
+    assert is_prefix(
+        keys_of(Endpoint.COMPLETIONS, {"prompt": text}), keys_of(Endpoint.COMPLETIONS, {"prompt": text * 2})
+    )
+
+
+def test_namespaces_have_nothing_in_common_and_a_session_is_its_name() -> None:
+    body = {"text": "hi"}
+    assert keys_of(Endpoint.GENERATE, body) != keys_of(Endpoint.GENERATE, body, of="tool@w")
+    one = keys_of(Endpoint.GENERATE, body, session="s")
+    assert one == keys_of(Endpoint.GENERATE, {"text": "other"}, session="s")
+    assert one != keys_of(Endpoint.GENERATE, body, session="t")
+
+
+@given(st.text(min_size=1, max_size=3000))
+def test_keys_are_few_and_there_is_always_one(text: str) -> None:
+    assert 1 <= len(keys_of(Endpoint.GENERATE, {"text": text})) <= 64
+    assert len(keys_of(Endpoint.GENERATE, {"text": text * 100})) <= 64
+
+
+# --- what workers say -----------------------------------------------------------------------------------------------
+
+
+def test_loads_of_all_ranks_together() -> None:
+    rank = b'{"num_running_reqs":2,"num_waiting_reqs":1,"num_total_tokens":70}'
+    assert read_load(b'{"loads":[' + rank + b"," + rank + b"]}")[:2] == (6, 140)
+    for nothing in (b"", b"[]", b'{"loads":null}', b'{"loads":[{"num_running_reqs":null}]}', b'{"loads":[3]}'):
+        assert read_load(nothing)[:2] == (0, 0)
+
+
+@pytest.mark.parametrize("count", ["-1", "1e3", "true", str(1 << 41)])
+def test_load_count_out_of_bounds_counts_as_none(count: str) -> None:
+    assert read_load(b'{"loads":[{"num_running_reqs":%b,"num_waiting_reqs":2}]}' % count.encode()).requests == 2
+
+
+def test_load_nested_too_deep_to_compare_counts_as_none() -> None:
+    """Python compares nested lists by recursion, and the stamp is compared with the one before."""
+    deep = b"[" * 1000 + b"]" * 1000
+    assert read_load(b'{"loads":[{"num_running_reqs":1,"timestamp":' + deep + b"}]}") == (0, 0, None)
+
+
+async def test_a_worker_that_others_load_is_left_alone(start: Start) -> None:
+    system: System = await start({"math": ("math", "base")}, {"math": 1, "base": 2}, router={"load_interval": 0.01})
+    system["base-0"].load = {"num_running_reqs": 3, "num_total_tokens": 9000}
+    loaded = system.router.registry.workers["base-0"]
+    await system.until(lambda: (loaded.external_requests, loaded.external_tokens) == (3, 9000))
+    for _ in range(4):
+        await system.post("/generate", {"model": "math", "text": "hi"})
+        await system.quiet()
+    assert (len(system["base-0"].requests), len(system["base-1"].requests)) == (0, 4)
+    system["base-0"].load = {}
+    await system.until(lambda: loaded.external_tokens == 0)
+
+
+@pytest.mark.parametrize("policy", [{"prefill": p, "decode": p} for p in DECODE] + [{"prefill": "prefix_affinity"}])
+async def test_every_policy_serves(start: Start, policy: dict[str, str]) -> None:
+    system: System = await start(SUN, {"math": 2, "tool": 2, "base": 2}, router={"policy": policy})
+    for task in SUN:
+        for stream in (False, True):
+            async with system.client.post("/generate", json={"model": task, "text": "hi", "stream": stream}) as r:
+                assert r.status == 200
+                await r.read()
+    await system.quiet()
+
+
+async def test_a_session_stays_on_its_workers(start: Start) -> None:
+    policy = {"prefill": "prefix_affinity", "decode": "cache_affinity"}
+    system: System = await start({"math": ("math", "base")}, {"math": 3, "base": 3}, router={"policy": policy})
+    for turn in range(6):
+        await system.post("/generate", {"model": "math", "text": f"turn {turn}"}, headers={"X-Sun-Session": "s"})
+        # a prefill leg may end after its answer, and what is left of it counts as load
+        await system.quiet()
+    for pool in ("math", "base"):
+        assert sorted(len(system[f"{pool}-{i}"].requests) for i in range(3)) == [0, 0, 6]

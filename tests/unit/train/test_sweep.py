@@ -1,0 +1,229 @@
+"""`sun train` from a recipe to a checkpoint, on a model of two layers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import AutoModelForCausalLM
+
+from sun_sglang.checkpoint.identity import read_identity, weights_revision
+from sun_sglang.contracts.kv_compatibility import pair_difference
+from sun_sglang.errors import RecipeError
+from sun_sglang.train.checkpoint import read_record
+from sun_sglang.train.estimate import estimate
+from sun_sglang.train.modules import build_modules
+from sun_sglang.train.recipe import Recipe
+from sun_sglang.train.sweep import prepare, train
+from sun_sglang.train.trainer.trainer import trained_state
+from tests.support.training import assert_tuned_alike
+
+
+def quiet(_line: str) -> None:
+    """Say nothing."""
+
+
+@pytest.mark.parametrize(
+    ("scheme", "first"), [("prefill_only", "prefill"), ("decode_only", "decode"), ("full", "prefill")]
+)
+def test_the_output_is_a_plain_checkpoint_with_its_record(
+    recipe: Callable[..., Recipe], base: Path, tmp_path: Path, scheme: str, first: str
+) -> None:
+    lines: list[str] = []
+    out = tmp_path / "out"
+    train(prepare(recipe(scheme=scheme, first_token=first)), "sun train recipe.yaml", lines.append)
+
+    assert AutoModelForCausalLM.from_pretrained(out, dtype="auto").dtype == torch.float16
+    identities = [read_identity(path, {}) for path in (out, base)]
+    assert pair_difference(*identities) is None, "tokenizer, template and architecture are the base's"
+    assert (out / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
+    record = read_record(out)
+    assert (record.scheme, record.first_token, record.base) == (scheme, first, weights_revision(base))
+    assert record.decoder == weights_revision(base if scheme == "prefill_only" else out) != ""
+    assert record.learning_rate == 1e-2, "the rate that learns something"
+    assert record.recipe is not None
+    assert str(tmp_path) not in (out / "sun.json").read_text(), "no path of this machine"
+    assert len(lines) == 3
+
+
+def test_a_search_that_was_cut_short_goes_on(
+    recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = recipe(output="./whole", save_steps=2, learning_rates=[5e-3, 1e-2])
+    train(prepare(whole), "c", quiet)
+
+    cut = recipe(output="./cut", save_steps=2, learning_rates=[5e-3, 1e-2])
+    from transformers import Trainer
+
+    step, steps = Trainer.training_step, [0]
+
+    def stop(*arguments: Any, **options: Any) -> Any:
+        steps[0] += 1
+        # in the second rate, between two checkpoints; 12 micro batches a rate
+        if steps[0] == 12 + 7:
+            raise KeyboardInterrupt
+        return step(*arguments, **options)
+
+    monkeypatch.setattr(Trainer, "training_step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(prepare(cut), "c", quiet)
+    assert list((tmp_path / "cut" / "training").glob("*/checkpoint-2"))
+    with pytest.raises(RecipeError, match="holds a training already; --resume"):
+        train(prepare(cut), "c", quiet)
+    with pytest.raises(RecipeError, match="is of another recipe"):
+        train(prepare(recipe(output="./cut", seed=3)), "c", quiet, resume=True)
+    lines: list[str] = []
+    train(prepare(cut), "c", lines.append, resume=True)
+
+    assert "done before" in lines[0]
+    assert steps[0] < 2 * 12 + 7, "what was done is not done again"
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_lora_trains_its_adapter_alone_and_can_be_merged(
+    recipe: Callable[..., Recipe], base: Path, tmp_path: Path
+) -> None:
+    lora = recipe(lora={"rank": 4, "alpha": 8}, learning_rates=[1e-2])
+    module = build_modules(lora, base, base)
+    state = trained_state(module)
+    assert state
+    assert all("lora_" in name and name.startswith("prefill.") for name in state)
+    again = trained_state(build_modules(lora, base, base))
+    assert all(torch.equal(again[name], value) for name, value in state.items()), "the seed is the recipe's"
+    assert estimate(prepare(lora)).trained == sum(p.numel() for p in state.values())
+    shared = module.decode.model.layers[0].mlp.up_proj.weight.data_ptr()
+    assert module.prefill.base_model.model.model.layers[0].mlp.up_proj.base_layer.weight.data_ptr() == shared
+
+    train(prepare(lora), "c", quiet)
+    assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").exists()
+    assert read_record(tmp_path / "out" / "adapter").scheme == "prefill_only"
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    train(prepare(lora), "c", quiet, resume=True, merge=True)
+
+    merged, before = (load_file(path / "model.safetensors") for path in (tmp_path / "out", base))
+    changed = {name for name in before if not torch.equal(merged[name], before[name])}
+    assert changed
+    assert all(name.endswith("_proj.weight") for name in changed)
+
+
+def test_half_precision_and_recomputed_layers_train(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    plain = recipe(output="./plain", learning_rates=[1e-2])
+    train(prepare(plain), "c", quiet)
+    other = recipe(output="./other", learning_rates=[1e-2], bf16=True, gradient_checkpointing=True)
+    train(prepare(other), "c", quiet)
+    losses = [
+        next(iter(json.loads((tmp_path / name / "training" / "search.json").read_text())["losses"].values()))
+        for name in ("plain", "other")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+
+
+def test_the_estimate_counts_what_is_built(recipe: Callable[..., Recipe], base: Path) -> None:
+    for scheme in ("prefill_only", "full"):
+        loaded = recipe(scheme=scheme)
+        sizes, module = estimate(prepare(loaded)), build_modules(loaded, base, base)
+        assert sizes.trained == sum(p.numel() for p in module.parameters() if p.requires_grad)
+        assert sizes.weights == sum(p.numel() * p.element_size() for p in module.parameters())
+        assert (sizes.examples, sizes.validation, sizes.steps, sizes.rates) == (48, 12, 6, 2)
+        assert sizes.accumulation == 2
+
+
+def test_packed_rows_train_as_padded_batches_do(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    # a step of all examples, so that their order says nothing
+    common: dict[str, Any] = {"learning_rates": [1e-2], "global_batch": 48, "micro_batch": 12, "epochs": 4}
+    for name, change in (("padded", {}), ("packed", {"packing_tokens": 1024})):
+        train(prepare(recipe(output=f"./{name}", **common, **change)), "c", quiet)
+    padded, packed = (
+        json.loads((path / "training" / "search.json").read_text())["losses"]["0.01"]
+        for path in (tmp_path / "padded", tmp_path / "packed")
+    )
+    assert packed == pytest.approx(padded, rel=1e-4)
+
+
+def test_packing_fills_rows_and_the_estimate_knows(recipe: Callable[..., Recipe]) -> None:
+    one = prepare(recipe(global_batch=16, micro_batch=16))
+    packed = prepare(recipe(global_batch=16, packing_tokens=1024))
+    assert packed.rows is not None
+    assert len(packed.rows) < len(packed.examples.train), "several examples share a row"
+    sizes = estimate(packed)
+    assert sizes.accumulation == packed.rows.per_step
+    assert sizes.steps == estimate(one).steps == 3
+    assert sizes.activations < estimate(one).activations, "no padding to the longest"
+
+
+def test_what_cannot_be_trained_is_named(recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RecipeError, match=r"base: .*no such directory"):
+        prepare(recipe(base="./nowhere"))
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(RecipeError, match="global_batch"):
+        prepare(recipe())
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    targets = recipe(lora={"targets": ["nothing"]})
+    with pytest.raises(RecipeError, match=r"lora\.targets"):
+        build_modules(targets, Path(targets.base), Path(targets.base))
+
+
+def test_metrics_go_to_tensorboard(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    train(prepare(recipe(report_to=["tensorboard"], learning_rates=[1e-2])), "c", quiet)
+    (runs,) = (tmp_path / "out" / "training" / "0.01" / "runs").iterdir()
+    events = EventAccumulator(str(runs))
+    events.Reload()
+    rates, losses = ([e.value for e in events.Scalars(f"train/{name}")] for name in ("learning_rate", "loss"))
+    assert len(rates) == len(losses) == 6, "every step"
+    assert rates[0] < max(rates) == pytest.approx(1e-2)
+    assert rates[-1] < max(rates), "up, and down again"
+    (validation,) = events.Scalars("eval/loss")
+    kept = json.loads((tmp_path / "out" / "training" / "search.json").read_text())["losses"]["0.01"]
+    assert validation.value == pytest.approx(kept)
+
+
+def launch(start: list[str], file: Path, **environment: str) -> None:
+    """Run `sun train` in two processes."""
+    command = [sys.executable, *start, str(file), "--threads", "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "2 processes" in done.stderr.replace("\n", " "), "it may have started one"
+
+
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+ACCELERATE = [
+    "-m",
+    "accelerate.commands.launch",
+    "--multi_gpu",
+    "--num_processes",
+    "2",
+    "--num_machines",
+    "1",
+    "--main_process_port",
+    "0",
+]
+
+
+@pytest.mark.parametrize(
+    ("start", "change"),
+    [
+        ([*TORCHRUN, "-m", "sun_sglang.train"], {"packing_tokens": 1024, "global_batch": 24}),
+        ([*ACCELERATE, "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "sun_sglang.train"], {}),
+    ],
+    ids=["torchrun, packed", "accelerate, padded"],
+)
+def test_two_processes_train_as_one(
+    recipe: Callable[..., Recipe], tmp_path: Path, start: list[str], change: dict[str, Any]
+) -> None:
+    common = {"learning_rates": [1e-2], **change}
+    one = tmp_path / "one"
+    train(prepare(recipe(output=str(one), **common)), "c", quiet)
+    recipe(output="./two", **common)
+    launch(start, tmp_path / "recipe.yaml")
+    assert_tuned_alike(one, tmp_path / "two")
