@@ -20,7 +20,7 @@ _HOST = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?|[0-9a-f:]+(%[A-Za-z0-9]+)?")
 
 
 # the router's processes show each other their load on each worker in a table of this size
-MOST_WORKERS = 4096
+MAX_WORKERS = 4096
 
 
 class FleetError(UserError):
@@ -105,8 +105,8 @@ class Fleet(Strict):
                     raise ValueError(f"tasks.{name}.{role}: no pool is named `{pool}`")
                 if self.pools[pool].role != role:
                     raise ValueError(f"tasks.{name}.{role}: pool `{pool}` is a {self.pools[pool].role} pool")
-        if len(self.workers) > MOST_WORKERS:
-            raise ValueError(f"workers: {len(self.workers)} are over {MOST_WORKERS}, the most that a router serves")
+        if len(self.workers) > MAX_WORKERS:
+            raise ValueError(f"workers: {len(self.workers)} are over {MAX_WORKERS}, the most that a router serves")
         names: set[str] = set()
         for i, worker in enumerate(self.workers):
             if worker.pool not in self.pools:

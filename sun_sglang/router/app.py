@@ -38,7 +38,9 @@ from sun_sglang.router.clock import Clock
 from sun_sglang.router.deadlines import DEFAULT, Deadlines
 from sun_sglang.router.dispatch.dispatcher import Dispatcher
 from sun_sglang.router.errors import ApiError, internal_error
+from sun_sglang.router.health.card_reader import CardReader
 from sun_sglang.router.health.load_monitor import LoadMonitor
+from sun_sglang.router.health.path_prover import PathProver
 from sun_sglang.router.health.prober import Prober
 from sun_sglang.router.health.stall_detector import StallDetector
 from sun_sglang.router.observability.log import Log
@@ -109,7 +111,9 @@ class Router:
         self.clock = Clock(asyncio.get_running_loop(), lambda seconds: log.event("paused", seconds=round(seconds, 3)))
         client = WorkerClient(log, self.clock, deadlines)
         self.dispatcher = Dispatcher(client, self.registry, selector, self.metrics, log, self.clock, deadlines)
-        self.prober = Prober(session, self.registry, self.dispatcher, self.metrics, log, deadlines)
+        self.card_reader = CardReader(session, self.clock, fleet.router.probe_interval, deadlines)
+        self.prober = Prober(self.card_reader, self.registry, self.dispatcher, self.metrics, log)
+        self.path_prover = PathProver(self.registry, self.dispatcher, self.metrics, log, deadlines)
         self.stalls = StallDetector(session, fleet.router, self.dispatcher, deadlines)
         self.loads = LoadMonitor(session, self.registry, self.clock, deadlines)
         self.deliveries = SlowReaderDetector(fleet.router.write_timeout, self.clock, log, deadlines)
@@ -121,7 +125,7 @@ class Router:
         self.info = InfoHandlers(
             session,
             self.registry,
-            self.prober,
+            self.path_prover,
             self.inflight,
             self.queue,
             self.siblings,
@@ -196,7 +200,8 @@ class Router:
             raise
         keys = KeyFileWatcher(fleet.router.api_keys, os.environ, access, log, deadlines)
         watchers: tuple[Watcher, ...] = (
-            *(router.clients, router.deliveries, router.prober, router.stalls, router.loads, router.store, keys),
+            *(router.clients, router.deliveries, router.prober, router.path_prover, router.stalls, router.loads),
+            *(router.store, keys),
         )
         if router._shared is not None:
             watchers += (router._shared,)
@@ -430,8 +435,8 @@ def _share(registry: Registry, path: Path | None, process: int, deadlines: Deadl
         return None
     shared = SharedLoads(path.with_name("router.loads"), process, processes, deadlines)
     for worker in registry.workers.values():
-        worker.share(shared)
-    registry.on_added.append(lambda worker: worker.share(shared))
+        worker.load.share(shared)
+    registry.on_added.append(lambda worker: worker.load.share(shared))
     return shared
 
 

@@ -180,24 +180,29 @@ async def kill(
 ) -> AsyncIterator[Kill]:
     """SIGKILL, or another deadly signal, to a worker, whose other processes die with it, or to its scheduler alone.
 
-    Afterwards each of its tasks has to see a canary through its next incarnation: until then a look at the router may
-    still show the one that was killed.
+    Afterwards a canary has to pass between its pool and each other pool of its tasks: until then the router may still
+    show the start that was killed.
     """
-    canaries: dict[str, float] = {}
+    canaries: dict[tuple[str, str], float] = {}
 
     async def now(name: str, number: int = signal.SIGKILL, *, scheduler: bool = False) -> None:
-        for task, report in (await tasks(client)).items():
+        for report in (await tasks(client)).values():
             if any(name in path.values() for path in report["paths"]):
-                canaries[task] = await metric(client, "sun_canaries_total", task=task, outcome="ok")
+                pools = (report["prefill"]["pool"], report["decode"]["pool"])
+                canaries[pools] = await passed_canaries(client, *pools)
         os.kill(scheduler_of(deployment, name).pid if scheduler else deployment.process(name).pid, number)
 
     yield now
-    for task, before in canaries.items():
-        await until(PATIENCE, f"a new canary for {task}", lambda t=task, b=before: has_canary(client, t, b))
+    for pools, before in canaries.items():
+        await until(PATIENCE, f"a new canary between {pools}", lambda p=pools, b=before: has_canary(client, p, b))
 
 
-async def has_canary(client: httpx.AsyncClient, task: str, before: float) -> bool:
-    return await metric(client, "sun_canaries_total", task=task, outcome="ok") > before
+async def passed_canaries(client: httpx.AsyncClient, prefill: str, decode: str) -> float:
+    return await metric(client, "sun_canaries_total", prefill_pool=prefill, decode_pool=decode, outcome="ok")
+
+
+async def has_canary(client: httpx.AsyncClient, pools: tuple[str, str], before: float) -> bool:
+    return await passed_canaries(client, *pools) > before
 
 
 async def refuses(deployment: Deployment, name: str) -> bool:

@@ -112,8 +112,8 @@ class AdminHandlers:
             "url": worker.spec.url,
             "state": "leaving" if leaving else self._registry.state(worker.name),
             "reason": worker.reason,
-            "in_flight": worker.load_requests,
-            "tokens": worker.load_tokens,
+            "in_flight": worker.load.total_requests,
+            "tokens": worker.load.total_tokens,
         }
 
 

@@ -6,7 +6,6 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 import aiohttp
@@ -29,14 +28,14 @@ from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.dispatch.legs import namespace
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.health.canary import OUTPUT_TOKENS, PROMPT_TOKENS
-from sun_sglang.router.health.prober import Prober
+from sun_sglang.router.health.path_prover import PathProver
 from sun_sglang.router.protocol.request import choose_task
 from sun_sglang.router.protocol.worker_replies import error_message, parse_json
 from sun_sglang.router.serving.admission import AdmissionQueue
 from sun_sglang.router.serving.in_flight import InFlight
 from sun_sglang.router.serving.service import TASK_HEADER
 from sun_sglang.router.transport.http_session import describe_error, read_at_most
-from sun_sglang.router.workers.paths import Path
+from sun_sglang.router.workers.paths import UnusablePath, WorkerPath
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.worker import Worker
 
@@ -53,7 +52,7 @@ class InfoHandlers:
         self,
         session: aiohttp.ClientSession,
         registry: Registry,
-        prober: Prober,
+        path_prover: PathProver,
         inflight: InFlight,
         queue: AdmissionQueue,
         siblings: SiblingProcesses,
@@ -63,24 +62,21 @@ class InfoHandlers:
     ) -> None:
         self._deadlines = deadlines
         self._shows_tasks = shows_tasks
-        self._canaries: dict[str, asyncio.Task[str]] = {}
+        self._canaries: dict[WorkerPath, asyncio.Task[str]] = {}
         self._queue = queue
         self._siblings = siblings
         self._session = session
         self._registry = registry
-        self._prober = prober
+        self._path_prover = path_prover
         self._inflight = inflight
         self._started = int(time.time())
         self.draining = False
 
     async def tasks(self, http: web.Request) -> web.Response:
         """GET /tasks: per task its pools, workers, paths, and what is in flight."""
-        unproven: dict[str, list[Path]] = {}
-        for path in self._registry.unproven():
-            unproven.setdefault(path.task, []).append(path)
         in_flight = Counter(ticket.task for ticket in self._inflight.tickets)
         names = self._registry.task_names
-        tasks = {name: self._task(name, unproven.get(name, []), in_flight[name]) for name in names}
+        tasks = {name: self._task(name, in_flight[name]) for name in names}
         own = TasksReport(ready=not self._registry.unserved(), draining=self.draining, tasks=tasks)
         others = await self._siblings.ask("GET", "/tasks", http.headers)
         merged = merge_tasks(own, [_report(body) for body in others.values()])
@@ -111,16 +107,22 @@ class InfoHandlers:
         return _json(body, 200 if ok else 503)
 
     async def health_generate(self, _: web.Request) -> web.Response:
-        """GET /health_generate: a canary through one proven path of every task that the client may call.
+        """GET /health_generate: a canary over one proven path of every task that the client may call.
 
-        It counts as that many requests of its key. Clients that ask at the same time share a canary.
+        Tasks with the same path share a canary, and so do clients that ask at the same time. The request counts as one
+        request of its key for each path.
         """
         tasks = visible_tasks(self._registry.task_names)
+        usable = {task: self._registry.usable(task) for task in tasks}
+        paths = {task: pairs[0].path for task, pairs in usable.items() if pairs}
+        distinct = tuple(dict.fromkeys(paths.values()))
         if (key := current_key.get()) is not None:
-            tokens = (PROMPT_TOKENS + OUTPUT_TOKENS) * len(tasks)
-            key.charge(tokens, asyncio.get_running_loop().time(), requests=len(tasks))
-        faults = await asyncio.gather(*(self._canary(task) for task in tasks))
-        failed = {task: fault for task, fault in zip(tasks, faults, strict=True) if fault}
+            requests = max(1, len(distinct))
+            tokens = (PROMPT_TOKENS + OUTPUT_TOKENS) * requests
+            key.charge(tokens, asyncio.get_running_loop().time(), requests=requests)
+        faults = dict(zip(distinct, await asyncio.gather(*map(self._canary, distinct)), strict=True))
+        found = {task: faults[paths[task]] if task in paths else "no proven path" for task in tasks}
+        failed = {task: fault for task, fault in found.items() if fault}
         return _json({"status": "failed" if failed else "ok", "failed_tasks": failed}, 503 if failed else 200)
 
     async def model_info(self, http: web.Request) -> web.Response:
@@ -167,7 +169,7 @@ class InfoHandlers:
 
     # --- pieces -----------------------------------------------------------------------------------------------------
 
-    def _task(self, name: str, unproven: Sequence[Path], in_flight: int) -> TaskReport:
+    def _task(self, name: str, in_flight: int) -> TaskReport:
         task = self._registry.fleet.tasks[name]
         pairs = self._registry.usable(name)
         modules = [w.card.module for w in self._registry.members(task.prefill) if w.card and w.admitted]
@@ -176,16 +178,16 @@ class InfoHandlers:
             prefill=self._pool(task.prefill),
             decode=self._pool(task.decode),
             paths=tuple(ProvenPath(prefill=p.prefill.name, decode=p.decode.name) for p in pairs),
-            unproven_paths=tuple(self._unproven(path) for path in unproven),
+            unproven_paths=tuple(self._unusable(path) for path in self._registry.unusable(name)),
             queued=self._queue.waiting(name),
             in_flight=in_flight,
             namespace=namespace(task.prefill, modules[0]) if modules else None,
         )
 
-    def _unproven(self, path: Path) -> UnprovenPath:
-        obstacle = self._registry.obstacle(path)
-        why, times = (obstacle, 0) if obstacle else self._prober.canary_fault(path)
-        return UnprovenPath(prefill=path.prefill, decode=path.decode, why=why, times=times, refused=bool(obstacle))
+    def _unusable(self, unusable: UnusablePath) -> UnprovenPath:
+        path, refusal = unusable
+        why, times = (refusal, 0) if refusal else self._path_prover.last_fault(path)
+        return UnprovenPath(prefill=path.prefill, decode=path.decode, why=why, times=times, refused=bool(refusal))
 
     def _pool(self, name: str) -> PoolReport:
         members = (self._worker(worker) for worker in self._registry.members(name))
@@ -198,7 +200,7 @@ class InfoHandlers:
             state=self._registry.state(worker.name).value,
             reason=worker.reason,
             incarnation=worker.card.incarnation if worker.card else None,
-            in_flight=worker.load_requests,
+            in_flight=worker.load.total_requests,
         )
 
     def _model(self, name: str) -> dict[str, Any]:
@@ -213,14 +215,11 @@ class InfoHandlers:
             "max_model_len": limit.tokens + 1 if limit else None,
         }
 
-    async def _canary(self, task: str) -> str:
-        paths = self._registry.paths(task)
-        if not paths:
-            return "no proven path"
-        running = self._canaries.get(task)
+    async def _canary(self, path: WorkerPath) -> str:
+        running = self._canaries.get(path)
         if running is None:
-            running = self._canaries[task] = asyncio.create_task(self._prober.canary(paths[0]))
-            running.add_done_callback(lambda _: self._canaries.pop(task))
+            running = self._canaries[path] = asyncio.create_task(self._path_prover.canary(path))
+            running.add_done_callback(lambda _: self._canaries.pop(path))
         # the others wait for it too where this client leaves
         return await asyncio.shield(running)
 

@@ -194,11 +194,11 @@ class Attempt:
     def hold(self) -> None:
         """Put the attempt's weight on both workers and listen for their loss."""
         prefill, decode = self.pair
-        prefill.acquire(self.request.cost.prefill)
-        decode.acquire(self.request.cost.decode)
+        prefill.load.acquire(self.request.cost.prefill)
+        decode.load.acquire(self.request.cost.decode)
         self._held = {"prefill": self.request.cost.prefill, "decode": self.request.cost.decode}
-        prefill.on_lost.add(self.fail_prefill)
-        decode.on_lost.add(self.fail_decode)
+        prefill.add_loss_callback(self.fail_prefill)
+        decode.add_loss_callback(self.fail_decode)
 
     def holds(self, leg: Leg) -> bool:
         """Whether a leg's weight is still on its worker."""
@@ -210,8 +210,8 @@ class Attempt:
         if tokens is None:
             return False
         worker = self.worker(leg)
-        worker.release(tokens)
-        worker.on_lost.discard(self.fail_prefill if leg == "prefill" else self.fail_decode)
+        worker.load.release(tokens)
+        worker.remove_loss_callback(self.fail_prefill if leg == "prefill" else self.fail_decode)
         return True
 
     def _end(self, outcome: Serve | Relay | AttemptFailed) -> None:

@@ -35,7 +35,7 @@ from sun_sglang.router.scheduling.pair_selector import PairSelector
 from sun_sglang.router.transport.errors import LegError
 from sun_sglang.router.transport.messages import LegFailure, LegResponse, LegResult
 from sun_sglang.router.transport.worker_client import WorkerClient
-from sun_sglang.router.workers.paths import Pair
+from sun_sglang.router.workers.paths import Pair, WorkerPath
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.worker import Worker
 
@@ -85,7 +85,7 @@ class Dispatcher:
     def progressed(self, worker: Worker) -> float:
         """Return the clock time at which a worker last made progress with any request, as far as the router knows."""
         arrived = [a.legs["decode"].arrived for a in self.attempts if a.pair.decode is worker]
-        return max([worker.answered, *arrived])
+        return max([worker.last_progress, *arrived])
 
     async def dispatch(self, request: PairRequest, ticket: Ticket) -> PairResponse:
         """Get an answer, with one retry on other workers where there are any.
@@ -117,7 +117,7 @@ class Dispatcher:
             if failed.eject:
                 self.eject(worker.name, failed.error.message)
             if failed.doubt:
-                self._registry.revoke(pair.prefill.name, pair.decode.name)
+                self._registry.revoke(pair.path)
             if not failed.retry or ticket.abort_asked or self._closing:
                 break
             await self._require_alive(tried)
@@ -267,7 +267,7 @@ class Dispatcher:
     def _choose(self, request: PairRequest, avoid: set[str]) -> Pair | None:
         return self._selector.select(self._registry.usable(request.task), request.cost, request.keys, avoid)
 
-    def _on_proven(self) -> None:
+    def _on_proven(self, _: WorkerPath | None = None) -> None:
         self._proven.set()
         self._proven = asyncio.Event()
 
@@ -289,7 +289,7 @@ class Dispatcher:
             worker = attempt.worker(leg)
             self._log.event("not_retried", task=attempt.request.task, leg=leg, worker=worker.name, rid=attempt.rid)
             # one that reads a long prompt answers nobody meanwhile, and one that answers others lives: its probe judges
-            if not worker.is_reading(self.now()) and self.progressed(worker) < asked:
+            if not worker.load.is_tokenizing(self.now()) and self.progressed(worker) < asked:
                 self.eject(worker.name, "its process ended or does not answer")
         if dead:
             raise worker_died(dead[0])
@@ -305,7 +305,7 @@ class Dispatcher:
         attempt.hold()
         for worker in pair:
             self._registry.pick(worker)
-            worker.read(len(bodies.decode), self.now())
+            worker.load.note_body(len(bodies.decode), self.now())
         self.attempts.add(attempt)
         ticket.attempts.add(attempt)
         ticket.tries.append(attempt)
@@ -322,7 +322,7 @@ class Dispatcher:
         outcome = leg_outcome(said)
         if outcome == "ok":
             attempt.times.prefilled = self.now()
-            attempt.pair.prefill.answered = self.clock.now()
+            attempt.pair.prefill.note_progress(self.clock.now())
             attempt.decoding_since = None if attempt.request.stream else self.clock.now()
         self._release(attempt, "prefill", outcome)
         if attempt.ticket.counted and outcome == "ok":
@@ -337,7 +337,7 @@ class Dispatcher:
         decode, prefill = attempt.results["decode"], attempt.results["prefill"]
         assert isinstance(decode, LegResponse), "only a decode leg that answered is served"
         attempt.times.first = self.now()
-        attempt.pair.decode.answered = self.clock.now()
+        attempt.pair.decode.note_progress(self.clock.now())
         if attempt.request.stream and attempt.times.prefilled is not None and attempt.ticket.counted:
             waited = attempt.times.first - attempt.times.prefilled
             self._metrics.hand_over.labels(attempt.request.task).observe(waited)

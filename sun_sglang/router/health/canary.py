@@ -1,4 +1,4 @@
-"""The canary: a small real request through one (task, prefill worker, decode worker) path. Pure."""
+"""The canary: a small real request over the path between a prefill and a decode worker. Pure."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from sun_sglang.router.scheduling.cost import Cost
 
 PROMPT_TOKENS = 8
 OUTPUT_TOKENS = 3
-# rooms, ports, seconds, ids of requests
+# Rooms, ports, seconds and request ids.
 _VARIABLE = re.compile(r"[0-9a-f]*[0-9][0-9a-f]*")
 
 
-def make_canary(task: str, vocab_size: int, rng: random.Random) -> PairRequest:
-    """A canary for a task: a random prompt, so that no cache answers it, in a namespace of its own.
+def make_canary(vocab_size: int, rng: random.Random) -> PairRequest:
+    """Return a canary: a random prompt, which no cache holds, in a namespace of its own. It belongs to no task.
 
-    More than one output token is asked for, since the first one is the prefill worker's.
+    It asks for more than one output token, since the prefill worker makes the first one.
     """
     body = {
         "input_ids": [rng.randrange(vocab_size) for _ in range(PROMPT_TOKENS)],
@@ -30,7 +30,7 @@ def make_canary(task: str, vocab_size: int, rng: random.Random) -> PairRequest:
     }
     return PairRequest(
         endpoint=Endpoint.GENERATE,
-        task=task,
+        task="",
         shared=orjson.dumps(body)[:-1],
         own=b"",
         stream=False,
@@ -43,17 +43,17 @@ def make_canary(task: str, vocab_size: int, rng: random.Random) -> PairRequest:
 
 
 def canary_fault(body: bytes) -> str:
-    """Why a canary's answer proves nothing; empty if it is right."""
+    """Return why a reply to a canary proves nothing; empty if the reply is right."""
     result: Any = parse_json(body)
     meta = result.get("meta_info") if isinstance(result, dict) else None
     if not isinstance(meta, dict):
-        return f"its answer is no result: {error_message(body)}"
+        return f"its reply is no result: {error_message(body)}"
     prompt, made = meta.get("prompt_tokens"), meta.get("completion_tokens")
     if prompt != PROMPT_TOKENS or made != OUTPUT_TOKENS:
-        return f"its answer has {made} tokens on {prompt} of the prompt, and not {OUTPUT_TOKENS} on {PROMPT_TOKENS}"
+        return f"its reply has {made} tokens for {prompt} prompt tokens, instead of {OUTPUT_TOKENS} for {PROMPT_TOKENS}"
     return ""
 
 
 def is_same_fault(one: str, other: str) -> bool:
-    """Return whether two canaries failed in one way: their faults differ in numbers and ids at most."""
+    """Return whether two faults of canaries differ in numbers and ids at most."""
     return _VARIABLE.sub("#", one) == _VARIABLE.sub("#", other)

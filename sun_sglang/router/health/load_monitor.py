@@ -53,17 +53,17 @@ class LoadMonitor:
             await asyncio.gather(*(self._look(worker) for worker in present))
 
     async def _look(self, worker: Worker) -> None:
-        before = worker.known
+        before = worker.load.router_total
         # whether it lives is its probe's to judge; what is not known is not counted
         load = await ask_load(self._session, worker, self._deadlines.load_report) or Load(0, 0)
         if load.requests and load.stamp != self._stamps.get(worker.name):
             # it runs batches: a worker that is full is slow, and does not hang
-            worker.answered = self._clock.now()
+            worker.note_progress(self._clock.now())
         self._stamps[worker.name] = load.stamp
         # what came or went meanwhile may or may not be in the report, so the larger of both counts
-        known = (max(before[0], worker.known[0]), max(before[1], worker.known[1]))
-        worker.external_requests = max(0, load.requests - known[0])
-        worker.external_tokens = max(0, load.tokens - known[1])
+        after = worker.load.router_total
+        own_requests, own_tokens = max(before[0], after[0]), max(before[1], after[1])
+        worker.load.set_external(max(0, load.requests - own_requests), max(0, load.tokens - own_tokens))
 
 
 async def ask_load(session: aiohttp.ClientSession, worker: Worker, seconds: float) -> Load | None:

@@ -68,7 +68,7 @@ class StallDetector:
             self.saw(worker.name, stamp, now)
         elif stamp is not None and stamp != seen.stamp:
             self.saw(worker.name, stamp, now)
-            worker.answered = now
+            worker.note_progress(now)
 
     def saw(self, worker: str, stamp: object, since: float) -> None:
         """Note that a worker's load has had this stamp since a clock time."""

@@ -126,7 +126,14 @@ class Metrics:
         self.ejections = Family(
             Counter("sun_ejections", "Times that a worker left the rotation.", ["worker"], registry=r)
         )
-        self.canaries = Family(Counter("sun_canaries", "Canary requests by outcome.", ["task", "outcome"], registry=r))
+        self.canaries = Family(
+            Counter(
+                "sun_canaries",
+                "Canary requests between two pools, by outcome.",
+                ["prefill_pool", "decode_pool", "outcome"],
+                registry=r,
+            )
+        )
         self.workers = Family(
             Gauge(
                 "sun_worker_state", "1 for the state a worker is in.", ["worker", "pool", "role", "state"], registry=r
@@ -196,8 +203,8 @@ class Metrics:
         self.worker_in_flight.clear()
         self.worker_tokens.clear()
         for worker in registry.workers.values():
-            self.worker_in_flight.labels(worker.name).set(worker.load_requests)
-            self.worker_tokens.labels(worker.name).set(worker.load_tokens)
+            self.worker_in_flight.labels(worker.name).set(worker.load.total_requests)
+            self.worker_tokens.labels(worker.name).set(worker.load.total_tokens)
             current = registry.state(worker.name)
             for state in State:
                 self.workers.labels(worker.name, worker.spec.pool, worker.role, state).set(state is current)

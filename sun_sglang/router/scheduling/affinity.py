@@ -62,7 +62,7 @@ class CacheAffinity:
             if name is None:
                 continue
             worker = next((w for w in workers if w.name == name), None)
-            if worker is not None and worker.load_tokens < load_bound(workers, cost):
+            if worker is not None and worker.load.total_tokens < load_bound(workers, cost):
                 return worker
         return None
 
@@ -86,13 +86,13 @@ class PrefixAffinity:
             return self._otherwise.pick(workers, cost, keys)
         bound = load_bound(workers, cost)
         # not empty: the least loaded worker is never over the mean
-        free = [w for w in workers if w.load_tokens < bound]
+        free = [w for w in workers if w.load.total_tokens < bound]
         return max(free, key=lambda w: (_mix(keys[0] ^ w.hash), w.name))
 
 
 def load_bound(workers: Sequence[Worker], cost: int) -> float:
     """Outstanding tokens from which a worker takes nothing more for affinity's sake."""
-    return LOAD_BOUND * (sum(w.load_tokens for w in workers) + max(1, cost)) / len(workers)
+    return LOAD_BOUND * (sum(w.load.total_tokens for w in workers) + max(1, cost)) / len(workers)
 
 
 def prefix_keys(endpoint: Endpoint, body: Mapping[str, Any], *, of: str, session: str | None = None) -> tuple[int, ...]:

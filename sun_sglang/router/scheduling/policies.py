@@ -69,12 +69,12 @@ class PowerOfTwo:
 
 
 def _by_tokens(worker: Worker) -> tuple[int, int, int]:
-    return worker.load_tokens, worker.load_requests, worker.picked
+    return worker.load.total_tokens, worker.load.total_requests, worker.last_pick
 
 
 def _by_requests(worker: Worker) -> tuple[int, int, int]:
-    return worker.load_requests, worker.load_tokens, worker.picked
+    return worker.load.total_requests, worker.load.total_tokens, worker.last_pick
 
 
 def _by_turn(worker: Worker) -> int:
-    return worker.picked
+    return worker.last_pick

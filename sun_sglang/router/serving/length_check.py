@@ -122,7 +122,7 @@ class LengthChecker:
 
     def _choose(self, task: str) -> Worker | None:
         workers = {pair.prefill.name: pair.prefill for pair in self._registry.usable(task)}
-        return min(workers.values(), key=lambda w: (self._asked[w.name], w.load_requests), default=None)
+        return min(workers.values(), key=lambda w: (self._asked[w.name], w.load.total_requests), default=None)
 
     async def _count(self, worker: Worker, task: str, question: Mapping[str, Any], limit: PromptLimits) -> TokenCount:
         """Ask a worker for the tokens of a prompt, by the task's own tokenizer."""

@@ -1,286 +1,251 @@
-"""Which workers may serve, and over which (prefill, decode) paths. State and rules; no sockets, no clock.
+"""The registry: every worker of a fleet, and the pairs that may serve each task. State and rules; no sockets, no clock.
 
-A worker is *absent* until its card was read, then *refused* for a reason, or *registering* until one of its paths has
-carried a canary, then *ready*. A broken connection makes it absent again. A card that is not valid is refused unread.
+A worker is *absent* until its card is read. Its card makes it *refused*, with a reason, or *registering*; it is *ready*
+once a canary has proven one of its paths. A broken connection makes it absent again. An answer that is no valid card
+makes it refused.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from sun_sglang.contracts.fleet_file import Fleet, FleetWorker
 from sun_sglang.contracts.worker_card import WorkerCard
 from sun_sglang.router.deadlines import DEFAULT, Deadlines
 from sun_sglang.router.protocol.prompt_length import PromptLimits
-from sun_sglang.router.workers.pairing import Party, decoder_objection, objection
-from sun_sglang.router.workers.paths import Pair, Path
+from sun_sglang.router.workers.compatibility import NamedCard, card_fault, mismatch
+from sun_sglang.router.workers.paths import Pair, PathTable, PoolPair, Starts, UnusablePath, WorkerPath
 from sun_sglang.router.workers.worker import State, Worker
 from sun_sglang.topology import Task
 
 
 class Registry:
-    """All workers of a fleet and the paths between them; `Rollout` is how the fleet changes.
+    """The workers of a fleet and the paths between them. `Rollout` replaces the fleet in steps.
 
     Attributes:
-        fleet: what is served now.
-        wanted: what is to be served once what is new in it has been proven and what is not in it has ended.
-        task_names: of the tasks served now.
-        workers: by name.
+        fleet: the fleet that is served now.
+        wanted: the fleet to serve once its new workers are proven and the requests of its old ones have ended.
+        task_names: the tasks that are served now.
+        workers: all workers by name.
         on_ejected: called with the name of a worker that left the rotation.
-        on_revoked: called when paths have to be proven again.
-        on_proven: called when a path was proven.
-        on_progress: called when what a change of the fleet waits for may have come about.
-        on_added: called with a worker that came while the router runs.
+        on_unproven: called when a path may need a canary.
+        on_proven: called with a path that was proven.
+        on_progress: called after each probe, and when a step of a rollout may have become possible.
+        on_added: called with a worker that was added while the router runs.
     """
 
     def __init__(self, fleet: Fleet, deadlines: Deadlines = DEFAULT) -> None:
-        self.fleet = fleet
         self._deadlines = deadlines
-        self.wanted = fleet
-        self.task_names = tuple(fleet.tasks)
         self.workers: dict[str, Worker] = {}
-        self._proven: dict[Path, tuple[str, str]] = {}
-        self._usable: dict[str, tuple[Pair, ...]] = dict.fromkeys(fleet.tasks, ())
-        self._limits: dict[str, PromptLimits] = {}
+        self._members: dict[str, dict[str, Worker]] = {}
+        self._paths = PathTable(self.workers, self.members)
         self._picks = itertools.count(1)
         self.on_ejected: list[Callable[[str], None]] = []
-        self.on_revoked: list[Callable[[], None]] = []
-        self.on_proven: list[Callable[[], None]] = []
+        self.on_unproven: list[Callable[[], None]] = []
+        self.on_proven: list[Callable[[WorkerPath], None]] = []
         self.on_progress: list[Callable[[], None]] = []
         self.on_added: list[Callable[[Worker], None]] = []
+        self.fleet = self.wanted = fleet
+        self._note_tasks()
         for spec in fleet.workers:
             self.add(spec)
 
-    # --- what happens to workers -------------------------------------------------------------------------------
+    # --- events of workers ------------------------------------------------------------------------------------------
 
     def admit(self, name: str, card: WorkerCard) -> str:
-        """A worker's card was read. Returns the reason for refusing it, or an empty string.
+        """Admit or refuse a worker by a card that was read.
 
-        A new incarnation is a new worker: its old paths are gone and its requests in flight are lost.
+        A new incarnation is a new worker: its proofs are void and its requests in flight are lost.
+
+        Returns:
+            The reason for refusing the worker, or an empty string.
         """
         worker = self.workers[name]
         if worker.incarnation and worker.incarnation != card.incarnation:
             self.eject(name, "the worker restarted", gone=True)
-        worker.card, worker.incarnation, worker.refused = card, card.incarnation, False
-        worker.reason = self._objection(worker, card)
-        worker.admitted = not worker.reason
-        if not worker.admitted:
-            self._drop_paths(name)
-        elif card.leaving:
-            worker.reason = "it was told to end"
-            self.refresh()
-        return "" if worker.admitted else worker.reason
+        was_admitted = worker.admitted
+        refusal = self._refusal(worker, card)
+        worker.accept_card(card, refusal)
+        if refusal:
+            if was_admitted:
+                self._paths.revoke_all(worker)
+            return refusal
+        self._paths.invalidate(worker)
+        self._report_unproven()
+        return ""
 
     def eject(self, name: str, reason: str, *, gone: bool) -> None:
-        """A worker leaves the rotation until its card and a canary pass.
+        """Take a worker out of the rotation until its card and a canary pass.
 
         Args:
-            name: which.
-            reason: why, for humans.
+            name: name of the worker.
+            reason: a sentence for people.
             gone: the process is dead, replaced or unreachable, so that its requests in flight are lost. Otherwise (one
                 connection broke, one answer was late) they may still end well on connections of their own.
         """
         worker = self.workers[name]
-        worker.card, worker.admitted, worker.reason, worker.refused = None, False, reason, False
-        self._drop_paths(name)
+        worker.drop_card(reason)
+        self._paths.revoke_all(worker)
         if gone:
-            for callback in tuple(worker.on_lost):
-                callback(reason)
+            worker.report_loss(reason)
         for listener in self.on_ejected:
             listener(name)
 
-    def note_missing(self, name: str, reason: str, *, refused: bool) -> None:
-        """Record why a worker without a card has none.
+    def revoke(self, path: WorkerPath) -> None:
+        """Take one path out of the rotation until a canary passes; other paths of its workers stay proven."""
+        if self._paths.revoke(path):
+            self._report_unproven()
+
+    def prove(self, path: WorkerPath, starts: Starts) -> bool:
+        """Store that a canary passed over a path. Return False if a worker has changed since it was sent.
 
         Args:
-            name: which worker.
-            reason: why, for humans.
-            refused: it answers, and its answer is no valid card.
+            path: the two workers.
+            starts: the incarnations of both when the canary was sent.
         """
-        worker = self.workers[name]
-        worker.reason, worker.refused = reason, refused
-
-    def revoke(self, prefill: str, decode: str) -> None:
-        """Take the paths between two workers, and no others, out of the rotation until a canary passes."""
-        gone = [path for path in self._proven if path[1:] == (prefill, decode)]
-        for path in gone:
-            del self._proven[path]
-        if gone:
-            self.refresh()
-            for listener in self.on_revoked:
-                listener()
-
-    def add(self, spec: FleetWorker) -> Worker:
-        """A worker that has not been seen yet."""
-        role = self.wanted.pools[spec.pool].role
-        worker = Worker(spec, role, draining=spec.draining, deadlines=self._deadlines)
-        self.workers[spec.name] = worker
-        return worker
-
-    def remove(self, name: str, reason: str) -> None:
-        """Forget a worker now; requests that it still has are lost."""
-        self.eject(name, reason, gone=True)
-        self.workers.pop(name).unshare()
-
-    def prove(self, path: Path, incarnations: tuple[str, str]) -> bool:
-        """A canary went through. False if one of the two workers changed while it was under way."""
-        if self.incarnations(path) != incarnations:
+        if not self._paths.prove(path, starts):
             return False
-        self._proven[path] = incarnations
-        self.refresh()
         self.progress()
         for listener in self.on_proven:
-            listener()
+            listener(path)
         return True
 
     def progress(self) -> None:
-        """A worker was looked at, or a path was proven."""
+        """Report that a step of a rollout may have become possible."""
         for listener in self.on_progress:
             listener()
 
-    def serve(self, fleet: Fleet) -> None:
-        """Serve this fleet from now on; its workers are those that are here."""
-        self.fleet = fleet
-        self.task_names = tuple(fleet.tasks)
-
     def pick(self, worker: Worker) -> None:
-        """Note that a worker was chosen; ties go to the one chosen longest ago."""
-        worker.picked = next(self._picks)
+        """Number a selection of a worker; policies break ties in favour of the least recent one."""
+        worker.note_pick(next(self._picks))
 
-    # --- what can be asked --------------------------------------------------------------------------------------
+    # --- changes of the fleet ---------------------------------------------------------------------------------------
+
+    def want(self, fleet: Fleet) -> None:
+        """Set the fleet to serve in the end. Canaries go over its paths from now on."""
+        self.wanted = fleet
+        self._note_tasks()
+        self._report_unproven()
+
+    def serve(self, fleet: Fleet) -> None:
+        """Replace the fleet that is served; the workers stay those of `workers`."""
+        self.fleet = fleet
+        self._note_tasks()
+
+    def add(self, spec: FleetWorker) -> Worker:
+        """Add a worker, which is absent."""
+        worker = Worker(spec, self.wanted.pools[spec.pool].role, self._deadlines)
+        self.workers[spec.name] = worker
+        self._members.setdefault(spec.pool, {})[spec.name] = worker
+        return worker
+
+    def announce(self, worker: Worker) -> None:
+        """Tell the listeners of `on_added` about a worker that was added while the router runs."""
+        for listener in self.on_added:
+            listener(worker)
+
+    def update(self, spec: FleetWorker) -> None:
+        """Replace a worker's entry in the fleet file; its address stays."""
+        worker = self.workers[spec.name]
+        worker.update_spec(spec)
+        self._paths.invalidate(worker)
+
+    def drain(self, name: str) -> None:
+        """Send no more new requests to a worker."""
+        worker = self.workers[name]
+        if not worker.draining:
+            worker.drain()
+            self._paths.invalidate(worker)
+
+    def remove(self, name: str, reason: str) -> None:
+        """Remove a worker now; requests that are still on it are lost."""
+        self.eject(name, reason, gone=True)
+        worker = self.workers.pop(name)
+        del self._members[worker.spec.pool][name]
+        self._paths.forget(worker)
+        worker.load.unshare()
+
+    # --- questions --------------------------------------------------------------------------------------------------
 
     def usable(self, task: str) -> tuple[Pair, ...]:
-        """The proven pairs that may serve a task now."""
-        return self._usable.get(task, ())
+        """Return the proven pairs that may serve a task now."""
+        pools = self._pools.get(task)
+        return () if pools is None else self._paths.between(pools).usable
 
     def limit(self, task: str) -> PromptLimits | None:
-        """What each usable pair of a task takes.
+        """Return the limit of a task's usable pairs.
 
-        While there is no such pair it is what the last ones took; None where there never was one.
+        While no pair is usable, the limit of the last usable ones counts: a task whose workers restart has the same
+        limits before and after, and requests arrive meanwhile. None if there never was a usable pair.
         """
-        return self._limits.get(task)
+        pools = self._pools.get(task)
+        return None if pools is None else self._paths.between(pools).limit
 
-    def unproven(self) -> list[Path]:
-        """Paths between admitted workers that still need a canary."""
-        return [p for p in self._paths() if p not in self._proven and self.incarnations(p) is not None]
+    def unproven(self) -> tuple[WorkerPath, ...]:
+        """Return the paths over which a canary is to be sent, for the tasks served now and for those of `wanted`."""
+        return tuple(dict.fromkeys(path for pools in self._used for path in self._paths.between(pools).unproven))
 
-    def obstacle(self, path: Path) -> str:
-        """Return why a path between admitted workers may not carry a request; empty if it may.
+    def unusable(self, task: str) -> tuple[UnusablePath, ...]:
+        """Return the paths between a task's pools, those of a move under way included, that carry no requests."""
+        pools = {PoolPair.of(f.tasks[task]) for f in (self.fleet, self.wanted) if task in f.tasks}
+        return tuple(one for pair in sorted(pools) for one in self._paths.between(pair).unusable)
 
-        A worker is compared with its peers when it is admitted, and with those of other pools when a task begins to
-        use both.
-        """
-        prefill, decode = self.workers[path.prefill].party, self.workers[path.decode].party
-        if prefill is None or decode is None:
-            return ""
-        tasks = [f.tasks[path.task] for f in (self.fleet, self.wanted) if path.task in f.tasks]
-        unfit = "" if any(self._fits(path, task) for task in tasks) else decoder_objection(prefill, decode)
-        return objection(prefill, decode) or unfit
+    def can_serve(self, task: Task) -> bool:
+        """Return whether a proven pair may serve a task with these pools and this rule."""
+        return bool(self._paths.between(PoolPair.of(task)).usable)
 
-    def is_proven(self, name: str, task: Task) -> bool:
-        """Whether a canary went through the pools of a task as it is given here."""
-        return any(p.task == name and self._fits(p, task) and self._takes_requests(p) for p in self._proven)
-
-    def _fits(self, path: Path, task: Task) -> bool:
-        prefill, decode = self.workers[path.prefill], self.workers[path.decode]
-        if (prefill.spec.pool, decode.spec.pool) != (task.prefill, task.decode):
-            return False
-        if task.any_decoder or prefill.party is None or decode.party is None:
-            return True
-        return not decoder_objection(prefill.party, decode.party)
-
-    def _takes_requests(self, path: Path) -> bool:
-        return self.workers[path.prefill].takes_requests and self.workers[path.decode].takes_requests
-
-    def incarnations(self, path: Path) -> tuple[str, str] | None:
-        """Incarnations of a path's two workers; None unless both are admitted."""
-        prefill, decode = self.workers.get(path.prefill), self.workers.get(path.decode)
-        if prefill is None or decode is None or not (prefill.admitted and decode.admitted):
-            return None
-        assert prefill.card is not None, "an admitted worker has a card"
-        assert decode.card is not None, "an admitted worker has a card"
-        return prefill.card.incarnation, decode.card.incarnation
+    def starts(self, path: WorkerPath) -> Starts | None:
+        """Return the incarnations of a path's workers; None unless both workers are admitted."""
+        return self._paths.starts(path)
 
     def state(self, name: str) -> State:
-        """Where a worker stands."""
+        """Return the state of a worker."""
         worker = self.workers[name]
         if worker.card is None:
-            return State.REFUSED if worker.refused else State.ABSENT
+            return State.REFUSED if worker.has_invalid_card else State.ABSENT
         if not worker.admitted:
             return State.REFUSED
         if not worker.takes_requests:
             return State.DRAINING
-        return State.READY if any(name in p[1:] for p in self._proven) else State.REGISTERING
+        return State.READY if self._paths.has_proven(name) else State.REGISTERING
 
-    def members(self, pool: str) -> list[Worker]:
-        """The workers of a pool, in fleet order."""
-        return [w for w in self.workers.values() if w.spec.pool == pool]
+    def members(self, pool: str) -> Sequence[Worker]:
+        """Return the workers of a pool, in the order in which they were added."""
+        return tuple(self._members.get(pool, {}).values())
 
     def unserved(self) -> list[str]:
-        """Tasks without any proven path."""
-        return [task for task, pairs in self._usable.items() if not pairs]
+        """Return the tasks without a usable pair."""
+        return [task for task in self.task_names if not self.usable(task)]
 
-    def paths(self, task: str) -> list[Path]:
-        """A task's proven paths."""
-        pools = self.fleet.tasks[task]
-        return [p for p in self._proven if p.task == task and self._fits(p, pools) and self._takes_requests(p)]
+    # --- rules ------------------------------------------------------------------------------------------------------
 
-    # --- rules ----------------------------------------------------------------------------------------------------
-
-    def _objection(self, worker: Worker, card: WorkerCard) -> str:
-        if card.role != worker.role:
-            return f"it is a {card.role} worker, and pool `{worker.spec.pool}` is a {worker.role} pool"
-        if card.role == "prefill" and card.bootstrap_port is None:
-            return "a prefill worker has to announce its bootstrap port"
-        for hook in card.patches:
-            if hook.state != "applied":
-                detail = f": {hook.detail}" if hook.detail else ""
-                return f"hook `{hook.name}` on {hook.target} is {hook.state}{detail}"
-        for peer in self._comparable(worker):
-            assert peer.party is not None, "only admitted workers are compared"
-            if found := objection(Party(worker.name, worker.spec.pool, card), peer.party):
+    def _refusal(self, worker: Worker, card: WorkerCard) -> str:
+        named = NamedCard(worker.name, worker.spec.pool, card)
+        if fault := card_fault(named, worker.role):
+            return fault
+        for peer in self._peers(worker):
+            assert peer.named_card is not None, "only admitted workers are compared"
+            if found := mismatch(named, peer.named_card):
                 return found
         return ""
 
-    def _comparable(self, worker: Worker) -> Iterable[Worker]:
-        pools = {worker.spec.pool}
-        for task in (*self.fleet.tasks.values(), *self.wanted.tasks.values()):
-            if worker.spec.pool in (task.prefill, task.decode):
-                pools |= {task.prefill, task.decode}
-        return [w for w in self.workers.values() if w is not worker and w.admitted and w.spec.pool in pools]
+    def _peers(self, worker: Worker) -> Iterable[Worker]:
+        """Return the admitted workers of the worker's pool, and of every pool that a task combines with it."""
+        names = {worker.spec.pool}
+        for pools in self._used:
+            if worker.spec.pool in (pools.prefill, pools.decode):
+                names |= {pools.prefill, pools.decode}
+        return [w for w in self.workers.values() if w is not worker and w.admitted and w.spec.pool in names]
 
-    def _paths(self) -> Iterable[Path]:
-        pairs = {(n, t.prefill, t.decode) for f in (self.fleet, self.wanted) for n, t in f.tasks.items()}
-        for name, prefills, decodes in sorted(pairs):
-            for prefill in self.members(prefills):
-                for decode in self.members(decodes):
-                    if prefill.takes_requests and decode.takes_requests:
-                        yield Path(name, prefill.name, decode.name)
+    def _report_unproven(self) -> None:
+        for listener in self.on_unproven:
+            listener()
 
-    def _drop_paths(self, name: str) -> None:
-        gone = [p for p in self._proven if name in p[1:]]
-        for path in gone:
-            del self._proven[path]
-        if gone:
-            self.refresh()
-
-    def refresh(self) -> None:
-        """Find out anew what may serve: after a change of the fleet, of a worker's part in it, or of what is proven."""
-        usable: dict[str, list[Pair]] = {task: [] for task in self.fleet.tasks}
-        for name in usable:
-            for path in self.paths(name):
-                usable[name].append(Pair(self.workers[path.prefill], self.workers[path.decode]))
-        self._usable = {task: tuple(pairs) for task, pairs in usable.items()}
-        # a task whose workers restart has the same limits before and after, and requests come meanwhile
-        kept = {task: limit for task, limit in self._limits.items() if task in usable}
-        self._limits = kept | {task: _limit(pairs) for task, pairs in usable.items() if pairs}
-
-
-def _limit(pairs: Iterable[Pair]) -> PromptLimits:
-    cards = [worker.card for pair in pairs for worker in pair if worker.card is not None]
-    # SGLang refuses a prompt that fills the context (managers/tokenizer_manager.py: _validate_one_request)
-    tokens = min(min(c.max_input_tokens, c.context_length - 1, c.kv_tokens) for c in cards)
-    covered = [c.token_bytes for c in cards if c.token_bytes is not None]
-    token_bytes = max(covered) if len(covered) == len(cards) else None
-    return PromptLimits(tokens, min(c.identity.vocab_size for c in cards), token_bytes)
+    def _note_tasks(self) -> None:
+        """Derive from `fleet` and `wanted` which pairs of pools are used."""
+        self.task_names = tuple(self.fleet.tasks)
+        self._pools = {name: PoolPair.of(task) for name, task in self.fleet.tasks.items()}
+        wanted = (PoolPair.of(task) for task in self.wanted.tasks.values())
+        self._used = sorted({*self._pools.values(), *wanted})
+        self._paths.keep(self._used)

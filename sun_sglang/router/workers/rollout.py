@@ -1,4 +1,4 @@
-"""From the fleet that is served to the one that is wanted, in steps that lose no request. State and rules; no I/O."""
+"""Replace the fleet that is served by another one, in steps that lose no request. State and rules; no I/O."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from sun_sglang.topology import Task
 
 
 class Rollout:
-    """The changes of a registry's fleet.
+    """The change of a registry's fleet that is under way.
 
-    A worker that is new joins once it has proven itself. One that is gone takes no new requests and leaves when those
-    that it has have ended. A task with other pools moves to them once a path between those is proven; until then the
-    old ones serve it.
+    A new worker serves once it is proven. A worker that is not in the new fleet takes no new requests, and is removed
+    when its requests have ended. A task with other pools moves once a path between them is proven, which is at once if
+    another task uses them already; until then its old pools serve it.
     """
 
     def __init__(self, registry: Registry) -> None:
@@ -22,57 +22,53 @@ class Rollout:
     def change(self, wanted: Fleet) -> None:
         """Begin to serve another fleet."""
         registry = self._registry
-        registry.wanted = wanted
+        registry.want(wanted)
         specs = {spec.name: spec for spec in wanted.workers}
         for name, worker in list(registry.workers.items()):
             spec = specs.get(name)
             if spec is not None and _address(spec) != _address(worker.spec):
                 registry.remove(name, "it was replaced")
             elif spec is not None:
-                worker.spec, worker.draining = spec, spec.draining
-        self._serve({name: self._without_new_pools(name, task) for name, task in wanted.tasks.items()})
+                registry.update(spec)
+        self._serve({name: self._with_proven_pools(name, task) for name, task in wanted.tasks.items()})
         for name, spec in specs.items():
             if name not in registry.workers:
-                added = registry.add(spec)
-                for listener in registry.on_added:
-                    listener(added)
-        registry.refresh()
+                registry.announce(registry.add(spec))
         self.settle()
 
     def settle(self) -> None:
-        """Take the steps that have become possible. Cheap where there are none."""
+        """Take the steps that have become possible. Returns early if no change is under way."""
         registry = self._registry
         if self._is_over():
             return
         tasks = {
-            name: task if registry.is_proven(name, task) else registry.fleet.tasks[name]
+            name: task if registry.can_serve(task) else registry.fleet.tasks[name]
             for name, task in registry.wanted.tasks.items()
         }
         if tasks != registry.fleet.tasks:
             self._serve(tasks)
-        self._let_go()
+        self._remove_unwanted()
         if tasks == registry.wanted.tasks and len(registry.workers) == len(registry.wanted.workers):
             registry.serve(registry.wanted)
-        registry.refresh()
 
     def _is_over(self) -> bool:
         registry = self._registry
         return registry.fleet is registry.wanted and len(registry.workers) == len(registry.wanted.workers)
 
-    def _let_go(self) -> None:
-        """Drain the workers that are not wanted and that no task needs any more; remove those without requests."""
+    def _remove_unwanted(self) -> None:
+        """Drain the workers that are neither wanted nor needed by a task any more; remove those without requests."""
         registry = self._registry
         needed = _pools(registry.fleet) - _pools(registry.wanted)
         stay = {spec.name for spec in registry.wanted.workers}
         for name, worker in list(registry.workers.items()):
             if name in stay or worker.spec.pool in needed:
                 continue
-            worker.draining = True
-            if worker.requests == 0:
+            registry.drain(name)
+            if worker.load.requests == 0:
                 registry.remove(name, "it was removed")
 
     def _serve(self, tasks: dict[str, Task]) -> None:
-        """Serve these tasks, with the workers that are here now."""
+        """Serve these tasks with the workers that are in the registry now."""
         registry = self._registry
         pools = registry.wanted.pools
         for task in tasks.values():
@@ -82,16 +78,16 @@ class Rollout:
         workers = tuple(worker.spec for worker in registry.workers.values() if worker.spec.pool in pools)
         registry.serve(registry.wanted.model_copy(update={"tasks": tasks, "pools": pools, "workers": workers}))
 
-    def _without_new_pools(self, name: str, task: Task) -> Task:
-        """A task as it may be served at once: with all that is new, but for pools that are not proven yet."""
+    def _with_proven_pools(self, name: str, task: Task) -> Task:
+        """Return a task as it can be served at once: with its new settings, and with its old pools unless proven."""
         now = self._registry.fleet.tasks.get(name)
-        if now is None or self._registry.is_proven(name, task):
+        if now is None or self._registry.can_serve(task):
             return task
         return task.model_copy(update={"prefill": now.prefill, "decode": now.decode})
 
 
 def _address(spec: FleetWorker) -> tuple[str, str, str | None]:
-    """Return what makes a worker another worker where it changes."""
+    """Return the values of which a change makes a worker another worker."""
     return spec.pool, spec.url, spec.key
 
 

@@ -13,13 +13,13 @@ import mmap
 import os
 from pathlib import Path
 
-from sun_sglang.contracts.fleet_file import MOST_WORKERS
+from sun_sglang.contracts.fleet_file import MAX_WORKERS
 from sun_sglang.processes import start_ticks
 from sun_sglang.router.deadlines import Deadlines
 
 _HEAD = 4
 _CELLS = 4
-_ROW = _HEAD + _CELLS * MOST_WORKERS
+_ROW = _HEAD + _CELLS * MAX_WORKERS
 _63_BITS = (1 << 63) - 1
 
 
@@ -54,7 +54,7 @@ class SharedLoads:
         self._own[2], self._own[3] = os.getpid(), start_ticks(os.getpid()) or 0
         self._renew()
 
-    def slot(self, worker: int) -> memoryview:
+    def acquire(self, worker: int) -> memoryview:
         """Return this process's cells of a worker, by the worker's hash: requests, tokens, end of reading; all 0.
 
         A worker beyond the table's size, as there may be while as many others leave, gets cells that no other process
@@ -66,7 +66,7 @@ class SharedLoads:
             at = self._free.pop()
             self._own[at] = key
             self._renew()
-        elif at is None and self._own[1] < MOST_WORKERS:
+        elif at is None and self._own[1] < MAX_WORKERS:
             at = _HEAD + _CELLS * self._own[1]
             self._own[at] = key
         if at is None:
@@ -83,7 +83,7 @@ class SharedLoads:
             self._clear(at, at + _CELLS)
             self._free.append(at)
 
-    def external(self, worker: int) -> tuple[int, int]:
+    def of_others(self, worker: int) -> tuple[int, int]:
         """Requests and tokens that the other processes have on a worker."""
         requests = tokens = 0
         for other in self._others:
@@ -93,7 +93,7 @@ class SharedLoads:
                 tokens += other.row[at + 1]
         return requests, tokens
 
-    def reading_until(self, worker: int) -> float:
+    def tokenizing_until(self, worker: int) -> float:
         """Return the monotonic time in seconds until which a worker reads long prompts of the other processes."""
         places = ((other.row, other.find(_key(worker))) for other in self._others)
         return max((row[at + 2] for row, at in places if at), default=0) / 1000

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from sun_sglang.contracts.fleet_file import FleetWorker
 from sun_sglang.contracts.worker_card import WorkerCard
 from sun_sglang.router.deadlines import DEFAULT, Deadlines
-from sun_sglang.router.workers.pairing import Party
-from sun_sglang.router.workers.shared_loads import SharedLoads
-
-# Bytes of a request's body from which its tokenization keeps the worker from answering probes (`tokenize_per_byte`).
-LONG_BODY_BYTES = 1 << 16
+from sun_sglang.router.workers.compatibility import NamedCard
+from sun_sglang.router.workers.worker_load import WorkerLoad
 
 
 class State(StrEnum):
-    """Where a worker stands."""
+    """The state of a worker, as `/tasks` and `/metrics` show it."""
 
     ABSENT = "absent"
     REGISTERING = "registering"
@@ -27,125 +24,158 @@ class State(StrEnum):
     REFUSED = "refused"
 
 
-@dataclass(slots=True, eq=False)
 class Worker:
-    """A worker as the router sees it.
+    """A worker's registration, and its load.
 
-    Attributes:
+    Every field is read-only for other classes; each change has a method here. The registry calls those of the
+    registration, since it also keeps the paths in step.
+
+    Args:
         spec: name, pool and URL from the fleet file.
         role: `prefill` or `decode`, from its pool.
-        card: what it said of itself; None while it is absent.
-        reason: why it is absent or refused; empty otherwise.
-        admitted: its card passed every rule.
-        refused: it answers, and its answer is no valid card.
-        draining: it was taken out of rotation by whoever runs the fleet.
-        requests: requests that the router has on it now.
-        tokens: outstanding work of those requests, in tokens, as far as the router can tell.
-        external_requests: requests that it has from others, as it said last.
-        external_tokens: outstanding work of those, in tokens.
-        picked: when it was last chosen, as a running number.
-        answered: clock time at which it last made progress: a good answer, or a batch.
-        reading_until: loop time by which it has read and tokenized the long prompts that this process sent it.
-        incarnation: the one that was last read, kept while the worker is absent.
-        on_lost: called with a reason once the worker is gone for good; each request in flight on it has one here.
-        hash: of its name, the same in every process.
-        shared: what the router's other processes have on it; None where there is one process.
-        slot: where this process shows them its own requests and tokens.
-        deadlines: how long it may tokenize.
+        deadlines: limits on the time for which a worker may tokenize.
+
+    Attributes:
+        name: name in the fleet file.
+        role: as above.
+        hash: hash of the name, equal in every process.
+        load: requests and tokens on the worker.
     """
 
-    spec: FleetWorker
-    role: str
-    card: WorkerCard | None = None
-    reason: str = "not seen yet"
-    admitted: bool = False
-    refused: bool = False
-    draining: bool = False
-    requests: int = 0
-    tokens: int = 0
-    external_requests: int = 0
-    external_tokens: int = 0
-    picked: int = 0
-    answered: float = float("-inf")
-    reading_until: float = float("-inf")
-    incarnation: str = ""
-    on_lost: set[Callable[[str], None]] = field(default_factory=set)
-    hash: int = field(init=False)
-    shared: SharedLoads | None = None
-    slot: memoryview | None = None
-    deadlines: Deadlines = DEFAULT
+    __slots__ = (
+        "_admitted",
+        "_card",
+        "_draining",
+        "_has_invalid_card",
+        "_incarnation",
+        "_last_pick",
+        "_last_progress",
+        "_loss_callbacks",
+        "_reason",
+        "_spec",
+        "hash",
+        "load",
+        "name",
+        "role",
+    )
 
-    def __post_init__(self) -> None:
-        self.hash = int.from_bytes(hashlib.blake2b(self.spec.name.encode(), digest_size=8).digest(), "little")
+    def __init__(self, spec: FleetWorker, role: str, deadlines: Deadlines = DEFAULT) -> None:
+        self.name: Final = spec.name
+        self.role: Final = role
+        self.hash: Final = int.from_bytes(hashlib.blake2b(spec.name.encode(), digest_size=8).digest(), "little")
+        self.load: Final = WorkerLoad(self.hash, deadlines)
+        self._spec = spec
+        self._draining = spec.draining
+        self._card: WorkerCard | None = None
+        self._reason = "it has not been probed yet"
+        self._admitted = False
+        self._has_invalid_card = False
+        self._incarnation = ""
+        self._last_pick = 0
+        self._last_progress = float("-inf")
+        self._loss_callbacks: set[Callable[[str], None]] = set()
+
+    # --- registration -----------------------------------------------------------------------------------------------
 
     @property
-    def name(self) -> str:
-        """Its name in the fleet file."""
-        return self.spec.name
+    def spec(self) -> FleetWorker:
+        """The worker's entry in the fleet file."""
+        return self._spec
 
     @property
-    def party(self) -> Party | None:
-        """It as others are compared with it; None while it is absent."""
-        return None if self.card is None else Party(self.name, self.spec.pool, self.card)
+    def card(self) -> WorkerCard | None:
+        """The card that the worker served last; None while it is absent."""
+        return self._card
+
+    @property
+    def named_card(self) -> NamedCard | None:
+        """The card with the names of worker and pool; None while the worker is absent."""
+        return None if self._card is None else NamedCard(self.name, self._spec.pool, self._card)
+
+    @property
+    def reason(self) -> str:
+        """Why the worker is absent, refused or leaving; empty otherwise."""
+        return self._reason
+
+    @property
+    def admitted(self) -> bool:
+        """Whether the worker's card passed every rule."""
+        return self._admitted
+
+    @property
+    def has_invalid_card(self) -> bool:
+        """Whether the worker answers probes, but not with a valid card."""
+        return self._has_invalid_card
+
+    @property
+    def draining(self) -> bool:
+        """Whether an operator took the worker out of the rotation."""
+        return self._draining
 
     @property
     def takes_requests(self) -> bool:
-        """It may be given new requests, once it is proven."""
-        return not (self.draining or (self.card is not None and self.card.leaving))
+        """Whether new requests may go to the worker, given a proven path."""
+        return not (self._draining or (self._card is not None and self._card.leaving))
 
     @property
-    def known(self) -> tuple[int, int]:
-        """Requests and tokens that the router itself has on it, all of its processes together."""
-        if self.shared is None:
-            return self.requests, self.tokens
-        requests, tokens = self.shared.external(self.hash)
-        return self.requests + requests, self.tokens + tokens
+    def incarnation(self) -> str:
+        """The random value of the worker's last known start; it stays while the worker is absent."""
+        return self._incarnation
 
-    def share(self, shared: SharedLoads) -> None:
-        """Show what this process has on it to the others, and see what they have."""
-        self.shared = shared
-        self.slot = shared.slot(self.hash)
-        self.slot[0], self.slot[1] = self.requests, self.tokens
+    def accept_card(self, card: WorkerCard, refusal: str) -> None:
+        """Store a card that was read. `refusal` is the reason to refuse the worker; empty to admit it."""
+        self._card, self._incarnation, self._has_invalid_card = card, card.incarnation, False
+        self._admitted = not refusal
+        self._reason = refusal or ("its process was told to end" if card.leaving else "")
 
-    def unshare(self) -> None:
-        """Take what this process has on it out of the others' sight: it has left the fleet."""
-        if self.shared is not None:
-            self.shared.release(self.hash)
-        self.shared = self.slot = None
+    def drop_card(self, reason: str) -> None:
+        """Become absent."""
+        self._card, self._admitted, self._has_invalid_card, self._reason = None, False, False, reason
+
+    def note_no_card(self, reason: str, *, invalid: bool) -> None:
+        """Store why an absent worker has no card. `invalid`: it answered, and its answer is no valid card."""
+        self._reason, self._has_invalid_card = reason, invalid
+
+    def update_spec(self, spec: FleetWorker) -> None:
+        """Replace the entry in the fleet file, with another `draining` for instance; name and pool stay."""
+        assert (spec.name, spec.pool) == (self.name, self._spec.pool), "such a change makes another worker"
+        self._spec, self._draining = spec, spec.draining
+
+    def drain(self) -> None:
+        """Take no more new requests."""
+        self._draining = True
+
+    # --- loss -------------------------------------------------------------------------------------------------------
+
+    def add_loss_callback(self, callback: Callable[[str], None]) -> None:
+        """Have `callback` called with a reason once the worker's process is gone; each request in flight adds one."""
+        self._loss_callbacks.add(callback)
+
+    def remove_loss_callback(self, callback: Callable[[str], None]) -> None:
+        """Undo `add_loss_callback`."""
+        self._loss_callbacks.discard(callback)
+
+    def report_loss(self, reason: str) -> None:
+        """Call every loss callback."""
+        for callback in tuple(self._loss_callbacks):
+            callback(reason)
+
+    # --- selection and progress -------------------------------------------------------------------------------------
 
     @property
-    def load_requests(self) -> int:
-        """Requests on it, whoever sent them, as far as the router can tell."""
-        return self.known[0] + self.external_requests
+    def last_pick(self) -> int:
+        """The running number of the last selection of this worker; 0 before the first."""
+        return self._last_pick
+
+    def note_pick(self, number: int) -> None:
+        """Store the running number of a selection of this worker."""
+        self._last_pick = number
 
     @property
-    def load_tokens(self) -> int:
-        """Outstanding work on it, in tokens, whoever sent it, as far as the router can tell."""
-        return self.known[1] + self.external_tokens
+    def last_progress(self) -> float:
+        """Clock time of the last progress, a good answer or a new batch; minus infinity before the first."""
+        return self._last_progress
 
-    def acquire(self, tokens: int) -> None:
-        """A request of the router's is on it now."""
-        self.requests += 1
-        self.tokens += tokens
-        if self.slot is not None:
-            self.slot[0], self.slot[1] = self.requests, self.tokens
-
-    def read(self, size: int, now: float) -> None:
-        """Note that a request was sent whose body has `size` bytes; `now` is loop time."""
-        if size >= LONG_BODY_BYTES:
-            done = max(self.reading_until, now) + size * self.deadlines.tokenize_per_byte
-            self.reading_until = min(done, now + self.deadlines.tokenize_max)
-            if self.slot is not None:
-                self.slot[2] = int(self.reading_until * 1000)
-
-    def is_reading(self, now: float) -> bool:
-        """Return whether it may still be reading long prompts of any process of the router; `now` is loop time."""
-        shared = self.shared
-        return self.reading_until > now or (shared is not None and shared.reading_until(self.hash) > now)
-
-    def release(self, tokens: int) -> None:
-        """A request of the router's is not on it any more."""
-        self.requests -= 1
-        self.tokens -= tokens
-        if self.slot is not None:
-            self.slot[0], self.slot[1] = self.requests, self.tokens
+    def note_progress(self, now: float) -> None:
+        """Store the clock time of a good answer or of a new batch."""
+        self._last_progress = now

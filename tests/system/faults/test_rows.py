@@ -216,7 +216,7 @@ async def test_fault_09_a_bootstrap_port_that_never_opened(start: Start) -> None
     cluster = await start({"math": 2, "tool": 1, "base": 1}, flags={"math-0": fault}, wait=False)
 
     async def a_canary_failed() -> bool:
-        return await cluster.counted('sun_canaries_total{outcome="failed"') > 0
+        return await cluster.counted('sun_canaries_total{decode_pool="base",outcome="failed"') > 0
 
     await cluster.until(lambda: both_ready(cluster, "math-1", "tool-0"))
     await cluster.until(a_canary_failed)

@@ -49,7 +49,9 @@ class System:
     async def quiet(self) -> None:
         """Nothing is in flight anywhere: no leg, no room that waits, no load on a worker."""
         await self.until(lambda: not any(w.running for w in self.workers.values()))
-        await self.until(lambda: not any(w.requests or w.tokens for w in self.router.registry.workers.values()))
+        await self.until(
+            lambda: not any(w.load.requests or w.load.tokens for w in self.router.registry.workers.values())
+        )
         await self.until(lambda: not self.router.inflight.tickets)
 
     async def post(self, path: str, body: Any, **kwargs: Any) -> tuple[int, Any]:

@@ -162,9 +162,9 @@ async def test_worker_that_reads_a_long_prompt_or_answers_others_and_shows_no_ca
     small["base-0"].silent_cards = True
     worker = small.router.registry.workers["base-0"]
     if busy == "reads":
-        worker.reading_until = small.router.dispatcher.now() + PATIENCE_S
+        worker.load._tokenizing_until = small.router.dispatcher.now() + PATIENCE_S
     elif busy:
-        worker.answered = float("inf")
+        worker.note_progress(float("inf"))
     reply = await refuse(small, 502)
     assert reply["error"]["code"] == "worker_died"
     assert (worker.card is not None) == bool(busy)
@@ -303,10 +303,10 @@ async def test_fault_08_endless_answer_is_broken_off_and_not_retried(start: Star
 async def test_fault_05_a_canary_that_hangs_in_decode_ends(start: Start) -> None:
     system = await start({"math": ("math", "base")}, {"math": 1, "base": 1})
     system["base-0"].canary_fault = Fault(hang_after=1)
-    set_deadlines(system.router.prober, canary=0.1)
+    set_deadlines(system.router.path_prover, canary=0.1)
     await system["base-0"].restart()
     await system.until(lambda: "the decode worker did not answer" in system.log.getvalue())
-    set_deadlines(system.router.prober, canary=PATIENCE_S)
+    set_deadlines(system.router.path_prover, canary=PATIENCE_S)
     assert system.router.registry.state("base-0") == "registering"
     system["base-0"].canary_fault = None
     await system.ready()
@@ -414,7 +414,7 @@ async def test_fault_08_a_worker_that_sends_others_their_bytes_does_not_stand_st
     first, other = sorted(system.router.dispatcher.attempts, key=lambda a: a.request.stream is not stream)
     first.reading_since, first.decoding_since = (now - 100, None) if stream else (None, now - 100)
     stalls.saw("base-0", 7, now - 100)
-    base.answered = now - 100
+    base.note_progress(now - 100)
     first.legs["decode"].arrived = now - 100
     stalls.judge(base)
     assert base.card is not None

@@ -34,7 +34,7 @@ from sun_sglang.router.protocol.request import Endpoint, choose_task, parse_requ
 from sun_sglang.router.protocol.worker_replies import TokenCounts, error_message, token_counts
 from sun_sglang.router.scheduling.cost import Cost
 from sun_sglang.router.transport.messages import LegFailure, LegResponse, LegResult
-from sun_sglang.router.workers.paths import Path as Route
+from sun_sglang.router.workers.paths import Starts, WorkerPath
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.worker import State
 from tests.unit.router.fake_worker import FakeWorker, Rooms
@@ -238,23 +238,23 @@ def ready() -> Registry:
     for worker in registry.workers.values():
         assert registry.admit(worker.name, card(worker.role)) == ""
     for path in registry.unproven():
-        incarnations = registry.incarnations(path)
-        assert incarnations is not None
-        assert registry.prove(path, incarnations)
+        starts = registry.starts(path)
+        assert starts is not None
+        assert registry.prove(path, starts)
     return registry
 
 
 def test_only_proven_paths_are_used() -> None:
     registry = Registry(FLEET)
-    assert registry.unproven() == []
+    assert registry.unproven() == ()
     registry.admit("m0", card("prefill"))
     registry.admit("d0", card("decode"))
-    assert registry.unproven() == [Route("math", "m0", "d0")]
+    assert registry.unproven() == (WorkerPath("m0", "d0"),)
     assert registry.usable("math") == ()
     assert registry.state("m0") is State.REGISTERING
-    incarnations = registry.incarnations(Route("math", "m0", "d0"))
-    assert incarnations is not None
-    assert registry.prove(Route("math", "m0", "d0"), incarnations)
+    starts = registry.starts(WorkerPath("m0", "d0"))
+    assert starts is not None
+    assert registry.prove(WorkerPath("m0", "d0"), starts)
     assert [(p.prefill.name, p.decode.name) for p in registry.usable("math")] == [("m0", "d0")]
     assert registry.usable("tool") == ()
     assert registry.unserved() == ["tool"]
@@ -265,8 +265,8 @@ def test_a_canary_of_an_old_incarnation_proves_nothing() -> None:
     registry = Registry(FLEET)
     registry.admit("m0", card("prefill"))
     registry.admit("d0", card("decode"))
-    path = Route("math", "m0", "d0")
-    before = registry.incarnations(path)
+    path = WorkerPath("m0", "d0")
+    before = registry.starts(path)
     assert before is not None
     registry.admit("d0", card("decode", incarnation="another"))
     assert not registry.prove(path, before)
@@ -276,7 +276,7 @@ def test_a_canary_of_an_old_incarnation_proves_nothing() -> None:
 def test_a_restart_takes_the_paths_and_the_requests_with_it() -> None:
     registry = ready()
     lost: list[str] = []
-    registry.workers["d0"].on_lost.add(lost.append)
+    registry.workers["d0"].add_loss_callback(lost.append)
     registry.admit("d0", card("decode"))
     assert lost == []
     registry.admit("d0", card("decode", incarnation="new"))
@@ -287,7 +287,7 @@ def test_a_restart_takes_the_paths_and_the_requests_with_it() -> None:
 def test_an_ejected_worker_keeps_its_requests_unless_it_is_gone() -> None:
     registry = ready()
     lost: list[str] = []
-    registry.workers["d0"].on_lost.add(lost.append)
+    registry.workers["d0"].add_loss_callback(lost.append)
     registry.eject("d0", "late", gone=False)
     assert lost == []
     assert registry.state("d0") is State.ABSENT
@@ -323,7 +323,7 @@ def test_what_a_worker_is_refused_for(name: str, changed: dict[str, Any], reason
     role = registry.workers[name].role
     assert reason in registry.admit(name, card(**{"role": role, **changed}))
     assert registry.state(name) is State.REFUSED
-    assert registry.unproven() == []
+    assert registry.unproven() == ()
 
 
 def test_pools_of_different_tasks_may_differ_in_weights() -> None:
@@ -347,12 +347,12 @@ def test_a_decoder_that_a_module_was_not_tuned_for_serves_no_task_but_those_that
     for name in ("m0", "t0"):
         assert registry.admit(name, card("prefill", tuned_for="full")) == ""
     assert registry.admit("d0", card("decode", identity={"decoder": "4-bit"})) == ""
-    assert "was tuned to be decoded by weights full, and `d0` has weights 4-bit" in registry.obstacle(
-        Route("math", "m0", "d0")
-    )
-    assert registry.obstacle(Route("tool", "t0", "d0")) == ""
+    (refused,) = registry.unusable("math")
+    assert "was tuned to be decoded by weights full, and `d0` has weights 4-bit" in refused.refusal
+    assert registry.unusable("tool") == ((("t0", "d0"), ""),)
+    assert registry.unproven() == (WorkerPath("t0", "d0"),)
     for path in registry.unproven():
-        registry.prove(path, registry.incarnations(path) or ("", ""))
+        registry.prove(path, registry.starts(path) or Starts("", ""))
     assert registry.usable("math") == ()
     assert [pair.prefill.name for pair in registry.usable("tool")] == ["t0"]
 
@@ -362,7 +362,7 @@ def test_the_decoder_that_a_module_was_tuned_for_serves_it(identity: dict[str, s
     registry = Registry(FLEET)
     registry.admit("m0", card("prefill", tuned_for="full"))
     registry.admit("d0", card("decode", identity=identity))
-    assert [registry.obstacle(path) for path in registry.unproven()] == [""]
+    assert registry.unproven() == (WorkerPath("m0", "d0"),)
 
 
 def test_what_was_refused_because_of_another_is_taken_when_the_other_leaves() -> None:
@@ -377,8 +377,8 @@ def test_the_limit_is_the_least_of_both_pools() -> None:
     registry = Registry(FLEET)
     registry.admit("m0", card("prefill", max_input_tokens=90))
     registry.admit("d0", card("decode", kv_tokens=80, identity={"vocab_size": 50_000}))
-    path = Route("math", "m0", "d0")
-    registry.prove(path, registry.incarnations(path) or ("", ""))
+    path = WorkerPath("m0", "d0")
+    registry.prove(path, registry.starts(path) or Starts("", ""))
     assert registry.limit("math") == (80, 50_000, None)
     assert registry.limit("tool") is None
 
@@ -452,7 +452,7 @@ def test_legs_of_a_prefill_worker_with_data_parallel_ranks_name_one_rank(room: i
     (call,) = make_pair_requests(request, split_request(request), [Cost(1, 1)], worker_model="math")
     registry = ready()
     pair = registry.usable("math")[0]
-    pair.prefill.card = card("prefill", dp_size=3)
+    pair.prefill.accept_card(card("prefill", dp_size=3), "")
     prefill, decode = map(orjson.loads, leg_bodies(call, pair, rid="r" * 32, room=room))
     assert prefill["disagg_prefill_dp_rank"] == decode["disagg_prefill_dp_rank"] == rank
     assert prefill["routed_dp_rank"] == rank
@@ -464,7 +464,7 @@ def test_legs_of_a_prefill_worker_with_data_parallel_ranks_name_one_rank(room: i
 
 def test_canaries_differ_and_an_answer_of_the_wrong_length_is_none() -> None:
     rng = random.Random(0)
-    bodies = [orjson.loads(make_canary("math", 300, rng).shared + b"}") for _ in range(20)]
+    bodies = [orjson.loads(make_canary(300, rng).shared + b"}") for _ in range(20)]
     assert len({tuple(b["input_ids"]) for b in bodies}) == 20
     assert all(0 <= i < 300 for b in bodies for i in b["input_ids"])
     good = {"meta_info": {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": OUTPUT_TOKENS}}

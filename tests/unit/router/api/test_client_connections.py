@@ -295,7 +295,7 @@ async def test_a_card_that_the_router_cannot_ask_for_says_nothing_of_the_worker(
         asked += 1
         raise aiohttp.ClientConnectorError(None, OSError(errno.EMFILE, "Too many open files"))  # type: ignore[arg-type]  # its text is not asked for
 
-    monkeypatch.setattr("sun_sglang.router.health.prober.describe_error", lambda _: "no descriptor")
+    monkeypatch.setattr("sun_sglang.router.health.card_reader.describe_error", lambda _: "no descriptor")
     monkeypatch.setattr(small.router._session, "get", none_left)
     await small.until(lambda: asked > 30)
     assert all(small.router.registry.state(name) == "ready" for name in small.workers)

@@ -62,7 +62,7 @@ async def test_cookies_of_a_worker_are_not_kept(small: System) -> None:
         return web.json_response({}, headers={"Set-Cookie": "a=b"})
 
     fake, worker = small["math-0"], small.router.registry.workers["math-0"]
-    worker.spec = worker.spec.model_copy(update={"url": f"http://localhost:{fake.port}"})
+    worker.update_spec(worker.spec.model_copy(update={"url": f"http://localhost:{fake.port}"}))
     fake.info = sets_one
     for _ in range(2):
         assert (await small.get("/model_info"))[0] == 200

@@ -82,7 +82,7 @@ async def test_slot_is_free_when_decode_has_ended_although_the_client_does_not_r
         status, _ = await system.post("/generate", {"model": "tool", "text": "hi"})
         assert status == 200
         assert len(system.router.inflight.tickets) == 1, "the first answer is not delivered yet"
-        assert not any(worker.requests for worker in system.router.registry.workers.values())
+        assert not any(worker.load.requests for worker in system.router.registry.workers.values())
     await system.quiet()
 
 

@@ -136,7 +136,7 @@ async def test_clients_that_ask_health_generate_at_once_share_a_canary(
         waiting.append(task)
         return await share(task)
 
-    monkeypatch.setattr(info._prober, "canary", canary)
+    monkeypatch.setattr(info._path_prover, "canary", canary)
     monkeypatch.setattr(info, "_canary", wait)
     first, *others = (asyncio.create_task(told(shared, "GET", "/health_generate", ALICE)) for _ in range(5))
     await shared.until(lambda: len(waiting) == 5)

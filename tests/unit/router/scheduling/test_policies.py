@@ -33,7 +33,10 @@ COSTS = st.builds(Cost, st.integers(0, 5000), st.integers(0, 5000))
 def worker(name: str, tokens: int = 0, requests: int = 0) -> Worker:
     role = "prefill" if name.startswith("p") else "decode"
     made = Worker(FleetWorker(name=name, pool=role, url="http://h:1"), role)
-    made.tokens, made.requests = tokens, requests
+    made.load.acquire(tokens)
+    made.load.release(0)
+    for _ in range(requests):
+        made.load.acquire(0)
     return made
 
 
@@ -95,7 +98,7 @@ def test_the_least_loaded(policy: str, name: str) -> None:
 
 def test_work_from_elsewhere_counts() -> None:
     workers = [worker("d0", 100), worker("d1", 200)]
-    workers[0].external_tokens = 150
+    workers[0].load.set_external(0, 150)
     assert LeastTokens().pick(workers, 1, ()).name == "d1"
 
 
@@ -105,7 +108,7 @@ def test_equals_take_turns(policy: str) -> None:
     chosen = []
     for turn in range(6):
         one = make_policy(policy, random.Random(0)).pick(workers, 1, ())
-        one.picked = turn + 1
+        one.note_pick(turn + 1)
         chosen.append(one.name)
     assert chosen == ["d0", "d1", "d2"] * 2
 
@@ -134,12 +137,12 @@ def test_affinity_keeps_the_bound_on_load(kind: Any, steps: list[tuple[int, int,
     for key, cost, ends in steps:
         if ends and running:
             gone, freed = running.pop(0)
-            gone.release(freed)
+            gone.load.release(freed)
         chosen = policy.pick(workers, cost, (key,))
-        least = min(w.load_tokens for w in workers)
-        assert chosen.load_tokens < load_bound(workers, cost) or chosen.load_tokens == least
-        assert chosen.load_tokens < LOAD_BOUND * (sum(w.load_tokens for w in workers) + cost) / len(workers)
-        chosen.acquire(cost)
+        least = min(w.load.total_tokens for w in workers)
+        assert chosen.load.total_tokens < load_bound(workers, cost) or chosen.load.total_tokens == least
+        assert chosen.load.total_tokens < LOAD_BOUND * (sum(w.load.total_tokens for w in workers) + cost) / len(workers)
+        chosen.load.acquire(cost)
         running.append((chosen, cost))
 
 
@@ -149,14 +152,14 @@ def test_a_conversation_returns_unless_its_worker_is_over_the_bound() -> None:
     first = policy.pick(workers, 100, (1,))
     others = [w for w in workers if w is not first]
     for other in others:
-        other.picked = -1
+        other.note_pick(-1)
     assert policy.pick(workers, 100, (1, 2)) is first
     assert policy.pick(workers, 100, (1, 2, 3)) is first
     assert policy.pick(workers, 100, (9,)) is not first
-    first.tokens = 10_000
+    first.load.set_external(0, 10_000)
     moved = policy.pick(workers, 100, (1, 2, 3, 4))
     assert moved is not first
-    first.tokens = 0
+    first.load.set_external(0, 0)
     assert policy.pick(workers, 100, (1, 2, 3, 4, 5)) is moved
 
 
@@ -254,13 +257,13 @@ async def test_a_worker_that_others_load_is_left_alone(start: Start) -> None:
     system: System = await start({"math": ("math", "base")}, {"math": 1, "base": 2}, router={"load_interval": 0.01})
     system["base-0"].load = {"num_running_reqs": 3, "num_total_tokens": 9000}
     loaded = system.router.registry.workers["base-0"]
-    await system.until(lambda: (loaded.external_requests, loaded.external_tokens) == (3, 9000))
+    await system.until(lambda: (loaded.load.external_requests, loaded.load.external_tokens) == (3, 9000))
     for _ in range(4):
         await system.post("/generate", {"model": "math", "text": "hi"})
         await system.quiet()
     assert (len(system["base-0"].requests), len(system["base-1"].requests)) == (0, 4)
     system["base-0"].load = {}
-    await system.until(lambda: loaded.external_tokens == 0)
+    await system.until(lambda: loaded.load.external_tokens == 0)
 
 
 @pytest.mark.parametrize("policy", [{"prefill": p, "decode": p} for p in DECODE] + [{"prefill": "prefix_affinity"}])

@@ -11,10 +11,12 @@ import pytest
 from sun_sglang.contracts.fleet_file import FleetWorker
 from sun_sglang.errors import RequestError
 from sun_sglang.router.deadlines import DEFAULT
-from sun_sglang.router.health.prober import SILENT_PROBES, ProbeError, _count_silence
+from sun_sglang.router.health.card_reader import ProbeError
+from sun_sglang.router.health.prober import SILENT_PROBES, count_silent
 from sun_sglang.router.protocol.prompt_length import PromptLimits, check_token_ids, measure_prompt, needs_count
 from sun_sglang.router.protocol.request import Endpoint
-from sun_sglang.router.workers.worker import LONG_BODY_BYTES, Worker
+from sun_sglang.router.workers.worker import Worker
+from sun_sglang.router.workers.worker_load import LONG_BODY_BYTES
 from tests.unit.router.conftest import DEADLINES, PATIENCE_S, SMALL, SUN, Start, System, set_deadlines
 from tests.unit.router.fake_worker import VOCAB, Fault
 
@@ -103,7 +105,6 @@ async def test_a_task_that_leaves_while_its_prompt_is_counted_answers_503(start:
     registry = system.router.registry
     tasks = {name: task for name, task in registry.fleet.tasks.items() if name != "math"}
     registry.serve(registry.fleet.model_copy(update={"tasks": tasks}))
-    registry.refresh()
     system["math-0"].go_on()
     status, reply = await asked
     assert (status, reply["error"]["code"]) == (503, "no_worker")
@@ -275,7 +276,7 @@ async def test_a_request_is_checked_again_where_its_workers_come_back_with_less(
 
 async def probe_quickly(system: System) -> None:
     """Shorten the limit of probes; those that began with a longer one are over when this returns."""
-    set_deadlines(system.router.prober, probe=0.02)
+    set_deadlines(system.router.card_reader, probe=0.02)
     asked = {worker: worker.cards_asked for worker in system.workers.values()}
     await system.until(lambda: all(worker.cards_asked >= before + 2 for worker, before in asked.items()))
 
@@ -293,7 +294,7 @@ async def test_a_worker_that_is_silent_after_a_long_prompt_stays_ready_until_it_
     await small.until(lambda: all(worker.cards_asked > 2 * SILENT_PROBES for worker in workers))
     assert [registry.state(name) for name in ("math-0", "base-0")] == ["ready", "ready"]
     for name in ("math-0", "base-0"):
-        registry.workers[name].reading_until = float("-inf")
+        registry.workers[name].load._tokenizing_until = float("-inf")
     await small.until(lambda: [registry.state(name) for name in ("math-0", "base-0")] == ["absent", "absent"])
     assert registry.state("tool-0") == "registering"
 
@@ -301,29 +302,29 @@ async def test_a_worker_that_is_silent_after_a_long_prompt_stays_ready_until_it_
 async def test_a_worker_that_answers_requests_and_no_probes_stays_ready(small: System) -> None:
     await probe_quickly(small)
     registry, worker = small.router.registry, small["math-0"]
-    registry.workers["math-0"].answered = float("inf")
+    registry.workers["math-0"].note_progress(float("inf"))
     worker.silent_cards, worker.cards_asked = True, 0
     await small.until(lambda: worker.cards_asked > 2 * SILENT_PROBES)
     assert registry.state("math-0") == "ready"
-    registry.workers["math-0"].answered = float("-inf")
+    registry.workers["math-0"].note_progress(float("-inf"))
     await small.until(lambda: registry.state("math-0") == "absent")
 
 
 def test_a_worker_that_was_sent_long_prompts_is_excused_for_a_bounded_time() -> None:
     worker = Worker(FleetWorker(name="base-0", pool="base", url="http://h:1"), "decode")
-    worker.read(LONG_BODY_BYTES - 1, 100.0)
-    assert worker.reading_until < 100.0
-    worker.read(1_000_000, 100.0)
-    assert worker.reading_until == pytest.approx(104.0)
-    worker.read(1_000_000, 101.0)
-    assert worker.reading_until == pytest.approx(108.0)
+    worker.load.note_body(LONG_BODY_BYTES - 1, 100.0)
+    assert worker.load.tokenizing_until < 100.0
+    worker.load.note_body(1_000_000, 100.0)
+    assert worker.load.tokenizing_until == pytest.approx(104.0)
+    worker.load.note_body(1_000_000, 101.0)
+    assert worker.load.tokenizing_until == pytest.approx(108.0)
     for _ in range(100):
-        worker.read(1_000_000, 102.0)
-    assert worker.reading_until == 102.0 + DEFAULT.tokenize_max
+        worker.load.note_body(1_000_000, 102.0)
+    assert worker.load.tokenizing_until == 102.0 + DEFAULT.tokenize_max
 
 
 def test_silence_counts_only_while_a_worker_has_nothing_to_do() -> None:
     silent, broken = ProbeError("late", silent=True), ProbeError("refused")
-    assert _count_silence(1, silent, busy=True) == 1
-    assert _count_silence(1, silent, busy=False) == 2
-    assert _count_silence(0, broken, busy=True) == SILENT_PROBES
+    assert count_silent(1, silent, busy=True) == 1
+    assert count_silent(1, silent, busy=False) == 2
+    assert count_silent(0, broken, busy=True) == SILENT_PROBES

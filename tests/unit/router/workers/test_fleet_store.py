@@ -24,6 +24,7 @@ from sun_sglang.router.errors import ApiError
 from sun_sglang.router.observability.log import Log
 from sun_sglang.router.workers.fleet_edits import add_worker, set_draining
 from sun_sglang.router.workers.fleet_store import FleetStore
+from sun_sglang.router.workers.paths import Starts, WorkerPath
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.rollout import Rollout
 from sun_sglang.router.workers.watched_file import WatchedFile
@@ -161,7 +162,7 @@ async def test_a_task_that_moves_to_workers_that_do_not_fit_stays_and_they_get_n
     assert why in unproven["why"]
     assert unproven["refused"]
     # another path that needs a canary has the router look at all of them
-    registry.revoke("tool-0", "base-0")
+    registry.revoke(WorkerPath("tool-0", "base-0"))
     await small.until(lambda: registry.usable("tool"))
     assert worker.canaries == 0
     assert (await small.post("/generate", ASK))[1]["output_ids"] == expected("w-math", "w-base", IDS, 4)
@@ -360,13 +361,13 @@ def test_whatever_changes_served_tasks_stay_served_and_everything_arrives(events
                 registry.admit(what, card(registry, what, str(incarnation)))
             case "prove" if registry.unproven():
                 path = registry.unproven()[what % len(registry.unproven())]
-                registry.prove(path, registry.incarnations(path) or ("", ""))
+                registry.prove(path, starts_of(registry, path))
             case "lose" if what in registry.workers:
                 registry.eject(what, "gone", gone=True)
             case "take" if what in registry.workers:
-                registry.workers[what].acquire(1)
-            case "give" if what in registry.workers and registry.workers[what].requests:
-                registry.workers[what].release(1)
+                registry.workers[what].load.acquire(1)
+            case "give" if what in registry.workers and registry.workers[what].load.requests:
+                registry.workers[what].load.release(1)
         for task in registry.task_names:
             for pair in registry.usable(task):
                 pools = registry.fleet.tasks[task]
@@ -377,17 +378,21 @@ def test_whatever_changes_served_tasks_stay_served_and_everything_arrives(events
                 assert not pair.decode.draining
                 assert all(registry.workers[w.name] is w for w in pair)
     for worker in list(registry.workers.values()):
-        worker.draining = worker.spec.draining
-        while worker.requests:
-            worker.release(1)
+        registry.update(worker.spec)
+        while worker.load.requests:
+            worker.load.release(1)
         registry.admit(worker.name, card(registry, worker.name, "last"))
     for path in registry.unproven():
-        registry.prove(path, registry.incarnations(path) or ("", ""))
+        registry.prove(path, starts_of(registry, path))
     rollout.settle()
     ready = {spec.pool for spec in registry.wanted.workers if not spec.draining}
     if all({task.prefill, task.decode} <= ready for task in registry.wanted.tasks.values()):
         assert registry.fleet == registry.wanted
         assert set(registry.workers) == {spec.name for spec in registry.wanted.workers}
+
+
+def starts_of(registry: Registry, path: WorkerPath) -> Starts:
+    return registry.starts(path) or Starts("", "")
 
 
 def fleet(tasks: dict[str, tuple[str, str]], workers: list[str], draining: set[str]) -> Fleet:
@@ -470,7 +475,7 @@ async def test_a_worker_that_cannot_even_be_looked_up_is_no_other_workers_proble
     spec = FleetWorker.model_construct(name="odd", pool="base", url="http://" + "h" * 300, draining=False)
     now = small.router.registry.fleet
     Rollout(small.router.registry).change(now.model_copy(update={"workers": (*now.workers, spec)}))
-    await small.until(lambda: "cannot be asked" in small.router.registry.workers["odd"].reason)
+    await small.until(lambda: "no request can be sent to" in small.router.registry.workers["odd"].reason)
     await small["base-0"].restart()
     await small.until(lambda: small.router.registry.workers["base-0"].incarnation.endswith("-1"))
     await small.until(lambda: small.router.registry.state("base-0") == "ready")

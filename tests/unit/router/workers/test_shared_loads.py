@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from sun_sglang.contracts.fleet_file import MOST_WORKERS, Fleet, FleetWorker
+from sun_sglang.contracts.fleet_file import MAX_WORKERS, Fleet, FleetWorker
 from sun_sglang.contracts.tasks_report import PoolReport, TaskReport, TasksReport, UnprovenPath
 from sun_sglang.processes import start_ticks
 from sun_sglang.router.api.merging import merge_metrics, merge_tasks
@@ -61,119 +61,119 @@ def test_each_process_knows_what_all_have_on_a_worker(tmp_path_factory: Any, ste
         # the order in which a process comes to know its workers is its own
         for name in ("abc", "cab", "bca")[process]:
             workers[name] = worker(name)
-            workers[name].share(shared)
+            workers[name].load.share(shared)
         return workers
 
     processes = [begin(i) for i in range(3)]
     for process, what, name, tokens in steps:
         mine = processes[process][name]
         if what == "take":
-            mine.acquire(tokens)
-        elif what == "give" and mine.requests:
-            mine.release(mine.tokens if mine.requests == 1 else 0)
+            mine.load.acquire(tokens)
+        elif what == "give" and mine.load.requests:
+            mine.load.release(mine.load.tokens if mine.load.requests == 1 else 0)
         elif what == "restart":
             processes[process] = begin(process)
         for one in "abc":
-            total = sum(p[one].requests for p in processes), sum(p[one].tokens for p in processes)
-            assert all(p[one].known == total for p in processes)
+            total = sum(p[one].load.requests for p in processes), sum(p[one].load.tokens for p in processes)
+            assert all(p[one].load.router_total == total for p in processes)
 
 
 def test_a_process_that_ends_takes_its_counts_along(tmp_path: Path) -> None:
     one, two = (SharedLoads(tmp_path / "t", i, 2, DEADLINES) for i in range(2))
     mine, theirs = worker("a"), worker("a")
-    mine.share(one)
-    theirs.share(two)
-    mine.acquire(100)
-    assert theirs.load_tokens == 100
-    theirs.external_tokens = 7
-    assert theirs.load_tokens == 107
+    mine.load.share(one)
+    theirs.load.share(two)
+    mine.load.acquire(100)
+    assert theirs.load.total_tokens == 100
+    theirs.load.set_external(0, 7)
+    assert theirs.load.total_tokens == 107
     one.close()
-    assert theirs.known == (0, 0)
+    assert theirs.load.router_total == (0, 0)
 
 
 def test_a_worker_that_reads_one_processs_long_prompts_is_excused_by_all(tmp_path: Path) -> None:
     one, two = (SharedLoads(tmp_path / "t", i, 2, DEADLINES) for i in range(2))
     mine, theirs, another = worker("a"), worker("a"), worker("b")
-    mine.share(one)
+    mine.load.share(one)
     for each in (another, theirs):
-        each.share(two)
-    mine.read(1_000_000, 100.0)
-    assert mine.is_reading(103.5)
-    assert theirs.is_reading(103.5)
-    assert not another.is_reading(103.5)
-    assert not theirs.is_reading(104.5)
+        each.load.share(two)
+    mine.load.note_body(1_000_000, 100.0)
+    assert mine.load.is_tokenizing(103.5)
+    assert theirs.load.is_tokenizing(103.5)
+    assert not another.load.is_tokenizing(103.5)
+    assert not theirs.load.is_tokenizing(104.5)
     one.close()
-    assert not theirs.is_reading(103.5)
+    assert not theirs.load.is_tokenizing(103.5)
 
 
 def test_a_process_that_was_killed_counts_for_nothing_once_it_is_gone(tmp_path: Path) -> None:
     one, two = (SharedLoads(tmp_path / "t", i, 2, DEADLINES) for i in range(2))
     mine, theirs = worker("a"), worker("a")
-    mine.share(one)
-    theirs.share(two)
-    mine.acquire(100)
+    mine.load.share(one)
+    theirs.load.share(two)
+    mine.load.acquire(100)
     two.look()
-    assert theirs.known == (1, 100), "it is this process, which is there"
+    assert theirs.load.router_total == (1, 100), "it is this process, which is there"
     with subprocess.Popen(["sleep", "600"]) as process:
         one._own[2], one._own[3] = process.pid, start_ticks(process.pid) or 0
         two.look()
-        assert theirs.known == (1, 100)
+        assert theirs.load.router_total == (1, 100)
         process.kill()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         two.look()
-        assert theirs.known == (0, 0), "also before its parent has noticed"
+        assert theirs.load.router_total == (0, 0), "also before its parent has noticed"
     two.look()
-    assert theirs.known == (0, 0)
+    assert theirs.load.router_total == (0, 0)
     again = worker("a")
-    again.share(SharedLoads(tmp_path / "t", 0, 2, DEADLINES))
-    again.acquire(5)
-    assert theirs.known == (1, 5), "the process that follows counts at once"
+    again.load.share(SharedLoads(tmp_path / "t", 0, 2, DEADLINES))
+    again.load.acquire(5)
+    assert theirs.load.router_total == (1, 5), "the process that follows counts at once"
 
 
 def test_a_later_process_with_the_same_id_is_another(tmp_path: Path) -> None:
     one, two = (SharedLoads(tmp_path / "t", i, 2, DEADLINES) for i in range(2))
     mine, theirs = worker("a"), worker("a")
-    mine.share(one)
-    theirs.share(two)
-    mine.acquire(100)
+    mine.load.share(one)
+    theirs.load.share(two)
+    mine.load.acquire(100)
     one._own[3] -= 1
     two.look()
-    assert theirs.known == (0, 0)
+    assert theirs.load.router_total == (0, 0)
 
 
 def test_cells_of_a_worker_that_left_are_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sun_sglang.router.workers.shared_loads.MOST_WORKERS", 2)
+    monkeypatch.setattr("sun_sglang.router.workers.shared_loads.MAX_WORKERS", 2)
     one, two = (SharedLoads(tmp_path / "t", i, 2, DEADLINES) for i in range(2))
     left = worker("w-0")
-    left.share(one)
-    left.acquire(1)
+    left.load.share(one)
+    left.load.acquire(1)
     for i in range(1, 100):
         mine, theirs = worker(f"w-{i}"), worker(f"w-{i}")
-        theirs.share(two)
-        mine.share(one)
-        mine.acquire(i)
-        left.unshare()
-        left.release(0)  # a request of a worker that has left ends late
-        assert theirs.known == (1, i)
-        theirs.unshare()
+        theirs.load.share(two)
+        mine.load.share(one)
+        mine.load.acquire(i)
+        left.load.unshare()
+        left.load.release(0)  # a request of a worker that has left ends late
+        assert theirs.load.router_total == (1, i)
+        theirs.load.unshare()
         left = mine
 
 
 def test_a_worker_beyond_the_table_is_served_and_counted_by_its_own_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sun_sglang.router.workers.shared_loads.MOST_WORKERS", 1)
+    monkeypatch.setattr("sun_sglang.router.workers.shared_loads.MAX_WORKERS", 1)
     one, two = (SharedLoads(tmp_path / "t", i, 2, DEADLINES) for i in range(2))
     for name in ("a", "b"):
         mine, theirs = worker(name), worker(name)
-        mine.share(one)
-        theirs.share(two)
-        mine.acquire(3)
-        assert mine.known == (1, 3)
-        assert theirs.known == ((1, 3) if name == "a" else (0, 0))
+        mine.load.share(one)
+        theirs.load.share(two)
+        mine.load.acquire(3)
+        assert mine.load.router_total == (1, 3)
+        assert theirs.load.router_total == ((1, 3) if name == "a" else (0, 0))
 
 
-@pytest.mark.parametrize(("count", "fits"), [(MOST_WORKERS, True), (MOST_WORKERS + 1, False)])
+@pytest.mark.parametrize(("count", "fits"), [(MAX_WORKERS, True), (MAX_WORKERS + 1, False)])
 def test_a_fleet_of_more_workers_than_the_table_holds_is_refused(count: int, fits: bool) -> None:
     fleet = {
         "tasks": {"math": {"prefill": "p", "decode": "d"}},
@@ -304,7 +304,7 @@ async def test_one_process_leaves_alone_what_another_has_loaded(two: Two) -> Non
         assert (await two.post(0, "/abort_request", {"rid": f"r{i}"}))[0] == 200
     assert [status for status, _ in await asyncio.gather(*held)] == [200] * 4
     for router in two.routers:
-        await two.until(lambda router=router: all(w.load_requests == 0 for w in router.registry.workers.values()))
+        await two.until(lambda router=router: all(w.load.total_requests == 0 for w in router.registry.workers.values()))
 
 
 async def test_what_is_asked_of_one_is_answered_for_both(two: Two) -> None:

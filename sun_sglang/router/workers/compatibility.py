@@ -1,0 +1,72 @@
+"""Rules: which card a pool accepts, which workers may join one pool, and which may send KV to which. Pure.
+
+Each function returns the reason against it as a sentence, or an empty string.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sun_sglang.checkpoint.tuning import is_tuned_for
+from sun_sglang.contracts.kv_compatibility import Difference, member_difference, pair_difference
+from sun_sglang.contracts.worker_card import WorkerCard
+
+
+class NamedCard(NamedTuple):
+    """A worker's card with the names that an error message needs.
+
+    Attributes:
+        name: name of the worker.
+        pool: name of its pool.
+        card: the card that the worker served.
+    """
+
+    name: str
+    pool: str
+    card: WorkerCard
+
+
+def card_fault(worker: NamedCard, role: str) -> str:
+    """Return why a pool of this role refuses a card, without a look at other workers; empty if it accepts the card."""
+    card = worker.card
+    if card.role != role:
+        return f"it is a {card.role} worker, and pool `{worker.pool}` is a {role} pool"
+    if card.role == "prefill" and card.bootstrap_port is None:
+        return "its card has no bootstrap port, which a prefill worker must announce"
+    for hook in card.patches:
+        if hook.state != "applied":
+            detail = f": {hook.detail}" if hook.detail else ""
+            return f"hook `{hook.name}` on {hook.target} is {hook.state}{detail}"
+    return ""
+
+
+def mismatch(one: NamedCard, other: NamedCard) -> str:
+    """Return why two workers may neither share a pool nor transfer KV between their pools; empty if they may."""
+    difference = _difference(one, other)
+    if difference is None:
+        return ""
+    return difference.sentence(one.name, other.name, verb=f"differs from `{other.name}`'s")
+
+
+def decoder_mismatch(prefill: NamedCard, decode: NamedCard) -> str:
+    """Return why a prefill module may not serve with a decoder, unless its task has `any_decoder`; empty if it may."""
+    tuned_for, decoder = prefill.card.tuned_for, decode.card.identity.decoder or decode.card.identity.weights
+    if is_tuned_for(tuned_for, decoder):
+        return ""
+    return (
+        f"`{prefill.name}` was tuned to be decoded by weights {tuned_for}, and `{decode.name}` has weights {decoder}; "
+        "`any_decoder: true` on the task serves it all the same"
+    )
+
+
+def _difference(one: NamedCard, other: NamedCard) -> Difference | None:
+    """Return the first difference that separates two workers, with the values in the order of the arguments."""
+    left, right = one.card, other.card
+    if one.pool == other.pool:
+        found = member_difference(left.identity, right.identity)
+        flags = Difference("module_flags", left.module_flags, right.module_flags)
+        return found or (flags if flags.left != flags.right else None)
+    if left.role == "prefill":
+        return pair_difference(left.identity, right.identity)
+    found = pair_difference(right.identity, left.identity)
+    return None if found is None else found._replace(left=found.right, right=found.left)
