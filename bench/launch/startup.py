@@ -28,8 +28,8 @@ from rich.table import Table
 from sun_sglang.launch.deployment import StartMethodName
 from sun_sglang.launch.places.local.ports import free_ports
 from sun_sglang.launch.places.local.start_methods import ForkStart, PlainStart, Running, StartMethod
-from sun_sglang.launch.planning.engine_flags import load_schema
-from sun_sglang.launch.planning.machine import detect
+from sun_sglang.launch.planning.engine_flags import load_flag_schema
+from sun_sglang.launch.planning.machine import detect_machine
 from sun_sglang.launch.planning.plan import LaunchPlan, make_plan
 from sun_sglang.launch.planning.preflight import preflight
 from sun_sglang.topology import parse_topology
@@ -47,7 +47,7 @@ def main(
     """Measure, print, and write the figures."""
     runs = []
     # workers on GPUs cannot be forked
-    methods = _METHODS[1:] if detect().gpus else _METHODS
+    methods = _METHODS[1:] if detect_machine().gpus else _METHODS
     for repetition, count, method in product(range(repetitions), _COUNTS, methods):
         runs.append({"repetition": repetition, **asyncio.run(measure(model, count, method))})
         Console(stderr=True).print(runs[-1])
@@ -106,7 +106,7 @@ tasks:
   same: {{prefill: same, decode: base}}
 """
     topology = parse_topology(text, base=run_dir)
-    machine, schema = detect(), load_schema()
+    machine, schema = detect_machine(), load_flag_schema()
     identities = preflight(topology, machine, schema).identities
     plan = make_plan(topology, machine, identities, run_dir=run_dir, ports=free_ports(), schema=schema)
     (run_dir / "logs").mkdir()
