@@ -22,11 +22,12 @@ from rich.markup import escape
 
 from sun_sglang.bench.gpu_check.context import Context
 from sun_sglang.bench.gpu_check.machine import facts, stage_gpus
-from sun_sglang.bench.gpu_check.report import passed, show, write_report
+from sun_sglang.bench.gpu_check.report import check_report, show
 from sun_sglang.bench.gpu_check.stage import Stage, StageResult, run_stage
 from sun_sglang.bench.gpu_check.stages import STAGES
+from sun_sglang.bench.report import write_report
 from sun_sglang.cpu import define_torchvision_schemas
-from sun_sglang.launch.planning.machine import detect_machine
+from sun_sglang.launch.planning.machine import detect
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     console = Console(highlight=False, soft_wrap=True)
     gpus: tuple[int, ...] = ()
     if options.device == "cuda":
-        found = detect_machine()
+        found = detect()
         gpus = stage_gpus(found.gpus)
         if not gpus:
             problem = escape(f"gpu-check: no GPU is visible{f' ({found.gpu_problem})' if found.gpu_problem else ''};")
@@ -57,17 +58,17 @@ def main(arguments: Sequence[str]) -> int:
         )
         command, machine = _command(options), facts()
         results: list[StageResult] = []
-        # now: a path that cannot be written is an error here, and not after the first stage
-        write_report(options.output, command, machine, results)
+        # before the first stage: a path that cannot be written is an error at once
+        write_report(check_report(command, machine, results), options.output)
         with context.closing:
             for stage in stages:
                 results.append(_run(stage, context))
-                # after each stage: a check that is cut short leaves what it found
-                write_report(options.output, command, machine, results)
+                # after each stage: an interrupted check leaves the results so far
+                write_report(check_report(command, machine, results), options.output)
             # before what the stages share is closed, which may fail
             show(Console(highlight=False), results)
             console.print(f"gpu-check: wrote {options.output}")
-    return 0 if passed(results) else 1
+    return 0 if check_report(command, machine, results).passed else 1
 
 
 def _command(options: argparse.Namespace) -> str:
@@ -81,7 +82,7 @@ def _command(options: argparse.Namespace) -> str:
 def _run(stage: Stage, context: Context) -> StageResult:
     context.say(f"{stage.name}: {stage.title}")
     result = run_stage(stage, context)
-    found = result.message or json.dumps(result.figures)
+    found = result.message or json.dumps(result.measured)
     context.say(f"{stage.name}: {result.outcome} after {result.seconds:.0f} s: {found}")
     return result
 

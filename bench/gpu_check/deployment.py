@@ -22,7 +22,7 @@ from sun_sglang.launch.state import DeploymentState, Phase, ProcessState, read_s
 _READY_TIMEOUT = 300
 _REQUEST_TIMEOUT = 120
 _LOG_LINES = 40
-# figures of SGLang's `/v1/loads` that are 0 on a worker without work; the queues stand in its part `disaggregation`
+# fields of SGLang's `/v1/loads` that are 0 on an idle worker; the queues are in its section `disaggregation`
 _WORK = (
     "num_running_reqs",
     "num_waiting_reqs",
@@ -214,7 +214,7 @@ class Client:
 
 
 def unfinished_work(load: Mapping[str, Any]) -> dict[str, int]:
-    """Return those figures of one rank's load that are 0 on a rank without work."""
+    """Return the fields of one rank's load that are 0 on an idle rank."""
     return {name: load.get(name, load["disaggregation"].get(name)) for name in _WORK}
 
 

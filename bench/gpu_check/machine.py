@@ -1,20 +1,21 @@
-"""Facts about the machine for a bug report: driver, CUDA, NCCL, UCX, versions, how the GPUs are connected."""
+"""Facts about the machine for a bug report: driver, CUDA, NCCL, UCX, and how the GPUs are connected."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
-import platform
 import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic import JsonValue
+
 from sun_sglang.bench.gpu_check.errors import CheckError
+from sun_sglang.bench.provenance import Machine, this_machine
 from sun_sglang.launch.planning.gpu_inventory import Gpu, used_memory
 
-_PACKAGES = (
+PACKAGES = (
     "sun-sglang",
     "sglang",
     "sglang-kernel",
@@ -34,19 +35,17 @@ _SETTINGS = ("NCCL_", "UCX_", "CUDA_VISIBLE")
 _COLOUR = re.compile("\x1b\\[[0-9;]*m")
 
 
-def facts() -> dict[str, Any]:
-    """Return what a bug report needs, as JSON values; no path and no host name is among them."""
-    return {
-        "python": platform.python_version(),
-        "kernel": platform.release(),
-        "cores": len(os.sched_getaffinity(0)),
-        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+def facts() -> Machine:
+    """Return what a bug report needs of the machine; no path and no host name is among it."""
+    machine = this_machine()
+    gpus = _lines("nvidia-smi", "--query-gpu=name,driver_version,memory.total,compute_cap,mig.mode.current")[1:]
+    details: dict[str, JsonValue] = {
         "torch": _torch(),
-        "gpus": _lines("nvidia-smi", "--query-gpu=name,driver_version,memory.total,compute_cap,mig.mode.current")[1:],
-        "topology": _lines("nvidia-smi", "topo", "-m"),
+        "topology": list(_lines("nvidia-smi", "topo", "-m")),
         "ucx": [line for line in _lines("ucx_info", "-v") if "version" in line],
-        "environment": _settings(os.environ),
+        "environment": dict(_settings(os.environ)),
     }
+    return machine.model_copy(update={"gpus": tuple(gpus), "details": details})
 
 
 def stage_gpus(gpus: Sequence[Gpu]) -> tuple[int, ...]:
@@ -84,13 +83,6 @@ def _torch() -> dict[str, Any]:
         found["nccl"] = ".".join(map(str, torch.cuda.nccl.version()))  # type: ignore[no-untyped-call]
         found["cudnn"] = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
     return found
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _lines(tool: str, *arguments: str) -> list[str]:

@@ -126,7 +126,7 @@ class Tally:
         self.ties += judgement.ties
         self.noise = max(self.noise, judgement.noise)
 
-    def figures(self) -> dict[str, Any]:
+    def counts(self) -> dict[str, Any]:
         """Return the counts, as JSON values."""
         return {"answers": self.answers, "tokens": self.tokens, "ties": self.ties, "logit_noise": round(self.noise, 5)}
 

@@ -1,57 +1,52 @@
-"""The report: one table for people, one JSON file for a bug report."""
+"""The results of all stages: a table for the terminal, and the report for a bug report."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from sun_sglang.bench.gpu_check.machine import PACKAGES
 from sun_sglang.bench.gpu_check.stage import StageResult
+from sun_sglang.bench.provenance import Machine, installed_versions
+from sun_sglang.bench.report import Report, Run, new_report
 
 _LONGEST = 160
 _EXCEPTION = re.compile(r"[\w.]+(Error|Exception)\b")
 _COLOURS = {"passed": "green", "failed": "red", "skipped": "yellow"}
 
 
-def write_report(file: Path, command: str, machine: dict[str, Any], results: Sequence[StageResult]) -> None:
-    """Write the JSON report.
+def check_report(command: str, machine: Machine, results: Sequence[StageResult]) -> Report:
+    """Return the report of the stages that have run.
 
     Args:
-        file: where to.
-        command: the command, as a user would type it.
-        machine: facts about the machine.
+        command: the command line, without paths of the machine.
+        machine: the machine, from `facts`.
         results: the stages' results.
     """
-    counts = {o: sum(r.outcome == o for r in results) for o in _COLOURS}
-    report = {
-        "command": command,
-        "ok": passed(results),
-        "counts": counts,
-        "machine": machine,
-        "stages": [dataclasses.asdict(result) for result in results],
-    }
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(report, indent=2) + "\n")
-
-
-def passed(results: Sequence[StageResult]) -> bool:
-    """Return whether a stage passed and none failed."""
-    outcomes = {result.outcome for result in results}
-    return "failed" not in outcomes and "passed" in outcomes
+    runs = [
+        Run(
+            case={"stage": result.name, "title": result.title},
+            outcome=result.outcome,
+            message=result.message,
+            values={"seconds": result.seconds},
+            details=dict(result.measured),
+        )
+        for result in results
+    ]
+    versions = installed_versions(PACKAGES)
+    return new_report("gpu_check", command, runs, {"seconds": "s"}, machine=machine, versions=versions)
 
 
 def show(console: Console, results: Sequence[StageResult]) -> None:
-    """Print the table."""
-    table = Table("stage", "proves", "outcome", "seconds", "figures", title="gpu-check", title_justify="left")
+    """Print a table of the stages' outcomes."""
+    table = Table("stage", "proves", "outcome", "seconds", "measured", title="gpu-check", title_justify="left")
     for result in results:
-        text = _headline(result.message) if result.message else _figures(result.figures)
+        text = _headline(result.message) if result.message else _measured(result.measured)
         table.add_row(
             result.name,
             escape(result.title),
@@ -68,5 +63,6 @@ def _headline(message: str) -> str:
     return next((line for line in reversed(lines) if _EXCEPTION.match(line)), lines[0])
 
 
-def _figures(figures: Mapping[str, Any]) -> str:
-    return ", ".join(f"{k}: {v}" for k, v in figures.items() if not isinstance(v, dict)) or ", ".join(figures)
+def _measured(measured: Mapping[str, Any]) -> str:
+    """Return what is not a table of its own; only names where everything is."""
+    return ", ".join(f"{k}: {v}" for k, v in measured.items() if not isinstance(v, dict)) or ", ".join(measured)

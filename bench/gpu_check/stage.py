@@ -25,7 +25,7 @@ class Stage:
     Attributes:
         name: what `--stage` takes.
         title: what it proves, for the table.
-        run: proves it and returns its figures; raises `CheckError` or `Skipped`.
+        run: proves it and returns what it measured; raises `CheckError` or `Skipped`.
         gpus: GPUs that it needs where workers run on GPUs; it is skipped where there are fewer.
     """
 
@@ -44,7 +44,7 @@ class StageResult:
         title: what it proves.
         outcome: `passed`, `failed` or `skipped`.
         seconds: how long it ran.
-        figures: what it measured, as JSON values.
+        measured: what it measured, as JSON values.
         message: why it failed or was skipped.
     """
 
@@ -52,7 +52,7 @@ class StageResult:
     title: str
     outcome: Outcome
     seconds: float
-    figures: Mapping[str, Any] = field(default_factory=dict)
+    measured: Mapping[str, Any] = field(default_factory=dict)
     message: str = ""
 
 
@@ -60,22 +60,22 @@ def run_stage(stage: Stage, context: Context) -> StageResult:
     """Run a stage; a failure, whatever raises it, becomes its result."""
     start = time.monotonic()
 
-    def result(outcome: Outcome, message: str = "", figures: Mapping[str, Any] | None = None) -> StageResult:
+    def result(outcome: Outcome, message: str = "", measured: Mapping[str, Any] | None = None) -> StageResult:
         seconds = round(time.monotonic() - start, 1)
-        return StageResult(stage.name, stage.title, outcome, seconds, figures or {}, _shortened(message))
+        return StageResult(stage.name, stage.title, outcome, seconds, measured or {}, _shortened(message))
 
     if context.device == "cuda" and stage.gpus > len(context.gpus):
         return result("skipped", f"needs {stage.gpus} GPUs and has {len(context.gpus)}")
     try:
-        figures = dict(stage.run(context))
-        json.dumps(figures, allow_nan=False)  # the report has to hold them
+        measured = dict(stage.run(context))
+        json.dumps(measured, allow_nan=False)  # else the report could not be written
     except Skipped as e:
         return result("skipped", str(e))
     except (CheckError, ConditionNotMetError) as e:
         return result("failed", str(e))
     except Exception:  # a stage that breaks must not keep the others from running
         return result("failed", traceback.format_exc())
-    return result("passed", figures=figures)
+    return result("passed", measured=measured)
 
 
 def _shortened(message: str) -> str:

@@ -63,7 +63,7 @@ DEFAULT = {"math": TaskSetting(12_000), "tool": TaskSetting(24_000), "order": Ta
 
 
 @dataclass(frozen=True)
-class Run:
+class TuningRun:
     """One tuning run."""
 
     task: str
@@ -77,7 +77,7 @@ class Run:
         return f"{self.task}-{self.scheme}-seed{self.seed}-{self.rate:g}"
 
 
-class Runs:
+class TuningRuns:
     """Does runs, and finds those that are done already.
 
     Args:
@@ -94,10 +94,10 @@ class Runs:
     def search(self, task: str, scheme: Scheme) -> tuple[float, dict[float, float]]:
         """The best rate by validation loss on the first seed, and every rate's loss."""
         seed = self.setting.seeds[0]
-        losses = {rate: self.loss(Run(task, scheme, seed, rate)) for rate in self.setting.tasks[task].rates}
+        losses = {rate: self.loss(TuningRun(task, scheme, seed, rate)) for rate in self.setting.tasks[task].rates}
         return min(losses, key=losses.__getitem__), losses
 
-    def do(self, runs: Sequence[Run], jobs: int) -> None:
+    def do(self, runs: Sequence[TuningRun], jobs: int) -> None:
         """Do runs, several at once in processes of their own; those that are done already cost nothing."""
         if jobs == 1:
             for run in runs:
@@ -110,7 +110,7 @@ class Runs:
                 if line:
                     self._log(line)
 
-    def loss(self, run: Run) -> float:
+    def loss(self, run: TuningRun) -> float:
         """Validation loss of a run, which is done first if it was not."""
         report = self.work / f"{run.name}.json"
         how = self.setting.tasks[run.task]
@@ -129,11 +129,11 @@ class Runs:
         self._log(f"{run.name}: validation loss {module.loss:.5f}, {seconds:.0f} s")
         return float(module.loss)
 
-    def done(self, run: Run) -> bool:
+    def done(self, run: TuningRun) -> bool:
         """Whether a run's result is there."""
         return (self.work / f"{run.name}.json").exists()
 
-    def weights(self, run: Run) -> Any:
+    def weights(self, run: TuningRun) -> Any:
         """The tuned model of a run that is done."""
         model = load_model(self.base)
         state = load_file(self.work / f"{run.name}.safetensors")
@@ -155,7 +155,7 @@ class Runs:
     def _reports(self) -> Iterator[Path]:
         yield from self.work.glob("*-seed*.json")
 
-    def _tune(self, run: Run) -> _Tuned:
+    def _tune(self, run: TuningRun) -> _Tuned:
         how = self.setting.tasks[run.task]
         torch.manual_seed(run.seed)
         prefill = load_model(self.base)
@@ -169,11 +169,11 @@ class Runs:
         return _Tuned(module.tuned, loss)
 
 
-def _do(what: tuple[Path, Path, Setting, int, Run]) -> str:
+def _do(what: tuple[Path, Path, Setting, int, TuningRun]) -> str:
     base, work, setting, threads, run = what
     torch.set_num_threads(threads)
     lines: list[str] = []
-    Runs(base, work, setting, lines.append).loss(run)
+    TuningRuns(base, work, setting, lines.append).loss(run)
     return "".join(lines)
 
 

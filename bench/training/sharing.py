@@ -1,39 +1,40 @@
-"""The sharing-ratio figures: accuracy against how much of the prompt's KV comes from the other module.
+"""Accuracy against the share of the prompt's KV that the other module made: SUN's Fig. 2, and PrefillShare's.
 
     python -m sun_sglang.bench.training.sharing
 
-SUN's Fig. 2 (the base decodes KV of the tuned module) and PrefillShare's (the tuned module decodes KV of the base).
-What is not shared is the decode module's own. Reads the weights that
-`sun_sglang.bench.training.accuracy` left in `--work`.
+In SUN's figure the base decodes KV of the tuned module, in PrefillShare's the tuned module decodes KV of the base. The
+decode module computes the rest of the KV itself. Reads the weights that `sun_sglang.bench.training.accuracy` left in
+`--work`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import torch
+from pydantic import JsonValue
 from transformers import DynamicCache
 
-from sun_sglang.bench.training.accuracy_runs import DEFAULT, Run, Runs, Setting
+from sun_sglang.bench.figures.accuracy_table import chosen_rates
+from sun_sglang.bench.figures.sharing import SharingFigure
+from sun_sglang.bench.report import RESULTS, Case, Run, new_report, read_report, write_report
+from sun_sglang.bench.training.accuracy_runs import DEFAULT, Setting, TuningRun, TuningRuns
 from sun_sglang.evaluation.exact_match import evaluate
 from sun_sglang.train.checkpoint import load_model
 from sun_sglang.train.data.collate import positions
+from sun_sglang.train.objective.two_module import FirstToken
 from sun_sglang.train.reference import Mix
 
-Axis = Literal["layers", "positions"]
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-TITLES: Mapping[str, str] = MappingProxyType(
-    {"sun": "the base decodes (SUN)", "prefillshare": "the task's module decodes (PrefillShare)"}
-)
 
 
 def share_layers(share: float) -> Mix:
-    """Hand over the first layers' KV; the other layers' is the decode module's own."""
+    """Return a mix that hands over the KV of the first layers and keeps the decode module's for the others."""
 
     def mix(handed: DynamicCache, own: DynamicCache, mask: torch.Tensor) -> None:
         for layer in range(round(share * len(handed.layers)), len(handed.layers)):
@@ -44,7 +45,7 @@ def share_layers(share: float) -> Mix:
 
 
 def share_positions(share: float) -> Mix:
-    """Hand over the KV of the first tokens of each prompt; the later ones' is the decode module's own."""
+    """Return a mix that hands over the KV of each prompt's first tokens and keeps the decode module's for the later."""
 
     def mix(handed: DynamicCache, own: DynamicCache, mask: torch.Tensor) -> None:
         count = mask.sum(-1, keepdim=True)
@@ -59,82 +60,57 @@ def share_positions(share: float) -> Mix:
 MIXES = MappingProxyType({"layers": share_layers, "positions": share_positions})
 
 
-def measure(runs: Runs, task: str, seed: int, rates: Mapping[str, Any]) -> dict[str, Any]:
-    """Percent by figure, axis and curve (`naive`, `tuned`), one for each share."""
-    base = load_model(runs.base)
+def evaluate_shares(tuning: TuningRuns, task: str, seed: int, rates: Mapping[str, float]) -> list[Run]:
+    """Score a task with each share of the KV, by layers and by positions.
+
+    Args:
+        tuning: the tuning runs, which are all done.
+        task: name of the task.
+        seed: seed of the tuning runs.
+        rates: learning rate of each scheme.
+    """
+    base = load_model(tuning.base)
     models = {
-        scheme: runs.weights(Run(task, scheme, seed, rates[scheme]["chosen"]))
+        scheme: tuning.weights(TuningRun(task, scheme, seed, rates[scheme]))
         for scheme in ("full", "prefill_only", "decode_only")
     }
-    questions = runs.examples(task, "test", runs.setting.held_out, 0)
-    end = runs.tokenizer.eos_token_id
-    # the untuned base would make the first token wrong whatever it is handed, so the decode module makes it
-    pairs = {
-        ("sun", "naive"): (models["full"], base, "prefill"),
-        ("sun", "tuned"): (models["prefill_only"], base, "prefill"),
-        ("prefillshare", "naive"): (base, models["full"], "decode"),
-        ("prefillshare", "tuned"): (base, models["decode_only"], "decode"),
+    questions = tuning.examples(task, "test", tuning.setting.held_out, 0)
+    end = tuning.tokenizer.eos_token_id
+    # with the untuned base as prefill module the decode module makes the first token: the base's would always be wrong
+    pairs: Mapping[tuple[str, str], tuple[Any, Any, FirstToken]] = {
+        ("base", "naive"): (models["full"], base, "prefill"),
+        ("base", "tuned"): (models["prefill_only"], base, "prefill"),
+        ("task", "naive"): (base, models["full"], "decode"),
+        ("task", "tuned"): (base, models["decode_only"], "decode"),
     }
-    found: dict[str, Any] = {figure: {axis: {} for axis in MIXES} for figure in TITLES}
-    for (figure, curve), (prefill, decode, first) in pairs.items():
-        for axis, mix in MIXES.items():
-            results = [evaluate(prefill, decode, questions, end, first, mix(share)) for share in SHARES]  # type: ignore[arg-type] # first is one
-            found[figure][axis][curve] = [100 * r.correct / r.total for r in results]
-    return found
-
-
-def plot(report: Mapping[str, Any], out: Path) -> None:
-    """One panel a figure and axis; a thin line a task, a thick one their mean."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    from matplotlib import pyplot
-
-    # text as text, and no date: the same figures give the same file
-    mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "sun"})
-    figure, panels = pyplot.subplots(2, 2, figsize=(9, 6.5), sharex=True, sharey=True, layout="constrained")
-    for row, (name, title) in enumerate(TITLES.items()):
-        for column, axis in enumerate(MIXES):
-            panel = panels[row][column]
-            for curve, colour in (("naive", "tab:red"), ("tuned", "tab:blue")):
-                lines: Sequence[Any] = [task[name][axis][curve] for task in report["tasks"].values()]
-                for line in lines:
-                    panel.plot([100 * s for s in SHARES], line, color=colour, alpha=0.3, linewidth=1)
-                mean = [sum(values) / len(values) for values in zip(*lines, strict=True)]
-                panel.plot([100 * s for s in SHARES], mean, color=colour, marker="o", label=curve)
-            panel.set_title(f"{title}, by {axis}", fontsize=10)
-            panel.set_xlabel(f"{axis} whose KV the other module made, %")
-            panel.set_ylabel("exact match, %")
-            panel.legend()
-    figure.savefig(out, metadata={"Date": None})
-    pyplot.close(figure)
+    runs = []
+    for (decodes, curve), (prefill, decode, first) in pairs.items():
+        for (axis, mix), share in product(MIXES.items(), SHARES):
+            score = evaluate(prefill, decode, questions, end, first, mix(share))
+            case: Case = {"task": task, "decodes": decodes, "shared": axis, "tuning": curve, "share": share}
+            runs.append(Run(case=case, seed=seed, values={"percent": 100 * score.correct / score.total}))
+    return runs
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m sun_sglang.bench.training.sharing", description=__doc__)
-    parser.add_argument("--base", type=Path, default=Path("configs/demo/models/base"))
-    parser.add_argument("--work", type=Path, default=Path("build/accuracy"))
-    parser.add_argument("--out", type=Path, default=Path("bench/results"))
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--base", type=Path, default=Path("configs/demo/models/base"), help="the base model")
+    parser.add_argument("--work", type=Path, default=Path("build/accuracy"), help="the accuracy benchmark's --work")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the accuracy report, and of this one")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the tuning runs")
     parser.add_argument("--questions", type=int, default=100, help="test questions a task")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    runs = Runs(arguments.base, arguments.work, Setting(DEFAULT, held_out=arguments.questions), print_nothing)
-    rates = json.loads((arguments.out / "accuracy.json").read_text(encoding="utf-8"))["rates"]
-    report = {
-        "command": f"python -m sun_sglang.bench.training.sharing --questions {arguments.questions}",
-        "seed": arguments.seed,
-        "questions": arguments.questions,
-        "shares": SHARES,
-        "tasks": {task: measure(runs, task, arguments.seed, found) for task, found in rates.items()},
-    }
-    (arguments.out / "accuracy_sharing.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    plot(report, arguments.out / "accuracy_sharing.svg")
-
-
-def print_nothing(_line: str) -> None:
-    """Every run is there already."""
+    setting = Setting(DEFAULT, held_out=arguments.questions)
+    tuning = TuningRuns(arguments.base, arguments.work, setting, log=lambda _: None)
+    rates = chosen_rates(read_report(arguments.out / "training_accuracy.json"))
+    runs = [run for task, found in rates.items() for run in evaluate_shares(tuning, task, arguments.seed, found)]
+    command = f"python -m sun_sglang.bench.training.sharing --questions {arguments.questions}"
+    settings: dict[str, JsonValue] = {"questions": arguments.questions}
+    report = new_report("training_sharing", command, runs, {"percent": "%"}, seeds=[arguments.seed], settings=settings)
+    write_report(report, arguments.out / "training_sharing.json")
+    SharingFigure().draw({report.name: report}, arguments.out)
 
 
 if __name__ == "__main__":

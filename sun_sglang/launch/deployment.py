@@ -12,10 +12,10 @@ from sun_sglang.errors import LaunchError, UserError
 from sun_sglang.launch.places.local.claim import claim
 from sun_sglang.launch.places.local.ports import free_ports
 from sun_sglang.launch.places.local.start_methods import BackendStart, ForkOrPlainStart, PlainStart, StartMethod
-from sun_sglang.launch.planning.engine_flags import load_flag_schema
-from sun_sglang.launch.planning.machine import detect_machine
+from sun_sglang.launch.planning.engine_flags import load_schema
+from sun_sglang.launch.planning.machine import detect
 from sun_sglang.launch.planning.plan import LaunchPlan, make_plan
-from sun_sglang.launch.planning.preflight import PreflightReport, preflight, require_router_port
+from sun_sglang.launch.planning.preflight import Findings, preflight, require_router_port
 from sun_sglang.launch.state import DeploymentState, read_state
 from sun_sglang.launch.supervision.supervisor import Supervisor
 from sun_sglang.topology import load_topology
@@ -23,14 +23,14 @@ from sun_sglang.topology import load_topology
 StartMethodName = Literal["fork", "plain"]
 
 
-def plan_locally(file: Path, run_dir: Path) -> tuple[LaunchPlan, PreflightReport]:
+def plan_locally(file: Path, run_dir: Path) -> tuple[LaunchPlan, Findings]:
     """Load a topology, check everything that can be checked, and plan it for this machine.
 
     Raises:
         UserError: the first thing wrong.
     """
     topology = load_topology(file)
-    machine, schema = detect_machine(), load_flag_schema()
+    machine, schema = detect(), load_schema()
     findings = preflight(topology, machine, schema)
     require_router_port(topology)
     plan = make_plan(topology, machine, findings.identities, run_dir=run_dir, ports=free_ports(), schema=schema)

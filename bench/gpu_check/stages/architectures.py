@@ -47,10 +47,10 @@ def serve(case: Case, context: Context) -> dict[str, Any]:
     reference = replace(context.reference(case.architecture, "a"), stepwise=case.stepwise)
     name = "-".join([case.architecture, *map(str, case.engine.values())])
     with closing(context.launch(name, pools, {"a": {"prefill": "a", "decode": "base"}})) as deployment:
-        figures = asyncio.run(compare(deployment, {"a": reference}, batches=(1, 6)))
+        measured = asyncio.run(compare(deployment, {"a": reference}, batches=(1, 6)))
         if case.cached:
-            figures["conversations"] = asyncio.run(converse(deployment, "a", reference, None))
-    return figures
+            measured["conversations"] = asyncio.run(converse(deployment, "a", reference, None))
+    return measured
 
 
 _GPT_OSS = partial(Case, "gpt-oss", "its attention backends are for GPUs or AMX (`arg_groups/model_hook.py`)")

@@ -69,7 +69,7 @@ async def converse(
                 right, wanted = cached[1:] == list(expected), f"{expected[0]}, then {expected[1]}"
             require(right, f"cached tokens of three turns: {cached}; expected after the first turn: {wanted}")
             turns.append(cached)
-    return {"cached_tokens_by_turn": turns[-1], **tally.figures()}
+    return {"cached_tokens_by_turn": turns[-1], **tally.counts()}
 
 
 def namespaces(context: Context) -> dict[str, Any]:
@@ -88,7 +88,7 @@ async def _namespaces(context: Context) -> dict[str, Any]:
         cached = await _cached(client, "llama-b", prompt)
     reused = f"the second task reuses {cached} of {len(prompt)} tokens of its own KV on the decode worker"
     require(cached >= len(prompt) - 1, reused)
-    return {task: tally.figures() for task, tally in tallies.items()} | {"cached_tokens": cached}
+    return {task: tally.counts() for task, tally in tallies.items()} | {"cached_tokens": cached}
 
 
 async def _cached(client: Client, task: str, prompt: list[int]) -> int:

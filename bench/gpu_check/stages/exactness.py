@@ -25,7 +25,7 @@ _CAPTURED = "CUDA graph end."
 def llama(context: Context) -> dict[str, Any]:
     """Llama: two tasks in one batch, and the proof that the comparison sees a wrong module."""
     references = {f"llama-{name}": context.reference("llama", name) for name in "ab"}
-    figures = asyncio.run(compare(context.core, references, batches=(1, 4, 16)))
+    measured = asyncio.run(compare(context.core, references, batches=(1, 4, 16)))
     models = context.models("llama")
     own = Reference(models["base"], models["base"], context.device, context.dtype)
     require_telling(context, "llama-a", references["llama-b"], "the other task's prefill module")
@@ -36,7 +36,7 @@ def llama(context: Context) -> dict[str, Any]:
         require(graphs[_WORKERS[1]], "the decode worker captured no CUDA graph")
         for worker, found in settings.items():
             require(found["disable_overlap_schedule"] is False, f"`{worker}` runs without the overlap schedule")
-    return figures | {"cuda_graphs": graphs, "settings": settings}
+    return measured | {"cuda_graphs": graphs, "settings": settings}
 
 
 async def _settings(deployment: Deployment) -> dict[str, dict[str, Any]]:
@@ -75,7 +75,7 @@ async def compare(
                 tallies[task].check(prompt, answer, f"task `{task}` in a batch of {size}")
     for task, tally in tallies.items():
         require(tally.ties <= _MOST_TIES * tally.tokens, f"task `{task}`: {tally.ties} of {tally.tokens} are ties")
-    return {task: tally.figures() for task, tally in tallies.items()}
+    return {task: tally.counts() for task, tally in tallies.items()}
 
 
 async def _answer(client: Client, task: str, prompt: list[int]) -> list[int]:

@@ -40,7 +40,7 @@ async def _retraction(context: Context) -> dict[str, Any]:
         require(retracted > 0, "no request was retracted: this shows nothing")
         for prompt, reply in zip(prompts, replies, strict=True):
             tally.check(prompt, reply["output_ids"], "a retracted answer")
-    return {"retractions": retracted, **tally.figures()}
+    return {"retractions": retracted, **tally.counts()}
 
 
 def aborts(context: Context) -> dict[str, Any]:
@@ -56,7 +56,7 @@ async def _aborts(context: Context) -> dict[str, Any]:
 
         async def idle() -> bool:
             loads = [load for worker in ("llama-a-0", "llama-base-0") for load in await client.loads(worker)]
-            return not any(figure for load in loads for figure in unfinished_work(load).values())
+            return not any(count for load in loads for count in unfinished_work(load).values())
 
         await wait_until(
             idle,
@@ -67,7 +67,7 @@ async def _aborts(context: Context) -> dict[str, Any]:
         for _ in range(4):
             prompt = random_prompt(rng, 100)
             tally.check(prompt, (await client.generate("llama-a", prompt, 24))["output_ids"], "after the aborts")
-    return tally.figures()
+    return tally.counts()
 
 
 async def _leave(client: Client, prompt: list[int]) -> None:
@@ -107,7 +107,7 @@ async def _kill(context: Context) -> dict[str, Any]:
         f"GPU memory was {before} MiB before the kill and is {after} MiB after the restart",
     )
     memory = {"gpu_memory_mib": [before, after]} if context.gpus else {}
-    return memory | tally.figures()
+    return memory | tally.counts()
 
 
 STAGES = (

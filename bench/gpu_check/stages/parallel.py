@@ -31,10 +31,10 @@ def serve(prefill: dict[str, int], decode: dict[str, int], context: Context) -> 
     }
     name = "-".join(f"{k}{v}" for side in (prefill, decode) for k, v in side.items())
     with closing(context.launch(name, pools, {"a": {"prefill": "a", "decode": "base"}})) as deployment:
-        figures = asyncio.run(compare(deployment, {"a": context.reference("llama", "a")}, batches=(1, 8)))
+        measured = asyncio.run(compare(deployment, {"a": context.reference("llama", "a")}, batches=(1, 8)))
         if (copies := decode.get("dp_size", 1)) > 1:
             asyncio.run(require_ranks(deployment, copies))
-    return figures
+    return measured
 
 
 async def require_ranks(deployment: Deployment, count: int) -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from sun_sglang.errors import END_MARK, EXIT_REFUSED, LaunchError
+from sun_sglang.errors import END_MARK, REFUSED, LaunchError
 from sun_sglang.launch.places.local.remains import end_group
 from sun_sglang.launch.places.local.start_methods import RefusedError, Running
 from sun_sglang.launch.state import Phase, ProcessState
@@ -138,7 +138,7 @@ class SupervisedProcess:
             await self._end(running)
         status = await running.wait()
         self._running = None
-        if status == EXIT_REFUSED:
+        if status == REFUSED:
             self.refusal = last_reason(self.state.log, self._log_began) or describe_end(status)
         try:
             await self._end_group()

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from sun_sglang.errors import LaunchError
 from sun_sglang.launch.places.local.fork_server import Event, ForkRequest
-from sun_sglang.launch.planning.gpu_inventory import VISIBLE_DEVICES
+from sun_sglang.launch.planning.gpu_inventory import VISIBLE
 from sun_sglang.launch.planning.plan import WorkerPlan
 from sun_sglang.processes import die_with_parent
 from sun_sglang.router.auth.api_keys import ENVIRONMENT
@@ -129,7 +129,7 @@ class ForkStart:
                 "sun_sglang.launch.places.local.fork_server",
                 str(theirs.fileno()),
                 pass_fds=(theirs.fileno(),),
-                env={**worker_environment(os.environ), VISIBLE_DEVICES: ""},
+                env={**worker_environment(os.environ), VISIBLE: ""},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -12,7 +12,7 @@ from sun_sglang.bench.router import peers
 from sun_sglang.bench.router.load_client import LoadError, closed_loop, connect, paced, request
 from sun_sglang.bench.router.policies import CONVERSATIONS, traffic
 from sun_sglang.bench.router.policy_cluster import TASKS
-from sun_sglang.bench.router.speed import Plan, measure, percentile, summary
+from sun_sglang.bench.router.speed import UNITS, Plan, measure_speed, percentile
 from tests.support.ports import PORTS
 
 
@@ -41,12 +41,11 @@ async def test_a_request_that_fails_ends_the_run() -> None:
 @pytest.mark.parametrize("processes", [1, 2])
 def test_every_figure_of_a_balancer(processes: int) -> None:
     plan = Plan(connections=2, streams=4, steady=200, most=1000, rate=50, seconds=0.3)
-    run = measure("sun", peers.sun(processes), plan)
-    assert run.pop("name") == "sun"
+    run = measure_speed("sun", peers.sun(processes), plan)
     # what CPU it cost is not among them: in so short a run it may be less than one tick of the clock
     assert min(run["requests_per_s"], run["chunks_per_s"], run["steady_chunks_per_s"], run["memory_mib"]) > 0, run
     assert all(math.isfinite(value) for value in run.values()), run
-    assert set(run) == set(summary([run]))
+    assert set(run) == set(UNITS)
 
 
 def test_a_balancer_that_cannot_start_is_named(tmp_path: Path) -> None:
@@ -61,8 +60,8 @@ def test_percentiles() -> None:
 
 def test_traffic_is_skewed_as_told() -> None:
     even, skewed = (traffic(random.Random(1), skew, 100, 20) for skew in (0.0, 3.0))
-    shares = [sum(ask.task == TASKS[0] for ask in asks) / len(asks) for asks in (even, skewed)]
+    shares = [sum(request.task == TASKS[0] for request in requests) / len(requests) for requests in (even, skewed)]
     assert 0.2 < shares[0] < 0.3
     assert shares[1] > 0.75
     assert traffic(random.Random(1), 0.0, 100, 20) == even
-    assert len({tuple(ask.prompt[:128]) for ask in even}) == CONVERSATIONS * len(TASKS)
+    assert len({tuple(request.prompt[:128]) for request in even}) == CONVERSATIONS * len(TASKS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import platform
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +10,8 @@ import pytest
 
 from sun_sglang.bench.gpu_check import machine
 from sun_sglang.bench.gpu_check.errors import CheckError
-from sun_sglang.bench.gpu_check.machine import facts, gpu_memory_used
+from sun_sglang.bench.gpu_check.machine import PACKAGES, facts, gpu_memory_used
+from sun_sglang.bench.provenance import installed_versions
 
 NVIDIA_SMI = """case "$1 $2" in
 "topo -m") printf '\\033[4mGPU0 NIC0\\033[0m\\n\\nGPU0 X NODE\\n' ;;
@@ -41,21 +42,23 @@ def test_facts_hold_the_gpus_their_topology_and_the_versions(tool: Tool) -> None
     tool("nvidia-smi", NVIDIA_SMI)
     tool("ucx_info", UCX_INFO)
     found = facts()
-    assert found["gpus"] == ["NVIDIA H100, 580.1"]
-    assert found["topology"] == ["GPU0 NIC0", "GPU0 X NODE"]
-    assert found["ucx"] == ["# Library version: 1.19.0"]
-    assert "torch" in found["packages"]
+    assert found.gpus == ("NVIDIA H100, 580.1",)
+    assert found.details["topology"] == ["GPU0 NIC0", "GPU0 X NODE"]
+    assert found.details["ucx"] == ["# Library version: 1.19.0"]
+    assert "torch" in installed_versions(PACKAGES)
 
 
 def test_facts_hold_no_path_and_no_host_name(tool: Tool, monkeypatch: pytest.MonkeyPatch) -> None:
     tool("ucx_info", UCX_INFO)
     for name, value in {"NCCL_TOPO_FILE": "/opt/secret", "NCCL_HOSTID": "secret", "UCX_TLS": "tcp"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(machine.platform, "node", lambda: "secret")
+    monkeypatch.setattr(platform, "node", lambda: "secret")
     found = facts()
-    assert "secret" not in json.dumps(found)
-    assert found["environment"]["UCX_TLS"] == "tcp"
-    assert {"NCCL_TOPO_FILE", "NCCL_HOSTID"} <= set(found["environment"])
+    assert "secret" not in found.model_dump_json()
+    environment = found.details["environment"]
+    assert isinstance(environment, dict)
+    assert environment["UCX_TLS"] == "tcp"
+    assert {"NCCL_TOPO_FILE", "NCCL_HOSTID"} <= set(environment)
 
 
 @pytest.mark.parametrize("script", [None, "exit 9", "exec sleep 600"], ids=["missing", "failing", "hanging"])
@@ -66,7 +69,7 @@ def test_facts_without_an_answer_of_the_driver_hold_no_gpu(
     if script:
         tool("nvidia-smi", script)
     found = facts()
-    assert (found["gpus"], found["topology"]) == ([], [])
+    assert (found.gpus, found.details["topology"]) == ((), [])
 
 
 def test_memory_in_use_is_summed_over_the_named_gpus(tool: Tool) -> None:

@@ -14,8 +14,12 @@ from sun_sglang.bench.gpu_check import __main__ as command
 from sun_sglang.bench.gpu_check.context import Context
 from sun_sglang.bench.gpu_check.errors import CheckError
 from sun_sglang.bench.gpu_check.stage import Stage
+from sun_sglang.bench.provenance import Machine as MachineFacts
+from sun_sglang.bench.report import Report
 from sun_sglang.launch.planning.gpu_inventory import Gpu
 from sun_sglang.launch.planning.machine import Machine
+
+MACHINE = MachineFacts(cores=2)
 
 
 class Check:
@@ -55,8 +59,8 @@ def gpu(index: int, *, mig: bool = False) -> Gpu:
 def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Check:
     check = Check(tmp_path / "build" / "report.json")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
-    monkeypatch.setattr(command, "facts", lambda: {"cores": 2})
-    monkeypatch.setattr(command, "detect_machine", machine(gpu(0), gpu(1)))
+    monkeypatch.setattr(command, "facts", lambda: MACHINE)
+    monkeypatch.setattr(command, "detect", machine(gpu(0), gpu(1)))
     monkeypatch.setattr(command, "STAGES", (check.stage("one"), check.stage("two")))
     return check
 
@@ -66,28 +70,28 @@ def test_all_stages_run_on_the_visible_gpus_without_options(check: Check) -> Non
     assert list(check.seen) == ["one", "two"]
     assert (check.seen["one"].device, check.seen["one"].gpus) == ("cuda", (0, 1))
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
-    assert [stage["outcome"] for stage in check.read()["stages"]] == ["passed", "passed"]
+    assert [run["outcome"] for run in check.read()["runs"]] == ["passed", "passed"]
 
 
 @pytest.mark.parametrize(("problem", "printed"), [("", "no GPU is visible;"), ("driver [hangs]", "(driver [hangs]);")])
 def test_check_without_a_visible_gpu_fails_and_says_so(
     check: Check, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], problem: str, printed: str
 ) -> None:
-    monkeypatch.setattr(command, "detect_machine", machine(problem=problem))
+    monkeypatch.setattr(command, "detect", machine(problem=problem))
     assert check() == 1
     assert printed in capsys.readouterr().out
     assert not check.seen
 
 
 def test_check_on_the_cpu_hides_gpus_and_asks_for_none(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "detect_machine", machine(problem="the driver hangs"))
+    monkeypatch.setattr(command, "detect", machine(problem="the driver hangs"))
     assert check("--device", "cpu") == 0
     assert (check.seen["two"].device, check.seen["two"].gpus) == ("cpu", ())
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
 def test_check_on_mig_devices_uses_one(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "detect_machine", machine(gpu(2, mig=True), gpu(3, mig=True)))
+    monkeypatch.setattr(command, "detect", machine(gpu(2, mig=True), gpu(3, mig=True)))
     assert check() == 0
     assert check.seen["one"].gpus == (2,)
 
@@ -122,14 +126,14 @@ def test_failed_stage_fails_the_check_and_later_stages_run(check: Check, monkeyp
     stages = (check.stage("bad", CheckError("a token is wrong")), check.stage("good"))
     monkeypatch.setattr(command, "STAGES", stages)
     assert check() == 1
-    assert [stage["outcome"] for stage in check.read()["stages"]] == ["failed", "passed"]
+    assert [run["outcome"] for run in check.read()["runs"]] == ["failed", "passed"]
 
 
 def test_report_is_written_before_the_first_stage_and_after_each(check: Check) -> None:
     check()
-    finished = {name: [stage["name"] for stage in report["stages"]] for name, report in check.reports.items()}
+    finished = {name: [run["case"]["stage"] for run in report["runs"]] for name, report in check.reports.items()}
     assert finished == {"one": [], "two": ["one"]}
-    assert check.reports["one"]["ok"] is False
+    assert not Report.model_validate(check.reports["one"]).passed
 
 
 def test_table_is_printed_before_closing_fails(
@@ -159,4 +163,4 @@ def test_interrupted_check_closes_what_the_stages_share(check: Check, monkeypatc
     with pytest.raises(KeyboardInterrupt):
         check()
     assert closed == ["core"]
-    assert [stage["name"] for stage in check.read()["stages"]] == ["one"]
+    assert [run["case"]["stage"] for run in check.read()["runs"]] == ["one"]

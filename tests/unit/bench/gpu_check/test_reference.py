@@ -104,4 +104,4 @@ def test_tally_adds_up_and_names_a_wrong_answer() -> None:
     tally.check([7], [2, 3], "second")
     with pytest.raises(CheckError, match=r"third: token 1 of 2 is wrong: .* 7\.5 times .* \(prompt of 1 tokens\)"):
         tally.check([7], [1, 2], "third")
-    assert tally.figures() == {"answers": 2, "tokens": 4, "ties": 2, "logit_noise": 0.2}
+    assert tally.counts() == {"answers": 2, "tokens": 4, "ties": 2, "logit_noise": 0.2}

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import io
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from sun_sglang.bench.gpu_check.report import passed, show, write_report
+from sun_sglang.bench.gpu_check.report import check_report, show
 from sun_sglang.bench.gpu_check.stage import Outcome, StageResult
+from sun_sglang.bench.provenance import Machine
 
 
-def result(outcome: Outcome, message: str = "", **figures: Any) -> StageResult:
-    return StageResult(f"stage-{outcome}", "what it proves", outcome, 1.5, figures, message)
+def result(outcome: Outcome, message: str = "", **measured: Any) -> StageResult:
+    return StageResult(f"stage-{outcome}", "what it proves", outcome, 1.5, measured, message)
 
 
 @pytest.mark.parametrize(
@@ -29,17 +28,16 @@ def result(outcome: Outcome, message: str = "", **figures: Any) -> StageResult:
     ],
 )
 def test_check_passes_where_a_stage_passed_and_none_failed(outcomes: tuple[Outcome, ...], ok: bool) -> None:
-    assert passed([result(outcome) for outcome in outcomes]) is ok
+    assert check_report("", Machine(), [result(outcome) for outcome in outcomes]).passed is ok
 
 
-def test_report_holds_the_command_the_machine_and_every_stage(tmp_path: Path) -> None:
-    file = tmp_path / "new" / "report.json"
-    write_report(file, "the command", {"cores": 2}, [result("passed", answers=3), result("failed", "why")])
-    report = json.loads(file.read_text())
-    assert (report["command"], report["machine"], report["ok"]) == ("the command", {"cores": 2}, False)
-    assert report["counts"] == {"passed": 1, "failed": 1, "skipped": 0}
-    assert report["stages"][0]["figures"] == {"answers": 3}
-    assert (report["stages"][1]["outcome"], report["stages"][1]["message"]) == ("failed", "why")
+def test_report_holds_the_command_the_machine_and_every_stage() -> None:
+    report = check_report("the command", Machine(cores=2), [result("passed", answers=3), result("failed", "why")])
+    assert (report.name, report.command, report.machine.cores) == ("gpu_check", "the command", 2)
+    assert not report.passed
+    good, bad = report.runs
+    assert (good.case["stage"], good.details, good.values) == ("stage-passed", {"answers": 3}, {"seconds": 1.5})
+    assert (bad.outcome, bad.message) == ("failed", "why")
 
 
 def shown(*results: StageResult) -> str:
@@ -48,7 +46,7 @@ def shown(*results: StageResult) -> str:
     return page.getvalue()
 
 
-def test_table_shows_figures_that_are_no_tables() -> None:
+def test_table_shows_measured_values_that_are_no_tables() -> None:
     text = shown(result("passed", answers=3, nested={"a": 1}))
     assert "answers: 3" in text
     assert "nested" not in text

@@ -27,15 +27,15 @@ def fail(error: Exception) -> Callable[[], Any]:
     return action
 
 
-def test_stage_that_returns_figures_passes_with_them(new_context: NewContext) -> None:
+def test_stage_that_returns_measurements_passes_with_them(new_context: NewContext) -> None:
     result = run(new_context(), lambda: {"answers": 3})
     assert (result.name, result.title, result.outcome, result.message) == ("name", "title", "passed", "")
-    assert result.figures == {"answers": 3}
+    assert result.measured == {"answers": 3}
 
 
 def test_stage_that_raises_check_error_fails_with_its_message_alone(new_context: NewContext) -> None:
     result = run(new_context(), fail(CheckError("token 3 is wrong")))
-    assert (result.outcome, result.message, result.figures) == ("failed", "token 3 is wrong", {})
+    assert (result.outcome, result.message, result.measured) == ("failed", "token 3 is wrong", {})
 
 
 def test_stage_that_raises_anything_fails_with_the_traceback(new_context: NewContext) -> None:
@@ -70,7 +70,7 @@ def test_stage_of_two_gpus_is_skipped_on_one_and_runs_on_the_cpu(
 @pytest.mark.parametrize("figure", [{1, 2}, float("nan"), b"bytes"], ids=["set", "nan", "bytes"])
 def test_figures_that_json_cannot_hold_fail_the_stage(new_context: NewContext, figure: Any) -> None:
     result = run(new_context(), lambda: {"figure": figure})
-    assert (result.outcome, result.figures) == ("failed", {})
+    assert (result.outcome, result.measured) == ("failed", {})
     assert "JSON" in result.message
     json.dumps(result.message)
 

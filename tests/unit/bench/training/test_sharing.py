@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sun_sglang.bench.training.accuracy_table import spread
+from sun_sglang.bench.figures.accuracy_table import spread
 from sun_sglang.bench.training.sharing import MIXES
 from sun_sglang.train.reference import greedy
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sun_sglang.errors import EXIT_REFUSED, LaunchError
+from sun_sglang.errors import REFUSED, LaunchError
 from sun_sglang.launch.places.local import remains
 from sun_sglang.launch.places.local.start_methods import RefusedError, Running
 from sun_sglang.launch.state import Phase, ProcessState
@@ -85,7 +85,7 @@ async def test_start_that_the_system_refuses_is_tried_again(
 async def test_process_that_refuses_to_run_is_not_started_again(state: ProcessState) -> None:
     def start(_: int) -> Awaitable[Running]:
         state.log.write_text("loading\nsun worker: patch `x` did not take\nTraceback of something at exit\n")
-        return sleeper(f"sh -c 'exit {EXIT_REFUSED}'")
+        return sleeper(f"sh -c 'exit {REFUSED}'")
 
     diary = Diary(state, start)
     async with asyncio.timeout(60):
@@ -97,10 +97,10 @@ async def test_process_that_refuses_to_run_is_not_started_again(state: ProcessSt
 
 async def test_refusal_without_a_reason_is_not_given_that_of_an_earlier_start(state: ProcessState) -> None:
     state.log.write_text("sun worker: patch `x` did not take\n")
-    diary = Diary(state, lambda _: sleeper(f"sh -c 'exit {EXIT_REFUSED}'"))
+    diary = Diary(state, lambda _: sleeper(f"sh -c 'exit {REFUSED}'"))
     async with asyncio.timeout(60):
         await diary.process.run()
-    assert diary.process.refusal == f"exit {EXIT_REFUSED}"
+    assert diary.process.refusal == f"exit {REFUSED}"
 
 
 async def test_start_that_a_hook_refuses_is_not_tried_again(state: ProcessState) -> None:

@@ -22,7 +22,7 @@ from sun_sglang.launch.places.local.start_methods import (
     Running,
     worker_environment,
 )
-from sun_sglang.launch.planning.kv_transfer import KvTransfer
+from sun_sglang.launch.planning.kv_transfer import Transfer
 from sun_sglang.launch.planning.plan import LaunchPlan, RouterPlan, WorkerPlan
 from sun_sglang.patches import fork_schedulers
 from sun_sglang.patches.fork_schedulers import FORK_VARIABLE, choose_fork, choose_spawn, unneeded
@@ -103,7 +103,7 @@ def plan_of(worker: WorkerPlan, gpus: tuple[int, ...]) -> LaunchPlan:
         run_dir=worker.log.parent,
         workers=(worker, worker.model_copy(update={"name": "math-0", "gpus": gpus})),
         router=RouterPlan(host="127.0.0.1", port=1, fleet=worker.log, log=worker.log),
-        transfer=KvTransfer(backend="nixl", reason=""),
+        transfer=Transfer(backend="nixl", reason=""),
         fleet={},
     )
 
