@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import random
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -13,8 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sun_sglang.contracts.fleet_file import Fleet, FleetError, load_fleet
-from sun_sglang.contracts.worker_card import WorkerCard
 from sun_sglang.errors import RequestError
 from sun_sglang.router.dispatch.legs import leg_bodies, make_pair_requests, namespace, new_leg_ids, worker_model
 from sun_sglang.router.dispatch.outcome import (
@@ -26,7 +21,6 @@ from sun_sglang.router.dispatch.outcome import (
     deadline_passed,
     decide,
 )
-from sun_sglang.router.health.canary import OUTPUT_TOKENS, PROMPT_TOKENS, canary_fault, is_same_fault, make_canary
 from sun_sglang.router.observability.request_id import RandomBytes
 from sun_sglang.router.protocol.fan_out import split_request
 from sun_sglang.router.protocol.prompt_length import measure_prompt
@@ -34,10 +28,7 @@ from sun_sglang.router.protocol.request import Endpoint, choose_task, parse_requ
 from sun_sglang.router.protocol.worker_replies import TokenCounts, error_message, token_counts
 from sun_sglang.router.scheduling.cost import Cost
 from sun_sglang.router.transport.messages import LegFailure, LegResponse, LegResult
-from sun_sglang.router.workers.paths import Starts, WorkerPath
-from sun_sglang.router.workers.registry import Registry
-from sun_sglang.router.workers.worker import State
-from tests.unit.router.fake_worker import FakeWorker, Rooms
+from tests.unit.router.registries import card, proven_registry
 
 # --- outcomes -------------------------------------------------------------------------------------------------------
 
@@ -212,177 +203,6 @@ def test_judge_decides_on_whatever_a_worker_sends(body: bytes, status: int) -> N
             assert isinstance(decide(prefill, decode, rid="0" * 32), Wait | Serve | Relay | AttemptFailed)
 
 
-# --- registry -------------------------------------------------------------------------------------------------------
-
-FLEET = Fleet.model_validate(
-    {
-        "tasks": {"math": {"prefill": "m", "decode": "d"}, "tool": {"prefill": "t", "decode": "d"}},
-        "pools": {
-            "m": {"role": "prefill", "model": "x"},
-            "t": {"role": "prefill", "model": "x"},
-            "d": {"role": "decode", "model": "x"},
-        },
-        "workers": [
-            {"name": n, "pool": n[0], "url": f"http://h{i}:1"} for i, n in enumerate(("m0", "m1", "t0", "d0", "d1"))
-        ],
-    }
-)
-
-
-def card(role: str, weights: str = "w", **changes: Any) -> WorkerCard:
-    return WorkerCard.model_validate(FakeWorker(role, weights, Rooms(), **changes).card)
-
-
-def ready() -> Registry:
-    registry = Registry(FLEET)
-    for worker in registry.workers.values():
-        assert registry.admit(worker.name, card(worker.role)) == ""
-    for path in registry.unproven():
-        starts = registry.starts(path)
-        assert starts is not None
-        assert registry.prove(path, starts)
-    return registry
-
-
-def test_only_proven_paths_are_used() -> None:
-    registry = Registry(FLEET)
-    assert registry.unproven() == ()
-    registry.admit("m0", card("prefill"))
-    registry.admit("d0", card("decode"))
-    assert registry.unproven() == (WorkerPath("m0", "d0"),)
-    assert registry.usable("math") == ()
-    assert registry.state("m0") is State.REGISTERING
-    starts = registry.starts(WorkerPath("m0", "d0"))
-    assert starts is not None
-    assert registry.prove(WorkerPath("m0", "d0"), starts)
-    assert [(p.prefill.name, p.decode.name) for p in registry.usable("math")] == [("m0", "d0")]
-    assert registry.usable("tool") == ()
-    assert registry.unserved() == ["tool"]
-    assert registry.state("m0") is State.READY
-
-
-def test_a_canary_of_an_old_incarnation_proves_nothing() -> None:
-    registry = Registry(FLEET)
-    registry.admit("m0", card("prefill"))
-    registry.admit("d0", card("decode"))
-    path = WorkerPath("m0", "d0")
-    before = registry.starts(path)
-    assert before is not None
-    registry.admit("d0", card("decode", incarnation="another"))
-    assert not registry.prove(path, before)
-    assert registry.usable("math") == ()
-
-
-def test_a_restart_takes_the_paths_and_the_requests_with_it() -> None:
-    registry = ready()
-    lost: list[str] = []
-    registry.workers["d0"].add_loss_callback(lost.append)
-    registry.admit("d0", card("decode"))
-    assert lost == []
-    registry.admit("d0", card("decode", incarnation="new"))
-    assert lost == ["the worker restarted"]
-    assert {p.decode.name for p in registry.usable("math")} == {"d1"}
-
-
-def test_an_ejected_worker_keeps_its_requests_unless_it_is_gone() -> None:
-    registry = ready()
-    lost: list[str] = []
-    registry.workers["d0"].add_loss_callback(lost.append)
-    registry.eject("d0", "late", gone=False)
-    assert lost == []
-    assert registry.state("d0") is State.ABSENT
-    registry.admit("d0", card("decode"))
-    assert lost == []
-    assert registry.state("d0") is State.REGISTERING
-    registry.eject("d0", "dead", gone=True)
-    assert lost == ["dead"]
-
-
-@pytest.mark.parametrize(
-    ("name", "changed", "reason"),
-    [
-        ("m0", {"role": "decode"}, "it is a decode worker, and pool `m` is a prefill pool"),
-        ("m0", {"bootstrap_port": None}, "bootstrap port"),
-        ("d0", {"identity": {"page_size": 64}}, "page_size differs from `m1`'s (d0: 64, m1: 1)"),
-        ("d0", {"identity": {"kv_cache_dtype": "bf16"}}, "(d0: bf16, m1: auto); SGLang compares the flag"),
-        (
-            "d0",
-            {"identity": {"kv_scales": "1.0"}},
-            "kv_scales differs from `m1`'s (d0: 1.0, m1: none); 8-bit KV is wrong",
-        ),
-        ("d0", {"identity": {"sglang": "2.0"}}, "sglang differs from `m1`'s (d0: 2.0, m1: 1.0)"),
-        ("d0", {"identity": {"tp_size": 2}}, "tp_size differs from `m1`'s (d0: 2, m1: 1); SGLang moves KV between"),
-        ("m0", {"identity": {"tp_size": 2, "any_tp": True}}, "tp_size differs from `m1`'s (m0: 2, m1: 1)"),
-        ("m0", {"identity": {"weights": "v"}}, "weights differs from `m1`'s (m0: v, m1: w)"),
-        ("d0", {"patches": [{"name": "p", "target": "t", "state": "moved"}]}, "hook `p` on t is moved"),
-    ],
-)
-def test_what_a_worker_is_refused_for(name: str, changed: dict[str, Any], reason: str) -> None:
-    registry = Registry(FLEET)
-    registry.admit("m1", card("prefill"))
-    role = registry.workers[name].role
-    assert reason in registry.admit(name, card(**{"role": role, **changed}))
-    assert registry.state(name) is State.REFUSED
-    assert registry.unproven() == ()
-
-
-def test_pools_of_different_tasks_may_differ_in_weights() -> None:
-    registry = Registry(FLEET)
-    assert registry.admit("m0", card("prefill", "a")) == ""
-    assert registry.admit("t0", card("prefill", "b")) == ""
-    assert registry.admit("d0", card("decode", "c")) == ""
-
-
-def test_a_decode_worker_with_more_ranks_serves_where_kv_can_be_split() -> None:
-    registry = Registry(FLEET)
-    assert registry.admit("m0", card("prefill", identity={"any_tp": True})) == ""
-    assert registry.admit("d0", card("decode", identity={"any_tp": True, "tp_size": 2})) == ""
-    assert [path.decode for path in registry.unproven()] == ["d0"]
-
-
-def test_a_decoder_that_a_module_was_not_tuned_for_serves_no_task_but_those_that_take_any() -> None:
-    any_decoder = FLEET.tasks["tool"].model_copy(update={"any_decoder": True})
-    fleet = FLEET.model_copy(update={"tasks": FLEET.tasks | {"tool": any_decoder}})
-    registry = Registry(fleet)
-    for name in ("m0", "t0"):
-        assert registry.admit(name, card("prefill", tuned_for="full")) == ""
-    assert registry.admit("d0", card("decode", identity={"decoder": "4-bit"})) == ""
-    (refused,) = registry.unusable("math")
-    assert "was tuned to be decoded by weights full, and `d0` has weights 4-bit" in refused.refusal
-    assert registry.unusable("tool") == ((("t0", "d0"), ""),)
-    assert registry.unproven() == (WorkerPath("t0", "d0"),)
-    for path in registry.unproven():
-        registry.prove(path, registry.starts(path) or Starts("", ""))
-    assert registry.usable("math") == ()
-    assert [pair.prefill.name for pair in registry.usable("tool")] == ["t0"]
-
-
-@pytest.mark.parametrize("identity", [{"decoder": "full"}, {"weights": "full"}])
-def test_the_decoder_that_a_module_was_tuned_for_serves_it(identity: dict[str, str]) -> None:
-    registry = Registry(FLEET)
-    registry.admit("m0", card("prefill", tuned_for="full"))
-    registry.admit("d0", card("decode", identity=identity))
-    assert registry.unproven() == (WorkerPath("m0", "d0"),)
-
-
-def test_what_was_refused_because_of_another_is_taken_when_the_other_leaves() -> None:
-    registry = Registry(FLEET)
-    registry.admit("m0", card("prefill", "a"))
-    assert registry.admit("m1", card("prefill", "b"))
-    registry.eject("m0", "gone", gone=True)
-    assert registry.admit("m1", card("prefill", "b")) == ""
-
-
-def test_the_limit_is_the_least_of_both_pools() -> None:
-    registry = Registry(FLEET)
-    registry.admit("m0", card("prefill", max_input_tokens=90))
-    registry.admit("d0", card("decode", kv_tokens=80, identity={"vocab_size": 50_000}))
-    path = WorkerPath("m0", "d0")
-    registry.prove(path, registry.starts(path) or Starts("", ""))
-    assert registry.limit("math") == (80, 50_000, None)
-    assert registry.limit("tool") is None
-
-
 # --- legs -----------------------------------------------------------------------------------------------------------
 
 KEYS = st.one_of(st.none(), st.text(max_size=6))
@@ -422,7 +242,7 @@ def test_bodies_of_both_legs(stream: bool) -> None:
     }
     request = parse_request(Endpoint.COMPLETIONS, orjson.dumps(raw), header_task=None, tasks=["math"])
     (call,) = make_pair_requests(request, split_request(request), [Cost(1, 1)], worker_model="math")
-    pair = ready().usable("math")[0]
+    pair = proven_registry().usable("math")[0]
     prefill, decode = map(orjson.loads, leg_bodies(call, pair, rid="r" * 32, room=7))
     assert prefill.pop("stream") is False
     assert decode.pop("stream") is stream
@@ -450,7 +270,7 @@ def test_legs_of_a_prefill_worker_with_data_parallel_ranks_name_one_rank(room: i
     raw = orjson.dumps({"model": "math", "prompt": "hi"})
     request = parse_request(Endpoint.COMPLETIONS, raw, header_task=None, tasks=["math"])
     (call,) = make_pair_requests(request, split_request(request), [Cost(1, 1)], worker_model="math")
-    registry = ready()
+    registry = proven_registry()
     pair = registry.usable("math")[0]
     pair.prefill.accept_card(card("prefill", dp_size=3), "")
     prefill, decode = map(orjson.loads, leg_bodies(call, pair, rid="r" * 32, room=room))
@@ -460,30 +280,6 @@ def test_legs_of_a_prefill_worker_with_data_parallel_ranks_name_one_rank(room: i
 
 
 # --- the rest -------------------------------------------------------------------------------------------------------
-
-
-def test_canaries_differ_and_an_answer_of_the_wrong_length_is_none() -> None:
-    rng = random.Random(0)
-    bodies = [orjson.loads(make_canary(300, rng).shared + b"}") for _ in range(20)]
-    assert len({tuple(b["input_ids"]) for b in bodies}) == 20
-    assert all(0 <= i < 300 for b in bodies for i in b["input_ids"])
-    good = {"meta_info": {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": OUTPUT_TOKENS}}
-    assert canary_fault(orjson.dumps(good)) == ""
-    for wrong in ({"meta_info": {**good["meta_info"], "completion_tokens": 1}}, {}, [], {"error": {"message": "m"}}):
-        assert canary_fault(orjson.dumps(wrong))
-    assert canary_fault(b"nothing")
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        ("transfer of room 8812 failed: 0xdeadbee1", "transfer of room 17 failed: 0xab12", True),
-        ("the decode worker did not answer", "the prefill worker did not answer", False),
-        ("math-0 is gone", "math-0 is full", False),
-    ],
-)
-def test_canary_faults_are_the_same_where_numbers_alone_differ(one: str, other: str, same: bool) -> None:
-    assert is_same_fault(one, other) is same
 
 
 def test_tokens_of_every_kind_of_reply() -> None:
@@ -547,40 +343,3 @@ def test_a_chat_with_a_picture_is_measured_like_any_other() -> None:
     size = measure_prompt(Endpoint.CHAT, {"messages": [{"role": "user", "content": content}]})
     assert size is not None
     assert size.most > 5000
-
-
-# --- the fleet file -------------------------------------------------------------------------------------------------
-
-
-def test_a_fleet_file(tmp_path: Path) -> None:
-    file = tmp_path / "fleet.json"
-    file.write_text(FLEET.model_dump_json())
-    assert load_fleet(file) == FLEET
-    assert FLEET.workers[0].host == "h0"
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"tasks": {"a": {"prefill": "x", "decode": "d"}}}, "no pool is named `x`"),
-        ({"tasks": {"a": {"prefill": "d", "decode": "d"}}}, "pool `d` is a decode pool"),
-        ({"tasks": {}}, "tasks"),
-        ({"extra": 1}, "extra"),
-        ({"workers": [{"name": "a", "pool": "x", "url": "http://h:1"}]}, "no pool is named `x`"),
-        ({"workers": [{"name": "a", "pool": "d", "url": "h:1"}]}, "http://HOST:PORT"),
-        ({"workers": [{"name": "a", "pool": "d", "url": "http://h:1"}] * 2}, "given twice"),
-        ({"router": {"port": 99999}}, "router.port"),
-    ],
-)
-def test_a_wrong_fleet_file(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    file = tmp_path / "fleet.json"
-    file.write_text(json.dumps(json.loads(FLEET.model_dump_json()) | change))
-    with pytest.raises(FleetError, match="fleet") as e:
-        load_fleet(file)
-    assert message in str(e.value)
-    assert "\n" not in str(e.value)
-
-
-def test_a_fleet_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(FleetError, match="cannot be read"):
-        load_fleet(tmp_path / "none.json")

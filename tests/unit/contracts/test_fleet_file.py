@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sun_sglang.contracts.fleet_file import FleetError, load_fleet
+from tests.unit.router.registries import FLEET
+
+
+def test_a_fleet_file(tmp_path: Path) -> None:
+    file = tmp_path / "fleet.json"
+    file.write_text(FLEET.model_dump_json())
+    assert load_fleet(file) == FLEET
+    assert FLEET.workers[0].host == "h0"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tasks": {"a": {"prefill": "x", "decode": "d"}}}, "no pool is named `x`"),
+        ({"tasks": {"a": {"prefill": "d", "decode": "d"}}}, "pool `d` is a decode pool"),
+        ({"tasks": {}}, "tasks"),
+        ({"extra": 1}, "extra"),
+        ({"workers": [{"name": "a", "pool": "x", "url": "http://h:1"}]}, "no pool is named `x`"),
+        ({"workers": [{"name": "a", "pool": "d", "url": "h:1"}]}, "http://HOST:PORT"),
+        ({"workers": [{"name": "a", "pool": "d", "url": "http://h:1"}] * 2}, "given twice"),
+        ({"router": {"port": 99999}}, "router.port"),
+    ],
+)
+def test_a_wrong_fleet_file(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    file = tmp_path / "fleet.json"
+    file.write_text(json.dumps(json.loads(FLEET.model_dump_json()) | change))
+    with pytest.raises(FleetError, match="fleet") as e:
+        load_fleet(file)
+    assert message in str(e.value)
+    assert "\n" not in str(e.value)
+
+
+def test_a_fleet_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(FleetError, match="cannot be read"):
+        load_fleet(tmp_path / "none.json")
