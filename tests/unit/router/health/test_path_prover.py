@@ -79,3 +79,31 @@ async def test_tasks_tell_how_many_canaries_in_a_row_failed_in_one_way(start: St
     assert path["times"] >= 3
     system["base-0"].canary_fault = None
     await system.ready()
+
+
+async def test_400_tasks_on_shared_workers_send_one_canary_per_pair_of_workers(start: Start) -> None:
+    tasks = {f"task-{i}": ("math", "base") for i in range(400)}
+    system = await start(tasks, {"math": 4, "base": 8})
+    decodes = [worker for name, worker in system.workers.items() if name.startswith("base")]
+    assert [worker.canaries for worker in decodes] == [4] * 8
+    _, report = await system.get("/tasks")
+    assert all(len(task["paths"]) == 32 and not task["unproven_paths"] for task in report["tasks"].values())
+
+
+async def test_restart_of_one_worker_sends_canaries_over_its_pairs_alone(start: Start) -> None:
+    tasks = {f"task-{i}": ("math", "base") for i in range(20)}
+    system = await start(tasks, {"math": 2, "base": 3})
+    before = {name: worker.canaries for name, worker in system.workers.items()}
+    await system["math-1"].restart()
+    registry = system.router.registry
+    await system.until(lambda: registry.workers["math-1"].incarnation == system["math-1"].card["incarnation"])
+    await system.ready()
+    sent = {name: worker.canaries - before[name] for name, worker in system.workers.items()}
+    assert sent == {"math-0": 0, "math-1": 3, "base-0": 1, "base-1": 1, "base-2": 1}
+
+
+async def test_health_generate_shares_one_canary_between_tasks_with_the_same_path(start: Start) -> None:
+    system = await start({f"task-{i}": ("math", "base") for i in range(20)}, {"math": 1, "base": 1})
+    before = system["base-0"].canaries
+    assert (await system.get("/health_generate"))[0] == 200
+    assert system["base-0"].canaries == before + 1
