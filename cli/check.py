@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import sys
 from pathlib import Path
@@ -58,14 +57,21 @@ def examine(file: Path) -> tuple[Topology, Findings, LaunchPlan]:
     except TopologyError as e:
         # this very topology may be running
         findings = findings.model_copy(update={"notes": (*findings.notes, f"At present the {e}.")})
-    # ports do not matter here; the launcher takes free ones
-    ports = itertools.count(30000)
-    plan = make_plan(topology, machine, findings.identities, run_dir=Path(".sun"), ports=ports, schema=schema)
+    plan = make_plan(
+        topology,
+        machine,
+        findings.identities,
+        run_dir=Path(".sun"),
+        router_port=topology.router.port,
+        schema=schema,
+    )
     return topology, findings, plan
 
 
 def describe(topology: Topology, findings: Findings, plan: LaunchPlan) -> dict[str, Any]:
-    """What `--json` prints for a topology without a fault."""
+    """Return what `--json` prints for a topology without a fault; the ports of the commands are examples."""
+    from sun_sglang.launch.places.local.place import example_commands
+
     return {
         "ok": True,
         "tasks": {name: {"prefill": t.prefill, "decode": t.decode} for name, t in topology.tasks.items()},
@@ -79,7 +85,8 @@ def describe(topology: Topology, findings: Findings, plan: LaunchPlan) -> dict[s
             for name, pool in topology.pools.items()
         },
         "workers": [
-            {"name": w.name, "gpus": w.gpus, "threads": w.threads, "argv": w.argv, "env": w.env} for w in plan.workers
+            {"name": w.name, "gpus": w.gpus, "threads": w.threads, "argv": command.argv, "env": command.env}
+            for w, command in zip(plan.workers, example_commands(plan.workers), strict=True)
         ],
         "transfer": plan.transfer.model_dump(),
         "notes": [*findings.notes, *plan.notes],

@@ -20,15 +20,11 @@ from sun_sglang.cli.display.deployment_view import EarlyEnds, render, serving
 from sun_sglang.cli.display.display_thread import DisplayThread
 from sun_sglang.contracts.tasks_report import TasksReport
 from sun_sglang.errors import LaunchError
-from sun_sglang.launch.deployment import (
-    StartMethodName,
-    choose_start,
-    plan_locally,
-    require_not_running,
-    supervise,
-)
+from sun_sglang.launch.deployment import prepare, require_not_running, supervise
+from sun_sglang.launch.places.local.start_methods import StartMethodName
 from sun_sglang.launch.state import DeploymentState, Phase, read_state, run_dir_of
-from sun_sglang.launch.supervision.supervised_process import tail
+from sun_sglang.launch.supervision.log_end import last_lines
+from sun_sglang.launch.supervision.readiness import Limits
 from sun_sglang.launch.supervision.supervisor import Supervisor
 
 EXAMPLE = "sun launch configs/demo/sun.yaml --detach"
@@ -57,21 +53,25 @@ def command(
     directory = (run_dir or run_dir_of(file)).resolve()
     console = Console(highlight=False, soft_wrap=True)
     require_not_running(directory)
-    plan, findings = plan_locally(file, directory)
-    method = choose_start(plan, start)
+    display = DisplayThread(_discard_output)
+
+    def warn(note: str) -> None:
+        display.note(lambda: console.print(f"[yellow]note:[/] {note}"))
+
+    prepared = asyncio.run(prepare(file, directory, start, warn))
+    plan, findings = prepared.plan, prepared.findings
     notes = "".join(f"[yellow]note:[/] {note}\n" for note in (*findings.notes, *plan.notes))
     if detach:
         console.print(notes, end="")
         _detach(
             console,
             file,
-            ["--start", method, "--ready-timeout", str(ready_timeout)],
+            [*(["--start", start] if start else []), "--ready-timeout", str(ready_timeout)],
             directory,
             list(plan.fleet["tasks"]),
         )
         return
     tasks = list(plan.fleet["tasks"])
-    display = DisplayThread(_discard_output)
     display.note(
         lambda: console.print(f"KV transfer: {plan.transfer.backend}. {plan.transfer.reason}\n{notes}", end="")
     )
@@ -81,12 +81,9 @@ def command(
     def changed(state: DeploymentState, report: TasksReport | None) -> None:
         display.show(lambda: show(state, report))
 
-    def warn(note: str) -> None:
-        display.note(lambda: console.print(f"[yellow]note:[/] {note}"))
-
     status = 1
     try:
-        asyncio.run(_run(supervise(plan, file, method, changed, warn, ready_timeout)))
+        asyncio.run(_run(supervise(prepared, changed, Limits(ready_timeout=ready_timeout))))
         status = 0
     finally:
         display.note(close)
@@ -177,7 +174,7 @@ def _detach(console: Console, file: Path, options: list[str], run_dir: Path, tas
     with console.status("starting ...") as status:
         state = _wait(process, run_dir, show)
     if state is None:
-        raise LaunchError(f"the deployment did not start; the end of {output}:\n{tail(output, 30)}")
+        raise LaunchError(f"the deployment did not start; the end of {output}:\n{last_lines(output.read_bytes(), 30)}")
     console.print(_how_to_ask(state, tasks))
     console.print(f"Logs: {run_dir / 'logs'}   `sun status`, `sun stop {os.path.relpath(file)}`")
 

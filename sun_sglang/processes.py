@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
@@ -19,6 +20,12 @@ def die_with_parent(parent: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def tied_to_this_process() -> Callable[[], None]:
+    """Return a `preexec_fn` after which the kernel kills the child when this process ends."""
+    parent = os.getpid()
+    return lambda: die_with_parent(parent)
 
 
 def start_ticks(pid: int) -> int | None:

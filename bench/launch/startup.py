@@ -24,9 +24,9 @@ from rich.console import Console
 
 from sun_sglang.bench.polling import wait_until
 from sun_sglang.bench.report import RESULTS, Run, median_table, new_report, write_report
-from sun_sglang.launch.deployment import StartMethodName
-from sun_sglang.launch.places.local.ports import free_ports
-from sun_sglang.launch.places.local.start_methods import ForkStart, PlainStart, Running, StartMethod
+from sun_sglang.launch.places.local.place import LocalPlace
+from sun_sglang.launch.places.local.start_methods import StartMethodName
+from sun_sglang.launch.places.place import Running, needs_of
 from sun_sglang.launch.planning.engine_flags import load_schema
 from sun_sglang.launch.planning.machine import detect
 from sun_sglang.launch.planning.plan import LaunchPlan, make_plan
@@ -68,21 +68,18 @@ async def measure_startup(model: Path, count: int, method: StartMethodName) -> d
         `seconds` until all are ready, and `pss_mib`, the memory of all their processes together.
     """
     with tempfile.TemporaryDirectory() as directory:
-        plan = _plan(model, count, Path(directory))
-        start_method: StartMethod = (
-            ForkStart(plan.run_dir / "logs" / "fork-server.log") if method == "fork" else PlainStart()
-        )
+        workers = [w for w in _plan(model, count, Path(directory)).workers if w.role == "decode"]
+        place = LocalPlace(Path(directory) / "logs", method)
+        slots = [await place.reserve(w.name, needs_of(w)) for w in workers]
         began = time.perf_counter()
-        await start_method.open()
-        workers = [w for w in plan.workers if w.role == "decode"]
-        running = await asyncio.gather(*(start_method.start(w) for w in workers))
+        running = await asyncio.gather(*(place.start(slot, w) for slot, w in zip(slots, workers, strict=True)))
         async with aiohttp.ClientSession() as session:
-            ready = (partial(_is_ready, session, w.url) for w in workers)
+            ready = (partial(_is_ready, session, worker.address.url) for worker in running)
             await asyncio.gather(*(wait_until(r, "a worker is ready", within=_DEADLINE, interval=0.05) for r in ready))
         seconds = time.perf_counter() - began
         memory = _memory()
         await _end(running)
-        await start_method.close()
+        await place.close()
         return {"seconds": round(seconds, 2), "pss_mib": round(memory)}
 
 
@@ -97,7 +94,7 @@ tasks:
     topology = parse_topology(text, base=run_dir)
     machine, schema = detect(), load_schema()
     identities = preflight(topology, machine, schema).identities
-    plan = make_plan(topology, machine, identities, run_dir=run_dir, ports=free_ports(), schema=schema)
+    plan = make_plan(topology, machine, identities, run_dir=run_dir, router_port=1, schema=schema)
     (run_dir / "logs").mkdir()
     return plan
 

@@ -1,73 +1,90 @@
-"""Puts a deployment on this machine together: checks, plan, supervisor."""
+"""Put a deployment together: check a topology, plan it for a place, and supervise it there."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import NamedTuple
 
-from sun_sglang.contracts.tasks_report import TasksReport
-from sun_sglang.errors import LaunchError, UserError
-from sun_sglang.launch.places.local.claim import claim
-from sun_sglang.launch.places.local.ports import free_ports
-from sun_sglang.launch.places.local.start_methods import BackendStart, ForkOrPlainStart, PlainStart, StartMethod
+from sun_sglang.errors import LaunchError
+from sun_sglang.launch.claim import claim
+from sun_sglang.launch.places.local.place import LocalPlace
+from sun_sglang.launch.places.local.router import start_router
+from sun_sglang.launch.places.local.start_methods import StartMethodName, choose_start
+from sun_sglang.launch.places.place import Place
 from sun_sglang.launch.planning.engine_flags import load_schema
-from sun_sglang.launch.planning.machine import detect
 from sun_sglang.launch.planning.plan import LaunchPlan, make_plan
 from sun_sglang.launch.planning.preflight import Findings, preflight, require_router_port
-from sun_sglang.launch.state import DeploymentState, read_state
-from sun_sglang.launch.supervision.supervisor import Supervisor
+from sun_sglang.launch.state import read_state
+from sun_sglang.launch.supervision.readiness import Limits
+from sun_sglang.launch.supervision.supervisor import Changed, Supervisor
 from sun_sglang.topology import load_topology
 
-StartMethodName = Literal["fork", "plain"]
+
+class Prepared(NamedTuple):
+    """A topology that can be launched.
+
+    Attributes:
+        file: the topology file.
+        plan: what is started.
+        place: where the workers run.
+        findings: what the checks found.
+    """
+
+    file: Path
+    plan: LaunchPlan
+    place: Place
+    findings: Findings
 
 
-def plan_locally(file: Path, run_dir: Path) -> tuple[LaunchPlan, Findings]:
-    """Load a topology, check everything that can be checked, and plan it for this machine.
+async def prepare(
+    file: Path,
+    run_dir: Path,
+    start: StartMethodName | None = None,
+    warn: Callable[[str], None] = lambda _: None,
+) -> Prepared:
+    """Load a topology, check everything that can be checked before a start, and plan it for this machine.
+
+    Args:
+        file: the topology file.
+        run_dir: directory for the deployment's files.
+        start: how workers are started; None leaves the choice to the place.
+        warn: called with a sentence when the place cannot start workers as it should.
 
     Raises:
         UserError: the first thing wrong.
     """
     topology = load_topology(file)
-    machine, schema = detect(), load_schema()
+    place = LocalPlace(run_dir / "logs", start, warn=warn, taken_ports=frozenset({topology.router.port}))
+    (machine,) = await place.machines()
+    schema = load_schema()
     findings = preflight(topology, machine, schema)
     require_router_port(topology)
-    plan = make_plan(topology, machine, findings.identities, run_dir=run_dir, ports=free_ports(), schema=schema)
-    return plan, findings
+    plan = make_plan(
+        topology,
+        machine,
+        findings.identities,
+        run_dir=run_dir,
+        router_port=topology.router.port or place.take_port(),
+        schema=schema,
+    )
+    choose_start(next((worker.name for worker in plan.workers if worker.gpus), None), start)
+    return Prepared(file, plan, place, findings)
 
 
-def choose_start(plan: LaunchPlan, asked: StartMethodName | None) -> StartMethodName:
-    """Return how a plan's workers are started: as asked, else plainly where one of them has a GPU, else forked.
+def supervise(prepared: Prepared, changed: Changed, limits: Limits) -> Supervisor:
+    """Return a supervisor for a prepared topology, with its directory made and the logs of an earlier run put aside.
 
-    SGLang may use CUDA while it is imported and while it resolves a model's arguments, and binds a scheduler to a NUMA
-    node only if `spawn` made it: a worker on a GPU is never forked.
-
-    Raises:
-        UserError: forks were asked for, and a worker has a GPU.
-    """
-    on_gpu = [worker.name for worker in plan.workers if worker.gpus]
-    if on_gpu and asked == "fork":
-        raise UserError(
-            f"--start fork: `{on_gpu[0]}` runs on a GPU, and SGLang uses CUDA before it could be forked; leave "
-            "`--start` out"
-        )
-    return asked or ("plain" if on_gpu else "fork")
-
-
-def supervise(
-    plan: LaunchPlan,
-    file: Path,
-    method: StartMethodName,
-    changed: Callable[[DeploymentState, TasksReport | None], None],
-    warn: Callable[[str], None],
-    ready_timeout: float,
-) -> Supervisor:
-    """A supervisor for a plan, with its directory made and the logs of an earlier run put aside.
+    Args:
+        prepared: from `prepare`.
+        changed: called after every change, with the state and the router's last report.
+        limits: when to give up.
 
     Raises:
         LaunchError: this topology is already running, or its directory cannot be written.
     """
+    plan = prepared.plan
     require_not_running(plan.run_dir)
     logs = plan.run_dir / "logs"
     try:
@@ -78,9 +95,7 @@ def supervise(
         logs.mkdir(parents=True)
     except OSError as e:
         raise LaunchError(f"{plan.run_dir} cannot be used: {e}") from e
-    sglang: StartMethod = ForkOrPlainStart(logs / "fork-server.log", warn) if method == "fork" else PlainStart()
-    start_method = BackendStart(plan.workers, sglang=sglang, emulated=PlainStart())
-    return Supervisor(plan, file.resolve(), start_method, free_ports(), changed, ready_timeout, claimed)
+    return Supervisor(plan, prepared.file.resolve(), prepared.place, start_router, changed, claimed, limits)
 
 
 def require_not_running(run_dir: Path) -> None:

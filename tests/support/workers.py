@@ -13,12 +13,10 @@ def decode_worker(directory: Path) -> WorkerPlan:
         name="base-0",
         pool="base",
         role="decode",
-        host="127.0.0.1",
-        port=1,
-        bootstrap_port=None,
         gpus=(),
         threads=1,
         env={},
         argv=(),
+        needs_nccl_port=True,
         log=directory / "log",
     )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sun_sglang.contracts.worker_card import Identity
 from sun_sglang.contracts.worker_key import WORKER_KEY_VARIABLE
 from sun_sglang.emulator.settings import emulation_flags
-from sun_sglang.errors import LaunchError
 from sun_sglang.launch.planning.decode_cache.choice import cache_notes
 from sun_sglang.launch.planning.engine_defaults import worker_flags
 from sun_sglang.launch.planning.engine_flags import FlagSchema, to_argv
@@ -22,9 +21,6 @@ from sun_sglang.topology import Backend, Role, Topology
 
 ADMIN_KEY = "admin.key"
 WORKER_KEY = "worker.key"
-_HOST = "127.0.0.1"
-_BOOTSTRAP_PORT = "--disaggregation-bootstrap-port"
-_NCCL_PORT = "--nccl-port"
 
 
 class WorkerPlan(Strict):
@@ -34,13 +30,12 @@ class WorkerPlan(Strict):
         name: `<pool>-<replica>`.
         pool: the pool it belongs to.
         role: its pool's role.
-        host: address that it listens on.
-        port: its HTTP port.
-        bootstrap_port: where decode workers meet it; None on a decode worker.
         gpus: the numbers of its GPUs (`Gpu.index`); empty on the CPU.
         threads: what `OMP_NUM_THREADS` is set to.
         env: variables added to the environment of its processes.
-        argv: SGLang's own flags, complete.
+        argv: SGLang's own flags, without the address, which the place completes at each start.
+        needs_nccl_port: whether the place chooses the port where its ranks meet. SGLang chooses one for each copy of
+            the model where a worker has several.
         log: file for its output.
         backend: what is started: SGLang, or its emulation.
     """
@@ -48,42 +43,22 @@ class WorkerPlan(Strict):
     name: str
     pool: str
     role: Role
-    host: str
-    port: int
-    bootstrap_port: int | None
     gpus: tuple[int, ...]
     threads: int
     env: dict[str, str]
     argv: tuple[str, ...]
+    needs_nccl_port: bool
     log: Path
     backend: Backend = "sglang"
 
     @property
-    def url(self) -> str:
-        """Where its HTTP server is reached."""
-        return f"http://{self.host}:{self.port}"
+    def needs_bootstrap_port(self) -> bool:
+        """Whether decode workers meet this worker at a bootstrap server."""
+        return self.role == "prefill"
 
     def with_key(self, key: str) -> WorkerPlan:
         """The same worker, which requires a key of everybody who talks to it."""
         return self.model_copy(update={"env": {**self.env, WORKER_KEY_VARIABLE: key}})
-
-    def reincarnated(self, ports: Iterator[int]) -> WorkerPlan:
-        """The same worker at its next start, with new ports for everything but HTTP.
-
-        No decode worker then meets the bootstrap server of the start before, and a port that somebody else took in
-        the meantime is not asked for again.
-        """
-        argv = _with_value(self.argv, _NCCL_PORT, next(ports)) if _NCCL_PORT in self.argv else self.argv
-        fresh = self.model_copy(update={"argv": argv})
-        if self.bootstrap_port is None:
-            return fresh
-        port = next(ports)
-        return fresh.model_copy(update={"bootstrap_port": port, "argv": _with_value(fresh.argv, _BOOTSTRAP_PORT, port)})
-
-
-def _with_value(argv: tuple[str, ...], option: str, value: int) -> tuple[str, ...]:
-    at = argv.index(option) + 1
-    return (*argv[:at], str(value), *argv[at + 1 :])
 
 
 class RouterPlan(Strict):
@@ -114,7 +89,7 @@ class RouterPlan(Strict):
     @property
     def url(self) -> str:
         """Where clients on this machine reach it."""
-        host = {"0.0.0.0": _HOST, "::": "[::1]"}.get(self.host, self.host)
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
         return f"{'https' if self.tls else 'http'}://{host}:{self.port}"
 
 
@@ -126,7 +101,7 @@ class LaunchPlan(Strict):
         workers: prefill and decode workers, in the order of the pools.
         router: the load balancer.
         transfer: the KV transfer backend of every worker.
-        fleet: content of the router's fleet file.
+        fleet: content of the router's fleet file, without workers: their addresses are not planned.
         notes: defaults that were left out because of a user's setting, as sentences.
     """
 
@@ -144,7 +119,7 @@ def make_plan(
     identities: Mapping[str, Identity | None],
     *,
     run_dir: Path,
-    ports: Iterator[int],
+    router_port: int,
     schema: FlagSchema | None = None,
 ) -> LaunchPlan:
     """Decide everything about a launch.
@@ -154,20 +129,17 @@ def make_plan(
         machine: where.
         identities: each pool's identity; None, or no entry, where it could not be read.
         run_dir: directory for logs and the fleet file.
-        ports: free TCP ports; as many as needed are taken. The router's own port is skipped.
+        router_port: where the router listens: the topology's port, or a free one where the topology has 0.
         schema: SGLang's flags, to write `false` and lists as SGLang wants them; also what it combines with a decode
             cache.
 
     Raises:
         TopologyError: the machine has too few GPUs, or settings contradict each other.
-        LaunchError: `ports` ran out.
     """
     transfer = choose_transfer(topology, machine)
     gpus = assign_gpus(topology, machine)
     ranks = sum(p.replicas * ranks_per_worker(topology, name) for name, p in topology.pools.items())
     threads = max(1, machine.cores // ranks)
-    free = _Ports(ports, taken=topology.router.port)
-    router_port = topology.router.port or free.take()
     beside_cache = schema.speculative_with_cache if schema else ()
     workers, notes = [], []
     for name, pool in topology.pools.items():
@@ -177,33 +149,24 @@ def make_plan(
         sim = to_argv(emulation_flags(topology.emulation_of(name))) if backend == "emulated" else ()
         for replica in range(pool.replicas):
             worker = f"{name}-{replica}"
-            port, nccl_port = free.take(), free.take()
-            bootstrap_port = free.take() if pool.role == "prefill" else None
             own: dict[str, Any] = {
                 "model_path": pool.model,
                 "revision": pool.revision,
                 "served_model_name": name,
-                "host": _HOST,
-                "port": port,
-                # each copy of the model has a port of its own, which SGLang then chooses
-                "nccl_port": nccl_port if model_copies(topology, name) == 1 else None,
                 "disaggregation_mode": pool.role,
-                "disaggregation_bootstrap_port": bootstrap_port,
             }
             workers.append(
                 WorkerPlan(
                     name=worker,
                     pool=name,
                     role=pool.role,
-                    host=_HOST,
-                    port=port,
-                    bootstrap_port=bootstrap_port,
                     gpus=gpus[worker],
                     threads=threads,
                     env=_environment([g for i in gpus[worker] for g in machine.gpus if g.index == i], threads)
                     | transfer.env
                     | ({} if gpus[worker] else _rank_cores(ranks_per_worker(topology, name), machine.cores)),
                     argv=(*to_argv(own | flags, schema), *sim),
+                    needs_nccl_port=model_copies(topology, name) == 1,
                     backend=backend,
                     log=run_dir / "logs" / f"{worker}.log",
                 )
@@ -222,24 +185,9 @@ def make_plan(
         workers=tuple(workers),
         router=router,
         transfer=transfer,
-        fleet=_fleet(topology, workers, router) | {"admin_key_file": str(run_dir / ADMIN_KEY)},
+        fleet=_fleet(topology, router) | {"admin_key_file": str(run_dir / ADMIN_KEY)},
         notes=tuple(notes),
     )
-
-
-class _Ports:
-    """Ports from a user's iterator, none twice."""
-
-    def __init__(self, ports: Iterator[int], taken: int) -> None:
-        self._ports = ports
-        self._taken = {taken}
-
-    def take(self) -> int:
-        for port in self._ports:
-            if port not in self._taken:
-                self._taken.add(port)
-                return port
-        raise LaunchError("there are not enough free ports")
 
 
 def _environment(gpus: Sequence[Gpu], threads: int) -> dict[str, str]:
@@ -251,8 +199,6 @@ def _environment(gpus: Sequence[Gpu], threads: int) -> dict[str, str]:
         # empty on the CPU, so that nothing takes a GPU by accident
         VISIBLE: ",".join(gpu.cuda_name for gpu in gpus),
         **DEVICE_ORDER,
-        # the address that a worker tells its peers; it is what they are started on
-        "SGLANG_HOST_IP": _HOST,
     }
 
 
@@ -264,10 +210,10 @@ def _rank_cores(ranks: int, cores: int) -> dict[str, str]:
     return {"SGLANG_CPU_OMP_THREADS_BIND": "|".join([f"0-{cores - 1}"] * ranks)} if ranks > 1 else {}
 
 
-def _fleet(topology: Topology, workers: list[WorkerPlan], router: RouterPlan) -> dict[str, Any]:
+def _fleet(topology: Topology, router: RouterPlan) -> dict[str, Any]:
     return {
         "tasks": {name: t.model_dump(exclude_defaults=True) for name, t in topology.tasks.items()},
         "pools": {name: {"role": p.role, "model": p.model} for name, p in topology.pools.items()},
-        "workers": [{"name": w.name, "pool": w.pool, "url": w.url} for w in workers],
+        "workers": [],
         "router": {**topology.router.model_dump(), "port": router.port},
     }

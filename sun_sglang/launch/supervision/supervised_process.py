@@ -1,7 +1,7 @@
-"""Keeps one process running: starts it, waits for its end, starts it again after a pause that grows.
+"""Keep one process running: start it, wait for its end, start it again after a pause that grows.
 
-A process that refuses to run is not started again. An end before the process served is an early one: the next start
-will probably end the same way, so its log's last lines are kept for whoever looks.
+A process that refuses to run is not started again. An end before the process served is an early end: the next start
+will probably end the same way, so the last lines of its log are kept for the user.
 """
 
 from __future__ import annotations
@@ -11,26 +11,24 @@ import math
 import signal
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
+from contextlib import suppress
 
-from sun_sglang.errors import END_MARK, REFUSED, LaunchError
-from sun_sglang.launch.places.local.remains import end_group
-from sun_sglang.launch.places.local.start_methods import RefusedError, Running
+from sun_sglang.errors import REFUSED, LaunchError
+from sun_sglang.launch.places.place import PlaceLostError, RefusedError, Running
 from sun_sglang.launch.state import Phase, ProcessState
+from sun_sglang.launch.supervision.log_end import last_lines, last_reason, read_end
 
 _LONGEST_PAUSE = 30.0
 _LOG_END_LINES = 20
-_LOG_END_BYTES = 1 << 16
-_LOG_LINE_CHARACTERS = 500
 
 
 def pause_before(failures: int) -> float:
-    """Seconds to wait before the start that follows `failures` (at least 1) early ends in a row."""
+    """Return the seconds to wait before the start that follows `failures` (at least 1) early ends in a row."""
     return float(min(_LONGEST_PAUSE, 0.5 * 2 ** (failures - 1)))
 
 
 def describe_end(status: int) -> str:
-    """An exit status in words."""
+    """Return an exit status in words."""
     if status >= 0:
         return f"exit {status}"
     try:
@@ -39,15 +37,24 @@ def describe_end(status: int) -> str:
         return f"killed by signal {-status}"
 
 
+async def _nothing(_lost: bool) -> None:
+    """Prepare nothing."""
+
+
 class SupervisedProcess:
-    """One process, kept.
+    """One process that is kept running.
 
     Args:
-        state: what it is called and where it is.
+        state: its name, and where it stands.
         start: starts it; called with the number of restarts so far.
         changed: called after every change of `state`.
-        clear: waits until what the last start held is free; called before every start but the first.
-        steady_after: seconds after which it counts as serving, for a process that nobody calls `serves` for.
+        prepare: called before every start but the first. Waits until the resources of the last start are free; where
+            its argument is true, the place has lost the last start, and `prepare` finds another slot. May be cancelled.
+        steady_after: seconds after which the process counts as serving, where no caller reports it with `serves`.
+
+    Attributes:
+        early_ends: how many starts in a row ended before they served.
+        refusal: why the process refuses to run; None while it does not.
     """
 
     def __init__(
@@ -56,7 +63,7 @@ class SupervisedProcess:
         start: Callable[[int], Awaitable[Running]],
         changed: Callable[[], None],
         *,
-        clear: Callable[[], Awaitable[None]] | None = None,
+        prepare: Callable[[bool], Awaitable[None]] = _nothing,
         steady_after: float = math.inf,
     ) -> None:
         self.state = state
@@ -64,14 +71,16 @@ class SupervisedProcess:
         self.refusal: str | None = None
         self._start = start
         self._changed = changed
-        self._clear = clear
+        self._prepare = prepare
         self._steady_after = steady_after
         self._running: Running | None = None
-        self._group: int | None = None
+        # the last start, until none of its processes is left
+        self._leaving: Running | None = None
+        self._lost = False
         self._served = False
         self._incarnation = ""
         self._began = 0.0
-        self._log_began = 0
+        self._log_end = b""
         self._stopping = asyncio.Event()
         self._grace = 0.0
 
@@ -83,45 +92,52 @@ class SupervisedProcess:
             if self._stopping.is_set():
                 break
             if self.refusal is not None:
-                self._set(phase=Phase.FAILED, pid=0, detail=self.refusal)
+                self.set(phase=Phase.FAILED, pid=0, detail=self.refusal)
                 return
             early = not self._served and not self._is_steady()
             self.early_ends = self.early_ends + 1 if early else 0
-            log_end = tail(self.state.log, _LOG_END_LINES, self._log_began) if early else ""
+            log_end = last_lines(self._log_end, _LOG_END_LINES) if early else ""
             restarts = self.state.restarts + 1
-            self._set(phase=Phase.RESTARTING, pid=0, detail=end, log_end=log_end, restarts=restarts)
+            self.set(phase=Phase.RESTARTING, pid=0, detail=end, log_end=log_end, restarts=restarts)
             await self._pause(pause_before(max(1, self.early_ends)))
-        self._set(phase=Phase.STOPPED, pid=0)
+        self.set(phase=Phase.STOPPED, pid=0)
 
     def serves(self, incarnation: str) -> None:
-        """Note that a start of it was proven; its end will be no early one.
+        """Note that a start was proven, so its end will not be an early one.
 
         Args:
-            incarnation: the start's own value. A report about the start before may come late: its value is known.
+            incarnation: the start's own value. A late report about the start before carries a known value and is
+                ignored.
         """
         if self._running is None or incarnation == self._incarnation:
             return
         self._incarnation, self._served = incarnation, True
         self.early_ends = 0
         if self.state.log_end:
-            self._set(log_end="")
+            self.set(log_end="")
 
     def settle(self) -> None:
         """Count it as serving if it has run for `steady_after` seconds."""
         if self._running is not None and self._is_steady():
-            self.serves(str(self._running.pid))
+            self.serves(f"start {self.state.restarts}")
 
     async def stop(self, grace: float) -> None:
-        """End it: SIGTERM, and SIGKILL after `grace` seconds. What is just being started is ended by `run`."""
+        """End it: SIGTERM, and SIGKILL after `grace` seconds. `run` ends a start that is still under way."""
         self._grace = grace
         self._stopping.set()
         if self._running is not None:
             await self._end(self._running)
 
+    def set(self, **changes: object) -> None:
+        """Change fields of `state`."""
+        self.state = self.state.model_copy(update=changes)
+        self._changed()
+
     async def _run_once(self) -> str:
-        self._served = False
-        self._log_began = _size(self.state.log)
+        """Start the process and return how it ended."""
+        self._served, self._log_end = False, b""
         try:
+            await self._wait_gone()
             await self._free()
             if self._stopping.is_set():
                 return ""
@@ -130,54 +146,78 @@ class SupervisedProcess:
             self.refusal = str(e)
             return self.refusal
         except (LaunchError, OSError) as e:
-            # no process, descriptor or disk space left: tried again like any other early end
+            # no process, descriptor or disk space left: it is tried again like after any other early end
+            if isinstance(e, PlaceLostError):
+                self._lost, self._leaving = True, None
             return str(e)
-        self._running, self._group = running, running.pid
-        self._set(phase=Phase.RUNNING, pid=running.pid)
+        self._running = self._leaving = running
+        self.set(phase=Phase.RUNNING, pid=running.pid)
         if self._stopping.is_set():
             await self._end(running)
+        try:
+            return await self._wait_for_end(running)
+        except PlaceLostError as e:
+            self._lost, self._leaving = True, None
+            return str(e)
+        finally:
+            self._running = None
+
+    async def _wait_for_end(self, running: Running) -> str:
+        """Wait for the end of a start and of all its processes, and return it in words.
+
+        Raises:
+            PlaceLostError: the place has lost the machine.
+        """
         status = await running.wait()
         self._running = None
-        if status == REFUSED:
-            self.refusal = last_reason(self.state.log, self._log_began) or describe_end(status)
+        end = describe_end(status)
         try:
-            await self._end_group()
+            await self._wait_gone()
+        except PlaceLostError:
+            raise
         except LaunchError as e:
-            return f"{describe_end(status)}; {e}"
-        return describe_end(status)
+            end = f"{end}; {e}"
+        self._log_end = await read_end(running)
+        if status == REFUSED:
+            self.refusal = last_reason(self._log_end) or end
+        return end
+
+    async def _wait_gone(self) -> None:
+        """Wait until no process of the last start is left.
+
+        Raises:
+            LaunchError: a process of the last start does not end.
+        """
+        if self._leaving is not None:
+            await self._leaving.wait_gone()
+            self._leaving = None
 
     def _is_steady(self) -> bool:
         return time.monotonic() - self._began >= self._steady_after
 
     async def _free(self) -> None:
-        """Wait until nothing of the last start is left, or until `stop`.
-
-        Raises:
-            LaunchError: a process of the last start does not end.
-        """
-        await self._end_group()
-        if self.state.restarts and self._clear is not None:
-            clearing, stopping = asyncio.ensure_future(self._clear()), asyncio.ensure_future(self._stopping.wait())
-            await asyncio.wait((clearing, stopping), return_when=asyncio.FIRST_COMPLETED)
+        """Prepare the next start, or give up once `stop` was called."""
+        if self.state.restarts:
+            preparing = asyncio.ensure_future(self._prepare(self._lost))
+            stopping = asyncio.ensure_future(self._stopping.wait())
+            await asyncio.wait((preparing, stopping), return_when=asyncio.FIRST_COMPLETED)
             stopping.cancel()
-            if clearing.done():
-                clearing.result()
-            clearing.cancel()
-
-    async def _end_group(self) -> None:
-        if self._group is not None:
-            await end_group(self._group)
-            self._group = None
+            if preparing.done():
+                preparing.result()
+                self._lost = False
+            preparing.cancel()
 
     async def _end(self, running: Running) -> None:
-        self._set(phase=Phase.STOPPING)
-        running.send(signal.SIGTERM)
-        try:
-            async with asyncio.timeout(self._grace):
+        self.set(phase=Phase.STOPPING)
+        # `run` reports the loss of a machine
+        with suppress(PlaceLostError):
+            await running.send(signal.SIGTERM)
+            try:
+                async with asyncio.timeout(self._grace):
+                    await running.wait()
+            except TimeoutError:
+                await running.send(signal.SIGKILL)
                 await running.wait()
-        except TimeoutError:
-            running.send(signal.SIGKILL)
-            await running.wait()
 
     async def _pause(self, seconds: float) -> None:
         try:
@@ -185,38 +225,3 @@ class SupervisedProcess:
                 await self._stopping.wait()
         except TimeoutError:
             return
-
-    def _set(self, **changes: object) -> None:
-        self.state = self.state.model_copy(update=changes)
-        self._changed()
-
-
-def last_reason(log: Path, since: int = 0) -> str:
-    """Return the last reason to end that a worker wrote to its log; empty if there is none.
-
-    Args:
-        log: its log.
-        since: the byte at which its last start began.
-    """
-    reasons = [line for line in tail(log, 200, since).splitlines() if line.startswith(END_MARK)]
-    return reasons[-1].removeprefix(END_MARK) if reasons else ""
-
-
-def tail(path: Path, lines: int, since: int = 0) -> str:
-    """Return the last lines of a file, each cut to 500 characters; empty if there is no such file.
-
-    Args:
-        path: the file.
-        lines: how many at most.
-        since: the byte before which nothing counts.
-    """
-    if not path.exists():
-        return ""
-    with path.open("rb") as file:
-        file.seek(max(since, _size(path) - _LOG_END_BYTES))
-        found = file.read().decode(errors="replace").splitlines()[-lines:]
-    return "\n".join(line[:_LOG_LINE_CHARACTERS] for line in found)
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,17 +25,23 @@ import yaml
 from sun_sglang.cli.display.display_thread import DisplayThread
 from sun_sglang.contracts.tasks_report import TasksReport
 from sun_sglang.errors import LaunchError
-from sun_sglang.launch import deployment as local
-from sun_sglang.launch.places.local import fork_server, start_methods
-from sun_sglang.launch.places.local.claim import claim
+from sun_sglang.launch.claim import claim
+from sun_sglang.launch.deployment import prepare, supervise
+from sun_sglang.launch.places.command import Command, command_at
+from sun_sglang.launch.places.local import fork_server, fork_start
+from sun_sglang.launch.places.local import place as local_place
+from sun_sglang.launch.places.local.child import Child
 from sun_sglang.launch.places.local.fork_server import ForkRequest, ForkServer
-from sun_sglang.launch.places.local.start_methods import ForkStart, RefusedError, Running
+from sun_sglang.launch.places.local.fork_start import ForkStart
+from sun_sglang.launch.places.place import Address, RefusedError
 from sun_sglang.launch.planning.plan import WorkerPlan
 from sun_sglang.launch.state import DeploymentState, Phase, read_state
 from sun_sglang.launch.supervision import supervised_process, supervisor
+from sun_sglang.launch.supervision.readiness import Limits
 from sun_sglang.processes import start_ticks
 
 PATIENCE_S = 60.0
+LIMITS = Limits(ready_timeout=PATIENCE_S)
 TOPOLOGY: dict[str, Any] = {
     "pools": {"base": {"role": "decode", "model": "none/base"}, "math": {"role": "prefill", "model": "none/math"}},
     "tasks": {"math": {"prefill": "math", "decode": "base"}},
@@ -174,8 +181,8 @@ async def test_state_that_cannot_be_written_ends_nothing_and_is_told(
     def full(_run_dir: Path, _state: DeploymentState) -> None:
         raise OSError(28, "No space left on device")
 
-    plan, _ = local.plan_locally(file, file.parent / "run")
-    deployment = local.supervise(plan, file, "plain", changed, lambda _: None, PATIENCE_S)
+    prepared = await prepare(file, file.parent / "run", "plain")
+    deployment = supervise(prepared, changed, LIMITS)
     running = asyncio.create_task(deployment.run())
     await until(lambda s: s.phase == Phase.READY)
     monkeypatch.setattr(supervisor, "write_state", full)
@@ -190,12 +197,12 @@ async def test_state_that_cannot_be_written_ends_nothing_and_is_told(
     assert shown[-1].detail == ""
 
 
-def test_directory_that_cannot_be_written_is_one_clear_error(file: Path) -> None:
+async def test_directory_that_cannot_be_written_is_one_clear_error(file: Path) -> None:
     occupied = file.parent / "occupied"
     occupied.write_text("")
-    plan, _ = local.plan_locally(file, occupied)
+    prepared = await prepare(file, occupied, "plain")
     with pytest.raises(LaunchError, match="occupied cannot be used: "):
-        local.supervise(plan, file, "plain", lambda *_: None, lambda _: None, 1.0)
+        supervise(prepared, lambda *_: None, LIMITS)
 
 
 # --- a worker that refuses -----------------------------------------------------------------------------------------
@@ -209,9 +216,9 @@ class Refusing:
 
     async def open(self) -> None: ...
 
-    async def start(self, worker: WorkerPlan) -> Running:
+    async def start(self, command: Command) -> Child:
         if self.logs:
-            worker.log.touch()
+            command.log.touch()
         raise RefusedError("patch `x` did not take")
 
     async def close(self) -> None: ...
@@ -221,9 +228,9 @@ class Refusing:
 async def test_refusal_ends_the_launch_and_names_a_log_only_where_there_is_one(
     file: Path, monkeypatch: pytest.MonkeyPatch, logs: bool
 ) -> None:
-    plan, _ = local.plan_locally(file, file.parent / "run")
-    monkeypatch.setattr(local, "BackendStart", lambda *_, **__: Refusing(logs))
-    deployment = local.supervise(plan, file, "plain", lambda *_: None, lambda _: None, PATIENCE_S)
+    prepared = await prepare(file, file.parent / "run", "plain")
+    monkeypatch.setattr(local_place, "BackendStart", lambda **_: Refusing(logs))
+    deployment = supervise(prepared, lambda *_: None, LIMITS)
     with pytest.raises(LaunchError, match=r"refuses to run: patch `x` did not take") as refused:
         await deployment.run()
     assert ("; log: " in str(refused.value)) is logs
@@ -240,9 +247,9 @@ async def test_each_end_before_a_worker_served_is_shown_with_its_log_and_the_thi
     clock = itertools.count(step=120)
     monkeypatch.setattr(supervised_process, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
     shown: list[DeploymentState] = []
-    plan, _ = local.plan_locally(file, file.parent / "run")
-    monkeypatch.setattr(local, "BackendStart", lambda *_, **__: Failing())
-    deployment = local.supervise(plan, file, "plain", lambda s, _: shown.append(s), lambda _: None, PATIENCE_S)
+    prepared = await prepare(file, file.parent / "run", "plain")
+    monkeypatch.setattr(local_place, "BackendStart", lambda **_: Failing())
+    deployment = supervise(prepared, lambda s, _: shown.append(s), LIMITS)
     with pytest.raises(
         LaunchError, match=r"`base-0` ended 3 times before it was ready \(exit 1\); .*\nout of memory, 3"
     ):
@@ -259,12 +266,12 @@ class Failing:
 
     async def open(self) -> None: ...
 
-    async def start(self, worker: WorkerPlan) -> Running:
-        self.starts += worker.name == "base-0"
-        fails = f"echo out of memory, {self.starts} >> {worker.log}; exit 1"
-        command = fails if worker.name == "base-0" and self.starts <= 3 else "exec sleep 600"
-        process = await asyncio.create_subprocess_shell(command, process_group=0)
-        return Running(process.pid, process.wait())
+    async def start(self, command: Command) -> Child:
+        self.starts += command.name == "base-0"
+        fails = f"echo out of memory, {self.starts} >> {command.log}; exit 1"
+        shell = fails if command.name == "base-0" and self.starts <= 3 else "exec sleep 600"
+        process = await asyncio.create_subprocess_shell(shell, process_group=0)
+        return Child(process.pid, process.wait())
 
     async def close(self) -> None: ...
 
@@ -272,7 +279,6 @@ class Failing:
 async def test_worker_that_served_is_started_again_without_an_early_end(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "_ROUTER_STEADY_AFTER", 0.0)
     ready = asyncio.Event()
     back = asyncio.Event()
 
@@ -283,14 +289,14 @@ async def test_worker_that_served_is_started_again_without_an_early_end(
         if base.restarts == 1 and base.phase == Phase.RUNNING:
             back.set()
 
-    plan, _ = local.plan_locally(file, file.parent / "run")
-    deployment = local.supervise(plan, file, "plain", changed, lambda _: None, PATIENCE_S)
+    prepared = await prepare(file, file.parent / "run", "plain")
+    deployment = supervise(prepared, changed, replace(LIMITS, router_steady_after=0.0))
     router = deployment._routers[0]
     router.state = router.state.model_copy(update={"log_end": "of a start before"})
     running = asyncio.create_task(deployment.run())
     async with asyncio.timeout(PATIENCE_S):
         await ready.wait()
-        note_in(plan.workers[0].log)
+        note_in(prepared.plan.workers[0].log)
         os.kill(next(p.pid for p in deployment.state.processes if p.name == "base-0"), signal.SIGKILL)
         await back.wait()
     assert [p.log_end for p in deployment.state.processes] == ["", "", ""]
@@ -307,13 +313,13 @@ async def test_gpu_memory_that_is_not_free_is_told_in_the_log_before_the_next_st
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervised_process, "pause_before", lambda _: 0.0)
-    monkeypatch.setattr(local, "BackendStart", lambda *_, **__: Failing())
-    monkeypatch.setattr(supervisor, "GpuMemory", HeldMemory)
-    plan, _ = local.plan_locally(file, file.parent / "run")
-    deployment = local.supervise(plan, file, "plain", lambda *_: None, lambda _: None, PATIENCE_S)
+    monkeypatch.setattr(local_place, "BackendStart", lambda **_: Failing())
+    monkeypatch.setattr(local_place, "GpuMemory", HeldMemory)
+    prepared = await prepare(file, file.parent / "run", "plain")
+    deployment = supervise(prepared, lambda *_: None, LIMITS)
     with pytest.raises(LaunchError, match="ended 3 times"):
         await deployment.run()
-    log = plan.workers[0].log.read_text().splitlines()
+    log = prepared.plan.workers[0].log.read_text().splitlines()
     held = "sun launch: GPU 0 is held by base-0"
     assert log[:5] == ["out of memory, 1", held, "out of memory, 2", held, "out of memory, 3"]
 
@@ -321,12 +327,12 @@ async def test_gpu_memory_that_is_not_free_is_told_in_the_log_before_the_next_st
 class HeldMemory:
     """GPU memory that an ended worker never gives back."""
 
-    def __init__(self, _workers: object) -> None: ...
+    def __init__(self, _devices: object) -> None: ...
 
     async def open(self) -> None: ...
 
-    async def wait(self, worker: WorkerPlan) -> str:
-        return f"GPU 0 is held by {worker.name}"
+    async def wait(self, worker: str) -> str:
+        return f"GPU 0 is held by {worker}"
 
 
 # --- a path that carries nothing ------------------------------------------------------------------------------------
@@ -335,10 +341,9 @@ class HeldMemory:
 async def test_canary_that_keeps_failing_in_one_way_ends_the_launch_with_its_fault(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "_SAME_FAULTS_ALLOWED", 2)
     broken = {**TOPOLOGY, "emulated": {"vocab_size": 1000, "fault": '{"kind": "abort"}'}}
-    plan, _ = local.plan_locally(rewritten(file, broken), file.parent / "run")
-    deployment = local.supervise(plan, file, "plain", lambda *_: None, lambda _: None, PATIENCE_S)
+    prepared = await prepare(rewritten(file, broken), file.parent / "run", "plain")
+    deployment = supervise(prepared, lambda *_: None, replace(LIMITS, same_faults=2))
     with pytest.raises(
         LaunchError, match=r"2 canaries in a row failed from `math-0` to `base-0`: .+; KV goes by `moon"
     ):
@@ -352,11 +357,11 @@ async def test_module_tuned_for_another_decoder_ends_the_launch_where_the_worker
     math, base = write_checkpoint("math"), write_checkpoint("base")
     pools = {"base": {"role": "decode", "model": str(base)}, "math": {"role": "prefill", "model": str(math)}}
     topology = {**TOPOLOGY, "pools": pools, "emulated": {}, "tasks": {"sums": {"prefill": "math", "decode": "base"}}}
-    plan, _ = local.plan_locally(rewritten(file, topology), file.parent / "run")
+    prepared = await prepare(rewritten(file, topology), file.parent / "run", "plain")
     # as with a model that is only downloaded by its worker: nothing could be read before the start
     record = {"base": "b", "decoder": "other", "first_token": "prefill"}
     (math / "sun.json").write_text(json.dumps(record))
-    deployment = local.supervise(plan, file, "plain", lambda *_: None, lambda _: None, PATIENCE_S)
+    deployment = supervise(prepared, lambda *_: None, LIMITS)
     with pytest.raises(LaunchError, match=r"refuses to pair two workers: `math-0` was tuned .* by weights other, and"):
         await deployment.run()
 
@@ -385,7 +390,7 @@ def test_second_launch_in_one_directory_is_refused_and_changes_nothing(file: Pat
 
 def test_claim_of_a_killed_process_is_free(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from sun_sglang.launch.places.local.claim import claim; "
+        "import sys; from pathlib import Path; from sun_sglang.launch.claim import claim; "
         "held = claim(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
@@ -449,7 +454,7 @@ def barren(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """do echo '{"kind":"fork_failed","name":"base-0","detail":"cannot fork"}' >&$3; done\n"""
     )
     script.chmod(0o700)
-    monkeypatch.setattr(start_methods.sys, "executable", str(script))
+    monkeypatch.setattr(fork_start.sys, "executable", str(script))
 
 
 async def test_worker_that_cannot_be_forked_fails_its_start_and_the_next_one_is_tried(
@@ -459,5 +464,5 @@ async def test_worker_that_cannot_be_forked_fails_its_start_and_the_next_one_is_
     await method.open()
     for _ in range(2):
         with pytest.raises(LaunchError, match="cannot fork"):
-            await method.start(worker)
+            await method.start(command_at(worker, Address(host="127.0.0.1", port=1)))
     await method.close()

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from sun_sglang.bench.gpu_check.quantize import FOUR_BIT
+from sun_sglang.launch.places.local.place import example_commands
 from sun_sglang.launch.planning.engine_flags import FlagSchema
 from sun_sglang.launch.planning.machine import detect
 from sun_sglang.launch.planning.plan import LaunchPlan, make_plan
@@ -94,15 +95,14 @@ def make(case: Case, directory: Path, schema: FlagSchema) -> LaunchPlan:
         machine = detect().model_copy(update={"rdma": (), "transfer": frozenset({"nixl"})})
     assert [g.name for g in machine.gpus] == 8 * [GPUS[case.gpu].name]
     found = preflight(topology, machine, schema)
-    return make_plan(
-        topology, machine, found.identities, run_dir=directory, ports=itertools.count(31000), schema=schema
-    )
+    return make_plan(topology, machine, found.identities, run_dir=directory, router_port=8000, schema=schema)
 
 
 def workers(plan: LaunchPlan, topology: dict[str, Any]) -> dict[Role, tuple[str, ...]]:
     """Return the command lines of a prefill and a decode worker of the topology's first task."""
     task = next(iter(topology["tasks"].values()))
-    first = {worker.pool: worker.argv for worker in reversed(plan.workers)}
+    pairs = zip(plan.workers, example_commands(plan.workers), strict=True)
+    first = {worker.pool: command.argv for worker, command in reversed(list(pairs))}
     return {"prefill": first[task["prefill"]], "decode": first[task["decode"]]}
 
 

@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from sun_sglang.emulator.settings import parse_settings
+from sun_sglang.emulator.settings import Settings, parse_settings
 from sun_sglang.errors import TopologyError
-from sun_sglang.launch.places.local.start_methods import BackendStart, Running
+from sun_sglang.launch.places.command import Command, command_at
+from sun_sglang.launch.places.local.child import Child
+from sun_sglang.launch.places.local.start_methods import BackendStart
+from sun_sglang.launch.places.place import Address
 from sun_sglang.launch.planning.gpu_inventory import Gpu
 from sun_sglang.launch.planning.machine import Machine
 from sun_sglang.launch.planning.plan import WorkerPlan, make_plan
@@ -30,33 +33,32 @@ MACHINE = Machine(cores=2, memory=1 << 34, gpus=(Gpu(index=0, uuid="GPU-0", name
 def plan_of(text: str, tmp_path: Path) -> tuple[WorkerPlan, ...]:
     topology = parse_topology(text, base=tmp_path)
     found = preflight(topology, MACHINE, None)
-    plan = make_plan(topology, MACHINE, found.identities, run_dir=tmp_path, ports=iter(range(9000, 9100)))
+    plan = make_plan(topology, MACHINE, found.identities, run_dir=tmp_path, router_port=8000)
     return plan.workers
+
+
+def settings_at(worker: WorkerPlan, address: Address) -> Settings:
+    return parse_settings(command_at(worker, address).argv)
 
 
 def test_workers_get_what_the_file_says_and_no_gpu(tmp_path: Path) -> None:
     base, other, math = plan_of(FILE, tmp_path)
     assert {w.backend for w in (base, other, math)} == {"emulated"}
     assert base.gpus == other.gpus == math.gpus == ()
-    settings = parse_settings(base.argv)
-    assert (settings.role, settings.port, settings.bootstrap_port) == ("decode", base.port, None)
+    settings = settings_at(base, Address(host="127.0.0.1", port=9000))
+    assert (settings.role, settings.port, settings.bootstrap_port) == ("decode", 9000, None)
     assert settings.emulation.costs == str(tmp_path / "costs.yaml")
     assert settings.emulation.waiting_timeout == 7
     assert settings.max_total_tokens is None, "the cost file says how much KV there is"
-    own = parse_settings(math.argv)
+    own = settings_at(math, Address(host="127.0.0.1", port=9001, bootstrap_port=9999))
     assert own.emulation.heartbeat_interval == 1
     assert own.emulation.waiting_timeout == 300, "a pool's `emulated` takes the place of the file's"
-    assert own.bootstrap_port == math.bootstrap_port
-
-
-def test_a_restarted_worker_gets_its_new_bootstrap_port(tmp_path: Path) -> None:
-    math = plan_of(FILE, tmp_path)[2]
-    assert parse_settings(math.reincarnated(iter([9998, 9999])).argv).bootstrap_port == 9999
+    assert own.bootstrap_port == 9999
 
 
 def test_an_engine_setting_reaches_the_emulation(tmp_path: Path) -> None:
     text = FILE + "engine: {max_total_tokens: 500, page_size: 16, dtype: float32}\n"
-    settings = parse_settings(plan_of(text, tmp_path)[0].argv)
+    settings = settings_at(plan_of(text, tmp_path)[0], Address(host="127.0.0.1", port=9000))
     assert settings.max_total_tokens == 500
     assert settings.engine == {"dtype": "float32", "page_size": "16"}
 
@@ -91,9 +93,9 @@ class Recorder:
     async def open(self) -> None:
         self.did.append("open")
 
-    async def start(self, worker: WorkerPlan) -> Running:
-        self.did.append(worker.name)
-        return Running(0, _never())
+    async def start(self, command: Command) -> Child:
+        self.did.append(command.name)
+        return Child(0, _never())
 
     async def close(self) -> None:
         self.did.append("close")
@@ -106,10 +108,10 @@ async def _never() -> int:
 async def test_emulated_workers_need_no_fork_server(tmp_path: Path) -> None:
     workers = plan_of(FILE, tmp_path)
     sglang, emulated = Recorder(), Recorder()
-    method = BackendStart(workers, sglang=sglang, emulated=emulated)
+    method = BackendStart(sglang=sglang, emulated=emulated)
     await method.open()
     for worker in workers:
-        await (await method.start(worker)).wait()
+        await (await method.start(command_at(worker, Address(host="127.0.0.1", port=1)))).wait()
     await method.close()
     assert sglang.did == []
     assert emulated.did == ["open", "base-0", "base-1", "math-0", "close"]

@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -110,6 +111,9 @@ class ForkServer:
             return None
         if pid == 0:
             _live(request, parent, self._link)
+        with suppress(ProcessLookupError):
+            # the child does this too; the first of the two wins, and a signal to the group finds it from now on
+            os.setpgid(pid, pid)
         pidfd = os.pidfd_open(pid)
         self._workers[pidfd] = (request.name, pid)
         self.send(Event(kind="started", name=request.name, pid=pid))

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
+LOOPBACK = "127.0.0.1"
 _LOWEST_PORT = 20000
 
 
-def free_ports(host: str = "127.0.0.1", rng: random.Random | None = None) -> Iterator[int]:
+def free_ports(host: str = LOOPBACK, rng: random.Random | None = None) -> Iterator[int]:
     """TCP ports that are free at the time they are given; no port is given twice.
 
     They lie below the range from which the kernel takes the near end of outgoing connections: a port from within could

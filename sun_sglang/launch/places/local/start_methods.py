@@ -1,227 +1,73 @@
-"""Two ways to start a worker: forked from a fork server, or as a process of its own."""
+"""How a worker becomes a process of this machine: in a process of its own, or forked from one import of SGLang."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import signal
-import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Literal, Protocol
 
-from sun_sglang.errors import LaunchError
-from sun_sglang.launch.places.local.fork_server import Event, ForkRequest
-from sun_sglang.launch.planning.gpu_inventory import VISIBLE
-from sun_sglang.launch.planning.plan import WorkerPlan
-from sun_sglang.processes import die_with_parent
-from sun_sglang.router.auth.api_keys import ENVIRONMENT
+from sun_sglang.errors import UserError
+from sun_sglang.launch.places.command import Command, inherited_environment
+from sun_sglang.launch.places.local.child import Child
+from sun_sglang.launch.places.local.fork_start import ForkStart, ForkUnsafeError
+from sun_sglang.processes import tied_to_this_process
 from sun_sglang.topology import Backend
 
+StartMethodName = Literal["fork", "plain"]
 
-class ForkUnsafeError(LaunchError):
-    """The fork server found that a fork would not be safe on this machine."""
-
-
-class RefusedError(LaunchError):
-    """No worker can run here: a hook on SGLang did not take."""
-
-
-class Running:
-    """A started worker: its process, and its end."""
-
-    def __init__(self, pid: int, ended: Awaitable[int]) -> None:
-        self.pid = pid
-        self._ended = asyncio.ensure_future(ended)
-
-    async def wait(self) -> int:
-        """Exit status of the process, negative for a signal."""
-        return await asyncio.shield(self._ended)
-
-    def send(self, number: signal.Signals) -> None:
-        """Send a signal, unless it has ended."""
-        if not self._ended.done():
-            try:
-                os.kill(self.pid, number)
-            except ProcessLookupError:
-                return  # it ended just now; whoever waits for it learns so
+_MODULES: dict[Backend, str] = {"sglang": "sun_sglang.worker.server", "emulated": "sun_sglang.emulator.worker"}
 
 
 class StartMethod(Protocol):
     """Starts workers."""
 
     async def open(self) -> None:
-        """Get ready to start workers."""
+        """Prepare to start workers."""
 
-    async def start(self, worker: WorkerPlan) -> Running:
+    async def start(self, command: Command) -> Child:
         """Start one worker."""
+        ...
 
     async def close(self) -> None:
-        """Give back what `open` took; workers still running end with it."""
-
-
-def worker_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """What workers inherit: everything but the keys of the router's clients."""
-    return {name: value for name, value in environ.items() if name != ENVIRONMENT}
-
-
-def with_parent() -> Callable[[], None]:
-    """A `preexec_fn` that ties a child to this process."""
-    parent = os.getpid()
-    return lambda: die_with_parent(parent)
-
-
-_MODULES: dict[Backend, str] = {"sglang": "sun_sglang.worker.server", "emulated": "sun_sglang.emulator.worker"}
+        """Give back what `open` took; workers that still run end with it."""
 
 
 class PlainStart:
-    """Each worker is a process of its own; one of SGLang imports it for itself and again in its schedulers."""
+    """Start each worker in a process of its own, which imports SGLang; its schedulers import it again."""
 
     async def open(self) -> None:
-        """Nothing to prepare."""
+        """Prepare nothing."""
 
-    async def start(self, worker: WorkerPlan) -> Running:
+    async def start(self, command: Command) -> Child:
         """Start one worker in a new process group."""
-        with worker.log.open("ab") as log:
+        with command.log.open("ab") as log:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                _MODULES[worker.backend],
-                *worker.argv,
+                _MODULES[command.backend],
+                *command.argv,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**worker_environment(os.environ), **worker.env},
+                env={**inherited_environment(os.environ), **command.env},
                 process_group=0,
-                preexec_fn=with_parent(),
+                preexec_fn=tied_to_this_process(),
             )
-        return Running(process.pid, process.wait())
+        return Child(process.pid, process.wait())
 
     async def close(self) -> None:
-        """Nothing to give back."""
-
-
-class ForkStart:
-    """Workers without a GPU are forked from one fork server, which has SGLang imported and CUDA hidden from it.
-
-    Args:
-        log: where the fork server's own output goes.
-    """
-
-    def __init__(self, log: Path) -> None:
-        self._log = log
-        self._ready: asyncio.Future[None] | None = None
-        self._started: dict[str, asyncio.Future[int]] = {}
-        self._ended: dict[str, asyncio.Future[int]] = {}
-        self._writer: asyncio.StreamWriter | None = None
-        self._process: asyncio.subprocess.Process | None = None
-        self._listening: asyncio.Task[None] | None = None
-        self._reopening = asyncio.Lock()
-
-    async def open(self) -> None:
-        """Start the fork server; workers can be asked for at once and are forked when it is ready."""
-        ours, theirs = socket.socketpair()
-        with self._log.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "sun_sglang.launch.places.local.fork_server",
-                str(theirs.fileno()),
-                pass_fds=(theirs.fileno(),),
-                env={**worker_environment(os.environ), VISIBLE: ""},
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                process_group=0,
-                preexec_fn=with_parent(),
-            )
-        theirs.close()
-        reader, self._writer = await asyncio.open_connection(sock=ours)
-        self._ready = asyncio.get_running_loop().create_future()
-        self._listening = asyncio.create_task(self._listen(reader))
-
-    async def start(self, worker: WorkerPlan) -> Running:
-        """Fork one worker.
-
-        Raises:
-            ForkUnsafeError: the fork server found that it must not fork.
-            RefusedError: a hook on SGLang did not take.
-            LaunchError: the fork server ended, or could not fork.
-        """
-        assert not worker.gpus, "a process that has used CUDA cannot fork one that uses it"
-        async with self._reopening:
-            if self._listening is None or self._listening.done():
-                await self.close()
-                await self.open()
-        assert self._ready is not None
-        await asyncio.shield(self._ready)
-        if self._writer is None:
-            raise LaunchError("the fork server was closed before it forked the worker")
-        loop = asyncio.get_running_loop()
-        started, ended = loop.create_future(), loop.create_future()
-        self._started[worker.name], self._ended[worker.name] = started, ended
-        request = ForkRequest(
-            name=worker.name, argv=worker.argv, env=worker.env, threads=worker.threads, log=worker.log
-        )
-        self._writer.write(request.model_dump_json().encode() + b"\n")
-        await self._writer.drain()
-        return Running(await started, ended)
-
-    async def close(self) -> None:
-        """End the fork server and, with it, what is left of its workers."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-        if self._process is not None:
-            await self._process.wait()
-            self._process = None
-        if self._listening is not None:
-            await self._listening
-            self._listening = None
-        self._ready = None
-
-    async def _listen(self, reader: asyncio.StreamReader) -> None:
-        while line := await reader.readline():
-            self._take(Event.model_validate_json(line))
-        self._lose(LaunchError(f"the fork server ended; see {self._log}"))
-
-    def _take(self, event: Event) -> None:
-        assert self._ready is not None
-        match event.kind:
-            case "ready":
-                self._ready.set_result(None)
-            case "unsafe":
-                self._ready.set_exception(ForkUnsafeError(event.detail))
-            case "refused":
-                self._ready.set_exception(RefusedError(event.detail))
-            case "started":
-                self._started.pop(event.name).set_result(event.pid)
-            case "fork_failed":
-                del self._ended[event.name]
-                self._started.pop(event.name).set_exception(LaunchError(event.detail))
-            case "exited":
-                self._ended.pop(event.name).set_result(event.status)
-
-    def _lose(self, error: LaunchError) -> None:
-        assert self._ready is not None
-        waiting: list[asyncio.Future[Any]] = [self._ready, *self._started.values()]
-        for future in waiting:
-            if not future.done():
-                future.set_exception(error)
-                future.exception()  # nobody may be waiting, and that is no error
-        for ended in self._ended.values():
-            ended.set_result(-signal.SIGKILL)
-        self._started.clear()
-        self._ended.clear()
+        """Give back nothing."""
 
 
 class ForkOrPlainStart:
-    """Forks, and goes over to plain starts where the fork server finds that it must not fork.
+    """Fork, and change to plain starts once the fork server reports that it must not fork.
 
     Args:
-        log: where the fork server's own output goes.
-        warn: called once, with a sentence, when it goes over.
+        log: file for the fork server's own output.
+        warn: called once, with a sentence, at the change.
     """
 
     def __init__(self, log: Path, warn: Callable[[str], None]) -> None:
@@ -232,19 +78,19 @@ class ForkOrPlainStart:
         """Start the fork server."""
         await self._method.open()
 
-    async def start(self, worker: WorkerPlan) -> Running:
+    async def start(self, command: Command) -> Child:
         """Start one worker."""
         try:
-            return await self._method.start(worker)
+            return await self._method.start(command)
         except ForkUnsafeError as e:
-            await self._go_over(str(e))
-            return await self._method.start(worker)
+            await self._change_to_plain(str(e))
+            return await self._method.start(command)
 
     async def close(self) -> None:
-        """Give back what is open."""
+        """Close the method in use."""
         await self._method.close()
 
-    async def _go_over(self, reason: str) -> None:
+    async def _change_to_plain(self, reason: str) -> None:
         if not isinstance(self._method, PlainStart):
             forking, self._method = self._method, PlainStart()
             self._warn(f"Workers are started one by one instead of forked: {reason}.")
@@ -252,28 +98,51 @@ class ForkOrPlainStart:
 
 
 class BackendStart:
-    """Gives SGLang's workers to one start method and emulated ones to another; opens only what the plan needs.
+    """Start SGLang's workers by one method and emulated ones by another; open a method before its first start.
 
     Args:
-        workers: all that will be asked for.
-        sglang: starts SGLang's.
-        emulated: starts the others.
+        sglang: starts SGLang's workers.
+        emulated: starts emulated workers.
     """
 
-    def __init__(self, workers: Iterable[WorkerPlan], *, sglang: StartMethod, emulated: StartMethod) -> None:
+    def __init__(self, *, sglang: StartMethod, emulated: StartMethod) -> None:
         self._methods: dict[Backend, StartMethod] = {"sglang": sglang, "emulated": emulated}
-        self._used: list[Backend] = sorted({worker.backend for worker in workers})
+        self._opened: list[Backend] = []
+        self._opening = asyncio.Lock()
 
     async def open(self) -> None:
-        """Open the start methods that are needed."""
-        for backend in self._used:
-            await self._methods[backend].open()
+        """Prepare nothing: `start` opens a method when it is needed."""
 
-    async def start(self, worker: WorkerPlan) -> Running:
+    async def start(self, command: Command) -> Child:
         """Start one worker."""
-        return await self._methods[worker.backend].start(worker)
+        async with self._opening:
+            if command.backend not in self._opened:
+                await self._methods[command.backend].open()
+                self._opened.append(command.backend)
+        return await self._methods[command.backend].start(command)
 
     async def close(self) -> None:
-        """Close them."""
-        for backend in self._used:
-            await self._methods[backend].close()
+        """Close the methods that are open."""
+        while self._opened:
+            await self._methods[self._opened.pop()].close()
+
+
+def choose_start(first_on_gpu: str | None, asked: StartMethodName | None) -> StartMethodName:
+    """Return how the workers of a deployment are started: as asked, else plainly if one has a GPU, else forked.
+
+    A worker on a GPU is never forked: SGLang may use CUDA while it is imported and while it resolves a model's
+    arguments, and it binds a scheduler to a NUMA node only if `spawn` made it.
+
+    Args:
+        first_on_gpu: the name of a worker that has a GPU; None if none has.
+        asked: the user's choice.
+
+    Raises:
+        UserError: the user asked for forks, and a worker has a GPU.
+    """
+    if first_on_gpu is not None and asked == "fork":
+        raise UserError(
+            f"--start fork: `{first_on_gpu}` runs on a GPU, and SGLang uses CUDA before it could be forked; leave "
+            "`--start` out"
+        )
+    return asked or ("plain" if first_on_gpu is not None else "fork")

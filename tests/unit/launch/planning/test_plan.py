@@ -1,5 +1,4 @@
 import argparse
-import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sun_sglang.contracts.worker_card import Identity
-from sun_sglang.errors import LaunchError, TopologyError, UserError
+from sun_sglang.errors import TopologyError, UserError
+from sun_sglang.launch.places.command import command_at
+from sun_sglang.launch.places.place import Address
 from sun_sglang.launch.planning.engine_defaults import cpu_kv_tokens
 from sun_sglang.launch.planning.engine_flags import FlagSchema
 from sun_sglang.launch.planning.gpu_inventory import Gpu
@@ -42,7 +43,9 @@ def topology(text: str = SUN, engine: str = "{}") -> Topology:
 def plan(
     topology: Topology, machine: Machine = LAPTOP, identities: dict[str, Identity | None] | None = None
 ) -> LaunchPlan:
-    return make_plan(topology, machine, identities or {}, run_dir=Path("/run"), ports=itertools.count(31000))
+    return make_plan(
+        topology, machine, identities or {}, run_dir=Path("/run"), router_port=topology.router.port or 31000
+    )
 
 
 def flags(worker: WorkerPlan) -> dict[str, str]:
@@ -82,7 +85,6 @@ def test_every_replica_is_a_worker() -> None:
     assert [w.role for w in found.workers] == ["decode", "decode", "prefill", "prefill"]
     assert {w.threads for w in found.workers} == {2}
     assert found.workers[3].log == Path("/run/logs/tool-0.log")
-    assert found.workers[0].url == "http://127.0.0.1:31000"
 
 
 def test_a_prefill_worker_on_the_cpu() -> None:
@@ -90,11 +92,7 @@ def test_a_prefill_worker_on_the_cpu() -> None:
         "--model-path": "math-model",
         "--revision": "v1",
         "--served-model-name": "math",
-        "--host": "127.0.0.1",
-        "--port": "31004",
-        "--nccl-port": "31005",
         "--disaggregation-mode": "prefill",
-        "--disaggregation-bootstrap-port": "31006",
         "--enable-cache-report": "",
         "--disaggregation-transfer-backend": "mooncake_tcp",
         "--dtype": "float32",
@@ -109,11 +107,8 @@ def test_a_prefill_worker_on_the_cpu() -> None:
 
 
 def test_copies_of_a_model_in_one_worker_get_ports_of_their_own_from_sglang() -> None:
-    worker = plan(topology(SUN, "{dp_size: 2}")).workers[2]
-    assert "--nccl-port" not in worker.argv
-    again = worker.reincarnated(itertools.count(40000))
-    assert again.argv != worker.argv
-    assert "--nccl-port" not in again.argv
+    assert not plan(topology(SUN, "{dp_size: 2}")).workers[2].needs_nccl_port
+    assert plan(topology()).workers[2].needs_nccl_port
 
 
 @pytest.mark.parametrize(
@@ -144,9 +139,6 @@ def test_a_decode_worker_on_a_gpu() -> None:
     assert flags(worker) == {
         "--model-path": "base-model",
         "--served-model-name": "base",
-        "--host": "127.0.0.1",
-        "--port": "31002",
-        "--nccl-port": "31003",
         "--disaggregation-mode": "decode",
         "--enable-cache-report": "",
         "--disaggregation-transfer-backend": "nixl",
@@ -165,7 +157,7 @@ def test_the_router_is_told_everything() -> None:
     assert found.router.url == "http://127.0.0.1:8000"
     assert found.fleet["tasks"]["tool"] == {"prefill": "tool", "decode": "base"}
     assert found.fleet["pools"]["math"] == {"role": "prefill", "model": "math-model"}
-    assert found.fleet["workers"][1] == {"name": "base-1", "pool": "base", "url": "http://127.0.0.1:31002"}
+    assert found.fleet["workers"] == [], "their addresses come from the place"
     assert found.fleet["router"]["port"] == 8000
 
 
@@ -173,31 +165,6 @@ def test_port_zero_takes_a_free_port() -> None:
     found = plan(topology(SUN + "router: {port: 0, host: 0.0.0.0}"))
     assert found.router.port == found.fleet["router"]["port"] == 31000
     assert found.router.url == "http://127.0.0.1:31000"
-
-
-def test_the_routers_port_is_not_given_to_a_worker() -> None:
-    found = plan(topology(SUN + "router: {port: 31001}"))
-    ports = [p for w in found.workers for p in (w.port, int(flags(w)["--nccl-port"]), w.bootstrap_port) if p]
-    assert 31001 not in ports
-    assert len(set(ports)) == len(ports)
-
-
-def test_too_few_ports_are_an_error() -> None:
-    with pytest.raises(LaunchError, match="not enough free ports"):
-        make_plan(topology(), LAPTOP, {}, run_dir=Path("/run"), ports=iter(range(3)))
-
-
-def test_a_worker_comes_back_with_new_ports_for_all_but_http() -> None:
-    decode, prefill = plan(topology()).workers[0], plan(topology()).workers[2]
-    again = prefill.reincarnated(iter([40000, 40001]))
-    assert again.bootstrap_port == 40001
-    assert flags(again) == {
-        **flags(prefill),
-        "--nccl-port": "40000",
-        "--disaggregation-bootstrap-port": "40001",
-    }
-    assert again.port == prefill.port
-    assert flags(decode.reincarnated(iter([40000]))) == {**flags(decode), "--nccl-port": "40000"}
 
 
 @pytest.mark.parametrize(
@@ -233,7 +200,12 @@ def test_decode_cache_beside_a_speculative_algorithm_is_as_the_installed_sglang_
 ) -> None:
     schema = FlagSchema(version="1", flags=(), speculative_with_cache=taken)
     found = make_plan(
-        topology(engine=EAGLE), LAPTOP, {}, run_dir=Path("/run"), ports=itertools.count(31000), schema=schema
+        topology(engine=EAGLE),
+        LAPTOP,
+        {},
+        run_dir=Path("/run"),
+        router_port=8000,
+        schema=schema,
     )
     decode = flags(found.workers[0])
     assert decode.get("--radix-cache-backend") == cache
@@ -645,4 +617,5 @@ def test_sglang_itself_accepts_every_argument() -> None:
             parser.add_argument(*flag.options, choices=flag.choices or None)
     for machine in (LAPTOP, gpu_machine(4)):
         for worker in plan(topology(), machine).workers:
-            parser.parse_args(worker.argv)
+            address = Address(host="127.0.0.1", port=1, bootstrap_port=2, nccl_port=3)
+            parser.parse_args(command_at(worker, address).argv)

@@ -6,18 +6,19 @@ import asyncio
 import itertools
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from sun_sglang.errors import REFUSED, LaunchError
-from sun_sglang.launch.places.local import remains
-from sun_sglang.launch.places.local.start_methods import RefusedError, Running
+from sun_sglang.launch.places.local import child, process_group
+from sun_sglang.launch.places.local.child import Child, LocalRunning
+from sun_sglang.launch.places.place import Address, PlaceLostError, RefusedError, Running
 from sun_sglang.launch.state import Phase, ProcessState
 from sun_sglang.launch.supervision import supervised_process
-from sun_sglang.launch.supervision.supervised_process import SupervisedProcess, describe_end, pause_before, tail
+from sun_sglang.launch.supervision.supervised_process import SupervisedProcess, describe_end, pause_before
 from sun_sglang.processes import start_ticks
 
 
@@ -35,16 +36,29 @@ def state(tmp_path: Path) -> ProcessState:
     )
 
 
-async def sleeper(command: str = "sleep 60") -> Running:
-    process = await asyncio.create_subprocess_shell(f"exec {command}")
-    return Running(process.pid, process.wait())
+async def sleeper(command: str = "sleep 60", log: Path = Path(os.devnull), log_begin: int = 0) -> LocalRunning:
+    process = await asyncio.create_subprocess_shell(f"exec {command}", process_group=0)
+    return running_of(process.pid, process.wait(), log, log_begin)
+
+
+def running_of(pid: int, ended: Awaitable[int], log: Path = Path(os.devnull), log_begin: int = 0) -> LocalRunning:
+    return LocalRunning(Address(host="127.0.0.1", port=1), Child(pid, ended), log, log_begin)
+
+
+async def nothing(_lost: bool) -> None:
+    return
 
 
 class Diary:
     """Notes each new phase of a supervised process."""
 
-    def __init__(self, state: ProcessState, start: Callable[[int], Awaitable[Running]]) -> None:
-        self.process = SupervisedProcess(state, start, self._note)
+    def __init__(
+        self,
+        state: ProcessState,
+        start: Callable[[int], Awaitable[Running]],
+        prepare: Callable[[bool], Awaitable[None]] = nothing,
+    ) -> None:
+        self.process = SupervisedProcess(state, start, self._note, prepare=prepare)
         self.states: list[ProcessState] = []
         self._news = asyncio.Event()
 
@@ -85,7 +99,7 @@ async def test_start_that_the_system_refuses_is_tried_again(
 async def test_process_that_refuses_to_run_is_not_started_again(state: ProcessState) -> None:
     def start(_: int) -> Awaitable[Running]:
         state.log.write_text("loading\nsun worker: patch `x` did not take\nTraceback of something at exit\n")
-        return sleeper(f"sh -c 'exit {REFUSED}'")
+        return sleeper(f"sh -c 'exit {REFUSED}'", state.log)
 
     diary = Diary(state, start)
     async with asyncio.timeout(60):
@@ -97,7 +111,8 @@ async def test_process_that_refuses_to_run_is_not_started_again(state: ProcessSt
 
 async def test_refusal_without_a_reason_is_not_given_that_of_an_earlier_start(state: ProcessState) -> None:
     state.log.write_text("sun worker: patch `x` did not take\n")
-    diary = Diary(state, lambda _: sleeper(f"sh -c 'exit {REFUSED}'"))
+    log_begin = state.log.stat().st_size
+    diary = Diary(state, lambda _: sleeper(f"sh -c 'exit {REFUSED}'", state.log, log_begin))
     async with asyncio.timeout(60):
         await diary.process.run()
     assert diary.process.refusal == f"exit {REFUSED}"
@@ -153,9 +168,10 @@ async def test_end_before_it_served_is_an_early_one_after_any_time_and_shows_its
     state.log.write_text("from an earlier start\n")
 
     def start(restarts: int) -> Awaitable[Running]:
+        log_begin = state.log.stat().st_size
         with state.log.open("a") as log:
             log.write(f"loading\nCUDA out of memory, start {restarts}\n")
-        return sleeper("false" if restarts < 2 else "sleep 600")
+        return sleeper("false" if restarts < 2 else "sleep 600", state.log, log_begin)
 
     diary = Diary(state, start)
     running = asyncio.create_task(diary.process.run())
@@ -211,7 +227,7 @@ async def test_restart_waits_until_the_processes_of_the_last_start_are_gone(
     state: ProcessState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervised_process, "pause_before", lambda _: 0.0)
-    monkeypatch.setattr(remains, "_GRACE_S", 0.0)
+    monkeypatch.setattr(process_group, "_GRACE_S", 0.0)
     note, alive = tmp_path / "pid", []
 
     async def start(restarts: int) -> Running:
@@ -219,7 +235,7 @@ async def test_restart_waits_until_the_processes_of_the_last_start_are_gone(
             alive.append(start_ticks(int(await asyncio.to_thread(note.read_text))))
             return await sleeper()
         leader = await asyncio.create_subprocess_shell(f"sleep 600 & echo $! > {note}; exit 1", process_group=0)
-        return Running(leader.pid, leader.wait())
+        return running_of(leader.pid, leader.wait())
 
     diary = Diary(state, start)
     running = asyncio.create_task(diary.process.run())
@@ -245,7 +261,7 @@ async def test_processes_that_nothing_ends_keep_the_next_start_back_and_are_told
         starts.append(restarts)
         return await sleeper("false" if restarts == 0 else "sleep 60")
 
-    monkeypatch.setattr(supervised_process, "end_group", end_group)
+    monkeypatch.setattr(child, "end_group", end_group)
     diary = Diary(state, start)
     running = asyncio.create_task(diary.process.run())
     async with asyncio.timeout(60):
@@ -270,11 +286,11 @@ async def test_it_can_be_stopped_while_it_waits_for_what_the_last_start_held(
         starts.append(restarts)
         return await sleeper("false")
 
-    async def clear() -> None:
+    async def prepare(_lost: bool) -> None:
         waiting.set()
         await asyncio.Event().wait()
 
-    process = SupervisedProcess(state, start, lambda: None, clear=clear)
+    process = SupervisedProcess(state, start, lambda: None, prepare=prepare)
     running = asyncio.create_task(process.run())
     async with asyncio.timeout(60):
         await waiting.wait()
@@ -289,7 +305,7 @@ async def test_what_ignores_sigterm_is_killed(state: ProcessState) -> None:
 
     async def start(_: int) -> Running:
         process = await asyncio.create_subprocess_shell(
-            "trap '' TERM; echo deaf; exec sleep 600", stdout=asyncio.subprocess.PIPE
+            "trap '' TERM; echo deaf; exec sleep 600", stdout=asyncio.subprocess.PIPE, process_group=0
         )
         assert process.stdout is not None
         assert await process.stdout.readline() == b"deaf\n"
@@ -298,7 +314,7 @@ async def test_what_ignores_sigterm_is_killed(state: ProcessState) -> None:
             ends.append(await process.wait())
             return ends[-1]
 
-        return Running(process.pid, ended())
+        return running_of(process.pid, ended())
 
     diary = Diary(state, start)
     running = asyncio.create_task(diary.process.run())
@@ -345,17 +361,108 @@ def test_ends_in_words() -> None:
     assert describe_end(-99) == "killed by signal 99"
 
 
-def test_tail(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    assert tail(log, 2) == ""
-    log.write_bytes(b"one\ntwo\n\xffthree\n")
-    assert tail(log, 2) == "two\n\ufffdthree"
-    assert tail(log, 2, since=8) == "\ufffdthree"
-    log.write_text("x" * 2000 + "\n")
-    assert tail(log, 2) == "x" * 500
-
-
 async def test_signals_to_what_has_ended_are_no_error() -> None:
     ended = await sleeper("true")
     assert await ended.wait() == 0
-    ended.send(signal.SIGTERM)
+    await ended.send(signal.SIGTERM)
+
+
+# --- a machine that the place has lost ------------------------------------------------------------------------------
+
+
+class LostRunning:
+    """A start whose machine is gone: each call about it fails."""
+
+    address = Address(host="127.0.0.1", port=1)
+    pid = 7
+
+    async def wait(self) -> int:
+        raise PlaceLostError("the node of `math-0` is lost")
+
+    async def wait_gone(self) -> None:
+        raise PlaceLostError("the node of `math-0` is lost")
+
+    async def send(self, _number: signal.Signals) -> None:
+        raise PlaceLostError("the node of `math-0` is lost")
+
+    async def logs(self, _offset: int = 0) -> AsyncIterator[bytes]:
+        raise PlaceLostError("the node of `math-0` is lost")
+        yield b""
+
+
+async def test_process_on_a_lost_machine_is_prepared_as_lost_until_that_succeeds(
+    state: ProcessState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervised_process, "pause_before", lambda _: 0.0)
+    prepared: list[bool] = []
+
+    async def prepare(lost: bool) -> None:
+        prepared.append(lost)
+        if len(prepared) == 1:
+            raise LaunchError("no machine has room")
+
+    async def start(restarts: int) -> Running:
+        return LostRunning() if restarts == 0 else await sleeper("false" if restarts == 2 else "sleep 60")
+
+    diary = Diary(state, start, prepare)
+    running = asyncio.create_task(diary.process.run())
+    async with asyncio.timeout(60):
+        await diary.until(Phase.RUNNING, restarts=3)
+    assert [s.detail for s in diary.states if s.phase == Phase.RESTARTING] == [
+        "the node of `math-0` is lost",
+        "no machine has room",
+        "exit 1",
+    ]
+    assert prepared == [True, True, False]
+    await diary.process.stop(30)
+    await running
+
+
+async def test_process_whose_machine_is_lost_while_it_starts_is_prepared_as_lost(
+    state: ProcessState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervised_process, "pause_before", lambda _: 0.0)
+    prepared: list[bool] = []
+
+    async def prepare(lost: bool) -> None:
+        prepared.append(lost)
+
+    async def start(restarts: int) -> Running:
+        if restarts == 0:
+            raise PlaceLostError("the node of `math-0` is lost")
+        return await sleeper()
+
+    diary = Diary(state, start, prepare)
+    running = asyncio.create_task(diary.process.run())
+    async with asyncio.timeout(60):
+        await diary.until(Phase.RUNNING, restarts=1)
+    assert prepared == [True]
+    await diary.process.stop(30)
+    await running
+
+
+async def test_process_whose_machine_is_lost_while_it_is_stopped_ends(state: ProcessState) -> None:
+    class Unreachable(LostRunning):
+        """A start whose loss is noticed when somebody sends it a signal."""
+
+        def __init__(self) -> None:
+            self.noticed = asyncio.Event()
+
+        async def wait(self) -> int:
+            await self.noticed.wait()
+            return await super().wait()
+
+        async def send(self, number: signal.Signals) -> None:
+            self.noticed.set()
+            await super().send(number)
+
+    async def start(_: int) -> Running:
+        return Unreachable()
+
+    diary = Diary(state, start)
+    running = asyncio.create_task(diary.process.run())
+    async with asyncio.timeout(60):
+        await diary.until(Phase.RUNNING)
+        await diary.process.stop(30)
+        await running
+    assert diary.phases[-1] == Phase.STOPPED

@@ -11,21 +11,22 @@ import pytest
 import torch
 
 from sun_sglang.errors import PatchError, UserError
-from sun_sglang.launch.deployment import StartMethodName, choose_start
-from sun_sglang.launch.places.local import start_methods
+from sun_sglang.launch.places.command import Command, command_at, inherited_environment
+from sun_sglang.launch.places.local import fork_start, start_methods
+from sun_sglang.launch.places.local.child import Child
 from sun_sglang.launch.places.local.fork_server import require_no_device
+from sun_sglang.launch.places.local.fork_start import ForkStart, ForkUnsafeError
 from sun_sglang.launch.places.local.ports import free_ports
-from sun_sglang.launch.places.local.start_methods import (
-    ForkOrPlainStart,
-    ForkStart,
-    ForkUnsafeError,
-    Running,
-    worker_environment,
-)
-from sun_sglang.launch.planning.kv_transfer import Transfer
-from sun_sglang.launch.planning.plan import LaunchPlan, RouterPlan, WorkerPlan
+from sun_sglang.launch.places.local.start_methods import ForkOrPlainStart, StartMethodName, choose_start
+from sun_sglang.launch.places.place import Address
+from sun_sglang.launch.planning.plan import WorkerPlan
 from sun_sglang.patches import fork_schedulers
 from sun_sglang.patches.fork_schedulers import FORK_VARIABLE, choose_fork, choose_spawn, unneeded
+
+
+@pytest.fixture
+def command(worker: WorkerPlan) -> Command:
+    return command_at(worker, Address(host="127.0.0.1", port=1))
 
 
 class Unsafe:
@@ -36,7 +37,7 @@ class Unsafe:
 
     async def open(self) -> None: ...
 
-    async def start(self, _worker: WorkerPlan) -> Running:
+    async def start(self, _command: Command) -> Child:
         raise ForkUnsafeError("CUDA was initialised before the fork")
 
     async def close(self) -> None:
@@ -49,18 +50,18 @@ class Plain:
 
     async def open(self) -> None: ...
 
-    async def start(self, worker: WorkerPlan) -> Running:
+    async def start(self, command: Command) -> Child:
         async def ended() -> int:
             return 0
 
-        self.started.append(worker.name)
-        return Running(os.getpid(), ended())
+        self.started.append(command.name)
+        return Child(os.getpid(), ended())
 
     async def close(self) -> None: ...
 
 
 async def test_an_unsafe_fork_server_gives_way_to_plain_starts_and_says_so_once(
-    worker: WorkerPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(start_methods, "ForkStart", Unsafe)
     monkeypatch.setattr(start_methods, "PlainStart", Plain)
@@ -68,7 +69,7 @@ async def test_an_unsafe_fork_server_gives_way_to_plain_starts_and_says_so_once(
     method = ForkOrPlainStart(tmp_path / "fork-server.log", warnings.append)
     await method.open()
     for _ in range(2):
-        assert await (await method.start(worker)).wait() == 0
+        assert await (await method.start(command)).wait() == 0
     await method.close()
     assert warnings == [
         "Workers are started one by one instead of forked: CUDA was initialised before the fork.",
@@ -98,35 +99,25 @@ def test_only_a_fork_servers_child_forks_its_schedulers() -> None:
     assert unneeded({}) == "this process was not forked"
 
 
-def plan_of(worker: WorkerPlan, gpus: tuple[int, ...]) -> LaunchPlan:
-    return LaunchPlan(
-        run_dir=worker.log.parent,
-        workers=(worker, worker.model_copy(update={"name": "math-0", "gpus": gpus})),
-        router=RouterPlan(host="127.0.0.1", port=1, fleet=worker.log, log=worker.log),
-        transfer=Transfer(backend="nixl", reason=""),
-        fleet={},
-    )
-
-
 @pytest.mark.parametrize(
-    ("gpus", "asked", "method"),
+    ("on_gpu", "asked", "method"),
     [
-        ((), None, "fork"),
-        ((), "plain", "plain"),
-        ((), "fork", "fork"),
-        ((0,), None, "plain"),
-        ((0,), "plain", "plain"),
+        (None, None, "fork"),
+        (None, "plain", "plain"),
+        (None, "fork", "fork"),
+        ("math-0", None, "plain"),
+        ("math-0", "plain", "plain"),
     ],
 )
 def test_workers_on_gpus_are_started_plainly_and_others_forked_unless_asked(
-    worker: WorkerPlan, gpus: tuple[int, ...], asked: StartMethodName | None, method: StartMethodName
+    on_gpu: str | None, asked: StartMethodName | None, method: StartMethodName
 ) -> None:
-    assert choose_start(plan_of(worker, gpus), asked) == method
+    assert choose_start(on_gpu, asked) == method
 
 
-def test_fork_of_a_worker_on_a_gpu_is_one_clear_error(worker: WorkerPlan) -> None:
+def test_fork_of_a_worker_on_a_gpu_is_one_clear_error() -> None:
     with pytest.raises(UserError, match=r"--start fork: `math-0` runs on a GPU, .*; leave `--start` out"):
-        choose_start(plan_of(worker, (0,)), "fork")
+        choose_start("math-0", "fork")
 
 
 @pytest.fixture
@@ -136,17 +127,17 @@ def telling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     event = '{\\"kind\\":\\"unsafe\\",\\"detail\\":\\"it sees [$CUDA_VISIBLE_DEVICES]\\"}'
     script.write_text(f'#!/bin/bash\necho "{event}" >&$3\n')
     script.chmod(0o700)
-    monkeypatch.setattr(start_methods.sys, "executable", str(script))
+    monkeypatch.setattr(fork_start.sys, "executable", str(script))
 
 
 async def test_fork_server_sees_no_gpu(
-    telling: None, worker: WorkerPlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    telling: None, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     method = ForkStart(tmp_path / "fork-server.log")
     await method.open()
     with pytest.raises(ForkUnsafeError, match=r"it sees \[\]"):
-        await method.start(worker)
+        await method.start(command)
     await method.close()
 
 
@@ -166,4 +157,4 @@ def test_no_port_is_given_twice() -> None:
 
 
 def test_workers_do_not_inherit_the_routers_keys() -> None:
-    assert worker_environment({"SUN_API_KEYS": "secret", "HOME": "/root"}) == {"HOME": "/root"}
+    assert inherited_environment({"SUN_API_KEYS": "secret", "HOME": "/root"}) == {"HOME": "/root"}

@@ -1,0 +1,57 @@
+"""The complete command of one start: a worker's plan with the address that the place has given it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from sun_sglang.launch.places.place import Address
+from sun_sglang.launch.planning.engine_flags import to_argv
+from sun_sglang.launch.planning.plan import WorkerPlan
+from sun_sglang.router.auth.api_keys import ENVIRONMENT
+from sun_sglang.strict import Strict
+from sun_sglang.topology import Backend
+
+
+class Command(Strict):
+    """One start of a worker.
+
+    Attributes:
+        name: the worker.
+        backend: what is started: SGLang, or its emulation.
+        argv: SGLang's flags, complete.
+        env: variables added to the environment of its processes.
+        threads: what torch may use.
+        log: file for its output.
+    """
+
+    name: str
+    backend: Backend
+    argv: tuple[str, ...]
+    env: dict[str, str]
+    threads: int
+    log: Path
+
+
+def command_at(worker: WorkerPlan, address: Address) -> Command:
+    """Return the command that starts a worker at an address."""
+    flags = {
+        "host": address.host,
+        "port": address.port,
+        "nccl_port": address.nccl_port,
+        "disaggregation_bootstrap_port": address.bootstrap_port,
+    }
+    return Command(
+        name=worker.name,
+        backend=worker.backend,
+        argv=(*worker.argv, *to_argv(flags)),
+        # the address that a worker reports to its peers
+        env={**worker.env, "SGLANG_HOST_IP": address.host},
+        threads=worker.threads,
+        log=worker.log,
+    )
+
+
+def inherited_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that a worker inherits from the launcher: all but the keys of the router's clients."""
+    return {name: value for name, value in environ.items() if name != ENVIRONMENT}

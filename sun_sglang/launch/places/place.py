@@ -1,0 +1,182 @@
+"""The protocols of a place: where workers run, which addresses they have, and how they are started and stopped."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from sun_sglang.errors import LaunchError
+from sun_sglang.launch.planning.machine import Machine
+from sun_sglang.launch.planning.plan import WorkerPlan
+from sun_sglang.strict import Strict
+
+
+class PlaceLostError(LaunchError):
+    """The place has lost the machine of a worker: it reports no exit status, and the slot's address is void."""
+
+
+class Address(Strict):
+    """Where one start of a worker listens.
+
+    Attributes:
+        host: name or IP address of its machine, as other workers and the router reach it.
+        port: its HTTP port.
+        bootstrap_port: where decode workers meet a prefill worker; None where none was asked for.
+        nccl_port: where the ranks of the worker meet; None where SGLang chooses.
+    """
+
+    host: str
+    port: int
+    bootstrap_port: int | None = None
+    nccl_port: int | None = None
+
+    @property
+    def url(self) -> str:
+        """URL of its HTTP server."""
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+
+class Needs(Strict):
+    """What a worker occupies while it runs.
+
+    Attributes:
+        cpus: threads of its processes.
+        gpus: how many GPUs.
+        devices: which GPUs (`Gpu.index`), where the plan has chosen them; else empty.
+    """
+
+    cpus: int
+    gpus: int = 0
+    devices: tuple[int, ...] = ()
+
+
+class Slot(Protocol):
+    """The room that a place holds for one worker, over all of its starts.
+
+    Attributes:
+        worker: the worker's name.
+        address: host and HTTP port of every start; no other port.
+    """
+
+    @property
+    def worker(self) -> str: ...  # noqa: D102 - described above
+
+    @property
+    def address(self) -> Address: ...  # noqa: D102 - described above
+
+    async def wait_free(self) -> None:
+        """Wait until the resources of the last start (GPU memory) are free, or the place stops waiting.
+
+        The caller may cancel this call.
+        """
+
+
+class Running(Protocol):
+    """One start of a worker.
+
+    Attributes:
+        address: where this start listens, with all of its ports.
+        pid: its process id on its machine.
+    """
+
+    @property
+    def address(self) -> Address: ...  # noqa: D102 - described above
+
+    @property
+    def pid(self) -> int: ...  # noqa: D102 - described above
+
+    async def wait(self) -> int:
+        """Return the exit status of the worker's first process; negative: the number of the signal that ended it.
+
+        Raises:
+            PlaceLostError: the place has lost the machine.
+        """
+        ...
+
+    async def wait_gone(self) -> None:
+        """Wait until the first process has ended and no other process of this start is left; kill those that stay.
+
+        Raises:
+            LaunchError: a killed process does not end.
+            PlaceLostError: the place has lost the machine.
+        """
+
+    async def send(self, number: signal.Signals) -> None:
+        """Send a signal to all processes of this start; no error where they have ended.
+
+        Raises:
+            PlaceLostError: the place has lost the machine.
+        """
+
+    def logs(self, offset: int = 0) -> AsyncIterator[bytes]:
+        """Yield what this start has written so far.
+
+        Args:
+            offset: the byte of its output to begin at; negative: counted from the end.
+
+        Raises:
+            PlaceLostError: the place has lost the machine.
+        """
+        ...
+
+
+class Place(Protocol):
+    """Runs workers. A caller opens it, reserves a slot for each worker, starts workers, and closes it."""
+
+    async def open(self) -> None:
+        """Connect to the place. A closed place can be opened again."""
+
+    async def machines(self) -> tuple[Machine, ...]:
+        """Return the machines that a plan may use."""
+        ...
+
+    async def reserve(self, worker: str, needs: Needs) -> Slot:
+        """Hold room for one worker.
+
+        Args:
+            worker: its name, unique in the place.
+            needs: what it occupies.
+
+        Raises:
+            LaunchError: no machine has this room.
+            UserError: the place cannot run such a worker.
+        """
+        ...
+
+    async def start(self, slot: Slot, worker: WorkerPlan) -> Running:
+        """Start a worker in its slot, with a new bootstrap port and a new NCCL port for each start.
+
+        Args:
+            slot: from `reserve`; its last start has ended.
+            worker: what to run.
+
+        Raises:
+            RefusedError: no start of this worker can succeed.
+            LaunchError: this start failed; the next one may succeed.
+            PlaceLostError: the place has lost the machine.
+        """
+        ...
+
+    async def adopt(self) -> dict[str, Running]:
+        """Return the workers that run since an earlier launcher, by name.
+
+        Raises:
+            LaunchError: workers of this place end with their launcher.
+        """
+        ...
+
+    async def release(self, slot: Slot) -> None:
+        """Give a slot back; its worker has ended or its machine is lost."""
+
+    async def close(self) -> None:
+        """Give back all slots; workers that still run end."""
+
+
+class RefusedError(LaunchError):
+    """No start of a worker can succeed here: a hook on SGLang did not take."""
+
+
+def needs_of(worker: WorkerPlan) -> Needs:
+    """Return what a planned worker occupies."""
+    return Needs(cpus=worker.threads, gpus=len(worker.gpus), devices=worker.gpus)
