@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from sun_sglang.launch.planning.kv_transfer import Transfer
 from sun_sglang.contracts.tasks_report import TasksReport
+from sun_sglang.launch.planning.kv_transfer import Transfer
 from sun_sglang.launch.state import ProcessState
 
 
