@@ -19,12 +19,16 @@ import orjson
 import typer
 import uvloop
 
+from sun_sglang.contracts.sglang_versions import NEWEST_VERSION
 from sun_sglang.contracts.worker_card import WORKER_CARD_PATH, Identity, WorkerCard
+from sun_sglang.emulator.protocol.replies import DONE, Progress, ReplyBuilder
+from sun_sglang.emulator.protocol.reply_shapes import SHAPES
 
 VOCAB = 1 << 20
 _CARD_PATH = WORKER_CARD_PATH.encode()
-_DONE = b"data: [DONE]\n\n"
-_TEXT = " the answer so far, which is as long as short answers are"
+# an event of a stream has 288 bytes, which earlier reports measured too
+_TEXT = " text so far,"
+_BUILD = ReplyBuilder(SHAPES[NEWEST_VERSION])
 
 
 def card(role: Literal["prefill", "decode"]) -> bytes:
@@ -59,19 +63,17 @@ def card(role: Literal["prefill", "decode"]) -> bytes:
 
 
 def result(rid: str, prompt: int, made: int, *, ended: bool) -> bytes:
-    """A result, or an event's data, in the shape of SGLang's `/generate`."""
-    reason = {"type": "length", "length": made} if ended else None
-    meta = {
-        "id": rid,
-        "finish_reason": reason,
-        "prompt_tokens": prompt,
-        "weight_version": "default",
-        "total_retractions": 0,
-        "completion_tokens": made,
-        "cached_tokens": 0,
-        "e2e_latency": None,
-    }
-    return orjson.dumps({"text": _TEXT, "output_ids": [made], "meta_info": meta})
+    """Return a reply of SGLang's `/generate`, or one event's data, as JSON.
+
+    Args:
+        rid: id of the request.
+        prompt: tokens of the prompt.
+        made: tokens generated so far.
+        ended: whether the generation has finished.
+    """
+    finish = {"type": "length", "length": made} if ended else None
+    progress = Progress(request_id=rid, prompt_tokens=prompt, tokens=[0] * made, text=_TEXT, finish=finish)
+    return orjson.dumps(_BUILD.generate(progress))
 
 
 class Responder(asyncio.Protocol):
@@ -132,7 +134,7 @@ class Responder(asyncio.Protocol):
         rid, prompt = asked.get("rid") or "none", asked["input_ids"]
         left, period = asked["sampling_params"]["max_new_tokens"], prompt[0] / 1e6
         last = _chunk(b"data: " + result(rid, len(prompt), left, ended=True) + b"\n\n")
-        last += _chunk(_DONE) + b"0\r\n\r\n"
+        last += _chunk(DONE) + b"0\r\n\r\n"
         event = _chunk(b"data: " + result(rid, len(prompt), 1, ended=False) + b"\n\n")
         self._transport.write(
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"

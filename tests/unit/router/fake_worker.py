@@ -18,9 +18,13 @@ from aiohttp import web
 
 from sun_sglang.contracts.token_count import TOKEN_COUNT_PATH, TokenCount
 from sun_sglang.contracts.worker_card import WORKER_CARD_PATH, Identity, PatchReport, WorkerCard
+from sun_sglang.emulator.protocol.replies import DONE
 from sun_sglang.topology import Role
 
+from tests.unit.router.fake_replies import FakeReplies, prompt_of, wanted
+
 VOCAB = 50_000
+ABORTED = {"type": "abort", "message": "aborted"}
 IDENTITY = Identity(
     architecture="LlamaForCausalLM",
     num_layers=2,
@@ -47,11 +51,6 @@ def token(*parts: object) -> int:
 def expected(prefill: str, decode: str, prompt: list[int], count: int) -> list[int]:
     """The tokens that a pair with these weights makes of a prompt."""
     return [token(prefill, prompt)] + [token(prefill, decode, prompt, i) for i in range(1, count)]
-
-
-def spoken(tokens: list[int]) -> str:
-    """Tokens as text."""
-    return "".join(f" {t}" for t in tokens)
 
 
 @dataclass
@@ -317,7 +316,7 @@ class FakeWorker:
         self.rooms.used.append(body["bootstrap_room"])
         ids = prompt_of(path, body)
         if fault.abort is not None:
-            return reply(result(path, body, [1], ids, fault.abort, 0))
+            return reply(FakeReplies(path, body, ids, 0).whole([1], fault.abort))
         known = self.cache.setdefault(body["extra_key"], set())
         handed = {
             "weights": self.weights,
@@ -327,9 +326,8 @@ class FakeWorker:
         known.add(tuple(ids))
         self.rooms.meet(body["bootstrap_room"]).set_result(handed)
         finish = {"type": "length", "length": 1}
-        answer = result(path, body, [handed["first"]], ids, finish, handed["cached"])
-        add_input_logprobs(path, body, answer, ids)
-        return reply(answer)
+        replies = FakeReplies(path, body, ids, handed["cached"], computes_prompt=True)
+        return reply(replies.whole([handed["first"]], finish))
 
     async def _decode(self, request: web.Request, body: dict[str, Any], fault: Fault) -> web.StreamResponse:
         path, ids = request.path, prompt_of(request.path, body)
@@ -343,49 +341,45 @@ class FakeWorker:
             return out
         met = self.rooms.meet(body["bootstrap_room"])
         if await self._unless_aborted(body["rid"], asyncio.shield(met)):
-            return await self._send(request, body, ids, [], {"type": "abort", "message": "aborted"}, 0, fault)
+            return await self._send(request, body, FakeReplies(path, body, ids, 0), [], ABORTED, fault)
         handed = met.result()
         if fault.abort is not None:
-            return await self._send(request, body, ids, [], fault.abort, 0, fault)
+            return await self._send(request, body, FakeReplies(path, body, ids, 0), [], fault.abort, fault)
         made = [handed["first"]]
         made += [token(handed["weights"], self.weights, ids, i) for i in range(1, wanted(path, body))]
         # the cache hit of a namespace: the answer is then made from what was cached, whoever made it
-        return await self._send(
-            request, body, ids, made, {"type": "length", "length": len(made)}, handed["cached"], fault
-        )
+        replies = FakeReplies(path, body, ids, handed["cached"])
+        return await self._send(request, body, replies, made, {"type": "length", "length": len(made)}, fault)
 
     async def _send(
         self,
         request: web.Request,
         body: dict[str, Any],
-        ids: list[int],
+        replies: FakeReplies,
         made: list[int],
         finish: dict[str, Any],
-        cached: int,
         fault: Fault,
     ) -> web.StreamResponse:
-        path, rid = request.path, body["rid"]
+        rid = body["rid"]
         if not body["stream"]:
             if fault.hang_after is not None and await self._unless_aborted(rid, self._forever.wait()):
-                made, finish = made[: fault.hang_after], {"type": "abort", "message": "aborted"}
-            return reply(result(path, body, made, ids, finish, cached))
+                made, finish = made[: fault.hang_after], ABORTED
+            return reply(replies.whole(made, finish))
         out = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await out.prepare(request)
-        async for chunk in self._chunks(path, body, ids, made, finish, cached, fault):
+        async for chunk in self._chunks(rid, replies, made, finish, fault):
             if chunk is None:
                 self.die()
             await out.write(chunk)
-        await out.write(b"data: [DONE]\n\n")
+        await out.write(DONE)
         return out
 
     async def _chunks(
         self,
-        path: str,
-        body: dict[str, Any],
-        ids: list[int],
+        rid: str,
+        replies: FakeReplies,
         made: list[int],
         finish: dict[str, Any],
-        cached: int,
         fault: Fault,
     ) -> AsyncIterator[bytes | None]:
         for i in range(max(1, len(made))):
@@ -396,14 +390,13 @@ class FakeWorker:
                 return
             if i == fault.hang_after:
                 self.stepped.set()
-                if await self._unless_aborted(body["rid"], self._forever.wait()):
-                    finish = {"type": "abort", "message": "aborted"}
-                    yield sse(chunk_of(path, body, made[:i], ids, finish, cached, i))
+                if await self._unless_aborted(rid, self._forever.wait()):
+                    yield replies.events(made[:i], i, ABORTED)
                     return
             done = i >= len(made) - 1
-            yield sse(chunk_of(path, body, made[: i + 1], ids, finish if done else None, cached, i))
-        if path != "/generate" and (body.get("stream_options") or {}).get("include_usage"):
-            yield sse({**named(path, body), "choices": [], "usage": usage(ids, made, cached)})
+            yield replies.events(made[: i + 1], i, finish if done else None)
+        if usage := replies.usage_event(made):
+            yield usage
 
     async def _unless_aborted(self, rid: str, wait: Any) -> bool:
         """Wait for something or for the request's abort. Returns whether it was the abort."""
@@ -414,123 +407,6 @@ class FakeWorker:
         finally:
             for task in waits:
                 task.cancel()
-
-
-# --- SGLang's shapes ------------------------------------------------------------------------------------------------
-
-
-def prompt_of(path: str, body: dict[str, Any]) -> list[int]:
-    if path == "/generate":
-        prompt = body["input_ids"] if body.get("input_ids") is not None else body["text"]
-    elif path == "/v1/completions":
-        prompt = body["prompt"]
-    else:
-        prompt = body.get("input_ids") or orjson.dumps(body["messages"]).decode()
-    assert isinstance(prompt, str) or all(isinstance(t, int) for t in prompt), "one prompt a request"
-    return [ord(c) for c in prompt] if isinstance(prompt, str) else prompt
-
-
-def wanted(path: str, body: dict[str, Any]) -> int:
-    if path == "/generate":
-        params = body.get("sampling_params") or {}
-        assert params.get("n", 1) == 1
-        return int(params.get("max_new_tokens", 4))
-    assert body.get("n", 1) == 1
-    return int(body.get("max_tokens") or body.get("max_completion_tokens") or 4)
-
-
-def usage(ids: list[int], made: list[int], cached: int) -> dict[str, Any]:
-    details = {"cached_tokens": cached} if cached else None
-    return {
-        "prompt_tokens": len(ids),
-        "total_tokens": len(ids) + len(made),
-        "completion_tokens": len(made),
-        "prompt_tokens_details": details,
-        "reasoning_tokens": 0,
-    }
-
-
-def named(path: str, body: dict[str, Any]) -> dict[str, Any]:
-    kind = "text_completion" if path == "/v1/completions" else "chat.completion"
-    if body["stream"] and path != "/v1/completions":
-        kind += ".chunk"
-    return {"id": body["rid"], "object": kind, "created": 1, "model": body["model"]}
-
-
-def result(
-    path: str, body: dict[str, Any], made: list[int], ids: list[int], finish: dict[str, Any], cached: int
-) -> dict[str, Any]:
-    text = spoken(made)
-    if path == "/generate":
-        meta = {
-            "id": body["rid"],
-            "finish_reason": finish,
-            "prompt_tokens": len(ids),
-            "completion_tokens": len(made),
-            "cached_tokens": cached,
-        }
-        if body.get("return_logprob"):
-            meta |= {
-                "input_token_logprobs": [],
-                "input_top_logprobs": [],
-                "output_token_logprobs": [[-0.5, t, None] for t in made],
-            }
-        return {"text": text, "output_ids": made, "meta_info": meta}
-    choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": finish["type"], "matched_stop": None}
-    if path == "/v1/completions":
-        choice["text"] = (body["prompt"] if body.get("echo") else "") + text
-        if body.get("logprobs") is not None:
-            choice["logprobs"] = logprobs([f"out{t}" for t in made])
-    else:
-        choice["message"] = {"role": "assistant", "content": text}
-    return {**named(path, body), "choices": [choice], "usage": usage(ids, made, cached)}
-
-
-def logprobs(tokens: list[str]) -> dict[str, Any]:
-    return {
-        "tokens": tokens,
-        "token_logprobs": [-0.5] * len(tokens),
-        "top_logprobs": [{t: -0.5} for t in tokens],
-        "text_offset": [-1] * len(tokens),
-    }
-
-
-def add_input_logprobs(path: str, body: dict[str, Any], answer: dict[str, Any], ids: list[int]) -> None:
-    if path == "/generate" and body.get("return_logprob") and body.get("logprob_start_len", -1) >= 0:
-        start = body["logprob_start_len"]
-        answer["meta_info"]["input_token_logprobs"] = [[-1.0, t, None] for t in ids[start:]]
-    if path == "/v1/completions" and body.get("echo") and body.get("logprobs"):
-        own = answer["choices"][0]["logprobs"]
-        theirs = logprobs([f"in{t}" for t in ids])
-        answer["choices"][0]["logprobs"] = {k: theirs[k] + own[k] for k in own}
-
-
-def chunk_of(
-    path: str,
-    body: dict[str, Any],
-    made: list[int],
-    ids: list[int],
-    finish: dict[str, Any] | None,
-    cached: int,
-    index: int,
-) -> dict[str, Any]:
-    if path == "/generate":
-        whole = result(path, body, made, ids, finish or {"type": "length"}, cached)
-        whole["meta_info"]["finish_reason"] = finish
-        return whole
-    delta = spoken(made[index:])
-    choice: dict[str, Any] = {"index": 0, "logprobs": None, "finish_reason": finish["type"] if finish else None}
-    if path == "/v1/completions":
-        choice["text"] = delta
-        if body.get("logprobs") is not None:
-            choice["logprobs"] = logprobs([f"out{t}" for t in made[index:]])
-    else:
-        choice["delta"] = {"role": "assistant" if index == 0 else None, "content": delta}
-    return {**named(path, body), "choices": [choice], "usage": None}
-
-
-def sse(data: dict[str, Any]) -> bytes:
-    return b"data: " + orjson.dumps(data) + b"\n\n"
 
 
 def reply(data: dict[str, Any]) -> web.Response:

@@ -8,9 +8,10 @@ from typing import Any
 import orjson
 import pytest
 
+from sun_sglang.emulator.protocol.replies import sse_event as sse
 from sun_sglang.router.serving.merged_stream import MergedStream
 from tests.unit.router.conftest import System
-from tests.unit.router.fake_worker import FakeWorker, Fault, sse
+from tests.unit.router.fake_worker import FakeWorker, Fault
 
 DONE = b"data: [DONE]\n\n"
 TRICKY = ["data: ", "data: [DONE]", 'data: {"error":{}}\n\n', "[DONE]", '"abort"', "error", "abort"]
