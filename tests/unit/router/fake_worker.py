@@ -20,7 +20,6 @@ from sun_sglang.contracts.token_count import TOKEN_COUNT_PATH, TokenCount
 from sun_sglang.contracts.worker_card import WORKER_CARD_PATH, Identity, PatchReport, WorkerCard
 from sun_sglang.emulator.protocol.replies import DONE
 from sun_sglang.topology import Role
-
 from tests.unit.router.fake_replies import FakeReplies, prompt_of, wanted
 
 VOCAB = 50_000
