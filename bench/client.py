@@ -11,7 +11,7 @@ from openai import AsyncOpenAI
 
 
 @dataclass(frozen=True)
-class Answer:
+class Completion:
     """One streamed answer.
 
     Attributes:
@@ -27,7 +27,7 @@ class Answer:
     tokens: int
 
 
-async def ask(client: AsyncOpenAI, task: str, messages: Sequence[Any], max_tokens: int) -> Answer:
+async def ask(client: AsyncOpenAI, task: str, messages: Sequence[Any], max_tokens: int) -> Completion:
     """Ask a task greedily and time the pieces of its answer.
 
     Raises:
@@ -57,4 +57,4 @@ async def ask(client: AsyncOpenAI, task: str, messages: Sequence[Any], max_token
         raise RuntimeError(f"task `{task}` streamed {len(pieces)} pieces and counted {tokens} tokens")
     # the last token often ends the answer and brings no text: what is timed is the tokens that did
     tpot = (last - first) / (len(pieces) - 1) if len(pieces) > 1 else None
-    return Answer("".join(pieces), first - sent, tpot, tokens)
+    return Completion("".join(pieces), first - sent, tpot, tokens)

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sun_sglang.bench.client import Answer, ask
+from sun_sglang.bench.client import Completion, ask
 from sun_sglang.bench.processes import sun_command
 from sun_sglang.launch.router_access import worker_headers
 from sun_sglang.launch.state import DeploymentState, read_state, run_dir_of
@@ -85,7 +85,7 @@ def read_questions(topology: Path, task: str) -> list[Question]:
 
 async def ask_all(
     state: DeploymentState, topology: Topology, questions: Sequence[Question], headers: Mapping[str, str]
-) -> tuple[list[Answer], Batch]:
+) -> tuple[list[Completion], Batch]:
     """Ask everything at once, and watch the decode workers while they answer.
 
     Args:
@@ -128,7 +128,7 @@ def _sun(*arguments: str) -> int:
     return subprocess.run(sun_command(*arguments), check=False).returncode
 
 
-def _show(console: Console, questions: Sequence[Question], answers: Sequence[Answer], batch: Batch) -> None:
+def _show(console: Console, questions: Sequence[Question], answers: Sequence[Completion], batch: Batch) -> None:
     table = Table("task", "question", "answer", "right", title="Answers, as streamed", title_justify="left")
     for question, answer in zip(questions, answers, strict=True):
         right = answer.text == question.answer

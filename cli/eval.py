@@ -101,10 +101,10 @@ def command(
         raise typer.BadParameter("--prefill and --decode are for evaluation without servers; the router knows its own")
     if prompt not in _PROMPTS:
         raise typer.BadParameter(f"has to be {', '.join(_PROMPTS)}", param_hint="--prompt")
-    from sun_sglang.evaluation.harnesses.lm_eval import Asking, Prompt
+    from sun_sglang.evaluation.harnesses.lm_eval import EvaluationSettings, Prompt
     from sun_sglang.evaluation.table import render
 
-    asking = Asking(
+    settings = EvaluationSettings(
         prompt=cast("Prompt", prompt),
         few_shot=few_shot,
         limit=limit or None,
@@ -113,7 +113,7 @@ def command(
         timeout=timeout,
         unsafe_code=run_unsafe_code,
     )
-    report, samples = _served(asked, _endpoint(served, run_dir), asking, include_path, tokenizer, harness_dir)
+    report, samples = _served(asked, _endpoint(served, run_dir), settings, include_path, tokenizer, harness_dir)
     if out is not None:
         _write(out, report.model_dump_json(indent=2))
     if answers is not None:
@@ -134,7 +134,7 @@ def _endpoint(served: str | None, run_dir: Path | None) -> Endpoint:
 def _served(
     asked: list[str],
     endpoint: Endpoint,
-    asking: Any,
+    settings: Any,
     include_path: Path | None,
     tokenizer: Path | None,
     harness_dir: Path,
@@ -147,10 +147,10 @@ def _served(
     benchmarks = parse_benchmarks(asked)
     asyncio.run(require_served(endpoint, dict.fromkeys(b.task for b in benchmarks)))
     console = Console(stderr=True, highlight=False)
-    session = Session(endpoint, asking, tokenizer, harness_dir, lambda text: console.print(text, markup=False))
+    session = Session(endpoint, settings, tokenizer, harness_dir, lambda text: console.print(text, markup=False))
     session.prepare(benchmarks, include_path)
     for benchmark in benchmarks:
-        session.measure(benchmark)
+        session.run(benchmark)
     return session.report("sun " + shlex.join(sys.argv[1:])), session.samples
 
 

@@ -39,7 +39,7 @@ def command(
     import torch
 
     from sun_sglang.train.estimate import estimate
-    from sun_sglang.train.sweep import prepare, train
+    from sun_sglang.train.sweep import prepare, run_sweep
     from sun_sglang.train.trainer.trainer import processes
 
     if threads:
@@ -58,7 +58,7 @@ def command(
         f"{sizes.examples} examples, {sizes.steps} steps x {sizes.rates} learning rates, "
         f"{processes()} process{'es' if processes() > 1 else ''}"
     )
-    record = train(prepared, f"sun train {file.name}", console.print, resume=resume, merge=merge)
+    record = run_sweep(prepared, f"sun train {file.name}", console.print, resume=resume, merge=merge)
     if as_json and os.environ.get("RANK", "0") == "0":
         typer.echo(json.dumps({"output": recipe.output, **asdict(record)}, indent=2))
 

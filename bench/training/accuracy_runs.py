@@ -19,7 +19,7 @@ from sun_sglang.demo.order_task import order
 from sun_sglang.demo.tasks import math, tool
 from sun_sglang.demo.tune import tune
 from sun_sglang.train.checkpoint import load_model, load_tokenizer
-from sun_sglang.train.data.examples import Encoded, Generator, Split, draw, encode
+from sun_sglang.train.data.examples import Generator, Split, TokenizedExample, draw, encode
 from sun_sglang.train.objective.two_module import FirstToken, Scheme, TwoModule
 
 TASKS: Mapping[str, Generator] = MappingProxyType({"math": math, "tool": tool, "order": order})
@@ -144,7 +144,7 @@ class TuningRuns:
                 parameters[name].copy_(value)
         return model
 
-    def examples(self, task: str, split: Split, count: int, seed: int) -> list[Encoded]:
+    def examples(self, task: str, split: Split, count: int, seed: int) -> list[TokenizedExample]:
         """Examples as token ids."""
         return [encode(self.tokenizer, e) for e in draw(TASKS[task], split, count, seed)]
 
@@ -161,7 +161,7 @@ class TuningRuns:
         prefill = load_model(self.base)
         decode = prefill if run.scheme == "full" else load_model(self.base)
         module = TwoModule(prefill, decode, run.scheme, SCHEMES[run.scheme])
-        train: Sequence[Encoded] = self.examples(run.task, "train", how.examples, run.seed)
+        train: Sequence[TokenizedExample] = self.examples(run.task, "train", how.examples, run.seed)
         validation = self.examples(run.task, "validation", self.setting.held_out, 0)
         pad = self.tokenizer.pad_token_id
         batch = self.setting.batch

@@ -22,7 +22,7 @@ import torch
 
 from sun_sglang.train.checkpoint import load_model
 from sun_sglang.train.data.collate import LengthGrouped, collate
-from sun_sglang.train.data.examples import Encoded, encode, read_jsonl
+from sun_sglang.train.data.examples import TokenizedExample, encode, read_jsonl
 from sun_sglang.train.data.packing import PackedRows, Row, collate_row
 from sun_sglang.train.objective.packed_attention import PACKED
 from sun_sglang.train.objective.two_module import TwoModule
@@ -33,18 +33,18 @@ from transformers import AutoTokenizer  # isort: skip
 Step = Sequence[Mapping[str, torch.Tensor]]
 
 
-def long_tailed(count: int, seed: int) -> list[Encoded]:
+def long_tailed(count: int, seed: int) -> list[TokenizedExample]:
     """Random tokens whose lengths, prompt and answer together, are log-normal between 16 and 512 around 96."""
-    rng, found = Random(seed), list[Encoded]()
+    rng, found = Random(seed), list[TokenizedExample]()
     while len(found) < count:
         length = round(rng.lognormvariate(4.56, 0.7))
         if 16 <= length <= 512:
             ids = tuple(rng.randrange(256) for _ in range(length))
-            found.append(Encoded(ids[: length // 2], ids[length // 2 :]))
+            found.append(TokenizedExample(ids[: length // 2], ids[length // 2 :]))
     return found
 
 
-def ways(examples: Sequence[Encoded], batch: int, micro: int, tokens: int) -> dict[str, Iterator[Step]]:
+def ways(examples: Sequence[TokenizedExample], batch: int, micro: int, tokens: int) -> dict[str, Iterator[Step]]:
     """Steps of `batch` examples each: padded and grouped in micro batches of `micro`, packed in rows of `tokens`."""
     lengths = [len(e.prompt) + len(e.answer) for e in examples]
     shuffled = list(range(len(examples)))
@@ -67,7 +67,7 @@ def ways(examples: Sequence[Encoded], batch: int, micro: int, tokens: int) -> di
     return {"padded": padded(shuffled), "grouped": padded(LengthGrouped(lengths, batch, seed=0)), "packed": rows()}
 
 
-def measure(base: Path, steps: Mapping[str, Iterator[Step]], rounds: int) -> dict[str, tuple[float, float]]:
+def measure_throughput(base: Path, steps: Mapping[str, Iterator[Step]], rounds: int) -> dict[str, tuple[float, float]]:
     """Tokens, without padding, that a CPU second trains on (the median of the steps), and the share of padding."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     tokens: dict[str, list[tuple[int, int]]] = {name: [] for name in steps}
@@ -129,7 +129,7 @@ def main() -> None:
         tokenizer = AutoTokenizer.from_pretrained(arguments.base)
         examples = [encode(tokenizer, example) for example in read_jsonl(arguments.data)]
     steps = ways(examples, arguments.batch, arguments.micro, arguments.tokens)
-    for name, (speed, padding) in measure(arguments.base, steps, arguments.rounds).items():
+    for name, (speed, padding) in measure_throughput(arguments.base, steps, arguments.rounds).items():
         sys.stdout.write(f"{name}: {speed:.0f} tokens a second, {100 * padding:.0f} % padding\n")
 
 

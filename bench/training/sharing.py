@@ -28,12 +28,12 @@ from sun_sglang.evaluation.exact_match import evaluate
 from sun_sglang.train.checkpoint import load_model
 from sun_sglang.train.data.collate import positions
 from sun_sglang.train.objective.two_module import FirstToken
-from sun_sglang.train.reference import Mix
+from sun_sglang.train.reference import KvMix
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
-def share_layers(share: float) -> Mix:
+def share_layers(share: float) -> KvMix:
     """Return a mix that hands over the KV of the first layers and keeps the decode module's for the others."""
 
     def mix(handed: DynamicCache, own: DynamicCache, mask: torch.Tensor) -> None:
@@ -44,7 +44,7 @@ def share_layers(share: float) -> Mix:
     return mix
 
 
-def share_positions(share: float) -> Mix:
+def share_positions(share: float) -> KvMix:
     """Return a mix that hands over the KV of each prompt's first tokens and keeps the decode module's for the later."""
 
     def mix(handed: DynamicCache, own: DynamicCache, mask: torch.Tensor) -> None:

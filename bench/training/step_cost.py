@@ -25,7 +25,7 @@ from pydantic import JsonValue
 from sun_sglang.bench.figures.step_cost_table import StepCostTable
 from sun_sglang.bench.report import RESULTS, Case, Run, new_report, write_report
 from sun_sglang.train.data.collate import collate
-from sun_sglang.train.data.examples import Encoded
+from sun_sglang.train.data.examples import TokenizedExample
 from sun_sglang.train.objective.two_module import FirstToken, Scheme, TwoModule
 
 # after sun_sglang.train, which makes transformers importable on a machine without a GPU
@@ -58,7 +58,7 @@ def measure_step_cost(size: str, prompt: int, answer: int, batch: int, rounds: i
     def ids(count: int) -> tuple[int, ...]:
         return tuple(rng.randrange(_VOCABULARY) for _ in range(count))
 
-    inputs = collate([Encoded(ids(prompt), ids(answer)) for _ in range(batch)], 0)
+    inputs = collate([TokenizedExample(ids(prompt), ids(answer)) for _ in range(batch)], 0)
     modules = {scheme: _module(size, scheme) for scheme in SCHEMES}
     optimizers = {s: torch.optim.AdamW([p for p in m.parameters() if p.requires_grad]) for s, m in modules.items()}
     cases: dict[Scheme, Case] = {

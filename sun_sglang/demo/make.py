@@ -28,7 +28,7 @@ from sun_sglang.demo.tokenizer import build_tokenizer
 from sun_sglang.demo.tune import Tuned, TuneRecipe, search
 from sun_sglang.evaluation.exact_match import evaluate
 from sun_sglang.train.checkpoint import TuningRecord, load_model, save_model, save_record
-from sun_sglang.train.data.examples import Encoded, Split, draw, encode, write_jsonl
+from sun_sglang.train.data.examples import Split, TokenizedExample, draw, encode, write_jsonl
 from sun_sglang.train.objective.two_module import Scheme, TwoModule
 
 Log = Callable[[str], None]
@@ -131,7 +131,9 @@ def tune_task(
     return tuned
 
 
-def exact_matches(models: Path, task: str, examples: Sequence[Encoded], end_token: int) -> dict[str, dict[str, float]]:
+def exact_matches(
+    models: Path, task: str, examples: Sequence[TokenizedExample], end_token: int
+) -> dict[str, dict[str, float]]:
     """Exact match of the saved checkpoints on `examples`: base, full fine-tuning, naive sharing, SUN."""
     base = load_model(models / BASE)
     full = load_model(models / checkpoint_name(task, "full"))
@@ -140,7 +142,7 @@ def exact_matches(models: Path, task: str, examples: Sequence[Encoded], end_toke
     return {name: asdict(evaluate(prefill, decode, examples, end_token)) for name, (prefill, decode) in pairs.items()}
 
 
-def _encoded(task: str, split: Split, count: int, seed: int, tokenizer: Any) -> list[Encoded]:
+def _encoded(task: str, split: Split, count: int, seed: int, tokenizer: Any) -> list[TokenizedExample]:
     return [encode(tokenizer, example) for example in draw(TASKS[task], split, count, seed)]
 
 

@@ -14,7 +14,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from sun_sglang.demo.mixture import CURRICULUM, MIXTURE, stream, task_glimpses
 from sun_sglang.demo.tokenizer import CONTEXT_LENGTH, VOCAB_SIZE
 from sun_sglang.train.data.collate import IGNORED, bucketed
-from sun_sglang.train.data.examples import Encoded, encode
+from sun_sglang.train.data.examples import TokenizedExample, encode
 
 Log = Callable[[str], None]
 
@@ -111,7 +111,7 @@ def _rate(step: int, recipe: PretrainRecipe) -> float:
     return min((step + 1) / recipe.warmup, max(left, 0.0))
 
 
-def _batches(tokenizer: Any, recipe: PretrainRecipe, seed: int) -> Iterator[list[Encoded]]:
+def _batches(tokenizer: Any, recipe: PretrainRecipe, seed: int) -> Iterator[list[TokenizedExample]]:
     glimpses = task_glimpses(recipe.glimpses, seed)
     easy = (encode(tokenizer, e) for e in stream(CURRICULUM, seed, (), 0.0))
     mixed = (encode(tokenizer, e) for e in stream(MIXTURE, seed, glimpses, recipe.glimpse_share))
@@ -121,7 +121,9 @@ def _batches(tokenizer: Any, recipe: PretrainRecipe, seed: int) -> Iterator[list
     yield from bucketed(mixed, recipe.tokens, 512, seed)
 
 
-def _loss(model: Qwen3ForCausalLM, examples: Sequence[Encoded], pad: int, prompt_weight: float) -> torch.Tensor:
+def _loss(
+    model: Qwen3ForCausalLM, examples: Sequence[TokenizedExample], pad: int, prompt_weight: float
+) -> torch.Tensor:
     """Weighted mean cross entropy. Padding is on the right, where causal attention needs no mask."""
     width = max(len(e.prompt) + len(e.answer) for e in examples)
     ids = torch.full((len(examples), width), pad)

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sun_sglang.train.data.examples import Encoded
+from sun_sglang.train.data.examples import TokenizedExample
 from sun_sglang.train.objective.two_module import TwoModule
-from sun_sglang.train.trainer.trainer import Fit, fit
+from sun_sglang.train.trainer.trainer import FitSettings, fit
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Tuned:
 
 def search(
     build: Callable[[], TwoModule],
-    train: Sequence[Encoded],
-    validation: Sequence[Encoded],
+    train: Sequence[TokenizedExample],
+    validation: Sequence[TokenizedExample],
     recipe: TuneRecipe,
     *,
     pad: int,
@@ -78,8 +78,8 @@ def search(
 
 def tune(
     module: TwoModule,
-    train: Sequence[Encoded],
-    validation: Sequence[Encoded],
+    train: Sequence[TokenizedExample],
+    validation: Sequence[TokenizedExample],
     *,
     rate: float,
     batch: int,
@@ -87,5 +87,5 @@ def tune(
     seed: int,
 ) -> float:
     """Train the side of `module` that its scheme names, in place; gives back the validation loss."""
-    how = Fit(rate, batch, seed=seed, evaluation_batch=100)
+    how = FitSettings(rate, batch, seed=seed, evaluation_batch=100)
     return fit(module, train, validation, how, pad=pad)

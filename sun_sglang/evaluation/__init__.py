@@ -2,7 +2,7 @@
 
 benchmark    what is asked of whom: `math=gsm8k`
 endpoint     the router, and whether it serves the tasks
-lmeval       lm-eval, through its Python API
+lm_eval       lm-eval, through its Python API
 evalplus     EvalPlus, and
 bfcl         BFCL, by their own commands            (external: found, run, held to their exit code)
 result       what each found, alike                 (interval: how sure that is)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sun_sglang.evaluation.intervals import wilson
-from sun_sglang.train.data.examples import Encoded
+from sun_sglang.train.data.examples import TokenizedExample
 from sun_sglang.train.objective.two_module import FirstToken
-from sun_sglang.train.reference import Mix, greedy
+from sun_sglang.train.reference import KvMix, greedy
 
 _BATCH = 100
 
@@ -42,10 +42,10 @@ def exact_match(correct: int, total: int) -> ExactMatch:
 def evaluate(
     prefill: Any,
     decode: Any,
-    examples: Sequence[Encoded],
+    examples: Sequence[TokenizedExample],
     end_token: int,
     first_token: FirstToken = "prefill",
-    mix: Mix | None = None,
+    mix: KvMix | None = None,
 ) -> ExactMatch:
     """Exact match of a prefill and a decode module.
 

@@ -37,7 +37,7 @@ class Score(_Frozen):
     interval: str
 
 
-class Result(_Frozen):
+class BenchmarkResult(_Frozen):
     """One task on one benchmark.
 
     Attributes:
@@ -61,7 +61,7 @@ class Result(_Frozen):
     scores: tuple[Score, ...]
 
 
-class Report(_Frozen):
+class EvaluationReport(_Frozen):
     """All of one `sun eval --served`.
 
     Attributes:
@@ -76,7 +76,7 @@ class Report(_Frozen):
     date: str
     versions: dict[str, str]
     settings: dict[str, Any]
-    results: tuple[Result, ...]
+    results: tuple[BenchmarkResult, ...]
 
 
 def proportion(metric: str, correct: int, total: int) -> Score:

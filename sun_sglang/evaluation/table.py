@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from sun_sglang.evaluation.result import Result, Score
+from sun_sglang.evaluation.result import BenchmarkResult, Score
 
 
-def render(results: Sequence[Result]) -> Table:
+def render(results: Sequence[BenchmarkResult]) -> Table:
     """One row for each metric; scores that are right or wrong in percent."""
     table = Table("task", "benchmark", "metric", "right", "score", "95 % interval")
     for result in results:

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from sun_sglang.train.data.packing import PackedRows
 from sun_sglang.train.modules import dtype_of
 from sun_sglang.train.recipe import Recipe
-from sun_sglang.train.sweep import Prepared
+from sun_sglang.train.sweep import PreparedRecipe
 from sun_sglang.train.trainer.trainer import processes
 
 _ADAM = 2 * 4
@@ -57,7 +57,7 @@ class Estimate:
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
-def estimate(prepared: Prepared) -> Estimate:
+def estimate(prepared: PreparedRecipe) -> Estimate:
     """Compute the sizes of a prepared recipe, without loading weights."""
     recipe = prepared.recipe
     config = AutoConfig.from_pretrained(prepared.base)
@@ -89,7 +89,7 @@ def estimate(prepared: Prepared) -> Estimate:
     )
 
 
-def _largest_batch(prepared: Prepared, rows: PackedRows | None) -> tuple[int, int]:
+def _largest_batch(prepared: PreparedRecipe, rows: PackedRows | None) -> tuple[int, int]:
     """Tokens in all and answer tokens of the largest micro batch, each at its most."""
     train, micro = prepared.examples.train, prepared.recipe.micro_batch
     batches = [(example,) * micro for example in train] if rows is None else [[train[i] for i in row] for row in rows]

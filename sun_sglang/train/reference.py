@@ -13,11 +13,11 @@ from sun_sglang.train.data.collate import pad_prompts, positions
 from sun_sglang.train.objective.two_module import FirstToken
 
 # changes the prefill module's cache in place, given the decode module's own of the same tokens and the mask
-Mix = Callable[[DynamicCache, DynamicCache, torch.Tensor], None]
+KvMix = Callable[[DynamicCache, DynamicCache, torch.Tensor], None]
 
 
 @dataclass(frozen=True)
-class Generation:
+class GreedyOutput:
     """One greedy answer.
 
     Attributes:
@@ -39,8 +39,8 @@ def greedy(
     max_new_tokens: int,
     end_tokens: Collection[int] = (),
     first_token: FirstToken = "prefill",
-    mix: Mix | None = None,
-) -> list[Generation]:
+    mix: KvMix | None = None,
+) -> list[GreedyOutput]:
     """Answer prompts as disaggregated serving does (SUN, Eq. 2-4).
 
     One prompt runs without any padding, as the exact reference; several are padded on the left and run together.
@@ -98,7 +98,7 @@ def greedy(
             break
         module, pending = decode, best.indices[:, :1]
         mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-    return [Generation(tuple(tokens), tuple(margins)) for tokens, margins in rows]
+    return [GreedyOutput(tuple(tokens), tuple(margins)) for tokens, margins in rows]
 
 
 def _cache_of(module: Any, ids: torch.Tensor, mask: torch.Tensor) -> DynamicCache:

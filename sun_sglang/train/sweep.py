@@ -22,13 +22,13 @@ from sun_sglang.train.modules import build_modules, dtype_of, find_model, load_r
 from sun_sglang.train.objective.two_module import TwoModule
 from sun_sglang.train.recipe import Recipe
 from sun_sglang.train.trainer.accelerate import check_dtype, check_launched, sharded
-from sun_sglang.train.trainer.trainer import Fit, fit, load_trained, pack, processes, trained_state
+from sun_sglang.train.trainer.trainer import FitSettings, fit, load_trained, pack, processes, trained_state
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedRecipe:
     """A recipe whose base, tokenizer and data were found.
 
     Attributes:
@@ -61,7 +61,7 @@ class Prepared:
         return max(1, round(per_epoch * self.recipe.epochs))
 
 
-def prepare(recipe: Recipe) -> Prepared:
+def prepare(recipe: Recipe) -> PreparedRecipe:
     """Find and check everything that a recipe needs, before any training.
 
     Raises:
@@ -80,10 +80,12 @@ def prepare(recipe: Recipe) -> Prepared:
     if sharded() and min(len(e.answer) for part in examples[:2] for e in part) < 2:
         # the decode module would not run, while other processes wait for this one to gather its weights
         raise RecipeError("data: an answer is empty, which sharded modules cannot train on; remove it")
-    return Prepared(recipe, base, decoder, tokenizer, examples)
+    return PreparedRecipe(recipe, base, decoder, tokenizer, examples)
 
 
-def train(prepared: Prepared, command: str, say: Say, *, resume: bool = False, merge: bool = False) -> TuningRecord:
+def run_sweep(
+    prepared: PreparedRecipe, command: str, say: Say, *, resume: bool = False, merge: bool = False
+) -> TuningRecord:
     """Tune with every learning rate and save the best.
 
     Args:
@@ -113,9 +115,9 @@ def train(prepared: Prepared, command: str, say: Say, *, resume: bool = False, m
     return record
 
 
-def _fit(module: TwoModule, prepared: Prepared, rate: float, work: Path, resume: bool) -> float:
+def _fit(module: TwoModule, prepared: PreparedRecipe, rate: float, work: Path, resume: bool) -> float:
     recipe = prepared.recipe
-    how = Fit(
+    how = FitSettings(
         rate,
         1 if recipe.packing_tokens else recipe.micro_batch,
         accumulation=recipe.accumulation(processes()),
@@ -139,7 +141,7 @@ def _fit(module: TwoModule, prepared: Prepared, rate: float, work: Path, resume:
     return fit(module, train, validation, how, pad=pad, work=work, resume=resume)
 
 
-def _save(module: TwoModule, prepared: Prepared, search: _Search, command: str, merge: bool) -> TuningRecord:
+def _save(module: TwoModule, prepared: PreparedRecipe, search: _Search, command: str, merge: bool) -> TuningRecord:
     recipe, out = prepared.recipe, Path(prepared.recipe.output)
     load_trained(module, search.weights)
     started_from = weights_revision(prepared.base)

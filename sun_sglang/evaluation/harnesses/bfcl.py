@@ -12,8 +12,8 @@ from typing import Any
 from sun_sglang.errors import UserError
 from sun_sglang.evaluation.benchmark import Benchmark
 from sun_sglang.evaluation.endpoint import KEY, Endpoint
-from sun_sglang.evaluation.harnesses.external import require_program, run
-from sun_sglang.evaluation.result import Result, proportion
+from sun_sglang.evaluation.harnesses.external import require_program, run_program
+from sun_sglang.evaluation.result import BenchmarkResult, proportion
 
 PROGRAM = "bfcl"
 PACKAGE = "bfcl-eval"
@@ -46,7 +46,9 @@ def commands(benchmark: Benchmark, concurrency: int) -> tuple[list[str], list[st
     return [PROGRAM, "generate", *which, *asks, "--temperature", "0"], [PROGRAM, "evaluate", *which]
 
 
-def measure(benchmark: Benchmark, endpoint: Endpoint, directory: Path, model: str, concurrency: int) -> list[Result]:
+def run_benchmark(
+    benchmark: Benchmark, endpoint: Endpoint, directory: Path, model: str, concurrency: int
+) -> list[BenchmarkResult]:
     """Run it and read what it wrote.
 
     Args:
@@ -73,13 +75,13 @@ def measure(benchmark: Benchmark, endpoint: Endpoint, directory: Path, model: st
     link.symlink_to(Path(model).resolve(), target_is_directory=True)
     environment = {"BFCL_PROJECT_ROOT": str(root), "REMOTE_OPENAI_BASE_URL": endpoint.openai}
     began = time.perf_counter()
-    run(asks, root, environment)
+    run_program(asks, root, environment)
     _require_answers(root, benchmark)
-    run(scores, root, environment)
+    run_program(scores, root, environment)
     return read(benchmark, root, time.perf_counter() - began)
 
 
-def read(benchmark: Benchmark, root: Path, seconds: float) -> list[Result]:
+def read(benchmark: Benchmark, root: Path, seconds: float) -> list[BenchmarkResult]:
     """The accuracy of each category, from the harness's own files.
 
     Raises:
@@ -94,7 +96,7 @@ def read(benchmark: Benchmark, root: Path, seconds: float) -> list[Result]:
         except (ValueError, KeyError, IndexError) as e:
             raise UserError(f"{file}: is not a score of {PROGRAM} ({e})") from e
         results.append(
-            Result(
+            BenchmarkResult(
                 task=benchmark.task,
                 harness="bfcl",
                 benchmark=category,

@@ -11,8 +11,8 @@ from typing import Any
 from sun_sglang.errors import UserError
 from sun_sglang.evaluation.benchmark import Benchmark
 from sun_sglang.evaluation.endpoint import KEY, Endpoint
-from sun_sglang.evaluation.harnesses.external import require_program, run
-from sun_sglang.evaluation.result import Result, proportion
+from sun_sglang.evaluation.harnesses.external import require_program, run_program
+from sun_sglang.evaluation.result import BenchmarkResult, proportion
 
 PROGRAM = "evalplus.evaluate"
 PACKAGE = "evalplus"
@@ -33,7 +33,7 @@ def command(benchmark: Benchmark, endpoint: Endpoint, root: Path) -> list[str]:
     ]
 
 
-def measure(benchmark: Benchmark, endpoint: Endpoint, directory: Path, *, unsafe_code: bool) -> Result:
+def run_benchmark(benchmark: Benchmark, endpoint: Endpoint, directory: Path, *, unsafe_code: bool) -> BenchmarkResult:
     """Run it and read what it wrote.
 
     Raises:
@@ -47,11 +47,11 @@ def measure(benchmark: Benchmark, endpoint: Endpoint, directory: Path, *, unsafe
     root = directory.resolve() / "evalplus"
     root.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    run(command(benchmark, endpoint, root), root, {KEY: os.environ.get(KEY, "none")})
+    run_program(command(benchmark, endpoint, root), root, {KEY: os.environ.get(KEY, "none")})
     return read(benchmark, root, time.perf_counter() - began)
 
 
-def read(benchmark: Benchmark, root: Path, seconds: float) -> Result:
+def read(benchmark: Benchmark, root: Path, seconds: float) -> BenchmarkResult:
     """Pass@1 of the base tests and of base and added tests together, from the harness's own file.
 
     Raises:
@@ -67,7 +67,7 @@ def read(benchmark: Benchmark, root: Path, seconds: float) -> Result:
         raise UserError(f"{file}: is not there, or not a result of {PROGRAM} ({e})") from e
     if not answers:
         raise UserError(f"{file}: has no answers")
-    return Result(
+    return BenchmarkResult(
         task=benchmark.task,
         harness="evalplus",
         benchmark=benchmark.name,

@@ -24,7 +24,7 @@ def require_program(name: str, package: str) -> None:
         )
 
 
-def run(command: Sequence[str], directory: Path, environment: Mapping[str, str]) -> None:
+def run_program(command: Sequence[str], directory: Path, environment: Mapping[str, str]) -> None:
     """Run a harness in a directory, with its output on standard error.
 
     Raises:

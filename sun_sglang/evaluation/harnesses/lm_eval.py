@@ -21,7 +21,7 @@ from sun_sglang.cpu import define_torchvision_schemas
 from sun_sglang.errors import UserError
 from sun_sglang.evaluation.benchmark import Benchmark
 from sun_sglang.evaluation.endpoint import Endpoint
-from sun_sglang.evaluation.result import Result, score
+from sun_sglang.evaluation.result import BenchmarkResult, score
 
 Prompt = Literal["messages", "template", "plain"]
 # lm-eval cuts what is longer from the left and says nothing; the router refuses it in words
@@ -33,7 +33,7 @@ _NOISE = "Custom kwargs can be passed"
 
 
 @dataclass(frozen=True)
-class Asking:
+class EvaluationSettings:
     """How lm-eval asks.
 
     Attributes:
@@ -57,7 +57,7 @@ class Asking:
 
 
 @dataclass(frozen=True)
-class Measured:
+class LmEvalOutcome:
     """What lm-eval found for one name, which may be a group of benchmarks.
 
     Attributes:
@@ -66,12 +66,12 @@ class Measured:
         warnings: what lm-eval warned of, and how often.
     """
 
-    results: tuple[Result, ...]
+    results: tuple[BenchmarkResult, ...]
     samples: tuple[dict[str, Any], ...]
     warnings: Mapping[str, int]
 
 
-def require_lmeval() -> None:
+def require_lm_eval() -> None:
     """Check that lm-eval is installed.
 
     Raises:
@@ -103,15 +103,15 @@ def new_tasks(names: list[str], include: Path | None) -> Any:
         return TaskManager(include_path=str(include) if include else None, include_defaults=own)
 
 
-def measure(
-    benchmark: Benchmark, endpoint: Endpoint, asking: Asking, tasks: Any, tokenizer: str | None = None
-) -> Measured:
+def run_benchmark(
+    benchmark: Benchmark, endpoint: Endpoint, settings: EvaluationSettings, tasks: Any, tokenizer: str | None = None
+) -> LmEvalOutcome:
     """Ask a task the questions of a benchmark, greedily, and score the answers.
 
     Args:
         benchmark: what to ask whom.
         endpoint: the router.
-        asking: how to ask.
+        settings: how to ask.
         tasks: from `new_tasks`.
         tokenizer: directory or Hugging Face id; needed for the prompt `template`.
 
@@ -119,19 +119,19 @@ def measure(
         UserError: lm-eval has no such benchmark, cannot load or run it, or a request failed.
     """
     with _quiet() as warnings:
-        loaded = _load(benchmark, tasks, asking)
+        loaded = _load(benchmark, tasks, settings)
         began = time.perf_counter()
-        found = _evaluate(benchmark, endpoint, asking, tokenizer, loaded, warnings)
+        found = _evaluate(benchmark, endpoint, settings, tokenizer, loaded, warnings)
         seconds = time.perf_counter() - began
     samples = [{"task": benchmark.task, "benchmark": n, **s} for n in loaded for s in found["samples"][n]]
     results = tuple(_result(benchmark.task, name, found, seconds) for name in loaded)
-    return Measured(results, tuple(samples), {w: n for w, n in warnings.items() if _NOISE not in w})
+    return LmEvalOutcome(results, tuple(samples), {w: n for w, n in warnings.items() if _NOISE not in w})
 
 
 def _evaluate(
     benchmark: Benchmark,
     endpoint: Endpoint,
-    asking: Asking,
+    settings: EvaluationSettings,
     tokenizer: str | None,
     loaded: dict[str, Any],
     warnings: Mapping[str, int],
@@ -140,12 +140,12 @@ def _evaluate(
 
     try:
         return evaluate(
-            lm=_model(benchmark.task, endpoint, asking, tokenizer),
+            lm=_model(benchmark.task, endpoint, settings, tokenizer),
             task_dict={"tasks": loaded},
-            limit=asking.limit,
-            apply_chat_template=asking.prompt != "plain",
-            fewshot_as_multiturn=asking.prompt != "plain",
-            confirm_run_unsafe_code=asking.unsafe_code,
+            limit=settings.limit,
+            apply_chat_template=settings.prompt != "plain",
+            fewshot_as_multiturn=settings.prompt != "plain",
+            confirm_run_unsafe_code=settings.unsafe_code,
         )
     except Exception as e:  # whatever a benchmark's own code, the transport or lm-eval raises
         why = _why(e, warnings)
@@ -159,11 +159,11 @@ def _is_file(name: str) -> bool:
     return name.endswith((".yaml", ".yml"))
 
 
-def _load(benchmark: Benchmark, tasks: Any, asking: Asking) -> dict[str, Any]:
+def _load(benchmark: Benchmark, tasks: Any, settings: EvaluationSettings) -> dict[str, Any]:
     name = benchmark.name
     if not _is_file(name) and name not in tasks.all_tasks:
         raise UserError(f"{benchmark}: lm-eval has no benchmark `{name}`; `lm-eval ls tasks` lists them")
-    if asking.unsafe_code:
+    if settings.unsafe_code:
         # the evaluate library's own switch, read when the benchmark's code is imported
         os.environ["HF_ALLOW_CODE_EVAL"] = "1"
     try:
@@ -173,56 +173,58 @@ def _load(benchmark: Benchmark, tasks: Any, asking: Asking) -> dict[str, Any]:
             raise UserError(f"{benchmark}: runs code that the model wrote; allow it with --run-unsafe-code") from e
         raise UserError(f"{benchmark}: lm-eval cannot load it: {_one_line(e)}") from e
     for each, task in loaded.items():
-        _set_up(f"{benchmark}: `{each}`", task, asking)
+        _set_up(f"{benchmark}: `{each}`", task, settings)
     return loaded
 
 
-def _set_up(where: str, task: Any, asking: Asking) -> None:
+def _set_up(where: str, task: Any, settings: EvaluationSettings) -> None:
     """What `simple_evaluate` sets on a benchmark, where it may be set."""
     if task.get_config("output_type") != "generate_until":
         raise UserError(
             f"{where} compares likelihoods of given answers, which the prefill module computes alone; "
             "choose a benchmark that generates"
         )
-    if asking.prompt == "messages" and task.get_config("gen_prefix"):
+    if settings.prompt == "messages" and task.get_config("gen_prefix"):
         # the worker would close the begun answer and start another
         raise UserError(f"{where} begins the answer, which chat completions cannot send; add --prompt template")
     few_shot = task.get_config("num_fewshot")
-    if asking.few_shot and few_shot == 0:
+    if settings.few_shot and few_shot == 0:
         raise UserError(f"{where} has no solved questions to show; leave out --few-shot")
-    task.set_config("num_fewshot", few_shot or 0 if asking.few_shot is None else asking.few_shot)
+    task.set_config("num_fewshot", few_shot or 0 if settings.few_shot is None else settings.few_shot)
     task.set_config("generation_kwargs", {"do_sample": False, "temperature": 0.0}, update=True)
     task.set_fewshot_seed(seed=_FEW_SHOT_SEED)
 
 
-def _model(task: str, endpoint: Endpoint, asking: Asking, tokenizer: str | None) -> Any:
+def _model(task: str, endpoint: Endpoint, settings: EvaluationSettings, tokenizer: str | None) -> Any:
     """lm-eval's client of the OpenAI API."""
     from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompletionsAPI
 
-    client = LocalChatCompletion if asking.prompt == "messages" else LocalCompletionsAPI
-    return client(**_client_settings(task, endpoint, asking, tokenizer))
+    client = LocalChatCompletion if settings.prompt == "messages" else LocalCompletionsAPI
+    return client(**_client_settings(task, endpoint, settings, tokenizer))
 
 
-def _client_settings(task: str, endpoint: Endpoint, asking: Asking, tokenizer: str | None) -> dict[str, Any]:
-    path = "chat/completions" if asking.prompt == "messages" else "completions"
+def _client_settings(
+    task: str, endpoint: Endpoint, settings: EvaluationSettings, tokenizer: str | None
+) -> dict[str, Any]:
+    path = "chat/completions" if settings.prompt == "messages" else "completions"
     known: dict[str, Any] = {"tokenizer_backend": "none", "tokenized_requests": False}
-    if asking.prompt == "template":
+    if settings.prompt == "template":
         assert tokenizer is not None
         known = {"tokenizer_backend": "huggingface", "tokenizer": tokenizer, "tokenized_requests": True}
     return {
         "model": task,
         "base_url": f"{endpoint.openai}/{path}",
-        "num_concurrent": asking.concurrency,
+        "num_concurrent": settings.concurrency,
         # the router retries what may be retried
         "max_retries": 1,
-        "max_gen_toks": asking.max_tokens,
+        "max_gen_toks": settings.max_tokens,
         "max_length": _UNCUT,
-        "timeout": asking.timeout,
+        "timeout": settings.timeout,
         **known,
     }
 
 
-def _result(task: str, name: str, found: Any, seconds: float) -> Result:
+def _result(task: str, name: str, found: Any, seconds: float) -> BenchmarkResult:
     metrics, samples = found["results"][name], found["samples"][name]
     scores = []
     for key, mean in metrics.items():
@@ -234,7 +236,7 @@ def _result(task: str, name: str, found: Any, seconds: float) -> Result:
         shown = metric if chosen_by == "none" else key
         scores.append(score(shown, values, float(mean), float(stderr) if isinstance(stderr, int | float) else None))
     version = found["versions"].get(name)
-    return Result(
+    return BenchmarkResult(
         task=task,
         harness="lm-eval",
         benchmark=name,

@@ -8,12 +8,12 @@ from random import Random
 import torch
 from torch.utils.data import Sampler
 
-from sun_sglang.train.data.examples import Encoded
+from sun_sglang.train.data.examples import TokenizedExample
 
 IGNORED = -100
 
 
-def collate(examples: Sequence[Encoded], pad: int) -> dict[str, torch.Tensor]:
+def collate(examples: Sequence[TokenizedExample], pad: int) -> dict[str, torch.Tensor]:
     """Pad examples to a batch in which every prompt ends where its answer starts.
 
     Args:
@@ -45,7 +45,9 @@ def positions(mask: torch.Tensor) -> torch.Tensor:
     return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
-def bucketed(examples: Iterator[Encoded], tokens: int, pool: int, seed: int) -> Iterator[list[Encoded]]:
+def bucketed(
+    examples: Iterator[TokenizedExample], tokens: int, pool: int, seed: int
+) -> Iterator[list[TokenizedExample]]:
     """Batches of examples of like length, of about `tokens` tokens each, in random order.
 
     Args:
@@ -57,7 +59,7 @@ def bucketed(examples: Iterator[Encoded], tokens: int, pool: int, seed: int) -> 
     rng = Random(f"bucketed/{seed}")
     while True:
         drawn = sorted((next(examples) for _ in range(pool)), key=_length)
-        batches, current = [], list[Encoded]()
+        batches, current = [], list[TokenizedExample]()
         for example in drawn:
             if current and (len(current) + 1) * _length(example) > tokens:
                 batches.append(current)
@@ -96,5 +98,5 @@ class LengthGrouped(Sampler[int]):
             yield from (index for batch in [*batches, tail] for index in batch)
 
 
-def _length(example: Encoded) -> int:
+def _length(example: TokenizedExample) -> int:
     return len(example.prompt) + len(example.answer)

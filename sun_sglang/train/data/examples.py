@@ -25,7 +25,7 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Encoded:
+class TokenizedExample:
     """An example as token ids: the prompt as the chat template renders it, and the answer up to its end-of-turn."""
 
     prompt: tuple[int, ...]
@@ -59,13 +59,13 @@ def draw(generator: Generator, split: Split, count: int, seed: int) -> list[Exam
     raise RecipeError(f"{split}: only {len(found)} different questions, {count} were asked for; ask for fewer")
 
 
-def encode(tokenizer: Any, example: Example) -> Encoded:
+def encode(tokenizer: Any, example: Example) -> TokenizedExample:
     """Token ids of the prompt through the chat template, and of the answer with the end-of-turn token."""
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": example.question}], tokenize=False, add_generation_prompt=True
     )
     answer = tokenizer.encode(example.answer, add_special_tokens=False)
-    return Encoded(
+    return TokenizedExample(
         tuple(tokenizer.encode(text, add_special_tokens=False)),
         (*answer, tokenizer.eos_token_id),
     )

@@ -14,7 +14,7 @@ from random import Random
 import torch
 from torch.utils.data import Sampler
 
-from sun_sglang.train.data.examples import Encoded
+from sun_sglang.train.data.examples import TokenizedExample
 from sun_sglang.train.objective.packed_attention import Blocks, find_blocks
 
 
@@ -22,7 +22,7 @@ from sun_sglang.train.objective.packed_attention import Blocks, find_blocks
 class Row:
     """Examples that share a row."""
 
-    examples: tuple[Encoded, ...]
+    examples: tuple[TokenizedExample, ...]
 
 
 def collate_row(row: Row) -> dict[str, torch.Tensor]:

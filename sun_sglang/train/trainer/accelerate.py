@@ -8,12 +8,12 @@ import torch
 
 from sun_sglang.errors import RecipeError
 from sun_sglang.train.recipe import Recipe
-from sun_sglang.train.trainer import deepspeed as zero
+from sun_sglang.train.trainer import deepspeed
 
 
 def sharded() -> bool:
     """Whether modules are split over the processes, or may be."""
-    return zero.is_set("ACCELERATE_USE_FSDP") or zero.is_on()
+    return deepspeed.is_true("ACCELERATE_USE_FSDP") or deepspeed.is_enabled()
 
 
 def check_launched(recipe: Recipe) -> None:
@@ -22,11 +22,11 @@ def check_launched(recipe: Recipe) -> None:
     Raises:
         RecipeError: it is such a launch.
     """
-    if zero.is_on():
-        zero.launched_config()
-    if not zero.is_set("ACCELERATE_USE_FSDP"):
+    if deepspeed.is_enabled():
+        deepspeed.launched_config()
+    if not deepspeed.is_true("ACCELERATE_USE_FSDP"):
         return
-    if zero.is_set("FSDP_CPU_RAM_EFFICIENT_LOADING"):
+    if deepspeed.is_true("FSDP_CPU_RAM_EFFICIENT_LOADING"):
         raise RecipeError("FSDP: every process loads the weights; set `fsdp_cpu_ram_efficient_loading: false`")
     if os.environ.get("FSDP_VERSION", "1") != "2":
         raise RecipeError("FSDP: version 1 is not supported; set `fsdp_version: 2` in accelerate's configuration")
@@ -42,6 +42,6 @@ def check_dtype(recipe: Recipe, base: torch.dtype) -> None:
     Raises:
         RecipeError: it is such a base.
     """
-    if zero.is_on() and recipe.bf16 and base == torch.float16:
+    if deepspeed.is_enabled() and recipe.bf16 and base == torch.float16:
         # ZeRO-3 joins what it gathers within autocast, which takes float32 and its own dtype alone
         raise RecipeError("bf16: DeepSpeed cannot train on a base in float16; turn it off, or use FSDP2 or DDP")

@@ -19,12 +19,12 @@ _FIELDS = ("gradient_accumulation_steps", "gradient_clipping")
 _ACCELERATE = "ACCELERATE_DEEPSPEED_"
 
 
-def is_on() -> bool:
+def is_enabled() -> bool:
     """Whether `accelerate launch` was told to use DeepSpeed."""
-    return is_set("ACCELERATE_USE_DEEPSPEED")
+    return is_true("ACCELERATE_USE_DEEPSPEED")
 
 
-def is_set(variable: str) -> bool:
+def is_true(variable: str) -> bool:
     """Whether a variable of `accelerate launch` says yes."""
     return os.environ.get(variable, "false").lower() in ("true", "1")
 
@@ -37,11 +37,11 @@ def launched_config() -> dict[str, Any]:
     """
     file = os.environ.get(f"{_ACCELERATE}CONFIG_FILE", "none")
     config = _fields(os.environ) if file == "none" else _read(Path(file))
-    check(config)
+    check_config(config)
     return config
 
 
-def check(config: Mapping[str, Any]) -> None:
+def check_config(config: Mapping[str, Any]) -> None:
     """Refuse a configuration that the recipe contradicts, or that was never tried.
 
     Raises:
@@ -59,11 +59,11 @@ def check(config: Mapping[str, Any]) -> None:
             raise RecipeError(f"DeepSpeed: `{key}` is not supported; remove it, and use stage 3 or more processes")
 
 
-def complete(config: Mapping[str, Any], *, bf16: bool, clip: float) -> dict[str, Any]:
+def complete_config(config: Mapping[str, Any], *, bf16: bool, clip: float) -> dict[str, Any]:
     """A launched configuration with what the recipe decides, for `TrainingArguments.deepspeed`.
 
     Args:
-        config: that `check` let pass.
+        config: that `check_config` let pass.
         bf16: run the forward in bfloat16 autocast, on float32 weights, as without DeepSpeed. DeepSpeed's own `bf16`
             would run norms and the loss in bfloat16 too.
         clip: largest norm of the gradient; 0 for no clipping.
@@ -86,7 +86,7 @@ def complete(config: Mapping[str, Any], *, bf16: bool, clip: float) -> dict[str,
     }
 
 
-def take_over() -> None:
+def claim_config() -> None:
     """Let accelerate take a configuration from code.
 
     It refuses one where its own file names fields too, lest these go unheard; `launched_config` has read them.
@@ -94,7 +94,7 @@ def take_over() -> None:
     os.environ.pop("ACCELERATE_CONFIG_DS_FIELDS", None)
 
 
-def whole(parameter: torch.nn.Parameter) -> torch.Tensor:
+def gather_parameter(parameter: torch.nn.Parameter) -> torch.Tensor:
     """A trained parameter, gathered where ZeRO-3 holds it in parts; every process has to call this."""
     if not hasattr(parameter, "ds_id"):
         return parameter
@@ -105,7 +105,7 @@ def whole(parameter: torch.nn.Parameter) -> torch.Tensor:
     return value.cpu()
 
 
-def forget() -> None:
+def forget_config() -> None:
     """Load models whole from now on: transformers loads them in parts while a ZeRO-3 configuration lives."""
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 

@@ -20,16 +20,16 @@ from transformers.utils import logging
 
 from sun_sglang.errors import RecipeError
 from sun_sglang.train.data.collate import IGNORED, LengthGrouped, collate
-from sun_sglang.train.data.examples import Encoded
+from sun_sglang.train.data.examples import TokenizedExample
 from sun_sglang.train.data.packing import PackedRows, Row, collate_row
 from sun_sglang.train.objective.two_module import TwoModule
-from sun_sglang.train.trainer import deepspeed as zero
+from sun_sglang.train.trainer import deepspeed
 
 TRAINED = "trained.safetensors"
 
 
 @dataclass(frozen=True)
-class Fit:
+class FitSettings:
     """How a module is fitted.
 
     Attributes:
@@ -71,9 +71,9 @@ class Fit:
 
 def fit(
     module: TwoModule,
-    train: Sequence[Encoded],
-    validation: Sequence[Encoded],
-    how: Fit,
+    train: Sequence[TokenizedExample],
+    validation: Sequence[TokenizedExample],
+    how: FitSettings,
     *,
     pad: int,
     work: Path | None = None,
@@ -101,9 +101,9 @@ def fit(
 
 def _fit(
     module: TwoModule,
-    train: Sequence[Encoded],
-    validation: Sequence[Encoded],
-    how: Fit,
+    train: Sequence[TokenizedExample],
+    validation: Sequence[TokenizedExample],
+    how: FitSettings,
     pad: int,
     work: Path,
     last: str | None,
@@ -126,7 +126,7 @@ def _fit(
         trainer.train(resume_from_checkpoint=last)
         return trainer.validation_loss(validation)
     finally:
-        zero.forget()
+        deepspeed.forget_config()
 
 
 def processes() -> int:
@@ -139,11 +139,11 @@ def pack(lengths: Sequence[int], batch: int, tokens: int, seed: int, epochs: flo
     return PackedRows(lengths, batch, tokens, processes(), seed, math.ceil(epochs))
 
 
-def _arguments(module: TwoModule, how: Fit, work: Path, rows: PackedRows | None) -> Any:
-    deepspeed = None
-    if zero.is_on():
-        deepspeed = zero.complete(zero.launched_config(), bf16=how.bf16, clip=how.clip)
-        zero.take_over()
+def _arguments(module: TwoModule, how: FitSettings, work: Path, rows: PackedRows | None) -> Any:
+    config = None
+    if deepspeed.is_enabled():
+        config = deepspeed.complete_config(deepspeed.launched_config(), bf16=how.bf16, clip=how.clip)
+        deepspeed.claim_config()
     arguments = TrainingArguments(
         output_dir=str(work),
         per_device_train_batch_size=1 if rows else how.batch,
@@ -159,11 +159,11 @@ def _arguments(module: TwoModule, how: Fit, work: Path, rows: PackedRows | None)
         weight_decay=how.weight_decay,
         max_grad_norm=how.clip,
         # DeepSpeed's configuration says it
-        bf16=how.bf16 and deepspeed is None,
-        deepspeed=deepspeed,
+        bf16=how.bf16 and config is None,
+        deepspeed=config,
         seed=how.seed,
         # told to use the CPU, accelerate leaves DeepSpeed out without a word
-        use_cpu=not torch.cuda.is_available() and deepspeed is None,
+        use_cpu=not torch.cuda.is_available() and config is None,
         dataloader_pin_memory=torch.cuda.is_available(),
         prediction_loss_only=True,
         remove_unused_columns=False,
@@ -185,16 +185,16 @@ def _arguments(module: TwoModule, how: Fit, work: Path, rows: PackedRows | None)
     return arguments
 
 
-class _Examples(Dataset[Encoded | Row]):
+class _Examples(Dataset[TokenizedExample | Row]):
     """Examples by their index, packed rows by the indices of theirs."""
 
-    def __init__(self, examples: Sequence[Encoded]) -> None:
+    def __init__(self, examples: Sequence[TokenizedExample]) -> None:
         self._examples = examples
 
     def __len__(self) -> int:
         return len(self._examples)
 
-    def __getitem__(self, index: int | tuple[int, ...]) -> Encoded | Row:
+    def __getitem__(self, index: int | tuple[int, ...]) -> TokenizedExample | Row:
         if isinstance(index, tuple):
             return Row(tuple(self._examples[i] for i in index))
         return self._examples[index]
@@ -207,12 +207,12 @@ class _Collator:
     def __init__(self, pad: int) -> None:
         self._pad = pad
 
-    def __call__(self, batch: Sequence[Encoded | Row]) -> dict[str, torch.Tensor]:
+    def __call__(self, batch: Sequence[TokenizedExample | Row]) -> dict[str, torch.Tensor]:
         if isinstance(batch[0], Row):
             (row,) = batch
             assert isinstance(row, Row)
             return collate_row(row)
-        return collate([example for example in batch if isinstance(example, Encoded)], self._pad)
+        return collate([example for example in batch if isinstance(example, TokenizedExample)], self._pad)
 
 
 class _ProgressBar(ProgressCallback):  # type: ignore[misc] # transformers is not followed, so its classes are Any
@@ -235,7 +235,7 @@ class _TwoModuleTrainer(Trainer):  # type: ignore[misc] # transformers is not fo
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return super()._get_train_sampler(train_dataset) if self.sampler is None else self.sampler
 
-    def validation_loss(self, examples: Sequence[Encoded]) -> float:
+    def validation_loss(self, examples: Sequence[TokenizedExample]) -> float:
         """Loss of all answer tokens, the same however many processes share the work.
 
         `Trainer.evaluate` averages over batches, and repeats examples where processes do not come out even.
@@ -284,7 +284,7 @@ def trained_state(module: torch.nn.Module) -> dict[str, Any]:
 
 
 def _whole(parameter: torch.nn.Parameter) -> torch.Tensor:
-    return parameter.full_tensor().cpu() if isinstance(parameter, DTensor) else zero.whole(parameter)
+    return parameter.full_tensor().cpu() if isinstance(parameter, DTensor) else deepspeed.gather_parameter(parameter)
 
 
 def load_trained(module: torch.nn.Module, file: Path) -> None:

@@ -21,8 +21,8 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from sun_sglang.train.recipe import load_recipe
-from sun_sglang.train.sweep import prepare, train
-from sun_sglang.train.trainer import deepspeed as zero
+from sun_sglang.train.sweep import prepare, run_sweep
+from sun_sglang.train.trainer import deepspeed
 
 # after sun_sglang.train, which makes transformers importable on a machine without a GPU
 from transformers import Trainer  # isort: skip
@@ -55,10 +55,10 @@ def start_fsdp(self: Any, *arguments: Any, fsdp_plugin: Any = None, **options: A
 
 
 def use_gloo() -> None:
-    import deepspeed
+    import deepspeed as package
 
     # it would compile its own exchange between processes, for which there may be no compiler
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    package.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     PartialState._prepare_backend = lambda *_arguments: ("gloo", DistributedType.MULTI_CPU)
 
 
@@ -73,12 +73,12 @@ def watched_step(self: Any, model: Any, *arguments: Any) -> Any:
 
 
 def check_sharded(model: Any) -> None:
-    if not zero.is_on():
+    if not deepspeed.is_enabled():
         layers = [*model.prefill.model.layers, *model.decode.model.layers]
         assert all(isinstance(module, FSDPModule) for module in (model, *layers))
         assert all(isinstance(p, DTensor) for p in model.parameters())
         return
-    stage = zero.launched_config()["zero_optimization"]["stage"]
+    stage = deepspeed.launched_config()["zero_optimization"]["stage"]
     assert model.zero_optimization_stage() == stage
     if stage == 3:
         assert all(p.ds_tensor.numel() < p.ds_numel for p in model.parameters())
@@ -88,16 +88,16 @@ def run(file: Path) -> None:
     recipe = load_recipe(file)
     course.first, course.stop = None, recipe.save_steps + 1 if recipe.save_steps else None
     try:
-        train(prepare(recipe), "c", print)
+        run_sweep(prepare(recipe), "c", print)
         assert not recipe.save_steps, "it ought to have been stopped"
     except Stopped:
         course.first, course.stop = None, None
-        train(prepare(recipe), "c", print, resume=True)
+        run_sweep(prepare(recipe), "c", print, resume=True)
         assert course.first == recipe.save_steps, f"it went on after step {course.first}"
 
 
 Trainer.training_step = watched_step
-if zero.is_on():
+if deepspeed.is_enabled():
     use_gloo()
 else:
     AcceleratorState.__init__ = start_fsdp

@@ -18,9 +18,9 @@ from transformers import AutoModelForCausalLM
 from sun_sglang.errors import RecipeError
 from sun_sglang.train.modules import build_modules
 from sun_sglang.train.recipe import Recipe
-from sun_sglang.train.sweep import prepare, train
-from sun_sglang.train.trainer import deepspeed as zero
-from sun_sglang.train.trainer.trainer import Fit, fit
+from sun_sglang.train.sweep import prepare, run_sweep
+from sun_sglang.train.trainer import deepspeed
+from sun_sglang.train.trainer.trainer import FitSettings, fit
 from tests.support.training import assert_tuned_alike
 
 # where `make setup` puts it, apart from what everything else imports
@@ -45,7 +45,7 @@ class Pairs:
     def add(self, name: str, **change: Any) -> str:
         """Train in this process; gives back the recipe for the others."""
         whole, sharded = (self._load(output=f"./{name}-{kind}", learning_rates=[1e-2], **change) for kind in KINDS)
-        train(prepare(whole), "c", lambda _line: None)
+        run_sweep(prepare(whole), "c", lambda _line: None)
         file = self._tmp_path / f"{name}.yaml"
         file.write_text(json.dumps(sharded.model_dump(mode="json", exclude_defaults=True)))
         return str(file)
@@ -176,17 +176,17 @@ def test_deepspeed_takes_a_base_in_bfloat16_or_float32(
 
 def test_the_recipe_decides_what_deepspeed_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
-    config = zero.complete(zero.launched_config(), bf16=True, clip=0.5)
+    config = deepspeed.complete_config(deepspeed.launched_config(), bf16=True, clip=0.5)
     assert config["zero_optimization"]["stage"] == 3
     assert config["gradient_clipping"] == 0.5
     with monkeypatch.context() as environment:
         environment.setenv("ACCELERATE_GRADIENT_CLIPPING", "1.0")
         with pytest.raises(RecipeError, match="`gradient_clipping` is decided by the recipe"):
-            zero.launched_config()
+            deepspeed.launched_config()
     assert (config["bf16"], config["torch_autocast"]["enabled"]) == ({"enabled": False}, True)
     auto = {"zero_optimization": {"stage": 2, "reduce_bucket_size": "auto"}, "bf16": {"enabled": "auto"}, "wandb": {}}
-    zero.check(auto)
-    config = zero.complete({**auto, "train_batch_size": "auto"}, bf16=False, clip=0)
+    deepspeed.check_config(auto)
+    config = deepspeed.complete_config({**auto, "train_batch_size": "auto"}, bf16=False, clip=0)
     assert config["zero_optimization"] == {"stage": 2}
     assert "train_batch_size" not in config
     assert config["wandb"] == {}
@@ -201,7 +201,7 @@ def test_processes_that_would_train_alone_are_refused(
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr("sun_sglang.train.trainer.trainer.TrainingArguments", lambda **_arguments: Alone())
     with pytest.raises(RecipeError, match="2 processes were started, and accelerate has each train alone"):
-        fit(module, prepared.examples.train, prepared.examples.validation, Fit(1e-2, 4), pad=0)
+        fit(module, prepared.examples.train, prepared.examples.validation, FitSettings(1e-2, 4), pad=0)
 
 
 class Alone:

@@ -15,7 +15,7 @@ from sun_sglang.errors import CheckpointError
 from sun_sglang.evaluation.exact_match import evaluate, exact_match
 from sun_sglang.train.checkpoint import TuningRecord, load_model, read_record, save_model, save_record
 from sun_sglang.train.data.collate import bucketed
-from sun_sglang.train.data.examples import Encoded, draw, encode
+from sun_sglang.train.data.examples import TokenizedExample, draw, encode
 from sun_sglang.train.objective.two_module import Scheme, TwoModule
 from sun_sglang.train.reference import greedy
 
@@ -28,7 +28,7 @@ def modules(scheme: Scheme) -> TwoModule:
     return TwoModule(prefill, prefill if scheme == "full" else build_model(0, TOKENIZER), scheme)
 
 
-def encoded(count: int) -> list[Encoded]:
+def encoded(count: int) -> list[TokenizedExample]:
     return [encode(TOKENIZER, e) for e in draw(TASKS["math"], "train", count, 0)]
 
 
@@ -72,8 +72,8 @@ def test_pretraining_repeats_with_its_seed_and_learns() -> None:
 
 def test_batches_hold_every_example_once_and_keep_to_their_size() -> None:
     rng = Random(0)
-    examples = [Encoded((i,) * rng.randint(1, 20), (1,)) for i in range(64)]
-    batches, seen = bucketed(iter(examples), 60, 64, 0), list[Encoded]()
+    examples = [TokenizedExample((i,) * rng.randint(1, 20), (1,)) for i in range(64)]
+    batches, seen = bucketed(iter(examples), 60, 64, 0), list[TokenizedExample]()
     while len(seen) < len(examples):
         batch = next(batches)
         seen += batch
@@ -119,7 +119,7 @@ def test_only_a_whole_answer_counts() -> None:
     model = build_model(0, TOKENIZER).eval()
     prompts = [e.prompt for e in encoded(4)]
     answers = [g.tokens for g in greedy(model, model, prompts, max_new_tokens=5)]
-    right = [Encoded(p, a) for p, a in zip(prompts, answers, strict=True)]
-    spoilt = [Encoded(p, (*a[:-1], (a[-1] + 1) % 256)) for p, a in zip(prompts, answers, strict=True)]
+    right = [TokenizedExample(p, a) for p, a in zip(prompts, answers, strict=True)]
+    spoilt = [TokenizedExample(p, (*a[:-1], (a[-1] + 1) % 256)) for p, a in zip(prompts, answers, strict=True)]
     assert evaluate(model, model, right, -1).correct == 4
     assert evaluate(model, model, spoilt, -1).correct == 0

@@ -4,7 +4,7 @@ from rich.console import Console
 from sun_sglang.errors import UserError
 from sun_sglang.evaluation.benchmark import Benchmark, parse_benchmarks
 from sun_sglang.evaluation.intervals import normal, wilson
-from sun_sglang.evaluation.result import Result, Score, proportion, score
+from sun_sglang.evaluation.result import BenchmarkResult, Score, proportion, score
 from sun_sglang.evaluation.table import render
 
 
@@ -65,7 +65,7 @@ def test_a_pair_may_be_there_once() -> None:
 
 
 def shown(*scores: Score) -> str:
-    result = Result(
+    result = BenchmarkResult(
         task="ma[th]",
         harness="lm-eval",
         benchmark="gsm8k",

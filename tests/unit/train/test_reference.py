@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sun_sglang.train.data.collate import collate
-from sun_sglang.train.data.examples import Encoded
+from sun_sglang.train.data.examples import TokenizedExample
 from sun_sglang.train.objective.two_module import FirstToken, TwoModule
 from sun_sglang.train.reference import greedy
 
@@ -38,7 +38,7 @@ def test_it_takes_the_best_token_of_the_loss_that_is_trained(new_model: NewModel
     for prompt in prompts(1):
         (answer,) = greedy(prefill, decode, [prompt], max_new_tokens=9, first_token=first_token)
         with torch.inference_mode():
-            logits = module(**collate([Encoded(tuple(prompt), answer.tokens)], 257)).logits[0]
+            logits = module(**collate([TokenizedExample(tuple(prompt), answer.tokens)], 257)).logits[0]
         best = logits.topk(2)
         assert best.indices[:, 0].tolist() == list(answer.tokens)
         expected = (best.values[:, 0] - best.values[:, 1]).tolist()

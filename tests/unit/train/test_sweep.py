@@ -23,7 +23,7 @@ from sun_sglang.train.checkpoint import read_record
 from sun_sglang.train.estimate import estimate
 from sun_sglang.train.modules import build_modules
 from sun_sglang.train.recipe import Recipe
-from sun_sglang.train.sweep import prepare, train
+from sun_sglang.train.sweep import prepare, run_sweep
 from sun_sglang.train.trainer.trainer import trained_state
 from tests.support.training import assert_tuned_alike
 
@@ -40,7 +40,7 @@ def test_the_output_is_a_plain_checkpoint_with_its_record(
 ) -> None:
     lines: list[str] = []
     out = tmp_path / "out"
-    train(prepare(recipe(scheme=scheme, first_token=first)), "sun train recipe.yaml", lines.append)
+    run_sweep(prepare(recipe(scheme=scheme, first_token=first)), "sun train recipe.yaml", lines.append)
 
     assert AutoModelForCausalLM.from_pretrained(out, dtype="auto").dtype == torch.float16
     identities = [read_identity(path, {}) for path in (out, base)]
@@ -59,7 +59,7 @@ def test_a_search_that_was_cut_short_goes_on(
     recipe: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = recipe(output="./whole", save_steps=2, learning_rates=[5e-3, 1e-2])
-    train(prepare(whole), "c", quiet)
+    run_sweep(prepare(whole), "c", quiet)
 
     cut = recipe(output="./cut", save_steps=2, learning_rates=[5e-3, 1e-2])
     from transformers import Trainer
@@ -75,14 +75,14 @@ def test_a_search_that_was_cut_short_goes_on(
 
     monkeypatch.setattr(Trainer, "training_step", stop)
     with pytest.raises(KeyboardInterrupt):
-        train(prepare(cut), "c", quiet)
+        run_sweep(prepare(cut), "c", quiet)
     assert list((tmp_path / "cut" / "training").glob("*/checkpoint-2"))
     with pytest.raises(RecipeError, match="holds a training already; --resume"):
-        train(prepare(cut), "c", quiet)
+        run_sweep(prepare(cut), "c", quiet)
     with pytest.raises(RecipeError, match="is of another recipe"):
-        train(prepare(recipe(output="./cut", seed=3)), "c", quiet, resume=True)
+        run_sweep(prepare(recipe(output="./cut", seed=3)), "c", quiet, resume=True)
     lines: list[str] = []
-    train(prepare(cut), "c", lines.append, resume=True)
+    run_sweep(prepare(cut), "c", lines.append, resume=True)
 
     assert "done before" in lines[0]
     assert steps[0] < 2 * 12 + 7, "what was done is not done again"
@@ -104,11 +104,11 @@ def test_a_lora_trains_its_adapter_alone_and_can_be_merged(
     shared = module.decode.model.layers[0].mlp.up_proj.weight.data_ptr()
     assert module.prefill.base_model.model.model.layers[0].mlp.up_proj.base_layer.weight.data_ptr() == shared
 
-    train(prepare(lora), "c", quiet)
+    run_sweep(prepare(lora), "c", quiet)
     assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").exists()
     assert read_record(tmp_path / "out" / "adapter").scheme == "prefill_only"
     assert not (tmp_path / "out" / "model.safetensors").exists()
-    train(prepare(lora), "c", quiet, resume=True, merge=True)
+    run_sweep(prepare(lora), "c", quiet, resume=True, merge=True)
 
     merged, before = (load_file(path / "model.safetensors") for path in (tmp_path / "out", base))
     changed = {name for name in before if not torch.equal(merged[name], before[name])}
@@ -118,9 +118,9 @@ def test_a_lora_trains_its_adapter_alone_and_can_be_merged(
 
 def test_half_precision_and_recomputed_layers_train(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
     plain = recipe(output="./plain", learning_rates=[1e-2])
-    train(prepare(plain), "c", quiet)
+    run_sweep(prepare(plain), "c", quiet)
     other = recipe(output="./other", learning_rates=[1e-2], bf16=True, gradient_checkpointing=True)
-    train(prepare(other), "c", quiet)
+    run_sweep(prepare(other), "c", quiet)
     losses = [
         next(iter(json.loads((tmp_path / name / "training" / "search.json").read_text())["losses"].values()))
         for name in ("plain", "other")
@@ -142,7 +142,7 @@ def test_packed_rows_train_as_padded_batches_do(recipe: Callable[..., Recipe], t
     # a step of all examples, so that their order says nothing
     common: dict[str, Any] = {"learning_rates": [1e-2], "global_batch": 48, "micro_batch": 12, "epochs": 4}
     for name, change in (("padded", {}), ("packed", {"packing_tokens": 1024})):
-        train(prepare(recipe(output=f"./{name}", **common, **change)), "c", quiet)
+        run_sweep(prepare(recipe(output=f"./{name}", **common, **change)), "c", quiet)
     padded, packed = (
         json.loads((path / "training" / "search.json").read_text())["losses"]["0.01"]
         for path in (tmp_path / "padded", tmp_path / "packed")
@@ -174,7 +174,7 @@ def test_what_cannot_be_trained_is_named(recipe: Callable[..., Recipe], monkeypa
 
 
 def test_metrics_go_to_tensorboard(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
-    train(prepare(recipe(report_to=["tensorboard"], learning_rates=[1e-2])), "c", quiet)
+    run_sweep(prepare(recipe(report_to=["tensorboard"], learning_rates=[1e-2])), "c", quiet)
     (runs,) = (tmp_path / "out" / "training" / "0.01" / "runs").iterdir()
     events = EventAccumulator(str(runs))
     events.Reload()
@@ -223,7 +223,7 @@ def test_two_processes_train_as_one(
 ) -> None:
     common = {"learning_rates": [1e-2], **change}
     one = tmp_path / "one"
-    train(prepare(recipe(output=str(one), **common)), "c", quiet)
+    run_sweep(prepare(recipe(output=str(one), **common)), "c", quiet)
     recipe(output="./two", **common)
     launch(start, tmp_path / "recipe.yaml")
     assert_tuned_alike(one, tmp_path / "two")

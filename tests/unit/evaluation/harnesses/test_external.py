@@ -60,7 +60,9 @@ name = args["--model"] + "_openai_temp_0.0_eval_results.json"
 
 def test_evalplus_is_called_with_its_own_flags_and_read(tmp_path: Path, install: Install) -> None:
     install("evalplus.evaluate", EVALPLUS)
-    found = evalplus.measure(Benchmark("code", "evalplus", "humaneval"), ENDPOINT, tmp_path / "out", unsafe_code=True)
+    found = evalplus.run_benchmark(
+        Benchmark("code", "evalplus", "humaneval"), ENDPOINT, tmp_path / "out", unsafe_code=True
+    )
     (call,) = notes(tmp_path)
     wanted = "--model code --dataset humaneval --backend openai --base-url http://127.0.0.1:8000/v1 --root"
     assert call["argv"] == [*wanted.split(), str(tmp_path / "out" / "evalplus"), "--greedy"]
@@ -72,32 +74,32 @@ def test_evalplus_is_called_with_its_own_flags_and_read(tmp_path: Path, install:
 def test_evalplus_runs_code_only_where_that_is_allowed(tmp_path: Path, install: Install) -> None:
     install("evalplus.evaluate", EVALPLUS)
     with pytest.raises(UserError, match="--run-unsafe-code"):
-        evalplus.measure(Benchmark("code", "evalplus", "mbpp"), ENDPOINT, tmp_path, unsafe_code=False)
+        evalplus.run_benchmark(Benchmark("code", "evalplus", "mbpp"), ENDPOINT, tmp_path, unsafe_code=False)
     assert not (tmp_path / "notes").exists()
 
 
 def test_an_unknown_data_set_of_evalplus_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not `gsm8k`"):
-        evalplus.measure(Benchmark("code", "evalplus", "gsm8k"), ENDPOINT, tmp_path, unsafe_code=True)
+        evalplus.run_benchmark(Benchmark("code", "evalplus", "gsm8k"), ENDPOINT, tmp_path, unsafe_code=True)
 
 
 def test_a_harness_that_is_absent_says_how_to_install_it(tmp_path: Path, install: Install) -> None:
     with pytest.raises(UserError, match="pip install evalplus"):
-        evalplus.measure(Benchmark("code", "evalplus", "mbpp"), ENDPOINT, tmp_path, unsafe_code=True)
+        evalplus.run_benchmark(Benchmark("code", "evalplus", "mbpp"), ENDPOINT, tmp_path, unsafe_code=True)
     with pytest.raises(UserError, match="pip install bfcl-eval"):
-        bfcl.measure(Benchmark("tool", "bfcl", "m:live"), ENDPOINT, tmp_path, str(tmp_path), 4)
+        bfcl.run_benchmark(Benchmark("tool", "bfcl", "m:live"), ENDPOINT, tmp_path, str(tmp_path), 4)
 
 
 def test_a_harness_that_fails_is_named_with_its_exit_code(tmp_path: Path, install: Install) -> None:
     install("evalplus.evaluate", "sys.exit(3)")
     with pytest.raises(UserError, match=r"evalplus.evaluate --model code .* failed with 3"):
-        evalplus.measure(Benchmark("code", "evalplus", "mbpp"), ENDPOINT, tmp_path, unsafe_code=True)
+        evalplus.run_benchmark(Benchmark("code", "evalplus", "mbpp"), ENDPOINT, tmp_path, unsafe_code=True)
 
 
 def test_a_harness_that_writes_nothing_is_an_error(tmp_path: Path, install: Install) -> None:
     install("evalplus.evaluate", "")
     with pytest.raises(UserError, match=r"code_openai_temp_0\.0_eval_results\.json: is not there"):
-        evalplus.measure(Benchmark("code", "evalplus", "mbpp"), ENDPOINT, tmp_path, unsafe_code=True)
+        evalplus.run_benchmark(Benchmark("code", "evalplus", "mbpp"), ENDPOINT, tmp_path, unsafe_code=True)
 
 
 # bfcl-eval 2026.3.23: base_handler.py writes answers, eval_runner_helper.py scores, a header and then what was wrong
@@ -124,7 +126,7 @@ def model(tmp_path: Path) -> Path:
 
 def test_bfcl_is_called_with_its_own_flags_and_read(tmp_path: Path, install: Install, model: Path) -> None:
     install("bfcl", BFCL)
-    (found,) = bfcl.measure(TOOL, ENDPOINT, tmp_path / "out", str(model), 8)
+    (found,) = bfcl.run_benchmark(TOOL, ENDPOINT, tmp_path / "out", str(model), 8)
     asks, scores = notes(tmp_path)
     which = "--model Qwen/Qwen3-8B-FC --test-category live_simple"
     how = "--skip-server-setup --local-model-path tool --num-threads 8 --temperature 0"
@@ -141,7 +143,7 @@ def test_bfcl_is_called_with_its_own_flags_and_read(tmp_path: Path, install: Ins
 def test_requests_that_failed_are_no_wrong_answers(tmp_path: Path, install: Install, model: Path) -> None:
     install("bfcl", BFCL.replace("ANSWER", "Error during inference: 400"))
     with pytest.raises(UserError, match="1 of 4 requests failed; live_simple_2: Error during inference: 400"):
-        bfcl.measure(TOOL, ENDPOINT, tmp_path / "out", str(model), 8)
+        bfcl.run_benchmark(TOOL, ENDPOINT, tmp_path / "out", str(model), 8)
     assert [call["argv"][0] for call in notes(tmp_path)] == ["generate"]
 
 
@@ -151,7 +153,7 @@ def test_bfcl_is_not_sent_to_a_router_with_keys(
     install("bfcl", BFCL)
     monkeypatch.setenv("OPENAI_API_KEY", "3f9c0e7d1b5a4c62")
     with pytest.raises(UserError, match="wants a key"):
-        bfcl.measure(TOOL, ENDPOINT, tmp_path, str(model), 8)
+        bfcl.run_benchmark(TOOL, ENDPOINT, tmp_path, str(model), 8)
 
 
 @pytest.mark.parametrize("name", ["simple_python", ":simple_python", "Qwen/Qwen3-8B-FC:"])

@@ -13,7 +13,7 @@ from transformers import DynamicCache, Gemma2Config, Gemma2ForCausalLM, MistralC
 
 from sun_sglang.errors import RecipeError
 from sun_sglang.train.data.collate import collate
-from sun_sglang.train.data.examples import Encoded
+from sun_sglang.train.data.examples import TokenizedExample
 from sun_sglang.train.objective.activation_checkpointing import recompute_layers, require_full_attention
 from sun_sglang.train.objective.two_module import FirstToken, Scheme, TwoModule
 from tests.support.training import SIZES
@@ -28,14 +28,14 @@ PAIRS: list[tuple[Scheme, FirstToken]] = [
 ]
 
 
-def examples(seed: int) -> list[Encoded]:
+def examples(seed: int) -> list[TokenizedExample]:
     rng = Random(seed)
 
     def ids(low: int, high: int) -> tuple[int, ...]:
         return tuple(rng.randrange(320) for _ in range(rng.randint(low, high)))
 
     # an answer of one token, which the prefill side may make alone, among them
-    return [*(Encoded(ids(2, 14), ids(2, 10)) for _ in range(4)), Encoded(ids(3, 3), ids(1, 1))]
+    return [*(TokenizedExample(ids(2, 14), ids(2, 10)) for _ in range(4)), TokenizedExample(ids(3, 3), ids(1, 1))]
 
 
 def modules(new_model: NewModel, scheme: Scheme, first_token: FirstToken) -> TwoModule:
@@ -43,7 +43,7 @@ def modules(new_model: NewModel, scheme: Scheme, first_token: FirstToken) -> Two
     return TwoModule(prefill, prefill if scheme == "full" else new_model(2), scheme, first_token).train()
 
 
-def reference(module: TwoModule, batch: list[Encoded]) -> torch.Tensor:
+def reference(module: TwoModule, batch: list[TokenizedExample]) -> torch.Tensor:
     """One example at a time, no padding, no mask: the prompt leaves keys and values, the answer reads them."""
     total, tokens = torch.zeros((), dtype=torch.float64), 0
     for e in batch:
@@ -68,7 +68,12 @@ def gradients(module: TwoModule) -> dict[str, torch.Tensor]:
 
 
 def assert_trains_like(
-    plain: TwoModule, module: TwoModule, batch: list[Encoded], inputs: dict[str, torch.Tensor], *, recomputed: bool
+    plain: TwoModule,
+    module: TwoModule,
+    batch: list[TokenizedExample],
+    inputs: dict[str, torch.Tensor],
+    *,
+    recomputed: bool,
 ) -> None:
     """`module` on `inputs` has the loss and gradients of two plain forwards an example; what is frozen stays."""
     if recomputed:
@@ -115,7 +120,7 @@ def test_recomputed_layers_keep_less_for_the_backward_pass(new_model: NewModel) 
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-            module(**collate([Encoded((1,) * 200, (2,) * 200)], 257))
+            module(**collate([TokenizedExample((1,) * 200, (2,) * 200)], 257))
         return sum(sizes.values())
 
     assert kept(True) < 0.6 * kept(False)

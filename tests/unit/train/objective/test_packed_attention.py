@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sun_sglang.train.data.collate import collate
-from sun_sglang.train.data.examples import Encoded
+from sun_sglang.train.data.examples import TokenizedExample
 from sun_sglang.train.data.packing import PackedRows, Row, collate_row
 from sun_sglang.train.objective.packed_attention import PACKED
 from sun_sglang.train.objective.two_module import FirstToken, Scheme, TwoModule
@@ -53,7 +53,7 @@ def test_a_row_loses_what_its_examples_lose_alone(new_model: NewModel, scheme: S
 
 def test_a_neighbour_in_the_row_is_never_seen(new_model: NewModel) -> None:
     module = packed(modules(new_model, "prefill_only", "prefill"))
-    kept, other = Encoded((1, 2, 3), (4, 5, 6)), Encoded((9,) * 7, (9,) * 5)
+    kept, other = TokenizedExample((1, 2, 3), (4, 5, 6)), TokenizedExample((9,) * 7, (9,) * 5)
     length = len(kept.answer) + len(other.answer)
     only = module(**collate([kept], 257), num_items_in_batch=length).loss
     both = (
@@ -70,7 +70,7 @@ def test_a_module_with_other_attention_is_not_trained_through(new_model: NewMode
 
 def test_answers_of_one_token_need_no_decode_module(new_model: NewModel) -> None:
     module = packed(modules(new_model, "full", "prefill"))
-    batch = [Encoded((1, 2, 3), (4,)), Encoded((5,), (6,))]
+    batch = [TokenizedExample((1, 2, 3), (4,)), TokenizedExample((5,), (6,))]
     torch.testing.assert_close(
         module(**collate_row(Row(tuple(batch)))).loss, reference(module, batch), rtol=1e-9, atol=0
     )

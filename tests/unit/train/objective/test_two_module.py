@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from sun_sglang.demo.tokenizer import VOCAB_SIZE
 from sun_sglang.train.data.collate import collate
-from sun_sglang.train.data.examples import Encoded
+from sun_sglang.train.data.examples import TokenizedExample
 from sun_sglang.train.objective.two_module import FirstToken, Scheme, TwoModule
 
 NewModel = Callable[[int], Any]
@@ -18,16 +18,16 @@ PAD = 257
 FIRST_TOKENS: tuple[FirstToken, ...] = ("prefill", "decode")
 
 
-def some_examples(seed: int, count: int = 5) -> list[Encoded]:
+def some_examples(seed: int, count: int = 5) -> list[TokenizedExample]:
     rng = Random(seed)
 
     def ids(low: int, high: int) -> tuple[int, ...]:
         return tuple(rng.randrange(VOCAB_SIZE) for _ in range(rng.randint(low, high)))
 
-    return [Encoded(ids(2, 12), ids(1, 9)) for _ in range(count)]
+    return [TokenizedExample(ids(2, 12), ids(1, 9)) for _ in range(count)]
 
 
-def reference_loss(model: Any, examples: list[Encoded]) -> torch.Tensor:
+def reference_loss(model: Any, examples: list[TokenizedExample]) -> torch.Tensor:
     """One plain forward for each example, without cache, padding or mask."""
     total, tokens = torch.zeros((), dtype=torch.float64), 0
     for e in examples:
@@ -107,7 +107,7 @@ def test_prefill_only_trains_all_of_the_prefill_module_and_nothing_else(new_mode
 
 def test_gradients_reach_keys_and_values_from_later_answer_tokens_alone(new_model: NewModel) -> None:
     module = pair(new_model, "prefill_only")
-    logits = module(**collate([*some_examples(3, count=1), Encoded((1, 2, 3), (4, 5, 6))], PAD)).logits
+    logits = module(**collate([*some_examples(3, count=1), TokenizedExample((1, 2, 3), (4, 5, 6))], PAD)).logits
     logits[1, 2].square().sum().backward()
     got = gradients(module.prefill)
     for layer in range(3):
@@ -126,7 +126,7 @@ def test_decode_only_leaves_the_prefill_module_alone(new_model: NewModel) -> Non
 
 
 def test_the_first_token_comes_from_the_side_that_makes_it(new_model: NewModel) -> None:
-    batch = collate([Encoded((1, 2, 3, 4), (5,))], PAD)
+    batch = collate([TokenizedExample((1, 2, 3, 4), (5,))], PAD)
     for first_token, side in zip(FIRST_TOKENS, ("prefill", "decode"), strict=True):
         module = pair(new_model, "prefill_only", first_token)
         before = module(**batch).logits
