@@ -68,10 +68,10 @@ def command(
             file,
             [*(["--start", start] if start else []), "--ready-timeout", str(ready_timeout)],
             directory,
-            list(plan.fleet["tasks"]),
+            list(plan.fleet.tasks),
         )
         return
-    tasks = list(plan.fleet["tasks"])
+    tasks = list(plan.fleet.tasks)
     display.note(
         lambda: console.print(f"KV transfer: {plan.transfer.backend}. {plan.transfer.reason}\n{notes}", end="")
     )

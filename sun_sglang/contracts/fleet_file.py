@@ -1,4 +1,8 @@
-"""The router's own file: the tasks, their pools, and where every worker listens. The launcher writes it."""
+"""`fleet.json`: the tasks, their pools, and the address of every worker.
+
+Written by the launcher (`launch/supervision`) and by the router after a change over its API; read by the router
+(`router/__main__.py`, `router/workers/fleet_store.py`).
+"""
 
 from __future__ import annotations
 
@@ -7,28 +11,29 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
+import orjson
 from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from sun_sglang.contracts.worker_key import bearer
 from sun_sglang.errors import UserError
+from sun_sglang.private_file import write_private
 from sun_sglang.strict import Strict, first_invalid
 from sun_sglang.topology import PoolName, Role, Router, Task, TaskName
 
-# a name in ASCII, an IPv4 or an IPv6 address
+FLEET_FILE = "fleet.json"
+# A name in ASCII, an IPv4 or an IPv6 address.
 _LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?|[0-9a-f:]+(%[A-Za-z0-9]+)?")
-
-
-# the router's processes show each other their load on each worker in a table of this size
+# The router's processes share their load on each worker in a table of this size.
 MAX_WORKERS = 4096
 
 
 class FleetError(UserError):
-    """The fleet file cannot be read or is wrong; the message names the place."""
+    """The fleet file cannot be read, or a value in it is wrong; the message names the place in the file."""
 
 
 class FleetPool(Strict):
-    """What the router has to know of a pool: its role, and the name of its model for humans."""
+    """A pool: its role, and the name of its model for people."""
 
     role: Role
     model: str = Field(min_length=1)
@@ -39,10 +44,10 @@ class FleetWorker(Strict):
 
     Attributes:
         name: unique in the fleet.
-        pool: the pool it belongs to.
-        url: its HTTP server.
-        draining: it takes no new requests.
-        key: the worker key that it requires; None where it requires none. Never shown.
+        pool: name of its pool.
+        url: address of its HTTP server.
+        draining: whether it takes no new requests.
+        key: the worker key that it requires; None if it requires none. No message and no page shows it.
     """
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=128)]
@@ -57,9 +62,9 @@ class FleetWorker(Strict):
     @classmethod
     def _http(cls, url: str) -> str:
         parts = urlsplit(url)
-        # `urlsplit` leaves out what it does not like
+        # `urlsplit` drops some control characters silently
         if not url.isprintable():
-            raise ValueError("it has characters that no URL has")
+            raise ValueError("a URL holds no such characters")
         is_plain = parts.path.strip("/") == parts.query == parts.fragment == "" and "@" not in parts.netloc
         if parts.scheme not in ("http", "https") or not is_plain or not _HOST.fullmatch(parts.hostname or ""):
             raise ValueError("write it as http://HOST:PORT")
@@ -69,26 +74,26 @@ class FleetWorker(Strict):
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers that every request to this worker needs."""
+        """Headers for every request to this worker."""
         return bearer(self.key)
 
     @property
     def host(self) -> str:
-        """The host that decode workers meet this worker at."""
+        """The host under which decode workers reach this worker."""
         host = urlsplit(self.url).hostname
         assert host is not None, "checked when the file was read"
         return host
 
 
 class Fleet(Strict):
-    """Everything that the router is told at its start.
+    """The content of the file.
 
     Attributes:
-        tasks: as in the topology.
-        pools: their roles and models.
-        workers: all of them.
-        router: as in the topology.
-        admin_key_file: holds the launcher's own admin key, which counts where the deployment has keys.
+        tasks: the tasks, as in the topology file.
+        pools: roles and models of the pools.
+        workers: the workers; the launcher's plan holds none, since addresses come from the place.
+        router: the router's settings, as in the topology file.
+        admin_key_file: path of a file with the launcher's own admin key, for deployments with API keys.
     """
 
     tasks: dict[TaskName, Task] = Field(min_length=1)
@@ -118,10 +123,10 @@ class Fleet(Strict):
 
 
 def load_fleet(path: Path) -> Fleet:
-    """Read and check a fleet file.
+    """Return the content of a fleet file.
 
     Raises:
-        FleetError: the first thing wrong, in one line.
+        FleetError: the file cannot be read, or a value is wrong; the message names the first one, in one line.
     """
     try:
         return Fleet.model_validate_json(path.read_bytes())
@@ -129,3 +134,12 @@ def load_fleet(path: Path) -> Fleet:
         raise FleetError(f"{path}: cannot be read ({e.strerror or e})") from e
     except ValidationError as e:
         raise FleetError(f"{path}: {first_invalid(e, Fleet).describe()}") from e
+
+
+def write_fleet(path: Path, fleet: Fleet) -> None:
+    """Replace a fleet file, in one step, with one that only this user can read: it holds the workers' keys.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    write_private(path, orjson.dumps(fleet.model_dump(mode="json"), option=orjson.OPT_INDENT_2))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import secrets
 import ssl
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import NamedTuple
 
 import aiohttp
 
+from sun_sglang.contracts.fleet_file import FLEET_FILE, FleetError, load_fleet
 from sun_sglang.contracts.worker_key import bearer
 from sun_sglang.launch.planning.plan import ADMIN_KEY, WORKER_KEY
 from sun_sglang.private_file import write_private
@@ -49,9 +49,9 @@ def read_access(run_dir: Path) -> RouterAccess:
     except OSError:
         return RouterAccess()
     try:
-        cert = json.loads((run_dir / "fleet.json").read_bytes())["router"].get("tls_cert")
+        cert = load_fleet(run_dir / FLEET_FILE).router.tls_cert
         return RouterAccess(key, _fingerprint(Path(cert)) if cert else None)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, FleetError):
         # somebody is writing the file, or broke it: then only a router with TLS cannot be reached
         return RouterAccess(key)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sun_sglang.contracts.fleet_file import FLEET_FILE, Fleet, FleetPool
 from sun_sglang.contracts.worker_card import Identity
 from sun_sglang.contracts.worker_key import WORKER_KEY_VARIABLE
 from sun_sglang.emulator.settings import emulation_flags
@@ -109,7 +110,7 @@ class LaunchPlan(Strict):
     workers: tuple[WorkerPlan, ...]
     router: RouterPlan
     transfer: Transfer
-    fleet: dict[str, Any]
+    fleet: Fleet
     notes: tuple[str, ...] = ()
 
 
@@ -174,7 +175,7 @@ def make_plan(
     router = RouterPlan(
         host=topology.router.host,
         port=router_port,
-        fleet=run_dir / "fleet.json",
+        fleet=run_dir / FLEET_FILE,
         log=run_dir / "logs" / "router.log",
         tls=topology.router.tls_cert is not None,
         processes=topology.router.processes,
@@ -185,7 +186,7 @@ def make_plan(
         workers=tuple(workers),
         router=router,
         transfer=transfer,
-        fleet=_fleet(topology, router) | {"admin_key_file": str(run_dir / ADMIN_KEY)},
+        fleet=_fleet(topology, router, run_dir / ADMIN_KEY),
         notes=tuple(notes),
     )
 
@@ -210,10 +211,11 @@ def _rank_cores(ranks: int, cores: int) -> dict[str, str]:
     return {"SGLANG_CPU_OMP_THREADS_BIND": "|".join([f"0-{cores - 1}"] * ranks)} if ranks > 1 else {}
 
 
-def _fleet(topology: Topology, router: RouterPlan) -> dict[str, Any]:
-    return {
-        "tasks": {name: t.model_dump(exclude_defaults=True) for name, t in topology.tasks.items()},
-        "pools": {name: {"role": p.role, "model": p.model} for name, p in topology.pools.items()},
-        "workers": [],
-        "router": {**topology.router.model_dump(), "port": router.port},
-    }
+def _fleet(topology: Topology, router: RouterPlan, admin_key: Path) -> Fleet:
+    return Fleet(
+        tasks=topology.tasks,
+        pools={name: FleetPool(role=pool.role, model=pool.model) for name, pool in topology.pools.items()},
+        workers=(),
+        router=topology.router.model_copy(update={"port": router.port}),
+        admin_key_file=str(admin_key),
+    )

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TextIO
 from urllib.parse import quote
 
-import orjson
-
+from sun_sglang.contracts.fleet_file import Fleet, FleetWorker, write_fleet
 from sun_sglang.contracts.tasks_report import TasksReport
 from sun_sglang.errors import LaunchError
 from sun_sglang.launch.places.place import Place, Running, Slot, needs_of
@@ -22,7 +21,6 @@ from sun_sglang.launch.router_client import RouterClient
 from sun_sglang.launch.state import DeploymentState, Phase, ProcessState, write_state
 from sun_sglang.launch.supervision.readiness import Limits, process_obstacle, router_obstacle, timeout_obstacle
 from sun_sglang.launch.supervision.supervised_process import SupervisedProcess
-from sun_sglang.private_file import write_private
 from sun_sglang.processes import start_ticks
 
 _POLL = 0.25
@@ -119,7 +117,7 @@ class Supervisor:
         try:
             self._worker_key = new_key(run_dir / WORKER_KEY)
             new_key(run_dir / ADMIN_KEY)
-            write_private(self.plan.router.fleet, orjson.dumps(self._fleet(), option=orjson.OPT_INDENT_2))
+            write_fleet(self.plan.router.fleet, self._fleet())
         except OSError as e:
             raise LaunchError(f"{run_dir} cannot be written: {e}") from e
 
@@ -236,12 +234,12 @@ class Supervisor:
 
         return SupervisedProcess(state, start, self._changed, steady_after=self._limits.router_steady_after)
 
-    def _fleet(self) -> dict[str, object]:
-        workers = [
-            {"name": w.name, "pool": w.pool, "url": self._slots[w.name].address.url, "key": self._worker_key}
+    def _fleet(self) -> Fleet:
+        workers = (
+            FleetWorker(name=w.name, pool=w.pool, url=self._slots[w.name].address.url, key=self._worker_key)
             for w in self.plan.workers
-        ]
-        return self.plan.fleet | {"workers": workers}
+        )
+        return self.plan.fleet.model_copy(update={"workers": tuple(workers)})
 
 
 def _new_state(name: str, pool: str, role: str, url: str, log: Path) -> ProcessState:

@@ -9,10 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TextIO
 
-import orjson
-
-from sun_sglang.contracts.fleet_file import Fleet, FleetError, load_fleet
-from sun_sglang.private_file import write_private
+from sun_sglang.contracts.fleet_file import Fleet, FleetError, load_fleet, write_fleet
 from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.observability.log import Log
@@ -60,7 +57,7 @@ class FleetStore:
         try:
             async with _locked(file.path, self._deadlines):
                 fleet = edited(self._load(file), change)
-                _replace(file.path, fleet)
+                write_fleet(file.path, fleet)
                 file.note()
         except FleetError as e:
             # something else wrote it, or writes it right now
@@ -123,8 +120,3 @@ def _lock(file: TextIO) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _replace(path: Path, fleet: Fleet) -> None:
-    # the file holds workers' keys
-    write_private(path, orjson.dumps(fleet.model_dump(mode="json"), option=orjson.OPT_INDENT_2))

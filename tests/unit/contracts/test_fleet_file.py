@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sun_sglang.contracts.fleet_file import FleetError, load_fleet
+from sun_sglang.contracts.fleet_file import FleetError, load_fleet, write_fleet
 from tests.unit.router.registries import FLEET
 
 
@@ -15,6 +15,15 @@ def test_a_fleet_file(tmp_path: Path) -> None:
     file.write_text(FLEET.model_dump_json())
     assert load_fleet(file) == FLEET
     assert FLEET.workers[0].host == "h0"
+
+
+def test_fleet_file_that_was_written_reads_back_equal_and_is_private(tmp_path: Path) -> None:
+    file = tmp_path / "fleet.json"
+    worker = FLEET.workers[0].model_copy(update={"key": "0123456789abcdef"})
+    fleet = FLEET.model_copy(update={"workers": (worker, *FLEET.workers[1:])})
+    write_fleet(file, fleet)
+    assert load_fleet(file) == fleet
+    assert file.stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sun_sglang.contracts.fleet_file import FleetPool
 from sun_sglang.contracts.worker_card import Identity
 from sun_sglang.errors import TopologyError, UserError
 from sun_sglang.launch.places.command import command_at
@@ -17,7 +18,7 @@ from sun_sglang.launch.planning.gpu_inventory import Gpu
 from sun_sglang.launch.planning.machine import Machine
 from sun_sglang.launch.planning.plan import LaunchPlan, WorkerPlan, make_plan
 from sun_sglang.launch.planning.rdma import RdmaDevice
-from sun_sglang.topology import Topology, parse_topology
+from sun_sglang.topology import Task, Topology, parse_topology
 
 SUN = """
 pools:
@@ -155,15 +156,15 @@ def test_a_decode_worker_on_the_cpu_backs_up_without_cuda() -> None:
 def test_the_router_is_told_everything() -> None:
     found = plan(topology())
     assert found.router.url == "http://127.0.0.1:8000"
-    assert found.fleet["tasks"]["tool"] == {"prefill": "tool", "decode": "base"}
-    assert found.fleet["pools"]["math"] == {"role": "prefill", "model": "math-model"}
-    assert found.fleet["workers"] == [], "their addresses come from the place"
-    assert found.fleet["router"]["port"] == 8000
+    assert found.fleet.tasks["tool"] == Task(prefill="tool", decode="base")
+    assert found.fleet.pools["math"] == FleetPool(role="prefill", model="math-model")
+    assert found.fleet.workers == (), "their addresses come from the place"
+    assert found.fleet.router.port == 8000
 
 
 def test_port_zero_takes_a_free_port() -> None:
     found = plan(topology(SUN + "router: {port: 0, host: 0.0.0.0}"))
-    assert found.router.port == found.fleet["router"]["port"] == 31000
+    assert found.router.port == found.fleet.router.port == 31000
     assert found.router.url == "http://127.0.0.1:31000"
 
 

@@ -282,7 +282,7 @@ async def test_change_that_the_disk_has_no_room_for_is_a_503_and_changes_nothing
     def full(_path: Path, _content: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sun_sglang.router.workers.fleet_store.write_private", full)
+    monkeypatch.setattr("sun_sglang.contracts.fleet_file.write_private", full)
     file = tmp_path / "fleet.json"
     file.write_text(FLEET.model_dump_json())
     registry = Registry(load_fleet(file))
