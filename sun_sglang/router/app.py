@@ -243,7 +243,7 @@ class Router:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
-        await self.dispatcher.close()
+        await self.dispatcher.attempts.close()
         self.clock.close()
         await self._session.close()
         await self.siblings.close()
@@ -333,7 +333,7 @@ class Router:
         for ticket in list(self.inflight.tickets if everything else self.inflight.find(rid or "", owner)):
             self.dispatcher.abort(ticket)
         if everything:
-            self.dispatcher.abort_everywhere()
+            self.dispatcher.attempts.abort_everywhere()
         await self.siblings.ask("POST", "/abort_request", http.headers, raw)
         return web.Response()
 

@@ -25,7 +25,7 @@ from sun_sglang.router.api.merging import merge_tasks
 from sun_sglang.router.api.sibling_processes import SiblingProcesses
 from sun_sglang.router.auth.access import current_key, visible_tasks
 from sun_sglang.router.deadlines import Deadlines
-from sun_sglang.router.dispatch.legs import namespace
+from sun_sglang.router.dispatch.cache_namespace import cache_namespace
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.health.canary import OUTPUT_TOKENS, PROMPT_TOKENS
 from sun_sglang.router.health.path_prover import PathProver
@@ -181,7 +181,7 @@ class InfoHandlers:
             unproven_paths=tuple(self._unusable(path) for path in self._registry.unusable(name)),
             queued=self._queue.waiting(name),
             in_flight=in_flight,
-            namespace=namespace(task.prefill, modules[0]) if modules else None,
+            namespace=cache_namespace(task.prefill, modules[0]) if modules else None,
         )
 
     def _unusable(self, unusable: UnusablePath) -> UnprovenPath:

@@ -1,14 +1,14 @@
-"""One try at an answer on one pair of workers: what was heard of its legs, and what it weighs on the workers."""
+"""The state of a request in flight: one ticket for each answer, and its attempts on pairs of workers."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from sun_sglang.router.dispatch.legs import PairRequest
+from sun_sglang.router.dispatch.legs import Leg
 from sun_sglang.router.dispatch.outcome import (
     AttemptFailed,
-    Leg,
     Relay,
     Serve,
     awaited_leg,
@@ -16,22 +16,39 @@ from sun_sglang.router.dispatch.outcome import (
     decide,
     no_progress,
 )
-from sun_sglang.router.serving.length_check import CheckedLimits
+from sun_sglang.router.dispatch.pair_request import PairRequest
+from sun_sglang.router.errors import ApiError
 from sun_sglang.router.transport.leg_exchange import LegExchange
 from sun_sglang.router.transport.messages import LegFailure, LegResult
 from sun_sglang.router.workers.paths import Pair
 from sun_sglang.router.workers.worker import Worker
 
 
+class RequestCheck(Protocol):
+    """A check of a request against the limits of its task, which may become narrower while the request waits."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether every worker that may receive the request now accepts it."""
+
+    async def again(self) -> None:
+        """Check the request against the limits of now.
+
+        Raises:
+            RequestError: a prompt is too long, or the model does not have a token id.
+            ApiError: no worker counted a prompt.
+        """
+
+
 @dataclass(eq=False, slots=True)
 class AttemptTimes:
-    """When what happened to an attempt, in loop time; None where it did not.
+    """Times of an attempt's events in loop time, seconds; None for an event that did not happen.
 
     Attributes:
-        sent: both legs were.
+        sent: both legs were sent.
         prefilled: the prefill leg had handed its KV over.
-        first: the decode leg began to answer.
-        ended: the attempt did.
+        first: the decode leg's first bytes arrived.
+        ended: the attempt ended.
     """
 
     sent: float
@@ -42,20 +59,20 @@ class AttemptTimes:
 
 @dataclass(eq=False, slots=True)
 class Ticket:
-    """A client's request while it is in flight.
+    """One answer of a client's request, from admission to its end. A canary has a ticket too.
 
     Attributes:
-        task: for counting.
-        rid: the id under which the client may abort it, if it gave one.
+        task: label of its metrics.
+        rid: the client's id for it, if the client gave one; an abort names it.
         arrived: loop time, seconds.
-        abort_asked: the client asked for an abort; what the legs then report is an answer, not a fault.
-        counted: a client's, to be seen in the metrics; a canary is not.
+        abort_asked: the client asked for an abort; a response that reports the abort is then no fault.
+        counted: the metrics count it; a canary's are not counted.
         attempts: attempts under way.
         tries: all attempts, in order.
-        owner: name of the API key that it came with; empty where there are no keys.
-        waiting: what it waits for before it may go to workers; None once it may.
-        queued: seconds that it waited.
-        checked: its check against its task's limits, which is made again where these changed; None for a canary.
+        owner: name of the client's API key; empty if the router has no keys.
+        waiting: the admission that it waits for; None once it is admitted.
+        queued: seconds for which it waited.
+        checked: its check against the limits of its task; None for a canary.
     """
 
     task: str
@@ -68,29 +85,48 @@ class Ticket:
     owner: str = ""
     waiting: asyncio.Future[None] | None = None
     queued: float = 0.0
-    checked: CheckedLimits | None = None
+    checked: RequestCheck | None = None
+
+    def request_abort(self) -> None:
+        """Mark the request as aborted by its client, and end its wait for admission."""
+        self.abort_asked = True
+        if self.waiting is not None and not self.waiting.done():
+            self.waiting.set_exception(aborted_early())
+
+    def start_wait(self, admission: asyncio.Future[None]) -> None:
+        """Note that the request waits for admission."""
+        self.waiting = admission
+
+    def end_wait(self, seconds: float) -> None:
+        """Note that the request waited for `seconds`."""
+        self.waiting, self.queued = None, seconds
 
 
 class Attempt:
-    """The state of a try. The dispatcher does the I/O and tells it what happened.
+    """One attempt on one pair. `RunningAttempts` does the I/O and reports events to it.
+
+    Args:
+        request: the part of the request that does not depend on the pair.
+        pair: the workers.
+        rid: request id on both workers.
+        ticket: the client's request.
+        now: loop time, seconds.
+        outcome: a future that the attempt sets.
 
     Attributes:
-        request: what is asked.
-        pair: who was chosen.
-        rid: its id on both workers.
-        results: the first thing that each leg said.
-        incarnations: of the two workers, when the legs were sent.
-        outcome: what to do, once that can be said.
-        legs: both, once they were sent.
-        reading_since: clock time since which the next chunk is awaited; None while nobody waits.
-        decoding_since: clock time since which the decode worker owes a whole answer's tokens; None for a stream.
-        cut: why the stream was cut off by the router, if it was.
-        times: when what happened.
+        results: result of each leg; None while it runs.
+        incarnations: of the two workers when the legs were sent.
+        outcome: set once the results decide it.
+        legs: both exchanges, once they were sent.
+        reading_since: clock time since which a reader waits for the stream's next piece; None while nobody waits.
+        decoding_since: clock time since which the decode worker computes an unstreamed answer; None for a stream.
+        cut_reason: why the router cut the stream off; empty if it did not.
+        times: of its events.
     """
 
     __slots__ = (
         "_held",
-        "cut",
+        "cut_reason",
         "decoding_since",
         "incarnations",
         "legs",
@@ -124,18 +160,18 @@ class Attempt:
         self.legs: dict[Leg, LegExchange] = {}
         self.reading_since: float | None = None
         self.decoding_since: float | None = None
-        self.cut = ""
+        self.cut_reason = ""
         self._held: dict[Leg, int] = {}
 
     def worker(self, leg: Leg) -> Worker:
-        """The worker of a leg."""
+        """Return the worker of a leg."""
         return self.pair.prefill if leg == "prefill" else self.pair.decode
 
-    def record(self, leg: Leg, said: LegResult) -> None:
-        """Take the first thing that a leg says; what comes after cannot change the outcome."""
+    def record(self, leg: Leg, result: LegResult) -> None:
+        """Keep the first result of a leg, and set the outcome if the results decide it. Ignore later results."""
         if self.results[leg] is not None:
             return
-        self.results[leg] = said
+        self.results[leg] = result
         outcome = decide(
             self.results["prefill"],
             self.results["decode"],
@@ -148,51 +184,82 @@ class Attempt:
 
     @property
     def awaited_leg(self) -> Leg:
-        """The leg that owes the first token."""
+        """The leg whose work the first token waits for."""
         return awaited_leg(self.results["prefill"])
 
     @property
     def silent_since(self) -> float:
-        """Clock time since which the decode worker owes an answer and shows nothing of it; infinite if it owes none."""
+        """The clock time since which the decode worker has sent nothing of an awaited answer; infinite if none is."""
         since = self.decoding_since if self.reading_since is None else self.reading_since
         return float("inf") if since is None else since
 
     def expire(self, limit: float, *, silent: float, whole: bool) -> None:
-        """The deadline passed.
+        """End the attempt: its limit passed.
 
         Args:
-            limit: seconds that were waited.
-            silent: seconds since the worker of the owing leg last made progress.
-            whole: the deadline is for the whole answer. Else it is for the first token, and an answer that is not
-                streamed comes with its last: once decoding has begun, `stall` looks after it.
+            limit: seconds that the attempt had.
+            silent: seconds since the worker of the awaited leg last made progress.
+            whole: the limit is for the whole answer. A limit for the first token does not end an unstreamed answer that
+                decodes: it arrives with its last token, and the stall detector watches it.
         """
         if self.results["prefill"] is None or self.request.stream or whole:
             self._end(deadline_passed(self.awaited_leg, silent=silent, limit=limit))
 
     def end_silent(self, limit: float, *, stalled: bool) -> None:
-        """End an answer of which nothing came for `limit` seconds. `stalled`: its worker makes no progress at all."""
+        """End an answer of which nothing arrived for a while.
+
+        Args:
+            limit: that while, in seconds.
+            stalled: the decode worker makes no progress with any request.
+        """
         if self.request.stream:
             self.cut_off(f"no token for {limit:g} s")
         else:
             self._end(no_progress(limit, stalled=stalled))
 
     def fail_prefill(self, reason: str) -> None:
-        """The prefill worker left the rotation."""
+        """Record the loss of the prefill worker: its process is gone."""
         self.record("prefill", LegFailure(reason))
 
     def fail_decode(self, reason: str) -> None:
-        """The decode worker left the rotation; a stream that is under way ends."""
+        """Record the loss of the decode worker: its process is gone. A stream that is under way ends."""
         self.record("decode", LegFailure(reason))
         self.cut_off(reason)
 
     def cut_off(self, reason: str) -> None:
-        """End the stream; whoever reads it learns why."""
-        self.cut = self.cut or reason
+        """End the stream; its reader receives the reason."""
+        self.cut_reason = self.cut_reason or reason
         if (decode := self.legs.get("decode")) is not None:
             decode.close()
 
-    def hold(self) -> None:
-        """Put the attempt's weight on both workers and listen for their loss."""
+    def note_handed_over(self, now: float, clock_now: float) -> None:
+        """Note that the prefill leg handed its KV over.
+
+        Args:
+            now: loop time, seconds.
+            clock_now: time of the router's clock, seconds.
+        """
+        self.times.prefilled = now
+        self.pair.prefill.note_progress(clock_now)
+        self.decoding_since = None if self.request.stream else clock_now
+
+    def note_first(self, now: float, clock_now: float) -> None:
+        """Note that the decode leg's first bytes arrived.
+
+        Args:
+            now: loop time, seconds.
+            clock_now: time of the router's clock, seconds.
+        """
+        self.times.first = now
+        self.pair.decode.note_progress(clock_now)
+
+    def note_end(self, now: float) -> None:
+        """Note the end of the attempt at loop time `now`, once."""
+        if self.times.ended is None:
+            self.times.ended = now
+
+    def acquire_workers(self) -> None:
+        """Add the expected work to both workers, and subscribe to their loss."""
         prefill, decode = self.pair
         prefill.load.acquire(self.request.cost.prefill)
         decode.load.acquire(self.request.cost.decode)
@@ -201,11 +268,11 @@ class Attempt:
         decode.add_loss_callback(self.fail_decode)
 
     def holds(self, leg: Leg) -> bool:
-        """Whether a leg's weight is still on its worker."""
+        """Return whether a leg's expected work is still counted on its worker."""
         return leg in self._held
 
-    def release(self, leg: Leg) -> bool:
-        """Take one leg's weight off again; False if it was off already."""
+    def release_worker(self, leg: Leg) -> bool:
+        """Remove a leg's expected work from its worker. Return False if it was removed before."""
         tokens = self._held.pop(leg, None)
         if tokens is None:
             return False
@@ -217,3 +284,8 @@ class Attempt:
     def _end(self, outcome: Serve | Relay | AttemptFailed) -> None:
         if not self.outcome.done():
             self.outcome.set_result(outcome)
+
+
+def aborted_early() -> ApiError:
+    """Return the error for a request that its client aborted before any worker received it."""
+    return ApiError(400, "the request was aborted before it reached a worker", code="aborted")

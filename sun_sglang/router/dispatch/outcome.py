@@ -1,30 +1,31 @@
-"""What to do with a request, given what its two legs have said so far. Pure."""
+"""The outcome of an attempt: a decision on the results of its two legs so far. Pure."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
+from sun_sglang.router.dispatch.legs import Leg
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.protocol.sse import EventFramer, event_data
 from sun_sglang.router.protocol.worker_replies import error_code, error_message, find_abort, has_error_message
 from sun_sglang.router.transport.messages import LegFailure, LegResponse, LegResult
 
-Leg = Literal["prefill", "decode"]
-LEGS: tuple[Leg, Leg] = ("prefill", "decode")
-
-# What a decode worker says where its prefill worker is at fault: it could not be met at its bootstrap port, or stopped
-# answering there (disaggregation/decode.py, disaggregation/common/conn.py).
+# Messages of a decode worker whose prefill worker does not answer at its bootstrap port (disaggregation/decode.py,
+# disaggregation/common/conn.py).
 _PREFILL_UNREACHABLE = ("Decode handshake failed", "Lost connection with prefill instance")
 
-_MAY_BE_THE_CAUSE = (
+MAY_BE_THE_CAUSE = (
     "The request may be the cause, so the router sends it to no other worker. If it is not the cause, send it again"
 )
 
 
 def leg_outcome(result: LegResult | None) -> str:
-    """How a leg ended, for counting: `ok`, `refused` (4xx), `failed` (5xx), `lost`, or `abandoned` before it spoke."""
+    """Return how a leg ended, as a label of the metrics.
+
+    `ok`, `refused` (4xx), `failed` (5xx), `lost` (no response), or `abandoned` (the router ended it before a result).
+    """
     match result:
         case None:
             return "abandoned"
@@ -38,17 +39,17 @@ def leg_outcome(result: LegResult | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing can be said yet."""
+    """The results so far decide nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Serve:
-    """The decode leg's answer goes to the client."""
+    """The client receives the decode leg's response."""
 
 
 @dataclass(frozen=True, slots=True)
 class Relay:
-    """The request itself is at fault: the worker's 4xx goes to the client."""
+    """The request itself is at fault: the client receives the worker's 4xx."""
 
     error: ApiError
 
@@ -58,13 +59,13 @@ class AttemptFailed:
     """A worker is at fault.
 
     Attributes:
-        leg: whose.
-        error: what the client gets where a retry is not possible.
-        eject: the worker leaves the rotation until it has proven itself again.
-        retry: another attempt may be made.
-        stale: only a kept connection failed; the next attempt uses new connections and counts as the first.
-        doubt: one worker blames the other, and either may be at fault: only the path between them has to prove itself
-            again. A worker that lies takes no other worker out of the rotation.
+        leg: the leg of that worker.
+        error: the client receives it if there is no retry.
+        eject: the worker leaves the rotation until its card and a canary pass.
+        retry: another attempt may follow.
+        stale: only an idle connection failed; the next attempt uses new connections and counts as the first.
+        revoke: one worker blames the other, and either may be at fault: only the path between them leaves the rotation
+            until a canary passes. So a worker with a defect removes no other worker from the rotation.
     """
 
     leg: Leg
@@ -72,7 +73,7 @@ class AttemptFailed:
     eject: bool
     retry: bool = True
     stale: bool = False
-    doubt: bool = False
+    revoke: bool = False
 
 
 Outcome: TypeAlias = Wait | Serve | Relay | AttemptFailed
@@ -86,26 +87,26 @@ def decide(
     abort_asked: bool = False,
     rid: str = "",
 ) -> Outcome:
-    """Decide on an attempt.
+    """Decide the outcome of an attempt.
 
     Args:
-        prefill: what the prefill leg said, None if it is still at work.
-        decode: what the decode leg said.
-        needs_prefill: the answer takes input logprobs from the prefill leg's reply.
-        abort_asked: the client asked for the abort that the legs may be reporting; then it is an answer.
-        rid: the request id, which every whole answer of SGLang's contains; empty is in every answer.
+        prefill: result of the prefill leg; None while it runs.
+        decode: result of the decode leg; None while it runs.
+        needs_prefill: the answer includes input logprobs of the prefill leg's response.
+        abort_asked: the client asked for an abort; a response that reports the abort is then an answer.
+        rid: the request id, which every complete response of SGLang contains; an empty one skips the check.
     """
     if abort_asked and decode is None:
         return Wait()
     if abort_asked and isinstance(decode, LegResponse) and decode.status == HTTPStatus.OK:
         return Serve()
     if abort_asked and isinstance(decode, LegResponse) and decode.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        # SGLang answers 500 where the abort came while KV was on its way; nobody is at fault
+        # SGLang answers 500 if the abort arrived during the KV transfer; no worker is at fault
         return Relay(ApiError(400, "the request was aborted before its first token", code="aborted"))
-    of_prefill, of_decode = _fault("prefill", prefill, rid), _fault("decode", decode, rid)
+    of_prefill, of_decode = find_fault("prefill", prefill, rid), find_fault("decode", decode, rid)
     if decode is not None and of_decode is None:
         if not needs_prefill:
-            # a token out of the decode worker means that the KV arrived: what prefill says cannot change it any more
+            # a token from the decode worker proves that the KV arrived, whatever the prefill leg reports later
             return Serve()
         if prefill is not None and of_prefill is None:
             return Serve()
@@ -115,17 +116,17 @@ def decide(
 
 
 def awaited_leg(prefill: LegResult | None) -> Leg:
-    """The leg that owes the first token: prefill until it has handed its KV over, which its reply says."""
+    """Return the leg whose work the first token waits for: prefill until its response reports that the KV was sent."""
     return "prefill" if prefill is None else "decode"
 
 
 def deadline_passed(leg: Leg, *, silent: float, limit: float) -> AttemptFailed:
-    """The first token did not come in time.
+    """Return the outcome of an attempt whose first token did not arrive in time.
 
     Args:
-        leg: who owes it.
-        silent: seconds since that worker last made progress with any request; one that does is slow and not hung.
-        limit: seconds that were waited.
+        leg: the awaited leg.
+        silent: seconds since its worker last made progress with any request. A worker with progress is slow, not hung.
+        limit: seconds that the attempt had.
     """
     if silent > limit / 2:
         message = f"no first token within {limit:g} s: the {leg} worker did not answer"
@@ -135,42 +136,27 @@ def deadline_passed(leg: Leg, *, silent: float, limit: float) -> AttemptFailed:
 
 
 def no_progress(limit: float, *, stalled: bool) -> AttemptFailed:
-    """Return the end of an answer that is not streamed and did not come in time.
+    """Return the outcome of an attempt whose unstreamed answer did not arrive in time.
 
     Args:
-        limit: seconds that were waited after the prompt.
+        limit: seconds that the answer had after the prompt.
         stalled: the decode worker makes no progress with any request. This one may be the cause, so it is not retried.
     """
     if stalled:
-        message = f"no answer within {limit:g} s: the decode worker runs no batch. {_MAY_BE_THE_CAUSE}"
+        message = f"no answer within {limit:g} s: the decode worker runs no batch. {MAY_BE_THE_CAUSE}"
         return AttemptFailed("decode", ApiError(504, message, code="worker_stalled"), eject=False, retry=False)
     message = f"no answer within {limit:g} s after the prompt; stream it, or ask for fewer tokens"
     return AttemptFailed("decode", ApiError(504, message, code="answer_timeout"), eject=False, retry=False)
 
 
-def had_request(leg: Leg, result: LegResult | None, rid: str) -> bool:
-    """Return whether a worker may have died of the request: it had the request and had not finished it.
+def find_fault(leg: Leg, result: LegResult | None, rid: str) -> Relay | AttemptFailed | None:
+    """Return what is wrong with one leg; None if it runs or succeeded.
 
-    A refused connection carried nothing. A whole good answer ends the worker's part.
+    Args:
+        leg: which one.
+        result: its result; None while it runs.
+        rid: the request id; see `decide`.
     """
-    match result:
-        case LegFailure(refused=refused):
-            return not refused
-        case LegResponse(status=200, streamed=False):
-            return _fault(leg, result, rid) is not None
-    return True
-
-
-def worker_died(leg: Leg) -> ApiError:
-    """Return the error for a request whose worker died while it had the request."""
-    return ApiError(
-        502,
-        f"the {leg} worker died or stopped answering while it had this request. {_MAY_BE_THE_CAUSE}",
-        code="worker_died",
-    )
-
-
-def _fault(leg: Leg, result: LegResult | None, rid: str) -> Relay | AttemptFailed | None:
     if result is None:
         return None
     if isinstance(result, LegFailure) and result.oversized:
@@ -184,7 +170,7 @@ def _fault(leg: Leg, result: LegResult | None, rid: str) -> Relay | AttemptFaile
         error = ApiError(status, f"the {leg} worker was lost: {result.detail}", code=f"{leg}_lost")
         return AttemptFailed(leg, error, eject=not result.stale, stale=result.stale)
     if result.status == HTTPStatus.UNAUTHORIZED:
-        # another worker has its port now, or it has another key: the router is refused, and not the client
+        # another worker has its port now, or it has another key: it refuses the router, not the client
         error = ApiError(502, f"the {leg} worker refuses the router's worker key", code=f"{leg}_failed")
         return AttemptFailed(leg, error, eject=True)
     if 400 <= result.status < 500:
@@ -195,17 +181,17 @@ def _fault(leg: Leg, result: LegResult | None, rid: str) -> Relay | AttemptFaile
     if body.startswith((b'{"error"', b'{"object":"error"')):
         return _aborted(leg, error_code(body), error_message(body))
     reason = find_abort(body)
-    # events of a stream are checked one by one by the stream's reader
+    # the reader of a stream checks its events one by one
     if reason is None and not result.streamed and rid.encode() not in result.head:
         start = result.head[:80].decode(errors="replace")
-        return _broken(leg, f"what it sent is no answer to this request: {start}", of_itself=True)
+        return _broken(leg, f"its response is no answer to this request: {start}", blames_prefill=False)
     if reason is None:
         return None
     return _aborted(leg, reason.get("status_code"), str(reason.get("message") or "the request was aborted"))
 
 
 def _refusal(leg: Leg, reply: LegResponse) -> ApiError:
-    """Return a worker's 4xx for the client: its own body, where clients find the message in it."""
+    """Return a worker's 4xx for the client: the worker's own body if clients find a message in it."""
     if has_error_message(reply.head):
         return ApiError(reply.status, f"refused by the {leg} worker", body=reply.head)
     return ApiError(reply.status, error_message(reply.head) or f"refused by the {leg} worker")
@@ -217,10 +203,10 @@ def _aborted(leg: Leg, status: object, message: str) -> Relay | AttemptFailed:
     return _broken(leg, message)
 
 
-def _broken(leg: Leg, message: str, *, of_itself: bool = False) -> AttemptFailed:
-    if leg == "decode" and not of_itself and any(sign in message for sign in _PREFILL_UNREACHABLE):
+def _broken(leg: Leg, message: str, *, blames_prefill: bool = True) -> AttemptFailed:
+    if leg == "decode" and blames_prefill and any(sign in message for sign in _PREFILL_UNREACHABLE):
         error = ApiError(502, f"the prefill worker cannot be reached: {message}", code="prefill_lost")
-        return AttemptFailed("prefill", error, eject=False, doubt=True)
+        return AttemptFailed("prefill", error, eject=False, revoke=True)
     return AttemptFailed(leg, ApiError(502, f"the {leg} worker failed: {message}", code=f"{leg}_failed"), eject=False)
 
 

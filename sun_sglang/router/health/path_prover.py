@@ -81,7 +81,7 @@ class PathProver:
         pair = Pair(self._registry.workers[path.prefill], self._registry.workers[path.decode])
         assert pair.decode.card is not None, "only admitted workers get canaries"
         request = make_canary(pair.decode.card.identity.vocab_size, self._rng)
-        ticket = Ticket(request.task, None, self._dispatcher.now(), counted=False)
+        ticket = Ticket(request.task, None, self._dispatcher.attempts.now(), counted=False)
         try:
             outcome = await self._dispatcher.try_pair(request, pair, ticket, self._deadlines.canary, fresh=True)
         except ApiError as error:
@@ -110,7 +110,7 @@ class PathProver:
         return failure is None or failure.starts != self._registry.starts(path) or failure.next_try <= self._now()
 
     def _now(self) -> float:
-        return self._dispatcher.now()
+        return self._dispatcher.attempts.now()
 
     async def _prove(self, path: WorkerPath) -> None:
         starts = self._registry.starts(path)

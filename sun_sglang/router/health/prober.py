@@ -75,13 +75,13 @@ class Prober:
 
     async def _probe(self, worker: Worker, silent: int) -> int:
         """Probe a worker once, and return how many silent probes in a row count now."""
-        sent, clock_sent = self._dispatcher.now(), self._dispatcher.clock.now()
+        sent, clock_sent = self._dispatcher.attempts.now(), self._dispatcher.attempts.clock.now()
         try:
             card = await self._reader.read(worker.spec)
         except ProbeError as error:
             if not self._is_present(worker):
                 return silent
-            busy = worker.load.is_tokenizing(sent) or self._dispatcher.progressed(worker) >= clock_sent
+            busy = worker.load.is_tokenizing(sent) or self._dispatcher.attempts.last_progress(worker) >= clock_sent
             silent = count_silent(silent, error, busy=busy)
             if silent >= SILENT_PROBES:
                 self._eject(worker, error)

@@ -56,14 +56,14 @@ class StallDetector:
 
     def _silent(self, seconds: float) -> list[Attempt]:
         """The attempts that have shown nothing for so long."""
-        now = self._dispatcher.clock.now()
-        return [a for a in tuple(self._dispatcher.attempts) if now - a.silent_since > seconds]
+        now = self._dispatcher.attempts.clock.now()
+        return [a for a in self._dispatcher.attempts if now - a.silent_since > seconds]
 
     async def _look(self, worker: Worker) -> None:
         load = await ask_load(self._session, worker, self._deadlines.stall_report)
         stamp = None if load is None else load.stamp
         seen = self._seen.get(worker.name)
-        now = self._dispatcher.clock.now()
+        now = self._dispatcher.attempts.clock.now()
         if seen is None:
             self.saw(worker.name, stamp, now)
         elif stamp is not None and stamp != seen.stamp:
@@ -77,8 +77,8 @@ class StallDetector:
     def judge(self, worker: Worker) -> None:
         """Take a worker out of the rotation that ran no batch and sent no byte while it owes answers."""
         seen = self._seen[worker.name]
-        now = self._dispatcher.clock.now()
-        if now - max(seen.since, self._dispatcher.progressed(worker)) <= self._idle / 2:
+        now = self._dispatcher.attempts.clock.now()
+        if now - max(seen.since, self._dispatcher.attempts.last_progress(worker)) <= self._idle / 2:
             return
         late = [a for a in self._silent(self._idle) if a.pair.decode is worker]
         if seen.stamp is None:
@@ -89,4 +89,4 @@ class StallDetector:
         for attempt in late:
             attempt.end_silent(self._idle, stalled=True)
         reason = f"it owes tokens and ran no batch for {self._idle / 2:g} s"
-        self._dispatcher.eject(worker.name, reason, gone=seen.stamp is not None)
+        self._dispatcher.ejector.eject(worker.name, reason, gone=seen.stamp is not None)

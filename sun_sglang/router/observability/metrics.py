@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from sun_sglang.router.dispatch.attempt import Attempt
-from sun_sglang.router.dispatch.outcome import LEGS
+from sun_sglang.router.dispatch.legs import LEGS
 from sun_sglang.router.protocol.worker_replies import TokenCounts
 from sun_sglang.router.serving.in_flight import InFlight
 from sun_sglang.router.workers.registry import Registry

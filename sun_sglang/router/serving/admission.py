@@ -113,7 +113,8 @@ class AdmissionQueue:
         timer = None if begun else self._clock.call_later(self._timeout, partial(self._expire, slots))
         for slot in slots:
             slot.since, slot.timer = self._loop.time(), timer
-            slot.waiting = slot.ticket.waiting = self._loop.create_future()
+            slot.waiting = self._loop.create_future()
+            slot.ticket.start_wait(slot.waiting)
             self._waiting[slot.claim] = slot
         self._metrics.queued.labels(task).inc(len(slots))
 
@@ -131,7 +132,7 @@ class AdmissionQueue:
         del self._waiting[slot.claim]
         if slot.timer is not None:
             slot.timer.cancel()
-        slot.ticket.waiting, slot.ticket.queued = None, waited
+        slot.ticket.end_wait(waited)
         if slot.waiting is not None and slot.waiting.done() and not slot.waiting.cancelled():
             # an answer whose request failed for another reason never looked
             slot.waiting.exception()

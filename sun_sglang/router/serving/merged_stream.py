@@ -75,7 +75,7 @@ class MergedStream:
                 if not chunk:
                     raise StreamBrokenError("it ended without [DONE]")
         except StreamBrokenError as broken:
-            answer.lost(str(broken))
+            answer.report_broken(str(broken))
             raise ApiError(502, f"answer {index} broke off: {broken}", code="stream_broken") from broken
         except BadReplyError as bad:
             raise ApiError(502, f"answer {index} broke off: {bad}", code="stream_broken") from bad

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from sun_sglang.router.dispatch.legs import PairRequest, worker_model
+from sun_sglang.router.dispatch.pair_request import PairRequest, worker_model
 from sun_sglang.router.protocol.logprobs import InputLogprobs, StreamedLogprobs
 from sun_sglang.router.protocol.worker_replies import parse_result
 

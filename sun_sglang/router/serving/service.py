@@ -16,8 +16,9 @@ from sun_sglang.errors import RequestError
 from sun_sglang.router.auth.access import visible_tasks
 from sun_sglang.router.auth.api_keys import ApiKey
 from sun_sglang.router.dispatch.attempt import Ticket
+from sun_sglang.router.dispatch.cache_namespace import cache_namespace
 from sun_sglang.router.dispatch.dispatcher import Dispatcher
-from sun_sglang.router.dispatch.legs import PairRequest, make_pair_requests, namespace, worker_model
+from sun_sglang.router.dispatch.pair_request import PairRequest, make_pair_requests, worker_model
 from sun_sglang.router.dispatch.pair_response import PairResponse, StreamBrokenError
 from sun_sglang.router.errors import ApiError, broken_stream_error, internal_error
 from sun_sglang.router.observability.log import Log
@@ -100,7 +101,7 @@ class Service:
             Problem: what to answer instead; nothing was sent yet.
             RequestError: the request was refused before dispatch.
         """
-        arrived = self._dispatcher.now()
+        arrived = self._dispatcher.attempts.now()
         raw = await http.read()
         header_task, tasks = http.headers.get(TASK_HEADER), visible_tasks(self._registry.task_names)
         request = parse_request(endpoint, raw, header_task=header_task, tasks=tasks, allowed=self._allowed)
@@ -143,7 +144,7 @@ class Service:
             if outcome == "disconnected" and current_context.get().client_stalled:
                 outcome = "stalled"
             self._metrics.requests.labels(request.task, outcome).inc()
-            self._metrics.seconds.labels(request.task).observe(self._dispatcher.now() - arrived)
+            self._metrics.seconds.labels(request.task).observe(self._dispatcher.attempts.now() - arrived)
             self._tell(http, endpoint, outcome, tickets)
 
     async def _admitted(
@@ -160,7 +161,7 @@ class Service:
 
     def _tell(self, http: web.Request, endpoint: Endpoint, outcome: str, tickets: tuple[Ticket, ...]) -> None:
         """What an ended request leaves behind besides counts: a log line, a trace."""
-        now = self._dispatcher.now()
+        now = self._dispatcher.attempts.now()
         if self._log_all or outcome in _FAILURES:
             workers = [[w.name for w in attempt.pair] for ticket in tickets for attempt in ticket.tries]
             self._log.event(
@@ -193,10 +194,10 @@ class Service:
         keys: list[tuple[int, ...]] = []
         if self._needs_keys:
             for single in singles[:: request.n]:
-                of = namespace(pool, "", single.extra_key, single.cache_salt)
+                of = cache_namespace(pool, "", single.extra_key, single.cache_salt)
                 keys.append(prefix_keys(request.endpoint, single.body, of=of, session=session))
-        wire, most = worker_model(request.task), self._most_sent
-        return make_pair_requests(request, singles, costs, worker_model=wire, keys=keys, most=most)
+        model, max_bytes = worker_model(request.task), self._most_sent
+        return make_pair_requests(request, singles, costs, worker_model=model, keys=keys, max_bytes=max_bytes)
 
     def _charge(self, key: ApiKey, task: str, work: int, now: float) -> None:
         try:
@@ -273,7 +274,7 @@ class Service:
             answer.abandon()
             raise
         out = web.StreamResponse(headers=_SSE)
-        first = self._dispatcher.now()
+        first = self._dispatcher.attempts.now()
         delivered = False
         try:
             await out.prepare(http)
@@ -305,7 +306,7 @@ class Service:
                     raise StreamBrokenError("it ended without [DONE]")
                 piece = watch.feed(chunk)
         except StreamBrokenError as broken:
-            answer.lost(str(broken))
+            answer.report_broken(str(broken))
             await out.write(broken_stream_error(str(broken)).as_event())
             return "failed"
         if watch.done:
@@ -337,7 +338,7 @@ class Service:
         try:
             async with merged.running([one(part) for part in parts]):
                 piece = await merged.first()
-                first = self._dispatcher.now()
+                first = self._dispatcher.attempts.now()
                 await out.prepare(http)
                 self._metrics.ttft.labels(request.task).observe(first - parts[0].ticket.arrived)
                 while piece:
@@ -368,7 +369,9 @@ class Service:
         counts = watch.tokens()
         self._count(request.task, 1, counts)
         if watch.done and counts.completion > 1:
-            self._metrics.itl.labels(request.task).observe((self._dispatcher.now() - first) / (counts.completion - 1))
+            self._metrics.itl.labels(request.task).observe(
+                (self._dispatcher.attempts.now() - first) / (counts.completion - 1)
+            )
 
 
 async def _deliver(http: web.Request, body: bytes) -> web.Response:

@@ -162,7 +162,7 @@ async def test_worker_that_reads_a_long_prompt_or_answers_others_and_shows_no_ca
     small["base-0"].silent_cards = True
     worker = small.router.registry.workers["base-0"]
     if busy == "reads":
-        worker.load._tokenizing_until = small.router.dispatcher.now() + PATIENCE_S
+        worker.load._tokenizing_until = small.router.dispatcher.attempts.now() + PATIENCE_S
     elif busy:
         worker.note_progress(float("inf"))
     reply = await refuse(small, 502)
@@ -510,7 +510,7 @@ async def test_fault_17_an_unknown_rid_and_abort_all(small: System) -> None:
 
 
 async def test_fault_17_an_abort_before_dispatch(small: System) -> None:
-    set_deadlines(small.router.dispatcher, recovery=PATIENCE_S)
+    set_deadlines(small.router.dispatcher.recovery, recovery=PATIENCE_S)
     await small["base-0"].stop()
     await small.until(lambda: small.router.registry.unserved())
     asked = asyncio.create_task(small.post("/generate", {**MATH, "rid": "a"}))

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sun_sglang.errors import RequestError
-from sun_sglang.router.dispatch.legs import leg_bodies, make_pair_requests, namespace, new_leg_ids, worker_model
+from sun_sglang.router.dispatch.cache_namespace import cache_namespace
+from sun_sglang.router.dispatch.legs import leg_bodies, new_leg_ids
 from sun_sglang.router.dispatch.outcome import (
     AttemptFailed,
     Relay,
@@ -21,6 +22,7 @@ from sun_sglang.router.dispatch.outcome import (
     deadline_passed,
     decide,
 )
+from sun_sglang.router.dispatch.pair_request import make_pair_requests, worker_model
 from sun_sglang.router.observability.request_id import RandomBytes
 from sun_sglang.router.protocol.fan_out import split_request
 from sun_sglang.router.protocol.prompt_length import measure_prompt
@@ -75,7 +77,7 @@ def test_input_logprobs_are_waited_for_and_their_loss_is_a_failure() -> None:
 def test_what_a_decode_worker_says_of_its_prefill_worker_is_that_ones_fault(says: str) -> None:
     outcome = decide(None, LegResponse(500, orjson.dumps({"error": {"message": says}})))
     assert isinstance(outcome, AttemptFailed)
-    assert (outcome.leg, outcome.eject, outcome.doubt, outcome.retry) == ("prefill", False, True, True)
+    assert (outcome.leg, outcome.eject, outcome.revoke, outcome.retry) == ("prefill", False, True, True)
     assert outcome.error.status == 502
 
 
@@ -212,8 +214,8 @@ NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,5}", fullmatch=True)
 @given(st.lists(st.tuples(NAMES, st.from_regex(r"[0-9a-f]{4}", fullmatch=True), KEYS, KEYS), min_size=2, max_size=2))
 def test_namespaces_are_unambiguous(two: list[tuple[str, str, str | None, str | None]]) -> None:
     first, second = ((pool, weights, key or None, salt or None) for pool, weights, key, salt in two)
-    assert (namespace(*two[0]) == namespace(*two[1])) == (first == second)
-    assert namespace(*two[0]).startswith(f"{two[0][0]}@{two[0][1]}")
+    assert (cache_namespace(*two[0]) == cache_namespace(*two[1])) == (first == second)
+    assert cache_namespace(*two[0]).startswith(f"{two[0][0]}@{two[0][1]}")
 
 
 def test_rooms_and_rids() -> None:

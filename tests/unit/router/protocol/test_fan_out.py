@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from sun_sglang.errors import RequestError
-from sun_sglang.router.dispatch.legs import PairRequest, leg_bodies, make_pair_requests
+from sun_sglang.router.dispatch.legs import leg_bodies
+from sun_sglang.router.dispatch.pair_request import PairRequest, make_pair_requests
 from sun_sglang.router.protocol.fan_out import split_request
 from sun_sglang.router.protocol.prompt_length import measure_prompt
 from sun_sglang.router.protocol.request import Endpoint, Request, parse_request
@@ -28,7 +29,7 @@ def read(endpoint: Endpoint, **body: Any) -> Request:
 
 def calls_of(request: Request, most: int | None = None) -> tuple[PairRequest, ...]:
     costs = [Cost(1, 1)] * (request.batch or 1)
-    return make_pair_requests(request, split_request(request), costs, worker_model="math", most=most)
+    return make_pair_requests(request, split_request(request), costs, worker_model="math", max_bytes=most)
 
 
 def test_prompts_of_a_list_share_all_their_other_fields() -> None:

@@ -236,7 +236,7 @@ async def test_a_full_decode_worker_that_runs_batches_is_overloaded_and_stays(st
     (attempt,) = system.router.dispatcher.attempts
     before = system.router.clock.now()
     await system.until(lambda: attempt.results["prefill"] is not None and worker.last_progress > before)
-    system.router.dispatcher.expire(attempt, 2 * PATIENCE_S, whole=False)
+    system.router.dispatcher.attempts.expire(attempt, 2 * PATIENCE_S, whole=False)
     assert await asked == (503, "overloaded", True)
     assert system.router.registry.unserved() == []
     await system.quiet()

@@ -228,7 +228,7 @@ async def test_a_request_is_checked_while_every_worker_is_gone(small: System) ->
 async def test_a_request_that_came_before_any_worker_is_checked_when_one_is_there(start: Start, stream: bool) -> None:
     """Nothing is known when it comes; it waits for a pair, and is checked before it goes there."""
     system = await start(SUN, {"math": 1, "tool": 1, "base": 1}, wait=False)
-    set_deadlines(system.router.dispatcher, recovery=PATIENCE_S)
+    set_deadlines(system.router.dispatcher.recovery, recovery=PATIENCE_S)
     system["base-0"].canary_fault = Fault(status=500)
     await system.until(lambda: system["base-0"].canaries > 0)
     assert system.router.registry.limit("math") is None
@@ -249,7 +249,7 @@ async def test_a_request_that_came_before_any_worker_is_checked_when_one_is_ther
 
 
 async def test_a_request_is_checked_again_where_its_workers_come_back_with_less(small: System) -> None:
-    set_deadlines(small.router.dispatcher, recovery=PATIENCE_S)
+    set_deadlines(small.router.dispatcher.recovery, recovery=PATIENCE_S)
     worker, registry = small["base-0"], small.router.registry
     await worker.stop()
     await small.until(lambda: registry.unserved() == ["math", "tool"])

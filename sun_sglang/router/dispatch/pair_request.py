@@ -1,0 +1,135 @@
+"""The part of a request that does not depend on the pair of workers: serialized fields, expected work. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import orjson
+
+from sun_sglang.errors import RequestError
+from sun_sglang.router.protocol.fan_out import SingleRequest
+from sun_sglang.router.protocol.request import Endpoint, Request
+from sun_sglang.router.scheduling.cost import Cost
+
+# Approximate bytes of a leg besides the client's fields: ids, addresses, a namespace.
+_IDS_BYTES = 256
+
+
+class PairRequest(NamedTuple):
+    """A request for one answer, before a pair of workers is selected.
+
+    Attributes:
+        endpoint: the path on both workers.
+        task: its pools determine the pairs.
+        shared: fields of both legs that all answers of a client's request share, as JSON without its closing brace. One
+            object for all answers.
+        own: fields of this answer's prompt, as JSON that continues `shared`. One object for all answers to the prompt.
+        stream: the decode leg streams.
+        stream_options: of the decode leg, as JSON; empty if there are none.
+        extra_key: the client's part of the namespace.
+        cache_salt: the same, under SGLang's other name.
+        needs_prefill: the answer takes input logprobs from the prefill leg.
+        cost: expected work in tokens.
+        keys: hashes of the prompt's beginning, for routing policies that read them; else empty.
+    """
+
+    endpoint: Endpoint
+    task: str
+    shared: bytes
+    own: bytes
+    stream: bool
+    stream_options: bytes
+    extra_key: str | None
+    cache_salt: str | None
+    needs_prefill: bool
+    cost: Cost
+    keys: tuple[int, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """The bytes that both legs will send."""
+        names = len(self.extra_key or "") + len(self.cache_salt or "") + _IDS_BYTES
+        return 2 * (len(self.shared) + len(self.own) + names)
+
+
+def make_pair_requests(
+    request: Request,
+    singles: Sequence[SingleRequest],
+    costs: Sequence[Cost],
+    *,
+    worker_model: str,
+    keys: Sequence[tuple[int, ...]] = (),
+    max_bytes: int | None = None,
+) -> tuple[PairRequest, ...]:
+    """Return the requests for all answers, in the order of `singles`.
+
+    Fields that all answers share are serialized once, and fields of one prompt once for each prompt.
+
+    Args:
+        request: the client's request.
+        singles: one for each answer.
+        costs: expected work of an answer to each prompt.
+        worker_model: the `model` that the workers echo.
+        keys: hashes of each prompt's beginning, if a routing policy reads them.
+        max_bytes: bound of what the legs of several answers send together; None for no bound.
+
+    Raises:
+        RequestError: 413 if several answers would send more than `max_bytes` to the workers.
+    """
+    taken = singles[0].own_fields.keys()
+    common = {name: value for name, value in request.body.items() if name not in taken} if taken else request.body
+    options = b""
+    if request.endpoint is not Endpoint.GENERATE:
+        common = {**common, "model": worker_model}
+        if request.stream:
+            options = orjson.dumps({**(request.stream_options or {}), "include_usage": True})
+    shared = orjson.dumps(common)[:-1]
+    pair_requests: list[PairRequest] = []
+    size, own = 0, b""
+    for place, single in enumerate(singles):
+        if place % request.n == 0 and single.own_fields:
+            own = (b"," if common else b"") + orjson.dumps(single.own_fields)[1:-1]
+        pair_request = PairRequest(
+            endpoint=request.endpoint,
+            task=request.task,
+            shared=shared,
+            own=own,
+            stream=request.stream,
+            stream_options=options,
+            extra_key=single.extra_key,
+            cache_salt=single.cache_salt,
+            needs_prefill=needs_prefill(request.endpoint, single.body),
+            cost=costs[single.prompt_index],
+            keys=keys[single.prompt_index] if keys else (),
+        )
+        pair_requests.append(pair_request)
+        if max_bytes is not None and len(singles) > 1:
+            size += pair_request.size
+            if size > max_bytes:
+                raise _too_large(len(singles), len(shared), max_bytes)
+    return tuple(pair_requests)
+
+
+def worker_model(task: str) -> str:
+    """Return the `model` that workers receive: the task's name, unless SGLang would parse it as `base:adapter`."""
+    if ":" not in task:
+        return task
+    return "sun-task-" + hashlib.sha256(task.encode()).hexdigest()[:16]
+
+
+def needs_prefill(endpoint: Endpoint, body: Mapping[str, Any]) -> bool:
+    """Return whether the client asked for logprobs of the prompt, which only the prefill worker computes."""
+    if endpoint is Endpoint.GENERATE:
+        return bool(body.get("return_logprob")) and body.get("logprob_start_len") not in (None, -1)
+    return endpoint is Endpoint.COMPLETIONS and bool(body.get("echo")) and bool(body.get("logprobs"))
+
+
+def _too_large(answers: int, shared: int, max_bytes: int) -> RequestError:
+    return RequestError(
+        413,
+        f"{answers} answers, each with the {shared} bytes that they have in common, are over the {max_bytes >> 20} MiB "
+        "that one request may send to workers; ask for fewer answers, or split the list of prompts",
+        code="fan_out_too_large",
+    )
