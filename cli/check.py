@@ -13,7 +13,7 @@ from rich.table import Table
 
 from sun_sglang.errors import TopologyError, UserError
 from sun_sglang.launch.planning.plan import LaunchPlan
-from sun_sglang.launch.planning.preflight import Findings
+from sun_sglang.launch.planning.preflight import PreflightReport
 from sun_sglang.topology import Topology
 
 EXAMPLE = "sun check configs/demo/sun.yaml"
@@ -37,20 +37,20 @@ def command(
         _show(topology, findings, plan)
 
 
-def examine(file: Path) -> tuple[Topology, Findings, LaunchPlan]:
+def examine(file: Path) -> tuple[Topology, PreflightReport, LaunchPlan]:
     """Load a topology, check it, and plan it for this machine.
 
     Raises:
         UserError: the first thing wrong.
     """
-    from sun_sglang.launch.planning.engine_flags import load_schema
-    from sun_sglang.launch.planning.machine import detect
+    from sun_sglang.launch.planning.engine_flags import load_flag_schema
+    from sun_sglang.launch.planning.machine import detect_machine
     from sun_sglang.launch.planning.plan import make_plan
     from sun_sglang.launch.planning.preflight import preflight, require_router_port
     from sun_sglang.topology import load_topology
 
     topology = load_topology(file)
-    machine, schema = detect(), load_schema()
+    machine, schema = detect_machine(), load_flag_schema()
     findings = preflight(topology, machine, schema)
     try:
         require_router_port(topology)
@@ -68,7 +68,7 @@ def examine(file: Path) -> tuple[Topology, Findings, LaunchPlan]:
     return topology, findings, plan
 
 
-def describe(topology: Topology, findings: Findings, plan: LaunchPlan) -> dict[str, Any]:
+def describe(topology: Topology, findings: PreflightReport, plan: LaunchPlan) -> dict[str, Any]:
     """Return what `--json` prints for a topology without a fault; the ports of the commands are examples."""
     from sun_sglang.launch.places.local.place import example_commands
 
@@ -99,7 +99,7 @@ def describe_error(error: UserError) -> dict[str, Any]:
     return {"ok": False, "error": {"type": type(error).__name__, "where": where, "message": str(error)}}
 
 
-def _show(topology: Topology, findings: Findings, plan: LaunchPlan) -> None:
+def _show(topology: Topology, findings: PreflightReport, plan: LaunchPlan) -> None:
     console = Console(highlight=False)
     pools = Table("pool", "role", "workers", "on", "weights", "model", title="Pools", title_justify="left")
     for name, pool in topology.pools.items():

@@ -55,9 +55,9 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Look at this machine: versions, devices, KV transfer, and every hook on SGLang. Fails if something is broken."""
-    from sun_sglang.launch.planning.machine import detect
+    from sun_sglang.launch.planning.machine import detect_machine
 
-    machine = detect()
+    machine = detect_machine()
     findings = [*version_findings(), *machine_findings(machine), *transfer_findings(machine)]
     patches, trouble = patch_lines()
     findings += [trouble] if trouble else []
@@ -123,7 +123,7 @@ def _rdma_finding(device: RdmaDevice) -> Finding:
 
 def transfer_findings(machine: Machine) -> list[Finding]:
     """Whether each KV transfer package can be imported with its native libraries."""
-    found = [_import_finding(package) for package in sorted(machine.transfer)]
+    found = [_import_finding(package) for package in sorted(machine.transfer_packages)]
     return found or [Finding("kv transfer", "note", "neither mooncake nor nixl is installed: workers need one")]
 
 

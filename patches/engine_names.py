@@ -76,7 +76,7 @@ USES = (
     Use(f"{_SRT}.utils.common", "sun_sglang/cpu.py", keys=("SGLANG_USE_CPU_ENGINE",)),
     Use(
         f"{_SRT}.environ",
-        "sun_sglang/http_front.py, sun_sglang/launch/planning/plan.py, sun_sglang/worker/scheduler_watch.py",
+        "sun_sglang/http_application.py, sun_sglang/launch/planning/plan.py, sun_sglang/worker/scheduler_watch.py",
         keys=(
             "SGLANG_AUTO_NUMA_BIND",
             "SGLANG_CUDA_COREDUMP_BEFORE_CRASH",

@@ -74,13 +74,15 @@ class LaunchError(SunError):
 class PatchError(SunError):
     """A hook on SGLang did not take; the message names the hook and its target.
 
-    A worker that ends with it exits with `REFUSED`, and is not started again: the next start would end the same way.
+    A worker that ends with it exits with `EXIT_REFUSED`, and is not started again: the next start would end likewise.
     """
 
 
-REFUSED = os.EX_CONFIG
-# begins the line of a worker's log that says why it ended
+EXIT_REFUSED = os.EX_CONFIG
+"""Exit status of a worker that must not be started again."""
+
 END_MARK = "sun worker: "
+"""Begins the line of a worker's log that states why it ended."""
 
 
 class WorkerError(SunError):

@@ -13,7 +13,7 @@ from pydantic import Field, StringConstraints, ValidationError
 
 from sun_sglang.contracts.sglang_versions import NEWEST_VERSION, SglangVersion
 from sun_sglang.errors import TopologyError
-from sun_sglang.http_front import OTHER_FRONTS
+from sun_sglang.http_application import OTHER_SERVER_FLAGS
 from sun_sglang.strict import Strict, YamlError, first_invalid, listed, parse_yaml
 
 Role = Literal["prefill", "decode"]
@@ -37,7 +37,7 @@ _OWNED_FLAGS = {
     **dict.fromkeys(("disaggregation_mode", "enable_pd_role_switch", "encoder_only", "language_only"), _PAIRED),
     **dict.fromkeys(("nnodes", "node_rank", "dist_init_addr", "nccl_init_addr"), _ONE_MACHINE),
     **dict.fromkeys(("api_key", "admin_api_key", "ssl_keyfile", "ssl_certfile", "fastapi_root_path"), _PLAIN_HTTP),
-    **OTHER_FRONTS,
+    **OTHER_SERVER_FLAGS,
     "config": "would hide flags from these checks: write them here",
 }
 # flags that name a file or a directory; the first may also be the name of a template that SGLang has, the last a hub id

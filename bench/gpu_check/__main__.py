@@ -27,7 +27,7 @@ from sun_sglang.bench.gpu_check.stage import Stage, StageResult, run_stage
 from sun_sglang.bench.gpu_check.stages import STAGES
 from sun_sglang.bench.report import write_report
 from sun_sglang.cpu import define_torchvision_schemas
-from sun_sglang.launch.planning.machine import detect
+from sun_sglang.launch.planning.machine import detect_machine
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     console = Console(highlight=False, soft_wrap=True)
     gpus: tuple[int, ...] = ()
     if options.device == "cuda":
-        found = detect()
+        found = detect_machine()
         gpus = stage_gpus(found.gpus)
         if not gpus:
             problem = escape(f"gpu-check: no GPU is visible{f' ({found.gpu_problem})' if found.gpu_problem else ''};")

@@ -27,8 +27,8 @@ from sun_sglang.bench.report import RESULTS, Run, median_table, new_report, writ
 from sun_sglang.launch.places.local.place import LocalPlace
 from sun_sglang.launch.places.local.start_methods import StartMethodName
 from sun_sglang.launch.places.place import Running, needs_of
-from sun_sglang.launch.planning.engine_flags import load_schema
-from sun_sglang.launch.planning.machine import detect
+from sun_sglang.launch.planning.engine_flags import load_flag_schema
+from sun_sglang.launch.planning.machine import detect_machine
 from sun_sglang.launch.planning.plan import LaunchPlan, make_plan
 from sun_sglang.launch.planning.preflight import preflight
 from sun_sglang.topology import parse_topology
@@ -45,7 +45,7 @@ def main(
 ) -> None:
     """Measure every start, print medians and write the report."""
     runs: list[Run] = []
-    methods = _METHODS[1:] if detect().gpus else _METHODS
+    methods = _METHODS[1:] if detect_machine().gpus else _METHODS
     for repetition, count, method in product(range(repetitions), _COUNTS, methods):
         values = asyncio.run(measure_startup(model, count, method))
         runs.append(Run(case={"workers": count, "method": method}, repetition=repetition, values=values))
@@ -92,7 +92,7 @@ tasks:
   same: {{prefill: same, decode: base}}
 """
     topology = parse_topology(text, base=run_dir)
-    machine, schema = detect(), load_schema()
+    machine, schema = detect_machine(), load_flag_schema()
     identities = preflight(topology, machine, schema).identities
     plan = make_plan(topology, machine, identities, run_dir=run_dir, router_port=1, schema=schema)
     (run_dir / "logs").mkdir()

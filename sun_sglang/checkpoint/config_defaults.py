@@ -14,7 +14,7 @@ from typing import Any
 _REQUIRED = ("hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size")
 
 
-def completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def with_class_defaults(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a configuration with the defaults of its class, where it lacks a value that every model has.
 
     One that transformers does not know is returned as it is.

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sun_sglang.checkpoint.config_defaults import completed
+from sun_sglang.checkpoint.config_defaults import with_class_defaults
 from sun_sglang.checkpoint.json_file import read_json
 from sun_sglang.checkpoint.kv_format import kv_format, quantization_of
 from sun_sglang.checkpoint.kv_layout import attention_ranks, kv_heads, moves_between_ranks, rope
@@ -89,7 +89,7 @@ def read_identity(model: Path, engine: Mapping[str, Any], *, sglang: str = "") -
     """
     config = read_json(model / "config.json", "a Hugging Face checkpoint has one")
     try:
-        text = completed(config.get("text_config", config))
+        text = with_class_defaults(config.get("text_config", config))
         heads = kv_heads(text)
         kv = kv_format(model, config, engine)
         weights = weights_revision(model)

@@ -13,9 +13,9 @@ from sun_sglang.launch.places.local.place import LocalPlace
 from sun_sglang.launch.places.local.router import start_router
 from sun_sglang.launch.places.local.start_methods import StartMethodName, choose_start
 from sun_sglang.launch.places.place import Place
-from sun_sglang.launch.planning.engine_flags import load_schema
+from sun_sglang.launch.planning.engine_flags import load_flag_schema
 from sun_sglang.launch.planning.plan import LaunchPlan, make_plan
-from sun_sglang.launch.planning.preflight import Findings, preflight, require_router_port
+from sun_sglang.launch.planning.preflight import PreflightReport, preflight, require_router_port
 from sun_sglang.launch.state import read_state
 from sun_sglang.launch.supervision.readiness import Limits
 from sun_sglang.launch.supervision.supervisor import Changed, Supervisor
@@ -35,7 +35,7 @@ class Prepared(NamedTuple):
     file: Path
     plan: LaunchPlan
     place: Place
-    findings: Findings
+    findings: PreflightReport
 
 
 async def prepare(
@@ -58,7 +58,7 @@ async def prepare(
     topology = load_topology(file)
     place = LocalPlace(run_dir / "logs", start, warn=warn, taken_ports=frozenset({topology.router.port}))
     (machine,) = await place.machines()
-    schema = load_schema()
+    schema = load_flag_schema()
     findings = preflight(topology, machine, schema)
     require_router_port(topology)
     plan = make_plan(

@@ -18,8 +18,8 @@ from sun_sglang.contracts.token_count import TOKEN_COUNT_PATH
 from sun_sglang.contracts.worker_card import WORKER_CARD_PATH
 from sun_sglang.contracts.worker_key import read_key
 from sun_sglang.cpu import has_gpu, prepare_cpu_engine
-from sun_sglang.errors import END_MARK, REFUSED, PatchError, SunError
-from sun_sglang.http_front import require_own_front
+from sun_sglang.errors import END_MARK, EXIT_REFUSED, PatchError, SunError
+from sun_sglang.http_application import require_http_application
 from sun_sglang.worker.card_page import CardPage, UpdatesNoted
 from sun_sglang.worker.key_middleware import KeyRequired
 from sun_sglang.worker.prompt_counter import PromptCounter
@@ -79,7 +79,7 @@ def serve(argv: Sequence[str]) -> None:
     from sun_sglang.patches.versions import installed_version
 
     server_args = prepare_server_args(list(argv))
-    require_own_front(server_args, os.environ)
+    require_http_application(server_args, os.environ)
     skip_core_dumps(os.environ)
     page = CardPage(installed_version() or "")
     offer_routes(http_server, page)
@@ -118,7 +118,7 @@ def offer_routes(http_server: Any, page: CardPage) -> None:
 def report_end(error: SunError) -> int:
     """Write why a worker ends to its log, and return its exit status."""
     sys.stderr.write(f"{END_MARK}{error}\n")
-    return REFUSED if isinstance(error, PatchError) else 1
+    return EXIT_REFUSED if isinstance(error, PatchError) else 1
 
 
 def main() -> None:

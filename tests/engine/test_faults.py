@@ -26,7 +26,7 @@ import httpx
 import psutil
 import pytest
 
-from sun_sglang.errors import REFUSED
+from sun_sglang.errors import EXIT_REFUSED
 from sun_sglang.launch.state import ProcessState
 from tests.engine.conftest import (
     TOPOLOGY,
@@ -983,7 +983,7 @@ async def test_fault_28_a_worker_without_the_hooks_never_gets_ready(models: Path
     )
     async with asyncio.timeout(120):
         output, _ = await process.communicate()
-    assert process.returncode == REFUSED
+    assert process.returncode == EXIT_REFUSED
     assert b"sun worker: SGLANG_PLUGINS=none makes SGLang leave out" in output, output[-2000:]
 
 

@@ -10,13 +10,13 @@ from sun_sglang.bench.gpu_check.context import Context
 from sun_sglang.bench.gpu_check.machine import stage_gpus
 from sun_sglang.bench.gpu_check.stage import Stage, run_stage
 from sun_sglang.bench.gpu_check.stages import STAGES
-from sun_sglang.launch.planning.machine import detect
+from sun_sglang.launch.planning.machine import detect_machine
 
 
 @pytest.fixture(scope="module")
 def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Context]:
     """One context for all stages: they share the deployment that the first of them starts."""
-    machine = detect()
+    machine = detect_machine()
     gpus = stage_gpus(machine.gpus)
     if not gpus:
         pytest.skip(machine.gpu_problem or "no GPU is visible (`make gpu-check DEVICE=cpu` runs these on the CPU)")

@@ -8,14 +8,14 @@ from sun_sglang.bench.gpu_check.context import Context
 from sun_sglang.bench.gpu_check.errors import Skipped
 from sun_sglang.bench.gpu_check.stage import Stage
 from sun_sglang.bench.gpu_check.transfer import Copy
-from sun_sglang.launch.planning.machine import detect
+from sun_sglang.launch.planning.machine import detect_machine
 
 _MEBIBYTES = {"cuda": 512, "cpu": 64}
 
 
 def raw_copy(context: Context) -> dict[str, Any]:
     """Copy a buffer with every KV transfer library that is installed."""
-    installed = detect().transfer
+    installed = detect_machine().transfer_packages
     # mooncake's TCP copies through main memory; it is tried where workers would use it
     libraries = [name for name in ("nixl", "mooncake") if name in installed]
     if context.device == "cuda":

@@ -9,9 +9,9 @@ from sun_sglang.contracts.worker_card import Identity
 from sun_sglang.errors import TopologyError
 from sun_sglang.launch.planning.decode_cache.architectures import keeps_states
 from sun_sglang.launch.planning.decode_cache.choice import cache_flags
-from sun_sglang.launch.planning.engine_flags import canonical
-from sun_sglang.launch.planning.gpus import data_parallel_ranks, uses_gpu, where_set
-from sun_sglang.launch.planning.kv_transfer import Transfer
+from sun_sglang.launch.planning.engine_flags import canonical_flags
+from sun_sglang.launch.planning.gpu_assignment import data_parallel_ranks, flag_path, uses_gpu
+from sun_sglang.launch.planning.kv_transfer import KvTransfer
 from sun_sglang.launch.planning.machine import Machine
 from sun_sglang.topology import EngineFlags, Role, Topology
 
@@ -34,7 +34,7 @@ def worker_flags(
     machine: Machine,
     identities: Mapping[str, Identity | None],
     pool: str,
-    transfer: Transfer,
+    transfer: KvTransfer,
     speculative_with_cache: Collection[str] = (),
 ) -> EngineFlags:
     """SGLang flags of a pool's workers, without those that differ between its workers: defaults, then the user's own.
@@ -50,7 +50,7 @@ def worker_flags(
     Raises:
         TopologyError: the dtype is one for which a GPU's attention backend has no kernel.
     """
-    user = canonical(topology.engine_of(pool))
+    user = canonical_flags(topology.engine_of(pool))
     role = topology.pools[pool].role
     defaults: EngineFlags = {"enable_cache_report": True}
     if not uses_gpu(topology, machine, pool):
@@ -94,7 +94,7 @@ def _require_kernels(topology: Topology, pool: str, flags: EngineFlags) -> None:
     backends = [flags.get(f"{role}_attention_backend") or common for role in ("prefill", "decode")]
     if flags.get("dtype") in _FLOAT32 and not all(backend in _TAKE_FLOAT32 for backend in backends):
         raise TopologyError(
-            where_set(topology, pool, "dtype"),
+            flag_path(topology, pool, "dtype"),
             f"`{flags['dtype']}`: FA3, FlashInfer and TensorRT-LLM have attention for bfloat16 and float16 only",
             "remove it: the dtype then follows the model and the machine",
         )

@@ -72,12 +72,12 @@ class FlagSchema(Strict):
         return {o.lstrip("-").replace("-", "_"): f for o, f in spelled if not (f.kind == "on_off" and "--no-" in o)}
 
 
-def canonical(flags: Mapping[str, Any]) -> dict[str, Any]:
+def canonical_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
     """The same flags with one name for each that the launcher reads, such as `tp_size` for `tensor_parallel_size`."""
     return {_SAME.get(key, key): value for key, value in flags.items()}
 
 
-def check_engine(topology: Topology, schema: FlagSchema) -> None:
+def check_flags(topology: Topology, schema: FlagSchema) -> None:
     """Check every `engine:` of a topology against SGLang's parser.
 
     Raises:
@@ -106,7 +106,7 @@ def to_argv(flags: Mapping[str, Any], schema: FlagSchema | None = None) -> tuple
     return tuple(argv)
 
 
-def load_schema() -> FlagSchema | None:
+def load_flag_schema() -> FlagSchema | None:
     """The flags of the installed SGLang; None where there is none.
 
     The first call for an installation takes seconds, later ones read a file in `$XDG_CACHE_HOME/sun-sglang`.
@@ -131,7 +131,7 @@ def load_schema() -> FlagSchema | None:
     return schema
 
 
-def describe(parser: argparse.ArgumentParser, version: str, speculative_with_cache: Iterable[str] = ()) -> FlagSchema:
+def schema_of(parser: argparse.ArgumentParser, version: str, speculative_with_cache: Iterable[str] = ()) -> FlagSchema:
     """Return a parser's flags as data.
 
     Args:
@@ -240,7 +240,7 @@ def _last(lines: Iterable[str], count: int) -> list[str]:
 
 
 def print_schema() -> None:
-    """Import SGLang's argument parser and print its flags; what the other process of `load_schema` runs."""
+    """Import SGLang's argument parser and print its flags; what the other process of `load_flag_schema` runs."""
     from sun_sglang.worker.server import prepare_process
 
     prepare_process()
@@ -250,5 +250,5 @@ def print_schema() -> None:
 
     parser = argparse.ArgumentParser()
     ServerArgs.add_cli_args(parser)
-    schema = describe(parser, importlib.metadata.version("sglang"), speculative_with_cache())
+    schema = schema_of(parser, importlib.metadata.version("sglang"), speculative_with_cache())
     sys.stdout.write(f"\n{_MARK}{schema.model_dump_json()}\n")

@@ -13,7 +13,7 @@ from sun_sglang.strict import Strict
 
 # the order in which `nvidia-smi` numbers GPUs; CUDA's own default order puts the fastest one first
 DEVICE_ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-VISIBLE = "CUDA_VISIBLE_DEVICES"
+VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
 _QUERY = ("--query-gpu=index,uuid,name,memory.total,mig.mode.current", "--format=csv,noheader,nounits")
 _MEMORY_QUERY = ("--query-gpu=index,memory.used", "--format=csv,noheader,nounits")
 _DRIVER = Path("/proc/driver/nvidia/gpus")
@@ -54,7 +54,7 @@ def usable_gpus(environ: Mapping[str, str]) -> tuple[Gpu, ...]:
     Raises:
         UserError: as `installed_gpus` and `visible_gpus`.
     """
-    if environ.get(VISIBLE, "all").strip() in ("", *_HIDES_THE_REST):
+    if environ.get(VISIBLE_DEVICES, "all").strip() in ("", *_HIDES_THE_REST):
         return ()
     return visible_gpus(installed_gpus(), environ)
 
@@ -104,7 +104,7 @@ def parse_nvidia_smi(table: str, listing: str = "") -> tuple[Gpu, ...]:
         numbers = ", ".join(map(str, split))
         raise UserError(
             f"GPU {numbers} is in MIG mode and has no MIG device; create one (`nvidia-smi mig -cgi PROFILE -C`), or "
-            f"set `{VISIBLE}=` to use the CPU"
+            f"set `{VISIBLE_DEVICES}=` to use the CPU"
         )
     return (*whole, *parts)
 
@@ -120,7 +120,7 @@ def visible_gpus(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> tuple[Gpu, 
     Raises:
         UserError: an entry matches no GPU, several, or one that was named before.
     """
-    wanted = environ.get(VISIBLE)
+    wanted = environ.get(VISIBLE_DEVICES)
     if wanted is None:
         return tuple(gpus)
     chosen: list[Gpu] = []
@@ -151,7 +151,7 @@ def _unmatched(item: str, gpus: Sequence[Gpu], found: Sequence[Gpu]) -> UserErro
         "" if shutil.which("nvidia-smi") else "; only `nvidia-smi`, which is not installed here, lists MIG devices"
     )
     hint = missing if item.startswith("MIG-") else ""
-    return UserError(f"{VISIBLE}: `{item}` {problem}; GPUs here: {names}{hint}. Set it empty to use the CPU")
+    return UserError(f"{VISIBLE_DEVICES}: `{item}` {problem}; GPUs here: {names}{hint}. Set it empty to use the CPU")
 
 
 def _mig_devices(listing: str) -> list[tuple[int, str, str]]:
@@ -175,7 +175,7 @@ def _nvidia_smi(*options: str) -> str | None:
         done = subprocess.run([tool, *options], capture_output=True, text=True, timeout=_PATIENCE_S, check=False)
     except subprocess.TimeoutExpired as e:
         problem = f"`nvidia-smi` did not answer within {_PATIENCE_S:g} s: the driver hangs"
-        raise UserError(f"{problem}; set `{VISIBLE}=` to use the CPU") from e
+        raise UserError(f"{problem}; set `{VISIBLE_DEVICES}=` to use the CPU") from e
     return done.stdout if done.returncode == 0 else None
 
 

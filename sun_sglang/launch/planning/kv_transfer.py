@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from sun_sglang.errors import TopologyError
-from sun_sglang.launch.planning.gpus import uses_gpu
+from sun_sglang.launch.planning.gpu_assignment import uses_gpu
 from sun_sglang.launch.planning.machine import Machine
 from sun_sglang.launch.planning.rdma import protocol_for
 from sun_sglang.strict import Strict
@@ -22,7 +22,7 @@ _TCP_QUEUES = {
 }
 
 
-class Transfer(Strict):
+class KvTransfer(Strict):
     """How KV gets from a prefill to a decode worker.
 
     Attributes:
@@ -36,7 +36,7 @@ class Transfer(Strict):
     env: dict[str, str] = Field(default_factory=dict)
 
 
-def choose_transfer(topology: Topology, machine: Machine) -> Transfer:
+def choose_transfer(topology: Topology, machine: Machine) -> KvTransfer:
     """Pick the KV transfer backend of a whole launch; a user's `disaggregation_transfer_backend` wins.
 
     Raises:
@@ -48,7 +48,7 @@ def choose_transfer(topology: Topology, machine: Machine) -> Transfer:
     if len(chosen) > 1:
         raise TopologyError("pools", f"`{key}` differs: {asked}", "set it once, in the file's `engine`")
     backend, reason = _chosen_by_user(chosen.pop(), machine) if chosen else _default(topology, machine)
-    return Transfer(backend=backend, reason=reason, env=_environment(backend, machine))
+    return KvTransfer(backend=backend, reason=reason, env=_environment(backend, machine))
 
 
 def _default(topology: Topology, machine: Machine) -> tuple[str, str]:
@@ -56,7 +56,7 @@ def _default(topology: Topology, machine: Machine) -> tuple[str, str]:
         return "mooncake_tcp", "Named only for form: emulated workers move no KV."
     if any(uses_gpu(topology, machine, name) for name in topology.pools):
         return _on_gpus(machine)
-    if "nixl" in machine.transfer and "mooncake" not in machine.transfer:
+    if "nixl" in machine.transfer_packages and "mooncake" not in machine.transfer_packages:
         return "nixl", "Workers run on the CPU, and mooncake is not installed; NIXL keeps a core busy for each worker."
     return "mooncake_tcp", "Workers run on the CPU: mooncake over TCP needs no GPU."
 
@@ -69,10 +69,10 @@ def _chosen_by_user(backend: str, machine: Machine) -> tuple[str, str]:
 
 
 def _on_gpus(machine: Machine) -> tuple[str, str]:
-    if "nixl" in machine.transfer:
+    if "nixl" in machine.transfer_packages:
         # over CUDA IPC; RDMA would send each page through a network card and back
         return "nixl", "All workers share this host, and NIXL is installed."
-    if "mooncake" not in machine.transfer:
+    if "mooncake" not in machine.transfer_packages:
         return "nixl", "Neither NIXL nor mooncake is installed here: install `nixl`."
     usable = _usable(machine)
     if usable:
@@ -92,4 +92,4 @@ def _no_rdma(machine: Machine) -> str:
 def _environment(backend: str, machine: Machine) -> dict[str, str]:
     """Return the variables that mooncake needs; a user's own setting stays."""
     needed = {"mooncake": protocol_for(machine.rdma), "mooncake_tcp": _TCP_QUEUES}.get(backend, {})
-    return {name: value for name, value in needed.items() if not machine.mooncake.get(name)}
+    return {name: value for name, value in needed.items() if not machine.mooncake_variables.get(name)}

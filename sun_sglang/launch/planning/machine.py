@@ -32,8 +32,8 @@ class Machine(Strict):
         memory: bytes of memory that this process may use.
         cpu_bf16: whether the processor multiplies bfloat16; without, float32 is both faster and more exact.
         rdma: the RDMA devices, usable or not.
-        mooncake: what the environment sets for mooncake's transfers, by variable.
-        transfer: which KV transfer packages can be imported, of `TRANSFER_PACKAGES`.
+        mooncake_variables: what the environment sets for mooncake's transfers, by variable.
+        transfer_packages: which KV transfer packages can be imported, of `TRANSFER_PACKAGES`.
     """
 
     gpus: tuple[Gpu, ...] = ()
@@ -42,11 +42,11 @@ class Machine(Strict):
     memory: int
     cpu_bf16: bool = False
     rdma: tuple[RdmaDevice, ...] = ()
-    mooncake: dict[str, str] = Field(default_factory=dict)
-    transfer: frozenset[str] = frozenset()
+    mooncake_variables: dict[str, str] = Field(default_factory=dict)
+    transfer_packages: frozenset[str] = frozenset()
 
 
-def detect() -> Machine:
+def detect_machine() -> Machine:
     """Look at this machine: its driver, processor, control group and installed packages."""
     gpus, problem = _gpus()
     return Machine(
@@ -56,8 +56,10 @@ def detect() -> Machine:
         memory=_memory(),
         cpu_bf16=multiplies_bf16(_CPUINFO.read_text()) if _CPUINFO.exists() else False,
         rdma=rdma_devices(),
-        mooncake={name: value for name, value in os.environ.items() if name.startswith((PROTOCOL, "MC_TCP_"))},
-        transfer=frozenset(name for name in TRANSFER_PACKAGES if importlib.util.find_spec(name)),
+        mooncake_variables={
+            name: value for name, value in os.environ.items() if name.startswith((PROTOCOL, "MC_TCP_"))
+        },
+        transfer_packages=frozenset(name for name in TRANSFER_PACKAGES if importlib.util.find_spec(name)),
     )
 
 

@@ -13,9 +13,9 @@ from sun_sglang.emulator.settings import emulation_flags
 from sun_sglang.launch.planning.decode_cache.choice import cache_notes
 from sun_sglang.launch.planning.engine_defaults import worker_flags
 from sun_sglang.launch.planning.engine_flags import FlagSchema, to_argv
-from sun_sglang.launch.planning.gpu_inventory import DEVICE_ORDER, VISIBLE, Gpu
-from sun_sglang.launch.planning.gpus import assign_gpus, model_copies, ranks_per_worker
-from sun_sglang.launch.planning.kv_transfer import Transfer, choose_transfer
+from sun_sglang.launch.planning.gpu_assignment import assign_gpus, model_copies, ranks_per_worker
+from sun_sglang.launch.planning.gpu_inventory import DEVICE_ORDER, VISIBLE_DEVICES, Gpu
+from sun_sglang.launch.planning.kv_transfer import KvTransfer, choose_transfer
 from sun_sglang.launch.planning.machine import Machine
 from sun_sglang.strict import Strict
 from sun_sglang.topology import Backend, Role, Topology
@@ -109,7 +109,7 @@ class LaunchPlan(Strict):
     run_dir: Path
     workers: tuple[WorkerPlan, ...]
     router: RouterPlan
-    transfer: Transfer
+    transfer: KvTransfer
     fleet: Fleet
     notes: tuple[str, ...] = ()
 
@@ -198,7 +198,7 @@ def _environment(gpus: Sequence[Gpu], threads: int) -> dict[str, str]:
     return no_numa | {
         "OMP_NUM_THREADS": str(threads),
         # empty on the CPU, so that nothing takes a GPU by accident
-        VISIBLE: ",".join(gpu.cuda_name for gpu in gpus),
+        VISIBLE_DEVICES: ",".join(gpu.cuda_name for gpu in gpus),
         **DEVICE_ORDER,
     }
 

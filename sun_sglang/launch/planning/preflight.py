@@ -14,7 +14,7 @@ from sun_sglang.contracts.worker_card import Identity
 from sun_sglang.errors import CheckpointError, IdentityError, PatchError, TopologyError, UserError
 from sun_sglang.launch.planning.decode_cache.answer_stores import require_bounded
 from sun_sglang.launch.planning.engine_defaults import dtype_default
-from sun_sglang.launch.planning.engine_flags import FlagSchema, canonical, check_engine
+from sun_sglang.launch.planning.engine_flags import FlagSchema, canonical_flags, check_flags
 from sun_sglang.launch.planning.machine import Machine
 from sun_sglang.patches.versions import installed_version, require_supported
 from sun_sglang.router.auth.access import load_tls_context
@@ -25,7 +25,7 @@ from sun_sglang.topology import Pool, Topology
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
-class Findings(Strict):
+class PreflightReport(Strict):
     """What a preflight found out.
 
     Attributes:
@@ -37,7 +37,7 @@ class Findings(Strict):
     notes: tuple[str, ...]
 
 
-def preflight(topology: Topology, machine: Machine, schema: FlagSchema | None) -> Findings:
+def preflight(topology: Topology, machine: Machine, schema: FlagSchema | None) -> PreflightReport:
     """Check everything that does not need a process.
 
     Args:
@@ -59,7 +59,7 @@ def preflight(topology: Topology, machine: Machine, schema: FlagSchema | None) -
     if schema is None:
         notes.append("SGLang is not installed here: its flags in `engine` were not checked.")
     else:
-        check_engine(topology, schema)
+        check_flags(topology, schema)
     places = {name: _place(topology, name) for name in topology.pools}
     identities = {name: _identity(topology, machine, name, place) for name, place in places.items()}
     unread = [name for name, place in places.items() if place is None and topology.backend_of(name) == "sglang"]
@@ -71,7 +71,7 @@ def preflight(topology: Topology, machine: Machine, schema: FlagSchema | None) -
         _check_pair(topology, task, identities)
         _check_decoder(topology, task, identities, tunings)
     require_bounded(topology, identities)
-    return Findings(identities=identities, notes=tuple(notes))
+    return PreflightReport(identities=identities, notes=tuple(notes))
 
 
 def locate_model(name: str, pool: Pool) -> Path | None:
@@ -126,7 +126,7 @@ def _identity(topology: Topology, machine: Machine, name: str, place: Path | Non
     if place is None:
         return None
     try:
-        flags = dtype_default(topology, machine, name) | canonical(topology.engine_of(name))
+        flags = dtype_default(topology, machine, name) | canonical_flags(topology.engine_of(name))
         return read_identity(place, flags, sglang=_sglang_of(topology, name))
     except CheckpointError as e:
         raise CheckpointError(f"pools.{name}.model: {e}") from e

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sun_sglang.contracts.tasks_report import TasksReport
-from sun_sglang.launch.planning.kv_transfer import Transfer
+from sun_sglang.launch.planning.kv_transfer import KvTransfer
 from sun_sglang.launch.state import ProcessState
 
 
@@ -65,7 +65,7 @@ def process_obstacle(processes: Iterable[Supervised], limits: Limits) -> str | N
     return None
 
 
-def router_obstacle(report: TasksReport, transfer: Transfer, logs: Path, limits: Limits) -> str | None:
+def router_obstacle(report: TasksReport, transfer: KvTransfer, logs: Path, limits: Limits) -> str | None:
     """Return why the router's report rules out that the deployment becomes ready; None while it does not.
 
     Args:

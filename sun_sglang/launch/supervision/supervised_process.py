@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from sun_sglang.errors import REFUSED, LaunchError
+from sun_sglang.errors import EXIT_REFUSED, LaunchError
 from sun_sglang.launch.places.place import PlaceLostError, RefusedError, Running
 from sun_sglang.launch.state import Phase, ProcessState
 from sun_sglang.launch.supervision.log_end import last_lines, last_reason, read_end
@@ -178,7 +178,7 @@ class SupervisedProcess:
         except LaunchError as e:
             end = f"{end}; {e}"
         self._log_end = await read_end(running)
-        if status == REFUSED:
+        if status == EXIT_REFUSED:
             self.refusal = last_reason(self._log_end) or end
         return end
 

@@ -17,7 +17,7 @@ import yaml
 from sun_sglang.bench.gpu_check.quantize import FOUR_BIT
 from sun_sglang.launch.places.local.place import example_commands
 from sun_sglang.launch.planning.engine_flags import FlagSchema
-from sun_sglang.launch.planning.machine import detect
+from sun_sglang.launch.planning.machine import detect_machine
 from sun_sglang.launch.planning.plan import LaunchPlan, make_plan
 from sun_sglang.launch.planning.preflight import preflight
 from sun_sglang.topology import Role, parse_topology
@@ -92,7 +92,7 @@ def make(case: Case, directory: Path, schema: FlagSchema) -> LaunchPlan:
         install_nvidia_smi(directory / "bin", GPUS[case.gpu], count=8)
         patch.setenv("PATH", f"{directory / 'bin'}{os.pathsep}{os.environ['PATH']}")
         patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-        machine = detect().model_copy(update={"rdma": (), "transfer": frozenset({"nixl"})})
+        machine = detect_machine().model_copy(update={"rdma": (), "transfer_packages": frozenset({"nixl"})})
     assert [g.name for g in machine.gpus] == 8 * [GPUS[case.gpu].name]
     found = preflight(topology, machine, schema)
     return make_plan(topology, machine, found.identities, run_dir=directory, router_port=8000, schema=schema)

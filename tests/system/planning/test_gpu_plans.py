@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sun_sglang.contracts.decode_cache import PROMPT_ONLY_BACKEND
-from sun_sglang.launch.planning.engine_flags import load_schema
+from sun_sglang.launch.planning.engine_flags import load_flag_schema
 from tests.system.planning.cases import CASES, MODELS, make, workers
 from tests.system.planning.faked_gpu import GPUS, install_nvidia_smi
 from tests.system.planning.resolve import MARK
@@ -35,7 +35,7 @@ Resolved = dict[str, dict[str, Any]]
 @pytest.fixture(scope="module")
 def resolved(tmp_path_factory: pytest.TempPathFactory) -> Resolved:
     """What SGLang resolves for each case's two workers, by case and role: one import, and a fork for each worker."""
-    schema = load_schema()
+    schema = load_flag_schema()
     if schema is None:
         pytest.skip("SGLang is not installed")
     directory = tmp_path_factory.mktemp("plans")

@@ -195,7 +195,7 @@ def test_doctor_calls_gpus_that_cannot_be_told_bad() -> None:
 
 def test_the_doctor_tries_each_transfer_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_NATIVE", {"mooncake": "json", "nixl": "no_such_module"})
-    found = doctor.transfer_findings(Machine(cores=1, memory=1, transfer=frozenset({"mooncake", "nixl"})))
+    found = doctor.transfer_findings(Machine(cores=1, memory=1, transfer_packages=frozenset({"mooncake", "nixl"})))
     assert [(f.what, f.state) for f in found] == [("mooncake", "ok"), ("nixl", "bad")]
     assert "No module named 'no_such_module'" in found[1].detail
 

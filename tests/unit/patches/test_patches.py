@@ -19,7 +19,7 @@ from sun_sglang import patches
 from sun_sglang.contracts.decode_cache import ANSWER_STORE_FLAGS, PROMPT_ONLY_BACKEND
 from sun_sglang.contracts.sglang_versions import SUPPORTED_VERSIONS
 from sun_sglang.contracts.worker_card import PatchReport
-from sun_sglang.errors import END_MARK, REFUSED, LaunchError, PatchError, SunError
+from sun_sglang.errors import END_MARK, EXIT_REFUSED, LaunchError, PatchError, SunError
 from sun_sglang.patches import prompt_only_cache
 from sun_sglang.patches.few_grammars import MOST_GRAMMARS, compile_without_cache, drop_oldest
 from sun_sglang.patches.idle_controller import WAIT_MS, wait_for_messages
@@ -163,7 +163,7 @@ def test_build_of_a_version_counts_as_the_version(monkeypatch: pytest.MonkeyPatc
     assert installed_version() == "0.5.23"
 
 
-@pytest.mark.parametrize(("error", "status"), [(PatchError("a hook"), REFUSED), (LaunchError("a port"), 1)])
+@pytest.mark.parametrize(("error", "status"), [(PatchError("a hook"), EXIT_REFUSED), (LaunchError("a port"), 1)])
 def test_worker_that_ends_reports_why_and_whether_another_start_may_help(
     error: SunError, status: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from sun_sglang.errors import REFUSED, PatchError, SunError
+from sun_sglang.errors import EXIT_REFUSED, PatchError, SunError
 from sun_sglang.processes import die_with_parent
 from sun_sglang.strict import Strict
 
@@ -213,7 +213,7 @@ def main() -> None:
         import_engine()
     except PatchError as e:
         server.send(Event(kind="refused", detail=str(e)))
-        sys.exit(REFUSED)
+        sys.exit(EXIT_REFUSED)
     try:
         require_no_device()
     except PatchError as e:

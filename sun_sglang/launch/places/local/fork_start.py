@@ -15,7 +15,7 @@ from sun_sglang.launch.places.command import Command, inherited_environment
 from sun_sglang.launch.places.local.child import Child
 from sun_sglang.launch.places.local.fork_server import Event, ForkRequest
 from sun_sglang.launch.places.place import RefusedError
-from sun_sglang.launch.planning.gpu_inventory import VISIBLE
+from sun_sglang.launch.planning.gpu_inventory import VISIBLE_DEVICES
 from sun_sglang.processes import tied_to_this_process
 
 
@@ -50,7 +50,7 @@ class ForkStart:
                 "sun_sglang.launch.places.local.fork_server",
                 str(theirs.fileno()),
                 pass_fds=(theirs.fileno(),),
-                env={**inherited_environment(os.environ), VISIBLE: ""},
+                env={**inherited_environment(os.environ), VISIBLE_DEVICES: ""},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

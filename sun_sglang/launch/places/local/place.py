@@ -22,7 +22,7 @@ from sun_sglang.launch.places.local.start_methods import (
     choose_start,
 )
 from sun_sglang.launch.places.place import Address, Needs, Running, Slot
-from sun_sglang.launch.planning.machine import Machine, detect
+from sun_sglang.launch.planning.machine import Machine, detect_machine
 from sun_sglang.launch.planning.plan import WorkerPlan
 
 
@@ -60,7 +60,7 @@ class LocalPlace:
 
     async def machines(self) -> tuple[Machine, ...]:
         """Return this machine."""
-        return (detect(),)
+        return (detect_machine(),)
 
     def take_port(self) -> int:
         """Return a free port that no worker gets.

@@ -8,7 +8,7 @@ from sun_sglang.contracts.decode_cache import ANSWER_STORE_FLAGS
 from sun_sglang.contracts.worker_card import Identity
 from sun_sglang.errors import TopologyError
 from sun_sglang.launch.planning.decode_cache.choice import same_weights
-from sun_sglang.launch.planning.gpus import where_set
+from sun_sglang.launch.planning.gpu_assignment import flag_path
 from sun_sglang.topology import Topology
 
 
@@ -31,7 +31,7 @@ def require_bounded(topology: Topology, identities: Mapping[str, Identity | None
         flags = topology.engine_of(name)
         for flag in (flag for flag in ANSWER_STORE_FLAGS if flags.get(flag)):
             raise TopologyError(
-                where_set(topology, name, flag),
+                flag_path(topology, name, flag),
                 f"the decode pool `{name}` would keep the KV of answers, which tasks with other prefill weights reuse",
                 "remove it"
                 if flag in pool.engine

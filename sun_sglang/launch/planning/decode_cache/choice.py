@@ -8,7 +8,7 @@ from sun_sglang.checkpoint.identity import MODULE_FLAGS
 from sun_sglang.contracts.decode_cache import PROMPT_ONLY_BACKEND
 from sun_sglang.contracts.worker_card import Identity
 from sun_sglang.launch.planning.decode_cache.architectures import keeps_states, refuses_decode_cache
-from sun_sglang.launch.planning.engine_flags import canonical
+from sun_sglang.launch.planning.engine_flags import canonical_flags
 from sun_sglang.topology import EngineFlags, Topology
 
 _CACHE = "disaggregation_decode_enable_radix_cache"
@@ -30,7 +30,7 @@ def cache_flags(
         flags: all other flags of its workers.
         speculative_with_cache: what SGLang combines with the decode cache (`FlagSchema`); nothing where it is unknown.
     """
-    user = canonical(topology.engine_of(pool))
+    user = canonical_flags(topology.engine_of(pool))
     declined = user.get("disable_radix_cache") or (_CACHE in user and not user[_CACHE])
     if declined or _obstacle(topology, identities, pool, flags, speculative_with_cache):
         return {}
@@ -59,7 +59,7 @@ def cache_notes(
     obstacle = _obstacle(topology, identities, pool, flags, speculative_with_cache)
     if obstacle:
         return [f"Pool `{pool}` has no decode cache: {obstacle}."]
-    if flags.get(_CACHE) and "radix_cache_backend" in canonical(topology.engine_of(pool)):
+    if flags.get(_CACHE) and "radix_cache_backend" in canonical_flags(topology.engine_of(pool)):
         return [
             f"Pool `{pool}` sets `radix_cache_backend` itself: a cache other than `{PROMPT_ONLY_BACKEND}` may keep the "
             "decode model's own KV, so tasks with other prefill weights reuse nothing of it."
@@ -81,7 +81,7 @@ def _obstacle(
     speculative_with_cache: Collection[str],
 ) -> str | None:
     """Return why a pool gets no decode cache although its user did not decline it, as a clause; None if it gets one."""
-    user = canonical(topology.engine_of(pool))
+    user = canonical_flags(topology.engine_of(pool))
     feature = _excluding_feature(flags, speculative_with_cache)
     if feature:
         return f"SGLang cannot combine it with `{feature}`"

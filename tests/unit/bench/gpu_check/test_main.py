@@ -60,7 +60,7 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Check:
     check = Check(tmp_path / "build" / "report.json")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setattr(command, "facts", lambda: MACHINE)
-    monkeypatch.setattr(command, "detect", machine(gpu(0), gpu(1)))
+    monkeypatch.setattr(command, "detect_machine", machine(gpu(0), gpu(1)))
     monkeypatch.setattr(command, "STAGES", (check.stage("one"), check.stage("two")))
     return check
 
@@ -77,21 +77,21 @@ def test_all_stages_run_on_the_visible_gpus_without_options(check: Check) -> Non
 def test_check_without_a_visible_gpu_fails_and_says_so(
     check: Check, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], problem: str, printed: str
 ) -> None:
-    monkeypatch.setattr(command, "detect", machine(problem=problem))
+    monkeypatch.setattr(command, "detect_machine", machine(problem=problem))
     assert check() == 1
     assert printed in capsys.readouterr().out
     assert not check.seen
 
 
 def test_check_on_the_cpu_hides_gpus_and_asks_for_none(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "detect", machine(problem="the driver hangs"))
+    monkeypatch.setattr(command, "detect_machine", machine(problem="the driver hangs"))
     assert check("--device", "cpu") == 0
     assert (check.seen["two"].device, check.seen["two"].gpus) == ("cpu", ())
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
 def test_check_on_mig_devices_uses_one(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "detect", machine(gpu(2, mig=True), gpu(3, mig=True)))
+    monkeypatch.setattr(command, "detect_machine", machine(gpu(2, mig=True), gpu(3, mig=True)))
     assert check() == 0
     assert check.seen["one"].gpus == (2,)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sun_sglang.errors import IdentityError
-from sun_sglang.launch.planning.engine_flags import check_engine, load_schema
+from sun_sglang.launch.planning.engine_flags import check_flags, load_flag_schema
 from sun_sglang.launch.planning.gpu_inventory import Gpu
 from sun_sglang.launch.planning.machine import Machine
 from sun_sglang.launch.planning.plan import make_plan
@@ -26,7 +26,7 @@ def names(paths: list[Path]) -> list[str]:
 
 def gpus(count: int) -> Machine:
     found = tuple(Gpu(index=i, uuid=f"GPU-{i}", name="NVIDIA A100", memory_mb=81920) for i in range(count))
-    return Machine(gpus=found, cores=64, memory=1 << 40, transfer=frozenset({"nixl"}))
+    return Machine(gpus=found, cores=64, memory=1 << 40, transfer_packages=frozenset({"nixl"}))
 
 
 def test_both_models_have_every_system() -> None:
@@ -37,10 +37,10 @@ def test_both_models_have_every_system() -> None:
 @pytest.mark.parametrize("file", TOPOLOGIES, ids=names(TOPOLOGIES))
 def test_its_flags_are_sglangs(file: Path) -> None:
     topology = load_topology(file)
-    schema = load_schema()
+    schema = load_flag_schema()
     if schema is None:
         pytest.skip("SGLang is not installed")
-    check_engine(topology, schema)
+    check_flags(topology, schema)
 
 
 # workers by role, and the decode cache: stock where one model prefills and decodes, prompt-only elsewhere

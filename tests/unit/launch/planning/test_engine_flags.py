@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sun_sglang.errors import TopologyError
-from sun_sglang.launch.planning.engine_flags import FlagSchema, canonical, check_engine, describe, load_schema, to_argv
+from sun_sglang.launch.planning.engine_flags import (
+    FlagSchema,
+    canonical_flags,
+    check_flags,
+    load_flag_schema,
+    schema_of,
+    to_argv,
+)
 from sun_sglang.topology import parse_topology
 
 
@@ -30,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 @pytest.fixture(scope="module")
 def schema() -> FlagSchema:
-    return describe(build_parser(), "1.2.3")
+    return schema_of(build_parser(), "1.2.3")
 
 
 plain = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
@@ -54,7 +61,7 @@ values = st.fixed_dictionaries(
 
 @given(values)
 def test_sglang_reads_what_the_topology_says(flags: dict[str, Any]) -> None:
-    argv = to_argv(flags, describe(build_parser(), "1.2.3"))
+    argv = to_argv(flags, schema_of(build_parser(), "1.2.3"))
     read = vars(build_parser().parse_args(argv))
     asked = {key: flags.get(key, False if key == "enable_x" else None) for key in read}
     assert read == asked
@@ -77,7 +84,7 @@ def test_arguments_do_not_need_a_schema(flags: dict[str, Any], argv: tuple[str, 
 
 
 def test_other_names_of_a_flag_are_one_flag() -> None:
-    assert canonical({"tensor_parallel_size": 2, "dtype": "auto"}) == {"tp_size": 2, "dtype": "auto"}
+    assert canonical_flags({"tensor_parallel_size": 2, "dtype": "auto"}) == {"tp_size": 2, "dtype": "auto"}
 
 
 @pytest.mark.parametrize(
@@ -100,7 +107,7 @@ def test_other_names_of_a_flag_are_one_flag() -> None:
 )
 def test_a_flag_that_sglang_would_refuse_is_named(flags: str, message: str, schema: FlagSchema) -> None:
     with pytest.raises(TopologyError) as caught:
-        check_engine(topology_with(flags), schema)
+        check_flags(topology_with(flags), schema)
     assert str(caught.value).startswith(message)
 
 
@@ -109,20 +116,20 @@ def test_a_flag_that_sglang_would_refuse_is_named(flags: str, message: str, sche
     ["tp_size: 2", "tensor_parallel_size: 2", "mem_fraction: 1", "strict: false", "dtype: null", "json_list: [1]"],
 )
 def test_a_flag_that_sglang_takes_passes(flags: str, schema: FlagSchema) -> None:
-    check_engine(topology_with(flags), schema)
+    check_flags(topology_with(flags), schema)
 
 
 def test_a_pools_own_flags_are_checked_too(schema: FlagSchema) -> None:
     text = "pools: {a: {role: prefill, model: m, engine: {dtype: x}}, b: {role: decode, model: m}}\n"
     topology = parse_topology(text + "tasks: {t: {prefill: a, decode: b}}", base=Path())
     with pytest.raises(TopologyError, match=r"pools\.a\.engine\.dtype: 'x' is not a choice"):
-        check_engine(topology, schema)
+        check_flags(topology, schema)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("sglang") is None, reason="SGLang is not installed")
 def test_the_installed_sglang_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    first = load_schema()
+    first = load_flag_schema()
     assert first is not None
     flags = first.by_key
     assert (flags["tp_size"].type, flags["tp_size"].kind) == ("int", "value")
@@ -131,7 +138,7 @@ def test_the_installed_sglang_is_asked_once(tmp_path: Path, monkeypatch: pytest.
     assert "DSPARK" in first.speculative_with_cache
     (file,) = (tmp_path / "sun-sglang").iterdir()
     file.write_text(first.model_copy(update={"version": "from the file"}).model_dump_json())
-    second = load_schema()
+    second = load_flag_schema()
     assert second is not None
     assert second.version == "from the file"
 

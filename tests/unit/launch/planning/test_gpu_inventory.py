@@ -9,7 +9,7 @@ import pytest
 from sun_sglang.errors import UserError
 from sun_sglang.launch.planning import gpu_inventory as gpus_module
 from sun_sglang.launch.planning.gpu_inventory import Gpu, parse_nvidia_smi, usable_gpus, used_memory, visible_gpus
-from sun_sglang.launch.planning.machine import detect
+from sun_sglang.launch.planning.machine import detect_machine
 
 TWO = "0, GPU-aaa, NVIDIA H200, 143771, Disabled\n1, GPU-abb, NVIDIA H200, 143771, [N/A]\n"
 SPLIT = "0, GPU-aaa, NVIDIA H100, 81559, Disabled\n1, GPU-abb, NVIDIA H100, 81559, Enabled\n"
@@ -109,7 +109,7 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_detect_on_a_split_gpu_finds_its_mig_devices(driver: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-0c757cd7-e942")
-    machine = detect()
+    machine = detect_machine()
     assert ([g.index for g in machine.gpus], machine.gpu_problem) == ([3], "")
 
 
@@ -117,7 +117,7 @@ def test_detect_where_visible_devices_match_nothing_reports_the_problem(
     driver: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-9")
-    machine = detect()
+    machine = detect_machine()
     assert machine.gpus == ()
     assert machine.gpu_problem.startswith("CUDA_VISIBLE_DEVICES: `MIG-9` matches no GPU")
 

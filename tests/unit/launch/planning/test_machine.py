@@ -1,6 +1,6 @@
 import pytest
 
-from sun_sglang.launch.planning.machine import detect, multiplies_bf16, quota_cores
+from sun_sglang.launch.planning.machine import detect_machine, multiplies_bf16, quota_cores
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,6 @@ def test_a_control_group_bounds_the_cores(cpu_max: str, cores: int | None) -> No
 
 
 def test_this_machine_has_cores_and_memory() -> None:
-    machine = detect()
+    machine = detect_machine()
     assert machine.cores >= 1
     assert machine.memory > 1 << 28

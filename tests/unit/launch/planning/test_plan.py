@@ -29,12 +29,12 @@ tasks:
   math: {prefill: math, decode: base}
   tool: {prefill: tool, decode: base}
 """
-LAPTOP = Machine(cores=8, memory=16 << 30, transfer=frozenset({"mooncake"}))
+LAPTOP = Machine(cores=8, memory=16 << 30, transfer_packages=frozenset({"mooncake"}))
 
 
 def gpu_machine(count: int, **fields: Any) -> Machine:
     gpus = tuple(Gpu(index=i, uuid=f"GPU-{i}", name="NVIDIA H200", memory_mb=143771) for i in range(count))
-    return Machine(**{"gpus": gpus, "cores": 64, "memory": 1 << 40, "transfer": frozenset({"nixl"}), **fields})
+    return Machine(**{"gpus": gpus, "cores": 64, "memory": 1 << 40, "transfer_packages": frozenset({"nixl"}), **fields})
 
 
 def topology(text: str = SUN, engine: str = "{}") -> Topology:
@@ -369,18 +369,28 @@ EFA = RdmaDevice(name="efa_0", driver="efa")
     ("machine", "engine", "backend", "reason"),
     [
         (LAPTOP, "{}", "mooncake_tcp", "Workers run on the CPU"),
-        (LAPTOP.model_copy(update={"transfer": frozenset({"nixl"})}), "{}", "nixl", "mooncake is not installed"),
-        (gpu_machine(4), "{}", "nixl", "All workers share this host, and NIXL is installed"),
-        (gpu_machine(4, rdma=(MLX,), transfer=BOTH), "{}", "nixl", "All workers share this host"),
-        (gpu_machine(4, rdma=(MLX,), transfer=MOONCAKE), "{}", "mooncake", r"RDMA works \(mlx5_0 \(mlx5_core\)\)"),
         (
-            gpu_machine(4, rdma=(DOWN,), transfer=MOONCAKE),
+            LAPTOP.model_copy(update={"transfer_packages": frozenset({"nixl"})}),
+            "{}",
+            "nixl",
+            "mooncake is not installed",
+        ),
+        (gpu_machine(4), "{}", "nixl", "All workers share this host, and NIXL is installed"),
+        (gpu_machine(4, rdma=(MLX,), transfer_packages=BOTH), "{}", "nixl", "All workers share this host"),
+        (
+            gpu_machine(4, rdma=(MLX,), transfer_packages=MOONCAKE),
+            "{}",
+            "mooncake",
+            r"RDMA works \(mlx5_0 \(mlx5_core\)\)",
+        ),
+        (
+            gpu_machine(4, rdma=(DOWN,), transfer_packages=MOONCAKE),
             "{}",
             "mooncake_tcp",
             r"used \(mlx5_1 .*: port 1 is DOWN\)\.",
         ),
-        (gpu_machine(4, transfer=MOONCAKE), "{}", "mooncake_tcp", "NIXL is not, and there is no RDMA device"),
-        (gpu_machine(4, transfer=frozenset()), "{}", "nixl", "install `nixl`"),
+        (gpu_machine(4, transfer_packages=MOONCAKE), "{}", "mooncake_tcp", "NIXL is not, and there is no RDMA device"),
+        (gpu_machine(4, transfer_packages=frozenset()), "{}", "nixl", "install `nixl`"),
         (gpu_machine(4, rdma=(MLX,)), "{disaggregation_transfer_backend: mooncake}", "mooncake", "sets it.$"),
         (
             gpu_machine(4, rdma=(DOWN,)),
@@ -406,7 +416,7 @@ def test_the_transfer_backend_is_chosen_with_a_reason(machine: Machine, engine: 
 def test_mooncake_on_efa_alone_gets_its_protocol_unless_the_user_sets_one(
     engine: str, rdma: tuple[RdmaDevice, ...], user: str, protocol: str | None
 ) -> None:
-    machine = gpu_machine(4, rdma=rdma, transfer=MOONCAKE, mooncake={"MOONCAKE_PROTOCOL": user})
+    machine = gpu_machine(4, rdma=rdma, transfer_packages=MOONCAKE, mooncake_variables={"MOONCAKE_PROTOCOL": user})
     found = plan(topology(engine=engine), machine)
     assert found.transfer.backend == "mooncake"
     assert {w.env.get("MOONCAKE_PROTOCOL") for w in found.workers} == {protocol}
@@ -415,7 +425,7 @@ def test_mooncake_on_efa_alone_gets_its_protocol_unless_the_user_sets_one(
 @pytest.mark.parametrize("engine", ["{}", "{disaggregation_transfer_backend: mooncake_tcp}"])
 def test_mooncake_over_tcp_gets_its_longest_queues_unless_the_user_sets_one(engine: str) -> None:
     queue, admission = "MC_TCP_MAX_QUEUED_TRANSFERS_PER_PEER", "MC_TCP_ADMISSION_TIMEOUT_MS"
-    machine = LAPTOP.model_copy(update={"mooncake": {admission: "5"}})
+    machine = LAPTOP.model_copy(update={"mooncake_variables": {admission: "5"}})
     found = plan(topology(engine=engine), machine)
     assert {w.env[queue] for w in found.workers} == {"65535"}
     # a worker inherits the user's own value
@@ -605,9 +615,9 @@ def test_kv_of_all_cpu_workers_stays_within_an_eighth_of_the_memory(
 
 
 def test_sglang_itself_accepts_every_argument() -> None:
-    from sun_sglang.launch.planning.engine_flags import load_schema
+    from sun_sglang.launch.planning.engine_flags import load_flag_schema
 
-    schema = load_schema()
+    schema = load_flag_schema()
     if schema is None:
         pytest.skip("SGLang is not installed")
     parser = argparse.ArgumentParser(allow_abbrev=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sun_sglang.launch.planning import machine as machine_module
-from sun_sglang.launch.planning.machine import detect
+from sun_sglang.launch.planning.machine import detect_machine
 from sun_sglang.launch.planning.rdma import RdmaDevice, protocol_for, rdma_devices
 
 
@@ -100,6 +100,6 @@ def test_detect_reads_devices_and_the_users_settings_of_mooncake(host: Host, mon
     monkeypatch.setattr(machine_module, "rdma_devices", host.found)
     monkeypatch.setenv("MOONCAKE_PROTOCOL", "tcp")
     monkeypatch.setenv("MC_TCP_LANES_PER_PEER", "2")
-    machine = detect()
+    machine = detect_machine()
     assert [str(device) for device in machine.rdma] == ["mlx5_0 (mlx5_core): port 1 is DOWN"]
-    assert machine.mooncake == {"MOONCAKE_PROTOCOL": "tcp", "MC_TCP_LANES_PER_PEER": "2"}
+    assert machine.mooncake_variables == {"MOONCAKE_PROTOCOL": "tcp", "MC_TCP_LANES_PER_PEER": "2"}

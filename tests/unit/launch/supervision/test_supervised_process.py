@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sun_sglang.errors import REFUSED, LaunchError
+from sun_sglang.errors import EXIT_REFUSED, LaunchError
 from sun_sglang.launch.places.local import child, process_group
 from sun_sglang.launch.places.local.child import Child, LocalRunning
 from sun_sglang.launch.places.place import Address, PlaceLostError, RefusedError, Running
@@ -99,7 +99,7 @@ async def test_start_that_the_system_refuses_is_tried_again(
 async def test_process_that_refuses_to_run_is_not_started_again(state: ProcessState) -> None:
     def start(_: int) -> Awaitable[Running]:
         state.log.write_text("loading\nsun worker: patch `x` did not take\nTraceback of something at exit\n")
-        return sleeper(f"sh -c 'exit {REFUSED}'", state.log)
+        return sleeper(f"sh -c 'exit {EXIT_REFUSED}'", state.log)
 
     diary = Diary(state, start)
     async with asyncio.timeout(60):
@@ -112,10 +112,10 @@ async def test_process_that_refuses_to_run_is_not_started_again(state: ProcessSt
 async def test_refusal_without_a_reason_is_not_given_that_of_an_earlier_start(state: ProcessState) -> None:
     state.log.write_text("sun worker: patch `x` did not take\n")
     log_begin = state.log.stat().st_size
-    diary = Diary(state, lambda _: sleeper(f"sh -c 'exit {REFUSED}'", state.log, log_begin))
+    diary = Diary(state, lambda _: sleeper(f"sh -c 'exit {EXIT_REFUSED}'", state.log, log_begin))
     async with asyncio.timeout(60):
         await diary.process.run()
-    assert diary.process.refusal == f"exit {REFUSED}"
+    assert diary.process.refusal == f"exit {EXIT_REFUSED}"
 
 
 async def test_start_that_a_hook_refuses_is_not_tried_again(state: ProcessState) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from itertools import cycle, islice
 
 from sun_sglang.errors import TopologyError, UserError
-from sun_sglang.launch.planning.engine_flags import canonical
+from sun_sglang.launch.planning.engine_flags import canonical_flags
 from sun_sglang.launch.planning.machine import Machine
 from sun_sglang.topology import Topology
 
@@ -26,7 +26,7 @@ def uses_gpu(topology: Topology, machine: Machine, pool: str) -> bool:
     device = topology.engine_of(pool).get("device")
     if device not in (None, "cuda", "cpu"):
         raise TopologyError(
-            where_set(topology, pool, "device"), f"`{device}` is not supported", "write `cuda` or `cpu`"
+            flag_path(topology, pool, "device"), f"`{device}` is not supported", "write `cuda` or `cpu`"
         )
     if device != "cpu" and machine.gpu_problem:
         raise UserError(machine.gpu_problem)
@@ -95,7 +95,7 @@ def model_copies(topology: Topology, pool: str) -> int:
 
     With DP attention the data-parallel ranks are the tensor-parallel ones, and there is one copy.
     """
-    flags = canonical(topology.engine_of(pool))
+    flags = canonical_flags(topology.engine_of(pool))
     return 1 if flags.get("enable_dp_attention") else _size(topology, pool, "dp_size")
 
 
@@ -110,13 +110,13 @@ def _size(topology: Topology, pool: str, key: str) -> int:
     Raises:
         TopologyError: it is no number of ranks. SGLang's parser, which may not be installed, takes any whole number.
     """
-    size = canonical(topology.engine_of(pool)).get(key) or 1
+    size = canonical_flags(topology.engine_of(pool)).get(key) or 1
     if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= _MOST_RANKS:
         problem = f"must be a whole number from 1 to {_MOST_RANKS} (got {size!r})"
-        raise TopologyError(where_set(topology, pool, key), problem)
+        raise TopologyError(flag_path(topology, pool, key), problem)
     return size
 
 
-def where_set(topology: Topology, pool: str, key: str) -> str:
+def flag_path(topology: Topology, pool: str, key: str) -> str:
     """Return the YAML path of a flag that a pool's workers get: the pool's own, or else the file's."""
     return f"pools.{pool}.engine.{key}" if key in topology.pools[pool].engine else f"engine.{key}"

@@ -10,7 +10,7 @@ from sun_sglang.errors import UserError
 _TOKENIZERS = "tokenizer_worker_num"
 _OTHER = "would make SGLang serve {} instead of the HTTP application that the router asks"
 # flags by which SGLang serves something else (`launch_server.py`; `entrypoints/http_server.py` for the first)
-OTHER_FRONTS = {
+OTHER_SERVER_FLAGS = {
     _TOKENIZERS: (
         "is not supported: each of SGLang's HTTP processes imports its application anew, without the worker's routes "
         "and its key (more `replicas` have more HTTP processes)"
@@ -23,7 +23,7 @@ RUST_SERVER = "SGLANG_RUST_SERVER"
 _TRUE = ("true", "1", "yes", "y")  # SGLang: `environ.py`
 
 
-def require_own_front(server_args: Any, environ: Mapping[str, str]) -> None:
+def require_http_application(server_args: Any, environ: Mapping[str, str]) -> None:
     """Raise if SGLang would serve anything but the application that a worker extends.
 
     Args:
@@ -35,7 +35,7 @@ def require_own_front(server_args: Any, environ: Mapping[str, str]) -> None:
     """
     if environ.get(RUST_SERVER, "").lower() in _TRUE:
         raise UserError(f"{RUST_SERVER} {_OTHER.format('through its Rust server')}; unset it")
-    for name, why in OTHER_FRONTS.items():
+    for name, why in OTHER_SERVER_FLAGS.items():
         default = 1 if name == _TOKENIZERS else False
         if getattr(server_args, name, default) != default:
             raise UserError(f"--{name.replace('_', '-')} {why}; remove it")
