@@ -10,7 +10,7 @@ from typing import Any, TypeVar, overload
 T = TypeVar("T")
 
 WITHIN = 60.0
-INTERVAL = 0.005
+INTERVAL = 0.01
 
 
 class ConditionNotMetError(AssertionError):

@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from sun_sglang.bench.gpu_check.checkpoints import BYTE_VOCABULARY, write_checkpoint
+from sun_sglang.bench.processes import run_sun
 from sun_sglang.contracts.worker_key import bearer
 from sun_sglang.launch.planning.plan import WORKER_KEY
 from sun_sglang.launch.state import DeploymentState, ProcessState, read_state
@@ -120,15 +121,14 @@ _LAUNCHED = pytest.StashKey[Deployment]()
 
 def launch(topology: Path, run_dir: Path, *arguments: str) -> Deployment:
     """`sun launch --detach`, as a user would."""
-    command = [sys.executable, "-m", "sun_sglang.cli", "launch", str(topology), "--detach", "--run-dir", str(run_dir)]
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=240, check=False)
+    done = run_sun("launch", str(topology), "--detach", "--run-dir", str(run_dir), *arguments, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr + logs(run_dir)
     return Deployment(run_dir)
 
 
 def stop(run_dir: Path, *arguments: str) -> None:
-    command = [sys.executable, "-m", "sun_sglang.cli", "stop", "--run-dir", str(run_dir), *arguments]
-    subprocess.run(command, capture_output=True, timeout=120, check=True)
+    done = run_sun("stop", "--run-dir", str(run_dir), *arguments, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def end(deployment: Deployment) -> None:

@@ -6,10 +6,10 @@ A deployment is detached: nothing else would stop it where pytest is killed.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
+from sun_sglang.bench.processes import run_sun
 from sun_sglang.launch.state import read_state
 
 # a test may supervise a deployment in the test process itself, which then must not be stopped
@@ -18,5 +18,4 @@ sys.stdin.read()
 for file in Path(sys.argv[1]).rglob("state.json"):
     state = read_state(file.parent)
     if state is not None and state.pid != tests and state.alive:
-        command = [sys.executable, "-m", "sun_sglang.cli", "stop", "--run-dir", str(file.parent), "--now"]
-        subprocess.run(command, capture_output=True, timeout=120, check=True)
+        run_sun("stop", "--run-dir", str(file.parent), "--now", timeout=120).check_returncode()

@@ -14,9 +14,10 @@ import httpx
 import pytest
 from jsonschema import validate
 
+from sun_sglang.bench.polling import wait_until
 from tests.engine.conftest import Deployment, Reference, events_of, frozen, gather, generate, load, some_tokens
 from tests.engine.precision import PRECISION
-from tests.engine.watch import SOON, in_flight, metric, until
+from tests.engine.watch import SOON, in_flight, metric
 
 COUNT = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
 
@@ -84,7 +85,7 @@ async def test_metrics_of_a_forked_worker_hold_what_its_scheduler_counts(
 
     before = await transfers()
     await generate(client, "qwen3-a", some_tokens(77, 20), 2)
-    await until(SOON, "the transfer counted", lambda: _exceeds(transfers, before))
+    await wait_until(lambda: _exceeds(transfers, before), "the transfer counted", within=SOON)
 
 
 async def _exceeds(count: Callable[[], Awaitable[float]], before: float) -> bool:
@@ -300,7 +301,7 @@ async def test_an_abort_ends_a_request(client: httpx.AsyncClient, everything: bo
     assert end == "[DONE]"
     assert json.loads(last)["meta_info"]["finish_reason"]["type"] == "abort"
     assert json.loads(last)["meta_info"]["completion_tokens"] < 1900
-    await until(SOON, "no request in flight", lambda: _none_in_flight(client))
+    await wait_until(lambda: _none_in_flight(client), "no request in flight", within=SOON)
 
 
 async def _none_in_flight(client: httpx.AsyncClient) -> bool:
@@ -366,7 +367,7 @@ async def test_metrics_move(client: httpx.AsyncClient) -> None:
     async def settled() -> bool:
         return (await figures())["prefill"] == before["prefill"] + 2
 
-    await until(SOON, "both prefill legs counted", settled)
+    await wait_until(settled, "both prefill legs counted", within=SOON)
     moved = {name: value - before[name] for name, value in (await figures()).items()}
     assert moved == {
         "requests": 2,

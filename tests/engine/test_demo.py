@@ -13,11 +13,12 @@ import openai
 import pytest
 import yaml
 
+from sun_sglang.bench.polling import wait_until
 from sun_sglang.evaluation.exact_match import exact_match
 from sun_sglang.train.data.examples import encode, read_jsonl
 from tests.engine.conftest import Deployment, Reference, events_of, gather, generate, launch, stop
 from tests.engine.precision import PRECISION
-from tests.engine.watch import SOON, loads, metric, until
+from tests.engine.watch import SOON, loads, metric
 
 DEMO = Path(__file__).parents[2] / "configs" / "demo"
 TASKS = ("math", "tool")
@@ -148,7 +149,9 @@ async def test_both_tasks_are_decoded_in_one_batch(
             in_flight = [await metric(demo_client, "sun_leg_in_flight", task=t, leg="decode") for t in TASKS]
             return (*in_flight, (await loads(demo_client, worker))["num_running_reqs"])
 
-        await until(SOON, "three and three in one batch of six", batch, wanted=(3, 3, 6))
+        await wait_until(
+            batch, "three and three in one batch of six", within=SOON, accept=lambda value: value == (3, 3, 6)
+        )
 
 
 async def test_the_demos_tools_are_openai_tool_calls(demo: Deployment) -> None:

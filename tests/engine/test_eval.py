@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from sun_sglang.bench.processes import run_sun
 from sun_sglang.cli.main import main
 from sun_sglang.train.data.examples import encode, read_jsonl
 from tests.engine.conftest import Deployment, Reference, launch, stop
@@ -70,8 +70,7 @@ def ask(demo: Deployment, tasks: list[str], questions: int, directory: Path, *op
 
 def sun_eval(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """`sun eval`, as a user would."""
-    command = [sys.executable, "-m", "sun_sglang.cli", "eval", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, cwd=cwd)
+    return run_sun("eval", *arguments, timeout=240, cwd=cwd)
 
 
 def data_of(task: str) -> str:

@@ -26,6 +26,8 @@ import httpx
 import psutil
 import pytest
 
+from sun_sglang.bench.polling import wait_until
+from sun_sglang.bench.processes import running_router, sun_command
 from sun_sglang.errors import EXIT_REFUSED
 from sun_sglang.launch.state import ProcessState
 from tests.engine.conftest import (
@@ -40,7 +42,7 @@ from tests.engine.conftest import (
     some_tokens,
     stopped,
 )
-from tests.engine.watch import SOON, in_flight, is_whole, loads, metric, tasks, until
+from tests.engine.watch import SOON, in_flight, is_whole, loads, metric, tasks
 
 NEVER = 3600.0
 PATIENCE = 60.0
@@ -56,9 +58,9 @@ async def every_task_is_well_afterwards(
     deployment: Deployment, client: httpx.AsyncClient, task_references: dict[str, Reference]
 ) -> AsyncIterator[None]:
     yield
-    await until(PATIENCE, "every path of every task proven", lambda: is_whole(client, deployment))
+    await wait_until(lambda: is_whole(client, deployment), "every path of every task proven", within=PATIENCE)
     await answers_exactly(client, task_references)
-    await until(SOON, "nothing in flight", lambda: nothing_in_flight(client))
+    await wait_until(lambda: nothing_in_flight(client), "nothing in flight", within=SOON)
     for process in deployment.state.processes:
         if process.role != "router":
             await until_idle(client, deployment, process.name)
@@ -85,7 +87,7 @@ async def until_idle(client: httpx.AsyncClient, deployment: Deployment, worker: 
         found = await loads(client, deployment.process(worker).url)
         return {name: count for name, count in found.items() if count and name != "num_used_tokens"}
 
-    await until(SOON, f"no request left on {worker}", left, wanted={})
+    await wait_until(left, f"no request left on {worker}", within=SOON, accept=lambda value: value == {})
 
 
 async def nothing_in_flight(client: httpx.AsyncClient) -> bool:
@@ -110,9 +112,9 @@ async def a_router(
     """
     async with a_router_process(deployment, directory, pools, **settings) as (_, client):
         if ready:
-            await until(PATIENCE, "every path proven", lambda: is_whole(client))
+            await wait_until(lambda: is_whole(client), "every path proven", within=PATIENCE)
         yield client
-        await until(SOON, "nothing in flight", lambda: nothing_in_flight(client))
+        await wait_until(lambda: nothing_in_flight(client), "nothing in flight", within=SOON)
 
 
 @asynccontextmanager
@@ -132,22 +134,11 @@ async def a_router_process(
     }
     file = directory / "fleet.json"
     file.write_text(json.dumps(fleet))
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "sun_sglang.router", str(file), stderr=asyncio.subprocess.PIPE
-    )
-    assert process.stderr is not None
-    try:
-        async with asyncio.timeout(PATIENCE):
-            listening = json.loads(await process.stderr.readline())
-        assert listening["event"] == "listening"
-        draining = asyncio.create_task(process.stderr.read())
-        async with httpx.AsyncClient(base_url=listening["url"], timeout=PATIENCE, headers=deployment.headers) as client:
-            yield process, client
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
-    await draining
+    async with (
+        running_router(file) as router,
+        httpx.AsyncClient(base_url=router.url, timeout=PATIENCE, headers=deployment.headers) as client,
+    ):
+        yield router.process, client
 
 
 async def until_one_is_stuck(
@@ -162,7 +153,7 @@ async def until_one_is_stuck(
     while not asked or not await on_worker(router, worker):
         assert len(asked) < 10, f"{worker} gets nothing"
         asked.append(asyncio.create_task(ask(len(asked))))
-        await until(PATIENCE, "it is answered, or stuck", placed)
+        await wait_until(placed, "it is answered, or stuck", within=PATIENCE)
     assert [task.done() for task in asked] == [True] * (len(asked) - 1) + [False]
     return asked
 
@@ -194,7 +185,9 @@ async def kill(
 
     yield now
     for pools, before in canaries.items():
-        await until(PATIENCE, f"a new canary between {pools}", lambda p=pools, b=before: has_canary(client, p, b))
+        await wait_until(
+            lambda p=pools, b=before: has_canary(client, p, b), f"a new canary between {pools}", within=PATIENCE
+        )
 
 
 async def passed_canaries(client: httpx.AsyncClient, prefill: str, decode: str) -> float:
@@ -232,7 +225,7 @@ async def test_fault_01_prefill_refuses_the_connection(
     pools = {"prefill": ["spare-a-0", "llama-a-0"], "decode": ["uncached-0"]}
     async with a_router(deployment, tmp_path, pools, probe_interval=NEVER) as router:
         await kill("spare-a-0")
-        await until(PATIENCE, "its port refuses", lambda: refuses(deployment, "spare-a-0"))
+        await wait_until(lambda: refuses(deployment, "spare-a-0"), "its port refuses", within=PATIENCE)
         for seed in range(2):  # one of the two goes to the dead worker first
             prompt = some_tokens(seed, 30)
             async with asyncio.timeout(SOON):
@@ -240,7 +233,12 @@ async def test_fault_01_prefill_refuses_the_connection(
             task_references["llama-a"].check(prompt, reply["output_ids"])
         assert await metric(router, "sun_retries_total", leg="prefill") == 1
         assert await metric(router, "sun_ejections_total", worker="spare-a-0") == 1
-        await until(SOON, "two counted", lambda: metric(router, "sun_requests_total", outcome="ok"), wanted=2)
+        await wait_until(
+            lambda: metric(router, "sun_requests_total", outcome="ok"),
+            "two counted",
+            within=SOON,
+            accept=lambda value: value == 2,
+        )
         await until_idle(router, deployment, "uncached-0")
 
 
@@ -258,7 +256,9 @@ async def test_fault_02_prefill_dies_with_work_in_every_stage(
     async with a_router(deployment, tmp_path, pools, probe_interval=NEVER, load_interval=0) as router:
         with frozen(deployment, "uncached-0"):  # no request ends before there is work on the prefill worker
             asked = [ask(i) for i in range(16)]
-            await until(PATIENCE, "work on the prefill worker", lambda: is_busy(client, deployment, "spare-a-0"))
+            await wait_until(
+                lambda: is_busy(client, deployment, "spare-a-0"), "work on the prefill worker", within=PATIENCE
+            )
         with frozen(deployment, "spare-a-0"):
             # wherever the first ones are by now, some of these are still to come when it dies
             asked += [ask(i) for i in range(16, 24)]
@@ -267,14 +267,19 @@ async def test_fault_02_prefill_dies_with_work_in_every_stage(
                 open_ones = sum(not task.done() for task in asked)
                 return open_ones == await on_worker(router, "spare-a-0") > await on_worker(router, "llama-a-0") == 0
 
-            await until(PATIENCE, "all that is left is with the worker that is stopped", left)
+            await wait_until(left, "all that is left is with the worker that is stopped", within=PATIENCE)
             open_ones = [i for i, task in enumerate(asked) if not task.done()]
             await kill("spare-a-0")
             outcomes = await gather(*asked)
         assert [i for i, ok in enumerate(outcomes) if not ok] == open_ones
         assert await metric(router, "sun_retries_total") == 0
         ok = len(prompts) - len(open_ones)
-        await until(SOON, "all counted", lambda: metric(router, "sun_requests_total", outcome="ok"), wanted=ok)
+        await wait_until(
+            lambda: metric(router, "sun_requests_total", outcome="ok"),
+            "all counted",
+            within=SOON,
+            accept=lambda value: value == ok,
+        )
         task_references["llama-a"].require_few_ties()
 
 
@@ -326,7 +331,9 @@ async def test_fault_02_prefill_dies_and_there_is_no_other(
     async with a_router(deployment, tmp_path, pools, probe_interval=NEVER) as router:
         with frozen(deployment, "spare-a-0"):
             asked = asyncio.create_task(post(router, some_tokens(1, 50), 8))
-            await until(PATIENCE, "the decode worker waits for KV", lambda: is_busy(client, deployment, "uncached-0"))
+            await wait_until(
+                lambda: is_busy(client, deployment, "uncached-0"), "the decode worker waits for KV", within=PATIENCE
+            )
             await kill("spare-a-0")
             async with asyncio.timeout(SOON):
                 reply = await asked
@@ -360,7 +367,7 @@ async def test_fault_06_decode_refuses_the_connection(
     pools = {"prefill": ["llama-a-0"], "decode": ["stock-0", "uncached-0"]}
     async with a_router(deployment, tmp_path, pools, probe_interval=NEVER) as router:
         await kill("uncached-0")
-        await until(PATIENCE, "its port refuses", lambda: refuses(deployment, "uncached-0"))
+        await wait_until(lambda: refuses(deployment, "uncached-0"), "its port refuses", within=PATIENCE)
         for seed in range(2):
             prompt = some_tokens(10 + seed, 30)
             async with asyncio.timeout(SOON):
@@ -434,7 +441,7 @@ async def test_fault_12_25_every_decode_worker_is_down_and_one_comes_back(
     canaries = await metric(client, "sun_canaries_total", task="pages", outcome="ok")
     with nothing_restarts(deployment):
         await kill("pages-base-0")
-        await until(SOON, "the router knows", lambda: is_down(client, "pages"))
+        await wait_until(lambda: is_down(client, "pages"), "the router knows", within=SOON)
         async with asyncio.timeout(SOON):
             reply = await client.post("/generate", json={"model": "pages", "text": "abc", "stream": True})
         assert reply.status_code == 503
@@ -449,7 +456,7 @@ async def test_fault_12_25_every_decode_worker_is_down_and_one_comes_back(
         assert reply.status_code in (200, 503), reply.text
         return reply.status_code == 200 and reply.json()
 
-    answer = await until(PATIENCE, "the task is served again", first_answer)
+    answer = await wait_until(first_answer, "the task is served again", within=PATIENCE)
     assert answer["meta_info"]["completion_tokens"] == 8
     assert await metric(client, "sun_canaries_total", task="pages", outcome="ok") > canaries
     assert deployment.process("pages-base-0").restarts > 0
@@ -467,9 +474,9 @@ async def test_fault_11_prefill_restarts_and_the_first_request_succeeds(
     before = (await client.get(f"{url}/sun/worker")).json()
     with nothing_restarts(deployment):
         await kill("llama-b-0")
-        await until(SOON, "the router knows", lambda: is_down(client, "llama-b"))
+        await wait_until(lambda: is_down(client, "llama-b"), "the router knows", within=SOON)
         await answers_exactly(client, task_references, but=["llama-b"])
-    await until(PATIENCE, "every path proven", lambda: is_whole(client, deployment))
+    await wait_until(lambda: is_whole(client, deployment), "every path proven", within=PATIENCE)
     prompt = some_tokens(30, 40)
     async with asyncio.timeout(SOON):
         reply = await generate(client, "llama-b", prompt, 8)
@@ -505,7 +512,7 @@ async def test_fault_24_a_tasks_model_changes_while_it_is_asked(
     try:
         async with aclosing(events_of(client, "/generate", body)) as stream:
             events.append(await anext(stream))
-            await until(PATIENCE, "the task has moved", lambda: move(client, "llama-a", "llama-b"))
+            await wait_until(lambda: move(client, "llama-a", "llama-b"), "the task has moved", within=PATIENCE)
             assert (await tasks(client))["llama-a"]["in_flight"] == 1, "it began before, and goes on"
             for hit in (False, True):
                 reply = await generate(client, "llama-a", prompt, 8)
@@ -536,12 +543,7 @@ async def move(client: httpx.AsyncClient, task: str, prefill: str) -> bool:
 async def sun(deployment: Deployment, *arguments: str) -> str:
     """A command of `sun` on the deployment; what it prints."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "sun_sglang.cli",
-        *arguments,
-        "--run-dir",
-        str(deployment.run_dir),
+        *sun_command(*arguments, "--run-dir", str(deployment.run_dir)),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -558,14 +560,16 @@ async def test_fault_26_sigterm_to_the_router(
     pools = {"prefill": ["llama-a-0"], "decode": ["uncached-0"]}
     prompts = [some_tokens(90 + i, 40) for i in range(4)]
     async with a_router_process(deployment, tmp_path, pools) as (process, router):
-        await until(PATIENCE, "every path proven", lambda: is_whole(router))
+        await wait_until(lambda: is_whole(router), "every path proven", within=PATIENCE)
         with frozen(deployment, "uncached-0"):
             asked = [
                 asyncio.create_task(generate(router, "pair", p, 60, stream=i % 2 == 0)) for i, p in enumerate(prompts)
             ]
-            await until(PATIENCE, "all under way", lambda: decoding(router), wanted=len(prompts))
+            await wait_until(
+                lambda: decoding(router), "all under way", within=PATIENCE, accept=lambda value: value == len(prompts)
+            )
             process.send_signal(signal.SIGTERM)
-            await until(SOON, "it drains", lambda: is_draining(router))
+            await wait_until(lambda: is_draining(router), "it drains", within=SOON)
             reply = await post(router, some_tokens(99, 10), 1)
             assert (reply.status_code, reply.json()["error"]["code"]) == (503, "draining")
             assert process.returncode is None
@@ -601,7 +605,7 @@ async def test_fault_26_sigterm_to_a_decode_worker(
         with frozen(deployment, "uncached-0"):
             *_, last = await until_one_is_stuck(router, "uncached-0", ask)
             await kill("uncached-0", signal.SIGTERM)
-            await until(SOON, "it gets nothing new", lambda: is_state(router, "uncached-0", "draining"))
+            await wait_until(lambda: is_state(router, "uncached-0", "draining"), "it gets nothing new", within=SOON)
             for i in range(3):
                 await ask(20 + i)
             assert not last.done()
@@ -626,7 +630,7 @@ async def test_fault_26_what_a_worker_cannot_end_in_time_is_an_explicit_error(
         seen = [await anext(events) for _ in range(4)]
         with frozen(deployment, "stock-0"):
             await kill("stock-0", signal.SIGTERM)
-            await until(SOON, "it drains", lambda: is_state(client, "stock-0", "draining"))
+            await wait_until(lambda: is_state(client, "stock-0", "draining"), "it drains", within=SOON)
             reply = await client.post("/generate", json={"model": "stock", "text": "abc"})
             assert reply.status_code == 503
             assert int(reply.headers["Retry-After"]) >= 1
@@ -646,9 +650,11 @@ async def test_fault_13_the_client_leaves_before_the_first_token(
     body = {"model": "spare", "input_ids": some_tokens(40, 60), "sampling_params": greedy(LONG), "stream": stream}
     with frozen(deployment, "spare-a-0"):
         asked = asyncio.create_task(client.post("/generate", json=body))
-        await until(PATIENCE, "the decode worker waits for KV", lambda: is_busy(client, deployment, "uncached-0"))
+        await wait_until(
+            lambda: is_busy(client, deployment, "uncached-0"), "the decode worker waits for KV", within=PATIENCE
+        )
         asked.cancel()
-        await until(SOON, "the router let go", lambda: nothing_in_flight(client))
+        await wait_until(lambda: nothing_in_flight(client), "the router let go", within=SOON)
         await until_idle(client, deployment, "uncached-0")
     # the prefill worker can only hear of it now
     await until_idle(client, deployment, "spare-a-0")
@@ -662,12 +668,22 @@ async def test_fault_14_the_client_leaves_mid_stream(
     async with asyncio.timeout(SOON), aclosing(events_of(client, "/generate", body)) as events:
         for _ in range(4 * n):
             await anext(events)
-        await until(SOON, f"{n} in the batch", lambda: running(client, deployment, "llama-base-0"), wanted=n)
+        await wait_until(
+            lambda: running(client, deployment, "llama-base-0"),
+            f"{n} in the batch",
+            within=SOON,
+            accept=lambda value: value == n,
+        )
         # the other task of this worker goes on meanwhile, in the same batch
         await answers_exactly(client, {"llama-b": task_references["llama-b"]})
         assert await metric(client, "sun_in_flight", task="llama-a") == 1, "it would have run for long"
     await until_idle(client, deployment, "llama-base-0")
-    await until(SOON, "its KV freed", lambda: held_by(client, deployment, "llama-base-0"), wanted=0)
+    await wait_until(
+        lambda: held_by(client, deployment, "llama-base-0"),
+        "its KV freed",
+        within=SOON,
+        accept=lambda value: value == 0,
+    )
     assert await metric(client, "sun_requests_total", task="llama-a", outcome="disconnected") >= 1
 
 
@@ -695,7 +711,7 @@ async def test_fault_17_an_abort_means_one_request(
         return json.loads(last)
 
     asked = [asyncio.create_task(last_of("a", LONG)), asyncio.create_task(last_of("ab", 200))]
-    await until(SOON, "both in flight", lambda: has_in_flight(client, "llama-a", 2))
+    await wait_until(lambda: has_in_flight(client, "llama-a", 2), "both in flight", within=SOON)
     assert (await client.post("/abort_request", json={"rid": "a"})).status_code == 200
     short, whole = await gather(*asked)
     assert short["meta_info"]["finish_reason"]["type"] == "abort"
@@ -942,13 +958,13 @@ async def test_fault_21_a_member_that_differs_is_refused(
             workers = task["prefill"]["workers"] + task["decode"]["workers"]
             return [w for w in workers if w["state"] == "refused"]
 
-        (worker,) = await until(PATIENCE, "one is refused", refused)
+        (worker,) = await wait_until(refused, "one is refused", within=PATIENCE)
         assert re.search(why, worker["reason"]), worker["reason"]
         if len(pools["prefill"]) == 1:
             reply = await post(router, some_tokens(70, 10), 4)
             assert reply.status_code == 503
             return
-        await until(PATIENCE, "the other serves", lambda: is_served(router))
+        await wait_until(lambda: is_served(router), "the other serves", within=PATIENCE)
         prompt = some_tokens(71, 10)
         served = "llama-b" if worker["name"] == "llama-a-0" else "llama-a"
         for _ in range(3):
@@ -995,4 +1011,4 @@ async def test_no_kv_is_held_after_all_of_this(client: httpx.AsyncClient, deploy
         used = {p.name: (await loads(client, p.url))["num_used_tokens"] for p in workers}
         return {name: tokens for name, tokens in used.items() if tokens}
 
-    await until(PATIENCE, "no KV held by a request", held, wanted={})
+    await wait_until(held, "no KV held by a request", within=PATIENCE, accept=lambda value: value == {})

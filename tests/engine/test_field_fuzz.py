@@ -13,12 +13,13 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from sun_sglang.bench.polling import wait_until
 from sun_sglang.router.protocol.fields import table as field_table
 from sun_sglang.router.protocol.fields.schemas import MAX_ALTERNATIVES, MAX_SCHEMA_DEPTH
 from sun_sglang.router.protocol.fields.table import Forwarded, RouterOwned, Table
 from tests.engine.conftest import TOPOLOGY, Deployment, Reference, gather, generate, some_tokens
 from tests.engine.test_faults import a_router
-from tests.engine.watch import in_flight, is_whole, until
+from tests.engine.watch import in_flight, is_whole
 
 COMBINATIONS = 400
 AT_ONCE = 8
@@ -190,7 +191,7 @@ async def test_no_field_at_its_bounds_ends_a_worker(
     wrong = [said for said in await gather(*(send(i, sent) for i, sent in enumerate(requests))) if said]
     assert not wrong, f"{len(wrong)} of {len(requests)}:\n" + "\n".join(wrong)
     assert {p.name: (p.pid, p.restarts) for p in deployment.state.processes} == before
-    await until(PATIENCE, "every path of every task proven", lambda: is_whole(client, deployment))
+    await wait_until(lambda: is_whole(client, deployment), "every path of every task proven", within=PATIENCE)
     await everyone_answers(client, task_references)
 
 
@@ -202,7 +203,7 @@ async def everyone_answers(client: httpx.AsyncClient, references: dict[str, Refe
     async def idle() -> bool:
         return await in_flight(client) == 0
 
-    await until(PATIENCE, "nothing in flight", idle)
+    await wait_until(idle, "nothing in flight", within=PATIENCE)
 
 
 HANGS = r"(?s)(.|.)*\x00"

@@ -7,8 +7,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import psutil
 import pytest
 import yaml
 
+from sun_sglang.bench.processes import run_sun
 from sun_sglang.launch.state import Phase
 from tests.engine.conftest import Deployment, Reference, end, generate, launch
 from tests.engine.precision import PRECISION
@@ -162,24 +161,24 @@ def test_import_that_initialises_cuda_falls_back_to_plain_starts_then_status_and
     assert all(
         psutil.Process(deployment.process(name).pid).ppid() == deployment.state.pid for name in ("a-0", "base-0")
     )
-    again = sun("launch", str(file), *run)
+    again = run_sun("launch", str(file), *run)
     assert again.returncode == 1
     assert "already running" in again.stderr
-    status = json.loads(sun("status", "--json", *run).stdout)
+    status = json.loads(run_sun("status", "--json", *run).stdout)
     assert status[0]["phase"] == "ready"
     assert status[0]["tasks"]["a"]["ready"] is True
-    assert "a-0" in sun("status", *run).stdout
-    assert sun("stop", *run).returncode == 0
+    assert "a-0" in run_sun("status", *run).stdout
+    assert run_sun("stop", *run).returncode == 0
     _, left = psutil.wait_procs(processes, timeout=SOON)
     assert left == []
-    assert sun("status", *run).returncode == 1
+    assert run_sun("status", *run).returncode == 1
 
 
 def test_a_worker_that_cannot_start_ends_the_launch_with_its_log(models: Path, tmp_path: Path) -> None:
     file = models / "broken.yaml"
     engine = {**PAIR["engine"], "max_total_tokens": 0}
     file.write_text(yaml.safe_dump({**PAIR, "engine": engine}))
-    done = sun("launch", str(file), "--run-dir", str(tmp_path / "run"))
+    done = run_sun("launch", str(file), "--run-dir", str(tmp_path / "run"))
     assert done.returncode == 1
     assert "ended 3 times before it was ready" in done.stderr
     assert "Traceback" in done.stderr or "Error" in done.stderr, "the end of the worker's log is shown"
@@ -192,12 +191,7 @@ def test_worker_without_a_hook_ends_the_launch_and_is_not_started_again(
     monkeypatch.setenv("SGLANG_PLUGINS", "none-of-them")
     file = models / "unhooked.yaml"
     file.write_text(yaml.safe_dump(PAIR))
-    done = sun("launch", str(file), "--run-dir", str(tmp_path / "run"))
+    done = run_sun("launch", str(file), "--run-dir", str(tmp_path / "run"))
     assert done.returncode == 1
     assert "refuses to run: SGLANG_PLUGINS=none-of-them makes SGLang leave out sun-sglang's hooks" in done.stderr
     assert {p.restarts for p in Deployment(tmp_path / "run").state.processes} == {0}
-
-
-def sun(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "sun_sglang.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)

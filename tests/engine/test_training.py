@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import httpx
 import yaml
 
+from sun_sglang.bench.processes import run_sun
 from sun_sglang.demo.order_task import order
 from sun_sglang.train.data.examples import draw, write_jsonl
 from tests.engine.conftest import Reference, gather, generate, launch, stop
@@ -18,8 +17,7 @@ from tests.engine.precision import PRECISION
 
 def sun_train(recipe: Path) -> None:
     """`sun train`, as a user would."""
-    command = [sys.executable, "-m", "sun_sglang.cli", "train", str(recipe), "--threads", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    done = run_sun("train", str(recipe), "--threads", "1", timeout=240)
     assert done.returncode == 0, done.stderr
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
@@ -13,27 +11,9 @@ from sun_sglang.bench.gpu_check.deployment import unfinished_work
 from sun_sglang.launch.state import Phase
 from tests.engine.conftest import Deployment
 
-T = TypeVar("T")
-
 # Seconds in which something has to be seen, on a busy machine too. Every deadline of the router is longer in these
 # tests, so that none of them can end a wait in place of what a test waits for.
 SOON = 30.0
-
-_SOMETHING = object()
-
-
-async def until(seconds: float, what: str, look: Callable[[], Awaitable[T]], *, wanted: Any = _SOMETHING) -> T:
-    """Look again and again until what is seen is `wanted`, or true; fails when `seconds` have passed."""
-    seen: Any = None
-    try:
-        async with asyncio.timeout(seconds):
-            while True:
-                seen = await look()
-                if seen == wanted or (wanted is _SOMETHING and seen):
-                    return seen
-                await asyncio.sleep(0.02)
-    except TimeoutError:
-        raise AssertionError(f"not within {seconds:g} s: {what}; last seen: {seen!r}") from None
 
 
 async def metric(client: httpx.AsyncClient, name: str, **labels: str) -> float:

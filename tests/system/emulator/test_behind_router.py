@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import aiohttp
 import pytest
 import yaml
 
+from sun_sglang.bench.processes import run_sun
 from sun_sglang.emulator.protocol.fake_tokens import expected_tokens
 from sun_sglang.launch.router_access import worker_headers
 from sun_sglang.launch.state import DeploymentState, read_state
@@ -31,9 +30,7 @@ TOPOLOGY = {
 
 
 def sun(*arguments: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "sun_sglang.cli", *arguments], capture_output=True, text=True, timeout=120, check=False
-    )
+    done = run_sun(*arguments, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

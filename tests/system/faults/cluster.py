@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import psutil
 
+from sun_sglang.bench.polling import wait_until
+from sun_sglang.bench.processes import router_command
 from sun_sglang.emulator.protocol.fake_tokens import expected_tokens
 from tests.support.ports import PORTS
 
@@ -106,7 +107,7 @@ class Cluster:
     def start_router(self, descriptors: int | None = None) -> None:
         """Start a router process on the cluster's port, which may open so many descriptors."""
         self._file.write_text(json.dumps(self._fleet))
-        command = [sys.executable, "-m", "sun_sglang.router", str(self._file)]
+        command = router_command(str(self._file))
         if descriptors is not None:
             command = ["sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh", *command]
         with self._log.open("ab") as log:
@@ -131,15 +132,9 @@ class Cluster:
 
     # --- what goes on ---------------------------------------------------------------------------------------------
 
-    async def until(self, true: Callable[[], Awaitable[object]]) -> None:
-        """Wait for something that becomes true and stays so."""
-        async with asyncio.timeout(PATIENCE_S):
-            while not await true():
-                await asyncio.sleep(0.01)
-
     async def listens(self, name: str) -> None:
         """Wait until a worker answers."""
-        await self.until(lambda: self._answers(self[name]))
+        await wait_until(lambda: self._answers(self[name]))
 
     async def states(self) -> dict[str, tuple[str, str]]:
         """Workers' states and the reasons for them; empty while the router does not answer."""
@@ -170,7 +165,7 @@ class Cluster:
             states = await self.states()
             return bool(states) and all(state == "ready" for state, _ in states.values()) and await self.healthy()
 
-        await self.until(all_ready)
+        await wait_until(all_ready)
         if not self._descriptors:
             self._descriptors = psutil.Process(self.router.pid).num_fds()
 
@@ -208,7 +203,7 @@ class Cluster:
         async def is_new() -> bool:
             return await self.incarnation(name) not in (before, None)
 
-        await self.until(is_new)
+        await wait_until(is_new)
 
     async def counted(self, metric: str) -> float:
         """The sum of a metric of the router over all its labels."""
@@ -245,7 +240,7 @@ class Cluster:
             return not left
 
         try:
-            await self.until(quiet)
+            await wait_until(quiet)
         except TimeoutError:
             raise AssertionError(f"left over: {left}\n{self.log}") from None
 
@@ -253,7 +248,7 @@ class Cluster:
             # a kept connection or two a worker, and this client's
             return psutil.Process(self.router.pid).num_fds() <= self._descriptors + 2 * len(self.workers) + 4
 
-        await self.until(few_descriptors)
+        await wait_until(few_descriptors)
 
     async def _answers(self, worker: Worker) -> bool:
         try:

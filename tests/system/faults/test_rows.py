@@ -19,6 +19,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from sun_sglang.bench.polling import wait_until
 from tests.system.faults.cluster import NEVER_S, PATIENCE_S, PROMPT, Cluster
 from tests.system.faults.conftest import Start
 
@@ -70,7 +71,7 @@ async def survivor(cluster: Cluster, *names: str) -> str:
     async def one_ended() -> bool:
         return not all(cluster[name].alive for name in names)
 
-    await cluster.until(one_ended)
+    await wait_until(one_ended)
     (left,) = [name for name in names if cluster[name].alive]
     return left
 
@@ -96,13 +97,13 @@ async def test_fault_02_prefill_killed_during_a_transfer(start: Start) -> None:
     await cluster.fault("math-0", "slow", factor=1e6, spare="")
     other = asyncio.create_task(cluster.exact("tool", tokens=3))
     asked = asyncio.create_task(cluster.refused(502, 503))
-    await cluster.until(lambda: cluster.queued("math-0", "prefill_inflight"))
-    await cluster.until(lambda: cluster.queued("base-0", "decode_transfer"))
+    await wait_until(lambda: cluster.queued("math-0", "prefill_inflight"))
+    await wait_until(lambda: cluster.queued("base-0", "decode_transfer"))
     cluster["math-0"].kill()
     await asked
     await other
     # its own heartbeat tells the decode worker nothing yet: the router aborted its leg
-    await cluster.until(lambda: cluster.at_rest("base-0"))
+    await wait_until(lambda: cluster.at_rest("base-0"))
     await cluster.settled()
 
 
@@ -111,7 +112,7 @@ async def test_fault_03_prefill_answers_4xx(start: Start) -> None:
     await cluster.fault("math-0", "status", status=422)
     status, _, _ = await cluster.post(cluster.body())
     assert status == 422
-    await cluster.until(lambda: cluster.at_rest("base-0"))
+    await wait_until(lambda: cluster.at_rest("base-0"))
     await cluster.exact("tool")
     await cluster.settled()
 
@@ -202,7 +203,7 @@ async def test_fault_09_a_closed_bootstrap_port(start: Start) -> None:
     await cluster.fault("math-0", "close_bootstrap", spare="")
     # whoever meets it is served by the other one
     await asyncio.gather(*(cluster.exact(prompt=[i + 1]) for i in range(4)), cluster.exact("tool"))
-    await cluster.until(lambda: is_not_ready(cluster, "math-0"))
+    await wait_until(lambda: is_not_ready(cluster, "math-0"))
     retries = await cluster.counted("sun_retries_total")
     for _ in range(2):
         await cluster.exact()
@@ -218,8 +219,8 @@ async def test_fault_09_a_bootstrap_port_that_never_opened(start: Start) -> None
     async def a_canary_failed() -> bool:
         return await cluster.counted('sun_canaries_total{decode_pool="base",outcome="failed"') > 0
 
-    await cluster.until(lambda: both_ready(cluster, "math-1", "tool-0"))
-    await cluster.until(a_canary_failed)
+    await wait_until(lambda: both_ready(cluster, "math-1", "tool-0"))
+    await wait_until(a_canary_failed)
     await cluster.read_weights()
     for _ in range(2):
         await cluster.exact()
@@ -241,12 +242,12 @@ async def test_fault_10_a_black_holed_prefill_host(start: Start) -> None:
     # packets to it get lost: connections are made by the kernel, and nobody answers
     cluster["math-0"].kill(signal.SIGSTOP)
     # no bootstrap of it is looked up any more: a decode worker that restarts meets it as a stranger
-    await cluster.until(lambda: is_not_ready(cluster, "math-0"))
+    await wait_until(lambda: is_not_ready(cluster, "math-0"))
     before = await cluster.incarnation("base-0")
     cluster["base-0"].kill()
     cluster["base-0"].start()
     await cluster.replaced("base-0", before)
-    await cluster.until(lambda: both_ready(cluster, "tool-0", "base-0"))
+    await wait_until(lambda: both_ready(cluster, "tool-0", "base-0"))
     for _ in range(3):
         await cluster.exact("tool")
         await cluster.refused(503)
@@ -262,7 +263,7 @@ async def test_fault_11_prefill_restarts_fast(start: Start) -> None:
     cluster["math-0"].kill()
     cluster["math-0"].start()
     await cluster.replaced("math-0", before)
-    await cluster.until(cluster.healthy)
+    await wait_until(cluster.healthy)
     await cluster.exact()
     await cluster.settled()
 
@@ -287,12 +288,12 @@ async def test_fault_13_client_leaves_before_the_first_token(start: Start, strea
     cluster = await start(SMALL, costs={"transfer": 0.01})
     await cluster.fault("math-0", "slow", factor=1e6, spare="")
     asked = asyncio.create_task(cluster.post({**cluster.body(), "stream": stream}))
-    await cluster.until(lambda: cluster.queued("math-0", "prefill_inflight"))
-    await cluster.until(lambda: cluster.queued("base-0", "decode_transfer"))
+    await wait_until(lambda: cluster.queued("math-0", "prefill_inflight"))
+    await wait_until(lambda: cluster.queued("base-0", "decode_transfer"))
     asked.cancel()
     await asyncio.gather(asked, return_exceptions=True)
-    await cluster.until(lambda: cluster.at_rest("math-0"))
-    await cluster.until(lambda: cluster.at_rest("base-0"))
+    await wait_until(lambda: cluster.at_rest("math-0"))
+    await wait_until(lambda: cluster.at_rest("base-0"))
     await cluster.exact("tool")
     await cluster.settled()
 
@@ -304,7 +305,7 @@ async def test_fault_14_client_leaves_mid_stream(start: Start) -> None:
         await reply.content.readuntil(b"\n\n")
         assert await cluster.has_work("base-0")
         reply.close()
-    await cluster.until(lambda: cluster.at_rest("base-0"))
+    await wait_until(lambda: cluster.at_rest("base-0"))
     await cluster.fault("base-0", "clear")
     await cluster.exact("tool")
     await cluster.settled()
@@ -372,7 +373,7 @@ async def test_fault_17_an_abort_reaches_exactly_its_request(start: Start, strea
         return (await cluster.post({**body, "rid": rid}))[1]
 
     asked = {rid: asyncio.create_task(ask(rid)) for rid in ("a", "ab")}
-    await cluster.until(lambda: cluster.running("base-0", 2))
+    await wait_until(lambda: cluster.running("base-0", 2))
     async with cluster.client.post("/abort_request", json={"rid": "a"}) as reply:
         assert reply.status == 200
     first = await asked["a"]
@@ -496,7 +497,7 @@ async def test_fault_21_members_that_differ_are_refused_with_the_difference_name
     async def refused() -> bool:
         return any(state == "refused" for state, _ in (await cluster.states()).values())
 
-    await cluster.until(refused)
+    await wait_until(refused)
     reasons = [reason for state, reason in (await cluster.states()).values() if state == "refused"]
     # both values, each with whose it is
     told = re.compile(rf"{field} differs from `\w+-\d`'s \((\w+-\d): ([\w.]+), (\w+-\d): (?!\2\))[\w.]+\)(; .+)?")
@@ -513,7 +514,7 @@ async def test_fault_21_a_tokenizer_that_differs(start: Start, write_checkpoint:
     async def refused() -> bool:
         return any("tokenizer differs" in reason for _, reason in (await cluster.states()).values())
 
-    await cluster.until(refused)
+    await wait_until(refused)
 
 
 async def test_fault_22_a_full_decode_cache_loses_nothing(start: Start) -> None:
@@ -539,7 +540,7 @@ async def test_fault_22_what_a_full_decode_cache_cannot_take_in_time_is_refused(
     # two requests fill the cache for longer than the others may wait
     await cluster.fault("base-0", "hold", token=2)
     first = asyncio.gather(*(cluster.exact(tokens=100, prompt=[i] * 400) for i in (1, 2)))
-    await cluster.until(lambda: cluster.has_work("base-0"))
+    await wait_until(lambda: cluster.has_work("base-0"))
     outcomes = await asyncio.gather(*(cluster.post(cluster.body(prompt=[i] * 400)) for i in (3, 4, 5)))
     assert not first.done()
     for status, reply, headers in outcomes:
@@ -555,9 +556,9 @@ async def test_fault_23_a_task_that_floods_leaves_the_others_their_share(start: 
     cluster = await start(SMALL, router={"max_requests": 4, "log_requests": True})
     await cluster.fault("base-0", "hold", token=2)
     flood = [asyncio.create_task(cluster.exact(tokens=40, prompt=[i + 1] * 50)) for i in range(60)]
-    await cluster.until(lambda: queued(cluster, "math", 56))
+    await wait_until(lambda: queued(cluster, "math", 56))
     quiet = [asyncio.create_task(cluster.exact("tool", tokens=2)) for _ in range(3)]
-    await cluster.until(lambda: queued(cluster, "tool", 3))
+    await wait_until(lambda: queued(cluster, "tool", 3))
     await cluster.fault("base-0", "clear")
     await asyncio.gather(*flood, *quiet)
     ended = [e["task"] for e in map(json.loads, cluster.log.splitlines()) if e["event"] == "request"]
@@ -600,7 +601,7 @@ async def test_fault_25_every_decode_worker_is_down(start: Start, stream: bool) 
     assert status == 503
     assert int(headers["Retry-After"]) >= 1
     cluster["base-1"].start()
-    await cluster.until(cluster.healthy)
+    await wait_until(cluster.healthy)
     await cluster.exact(stream=stream)
 
 
@@ -608,13 +609,13 @@ async def test_fault_26_sigterm_to_the_router_lets_requests_end(start: Start) ->
     cluster = await start({"math": 1, "base": 1}, router={"drain_timeout": NEVER_S})
     await cluster.fault("base-0", "hold", token=2)
     asked = [asyncio.create_task(cluster.exact(tokens=60, stream=s)) for s in (False, True)]
-    await cluster.until(lambda: cluster.running("base-0", 2))
+    await wait_until(lambda: cluster.running("base-0", 2))
     cluster.router.send_signal(signal.SIGTERM)
-    await cluster.until(lambda: logged(cluster, "draining"))
+    await wait_until(lambda: logged(cluster, "draining"))
     await cluster.fault("base-0", "clear")
     await asyncio.gather(*asked)
     assert await asyncio.to_thread(cluster.router.wait, PATIENCE_S) == 0
-    await cluster.until(lambda: cluster.at_rest("base-0"))
+    await wait_until(lambda: cluster.at_rest("base-0"))
 
 
 async def logged(cluster: Cluster, event: str) -> bool:
@@ -629,7 +630,7 @@ async def test_fault_26_the_routers_deadline_ends_the_rest_with_an_error(start: 
     whole = asyncio.create_task(cluster.post(cluster.body(tokens=9)))
     async with cluster.client.post("/generate", json=cluster.body(tokens=9, stream=True)) as stream:
         await stream.content.readuntil(b"\n\n")
-        await cluster.until(lambda: cluster.running("base-0", 2))
+        await wait_until(lambda: cluster.running("base-0", 2))
         cluster.router.send_signal(signal.SIGTERM)
         status, reply, _ = await whole
         *_, last, end = (await stream.text()).split("\n\n")
@@ -638,7 +639,7 @@ async def test_fault_26_the_routers_deadline_ends_the_rest_with_an_error(start: 
     assert end == ""
     assert "shutting down" in json.loads(last.removeprefix("data: "))["error"]["message"]
     assert await asyncio.to_thread(cluster.router.wait, PATIENCE_S) == 0
-    await cluster.until(lambda: cluster.at_rest("base-0"))
+    await wait_until(lambda: cluster.at_rest("base-0"))
 
 
 async def test_fault_26_sigterm_to_a_worker_lets_requests_end(start: Start) -> None:
@@ -647,9 +648,9 @@ async def test_fault_26_sigterm_to_a_worker_lets_requests_end(start: Start) -> N
         await cluster.fault(name, "hold", token=2)
     asked = [asyncio.create_task(cluster.exact(tokens=60, stream=s)) for s in (False, True) * 2]
     for name in ("base-0", "base-1"):
-        await cluster.until(lambda name=name: cluster.running(name, 2))
+        await wait_until(lambda name=name: cluster.running(name, 2))
     cluster["base-0"].process.send_signal(signal.SIGTERM)
-    await cluster.until(lambda: cluster.is_state("base-0", "draining"))
+    await wait_until(lambda: cluster.is_state("base-0", "draining"))
     await cluster.fault("base-1", "clear")
     # one that were sent to the other would not come back
     for _ in range(3):
@@ -666,13 +667,13 @@ async def test_fault_27_a_router_that_is_killed_comes_back(start: Start) -> None
     cluster = await start({"math": 1, "base": 1})
     await cluster.fault("base-0", "hold", token=2)
     asked = [asyncio.create_task(cluster.post(cluster.body(tokens=9, stream=s))) for s in (False, True)]
-    await cluster.until(lambda: cluster.running("base-0", 2))
+    await wait_until(lambda: cluster.running("base-0", 2))
     cluster.router.kill()
     cluster.router.wait(PATIENCE_S)
     outcomes = await asyncio.gather(*asked, return_exceptions=True)
     assert all(isinstance(o, aiohttp.ClientError) for o in outcomes)
     # a stream is seen to have lost its client at once, anything else when SGLang next polls for it
-    await cluster.until(lambda: cluster.at_rest("base-0"))
+    await wait_until(lambda: cluster.at_rest("base-0"))
     await cluster.fault("base-0", "clear")
     cluster.start_router()
     await cluster.ready()
@@ -692,11 +693,11 @@ async def test_fault_29_a_router_that_was_paused_blames_nobody(start: Start) -> 
     await cluster.fault("base-0", "hold", token=2)
     await cluster.fault("other-0", "hold", token=0)
     asked = [asyncio.create_task(cluster.exact("math", stream=True))]
-    await cluster.until(lambda: cluster.running("base-0", 1))
+    await wait_until(lambda: cluster.running("base-0", 1))
     asked.append(asyncio.create_task(cluster.exact("tool", stream=True)))
-    await cluster.until(lambda: cluster.has_work("other-0"))
+    await wait_until(lambda: cluster.has_work("other-0"))
     asked.append(asyncio.create_task(cluster.exact("math")))
-    await cluster.until(lambda: queued(cluster, "math", 1))
+    await wait_until(lambda: queued(cluster, "math", 1))
     cluster.router.send_signal(signal.SIGSTOP)
     await asyncio.to_thread(os.waitid, os.P_PID, cluster.router.pid, os.WSTOPPED)
     # the pause itself
@@ -714,14 +715,14 @@ async def test_fault_29_a_router_that_was_paused_blames_nobody(start: Start) -> 
 async def test_fault_28_a_hook_that_did_not_take(start: Start) -> None:
     cluster = await start({"math": 1, "tool": 1, "base": 2})
     await cluster.fault("base-0", "unhooked", spare="")
-    await cluster.until(lambda: cluster.is_state("base-0", "refused"))
+    await wait_until(lambda: cluster.is_state("base-0", "refused"))
     _, reason = (await cluster.states())["base-0"]
     assert reason == "hook `emulated` on sun_sglang.sim is missing: made to fail"
     for _ in range(3):
         await cluster.exact()
         await cluster.exact("tool", stream=True)
     await cluster.fault("base-1", "unhooked", spare="")
-    await cluster.until(lambda: cluster.is_state("base-1", "refused"))
+    await wait_until(lambda: cluster.is_state("base-1", "refused"))
     error = await cluster.refused(503)
     assert error["code"] == "no_worker"
     # one that never had them gets no canary either
@@ -734,6 +735,6 @@ async def test_fault_28_a_hook_that_did_not_take(start: Start) -> None:
     assert await cluster.is_state("base-0", "refused")
     assert await cluster.counted("sun_canaries_total") == canaries
     await cluster.fault("base-0", "clear")
-    await cluster.until(cluster.healthy)
+    await wait_until(cluster.healthy)
     await cluster.exact()
     await cluster.settled()

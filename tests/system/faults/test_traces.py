@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from sun_sglang.bench.polling import wait_until
 from tests.support.ports import PORTS
 from tests.system.faults.cluster import PATIENCE_S, Cluster
 from tests.system.faults.conftest import Start
@@ -88,8 +89,8 @@ async def test_the_wait_the_legs_and_the_transfer_arrive_at_a_collector(start: S
     await cluster.fault("base-0", "hold", token=0)
     asked = [asyncio.create_task(ask(cluster, "r" * (i + 1))) for i in range(3)]
     # one at a time, so that all but one have to wait, and that one until its prefill worker has said that it is done
-    await cluster.until(lambda: counts(cluster, 'sun_queued{task="math"}', 2))
-    await cluster.until(lambda: counts(cluster, 'sun_leg_requests_total{leg="prefill",outcome="ok",task="math"}', 1))
+    await wait_until(lambda: counts(cluster, 'sun_queued{task="math"}', 2))
+    await wait_until(lambda: counts(cluster, 'sun_leg_requests_total{leg="prefill",outcome="ok",task="math"}', 1))
     await cluster.fault("base-0", "clear")
     await asyncio.gather(*asked)
     await ask(cluster, "whole", stream=False)
@@ -153,7 +154,7 @@ async def test_a_trace_of_the_clients_is_followed_and_shows_a_retry_and_a_failur
         legs = len(followed.get("prefill leg", ()))
         return bool(len(followed.get("request", ())) == 2 and legs >= 2 + retries and failed.get("request"))
 
-    await cluster.until(all_here)
+    await wait_until(all_here)
     followed = collector.trace("one")
     assert {root.parent_span_id.hex() for root in followed["request"]} == {"00f067aa0ba902b7"}
     assert {root.trace_id.hex() for root in followed["request"]} == {"4bf92f3577b34da6a3ce929d0e0e4736"}
@@ -180,7 +181,7 @@ async def test_a_collector_that_is_gone_costs_no_request_and_is_told_of(
     async def told() -> bool:
         return "opentelemetry.exporter" in cluster.log
 
-    await cluster.until(told)
+    await wait_until(told)
     cluster.router.send_signal(signal.SIGTERM)
     assert await asyncio.to_thread(cluster.router.wait, PATIENCE_S) == 0
 

@@ -7,7 +7,6 @@ import json
 import socket
 import ssl
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sun_sglang.bench.polling import wait_until
+from sun_sglang.bench.processes import router_command
 from tests.support.certificate import self_signed
 from tests.system.faults.cluster import Cluster, Worker
 from tests.system.fuzz.conftest import HOST, PATIENCE_S, ROLES, begin, provoke, receive_all, statuses
@@ -94,7 +95,7 @@ class Guarded:
                     workers = {w["name"]: w["state"] for w in (await reply.json())["workers"]}
                 return workers == {"math-0": "ready", "base-0": "ready"}
 
-            await self.cluster.until(as_before)
+            await wait_until(as_before)
 
 
 def bearer(key: str) -> bytes:
@@ -377,7 +378,7 @@ def shielded(workers: dict[str, Worker], tmp_path_factory: pytest.TempPathFactor
     file = home / "fleet.json"
     file.write_text(json.dumps(fleet_of(workers, port=0, tls_cert=str(cert), tls_key=str(key))))
     with log.open("wb") as out:
-        process = subprocess.Popen([sys.executable, "-m", "sun_sglang.router", str(file)], stderr=subprocess.PIPE)
+        process = subprocess.Popen(router_command(str(file)), stderr=subprocess.PIPE)
         assert process.stderr is not None
         listening = json.loads(process.stderr.readline())
         # what it writes from now on goes to a file, so that nobody has to read it

@@ -22,6 +22,7 @@ import psutil
 import pytest
 import yaml
 
+from sun_sglang.bench.processes import run_sun, sun_command
 from sun_sglang.cli.display.display_thread import DisplayThread
 from sun_sglang.contracts.tasks_report import TasksReport
 from sun_sglang.errors import LaunchError
@@ -95,7 +96,7 @@ def test_launcher_whose_output_nobody_reads_restarts_workers_and_stops(
 ) -> None:
     run_dir = file.parent / "run"
     read, write = pipe()
-    command = [sys.executable, "-m", "sun_sglang.cli", "launch", str(file), "--run-dir", str(run_dir)]
+    command = sun_command("launch", str(file), "--run-dir", str(run_dir))
     with subprocess.Popen(command, stdout=write, stderr=subprocess.PIPE, start_new_session=True) as launcher:
         os.close(write)
         try:
@@ -379,8 +380,7 @@ def test_second_launch_in_one_directory_is_refused_and_changes_nothing(file: Pat
     run_dir = file.parent / "run"
     run_dir.mkdir()
     held = claim(run_dir)
-    command = [sys.executable, "-m", "sun_sglang.cli", "launch", str(file), "--run-dir", str(run_dir)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    done = run_sun("launch", str(file), "--run-dir", str(run_dir), timeout=PATIENCE_S)
     assert done.returncode == 1
     assert "another `sun launch` uses" in done.stderr
     assert [p.name for p in run_dir.iterdir()] == ["launch.lock"]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import stat
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +15,7 @@ import psutil
 import pytest
 import yaml
 
+from sun_sglang.bench.processes import run_sun
 from sun_sglang.launch.router_access import worker_headers
 from sun_sglang.launch.state import read_state
 
@@ -34,11 +33,6 @@ TOPOLOGY: dict[str, Any] = {
 }
 
 
-def sun(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "sun_sglang.cli", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-
-
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     # deeper than the address of a unix socket may be
@@ -46,11 +40,11 @@ def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     home.mkdir(parents=True)
     (home / "keys.yaml").write_text(yaml.safe_dump({"keys": [{"name": "user", "key": KEY, "metrics": True}]}))
     (home / "sun.yaml").write_text(yaml.safe_dump(TOPOLOGY))
-    done = sun("launch", str(home / "sun.yaml"), "--detach", "--run-dir", str(home / "run"))
+    done = run_sun("launch", str(home / "sun.yaml"), "--detach", "--run-dir", str(home / "run"))
     assert done.returncode == 0, done.stdout + done.stderr
     (home / "launch.out").write_text(done.stdout)
     yield home / "run"
-    done = sun("stop", "--run-dir", str(home / "run"))
+    done = run_sun("stop", "--run-dir", str(home / "run"))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -87,7 +81,7 @@ async def merged_metrics(client: aiohttp.ClientSession, url: str) -> str:
 
 
 def math_is_ready(run_dir: Path) -> bool:
-    (shown,) = json.loads(sun("status", "--run-dir", str(run_dir), "--json").stdout)
+    (shown,) = json.loads(run_sun("status", "--run-dir", str(run_dir), "--json").stdout)
     return bool(shown["tasks"] and shown["tasks"]["math"]["ready"])
 
 
@@ -97,10 +91,10 @@ def test_the_launchers_own_key_opens_status_and_changes(run_dir: Path) -> None:
     deadline = time.monotonic() + 60
     while not math_is_ready(run_dir):
         assert time.monotonic() < deadline
-    done = sun("workers", "drain", "base-0", "--run-dir", str(run_dir), "--json")
+    done = run_sun("workers", "drain", "base-0", "--run-dir", str(run_dir), "--json")
     assert done.returncode == 0, done.stderr
     assert {w["name"]: w["state"] for w in json.loads(done.stdout)}["base-0"] == "draining"
-    assert sun("workers", "resume", "base-0", "--run-dir", str(run_dir)).returncode == 0
+    assert run_sun("workers", "resume", "base-0", "--run-dir", str(run_dir)).returncode == 0
 
 
 def test_no_key_is_on_a_command_line_or_in_a_file_that_others_read(run_dir: Path) -> None:

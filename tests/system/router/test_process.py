@@ -7,13 +7,13 @@ import json
 import signal
 import socket
 import subprocess
-import sys
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sun_sglang.bench.processes import router_command
 from sun_sglang.contracts.fleet_file import Fleet
 from sun_sglang.router.app import Router
 from sun_sglang.router.health.load_monitor import LoadMonitor
@@ -29,7 +29,7 @@ FLEET = {
 
 
 def run(*args: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "sun_sglang.router", *args]
+    command = router_command(*args)
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
@@ -67,7 +67,7 @@ def test_a_port_in_use_is_a_clear_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_drains_and_ends_cleanly(tmp_path: Path, number: signal.Signals) -> None:
-    command = [sys.executable, "-m", "sun_sglang.router", written(tmp_path)]
+    command = router_command(written(tmp_path))
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         listening = json.loads(process.stderr.readline())

@@ -104,13 +104,6 @@ async def ask(
     return first, second
 
 
-async def until(true: Callable[[], bool]) -> None:
-    """Wait for something that will be true; a test that waits in vain fails."""
-    async with asyncio.timeout(60):
-        while not true():
-            await asyncio.sleep(0.005)
-
-
 def at_rest(*workers: EmulatedWorker) -> bool:
     """Nothing is under way, waiting or held."""
     return all(

@@ -13,12 +13,13 @@ from typing import Any
 import aiohttp
 import pytest
 
+from sun_sglang.bench.polling import wait_until
 from sun_sglang.emulator.fault_injection import Fault, FaultInjector
 from sun_sglang.emulator.settings import parse_settings
 from sun_sglang.emulator.worker import EmulatedWorker
 from sun_sglang.errors import TopologyError
 from tests.support.ports import PORTS
-from tests.unit.emulator.conftest import Start, ask, at_rest, expected, flags, legs, post, until, url
+from tests.unit.emulator.conftest import Start, ask, at_rest, expected, flags, legs, post, url
 
 PROMPT = [2, 7, 1, 8]
 
@@ -185,7 +186,7 @@ async def test_a_prefill_worker_dies_while_it_computes(
         assert running.wait(timeout=60) == 1
         status, reply = await waiting
         assert (status, "Lost connection with prefill instance" in reply["message"]) == (500, True)
-    await until(lambda: at_rest(decode))
+    await wait_until(lambda: at_rest(decode))
 
 
 async def test_a_told_death(client: aiohttp.ClientSession) -> None:
@@ -220,7 +221,7 @@ async def test_answers_are_held_at_a_token_until_it_is_cleared(pair: Workers, cl
     assert rest[-2:] == ["data: [DONE]", ""]
     assert json.loads(rest[-3].removeprefix("data: "))["output_ids"] == expected(prefill, PROMPT, 6)
     assert (await leg)[0] == 200
-    await until(lambda: at_rest(prefill, decode))
+    await wait_until(lambda: at_rest(prefill, decode))
 
 
 async def test_an_answer_is_held_before_its_first_token_for_as_long_as_told(
@@ -229,7 +230,7 @@ async def test_an_answer_is_held_before_its_first_token_for_as_long_as_told(
     prefill, decode = pair
     decode.faults.set(Fault(kind="hold", token=0))
     asked = asyncio.create_task(ask(client, prefill, decode, PROMPT, 2))
-    await until(lambda: not prefill.engine.generations and decode.engine.load()["decode_transfer_queue_reqs"] == 1)
+    await wait_until(lambda: not prefill.engine.generations and decode.engine.load()["decode_transfer_queue_reqs"] == 1)
     await tell(client, decode, kind="hold", token=0, seconds=0.01)
     assert (await asked)[1][1]["output_ids"] == expected(prefill, PROMPT, 2)
 

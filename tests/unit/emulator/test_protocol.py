@@ -8,7 +8,8 @@ from pathlib import Path
 
 import aiohttp
 
-from tests.unit.emulator.conftest import Start, ask, at_rest, expected, legs, post, until, url
+from sun_sglang.bench.polling import wait_until
+from tests.unit.emulator.conftest import Start, ask, at_rest, expected, legs, post, url
 
 PROMPT = [3, 1, 4, 1, 5]
 
@@ -26,7 +27,7 @@ async def test_a_pair_answers_with_what_the_prefill_workers_weights_say(
         assert second["output_ids"] == tokens
         assert second["meta_info"]["finish_reason"] == {"type": "length", "length": 20}
     assert expected(a, PROMPT, 5) != expected(b, PROMPT, 5)
-    await until(lambda: at_rest(a, b, decode))
+    await wait_until(lambda: at_rest(a, b, decode))
 
 
 async def test_a_stream_grows_a_token_at_a_time(start: Start, client: aiohttp.ClientSession) -> None:
@@ -60,7 +61,7 @@ async def test_a_stop_string_ends_an_answer_before_it(start: Start, client: aioh
     _, (_, cut) = await ask(client, prefill, decode, PROMPT, 6, sampling_params=sampling)
     assert cut["text"].split() == words[:3]
     assert cut["meta_info"]["finish_reason"] == {"type": "stop", "matched": " " + words[3]}
-    await until(lambda: at_rest(prefill, decode))
+    await wait_until(lambda: at_rest(prefill, decode))
 
 
 async def test_a_decode_leg_without_its_prefill_leg_waits_and_fails(
@@ -71,7 +72,7 @@ async def test_a_decode_leg_without_its_prefill_leg_waits_and_fails(
     assert status == 500
     assert "Decode transfer failed" in reply["message"]
     assert "timed out" in reply["message"]
-    await until(lambda: at_rest(prefill, decode))
+    await wait_until(lambda: at_rest(prefill, decode))
 
 
 async def test_a_prefill_leg_without_its_decode_leg_waits_and_fails(
@@ -81,18 +82,18 @@ async def test_a_prefill_leg_without_its_decode_leg_waits_and_fails(
     status, reply = await post(client, prefill, legs(prefill, PROMPT, 2))
     assert status == 500
     assert "Prefill bootstrap failed" in reply["message"]
-    await until(lambda: at_rest(prefill))
+    await wait_until(lambda: at_rest(prefill))
 
 
 async def test_a_lost_prefill_worker_is_noticed_by_heartbeats(start: Start, client: aiohttp.ClientSession) -> None:
     prefill, decode = await start("prefill", "a"), await start("decode", "base", heartbeat_interval=0.05)
     waiting = asyncio.create_task(post(client, decode, legs(prefill, PROMPT, 2)))
-    await until(lambda: decode.engine.load()["decode_transfer_queue_reqs"] == 1)
+    await wait_until(lambda: decode.engine.load()["decode_transfer_queue_reqs"] == 1)
     await prefill.stop()
     status, reply = await waiting
     assert status == 500
     assert "Lost connection with prefill instance" in reply["message"]
-    await until(lambda: at_rest(decode))
+    await wait_until(lambda: at_rest(decode))
 
 
 async def test_an_address_where_nobody_listens_is_asked_a_few_times(
@@ -118,7 +119,7 @@ async def test_a_black_hole_stalls_every_task_while_it_is_asked(start: Start, cl
 
     body = legs(good, PROMPT, 2)
     lost = asyncio.create_task(note("lost", legs(hole, PROMPT, 2)))
-    await until(lambda: decode.engine.load()["decode_prealloc_queue_reqs"] == 1)
+    await wait_until(lambda: decode.engine.load()["decode_prealloc_queue_reqs"] == 1)
     others = [asyncio.create_task(note("good", body)), asyncio.create_task(post(client, good, body))]
     assert await lost == 500
     await asyncio.gather(*others)
@@ -133,12 +134,12 @@ async def test_an_abort_travels_from_decode_to_prefill(
     prefill, decode = await start("prefill", "a", costs=costs), await start("decode", "base")
     body = legs(prefill, PROMPT, 2)
     waiting = [asyncio.create_task(post(client, worker, body)) for worker in (prefill, decode)]
-    await until(lambda: prefill.engine.load()["running"] == 1)
+    await wait_until(lambda: prefill.engine.load()["running"] == 1)
     await client.post(f"{url(decode)}/abort_request", json={"rid": body["rid"]})
     (first, failed), (second, _) = await asyncio.gather(*waiting)
     assert (first, second) == (500, 500)
     assert "Prefill transfer failed" in failed["message"]
-    await until(lambda: not prefill.engine.generations and at_rest(decode))
+    await wait_until(lambda: not prefill.engine.generations and at_rest(decode))
     assert prefill.engine.load()["used"] == 0
 
 
@@ -147,7 +148,7 @@ async def test_an_abort_does_not_travel_from_prefill_to_decode(start: Start, cli
     decode = await start("decode", "base", waiting_timeout=0.2)
     body = legs(prefill, PROMPT, 2)
     waiting = asyncio.create_task(post(client, prefill, body))
-    await until(lambda: len(prefill.engine.generations) == 1)
+    await wait_until(lambda: len(prefill.engine.generations) == 1)
     await client.post(f"{url(prefill)}/abort_request", json={"rid": body["rid"]})
     assert (await waiting)[0] == 500
     status, reply = await post(client, decode, body)
@@ -160,9 +161,9 @@ async def test_a_client_that_leaves_ends_its_legs(start: Start, client: aiohttp.
     for stream in (False, True):
         body = {**legs(prefill, PROMPT, 2), "stream": stream}
         waiting = asyncio.create_task(post(client, decode, body))
-        await until(lambda: decode.engine.load()["decode_transfer_queue_reqs"] == 1)
+        await wait_until(lambda: decode.engine.load()["decode_transfer_queue_reqs"] == 1)
         waiting.cancel()
-        await until(lambda: at_rest(decode))
+        await wait_until(lambda: at_rest(decode))
 
 
 async def test_more_requests_than_kv_wait_and_are_all_answered(start: Start, client: aiohttp.ClientSession) -> None:
@@ -170,13 +171,13 @@ async def test_more_requests_than_kv_wait_and_are_all_answered(start: Start, cli
     prompts = [[i] * 20 for i in range(12)]
     replies = await asyncio.gather(*(ask(client, prefill, decode, p, 30) for p in prompts))
     assert [second["output_ids"] for _, (_, second) in replies] == [expected(prefill, p, 30) for p in prompts]
-    await until(lambda: at_rest(prefill, decode))
+    await wait_until(lambda: at_rest(prefill, decode))
 
 
 async def test_an_id_twice_at_once_is_refused(start: Start, client: aiohttp.ClientSession) -> None:
     prefill = await start("prefill", "a")
     body = legs(prefill, PROMPT, 2)
     waiting = asyncio.create_task(post(client, prefill, body))
-    await until(lambda: len(prefill.engine.generations) == 1)
+    await wait_until(lambda: len(prefill.engine.generations) == 1)
     assert (await post(client, prefill, body))[0] == 400
     waiting.cancel()

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import io
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -10,6 +9,7 @@ import aiohttp
 import orjson
 import pytest
 
+from sun_sglang.bench.polling import wait_until
 from sun_sglang.contracts.fleet_file import Fleet
 from sun_sglang.router.app import Router
 from sun_sglang.router.deadlines import Deadlines
@@ -37,22 +37,16 @@ class System:
     def events(self) -> list[dict[str, Any]]:
         return [orjson.loads(line) for line in self.log.getvalue().splitlines()]
 
-    async def until(self, done: Callable[[], object]) -> None:
-        """Wait for a state that stays."""
-        async with asyncio.timeout(PATIENCE_S):
-            while not done():
-                await asyncio.sleep(0.005)
-
     async def ready(self) -> None:
-        await self.until(lambda: not self.router.registry.unproven() and not self.router.registry.unserved())
+        await wait_until(lambda: not self.router.registry.unproven() and not self.router.registry.unserved())
 
     async def quiet(self) -> None:
         """Nothing is in flight anywhere: no leg, no room that waits, no load on a worker."""
-        await self.until(lambda: not any(w.running for w in self.workers.values()))
-        await self.until(
+        await wait_until(lambda: not any(w.running for w in self.workers.values()))
+        await wait_until(
             lambda: not any(w.load.requests or w.load.tokens for w in self.router.registry.workers.values())
         )
-        await self.until(lambda: not self.router.inflight.tickets)
+        await wait_until(lambda: not self.router.inflight.tickets)
 
     async def post(self, path: str, body: Any, **kwargs: Any) -> tuple[int, Any]:
         async with self.client.post(path, json=body, **kwargs) as r:

@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from sun_sglang.bench.polling import wait_until
 from sun_sglang.router.dispatch.attempt import Attempt
 from tests.unit.router.conftest import PATIENCE_S, Start, System, set_deadlines
 from tests.unit.router.fake_worker import FakeWorker, Fault, expected
@@ -42,7 +43,7 @@ async def refuse(system: System, status: int, stream: bool = False, **more: Any)
 async def aborted(system: System, worker: str, which: int = -1) -> None:
     """The worker was told to abort a request that it got."""
     rid = system[worker].requests[which][1]["rid"]
-    await system.until(lambda: {"rid": rid} in system[worker].aborts)
+    await wait_until(lambda: {"rid": rid} in system[worker].aborts)
 
 
 @STREAMS
@@ -108,7 +109,7 @@ async def test_fault_02_07_request_under_which_a_worker_died_goes_to_no_other(
     assert sorted(len(worker.requests) for worker in both) == [0, 1]
     for worker in both:
         worker.fault = None
-    await sun.until(lambda: sun.router.registry.usable("math"))
+    await wait_until(lambda: sun.router.registry.usable("math"))
     assert await ask(sun, stream) == ANSWER
     assert await ask(sun, stream, model="tool") == expected("w-tool", "w-base", IDS, 4)
     assert sun.metric("sun_retries_total", task="math", leg="prefill") == 0
@@ -137,8 +138,8 @@ async def test_fault_02_07_the_other_leg_reports_a_death(sun: System, stream: bo
     for i in (0, 1):
         sun[f"{reporting}-{i}"].fault, sun[f"{silent}-{i}"].fault = report, hang
     asked = asyncio.create_task(refuse(sun, 502, stream) if dead else ask(sun, stream))
-    await sun.until(lambda: any(w.requests for n, w in sun.workers.items() if n.startswith("math")))
-    await sun.until(lambda: any(w.requests for n, w in sun.workers.items() if n.startswith("base")))
+    await wait_until(lambda: any(w.requests for n, w in sun.workers.items() if n.startswith("math")))
+    await wait_until(lambda: any(w.requests for n, w in sun.workers.items() if n.startswith("base")))
     if dead:
         having(sun, silent).vanish()
     now.set()
@@ -182,7 +183,7 @@ async def test_fault_09_decode_worker_that_blames_every_prefill_worker_ejects_no
     sun["base-0"].fault = None
     # its paths are proven again by canaries
     await sun.ready()
-    await sun.until(lambda: len(sun.router.registry.usable("math")) == 4)
+    await wait_until(lambda: len(sun.router.registry.usable("math")) == 4)
 
 
 @STREAMS
@@ -191,7 +192,7 @@ async def test_fault_02_request_that_its_prefill_worker_had_finished_is_retried(
     now = asyncio.Event()
     sun["base-0"].fault = sun["base-1"].fault = Fault(status=500, wait=now, times=1)
     asked = asyncio.create_task(ask(sun, stream))
-    await sun.until(lambda: any(a.results["prefill"] for a in sun.router.dispatcher.attempts))
+    await wait_until(lambda: any(a.results["prefill"] for a in sun.router.dispatcher.attempts))
     having(sun, "math").vanish()
     now.set()
     assert await asked == ANSWER
@@ -272,7 +273,7 @@ async def test_fault_08_garbage_200_of_prefill_is_its_own_failure(
     assert await ask(sun, stream, **logprobs) == ANSWER
     assert sun.metric("sun_retries_total", task="math", leg="prefill") == 1
     tried = {body["rid"] for name in ("math-0", "math-1") for _, body in sun[name].requests}
-    await sun.until(lambda: any(a["rid"] in tried for name in ("base-0", "base-1") for a in sun[name].aborts))
+    await wait_until(lambda: any(a["rid"] in tried for name in ("base-0", "base-1") for a in sun[name].aborts))
     sun["math-0"].fault = sun["math-1"].fault = Fault(status=200, body=garbage)
     assert (await refuse(sun, 502, stream, **logprobs))["error"]["code"] == "prefill_failed"
     assert not any(sun.metric("sun_ejections_total", worker=name) for name in sun.workers)
@@ -305,7 +306,7 @@ async def test_fault_05_a_canary_that_hangs_in_decode_ends(start: Start) -> None
     system["base-0"].canary_fault = Fault(hang_after=1)
     set_deadlines(system.router.path_prover, canary=0.1)
     await system["base-0"].restart()
-    await system.until(lambda: "the decode worker did not answer" in system.log.getvalue())
+    await wait_until(lambda: "the decode worker did not answer" in system.log.getvalue())
     set_deadlines(system.router.path_prover, canary=PATIENCE_S)
     assert system.router.registry.state("base-0") == "registering"
     system["base-0"].canary_fault = None
@@ -375,11 +376,11 @@ async def test_fault_08_a_silent_answer_of_a_worker_that_runs_batches_goes_on(st
     system["base-0"].batches = True
     system["base-0"].fault = Fault(hang_after=2)
     asked = asyncio.create_task(ask(system, stream))
-    await system.until(lambda: waiting(system))
+    await wait_until(lambda: waiting(system))
     attempt = waiting(system)
     assert attempt is not None
     clock = system.router.clock
-    await system.until(lambda: clock.now() - attempt.silent_since > 1 and system["base-0"].looked > 5)
+    await wait_until(lambda: clock.now() - attempt.silent_since > 1 and system["base-0"].looked > 5)
     assert not asked.done()
     system["base-0"].go_on()
     assert await asked == ANSWER
@@ -409,7 +410,7 @@ async def test_fault_08_a_worker_that_sends_others_their_bytes_does_not_stand_st
     system: System = await start({"math": ("math", "base")}, {"math": 1, "base": 1}, router={"idle_timeout": 60})
     system["base-0"].fault = Fault(hang_after=2)
     asked = [asyncio.create_task(ask(system, s)) for s in (stream, True)]
-    await system.until(lambda: sum(a.silent_since < float("inf") for a in system.router.dispatcher.attempts) == 2)
+    await wait_until(lambda: sum(a.silent_since < float("inf") for a in system.router.dispatcher.attempts) == 2)
     stalls, base, now = system.router.stalls, system.router.registry.workers["base-0"], system.router.clock.now()
     first, other = sorted(system.router.dispatcher.attempts, key=lambda a: a.request.stream is not stream)
     first.reading_since, first.decoding_since = (now - 100, None) if stream else (None, now - 100)
@@ -431,7 +432,7 @@ async def ask_as(system: System, rid: str) -> tuple[int, Any]:
 
 async def test_fault_11_the_new_bootstrap_port_is_used(small: System) -> None:
     await small["math-0"].restart()
-    await small.until(lambda: small.router.registry.workers["math-0"].incarnation.endswith("-1"))
+    await wait_until(lambda: small.router.registry.workers["math-0"].incarnation.endswith("-1"))
     await small.ready()
     assert await ask(small, stream=False) == ANSWER
     assert small["math-0"].requests[-1][1]["bootstrap_port"] == 9001
@@ -440,7 +441,7 @@ async def test_fault_11_the_new_bootstrap_port_is_used(small: System) -> None:
 async def test_fault_12_a_request_in_flight_on_a_replaced_worker_ends_and_goes_to_no_other(sun: System) -> None:
     sun["base-0"].fault = sun["base-1"].fault = Fault(hang=True)
     asked = asyncio.create_task(sun.post("/generate", MATH))
-    await sun.until(lambda: sun["base-0"].running or sun["base-1"].running)
+    await wait_until(lambda: sun["base-0"].running or sun["base-1"].running)
     # a new process behind the same address, while the old connection stays open without a word
     having(sun, "base").restarts += 1
     status, reply = await asked
@@ -459,7 +460,7 @@ async def test_fault_13_both_legs_of_every_endpoint_are_aborted(small: System, s
     else:
         del body["prompt"]
     asked = asyncio.create_task(small.post(endpoint, body))
-    await small.until(lambda: small["math-0"].running and small["base-0"].running)
+    await wait_until(lambda: small["math-0"].running and small["base-0"].running)
     asked.cancel()
     await asyncio.gather(asked, return_exceptions=True)
     await aborted(small, "math-0")
@@ -474,7 +475,7 @@ async def test_fault_14_client_leaves_a_stream_of_several(small: System) -> None
     async with small.client.post("/v1/completions", json=body) as r:
         await r.content.readuntil(b"\n\n")
         r.close()
-    await small.until(lambda: len({a["rid"] for a in small["base-0"].aborts}) == 4)
+    await wait_until(lambda: len({a["rid"] for a in small["base-0"].aborts}) == 4)
     await small.quiet()
 
 
@@ -499,7 +500,7 @@ async def test_fault_16_a_clients_namespace_stays_within_its_task(small: System,
 async def test_fault_17_an_unknown_rid_and_abort_all(small: System) -> None:
     small["base-0"].fault = Fault(hang_after=1)
     asked = [asyncio.create_task(small.post("/generate", MATH)) for _ in range(3)]
-    await small.until(lambda: len(small["base-0"].running) == 3)
+    await wait_until(lambda: len(small["base-0"].running) == 3)
     async with small.client.post("/abort_request", json={"rid": ""}) as r:
         assert r.status == 200
     assert len(small["base-0"].running) == 3
@@ -512,9 +513,9 @@ async def test_fault_17_an_unknown_rid_and_abort_all(small: System) -> None:
 async def test_fault_17_an_abort_before_dispatch(small: System) -> None:
     set_deadlines(small.router.dispatcher.recovery, recovery=PATIENCE_S)
     await small["base-0"].stop()
-    await small.until(lambda: small.router.registry.unserved())
+    await wait_until(lambda: small.router.registry.unserved())
     asked = asyncio.create_task(small.post("/generate", {**MATH, "rid": "a"}))
-    await small.until(lambda: small.router.inflight.tickets)
+    await wait_until(lambda: small.router.inflight.tickets)
     await small.post("/abort_request", {"rid": "a"})
     await small["base-0"].restart()
     status, reply = await asked
@@ -525,7 +526,7 @@ async def test_fault_17_an_abort_before_dispatch(small: System) -> None:
 async def test_fault_17_a_rid_that_is_in_flight_is_refused(small: System) -> None:
     small["base-0"].fault = Fault(hang_after=1, times=1)
     first = asyncio.create_task(small.post("/generate", {**MATH, "rid": "a"}))
-    await small.until(lambda: small["base-0"].running)
+    await wait_until(lambda: small["base-0"].running)
     assert (await small.post("/generate", {**MATH, "rid": "a"}))[0] == 400
     await small.post("/abort_request", {"rid": "a"})
     await first
@@ -648,7 +649,7 @@ async def test_fault_20_other_refusals(small: System, start: Start) -> None:
 async def test_fault_21_members_of_a_pool_need_the_same_weights(start: Start) -> None:
     cards = {"math-1": {"identity": {"weights": "other"}}}
     system = await start({"math": ("math", "base")}, {"math": 2, "base": 1}, cards=cards, wait=False)
-    await system.until(lambda: any("weights differs" in w.reason for w in system.router.registry.workers.values()))
+    await wait_until(lambda: any("weights differs" in w.reason for w in system.router.registry.workers.values()))
     await system.ready()
     assert len(system.router.registry.usable("math")) == 1
 
@@ -656,10 +657,10 @@ async def test_fault_21_members_of_a_pool_need_the_same_weights(start: Start) ->
 async def test_fault_26_sigterm_lets_requests_in_flight_end(small: System) -> None:
     small["base-0"].fault = Fault(hang_after=2, times=1)
     asked = asyncio.create_task(small.events_of("/generate", {**MATH, "rid": "a", "stream": True}))
-    await small.until(lambda: any(t.attempts for t in small.router.inflight.tickets))
-    await small.until(lambda: small["base-0"].running)
+    await wait_until(lambda: any(t.attempts for t in small.router.inflight.tickets))
+    await wait_until(lambda: small["base-0"].running)
     stopping = asyncio.create_task(small.router.stop(2 * PATIENCE_S))
-    await small.until(lambda: small.router.info.draining)
+    await wait_until(lambda: small.router.info.draining)
     assert (await small.post("/generate", MATH))[0] == 503
     assert (await small.get("/health"))[0] == 503
     await small.post("/abort_request", {"rid": "a"})
@@ -672,9 +673,9 @@ async def test_fault_26_a_worker_that_is_leaving_gets_nothing_new_and_keeps_what
     for name in ("base-0", "base-1"):
         system[name].fault = Fault(hang_after=2, times=1)
     asked = [asyncio.create_task(ask_as(system, rid)) for rid in "ab"]
-    await system.until(lambda: system["base-0"].running and system["base-1"].running)
+    await wait_until(lambda: system["base-0"].running and system["base-1"].running)
     system["base-0"].card_changes["leaving"] = True
-    await system.until(lambda: system.router.registry.state("base-0") == "draining")
+    await wait_until(lambda: system.router.registry.state("base-0") == "draining")
     assert [await ask(system, stream=False) for _ in range(3)] == [ANSWER] * 3
     assert (len(system["base-0"].requests), len(system["base-1"].requests)) == (1, 4)
     assert not any(task.done() for task in asked)
@@ -682,12 +683,12 @@ async def test_fault_26_a_worker_that_is_leaving_gets_nothing_new_and_keeps_what
         await system.post("/abort_request", {"rid": rid})
     assert [status for status, _ in await asyncio.gather(*asked)] == [200, 200]
     system["base-1"].card_changes["leaving"] = True
-    await system.until(lambda: not system.router.registry.usable("math"))
+    await wait_until(lambda: not system.router.registry.usable("math"))
     assert (await system.post("/generate", MATH))[0] == 503
     # a new process of that name is as good as any
     system["base-0"].card_changes.clear()
     await system["base-0"].restart()
-    await system.until(lambda: system.router.registry.usable("math"))
+    await wait_until(lambda: system.router.registry.usable("math"))
     assert await ask(system, stream=False) == ANSWER
     await system.quiet()
 
@@ -697,13 +698,13 @@ async def test_fault_26_what_does_not_end_in_time_gets_an_explicit_error(small: 
     small["base-0"].fault = Fault(hang_after=2)
     if stream:
         asked = asyncio.create_task(small.events_of("/generate", {**MATH, "stream": True}))
-        await small.until(lambda: small["base-0"].stepped.is_set() and small["base-0"].running)
-        await small.until(lambda: any(a.reading_since for a in small.router.dispatcher.attempts))
+        await wait_until(lambda: small["base-0"].stepped.is_set() and small["base-0"].running)
+        await wait_until(lambda: any(a.reading_since for a in small.router.dispatcher.attempts))
         await small.router.stop(0.0)
         assert "shutting down" in (await asked)[-1]["error"]["message"]
     else:
         whole = asyncio.create_task(small.post("/generate", MATH))
-        await small.until(lambda: small["base-0"].running)
+        await wait_until(lambda: small["base-0"].running)
         await small.router.stop(0.0)
         status, reply = await whole
         assert status == 502
@@ -716,7 +717,7 @@ async def test_fault_28_a_hook_that_did_not_take(start: Start, state: str) -> No
     system = await start(
         {"math": ("math", "base")}, {"math": 1, "base": 1}, cards={"base-0": {"patches": [hook]}}, wait=False
     )
-    await system.until(lambda: system.router.registry.state("base-0") == "refused")
+    await wait_until(lambda: system.router.registry.state("base-0") == "refused")
     reason = system.router.registry.workers["base-0"].reason
     assert reason == f"hook `prompt-only-cache` on a.b.c is {state}: no such method"
     assert (await system.post("/generate", MATH))[0] == 503

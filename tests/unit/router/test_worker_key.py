@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from sun_sglang.bench.polling import wait_until
 from sun_sglang.contracts.fleet_file import Fleet
 from sun_sglang.contracts.worker_key import is_authorized
 from sun_sglang.emulator.settings import parse_settings
@@ -133,7 +134,7 @@ async def test_the_router_sends_the_key_with_everything_that_it_asks(system: Sys
         assert reply.status == 200, await reply.text()
     async with system.client.post("/abort_request", json={"abort_all": True}) as reply:
         assert reply.status == 200
-    await system.until(lambda: all(w.last_progress > 0 for w in system.router.registry.workers.values()))
+    await wait_until(lambda: all(w.last_progress > 0 for w in system.router.registry.workers.values()))
     assert "abort_failed" not in system.log.getvalue()
     assert KEY not in system.log.getvalue()
 
@@ -143,7 +144,7 @@ async def test_a_worker_whose_key_the_fleet_lacks_is_not_served_and_says_why(pai
     router = await Router.start(Fleet.model_validate(fleet(pair, decode=None)), Log(log), deadlines=DEADLINES)
     system = System(None, {}, log)  # type: ignore[arg-type]  # these workers keep no rooms
     system.router = router
-    await system.until(lambda: "requires a worker key" in router.registry.workers["decode"].reason)
+    await wait_until(lambda: "requires a worker key" in router.registry.workers["decode"].reason)
     await router.stop(0.0)
 
 
@@ -156,7 +157,7 @@ async def test_a_worker_added_with_its_key_serves_and_no_page_shows_the_key(
     async with system.client.post("/workers", json=spec) as reply:
         assert reply.status == 201
         assert OTHER not in await reply.text()
-    await system.until(lambda: system.router.registry.state("more") == "ready")
+    await wait_until(lambda: system.router.registry.state("more") == "ready")
     for path in ("/workers", "/tasks", "/server_info"):
         assert OTHER not in json.dumps((await system.get(path))[1])
     async with system.client.post("/workers", json={**spec, "name": "short", "key": "short"}) as reply:
@@ -170,7 +171,7 @@ async def test_a_worker_whose_key_changes_is_another_worker(pair: dict[str, Emul
     before = system.router.registry.workers["decode"]
     await system.router.store.edit(lambda document: document["workers"][1].update(key=OTHER))
     assert system.router.registry.workers["decode"] is not before
-    await system.until(lambda: "requires a worker key" in system.router.registry.workers["decode"].reason)
+    await wait_until(lambda: "requires a worker key" in system.router.registry.workers["decode"].reason)
 
 
 async def test_a_fleet_file_with_keys_stays_readable_by_its_user_alone(

@@ -15,6 +15,7 @@ import aiohttp
 import orjson
 import pytest
 
+from sun_sglang.bench.polling import wait_until
 from sun_sglang.router.api.client_connections import most_connections
 from sun_sglang.router.health.prober import Prober
 from tests.support.certificate import self_signed
@@ -73,12 +74,12 @@ async def join(system: System, peers: list[Peer], sent: bytes = b"") -> Peer:
     """A new connection that the router knows. Where it sends a part of a header, the router has that too."""
     before = system.router.clients.count
     peers.append(await Peer.of(system))
-    await system.until(lambda: system.router.clients.count == before + 1)
+    await wait_until(lambda: system.router.clients.count == before + 1)
     if sent:
         began = len(started(system))
         peers[-1].send(sent)
         if b"\r\n\r\n" not in sent:
-            await system.until(lambda: len(started(system)) == began + 1)
+            await wait_until(lambda: len(started(system)) == began + 1)
     return peers[-1]
 
 
@@ -126,7 +127,7 @@ async def test_a_header_that_comes_byte_by_byte_gains_no_time(small: System, pee
     (connection,) = started(small)
     for seconds in range(1, 12):
         peer.send(b"a")
-        await small.until(lambda s=seconds: connection._received == 7 + s)
+        await wait_until(lambda s=seconds: connection._received == 7 + s)
         pass_time(small, 1.0)
     assert (await peer.rest()).startswith(b"HTTP/1.1 408 ")
 
@@ -134,10 +135,10 @@ async def test_a_header_that_comes_byte_by_byte_gains_no_time(small: System, pee
 async def test_a_second_header_has_a_deadline_of_its_own(small: System, peers: list[Peer]) -> None:
     peer = await join(small, peers, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
     assert (await peer.answer())[0] == 200
-    await small.until(lambda: not busy(small))
+    await wait_until(lambda: not busy(small))
     pass_time(small, MANY_S)  # a kept connection may rest
     peer.send(b"GET /health")
-    await small.until(lambda: started(small))
+    await wait_until(lambda: started(small))
     pass_time(small, 11.0)
     assert (await peer.rest()).startswith(b"HTTP/1.1 408 ")
 
@@ -145,7 +146,7 @@ async def test_a_second_header_has_a_deadline_of_its_own(small: System, peers: l
 async def test_a_connection_whose_request_waits_for_its_answer_is_kept(small: System, peers: list[Peer]) -> None:
     small["base-0"].fault = Fault(hang_after=2)
     peer = await join(small, peers, HEAD + BODY)
-    await small.until(lambda: small["base-0"].running)
+    await wait_until(lambda: small["base-0"].running)
     pass_time(small, MANY_S)
     pass_time(small, MANY_S)
     small["base-0"].fault = None
@@ -164,7 +165,7 @@ async def test_time_for_which_the_router_was_stopped_is_no_clients_fault(
     monkeypatch.setattr(clients, "_sweep", lambda: sweeps.append(clients.clock))
     small.router._watchers[0].cancel()  # the one that runs already has looked at another clock
     before, watch = clients.clock, asyncio.create_task(clients.run())
-    await small.until(lambda: len(sweeps) > 10)
+    await wait_until(lambda: len(sweeps) > 10)
     watch.cancel()
     assert set(sweeps) == {before}
 
@@ -176,7 +177,7 @@ async def test_a_body_that_does_not_arrive_gets_408_and_one_that_goes_on_is_serv
     small: System, peers: list[Peer]
 ) -> None:
     slow = await join(small, peers, HEAD + BODY[:5])
-    await small.until(lambda: busy(small) == 1)
+    await wait_until(lambda: busy(small) == 1)
     pass_time(small, 19.0)
     pass_time(small, 2.0)
     status, headers, body = await slow.answer()
@@ -185,7 +186,7 @@ async def test_a_body_that_does_not_arrive_gets_408_and_one_that_goes_on_is_serv
     large = orjson.dumps({**ASK, "user": "u" * 100_000})
     head = HEAD.replace(b"%d" % len(BODY), b"%d" % len(large))
     steady = await join(small, peers, head + large[:50_000])
-    await small.until(lambda: any(c._received > 49_000 for c in small.router.clients._open.values()))
+    await wait_until(lambda: any(c._received > 49_000 for c in small.router.clients._open.values()))
     pass_time(small, 100.0)  # 50,000 bytes earn that many seconds
     steady.send(large[50_000:])
     assert (await steady.answer())[0] == 200
@@ -228,7 +229,7 @@ async def test_over_the_bound_a_request_under_way_is_kept_and_the_new_connection
     three["base-0"].fault = Fault(hang_after=2)
     for i in range(3):
         await join(three, peers, HEAD + BODY)
-        await three.until(lambda i=i: len(three["base-0"].running) == i + 1)
+        await wait_until(lambda i=i: len(three["base-0"].running) == i + 1)
     over = await Peer.of(three)
     peers.append(over)
     assert await over.rest() == b""
@@ -255,7 +256,7 @@ async def test_handshakes_count_and_end(start: Start, peers: list[Peer], tmp_pat
     garbage.send(b"GET / HTTP/1.1\r\n\r\n")
     await garbage.rest()
     await silent.rest()
-    await system.until(lambda: system.router.clients.count == 0)
+    await wait_until(lambda: system.router.clients.count == 0)
     async with aiohttp.ClientSession() as client, client.get(f"{system.router.url}/health", ssl=False) as r:
         assert r.status == 200
 
@@ -297,7 +298,7 @@ async def test_a_card_that_the_router_cannot_ask_for_says_nothing_of_the_worker(
 
     monkeypatch.setattr("sun_sglang.router.health.card_reader.describe_error", lambda _: "no descriptor")
     monkeypatch.setattr(small.router._session, "get", none_left)
-    await small.until(lambda: asked > 30)
+    await wait_until(lambda: asked > 30)
     assert all(small.router.registry.state(name) == "ready" for name in small.workers)
     assert isinstance(small.router.prober, Prober)
 
@@ -309,9 +310,9 @@ async def test_a_body_that_is_arriving_when_the_router_is_told_to_stop_is_served
     small: System, peers: list[Peer]
 ) -> None:
     peer = await join(small, peers, HEAD + BODY[:5])
-    await small.until(lambda: busy(small) == 1)
+    await wait_until(lambda: busy(small) == 1)
     stopping = asyncio.create_task(small.router.stop(PATIENCE_S))
-    await small.until(lambda: small.events[-1]["event"] == "draining")
+    await wait_until(lambda: small.events[-1]["event"] == "draining")
     assert small.events[-1]["in_flight"] == 1
     late = await Peer.of(small)
     peers.append(late)
@@ -326,7 +327,7 @@ async def test_a_body_that_does_not_arrive_before_the_router_ends_gets_an_error(
     small: System, peers: list[Peer]
 ) -> None:
     peer = await join(small, peers, HEAD + BODY[:5])
-    await small.until(lambda: busy(small) == 1)
+    await wait_until(lambda: busy(small) == 1)
     await small.router.stop(0.0)
     status, _, body = await peer.answer()
     assert (status, orjson.loads(body)["error"]["code"]) == (503, "draining")

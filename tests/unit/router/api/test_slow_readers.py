@@ -12,6 +12,7 @@ from typing import Any, cast
 import orjson
 import pytest
 
+from sun_sglang.bench.polling import wait_until
 from sun_sglang.router.api.slow_readers import MIN_BYTES, Accepted, ResponseDelivery
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.observability.metrics import RequestContext
@@ -99,7 +100,7 @@ async def test_client_that_does_not_read_is_disconnected(start: Start, body: dic
     limits = {"write_timeout": 0.3, "max_requests": 2}
     system: System = await start(SUN, {"math": 1, "tool": 1, "base": 1}, router=limits)
     async with stuck_client(system, body):
-        await system.until(lambda: system.metric("sun_requests_total", task="math", outcome="stalled") == 1)
+        await wait_until(lambda: system.metric("sun_requests_total", task="math", outcome="stalled") == 1)
         await system.quiet()
     assert not system["base-0"].running
     (event,) = [e for e in system.events if e["event"] == "client_stalled"]
@@ -118,7 +119,7 @@ async def test_client_that_does_not_read_an_error_is_disconnected(
 
     monkeypatch.setattr(type(system.router.service), "handle", broken)
     async with stuck_client(system, generate(1)):
-        await system.until(lambda: not [c for c in system.router.connections if c.writing_paused])
+        await wait_until(lambda: not [c for c in system.router.connections if c.writing_paused])
     assert [e["path"] for e in system.events if e["event"] == "client_stalled"] == ["/generate"]
 
 
@@ -131,7 +132,7 @@ async def stuck_client(system: System, body: dict[str, Any]) -> AsyncIterator[so
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         await loop.sock_connect(client, ("127.0.0.1", int(system.router.url.rsplit(":", 1)[1])))
         own = client.getsockname()
-        await system.until(lambda: any(c.peername == own for c in system.router.connections))
+        await wait_until(lambda: any(c.peername == own for c in system.router.connections))
         (connection,) = [c for c in system.router.connections if c.peername == own]
         connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         raw = orjson.dumps(body)
@@ -139,7 +140,7 @@ async def stuck_client(system: System, body: dict[str, Any]) -> AsyncIterator[so
             f"POST /generate HTTP/1.1\r\nHost: router\r\nContent-Type: application/json\r\nContent-Length: {len(raw)}"
         )
         await loop.sock_sendall(client, head.encode() + b"\r\n\r\n" + raw)
-        await system.until(
+        await wait_until(
             lambda: connection.writing_paused or any(e["event"] == "client_stalled" for e in system.events)
         )
         yield client

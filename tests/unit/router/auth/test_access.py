@@ -16,6 +16,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sun_sglang.bench.polling import wait_until
 from sun_sglang.contracts.fleet_file import Fleet, FleetError
 from sun_sglang.errors import TopologyError, UserError
 from sun_sglang.launch.planning.plan import ADMIN_KEY
@@ -172,7 +173,7 @@ async def test_requests_need_a_key_that_may_call_the_task(locked: System) -> Non
 async def test_an_abort_is_for_ones_own_requests(locked: System) -> None:
     locked["base-0"].fault = Fault(hang_after=2)
     asked = asyncio.create_task(locked.post("/generate", {**ASK, "rid": "mine"}, headers=bearer(ALICE)))
-    await locked.until(lambda: locked["base-0"].running)
+    await wait_until(lambda: locked["base-0"].running)
     async with locked.client.post("/abort_request", json={"rid": "mine"}, headers=bearer(BOB)) as r:
         assert r.status == 200
     assert not locked["base-0"].aborts

@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 import yaml
 
+from sun_sglang.bench.polling import wait_until
 from sun_sglang.contracts.fleet_file import FleetWorker
 from tests.unit.router.conftest import DEADLINES, SMALL, SUN, Start, System
 from tests.unit.router.fake_worker import Fault
@@ -82,7 +83,7 @@ async def test_no_answer_to_a_key_names_a_task_outside_its_list(shared: System, 
 
 async def test_health_without_a_key_names_no_task_while_one_is_down(shared: System) -> None:
     await shared["tool-0"].stop()
-    await shared.until(lambda: shared.router.registry.unserved() == ["tool"])
+    await wait_until(lambda: shared.router.registry.unserved() == ["tool"])
     assert await told(shared, "GET", "/health", None) == (503, '{"status":"unready"}')
 
 
@@ -139,7 +140,7 @@ async def test_clients_that_ask_health_generate_at_once_share_a_canary(
     monkeypatch.setattr(info._path_prover, "canary", canary)
     monkeypatch.setattr(info, "_canary", wait)
     first, *others = (asyncio.create_task(told(shared, "GET", "/health_generate", ALICE)) for _ in range(5))
-    await shared.until(lambda: len(waiting) == 5)
+    await wait_until(lambda: len(waiting) == 5)
     first.cancel()  # who left first takes nothing from the others
     await asyncio.wait([first])
     release.set()
@@ -156,7 +157,7 @@ async def test_two_keys_may_use_one_id_and_an_abort_finds_the_keys_own(shared: S
     asked = {}
     for key in (ALICE, BOB):
         asked[key] = asyncio.create_task(told(shared, "POST", "/generate", key, json={**ASK, "rid": "same"}))
-        await shared.until(lambda: len(shared["base-0"].running) == len(asked))
+        await wait_until(lambda: len(shared["base-0"].running) == len(asked))
     again = await told(shared, "POST", "/generate", BOB, json={**ASK, "rid": "same"})
     assert (again[0], "in flight already" in again[1]) == (400, True)
     assert (await told(shared, "POST", "/abort_request", BOB, json={"rid": "same"}))[0] == 200
@@ -181,7 +182,7 @@ async def test_aborts_of_a_request_that_is_being_aborted_cost_nothing(
 
     shared["base-0"].fault = Fault(hang_after=2)
     asked = asyncio.create_task(told(shared, "POST", "/generate", ALICE, json={**ASK, "rid": "one"}))
-    await shared.until(lambda: shared["base-0"].running)
+    await wait_until(lambda: shared["base-0"].running)
     monkeypatch.setattr(shared.router.dispatcher.client, "abort", abort)
     for _ in range(20):
         assert (await told(shared, "POST", "/abort_request", ALICE, json={"rid": "one"}))[0] == 200
@@ -205,7 +206,7 @@ async def replaced(system: System, file: Path, keys: object) -> dict[str, Any]:
     def seen() -> list[dict[str, Any]]:
         return [e for e in system.events[before:] if e["event"] in ("keys_changed", "keys_refused")]
 
-    await system.until(seen)
+    await wait_until(seen)
     return seen()[0]
 
 
@@ -231,11 +232,11 @@ async def test_a_file_that_is_wrong_or_gone_keeps_the_keys(shared: System, tmp_p
     for text in ("keys: [{name: 2026-02-30}]", "keys: " + "[" * 500, "keys: []\nkeys: []"):
         before = len(shared.events)
         file.write_text(text)
-        await shared.until(lambda: any(e["event"] == "keys_refused" for e in shared.events[before:]))  # noqa: B023
+        await wait_until(lambda: any(e["event"] == "keys_refused" for e in shared.events[before:]))  # noqa: B023
     assert not shared.router.failed.is_set(), "PyYAML raises more than its own errors"
     before = len(shared.events)
     file.unlink()
-    await shared.until(lambda: any(e["event"] == "keys_refused" for e in shared.events[before:]))
+    await wait_until(lambda: any(e["event"] == "keys_refused" for e in shared.events[before:]))
     assert (await told(shared, "POST", "/generate", ALICE, json=ASK))[0] == 200
     assert ALICE not in shared.log.getvalue()
 
@@ -257,7 +258,7 @@ async def test_a_rate_that_stays_keeps_its_level_when_the_file_changes(start: St
 async def test_a_request_under_way_ends_well_when_its_key_is_removed(shared: System, tmp_path: Path) -> None:
     shared["base-0"].fault = Fault(hang_after=2)
     asked = asyncio.create_task(told(shared, "POST", "/generate", ALICE, json={**ASK, "rid": "mine"}))
-    await shared.until(lambda: shared["base-0"].running)
+    await wait_until(lambda: shared["base-0"].running)
     await replaced(shared, tmp_path / "keys.yaml", {"keys": KEYS[1:]})
     async with aiohttp.ClientSession(shared.router.url, headers=bearer(ROOT)) as root:
         assert (await root.post("/abort_request", json={"rid": "mine"})).status == 200

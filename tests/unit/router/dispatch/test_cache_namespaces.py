@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from sun_sglang.bench.polling import wait_until
 from sun_sglang.contracts.worker_card import WorkerCard
 from tests.unit.router.conftest import Start, System
 from tests.unit.router.fake_worker import FakeWorker, Rooms
@@ -61,7 +62,7 @@ async def test_a_task_moved_to_a_decoder_that_keeps_answers_reuses_none_of_them(
     system: System = await start({"own": ("own", "base"), "math": ("math", "other")}, pools, cards=cards)
     async with system.client.put("/tasks/math", json={"decode": "base"}) as reply:
         assert reply.status in (200, 202), await reply.text()
-    await system.until(lambda: system.router.registry.fleet.tasks["math"].decode == "base")
+    await wait_until(lambda: system.router.registry.fleet.tasks["math"].decode == "base")
     _, on_decode = await ask_twice(system, "math")
     assert len(set(on_decode)) == 2
     for _ in range(2):
@@ -82,6 +83,6 @@ async def test_two_tasks_over_one_prefill_pool_share_its_cache_and_those_of_thei
 async def test_members_of_a_pool_need_the_same_module_flags(start: Start) -> None:
     cards = {"math-1": {"module_flags": '{"quantization": "fp8"}'}}
     system: System = await start({"math": ONE}, {"math": 2, "base": 1}, cards=cards, wait=False)
-    await system.until(lambda: any("module_flags" in w.reason for w in system.router.registry.workers.values()))
+    await wait_until(lambda: any("module_flags" in w.reason for w in system.router.registry.workers.values()))
     await system.ready()
     assert len(system.router.registry.usable("math")) == 1

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from sun_sglang.bench.polling import wait_until
 from sun_sglang.router.health.path_prover import next_failure
 from tests.unit.router.conftest import DEADLINES, PATIENCE_S, Start
 from tests.unit.router.fake_worker import Fault
@@ -21,10 +22,10 @@ async def test_canaries_that_hang_on_one_decode_worker_delay_no_other_worker(
     liar.canary_fault = Fault(hang=True)
     liar.canaries = 0
     await liar.restart()
-    await system.until(lambda: liar.canaries == 2)
+    await wait_until(lambda: liar.canaries == 2)
     await healthy.restart()
-    await system.until(lambda: registry.workers["base-1"].incarnation == healthy.card["incarnation"])
-    await system.until(lambda: all(len(registry.usable(task)) == 2 for task in tasks))
+    await wait_until(lambda: registry.workers["base-1"].incarnation == healthy.card["incarnation"])
+    await wait_until(lambda: all(len(registry.usable(task)) == 2 for task in tasks))
     assert (registry.state("base-0"), registry.state("base-1")) == ("registering", "ready")
 
 
@@ -50,7 +51,7 @@ async def test_canary_answer_that_is_garbage_refuses_its_path_and_ends_nothing(
     liar, healthy = system["base-0"], system["math-0"]
     liar.canary_fault = Fault(status=status, body=body)
     await healthy.restart()
-    await system.until(lambda: [e for e in system.events if e["event"] == "canary_failed"])
+    await wait_until(lambda: [e for e in system.events if e["event"] == "canary_failed"])
     (event, *_) = [e for e in system.events if e["event"] == "canary_failed"]
     assert len(event["why"]) <= 500
     liar.canary_fault = None
@@ -72,7 +73,7 @@ async def test_tasks_tell_how_many_canaries_in_a_row_failed_in_one_way(start: St
     system = await start({"math": ("math", "base")}, {"math": 1, "base": 1}, deadlines=quick)
     system["base-0"].canary_fault = Fault(status=500, body=b'{"error":{"message":"no KV for request RID"}}')
     await system["base-0"].restart()
-    await system.until(lambda: len([e for e in system.events if e["event"] == "canary_failed"]) >= 3)
+    await wait_until(lambda: len([e for e in system.events if e["event"] == "canary_failed"]) >= 3)
     _, body = await system.get("/tasks")
     (path,) = body["tasks"]["math"]["unproven_paths"]
     assert (path["prefill"], path["decode"]) == ("math-0", "base-0")
@@ -96,7 +97,7 @@ async def test_restart_of_one_worker_sends_canaries_over_its_pairs_alone(start: 
     before = {name: worker.canaries for name, worker in system.workers.items()}
     await system["math-1"].restart()
     registry = system.router.registry
-    await system.until(lambda: registry.workers["math-1"].incarnation == system["math-1"].card["incarnation"])
+    await wait_until(lambda: registry.workers["math-1"].incarnation == system["math-1"].card["incarnation"])
     await system.ready()
     sent = {name: worker.canaries - before[name] for name, worker in system.workers.items()}
     assert sent == {"math-0": 0, "math-1": 3, "base-0": 1, "base-1": 1, "base-2": 1}

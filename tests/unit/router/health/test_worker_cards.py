@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
+from sun_sglang.bench.polling import wait_until
 from tests.unit.router.conftest import SUN, Start
 
 HUGE = 1 << 62
@@ -44,11 +45,11 @@ async def test_a_card_with_an_absurd_value_refuses_its_worker_and_ends_nothing(
     bad = system["math-1"]
     bad.raw_card = changed(bad.card, change)
     registry = system.router.registry
-    await system.until(lambda: registry.state("math-1") == "refused")
+    await wait_until(lambda: registry.state("math-1") == "refused")
     assert f"its card is not valid: {where}: " in registry.workers["math-1"].reason
     # the loops go on: the worker serves as soon as its card is right
     bad.raw_card = None
-    await system.until(lambda: registry.state("math-1") == "ready")
+    await wait_until(lambda: registry.state("math-1") == "ready")
     assert not system.router.failed.is_set()
 
 
@@ -56,7 +57,7 @@ async def test_a_card_without_end_refuses_its_worker_and_is_not_read_to_the_end(
     system = await start(SUN, {"math": 2, "tool": 1, "base": 1})
     system["math-1"].endless_card = True
     registry = system.router.registry
-    await system.until(lambda: registry.state("math-1") == "refused")
+    await wait_until(lambda: registry.state("math-1") == "refused")
     assert registry.workers["math-1"].reason == "its card is not valid: its answer is over 262144 bytes"
     system["math-1"].endless_card = False
-    await system.until(lambda: registry.state("math-1") == "ready")
+    await wait_until(lambda: registry.state("math-1") == "ready")

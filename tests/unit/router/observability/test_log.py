@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections import Counter
 from contextlib import closing, suppress
@@ -20,6 +19,7 @@ from typing import IO, Any
 import orjson
 import pytest
 
+from sun_sglang.bench.processes import router_command
 from sun_sglang.router.observability.log import Log, LogHandler, encode
 from sun_sglang.router.observability.log_writer import LogWriter
 from tests.support.ports import PORTS
@@ -166,7 +166,7 @@ class Process:
             "router": {"port": self.port},
         }
         (directory / "fleet.json").write_bytes(orjson.dumps(fleet))
-        command = [sys.executable, "-m", "sun_sglang.router", str(directory / "fleet.json")]
+        command = router_command(str(directory / "fleet.json"))
         self.popen = subprocess.Popen(command, stderr=stderr)
 
     def get(self, path: str) -> tuple[int, str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from sun_sglang.bench.polling import wait_until
 from sun_sglang.cli import status
 from sun_sglang.errors import UserError
 from sun_sglang.launch.state import DeploymentState, Phase
@@ -162,7 +163,7 @@ async def test_what_is_refused_before_its_task_is_known_is_counted_and_no_text_o
 ) -> None:
     monkeypatch.setenv("SUN_API_KEYS", json.dumps({"keys": [{"name": "a", "key": "k" * 16, "tasks": ["math"]}]}))
     system: System = await start(SUN, {"math": 1, "tool": 1, "base": 1}, router={"max_body_mb": 0.001}, wait=False)
-    await system.until(lambda: not system.router.registry.unserved())
+    await wait_until(lambda: not system.router.registry.unserved())
     wrong: list[tuple[int, bytes, dict[str, str]]] = [
         (401, b"{}", {"Authorization": "Bearer wrong"}),
         (400, b"{", {}),
@@ -196,7 +197,7 @@ async def test_a_client_that_leaves_before_its_request_is_read_is_counted(small:
     writer.write(b"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{")
     await writer.drain()
     writer.close()
-    await small.until(lambda: small.metric("sun_requests_total", task="unknown", outcome="disconnected") == 1)
+    await wait_until(lambda: small.metric("sun_requests_total", task="unknown", outcome="disconnected") == 1)
 
 
 def samples(system: System, name: str) -> Iterator[Any]:

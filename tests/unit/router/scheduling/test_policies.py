@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sun_sglang.bench.polling import wait_until
 from sun_sglang.contracts.fleet_file import FleetWorker
 from sun_sglang.router.health.load_monitor import read_load
 from sun_sglang.router.protocol.request import Endpoint
@@ -257,13 +258,13 @@ async def test_a_worker_that_others_load_is_left_alone(start: Start) -> None:
     system: System = await start({"math": ("math", "base")}, {"math": 1, "base": 2}, router={"load_interval": 0.01})
     system["base-0"].load = {"num_running_reqs": 3, "num_total_tokens": 9000}
     loaded = system.router.registry.workers["base-0"]
-    await system.until(lambda: (loaded.load.external_requests, loaded.load.external_tokens) == (3, 9000))
+    await wait_until(lambda: (loaded.load.external_requests, loaded.load.external_tokens) == (3, 9000))
     for _ in range(4):
         await system.post("/generate", {"model": "math", "text": "hi"})
         await system.quiet()
     assert (len(system["base-0"].requests), len(system["base-1"].requests)) == (0, 4)
     system["base-0"].load = {}
-    await system.until(lambda: loaded.load.external_tokens == 0)
+    await wait_until(lambda: loaded.load.external_tokens == 0)
 
 
 @pytest.mark.parametrize("policy", [{"prefill": p, "decode": p} for p in DECODE] + [{"prefill": "prefix_affinity"}])

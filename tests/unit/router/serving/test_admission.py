@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from sun_sglang.bench.polling import wait_until
 from sun_sglang.router.protocol.request import Endpoint
 from sun_sglang.router.scheduling.cost import AnswerLengths, estimate
 from tests.unit.router.conftest import PATIENCE_S, SUN, Start, System
@@ -37,7 +38,7 @@ async def hold(system: System, *rids: str) -> list[asyncio.Task[Any]]:
     for rid in rids:
         before = len(system.router.inflight.tickets)
         asked.append(asyncio.create_task(system.post("/generate", {**HANG, "stream": False, "rid": rid})))
-        await system.until(lambda before=before: len(system.router.inflight.tickets) > before)
+        await wait_until(lambda before=before: len(system.router.inflight.tickets) > before)
     return asked
 
 
@@ -45,10 +46,10 @@ async def test_what_is_over_the_cap_waits_and_then_goes(start: Start) -> None:
     system: System = await start(SUN, {"math": 1, "tool": 1, "base": 1}, router={"max_requests": 2})
     system["base-0"].fault = Fault(hang_after=2)
     asked = await hold(system, *(f"r{i}" for i in range(5)))
-    await system.until(lambda: system.metric("sun_queued", task="math") == 3)
-    await system.until(lambda: len(system["base-0"].running) == 2)
+    await wait_until(lambda: system.metric("sun_queued", task="math") == 3)
+    await wait_until(lambda: len(system["base-0"].running) == 2)
     for i in range(5):
-        await system.until(lambda i=i: system.metric("sun_queued", task="math") == max(0, 3 - i))
+        await wait_until(lambda i=i: system.metric("sun_queued", task="math") == max(0, 3 - i))
         await system.client.post("/abort_request", json={"rid": f"r{i}"})
         await asked[i]
     await system.quiet()
@@ -61,7 +62,7 @@ async def test_a_full_queue_is_a_429_with_retry_after(start: Start) -> None:
     system: System = await start(SUN, {"math": 1, "tool": 1, "base": 1}, router=limits)
     system["base-0"].fault = Fault(hang_after=2)
     asked = await hold(system, "r", "w")
-    await system.until(lambda: system.metric("sun_queued", task="math") == 1)
+    await wait_until(lambda: system.metric("sun_queued", task="math") == 1)
     async with system.client.post("/generate", json=HANG) as r:
         assert (r.status, (await r.json())["error"]["code"]) == (429, "queue_full")
         assert int(r.headers["Retry-After"]) >= 1
@@ -79,7 +80,7 @@ async def test_a_late_turn_is_a_429_with_retry_after(start: Start) -> None:
     system: System = await start(SUN, {"math": 1, "tool": 1, "base": 1}, router=limits)
     system["base-0"].fault = Fault(hang_after=2)
     (holds,) = await hold(system, "r")
-    await system.until(lambda: system["base-0"].running)
+    await wait_until(lambda: system["base-0"].running)
     async with system.client.post("/generate", json=HANG) as r:
         error = (await r.json())["error"]
         assert (r.status, error["type"], error["code"]) == (429, "rate_limit_error", "queue_timeout")
@@ -94,9 +95,9 @@ async def test_a_task_that_nothing_can_serve_does_not_wait(start: Start) -> None
     system: System = await start(SUN, {"math": 1, "tool": 1, "base": 1}, router={"max_requests": 1})
     system["base-0"].fault = Fault(hang_after=2)
     holds = asyncio.create_task(system.post("/generate", {**HANG, "stream": False, "rid": "r"}))
-    await system.until(lambda: system["base-0"].running)
+    await wait_until(lambda: system["base-0"].running)
     await system["tool-0"].stop()
-    await system.until(lambda: system.router.registry.unserved() == ["tool"])
+    await wait_until(lambda: system.router.registry.unserved() == ["tool"])
     status, reply = await system.post("/generate", {"model": "tool", "text": "hi"})
     assert (status, reply["error"]["code"]) == (503, "no_worker")
     await system.client.post("/abort_request", json={"rid": "r"})
@@ -109,15 +110,15 @@ async def test_one_that_waits_can_go(start: Start, how: str) -> None:
     system: System = await start(SUN, {"math": 1, "tool": 1, "base": 1}, router={"max_requests": 1})
     system["base-0"].fault = Fault(hang_after=2)
     holds = asyncio.create_task(system.post("/generate", {**HANG, "stream": False, "rid": "r"}))
-    await system.until(lambda: system["base-0"].running)
+    await wait_until(lambda: system["base-0"].running)
     waits = asyncio.create_task(system.post("/generate", {**HANG, "rid": "w"}))
-    await system.until(lambda: system.metric("sun_queued", task="math") == 1)
+    await wait_until(lambda: system.metric("sun_queued", task="math") == 1)
     if how == "abort":
         await system.client.post("/abort_request", json={"rid": "w"})
         assert (await waits)[1]["error"]["code"] == "aborted"
     elif how == "leave":
         waits.cancel()
-        await system.until(lambda: system.metric("sun_queued", task="math") == 0)
+        await wait_until(lambda: system.metric("sun_queued", task="math") == 0)
     else:
         await system.router.stop(0.0)
         assert (await waits)[0] == 503
@@ -137,17 +138,17 @@ async def test_request_wider_than_the_cap_lets_another_task_go_when_one_answer_e
     system: System = await start(SUN, {"math": 1, "tool": 1, "base": 1}, router={"max_requests": 2})
     system["base-0"].fault = Fault(hang_after=1)
     asked = asyncio.create_task(system.post("/generate", wide("a", "b", "c")))
-    await system.until(lambda: len(system["base-0"].running) == 2)
+    await wait_until(lambda: len(system["base-0"].running) == 2)
     other = asyncio.create_task(system.post("/generate", {"model": "tool", "text": "hi", "rid": "other"}))
-    await system.until(lambda: system.metric("sun_queued", task="tool") == 1)
+    await wait_until(lambda: system.metric("sun_queued", task="tool") == 1)
     assert system.metric("sun_queued", task="math") == 1
     await system.client.post("/abort_request", json={"rid": "a"})
-    await system.until(lambda: system["tool-0"].requests)
+    await wait_until(lambda: system["tool-0"].requests)
     assert (len(system["base-0"].running), system.metric("sun_queued", task="math")) == (2, 1)
     for rid in ("other", "b"):
         await system.client.post("/abort_request", json={"rid": rid})
-    await system.until(lambda: system.metric("sun_queued", task="math") == 0)
-    await system.until(lambda: any(t.rid == "c" and t.attempts for t in system.router.inflight.tickets))
+    await wait_until(lambda: system.metric("sun_queued", task="math") == 0)
+    await wait_until(lambda: any(t.rid == "c" and t.attempts for t in system.router.inflight.tickets))
     await system.client.post("/abort_request", json={"rid": "c"})
     assert (await other)[0] == 200
     status, reply = await asked
@@ -159,7 +160,7 @@ async def test_request_wider_than_the_cap_does_not_wait_for_an_empty_router(star
     system: System = await start(SUN, {"math": 1, "tool": 1, "base": 1}, router={"max_requests": 2})
     system["base-0"].fault = Fault(hang_after=1, times=1)
     (holds,) = await hold(system, "r")
-    await system.until(lambda: system["base-0"].running)
+    await wait_until(lambda: system["base-0"].running)
     status, reply = await system.post("/generate", wide("a", "b", "c"))
     assert (status, len(reply)) == (200, 3)
     assert not holds.done()
@@ -183,7 +184,7 @@ async def test_request_that_has_begun_is_not_ended_by_the_queue_timeout(start: S
     system: System = await start(SUN, {"math": 1, "tool": 1, "base": 1}, router=limits)
     system["base-0"].fault = Fault(hang_after=1, times=2)
     asked = asyncio.create_task(system.post("/generate", wide("a", "b", "c")))
-    await system.until(lambda: len(system["base-0"].running) == 2)
+    await wait_until(lambda: len(system["base-0"].running) == 2)
     # it came later and has the same deadline
     status, reply = await system.post("/generate", {"model": "tool", "text": "hi"})
     assert (status, reply["error"]["code"]) == (429, "queue_timeout")
@@ -201,7 +202,7 @@ async def test_request_that_has_begun_can_end_while_some_answers_wait(start: Sta
     system: System = await start(SUN, {"math": 1, "tool": 1, "base": 1}, router={"max_requests": 2})
     system["base-0"].fault = Fault(hang_after=0)
     asked = asyncio.create_task(system.post("/generate", wide("a", "b", "c", "d", stream=stream)))
-    await system.until(lambda: len(system["base-0"].running) == 2)
+    await wait_until(lambda: len(system["base-0"].running) == 2)
     assert system.metric("sun_queued", task="math") == 2
     if how == "abort":
         await system.client.post("/abort_request", json={"rid": "c"})
@@ -212,7 +213,7 @@ async def test_request_that_has_begun_can_end_while_some_answers_wait(start: Sta
     else:
         await system.router.stop(0.0)
         assert (await asked)[0] in (502, 503)
-    await system.until(lambda: not system["base-0"].running)
+    await wait_until(lambda: not system["base-0"].running)
     await system.quiet()
     assert system.router.queue.waiting("math") == 0
     assert system.metric("sun_queued", task="math") == 0
@@ -231,11 +232,11 @@ async def test_a_full_decode_worker_that_runs_batches_is_overloaded_and_stays(st
             return r.status, (await r.json())["error"]["code"], "Retry-After" in r.headers
 
     asked = asyncio.create_task(ask())
-    await system.until(lambda: base.running)
-    await system.until(lambda: system.router.dispatcher.attempts)
+    await wait_until(lambda: base.running)
+    await wait_until(lambda: system.router.dispatcher.attempts)
     (attempt,) = system.router.dispatcher.attempts
     before = system.router.clock.now()
-    await system.until(lambda: attempt.results["prefill"] is not None and worker.last_progress > before)
+    await wait_until(lambda: attempt.results["prefill"] is not None and worker.last_progress > before)
     system.router.dispatcher.attempts.expire(attempt, 2 * PATIENCE_S, whole=False)
     assert await asked == (503, "overloaded", True)
     assert system.router.registry.unserved() == []
@@ -249,14 +250,14 @@ async def test_fault_23_a_flooding_task_lets_a_quiet_one_go_first(start: Start) 
     base.fault = Fault(hang_after=1)
     flood = {"model": "math", "input_ids": [1, 2, 3], "sampling_params": {"max_new_tokens": 100}}
     asked = [asyncio.create_task(system.post("/generate", {**flood, "rid": f"f{i}"})) for i in range(60)]
-    await system.until(lambda: len(inflight.tickets) == 60 and len(base.running) == 4)
+    await wait_until(lambda: len(inflight.tickets) == 60 and len(base.running) == 4)
     asked.append(asyncio.create_task(system.post("/generate", {**flood, "model": "tool", "rid": "quiet"})))
-    await system.until(lambda: system.metric("sun_queued", task="tool") == 1)
+    await wait_until(lambda: system.metric("sun_queued", task="tool") == 1)
     passed = 0
     while not system["tool-0"].requests:
         one = next(ticket for ticket in inflight.tickets if ticket.attempts)
         await system.client.post("/abort_request", json={"rid": one.rid})
-        await system.until(lambda one=one: one not in inflight.tickets and len(base.running) == 4)
+        await wait_until(lambda one=one: one not in inflight.tickets and len(base.running) == 4)
         passed += 1
     assert passed == 1, "the first slot that is free is the quiet task's"
     await system.client.post("/abort_request", json={"abort_all": True})

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sun_sglang.bench.polling import wait_until
 from sun_sglang.contracts.fleet_file import FleetWorker
 from sun_sglang.errors import RequestError
 from sun_sglang.router.deadlines import DEFAULT
@@ -101,7 +102,7 @@ async def test_a_task_that_leaves_while_its_prompt_is_counted_answers_503(start:
     )
     system["math-0"].silent_counts = True
     asked = asyncio.create_task(system.post(GENERATE, {"model": "math", "text": UNDECIDED}))
-    await system.until(lambda: system["math-0"].counted)
+    await wait_until(lambda: system["math-0"].counted)
     registry = system.router.registry
     tasks = {name: task for name, task in registry.fleet.tasks.items() if name != "math"}
     registry.serve(registry.fleet.model_copy(update={"tasks": tasks}))
@@ -125,8 +126,8 @@ async def test_a_worker_is_asked_about_two_prompts_at_once_and_no_more(small: Sy
     body = {"model": "math", "text": UNDECIDED}
     asked = [asyncio.create_task(small.post(GENERATE, body)) for _ in range(8)]
     check = small.router.service._check_length
-    await small.until(lambda: check._asked["math-0"] == 8)  # type: ignore[attr-defined]  # its own queue
-    await small.until(lambda: len(worker.counted) == 2)
+    await wait_until(lambda: check._asked["math-0"] == 8)  # type: ignore[attr-defined]  # its own queue
+    await wait_until(lambda: len(worker.counted) == 2)
     # a request that needs no count goes ahead
     assert (await small.post(GENERATE, {"model": "math", "text": "hi"}))[0] == 200
     assert len(worker.counted) == 2
@@ -216,7 +217,7 @@ async def test_a_request_is_checked_while_every_worker_is_gone(small: System) ->
     """The task was served: what its workers take is known, and does not change while they restart."""
     registry = small.router.registry
     await small["base-0"].stop()
-    await small.until(lambda: registry.unserved() == ["math", "tool"])
+    await wait_until(lambda: registry.unserved() == ["math", "tool"])
     for body in ({"input_ids": [999_999_999]}, {"input_ids": [1] * 1001}):
         status, reply = await small.post(GENERATE, {"model": "math", **body})
         assert status == 400, reply
@@ -230,7 +231,7 @@ async def test_a_request_that_came_before_any_worker_is_checked_when_one_is_ther
     system = await start(SUN, {"math": 1, "tool": 1, "base": 1}, wait=False)
     set_deadlines(system.router.dispatcher.recovery, recovery=PATIENCE_S)
     system["base-0"].canary_fault = Fault(status=500)
-    await system.until(lambda: system["base-0"].canaries > 0)
+    await wait_until(lambda: system["base-0"].canaries > 0)
     assert system.router.registry.limit("math") is None
     bodies: list[dict[str, Any]] = [
         {"input_ids": [999_999_999]},
@@ -239,7 +240,7 @@ async def test_a_request_that_came_before_any_worker_is_checked_when_one_is_ther
         {"text": ["x", "a " * 1500]},
     ]
     asked = [asyncio.create_task(system.post(GENERATE, {"model": "math", "stream": stream, **body})) for body in bodies]
-    await system.until(lambda: len(system.router.inflight.tickets) == 5)
+    await wait_until(lambda: len(system.router.inflight.tickets) == 5)
     system["base-0"].canary_fault = None
     for status, reply in await asyncio.gather(*asked):
         assert status == 400, reply
@@ -252,10 +253,10 @@ async def test_a_request_is_checked_again_where_its_workers_come_back_with_less(
     set_deadlines(small.router.dispatcher.recovery, recovery=PATIENCE_S)
     worker, registry = small["base-0"], small.router.registry
     await worker.stop()
-    await small.until(lambda: registry.unserved() == ["math", "tool"])
+    await wait_until(lambda: registry.unserved() == ["math", "tool"])
     ids = asyncio.create_task(small.post(GENERATE, {"model": "math", "input_ids": [40_000]}))
     long = asyncio.create_task(small.post(GENERATE, {"model": "tool", "input_ids": [1] * 900}))
-    await small.until(lambda: len(small.router.inflight.tickets) == 2)
+    await wait_until(lambda: len(small.router.inflight.tickets) == 2)
     worker.card_changes = {"max_input_tokens": 800}
     for name in ("math-0", "tool-0"):
         small[name].card_changes = {"identity": {"vocab_size": 30_000}}
@@ -278,7 +279,7 @@ async def probe_quickly(system: System) -> None:
     """Shorten the limit of probes; those that began with a longer one are over when this returns."""
     set_deadlines(system.router.card_reader, probe=0.02)
     asked = {worker: worker.cards_asked for worker in system.workers.values()}
-    await system.until(lambda: all(worker.cards_asked >= before + 2 for worker, before in asked.items()))
+    await wait_until(lambda: all(worker.cards_asked >= before + 2 for worker, before in asked.items()))
 
 
 async def test_a_worker_that_is_silent_after_a_long_prompt_stays_ready_until_it_has_had_time_to_read_it(
@@ -291,11 +292,11 @@ async def test_a_worker_that_is_silent_after_a_long_prompt_stays_ready_until_it_
     registry, workers = small.router.registry, (small["math-0"], small["base-0"])
     for worker in workers:
         worker.silent_cards, worker.cards_asked = True, 0
-    await small.until(lambda: all(worker.cards_asked > 2 * SILENT_PROBES for worker in workers))
+    await wait_until(lambda: all(worker.cards_asked > 2 * SILENT_PROBES for worker in workers))
     assert [registry.state(name) for name in ("math-0", "base-0")] == ["ready", "ready"]
     for name in ("math-0", "base-0"):
         registry.workers[name].load._tokenizing_until = float("-inf")
-    await small.until(lambda: [registry.state(name) for name in ("math-0", "base-0")] == ["absent", "absent"])
+    await wait_until(lambda: [registry.state(name) for name in ("math-0", "base-0")] == ["absent", "absent"])
     assert registry.state("tool-0") == "registering"
 
 
@@ -304,10 +305,10 @@ async def test_a_worker_that_answers_requests_and_no_probes_stays_ready(small: S
     registry, worker = small.router.registry, small["math-0"]
     registry.workers["math-0"].note_progress(float("inf"))
     worker.silent_cards, worker.cards_asked = True, 0
-    await small.until(lambda: worker.cards_asked > 2 * SILENT_PROBES)
+    await wait_until(lambda: worker.cards_asked > 2 * SILENT_PROBES)
     assert registry.state("math-0") == "ready"
     registry.workers["math-0"].note_progress(float("-inf"))
-    await small.until(lambda: registry.state("math-0") == "absent")
+    await wait_until(lambda: registry.state("math-0") == "absent")
 
 
 def test_a_worker_that_was_sent_long_prompts_is_excused_for_a_bounded_time() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
+from sun_sglang.bench.polling import wait_until
 from sun_sglang.emulator.protocol.replies import sse_event as sse
 from sun_sglang.router.serving.merged_stream import MergedStream
 from tests.unit.router.conftest import System
@@ -45,7 +46,7 @@ def broken(*_: object) -> None:
 async def aborted_on_both(system: System, answers: int) -> None:
     """Every answer's legs were told to let go, and nothing is left of them."""
     for name in ("math-0", "base-0"):
-        await system.until(partial(_all_aborted, system[name], answers))
+        await wait_until(partial(_all_aborted, system[name], answers))
     await system.quiet()
 
 
@@ -193,9 +194,9 @@ async def test_one_of_several_that_fails_before_any_began_is_a_status(small: Sys
     small["base-0"].fault = Fault(status=400, times=1)
     status, _ = await small.post("/v1/completions", asking("/v1/completions", 3))
     assert status == 400
-    await small.until(lambda: len({a["rid"] for a in small["math-0"].aborts}) == 3)
+    await wait_until(lambda: len({a["rid"] for a in small["math-0"].aborts}) == 3)
     # the leg that answered has nothing left to abort
-    await small.until(lambda: len({a["rid"] for a in small["base-0"].aborts}) == 2)
+    await wait_until(lambda: len({a["rid"] for a in small["base-0"].aborts}) == 2)
     await small.quiet()
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 
+from sun_sglang.bench.polling import wait_until
 from sun_sglang.router.clock import Clock
 from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.transport.connection_pool import ConnectionPool
@@ -101,11 +102,6 @@ class Client:
         async with asyncio.timeout(PATIENCE_S):
             return await said
 
-    async def until(self, condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(PATIENCE_S):
-            while not condition():
-                await asyncio.sleep(0.001)
-
 
 @pytest.fixture
 async def client() -> AsyncIterator[Client]:
@@ -151,7 +147,7 @@ async def test_old_connections_are_closed(server: Server) -> None:
     client = Client(replace(DEADLINES, keepalive=0.02))
     base = await server.start()
     await asyncio.gather(*(client.ask(base) for _ in range(2)))
-    await client.until(lambda: not client.pool.idle_count)
+    await wait_until(lambda: not client.pool.idle_count)
     await client.ask(base)
     assert server.connections == 3
     client.pool.close()
@@ -270,7 +266,7 @@ async def test_connection_that_brings_an_answer_nobody_asked_for_is_not_used_aga
     assert await client.ask(base) == LegResponse(200, b"ok")
     server.write_to_all(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n")
     (idle,) = client.pool.origin(base).idle
-    await client.until(lambda: not idle.connection.is_open)
+    await wait_until(lambda: not idle.connection.is_open)
     assert await client.ask(base) == LegResponse(200, b"ok")
     assert server.connections == 2
 
@@ -309,7 +305,7 @@ async def test_exchange_answer_in_chunks_of_one_byte_is_bounded_by_its_memory(se
     chunks = b"1\r\nx\r\n" * 4000
     server.answers = [says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + END)]
     client.send(base, most=1 << 16)
-    await client.until(lambda: client.said)
+    await wait_until(lambda: client.said)
     assert client.said == [LegFailure("its answer is over 0.0625 MiB", oversized=True)]
 
 
@@ -324,7 +320,7 @@ async def test_exchange_stream_in_chunks_of_one_byte_is_held_back_by_its_memory(
 
     server.answers = [trickles]
     exchange = client.send(base, streams=True)
-    await client.until(lambda: exchange._paused)
+    await wait_until(lambda: exchange._paused)
     go_on.set()
     got = b""
     while piece := await exchange.read():
@@ -345,7 +341,7 @@ async def test_a_stream_is_told_of_at_its_first_event_and_read_to_its_end(server
 
     server.answers = [streams]
     exchange = client.send(base, streams=True)
-    await client.until(lambda: client.said)
+    await wait_until(lambda: client.said)
     assert client.said == [LegResponse(200, b"ab\n\n", streamed=True)]
     reading = asyncio.create_task(exchange.read())
     go_on.set()
@@ -358,7 +354,7 @@ async def test_a_stream_without_an_event_is_a_loss(server: Server, client: Clien
     base = await server.start()
     server.answers = [says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + END)]
     client.send(base, streams=True)
-    await client.until(lambda: client.said)
+    await wait_until(lambda: client.said)
     assert client.said == [LegFailure("the stream ended before its first token")]
 
 
@@ -380,7 +376,7 @@ async def test_a_slow_reader_holds_the_worker_back_and_gets_everything(server: S
 
     server.answers = [floods, says(OK)]
     exchange = client.send(base, streams=True)
-    await client.until(lambda: exchange._paused)
+    await wait_until(lambda: exchange._paused)
     await asyncio.sleep(0)
     assert sent < size, "sockets hold a few MiB, and the server waits"
     got = 0
@@ -395,7 +391,7 @@ async def test_what_a_stream_still_brings_can_be_dropped(server: Server, client:
     base = await server.start()
     server.answers = [says(FIRST + b"1\r\nc\r\n" + END)]
     exchange = client.send(base, streams=True)
-    await client.until(lambda: client.said)
+    await wait_until(lambda: client.said)
     async with asyncio.timeout(PATIENCE_S):
         await exchange.finished()
     assert client.pool.idle_count == 1
@@ -405,7 +401,7 @@ async def test_a_stream_that_breaks_is_read_up_to_there(server: Server, client: 
     base = await server.start()
     server.answers = [says(FIRST + b"1\r\nc\r\n", then_close=True)]
     exchange = client.send(base, streams=True)
-    await client.until(lambda: exchange.over)
+    await wait_until(lambda: exchange.over)
     assert await exchange.read() in (b"c", b"ab\n\nc")
     with pytest.raises(BrokenError, match="in the middle"):
         await exchange.read()
@@ -417,7 +413,7 @@ async def test_closing_wakes_the_reader(server: Server, client: Client) -> None:
     base = await server.start()
     server.answers = [says(FIRST)]
     exchange = client.send(base, streams=True)
-    await client.until(lambda: client.said)
+    await wait_until(lambda: client.said)
     reading = asyncio.create_task(exchange.read())
     await asyncio.sleep(0)
     exchange.close()
@@ -436,7 +432,7 @@ async def test_giving_up_closes_the_connection_and_says_nothing(server: Server, 
 
     server.answers = [never]
     exchange = client.send(base)
-    await client.until(lambda: server.requests)
+    await wait_until(lambda: server.requests)
     exchange.close()
     server.close_all()
     async with asyncio.timeout(PATIENCE_S):
@@ -456,7 +452,7 @@ async def test_closing_closes_what_is_kept_and_keeps_nothing_after(server: Serve
     base = await server.start()
     server.answers = [says(FIRST)]
     exchange = client.send(base, streams=True)
-    await client.until(lambda: client.said)
+    await wait_until(lambda: client.said)
     await client.ask(base)
     client.pool.close()
     assert client.pool.idle_count == 0

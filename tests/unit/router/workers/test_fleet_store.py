@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from sun_sglang.bench.polling import wait_until
 from sun_sglang.cli import workers as workers_command
 from sun_sglang.cli.main import build_app
 from sun_sglang.contracts.fleet_file import Fleet, FleetWorker, load_fleet
@@ -50,7 +51,7 @@ async def test_a_worker_that_is_added_gets_requests_once_proven(small: System) -
     worker = await another(small, "base-1", "decode", "w-base")
     status, said = await call(small, "POST", "/workers", {"name": "base-1", "pool": "base", "url": worker.url})
     assert (status, said["state"], said["role"]) == (201, "absent", "decode")
-    await small.until(lambda: small.router.registry.state("base-1") == "ready")
+    await wait_until(lambda: small.router.registry.state("base-1") == "ready")
     await small.ready()
     for _ in range(4):
         assert (await small.post("/generate", ASK))[0] == 200
@@ -63,7 +64,7 @@ async def test_a_worker_drains_and_resumes(sun: System) -> None:
     sun["base-0"].fault = Fault(hang_after=2)
     sun["base-1"].fault = Fault(hang_after=2)
     asked = asyncio.create_task(sun.post("/generate", {**ASK, "rid": "r"}))
-    await sun.until(lambda: sun["base-0"].running or sun["base-1"].running)
+    await wait_until(lambda: sun["base-0"].running or sun["base-1"].running)
     busy, other = ("base-0", "base-1") if sun["base-0"].running else ("base-1", "base-0")
     sun[other].fault = None
     status, said = await call(sun, "POST", f"/workers/{busy}/drain")
@@ -87,7 +88,7 @@ async def test_a_worker_leaves_when_its_requests_have_ended_unless_forced(sun: S
     for name in ("base-0", "base-1"):
         sun[name].fault = Fault(hang_after=2)
     asked = asyncio.create_task(sun.post("/generate", {**ASK, "rid": "r"}))
-    await sun.until(lambda: sun["base-0"].running or sun["base-1"].running)
+    await wait_until(lambda: sun["base-0"].running or sun["base-1"].running)
     busy, other = ("base-0", "base-1") if sun["base-0"].running else ("base-1", "base-0")
     sun[other].fault = None
     status, said = await call(sun, "DELETE", f"/workers/{busy}{'?force=true' if force else ''}")
@@ -101,13 +102,13 @@ async def test_a_worker_leaves_when_its_requests_have_ended_unless_forced(sun: S
     assert status == 200
     if force:
         assert reply["output_ids"] == expected("w-math", "w-base", IDS, 4)
-    await sun.until(lambda: busy not in sun.router.registry.workers)
+    await wait_until(lambda: busy not in sun.router.registry.workers)
     assert (await sun.post("/generate", ASK))[0] == 200
     async with sun.client.get("/metrics") as r:
         assert f'worker="{busy}"' not in "".join(
             line for line in (await r.text()).splitlines() if line.startswith("sun_worker_")
         )
-    await sun.until(lambda: any(e["event"] == "worker_removed" for e in sun.events))
+    await wait_until(lambda: any(e["event"] == "worker_removed" for e in sun.events))
     await sun.quiet()
 
 
@@ -117,16 +118,16 @@ async def test_a_task_moves_to_another_prefill_model_and_loses_nothing(small: Sy
     before, after = expected("w-math", "w-base", IDS, 4), expected("w-new", "w-base", IDS, 4)
     small["base-0"].fault = Fault(hang_after=2, times=1)
     old = asyncio.create_task(small.post("/generate", {**ASK, "rid": "old"}))
-    await small.until(lambda: small["base-0"].running)
+    await wait_until(lambda: small["base-0"].running)
     assert (await call(small, "POST", "/pools", {"name": "new", "role": "prefill", "model": "models/new"}))[0] == 201
     assert (await call(small, "POST", "/workers", {"name": "new-0", "pool": "new", "url": worker.url}))[0] == 201
     status, said = await call(small, "PUT", "/tasks/math", {"prefill": "new"})
     assert (status, said["moved"], said["prefill"]) == (202, False, "new")
-    await small.until(lambda: worker.canaries)
+    await wait_until(lambda: worker.canaries)
     assert (await small.post("/generate", ASK))[1]["output_ids"] == before
     assert (await call(small, "GET", "/tasks"))[1]["tasks"]["math"]["prefill"]["pool"] == "math"
     worker.canary_fault = None
-    await small.until(lambda: small.router.registry.fleet.tasks["math"].prefill == "new")
+    await wait_until(lambda: small.router.registry.fleet.tasks["math"].prefill == "new")
     assert (await small.post("/generate", ASK))[1]["output_ids"] == after
     assert worker.requests[-1][1]["extra_key"] == "new@w-new"
     assert small.router.registry.unserved() == []
@@ -134,7 +135,7 @@ async def test_a_task_moves_to_another_prefill_model_and_loses_nothing(small: Sy
     assert (await old)[0] == 200
     assert (await call(small, "DELETE", "/pools/math"))[1]["error"]["code"] == "pool_in_use"
     assert (await call(small, "DELETE", "/workers/math-0"))[0] in (200, 202)
-    await small.until(lambda: "math-0" not in small.router.registry.workers)
+    await wait_until(lambda: "math-0" not in small.router.registry.workers)
     assert (await call(small, "DELETE", "/pools/math"))[0] == 200
     assert (await small.post("/generate", {**ASK, "model": "tool"}))[0] == 200
     await small.quiet()
@@ -156,19 +157,19 @@ async def test_a_task_that_moves_to_workers_that_do_not_fit_stays_and_they_get_n
     await call(small, "POST", "/pools", {"name": "new", "role": "prefill", "model": "models/new"})
     await call(small, "POST", "/workers", {"name": "new-0", "pool": "new", "url": worker.url})
     # no task pairs it with anyone yet
-    await small.until(lambda: registry.workers["new-0"].admitted)
+    await wait_until(lambda: registry.workers["new-0"].admitted)
     assert (await call(small, "PUT", "/tasks/math", {"prefill": "new"}))[0] == 202
     (unproven,) = (await call(small, "GET", "/tasks"))[1]["tasks"]["math"]["unproven_paths"]
     assert why in unproven["why"]
     assert unproven["refused"]
     # another path that needs a canary has the router look at all of them
     registry.revoke(WorkerPath("tool-0", "base-0"))
-    await small.until(lambda: registry.usable("tool"))
+    await wait_until(lambda: registry.usable("tool"))
     assert worker.canaries == 0
     assert (await small.post("/generate", ASK))[1]["output_ids"] == expected("w-math", "w-base", IDS, 4)
     assert (await call(small, "PUT", "/tasks/math", {"prefill": "new", "any_decoder": True}))[0] in (200, 202)
     if "tuned_for" in changes:
-        await small.until(lambda: registry.fleet.tasks["math"].prefill == "new")
+        await wait_until(lambda: registry.fleet.tasks["math"].prefill == "new")
     await small.quiet()
 
 
@@ -180,15 +181,15 @@ async def test_under_traffic_no_request_is_lost_while_everything_changes(sun: Sy
             answers.append(await sun.post("/generate", ASK))
 
     clients = [asyncio.create_task(client()) for _ in range(8)]
-    await sun.until(lambda: len(answers) > 8)
+    await wait_until(lambda: len(answers) > 8)
     worker = await another(sun, "new-0", "prefill", "w-new")
     await call(sun, "POST", "/pools", {"name": "new", "role": "prefill", "model": "models/new"})
     await call(sun, "POST", "/workers", {"name": "new-0", "pool": "new", "url": worker.url})
     await call(sun, "PUT", "/tasks/math", {"prefill": "new"})
     for name in ("math-0", "math-1", "base-0"):
         assert (await call(sun, "DELETE", f"/workers/{name}"))[0] in (200, 202)
-    await sun.until(lambda: set(sun.router.registry.workers) == {"tool-0", "tool-1", "base-1", "new-0"})
-    await sun.until(lambda: len(worker.requests) > 5)
+    await wait_until(lambda: set(sun.router.registry.workers) == {"tool-0", "tool-1", "base-1", "new-0"})
+    await wait_until(lambda: len(worker.requests) > 5)
     stop.set()
     await asyncio.gather(*clients)
     one, two = expected("w-math", "w-base", IDS, 4), expected("w-new", "w-base", IDS, 4)
@@ -451,7 +452,7 @@ async def test_commands_that_cannot_be(small: System, cli: Any, monkeypatch: pyt
         assert words in str(done.exception)
     small["base-0"].fault = Fault(hang_after=2)
     asked = asyncio.create_task(small.post("/generate", {**ASK, "rid": "r"}))
-    await small.until(lambda: small["base-0"].running)
+    await wait_until(lambda: small["base-0"].running)
     monkeypatch.setattr(workers_command, "_POLL", 0.01)
     done = await cli("workers", "drain", "base-0", "--timeout", "0.05")
     assert "still has 1 requests" in str(done.exception)
@@ -475,10 +476,10 @@ async def test_a_worker_that_cannot_even_be_looked_up_is_no_other_workers_proble
     spec = FleetWorker.model_construct(name="odd", pool="base", url="http://" + "h" * 300, draining=False)
     now = small.router.registry.fleet
     Rollout(small.router.registry).change(now.model_copy(update={"workers": (*now.workers, spec)}))
-    await small.until(lambda: "no request can be sent to" in small.router.registry.workers["odd"].reason)
+    await wait_until(lambda: "no request can be sent to" in small.router.registry.workers["odd"].reason)
     await small["base-0"].restart()
-    await small.until(lambda: small.router.registry.workers["base-0"].incarnation.endswith("-1"))
-    await small.until(lambda: small.router.registry.state("base-0") == "ready")
+    await wait_until(lambda: small.router.registry.workers["base-0"].incarnation.endswith("-1"))
+    await wait_until(lambda: small.router.registry.state("base-0") == "ready")
     assert (await small.post("/generate", ASK))[0] == 200
 
 

@@ -7,7 +7,6 @@ import io
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from sun_sglang.bench.polling import wait_until
+from sun_sglang.bench.processes import router_command
 from sun_sglang.contracts.fleet_file import MAX_WORKERS, Fleet, FleetWorker
 from sun_sglang.contracts.tasks_report import PoolReport, TaskReport, TasksReport, UnprovenPath
 from sun_sglang.processes import start_ticks
@@ -32,7 +33,7 @@ from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.shared_loads import SharedLoads
 from sun_sglang.router.workers.worker import Worker
 from tests.support.ports import PORTS
-from tests.unit.router.conftest import DEADLINES, PATIENCE_S
+from tests.unit.router.conftest import DEADLINES
 from tests.unit.router.fake_worker import FakeWorker, Fault, Rooms
 
 ASK = {"model": "math", "input_ids": [5, 6, 7]}
@@ -244,11 +245,6 @@ class Two:
         self.workers: dict[str, FakeWorker] = {}
         self.routers: list[Router] = []
 
-    async def until(self, done: Any) -> None:
-        async with asyncio.timeout(PATIENCE_S):
-            while not done():
-                await asyncio.sleep(0.005)
-
     async def post(self, process: int, path: str, body: Any) -> tuple[int, Any]:
         """Ask one process, by its own socket."""
         connector = aiohttp.UnixConnector(self.routers[process].siblings.address(self.home / f"router-{process}.sock"))
@@ -281,7 +277,7 @@ async def two(tmp_path: Path) -> AsyncIterator[Two]:
         system.routers.append(
             await Router.start(Fleet.model_validate(fleet), Log(io.StringIO()), path, process, DEADLINES)
         )
-    await system.until(lambda: not any(r.registry.unproven() or r.registry.unserved() for r in system.routers))
+    await wait_until(lambda: not any(r.registry.unproven() or r.registry.unserved() for r in system.routers))
     yield system
     for router in system.routers:
         await router.stop(0.0)
@@ -295,8 +291,8 @@ async def test_one_process_leaves_alone_what_another_has_loaded(two: Two) -> Non
     held = []
     for process in (0, 1, 0, 1):
         held.append(asyncio.create_task(two.post(process, "/generate", {**ASK, "rid": f"r{len(held)}"})))
-        await two.until(lambda: sum(len(w.running) for w in two.workers.values()) >= len(held))
-        await two.until(lambda: sum(len(two.workers[f"base-{i}"].running) for i in range(2)) == len(held))
+        await wait_until(lambda: sum(len(w.running) for w in two.workers.values()) >= len(held))
+        await wait_until(lambda: sum(len(two.workers[f"base-{i}"].running) for i in range(2)) == len(held))
         counts = sorted(len(two.workers[f"base-{i}"].running) for i in range(2))
         assert counts[1] - counts[0] <= 1, "as one router would spread them"
     # any process ends a request, whichever has it
@@ -304,7 +300,9 @@ async def test_one_process_leaves_alone_what_another_has_loaded(two: Two) -> Non
         assert (await two.post(0, "/abort_request", {"rid": f"r{i}"}))[0] == 200
     assert [status for status, _ in await asyncio.gather(*held)] == [200] * 4
     for router in two.routers:
-        await two.until(lambda router=router: all(w.load.total_requests == 0 for w in router.registry.workers.values()))
+        await wait_until(
+            lambda router=router: all(w.load.total_requests == 0 for w in router.registry.workers.values())
+        )
 
 
 async def test_what_is_asked_of_one_is_answered_for_both(two: Two) -> None:
@@ -326,7 +324,7 @@ async def test_what_is_asked_of_one_is_answered_for_both(two: Two) -> None:
 
 async def test_a_change_reaches_every_process(two: Two) -> None:
     assert (await two.post(0, "/workers/base-0/drain", None))[0] == 200
-    await two.until(lambda: all(r.registry.workers["base-0"].draining for r in two.routers))
+    await wait_until(lambda: all(r.registry.workers["base-0"].draining for r in two.routers))
 
 
 def test_processes_share_a_port_and_drain(tmp_path: Path) -> None:
@@ -338,8 +336,8 @@ def test_processes_share_a_port_and_drain(tmp_path: Path) -> None:
     }
     path = tmp_path / "fleet.json"
     path.write_bytes(orjson.dumps(fleet))
-    command = [sys.executable, "-m", "sun_sglang.router", str(path), "--process"]
-    running = [subprocess.Popen([*command, str(i)], stderr=subprocess.PIPE, text=True) for i in range(2)]
+    commands = [router_command(str(path), "--process", str(i)) for i in range(2)]
+    running = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
     for process in running:
         assert process.stderr is not None
         assert orjson.loads(process.stderr.readline())["event"] == "listening"
