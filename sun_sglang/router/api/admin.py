@@ -34,37 +34,28 @@ class AdminHandlers:
         self._registry = registry
         self._store = store
 
-    def routes(self) -> list[web.RouteDef]:
-        """What is served, besides `GET /workers`."""
-        return [
-            web.post("/workers", self._add_worker),
-            web.post("/workers/{name}/drain", self._drain),
-            web.post("/workers/{name}/resume", self._resume),
-            web.delete("/workers/{name}", self._remove_worker),
-            web.post("/pools", self._add_pool),
-            web.delete("/pools/{name}", self._remove_pool),
-            web.put("/tasks/{name:.+}", self._set_task),
-        ]
-
     async def workers(self, _: web.Request) -> web.Response:
         """GET /workers: every worker, also one that no task uses or that is about to leave."""
         stay = {spec.name for spec in self._registry.wanted.workers}
         return _json({"workers": [self._worker(w, w.name not in stay) for w in self._registry.workers.values()]})
 
-    async def _add_worker(self, http: web.Request) -> web.Response:
+    async def add_worker(self, http: web.Request) -> web.Response:
+        """POST /workers: the worker serves once its card is accepted and a canary passed."""
         spec = await _read(http, FleetWorker)
         if spec.name in self._registry.workers and not self._is_wanted(spec.name):
             raise ApiError(409, f"worker `{spec.name}` is about to leave; add it again then", code="worker_leaving")
         await self._store.edit(fleet_edits.add_worker(spec))
         return _json(self._worker(self._registry.workers[spec.name], leaving=False), 201)
 
-    async def _drain(self, http: web.Request) -> web.Response:
+    async def drain(self, http: web.Request) -> web.Response:
+        """POST /workers/NAME/drain: the worker gets no new requests."""
         return await self._set_draining(http.match_info["name"], draining=True)
 
-    async def _resume(self, http: web.Request) -> web.Response:
+    async def resume(self, http: web.Request) -> web.Response:
+        """POST /workers/NAME/resume: the worker gets requests again."""
         return await self._set_draining(http.match_info["name"], draining=False)
 
-    async def _remove_worker(self, http: web.Request) -> web.Response:
+    async def remove_worker(self, http: web.Request) -> web.Response:
         """DELETE /workers/NAME: it leaves when its requests have ended; at once, with `?force=true`."""
         name, force = http.match_info["name"], http.query.get("force", "false")
         if force not in ("true", "false"):
@@ -78,16 +69,18 @@ class AdminHandlers:
         gone = name not in self._registry.workers
         return _json({"name": name, "removed": gone}, 200 if gone else 202)
 
-    async def _add_pool(self, http: web.Request) -> web.Response:
+    async def add_pool(self, http: web.Request) -> web.Response:
+        """POST /pools: add an empty pool."""
         pool = await _read(http, NewPool)
         await self._store.edit(fleet_edits.add_pool(pool.name, {"role": pool.role, "model": pool.model}))
         return _json(pool.model_dump(), 201)
 
-    async def _remove_pool(self, http: web.Request) -> web.Response:
+    async def remove_pool(self, http: web.Request) -> web.Response:
+        """DELETE /pools/NAME: remove a pool without workers and tasks."""
         await self._store.edit(fleet_edits.remove_pool(http.match_info["name"]))
         return _json({"name": http.match_info["name"], "removed": True})
 
-    async def _set_task(self, http: web.Request) -> web.Response:
+    async def set_task(self, http: web.Request) -> web.Response:
         """PUT /tasks/NAME: other pools serve it once a path between them is proven; the old ones do until then."""
         require_json(http)
         name, body = http.match_info["name"], parse_json(await http.read())

@@ -21,6 +21,7 @@ from sun_sglang.contracts.tasks_report import (
     UnprovenPath,
     WorkerReport,
 )
+from sun_sglang.router.api.generation import Draining
 from sun_sglang.router.api.merging import merge_tasks
 from sun_sglang.router.api.sibling_processes import SiblingProcesses
 from sun_sglang.router.auth.access import current_key, visible_tasks
@@ -56,10 +57,12 @@ class InfoHandlers:
         inflight: InFlight,
         queue: AdmissionQueue,
         siblings: SiblingProcesses,
+        draining: Draining,
         deadlines: Deadlines,
         *,
         shows_tasks: bool,
     ) -> None:
+        self._draining = draining
         self._deadlines = deadlines
         self._shows_tasks = shows_tasks
         self._canaries: dict[WorkerPath, asyncio.Task[str]] = {}
@@ -70,15 +73,14 @@ class InfoHandlers:
         self._path_prover = path_prover
         self._inflight = inflight
         self._started = int(time.time())
-        self.draining = False
 
     async def tasks(self, http: web.Request) -> web.Response:
         """GET /tasks: per task its pools, workers, paths, and what is in flight."""
         in_flight = Counter(ticket.task for ticket in self._inflight.tickets)
         names = self._registry.task_names
         tasks = {name: self._task(name, in_flight[name]) for name in names}
-        own = TasksReport(ready=not self._registry.unserved(), draining=self.draining, tasks=tasks)
-        others = await self._siblings.ask("GET", "/tasks", http.headers)
+        own = TasksReport(ready=not self._registry.unserved(), draining=self._draining.active, tasks=tasks)
+        others = await self._siblings.broadcast("GET", "/tasks", http.headers)
         merged = merge_tasks(own, [_report(body) for body in others.values()])
         return _json(merged.model_dump())
 
@@ -100,8 +102,8 @@ class InfoHandlers:
         It needs no key, so where there are keys it names no task.
         """
         missing = self._registry.unserved()
-        ok = not missing and not self.draining
-        body: dict[str, object] = {"status": "ok" if ok else "draining" if self.draining else "unready"}
+        ok = not missing and not self._draining.active
+        body: dict[str, object] = {"status": "ok" if ok else "draining" if self._draining.active else "unready"}
         if self._shows_tasks:
             body["unserved_tasks"] = missing
         return _json(body, 200 if ok else 503)

@@ -44,7 +44,7 @@ class SiblingProcesses:
             self._directory = os.open(socket.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         return f"/proc/self/fd/{self._directory}/{socket.name}"
 
-    async def ask(
+    async def broadcast(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None
     ) -> dict[int, bytes | None]:
         """Each process's answer; None from one that did not give any.

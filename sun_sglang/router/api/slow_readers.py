@@ -15,7 +15,7 @@ from aiohttp import web
 from sun_sglang.router.clock import Clock
 from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.observability.log import Log
-from sun_sglang.router.observability.metrics import RequestContext
+from sun_sglang.router.observability.request_context import RequestContext
 
 # Bytes that a client has to accept within `write_timeout`, if so many wait for it: 1.1 kB/s with the default of 60 s.
 # One byte would not do: a client that reads a byte a minute would keep its slot as long as it likes.

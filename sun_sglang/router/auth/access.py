@@ -14,12 +14,10 @@ from sun_sglang.router.auth.api_keys import ApiKey, Keyring, KeySpec, load_keys
 from sun_sglang.router.errors import ApiError
 from sun_sglang.topology import Router
 
-Need = Literal["nothing", "key", "metrics", "admin"]
+# What a route requires where the router has keys: nothing, any key, a key that may read metrics, or an admin key.
+AccessRule = Literal["open", "key", "metrics", "admin"]
 # the key of the request that is handled; None where none is needed
 current_key: ContextVar[ApiKey | None] = ContextVar("current_key")
-_OPEN = frozenset({"/health"})
-_ADMIN = ("/tasks", "/workers", "/pools", "/server_info", "/get_server_info", "/flush_cache")
-_BELOW_ADMIN = tuple(f"{path}/" for path in _ADMIN)
 
 
 class AccessControl:
@@ -44,21 +42,25 @@ class AccessControl:
         self._ring = Keyring((*specs, *self._own), self._processes, self._ring)
         return True
 
-    def check(self, path: str, headers: Mapping[str, str]) -> ApiKey | None:
-        """The key of a request; None where none is needed.
+    def check(self, rule: AccessRule, headers: Mapping[str, str]) -> ApiKey | None:
+        """Return the key of a request; None where the request needs none.
+
+        Args:
+            rule: what the request's route requires.
+            headers: of the request.
 
         Raises:
-            Problem: 401 without a key that exists, 403 with one that may not ask for this.
+            ApiError: 401 without a known key, 403 with one that does not satisfy the rule.
         """
-        if self._ring is None or (need := needed(path)) == "nothing":
+        if self._ring is None or rule == "open":
             return None
         key = self._ring.find(_token(headers))
         if key is None:
             message = "send a valid key, as `Authorization: Bearer KEY`"
             raise ApiError(401, message, code="invalid_api_key")
-        if need == "admin":
+        if rule == "admin":
             require_admin(key)
-        if need == "metrics" and not key.metrics:
+        if rule == "metrics" and not key.metrics:
             message = f"key `{key.name}` may not do this; an admin key may, and one with `metrics: true`"
             raise ApiError(403, message, code="admin_key_required")
         return key
@@ -74,15 +76,6 @@ def visible_tasks(tasks: Sequence[str]) -> Sequence[str]:
     """Return those of the tasks that exist for the client of this request: the ones that its key may call."""
     key = current_key.get()
     return tasks if key is None else key.visible(tasks)
-
-
-def needed(path: str) -> Need:
-    """What a request for a path has to bring."""
-    if path in _OPEN:
-        return "nothing"
-    if path == "/metrics":
-        return "metrics"
-    return "admin" if path in _ADMIN or path.startswith(_BELOW_ADMIN) else "key"
 
 
 def load_access_control(fleet: Fleet, environment: Mapping[str, str]) -> AccessControl:

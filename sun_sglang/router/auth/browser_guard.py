@@ -20,9 +20,6 @@ from sun_sglang.router.errors import ApiError
 _PRIVATE = (".localhost", ".local", ".internal", ".home.arpa")
 _OWN = frozenset({"same-origin", "none"})
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
-# these make workers do something whatever the method
-_ACTS = frozenset({"/flush_cache", "/health_generate", "/abort_request"})
-_ADMIN = ("/workers", "/pools", "/tasks")
 
 
 class BrowserGuard:
@@ -39,14 +36,24 @@ class BrowserGuard:
         self._domains = tuple(host[1:] for host in self._hosts if host.startswith("*."))
         self._any_host = tls or "*" in self._hosts
 
-    def check(self, method: str, path: str, headers: Mapping[str, str]) -> None:
-        """Raise Problem (403) for a host name that is not the router's, and for an act on behalf of a foreign page."""
+    def check(self, method: str, path: str, headers: Mapping[str, str], *, cross_site: bool) -> None:
+        """Refuse a request under a foreign host name, and one that a foreign page must not cause.
+
+        Args:
+            method: HTTP method of the request.
+            path: its path, for the message.
+            headers: its headers.
+            cross_site: any page may cause the request, since it changes nothing.
+
+        Raises:
+            ApiError: 403.
+        """
         host = headers.get("Host", "")
         if not (self._any_host or self._knows(host)):
             name = _name(host)
             message = f"`{name}` is not a name of this router; list it under `router.hosts`, or use an address"
             raise ApiError(403, message, code="host_not_allowed")
-        if acts(method, path) and (page := _foreign_page(method, host, headers)):
+        if not cross_site and (page := _foreign_page(method, host, headers)):
             message = f"{method} {path} from {page} is refused; send it from a program, or give the router API keys"
             raise ApiError(403, f"{message} (`router.api_keys`)", code="cross_site_request")
 
@@ -59,13 +66,6 @@ class BrowserGuard:
             or name.endswith(_PRIVATE)
             or name.endswith(self._domains)
         )
-
-
-def acts(method: str, path: str) -> bool:
-    """Whether a request changes something or makes work, besides requests for an answer, which have to be JSON."""
-    if path in _ACTS:
-        return True
-    return method not in _READS and any(path == of or path.startswith(f"{of}/") for of in _ADMIN)
 
 
 def require_json(http: web.Request) -> None:

@@ -2,44 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter as Counts
-from collections.abc import Iterable, Mapping
-from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from sun_sglang.router.dispatch.attempt import Attempt
-from sun_sglang.router.dispatch.legs import LEGS
 from sun_sglang.router.protocol.worker_replies import TokenCounts
-from sun_sglang.router.serving.in_flight import InFlight
-from sun_sglang.router.workers.registry import Registry
-from sun_sglang.router.workers.worker import State
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 5)
 
-
 M = TypeVar("M", Counter, Gauge, Histogram)
-
-
-@dataclass(slots=True)
-class RequestContext:
-    """A request as the metrics know it while it is handled.
-
-    Attributes:
-        task: for labels; `unknown` until it is known, and never just what a client wrote.
-        outcome_counted: whoever serves it counts how it ends.
-        client_stalled: its client did not read the answer and was disconnected.
-    """
-
-    task: str = "unknown"
-    outcome_counted: bool = False
-    client_stalled: bool = False
-
-
-current_context: ContextVar[RequestContext] = ContextVar("current_context")
 
 
 class Family(Generic[M]):
@@ -143,7 +115,6 @@ class Metrics:
         self.log_lines_lost = Family(
             Counter("sun_log_lines_lost", "Log lines lost: a write failed, or blocked.", ["why"], registry=r)
         )
-        self._lost_before: Counts[str] = Counts()
         self.connections = Family(
             Gauge("sun_connections", "Open client connections: waiting, busy, handshake.", ["state"], registry=r)
         )
@@ -169,43 +140,3 @@ class Metrics:
         for kind, count in zip(tokens._fields, tokens, strict=True):
             if count:
                 self.tokens.labels(task, kind).inc(count)
-
-    def page(
-        self,
-        registry: Registry,
-        inflight: InFlight,
-        attempts: Iterable[Attempt],
-        lost: Mapping[str, int],
-        connections: Mapping[str, int],
-    ) -> bytes:
-        """Return the page that Prometheus reads. Gauges are computed from current state.
-
-        Args:
-            registry: workers and their load.
-            inflight: requests of clients.
-            attempts: what is under way on workers.
-            lost: log lines lost so far, by the reason.
-            connections: open client connections by their state.
-        """
-        for state, count in connections.items():
-            self.connections.labels(state).set(count)
-        for why, count in tuple(lost.items()):
-            self.log_lines_lost.labels(why).inc(count - self._lost_before[why])
-            self._lost_before[why] = count
-        under_way = Counts((a.request.task, leg) for a in attempts if a.ticket.counted for leg in LEGS if a.holds(leg))
-        self.in_flight.clear()
-        self.leg_in_flight.clear()
-        for task in registry.task_names:
-            self.in_flight.labels(task).set(inflight.requests[task])
-            for leg in LEGS:
-                self.leg_in_flight.labels(task, leg).set(under_way[task, leg])
-        self.workers.clear()
-        self.worker_in_flight.clear()
-        self.worker_tokens.clear()
-        for worker in registry.workers.values():
-            self.worker_in_flight.labels(worker.name).set(worker.load.total_requests)
-            self.worker_tokens.labels(worker.name).set(worker.load.total_tokens)
-            current = registry.state(worker.name)
-            for state in State:
-                self.workers.labels(worker.name, worker.spec.pool, worker.role, state).set(state is current)
-        return generate_latest(self.registry)

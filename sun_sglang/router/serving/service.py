@@ -22,7 +22,8 @@ from sun_sglang.router.dispatch.pair_request import PairRequest, make_pair_reque
 from sun_sglang.router.dispatch.pair_response import PairResponse, StreamBrokenError
 from sun_sglang.router.errors import ApiError, broken_stream_error, internal_error
 from sun_sglang.router.observability.log import Log
-from sun_sglang.router.observability.metrics import Metrics, current_context
+from sun_sglang.router.observability.metrics import Metrics
+from sun_sglang.router.observability.request_context import current_context
 from sun_sglang.router.observability.request_id import current_request_id
 from sun_sglang.router.protocol.fan_out import (
     RESULT_FIELD,

@@ -46,7 +46,7 @@ class System:
         await wait_until(
             lambda: not any(w.load.requests or w.load.tokens for w in self.router.registry.workers.values())
         )
-        await wait_until(lambda: not self.router.inflight.tickets)
+        await wait_until(lambda: not self.router.in_flight.tickets)
 
     async def post(self, path: str, body: Any, **kwargs: Any) -> tuple[int, Any]:
         async with self.client.post(path, json=body, **kwargs) as r:

@@ -515,7 +515,7 @@ async def test_fault_17_an_abort_before_dispatch(small: System) -> None:
     await small["base-0"].stop()
     await wait_until(lambda: small.router.registry.unserved())
     asked = asyncio.create_task(small.post("/generate", {**MATH, "rid": "a"}))
-    await wait_until(lambda: small.router.inflight.tickets)
+    await wait_until(lambda: small.router.in_flight.tickets)
     await small.post("/abort_request", {"rid": "a"})
     await small["base-0"].restart()
     status, reply = await asked
@@ -657,10 +657,10 @@ async def test_fault_21_members_of_a_pool_need_the_same_weights(start: Start) ->
 async def test_fault_26_sigterm_lets_requests_in_flight_end(small: System) -> None:
     small["base-0"].fault = Fault(hang_after=2, times=1)
     asked = asyncio.create_task(small.events_of("/generate", {**MATH, "rid": "a", "stream": True}))
-    await wait_until(lambda: any(t.attempts for t in small.router.inflight.tickets))
+    await wait_until(lambda: any(t.attempts for t in small.router.in_flight.tickets))
     await wait_until(lambda: small["base-0"].running)
     stopping = asyncio.create_task(small.router.stop(2 * PATIENCE_S))
-    await wait_until(lambda: small.router.info.draining)
+    await wait_until(lambda: small.router.draining.active)
     assert (await small.post("/generate", MATH))[0] == 503
     assert (await small.get("/health"))[0] == 503
     await small.post("/abort_request", {"rid": "a"})

@@ -150,7 +150,7 @@ async def test_a_connection_whose_request_waits_for_its_answer_is_kept(small: Sy
     pass_time(small, MANY_S)
     pass_time(small, MANY_S)
     small["base-0"].fault = None
-    for ticket in list(small.router.inflight.tickets):
+    for ticket in list(small.router.in_flight.tickets):
         small.router.dispatcher.abort(ticket)
     assert (await peer.answer())[0] == 200
     assert not small.metric("sun_connections_ended_total", why="header")
@@ -235,7 +235,7 @@ async def test_over_the_bound_a_request_under_way_is_kept_and_the_new_connection
     assert await over.rest() == b""
     assert len(three["base-0"].running) == 3
     assert three.metric("sun_connections_ended_total", why="full") == 1
-    for ticket in list(three.router.inflight.tickets):
+    for ticket in list(three.router.in_flight.tickets):
         three.router.dispatcher.abort(ticket)
     for peer in peers[:3]:
         await peer.answer()

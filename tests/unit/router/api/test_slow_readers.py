@@ -15,7 +15,7 @@ import pytest
 from sun_sglang.bench.polling import wait_until
 from sun_sglang.router.api.slow_readers import MIN_BYTES, Accepted, ResponseDelivery
 from sun_sglang.router.errors import ApiError
-from sun_sglang.router.observability.metrics import RequestContext
+from sun_sglang.router.observability.request_context import RequestContext
 from tests.unit.router.conftest import SUN, Start, System
 
 
@@ -82,7 +82,7 @@ async def test_slot_is_free_when_decode_has_ended_although_the_client_does_not_r
     async with stuck_client(system, generate(200)):
         status, _ = await system.post("/generate", {"model": "tool", "text": "hi"})
         assert status == 200
-        assert len(system.router.inflight.tickets) == 1, "the first answer is not delivered yet"
+        assert len(system.router.in_flight.tickets) == 1, "the first answer is not delivered yet"
         assert not any(worker.load.requests for worker in system.router.registry.workers.values())
     await system.quiet()
 

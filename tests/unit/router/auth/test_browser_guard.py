@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from sun_sglang.errors import TopologyError
-from sun_sglang.router.auth.browser_guard import BrowserGuard, acts
+from sun_sglang.router.auth.browser_guard import BrowserGuard
 from sun_sglang.router.errors import ApiError
 from sun_sglang.topology import parse_topology
 from tests.unit.router.conftest import SUN, Start, System
@@ -18,10 +18,13 @@ FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.
 KEY = "k" * 20
 
 
-def code(guard: BrowserGuard, method: str = "GET", path: str = "/tasks", **headers: str) -> str | None:
+def code(
+    guard: BrowserGuard, method: str = "GET", path: str = "/tasks", *, cross_site: bool = True, **headers: str
+) -> str | None:
     """The code of the refusal; None where there is none."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
     try:
-        guard.check(method, path, {name.replace("_", "-"): value for name, value in headers.items()})
+        guard.check(method, path, named, cross_site=cross_site)
     except ApiError as error:
         return error.code if error.status == 403 else str(error.status)
     return None
@@ -89,8 +92,8 @@ ACTS = [
 ]
 
 
-@pytest.mark.parametrize(("method", "path"), ACTS)
-def test_act_for_a_foreign_page_is_refused_and_for_a_program_is_not(method: str, path: str) -> None:
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE"])
+def test_act_for_a_foreign_page_is_refused_and_for_a_program_is_not(method: str) -> None:
     guard = BrowserGuard([], tls=False)
     host = {"Host": "localhost:8000"}
     for foreign in (
@@ -98,19 +101,32 @@ def test_act_for_a_foreign_page_is_refused_and_for_a_program_is_not(method: str,
         *({"Sec-Fetch-Site": site} for site in ("cross-site", "same-site", "?")),
     ):
         with pytest.raises(ApiError) as e:
-            guard.check(method, path, host | foreign)
+            guard.check(method, "/x", host | foreign, cross_site=False)
         assert (e.value.status, e.value.code) == (403, "cross_site_request")
         assert "router.api_keys" in e.value.message
     for own in ({}, {"Sec-Fetch-Site": "none"}, {"Origin": "http://localhost:8000"}, {"User-Agent": "curl/8.5.0"}):
-        guard.check(method, path, host | own)
+        guard.check(method, "/x", host | own, cross_site=False)
     is_read = method in ("GET", "HEAD")
-    assert code(guard, method, path, User_Agent=FIREFOX) == ("cross_site_request" if is_read else None)
+    refusal = "cross_site_request" if is_read else None
+    assert code(guard, method, cross_site=False, User_Agent=FIREFOX) == refusal
+
+
+def test_request_that_a_foreign_page_may_cause_is_served() -> None:
+    assert code(BrowserGuard([], tls=False), "GET", Origin="http://evil.com", User_Agent=FIREFOX) is None
+
+
+@pytest.mark.parametrize(("method", "path"), ACTS)
+async def test_route_that_acts_is_refused_to_a_foreign_page(small: System, method: str, path: str) -> None:
+    page = {"Origin": "http://evil.com", "User-Agent": FIREFOX}
+    async with small.client.request(method, path, headers=page) as r:
+        assert r.status == 403
+        assert method == "HEAD" or (await r.json())["error"]["code"] == "cross_site_request"
 
 
 @pytest.mark.parametrize("path", ["/tasks", "/workers", "/metrics", "/v1/models", "/health", "/tasksx"])
-def test_reads_are_no_acts(path: str) -> None:
-    assert not acts("GET", path)
-    assert code(BrowserGuard([], tls=False), "GET", path, Origin="http://evil.com", User_Agent=FIREFOX) is None
+async def test_route_that_reads_is_served_to_a_foreign_page(small: System, path: str) -> None:
+    async with small.client.get(path, headers={"Origin": "http://evil.com", "User-Agent": FIREFOX}) as r:
+        assert r.status == (404 if path == "/tasksx" else 200)
 
 
 # --- the router -----------------------------------------------------------------------------------------------------

@@ -167,7 +167,7 @@ async def test_two_keys_may_use_one_id_and_an_abort_finds_the_keys_own(shared: S
     assert (await told(shared, "POST", "/abort_request", ROOT, json={"rid": "same"}))[0] == 200
     assert (await asked[ALICE])[0] == 200
     await shared.quiet()
-    assert not shared.router.inflight._named
+    assert not shared.router.in_flight._named
 
 
 async def test_aborts_of_a_request_that_is_being_aborted_cost_nothing(

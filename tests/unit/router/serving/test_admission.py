@@ -36,9 +36,9 @@ async def hold(system: System, *rids: str) -> list[asyncio.Task[Any]]:
     """Requests that never end by themselves, each in flight before the next is sent."""
     asked = []
     for rid in rids:
-        before = len(system.router.inflight.tickets)
+        before = len(system.router.in_flight.tickets)
         asked.append(asyncio.create_task(system.post("/generate", {**HANG, "stream": False, "rid": rid})))
-        await wait_until(lambda before=before: len(system.router.inflight.tickets) > before)
+        await wait_until(lambda before=before: len(system.router.in_flight.tickets) > before)
     return asked
 
 
@@ -148,7 +148,7 @@ async def test_request_wider_than_the_cap_lets_another_task_go_when_one_answer_e
     for rid in ("other", "b"):
         await system.client.post("/abort_request", json={"rid": rid})
     await wait_until(lambda: system.metric("sun_queued", task="math") == 0)
-    await wait_until(lambda: any(t.rid == "c" and t.attempts for t in system.router.inflight.tickets))
+    await wait_until(lambda: any(t.rid == "c" and t.attempts for t in system.router.in_flight.tickets))
     await system.client.post("/abort_request", json={"rid": "c"})
     assert (await other)[0] == 200
     status, reply = await asked
@@ -246,7 +246,7 @@ async def test_a_full_decode_worker_that_runs_batches_is_overloaded_and_stays(st
 async def test_fault_23_a_flooding_task_lets_a_quiet_one_go_first(start: Start) -> None:
     """How late a quiet task's request is, in requests of the flood that end before it begins."""
     system: System = await start(SUN, {"math": 1, "tool": 1, "base": 1}, router={"max_requests": 4})
-    base, inflight = system["base-0"], system.router.inflight
+    base, inflight = system["base-0"], system.router.in_flight
     base.fault = Fault(hang_after=1)
     flood = {"model": "math", "input_ids": [1, 2, 3], "sampling_params": {"max_new_tokens": 100}}
     asked = [asyncio.create_task(system.post("/generate", {**flood, "rid": f"f{i}"})) for i in range(60)]

@@ -240,7 +240,7 @@ async def test_a_request_that_came_before_any_worker_is_checked_when_one_is_ther
         {"text": ["x", "a " * 1500]},
     ]
     asked = [asyncio.create_task(system.post(GENERATE, {"model": "math", "stream": stream, **body})) for body in bodies]
-    await wait_until(lambda: len(system.router.inflight.tickets) == 5)
+    await wait_until(lambda: len(system.router.in_flight.tickets) == 5)
     system["base-0"].canary_fault = None
     for status, reply in await asyncio.gather(*asked):
         assert status == 400, reply
@@ -256,7 +256,7 @@ async def test_a_request_is_checked_again_where_its_workers_come_back_with_less(
     await wait_until(lambda: registry.unserved() == ["math", "tool"])
     ids = asyncio.create_task(small.post(GENERATE, {"model": "math", "input_ids": [40_000]}))
     long = asyncio.create_task(small.post(GENERATE, {"model": "tool", "input_ids": [1] * 900}))
-    await wait_until(lambda: len(small.router.inflight.tickets) == 2)
+    await wait_until(lambda: len(small.router.in_flight.tickets) == 2)
     worker.card_changes = {"max_input_tokens": 800}
     for name in ("math-0", "tool-0"):
         small[name].card_changes = {"identity": {"vocab_size": 30_000}}

@@ -1,0 +1,139 @@
+"""The route table: every endpoint, with the handler and the access rule in one row.
+
+To add an endpoint, write its handler in the module that it belongs to and add a row to `route_table`. A row without an
+access rule cannot be constructed, and the application serves nothing but the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from sun_sglang.router.api.admin import AdminHandlers
+from sun_sglang.router.api.generation import GenerationHandlers
+from sun_sglang.router.api.info import InfoHandlers
+from sun_sglang.router.api.metrics_page import MetricsPage
+from sun_sglang.router.auth.access import AccessRule
+from sun_sglang.router.protocol.request import Endpoint
+
+_STRICTNESS: tuple[AccessRule, ...] = ("open", "key", "metrics", "admin")
+
+
+class Route(NamedTuple):
+    """One endpoint.
+
+    Attributes:
+        method: the HTTP method; a row for GET serves HEAD too.
+        path: the path, with variable parts as aiohttp writes them (`/workers/{name}`).
+        handler: serves the request.
+        access: which requests are let in where the router has keys.
+        cross_site: a foreign web page may cause the request where the router has no keys: the request changes nothing,
+            or its handler requires a content type that a page cannot send.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    access: AccessRule
+    cross_site: bool = False
+
+
+def route_table(
+    generation: GenerationHandlers, info: InfoHandlers, admin: AdminHandlers, metrics: MetricsPage
+) -> tuple[Route, ...]:
+    """Return every endpoint of the router.
+
+    Args:
+        generation: handlers of requests for text, and of their aborts.
+        info: handlers of requests about tasks, models, workers and health.
+        admin: handlers that change the fleet.
+        metrics: the handler of `/metrics`.
+    """
+    return (
+        *(Route("POST", endpoint, generation.endpoint(endpoint), "key", cross_site=True) for endpoint in Endpoint),
+        Route("PUT", Endpoint.GENERATE, generation.endpoint(Endpoint.GENERATE), "key", cross_site=True),
+        Route("POST", "/abort_request", generation.abort, "key"),
+        Route("GET", "/v1/models", info.models, "key", cross_site=True),
+        Route("GET", "/v1/models/{model:.+}", info.model, "key", cross_site=True),
+        Route("GET", "/model_info", info.model_info, "key", cross_site=True),
+        Route("GET", "/get_model_info", info.model_info, "key", cross_site=True),
+        Route("GET", "/health", info.health, "open", cross_site=True),
+        Route("GET", "/health_generate", info.health_generate, "key"),
+        Route("GET", "/metrics", metrics.get, "metrics", cross_site=True),
+        Route("GET", "/server_info", info.server_info, "admin", cross_site=True),
+        Route("GET", "/get_server_info", info.server_info, "admin", cross_site=True),
+        Route("GET", "/flush_cache", info.flush_cache, "admin"),
+        Route("POST", "/flush_cache", info.flush_cache, "admin"),
+        Route("GET", "/tasks", info.tasks, "admin", cross_site=True),
+        Route("PUT", "/tasks/{name:.+}", admin.set_task, "admin"),
+        Route("GET", "/workers", admin.workers, "admin", cross_site=True),
+        Route("POST", "/workers", admin.add_worker, "admin"),
+        Route("POST", "/workers/{name}/drain", admin.drain, "admin"),
+        Route("POST", "/workers/{name}/resume", admin.resume, "admin"),
+        Route("DELETE", "/workers/{name}", admin.remove_worker, "admin"),
+        Route("POST", "/pools", admin.add_pool, "admin"),
+        Route("DELETE", "/pools/{name}", admin.remove_pool, "admin"),
+    )
+
+
+class RouteTable:
+    """The routes of one application.
+
+    Attributes:
+        routes: every row.
+    """
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self.routes = tuple(routes)
+        self._registered: dict[web.AbstractRoute, Route] = {}
+        self._strictest = _strictest_rules(self.routes)
+
+    def register(self, app: web.Application) -> None:
+        """Add every route to an application."""
+        for route in self.routes:
+            for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
+                added = app.router.add_route(method, route.path, route.handler, expect_handler=answer_expectation)
+                self._registered[added] = route
+
+    def find(self, request: web.Request) -> Route | None:
+        """Return the route that a request matched; None for one that ends with 404 or 405."""
+        return self._registered.get(request.match_info.route)
+
+    def access_rule(self, request: web.Request, route: Route | None) -> AccessRule:
+        """Return the rule for a request.
+
+        A request without a route gets the strictest rule of the routes whose path begins with the same segment, so that
+        its error tells a client without access nothing about what exists there.
+
+        Args:
+            request: any request.
+            route: the route that it matched.
+        """
+        return route.access if route is not None else self._strictest.get(_first_segment(request.path), "key")
+
+
+async def answer_expectation(request: web.Request) -> None:
+    """Answer `Expect: 100-continue` and ignore every other expectation.
+
+    aiohttp's own handler refuses others with a reply that repeats the header. That reply fails with a 500 where the
+    header holds bytes that are not text.
+    """
+    if request.headers.get("Expect", "").lower() == "100-continue" and request.version >= (1, 1):
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        # these bytes are not part of the response
+        request.writer.output_size = 0
+
+
+def _strictest_rules(routes: Iterable[Route]) -> Mapping[str, AccessRule]:
+    strictest: dict[str, AccessRule] = {}
+    for route in routes:
+        segment = _first_segment(route.path)
+        strictest[segment] = max(strictest.get(segment, "open"), route.access, key=_STRICTNESS.index)
+    return strictest
+
+
+def _first_segment(path: str) -> str:
+    return path.split("/", 2)[1] if path.startswith("/") else ""
