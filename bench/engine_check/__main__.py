@@ -3,7 +3,8 @@
     python -m sun_sglang.bench.engine_check 0.5.24
 
 Writes into `build/engine-check/VERSION`: `engine-cpu.txt` (the derived pins), `report.md`, `report.json` and pytest's
-`tests.xml`. Exit code 0: every hook and test is right; 1: one is not, or the environment cannot be made; 2: no version.
+`tests.xml`. Exit code 0: every hook and every test passed; 1: one failed, or the environment cannot be made; 2: the
+version is missing or invalid.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from sun_sglang.bench.engine_check.cpu_list import (
     parse_deviations,
     parse_pins,
 )
-from sun_sglang.bench.engine_check.derive import Derivation, derive
+from sun_sglang.bench.engine_check.derivation import Derivation
+from sun_sglang.bench.engine_check.derive import derive
 from sun_sglang.bench.engine_check.environment import prepare
 from sun_sglang.bench.engine_check.errors import EngineCheckError
 from sun_sglang.bench.engine_check.registry import PipRegistry
@@ -44,7 +46,7 @@ _INTERRUPTED = 128 + signal.SIGINT  # as a shell reports it
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Check a version; return the exit code."""
+    """Run the command; return the exit code."""
     parser = argparse.ArgumentParser(prog="make engine-check", usage="make engine-check VERSION=0.5.24")
     parser.add_argument("version", type=_version, help="the SGLang version to check")
     version: str = parser.parse_args(arguments).version
@@ -65,8 +67,13 @@ def main(arguments: Sequence[str]) -> int:
 def check(checkout: Path, version: str, console: Console) -> Report:
     """Derive the pins, make the environment, check hooks and tests in it, and write the report.
 
+    Args:
+        checkout: the source tree.
+        version: the SGLang version.
+        console: shows progress.
+
     Raises:
-        EngineCheckError: the environment cannot be made, or another check of this version runs.
+        EngineCheckError: the environment cannot be made, or another check of this version is running.
     """
 
     def say(line: str) -> None:
@@ -106,18 +113,23 @@ def _check(checkout: Path, version: str, say: Callable[[str], None]) -> Report:
 
 @contextmanager
 def _claimed(build: Path, version: str) -> Iterator[None]:
-    """Hold a version's folder: a second check would remove the environment that the first one makes."""
+    """Lock a version's folder: a second check would remove the environment that the first one makes."""
     build.mkdir(parents=True, exist_ok=True)
     with (build / f"{version}.lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:
-            raise EngineCheckError(f"another check of {version} runs in this checkout; wait for its end") from e
+            raise EngineCheckError(f"another check of {version} is running in this checkout; wait until it ends") from e
         yield
 
 
 def derive_lists(checkout: Path, version: str, say: Callable[[str], None]) -> tuple[Derivation, str, str]:
-    """Derive the pins for a version; return them, their list, and the list of the other tools.
+    """Derive the pins for a version; return the derivation, its list of pins, and the list of the other tools.
+
+    Args:
+        checkout: the source tree.
+        version: the SGLang version.
+        say: shows one line of progress.
 
     Raises:
         EngineCheckError: a list is wrong, the registry lacks a version, or a pin cannot be met.
@@ -125,7 +137,7 @@ def derive_lists(checkout: Path, version: str, say: Callable[[str], None]) -> tu
     text = (checkout / LIST).read_text()
     base = parse_pins(text)
     deviations = parse_deviations((checkout / DEVIATIONS).read_text())
-    say(f"pins: reads what sglang {version} and {len(base)} pinned packages require")
+    say(f"pins: reads the requirements of sglang {version} and of {len(base)} pinned packages")
     registry = PipRegistry(checkout / _BUILD / "metadata.json")
     derivation = derive(base, version, deviations, registry, marker_environment())
     tools = {
@@ -145,7 +157,7 @@ def _version(text: str) -> str:
     try:
         return str(Version(text))
     except InvalidVersion as e:
-        raise argparse.ArgumentTypeError(f"`{text}` is no version; write VERSION=0.5.24") from e
+        raise argparse.ArgumentTypeError(f"`{text}` is not a version; write VERSION=0.5.24") from e
 
 
 def _show(console: Console, report: Report) -> None:

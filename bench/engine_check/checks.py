@@ -1,4 +1,4 @@
-"""What is checked in the environment: every hook on SGLang, and the tests on real workers."""
+"""The checks in the environment: every hook on SGLang, and the tests on real workers."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any, Literal
 from sun_sglang.bench.engine_check.errors import EngineCheckError
 from sun_sglang.patches.versions import ANY_VERSION_VARIABLE, INACTIVE
 
-# the names in SGLang that are used, exactness, cache and API on real workers, the emulator's contract with them, the
-# request fields, the worker key, and the decode cache on SGLang's pools
+# every name of SGLang that this package uses; exactness, cache and API on real workers; the emulator's replies compared
+# with theirs; the request fields; the worker key; and the decode cache on SGLang's pools
 FILES = (
     "test_names.py",
     "test_exactness.py",
@@ -33,15 +33,15 @@ _OUTCOMES: Mapping[str, Literal["failed", "skipped"]] = {"failure": "failed", "e
 
 @dataclass(frozen=True)
 class Hook:
-    """One hook on SGLang: what its patch declares for the version, and what was found.
+    """One hook on SGLang: the declaration of its patch for the version, and its state.
 
     Attributes:
         name: the patch's name.
         target: the function that it changes.
-        declared: what the patch does on this version; None where it was not run on it.
+        declared: what the patch does on this version; None if it was not tested on the version.
         found: `applied`, `inactive`, `moved`, `missing`, or `unknown` where SGLang cannot be imported.
-        why: the reason for what was found.
-        by_version: whether that reason is one for which the patch declares itself inactive on some version.
+        why: the reason for the state.
+        by_version: whether the patch declares itself inactive for that reason on some version.
     """
 
     name: str
@@ -53,9 +53,10 @@ class Hook:
 
     @property
     def ok(self) -> bool:
-        """Whether the hook is in place, or not needed on this machine; and not where it is declared to be inactive.
+        """Whether the state agrees with the declaration: applied, or not needed on this machine.
 
-        A hook that finds SGLang to need none, on a version where it is declared to act, looks at the wrong thing.
+        A hook is wrong that is applied where it is declared inactive. So is a hook that reports the version as the
+        reason for its inactivity, on a version on which it is declared to act.
         """
         declared_inactive = self.declared is not None and self.declared.startswith(INACTIVE)
         if self.found == "applied":
@@ -67,7 +68,7 @@ class Hook:
 
 @dataclass(frozen=True)
 class Case:
-    """One test's result; `message` is the start of what a failed or skipped test reported, in one line."""
+    """The result of one test; `message` is the first line of a failed or skipped test's report."""
 
     file: str
     name: str
@@ -87,6 +88,11 @@ class Suite:
 def check_hooks(python: Path, checkout: Path, version: str) -> tuple[Hook, ...]:
     """Load SGLang as a worker does and return the state of every hook.
 
+    Args:
+        python: the environment's interpreter.
+        checkout: the source tree.
+        version: the SGLang version.
+
     Raises:
         EngineCheckError: `sun doctor` ended without a report.
     """
@@ -100,7 +106,7 @@ def check_hooks(python: Path, checkout: Path, version: str) -> tuple[Hook, ...]:
 
 
 def parse_hooks(report: Mapping[str, Any], version: str) -> tuple[Hook, ...]:
-    """Return the hooks of a report of `sun doctor`, with what each patch declares for a version."""
+    """Return the hooks in a report of `sun doctor`, with the declaration of each patch for a version."""
     trouble = next((f["detail"] for f in report["findings"] if f["what"] == "patches"), "")
     return tuple(
         Hook(
@@ -116,7 +122,7 @@ def parse_hooks(report: Mapping[str, Any], version: str) -> tuple[Hook, ...]:
 
 
 def check_tests(python: Path, checkout: Path, results: Path) -> Suite:
-    """Run the tests on real workers in one session; pytest prints as it goes.
+    """Run the tests on real workers in one session of pytest, which prints its progress.
 
     Args:
         python: the environment's interpreter.
@@ -155,12 +161,12 @@ def _test(case: ET.Element) -> Case:
 def _message(child: ET.Element) -> str:
     message, text = child.get("message", ""), child.text or ""
     if message == "collection failure":
-        # pytest says nothing more there; the exception is the traceback's last line
+        # this message names no exception; the last line of the traceback does
         raised = [line.removeprefix("E").strip() for line in text.splitlines() if line.startswith("E ")]
         return raised[-1] if raised else message
     return " ".join((message or text).split())[:_MESSAGE]
 
 
 def _environment() -> dict[str, str]:
-    # a version that the product was not run on is what this command is for
+    # this command checks versions on which this package is not tested yet
     return {**os.environ, ANY_VERSION_VARIABLE: "1"}

@@ -1,4 +1,4 @@
-"""A virtual environment for one SGLang version, made once and used again while its pins are the same."""
+"""A virtual environment for one SGLang version, which is reused while its pins are the same."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Environment:
 
     Attributes:
         python: its interpreter.
-        seconds: how long it took to make.
-        bytes: what it takes on the disk.
+        seconds: time that it took to make.
+        bytes: its size on the disk.
     """
 
     python: Path
@@ -35,7 +35,7 @@ class Environment:
 
 
 class _Stamp(NamedTuple):
-    """Written last into an environment that is complete."""
+    """The content of the file that is written last into a complete environment."""
 
     digest: str
     seconds: float
@@ -43,24 +43,24 @@ class _Stamp(NamedTuple):
 
 
 def prepare(folder: Path, checkout: Path, pins: str, tools: str, say: Callable[[str], None]) -> Environment:
-    """Return the environment with these pins; make it where there is none or its pins are others.
+    """Return the environment with these pins; make it if there is none, or if its pins differ.
 
     Args:
-        folder: where the environment is, or is to be.
-        checkout: this package's source, installed in place.
+        folder: folder of the environment.
+        checkout: the source tree, which is installed in place.
         pins: the engine's list, in pip's format.
-        tools: the list of everything else that the tests import.
+        tools: the list of all other packages that the tests import.
         say: shows one line of progress.
 
     Raises:
-        EngineCheckError: pip failed. Nothing is left of the environment then.
+        EngineCheckError: pip failed; the environment is removed.
     """
     content = "\n".join([pins, tools, sys.version])
     digest = hashlib.sha256(content.encode()).hexdigest()
     stamp = folder / _STAMP
     python = folder / "bin" / "python"
     if (made := _read(stamp)) is not None and made.digest == digest and python.exists():
-        say(f"environment: {folder}, as it is")
+        say(f"environment: reuses {folder}")
         _install_checkout(python, checkout)
         return Environment(python, made.seconds, made.bytes)
     say(f"environment: makes {folder}")
@@ -77,7 +77,7 @@ def prepare(folder: Path, checkout: Path, pins: str, tools: str, say: Callable[[
 
 
 def disk_usage(folder: Path) -> int:
-    """Return the bytes that a folder takes on the disk; a file with several names counts once."""
+    """Return the size of a folder on the disk in bytes; a file with several names counts once."""
     found = {}
     for path in folder.rglob("*"):
         status = path.lstat()
@@ -94,7 +94,7 @@ def _make(folder: Path, pins: str, tools: str) -> None:
     (torch,) = [line for line in pins.splitlines() if line.startswith("torch==")]
     _run([sys.executable, "-m", "venv", str(folder)])
     python = folder / "bin" / "python"
-    # as the Makefile does: torch with its requirements, the rest without, since SGLang's own need a GPU driver
+    # as in the Makefile: torch with its requirements, the rest without, since SGLang's requirements need a GPU driver
     _pip(python, torch, "--constraint", str(engine))
     _pip(python, "--no-deps", "--requirement", str(engine), "--requirement", str(rest))
 

@@ -1,4 +1,4 @@
-"""What ends a check before it has a result."""
+"""The errors that end a check before it has a result."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class EngineCheckError(UserError):
 
 
 class ConflictError(EngineCheckError):
-    """No releases satisfy all requirements at once; the message says which exclude each other."""
+    """No releases satisfy all requirements at once; the message names those that exclude each other."""
 
 
 class NotOfferedError(EngineCheckError):
@@ -18,7 +18,7 @@ class NotOfferedError(EngineCheckError):
 
     Args:
         requirement: the requirement, such as `sglang==0.5.99`.
-        offered: the newest versions that the registry has, oldest first; empty where it has none.
+        offered: the newest versions that the registry has, oldest first; empty if it has none.
     """
 
     def __init__(self, requirement: str, offered: tuple[str, ...]) -> None:

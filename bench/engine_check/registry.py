@@ -1,4 +1,4 @@
-"""The package registry, asked through pip's resolver without installing anything."""
+"""The package registry, queried through pip's resolver without installing anything."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from sun_sglang.bench.engine_check.cpu_list import Pin
-from sun_sglang.bench.engine_check.derive import Release
 from sun_sglang.bench.engine_check.errors import ConflictError, EngineCheckError, NotOfferedError
+from sun_sglang.bench.engine_check.releases import Release
 
 PIP = ("-m", "pip", "--disable-pip-version-check", "--no-input")
 _NOT_OFFERED = re.compile(r"No matching distribution found for (\S+)")
@@ -25,10 +25,10 @@ _NEWEST = 3
 
 
 class PipRegistry:
-    """Asks pip what it would install for this interpreter, and remembers the metadata of releases.
+    """Queries pip for the releases that it would install for this interpreter, and caches their metadata.
 
     Args:
-        cache: JSON file of metadata by pin; a release's metadata never changes.
+        cache: JSON file of metadata by pin; the metadata of a release never changes.
     """
 
     def __init__(self, cache: Path) -> None:
@@ -39,8 +39,8 @@ class PipRegistry:
         """Return the release of each pin, in order.
 
         Raises:
-            NotOfferedError: the registry lacks one.
-            EngineCheckError: pip failed otherwise.
+            NotOfferedError: the registry lacks a release.
+            EngineCheckError: pip failed for another reason.
         """
         pins = list(pins)
         unknown = [pin for pin in pins if _key(pin) not in self._known]
@@ -58,7 +58,7 @@ class PipRegistry:
         """Return whether the registry has a release that a requirement allows.
 
         Raises:
-            EngineCheckError: pip failed otherwise.
+            EngineCheckError: pip failed for another reason.
         """
         try:
             self._report("--no-deps", str(requirement))
@@ -67,11 +67,15 @@ class PipRegistry:
         return True
 
     def resolve(self, wanted: Sequence[Requirement], constraints: Sequence[Pin]) -> list[Release]:
-        """Return releases that satisfy the wanted requirements and everything that those require.
+        """Return releases that satisfy the wanted requirements and the requirements of those releases.
+
+        Args:
+            wanted: the requirements.
+            constraints: pins that must hold.
 
         Raises:
-            ConflictError: there are none under these constraints.
-            NotOfferedError: the registry lacks what one of them requires.
+            ConflictError: no releases satisfy all requirements under these constraints.
+            NotOfferedError: the registry lacks a required release.
         """
         with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
             file.write("\n".join(map(str, constraints)))
@@ -90,7 +94,7 @@ class PipRegistry:
 
 
 def pip_error(stdout: str, stderr: str) -> EngineCheckError:
-    """Turn what a failed pip printed into one error."""
+    """Return one error for the output of a failed pip."""
     if missing := _NOT_OFFERED.search(stderr):
         listed = _OFFERED.search(stderr)
         versions = [v.strip() for v in listed[1].split(",")] if listed else []

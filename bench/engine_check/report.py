@@ -1,4 +1,4 @@
-"""The outcome of a check: what changed, what failed, and the tables that show it."""
+"""The outcome of a check, and its tables. Pure."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from packaging.utils import canonicalize_name
 
 from sun_sglang.bench.engine_check.checks import Case, Hook, Suite
 from sun_sglang.bench.engine_check.cpu_list import Pins
-from sun_sglang.bench.engine_check.derive import Derivation
+from sun_sglang.bench.engine_check.derivation import Derivation
 
 
 class Bound(NamedTuple):
-    """A requirement of this package that the derived pins do not satisfy; `group` is its extra, or `dependencies`."""
+    """A requirement of this package that excludes a derived pin; `group` is its extra, or `dependencies`."""
 
     group: str
     requirement: str
@@ -25,7 +25,7 @@ class Bound(NamedTuple):
 
 
 class Section(NamedTuple):
-    """One table; `empty` is what is said where it has no rows."""
+    """One table; `empty` is the text in place of a table without rows."""
 
     title: str
     columns: tuple[str, ...]
@@ -38,13 +38,13 @@ class Report:
     """The outcome of a check.
 
     Attributes:
-        derivation: the pins and what changed.
-        bounds: requirements of this package that have to move.
+        derivation: the pins and the changes.
+        bounds: requirements of this package that have to change.
         hooks: every hook on SGLang.
         tests: the tests on real workers.
-        environment_seconds: how long the environment took to make.
-        environment_bytes: what it takes on the disk.
-        tests_seconds: how long the tests took, with their servers.
+        environment_seconds: time to make the environment.
+        environment_bytes: size of the environment on the disk.
+        tests_seconds: time of the tests, with their servers.
     """
 
     derivation: Derivation
@@ -62,7 +62,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether every hook is in place or not needed, and every test passed."""
+        """Whether every hook is applied or not needed, and every test passed."""
         return all(hook.ok for hook in self.hooks) and not self.failed and self.tests.status == 0
 
     def to_json(self) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def sections(report: Report) -> Iterator[Section]:
     yield Section(
         "Hooks",
         ("hook", "declared", "found", "why"),
-        tuple((h.name, h.declared or f"not run on {theirs} yet", h.found, h.why) for h in report.hooks),
+        tuple((h.name, h.declared or f"not tested on {theirs} yet", h.found, h.why) for h in report.hooks),
         "There are no hooks.",
     )
     yield Section("Tests", ("file", "passed", "failed", "skipped", "seconds"), tuple(_by_file(report)), "No test ran.")
@@ -144,7 +144,11 @@ def sections(report: Report) -> Iterator[Section]:
 def summary(report: Report) -> str:
     """Return the outcome in one line."""
     broken = [hook.name for hook in report.hooks if not hook.ok]
-    hooks = f"hooks that did not take: {', '.join(broken)}" if broken else f"all {len(report.hooks)} hooks are right"
+    hooks = (
+        f"hooks that failed: {', '.join(broken)}"
+        if broken
+        else f"all {len(report.hooks)} hooks are in place or not needed"
+    )
     passed, failed, skipped = _counts(report.tests.results)
     return (
         f"SGLang {report.derivation.version}: {'passed' if report.ok else 'FAILED'}; {hooks}; tests: {passed} passed, "

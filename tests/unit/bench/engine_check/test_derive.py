@@ -20,8 +20,10 @@ from sun_sglang.bench.engine_check.cpu_list import (
     parse_pins,
     require_consistent,
 )
-from sun_sglang.bench.engine_check.derive import Derivation, Release, derive
+from sun_sglang.bench.engine_check.derivation import Derivation
+from sun_sglang.bench.engine_check.derive import derive
 from sun_sglang.bench.engine_check.errors import ConflictError, EngineCheckError, NotOfferedError
+from sun_sglang.bench.engine_check.releases import Release
 
 ENVIRONMENT = {"python_version": "3.11", "sys_platform": "linux", "platform_machine": "x86_64"}
 BASE = "sglang==1.0\ntorch==2.13.0\ntransformers==5.0\ntokenizers==0.22\nhub==1.5\n"
@@ -62,7 +64,7 @@ class MadeUpRegistry:
                 if name in fixed and not requirement.specifier.contains(fixed[name]):
                     raise ConflictError(f"{requirement} excludes {bound}")
                 chosen[name] = self._newest(bound, fixed)
-                left += chosen[name].needs(requirement.extras, ENVIRONMENT)
+                left += chosen[name].applicable(requirement.extras, ENVIRONMENT)
         return list(chosen.values())
 
     def _newest(self, requirement: Requirement, fixed: Mapping[str, Version]) -> Release:
@@ -81,7 +83,7 @@ class MadeUpRegistry:
     def _agrees(self, release: Release, fixed: Mapping[str, Version]) -> bool:
         return all(
             requirement.specifier.contains(fixed[name])
-            for requirement in release.needs((), ENVIRONMENT)
+            for requirement in release.applicable((), ENVIRONMENT)
             if (name := canonicalize_name(requirement.name)) in fixed
         )
 
@@ -276,11 +278,11 @@ def test_requirement_that_no_release_satisfies_is_one_error() -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("torch>=2", r"list:1: `torch>=2` is no exact pin"),
-        ("torch==2.*", "no exact pin"),
-        ("torch", "no exact pin"),
-        ("???", "no exact pin"),
-        ("a==1\n# note\nA==2", "list:3: A stands in the list twice"),
+        ("torch>=2", r"list:1: `torch>=2` is not an exact pin"),
+        ("torch==2.*", "not an exact pin"),
+        ("torch", "not an exact pin"),
+        ("???", "not an exact pin"),
+        ("a==1\n# note\nA==2", "list:3: A is pinned twice"),
     ],
 )
 def test_line_that_is_no_pin_is_named(text: str, complaint: str) -> None:
@@ -292,9 +294,9 @@ def test_line_that_is_no_pin_is_named(text: str, complaint: str) -> None:
     ("text", "complaint"),
     [
         ("[kept", "engine-cpu.toml"),
-        ('[keep]\na = "b"', "`keep` is none of the tables"),
+        ('[keep]\na = "b"', "`keep` is not one of the tables"),
         ('[kept]\na = ""', "kept.a needs a reason"),
-        ('[kept]\nA = "x"\n[left-out]\na = "y"', "a stands in `kept` and in `left-out`"),
+        ('[kept]\nA = "x"\n[left-out]\na = "y"', "a is in `kept` and in `left-out`"),
     ],
 )
 def test_wrong_deviation_is_named(text: str, complaint: str) -> None:
@@ -305,7 +307,7 @@ def test_wrong_deviation_is_named(text: str, complaint: str) -> None:
 def test_deviation_that_the_list_contradicts_is_named() -> None:
     with pytest.raises(EngineCheckError, match=r"left-out\.hub is pinned"):
         require_consistent(parse_pins(BASE), Deviations({canonicalize_name("hub"): "x"}, {}, {}))
-    with pytest.raises(EngineCheckError, match="gone keeps its version and is not in"):
+    with pytest.raises(EngineCheckError, match="gone keeps its version but is not in"):
         require_consistent(parse_pins(BASE), deviating("kept", "gone"))
 
 

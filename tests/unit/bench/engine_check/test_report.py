@@ -19,7 +19,7 @@ from sun_sglang.bench.engine_check import __main__ as command
 from sun_sglang.bench.engine_check import environment as environments
 from sun_sglang.bench.engine_check.checks import Case, Hook, Suite, parse_hooks, parse_junit
 from sun_sglang.bench.engine_check.cpu_list import parse_pins
-from sun_sglang.bench.engine_check.derive import Change, Derivation, Deviation, RequirementChange
+from sun_sglang.bench.engine_check.derivation import Change, Derivation, Deviation, RequirementChange
 from sun_sglang.bench.engine_check.environment import Environment, disk_usage, prepare
 from sun_sglang.bench.engine_check.errors import ConflictError, EngineCheckError, NotOfferedError
 from sun_sglang.bench.engine_check.registry import pip_error
@@ -126,7 +126,7 @@ def test_markdown_has_a_table_for_each_section_and_says_where_one_is_empty() -> 
     assert "| sglang | 1.0 | 2.0 | the version to check |" in page
     assert "| torch | 2.13.0 | ==2.14.1 | a \\| b |" in page, "a bar in a cell ends no cell"
     assert "| gone | gone==1 | - | not installed |" in page
-    assert "| b | not run on 2.0 yet | inactive | native |" in page
+    assert "| b | not tested on 2.0 yet | inactive | native |" in page
     assert "| test_api.py | 1 | 1 | 0 | 2 |" in page
     assert "| test_api.py::test_b | assert 1 == 2 + where 1 = f() |" in page
     assert "## Bounds to move in pyproject.toml\n\nNone.\n" in page
@@ -324,14 +324,14 @@ def test_second_check_of_a_version_is_refused_and_that_of_another_is_not(
     command.main(["2.0"])
     assert codes == [[1, 1]]
     assert [line.removeprefix("engine-check: ") for line in capsys.readouterr().out.splitlines()] == [
-        "another check of 2.0 runs in this checkout; wait for its end",
+        "another check of 2.0 is running in this checkout; wait until it ends",
         "the end of 3.0",
         "the end of 2.0",
     ]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"), [([], "required: version"), (["newest"], "`newest` is no version")]
+    ("arguments", "complaint"), [([], "required: version"), (["newest"], "`newest` is not a version")]
 )
 def test_command_without_a_version_is_wrong_usage(
     arguments: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
