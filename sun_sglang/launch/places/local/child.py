@@ -56,6 +56,11 @@ class LocalRunning:
         """Process id of the first process."""
         return self._child.pid
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the exit status of the first process is known."""
+        return self._child.has_ended
+
     async def wait(self) -> int:
         """Return the exit status of the first process."""
         return await self._child.wait()

@@ -154,7 +154,7 @@ def _live(request: ForkRequest, parent: int, link: socket.socket) -> None:
         serve(request.argv)
         status = 0
     except SystemExit as e:
-        status = e.code if isinstance(e.code, int) else 1
+        status = _exit_status(e)
     except SunError as e:
         status = report_end(e)
     except BaseException:
@@ -163,6 +163,14 @@ def _live(request: ForkRequest, parent: int, link: socket.socket) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def _exit_status(end: SystemExit) -> int:
+    """Return the status with which Python would exit, and print the message where the end carries one."""
+    if isinstance(end.code, str):
+        print(end.code, file=sys.stderr)  # noqa: T201 - what Python does at its own exit
+        return 1
+    return end.code or 0
 
 
 def _become(request: ForkRequest) -> None:

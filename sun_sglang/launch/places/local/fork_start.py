@@ -28,10 +28,12 @@ class ForkStart:
 
     Args:
         log: file for the fork server's own output.
+        module: the fork server, for `python -m`.
     """
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, module: str = "sun_sglang.launch.places.local.fork_server") -> None:
         self._log = log
+        self._module = module
         self._ready: asyncio.Future[None] | None = None
         self._started: dict[str, asyncio.Future[int]] = {}
         self._ended: dict[str, asyncio.Future[int]] = {}
@@ -47,7 +49,7 @@ class ForkStart:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                "sun_sglang.launch.places.local.fork_server",
+                self._module,
                 str(theirs.fileno()),
                 pass_fds=(theirs.fileno(),),
                 env={**inherited_environment(os.environ), VISIBLE_DEVICES: ""},

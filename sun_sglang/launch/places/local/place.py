@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -53,6 +54,7 @@ class LocalPlace:
         self._slots: dict[str, LocalSlot] = {}
         self._preparing = asyncio.Lock()
         self._method: StartMethod | None = None
+        self._running: list[LocalRunning] = []
         self._gpu_memory: GpuMemory | None = None
 
     async def open(self) -> None:
@@ -98,7 +100,9 @@ class LocalPlace:
         address = _address(worker, own.address.port, self._ports)
         log_begin = own.begin_log(worker.log)
         child = await method.start(command_at(worker, address))
-        return LocalRunning(address, child, worker.log, log_begin)
+        running = LocalRunning(address, child, worker.log, log_begin)
+        self._running = [one for one in self._running if not one.has_ended] + [running]
+        return running
 
     async def adopt(self) -> dict[str, Running]:
         """Refuse: the kernel ends a local worker with its launcher.
@@ -113,10 +117,15 @@ class LocalPlace:
         self._slots.pop(slot.worker, None)
 
     async def close(self) -> None:
-        """End the fork server, and with it the workers that it forked."""
+        """Kill the workers that still run, and end the fork server."""
+        for running in self._running:
+            await running.send(signal.SIGKILL)
         if self._method is not None:
             await self._method.close()
             self._method = None
+        for running in self._running:
+            await running.wait()
+        self._running.clear()
         self._slots.clear()
 
     async def _prepare(self) -> StartMethod:
