@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +39,7 @@ from sun_sglang.launch.state import DeploymentState, Phase, read_state
 from sun_sglang.launch.supervision import supervised_process, supervisor
 from sun_sglang.launch.supervision.readiness import Limits
 from sun_sglang.processes import start_ticks
+from tests.support.waiting import wait_for
 
 PATIENCE_S = 60.0
 LIMITS = Limits(ready_timeout=PATIENCE_S)
@@ -58,14 +58,6 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "sun.yaml"
     path.write_text(yaml.safe_dump(TOPOLOGY))
     return path
-
-
-def wait_for(done: Callable[[], object]) -> None:
-    """Wait for a state that stays."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not done():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 # --- the terminal ---------------------------------------------------------------------------------------------------

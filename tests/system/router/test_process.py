@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import signal
 import socket
 import subprocess
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sun_sglang.bench.processes import router_command
-from sun_sglang.contracts.fleet_file import Fleet
-from sun_sglang.router.app import Router
-from sun_sglang.router.health.load_monitor import LoadMonitor
-from sun_sglang.router.observability.log import Log
-from tests.unit.router.conftest import DEADLINES, PATIENCE_S
 
 FLEET = {
     "tasks": {"math": {"prefill": "p", "decode": "d"}},
@@ -80,19 +73,3 @@ def test_a_signal_drains_and_ends_cleanly(tmp_path: Path, number: signal.Signals
     events = [json.loads(line)["event"] for line in err.splitlines()]
     assert "draining" in events
     assert events[-1] == "stopped"
-
-
-async def test_a_watch_that_fails_ends_the_router(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def broken(_: LoadMonitor) -> None:
-        raise RuntimeError("nobody thought of this")
-
-    monkeypatch.setattr(LoadMonitor, "run", broken)
-    log = StringIO()
-    router = await Router.start(Fleet.model_validate(FLEET), Log(log), deadlines=DEADLINES)
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            await router.failed.wait()
-    finally:
-        await router.stop(0.0)
-    events = [json.loads(line) for line in log.getvalue().splitlines()]
-    assert any(e["event"] == "defect" and "nobody thought of this" in e["trace"] for e in events)

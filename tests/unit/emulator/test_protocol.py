@@ -9,7 +9,7 @@ from pathlib import Path
 import aiohttp
 
 from sun_sglang.bench.polling import wait_until
-from tests.unit.emulator.conftest import Start, ask, at_rest, expected, legs, post, url
+from tests.support.emulator import Start, ask, at_rest, expected, legs, post, url
 
 PROMPT = [3, 1, 4, 1, 5]
 

@@ -23,7 +23,7 @@ from sun_sglang.errors import TopologyError
 from sun_sglang.launch.planning.machine import Machine
 from sun_sglang.launch.planning.preflight import preflight
 from sun_sglang.topology import Emulation, parse_topology
-from tests.unit.emulator.conftest import Start, flags, legs, url
+from tests.support.emulator import Start, flags, legs, url
 
 Write = Callable[..., Path]
 BROKEN_OFF = "broken off"

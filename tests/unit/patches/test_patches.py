@@ -6,7 +6,6 @@ import functools
 import importlib.metadata
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Collection
 from types import ModuleType, SimpleNamespace
@@ -251,18 +250,6 @@ def test_launch_that_fails_leaves_the_environment_as_it_was() -> None:
     with pytest.raises(RuntimeError):
         launch_with_proofs(launch)
     assert FILE_VARIABLE not in os.environ
-
-
-def test_proofs_of_processes_that_a_child_started_reach_the_server() -> None:
-    append = (
-        "import os, sys; from sun_sglang.patches.report_patches import *;"
-        "append_proof(sys.argv[1], Proof(pid=os.getpid(), patches=()))"
-    )
-    controller = "import subprocess, sys; [subprocess.run([sys.executable, *sys.argv[1:]], check=True) for _ in 'ab']"
-    file = ProofFile()
-    subprocess.run([sys.executable, "-c", controller, "-c", append, file.path], check=True)
-    assert len({proof.pid for proof in file.read()}) == 2
-    file.close()
 
 
 def test_scheduler_leaves_the_kv_dtype_that_it_gives_to_the_transfer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-import random
 from pathlib import Path
 
 import pytest
 
 from sun_sglang.bench.router import peers
 from sun_sglang.bench.router.load_client import LoadError, closed_loop, connect, paced, request
-from sun_sglang.bench.router.policies import CONVERSATIONS, traffic
-from sun_sglang.bench.router.policy_cluster import TASKS
-from sun_sglang.bench.router.speed import UNITS, Plan, measure_speed, percentile
+from sun_sglang.bench.router.speed import UNITS, Plan, measure_speed
 from tests.support.ports import PORTS
 
 
@@ -51,17 +48,3 @@ def test_every_figure_of_a_balancer(processes: int) -> None:
 def test_a_balancer_that_cannot_start_is_named(tmp_path: Path) -> None:
     with pytest.raises(peers.PeerError, match="rust"), peers.balancer("rust", [["false"]], 9, tmp_path):
         pass
-
-
-def test_percentiles() -> None:
-    assert percentile([1.0, 2.0, 3.0], 50) == 2.0
-    assert percentile(list(range(101)), 99) == 99
-
-
-def test_traffic_is_skewed_as_told() -> None:
-    even, skewed = (traffic(random.Random(1), skew, 100, 20) for skew in (0.0, 3.0))
-    shares = [sum(request.task == TASKS[0] for request in requests) / len(requests) for requests in (even, skewed)]
-    assert 0.2 < shares[0] < 0.3
-    assert shares[1] > 0.75
-    assert traffic(random.Random(1), 0.0, 100, 20) == even
-    assert len({tuple(request.prompt[:128]) for request in even}) == CONVERSATIONS * len(TASKS)

@@ -1,0 +1,112 @@
+"""Emulated workers in this process. A test that waits for a timeout makes that one short, and no other."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import aiohttp
+import pytest
+
+from sun_sglang.emulator.protocol.fake_tokens import expected_tokens
+from sun_sglang.emulator.settings import parse_settings
+from sun_sglang.emulator.worker import EmulatedWorker
+from tests.support.ports import PORTS
+
+VOCAB = 1000
+# where the process gets no CPU for a while, no peer is to be taken for dead
+QUICK = {
+    "heartbeat_interval": 60,
+    "waiting_timeout": 60,
+    "bootstrap_timeout": 60,
+    "lookup_attempts": 2,
+    "lookup_pause": 0.01,
+    "lookup_timeout": 60,
+    "disconnect_poll": 0.01,
+    "vocab_size": VOCAB,
+}
+
+Start = Callable[..., Awaitable[EmulatedWorker]]
+
+
+def flags(role: str, model: str, **emulation: Any) -> list[str]:
+    """The command line of a worker."""
+    argv = ["--model-path", model, "--disaggregation-mode", role, "--port", "0"]
+    argv += ["--disaggregation-bootstrap-port", str(next(PORTS)), "--disaggregation-decode-enable-radix-cache"]
+    kv = emulation.pop("max_total_tokens", None)
+    argv += ["--max-total-tokens", str(kv)] if kv else []
+    for name, value in (QUICK | emulation).items():
+        argv += ["--sim-" + name.replace("_", "-"), str(value)]
+    return argv
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[Start]:
+    """Starts workers; stops them at the end."""
+    workers: list[EmulatedWorker] = []
+
+    async def start(role: str, model: str, **emulation: Any) -> EmulatedWorker:
+        worker = EmulatedWorker(parse_settings(flags(role, model, **emulation)))
+        await worker.start()
+        workers.append(worker)
+        return worker
+
+    yield start
+    for worker in workers:
+        await worker.stop()
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=120)) as session:
+        yield session
+
+
+def url(worker: EmulatedWorker) -> str:
+    return f"http://127.0.0.1:{worker.server.port}"
+
+
+def legs(prefill: EmulatedWorker, prompt: list[int], length: int, **fields: Any) -> dict[str, Any]:
+    """The body of both legs of a request."""
+    return {
+        "rid": f"{random.getrandbits(128):032x}",
+        "input_ids": prompt,
+        "sampling_params": {"max_new_tokens": length},
+        "bootstrap_host": "127.0.0.1",
+        "bootstrap_port": prefill.card.bootstrap_port,
+        "bootstrap_room": random.getrandbits(62) + 1,
+        **fields,
+    }
+
+
+def expected(prefill: EmulatedWorker, prompt: list[int], length: int) -> list[int]:
+    return expected_tokens(prefill.card.identity.weights, prompt, length, VOCAB)
+
+
+async def post(client: aiohttp.ClientSession, worker: EmulatedWorker, body: dict[str, Any]) -> tuple[int, Any]:
+    async with client.post(f"{url(worker)}/generate", json=body) as reply:
+        return reply.status, await reply.json()
+
+
+async def ask(
+    client: aiohttp.ClientSession,
+    prefill: EmulatedWorker,
+    decode: EmulatedWorker,
+    prompt: list[int],
+    length: int,
+    **fields: Any,
+) -> tuple[tuple[int, Any], tuple[int, Any]]:
+    """Both legs; what each answered."""
+    body = legs(prefill, prompt, length, **fields)
+    first, second = await asyncio.gather(post(client, prefill, body), post(client, decode, body))
+    return first, second
+
+
+def at_rest(*workers: EmulatedWorker) -> bool:
+    """Nothing is under way, waiting or held."""
+    return all(
+        not worker.engine.generations and not any(v for k, v in worker.engine.load().items() if k != "total")
+        for worker in workers
+    )

@@ -1,0 +1,45 @@
+"""Pages of several router processes, merged into one."""
+
+from __future__ import annotations
+
+from sun_sglang.contracts.tasks_report import PoolReport, TaskReport, TasksReport, UnprovenPath
+from sun_sglang.router.api.merging import merge_metrics, merge_tasks
+
+
+def tasks_report(ready: bool, in_flight: int, unproven: tuple[UnprovenPath, ...] = ()) -> TasksReport:
+    side = PoolReport(pool="p", model="m", workers=())
+    task = TaskReport(
+        ready=ready,
+        prefill=side,
+        decode=side,
+        paths=(),
+        unproven_paths=unproven,
+        queued=1,
+        in_flight=in_flight,
+        namespace=None,
+    )
+    return TasksReport(ready=ready, draining=False, tasks={"math": task})
+
+
+def test_tasks_are_ready_when_every_process_is() -> None:
+    a, b = (UnprovenPath(prefill=name, decode="d", why="", times=0, refused=False) for name in "ab")
+    assert merge_tasks(tasks_report(True, 1), []) == tasks_report(True, 1)
+    merged = merge_tasks(tasks_report(True, 1, (a,)), [tasks_report(True, 2, (a, b)), tasks_report(False, 4)])
+    assert not merged.ready
+    math = merged.tasks["math"]
+    assert (math.ready, math.in_flight, math.queued, math.unproven_paths) == (False, 7, 3, (a, b))
+    assert not merge_tasks(tasks_report(True, 1), [None]).ready
+
+
+def test_metrics_keep_their_families_and_get_a_process() -> None:
+    page = b'# HELP a help\n# TYPE a gauge\na{x="1"} 2.0\n# HELP b help\n# TYPE b counter\nb_total 3.0\n'
+    assert merge_metrics({0: page, 1: page}).decode().splitlines() == [
+        "# HELP a help",
+        "# TYPE a gauge",
+        'a{process="0",x="1"} 2.0',
+        'a{process="1",x="1"} 2.0',
+        "# HELP b help",
+        "# TYPE b counter",
+        'b_total{process="0"} 3.0',
+        'b_total{process="1"} 3.0',
+    ]
