@@ -11,6 +11,11 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from tests.support.invariants import pytest_configure, pytest_runtest_makereport
+
+# pytest finds hooks by their names here; these make a test fail by the name of its invariant
+__all__ = ["pytest_configure", "pytest_runtest_makereport"]
+
 pytest.register_assert_rewrite("tests.support.training")
 
 LLAMA = {

@@ -41,6 +41,7 @@ async def forget(client: httpx.AsyncClient, deployment: Deployment, worker: str)
     assert reply.status_code == 200, reply.text
 
 
+@pytest.mark.invariant("I8")
 @pytest.mark.parametrize("task", ["llama-a", "pages"])
 async def test_a_conversation_is_the_same_with_the_cache_on_and_off(
     client: httpx.AsyncClient, deployment: Deployment, task: str
@@ -159,6 +160,7 @@ async def test_retracted_requests_answer_as_the_reference_and_leave_only_their_p
     reference.require_few_ties()
 
 
+@pytest.mark.invariant("I7")
 async def test_two_tasks_with_one_prompt_get_their_own_answers(client: httpx.AsyncClient, models: Path) -> None:
     prompt = [random.Random(11).randrange(5, 261) for _ in range(50)]
     references = {t: Reference(models / t, models / "llama-base") for t in ("llama-a", "llama-b")}
@@ -202,6 +204,7 @@ async def ask_pair(
     return dict(decoded.json())
 
 
+@pytest.mark.invariant("I9")
 async def test_fault_16_a_clients_own_cache_key_stays_within_its_task(client: httpx.AsyncClient, models: Path) -> None:
     """`extra_key` empty, or another task's namespace: neither reaches another task's KV."""
     prompt = [random.Random(13).randrange(5, 261) for _ in range(50)]

@@ -24,6 +24,7 @@ def references(request: pytest.FixtureRequest, models: Path) -> dict[str, Refere
     return {f"{name}-{t}": Reference(models / f"{name}-{t}", models / f"{name}-base") for t in "ab"}
 
 
+@pytest.mark.invariant("I10")
 @pytest.mark.parametrize("batch", range(1, 9))
 async def test_a_batch_of_two_tasks_answers_as_the_reference(
     client: httpx.AsyncClient, references: dict[str, Reference], batch: int
@@ -40,6 +41,7 @@ async def test_a_batch_of_two_tasks_answers_as_the_reference(
         reference.require_few_ties()
 
 
+@pytest.mark.invariant("I10")
 async def test_conversations_answer_as_the_reference(
     client: httpx.AsyncClient, references: dict[str, Reference]
 ) -> None:

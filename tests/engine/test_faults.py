@@ -405,6 +405,7 @@ async def test_fault_07_decode_dies_before_the_first_byte(
         await until_idle(client, deployment, "llama-a-0")
 
 
+@pytest.mark.invariant("I6")
 @pytest.mark.parametrize(
     ("task", "path", "body"),
     [
@@ -643,6 +644,7 @@ async def test_fault_26_what_a_worker_cannot_end_in_time_is_an_explicit_error(
 # --- a client is gone -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.invariant("I3")
 @pytest.mark.parametrize("stream", [False, True])
 async def test_fault_13_the_client_leaves_before_the_first_token(
     deployment: Deployment, client: httpx.AsyncClient, stream: bool
@@ -660,6 +662,7 @@ async def test_fault_13_the_client_leaves_before_the_first_token(
     await until_idle(client, deployment, "spare-a-0")
 
 
+@pytest.mark.invariant("I3")
 @pytest.mark.parametrize("n", [1, 3])
 async def test_fault_14_the_client_leaves_mid_stream(
     deployment: Deployment, client: httpx.AsyncClient, task_references: dict[str, Reference], n: int
@@ -985,6 +988,7 @@ async def test_fault_25_no_decode_worker_has_ever_been_there(deployment: Deploym
             assert reply.json()["error"]["code"] == "no_worker"
 
 
+@pytest.mark.invariant("I12")
 async def test_fault_28_a_worker_without_the_hooks_never_gets_ready(models: Path) -> None:
     """SGLang is told to load no plugin, as its own switch allows: the worker ends and names the switch."""
     flags = ["--model-path", str(models / "llama-base"), "--disaggregation-mode", "decode"]
@@ -1003,6 +1007,7 @@ async def test_fault_28_a_worker_without_the_hooks_never_gets_ready(models: Path
     assert b"sun worker: SGLANG_PLUGINS=none makes SGLang leave out" in output, output[-2000:]
 
 
+@pytest.mark.invariant("I2")
 async def test_no_kv_is_held_after_all_of_this(client: httpx.AsyncClient, deployment: Deployment) -> None:
     """The one bound here that is SGLang's: its decode workers give a dead prefill worker up after some heartbeats."""
 

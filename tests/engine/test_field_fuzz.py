@@ -170,6 +170,7 @@ def combinations() -> list[Sent]:
     return drawn
 
 
+@pytest.mark.invariant("I16")
 async def test_no_field_at_its_bounds_ends_a_worker(
     client: httpx.AsyncClient, deployment: Deployment, task_references: dict[str, Reference]
 ) -> None:

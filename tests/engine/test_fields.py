@@ -60,6 +60,7 @@ TABLES: dict[str, Table] = {
 }
 
 
+@pytest.mark.invariant("I15")
 @pytest.mark.parametrize("where", TABLES)
 def test_every_field_that_sglang_accepts_has_a_rule(where: str, fields_of_sglang: dict[str, set[str]]) -> None:
     assert not sorted(fields_of_sglang[where] - TABLES[where].keys()), "decide in router/protocol/fields/table.py"

@@ -78,6 +78,7 @@ async def proven(client: httpx.AsyncClient, deployment: Deployment) -> bool:
     return task["ready"] and known == [card["incarnation"] for card in cards]
 
 
+@pytest.mark.invariant("I20")
 async def test_whatever_is_killed_comes_back_and_in_the_end_nothing_is_left(pair: Deployment, models: Path) -> None:
     await right_answer(pair, models, 0)
     cards = [await card(pair)]
@@ -112,6 +113,7 @@ async def card(deployment: Deployment) -> dict[str, Any]:
         return dict((await client.get(f"{deployment.process('a-0').url}/sun/worker")).json())
 
 
+@pytest.mark.invariant("I20")
 async def test_ctrl_c_lets_requests_finish_and_leaves_nothing(pair: Deployment) -> None:
     processes = family(pair)
     body = {

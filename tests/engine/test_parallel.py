@@ -56,6 +56,7 @@ async def asked(ranks: Deployment) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
+@pytest.mark.invariant("I10")
 @pytest.mark.parametrize("task", TOPOLOGY["tasks"])
 async def test_workers_of_two_ranks_answer_as_the_reference(
     ranks: Deployment, asked: httpx.AsyncClient, models: Path, task: str

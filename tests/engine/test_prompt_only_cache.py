@@ -37,6 +37,7 @@ def outcomes() -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
+@pytest.mark.invariant("I8")
 @pytest.mark.parametrize("case", CASES)
 def test_prompt_only_cache_after_any_events_holds_prompts_and_states_at_the_length_of_their_keys(
     case: str, outcomes: dict[str, Any]

@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import httpx
+import pytest
 import yaml
 
 from sun_sglang.bench.processes import run_sun
@@ -21,6 +22,7 @@ def sun_train(recipe: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.invariant("I21")
 async def test_a_task_from_sun_train_is_served_as_it_was_trained(models: Path, tmp_path: Path) -> None:
     base = models / "qwen3-base"
     write_jsonl(tmp_path / "train.jsonl", draw(order, "train", 160, 0))

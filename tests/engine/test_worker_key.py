@@ -35,6 +35,7 @@ ROUTES = [
 ]
 
 
+@pytest.mark.invariant("I18")
 @pytest.mark.parametrize("worker", ["llama-a-0", "llama-base-0"])
 async def test_a_worker_answers_401_to_everybody_without_its_key(deployment: Deployment, worker: str) -> None:
     url = deployment.process(worker).url
@@ -48,6 +49,7 @@ async def test_a_worker_answers_401_to_everybody_without_its_key(deployment: Dep
     assert deployment.key not in deployment.process(worker).log.read_text(errors="replace")
 
 
+@pytest.mark.invariant("I18")
 async def test_a_strangers_message_on_the_transfer_socket_is_dropped(
     deployment: Deployment, client: httpx.AsyncClient, task_references: dict[str, Reference]
 ) -> None:

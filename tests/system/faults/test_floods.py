@@ -7,6 +7,7 @@ import socket
 from contextlib import ExitStack, suppress
 
 import aiohttp
+import pytest
 
 from tests.system.faults.cluster import PATIENCE_S, Cluster
 from tests.system.faults.conftest import Start
@@ -14,6 +15,7 @@ from tests.system.faults.conftest import Start
 DESCRIPTORS = 200
 
 
+@pytest.mark.invariant("I16")
 async def test_half_headers_in_thousands_stop_no_request_and_blame_no_worker(start: Start) -> None:
     cluster = await start({"math": 1, "base": 1}, descriptors=DESCRIPTORS)
     await reconnect_each_time(cluster)

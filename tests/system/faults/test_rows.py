@@ -53,6 +53,7 @@ async def test_fault_02_prefill_killed_during_prefill(start: Start) -> None:
     await cluster.settled()
 
 
+@pytest.mark.invariant("I5")
 @STREAMS
 async def test_fault_02_request_that_kills_its_prefill_worker_kills_one(start: Start, stream: bool) -> None:
     cluster = await start({"math": 2, "tool": 1, "base": 1}, router={"probe_interval": NEVER_S})
@@ -166,6 +167,7 @@ async def test_fault_07_decode_dies_before_the_first_byte(start: Start, stream: 
     await cluster.settled()
 
 
+@pytest.mark.invariant("I5")
 @STREAMS
 async def test_fault_07_request_that_kills_its_decode_worker_kills_one(start: Start, stream: bool) -> None:
     cluster = await start({"math": 1, "base": 2}, router={"probe_interval": NEVER_S})
@@ -178,6 +180,7 @@ async def test_fault_07_request_that_kills_its_decode_worker_kills_one(start: St
     await cluster.settled()
 
 
+@pytest.mark.invariant("I6")
 async def test_fault_08_decode_dies_mid_stream(start: Start) -> None:
     cluster = await start({"math": 1, "base": 1}, costs={"decode_step": 0.02})
     await cluster.fault("base-0", "die_at_token", token=3)
@@ -268,6 +271,7 @@ async def test_fault_11_prefill_restarts_fast(start: Start) -> None:
     await cluster.settled()
 
 
+@pytest.mark.invariant("I11")
 async def test_fault_12_decode_restarts_and_is_back_only_after_a_canary(start: Start) -> None:
     cluster = await start(SMALL)
     before = await cluster.incarnation("base-0")
@@ -325,6 +329,7 @@ RESERVED = {
 }
 
 
+@pytest.mark.invariant("I15")
 @pytest.mark.parametrize("path", ["/generate", "/v1/completions", "/v1/chat/completions"])
 async def test_fault_15_reserved_fields_never_reach_a_worker(start: Start, path: str) -> None:
     cluster = await start({"math": 1, "base": 1})
@@ -337,6 +342,7 @@ async def test_fault_15_reserved_fields_never_reach_a_worker(start: Start, path:
     await cluster.exact()
 
 
+@pytest.mark.invariant("I7")
 async def test_fault_16_no_cache_hit_crosses_tasks(start: Start) -> None:
     cluster = await start(SMALL)
     prompt = list(range(1, 65))
@@ -475,6 +481,7 @@ async def _send(writer: asyncio.StreamWriter, body: bytes) -> None:
         await writer.drain()
 
 
+@pytest.mark.invariant("I12")
 @pytest.mark.parametrize(
     ("field", "flags"),
     [
@@ -552,6 +559,7 @@ async def test_fault_22_what_a_full_decode_cache_cannot_take_in_time_is_refused(
     await cluster.settled()
 
 
+@pytest.mark.invariant("I19")
 async def test_fault_23_a_task_that_floods_leaves_the_others_their_share(start: Start) -> None:
     cluster = await start(SMALL, router={"max_requests": 4, "log_requests": True})
     await cluster.fault("base-0", "hold", token=2)
@@ -572,6 +580,7 @@ async def queued(cluster: Cluster, task: str, count: int) -> bool:
     return (await cluster.metrics()).get(f'sun_queued{{task="{task}"}}') == count
 
 
+@pytest.mark.invariant("I7")
 async def test_fault_24_a_task_whose_weights_change_gets_a_new_namespace(start: Start) -> None:
     cluster = await start(SMALL)
     prompt = list(range(1, 65))
@@ -712,6 +721,7 @@ async def test_fault_29_a_router_that_was_paused_blames_nobody(start: Start) -> 
     await cluster.settled()
 
 
+@pytest.mark.invariant("I12")
 async def test_fault_28_a_hook_that_did_not_take(start: Start) -> None:
     cluster = await start({"math": 1, "tool": 1, "base": 2})
     await cluster.fault("base-0", "unhooked", spare="")

@@ -180,6 +180,7 @@ def test_right_bodies_in_chunks_of_any_size_are_answered(target: Target, path: s
     assert target.exchange(head + JSON + b"\r\n" + framed + b"0\r\n\r\n") == [200]
 
 
+@pytest.mark.invariant("I16")
 @quick
 @given(raw=st.binary(max_size=300))
 @example(raw=b"HTTP/1.1 ")
@@ -315,5 +316,6 @@ def test_a_compressed_body_is_refused_unread(target: Target, encoding: str) -> N
     target.check_alive()
 
 
+@pytest.mark.invariant("I2")
 def test_everything_lives(target: Target) -> None:
     target.check_alive()

@@ -185,6 +185,7 @@ def test_corpus_of_keys_that_are_none(guarded: Guarded, name: str) -> None:
             assert status in (400, 401), name
 
 
+@pytest.mark.invariant("I17")
 @quick
 @given(
     method=st.sampled_from(METHODS),
@@ -226,6 +227,7 @@ PATHS: dict[str, str] = {
 NEW_WORKER = json.dumps({"name": "x-0", "pool": "math", "url": "http://127.0.0.1:1"}).encode()
 
 
+@pytest.mark.invariant("I17")
 @pytest.mark.parametrize("key", ["nobody", "a user's"])
 @pytest.mark.parametrize("name", PATHS)
 def test_no_spelling_of_a_path_opens_it(guarded: Guarded, name: str, key: str) -> None:
@@ -460,6 +462,7 @@ def test_handshakes_that_stop_midway_hold_nobody_up(shielded: Shielded) -> None:
     shielded.check_alive()
 
 
+@pytest.mark.invariant("I16")
 def test_every_process_lives(guarded: Guarded, shielded: Shielded) -> None:
     guarded.check_alive()
     shielded.check_alive()

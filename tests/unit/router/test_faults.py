@@ -72,6 +72,7 @@ async def test_stale_connection_leaves_the_retry_for_a_fault(sun: System, stale:
     only_once(sun)
 
 
+@pytest.mark.invariant("I5")
 async def test_worker_that_closes_every_connection_fails_a_request_after_one_repetition_and_one_retry(
     small: System,
 ) -> None:
@@ -93,6 +94,7 @@ def only_once(system: System) -> None:
         assert len({rid for rid, _ in sent}) == len({room for _, room in sent}) == len(sent)
 
 
+@pytest.mark.invariant("I5")
 @STREAMS
 @pytest.mark.parametrize("death", ["die", "replaced"])
 @pytest.mark.parametrize("pool", ["math", "base"])
@@ -321,6 +323,7 @@ async def test_a_canary_that_failed_is_tried_again_long_before_the_next_probe(st
     assert [e["event"] for e in system.events if "canary" in e["event"]] == ["canary_failed"]
 
 
+@pytest.mark.invariant("I4")
 async def test_fault_07_a_retry_has_a_new_rid_and_a_new_room(sun: System) -> None:
     sun["base-0"].fault = sun["base-1"].fault = Fault(status=500)
     await refuse(sun, 502)
@@ -344,6 +347,7 @@ async def test_fault_08_decode_reports_an_error_mid_stream(small: System, path: 
     assert small.metric("sun_requests_total", task="math", outcome="failed") == 1
 
 
+@pytest.mark.invariant("I6")
 async def test_fault_08_a_stream_that_stalls_is_cut_off_with_an_error(start: Start) -> None:
     system = await start({"math": ("math", "base")}, {"math": 1, "base": 1}, router={"idle_timeout": 0.2})
     system["base-0"].fault = Fault(hang_after=2)
@@ -450,6 +454,7 @@ async def test_fault_12_a_request_in_flight_on_a_replaced_worker_ends_and_goes_t
     await sun.quiet()
 
 
+@pytest.mark.invariant("I3")
 @STREAMS
 @pytest.mark.parametrize("endpoint", ["/generate", "/v1/completions"])
 async def test_fault_13_both_legs_of_every_endpoint_are_aborted(small: System, stream: bool, endpoint: str) -> None:
@@ -484,6 +489,7 @@ async def test_fault_15_a_reserved_field_that_is_null_is_dropped(small: System) 
     assert "lora_path" not in small["base-0"].requests[0][1]
 
 
+@pytest.mark.invariant("I9")
 @pytest.mark.parametrize(
     "key", [{"extra_key": ""}, {"extra_key": "tool@w-tool"}, {"cache_salt": ""}, {"cache_salt": "s"}]
 )
@@ -533,6 +539,7 @@ async def test_fault_17_a_rid_that_is_in_flight_is_refused(small: System) -> Non
     assert (await small.post("/generate", {**MATH, "rid": "a"}))[0] == 200
 
 
+@pytest.mark.invariant("I4")
 async def test_fault_18_n_and_lists_become_requests_with_rooms_of_their_own(sun: System) -> None:
     body = {"model": "math", "prompt": ["ab", "c"], "n": 3, "max_tokens": 2}
     status, reply = await sun.post("/v1/completions", body)
@@ -668,6 +675,7 @@ async def test_fault_26_sigterm_lets_requests_in_flight_end(small: System) -> No
     await stopping
 
 
+@pytest.mark.invariant("I13")
 async def test_fault_26_a_worker_that_is_leaving_gets_nothing_new_and_keeps_what_it_has(start: Start) -> None:
     system: System = await start({"math": ("math", "base")}, {"math": 1, "base": 2})
     for name in ("base-0", "base-1"):
@@ -711,6 +719,7 @@ async def test_fault_26_what_does_not_end_in_time_gets_an_explicit_error(small: 
         assert "shutting down" in reply["error"]["message"]
 
 
+@pytest.mark.invariant("I12")
 @pytest.mark.parametrize("state", ["missing", "moved", "inactive"])
 async def test_fault_28_a_hook_that_did_not_take(start: Start, state: str) -> None:
     hook = {"name": "prompt-only-cache", "target": "a.b.c", "state": state, "detail": "no such method"}

@@ -211,6 +211,7 @@ KEYS = st.one_of(st.none(), st.text(max_size=6))
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,5}", fullmatch=True)
 
 
+@pytest.mark.invariant("I7")
 @given(st.lists(st.tuples(NAMES, st.from_regex(r"[0-9a-f]{4}", fullmatch=True), KEYS, KEYS), min_size=2, max_size=2))
 def test_namespaces_are_unambiguous(two: list[tuple[str, str, str | None, str | None]]) -> None:
     first, second = ((pool, weights, key or None, salt or None) for pool, weights, key, salt in two)
@@ -218,6 +219,7 @@ def test_namespaces_are_unambiguous(two: list[tuple[str, str, str | None, str | 
     assert cache_namespace(*two[0]).startswith(f"{two[0][0]}@{two[0][1]}")
 
 
+@pytest.mark.invariant("I4")
 def test_rooms_and_rids() -> None:
     random_bytes = RandomBytes()
     names = [new_leg_ids(random_bytes.read(24)) for _ in range(1000)]

@@ -27,6 +27,7 @@ async def test_generate_is_prefilled_by_the_task_and_decoded_by_the_shared_pool(
     await sun.quiet()
 
 
+@pytest.mark.invariant("I7")
 async def test_both_legs_carry_one_room_one_rid_and_the_same_namespace(small: System) -> None:
     await small.post("/generate", {"model": "math", "text": "hi"})
     ((_, prefill),), ((_, decode),) = small["math-0"].requests, small["base-0"].requests
@@ -227,6 +228,7 @@ async def test_tasks_show_workers_paths_and_namespaces(small: System) -> None:
     ]
 
 
+@pytest.mark.invariant("I1")
 async def test_outcomes_are_counted_once_a_request(small: System) -> None:
     await small.post("/generate", {"model": "math", "text": "hi"})
     await small.events_of("/generate", {"model": "math", "text": "hi", "stream": True})

@@ -86,6 +86,7 @@ async def system(pair: dict[str, EmulatedWorker]) -> AsyncIterator[System]:
     await system.router.stop(0.0)
 
 
+@pytest.mark.invariant("I18")
 @pytest.mark.parametrize(
     "header", [None, "Bearer", f"Bearer {OTHER}", KEY, f"Basic {KEY}", f"Bearer {KEY}x", "Bearer é"]
 )

@@ -60,6 +60,7 @@ def test_a_flag_is_checked_before_any_model_is_read() -> None:
         preflight(pair("/absent", "/absent", engine="{dtipe: auto}"), MACHINE, SCHEMA)
 
 
+@pytest.mark.invariant("I8")
 @pytest.mark.parametrize("flag", ANSWER_STORE_FLAGS)
 @pytest.mark.parametrize("own", [True, False])
 def test_store_for_the_kv_of_answers_is_refused_where_prefill_weights_differ(

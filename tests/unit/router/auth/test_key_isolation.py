@@ -74,6 +74,7 @@ def named(value: Any, name: str) -> Any:
     return name if value == "NAME" else value
 
 
+@pytest.mark.invariant("I17")
 @pytest.mark.parametrize("path", ["/v1/models", "/model_info", "/get_model_info", "/health_generate", "/health"])
 async def test_no_answer_to_a_key_names_a_task_outside_its_list(shared: System, path: str) -> None:
     status, text = await told(shared, "GET", path, ALICE)
@@ -152,6 +153,7 @@ async def test_clients_that_ask_health_generate_at_once_share_a_canary(
 # --- ids ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.invariant("I17")
 async def test_two_keys_may_use_one_id_and_an_abort_finds_the_keys_own(shared: System) -> None:
     shared["base-0"].fault = Fault(hang_after=2)
     asked = {}

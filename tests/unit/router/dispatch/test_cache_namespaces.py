@@ -29,6 +29,7 @@ async def ask_twice(system: System, task: str) -> tuple[list[str], list[str]]:
     return keys(system, "math-0")[-2:], keys(system, "base-0")[-2:]
 
 
+@pytest.mark.invariant("I7")
 @pytest.mark.parametrize(
     ("decode", "shared"),
     [
@@ -55,6 +56,7 @@ def test_a_card_that_does_not_say_what_its_cache_keeps_counts_as_keeping_answers
     assert WorkerCard.model_validate(told).keeps_answers
 
 
+@pytest.mark.invariant("I8")
 async def test_a_task_moved_to_a_decoder_that_keeps_answers_reuses_none_of_them(start: Start) -> None:
     """The launcher chose the stock cache for `own`, whose two sides are one module; `math` comes later."""
     cards = {"base-0": {"keeps_answers": True, "identity": {"weights": "w-own"}}}

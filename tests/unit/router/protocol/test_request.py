@@ -88,6 +88,7 @@ def test_any_body_is_a_request_or_a_request_error(endpoint: Endpoint, body: dict
             assert isinstance(TABLES[endpoint][name], Forwarded)
 
 
+@pytest.mark.invariant("I16")
 @given(st.binary(max_size=40))
 def test_any_bytes_are_a_request_or_a_request_error(raw: bytes) -> None:
     for endpoint in Endpoint:
@@ -117,6 +118,7 @@ OUT_OF_BOUNDS: tuple[Any, ...] = (
 )
 
 
+@pytest.mark.invariant("I15")
 @pytest.mark.parametrize(("endpoint", "name", "rule"), EVERY_RULE)
 def test_field_of_the_table_follows_its_rule(endpoint: Endpoint, name: str, rule: field_table.Rule) -> None:
     assert name in MINIMAL[endpoint] or name not in read(endpoint, **{name: None}).body

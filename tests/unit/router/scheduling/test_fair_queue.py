@@ -92,6 +92,7 @@ def _within(caps: Caps, held: list[Claim]) -> bool:
     )
 
 
+@pytest.mark.invariant("I2")
 @given(CAPS, SHARES, SHARES, SHARES, STEPS)
 def test_admission_after_any_steps_keeps_caps_wastes_no_slot_and_loses_nothing(
     caps: Caps, a: Share, b: Share, c: Share, steps: list[Any]
@@ -190,6 +191,7 @@ def test_tasks_that_wait_for_one_slot_take_turns_by_tokens(weights: dict[str, fl
     _assert_apart(served, weights, lambda i, j: 2 * largest * (1 / weights[i] + 1 / weights[j]))
 
 
+@pytest.mark.invariant("I19")
 @given(WEIGHTS, st.integers(1, 7), st.integers(0, 1 << 30), st.sampled_from([1, 300, 5000]))
 def test_tasks_that_wait_get_their_shares_of_work_where_work_takes_time(
     weights: dict[str, float], slots: int, seed: int, largest: int
@@ -295,6 +297,7 @@ def test_request_for_many_answers_holds_a_few_slots_at_once_where_there_is_no_ca
     assert (of.requests, of.waiting("a")) == (5, 0)
 
 
+@pytest.mark.invariant("I2")
 def test_request_that_leaves_while_it_holds_all_that_it_may_leaves_nothing_behind() -> None:
     of = FairQueue(Caps(), 1, lambda task: Share(), at_once=2)
     many = ask(of, "a", *[1] * 5)

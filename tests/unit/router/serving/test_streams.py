@@ -146,6 +146,7 @@ async def test_a_first_event_without_an_end_is_a_502(
     await small.quiet()
 
 
+@pytest.mark.invariant("I6")
 @ANSWERS
 async def test_an_event_without_an_end_ends_the_stream(
     small: System, monkeypatch: pytest.MonkeyPatch, answers: int
@@ -209,6 +210,7 @@ async def test_one_of_several_that_fails_later_ends_all_with_its_error(small: Sy
     await aborted_on_both(small, 3)
 
 
+@pytest.mark.invariant("I1")
 async def test_a_client_that_leaves_several_answers_ends_all_on_both_workers(small: System) -> None:
     small["math-0"].fault = Fault(hang=True)
     small["base-0"].fault = Fault(writes=(sse(completed("a")),), hang_after=1)
@@ -219,6 +221,7 @@ async def test_a_client_that_leaves_several_answers_ends_all_on_both_workers(sma
     assert small.metric("sun_requests_total", task="math", outcome="disconnected") == 1
 
 
+@pytest.mark.invariant("I3")
 async def test_a_prefill_reply_without_logprobs_ends_the_stream_and_lets_both_legs_go(small: System) -> None:
     """A prefill worker's 200 that holds none of what it was asked for."""
     small["math-0"].fault = Fault(status=200, body=b'{"id":"RID","meta_info":3}')

@@ -47,6 +47,7 @@ async def call(system: System, method: str, path: str, body: Any = None) -> tupl
         return r.status, await r.json()
 
 
+@pytest.mark.invariant("I11")
 async def test_a_worker_that_is_added_gets_requests_once_proven(small: System) -> None:
     worker = await another(small, "base-1", "decode", "w-base")
     status, said = await call(small, "POST", "/workers", {"name": "base-1", "pool": "base", "url": worker.url})
@@ -83,6 +84,7 @@ async def test_a_worker_drains_and_resumes(sun: System) -> None:
     await sun.quiet()
 
 
+@pytest.mark.invariant("I13")
 @pytest.mark.parametrize("force", [False, True])
 async def test_a_worker_leaves_when_its_requests_have_ended_unless_forced(sun: System, force: bool) -> None:
     for name in ("base-0", "base-1"):
@@ -173,6 +175,7 @@ async def test_a_task_that_moves_to_workers_that_do_not_fit_stays_and_they_get_n
     await small.quiet()
 
 
+@pytest.mark.invariant("I14")
 async def test_under_traffic_no_request_is_lost_while_everything_changes(sun: System) -> None:
     stop, answers = asyncio.Event(), []
 
@@ -208,6 +211,7 @@ async def test_a_new_task_is_served_once_proven(small: System) -> None:
     )
 
 
+@pytest.mark.invariant("I14")
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "words"),
     [
@@ -342,6 +346,7 @@ EVENTS = st.lists(
 )
 
 
+@pytest.mark.invariant("I14")
 @given(EVENTS)
 def test_whatever_changes_served_tasks_stay_served_and_everything_arrives(events: list[Any]) -> None:
     """No change takes a task's last path while its workers stay, and each change is complete in the end."""

@@ -10,6 +10,7 @@ from sun_sglang.router.workers.worker import State
 from tests.unit.router.registries import FLEET, card, proven_registry
 
 
+@pytest.mark.invariant("I11")
 def test_only_proven_paths_are_used() -> None:
     registry = Registry(FLEET)
     assert registry.unproven() == ()
@@ -27,6 +28,7 @@ def test_only_proven_paths_are_used() -> None:
     assert registry.state("m0") is State.READY
 
 
+@pytest.mark.invariant("I11")
 def test_a_canary_of_an_old_incarnation_proves_nothing() -> None:
     registry = Registry(FLEET)
     registry.admit("m0", card("prefill"))
@@ -64,6 +66,7 @@ def test_an_ejected_worker_keeps_its_requests_unless_it_is_gone() -> None:
     assert lost == ["dead"]
 
 
+@pytest.mark.invariant("I12")
 @pytest.mark.parametrize(
     ("name", "changed", "reason"),
     [

@@ -89,6 +89,7 @@ def test_pad_token_value_is_never_seen(new_model: NewModel) -> None:
     assert torch.equal(module(**collate(examples, 0)).loss, module(**collate(examples, 99)).loss)
 
 
+@pytest.mark.invariant("I22")
 def test_prefill_only_trains_all_of_the_prefill_module_and_nothing_else(new_model: NewModel) -> None:
     module = pair(new_model, "prefill_only")
     before = {name: p.clone() for name, p in module.decode.named_parameters()}
@@ -117,6 +118,7 @@ def test_gradients_reach_keys_and_values_from_later_answer_tokens_alone(new_mode
     assert got.get("model.norm.weight", torch.zeros(1)).norm() == 0
 
 
+@pytest.mark.invariant("I22")
 def test_decode_only_leaves_the_prefill_module_alone(new_model: NewModel) -> None:
     module = pair(new_model, "decode_only", "decode")
     module(**collate(some_examples(3), PAD)).loss.backward()
@@ -125,6 +127,7 @@ def test_decode_only_leaves_the_prefill_module_alone(new_model: NewModel) -> Non
     assert module.tuned is module.decode
 
 
+@pytest.mark.invariant("I21")
 def test_the_first_token_comes_from_the_side_that_makes_it(new_model: NewModel) -> None:
     batch = collate([TokenizedExample((1, 2, 3, 4), (5,))], PAD)
     for first_token, side in zip(FIRST_TOKENS, ("prefill", "decode"), strict=True):
