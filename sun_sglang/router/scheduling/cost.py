@@ -1,4 +1,4 @@
-"""The work that an answer is expected to bring, in tokens. Pure."""
+"""The expected work of an answer, in tokens: of its prompt by size, of its output by the client's limit. Pure."""
 
 from __future__ import annotations
 
@@ -8,42 +8,42 @@ from typing import Any, NamedTuple
 from sun_sglang.router.protocol.prompt_bytes import chat_bytes, text_bytes
 from sun_sglang.router.protocol.request import Endpoint
 
-# Weight of the newest answer in the mean: about the last fifty count.
+# Weight of the newest answer in the mean: about the last fifty answers count.
 _NEWEST = 0.02
 _TOKEN_BYTES = 4
 
 
 class Cost(NamedTuple):
-    """What a request is expected to weigh on each side, in tokens; for comparing workers, not for limits."""
+    """The expected work of an answer on each side, in tokens. It serves to compare workers, and limits nothing."""
 
     prefill: int
     decode: int
 
 
-class AnswerLengths:
-    """A running mean of each task's answers, in tokens."""
+class OutputLengths:
+    """A running mean of the output of each task's answers, in tokens, for requests that set no limit."""
 
     def __init__(self) -> None:
         self._means: dict[str, float] = {}
 
-    def note(self, task: str, tokens: int) -> None:
-        """An answer of a task ended with this many tokens."""
+    def record(self, task: str, tokens: int) -> None:
+        """Count an answer of a task that ended with this many output tokens."""
         mean = self._means.get(task)
         self._means[task] = tokens if mean is None else mean + _NEWEST * (tokens - mean)
 
     def expected(self, task: str) -> int:
-        """Tokens to expect of an answer; 0 before the first has ended."""
+        """Return the expected output of an answer, in tokens; 0 before the first answer of the task has ended."""
         return round(self._means.get(task, 0.0))
 
 
-def estimate(endpoint: Endpoint, body: Mapping[str, Any], expected: int = 0, most: int | None = None) -> Cost:
-    """Expected work of an answer, with four bytes a token where there are no token ids.
+def estimate_cost(endpoint: Endpoint, body: Mapping[str, Any], expected: int = 0, most: int | None = None) -> Cost:
+    """Return the expected work of an answer; text counts as four bytes a token.
 
     Args:
-        endpoint: where the request came in.
+        endpoint: the endpoint of the request.
         body: its body, with one prompt.
-        expected: tokens to expect of an answer that the client sets no limit for.
-        most: tokens that prompt and answer together can have, whatever limit the client sets.
+        expected: expected output in tokens, if the client sets no limit.
+        most: the most tokens that prompt and output can have together, whatever limit the client sets.
     """
     match endpoint:
         case Endpoint.GENERATE:

@@ -1,29 +1,21 @@
-"""Who serves a request. Pure: it looks at each worker's load, at what the prompt begins with, and at its own RNG."""
+"""The routing policies by name, and those of them that read nothing but loads. Pure, but for the given RNG."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import ClassVar
 
+from sun_sglang.router.scheduling.affinity import CacheAffinity, PrefixAffinity
+from sun_sglang.router.scheduling.policy import Policy
 from sun_sglang.router.workers.worker import Worker
 
 
-class Policy(Protocol):
-    """Chooses one worker of several that may all serve."""
-
-    def pick(self, workers: Sequence[Worker], cost: int, keys: Sequence[int]) -> Worker:
-        """The worker that serves a request.
-
-        Args:
-            workers: the candidates, at least one.
-            cost: tokens of work that the request brings.
-            keys: what its prompt begins with, as `prefix_keys` gives it.
-        """
-
-
 class LeastTokens:
-    """Fewest outstanding tokens, then fewest requests; what is left goes to the worker chosen longest ago."""
+    """The worker with the fewest outstanding tokens, then the fewest requests, then the one picked longest ago."""
+
+    reads_prefix: ClassVar[bool] = False
 
     def pick(self, workers: Sequence[Worker], cost: int, keys: Sequence[int]) -> Worker:
         """See `Policy`."""
@@ -31,7 +23,9 @@ class LeastTokens:
 
 
 class LeastRequests:
-    """Fewest outstanding requests, then fewest tokens."""
+    """The worker with the fewest outstanding requests, then the fewest tokens, then the one picked longest ago."""
+
+    reads_prefix: ClassVar[bool] = False
 
     def pick(self, workers: Sequence[Worker], cost: int, keys: Sequence[int]) -> Worker:
         """See `Policy`."""
@@ -39,15 +33,19 @@ class LeastRequests:
 
 
 class RoundRobin:
-    """The worker chosen longest ago, by whichever task."""
+    """The worker picked longest ago, for whichever task."""
+
+    reads_prefix: ClassVar[bool] = False
 
     def pick(self, workers: Sequence[Worker], cost: int, keys: Sequence[int]) -> Worker:
         """See `Policy`."""
-        return min(workers, key=_by_turn)
+        return min(workers, key=_by_last_pick)
 
 
 class Random:
-    """Any, with equal chances."""
+    """Any worker, all with equal probability."""
+
+    reads_prefix: ClassVar[bool] = False
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
@@ -58,7 +56,9 @@ class Random:
 
 
 class PowerOfTwo:
-    """Two at random, and of them the one with fewer tokens (Mitzenmacher, 2001)."""
+    """Of two random workers the one with fewer outstanding tokens (Mitzenmacher, 2001)."""
+
+    reads_prefix: ClassVar[bool] = False
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
@@ -68,13 +68,34 @@ class PowerOfTwo:
         return min(workers if len(workers) < 2 else self._rng.sample(workers, 2), key=_by_tokens)
 
 
+# A new policy is one line here, and its name in `topology.py`.
+POLICIES: Mapping[str, Callable[[random.Random], Policy]] = MappingProxyType(
+    {
+        "least_tokens": lambda _: LeastTokens(),
+        "least_requests": lambda _: LeastRequests(),
+        "power_of_two": PowerOfTwo,
+        "round_robin": lambda _: RoundRobin(),
+        "random": Random,
+        "cache_affinity": lambda _: CacheAffinity(LeastTokens()),
+        "prefix_affinity": lambda _: PrefixAffinity(LeastTokens()),
+    }
+)
+
+
+def make_policy(name: str, rng: random.Random) -> Policy:
+    """Return a policy by its name in the topology file, with no memory yet."""
+    return POLICIES[name](rng)
+
+
 def _by_tokens(worker: Worker) -> tuple[int, int, int]:
-    return worker.load.total_tokens, worker.load.total_requests, worker.last_pick
+    load = worker.load
+    return load.total_tokens, load.total_requests, worker.last_pick
 
 
 def _by_requests(worker: Worker) -> tuple[int, int, int]:
-    return worker.load.total_requests, worker.load.total_tokens, worker.last_pick
+    load = worker.load
+    return load.total_requests, load.total_tokens, worker.last_pick
 
 
-def _by_turn(worker: Worker) -> int:
+def _by_last_pick(worker: Worker) -> int:
     return worker.last_pick

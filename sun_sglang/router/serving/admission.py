@@ -12,7 +12,8 @@ from sun_sglang.router.clock import Clock, Timer
 from sun_sglang.router.dispatch.attempt import Ticket
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.observability.metrics import Metrics
-from sun_sglang.router.scheduling.fair_queue import Caps, Claim, FairQueue, QueueFull, Share
+from sun_sglang.router.scheduling.fair_queue import FairQueue, QueueFull
+from sun_sglang.router.scheduling.task_queue import Caps, Claim, Share
 from sun_sglang.router.workers.registry import Registry
 
 

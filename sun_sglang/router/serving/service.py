@@ -36,8 +36,8 @@ from sun_sglang.router.protocol.fields.patterns import check_patterns
 from sun_sglang.router.protocol.request import Endpoint, Request, parse_request
 from sun_sglang.router.protocol.sse import DONE, StreamFilter, frame
 from sun_sglang.router.protocol.worker_replies import BadReplyError, TokenCounts, parse_result, token_counts
-from sun_sglang.router.scheduling.affinity import prefix_keys
-from sun_sglang.router.scheduling.cost import AnswerLengths, Cost, estimate
+from sun_sglang.router.scheduling.cost import Cost, OutputLengths, estimate_cost
+from sun_sglang.router.scheduling.prefix_keys import prefix_keys
 from sun_sglang.router.serving.admission import AdmissionQueue, Slot
 from sun_sglang.router.serving.in_flight import InFlight
 from sun_sglang.router.serving.length_check import CheckedLimits
@@ -88,7 +88,7 @@ class Service:
         self._most_sent = int(2 * registry.fleet.router.max_body_mb * (1 << 20))
         self._dispatcher = dispatcher
         self._queue = queue
-        self._answers = AnswerLengths()
+        self._output_lengths = OutputLengths()
         self._inflight = inflight
         self._metrics = metrics
         self._registry = registry
@@ -186,8 +186,8 @@ class Service:
 
     def _costs(self, request: Request, singles: Sequence[SingleRequest]) -> list[Cost]:
         """Expected work of an answer to each prompt."""
-        expected, most = self._answers.expected(request.task), self._longest(request.task)
-        return [estimate(request.endpoint, single.body, expected, most) for single in singles[:: request.n]]
+        expected, most = self._output_lengths.expected(request.task), self._longest(request.task)
+        return [estimate_cost(request.endpoint, single.body, expected, most) for single in singles[:: request.n]]
 
     def _pair_requests(
         self, request: Request, singles: Sequence[SingleRequest], costs: Sequence[Cost], pool: str, session: str | None
@@ -211,7 +211,7 @@ class Service:
         self._metrics.count_tokens(task, counts)
         made, most = counts.completion // answers, self._longest(task)
         # one false report must not price the task's next thousand answers
-        self._answers.note(task, made if most is None else min(made, most))
+        self._output_lengths.record(task, made if most is None else min(made, most))
 
     def _longest(self, task: str) -> int | None:
         """Tokens of the longest answer that the task's workers can make; None where that is not known."""

@@ -16,7 +16,7 @@ from sun_sglang.router.dispatch.pair_request import PairRequest, make_pair_reque
 from sun_sglang.router.protocol.fan_out import split_request
 from sun_sglang.router.protocol.prompt_length import measure_prompt
 from sun_sglang.router.protocol.request import Endpoint, Request, parse_request
-from sun_sglang.router.scheduling.cost import Cost, estimate
+from sun_sglang.router.scheduling.cost import Cost, estimate_cost
 from tests.unit.router.conftest import SUN, Start, System
 from tests.unit.router.test_pure import ready
 
@@ -127,7 +127,7 @@ USER = {"role": "user", "content": "hi"}
     ],
 )
 def test_work_counts_all_text_that_may_reach_a_chats_prompt(body: dict[str, Any]) -> None:
-    cost = estimate(Endpoint.CHAT, {**body, "max_tokens": 7})
+    cost = estimate_cost(Endpoint.CHAT, {**body, "max_tokens": 7})
     assert 20_000 <= cost.prefill < 20_100
     assert cost.decode == cost.prefill + 7
     size = measure_prompt(Endpoint.CHAT, body)
@@ -136,6 +136,6 @@ def test_work_counts_all_text_that_may_reach_a_chats_prompt(body: dict[str, Any]
 
 
 def test_work_of_text_is_counted_in_bytes() -> None:
-    assert estimate(Endpoint.COMPLETIONS, {"prompt": "é" * 400}).prefill == 201
-    assert estimate(Endpoint.CHAT, {"messages": [{"role": "", "content": "é" * 400}]}).prefill == 201
-    assert estimate(Endpoint.CHAT, {"messages": [USER], "input_ids": [1, 2, 3]}).prefill == 3
+    assert estimate_cost(Endpoint.COMPLETIONS, {"prompt": "é" * 400}).prefill == 201
+    assert estimate_cost(Endpoint.CHAT, {"messages": [{"role": "", "content": "é" * 400}]}).prefill == 201
+    assert estimate_cost(Endpoint.CHAT, {"messages": [USER], "input_ids": [1, 2, 3]}).prefill == 3

@@ -22,7 +22,7 @@ from sun_sglang.router.protocol.logprobs import InputLogprobs
 from sun_sglang.router.protocol.request import Endpoint, Request, parse_request
 from sun_sglang.router.protocol.sse import EventFramer, StreamFilter, event, event_data
 from sun_sglang.router.protocol.worker_replies import BadReplyError
-from sun_sglang.router.scheduling.cost import Cost, estimate
+from sun_sglang.router.scheduling.cost import Cost, estimate_cost
 
 TASKS = ["math", "tool"]
 MINIMAL: dict[Endpoint, dict[str, Any]] = {
@@ -77,7 +77,7 @@ def test_any_body_is_a_request_or_a_request_error(endpoint: Endpoint, body: dict
     try:
         request = parse_request(endpoint, orjson.dumps(full), header_task="math", tasks=TASKS)
         singles = split_request(request)
-        costs = [estimate(endpoint, single.body) for single in singles[:: request.n]]
+        costs = [estimate_cost(endpoint, single.body) for single in singles[:: request.n]]
         calls = make_pair_requests(request, singles, costs, worker_model="math")
     except RequestError:
         return

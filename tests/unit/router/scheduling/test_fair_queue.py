@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sun_sglang.router.scheduling.fair_queue import Caps, Claim, FairQueue, QueueFull, Share
+from sun_sglang.router.scheduling.fair_queue import FairQueue, QueueFull
+from sun_sglang.router.scheduling.task_queue import Caps, Claim, Share
 
 NO_SHARES: dict[str, Share] = {}
 CAPS = st.builds(Caps, st.none() | st.integers(1, 6), st.none() | st.integers(1, 3000))

@@ -15,10 +15,11 @@ from sun_sglang.bench.polling import wait_until
 from sun_sglang.contracts.fleet_file import FleetWorker
 from sun_sglang.router.health.load_monitor import read_load
 from sun_sglang.router.protocol.request import Endpoint
-from sun_sglang.router.scheduling.affinity import LOAD_BOUND, CacheAffinity, PrefixAffinity, load_bound, prefix_keys
+from sun_sglang.router.scheduling.affinity import LOAD_BOUND, CacheAffinity, PrefixAffinity, load_bound
 from sun_sglang.router.scheduling.cost import Cost
-from sun_sglang.router.scheduling.pair_selector import PairSelector, make_policy
-from sun_sglang.router.scheduling.policies import LeastTokens
+from sun_sglang.router.scheduling.pair_selector import PairSelector
+from sun_sglang.router.scheduling.policies import LeastTokens, make_policy
+from sun_sglang.router.scheduling.prefix_keys import prefix_keys
 from sun_sglang.router.workers.paths import Pair
 from sun_sglang.router.workers.worker import Worker
 from sun_sglang.topology import DecodePolicy, Policies

@@ -9,22 +9,22 @@ import pytest
 
 from sun_sglang.bench.polling import wait_until
 from sun_sglang.router.protocol.request import Endpoint
-from sun_sglang.router.scheduling.cost import AnswerLengths, estimate
+from sun_sglang.router.scheduling.cost import OutputLengths, estimate_cost
 from tests.unit.router.conftest import PATIENCE_S, SUN, Start, System
 from tests.unit.router.fake_worker import Fault
 
 
 def test_expected_answers() -> None:
-    lengths = AnswerLengths()
+    lengths = OutputLengths()
     assert lengths.expected("math") == 0
-    lengths.note("math", 100)
+    lengths.record("math", 100)
     for _ in range(1000):
-        lengths.note("math", 40)
+        lengths.record("math", 40)
     assert lengths.expected("math") == 40
     body: dict[str, Any] = {"prompt": [1, 2, 3]}
-    assert estimate(Endpoint.COMPLETIONS, body, 40) == (3, 43)
-    assert estimate(Endpoint.COMPLETIONS, body | {"max_tokens": 7}, 40) == (3, 10)
-    assert estimate(Endpoint.COMPLETIONS, body | {"max_tokens": 1 << 31}, 40, 1024) == (3, 1024)
+    assert estimate_cost(Endpoint.COMPLETIONS, body, 40) == (3, 43)
+    assert estimate_cost(Endpoint.COMPLETIONS, body | {"max_tokens": 7}, 40) == (3, 10)
+    assert estimate_cost(Endpoint.COMPLETIONS, body | {"max_tokens": 1 << 31}, 40, 1024) == (3, 1024)
 
 
 # --- through the router ---------------------------------------------------------------------------------------------
