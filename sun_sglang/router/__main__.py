@@ -21,7 +21,7 @@ import uvloop
 
 from sun_sglang.contracts.fleet_file import Fleet, FleetError, load_fleet
 from sun_sglang.errors import UserError
-from sun_sglang.router.api.client_connections import raise_descriptor_limit
+from sun_sglang.router.api.connections.connection_manager import raise_descriptor_limit
 from sun_sglang.router.app import Router
 from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.observability.log import Log, LogHandler

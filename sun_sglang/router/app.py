@@ -19,14 +19,14 @@ from aiohttp import web
 
 from sun_sglang.contracts.fleet_file import Fleet
 from sun_sglang.router.api.admin import AdminHandlers
-from sun_sglang.router.api.client_connections import ConnectionManager, most_connections
+from sun_sglang.router.api.connections.connection_manager import ConnectionManager, most_connections
+from sun_sglang.router.api.connections.slow_readers import SlowReaderDetector
 from sun_sglang.router.api.generation import Draining, GenerationHandlers
 from sun_sglang.router.api.info import InfoHandlers
 from sun_sglang.router.api.metrics_page import MetricsPage
 from sun_sglang.router.api.middleware import Middleware, add_request_id
 from sun_sglang.router.api.routes import RouteTable, route_table
 from sun_sglang.router.api.sibling_processes import SiblingProcesses
-from sun_sglang.router.api.slow_readers import SlowReaderDetector
 from sun_sglang.router.auth.access import (
     AccessControl,
     load_access_control,

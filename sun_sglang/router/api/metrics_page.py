@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from aiohttp import web
 from prometheus_client import generate_latest
 
-from sun_sglang.router.api.client_connections import ConnectionManager
+from sun_sglang.router.api.connections.connection_manager import ConnectionManager
 from sun_sglang.router.api.merging import merge_metrics
 from sun_sglang.router.api.sibling_processes import SiblingProcesses
 from sun_sglang.router.dispatch.dispatcher import Dispatcher

@@ -9,9 +9,9 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from sun_sglang.errors import RequestError
-from sun_sglang.router.api.client_connections import ConnectionManager
+from sun_sglang.router.api.connections.connection_manager import ConnectionManager
+from sun_sglang.router.api.connections.slow_readers import SlowReaderDetector
 from sun_sglang.router.api.routes import RouteTable
-from sun_sglang.router.api.slow_readers import SlowReaderDetector
 from sun_sglang.router.auth.access import AccessControl, current_key
 from sun_sglang.router.auth.browser_guard import BrowserGuard
 from sun_sglang.router.errors import ApiError, internal_error
@@ -68,7 +68,7 @@ class Middleware:
     @web.middleware
     async def track_connection(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Mark the request's connection as busy until the response is complete."""
-        connection = self._clients.busy(request)
+        connection = self._clients.mark_busy(request)
         try:
             response = await handler(request)
             if connection is not None and connection.is_cut:
@@ -76,7 +76,7 @@ class Middleware:
             return response
         finally:
             if connection is not None:
-                self._clients.waits(connection)
+                self._clients.mark_waiting(connection)
 
     @web.middleware
     async def handle_errors(self, request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from sun_sglang.bench.polling import wait_until
-from sun_sglang.router.api.slow_readers import MIN_BYTES, Accepted, ResponseDelivery
+from sun_sglang.router.api.connections.slow_readers import MIN_BYTES, Accepted, ResponseDelivery
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.observability.request_context import RequestContext
 from tests.unit.router.conftest import SUN, Start, System

@@ -16,7 +16,7 @@ import orjson
 import pytest
 
 from sun_sglang.bench.polling import wait_until
-from sun_sglang.router.api.client_connections import most_connections
+from sun_sglang.router.api.connections.connection_manager import most_connections
 from sun_sglang.router.health.prober import Prober
 from tests.support.certificate import self_signed
 from tests.unit.router.conftest import DEADLINES, PATIENCE_S, SUN, Start, System

@@ -1,0 +1,144 @@
+"""One connection of a client: aiohttp's handler speaks HTTP, and this protocol measures its time."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Protocol, cast
+
+from aiohttp import web
+
+from sun_sglang.router.deadlines import Deadlines
+from sun_sglang.router.errors import ApiError
+
+_TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+class Owner(Protocol):
+    """What a connection uses of the manager that accepted it.
+
+    Attributes:
+        clock: seconds, as of the manager's last sweep.
+        deadlines: limits for headers and bodies.
+    """
+
+    clock: float
+    deadlines: Deadlines
+
+    def add(self, connection: ClientConnection) -> web.RequestHandler:
+        """Take in a connection that is established. Return aiohttp's handler for it."""
+
+    def header_began(self, connection: ClientConnection) -> None:
+        """Note that a waiting connection received the first byte of a header."""
+
+    def remove(self, connection: ClientConnection) -> None:
+        """Forget a connection that is closed."""
+
+
+class ClientConnection(asyncio.Protocol):
+    """One connection.
+
+    Attributes:
+        handler: aiohttp's handler.
+        request: the request that keeps the connection busy; None while the connection waits.
+        header_due: by the owner's clock, when the next request's header must be complete; infinite while no header has
+            begun.
+        is_cut: the router answered a request before its body was complete.
+    """
+
+    __slots__ = (
+        *("_began", "_owner", "_received", "_started", "_transport"),
+        *("handler", "header_due", "is_cut", "request"),
+    )
+
+    def __init__(self, owner: Owner) -> None:
+        self._owner = owner
+        self._transport: asyncio.Transport | None = None
+        self._received = 0
+        self._started = False
+        self._began = 0.0
+        self.handler: web.RequestHandler
+        self.request: web.BaseRequest | None = None
+        self.header_due = math.inf
+        self.is_cut = False
+
+    @property
+    def is_established(self) -> bool:
+        """Whether the TCP connection and its TLS handshake are complete."""
+        return self._transport is not None
+
+    @property
+    def has_unread_data(self) -> bool:
+        """Whether bytes of the last response have not been sent yet."""
+        return self._transport is not None and self._transport.get_write_buffer_size() > 0
+
+    @property
+    def awaits_body(self) -> bool:
+        """Whether the body of the request is incomplete."""
+        return self.request is not None and not self.request.content.is_eof()
+
+    def begin_request(self, request: web.BaseRequest) -> None:
+        """Make the connection busy with a request whose header is complete."""
+        self.request, self._began = request, self._owner.clock
+
+    def end_request(self) -> None:
+        """Make the connection wait for the next request."""
+        self.request, self._started, self._received, self.header_due = None, False, 0, math.inf
+
+    def body_due(self) -> float:
+        """Return when the request's body must be complete, by the owner's clock."""
+        deadlines = self._owner.deadlines
+        return self._began + deadlines.client_body + self._received / deadlines.client_body_bytes
+
+    def cut(self, error: ApiError) -> None:
+        """Answer a request whose body is incomplete with an error; later bytes of the body are dropped."""
+        if self.request is not None:
+            self.is_cut = True
+            self.request.content.set_exception(error)
+            # otherwise aiohttp waits for the rest of the body
+            self.request.content.feed_eof()
+
+    def close(self) -> None:
+        """Close a waiting connection, with a 408 if a header has begun."""
+        assert self._transport is not None, "only an established connection waits"
+        if self._started:
+            self._transport.write(_TIMED_OUT)
+        self._transport.close()
+
+    # --- called by the event loop -------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Pass the connection to aiohttp."""
+        # uvloop's transports do not subclass asyncio's
+        self._transport = cast(asyncio.Transport, transport)
+        self.handler = self._owner.add(self)
+        self.header_due = self._owner.clock + self._owner.deadlines.client_header
+        self.handler.connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Pass data to aiohttp."""
+        if self.is_cut:
+            return
+        self._received += len(data)
+        if self.request is None and not self._started:
+            self._started = True
+            self.header_due = min(self.header_due, self._owner.clock + self._owner.deadlines.client_header)
+            self._owner.header_began(self)
+        self.handler.data_received(data)
+
+    def eof_received(self) -> None:
+        """Pass the end of the client's data to aiohttp."""
+        self.handler.eof_received()
+
+    def pause_writing(self) -> None:
+        """Pass on that the client reads more slowly than the router writes."""
+        self.handler.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Pass on that the client has read the buffered data."""
+        self.handler.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Pass on that the connection is closed."""
+        self._owner.remove(self)
+        self.handler.connection_lost(exc)
