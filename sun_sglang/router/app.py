@@ -47,10 +47,13 @@ from sun_sglang.router.observability.log import Log
 from sun_sglang.router.observability.metrics import Metrics
 from sun_sglang.router.scheduling.pair_selector import PairSelector
 from sun_sglang.router.serving.admission import AdmissionQueue
+from sun_sglang.router.serving.delivery import Delivery
 from sun_sglang.router.serving.in_flight import InFlight
 from sun_sglang.router.serving.length_check import LengthChecker
+from sun_sglang.router.serving.request_end import RequestEndReporter
 from sun_sglang.router.serving.service import Service
 from sun_sglang.router.serving.tracing import load_tracing
+from sun_sglang.router.serving.work_estimate import WorkEstimate
 from sun_sglang.router.transport.http_session import new_session
 from sun_sglang.router.transport.worker_client import WorkerClient
 from sun_sglang.router.workers.fleet_store import FleetStore
@@ -110,6 +113,11 @@ class Router:
         self._shared = _share(self.registry, path, process, deadlines)
         self.store = FleetStore(self.registry, path, log, deadlines)
         self.length_check = LengthChecker(session, self.registry, log, deadlines)
+        estimate = WorkEstimate(self.registry)
+        delivery = Delivery(self.dispatcher, estimate, self.metrics, log)
+        reporter = RequestEndReporter(
+            self.metrics, log, log_all=fleet.router.log_requests, tracing=load_tracing(os.environ)
+        )
         self.service = Service(
             self.dispatcher,
             self.queue,
@@ -118,9 +126,10 @@ class Router:
             self.registry,
             self.length_check,
             selector.needs_keys,
-            log,
+            estimate,
+            delivery,
+            reporter,
         )
-        self.service.tracing = load_tracing(os.environ)
         self.draining = Draining()
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         most = most_connections(descriptors)

@@ -25,7 +25,7 @@ from sun_sglang.router.observability.request_id import (
     current_request_id,
 )
 from sun_sglang.router.protocol.request import Endpoint
-from sun_sglang.router.serving.service import request_outcome
+from sun_sglang.router.serving.request_end import request_outcome
 
 _GENERATION = frozenset(Endpoint)
 

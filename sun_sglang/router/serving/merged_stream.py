@@ -59,23 +59,29 @@ class MergedStream:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def take(self, index: int, answer: PairResponse, ticket: Ticket, rewriter: Rewriter) -> None:
-        """Pass one answer's stream on to its end.
+    async def forward(self, index: int, response: PairResponse, ticket: Ticket, rewriter: Rewriter) -> None:
+        """Forward one answer's stream to its end.
+
+        Args:
+            index: of the answer.
+            response: its stream.
+            ticket: its state.
+            rewriter: puts its events in the client's terms.
 
         Raises:
             Problem: it broke.
         """
-        framer, chunk = EventFramer(), answer.head
+        framer, chunk = EventFramer(), response.head
         try:
             while True:
                 for whole in framer.feed(chunk):
                     if await self._pass(index, event_data(whole), ticket, rewriter):
                         return
-                chunk = await answer.read()
+                chunk = await response.read()
                 if not chunk:
                     raise StreamBrokenError("it ended without [DONE]")
         except StreamBrokenError as broken:
-            answer.report_broken(str(broken))
+            response.report_broken(str(broken))
             raise ApiError(502, f"answer {index} broke off: {broken}", code="stream_broken") from broken
         except BadReplyError as bad:
             raise ApiError(502, f"answer {index} broke off: {bad}", code="stream_broken") from bad
@@ -86,14 +92,14 @@ class MergedStream:
         Raises:
             Problem: an answer failed before any had begun; nothing was sent yet.
         """
-        item = await self._take_out()
+        item = await self._next_item()
         if isinstance(item, ApiError):
             raise item
         return self._shown(item)
 
     async def next(self) -> bytes:
         """Return the next piece of the stream; empty after its end."""
-        return b"" if self._ended else self._shown(await self._take_out())
+        return b"" if self._ended else self._shown(await self._next_item())
 
     def tokens(self) -> TokenCounts:
         """Token counts of all answers."""
@@ -127,7 +133,7 @@ class MergedStream:
             return True
         if not data:
             return False
-        result = parse_result(rewriter.name(data))
+        result = parse_result(rewriter.rename(data))
         match event_kind(result):
             case EventKind.USAGE:
                 self._usages[index] = result["usage"]
@@ -158,7 +164,7 @@ class MergedStream:
         self._backlog += len(data)
         self._queue.put_nowait(data)
 
-    async def _take_out(self) -> bytes | ApiError:
+    async def _next_item(self) -> bytes | ApiError:
         item = await self._queue.get()
         if isinstance(item, bytes) and item != DONE:
             self._backlog -= len(item)

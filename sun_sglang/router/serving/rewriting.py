@@ -1,4 +1,4 @@
-"""What turns a worker's bytes into the client's: its own rid, its task's name, the prompt's logprobs. Pure."""
+"""Rewrite a worker's bytes in the client's terms: the client's own id, its task's name, the prompt's logprobs. Pure."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from typing import Any
 import orjson
 
 from sun_sglang.router.dispatch.pair_request import PairRequest, worker_model
+from sun_sglang.router.errors import ApiError
+from sun_sglang.router.protocol.fan_out import RESULT_FIELD
 from sun_sglang.router.protocol.logprobs import InputLogprobs, StreamedLogprobs
-from sun_sglang.router.protocol.worker_replies import parse_result
+from sun_sglang.router.protocol.request import Endpoint
+from sun_sglang.router.protocol.worker_replies import BadReplyError, parse_result
 
 
 def needs_rewriting(request: PairRequest, rid: str | None) -> bool:
-    """Whether the workers' bytes are not what the client is to see.
+    """Return whether the client must receive other bytes than the worker's.
 
     Args:
-        request: what the workers were asked.
+        request: as the workers received it.
         rid: the client's id, if it sent one.
     """
     return request.needs_prefill or rid is not None or worker_model(request.task) != request.task
@@ -25,22 +28,22 @@ class Rewriter:
     """Rewrites one answer.
 
     Args:
-        request: what the workers were asked.
+        request: as the workers received it.
         rid: the client's id, if it sent one.
-        worker_rid: the workers' id.
-        prefill: the prefill worker's reply, where the answer takes input logprobs from it.
+        worker_rid: the id on the workers.
+        prefill: the prefill worker's response, if the answer includes input logprobs; else None.
 
     Raises:
-        BadReplyError: `prefill` holds no logprobs.
+        BadReplyError: `prefill` contains no logprobs.
     """
 
     def __init__(self, request: PairRequest, rid: str | None, worker_rid: str, prefill: bytes | None) -> None:
         self._names: list[tuple[bytes, bytes]] = []
         if rid is not None:
-            # an id is 32 random hex characters, so nothing else in the reply reads like it
+            # an id is 32 random hex characters, so no other part of the response equals it
             self._names.append((orjson.dumps(worker_rid), orjson.dumps(rid)))
-        if (wire := worker_model(request.task)) != request.task:
-            self._names.append((orjson.dumps(wire), orjson.dumps(request.task)))
+        if (model := worker_model(request.task)) != request.task:
+            self._names.append((orjson.dumps(model), orjson.dumps(request.task)))
         self._logprobs = InputLogprobs(request.endpoint, prefill) if prefill is not None else None
         self._streamed = StreamedLogprobs(request.endpoint, self._logprobs) if self._logprobs is not None else None
 
@@ -48,9 +51,9 @@ class Rewriter:
         """Rewrite a whole answer.
 
         Raises:
-            BadReplyError: it has to change and has not the shape of an answer.
+            BadReplyError: the answer needs logprobs and does not have the shape of an answer.
         """
-        named = self.name(data)
+        named = self.rename(data)
         if self._logprobs is None:
             return named
         return orjson.dumps(self._logprobs.add_to(parse_result(named)))
@@ -59,19 +62,52 @@ class Rewriter:
         """Rewrite the data of a stream's next event.
 
         Raises:
-            BadReplyError: it has to change and has not the shape of an event.
+            BadReplyError: the event needs logprobs and does not have the shape of an event.
         """
-        named = self.name(data)
+        named = self.rename(data)
         if self._streamed is None or not self._streamed.may_change(named):
             return named
         return orjson.dumps(self._streamed.add_to(parse_result(named)))
 
-    def name(self, data: bytes) -> bytes:
+    def rename(self, data: bytes) -> bytes:
         """Replace the workers' names by the client's."""
         for ours, theirs in self._names:
             data = data.replace(ours, theirs)
         return data
 
     def chunk(self, parsed: dict[str, Any]) -> dict[str, Any]:
-        """Rewrite a stream's next event that is parsed and has the client's names already."""
+        """Rewrite a stream's next event that is parsed and renamed already."""
         return parsed if self._streamed is None else self._streamed.add_to(parsed)
+
+
+def make_rewriter(request: PairRequest, rid: str | None, worker_rid: str, prefill: bytes | None) -> Rewriter:
+    """Return the rewriter of one answer; for the arguments see `Rewriter`.
+
+    Raises:
+        ApiError: 502 `prefill_failed`: the prefill worker's response contains no logprobs.
+    """
+    try:
+        return Rewriter(request, rid, worker_rid, prefill)
+    except BadReplyError as e:
+        raise ApiError(502, str(e), code="prefill_failed") from e
+
+
+def rewrite_whole(rewriter: Rewriter, endpoint: Endpoint, head: bytes) -> tuple[bytes, dict[str, Any]]:
+    """Return an unstreamed answer for the client, as bytes and parsed.
+
+    Args:
+        rewriter: of the answer.
+        endpoint: its path.
+        head: the decode worker's response.
+
+    Raises:
+        ApiError: 502 `decode_failed`: the response is no answer.
+    """
+    try:
+        body = rewriter.body(head)
+        result = parse_result(body)
+        if result.get(name := RESULT_FIELD[endpoint]) is None:
+            raise BadReplyError(f"the decode worker sent an answer without `{name}`")
+        return body, result
+    except BadReplyError as e:
+        raise ApiError(502, str(e), code="decode_failed") from e

@@ -95,7 +95,7 @@ async def test_spans_of_the_wait_the_legs_and_the_hand_over(start: Start) -> Non
     pytest.importorskip("opentelemetry")
     system: System = await start(SUN, {"math": 1, "tool": 1, "base": 1})
     tracer: Any = FakeTracer()
-    system.router.service.tracing = Tracing(tracer)
+    system.router.service.reporter.tracing = Tracing(tracer)
     trace = "4bf92f3577b34da6a3ce929d0e0e4736"
     headers = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01", "X-Request-Id": "r-1"}
     async with system.client.post("/generate", json={**ASK, "stream": True}, headers=headers) as r:
@@ -124,7 +124,7 @@ async def test_a_retry_has_spans_of_its_own_and_a_wait_is_one(start: Start) -> N
     pytest.importorskip("opentelemetry")
     system: System = await start({"math": ("math", "base")}, {"math": 1, "base": 2}, router={"max_requests": 1})
     tracer: Any = FakeTracer()
-    system.router.service.tracing = Tracing(tracer)
+    system.router.service.reporter.tracing = Tracing(tracer)
     for worker in ("base-0", "base-1"):
         system[worker].fault = Fault(status=500)
     assert (await system.post("/generate", ASK))[0] == 502

@@ -319,4 +319,4 @@ async def test_answer_with_a_count_that_no_worker_can_make_prices_no_later_answe
     body = {"id": "RID", "text": "a", "meta_info": {"completion_tokens": 1 << 40, "finish_reason": {"type": "stop"}}}
     small["base-0"].fault = Fault(status=200, body=orjson.dumps(body))
     assert (await small.post("/generate", {"text": "x", "model": "math"}))[0] == 200
-    assert small.router.service._output_lengths.expected("math") == small["base-0"].card["max_input_tokens"] + 1
+    assert small.router.service._estimate.expected("math") == small["base-0"].card["max_input_tokens"] + 1
