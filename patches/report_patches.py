@@ -17,8 +17,8 @@ from sun_sglang.errors import PatchError
 from sun_sglang.patches.patch import Patch
 from sun_sglang.patches.versions import on
 
-FILE_VARIABLE = "SUN_PROOFS"  # path of the file, in the environment of every process that the server starts
-PROOFS = "sun_patches"  # key in SGLang's scheduler info
+PROOF_FILE_VARIABLE = "SUN_PROOFS"  # path of the file, in the environment of every process that the server starts
+PROOFS_KEY = "sun_patches"  # key in SGLang's scheduler info
 _WHY = "SGLang only logs a hook that failed, so a worker could serve unpatched"
 _WAY_OUT = "when SGLang refuses to start after a plugin failed"
 
@@ -65,7 +65,7 @@ def leave_proof(_info: dict[str, Any], scheduler: Any, *_args: Any, **_kwargs: A
     """Write this scheduler's proof, right before it tells its parent that it is ready."""
     from sun_sglang.patches import status
 
-    path = os.environ.get(FILE_VARIABLE)
+    path = os.environ.get(PROOF_FILE_VARIABLE)
     if path is None:
         return  # the server runs without the hook that collects proofs, and `require_applied` refuses it
     reports = tuple(r for r in status() if r.state != "inactive")
@@ -89,11 +89,11 @@ def launch_with_proofs(launch: Callable[..., tuple[Any, Any]], *args: Any, **kwa
     The server raises for its schedulers: an exception of a scheduler would kill the server without a word.
     """
     file = ProofFile()
-    os.environ[FILE_VARIABLE] = file.path
+    os.environ[PROOF_FILE_VARIABLE] = file.path
     try:
         result, processes = launch(*args, **kwargs)
     finally:
-        del os.environ[FILE_VARIABLE]
+        del os.environ[PROOF_FILE_VARIABLE]
     wait = result.wait_for_ready
 
     def wait_for_proofs() -> None:
@@ -102,7 +102,7 @@ def launch_with_proofs(launch: Callable[..., tuple[Any, Any]], *args: Any, **kwa
         file.close()
         infos: list[dict[str, Any]] = result.scheduler_infos
         require_proofs(proofs, scheduler_pids(infos, processes))
-        infos[0][PROOFS] = [proof.model_dump() for proof in proofs]
+        infos[0][PROOFS_KEY] = [proof.model_dump() for proof in proofs]
 
     result.wait_for_ready = wait_for_proofs
     return result, processes
@@ -138,9 +138,9 @@ def require_proofs(proofs: Iterable[Proof], pids: Collection[int]) -> None:
         require_taken(by_pid[pid].patches)
 
 
-def proven(info: Mapping[str, Any]) -> list[Proof]:
+def scheduler_proofs(info: Mapping[str, Any]) -> list[Proof]:
     """Return the schedulers' proofs in the info that the server keeps; empty if there are none."""
-    return [Proof.model_validate(proof) for proof in info.get(PROOFS, ())]
+    return [Proof.model_validate(proof) for proof in info.get(PROOFS_KEY, ())]
 
 
 SCHEDULER = Patch(

@@ -1,1 +1,11 @@
-"""Engines without a model: what work costs, how it is batched, and a worker that speaks SGLang's protocol over both."""
+"""Models of a worker's work without a clock: costs, batching and the prefix cache.
+
+    cost_model          seconds of a decode step, of a prefill batch and of a KV transfer
+    prefill_scheduler   queue and batch of a prefill worker
+    decode_scheduler    queues and batch of a decode worker
+    prefix_cache        the prefixes that a worker has seen
+
+Nothing here reads a clock, sleeps or opens a socket. A scheduler is a state machine: the caller passes the time to
+`step(now)` and calls again at `due`. The emulated worker (`sun_sglang/emulator/`) passes real time, and a simulator
+passes virtual time. Open `cost_model.py` first.
+"""

@@ -1,6 +1,6 @@
-"""What an engine's work takes: seconds of a decode step, of a prefill, of a KV transfer, and how much KV fits.
+"""The cost model: seconds of a decode step, a prefill batch and a KV transfer, and the size of the KV cache. Pure.
 
-Pure, and without a clock: the emulated worker spends these seconds in real time, a simulator in virtual time.
+Without a clock: the emulated worker spends these seconds in real time, a simulator in virtual time.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from sun_sglang.strict import Strict, YamlError, first_invalid, parse_yaml
 
 
 class CostError(UserError):
-    """A cost file cannot be read or is wrong; the message names the place."""
+    """A cost file cannot be read or has a wrong value; the message names the place."""
 
 
 class CostModel(Strict):
-    """Linear costs of one worker. All times are seconds; a context is prompt and answer so far, in tokens.
+    """Linear costs of one worker. All times are seconds. A context is the prompt and the answer so far, in tokens.
 
     Attributes:
-        decode_step: seconds of one decode step, whatever is in the batch (weights are read once).
-        decode_per_request: seconds more for each request of the batch.
-        decode_per_context_token: seconds more for each token of context in the batch (its KV is read).
-        prefill: seconds of one prefill batch, whatever is in it.
-        prefill_per_token: seconds more for each prompt token that is computed; cached ones cost nothing.
-        prefill_per_token_squared: seconds more for the square of each prompt's computed tokens (attention).
-        transfer: seconds of one KV transfer, whatever its size.
-        transfer_per_byte: seconds more for each byte of KV.
-        kv_tokens: tokens of KV that fit, where the worker's flags do not say (`max_total_tokens`).
-        max_prefill_tokens: prompt tokens computed in one prefill batch at most; a longer prompt is alone in its batch.
+        decode_step: constant part of one decode step (the weights are read once).
+        decode_per_request: added for each request in the batch.
+        decode_per_context_token: added for each token of context in the batch (its KV is read).
+        prefill: constant part of one prefill batch.
+        prefill_per_token: added for each prompt token that is computed; cached tokens cost nothing.
+        prefill_per_token_squared: added for the square of each prompt's computed tokens (attention).
+        transfer: constant part of one KV transfer.
+        transfer_per_byte: added for each byte of KV.
+        kv_tokens: tokens of KV that fit, unless the flag `max_total_tokens` gives the number.
+        max_prefill_tokens: most prompt tokens computed in one prefill batch; a longer prompt is alone in its batch.
     """
 
     decode_step: float = Field(default=0.0, ge=0)
@@ -45,33 +45,33 @@ class CostModel(Strict):
     max_prefill_tokens: int = Field(default=16384, ge=1)
 
     def decode_seconds(self, requests: int, context_tokens: int) -> float:
-        """One decode step over `requests` with `context_tokens` of context in all."""
+        """Return the seconds of one decode step over `requests` requests with `context_tokens` of context in all."""
         if not requests:
             return 0.0
         return self.decode_step + self.decode_per_request * requests + self.decode_per_context_token * context_tokens
 
     def prefill_seconds(self, computed: list[int]) -> float:
-        """One prefill batch; `computed` holds each prompt's tokens without the cached ones."""
+        """Return the seconds of one prefill batch; `computed` holds the uncached tokens of each prompt."""
         if not computed:
             return 0.0
         squares = self.prefill_per_token_squared * sum(n * n for n in computed)
         return self.prefill + self.prefill_per_token * sum(computed) + squares
 
     def transfer_seconds(self, size: int) -> float:
-        """Handing over `size` bytes of KV."""
+        """Return the seconds of the transfer of `size` bytes of KV."""
         return self.transfer + self.transfer_per_byte * size
 
     def slowed(self, factor: float) -> CostModel:
-        """The same worker, `factor` times as slow."""
+        """Return the cost model of a worker that takes `factor` times as long."""
         seconds = set(CostModel.model_fields) - {"kv_tokens", "max_prefill_tokens"}
         return self.model_copy(update={name: getattr(self, name) * factor for name in seconds})
 
 
 def load_costs(path: Path) -> CostModel:
-    """Read a cost file, YAML or JSON.
+    """Return the cost model of a YAML or JSON file.
 
     Raises:
-        CostError: the first thing wrong.
+        CostError: the file cannot be read, or a value is wrong; names the first problem.
     """
     try:
         raw = parse_yaml(path.read_text(encoding="utf-8"))

@@ -1,8 +1,9 @@
-"""How a decode worker batches: KV is reserved in order of arrival, every step gives each running request a token. Pure.
+"""The batching of a decode worker: KV is reserved in order of arrival, and a step adds a token to each request. Pure.
 
 After SGLang's decode worker (disaggregation/decode.py, managers/schedule_batch.py): preallocation is first in, first
-out and stops at the first misfit; a full cache retracts the request with the fewest tokens; a retracted request goes
-before any admission. A state machine without a clock: `step(now)` does what is due, `due` says when to call it next.
+out, and stops at the first request that does not fit; a full cache retracts the request with the fewest tokens; a
+retracted request resumes before any admission. A state machine without a clock: `step(now)` does the work that is due,
+and `due` is the time of the next call.
 """
 
 from __future__ import annotations
@@ -14,25 +15,25 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from sun_sglang.sim.cost_model import CostModel
 
-# SGLang's --num-reserved-decode-tokens: kept free for each active request before another one is admitted
+# SGLang's --num-reserved-decode-tokens: kept free for each active request when another one is admitted
 RESERVED_TOKENS = 512
 
 
 class Admitted(NamedTuple):
-    """KV for the prompt is reserved: its transfer may begin."""
+    """KV for the prompt is reserved, and its transfer may begin."""
 
     rid: str
 
 
 class Token(NamedTuple):
-    """A request has `made` tokens now, one more than before."""
+    """A request has one more token; `made` is the number of its tokens."""
 
     rid: str
     made: int
 
 
 class Ended(NamedTuple):
-    """A request is over: it has all its tokens, or (`memory`) cannot grow even alone."""
+    """A request has ended: it has all its tokens (`length`), or it does not fit even alone (`memory`)."""
 
     rid: str
     why: Literal["length", "memory"]
@@ -58,14 +59,14 @@ class DecodeScheduler:
     """The queues and the batch of one decode worker.
 
     Args:
-        costs: what a step takes.
+        costs: the seconds that a step takes.
         kv_tokens: tokens of KV that fit.
-        reserved: tokens kept free for each active request before another is admitted.
-        held: whether a request that has so many tokens gets no more for now. It keeps its KV.
+        reserved: tokens of KV kept free for each active request when another one is admitted.
+        is_held: returns whether a request (id, number of its tokens) gets no token for now; it keeps its KV.
 
     Attributes:
-        costs: may be replaced; the next step takes what it says.
-        due: when the step under way ends; None while there is none.
+        costs: may be replaced; the next step uses the new costs.
+        due: end of the running step; None if none runs.
         used: tokens of KV held.
     """
 
@@ -75,14 +76,14 @@ class DecodeScheduler:
         *,
         kv_tokens: int,
         reserved: int = RESERVED_TOKENS,
-        held: Callable[[str, int], bool] = lambda rid, made: False,
+        is_held: Callable[[str, int], bool] = lambda rid, made: False,
     ) -> None:
         self.costs = costs
         self.kv_tokens = kv_tokens
         self.due: float | None = None
         self.used = 0
         self._reserved = reserved
-        self._is_held = held
+        self._is_held = is_held
         self._known: dict[str, _Request] = {}
         self._held: dict[str, int] = {}
         self._waiting: deque[_Request] = deque()
@@ -93,37 +94,40 @@ class DecodeScheduler:
 
     @property
     def waiting(self) -> int:
-        """Requests without KV that never had any."""
+        """Number of requests that never had KV."""
         return len(self._waiting)
 
     @property
     def waiting_tokens(self) -> int:
-        """Their prompts' tokens."""
+        """Prompt tokens of the waiting requests."""
         return sum(r.prompt for r in self._waiting)
 
     @property
     def transferring(self) -> int:
-        """Requests with KV reserved whose first token has not come."""
+        """Number of requests with reserved KV whose prompt KV has not arrived."""
         return len(self._held) - len(self._running)
 
     @property
     def running(self) -> int:
-        """Requests that get a token a step."""
+        """Number of requests that get a token each step."""
         return len(self._running)
 
     @property
     def retracted(self) -> int:
-        """Requests that lost their KV and wait to go on."""
+        """Number of requests that lost their KV and wait to resume."""
         return len(self._retracted)
 
     def retractions(self, rid: str) -> int:
-        """How often a request lost its KV so far."""
+        """Return how often a request has lost its KV."""
         return self._known[rid].retractions
 
     def submit(self, rid: str, prompt: int, limit: int) -> None:
-        """Queue a request with `prompt` prompt tokens that wants `limit` tokens.
+        """Queue a request.
 
-        A prompt of `kv_tokens` or more never fits: whoever submits refuses it first.
+        Args:
+            rid: id of the request.
+            prompt: tokens of the prompt. A prompt of `kv_tokens` or more never fits, and the caller must refuse it.
+            limit: tokens to generate.
         """
         assert 0 < prompt < self.kv_tokens
         assert limit >= 0
@@ -132,17 +136,20 @@ class DecodeScheduler:
         self._waiting.append(request)
 
     def arrive(self, rid: str) -> None:
-        """The prompt's KV is here, with the first token."""
+        """Record that the KV of a prompt has arrived, with the first token."""
         assert rid in self._held
         self._arrived.append(self._known[rid])
 
     def drop(self, rid: str) -> None:
-        """End a request early, wherever it is; nothing happens if it is over."""
+        """End a request early, in any state; an unknown id has no effect."""
         if rid in self._known:
             self._forget(self._known[rid])
 
     def step(self, now: float) -> list[Event]:
-        """End a step that is due, admit, and start the next. Call after every change, and at `due`."""
+        """End a step that is due, admit requests, start the next step, and return the events in order.
+
+        Call it after every change, and at `due`.
+        """
         events: list[Event] = []
         if self.due is not None and now >= self.due:
             self.due = None
@@ -150,7 +157,7 @@ class DecodeScheduler:
                 if request.rid in self._running:
                     self._held[request.rid] += 1
                     self.used += 1
-                    self._give(request, events)
+                    self._emit(request, events)
             self._batch = []
         arrived, self._arrived = self._arrived, []
         for request in arrived:
@@ -160,9 +167,9 @@ class DecodeScheduler:
                 self._arrived.append(request)
             else:
                 self._running[request.rid] = request
-                self._give(request, events)
+                self._emit(request, events)
         if self.due is None:
-            self._choose(events)
+            self._select(events)
             self._admit(events)
             self._start(now)
         else:
@@ -170,7 +177,8 @@ class DecodeScheduler:
         assert 0 <= self.used <= self.kv_tokens
         return events
 
-    def _give(self, request: _Request, events: list[Event]) -> None:
+    def _emit(self, request: _Request, events: list[Event]) -> None:
+        """Add a token to a request, and end the request at its limit."""
         if request.made < request.limit:
             request.made += 1
             events.append(Token(request.rid, request.made))
@@ -178,8 +186,8 @@ class DecodeScheduler:
             self._forget(request)
             events.append(Ended(request.rid, "length"))
 
-    def _choose(self, events: list[Event]) -> None:
-        """Who runs next. Where that one cannot grow and ends, those who gave way to it go on."""
+    def _select(self, events: list[Event]) -> None:
+        """Select the requests of the next step. If the last one does not fit and ends, retracted ones resume."""
         while True:
             self._resume()
             self._make_room(events)
@@ -193,8 +201,8 @@ class DecodeScheduler:
             self._running[request.rid] = request
 
     def _make_room(self, events: list[Event]) -> None:
-        """Retract until every running request can grow by the token whose KV the next step writes."""
-        # what a step under way will write is not yet held, so a batch is only ever chosen between steps
+        """Retract requests until the KV of the next step's tokens fits."""
+        # `used` lacks the KV that a running step will write, so requests are selected between steps only
         while self._running and self.used + len(self._running) > self.kv_tokens:
             if len(self._running) == 1 and len(self._held) == 1:
                 (request,) = self._running.values()
@@ -213,7 +221,7 @@ class DecodeScheduler:
             events.append(Admitted(request.rid))
 
     def _fits(self, tokens: int) -> bool:
-        # tokens that the step under way writes are spoken for
+        # the running step writes one token for each request of its batch
         free = self.kv_tokens - self.used - len(self._batch)
         return not self._held or tokens + self._reserved * len(self._held) <= free
 

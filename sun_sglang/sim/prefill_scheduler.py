@@ -1,6 +1,6 @@
-"""How a prefill worker batches: prompts in the order they came, as many as KV and a batch's token limit allow. Pure.
+"""The batching of a prefill worker: prompts in order of arrival, as many as KV and a batch's token limit allow. Pure.
 
-A state machine without a clock: `step(now)` does what is due, `due` says when to call it next.
+A state machine without a clock: `step(now)` does the work that is due, and `due` is the time of the next call.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from sun_sglang.sim.cost_model import CostModel
 
 
 class Prefilled(NamedTuple):
-    """A prompt was computed; its KV is held until `release`."""
+    """A prompt was computed. Its KV is held until `release`."""
 
     rid: str
 
@@ -29,12 +29,12 @@ class PrefillScheduler:
     """The queue and the batch of one prefill worker.
 
     Args:
-        costs: what a batch takes.
+        costs: the seconds that a batch takes.
         kv_tokens: tokens of KV that fit.
 
     Attributes:
-        costs: may be replaced; the next batch takes what it says.
-        due: when the batch under way ends; None while there is none.
+        costs: may be replaced; the next batch uses the new costs.
+        due: end of the running batch; None if none runs.
         used: tokens of KV held.
     """
 
@@ -49,23 +49,26 @@ class PrefillScheduler:
 
     @property
     def waiting(self) -> int:
-        """Prompts not yet in a batch."""
+        """Number of prompts in the queue."""
         return len(self._queue)
 
     @property
     def waiting_tokens(self) -> int:
-        """Prompt tokens still to be computed for the queue."""
+        """Uncached prompt tokens in the queue."""
         return sum(p.computed for p in self._queue)
 
     @property
     def running(self) -> int:
-        """Prompts in the batch under way."""
+        """Number of prompts in the running batch."""
         return len(self._batch)
 
     def submit(self, rid: str, tokens: int, *, cached: int = 0) -> None:
-        """Queue a prompt of `tokens` tokens, `cached` of which need not be computed.
+        """Queue a prompt.
 
-        A prompt over `kv_tokens` never fits: whoever submits refuses it first.
+        Args:
+            rid: id of the request.
+            tokens: tokens of the prompt. A prompt over `kv_tokens` never fits, and the caller must refuse it.
+            cached: tokens at its start that are cached and not computed.
         """
         assert 0 < tokens <= self.kv_tokens
         assert 0 <= cached < tokens
@@ -73,10 +76,13 @@ class PrefillScheduler:
         self._queue.append(_Prompt(rid, tokens, tokens - cached))
 
     def step(self, now: float) -> list[Prefilled]:
-        """End a batch that is due and start the next. Call after every `submit` and `release`, and at `due`."""
+        """End a batch that is due, start the next one, and return the prompts of the ended batch.
+
+        Call it after every `submit` and `release`, and at `due`.
+        """
         done = []
         if self.due is not None and now >= self.due:
-            # one that was dropped meanwhile holds no KV any more
+            # a prompt that was released meanwhile holds no KV any more
             done = [Prefilled(p.rid) for p in self._batch if p.rid in self._held]
             self._batch, self.due = [], None
         if self.due is None:
@@ -84,7 +90,7 @@ class PrefillScheduler:
         return done
 
     def release(self, rid: str) -> None:
-        """Give back a prompt's KV, after its transfer or its end; takes it out of the queue if it is still there."""
+        """Free the KV of a prompt, or remove the prompt from the queue."""
         self.used -= self._held.pop(rid, 0)
         self._queue = deque(p for p in self._queue if p.rid != rid) if self._queue else self._queue
 

@@ -1,23 +1,23 @@
-"""Which prefixes of earlier prompts are cached: whole pages, apart for each namespace, least recently used go first."""
+"""The prefixes of earlier prompts: whole pages, apart for each namespace, with LRU eviction. Pure, without a clock."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
 
-# about 8 MiB; a longer memory costs more than it tells
+# about 8 MiB; more pages would cost more memory than they are worth
 _MOST_PAGES = 65536
 
 
 class PrefixCache:
-    """A prefix cache that keeps no KV, only what was seen.
+    """A prefix cache that stores no KV, only the pages that were seen.
 
-    A page is known by a hash over everything before it, as in SGLang's radix tree a page is known by its path. Cached
-    KV gives way to running requests there, so it takes nothing from the capacity here.
+    The key of a page is a hash over the whole prefix that it ends; SGLang's radix tree identifies a page by its path.
+    SGLang evicts cached KV for running requests, so cached pages take no capacity here.
 
     Args:
-        page_size: tokens a page.
-        kv_tokens: tokens that fit.
+        page_size: tokens per page.
+        kv_tokens: tokens of KV that fit.
     """
 
     def __init__(self, *, page_size: int, kv_tokens: int) -> None:
@@ -26,7 +26,7 @@ class PrefixCache:
         self._pages: OrderedDict[int, None] = OrderedDict()
 
     def match(self, namespace: str, prompt: Sequence[int]) -> int:
-        """Tokens at the prompt's start that are cached."""
+        """Return the number of tokens at the start of a prompt that are cached."""
         known = 0
         for key in self._keys(namespace, prompt):
             if key not in self._pages:
@@ -35,7 +35,7 @@ class PrefixCache:
         return known
 
     def insert(self, namespace: str, prompt: Sequence[int]) -> None:
-        """Remember a prompt's whole pages."""
+        """Add the whole pages of a prompt."""
         for key in self._keys(namespace, prompt):
             self._pages[key] = None
             self._pages.move_to_end(key)
@@ -43,7 +43,7 @@ class PrefixCache:
             self._pages.popitem(last=False)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove every page."""
         self._pages.clear()
 
     def _keys(self, namespace: str, prompt: Sequence[int]) -> list[int]:

@@ -1,7 +1,7 @@
 """`GET /sun/worker` of an SGLang worker: its card, computed before it serves and again only after its weights change.
 
-Computing a card reads the checkpoint, and a tokenizer alone may have 20 MB. Each process of the router reads the card
-once a second, and whatever runs on the server's event loop keeps it from every other request.
+The computation reads the checkpoint, and a tokenizer alone may have 20 MB. Each router process reads the card once a
+second, and work on the server's event loop delays every other request.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from sun_sglang.checkpoint.tuning import read_tuning
 from sun_sglang.contracts.worker_card import WorkerCard
 from sun_sglang.errors import PatchError, SunError
 from sun_sglang.worker.prompt_counter import token_bytes_of
-from sun_sglang.worker.scheduler_watch import ended_process, watch_schedulers
+from sun_sglang.worker.scheduler_watch import crashed_process, watch_schedulers
 
 _FROM_DISK = "/update_weights_from_disk"
-# routes of SGLang's that replace the weights of a running server (`entrypoints/http_server.py`)
+# SGLang's routes that replace the weights of a running server (`entrypoints/http_server.py`)
 _UPDATES = (
     _FROM_DISK,
     "/update_weights_from_tensor",
@@ -36,7 +36,7 @@ class CardPage:
     """The card of one server.
 
     Args:
-        version: of SGLang.
+        version: the version of SGLang.
     """
 
     def __init__(self, version: str) -> None:
@@ -47,10 +47,10 @@ class CardPage:
         self._fault: SunError | None = None
         self._token_bytes: int | None = None
         self._computing = asyncio.Lock()
-        # updates of the weights: how many there were, how many the card knows, and what names those not from a file
-        self._updates = self._known = 0
-        self._given_version = ""
-        self._made = ""
+        # number of weight updates, number of those that the card includes, and the name of weights not from a file
+        self._updates = self._included = 0
+        self._last_version = ""
+        self._update_name = ""
 
     def prepare(self, state: Any) -> None:
         """Compute the card. Call once all schedulers run, and before anything is served.
@@ -59,7 +59,7 @@ class CardPage:
             state: SGLang's `_GlobalState` (`entrypoints/http_server.py`).
 
         Raises:
-            PatchError: no scheduler proved its hooks.
+            PatchError: no scheduler reported its hooks.
             CheckpointError: the served model cannot be read.
         """
         try:
@@ -69,70 +69,70 @@ class CardPage:
             raise
 
     def require_prepared(self) -> None:
-        """Raise what `prepare` raised, if it did."""
+        """Raise the exception of `prepare`, if it failed."""
         if self._fault is not None:
             raise self._fault
 
     async def handle(self, _request: Any) -> Any:
-        """Answer a request."""
+        """Answer a request: 503 if a process of the server crashed, 500 if the checkpoint cannot be read."""
         from fastapi import Response
 
         manager = self._state.tokenizer_manager
-        if (ended := ended_process(manager._subprocess_watchdog)) is not None:
+        if (ended := crashed_process(manager._subprocess_watchdog)) is not None:
             return Response(f"process {ended} has ended", status_code=503, media_type="text/plain")
         async with self._computing:
-            if self._known != self._updates:
+            if self._included != self._updates:
                 updates = self._updates
                 try:
                     self._card = await asyncio.to_thread(self._compute)
                 except SunError as e:
                     return Response(str(e), status_code=500, media_type="text/plain")
-                self._known = updates
-        assert self._card is not None, "nothing is served before `prepare`"
+                self._included = updates
+        assert self._card is not None, "the server opens its port after `prepare`"
         card = self._card.model_copy(update={"leaving": manager.gracefully_exit})
         return Response(card.model_dump_json(), media_type="application/json")
 
     def note_update(self, path: str) -> None:
-        """Note that a request to this path replaced the weights.
+        """Record that a request to this path replaced the weights.
 
-        Weights that come from a file are known by its content. Others are known by the `weight_version` that came with
-        them, and are like no other worker's without one.
+        The content of a file identifies weights from a file. Other weights are identified by the `weight_version` of
+        the request; without one they are equal to no other worker's weights.
         """
         version = self._state.tokenizer_manager.config_value("weight_version")
         self._updates += 1
         if path == _FROM_DISK:
-            self._made = ""
-        elif version != self._given_version:
-            self._made = version
+            self._update_name = ""
+        elif version != self._last_version:
+            self._update_name = version
         else:
-            self._made = f"{self._incarnation} {self._updates}"
-        self._given_version = version
+            self._update_name = f"{self._incarnation} {self._updates}"
+        self._last_version = version
 
     def _prepare(self, state: Any) -> None:
-        from sun_sglang.patches.report_patches import proven
+        from sun_sglang.patches.report_patches import scheduler_proofs
 
         self._state = state
         manager = state.tokenizer_manager
-        watch_schedulers(manager._subprocess_watchdog, [proof.pid for proof in proven(state.scheduler_info)])
+        watch_schedulers(manager._subprocess_watchdog, [proof.pid for proof in scheduler_proofs(state.scheduler_info)])
         self._token_bytes = token_bytes_of(manager.tokenizer)
-        self._given_version = manager.config_value("weight_version")
+        self._last_version = manager.config_value("weight_version")
         self._card = self._compute()
 
     def _compute(self) -> WorkerCard:
         card = read_card(self._state, self._incarnation, self._version, self._token_bytes)
-        if not self._made:
+        if not self._update_name:
             return card
-        weights = f"{card.identity.weights}.{hashlib.sha256(self._made.encode()).hexdigest()[:16]}"
+        weights = f"{card.identity.weights}.{hashlib.sha256(self._update_name.encode()).hexdigest()[:16]}"
         changed = {"weights": weights, "decoder": weights}
         return card.model_copy(update={"identity": card.identity.model_copy(update=changed)})
 
 
-class UpdatesNoted:
-    """ASGI middleware that tells a card page of each request that replaced the weights.
+class WeightUpdateMiddleware:
+    """ASGI middleware that notifies a card page of each request that replaced the weights.
 
     Args:
         app: the application behind it.
-        page: the page to tell.
+        page: the card page.
     """
 
     def __init__(self, app: App, page: CardPage) -> None:
@@ -140,56 +140,56 @@ class UpdatesNoted:
         self._page = page
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Send) -> None:
-        """Pass everything on."""
+        """Pass every request on."""
         path = scope.get("path", "")
         if path not in _UPDATES:
             await self._app(scope, receive, send)
             return
 
-        async def noting(message: dict[str, Any]) -> None:
+        async def send_and_note(message: dict[str, Any]) -> None:
             if message["type"] == "http.response.start" and message["status"] == 200:
                 self._page.note_update(path)
             await send(message)
 
-        await self._app(scope, receive, noting)
+        await self._app(scope, receive, send_and_note)
 
 
 def read_card(state: Any, incarnation: str, version: str, token_bytes: int | None) -> WorkerCard:
-    """Return what a running server says of itself.
+    """Return the card of a running server.
 
     Args:
         state: SGLang's `_GlobalState` (`entrypoints/http_server.py`).
-        incarnation: this start's own value.
-        version: of SGLang.
-        token_bytes: most bytes of text that one of its tokens may cover; None where there is no such number.
+        incarnation: a random value for this start.
+        version: the version of SGLang.
+        token_bytes: most bytes of text per token; None if there is no bound.
 
     Raises:
-        PatchError: no scheduler proved its hooks.
+        PatchError: no scheduler reported its hooks.
         CheckpointError: the served model cannot be read.
     """
-    from sun_sglang.patches.report_patches import proven
+    from sun_sglang.patches.report_patches import scheduler_proofs
 
     manager, info = state.tokenizer_manager, state.scheduler_info
-    # an update of the weights changes what the manager says, and not the arguments that the server was started with
+    # a weight update changes the manager's values, and not the arguments with which the server was started
     loaded = {"model_path": manager.model_path, "load_format": manager.config_value("load_format")}
     flags = manager.server_args.resolved_dict() | loaded
-    proofs = proven(info)
+    proofs = scheduler_proofs(info)
     if not proofs:
-        raise PatchError("no scheduler left a proof of its hooks")
+        raise PatchError("no scheduler reported its hooks")
     model = find_checkpoint(flags["model_path"], flags["revision"])
-    assert model is not None, "a model that is served has been loaded"
+    assert model is not None, "the server has loaded the model"
     prefill, tuning = flags["disaggregation_mode"] == "prefill", read_tuning(model)
     identity = read_identity(model, flags, sglang=version)
-    # as SGLang resolved it, which is what SGLang compares
+    # SGLang compares the value that the scheduler resolved
     flag = {"kv_cache_dtype": proofs[0].kv_cache_dtype or identity.kv_cache_dtype}
     return WorkerCard(
         role="prefill" if prefill else "decode",
         incarnation=incarnation,
         bootstrap_port=flags["disaggregation_bootstrap_port"] if prefill else None,
         identity=identity.model_copy(update=flag),
-        # every scheduler has the same hooks, and a server with a hook that did not take does not start
+        # every scheduler has the same hooks, and a server with a missing hook does not start
         patches=proofs[0].patches,
-        # the first length that SGLang refuses (managers/utils.py: validate_input_length)
+        # SGLang refuses a prompt of `max_req_input_len` tokens (managers/utils.py: validate_input_length)
         max_input_tokens=info["max_req_input_len"] - 1,
         context_length=manager.context_len,
         kv_tokens=info["max_total_num_tokens"],

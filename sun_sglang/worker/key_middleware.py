@@ -11,7 +11,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 App = Callable[[dict[str, Any], Any, Send], Awaitable[None]]
 
 
-class KeyRequired:
+class WorkerKeyMiddleware:
     """ASGI middleware that answers 401 to every HTTP request without the worker key, on every path.
 
     Args:

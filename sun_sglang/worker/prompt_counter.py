@@ -1,7 +1,7 @@
-"""`POST /sun/tokens` of an SGLang worker: how many tokens a prompt has, counted off the server's event loop.
+"""`POST /sun/tokens` of an SGLang worker: the token count of a prompt, computed off the server's event loop.
 
-SGLang's own `/tokenize` runs on the event loop and returns every id: a prompt of 1 MB keeps the server from answering
-anybody for seconds. Here a thread counts, with a copy of the tokenizer that does not hold the GIL.
+SGLang's `/tokenize` runs on the event loop and returns every id: with a prompt of 1 MB the server answers no other
+request for seconds. Here a thread counts, with a copy of the tokenizer that releases the GIL.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 
 from sun_sglang.contracts.token_count import TokenCount
 from sun_sglang.worker.token_bytes import max_token_bytes
-from sun_sglang.worker.token_count import CountingTokenizer, private_count
+from sun_sglang.worker.token_count import CountingTokenizer, make_counter
 
 
 class PromptCounter:
-    """Counts prompts one after another.
+    """Counts the tokens of one prompt at a time.
 
     Args:
         app: SGLang's FastAPI application (`entrypoints/http_server.py`).
@@ -32,7 +32,7 @@ class PromptCounter:
         self._count: Callable[[str], int] | None = None
 
     async def handle(self, request: Any) -> Any:
-        """Answer a request: the body is one of SGLang's `/tokenize`, and `most` in the query is the limit in tokens."""
+        """Answer a request. Its body is one of SGLang's `/tokenize`, and `most` in the query is the limit in tokens."""
         from fastapi import Response
 
         raw = await request.body()
@@ -50,7 +50,7 @@ class PromptCounter:
         asked = TokenizeRequest.model_validate(json.loads(raw))
         tokenizer = serving.tokenizer_manager.tokenizer
         if self._count is None:
-            self._count = private_count(tokenizer)
+            self._count = make_counter(tokenizer)
         counting = CountingTokenizer(tokenizer, self._count, most)
         if asked.messages is None:
             ids = counting.encode(str(asked.prompt), add_special_tokens=asked.add_special_tokens)
@@ -60,21 +60,21 @@ class PromptCounter:
 
 
 def token_bytes_of(tokenizer: Any) -> int | None:
-    """Return the most bytes that one token of a running server's tokenizer may cover; None where there is no bound."""
+    """Return the most bytes of text per token of a running server's tokenizer; None if there is no bound."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     return max_token_bytes(json.loads(backend.to_str())) if backend is not None else None
 
 
 def _render(serving: Any, counting: CountingTokenizer, asked: Any) -> list[int]:
-    """Make a prompt of a chat as the server does, with a tokenizer that only counts."""
+    """Render a chat as the server does, with a tokenizer that only counts."""
     manager = _Manager(serving.tokenizer_manager, counting)
     chat = copy.copy(serving.chat_serving)
     chat.tokenizer_manager = manager
-    # the server's own cache must not get the ids that were only counted
+    # the counted ids are zeros and must not reach the server's cache
     chat._chat_template_cache = OrderedDict()
-    mine = copy.copy(serving)
-    mine.tokenizer_manager, mine.chat_serving = manager, chat
-    ids: list[int] = mine._tokenize_chat_request(asked)
+    counting_serving = copy.copy(serving)
+    counting_serving.tokenizer_manager, counting_serving.chat_serving = manager, chat
+    ids: list[int] = counting_serving._tokenize_chat_request(asked)
     return ids
 
 

@@ -1,4 +1,4 @@
-"""Which processes of an SGLang server have crashed, also those that SGLang itself does not look at."""
+"""Detection of crashed processes of an SGLang server, those that SGLang does not watch included."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from typing import Any
 
 
 class HiddenScheduler:
-    """A scheduler that a data-parallel controller started, as SGLang's watchdog looks at a process.
+    """A scheduler that a data-parallel controller started, with the process attributes that SGLang's watchdog reads.
+
+    Args:
+        pid: id of the process.
 
     Attributes:
-        pid: its id.
+        pid: id of the process.
         exitcode: never 0: SGLang stops the watchdog before it ends its schedulers, and only a parent reads a status.
     """
 
@@ -29,17 +32,17 @@ class HiddenScheduler:
             self._ended.register(self._fd, select.POLLIN)
 
     def is_alive(self) -> bool:
-        """Return whether it runs; a process whose parent has not read its status does not."""
+        """Return whether the process runs; False also if it has ended and its parent has not read its status."""
         return self._fd != -1 and not self._ended.poll(0)
 
 
 def watch_schedulers(watchdog: Any, pids: Iterable[int]) -> None:
-    """Make SGLang's watchdog end the server also for a scheduler that a data-parallel controller started.
+    """Make SGLang's watchdog end the server also if a scheduler crashes that a data-parallel controller started.
 
-    Nobody notices otherwise that such a scheduler was killed, and its share of the requests waits for the deadline.
+    Otherwise such a crash is not detected, and the scheduler's share of the requests waits for the deadline.
 
     Args:
-        watchdog: SGLang's `SubprocessWatchdog` (`utils/watchdog.py`); None where there is none.
+        watchdog: SGLang's `SubprocessWatchdog` (`utils/watchdog.py`); None if the server has none.
         pids: ids of all scheduler processes.
     """
     if watchdog is None:
@@ -47,18 +50,18 @@ def watch_schedulers(watchdog: Any, pids: Iterable[int]) -> None:
     watched = {process.pid for process in watchdog._processes}
     for pid in pids:
         if pid not in watched:
-            # the watchdog's thread pairs the two lists, up to the end of the shorter one
+            # the watchdog's thread zips the two lists, so the name is added first
             watchdog._names.append(f"scheduler of process {pid}")
             watchdog._processes.append(HiddenScheduler(pid))
 
 
-def ended_process(watchdog: Any) -> str | None:
+def crashed_process(watchdog: Any) -> str | None:
     """Return the name of a scheduler or detokenizer process that has crashed; None if all run.
 
-    SGLang's own watchdog looks once a second; until then its HTTP server answers for a worker that is dead.
+    SGLang's watchdog checks once a second; until then its HTTP server answers although the worker is dead.
 
     Args:
-        watchdog: SGLang's `SubprocessWatchdog` (`utils/watchdog.py`); None where there is none.
+        watchdog: SGLang's `SubprocessWatchdog` (`utils/watchdog.py`); None if the server has none.
     """
     if watchdog is None:
         return None
@@ -69,10 +72,11 @@ def ended_process(watchdog: Any) -> str | None:
 
 
 def skip_core_dumps(environ: MutableMapping[str, str]) -> None:
-    """Make SGLang end at once after a crash, unless the CUDA driver was told to write core dumps.
+    """Make SGLang end at once after a crash, unless the environment asks the CUDA driver for core dumps.
 
-    SGLang waits a minute for them while a rank of the server is left (`tokenizer_manager.py`:
-    `dump_requests_before_crash`), also where none will come. The worker answers nobody meanwhile and holds its memory.
+    SGLang waits a minute for core dumps while a rank of the server lives (`tokenizer_manager.py`:
+    `dump_requests_before_crash`), even if none is written. Meanwhile the worker answers no request and holds
+    its memory.
     """
     if environ.get("CUDA_ENABLE_USER_TRIGGERED_COREDUMP") != "1":
         environ.setdefault("SGLANG_CUDA_COREDUMP_BEFORE_CRASH", "0")

@@ -1,8 +1,11 @@
-"""One SGLang server with this package's hooks: prepares the process, proves that every hook took, serves.
+"""One SGLang server with this package's hooks: prepare the process, require every hook, serve.
 
     python -m sun_sglang.worker.server --model-path DIR --disaggregation-mode prefill ...
 
-takes SGLang's own flags and nothing else. SGLang stays the unmodified package.
+Accepts SGLang's flags and no others. SGLang stays the unmodified package.
+
+This is a module and not a `__main__`: a process that multiprocessing spawns imports the main module of its parent by
+its name, as `__mp_main__`, and must prepare itself before it imports SGLang.
 """
 
 from __future__ import annotations
@@ -20,8 +23,8 @@ from sun_sglang.contracts.worker_key import read_key
 from sun_sglang.cpu import has_gpu, prepare_cpu_engine
 from sun_sglang.errors import END_MARK, EXIT_REFUSED, PatchError, SunError
 from sun_sglang.http_application import require_http_application
-from sun_sglang.worker.card_page import CardPage, UpdatesNoted
-from sun_sglang.worker.key_middleware import KeyRequired
+from sun_sglang.worker.card_page import CardPage, WeightUpdateMiddleware
+from sun_sglang.worker.key_middleware import WorkerKeyMiddleware
 from sun_sglang.worker.prompt_counter import PromptCounter
 from sun_sglang.worker.scheduler_watch import skip_core_dumps
 
@@ -35,18 +38,18 @@ _ENGINE_MODULES = (
 
 
 def prepare_process() -> None:
-    """Supply what this machine lacks. Call before the first `import sglang`."""
+    """Install stand-ins for the GPU packages on a machine without a GPU. Call before the first `import sglang`."""
     if not has_gpu():
         prepare_cpu_engine()
 
 
 def import_engine() -> None:
-    """Import everything that a worker's processes use, and register the hooks.
+    """Import the modules that a worker's processes use, and register the hooks.
 
-    A fork server does this once for all its workers, before any thread or device exists.
+    A fork server calls it once for all its workers, before it has a thread or a CUDA context.
 
     Raises:
-        PatchError: a hook did not take.
+        PatchError: a hook is not in place.
     """
     prepare_process()
     for module in _ENGINE_MODULES:
@@ -60,15 +63,15 @@ def import_engine() -> None:
 
 
 def serve(argv: Sequence[str]) -> None:
-    """Run one server until it is told to stop; returns after a clean end.
+    """Run one server until it is stopped; return after a clean end.
 
     Args:
         argv: SGLang's flags, as after `sglang serve`.
 
     Raises:
-        PatchError: a hook did not take.
+        PatchError: a hook is not in place.
         CheckpointError: the served model cannot be read.
-        UserError: SGLang would not serve the application to which the worker adds its routes.
+        UserError: the flags select an HTTP application other than the one that gets the worker's routes.
     """
     import_engine()
     from sglang.launch_server import run_server
@@ -82,23 +85,23 @@ def serve(argv: Sequence[str]) -> None:
     require_http_application(server_args, os.environ)
     skip_core_dumps(os.environ)
     page = CardPage(installed_version() or "")
-    offer_routes(http_server, page)
+    add_routes(http_server, page)
     if key := read_key(os.environ):
-        http_server.app.add_middleware(KeyRequired, key=key)
+        http_server.app.add_middleware(WorkerKeyMiddleware, key=key)
     try:
         run_server(server_args)
     finally:
         kill_process_tree(os.getpid(), include_parent=False)
-        # uvicorn only logs why a server could not start
+        # uvicorn logs the reason of a failed start and does not raise it
         page.require_prepared()
 
 
-def offer_routes(http_server: Any, page: CardPage) -> None:
+def add_routes(http_server: Any, page: CardPage) -> None:
     """Add `GET /sun/worker` and `POST /sun/tokens` to SGLang's HTTP server.
 
     Args:
         http_server: SGLang's module `entrypoints.http_server`.
-        page: answers the first of them; it is prepared before the server opens its port.
+        page: answers `GET /sun/worker`; it is prepared before the server opens its port.
     """
     app = http_server.app
     engine_lifespan = app.router.lifespan_context
@@ -110,19 +113,19 @@ def offer_routes(http_server: Any, page: CardPage) -> None:
             yield state
 
     app.router.lifespan_context = lifespan
-    app.add_middleware(UpdatesNoted, page=page)
+    app.add_middleware(WeightUpdateMiddleware, page=page)
     app.router.add_route(WORKER_CARD_PATH, page.handle, methods=["GET"])
     app.router.add_route(TOKEN_COUNT_PATH, PromptCounter(app).handle, methods=["POST"])
 
 
 def report_end(error: SunError) -> int:
-    """Write why a worker ends to its log, and return its exit status."""
+    """Write the reason for a worker's end to its log, and return its exit status."""
     sys.stderr.write(f"{END_MARK}{error}\n")
     return EXIT_REFUSED if isinstance(error, PatchError) else 1
 
 
 def main() -> None:
-    """Entry point of `python -m sun_sglang.worker.server`."""
+    """Run `python -m sun_sglang.worker.server`."""
     try:
         serve(sys.argv[1:])
     except SunError as e:
@@ -130,7 +133,7 @@ def main() -> None:
 
 
 if __name__ == "__mp_main__":
-    # a process that multiprocessing spawned imports this file before it imports SGLang
+    # a spawned process imports this module before it imports SGLang
     prepare_process()
 elif __name__ == "__main__":
     main()

@@ -1,8 +1,8 @@
-"""How many bytes of text one token of a tokenizer can cover: the lower bound of a prompt's length. Pure.
+"""The most bytes of text that one token of a tokenizer can cover. Pure.
 
-A text of more than `bound * tokens` bytes has more than `tokens` tokens, and no tokenizer has to run to know it. The
-bound exists only where every byte of a text belongs to some token. Where a part of the tokenizer is not known here, or
-may drop or merge text, there is none.
+A text of more than `bound * tokens` bytes has more than `tokens` tokens, and the tokenizer need not run to show it. The
+bound exists only if every byte of a text belongs to a token. It does not exist where a part of the tokenizer is unknown
+to this module, or may drop or merge text.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 _SPACE = "▁"
-# How many bytes may become one by Unicode normalization. tests/unit/worker/test_token_bytes.py computes the numbers.
+# Most bytes that become one byte by Unicode normalization; tests/unit/worker/test_token_bytes.py computes the numbers.
 _SHRINKS = {"NFC": 4, "NFD": 3, "NFKC": 4, "NFKD": 4}
-# Split a text and keep all of it.
+# These split a text and keep all of it.
 _SPLITTERS = frozenset({"ByteLevel", "Metaspace", "Digits", "UnicodeScripts"})
-# Split a text, and drop what is between the pieces if told so.
+# These split a text, and may drop the separators.
 _PATTERN_SPLITTERS = frozenset({"Split", "Punctuation"})
 
 
 def max_token_bytes(tokenizer: Mapping[str, Any]) -> int | None:
-    """Return the most bytes of UTF-8 that one token may cover, or None where there is no such number.
+    """Return the most bytes of UTF-8 that one token may cover; None if there is no bound.
 
     Args:
         tokenizer: the content of a `tokenizer.json` (Hugging Face tokenizers).
@@ -37,7 +37,7 @@ def max_token_bytes(tokenizer: Mapping[str, Any]) -> int | None:
 
 
 def _shrink(normalizer: Mapping[str, Any] | None) -> int | None:
-    """How many bytes of a text may become one byte of what is tokenized; None for any number."""
+    """Return the most bytes of a text that become one byte of the normalized text; None if there is no bound."""
     match normalizer:
         case None | {"type": "Prepend" | "ByteLevel"}:
             return 1
@@ -77,30 +77,30 @@ def _has_byte_level(part: Mapping[str, Any] | None) -> bool:
 
 
 def _words(model: Mapping[str, Any], *, byte_level: bool) -> int | None:
-    """The longest word of a vocabulary in bytes; None where a word of any length may become one token, or none."""
+    """Return the longest word of a vocabulary in bytes; None if a word of any length may become one token or none."""
     kind = model.get("type", "BPE" if "merges" in model else None)
     vocab = model.get("vocab") or ()
     words = {word for word, _ in vocab} if kind == "Unigram" else set(vocab)
     if kind not in ("BPE", "Unigram") or not words:
         return None
     if byte_level:
-        # each character stands for one byte, whichever it is
+        # each character stands for one byte
         return max(map(len, words)) if kind == "BPE" and words.issuperset(_byte_alphabet()) else None
     if not _takes_unknown(model, words, kind):
         return None
-    # four bytes: a character that is in no word
+    # at least four bytes: a character that is in no word
     return max(4, max(len(word.replace(_SPACE, " ").encode()) for word in words))
 
 
 def _takes_unknown(model: Mapping[str, Any], words: set[str], kind: str) -> bool:
-    """Whether each character that is in no word makes a token of its own."""
+    """Return whether each character that is in no word becomes a token of its own."""
     if model.get("byte_fallback") and words.issuperset(f"<0x{byte:02X}>" for byte in range(256)):
         return True
     return kind == "BPE" and model.get("unk_token") in words and not model.get("fuse_unk")
 
 
 def _added(tokens: Iterable[Mapping[str, Any]]) -> int | None:
-    """The longest added token in bytes; None where one takes the spaces beside it, however many."""
+    """Return the longest added token in bytes; None if one absorbs any number of spaces beside it."""
     longest = 1
     for token in tokens:
         if token.get("lstrip") or token.get("rstrip"):
@@ -110,6 +110,6 @@ def _added(tokens: Iterable[Mapping[str, Any]]) -> int | None:
 
 
 def _byte_alphabet() -> set[str]:
-    """The characters that stand for bytes in byte-level vocabularies (GPT-2's `bytes_to_unicode`)."""
+    """Return the characters that stand for bytes in byte-level vocabularies (GPT-2's `bytes_to_unicode`)."""
     plain = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     return {chr(byte) for byte in plain} | {chr(0x100 + i) for i in range(256 - len(plain))}

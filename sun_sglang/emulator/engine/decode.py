@@ -66,7 +66,7 @@ class DecodeEngine(Engine):
         caches_prompts: bool,
     ) -> None:
         super().__init__(costs, limits, cache, emulation, faults)
-        self.scheduler = DecodeScheduler(costs, kv_tokens=limits.kv, held=self._is_held)
+        self.scheduler = DecodeScheduler(costs, kv_tokens=limits.kv, is_held=self._is_held)
         self._caches_prompts = caches_prompts
         self._legs: dict[str, _Leg] = {}
         self._rooms: dict[int, str] = {}

@@ -24,13 +24,13 @@ from sun_sglang.patches.few_grammars import MOST_GRAMMARS, compile_without_cache
 from sun_sglang.patches.idle_controller import WAIT_MS, wait_for_messages
 from sun_sglang.patches.patch import Patch
 from sun_sglang.patches.report_patches import (
-    FILE_VARIABLE,
+    PROOF_FILE_VARIABLE,
     Proof,
     ProofFile,
     append_proof,
     launch_with_proofs,
     leave_proof,
-    proven,
+    scheduler_proofs,
 )
 from sun_sglang.patches.versions import PLUGIN, installed_version, require_plugin_selected, require_supported
 from sun_sglang.worker.card_page import keeps_answers
@@ -202,7 +202,7 @@ class Launch:
     def __call__(self, server_args: str) -> tuple[Any, list[Any]]:
         assert server_args == "arguments"
         result = SimpleNamespace(scheduler_infos=[])
-        path = os.environ[FILE_VARIABLE]
+        path = os.environ[PROOF_FILE_VARIABLE]
 
         def wait_for_ready() -> None:
             for pid in self.pids:
@@ -224,10 +224,10 @@ RANKS = range(100, 100 + 2 * 2 * 2)
 def test_server_whose_schedulers_all_leave_a_proof_starts(controlled: bool) -> None:
     result, _ = launch_with_proofs(Launch(RANKS, controlled=controlled), "arguments")
     result.wait_for_ready()
-    proofs = proven(json.loads(json.dumps(result.scheduler_infos[0])))
+    proofs = scheduler_proofs(json.loads(json.dumps(result.scheduler_infos[0])))
     assert [proof.pid for proof in proofs] == list(RANKS)
     assert all(proof.patches == (APPLIED,) for proof in proofs)
-    assert FILE_VARIABLE not in os.environ
+    assert PROOF_FILE_VARIABLE not in os.environ
 
 
 @pytest.mark.parametrize("controlled", [False, True])
@@ -249,13 +249,13 @@ def test_launch_that_fails_leaves_the_environment_as_it_was() -> None:
 
     with pytest.raises(RuntimeError):
         launch_with_proofs(launch)
-    assert FILE_VARIABLE not in os.environ
+    assert PROOF_FILE_VARIABLE not in os.environ
 
 
 def test_scheduler_leaves_the_kv_dtype_that_it_gives_to_the_transfer(monkeypatch: pytest.MonkeyPatch) -> None:
     runner = SimpleNamespace(kv_cache_dtype_str="fp8_e4m3")
     file = ProofFile()
-    monkeypatch.setenv(FILE_VARIABLE, file.path)
+    monkeypatch.setenv(PROOF_FILE_VARIABLE, file.path)
     monkeypatch.setattr("sun_sglang.patches.status", list)
     leave_proof({}, SimpleNamespace(tp_worker=SimpleNamespace(model_runner=runner)))
     (proof,) = file.read()

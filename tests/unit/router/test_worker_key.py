@@ -19,7 +19,7 @@ from sun_sglang.emulator.settings import parse_settings
 from sun_sglang.emulator.worker import EmulatedWorker
 from sun_sglang.router.app import Router
 from sun_sglang.router.observability.log import Log
-from sun_sglang.worker.key_middleware import KeyRequired
+from sun_sglang.worker.key_middleware import WorkerKeyMiddleware
 from tests.support.ports import PORTS
 from tests.unit.router.conftest import DEADLINES, System
 
@@ -209,7 +209,7 @@ async def test_the_middleware_lets_only_the_key_pass(headers: list[tuple[bytes, 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
-    await KeyRequired(app, KEY)({"type": "http", "path": "/health", "headers": headers}, None, send)
+    await WorkerKeyMiddleware(app, KEY)({"type": "http", "path": "/health", "headers": headers}, None, send)
     assert sent[0]["status"] == status
 
 
@@ -223,8 +223,8 @@ async def test_the_middleware_closes_a_websocket_without_the_key_and_lets_the_se
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
-    await KeyRequired(app, KEY)({"type": "websocket", "headers": []}, None, send)
-    await KeyRequired(app, KEY)({"type": "lifespan"}, None, send)
+    await WorkerKeyMiddleware(app, KEY)({"type": "websocket", "headers": []}, None, send)
+    await WorkerKeyMiddleware(app, KEY)({"type": "lifespan"}, None, send)
     assert sent == [{"type": "websocket.close", "code": 1008}]
     assert reached == ["lifespan"]
 

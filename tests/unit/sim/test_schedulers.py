@@ -148,7 +148,7 @@ def test_a_request_that_cannot_grow_even_alone_ends_for_memory() -> None:
 def test_a_request_that_is_held_keeps_its_kv_and_lets_the_others_go_on() -> None:
     held = {"a": 2, "b": 0}
     scheduler = DecodeScheduler(
-        COSTS, kv_tokens=1000, reserved=0, held=lambda rid, made: made >= held.get(rid, made + 1)
+        COSTS, kv_tokens=1000, reserved=0, is_held=lambda rid, made: made >= held.get(rid, made + 1)
     )
     trace = Trace(scheduler, transfer=0.0)
     for rid in "abc":

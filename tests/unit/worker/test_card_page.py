@@ -16,10 +16,10 @@ from fastapi import FastAPI, Response
 
 from sun_sglang.contracts.decode_cache import ANSWER_STORE_FLAGS
 from sun_sglang.errors import CheckpointError
-from sun_sglang.patches.report_patches import PROOFS
+from sun_sglang.patches.report_patches import PROOFS_KEY
 from sun_sglang.worker import card_page
 from sun_sglang.worker.card_page import CardPage
-from sun_sglang.worker.server import offer_routes
+from sun_sglang.worker.server import add_routes
 
 Write = Callable[..., Path]
 DISK, TENSORS = "/update_weights_from_disk", "/update_weights_from_tensor"
@@ -57,7 +57,7 @@ class Engine:
             _subprocess_watchdog=None,
         )
         proof = {"pid": 1, "patches": [{"name": "x", "target": "y", "state": "applied"}]}
-        info = {"max_req_input_len": 2000, "max_total_num_tokens": 4096, PROOFS: [proof]}
+        info = {"max_req_input_len": 2000, "max_total_num_tokens": 4096, PROOFS_KEY: [proof]}
         self.state = SimpleNamespace(tokenizer_manager=self.manager, scheduler_info=info)
         self.answers: list[int] = []
         self.started: bool | None = None
@@ -65,7 +65,7 @@ class Engine:
         self.app = FastAPI(lifespan=self._lifespan)
         for path in (DISK, TENSORS):
             self.app.add_api_route(path, self._update, methods=["POST"])
-        offer_routes(SimpleNamespace(app=self.app, get_global_state=lambda: self.state), self.page)
+        add_routes(SimpleNamespace(app=self.app, get_global_state=lambda: self.state), self.page)
 
     @asynccontextmanager
     async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
@@ -244,7 +244,7 @@ async def test_kv_dtype_is_the_one_that_the_scheduler_resolved(write_checkpoint:
     engine = Engine(write_checkpoint("model"))
     async with served(engine) as client:
         assert (await card(client))["identity"]["kv_cache_dtype"] == "auto"
-    engine.state.scheduler_info[PROOFS][0]["kv_cache_dtype"] = "fp8_e4m3"
+    engine.state.scheduler_info[PROOFS_KEY][0]["kv_cache_dtype"] = "fp8_e4m3"
     async with served(engine) as client:
         assert (await card(client))["identity"]["kv_cache_dtype"] == "fp8_e4m3"
 

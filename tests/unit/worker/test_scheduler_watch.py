@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sun_sglang.worker.scheduler_watch import HiddenScheduler, ended_process, skip_core_dumps, watch_schedulers
+from sun_sglang.worker.scheduler_watch import HiddenScheduler, crashed_process, skip_core_dumps, watch_schedulers
 
 
 @pytest.fixture
@@ -37,9 +37,9 @@ def watchdog(*pids: int) -> Any:
 def test_hidden_scheduler_that_was_killed_is_named(scheduler: subprocess.Popen[bytes]) -> None:
     dog = watchdog(1)
     watch_schedulers(dog, [scheduler.pid])
-    assert ended_process(dog) is None
+    assert crashed_process(dog) is None
     kill(scheduler)
-    assert ended_process(dog) == f"scheduler of process {scheduler.pid}"
+    assert crashed_process(dog) == f"scheduler of process {scheduler.pid}"
     hidden = dog._processes[-1]
     assert not hidden.is_alive()
     assert hidden.exitcode != 0, "SGLang's watchdog takes 0 for a clean end"
@@ -59,7 +59,7 @@ def test_scheduler_that_is_gone_already_has_ended(scheduler: subprocess.Popen[by
 
 def test_server_without_a_watchdog_has_no_ended_process() -> None:
     watch_schedulers(None, [1])
-    assert ended_process(None) is None
+    assert crashed_process(None) is None
 
 
 @pytest.mark.parametrize(

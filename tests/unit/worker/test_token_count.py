@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from sun_sglang.contracts.token_count import TokenCount
-from sun_sglang.worker.token_count import WINDOW, CountingTokenizer, count_tokens, private_count
+from sun_sglang.worker.token_count import WINDOW, CountingTokenizer, count_tokens, make_counter
 
 
 class Words:
@@ -73,12 +73,12 @@ def fast() -> Any:
 
 def test_a_private_count_is_what_the_tokenizer_encodes(fast: Any) -> None:
     text = "hello wörld, <bos> " * 50
-    assert private_count(fast)(text) == len(fast.encode(text, add_special_tokens=False))
+    assert make_counter(fast)(text) == len(fast.encode(text, add_special_tokens=False))
 
 
 def test_a_private_count_runs_beside_the_tokenizer(fast: Any) -> None:
     """One tokenizer in two threads is `RuntimeError: Already borrowed`, since each call sets its truncation."""
-    count, text = private_count(fast), "hello " * 2000
+    count, text = make_counter(fast), "hello " * 2000
     counts: list[int] = []
     thread = threading.Thread(target=lambda: counts.extend(count(text) for _ in range(20)))
     thread.start()
@@ -89,7 +89,7 @@ def test_a_private_count_runs_beside_the_tokenizer(fast: Any) -> None:
 
 
 def test_the_counting_tokenizer_stands_in_for_the_real_one(fast: Any) -> None:
-    counting = CountingTokenizer(fast, private_count(fast), 1000)
+    counting = CountingTokenizer(fast, make_counter(fast), 1000)
     assert len(counting.encode("hello")) == len(fast.encode("hello"))
     assert counting.exact
     assert counting.bos_token == "<bos>"
