@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,7 +46,7 @@ def examine(file: Path) -> tuple[Topology, PreflightReport, LaunchPlan]:
     """
     from sun_sglang.launch.planning.engine_flags import load_flag_schema
     from sun_sglang.launch.planning.machine import detect_machine
-    from sun_sglang.launch.planning.plan import make_plan
+    from sun_sglang.launch.planning.planner import make_plan
     from sun_sglang.launch.planning.preflight import preflight, require_router_port
     from sun_sglang.topology import load_topology
 
@@ -56,11 +57,11 @@ def examine(file: Path) -> tuple[Topology, PreflightReport, LaunchPlan]:
         require_router_port(topology)
     except TopologyError as e:
         # this very topology may be running
-        findings = findings.model_copy(update={"notes": (*findings.notes, f"At present the {e}.")})
+        findings = replace(findings, notes=(*findings.notes, f"At present the {e}."))
     plan = make_plan(
         topology,
         machine,
-        findings.identities,
+        findings.pools,
         run_dir=Path(".sun"),
         router_port=topology.router.port,
         schema=schema,
@@ -80,7 +81,7 @@ def describe(topology: Topology, findings: PreflightReport, plan: LaunchPlan) ->
                 "role": pool.role,
                 "model": pool.model,
                 "replicas": pool.replicas,
-                "weights": identity.weights if (identity := findings.identities[name]) else None,
+                "weights": identity.weights if (identity := findings.pools[name].identity) else None,
             }
             for name, pool in topology.pools.items()
         },
@@ -106,7 +107,7 @@ def _show(topology: Topology, findings: PreflightReport, plan: LaunchPlan) -> No
         workers = [w for w in plan.workers if w.pool == name]
         gpus = " ".join(",".join(map(str, w.gpus)) for w in workers)
         place = f"GPU {gpus}" if gpus.strip() else "CPU"
-        identity = findings.identities[name]
+        identity = findings.pools[name].identity
         pools.add_row(name, pool.role, str(pool.replicas), place, identity.weights if identity else "?", pool.model)
     tasks = Table("task", "prefill", "decode", title="Tasks", title_justify="left")
     for name, task in topology.tasks.items():

@@ -308,18 +308,11 @@ def _resolve_costs(emulation: Emulation, base: Path) -> Emulation:
 
 
 def _check_backends(topology: Topology) -> None:
-    """Raise unless the two pools of each task have one backend and emulate one version of SGLang.
-
-    Only an emulated worker can use the KV of an emulated worker, and two versions of SGLang cannot transfer KV.
-    """
+    """Raise unless the two pools of each task have one backend: only an emulated worker can use emulated KV."""
     for name, task in topology.tasks.items():
         kinds = {pool: topology.backend_of(pool) for pool in (task.prefill, task.decode)}
         if len(set(kinds.values())) > 1:
             raise TopologyError(f"tasks.{name}", f"its pools have different backends: {kinds}", "give both the same")
-        versions = {pool: topology.emulation_of(pool).sglang for pool in kinds if kinds[pool] == "emulated"}
-        if len(set(versions.values())) > 1:
-            problem = f"its pools emulate different versions of SGLang: {versions}"
-            raise TopologyError(f"tasks.{name}", problem, "set `sglang` of their `emulated` to the same version")
 
 
 def _resolve_model(model: str, base: Path, where: str) -> str:

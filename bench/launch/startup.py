@@ -29,7 +29,8 @@ from sun_sglang.launch.places.local.start_methods import StartMethodName
 from sun_sglang.launch.places.place import Running, needs_of
 from sun_sglang.launch.planning.engine_flags import load_flag_schema
 from sun_sglang.launch.planning.machine import detect_machine
-from sun_sglang.launch.planning.plan import LaunchPlan, make_plan
+from sun_sglang.launch.planning.plan import LaunchPlan
+from sun_sglang.launch.planning.planner import make_plan
 from sun_sglang.launch.planning.preflight import preflight
 from sun_sglang.topology import parse_topology
 
@@ -93,8 +94,8 @@ tasks:
 """
     topology = parse_topology(text, base=run_dir)
     machine, schema = detect_machine(), load_flag_schema()
-    identities = preflight(topology, machine, schema).identities
-    plan = make_plan(topology, machine, identities, run_dir=run_dir, router_port=1, schema=schema)
+    pools = preflight(topology, machine, schema).pools
+    plan = make_plan(topology, machine, pools, run_dir=run_dir, router_port=1, schema=schema)
     (run_dir / "logs").mkdir()
     return plan
 

@@ -13,8 +13,6 @@ from sun_sglang.checkpoint.tuning import read_tuning
 from sun_sglang.contracts.worker_card import Identity, WorkerCard
 from sun_sglang.emulator.settings import Settings
 
-_DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "fp8_e4m3": 1, "fp8_e5m2": 1}
-
 
 class TokenLimits(NamedTuple):
     """The lengths that a worker accepts, in tokens.
@@ -79,12 +77,6 @@ def context_length(settings: Settings) -> int:
         return settings.context_length
     found = find_checkpoint(settings.model, settings.revision)
     return _context_of(found) if found is not None else settings.emulation.context_length
-
-
-def kv_bytes_per_token(identity: Identity) -> int:
-    """Return the bytes of KV per token on all ranks together: keys and values of every layer."""
-    width = _DTYPE_BYTES.get(identity.kv_dtype, 2)
-    return 2 * identity.num_layers * identity.num_kv_heads * identity.head_dim * width
 
 
 def make_card(settings: Settings, identity: Identity, limits: TokenLimits) -> WorkerCard:

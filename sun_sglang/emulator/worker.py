@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from sun_sglang.checkpoint.kv_size import kv_bytes_per_token
 from sun_sglang.contracts.worker_card import Identity
 from sun_sglang.contracts.worker_key import read_key
 from sun_sglang.emulator.api.server import Server
@@ -20,7 +21,7 @@ from sun_sglang.emulator.engine.decode import DecodeEngine
 from sun_sglang.emulator.engine.engine import Engine
 from sun_sglang.emulator.engine.prefill import PrefillEngine
 from sun_sglang.emulator.fault_injection import Fault, FaultInjector
-from sun_sglang.emulator.identity import TokenLimits, context_length, emulated_identity, kv_bytes_per_token, make_card
+from sun_sglang.emulator.identity import TokenLimits, context_length, emulated_identity, make_card
 from sun_sglang.emulator.protocol.reply_shapes import SHAPES
 from sun_sglang.emulator.protocol.request_parser import RequestParser
 from sun_sglang.emulator.settings import Settings, costs_path, parse_settings

@@ -14,7 +14,8 @@ from sun_sglang.launch.places.local.router import start_router
 from sun_sglang.launch.places.local.start_methods import StartMethodName, choose_start
 from sun_sglang.launch.places.place import Place
 from sun_sglang.launch.planning.engine_flags import load_flag_schema
-from sun_sglang.launch.planning.plan import LaunchPlan, make_plan
+from sun_sglang.launch.planning.plan import LaunchPlan
+from sun_sglang.launch.planning.planner import make_plan
 from sun_sglang.launch.planning.preflight import PreflightReport, preflight, require_router_port
 from sun_sglang.launch.state import read_state
 from sun_sglang.launch.supervision.readiness import Limits
@@ -64,7 +65,7 @@ async def prepare(
     plan = make_plan(
         topology,
         machine,
-        findings.identities,
+        findings.pools,
         run_dir=run_dir,
         router_port=topology.router.port or place.take_port(),
         schema=schema,

@@ -19,4 +19,6 @@ def decode_worker(directory: Path) -> WorkerPlan:
         argv=(),
         needs_nccl_port=True,
         log=directory / "log",
+        module="sun_sglang.worker.server",
+        forkable=True,
     )

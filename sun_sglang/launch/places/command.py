@@ -10,7 +10,6 @@ from sun_sglang.launch.planning.engine_flags import to_argv
 from sun_sglang.launch.planning.plan import WorkerPlan
 from sun_sglang.router.auth.api_keys import ENVIRONMENT
 from sun_sglang.strict import Strict
-from sun_sglang.topology import Backend
 
 
 class Command(Strict):
@@ -18,7 +17,8 @@ class Command(Strict):
 
     Attributes:
         name: the worker.
-        backend: what is started: SGLang, or its emulation.
+        module: the Python module that runs it: `python -m MODULE`.
+        forkable: whether it may be forked from one process that has imported SGLang.
         argv: SGLang's flags, complete.
         env: variables added to the environment of its processes.
         threads: what torch may use.
@@ -26,7 +26,8 @@ class Command(Strict):
     """
 
     name: str
-    backend: Backend
+    module: str
+    forkable: bool
     argv: tuple[str, ...]
     env: dict[str, str]
     threads: int
@@ -43,7 +44,8 @@ def command_at(worker: WorkerPlan, address: Address) -> Command:
     }
     return Command(
         name=worker.name,
-        backend=worker.backend,
+        module=worker.module,
+        forkable=worker.forkable,
         argv=(*worker.argv, *to_argv(flags)),
         # the address that a worker reports to its peers
         env={**worker.env, "SGLANG_HOST_IP": address.host},

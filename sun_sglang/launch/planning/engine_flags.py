@@ -27,8 +27,8 @@ from sun_sglang.topology import Topology
 Kind = Literal["switch", "on_off", "value", "list"]
 _MARK = "sun-flags:"
 _FORMAT = 2  # of the cached file; raise it when `FlagSchema` changes
-# other names of the flags that the launcher itself reads
-_SAME = {
+# other spellings of the flags that the planner reads
+_CANONICAL = {
     "tensor_parallel_size": "tp_size",
     "pipeline_parallel_size": "pp_size",
     "data_parallel_size": "dp_size",
@@ -73,8 +73,13 @@ class FlagSchema(Strict):
 
 
 def canonical_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """The same flags with one name for each that the launcher reads, such as `tp_size` for `tensor_parallel_size`."""
-    return {_SAME.get(key, key): value for key, value in flags.items()}
+    """Return flags with one name for each that the planner reads, such as `tp_size` for `tensor_parallel_size`."""
+    return {canonical_name(key): value for key, value in flags.items()}
+
+
+def canonical_name(flag: str) -> str:
+    """Return the one name of a flag that the planner reads; any other name unchanged."""
+    return _CANONICAL.get(flag, flag)
 
 
 def check_flags(topology: Topology, schema: FlagSchema) -> None:

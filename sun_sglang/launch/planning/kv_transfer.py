@@ -5,11 +5,10 @@ from __future__ import annotations
 from pydantic import Field
 
 from sun_sglang.errors import TopologyError
-from sun_sglang.launch.planning.gpu_assignment import uses_gpu
 from sun_sglang.launch.planning.machine import Machine
+from sun_sglang.launch.planning.pools import Pools
 from sun_sglang.launch.planning.rdma import protocol_for
 from sun_sglang.strict import Strict
-from sun_sglang.topology import Topology
 
 # A request's KV is one transfer for each layer and each run of pages that lie together on both sides: thousands for a
 # prompt of 500 tokens in a cache with gaps. Mooncake takes 1,024 at once and lets as many wait a second; it rejects the
@@ -36,25 +35,25 @@ class KvTransfer(Strict):
     env: dict[str, str] = Field(default_factory=dict)
 
 
-def choose_transfer(topology: Topology, machine: Machine) -> KvTransfer:
-    """Pick the KV transfer backend of a whole launch; a user's `disaggregation_transfer_backend` wins.
+def choose_transfer(pools: Pools, machine: Machine) -> KvTransfer:
+    """Return the KV transfer backend of a whole launch; a user's `disaggregation_transfer_backend` wins.
 
     Raises:
-        TopologyError: two pools ask for different ones; KV can then not get from one to the other.
+        TopologyError: two pools set different ones, so that KV cannot get from one to the other.
     """
     key = "disaggregation_transfer_backend"
-    asked = {name: topology.engine_of(name).get(key) for name in topology.pools}
+    asked = {name: pool.flags.get(key) for name, pool in pools.items()}
     chosen = {str(backend) for backend in asked.values() if backend is not None}
     if len(chosen) > 1:
         raise TopologyError("pools", f"`{key}` differs: {asked}", "set it once, in the file's `engine`")
-    backend, reason = _chosen_by_user(chosen.pop(), machine) if chosen else _default(topology, machine)
+    backend, reason = _chosen_by_user(chosen.pop(), machine) if chosen else _default(pools, machine)
     return KvTransfer(backend=backend, reason=reason, env=_environment(backend, machine))
 
 
-def _default(topology: Topology, machine: Machine) -> tuple[str, str]:
-    if all(topology.backend_of(name) == "emulated" for name in topology.pools):
+def _default(pools: Pools, machine: Machine) -> tuple[str, str]:
+    if not any(pool.kind.moves_kv for pool in pools.values()):
         return "mooncake_tcp", "Named only for form: emulated workers move no KV."
-    if any(uses_gpu(topology, machine, name) for name in topology.pools):
+    if any(pool.uses_gpu for pool in pools.values()):
         return _on_gpus(machine)
     if "nixl" in machine.transfer_packages and "mooncake" not in machine.transfer_packages:
         return "nixl", "Workers run on the CPU, and mooncake is not installed; NIXL keeps a core busy for each worker."

@@ -222,7 +222,7 @@ async def test_refusal_ends_the_launch_and_names_a_log_only_where_there_is_one(
     file: Path, monkeypatch: pytest.MonkeyPatch, logs: bool
 ) -> None:
     prepared = await prepare(file, file.parent / "run", "plain")
-    monkeypatch.setattr(local_place, "BackendStart", lambda **_: Refusing(logs))
+    monkeypatch.setattr(local_place, "MixedStart", lambda **_: Refusing(logs))
     deployment = supervise(prepared, lambda *_: None, LIMITS)
     with pytest.raises(LaunchError, match=r"refuses to run: patch `x` did not take") as refused:
         await deployment.run()
@@ -241,7 +241,7 @@ async def test_each_end_before_a_worker_served_is_shown_with_its_log_and_the_thi
     monkeypatch.setattr(supervised_process, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
     shown: list[DeploymentState] = []
     prepared = await prepare(file, file.parent / "run", "plain")
-    monkeypatch.setattr(local_place, "BackendStart", lambda **_: Failing())
+    monkeypatch.setattr(local_place, "MixedStart", lambda **_: Failing())
     deployment = supervise(prepared, lambda s, _: shown.append(s), LIMITS)
     with pytest.raises(
         LaunchError, match=r"`base-0` ended 3 times before it was ready \(exit 1\); .*\nout of memory, 3"
@@ -306,7 +306,7 @@ async def test_gpu_memory_that_is_not_free_is_told_in_the_log_before_the_next_st
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervised_process, "pause_before", lambda _: 0.0)
-    monkeypatch.setattr(local_place, "BackendStart", lambda **_: Failing())
+    monkeypatch.setattr(local_place, "MixedStart", lambda **_: Failing())
     monkeypatch.setattr(local_place, "GpuMemory", HeldMemory)
     prepared = await prepare(file, file.parent / "run", "plain")
     deployment = supervise(prepared, lambda *_: None, LIMITS)

@@ -18,7 +18,8 @@ from sun_sglang.bench.gpu_check.quantize import FOUR_BIT
 from sun_sglang.launch.places.local.place import example_commands
 from sun_sglang.launch.planning.engine_flags import FlagSchema
 from sun_sglang.launch.planning.machine import detect_machine
-from sun_sglang.launch.planning.plan import LaunchPlan, make_plan
+from sun_sglang.launch.planning.plan import LaunchPlan
+from sun_sglang.launch.planning.planner import make_plan
 from sun_sglang.launch.planning.preflight import preflight
 from sun_sglang.topology import Role, parse_topology
 from tests.conftest import safetensors
@@ -95,7 +96,7 @@ def make(case: Case, directory: Path, schema: FlagSchema) -> LaunchPlan:
         machine = detect_machine().model_copy(update={"rdma": (), "transfer_packages": frozenset({"nixl"})})
     assert [g.name for g in machine.gpus] == 8 * [GPUS[case.gpu].name]
     found = preflight(topology, machine, schema)
-    return make_plan(topology, machine, found.identities, run_dir=directory, router_port=8000, schema=schema)
+    return make_plan(topology, machine, found.pools, run_dir=directory, router_port=8000, schema=schema)
 
 
 def workers(plan: LaunchPlan, topology: dict[str, Any]) -> dict[Role, tuple[str, ...]]:

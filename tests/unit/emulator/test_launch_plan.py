@@ -10,11 +10,12 @@ from sun_sglang.emulator.settings import Settings, parse_settings
 from sun_sglang.errors import TopologyError
 from sun_sglang.launch.places.command import Command, command_at
 from sun_sglang.launch.places.local.child import Child
-from sun_sglang.launch.places.local.start_methods import BackendStart
+from sun_sglang.launch.places.local.start_methods import MixedStart
 from sun_sglang.launch.places.place import Address
 from sun_sglang.launch.planning.gpu_inventory import Gpu
 from sun_sglang.launch.planning.machine import Machine
-from sun_sglang.launch.planning.plan import WorkerPlan, make_plan
+from sun_sglang.launch.planning.plan import WorkerPlan
+from sun_sglang.launch.planning.planner import make_plan
 from sun_sglang.launch.planning.preflight import preflight
 from sun_sglang.topology import parse_topology
 
@@ -33,7 +34,7 @@ MACHINE = Machine(cores=2, memory=1 << 34, gpus=(Gpu(index=0, uuid="GPU-0", name
 def plan_of(text: str, tmp_path: Path) -> tuple[WorkerPlan, ...]:
     topology = parse_topology(text, base=tmp_path)
     found = preflight(topology, MACHINE, None)
-    plan = make_plan(topology, MACHINE, found.identities, run_dir=tmp_path, router_port=8000)
+    plan = make_plan(topology, MACHINE, found.pools, run_dir=tmp_path, router_port=8000)
     return plan.workers
 
 
@@ -43,7 +44,7 @@ def settings_at(worker: WorkerPlan, address: Address) -> Settings:
 
 def test_workers_get_what_the_file_says_and_no_gpu(tmp_path: Path) -> None:
     base, other, math = plan_of(FILE, tmp_path)
-    assert {w.backend for w in (base, other, math)} == {"emulated"}
+    assert {w.module for w in (base, other, math)} == {"sun_sglang.emulator.worker"}
     assert base.gpus == other.gpus == math.gpus == ()
     settings = settings_at(base, Address(host="127.0.0.1", port=9000))
     assert (settings.role, settings.port, settings.bootstrap_port) == ("decode", 9000, None)
@@ -108,7 +109,7 @@ async def _never() -> int:
 async def test_emulated_workers_need_no_fork_server(tmp_path: Path) -> None:
     workers = plan_of(FILE, tmp_path)
     sglang, emulated = Recorder(), Recorder()
-    method = BackendStart(sglang=sglang, emulated=emulated)
+    method = MixedStart(forkable=sglang, others=emulated)
     await method.open()
     for worker in workers:
         await (await method.start(command_at(worker, Address(host="127.0.0.1", port=1)))).wait()

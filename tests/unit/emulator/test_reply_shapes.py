@@ -118,7 +118,7 @@ def test_identity_of_an_emulated_checkpoint_has_the_version_that_is_emulated(
     text = FILE.replace("none/base", str(base)).replace("none/math", str(math)).replace("0.5.21", version)
     found = preflight(parse_topology(text, base=base), Machine(cores=2, memory=1 << 34), None)
     card = EmulatedWorker(parse_settings(flags("prefill", str(math), sglang=version))).card
-    for identity in (*found.identities.values(), card.identity):
+    for identity in (*(pool.identity for pool in found.pools.values()), card.identity):
         assert identity is not None
         assert identity.sglang == version
 
@@ -260,7 +260,7 @@ def test_version_without_shapes_is_refused_with_the_versions_known() -> None:
 def test_task_whose_pools_emulate_different_versions_is_refused_with_both() -> None:
     text = FILE.replace("model: none/math", "model: none/math, emulated: {sglang: 0.5.23}")
     with pytest.raises(TopologyError, match=r"'math': '0\.5\.23', 'base': '0\.5\.21'") as caught:
-        parse_topology(text, base=Path())
+        preflight(parse_topology(text, base=Path()), Machine(cores=2, memory=1 << 34), None)
     assert caught.value.where == "tasks.math"
 
 

@@ -15,8 +15,8 @@ from sun_sglang.launch.places.local.gpu_memory import GpuMemory
 from sun_sglang.launch.places.local.ports import LOOPBACK, free_ports
 from sun_sglang.launch.places.local.slot import LocalSlot
 from sun_sglang.launch.places.local.start_methods import (
-    BackendStart,
     ForkOrPlainStart,
+    MixedStart,
     PlainStart,
     StartMethod,
     StartMethodName,
@@ -142,7 +142,7 @@ class LocalPlace:
         on_gpu = next((name for name, slot in self._slots.items() if slot.needs.gpus), None)
         forks = choose_start(on_gpu, self._start_name) == "fork"
         sglang = ForkOrPlainStart(self._logs / "fork-server.log", self._warn) if forks else PlainStart()
-        return BackendStart(sglang=sglang, emulated=PlainStart())
+        return MixedStart(forkable=sglang, others=PlainStart())
 
     async def _wait_for_gpus(self, worker: str) -> str:
         return "" if self._gpu_memory is None else await self._gpu_memory.wait(worker)

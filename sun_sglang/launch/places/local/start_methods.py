@@ -14,11 +14,8 @@ from sun_sglang.launch.places.command import Command, inherited_environment
 from sun_sglang.launch.places.local.child import Child
 from sun_sglang.launch.places.local.fork_start import ForkStart, ForkUnsafeError
 from sun_sglang.processes import tied_to_this_process
-from sun_sglang.topology import Backend
 
 StartMethodName = Literal["fork", "plain"]
-
-_MODULES: dict[Backend, str] = {"sglang": "sun_sglang.worker.server", "emulated": "sun_sglang.emulator.worker"}
 
 
 class StartMethod(Protocol):
@@ -47,7 +44,7 @@ class PlainStart:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
-                _MODULES[command.backend],
+                command.module,
                 *command.argv,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
@@ -97,17 +94,17 @@ class ForkOrPlainStart:
             await forking.close()
 
 
-class BackendStart:
-    """Start SGLang's workers by one method and emulated ones by another; open a method before its first start.
+class MixedStart:
+    """Start forkable workers by one method and all others by another; open a method before its first start.
 
     Args:
-        sglang: starts SGLang's workers.
-        emulated: starts emulated workers.
+        forkable: starts the workers that may be forked.
+        others: starts all other workers.
     """
 
-    def __init__(self, *, sglang: StartMethod, emulated: StartMethod) -> None:
-        self._methods: dict[Backend, StartMethod] = {"sglang": sglang, "emulated": emulated}
-        self._opened: list[Backend] = []
+    def __init__(self, *, forkable: StartMethod, others: StartMethod) -> None:
+        self._methods = {True: forkable, False: others}
+        self._opened: list[bool] = []
         self._opening = asyncio.Lock()
 
     async def open(self) -> None:
@@ -116,10 +113,10 @@ class BackendStart:
     async def start(self, command: Command) -> Child:
         """Start one worker."""
         async with self._opening:
-            if command.backend not in self._opened:
-                await self._methods[command.backend].open()
-                self._opened.append(command.backend)
-        return await self._methods[command.backend].start(command)
+            if command.forkable not in self._opened:
+                await self._methods[command.forkable].open()
+                self._opened.append(command.forkable)
+        return await self._methods[command.forkable].start(command)
 
     async def close(self) -> None:
         """Close the methods that are open."""

@@ -2,93 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
-from sun_sglang.checkpoint.identity import MODULE_FLAGS
 from sun_sglang.contracts.decode_cache import PROMPT_ONLY_BACKEND
-from sun_sglang.contracts.worker_card import Identity
 from sun_sglang.launch.planning.decode_cache.architectures import keeps_states, refuses_decode_cache
-from sun_sglang.launch.planning.engine_flags import canonical_flags
-from sun_sglang.topology import EngineFlags, Topology
+from sun_sglang.launch.planning.pools import ResolvedPool
+from sun_sglang.topology import EngineFlags
 
 _CACHE = "disaggregation_decode_enable_radix_cache"
 
 
-def cache_flags(
-    topology: Topology,
-    identities: Mapping[str, Identity | None],
-    pool: str,
-    flags: EngineFlags,
-    speculative_with_cache: Collection[str] = (),
-) -> EngineFlags:
-    """Return the flags of the decode cache that a decode pool gets where its user says nothing.
+def cache_flags(pool: ResolvedPool, flags: EngineFlags, speculative_with_cache: Collection[str] = ()) -> EngineFlags:
+    """Return the flags of the decode cache that a decode pool gets where its user sets none.
 
     Args:
-        topology: the whole topology.
-        identities: each pool's identity, as far as known.
-        pool: the pool's name.
+        pool: a decode pool.
         flags: all other flags of its workers.
         speculative_with_cache: what SGLang combines with the decode cache (`FlagSchema`); nothing where it is unknown.
     """
-    user = canonical_flags(topology.engine_of(pool))
+    user = pool.flags
     declined = user.get("disable_radix_cache") or (_CACHE in user and not user[_CACHE])
-    if declined or _obstacle(topology, identities, pool, flags, speculative_with_cache):
+    if declined or _obstacle(pool, flags, speculative_with_cache):
         return {}
-    own = {} if same_weights(topology, identities, pool) else {"radix_cache_backend": PROMPT_ONLY_BACKEND}
+    own = {} if pool.same_module else {"radix_cache_backend": PROMPT_ONLY_BACKEND}
     return {_CACHE: True, **own}
 
 
-def cache_notes(
-    topology: Topology,
-    identities: Mapping[str, Identity | None],
-    pool: str,
-    flags: EngineFlags,
-    speculative_with_cache: Collection[str] = (),
-) -> list[str]:
-    """Return what a user's settings or the model did to the decode cache of a pool, as sentences.
+def cache_notes(pool: ResolvedPool, flags: EngineFlags, speculative_with_cache: Collection[str] = ()) -> list[str]:
+    """Return the effects of a user's settings and of the model on the decode cache of a pool, as sentences.
 
     Args:
-        topology: the whole topology.
-        identities: each pool's identity, as far as known.
-        pool: the pool's name.
+        pool: a pool of either role; a prefill pool has no notes.
         flags: its workers' flags.
         speculative_with_cache: as for `cache_flags`.
     """
-    if topology.pools[pool].role != "decode":
+    if pool.role != "decode":
         return []
-    obstacle = _obstacle(topology, identities, pool, flags, speculative_with_cache)
+    obstacle = _obstacle(pool, flags, speculative_with_cache)
     if obstacle:
-        return [f"Pool `{pool}` has no decode cache: {obstacle}."]
-    if flags.get(_CACHE) and "radix_cache_backend" in canonical_flags(topology.engine_of(pool)):
+        return [f"Pool `{pool.name}` has no decode cache: {obstacle}."]
+    if flags.get(_CACHE) and "radix_cache_backend" in pool.flags:
         return [
-            f"Pool `{pool}` sets `radix_cache_backend` itself: a cache other than `{PROMPT_ONLY_BACKEND}` may keep the "
-            "decode model's own KV, so tasks with other prefill weights reuse nothing of it."
+            f"Pool `{pool.name}` sets `radix_cache_backend` itself: a cache other than `{PROMPT_ONLY_BACKEND}` may "
+            "keep the decode model's own KV, so tasks with other prefill weights reuse nothing of it."
         ]
     return []
 
 
-def same_weights(topology: Topology, identities: Mapping[str, Identity | None], decode: str) -> bool:
-    """Return whether every task of a decode pool is prefilled by the very module that decodes it."""
-    prefills = [task.prefill for task in topology.tasks.values() if task.decode == decode]
-    return all(_one_module(topology, identities, prefill, decode) for prefill in prefills)
-
-
-def _obstacle(
-    topology: Topology,
-    identities: Mapping[str, Identity | None],
-    pool: str,
-    flags: EngineFlags,
-    speculative_with_cache: Collection[str],
-) -> str | None:
+def _obstacle(pool: ResolvedPool, flags: EngineFlags, speculative_with_cache: Collection[str]) -> str | None:
     """Return why a pool gets no decode cache although its user did not decline it, as a clause; None if it gets one."""
-    user = canonical_flags(topology.engine_of(pool))
+    user = pool.flags
     feature = _excluding_feature(flags, speculative_with_cache)
     if feature:
         return f"SGLang cannot combine it with `{feature}`"
-    ours = "radix_cache_backend" not in user and not same_weights(topology, identities, pool)
+    ours = "radix_cache_backend" not in user and not pool.same_module
     if ours and flags.get("enable_int8_mamba_checkpoint"):
         return "SGLang combines `enable_int8_mamba_checkpoint` with its own cache only, which keeps answers"
-    identity = identities.get(pool)
+    identity = pool.identity
     # a user who chose decided for the model, too
     if identity is None or _CACHE in user or user.get("disable_radix_cache"):
         return None
@@ -123,14 +93,3 @@ def _keeps_state_of_prompt(flags: EngineFlags) -> bool:
     strategy = flags.get("mamba_radix_cache_strategy") or "auto"
     paged = flags.get("page_size") not in (None, 1)
     return strategy == "no_buffer" or (strategy == "auto" and bool(flags.get("disable_overlap_schedule")) and not paged)
-
-
-def _one_module(topology: Topology, identities: Mapping[str, Identity | None], prefill: str, decode: str) -> bool:
-    a, b = topology.engine_of(prefill), topology.engine_of(decode)
-    if any(a.get(key) != b.get(key) for key in MODULE_FLAGS):
-        return False
-    left, right = identities.get(prefill), identities.get(decode)
-    if left is not None and right is not None:
-        return left.weights == right.weights
-    p, d = topology.pools[prefill], topology.pools[decode]
-    return (p.model, p.revision) == (d.model, d.revision)

@@ -10,7 +10,7 @@ from sun_sglang.errors import IdentityError
 from sun_sglang.launch.planning.engine_flags import check_flags, load_flag_schema
 from sun_sglang.launch.planning.gpu_inventory import Gpu
 from sun_sglang.launch.planning.machine import Machine
-from sun_sglang.launch.planning.plan import make_plan
+from sun_sglang.launch.planning.planner import make_plan
 from sun_sglang.launch.planning.preflight import preflight
 from sun_sglang.topology import load_topology
 from sun_sglang.train.recipe import load_recipe
@@ -59,7 +59,7 @@ def test_a_papers_topology_takes_the_papers_gpus(file: Path, tmp_path: Path, mon
     machine = gpus(prefill + decode)
     topology = load_topology(file)
     findings = preflight(topology, machine, None)
-    plan = make_plan(topology, machine, findings.identities, run_dir=tmp_path, router_port=8000)
+    plan = make_plan(topology, machine, findings.pools, run_dir=tmp_path, router_port=8000)
     assert [w.role for w in plan.workers].count("prefill") == prefill
     assert sorted(w.gpus for w in plan.workers) == [(i,) for i in range(prefill + decode)]
     backends = {
@@ -86,7 +86,7 @@ def test_a_base_without_a_chat_template_pairs_with_what_was_tuned_with_one(
         for name, pool in topology.pools.items()
     }
     local = topology.model_copy(update={"pools": pools})
-    assert preflight(local, gpus(8), None).identities["base"]
+    assert preflight(local, gpus(8), None).pools["base"].identity
     with pytest.raises(IdentityError, match=r"chat_template differs .*; set `chat_template` of `engine` for both"):
         preflight(local.model_copy(update={"engine": {"dtype": "bfloat16"}}), gpus(8), None)
 
@@ -94,6 +94,7 @@ def test_a_base_without_a_chat_template_pairs_with_what_was_tuned_with_one(
 def test_the_demos_models_belong_together() -> None:
     topology = load_topology(CONFIGS / "demo" / "sun.yaml")
     findings = preflight(topology, Machine(cores=2, memory=1 << 34), None)
-    assert all(findings.identities.values())
-    weights = {name: identity.weights for name, identity in findings.identities.items() if identity}
+    identities = {name: pool.identity for name, pool in findings.pools.items()}
+    assert all(identities.values())
+    weights = {name: identity.weights for name, identity in identities.items() if identity}
     assert len(set(weights.values())) == 3, "three models, none of them a copy of another"

@@ -12,13 +12,17 @@ from sun_sglang.contracts.worker_card import Identity
 from sun_sglang.errors import TopologyError, UserError
 from sun_sglang.launch.places.command import command_at
 from sun_sglang.launch.places.place import Address
-from sun_sglang.launch.planning.engine_defaults import cpu_kv_tokens
 from sun_sglang.launch.planning.engine_flags import FlagSchema
 from sun_sglang.launch.planning.gpu_inventory import Gpu
 from sun_sglang.launch.planning.machine import Machine
-from sun_sglang.launch.planning.plan import LaunchPlan, WorkerPlan, make_plan
+from sun_sglang.launch.planning.plan import LaunchPlan, WorkerPlan
+from sun_sglang.launch.planning.planner import make_plan
+from sun_sglang.launch.planning.pool_settings import PoolSettings
+from sun_sglang.launch.planning.pools import Checkpoint, resolve_pools
 from sun_sglang.launch.planning.rdma import RdmaDevice
-from sun_sglang.topology import Task, Topology, parse_topology
+from sun_sglang.launch.planning.worker_kinds.cpu_kv_memory import cpu_kv_tokens
+from sun_sglang.launch.planning.worker_kinds.protocol import WorkerKind
+from sun_sglang.topology import EngineFlags, Task, Topology, parse_topology
 
 SUN = """
 pools:
@@ -42,11 +46,20 @@ def topology(text: str = SUN, engine: str = "{}") -> Topology:
 
 
 def plan(
-    topology: Topology, machine: Machine = LAPTOP, identities: dict[str, Identity | None] | None = None
+    topology: Topology,
+    machine: Machine = LAPTOP,
+    identities: dict[str, Identity | None] | None = None,
+    schema: FlagSchema | None = None,
 ) -> LaunchPlan:
-    return make_plan(
-        topology, machine, identities or {}, run_dir=Path("/run"), router_port=topology.router.port or 31000
-    )
+    known = identities or {}
+
+    def read(_kind: WorkerKind, pool: PoolSettings, _flags: EngineFlags) -> Checkpoint | None:
+        found = known.get(pool.name)
+        return Checkpoint(found) if found else None
+
+    pools = resolve_pools(topology, machine, read)
+    port = topology.router.port or 31000
+    return make_plan(topology, machine, pools, run_dir=Path("/run"), router_port=port, schema=schema)
 
 
 def flags(worker: WorkerPlan) -> dict[str, str]:
@@ -200,14 +213,7 @@ def test_decode_cache_beside_a_speculative_algorithm_is_as_the_installed_sglang_
     taken: tuple[str, ...], cache: str | None
 ) -> None:
     schema = FlagSchema(version="1", flags=(), speculative_with_cache=taken)
-    found = make_plan(
-        topology(engine=EAGLE),
-        LAPTOP,
-        {},
-        run_dir=Path("/run"),
-        router_port=8000,
-        schema=schema,
-    )
+    found = plan(topology(engine=EAGLE), schema=schema)
     decode = flags(found.workers[0])
     assert decode.get("--radix-cache-backend") == cache
     assert ("--disaggregation-decode-enable-radix-cache" in decode) == (cache is not None)
@@ -612,6 +618,12 @@ def test_kv_of_all_cpu_workers_stays_within_an_eighth_of_the_memory(
     token = 2 * layers * heads * size * 4
     assert 1 <= tokens <= 65536
     assert tokens == 1 or workers * tokens * token <= memory / 8
+
+
+def test_cpu_kv_tokens_of_8_bit_kv_are_four_times_those_of_float32() -> None:
+    machine = Machine(cores=1, memory=1 << 30)
+    wide, narrow = (identity(num_layers=64, num_kv_heads=8, head_dim=128, kv_dtype=t) for t in ("float32", "fp8_e4m3"))
+    assert cpu_kv_tokens(narrow, machine, 1) == 4 * cpu_kv_tokens(wide, machine, 1)
 
 
 def test_sglang_itself_accepts_every_argument() -> None:

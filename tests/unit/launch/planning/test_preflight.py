@@ -39,7 +39,7 @@ def test_two_models_that_agree_pass(write_checkpoint: Write) -> None:
     found = preflight(pair(math, base), MACHINE, SCHEMA)
     assert found.notes == ()
     expected = read_identity(base, {"dtype": "float32"}, sglang=installed_version() or "")
-    assert found.identities["base"] == expected, "a CPU without bfloat16 uses float32"
+    assert found.pools["base"].identity == expected, "a CPU without bfloat16 uses float32"
 
 
 def test_two_models_that_differ_are_named_with_their_task(write_checkpoint: Write) -> None:
@@ -118,8 +118,8 @@ def test_models_elsewhere_are_not_checked_and_that_is_said(
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     found = preflight(pair("org/math", write_checkpoint("base")), MACHINE, SCHEMA)
     assert found.notes == ("Not on this machine and taken for Hugging Face ids, so not checked: `math` (org/math).",)
-    assert found.identities["math"] is None
-    assert found.identities["base"] is not None
+    assert found.pools["math"].identity is None
+    assert found.pools["base"].identity is not None
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ async def _ended() -> int:
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder()
-    monkeypatch.setattr(local_place, "BackendStart", lambda **_: recorder)
+    monkeypatch.setattr(local_place, "MixedStart", lambda **_: recorder)
     return recorder
 
 

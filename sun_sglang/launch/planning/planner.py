@@ -1,0 +1,133 @@
+"""Make the plan of a launch: which workers run, with which flags and GPUs. Pure: nothing is started or opened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sun_sglang.contracts.fleet_file import FLEET_FILE, Fleet, FleetPool
+from sun_sglang.launch.planning.decode_cache.choice import cache_notes
+from sun_sglang.launch.planning.engine_defaults import worker_flags
+from sun_sglang.launch.planning.engine_flags import FlagSchema, to_argv
+from sun_sglang.launch.planning.gpu_assignment import assign_gpus
+from sun_sglang.launch.planning.gpu_inventory import DEVICE_ORDER, VISIBLE_DEVICES, Gpu
+from sun_sglang.launch.planning.kv_transfer import choose_transfer
+from sun_sglang.launch.planning.machine import Machine
+from sun_sglang.launch.planning.plan import ADMIN_KEY, LaunchPlan, RouterPlan, WorkerPlan
+from sun_sglang.launch.planning.pools import Pools, ResolvedPool
+from sun_sglang.topology import EngineFlags, Topology
+
+
+def make_plan(
+    topology: Topology,
+    machine: Machine,
+    pools: Pools,
+    *,
+    run_dir: Path,
+    router_port: int,
+    schema: FlagSchema | None = None,
+) -> LaunchPlan:
+    """Return the plan of a launch.
+
+    Args:
+        topology: what to run.
+        machine: where the workers run.
+        pools: the topology's pools, resolved for this machine.
+        run_dir: directory for logs and the fleet file.
+        router_port: where the router listens: the topology's port, or a free one where the topology has 0.
+        schema: SGLang's flags, to write `false` and lists as its parser takes them; also what it combines with a
+            decode cache.
+
+    Raises:
+        TopologyError: the machine has too few GPUs, or settings contradict each other.
+    """
+    transfer = choose_transfer(pools, machine)
+    gpus = assign_gpus(pools, machine)
+    threads = max(1, machine.cores // sum(pool.replicas * pool.ranks for pool in pools.values()))
+    beside_cache = schema.speculative_with_cache if schema else ()
+    workers: list[WorkerPlan] = []
+    notes: list[str] = []
+    for pool in pools.values():
+        flags = worker_flags(pool, pools, machine, transfer, beside_cache)
+        notes += cache_notes(pool, flags, beside_cache)
+        argv = _arguments(pool, flags, schema)
+        for worker in pool.workers:
+            own_gpus = [gpu for index in gpus[worker] for gpu in machine.gpus if gpu.index == index]
+            cores = {} if own_gpus else _rank_cores(pool.ranks, machine.cores)
+            workers.append(
+                WorkerPlan(
+                    name=worker,
+                    pool=pool.name,
+                    role=pool.role,
+                    gpus=gpus[worker],
+                    threads=threads,
+                    env=_environment(own_gpus, threads) | transfer.env | cores,
+                    argv=argv,
+                    needs_nccl_port=pool.model_copies == 1,
+                    log=run_dir / "logs" / f"{worker}.log",
+                    module=pool.kind.module,
+                    forkable=pool.kind.forkable,
+                )
+            )
+    router = _router(topology, run_dir, router_port)
+    return LaunchPlan(
+        run_dir=run_dir,
+        workers=tuple(workers),
+        router=router,
+        transfer=transfer,
+        fleet=_fleet(topology, router, run_dir / ADMIN_KEY),
+        notes=tuple(notes),
+    )
+
+
+def _arguments(pool: ResolvedPool, flags: EngineFlags, schema: FlagSchema | None) -> tuple[str, ...]:
+    identifying: dict[str, Any] = {
+        "model_path": pool.model,
+        "revision": pool.revision,
+        "served_model_name": pool.name,
+        "disaggregation_mode": pool.role,
+    }
+    return (*to_argv(identifying | flags, schema), *to_argv(pool.kind.own_flags(pool)))
+
+
+def _router(topology: Topology, run_dir: Path, port: int) -> RouterPlan:
+    return RouterPlan(
+        host=topology.router.host,
+        port=port,
+        fleet=run_dir / FLEET_FILE,
+        log=run_dir / "logs" / "router.log",
+        tls=topology.router.tls_cert is not None,
+        processes=topology.router.processes,
+        drain_timeout=topology.router.drain_timeout,
+    )
+
+
+def _environment(gpus: Sequence[Gpu], threads: int) -> dict[str, str]:
+    # SGLang looks a GPU's NUMA node up through torch, which knows no MIG device: the scheduler would end
+    # (`utils/numa_utils.py`: `_query_numa_node_for_gpu`)
+    no_numa = {"SGLANG_AUTO_NUMA_BIND": "false"} if any(gpu.mig for gpu in gpus) else {}
+    return no_numa | {
+        "OMP_NUM_THREADS": str(threads),
+        # empty on the CPU, so that nothing takes a GPU by accident
+        VISIBLE_DEVICES: ",".join(gpu.cuda_name for gpu in gpus),
+        **DEVICE_ORDER,
+    }
+
+
+def _rank_cores(ranks: int, cores: int) -> dict[str, str]:
+    """Return the variable that lets each rank of a worker without a GPU use all cores.
+
+    SGLang requires a NUMA node for each rank otherwise (`utils/numa_utils.py`: `init_threads_binding`).
+    """
+    return {"SGLANG_CPU_OMP_THREADS_BIND": "|".join([f"0-{cores - 1}"] * ranks)} if ranks > 1 else {}
+
+
+def _fleet(topology: Topology, router: RouterPlan, admin_key: Path) -> Fleet:
+    return Fleet(
+        tasks=topology.tasks,
+        pools={name: FleetPool(role=pool.role, model=pool.model) for name, pool in topology.pools.items()},
+        workers=(),
+        router=topology.router.model_copy(update={"port": router.port}),
+        admin_key_file=str(admin_key),
+    )

@@ -1,0 +1,61 @@
+"""What a topology file sets for one pool, with the file's defaults applied. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sun_sglang.launch.planning.engine_flags import canonical_flags, canonical_name
+from sun_sglang.topology import Emulation, EngineFlags, Role, Topology
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolSettings:
+    """The settings of one pool, before anything is derived from the machine or from its checkpoint.
+
+    Attributes:
+        name: the pool's name.
+        role: what its workers do.
+        model: a directory or a Hugging Face id.
+        revision: the Hugging Face revision; None for the default one.
+        replicas: number of workers.
+        flags: the user's SGLang flags by canonical name; the pool's own win over the file's.
+        paths: the YAML path of each of these flags.
+        gpus: the GPUs that the pool names; None where each worker gets GPUs of its own.
+        emulation: what emulated workers emulate.
+    """
+
+    name: str
+    role: Role
+    model: str
+    revision: str | None
+    replicas: int
+    flags: EngineFlags
+    paths: Mapping[str, str]
+    gpus: tuple[int, ...] | None
+    emulation: Emulation
+
+    def flag_path(self, flag: str) -> str:
+        """Return the YAML path of a flag: where the user wrote it, else where the file's `engine` would have it."""
+        return self.paths.get(flag, f"engine.{flag}")
+
+    def sets_itself(self, flag: str) -> bool:
+        """Return whether the pool's own `engine` has the flag, and not only the file's."""
+        return self.flag_path(flag).startswith("pools.")
+
+
+def pool_settings(topology: Topology, name: str) -> PoolSettings:
+    """Return the settings of one pool of a topology."""
+    pool = topology.pools[name]
+    sources = (("engine", topology.engine), (f"pools.{name}.engine", pool.engine))
+    return PoolSettings(
+        name=name,
+        role=pool.role,
+        model=pool.model,
+        revision=pool.revision,
+        replicas=pool.replicas,
+        flags={key: value for _, flags in sources for key, value in canonical_flags(flags).items()},
+        paths={canonical_name(key): f"{where}.{key}" for where, flags in sources for key in flags},
+        gpus=pool.gpus,
+        emulation=topology.emulation_of(name),
+    )
