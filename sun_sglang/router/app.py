@@ -104,8 +104,8 @@ class Router:
         self.card_reader = CardReader(session, self.clock, fleet.router.probe_interval, deadlines)
         self.prober = Prober(self.card_reader, self.registry, self.dispatcher, self.metrics, log)
         self.path_prover = PathProver(self.registry, self.dispatcher, self.metrics, log, deadlines)
-        self.stalls = StallDetector(session, fleet.router, self.dispatcher, deadlines)
-        self.loads = LoadMonitor(session, self.registry, self.clock, deadlines)
+        self.stall_detector = StallDetector(session, fleet.router, self.dispatcher, deadlines)
+        self.load_monitor = LoadMonitor(session, self.registry, self.clock, deadlines)
         self.slow_readers = SlowReaderDetector(fleet.router.write_timeout, self.clock, log, deadlines)
         self.in_flight = InFlight()
         self.queue = AdmissionQueue(self.registry, self.metrics, self.clock)
@@ -227,7 +227,14 @@ class Router:
             raise
         keys = KeyFileWatcher(fleet.router.api_keys, os.environ, access, log, deadlines)
         watchers: tuple[Watcher, ...] = (
-            *(router.clients, router.slow_readers, router.prober, router.path_prover, router.stalls, router.loads),
+            *(
+                router.clients,
+                router.slow_readers,
+                router.prober,
+                router.path_prover,
+                router.stall_detector,
+                router.load_monitor,
+            ),
             *(router.store, keys),
         )
         if router._shared is not None:
@@ -305,7 +312,7 @@ def _share(registry: Registry, path: Path | None, process: int, deadlines: Deadl
     processes = registry.fleet.router.processes
     if path is None or processes == 1:
         return None
-    shared = SharedLoads(path.with_name("router.loads"), process, processes, deadlines)
+    shared = SharedLoads(path.with_name("router.load_monitor"), process, processes, deadlines)
     for worker in registry.workers.values():
         worker.load.share(shared)
     registry.on_added.append(lambda worker: worker.load.share(shared))

@@ -1,4 +1,4 @@
-"""Answers that make no progress: streams that bring nothing, and decode workers that stand still. I/O: `/v1/loads`."""
+"""Detect decode workers that make no progress, and answers that bring nothing."""
 
 from __future__ import annotations
 
@@ -10,25 +10,24 @@ import aiohttp
 from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.dispatch.attempt import Attempt
 from sun_sglang.router.dispatch.dispatcher import Dispatcher
-from sun_sglang.router.health.load_monitor import ask_load
+from sun_sglang.router.health.load_report import fetch_load
 from sun_sglang.router.workers.worker import Worker
 from sun_sglang.topology import Router as RouterSettings
 
 
-class _Seen(NamedTuple):
-    stamp: object
+class _Stamp(NamedTuple):
+    value: object
     since: float
 
 
 class StallDetector:
-    """Ends answers that make no progress.
+    """Ends answers that make no progress, and ejects the workers that hang.
 
-    A silent answer alone is no sign of a worker that hangs: SGLang's tool-call parsers hold a stream back while the
-    worker makes its tokens, and an answer that is not streamed shows nothing before its end. So the worker is judged,
-    by its batches (SGLang stamps its load with each batch, srt/managers/scheduler.py: publish_load_snapshot) and by the
-    bytes of its other answers. A worker that does neither for `idle_timeout` hangs, even while its HTTP server answers:
-    it leaves the rotation. One that does either keeps its silent answers for `answer_timeout`; then that answer ends
-    alone.
+    A silent answer alone does not show that its worker hangs: SGLang's tool-call parsers hold a stream back while the
+    worker makes its tokens, and an answer that is not streamed shows nothing before its end. Progress of a worker is a
+    new batch (SGLang stamps its load with each batch, srt/managers/scheduler.py: publish_load_snapshot) or a byte of
+    another answer. A worker without either for `idle_timeout` hangs, even while its HTTP server answers: it leaves the
+    rotation. A worker with either keeps its silent answers for `answer_timeout`; then the silent answer ends alone.
     """
 
     def __init__(
@@ -39,54 +38,54 @@ class StallDetector:
         self._dispatcher = dispatcher
         self._idle = limits.idle_timeout
         self._most = max(limits.answer_timeout, self._idle)
-        self._seen: dict[str, _Seen] = {}
+        self._stamps: dict[str, _Stamp] = {}
 
     async def run(self) -> None:
-        """Watch until cancelled."""
+        """Check all answers and their workers until cancelled."""
         while True:
             await asyncio.sleep(min(self._deadlines.stall_interval_max, self._idle / 4))
-            silent = self._silent(self._idle / 2)
-            owing = {attempt.pair.decode.name: attempt.pair.decode for attempt in silent}
-            self._seen = {name: seen for name, seen in self._seen.items() if name in owing}
-            await asyncio.gather(*(self._look(worker) for worker in owing.values()))
-            for worker in owing.values():
-                self.judge(worker)
-            for attempt in self._silent(self._most):
+            silent = self._silent_attempts(self._idle / 2)
+            suspects = {attempt.pair.decode.name: attempt.pair.decode for attempt in silent}
+            self._stamps = {name: stamp for name, stamp in self._stamps.items() if name in suspects}
+            await asyncio.gather(*(self._read_stamp(worker) for worker in suspects.values()))
+            for worker in suspects.values():
+                self.check(worker)
+            for attempt in self._silent_attempts(self._most):
                 attempt.end_silent(self._most, stalled=False)
 
-    def _silent(self, seconds: float) -> list[Attempt]:
-        """The attempts that have shown nothing for so long."""
-        now = self._dispatcher.attempts.clock.now()
-        return [a for a in self._dispatcher.attempts if now - a.silent_since > seconds]
+    def note_stamp(self, worker: str, value: object, since: float) -> None:
+        """Store the stamp of a worker's load, and the clock time since which the load has it."""
+        self._stamps[worker] = _Stamp(value, since)
 
-    async def _look(self, worker: Worker) -> None:
-        load = await ask_load(self._session, worker, self._deadlines.stall_report)
-        stamp = None if load is None else load.stamp
-        seen = self._seen.get(worker.name)
-        now = self._dispatcher.attempts.clock.now()
-        if seen is None:
-            self.saw(worker.name, stamp, now)
-        elif stamp is not None and stamp != seen.stamp:
-            self.saw(worker.name, stamp, now)
-            worker.note_progress(now)
-
-    def saw(self, worker: str, stamp: object, since: float) -> None:
-        """Note that a worker's load has had this stamp since a clock time."""
-        self._seen[worker] = _Seen(stamp, since)
-
-    def judge(self, worker: Worker) -> None:
-        """Take a worker out of the rotation that ran no batch and sent no byte while it owes answers."""
-        seen = self._seen[worker.name]
-        now = self._dispatcher.attempts.clock.now()
-        if now - max(seen.since, self._dispatcher.attempts.last_progress(worker)) <= self._idle / 2:
+    def check(self, worker: Worker) -> None:
+        """Eject a decode worker, and end its answers, if it ran no batch and sent no byte for `idle_timeout`."""
+        stamp = self._stamps[worker.name]
+        attempts = self._dispatcher.attempts
+        if attempts.clock.now() - max(stamp.since, attempts.last_progress(worker)) <= self._idle / 2:
             return
-        late = [a for a in self._silent(self._idle) if a.pair.decode is worker]
-        if seen.stamp is None:
-            # Without a stamp only the streams show that it hangs; its probe judges the rest.
+        late = [a for a in self._silent_attempts(self._idle) if a.pair.decode is worker]
+        if stamp.value is None:
+            # without a stamp only streams show that the worker hangs; the probe covers the other answers
             late = [a for a in late if a.request.stream]
         if not late:
             return
         for attempt in late:
             attempt.end_silent(self._idle, stalled=True)
-        reason = f"it owes tokens and ran no batch for {self._idle / 2:g} s"
-        self._dispatcher.ejector.eject(worker.name, reason, gone=seen.stamp is not None)
+        reason = f"it has requests and ran no batch for {self._idle / 2:g} s"
+        self._dispatcher.ejector.eject(worker.name, reason, gone=stamp.value is not None)
+
+    def _silent_attempts(self, seconds: float) -> list[Attempt]:
+        """Return the attempts that have brought nothing for this long."""
+        now = self._dispatcher.attempts.clock.now()
+        return [a for a in self._dispatcher.attempts if now - a.silent_since > seconds]
+
+    async def _read_stamp(self, worker: Worker) -> None:
+        report = await fetch_load(self._session, worker.spec, self._deadlines.stall_report)
+        value = None if report is None else report.stamp
+        before = self._stamps.get(worker.name)
+        now = self._dispatcher.attempts.clock.now()
+        if before is None:
+            self.note_stamp(worker.name, value, now)
+        elif value is not None and value != before.value:
+            self.note_stamp(worker.name, value, now)
+            worker.note_progress(now)

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sun_sglang.bench.polling import wait_until
-from sun_sglang.contracts.fleet_file import Fleet, FleetError
+from sun_sglang.contracts.fleet_file import FLEET_FILE, Fleet, FleetError, write_fleet
 from sun_sglang.errors import TopologyError, UserError
 from sun_sglang.launch.planning.plan import ADMIN_KEY
 from sun_sglang.launch.router_access import new_key, read_access
@@ -29,6 +29,7 @@ from sun_sglang.topology import Router, parse_topology
 from tests.support.certificate import self_signed
 from tests.unit.router.conftest import SUN, Start, System
 from tests.unit.router.fake_worker import Fault
+from tests.unit.router.registries import FLEET
 
 ALICE, BOB, ROOT = "alice-" + "a" * 20, "bob-" + "b" * 20, "root-" + "r" * 20
 KEYS = {
@@ -245,7 +246,7 @@ async def test_tls_and_keys_and_the_launcher_still_sees_the_tasks(
     (tmp_path / "keys.yaml").write_text(yaml.safe_dump(KEYS))
     new_key(tmp_path / ADMIN_KEY)
     router = {"tls_cert": str(certificate[0]), "tls_key": str(certificate[1])}
-    (tmp_path / "fleet.json").write_bytes(orjson.dumps({"router": router}))
+    write_fleet(tmp_path / FLEET_FILE, FLEET.model_copy(update={"router": FLEET.router.model_copy(update=router)}))
     system: System = await start(
         SUN,
         {"math": 1, "tool": 1, "base": 1},

@@ -11,9 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sun_sglang.bench.polling import wait_until
 from sun_sglang.contracts.fleet_file import FleetWorker
-from sun_sglang.router.health.load_monitor import read_load
 from sun_sglang.router.protocol.request import Endpoint
 from sun_sglang.router.scheduling.affinity import LOAD_BOUND, CacheAffinity, PrefixAffinity, load_bound
 from sun_sglang.router.scheduling.cost import Cost
@@ -234,38 +232,7 @@ def test_keys_are_few_and_there_is_always_one(text: str) -> None:
     assert len(keys_of(Endpoint.GENERATE, {"text": text * 100})) <= 64
 
 
-# --- what workers say -----------------------------------------------------------------------------------------------
-
-
-def test_loads_of_all_ranks_together() -> None:
-    rank = b'{"num_running_reqs":2,"num_waiting_reqs":1,"num_total_tokens":70}'
-    assert read_load(b'{"loads":[' + rank + b"," + rank + b"]}")[:2] == (6, 140)
-    for nothing in (b"", b"[]", b'{"loads":null}', b'{"loads":[{"num_running_reqs":null}]}', b'{"loads":[3]}'):
-        assert read_load(nothing)[:2] == (0, 0)
-
-
-@pytest.mark.parametrize("count", ["-1", "1e3", "true", str(1 << 41)])
-def test_load_count_out_of_bounds_counts_as_none(count: str) -> None:
-    assert read_load(b'{"loads":[{"num_running_reqs":%b,"num_waiting_reqs":2}]}' % count.encode()).requests == 2
-
-
-def test_load_nested_too_deep_to_compare_counts_as_none() -> None:
-    """Python compares nested lists by recursion, and the stamp is compared with the one before."""
-    deep = b"[" * 1000 + b"]" * 1000
-    assert read_load(b'{"loads":[{"num_running_reqs":1,"timestamp":' + deep + b"}]}") == (0, 0, None)
-
-
-async def test_a_worker_that_others_load_is_left_alone(start: Start) -> None:
-    system: System = await start({"math": ("math", "base")}, {"math": 1, "base": 2}, router={"load_interval": 0.01})
-    system["base-0"].load = {"num_running_reqs": 3, "num_total_tokens": 9000}
-    loaded = system.router.registry.workers["base-0"]
-    await wait_until(lambda: (loaded.load.external_requests, loaded.load.external_tokens) == (3, 9000))
-    for _ in range(4):
-        await system.post("/generate", {"model": "math", "text": "hi"})
-        await system.quiet()
-    assert (len(system["base-0"].requests), len(system["base-1"].requests)) == (0, 4)
-    system["base-0"].load = {}
-    await wait_until(lambda: loaded.load.external_tokens == 0)
+# --- through the router ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("policy", [{"prefill": p, "decode": p} for p in DECODE] + [{"prefill": "prefix_affinity"}])
