@@ -1,4 +1,4 @@
-"""Where answers wait until they may go to workers: `admission` with futures and deadlines."""
+"""The admission queue: answers wait here for a slot. `scheduling/fair_queue.py` decides the order."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from sun_sglang.router.workers.registry import Registry
 
 
 class Slot:
-    """One answer's place among those in flight: waited for, held while workers make the answer, then released.
+    """One answer's place among those in flight: acquired before dispatch, released when workers have made the answer.
 
     Args:
-        queue: where it waits.
-        ticket: of the answer; an abort of it ends the wait.
+        queue: grants the slot.
+        ticket: of the answer; its abort ends the wait.
         tokens: expected work.
     """
 
@@ -37,23 +37,29 @@ class Slot:
         self.since = 0.0
 
     async def acquire(self) -> None:
-        """Wait until the answer may go to workers.
+        """Wait until the slot is granted.
 
         Raises:
-            Problem: 429 if no slot was free for any answer of the request within `queue_timeout`, 400 if the client
+            ApiError: 429 if no slot was free for any answer of the request within `queue_timeout`, 400 if the client
                 asked for an abort, 503 if the router shuts down.
         """
         if self.waiting is not None:
             await self.waiting
 
     def release(self) -> None:
-        """Give the slot back: workers have made the answer. Another answer may have it."""
+        """Release the slot for another answer."""
         if self.claim.held:
             self._queue.release((self,))
 
 
 class AdmissionQueue:
-    """Lets answers go to workers in an order that is fair to tasks."""
+    """Grants slots in an order that is fair to tasks.
+
+    Args:
+        registry: the fleet's caps and weights, and the usable pairs.
+        metrics: counts waiting answers and refusals.
+        clock: for `queue_timeout`.
+    """
 
     def __init__(self, registry: Registry, metrics: Metrics, clock: Clock) -> None:
         self._clock = clock
@@ -70,13 +76,13 @@ class AdmissionQueue:
 
     @contextmanager
     def enter(self, slots: Sequence[Slot]) -> Iterator[None]:
-        """Queue for the slots of one request, which are `granted` one by one; release them all at the end.
+        """Queue for the slots of one request, which are granted one by one; release all of them at the end.
 
-        The request has begun once a slot was granted. From then on the other slots have no deadline: `queue_timeout`
-        ends no request in its middle.
+        A request has begun once one of its slots was granted. The other slots then have no limit: `queue_timeout` ends
+        no request in its middle.
 
         Raises:
-            Problem: the request has to wait and cannot: 429 if too many do, 503 if nothing can serve its task.
+            ApiError: the request would have to wait: 429 if too many wait already, 503 if no pair serves its task.
         """
         task = slots[0].claim.task
         try:
@@ -92,19 +98,19 @@ class AdmissionQueue:
             self.release(slots)
 
     def release(self, slots: Sequence[Slot]) -> None:
-        """Give slots back, and stop waiting for those that were not granted."""
+        """Release slots, and end the wait for those that were not granted."""
         for slot in slots:
             if slot.claim in self._waiting:
                 self._end_wait(slot)
         self._wake(self._fair_queue.release([slot.claim for slot in slots]))
 
     def close(self, error: ApiError) -> None:
-        """Answer all requests that wait with an error."""
+        """End all waits with an error."""
         for slot in self._waiting.values():
             _fail(slot, error)
 
     def waiting(self, task: str) -> int:
-        """Return how many answers of a task wait."""
+        """Return the number of waiting answers of a task."""
         return self._fair_queue.waiting(task)
 
     def _wait(self, slots: Sequence[Slot], *, begun: bool) -> None:
@@ -135,7 +141,7 @@ class AdmissionQueue:
             slot.timer.cancel()
         slot.ticket.end_wait(waited)
         if slot.waiting is not None and slot.waiting.done() and not slot.waiting.cancelled():
-            # an answer whose request failed for another reason never looked
+            # mark the exception as retrieved: an answer whose request failed for another reason never awaits it
             slot.waiting.exception()
         self._metrics.queued.labels(task).dec()
         self._metrics.queue_seconds.labels(task).observe(waited)
@@ -176,5 +182,5 @@ def _share_in(fleet: Fleet, task: str) -> Share:
 
 
 def _part(cap: int | None, processes: int) -> int | None:
-    """Return a cap, divided among the router's processes: the kernel spreads connections over them."""
+    """Return one process's part of a cap: the kernel spreads connections over the router's processes."""
     return None if cap is None else max(1, cap // processes)

@@ -1,4 +1,4 @@
-"""The requests that clients have in flight, under the ids that they gave them. An id means nothing to another key."""
+"""Requests in flight, by their clients' ids. An id is visible only to the API key that sent it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from sun_sglang.router.dispatch.attempt import Ticket
 
 
 class InFlight:
-    """Every ticket that has no end yet, and how to find one by a client's id.
+    """All tickets that have not ended.
 
     Attributes:
         tickets: all of them.
-        requests: how many of each task; one may have several tickets.
+        requests: number of requests of each task; a request may have several tickets.
     """
 
     def __init__(self) -> None:
@@ -23,14 +23,14 @@ class InFlight:
         self._named: dict[str, dict[str, tuple[Ticket, ...]]] = {}
 
     def add(self, tickets: tuple[Ticket, ...], group: str | None) -> None:
-        """A request came. It is in flight until it is removed.
+        """Add a request, which is in flight until it is removed.
 
         Args:
             tickets: one for each answer.
             group: the client's id for all of them, if it gave one.
 
         Raises:
-            RequestError: an id is in flight already.
+            RequestError: one of its ids is in flight already.
         """
         if names := _names(tickets, group):
             mine = self._named.setdefault(tickets[0].owner, {})
@@ -42,7 +42,7 @@ class InFlight:
         self.tickets.update(tickets)
 
     def remove(self, tickets: tuple[Ticket, ...], group: str | None) -> None:
-        """A request ended."""
+        """Remove a request that ended. The arguments equal those of `add`."""
         if names := _names(tickets, group):
             mine = self._named[tickets[0].owner]
             for name in names:
@@ -53,11 +53,11 @@ class InFlight:
         self.tickets.difference_update(tickets)
 
     def find(self, rid: str, owner: str | None) -> Iterable[Ticket]:
-        """Return the tickets under exactly this id; none if it is unknown.
+        """Return the tickets with exactly this id; none if it is unknown.
 
         Args:
             rid: the client's id.
-            owner: the name of the key that they came with; None for all keys.
+            owner: the name of their API key; None for all keys.
         """
         owners = self._named.values() if owner is None else [self._named.get(owner, {})]
         return [ticket for names in owners for ticket in names.get(rid, ())]

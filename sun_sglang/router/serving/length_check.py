@@ -1,4 +1,7 @@
-"""The I/O of checking prompts: a worker counts tokens only where the bounds do not settle a prompt's length."""
+"""Refuse prompts that no worker accepts. I/O: a worker counts tokens where the bounds do not decide.
+
+The bounds are in `protocol/prompt_length.py`.
+"""
 
 from __future__ import annotations
 
@@ -29,16 +32,21 @@ from sun_sglang.router.transport.http_session import describe_error, read_at_mos
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.worker import Worker
 
-# A worker counts one prompt at a time; the next one is on its way meanwhile. Others wait here, where they hold no copy.
-QUESTIONS_PER_WORKER = 2
+# A worker counts one prompt at a time, while the next one is on its way. The others wait here, without a copy.
+COUNTS_PER_WORKER = 2
 MAX_REPLY_BYTES = 1 << 16
 
 
 class CheckedLimits:
-    """A request's check, which dispatch repeats where the limits of its task became known or narrower since.
+    """The limits that a request was checked against. The dispatcher repeats the check if they became narrower.
+
+    Args:
+        check: repeats it.
+        request: the client's request.
+        singles: one for each answer.
 
     Attributes:
-        limit: what the request was checked against; None while it was not.
+        limit: the limits; None while they were not known.
     """
 
     def __init__(self, check: LengthChecker, request: Request, singles: Sequence[SingleRequest]) -> None:
@@ -50,16 +58,16 @@ class CheckedLimits:
 
     @property
     def holds(self) -> bool:
-        """Every worker that may get the request now takes it."""
+        """Whether every worker that may receive the request now accepts it."""
         now = self._check.limit(self._request.task)
         return self.limit is not None and now is not None and now.covers(self.limit)
 
     async def again(self) -> None:
-        """Check the request against the limits of now; its other answers wait for it.
+        """Check the request against the limits of now; the request's other answers wait meanwhile.
 
         Raises:
             RequestError: a prompt is too long, or the model does not have a token id.
-            Problem: no worker counted a prompt.
+            ApiError: 503: no worker counted a prompt.
         """
         async with self._lock:
             if not self.holds:
@@ -67,40 +75,47 @@ class CheckedLimits:
 
 
 class LengthChecker:
-    """Refuses what some worker of the task cannot take, before any worker sees it."""
+    """Refuses requests that some worker of their task does not accept, before any worker receives them.
+
+    Args:
+        session: for token counts.
+        registry: the limits, and the workers that count.
+        log: reports counts that failed.
+        deadlines: `token_count`.
+    """
 
     def __init__(self, session: aiohttp.ClientSession, registry: Registry, log: Log, deadlines: Deadlines) -> None:
         self._session = session
         self._registry = registry
         self._log = log
         self._deadlines = deadlines
-        self._asked: Counter[str] = Counter()
+        self._pending: Counter[str] = Counter()
         self._slots: dict[str, asyncio.Semaphore] = {}
 
     async def __call__(self, request: Request, singles: Sequence[SingleRequest]) -> CheckedLimits:
-        """Check a request as far as that is possible now; dispatch checks the rest.
+        """Check a request against the limits known now. The dispatcher repeats the check if they change.
 
         Raises:
             RequestError: a prompt is too long, or the model does not have a token id.
-            Problem: no worker counted a prompt.
+            ApiError: 503: no worker counted a prompt.
         """
         checked = CheckedLimits(self, request, singles)
         checked.limit = await self.check(request, singles)
         return checked
 
     def limit(self, task: str) -> PromptLimits | None:
-        """What the workers of a task take, as it was last known; None while it never was."""
+        """Return the last known limits of a task; None if they were never known."""
         return self._registry.limit(task)
 
     async def check(self, request: Request, singles: Sequence[SingleRequest]) -> PromptLimits | None:
         """Check every prompt and every token id of a request.
 
         Returns:
-            What it was checked against; None where that is not known, or where no worker is there that could count.
+            The limits of the check; None if they are not known, or if there is no worker to count.
 
         Raises:
             RequestError: a prompt is too long, or the model does not have a token id.
-            Problem: no worker counted a prompt.
+            ApiError: 503: no worker counted a prompt.
         """
         limit = self._registry.limit(request.task)
         if limit is None:
@@ -122,21 +137,21 @@ class LengthChecker:
 
     def _choose(self, task: str) -> Worker | None:
         workers = {pair.prefill.name: pair.prefill for pair in self._registry.usable(task)}
-        return min(workers.values(), key=lambda w: (self._asked[w.name], w.load.total_requests), default=None)
+        return min(workers.values(), key=lambda w: (self._pending[w.name], w.load.total_requests), default=None)
 
     async def _count(self, worker: Worker, task: str, question: Mapping[str, Any], limit: PromptLimits) -> TokenCount:
-        """Ask a worker for the tokens of a prompt, by the task's own tokenizer."""
-        slots = self._slots.setdefault(worker.name, asyncio.Semaphore(QUESTIONS_PER_WORKER))
-        self._asked[worker.name] += 1
+        """Have a worker count a prompt with the task's tokenizer."""
+        slots = self._slots.setdefault(worker.name, asyncio.Semaphore(COUNTS_PER_WORKER))
+        self._pending[worker.name] += 1
         try:
             async with asyncio.timeout(self._deadlines.token_count), slots:
-                return await self._ask(worker, task, question, limit)
-        except _UnreadableError as e:
+                return await self._request_count(worker, task, question, limit)
+        except _NoCountError as e:
             why = str(e)
         except (aiohttp.ClientError, OSError) as e:
             why = describe_error(e)
         finally:
-            self._asked[worker.name] -= 1
+            self._pending[worker.name] -= 1
         self._log.event("tokenize_failed", task=task, worker=worker.name, why=why)
         message = (
             f"the prompt may be over the {limit.tokens} tokens of task `{task}`, and no worker counted it in time; "
@@ -144,7 +159,9 @@ class LengthChecker:
         )
         raise ApiError(503, message, code="length_unknown")
 
-    async def _ask(self, worker: Worker, task: str, question: Mapping[str, Any], limit: PromptLimits) -> TokenCount:
+    async def _request_count(
+        self, worker: Worker, task: str, question: Mapping[str, Any], limit: PromptLimits
+    ) -> TokenCount:
         url = f"{worker.spec.url}{TOKEN_COUNT_PATH}?most={limit.tokens}"
         body = orjson.dumps({**question, "model": worker_model(task)})
         headers = {**worker.spec.headers, "Content-Type": "application/json"}
@@ -155,9 +172,9 @@ class LengthChecker:
         parsed = parse_json(reply)
         tokens = parsed.get("tokens") if isinstance(parsed, dict) else None
         if status != 200 or not isinstance(tokens, int):
-            raise _UnreadableError(f"POST {TOKEN_COUNT_PATH} answered {status}")
+            raise _NoCountError(f"POST {TOKEN_COUNT_PATH} answered {status}")
         return TokenCount(tokens, bool(parsed.get("exact")))
 
 
-class _UnreadableError(Exception):
-    """A worker's answer is no count."""
+class _NoCountError(Exception):
+    """A worker's reply contains no count."""

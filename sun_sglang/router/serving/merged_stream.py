@@ -1,4 +1,4 @@
-"""Several answers' streams as one: events interleave as they come, each with the index of its answer."""
+"""Merge the streams of several answers: events interleave as they arrive, each with the index of its answer."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from sun_sglang.router.protocol.sse import DONE, DONE_DATA, EventFramer, EventKi
 from sun_sglang.router.protocol.worker_replies import BadReplyError, TokenCounts, parse_result, token_counts
 from sun_sglang.router.serving.rewriting import Rewriter
 
-# Bytes of events that may wait for a slow client; then the answers' own connections hold the workers back.
+# Bytes of events that may wait for a slow client. Beyond them nothing is read from the workers.
 _BACKLOG = 1 << 18
 
 
 class MergedStream:
-    """The client's side of a streamed request for several answers.
+    """The stream that a client receives for a request for several answers.
 
     Args:
-        request: what was asked.
+        request: the client's request.
         indices: of its answers.
         on_defect: called with an exception that should not occur and ended the stream.
 
     Attributes:
-        failed: it ended with an error event.
+        failed: the stream ended with an error event.
     """
 
     def __init__(self, request: Request, indices: Sequence[int], on_defect: Callable[[Exception], None]) -> None:
@@ -49,9 +49,9 @@ class MergedStream:
         self._id: str | None = request.rid if isinstance(request.rid, str) else None
 
     @asynccontextmanager
-    async def running(self, takers: Sequence[Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
-        """Run the takers, one an answer, while the block reads; whatever ends the block ends them."""
-        tasks = [asyncio.create_task(self._guard(taker)) for taker in takers]
+    async def running(self, forwarders: Sequence[Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+        """Run one forwarder for each answer while the block reads; cancel them when the block ends."""
+        tasks = [asyncio.create_task(self._guard(forwarder)) for forwarder in forwarders]
         try:
             yield
         finally:
@@ -69,13 +69,13 @@ class MergedStream:
             rewriter: puts its events in the client's terms.
 
         Raises:
-            Problem: it broke.
+            ApiError: the stream broke.
         """
         framer, chunk = EventFramer(), response.head
         try:
             while True:
                 for whole in framer.feed(chunk):
-                    if await self._pass(index, event_data(whole), ticket, rewriter):
+                    if await self._forward_event(index, event_data(whole), ticket, rewriter):
                         return
                 chunk = await response.read()
                 if not chunk:
@@ -90,19 +90,19 @@ class MergedStream:
         """Return the first event.
 
         Raises:
-            Problem: an answer failed before any had begun; nothing was sent yet.
+            ApiError: an answer failed before any had begun. No byte has gone to the client.
         """
         item = await self._next_item()
         if isinstance(item, ApiError):
             raise item
-        return self._shown(item)
+        return self._client_bytes(item)
 
     async def next(self) -> bytes:
         """Return the next piece of the stream; empty after its end."""
-        return b"" if self._ended else self._shown(await self._next_item())
+        return b"" if self._ended else self._client_bytes(await self._next_item())
 
     def tokens(self) -> TokenCounts:
-        """Token counts of all answers."""
+        """Return the token counts of all answers together."""
         if self._request.endpoint is Endpoint.GENERATE:
             return (
                 TokenCounts(*map(sum, zip(*self._counts.values(), strict=True)))
@@ -111,11 +111,11 @@ class MergedStream:
             )
         return token_counts(self._merged_usage())
 
-    async def _guard(self, taker: Coroutine[Any, Any, None]) -> None:
-        """Run a taker; however it ends, the reader learns of it."""
+    async def _guard(self, forwarder: Coroutine[Any, Any, None]) -> None:
+        """Run a forwarder, and put its end into the queue, whatever it is."""
         end: bytes | ApiError | None = internal_error()
         try:
-            await taker
+            await forwarder
             self._open -= 1
             end = DONE if self._open == 0 else None
         except ApiError as error:
@@ -127,8 +127,8 @@ class MergedStream:
             if end is not None:
                 self._queue.put_nowait(end)
 
-    async def _pass(self, index: int, data: bytes, ticket: Ticket, rewriter: Rewriter) -> bool:
-        """Pass one event on. Returns whether it was the answer's last."""
+    async def _forward_event(self, index: int, data: bytes, ticket: Ticket, rewriter: Rewriter) -> bool:
+        """Forward one event. Return whether it was the answer's last."""
         if data == DONE_DATA:
             return True
         if not data:
@@ -171,7 +171,7 @@ class MergedStream:
             self._drained.set()
         return item
 
-    def _shown(self, item: bytes | ApiError) -> bytes:
+    def _client_bytes(self, item: bytes | ApiError) -> bytes:
         if isinstance(item, ApiError):
             self.failed = self._ended = True
             return frame(item.body) if item.body is not None else item.as_event()

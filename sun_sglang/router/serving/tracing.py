@@ -1,6 +1,6 @@
-"""A trace of each request, for OpenTelemetry: its wait, its two legs, and the hand-over between them.
+"""Trace requests with OpenTelemetry: the wait, the two legs, and the KV transfer between them.
 
-Spans are made once a request has ended, from times that were noted anyway, so that a router without an exporter does no
+Spans are made after a request has ended, from times that are kept in any case, so a router without an exporter does no
 work for them. OpenTelemetry is optional: the extra `otel`.
 """
 
@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sun_sglang.errors import UserError
+from sun_sglang.router.dispatch.attempt import Ticket
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.trace import Tracer
-
-    from sun_sglang.router.dispatch.attempt import Ticket
 
 _CONFIGURED = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _ERRORS = frozenset({"failed", "unavailable", "overdue"})
@@ -25,15 +24,15 @@ _ERRORS = frozenset({"failed", "unavailable", "overdue"})
 
 @dataclass(frozen=True, slots=True)
 class EndedRequest:
-    """A request that has ended. Times are loop time, seconds.
+    """A request that has ended.
 
     Attributes:
         request_id: as in the logs.
         endpoint: its path.
         outcome: as in the metrics.
         tickets: one for each answer.
-        ended: when.
-        headers: the client's, for the trace that it belongs to.
+        ended: loop time, seconds.
+        headers: the client's, which may name the trace that the request belongs to.
     """
 
     request_id: str
@@ -45,7 +44,7 @@ class EndedRequest:
 
 
 class Tracing:
-    """Turns requests that ended into spans."""
+    """Makes spans of ended requests."""
 
     def __init__(self, tracer: Tracer) -> None:
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -54,7 +53,7 @@ class Tracing:
         self._propagator = TraceContextTextMapPropagator()
 
     def record(self, request: EndedRequest, now: float) -> None:
-        """Make the spans of a request. `now` is loop time, for turning that into time of day."""
+        """Make the spans of a request. `now` is loop time in seconds, which dates the spans."""
         from opentelemetry.trace import SpanKind, StatusCode, set_span_in_context
 
         offset = time.time() - now
@@ -100,10 +99,10 @@ class Tracing:
 
 
 def load_tracing(environment: Mapping[str, str]) -> Tracing | None:
-    """Tracing to the exporter that OpenTelemetry's own variables name; None where none is named.
+    """Return tracing to the exporter that OpenTelemetry's own variables name; None if they name none.
 
     Raises:
-        UserError: one is named, and the packages for it are not installed.
+        UserError: they name an exporter whose packages are not installed.
     """
     named = next((name for name in _CONFIGURED if environment.get(name)), None)
     if named is None:
