@@ -126,7 +126,7 @@ async def test_a_worker_is_asked_about_two_prompts_at_once_and_no_more(small: Sy
     body = {"model": "math", "text": UNDECIDED}
     asked = [asyncio.create_task(small.post(GENERATE, body)) for _ in range(8)]
     check = small.router.service._check_length
-    await wait_until(lambda: check._asked["math-0"] == 8)  # type: ignore[attr-defined]  # its own queue
+    await wait_until(lambda: check._pending["math-0"] == 8)  # type: ignore[attr-defined]  # its own queue
     await wait_until(lambda: len(worker.counted) == 2)
     # a request that needs no count goes ahead
     assert (await small.post(GENERATE, {"model": "math", "text": "hi"}))[0] == 200
