@@ -26,7 +26,8 @@ from sun_sglang.router.api.info import InfoHandlers
 from sun_sglang.router.api.metrics_page import MetricsPage
 from sun_sglang.router.api.middleware import Middleware, add_request_id
 from sun_sglang.router.api.routes import RouteTable, route_table
-from sun_sglang.router.api.sibling_processes import SiblingProcesses
+from sun_sglang.router.api.sibling_processes import SiblingProcesses, socket_path
+from sun_sglang.router.api.tasks_page import TasksPage
 from sun_sglang.router.auth.access import (
     AccessControl,
     load_access_control,
@@ -109,7 +110,7 @@ class Router:
         self.slow_readers = SlowReaderDetector(fleet.router.write_timeout, self.clock, log, deadlines)
         self.in_flight = InFlight()
         self.queue = AdmissionQueue(self.registry, self.metrics, self.clock)
-        self.siblings = SiblingProcesses(_sockets(path, process, fleet.router.processes), deadlines)
+        self.siblings = SiblingProcesses(path, process, fleet.router.processes, deadlines)
         self._shared = _share(self.registry, path, process, deadlines)
         self.store = FleetStore(self.registry, path, log, deadlines)
         self.length_check = LengthChecker(session, self.registry, log, deadlines)
@@ -135,21 +136,14 @@ class Router:
         most = most_connections(descriptors)
         self.clients = ConnectionManager(self._connection, tls, most, self.clock.now, self.metrics, log, deadlines)
         self.info = InfoHandlers(
-            session,
-            self.registry,
-            self.path_prover,
-            self.in_flight,
-            self.queue,
-            self.siblings,
-            self.draining,
-            deadlines,
-            shows_tasks=not access.requires_keys,
+            session, self.registry, self.path_prover, self.draining, deadlines, shows_tasks=not access.requires_keys
         )
         self.routes = RouteTable(
             route_table(
                 GenerationHandlers(self.service, self.dispatcher, self.in_flight, self.siblings, self.draining),
                 self.info,
                 AdminHandlers(self.registry, self.store),
+                TasksPage(self.registry, self.path_prover, self.in_flight, self.queue, self.siblings, self.draining),
                 MetricsPage(
                     self.metrics,
                     self.registry,
@@ -219,7 +213,7 @@ class Router:
             several = fleet.router.processes > 1
             await router.clients.listen(host, port, shared=several)
             if several and path is not None:
-                own = _socket(path, process)
+                own = socket_path(path, process)
                 own.unlink(missing_ok=True)
                 await web.UnixSite(router._runner, router.siblings.address(own)).start()
         except BaseException:
@@ -296,15 +290,6 @@ class Router:
     def _connection(self) -> web.RequestHandler:
         assert self._runner.server is not None, "connections are accepted after the set-up and before the end"
         return self._runner.server()
-
-
-def _socket(path: Path, process: int) -> Path:
-    return path.with_name(f"router-{process}.sock")
-
-
-def _sockets(path: Path | None, process: int, processes: int) -> dict[int, Path]:
-    """Where the other processes of this router listen."""
-    return {i: _socket(path, i) for i in range(processes) if i != process} if path is not None else {}
 
 
 def _share(registry: Registry, path: Path | None, process: int, deadlines: Deadlines) -> SharedLoads | None:

@@ -1,14 +1,14 @@
-"""The admin API: workers, pools and tasks change while requests are served."""
+"""The admin API: change workers, pools and tasks while the router serves requests."""
 
 from __future__ import annotations
 
 from typing import Any, TypeVar
 
-import orjson
 from aiohttp import web
 from pydantic import ValidationError
 
 from sun_sglang.contracts.fleet_file import FleetPool, FleetWorker
+from sun_sglang.router.api.responses import json_response
 from sun_sglang.router.auth.browser_guard import require_json
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.protocol.worker_replies import parse_json
@@ -22,30 +22,34 @@ M = TypeVar("M", bound=Strict)
 
 
 class NewPool(FleetPool):
-    """A pool to add."""
+    """The body of POST /pools."""
 
     name: str
 
 
 class AdminHandlers:
-    """Handlers of the admin API."""
+    """Handlers of the admin API. Every change goes through the fleet store, which writes the fleet file."""
 
     def __init__(self, registry: Registry, store: FleetStore) -> None:
         self._registry = registry
         self._store = store
 
     async def workers(self, _: web.Request) -> web.Response:
-        """GET /workers: every worker, also one that no task uses or that is about to leave."""
+        """GET /workers: every worker, including those that no task uses and those that are leaving."""
         stay = {spec.name for spec in self._registry.wanted.workers}
-        return _json({"workers": [self._worker(w, w.name not in stay) for w in self._registry.workers.values()]})
+        return json_response(
+            {"workers": [self._worker(w, w.name not in stay) for w in self._registry.workers.values()]}
+        )
 
     async def add_worker(self, http: web.Request) -> web.Response:
         """POST /workers: the worker serves once its card is accepted and a canary passed."""
         spec = await _read(http, FleetWorker)
         if spec.name in self._registry.workers and not self._is_wanted(spec.name):
-            raise ApiError(409, f"worker `{spec.name}` is about to leave; add it again then", code="worker_leaving")
+            raise ApiError(
+                409, f"worker `{spec.name}` is leaving; add it again once it has left", code="worker_leaving"
+            )
         await self._store.edit(fleet_edits.add_worker(spec))
-        return _json(self._worker(self._registry.workers[spec.name], leaving=False), 201)
+        return json_response(self._worker(self._registry.workers[spec.name], leaving=False), 201)
 
     async def drain(self, http: web.Request) -> web.Response:
         """POST /workers/NAME/drain: the worker gets no new requests."""
@@ -56,7 +60,7 @@ class AdminHandlers:
         return await self._set_draining(http.match_info["name"], draining=False)
 
     async def remove_worker(self, http: web.Request) -> web.Response:
-        """DELETE /workers/NAME: it leaves when its requests have ended; at once, with `?force=true`."""
+        """DELETE /workers/NAME: remove a worker once its requests have ended, or at once with `?force=true`."""
         name, force = http.match_info["name"], http.query.get("force", "false")
         if force not in ("true", "false"):
             raise ApiError(400, "`force` has to be true or false", param="force")
@@ -67,32 +71,37 @@ class AdminHandlers:
             self._registry.remove(name, "it was removed")
             self._registry.progress()
         gone = name not in self._registry.workers
-        return _json({"name": name, "removed": gone}, 200 if gone else 202)
+        return json_response({"name": name, "removed": gone}, 200 if gone else 202)
 
     async def add_pool(self, http: web.Request) -> web.Response:
         """POST /pools: add an empty pool."""
         pool = await _read(http, NewPool)
         await self._store.edit(fleet_edits.add_pool(pool.name, {"role": pool.role, "model": pool.model}))
-        return _json(pool.model_dump(), 201)
+        return json_response(pool.model_dump(), 201)
 
     async def remove_pool(self, http: web.Request) -> web.Response:
         """DELETE /pools/NAME: remove a pool without workers and tasks."""
         await self._store.edit(fleet_edits.remove_pool(http.match_info["name"]))
-        return _json({"name": http.match_info["name"], "removed": True})
+        return json_response({"name": http.match_info["name"], "removed": True})
 
     async def set_task(self, http: web.Request) -> web.Response:
-        """PUT /tasks/NAME: other pools serve it once a path between them is proven; the old ones do until then."""
+        """PUT /tasks/NAME: change a task.
+
+        New pools serve the task once a path between them is proven; the old ones serve it until then.
+        """
         require_json(http)
         name, body = http.match_info["name"], parse_json(await http.read())
         if not isinstance(body, dict):
-            raise ApiError(400, 'send what changes, such as {"prefill": "POOL"}')
+            raise ApiError(400, 'send the fields to change, such as {"prefill": "POOL"}')
         await self._store.edit(fleet_edits.set_task(name, body))
         task, wanted = self._registry.fleet.tasks[name], self._registry.wanted.tasks[name]
-        return _json({"name": name, "moved": task == wanted, **wanted.model_dump()}, 200 if task == wanted else 202)
+        return json_response(
+            {"name": name, "moved": task == wanted, **wanted.model_dump()}, 200 if task == wanted else 202
+        )
 
     async def _set_draining(self, name: str, *, draining: bool) -> web.Response:
         await self._store.edit(fleet_edits.set_draining(name, draining))
-        return _json(self._worker(self._registry.workers[name], leaving=False))
+        return json_response(self._worker(self._registry.workers[name], leaving=False))
 
     def _is_wanted(self, name: str) -> bool:
         return any(spec.name == name for spec in self._registry.wanted.workers)
@@ -118,7 +127,3 @@ async def _read(http: web.Request, model: type[M]) -> M:
         field = first_invalid(e, model)
         message = field.describe("the body")
         raise ApiError(400, message, param=field.where or "the body", code="invalid_change") from e
-
-
-def _json(body: object, status: int = 200) -> web.Response:
-    return web.Response(body=orjson.dumps(body), status=status, content_type="application/json")

@@ -11,6 +11,7 @@ from aiohttp.typedefs import Handler
 from sun_sglang.errors import RequestError
 from sun_sglang.router.api.connections.connection_manager import ConnectionManager
 from sun_sglang.router.api.connections.slow_readers import SlowReaderDetector
+from sun_sglang.router.api.responses import error_response
 from sun_sglang.router.api.routes import RouteTable
 from sun_sglang.router.auth.access import AccessControl, current_key
 from sun_sglang.router.auth.browser_guard import BrowserGuard
@@ -138,14 +139,9 @@ class Middleware:
             self._metrics.problems.labels(context.task, str(error.status)).inc()
             if not context.outcome_counted:
                 self._metrics.requests.labels(context.task, request_outcome(error)).inc()
-        return _error_response(error)
+        return error_response(error)
 
 
 async def add_request_id(_: web.Request, response: web.StreamResponse) -> None:
     """Put the request's id into its response's headers."""
     response.headers[REQUEST_ID_HEADER] = current_request_id.get()
-
-
-def _error_response(error: ApiError) -> web.Response:
-    headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else None
-    return web.Response(body=error.as_json(), status=error.status, content_type="application/json", headers=headers)

@@ -16,6 +16,7 @@ from sun_sglang.router.api.admin import AdminHandlers
 from sun_sglang.router.api.generation import GenerationHandlers
 from sun_sglang.router.api.info import InfoHandlers
 from sun_sglang.router.api.metrics_page import MetricsPage
+from sun_sglang.router.api.tasks_page import TasksPage
 from sun_sglang.router.auth.access import AccessRule
 from sun_sglang.router.protocol.request import Endpoint
 
@@ -42,15 +43,16 @@ class Route(NamedTuple):
 
 
 def route_table(
-    generation: GenerationHandlers, info: InfoHandlers, admin: AdminHandlers, metrics: MetricsPage
+    generation: GenerationHandlers, info: InfoHandlers, admin: AdminHandlers, tasks: TasksPage, metrics: MetricsPage
 ) -> tuple[Route, ...]:
     """Return every endpoint of the router.
 
     Args:
         generation: handlers of requests for text, and of their aborts.
-        info: handlers of requests about tasks, models, workers and health.
-        admin: handlers that change the fleet.
-        metrics: the handler of `/metrics`.
+        info: handlers of requests about models, workers, caches and health.
+        admin: handlers that show and change the fleet.
+        tasks: the page `/tasks`.
+        metrics: the page `/metrics`.
     """
     return (
         *(Route("POST", endpoint, generation.endpoint(endpoint), "key", cross_site=True) for endpoint in Endpoint),
@@ -67,7 +69,7 @@ def route_table(
         Route("GET", "/get_server_info", info.server_info, "admin", cross_site=True),
         Route("GET", "/flush_cache", info.flush_cache, "admin"),
         Route("POST", "/flush_cache", info.flush_cache, "admin"),
-        Route("GET", "/tasks", info.tasks, "admin", cross_site=True),
+        Route("GET", "/tasks", tasks.get, "admin", cross_site=True),
         Route("PUT", "/tasks/{name:.+}", admin.set_task, "admin"),
         Route("GET", "/workers", admin.workers, "admin", cross_site=True),
         Route("POST", "/workers", admin.add_worker, "admin"),

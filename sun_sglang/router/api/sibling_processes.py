@@ -1,4 +1,4 @@
-"""The other processes of a router: what one client asks of one of them, all of them answer. I/O: their unix sockets."""
+"""The other processes of this router: a request to one process is passed on to all of them. I/O: unix sockets."""
 
 from __future__ import annotations
 
@@ -13,30 +13,39 @@ from sun_sglang.router.deadlines import Deadlines
 
 SIBLING_HEADER = "X-Sun-Sibling"
 _PASSED_ON = ("Authorization", "X-API-Key", "Content-Type")
-# bytes of `sockaddr_un.sun_path` (linux/un.h), less the zero that ends it
+# bytes of `sockaddr_un.sun_path` (linux/un.h) without the final zero
 _LONGEST_ADDRESS = 107
 
 
+def socket_path(fleet_file: Path, process: int) -> Path:
+    """Return the unix socket of one process: it lies beside the fleet file."""
+    return fleet_file.with_name(f"router-{process}.sock")
+
+
 class SiblingProcesses:
-    """Asks the other processes.
+    """Sends requests to the other processes.
 
     Args:
-        sockets: where they listen, by their number.
-        deadlines: for their replies.
+        fleet_file: the file that all processes serve; None for a router without one, which has no siblings.
+        process: the number of this process, from 0.
+        processes: how many processes the router has.
+        deadlines: the limit for their replies.
     """
 
-    def __init__(self, sockets: Mapping[int, Path], deadlines: Deadlines) -> None:
+    def __init__(self, fleet_file: Path | None, process: int, processes: int, deadlines: Deadlines) -> None:
         timeout = aiohttp.ClientTimeout(total=deadlines.sibling)
+        others = [i for i in range(processes) if i != process] if fleet_file is not None else []
         self._directory: int | None = None
-        self._sessions = {
-            i: aiohttp.ClientSession(connector=aiohttp.UnixConnector(self.address(path)), timeout=timeout)
-            for i, path in sockets.items()
-        }
+        self._sessions: dict[int, aiohttp.ClientSession] = {}
+        for i in others:
+            assert fleet_file is not None
+            connector = aiohttp.UnixConnector(self.address(socket_path(fleet_file, i)))
+            self._sessions[i] = aiohttp.ClientSession(connector=connector, timeout=timeout)
 
     def address(self, socket: Path) -> str:
-        """What to bind or connect to for a socket in the processes' directory, however deep that is.
+        """Return the address to bind or to connect to for a socket in the processes' directory.
 
-        A path that is too long for the kernel is reached through an open descriptor of its directory.
+        A path that is too long for the kernel is replaced by one through an open descriptor of its directory.
         """
         if len(os.fsencode(socket)) <= _LONGEST_ADDRESS:
             return str(socket)
@@ -47,25 +56,33 @@ class SiblingProcesses:
     async def broadcast(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None
     ) -> dict[int, bytes | None]:
-        """Each process's answer; None from one that did not give any.
+        """Send a client's request to every other process.
 
-        Nothing where the request comes from a sibling itself.
+        Args:
+            method: HTTP method.
+            path: path of the request.
+            headers: the client's headers; those with its key and the content type are passed on.
+            body: the client's body.
+
+        Returns:
+            The body of each process's response by the number of the process; None for a process that did not answer
+            with 200. Empty for a request that comes from a sibling.
         """
         if SIBLING_HEADER in headers:
             return {}
-        # a key is ASCII, and a value that is not cannot be sent on as it came
+        # every key is ASCII, and aiohttp cannot send other values as they came
         passed = {name: headers[name] for name in _PASSED_ON if headers.get(name, "é").isascii()}
         passed[SIBLING_HEADER] = "1"
 
-        async def one(session: aiohttp.ClientSession) -> bytes | None:
+        async def send(session: aiohttp.ClientSession) -> bytes | None:
             try:
                 async with session.request(method, f"http://router{path}", data=body, headers=passed) as reply:
                     return await reply.read() if reply.status == 200 else None
             except (aiohttp.ClientError, OSError):
                 return None
 
-        answers = await asyncio.gather(*(one(session) for session in self._sessions.values()))
-        return dict(zip(self._sessions, answers, strict=True))
+        replies = await asyncio.gather(*(send(session) for session in self._sessions.values()))
+        return dict(zip(self._sessions, replies, strict=True))
 
     async def close(self) -> None:
         """Close all connections."""

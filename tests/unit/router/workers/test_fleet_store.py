@@ -228,7 +228,7 @@ async def test_a_new_task_is_served_once_proven(small: System) -> None:
         ("PUT", "/tasks/math", {"prefill": "no"}, 400, "no pool is named `no`"),
         ("PUT", "/tasks/math", {"weight": -1}, 400, "weight"),
         ("PUT", "/tasks/math", {"colour": 1}, 400, "colour"),
-        ("PUT", "/tasks/math", [], 400, "send what changes"),
+        ("PUT", "/tasks/math", [], 400, "send the fields to change"),
     ],
 )
 async def test_a_wrong_change_changes_nothing(

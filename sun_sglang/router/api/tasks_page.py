@@ -1,0 +1,111 @@
+"""The page `/tasks`: for each task its pools, workers, paths and requests, over all processes of the router."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from aiohttp import web
+from pydantic import ValidationError
+
+from sun_sglang.contracts.tasks_report import (
+    PoolReport,
+    ProvenPath,
+    TaskReport,
+    TasksReport,
+    UnprovenPath,
+    WorkerReport,
+)
+from sun_sglang.router.api.generation import Draining
+from sun_sglang.router.api.merging import merge_tasks
+from sun_sglang.router.api.responses import json_response
+from sun_sglang.router.api.sibling_processes import SiblingProcesses
+from sun_sglang.router.dispatch.cache_namespace import cache_namespace
+from sun_sglang.router.health.path_prover import PathProver
+from sun_sglang.router.serving.admission import AdmissionQueue
+from sun_sglang.router.serving.in_flight import InFlight
+from sun_sglang.router.workers.paths import UnusablePath
+from sun_sglang.router.workers.registry import Registry
+from sun_sglang.router.workers.worker import Worker
+
+
+class TasksPage:
+    """Produces the report `contracts.tasks_report.TasksReport`.
+
+    Args:
+        registry: workers and paths.
+        path_prover: the results of canaries.
+        in_flight: requests of clients.
+        queue: answers that wait for a slot.
+        siblings: the other processes of the router.
+        draining: whether the router drains.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        path_prover: PathProver,
+        in_flight: InFlight,
+        queue: AdmissionQueue,
+        siblings: SiblingProcesses,
+        draining: Draining,
+    ) -> None:
+        self._registry = registry
+        self._path_prover = path_prover
+        self._in_flight = in_flight
+        self._queue = queue
+        self._siblings = siblings
+        self._draining = draining
+
+    async def get(self, http: web.Request) -> web.Response:
+        """GET /tasks."""
+        others = await self._siblings.broadcast("GET", "/tasks", http.headers)
+        merged = merge_tasks(self.report(), [_read_report(body) for body in others.values()])
+        return json_response(merged.model_dump())
+
+    def report(self) -> TasksReport:
+        """Return the report of this process."""
+        in_flight = Counter(ticket.task for ticket in self._in_flight.tickets)
+        tasks = {name: self._task(name, in_flight[name]) for name in self._registry.task_names}
+        return TasksReport(ready=not self._registry.unserved(), draining=self._draining.active, tasks=tasks)
+
+    def _task(self, name: str, in_flight: int) -> TaskReport:
+        task = self._registry.fleet.tasks[name]
+        pairs = self._registry.usable(name)
+        modules = [w.card.module for w in self._registry.members(task.prefill) if w.card and w.admitted]
+        return TaskReport(
+            ready=bool(pairs),
+            prefill=self._pool(task.prefill),
+            decode=self._pool(task.decode),
+            paths=tuple(ProvenPath(prefill=p.prefill.name, decode=p.decode.name) for p in pairs),
+            unproven_paths=tuple(self._unproven(path) for path in self._registry.unusable(name)),
+            queued=self._queue.waiting(name),
+            in_flight=in_flight,
+            namespace=cache_namespace(task.prefill, modules[0]) if modules else None,
+        )
+
+    def _unproven(self, unusable: UnusablePath) -> UnprovenPath:
+        path, refusal = unusable
+        why, times = (refusal, 0) if refusal else self._path_prover.last_fault(path)
+        return UnprovenPath(prefill=path.prefill, decode=path.decode, why=why, times=times, refused=bool(refusal))
+
+    def _pool(self, name: str) -> PoolReport:
+        members = (self._worker(worker) for worker in self._registry.members(name))
+        return PoolReport(pool=name, model=self._registry.fleet.pools[name].model, workers=tuple(members))
+
+    def _worker(self, worker: Worker) -> WorkerReport:
+        return WorkerReport(
+            name=worker.name,
+            url=worker.spec.url,
+            state=self._registry.state(worker.name).value,
+            reason=worker.reason,
+            incarnation=worker.card.incarnation if worker.card else None,
+            in_flight=worker.load.total_requests,
+        )
+
+
+def _read_report(body: bytes | None) -> TasksReport | None:
+    """Return the report of a sibling process; None if it sent none."""
+    try:
+        return None if body is None else TasksReport.model_validate_json(body)
+    except ValidationError:
+        return None
