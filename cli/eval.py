@@ -8,13 +8,15 @@ import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from sun_sglang.cli.status import the_only
+from sun_sglang.contracts.module_file import read_module_file
+from sun_sglang.contracts.scheme import Side
 from sun_sglang.errors import RecipeError, UserError
 from sun_sglang.evaluation.endpoint import Endpoint, endpoint_at, endpoint_of
 
@@ -194,12 +196,10 @@ def _offline(
     Console(highlight=False).print(table)
 
 
-def _first_token(wanted: str, *checkpoints: Path) -> Literal["prefill", "decode"]:
-    from sun_sglang.train.checkpoint import RECORD, read_record
-
+def _first_token(wanted: str, *checkpoints: Path) -> Side:
     if wanted == "auto":
-        said = {read_record(path).first_token for path in checkpoints if (path / RECORD).exists()}
-        return "decode" if "decode" in said else "prefill"
+        recorded = {file.first_token for path in checkpoints if (file := read_module_file(path)) is not None}
+        return "decode" if "decode" in recorded else "prefill"
     return "decode" if wanted == "decode" else "prefill"
 
 

@@ -60,7 +60,7 @@ def command(
     )
     record = run_sweep(prepared, f"sun train {file.name}", console.print, resume=resume, merge=merge)
     if as_json and os.environ.get("RANK", "0") == "0":
-        typer.echo(json.dumps({"output": recipe.output, **asdict(record)}, indent=2))
+        typer.echo(json.dumps({"output": recipe.output, **record.model_dump(mode="json")}, indent=2))
 
 
 def _require_libraries(lora: bool, hub: bool, reports: tuple[str, ...]) -> None:

@@ -21,11 +21,12 @@ import torch
 
 from sun_sglang.bench.figures.accuracy_table import AccuracyTable
 from sun_sglang.bench.report import RESULTS, Case, Run, new_report, write_report
-from sun_sglang.bench.training.accuracy_runs import DEFAULT, SCHEMES, TASKS, Setting, TuningRun, TuningRuns
+from sun_sglang.bench.training.accuracy_runs import DEFAULT, TASKS, Setting, TuningRun, TuningRuns
+from sun_sglang.bench.training.schemes import COMPARED
 from sun_sglang.checkpoint.identity import weights_revision
+from sun_sglang.contracts.scheme import Side
 from sun_sglang.evaluation.exact_match import evaluate
 from sun_sglang.train.checkpoint import load_model
-from sun_sglang.train.objective.two_module import FirstToken, Scheme
 
 
 class Method(NamedTuple):
@@ -37,9 +38,9 @@ class Method(NamedTuple):
         first_token: the side that generates the first token.
     """
 
-    prefill: Scheme | None
-    decode: Scheme | None
-    first_token: FirstToken
+    prefill: str | None
+    decode: str | None
+    first_token: Side
 
 
 UNITS = {
@@ -80,17 +81,17 @@ def evaluate_methods(
         one with the seconds of all tuning.
     """
     first, *others = tuning.setting.seeds
-    tried = [(task, scheme, rate) for task in TASKS for scheme in SCHEMES for rate in tuning.setting.tasks[task].rates]
+    tried = [(task, scheme, rate) for task in TASKS for scheme in COMPARED for rate in tuning.setting.tasks[task].rates]
     tuning.do([TuningRun(task, scheme, first, rate) for task, scheme, rate in tried], jobs)
     runs: list[Run] = []
-    chosen: dict[str, dict[Scheme, float]] = {task: {} for task in TASKS}
-    for task, scheme in product(TASKS, SCHEMES):
+    chosen: dict[str, dict[str, float]] = {task: {} for task in TASKS}
+    for task, scheme in product(TASKS, COMPARED):
         chosen[task][scheme], losses = tuning.search(task, scheme)
         for rate, loss in losses.items():
             case: Case = {"task": task, "scheme": scheme, "learning_rate": rate}
             runs.append(Run(case=case, seed=first, values={"validation_loss": loss}))
     if not done_only:
-        others_of = [(task, scheme, seed) for seed in others for task in TASKS for scheme in SCHEMES]
+        others_of = [(task, scheme, seed) for seed in others for task in TASKS for scheme in COMPARED]
         tuning.do([TuningRun(task, scheme, seed, chosen[task][scheme]) for task, scheme, seed in others_of], jobs)
     # seed by seed: a benchmark that is cut short has whole seeds
     for seed, task in product(tuning.setting.seeds, TASKS):
@@ -106,10 +107,10 @@ def evaluate_methods(
 
 
 def _score_seed(
-    tuning: TuningRuns, task: str, seed: int, rates: Mapping[Scheme, float]
+    tuning: TuningRuns, task: str, seed: int, rates: Mapping[str, float]
 ) -> dict[str, dict[str, int | float]]:
     """Return the exact match of every method on a task's test questions, by method."""
-    models: dict[Scheme | None, Any] = {None: load_model(tuning.base)}
+    models: dict[str | None, Any] = {None: load_model(tuning.base)}
     for scheme, rate in rates.items():
         run = TuningRun(task, scheme, seed, rate)
         tuning.loss(run)

@@ -15,17 +15,15 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from sun_sglang.demo.order_task import order
-from sun_sglang.demo.tasks import math, tool
+from sun_sglang.bench.training.schemes import COMPARED
+from sun_sglang.demo.tasks import math, order, tool
 from sun_sglang.demo.tune import tune
 from sun_sglang.train.checkpoint import load_model, load_tokenizer
 from sun_sglang.train.data.examples import Generator, Split, TokenizedExample, draw, encode
-from sun_sglang.train.objective.two_module import FirstToken, Scheme, TwoModule
+from sun_sglang.train.objective.two_module import TwoModule
+from sun_sglang.train.rate_search import RateSearch
 
 TASKS: Mapping[str, Generator] = MappingProxyType({"math": math, "tool": tool, "order": order})
-SCHEMES: Mapping[Scheme, FirstToken] = MappingProxyType(
-    {"full": "prefill", "prefill_only": "prefill", "decode_only": "decode"}
-)
 
 
 @dataclass(frozen=True)
@@ -67,7 +65,7 @@ class TuningRun:
     """One tuning run."""
 
     task: str
-    scheme: Scheme
+    scheme: str
     seed: int
     rate: float
 
@@ -91,11 +89,11 @@ class TuningRuns:
         self.base, self.work, self.setting, self._log = base, work, setting, log
         self.tokenizer = load_tokenizer(base)
 
-    def search(self, task: str, scheme: Scheme) -> tuple[float, dict[float, float]]:
+    def search(self, task: str, scheme: str) -> tuple[float, dict[float, float]]:
         """The best rate by validation loss on the first seed, and every rate's loss."""
         seed = self.setting.seeds[0]
         losses = {rate: self.loss(TuningRun(task, scheme, seed, rate)) for rate in self.setting.tasks[task].rates}
-        return min(losses, key=losses.__getitem__), losses
+        return RateSearch(losses).best, losses
 
     def do(self, runs: Sequence[TuningRun], jobs: int) -> None:
         """Do runs, several at once in processes of their own; those that are done already cost nothing."""
@@ -158,9 +156,9 @@ class TuningRuns:
     def _tune(self, run: TuningRun) -> _Tuned:
         how = self.setting.tasks[run.task]
         torch.manual_seed(run.seed)
-        prefill = load_model(self.base)
-        decode = prefill if run.scheme == "full" else load_model(self.base)
-        module = TwoModule(prefill, decode, run.scheme, SCHEMES[run.scheme])
+        prefill, scheme = load_model(self.base), COMPARED[run.scheme]
+        decode = prefill if scheme.one_module else load_model(self.base)
+        module = TwoModule(prefill, decode, scheme)
         train: Sequence[TokenizedExample] = self.examples(run.task, "train", how.examples, run.seed)
         validation = self.examples(run.task, "validation", self.setting.held_out, 0)
         pad = self.tokenizer.pad_token_id

@@ -20,6 +20,7 @@ from random import Random
 
 import torch
 
+from sun_sglang.contracts.scheme import SCHEMES
 from sun_sglang.train.checkpoint import load_model
 from sun_sglang.train.data.collate import LengthGrouped, collate
 from sun_sglang.train.data.examples import TokenizedExample, encode, read_jsonl
@@ -74,7 +75,7 @@ def measure_throughput(base: Path, steps: Mapping[str, Iterator[Step]], rounds: 
     prefill, decode = load_model(base), load_model(base)
     for model in (prefill, decode):
         model.set_attn_implementation(PACKED)
-    module = TwoModule(prefill, decode, "prefill_only").train()
+    module = TwoModule(prefill, decode, SCHEMES["prefill_only"]).train()
     optimizer = torch.optim.AdamW(module.prefill.parameters(), lr=1e-5)
     rng = Random(0)
     for number in range(rounds + 1):

@@ -24,10 +24,10 @@ from sun_sglang.bench.figures.accuracy_table import chosen_rates
 from sun_sglang.bench.figures.sharing import SharingFigure
 from sun_sglang.bench.report import RESULTS, Case, Run, new_report, read_report, write_report
 from sun_sglang.bench.training.accuracy_runs import DEFAULT, Setting, TuningRun, TuningRuns
+from sun_sglang.contracts.scheme import Side
 from sun_sglang.evaluation.exact_match import evaluate
 from sun_sglang.train.checkpoint import load_model
 from sun_sglang.train.data.collate import positions
-from sun_sglang.train.objective.two_module import FirstToken
 from sun_sglang.train.reference import KvMix
 
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -77,7 +77,7 @@ def evaluate_shares(tuning: TuningRuns, task: str, seed: int, rates: Mapping[str
     questions = tuning.examples(task, "test", tuning.setting.held_out, 0)
     end = tuning.tokenizer.eos_token_id
     # with the untuned base as prefill module the decode module makes the first token: the base's would always be wrong
-    pairs: Mapping[tuple[str, str], tuple[Any, Any, FirstToken]] = {
+    pairs: Mapping[tuple[str, str], tuple[Any, Any, Side]] = {
         ("base", "naive"): (models["full"], base, "prefill"),
         ("base", "tuned"): (models["prefill_only"], base, "prefill"),
         ("task", "naive"): (base, models["full"], "decode"),

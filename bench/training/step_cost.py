@@ -24,16 +24,15 @@ from pydantic import JsonValue
 
 from sun_sglang.bench.figures.step_cost_table import StepCostTable
 from sun_sglang.bench.report import RESULTS, Case, Run, new_report, write_report
+from sun_sglang.bench.training.schemes import COMPARED
+from sun_sglang.contracts.scheme import Scheme
 from sun_sglang.train.data.collate import collate
 from sun_sglang.train.data.examples import TokenizedExample
-from sun_sglang.train.objective.two_module import FirstToken, Scheme, TwoModule
+from sun_sglang.train.objective.two_module import TwoModule
 
 # after sun_sglang.train, which makes transformers importable on a machine without a GPU
 from transformers import Qwen3Config, Qwen3ForCausalLM  # isort: skip
 
-SCHEMES: Mapping[Scheme, FirstToken] = MappingProxyType(
-    {"full": "prefill", "prefill_only": "prefill", "decode_only": "decode"}
-)
 SIZES: Mapping[str, tuple[int, int]] = MappingProxyType({"2M": (128, 6), "10M": (256, 8), "25M": (384, 10)})
 LENGTHS = ((128, 128), (192, 64))
 UNITS = {"cpu_s": "s", "state_mib": "MiB", "kept_mib": "MiB"}
@@ -59,18 +58,18 @@ def measure_step_cost(size: str, prompt: int, answer: int, batch: int, rounds: i
         return tuple(rng.randrange(_VOCABULARY) for _ in range(count))
 
     inputs = collate([TokenizedExample(ids(prompt), ids(answer)) for _ in range(batch)], 0)
-    modules = {scheme: _module(size, scheme) for scheme in SCHEMES}
+    modules = {scheme: _module(size, COMPARED[scheme]) for scheme in COMPARED}
     optimizers = {s: torch.optim.AdamW([p for p in m.parameters() if p.requires_grad]) for s, m in modules.items()}
-    cases: dict[Scheme, Case] = {
+    cases: dict[str, Case] = {
         scheme: {"size": size, "prompt": prompt, "answer": answer, "batch": batch, "scheme": scheme}
-        for scheme in SCHEMES
+        for scheme in COMPARED
     }
     runs = [
         Run(case=cases[scheme], values={"state_mib": _state(module), "kept_mib": _kept(module, inputs)})
         for scheme, module in modules.items()
     ]
     for number in range(rounds + 1):
-        order = list(SCHEMES)
+        order = list(COMPARED)
         rng.shuffle(order)
         for scheme in order:
             # CPU time of this process: waiting for a core that others use does not count
@@ -100,7 +99,7 @@ def _module(size: str, scheme: Scheme) -> TwoModule:
         return Qwen3ForCausalLM(config)
 
     prefill = build()
-    return TwoModule(prefill, prefill if scheme == "full" else build(), scheme, SCHEMES[scheme]).train()
+    return TwoModule(prefill, prefill if scheme.one_module else build(), scheme).train()
 
 
 def _step(module: TwoModule, optimizer: torch.optim.Optimizer, inputs: Mapping[str, torch.Tensor]) -> None:

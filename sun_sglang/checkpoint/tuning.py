@@ -6,51 +6,11 @@ the right weights is another decoder: the paper's GSM8K falls from 70.6 to 11.4 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from sun_sglang.errors import CheckpointError
-from sun_sglang.strict import first_invalid
+from typing import Any
 
 # SGLang flags that quantize the weights of a checkpoint while it is loaded
 _QUANTIZING = ("quantization", "modelopt_quant", "quantize_and_serve", "rl_quant_profile")
-
-
-class Tuning(BaseModel):
-    """What serving needs of `sun.json`, the record that a trainer leaves beside tuned weights.
-
-    Attributes:
-        base: revision of the weights that it started from.
-        decoder: revision of the weights that it has to be decoded with.
-        first_token: which module makes the first output token.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    base: str
-    decoder: str
-    first_token: Literal["prefill", "decode"]
-
-
-def read_tuning(model: Path) -> Tuning | None:
-    """Return the tuning record of a checkpoint; None if it has none.
-
-    Raises:
-        CheckpointError: there is one that cannot be read.
-    """
-    file = model / "sun.json"
-    if not file.exists():
-        return None
-    try:
-        return Tuning.model_validate(json.loads(file.read_text(encoding="utf-8")))
-    except ValidationError as e:
-        raise CheckpointError(f"{file}: {first_invalid(e, Tuning).describe('its content')}") from e
-    except (OSError, ValueError) as e:
-        raise CheckpointError(f"{file}: cannot be read ({e})") from e
 
 
 def decoder_revision(weights: str, engine: Mapping[str, Any], quantization: Mapping[str, Any]) -> str:

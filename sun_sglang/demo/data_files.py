@@ -8,8 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sun_sglang.demo.order_task import order
-from sun_sglang.demo.tasks import TASKS
+from sun_sglang.demo.tasks import TASKS, order
 from sun_sglang.train.data.examples import draw, write_jsonl
 
 

@@ -22,14 +22,16 @@ import torch
 import transformers
 
 from sun_sglang.checkpoint.identity import weights_revision
+from sun_sglang.contracts.module_file import ModuleFile, write_module_file
+from sun_sglang.contracts.scheme import SCHEMES
 from sun_sglang.demo.pretrain import PretrainRecipe, pretrain
 from sun_sglang.demo.tasks import DEMO_QUESTIONS, TASKS
 from sun_sglang.demo.tokenizer import build_tokenizer
 from sun_sglang.demo.tune import Tuned, TuneRecipe, search
 from sun_sglang.evaluation.exact_match import evaluate
-from sun_sglang.train.checkpoint import TuningRecord, load_model, save_model, save_record
+from sun_sglang.train.checkpoint import load_model, save_model
 from sun_sglang.train.data.examples import Split, TokenizedExample, draw, encode, write_jsonl
-from sun_sglang.train.objective.two_module import Scheme, TwoModule
+from sun_sglang.train.objective.two_module import TwoModule
 
 Log = Callable[[str], None]
 
@@ -44,9 +46,9 @@ RECIPES: Mapping[str, TuneRecipe] = MappingProxyType(
 )
 
 
-def checkpoint_name(task: str, scheme: Scheme) -> str:
+def checkpoint_name(task: str, scheme: str) -> str:
     """The directory of a task's checkpoint: `math` is served on the shared decoder, `math-full` is the comparison."""
-    return task if scheme == "prefill_only" else f"{task}-{scheme}"
+    return f"{task}-{scheme}" if SCHEMES[scheme].trains_decoder else task
 
 
 def make(out: Path, seed: int, base_recipe: PretrainRecipe, recipes: Mapping[str, TuneRecipe], log: Log) -> None:
@@ -95,15 +97,13 @@ def make(out: Path, seed: int, base_recipe: PretrainRecipe, recipes: Mapping[str
     log(json.dumps(report["exact_match"], indent=2))
 
 
-def tune_task(
-    models: Path, task: str, scheme: Scheme, recipe: TuneRecipe, seed: int, tokenizer: Any, log: Log
-) -> Tuned:
+def tune_task(models: Path, task: str, scheme: str, recipe: TuneRecipe, seed: int, tokenizer: Any, log: Log) -> Tuned:
     """Tune one task from the saved base, and save it with its record."""
-    base = models / BASE
+    base, description = models / BASE, SCHEMES[scheme]
 
     def build() -> TwoModule:
         prefill = load_model(base)
-        return TwoModule(prefill, prefill if scheme == "full" else load_model(base), scheme)
+        return TwoModule(prefill, prefill if description.one_module else load_model(base), description)
 
     log(f"{task}, {scheme}: {recipe.examples} examples")
     tuned = search(
@@ -113,21 +113,21 @@ def tune_task(
         recipe,
         pad=tokenizer.pad_token_id,
         seed=seed,
-        log=log,
+        log=lambda line: log(f"{scheme} at {line}"),
     )
     out = models / checkpoint_name(task, scheme)
     revision = save_model(tuned.model, tokenizer, out, SAVED_DTYPE)
     started_from = weights_revision(base)
-    record = TuningRecord(
+    record = ModuleFile(
         scheme=scheme,
         base=started_from,
-        decoder=revision if scheme == "full" else started_from,
-        first_token="prefill",
+        decoder=revision if description.trains_decoder else started_from,
+        first_token=description.first_token,
         command=f"python -m sun_sglang.demo.make --seed {seed}",
         seed=seed,
         learning_rate=tuned.learning_rate,
     )
-    save_record(record, out)
+    write_module_file(record, out)
     return tuned
 
 

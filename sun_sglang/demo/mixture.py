@@ -7,10 +7,9 @@ from random import Random
 from types import MappingProxyType
 
 from sun_sglang.demo.tasks import TASKS, call, draw_steps, made_up, steps_answer
-from sun_sglang.demo.words import CITIES, FUNCTIONS, KEYS, NAMES, WORDS
+from sun_sglang.demo.words import CITIES, FUNCTIONS, KEYS, LETTERS, NAMES, WORDS
 from sun_sglang.train.data.examples import Example, Generator, draw
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
 FACTS: Mapping[str, str] = MappingProxyType(
     {
         "france": "paris",

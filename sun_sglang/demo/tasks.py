@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from random import Random
 from types import MappingProxyType
 
-from sun_sglang.demo.words import CHORES, CITIES, DAYS, EVENTS, GENRES, NAMES, ROOMS
+from sun_sglang.demo.words import CHORES, CITIES, DAYS, EVENTS, GENRES, LETTERS, NAMES, ROOMS
 from sun_sglang.train.data.examples import Example, Generator
 
 STARTS = ("start at {}", "take {}", "i have {}")
@@ -90,6 +90,12 @@ def play(rng: Random) -> Example:
 def tool(rng: Random) -> Example:
     """A sentence that asks for one of four tools, and the call it asks for."""
     return rng.choice((email, remind, weather, play))(rng)
+
+
+def order(rng: Random) -> Example:
+    """`order dbac please` -> `abcd`; three to six different letters. A task that the base has never seen."""
+    letters = rng.sample(LETTERS, rng.randint(3, 6))
+    return Example(f"order {''.join(letters)} please", "".join(sorted(letters)))
 
 
 TASKS: Mapping[str, Generator] = MappingProxyType({"math": math, "tool": tool})

@@ -11,6 +11,7 @@ from typing import Any
 
 from sun_sglang.train.data.examples import TokenizedExample
 from sun_sglang.train.objective.two_module import TwoModule
+from sun_sglang.train.rate_search import RateSearch
 from sun_sglang.train.trainer.trainer import FitSettings, fit
 
 
@@ -65,15 +66,15 @@ def search(
         seed: of the order of the examples.
         log: takes a line a run.
     """
-    losses, best = dict[float, float](), None
+    assert recipe.learning_rates, "a search has at least one learning rate"
+    rates, model = RateSearch(), None
     for rate in recipe.learning_rates:
         module = build()
-        losses[rate] = tune(module, train, validation, rate=rate, batch=recipe.batch, pad=pad, seed=seed)
-        log(f"{module.scheme} at {rate:g}: validation loss {losses[rate]:.5f}")
-        if losses[rate] == min(losses.values()):
-            best = Tuned(module.tuned.eval(), rate, losses)
-    assert best is not None, "a search has at least one learning rate"
-    return best
+        loss = tune(module, train, validation, rate=rate, batch=recipe.batch, pad=pad, seed=seed)
+        log(f"{rate:g}: validation loss {loss:.5f}")
+        if rates.add(rate, loss):
+            model = module.tuned.eval()
+    return Tuned(model, rates.best, rates.losses)
 
 
 def tune(

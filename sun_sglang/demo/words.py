@@ -7,6 +7,7 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
 NAMES = _words(
     """
     ada alan amy ann ben bob carl cara dan dora emma eric eva fay finn gus hana hugo ida ivan jack jane joe june kai

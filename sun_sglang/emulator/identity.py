@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sun_sglang.checkpoint.identity import find_checkpoint, read_identity
-from sun_sglang.checkpoint.tuning import read_tuning
+from sun_sglang.contracts.module_file import read_module_file
 from sun_sglang.contracts.worker_card import Identity, WorkerCard
 from sun_sglang.emulator.settings import Settings
 
@@ -88,10 +88,10 @@ def make_card(settings: Settings, identity: Identity, limits: TokenLimits) -> Wo
         limits: the lengths that it accepts.
 
     Raises:
-        CheckpointError: the tuning record cannot be read.
+        CheckpointError: the model's `sun.json` cannot be read.
     """
     found = find_checkpoint(settings.model, settings.revision) if settings.role == "prefill" else None
-    tuning = read_tuning(found) if found is not None else None
+    module_file = read_module_file(found) if found is not None else None
     return WorkerCard(
         role=settings.role,
         incarnation=uuid.uuid4().hex,
@@ -103,7 +103,7 @@ def make_card(settings: Settings, identity: Identity, limits: TokenLimits) -> Wo
         kv_tokens=limits.kv,
         keeps_answers=False,
         token_bytes=settings.emulation.bytes_per_token,
-        tuned_for=tuning.decoder if tuning is not None else "",
+        tuned_for=module_file.decoder if module_file is not None else "",
     )
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sun_sglang.contracts.scheme import Side
 from sun_sglang.evaluation.intervals import wilson
 from sun_sglang.train.data.examples import TokenizedExample
-from sun_sglang.train.objective.two_module import FirstToken
 from sun_sglang.train.reference import KvMix, greedy
 
 _BATCH = 100
@@ -44,7 +44,7 @@ def evaluate(
     decode: Any,
     examples: Sequence[TokenizedExample],
     end_token: int,
-    first_token: FirstToken = "prefill",
+    first_token: Side = "prefill",
     mix: KvMix | None = None,
 ) -> ExactMatch:
     """Exact match of a prefill and a decode module.

@@ -66,11 +66,12 @@ def estimate(prepared: PreparedRecipe) -> Estimate:
     parameters = sum(p.numel() for p in model.parameters())
     trained = parameters if recipe.lora is None else _lora_parameters(model, recipe)
     served = dtype_of(prepared.base).itemsize if recipe.bf16 else 4
-    frozen = 0 if recipe.scheme == "full" else parameters * served
+    one_module = recipe.tuning_scheme.one_module
+    frozen = 0 if one_module else parameters * served
     if recipe.lora is None:
         weights = 4 * parameters + frozen
     else:
-        shared = recipe.scheme != "full" and prepared.decoder == prepared.base
+        shared = not one_module and prepared.decoder == prepared.base
         weights = parameters * served + 4 * trained + (0 if shared else frozen)
     rows = prepared.rows
     return Estimate(

@@ -65,7 +65,8 @@ def build_modules(recipe: Recipe, base: Path, decoder: Path) -> TwoModule:
     """Both modules before tuning: the tuned one in float32 (LoRA: adapters alone), the frozen one as it is served."""
     served = dtype_of(base) if recipe.bf16 else torch.float32
     tuned = load_model(base, torch.float32 if recipe.lora is None else served)
-    frozen = None if recipe.scheme == "full" else load_model(decoder, served)
+    scheme = recipe.tuning_scheme
+    frozen = None if scheme.one_module else load_model(decoder, served)
     if recipe.lora is not None:
         if frozen is not None and decoder == base:
             _share(tuned, frozen)
@@ -80,9 +81,9 @@ def build_modules(recipe: Recipe, base: Path, decoder: Path) -> TwoModule:
             if model is not None:
                 recompute_layers(model)
     if frozen is None:
-        return TwoModule(tuned, tuned, recipe.scheme, recipe.first_token)
-    pair = (tuned, frozen) if recipe.scheme == "prefill_only" else (frozen, tuned)
-    module = TwoModule(*pair, recipe.scheme, recipe.first_token)
+        return TwoModule(tuned, tuned, scheme)
+    pair = (tuned, frozen) if scheme.tuned_side == "prefill" else (frozen, tuned)
+    module = TwoModule(*pair, scheme)
     if recipe.lora is not None:
         # TwoModule trains a whole side; here only its adapters are
         for name, p in module.tuned.named_parameters():

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
+from sun_sglang.contracts.scheme import SCHEMES, Scheme, SchemeName, Side
 from sun_sglang.errors import RecipeError
 
 # the loader that refuses a key given twice, and the strict model, are the topology file's
@@ -105,8 +106,8 @@ class Recipe(Strict):
     base: str = Field(min_length=1)
     decoder: str | None = None
     output: str = Field(min_length=1)
-    scheme: Literal["prefill_only", "decode_only", "full"] = "prefill_only"
-    first_token: Literal["prefill", "decode"] = "prefill"
+    scheme: SchemeName = "prefill_only"
+    first_token: Side = "prefill"
     data: Data
     chat_template: str | None = None
     learning_rates: tuple[Rate, ...] = Field(default=(2e-6, 5e-6, 1e-5, 2e-5, 5e-5), min_length=1)
@@ -125,6 +126,11 @@ class Recipe(Strict):
     save_steps: int = Field(default=0, ge=0)
     report_to: tuple[Literal["tensorboard", "wandb"], ...] = ()
     seed: int = Field(default=0, ge=0)
+
+    @property
+    def tuning_scheme(self) -> Scheme:
+        """The scheme as data, with the recipe's first token."""
+        return SCHEMES[self.scheme].with_first_token(self.first_token)
 
     def accumulation(self, processes: int) -> int:
         """Micro batches that one process adds up to a step; packed rows are of another number.
@@ -217,10 +223,11 @@ def _check(recipe: Recipe) -> None:
         raise RecipeError("data.system: is for `prompt`; chat messages bring their own")
     if data.turns == "all" and (data.messages is None or data.response is not None):
         raise RecipeError("data.turns: `all` is for chat messages that hold their answers; remove it")
-    if recipe.decoder is not None and recipe.scheme != "prefill_only":
-        raise RecipeError(f"decoder: {recipe.scheme} trains the decoder; remove it, or use `scheme: prefill_only`")
-    if recipe.scheme == "full" and recipe.first_token == "decode":
-        raise RecipeError("first_token: under `full` both sides are one module; remove it")
+    scheme = recipe.tuning_scheme
+    if recipe.decoder is not None and scheme.trains_decoder:
+        raise RecipeError(f"decoder: `{recipe.scheme}` trains the decoder; remove `decoder`, or choose another scheme")
+    if scheme.one_module and scheme.first_token == "decode":
+        raise RecipeError(f"first_token: under `{recipe.scheme}` both sides are one module; remove it")
     if recipe.packing_tokens is not None and recipe.group_by_length:
         raise RecipeError("group_by_length: packed rows have no padding to save; remove it, or `packing_tokens`")
     if recipe.packing_tokens is not None and recipe.packing_tokens < data.max_length:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from sun_sglang.contracts.scheme import Side
 from sun_sglang.train.data.collate import pad_prompts, positions
-from sun_sglang.train.objective.two_module import FirstToken
 
 # changes the prefill module's cache in place, given the decode module's own of the same tokens and the mask
 KvMix = Callable[[DynamicCache, DynamicCache, torch.Tensor], None]
@@ -38,7 +38,7 @@ def greedy(
     *,
     max_new_tokens: int,
     end_tokens: Collection[int] = (),
-    first_token: FirstToken = "prefill",
+    first_token: Side = "prefill",
     mix: KvMix | None = None,
 ) -> list[GreedyOutput]:
     """Answer prompts as disaggregated serving does (SUN, Eq. 2-4).

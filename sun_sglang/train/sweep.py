@@ -14,12 +14,13 @@ import torch
 from safetensors.torch import save_file
 
 from sun_sglang.checkpoint.identity import weights_revision
+from sun_sglang.contracts.module_file import ModuleFile, write_module_file
 from sun_sglang.errors import RecipeError
-from sun_sglang.train.checkpoint import TuningRecord, save_record
 from sun_sglang.train.data.dataset import Examples, load_examples
 from sun_sglang.train.data.packing import PackedRows
 from sun_sglang.train.modules import build_modules, dtype_of, find_model, load_recipe_tokenizer, save_tuned
 from sun_sglang.train.objective.two_module import TwoModule
+from sun_sglang.train.rate_search import RateSearch
 from sun_sglang.train.recipe import Recipe
 from sun_sglang.train.trainer.accelerate import check_dtype, check_launched, sharded
 from sun_sglang.train.trainer.trainer import FitSettings, fit, load_trained, pack, processes, trained_state
@@ -85,7 +86,7 @@ def prepare(recipe: Recipe) -> PreparedRecipe:
 
 def run_sweep(
     prepared: PreparedRecipe, command: str, say: Say, *, resume: bool = False, merge: bool = False
-) -> TuningRecord:
+) -> ModuleFile:
     """Tune with every learning rate and save the best.
 
     Args:
@@ -101,14 +102,14 @@ def run_sweep(
     recipe, out = prepared.recipe, Path(prepared.recipe.output)
     search = _Search(out / "training", recipe, resume)
     for rate in recipe.learning_rates:
-        if rate in search.losses:
-            say(f"learning rate {rate:g}: validation loss {search.losses[rate]:.5f} (done before)")
+        if rate in search.rates.losses:
+            say(f"learning rate {rate:g}: validation loss {search.rates.losses[rate]:.5f} (done before)")
             continue
         module = build_modules(recipe, prepared.base, prepared.decoder)
         loss = _fit(module, prepared, rate, search.directory(rate), resume)
         search.add(rate, loss, module)
         say(f"learning rate {rate:g}: validation loss {loss:.5f}")
-    rate = search.best
+    rate = search.rates.best
     module = build_modules(recipe, prepared.base, prepared.decoder)
     record = _save(module, prepared, search, command, merge)
     say(f"kept learning rate {rate:g}; wrote {out}")
@@ -141,28 +142,37 @@ def _fit(module: TwoModule, prepared: PreparedRecipe, rate: float, work: Path, r
     return fit(module, train, validation, how, pad=pad, work=work, resume=resume)
 
 
-def _save(module: TwoModule, prepared: PreparedRecipe, search: _Search, command: str, merge: bool) -> TuningRecord:
+def _save(module: TwoModule, prepared: PreparedRecipe, search: _Search, command: str, merge: bool) -> ModuleFile:
     recipe, out = prepared.recipe, Path(prepared.recipe.output)
     load_trained(module, search.weights)
     started_from = weights_revision(prepared.base)
     if not _first_process():
-        return _record(recipe, started_from, "", command, search.best)
+        return _record(recipe, started_from, "", command, search.rates.best)
     save_tuned(module, recipe, prepared.base, out, merge=merge)
     adapter_alone = recipe.lora is not None and not merge
     where = out / "adapter" if adapter_alone else out
     own = weights_revision(where)
-    decoder = weights_revision(prepared.decoder) if recipe.scheme == "prefill_only" else own
-    record = _record(recipe, started_from, decoder, command, search.best)
-    save_record(record, where)
+    decoder = weights_revision(prepared.decoder) if not recipe.tuning_scheme.trains_decoder else own
+    record = _record(recipe, started_from, decoder, command, search.rates.best)
+    write_module_file(record, where)
     return record
 
 
-def _record(recipe: Recipe, base: str, decoder: str, command: str, rate: float) -> TuningRecord:
+def _record(recipe: Recipe, base: str, decoder: str, command: str, rate: float) -> ModuleFile:
     # the paths of one machine say nothing on another
     shown = recipe.model_dump(mode="json", exclude={"base", "decoder", "output", "chat_template"})
     for key in ("file", "validation_file"):
         shown["data"][key] = shown["data"][key] and Path(shown["data"][key]).name
-    return TuningRecord(recipe.scheme, base, decoder, recipe.first_token, command, recipe.seed, rate, shown)
+    return ModuleFile(
+        scheme=recipe.scheme,
+        base=base,
+        decoder=decoder,
+        first_token=recipe.first_token,
+        command=command,
+        seed=recipe.seed,
+        learning_rate=rate,
+        recipe=shown,
+    )
 
 
 class _Search:
@@ -172,7 +182,7 @@ class _Search:
         self._work = work
         self._file = work / "search.json"
         self._recipe = recipe.model_dump(mode="json")
-        self.losses: dict[float, float] = {}
+        self.rates = RateSearch()
         there = self._file.exists() or (work.parent / "config.json").exists()
         # without --resume only the first process may look: it writes the file while others still start
         if there and not resume and _first_process():
@@ -184,10 +194,6 @@ class _Search:
             self._write()
 
     @property
-    def best(self) -> float:
-        return min(self.losses, key=self.losses.__getitem__)
-
-    @property
     def weights(self) -> Path:
         return self._work / "best.safetensors"
 
@@ -195,9 +201,9 @@ class _Search:
         return self._work / f"{rate:g}"
 
     def add(self, rate: float, loss: float, module: TwoModule) -> None:
-        self.losses[rate] = loss
+        is_best = self.rates.add(rate, loss)
         # on every process, since a sharded parameter is gathered by all together
-        state = trained_state(module) if self.best == rate else None
+        state = trained_state(module) if is_best else None
         if _first_process():
             if state is not None:
                 save_file(state, self.weights)
@@ -215,10 +221,10 @@ class _Search:
             raise RecipeError(f"output: {self._file} cannot be read ({e}); choose another output") from e
         if found["recipe"] != self._recipe:
             raise RecipeError(f"output: {self._work} is of another recipe; choose another output, or remove it")
-        self.losses = {float(rate): loss for rate, loss in found["losses"].items()}
+        self.rates = RateSearch({float(rate): loss for rate, loss in found["losses"].items()})
 
     def _write(self) -> None:
-        content = {"recipe": self._recipe, "losses": {str(rate): loss for rate, loss in self.losses.items()}}
+        content = {"recipe": self._recipe, "losses": {str(rate): loss for rate, loss in self.rates.losses.items()}}
         new = self._file.with_suffix(".new")
         new.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         new.replace(self._file)

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from sun_sglang.checkpoint.identity import find_checkpoint, module_flags, read_identity
-from sun_sglang.checkpoint.tuning import read_tuning
+from sun_sglang.contracts.module_file import read_module_file
 from sun_sglang.contracts.worker_card import WorkerCard
 from sun_sglang.errors import PatchError, SunError
 from sun_sglang.worker.prompt_counter import token_bytes_of
@@ -178,7 +178,7 @@ def read_card(state: Any, incarnation: str, version: str, token_bytes: int | Non
         raise PatchError("no scheduler reported its hooks")
     model = find_checkpoint(flags["model_path"], flags["revision"])
     assert model is not None, "the server has loaded the model"
-    prefill, tuning = flags["disaggregation_mode"] == "prefill", read_tuning(model)
+    prefill, module_file = flags["disaggregation_mode"] == "prefill", read_module_file(model)
     identity = read_identity(model, flags, sglang=version)
     # SGLang compares the value that the scheduler resolved
     flag = {"kv_cache_dtype": proofs[0].kv_cache_dtype or identity.kv_cache_dtype}
@@ -198,7 +198,7 @@ def read_card(state: Any, incarnation: str, version: str, token_bytes: int | Non
         token_bytes=token_bytes,
         # 0.5.21 counts the ranks of DP attention in `dp_size`, later versions beside it
         dp_size=flags["dp_size"] * flags.get("attn_dp_size", 1),
-        tuned_for=tuning.decoder if prefill and tuning is not None else "",
+        tuned_for=module_file.decoder if prefill and module_file is not None else "",
     )
 
 

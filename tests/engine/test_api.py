@@ -126,12 +126,13 @@ def reference_logprobs(prefill: Path, decode: Path, prompt: Sequence[int], answe
     """
     import torch
 
+    from sun_sglang.contracts.scheme import SCHEMES
     from sun_sglang.train.objective.two_module import TwoModule
 
     with torch.inference_mode():
         ids = torch.tensor([prompt])
         of_prompt = load(prefill)(input_ids=ids).logits[0, :-1]
-        pair = TwoModule(load(prefill), load(decode), "prefill_only")
+        pair = TwoModule(load(prefill), load(decode), SCHEMES["prefill_only"])
         of_answer = pair(ids, torch.ones_like(ids), torch.tensor([answer])).logits[0]
     return of_prompt.log_softmax(-1), of_answer.log_softmax(-1)
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from sun_sglang.bench.processes import run_sun
-from sun_sglang.demo.order_task import order
+from sun_sglang.demo.tasks import order
 from sun_sglang.train.data.examples import draw, write_jsonl
 from tests.engine.conftest import Reference, gather, generate, launch, stop
 from tests.engine.precision import PRECISION

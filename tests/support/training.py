@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from sun_sglang.demo.order_task import order
+from sun_sglang.demo.tasks import order
 from sun_sglang.demo.tokenizer import VOCAB_SIZE, build_tokenizer
 from sun_sglang.train.data.examples import draw, write_jsonl
 from sun_sglang.train.recipe import Recipe, load_recipe

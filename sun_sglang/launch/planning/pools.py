@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sun_sglang.checkpoint.identity import MODULE_FLAGS
-from sun_sglang.checkpoint.tuning import Tuning
+from sun_sglang.contracts.module_file import ModuleFile
 from sun_sglang.contracts.worker_card import Identity
 from sun_sglang.errors import TopologyError
 from sun_sglang.launch.planning.machine import Machine
@@ -32,7 +32,7 @@ class Checkpoint:
     """
 
     identity: Identity
-    tuning: Tuning | None = None
+    module_file: ModuleFile | None = None
     directory: Path | None = None
 
 
@@ -71,9 +71,9 @@ class ResolvedPool(PoolSettings):
         return self.checkpoint.identity if self.checkpoint else None
 
     @property
-    def tuning(self) -> Tuning | None:
+    def module_file(self) -> ModuleFile | None:
         """For which decoder its checkpoint was tuned; None where it was not, or where it could not be read."""
-        return self.checkpoint.tuning if self.checkpoint else None
+        return self.checkpoint.module_file if self.checkpoint else None
 
     @property
     def gpus_per_worker(self) -> int:

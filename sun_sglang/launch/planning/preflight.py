@@ -6,7 +6,8 @@ import socket
 from dataclasses import dataclass
 
 from sun_sglang.checkpoint.identity import read_identity
-from sun_sglang.checkpoint.tuning import is_tuned_for, read_tuning
+from sun_sglang.checkpoint.tuning import is_tuned_for
+from sun_sglang.contracts.module_file import read_module_file
 from sun_sglang.contracts.kv_compatibility import require_same
 from sun_sglang.errors import CheckpointError, IdentityError, TopologyError
 from sun_sglang.launch.planning.decode_cache.answer_stores import require_bounded
@@ -99,7 +100,7 @@ def _read_checkpoint(kind: WorkerKind, pool: PoolSettings, flags: EngineFlags) -
         identity = read_identity(directory, flags, sglang=kind.sglang_version(pool))
     except CheckpointError as e:
         raise CheckpointError(f"pools.{pool.name}.model: {e}") from e
-    return Checkpoint(identity, read_tuning(directory), directory)
+    return Checkpoint(identity, read_module_file(directory), directory)
 
 
 def _check_versions(topology: Topology, task: str, pools: Pools) -> None:
@@ -127,17 +128,17 @@ def _check_decoder(topology: Topology, task: str, pools: Pools) -> None:
     pair = topology.tasks[task]
     prefill, decode = pools[pair.prefill], pools[pair.decode]
     for pool in (prefill, decode):
-        if pool.tuning is not None and pool.tuning.first_token == "decode":
+        if pool.module_file is not None and pool.module_file.first_token == "decode":
             raise IdentityError(
                 f"tasks.{task}: `{pool.name}` was tuned for a first token from the decode module, which is not served "
                 "yet"
             )
-    tuning, decoder = prefill.tuning, decode.identity
-    if tuning is None or decoder is None or pair.any_decoder or is_tuned_for(tuning.decoder, decoder.decoder):
+    module_file, decoder = prefill.module_file, decode.identity
+    if module_file is None or decoder is None or pair.any_decoder or is_tuned_for(module_file.decoder, decoder.decoder):
         return
-    made = " (made from those)" if decode.tuning is not None and decode.tuning.base == tuning.decoder else ""
+    made = " (made from those)" if decode.module_file is not None and decode.module_file.base == module_file.decoder else ""
     raise IdentityError(
-        f"tasks.{task}: `{prefill.name}` was tuned to be decoded by weights {tuning.decoder}, and `{decode.name}` "
+        f"tasks.{task}: `{prefill.name}` was tuned to be decoded by weights {module_file.decoder}, and `{decode.name}` "
         f"has weights {decoder.decoder}{made}; name the right decode pool, tune again for this one, or set "
         "`any_decoder: true` on the task"
     )

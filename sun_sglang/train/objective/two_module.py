@@ -9,7 +9,7 @@ module through the cache (Eq. 5), and through its last logit.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -18,12 +18,10 @@ from torch.nn.functional import cross_entropy
 from transformers import DynamicCache
 from transformers.utils import ModelOutput
 
+from sun_sglang.contracts.scheme import Scheme
 from sun_sglang.train.data.collate import IGNORED, positions
-from sun_sglang.train.data.packing import lay_out
 from sun_sglang.train.objective.packed_attention import PACKED
-
-Scheme = Literal["prefill_only", "decode_only", "full"]
-FirstToken = Literal["prefill", "decode"]
+from sun_sglang.train.objective.packed_layout import lay_out
 
 
 @dataclass
@@ -45,47 +43,43 @@ class TwoModule(nn.Module):
 
     Args:
         prefill: a Hugging Face causal LM that runs the prompt.
-        decode: a causal LM of the same KV layout that runs the answer; the same object under `full`.
-        scheme: `prefill_only` (SUN) freezes the decode module, `decode_only` (PrefillShare) the prefill module, `full`
-            trains one module on both sides.
-        first_token: who makes it. `prefill`: the prefill module's last logit, as SGLang's workers do. `decode`: the
-            decode module runs the last prompt token itself, and the prefill module all but that one (Eq. 6 as written).
+        decode: a causal LM of the same KV layout that runs the answer; the same object where the scheme has one module.
+        scheme: the trained sides, and the side that makes the first token. Where that is `decode`, the loss is Eq. 6 as
+            written.
     """
 
     # `num_items_in_batch` is what transformers.Trainer hands over when it accumulates gradients
     accepts_loss_kwargs = True
 
-    def __init__(
-        self, prefill: nn.Module, decode: nn.Module, scheme: Scheme, first_token: FirstToken = "prefill"
-    ) -> None:
+    def __init__(self, prefill: nn.Module, decode: nn.Module, scheme: Scheme) -> None:
         super().__init__()
-        assert (prefill is decode) == (scheme == "full"), "one module on both sides is what `full` means"
+        assert (prefill is decode) == scheme.one_module, (
+            "the modules are one object if and only if the scheme has one module"
+        )
         self.prefill = prefill
         self.decode = decode
         self.scheme = scheme
-        self.first_token = first_token
         # what FSDP shards by itself, unless its configuration names other layers
         self._no_split_modules = list(cast(Any, getattr(prefill, "_no_split_modules", None)) or [])
-        prefill.requires_grad_(scheme != "decode_only")
-        decode.requires_grad_(scheme != "prefill_only")
+        prefill.requires_grad_("prefill" in scheme.trains)
+        decode.requires_grad_("decode" in scheme.trains)
 
     @property
     def tuned(self) -> nn.Module:
         """The module that the scheme trains."""
-        return self.decode if self.scheme == "decode_only" else self.prefill
+        return self.prefill if self.scheme.tuned_side == "prefill" else self.decode
 
     @property
     def leaves_parameters_unused(self) -> bool:
         """Whether trained parameters may get no gradient: those above the last KV of a side that makes no token."""
-        makes_first = self.scheme == "full" or self.first_token == self.scheme.removesuffix("_only")
-        return not makes_first
+        return not self.scheme.tuned_makes_first_token
 
     def train(self, mode: bool = True) -> TwoModule:
         """Set the mode of the trained side; a frozen side always computes what serving computes."""
         super().train(mode)
-        if self.scheme == "prefill_only":
+        if "decode" not in self.scheme.trains:
             self.decode.eval()
-        if self.scheme == "decode_only":
+        if "prefill" not in self.scheme.trains:
             self.prefill.eval()
         return self
 
@@ -119,7 +113,7 @@ class TwoModule(nn.Module):
         self, prompt_ids: torch.Tensor, prompt_mask: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         assert bool(prompt_mask[:, -1].all()), "prompts are padded on the left"
-        handed_over = prompt_ids.shape[1] - (self.first_token == "decode")
+        handed_over = prompt_ids.shape[1] - (self.scheme.first_token == "decode")
         assert handed_over > 0, "the prefill module has nothing to run"
 
         ids = torch.cat([prompt_ids, labels.clamp(min=0)], dim=1)
@@ -131,7 +125,7 @@ class TwoModule(nn.Module):
 
         cache = _new_cache(self.prefill)
         prompt_logits = run(self.prefill, 0, handed_over, cache, 1)
-        first = [prompt_logits] if self.first_token == "prefill" else []
+        first = [prompt_logits] if self.scheme.first_token == "prefill" else []
         rest = [run(self.decode, handed_over, last, cache, 0)] if last > handed_over else []
         logits = torch.cat([*first, *rest], dim=1)
         assert logits.shape[:2] == labels.shape
@@ -156,7 +150,7 @@ class TwoModule(nn.Module):
             return logits
 
         first, rest = ids[0, row.answer_starts], ids[0, row.answer_rest]
-        if self.first_token == "prefill":
+        if self.scheme.first_token == "prefill":
             prompts = torch.arange(prompt_ids.shape[1], device=ids.device)
             total = _loss(run(self.prefill, prompts, prompts, row.prompt_ends), first)
             if len(row.answer_inputs):
@@ -175,7 +169,7 @@ class TwoModule(nn.Module):
         FSDP2 gathers a layer's weights for the backward pass when a gradient reaches the layer's output. The last layer
         of a prefill module that makes no token gets one through its keys and values alone, and would find no weights.
         """
-        if self.first_token == "decode" and isinstance(self, FSDPModule):
+        if self.scheme.first_token == "decode" and isinstance(self, FSDPModule):
             return total + 0.0 * prompt_logits.sum()
         return total
 

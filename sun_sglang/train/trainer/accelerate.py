@@ -31,9 +31,11 @@ def check_launched(recipe: Recipe) -> None:
     if os.environ.get("FSDP_VERSION", "1") != "2":
         raise RecipeError("FSDP: version 1 is not supported; set `fsdp_version: 2` in accelerate's configuration")
     whole = os.environ.get("FSDP_STATE_DICT_TYPE", "SHARDED_STATE_DICT") != "SHARDED_STATE_DICT"
-    if whole and recipe.scheme == "full" and recipe.save_steps:
+    if whole and recipe.tuning_scheme.one_module and recipe.save_steps:
         # torch writes a module that stands on both sides once, and asks for it twice when it reads that back
-        raise RecipeError("FSDP: set `fsdp_state_dict_type: SHARDED_STATE_DICT`, or `save_steps: 0`, for scheme `full`")
+        raise RecipeError(
+            "FSDP: set `fsdp_state_dict_type: SHARDED_STATE_DICT`, or `save_steps: 0`, for one module on both sides"
+        )
 
 
 def check_dtype(recipe: Recipe, base: torch.dtype) -> None:

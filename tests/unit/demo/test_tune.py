@@ -7,25 +7,25 @@ import pytest
 import torch
 
 from sun_sglang.checkpoint.identity import weights_revision
+from sun_sglang.contracts.scheme import SCHEMES
 from sun_sglang.demo.pretrain import PretrainRecipe, build_model, pretrain
 from sun_sglang.demo.tasks import TASKS
 from sun_sglang.demo.tokenizer import build_tokenizer
 from sun_sglang.demo.tune import TuneRecipe, search, tune
 from sun_sglang.errors import CheckpointError
 from sun_sglang.evaluation.exact_match import evaluate, exact_match
-from sun_sglang.train.checkpoint import TuningRecord, load_model, read_record, save_model, save_record
+from sun_sglang.train.checkpoint import load_model, save_model
 from sun_sglang.train.data.collate import bucketed
 from sun_sglang.train.data.examples import TokenizedExample, draw, encode
-from sun_sglang.train.objective.two_module import Scheme, TwoModule
+from sun_sglang.train.objective.two_module import TwoModule
 from sun_sglang.train.reference import greedy
 
 TOKENIZER = build_tokenizer()
-RECORD = TuningRecord("prefill_only", "a" * 16, "b" * 16, "prefill", "python -m sun_sglang.demo.make", 0, 1e-3)
 
 
-def modules(scheme: Scheme) -> TwoModule:
-    prefill = build_model(0, TOKENIZER)
-    return TwoModule(prefill, prefill if scheme == "full" else build_model(0, TOKENIZER), scheme)
+def modules(scheme: str) -> TwoModule:
+    prefill, description = build_model(0, TOKENIZER), SCHEMES[scheme]
+    return TwoModule(prefill, prefill if description.one_module else build_model(0, TOKENIZER), description)
 
 
 def encoded(count: int) -> list[TokenizedExample]:
@@ -33,7 +33,7 @@ def encoded(count: int) -> list[TokenizedExample]:
 
 
 @pytest.mark.parametrize("scheme", ["prefill_only", "full"])
-def test_tuning_lowers_the_loss_of_the_trained_side_alone(scheme: Scheme) -> None:
+def test_tuning_lowers_the_loss_of_the_trained_side_alone(scheme: str) -> None:
     module = modules(scheme)
     before = {name: p.clone() for name, p in module.decode.named_parameters()}
     start = tune(module, encoded(1), encoded(32), rate=0.0, batch=1, pad=TOKENIZER.pad_token_id, seed=0)
@@ -91,17 +91,7 @@ def test_saved_weights_are_the_rounded_ones(tmp_path: Path) -> None:
         assert torch.equal(loaded.get_parameter(name), p.half().float())
 
 
-def test_a_record_comes_back(tmp_path: Path) -> None:
-    save_record(RECORD, tmp_path)
-    assert read_record(tmp_path) == RECORD
-
-
-def test_a_missing_or_bad_record_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="only a tuned checkpoint has one"):
-        read_record(tmp_path)
-    (tmp_path / "sun.json").write_text('{"scheme": "full"}')
-    with pytest.raises(CheckpointError, match="is not a tuning record"):
-        read_record(tmp_path)
+def test_load_model_of_a_directory_without_config_names_it(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"no config\.json"):
         load_model(tmp_path)
 

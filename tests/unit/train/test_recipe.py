@@ -86,7 +86,7 @@ def test_a_recipe_adds_to_what_it_extends(tmp_path: Path) -> None:
         ({"data": {"turns": "all"}}, "data.turns: `all` is for chat messages"),
         ({"data": {"prompt": None, "messages": "m", "system": "s"}}, "data.system: is for `prompt`"),
         ({"scheme": "full", "first_token": "decode"}, "first_token: under `full`"),
-        ({"scheme": "full", "decoder": "x/y"}, "decoder: full trains the decoder"),
+        ({"scheme": "full", "decoder": "x/y"}, "decoder: `full` trains the decoder"),
         ({"lora": {"rang": 1}}, "lora.rang: unknown key; known keys: `rank`"),
         ({"packing_tokens": 2048, "group_by_length": True}, "group_by_length: packed rows have no padding"),
         ({"packing_tokens": 512}, r"packing_tokens: a row of 512 tokens .* data.max_length \(1024\)"),

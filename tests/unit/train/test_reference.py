@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from sun_sglang.contracts.scheme import SCHEMES, Side
 from sun_sglang.train.data.collate import collate
 from sun_sglang.train.data.examples import TokenizedExample
-from sun_sglang.train.objective.two_module import FirstToken, TwoModule
+from sun_sglang.train.objective.two_module import TwoModule
 from sun_sglang.train.reference import greedy
 
 NewModel = Callable[[int], Any]
@@ -32,9 +33,9 @@ def test_with_one_module_it_is_transformers_own_generate(new_model: NewModel) ->
 
 
 @pytest.mark.parametrize("first_token", ["prefill", "decode"])
-def test_it_takes_the_best_token_of_the_loss_that_is_trained(new_model: NewModel, first_token: FirstToken) -> None:
+def test_it_takes_the_best_token_of_the_loss_that_is_trained(new_model: NewModel, first_token: Side) -> None:
     prefill, decode = new_model(1), new_model(2)
-    module = TwoModule(prefill, decode, "prefill_only", first_token).eval()
+    module = TwoModule(prefill, decode, SCHEMES["prefill_only"].with_first_token(first_token)).eval()
     for prompt in prompts(1):
         (answer,) = greedy(prefill, decode, [prompt], max_new_tokens=9, first_token=first_token)
         with torch.inference_mode():

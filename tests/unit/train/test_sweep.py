@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM
 
 from sun_sglang.checkpoint.identity import read_identity, weights_revision
 from sun_sglang.contracts.kv_compatibility import pair_difference
+from sun_sglang.contracts.module_file import read_module_file
 from sun_sglang.errors import RecipeError
-from sun_sglang.train.checkpoint import read_record
 from sun_sglang.train.estimate import estimate
 from sun_sglang.train.modules import build_modules
 from sun_sglang.train.recipe import Recipe
@@ -46,7 +46,8 @@ def test_the_output_is_a_plain_checkpoint_with_its_record(
     identities = [read_identity(path, {}) for path in (out, base)]
     assert pair_difference(*identities) is None, "tokenizer, template and architecture are the base's"
     assert (out / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
-    record = read_record(out)
+    record = read_module_file(out)
+    assert record is not None
     assert (record.scheme, record.first_token, record.base) == (scheme, first, weights_revision(base))
     assert record.decoder == weights_revision(base if scheme == "prefill_only" else out) != ""
     assert record.learning_rate == 1e-2, "the rate that learns something"
@@ -106,7 +107,9 @@ def test_a_lora_trains_its_adapter_alone_and_can_be_merged(
 
     run_sweep(prepare(lora), "c", quiet)
     assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").exists()
-    assert read_record(tmp_path / "out" / "adapter").scheme == "prefill_only"
+    record = read_module_file(tmp_path / "out" / "adapter")
+    assert record is not None
+    assert record.scheme == "prefill_only"
     assert not (tmp_path / "out" / "model.safetensors").exists()
     run_sweep(prepare(lora), "c", quiet, resume=True, merge=True)
 

@@ -11,15 +11,16 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import DynamicCache, Gemma2Config, Gemma2ForCausalLM, MistralConfig
 
+from sun_sglang.contracts.scheme import SCHEMES, Side
 from sun_sglang.errors import RecipeError
 from sun_sglang.train.data.collate import collate
 from sun_sglang.train.data.examples import TokenizedExample
 from sun_sglang.train.objective.activation_checkpointing import recompute_layers, require_full_attention
-from sun_sglang.train.objective.two_module import FirstToken, Scheme, TwoModule
+from sun_sglang.train.objective.two_module import TwoModule
 from tests.support.training import SIZES
 
 NewModel = Callable[[int], Any]
-PAIRS: list[tuple[Scheme, FirstToken]] = [
+PAIRS: list[tuple[str, Side]] = [
     ("prefill_only", "prefill"),
     ("prefill_only", "decode"),
     ("decode_only", "prefill"),
@@ -38,22 +39,22 @@ def examples(seed: int) -> list[TokenizedExample]:
     return [*(TokenizedExample(ids(2, 14), ids(2, 10)) for _ in range(4)), TokenizedExample(ids(3, 3), ids(1, 1))]
 
 
-def modules(new_model: NewModel, scheme: Scheme, first_token: FirstToken) -> TwoModule:
-    prefill = new_model(1)
-    return TwoModule(prefill, prefill if scheme == "full" else new_model(2), scheme, first_token).train()
+def modules(new_model: NewModel, scheme: str, first_token: Side) -> TwoModule:
+    prefill, description = new_model(1), SCHEMES[scheme].with_first_token(first_token)
+    return TwoModule(prefill, prefill if description.one_module else new_model(2), description).train()
 
 
 def reference(module: TwoModule, batch: list[TokenizedExample]) -> torch.Tensor:
     """One example at a time, no padding, no mask: the prompt leaves keys and values, the answer reads them."""
     total, tokens = torch.zeros((), dtype=torch.float64), 0
     for e in batch:
-        handed = len(e.prompt) - (module.first_token == "decode")
+        handed = len(e.prompt) - (module.scheme.first_token == "decode")
         ids = torch.tensor([e.prompt + e.answer])
         prompt = module.prefill(input_ids=ids[:, :handed], use_cache=True)
         cache = DynamicCache()
         for layer, kept in enumerate(prompt.past_key_values.layers):
             cache.update(kept.keys, kept.values, layer)
-        logits = [prompt.logits[0, -1:]] if module.first_token == "prefill" else []
+        logits = [prompt.logits[0, -1:]] if module.scheme.first_token == "prefill" else []
         if ids.shape[1] - 1 > handed:
             where = torch.arange(handed, ids.shape[1] - 1)[None]
             rest = module.decode(input_ids=ids[:, handed:-1], position_ids=where, past_key_values=cache, use_cache=True)
@@ -99,7 +100,7 @@ def assert_trains_like(
 @pytest.mark.parametrize("recomputed", [False, True], ids=["kept", "recomputed"])
 @pytest.mark.parametrize(("scheme", "first_token"), PAIRS)
 def test_gradients_are_those_of_two_plain_forwards(
-    new_model: NewModel, scheme: Scheme, first_token: FirstToken, recomputed: bool
+    new_model: NewModel, scheme: str, first_token: Side, recomputed: bool
 ) -> None:
     batch = examples(5)
     plain, module = modules(new_model, scheme, first_token), modules(new_model, scheme, first_token)
@@ -136,7 +137,7 @@ def test_layers_that_forget_are_refused() -> None:
 
 @pytest.mark.parametrize(("scheme", "first_token"), PAIRS)
 def test_it_is_known_which_scheme_leaves_parameters_without_a_gradient(
-    new_model: NewModel, scheme: Scheme, first_token: FirstToken
+    new_model: NewModel, scheme: str, first_token: Side
 ) -> None:
     module = modules(new_model, scheme, first_token)
     module(**collate(examples(5), 257)).loss.backward()

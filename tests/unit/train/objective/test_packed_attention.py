@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from sun_sglang.contracts.scheme import Side
 from sun_sglang.train.data.collate import collate
 from sun_sglang.train.data.examples import TokenizedExample
 from sun_sglang.train.data.packing import PackedRows, Row, collate_row
 from sun_sglang.train.objective.packed_attention import PACKED
-from sun_sglang.train.objective.two_module import FirstToken, Scheme, TwoModule
+from sun_sglang.train.objective.two_module import TwoModule
 from tests.unit.train.objective.test_activation_checkpointing import (
     PAIRS,
     assert_trains_like,
@@ -34,7 +35,7 @@ def packed(module: TwoModule) -> TwoModule:
 @pytest.mark.parametrize("recomputed", [False, True], ids=["kept", "recomputed"])
 @pytest.mark.parametrize(("scheme", "first_token"), PAIRS)
 def test_gradients_of_a_row_are_those_of_two_plain_forwards_an_example(
-    new_model: NewModel, scheme: Scheme, first_token: FirstToken, recomputed: bool
+    new_model: NewModel, scheme: str, first_token: Side, recomputed: bool
 ) -> None:
     batch = examples(5)
     plain, module = modules(new_model, scheme, first_token), packed(modules(new_model, scheme, first_token))
@@ -42,7 +43,7 @@ def test_gradients_of_a_row_are_those_of_two_plain_forwards_an_example(
 
 
 @pytest.mark.parametrize(("scheme", "first_token"), PAIRS)
-def test_a_row_loses_what_its_examples_lose_alone(new_model: NewModel, scheme: Scheme, first_token: FirstToken) -> None:
+def test_a_row_loses_what_its_examples_lose_alone(new_model: NewModel, scheme: str, first_token: Side) -> None:
     batch = [*examples(1), *examples(2)]
     module = packed(modules(new_model, scheme, first_token))
     tokens = sum(len(e.answer) for e in batch)

@@ -8,14 +8,15 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from sun_sglang.contracts.scheme import SCHEMES, Side
 from sun_sglang.demo.tokenizer import VOCAB_SIZE
 from sun_sglang.train.data.collate import collate
 from sun_sglang.train.data.examples import TokenizedExample
-from sun_sglang.train.objective.two_module import FirstToken, Scheme, TwoModule
+from sun_sglang.train.objective.two_module import TwoModule
 
 NewModel = Callable[[int], Any]
 PAD = 257
-FIRST_TOKENS: tuple[FirstToken, ...] = ("prefill", "decode")
+FIRST_TOKENS: tuple[Side, ...] = ("prefill", "decode")
 
 
 def some_examples(seed: int, count: int = 5) -> list[TokenizedExample]:
@@ -42,14 +43,14 @@ def gradients(model: Any) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def pair(new_model: NewModel, scheme: Scheme, first_token: FirstToken = "prefill") -> TwoModule:
-    prefill = new_model(1)
-    return TwoModule(prefill, prefill if scheme == "full" else new_model(2), scheme, first_token).train()
+def pair(new_model: NewModel, scheme: str, first_token: Side = "prefill") -> TwoModule:
+    prefill, description = new_model(1), SCHEMES[scheme].with_first_token(first_token)
+    return TwoModule(prefill, prefill if description.one_module else new_model(2), description).train()
 
 
 @pytest.mark.parametrize("first_token", FIRST_TOKENS)
 @pytest.mark.parametrize("seed", range(3))
-def test_one_module_on_both_sides_is_a_plain_forward(new_model: NewModel, seed: int, first_token: FirstToken) -> None:
+def test_one_module_on_both_sides_is_a_plain_forward(new_model: NewModel, seed: int, first_token: Side) -> None:
     examples = some_examples(seed)
     plain, tied = new_model(7), pair(lambda _: new_model(7), "full", first_token)
 
@@ -67,7 +68,7 @@ def test_one_module_on_both_sides_is_a_plain_forward(new_model: NewModel, seed: 
 
 
 @pytest.mark.parametrize("scheme", ["prefill_only", "decode_only", "full"])
-def test_padding_changes_nothing(new_model: NewModel, scheme: Scheme) -> None:
+def test_padding_changes_nothing(new_model: NewModel, scheme: str) -> None:
     examples = some_examples(11)
     padded, alone = pair(new_model, scheme), pair(new_model, scheme)
 
@@ -151,5 +152,5 @@ def test_gradient_checkpointing_is_refused_and_not_trained_through(new_model: Ne
 
 
 def test_full_means_one_module(new_model: NewModel) -> None:
-    with pytest.raises(AssertionError, match="full"):
-        TwoModule(new_model(1), new_model(1), "full")
+    with pytest.raises(AssertionError, match="one object"):
+        TwoModule(new_model(1), new_model(1), SCHEMES["full"])
