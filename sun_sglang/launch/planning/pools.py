@@ -27,7 +27,7 @@ class Checkpoint:
 
     Attributes:
         identity: the identity of the pool's workers.
-        tuning: for which decoder it was tuned; None where it was not tuned.
+        module_file: content of its `sun.json`; None where it was not tuned.
         directory: the directory that was read.
     """
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from sun_sglang.checkpoint.identity import read_identity
 from sun_sglang.checkpoint.tuning import is_tuned_for
-from sun_sglang.contracts.module_file import read_module_file
 from sun_sglang.contracts.kv_compatibility import require_same
+from sun_sglang.contracts.module_file import read_module_file
 from sun_sglang.errors import CheckpointError, IdentityError, TopologyError
 from sun_sglang.launch.planning.decode_cache.answer_stores import require_bounded
 from sun_sglang.launch.planning.engine_flags import FlagSchema, check_flags
@@ -136,7 +136,11 @@ def _check_decoder(topology: Topology, task: str, pools: Pools) -> None:
     module_file, decoder = prefill.module_file, decode.identity
     if module_file is None or decoder is None or pair.any_decoder or is_tuned_for(module_file.decoder, decoder.decoder):
         return
-    made = " (made from those)" if decode.module_file is not None and decode.module_file.base == module_file.decoder else ""
+    made = (
+        " (made from those)"
+        if decode.module_file is not None and decode.module_file.base == module_file.decoder
+        else ""
+    )
     raise IdentityError(
         f"tasks.{task}: `{prefill.name}` was tuned to be decoded by weights {module_file.decoder}, and `{decode.name}` "
         f"has weights {decoder.decoder}{made}; name the right decode pool, tune again for this one, or set "
