@@ -1,4 +1,7 @@
-"""Edits of the fleet file's document. Pure."""
+"""Edits of a fleet: what the API under `/workers`, `/pools` and `/tasks` changes. Pure.
+
+An edit changes a fleet file's document in place, or refuses with an `ApiError`.
+"""
 
 from __future__ import annotations
 
@@ -17,49 +20,49 @@ Edit = Callable[[Document], None]
 
 
 def add_worker(spec: FleetWorker) -> Edit:
-    """A worker more."""
+    """Return an edit that adds a worker; 409 if its name is taken."""
 
-    def change(document: Document) -> None:
+    def edit(document: Document) -> None:
         if any(w["name"] == spec.name for w in document["workers"]):
             raise ApiError(409, f"there is a worker `{spec.name}` already", code="worker_exists")
         document["workers"].append(spec.model_dump())
 
-    return change
+    return edit
 
 
 def set_draining(name: str, draining: bool) -> Edit:
-    """A worker takes no more requests, or takes them again."""
+    """Return an edit that takes a worker out of the rotation, or puts it back; 404 if there is none."""
 
-    def change(document: Document) -> None:
+    def edit(document: Document) -> None:
         _worker(document, name)["draining"] = draining
 
-    return change
+    return edit
 
 
 def remove_worker(name: str) -> Edit:
-    """A worker less."""
+    """Return an edit that removes a worker; 404 if there is none."""
 
-    def change(document: Document) -> None:
+    def edit(document: Document) -> None:
         document["workers"].remove(_worker(document, name))
 
-    return change
+    return edit
 
 
 def add_pool(name: str, pool: Document) -> Edit:
-    """A pool more, which no task names yet."""
+    """Return an edit that adds a pool; 409 if its name is taken."""
 
-    def change(document: Document) -> None:
+    def edit(document: Document) -> None:
         if name in document["pools"]:
             raise ApiError(409, f"there is a pool `{name}` already", code="pool_exists")
         document["pools"][name] = pool
 
-    return change
+    return edit
 
 
 def remove_pool(name: str) -> Edit:
-    """A pool less, which has to be out of use."""
+    """Return an edit that removes a pool; 404 if there is none, 409 while a task or a worker uses it."""
 
-    def change(document: Document) -> None:
+    def edit(document: Document) -> None:
         if name not in document["pools"]:
             raise ApiError(404, f"no pool is named `{name}`", code="pool_not_found")
         users = [t for t, task in document["tasks"].items() if name in (task["prefill"], task["decode"])]
@@ -68,16 +71,19 @@ def remove_pool(name: str) -> Edit:
             raise ApiError(409, f"pool `{name}` is in use by {', '.join(users)}", code="pool_in_use")
         del document["pools"][name]
 
-    return change
+    return edit
 
 
 def set_task(name: str, changed: Document) -> Edit:
-    """A task's pools, weight or caps; what is not given stays. A task that is new needs both pools."""
+    """Return an edit that sets a task's pools, weight or caps; omitted fields keep their values.
 
-    def change(document: Document) -> None:
+    A new task needs both pools.
+    """
+
+    def edit(document: Document) -> None:
         document["tasks"][name] = document["tasks"].get(name, {}) | changed
 
-    return change
+    return edit
 
 
 def _worker(document: Document, name: str) -> Document:
@@ -88,14 +94,14 @@ def _worker(document: Document, name: str) -> Document:
     raise ApiError(404, f"no worker is named `{name}`", code="worker_not_found")
 
 
-def edited(fleet: Fleet, change: Edit) -> Fleet:
-    """Return a fleet with one edit.
+def apply_edit(fleet: Fleet, edit: Edit) -> Fleet:
+    """Return a fleet after an edit.
 
     Raises:
         ApiError: the edit refuses, or its result is no valid fleet (400).
     """
     document = fleet.model_dump(mode="json")
-    change(document)
+    edit(document)
     try:
         return Fleet.model_validate_json(orjson.dumps(document))
     except ValidationError as e:

@@ -1,4 +1,4 @@
-"""Changes of the fleet while the router runs: what they are, pure; and the file that holds them, which is watched."""
+"""The fleet file while the router runs: it is edited under a lock, and watched for changes by other processes."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from sun_sglang.contracts.fleet_file import Fleet, FleetError, load_fleet, write
 from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.observability.log import Log
-from sun_sglang.router.workers.fleet_edits import Edit, edited
+from sun_sglang.router.workers.fleet_edits import Edit, apply_edit
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.rollout import Rollout
 from sun_sglang.router.workers.watched_file import WatchedFile
 
 
 class FleetStore:
-    """Keeps a registry in step with its fleet file, and the file in step with changes that are asked for.
+    """Keeps a registry in step with its fleet file, and writes edits to the file.
 
-    The file is what every process of a router shares, and what a router that is started again reads: a change is made
-    once it is in there.
+    All processes of a router share the file, and a router that starts again reads it: an edit counts once it is in the
+    file.
 
     Args:
-        registry: what is served.
-        path: the file; None keeps changes in memory.
-        log: for files that cannot be used.
-        deadlines: for the lock on the file, and for checks whether it was replaced.
+        registry: the workers, and the fleet that is served.
+        path: the file; None keeps edits in memory.
+        log: receives changes of the file, and files that cannot be used.
+        deadlines: limits for the lock on the file, and the interval of the checks for changes.
     """
 
     def __init__(self, registry: Registry, path: Path | None, log: Log, deadlines: Deadlines) -> None:
@@ -39,35 +39,35 @@ class FleetStore:
         self._file = None if path is None else WatchedFile(path)
         self._log = log
 
-    async def edit(self, change: Edit) -> Fleet:
-        """Edit the fleet.
+    async def edit(self, edit: Edit) -> Fleet:
+        """Apply an edit, and return the new fleet.
 
         Raises:
-            Problem: the result would not be a fleet, the change itself refuses, the file cannot be read or written, or
-                somebody else holds its lock; nothing has changed.
+            ApiError: the edit refuses, its result is no valid fleet, the file cannot be read or written, or another
+                process holds its lock. Nothing has changed then.
         """
         if self._file is None:
-            fleet = edited(self._registry.wanted, change)
+            fleet = apply_edit(self._registry.wanted, edit)
         else:
-            fleet = await self._edit_file(self._file, change)
+            fleet = await self._edit_file(self._file, edit)
         self._rollout.change(fleet)
         return fleet
 
-    async def _edit_file(self, file: WatchedFile, change: Edit) -> Fleet:
+    async def _edit_file(self, file: WatchedFile, edit: Edit) -> Fleet:
         try:
             async with _locked(file.path, self._deadlines):
-                fleet = edited(self._load(file), change)
+                fleet = apply_edit(self._load(file), edit)
                 write_fleet(file.path, fleet)
                 file.note()
         except FleetError as e:
-            # something else wrote it, or writes it right now
+            # another program wrote it, or is writing it now
             raise ApiError(409, f"the fleet file cannot be changed as it is: {e}", code="fleet_unusable") from e
         except OSError as e:
             raise ApiError(503, f"the fleet file cannot be written: {e}", code="fleet_unusable") from e
         return fleet
 
     async def run(self) -> None:
-        """Take over what others write to the file, until cancelled."""
+        """Serve each fleet that other processes write to the file, until cancelled."""
         while self._file is not None:
             await asyncio.sleep(self._deadlines.file_check)
             if not self._file.changed():
@@ -81,10 +81,10 @@ class FleetStore:
             self._log.event("fleet_changed", tasks=list(fleet.tasks), workers=[w.name for w in fleet.workers])
 
     def _load(self, file: WatchedFile) -> Fleet:
-        """Read the file.
+        """Return the fleet in the file.
 
         Raises:
-            FleetError: it is wrong, or gives a pool that runs another role. Its workers were started for one role.
+            FleetError: the file is wrong, or gives another role to a pool whose workers were started for one role.
         """
         fleet = load_fleet(file.path)
         for name, pool in self._registry.wanted.pools.items():
@@ -97,19 +97,21 @@ class FleetStore:
 
 @asynccontextmanager
 async def _locked(path: Path, deadlines: Deadlines) -> AsyncIterator[None]:
-    """Let one writer in at a time, over all processes. The lock is on a file of its own: the fleet's is replaced.
+    """Hold the lock on a fleet file, for one writer among all processes.
+
+    The lock is on a file of its own, since each write replaces the fleet file.
 
     Raises:
-        Problem: 503 where it is not free within `fleet_lock`.
+        ApiError: the lock is not free within `fleet_lock` (503).
     """
     with path.with_name(f".{path.name}.lock").open("w") as lock:
         try:
             async with asyncio.timeout(deadlines.fleet_lock):
-                # a call that waits in the kernel could not be given up, and no event tells that a lock is free
-                while not _lock(lock):  # noqa: ASYNC110 - as said
+                # a blocking call could not be cancelled, and the kernel reports no event when a lock becomes free
+                while not _lock(lock):  # noqa: ASYNC110 - see above
                     await asyncio.sleep(deadlines.fleet_lock_pause)
         except TimeoutError as e:
-            message = f"another process holds the lock on {path.name} since {deadlines.fleet_lock:g} s; try again"
+            message = f"another process has held the lock on {path.name} for {deadlines.fleet_lock:g} s; try again"
             raise ApiError(503, message, code="fleet_locked") from e
         yield
 

@@ -1,4 +1,4 @@
-"""A file that others change while the router runs. I/O: its `stat`."""
+"""A file that other processes change while the router runs. I/O: `stat`."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ _Stamp: TypeAlias = tuple[int, int, int] | None
 
 
 class WatchedFile:
-    """Tells when a file was replaced or written since the last look."""
+    """Detects that a file was replaced or written."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._seen = self._stamp()
 
     def changed(self) -> bool:
-        """Return whether the file differs from the last look or note."""
+        """Return whether the file has changed since the last call of `changed` or `note`."""
         stamp = self._stamp()
         changed, self._seen = stamp != self._seen, stamp
         return changed
 
     def note(self) -> None:
-        """Take the file as it is now for seen: the router has written it."""
+        """Ignore the changes up to now: the router itself has written the file."""
         self._seen = self._stamp()
 
     def _stamp(self) -> _Stamp:

@@ -98,17 +98,17 @@ def test_a_process_that_was_killed_counts_for_nothing_once_it_is_gone(tmp_path: 
     mine.load.share(one)
     theirs.load.share(two)
     mine.load.acquire(100)
-    two.look()
+    two.check_processes()
     assert theirs.load.router_total == (1, 100), "it is this process, which is there"
     with subprocess.Popen(["sleep", "600"]) as process:
         one._own[2], one._own[3] = process.pid, start_ticks(process.pid) or 0
-        two.look()
+        two.check_processes()
         assert theirs.load.router_total == (1, 100)
         process.kill()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        two.look()
+        two.check_processes()
         assert theirs.load.router_total == (0, 0), "also before its parent has noticed"
-    two.look()
+    two.check_processes()
     assert theirs.load.router_total == (0, 0)
     again = worker("a")
     again.load.share(SharedLoads(tmp_path / "t", 0, 2, DEADLINES))
@@ -123,7 +123,7 @@ def test_a_later_process_with_the_same_id_is_another(tmp_path: Path) -> None:
     theirs.load.share(two)
     mine.load.acquire(100)
     one._own[3] -= 1
-    two.look()
+    two.check_processes()
     assert theirs.load.router_total == (0, 0)
 
 
