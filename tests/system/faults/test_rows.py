@@ -2,7 +2,7 @@
 
 Nothing is measured in seconds: what must not be waited for takes ten minutes here, and the test ends long before. What
 is to happen while something is under way happens while that is held there. What exactly is sent to which worker, and
-every variant of a row, is tested over fake workers in `tests/unit/router/test_faults.py`.
+every variant of a row, is tested over fake workers in `tests/unit/router/dispatch/test_faults.py`.
 """
 
 from __future__ import annotations

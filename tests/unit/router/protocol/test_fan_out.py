@@ -18,7 +18,7 @@ from sun_sglang.router.protocol.prompt_length import measure_prompt
 from sun_sglang.router.protocol.request import Endpoint, Request, parse_request
 from sun_sglang.router.scheduling.cost import Cost, estimate_cost
 from tests.unit.router.conftest import SUN, Start, System
-from tests.unit.router.test_pure import ready
+from tests.unit.router.registries import proven_registry
 
 STOP = ["s" * 1000]
 
@@ -60,7 +60,7 @@ def test_answers_to_one_prompt_share_everything(endpoint: Endpoint, body: dict[s
 
 @pytest.mark.parametrize("more", [{}, {"return_logprob": True, "sampling_params": {"temperature": 0}}])
 def test_a_leg_of_a_list_has_its_own_prompt_and_the_shared_fields(more: dict[str, Any]) -> None:
-    pair = ready().usable("math")[0]
+    pair = proven_registry().usable("math")[0]
     for call, prompt in zip(calls_of(read(Endpoint.GENERATE, text=["a", "b"], **more)), "ab", strict=True):
         prefill, decode = (orjson.loads(leg) for leg in leg_bodies(call, pair, rid="r" * 32, room=7))
         assert prefill == decode

@@ -1,4 +1,4 @@
-"""Decisions without sockets."""
+"""The outcome of an attempt, decided on the results of its legs."""
 
 from __future__ import annotations
 
@@ -10,41 +10,42 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sun_sglang.errors import RequestError
-from sun_sglang.router.dispatch.cache_namespace import cache_namespace
-from sun_sglang.router.dispatch.legs import leg_bodies, new_leg_ids
-from sun_sglang.router.dispatch.outcome import (
-    AttemptFailed,
-    Relay,
-    Serve,
-    Wait,
-    awaited_leg,
-    deadline_passed,
-    decide,
-)
-from sun_sglang.router.dispatch.pair_request import make_pair_requests, worker_model
-from sun_sglang.router.observability.request_id import RandomBytes
-from sun_sglang.router.protocol.fan_out import split_request
-from sun_sglang.router.protocol.prompt_length import measure_prompt
-from sun_sglang.router.protocol.request import Endpoint, choose_task, parse_request
-from sun_sglang.router.protocol.worker_replies import TokenCounts, error_message, token_counts
-from sun_sglang.router.scheduling.cost import Cost
+from sun_sglang.router.dispatch.outcome import AttemptFailed, Relay, Serve, Wait, awaited_leg, deadline_passed, decide
 from sun_sglang.router.transport.messages import LegFailure, LegResponse, LegResult
-from tests.unit.router.registries import card, proven_registry
-
-# --- outcomes -------------------------------------------------------------------------------------------------------
 
 OK = LegResponse(200, b'{"text":"x","meta_info":{"finish_reason":{"type":"length"}}}')
+
+
 FIRST = LegResponse(200, b'data: {"choices":[{"finish_reason":null}]}\n\n', streamed=True)
+
+
 BAD = LegResponse(400, b'{"error":{"message":"no"}}')
+
+
 BROKEN = LegResponse(500, b"Internal Server Error")
+
+
 LOST = LegFailure("gone")
+
+
 ABORT = LegResponse(200, b'{"meta_info":{"finish_reason":{"type":"abort","message":"m","status_code":500}}}')
+
+
 BLAMED = LegResponse(200, b'{"meta_info":{"finish_reason":{"type":"abort","message":"m","status_code":400}}}')
+
+
 ABORT_EVENT = LegResponse(200, b'data: {"choices":[{"finish_reason":"abort"}]}\n\n', streamed=True)
+
+
 ERROR_EVENT = LegResponse(200, b'data: {"error":{"message":"m","code":500}}\n\n', streamed=True)
+
+
 BLAMED_EVENT = LegResponse(200, b'data: {"error":{"message":"m","code":429}}\n\n', streamed=True)
+
+
 FAULTS = [LOST, BROKEN, ABORT, ABORT_EVENT, ERROR_EVENT, LegResponse(302, b"")]
+
+
 REFUSALS = [BAD, BLAMED, BLAMED_EVENT]
 
 
@@ -203,147 +204,3 @@ def test_judge_decides_on_whatever_a_worker_sends(body: bytes, status: int) -> N
     for said in (LegResponse(status, body), LegResponse(status, b"data: " + body + b"\n\n", streamed=True)):
         for prefill, decode in ((said, None), (None, said), (said, said)):
             assert isinstance(decide(prefill, decode, rid="0" * 32), Wait | Serve | Relay | AttemptFailed)
-
-
-# --- legs -----------------------------------------------------------------------------------------------------------
-
-KEYS = st.one_of(st.none(), st.text(max_size=6))
-NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,5}", fullmatch=True)
-
-
-@pytest.mark.invariant("I7")
-@given(st.lists(st.tuples(NAMES, st.from_regex(r"[0-9a-f]{4}", fullmatch=True), KEYS, KEYS), min_size=2, max_size=2))
-def test_namespaces_are_unambiguous(two: list[tuple[str, str, str | None, str | None]]) -> None:
-    first, second = ((pool, weights, key or None, salt or None) for pool, weights, key, salt in two)
-    assert (cache_namespace(*two[0]) == cache_namespace(*two[1])) == (first == second)
-    assert cache_namespace(*two[0]).startswith(f"{two[0][0]}@{two[0][1]}")
-
-
-@pytest.mark.invariant("I4")
-def test_rooms_and_rids() -> None:
-    random_bytes = RandomBytes()
-    names = [new_leg_ids(random_bytes.read(24)) for _ in range(1000)]
-    assert all(0 < room < 1 << 63 for _, room in names)
-    assert len(set(names)) == 1000
-    assert {len(rid) for rid, _ in names} == {32}
-
-
-def test_the_wire_name_of_a_task_has_no_colon_and_is_its_own() -> None:
-    assert worker_model("org/model-1.5") == "org/model-1.5"
-    assert ":" not in worker_model("a:b")
-    assert worker_model("a:b") != worker_model("a:c")
-
-
-@pytest.mark.parametrize("stream", [False, True])
-def test_bodies_of_both_legs(stream: bool) -> None:
-    raw = {
-        "model": "math",
-        "prompt": "hi",
-        "stream": stream,
-        "stream_options": {"x": 1, "continuous_usage_stats": True},
-        "temperature": 0,
-        "rid": "mine",
-    }
-    request = parse_request(Endpoint.COMPLETIONS, orjson.dumps(raw), header_task=None, tasks=["math"])
-    (call,) = make_pair_requests(request, split_request(request), [Cost(1, 1)], worker_model="math")
-    pair = proven_registry().usable("math")[0]
-    prefill, decode = map(orjson.loads, leg_bodies(call, pair, rid="r" * 32, room=7))
-    assert prefill.pop("stream") is False
-    assert decode.pop("stream") is stream
-    assert decode.pop("stream_options", None) == (
-        {"continuous_usage_stats": True, "include_usage": True} if stream else None
-    )
-    assert (
-        prefill
-        == decode
-        == {
-            "model": "math",
-            "prompt": "hi",
-            "temperature": 0,
-            "rid": "r" * 32,
-            "bootstrap_host": "h0",
-            "bootstrap_port": 9000,
-            "bootstrap_room": 7,
-            "extra_key": "m@w",
-        }
-    )
-
-
-@pytest.mark.parametrize(("room", "rank"), [(7, 1), (8, 2)])
-def test_legs_of_a_prefill_worker_with_data_parallel_ranks_name_one_rank(room: int, rank: int) -> None:
-    raw = orjson.dumps({"model": "math", "prompt": "hi"})
-    request = parse_request(Endpoint.COMPLETIONS, raw, header_task=None, tasks=["math"])
-    (call,) = make_pair_requests(request, split_request(request), [Cost(1, 1)], worker_model="math")
-    registry = proven_registry()
-    pair = registry.usable("math")[0]
-    pair.prefill.accept_card(card("prefill", dp_size=3), "")
-    prefill, decode = map(orjson.loads, leg_bodies(call, pair, rid="r" * 32, room=room))
-    assert prefill["disagg_prefill_dp_rank"] == decode["disagg_prefill_dp_rank"] == rank
-    assert prefill["routed_dp_rank"] == rank
-    assert "routed_dp_rank" not in decode, "the decode worker chooses its own rank"
-
-
-# --- the rest -------------------------------------------------------------------------------------------------------
-
-
-def test_tokens_of_every_kind_of_reply() -> None:
-    meta = {"meta_info": {"prompt_tokens": 3, "completion_tokens": 2, "cached_tokens": 1}}
-    assert token_counts(meta) == TokenCounts(3, 2, 1)
-    assert token_counts([meta, meta]) == TokenCounts(6, 4, 2)
-    usage = {"prompt_tokens": 3, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 1}}
-    assert token_counts({"usage": usage}) == token_counts(usage) == TokenCounts(3, 2, 1)
-    assert token_counts({"usage": {**usage, "prompt_tokens_details": None}}) == TokenCounts(3, 2, 0)
-    assert token_counts(None) == token_counts([]) == token_counts({"usage": None}) == TokenCounts(0, 0, 0)
-
-
-@pytest.mark.parametrize(
-    "body",
-    [b'{"error":{"message":"m"}}', b'{"object":"error","message":"m","code":400}', b'{"error":"m"}', b"m", b'"m"'],
-)
-def test_error_messages_of_every_shape(body: bytes) -> None:
-    assert error_message(body) == "m"
-
-
-@pytest.mark.parametrize(
-    ("header", "model", "tasks", "task"),
-    [
-        (None, "a", ["a", "b"], "a"),
-        ("b", "a", ["a", "b"], "b"),
-        ("b", 3, ["a", "b"], "b"),
-        (None, None, ["a"], "a"),
-        (None, "default", ["a"], "a"),
-        (None, "default", ["a", "default"], "default"),
-    ],
-)
-def test_the_task_of_a_request(header: str | None, model: object, tasks: list[str], task: str) -> None:
-    assert choose_task(header, model, tasks) == task
-
-
-@pytest.mark.parametrize(
-    ("header", "model", "tasks", "status"),
-    [
-        (None, "c", ["a", "b"], 404),
-        (None, "c", ["a"], 404),
-        ("c", "a", ["a"], 404),
-        (None, None, ["a", "b"], 400),
-        (None, 3, ["a"], 400),
-    ],
-)
-def test_no_task_of_that_name(header: str | None, model: object, tasks: list[str], status: int) -> None:
-    with pytest.raises(RequestError) as e:
-        choose_task(header, model, tasks)
-    assert e.value.status == status
-
-
-@given(st.text(min_size=1, max_size=50))
-def test_a_text_has_no_more_tokens_than_bytes_and_the_margin(text: str) -> None:
-    size = measure_prompt(Endpoint.GENERATE, {"text": text})
-    assert size is not None
-    assert size.most > len(text.encode(errors="surrogatepass"))
-
-
-def test_a_chat_with_a_picture_is_measured_like_any_other() -> None:
-    content = [{"type": "image_url", "image_url": {"url": "x"}}, {"type": "text", "text": "y" * 5000}]
-    size = measure_prompt(Endpoint.CHAT, {"messages": [{"role": "user", "content": content}]})
-    assert size is not None
-    assert size.most > 5000

@@ -1,0 +1,94 @@
+"""What both workers receive."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sun_sglang.router.dispatch.cache_namespace import cache_namespace
+from sun_sglang.router.dispatch.legs import leg_bodies, new_leg_ids
+from sun_sglang.router.dispatch.pair_request import make_pair_requests, worker_model
+from sun_sglang.router.observability.request_id import RandomBytes
+from sun_sglang.router.protocol.fan_out import split_request
+from sun_sglang.router.protocol.request import Endpoint, parse_request
+from sun_sglang.router.scheduling.cost import Cost
+from tests.unit.router.registries import card, proven_registry
+
+KEYS = st.one_of(st.none(), st.text(max_size=6))
+
+
+NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,5}", fullmatch=True)
+
+
+@pytest.mark.invariant("I7")
+@given(st.lists(st.tuples(NAMES, st.from_regex(r"[0-9a-f]{4}", fullmatch=True), KEYS, KEYS), min_size=2, max_size=2))
+def test_namespaces_are_unambiguous(two: list[tuple[str, str, str | None, str | None]]) -> None:
+    first, second = ((pool, weights, key or None, salt or None) for pool, weights, key, salt in two)
+    assert (cache_namespace(*two[0]) == cache_namespace(*two[1])) == (first == second)
+    assert cache_namespace(*two[0]).startswith(f"{two[0][0]}@{two[0][1]}")
+
+
+@pytest.mark.invariant("I4")
+def test_rooms_and_rids() -> None:
+    random_bytes = RandomBytes()
+    names = [new_leg_ids(random_bytes.read(24)) for _ in range(1000)]
+    assert all(0 < room < 1 << 63 for _, room in names)
+    assert len(set(names)) == 1000
+    assert {len(rid) for rid, _ in names} == {32}
+
+
+def test_the_wire_name_of_a_task_has_no_colon_and_is_its_own() -> None:
+    assert worker_model("org/model-1.5") == "org/model-1.5"
+    assert ":" not in worker_model("a:b")
+    assert worker_model("a:b") != worker_model("a:c")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_bodies_of_both_legs(stream: bool) -> None:
+    raw = {
+        "model": "math",
+        "prompt": "hi",
+        "stream": stream,
+        "stream_options": {"x": 1, "continuous_usage_stats": True},
+        "temperature": 0,
+        "rid": "mine",
+    }
+    request = parse_request(Endpoint.COMPLETIONS, orjson.dumps(raw), header_task=None, tasks=["math"])
+    (call,) = make_pair_requests(request, split_request(request), [Cost(1, 1)], worker_model="math")
+    pair = proven_registry().usable("math")[0]
+    prefill, decode = map(orjson.loads, leg_bodies(call, pair, rid="r" * 32, room=7))
+    assert prefill.pop("stream") is False
+    assert decode.pop("stream") is stream
+    assert decode.pop("stream_options", None) == (
+        {"continuous_usage_stats": True, "include_usage": True} if stream else None
+    )
+    assert (
+        prefill
+        == decode
+        == {
+            "model": "math",
+            "prompt": "hi",
+            "temperature": 0,
+            "rid": "r" * 32,
+            "bootstrap_host": "h0",
+            "bootstrap_port": 9000,
+            "bootstrap_room": 7,
+            "extra_key": "m@w",
+        }
+    )
+
+
+@pytest.mark.parametrize(("room", "rank"), [(7, 1), (8, 2)])
+def test_legs_of_a_prefill_worker_with_data_parallel_ranks_name_one_rank(room: int, rank: int) -> None:
+    raw = orjson.dumps({"model": "math", "prompt": "hi"})
+    request = parse_request(Endpoint.COMPLETIONS, raw, header_task=None, tasks=["math"])
+    (call,) = make_pair_requests(request, split_request(request), [Cost(1, 1)], worker_model="math")
+    registry = proven_registry()
+    pair = registry.usable("math")[0]
+    pair.prefill.accept_card(card("prefill", dp_size=3), "")
+    prefill, decode = map(orjson.loads, leg_bodies(call, pair, rid="r" * 32, room=room))
+    assert prefill["disagg_prefill_dp_rank"] == decode["disagg_prefill_dp_rank"] == rank
+    assert prefill["routed_dp_rank"] == rank
+    assert "routed_dp_rank" not in decode, "the decode worker chooses its own rank"
