@@ -1,4 +1,4 @@
-"""One streamed request through the OpenAI API, with the times that serving is judged by."""
+"""One streamed request through the OpenAI API, with its latencies."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from openai import AsyncOpenAI
 
 @dataclass(frozen=True)
 class Completion:
-    """One streamed answer.
+    """A streamed answer and its latencies.
 
     Attributes:
-        text: all of it.
+        text: the whole text.
         ttft: seconds from sending the request to the first piece of text.
-        tpot: mean seconds a token after the first; None for an answer of one token.
-        tokens: output tokens, by the server's own count.
+        tpot: mean seconds per token after the first; None for an answer of one token.
+        tokens: output tokens, as the server counts them.
     """
 
     text: str
@@ -27,11 +27,17 @@ class Completion:
     tokens: int
 
 
-async def ask(client: AsyncOpenAI, task: str, messages: Sequence[Any], max_tokens: int) -> Completion:
-    """Ask a task greedily and time the pieces of its answer.
+async def stream_completion(client: AsyncOpenAI, task: str, messages: Sequence[Any], max_tokens: int) -> Completion:
+    """Send one greedy request and time the pieces of its answer.
+
+    Args:
+        client: a client of the router.
+        task: name of the task, which is the request's model.
+        messages: the conversation.
+        max_tokens: most tokens of the answer.
 
     Raises:
-        openai.APIError: the request failed, or its stream did.
+        openai.APIError: the request or its stream failed.
         RuntimeError: the stream ended without text or without its token count.
     """
     sent = time.perf_counter()
@@ -55,6 +61,6 @@ async def ask(client: AsyncOpenAI, task: str, messages: Sequence[Any], max_token
             pieces.append(chunk.choices[0].delta.content)
     if not pieces or not tokens:
         raise RuntimeError(f"task `{task}` streamed {len(pieces)} pieces and counted {tokens} tokens")
-    # the last token often ends the answer and brings no text: what is timed is the tokens that did
+    # the last token often ends the answer and has no text: only tokens with text are timed
     tpot = (last - first) / (len(pieces) - 1) if len(pieces) > 1 else None
     return Completion("".join(pieces), first - sent, tpot, tokens)

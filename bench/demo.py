@@ -1,4 +1,4 @@
-"""`make demo`: serve the demo's tasks, ask each a few questions, show the answers and that one batch decoded them.
+"""Serve the demo's tasks, send each a few questions, and show that one batch decoded their answers (`make demo`).
 
     python -m sun_sglang.bench.demo configs/demo/sun.yaml
 
@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sun_sglang.bench.client import Completion, ask
+from sun_sglang.bench.client import Completion, stream_completion
 from sun_sglang.bench.processes import sun_command
 from sun_sglang.launch.router_access import worker_headers
 from sun_sglang.launch.state import DeploymentState, read_state, run_dir_of
@@ -35,7 +35,7 @@ _WARM_UP = "hello"
 
 @dataclass(frozen=True)
 class Question:
-    """One question of one task, and its right answer."""
+    """A question to one task, and its right answer."""
 
     task: str
     messages: tuple[dict[str, Any], ...]
@@ -43,8 +43,14 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """The fullest decode batch seen: its worker, its size, and the most requests that any one task had asked."""
+class LargestBatch:
+    """The largest decode batch that was observed.
+
+    Attributes:
+        worker: name of its worker.
+        size: requests in it.
+        largest_task: most requests that one task sent.
+    """
 
     worker: str
     size: int
@@ -52,12 +58,12 @@ class Batch:
 
     @property
     def merged(self) -> bool:
-        """Whether it must have held requests of more than one task."""
+        """Whether the batch must have held requests of more than one task."""
         return self.size > self.largest_task
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the demo; 0 if every task answered, whatever it answered."""
+    """Run the demo and return the exit code: 0 if every task answered, also if an answer is wrong."""
     file = Path(arguments[0] if arguments else "configs/demo/sun.yaml")
     console = Console(highlight=False)
     topology = load_topology(file)
@@ -68,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         state = read_state(run_dir_of(file))
         assert state is not None, "the launch succeeded"
-        answers, batch = asyncio.run(ask_all(state, topology, questions, worker_headers(run_dir_of(file))))
+        answers, batch = asyncio.run(send_questions(state, topology, questions, worker_headers(run_dir_of(file))))
     finally:
         console.rule(f"sun stop {file}")
         _sun("stop", str(file))
@@ -77,35 +83,35 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def read_questions(topology: Path, task: str) -> list[Question]:
-    """The demo questions of a task."""
+    """Return the demo questions of a task, which lie beside the topology file."""
     lines = (topology.parent / "data" / f"{task}.demo.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     return [Question(task, tuple(row["messages"]), row["answer"]) for row in rows]
 
 
-async def ask_all(
+async def send_questions(
     state: DeploymentState, topology: Topology, questions: Sequence[Question], headers: Mapping[str, str]
-) -> tuple[list[Completion], Batch]:
-    """Ask everything at once, and watch the decode workers while they answer.
+) -> tuple[list[Completion], LargestBatch]:
+    """Send all questions at once, and observe the decode batches while they are answered.
 
     Args:
-        state: the deployment.
-        topology: its file.
-        questions: what to ask.
-        headers: what its workers require.
+        state: the deployment's state.
+        topology: its topology.
+        questions: the questions.
+        headers: headers that its workers require.
     """
     async with AsyncOpenAI(base_url=f"{state.url}/v1", api_key="none", max_retries=0) as client:
         for task in topology.tasks:
-            await ask(client, task, [{"role": "user", "content": _WARM_UP}], 8)
-        watching = asyncio.create_task(_watch(state, headers))
-        answers = await asyncio.gather(*(ask(client, q.task, q.messages, _MAX_TOKENS) for q in questions))
+            await stream_completion(client, task, [{"role": "user", "content": _WARM_UP}], 8)
+        watching = asyncio.create_task(_watch_batches(state, headers))
+        answers = await asyncio.gather(*(stream_completion(client, q.task, q.messages, _MAX_TOKENS) for q in questions))
         watching.cancel()
         worker, size = await watching
     asked = [q.task for q in questions]
-    return answers, Batch(worker, size, max(asked.count(task) for task in topology.tasks))
+    return answers, LargestBatch(worker, size, max(asked.count(task) for task in topology.tasks))
 
 
-async def _watch(state: DeploymentState, headers: Mapping[str, str]) -> tuple[str, int]:
+async def _watch_batches(state: DeploymentState, headers: Mapping[str, str]) -> tuple[str, int]:
     workers = [p for p in state.processes if p.role == "decode"]
     fullest = (workers[0].name, 0)
     async with aiohttp.ClientSession(headers=headers) as session:
@@ -118,7 +124,7 @@ async def _watch(state: DeploymentState, headers: Mapping[str, str]) -> tuple[st
 
 
 async def _running(session: aiohttp.ClientSession, url: str) -> int:
-    """Requests in a worker's running batch."""
+    """Return the number of requests in a worker's running batch."""
     async with session.get(f"{url}/v1/loads") as reply:
         loads = (await reply.json())["loads"]
     return sum(int(load["num_running_reqs"]) for load in loads)
@@ -128,11 +134,11 @@ def _sun(*arguments: str) -> int:
     return subprocess.run(sun_command(*arguments), check=False).returncode
 
 
-def _show(console: Console, questions: Sequence[Question], answers: Sequence[Completion], batch: Batch) -> None:
+def _show(console: Console, questions: Sequence[Question], answers: Sequence[Completion], batch: LargestBatch) -> None:
     table = Table("task", "question", "answer", "right", title="Answers, as streamed", title_justify="left")
     for question, answer in zip(questions, answers, strict=True):
         right = answer.text == question.answer
-        mark = "[green]yes[/]" if right else f"[red]no[/], it is {escape(question.answer)}"
+        mark = "[green]yes[/]" if right else f"[red]no[/]: {escape(question.answer)}"
         table.add_row(question.task, escape(question.messages[-1]["content"]), escape(answer.text), mark)
     console.print(table)
     times = Table("task", "right", "TTFT ms", "TPOT ms", title="Per task (medians)", title_justify="left")
@@ -143,9 +149,9 @@ def _show(console: Console, questions: Sequence[Question], answers: Sequence[Com
         tpot = statistics.median(a.tpot for _, a in own if a.tpot is not None)
         times.add_row(task, f"{correct} of {len(own)}", f"{1000 * ttft:.0f}", f"{1000 * tpot:.1f}")
     console.print(times)
-    verdict = "tasks were decoded in one merged batch" if batch.merged else "no merged batch was seen"
+    verdict = "tasks were decoded in one merged batch" if batch.merged else "no merged batch was observed"
     console.print(
-        f"`{batch.worker}` had {batch.size} requests in one decode batch; no task asked more than "
+        f"`{batch.worker}` had {batch.size} requests in one decode batch; no task sent more than "
         f"{batch.largest_task}: [bold]{verdict}[/]."
     )
 

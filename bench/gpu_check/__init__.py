@@ -1,6 +1,6 @@
-"""`make gpu-check`: proves on a machine with GPUs what no machine without one can.
+"""`make gpu-check`: show on a machine with GPUs what no machine without a GPU can show.
 
-Start at `__main__`. `stages/` holds one stage a file; a stage uses what the other files offer: random checkpoints
-(`checkpoints`), a running deployment (`deployment`), the expected answers (`reference`) and facts about the machine
-(`machine`). Nothing here needs a model hub or pytest.
+Here: the stages (`stages/`, one file each) and what they share: random checkpoints (`checkpoints`, `quantize`), a
+running deployment (`deployment`), the expected answers (`reference`), facts about the machine (`machine`). Not here:
+benchmarks, and anything that needs a model hub or pytest. Open `__main__.py` first.
 """

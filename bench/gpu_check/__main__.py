@@ -1,8 +1,9 @@
-"""`make gpu-check`: prove on this machine's GPU what only a GPU can show.
+"""Check on this machine's GPU what only a GPU can show (`make gpu-check`).
 
     python -m sun_sglang.bench.gpu_check --model DIR --output gpu-check.json
 
-Exit code 0: no stage failed; 1: one did, or there is no GPU; 2: wrong usage.
+Exit code 0: a stage passed and none failed; 1: a stage failed, every stage was skipped, or no GPU is visible; 2: wrong
+usage.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
             work=work.resolve(),
             engine=dict(options.flag),
             model=options.model and options.model.resolve(),
-            say=lambda line: console.print(f"gpu-check: {escape(line)}"),
+            progress=lambda line: console.print(f"gpu-check: {escape(line)}"),
         )
         command, machine = _command(options), facts()
         results: list[StageResult] = []
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
                 results.append(_run(stage, context))
                 # after each stage: an interrupted check leaves the results so far
                 write_report(check_report(command, machine, results), options.output)
-            # before what the stages share is closed, which may fail
+            # before the shared deployment is closed, which may fail
             show(Console(highlight=False), results)
             console.print(f"gpu-check: wrote {options.output}")
     return 0 if check_report(command, machine, results).passed else 1
@@ -80,10 +81,10 @@ def _command(options: argparse.Namespace) -> str:
 
 
 def _run(stage: Stage, context: Context) -> StageResult:
-    context.say(f"{stage.name}: {stage.title}")
+    context.progress(f"{stage.name}: {stage.title}")
     result = run_stage(stage, context)
     found = result.message or json.dumps(result.measured)
-    context.say(f"{stage.name}: {result.outcome} after {result.seconds:.0f} s: {found}")
+    context.progress(f"{stage.name}: {result.outcome} after {result.seconds:.0f} s: {found}")
     return result
 
 
@@ -91,8 +92,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sun_sglang.bench.gpu_check", description=__doc__)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="where workers run")
     parser.add_argument("--model", type=Path, help="a real checkpoint for the latency stage")
-    parser.add_argument("--stage", action="append", choices=[s.name for s in STAGES], help="run this stage; repeatable")
-    parser.add_argument("--flag", action="append", type=_flag, default=[], metavar="KEY=VALUE", help="an SGLang flag")
+    parser.add_argument(
+        "--stage", action="append", choices=[s.name for s in STAGES], help="run only this stage; repeatable"
+    )
+    parser.add_argument(
+        "--flag",
+        action="append",
+        type=_flag,
+        default=[],
+        metavar="KEY=VALUE",
+        help="an SGLang flag for every worker; repeatable",
+    )
     parser.add_argument("--output", type=Path, default=Path("build/gpu-check/report.json"), help="the JSON report")
     parser.add_argument("--work", type=Path, help="keep checkpoints and logs in this folder")
     return parser
@@ -101,11 +111,11 @@ def _parser() -> argparse.ArgumentParser:
 def _flag(text: str) -> tuple[str, object]:
     key, equals, value = text.partition("=")
     if not (key and equals):
-        raise argparse.ArgumentTypeError(f"`{text}` is no flag; write attention_backend=triton")
+        raise argparse.ArgumentTypeError(f"`{text}` is not a flag; write attention_backend=triton")
     try:
         return key, yaml.safe_load(value)
     except yaml.YAMLError:
-        raise argparse.ArgumentTypeError(f"`{value}`, the value of `{key}`, is no YAML") from None
+        raise argparse.ArgumentTypeError(f"`{value}`, the value of `{key}`, is not YAML") from None
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Small random checkpoints with the head sizes of real models: answers mean nothing, and depend on every weight."""
+"""Small random checkpoints with real models' head sizes; answers have no meaning and depend on every weight."""
 
 from __future__ import annotations
 
@@ -94,11 +94,11 @@ def write_checkpoint(path: Path, architecture: str, seed: int, dtype: str, **siz
     """Write a random checkpoint with a byte tokenizer.
 
     Args:
-        path: its directory.
+        path: the checkpoint's directory.
         architecture: a key of `ARCHITECTURES`.
-        seed: of its weights.
-        dtype: of its weights.
-        sizes: keys of its configuration that differ from those of `ARCHITECTURES`.
+        seed: seed of the weights.
+        dtype: dtype of the weights, such as `bfloat16`.
+        sizes: keys of the configuration that differ from `ARCHITECTURES`.
     """
     import torch
     import transformers
@@ -107,7 +107,7 @@ def write_checkpoint(path: Path, architecture: str, seed: int, dtype: str, **siz
     values = {**_COMMON, **own, **sizes}
     config = getattr(transformers, config_class)(**values, dtype=dtype)
     for key in values.keys() - vars(config).keys():
-        setattr(config, key, values[key])  # transformers drops what it does not use, and SGLang reads it
+        setattr(config, key, values[key])  # transformers drops keys that it does not use; SGLang reads them
     torch.manual_seed(seed)
     model = transformers.AutoModelForCausalLM.from_config(config)
     if architecture == "deepseek":
@@ -117,7 +117,7 @@ def write_checkpoint(path: Path, architecture: str, seed: int, dtype: str, **siz
 
 
 def byte_tokenizer(unused: int = 0) -> Any:
-    """Return a tokenizer with one token a byte, the special ones, and `unused` tokens more that no text has."""
+    """Return a tokenizer with special tokens, a token for each byte, and `unused` tokens that no text produces."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -1,4 +1,4 @@
-"""What the stages share: the device, a folder, the random checkpoints and one deployment of them."""
+"""The context that the stages share: the device, a folder, random checkpoints and one deployment of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sun_sglang.bench.gpu_check.reference import Reference
 
 Device = Literal["cuda", "cpu"]
 PAGE = 64
-# cannot hold eight answers of 100 tokens: requests are retracted
+# tokens of KV; eight answers of 100 tokens do not fit: requests are retracted
 _SMALL_KV = 640
 
 
@@ -29,8 +29,8 @@ class Context:
         work: folder for checkpoints, topologies and logs.
         engine: SGLang flags for every worker, beside those of the check.
         model: directory of a real checkpoint, for the latency stage; None to use a random one.
-        say: prints a line of progress.
-        closing: ends what the stages share.
+        progress: prints a line of progress.
+        closing: closes what the stages share.
     """
 
     device: Device
@@ -38,17 +38,17 @@ class Context:
     work: Path
     engine: Mapping[str, Any]
     model: Path | None
-    say: Callable[[str], None]
+    progress: Callable[[str], None]
     closing: ExitStack = field(default_factory=ExitStack)
     _core: Deployment | CheckError | None = None
 
     @property
     def dtype(self) -> str:
-        """Dtype of the workers: GPUs' attention kernels take no float32, and most CPUs multiply nothing else."""
+        """Return the workers' dtype: GPUs' attention kernels do not support float32; most CPUs multiply only that."""
         return "bfloat16" if self.device == "cuda" else "float32"
 
     def checkpoint(self, architecture: str, name: str, seed: int) -> Path:
-        """Return a random checkpoint's directory; write it the first time."""
+        """Return the directory of a random checkpoint, and write it if it does not exist."""
         path = self.work / "models" / f"{architecture}-{name}"
         if not path.exists():
             write_checkpoint(path, architecture, seed, self.dtype)
@@ -59,7 +59,7 @@ class Context:
         return {name: self.checkpoint(architecture, name, seed) for seed, name in enumerate(("base", "a", "b"))}
 
     def pool(self, role: str, model: Path, gpus: Sequence[int] | None = None, **engine: Any) -> dict[str, Any]:
-        """Return a pool of the topology file; on GPUs all pools share the first one unless told otherwise."""
+        """Return a pool of the topology file; on GPUs all pools share the first one unless `gpus` is given."""
         entry: dict[str, Any] = {"role": role, "model": str(model), "engine": engine}
         if self.device == "cuda":
             entry["gpus"] = list(gpus if gpus is not None else self.gpus[:1])
@@ -97,10 +97,10 @@ class Context:
 
     @property
     def core(self) -> Deployment:
-        """Return the deployment that most stages share; it starts when the first one asks.
+        """Return the deployment that most stages share; the first access starts it.
 
         Raises:
-            CheckError: it did not start, then or now.
+            CheckError: it does not start, or did not start for an earlier stage.
         """
         if isinstance(self._core, CheckError):
             raise CheckError("the deployment that most stages share did not start: see the first of them")

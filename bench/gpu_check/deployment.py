@@ -1,4 +1,4 @@
-"""A running deployment of real SGLang workers, and requests to it."""
+"""A running deployment of SGLang workers, and a client of it."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ class Deployment:
 
     @property
     def state(self) -> DeploymentState:
-        """Return what its launcher last wrote."""
+        """Return the state that the launcher wrote last."""
         state = read_state(self.run_dir)
-        assert state is not None, "it was launched"
+        assert state is not None, "launched"
         return state
 
     def process(self, name: str) -> ProcessState:
@@ -61,10 +61,10 @@ class Deployment:
         return (self.run_dir / "logs" / f"{name}.log").read_text(errors="replace")
 
     def close(self) -> None:
-        """Stop it at once, unless it has ended.
+        """Stop the deployment at once; do nothing if it has ended.
 
         Raises:
-            CheckError: it cannot be stopped; its workers may still run.
+            CheckError: `sun stop` failed; workers may still run.
         """
         if self.state.alive:
             done = run_sun("stop", "--run-dir", str(self.run_dir), "--now")
@@ -72,10 +72,10 @@ class Deployment:
 
     @asynccontextmanager
     async def client(self, url: str | None = None) -> AsyncIterator[Client]:
-        """Open a client of its workers and of its router, or of the router at another URL."""
+        """Open a client of the workers and of the router, or of the router at another URL."""
         timeout = aiohttp.ClientTimeout(total=_REQUEST_TIMEOUT)
         headers = worker_headers(self.run_dir)
-        # a worker closes a connection that was idle for five seconds, perhaps while a request is under way on it
+        # a worker closes an idle connection after five seconds, perhaps while the next request is sent on it
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
         async with aiohttp.ClientSession(timeout=timeout, headers=headers, connector=connector) as session:
             yield Client(self, session, url or self.state.url)
@@ -86,17 +86,17 @@ def launch(topology: Mapping[str, Any], folder: Path) -> Deployment:
 
     Args:
         topology: content of the topology file.
-        folder: where its file and its logs go.
+        folder: for its file and its logs.
 
     Raises:
-        CheckError: it does not start; with the ends of its logs.
+        CheckError: it does not start; the message holds the ends of its logs.
     """
     file = write_topology(topology, folder)
     run_dir = folder / "run"
     files = ("--detach", "--run-dir", str(run_dir), "--ready-timeout", str(_READY_TIMEOUT))
     done = run_sun("launch", str(file), *files)
     if done.returncode != 0:
-        # what the command prints comes last: it ends with the log of the worker that did not start
+        # the command's output comes last: it ends with the log of the worker that did not start
         raise CheckError(f"`sun launch` failed:\n{log_ends(run_dir)}\n--- sun launch\n{done.stdout}{done.stderr}")
     return Deployment(run_dir)
 
@@ -118,14 +118,14 @@ def log_ends(run_dir: Path) -> str:
 
 @dataclass(frozen=True)
 class Client:
-    """Requests to a deployment's router, and to its workers past it."""
+    """A client of a deployment's router and, past the router, of its workers."""
 
     deployment: Deployment
     session: aiohttp.ClientSession
     router: str
 
     async def generate(self, task: str, prompt: Sequence[int], length: int, **fields: Any) -> dict[str, Any]:
-        """Answer a prompt greedily, never ended early, through the router's `/generate`.
+        """Return a greedy answer of a fixed length, through the router's `/generate`.
 
         Args:
             task: name of the task.
@@ -137,7 +137,7 @@ class Client:
             CheckError: the router answers with an error.
         """
         url = f"{self.router}/generate"
-        async with self.session.post(url, json=request(task, prompt, length, **fields)) as reply:
+        async with self.session.post(url, json=request_body(task, prompt, length, **fields)) as reply:
             if reply.status != 200:
                 raise CheckError(f"task `{task}`: {reply.status} {await reply.text()}")
             return dict(await reply.json())
@@ -154,7 +154,7 @@ class Client:
             CheckError: the router answers with an error, or the stream holds one.
         """
         url = f"{self.router}/generate"
-        async with self.session.post(url, json=request(task, prompt, length, stream=True)) as reply:
+        async with self.session.post(url, json=request_body(task, prompt, length, stream=True)) as reply:
             if reply.status != 200:
                 raise CheckError(f"task `{task}`: {reply.status} {await reply.text()}")
             async for line in reply.content:
@@ -166,12 +166,12 @@ class Client:
                     yield chunk
 
     async def loads(self, worker: str) -> list[dict[str, Any]]:
-        """Return what a worker reports of its load, rank by rank (SGLang: `GET /v1/loads`)."""
+        """Return a worker's load, one entry for each rank (SGLang: `GET /v1/loads`)."""
         async with self.session.get(f"{self.deployment.process(worker).url}/v1/loads") as reply:
             return list((await reply.json())["loads"])
 
-    async def counted(self, worker: str, name: str) -> float:
-        """Return a figure of a worker's metrics page, summed over its labels; 0 where the page lacks it."""
+    async def metric(self, worker: str, name: str) -> float:
+        """Return a metric of a worker's metrics page, summed over its labels; 0 where the page lacks it."""
         async with self.session.get(f"{self.deployment.process(worker).url}/metrics/") as reply:
             page = await reply.text()
         samples = (sample for family in text_string_to_metric_families(page) for sample in family.samples)
@@ -187,18 +187,18 @@ class Client:
         async with self.session.get(f"{self.router}/tasks") as reply:
             return str((await reply.json())["tasks"][task]["prefill"]["workers"][0]["name"])
 
-    async def forget(self, worker: str) -> None:
+    async def flush_cache(self, worker: str) -> None:
         """Empty a worker's radix cache.
 
         Raises:
-            CheckError: it has requests that do not end.
+            CheckError: its requests do not end within 20 s.
         """
         url = f"{self.deployment.process(worker).url}/flush_cache"
         async with self.session.post(url, params={"timeout": 20}) as reply:
             if reply.status != 200:
                 raise CheckError(f"{worker}: /flush_cache answers {reply.status} {await reply.text()}")
 
-    async def proven(self) -> bool:
+    async def all_paths_proven(self) -> bool:
         """Return whether the router has proven every path of every task."""
         with contextlib.suppress(aiohttp.ClientError):
             async with self.session.get(f"{self.router}/tasks") as reply:
@@ -208,9 +208,9 @@ class Client:
             )
         return False
 
-    async def whole(self) -> bool:
+    async def is_whole(self) -> bool:
         """Return whether every process runs and every path is proven."""
-        return await self.proven() and all(p.phase == Phase.RUNNING for p in self.deployment.state.processes)
+        return await self.all_paths_proven() and all(p.phase == Phase.RUNNING for p in self.deployment.state.processes)
 
 
 def unfinished_work(load: Mapping[str, Any]) -> dict[str, int]:
@@ -218,8 +218,8 @@ def unfinished_work(load: Mapping[str, Any]) -> dict[str, int]:
     return {name: load.get(name, load["disaggregation"].get(name)) for name in _WORK}
 
 
-def request(task: str, prompt: Sequence[int], length: int, **fields: Any) -> dict[str, Any]:
-    """Return the body of a greedy `/generate` request that is never ended early.
+def request_body(task: str, prompt: Sequence[int], length: int, **fields: Any) -> dict[str, Any]:
+    """Return the body of a greedy `/generate` request for an answer of a fixed length.
 
     Args:
         task: name of the task.

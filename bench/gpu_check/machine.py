@@ -55,10 +55,10 @@ def stage_gpus(gpus: Sequence[Gpu]) -> tuple[int, ...]:
 
 
 def gpu_memory_used(gpus: Sequence[int]) -> int:
-    """Return MiB in use on these GPUs, of all processes; 0 without GPUs.
+    """Return the MiB that all processes use on these GPUs; 0 without GPUs.
 
     Raises:
-        CheckError: `nvidia-smi` does not tell.
+        CheckError: `nvidia-smi` does not report it.
     """
     used = used_memory() if gpus else {}
     if unknown := [gpu for gpu in gpus if gpu not in used]:
@@ -67,7 +67,7 @@ def gpu_memory_used(gpus: Sequence[int]) -> int:
 
 
 def _settings(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the settings of the transfer libraries; a path or a host's identity is left out, and its name stays."""
+    """Return the settings of the transfer libraries; the value of a path or of a host's identity is left out."""
     found = sorted((k, v) for k, v in environment.items() if k.startswith(_SETTINGS))
     return {k: "(left out)" if "/" in v or "HOST" in k else v for k, v in found}
 
@@ -86,7 +86,7 @@ def _torch() -> dict[str, Any]:
 
 
 def _lines(tool: str, *arguments: str) -> list[str]:
-    """Return a tool's output; a tool that is missing, fails or hangs gives none."""
+    """Return a tool's output; none where the tool is missing, fails or hangs."""
     if not shutil.which(tool):
         return []
     options = ["--format=csv"] if any(a.startswith("--query") for a in arguments) else []

@@ -1,7 +1,7 @@
-"""A second router over a deployment's workers that probes each of them once, and a pause of the first one.
+"""A quiet router: a second router over a deployment's workers that probes each worker once, and then never.
 
-Requests go through the second router in both arms of a comparison; whether the first one runs beside it decides
-whether the workers are probed.
+Both arms of a comparison send their requests through it. The first router probes the workers; pausing it stops the
+probes.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _NEVER = 3600.0
 
 @asynccontextmanager
 async def quiet_router(deployment: Deployment, folder: Path) -> AsyncIterator[str]:
-    """Run a router that probes each worker once and asks none for its load; yield its URL.
+    """Run a router that probes each worker once and never reads its load; yield its URL.
 
     Args:
-        deployment: a ready deployment, whose workers it takes.
+        deployment: a ready deployment; the router uses its workers.
         folder: for its fleet file.
 
     Raises:
@@ -40,8 +40,8 @@ async def quiet_router(deployment: Deployment, folder: Path) -> AsyncIterator[st
 
 
 @contextmanager
-def paused(deployment: Deployment) -> Iterator[None]:
-    """Stop a deployment's router for a while: it probes nobody."""
+def paused_router(deployment: Deployment) -> Iterator[None]:
+    """Stop the process of a deployment's router until the context ends; it probes no worker meanwhile."""
     pid = deployment.process("router").pid
     os.kill(pid, signal.SIGSTOP)
     try:

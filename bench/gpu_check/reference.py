@@ -1,6 +1,6 @@
 """The expected answers: transformers runs one module over the prompt and another one over the answer.
 
-How ties are decided: bfloat16 moves every logit, and a worker's kernels move it differently than transformers' do. The
+Ties: bfloat16 changes every logit, and a worker's kernels change it differently than transformers' kernels do. The
 reference therefore runs in float32 and again in the workers' dtype; the root mean square of the difference, over the
 vocabulary, is the noise of one token's logits. A served token is right if the float32 reference puts it no further than
 five times this noise below its best token. The answer's own tokens are fed back, so every token is judged, also after a
@@ -23,7 +23,7 @@ _ALLOWED = 5.0
 
 
 class Judgement(NamedTuple):
-    """How an answer compares with the reference.
+    """The comparison of an answer with the reference.
 
     Attributes:
         tokens: how many tokens it has.
@@ -76,7 +76,7 @@ class Reference:
         return Judgement(len(answer), ties, wrong, max(noise), 0.0 if wrong is None else ratios[wrong])
 
     def _logits(self, prompt: Sequence[int], answer: Sequence[int], dtype: str) -> Any:
-        """Logits before each token of the answer, float32, tokens x vocabulary."""
+        """Return the logits before each token of the answer: float32, tokens x vocabulary."""
         import torch
         from transformers import DynamicCache
 
@@ -95,8 +95,16 @@ class Reference:
 
 
 @dataclass
-class Tally:
-    """Judgements of several answers of one reference."""
+class AnswerChecker:
+    """Judges answers by one reference, and counts the judgements.
+
+    Attributes:
+        reference: the reference.
+        answers: right answers so far.
+        tokens: their tokens.
+        ties: tokens within the noise.
+        noise: largest noise of a token's logits.
+    """
 
     reference: Reference
     answers: int = 0

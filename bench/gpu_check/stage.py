@@ -1,4 +1,4 @@
-"""A stage of the check: its name, what it needs, how it ends."""
+"""A stage of the check, and its result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sun_sglang.bench.gpu_check.errors import CheckError, Skipped
 from sun_sglang.bench.polling import ConditionNotMetError
 
 Outcome = Literal["passed", "failed", "skipped"]
-# characters of a message: its beginning tells what failed, its end why
+# characters of a message to keep: its beginning names the failure, its end the cause
 _BEGINNING, _END = 500, 3500
 
 
@@ -23,9 +23,9 @@ class Stage:
     """One stage.
 
     Attributes:
-        name: what `--stage` takes.
-        title: what it proves, for the table.
-        run: proves it and returns what it measured; raises `CheckError` or `Skipped`.
+        name: value of the option `--stage`.
+        title: the property that it proves, for the table.
+        run: proves it and returns its measurements; raises `CheckError` or `Skipped`.
         gpus: GPUs that it needs where workers run on GPUs; it is skipped where there are fewer.
     """
 
@@ -37,14 +37,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class StageResult:
-    """How a stage ended.
+    """The result of a stage.
 
     Attributes:
         name: the stage's name.
-        title: what it proves.
+        title: the property that it proves.
         outcome: `passed`, `failed` or `skipped`.
-        seconds: how long it ran.
-        measured: what it measured, as JSON values.
+        seconds: its duration.
+        measured: its measurements and facts, as JSON values.
         message: why it failed or was skipped.
     """
 
@@ -57,7 +57,7 @@ class StageResult:
 
 
 def run_stage(stage: Stage, context: Context) -> StageResult:
-    """Run a stage; a failure, whatever raises it, becomes its result."""
+    """Run a stage and return its result; every exception becomes a failed result."""
     start = time.monotonic()
 
     def result(outcome: Outcome, message: str = "", measured: Mapping[str, Any] | None = None) -> StageResult:
@@ -73,7 +73,7 @@ def run_stage(stage: Stage, context: Context) -> StageResult:
         return result("skipped", str(e))
     except (CheckError, ConditionNotMetError) as e:
         return result("failed", str(e))
-    except Exception:  # a stage that breaks must not keep the others from running
+    except Exception:  # a broken stage must not prevent the others
         return result("failed", traceback.format_exc())
     return result("passed", measured=measured)
 

@@ -1,4 +1,4 @@
-"""Copies memory between two processes with the libraries that move KV: NIXL, or mooncake over TCP."""
+"""Copy memory between two processes with a KV transfer library: NIXL, or mooncake over TCP."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _HOST = "127.0.0.1"
 
 
 @dataclass(frozen=True)
-class Copy:
-    """One copy, repeated.
+class MemoryCopy:
+    """A copy of one buffer between two processes, repeated.
 
     Attributes:
         library: `nixl` or `mooncake`.
-        device: where both buffers are: `cuda` or `cpu`.
+        device: device of both buffers: `cuda` or `cpu`.
         mebibytes: size of the buffer.
     """
 
@@ -33,10 +33,10 @@ class Copy:
     mebibytes: int
 
     def run(self) -> dict[str, Any]:
-        """Copy from this process's child to another one and compare; return GB/s, median and range.
+        """Copy from one child process to another, compare the bytes, and return the GB/s: median and range.
 
         Raises:
-            CheckError: a process failed, or the bytes that arrived are not those that were sent.
+            CheckError: a process failed, or the received bytes differ from the sent ones.
         """
         spawn = multiprocessing.get_context("spawn")
         ends = [spawn.Pipe() for _ in "st"]
@@ -48,17 +48,17 @@ class Copy:
         ]
         for child, end in zip(children, ends, strict=True):
             child.start()
-            # else this process keeps the child's end open, and never sees that the child ended
+            # with the child's end open here too, reading would never report that the child ended
             end[1].close()
         sender, target = (end[0] for end in ends)
         try:
-            _tell(sender, "sender", _read(target, "target"))
-            _tell(target, "target", _read(sender, "sender"))
-            _read(target, "target")
-            _tell(sender, "sender", "go")
-            sent = _read(sender, "sender")
-            _tell(target, "target", "compare")
-            arrived = _read(target, "target")
+            _send_message(sender, "sender", _receive_message(target, "target"))
+            _send_message(target, "target", _receive_message(sender, "sender"))
+            _receive_message(target, "target")
+            _send_message(sender, "sender", "go")
+            sent = _receive_message(sender, "sender")
+            _send_message(target, "target", "compare")
+            arrived = _receive_message(target, "target")
         finally:
             for child in children:
                 child.terminate()
@@ -74,17 +74,17 @@ class Copy:
         }
 
 
-def _tell(connection: Connection, who: str, message: Any) -> None:
+def _send_message(connection: Connection, who: str, message: Any) -> None:
     try:
         connection.send(message)
     except OSError:
-        _read(connection, who)  # it may have sent the reason before it ended
+        _receive_message(connection, who)  # raises the reason if the process sent one before it ended
         raise CheckError(f"the {who} of the copy ended") from None
 
 
-def _read(connection: Connection, who: str) -> Any:
+def _receive_message(connection: Connection, who: str) -> Any:
     if not connection.poll(_TIMEOUT):
-        raise CheckError(f"the {who} of the copy does not answer within {_TIMEOUT:g} s")
+        raise CheckError(f"the {who} of the copy sends nothing within {_TIMEOUT:g} s")
     try:
         message = connection.recv()
     except (EOFError, OSError):
@@ -99,7 +99,7 @@ class _Failed:
     reason: str
 
 
-def _guarded(run: Any, copy: Copy, connection: Connection) -> None:
+def _guarded(run: Any, copy: MemoryCopy, connection: Connection) -> None:
     try:
         run(copy, connection)
     except Exception as e:  # the parent reports it
@@ -107,7 +107,7 @@ def _guarded(run: Any, copy: Copy, connection: Connection) -> None:
         raise
 
 
-def _send(copy: Copy, connection: Connection) -> None:
+def _send(copy: MemoryCopy, connection: Connection) -> None:
     import torch
 
     buffer = torch.randint(-128, 128, (copy.mebibytes * 2**20,), dtype=torch.int8, device=copy.device)
@@ -126,7 +126,7 @@ def _send(copy: Copy, connection: Connection) -> None:
     connection.recv()
 
 
-def _receive(copy: Copy, connection: Connection) -> None:
+def _receive(copy: MemoryCopy, connection: Connection) -> None:
     import torch
 
     buffer = torch.zeros(copy.mebibytes * 2**20, dtype=torch.int8, device=copy.device)
@@ -149,7 +149,7 @@ def _checksum(buffer: Any) -> str:
     return hashlib.sha256(buffer.cpu().numpy().tobytes()).hexdigest()
 
 
-def _engine(copy: Copy, buffer: Any) -> _Nixl | _Mooncake:
+def _engine(copy: MemoryCopy, buffer: Any) -> _Nixl | _Mooncake:
     return _Nixl(buffer) if copy.library == "nixl" else _Mooncake(buffer)
 
 

@@ -1,1 +1,1 @@
-"""Benchmarks of starting workers."""
+"""Benchmarks of starting workers. Open `startup.py` first."""

@@ -1,6 +1,6 @@
-"""A client so lean that what it drives is what is measured: HTTP/1.1 on bare protocols, one object a connection.
+"""A load generator that costs little beside the load balancer: HTTP/1.1 on asyncio protocols, one object a connection.
 
-It reads no more of an answer than its end: events are counted by their prefix, nothing is parsed.
+It finds the end of each answer and counts events by their prefix; it parses nothing else.
 """
 
 from __future__ import annotations
@@ -17,36 +17,43 @@ _END = b"0\r\n\r\n"
 
 
 class LoadError(Exception):
-    """A request failed; a figure from such a run would mean nothing."""
+    """A request failed; the run has no valid result."""
 
 
-class Count(NamedTuple):
-    """How many in how many seconds."""
+class Throughput(NamedTuple):
+    """Completed requests or chunks, and the seconds in which they completed."""
 
     number: int
     seconds: float
 
     @property
     def rate(self) -> float:
-        """A second."""
+        """Return the number a second."""
         return self.number / self.seconds
 
 
-def request(tokens: int, *, period_us: int = 1, stream: bool = False, prompt: int = 16) -> bytes:
-    """One request as bytes. `period_us`: microseconds between the tokens of a stream, which the worker keeps."""
-    asked = {
+def request_bytes(tokens: int, *, period_us: int = 1, stream: bool = False, prompt: int = 16) -> bytes:
+    """Return a `/generate` request as bytes.
+
+    Args:
+        tokens: tokens to generate.
+        period_us: microseconds between two tokens of a stream; the null worker sends at this pace.
+        stream: stream the answer.
+        prompt: tokens of the prompt.
+    """
+    fields = {
         "model": "bench",
         "input_ids": [period_us, *range(1, prompt)],
         "sampling_params": {"max_new_tokens": tokens, "temperature": 0.0, "ignore_eos": True},
         "stream": stream,
     }
-    body = orjson.dumps(asked)
+    body = orjson.dumps(fields)
     head = f"POST /generate HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
     return head.encode() + b"\r\n\r\n" + body
 
 
 class Connection(asyncio.Protocol):
-    """One connection, one request at a time."""
+    """A connection with one request at a time."""
 
     def __init__(self) -> None:
         self.events = 0
@@ -54,24 +61,25 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._waiter: asyncio.Future[None] | None = None
         self._head = b""
-        self._missing = -1  # bytes of a whole answer still to come; -1 while its header is, -2 for a chunked one
+        # bytes of the answer still to come; -1 before the end of its header, -2 for a chunked answer
+        self._missing = -1
         self._tail = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the connection."""
-        # uvloop's transports are no subclasses of asyncio's
+        """Store the transport."""
+        # uvloop's transports are not subclasses of asyncio's
         self._transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Whoever waits learns of it."""
+        """Fail the request under way."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_exception(LoadError("the connection closed in the middle of an answer"))
 
-    async def ask(self, raw: bytes) -> None:
+    async def send(self, raw: bytes) -> None:
         """Send a request and wait for the end of its answer.
 
         Raises:
-            LoadError: it is not a 200, or there is none.
+            LoadError: the status is not 200, or the connection closed.
         """
         self._waiter = self._loop.create_future()
         self._head, self._missing, self._tail = b"", -1, b""
@@ -79,7 +87,7 @@ class Connection(asyncio.Protocol):
         await self._waiter
 
     def data_received(self, data: bytes) -> None:
-        """Count, and find the end."""
+        """Count events and find the end of the answer."""
         if self._missing == -1:
             self._head += data
             head, separator, data = self._head.partition(b"\r\n\r\n")
@@ -97,11 +105,11 @@ class Connection(asyncio.Protocol):
         if seen.endswith(_END):
             self._end()
         else:
-            # shorter than an event's prefix, so that none is counted twice
+            # shorter than an event's prefix: no event is counted twice
             self._tail = seen[-(len(_EVENT) - 1) :]
 
     def close(self) -> None:
-        """Leave, whatever is under way."""
+        """Close the connection; a request under way fails."""
         self._transport.abort()
 
     def _begin(self, head: bytes, data: bytes) -> bool:
@@ -120,7 +128,7 @@ class Connection(asyncio.Protocol):
 
 
 async def connect(port: int, count: int) -> list[Connection]:
-    """Open connections to 127.0.0.1."""
+    """Open `count` connections to a port of 127.0.0.1."""
     loop = asyncio.get_running_loop()
     made = []
     for _ in range(count):
@@ -129,9 +137,19 @@ async def connect(port: int, count: int) -> list[Connection]:
     return made
 
 
-async def closed_loop(port: int, *, connections: int, seconds: float, tokens: int = 8) -> Count:
-    """Whole answers, as many as come: every connection asks again at once, and once at least."""
-    raw = request(tokens)
+async def closed_loop(port: int, *, connections: int, seconds: float, tokens: int = 8) -> Throughput:
+    """Request whole answers for some seconds: each connection sends its next request as soon as an answer ends.
+
+    Args:
+        port: port of 127.0.0.1.
+        connections: concurrent requests.
+        seconds: duration; each connection sends at least one request.
+        tokens: tokens of an answer.
+
+    Raises:
+        LoadError: a request failed.
+    """
+    raw = request_bytes(tokens)
     opened = await connect(port, connections)
     began = time.perf_counter()
     done = 0
@@ -139,42 +157,44 @@ async def closed_loop(port: int, *, connections: int, seconds: float, tokens: in
     async def work(connection: Connection) -> None:
         nonlocal done
         while True:
-            await connection.ask(raw)
+            await connection.send(raw)
             done += 1
             if time.perf_counter() - began >= seconds:
                 return
 
     await asyncio.gather(*(work(c) for c in opened))
-    count = Count(done, time.perf_counter() - began)
+    count = Throughput(done, time.perf_counter() - began)
     _close(opened)
     return count
 
 
-async def streams(
+async def stream_load(
     port: int, *, count: int, rate: float, seconds: float, mark: Callable[[], float]
-) -> tuple[Count, float]:
-    """Chunks that arrive over `count` streams of `rate` chunks a second in all.
+) -> tuple[Throughput, float]:
+    """Count the chunks that arrive over `count` concurrent streams.
 
     Args:
-        port: where to ask.
-        count: streams at once, all of which run for the whole time.
+        port: port of 127.0.0.1.
+        count: concurrent streams; each runs for the whole time.
         rate: chunks a second that the worker sends, over all streams.
-        seconds: how long to count, once every stream has begun; longer if nothing came by then, for a rate of nothing
-            is none.
-        mark: read at both ends of the counted time.
+        seconds: duration of the count, once every stream has begun; longer if no chunk arrived by then.
+        mark: a counter, such as CPU seconds, that is read at both ends of the counted time.
 
     Returns:
-        The count, and by how much `mark` rose.
+        The chunks, and the increase of `mark`.
+
+    Raises:
+        LoadError: a request failed.
     """
     period_us = max(1, round(count / rate * 1e6))
-    # long enough for the time until all have begun; what is left over is cut off
-    raw = request(max(2, round((seconds + 30) * 1e6 / period_us)), period_us=period_us, stream=True)
+    # long enough for the time until all streams have begun; the rest is cut off
+    raw = request_bytes(max(2, round((seconds + 30) * 1e6 / period_us)), period_us=period_us, stream=True)
     opened = await connect(port, count)
-    asking = [asyncio.create_task(c.ask(raw)) for c in opened]
+    sending = [asyncio.create_task(c.send(raw)) for c in opened]
     try:
         async with asyncio.timeout(25):
             while not all(c.events for c in opened):
-                for task in asking:
+                for task in sending:
                     if task.done():
                         task.result()
                 await asyncio.sleep(0.05)
@@ -184,17 +204,30 @@ async def streams(
             while not arrived:
                 await asyncio.sleep(pause)
                 pause, arrived = 0.05, sum(c.events for c in opened) - before
-        return Count(arrived, time.perf_counter() - began), mark() - first
+        return Throughput(arrived, time.perf_counter() - began), mark() - first
     finally:
-        for task in asking:
+        for task in sending:
             task.cancel()
-        await asyncio.gather(*asking, return_exceptions=True)
+        await asyncio.gather(*sending, return_exceptions=True)
         _close(opened)
 
 
-async def paced(port: int, *, rate: float, seconds: float, connections: int = 32, tokens: int = 8) -> list[float]:
-    """Seconds that whole answers take at a fixed rate, from when each was due: a queue is part of the latency."""
-    raw = request(tokens)
+async def paced_load(port: int, *, rate: float, seconds: float, connections: int = 32, tokens: int = 8) -> list[float]:
+    """Request whole answers at a fixed rate and return the seconds of each, from the time at which it was due.
+
+    Time in a queue is part of the latency.
+
+    Args:
+        port: port of 127.0.0.1.
+        rate: requests a second.
+        seconds: duration.
+        connections: most concurrent requests.
+        tokens: tokens of an answer.
+
+    Raises:
+        LoadError: a request failed.
+    """
+    raw = request_bytes(tokens)
     opened = await connect(port, connections)
     free: asyncio.LifoQueue[Connection] = asyncio.LifoQueue()
     for connection in opened:
@@ -203,7 +236,7 @@ async def paced(port: int, *, rate: float, seconds: float, connections: int = 32
 
     async def one(due: float) -> None:
         connection = await free.get()
-        await connection.ask(raw)
+        await connection.send(raw)
         took.append(time.perf_counter() - due)
         free.put_nowait(connection)
 
@@ -213,7 +246,7 @@ async def paced(port: int, *, rate: float, seconds: float, connections: int = 32
             due = began + i / rate
             if (wait := due - time.perf_counter()) > 0:
                 await asyncio.sleep(wait)
-            # the timer's own lateness is the client's, not the answer's
+            # without the timer's own delay, which is not the server's
             group.create_task(one(time.perf_counter()))
     _close(opened)
     return took

@@ -1,11 +1,11 @@
-"""A worker whose answers cost nothing: what is left to measure is whoever stands before it.
+"""A worker that answers at almost no cost, so that a benchmark measures the load balancer before it.
 
     python -m sun_sglang.bench.router.null_worker --role decode --port 30001
 
-It speaks what load balancers need of SGLang's HTTP API, on a bare protocol: `POST /generate`, streamed and not, the
-worker's card, and 200 to whatever else is asked. An answer has as many tokens as are asked for. A stream sends one
-event a token, one token every `input_ids[0]` microseconds, and starts at a random place of that period, so that streams
-do not tick together; the whole-answer path never waits.
+It implements the part of SGLang's HTTP API that load balancers use, on an asyncio protocol: `POST /generate`, streamed
+or not, the worker's card, and 200 for every other path. An answer has the requested number of tokens. A stream sends
+one event a token, one token every `input_ids[0]` microseconds, and begins at a random phase of that period, so that
+streams do not send in step; a whole answer is sent at once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _BUILD = ReplyBuilder(SHAPES[NEWEST_VERSION])
 
 
 def card(role: Literal["prefill", "decode"]) -> bytes:
-    """What it says of itself."""
+    """Return the worker's card as JSON."""
     identity = Identity(
         architecture="LlamaForCausalLM",
         num_layers=1,
@@ -77,7 +77,12 @@ def result(rid: str, prompt: int, made: int, *, ended: bool) -> bytes:
 
 
 class Responder(asyncio.Protocol):
-    """One connection of a load balancer."""
+    """One connection of a load balancer.
+
+    Args:
+        role: a decode worker sends streams at their pace; a prefill worker sends only the last event.
+        own_card: the body of `GET /sun/worker`.
+    """
 
     def __init__(self, role: Literal["prefill", "decode"], own_card: bytes) -> None:
         self._streams = role == "decode"
@@ -88,16 +93,16 @@ class Responder(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the connection."""
-        # uvloop's transports are no subclasses of asyncio's
+        """Store the transport."""
+        # uvloop's transports are not subclasses of asyncio's
         self._transport = cast(asyncio.Transport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """A stream under way ends."""
+        """End the streams under way."""
         self._gone = True
 
     def data_received(self, data: bytes) -> None:
-        """Answer every request that is complete."""
+        """Answer every request that has arrived completely."""
         self._buffer += data
         while (end := self._buffer.find(b"\r\n\r\n")) >= 0:
             head = self._buffer[:end].lower()
@@ -152,7 +157,7 @@ class Responder(asyncio.Protocol):
             self._transport.write(last)
             return
         self._transport.write(event)
-        # a worker that fell behind does not catch up: what is measured is how much gets through
+        # a worker that fell behind does not catch up: the benchmark counts how many chunks get through
         due = max(due + period, self._loop.time())
         self._loop.call_at(due, self._tick, event, last, left - 1, due, period)
 
@@ -162,7 +167,7 @@ def _chunk(data: bytes) -> bytes:
 
 
 async def serve(role: Literal["prefill", "decode"], port: int) -> None:
-    """Answer until SIGTERM."""
+    """Listen on a port of 127.0.0.1 until SIGTERM."""
     loop = asyncio.get_running_loop()
     asked = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, asked.set)

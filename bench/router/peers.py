@@ -1,4 +1,4 @@
-"""The load balancers that are compared: how each is started over two workers, and what it uses."""
+"""The load balancers of the speed benchmark: how to start each one before two workers, and what resources it uses."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ import orjson
 import psutil
 
 from sun_sglang.bench.processes import router_command, stop_process
-from sun_sglang.bench.router.load_client import request
+from sun_sglang.bench.router.load_client import request_bytes
 from sun_sglang.errors import UserError
 from sun_sglang.launch.places.local.ports import free_ports
 
 START_S = 60.0
-# Answers in a row, each over a connection of its own, after which every process of a load balancer has given some: the
-# kernel spreads connections over two processes such that all go to one of them with a chance of 2^-31.
+# consecutive answers, each over a new connection, after which every process of a load balancer has answered: with two
+# processes, the kernel gives all of these connections to one of them with probability 2^-31
 _ANSWERS = 32
 
 
 class PeerError(UserError):
-    """A load balancer cannot be started; the message says which and why."""
+    """A load balancer does not start; the message names it and the reason."""
 
 
 class Ports(NamedTuple):
-    """Where the workers and the load balancer listen."""
+    """Ports of the workers, of the load balancer and of its metrics page."""
 
     prefill: int
     decode: int
@@ -43,26 +43,26 @@ class Ports(NamedTuple):
 Command: TypeAlias = Callable[[Ports, Path], list[list[str]]]
 
 
-class Running(NamedTuple):
-    """Processes with all that they started."""
+class ProcessTree(NamedTuple):
+    """Processes and all of their descendants."""
 
     processes: tuple[psutil.Process, ...]
 
     def cpu(self) -> float:
-        """Seconds of CPU so far."""
+        """Return the CPU seconds used so far."""
         times = [p.cpu_times() for p in self._all()]
         return sum(t.user + t.system for t in times)
 
     def memory(self) -> float:
-        """MiB that would be free without it (USS)."""
+        """Return the memory that no other process shares (USS), in MiB."""
         return float(sum(p.memory_full_info().uss for p in self._all())) / 2**20
 
     def _all(self) -> list[psutil.Process]:
         return [p for own in self.processes for p in (own, *own.children(recursive=True))]
 
 
-def sun(processes: int) -> Command:
-    """This project's router, as one process or as several on one port."""
+def sun_router(processes: int) -> Command:
+    """Return the command lines of this project's router, as one process or as several on one port."""
 
     def command(ports: Ports, directory: Path) -> list[list[str]]:
         file = directory / f"fleet-{ports.balancer}.json"
@@ -72,8 +72,13 @@ def sun(processes: int) -> Command:
     return command
 
 
-def sglang(python: str, *more: str) -> Command:
-    """A load balancer of the `sglang-router` package, which `python` can import."""
+def sglang_router(python: str, *more: str) -> Command:
+    """Return the command line of a load balancer of the package `sglang-router`.
+
+    Args:
+        python: a Python that can import `sglang_router`.
+        more: more options.
+    """
 
     def command(ports: Ports, _: Path) -> list[list[str]]:
         one = [
@@ -101,44 +106,50 @@ def _fleet(ports: Ports, processes: int) -> dict[str, object]:
 
 
 @contextlib.contextmanager
-def worker(role: str, port: int) -> Iterator[Running]:
-    """A zero-cost worker while the block runs."""
+def running_worker(role: str, port: int) -> Iterator[ProcessTree]:
+    """Run a zero-cost worker; it ends with the context."""
     command = [sys.executable, "-m", "sun_sglang.bench.router.null_worker", "--role", role, "--port", str(port)]
-    with _running(f"the {role} worker", [command], None) as running:
+    with _running_processes(f"the {role} worker", [command], None) as running:
         _until_ok(f"the {role} worker", f"http://127.0.0.1:{port}/health", running)
         yield running
 
 
 @contextlib.contextmanager
-def balancer(name: str, commands: Sequence[list[str]], port: int, directory: Path) -> Iterator[Running]:
-    """A load balancer all of whose processes have answered a request, while the block runs.
+def running_balancer(name: str, commands: Sequence[list[str]], port: int, directory: Path) -> Iterator[ProcessTree]:
+    """Run a load balancer; it ends with the context. On entry, every process of it has answered a request.
+
+    Args:
+        name: its name, for errors and for its log file.
+        commands: command line of each process.
+        port: its port.
+        directory: folder of its logs.
 
     Raises:
-        PeerError: it does not come to that.
+        PeerError: it does not start, or does not answer within a minute.
     """
-    body = request(3).partition(b"\r\n\r\n")[2]
-    with _running(name, commands, directory) as running:
+    body = request_bytes(3).partition(b"\r\n\r\n")[2]
+    with _running_processes(name, commands, directory) as running:
         _until_ok(name, f"http://127.0.0.1:{port}/generate", running, body, in_a_row=_ANSWERS)
         yield running
 
 
-def ports() -> Ports:
-    """Free ports."""
+def choose_ports() -> Ports:
+    """Return free ports."""
     return Ports(*itertools.islice(free_ports(), len(Ports._fields)))
 
 
 @contextlib.contextmanager
-def _running(name: str, commands: Sequence[list[str]], directory: Path | None) -> Iterator[Running]:
+def _running_processes(name: str, commands: Sequence[list[str]], directory: Path | None) -> Iterator[ProcessTree]:
     with contextlib.ExitStack() as stack:
         out = subprocess.DEVNULL
         if directory is not None:
             out = stack.enter_context((directory / f"{name.replace(' ', '-')}.log").open("wb")).fileno()
-        started = [stack.enter_context(_started(name, command, out)) for command in commands]
-        yield Running(tuple(psutil.Process(process.pid) for process in started))
+        started = [stack.enter_context(_running_process(name, command, out)) for command in commands]
+        yield ProcessTree(tuple(psutil.Process(process.pid) for process in started))
 
 
 @contextlib.contextmanager
-def _started(name: str, command: list[str], out: int) -> Iterator[subprocess.Popen[bytes]]:
+def _running_process(name: str, command: list[str], out: int) -> Iterator[subprocess.Popen[bytes]]:
     try:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
     except OSError as e:
@@ -153,14 +164,14 @@ def _started(name: str, command: list[str], out: int) -> Iterator[subprocess.Pop
                 child.kill()
 
 
-def _until_ok(name: str, url: str, running: Running, body: bytes | None = None, in_a_row: int = 1) -> None:
+def _until_ok(name: str, url: str, running: ProcessTree, body: bytes | None = None, in_a_row: int = 1) -> None:
     deadline = time.monotonic() + START_S
-    # past any proxy that the environment names: it is this machine
+    # without the environment's proxies: the address is on this machine
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     why, passed = "", 0
     while time.monotonic() < deadline:
         if any(process.status() == psutil.STATUS_ZOMBIE for process in running.processes):
-            raise PeerError(f"{name}: it ended while it started; `sglang-router` has to be installed for it")
+            raise PeerError(f"{name}: the process ended during its start; is `sglang-router` installed?")
         asked = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})
         try:
             with direct.open(asked, timeout=5) as reply:

@@ -26,7 +26,7 @@ import uvloop
 from rich.console import Console
 
 from sun_sglang.bench.report import RESULTS, Case, Run, median_table, new_report, write_report
-from sun_sglang.bench.router.policy_cluster import COSTS, TASKS, System, router, workers
+from sun_sglang.bench.router.policy_cluster import COSTS, TASKS, RouterSetup, running_router_setup, running_workers
 from sun_sglang.bench.router.speed import percentile
 from sun_sglang.topology import DecodePolicy, Policies
 
@@ -72,11 +72,11 @@ def main(
     """Measure every policy at every skew, print medians and write the report."""
     compared = systems()
     runs: list[Run] = []
-    with tempfile.TemporaryDirectory() as directory, workers(Path(directory)) as fleet:
+    with tempfile.TemporaryDirectory() as directory, running_workers(Path(directory)) as fleet:
         for repetition in range(repetitions):
             turn = repetition * len(compared) // repetitions
             for system in compared[turn:] + compared[:turn]:
-                with router(Path(directory), fleet, system) as url:
+                with running_router_setup(Path(directory), fleet, system) as url:
                     for skew in zipf:
                         requests = traffic(random.Random(f"{skew} {repetition}"), skew, rate, seconds)
                         load = os.getloadavg()[0]
@@ -94,10 +94,10 @@ def main(
     Console().print(median_table(report))
 
 
-def systems() -> list[System]:
+def systems() -> list[RouterSetup]:
     """Return every decode policy, and the default one with several router processes."""
-    several = [System(Policies().decode, processes) for processes in (2, 4)]
-    return [*(System(policy) for policy in get_args(DecodePolicy)), *several]
+    several = [RouterSetup(Policies().decode, processes) for processes in (2, 4)]
+    return [*(RouterSetup(policy) for policy in get_args(DecodePolicy)), *several]
 
 
 def traffic(rng: random.Random, skew: float, rate: float, seconds: float) -> list[TimedRequest]:

@@ -1,4 +1,4 @@
-"""The cluster that policies are compared on: emulated workers that tasks share, and one router before them."""
+"""The cluster of the policy benchmark: emulated workers that tasks share, and one router before them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sun_sglang.launch.places.local.ports import free_ports
 TASKS = ("a", "b", "c", "d")
 DECODERS = 4
 # A decode worker has room for about fifteen requests (SGLang reserves tokens for each) and has ten at the default rate:
-# whoever places badly makes some wait for KV, and decodes others in needlessly large batches.
+# with a bad placement some requests wait for KV, and others decode in unnecessarily large batches.
 COSTS = {
     "decode_step": 0.010,
     "decode_per_request": 0.0015,
@@ -31,12 +31,12 @@ COSTS = {
     "kv_tokens": 10_000,
 }
 READY_S = 60.0
-# Answers in a row, each over a connection of its own, after which every process of a router has given some.
+# consecutive answers for each process, each over a new connection, after which every process has answered
 _ANSWERS_A_PROCESS = 16
 
 
-class System(NamedTuple):
-    """What is compared: a decode policy, and how many processes the router has."""
+class RouterSetup(NamedTuple):
+    """A decode policy, and the number of router processes."""
 
     policy: str
     processes: int = 1
@@ -46,8 +46,8 @@ class System(NamedTuple):
 
 
 @contextlib.contextmanager
-def workers(directory: Path) -> Iterator[dict[str, Any]]:
-    """Emulated workers while the block runs; gives the fleet without its router's settings."""
+def running_workers(directory: Path) -> Iterator[dict[str, Any]]:
+    """Run the emulated workers, which end with the context; yield their fleet without the router's settings."""
     ports = free_ports()
     costs = directory / "costs.yaml"
     costs.write_text(yaml.safe_dump(COSTS))
@@ -70,8 +70,16 @@ def workers(directory: Path) -> Iterator[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def router(directory: Path, fleet: dict[str, Any], system: System) -> Iterator[str]:
-    """A router before the workers, once each of its processes has proven every path."""
+def running_router_setup(directory: Path, fleet: dict[str, Any], system: RouterSetup) -> Iterator[str]:
+    """Run a router before the workers, which ends with the context; yield its URL.
+
+    On entry, each of its processes has proven every path.
+
+    Args:
+        directory: folder of its fleet file.
+        fleet: the workers, from `running_workers`.
+        system: its policy and its processes.
+    """
     port = next(free_ports())
     file = directory / "fleet.json"
     own = {"port": port, "processes": system.processes, "policy": {"decode": system.policy}}

@@ -39,7 +39,7 @@ _UNITS = {"requests": "1", "left_before_the_router_read": "1"}
 
 
 @dataclass
-class Tally:
+class SoakCounts:
     """Counts of one soak.
 
     Attributes:
@@ -81,14 +81,14 @@ def run_soak(seconds: float, clients: int, pause: float, seed: int) -> Report:
         seed: seed of the traffic and of the faults.
     """
     with tempfile.TemporaryDirectory() as folder, launched(Path(folder)) as deployment:
-        tally, counted = asyncio.run(Soak(deployment, clients, pause, random.Random(seed)).run(seconds))
-    problems = tally.problems + find_problems(tally, counted, seconds)
-    sent = sum(tally.outcomes.values())
+        counts, counted = asyncio.run(Soak(deployment, clients, pause, random.Random(seed)).run(seconds))
+    problems = counts.problems + find_problems(counts, counted, seconds)
+    sent = sum(counts.outcomes.values())
     details: dict[str, JsonValue] = {
-        "client_outcomes": dict(sorted(tally.outcomes.items())),
+        "client_outcomes": dict(sorted(counts.outcomes.items())),
         "router_outcomes": dict(sorted(counted.items())),
-        "faults": dict(sorted(tally.faults.items())),
-        "router_mib_by_quarter": list(_quarters(tally.memory)),
+        "faults": dict(sorted(counts.faults.items())),
+        "router_mib_by_quarter": list(_quarters(counts.memory)),
     }
     run = Run(
         seed=seed,
@@ -102,24 +102,24 @@ def run_soak(seconds: float, clients: int, pause: float, seed: int) -> Report:
     return new_report("router_soak", command, [run], _UNITS, seeds=[seed], settings=settings)
 
 
-def find_problems(tally: Tally, counted: dict[str, int], seconds: float) -> list[str]:
+def find_problems(counts: SoakCounts, counted: dict[str, int], seconds: float) -> list[str]:
     """Return the violated checks, as sentences.
 
     Args:
-        tally: the client's counts.
+        counts: the client's counts.
         counted: requests by outcome, as the router counted them.
         seconds: duration of the traffic.
     """
     problems = []
-    sent, seen = sum(tally.outcomes.values()), sum(counted.values())
+    sent, seen = sum(counts.outcomes.values()), sum(counted.values())
     # a client that leaves at once may be gone before the router has read its request, or even before it was sent
-    if not 0 <= sent - seen <= tally.outcomes["left"]:
+    if not 0 <= sent - seen <= counts.outcomes["left"]:
         problems.append(f"{sent} requests were sent and the router counted {seen}")
-    if (ok := tally.outcomes["ok"]) > counted.get("ok", 0):
+    if (ok := counts.outcomes["ok"]) > counted.get("ok", 0):
         problems.append(f"{ok} answers came and the router counted {counted.get('ok', 0)}")
     if not ok:
         problems.append("not one request was answered")
-    quarters = _quarters(tally.memory)
+    quarters = _quarters(counts.memory)
     if seconds >= _GROWTH_JUDGED_FROM and quarters and quarters[-1] - quarters[1] > _MAX_GROWTH:
         problems.append(f"the router grew from {quarters[1]:.1f} to {quarters[-1]:.1f} MiB")
     return problems
@@ -140,11 +140,11 @@ class Soak:
         self._clients = clients
         self._rng = rng
         self._faults = FaultSource(deployment, pause, rng)
-        self._tally = Tally(faults=self._faults.injected)
+        self._counts = SoakCounts(faults=self._faults.injected)
         self._ending = False
         self._weights: dict[str, str] = {}
 
-    async def run(self, seconds: float) -> tuple[Tally, dict[str, int]]:
+    async def run(self, seconds: float) -> tuple[SoakCounts, dict[str, int]]:
         """Run for some seconds, wait until the deployment is idle, and return both sides' counts."""
         async with self._deployment.client() as client:
             await self._deployment.wait_ready(client)
@@ -161,11 +161,11 @@ class Soak:
             await self._deployment.wait_recovered(client)
             for name in TASKS:
                 outcome = await self._send(client, name, stream=False, leave_after=None)
-                self._tally.outcomes[outcome] += 1
+                self._counts.outcomes[outcome] += 1
                 if outcome != "ok":
-                    self._tally.problems.append(f"task {name} ended with `{outcome}` after every worker recovered")
-            self._tally.problems += await self._deployment.wait_idle(client)
-            return self._tally, await self._deployment.counted_outcomes(client)
+                    self._counts.problems.append(f"task {name} ended with `{outcome}` after every worker recovered")
+            self._counts.problems += await self._deployment.wait_idle(client)
+            return self._counts, await self._deployment.counted_outcomes(client)
 
     async def _send_requests(self, client: aiohttp.ClientSession) -> None:
         while not self._ending:
@@ -176,9 +176,9 @@ class Soak:
                 stream=self._rng.random() < 0.5,
                 leave_after=self._rng.uniform(0.03, 0.3) if leaves else None,
             )
-            self._tally.outcomes[outcome] += 1
+            self._counts.outcomes[outcome] += 1
             if outcome.startswith("wrong"):
-                self._tally.problems.append(outcome)
+                self._counts.problems.append(outcome)
 
     async def _send(self, client: aiohttp.ClientSession, task: str, *, stream: bool, leave_after: float | None) -> str:
         """Send one request and return its outcome; an outcome that begins with `wrong` violates a check.
@@ -206,7 +206,7 @@ class Soak:
 
     async def _sample_memory(self) -> None:
         while True:
-            self._tally.memory.append(self._deployment.router_memory())
+            self._counts.memory.append(self._deployment.router_memory())
             await asyncio.sleep(1.0)
 
 

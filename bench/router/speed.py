@@ -23,7 +23,7 @@ from rich.console import Console
 
 from sun_sglang.bench.report import RESULTS, Run, median_table, new_report, write_report
 from sun_sglang.bench.router import peers
-from sun_sglang.bench.router.load_client import closed_loop, paced, streams
+from sun_sglang.bench.router.load_client import closed_loop, paced_load, stream_load
 from sun_sglang.errors import UserError
 
 UNITS = {
@@ -73,9 +73,9 @@ def main(
 ) -> None:
     """Measure every load balancer, print medians and write the report."""
     plan = Plan(connections, concurrent_streams, steady, most, rate, seconds)
-    commands: dict[str, peers.Command] = {"sun": peers.sun(1), "sun x2": peers.sun(2)}
+    commands: dict[str, peers.Command] = {"sun": peers.sun_router(1), "sun x2": peers.sun_router(2)}
     if peer_python:
-        commands |= {"rust": peers.sglang(peer_python), "mini": peers.sglang(peer_python, "--mini-lb")}
+        commands |= {"rust": peers.sglang_router(peer_python), "mini": peers.sglang_router(peer_python, "--mini-lb")}
     runs: list[Run] = []
     try:
         for repetition in range(repetitions):
@@ -105,28 +105,30 @@ def measure_speed(name: str, command: peers.Command, plan: Plan) -> dict[str, fl
         PeerError: the load balancer does not start.
         LoadError: a request fails.
     """
-    ports = peers.ports()
+    ports = peers.choose_ports()
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        stack.enter_context(peers.worker("prefill", ports.prefill))
-        stack.enter_context(peers.worker("decode", ports.decode))
-        running = stack.enter_context(peers.balancer(name, command(ports, directory), ports.balancer, directory))
+        stack.enter_context(peers.running_worker("prefill", ports.prefill))
+        stack.enter_context(peers.running_worker("decode", ports.decode))
+        running = stack.enter_context(
+            peers.running_balancer(name, command(ports, directory), ports.balancer, directory)
+        )
         load = os.getloadavg()[0]
         return {"load_average": round(load, 2), **uvloop.run(_values(running, ports, plan))}
 
 
-async def _values(running: peers.Running, ports: peers.Ports, plan: Plan) -> dict[str, float]:
+async def _values(running: peers.ProcessTree, ports: peers.Ports, plan: Plan) -> dict[str, float]:
     port = ports.balancer
     await closed_loop(port, connections=plan.connections, seconds=min(1.0, plan.seconds))  # warm-up
     before = running.cpu()
     whole = await closed_loop(port, connections=plan.connections, seconds=plan.seconds)
     whole_cpu = running.cpu() - before
-    most, most_cpu = await streams(port, count=plan.streams, rate=plan.most, seconds=plan.seconds, mark=running.cpu)
-    steady, steady_cpu = await streams(
+    most, most_cpu = await stream_load(port, count=plan.streams, rate=plan.most, seconds=plan.seconds, mark=running.cpu)
+    steady, steady_cpu = await stream_load(
         port, count=plan.streams, rate=plan.steady, seconds=plan.seconds, mark=running.cpu
     )
-    direct = await paced(ports.decode, rate=plan.rate, seconds=plan.seconds)
-    through = await paced(port, rate=plan.rate, seconds=plan.seconds)
+    direct = await paced_load(ports.decode, rate=plan.rate, seconds=plan.seconds)
+    through = await paced_load(port, rate=plan.rate, seconds=plan.seconds)
     return {
         "requests_per_s": whole.rate,
         "cpu_s_per_1000_requests": whole_cpu / whole.number * 1000,

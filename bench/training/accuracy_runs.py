@@ -1,4 +1,4 @@
-"""The tuning runs behind the accuracy table: one is a task, a scheme, a seed and a learning rate, kept as a file."""
+"""The tuning runs of the accuracy benchmark, kept in files: one for each task, scheme, seed and learning rate."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ TASKS: Mapping[str, Generator] = MappingProxyType({"math": math, "tool": tool, "
 
 @dataclass(frozen=True)
 class TaskSetting:
-    """How one task is tuned, by every scheme alike.
+    """The tuning of one task; every scheme is tuned in the same way.
 
     Attributes:
-        examples: training examples, each seen once.
-        rates: learning rates that every scheme tries on the first seed; the one with the least validation loss is
-            used for all seeds.
+        examples: training examples; each is used once.
+        rates: learning rates that every scheme tries on the first seed; the rate with the least validation loss
+            is used for all seeds.
     """
 
     examples: int
@@ -42,13 +42,13 @@ class TaskSetting:
 
 @dataclass(frozen=True)
 class Setting:
-    """How large the experiment is. The defaults are what the committed results were made with.
+    """The size of the experiment. The committed results were made with the defaults.
 
     Attributes:
-        tasks: how each is tuned.
+        tasks: the tuning of each task.
         batch: examples a step.
-        seeds: of data and order. The base model is the same for all.
-        held_out: questions of the validation split, and of the test split.
+        seeds: seeds of data and order; the base model is the same for all.
+        held_out: questions in the validation split, and in the test split.
     """
 
     tasks: Mapping[str, TaskSetting]
@@ -76,13 +76,13 @@ class TuningRun:
 
 
 class TuningRuns:
-    """Does runs, and finds those that are done already.
+    """Does tuning runs, and reuses those that are already done.
 
     Args:
         base: directory of the base model.
-        work: where weights and validation losses are kept.
-        setting: how large.
-        log: takes a line a run.
+        work: folder of weights and validation losses.
+        setting: the size of the experiment.
+        log: receives a line for each run.
     """
 
     def __init__(self, base: Path, work: Path, setting: Setting, log: Callable[[str], None]) -> None:
@@ -90,26 +90,26 @@ class TuningRuns:
         self.tokenizer = load_tokenizer(base)
 
     def search(self, task: str, scheme: str) -> tuple[float, dict[float, float]]:
-        """The best rate by validation loss on the first seed, and every rate's loss."""
+        """Return the rate with the least validation loss on the first seed, and the loss of every rate."""
         seed = self.setting.seeds[0]
         losses = {rate: self.loss(TuningRun(task, scheme, seed, rate)) for rate in self.setting.tasks[task].rates}
         return RateSearch(losses).best, losses
 
     def do(self, runs: Sequence[TuningRun], jobs: int) -> None:
-        """Do runs, several at once in processes of their own; those that are done already cost nothing."""
+        """Do the runs that are not done, `jobs` at once, each in a process of its own."""
         if jobs == 1:
             for run in runs:
                 self.loss(run)
             return
         own = (self.base, self.work, self.setting, torch.get_num_threads())
-        # not forked: torch's threads do not survive that
+        # spawned: torch's threads do not survive a fork
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
             for line in pool.map(_do, [(*own, run) for run in runs]):
                 if line:
                     self._log(line)
 
     def loss(self, run: TuningRun) -> float:
-        """Validation loss of a run, which is done first if it was not."""
+        """Return the validation loss of a run; do the run if it is not done."""
         report = self.work / f"{run.name}.json"
         how = self.setting.tasks[run.task]
         wanted = {"run": asdict(run), "batch": self.setting.batch, "examples": how.examples}
@@ -128,11 +128,11 @@ class TuningRuns:
         return float(module.loss)
 
     def done(self, run: TuningRun) -> bool:
-        """Whether a run's result is there."""
+        """Return whether a run is done."""
         return (self.work / f"{run.name}.json").exists()
 
     def weights(self, run: TuningRun) -> Any:
-        """The tuned model of a run that is done."""
+        """Return the tuned model of a run that is done."""
         model = load_model(self.base)
         state = load_file(self.work / f"{run.name}.safetensors")
         parameters = dict(model.named_parameters())
@@ -143,11 +143,18 @@ class TuningRuns:
         return model
 
     def examples(self, task: str, split: Split, count: int, seed: int) -> list[TokenizedExample]:
-        """Examples as token ids."""
+        """Return tokenized examples of a task.
+
+        Args:
+            task: name of the task.
+            split: `train`, `validation` or `test`.
+            count: number of examples.
+            seed: seed of the examples.
+        """
         return [encode(self.tokenizer, e) for e in draw(TASKS[task], split, count, seed)]
 
     def seconds(self) -> float:
-        """What all runs that are there took, in seconds."""
+        """Return the seconds of all runs that are done."""
         return sum(float(json.loads(p.read_text(encoding="utf-8"))["seconds"]) for p in self._reports())
 
     def _reports(self) -> Iterator[Path]:

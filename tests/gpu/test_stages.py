@@ -20,7 +20,9 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Context]:
     gpus = stage_gpus(machine.gpus)
     if not gpus:
         pytest.skip(machine.gpu_problem or "no GPU is visible (`make gpu-check DEVICE=cpu` runs these on the CPU)")
-    shared = Context(device="cuda", gpus=gpus, work=tmp_path_factory.mktemp("gpu"), engine={}, model=None, say=print)
+    shared = Context(
+        device="cuda", gpus=gpus, work=tmp_path_factory.mktemp("gpu"), engine={}, model=None, progress=print
+    )
     with shared.closing:
         yield shared
 

@@ -12,8 +12,8 @@ from typing import Any
 from sun_sglang.bench.gpu_check.context import PAGE, Context
 from sun_sglang.bench.gpu_check.errors import Skipped
 from sun_sglang.bench.gpu_check.stage import Stage
-from sun_sglang.bench.gpu_check.stages.cache import converse
-from sun_sglang.bench.gpu_check.stages.exactness import compare
+from sun_sglang.bench.gpu_check.stages.cache import check_conversations
+from sun_sglang.bench.gpu_check.stages.exactness import check_answers
 
 
 @dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Case:
 
     Attributes:
         architecture: a key of `checkpoints.ARCHITECTURES`.
-        why_no_cpu: what stops SGLang on a CPU, with the file in `sglang/srt` that does.
+        why_no_cpu: why SGLang cannot serve it on a CPU, with the file in `sglang/srt`.
         engine: SGLang flags of both workers.
-        cached: whether a later turn of a conversation finds KV on the decode worker.
+        cached: whether a later turn of a conversation reuses KV on the decode worker.
         stepwise: as for `Reference`.
     """
 
@@ -47,9 +47,9 @@ def serve(case: Case, context: Context) -> dict[str, Any]:
     reference = replace(context.reference(case.architecture, "a"), stepwise=case.stepwise)
     name = "-".join([case.architecture, *map(str, case.engine.values())])
     with closing(context.launch(name, pools, {"a": {"prefill": "a", "decode": "base"}})) as deployment:
-        measured = asyncio.run(compare(deployment, {"a": reference}, batches=(1, 6)))
+        measured = asyncio.run(check_answers(deployment, {"a": reference}, batches=(1, 6)))
         if case.cached:
-            measured["conversations"] = asyncio.run(converse(deployment, "a", reference, None))
+            measured["conversations"] = asyncio.run(check_conversations(deployment, "a", reference, None))
     return measured
 
 

@@ -1,4 +1,4 @@
-"""What the decode worker's cache keeps, and between whom."""
+"""The decode worker's cache: which tokens it keeps, and which tasks share them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from sun_sglang.bench.gpu_check.context import PAGE, Context
 from sun_sglang.bench.gpu_check.deployment import Client, Deployment
 from sun_sglang.bench.gpu_check.errors import require
-from sun_sglang.bench.gpu_check.reference import Reference, Tally
+from sun_sglang.bench.gpu_check.reference import AnswerChecker, Reference
 from sun_sglang.bench.gpu_check.stage import Stage
 from sun_sglang.bench.gpu_check.stages.exactness import random_prompt
 
@@ -22,22 +22,22 @@ _MOST_CACHED = (_PROMPT, _PROMPT + _ANSWER + _TURN)
 
 
 def one_token_pages(context: Context) -> dict[str, Any]:
-    """Pages of one token: a later turn finds the prompts of the earlier ones, and none of their answers."""
-    return asyncio.run(converse(context.core, "llama-a", context.reference("llama", "a"), _MOST_CACHED))
+    """Check pages of one token: a later turn reuses the prompts of earlier turns, and none of their answers."""
+    return asyncio.run(check_conversations(context.core, "llama-a", context.reference("llama", "a"), _MOST_CACHED))
 
 
 def large_pages(context: Context) -> dict[str, Any]:
-    """Pages of 64 tokens: the same, in whole pages."""
+    """Check pages of 64 tokens: as `one_token_pages`, in whole pages."""
     whole = [n // PAGE * PAGE for n in _MOST_CACHED]
-    return asyncio.run(converse(context.core, "pages", context.reference("llama", "a"), whole))
+    return asyncio.run(check_conversations(context.core, "pages", context.reference("llama", "a"), whole))
 
 
-async def converse(
+async def check_conversations(
     deployment: Deployment, task: str, reference: Reference, expected: Sequence[int] | None
 ) -> dict[str, Any]:
     """Hold conversations of three turns, and judge every token of them.
 
-    Before each turn the prefill worker forgets: what is then counted as cached is the decode worker's.
+    Before each turn the prefill worker's cache is emptied: cached tokens are then those of the decode worker.
 
     Args:
         deployment: a running deployment.
@@ -49,7 +49,7 @@ async def converse(
         CheckError: a token is wrong, or a turn has another number of cached tokens.
     """
     rng = random.Random(PAGE)
-    tally = Tally(reference)
+    checker = AnswerChecker(reference)
     turns = []
     async with deployment.client() as client:
         prefill = await client.prefill_worker(task)
@@ -57,10 +57,10 @@ async def converse(
             prompt = random_prompt(rng, _PROMPT, _PROMPT)
             cached = []
             for _turn in range(3):
-                await client.forget(prefill)
+                await client.flush_cache(prefill)
                 reply = await client.generate(task, prompt, _ANSWER)
                 cached.append(reply["meta_info"]["cached_tokens"])
-                tally.check(prompt, reply["output_ids"], f"task `{task}`, turn {len(cached)}")
+                checker.check(prompt, reply["output_ids"], f"task `{task}`, turn {len(cached)}")
                 prompt = prompt + reply["output_ids"] + random_prompt(rng, _TURN, _TURN)
             if expected is None:
                 right = all(0 < n <= most for n, most in zip(cached[1:], _MOST_CACHED, strict=True))
@@ -69,26 +69,26 @@ async def converse(
                 right, wanted = cached[1:] == list(expected), f"{expected[0]}, then {expected[1]}"
             require(right, f"cached tokens of three turns: {cached}; expected after the first turn: {wanted}")
             turns.append(cached)
-    return {"cached_tokens_by_turn": turns[-1], **tally.counts()}
+    return {"cached_tokens_by_turn": turns[-1], **checker.counts()}
 
 
 def namespaces(context: Context) -> dict[str, Any]:
-    """Two tasks with one prompt: each gets its own answer, and reuses its own KV on the shared decode worker."""
+    """Check two tasks with one prompt: each gets its own answer, and reuses its own KV on the shared decode worker."""
     return asyncio.run(_namespaces(context))
 
 
 async def _namespaces(context: Context) -> dict[str, Any]:
     prompt = random_prompt(random.Random(11), 90, 90)
-    tallies = {f"llama-{name}": Tally(context.reference("llama", name)) for name in "ab"}
+    checkers = {f"llama-{name}": AnswerChecker(context.reference("llama", name)) for name in "ab"}
     async with context.core.client() as client:
         for task in ("llama-a", "llama-b", "llama-a", "llama-b"):
-            tallies[task].check(prompt, (await client.generate(task, prompt, _ANSWER))["output_ids"], f"task `{task}`")
-        # what is then cached is the decode worker's
-        await client.forget(await client.prefill_worker("llama-b"))
+            checkers[task].check(prompt, (await client.generate(task, prompt, _ANSWER))["output_ids"], f"task `{task}`")
+        # cached tokens are then those of the decode worker
+        await client.flush_cache(await client.prefill_worker("llama-b"))
         cached = await _cached(client, "llama-b", prompt)
     reused = f"the second task reuses {cached} of {len(prompt)} tokens of its own KV on the decode worker"
     require(cached >= len(prompt) - 1, reused)
-    return {task: tally.counts() for task, tally in tallies.items()} | {"cached_tokens": cached}
+    return {task: checker.counts() for task, checker in checkers.items()} | {"cached_tokens": cached}
 
 
 async def _cached(client: Client, task: str, prompt: list[int]) -> int:

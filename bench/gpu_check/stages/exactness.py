@@ -1,4 +1,4 @@
-"""Answers of the whole stack against transformers: one module prefills, another one decodes."""
+"""Compare answers of the whole stack with transformers: one module prefills, another one decodes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from sun_sglang.bench.gpu_check.context import Context
 from sun_sglang.bench.gpu_check.deployment import Client, Deployment
 from sun_sglang.bench.gpu_check.errors import CheckError, require
-from sun_sglang.bench.gpu_check.reference import Reference, Tally
+from sun_sglang.bench.gpu_check.reference import AnswerChecker, Reference
 from sun_sglang.bench.gpu_check.stage import Stage
 
 _ANSWER = 24
 # the largest share of tokens that may be ties: with more, the noise hides the difference between modules
 _MOST_TIES = 0.2
-# a prefill and a decode worker, and settings of theirs that decide which of SGLang's code runs
+# a prefill and a decode worker, and the settings that select which of SGLang's code paths they run
 _WORKERS = ("llama-a-0", "llama-base-0")
 _SETTINGS = ("disable_overlap_schedule", "attention_backend", "disaggregation_transfer_backend")
 # SGLang logs it (`model_executor/model_runner_components/cuda_graph_setup.py`)
@@ -23,13 +23,13 @@ _CAPTURED = "CUDA graph end."
 
 
 def llama(context: Context) -> dict[str, Any]:
-    """Llama: two tasks in one batch, and the proof that the comparison sees a wrong module."""
+    """Check Llama: two tasks in one batch; also require that the comparison rejects a wrong module."""
     references = {f"llama-{name}": context.reference("llama", name) for name in "ab"}
-    measured = asyncio.run(compare(context.core, references, batches=(1, 4, 16)))
+    measured = asyncio.run(check_answers(context.core, references, batches=(1, 4, 16)))
     models = context.models("llama")
     own = Reference(models["base"], models["base"], context.device, context.dtype)
-    require_telling(context, "llama-a", references["llama-b"], "the other task's prefill module")
-    require_telling(context, "llama-a", own, "the decode module on both sides")
+    require_rejection(context, "llama-a", references["llama-b"], "the other task's prefill module")
+    require_rejection(context, "llama-a", own, "the decode module on both sides")
     graphs = {worker: _CAPTURED in context.core.log(worker) for worker in _WORKERS}
     settings = asyncio.run(_settings(context.core))
     if context.device == "cuda":
@@ -46,14 +46,14 @@ async def _settings(deployment: Deployment) -> dict[str, dict[str, Any]]:
 
 
 def qwen3(context: Context) -> dict[str, Any]:
-    """Qwen3."""
-    return asyncio.run(compare(context.core, {"qwen3-a": context.reference("qwen3", "a")}, batches=(1, 8)))
+    """Check Qwen3."""
+    return asyncio.run(check_answers(context.core, {"qwen3-a": context.reference("qwen3", "a")}, batches=(1, 8)))
 
 
-async def compare(
+async def check_answers(
     deployment: Deployment, references: dict[str, Reference], batches: tuple[int, ...], longest: int = 200
 ) -> dict[str, Any]:
-    """Ask batches of random prompts of all tasks, and judge every token of the answers.
+    """Send batches of random prompts of all tasks, and judge every token of the answers.
 
     Args:
         deployment: a running deployment.
@@ -65,17 +65,18 @@ async def compare(
         CheckError: a token is wrong, or too many are ties.
     """
     rng = random.Random(len(references))
-    tallies = {task: Tally(reference) for task, reference in references.items()}
+    checkers = {task: AnswerChecker(reference) for task, reference in references.items()}
     tasks = list(references)
     async with deployment.client() as client:
         for size in batches:
             asked = [(tasks[i % len(tasks)], random_prompt(rng, longest)) for i in range(size)]
             answers = await asyncio.gather(*(_answer(client, task, prompt) for task, prompt in asked))
             for (task, prompt), answer in zip(asked, answers, strict=True):
-                tallies[task].check(prompt, answer, f"task `{task}` in a batch of {size}")
-    for task, tally in tallies.items():
-        require(tally.ties <= _MOST_TIES * tally.tokens, f"task `{task}`: {tally.ties} of {tally.tokens} are ties")
-    return {task: tally.counts() for task, tally in tallies.items()}
+                checkers[task].check(prompt, answer, f"task `{task}` in a batch of {size}")
+    for task, checker in checkers.items():
+        few = checker.ties <= _MOST_TIES * checker.tokens
+        require(few, f"task `{task}`: {checker.ties} of {checker.tokens} are ties")
+    return {task: checker.counts() for task, checker in checkers.items()}
 
 
 async def _answer(client: Client, task: str, prompt: list[int]) -> list[int]:
@@ -85,7 +86,7 @@ async def _answer(client: Client, task: str, prompt: list[int]) -> list[int]:
     return list(reply["output_ids"])
 
 
-def require_telling(context: Context, task: str, wrong: Reference, what: str) -> None:
+def require_rejection(context: Context, task: str, wrong: Reference, what: str) -> None:
     """Require that a wrong reference rejects each of three answers of a task.
 
     Args:
@@ -95,7 +96,7 @@ def require_telling(context: Context, task: str, wrong: Reference, what: str) ->
         what: names those modules in the error.
 
     Raises:
-        CheckError: it accepts an answer.
+        CheckError: the wrong reference accepts an answer.
     """
     rng = random.Random(7)
 
@@ -104,14 +105,14 @@ def require_telling(context: Context, task: str, wrong: Reference, what: str) ->
             prompts = [random_prompt(rng, 100) for _ in range(3)]
             return [(prompt, await _answer(client, task, prompt)) for prompt in prompts]
 
-    tally = Tally(wrong)
+    checker = AnswerChecker(wrong)
     for prompt, answer in asyncio.run(ask()):
         try:
-            tally.check(prompt, answer, task)
+            checker.check(prompt, answer, task)
         except CheckError:
             continue
         raise CheckError(
-            f"the comparison accepts an answer of `{task}` for one of {what}: it cannot see a wrong module"
+            f"the comparison accepts an answer of `{task}` for one of {what}: it does not detect a wrong module"
         )
 
 

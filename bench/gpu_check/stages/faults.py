@@ -13,7 +13,7 @@ from sun_sglang.bench.gpu_check.context import Context
 from sun_sglang.bench.gpu_check.deployment import Client, unfinished_work
 from sun_sglang.bench.gpu_check.errors import require
 from sun_sglang.bench.gpu_check.machine import gpu_memory_used
-from sun_sglang.bench.gpu_check.reference import Tally
+from sun_sglang.bench.gpu_check.reference import AnswerChecker
 from sun_sglang.bench.gpu_check.stage import Stage
 from sun_sglang.bench.gpu_check.stages.exactness import random_prompt
 from sun_sglang.bench.polling import wait_until
@@ -26,31 +26,31 @@ _MEMORY_SLACK = 512
 
 
 def retraction(context: Context) -> dict[str, Any]:
-    """Eight answers that do not fit in the decode worker's KV: put aside and resumed, each is right."""
+    """Check eight answers that do not fit in the decode worker's KV: retracted and resumed, each is right."""
     return asyncio.run(_retraction(context))
 
 
 async def _retraction(context: Context) -> dict[str, Any]:
     rng = random.Random(5)
     prompts = [random_prompt(rng, 40, 40) for _ in range(8)]
-    tally = Tally(context.reference("llama", "a"))
+    checker = AnswerChecker(context.reference("llama", "a"))
     async with context.core.client() as client:
         replies = await asyncio.gather(*(client.generate("small", prompt, 100) for prompt in prompts))
         retracted = sum(reply["meta_info"].get("num_retractions") or 0 for reply in replies)
-        require(retracted > 0, "no request was retracted: this shows nothing")
+        require(retracted > 0, "no request was retracted: the stage checked nothing")
         for prompt, reply in zip(prompts, replies, strict=True):
-            tally.check(prompt, reply["output_ids"], "a retracted answer")
-    return {"retractions": retracted, **tally.counts()}
+            checker.check(prompt, reply["output_ids"], "a retracted answer")
+    return {"retractions": retracted, **checker.counts()}
 
 
 def aborts(context: Context) -> dict[str, Any]:
-    """Sixteen clients leave in the middle of their streams: both workers become idle, and answer as before."""
+    """Check sixteen clients that leave during their streams: both workers become idle and answer as before."""
     return asyncio.run(_aborts(context))
 
 
 async def _aborts(context: Context) -> dict[str, Any]:
     rng = random.Random(6)
-    tally = Tally(context.reference("llama", "a"))
+    checker = AnswerChecker(context.reference("llama", "a"))
     async with context.core.client() as client:
         await asyncio.gather(*(_leave(client, random_prompt(rng, 200)) for _ in range(16)))
 
@@ -66,8 +66,8 @@ async def _aborts(context: Context) -> dict[str, Any]:
         )
         for _ in range(4):
             prompt = random_prompt(rng, 100)
-            tally.check(prompt, (await client.generate("llama-a", prompt, 24))["output_ids"], "after the aborts")
-    return tally.counts()
+            checker.check(prompt, (await client.generate("llama-a", prompt, 24))["output_ids"], "after the aborts")
+    return checker.counts()
 
 
 async def _leave(client: Client, prompt: list[int]) -> None:
@@ -76,17 +76,17 @@ async def _leave(client: Client, prompt: list[int]) -> None:
 
 
 def kill(context: Context) -> dict[str, Any]:
-    """SIGKILL for a decode worker: it is started again, its memory comes back, and its answers are right."""
+    """Kill a decode worker with SIGKILL: it restarts, its GPU memory is freed, and its answers are right."""
     return asyncio.run(_kill(context))
 
 
 async def _kill(context: Context) -> dict[str, Any]:
     rng = random.Random(8)
-    tally = Tally(context.reference("llama", "a"))
+    checker = AnswerChecker(context.reference("llama", "a"))
     name = "llama-base-0"
     async with context.core.client() as client:
         prompt = random_prompt(rng, 100)
-        tally.check(prompt, (await client.generate("llama-a", prompt, 24))["output_ids"], "before the kill")
+        checker.check(prompt, (await client.generate("llama-a", prompt, 24))["output_ids"], "before the kill")
         before = gpu_memory_used(context.gpus[:1])
         old = context.core.process(name)
         scheduler = next(
@@ -95,19 +95,19 @@ async def _kill(context: Context) -> dict[str, Any]:
         scheduler.kill()
 
         async def restarted() -> bool:
-            return context.core.process(name).restarts > old.restarts and await client.whole()
+            return context.core.process(name).restarts > old.restarts and await client.is_whole()
 
         await wait_until(restarted, f"`{name}` runs again and every path is proven", within=_RESTART, interval=_POLL)
         for _ in range(4):
             prompt = random_prompt(rng, 100)
-            tally.check(prompt, (await client.generate("llama-a", prompt, 24))["output_ids"], "after the restart")
+            checker.check(prompt, (await client.generate("llama-a", prompt, 24))["output_ids"], "after the restart")
         after = gpu_memory_used(context.gpus[:1])
     require(
         context.device == "cpu" or abs(after - before) <= _MEMORY_SLACK,
         f"GPU memory was {before} MiB before the kill and is {after} MiB after the restart",
     )
     memory = {"gpu_memory_mib": [before, after]} if context.gpus else {}
-    return memory | tally.counts()
+    return memory | checker.counts()
 
 
 STAGES = (

@@ -1,4 +1,4 @@
-"""Times of a real checkpoint, or of a random one: ready, first token, each later token; with probes and without."""
+"""Latency of a real or random checkpoint: ready, first token, later tokens; with the workers probed and not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from sun_sglang.bench.gpu_check.context import Context
 from sun_sglang.bench.gpu_check.deployment import Client, Deployment
 from sun_sglang.bench.gpu_check.errors import require
-from sun_sglang.bench.gpu_check.quiet_router import paused, quiet_router
+from sun_sglang.bench.gpu_check.quiet_router import paused_router, quiet_router
 from sun_sglang.bench.gpu_check.stage import Stage
 from sun_sglang.bench.gpu_check.stages.exactness import random_prompt
 from sun_sglang.bench.polling import wait_until
@@ -25,20 +25,20 @@ _CLIENTS = 8
 _PROMPT = 512
 
 
-class Load(NamedTuple):
+class LoadSize(NamedTuple):
     """Requests of a round, and tokens of an answer."""
 
     requests: int
     answer: int
 
 
-_LOADS = {"cuda": Load(32, 128), "cpu": Load(8, 32)}
-# the arms, in turn: an arm is never always the first of a pair
+_LOAD_SIZES = {"cuda": LoadSize(32, 128), "cpu": LoadSize(8, 32)}
+# the arms of the comparison, in an order in which neither is always first
 _ROUNDS = ("probes", "no_probes", "no_probes", "probes", "probes", "no_probes")
 _SOON = 60.0
 
 
-class Times(NamedTuple):
+class StreamTimes(NamedTuple):
     """Seconds of one streamed answer: to its first token, and between each two chunks."""
 
     ttft: float
@@ -46,13 +46,13 @@ class Times(NamedTuple):
 
 
 def latency(context: Context) -> dict[str, Any]:
-    """Serve one model on both sides under a constant number of clients, with the workers probed and not, in turn."""
+    """Serve one model on both sides under a constant number of clients; probe the workers in every second arm."""
     model = context.model or context.checkpoint("llama", "base", 0)
-    load = _LOADS[context.device]
+    load = _LOAD_SIZES[context.device]
     pools = {"base": context.pool("decode", model), "own": context.pool("prefill", model, enable_metrics=True)}
     tasks = {"own": {"prefill": "own", "decode": "base"}}
     with closing(context.launch("latency", pools, tasks)) as deployment:
-        rounds, speed = asyncio.run(_measure(context, deployment, load))
+        rounds, speed = asyncio.run(_run_rounds(context, deployment, load))
         ready = deployment.state.seconds_to_ready
     return {
         "model": "given" if context.model else "random",
@@ -66,31 +66,33 @@ def latency(context: Context) -> dict[str, Any]:
 
 
 class Round(NamedTuple):
-    """One round of one arm: the times of its answers, and its seconds in all."""
+    """One round of one arm: the times of its answers, and its duration in seconds."""
 
-    times: tuple[Times, ...]
+    times: tuple[StreamTimes, ...]
     seconds: float
 
 
-async def _measure(context: Context, deployment: Deployment, load: Load) -> tuple[Mapping[str, list[Round]], float]:
-    """Return the rounds of each arm, and the GB/s of KV transfers as the prefill worker counts them."""
+async def _run_rounds(
+    context: Context, deployment: Deployment, load: LoadSize
+) -> tuple[Mapping[str, list[Round]], float]:
+    """Return the rounds of each arm, and the GB/s of KV transfers by the prefill worker's metrics."""
     rng = random.Random(0)
     rounds: dict[str, list[Round]] = defaultdict(list)
     async with quiet_router(deployment, context.work / "latency") as url, deployment.client(url) as client:
-        await wait_until(client.proven, "the second router has proven its path", within=_SOON, interval=0.05)
+        await wait_until(client.all_paths_proven, "the second router has proven its path", within=_SOON, interval=0.05)
         await _round(client, rng, load)
         for arm in _ROUNDS:
-            with paused(deployment) if arm == "no_probes" else nullcontext():
+            with paused_router(deployment) if arm == "no_probes" else nullcontext():
                 rounds[arm].append(await _round(client, rng, load))
-        mebibytes = await client.counted("own-0", "sglang:kv_transfer_total_mb_sum")
-        milliseconds = await client.counted("own-0", "sglang:kv_transfer_latency_ms_sum")
-    require(milliseconds > 0, "the prefill worker counts no KV transfer")
+        mebibytes = await client.metric("own-0", "sglang:kv_transfer_total_mb_sum")
+        milliseconds = await client.metric("own-0", "sglang:kv_transfer_latency_ms_sum")
+    require(milliseconds > 0, "the prefill worker's metrics count no KV transfer")
     return rounds, mebibytes * 2**20 / 1e9 / (milliseconds / 1000)
 
 
-async def _round(client: Client, rng: random.Random, load: Load) -> Round:
+async def _round(client: Client, rng: random.Random, load: LoadSize) -> Round:
     waiting = [random_prompt(rng, _PROMPT, _PROMPT) for _ in range(load.requests)]
-    times: list[Times] = []
+    times: list[StreamTimes] = []
 
     async def work() -> None:
         while waiting:
@@ -101,13 +103,13 @@ async def _round(client: Client, rng: random.Random, load: Load) -> Round:
     return Round(tuple(times), time.perf_counter() - start)
 
 
-async def _timed(client: Client, prompt: list[int], length: int) -> Times:
+async def _timed(client: Client, prompt: list[int], length: int) -> StreamTimes:
     sent = time.perf_counter()
     at = [time.perf_counter() async for _ in client.stream("own", prompt, length)]
-    return Times(at[0] - sent, tuple(b - a for a, b in pairwise(at)))
+    return StreamTimes(at[0] - sent, tuple(b - a for a, b in pairwise(at)))
 
 
-def _summary(rounds: Sequence[Round], load: Load) -> dict[str, Any]:
+def _summary(rounds: Sequence[Round], load: LoadSize) -> dict[str, Any]:
     """Return medians and 99th percentiles over all answers of an arm, and tokens a second of each of its rounds."""
     times = [answer for one in rounds for answer in one.times]
     return {

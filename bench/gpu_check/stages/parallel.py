@@ -12,7 +12,7 @@ from sun_sglang.bench.gpu_check.context import Context
 from sun_sglang.bench.gpu_check.deployment import Deployment
 from sun_sglang.bench.gpu_check.errors import require
 from sun_sglang.bench.gpu_check.stage import Stage
-from sun_sglang.bench.gpu_check.stages.exactness import compare, random_prompt
+from sun_sglang.bench.gpu_check.stages.exactness import check_answers, random_prompt
 
 
 def serve(prefill: dict[str, int], decode: dict[str, int], context: Context) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def serve(prefill: dict[str, int], decode: dict[str, int], context: Context) -> 
     }
     name = "-".join(f"{k}{v}" for side in (prefill, decode) for k, v in side.items())
     with closing(context.launch(name, pools, {"a": {"prefill": "a", "decode": "base"}})) as deployment:
-        measured = asyncio.run(compare(deployment, {"a": context.reference("llama", "a")}, batches=(1, 8)))
+        measured = asyncio.run(check_answers(deployment, {"a": context.reference("llama", "a")}, batches=(1, 8)))
         if (copies := decode.get("dp_size", 1)) > 1:
             asyncio.run(require_ranks(deployment, copies))
     return measured
@@ -41,7 +41,7 @@ async def require_ranks(deployment: Deployment, count: int) -> None:
     """Require that each data-parallel rank of the decode worker answers.
 
     Raises:
-        CheckError: one does not.
+        CheckError: a rank answers no request.
     """
     rng = random.Random(3)
     async with deployment.client() as client:

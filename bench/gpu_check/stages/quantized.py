@@ -12,12 +12,12 @@ from sun_sglang.bench.gpu_check.errors import Skipped, require
 from sun_sglang.bench.gpu_check.quantize import write_four_bit, write_scaled
 from sun_sglang.bench.gpu_check.reference import Reference
 from sun_sglang.bench.gpu_check.stage import Stage
-from sun_sglang.bench.gpu_check.stages.exactness import compare
+from sun_sglang.bench.gpu_check.stages.exactness import check_answers
 from sun_sglang.bench.processes import run_sun
 
 
 def four_bit(context: Context) -> dict[str, Any]:
-    """W4A16 weights decode on a bfloat16 module's KV: tokens as with the rounded weights in bfloat16."""
+    """Check W4A16 weights that decode a bfloat16 module's KV: tokens as with the rounded weights in bfloat16."""
     if context.device == "cpu":
         reason = "SGLang asks for a GPU's compute capability before it takes such weights"
         raise Skipped(f"{reason} (`layers/quantization/compressed_tensors/compressed_tensors.py`)")
@@ -27,11 +27,11 @@ def four_bit(context: Context) -> dict[str, Any]:
     pools = {"packed": context.pool("decode", packed), "a": context.pool("prefill", models["a"])}
     reference = Reference(models["a"], rounded, context.device, context.dtype)
     with closing(context.launch("four-bit", pools, {"four-bit": {"prefill": "a", "decode": "packed"}})) as deployment:
-        return asyncio.run(compare(deployment, {"four-bit": reference}, batches=(1, 8)))
+        return asyncio.run(check_answers(deployment, {"four-bit": reference}, batches=(1, 8)))
 
 
 def scales(context: Context) -> dict[str, Any]:
-    """Modules whose 8-bit KV has other scales are refused before a start, and those with equal scales are not."""
+    """Check that `sun check` refuses modules whose 8-bit KV has unequal scales, and accepts equal scales."""
     models, folder = context.models("llama"), context.work / "models"
     written = {"base": ("base", 1.5), "same": ("a", 1.5), "other": ("a", 2.0)}
     for name, (source, scale) in written.items():

@@ -1,4 +1,4 @@
-"""KV's way between two processes, without SGLang: do the bytes arrive, and how fast."""
+"""A copy between two processes with the KV transfer libraries, without SGLang: correct bytes, and GB/s."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 from sun_sglang.bench.gpu_check.context import Context
 from sun_sglang.bench.gpu_check.errors import Skipped
 from sun_sglang.bench.gpu_check.stage import Stage
-from sun_sglang.bench.gpu_check.transfer import Copy
+from sun_sglang.bench.gpu_check.transfer import MemoryCopy
 from sun_sglang.launch.planning.machine import detect_machine
 
 _MEBIBYTES = {"cuda": 512, "cpu": 64}
 
 
 def raw_copy(context: Context) -> dict[str, Any]:
-    """Copy a buffer with every KV transfer library that is installed."""
+    """MemoryCopy a buffer with every KV transfer library that is installed."""
     installed = detect_machine().transfer_packages
     # mooncake's TCP copies through main memory; it is tried where workers would use it
     libraries = [name for name in ("nixl", "mooncake") if name in installed]
@@ -23,7 +23,7 @@ def raw_copy(context: Context) -> dict[str, Any]:
     if not libraries:
         raise Skipped("neither NIXL nor mooncake is installed")
     size = _MEBIBYTES[context.device]
-    return {name: Copy(name, context.device, size).run() for name in libraries}
+    return {name: MemoryCopy(name, context.device, size).run() for name in libraries}
 
 
 STAGES = (Stage("raw-copy", "KV transfer library: checksum and GB/s between two processes", raw_copy),)

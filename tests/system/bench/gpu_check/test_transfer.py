@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sun_sglang.bench.gpu_check.errors import CheckError
-from sun_sglang.bench.gpu_check.transfer import Copy
+from sun_sglang.bench.gpu_check.transfer import MemoryCopy
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("mooncake") is None, reason="mooncake is not installed")
 
@@ -53,7 +53,7 @@ def mooncake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
 
 
 def test_copy_that_arrives_returns_its_rates() -> None:
-    found = Copy("mooncake", "cpu", 1).run()
+    found = MemoryCopy("mooncake", "cpu", 1).run()
     assert (found["library"], found["mebibytes"]) == ("mooncake", 1)
     low, high = found["gb_per_s_range"]
     assert 0 < low <= found["gb_per_s"] <= high
@@ -71,4 +71,4 @@ def test_copy_that_arrives_returns_its_rates() -> None:
 def test_copy_that_goes_wrong_is_an_error_with_the_cause(mooncake: Install, script: str, problem: str) -> None:
     mooncake(script)
     with pytest.raises(CheckError, match=problem):
-        Copy("mooncake", "cpu", 1).run()
+        MemoryCopy("mooncake", "cpu", 1).run()

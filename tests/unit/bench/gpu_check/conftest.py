@@ -18,7 +18,7 @@ def new_context(tmp_path: Path) -> Callable[..., Context]:
 
     def new(*gpus: int) -> Context:
         device = "cuda" if gpus else "cpu"
-        return Context(device=device, gpus=gpus, work=tmp_path, engine={}, model=None, say=lambda _: None)
+        return Context(device=device, gpus=gpus, work=tmp_path, engine={}, model=None, progress=lambda _: None)
 
     return new
 

@@ -105,9 +105,9 @@ def test_named_stages_alone_run_with_the_given_flags(check: Check) -> None:
 @pytest.mark.parametrize(
     ("arguments", "printed"),
     [
-        (("--flag", "triton"), "`triton` is no flag"),
-        (("--flag", "=triton"), "`=triton` is no flag"),
-        (("--flag", "a=[1"), "`[1`, the value of `a`, is no YAML"),
+        (("--flag", "triton"), "`triton` is not a flag"),
+        (("--flag", "=triton"), "`=triton` is not a flag"),
+        (("--flag", "a=[1"), "`[1`, the value of `a`, is not YAML"),
         (("--stage", "three"), "three"),
         (("--device", "tpu"), "tpu"),
     ],

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sun_sglang.bench.gpu_check.errors import CheckError
-from sun_sglang.bench.gpu_check.reference import Reference, Tally, _load
+from sun_sglang.bench.gpu_check.reference import AnswerChecker, Reference, _load
 from sun_sglang.bench.gpu_check.stages.exactness import random_prompt
 from sun_sglang.train.reference import greedy
 
@@ -99,9 +99,9 @@ def test_float32_worker_may_differ_by_rounding_alone() -> None:
 
 
 def test_tally_adds_up_and_names_a_wrong_answer() -> None:
-    tally = Tally(made_up())
-    tally.check([7], [1, 0], "first")
-    tally.check([7], [2, 3], "second")
+    checker = AnswerChecker(made_up())
+    checker.check([7], [1, 0], "first")
+    checker.check([7], [2, 3], "second")
     with pytest.raises(CheckError, match=r"third: token 1 of 2 is wrong: .* 7\.5 times .* \(prompt of 1 tokens\)"):
-        tally.check([7], [1, 2], "third")
-    assert tally.counts() == {"answers": 2, "tokens": 4, "ties": 2, "logit_noise": 0.2}
+        checker.check([7], [1, 2], "third")
+    assert checker.counts() == {"answers": 2, "tokens": 4, "ties": 2, "logit_noise": 0.2}

@@ -12,8 +12,8 @@ import pytest
 
 from sun_sglang.bench.gpu_check.errors import CheckError
 from sun_sglang.bench.gpu_check.reference import Judgement, Reference
-from sun_sglang.bench.gpu_check.stages.cache import converse
-from sun_sglang.bench.gpu_check.stages.exactness import compare
+from sun_sglang.bench.gpu_check.stages.cache import check_conversations
+from sun_sglang.bench.gpu_check.stages.exactness import check_answers
 from sun_sglang.bench.gpu_check.stages.parallel import require_ranks
 
 PROMPT, SECOND = 120, 154
@@ -46,7 +46,7 @@ class MadeUp:
     async def prefill_worker(self, task: str) -> str:
         return f"{task}-0"
 
-    async def forget(self, worker: str) -> None:
+    async def flush_cache(self, worker: str) -> None:
         pass
 
     async def generate(self, task: str, prompt: list[int], length: int) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def reference(kind: type[Reference] = Accepting) -> Reference:
 
 
 def held(cached: Sequence[int], expected: Sequence[int] | None) -> dict[str, Any]:
-    return asyncio.run(converse(MadeUp(cached_tokens=cached), "task", reference(), expected))
+    return asyncio.run(check_conversations(MadeUp(cached_tokens=cached), "task", reference(), expected))
 
 
 @pytest.mark.parametrize(
@@ -100,11 +100,11 @@ def test_each_data_parallel_rank_has_to_answer(ranks: Sequence[int], passes: boo
 
 
 def test_answers_with_too_many_ties_fail() -> None:
-    asyncio.run(compare(MadeUp(), {"a": reference()}, batches=(1, 4)))
+    asyncio.run(check_answers(MadeUp(), {"a": reference()}, batches=(1, 4)))
     with pytest.raises(CheckError, match="task `a`: 60 of 120 are ties"):
-        asyncio.run(compare(MadeUp(), {"a": reference(HalfTied)}, batches=(1, 4)))
+        asyncio.run(check_answers(MadeUp(), {"a": reference(HalfTied)}, batches=(1, 4)))
 
 
 def test_answer_of_another_length_fails() -> None:
     with pytest.raises(CheckError, match="task `a` counts"):
-        asyncio.run(compare(MadeUp(completion_tokens=(3,)), {"a": reference()}, batches=(1,)))
+        asyncio.run(check_answers(MadeUp(completion_tokens=(3,)), {"a": reference()}, batches=(1,)))
