@@ -1,9 +1,9 @@
 """What both workers receive: bodies, rooms, request ids. Pure; the caller passes the random bytes.
 
-Which side makes the first token of an answer is no field of the bodies today. The prefill worker computes it with the
-prompt and hands it over with the KV, and the decode worker continues from there. The legs of a scheme in which the
-decode module makes the first token (`contracts/scheme.py`) differ here, in `leg_bodies`, and nowhere else in the
-router.
+The legs of every scheme are equal today: the prefill worker computes the first token with the prompt and hands it over
+with the KV, and the decode worker continues from there (`contracts/scheme.py`: `Scheme.first_token` is `prefill`). The
+launcher refuses a model whose first token the decode module makes. The legs of such a scheme belong here, in
+`leg_bodies`; no other file of the router depends on it.
 """
 
 from __future__ import annotations
