@@ -18,7 +18,7 @@ from sun_sglang.contracts.worker_card import Identity
 from sun_sglang.contracts.worker_key import read_key
 from sun_sglang.emulator.api.server import Server
 from sun_sglang.emulator.engine.decode import DecodeEngine
-from sun_sglang.emulator.engine.engine import Engine
+from sun_sglang.emulator.engine.engine import Engine, EngineParts
 from sun_sglang.emulator.engine.prefill import PrefillEngine
 from sun_sglang.emulator.fault_injection import Fault, FaultInjector
 from sun_sglang.emulator.identity import TokenLimits, context_length, emulated_identity, make_card
@@ -82,16 +82,12 @@ def _engine(
     settings: Settings, costs: CostModel, identity: Identity, limits: TokenLimits, faults: FaultInjector
 ) -> Engine:
     cache = PrefixCache(page_size=identity.page_size or 1, kv_tokens=limits.kv)
+    parts = EngineParts(costs, limits, cache, settings.emulation, faults)
     if settings.role == "decode":
-        caches = settings.decode_cache
-        return DecodeEngine(costs, limits, cache, settings.emulation, faults, caches_prompts=caches)
+        return DecodeEngine(parts, caches_prompts=settings.decode_cache)
     assert settings.bootstrap_port is not None, "a prefill worker has a bootstrap port"
     return PrefillEngine(
-        costs,
-        limits,
-        cache,
-        settings.emulation,
-        faults,
+        parts,
         weights=identity.weights,
         vocab_size=identity.vocab_size,
         kv_bytes=kv_bytes_per_token(identity),

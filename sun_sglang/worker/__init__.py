@@ -6,6 +6,7 @@
     token_count        counts tokens at a bounded cost
     token_bytes        most bytes of text per token (pure)
     key_middleware     requires the worker key on every route
+    asgi               the types of ASGI middleware
     scheduler_watch    detects crashed scheduler processes
 
 Belongs here: code that runs in a worker's process and is no change to SGLang. A change to SGLang belongs into

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from sun_sglang.checkpoint.identity import find_checkpoint, module_flags, read_identity
 from sun_sglang.contracts.module_file import read_module_file
 from sun_sglang.contracts.worker_card import WorkerCard
 from sun_sglang.errors import PatchError, SunError
+from sun_sglang.worker.asgi import App, Send
 from sun_sglang.worker.prompt_counter import token_bytes_of
 from sun_sglang.worker.scheduler_watch import crashed_process, watch_schedulers
 
@@ -27,9 +28,6 @@ _UPDATES = (
     "/update_weights_from_distributed",
     "/update_weights_from_ipc",
 )
-
-App = Callable[[dict[str, Any], Any, "Send"], Awaitable[None]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class CardPage:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from sun_sglang.contracts.worker_key import UNAUTHORIZED_BODY, is_authorized
-
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-App = Callable[[dict[str, Any], Any, Send], Awaitable[None]]
+from sun_sglang.worker.asgi import App, Send
 
 
 class WorkerKeyMiddleware:

@@ -7,15 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sun_sglang.emulator.engine.bootstrap import Address, Message, PrefillPeers, UnreachableError
-from sun_sglang.emulator.engine.engine import FAKE_HOST, Engine, die, transfer_error
+from sun_sglang.emulator.engine.engine import FAKE_HOST, Engine, EngineParts, die, transfer_error
 from sun_sglang.emulator.engine.generation import Generation
-from sun_sglang.emulator.fault_injection import FaultInjector
-from sun_sglang.emulator.identity import TokenLimits
 from sun_sglang.emulator.protocol.fake_tokens import token_at
-from sun_sglang.sim.cost_model import CostModel
 from sun_sglang.sim.decode_scheduler import Admitted, DecodeScheduler, Ended, Token
-from sun_sglang.sim.prefix_cache import PrefixCache
-from sun_sglang.topology import Emulation
 
 _ABORTED = "Aborted by AbortReq."
 
@@ -47,26 +42,14 @@ class DecodeEngine(Engine):
     """One decode worker's engine.
 
     Args:
-        costs: the seconds that its work takes.
-        limits: the lengths that it accepts.
-        cache: the prefixes that it has seen.
-        emulation: timeouts.
-        faults: the faults to simulate.
+        parts: the parts that do not depend on the role.
         caches_prompts: whether it keeps the KV of prompts.
     """
 
-    def __init__(
-        self,
-        costs: CostModel,
-        limits: TokenLimits,
-        cache: PrefixCache,
-        emulation: Emulation,
-        faults: FaultInjector,
-        *,
-        caches_prompts: bool,
-    ) -> None:
-        super().__init__(costs, limits, cache, emulation, faults)
-        self.scheduler = DecodeScheduler(costs, kv_tokens=limits.kv, is_held=self._is_held)
+    def __init__(self, parts: EngineParts, *, caches_prompts: bool) -> None:
+        super().__init__(parts)
+        emulation = parts.emulation
+        self.scheduler = DecodeScheduler(parts.costs, kv_tokens=parts.limits.kv, is_held=self._is_held)
         self._caches_prompts = caches_prompts
         self._legs: dict[str, _Leg] = {}
         self._rooms: dict[int, str] = {}

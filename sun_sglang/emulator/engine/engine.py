@@ -6,6 +6,7 @@ import asyncio
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from sun_sglang.emulator.engine.generation import Generation
@@ -23,10 +24,11 @@ FAKE_HOST = "2.2.2.2"
 _LATENESS = 0.05
 
 
-class Engine(ABC):
-    """One worker's engine.
+@dataclass(frozen=True, slots=True)
+class EngineParts:
+    """The parts of an engine that do not depend on its role.
 
-    Args:
+    Attributes:
         costs: the seconds that its work takes.
         limits: the lengths that it accepts.
         cache: the prefixes that it has seen.
@@ -34,14 +36,26 @@ class Engine(ABC):
         faults: the faults to simulate.
     """
 
-    def __init__(
-        self, costs: CostModel, limits: TokenLimits, cache: PrefixCache, emulation: Emulation, faults: FaultInjector
-    ) -> None:
-        self.costs = costs
-        self.limits = limits
-        self.cache = cache
-        self.emulation = emulation
-        self.faults = faults
+    costs: CostModel
+    limits: TokenLimits
+    cache: PrefixCache
+    emulation: Emulation
+    faults: FaultInjector
+
+
+class Engine(ABC):
+    """One worker's engine.
+
+    Args:
+        parts: the parts that do not depend on the role.
+    """
+
+    def __init__(self, parts: EngineParts) -> None:
+        self.costs = parts.costs
+        self.limits = parts.limits
+        self.cache = parts.cache
+        self.emulation = parts.emulation
+        self.faults = parts.faults
         self.generations: dict[str, Generation] = {}
         self.total_tokens = 0
         self._wake = asyncio.Event()

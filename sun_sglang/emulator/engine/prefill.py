@@ -7,15 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sun_sglang.emulator.engine.bootstrap import BootstrapServer, Link
-from sun_sglang.emulator.engine.engine import FAKE_HOST, Engine, die, transfer_error
+from sun_sglang.emulator.engine.engine import FAKE_HOST, Engine, EngineParts, die, transfer_error
 from sun_sglang.emulator.engine.generation import Generation
-from sun_sglang.emulator.fault_injection import FaultInjector
-from sun_sglang.emulator.identity import TokenLimits
 from sun_sglang.emulator.protocol.fake_tokens import generation_seed, token_at
-from sun_sglang.sim.cost_model import CostModel
 from sun_sglang.sim.prefill_scheduler import PrefillScheduler
-from sun_sglang.sim.prefix_cache import PrefixCache
-from sun_sglang.topology import Emulation
 
 _ABORTED = "Aborted by AbortReq."
 
@@ -37,11 +32,7 @@ class PrefillEngine(Engine):
     """One prefill worker's engine.
 
     Args:
-        costs: the seconds that its work takes.
-        limits: the lengths that it accepts.
-        cache: the prefixes that it has seen.
-        emulation: timeouts.
-        faults: the faults to simulate.
+        parts: the parts that do not depend on the role.
         weights: revision of its weights, from which generated tokens follow.
         vocab_size: every token id is below this number.
         kv_bytes: bytes of KV per token.
@@ -50,21 +41,10 @@ class PrefillEngine(Engine):
     """
 
     def __init__(
-        self,
-        costs: CostModel,
-        limits: TokenLimits,
-        cache: PrefixCache,
-        emulation: Emulation,
-        faults: FaultInjector,
-        *,
-        weights: str,
-        vocab_size: int,
-        kv_bytes: int,
-        host: str,
-        port: int,
+        self, parts: EngineParts, *, weights: str, vocab_size: int, kv_bytes: int, host: str, port: int
     ) -> None:
-        super().__init__(costs, limits, cache, emulation, faults)
-        self.scheduler = PrefillScheduler(costs, kv_tokens=limits.kv)
+        super().__init__(parts)
+        self.scheduler = PrefillScheduler(parts.costs, kv_tokens=parts.limits.kv)
         self._weights = weights
         self._vocab_size = vocab_size
         self._kv_bytes = kv_bytes
@@ -74,7 +54,7 @@ class PrefillEngine(Engine):
         self._bootstrapping: dict[str, asyncio.TimerHandle] = {}
         self._in_transfer: dict[str, asyncio.TimerHandle] = {}
         self._server = BootstrapServer(
-            is_silent=lambda: faults.active("blackhole_bootstrap", "hang") is not None,
+            is_silent=lambda: self.faults.active("blackhole_bootstrap", "hang") is not None,
             on_ready=self._on_decoder_ready,
             on_abort=self._on_decoder_abort,
             on_lost=self._on_decoder_lost,
