@@ -46,7 +46,7 @@ class PatchLine(Strict):
     target: str
     why: str
     versions: dict[str, str]
-    way_out: str
+    removable_when: str
     state: str
     detail: str = ""
 
@@ -159,7 +159,7 @@ def print_patches() -> None:
 
 
 def _line(patch: object, report: PatchReport | None) -> PatchLine:
-    fields = {name: getattr(patch, name) for name in ("name", "target", "why", "versions", "way_out")}
+    fields = {name: getattr(patch, name) for name in ("name", "target", "why", "versions", "removable_when")}
     if report is None:
         return PatchLine(**fields, state="unknown", detail="SGLang could not be looked at")
     return PatchLine(**fields, state=report.state, detail=report.detail)

@@ -1,6 +1,20 @@
-"""Hooks on SGLang, one change per file, registered through its plugin entry point.
+"""Hooks on SGLang, one change per file, registered through SGLang's plugin entry point.
 
-`register` is what SGLang calls in the launcher, the engine and every scheduler process; `status` looks at what took.
+SGLang calls `register` in the launcher, the engine and every scheduler process. `status` reports the state of each
+hook, and `require_applied` refuses a process without one.
+
+How to add a hook:
+
+1. Add a file with a module docstring that states the change and its reason, the hook function, and a `Patch`
+   (`patch.py`): the target, its parameters on each SGLang version, the kind of hook, what the hook does on each
+   version, and when the file can be removed.
+2. Add the `Patch` to `ALL` below.
+3. Add every name of SGLang that the hook calls, reads or sets to `USES` in `engine_names.py`.
+4. Add a test of the hook function to `tests/unit/patches/`, and of its effect to `tests/engine/`.
+5. Run `make engine-check VERSION=...` for each supported version.
+
+Belongs here: changes to SGLang's behaviour. Does not belong here: code beside SGLang in a worker's process
+(`sun_sglang/worker/`), and choices of SGLang's flags (`sun_sglang/launch/planning/`). Open `patch.py` first.
 """
 
 from __future__ import annotations
@@ -49,17 +63,17 @@ def register() -> None:
     """Entry point `sglang.srt.plugins`: register every hook that this process needs.
 
     Raises:
-        PatchError: a target has moved or takes other arguments. SGLang logs it and goes on, and `require_applied`
-            then refuses the process by name.
+        PatchError: a target is missing or has other parameters. SGLang logs the error and goes on;
+            `require_applied` then refuses the process.
     """
     for patch in ALL:
-        if patch.unneeded() is None:
+        if patch.inactive_reason() is None:
             patch.require_target()
             patch.register()
 
 
 def status() -> list[PatchReport]:
-    """The state of every hook in this process, in the order of `ALL`."""
+    """Return the state of every hook in this process, in the order of `ALL`."""
     return [patch.report() for patch in ALL]
 
 
@@ -67,22 +81,22 @@ def require_applied() -> list[PatchReport]:
     """Return the reports of the hooks that this process needs.
 
     Raises:
-        PatchError: the product was not run on this SGLang, its plugin is left out, or a hook did not take; names the
-            first.
+        PatchError: the SGLang version is not supported, SGLang leaves out the plugin, or a hook is not applied; names
+            the first problem.
     """
     require_supported(installed_version())
     require_plugin_selected()
     reports = [r for r in status() if r.state != "inactive"]
-    require_taken(reports)
+    require_hooks(reports)
     return reports
 
 
-def require_taken(reports: Iterable[PatchReport]) -> None:
-    """Raise unless every hook took.
+def require_hooks(reports: Iterable[PatchReport]) -> None:
+    """Raise unless every hook is applied or inactive.
 
     Raises:
-        PatchError: names the first that did not.
+        PatchError: names the first hook that is not.
     """
     for report in reports:
         if report.state not in ("applied", "inactive"):
-            raise PatchError(f"patch `{report.name}` did not take: {report.detail}")
+            raise PatchError(f"patch `{report.name}` is not applied: {report.detail}")

@@ -1,8 +1,8 @@
-"""Every name in SGLang that this package uses, beside the targets of its patches: what it calls, reads and sets.
+"""Every name of SGLang that this package calls, reads or sets, except the targets of its patches.
 
-A patch states its target's parameters, and refuses another signature when a worker starts. What is listed here would
-only fail once it is used, which may be the first request of some kind. `tests/engine/test_names.py` compares the list
-with the installed SGLang, whose sources it reads without starting anything.
+A patch states its target's parameters, and refuses another signature when a worker starts. A name in this list would
+fail only when it is used, for example at the first request of some kind. `tests/engine/test_names.py` compares the list
+with the installed SGLang; it reads SGLang's sources and starts nothing.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from sun_sglang.patches.versions import installed_version
 
 @dataclass(frozen=True)
 class Use:
-    """One function, class or module of SGLang's, and how it is used.
+    """The use of one function, class or module of SGLang.
 
     Attributes:
-        name: its dotted path; a colon stands before what is not a module.
-        by: the file that uses it.
-        positional: how many arguments a call passes by position; None where nothing calls it.
+        name: its dotted path, with a colon between the module and the name inside it.
+        by: the files that use it.
+        positional: number of arguments that a call passes by position; None if nothing calls it.
         keywords: arguments that a call passes by name.
-        attributes: names that are read or set on a module, on a class or on its instances.
-        keys: words that its source has to hold: keys of what it returns or keeps.
-        only: the versions of SGLang on which it is used; empty where it is on all.
+        attributes: names that are read or set on the module, on the class or on its instances.
+        keys: words that must occur in its source, such as keys of a returned dict.
+        only: the SGLang versions on which it is used; empty for all.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Use:
     only: tuple[str, ...] = ()
 
     def faults(self) -> Iterator[str]:
-        """Yield a sentence for each way in which the installed SGLang cannot be used so."""
+        """Yield a sentence for each part of the use that the installed SGLang does not support."""
         try:
             target = pkgutil.resolve_name(self.name)
         except (ImportError, AttributeError) as e:
@@ -71,7 +71,7 @@ USES = (
     Use(f"{_SRT}.utils:kill_process_tree", "sun_sglang/worker/server.py", 1, ("include_parent",)),
     Use(f"{_SRT}.plugins:load_plugins", "sun_sglang/worker/server.py", 0),
     Use(f"{_SRT}.plugins", "pyproject.toml, patches/versions.py", keys=('"sglang.srt.plugins"', "SGLANG_PLUGINS")),
-    Use(f"{_SRT}.utils.network", "sun_sglang/launch/planning/plan.py", keys=("SGLANG_HOST_IP",)),
+    Use(f"{_SRT}.utils.network", "sun_sglang/launch/places/command.py", keys=("SGLANG_HOST_IP",)),
     Use(f"{_SRT}.utils.numa_utils", "sun_sglang/launch/planning/plan.py", keys=("SGLANG_CPU_OMP_THREADS_BIND",)),
     Use(f"{_SRT}.utils.common", "sun_sglang/cpu.py", keys=("SGLANG_USE_CPU_ENGINE",)),
     Use(
@@ -216,7 +216,7 @@ USES = (
     Use(f"{_SRT}.disaggregation.base.conn:KVArgs", "patches/nixl_dram.py", attributes=("kv_data_ptrs",)),
     Use(f"{_SRT}.disaggregation.nixl.conn", "patches/nixl_dram.py", keys=("kv_data_mem_kinds",)),
 )
-# what the router, the launcher and the worker's card ask of a worker, beside the routes of clients
+# the routes of a worker that the router, the launcher and the worker card use, besides those of clients
 ROUTES = (
     *("/abort_request", "/flush_cache", "/generate", "/health", "/server_info", "/v1/chat/completions"),
     *("/v1/completions", "/v1/loads", "/update_weights_from_disk", "/update_weights_from_tensor"),
@@ -225,7 +225,7 @@ ROUTES = (
 
 
 def faults() -> list[str]:
-    """Return every way in which the installed SGLang differs from how it is used; import it first as a worker does."""
+    """Return a sentence for each use that the installed SGLang does not support; call `prepare_process` before."""
     served = pkgutil.resolve_name(f"{_HTTP}:app").openapi()["paths"]
     gone = [f"sun_sglang/router: SGLang serves no {route}" for route in ROUTES if route not in served]
     version = installed_version()
@@ -234,7 +234,7 @@ def faults() -> list[str]:
 
 
 def attributes_of(target: Any) -> set[str]:
-    """Return the attributes of a module, or of a class and its instances: those that any of its methods sets, too."""
+    """Return the attributes of a module, or of a class and its instances, those that its methods set included."""
     known = set(dir(target))
     for base in inspect.getmro(target) if inspect.isclass(target) else ():
         known |= set(vars(base).get("__annotations__", ())) | set(getattr(base, "model_fields", ()))
@@ -246,7 +246,7 @@ def _set_by_methods(cls: type) -> Iterator[str]:
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))
     except (OSError, TypeError):
-        return  # a built-in class, or one that was made at run time
+        return  # a built-in class, or a class made at run time
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
             yield node.attr

@@ -1,7 +1,8 @@
-"""A worker keeps few compiled grammars.
+"""Bound the number of compiled grammars that a worker keeps.
 
-SGLang keeps every grammar that a client ever sent (JSON schemas, regular expressions), and XGrammar's compiler keeps it
-again. A schema of 28 KB takes 13 MB of a worker for good: some hundred requests a gigabyte, until the worker ends.
+SGLang keeps every grammar that a client has sent (JSON schemas, regular expressions), and XGrammar's compiler keeps it
+a second time. A schema of 28 KB takes 13 MB of a worker's memory until the worker ends: about a hundred requests take
+a gigabyte.
 """
 
 from __future__ import annotations
@@ -11,19 +12,19 @@ from typing import Any
 from sun_sglang.patches.patch import Patch
 from sun_sglang.patches.versions import on
 
-MOST_GRAMMARS = 32
-_WHY = "compiled grammars are never dropped: clients with many JSON schemas take all memory of a worker"
-_WAY_OUT = "when SGLang bounds the memory of its grammar caches"
+MAX_GRAMMARS = 32
+_WHY = "compiled grammars are never dropped: clients with many JSON schemas exhaust a worker's memory"
+_REMOVABLE_WHEN = "when SGLang bounds the memory of its grammar caches"
 
 
 def drop_oldest(_result: None, backend: Any, *_args: Any, **_kwargs: Any) -> None:
-    """Drop the grammars that were compiled first; requests that follow one of them keep their own copy."""
-    while len(backend.cache) > MOST_GRAMMARS:
+    """Drop the grammars that were compiled first; a running request keeps its own copy."""
+    while len(backend.cache) > MAX_GRAMMARS:
         backend.cache.pop(next(iter(backend.cache)))
 
 
 def compile_without_cache(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Make a compiler that keeps nothing; SGLang's own cache has what was compiled last."""
+    """Disable the compiler's cache; SGLang's cache holds the grammars that were compiled last."""
     return args, {**kwargs, "cache_enabled": False}
 
 
@@ -35,7 +36,7 @@ KEPT = Patch(
     hook=drop_oldest,
     why=_WHY,
     versions=on("drops the grammars that were compiled first"),
-    way_out=_WAY_OUT,
+    removable_when=_REMOVABLE_WHEN,
 )
 COMPILER = Patch(
     name="few_grammars.compiler",
@@ -44,6 +45,6 @@ COMPILER = Patch(
     kind="before",
     hook=compile_without_cache,
     why=_WHY,
-    versions=on("makes a compiler that keeps nothing"),
-    way_out=_WAY_OUT,
+    versions=on("disables the compiler's cache"),
+    removable_when=_REMOVABLE_WHEN,
 )

@@ -1,7 +1,7 @@
-"""A worker that was forked forks its own processes too, but for those that a data-parallel controller starts.
+"""Fork the processes of a forked worker, except those that a data-parallel controller starts.
 
-SGLang starts schedulers and detokenizers with multiprocessing's `spawn`, which imports everything again in each. A
-worker of the launcher's fork server has imported all of it, and has neither threads nor a device yet: it may fork.
+SGLang starts schedulers and detokenizers with multiprocessing's `spawn`, and each of them imports all modules again. A
+worker of the launcher's fork server has imported them, and has neither threads nor a CUDA context yet, so it may fork.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from sun_sglang.patches.versions import on
 FORK_VARIABLE = "SUN_FORK_SCHEDULERS"
 
 
-def unneeded(environ: Mapping[str, str] = os.environ) -> str | None:
-    """Return why this process needs no patch; None in a worker of a fork server, which sets the variable."""
+def inactive_reason(environ: Mapping[str, str] = os.environ) -> str | None:
+    """Return why this process does not need the hook; None in a worker of a fork server, which sets the variable."""
     return None if environ.get(FORK_VARIABLE) == "1" else "this process was not forked"
 
 
@@ -28,7 +28,7 @@ def choose_fork(*_args: Any, **_kwargs: Any) -> None:
     """Switch to `fork` right before the schedulers start.
 
     Raises:
-        PatchError: a CUDA context or a thread exists, so that a forked scheduler could not be trusted.
+        PatchError: a CUDA context or a thread exists, so that a fork is not safe.
     """
     require_forkable()
     multiprocessing.set_start_method("fork", force=True)
@@ -40,10 +40,10 @@ def choose_spawn(*_args: Any, **_kwargs: Any) -> None:
 
 
 def require_forkable() -> None:
-    """Raise unless a fork of this process may use CUDA and take any lock.
+    """Raise unless a fork of this process can use CUDA and acquire every lock.
 
     Raises:
-        PatchError: names what stands in the way.
+        PatchError: a CUDA context or a thread exists.
     """
     import torch
 
@@ -62,8 +62,8 @@ SERVER = Patch(
     hook=choose_fork,
     why="`spawn` would import torch and SGLang again in every process of every worker",
     versions=on("forks the processes of a forked worker"),
-    way_out="when SGLang lets its caller choose multiprocessing's start method",
-    unneeded=unneeded,
+    removable_when="when SGLang lets its caller choose multiprocessing's start method",
+    inactive_reason=inactive_reason,
 )
 CONTROLLER = Patch(
     name="fork_schedulers.controller",
@@ -74,8 +74,8 @@ CONTROLLER = Patch(
     ),
     kind="before",
     hook=choose_spawn,
-    why="a scheduler that is forked beside threads may wait for ever for a lock that one of them held",
+    why="a scheduler that is forked while threads run may wait for ever for a lock that one of them holds",
     versions=on("spawns the schedulers of a data-parallel controller"),
-    way_out=SERVER.way_out,
-    unneeded=unneeded,
+    removable_when=SERVER.removable_when,
+    inactive_reason=inactive_reason,
 )

@@ -1,8 +1,8 @@
-"""Mooncake receives KV page indices without pinned memory on a machine without a GPU.
+"""Send KV page indices to Mooncake without pinned memory on a machine without a GPU.
 
 From 0.5.23 on a prefill worker copies the indices to pinned memory and records a CUDA event
-(`disaggregation/prefill.py`), wherever the sender takes them from main memory. Both need a GPU: without one the first
-request ends the worker. A sender that does not take them gets them from the older code, which needs no GPU.
+(`disaggregation/prefill.py`) if the sender supports indices in main memory. Both need a GPU: without one the first
+request ends the worker. For a sender without that support SGLang runs the older code, which needs no GPU.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _NATIVE = "SGLang sends indices without a CUDA event"
 _SENDER = "sglang.srt.disaggregation.mooncake.conn.MooncakeKVSender"
 
 
-def unneeded() -> str | None:
-    """Return why this process needs no patch; None where it does."""
+def inactive_reason() -> str | None:
+    """Return why this process does not need the hook; None if it needs it."""
     if has_gpu():
         return "this machine has a GPU"
     if importlib.util.find_spec("mooncake") is None:
@@ -31,8 +31,8 @@ def unneeded() -> str | None:
     return None
 
 
-def take_no_host_indices(_result: None, sender: Any, *_args: Any, **_kwargs: Any) -> None:
-    """Mark a sender as one that takes no indices from main memory."""
+def disable_host_indices(_result: None, sender: Any, *_args: Any, **_kwargs: Any) -> None:
+    """Mark a sender as one without support for indices in main memory."""
     sender.supports_host_tensor_indices = False
 
 
@@ -41,12 +41,12 @@ PATCH = Patch(
     target=f"{_SENDER}.__init__",
     parameters=(("self", "mgr", "bootstrap_addr", "bootstrap_room", "req_has_disagg_prefill_dp_rank"),),
     kind="after",
-    hook=take_no_host_indices,
-    why="the first request would end a prefill worker that has no GPU: it would ask for a CUDA event",
+    hook=disable_host_indices,
+    why="the first request would end a prefill worker without a GPU: SGLang would create a CUDA event",
     versions={
         **inactive(_NATIVE, ("0.5.21", "0.5.22")),
-        "0.5.23": "marks a sender as one that takes no indices from main memory",
+        "0.5.23": "marks a sender as one without support for indices in main memory",
     },
-    way_out="when SGLang asks for a CUDA event only where there is CUDA",
-    unneeded=unneeded,
+    removable_when="when SGLang creates CUDA events only where CUDA exists",
+    inactive_reason=inactive_reason,
 )

@@ -1,8 +1,8 @@
-"""A data-parallel controller that has nothing to do waits for messages in place of asking for them without a pause.
+"""Make an idle data-parallel controller wait for messages instead of polling without a pause.
 
-`DataParallelController.event_loop` asks its socket again at once when there is no message: an idle worker with
-`dp_size` above 1 keeps a core busy for as long as it lives. The socket given to the loop here waits a moment before it
-reports that there is none; a message ends the wait at once.
+`DataParallelController.event_loop` polls its socket again at once if there is no message, so an idle worker with
+`dp_size` above 1 keeps a core busy. This hook gives the loop a socket that waits a moment before it reports that there
+is no message; a message ends the wait at once.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ class PatientSocket:
     """A ZeroMQ socket whose non-blocking reads wait up to `WAIT_MS` for a message.
 
     Args:
-        socket: the socket that it reads from; every other method is that socket's own.
+        socket: the socket to read from; all other methods are passed on to it.
     """
 
     def __init__(self, socket: Any) -> None:
         self._socket = socket
 
     def recv(self, flags: int = 0) -> Any:
-        """Read one message; raises `zmq.Again` where `flags` say not to block and none came."""
+        """Read one message. Raises `zmq.Again` if `flags` forbid blocking and none arrived within `WAIT_MS`."""
         self._socket.poll(WAIT_MS)
         return self._socket.recv(flags=flags)
 
     def recv_pyobj(self, flags: int = 0) -> Any:
-        """Read one pickled object, as `recv` reads a message."""
+        """Read one pickled object; waits and raises as `recv`."""
         self._socket.poll(WAIT_MS)
         return self._socket.recv_pyobj(flags=flags)
 
@@ -40,7 +40,7 @@ class PatientSocket:
 
 
 def wait_for_messages(controller: Any) -> None:
-    """Give a controller's loop a socket that waits."""
+    """Replace the socket of a controller's loop by one that waits."""
     controller.recv_from_tokenizer = PatientSocket(controller.recv_from_tokenizer)
 
 
@@ -51,6 +51,6 @@ PATCH = Patch(
     kind="before",
     hook=wait_for_messages,
     why="an idle worker with data-parallel ranks keeps a core busy",
-    versions=on("gives the controller's loop a socket that waits"),
-    way_out="when SGLang's controller waits for messages",
+    versions=on("replaces the socket of the controller's loop by one that waits"),
+    removable_when="when SGLang's controller waits for messages",
 )

@@ -1,8 +1,8 @@
-"""The sockets over which workers negotiate a KV transfer require the worker key.
+"""Require the worker key on the sockets over which workers negotiate KV transfers.
 
-SGLang's are open ZeroMQ sockets. One message that is none of SGLang's ends the thread that reads them
-(`disaggregation/mooncake/conn.py`, `bootstrap_thread`): the worker stays up, looks healthy, and every later request of
-it waits for its deadline. With a worker key the sockets speak CURVE, so that only a process with the key is heard.
+SGLang's are open ZeroMQ sockets. One message that is not SGLang's ends the thread that reads them
+(`disaggregation/mooncake/conn.py`, `bootstrap_thread`): the worker stays up and reports healthy, and each later request
+waits for its deadline. With a worker key the sockets use CURVE, and receive only from processes that have the key.
 
 From 0.5.22 on the pipeline ranks of a prefill worker report the state of their transfers to rank 0, which listens on
 such a socket too (`disaggregation/pp_consensus_store.py`).
@@ -22,9 +22,9 @@ from sun_sglang.contracts.worker_key import read_key
 from sun_sglang.patches.patch import Patch
 from sun_sglang.patches.versions import inactive, on
 
-_WHY = "any message from anybody would end the thread that negotiates KV transfers, and the worker would hang"
+_WHY = "a message from any sender could end the thread that negotiates KV transfers, and the worker would hang"
 _NO_RANKS = "SGLang has no socket between pipeline ranks"
-_WAY_OUT = "when SGLang authenticates its workers to each other"
+_REMOVABLE_WHEN = "when SGLang authenticates its workers to each other"
 _RANKS = "sglang.srt.disaggregation.pp_consensus_store"
 
 
@@ -36,7 +36,15 @@ class _Pair(NamedTuple):
 def listen_with_key(
     listen: Callable[..., tuple[int, Any]], context: Any, socket_type: Any, *args: Any, **kwargs: Any
 ) -> tuple[int, Any]:
-    """Bind a socket that hears only holders of the key; sockets that only send are left as they are."""
+    """Bind a socket that receives only from processes with the key; leave sockets that only send unchanged.
+
+    Args:
+        listen: SGLang's function.
+        context: the ZeroMQ context.
+        socket_type: type of the socket.
+        args: further arguments of SGLang's function.
+        kwargs: further arguments of SGLang's function.
+    """
     import zmq
 
     pair = _pair()
@@ -53,26 +61,26 @@ def listen_with_key(
 
 
 def manager_connects_with_key(manager: Any, *_args: Any, **_kwargs: Any) -> None:
-    """Give the sockets that a manager connects the key."""
-    _present_key(manager._zmq_ctx)
+    """Set the key for the sockets that a manager connects."""
+    _set_key(manager._zmq_ctx)
 
 
 def receiver_connects_with_key(receiver: Any, *_args: Any, **_kwargs: Any) -> None:
-    """Give the sockets that a receiver connects the key."""
-    _present_key(receiver._ctx)
+    """Set the key for the sockets that a receiver connects."""
+    _set_key(receiver._ctx)
 
 
-def ranks_talk_with_key(connect_ranks: Callable[[Any], None], store: Any) -> None:
+def ranks_connect_with_key(connect_ranks: Callable[[Any], None], store: Any) -> None:
     """Connect the pipeline ranks of a prefill worker with the key.
 
-    SGLang puts the hook on the listening socket into every module that has imported the function, so rank 0 would
-    listen with the key, and hear no rank without it. A hook on the function that connects would reach every socket.
+    SGLang applies the hook on the listening socket in every module that has imported the function. So rank 0 listens
+    with the key, and receives from no rank without it. A hook on the function that connects would affect every socket.
     """
     ranks = importlib.import_module(_RANKS)
     listen, connect = ranks.get_zmq_socket_on_host, ranks.get_zmq_socket
 
     def connect_with_key(context: Any, *args: Any, **kwargs: Any) -> Any:
-        _present_key(context)
+        _set_key(context)
         return connect(context, *args, **kwargs)
 
     vars(ranks).update(get_zmq_socket_on_host=partial(listen_with_key, listen), get_zmq_socket=connect_with_key)
@@ -83,11 +91,11 @@ def ranks_talk_with_key(connect_ranks: Callable[[Any], None], store: Any) -> Non
 
 
 def ranks_need_no_key() -> str | None:
-    """Return why pipeline ranks need no key; None where they have a socket."""
+    """Return why pipeline ranks need no key; None if they have a socket."""
     return None if importlib.util.find_spec(_RANKS) else _NO_RANKS
 
 
-def _present_key(context: Any) -> None:
+def _set_key(context: Any) -> None:
     import zmq
 
     pair = _pair()
@@ -97,9 +105,9 @@ def _present_key(context: Any) -> None:
 
 
 def _pair() -> _Pair | None:
-    """Return the deployment's key pair, which follows from its worker key.
+    """Return the deployment's key pair, derived from its worker key; None without a worker key.
 
-    CURVE never sends the server's public key, so who knows it knows the worker key.
+    CURVE never sends the server's public key, so a peer that has it has the worker key.
     """
     import zmq
     from zmq.utils import z85
@@ -119,7 +127,7 @@ LISTEN = Patch(
     hook=listen_with_key,
     why=_WHY,
     versions=on("binds with the worker key"),
-    way_out=_WAY_OUT,
+    removable_when=_REMOVABLE_WHEN,
 )
 MANAGER = Patch(
     name="keyed_transfer.manager",
@@ -129,7 +137,7 @@ MANAGER = Patch(
     hook=manager_connects_with_key,
     why=_WHY,
     versions=on("connects a manager with the worker key"),
-    way_out=_WAY_OUT,
+    removable_when=_REMOVABLE_WHEN,
 )
 RECEIVER = Patch(
     name="keyed_transfer.receiver",
@@ -139,19 +147,19 @@ RECEIVER = Patch(
     hook=receiver_connects_with_key,
     why=_WHY,
     versions=on("connects a receiver with the worker key"),
-    way_out=_WAY_OUT,
+    removable_when=_REMOVABLE_WHEN,
 )
 RANKS = Patch(
     name="keyed_transfer.ranks",
     target=f"{_RANKS}.PPConsensusStore._init_zmq",
     parameters=(("self",),),
     kind="around",
-    hook=ranks_talk_with_key,
-    why="rank 0 of a pipeline would hear no other rank, and its requests would wait for their deadline",
+    hook=ranks_connect_with_key,
+    why="rank 0 of a pipeline would receive from no other rank, and its requests would wait for their deadline",
     versions={
         **inactive(_NO_RANKS, ("0.5.21",)),
         **on("connects pipeline ranks with the worker key", ("0.5.22", "0.5.23")),
     },
-    way_out=_WAY_OUT,
-    unneeded=ranks_need_no_key,
+    removable_when=_REMOVABLE_WHEN,
+    inactive_reason=ranks_need_no_key,
 )

@@ -1,6 +1,6 @@
-"""NIXL transfers from main memory on a machine without a GPU.
+"""Make NIXL transfer from main memory on a machine without a GPU.
 
-SGLang registers KV with NIXL as `VRAM` unless told otherwise, and on a CPU nothing tells it.
+SGLang registers KV with NIXL as `VRAM` unless the memory kinds are set, and it does not set them on a CPU.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from sun_sglang.patches.patch import Patch
 from sun_sglang.patches.versions import on
 
 
-def unneeded() -> str | None:
-    """Return why this process needs no patch; None where NIXL is installed and KV is in main memory."""
+def inactive_reason() -> str | None:
+    """Return why this process does not need the hook; None if NIXL is installed and KV is in main memory."""
     if has_gpu():
         return "this machine has a GPU"
     return None if importlib.util.find_spec("nixl") is not None else "NIXL is not installed"
 
 
-def name_main_memory(_self: Any, args: Any, *_args: Any, **_kwargs: Any) -> None:
-    """Say that every KV buffer is in main memory, before the manager registers them."""
+def set_main_memory(_self: Any, args: Any, *_args: Any, **_kwargs: Any) -> None:
+    """Set main memory as the kind of every KV buffer, before the manager registers the buffers."""
     args.kv_data_mem_kinds = ["DRAM"] * len(args.kv_data_ptrs)
 
 
@@ -30,9 +30,9 @@ PATCH = Patch(
     target="sglang.srt.disaggregation.nixl.conn.NixlKVManager.__init__",
     parameters=(("self", "args", "disaggregation_mode", "server_args", "is_mla_backend"),),
     kind="before",
-    hook=name_main_memory,
-    why="NIXL would be asked to register main memory as GPU memory and refuse",
-    versions=on("names main memory as the kind of every KV buffer"),
-    way_out="when SGLang takes the memory kind from the device",
-    unneeded=unneeded,
+    hook=set_main_memory,
+    why="NIXL would refuse to register main memory as GPU memory",
+    versions=on("sets main memory as the kind of every KV buffer"),
+    removable_when="when SGLang takes the memory kind from the device",
+    inactive_reason=inactive_reason,
 )

@@ -1,7 +1,8 @@
-"""Pages of more than one token on a CPU.
+"""Allocate KV pages of more than one token on a CPU.
 
-The paged allocator of SGLang 0.5.21 hands out slots with two Triton kernels, which need a GPU. The same file has a
-plain torch version of the first, and the second is the first with one new token a request. Later versions have both.
+The paged allocator of SGLang 0.5.21 allocates slots with two Triton kernels, which need a GPU. The same file has a
+plain torch version of the first kernel, and the second is the first with one new token per request. Later versions
+have plain torch versions of both.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ _VERSIONS = {
     "0.5.21": "allocates with the plain torch version",
     **inactive(_NATIVE, ("0.5.22", "0.5.23")),
 }
-_WAY_OUT = "with SGLang 0.5.21"
+_REMOVABLE_WHEN = "when SGLang 0.5.21 is no longer supported"
 
 
-def unneeded() -> str | None:
-    """Return why this process needs no patch; None where there is no GPU for the kernels and SGLang has no other."""
+def inactive_reason() -> str | None:
+    """Return why this process does not need the hook; None on a CPU where SGLang has only the kernels."""
     if has_gpu():
         return "this machine has a GPU"
     from sglang.srt.mem_cache.allocator import paged
@@ -41,17 +42,17 @@ def alloc_extend(
     extend_num_tokens: int,
     num_new_pages: int | None = None,
 ) -> Any:
-    """Slots for new tokens, `(extend_num_tokens,)` int64; None when there are too few free pages.
+    """Return slots for new tokens, `(extend_num_tokens,)` int64; None if too few pages are free.
 
     Args:
         self: the allocator.
-        prefix_lens: tokens a request has already, `(batch,)`.
+        prefix_lens: tokens that each request has, `(batch,)`.
         prefix_lens_cpu: the same, on the CPU.
-        seq_lens: tokens a request will have, `(batch,)`.
+        seq_lens: tokens that each request will have, `(batch,)`.
         seq_lens_cpu: the same, on the CPU.
         last_loc: slot of each request's last token, `(batch,)`.
         extend_num_tokens: sum of `seq_lens - prefix_lens`.
-        num_new_pages: pages to take, where the caller knows.
+        num_new_pages: pages to take; None to compute the number.
     """
     import torch
     from sglang.srt.mem_cache.allocator.paged import alloc_extend_naive
@@ -71,7 +72,14 @@ def alloc_extend(
 
 
 def alloc_decode(self: Any, seq_lens: Any, seq_lens_cpu: Any, last_loc: Any) -> Any:
-    """A slot for one new token a request, `(batch,)` int64; None when there are too few free pages."""
+    """Return a slot for one new token per request, `(batch,)` int64; None if too few pages are free.
+
+    Args:
+        self: the allocator.
+        seq_lens: tokens that each request will have, `(batch,)`.
+        seq_lens_cpu: the same, on the CPU.
+        last_loc: slot of each request's last token, `(batch,)`.
+    """
     return alloc_extend(self, seq_lens - 1, seq_lens_cpu - 1, seq_lens, seq_lens_cpu, last_loc, len(seq_lens))
 
 
@@ -94,8 +102,8 @@ EXTEND = Patch(
     hook=alloc_extend,
     why=_WHY,
     versions=_VERSIONS,
-    way_out=_WAY_OUT,
-    unneeded=unneeded,
+    removable_when=_REMOVABLE_WHEN,
+    inactive_reason=inactive_reason,
 )
 DECODE = Patch(
     name="paged_alloc_cpu.decode",
@@ -105,6 +113,6 @@ DECODE = Patch(
     hook=alloc_decode,
     why=_WHY,
     versions=_VERSIONS,
-    way_out=_WAY_OUT,
-    unneeded=unneeded,
+    removable_when=_REMOVABLE_WHEN,
+    inactive_reason=inactive_reason,
 )

@@ -1,8 +1,8 @@
-"""What a hook on SGLang is, and the proof that it took.
+"""One hook on SGLang, and the check that it is applied.
 
-SGLang's plugin loader logs a hook that fails and goes on (`sglang/srt/plugins/hook_registry.py`), so a worker can serve
-unpatched without anyone noticing. Here each patch is looked at before it is registered (does the target exist, does it
-take the arguments it took when the patch was written?) and after (is the hook what a caller of the target runs?).
+SGLang's plugin loader logs a hook that fails and goes on (`sglang/srt/plugins/hook_registry.py`), so a worker could
+serve without the hook. Each patch is checked before it is registered (the target exists and has the expected
+parameters), and afterwards (a caller of the target runs the hook).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Signature = tuple[str, ...]
 HookKind = Literal["before", "after", "around", "replace", "register"]
 
 
-def needed() -> None:
-    """The answer of a patch that every process needs."""
+def always_active() -> None:
+    """Return None: every process needs the patch."""
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,16 @@ class Patch:
     """One hook on one target.
 
     Attributes:
-        name: the file that it stands in.
+        name: name of the file, with a suffix where the file has several hooks.
         target: dotted path of the function or method.
-        parameters: names of the target's parameters in the versions where it applies, in order; one tuple for each
-            signature.
-        kind: as in `sglang.srt.plugins.hook_registry.HookType`, or `register` for something offered by name.
+        parameters: names of the target's parameters in order, on the versions where the hook applies; one tuple for
+            each signature.
+        kind: as in `sglang.srt.plugins.hook_registry.HookType`, or `register` for an object that is offered by name.
         hook: the function that SGLang calls.
-        why: what goes wrong without it.
-        versions: the SGLang versions that it was run on, and what it does on each.
-        way_out: when it can go.
-        unneeded: returns why this process does not need it; None where it does.
+        why: the problem without the hook.
+        versions: what the hook does on each supported SGLang version.
+        removable_when: the condition under which the file can be removed.
+        inactive_reason: returns the reason why this process does not need the hook; None if it needs it.
     """
 
     name: str
@@ -48,11 +48,11 @@ class Patch:
     hook: Callable[..., Any]
     why: str
     versions: Mapping[str, str]
-    way_out: str
-    unneeded: Callable[[], str | None] = needed
+    removable_when: str
+    inactive_reason: Callable[[], str | None] = always_active
 
     def require_target(self) -> None:
-        """Raise unless the target exists and takes the arguments that it took when this was written.
+        """Raise unless the target exists and has the expected parameters.
 
         Raises:
             PatchError: names the patch, the target and the difference.
@@ -60,14 +60,19 @@ class Patch:
         self.require_parameters(self._resolve(), self.target, self.parameters)
 
     def require_parameters(self, function: Any, name: str, expected: Sequence[Signature]) -> None:
-        """Raise unless a function takes the arguments that it took when this was written.
+        """Raise unless a function has the expected parameters.
+
+        Args:
+            function: the function; None if it does not exist.
+            name: its name for the message.
+            expected: names of its parameters in order; one tuple for each accepted signature.
 
         Raises:
             PatchError: names the patch, the function and the difference.
         """
         if function is None:
             raise PatchError(f"patch `{self.name}`: {name} is gone")
-        # a classmethod's own function, whose signature is the same before and after it was wrapped
+        # the function of a classmethod has one signature before and after it is wrapped
         plain = inspect.unwrap(getattr(function, "__func__", function))
         found = tuple(inspect.signature(plain).parameters)
         if found not in expected:
@@ -78,24 +83,24 @@ class Patch:
             )
 
     def register(self) -> None:
-        """Hand the hook to SGLang, which applies it once all plugins are loaded."""
+        """Register the hook at SGLang, which applies it once all plugins are loaded."""
         from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 
         HookRegistry.register(self.target, self.hook, HookType(self.kind))
 
-    def in_place(self) -> bool:
-        """Whether a caller of the target runs the hook."""
+    def is_applied(self) -> bool:
+        """Return whether a caller of the target runs the hook."""
         return self.hook in _hooks_around(self._resolve())
 
     def report(self) -> PatchReport:
-        """Whether a caller of the target runs the hook, in this process, now."""
-        if (reason := self.unneeded()) is not None:
+        """Return the state of the hook in this process now."""
+        if (reason := self.inactive_reason()) is not None:
             return self._report("inactive", reason)
         try:
             self.require_target()
         except PatchError as e:
             return self._report("moved", str(e))
-        if not self.in_place():
+        if not self.is_applied():
             return self._report("missing", f"{self.target} runs without it")
         return self._report("applied")
 
@@ -110,7 +115,7 @@ class Patch:
 
 
 def _hooks_around(function: Any) -> list[object]:
-    """The hooks that SGLang's registry wrapped around a function, outermost first: each wrapper closes over its own."""
+    """Return the hooks around a function, outermost first: each wrapper of SGLang's registry closes over its hook."""
     hooks: list[object] = []
     while function is not None:
         hooks += [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]

@@ -1,12 +1,12 @@
-"""The decode cache keeps only KV that a prefill worker made.
+"""Keep only KV that a prefill worker made in the decode cache.
 
 SGLang's decode worker inserts the prompt at admission. It inserts prompt and answer when a request ends, and when a
-request that was put aside resumes. The answer's KV was made by the decode module; on a later turn of the conversation
-an uncached run would have it made by the task's prefill module. With different weights on the two sides an answer would
-then depend on what happened to be cached.
+retracted request resumes. The decode module made the answer's KV; on a later turn of the conversation an uncached run
+would compute it with the task's prefill module. With different weights on the two sides an answer would then depend on
+the content of the cache.
 
-This cache inserts at admission only, while a request holds its prompt and nothing else. A shorter key later is not
-enough: by then a recurrent (Mamba) state has moved on to the answer, and sliding windows have dropped parts of the
+This cache inserts at admission only, when a request holds its prompt and nothing else. A shorter key at a later time
+is not enough: by then a recurrent (Mamba) state includes the answer, and sliding windows have dropped parts of the
 prompt.
 
 Registered as the radix cache backend `PROMPT_ONLY_BACKEND`, which `--radix-cache-backend` selects.
@@ -21,7 +21,7 @@ from sun_sglang.contracts.decode_cache import PROMPT_ONLY_BACKEND
 from sun_sglang.patches.patch import Patch, Signature
 from sun_sglang.patches.versions import on
 
-# a request enters the tree through one method from 0.5.22 on, and through two before
+# from 0.5.22 on a request enters the tree through one method, before through two
 _ONE_WAY_IN = {"checkpoint": ("self", "req", "up_to", "kwargs"), "on_release": ("self", "req", "checkpointed")}
 _TWO_WAYS_IN = {
     "insert_req": ("self", "req", "up_to", "kwargs"),
@@ -37,7 +37,7 @@ _VERSIONS = {
 def build(context: Any) -> Any:
     """Build the cache for a scheduler (`sglang/srt/mem_cache/registry.py`, `RadixCacheFactory`).
 
-    SGLang's own choice is followed: a model in which every layer has a sliding window has a cache class of its own.
+    Like SGLang, use another cache class for a model in which every layer has a sliding window.
     """
     from sglang.srt.mem_cache.pure_swa_radix_cache import PureSWARadixCache
     from sglang.srt.mem_cache.registry import create_unified_radix_cache
@@ -62,24 +62,24 @@ def _prompt_only(base: type) -> type:
 def _is_admitted(req: Any, filled: int) -> bool:
     """Return whether a request holds its prompt as a prefill worker sent it.
 
-    One that was put aside and came back does not, even without a token of its answer: SGLang restores the slots of
-    sliding windows in part only (`mem_cache/swa_memory_pool.py`, `load_cpu_copy`).
+    A request that was retracted and has resumed does not, even without a token of its answer: SGLang restores the slots
+    of sliding windows in part only (`mem_cache/swa_memory_pool.py`, `load_cpu_copy`).
 
     Args:
         req: a running request.
-        filled: how many of its tokens have KV.
+        filled: number of its tokens that have KV.
     """
     return not req.retracted_stain and filled <= len(req.origin_input_ids)
 
 
 def _with_one_way_in(base: Any) -> type:
     class PromptOnlyRadixCache(base):  # type: ignore[misc]  # the class is known at run time only
-        """A radix cache of which no node reaches past a request's prompt."""
+        """A radix cache whose nodes never extend past a request's prompt."""
 
         def checkpoint(self, req: Any, *, up_to: int, **kwargs: Any) -> None:
-            """Insert the prompt at admission; insert nothing of a request that resumes or ends."""
+            """Insert the prompt at admission; insert nothing when a request resumes or ends."""
             if req.finished():
-                # frees what the tree would have taken over
+                # frees the slots that the tree would own
                 self.on_release(req, checkpointed=False)
             elif _is_admitted(req, up_to):
                 super().checkpoint(req, up_to=up_to, **kwargs)
@@ -91,14 +91,14 @@ def _with_two_ways_in(base: Any) -> type:
     import torch
 
     class PromptOnlyRadixCache(base):  # type: ignore[misc]  # the class is known at run time only
-        """A radix cache of which no node reaches past a request's prompt."""
+        """A radix cache whose nodes never extend past a request's prompt."""
 
         def insert_req(self, req: Any, *, up_to: int, **kwargs: Any) -> None:
-            """Insert nothing of a request that ends; free what the tree would have taken over."""
+            """Insert nothing when a request ends; free the slots that the tree would own."""
             self.on_release(req, inserted=False)
 
         def cache_unfinished_req(self, req: Any, chunked: bool = False, **kwargs: Any) -> None:
-            """Insert the prompt at admission; leave a request that resumes as it is."""
+            """Insert the prompt at admission; insert nothing when a request resumes."""
             filled = len(req.get_fill_ids())
             if _is_admitted(req, filled):
                 super().cache_unfinished_req(req, chunked=chunked, **kwargs)
@@ -110,10 +110,10 @@ def _with_two_ways_in(base: Any) -> type:
 
 
 class CacheBackend(Patch):
-    """A radix cache offered to SGLang by name: no hook, and chosen with a flag."""
+    """A radix cache that is offered to SGLang by name and selected with a flag; it hooks no function."""
 
     def require_target(self) -> None:
-        """Raise unless the registry and the methods that the cache bounds are as they were read.
+        """Raise unless the registry and the overridden methods have the expected parameters.
 
         Raises:
             PatchError: names the method and the difference.
@@ -128,14 +128,14 @@ class CacheBackend(Patch):
                 self.require_parameters(getattr(base, name, None), f"{base.__name__}.{name}", (parameters, plain))
 
     def register(self) -> None:
-        """Offer the cache under its name."""
+        """Register the cache under its name."""
         from sglang.srt.mem_cache.registry import get_radix_cache_factory, register_radix_cache_backend
 
         if get_radix_cache_factory(PROMPT_ONLY_BACKEND) is None:
             register_radix_cache_backend(PROMPT_ONLY_BACKEND, self.hook)
 
-    def in_place(self) -> bool:
-        """Whether SGLang would build this cache when asked for it by name."""
+    def is_applied(self) -> bool:
+        """Return whether SGLang builds this cache for its name."""
         from sglang.srt.mem_cache.registry import get_radix_cache_factory
 
         return get_radix_cache_factory(PROMPT_ONLY_BACKEND) is self.hook
@@ -147,7 +147,7 @@ PATCH = CacheBackend(
     parameters=(("name", "factory"),),
     kind="register",
     hook=build,
-    why="a conversation's second turn would reuse KV that the shared decode module made for the first answer",
+    why="the second turn of a conversation would reuse KV that the shared decode module made for the first answer",
     versions=_VERSIONS,
-    way_out="when SGLang's decode radix cache can be bounded to the transferred prompt",
+    removable_when="when SGLang's decode radix cache can be bounded to the transferred prompt",
 )

@@ -1,7 +1,8 @@
-"""Each scheduler process proves that its hooks took, and the server does not start without every proof.
+"""Make each scheduler process report the state of its hooks, and start no server without every report.
 
-A proof is a line in a nameless file of the server, which ends with the server. A scheduler's ready message would not
-do: with `dp_size` > 1 it goes to SGLang's data-parallel controller, which builds a message of its own for the server.
+A report ("proof") is a line in an anonymous file of the server, which vanishes with the server. A scheduler's ready
+message cannot carry it: with `dp_size` > 1 the message goes to SGLang's data-parallel controller, which builds its own
+message for the server.
 """
 
 from __future__ import annotations
@@ -17,20 +18,20 @@ from sun_sglang.errors import PatchError
 from sun_sglang.patches.patch import Patch
 from sun_sglang.patches.versions import on
 
-PROOF_FILE_VARIABLE = "SUN_PROOFS"  # path of the file, in the environment of every process that the server starts
+PROOF_FILE_VARIABLE = "SUN_PROOFS"  # path of the file of proofs, for every process that the server starts
 PROOFS_KEY = "sun_patches"  # key in SGLang's scheduler info
-_WHY = "SGLang only logs a hook that failed, so a worker could serve unpatched"
-_WAY_OUT = "when SGLang refuses to start after a plugin failed"
+_WHY = "SGLang only logs a hook that failed, so a worker could serve without it"
+_REMOVABLE_WHEN = "when SGLang refuses to start after a plugin failed"
 
 
 class Proof(BaseModel):
-    """The state of every hook that one scheduler process needs.
+    """The state of every hook in one scheduler process.
 
     Attributes:
-        pid: of the process.
-        patches: the state of its hooks.
+        pid: id of the process.
+        patches: the state of the hooks that the process needs.
         kv_cache_dtype: the string that SGLang compares with the other side's before it transfers KV. A scheduler
-            resolves it once it has loaded the weights, whose quantization may name a dtype.
+            resolves it after it has loaded the weights, whose quantization may name a dtype.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,10 +42,10 @@ class Proof(BaseModel):
 
 
 class ProofFile:
-    """A file in the server's memory to which its schedulers append their proofs.
+    """An anonymous file of the server to which its schedulers append their proofs.
 
     Attributes:
-        path: where the server's children and their children open it.
+        path: path by which the server's descendants open the file.
     """
 
     def __init__(self) -> None:
@@ -52,30 +53,30 @@ class ProofFile:
         self.path = f"/proc/{os.getpid()}/fd/{self._fd}"
 
     def read(self) -> list[Proof]:
-        """Return the proofs so far."""
+        """Return the proofs that have been appended."""
         content = os.pread(self._fd, os.fstat(self._fd).st_size, 0)
         return [Proof.model_validate_json(line) for line in content.splitlines()]
 
     def close(self) -> None:
-        """Free the file."""
+        """Close the file."""
         os.close(self._fd)
 
 
 def leave_proof(_info: dict[str, Any], scheduler: Any, *_args: Any, **_kwargs: Any) -> None:
-    """Write this scheduler's proof, right before it tells its parent that it is ready."""
+    """Append this scheduler's proof, right before the scheduler reports that it is ready."""
     from sun_sglang.patches import status
 
     path = os.environ.get(PROOF_FILE_VARIABLE)
     if path is None:
-        return  # the server runs without the hook that collects proofs, and `require_applied` refuses it
+        return  # the server lacks the hook that collects proofs, and `require_applied` refuses it
     reports = tuple(r for r in status() if r.state != "inactive")
-    # what `disaggregation/prefill.py` and `decode.py` give to the transfer
+    # the value that `disaggregation/prefill.py` and `decode.py` pass to the transfer
     kv_cache_dtype = scheduler.tp_worker.model_runner.kv_cache_dtype_str
     append_proof(path, Proof(pid=os.getpid(), patches=reports, kv_cache_dtype=kv_cache_dtype))
 
 
 def append_proof(path: str, proof: Proof) -> None:
-    """Append a proof in one write, which no other process's write can cut in two."""
+    """Append a proof in one write, so that no other process's write can split it."""
     fd = os.open(path, os.O_WRONLY | os.O_APPEND)
     try:
         os.write(fd, proof.model_dump_json().encode() + b"\n")
@@ -86,7 +87,7 @@ def append_proof(path: str, proof: Proof) -> None:
 def launch_with_proofs(launch: Callable[..., tuple[Any, Any]], *args: Any, **kwargs: Any) -> tuple[Any, Any]:
     """Start the schedulers, and make the server wait for the proof of each.
 
-    The server raises for its schedulers: an exception of a scheduler would kill the server without a word.
+    The server raises, and not the scheduler: SGLang ends the server without a message after a scheduler's exception.
     """
     file = ProofFile()
     os.environ[PROOF_FILE_VARIABLE] = file.path
@@ -112,20 +113,20 @@ def scheduler_pids(infos: Iterable[Mapping[str, Any]], processes: Iterable[Any])
     """Return the ids of all scheduler processes of a server: tensor x pipeline x data parallel ranks.
 
     Args:
-        infos: ready messages. A data-parallel controller lists its schedulers in its own.
-        processes: started by the server: the schedulers, or the controller with or without them.
+        infos: the ready messages. The message of a data-parallel controller lists its schedulers.
+        processes: the processes that the server started: the schedulers, or the controller with or without them.
     """
     controlled = [pid for info in infos for pid in info.get("scheduler_pids", ())]
     return set(controlled) or {process.pid for process in processes}
 
 
 def require_proofs(proofs: Iterable[Proof], pids: Collection[int]) -> None:
-    """Raise unless each scheduler process left a proof and every hook took there.
+    """Raise unless each scheduler process left a proof in which every hook is applied.
 
     Raises:
-        PatchError: a scheduler came up without this plugin, or without a hook.
+        PatchError: a scheduler started without this plugin, or without a hook.
     """
-    from sun_sglang.patches import require_taken
+    from sun_sglang.patches import require_hooks
 
     by_pid = {proof.pid: proof for proof in proofs}
     without = [pid for pid in pids if pid not in by_pid]
@@ -135,11 +136,11 @@ def require_proofs(proofs: Iterable[Proof], pids: Collection[int]) -> None:
             f"hooks (processes {', '.join(map(str, sorted(without)))})"
         )
     for pid in pids:
-        require_taken(by_pid[pid].patches)
+        require_hooks(by_pid[pid].patches)
 
 
 def scheduler_proofs(info: Mapping[str, Any]) -> list[Proof]:
-    """Return the schedulers' proofs in the info that the server keeps; empty if there are none."""
+    """Return the schedulers' proofs in the info that the server keeps; empty if it has none."""
     return [Proof.model_validate(proof) for proof in info.get(PROOFS_KEY, ())]
 
 
@@ -151,7 +152,7 @@ SCHEDULER = Patch(
     hook=leave_proof,
     why=_WHY,
     versions=on("leaves a proof with the state of every hook before a scheduler is ready"),
-    way_out=_WAY_OUT,
+    removable_when=_REMOVABLE_WHEN,
 )
 SERVER = Patch(
     name="report_patches.server",
@@ -161,5 +162,5 @@ SERVER = Patch(
     hook=launch_with_proofs,
     why=_WHY,
     versions=on("requires a proof of every scheduler, also of those behind a data-parallel controller"),
-    way_out=_WAY_OUT,
+    removable_when=_REMOVABLE_WHEN,
 )

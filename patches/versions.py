@@ -1,4 +1,4 @@
-"""The rule for SGLang versions on which this package is not tested, and the text of what a hook does on a version."""
+"""The installed SGLang version, the rule for unsupported versions, and what a hook does on each version."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ INACTIVE = "is inactive"
 
 
 def on(does: str, versions: Iterable[str] = SUPPORTED_VERSIONS) -> dict[str, str]:
-    """Return what a patch does on each of these versions, where it does the same on all."""
+    """Return the entries of a patch that does the same on each of these versions."""
     return dict.fromkeys(versions, does)
 
 
 def inactive(because: str, versions: Iterable[str]) -> dict[str, str]:
-    """Return what a patch does on versions that need none; `make engine-check` fails where it is applied there."""
+    """Return the entries of a patch for versions that do not need it; `make engine-check` fails if it applies there."""
     return on(f"{INACTIVE}: {because}", versions)
 
 
@@ -34,30 +34,30 @@ def installed_version() -> str | None:
 
 
 def require_supported(version: str | None, environ: Mapping[str, str] = os.environ) -> None:
-    """Raise unless the product was run on this version, or the environment permits any.
+    """Raise unless the version is supported, or the environment permits any version.
 
-    A hook checks the signature of its target, and cannot check what the code around the target means.
+    A hook checks the signature of its target. It cannot check the meaning of the code around the target.
 
     Raises:
-        PatchError: names the version, those that it was run on, and two ways out.
+        PatchError: names the version, the supported versions, and two solutions.
     """
     if version in SUPPORTED_VERSIONS or environ.get(ANY_VERSION_VARIABLE) == "1":
         return
     supported = ", ".join(SUPPORTED_VERSIONS)
     raise PatchError(
-        f"SGLang {version} is installed, and sun-sglang was run on {supported} only: install one of these, or "
+        f"SGLang {version} is installed, and sun-sglang supports {supported} only: install one of these, or "
         f"check this one with `make engine-check VERSION={version}` and then set {ANY_VERSION_VARIABLE}=1"
     )
 
 
 def require_plugin_selected(environ: Mapping[str, str] = os.environ) -> None:
-    """Raise if the environment makes SGLang leave out this plugin (`sglang/srt/plugins/__init__.py`).
+    """Raise if the environment makes SGLang skip this plugin (`sglang/srt/plugins/__init__.py`).
 
     Raises:
         PatchError: names the variable and its value.
     """
-    chosen = environ.get(PLUGINS_VARIABLE, "")
-    if chosen and PLUGIN not in (name.strip() for name in chosen.split(",")):
+    selected = environ.get(PLUGINS_VARIABLE, "")
+    if selected and PLUGIN not in (name.strip() for name in selected.split(",")):
         raise PatchError(
-            f"{PLUGINS_VARIABLE}={chosen} makes SGLang leave out sun-sglang's hooks: add `{PLUGIN}` to it, or unset it"
+            f"{PLUGINS_VARIABLE}={selected} makes SGLang skip sun-sglang's hooks: add `{PLUGIN}` to it, or unset it"
         )

@@ -1,7 +1,7 @@
-"""A worker that requires a key warms itself up with that key.
+"""Send the worker key in SGLang's warm-up request.
 
-SGLang's warm-up calls the worker's own HTTP server. SGLang's flag `--api-key` would give it a key, but a flag is on the
-command line, in the log and in `/server_info`.
+SGLang's warm-up calls the worker's own HTTP server. SGLang's flag `--api-key` would set a key for it, but a flag is
+visible on the command line, in the log and in `/server_info`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sun_sglang.patches.versions import on
 
 
 def warm_up_with_key(warm_up: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Run the warm-up with this process's key as SGLang's `api_key`, for its length only."""
+    """Run the warm-up with this process's worker key as SGLang's `api_key`, and reset `api_key` afterwards."""
     from sglang.srt.runtime_context import get_serving
 
     key = read_key(os.environ)
@@ -36,6 +36,6 @@ PATCH = Patch(
     kind="around",
     hook=warm_up_with_key,
     why="the server would answer 401 to its own warm-up and end",
-    versions=on("warms up with the worker key"),
-    way_out="when SGLang reads its API key from the environment and protects every route with it",
+    versions=on("sends the worker key in the warm-up"),
+    removable_when="when SGLang reads its API key from the environment and protects every route with it",
 )

@@ -195,5 +195,5 @@ def test_worker_without_a_hook_ends_the_launch_and_is_not_started_again(
     file.write_text(yaml.safe_dump(PAIR))
     done = run_sun("launch", str(file), "--run-dir", str(tmp_path / "run"))
     assert done.returncode == 1
-    assert "refuses to run: SGLANG_PLUGINS=none-of-them makes SGLang leave out sun-sglang's hooks" in done.stderr
+    assert "refuses to run: SGLANG_PLUGINS=none-of-them makes SGLang skip sun-sglang's hooks" in done.stderr
     assert {p.restarts for p in Deployment(tmp_path / "run").state.processes} == {0}

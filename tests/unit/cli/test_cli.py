@@ -154,7 +154,7 @@ def test_the_example_in_the_readme_is_a_topology() -> None:
     ("installed", "state", "detail"),
     [
         ("0.5.21", "ok", "0.5.21"),
-        ("0.5.20", "bad", "SGLang 0.5.20 is installed, and sun-sglang was run on 0.5.21"),
+        ("0.5.20", "bad", "SGLang 0.5.20 is installed, and sun-sglang supports 0.5.21"),
         (None, "note", "not installed: workers need one of 0.5.21"),
     ],
 )
@@ -172,7 +172,7 @@ def test_doctor_names_the_variable_that_leaves_out_the_hooks(monkeypatch: pytest
     monkeypatch.setenv("SGLANG_PLUGINS", "other")
     (found,) = [f for f in doctor.version_findings() if f.what == "SGLANG_PLUGINS"]
     assert found.state == "bad"
-    assert "SGLANG_PLUGINS=other makes SGLang leave out" in found.detail
+    assert "SGLANG_PLUGINS=other makes SGLang skip" in found.detail
 
 
 def test_doctor_calls_gpus_that_cannot_be_told_bad() -> None:
@@ -195,7 +195,7 @@ def test_without_sglang_the_doctor_still_lists_the_hooks(sun: Any, monkeypatch: 
     report = json.loads(out)
     assert code == 0
     assert {p["state"] for p in report["patches"]} == {"unknown"}
-    assert all(p["why"] and p["way_out"] for p in report["patches"])
+    assert all(p["why"] and p["removable_when"] for p in report["patches"])
 
 
 @pytest.mark.skipif(importlib.util.find_spec("sglang") is None, reason="SGLang is not installed")

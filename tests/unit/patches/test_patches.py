@@ -20,7 +20,7 @@ from sun_sglang.contracts.sglang_versions import SUPPORTED_VERSIONS
 from sun_sglang.contracts.worker_card import PatchReport
 from sun_sglang.errors import END_MARK, EXIT_REFUSED, LaunchError, PatchError, SunError
 from sun_sglang.patches import prompt_only_cache
-from sun_sglang.patches.few_grammars import MOST_GRAMMARS, compile_without_cache, drop_oldest
+from sun_sglang.patches.few_grammars import MAX_GRAMMARS, compile_without_cache, drop_oldest
 from sun_sglang.patches.idle_controller import WAIT_MS, wait_for_messages
 from sun_sglang.patches.patch import Patch
 from sun_sglang.patches.report_patches import (
@@ -62,7 +62,7 @@ def patch(**changes: Any) -> Patch:
         "hook": hook,
         "why": "",
         "versions": {"1.0": "changes a step"},
-        "way_out": "",
+        "removable_when": "",
     }
     return Patch(**fields | changes)
 
@@ -113,16 +113,16 @@ def test_a_classmethod_has_one_signature_before_and_after_it_was_hooked(made_up:
 
 
 def test_a_patch_that_is_not_needed_is_inactive_and_no_reason_to_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
-    unneeded = patch(target="no_such_engine.step", unneeded=lambda: "this machine has a GPU")
-    assert (unneeded.report().state, unneeded.report().detail) == ("inactive", "this machine has a GPU")
-    monkeypatch.setattr(patches, "ALL", (unneeded,))
+    inactive = patch(target="no_such_engine.step", inactive_reason=lambda: "this machine has a GPU")
+    assert (inactive.report().state, inactive.report().detail) == ("inactive", "this machine has a GPU")
+    monkeypatch.setattr(patches, "ALL", (inactive,))
     assert patches.require_applied() == []
 
 
 @pytest.mark.usefixtures("made_up")
 def test_a_process_without_a_hook_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patches, "ALL", (patch(),))
-    with pytest.raises(PatchError, match="patch `example` did not take"):
+    with pytest.raises(PatchError, match="patch `example` is not applied"):
         patches.require_applied()
 
 
@@ -177,7 +177,7 @@ def test_every_patch_says_what_it_is() -> None:
         assert p.why
         assert tuple(p.versions) == SUPPORTED_VERSIONS
         assert all(p.versions.values())
-        assert p.way_out
+        assert p.removable_when
 
 
 APPLIED = PatchReport(name="x", target="y", state="applied")
@@ -239,7 +239,7 @@ def test_server_with_one_scheduler_without_proof_is_refused(controlled: bool) ->
 
 def test_server_with_a_hook_that_did_not_take_is_refused_by_the_hook() -> None:
     result, _ = launch_with_proofs(Launch(RANKS, controlled=True, report=MISSING), "arguments")
-    with pytest.raises(PatchError, match="patch `x` did not take: y runs without it"):
+    with pytest.raises(PatchError, match="patch `x` is not applied: y runs without it"):
         result.wait_for_ready()
 
 
@@ -265,10 +265,10 @@ def test_scheduler_leaves_the_kv_dtype_that_it_gives_to_the_transfer(monkeypatch
 
 def test_grammars_that_many_clients_sent_are_dropped_oldest_first() -> None:
     backend = SimpleNamespace(cache={})
-    for i in range(3 * MOST_GRAMMARS):
+    for i in range(3 * MAX_GRAMMARS):
         backend.cache["json", str(i)] = i
         drop_oldest(None, backend, ("json", str(i)), i)
-    assert list(backend.cache.values()) == list(range(2 * MOST_GRAMMARS, 3 * MOST_GRAMMARS))
+    assert list(backend.cache.values()) == list(range(2 * MAX_GRAMMARS, 3 * MAX_GRAMMARS))
 
 
 def test_compiler_of_grammars_keeps_none() -> None:

@@ -21,7 +21,7 @@ from sun_sglang.launch.places.local.start_methods import ForkOrPlainStart, Start
 from sun_sglang.launch.places.place import Address
 from sun_sglang.launch.planning.plan import WorkerPlan
 from sun_sglang.patches import fork_schedulers
-from sun_sglang.patches.fork_schedulers import FORK_VARIABLE, choose_fork, choose_spawn, unneeded
+from sun_sglang.patches.fork_schedulers import FORK_VARIABLE, choose_fork, choose_spawn, inactive_reason
 
 
 @pytest.fixture
@@ -95,8 +95,8 @@ def test_a_cuda_context_forbids_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_only_a_fork_servers_child_forks_its_schedulers() -> None:
-    assert unneeded({FORK_VARIABLE: "1"}) is None
-    assert unneeded({}) == "this process was not forked"
+    assert inactive_reason({FORK_VARIABLE: "1"}) is None
+    assert inactive_reason({}) == "this process was not forked"
 
 
 @pytest.mark.parametrize(
