@@ -72,11 +72,11 @@ USES = (
     Use(f"{_SRT}.plugins:load_plugins", "sun_sglang/worker/server.py", 0),
     Use(f"{_SRT}.plugins", "pyproject.toml, patches/versions.py", keys=('"sglang.srt.plugins"', "SGLANG_PLUGINS")),
     Use(f"{_SRT}.utils.network", "sun_sglang/launch/places/command.py", keys=("SGLANG_HOST_IP",)),
-    Use(f"{_SRT}.utils.numa_utils", "sun_sglang/launch/planning/plan.py", keys=("SGLANG_CPU_OMP_THREADS_BIND",)),
+    Use(f"{_SRT}.utils.numa_utils", "sun_sglang/launch/planning/planner.py", keys=("SGLANG_CPU_OMP_THREADS_BIND",)),
     Use(f"{_SRT}.utils.common", "sun_sglang/cpu.py", keys=("SGLANG_USE_CPU_ENGINE",)),
     Use(
         f"{_SRT}.environ",
-        "sun_sglang/http_application.py, sun_sglang/launch/planning/plan.py, sun_sglang/worker/scheduler_watch.py",
+        "sun_sglang/http_application.py, sun_sglang/launch/planning/planner.py, sun_sglang/worker/scheduler_watch.py",
         keys=(
             "SGLANG_AUTO_NUMA_BIND",
             "SGLANG_CUDA_COREDUMP_BEFORE_CRASH",

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sun_sglang.checkpoint.identity import find_checkpoint, module_flags, read_identity
+from sun_sglang.contracts.decode_cache import ANSWER_STORE_FLAGS, PROMPT_ONLY_BACKEND
 from sun_sglang.contracts.module_file import read_module_file
 from sun_sglang.contracts.worker_card import WorkerCard
 from sun_sglang.errors import PatchError, SunError
@@ -202,8 +203,6 @@ def read_card(state: Any, incarnation: str, version: str, token_bytes: int | Non
 
 def keeps_answers(flags: Mapping[str, Any]) -> bool:
     """Return whether a decode worker with these flags keeps the KV of answers, in its cache or in another store."""
-    from sun_sglang.contracts.decode_cache import ANSWER_STORE_FLAGS, PROMPT_ONLY_BACKEND
-
     if any(flags[name] for name in ANSWER_STORE_FLAGS):
         return True
     caches = flags["disaggregation_decode_enable_radix_cache"] and not flags["disable_radix_cache"]
