@@ -1,4 +1,4 @@
-"""Structured log lines: one JSON object a line."""
+"""Structured logging: one JSON object on each line."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class TextStream(Protocol):
         """Write text."""
 
     def flush(self) -> object:
-        """Pass on the text that is buffered."""
+        """Write the buffered text."""
 
 
 class Log:
-    """Writes events to a stream. A stream that fails loses lines; it never fails the caller.
+    """Writes events to a stream. A failing stream loses lines and never raises to the caller.
 
     Args:
-        stream: the stream.
-        lost: counts lost lines by the reason; shared with the stream where the stream can lose lines itself.
+        stream: receives the lines.
+        lost: counts lost lines by reason. The stream shares it if the stream can lose lines too.
     """
 
     def __init__(self, stream: TextStream, lost: Counter[str] | None = None) -> None:
@@ -39,7 +39,14 @@ class Log:
         self.lost: Counter[str] = Counter() if lost is None else lost
 
     def event(self, name: str, **fields: object) -> None:
-        """Write `{"time": seconds since 1970, "event": name, ...}`, with `request` where one is being handled."""
+        """Write `{"time": seconds since 1970, "event": name, ...}`.
+
+        While a request is handled, the line has its id as `request`.
+
+        Args:
+            name: name of the event.
+            fields: the other fields of the line, of any type.
+        """
         line = {"time": round(time.time(), 3), "event": name, **fields}
         if request := current_request_id.get():
             line["request"] = request
@@ -47,12 +54,12 @@ class Log:
             self._stream.write(encode(line))
             self._stream.flush()
         except (OSError, ValueError):
-            # a full disk, a reader that has gone, or a closed stream
+            # the disk is full, the reader has exited, or the stream is closed
             self.lost["failed"] += 1
 
 
 class LogHandler(logging.Handler):
-    """Writes what libraries log as events."""
+    """Writes log records of libraries as events."""
 
     def __init__(self, log: Log) -> None:
         super().__init__(logging.WARNING)
@@ -62,7 +69,7 @@ class LogHandler(logging.Handler):
         """Write one record."""
         why, trace = _message(record), None
         if record.exc_info and isinstance(record.exc_info[1], HttpProcessingError):
-            # its text shows what a client sent, which may be a key
+            # the exception's text quotes what a client sent, which may be a key
             why = f"{why}: it is not valid HTTP ({type(record.exc_info[1]).__name__})"
         elif record.exc_info:
             trace = logging.Formatter().formatException(record.exc_info)
@@ -70,7 +77,7 @@ class LogHandler(logging.Handler):
 
 
 def encode(line: dict[str, object]) -> str:
-    """Return an event as one line of JSON, whatever its fields hold."""
+    """Return an event as one line of JSON; values of any type are converted."""
     try:
         return orjson.dumps(line, default=str).decode() + "\n"
     except Exception:
@@ -85,7 +92,7 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def _plain(value: object, depth: int) -> object:
-    """Return a value as types that every JSON encoder takes."""
+    """Return a value converted to types that every JSON encoder accepts."""
     if value is None or isinstance(value, bool | float):
         return value
     if isinstance(value, str):

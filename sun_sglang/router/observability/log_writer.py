@@ -1,8 +1,8 @@
 """The thread that writes log lines. I/O: one file descriptor.
 
-A write to a full pipe whose reader stalls blocks, and so does one to a network file system. No event loop may wait for
-that, so lines go through a bounded queue; a line that finds the queue full is dropped and counted. The descriptor stays
-in blocking mode: its open file description belongs to other processes too.
+A write blocks if the descriptor is a full pipe whose reader stalls, or a file on a network file system. The event loop
+must not wait for that, so lines go through a bounded queue. A line is dropped and counted if the queue is full. The
+descriptor stays in blocking mode, since other processes share its open file description.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ QUEUE_BYTES = 4 << 20
 
 
 class LogWriter:
-    """Writes lines to a descriptor in the order in which they came.
+    """Writes lines to a descriptor in the order in which they arrive.
 
-    Lines are lost where the queue is full (`blocked`) or where the write fails (`failed`). The first write that works
-    again begins with an event `log_lines_lost`.
+    Lines are lost if the queue is full (`blocked`) or if a write fails (`failed`). The first write that succeeds after
+    that begins with an event `log_lines_lost`.
 
     Args:
-        descriptor: where lines go; it stays open.
-        lost: counts lost lines by the reason.
-        queue_bytes: how much may wait.
+        descriptor: receives the lines; it stays open.
+        lost: counts lost lines by reason.
+        queue_bytes: the most bytes that may wait.
     """
 
     def __init__(self, descriptor: int, lost: Counter[str], queue_bytes: int = QUEUE_BYTES) -> None:
@@ -41,12 +41,12 @@ class LogWriter:
         self._torn = False
         self._closed = False
         self._changed = threading.Condition()
-        # a daemon: the end of the process does not wait for a write that never returns
+        # a daemon thread: the process can exit while a write blocks forever
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
 
     def write(self, text: str) -> None:
-        """Queue a line, which ends with a line end. Returns at once."""
+        """Queue a line, which includes its line feed. Return at once."""
         data = text.encode(errors="backslashreplace")
         with self._changed:
             if self._closed or self._size + len(data) > self._most:
@@ -85,7 +85,7 @@ class LogWriter:
             self._write(data)
 
     def _report(self) -> None:
-        """Tell how many lines were lost since the last report, once that can be written."""
+        """Write how many lines were lost since the last report."""
         lost = self._lost.total() - self._reported
         if not lost:
             return
@@ -100,9 +100,9 @@ class LogWriter:
                 self._lost["failed"] += data.count(b"\n", done)
 
     def _put(self, data: bytes) -> int:
-        """Write as much as can be written. Returns how many bytes were."""
+        """Write as many bytes as the descriptor accepts. Return their number."""
         if self._torn:
-            # the rest of a line whose write failed is a line of its own, which is no JSON
+            # end the incomplete line of a failed write, so that the next line is valid JSON
             data, added = b"\n" + data, 1
         else:
             added = 0
@@ -111,7 +111,7 @@ class LogWriter:
             try:
                 done += os.write(self._descriptor, data[done:] if done else data)
             except BlockingIOError:
-                # somebody else set the descriptor to non-blocking mode
+                # another process set the shared descriptor to non-blocking mode
                 poll = select.poll()
                 poll.register(self._descriptor, select.POLLOUT)
                 poll.poll()

@@ -1,4 +1,4 @@
-"""What the router counts, in Prometheus' format. One instance a router, with its own registry."""
+"""The router's metrics, in Prometheus' format. Each router has one instance with a registry of its own."""
 
 from __future__ import annotations
 
@@ -15,128 +15,101 @@ M = TypeVar("M", Counter, Gauge, Histogram)
 
 
 class Family(Generic[M]):
-    """A metric by its labels. Finding a labelled metric in the library costs more than counting with it."""
+    """A metric with labels. Caches its children, since the library's lookup of a child costs more than counting."""
 
     def __init__(self, metric: M) -> None:
         self._metric: M = metric
         self._children: dict[tuple[str, ...], M] = {}
 
     def labels(self, *values: str) -> M:
-        """The metric with these label values."""
+        """Return the child with these label values."""
         child = self._children.get(values)
         if child is None:
             child = self._children[values] = self._metric.labels(*values)
         return child
 
     def clear(self) -> None:
-        """Forget all labels."""
+        """Remove all children."""
         self._metric.clear()
         self._children.clear()
 
 
 class Metrics:
-    """Counters of one router."""
+    """Every metric of one router.
+
+    Gauges that depend on current state are set by `api.metrics_page` when the page is requested.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        r = self.registry
-        self.requests = Family(Counter("sun_requests", "Requests by how they ended.", ["task", "outcome"], registry=r))
-        self.problems = Family(
-            Counter("sun_problems", "Requests answered with an error, by HTTP status.", ["task", "status"], registry=r)
+        self.requests = self._counter("sun_requests", "Requests by outcome.", "task", "outcome")
+        self.problems = self._counter(
+            "sun_problems", "Requests answered with an error, by HTTP status.", "task", "status"
         )
-        self.seconds = Family(
-            Histogram("sun_request_seconds", "From arrival to the last byte.", ["task"], buckets=_SECONDS, registry=r)
+        self.seconds = self._histogram("sun_request_seconds", "From arrival to the last byte.", "task")
+        self.in_flight = self._gauge("sun_in_flight", "Requests that have not ended.", "task")
+        self.ttft = self._histogram(
+            "sun_time_to_first_token_seconds", "From arrival to the first event of a streamed answer.", "task"
         )
-        self.in_flight = Family(Gauge("sun_in_flight", "Requests that have no end yet.", ["task"], registry=r))
-        self.ttft = Family(
-            Histogram(
-                "sun_time_to_first_token_seconds",
-                "From arrival to the first event of a streamed answer.",
-                ["task"],
-                buckets=_SECONDS,
-                registry=r,
-            )
+        self.itl = self._histogram(
+            "sun_inter_token_seconds",
+            "Mean time between the tokens of a streamed answer, one observation for each answer.",
+            "task",
+            buckets=_TOKEN_SECONDS,
         )
-        self.itl = Family(
-            Histogram(
-                "sun_inter_token_seconds",
-                "Mean time between the tokens of a streamed answer, one observation an answer.",
-                ["task"],
-                buckets=_TOKEN_SECONDS,
-                registry=r,
-            )
+        self.tokens = self._counter("sun_tokens", "Tokens by kind: prompt, cached, completion.", "task", "kind")
+        self.legs = self._counter("sun_leg_requests", "Legs by outcome.", "task", "leg", "outcome")
+        self.leg_in_flight = self._gauge("sun_leg_in_flight", "Legs that have not ended.", "task", "leg")
+        self.leg_seconds = self._histogram("sun_leg_seconds", "From dispatch to the end of a leg.", "task", "leg")
+        self.hand_over = self._histogram(
+            "sun_hand_over_seconds", "From the end of the prefill leg to the first event of a streamed answer.", "task"
         )
-        self.tokens = Family(
-            Counter("sun_tokens", "Tokens by kind: prompt, cached, completion.", ["task", "kind"], registry=r)
+        self.queued = self._gauge("sun_queued", "Answers that wait for a slot.", "task")
+        self.queue_seconds = self._histogram("sun_queue_seconds", "Waiting time of answers that waited.", "task")
+        self.turned_away = self._counter(
+            "sun_turned_away", "Requests answered with 429, by reason: full, timeout, rate.", "task", "why"
         )
-        self.legs = Family(
-            Counter("sun_leg_requests", "Legs by how they ended.", ["task", "leg", "outcome"], registry=r)
+        self.retries = self._counter("sun_retries", "Second attempts, by the leg at fault.", "task", "leg")
+        self.ejections = self._counter("sun_ejections", "Times that a worker left the rotation.", "worker")
+        self.canaries = self._counter(
+            "sun_canaries",
+            "Canary requests between two pools, by outcome.",
+            *("prefill_pool", "decode_pool", "outcome"),
         )
-        self.leg_in_flight = Family(Gauge("sun_leg_in_flight", "Legs under way.", ["task", "leg"], registry=r))
-        self.leg_seconds = Family(
-            Histogram("sun_leg_seconds", "From dispatch to a leg's end.", ["task", "leg"], buckets=_SECONDS, registry=r)
+        self.workers = self._gauge(
+            "sun_worker_state", "1 for the current state of a worker.", "worker", "pool", "role", "state"
         )
-        self.hand_over = Family(
-            Histogram(
-                "sun_hand_over_seconds",
-                "From the prefill leg's end to the first event of the streamed answer.",
-                ["task"],
-                buckets=_SECONDS,
-                registry=r,
-            )
+        self.worker_in_flight = self._gauge(
+            "sun_worker_in_flight", "Requests on a worker, as far as the router can tell.", "worker"
         )
-        self.queued = Family(Gauge("sun_queued", "Answers that wait for their turn.", ["task"], registry=r))
-        self.queue_seconds = Family(
-            Histogram("sun_queue_seconds", "Wait of those that waited.", ["task"], buckets=_SECONDS, registry=r)
+        self.worker_tokens = self._gauge(
+            "sun_worker_tokens", "Outstanding work on a worker in tokens, as far as the router can tell.", "worker"
         )
-        self.turned_away = Family(
-            Counter("sun_turned_away", "Requests answered with 429: full, timeout, rate.", ["task", "why"], registry=r)
+        self.log_lines_lost = self._counter(
+            "sun_log_lines_lost", "Lost log lines, by reason: failed (a write), blocked (a full queue).", "why"
         )
-        self.retries = Family(
-            Counter("sun_retries", "Second attempts, by the leg at fault.", ["task", "leg"], registry=r)
+        self.connections = self._gauge(
+            "sun_connections", "Open client connections by state: waiting, busy, handshake.", "state"
         )
-        self.ejections = Family(
-            Counter("sun_ejections", "Times that a worker left the rotation.", ["worker"], registry=r)
-        )
-        self.canaries = Family(
-            Counter(
-                "sun_canaries",
-                "Canary requests between two pools, by outcome.",
-                ["prefill_pool", "decode_pool", "outcome"],
-                registry=r,
-            )
-        )
-        self.workers = Family(
-            Gauge(
-                "sun_worker_state", "1 for the state a worker is in.", ["worker", "pool", "role", "state"], registry=r
-            )
-        )
-
-        self.log_lines_lost = Family(
-            Counter("sun_log_lines_lost", "Log lines lost: a write failed, or blocked.", ["why"], registry=r)
-        )
-        self.connections = Family(
-            Gauge("sun_connections", "Open client connections: waiting, busy, handshake.", ["state"], registry=r)
-        )
-        self.connections_ended = Family(
-            Counter(
-                "sun_connections_ended",
-                "Client connections ended by the router: header, body, full, no_descriptor.",
-                ["why"],
-                registry=r,
-            )
-        )
-        self.worker_in_flight = Family(
-            Gauge(
-                "sun_worker_in_flight", "Requests on a worker, as far as the router can tell.", ["worker"], registry=r
-            )
-        )
-        self.worker_tokens = Family(
-            Gauge("sun_worker_tokens", "Outstanding work on a worker, in tokens, likewise.", ["worker"], registry=r)
+        self.connections_ended = self._counter(
+            "sun_connections_ended",
+            "Client connections that the router ended, by reason: header, body, full, no_descriptor.",
+            "why",
         )
 
     def count_tokens(self, task: str, tokens: TokenCounts) -> None:
-        """Add an answer's token counts."""
+        """Add the token counts of an answer."""
         for kind, count in zip(tokens._fields, tokens, strict=True):
             if count:
                 self.tokens.labels(task, kind).inc(count)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Family[Counter]:
+        return Family(Counter(name, text, labels, registry=self.registry))
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Family[Gauge]:
+        return Family(Gauge(name, text, labels, registry=self.registry))
+
+    def _histogram(
+        self, name: str, text: str, *labels: str, buckets: tuple[float, ...] = _SECONDS
+    ) -> Family[Histogram]:
+        return Family(Histogram(name, text, labels, buckets=buckets, registry=self.registry))

@@ -1,4 +1,4 @@
-"""What is known of the request that is being handled, for the metrics."""
+"""The request that the current asyncio task handles, as the metrics see it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class RequestContext:
-    """A request as the metrics know it while it is handled.
+    """One request while it is handled.
 
     Attributes:
-        task: for labels; `unknown` until it is known, and never just what a client wrote.
-        outcome_counted: whoever serves it counts how it ends.
-        client_stalled: its client did not read the answer and was disconnected.
+        task: value of the label `task`: the name of a task in the fleet, else `unknown`. A client's text is never a
+            label.
+        outcome_counted: the service counts the outcome of the request, so the middleware must not.
+        client_stalled: the router disconnected the client, which did not read the response.
     """
 
     task: str = "unknown"

@@ -1,4 +1,4 @@
-"""The id of a request, by which a client, the logs and a trace know it."""
+"""The id of a request: the same in the response, in log lines and in traces."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import re
 from contextvars import ContextVar
 
 REQUEST_ID_HEADER = "X-Request-Id"
-# What is logged while a request is handled is logged under its id, whichever task of the loop it happens in.
+# Log lines that are written while a request is handled carry this id, in every asyncio task of the request.
 current_request_id: ContextVar[str] = ContextVar("current_request_id", default="")
 _BULK = 1 << 13
 _GIVEN = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class RandomBytes:
-    """The operating system's random bytes, fetched many at a time.
+    """Random bytes of the operating system, fetched 8 KiB at a time.
 
-    A system call for every id took a fourteenth of a request's CPU time.
+    One system call for each id took a fourteenth of a request's CPU time.
     """
 
     def __init__(self) -> None:
@@ -34,5 +34,5 @@ class RandomBytes:
 
 
 def choose_request_id(given: str | None, random_bytes: RandomBytes) -> str:
-    """The client's id, if it can stand in a header and a log line; else a new one."""
+    """Return the client's id if it fits into a header and a log line, else a new id of 32 hexadecimal digits."""
     return given if given is not None and _GIVEN.fullmatch(given) else random_bytes.read(16).hex()
