@@ -1,10 +1,10 @@
 """Run the router: `python -m sun_sglang.router FLEET.json [--process I]`.
 
-A fleet whose `router.processes` is N is served by N of them on one port, I from 0.
+If the fleet sets `router.processes` to N, N processes serve it on one port; I is the number of this process, from 0.
 
-Writes structured log lines to stderr and nothing else; a stderr that fails or blocks loses lines and stops nothing.
-SIGTERM and SIGINT drain. Exit code 0 after a drain, 1 if the address cannot be bound or a watch over the workers failed
-(it drains first), 2 for wrong usage or a wrong file.
+The router writes structured log lines to stderr and nothing else. A stderr that fails or blocks loses lines and stops
+nothing. SIGTERM and SIGINT drain the router. The exit code is 0 after that, 1 if the address cannot be bound or a
+background loop failed (the router drains first), and 2 for wrong usage or an invalid file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from sun_sglang.router.observability.log_writer import LogWriter
 
 
 def main(argv: list[str]) -> int:
-    """Run until a signal. Returns the exit code."""
+    """Run the router until a signal. Return the exit code."""
     file, process = _arguments(argv)
     if file is None:
         _complain("usage: python -m sun_sglang.router FLEET.json [--process I]")
@@ -52,14 +52,14 @@ def main(argv: list[str]) -> int:
 
 
 def _complain(why: str) -> None:
-    """Write one line to stderr; the exit code stands for it where nothing can be written."""
+    """Write one line to stderr. If that fails, the exit code alone reports the error."""
     with suppress(OSError):
         sys.stderr.write(f"{why}\n")
         sys.stderr.flush()
 
 
 def _arguments(argv: list[str]) -> tuple[Path | None, int]:
-    """The fleet file and the number of this process; None for wrong usage."""
+    """Return the fleet file and the number of this process; no file for wrong usage."""
     match argv:
         case [file] if not file.startswith("-"):
             return Path(file), 0

@@ -1,4 +1,4 @@
-"""The HTTP surface: one thin handler for each endpoint, and one place where an error becomes a response."""
+"""The running router: construct every part, start the background loops, and drain at the end."""
 
 from __future__ import annotations
 
@@ -63,20 +63,21 @@ from sun_sglang.router.workers.shared_loads import SharedLoads
 
 
 class Watcher(Protocol):
-    """A loop that runs as long as the router does."""
+    """A background loop."""
 
     async def run(self) -> None:
         """Run until cancelled."""
 
 
 class Router:
-    """A running router: everything it is made of, and its end.
+    """A running router.
 
     Attributes:
-        app: the aiohttp application.
+        application: the aiohttp application.
+        routes: its endpoints.
         registry: workers and paths.
-        metrics: what was counted.
-        failed: set when one of the loops that watch over workers ended, which none should.
+        metrics: the metrics of this process.
+        failed: set when a background loop raised an exception.
     """
 
     def __init__(
@@ -162,7 +163,7 @@ class Router:
             handler_cancellation=True,
             access_log=None,
             shutdown_timeout=deadlines.shutdown,
-            # a kilobyte may unpack to a megabyte; SGLang unpacks no body either
+            # a kilobyte may decompress to a megabyte; SGLang does not decompress bodies either
             auto_decompress=False,
         )
 
@@ -191,19 +192,19 @@ class Router:
     async def start(
         cls, fleet: Fleet, log: Log, path: Path | None = None, process: int = 0, deadlines: Deadlines = DEFAULT
     ) -> Router:
-        """Bind the port and begin to register workers.
+        """Start a router: bind the port and start the background loops.
 
         Args:
-            fleet: what to serve.
-            log: where to write.
-            path: the file that the fleet came from, which is watched, and which changes are written to. Where the
-                router has several processes, they meet in its directory.
-            process: which of them this is, from 0.
+            fleet: the tasks, pools and workers to serve.
+            log: receives events.
+            path: the fleet file, which the router watches and to which it writes changes. The processes of one router
+                share sockets and loads in its directory.
+            process: the number of this process, from 0.
             deadlines: every timeout and interval that the fleet does not set.
 
         Raises:
             OSError: the address cannot be bound.
-            UserError: a file of keys or certificates is wrong.
+            UserError: a file of keys or certificates is invalid.
         """
         access, tls = load_access_control(fleet, os.environ), load_tls_context(fleet.router)
         router = cls(fleet, new_session(deadlines), log, access, tls, path, process, deadlines)
@@ -239,20 +240,21 @@ class Router:
 
     @property
     def url(self) -> str:
-        """Where the router listens, with the port that it got."""
+        """URL of the router, with the port that was bound."""
         host, port = self.clients.address
         return f"{'https' if self._tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
     @property
     def connections(self) -> list[web.RequestHandler]:
-        """The connections of clients."""
+        """Aiohttp's handlers of the open client connections."""
         assert self._runner.server is not None, "the router was started"
         return self._runner.server.connections
 
     async def stop(self, drain: float) -> None:
-        """Take no more requests, let those in flight end for `drain` seconds, tell the rest, and close.
+        """Drain and close the router.
 
-        A request whose body is arriving is in flight.
+        New requests are refused. Requests in flight, including those whose body is incomplete, have `drain` seconds to
+        end; the router answers the rest with an error.
         """
         self.draining.active = True
         self.log.event("draining", in_flight=self.draining.in_progress, seconds=drain)
@@ -265,7 +267,7 @@ class Router:
         self.clients.cut(ending)
         self.queue.close(ending)
         self.dispatcher.cut_all("the router is shutting down")
-        # handlers write their explicit errors while the runner waits for them
+        # handlers write their errors while the runner waits for them
         await self._runner.cleanup()
         for task in self._watchers:
             task.cancel()
@@ -283,7 +285,7 @@ class Router:
         try:
             await run
         except Exception as e:
-            # without it the router would go on with what it knew last
+            # without the loop the router would decide from outdated state
             self.log.event("defect", path="", trace="".join(traceback.format_exception(e)))
             self.failed.set()
 
@@ -293,7 +295,7 @@ class Router:
 
 
 def _share(registry: Registry, path: Path | None, process: int, deadlines: Deadlines) -> SharedLoads | None:
-    """Let the processes of one router see each other's load on every worker, those that come later included."""
+    """Share the load on every worker, including workers added later, among the processes of one router."""
     processes = registry.fleet.router.processes
     if path is None or processes == 1:
         return None

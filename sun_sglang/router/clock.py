@@ -1,7 +1,7 @@
-"""A clock of the time for which the event loop ran. Deadlines for workers are measured on it.
+"""A clock that stops while the event loop does not run. Deadlines for workers and clients are measured on it.
 
-A process may be paused: SIGSTOP, a suspended machine, the migration of a virtual machine, a callback that blocks the
-loop. After a pause every deadline is over at once, although no worker was late. This clock stands still meanwhile.
+A process may be paused by SIGSTOP, a suspended machine, the migration of a virtual machine, or a callback that blocks
+the loop. On another clock every deadline would have passed after a pause, although no worker was late.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from contextlib import asynccontextmanager
 from typing import Protocol
 
 TICK_S = 0.5
-# A tick that is later than this was delayed by a pause of the loop. A loop that is merely busy is late by less.
+# A tick that is late by more than this means that the loop was paused; a busy loop is late by less.
 PAUSE_S = 0.5
-# Timers of an event loop fire up to this much early.
+# An event loop's timers may fire this much early.
 _RESOLUTION_S = 0.002
 
 
@@ -25,11 +25,11 @@ class Loop(Protocol):
         """Return monotonic time in seconds."""
 
     def call_later(self, delay: float, callback: Callable[[], object], /) -> asyncio.TimerHandle:
-        """Call back after `delay` seconds."""
+        """Call a function after `delay` seconds."""
 
 
 class Clock:
-    """Measures time without the pauses of the event loop.
+    """Measures the time for which the event loop ran.
 
     Args:
         loop: the running event loop.
@@ -44,18 +44,18 @@ class Clock:
         self._handle = loop.call_later(TICK_S, self._tick)
 
     def now(self) -> float:
-        """Return the seconds for which the loop ran, counted from an arbitrary start."""
+        """Return the seconds for which the loop ran since an arbitrary start."""
         at = self._loop.time()
         late = at - self._due
         if late > PAUSE_S:
-            # whoever asks first after a pause: a tick may come after other callbacks
+            # the first call after a pause: other callbacks may run before the tick
             self._paused += late
             self._due = at
             self._on_pause(late)
         return at - self._paused
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> Timer:
-        """Call back once the loop has run for `seconds`."""
+        """Call a function once the loop has run for `seconds`."""
         return Timer(self, self._loop, seconds, callback)
 
     @asynccontextmanager
@@ -83,7 +83,7 @@ class Clock:
 
 
 class Timer:
-    """A callback that a clock makes once; see `Clock.call_later`."""
+    """One pending call; see `Clock.call_later`."""
 
     __slots__ = ("_callback", "_clock", "_due", "_handle", "_loop")
 
@@ -95,7 +95,7 @@ class Timer:
         self._handle = loop.call_later(seconds, self._fire)
 
     def cancel(self) -> None:
-        """Do not call back."""
+        """Cancel the call."""
         self._handle.cancel()
 
     def _fire(self) -> None:

@@ -1,4 +1,4 @@
-"""The one shape in which the router reports a problem: OpenAI's, as a body, as an SSE event, as a log-friendly pair."""
+"""Errors that a client receives, in OpenAI's format: as a response body or as an SSE event."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import orjson
 from sun_sglang.errors import RequestError
 from sun_sglang.router.text import escape_surrogates, truncate
 
-# A message may quote what a client sent, such as the name of a task that does not exist.
+# bounds a message, which may quote a client's text, such as the name of an unknown task
 _MOST_CHARACTERS = 4096
 _TYPES = {
     400: "invalid_request_error",
@@ -25,15 +25,15 @@ RETRY_AFTER_S = 1
 
 
 class ApiError(Exception):
-    """An answer that is no result.
+    """An error response, raised by the part of the router that refuses or fails the request.
 
     Attributes:
         status: HTTP status.
-        message: for the client; cut after 4,096 characters.
-        param: the request field at fault, if one is.
+        message: for the client, at most 4,096 characters.
+        param: the request field at fault; None if no field is.
         code: a machine-readable code in OpenAI's style.
-        body: a worker's own error body, passed on as it is; None to build one from the message.
-        retry_after: seconds after which the client may try again, where that makes sense.
+        body: a worker's own error body, which replaces the body built from the message; None if there is none.
+        retry_after: seconds after which the client may try again; None if a retry is pointless.
     """
 
     def __init__(
@@ -56,15 +56,15 @@ class ApiError(Exception):
 
     @classmethod
     def of(cls, error: RequestError) -> ApiError:
-        """The answer to a request that was refused before dispatch."""
+        """Return the response to a request that was refused before dispatch."""
         return cls(error.status, error.message, param=error.param, code=error.code)
 
     def as_json(self) -> bytes:
-        """The body: `{"error": {"message", "type", "param", "code"}}`, or the worker's own."""
+        """Return the body: `{"error": {"message", "type", "param", "code"}}`, or the worker's own."""
         return self.body if self.body is not None else orjson.dumps({"error": self._fields()})
 
     def as_event(self) -> bytes:
-        """A server-sent event that ends a stream which cannot go on; SGLang's clients read `error.message`."""
+        """Return the server-sent event that ends a broken stream; SGLang's clients read `error.message`."""
         return b"data: " + orjson.dumps({"error": self._fields() | {"code": self.code or self.status}}) + b"\n\n"
 
     def _fields(self) -> dict[str, Any]:
@@ -73,10 +73,10 @@ class ApiError(Exception):
 
 
 def internal_error() -> ApiError:
-    """The answer where the router itself is at fault."""
+    """Return the error for a defect of the router itself."""
     return ApiError(500, "the router failed; its log has the details", code="internal_error")
 
 
 def broken_stream_error(why: str) -> ApiError:
-    """The answer in the middle of a stream that cannot go on."""
+    """Return the error that ends a stream after its first event."""
     return ApiError(502, f"the answer broke off: {why}", code="stream_broken")

@@ -1,4 +1,4 @@
-"""Text that came from outside, made fit for JSON. Pure."""
+"""Make text from clients and workers fit for JSON. Pure."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ _CUT = "..."
 
 
 def escape_surrogates(text: str) -> str:
-    """Return the text with each surrogate written as an escape.
+    """Return the text with each surrogate as an escape sequence.
 
-    Header bytes that are not UTF-8 arrive as surrogates (PEP 383), which JSON encoders refuse.
+    Header bytes that are not UTF-8 arrive as surrogates (PEP 383), and JSON encoders reject surrogates.
     """
     try:
         text.encode()
@@ -18,5 +18,5 @@ def escape_surrogates(text: str) -> str:
 
 
 def truncate(text: str, most: int) -> str:
-    """Return at most `most` characters of the text; what is cut off shows as `...`."""
+    """Return at most `most` characters of the text; a shortened text ends with `...`."""
     return text if len(text) <= most else text[: most - len(_CUT)] + _CUT

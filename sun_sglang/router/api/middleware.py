@@ -86,7 +86,7 @@ class Middleware:
         request_id = choose_request_id(request.headers.get(REQUEST_ID_HEADER), self._random_bytes)
         current_context.set(context)
         current_request_id.set(request_id)
-        self._slow_readers.begin(request, context, request_id)
+        self._slow_readers.watch(request, context, request_id)
         try:
             self._admit(request)
             return await handler(request)
@@ -113,7 +113,7 @@ class Middleware:
             self._browser_guard.check(request.method, request.path, request.headers, cross_site=cross_site)
         current_key.set(self._access.check(self._table.access_rule(request, route), request.headers))
         if (encoding := request.headers.get("Content-Encoding", "identity").lower()) not in ("identity", ""):
-            message = f"a body in the encoding `{encoding}` is not read; send it without `Content-Encoding`"
+            message = f"a body in the encoding `{encoding}` is not supported; send it without `Content-Encoding`"
             raise ApiError(415, message, code="unsupported_encoding")
 
     def _error_of(self, request: web.Request, error: web.HTTPException) -> ApiError:

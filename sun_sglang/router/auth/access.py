@@ -1,4 +1,4 @@
-"""Who may ask for what: keys read from requests, admin calls, and TLS."""
+"""Access control: the rule of a route, the key of a request, and TLS."""
 
 from __future__ import annotations
 
@@ -16,12 +16,18 @@ from sun_sglang.topology import Router
 
 # What a route requires where the router has keys: nothing, any key, a key that may read metrics, or an admin key.
 AccessRule = Literal["open", "key", "metrics", "admin"]
-# the key of the request that is handled; None where none is needed
+# the key of the request that the current asyncio task handles; None where the request needs none
 current_key: ContextVar[ApiKey | None] = ContextVar("current_key")
 
 
 class AccessControl:
-    """Checks requests against the keys. Where there are no keys, everyone may do everything."""
+    """Checks requests against the keys. Without keys every request is let in.
+
+    Args:
+        specs: the keys.
+        internal: the launcher's own admin key; None if there is none.
+        processes: how many router processes share the keys' rates.
+    """
 
     def __init__(self, specs: tuple[KeySpec, ...], internal: str | None, processes: int = 1) -> None:
         self._specs = specs
@@ -31,11 +37,11 @@ class AccessControl:
 
     @property
     def requires_keys(self) -> bool:
-        """There are keys."""
+        """Whether requests need keys."""
         return self._ring is not None
 
     def replace(self, specs: tuple[KeySpec, ...]) -> bool:
-        """Use other keys from now on; requests that were let in go on. Returns whether they differ."""
+        """Use other keys from now on. Requests that were let in continue. Return whether the keys differ."""
         if specs == self._specs:
             return False
         self._specs = specs
@@ -67,22 +73,22 @@ class AccessControl:
 
 
 def require_admin(key: ApiKey | None) -> None:
-    """Raise Problem (403) for a key that is no admin's; where there are no keys, everyone is."""
+    """Raise ApiError (403) for a key that is not an admin key. No key means that the router has none."""
     if key is not None and not key.admin:
         raise ApiError(403, f"key `{key.name}` may not do this; an admin key may", code="admin_key_required")
 
 
 def visible_tasks(tasks: Sequence[str]) -> Sequence[str]:
-    """Return those of the tasks that exist for the client of this request: the ones that its key may call."""
+    """Return the tasks that the key of the current request may call; for its client no others exist."""
     key = current_key.get()
     return tasks if key is None else key.visible(tasks)
 
 
 def load_access_control(fleet: Fleet, environment: Mapping[str, str]) -> AccessControl:
-    """The keys of a fleet, with the launcher's own.
+    """Return the access control of a fleet, with the launcher's own key.
 
     Raises:
-        UserError: a file cannot be read or is wrong.
+        UserError: a file of keys cannot be read or is invalid.
     """
     internal = None
     if fleet.admin_key_file is not None:
@@ -94,10 +100,10 @@ def load_access_control(fleet: Fleet, environment: Mapping[str, str]) -> AccessC
 
 
 def load_tls_context(router: Router) -> ssl.SSLContext | None:
-    """What the router shows its clients; None for plain HTTP.
+    """Return the TLS context with the router's certificate; None for plain HTTP.
 
     Raises:
-        UserError: certificate or key cannot be read, or do not belong together.
+        UserError: the certificate or its key cannot be read, or they do not match.
     """
     if router.tls_cert is None or router.tls_key is None:
         return None
@@ -110,7 +116,7 @@ def load_tls_context(router: Router) -> ssl.SSLContext | None:
 
 
 def _no_password() -> str:
-    raise ValueError("the key is encrypted; give one that is not")
+    raise ValueError("the key is encrypted; use one without a password")
 
 
 def _token(headers: Mapping[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""API keys: what is in their file, which tasks each may call, and how often. Pure; the time is passed in."""
+"""API keys: the format of their file, the tasks that each may call, and its rates. Pure; the time is passed in."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _SHORTEST = 16
 
 
 class KeyFileError(UserError):
-    """The keys cannot be read or are wrong; the message names the place and never shows a key."""
+    """The key file cannot be read or is invalid. The message names the place and never shows a key."""
 
 
 class KeySpec(Strict):
     """One key in the file.
 
     Attributes:
-        name: whose it is; what logs show in its place.
-        key: the key itself.
-        sha256: or its SHA-256 in hex, so that the file holds no secret.
-        tasks: what it may call; None is every task.
-        admin: it may also do what changes or shows the whole deployment.
+        name: the owner; logs show it in place of the key.
+        key: the key itself. A spec has either `key` or `sha256`.
+        sha256: the SHA-256 of the key in hexadecimal digits, so that the file holds no secret.
+        tasks: the tasks that it may call; None means every task.
+        admin: it may also call endpoints that show or change the whole deployment.
         metrics: it may also read `/metrics`, which shows every task.
-        requests_per_minute: how often it may ask, in the mean; None is no limit.
-        tokens_per_minute: how much expected work it may send, in the mean.
+        requests_per_minute: its mean rate of requests; None means no limit.
+        tokens_per_minute: its mean rate of expected work, in tokens; None means no limit.
     """
 
     name: str = Field(min_length=1, max_length=128)
@@ -49,7 +49,7 @@ class KeySpec(Strict):
 
 
 class KeyFileContent(Strict):
-    """The whole file. Every key is compared with each that comes, so there may not be very many."""
+    """The whole file. A request's key is compared with every key, so their number is bounded."""
 
     keys: tuple[KeySpec, ...] = Field(min_length=1, max_length=1024)
 
@@ -67,9 +67,11 @@ class KeyFileContent(Strict):
 
 
 class TokenBucket:
-    """A token bucket that may go into debt: one request is let through whole, and the next ones wait for it.
+    """A token bucket whose level may become negative: one request passes whole, and later ones wait for the refill.
 
-    Holds what comes in during `burst` seconds.
+    Args:
+        per_minute: the refill.
+        burst: the bucket holds the refill of this many seconds.
     """
 
     def __init__(self, per_minute: float, burst: float = 10.0) -> None:
@@ -79,13 +81,17 @@ class TokenBucket:
         self._at = float("-inf")
 
     def wait(self, now: float) -> float:
-        """Seconds until something may be taken; 0 if it may be now."""
+        """Return the seconds until an amount may be spent; 0 if it may be spent now.
+
+        Args:
+            now: seconds on any clock that only advances.
+        """
         self._level = min(self._most, self._level + (now - self._at) * self._rate)
         self._at = now
         return max(0.0, (1.0 - self._level) / self._rate) if self._level < 1.0 else 0.0
 
     def spend(self, amount: float) -> None:
-        """Take from it, after `wait` said 0."""
+        """Lower the level by an amount, after `wait` returned 0."""
         self._level -= amount
 
 
@@ -93,15 +99,16 @@ class ApiKey:
     """A key while the router runs.
 
     Args:
-        spec: from the file.
+        spec: the key's entry in the file.
         processes: how many router processes share its rates.
-        before: the key of the same name before the file changed; a rate that stays keeps its level.
+        before: the key of the same name before the file changed. A rate that did not change keeps its level.
 
     Attributes:
-        name: whose it is.
+        name: see `KeySpec`.
         admin: see `KeySpec`.
-        metrics: see `KeySpec`; an admin key has it.
+        metrics: see `KeySpec`; true for every admin key.
         tasks: see `KeySpec`.
+        digest: SHA-256 of the key.
     """
 
     def __init__(self, spec: KeySpec, processes: int, before: ApiKey | None = None) -> None:
@@ -119,19 +126,19 @@ class ApiKey:
             self._tokens = before._tokens
 
     def visible(self, tasks: Sequence[str]) -> Sequence[str]:
-        """Return the tasks among these that it may call; to this key no others exist."""
+        """Return those of the tasks that the key may call; for its client no others exist."""
         return tasks if self.tasks is None else tuple(task for task in tasks if task in self.tasks)
 
     def charge(self, tokens: int, now: float, requests: int = 1) -> None:
-        """Count requests.
+        """Charge requests against the key's rates.
 
         Args:
-            tokens: their expected work.
-            now: loop time, seconds.
-            requests: how many.
+            tokens: expected work of all requests together.
+            now: loop time in seconds.
+            requests: how many requests.
 
         Raises:
-            ApiError: 429 with the time after which there is room again; nothing was counted.
+            ApiError: 429, the key is over a rate. Nothing is charged; `Retry-After` says when to try again.
         """
         buckets = [(self._requests, float(requests)), (self._tokens, float(tokens))]
         wait = max((bucket.wait(now) for bucket, _ in buckets if bucket is not None), default=0.0)
@@ -143,7 +150,7 @@ class ApiKey:
                 bucket.spend(amount)
 
     def refund(self, tokens: int) -> None:
-        """Return the tokens of a request that was charged and then refused. It still counts as a request."""
+        """Give back the tokens of a request that was charged and then refused. It still counts as a request."""
         if self._tokens is not None:
             self._tokens.spend(-tokens)
 
@@ -162,7 +169,10 @@ class Keyring:
         self._keys: list[ApiKey] = [ApiKey(spec, processes, named.get(spec.name)) for spec in specs]
 
     def find(self, token: str) -> ApiKey | None:
-        """The key with this secret. Takes the same time for every token of a length."""
+        """Return the key with this secret; None if there is none.
+
+        The time depends on the token's length and on the number of keys alone.
+        """
         digest = hashlib.sha256(token.encode(errors="surrogatepass")).digest()
         found = None
         for key in self._keys:
@@ -172,10 +182,14 @@ class Keyring:
 
 
 def load_keys(path: str | None, environment: Mapping[str, str]) -> tuple[KeySpec, ...]:
-    """The keys of a file, and of the variable `SUN_API_KEYS`, which holds the same YAML; none where neither is given.
+    """Return the keys of a file and of the variable `SUN_API_KEYS`, which holds the same YAML; empty without both.
+
+    Args:
+        path: the file; None if there is none.
+        environment: the environment variables.
 
     Raises:
-        KeyFileError: the first thing wrong.
+        KeyFileError: a key file cannot be read or is invalid; names the first error.
     """
     specs: tuple[KeySpec, ...] = ()
     if path is not None:
@@ -192,7 +206,7 @@ def load_keys(path: str | None, environment: Mapping[str, str]) -> tuple[KeySpec
 
 
 def digest_of(spec: KeySpec) -> bytes:
-    """SHA-256 of the key."""
+    """Return the SHA-256 of a spec's key."""
     if spec.sha256 is not None:
         return bytes.fromhex(spec.sha256)
     return hashlib.sha256((spec.key or "").encode()).digest()

@@ -1,9 +1,9 @@
-"""Requests that a web page makes somebody's browser send. Pure.
+"""The guard against requests that a foreign web page makes a browser send. Pure.
 
-A router without keys serves whoever reaches it, and a browser on the same machine or network does. Two attacks use
-that. In DNS rebinding a page's own host name begins to mean the router's address, so that the page may read every
-answer; such a request carries the page's host name in `Host`. In a cross-site request a page sends what it may send
-without being able to read the answer: a GET, or a POST of a form's content types.
+A router without keys serves every client that reaches it, including a browser on the same machine or network. Two
+attacks use that. In DNS rebinding, the name server of a page's host name starts to return the router's address, so that
+the page can read every response; such a request has the page's host name in `Host`. In a cross-site request, a page
+sends a request whose response it cannot read: a GET, or a POST with a form's content type.
 """
 
 from __future__ import annotations
@@ -15,20 +15,22 @@ from aiohttp import web
 
 from sun_sglang.router.errors import ApiError
 
-# Names that no public DNS zone holds (RFC 6761, 6762, 8375, and ICANN's reservation of `internal`), so that no page
-# comes from them. The same is true of a name without a dot.
+# No public DNS zone holds these names (RFC 6761, 6762, 8375, and ICANN's reservation of `internal`), so no foreign page
+# has one. The same is true of a name without a dot.
 _PRIVATE = (".localhost", ".local", ".internal", ".home.arpa")
 _OWN = frozenset({"same-origin", "none"})
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class BrowserGuard:
-    """Refuses what a foreign web page may have sent. A client that shows a key is none, so it has no work there.
+    """Refuses requests that a foreign web page may have caused.
+
+    A router with keys needs no guard, since a foreign page has no key.
 
     Args:
-        hosts: host names by which clients know the router, besides addresses and private names; `*` for all, and
-            `*.example.com` for all below a domain.
-        tls: the router shows a certificate, which rules out rebinding.
+        hosts: host names of the router, besides addresses and private names; `*` allows every name, and `*.example.com`
+            every name below a domain.
+        tls: the router has a certificate, which prevents DNS rebinding.
     """
 
     def __init__(self, hosts: Iterable[str], *, tls: bool) -> None:
@@ -69,26 +71,26 @@ class BrowserGuard:
 
 
 def require_json(http: web.Request) -> None:
-    """Raise Problem (400) for a body of another content type: a page may send forms and plain text anywhere."""
+    """Raise ApiError (400) for a body that is not JSON: any page may send forms and plain text to any site."""
     if http.content_type != "application/json":
         raise ApiError(400, "send JSON, with `Content-Type: application/json`", code="invalid_content_type")
 
 
 def _foreign_page(method: str, host: str, headers: Mapping[str, str]) -> str:
-    """The page that a request comes from, for a message; empty for a program and for the router's own address."""
+    """Return the page that caused a request, for a message; empty for a program and for the router's own pages."""
     origin = headers.get("Origin")
     if origin is not None:
         of = origin.partition("://")[2].lower()
         return "" if of and of == host.lower() else f"the page `{origin}`"
     if (site := headers.get("Sec-Fetch-Site")) is not None:
         return "" if site in _OWN else "another page"
-    # To an address without TLS a browser says nothing of the page with a GET, as an image tag causes one.
+    # A browser names no page in a GET to an address without TLS, such as an image tag causes.
     is_silent_browser = method in _READS and headers.get("User-Agent", "").startswith("Mozilla/")
     return "a browser" if is_silent_browser else ""
 
 
 def _name(host: str) -> str:
-    """The host name in a `Host` header, without port, brackets and final dot."""
+    """Return the host name in a `Host` header without port, brackets and final dot."""
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0].lower().removesuffix(".")

@@ -1,4 +1,4 @@
-"""The file of keys while it changes. I/O: reads it."""
+"""Reload the key file when it changes. I/O: reads the file."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from sun_sglang.router.workers.watched_file import WatchedFile
 
 
 class KeyFileWatcher:
-    """Keeps the keys of a router in step with their file.
+    """Replaces the router's keys when their file changes.
 
     Args:
-        path: the file; None where there is none.
+        path: the file; None if there is none.
         environment: holds `SUN_API_KEYS`, which does not change.
-        access: who gets the keys.
-        log: for changes, and for files that cannot be used.
-        deadlines: how often the file is checked.
+        access: receives the new keys.
+        log: reports changes, and files that are refused.
+        deadlines: the interval between two checks.
     """
 
     def __init__(
@@ -34,10 +34,10 @@ class KeyFileWatcher:
         self._log = log
 
     async def run(self) -> None:
-        """Take over what is written to the file, until cancelled. A file that is wrong changes nothing."""
+        """Load each new version of the file, until cancelled. An invalid file changes nothing."""
         if self._path is None:
             return
-        file, changed = WatchedFile(Path(self._path)), True  # it may have changed since the router read it
+        file, changed = WatchedFile(Path(self._path)), True  # the file may have changed since the router read it
         while True:
             if changed:
                 await self._read(self._path)
@@ -46,10 +46,10 @@ class KeyFileWatcher:
 
     async def _read(self, path: str) -> None:
         try:
-            # reading YAML of a thousand keys takes a while
+            # in a thread: parsing the YAML of a thousand keys takes long
             specs = await asyncio.to_thread(load_keys, path, self._environment)
         except KeyFileError as e:
-            self._log.event("keys_refused", why=f"{e}; the keys from before stay")
+            self._log.event("keys_refused", why=f"{e}; the old keys stay in use")
             return
         if self._access.replace(specs):
             self._log.event("keys_changed", keys=[spec.name for spec in specs])
