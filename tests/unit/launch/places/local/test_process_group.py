@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from sun_sglang.bench.polling import wait_until
 from sun_sglang.errors import LaunchError
 from sun_sglang.launch.places.local import process_group
 from sun_sglang.launch.places.local.process_group import end_group, group_members, signal_group
@@ -85,10 +86,8 @@ async def test_signal_reaches_the_children_of_the_leader() -> None:
     members = group_members(process.pid)
     assert len(members) == 2
     signal_group(process.pid, signal.SIGTERM)
-    async with asyncio.timeout(60):
-        assert await process.wait() == -signal.SIGTERM
-        await end_group(process.pid)
-    assert [start_ticks(pid) for pid in members] == [None, None]
+    assert await process.wait() == -signal.SIGTERM
+    await wait_until(lambda: [start_ticks(pid) for pid in members] == [None, None], "no member is left")
 
 
 async def test_sigkill_leaves_shared_memory_to_multiprocessings_tracker() -> None:
