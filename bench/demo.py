@@ -25,8 +25,9 @@ from rich.table import Table
 
 from sun_sglang.bench.client import Completion, stream_completion
 from sun_sglang.bench.processes import sun_command
+from sun_sglang.launch.discovery import run_dir_of
 from sun_sglang.launch.router_access import worker_headers
-from sun_sglang.launch.state import DeploymentState, read_state, run_dir_of
+from sun_sglang.launch.state import DeploymentState, read_state
 from sun_sglang.topology import Topology, load_topology
 
 _MAX_TOKENS = 96

@@ -14,7 +14,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from sun_sglang.cli.status import the_only
 from sun_sglang.contracts.module_file import read_module_file
 from sun_sglang.contracts.scheme import Side
 from sun_sglang.errors import RecipeError, UserError
@@ -129,7 +128,9 @@ def command(
 def _endpoint(served: str | None, run_dir: Path | None) -> Endpoint:
     if served is not None and "://" in served:
         return endpoint_at(served)
-    _, state = the_only(Path(served) if served is not None else None, run_dir)
+    from sun_sglang.launch.discovery import running_deployment
+
+    _, state = running_deployment(Path(served) if served is not None else None, run_dir)
     return endpoint_of(state)
 
 

@@ -1,55 +1,55 @@
-"""`sun launch`: a topology file becomes running processes."""
+"""`sun launch`: start a topology's workers and router, and keep them running."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.live import Live
 
-from sun_sglang.cli.display.deployment_view import EarlyEnds, render, serving
-from sun_sglang.cli.display.display_thread import DisplayThread
-from sun_sglang.contracts.tasks_report import TasksReport
-from sun_sglang.errors import LaunchError
-from sun_sglang.launch.deployment import prepare, require_not_running, supervise
-from sun_sglang.launch.places.local.start_methods import StartMethodName
-from sun_sglang.launch.state import DeploymentState, Phase, read_state, run_dir_of
-from sun_sglang.launch.supervision.log_end import last_lines
-from sun_sglang.launch.supervision.readiness import Limits
-from sun_sglang.launch.supervision.supervisor import Supervisor
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from sun_sglang.cli.display.display_thread import DisplayThread
+    from sun_sglang.contracts.tasks_report import TasksReport
+    from sun_sglang.launch.deployment import Prepared
+    from sun_sglang.launch.state import DeploymentState
+    from sun_sglang.launch.supervision.supervisor import Supervisor
 
 EXAMPLE = "sun launch configs/demo/sun.yaml --detach"
-
-Changed = Callable[[DeploymentState, TasksReport | None], None]
 
 
 def command(
     file: Annotated[Path, typer.Argument(help="A topology file.", show_default=False)],
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return when every task is ready.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Return once every task is ready.")] = False,
     start: Annotated[
-        StartMethodName | None,
+        Literal["fork", "plain"] | None,
         typer.Option(
-            help="`fork`: import SGLang once for all local workers. `plain`: each imports it for itself.",
+            help="`fork`: import SGLang once and fork every worker of this machine. `plain`: each worker imports it.",
             show_default="plain where a worker has a GPU, else fork",
         ),
     ] = None,
     ready_timeout: Annotated[
-        float, typer.Option(help="Seconds after which a deployment that is not ready is given up.")
+        float, typer.Option(help="Seconds after which a deployment that is not ready has failed.")
     ] = 1800.0,
     run_dir: Annotated[
-        Path | None, typer.Option(help="Directory for logs and state.", show_default="one per topology file")
+        Path | None,
+        typer.Option(help="Directory for the deployment's logs and state.", show_default="one per topology file"),
     ] = None,
 ) -> None:
-    """Start a topology's workers and its router, and keep them running. Ctrl-C drains and stops them."""
+    """Start a topology's workers and router, and keep them running. Ctrl-C drains and stops them."""
+    from rich.console import Console
+
+    from sun_sglang.cli.display.display_thread import DisplayThread
+    from sun_sglang.launch.deployment import prepare, require_not_running
+    from sun_sglang.launch.discovery import run_dir_of
+
     directory = (run_dir or run_dir_of(file)).resolve()
     console = Console(highlight=False, soft_wrap=True)
     require_not_running(directory)
@@ -59,139 +59,78 @@ def command(
         display.note(lambda: console.print(f"[yellow]note:[/] {note}"))
 
     prepared = asyncio.run(prepare(file, directory, start, warn))
-    plan, findings = prepared.plan, prepared.findings
-    notes = "".join(f"[yellow]note:[/] {note}\n" for note in (*findings.notes, *plan.notes))
     if detach:
-        console.print(notes, end="")
-        _detach(
-            console,
-            file,
-            [*(["--start", start] if start else []), "--ready-timeout", str(ready_timeout)],
-            directory,
-            list(plan.fleet.tasks),
-        )
-        return
-    tasks = list(plan.fleet.tasks)
+        options = [*(["--start", start] if start else []), "--ready-timeout", str(ready_timeout)]
+        _detach(console, file, options, prepared)
+    else:
+        _run_here(console, display, prepared, ready_timeout)
+
+
+def _run_here(console: Console, display: DisplayThread, prepared: Prepared, ready_timeout: float) -> None:
+    """Run a deployment until a signal stops it, and show it meanwhile."""
+    from sun_sglang.cli.display.launch_display import LaunchLines, LaunchTables
+    from sun_sglang.launch.deployment import supervise
+    from sun_sglang.launch.supervision.readiness import Limits
+
+    plan = prepared.plan
     display.note(
-        lambda: console.print(f"KV transfer: {plan.transfer.backend}. {plan.transfer.reason}\n{notes}", end="")
+        lambda: console.print(
+            f"KV transfer: {plan.transfer.backend}. {plan.transfer.reason}\n{_notes(prepared)}", end=""
+        )
     )
-    display.note(lambda: console.print(f"Logs: {directory / 'logs'}"))
-    show, close = _live(console, tasks) if console.is_terminal else _lines(console, tasks)
+    display.note(lambda: console.print(f"Logs: {plan.run_dir / 'logs'}"))
+    view = (LaunchTables if console.is_terminal else LaunchLines)(console, list(plan.fleet.tasks))
 
     def changed(state: DeploymentState, report: TasksReport | None) -> None:
-        display.show(lambda: show(state, report))
+        display.show(lambda: view.show(state, report))
 
     status = 1
     try:
         asyncio.run(_run(supervise(prepared, changed, Limits(ready_timeout=ready_timeout))))
         status = 0
     finally:
-        display.note(close)
+        display.note(view.close)
         if not display.close():
-            # every process of the deployment has ended; Python would wait for the write that nobody reads
+            # every process of the deployment has ended; Python would wait for a write that nobody reads
             os._exit(status)
-
-
-def _discard_output() -> None:
-    """Send later output nowhere: Python would end with an error when it flushes a closed pipe."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
 
 
 async def _run(supervisor: Supervisor) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, supervisor.stop)
-    # a closed terminal is no reason to leave workers without their supervisor: it ends all of them
+    # the workers would end with this process, without a drain, when its terminal closes
     loop.add_signal_handler(signal.SIGHUP, supervisor.stop)
     await supervisor.run()
 
 
-def _live(console: Console, tasks: Sequence[str]) -> tuple[Changed, Callable[[], None]]:
-    live = Live(console=console, auto_refresh=False, transient=False)
-    live.start()
-    announced = False
-    ends = EarlyEnds()
+def _detach(console: Console, file: Path, options: Sequence[str], prepared: Prepared) -> None:
+    """Start the launcher in a session of its own, and return once the deployment is ready."""
+    from sun_sglang.cli.display.deployment_view import EarlyEnds, running_count
+    from sun_sglang.cli.display.launch_display import request_example
+    from sun_sglang.launch.detached import launch_detached
 
-    def changed(state: DeploymentState, report: TasksReport | None) -> None:
-        nonlocal announced
-        for end in ends.news(state):
-            live.console.print(end, markup=False)
-        live.update(render(state, report), refresh=True)
-        if state.phase == Phase.READY and not announced:
-            announced = True
-            live.console.print(_how_to_ask(state, tasks))
-
-    return changed, live.stop
-
-
-def _lines(console: Console, tasks: Sequence[str]) -> tuple[Changed, Callable[[], None]]:
-    shown: dict[str, tuple[str, str]] = {}
-    ends = EarlyEnds()
-
-    def changed(state: DeploymentState, report: TasksReport | None) -> None:
-        words = {p.name: serving(p, report) for p in state.processes} | {"deployment": (state.phase.value, "")}
-        for name, (word, why) in words.items():
-            if shown.get(name, ("", ""))[0] != word:
-                console.print(f"{time.strftime('%H:%M:%S')} {name}: {word}{f' ({why})' if why else ''}", markup=False)
-        for end in ends.news(state):
-            console.print(end, markup=False)
-        if words["deployment"] != shown.get("deployment") and state.phase == Phase.READY:
-            console.print(_how_to_ask(state, tasks))
-        shown.update(words)
-
-    return changed, lambda: None
-
-
-def _how_to_ask(state: DeploymentState, tasks: Sequence[str]) -> str:
-    body = f'{{"model": "{tasks[0]}", "messages": [{{"role": "user", "content": "hello"}}]}}'
-    return (
-        f"Ready after {state.seconds_to_ready:.1f} s: {', '.join(tasks)} at {state.url}/v1\n"
-        f"  curl {state.url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"
-    )
-
-
-def _detach(console: Console, file: Path, options: list[str], run_dir: Path, tasks: Sequence[str]) -> None:
-    run_dir.mkdir(parents=True, exist_ok=True)
-    output = run_dir / "supervisor.log"
-    arguments = ["launch", str(file.resolve()), *options, "--run-dir", str(run_dir)]
-    with output.open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "sun_sglang.cli", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+    console.print(_notes(prepared), end="")
     ends = EarlyEnds()
 
     def show(state: DeploymentState) -> None:
         for end in ends.news(state):
             console.print(end, markup=False)
-        status.update(f"{state.phase.value}: {_progress(state)}")
+        status.update(f"{state.phase.value}: {running_count(state)}")
 
+    run_dir = prepared.plan.run_dir
     with console.status("starting ...") as status:
-        state = _wait(process, run_dir, show)
-    if state is None:
-        raise LaunchError(f"the deployment did not start; the end of {output}:\n{last_lines(output.read_bytes(), 30)}")
-    console.print(_how_to_ask(state, tasks))
+        state = launch_detached(file, options, run_dir, show)
+    console.print(request_example(state, list(prepared.plan.fleet.tasks)))
     console.print(f"Logs: {run_dir / 'logs'}   `sun status`, `sun stop {os.path.relpath(file)}`")
 
 
-def _wait(
-    process: subprocess.Popen[bytes], run_dir: Path, show: Callable[[DeploymentState], None]
-) -> DeploymentState | None:
-    while process.poll() is None:
-        state = read_state(run_dir)
-        if state is not None and state.pid == process.pid:
-            show(state)
-            if state.phase == Phase.READY:
-                return state
-        time.sleep(0.1)
-    return None
+def _notes(prepared: Prepared) -> str:
+    return "".join(f"[yellow]note:[/] {note}\n" for note in (*prepared.findings.notes, *prepared.plan.notes))
 
 
-def _progress(state: DeploymentState) -> str:
-    running = sum(p.phase == Phase.RUNNING for p in state.processes)
-    return f"{running} of {len(state.processes)} processes"
+def _discard_output() -> None:
+    """Discard later output: Python would end with an error when it flushes a closed pipe."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

@@ -1,4 +1,4 @@
-"""`sun workers`: the workers of a running deployment, added, drained and removed while it serves."""
+"""`sun workers`: show, add, drain and remove the workers that a running deployment's router uses."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ import json
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from sun_sglang.cli.status import the_only
 from sun_sglang.errors import LaunchError, UserError
-from sun_sglang.launch.router_access import read_access
-from sun_sglang.launch.router_client import RouterClient
+
+if TYPE_CHECKING:
+    from sun_sglang.launch.router_client import RouterClient
 
 EXAMPLE = "sun workers remove base-1"
 _POLL = 0.2
@@ -32,60 +30,76 @@ class Action(StrEnum):
     REMOVE = "remove"
 
 
+class _NewWorker(NamedTuple):
+    """What `add` is told of the worker."""
+
+    pool: str | None
+    url: str | None
+    role: str | None
+    model: str | None
+    key_file: Path | None
+
+
 def command(
     action: Annotated[Action, typer.Argument(help="What to do.")] = Action.LIST,
     name: Annotated[str | None, typer.Argument(help="The worker; not for `list`.", show_default=False)] = None,
-    pool: Annotated[str | None, typer.Option(help="add: the pool it belongs to.")] = None,
-    url: Annotated[str | None, typer.Option(help="add: where it listens, http://HOST:PORT.")] = None,
-    role: Annotated[str | None, typer.Option(help="add: make the pool, with this role: prefill or decode.")] = None,
-    model: Annotated[str | None, typer.Option(help="add: the new pool's model, for humans.")] = None,
-    key_file: Annotated[Path | None, typer.Option(help="add: holds the worker key that it requires.")] = None,
-    timeout: Annotated[float, typer.Option(help="drain, remove: seconds to wait for its requests to end.")] = 300.0,
-    force: Annotated[bool, typer.Option("--force", help="remove: do not wait; its requests are lost.")] = False,
-    file: Annotated[Path | None, typer.Option(help="The deployment's topology file; not needed for one.")] = None,
-    run_dir: Annotated[Path | None, typer.Option(help="The directory given to `sun launch`.")] = None,
+    pool: Annotated[str | None, typer.Option(help="add: the worker's pool.")] = None,
+    url: Annotated[str | None, typer.Option(help="add: where the worker listens, http://HOST:PORT.")] = None,
+    role: Annotated[str | None, typer.Option(help="add: also add the pool, with this role: prefill or decode.")] = None,
+    model: Annotated[str | None, typer.Option(help="add: the new pool's model, as reports show it.")] = None,
+    key_file: Annotated[
+        Path | None, typer.Option(help="add: file with the worker key that the worker requires.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="drain, remove: seconds to wait until its requests have ended.")] = (
+        300.0
+    ),
+    force: Annotated[
+        bool, typer.Option("--force", help="remove: do not wait; the worker's requests in flight fail.")
+    ] = False,
+    file: Annotated[
+        Path | None, typer.Option(help="The deployment's topology file; not needed while one deployment is running.")
+    ] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="The --run-dir given to `sun launch`.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show or change which workers the router sends requests to. It starts and stops no process."""
-    directory, state = the_only(file, run_dir)
+    """Show or change which workers the router sends requests to. This command starts and stops no process."""
+    from sun_sglang.launch.discovery import running_deployment
+    from sun_sglang.launch.router_access import read_access
+    from sun_sglang.launch.router_client import RouterClient
+
+    directory, state = running_deployment(file, run_dir)
     if action is not Action.LIST and name is None:
         raise UserError(f"which worker? `sun workers {action} NAME`; `sun workers` lists them")
-    asyncio.run(_run(RouterClient(state.url, read_access(directory)), action, name or "", **_options(locals())))
-
-
-def _options(given: dict[str, Any]) -> dict[str, Any]:
-    return {k: given[k] for k in ("pool", "url", "role", "model", "key_file", "timeout", "force", "as_json")}
+    client = RouterClient(state.url, read_access(directory))
+    new = _NewWorker(pool, url, role, model, key_file)
+    _show(asyncio.run(_run(client, action, name or "", new, timeout, force)), as_json)
 
 
 async def _run(
-    client: RouterClient,
-    action: Action,
-    name: str,
-    *,
-    pool: str | None,
-    url: str | None,
-    role: str | None,
-    model: str | None,
-    key_file: Path | None,
-    timeout: float,
-    force: bool,
-    as_json: bool,
-) -> None:
+    client: RouterClient, action: Action, name: str, new: _NewWorker, timeout: float, force: bool
+) -> list[dict[str, Any]]:
+    """Do what was asked for, and return the workers."""
     async with client:
-        if action is Action.ADD:
-            if pool is None or url is None:
-                raise UserError("a worker has a pool and a URL: `sun workers add NAME --pool POOL --url URL`")
-            if role is not None:
-                await client.call("POST", "/pools", {"name": pool, "role": role, "model": model or pool})
-            await client.call("POST", "/workers", {"name": name, "pool": pool, "url": url, "key": _read_key(key_file)})
-        elif action is Action.REMOVE:
-            await client.call("DELETE", f"/workers/{name}{'?force=true' if force else ''}")
-            await _wait(client, name, timeout, gone=True)
-        elif action is not Action.LIST:
-            await client.call("POST", f"/workers/{name}/{action}")
-            if action is Action.DRAIN:
+        match action:
+            case Action.ADD:
+                await _add(client, name, new)
+            case Action.REMOVE:
+                await client.remove_worker(name, force=force)
+                await _wait(client, name, timeout, gone=True)
+            case Action.DRAIN:
+                await client.change_worker(name, action)
                 await _wait(client, name, timeout, gone=False)
-        _show((await client.call("GET", "/workers"))["workers"], as_json)
+            case Action.RESUME:
+                await client.change_worker(name, action)
+        return await client.workers()
+
+
+async def _add(client: RouterClient, name: str, new: _NewWorker) -> None:
+    if new.pool is None or new.url is None:
+        raise UserError("a worker has a pool and a URL: `sun workers add NAME --pool POOL --url URL`")
+    if new.role is not None:
+        await client.add_pool(new.pool, new.role, new.model or new.pool)
+    await client.add_worker(name, new.pool, new.url, _read_key(new.key_file))
 
 
 def _read_key(file: Path | None) -> str | None:
@@ -98,17 +112,16 @@ def _read_key(file: Path | None) -> str | None:
 
 
 async def _wait(client: RouterClient, name: str, timeout: float, *, gone: bool) -> None:
-    """Wait until a worker has no requests any more, or has left."""
+    """Wait until a worker has no requests in flight, or where `gone` is true, until it has left the fleet."""
     end = time.monotonic() + timeout
     while True:
-        workers = {w["name"]: w for w in (await client.call("GET", "/workers"))["workers"]}
-        left = workers.get(name)
+        left = {w["name"]: w for w in await client.workers()}.get(name)
         if left is None or (not gone and left["in_flight"] == 0):
             return
         if time.monotonic() > end:
             raise LaunchError(
-                f"after {timeout:g} s `{name}` still has {left['in_flight']} requests; it takes no new ones, and "
-                f"`sun workers {'remove' if gone else 'drain'} {name}` waits on"
+                f"after {timeout:g} s `{name}` still has {left['in_flight']} requests; it receives no new ones, and "
+                f"`sun workers {'remove' if gone else 'drain'} {name}` continues to wait"
             )
         await asyncio.sleep(_POLL)
 
@@ -117,6 +130,9 @@ def _show(workers: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(workers, indent=2))
         return
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table("worker", "pool", "role", "state", "in flight", "url")
     for w in workers:
         table.add_row(w["name"], w["pool"], w["role"], w["state"], str(w["in_flight"]), w["url"])

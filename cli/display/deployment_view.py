@@ -1,4 +1,4 @@
-"""A deployment as a terminal shows it. Rendering only."""
+"""Render a deployment's state for a terminal."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ _COLOURS = {
     "failed": "red",
 }
 
-# a process, where it stands, and why
+# a process, one word for its state, and the reason
 _Placed = tuple[ProcessState, str, str]
 
 
 def render(state: DeploymentState, report: TasksReport | None) -> RenderableType:
-    """Return processes and tasks as two tables, with a line above them and one for each process that has a reason."""
+    """Return a headline, a table of processes, one line for each process with a reason, and a table of tasks."""
     placed = [(process, *serving(process, report)) for process in state.processes]
     tasks = _tasks(report) if report else Text("")
     return Group(_headline(state), _processes(placed, report), *_reasons(placed), tasks)
 
 
 def serving(process: ProcessState, report: TasksReport | None) -> tuple[str, str]:
-    """One word for where a process stands, and why: the supervisor's until it runs, then the router's."""
+    """Return one word for a process's state, and the reason: the supervisor's until it runs, then the router's."""
     if process.phase != Phase.RUNNING:
         return process.phase.value, process.detail
     if process.role == "router":
@@ -56,16 +56,22 @@ def early_end(process: ProcessState) -> str:
 
 
 class EarlyEnds:
-    """Tells each early end of a process once."""
+    """The early ends of processes, each reported once."""
 
     def __init__(self) -> None:
-        self._told: dict[str, int] = {}
+        self._reported: dict[str, int] = {}
 
     def news(self, state: DeploymentState) -> list[str]:
-        """Return the early ends that were not told before."""
-        new = [p for p in state.processes if p.log_end and self._told.get(p.name) != p.restarts]
-        self._told.update({p.name: p.restarts for p in new})
+        """Return the early ends that were not returned before."""
+        new = [p for p in state.processes if p.log_end and self._reported.get(p.name) != p.restarts]
+        self._reported.update({p.name: p.restarts for p in new})
         return [early_end(process) for process in new]
+
+
+def running_count(state: DeploymentState) -> str:
+    """Return how many of a deployment's processes run, in words."""
+    running = sum(p.phase == Phase.RUNNING for p in state.processes)
+    return f"{running} of {len(state.processes)} processes"
 
 
 def _headline(state: DeploymentState) -> Text:
@@ -96,7 +102,7 @@ def _processes(placed: Sequence[_Placed], report: TasksReport | None) -> Table:
 
 
 def _reasons(placed: Sequence[_Placed]) -> list[Text]:
-    """Return why processes are where they stand: sentences, for which no column is wide enough."""
+    """Return the reasons of processes, which are too long for a column."""
     return [
         Text.assemble((f"{process.name} {word}", _COLOURS.get(word, "white")), f": {why}")
         for process, word, why in placed

@@ -1,4 +1,4 @@
-"""What a deployment shows in a terminal or a pipe. A reader that stalls or leaves stops only the display."""
+"""Write to a terminal or a pipe without waiting for its reader."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ _LAST_WORDS_S = 1.0
 
 
 class DisplayThread:
-    """Runs what writes to a terminal in a thread of its own.
+    """A thread that runs the functions which write to a terminal or a pipe.
 
-    A write blocks while nobody reads (Ctrl-S, a pipe that is full). The supervisor must restart workers and obey
-    signals meanwhile, so it only leaves the newest thing to show here and goes on.
+    A write blocks while nobody reads (Ctrl-S, a full pipe). The supervisor must restart workers and obey signals
+    meanwhile, so it only hands over the newest state and continues. A reader that leaves ends only the display.
 
     Args:
-        gone: called once if the reader has gone.
+        gone: called once if the reader has left.
     """
 
     def __init__(self, gone: Callable[[], None]) -> None:
@@ -29,19 +29,19 @@ class DisplayThread:
         self._thread.start()
 
     def show(self, write: Callable[[], None]) -> None:
-        """Show the newest state; what an earlier call left unshown is dropped."""
+        """Show the newest state; an earlier state that is not shown yet is dropped."""
         with self._changed:
             self._newest = write
             self._changed.notify()
 
     def note(self, write: Callable[[], None]) -> None:
-        """Show something once; it is not dropped for anything newer."""
+        """Show something once; it is never dropped."""
         with self._changed:
             self._notes.append(write)
             self._changed.notify()
 
     def close(self) -> bool:
-        """Show what is left, and stop. Returns False where a write still blocks after one second."""
+        """Show the rest and end the thread. Returns False where a write still blocks after one second."""
         with self._changed:
             self._closed = True
             self._changed.notify()

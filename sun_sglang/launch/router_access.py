@@ -1,4 +1,4 @@
-"""How the launcher and the CLI reach a router that asks for keys or speaks TLS: what they need is in its directory."""
+"""Read from a run directory what a client needs to reach its router: the admin key and the TLS certificate."""
 
 from __future__ import annotations
 
@@ -19,31 +19,36 @@ _CERT_END = "-----END CERTIFICATE-----"
 
 
 class RouterAccess(NamedTuple):
-    """The launcher's own admin key, and the certificate that the router shows; None where there is none."""
+    """Credentials for one router.
+
+    Attributes:
+        key: the launcher's own admin key; None where there is none.
+        fingerprint: SHA-256 of the router's certificate; None where the router speaks plain HTTP.
+    """
 
     key: str | None = None
     fingerprint: bytes | None = None
 
     @property
     def headers(self) -> dict[str, str]:
-        """Headers of every request."""
+        """Headers of every request to the router."""
         return {"Authorization": f"Bearer {self.key}"} if self.key else {}
 
     @property
     def ssl(self) -> aiohttp.Fingerprint | bool:
-        """How the router is known: by the certificate itself, whatever name it is for and whoever signed it."""
+        """For aiohttp: pin the certificate's fingerprint, and skip the checks of its name and its CA."""
         return aiohttp.Fingerprint(self.fingerprint) if self.fingerprint else True
 
 
 def new_key(path: Path) -> str:
-    """Make a new key and write it to a file that only this user can read."""
+    """Return a new random key, which is also written to a file that only this user can read."""
     key = secrets.token_urlsafe(32)
     write_private(path, key.encode("ascii"))
     return key
 
 
 def read_access(run_dir: Path) -> RouterAccess:
-    """How to reach the router of the deployment in a directory."""
+    """Return the credentials for the router of the deployment in a run directory."""
     try:
         key: str | None = (run_dir / ADMIN_KEY).read_text(encoding="ascii")
     except OSError:
@@ -52,12 +57,12 @@ def read_access(run_dir: Path) -> RouterAccess:
         cert = load_fleet(run_dir / FLEET_FILE).router.tls_cert
         return RouterAccess(key, _fingerprint(Path(cert)) if cert else None)
     except (OSError, ValueError, FleetError):
-        # somebody is writing the file, or broke it: then only a router with TLS cannot be reached
+        # the file is being written or is broken: a router without TLS can still be reached
         return RouterAccess(key)
 
 
 def worker_headers(run_dir: Path) -> dict[str, str]:
-    """Return what a request to a worker of the deployment in a directory has to carry, past its router."""
+    """Return the headers of a request that goes to a worker of a deployment directly, past its router."""
     try:
         return bearer((run_dir / WORKER_KEY).read_text(encoding="ascii"))
     except FileNotFoundError:
@@ -65,7 +70,7 @@ def worker_headers(run_dir: Path) -> dict[str, str]:
 
 
 def _fingerprint(cert: Path) -> bytes:
-    """SHA-256 of the first certificate in a PEM file, which is the server's own."""
+    """Return the SHA-256 of the first certificate in a PEM file, which is the server's own."""
     text = cert.read_text(encoding="ascii", errors="ignore")
     first = text[text.index("-----BEGIN CERTIFICATE-----") : text.index(_CERT_END) + len(_CERT_END)]
     return hashlib.sha256(ssl.PEM_cert_to_DER_cert(first)).digest()

@@ -1,9 +1,10 @@
-"""What the router says of tasks and workers, read from its `/tasks`."""
+"""HTTP client of a deployment's router, for the supervisor and the `sun` command."""
 
 from __future__ import annotations
 
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import quote
 
 import aiohttp
 
@@ -11,13 +12,20 @@ from sun_sglang.contracts.tasks_report import TasksReport
 from sun_sglang.errors import LaunchError, UserError
 from sun_sglang.launch.router_access import RouterAccess
 
-_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
-# of a change, which a person asked for and nobody asks for again: a busy machine is no reason to say that it failed
-_CALL_TIMEOUT = aiohttp.ClientTimeout(total=30.0)
+_REPORT_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
+# for a change: a user asks for it once, so a busy machine must not make it fail
+_CHANGE_TIMEOUT = aiohttp.ClientTimeout(total=30.0)
+
+Json = dict[str, Any]
 
 
 class RouterClient:
-    """Asks a router; one session."""
+    """One HTTP session with a router. Use it as an asynchronous context manager.
+
+    Args:
+        url: where the router listens.
+        access: the admin key and the certificate; None for a router without both.
+    """
 
     def __init__(self, url: str, access: RouterAccess | None = None) -> None:
         self._url = url
@@ -26,7 +34,9 @@ class RouterClient:
 
     async def __aenter__(self) -> Self:
         connector = aiohttp.TCPConnector(ssl=self._access.ssl)
-        self._session = aiohttp.ClientSession(timeout=_TIMEOUT, connector=connector, headers=self._access.headers)
+        self._session = aiohttp.ClientSession(
+            timeout=_REPORT_TIMEOUT, connector=connector, headers=self._access.headers
+        )
         return self
 
     async def __aexit__(
@@ -35,29 +45,97 @@ class RouterClient:
         assert self._session is not None
         await self._session.close()
 
-    async def call(self, method: str, path: str, body: object = None) -> dict[str, Any]:
-        """Ask the router's admin API for something.
-
-        Raises:
-            LaunchError: the router does not answer.
-            UserError: it refuses; its own words.
-        """
-        assert self._session is not None
-        try:
-            asked = self._session.request(method, f"{self._url}{path}", json=body, timeout=_CALL_TIMEOUT)
-            async with asked as reply:
-                said: dict[str, Any] = await reply.json()
-        except (aiohttp.ClientError, OSError, ValueError) as e:
-            raise LaunchError(f"the router at {self._url} does not answer: {e}") from e
-        if "error" in said:
-            raise UserError(said["error"]["message"])
-        return said
-
     async def tasks(self) -> TasksReport | None:
-        """What the router says now; None while it does not answer."""
+        """Return the router's report of its tasks; None while it does not answer."""
         assert self._session is not None
         try:
             async with self._session.get(f"{self._url}/tasks") as reply:
                 return TasksReport.model_validate(await reply.json()) if reply.status == 200 else None
         except (aiohttp.ClientError, OSError, TimeoutError):
             return None
+
+    async def workers(self) -> list[Json]:
+        """Return every worker of the fleet.
+
+        Raises:
+            LaunchError: the router does not answer.
+            UserError: the router refuses the request.
+        """
+        found: list[Json] = (await self._call("GET", "/workers"))["workers"]
+        return found
+
+    async def add_pool(self, name: str, role: str, model: str) -> None:
+        """Add an empty pool.
+
+        Args:
+            name: its name.
+            role: `prefill` or `decode`.
+            model: its model, as reports show it.
+
+        Raises:
+            LaunchError: the router does not answer.
+            UserError: the router refuses the request.
+        """
+        await self._call("POST", "/pools", {"name": name, "role": role, "model": model})
+
+    async def add_worker(self, name: str, pool: str, url: str, key: str | None) -> None:
+        """Add a worker to a pool.
+
+        Args:
+            name: unique in the fleet.
+            pool: the pool.
+            url: where the worker listens.
+            key: the worker key that it requires; None if it requires none.
+
+        Raises:
+            LaunchError: the router does not answer.
+            UserError: the router refuses the request.
+        """
+        await self._call("POST", "/workers", {"name": name, "pool": pool, "url": url, "key": key})
+
+    async def remove_worker(self, name: str, *, force: bool) -> None:
+        """Remove a worker.
+
+        Args:
+            name: the worker.
+            force: remove it at once; its requests in flight fail. Else the router drains it first.
+
+        Raises:
+            LaunchError: the router does not answer.
+            UserError: the router refuses the request.
+        """
+        await self._call("DELETE", f"/workers/{quote(name)}{'?force=true' if force else ''}")
+
+    async def change_worker(self, name: str, action: str) -> None:
+        """Drain a worker or resume it.
+
+        Args:
+            name: the worker.
+            action: `drain` or `resume`.
+
+        Raises:
+            LaunchError: the router does not answer.
+            UserError: the router refuses the request.
+        """
+        await self._call("POST", f"/workers/{quote(name)}/{action}")
+
+    async def change_task(self, name: str, changes: Json) -> Json:
+        """Ask for another prefill pool, decode pool or weight of a task, and return the task as it is served now.
+
+        Raises:
+            LaunchError: the router does not answer.
+            UserError: the router refuses the request.
+        """
+        return await self._call("PUT", f"/tasks/{quote(name)}", changes)
+
+    async def _call(self, method: str, path: str, body: object = None) -> Json:
+        assert self._session is not None
+        try:
+            request = self._session.request(method, f"{self._url}{path}", json=body, timeout=_CHANGE_TIMEOUT)
+            async with request as reply:
+                answer: Json = await reply.json()
+        except (aiohttp.ClientError, OSError, ValueError) as e:
+            raise LaunchError(f"the router at {self._url} does not answer: {e}") from e
+        if "error" in answer:
+            raise UserError(answer["error"]["message"])
+        return answer

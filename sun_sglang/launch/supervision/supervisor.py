@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import TextIO
-from urllib.parse import quote
 
 from sun_sglang.contracts.fleet_file import Fleet, FleetWorker, write_fleet
 from sun_sglang.contracts.tasks_report import TasksReport
@@ -212,12 +211,10 @@ class Supervisor:
         """
         await self._place.release(self._slots[worker.name])
         slot = await self._reserve(worker)
-        moved = {"name": worker.name, "pool": worker.pool, "url": slot.address.url, "key": self._worker_key}
         async with RouterClient(self.plan.router.url, read_access(self.plan.run_dir)) as client:
-            known = {known["name"] for known in (await client.call("GET", "/workers"))["workers"]}
-            if worker.name in known:
-                await client.call("DELETE", f"/workers/{quote(worker.name)}?force=true")
-            await client.call("POST", "/workers", moved)
+            if worker.name in {known["name"] for known in await client.workers()}:
+                await client.remove_worker(worker.name, force=True)
+            await client.add_worker(worker.name, worker.pool, slot.address.url, self._worker_key)
 
     async def _reserve(self, worker: WorkerPlan) -> Slot:
         slot = await self._place.reserve(worker.name, needs_of(worker))

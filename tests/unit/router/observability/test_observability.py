@@ -14,6 +14,8 @@ import pytest
 from sun_sglang.bench.polling import wait_until
 from sun_sglang.cli import status
 from sun_sglang.errors import UserError
+from sun_sglang.launch import discovery
+from sun_sglang.launch.discovery import Deployment
 from sun_sglang.launch.state import DeploymentState, Phase
 from sun_sglang.router.observability.metrics import Metrics
 from sun_sglang.router.observability.request_id import RandomBytes, choose_request_id
@@ -265,8 +267,8 @@ def test_status_shows_it_live_until_it_ends(
         detail="",
         processes=(),
     )
-    looks = iter([[(tmp_path, state)], [(tmp_path, state)], []])
+    looks = iter([[Deployment(tmp_path, state)], [Deployment(tmp_path, state)], []])
     monkeypatch.setattr(status, "_REFRESH", 0.0)
-    monkeypatch.setattr(status, "locate", lambda *_: next(looks))
+    monkeypatch.setattr(discovery, "running_deployments", lambda *_: next(looks))
     status.command(watch=True)
-    assert "Nothing runs." in capsys.readouterr().out
+    assert "no deployment is running." in capsys.readouterr().out

@@ -20,6 +20,8 @@ from sun_sglang.cli import workers as workers_command
 from sun_sglang.cli.main import build_app
 from sun_sglang.contracts.fleet_file import Fleet, FleetWorker, load_fleet
 from sun_sglang.contracts.worker_card import WorkerCard
+from sun_sglang.launch import discovery
+from sun_sglang.launch.discovery import Deployment
 from sun_sglang.launch.state import DeploymentState
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.observability.log import Log
@@ -421,8 +423,7 @@ def fleet(tasks: dict[str, tuple[str, str]], workers: list[str], draining: set[s
 def cli(small: System, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """`sun ...` against the router of `small`, in a thread."""
     state = DeploymentState.model_construct(url=small.router.url, topology=tmp_path / "sun.yaml")
-    for command in ("workers", "task"):
-        monkeypatch.setattr(f"sun_sglang.cli.{command}.the_only", lambda *_: (tmp_path, state))
+    monkeypatch.setattr(discovery, "running_deployment", lambda *_: Deployment(tmp_path, state))
 
     async def run(*arguments: str) -> Any:
         return await asyncio.to_thread(CliRunner().invoke, build_app(), list(arguments))

@@ -1,0 +1,87 @@
+"""Find the deployments of this machine.
+
+A deployment keeps all of its files in one run directory:
+
+    state.json        what runs, for `sun status` (`state.py`)
+    fleet.json        what the router serves
+    admin.key         the launcher's own key for the router
+    worker.key        the key that the workers require
+    launch.lock       held by the launcher that uses the directory (`claim.py`)
+    logs/             one file a process; earlier runs are in logs-DATE-TIME-NUMBER/
+    supervisor.log    output of the launcher where it runs detached
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from sun_sglang.errors import UserError
+from sun_sglang.launch.state import DeploymentState, read_state
+
+
+class Deployment(NamedTuple):
+    """A deployment that this machine knows: its run directory and its state."""
+
+    run_dir: Path
+    state: DeploymentState
+
+
+def run_dir_of(topology: Path) -> Path:
+    """Return the default run directory of a topology file: one file, one deployment."""
+    path = topology.resolve()
+    return _deployments_dir() / f"{path.stem}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+
+
+def running_deployments(file: Path | None, run_dir: Path | None) -> list[Deployment]:
+    """Return the running deployments that a user means.
+
+    Args:
+        file: a topology file.
+        run_dir: a run directory; it takes precedence over `file`.
+
+    Returns:
+        at most one where a file or a directory is given, else all that run.
+    """
+    if file is None and run_dir is None:
+        return [deployment for deployment in known_deployments() if deployment.state.alive]
+    directory = run_dir if run_dir is not None else run_dir_of(file) if file is not None else None
+    assert directory is not None
+    state = read_state(directory)
+    return [Deployment(directory, state)] if state is not None and state.alive else []
+
+
+def running_deployment(file: Path | None, run_dir: Path | None) -> Deployment:
+    """Return the one running deployment that a user means; arguments as in `running_deployments`.
+
+    Raises:
+        UserError: none runs, or more than one does.
+    """
+    found = running_deployments(file, run_dir)
+    if not found:
+        raise UserError(not_running(file or run_dir))
+    if len(found) > 1:
+        raise UserError(f"several deployments run; name one: {', '.join(str(d.state.topology) for d in found)}")
+    return found[0]
+
+
+def not_running(named: Path | None) -> str:
+    """Return the sentence for a deployment that does not run, or for a machine on which none runs."""
+    return f"{named} is not running" if named is not None else "no deployment is running"
+
+
+def known_deployments() -> Iterator[Deployment]:
+    """Yield every deployment in the default directory of this user, running or not."""
+    root = _deployments_dir()
+    for directory in sorted(root.iterdir()) if root.is_dir() else ():
+        state = read_state(directory)
+        if state is not None:
+            yield Deployment(directory, state)
+
+
+def _deployments_dir() -> Path:
+    root = os.environ.get("XDG_STATE_HOME")
+    return (Path(root) if root else Path.home() / ".local" / "state") / "sun-sglang"
