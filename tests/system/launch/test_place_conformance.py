@@ -18,7 +18,9 @@ from sun_sglang.launch.places.local.place import LocalPlace
 from sun_sglang.launch.places.local.start_methods import StartMethod
 from sun_sglang.launch.places.place import Needs, Place, Running, needs_of
 from sun_sglang.launch.planning.machine import Machine
-from sun_sglang.launch.planning.plan import WorkerPlan, make_plan
+from sun_sglang.launch.planning.plan import WorkerPlan
+from sun_sglang.launch.planning.planner import make_plan
+from sun_sglang.launch.planning.preflight import preflight
 from sun_sglang.processes import start_ticks
 from sun_sglang.topology import parse_topology
 
@@ -70,8 +72,9 @@ async def place(
 @pytest.fixture
 def workers(tmp_path: Path) -> tuple[WorkerPlan, ...]:
     """A decode and a prefill worker, emulated."""
-    machine = Machine(cores=2, memory=1 << 34)
-    plan = make_plan(parse_topology(TOPOLOGY, base=tmp_path), machine, {}, run_dir=tmp_path, router_port=1)
+    topology, machine = parse_topology(TOPOLOGY, base=tmp_path), Machine(cores=2, memory=1 << 34)
+    pools = preflight(topology, machine, None).pools
+    plan = make_plan(topology, machine, pools, run_dir=tmp_path, router_port=1)
     path = {"PYTHONPATH": os.pathsep.join((str(tmp_path), str(REPOSITORY)))}
     return tuple(worker.model_copy(update={"env": worker.env | path}) for worker in plan.workers)
 

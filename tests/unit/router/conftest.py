@@ -100,7 +100,7 @@ def set_deadlines(part: Any, **seconds: float) -> None:
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sun_sglang.launch.router_client._TIMEOUT", aiohttp.ClientTimeout(total=PATIENCE_S))
+    monkeypatch.setattr("sun_sglang.launch.router_client._REPORT_TIMEOUT", aiohttp.ClientTimeout(total=PATIENCE_S))
 
 
 @pytest.fixture
