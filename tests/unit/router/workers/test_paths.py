@@ -68,6 +68,7 @@ def test_paths_of_400_tasks_on_shared_pools_take_one_canary_per_pair_of_workers(
     assert all(len(registry.usable(task)) == 4 * 8 for task in registry.task_names)
 
 
+@pytest.mark.invariant("I11")
 def test_paths_after_a_restart_of_one_worker_are_proven_again_for_its_pairs_alone() -> None:
     registry = Registry(shared_pools())
     admit_all(registry)
@@ -148,6 +149,7 @@ def test_task_that_moves_onto_proven_pools_moves_at_once_without_a_canary() -> N
     assert registry.unproven() == ()
 
 
+@pytest.mark.invariant("I11")
 def test_task_that_moves_to_pools_without_a_proof_between_them_stays_until_a_canary_passed() -> None:
     document = shared_pools().model_dump(mode="json")
     document["workers"].append({"name": "l0", "pool": "lone", "url": "http://l0:1"})
@@ -168,6 +170,7 @@ def test_task_that_moves_to_pools_without_a_proof_between_them_stays_until_a_can
     assert [pair.path for pair in registry.usable("task-7")] == [path]
 
 
+@pytest.mark.invariant("I11")
 def test_proof_of_workers_whose_cards_differ_since_carries_no_requests() -> None:
     """No task pairs the two pools while the weights of one are replaced, so that its admission compares nothing."""
     document = shared_pools(["p0"], ["d0"]).model_dump(mode="json")
