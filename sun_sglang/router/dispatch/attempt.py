@@ -93,6 +93,15 @@ class Ticket:
         if self.waiting is not None and not self.waiting.done():
             self.waiting.set_exception(aborted_early())
 
+    def add_attempt(self, attempt: Attempt) -> None:
+        """Note that an attempt is under way."""
+        self.attempts.add(attempt)
+        self.tries.append(attempt)
+
+    def remove_attempt(self, attempt: Attempt) -> None:
+        """Note that an attempt has ended."""
+        self.attempts.discard(attempt)
+
     def start_wait(self, admission: asyncio.Future[None]) -> None:
         """Note that the request waits for admission."""
         self.waiting = admission
@@ -181,6 +190,18 @@ class Attempt:
         )
         if isinstance(outcome, Serve | Relay | AttemptFailed):
             self._end(outcome)
+
+    def note_sent(self, legs: dict[Leg, LegExchange]) -> None:
+        """Keep the exchanges of both legs."""
+        self.legs = legs
+
+    def start_read(self, now: float) -> None:
+        """Note that a reader waits for the stream's next piece; `now` is clock time in seconds."""
+        self.reading_since = now
+
+    def end_read(self) -> None:
+        """Note that no reader waits."""
+        self.reading_since = None
 
     @property
     def awaited_leg(self) -> Leg:

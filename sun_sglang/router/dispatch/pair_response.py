@@ -50,13 +50,13 @@ class PairResponse:
             StreamBrokenError: the worker died, stalled, or was ejected.
         """
         attempt = self._attempt
-        attempt.reading_since = self._attempts.clock.now()
+        attempt.start_read(self._attempts.clock.now())
         try:
             return await attempt.legs["decode"].read()
         except LegError as e:
             raise StreamBrokenError(attempt.cut_reason or str(e)) from e
         finally:
-            attempt.reading_since = None
+            attempt.end_read()
 
     def when_decoded(self, callback: Callable[[], None]) -> None:
         """Call back once the decode leg has ended; at once if it has. The client may still be reading."""

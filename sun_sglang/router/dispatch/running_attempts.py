@@ -85,14 +85,12 @@ class RunningAttempts:
             self._registry.pick(worker)
             worker.load.note_body(len(bodies.decode), self.now())
         self._running.add(attempt)
-        ticket.attempts.add(attempt)
-        ticket.tries.append(attempt)
+        ticket.add_attempt(attempt)
         path, (prefill, decode) = request.endpoint, pair
         send = partial(self._client.send, fresh=fresh, max_bytes=self._max_bytes)
-        attempt.legs = {
-            "prefill": send(prefill.spec, path, bodies.prefill, partial(self._prefilled, attempt)),
-            "decode": send(decode.spec, path, bodies.decode, partial(attempt.record, "decode"), streams=request.stream),
-        }
+        to_prefill = send(prefill.spec, path, bodies.prefill, partial(self._prefilled, attempt))
+        to_decode = send(decode.spec, path, bodies.decode, partial(attempt.record, "decode"), streams=request.stream)
+        attempt.note_sent({"prefill": to_prefill, "decode": to_decode})
         return attempt
 
     def expire(self, attempt: Attempt, limit: float, *, whole: bool) -> None:
@@ -179,7 +177,7 @@ class RunningAttempts:
     def _close(self, attempt: Attempt) -> None:
         attempt.note_end(self.now())
         self._running.discard(attempt)
-        attempt.ticket.attempts.discard(attempt)
+        attempt.ticket.remove_attempt(attempt)
         attempt.legs["decode"].close()
 
     async def _settle(self, attempt: Attempt) -> None:

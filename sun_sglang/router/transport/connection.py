@@ -134,7 +134,7 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserCallbackError:
-            self._fail(NotHttpError("the answer could not be taken"))
+            self._fail(NotHttpError("the answer could not be processed"))
             raise
         except httptools.HttpParserError as e:
             self._fail(NotHttpError(f"the answer is not HTTP: {e}"))

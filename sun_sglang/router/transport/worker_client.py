@@ -74,38 +74,38 @@ class WorkerClient:
             what: the body: `{"rid": ...}` or `{"abort_all": True}`.
         """
         body = orjson.dumps(what)
-        outcome = await self._request(worker, "/abort_request", body, self._deadlines.abort)
-        if isinstance(outcome, LegFailure) and outcome.stale:
-            outcome = await self._request(worker, "/abort_request", body, self._deadlines.abort, fresh=True)
-        if isinstance(outcome, LegFailure):
-            self._log.event("abort_failed", url=worker.url, why=outcome.detail, **what)
+        result = await self._request(worker, "/abort_request", body, self._deadlines.abort)
+        if isinstance(result, LegFailure) and result.stale:
+            result = await self._request(worker, "/abort_request", body, self._deadlines.abort, fresh=True)
+        if isinstance(result, LegFailure):
+            self._log.event("abort_failed", url=worker.url, why=result.detail, **what)
 
     async def incarnation(self, worker: FleetWorker) -> str | None:
         """Return the incarnation of the worker process that listens now; None if no process answers in time.
 
         The connection is new, so a reply proves that the process was alive after this call began.
         """
-        outcome = await self._request(worker, WORKER_CARD_PATH, None, self._deadlines.liveness, fresh=True)
-        if isinstance(outcome, LegFailure) or outcome.status != HTTPStatus.OK:
+        result = await self._request(worker, WORKER_CARD_PATH, None, self._deadlines.liveness, fresh=True)
+        if isinstance(result, LegFailure) or result.status != HTTPStatus.OK:
             return None
-        card = parse_json(outcome.head)
+        card = parse_json(result.head)
         incarnation = card.get("incarnation") if isinstance(card, dict) else None
         return incarnation if isinstance(incarnation, str) else None
 
     async def _request(
         self, worker: FleetWorker, path: str, body: bytes | None, seconds: float, *, fresh: bool = False
     ) -> LegResult:
-        result: asyncio.Future[LegResult] = asyncio.get_running_loop().create_future()
+        received: asyncio.Future[LegResult] = asyncio.get_running_loop().create_future()
 
-        def on_result(outcome: LegResult) -> None:
+        def on_result(result: LegResult) -> None:
             # the timeout may cancel the future in the same turn of the loop
-            if not result.done():
-                result.set_result(outcome)
+            if not received.done():
+                received.set_result(result)
 
         exchange = LegExchange(self.pool.origin(worker.url, worker.key), path, body, on_result, fresh=fresh)
         try:
             async with self._clock.timeout(seconds):
-                return await result
+                return await received
         except TimeoutError:
             return LegFailure("timed out")
         finally:
