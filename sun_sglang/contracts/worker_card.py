@@ -11,6 +11,8 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from sun_sglang.contracts.scheme import Side
+
 WORKER_CARD_PATH: Final = "/sun/worker"
 # A card comes from another process, over the network. Every value has a bound, so that no card can exhaust the router's
 # memory or end one of its loops.
@@ -98,6 +100,7 @@ class WorkerCard(BaseModel):
         token_bytes: most bytes of text that one token may cover; None where there is no such number.
         dp_size: its data-parallel ranks, each with a scheduler and a cache of its own.
         tuned_for: revision of the decoder that its weights were tuned for; empty where they were not tuned.
+        first_token: the side that makes the first output token in the scheme that its weights were tuned by.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -116,6 +119,7 @@ class WorkerCard(BaseModel):
     token_bytes: Tokens | None = None
     dp_size: Size = 1
     tuned_for: Name = ""
+    first_token: Side = "prefill"
 
     @property
     def module(self) -> str:

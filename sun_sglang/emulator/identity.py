@@ -90,7 +90,7 @@ def make_card(settings: Settings, identity: Identity, limits: TokenLimits) -> Wo
     Raises:
         CheckpointError: the model's `sun.json` cannot be read.
     """
-    found = find_checkpoint(settings.model, settings.revision) if settings.role == "prefill" else None
+    found = find_checkpoint(settings.model, settings.revision)
     module_file = read_module_file(found) if found is not None else None
     return WorkerCard(
         role=settings.role,
@@ -103,7 +103,8 @@ def make_card(settings: Settings, identity: Identity, limits: TokenLimits) -> Wo
         kv_tokens=limits.kv,
         keeps_answers=False,
         token_bytes=settings.emulation.bytes_per_token,
-        tuned_for=module_file.decoder if module_file is not None else "",
+        tuned_for=module_file.decoder if settings.role == "prefill" and module_file is not None else "",
+        first_token=module_file.first_token if module_file is not None else "prefill",
     )
 
 

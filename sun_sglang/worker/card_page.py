@@ -198,6 +198,7 @@ def read_card(state: Any, incarnation: str, version: str, token_bytes: int | Non
         # 0.5.21 counts the ranks of DP attention in `dp_size`, later versions beside it
         dp_size=flags["dp_size"] * flags.get("attn_dp_size", 1),
         tuned_for=module_file.decoder if prefill and module_file is not None else "",
+        first_token=module_file.first_token if module_file is not None else "prefill",
     )
 
 

@@ -33,6 +33,8 @@ def card_fault(worker: NamedCard, role: str) -> str:
         return f"it is a {card.role} worker, and pool `{worker.pool}` is a {role} pool"
     if card.role == "prefill" and card.bootstrap_port is None:
         return "its card has no bootstrap port, which a prefill worker must announce"
+    if card.first_token != "prefill":
+        return "its module was tuned for a first token from the decode module, which is not served yet"
     for hook in card.patches:
         if hook.state != "applied":
             detail = f": {hook.detail}" if hook.detail else ""

@@ -261,3 +261,12 @@ async def test_module_and_decoder_are_named_by_what_was_loaded(write_checkpoint:
     engine.flags["disaggregation_bootstrap_port"] = 9000
     async with served(engine) as client:
         assert (await card(client))["tuned_for"] == "full"
+
+
+@pytest.mark.parametrize("mode", ["prefill", "decode"])
+async def test_card_of_a_module_tuned_for_a_decode_first_token_says_so(write_checkpoint: Write, mode: str) -> None:
+    record = {"base": "b", "decoder": "d", "first_token": "decode"}
+    engine = Engine(write_checkpoint("model", record=record))
+    engine.flags |= {"disaggregation_mode": mode, "disaggregation_bootstrap_port": 9000}
+    async with served(engine) as client:
+        assert (await card(client))["first_token"] == "decode"

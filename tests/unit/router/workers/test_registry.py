@@ -126,6 +126,11 @@ def test_a_decoder_that_a_module_was_not_tuned_for_serves_no_task_but_those_that
     assert [pair.prefill.name for pair in registry.usable("tool")] == ["t0"]
 
 
+@pytest.mark.parametrize(("name", "role"), [("m0", "prefill"), ("d0", "decode")])
+def test_admit_card_of_a_module_tuned_for_a_decode_first_token_refuses_it(name: str, role: str) -> None:
+    assert "first token from the decode module" in Registry(FLEET).admit(name, card(role, first_token="decode"))
+
+
 @pytest.mark.parametrize("identity", [{"decoder": "full"}, {"weights": "full"}])
 def test_the_decoder_that_a_module_was_tuned_for_serves_it(identity: dict[str, str]) -> None:
     registry = Registry(FLEET)
