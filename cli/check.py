@@ -45,7 +45,7 @@ def examine(file: Path) -> tuple[Topology, PreflightReport, LaunchPlan]:
         UserError: the first thing wrong.
     """
     from sun_sglang.launch.planning.engine_flags import load_flag_schema
-    from sun_sglang.launch.planning.machine import detect_machine
+    from sun_sglang.launch.planning.hardware.machine import detect_machine
     from sun_sglang.launch.planning.planner import make_plan
     from sun_sglang.launch.planning.preflight import preflight, require_router_port
     from sun_sglang.topology import load_topology

@@ -18,8 +18,8 @@ from rich.table import Table
 from sun_sglang.contracts.sglang_versions import SUPPORTED_VERSIONS
 from sun_sglang.contracts.worker_card import PatchReport
 from sun_sglang.errors import PatchError
-from sun_sglang.launch.planning.machine import Machine
-from sun_sglang.launch.planning.rdma import RdmaDevice
+from sun_sglang.launch.planning.hardware.machine import Machine
+from sun_sglang.launch.planning.hardware.rdma import RdmaDevice
 from sun_sglang.patches.versions import PLUGINS_VARIABLE, installed_version, require_plugin_selected, require_supported
 from sun_sglang.strict import Strict
 
@@ -55,7 +55,7 @@ def command(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Look at this machine: versions, devices, KV transfer, and every hook on SGLang. Fails if something is broken."""
-    from sun_sglang.launch.planning.machine import detect_machine
+    from sun_sglang.launch.planning.hardware.machine import detect_machine
 
     machine = detect_machine()
     findings = [*version_findings(), *machine_findings(machine), *transfer_findings(machine)]

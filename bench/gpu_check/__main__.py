@@ -28,7 +28,7 @@ from sun_sglang.bench.gpu_check.stage import Stage, StageResult, run_stage
 from sun_sglang.bench.gpu_check.stages import STAGES
 from sun_sglang.bench.report import write_report
 from sun_sglang.cpu import define_torchvision_schemas
-from sun_sglang.launch.planning.machine import detect_machine
+from sun_sglang.launch.planning.hardware.machine import detect_machine
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -13,7 +13,7 @@ from pydantic import JsonValue
 
 from sun_sglang.bench.gpu_check.errors import CheckError
 from sun_sglang.bench.provenance import Machine, this_machine
-from sun_sglang.launch.planning.gpu_inventory import Gpu, used_memory
+from sun_sglang.launch.planning.hardware.gpu_inventory import Gpu, used_memory
 
 PACKAGES = (
     "sun-sglang",

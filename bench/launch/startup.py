@@ -28,7 +28,7 @@ from sun_sglang.launch.places.local.place import LocalPlace
 from sun_sglang.launch.places.local.start_methods import StartMethodName
 from sun_sglang.launch.places.place import Running, needs_of
 from sun_sglang.launch.planning.engine_flags import load_flag_schema
-from sun_sglang.launch.planning.machine import detect_machine
+from sun_sglang.launch.planning.hardware.machine import detect_machine
 from sun_sglang.launch.planning.plan import LaunchPlan
 from sun_sglang.launch.planning.planner import make_plan
 from sun_sglang.launch.planning.preflight import preflight

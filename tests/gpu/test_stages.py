@@ -10,7 +10,7 @@ from sun_sglang.bench.gpu_check.context import Context
 from sun_sglang.bench.gpu_check.machine import stage_gpus
 from sun_sglang.bench.gpu_check.stage import Stage, run_stage
 from sun_sglang.bench.gpu_check.stages import STAGES
-from sun_sglang.launch.planning.machine import detect_machine
+from sun_sglang.launch.planning.hardware.machine import detect_machine
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from sun_sglang.bench.gpu_check.context import Context
 from sun_sglang.bench.gpu_check.errors import Skipped
 from sun_sglang.bench.gpu_check.stage import Stage
 from sun_sglang.bench.gpu_check.transfer import MemoryCopy
-from sun_sglang.launch.planning.machine import detect_machine
+from sun_sglang.launch.planning.hardware.machine import detect_machine
 
 _MEBIBYTES = {"cuda": 512, "cpu": 64}
 

@@ -9,8 +9,8 @@ from sun_sglang.contracts.worker_card import Identity
 from sun_sglang.errors import TopologyError
 from sun_sglang.launch.planning.decode_cache.architectures import keeps_states
 from sun_sglang.launch.planning.decode_cache.choice import cache_flags
+from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.kv_transfer import KvTransfer
-from sun_sglang.launch.planning.machine import Machine
 from sun_sglang.launch.planning.pools import Pools, ResolvedPool
 from sun_sglang.topology import EngineFlags, Role
 

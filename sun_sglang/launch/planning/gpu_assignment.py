@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from itertools import cycle, islice
 
 from sun_sglang.errors import TopologyError
-from sun_sglang.launch.planning.machine import Machine
+from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.pools import Pools, ResolvedPool
 
 

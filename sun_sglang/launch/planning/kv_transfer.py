@@ -5,9 +5,9 @@ from __future__ import annotations
 from pydantic import Field
 
 from sun_sglang.errors import TopologyError
-from sun_sglang.launch.planning.machine import Machine
+from sun_sglang.launch.planning.hardware.machine import Machine
+from sun_sglang.launch.planning.hardware.rdma import protocol_for
 from sun_sglang.launch.planning.pools import Pools
-from sun_sglang.launch.planning.rdma import protocol_for
 from sun_sglang.strict import Strict
 
 # A request's KV is one transfer for each layer and each run of pages that lie together on both sides: thousands for a

@@ -11,9 +11,9 @@ from sun_sglang.launch.planning.decode_cache.choice import cache_notes
 from sun_sglang.launch.planning.engine_defaults import worker_flags
 from sun_sglang.launch.planning.engine_flags import FlagSchema, to_argv
 from sun_sglang.launch.planning.gpu_assignment import assign_gpus
-from sun_sglang.launch.planning.gpu_inventory import DEVICE_ORDER, VISIBLE_DEVICES, Gpu
+from sun_sglang.launch.planning.hardware.gpu_inventory import DEVICE_ORDER, VISIBLE_DEVICES, Gpu
+from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.kv_transfer import choose_transfer
-from sun_sglang.launch.planning.machine import Machine
 from sun_sglang.launch.planning.plan import ADMIN_KEY, LaunchPlan, RouterPlan, WorkerPlan
 from sun_sglang.launch.planning.pools import Pools, ResolvedPool
 from sun_sglang.topology import EngineFlags, Topology

@@ -11,7 +11,7 @@ from sun_sglang.checkpoint.identity import MODULE_FLAGS
 from sun_sglang.contracts.module_file import ModuleFile
 from sun_sglang.contracts.worker_card import Identity
 from sun_sglang.errors import TopologyError
-from sun_sglang.launch.planning.machine import Machine
+from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.pool_settings import PoolSettings, pool_settings
 from sun_sglang.launch.planning.worker_kinds.kinds import WORKER_KINDS
 from sun_sglang.launch.planning.worker_kinds.protocol import WorkerKind

@@ -12,7 +12,7 @@ from sun_sglang.contracts.module_file import read_module_file
 from sun_sglang.errors import CheckpointError, IdentityError, TopologyError
 from sun_sglang.launch.planning.decode_cache.answer_stores import require_bounded
 from sun_sglang.launch.planning.engine_flags import FlagSchema, check_flags
-from sun_sglang.launch.planning.machine import Machine
+from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.pool_settings import PoolSettings
 from sun_sglang.launch.planning.pools import Checkpoint, Pools, resolve_pools
 from sun_sglang.launch.planning.worker_kinds.kinds import WORKER_KINDS

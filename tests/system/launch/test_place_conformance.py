@@ -17,7 +17,7 @@ from sun_sglang.launch.places.local.fork_start import ForkStart
 from sun_sglang.launch.places.local.place import LocalPlace
 from sun_sglang.launch.places.local.start_methods import StartMethod
 from sun_sglang.launch.places.place import Needs, Place, Running, needs_of
-from sun_sglang.launch.planning.machine import Machine
+from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.plan import WorkerPlan
 from sun_sglang.launch.planning.planner import make_plan
 from sun_sglang.launch.planning.preflight import preflight

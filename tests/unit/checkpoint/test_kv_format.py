@@ -11,7 +11,7 @@ from sun_sglang.checkpoint.identity import read_identity
 from sun_sglang.checkpoint.kv_format import kv_format
 from sun_sglang.contracts.kv_compatibility import require_same
 from sun_sglang.errors import CheckpointError, IdentityError
-from sun_sglang.launch.planning.machine import Machine
+from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.preflight import preflight
 from sun_sglang.topology import parse_topology
 

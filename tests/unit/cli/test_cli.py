@@ -11,7 +11,7 @@ import yaml
 from sun_sglang import __version__
 from sun_sglang.cli import doctor
 from sun_sglang.cli.main import command_names, main
-from sun_sglang.launch.planning.machine import Machine
+from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.topology import Topology
 
 Write = Callable[..., Path]

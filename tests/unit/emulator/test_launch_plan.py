@@ -12,8 +12,8 @@ from sun_sglang.launch.places.command import Command, command_at
 from sun_sglang.launch.places.local.child import Child
 from sun_sglang.launch.places.local.start_methods import MixedStart
 from sun_sglang.launch.places.place import Address
-from sun_sglang.launch.planning.gpu_inventory import Gpu
-from sun_sglang.launch.planning.machine import Machine
+from sun_sglang.launch.planning.hardware.gpu_inventory import Gpu
+from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.plan import WorkerPlan
 from sun_sglang.launch.planning.planner import make_plan
 from sun_sglang.launch.planning.preflight import preflight

@@ -20,7 +20,7 @@ from sun_sglang.emulator.protocol.reply_shapes import SHAPES
 from sun_sglang.emulator.settings import emulation_flags, parse_settings
 from sun_sglang.emulator.worker import EmulatedWorker
 from sun_sglang.errors import TopologyError
-from sun_sglang.launch.planning.machine import Machine
+from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.preflight import preflight
 from sun_sglang.topology import Emulation, parse_topology
 from tests.support.emulator import Start, flags, legs, url

@@ -15,7 +15,7 @@ from sun_sglang.launch.places.command import Command, inherited_environment
 from sun_sglang.launch.places.local.child import Child
 from sun_sglang.launch.places.local.fork_server import Event, ForkRequest
 from sun_sglang.launch.places.place import RefusedError
-from sun_sglang.launch.planning.gpu_inventory import VISIBLE_DEVICES
+from sun_sglang.launch.planning.hardware.gpu_inventory import VISIBLE_DEVICES
 from sun_sglang.processes import tied_to_this_process
 
 

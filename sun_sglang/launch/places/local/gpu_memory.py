@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from sun_sglang.launch.planning.gpu_inventory import used_memory
+from sun_sglang.launch.planning.hardware.gpu_inventory import used_memory
 
 # the kernel unpins and unmaps all memory of a killed process before it is gone
 _PATIENCE_S = 30.0

@@ -23,7 +23,7 @@ from sun_sglang.launch.places.local.start_methods import (
     choose_start,
 )
 from sun_sglang.launch.places.place import Address, Needs, Running, Slot
-from sun_sglang.launch.planning.machine import Machine, detect_machine
+from sun_sglang.launch.planning.hardware.machine import Machine, detect_machine
 from sun_sglang.launch.planning.plan import WorkerPlan
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sun_sglang.checkpoint.kv_size import kv_bytes_per_token
 from sun_sglang.contracts.worker_card import Identity
-from sun_sglang.launch.planning.machine import Machine
+from sun_sglang.launch.planning.hardware.machine import Machine
 
 # the share of the machine's memory that all KV caches together may take
 _SHARE = 0.125

@@ -8,7 +8,7 @@ from typing import Any, Final
 from sun_sglang.checkpoint.identity import find_checkpoint
 from sun_sglang.contracts.worker_card import Identity
 from sun_sglang.emulator.settings import emulation_flags
-from sun_sglang.launch.planning.machine import Machine
+from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.pool_settings import PoolSettings
 from sun_sglang.topology import EngineFlags
 

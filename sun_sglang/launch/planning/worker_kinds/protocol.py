@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sun_sglang.contracts.worker_card import Identity
-from sun_sglang.launch.planning.machine import Machine
+from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.pool_settings import PoolSettings
 from sun_sglang.topology import Backend, EngineFlags
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from sun_sglang.checkpoint.identity import find_checkpoint
 from sun_sglang.contracts.worker_card import Identity
 from sun_sglang.errors import PatchError, TopologyError, UserError
-from sun_sglang.launch.planning.machine import Machine
+from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.pool_settings import PoolSettings
 from sun_sglang.launch.planning.worker_kinds.cpu_kv_memory import cpu_kv_tokens
 from sun_sglang.patches.versions import installed_version, require_supported

@@ -16,8 +16,8 @@ from sun_sglang.bench.gpu_check.errors import CheckError
 from sun_sglang.bench.gpu_check.stage import Stage
 from sun_sglang.bench.provenance import Machine as MachineFacts
 from sun_sglang.bench.report import Report
-from sun_sglang.launch.planning.gpu_inventory import Gpu
-from sun_sglang.launch.planning.machine import Machine
+from sun_sglang.launch.planning.hardware.gpu_inventory import Gpu
+from sun_sglang.launch.planning.hardware.machine import Machine
 
 MACHINE = MachineFacts(cores=2)
 

@@ -8,8 +8,8 @@ import pytest
 
 from sun_sglang.errors import IdentityError
 from sun_sglang.launch.planning.engine_flags import check_flags, load_flag_schema
-from sun_sglang.launch.planning.gpu_inventory import Gpu
-from sun_sglang.launch.planning.machine import Machine
+from sun_sglang.launch.planning.hardware.gpu_inventory import Gpu
+from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.planner import make_plan
 from sun_sglang.launch.planning.preflight import preflight
 from sun_sglang.topology import load_topology

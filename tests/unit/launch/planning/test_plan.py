@@ -13,13 +13,13 @@ from sun_sglang.errors import TopologyError, UserError
 from sun_sglang.launch.places.command import command_at
 from sun_sglang.launch.places.place import Address
 from sun_sglang.launch.planning.engine_flags import FlagSchema
-from sun_sglang.launch.planning.gpu_inventory import Gpu
-from sun_sglang.launch.planning.machine import Machine
+from sun_sglang.launch.planning.hardware.gpu_inventory import Gpu
+from sun_sglang.launch.planning.hardware.machine import Machine
+from sun_sglang.launch.planning.hardware.rdma import RdmaDevice
 from sun_sglang.launch.planning.plan import LaunchPlan, WorkerPlan
 from sun_sglang.launch.planning.planner import make_plan
 from sun_sglang.launch.planning.pool_settings import PoolSettings
 from sun_sglang.launch.planning.pools import Checkpoint, resolve_pools
-from sun_sglang.launch.planning.rdma import RdmaDevice
 from sun_sglang.launch.planning.worker_kinds.cpu_kv_memory import cpu_kv_tokens
 from sun_sglang.launch.planning.worker_kinds.protocol import WorkerKind
 from sun_sglang.topology import EngineFlags, Task, Topology, parse_topology

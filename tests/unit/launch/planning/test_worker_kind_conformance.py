@@ -10,8 +10,8 @@ import pytest
 from sun_sglang.contracts.sglang_versions import SUPPORTED_VERSIONS
 from sun_sglang.errors import TopologyError
 from sun_sglang.launch.planning.engine_flags import to_argv
-from sun_sglang.launch.planning.gpu_inventory import Gpu
-from sun_sglang.launch.planning.machine import Machine
+from sun_sglang.launch.planning.hardware.gpu_inventory import Gpu
+from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.planner import make_plan
 from sun_sglang.launch.planning.pool_settings import PoolSettings, pool_settings
 from sun_sglang.launch.planning.pools import resolve_pools

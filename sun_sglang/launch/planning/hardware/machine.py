@@ -11,8 +11,8 @@ import psutil
 from pydantic import Field
 
 from sun_sglang.errors import UserError
-from sun_sglang.launch.planning.gpu_inventory import Gpu, usable_gpus
-from sun_sglang.launch.planning.rdma import PROTOCOL, RdmaDevice, rdma_devices
+from sun_sglang.launch.planning.hardware.gpu_inventory import Gpu, usable_gpus
+from sun_sglang.launch.planning.hardware.rdma import PROTOCOL, RdmaDevice, rdma_devices
 from sun_sglang.strict import Strict
 
 _CPUINFO = Path("/proc/cpuinfo")

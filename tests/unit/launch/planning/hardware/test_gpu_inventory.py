@@ -7,9 +7,15 @@ from pathlib import Path
 import pytest
 
 from sun_sglang.errors import UserError
-from sun_sglang.launch.planning import gpu_inventory as gpus_module
-from sun_sglang.launch.planning.gpu_inventory import Gpu, parse_nvidia_smi, usable_gpus, used_memory, visible_gpus
-from sun_sglang.launch.planning.machine import detect_machine
+from sun_sglang.launch.planning.hardware import gpu_inventory as gpus_module
+from sun_sglang.launch.planning.hardware.gpu_inventory import (
+    Gpu,
+    parse_nvidia_smi,
+    usable_gpus,
+    used_memory,
+    visible_gpus,
+)
+from sun_sglang.launch.planning.hardware.machine import detect_machine
 
 TWO = "0, GPU-aaa, NVIDIA H200, 143771, Disabled\n1, GPU-abb, NVIDIA H200, 143771, [N/A]\n"
 SPLIT = "0, GPU-aaa, NVIDIA H100, 81559, Disabled\n1, GPU-abb, NVIDIA H100, 81559, Enabled\n"

@@ -1,6 +1,6 @@
 import pytest
 
-from sun_sglang.launch.planning.machine import detect_machine, multiplies_bf16, quota_cores
+from sun_sglang.launch.planning.hardware.machine import detect_machine, multiplies_bf16, quota_cores
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sun_sglang.launch.planning import machine as machine_module
-from sun_sglang.launch.planning.machine import detect_machine
-from sun_sglang.launch.planning.rdma import RdmaDevice, protocol_for, rdma_devices
+from sun_sglang.launch.planning.hardware import machine as machine_module
+from sun_sglang.launch.planning.hardware.machine import detect_machine
+from sun_sglang.launch.planning.hardware.rdma import RdmaDevice, protocol_for, rdma_devices
 
 
 class Host:
