@@ -28,7 +28,8 @@ from sun_sglang.bench.processes import sun_command
 from sun_sglang.launch.discovery import run_dir_of
 from sun_sglang.launch.router_access import worker_headers
 from sun_sglang.launch.state import DeploymentState, read_state
-from sun_sglang.topology import Topology, load_topology
+from sun_sglang.topology import Topology
+from sun_sglang.topology_file import load_topology
 
 _MAX_TOKENS = 96
 _WARM_UP = "hello"

@@ -44,11 +44,11 @@ def examine(file: Path) -> tuple[Topology, PreflightReport, LaunchPlan]:
     Raises:
         UserError: the first thing wrong.
     """
-    from sun_sglang.launch.planning.engine_flags import load_flag_schema
+    from sun_sglang.launch.planning.flag_schema import load_flag_schema
     from sun_sglang.launch.planning.hardware.machine import detect_machine
     from sun_sglang.launch.planning.planner import make_plan
     from sun_sglang.launch.planning.preflight import preflight, require_router_port
-    from sun_sglang.topology import load_topology
+    from sun_sglang.topology_file import load_topology
 
     topology = load_topology(file)
     machine, schema = detect_machine(), load_flag_schema()

@@ -141,7 +141,7 @@ USES = (
         "sun_sglang/worker/prompt_counter.py",
         attributes=("tokenizer_manager", "_chat_template_cache"),
     ),
-    Use(f"{_SRT}.server_args:ServerArgs.add_cli_args", "sun_sglang/launch/planning/engine_flags.py", 1),
+    Use(f"{_SRT}.server_args:ServerArgs.add_cli_args", "sun_sglang/launch/planning/flag_schema.py", 1),
     Use(
         f"{_SRT}.arg_groups.pd_disaggregation_hook:handle_pd_disaggregation",
         "sun_sglang/launch/planning/decode_cache/speculative.py",

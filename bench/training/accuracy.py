@@ -23,7 +23,7 @@ from sun_sglang.bench.figures.accuracy_table import AccuracyTable
 from sun_sglang.bench.report import RESULTS, Case, Run, new_report, write_report
 from sun_sglang.bench.training.accuracy_runs import DEFAULT, TASKS, Setting, TuningRun, TuningRuns
 from sun_sglang.bench.training.schemes import COMPARED
-from sun_sglang.checkpoint.identity import weights_revision
+from sun_sglang.checkpoint.weights import weights_revision
 from sun_sglang.contracts.scheme import Side
 from sun_sglang.evaluation.exact_match import evaluate
 from sun_sglang.train.checkpoint import load_model

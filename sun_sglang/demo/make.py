@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import transformers
 
-from sun_sglang.checkpoint.identity import weights_revision
+from sun_sglang.checkpoint.weights import weights_revision
 from sun_sglang.contracts.module_file import ModuleFile, write_module_file
 from sun_sglang.contracts.scheme import SCHEMES
 from sun_sglang.demo.pretrain import PretrainRecipe, pretrain

@@ -8,7 +8,8 @@ import uuid
 from pathlib import Path
 from typing import NamedTuple
 
-from sun_sglang.checkpoint.identity import find_checkpoint, read_identity
+from sun_sglang.checkpoint.identity import read_identity
+from sun_sglang.checkpoint.locate import find_checkpoint
 from sun_sglang.contracts.module_file import read_module_file
 from sun_sglang.contracts.worker_card import Identity, WorkerCard
 from sun_sglang.emulator.settings import Settings

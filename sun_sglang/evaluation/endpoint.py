@@ -11,7 +11,7 @@ import aiohttp
 
 from sun_sglang.errors import UserError
 from sun_sglang.launch.state import DeploymentState
-from sun_sglang.topology import load_topology
+from sun_sglang.topology_file import load_topology
 
 KEY = "OPENAI_API_KEY"
 _REFUSED = (401, 403)

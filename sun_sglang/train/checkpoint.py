@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
-from sun_sglang.checkpoint.identity import weights_revision
+from sun_sglang.checkpoint.weights import weights_revision
 from sun_sglang.errors import CheckpointError
 
 

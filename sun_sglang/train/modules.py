@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
-from sun_sglang.checkpoint.identity import find_checkpoint
+from sun_sglang.checkpoint.locate import find_checkpoint
 from sun_sglang.errors import CheckpointError, RecipeError
 from sun_sglang.train.checkpoint import load_model
 from sun_sglang.train.objective.activation_checkpointing import recompute_layers, require_full_attention

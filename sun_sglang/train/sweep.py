@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from sun_sglang.checkpoint.identity import weights_revision
+from sun_sglang.checkpoint.weights import weights_revision
 from sun_sglang.contracts.module_file import ModuleFile, write_module_file
 from sun_sglang.errors import RecipeError
 from sun_sglang.train.data.dataset import Examples, load_examples

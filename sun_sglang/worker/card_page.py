@@ -12,7 +12,8 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from sun_sglang.checkpoint.identity import find_checkpoint, module_flags, read_identity
+from sun_sglang.checkpoint.identity import module_flags, read_identity
+from sun_sglang.checkpoint.locate import find_checkpoint
 from sun_sglang.contracts.decode_cache import ANSWER_STORE_FLAGS, PROMPT_ONLY_BACKEND
 from sun_sglang.contracts.module_file import read_module_file
 from sun_sglang.contracts.worker_card import WorkerCard

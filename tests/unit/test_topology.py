@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from sun_sglang.errors import TopologyError, UserError
-from sun_sglang.topology import load_topology, parse_topology
+from sun_sglang.topology_file import load_topology, parse_topology
 
 SUN = """
 pools:

@@ -22,7 +22,7 @@ from sun_sglang.launch.planning.plan import WorkerPlan
 from sun_sglang.launch.planning.planner import make_plan
 from sun_sglang.launch.planning.preflight import preflight
 from sun_sglang.processes import start_ticks
-from sun_sglang.topology import parse_topology
+from sun_sglang.topology_file import parse_topology
 
 WITHIN_S = 60.0
 REPOSITORY = Path(__file__).parents[3]

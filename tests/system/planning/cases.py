@@ -16,12 +16,13 @@ import yaml
 
 from sun_sglang.bench.gpu_check.quantize import FOUR_BIT
 from sun_sglang.launch.places.local.place import example_commands
-from sun_sglang.launch.planning.engine_flags import FlagSchema
+from sun_sglang.launch.planning.flag_schema import FlagSchema
 from sun_sglang.launch.planning.hardware.machine import detect_machine
 from sun_sglang.launch.planning.plan import LaunchPlan
 from sun_sglang.launch.planning.planner import make_plan
 from sun_sglang.launch.planning.preflight import preflight
-from sun_sglang.topology import Role, parse_topology
+from sun_sglang.topology import Role
+from sun_sglang.topology_file import parse_topology
 from tests.conftest import safetensors
 from tests.engine.precision import precision_of
 from tests.system.planning.faked_gpu import GPUS, install_nvidia_smi

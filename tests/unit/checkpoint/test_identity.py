@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
-from sun_sglang.checkpoint import identity
-from sun_sglang.checkpoint.identity import find_checkpoint, read_identity, weights_revision
+from sun_sglang.checkpoint import weights as weights_module
+from sun_sglang.checkpoint.identity import read_identity
+from sun_sglang.checkpoint.locate import find_checkpoint
+from sun_sglang.checkpoint.weights import weights_revision
 from sun_sglang.contracts.kv_compatibility import pair_difference, require_same
 from sun_sglang.errors import CheckpointError, IdentityError
 
@@ -137,7 +139,7 @@ def test_a_page_size_that_sglang_decides_is_not_compared(write_checkpoint: Write
 def test_a_sampled_revision_sees_a_change_in_any_tensor(
     write_checkpoint: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(identity, "_SAMPLE_ABOVE", 1000)
+    monkeypatch.setattr(weights_module, "_SAMPLE_ABOVE", 1000)
     weights = bytes(5000)
     revisions = {
         weights_revision(write_checkpoint(name, weights=content))

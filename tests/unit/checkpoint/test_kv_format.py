@@ -13,7 +13,7 @@ from sun_sglang.contracts.kv_compatibility import require_same
 from sun_sglang.errors import CheckpointError, IdentityError
 from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.preflight import preflight
-from sun_sglang.topology import parse_topology
+from sun_sglang.topology_file import parse_topology
 
 Write = Callable[..., Path]
 FIXED = {"type": "float", "num_bits": 8, "strategy": "tensor", "symmetric": True, "dynamic": False}

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from sun_sglang.checkpoint.identity import read_identity, weights_revision
+from sun_sglang.checkpoint.identity import read_identity
+from sun_sglang.checkpoint.weights import weights_revision
 from sun_sglang.contracts.kv_compatibility import pair_difference
 from sun_sglang.contracts.module_file import read_module_file
 from sun_sglang.demo.make import BASE, HELD_OUT, checkpoint_name

@@ -6,7 +6,7 @@ from random import Random
 import pytest
 import torch
 
-from sun_sglang.checkpoint.identity import weights_revision
+from sun_sglang.checkpoint.weights import weights_revision
 from sun_sglang.contracts.scheme import SCHEMES
 from sun_sglang.demo.pretrain import PretrainRecipe, build_model, pretrain
 from sun_sglang.demo.tasks import TASKS

@@ -17,7 +17,7 @@ from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.plan import WorkerPlan
 from sun_sglang.launch.planning.planner import make_plan
 from sun_sglang.launch.planning.preflight import preflight
-from sun_sglang.topology import parse_topology
+from sun_sglang.topology_file import parse_topology
 
 FILE = """
 pools:

@@ -22,7 +22,8 @@ from sun_sglang.emulator.worker import EmulatedWorker
 from sun_sglang.errors import TopologyError
 from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.preflight import preflight
-from sun_sglang.topology import Emulation, parse_topology
+from sun_sglang.topology import Emulation
+from sun_sglang.topology_file import parse_topology
 from tests.support.emulator import Start, flags, legs, url
 
 Write = Callable[..., Path]

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM
 
-from sun_sglang.checkpoint.identity import read_identity, weights_revision
+from sun_sglang.checkpoint.identity import read_identity
+from sun_sglang.checkpoint.weights import weights_revision
 from sun_sglang.contracts.kv_compatibility import pair_difference
 from sun_sglang.contracts.module_file import read_module_file
 from sun_sglang.errors import RecipeError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-from sun_sglang.checkpoint.identity import find_checkpoint
+from sun_sglang.checkpoint.locate import find_checkpoint
 from sun_sglang.contracts.worker_card import Identity
 from sun_sglang.emulator.settings import emulation_flags
 from sun_sglang.launch.planning.hardware.machine import Machine

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-from sun_sglang.checkpoint.identity import find_checkpoint
+from sun_sglang.checkpoint.locate import find_checkpoint
 from sun_sglang.contracts.worker_card import Identity
 from sun_sglang.errors import PatchError, TopologyError, UserError
 from sun_sglang.launch.planning.hardware.machine import Machine

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from sun_sglang.errors import IdentityError
-from sun_sglang.launch.planning.engine_flags import check_flags, load_flag_schema
+from sun_sglang.launch.planning.engine_flags import check_flags
+from sun_sglang.launch.planning.flag_schema import load_flag_schema
 from sun_sglang.launch.planning.hardware.gpu_inventory import Gpu
 from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.planner import make_plan
 from sun_sglang.launch.planning.preflight import preflight
-from sun_sglang.topology import load_topology
+from sun_sglang.topology_file import load_topology
 from sun_sglang.train.recipe import load_recipe
 
 CONFIGS = Path(__file__).parents[4] / "configs"

@@ -12,7 +12,7 @@ from sun_sglang.contracts.worker_card import Identity
 from sun_sglang.errors import TopologyError, UserError
 from sun_sglang.launch.places.command import command_at
 from sun_sglang.launch.places.place import Address
-from sun_sglang.launch.planning.engine_flags import FlagSchema
+from sun_sglang.launch.planning.flag_schema import FlagSchema
 from sun_sglang.launch.planning.hardware.gpu_inventory import Gpu
 from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.hardware.rdma import RdmaDevice
@@ -22,7 +22,8 @@ from sun_sglang.launch.planning.pool_settings import PoolSettings
 from sun_sglang.launch.planning.pools import Checkpoint, resolve_pools
 from sun_sglang.launch.planning.worker_kinds.cpu_kv_memory import cpu_kv_tokens
 from sun_sglang.launch.planning.worker_kinds.protocol import WorkerKind
-from sun_sglang.topology import EngineFlags, Task, Topology, parse_topology
+from sun_sglang.topology import EngineFlags, Task, Topology
+from sun_sglang.topology_file import parse_topology
 
 SUN = """
 pools:
@@ -627,7 +628,7 @@ def test_cpu_kv_tokens_of_8_bit_kv_are_four_times_those_of_float32() -> None:
 
 
 def test_sglang_itself_accepts_every_argument() -> None:
-    from sun_sglang.launch.planning.engine_flags import load_flag_schema
+    from sun_sglang.launch.planning.flag_schema import load_flag_schema
 
     schema = load_flag_schema()
     if schema is None:

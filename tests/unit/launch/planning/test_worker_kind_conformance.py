@@ -17,7 +17,8 @@ from sun_sglang.launch.planning.pool_settings import PoolSettings, pool_settings
 from sun_sglang.launch.planning.pools import resolve_pools
 from sun_sglang.launch.planning.worker_kinds.kinds import WORKER_KINDS
 from sun_sglang.launch.planning.worker_kinds.protocol import WorkerKind
-from sun_sglang.topology import Backend, Topology, parse_topology
+from sun_sglang.topology import Backend, Topology
+from sun_sglang.topology_file import parse_topology
 
 MACHINES = {
     "cpu": Machine(cores=8, memory=16 << 30),

@@ -25,7 +25,8 @@ from sun_sglang.launch.router_client import RouterClient
 from sun_sglang.router.auth.access import AccessControl, AccessRule, load_access_control, load_tls_context
 from sun_sglang.router.auth.api_keys import KeyFileError, Keyring, KeySpec, TokenBucket, load_keys
 from sun_sglang.router.errors import ApiError
-from sun_sglang.topology import Router, parse_topology
+from sun_sglang.topology import Router
+from sun_sglang.topology_file import parse_topology
 from tests.support.certificate import self_signed
 from tests.unit.router.conftest import SUN, Start, System
 from tests.unit.router.fake_worker import Fault

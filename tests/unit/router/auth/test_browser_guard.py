@@ -11,7 +11,7 @@ import yaml
 from sun_sglang.errors import TopologyError
 from sun_sglang.router.auth.browser_guard import BrowserGuard
 from sun_sglang.router.errors import ApiError
-from sun_sglang.topology import parse_topology
+from sun_sglang.topology_file import parse_topology
 from tests.unit.router.conftest import SUN, Start, System
 
 FIREFOX = "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0"

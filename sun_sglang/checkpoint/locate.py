@@ -1,0 +1,33 @@
+"""Where a checkpoint is on this machine: a directory, or a snapshot in the Hugging Face cache."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def find_checkpoint(model: str, revision: str | None = None) -> Path | None:
+    """The directory of a model on this machine: itself, or its snapshot in the Hugging Face cache; None if neither."""
+    if Path(model).is_dir():
+        return Path(model)
+    snapshot = hub_snapshot(model, revision)
+    complete = (snapshot / "config.json").exists() and any(snapshot.glob("*.safetensors"))
+    return snapshot if complete else None
+
+
+def hub_snapshot(repository: str, revision: str | None = None) -> Path:
+    """Where the Hugging Face cache keeps a repository, if it does."""
+    directory = _hub_cache(os.environ) / f"models--{repository.replace('/', '--')}"
+    ref = directory / "refs" / (revision or "main")
+    commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision
+    return directory / "snapshots" / (commit or "main")
+
+
+def _hub_cache(environ: Mapping[str, str]) -> Path:
+    """Where Hugging Face keeps downloads (huggingface_hub: `constants.py`)."""
+    if environ.get("HF_HUB_CACHE"):
+        return Path(environ["HF_HUB_CACHE"]).expanduser()
+    cache = Path(environ.get("XDG_CACHE_HOME") or "~/.cache")
+    home = Path(environ.get("HF_HOME") or cache / "huggingface")
+    return home.expanduser() / "hub"

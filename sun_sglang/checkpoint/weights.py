@@ -1,0 +1,61 @@
+"""The revision of a checkpoint's weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+from sun_sglang.checkpoint.tensor_file import read_header
+from sun_sglang.errors import CheckpointError
+
+_SAMPLE_ABOVE = 1 << 30
+_SAMPLE_BYTES = 4096
+
+
+def weights_revision(model: Path) -> str:
+    """A digest of the weights, 16 hex characters: equal revisions mean equal KV for equal prompts.
+
+    Below 1 GiB every byte counts. Above, the safetensors headers and the first and last 4 KiB of every tensor do: a
+    tuned tensor differs there, and 16 GB need not be read before a start.
+
+    Raises:
+        CheckpointError: there are no `*.safetensors` files, or one cannot be read.
+    """
+    files = sorted(model.glob("*.safetensors"))
+    if not files:
+        raise CheckpointError(f"{model}: no *.safetensors; save the model with `save_pretrained`")
+    try:
+        return _weights_revision(tuple((f, f.stat().st_size, f.stat().st_mtime_ns) for f in files))
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as e:
+        raise CheckpointError(f"{model}: its weights cannot be read ({e})") from e
+
+
+@lru_cache(maxsize=256)
+def _weights_revision(files: tuple[tuple[Path, int, int], ...]) -> str:
+    digest = hashlib.sha256()
+    sampled = sum(size for _, size, _ in files) > _SAMPLE_ABOVE
+    for path, _, _ in files:
+        for chunk in _tensor_samples(path) if sampled else _whole(path):
+            digest.update(chunk)
+    return digest.hexdigest()[:16]
+
+
+def _whole(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as f:
+        while chunk := f.read(1 << 20):
+            yield chunk
+
+
+def _tensor_samples(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as f:
+        header = read_header(f)
+        yield header
+        tensors = {k: v for k, v in json.loads(header).items() if k != "__metadata__"}
+        for name in sorted(tensors):
+            start, end = tensors[name]["data_offsets"]
+            for offset in (start, max(start, end - _SAMPLE_BYTES)):
+                f.seek(8 + len(header) + offset)
+                yield f.read(min(_SAMPLE_BYTES, end - offset))

@@ -1,0 +1,152 @@
+"""Read a topology file: parse it, check what its model cannot express, and make its paths absolute.
+
+Imports no engine, so that `sun check` and the router run where SGLang is not installed.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from sun_sglang.errors import TopologyError
+from sun_sglang.http_application import OTHER_SERVER_FLAGS
+from sun_sglang.strict import YamlError, first_invalid, listed, parse_yaml
+from sun_sglang.topology import Emulation, EngineFlags, Router, Topology
+
+_LAUNCHER = "is set by the launcher"
+_ONE_MACHINE = "is for a worker that spans machines, which is not supported"
+_PLAIN_HTTP = "is not supported: the router reaches its workers over plain HTTP and without a key"
+_PAIRED = "would change a worker's role, which is its pool's"
+_OWNED_FLAGS = {
+    **dict.fromkeys(("model_path", "model", "revision"), "is the pool's `model` and `revision`"),
+    **dict.fromkeys(("host", "port", "nccl_port", "served_model_name", "disaggregation_bootstrap_port"), _LAUNCHER),
+    **dict.fromkeys(("base_gpu_id", "gpu_id_step"), "is set by the launcher; a pool's `gpus` chooses GPUs"),
+    **dict.fromkeys(("disaggregation_mode", "enable_pd_role_switch", "encoder_only", "language_only"), _PAIRED),
+    **dict.fromkeys(("nnodes", "node_rank", "dist_init_addr", "nccl_init_addr"), _ONE_MACHINE),
+    **dict.fromkeys(("api_key", "admin_api_key", "ssl_keyfile", "ssl_certfile", "fastapi_root_path"), _PLAIN_HTTP),
+    **OTHER_SERVER_FLAGS,
+    "config": "would hide flags from these checks: write them here",
+}
+# flags that name a file or a directory; the first may also be the name of a template that SGLang has, the last a hub id
+_PATH_FLAGS = ("chat_template", "quantization_param_path", "tokenizer_path")
+
+
+def load_topology(path: Path) -> Topology:
+    """Read and check a topology file.
+
+    Relative `model` paths become absolute, relative to the file. A `model` is taken for a path when it starts with
+    `.` or `/`, or when it exists relative to the file; anything else is left as a Hugging Face id.
+
+    Raises:
+        TopologyError: the first thing wrong, with its YAML path.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as e:
+        raise TopologyError(str(path), f"cannot be read ({e.strerror or e})", "give the path of a topology file") from e
+    except UnicodeDecodeError as e:
+        raise TopologyError(str(path), "is not UTF-8 text", "give the path of a topology file") from e
+    return parse_topology(text, base=path.parent, source=str(path))
+
+
+def parse_topology(text: str, *, base: Path, source: str = "topology") -> Topology:
+    """As `load_topology`, from a string; `base` is what relative model paths are relative to."""
+    try:
+        raw = parse_yaml(text)
+    except YamlError as e:
+        raise TopologyError(e.where(source), f"not valid YAML: {e.problem}") from e
+    if not isinstance(raw, dict):
+        raise TopologyError(source, "has no keys", "start with `pools:` and `tasks:`")
+    try:
+        topology = Topology.model_validate(raw)
+    except ValidationError as e:
+        field = first_invalid(e, Topology, show_value=True)
+        raise TopologyError(field.where or "topology", field.problem, field.fix) from e
+    _check_references(topology)
+    _check_owned_flags(topology)
+    _check_backends(topology)
+    pools = {
+        name: pool.model_copy(
+            update={
+                "model": _resolve_model(pool.model, base, f"pools.{name}.model"),
+                "engine": _resolve_flags(pool.engine, base, f"pools.{name}.engine"),
+                "emulated": pool.emulated and _resolve_costs(pool.emulated, base),
+            }
+        )
+        for name, pool in topology.pools.items()
+    }
+    emulated, router = _resolve_costs(topology.emulated, base), _resolve_files(topology.router, base)
+    engine = _resolve_flags(topology.engine, base, "engine")
+    return topology.model_copy(update={"pools": pools, "engine": engine, "emulated": emulated, "router": router})
+
+
+def _resolve_flags(flags: EngineFlags, base: Path, where: str) -> EngineFlags:
+    """Return SGLang flags with absolute paths for what is relative to the topology file."""
+    given = {name: flags[name] for name in _PATH_FLAGS if isinstance(flags.get(name), str)}
+    resolved = {name: _resolve_model(value, base, f"{where}.{name}") for name, value in given.items()}
+    for name, path in resolved.items():
+        if Path(path).is_absolute() and not Path(path).exists():
+            raise TopologyError(
+                f"{where}.{name}", f"{path} does not exist", "give a path relative to the topology file"
+            )
+    return {**flags, **resolved}
+
+
+def _resolve_files(router: Router, base: Path) -> Router:
+    if (router.tls_cert is None) != (router.tls_key is None):
+        missing = "tls_key" if router.tls_key is None else "tls_cert"
+        raise TopologyError(f"router.{missing}", "is required", "a certificate and its key go together")
+    names = ("api_keys", "tls_cert", "tls_key")
+    given = {name: getattr(router, name) for name in names if getattr(router, name) is not None}
+    return router.model_copy(update={n: str((base / Path(p).expanduser()).resolve()) for n, p in given.items()})
+
+
+def _resolve_costs(emulation: Emulation, base: Path) -> Emulation:
+    if emulation.costs is None:
+        return emulation
+    return emulation.model_copy(update={"costs": str((base / emulation.costs).resolve())})
+
+
+def _check_backends(topology: Topology) -> None:
+    """Raise unless the two pools of each task have one backend: only an emulated worker can use emulated KV."""
+    for name, task in topology.tasks.items():
+        kinds = {pool: topology.backend_of(pool) for pool in (task.prefill, task.decode)}
+        if len(set(kinds.values())) > 1:
+            raise TopologyError(f"tasks.{name}", f"its pools have different backends: {kinds}", "give both the same")
+
+
+def _resolve_model(model: str, base: Path, where: str) -> str:
+    try:
+        candidate = (base / Path(model).expanduser()).resolve()
+        exists = candidate.exists()
+    except (RuntimeError, ValueError, OSError) as e:  # an unknown ~user, a NUL byte, a name too long
+        raise TopologyError(where, f"{model!r} is not a path ({e})", "give a directory or a Hugging Face id") from e
+    return str(candidate) if exists or model.startswith((".", "/", "~")) else model
+
+
+def _check_references(topology: Topology) -> None:
+    for name, task in topology.tasks.items():
+        for role, pool in (("prefill", task.prefill), ("decode", task.decode)):
+            where = f"tasks.{name}.{role}"
+            if pool not in topology.pools:
+                raise TopologyError(where, f"no pool is named `{pool}`", f"pools: {listed(topology.pools)}")
+            actual = topology.pools[pool].role
+            if actual != role:
+                candidates = [n for n, p in topology.pools.items() if p.role == role]
+                raise TopologyError(where, f"pool `{pool}` is a {actual} pool", f"{role} pools: {listed(candidates)}")
+    for name in topology.pools:
+        if not topology.tasks_of(name):
+            raise TopologyError(f"pools.{name}", "no task uses this pool", "name it in a task or remove it")
+
+
+def _check_owned_flags(topology: Topology) -> None:
+    sources = [("engine", topology.engine)] + [(f"pools.{n}.engine", p.engine) for n, p in topology.pools.items()]
+    for where, flags in sources:
+        for key in flags:
+            if not re.fullmatch(r"[a-z0-9_]+", key):
+                fixed = key.lstrip("-").replace("-", "_")
+                raise TopologyError(f"{where}.{key}", "is not how a flag is written here", f"write `{fixed}`")
+            if key in _OWNED_FLAGS:
+                raise TopologyError(f"{where}.{key}", _OWNED_FLAGS[key], "remove it")
