@@ -2,7 +2,8 @@
 
 SGLang compares neither architecture nor tokenizer nor chat template of the two sides, and a difference in page size or
 KV dtype ends the decode server (`disaggregation/common/conn.py`). So all of it is compared before anything starts, from
-the checkpoints (`launch/planning/preflight.py`), and at registration, from the cards (`router/workers/pairing.py`).
+the checkpoints (`launch/planning/preflight.py`), and at registration, from the cards
+(`router/workers/compatibility.py`).
 """
 
 from __future__ import annotations

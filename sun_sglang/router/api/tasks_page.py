@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import cache
 
 from aiohttp import web
 from pydantic import ValidationError
@@ -23,7 +24,7 @@ from sun_sglang.router.dispatch.cache_namespace import cache_namespace
 from sun_sglang.router.health.path_prover import PathProver
 from sun_sglang.router.serving.admission import AdmissionQueue
 from sun_sglang.router.serving.in_flight import InFlight
-from sun_sglang.router.workers.paths import UnusablePath
+from sun_sglang.router.workers.paths import Pair, UnusablePath, WorkerPath
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.worker import Worker
 
@@ -65,26 +66,32 @@ class TasksPage:
     def report(self) -> TasksReport:
         """Return the report of this process."""
         in_flight = Counter(ticket.task for ticket in self._in_flight.tickets)
-        tasks = {name: self._task(name, in_flight[name]) for name in self._registry.task_names}
+        # hundreds of tasks may share a few pools, so each pool and each set of paths is rendered once
+        pool, proven, unproven = cache(self._pool), cache(_proven), cache(self._unproven)
+        tasks = {}
+        for name in self._registry.task_names:
+            task, pairs = self._registry.fleet.tasks[name], self._registry.usable(name)
+            tasks[name] = TaskReport(
+                ready=bool(pairs),
+                prefill=pool(task.prefill),
+                decode=pool(task.decode),
+                paths=proven(pairs),
+                unproven_paths=unproven(self._registry.unusable(name)),
+                queued=self._queue.waiting(name),
+                in_flight=in_flight[name],
+                namespace=self._namespace(task.prefill),
+            )
         return TasksReport(ready=not self._registry.unserved(), draining=self._draining.active, tasks=tasks)
 
-    def _task(self, name: str, in_flight: int) -> TaskReport:
-        task = self._registry.fleet.tasks[name]
-        pairs = self._registry.usable(name)
-        modules = [w.card.module for w in self._registry.members(task.prefill) if w.card and w.admitted]
-        return TaskReport(
-            ready=bool(pairs),
-            prefill=self._pool(task.prefill),
-            decode=self._pool(task.decode),
-            paths=tuple(ProvenPath(prefill=p.prefill.name, decode=p.decode.name) for p in pairs),
-            unproven_paths=tuple(self._unproven(path) for path in self._registry.unusable(name)),
-            queued=self._queue.waiting(name),
-            in_flight=in_flight,
-            namespace=cache_namespace(task.prefill, modules[0]) if modules else None,
-        )
+    def _namespace(self, pool: str) -> str | None:
+        modules = (w.card.module for w in self._registry.members(pool) if w.card and w.admitted)
+        module = next(modules, None)
+        return None if module is None else cache_namespace(pool, module)
 
-    def _unproven(self, unusable: UnusablePath) -> UnprovenPath:
-        path, refusal = unusable
+    def _unproven(self, paths: tuple[UnusablePath, ...]) -> tuple[UnprovenPath, ...]:
+        return tuple(self._unproven_path(path, refusal) for path, refusal in paths)
+
+    def _unproven_path(self, path: WorkerPath, refusal: str) -> UnprovenPath:
         why, times = (refusal, 0) if refusal else self._path_prover.last_fault(path)
         return UnprovenPath(prefill=path.prefill, decode=path.decode, why=why, times=times, refused=bool(refusal))
 
@@ -101,6 +108,10 @@ class TasksPage:
             incarnation=worker.card.incarnation if worker.card else None,
             in_flight=worker.load.total_requests,
         )
+
+
+def _proven(pairs: tuple[Pair, ...]) -> tuple[ProvenPath, ...]:
+    return tuple(ProvenPath(prefill=pair.prefill.name, decode=pair.decode.name) for pair in pairs)
 
 
 def _read_report(body: bytes | None) -> TasksReport | None:

@@ -1,5 +1,3 @@
-"""Canaries that hang: whom they delay."""
-
 from __future__ import annotations
 
 from dataclasses import replace

@@ -1,49 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import pytest
 
 from sun_sglang.contracts.fleet_file import Fleet
 from sun_sglang.router.workers.paths import PathTable, PoolPair, PoolPaths, WorkerPath
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.rollout import Rollout
-from tests.unit.router.registries import card
-
-TASKS = 400
-PREFILLS, DECODES = [f"p{i}" for i in range(4)], [f"d{i}" for i in range(8)]
-
-
-def shared_pools(prefills: Iterable[str] = PREFILLS, decodes: Iterable[str] = DECODES, **task: object) -> Fleet:
-    """400 tasks, all on one prefill and one decode pool; `lone` is a second prefill pool without a task."""
-    return Fleet.model_validate(
-        {
-            "tasks": {f"task-{i}": {"prefill": "p", "decode": "d", **task} for i in range(TASKS)},
-            "pools": {
-                "p": {"role": "prefill", "model": "x"},
-                "lone": {"role": "prefill", "model": "x"},
-                "d": {"role": "decode", "model": "x"},
-            },
-            "workers": [{"name": n, "pool": n[0], "url": f"http://{n}:1"} for n in (*prefills, *decodes)],
-        }
-    )
-
-
-def admit_all(registry: Registry) -> None:
-    for worker in registry.workers.values():
-        assert registry.admit(worker.name, card(worker.role)) == ""
-
-
-def prove_all(registry: Registry) -> int:
-    """Prove what is unproven until nothing is, and return the number of canaries that this takes."""
-    sent = 0
-    while paths := registry.unproven():
-        for path in paths:
-            starts = registry.starts(path)
-            assert starts is not None
-            assert registry.prove(path, starts)
-            sent += 1
-    return sent
+from tests.unit.router.registries import DECODES, PREFILLS, admit_all, card, prove_all, shared_pools
 
 
 @pytest.fixture
