@@ -14,8 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from sun_sglang.contracts.scheme import Side
 
 WORKER_CARD_PATH: Final = "/sun/worker"
-# A card comes from another process, over the network. Every value has a bound, so that no card can exhaust the router's
-# memory or end one of its loops.
+# Every value has a bound, so that no card from the network can exhaust the router's memory or end one of its loops.
 Name = Annotated[str, StringConstraints(max_length=256)]
 Detail = Annotated[str, StringConstraints(max_length=1 << 16)]
 Size = Annotated[int, Field(ge=1, le=1 << 20)]
@@ -24,28 +23,28 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 
 
 class Identity(BaseModel):
-    """Everything that must be equal on both sides of a KV transfer, plus the weights, which need not be.
+    """The properties that must be equal on both sides of a KV transfer, and the weights, which may differ.
 
     Attributes:
         architecture: `architectures[0]` of `config.json`.
         num_layers: hidden layers.
-        num_kv_heads: KV heads a layer.
+        num_kv_heads: KV heads per layer.
         head_dim: size of one head.
         vocab_size: rows of the embedding.
         rope: RoPE parameters as canonical JSON.
-        kv_cache_dtype: SGLang's flag of this name as a worker resolves it, which SGLang compares.
-        kv_dtype: dtype of the KV cache, which is what the flag means for this model.
-        kv_scales: digest of the scales of 8-bit KV; empty where KV is not scaled, `1.0` where every scale is one.
-        page_size: tokens a KV page; 0 where SGLang decides it at start.
+        kv_cache_dtype: SGLang's flag of this name, as a worker resolves it; SGLang compares this string.
+        kv_dtype: dtype of the KV cache: the meaning of the flag for this model.
+        kv_scales: digest of the scales of 8-bit KV; empty without scales, `1.0` if every scale is one.
+        page_size: tokens per KV page; 0 if SGLang decides it at start.
         tp_size: ranks among which one token's KV heads are split: the tensor-parallel ranks of one attention group.
-        any_tp: the KV may go to a worker with another `tp_size`.
+        any_tp: whether the KV may go to a worker with another `tp_size`.
         pp_size: pipeline ranks.
         tokenizer: digest of the tokenizer.
-        chat_template: digest of the chat template; empty if there is none.
+        chat_template: digest of the chat template; empty without one.
         sglang: version of SGLang: the messages of a KV transfer differ between versions.
-        weights: revision of the weights; what makes a cache namespace, never compared.
-        decoder: what a module is tuned for that is decoded by these weights: their revision, and how flags quantize
-            them.
+        weights: revision of the weights; part of the cache namespace, never compared.
+        decoder: identity of these weights as a decoder, for which prefill modules are tuned: their revision, and the
+            quantization by flags.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,7 +70,15 @@ class Identity(BaseModel):
 
 
 class PatchReport(BaseModel):
-    """One hook on SGLang as a process found it. `detail` says what is wrong when `state` is not `applied`."""
+    """The state of one hook on SGLang in one process.
+
+    Attributes:
+        name: name of the patch.
+        target: dotted path of the hooked function.
+        state: `applied`; `inactive`, if the process does not need the hook; `moved`, if the target is missing or has
+            other parameters; `missing`, if a caller of the target does not run the hook.
+        detail: the reason, if the state is not `applied`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -82,25 +89,25 @@ class PatchReport(BaseModel):
 
 
 class WorkerCard(BaseModel):
-    """What a worker says of itself at `GET /sun/worker`; nothing is sent to a worker whose card has not been read.
+    """The reply of `GET /sun/worker`. The router sends no request to a worker whose card it has not read.
 
     Attributes:
         role: `prefill` or `decode`.
-        incarnation: a new random value each start.
-        bootstrap_port: where a prefill worker meets decode workers; None on a decode worker.
-        identity: what must agree with the other side.
+        incarnation: a new random value for each start.
+        bootstrap_port: port to which decode workers connect; None on a decode worker.
+        identity: the properties that must agree with the other side.
         patches: the state of every hook, as the scheduler processes reported it.
-        max_input_tokens: longest prompt that this worker takes.
-        context_length: longest prompt and answer together.
+        max_input_tokens: longest prompt that this worker accepts, in tokens.
+        context_length: most tokens of prompt and answer together.
         kv_tokens: size of the KV cache in tokens.
-        leaving: it was told to end, and ends once its requests have.
-        module_flags: the flags by which its weights give other KV than another worker's equal weights, as JSON.
-        keeps_answers: its cache keeps the KV of answers, which its own module made; a decode worker that does not say
-            is taken to.
-        token_bytes: most bytes of text that one token may cover; None where there is no such number.
-        dp_size: its data-parallel ranks, each with a scheduler and a cache of its own.
-        tuned_for: revision of the decoder that its weights were tuned for; empty where they were not tuned.
-        first_token: the side that makes the first output token in the scheme that its weights were tuned by.
+        leaving: the worker is stopping, and ends when its requests have ended.
+        module_flags: the flags with which equal weights compute different KV, as JSON.
+        keeps_answers: whether its cache keeps the KV of answers, which its own module made; True on a decode worker
+            that does not report it.
+        token_bytes: most bytes of text per token; None if there is no bound.
+        dp_size: data-parallel ranks, each with its own scheduler and cache.
+        tuned_for: revision of the decoder for which its weights were tuned; empty if they were not tuned.
+        first_token: the side that makes the first output token in the scheme with which its weights were tuned.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -123,6 +130,6 @@ class WorkerCard(BaseModel):
 
     @property
     def module(self) -> str:
-        """Revision of what makes this worker's KV: equal modules make equal KV for equal tokens."""
+        """Revision of this worker's module: equal modules compute equal KV for equal tokens."""
         flags = hashlib.sha256(self.module_flags.encode()).hexdigest()[:8] if self.module_flags else ""
         return f"{self.identity.weights}.{flags}" if flags else self.identity.weights
