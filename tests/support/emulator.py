@@ -1,4 +1,4 @@
-"""Emulated workers in this process. A test that waits for a timeout makes that one short, and no other."""
+"""Emulated workers in the test's process. A test that waits for a timeout makes that timeout short, and no other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sun_sglang.emulator.worker import EmulatedWorker
 from tests.support.ports import PORTS
 
 VOCAB = 1000
-# where the process gets no CPU for a while, no peer is to be taken for dead
+# long: a process that gets no CPU for a while must not count as dead
 QUICK = {
     "heartbeat_interval": 60,
     "waiting_timeout": 60,
@@ -32,7 +32,13 @@ Start = Callable[..., Awaitable[EmulatedWorker]]
 
 
 def flags(role: str, model: str, **emulation: Any) -> list[str]:
-    """The command line of a worker."""
+    """Return the command line of a worker.
+
+    Args:
+        role: `prefill` or `decode`.
+        model: its model path.
+        emulation: settings of the emulator that differ from `QUICK`.
+    """
     argv = ["--model-path", model, "--disaggregation-mode", role, "--port", "0"]
     argv += ["--disaggregation-bootstrap-port", str(next(PORTS)), "--disaggregation-decode-enable-radix-cache"]
     kv = emulation.pop("max_total_tokens", None)
@@ -44,7 +50,7 @@ def flags(role: str, model: str, **emulation: Any) -> list[str]:
 
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
-    """Starts workers; stops them at the end."""
+    """Start workers; the fixture stops them."""
     workers: list[EmulatedWorker] = []
 
     async def start(role: str, model: str, **emulation: Any) -> EmulatedWorker:
@@ -69,7 +75,7 @@ def url(worker: EmulatedWorker) -> str:
 
 
 def legs(prefill: EmulatedWorker, prompt: list[int], length: int, **fields: Any) -> dict[str, Any]:
-    """The body of both legs of a request."""
+    """Return the body of both legs of a request."""
     return {
         "rid": f"{random.getrandbits(128):032x}",
         "input_ids": prompt,
@@ -98,14 +104,14 @@ async def ask(
     length: int,
     **fields: Any,
 ) -> tuple[tuple[int, Any], tuple[int, Any]]:
-    """Both legs; what each answered."""
+    """Send both legs of a request; return the status and the body of each reply."""
     body = legs(prefill, prompt, length, **fields)
     first, second = await asyncio.gather(post(client, prefill, body), post(client, decode, body))
     return first, second
 
 
 def at_rest(*workers: EmulatedWorker) -> bool:
-    """Nothing is under way, waiting or held."""
+    """Return whether no worker has a request running, waiting or held."""
     return all(
         not worker.engine.generations and not any(v for k, v in worker.engine.load().items() if k != "total")
         for worker in workers

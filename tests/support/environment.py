@@ -1,4 +1,4 @@
-"""Remove from the environment the variables of the shell that runs the tests, where they would change a result."""
+"""Make results independent of the shell that runs the tests, and of hypothesis's random choices."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-# what programs and libraries read: where they send traces and requests, whom they let in, how they colour and wrap
+# variables of programs and libraries: addresses of traces and proxies, keys, colours, and the width of lines
 _PREFIXES = ("OTEL_", "SUN_", "CLICOLOR", "TTY_")
 _NAMES = (
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "OPENAI_API_KEY", "OPENAI_BASE_URL"),
@@ -15,16 +15,16 @@ _NAMES = (
 
 
 def clear_shell_settings() -> None:
-    """Remove the variables from this process's environment."""
+    """Remove these variables from this process's environment."""
     for name in [name for name in os.environ if name.upper() in _NAMES or name.upper().startswith(_PREFIXES)]:
         del os.environ[name]
 
 
 def load_hypothesis_profile() -> None:
-    """Set how hypothesis runs here.
+    """Set the profile of hypothesis.
 
-    The tests share two cores, so that how long an example takes says nothing. The same examples come every time, so
-    that a result follows from the code alone.
+    Examples have no deadline: the tests share two cores. The same examples run each time: a result depends on the code
+    alone.
     """
     settings.register_profile(
         "tests", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True, database=None

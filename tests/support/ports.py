@@ -1,4 +1,4 @@
-"""Ports for processes that are started with one: none is given twice, or taken by anybody else before it is used."""
+"""Ports for processes that are started with a port: none is returned twice, and no other process takes one first."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from collections.abc import Iterator
 
 from sun_sglang.launch.places.local.ports import free_ports
 
-# descriptors are bounded, and no test uses as many ports
+# the number of open files is bounded, and no test uses as many ports
 _HELD = 100
 
 
 def held_ports() -> Iterator[int]:
-    """Free ports, which are held.
+    """Yield free ports, each of which a bound socket reserves.
 
-    A socket that is bound and does not listen keeps everybody off a port but those who set SO_REUSEADDR, as servers do.
+    A bound socket that does not listen keeps other processes off its port, except those that set SO_REUSEADDR, as
+    servers do.
     """
     held: deque[int] = deque()
     for port in free_ports():

@@ -40,7 +40,7 @@ def one_thread() -> None:
 
 @pytest.fixture(params=["qwen3", "llama"])
 def new_model(request: pytest.FixtureRequest) -> Callable[[int], Any]:
-    """Makes a small float64 model of either architecture from a seed."""
+    """Return a function that makes a small float64 model of one architecture from a seed."""
 
     def build(seed: int) -> Any:
         torch.manual_seed(seed)
@@ -66,7 +66,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def recipe(base: Path, tmp_path: Path) -> Callable[..., Recipe]:
-    """Writes and loads a recipe; arguments are what is changed in it."""
+    """Return a function that writes and loads a recipe; its arguments replace keys of the recipe."""
 
     def load(**change: Any) -> Recipe:
         content: dict[str, Any] = {
@@ -91,7 +91,14 @@ def recipe(base: Path, tmp_path: Path) -> Callable[..., Recipe]:
 
 
 def assert_tuned_alike(first: Path, second: Path, rel: float = 1e-4, atol: float = 2e-3) -> None:
-    """Two runs of `sun train` have the same validation loss and, but for rounding, the same weights."""
+    """Assert that two runs of `sun train` have the same validation loss and, except for rounding, the same weights.
+
+    Args:
+        first: output of one run.
+        second: output of the other.
+        rel: relative tolerance of the loss.
+        atol: absolute tolerance of a weight.
+    """
     assert validation_loss(second) == pytest.approx(validation_loss(first), rel=rel)
     weights, others = (load_file(path / "model.safetensors") for path in (first, second))
     assert weights.keys() == others.keys()

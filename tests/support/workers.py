@@ -8,7 +8,7 @@ from sun_sglang.launch.planning.plan import WorkerPlan
 
 
 def decode_worker(directory: Path) -> WorkerPlan:
-    """Return the plan of a worker that nothing starts; its log is in `directory`."""
+    """Return the plan of a worker that is not started; its log is in `directory`."""
     return WorkerPlan(
         name="base-0",
         pool="base",

@@ -1,4 +1,4 @@
-"""Tests that start processes: they take nothing from the shell that runs them."""
+"""Set-up of all tests that start processes: hypothesis, the environment that they inherit, and a fixture."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ clear_shell_settings()
 
 @pytest.fixture
 def worker(tmp_path: Path) -> WorkerPlan:
-    """A worker that nothing starts."""
+    """The plan of a worker that is not started."""
     return decode_worker(tmp_path)

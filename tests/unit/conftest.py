@@ -1,7 +1,4 @@
-"""What no test here may depend on: the time that an example takes, and what the shell that runs them has set.
-
-And a fixture that tests of several files use.
-"""
+"""Set-up of all unit tests: hypothesis, the environment, and a fixture of several folders."""
 
 from __future__ import annotations
 
@@ -19,5 +16,5 @@ clear_shell_settings()
 
 @pytest.fixture
 def worker(tmp_path: Path) -> WorkerPlan:
-    """A worker that nothing starts."""
+    """The plan of a worker that is not started."""
     return decode_worker(tmp_path)
