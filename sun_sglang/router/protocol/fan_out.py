@@ -1,7 +1,8 @@
-"""A request for several answers, as single ones, and their replies as one again. Pure.
+"""Split a request for several answers into single requests, and merge their replies. Pure.
 
-SGLang gives every sample of a request the same room in PD mode, where they hang (managers/tokenizer_manager.py), so
-each answer is a request of its own here. Answers are in SGLang's order: prompt i's j-th answer has index i * n + j.
+With separate prefill and decode workers, SGLang gives all samples of a request the same room, and they hang
+(managers/tokenizer_manager.py). So the router sends one request for each answer. Answers have SGLang's order: the j-th
+answer to prompt i has the index i * n + j.
 """
 
 from __future__ import annotations
@@ -16,21 +17,21 @@ from sun_sglang.router.protocol.fields.table import PER_PROMPT
 from sun_sglang.router.protocol.request import Endpoint, Request
 from sun_sglang.router.protocol.worker_replies import count_at
 
-# The field that every answer has, and every result in a stream.
+# the field that every answer has, and every result in a stream
 RESULT_FIELD = {Endpoint.GENERATE: "meta_info", Endpoint.COMPLETIONS: "choices", Endpoint.CHAT: "choices"}
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class SingleRequest(NamedTuple):
-    """One answer to one prompt.
+    """A request for one answer to one prompt.
 
     Attributes:
-        answer_index: its index in the reply.
-        prompt_index: the index of its prompt.
-        own_fields: the fields that are its prompt's alone; empty where the request has one prompt.
-        body: `own_fields`, and the request's other fields, which are not copied.
-        rid: the id that the client knows it by, if it sent one.
-        extra_key: the client's part of the cache namespace.
+        answer_index: index of the answer in the reply.
+        prompt_index: index of the prompt in the request.
+        own_fields: the fields of this prompt alone; empty if the request has one prompt.
+        body: `own_fields` and the request's other fields, which are not copied.
+        rid: the client's id of the answer; None if it sent none.
+        extra_key: the client's part of the cache namespace; None if it sent none.
         cache_salt: the same, under SGLang's other name.
     """
 
@@ -44,7 +45,7 @@ class SingleRequest(NamedTuple):
 
 
 def split_request(request: Request) -> tuple[SingleRequest, ...]:
-    """The single requests of a request, in index order; exactly one where it asks for one answer."""
+    """Return the single requests of a request, ordered by `answer_index`."""
     if request.batch is None and request.n == 1:
         rid, key, salt = _rid(request, 0, 0), _pick(request.extra_key, 0), _pick(request.cache_salt, 0)
         return (SingleRequest(0, 0, _NOTHING, request.body, rid, key, salt),)
@@ -67,7 +68,7 @@ def split_request(request: Request) -> tuple[SingleRequest, ...]:
 
 
 def has_several_answers(request: Request) -> bool:
-    """The reply is put together from several, or has the shape of several."""
+    """Return whether the reply is merged from several answers, or is a list by the request's format."""
     if request.n > 1:
         return True
     if request.endpoint is Endpoint.GENERATE:
@@ -76,7 +77,12 @@ def has_several_answers(request: Request) -> bool:
 
 
 def merge_replies(request: Request, replies: Sequence[Any]) -> Any:
-    """One reply from those of `split(request)`, in the same order, each as parsed JSON."""
+    """Return one reply for all answers.
+
+    Args:
+        request: the client's request.
+        replies: the replies to `split_request(request)`, in the same order, as parsed JSON.
+    """
     if not has_several_answers(request):
         return replies[0]
     if request.endpoint is Endpoint.GENERATE:
@@ -89,9 +95,13 @@ def merge_replies(request: Request, replies: Sequence[Any]) -> Any:
 
 
 def merge_usage(usages: Sequence[Mapping[str, Any] | None], n: int) -> dict[str, Any] | None:
-    """Usage of all answers: prompt tokens once a prompt, completion tokens of every answer.
+    """Return the usage of all answers: the prompt tokens of each prompt once, the completion tokens of each answer.
 
-    As `UsageProcessor.calculate_response_usage` counts (srt/entrypoints/openai/usage_processor.py).
+    SGLang counts the same way (`UsageProcessor.calculate_response_usage`, srt/entrypoints/openai/usage_processor.py).
+
+    Args:
+        usages: the usage of each answer in index order; None for an answer without one.
+        n: answers to each prompt.
     """
     if any(usage is None for usage in usages):
         return None
@@ -113,7 +123,7 @@ def merge_usage(usages: Sequence[Mapping[str, Any] | None], n: int) -> dict[str,
 
 
 def _sum_details(details: Iterable[object]) -> dict[str, int]:
-    """Sum the counts of the same name; empty where no answer has any. SGLang leaves out, or sets to null, what is 0."""
+    """Sum the counts of each name; empty if no answer has any. SGLang omits a count of 0 or sets it to null."""
     sums: dict[str, int] = {}
     for one in details:
         for name in one if isinstance(one, dict) else ():
@@ -122,7 +132,13 @@ def _sum_details(details: Iterable[object]) -> dict[str, int]:
 
 
 def reindex(endpoint: Endpoint, chunk: dict[str, Any], index: int) -> dict[str, Any]:
-    """A stream's chunk of one answer, as a chunk of the whole reply."""
+    """Return the chunk of one answer's stream as a chunk of the merged stream.
+
+    Args:
+        endpoint: whose format the chunk has.
+        chunk: the parsed chunk.
+        index: the answer's index in the reply.
+    """
     if endpoint is Endpoint.GENERATE:
         return {**chunk, "index": index}
     return {**chunk, "choices": [{**choice, "index": index} for choice in chunk.get("choices") or ()]}
@@ -152,7 +168,7 @@ def _rid(request: Request, prompt: int, index: int) -> str | None:
         return None
     if isinstance(request.rid, tuple):
         return request.rid[prompt] if request.n == 1 else f"{request.rid[prompt]}_{index % request.n}"
-    # SGLang names the answers of one id like this (io_struct.py: _normalize_rid)
+    # SGLang derives the ids of a request's answers the same way (io_struct.py: _normalize_rid)
     return f"{request.rid}_{index}" if has_several_answers(request) else request.rid
 
 

@@ -1,6 +1,6 @@
-"""Input logprobs: computed by the prefill worker, delivered with the decode worker's answer. Pure.
+"""Insert input logprobs, which the prefill worker computes, into the decode worker's answer. Pure.
 
-The logprob of the first output token needs nothing here: the prefill worker hands it over with the KV
+The logprob of the first output token is not handled here: the prefill worker transfers it with the KV
 (srt/disaggregation/utils.py: MetadataBuffers).
 """
 
@@ -15,17 +15,17 @@ _COLUMNS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
 
 
 class InputLogprobs:
-    """The prompt's logprobs out of a prefill worker's reply, and where a decode worker's answer shows them.
+    """The logprobs of a prompt, read from the prefill worker's reply.
 
-    /generate: every `input_*` field of `meta_info`. /v1/completions with `echo`: the prompt's entries, which come first
-    in each list of `choices[0].logprobs`.
+    In /generate they are the fields `input_*` of `meta_info`. In /v1/completions with `echo` they are the first entries
+    of each list in `choices[0].logprobs`.
 
     Args:
-        endpoint: whose shape the reply and the answer have.
+        endpoint: whose format the reply and the answer have.
         prefill: the prefill worker's reply.
 
     Raises:
-        BadReplyError: the reply holds no logprobs of a prompt.
+        BadReplyError: the reply contains no logprobs of a prompt.
     """
 
     def __init__(self, endpoint: Endpoint, prefill: bytes) -> None:
@@ -37,10 +37,11 @@ class InputLogprobs:
             raise BadReplyError("the prefill worker's reply holds no logprobs of the prompt") from e
 
     def add_to(self, answer: dict[str, Any]) -> dict[str, Any]:
-        """Return a decode worker's result or chunk with the prompt's logprobs; the same where it has no choices.
+        """Return a decode worker's result or chunk with the prompt's logprobs.
 
         Args:
-            answer: parsed; its `meta_info` is an object and its `choices` a list of objects, if it has them.
+            answer: the parsed result. Its `meta_info` is an object and its `choices` a list of objects, if present. A
+                result without choices is returned unchanged.
         """
         if self._endpoint is Endpoint.GENERATE:
             return {**answer, "meta_info": {**(answer.get("meta_info") or {}), **self._fields}}
@@ -54,10 +55,10 @@ class InputLogprobs:
 
 
 class StreamedLogprobs:
-    """Puts input logprobs into the events of one answer: the first, and for /generate also the last.
+    """Inserts input logprobs into the first event of a stream, and for /generate also into the last event.
 
-    SGLang sends them in every event of a /generate stream, whose events are cumulative, so a client may read the first
-    event or the last one alone; both of them suffice. In /v1/completions SGLang sends them in the first event.
+    SGLang sends them in every event of a /generate stream, whose events are cumulative. A client may read the first or
+    the last event alone, so these two suffice. In /v1/completions SGLang sends them in the first event.
     """
 
     def __init__(self, endpoint: Endpoint, logprobs: InputLogprobs) -> None:
@@ -66,11 +67,11 @@ class StreamedLogprobs:
         self._begun = False
 
     def may_change(self, data: bytes) -> bool:
-        """Whether an event with this data may be one that shows them. A false yes costs a parse."""
+        """Return whether an event with this data may need the logprobs; if it does not, parsing it was needless."""
         return not self._begun or (self._cumulative and b'"finish_reason":null' not in data)
 
     def add_to(self, chunk: dict[str, Any]) -> dict[str, Any]:
-        """Return an event's parsed data, with them where they belong."""
+        """Return the parsed data of an event, with the logprobs if the event needs them."""
         last = self._cumulative and (chunk.get("meta_info") or {}).get("finish_reason") is not None
         if self._begun and not last:
             return chunk

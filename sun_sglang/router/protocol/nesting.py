@@ -1,6 +1,7 @@
-"""How deep JSON is nested. Pure.
+"""The nesting depth of JSON. Pure.
 
-orjson reads 1,024 levels and writes 254. Python compares and prints nested lists by recursion and fails before 1,000.
+orjson parses 1,024 levels and writes 254. Python compares and prints nested lists by recursion, which fails before
+1,000 levels.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ def is_too_deep(raw: bytes, parsed: Any) -> bool:
     """Return whether JSON has more than `MAX_DEPTH` levels.
 
     Args:
-        raw: its text; one with few brackets needs no closer look.
-        parsed: the same, parsed.
+        raw: the JSON text. A text with few brackets is not examined further.
+        parsed: the parsed JSON.
     """
     if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:
         return False

@@ -1,4 +1,4 @@
-"""How much text of a request reaches its prompt, in bytes of UTF-8. Pure."""
+"""The size of the text that a request contributes to its prompt, in bytes of UTF-8. Pure."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ from typing import Any
 
 import orjson
 
-# What SGLang gives a chat template besides the messages (srt/entrypoints/openai/serving_chat.py).
+# fields that SGLang passes to a chat template besides the messages (srt/entrypoints/openai/serving_chat.py)
 _TEMPLATE_FIELDS = ("tools", "chat_template_kwargs", "reasoning_effort")
 
 
 def text_bytes(text: str) -> int:
-    """Bytes of a text."""
+    """Return the bytes of a text in UTF-8."""
     return len(text) if text.isascii() else len(text.encode())
 
 
 def chat_bytes(body: Mapping[str, Any]) -> int:
-    """Bytes of all that a chat template may put into the prompt: every field of every message, and what stands beside.
+    """Return the bytes of all text that a chat template may put into the prompt.
 
-    Objects and lists count as their JSON.
+    This is every field of every message, and the other fields that the template receives. Objects and lists count as
+    their JSON.
+
+    Args:
+        body: a checked body of /v1/chat/completions.
     """
     total = 0
     for message in body["messages"]:

@@ -1,7 +1,7 @@
-"""Is a prompt too long, and does the model have every token id of a request? Pure.
+"""Check a prompt's length and the token ids of a request. Pure.
 
-Token ids are counted. Text has an upper bound, and a lower one where the vocabulary gives one; a tokenizer is asked
-only about what lies between.
+Token ids are counted. For text the number of tokens has an upper bound, and a lower bound where the vocabulary yields
+one; a tokenizer counts only the prompts that the bounds do not decide.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from sun_sglang.errors import RequestError
 from sun_sglang.router.protocol.prompt_bytes import chat_bytes, text_bytes
 from sun_sglang.router.protocol.request import Endpoint
 
-# What tokenizers and chat templates add to the text itself. A template can add more (a default system prompt, tool
-# instructions); the workers then refuse the request themselves, both of them alike.
+# Tokens that tokenizers and chat templates add to the text. A template may add more (a default system prompt, tool
+# instructions); both workers then refuse the request themselves.
 SPECIAL_TOKENS = 8
 TEMPLATE_TOKENS = 128
 MESSAGE_TOKENS = 16
 
 
 class PromptLimits(NamedTuple):
-    """What every usable worker of a task takes.
+    """The prompts that every usable worker of a task accepts.
 
     Attributes:
-        tokens: longest prompt.
-        vocab: token ids are below.
-        token_bytes: most bytes of text that one token may cover; None where there is no such number.
+        tokens: tokens of the longest prompt.
+        vocab: size of the vocabulary; every token id is smaller.
+        token_bytes: the most bytes of text that one token covers; None if the tokenizer has no such bound.
     """
 
     tokens: int
@@ -34,18 +34,18 @@ class PromptLimits(NamedTuple):
     token_bytes: int | None = None
 
     def covers(self, other: PromptLimits) -> bool:
-        """Whether a request that is within `other` is within this limit."""
+        """Return whether every request within `other` is within these limits too."""
         return self.tokens >= other.tokens and self.vocab >= other.vocab
 
 
 class PromptSize(NamedTuple):
-    """How long a prompt is.
+    """The length of a prompt.
 
     Attributes:
-        exact: its tokens, where they are given as ids.
-        most: tokens that it does not exceed.
-        text: bytes of text of which each reaches the tokenizer; None for a chat, whose template may drop text.
-        question: what to ask a worker that counts it.
+        exact: its tokens if it is given as token ids; None for text.
+        most: an upper bound of its tokens.
+        text: bytes of text that reach the tokenizer; None for a chat, whose template may drop text.
+        question: the body of the request to a worker that counts its tokens.
     """
 
     exact: int | None
@@ -55,7 +55,12 @@ class PromptSize(NamedTuple):
 
 
 def measure_prompt(endpoint: Endpoint, body: Mapping[str, Any]) -> PromptSize | None:
-    """Return the size of a single request's prompt; None where it has none."""
+    """Return the size of a single request's prompt; None if it has no prompt.
+
+    Args:
+        endpoint: whose format the body has.
+        body: the fields of the single request.
+    """
     ids = body.get("prompt") if endpoint is Endpoint.COMPLETIONS else body.get("input_ids")
     if isinstance(ids, list) and ids:
         return PromptSize(len(ids), len(ids), None, {})
@@ -66,15 +71,20 @@ def measure_prompt(endpoint: Endpoint, body: Mapping[str, Any]) -> PromptSize | 
     if not isinstance(text, str):
         return None
     size = text_bytes(text)
-    # byte-level tokenizers make at most one token of a byte
+    # a byte-level tokenizer makes at most one token of each byte
     return PromptSize(None, size + SPECIAL_TOKENS, size, {"prompt": text})
 
 
 def needs_count(size: PromptSize, limit: PromptLimits, task: str) -> bool:
-    """Return whether a tokenizer has to count a prompt.
+    """Return whether a tokenizer must count a prompt.
+
+    Args:
+        size: length of the prompt.
+        limit: limits of the task's workers.
+        task: name of the task, for the message.
 
     Raises:
-        RequestError: the prompt is too long, and no tokenizer is needed to know it (400).
+        RequestError: 400, the prompt is too long by its bounds.
     """
     if size.exact is not None:
         if size.exact > limit.tokens:
@@ -86,7 +96,13 @@ def needs_count(size: PromptSize, limit: PromptLimits, task: str) -> bool:
 
 
 def prompt_too_long(tokens: str, limit: PromptLimits, task: str) -> RequestError:
-    """The answer to a prompt that some worker of the task could not take."""
+    """Return the error for a prompt that is too long for some worker of the task.
+
+    Args:
+        tokens: the number of its tokens, as text: `512` or `more than 512`.
+        limit: limits of the task's workers.
+        task: name of the task.
+    """
     return RequestError(
         400,
         f"the prompt has {tokens} tokens; task `{task}` takes at most {limit.tokens}",
@@ -95,12 +111,17 @@ def prompt_too_long(tokens: str, limit: PromptLimits, task: str) -> RequestError
 
 
 def check_token_ids(endpoint: Endpoint, body: Mapping[str, Any], limit: PromptLimits) -> None:
-    """Check every token id that a request carries against the vocabulary of the task's workers.
+    """Check every token id of a request against the vocabulary of the task's workers.
 
-    SGLang uses ids as indices into tensors: one beyond the vocabulary ends a worker's process.
+    SGLang uses token ids as indices into tensors: an id beyond the vocabulary ends a worker's process.
+
+    Args:
+        endpoint: whose format the body has.
+        body: the fields of the request.
+        limit: limits of the task's workers.
 
     Raises:
-        RequestError: an id that the model does not have, with the field's name (400).
+        RequestError: 400, an id is beyond the vocabulary; names the field.
     """
     name = "prompt" if endpoint is Endpoint.COMPLETIONS else "input_ids"
     _check_ids(body.get(name), name, limit.vocab)
@@ -117,14 +138,14 @@ def _check_sampling(params: Mapping[str, Any], where: str, least: str, vocab: in
     stops = params.get("stop_token_ids")
     _check_ids(stops, where + "stop_token_ids", vocab)
     if stops and params.get(least) and len(set(stops)) > vocab // 2:
-        # the model may have no token but these and its own ends: sampling from nothing ends a scheduler's process
+        # if no other token is left, sampling fails and ends the scheduler's process
         message = f"`{where}{least}` cannot be combined with `{where}stop_token_ids` of over half of the vocabulary"
         raise RequestError(400, message, param=where + least)
     _check_ids([int(key) for key in params.get("logit_bias") or ()], where + "logit_bias", vocab)
 
 
 def _check_ids(value: object, name: str, vocab: int) -> None:
-    """Check a list of ids, or one of lists of ids; its types and signs were checked before (`fields`)."""
+    """Check a list of token ids, or a list of such lists; `fields` has checked types and signs."""
     if not isinstance(value, list) or not value:
         return
     if type(value[0]) is int:

@@ -1,4 +1,4 @@
-"""From a client's body to a checked, immutable request. Pure; raises RequestError and nothing else."""
+"""Parse a client's body into a checked, immutable request. Pure; raises RequestError and nothing else."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from sun_sglang.router.protocol.fields.schemas import (
 )
 from sun_sglang.router.protocol.fields.value_types import FLAG
 
-# Parts of a message that hold no media: a worker would fetch media from any URL, its own host's and files included.
+# the parts of a message that contain no media; a worker would fetch media from any URL, even its own host and files
 TEXT_PARTS = ("text", "thinking", "reasoning", "tool_reference")
 STREAM_OPTIONS = ("include_usage", "continuous_usage_stats")
 
 
 class Endpoint(StrEnum):
-    """Where a request came in; also the path on the workers."""
+    """The endpoint of a request: its path on the router and on the workers."""
 
     GENERATE = "/generate"
     COMPLETIONS = "/v1/completions"
@@ -34,19 +34,19 @@ class Endpoint(StrEnum):
 
 
 class Request(NamedTuple):
-    """A checked request: the fields that its workers get, and those that the router reads itself.
+    """A checked request: the fields that the workers receive, and those that the router reads itself.
 
     Attributes:
-        endpoint: where it came in.
-        task: the task it is for.
-        body: the fields that are passed on (`field_table.py`), and no others. Not to be changed.
-        stream: the client wants server-sent events.
-        stream_options: the client's, if it sent any.
-        n: choices a prompt.
-        rid: the client's own id, or ids of the prompts of a list.
-        extra_key: the client's part of the cache namespace; a list for a list of prompts.
-        cache_salt: the same, under SGLang's other name for it.
-        batch: prompts in a list; None for a single prompt.
+        endpoint: the endpoint that the client called.
+        task: the requested task.
+        body: the fields that are forwarded (`fields/table.py`) and no others. Must not be modified.
+        stream: the client asked for server-sent events.
+        stream_options: the client's stream options; None if it sent none.
+        n: answers to each prompt.
+        rid: the client's id of the request, or one id for each prompt; None if it sent none.
+        extra_key: the client's part of the cache namespace, for all prompts or for each; None if it sent none.
+        cache_salt: the same, under SGLang's other name.
+        batch: number of prompts in a list; None for a single prompt.
     """
 
     endpoint: Endpoint
@@ -62,7 +62,7 @@ class Request(NamedTuple):
 
     @property
     def include_usage(self) -> bool:
-        """The client asked for the usage event at the end of a stream."""
+        """Whether the client asked for the usage event at the end of a stream."""
         return bool(self.stream_options and self.stream_options.get("include_usage"))
 
 
@@ -74,17 +74,17 @@ def parse_request(
     tasks: Sequence[str],
     allowed: Collection[str] = (),
 ) -> Request:
-    """Check a request body.
+    """Return the checked request of a body.
 
     Args:
-        endpoint: where it came in.
-        raw: the body as bytes.
-        header_task: the value of `X-Sun-Task`, which wins over `model`.
-        tasks: names of the tasks that are served.
-        allowed: fields that are refused unless the topology allows them (`router.allow`), and that it allows.
+        endpoint: the endpoint that the client called.
+        raw: the body.
+        header_task: the value of the header `X-Sun-Task`, which takes precedence over `model`; None without the header.
+        tasks: names of the tasks that the client may call.
+        allowed: the permissions that the topology grants (`router.allow`).
 
     Raises:
-        RequestError: the first thing wrong.
+        RequestError: the request is invalid; names the first error.
     """
     given = _object(raw)
     check_depth(raw, given)
@@ -111,12 +111,17 @@ def parse_request(
 
 
 def choose_task(header: str | None, model: object, tasks: Sequence[str]) -> str:
-    """The task that a request is for.
+    """Return the requested task.
 
-    SGLang's own name for "no model given" is `default`; with exactly one task it means that task, as does no name.
+    With exactly one task, a missing name and SGLang's placeholder `default` mean that task.
+
+    Args:
+        header: the value of `X-Sun-Task`; None without the header.
+        model: the value of the field `model`.
+        tasks: names of the tasks that the client may call.
 
     Raises:
-        RequestError: 404 for a name that no task has, 400 where a name is needed.
+        RequestError: 404 for an unknown name, 400 if a name is required and missing.
     """
     if header is None and model is not None and not isinstance(model, str):
         raise RequestError(400, "`model` has to be the name of a task", param="model")
@@ -127,7 +132,7 @@ def choose_task(header: str | None, model: object, tasks: Sequence[str]) -> str:
         return tasks[0]
     listed = ", ".join(tasks)
     if name in (None, ""):
-        message = f"which task? Send its name as `model` or as the header X-Sun-Task; tasks: {listed}"
+        message = f"the request names no task; send its name as `model` or as the header X-Sun-Task; tasks: {listed}"
         raise RequestError(400, message, param="model", code="model_required")
     raise RequestError(404, f"no task is named `{name}`; tasks: {listed}", param="model", code="model_not_found")
 

@@ -1,4 +1,4 @@
-"""Server-sent events as bytes: framing, reading, and what a stream is watched for while it passes through. Pure.
+"""Server-sent events as bytes: split a stream into events, read them, and filter them on their way to a client. Pure.
 
 Events are read line by line, as the specification says (https://html.spec.whatwg.org/multipage/server-sent-events.html):
 a line ends with LF, CRLF or CR, a blank line ends an event, and its `data` lines together are its data.
@@ -24,16 +24,16 @@ from sun_sglang.router.protocol.worker_replies import (
 
 DONE_DATA = b"[DONE]"
 DONE = b"data: [DONE]\n\n"
-# A /generate event repeats the whole answer: 16,000 tokens with their 128 best alternatives each are 60 MB.
+# An event of /generate repeats the whole answer: 16,000 tokens, each with its 128 best alternatives, take 60 MB.
 MAX_EVENT_BYTES = 64 << 20
 
 _BLANK_LINE = re.compile(rb"(?>\r\n|\r|\n){2}")
-# JSON escapes the quotes inside its strings: a text of a model can equal one of these and not hold it.
+# JSON escapes quotes inside strings, so no text that a model generates contains one of these.
 _MARKERS = (b'"error"', b'"abort"', b'"choices":[]')
 
 
 class EventKind(Enum):
-    """What an event of an answer is."""
+    """The kinds of events in an answer."""
 
     RESULT = auto()
     USAGE = auto()
@@ -42,15 +42,15 @@ class EventKind(Enum):
 
 
 class EventFramer:
-    """Cuts a byte stream into whole events, each with its blank line.
+    """Splits a byte stream into complete events, each with its blank line.
 
     Memory is bounded by one event and one chunk, and each byte is searched once.
 
     Args:
-        most: bytes of an event; None for `MAX_EVENT_BYTES`.
+        most: the most bytes of an event; None for `MAX_EVENT_BYTES`.
 
     Attributes:
-        rest: the beginning of an event that is not whole yet.
+        rest: the beginning of an incomplete event.
     """
 
     def __init__(self, most: int | None = None) -> None:
@@ -60,10 +60,10 @@ class EventFramer:
         self._only_lf = True
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """Yield the events that `chunk` completes. Whoever does not take all of them is done with the stream.
+        """Yield the events that a chunk completes. A caller that does not consume all of them must drop the stream.
 
         Raises:
-            BadReplyError: the event after them has more than `most` bytes.
+            BadReplyError: the incomplete event after them has more than `most` bytes.
         """
         self._only_lf = self._only_lf and b"\r" not in chunk
         self.rest += chunk
@@ -71,14 +71,14 @@ class EventFramer:
         while (end := self._blank_line()) >= 0:
             yield bytes(self.rest[start:end])
             start = self._searched = end
-        # the first line end of a blank line may be here already: at most three bytes of `\r\n\r\n`
+        # the last bytes may be the beginning of a blank line: at most three bytes of `\r\n\r\n`
         self._searched = max(0, len(self.rest) - start - 3)
         del self.rest[:start]
         if len(self.rest) > self._most:
             raise BadReplyError(f"the decode worker sent an event of over {self._most} bytes")
 
     def _blank_line(self) -> int:
-        """The position after the next blank line; -1 if none has come."""
+        """Return the position after the next blank line; -1 if there is none."""
         if self._only_lf:
             found = self.rest.find(b"\n\n", self._searched)
             return found + 2 if found >= 0 else -1
@@ -87,22 +87,22 @@ class EventFramer:
 
 
 class StreamFilter:
-    """Watches one answer's stream on its way to the client.
+    """Passes one answer's stream on to the client and detects its end, errors and usage.
 
-    Nearly every chunk passes as it came, unparsed: it begins and ends as an event of one JSON object does, so `[DONE]`
-    is not its last event, and it holds no marker. Any other chunk is taken apart. A marker that means nothing costs a
-    parse and changes nothing.
+    Nearly every chunk passes unparsed: it begins and ends like an event of one JSON object, so its last event is not
+    `[DONE]`, and it contains no marker. Any other chunk is split into events. A marker without a meaning costs a parse
+    and changes nothing.
 
     Args:
         strip_usage: drop the usage event, because the client did not ask for one.
-        rewrite: applied to the data of every result, where something in it has to change.
+        rewrite: converts the data of each result; None if nothing in it changes.
 
     Attributes:
-        done: the stream ended as it should.
-        error: the data of an error event, which ends the stream.
-        aborted: the worker ended the answer with an abort; holds the event's data.
-        bad: what came that is no part of an answer, which ends the stream.
-        usage: the usage that the stream reported.
+        done: the stream ended with `[DONE]`.
+        error: the data of an error event, which ends the stream; None without one.
+        aborted: the data of the event with which the worker aborted the answer; None without one.
+        bad: describes data that is not part of an answer, which ends the stream; None without such data.
+        usage: the usage that the stream reported; None without one.
     """
 
     def __init__(self, *, strip_usage: bool = False, rewrite: Callable[[bytes], bytes] | None = None) -> None:
@@ -117,7 +117,7 @@ class StreamFilter:
         self._framer = EventFramer()
 
     def feed(self, chunk: bytes) -> bytes:
-        """Return what to write to the client for this chunk; may be empty. Nothing comes after what ends the stream."""
+        """Return the bytes for the client that a chunk yields; may be empty. Nothing follows the end of the stream."""
         if (
             self.rewrite is None
             and not self._framer.rest
@@ -141,11 +141,11 @@ class StreamFilter:
 
     @property
     def ended(self) -> bool:
-        """Nothing more can come."""
+        """Whether the stream has ended, well or not."""
         return self.done or not (self.error is None and self.aborted is None and self.bad is None)
 
     def tokens(self) -> TokenCounts:
-        """Token counts: the usage's, else those of the last result."""
+        """Return the token counts of the usage, or of the last result if the stream reported no usage."""
         if self.usage is not None:
             return token_counts(self.usage)
         events = list(EventFramer().feed(self._last))
@@ -178,12 +178,12 @@ class StreamFilter:
 
 
 def contains_event_end(data: bytes) -> bool:
-    """Whether an event ends in these bytes."""
+    """Return whether an event ends within these bytes."""
     return b"\n\n" in data or (b"\r" in data and _BLANK_LINE.search(data) is not None)
 
 
 def event_data(event: bytes) -> bytes:
-    """The data of one event: its `data` lines, joined by LF; empty where it has none (a comment, say)."""
+    """Return the data of one event: its `data` lines joined by LF; empty if it has none, such as a comment."""
     lines = []
     for line in event.splitlines():
         name, _, value = line.partition(b":")
@@ -193,7 +193,7 @@ def event_data(event: bytes) -> bytes:
 
 
 def event_kind(result: dict[str, Any]) -> EventKind:
-    """What an event is that `read_result` returned."""
+    """Return the kind of an event whose data `parse_result` returned."""
     if result.get("error") is not None or result.get("object") == "error":
         return EventKind.ERROR
     if abort_reason(result) is not None:
@@ -204,10 +204,10 @@ def event_kind(result: dict[str, Any]) -> EventKind:
 
 
 def frame(data: bytes) -> bytes:
-    """An event with this data, which is one line."""
+    """Return an event with this data, which is one line."""
     return b"data: " + data + b"\n\n"
 
 
 def event(data: dict[str, Any]) -> bytes:
-    """An event with this data."""
+    """Return an event with this data as JSON."""
     return frame(orjson.dumps(data))

@@ -1,4 +1,4 @@
-"""Reading what workers say: SGLang's error shapes, aborts in disguise, token counts. Pure."""
+"""Read workers' replies: SGLang's error formats, aborts inside a 200, token counts. Pure."""
 
 from __future__ import annotations
 
@@ -9,16 +9,22 @@ import orjson
 
 from sun_sglang.router.protocol.nesting import is_too_deep
 
-# No worker counts this far: it is the bound of a card's token counts too. Metrics refuse a negative count.
+# the largest count that is believed, as in a worker's card; metrics reject negative counts
 MAX_COUNT = 1 << 40
 
 
 class BadReplyError(Exception):
-    """A worker sent what is no part of an answer. The text says who sent what."""
+    """A worker sent data that is not part of an answer. The message names the worker's role and the data."""
 
 
 class TokenCounts(NamedTuple):
-    """Token counts of one answer; `cached` prompt tokens were not computed again."""
+    """Token counts of one answer.
+
+    Attributes:
+        prompt: tokens of the prompt.
+        completion: tokens of the answer.
+        cached: tokens of the prompt that came from a cache.
+    """
 
     prompt: int
     completion: int
@@ -26,7 +32,7 @@ class TokenCounts(NamedTuple):
 
 
 def parse_json(body: bytes) -> Any:
-    """Return the JSON in `body`; None if it is no JSON, or nested deeper than any code here may safely walk."""
+    """Return the parsed JSON; None if the body is not JSON, or is nested too deeply to walk by recursion."""
     try:
         parsed = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -35,15 +41,15 @@ def parse_json(body: bytes) -> Any:
 
 
 def parse_result(data: bytes) -> dict[str, Any]:
-    """Read a decode worker's answer, or the data of one event of it.
+    """Return a decode worker's answer, or the data of one of its events, as parsed JSON.
 
     Raises:
-        BadReplyError: it is no JSON object, or a part that the router reads has another type than SGLang gives it.
+        BadReplyError: the data is not a JSON object, or a field that the router reads has not the type of SGLang's.
     """
     result = parse_json(data)
     if not isinstance(result, dict):
         start = data[:80].decode(errors="replace")
-        raise BadReplyError(f"the decode worker sent what is not a JSON object: {start}")
+        raise BadReplyError(f"the decode worker sent data that is not a JSON object: {start}")
     choices = result.get("choices")
     if choices is not None and not (isinstance(choices, list) and all(isinstance(c, dict) for c in choices)):
         raise BadReplyError("the decode worker sent `choices` that are not a list of objects")
@@ -54,16 +60,19 @@ def parse_result(data: bytes) -> dict[str, Any]:
 
 
 def find_abort(body: bytes) -> dict[str, Any] | None:
-    """The finish reason of a result that is an abort in disguise (status 200), or None.
+    """Return the finish reason of a body with status 200 that reports an abort; None for any other body.
 
-    SGLang reports it as `meta_info.finish_reason.type` in /generate and as `choices[].finish_reason` elsewhere.
+    SGLang reports an abort as `meta_info.finish_reason.type` in /generate and as `choices[].finish_reason` elsewhere.
     """
     result = parse_json(body) if b'"abort"' in body else None
     return abort_reason(result) if isinstance(result, dict) else None
 
 
 def abort_reason(result: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The finish reason of a parsed result that is an abort in disguise, or None. Any JSON may stand in its fields."""
+    """Return the finish reason of a parsed result that reports an abort; None for any other.
+
+    The fields of the result may have any type.
+    """
     meta, choices = result.get("meta_info"), result.get("choices")
     reason = meta.get("finish_reason") if isinstance(meta, dict) else None
     if isinstance(reason, dict) and reason.get("type") == "abort":
@@ -75,7 +84,7 @@ def abort_reason(result: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def error_message(body: bytes) -> str:
-    """The message in a worker's error body, whichever of SGLang's shapes it has; at most 500 characters."""
+    """Return the message of a worker's error body in any of SGLang's formats, at most 500 characters."""
     parsed = parse_json(body)
     if parsed is None:
         return body[:500].decode(errors="replace")
@@ -85,9 +94,10 @@ def error_message(body: bytes) -> str:
 
 
 def has_error_message(body: bytes) -> bool:
-    """Return whether an error body has its message where clients look: `error.message`, or `message` of an `error`.
+    """Return whether an error body has its message where clients read it.
 
-    SGLang's check of a /generate body answers `{"error": "..."}` (srt/entrypoints/api_contract.py).
+    That is `error.message`, or `message` in an object whose `object` is `error`. SGLang's check of a /generate body
+    answers `{"error": "..."}` instead (srt/entrypoints/api_contract.py).
     """
     parsed = parse_json(body)
     if not isinstance(parsed, dict):
@@ -97,7 +107,7 @@ def has_error_message(body: bytes) -> bool:
 
 
 def error_code(body: bytes) -> int | None:
-    """The status in an error that came inside a 200, if it has one."""
+    """Return the status that an error inside a 200 names; None if it names none."""
     parsed = parse_json(body)
     error = parsed.get("error", parsed) if isinstance(parsed, dict) else None
     code = error.get("code") if isinstance(error, dict) else None
@@ -105,7 +115,7 @@ def error_code(body: bytes) -> int | None:
 
 
 def token_counts(result: object) -> TokenCounts:
-    """Token counts of a result, a stream's last chunk, or a bare usage object; zeros where it has none."""
+    """Return the token counts of a result, of a list of results, or of a usage object; zeros if it has none."""
     if isinstance(result, list):
         counts = [token_counts(item) for item in result]
         return TokenCounts(*(sum(column) for column in zip(*counts, strict=True))) if counts else TokenCounts(0, 0, 0)
@@ -123,6 +133,6 @@ def token_counts(result: object) -> TokenCounts:
 
 
 def count_at(source: object, key: str) -> int:
-    """Return the count under a key; 0 where it is missing or out of bounds, or where `source` is no object."""
+    """Return the count under a key; 0 if it is missing or out of bounds, or if `source` is not an object."""
     value = source.get(key) if isinstance(source, dict) else None
     return value if type(value) is int and 0 <= value <= MAX_COUNT else 0

@@ -1,4 +1,4 @@
-"""Applies the table of request fields to a body: what the workers get of it, or why it is refused. Pure."""
+"""Apply the table of request fields to a body: return the fields for the workers, or refuse the request. Pure."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from sun_sglang.errors import RequestError
 from sun_sglang.router.protocol.fields.table import GENERATE, SAMPLING_PARAMS, Forwarded, Refused, RouterOwned, Table
 from sun_sglang.router.protocol.fields.value_types import INT32_MAX, ValueType
 
-# One request may become this many; every one of them is a request to two workers.
+# the most answers of one request; each is a request to two workers
 MAX_FAN_OUT = 4096
-# Values of a refused field that say nothing.
+# values of a refused field that mean the same as no value
 _SAYS_NOTHING: tuple[object, ...] = ("", [], {})
 
 
 def forwarded_fields(body: Mapping[str, Any], table: Table, allowed: Collection[str]) -> dict[str, Any]:
-    """Return the fields of a body that its workers get.
+    """Return the fields of a body that the workers receive.
 
     Args:
         body: the client's fields.
-        table: what becomes of each; a field that is not in it is dropped.
-        allowed: gates that the topology opens (`router.allow`).
+        table: the rule for each field; a field without a rule is dropped.
+        allowed: the permissions that the topology grants (`router.allow`).
 
     Raises:
-        RequestError: 400 for a field that is refused, or not of its kind.
+        RequestError: 400, a field is refused, needs a missing permission, or has an invalid value.
     """
     kept: dict[str, Any] = {}
     for name, value in body.items():
@@ -32,11 +32,11 @@ def forwarded_fields(body: Mapping[str, Any], table: Table, allowed: Collection[
         if isinstance(rule, Forwarded):
             if value is None:
                 continue
-            kind, each, gate, _ = rule
-            if gate and gate not in allowed:
-                raise field_not_allowed(name, gate)
-            if not kind.accepts(value) and not (each and _is_each(kind, value)):
-                raise invalid_value(name, kind)
+            type_, per_prompt, permission, _ = rule
+            if permission and permission not in allowed:
+                raise field_not_allowed(name, permission)
+            if not type_.accepts(value) and not (per_prompt and _is_list_of(type_, value)):
+                raise invalid_value(name, type_)
             kept[name] = value
         elif isinstance(rule, Refused):
             _refuse(name, value, rule)
@@ -44,27 +44,31 @@ def forwarded_fields(body: Mapping[str, Any], table: Table, allowed: Collection[
 
 
 def forwarded_sampling_params(params: Mapping[str, Any], allowed: Collection[str]) -> dict[str, Any]:
-    """Return the members of /generate's `sampling_params` that the workers get.
+    """Return the members of /generate's `sampling_params` that the workers receive.
 
     Not every version of SGLang checks this object in its HTTP server (srt/entrypoints/api_contract.py). Without that
     check a wrong type ends the whole server, in a scheduler (decoded by msgspec), and an unknown name is a 500.
 
+    Args:
+        params: the client's sampling parameters.
+        allowed: the permissions that the topology grants.
+
     Raises:
-        RequestError: 400 for an unknown name, a refused one, or a value that is not of its kind.
+        RequestError: 400, a name is unknown or refused, needs a missing permission, or has an invalid value.
     """
     kept: dict[str, Any] = {}
     for name, value in params.items():
         rule = SAMPLING_PARAMS.get(name)
         if isinstance(rule, Forwarded):
-            kind, _, gate, keeps_null = rule
+            type_, _, permission, keeps_null = rule
             if value is None:
                 if keeps_null:
                     kept[name] = None
                 continue
-            if gate and gate not in allowed:
-                raise field_not_allowed(f"sampling_params.{name}", gate)
-            if not kind.accepts(value):
-                raise invalid_value(f"sampling_params.{name}", kind)
+            if permission and permission not in allowed:
+                raise field_not_allowed(f"sampling_params.{name}", permission)
+            if not type_.accepts(value):
+                raise invalid_value(f"sampling_params.{name}", type_)
             kept[name] = value
         elif isinstance(rule, Refused):
             _refuse(f"sampling_params.{name}", value, rule)
@@ -74,10 +78,16 @@ def forwarded_sampling_params(params: Mapping[str, Any], allowed: Collection[str
 
 
 def read_field(body: Mapping[str, Any], name: str, table: Table, where: str = "") -> Any:
-    """Return the value of a field that the router reads itself; None where it is absent or null.
+    """Return the value of a field that the router reads itself; None if it is absent or null.
+
+    Args:
+        body: the client's fields.
+        name: name of the field.
+        table: the table with the field's rule.
+        where: the name of the field in an error message, if it is another one.
 
     Raises:
-        RequestError: 400 for a value that is not of the field's kind.
+        RequestError: 400, the value is invalid.
     """
     value = body.get(name)
     if value is None:
@@ -89,22 +99,22 @@ def read_field(body: Mapping[str, Any], name: str, table: Table, where: str = ""
     return value
 
 
-def invalid_value(name: str, kind: ValueType) -> RequestError:
-    """The answer to a value that is not of its field's kind."""
-    return RequestError(400, f"`{name}` has to be {kind.description}", param=name)
+def invalid_value(name: str, expected: ValueType) -> RequestError:
+    """Return the error for a value that is not of its field's type."""
+    return RequestError(400, f"`{name}` has to be {expected.description}", param=name)
 
 
-def field_not_allowed(name: str, gate: str) -> RequestError:
-    """The answer to a field that the topology does not allow."""
+def field_not_allowed(name: str, permission: str) -> RequestError:
+    """Return the error for a field that the topology does not allow."""
     message = (
         f"`{name}` is not allowed here: it can stop a worker that others share; "
-        f"remove it, or let the operator set `router: {{allow: [{gate}]}}` in the topology"
+        f"remove it, or let the operator set `router: {{allow: [{permission}]}}` in the topology"
     )
     return RequestError(400, message, param=name, code="field_not_allowed")
 
 
 def is_per_prompt(value: object, name: str) -> TypeGuard[list[Any]]:
-    """Whether a field of /generate holds one value for each prompt, and not one for all."""
+    """Return whether a field of /generate contains one value for each prompt, instead of one for all."""
     rule = GENERATE[name]
     return isinstance(value, list) and isinstance(rule, Forwarded) and rule.per_prompt and not rule.type.accepts(value)
 
@@ -113,7 +123,7 @@ def check_token_ids(ids: object, name: str) -> None:
     """Raise RequestError (400) unless `ids` is a non-empty list of token ids (32-bit, from 0)."""
     if not isinstance(ids, list) or not ids:
         raise RequestError(400, f"`{name}` has to be a non-empty list of token ids", param=name)
-    # one pass in C each: a long prompt has tens of thousands of them
+    # each of these is one pass in C: a long prompt has tens of thousands of ids
     if set(map(type, ids)) != {int} or min(ids) < 0 or max(ids) > INT32_MAX:
         raise RequestError(400, f"`{name}` has to hold token ids: integers from 0", param=name)
 
@@ -123,8 +133,8 @@ def _unknown(name: str) -> RequestError:
     return RequestError(400, f"`{name}` is not a sampling parameter; known: {known}", param=name)
 
 
-def _is_each(kind: ValueType, value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(item is None or kind.accepts(item) for item in value)
+def _is_list_of(type_: ValueType, value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(item is None or type_.accepts(item) for item in value)
 
 
 def _refuse(name: str, value: object, rule: Refused) -> None:

@@ -29,35 +29,36 @@ _TABLES: tuple[tuple[str, Table], ...] = (
 )
 _HEAD = f"""# Request fields
 
-What becomes of each field that SGLang accepts, in any version that sun-sglang runs on. `python -m
-sun_sglang.router.protocol.fields.page` writes this page from `sun_sglang/router/protocol/fields/table.py`; a test
-compares that table with SGLang's own request classes.
+The rule for each field that SGLang accepts, in every version that sun-sglang supports. `python -m
+sun_sglang.router.protocol.fields.page` writes this page from `sun_sglang/router/protocol/fields/table.py`. A test
+compares the table with SGLang's own request classes.
 
-- **Passed on**: the workers get it, within the bounds given.
-- **Router's**: the router reads it, and the workers get a value of the router's own.
-- **Needs `allow`**: refused with 400 (`field_not_allowed`), unless the topology's `router: {{allow: [...]}}` has it.
-  One such field can stop a worker that others share: a hostile regular expression of 14 characters takes a second of
+- **Forwarded**: the workers receive the field, within the given bounds.
+- **Router's**: the router reads the field, and the workers receive a value that the router sets.
+- **Needs `allow`**: refused with 400 (`field_not_allowed`), unless the topology's `router: {{allow: [...]}}` names it.
+  Such a field can stop a worker that other tasks share: a hostile regular expression of 14 characters takes a second of
   the decode worker's scheduler at every step.
-- **Refused**: a 400 (`reserved_field`) that names the field. A value that says nothing (null, false, empty) is dropped.
-- **Dropped**: the workers do not get it, and it changes no answer.
+- **Refused**: a 400 (`reserved_field`) that names the field. A value that means no value (null, false, empty) is
+  dropped.
+- **Dropped**: the workers do not receive the field, and it changes no answer.
 
-Null is the same as no value, but for `max_new_tokens` in `sampling_params`, where SGLang takes it for "no limit". A
-field that is not listed is dropped without a word, as SGLang ignores it (`store`, `metadata`, `service_tier`,
-`prompt_cache_key`); in `sampling_params` it is refused, as SGLang fails there. A listed field that is newer than the
-workers' SGLang is passed on and ignored there (`thinking`, `return_flat_raw_output_top_logprobs`).
+Null means no value, except for `max_new_tokens` in `sampling_params`, where SGLang reads it as "no limit". A field that
+is not listed is dropped without an error, since SGLang ignores it (`store`, `metadata`, `service_tier`,
+`prompt_cache_key`). In `sampling_params` such a field is refused, since SGLang fails. A listed field that is newer than
+the workers' SGLang is forwarded, and SGLang ignores it (`thinking`, `return_flat_raw_output_top_logprobs`).
 
 - **Nesting**: a body has at most {MAX_DEPTH} levels.
 - **JSON schemas** (`response_format`, `json_schema`, and `tools` where a call is required or a function is strict) have
   at most {MAX_SCHEMA_DEPTH} levels, {MAX_SCHEMA:,} names and list entries, {MAX_SCHEMA_TEXT:,} characters of names and
   of strings in lists and in `const`, and {MAX_ALTERNATIVES} alternatives in `anyOf`, `oneOf`, `allOf` and `type`
-  (null, and one alone, do not count). `pattern` and `patternProperties` in them need `allow: [regex]`.
+  (null, and a single alternative, do not count). `pattern` and `patternProperties` need `allow: [regex]`.
 - **`min_tokens`** (`min_new_tokens`) cannot be combined with a grammar (`response_format`, `json_schema`, required or
-  strict tools), nor with `stop_token_ids` of over half of the vocabulary: a worker that has no token left to sample
-  from ends.
-- **Messages** hold text: a part of another type than `text`, `thinking`, `reasoning` or `tool_reference` is refused,
-  since a worker would fetch media from any address, its own host's and its files included.
+  strict tools), nor with `stop_token_ids` of over half of the vocabulary: without any token left to sample, a worker
+  ends.
+- **Messages** contain text: a part of another type than `text`, `thinking`, `reasoning` or `tool_reference` is refused,
+  since a worker would fetch media from any address, including its own host and its files.
 - **Token ids** are integers from 0 to 2^31 - 1, and below the model's vocabulary.
-- **`stream_options`** pass on `include_usage` and `continuous_usage_stats`.
+- **`stream_options`** forwards `include_usage` and `continuous_usage_stats`.
 """
 
 
@@ -86,7 +87,7 @@ def _rule(rule: Rule) -> str:
         case Forwarded(permission=permission) if permission:
             return f"needs `allow: [{permission}]`"
         case Forwarded():
-            return "passed on"
+            return "forwarded"
         case RouterOwned():
             return "router's"
         case Refused():

@@ -1,7 +1,8 @@
-"""Syntax of the regular expressions that clients stop at, where the topology allows them (`stop_regex`).
+"""Check the syntax of the regular expressions in `stop_regex`, which the topology must allow.
 
-A worker answers 500 to one that is none, which would look like the worker's fault. A pattern is parsed here and never
-compiled: compiling takes seconds for some of 256 characters. Parsing takes milliseconds in all, and a thread.
+A worker answers 500 to an invalid expression, which would look like the worker's fault. Patterns are parsed and never
+compiled: compiling some patterns of 256 characters takes seconds. Parsing all patterns of a request takes milliseconds,
+in a thread.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 from sun_sglang.errors import RequestError
 
-# Characters of all patterns of one request.
+# the most characters of all patterns of one request
 MAX_PATTERNS = 8192
 
 
@@ -22,7 +23,7 @@ async def check_patterns(body: Mapping[str, Any]) -> None:
     """Check every `stop_regex` of a request's body.
 
     Raises:
-        RequestError: 400 for a pattern that is no regular expression, or more of them than are parsed.
+        RequestError: 400, a pattern is not a regular expression, or the patterns together are too long.
     """
     params = body.get("sampling_params") or ()
     holders = [body, *([params] if isinstance(params, dict) else params)]
@@ -41,5 +42,5 @@ def _parse(patterns: set[str]) -> None:
         try:
             _parser.parse(pattern)
         except (re.error, OverflowError, RecursionError) as e:
-            message = f"`stop_regex` holds what is no regular expression: {e}"
+            message = f"`stop_regex` holds an invalid regular expression: {e}"
             raise RequestError(400, message, param="stop_regex") from e

@@ -1,7 +1,7 @@
-"""Finds a JSON schema that describes itself by nothing but itself, such as `{"$ref": "#"}`. Pure.
+"""Find JSON schemas that refer to themselves without any JSON in between, such as `{"$ref": "#"}`. Pure.
 
-XGrammar makes a grammar of it that allows no token, and a worker then answers 500 for what is the client's mistake. It
-refuses other schemas that no JSON can satisfy.
+XGrammar compiles such a schema to a grammar that allows no token, and the worker answers 500 for the client's mistake.
+XGrammar refuses other schemas that no JSON can satisfy.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _OPTIONS = ("anyOf", "oneOf", "allOf")
 
 
 def has_loop(root: Any) -> bool:
-    """Whether references and alternatives lead from some object of a schema back to it, with no JSON in between."""
+    """Return whether references and alternatives lead from an object of a schema back to the same object."""
     over: set[int] = set()
     for start in _objects(root):
         path: list[tuple[int, Iterator[Any]]] = []
@@ -37,7 +37,7 @@ def has_loop(root: Any) -> bool:
 
 
 def _leads_to(node: dict[str, Any], root: Any) -> Iterator[dict[str, Any]]:
-    """Yield the objects that may stand in the place of one."""
+    """Yield the objects that may replace an object: the target of its reference, and its alternatives."""
     if isinstance(reference := node.get("$ref"), str) and isinstance(target := _resolve(reference, root), dict):
         yield target
     for name in _OPTIONS:

@@ -1,9 +1,10 @@
-"""Bounds on what clients send to the grammar compiler of a worker, and on the nesting of their JSON. Pure.
+"""Bounds on the JSON schemas that a worker's grammar compiler receives, and on the nesting of JSON. Pure.
 
-A decode worker's scheduler fills a mask over the vocabulary from a request's grammar at every step, and everybody waits
-for it. With XGrammar 0.2.7 and a vocabulary of 32,000 the regular expression `(.{1,9}){1,9}` takes 0.9 s a step,
-`(((a{1,100}){1,100}){1,100})b` takes 1.8 s, and so does either as the `pattern` of a JSON schema. A JSON schema without
-patterns takes at most tens of milliseconds within the bounds here, and usually less than one.
+A decode worker's scheduler computes a mask over the vocabulary from a request's grammar at every step, and all requests
+of the batch wait for it. With XGrammar 0.2.7 and a vocabulary of 32,000, the regular expression `(.{1,9}){1,9}` takes
+0.9 s for each step and `(((a{1,100}){1,100}){1,100})b` takes 1.8 s, and so does either as the `pattern` of a JSON
+schema. A JSON schema without patterns takes at most tens of milliseconds within these bounds, and usually less than
+one.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from sun_sglang.router.protocol.fields.check import field_not_allowed
 from sun_sglang.router.protocol.fields.schema_loops import has_loop
 from sun_sglang.router.protocol.nesting import MAX_DEPTH, is_too_deep
 
-# Compiling a schema of 512 levels takes 7 s, one of 64 takes 20 ms.
+# the most levels of a schema: compiling 512 levels takes 7 s, 64 take 20 ms
 MAX_SCHEMA_DEPTH = 64
-# Names and list entries of a schema.
+# the most names and list entries of a schema
 MAX_SCHEMA = 4000
-# Characters of its names and of the strings that an answer may have to repeat. Compiling takes more than linear time:
-# 390 KB in an `enum` kept the processors of two workers busy for 66 s.
+# The most characters of its names and of the strings that an answer may have to repeat. Compiling takes more than
+# linear time: 390 KB in an `enum` kept the processors of two workers busy for 66 s.
 MAX_SCHEMA_TEXT = 32_768
-# Places where a schema may go on in several ways: 200 that look alike take 15 s and 3 GB to compile.
+# the most alternatives of a schema: compiling 200 similar ones takes 15 s and 3 GB
 MAX_ALTERNATIVES = 64
 
 _ANY_JSON = "$$ANY$$"  # SGLang's name for "any JSON" (constrained/xgrammar_backend.py)
@@ -36,21 +37,25 @@ _CONTAINERS = frozenset({dict, list})
 
 
 def check_depth(raw: bytes, body: Any) -> None:
-    """Raise RequestError (400) for JSON that is nested deeper than `MAX_DEPTH`, which nobody could write for a worker.
+    """Raise RequestError (400) for JSON deeper than `MAX_DEPTH` levels, which the router could not write for a worker.
 
     Args:
-        raw: the text of the body; one with few brackets needs no closer look.
-        body: the same, parsed.
+        raw: the body. A body with few brackets is not examined further.
+        body: the parsed body.
     """
     if is_too_deep(raw, body):
         raise RequestError(400, f"the body is nested deeper than {MAX_DEPTH} levels", code="invalid_json")
 
 
 def check_grammars(body: Mapping[str, Any], allowed: Collection[str]) -> None:
-    """Check what an OpenAI request wants its answer to follow.
+    """Check the grammar that an OpenAI request sets for its answer.
+
+    Args:
+        body: the fields of the request.
+        allowed: the permissions that the topology grants.
 
     Raises:
-        RequestError: 400 for a schema out of bounds, or one that needs a gate which the topology does not open.
+        RequestError: 400, a schema is out of bounds, or needs a permission that the topology does not grant.
     """
     if "response_format" in body:
         wanted = body["response_format"]
@@ -64,7 +69,12 @@ def check_grammars(body: Mapping[str, Any], allowed: Collection[str]) -> None:
 
 
 def check_tools(tools: Sequence[Any], choice: object, allowed: Collection[str]) -> None:
-    """Check tools whose schemas a worker compiles: all of them, where a call is required or a function is strict.
+    """Check the schemas of tools. A worker compiles all of them if a call is required or a function is strict.
+
+    Args:
+        tools: the tools of the request and of its messages.
+        choice: the field `tool_choice`.
+        allowed: the permissions that the topology grants.
 
     Raises:
         RequestError: as `check_grammars`.
@@ -78,18 +88,18 @@ def check_tools(tools: Sequence[Any], choice: object, allowed: Collection[str]) 
 
 
 def check_min_tokens(least: object, constraints: Mapping[str, Any], where: str) -> None:
-    """Check that an answer which has to follow a grammar may end where the grammar ends.
+    """Refuse a minimum of tokens for an answer that must follow a grammar.
 
-    SGLang forbids a request's stop tokens before `min_tokens`, and its grammar may allow no other token there. Sampling
-    from nothing is an error that ends the scheduler's process.
+    SGLang forbids a request's stop tokens before `min_tokens`, and the grammar may allow no other token there. Sampling
+    without any allowed token is an error that ends the scheduler's process.
 
     Args:
-        least: tokens that the answer has to have.
-        constraints: the request's fields, or its sampling parameters, that may name a grammar.
-        where: the field that holds `least`.
+        least: the minimum of tokens; None or 0 if there is none.
+        constraints: the request's fields, or its sampling parameters, which may contain a grammar.
+        where: the name of the field with the minimum.
 
     Raises:
-        RequestError: 400 where both are given.
+        RequestError: 400, the request has both.
     """
     if not least:
         return
@@ -99,15 +109,20 @@ def check_min_tokens(least: object, constraints: Mapping[str, Any], where: str) 
     if constraints.get("tools") and _compiles(constraints["tools"], constraints.get("tool_choice")):
         named.append("tools")
     if named:
-        message = f"`{where}` cannot be combined with `{named[0]}`, which says where the answer ends; send one of them"
+        message = f"`{where}` cannot be combined with `{named[0]}`, which sets where the answer ends; send one of them"
         raise RequestError(400, message, param=where)
 
 
 def check_schema_text(schema: str, where: str, allowed: Collection[str]) -> None:
     """Check a JSON schema that is sent as a string.
 
+    Args:
+        schema: the text of the schema.
+        where: the name of its field.
+        allowed: the permissions that the topology grants.
+
     Raises:
-        RequestError: 400 for text that is no JSON, and as `check_grammars`.
+        RequestError: 400, the text is not JSON; and as `check_grammars`.
     """
     if not schema or schema == _ANY_JSON:
         return
@@ -130,7 +145,7 @@ def _is_strict(tool: Any) -> bool:
 def _check_schemas(schemas: Sequence[Any], where: str, allowed: Collection[str]) -> None:
     """Check schemas that a worker compiles into one grammar.
 
-    A `$ref` may lead anywhere in the document, so every object counts as a schema, whatever its place.
+    A `$ref` may point to any place of the document, so every object counts as a schema.
     """
     size = text = alternatives = depth = 0
     level = [schema for schema in schemas if schema.__class__ in _CONTAINERS]
@@ -159,14 +174,14 @@ def _check_schemas(schemas: Sequence[Any], where: str, allowed: Collection[str])
             raise RequestError(400, message, param=where)
         level = below
     if alternatives > MAX_ALTERNATIVES:
-        message = f"`{where}` has {alternatives} alternatives in `anyOf` and the like; send at most {MAX_ALTERNATIVES}"
+        message = f"`{where}` has {alternatives} alternatives (`anyOf`, `type`, ...); send at most {MAX_ALTERNATIVES}"
         raise RequestError(400, message, param=where)
     if any(map(has_loop, schemas)):
         raise RequestError(400, f"`{where}` has a `$ref` that leads only to itself", param=where)
 
 
 def _refuse_patterns(node: Mapping[str, Any], where: str) -> None:
-    # a property may have the name `pattern`: its value is a schema then, and no string
+    # a property may be named `pattern`; its value is a schema and not a string
     if isinstance(node.get("pattern"), str):
         raise field_not_allowed(f"{where}: pattern", "regex")
     if node.get("patternProperties"):
@@ -174,7 +189,7 @@ def _refuse_patterns(node: Mapping[str, Any], where: str) -> None:
 
 
 def _alternatives(options: Any) -> int:
-    """Count what a place in a schema may hold besides null; one is no alternative."""
+    """Return how many alternatives besides null a place of a schema has; a single one counts as none."""
     if not isinstance(options, list):
         return 0
     count = sum(option not in _NULLS for option in options)

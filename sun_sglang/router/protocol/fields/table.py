@@ -1,12 +1,12 @@
-"""What becomes of every field of a request: the table of what SGLang accepts, endpoint by endpoint. Pure data.
+"""The table of request fields: one rule for each field that SGLang accepts, for each endpoint. Pure data.
 
-Read: srt/entrypoints/openai/protocol.py, srt/managers/io_struct.py (GenerateReqInput), srt/sampling/sampling_params.py,
-and sglang/api/v1/api_types.py, the check of a /generate body. A field that is in no table is dropped, as SGLang ignores
-it. In `sampling_params`, where SGLang fails, it is refused.
+Sources: srt/entrypoints/openai/protocol.py, srt/managers/io_struct.py (GenerateReqInput),
+srt/sampling/sampling_params.py, and sglang/api/v1/api_types.py, which checks a /generate body. A field without a rule
+is dropped, since SGLang ignores it. In `sampling_params` it is refused, since SGLang fails.
 
-One table serves every version of SGLang: it has the fields of all of them. A version ignores a top-level field that is
-newer than itself, so such a field may be passed on where an answer without it is no wrong answer. A sampling parameter
-that a version lacks is a 500 there, so only those that every version has are passed on.
+One table serves every version of SGLang and contains the fields of all versions. A version ignores a newer top-level
+field, so the router forwards such a field if an answer without it is not wrong. A version answers 500 to a newer
+sampling parameter, so the router forwards only those that every version accepts.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from sun_sglang.router.protocol.fields.value_types import ValueType, ids, intege
 
 
 class Forwarded(NamedTuple):
-    """The workers get it.
+    """The workers receive the field.
 
     Attributes:
-        type: what it has to be.
-        per_prompt: it may be a list with one value for each prompt.
-        permission: what `router.allow` must name; "" where nothing is needed.
-        keeps_null: a null means something else than no value.
+        type: the type and bounds of the value.
+        per_prompt: the value may be a list with one value for each prompt.
+        permission: the entry of `router.allow` that the field needs; empty if it needs none.
+        keeps_null: null is forwarded, since it means something else than no value.
     """
 
     type: ValueType
@@ -35,19 +35,19 @@ class Forwarded(NamedTuple):
 
 
 class RouterOwned(NamedTuple):
-    """The router reads it, and the workers get a value of the router's own."""
+    """The router reads the field, and the workers receive a value that the router sets."""
 
     type: ValueType
 
 
 class Dropped(NamedTuple):
-    """The workers do not get it; it changes no answer."""
+    """The workers do not receive the field; it changes no answer."""
 
     why: str
 
 
 class Refused(NamedTuple):
-    """A request with it is answered with 400. Values that say nothing (null, false, empty) are dropped."""
+    """A request with the field is answered with 400. Values that mean no value (null, false, empty) are dropped."""
 
     why: str
 
@@ -60,22 +60,22 @@ MAX_KEY = 1024
 MAX_GRAMMAR = 65_536
 MAX_SUFFIX = 65_536
 MAX_CHOICES = 128
-# A step between two events must stay far below the time after which a silent worker is given up.
+# the time between two events must stay far below the deadline for a worker that sends nothing
 MAX_STREAM_INTERVAL = 256
 
 _WORKERS = "the router chooses workers; remove it"
-_INTERNAL = "it is internal to SGLang; remove it"
+_INTERNAL = "SGLang uses it internally; remove it"
 _TEXT_ONLY = "only text models are served; send text"
 _ADAPTER = "a task names its own model; send the task's name as `model`"
 _PROMPT = "send `text` or `input_ids`"
-_SESSION = "a session lives in one worker, and a task has several; send the whole prompt"
+_SESSION = "one worker keeps a session, and a task has several workers; send the whole prompt"
 _SCORING = "SGLang's scoring sets it; remove it"
-# srt/arg_groups/validation_hook.py refuses `--enable-watermark` there, so no worker can make one
+# srt/arg_groups/validation_hook.py refuses `--enable-watermark` for such workers
 _WATERMARK = "SGLang makes no watermark with separate prefill and decode workers; remove it"
-_HINT = "a hint that changes no answer"
-_MEDIA_HINT = "a setting of media, and only text is served"
+_HINT = "it is a hint that changes no answer"
+_MEDIA_HINT = "it is a setting of media, and only text is served"
 
-# Each would let a client choose workers, read another request's KV, or reach state that one worker alone holds.
+# Each would let a client choose workers, read another request's KV, or use state of one worker.
 _RESERVED: Table = {
     **dict.fromkeys(("bootstrap_host", "bootstrap_port", "bootstrap_room", "bootstrap_pair_key"), Refused(_WORKERS)),
     **dict.fromkeys(("decode_tp_size", "routed_dp_rank", "data_parallel_rank"), Refused(_WORKERS)),
@@ -85,9 +85,9 @@ _RESERVED: Table = {
     **dict.fromkeys(("lora_path", "lora_id"), Refused(_ADAPTER)),
     "session_params": Refused(_SESSION),
     "positional_embed_overrides": Refused(_PROMPT),
-    "priority": Refused("the order of requests is the router's; give the task a `weight` in the topology"),
+    "priority": Refused("the router orders requests; give the task a `weight` in the topology"),
     "custom_params": Refused("it reaches the workers' schedulers unchecked; remove it"),
-    "custom_logit_processor": Refused("it is code that the workers' schedulers would run; use `logit_bias`"),
+    "custom_logit_processor": Refused("the workers' schedulers would run its code; use `logit_bias`"),
 }
 _GRAMMARS: Table = {
     "regex": Forwarded(text(MAX_GRAMMAR), permission="regex"),
@@ -100,7 +100,7 @@ _ROUTERS: Table = {
     "cache_salt": RouterOwned(text(MAX_KEY)),
     "model": RouterOwned(text()),
 }
-# What /v1/completions, /v1/chat/completions and `sampling_params` share.
+# the fields that /v1/completions, /v1/chat/completions and `sampling_params` share
 _SAMPLING: Table = {
     "n": RouterOwned(integer(1, MAX_CHOICES)),
     "temperature": Forwarded(value_types.TEMPERATURE),
@@ -165,7 +165,7 @@ CHAT: Table = {
     "reasoning": Forwarded(value_types.OBJECT),
     "task": Forwarded(text(MAX_NAME)),
     "chat_template_kwargs": Forwarded(value_types.TEMPLATE_ARGUMENTS),
-    # SGLang reads it for one model alone, as an object with a `type`
+    # SGLang reads it for one model only, as an object with a `type`
     "thinking": Forwarded(value_types.OBJECT),
     "sampling_logprobs_mode": Forwarded(value_types.MASK_MODE),
     **dict.fromkeys(
@@ -176,7 +176,7 @@ CHAT: Table = {
             "return_input_ids_in_sglext",
             "return_output_ids_in_sglext",
             "return_sampling_mask",
-            # both concern the answer's own alternatives, which are all in the decode worker's reply: nothing to merge
+            # both concern alternatives of the answer's tokens, which the decode worker's reply contains already
             "return_flat_raw_output_top_logprobs",
             "return_flat_raw_top_logprobs_b64",
             "continue_final_message",
@@ -225,8 +225,8 @@ GENERATE: Table = {
         ("image_data", "video_data", "audio_data", "modalities"),
         Refused(_TEXT_ONLY),
     ),
-    **dict.fromkeys(("mm_hashes", "mm_content_hashes"), Refused("it is a key of the prefix cache; " + _TEXT_ONLY)),
-    "background": Refused("the request would go on after its client left; remove it"),
+    **dict.fromkeys(("mm_hashes", "mm_content_hashes"), Refused("it sets keys of the prefix cache; " + _TEXT_ONLY)),
+    "background": Refused("the request would continue after its client left; remove it"),
     **dict.fromkeys(("multi_item_delimiter_indices", "token_indices_to_pool"), Refused(_SCORING)),
     **dict.fromkeys(("session_id", "conversation_id", "routing_key", "custom_labels", "log_metrics"), Dropped(_HINT)),
     **dict.fromkeys(("use_audio_in_video", "video_config", "images_config"), Dropped(_MEDIA_HINT)),
@@ -257,5 +257,5 @@ SAMPLING_PARAMS: Table = {
         Refused(_INTERNAL),
     ),
 }
-# Fields of /generate that may hold one value for all prompts or a list of one each.
+# the fields of /generate that may hold one value for all prompts, or a list of one for each
 PER_PROMPT = tuple(name for name, rule in GENERATE.items() if isinstance(rule, Forwarded) and rule.per_prompt)

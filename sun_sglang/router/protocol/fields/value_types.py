@@ -1,4 +1,4 @@
-"""Kinds of values that a request field can have, each with its bounds. Pure."""
+"""Types of values for request fields, each with its bounds. Pure."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import Any, NamedTuple
 
 INT32_MAX = (1 << 31) - 1
 INT64_MIN, INT64_MAX = -(1 << 63), (1 << 63) - 1
-# SGLang's prefill server ends when a request asks for more (disaggregation/utils.py: MetadataBuffers).
+# SGLang's prefill server ends if a request asks for more (disaggregation/utils.py: MetadataBuffers)
 MAX_TOP_LOGPROBS = 128
 # srt/sampling/sampling_params.py
 MAX_STOPS = 32
 MAX_STOP_REGEX = 256
-# A decode worker decodes as many tokens as the longest stop string has again at every step (schedule_batch.py).
+# at every step a decode worker detokenizes again as many tokens as the longest stop string has (schedule_batch.py)
 MAX_STOP = 1024
-# A Python loop in the scheduler visits every entry (sampling_batch_info.py).
+# a Python loop in the scheduler visits every entry (sampling_batch_info.py)
 MAX_BIASES = 1024
-# Larger numbers overflow in half precision, and a NaN among the probabilities ends a scheduler.
+# larger numbers overflow in half precision, and a NaN among the probabilities ends a scheduler
 MAX_BIAS = 10_000
 MAX_TEMPERATURE = 100
 MAX_IDS = 1024
 MAX_TOOLS = 1024
 MAX_TEMPLATE_ARGUMENTS = 64
-# Arguments of the function that renders the template, and no variables of it: some of them end in a 500.
+# arguments of the function that renders the template and not variables of the template; some of them cause a 500
 _NO_TEMPLATE_ARGUMENTS = frozenset(
     {
         "self",
@@ -50,8 +50,8 @@ class ValueType(NamedTuple):
 
     Attributes:
         description: completes the sentence "the field has to be ...".
-        accepts: whether a value that is not null is of this kind.
-        boundaries: values at its bounds, which are of this kind.
+        accepts: returns whether a value other than null is of this type.
+        boundaries: values of this type at its bounds, for tests.
     """
 
     description: str
@@ -65,7 +65,13 @@ def _power(value: int) -> str:
 
 
 def integer(low: int, high: int, *, but: Collection[int] = ()) -> ValueType:
-    """An integer from `low` to `high`, without those in `but`."""
+    """Return the type of integers from `low` to `high`.
+
+    Args:
+        low: the least value.
+        high: the greatest value.
+        but: values in between that are excluded.
+    """
 
     def holds(value: Any) -> bool:
         return type(value) is int and low <= value <= high and not (but and value in but)
@@ -75,7 +81,13 @@ def integer(low: int, high: int, *, but: Collection[int] = ()) -> ValueType:
 
 
 def number(low: float, high: float, *, above: bool = False) -> ValueType:
-    """A number from `low` to `high`; `above` leaves out `low` itself."""
+    """Return the type of numbers from `low` to `high`.
+
+    Args:
+        low: the lower bound.
+        high: the greatest value.
+        above: exclude `low` itself.
+    """
 
     def holds(value: Any) -> bool:
         return type(value) in (int, float) and low <= value <= high and not (above and value == low)
@@ -85,7 +97,7 @@ def number(low: float, high: float, *, above: bool = False) -> ValueType:
 
 
 def one_of(*values: str | bool) -> ValueType:
-    """One of a few values."""
+    """Return the type of a few values."""
 
     def holds(value: Any) -> bool:
         return type(value) in types and value in values
@@ -96,7 +108,7 @@ def one_of(*values: str | bool) -> ValueType:
 
 
 def text(limit: int | None = None) -> ValueType:
-    """A string of at most `limit` characters; None leaves it to the limit of the body."""
+    """Return the type of strings of at most `limit` characters; None leaves the bound to the limit of the body."""
 
     def holds(value: Any) -> bool:
         return type(value) is str and (limit is None or len(value) <= limit)
@@ -107,7 +119,7 @@ def text(limit: int | None = None) -> ValueType:
 
 
 def texts(most: int, limit: int) -> ValueType:
-    """A string, or a list of at most `most`, each of at most `limit` characters."""
+    """Return the type of a string, or a list of at most `most` strings, each of at most `limit` characters."""
 
     def is_text(value: Any) -> bool:
         return type(value) is str and len(value) <= limit
@@ -120,7 +132,7 @@ def texts(most: int, limit: int) -> ValueType:
 
 
 def ids(most: int) -> ValueType:
-    """A list of at most `most` token ids."""
+    """Return the type of lists of at most `most` token ids."""
 
     def holds(value: Any) -> bool:
         if type(value) is not list or len(value) > most:
@@ -170,7 +182,7 @@ def _is_template_arguments(value: Any) -> bool:
         type(value) is dict
         and len(value) <= MAX_TEMPLATE_ARGUMENTS
         and _NO_TEMPLATE_ARGUMENTS.isdisjoint(value)
-        # SGLang makes a sampling parameter of it, unchecked
+        # SGLang turns it into a sampling parameter without a check
         and type(value.get("spaces_between_special_tokens", True)) is bool
     )
 
@@ -183,7 +195,7 @@ TEMPERATURE = number(0, MAX_TEMPERATURE)
 TOP_P = number(0, 1, above=True)
 MIN_P = number(0, 1)
 PENALTY = number(-2, 2)
-# SGLang divides logits by it: close to 0 they overflow
+# SGLang divides logits by it: values near 0 make them overflow
 REPETITION_PENALTY = number(0.01, 2)
 TOP_LOGPROBS = integer(0, MAX_TOP_LOGPROBS)
 TOP_OR_FLAG = ValueType(f"an integer from 0 to {MAX_TOP_LOGPROBS}", _is_top, (0, MAX_TOP_LOGPROBS))
@@ -211,5 +223,5 @@ TEMPLATE_ARGUMENTS = ValueType(
     _is_template_arguments,
     ({f"x{i}": i for i in range(MAX_TEMPLATE_ARGUMENTS)},),
 )
-# its shape is a matter of the whole request (request.py)
+# checked with the whole request (request.py)
 SHAPED = ValueType("the prompt", lambda value: True, ())
