@@ -93,13 +93,15 @@ class WorkerLoad:
         """Count one more request of this process, with its expected work in tokens."""
         self._requests += 1
         self._tokens += tokens
-        self._publish()
+        if self._cells is not None:
+            self._cells[0], self._cells[1] = self._requests, self._tokens
 
     def release(self, tokens: int) -> None:
         """Count one request less, with the tokens that `acquire` received for it."""
         self._requests -= 1
         self._tokens -= tokens
-        self._publish()
+        if self._cells is not None:
+            self._cells[0], self._cells[1] = self._requests, self._tokens
 
     def set_external(self, requests: int, tokens: int) -> None:
         """Replace the load of other senders."""
@@ -122,14 +124,10 @@ class WorkerLoad:
         """Publish this process's load in the shared table, and count the load of the other processes from now on."""
         self._shared = shared
         self._cells = shared.acquire(self._worker)
-        self._publish()
+        self._cells[0], self._cells[1] = self._requests, self._tokens
 
     def unshare(self) -> None:
         """Remove this process's load from the shared table: the worker has left the fleet."""
         if self._shared is not None:
             self._shared.release(self._worker)
         self._shared = self._cells = None
-
-    def _publish(self) -> None:
-        if self._cells is not None:
-            self._cells[0], self._cells[1] = self._requests, self._tokens
