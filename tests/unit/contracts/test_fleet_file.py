@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sun_sglang.contracts.fleet_file import FleetError, load_fleet, write_fleet
+from sun_sglang.contracts.fleet_file import FleetError, FleetWorker, load_fleet, write_fleet
 from tests.unit.router.registries import FLEET
 
 
@@ -51,3 +51,39 @@ def test_a_wrong_fleet_file(tmp_path: Path, change: dict[str, Any], message: str
 def test_a_fleet_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(FleetError, match="cannot be read"):
         load_fleet(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(
+            "http://h:99999",
+            "http://h:x",
+            "http://h:0",
+            "http://[::1",
+            "http://",
+            "http://a b",
+            "ftp://h:1",
+            "http://h/p",
+        ),
+        *("http://" + "h" * 64, "http://a..b", "http://é.invalid", "http://u:p@h:1", "http://h:1#x", "http://h:1?x"),
+        *("http://-h:1", "http://[::1%/]:1", "http://h\n:1"),
+    ],
+)
+def test_urls_that_no_worker_has(url: str) -> None:
+    with pytest.raises(ValueError, match="url"):
+        FleetWorker(name="w", pool="p", url=url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://10.0.0.7:30000",
+        "https://a-b.c_d.svc.cluster.local:1/",
+        "http://[::1]:30000",
+        "http://[fe80::1%eth0]:1",
+        "http://h",
+    ],
+)
+def test_urls_that_workers_have(url: str) -> None:
+    assert FleetWorker(name="w", pool="p", url=url).url == url.rstrip("/")
