@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -40,13 +39,13 @@ def command(
 
     from sun_sglang.train.estimate import estimate
     from sun_sglang.train.sweep import prepare, run_sweep
-    from sun_sglang.train.trainer.trainer import processes
+    from sun_sglang.train.trainer.launched_processes import is_first_process, world_size
 
     if threads:
         torch.set_num_threads(threads)
     prepared = prepare(recipe)
     sizes = estimate(prepared)
-    console = Console(stderr=True, highlight=False, quiet=os.environ.get("RANK", "0") != "0")
+    console = Console(stderr=True, highlight=False, quiet=not is_first_process())
     if dry_run:
         if as_json:
             typer.echo(json.dumps({**asdict(sizes), "total": sizes.total}, indent=2))
@@ -56,10 +55,10 @@ def command(
     console.print(
         f"{recipe.scheme}: {sizes.trained:,} of {sizes.parameters:,} parameters, "
         f"{sizes.examples} examples, {sizes.steps} steps x {sizes.rates} learning rates, "
-        f"{processes()} process{'es' if processes() > 1 else ''}"
+        f"{world_size()} process{'es' if world_size() > 1 else ''}"
     )
     record = run_sweep(prepared, f"sun train {file.name}", console.print, resume=resume, merge=merge)
-    if as_json and os.environ.get("RANK", "0") == "0":
+    if as_json and is_first_process():
         typer.echo(json.dumps({"output": recipe.output, **record.model_dump(mode="json")}, indent=2))
 
 

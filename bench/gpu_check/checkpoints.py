@@ -118,15 +118,14 @@ def write_checkpoint(path: Path, architecture: str, seed: int, dtype: str, **siz
 
 def byte_tokenizer(unused: int = 0) -> Any:
     """Return a tokenizer with special tokens, a token for each byte, and `unused` tokens that no text produces."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import pre_tokenizers
     from transformers import PreTrainedTokenizerFast
+
+    from sun_sglang.demo.tokenizer import byte_level_bpe
 
     extra = [f"<unused{i}>" for i in range(unused)]
     words = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), *extra]
-    tokenizer = Tokenizer(models.BPE(vocab={word: i for i, word in enumerate(words)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([*SPECIAL, *extra])
+    tokenizer = byte_level_bpe(words, [*SPECIAL, *extra])
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>")
     fast.chat_template = TEMPLATE
     return fast

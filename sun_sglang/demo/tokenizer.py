@@ -6,6 +6,8 @@ next turn's prompt, which is what a prefix cache needs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
@@ -42,6 +44,20 @@ CHAT_TEMPLATE = """\
 """
 
 
+def byte_level_bpe(vocabulary: Sequence[str], special: Sequence[str]) -> Tokenizer:
+    """Return a tokenizer without merges, one token for each byte.
+
+    Args:
+        vocabulary: the tokens in the order of their ids, the byte-level alphabet among them.
+        special: special tokens; those outside `vocabulary` get the next ids.
+    """
+    tokenizer = Tokenizer(BPE({token: i for i, token in enumerate(vocabulary)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(special))
+    return tokenizer
+
+
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """The tokenizer: 256 bytes, end of turn, padding, four roles, and reserved tokens up to `VOCAB_SIZE`.
 
@@ -49,14 +65,10 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         A tokenizer whose `encode` adds nothing of its own and whose `decode` gives back every text.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(BPE({character: i for i, character in enumerate(alphabet)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
     named = [END, PAD, *(f"<|{role}|>" for role in ROLES)]
     reserved = [f"<|reserved_{i}|>" for i in range(VOCAB_SIZE - len(alphabet) - len(named))]
-    tokenizer.add_special_tokens(named + reserved)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
+        tokenizer_object=byte_level_bpe(alphabet, named + reserved),
         eos_token=END,
         pad_token=PAD,
         chat_template=CHAT_TEMPLATE,

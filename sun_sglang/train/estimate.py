@@ -12,7 +12,7 @@ from sun_sglang.train.data.packing import PackedRows
 from sun_sglang.train.modules import dtype_of
 from sun_sglang.train.recipe import Recipe
 from sun_sglang.train.sweep import PreparedRecipe
-from sun_sglang.train.trainer.trainer import processes
+from sun_sglang.train.trainer.launched_processes import world_size
 
 _ADAM = 2 * 4
 
@@ -81,7 +81,7 @@ def estimate(prepared: PreparedRecipe) -> Estimate:
         gradients=4 * trained,
         optimizer=_ADAM * trained,
         activations=_activations(recipe, config, *_largest_batch(prepared, rows)),
-        accumulation=recipe.accumulation(processes()) if rows is None else rows.per_step // processes(),
+        accumulation=recipe.accumulation(world_size()) if rows is None else rows.per_step // world_size(),
         examples=len(prepared.examples.train),
         too_long=prepared.examples.too_long,
         validation=len(prepared.examples.validation),

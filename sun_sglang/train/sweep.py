@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +22,9 @@ from sun_sglang.train.objective.two_module import TwoModule
 from sun_sglang.train.rate_search import RateSearch
 from sun_sglang.train.recipe import Recipe
 from sun_sglang.train.trainer.accelerate import check_dtype, check_launched, sharded
-from sun_sglang.train.trainer.trainer import FitSettings, fit, load_trained, pack, processes, trained_state
+from sun_sglang.train.trainer.launched_processes import is_first_process, world_size
+from sun_sglang.train.trainer.trained_state import load_trained, trained_state
+from sun_sglang.train.trainer.trainer import FitSettings, fit, pack
 
 Say = Callable[[str], None]
 
@@ -68,7 +69,7 @@ def prepare(recipe: Recipe) -> PreparedRecipe:
     Raises:
         UserError: the first thing wrong.
     """
-    recipe.accumulation(processes())
+    recipe.accumulation(world_size())
     check_launched(recipe)
     base = find_model(recipe.base, "base")
     check_dtype(recipe, dtype_of(base))
@@ -121,7 +122,7 @@ def _fit(module: TwoModule, prepared: PreparedRecipe, rate: float, work: Path, r
     how = FitSettings(
         rate,
         1 if recipe.packing_tokens else recipe.micro_batch,
-        accumulation=recipe.accumulation(processes()),
+        accumulation=recipe.accumulation(world_size()),
         seed=recipe.seed,
         epochs=recipe.epochs,
         warmup=recipe.warmup,
@@ -133,7 +134,7 @@ def _fit(module: TwoModule, prepared: PreparedRecipe, rate: float, work: Path, r
         bf16=recipe.bf16,
         save_steps=recipe.save_steps,
         reports=recipe.report_to,
-        progress=_first_process(),
+        progress=is_first_process(),
         evaluation_batch=recipe.micro_batch,
     )
     pad = prepared.tokenizer.pad_token_id
@@ -146,7 +147,7 @@ def _save(module: TwoModule, prepared: PreparedRecipe, search: _Search, command:
     recipe, out = prepared.recipe, Path(prepared.recipe.output)
     load_trained(module, search.weights)
     started_from = weights_revision(prepared.base)
-    if not _first_process():
+    if not is_first_process():
         return _record(recipe, started_from, "", command, search.rates.best)
     save_tuned(module, recipe, prepared.base, out, merge=merge)
     adapter_alone = recipe.lora is not None and not merge
@@ -185,11 +186,11 @@ class _Search:
         self.rates = RateSearch()
         there = self._file.exists() or (work.parent / "config.json").exists()
         # without --resume only the first process may look: it writes the file while others still start
-        if there and not resume and _first_process():
+        if there and not resume and is_first_process():
             raise RecipeError(f"output: {work.parent} holds a training already; --resume it, or choose another")
         if there and resume:
             self._read()
-        if _first_process():
+        if is_first_process():
             work.mkdir(parents=True, exist_ok=True)
             self._write()
 
@@ -204,7 +205,7 @@ class _Search:
         is_best = self.rates.add(rate, loss)
         # on every process, since a sharded parameter is gathered by all together
         state = trained_state(module) if is_best else None
-        if _first_process():
+        if is_first_process():
             if state is not None:
                 save_file(state, self.weights)
             self._write()
@@ -228,7 +229,3 @@ class _Search:
         new = self._file.with_suffix(".new")
         new.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         new.replace(self._file)
-
-
-def _first_process() -> bool:
-    return int(os.environ.get("RANK", "0")) == 0

@@ -10,7 +10,7 @@ from random import Random
 from typing import Any, NamedTuple
 
 from sun_sglang.errors import RecipeError
-from sun_sglang.train.data.examples import TokenizedExample
+from sun_sglang.train.data.examples import TokenizedExample, encode_chat
 from sun_sglang.train.recipe import Data
 
 Row = Mapping[str, Any]
@@ -86,20 +86,13 @@ def turns_of(row: Row, data: Data, where: str) -> Iterator[Turn]:
         yield Turn(messages[:i], messages[i]["content"])
 
 
-def encode_turn(tokenizer: Any, turn: Turn) -> TokenizedExample:
-    """Token ids of the prompt through the chat template, and of the answer with the end-of-text token."""
-    text = tokenizer.apply_chat_template(turn.messages, tokenize=False, add_generation_prompt=True)
-    answer = tokenizer.encode(turn.answer, add_special_tokens=False)
-    return TokenizedExample(tuple(tokenizer.encode(text, add_special_tokens=False)), (*answer, tokenizer.eos_token_id))
-
-
 def _encode_all(rows: Iterable[tuple[str, Row]], data: Data, tokenizer: Any, limit: int | None) -> Any:
     found, too_long = list[TokenizedExample](), 0
     for number, (where, row) in enumerate(rows):
         if limit is not None and number >= limit:
             break
         for turn in turns_of(row, data, where):
-            encoded = encode_turn(tokenizer, turn)
+            encoded = encode_chat(tokenizer, turn.messages, turn.answer)
             if len(encoded.prompt) + len(encoded.answer) > data.max_length:
                 too_long += 1
             else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -61,14 +61,20 @@ def draw(generator: Generator, split: Split, count: int, seed: int) -> list[Exam
 
 def encode(tokenizer: Any, example: Example) -> TokenizedExample:
     """Token ids of the prompt through the chat template, and of the answer with the end-of-turn token."""
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": example.question}], tokenize=False, add_generation_prompt=True
-    )
-    answer = tokenizer.encode(example.answer, add_special_tokens=False)
-    return TokenizedExample(
-        tuple(tokenizer.encode(text, add_special_tokens=False)),
-        (*answer, tokenizer.eos_token_id),
-    )
+    return encode_chat(tokenizer, [{"role": "user", "content": example.question}], example.answer)
+
+
+def encode_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]], answer: str) -> TokenizedExample:
+    """Return the token ids of a prompt and its answer, as serving computes them.
+
+    Args:
+        tokenizer: a tokenizer with a chat template and an end-of-text token.
+        messages: the chat messages of the prompt.
+        answer: the text of the answer; the end-of-text token is added.
+    """
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    tokens = tokenizer.encode(answer, add_special_tokens=False)
+    return TokenizedExample(tuple(tokenizer.encode(text, add_special_tokens=False)), (*tokens, tokenizer.eos_token_id))
 
 
 def write_jsonl(path: Path, examples: Iterable[Example]) -> None:

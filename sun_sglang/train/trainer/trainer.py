@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,8 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch.distributed.tensor import DTensor
+from safetensors.torch import save_file
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
@@ -24,6 +22,8 @@ from sun_sglang.train.data.examples import TokenizedExample
 from sun_sglang.train.data.packing import PackedRows, Row, collate_row
 from sun_sglang.train.objective.two_module import TwoModule
 from sun_sglang.train.trainer import deepspeed
+from sun_sglang.train.trainer.launched_processes import world_size
+from sun_sglang.train.trainer.trained_state import load_trained, trained_state
 
 TRAINED = "trained.safetensors"
 
@@ -108,7 +108,7 @@ def _fit(
     work: Path,
     last: str | None,
 ) -> float:
-    examples, together = _Examples(train), how.batch * how.accumulation * processes()
+    examples, together = _Examples(train), how.batch * how.accumulation * world_size()
     rows = pack(examples.lengths(), together, how.packing, how.seed, how.epochs) if how.packing else None
     trainer = _TwoModuleTrainer(
         module,
@@ -129,14 +129,9 @@ def _fit(
         deepspeed.forget_config()
 
 
-def processes() -> int:
-    """How many train together, as torchrun and accelerate say."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def pack(lengths: Sequence[int], batch: int, tokens: int, seed: int, epochs: float) -> PackedRows:
     """The packed rows of a fit of `batch` examples a step, over all processes."""
-    return PackedRows(lengths, batch, tokens, processes(), seed, math.ceil(epochs))
+    return PackedRows(lengths, batch, tokens, world_size(), seed, math.ceil(epochs))
 
 
 def _arguments(module: TwoModule, how: FitSettings, work: Path, rows: PackedRows | None) -> Any:
@@ -148,7 +143,7 @@ def _arguments(module: TwoModule, how: FitSettings, work: Path, rows: PackedRows
         output_dir=str(work),
         per_device_train_batch_size=1 if rows else how.batch,
         per_device_eval_batch_size=how.evaluation_batch or how.batch,
-        gradient_accumulation_steps=rows.per_step // processes() if rows else how.accumulation,
+        gradient_accumulation_steps=rows.per_step // world_size() if rows else how.accumulation,
         learning_rate=how.rate,
         lr_scheduler_type="linear",
         warmup_steps=how.warmup,
@@ -178,9 +173,9 @@ def _arguments(module: TwoModule, how: FitSettings, work: Path, rows: PackedRows
         # a side that makes no first token leaves its last layer's output unused
         ddp_find_unused_parameters=module.leaves_parameters_unused,
     )
-    if arguments.world_size != processes():
+    if arguments.world_size != world_size():
         raise RecipeError(
-            f"{processes()} processes were started, and accelerate has each train alone: DeepSpeed needs GPUs"
+            f"{world_size()} processes were started, and accelerate has each train alone: DeepSpeed needs GPUs"
         )
     return arguments
 
@@ -272,25 +267,3 @@ class _TwoModuleTrainer(Trainer):  # type: ignore[misc] # transformers is not fo
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             load_trained(self.accelerator.unwrap_model(model or self.model), Path(resume_from_checkpoint) / TRAINED)
-
-
-def trained_state(module: torch.nn.Module) -> dict[str, Any]:
-    """The trained parameters by name, whole, each once however often the model ties it.
-
-    Args:
-        module: whose parameters; where they are sharded, every process has to call this.
-    """
-    return {name: _whole(p).detach().clone().contiguous() for name, p in module.named_parameters() if p.requires_grad}
-
-
-def _whole(parameter: torch.nn.Parameter) -> torch.Tensor:
-    return parameter.full_tensor().cpu() if isinstance(parameter, DTensor) else deepspeed.gather_parameter(parameter)
-
-
-def load_trained(module: torch.nn.Module, file: Path) -> None:
-    """Put the parameters that `trained_state` gave back into their place."""
-    state, parameters = load_file(file), {n: p for n, p in module.named_parameters() if p.requires_grad}
-    assert state.keys() == parameters.keys(), "the checkpoint is of another module"
-    with torch.no_grad():
-        for name, value in state.items():
-            parameters[name].copy_(value)

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from itertools import islice, pairwise
 from pathlib import Path
 from random import Random
@@ -47,19 +45,6 @@ def test_generators_repeat_with_their_seed(generator: object) -> None:
     first, again, other = ([generator(rng) for _ in range(50)] for rng in (Random(3), Random(3), Random(4)))
     assert first == again
     assert first != other
-
-
-def test_drawing_repeats_in_another_process() -> None:
-    code = (
-        "from sun_sglang.train.data.examples import draw\n"
-        "from sun_sglang.demo.tasks import TASKS\n"
-        "from sun_sglang.demo.mixture import MIXTURE, stream\n"
-        "from itertools import islice, pairwise\n"
-        "print(draw(TASKS['tool'], 'train', 20, 5), list(islice(stream(MIXTURE, 5, (), 0), 20)))"
-    )
-    elsewhere = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    here = f"{draw(TASKS['tool'], 'train', 20, 5)} {list(islice(stream(MIXTURE, 5, (), 0), 20))}\n"
-    assert elsewhere == here
 
 
 def test_worked_steps_are_right() -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,8 +22,7 @@ from sun_sglang.train.estimate import estimate
 from sun_sglang.train.modules import build_modules
 from sun_sglang.train.recipe import Recipe
 from sun_sglang.train.sweep import prepare, run_sweep
-from sun_sglang.train.trainer.trainer import trained_state
-from tests.support.training import assert_tuned_alike
+from sun_sglang.train.trainer.trained_state import trained_state
 
 
 def quiet(_line: str) -> None:
@@ -189,45 +185,3 @@ def test_metrics_go_to_tensorboard(recipe: Callable[..., Recipe], tmp_path: Path
     (validation,) = events.Scalars("eval/loss")
     kept = json.loads((tmp_path / "out" / "training" / "search.json").read_text())["losses"]["0.01"]
     assert validation.value == pytest.approx(kept)
-
-
-def launch(start: list[str], file: Path, **environment: str) -> None:
-    """Run `sun train` in two processes."""
-    command = [sys.executable, *start, str(file), "--threads", "1"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert "2 processes" in done.stderr.replace("\n", " "), "it may have started one"
-
-
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-ACCELERATE = [
-    "-m",
-    "accelerate.commands.launch",
-    "--multi_gpu",
-    "--num_processes",
-    "2",
-    "--num_machines",
-    "1",
-    "--main_process_port",
-    "0",
-]
-
-
-@pytest.mark.parametrize(
-    ("start", "change"),
-    [
-        ([*TORCHRUN, "-m", "sun_sglang.train"], {"packing_tokens": 1024, "global_batch": 24}),
-        ([*ACCELERATE, "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "sun_sglang.train"], {}),
-    ],
-    ids=["torchrun, packed", "accelerate, padded"],
-)
-def test_two_processes_train_as_one(
-    recipe: Callable[..., Recipe], tmp_path: Path, start: list[str], change: dict[str, Any]
-) -> None:
-    common = {"learning_rates": [1e-2], **change}
-    one = tmp_path / "one"
-    run_sweep(prepare(recipe(output=str(one), **common)), "c", quiet)
-    recipe(output="./two", **common)
-    launch(start, tmp_path / "recipe.yaml")
-    assert_tuned_alike(one, tmp_path / "two")

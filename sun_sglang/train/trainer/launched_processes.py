@@ -1,0 +1,15 @@
+"""The processes that train together, by the variables that torchrun and `accelerate launch` set."""
+
+from __future__ import annotations
+
+import os
+
+
+def world_size() -> int:
+    """Return how many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first_process() -> bool:
+    """Return whether this process is the one that writes files and prints."""
+    return int(os.environ.get("RANK", "0")) == 0
