@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sun_sglang.contracts.sglang_versions import SUPPORTED_VERSIONS
 from sun_sglang.contracts.worker_card import PatchReport
 from sun_sglang.errors import PatchError
 from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.hardware.rdma import RdmaDevice
 from sun_sglang.patches.versions import PLUGINS_VARIABLE, installed_version, require_plugin_selected, require_supported
+from sun_sglang.sglang_versions import SUPPORTED_VERSIONS
 from sun_sglang.strict import Strict
 
 EXAMPLE = "sun doctor --json"

@@ -144,17 +144,17 @@ USES = (
     Use(f"{_SRT}.server_args:ServerArgs.add_cli_args", "sun_sglang/launch/planning/flag_schema.py", 1),
     Use(
         f"{_SRT}.arg_groups.pd_disaggregation_hook:handle_pd_disaggregation",
-        "sun_sglang/launch/planning/decode_cache/speculative.py",
+        "sun_sglang/launch/planning/speculative.py",
         1,
     ),
     Use(
         f"{_SRT}.arg_groups.speculative_hook:handle_speculative_decoding",
-        "sun_sglang/launch/planning/decode_cache/speculative.py",
+        "sun_sglang/launch/planning/speculative.py",
         1,
     ),
     Use(
         f"{_SRT}.speculative.spec_info:SpeculativeAlgorithm",
-        "sun_sglang/launch/planning/decode_cache/speculative.py",
+        "sun_sglang/launch/planning/speculative.py",
         attributes=("NONE",),
     ),
     Use(f"{_SRT}.plugins.hook_registry:HookRegistry.register", "patches/patch.py", 3),

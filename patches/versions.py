@@ -6,8 +6,8 @@ import importlib.metadata
 import os
 from collections.abc import Iterable, Mapping
 
-from sun_sglang.contracts.sglang_versions import SUPPORTED_VERSIONS
 from sun_sglang.errors import PatchError
+from sun_sglang.sglang_versions import SUPPORTED_VERSIONS
 
 ANY_VERSION_VARIABLE = "SUN_ANY_SGLANG"
 PLUGIN = "sun"  # the entry point in pyproject.toml

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
 
-from sun_sglang.contracts.sglang_versions import NEWEST_VERSION, SglangVersion
+from sun_sglang.sglang_versions import NEWEST_VERSION, SglangVersion
 from sun_sglang.strict import Strict
 
 Role = Literal["prefill", "decode"]

@@ -19,10 +19,10 @@ import orjson
 import typer
 import uvloop
 
-from sun_sglang.contracts.sglang_versions import NEWEST_VERSION
 from sun_sglang.contracts.worker_card import WORKER_CARD_PATH, Identity, WorkerCard
 from sun_sglang.emulator.protocol.replies import DONE, Progress, ReplyBuilder
 from sun_sglang.emulator.protocol.reply_shapes import SHAPES
+from sun_sglang.sglang_versions import NEWEST_VERSION
 
 VOCAB = 1 << 20
 _CARD_PATH = WORKER_CARD_PATH.encode()

@@ -19,11 +19,11 @@ from typing import Any
 import httpx
 import pytest
 
-from sun_sglang.contracts.sglang_versions import NEWEST_VERSION
 from sun_sglang.emulator.protocol.reply_shapes import SHAPES
 from sun_sglang.emulator.settings import parse_settings
 from sun_sglang.emulator.worker import EmulatedWorker
 from sun_sglang.patches.versions import installed_version
+from sun_sglang.sglang_versions import NEWEST_VERSION
 from tests.engine.conftest import Deployment
 from tests.engine.precision import PRECISION
 from tests.support.ports import PORTS

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from sun_sglang.contracts.sglang_versions import SglangVersion
+from sun_sglang.sglang_versions import SglangVersion
 
 
 @dataclass(frozen=True, slots=True)

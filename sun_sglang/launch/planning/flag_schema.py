@@ -150,7 +150,7 @@ def print_schema() -> None:
     prepare_process()
     from sglang.srt.server_args import ServerArgs
 
-    from sun_sglang.launch.planning.decode_cache.speculative import speculative_with_cache
+    from sun_sglang.launch.planning.speculative import speculative_with_cache
 
     parser = argparse.ArgumentParser()
     ServerArgs.add_cli_args(parser)

@@ -15,13 +15,13 @@ import aiohttp
 import pytest
 
 from sun_sglang.cli.schema import topology_schema
-from sun_sglang.contracts.sglang_versions import NEWEST_VERSION, SUPPORTED_VERSIONS, SglangVersion
 from sun_sglang.emulator.protocol.reply_shapes import SHAPES
 from sun_sglang.emulator.settings import emulation_flags, parse_settings
 from sun_sglang.emulator.worker import EmulatedWorker
 from sun_sglang.errors import TopologyError
 from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.preflight import preflight
+from sun_sglang.sglang_versions import NEWEST_VERSION, SUPPORTED_VERSIONS, SglangVersion
 from sun_sglang.topology import Emulation
 from sun_sglang.topology_file import parse_topology
 from tests.support.emulator import Start, flags, legs, url

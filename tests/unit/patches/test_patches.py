@@ -16,7 +16,6 @@ import zmq
 
 from sun_sglang import patches
 from sun_sglang.contracts.decode_cache import ANSWER_STORE_FLAGS, PROMPT_ONLY_BACKEND
-from sun_sglang.contracts.sglang_versions import SUPPORTED_VERSIONS
 from sun_sglang.contracts.worker_card import PatchReport
 from sun_sglang.errors import END_MARK, EXIT_REFUSED, LaunchError, PatchError, SunError
 from sun_sglang.patches import prompt_only_cache
@@ -33,6 +32,7 @@ from sun_sglang.patches.report_patches import (
     scheduler_proofs,
 )
 from sun_sglang.patches.versions import PLUGIN, installed_version, require_plugin_selected, require_supported
+from sun_sglang.sglang_versions import SUPPORTED_VERSIONS
 from sun_sglang.worker.card_page import keeps_answers
 from sun_sglang.worker.server import report_end
 

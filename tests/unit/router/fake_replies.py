@@ -6,10 +6,10 @@ from typing import Any
 
 import orjson
 
-from sun_sglang.contracts.sglang_versions import NEWEST_VERSION
 from sun_sglang.emulator.protocol.replies import Progress, ReplyBuilder, completion_logprobs, sse_event
 from sun_sglang.emulator.protocol.reply_shapes import SHAPES
 from sun_sglang.emulator.protocol.request import COMPLETIONS, GENERATE
+from sun_sglang.sglang_versions import NEWEST_VERSION
 
 _LOGPROB, _INPUT_LOGPROB = -0.5, -1.0
 _BUILD = ReplyBuilder(SHAPES[NEWEST_VERSION])

@@ -7,7 +7,6 @@ from typing import get_args
 
 import pytest
 
-from sun_sglang.contracts.sglang_versions import SUPPORTED_VERSIONS
 from sun_sglang.errors import TopologyError
 from sun_sglang.launch.planning.engine_flags import to_argv
 from sun_sglang.launch.planning.hardware.gpu_inventory import Gpu
@@ -17,6 +16,7 @@ from sun_sglang.launch.planning.pool_settings import PoolSettings, pool_settings
 from sun_sglang.launch.planning.pools import resolve_pools
 from sun_sglang.launch.planning.worker_kinds.kinds import WORKER_KINDS
 from sun_sglang.launch.planning.worker_kinds.protocol import WorkerKind
+from sun_sglang.sglang_versions import SUPPORTED_VERSIONS
 from sun_sglang.topology import Backend, Topology
 from sun_sglang.topology_file import parse_topology
 

@@ -2,7 +2,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from sun_sglang.launch.planning.decode_cache.speculative import taken
+from sun_sglang.launch.planning.speculative import taken
 
 CACHE = "--disaggregation-decode-enable-radix-cache"
 
