@@ -1,4 +1,4 @@
-"""Fixtures that more than one part of the tests needs."""
+"""Fixtures of all tests, and their distribution over processes."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ LLAMA = {
 }
 
 
-# Files of tests/engine whose tests start their own servers, or none. All others there share one deployment.
-APART = frozenset(
+# Files of tests/engine whose tests share the demo's deployment, and files whose tests start their own servers, or none.
+# All other files there share one deployment.
+_DEMO = frozenset(("test_demo.py", "test_eval.py"))
+_APART = frozenset(
     (
         "test_decode_cache.py",
-        "test_demo.py",
-        "test_eval.py",
         "test_fields.py",
         "test_launcher.py",
         "test_names.py",
@@ -46,21 +46,23 @@ APART = frozenset(
 
 
 class SharedFixtures(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no type information
-    """Runs tests that share a fixture in one process: those of the shared deployment, and those of every other file.
+    """Run the tests that share a fixture in one process: those of a shared deployment, and those of each other file.
 
-    Tests of faults on emulated workers share nothing, and go to whichever process is free.
+    Tests of faults on emulated workers share nothing: each runs in the next free process.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
         if file.startswith("tests/system/faults/"):
             return nodeid
-        shared = file.startswith("tests/engine/") and file.removeprefix("tests/engine/") not in APART
-        return "deployment" if shared else file
+        name = file.removeprefix("tests/engine/")
+        if name == file or name in _APART:
+            return file
+        return "demo" if name in _DEMO else "deployment"
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SharedFixtures:
-    """Give `pytest -n 2` this scheduler. The order is that of the files: the shared deployment starts first."""
+    """Return the scheduler of `pytest -n 2`. It keeps the order of the files: the shared deployment starts first."""
     config.option.loadscopereorder = False
     return SharedFixtures(config, log)
 
@@ -98,7 +100,7 @@ def write_checkpoint(tmp_path: Path) -> Callable[..., Path]:
 
 
 def safetensors(tensors: Mapping[str, bytes]) -> bytes:
-    """A safetensors file of byte tensors."""
+    """Return a safetensors file of byte tensors."""
     header: dict[str, Any] = {}
     offset = 0
     for name, data in tensors.items():

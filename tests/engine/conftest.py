@@ -7,6 +7,7 @@ import json
 import random
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from sun_sglang.bench.processes import run_sun
 from sun_sglang.contracts.worker_key import bearer
 from sun_sglang.launch.planning.plan import WORKER_KEY
 from sun_sglang.launch.state import DeploymentState, ProcessState, read_state
+from tests.engine.demo_topology import with_comparisons
 from tests.engine.precision import PRECISION
 
 TOPOLOGY: dict[str, Any] = {
@@ -82,8 +84,10 @@ SIZES: dict[str, Any] = {
     "max_position_embeddings": 2048,
     "initializer_range": 0.2,
 }
-# how many tests of the shared deployment are still to come
-_USERS = pytest.StashKey[int]()
+# fixtures of deployments that several files share
+_SHARED = ("deployment", "demo")
+# how many tests of each shared deployment are still to come
+_USERS = pytest.StashKey[Counter[str]]()
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,7 @@ class Deployment:
         return next(p for p in self.state.processes if p.name == name)
 
 
-_LAUNCHED = pytest.StashKey[Deployment]()
+_LAUNCHED = pytest.StashKey[dict[str, Deployment]]()
 
 
 def launch(topology: Path, run_dir: Path, *arguments: str) -> Deployment:
@@ -196,33 +200,44 @@ def deployment(
     """Every pool that the tests need, behind one router."""
     file = models / "zoo.yaml"
     file.write_text(yaml.safe_dump(TOPOLOGY, sort_keys=False))
-    run_dir = tmp_path_factory.mktemp("run")
-    launched = launch(file, run_dir)
-    pytestconfig.stash[_LAUNCHED] = launched
+    yield from _shared("deployment", file, tmp_path_factory, pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Deployment]:
+    """The demo's tasks, and those that they are compared with."""
+    file = tmp_path_factory.mktemp("demo") / "demo.yaml"
+    file.write_text(yaml.safe_dump(with_comparisons(), sort_keys=False))
+    yield from _shared("demo", file, tmp_path_factory, pytestconfig)
+
+
+def _shared(
+    name: str, topology: Path, tmp_path_factory: pytest.TempPathFactory, config: pytest.Config
+) -> Iterator[Deployment]:
+    launched = launch(topology, tmp_path_factory.mktemp("run"))
+    config.stash.setdefault(_LAUNCHED, {})[name] = launched
     yield launched
     end(launched)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Count the tests of the shared deployment."""
-    session.config.stash[_USERS] = sum(map(uses_deployment, session.items))
+    """Count the tests of each shared deployment."""
+    session.config.stash[_USERS] = Counter(name for item in session.items for name in _used(item))
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item) -> None:
-    """Stop the shared deployment after its last test: its idle processes take time from the other tests."""
-    if not uses_deployment(item):
-        return
-    stash = item.config.stash
-    stash[_USERS] -= 1
-    launched = stash.get(_LAUNCHED, None)
-    if stash[_USERS] == 0 and launched is not None:
-        end(launched)
+    """Stop a shared deployment after its last test: its idle processes take time from the other tests."""
+    for name in _used(item):
+        item.config.stash[_USERS][name] -= 1
+        launched = item.config.stash.get(_LAUNCHED, {}).get(name)
+        if item.config.stash[_USERS][name] == 0 and launched is not None:
+            end(launched)
 
 
-def uses_deployment(item: pytest.Item) -> bool:
-    """Return whether a test runs on the shared deployment."""
-    return "deployment" in getattr(item, "fixturenames", ())
+def _used(item: pytest.Item) -> list[str]:
+    """Return the shared deployments that a test runs on."""
+    return [name for name in _SHARED if name in getattr(item, "fixturenames", ())]
 
 
 @pytest.fixture

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,43 +15,13 @@ import yaml
 from sun_sglang.bench.polling import wait_until
 from sun_sglang.evaluation.exact_match import exact_match
 from sun_sglang.train.data.examples import encode, read_jsonl
-from tests.engine.conftest import Deployment, Reference, events_of, gather, generate, launch, stop
-from tests.engine.precision import PRECISION
+from tests.engine.conftest import Deployment, Reference, events_of, gather, generate
+from tests.engine.demo_topology import DEMO, TASKS
 from tests.engine.watch import SOON, loads, metric
 
-DEMO = Path(__file__).parents[2] / "configs" / "demo"
-TASKS = ("math", "tool")
 AT_ONCE = 24
 # naive sharing is so far off that a part of the questions shows it
 NAIVE_QUESTIONS = 100
-
-
-def with_comparisons() -> dict[str, Any]:
-    """The demo's own topology, and beside each task two that it is compared with.
-
-    `TASK-full` is the full fine-tune with a decode worker of its own; `TASK-naive` has its prefill worker too, and
-    shares the demo's decode pool although the fine-tune was not tuned for it.
-    """
-    topology = yaml.safe_load((DEMO / "sun.yaml").read_text())
-    for pool in topology["pools"].values():
-        pool["model"] = str((DEMO / pool["model"]).resolve())
-    for task in TASKS:
-        model = str(DEMO / "models" / f"{task}-full")
-        topology["pools"][f"{task}-full"] = {"role": "prefill", "model": model}
-        topology["pools"][f"{task}-full-decode"] = {"role": "decode", "model": model}
-        topology["tasks"][f"{task}-full"] = {"prefill": f"{task}-full", "decode": f"{task}-full-decode"}
-        topology["tasks"][f"{task}-naive"] = {"prefill": f"{task}-full", "decode": "base", "any_decoder": True}
-    # the reference computes in float32, which is not what a CPU that multiplies bfloat16 serves in
-    topology["engine"]["dtype"] = PRECISION.dtype
-    return topology | {"router": {"port": 0}}
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    directory = tmp_path_factory.mktemp("demo")
-    (directory / "demo.yaml").write_text(yaml.safe_dump(with_comparisons(), sort_keys=False))
-    yield launch(directory / "demo.yaml", directory / "run")
-    stop(directory / "run", "--now")
 
 
 @pytest.fixture

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from sun_sglang.bench.processes import run_sun
 from sun_sglang.cli.main import main
 from sun_sglang.train.data.examples import encode, read_jsonl
-from tests.engine.conftest import Deployment, Reference, launch, stop
-from tests.engine.precision import PRECISION
+from tests.engine.conftest import Deployment, Reference
+from tests.engine.demo_topology import DEMO
 
 REPOSITORY = Path(__file__).parents[2]
 BENCHMARKS = REPOSITORY / "configs" / "eval"
-DEMO = REPOSITORY / "configs" / "demo"
-# the prefill and the decode model of each task; `naive` is so far off that hardly an answer is right
-TASKS = {"math": ("math", "base"), "tool": ("tool", "base"), "naive": ("tool-full", "base")}
+# the prefill and the decode model of each task; `tool-naive` is so far off that hardly an answer is right
+TASKS = {"math": ("math", "base"), "tool": ("tool", "base"), "tool-naive": ("tool-full", "base")}
 QUESTIONS = 48
 # as configs/eval says
 MAX_TOKENS = 96
@@ -34,20 +31,6 @@ class Served:
 
     results: dict[str, dict[str, Any]]
     samples: dict[str, list[dict[str, Any]]]
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    directory = tmp_path_factory.mktemp("eval")
-    topology = yaml.safe_load((DEMO / "sun.yaml").read_text())
-    topology["pools"]["naive"] = {"role": "prefill", "model": "./models/tool-full"}
-    topology["tasks"]["naive"] = {"prefill": "naive", "decode": "base", "any_decoder": True}
-    topology["engine"]["dtype"] = PRECISION.dtype
-    for pool in topology["pools"].values():
-        pool["model"] = str((DEMO / pool["model"]).resolve())
-    (directory / "sun.yaml").write_text(yaml.safe_dump(topology | {"router": {"port": 0}}))
-    yield launch(directory / "sun.yaml", directory / "run")
-    stop(directory / "run", "--now")
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +79,7 @@ def test_scores_tell_a_tuned_task_from_naive_sharing(served: Served) -> None:
     """Were every answer right, or every one wrong, equal scores would mean little."""
     right = {task: result["scores"][0]["correct"] for task, result in served.results.items()}
     assert min(right["math"], right["tool"]) > 0.9 * QUESTIONS
-    assert right["naive"] < 0.1 * QUESTIONS
+    assert right["tool-naive"] < 0.1 * QUESTIONS
 
 
 @pytest.mark.parametrize("task", TASKS)
