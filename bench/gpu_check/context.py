@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sun_sglang.bench.gpu_check.checkpoints import write_checkpoint
 from sun_sglang.bench.gpu_check.deployment import Deployment, launch
 from sun_sglang.bench.gpu_check.errors import CheckError
-from sun_sglang.bench.gpu_check.reference import Reference
+from sun_sglang.bench.gpu_check.models.checkpoints import write_checkpoint
+from sun_sglang.bench.gpu_check.models.reference import Reference
 
 Device = Literal["cuda", "cpu"]
 PAGE = 64

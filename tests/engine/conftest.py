@@ -20,7 +20,7 @@ import psutil
 import pytest
 import yaml
 
-from sun_sglang.bench.gpu_check.checkpoints import BYTE_VOCABULARY, write_checkpoint
+from sun_sglang.bench.gpu_check.models.checkpoints import BYTE_VOCABULARY, write_checkpoint
 from sun_sglang.bench.processes import run_sun
 from sun_sglang.contracts.worker_key import bearer
 from sun_sglang.launch.planning.plan import WORKER_KEY

@@ -10,7 +10,7 @@ from typing import Any
 from sun_sglang.bench.gpu_check.context import PAGE, Context
 from sun_sglang.bench.gpu_check.deployment import Client, Deployment
 from sun_sglang.bench.gpu_check.errors import require
-from sun_sglang.bench.gpu_check.reference import AnswerChecker, Reference
+from sun_sglang.bench.gpu_check.models.reference import AnswerChecker, Reference
 from sun_sglang.bench.gpu_check.stage import Stage
 from sun_sglang.bench.gpu_check.stages.exactness import random_prompt
 

@@ -9,7 +9,7 @@ from typing import Any
 from sun_sglang.bench.gpu_check.context import Context
 from sun_sglang.bench.gpu_check.deployment import Client, Deployment
 from sun_sglang.bench.gpu_check.errors import CheckError, require
-from sun_sglang.bench.gpu_check.reference import AnswerChecker, Reference
+from sun_sglang.bench.gpu_check.models.reference import AnswerChecker, Reference
 from sun_sglang.bench.gpu_check.stage import Stage
 
 _ANSWER = 24

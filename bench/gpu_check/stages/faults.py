@@ -13,7 +13,7 @@ from sun_sglang.bench.gpu_check.context import Context
 from sun_sglang.bench.gpu_check.deployment import Client, unfinished_work
 from sun_sglang.bench.gpu_check.errors import require
 from sun_sglang.bench.gpu_check.machine import gpu_memory_used
-from sun_sglang.bench.gpu_check.reference import AnswerChecker
+from sun_sglang.bench.gpu_check.models.reference import AnswerChecker
 from sun_sglang.bench.gpu_check.stage import Stage
 from sun_sglang.bench.gpu_check.stages.exactness import random_prompt
 from sun_sglang.bench.polling import wait_until

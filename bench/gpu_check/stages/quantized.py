@@ -9,8 +9,8 @@ from typing import Any
 from sun_sglang.bench.gpu_check.context import Context
 from sun_sglang.bench.gpu_check.deployment import write_topology
 from sun_sglang.bench.gpu_check.errors import Skipped, require
-from sun_sglang.bench.gpu_check.quantize import write_four_bit, write_scaled
-from sun_sglang.bench.gpu_check.reference import Reference
+from sun_sglang.bench.gpu_check.models.quantize import write_four_bit, write_scaled
+from sun_sglang.bench.gpu_check.models.reference import Reference
 from sun_sglang.bench.gpu_check.stage import Stage
 from sun_sglang.bench.gpu_check.stages.exactness import check_answers
 from sun_sglang.bench.processes import run_sun

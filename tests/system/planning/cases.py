@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sun_sglang.bench.gpu_check.quantize import FOUR_BIT
+from sun_sglang.bench.gpu_check.models.quantize import FOUR_BIT
 from sun_sglang.launch.places.local.place import example_commands
 from sun_sglang.launch.planning.flag_schema import FlagSchema
 from sun_sglang.launch.planning.hardware.machine import detect_machine

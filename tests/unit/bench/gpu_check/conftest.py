@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sun_sglang.bench.gpu_check.checkpoints import write_checkpoint
 from sun_sglang.bench.gpu_check.context import Context
+from sun_sglang.bench.gpu_check.models.checkpoints import write_checkpoint
 from sun_sglang.cpu import define_torchvision_schemas
 
 

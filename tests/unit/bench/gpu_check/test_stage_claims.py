@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from sun_sglang.bench.gpu_check.errors import CheckError
-from sun_sglang.bench.gpu_check.reference import Judgement, Reference
+from sun_sglang.bench.gpu_check.models.reference import Judgement, Reference
 from sun_sglang.bench.gpu_check.stages.cache import check_conversations
 from sun_sglang.bench.gpu_check.stages.exactness import check_answers
 from sun_sglang.bench.gpu_check.stages.parallel import require_ranks

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sun_sglang.bench.gpu_check.quantize import write_four_bit, write_scaled
-from sun_sglang.bench.gpu_check.reference import _load
+from sun_sglang.bench.gpu_check.models.quantize import write_four_bit, write_scaled
+from sun_sglang.bench.gpu_check.models.reference import _load
 
 PROMPT = torch.tensor([[5, 80, 200, 13, 13, 99]])
 

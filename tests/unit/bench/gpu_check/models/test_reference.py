@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sun_sglang.bench.gpu_check.errors import CheckError
-from sun_sglang.bench.gpu_check.reference import AnswerChecker, Reference, _load
+from sun_sglang.bench.gpu_check.models.reference import AnswerChecker, Reference, _load
 from sun_sglang.bench.gpu_check.stages.exactness import random_prompt
 from sun_sglang.train.reference import greedy
 
