@@ -88,13 +88,12 @@ def make_policy(name: str, rng: random.Random) -> Policy:
 
 
 def _by_tokens(worker: Worker) -> tuple[int, int, int]:
-    load = worker.load
-    return load.total_tokens, load.total_requests, worker.last_pick
+    requests, tokens = worker.load.totals
+    return tokens, requests, worker.last_pick
 
 
 def _by_requests(worker: Worker) -> tuple[int, int, int]:
-    load = worker.load
-    return load.total_requests, load.total_tokens, worker.last_pick
+    return *worker.load.totals, worker.last_pick
 
 
 def _by_last_pick(worker: Worker) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
 
 from sun_sglang.contracts.fleet_file import FleetWorker
 from sun_sglang.contracts.worker_card import WorkerCard
@@ -24,126 +24,81 @@ class State(StrEnum):
     REFUSED = "refused"
 
 
+@dataclass(frozen=True, slots=True, eq=False, init=False)
 class Worker:
     """A worker's registration, and its load.
 
-    Every field is read-only for other classes; each change has a method here. The registry calls those of the
-    registration, since it also keeps the paths in step.
-
-    Args:
-        spec: name, pool and URL from the fleet file.
-        role: `prefill` or `decode`, from its pool.
-        deadlines: limits on the time for which a worker may tokenize.
+    The dataclass is frozen, so no other class can write a field; each change has a method here. The registry calls
+    those of the registration, since it also keeps the paths in step.
 
     Attributes:
         name: name in the fleet file.
-        role: as above.
+        role: `prefill` or `decode`, from its pool.
         hash: hash of the name, equal in every process.
         load: requests and tokens on the worker.
+        spec: its entry in the fleet file.
+        card: the card that it served last; None while it is absent.
+        named_card: the card with the names of worker and pool; None while the worker is absent.
+        reason: why it is absent, refused or leaving; empty otherwise.
+        admitted: whether its card passed every rule.
+        has_invalid_card: whether it answers probes, but not with a valid card.
+        draining: whether an operator took it out of the rotation.
+        incarnation: the random value of its last known start; it stays while the worker is absent.
+        last_pick: the running number of its last selection; 0 before the first.
+        last_progress: clock time of its last progress, a good answer or a new batch; minus infinity before the first.
     """
 
-    __slots__ = (
-        "_admitted",
-        "_card",
-        "_draining",
-        "_has_invalid_card",
-        "_incarnation",
-        "_last_pick",
-        "_last_progress",
-        "_loss_callbacks",
-        "_reason",
-        "_spec",
-        "hash",
-        "load",
-        "name",
-        "role",
-    )
+    name: str
+    role: str
+    hash: int
+    load: WorkerLoad
+    spec: FleetWorker
+    card: WorkerCard | None
+    named_card: NamedCard | None
+    reason: str
+    admitted: bool
+    has_invalid_card: bool
+    draining: bool
+    incarnation: str
+    last_pick: int
+    last_progress: float
+    _loss_callbacks: set[Callable[[str], None]] = field(repr=False)
 
     def __init__(self, spec: FleetWorker, role: str, deadlines: Deadlines = DEFAULT) -> None:
-        self.name: Final = spec.name
-        self.role: Final = role
-        self.hash: Final = int.from_bytes(hashlib.blake2b(spec.name.encode(), digest_size=8).digest(), "little")
-        self.load: Final = WorkerLoad(self.hash, deadlines)
-        self._spec = spec
-        self._draining = spec.draining
-        self._card: WorkerCard | None = None
-        self._reason = "it has not been probed yet"
-        self._admitted = False
-        self._has_invalid_card = False
-        self._incarnation = ""
-        self._last_pick = 0
-        self._last_progress = float("-inf")
-        self._loss_callbacks: set[Callable[[str], None]] = set()
-
-    # --- registration -----------------------------------------------------------------------------------------------
-
-    @property
-    def spec(self) -> FleetWorker:
-        """The worker's entry in the fleet file."""
-        return self._spec
-
-    @property
-    def card(self) -> WorkerCard | None:
-        """The card that the worker served last; None while it is absent."""
-        return self._card
-
-    @property
-    def named_card(self) -> NamedCard | None:
-        """The card with the names of worker and pool; None while the worker is absent."""
-        return None if self._card is None else NamedCard(self.name, self._spec.pool, self._card)
-
-    @property
-    def reason(self) -> str:
-        """Why the worker is absent, refused or leaving; empty otherwise."""
-        return self._reason
-
-    @property
-    def admitted(self) -> bool:
-        """Whether the worker's card passed every rule."""
-        return self._admitted
-
-    @property
-    def has_invalid_card(self) -> bool:
-        """Whether the worker answers probes, but not with a valid card."""
-        return self._has_invalid_card
-
-    @property
-    def draining(self) -> bool:
-        """Whether an operator took the worker out of the rotation."""
-        return self._draining
+        key = int.from_bytes(hashlib.blake2b(spec.name.encode(), digest_size=8).digest(), "little")
+        self._set(name=spec.name, role=role, hash=key, load=WorkerLoad(key, deadlines), _loss_callbacks=set())
+        self._set(spec=spec, draining=spec.draining, incarnation="", last_pick=0, last_progress=float("-inf"))
+        self.drop_card("it has not been probed yet")
 
     @property
     def takes_requests(self) -> bool:
         """Whether new requests may go to the worker, given a proven path."""
-        return not (self._draining or (self._card is not None and self._card.leaving))
+        return not (self.draining or (self.card is not None and self.card.leaving))
 
-    @property
-    def incarnation(self) -> str:
-        """The random value of the worker's last known start; it stays while the worker is absent."""
-        return self._incarnation
+    # --- registration -----------------------------------------------------------------------------------------------
 
     def accept_card(self, card: WorkerCard, refusal: str) -> None:
         """Store a card that was read. `refusal` is the reason to refuse the worker; empty to admit it."""
-        self._card, self._incarnation, self._has_invalid_card = card, card.incarnation, False
-        self._admitted = not refusal
-        self._reason = refusal or ("its process was told to end" if card.leaving else "")
+        self._set(card=card, named_card=NamedCard(self.name, self.spec.pool, card), incarnation=card.incarnation)
+        leaving = "its process was told to end" if card.leaving else ""
+        self._set(admitted=not refusal, has_invalid_card=False, reason=refusal or leaving)
 
     def drop_card(self, reason: str) -> None:
         """Become absent."""
-        self._card, self._admitted, self._has_invalid_card, self._reason = None, False, False, reason
+        self._set(card=None, named_card=None, admitted=False, has_invalid_card=False, reason=reason)
 
     def note_no_card(self, reason: str, *, invalid: bool) -> None:
         """Store why an absent worker has no card. `invalid`: it answered, and its answer is no valid card."""
-        self._reason, self._has_invalid_card = reason, invalid
+        self._set(reason=reason, has_invalid_card=invalid)
 
     def update_spec(self, spec: FleetWorker) -> None:
         """Replace the entry in the fleet file, with another `draining` for instance; name and pool stay."""
-        assert (spec.name, spec.pool) == (self.name, self._spec.pool), "such a change makes another worker"
-        self._spec, self._draining = spec, spec.draining
+        assert (spec.name, spec.pool) == (self.name, self.spec.pool), "such a change makes another worker"
+        self._set(spec=spec, draining=spec.draining)
 
     def drain(self) -> None:
         """Take no more new requests."""
-        self._draining = True
+        self._set(draining=True)
 
     # --- loss -------------------------------------------------------------------------------------------------------
 
@@ -162,20 +117,14 @@ class Worker:
 
     # --- selection and progress -------------------------------------------------------------------------------------
 
-    @property
-    def last_pick(self) -> int:
-        """The running number of the last selection of this worker; 0 before the first."""
-        return self._last_pick
-
     def note_pick(self, number: int) -> None:
         """Store the running number of a selection of this worker."""
-        self._last_pick = number
-
-    @property
-    def last_progress(self) -> float:
-        """Clock time of the last progress, a good answer or a new batch; minus infinity before the first."""
-        return self._last_progress
+        object.__setattr__(self, "last_pick", number)
 
     def note_progress(self, now: float) -> None:
         """Store the clock time of a good answer or of a new batch."""
-        self._last_progress = now
+        object.__setattr__(self, "last_progress", now)
+
+    def _set(self, **values: object) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)

@@ -85,6 +85,14 @@ class WorkerLoad:
         return self.router_total[1] + self._external_tokens
 
     @property
+    def totals(self) -> tuple[int, int]:
+        """Requests and tokens of all senders, together."""
+        if self._shared is None:
+            return self._requests + self._external_requests, self._tokens + self._external_tokens
+        requests, tokens = self.router_total
+        return requests + self._external_requests, tokens + self._external_tokens
+
+    @property
     def tokenizing_until(self) -> float:
         """Loop time until which the worker may tokenize the long bodies that this process sent to it."""
         return self._tokenizing_until
