@@ -76,24 +76,24 @@ def check(checkout: Path, version: str, console: Console) -> Report:
         EngineCheckError: the environment cannot be made, or another check of this version is running.
     """
 
-    def say(line: str) -> None:
+    def progress(line: str) -> None:
         console.print(f"engine-check: {escape(line)}", soft_wrap=True)
 
     with _claimed(checkout / _BUILD, version):
-        return _check(checkout, version, say)
+        return _check(checkout, version, progress)
 
 
-def _check(checkout: Path, version: str, say: Callable[[str], None]) -> Report:
+def _check(checkout: Path, version: str, progress: Callable[[str], None]) -> Report:
     folder = checkout / _BUILD / version
     for stale in ("report.md", "report.json"):
         (folder / stale).unlink(missing_ok=True)
-    derivation, pins, tools = derive_lists(checkout, version, say)
+    derivation, pins, tools = derive_lists(checkout, version, progress)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "engine-cpu.txt").write_text(pins)
-    environment = prepare(folder / "venv", checkout, pins, tools, say)
-    say("hooks: loads SGLang as a worker does")
+    environment = prepare(folder / "venv", checkout, pins, tools, progress)
+    progress("hooks: loads SGLang as a worker does")
     hooks = check_hooks(environment.python, checkout, version)
-    say("tests: names, exactness, caches, API, the emulator's contract, request fields, worker key")
+    progress("tests: names, exactness, caches, API, the emulator's agreement, request fields, worker key")
     start = time.monotonic()
     tests = check_tests(environment.python, checkout, folder / "tests.xml")
     report = Report(
@@ -107,7 +107,7 @@ def _check(checkout: Path, version: str, say: Callable[[str], None]) -> Report:
     )
     (folder / "report.json").write_text(json.dumps(report.to_json(), indent=2) + "\n")
     (folder / "report.md").write_text(to_markdown(report))
-    say(f"wrote {_BUILD}/{version}: engine-cpu.txt, report.md, report.json")
+    progress(f"wrote {_BUILD}/{version}: engine-cpu.txt, report.md, report.json")
     return report
 
 
@@ -123,13 +123,13 @@ def _claimed(build: Path, version: str) -> Iterator[None]:
         yield
 
 
-def derive_lists(checkout: Path, version: str, say: Callable[[str], None]) -> tuple[Derivation, str, str]:
+def derive_lists(checkout: Path, version: str, progress: Callable[[str], None]) -> tuple[Derivation, str, str]:
     """Derive the pins for a version; return the derivation, its list of pins, and the list of the other tools.
 
     Args:
         checkout: the source tree.
         version: the SGLang version.
-        say: shows one line of progress.
+        progress: shows one line of progress.
 
     Raises:
         EngineCheckError: a list is wrong, the registry lacks a version, or a pin cannot be met.
@@ -137,7 +137,7 @@ def derive_lists(checkout: Path, version: str, say: Callable[[str], None]) -> tu
     text = (checkout / LIST).read_text()
     base = parse_pins(text)
     deviations = parse_deviations((checkout / DEVIATIONS).read_text())
-    say(f"pins: reads the requirements of sglang {version} and of {len(base)} pinned packages")
+    progress(f"pins: reads the requirements of sglang {version} and of {len(base)} pinned packages")
     registry = PipRegistry(checkout / _BUILD / "metadata.json")
     derivation = derive(base, version, deviations, registry, marker_environment())
     tools = {

@@ -212,28 +212,28 @@ def _resolve(
     environment: Mapping[str, str],
 ) -> None:
     """Let the resolver choose the opened packages: under all other pins, or under the firm ones if that fails."""
-    wanted = _wanted(draft, graph, environment)
+    required = _required_of_opened(draft, graph, environment)
     engine = draft.pins[ENGINE]
     others = [pin for name, pin in draft.pins.items() if name not in draft.opened and pin is not engine]
     try:
-        chosen = registry.resolve(wanted, others)
+        chosen = registry.resolve(required, others)
     except (ConflictError, NotOfferedError):
         firm = [pin for pin in others if pin.key in draft.firm]
         try:
-            chosen = registry.resolve(wanted, firm)
+            chosen = registry.resolve(required, firm)
         except (ConflictError, NotOfferedError) as e:
             why = "; ".join(dict.fromkeys(draft.opened.values()))
             raise EngineCheckError(f"a pin cannot be met ({why}): {e}") from e
-    asked = ", ".join(sorted(str(requirement) for requirement in wanted))
+    selected = ", ".join(sorted(str(requirement) for requirement in required))
     for release in chosen:
         ours = draft.pins.get(release.key)
         if release.key in deviations.left_out or (ours and _same(ours.version, release.version)):
             continue
-        draft.opened.setdefault(release.key, f"{'moves' if ours else 'comes'} with {asked}")
+        draft.opened.setdefault(release.key, f"{'moves' if ours else 'comes'} with {selected}")
         draft.pins[release.key] = Pin(ours.name if ours else release.name, release.version)
 
 
-def _wanted(
+def _required_of_opened(
     draft: _Draft, graph: Mapping[NormalizedName, Release], environment: Mapping[str, str]
 ) -> list[Requirement]:
     """Return the requirements of all other packages on the opened ones."""
@@ -244,12 +244,12 @@ def _wanted(
         if name in draft.opened and release.key not in draft.opened:
             specifiers[name] &= requirement.specifier
             extras[name] |= requirement.extras
-    wanted = []
+    required = []
     for name, specifier in specifiers.items():
         requirement = Requirement(draft.pins[name].name if name in draft.pins else name)
         requirement.specifier, requirement.extras = specifier, extras[name]
-        wanted.append(requirement)
-    return wanted
+        required.append(requirement)
+    return required
 
 
 def _same(ours: Version, found: Version) -> bool:

@@ -42,7 +42,7 @@ class _Stamp(NamedTuple):
     bytes: int
 
 
-def prepare(folder: Path, checkout: Path, pins: str, tools: str, say: Callable[[str], None]) -> Environment:
+def prepare(folder: Path, checkout: Path, pins: str, tools: str, progress: Callable[[str], None]) -> Environment:
     """Return the environment with these pins; make it if there is none, or if its pins differ.
 
     Args:
@@ -50,7 +50,7 @@ def prepare(folder: Path, checkout: Path, pins: str, tools: str, say: Callable[[
         checkout: the source tree, which is installed in place.
         pins: the engine's list, in pip's format.
         tools: the list of all other packages that the tests import.
-        say: shows one line of progress.
+        progress: shows one line of progress.
 
     Raises:
         EngineCheckError: pip failed; the environment is removed.
@@ -60,10 +60,10 @@ def prepare(folder: Path, checkout: Path, pins: str, tools: str, say: Callable[[
     stamp = folder / _STAMP
     python = folder / "bin" / "python"
     if (made := _read(stamp)) is not None and made.digest == digest and python.exists():
-        say(f"environment: reuses {folder}")
+        progress(f"environment: reuses {folder}")
         _install_checkout(python, checkout)
         return Environment(python, made.seconds, made.bytes)
-    say(f"environment: makes {folder}")
+    progress(f"environment: makes {folder}")
     start = time.monotonic()
     try:
         _make(folder, pins, tools)

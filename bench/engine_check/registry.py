@@ -66,11 +66,11 @@ class PipRegistry:
             return False
         return True
 
-    def resolve(self, wanted: Sequence[Requirement], constraints: Sequence[Pin]) -> list[Release]:
-        """Return releases that satisfy the wanted requirements and the requirements of those releases.
+    def resolve(self, required: Sequence[Requirement], constraints: Sequence[Pin]) -> list[Release]:
+        """Return releases that satisfy the given requirements, and their own ones among each other.
 
         Args:
-            wanted: the requirements.
+            required: the requirements.
             constraints: pins that must hold.
 
         Raises:
@@ -80,7 +80,7 @@ class PipRegistry:
         with tempfile.NamedTemporaryFile("w", suffix=".txt") as file:
             file.write("\n".join(map(str, constraints)))
             file.flush()
-            return self._report("--constraint", file.name, *map(str, wanted))
+            return self._report("--constraint", file.name, *map(str, required))
 
     def _report(self, *arguments: str) -> list[Release]:
         with tempfile.TemporaryDirectory() as folder:

@@ -45,11 +45,11 @@ class Registry(Protocol):
     def offers(self, requirement: Requirement) -> bool:
         """Return whether the registry has a release that a requirement allows."""
 
-    def resolve(self, wanted: Sequence[Requirement], constraints: Sequence[Pin]) -> list[Release]:
-        """Return releases that satisfy the wanted requirements and the requirements of those releases.
+    def resolve(self, required: Sequence[Requirement], constraints: Sequence[Pin]) -> list[Release]:
+        """Return releases that satisfy the given requirements, and their own ones among each other.
 
         Args:
-            wanted: the requirements.
+            required: the requirements.
             constraints: pins that must hold.
 
         Raises:
@@ -68,14 +68,14 @@ def requirements_among(
         found = [
             (release, r) for release in releases for r in release.applicable(extras.get(release.key, ()), environment)
         ]
-        asked: dict[NormalizedName, frozenset[str]] = {}
+        selected: dict[NormalizedName, frozenset[str]] = {}
         for _, requirement in found:
             name = canonicalize_name(requirement.name)
-            asked[name] = asked.get(name, frozenset()) | requirement.extras
-        if asked == extras:
+            selected[name] = selected.get(name, frozenset()) | requirement.extras
+        if selected == extras:
             yield from found
             return
-        extras = asked
+        extras = selected
 
 
 def required_names(releases: Iterable[Release], environment: Mapping[str, str]) -> set[NormalizedName]:

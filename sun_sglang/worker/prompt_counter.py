@@ -47,15 +47,15 @@ class PromptCounter:
     def _answer(self, serving: Any, raw: bytes, most: int) -> TokenCount:
         from sglang.srt.entrypoints.openai.protocol import TokenizeRequest
 
-        asked = TokenizeRequest.model_validate(json.loads(raw))
+        body = TokenizeRequest.model_validate(json.loads(raw))
         tokenizer = serving.tokenizer_manager.tokenizer
         if self._count is None:
             self._count = make_counter(tokenizer)
         counting = CountingTokenizer(tokenizer, self._count, most)
-        if asked.messages is None:
-            ids = counting.encode(str(asked.prompt), add_special_tokens=asked.add_special_tokens)
+        if body.messages is None:
+            ids = counting.encode(str(body.prompt), add_special_tokens=body.add_special_tokens)
         else:
-            ids = _render(serving, counting, asked)
+            ids = _render(serving, counting, body)
         return TokenCount(len(ids), counting.exact)
 
 
@@ -65,7 +65,7 @@ def token_bytes_of(tokenizer: Any) -> int | None:
     return max_token_bytes(json.loads(backend.to_str())) if backend is not None else None
 
 
-def _render(serving: Any, counting: CountingTokenizer, asked: Any) -> list[int]:
+def _render(serving: Any, counting: CountingTokenizer, body: Any) -> list[int]:
     """Render a chat as the server does, with a tokenizer that only counts."""
     manager = _Manager(serving.tokenizer_manager, counting)
     chat = copy.copy(serving.chat_serving)
@@ -74,7 +74,7 @@ def _render(serving: Any, counting: CountingTokenizer, asked: Any) -> list[int]:
     chat._chat_template_cache = OrderedDict()
     counting_serving = copy.copy(serving)
     counting_serving.tokenizer_manager, counting_serving.chat_serving = manager, chat
-    ids: list[int] = counting_serving._tokenize_chat_request(asked)
+    ids: list[int] = counting_serving._tokenize_chat_request(body)
     return ids
 
 

@@ -19,32 +19,32 @@ def generate_columns(generation: Generation, *, first_ids_row: bool) -> dict[str
         generation: the generation.
         first_ids_row: `ReplyShapes.first_ids_row` of the emulated version.
     """
-    wanted = generation.request.logprobs
-    if wanted is None:
+    options = generation.request.logprobs
+    if options is None:
         return {}
     prompt = generation.request.prompt if generation.has_input_logprobs else ()
-    output = [_entry(t, i, with_text=wanted.with_text) for i, t in enumerate(generation.tokens)]
+    output = [_entry(t, i, with_text=options.with_text) for i, t in enumerate(generation.tokens)]
     columns: dict[str, Any] = {
         "input_token_logprobs": [
-            [None if i == 0 else logprob_of(t, i), t, token_text(t) if wanted.with_text else None]
+            [None if i == 0 else logprob_of(t, i), t, token_text(t) if options.with_text else None]
             for i, t in enumerate(prompt)
-            if i >= wanted.start
+            if i >= options.start
         ],
         "output_token_logprobs": output,
         "output_token_logprobs_length": len(output),
     }
-    if wanted.top:
+    if options.top:
         columns["input_top_logprobs"] = [
             None if i == 0 else _top_entries(generation, token, i)
             for i, token in enumerate(prompt)
-            if i >= wanted.start
+            if i >= options.start
         ]
         columns["output_top_logprobs"] = [
             _top_entries(generation, token, i) for i, token in enumerate(generation.tokens)
         ]
-    if wanted.ids:
+    if options.ids:
         rows: list[Any] = [
-            [_entry(t, i, with_text=wanted.with_text) for t in wanted.ids] for i, _ in enumerate(generation.tokens)
+            [_entry(t, i, with_text=options.with_text) for t in options.ids] for i, _ in enumerate(generation.tokens)
         ]
         if generation.first_token_transferred and rows:
             # a KV transfer does not carry the values of the first token
@@ -62,8 +62,8 @@ def completion_columns(generation: Generation, start: int, *, with_input: bool) 
         start: index of the first generated token.
         with_input: whether the prompt's tokens come first.
     """
-    wanted = generation.request.logprobs
-    if wanted is None:
+    options = generation.request.logprobs
+    if options is None:
         return None
     prompt = generation.request.prompt if with_input and generation.has_input_logprobs else ()
     # the first token of a prompt has no log probability
@@ -76,7 +76,7 @@ def completion_columns(generation: Generation, start: int, *, with_input: bool) 
     return completion_logprobs(
         [token_text(t) for t, _, _ in placed],
         [None if unknown else logprob_of(t, i) for t, i, unknown in placed],
-        top if wanted.top else [],
+        top if options.top else [],
     )
 
 

@@ -27,10 +27,10 @@ def loads(engine: Engine, settings: Settings, *, include: str | None, dp_rank: s
     Raises:
         InternalError: SGLang has no such section, and answers 500.
     """
-    wanted = {s.strip() for s in include.split(",")} if include else {"all"}
-    if not wanted <= _SECTIONS:
-        raise InternalError(f"unknown sections {wanted - _SECTIONS}")
-    ranks = [_rank(engine, settings, wanted)] if dp_rank in (None, "0") else []
+    sections = {s.strip() for s in include.split(",")} if include else {"all"}
+    if not sections <= _SECTIONS:
+        raise InternalError(f"unknown sections {sections - _SECTIONS}")
+    ranks = [_rank(engine, settings, sections)] if dp_rank in (None, "0") else []
     return {
         "timestamp": datetime.now(UTC).isoformat(),
         "version": settings.emulation.sglang,
@@ -40,7 +40,7 @@ def loads(engine: Engine, settings: Settings, *, include: str | None, dp_rank: s
     }
 
 
-def _rank(engine: Engine, settings: Settings, wanted: set[str]) -> dict[str, Any]:
+def _rank(engine: Engine, settings: Settings, sections: set[str]) -> dict[str, Any]:
     load, capacity = engine.load(), engine.limits.kv
     rank: dict[str, Any] = {
         "timestamp": time.time(),
@@ -62,10 +62,10 @@ def _rank(engine: Engine, settings: Settings, wanted: set[str]) -> dict[str, Any
         "total_prefill_busy_us": 0,
         "decode_moments": None,
     }
-    everything = "all" in wanted
-    if everything or "memory" in wanted:
+    everything = "all" in sections
+    if everything or "memory" in sections:
         rank["memory"] = {"weight_gb": 0.0, "kv_cache_gb": 0.0, "graph_gb": 0.0, "token_capacity": capacity}
-    if everything or "disagg" in wanted:
+    if everything or "disagg" in sections:
         queues = ("prefill_bootstrap", "prefill_inflight", "decode_prealloc", "decode_transfer", "decode_retracted")
         rank["disaggregation"] = {
             "mode": settings.role,
@@ -73,7 +73,7 @@ def _rank(engine: Engine, settings: Settings, wanted: set[str]) -> dict[str, Any
             "kv_transfer_speed_gb_s": 0.0,
             "kv_transfer_latency_ms": 0.0,
         }
-    if everything or "queues" in wanted:
+    if everything or "queues" in sections:
         rank["queues"] = {
             "waiting": load["waiting"],
             "grammar": 0,

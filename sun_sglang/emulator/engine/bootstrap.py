@@ -1,6 +1,6 @@
 """The bootstrap connections between emulated workers: JSON lines over TCP on the prefill worker's bootstrap port.
 
-SGLang uses HTTP and ZMQ, and moves KV by RDMA. The emulation keeps which side learns of which event, and when. A decode
+SGLang uses HTTP and ZMQ, and moves KV by RDMA. The emulation keeps the events of each side and their order. A decode
 worker looks up an address once, which blocks all its work as it blocks SGLang's scheduler. It sends `ready` for a room
 when it has reserved KV, and `abort` when it gives the room up. The prefill worker answers a room with `kv`. A decode
 worker detects a dead prefill worker by its heartbeats only, never by a broken connection

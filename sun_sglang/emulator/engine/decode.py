@@ -212,7 +212,7 @@ class DecodeEngine(Engine):
             self._fail(leg, "Decode transfer" if leg.is_handshaken else "Decode handshake", _ABORTED)
 
     def _fail(self, leg: _Leg, stage: str, why: str) -> None:
-        """Fail a request whose KV did not arrive, and notify its prefill worker if that one knows the request."""
+        """Fail a request whose KV did not arrive, and notify its prefill worker after the handshake."""
         peer = self._peers.get(leg.address)
         if peer is not None and leg.is_handshaken:
             peer.send(op="abort", room=leg.generation.request.room)
