@@ -11,13 +11,13 @@ from sun_sglang.router.dispatch.outcome import (
     AttemptFailed,
     Relay,
     Serve,
+    aborted_early,
     awaited_leg,
     deadline_passed,
     decide,
     no_progress,
 )
 from sun_sglang.router.dispatch.pair_request import PairRequest
-from sun_sglang.router.errors import ApiError
 from sun_sglang.router.transport.leg_exchange import LegExchange
 from sun_sglang.router.transport.messages import LegFailure, LegResult
 from sun_sglang.router.workers.paths import Pair
@@ -254,23 +254,13 @@ class Attempt:
             decode.close()
 
     def note_handed_over(self, now: float, clock_now: float) -> None:
-        """Note that the prefill leg handed its KV over.
-
-        Args:
-            now: loop time, seconds.
-            clock_now: time of the router's clock, seconds.
-        """
+        """Note that the prefill leg handed its KV over, in loop time and clock time (seconds)."""
         self.times.prefilled = now
         self.pair.prefill.note_progress(clock_now)
         self.decoding_since = None if self.request.stream else clock_now
 
     def note_first(self, now: float, clock_now: float) -> None:
-        """Note that the decode leg's first bytes arrived.
-
-        Args:
-            now: loop time, seconds.
-            clock_now: time of the router's clock, seconds.
-        """
+        """Note that the decode leg's first bytes arrived, in loop time and clock time (seconds)."""
         self.times.first = now
         self.pair.decode.note_progress(clock_now)
 
@@ -305,8 +295,3 @@ class Attempt:
     def _end(self, outcome: Serve | Relay | AttemptFailed) -> None:
         if not self.outcome.done():
             self.outcome.set_result(outcome)
-
-
-def aborted_early() -> ApiError:
-    """Return the error for a request that its client aborted before any worker received it."""
-    return ApiError(400, "the request was aborted before it reached a worker", code="aborted")

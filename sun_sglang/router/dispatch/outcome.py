@@ -149,6 +149,11 @@ def no_progress(limit: float, *, stalled: bool) -> AttemptFailed:
     return AttemptFailed("decode", ApiError(504, message, code="answer_timeout"), eject=False, retry=False)
 
 
+def aborted_early() -> ApiError:
+    """Return the error for a request that its client aborted before any worker received it."""
+    return ApiError(400, "the request was aborted before it reached a worker", code="aborted")
+
+
 def find_fault(leg: Leg, result: LegResult | None, rid: str) -> Relay | AttemptFailed | None:
     """Return what is wrong with one leg; None if it runs or succeeded.
 
