@@ -127,7 +127,7 @@ class Attempt:
         incarnations: of the two workers when the legs were sent.
         outcome: set once the results decide it.
         legs: both exchanges, once they were sent.
-        reading_since: clock time since which a reader waits for the stream's next piece; None while nobody waits.
+        reading_since: clock time since which a reader waits for the stream's next piece; None while none waits.
         decoding_since: clock time since which the decode worker computes an unstreamed answer; None for a stream.
         cut_reason: why the router cut the stream off; empty if it did not.
         times: of its events.

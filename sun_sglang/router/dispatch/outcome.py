@@ -106,7 +106,7 @@ def decide(
     of_prefill, of_decode = find_fault("prefill", prefill, rid), find_fault("decode", decode, rid)
     if decode is not None and of_decode is None:
         if not needs_prefill:
-            # a token from the decode worker proves that the KV arrived, whatever the prefill leg reports later
+            # a token from the decode worker proves that the KV arrived; the prefill leg cannot refute it later
             return Serve()
         if prefill is not None and of_prefill is None:
             return Serve()

@@ -73,7 +73,7 @@ class PairResponse:
         self._attempts.finish(self._attempt)
 
     def abandon(self) -> None:
-        """End the attempt and abort both legs: nobody reads the answer, or it cannot be read."""
+        """End the attempt and abort both legs: no client reads the answer, or it cannot be read."""
         self._attempts.abandon(self._attempt)
 
     def report_broken(self, reason: str) -> None:

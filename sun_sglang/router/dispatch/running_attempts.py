@@ -63,7 +63,7 @@ class RunningAttempts:
         return len(self._running)
 
     def last_progress(self, worker: Worker) -> float:
-        """Return the clock time at which a worker last made progress with any request, as far as the router knows."""
+        """Return the clock time at which a worker last made progress with any request that the router observed."""
         arrived = [a.legs["decode"].arrived for a in self._running if a.pair.decode is worker]
         return max([worker.last_progress, *arrived])
 
@@ -93,7 +93,13 @@ class RunningAttempts:
         return attempt
 
     def expire(self, attempt: Attempt, limit: float, *, whole: bool) -> None:
-        """End an attempt whose limit of `limit` seconds passed; see `Attempt.expire`."""
+        """End an attempt whose limit passed.
+
+        Args:
+            attempt: which.
+            limit: seconds that it had.
+            whole: the limit is for the whole answer; see `Attempt.expire`.
+        """
         silent = self.clock.now() - self.last_progress(attempt.worker(attempt.awaited_leg))
         attempt.expire(limit, silent=silent, whole=whole)
 
@@ -112,7 +118,7 @@ class RunningAttempts:
             self._spawn(self._settle(attempt))
 
     def abandon(self, attempt: Attempt) -> None:
-        """End an attempt whose answer is not wanted: close both connections and send both workers an abort.
+        """End an attempt whose answer no client reads: close both connections and send both workers an abort.
 
         SGLang passes no abort on from one worker to the other. Do nothing if the attempt has ended.
         """
@@ -147,7 +153,7 @@ class RunningAttempts:
             attempt.fail_decode(reason)
 
     async def close(self) -> None:
-        """Wait for aborts that are under way, so that no worker keeps a request that nobody reads."""
+        """Wait for aborts that are under way, so that no worker keeps a request without a reader."""
         while self._background:
             await asyncio.gather(*self._background)
         self._client.close()

@@ -112,7 +112,7 @@ class MergedStream:
         return token_counts(self._merged_usage())
 
     async def _guard(self, forwarder: Coroutine[Any, Any, None]) -> None:
-        """Run a forwarder, and put its end into the queue, whatever it is."""
+        """Run a forwarder, and put the way it ended into the queue."""
         end: bytes | ApiError | None = internal_error()
         try:
             await forwarder

@@ -81,7 +81,13 @@ class Rewriter:
 
 
 def make_rewriter(request: PairRequest, rid: str | None, worker_rid: str, prefill: bytes | None) -> Rewriter:
-    """Return the rewriter of one answer; for the arguments see `Rewriter`.
+    """Return the rewriter of one answer.
+
+    Args:
+        request: as the workers received it.
+        rid: the client's id, if it sent one.
+        worker_rid: the id on the workers.
+        prefill: the prefill worker's response, if the answer includes input logprobs; else None.
 
     Raises:
         ApiError: 502 `prefill_failed`: the prefill worker's response contains no logprobs.

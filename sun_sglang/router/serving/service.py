@@ -121,7 +121,7 @@ class Service:
         return await self._serve(http, request, parts)
 
     async def _serve(self, http: web.Request, request: Request, parts: tuple[Part, ...]) -> web.StreamResponse:
-        """Admit the answers of a request and deliver them; report its end, whatever it is."""
+        """Admit the answers of a request and deliver them; report the outcome."""
         outcome = "disconnected"
         current_context.get().outcome_counted = True
         tickets = tuple(part.ticket for part in parts)
