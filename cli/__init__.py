@@ -1,1 +1,6 @@
-"""The `sun` command: one command per file, heavy imports inside the command."""
+"""The `sun` command: one command per file, named after the command.
+
+Open `main.py` first: it finds the commands. A command imports what is heavy inside its functions, so that `sun --help`
+stays fast. `display/` is what commands show in a terminal. Not here: what commands do beyond reading arguments and
+showing results (`sun_sglang.launch`, `train`, `evaluation`).
+"""

@@ -1,21 +1,19 @@
-"""`sun check`: everything short of starting."""
+"""`sun check`: check a topology without starting anything."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from sun_sglang.errors import TopologyError, UserError
-from sun_sglang.launch.planning.plan import LaunchPlan
-from sun_sglang.launch.planning.preflight import PreflightReport
-from sun_sglang.topology import Topology
+
+if TYPE_CHECKING:
+    from sun_sglang.launch.deployment import Prepared
 
 EXAMPLE = "sun check configs/demo/sun.yaml"
 
@@ -24,55 +22,27 @@ def command(
     file: Annotated[Path, typer.Argument(help="A topology file.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, also for an error.")] = False,
 ) -> None:
-    """Check a topology: its file, its SGLang flags, its models, and what this machine would run."""
+    """Check a topology: the file, SGLang flags, models, and what this machine would run."""
+    from sun_sglang.launch.deployment import prepare
+
     try:
-        topology, findings, plan = examine(file)
+        prepared = asyncio.run(prepare(file, Path(".sun"), require_port=False))
     except UserError as e:
         if not as_json:
             raise
         typer.echo(json.dumps(describe_error(e), indent=2))
         sys.exit(1)
     if as_json:
-        typer.echo(json.dumps(describe(topology, findings, plan), indent=2))
+        typer.echo(json.dumps(describe(prepared), indent=2))
     else:
-        _show(topology, findings, plan)
+        _show(prepared)
 
 
-def examine(file: Path) -> tuple[Topology, PreflightReport, LaunchPlan]:
-    """Load a topology, check it, and plan it for this machine.
-
-    Raises:
-        UserError: the first thing wrong.
-    """
-    from sun_sglang.launch.planning.flag_schema import load_flag_schema
-    from sun_sglang.launch.planning.hardware.machine import detect_machine
-    from sun_sglang.launch.planning.planner import make_plan
-    from sun_sglang.launch.planning.preflight import preflight, require_router_port
-    from sun_sglang.topology_file import load_topology
-
-    topology = load_topology(file)
-    machine, schema = detect_machine(), load_flag_schema()
-    findings = preflight(topology, machine, schema)
-    try:
-        require_router_port(topology)
-    except TopologyError as e:
-        # this very topology may be running
-        findings = replace(findings, notes=(*findings.notes, f"At present the {e}."))
-    plan = make_plan(
-        topology,
-        machine,
-        findings.pools,
-        run_dir=Path(".sun"),
-        router_port=topology.router.port,
-        schema=schema,
-    )
-    return topology, findings, plan
-
-
-def describe(topology: Topology, findings: PreflightReport, plan: LaunchPlan) -> dict[str, Any]:
+def describe(prepared: Prepared) -> dict[str, Any]:
     """Return what `--json` prints for a topology without a fault; the ports of the commands are examples."""
     from sun_sglang.launch.places.local.place import example_commands
 
+    topology, findings, plan = prepared.topology, prepared.findings, prepared.plan
     return {
         "ok": True,
         "tasks": {name: {"prefill": t.prefill, "decode": t.decode} for name, t in topology.tasks.items()},
@@ -95,12 +65,16 @@ def describe(topology: Topology, findings: PreflightReport, plan: LaunchPlan) ->
 
 
 def describe_error(error: UserError) -> dict[str, Any]:
-    """What `--json` prints for a topology with a fault."""
+    """Return what `--json` prints for a topology with a fault."""
     where = error.where if isinstance(error, TopologyError) else None
     return {"ok": False, "error": {"type": type(error).__name__, "where": where, "message": str(error)}}
 
 
-def _show(topology: Topology, findings: PreflightReport, plan: LaunchPlan) -> None:
+def _show(prepared: Prepared) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    topology, findings, plan = prepared.topology, prepared.findings, prepared.plan
     console = Console(highlight=False)
     pools = Table("pool", "role", "workers", "on", "weights", "model", title="Pools", title_justify="left")
     for name, pool in topology.pools.items():

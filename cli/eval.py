@@ -1,4 +1,4 @@
-"""`sun eval`: accuracy of tasks, as a router serves them or without servers on the forward that serving computes."""
+"""`sun eval`: measure the accuracy of tasks, served by a router or without servers on the same computation."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from sun_sglang.contracts.module_file import read_module_file
-from sun_sglang.contracts.scheme import Side
 from sun_sglang.errors import RecipeError, UserError
-from sun_sglang.evaluation.endpoint import Endpoint, endpoint_at, endpoint_of
+
+if TYPE_CHECKING:
+    from sun_sglang.contracts.scheme import Side
+    from sun_sglang.evaluation.endpoint import Endpoint
 
 EXAMPLE = "sun eval math=configs/eval/demo_math.yaml tool=configs/eval/demo_tool.yaml --served configs/demo/sun.yaml"
 _PROMPTS = ("messages", "template", "plain")
@@ -37,13 +36,13 @@ def command(
     served: Annotated[
         str | None,
         typer.Option(
-            help="Measure what a router serves: its URL, or the topology file of what `sun launch` runs here. "
-            "OPENAI_API_KEY is the key where it wants one.",
+            help="Measure served tasks: the router's URL, or the topology file of a deployment of this machine. "
+            "OPENAI_API_KEY is the key where the router requires one.",
             show_default=False,
         ),
     ] = None,
     run_dir: Annotated[
-        Path | None, typer.Option(help="As --served; the directory given to `sun launch`.", show_default=False)
+        Path | None, typer.Option(help="As --served: the --run-dir given to `sun launch`.", show_default=False)
     ] = None,
     prompt: Annotated[
         str,
@@ -53,27 +52,33 @@ def command(
         ),
     ] = "messages",
     few_shot: Annotated[
-        int | None, typer.Option(help="Solved questions in the prompt; else the benchmark's own number.", min=0)
+        int | None, typer.Option(help="Number of solved questions in the prompt; default: the benchmark's.", min=0)
     ] = None,
     limit: Annotated[int, typer.Option(help="Ask this many questions; 0 for all.", min=0)] = 0,
     concurrency: Annotated[int, typer.Option(help="Requests in flight.", min=1)] = 32,
-    max_tokens: Annotated[int, typer.Option(help="Of an answer, where the benchmark does not say.", min=1)] = 512,
+    max_tokens: Annotated[
+        int, typer.Option(help="Tokens of an answer, where the benchmark sets no limit.", min=1)
+    ] = 512,
     timeout: Annotated[int, typer.Option(help="Seconds for one answer.", min=1)] = 300,
     include_path: Annotated[
-        Path | None, typer.Option(help="A directory of lm-eval YAML files, for their names.", show_default=False)
+        Path | None,
+        typer.Option(help="Directory of further lm-eval YAML files, which are then found by name.", show_default=False),
     ] = None,
     tokenizer: Annotated[
         Path | None,
-        typer.Option(help="Directory of the tasks' tokenizer, where only a URL is known.", show_default=False),
+        typer.Option(help="Directory of the tasks' tokenizer, where --served is a URL.", show_default=False),
     ] = None,
     run_unsafe_code: Annotated[
-        bool, typer.Option("--run-unsafe-code", help="Run code that models write, here (HumanEval, EvalPlus).")
+        bool,
+        typer.Option("--run-unsafe-code", help="Run code that models write on this machine (HumanEval, EvalPlus)."),
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Write the report as JSON.", show_default=False)] = None,
     answers: Annotated[
-        Path | None, typer.Option(help="Write lm-eval's every prompt and answer as JSONL.", show_default=False)
+        Path | None, typer.Option(help="Write each prompt and answer of lm-eval as JSONL.", show_default=False)
     ] = None,
-    harness_dir: Annotated[Path, typer.Option(help="For what EvalPlus and BFCL write.")] = Path("build/eval"),
+    harness_dir: Annotated[Path, typer.Option(help="Directory for the files of EvalPlus and BFCL.")] = Path(
+        "build/eval"
+    ),
     prefill: Annotated[
         Path | None, typer.Option(help="Without servers: the checkpoint that prefills.", show_default=False)
     ] = None,
@@ -84,12 +89,12 @@ def command(
         str,
         typer.Option(help="Without servers: prefill, decode, or auto (as the tuned checkpoint's sun.json says)."),
     ] = "auto",
-    threads: Annotated[int, typer.Option(help="Without servers: CPU threads; 0 leaves it to torch.", min=0)] = 0,
+    threads: Annotated[int, typer.Option(help="Without servers: CPU threads; 0: torch's choice.", min=0)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Measure how many answers are right, greedily, with 95 % intervals.
+    """Measure how many greedy answers are right, with 95 % intervals.
 
-    With --served, harnesses of the field ask a running router: lm-eval, EvalPlus and BFCL.
+    With --served, lm-eval, EvalPlus and BFCL send their questions to a running router.
 
     With --prefill and --decode, a file of questions is answered without servers.
     """
@@ -99,7 +104,9 @@ def command(
         _offline(Path(asked[0]), prefill, decode, first_token, limit, threads, as_json)
         return
     if prefill is not None or decode is not None:
-        raise typer.BadParameter("--prefill and --decode are for evaluation without servers; the router knows its own")
+        raise typer.BadParameter(
+            "--prefill and --decode are for evaluation without servers; leave them out with --served"
+        )
     if prompt not in _PROMPTS:
         raise typer.BadParameter(f"has to be {', '.join(_PROMPTS)}", param_hint="--prompt")
     from sun_sglang.evaluation.harnesses.lm_eval import EvaluationSettings, Prompt
@@ -122,10 +129,14 @@ def command(
     if as_json:
         typer.echo(report.model_dump_json(indent=2))
     else:
+        from rich.console import Console
+
         Console(highlight=False).print(render(report.results))
 
 
 def _endpoint(served: str | None, run_dir: Path | None) -> Endpoint:
+    from sun_sglang.evaluation.endpoint import endpoint_at, endpoint_of
+
     if served is not None and "://" in served:
         return endpoint_at(served)
     from sun_sglang.launch.discovery import running_deployment
@@ -142,13 +153,15 @@ def _served(
     tokenizer: Path | None,
     harness_dir: Path,
 ) -> tuple[Any, list[dict[str, Any]]]:
-    """The report, and each question that lm-eval asked."""
+    """Return the report, and each question of lm-eval with its answer."""
     from sun_sglang.evaluation.benchmark import parse_benchmarks
     from sun_sglang.evaluation.endpoint import require_served
     from sun_sglang.evaluation.session import Session
 
     benchmarks = parse_benchmarks(asked)
     asyncio.run(require_served(endpoint, dict.fromkeys(b.task for b in benchmarks)))
+    from rich.console import Console
+
     console = Console(stderr=True, highlight=False)
     session = Session(endpoint, settings, tokenizer, harness_dir, lambda text: console.print(text, markup=False))
     session.prepare(benchmarks, include_path)
@@ -190,6 +203,9 @@ def _offline(
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table("prefill", "decode", "first token", "right", "exact match %", "95 % interval")
     interval = f"{result.low} to {result.high}"
     right = f"{result.correct} of {result.total}"
@@ -198,6 +214,8 @@ def _offline(
 
 
 def _first_token(wanted: str, *checkpoints: Path) -> Side:
+    from sun_sglang.contracts.module_file import read_module_file
+
     if wanted == "auto":
         recorded = {file.first_token for path in checkpoints if (file := read_module_file(path)) is not None}
         return "decode" if "decode" in recorded else "prefill"

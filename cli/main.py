@@ -1,7 +1,7 @@
 """The `sun` command.
 
-A module of this package that defines `command`, a function with typer's annotations, is a command of the module's
-name; its `EXAMPLE` is shown below its help. A new file is a new command: nothing is listed here.
+Each module of this package that defines a function `command` with typer's annotations is a command; its name is the
+module's name, and its `EXAMPLE` is shown below its help. Commands are listed nowhere: a new file is a new command.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 import sun_sglang.cli
 from sun_sglang import __version__
@@ -21,7 +20,7 @@ from sun_sglang.errors import SunError
 
 
 def build_app() -> typer.Typer:
-    """The typer application with every command in this package."""
+    """Return the typer application with every command of this package."""
     app = typer.Typer(
         name="sun",
         help="Serve many task-specialised LLMs of one backbone from shared pools of SGLang workers.",
@@ -38,7 +37,7 @@ def build_app() -> typer.Typer:
 
 
 def command_names() -> Iterator[str]:
-    """Names of the commands, sorted."""
+    """Yield the names of the commands, sorted."""
     for module in pkgutil.iter_modules(sun_sglang.cli.__path__):
         if module.name.startswith("_"):
             continue
@@ -47,14 +46,16 @@ def command_names() -> Iterator[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point. Exits with 0, with 1 if the command failed, or with 2 if it was used wrongly.
+    """Run the `sun` command. Exits with 0, with 1 if the command failed, or with 2 after wrong usage.
 
-    An error that this package raises on purpose is printed in one line, with its cause if it is not the user's; any
-    other is a defect and shows its traceback.
+    An error that this package raises on purpose is printed in one line. Any other error is a defect and shows its
+    traceback.
     """
     try:
         build_app()(args=arguments, prog_name="sun")
     except SunError as e:
+        from rich.console import Console
+
         console = Console(stderr=True, soft_wrap=True, highlight=False)
         console.print("[bold red]error:[/]", end=" ")
         console.print(str(e), markup=False)

@@ -1,4 +1,4 @@
-"""`sun schema`: the topology file for editors."""
+"""`sun schema`: print the JSON schema of the topology file."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ EXAMPLE = "sun schema > sun.schema.json"
 
 
 def command() -> None:
-    """Print the JSON schema of the topology file; editors complete and check against it."""
+    """Print the JSON schema of the topology file, for editors that complete and check it."""
     typer.echo(json.dumps(topology_schema(), indent=2))
 
 
 def topology_schema() -> dict[str, Any]:
-    """JSON schema (draft 2020-12) of a topology file."""
+    """Return the JSON schema (draft 2020-12) of a topology file."""
     from sun_sglang.topology import Topology
 
     dialect = "https://json-schema.org/draft/2020-12/schema"

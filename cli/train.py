@@ -1,4 +1,4 @@
-"""`sun train`: a recipe, a base model and data become a task that a shared decoder understands."""
+"""`sun train`: tune a task's module by a recipe."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from sun_sglang.errors import RecipeError
 
@@ -21,14 +19,14 @@ _NEEDED = ("torch", "transformers", "accelerate", "safetensors")
 def command(
     file: Annotated[Path, typer.Argument(help="A training recipe.", show_default=False)],
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check all of it, print sizes and steps, and stop.")
+        bool, typer.Option("--dry-run", help="Check the recipe, print sizes and steps, and stop.")
     ] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with what `output` holds.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint in `output`.")] = False,
     merge: Annotated[bool, typer.Option("--merge", help="Merge a LoRA into the weights.")] = False,
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves it to torch.", min=0)] = 0,
+    threads: Annotated[int, typer.Option(help="CPU threads; 0: torch's choice.", min=0)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one JSON object.")] = False,
 ) -> None:
-    """Tune a model by a recipe: prefill-only (SUN), decode-only (PrefillShare), or all of it."""
+    """Tune a model by a recipe: the prefill module (SUN), the decode module (PrefillShare), or the whole model."""
     from sun_sglang.train.recipe import load_recipe
 
     recipe = load_recipe(file)
@@ -36,6 +34,7 @@ def command(
         raise RecipeError(f"{file}: --merge is for a recipe with `lora`")
     _require_libraries(recipe.lora is not None, recipe.data.hub is not None, recipe.report_to)
     import torch
+    from rich.console import Console
 
     from sun_sglang.train.estimate import estimate
     from sun_sglang.train.sweep import prepare, run_sweep
@@ -74,6 +73,9 @@ def _require_libraries(lora: bool, hub: bool, reports: tuple[str, ...]) -> None:
 
 
 def _show(sizes: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table("what", "size", title="Dry run", title_justify="left", show_header=False)
     table.add_row("parameters", f"{sizes.parameters:,}")
     table.add_row("trained", f"{sizes.trained:,}")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from sun_sglang.errors import LaunchError
+from sun_sglang.errors import LaunchError, TopologyError
 from sun_sglang.launch.claim import claim
 from sun_sglang.launch.places.local.place import LocalPlace
 from sun_sglang.launch.places.local.router import start_router
@@ -20,6 +21,7 @@ from sun_sglang.launch.planning.preflight import PreflightReport, preflight, req
 from sun_sglang.launch.state import read_state
 from sun_sglang.launch.supervision.readiness import Limits
 from sun_sglang.launch.supervision.supervisor import Changed, Supervisor
+from sun_sglang.topology import Topology
 from sun_sglang.topology_file import load_topology
 
 
@@ -28,12 +30,14 @@ class Prepared(NamedTuple):
 
     Attributes:
         file: the topology file.
+        topology: its content.
         plan: what is started.
         place: where the workers run.
         findings: what the checks found.
     """
 
     file: Path
+    topology: Topology
     plan: LaunchPlan
     place: Place
     findings: PreflightReport
@@ -44,6 +48,8 @@ async def prepare(
     run_dir: Path,
     start: StartMethodName | None = None,
     warn: Callable[[str], None] = lambda _: None,
+    *,
+    require_port: bool = True,
 ) -> Prepared:
     """Load a topology, check everything that can be checked before a start, and plan it for this machine.
 
@@ -52,16 +58,22 @@ async def prepare(
         run_dir: directory for the deployment's files.
         start: how workers are started; None leaves the choice to the place.
         warn: called with a sentence when the place cannot start workers as it should.
+        require_port: raise where the router cannot listen now; else note it, since this deployment may be running.
 
     Raises:
-        UserError: the first thing wrong.
+        UserError: the first error in the topology.
     """
     topology = load_topology(file)
     place = LocalPlace(run_dir / "logs", start, warn=warn, taken_ports=frozenset({topology.router.port}))
     (machine,) = await place.machines()
     schema = load_flag_schema()
     findings = preflight(topology, machine, schema)
-    require_router_port(topology)
+    try:
+        require_router_port(topology)
+    except TopologyError as e:
+        if require_port:
+            raise
+        findings = replace(findings, notes=(*findings.notes, f"At present the {e}."))
     plan = make_plan(
         topology,
         machine,
@@ -71,7 +83,7 @@ async def prepare(
         schema=schema,
     )
     choose_start(next((worker.name for worker in plan.workers if worker.gpus), None), start)
-    return Prepared(file, plan, place, findings)
+    return Prepared(file, topology, plan, place, findings)
 
 
 def supervise(prepared: Prepared, changed: Changed, limits: Limits) -> Supervisor:

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from sun_sglang import __version__
-from sun_sglang.cli import doctor
 from sun_sglang.cli.main import command_names, main
+from sun_sglang.launch import doctor
 from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.topology import Topology
 
@@ -60,6 +60,15 @@ def test_every_command_is_in_the_help(sun: Any) -> None:
     _, out, _ = sun("--help")
     assert {"check", "doctor", "schema"} <= set(command_names())
     assert all(f" {name} " in out for name in command_names())
+
+
+def test_help_of_the_command_imports_no_heavy_library() -> None:
+    code = (
+        "import sys; from sun_sglang.cli.main import build_app; build_app(); "
+        "print({'aiohttp', 'psutil', 'pydantic', 'yaml'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
 
 
 @pytest.mark.parametrize("arguments", [("check",), ("chekc",), ("check", "--no-such-option")])
