@@ -11,3 +11,12 @@ def test_no_command_imports_an_engine() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_help_of_the_command_imports_no_heavy_library() -> None:
+    code = (
+        "import sys; from sun_sglang.cli.main import build_app; build_app(); "
+        "print({'aiohttp', 'psutil', 'pydantic', 'yaml'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

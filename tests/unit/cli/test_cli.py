@@ -62,15 +62,6 @@ def test_every_command_is_in_the_help(sun: Any) -> None:
     assert all(f" {name} " in out for name in command_names())
 
 
-def test_help_of_the_command_imports_no_heavy_library() -> None:
-    code = (
-        "import sys; from sun_sglang.cli.main import build_app; build_app(); "
-        "print({'aiohttp', 'psutil', 'pydantic', 'yaml'} & {*sys.modules})"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
-
-
 @pytest.mark.parametrize("arguments", [("check",), ("chekc",), ("check", "--no-such-option")])
 def test_wrong_usage_is_two(sun: Any, arguments: tuple[str, ...]) -> None:
     code, out, err = sun(*arguments)
