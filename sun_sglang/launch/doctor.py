@@ -10,12 +10,12 @@ import subprocess
 import sys
 from typing import Literal, NamedTuple
 
-from sun_sglang.sglang_versions import SUPPORTED_VERSIONS
 from sun_sglang.contracts.worker_card import PatchReport
 from sun_sglang.errors import PatchError
 from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.hardware.rdma import RdmaDevice
 from sun_sglang.patches.versions import PLUGINS_VARIABLE, installed_version, require_plugin_selected, require_supported
+from sun_sglang.sglang_versions import SUPPORTED_VERSIONS
 from sun_sglang.strict import Strict
 
 _MARK = "sun-patches:"
