@@ -1,8 +1,8 @@
-"""What a machine without a GPU lacks, supplied before `import sglang` or `import transformers`.
+"""Make SGLang importable on a machine without a GPU; call before `import sglang` or `import transformers`.
 
-Three things stop SGLang there, none of which a dense text model ever calls: torchvision's wheel brings operators
-that only load with CUDA, `sgl_kernel` has no CPU wheel, and SGLang wants to be told that the CPU is meant.
-Can go when SGLang installs on a CPU from PyPI.
+Three things stop the import there, and a dense text model uses none of them: torchvision's wheel has operators that
+load only with CUDA, `sgl_kernel` has no CPU wheel, and SGLang requires a variable that selects the CPU. This module can
+go when SGLang installs on a CPU from PyPI.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ _GPU_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/kfd"))
 
 
 def has_gpu() -> bool:
-    """Whether a GPU's driver is there and not hidden from this process; opens no device."""
+    """Return whether a GPU's driver is present and not hidden from this process. Opens no device."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
     return not hidden and any(device.exists() for device in _GPU_DEVICES)
 
 
 def prepare_cpu_engine() -> None:
-    """Make `import sglang` work without a GPU, in this process and in its children. Safe to call again."""
+    """Make `import sglang` work without a GPU, in this process and in its children. A second call has no effect."""
     os.environ.setdefault("SGLANG_USE_CPU_ENGINE", "1")
-    # SGLang compiles functions in its scheduler when a request first needs them (`repetition_penalty`). On a CPU that
-    # takes up to a minute of a C++ compiler, in which the worker serves nobody.
+    # SGLang compiles functions in its scheduler when a request first needs them (`repetition_penalty`). On a CPU the
+    # C++ compiler takes up to a minute, and the worker serves no request meanwhile.
     os.environ.setdefault("TORCH_COMPILE_DISABLE", "1")
     define_torchvision_schemas()
     if "sgl_kernel" not in sys.modules and not _installed("sgl_kernel"):
@@ -41,9 +41,9 @@ def prepare_cpu_engine() -> None:
 
 
 def define_torchvision_schemas() -> None:
-    """Declare the operators that a CUDA build of torchvision registers fakes for, where their library did not load.
+    """Declare the operators for which a CUDA build of torchvision registers fakes, where their library did not load.
 
-    Does nothing where torch or torchvision is absent, or where the operators are there.
+    Does nothing where torch or torchvision is absent, or where the operators exist.
     """
     if "torchvision" in sys.modules or not _installed("torch") or not _installed("torchvision"):
         return

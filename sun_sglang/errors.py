@@ -1,17 +1,17 @@
 """The exceptions of sun-sglang.
 
     SunError
-    ├── UserError(ValueError)         something a user wrote is wrong; the message names the place and the fix
+    ├── UserError(ValueError)         a user's input is wrong; the message names the place and the fix
     │   ├── TopologyError             the topology file
-    │   ├── IdentityError             two models that have to agree do not
-    │   ├── CheckpointError           a model directory that cannot be read
+    │   ├── IdentityError             two models that must agree differ
+    │   ├── CheckpointError           a model directory cannot be read
     │   ├── RecipeError               a training recipe or its data
-    │   └── RequestError              an HTTP request; carries the status to answer with
+    │   └── RequestError              an HTTP request; has the status of the answer
     ├── LaunchError                   a worker could not be started or did not become ready
-    ├── PatchError                    a hook on SGLang did not take
+    ├── PatchError                    a hook on SGLang did not take effect
     └── WorkerError                   a worker failed while it served a request
 
-A `UserError` is printed without a traceback; everything else is a defect or an outage and keeps its cause.
+The CLI prints a `UserError` without a traceback. Any other exception is a defect or an outage and keeps its cause.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import os
 
 
 class SunError(Exception):
-    """Base of every exception that this package raises on purpose."""
+    """Base of every exception that this package raises."""
 
 
 class UserError(SunError, ValueError):
-    """Something a user wrote is wrong; the message names the place and the fix."""
+    """A user's input is wrong; the message names the place and the fix."""
 
 
 class TopologyError(UserError):
@@ -38,11 +38,11 @@ class TopologyError(UserError):
 
 
 class IdentityError(UserError):
-    """A prefill and a decode model that have to agree do not; the message names the first difference."""
+    """A prefill and a decode model that must agree differ; the message names the first difference."""
 
 
 class CheckpointError(UserError):
-    """A model directory is missing something or cannot be read."""
+    """A model directory cannot be read or lacks a file."""
 
 
 class RecipeError(UserError):
@@ -50,12 +50,12 @@ class RecipeError(UserError):
 
 
 class RequestError(UserError):
-    """A client's request cannot be served as it is.
+    """A client's request cannot be served.
 
     Args:
-        status: HTTP status, 400 to 499 (or 503 where nothing can serve it).
-        message: what is wrong and what to send instead.
-        param: the request field at fault, if one is.
+        status: HTTP status, 400 to 499 (or 503 where no worker can serve it).
+        message: the problem, and the request to send instead.
+        param: the request field at fault; None where no field is.
         code: a machine-readable code in OpenAI's style, such as `model_not_found`.
     """
 
@@ -72,7 +72,7 @@ class LaunchError(SunError):
 
 
 class PatchError(SunError):
-    """A hook on SGLang did not take; the message names the hook and its target.
+    """A hook on SGLang did not take effect; the message names the hook and its target.
 
     A worker that ends with it exits with `EXIT_REFUSED`, and is not started again: the next start would end likewise.
     """

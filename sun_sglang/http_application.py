@@ -1,4 +1,7 @@
-"""Whether SGLang serves HTTP through the one application to which a worker adds its routes and its key."""
+"""Which settings make SGLang serve HTTP through another application than the one that a worker extends.
+
+A worker adds its own routes and the check of its key to SGLang's HTTP application.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from sun_sglang.errors import UserError
 
 _TOKENIZERS = "tokenizer_worker_num"
 _OTHER = "would make SGLang serve {} instead of the HTTP application that the router asks"
-# flags by which SGLang serves something else (`launch_server.py`; `entrypoints/http_server.py` for the first)
+# flags by which SGLang serves another application (`launch_server.py`; `entrypoints/http_server.py` for the first)
 OTHER_SERVER_FLAGS = {
     _TOKENIZERS: (
         "is not supported: each of SGLang's HTTP processes imports its application anew, without the worker's routes "
@@ -24,14 +27,14 @@ _TRUE = ("true", "1", "yes", "y")  # SGLang: `environ.py`
 
 
 def require_http_application(server_args: Any, environ: Mapping[str, str]) -> None:
-    """Raise if SGLang would serve anything but the application that a worker extends.
+    """Raise if SGLang would serve another application than the one that a worker extends.
 
     Args:
         server_args: SGLang's `ServerArgs`.
-        environ: the environment that SGLang reads.
+        environ: the environment of the SGLang process.
 
     Raises:
-        UserError: names the flag or the variable.
+        UserError: a flag or a variable selects another application; the message names it.
     """
     if environ.get(RUST_SERVER, "").lower() in _TRUE:
         raise UserError(f"{RUST_SERVER} {_OTHER.format('through its Rust server')}; unset it")

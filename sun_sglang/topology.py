@@ -1,6 +1,7 @@
-"""The topology file: which pools exist, and which pair of pools serves each task.
+"""The content of a topology file: the pools, and the pair of pools that serves each task.
 
-Imports no engine, so that `sun check` and the router run where SGLang is not installed.
+`topology_file.py` reads such a file and checks it. Imports no engine, so that `sun check` and the router run where
+SGLang is not installed.
 """
 
 from __future__ import annotations
@@ -24,22 +25,22 @@ PrefillPolicy = DecodePolicy | Literal["prefix_affinity"]
 
 
 class Emulation(Strict):
-    """What emulated workers emulate. Times are seconds.
+    """The settings of emulated workers. Times are seconds.
 
     Attributes:
-        costs: a cost file, absolute once loaded; left out, nothing takes any time.
-        sglang: version of SGLang whose replies they give.
+        costs: path of a cost file, absolute once loaded; None where nothing takes any time.
+        sglang: version of SGLang whose replies the workers give.
         bytes_per_token: UTF-8 bytes of text that count as one token.
-        heartbeat_interval: between two heartbeats of a decode worker to its prefill workers.
-        heartbeat_failures: missed ones in a row after which a prefill worker is given up.
-        waiting_timeout: how long a decode worker waits for KV that it reserved room for.
-        bootstrap_timeout: how long a prefill worker waits for the decode worker of a request.
-        lookup_attempts: how often a bootstrap address is asked before its requests fail.
-        lookup_pause: between two such questions.
-        lookup_timeout: how long each may take; the decode worker does nothing else meanwhile, as in SGLang.
-        disconnect_poll: how long a client that left a request that does not stream may go unnoticed.
-        fault: a fault that is on from the start, as JSON, such as `{"kind": "slow", "factor": 3}`.
-        architecture: of the model, where there is no checkpoint; so are all that follow.
+        heartbeat_interval: time between two heartbeats of a decode worker to its prefill workers.
+        heartbeat_failures: missed heartbeats in a row after which a decode worker gives a prefill worker up.
+        waiting_timeout: longest time that a decode worker waits for KV that it has reserved room for.
+        bootstrap_timeout: longest time that a prefill worker waits for the decode worker of a request.
+        lookup_attempts: requests to a bootstrap address before the requests that need it fail.
+        lookup_pause: time between two of these attempts.
+        lookup_timeout: longest time of one attempt; the decode worker does nothing else meanwhile, as in SGLang.
+        disconnect_poll: longest time until a worker notices that the client of a non-streamed request has left.
+        fault: a fault that is active from the start, as JSON, such as `{"kind": "slow", "factor": 3}`.
+        architecture: architecture of the model; used, as are all fields below, where there is no checkpoint.
         num_layers: hidden layers.
         num_kv_heads: KV heads a layer.
         head_dim: size of one head.
@@ -71,15 +72,15 @@ class Pool(Strict):
     """A set of identical workers with one role and one model.
 
     Attributes:
-        role: what its workers do.
+        role: the role of its workers.
         model: a directory (absolute once loaded) or a Hugging Face id.
-        replicas: how many workers.
+        replicas: number of workers.
         revision: the Hugging Face revision, for a model that is not a directory.
-        engine: SGLang flags that win over the file's `engine`, with underscores and without dashes.
-        gpus: indices of the GPUs that its workers take in turn, from the first again when all are taken, so that
-            workers may share one (then lower `mem_fraction_static`). Left out: each worker gets GPUs of its own.
-        backend: `emulated` for workers without a model; left out, the file's.
-        emulated: what they emulate, in place of the file's.
+        engine: SGLang flags, with underscores and without dashes; they override the file's `engine`.
+        gpus: indices of the GPUs that its workers take in turn, from the first again when all are taken. Workers may
+            then share a GPU (lower `mem_fraction_static`). None: each worker gets GPUs of its own.
+        backend: `emulated` for workers without a model; None for the file's `backend`.
+        emulated: settings of its emulated workers, in place of the file's.
     """
 
     role: Role
@@ -98,10 +99,10 @@ class Task(Strict):
     Attributes:
         prefill: name of a prefill pool.
         decode: name of a decode pool.
-        any_decoder: serve it even where its prefill model was tuned for another decoder, to measure what that costs.
-        weight: its share of what is in flight while tasks wait, beside other tasks' weights.
-        max_requests: answers of it that may be in flight at once; None is no cap.
-        max_tokens: expected work of those, in tokens: prompts, and the answers' limits.
+        any_decoder: serve the task although its prefill model was tuned for another decoder, to measure the loss.
+        weight: its share of the work in flight while tasks wait, relative to the weights of the other tasks.
+        max_requests: most answers of the task in flight at once; None is no cap.
+        max_tokens: most expected work in flight, in tokens: prompts, and the answers' limits; None is no cap.
     """
 
     prefill: PoolName
@@ -113,11 +114,11 @@ class Task(Strict):
 
 
 class Policies(Strict):
-    """How a worker is chosen among those of a pool.
+    """The policies that choose a request's workers among those of a pool.
 
     Attributes:
-        prefill: of a request's prefill worker.
-        decode: of its decode worker.
+        prefill: chooses the prefill worker.
+        decode: chooses the decode worker.
     """
 
     prefill: PrefillPolicy = "least_tokens"
@@ -125,33 +126,34 @@ class Policies(Strict):
 
 
 class Router(Strict):
-    """Where the router listens and how long it waits. Times are seconds, sizes MiB.
+    """The settings of the router. Times are seconds, sizes MiB.
 
     Attributes:
         host: address to bind.
         port: TCP port; 0 takes a free one.
-        hosts: names by which clients reach a router without keys, besides addresses, names without a dot and private
-            ones; `*.example.com` for all below a domain, `*` for all.
-        first_token_timeout: from dispatch to the first byte of an answer.
-        idle_timeout: a decode worker that owes tokens and makes none for so long leaves the rotation.
-        answer_timeout: for an answer that shows nothing while its worker makes tokens; at least `idle_timeout`.
-        write_timeout: a client that takes less than 64 KiB in so long, although more waits for it, is disconnected.
-        max_body_mb: a larger request body is refused with 413.
-        max_answer_mb: a worker's answer that is not streamed and is larger is broken off: 502.
-        probe_interval: between two looks at a worker's health.
-        load_interval: between two looks at how much work a worker says it has; 0 to count only what the router sent.
-        policy: how workers are chosen.
-        max_requests: answers that may be in flight at once, of all tasks; None is no cap.
-        max_tokens: expected work of those, in tokens: prompts, and the answers' limits.
-        queue_size: requests of one task that may wait; one more is answered with 429.
-        queue_timeout: how long a request may wait for its first answer's turn before it is answered with 429.
-        drain_timeout: how long requests in flight may go on once the router was told to stop.
-        processes: how many router processes share the port.
-        api_keys: a file of API keys, absolute once loaded; None lets everyone in, unless `SUN_API_KEYS` has keys.
-        tls_cert: a certificate file in PEM, with its chain; absolute once loaded. None for plain HTTP.
-        tls_key: its private key.
-        log_requests: write a log line for every request, and not only for those that failed.
-        allow: request fields that clients may use although one such field can stop a worker that others share.
+        hosts: host names that a router without keys accepts, besides addresses, names without a dot and private names;
+            `*.example.com` is every name below a domain, `*` every name.
+        first_token_timeout: longest time from dispatch to the first byte of an answer.
+        idle_timeout: a decode worker with requests in flight that generates nothing for this time leaves the rotation.
+        answer_timeout: longest time without output of one answer while its worker generates; at least `idle_timeout`.
+        write_timeout: a client that reads less than 64 KiB in this time, while more is ready, is disconnected.
+        max_body_mb: largest request body; a larger one is answered with 413.
+        max_answer_mb: largest non-streamed answer of a worker; a larger one ends with 502.
+        probe_interval: time between two health checks of a worker.
+        load_interval: time between two reads of a worker's reported load; 0 to count only the router's own requests.
+        policy: the policies that choose workers.
+        max_requests: most answers of all tasks in flight at once; None is no cap.
+        max_tokens: most expected work in flight, in tokens: prompts, and the answers' limits; None is no cap.
+        queue_size: most requests of one task that wait; one more is answered with 429.
+        queue_timeout: longest wait of a request for the turn of its first answer; then it is answered with 429.
+        drain_timeout: longest time that requests in flight go on after the router was told to stop.
+        processes: number of router processes that share the port.
+        api_keys: path of a file of API keys, absolute once loaded. With None, and without `SUN_API_KEYS`, no key is
+            required.
+        tls_cert: path of a certificate in PEM, with its chain; absolute once loaded. None for plain HTTP.
+        tls_key: path of its private key.
+        log_requests: write a log line for every request, and not only for failed ones.
+        allow: request fields that clients may use although one hostile value can stop a worker that others share.
     """
 
     host: str = "127.0.0.1"
@@ -180,7 +182,7 @@ class Router(Strict):
 
 
 class Topology(Strict):
-    """A whole topology file, checked: every name resolves, every pool has its right role and is used."""
+    """A whole topology file. Once loaded, every name resolves, and every pool is used in its own role."""
 
     pools: dict[PoolName, Pool] = Field(min_length=1)
     tasks: dict[TaskName, Task] = Field(min_length=1)
@@ -190,21 +192,21 @@ class Topology(Strict):
     emulated: Emulation = Field(default_factory=Emulation)
 
     def backend_of(self, pool: str) -> Backend:
-        """What a pool's workers are: the file's, unless the pool says otherwise."""
+        """Return the backend of a pool's workers: the pool's own, else the file's."""
         return self.pools[pool].backend or self.backend
 
     def emulation_of(self, pool: str) -> Emulation:
-        """What a pool's emulated workers emulate."""
+        """Return the settings of a pool's emulated workers: the pool's own, else the file's."""
         return self.pools[pool].emulated or self.emulated
 
     def engine_of(self, pool: str) -> EngineFlags:
-        """SGLang flags of a pool's workers: the file's, overridden by the pool's own."""
+        """Return the SGLang flags of a pool's workers: the file's, overridden by the pool's own."""
         return {**self.engine, **self.pools[pool].engine}
 
     def tasks_of(self, pool: str) -> list[str]:
-        """Names of the tasks that a pool serves, in file order."""
+        """Return the names of the tasks that a pool serves, in file order."""
         return [name for name, task in self.tasks.items() if pool in (task.prefill, task.decode)]
 
     def pairs(self) -> list[tuple[str, str]]:
-        """The distinct (prefill pool, decode pool) pairs that tasks use, in file order."""
+        """Return the distinct (prefill pool, decode pool) pairs that tasks use, in file order."""
         return list(dict.fromkeys((t.prefill, t.decode) for t in self.tasks.values()))

@@ -18,29 +18,30 @@ from sun_sglang.topology import Emulation, EngineFlags, Router, Topology
 _LAUNCHER = "is set by the launcher"
 _ONE_MACHINE = "is for a worker that spans machines, which is not supported"
 _PLAIN_HTTP = "is not supported: the router reaches its workers over plain HTTP and without a key"
-_PAIRED = "would change a worker's role, which is its pool's"
+_PAIRED = "would change a worker's role, which its pool sets"
 _OWNED_FLAGS = {
-    **dict.fromkeys(("model_path", "model", "revision"), "is the pool's `model` and `revision`"),
+    **dict.fromkeys(("model_path", "model", "revision"), "is set by the pool's `model` and `revision`"),
     **dict.fromkeys(("host", "port", "nccl_port", "served_model_name", "disaggregation_bootstrap_port"), _LAUNCHER),
     **dict.fromkeys(("base_gpu_id", "gpu_id_step"), "is set by the launcher; a pool's `gpus` chooses GPUs"),
     **dict.fromkeys(("disaggregation_mode", "enable_pd_role_switch", "encoder_only", "language_only"), _PAIRED),
     **dict.fromkeys(("nnodes", "node_rank", "dist_init_addr", "nccl_init_addr"), _ONE_MACHINE),
     **dict.fromkeys(("api_key", "admin_api_key", "ssl_keyfile", "ssl_certfile", "fastapi_root_path"), _PLAIN_HTTP),
     **OTHER_SERVER_FLAGS,
-    "config": "would hide flags from these checks: write them here",
+    "config": "would hide flags from these checks; write them here",
 }
-# flags that name a file or a directory; the first may also be the name of a template that SGLang has, the last a hub id
+# Flags that name a file or a directory. `chat_template` may also name a template of SGLang, and `tokenizer_path` a hub
+# id.
 _PATH_FLAGS = ("chat_template", "quantization_param_path", "tokenizer_path")
 
 
 def load_topology(path: Path) -> Topology:
     """Read and check a topology file.
 
-    Relative `model` paths become absolute, relative to the file. A `model` is taken for a path when it starts with
-    `.` or `/`, or when it exists relative to the file; anything else is left as a Hugging Face id.
+    Relative paths become absolute; they are relative to the file. A `model` is a path if it starts with `.`, `/` or
+    `~`, or if it exists relative to the file. Any other `model` stays a Hugging Face id.
 
     Raises:
-        TopologyError: the first thing wrong, with its YAML path.
+        TopologyError: the file cannot be read or is wrong; names the first problem by its YAML path.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -52,7 +53,16 @@ def load_topology(path: Path) -> Topology:
 
 
 def parse_topology(text: str, *, base: Path, source: str = "topology") -> Topology:
-    """As `load_topology`, from a string; `base` is what relative model paths are relative to."""
+    """Check the text of a topology file, as `load_topology` does.
+
+    Args:
+        text: the YAML text.
+        base: directory to which relative paths are relative.
+        source: name of the text in errors about its syntax.
+
+    Raises:
+        TopologyError: the text is wrong; names the first problem by its YAML path.
+    """
     try:
         raw = parse_yaml(text)
     except YamlError as e:
@@ -83,7 +93,7 @@ def parse_topology(text: str, *, base: Path, source: str = "topology") -> Topolo
 
 
 def _resolve_flags(flags: EngineFlags, base: Path, where: str) -> EngineFlags:
-    """Return SGLang flags with absolute paths for what is relative to the topology file."""
+    """Return SGLang flags with the paths made absolute that are relative to the topology file."""
     given = {name: flags[name] for name in _PATH_FLAGS if isinstance(flags.get(name), str)}
     resolved = {name: _resolve_model(value, base, f"{where}.{name}") for name, value in given.items()}
     for name, path in resolved.items():

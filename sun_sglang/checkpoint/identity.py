@@ -21,7 +21,7 @@ from sun_sglang.checkpoint.weights import weights_revision
 from sun_sglang.contracts.worker_card import Identity
 from sun_sglang.errors import CheckpointError
 
-# SGLang flags by which one checkpoint gives other KV for the same prompt
+# SGLang flags that change the KV that a checkpoint makes of a prompt
 MODULE_FLAGS = (
     "quantization",
     "dtype",
@@ -35,7 +35,7 @@ MODULE_FLAGS = (
 
 
 def module_flags(flags: Mapping[str, Any]) -> str:
-    """Return those of a worker's SGLang flags that decide what KV its weights give, as canonical JSON."""
+    """Return the SGLang flags of a worker that change the KV that its weights make, as canonical JSON."""
     given = {name: flags[name] for name in MODULE_FLAGS if flags.get(name)}
     return json.dumps(given, sort_keys=True, default=str)
 
@@ -56,7 +56,7 @@ def _tokenizer_place(model: Path, engine: Mapping[str, Any]) -> Path:
 
 
 def read_identity(model: Path, engine: Mapping[str, Any], *, sglang: str = "") -> Identity:
-    """Return the identity of a checkpoint as a worker with these SGLang flags would have it.
+    """Return the identity of a worker that serves a checkpoint with these SGLang flags.
 
     Args:
         model: directory of the checkpoint.

@@ -1,4 +1,4 @@
-"""A checkpoint's JSON files."""
+"""Read the JSON files of a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def read_json(path: Path, hint: str = "") -> dict[str, Any]:
 
     Args:
         path: the file.
-        hint: what to say where there is no such file.
+        hint: the fix for a file that does not exist; empty where there is none.
 
     Raises:
-        CheckpointError: there is no such file, or it holds no JSON object.
+        CheckpointError: the file does not exist, cannot be read, or holds no JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -1,8 +1,8 @@
-"""How KV is stored: the dtype, the flag that SGLang compares, and the scales of 8-bit KV.
+"""The storage format of KV: its dtype, the flag that SGLang compares, and the scales of 8-bit KV.
 
-SGLang's decode worker compares the resolved `--kv-cache-dtype` strings of both sides and ends where they differ, even
-where both mean one dtype: `bf16` is not `auto`. It compares neither the dtype that `auto` stands for nor the scales
-(`disaggregation/common/conn.py`), and KV that one side scaled is wrong for the other.
+SGLang's decode worker compares the resolved `--kv-cache-dtype` strings of both sides and ends if they differ, even
+if both select one dtype: `bf16` is not `auto`. It compares neither the dtype that `auto` stands for nor the scales
+(`disaggregation/common/conn.py`), although KV that one side has scaled is wrong for the other side.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from sun_sglang.checkpoint.tensor_file import read_scalars
 from sun_sglang.errors import CheckpointError
 from sun_sglang.strict import first_invalid
 
-# values of SGLang's flag with which KV is as the model computed it, without scales
+# values of SGLang's flag that store KV as the model computes it, without scales
 UNSCALED = ("auto", "bf16", "bfloat16")
 UNIT_SCALES = "1.0"
 _DTYPE_NAMES = {"half": "float16", "float": "float32", "bf16": "bfloat16"}
 # the quantizations whose attention layers take scales (`layers/quantization`)
 _SCALED_BY = ("fp8", "mxfp8", "quark")
 _NAMED_ALGORITHM = ("fp8", "mxfp8", "petit")
-# a scale of a checkpoint that SGLang loads: the layer, and whose it is (`maybe_remap_kv_scale_name` in
-# `model_loader/weight_utils.py`); `kv_scale` stands for both, and is loaded as that of keys
+# The name of a scale that SGLang loads: its layer, and whether it scales keys or values (`maybe_remap_kv_scale_name` in
+# `model_loader/weight_utils.py`). `kv_scale` stands for both, and SGLang loads it as the scale of keys.
 _SCALE = re.compile(
     r"layers\.(\d+)\.[^.]+\.(?:(k)v?_scale|(v)_scale|(k)_proj\.k_scale|(v)_proj\.v_scale|([kv])_proj\.output_scale)"
 )
 
 
 class KvFormat(NamedTuple):
-    """How the KV of a worker is stored.
+    """The storage format of a worker's KV.
 
     Attributes:
-        flag: what SGLang compares: its resolved `--kv-cache-dtype`.
-        dtype: what that means for this model.
+        flag: the resolved `--kv-cache-dtype`, which SGLang compares.
+        dtype: the dtype that the flag selects for this model.
         scales: digest of the scales; empty where KV is not scaled, `1.0` where every scale is one.
     """
 
@@ -66,7 +66,7 @@ class _ScaleFile(BaseModel):
 
 
 def kv_format(model: Path, config: Mapping[str, Any], engine: Mapping[str, Any]) -> KvFormat:
-    """Return how a worker with these flags stores the KV of a checkpoint.
+    """Return the storage format of the KV of a worker with these flags.
 
     Args:
         model: directory of the checkpoint.
@@ -88,7 +88,7 @@ def kv_format(model: Path, config: Mapping[str, Any], engine: Mapping[str, Any])
 
 
 def quantization_of(model: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how a checkpoint's weights are quantized, in the form of `quantization_config`; empty if they are not.
+    """Return the quantization of a checkpoint's weights in the form of `quantization_config`; empty if there is none.
 
     Args:
         model: directory of the checkpoint.
@@ -110,7 +110,7 @@ def quantization_of(model: Path, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _kv_algorithm(quantization: Mapping[str, Any]) -> str:
-    """Return what a checkpoint's quantization says of its KV, as SGLang understands it; empty if nothing."""
+    """Return the KV algorithm that SGLang reads from a checkpoint's quantization; empty if there is none."""
     method, scheme = _method(quantization), quantization.get("kv_cache_scheme")
     modelopt = method.startswith("modelopt")
     if isinstance(scheme, Mapping) and (modelopt or method == "compressed-tensors"):
@@ -127,15 +127,15 @@ def _kv_algorithm(quantization: Mapping[str, Any]) -> str:
 def _scales(
     model: Path, config: Mapping[str, Any], engine: Mapping[str, Any], quantization: Mapping[str, Any]
 ) -> dict[str, tuple[float, float]]:
-    """Return the scales of keys and of values by layer, without those that are one."""
+    """Return the scales of keys and of values by layer, without layers whose scales are both one."""
     file = engine.get("quantization_param_path")
-    # SGLang reads the file only where the flag itself asks for this dtype (`model_runner.py`, `load_kv_cache_scales`)
+    # SGLang reads the file only if the flag itself selects this dtype (`model_runner.py`, `load_kv_cache_scales`)
     if file and engine.get("kv_cache_dtype") == "fp8_e4m3":
         ranks = int(engine.get("tp_size") or 1)
         return _scales_in(Path(str(file)), int(config.get("text_config", config)["num_hidden_layers"]), ranks)
     method = _method(quantization) or str(engine.get("quantization") or "")
     algorithm = _kv_algorithm(quantization)
-    # ModelOpt's 4-bit layers take scales whatever the algorithm is
+    # ModelOpt's 4-bit layers load scales for every algorithm
     taken = bool(algorithm) or (method == "modelopt_fp4") or method in _SCALED_BY
     return _scales_of(model) if taken else {}
 
@@ -149,9 +149,9 @@ def _scales_of(model: Path) -> dict[str, tuple[float, float]]:
 
 
 def _scale_at(name: str) -> tuple[str, str] | None:
-    """Return the layer that a tensor scales, and whether keys or values (`k`, `v`); None for any other tensor.
+    """Return the layer whose KV a tensor scales, and `k` or `v` for its keys or values; None for any other tensor.
 
-    The layers that predict several tokens ahead (`mtp`) are a draft model's.
+    The layers that predict several tokens ahead (`mtp`) belong to a draft model.
     """
     match = _SCALE.fullmatch(name, max(name.find("layers."), 0)) if not name.startswith("mtp.") else None
     if match is None:
@@ -161,9 +161,9 @@ def _scale_at(name: str) -> tuple[str, str] | None:
 
 
 def _pair(given: Mapping[str, float]) -> tuple[float, float]:
-    """Return the scales of keys and of values: one that is missing is the other, both are one where both are missing.
+    """Return the scales of keys and of values. A missing scale equals the other one; two missing scales are one.
 
-    As SGLang does it (`layers/quantization/kv_cache.py`), for which one that is not positive is missing.
+    SGLang computes them so (`layers/quantization/kv_cache.py`), and counts a scale that is not positive as missing.
     """
     k, v = given.get("k", -1.0), given.get("v", -1.0)
     if k > 0 and v > 0:
@@ -173,7 +173,7 @@ def _pair(given: Mapping[str, float]) -> tuple[float, float]:
 
 
 def _scales_in(file: Path, layers: int, ranks: int) -> dict[str, tuple[float, float]]:
-    """Return the scales in a file of `--quantization-param-path`, which SGLang ignores where it cannot use it.
+    """Return the scales in a file of `--quantization-param-path`. SGLang silently ignores a file that it cannot use.
 
     Args:
         file: the JSON file.
@@ -181,7 +181,7 @@ def _scales_in(file: Path, layers: int, ranks: int) -> dict[str, tuple[float, fl
         ranks: tensor-parallel ranks of the worker.
 
     Raises:
-        CheckpointError: SGLang would not use it.
+        CheckpointError: SGLang would ignore the file.
     """
     where = f"quantization_param_path: {file}"
     try:
@@ -206,7 +206,7 @@ def _scales_in(file: Path, layers: int, ranks: int) -> dict[str, tuple[float, fl
 def _digest(scales: Mapping[str, tuple[float, float]]) -> str:
     if not scales:
         return UNIT_SCALES
-    # SGLang keeps them as float32
+    # SGLang stores them as float32
     content = json.dumps({layer: struct.pack("<ff", *pair).hex() for layer, pair in scales.items()}, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
@@ -222,6 +222,6 @@ def _model_dtype(config: Mapping[str, Any], engine: Mapping[str, Any]) -> str:
         given = (part.get(key) for part in (text, config) for key in ("dtype", "torch_dtype"))
         dtype = str(next(filter(None, given), "float32"))
         if dtype == "float32":
-            # what SGLang's `auto` serves float32 checkpoints in (`configs/model_config.py`)
+            # SGLang's `auto` serves float32 checkpoints in these (`configs/model_config.py`)
             dtype = "bfloat16" if str(text.get("model_type")).startswith("gemma") else "float16"
     return _DTYPE_NAMES.get(dtype, dtype)

@@ -1,7 +1,7 @@
-"""How a model's KV is laid out, from its `config.json` and SGLang's flags. Pure.
+"""The layout of a model's KV, from its `config.json` and SGLang's flags. Pure.
 
-The same model has the same layout however transformers wrote its configuration: version 5 keeps all of RoPE in one
-place, writes out what followed from other values, and keeps integers where version 4 wrote floats.
+The layout of a model does not depend on the version of transformers that wrote its configuration: version 5 keeps all
+of RoPE in one place, writes values that follow from others, and keeps integers where version 4 wrote floats.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-# KV that is nothing but 16 or 8 bits a value: other formats keep scales beside it, which are not split by head
-_PLAIN_KV = ("auto", "bf16", "bfloat16", "fp8_e4m3", "fp8_e5m2")
+from sun_sglang.checkpoint.kv_format import UNSCALED
+
+# KV of 16 or 8 bits a value and nothing else: other formats store scales beside it, which are not split by head
+_PLAIN_KV = (*UNSCALED, "fp8_e4m3", "fp8_e5m2")
 _ORIGINAL_LENGTH = "original_max_position_embeddings"
-# says which layers have experts, and nothing of attention
+# selects the layers with experts; it has no effect on attention
 _EXPERTS = "decoder_sparse_step"
-# keys of `config.json` that tell of state other than the KV of full attention
+# keys of `config.json` for state other than the KV of full attention
 _OTHER_STATE = re.compile(
     r"sliding|window|linear_attn|linear_attention|linear_num|mamba|ssm|hybrid|sparse|chunk|compress"
 )
@@ -37,7 +39,7 @@ class Heads(NamedTuple):
 def kv_heads(config: Mapping[str, Any]) -> Heads:
     """Return the KV heads of a model.
 
-    Multi-head latent attention (MLA) caches one vector a token, whatever head size its configuration names.
+    Multi-head latent attention (MLA) caches one vector a token; the head size in its configuration has no effect.
 
     Args:
         config: `config.json`, or its `text_config`.
@@ -53,15 +55,15 @@ def kv_heads(config: Mapping[str, Any]) -> Heads:
 
 
 def is_mla(config: Mapping[str, Any]) -> bool:
-    """Return whether a model caches latent vectors (DeepSeek-V2 and V3, Kimi-K2) and no keys and values."""
+    """Return whether a model caches latent vectors (DeepSeek-V2 and V3, Kimi-K2) in place of keys and values."""
     return bool(config.get("kv_lora_rank")) and bool(config.get("qk_rope_head_dim"))
 
 
 def attention_ranks(engine: Mapping[str, Any]) -> int:
-    """Return among how many ranks one token's KV heads are split: the tensor-parallel ranks of one attention group.
+    """Return the number of ranks that share one token's KV heads: the tensor-parallel ranks of one attention group.
 
     Args:
-        engine: SGLang's flags. 0.5.21 has `enable_dp_attention` for what 0.5.23 resolves to `attn_dp_size`.
+        engine: SGLang's flags. 0.5.21 has `enable_dp_attention`, which 0.5.23 resolves to `attn_dp_size`.
     """
     ranks = int(engine.get("tp_size") or engine.get("tensor_parallel_size") or engine.get("tp") or 1)
     groups = int(engine.get("attn_dp_size") or 1)
@@ -71,11 +73,11 @@ def attention_ranks(engine: Mapping[str, Any]) -> int:
 
 
 def moves_between_ranks(config: Mapping[str, Any], engine: Mapping[str, Any], kv_flag: str) -> bool:
-    """Return whether SGLang hands a model's KV to a worker with another number of ranks, with every transfer backend.
+    """Return whether every transfer backend moves a model's KV to a worker with another number of ranks.
 
-    It does for full attention, whose heads it splits and joins, and for MLA, of which each rank has a copy
-    (`disaggregation/mooncake/conn.py` and `nixl/conn.py`). The state of sliding windows, Mamba and sparse attention has
-    rules that differ between backends and versions, so a model that seems to have any is taken not to be movable.
+    SGLang moves the KV of full attention, whose heads it splits and joins, and of MLA, of which each rank has a copy
+    (`disaggregation/mooncake/conn.py` and `nixl/conn.py`). The rules for the state of sliding windows, Mamba and sparse
+    attention differ between backends and versions; the result is False for a model that seems to have such state.
 
     Args:
         config: `config.json`, or its `text_config`.
@@ -109,7 +111,7 @@ def rope(config: Mapping[str, Any]) -> str:
     local = config.get("rope_local_base_freq")
     if local is None:
         return json.dumps(plain, sort_keys=True)
-    # Gemma 3 as transformers 4 wrote it: plain RoPE with another base in the layers with a sliding window
+    # Gemma 3 in the form of transformers 4: plain RoPE with another base in the layers with a sliding window
     sliding = _rope_of({"rope_theta": local}, {})
     return json.dumps({"full_attention": plain, "sliding_attention": sliding}, sort_keys=True)
 
@@ -118,13 +120,13 @@ def _rope_of(given: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, A
     parameters = {key: _number(value) for key, value in given.items() if value is not None}
     old_name = parameters.pop("type", None)
     parameters.setdefault("rope_type", old_name or "default")
-    # `mrope` is plain RoPE with sections of its own, which are compared as such
+    # `mrope` is plain RoPE with sections, and the sections are compared
     if parameters["rope_type"] == "mrope":
         parameters["rope_type"] = "default"
     parameters.setdefault("rope_theta", _number(config.get("rope_theta", 10000.0)))
     original = config.get(_ORIGINAL_LENGTH)
     if original is not None and parameters["rope_type"] in ("llama3", "yarn", "longrope"):
-        # Phi-3 has it beside the parameters, where it comes first, and transformers 5 writes it among them
+        # Phi-3 has it beside the parameters, where it takes precedence; transformers 5 writes it among them
         parameters[_ORIGINAL_LENGTH] = _number(original)
     part = parameters.pop("partial_rotary_factor", _number(config.get("partial_rotary_factor")))
     if part not in (None, 1.0):
@@ -133,7 +135,7 @@ def _rope_of(given: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, A
 
 
 def _number(value: Any) -> Any:
-    """Return a value with floats for integers, at every depth: JSON tells 1000000 from 1000000.0, and RoPE does not."""
+    """Return a value with floats for integers, at every depth: 1000000 and 1000000.0 differ in JSON, not in RoPE."""
     if isinstance(value, list):
         return [_number(item) for item in value]
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value

@@ -8,7 +8,12 @@ from pathlib import Path
 
 
 def find_checkpoint(model: str, revision: str | None = None) -> Path | None:
-    """The directory of a model on this machine: itself, or its snapshot in the Hugging Face cache; None if neither."""
+    """Return the directory of a checkpoint on this machine; None where it is not complete here.
+
+    Args:
+        model: a directory, or a Hugging Face id.
+        revision: the revision of a Hugging Face id; None for the default one.
+    """
     if Path(model).is_dir():
         return Path(model)
     snapshot = hub_snapshot(model, revision)
@@ -17,7 +22,7 @@ def find_checkpoint(model: str, revision: str | None = None) -> Path | None:
 
 
 def hub_snapshot(repository: str, revision: str | None = None) -> Path:
-    """Where the Hugging Face cache keeps a repository, if it does."""
+    """Return the directory that a repository's snapshot has, or would have, in the Hugging Face cache."""
     directory = _hub_cache(os.environ) / f"models--{repository.replace('/', '--')}"
     ref = directory / "refs" / (revision or "main")
     commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else revision
@@ -25,7 +30,7 @@ def hub_snapshot(repository: str, revision: str | None = None) -> Path:
 
 
 def _hub_cache(environ: Mapping[str, str]) -> Path:
-    """Where Hugging Face keeps downloads (huggingface_hub: `constants.py`)."""
+    """Return the directory of Hugging Face's downloads (huggingface_hub: `constants.py`)."""
     if environ.get("HF_HUB_CACHE"):
         return Path(environ["HF_HUB_CACHE"]).expanduser()
     cache = Path(environ.get("XDG_CACHE_HOME") or "~/.cache")

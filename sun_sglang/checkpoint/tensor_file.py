@@ -1,4 +1,4 @@
-"""Safetensors files without a tensor library: their headers, and single values."""
+"""Read headers and single values of safetensors files without a tensor library."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from sun_sglang.errors import CheckpointError
 
-# dtypes in which a scale is stored; bfloat16 is the upper half of a float32
+# the dtypes of a scale; bfloat16 is the upper half of a float32
 _UNPACK: Mapping[str, Callable[[bytes], float]] = {
     "F64": lambda data: float(struct.unpack("<d", data)[0]),
     "F32": lambda data: float(struct.unpack("<f", data)[0]),
@@ -21,7 +21,7 @@ _UNPACK: Mapping[str, Callable[[bytes], float]] = {
 
 
 def read_header(file: BinaryIO) -> bytes:
-    """Return the header of a safetensors file; its tensors begin 8 bytes after as many bytes.
+    """Return the header of a safetensors file. The tensors begin at 8 bytes plus the length of the header.
 
     Raises:
         ValueError: the file does not begin with a header.
@@ -34,14 +34,14 @@ def read_header(file: BinaryIO) -> bytes:
 
 
 def read_scalars(model: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, float]]:
-    """Yield the names and values of a checkpoint's tensors of one value.
+    """Yield the name and value of each wanted tensor of a checkpoint; such a tensor has one value.
 
     Args:
         model: directory of the checkpoint.
-        wanted: tells by its name whether a tensor is asked for.
+        wanted: returns whether the tensor of a name is wanted.
 
     Raises:
-        CheckpointError: a file cannot be read, or such a tensor is no single floating-point number.
+        CheckpointError: a file cannot be read, or a wanted tensor is no single floating-point number.
     """
     for path in sorted(model.glob("*.safetensors")):
         try:

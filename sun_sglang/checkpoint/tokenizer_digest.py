@@ -1,8 +1,8 @@
 """Digests of a checkpoint's tokenizer and chat template: equal digests turn equal messages into equal token ids.
 
-Two files with one meaning have one digest. transformers writes a tokenizer in another form than it read: merges as
-pairs and not as strings, fields that were left out with their defaults, the padding of the last call, and tokens that
-stood in `tokenizer_config.json` among the added tokens.
+Two files with one meaning have one digest. transformers writes a tokenizer in another form than it has read: merges as
+pairs in place of strings, missing fields with their defaults, the padding of the last call, and the tokens of
+`tokenizer_config.json` among the added tokens.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import orjson
 from sun_sglang.checkpoint.json_file import read_json
 from sun_sglang.errors import CheckpointError
 
-# what transformers sets anew for each call, the version of the file format, and what turns token ids into text
+# the version of the file format, the settings that transformers replaces at each call, and the step from ids to text
 _NOT_TOKENS = ("version", "truncation", "padding", "decoder")
 # fields of a BPE model that older files leave out (tokenizers: `models/bpe/serialization.rs`)
 _BPE_DEFAULTS = {
@@ -31,7 +31,7 @@ _BPE_DEFAULTS = {
     "byte_fallback": False,
     "ignore_merges": False,
 }
-# an empty one adds nothing, as none does
+# an empty affix adds nothing, as a missing one does
 _AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")
 # names of special tokens in a chat template
 _TOKENS_OF_TEMPLATES = ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -39,7 +39,7 @@ _SLOW_FILES = ("tokenizer.model", "vocab.json", "merges.txt")
 
 
 def tokenizer_digest(model: Path) -> str:
-    """Return a digest of what turns text into token ids, 16 hex characters.
+    """Return a digest of the part of a tokenizer that turns text into token ids, 16 hex characters.
 
     Raises:
         CheckpointError: there is no tokenizer, or it cannot be read.
@@ -70,10 +70,12 @@ def chat_template_digest(model: Path) -> str:
 
 
 def served_template_digest(model: Path, engine: Mapping[str, Any]) -> str:
-    """Return a digest of the template that a worker uses: the flag's file or name before the tokenizer's own.
+    """Return a digest of the chat template that a worker uses, 16 hex characters; empty if there is none.
+
+    The file or name of SGLang's flag `chat_template` replaces the tokenizer's own template.
 
     Args:
-        model: directory of the tokenizer, whose templates SGLang takes.
+        model: directory of the tokenizer.
         engine: SGLang's flags.
 
     Raises:
@@ -87,7 +89,7 @@ def served_template_digest(model: Path, engine: Mapping[str, Any]) -> str:
 
 
 def _templates(model: Path) -> dict[str, str]:
-    """Return the chat templates by name: version 5 of transformers writes files for what version 4 wrote as a list."""
+    """Return the chat templates by name. Version 5 of transformers writes them as files, version 4 as a list."""
     file = model / "chat_template.jinja"
     if file.exists():
         others = sorted((model / "additional_chat_templates").glob("*.jinja"))
@@ -103,7 +105,7 @@ def _settings(file: Path) -> dict[str, Any]:
 
 
 def _special_tokens(template: str, model: Path) -> dict[str, str]:
-    """Return the special tokens that a template writes out, by name; two tokenizers may have other ones."""
+    """Return the special tokens that a template uses, by name; their text differs between tokenizers."""
     used = [name for name in _TOKENS_OF_TEMPLATES if name in template]
     if not used:
         return {}
@@ -113,7 +115,7 @@ def _special_tokens(template: str, model: Path) -> dict[str, str]:
 
 
 def _stamp(file: Path) -> tuple[Path, int, int]:
-    """Return a file, its size in bytes and its time of change in ns; zeros where there is no such file."""
+    """Return a file, its size in bytes and its time of change in ns; zeros if it does not exist."""
     try:
         stat = file.stat()
     except FileNotFoundError:
@@ -123,11 +125,11 @@ def _stamp(file: Path) -> tuple[Path, int, int]:
 
 @lru_cache(maxsize=256)
 def _fast_digest(file: Path, _size: int, _changed: int, config: Path, config_size: int, _config_changed: int) -> str:
-    # the file may have 20 MB, and a launch reads the same one for every pool
+    # cached: the file may have 20 MB, and a launch reads the same one for every pool
     tokenizer = read_json(file)
     settings = read_json(config) if config_size else {}
     try:
-        # a launch digests the tokenizer of every model, and the standard library needs 20 times as long to write it
+        # the standard library takes 20 times as long, and a launch digests the tokenizer of every model
         content = orjson.dumps(_canonical(tokenizer, settings), option=orjson.OPT_SORT_KEYS)
     except (AttributeError, KeyError, TypeError, ValueError) as e:
         raise CheckpointError(f"{file}: is not a tokenizer ({type(e).__name__}: {e})") from e
@@ -135,7 +137,7 @@ def _fast_digest(file: Path, _size: int, _changed: int, config: Path, config_siz
 
 
 def _canonical(tokenizer: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a tokenizer in one form, whichever version of transformers wrote it.
+    """Return a tokenizer in one form for all versions of transformers.
 
     Args:
         tokenizer: content of `tokenizer.json`.
@@ -153,7 +155,7 @@ def _canonical(tokenizer: Mapping[str, Any], settings: Mapping[str, Any]) -> dic
 
 
 def _without_offsets(step: Any) -> Any:
-    """Return a step without what changes where in the text a token is, and not which token it is."""
+    """Return a step without the settings that change the offsets of tokens and not the tokens."""
     if isinstance(step, list):
         return [_without_offsets(part) for part in step]
     if not isinstance(step, dict):
@@ -164,17 +166,17 @@ def _without_offsets(step: Any) -> Any:
 def _canonical_bpe(model: Mapping[str, Any]) -> dict[str, Any]:
     given = {key: value for key, value in model.items() if value or key not in _AFFIXES}
     merges = [m if isinstance(m, str) else _merge(m) for m in model["merges"]]
-    # the type is left out by files that hold a BPE model and nothing else
+    # files that hold only a BPE model have no type
     return {"type": "BPE", **_BPE_DEFAULTS, **given, "merges": merges}
 
 
 def _merge(pair: list[str]) -> str | list[str]:
-    """Return a merge as older files write it; a pair where a token holds a space, which they cannot write."""
+    """Return a merge in the form of older files, or as a pair where a token has a space, which that form lacks."""
     return pair if any(" " in token for token in pair) else " ".join(pair)
 
 
 def _added_tokens(listed: Any, decoder: Any) -> list[Any]:
-    """Return the added tokens by id: those of `tokenizer.json`, and those that transformers adds to them."""
+    """Return the added tokens in the order of their ids: of `tokenizer.json`, and those that transformers adds."""
     tokens = {token["id"]: token for token in listed or ()}
     for number, token in (decoder or {}).items():
         tokens.setdefault(int(number), {"id": int(number), **token})
@@ -183,7 +185,7 @@ def _added_tokens(listed: Any, decoder: Any) -> list[Any]:
 
 def _template_digest(template: str, model: Path) -> str:
     tokens = _special_tokens(template, model)
-    # Jinja drops one newline at the end of a template, which editors add
+    # editors add one newline at the end of a template, and Jinja drops it
     return _digest((template.removesuffix("\n") + (json.dumps(tokens, sort_keys=True) if tokens else "")).encode())
 
 

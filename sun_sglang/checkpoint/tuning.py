@@ -1,6 +1,6 @@
-"""For which decoder a checkpoint was tuned, and whether a decoder is that one.
+"""The revision of a decoder, and whether a module was tuned for it.
 
-A module that prefills for weights that it was not tuned for gives wrong answers, and nothing fails. A 4-bit version of
+A module that prefills for weights that it was not tuned for gives wrong answers, and no check fails. A 4-bit version of
 the right weights is another decoder: the paper's GSM8K falls from 70.6 to 11.4 with it (SUN, section 3.3).
 """
 
@@ -14,13 +14,13 @@ _QUANTIZING = ("quantization", "modelopt_quant", "quantize_and_serve", "rl_quant
 
 
 def decoder_revision(weights: str, engine: Mapping[str, Any], quantization: Mapping[str, Any]) -> str:
-    """Return what tells a decoder from others: its weights, and the flag that quantizes them while they are loaded.
+    """Return the revision of a decoder: that of its weights, and the flag that quantizes them while they are loaded.
 
     Args:
         weights: revision of the checkpoint's weights.
         engine: SGLang's flags.
-        quantization: how the checkpoint's weights are quantized; empty if they are not. Such weights are what a module
-            was tuned for, and a flag then names their own format.
+        quantization: the quantization of the checkpoint's weights; empty if there is none. A module was tuned for these
+            quantized weights, so a flag that names their format changes nothing.
     """
     given = {name: engine[name] for name in _QUANTIZING if engine.get(name)}
     if engine.get("load_format") == "bitsandbytes":

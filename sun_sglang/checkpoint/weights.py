@@ -16,13 +16,13 @@ _SAMPLE_BYTES = 4096
 
 
 def weights_revision(model: Path) -> str:
-    """A digest of the weights, 16 hex characters: equal revisions mean equal KV for equal prompts.
+    """Return a digest of a checkpoint's weights, 16 hex characters: equal revisions make equal KV for equal prompts.
 
-    Below 1 GiB every byte counts. Above, the safetensors headers and the first and last 4 KiB of every tensor do: a
-    tuned tensor differs there, and 16 GB need not be read before a start.
+    Below 1 GiB the digest covers every byte. Above, it covers the safetensors headers and the first and last 4 KiB of
+    every tensor: a tuned tensor differs there, and a start does not read 16 GB.
 
     Raises:
-        CheckpointError: there are no `*.safetensors` files, or one cannot be read.
+        CheckpointError: there is no `*.safetensors` file, or one cannot be read.
     """
     files = sorted(model.glob("*.safetensors"))
     if not files:

@@ -109,7 +109,7 @@ def test_a_topology_cannot_be_changed() -> None:
         (
             "engine: {dtype: float32}",
             "engine: {model_path: x}",
-            "pools.tool.engine.model_path: is the pool's `model` and `revision`; remove it",
+            "pools.tool.engine.model_path: is set by the pool's `model` and `revision`; remove it",
         ),
         (
             "page_size: 1",

@@ -1,4 +1,4 @@
-"""The SGLang flags that a worker gets where its user says nothing, and what a user's setting rules out. Pure."""
+"""The SGLang flags of a pool's workers: defaults that depend on machine, model and role, then the user's. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sun_sglang.launch.planning.kv_transfer import KvTransfer
 from sun_sglang.launch.planning.pools import Pools, ResolvedPool
 from sun_sglang.topology import EngineFlags, Role
 
-# FlashInfer's kernels, and TensorRT-LLM's, take no smaller head; Triton's take any
+# the kernels of FlashInfer and TensorRT-LLM support no smaller head; Triton's support any
 _SMALLEST_HEAD = 64
 _FLOAT32 = ("float32", "float")
 _TAKE_FLOAT32 = ("triton", "torch_native", "flex_attention")
@@ -58,7 +58,7 @@ def worker_flags(
 
 
 def _require_kernels(pool: ResolvedPool, flags: EngineFlags) -> None:
-    """Raise if a worker would fail at its first forward: SGLang does not compare dtype and attention backend."""
+    """Raise if a worker would fail at its first forward pass: SGLang does not check dtype against attention backend."""
     common = flags.get("attention_backend")
     backends = [flags.get(f"{role}_attention_backend") or common for role in ("prefill", "decode")]
     if flags.get("dtype") in _FLOAT32 and not all(backend in _TAKE_FLOAT32 for backend in backends):
@@ -71,8 +71,8 @@ def _require_kernels(pool: ResolvedPool, flags: EngineFlags) -> None:
 
 def _gpu_defaults(identity: Identity, machine: Machine) -> EngineFlags:
     small = identity.head_dim < _SMALLEST_HEAD
-    # SGLang chooses a backend and its page size by whether a worker has a radix cache (`arg_groups/model_overrides/
-    # qwen3_5.py`): a prefill worker with one and a decode worker without would have other page sizes
+    # For these models SGLang chooses the backend, and its page size, by whether a worker has a radix cache
+    # (`arg_groups/model_overrides/qwen3_5.py`): the page sizes of prefill and decode workers would differ
     by_cache = keeps_states(identity.architecture) and any(_DATA_CENTER_BLACKWELL.search(g.name) for g in machine.gpus)
     return {"attention_backend": "triton"} if small or by_cache else {}
 
@@ -83,13 +83,13 @@ def _cpu_defaults(role: Role) -> EngineFlags:
         "attention_backend": "torch_native",
         "cuda_graph_backend_decode": "disabled",
         "cuda_graph_backend_prefill": "disabled",
-        # what overlaps is CUDA streams, and a prefix found in the prefill cache is sent early with a CUDA event
-        # (SGLang: `disaggregation/prefill.py`), which ends a CPU scheduler
+        # with the overlap SGLang sends a prefix found in the prefill cache early, with a CUDA event
+        # (`disaggregation/prefill.py`), which ends a CPU scheduler
         "disable_overlap_schedule": True,
-        # an idle scheduler would burn a core
+        # an idle scheduler would keep a core busy
         "sleep_on_idle": True,
     }
     if role == "decode":
-        # SGLang's default pins host memory through CUDA
+        # SGLang's default pins host memory with CUDA
         flags["disaggregation_decode_retraction_backup"] = "cpu_tensor"
     return flags

@@ -34,7 +34,7 @@ def check_flags(topology: Topology, schema: FlagSchema) -> None:
     """Check every `engine:` of a topology against SGLang's parser.
 
     Raises:
-        TopologyError: the first unknown flag, with close matches, or the first value that SGLang would refuse.
+        TopologyError: a flag is unknown (the message lists close matches), or SGLang would refuse its value.
     """
     sources = [("engine", topology.engine)] + [(f"pools.{n}.engine", p.engine) for n, p in topology.pools.items()]
     for where, flags in sources:
@@ -43,7 +43,7 @@ def check_flags(topology: Topology, schema: FlagSchema) -> None:
 
 
 def to_argv(flags: Mapping[str, Any], schema: FlagSchema | None = None) -> tuple[str, ...]:
-    """Flags as command line arguments, in the order given.
+    """Return flags as command line arguments, in the order given.
 
     `None` leaves a flag to SGLang. `True` is the bare flag, `False` leaves it out or, where SGLang has one, writes its
     `--no-` form. A list becomes several values where the flag takes several, else JSON; a mapping becomes JSON.
@@ -108,5 +108,5 @@ def _arguments(key: str, value: Any, flag: Flag | None) -> list[str]:
             return [option, json.dumps(value)]
         return [option, *(json.dumps(v) if isinstance(v, (dict, list)) else str(v) for v in value)]
     text = str(value)
-    # argparse would take a value that starts with a dash for another flag
+    # argparse would read a value that starts with a dash as another flag
     return [f"{option}={text}"] if text.startswith("-") else [option, text]

@@ -33,8 +33,8 @@ class Flag(Strict):
     Attributes:
         options: its spellings, such as `--tp-size`.
         kind: `switch` takes nothing, `on_off` also has a `--no-` form, `list` takes several values.
-        type: what a value must be; `any` where SGLang parses it in its own way (JSON, for example).
-        choices: the values allowed, as text; empty where any is.
+        type: the type of a value; `any` where SGLang parses it in its own way (JSON, for example).
+        choices: the allowed values, as text; empty where every value is allowed.
     """
 
     options: tuple[str, ...]
@@ -47,9 +47,9 @@ class FlagSchema(Strict):
     """All flags of one SGLang version.
 
     Attributes:
-        version: SGLang's.
-        flags: all that its parser takes.
-        speculative_with_cache: values of `speculative_algorithm` that a decode worker takes beside its radix cache.
+        version: the version of SGLang.
+        flags: every flag of its parser.
+        speculative_with_cache: values of `speculative_algorithm` that a decode worker combines with its radix cache.
     """
 
     version: str
@@ -58,15 +58,15 @@ class FlagSchema(Strict):
 
     @cached_property
     def by_key(self) -> dict[str, Flag]:
-        """Flags by how a topology writes them: underscores, no dashes."""
+        """The flags by the spelling of a topology: underscores, no dashes."""
         spelled = ((option, flag) for flag in self.flags for option in flag.options)
         return {o.lstrip("-").replace("-", "_"): f for o, f in spelled if not (f.kind == "on_off" and "--no-" in o)}
 
 
 def load_flag_schema() -> FlagSchema | None:
-    """The flags of the installed SGLang; None where there is none.
+    """Return the flags of the installed SGLang; None where SGLang is not installed.
 
-    The first call for an installation takes seconds, later ones read a file in `$XDG_CACHE_HOME/sun-sglang`.
+    The first call for an installation takes seconds; later calls read a file in `$XDG_CACHE_HOME/sun-sglang`.
 
     Raises:
         LaunchError: SGLang is installed but its argument parser cannot be built.
@@ -92,11 +92,11 @@ def schema_of(parser: argparse.ArgumentParser, version: str, speculative_with_ca
     """Return a parser's flags as data.
 
     Args:
-        parser: SGLang's.
-        version: SGLang's.
+        parser: SGLang's argument parser.
+        version: the version of SGLang.
         speculative_with_cache: as in `FlagSchema`.
     """
-    # argparse keeps its actions in this attribute only
+    # argparse has its actions in this attribute only
     actions = [a for a in parser._actions if a.option_strings and not isinstance(a, argparse._HelpAction)]
     flags = tuple(_flag(a) for a in actions)
     return FlagSchema(version=version, flags=flags, speculative_with_cache=tuple(speculative_with_cache))
@@ -144,7 +144,7 @@ def _last(lines: Iterable[str], count: int) -> list[str]:
 
 
 def print_schema() -> None:
-    """Import SGLang's argument parser and print its flags; what the other process of `load_flag_schema` runs."""
+    """Import SGLang's argument parser and print its flags. Runs in the other process of `load_flag_schema`."""
     from sun_sglang.worker.server import prepare_process
 
     prepare_process()

@@ -1,4 +1,4 @@
-"""How KV gets from a prefill to a decode worker. Pure."""
+"""Choose the backend that transfers KV from prefill to decode workers. Pure."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from sun_sglang.launch.planning.hardware.rdma import protocol_for
 from sun_sglang.launch.planning.pools import Pools
 from sun_sglang.strict import Strict
 
-# A request's KV is one transfer for each layer and each run of pages that lie together on both sides: thousands for a
-# prompt of 500 tokens in a cache with gaps. Mooncake takes 1,024 at once and lets as many wait a second; it rejects the
-# next one, and SGLang then fails every request between the two workers for half a minute
+# A request's KV is one transfer for each layer and each run of pages that are adjacent on both sides: thousands for a
+# prompt of 500 tokens in a cache with gaps. By default mooncake queues 1,024 transfers and lets 1,024 more wait for a
+# second; it rejects the next one, and SGLang then fails every request between the two workers for half a minute
 # (`transport/tcp_transport/tcp_transport.cpp`; SGLang: `disaggregation/mooncake/conn.py`). These are its upper limits.
 _TCP_QUEUES = {
     "MC_TCP_MAX_QUEUED_TRANSFERS_PER_PEER": "65535",
@@ -22,12 +22,12 @@ _TCP_QUEUES = {
 
 
 class KvTransfer(Strict):
-    """How KV gets from a prefill to a decode worker.
+    """The KV transfer of a launch.
 
     Attributes:
-        backend: SGLang's name for it.
-        reason: why it was chosen, in sentences for people.
-        env: variables that workers need for it.
+        backend: the value of SGLang's `disaggregation_transfer_backend`.
+        reason: the reason for the choice, in sentences for people.
+        env: variables that the workers need for it.
     """
 
     backend: str
@@ -52,7 +52,7 @@ def choose_transfer(pools: Pools, machine: Machine) -> KvTransfer:
 
 def _default(pools: Pools, machine: Machine) -> tuple[str, str]:
     if not any(pool.kind.moves_kv for pool in pools.values()):
-        return "mooncake_tcp", "Named only for form: emulated workers move no KV."
+        return "mooncake_tcp", "SGLang's flag requires a value: emulated workers move no KV."
     if any(pool.uses_gpu for pool in pools.values()):
         return _on_gpus(machine)
     if "nixl" in machine.transfer_packages and "mooncake" not in machine.transfer_packages:
@@ -89,6 +89,6 @@ def _no_rdma(machine: Machine) -> str:
 
 
 def _environment(backend: str, machine: Machine) -> dict[str, str]:
-    """Return the variables that mooncake needs; a user's own setting stays."""
+    """Return the variables that mooncake needs; a variable that the user has set is left out."""
     needed = {"mooncake": protocol_for(machine.rdma), "mooncake_tcp": _TCP_QUEUES}.get(backend, {})
     return {name: value for name, value in needed.items() if not machine.mooncake_variables.get(name)}

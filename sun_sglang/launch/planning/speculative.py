@@ -1,6 +1,6 @@
-"""Which speculative algorithms SGLang combines with the radix cache of a decode worker, asked of SGLang's own checks.
+"""Which speculative algorithms SGLang combines with the radix cache of a decode worker, found by its own checks.
 
-The answer differs between versions, the checks stand in different places, and none of them has a list to read.
+The algorithms differ between versions, and no version has a list of them. So SGLang's checks run for each algorithm.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ _CHECKS = (
     ("sglang.srt.arg_groups.pd_disaggregation_hook", "handle_pd_disaggregation"),
     ("sglang.srt.arg_groups.speculative_hook", "handle_speculative_decoding"),
 )
-# spelled only on the command line: SGLang's own enumeration has EAGLE for it
+# a spelling of the command line alone: SGLang's enumeration has EAGLE for it
 _ALIASES = ("NEXTN",)
 
 
 def speculative_with_cache() -> tuple[str, ...]:
-    """Return the algorithms that a decode worker takes beside its radix cache, as a user may spell them.
+    """Return the algorithms that a decode worker combines with its radix cache, in all spellings.
 
-    Imports SGLang, whose process `prepare_process` has to have prepared.
+    Imports SGLang; `prepare_process` must have prepared this process.
     """
     from sglang.srt.server_args import prepare_server_args
     from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
@@ -30,19 +30,19 @@ def speculative_with_cache() -> tuple[str, ...]:
     checks = [getattr(importlib.import_module(module), name) for module, name in _CHECKS]
     names = [*(member.name for member in SpeculativeAlgorithm if member.name != "NONE"), *_ALIASES]
     spelled = sorted({spelling for name in names for spelling in (name, name.lower())})
-    # a directory without a model: SGLang would look for any other name on Hugging Face, and wait
+    # an empty directory: SGLang would look for any other name on Hugging Face, and wait
     with TemporaryDirectory() as empty:
         model = ("--model-path", empty)
-        return taken(spelled, lambda argv: _resolve(prepare_server_args([*model, *argv]), checks))
+        return unaffected_by_cache(spelled, lambda argv: _resolve(prepare_server_args([*model, *argv]), checks))
 
 
-def taken(algorithms: Sequence[str], resolve: Callable[[Sequence[str]], object]) -> tuple[str, ...]:
-    """Return the algorithms for which the cache makes no difference to how `resolve` ends.
+def unaffected_by_cache(algorithms: Sequence[str], resolve: Callable[[Sequence[str]], object]) -> tuple[str, ...]:
+    """Return the algorithms for which `resolve` ends alike with the cache and without it.
 
     Args:
         algorithms: values of `--speculative-algorithm`.
-        resolve: takes SGLang's arguments and raises what SGLang raises. There is no model, so it may raise for other
-            reasons, which are the same with the cache and without.
+        resolve: takes SGLang's arguments and raises what SGLang raises. There is no model, so it may raise for another
+            reason; such an error is the same with the cache and without it.
     """
     found = []
     for algorithm in algorithms:
@@ -60,7 +60,7 @@ def _resolve(server_args: Any, checks: Sequence[Callable[[Any], object]]) -> Non
 def _ending(resolve: Callable[[Sequence[str]], object], argv: Sequence[str]) -> str:
     try:
         resolve(argv)
-    # argparse exits on a flag that it does not know
+    # argparse exits on an unknown flag
     except (Exception, SystemExit) as e:
         return repr(e)
     return ""

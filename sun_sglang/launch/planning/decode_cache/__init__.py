@@ -1,1 +1,4 @@
-"""Which cache a decode pool gets."""
+"""Choose the cache of a decode pool, and reject flags that would keep the KV of answers.
+
+Start with `choice.py`. The cache itself is a hook on SGLang: `patches/prompt_only_cache.py`.
+"""

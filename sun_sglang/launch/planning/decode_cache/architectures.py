@@ -1,9 +1,10 @@
-"""What SGLang does with its decode cache for an architecture.
+"""The architectures for which SGLang limits the cache of a decode worker.
 
 Read from `mem_cache/kv_cache_builder.py` (0.5.21 and 0.5.22: `build_kv_cache`, 0.5.23: `validate_decode_radix_cache`),
 `configs/model_config.py` (`is_deepseek_v4_arch`, `is_hybrid_swa_compress`) and `arg_groups/overrides.py`
-(`_MAMBA_RADIX_CACHE_ARCHS`). The three versions agree on NVIDIA GPUs. `tests/engine/test_decode_cache.py` asks the
-installed SGLang. Each entry is the beginning of a name: it covers a model, its multimodal form and its draft.
+(`_MAMBA_RADIX_CACHE_ARCHS`). The three versions agree on NVIDIA GPUs. `tests/engine/test_decode_cache.py` compares the
+lists with the installed SGLang. Each entry is the beginning of a name: it covers a model, its multimodal form and its
+draft.
 """
 
 from __future__ import annotations

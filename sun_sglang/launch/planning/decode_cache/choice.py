@@ -1,4 +1,4 @@
-"""Which decode cache a pool gets, and what a user is told of it. Pure."""
+"""Choose the decode cache of a pool, and explain the choice to the user. Pure."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def cache_notes(pool: ResolvedPool, flags: EngineFlags, speculative_with_cache: 
 
 
 def _obstacle(pool: ResolvedPool, flags: EngineFlags, speculative_with_cache: Collection[str]) -> str | None:
-    """Return why a pool gets no decode cache although its user did not decline it, as a clause; None if it gets one."""
+    """Return the reason, as a clause, why a pool gets no decode cache that its user did not decline; else None."""
     user = pool.flags
     feature = _excluding_feature(flags, speculative_with_cache)
     if feature:
@@ -59,7 +59,7 @@ def _obstacle(pool: ResolvedPool, flags: EngineFlags, speculative_with_cache: Co
     if ours and flags.get("enable_int8_mamba_checkpoint"):
         return "SGLang combines `enable_int8_mamba_checkpoint` with its own cache only, which keeps answers"
     identity = pool.identity
-    # a user who chose decided for the model, too
+    # a user who sets the flag decides for the model, too
     if identity is None or _CACHE in user or user.get("disable_radix_cache"):
         return None
     if refuses_decode_cache(identity.architecture):
@@ -73,7 +73,7 @@ def _obstacle(pool: ResolvedPool, flags: EngineFlags, speculative_with_cache: Co
 
 
 def _excluding_feature(flags: EngineFlags, speculative_with_cache: Collection[str]) -> str | None:
-    """Return the setting that SGLang combines with no decode cache (`arg_groups/pd_disaggregation_hook.py`)."""
+    """Return the setting that SGLang cannot combine with a decode cache (`arg_groups/pd_disaggregation_hook.py`)."""
     if flags.get("enable_hisparse"):
         return "enable_hisparse"
     if flags.get("disaggregation_decode_allocation_policy") == "prefill_complete":
@@ -85,10 +85,10 @@ def _excluding_feature(flags: EngineFlags, speculative_with_cache: Collection[st
 
 
 def _keeps_state_of_prompt(flags: EngineFlags) -> bool:
-    """Return whether SGLang can insert the state of a prompt (`arg_groups/overrides.py`).
+    """Return whether SGLang inserts the state at a prompt's end into its cache (`arg_groups/overrides.py`).
 
-    With `extra_buffer` it inserts the states of answers alone, at every `mamba_track_interval`. A decode cache then
-    costs two more states a request, and the prompt-only cache stays empty.
+    With `extra_buffer` it inserts only states of answers, at every `mamba_track_interval`. A decode cache then costs
+    two more states a request, and the prompt-only cache stays empty.
     """
     strategy = flags.get("mamba_radix_cache_strategy") or "auto"
     paged = flags.get("page_size") not in (None, 1)

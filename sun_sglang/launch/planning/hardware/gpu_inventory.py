@@ -1,4 +1,7 @@
-"""The NVIDIA GPUs of this machine, read without a CUDA context: from `nvidia-smi`, else from the driver's files."""
+"""List the NVIDIA GPUs of this machine without a CUDA context: from `nvidia-smi`, else from the driver's files.
+
+`../gpu_assignment.py` decides which worker gets which of them.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,16 @@ from pathlib import Path
 from sun_sglang.errors import UserError
 from sun_sglang.strict import Strict
 
-# the order in which `nvidia-smi` numbers GPUs; CUDA's own default order puts the fastest one first
+# makes CUDA number GPUs as `nvidia-smi` does; its default order begins with the fastest GPU
 DEVICE_ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
 _QUERY = ("--query-gpu=index,uuid,name,memory.total,mig.mode.current", "--format=csv,noheader,nounits")
 _MEMORY_QUERY = ("--query-gpu=index,memory.used", "--format=csv,noheader,nounits")
 _DRIVER = Path("/proc/driver/nvidia/gpus")
-_PATIENCE_S = 60.0
+_TIMEOUT_S = 60.0
 _GPU_LINE = re.compile(r"GPU (\d+): ")
 _MIG_LINE = re.compile(r"\s+MIG (\S+)\s+Device\s+\d+: \(UUID: (MIG-[^)]+)\)")
-# values that hide every GPU; Slurm sets the second one for a job without GPUs
+# values that hide every GPU that follows; Slurm sets the second one for a job without GPUs
 _HIDES_THE_REST = ("-1", "NoDevFiles")
 
 
@@ -28,12 +31,12 @@ class Gpu(Strict):
     """One GPU, or one MIG device of a GPU that is split.
 
     Attributes:
-        index: the number that a topology's `gpus` uses. It is `nvidia-smi`'s for a whole GPU; MIG devices are numbered
-            after the last GPU, in the order of `nvidia-smi -L`.
-        uuid: as the driver reports it.
+        index: its number in a topology's `gpus`. A whole GPU has the number of `nvidia-smi`; MIG devices follow the
+            last GPU, in the order of `nvidia-smi -L`.
+        uuid: the UUID that the driver reports.
         name: the model, and the profile of a MIG device.
-        memory_mb: 0 for a MIG device, and where only the driver's files could be read.
-        mig: it is a MIG device.
+        memory_mb: its memory in MiB; 0 for a MIG device, and where only the driver's files could be read.
+        mig: whether it is a MIG device.
     """
 
     index: int
@@ -44,15 +47,15 @@ class Gpu(Strict):
 
     @property
     def cuda_name(self) -> str:
-        """What `CUDA_VISIBLE_DEVICES` calls it under `DEVICE_ORDER`."""
+        """Its name in `CUDA_VISIBLE_DEVICES` under `DEVICE_ORDER`."""
         return self.uuid if self.mig else str(self.index)
 
 
 def usable_gpus(environ: Mapping[str, str]) -> tuple[Gpu, ...]:
-    """Return the GPUs of this machine that `environ` leaves to this process; asks no driver where it hides all.
+    """Return the GPUs of this machine that this process may use. Reads no driver if `environ` hides all GPUs.
 
     Raises:
-        UserError: as `installed_gpus` and `visible_gpus`.
+        UserError: `nvidia-smi` does not answer, no GPU can be used, or an entry of `CUDA_VISIBLE_DEVICES` is wrong.
     """
     if environ.get(VISIBLE_DEVICES, "all").strip() in ("", *_HIDES_THE_REST):
         return ()
@@ -63,7 +66,7 @@ def installed_gpus() -> tuple[Gpu, ...]:
     """Return every GPU and MIG device of this machine that CUDA could use.
 
     Raises:
-        UserError: `nvidia-smi` does not answer, or each GPU is in MIG mode and has no MIG device.
+        UserError: `nvidia-smi` does not answer, or every GPU is in MIG mode and has no MIG device.
     """
     table = _nvidia_smi(*_QUERY)
     if table is not None:
@@ -77,14 +80,14 @@ def installed_gpus() -> tuple[Gpu, ...]:
 
 
 def parse_nvidia_smi(table: str, listing: str = "") -> tuple[Gpu, ...]:
-    """Read GPUs from `nvidia-smi`; a GPU in MIG mode is replaced by its MIG devices.
+    """Return the GPUs in the output of `nvidia-smi`; its MIG devices replace a GPU in MIG mode.
 
     Args:
         table: CSV rows of index, uuid, name, total memory in MiB, MIG mode.
-        listing: output of `nvidia-smi -L`; needed where a GPU is in MIG mode.
+        listing: output of `nvidia-smi -L`; required if a GPU is in MIG mode.
 
     Raises:
-        UserError: there are GPUs, and each is in MIG mode and has no MIG device.
+        UserError: every GPU is in MIG mode and has no MIG device.
     """
     rows = [[cell.strip() for cell in line.split(",")] for line in table.splitlines() if line.strip()]
     rows = [row for row in rows if len(row) == 5 and row[0].isdigit()]
@@ -110,12 +113,11 @@ def parse_nvidia_smi(table: str, listing: str = "") -> tuple[Gpu, ...]:
 
 
 def visible_gpus(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> tuple[Gpu, ...]:
-    """Return the GPUs that `CUDA_VISIBLE_DEVICES` leaves, in its order.
+    """Return the GPUs that `CUDA_VISIBLE_DEVICES` selects, in its order.
 
-    It holds numbers of `nvidia-smi`, UUIDs of GPUs or MIG devices, or the beginnings of UUIDs.
-
-    CUDA ends the list silently at an entry that it does not know. Here such an entry is an error: the deployment would
-    run on fewer GPUs than its user named, or on the CPU.
+    Its entries are numbers of `nvidia-smi`, UUIDs of GPUs or MIG devices, or the beginnings of UUIDs. CUDA ends the
+    list silently at an unknown entry. Here such an entry is an error: the deployment would run on fewer GPUs than its
+    user named, or on the CPU.
 
     Raises:
         UserError: an entry matches no GPU, several, or one that was named before.
@@ -135,7 +137,7 @@ def visible_gpus(gpus: Sequence[Gpu], environ: Mapping[str, str]) -> tuple[Gpu, 
 
 
 def used_memory() -> dict[int, int]:
-    """Return the MiB in use on each whole GPU, by index; empty where `nvidia-smi` does not tell."""
+    """Return the MiB in use on each whole GPU, by index; empty where `nvidia-smi` does not report them."""
     try:
         table = _nvidia_smi(*_MEMORY_QUERY) or ""
     except UserError:
@@ -167,14 +169,14 @@ def _mig_devices(listing: str) -> list[tuple[int, str, str]]:
 
 
 def _nvidia_smi(*options: str) -> str | None:
-    """Return what `nvidia-smi` prints; None where it is not installed or fails."""
+    """Return the output of `nvidia-smi`; None where it is not installed or fails."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return None
     try:
-        done = subprocess.run([tool, *options], capture_output=True, text=True, timeout=_PATIENCE_S, check=False)
+        done = subprocess.run([tool, *options], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired as e:
-        problem = f"`nvidia-smi` did not answer within {_PATIENCE_S:g} s: the driver hangs"
+        problem = f"`nvidia-smi` did not answer within {_TIMEOUT_S:g} s: the driver hangs"
         raise UserError(f"{problem}; set `{VISIBLE_DEVICES}=` to use the CPU") from e
     return done.stdout if done.returncode == 0 else None
 

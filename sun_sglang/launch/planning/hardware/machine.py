@@ -1,4 +1,4 @@
-"""What this machine has, without importing torch and without creating a CUDA context."""
+"""Detect what this machine has, without an import of torch and without a CUDA context."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from sun_sglang.strict import Strict
 
 _CPUINFO = Path("/proc/cpuinfo")
 _CGROUP = Path("/sys/fs/cgroup")
-# instruction sets that multiply bfloat16; `avx512bf16` is how other kernels spell it, `bf16` is ARM's
+# instruction sets that multiply bfloat16; some kernels spell the first one `avx512bf16`, and `bf16` is ARM's
 _BF16_ARITHMETIC = frozenset({"avx512_bf16", "avx512bf16", "amx_bf16", "bf16"})
 TRANSFER_PACKAGES = ("mooncake", "nixl")
 
 
 class Machine(Strict):
-    """What a plan may use.
+    """The resources that a plan may use.
 
     Attributes:
         gpus: the GPUs that this process may use, in the order of `CUDA_VISIBLE_DEVICES`.
-        gpu_problem: why it is not known which GPUs those are; no worker may then run on the CPU by default.
+        gpu_problem: the reason for which these GPUs cannot be determined; no worker then runs on the CPU by default.
         cores: CPU cores that this process may use.
         memory: bytes of memory that this process may use.
-        cpu_bf16: whether the processor multiplies bfloat16; without, float32 is both faster and more exact.
+        cpu_bf16: whether the processor multiplies bfloat16; if not, float32 is both faster and more exact.
         rdma: the RDMA devices, usable or not.
-        mooncake_variables: what the environment sets for mooncake's transfers, by variable.
-        transfer_packages: which KV transfer packages can be imported, of `TRANSFER_PACKAGES`.
+        mooncake_variables: the variables of mooncake's transfers that the environment sets.
+        transfer_packages: the packages of `TRANSFER_PACKAGES` that can be imported.
     """
 
     gpus: tuple[Gpu, ...] = ()
@@ -47,7 +47,7 @@ class Machine(Strict):
 
 
 def detect_machine() -> Machine:
-    """Look at this machine: its driver, processor, control group and installed packages."""
+    """Return the resources of this machine: its driver, processor, control group and installed packages are read."""
     gpus, problem = _gpus()
     return Machine(
         gpus=gpus,
@@ -64,13 +64,13 @@ def detect_machine() -> Machine:
 
 
 def multiplies_bf16(cpuinfo: str) -> bool:
-    """Whether `/proc/cpuinfo` names an instruction set with bfloat16 arithmetic."""
+    """Return whether the text of `/proc/cpuinfo` lists an instruction set with bfloat16 arithmetic."""
     line = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo, re.MULTILINE)
     return bool(line and _BF16_ARITHMETIC & set(line[1].split()))
 
 
 def quota_cores(cpu_max: str) -> int | None:
-    """Whole cores that a control group's `cpu.max` allows, at least 1; None where it sets no limit."""
+    """Return the whole cores that a control group's `cpu.max` allows, at least 1; None where it sets no limit."""
     quota, _, period = cpu_max.strip().partition(" ")
     if not quota.isdigit() or not period.isdigit():
         return None
@@ -78,7 +78,7 @@ def quota_cores(cpu_max: str) -> int | None:
 
 
 def _gpus() -> tuple[tuple[Gpu, ...], str]:
-    """Return the GPUs that may be used, and why that cannot be told."""
+    """Return the GPUs that may be used, and the reason for which they cannot be determined; one of the two is empty."""
     try:
         return usable_gpus(os.environ), ""
     except UserError as e:

@@ -1,4 +1,7 @@
-"""Which RDMA devices can move KV, from sysfs: a directory there says that a driver was loaded, and no more."""
+"""List the RDMA devices of this machine, and find those that can move KV.
+
+A device's directory in sysfs shows only that a driver was loaded, so its port, its driver and its files are checked.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,9 @@ class RdmaDevice(Strict):
     """One RDMA device.
 
     Attributes:
-        name: in `/sys/class/infiniband`.
+        name: its name in `/sys/class/infiniband`.
         driver: its kernel driver, such as `mlx5_core`; empty for a software device.
-        obstacle: why a worker cannot move KV over it; empty if it can.
+        obstacle: the reason for which a worker cannot move KV over it; empty if it can.
     """
 
     name: str
@@ -34,8 +37,8 @@ def rdma_devices(sys: Path = Path("/sys"), dev: Path = Path("/dev")) -> tuple[Rd
     """Return the RDMA devices of this machine in the order of their names.
 
     Args:
-        sys: where sysfs is mounted.
-        dev: where device files are; a container may show a device in sysfs and lack its file.
+        sys: mount point of sysfs.
+        dev: directory of device files; a container may show a device in sysfs and lack its file.
     """
     root = sys / "class" / "infiniband"
     names = sorted(p.name for p in root.iterdir()) if root.is_dir() else []
@@ -44,7 +47,7 @@ def rdma_devices(sys: Path = Path("/sys"), dev: Path = Path("/dev")) -> tuple[Rd
 
 
 def protocol_for(devices: Sequence[RdmaDevice]) -> dict[str, str]:
-    """Return the environment that mooncake needs for the devices without an obstacle: EFA has its own protocol."""
+    """Return the variables that mooncake needs for the devices without an obstacle: EFA has its own protocol."""
     usable = [device for device in devices if not device.obstacle]
     return {PROTOCOL: _EFA} if usable and all(device.driver == _EFA for device in usable) else {}
 
@@ -72,7 +75,7 @@ def _obstacle(directory: Path, dev: Path, driver: str, verbs: str | None) -> str
 
 
 def _state(port: Path) -> str:
-    """Return a port's link state in words; its file holds `4: ACTIVE`."""
+    """Return a port's link state in words; its file has the form `4: ACTIVE`."""
     file = port / "state"
     return file.read_text().rpartition(":")[2].strip() if file.exists() else "of unknown state"
 

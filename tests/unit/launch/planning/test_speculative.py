@@ -2,7 +2,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from sun_sglang.launch.planning.speculative import taken
+from sun_sglang.launch.planning.speculative import unaffected_by_cache
 
 CACHE = "--disaggregation-decode-enable-radix-cache"
 
@@ -12,7 +12,7 @@ def test_algorithm_that_the_checks_refuse_beside_the_cache_alone_is_not_taken() 
         if CACHE in argv and "NGRAM" in argv:
             raise ValueError("refused")
 
-    assert taken(["EAGLE", "NGRAM"], resolve) == ("EAGLE",)
+    assert unaffected_by_cache(["EAGLE", "NGRAM"], resolve) == ("EAGLE",)
 
 
 @pytest.mark.parametrize("failure", [ValueError("no model here"), AttributeError("x"), SystemExit(2)])
@@ -20,7 +20,7 @@ def test_algorithm_that_fails_with_the_cache_as_without_is_taken(failure: BaseEx
     def resolve(argv: Sequence[str]) -> None:
         raise failure
 
-    assert taken(["EAGLE"], resolve) == ("EAGLE",)
+    assert unaffected_by_cache(["EAGLE"], resolve) == ("EAGLE",)
 
 
 def test_algorithm_for_which_the_cache_flag_is_unknown_is_not_taken() -> None:
@@ -28,4 +28,4 @@ def test_algorithm_for_which_the_cache_flag_is_unknown_is_not_taken() -> None:
         if CACHE in argv:
             raise SystemExit(2)
 
-    assert taken(["EAGLE"], resolve) == ()
+    assert unaffected_by_cache(["EAGLE"], resolve) == ()

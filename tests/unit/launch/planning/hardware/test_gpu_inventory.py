@@ -132,11 +132,11 @@ def test_driver_that_hangs_is_an_error_and_not_asked_where_gpus_are_hidden(
     driver: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver.write_text("#!/bin/sh\nexec sleep 600\n")
-    monkeypatch.setattr(gpus_module, "_PATIENCE_S", 0.05)
+    monkeypatch.setattr(gpus_module, "_TIMEOUT_S", 0.05)
     with pytest.raises(UserError, match=r"`nvidia-smi` did not answer within 0\.05 s"):
         usable_gpus({})
     assert used_memory() == {}
-    monkeypatch.setattr(gpus_module, "_PATIENCE_S", 600.0)
+    monkeypatch.setattr(gpus_module, "_TIMEOUT_S", 600.0)
     assert usable_gpus({"CUDA_VISIBLE_DEVICES": ""}) == ()
 
 
