@@ -82,10 +82,10 @@ async def _serve(fleet: Fleet, log: Log, path: Path, process: int, deadlines: De
         where = f"{fleet.router.host}:{fleet.router.port}"
         log.event("failed", why=f"cannot listen on {where}: {e.strerror or e}; choose another router.port")
         return 1
-    ends = [asyncio.create_task(event.wait()) for event in (asked, router.failed)]
+    ends = [asyncio.create_task(event.wait()) for event in (asked, router.loops.failed)]
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     await router.stop(fleet.router.drain_timeout)
-    return 1 if router.failed.is_set() else 0
+    return 1 if router.loops.failed.is_set() else 0
 
 
 if __name__ == "__main__":

@@ -8,11 +8,8 @@ import random
 import resource
 import socket
 import ssl
-import traceback
-from collections.abc import Coroutine
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
 
 import aiohttp
 from aiohttp import web
@@ -35,6 +32,7 @@ from sun_sglang.router.auth.access import (
 )
 from sun_sglang.router.auth.browser_guard import BrowserGuard
 from sun_sglang.router.auth.key_file_watcher import KeyFileWatcher
+from sun_sglang.router.background_loops import BackgroundLoops
 from sun_sglang.router.clock import Clock
 from sun_sglang.router.deadlines import DEFAULT, Deadlines
 from sun_sglang.router.dispatch.dispatcher import Dispatcher
@@ -62,22 +60,25 @@ from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.shared_loads import SharedLoads
 
 
-class Watcher(Protocol):
-    """A background loop."""
-
-    async def run(self) -> None:
-        """Run until cancelled."""
-
-
 class Router:
-    """A running router.
+    """A running router; `start` constructs it.
+
+    Args:
+        fleet: the tasks, pools and workers to serve.
+        session: sends the router's own requests to workers.
+        log: receives events.
+        access: checks clients' keys.
+        tls: for HTTPS; None for plain HTTP.
+        path: the fleet file; None if there is none.
+        process: the number of this process, from 0.
+        deadlines: every timeout and interval that the fleet does not set.
 
     Attributes:
         application: the aiohttp application.
         routes: its endpoints.
         registry: workers and paths.
         metrics: the metrics of this process.
-        failed: set when a background loop raised an exception.
+        loops: the background loops; `loops.failed` is set when one raised an exception.
     """
 
     def __init__(
@@ -93,10 +94,9 @@ class Router:
     ) -> None:
         self._tls = tls
         self._session = session
-        self._watchers: list[asyncio.Task[None]] = []
         self.fleet = fleet
         self.log = log
-        self.failed = asyncio.Event()
+        self.loops = BackgroundLoops(log)
         self.metrics = Metrics()
         self.registry = Registry(fleet, deadlines)
         selector = PairSelector(fleet.router.policy, random.Random())
@@ -221,20 +221,9 @@ class Router:
             await router.stop(0.0)
             raise
         keys = KeyFileWatcher(fleet.router.api_keys, os.environ, access, log, deadlines)
-        watchers: tuple[Watcher, ...] = (
-            *(
-                router.clients,
-                router.slow_readers,
-                router.prober,
-                router.path_prover,
-                router.stall_detector,
-                router.load_monitor,
-            ),
-            *(router.store, keys),
-        )
-        if router._shared is not None:
-            watchers += (router._shared,)
-        router._watchers = [asyncio.create_task(router._watch(watcher.run())) for watcher in watchers]
+        watches = (router.prober, router.path_prover, router.stall_detector, router.load_monitor)
+        shared = () if router._shared is None else (router._shared,)
+        router.loops.start((router.clients, router.slow_readers, *watches, router.store, keys, *shared))
         log.event("listening", url=router.url, tasks=list(fleet.tasks))
         return router
 
@@ -269,10 +258,7 @@ class Router:
         self.dispatcher.cut_all("the router is shutting down")
         # handlers write their errors while the runner waits for them
         await self._runner.cleanup()
-        for task in self._watchers:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await self.loops.stop()
         await self.dispatcher.attempts.close()
         self.clock.close()
         await self._session.close()
@@ -280,14 +266,6 @@ class Router:
         if self._shared is not None:
             self._shared.close()
         self.log.event("stopped", cut_off=left)
-
-    async def _watch(self, run: Coroutine[None, None, None]) -> None:
-        try:
-            await run
-        except Exception as e:
-            # without the loop the router would decide from outdated state
-            self.log.event("defect", path="", trace="".join(traceback.format_exception(e)))
-            self.failed.set()
 
     def _connection(self) -> web.RequestHandler:
         assert self._runner.server is not None, "connections are accepted after the set-up and before the end"

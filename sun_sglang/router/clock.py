@@ -83,7 +83,14 @@ class Clock:
 
 
 class Timer:
-    """One pending call; see `Clock.call_later`."""
+    """One pending call, which `Clock.call_later` returns.
+
+    Args:
+        clock: measures the delay.
+        loop: the running event loop.
+        seconds: the delay.
+        callback: is called once.
+    """
 
     __slots__ = ("_callback", "_clock", "_due", "_handle", "_loop")
 

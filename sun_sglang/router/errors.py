@@ -27,13 +27,14 @@ RETRY_AFTER_S = 1
 class ApiError(Exception):
     """An error response, raised by the part of the router that refuses or fails the request.
 
-    Attributes:
+    Args:
         status: HTTP status.
         message: for the client, at most 4,096 characters.
         param: the request field at fault; None if no field is.
         code: a machine-readable code in OpenAI's style.
         body: a worker's own error body, which replaces the body built from the message; None if there is none.
-        retry_after: seconds after which the client may try again; None if a retry is pointless.
+        retry_after: seconds after which the client may try again; None for one second with 429 and 503, and no retry
+            with any other status.
     """
 
     def __init__(

@@ -42,7 +42,7 @@ class AdminHandlers:
         )
 
     async def add_worker(self, http: web.Request) -> web.Response:
-        """POST /workers: the worker serves once its card is accepted and a canary passed."""
+        """POST /workers: add a worker. It serves once its card is accepted and a canary has passed."""
         spec = await _read(http, FleetWorker)
         if spec.name in self._registry.workers and not self._is_wanted(spec.name):
             raise ApiError(
@@ -52,11 +52,11 @@ class AdminHandlers:
         return json_response(self._worker(self._registry.workers[spec.name], leaving=False), 201)
 
     async def drain(self, http: web.Request) -> web.Response:
-        """POST /workers/NAME/drain: the worker gets no new requests."""
+        """POST /workers/NAME/drain: send a worker no new requests."""
         return await self._set_draining(http.match_info["name"], draining=True)
 
     async def resume(self, http: web.Request) -> web.Response:
-        """POST /workers/NAME/resume: the worker gets requests again."""
+        """POST /workers/NAME/resume: send a worker requests again."""
         return await self._set_draining(http.match_info["name"], draining=False)
 
     async def remove_worker(self, http: web.Request) -> web.Response:

@@ -55,7 +55,15 @@ class Draining:
 
 
 class GenerationHandlers:
-    """Handlers of the endpoints that generate text, and of `/abort_request`."""
+    """Handlers of the endpoints that generate text, and of `/abort_request`.
+
+    Args:
+        service: serves requests for text.
+        dispatcher: aborts requests.
+        in_flight: finds requests by a client's id.
+        siblings: the other processes of the router, which receive every abort too.
+        draining: counts requests and refuses new ones.
+    """
 
     def __init__(
         self,

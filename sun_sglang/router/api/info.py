@@ -35,7 +35,7 @@ class InfoHandlers:
     """Handlers of requests about tasks, models, workers and health.
 
     Args:
-        session: for requests to workers, which the router sends only for what a worker alone can tell.
+        session: sends requests to workers, for information that only a worker has.
         registry: workers and paths.
         path_prover: sends canaries.
         draining: whether the router drains.
@@ -89,8 +89,8 @@ class InfoHandlers:
     async def health_generate(self, _: web.Request) -> web.Response:
         """GET /health_generate: a canary over one proven path of every task that the client may call.
 
-        Tasks with the same path share a canary, and so do clients that ask at the same time. The request counts as one
-        request of its key for each path.
+        Tasks with the same path share a canary, and so do requests that arrive at the same time. The request counts as
+        one request of its key for each path.
         """
         tasks = visible_tasks(self._registry.task_names)
         usable = {task: self._registry.usable(task) for task in tasks}

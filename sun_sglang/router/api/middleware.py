@@ -35,7 +35,7 @@ class Middleware:
     """The middlewares of the application.
 
     Args:
-        table: says which access a request needs.
+        table: returns the access rule of a request.
         access: checks a request's key.
         browser_guard: refuses requests of foreign web pages; None where the router has keys.
         clients: the connections of clients.

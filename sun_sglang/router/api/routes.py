@@ -107,8 +107,8 @@ class RouteTable:
     def access_rule(self, request: web.Request, route: Route | None) -> AccessRule:
         """Return the rule for a request.
 
-        A request without a route gets the strictest rule of the routes whose path begins with the same segment, so that
-        its error tells a client without access nothing about what exists there.
+        A request without a route has the strictest rule of the routes whose path begins with the same segment, so that
+        a client without access cannot find out from the errors which paths exist.
 
         Args:
             request: any request.

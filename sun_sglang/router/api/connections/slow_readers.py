@@ -51,7 +51,7 @@ class ResponseDelivery:
     Attributes:
         transport: the connection.
         writer: counts the bytes of the response.
-        context: is told that the client was disconnected.
+        context: records that the client was disconnected.
         path: path of the request, for the log.
         request_id: id of the request, for the log.
         accepted: the last measurement at which the client had accepted enough.
@@ -103,7 +103,7 @@ class SlowReaderDetector:
 
         Args:
             http: the request.
-            context: is told if the client is disconnected.
+            context: records whether the client was disconnected.
             request_id: id of the request.
         """
         transport = http.transport

@@ -235,7 +235,7 @@ async def test_a_file_that_is_wrong_or_gone_keeps_the_keys(shared: System, tmp_p
         before = len(shared.events)
         file.write_text(text)
         await wait_until(lambda: any(e["event"] == "keys_refused" for e in shared.events[before:]))  # noqa: B023
-    assert not shared.router.failed.is_set(), "PyYAML raises more than its own errors"
+    assert not shared.router.loops.failed.is_set(), "PyYAML raises more than its own errors"
     before = len(shared.events)
     file.unlink()
     await wait_until(lambda: any(e["event"] == "keys_refused" for e in shared.events[before:]))

@@ -30,7 +30,7 @@ async def test_a_watch_that_fails_ends_the_router(monkeypatch: pytest.MonkeyPatc
     router = await Router.start(Fleet.model_validate(FLEET), Log(log), deadlines=DEADLINES)
     try:
         async with asyncio.timeout(PATIENCE_S):
-            await router.failed.wait()
+            await router.loops.failed.wait()
     finally:
         await router.stop(0.0)
     events = [json.loads(line) for line in log.getvalue().splitlines()]

@@ -54,7 +54,7 @@ async def test_canary_answer_that_is_garbage_refuses_its_path_and_ends_nothing(
     assert len(event["why"]) <= 500
     liar.canary_fault = None
     await system.ready()
-    assert not system.router.failed.is_set()
+    assert not system.router.loops.failed.is_set()
 
 
 def test_record_of_failed_canaries_counts_the_same_fault_in_a_row_between_the_same_starts() -> None:

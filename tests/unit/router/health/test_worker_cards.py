@@ -50,7 +50,7 @@ async def test_a_card_with_an_absurd_value_refuses_its_worker_and_ends_nothing(
     # the loops go on: the worker serves as soon as its card is right
     bad.raw_card = None
     await wait_until(lambda: registry.state("math-1") == "ready")
-    assert not system.router.failed.is_set()
+    assert not system.router.loops.failed.is_set()
 
 
 async def test_a_card_without_end_refuses_its_worker_and_is_not_read_to_the_end(start: Start) -> None:
