@@ -19,6 +19,12 @@ class LoadMonitor:
     A report does not tell the senders apart, so the external load is what a worker reports beyond this router's own
     load on it. The router counts whole answers where clients limit them, so the external load is rather too low; where
     clients set no limit it counts prompts alone, and the report makes up for the answers.
+
+    Args:
+        session: sends requests for load reports.
+        registry: the workers.
+        clock: for the time of a worker's progress.
+        deadlines: the limit for a load report.
     """
 
     def __init__(self, session: aiohttp.ClientSession, registry: Registry, clock: Clock, deadlines: Deadlines) -> None:

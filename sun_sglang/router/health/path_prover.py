@@ -45,7 +45,14 @@ class PathProver:
     """Proves paths between workers; one canary proves a path for every task.
 
     Canaries over different paths run at the same time: a worker that holds its canaries until their deadline delays no
-    other.
+    other worker.
+
+    Args:
+        registry: the workers, and the paths that need a canary.
+        dispatcher: sends the canaries.
+        metrics: counts them.
+        log: receives each proof and each failure.
+        deadlines: the limit for a canary, and the pauses after failed ones.
     """
 
     def __init__(

@@ -23,6 +23,13 @@ class Prober:
 
     A probe reads the worker's card each `probe_interval`: the page is static and cheap, and its incarnation tells a
     restart from a pause. A broken connection ejects the worker at once.
+
+    Args:
+        reader: reads the cards.
+        registry: the workers.
+        dispatcher: tells whether a silent worker makes progress with requests.
+        metrics: counts ejections.
+        log: receives each change of a worker's state.
     """
 
     def __init__(

@@ -28,6 +28,12 @@ class StallDetector:
     new batch (SGLang stamps its load with each batch, srt/managers/scheduler.py: publish_load_snapshot) or a byte of
     another answer. A worker without either for `idle_timeout` hangs, even while its HTTP server answers: it leaves the
     rotation. A worker with either keeps its silent answers for `answer_timeout`; then the silent answer ends alone.
+
+    Args:
+        session: sends requests for load reports.
+        limits: `idle_timeout` and `answer_timeout`.
+        dispatcher: the attempts under way, and the ejection of workers.
+        deadlines: the interval of the checks, and the limit for a load report.
     """
 
     def __init__(
@@ -54,7 +60,13 @@ class StallDetector:
                 attempt.end_silent(self._most, stalled=False)
 
     def note_stamp(self, worker: str, value: object, since: float) -> None:
-        """Store the stamp of a worker's load, and the clock time since which the load has it."""
+        """Store the stamp of a worker's load.
+
+        Args:
+            worker: name of the worker.
+            value: the stamp; None if the worker reports none.
+            since: clock time since which the load has this stamp.
+        """
         self._stamps[worker] = _Stamp(value, since)
 
     def check(self, worker: Worker) -> None:
