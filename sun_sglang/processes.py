@@ -12,10 +12,11 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when the thread that started it ends.
+    """Make the kernel kill this process when the thread that started it ends.
 
     Args:
-        parent: pid of the parent, read before the fork: one that is already gone sends no signal any more.
+        parent: pid of the parent, read before the fork. A parent that has already ended would send no signal, so this
+            process ends at once.
     """
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
@@ -29,7 +30,7 @@ def tied_to_this_process() -> Callable[[], None]:
 
 
 def start_ticks(pid: int) -> int | None:
-    """Return when a process was created, in clock ticks after the machine's start; None where it has ended."""
+    """Return the start time of a process in clock ticks after the machine's boot; None where it has ended."""
     fields = _stat(pid)
     return None if fields is None else int(fields[19])
 
@@ -41,9 +42,10 @@ def group_of(pid: int) -> tuple[int, int] | None:
 
 
 def _stat(pid: int) -> list[str] | None:
-    """Return a process's fields in `/proc/PID/stat`, from the third one on, its state; None where it has ended.
+    """Return the fields of `/proc/PID/stat` from the third one, the state, on; None where the process has ended.
 
-    A zombie has ended, although nobody has asked for its status: it has closed its files, and with them its GPU.
+    A zombie counts as ended, although its parent has not read its status: it has closed its files, and with them its
+    GPU.
     """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="latin-1").rpartition(")")[2].split()

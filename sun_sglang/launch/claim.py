@@ -1,4 +1,4 @@
-"""One launcher at a time in a deployment's directory."""
+"""The lock that keeps a second launcher out of a run directory."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _FILE = "launch.lock"
 
 
 def claim(run_dir: Path) -> TextIO:
-    """Take a directory for this process; the kernel gives it back when the file is closed or the process ends.
+    """Lock a run directory for this process. The kernel releases the lock when the file is closed or the process ends.
 
     Raises:
-        LaunchError: another process has it.
+        LaunchError: another process holds the lock.
     """
     file = (run_dir / _FILE).open("a")
     try:

@@ -29,10 +29,10 @@ class ForkRequest(Strict):
     """A worker to fork.
 
     Attributes:
-        name: what to call it in events and in the process list.
+        name: its name in events and in the list of processes.
         argv: SGLang's flags.
-        env: variables to set.
-        threads: what torch may use.
+        env: environment variables to set.
+        threads: number of threads for torch.
         log: file for its output.
     """
 
@@ -64,7 +64,11 @@ class Event(Strict):
 
 
 class ForkServer:
-    """Forks workers and reports their ends; one thread, one loop."""
+    """Fork workers and report their ends: one thread, one loop.
+
+    Args:
+        link: the socket to the launcher.
+    """
 
     def __init__(self, link: socket.socket) -> None:
         self._link = link
@@ -87,7 +91,7 @@ class ForkServer:
                     self._reap(fd)
 
     def send(self, event: Event) -> None:
-        """Send one event."""
+        """Send one event to the launcher."""
         self._link.sendall(event.model_dump_json().encode() + b"\n")
 
     def _read(self) -> bool:
@@ -106,13 +110,13 @@ class ForkServer:
         try:
             pid = os.fork()
         except OSError as e:
-            # the workers that run would end with this process
+            # an exception would end this process, and with it the workers that run
             self.send(Event(kind="fork_failed", name=request.name, detail=f"cannot fork: {e.strerror or e}"))
             return None
         if pid == 0:
             _live(request, parent, self._link)
         with suppress(ProcessLookupError):
-            # the child does this too; the first of the two wins, and a signal to the group finds it from now on
+            # the child makes this call too; from the first of the two on, a signal to the group reaches it
             os.setpgid(pid, pid)
         pidfd = os.pidfd_open(pid)
         self._workers[pidfd] = (request.name, pid)
@@ -130,7 +134,7 @@ def require_no_device() -> None:
     """Raise if this process has a CUDA context, or a thread that might hold a lock across a fork.
 
     Raises:
-        PatchError: names what stands in the way.
+        PatchError: names the device or the threads.
     """
     from sun_sglang.patches.fork_schedulers import require_forkable
 
@@ -141,11 +145,11 @@ def require_no_device() -> None:
 
 
 def _live(request: ForkRequest, parent: int, link: socket.socket) -> None:
-    """The rest of a forked worker's life; does not return."""
+    """Run a forked worker until it ends; does not return."""
     status = 1
     try:
         die_with_parent(parent)
-        # its processes are known by their group, once it has ended
+        # the launcher finds the processes that it leaves behind by their group
         os.setpgid(0, 0)
         link.close()
         _become(request)
@@ -189,10 +193,11 @@ def _become(request: ForkRequest) -> None:
 
 
 def share_metrics() -> None:
-    """Have metrics of this process and its children be kept where SGLang's metrics page reads them.
+    """Keep the metrics of this process and its children where SGLang's metrics page reads them.
 
-    prometheus-client decides at its import whether values are shared. Here it is imported before SGLang names the
-    directory for them (`set_prometheus_multiproc_dir`), so the page of a worker with `enable_metrics` would stay empty.
+    prometheus-client decides at its import whether processes share values. The fork server imports it before SGLang
+    sets the directory for them (`set_prometheus_multiproc_dir`), so the page of a worker with `enable_metrics` would
+    stay empty.
     """
     from prometheus_client import values
 
@@ -206,13 +211,13 @@ def share_metrics() -> None:
 
 
 def main() -> None:
-    """Entry point of `python -m sun_sglang.launch.places.local.fork_server`."""
+    """Run `python -m sun_sglang.launch.places.local.fork_server`."""
     from sun_sglang.patches.fork_schedulers import FORK_VARIABLE
 
-    # the launcher handles the terminal's Ctrl-C for everybody
+    # the launcher handles the terminal's Ctrl-C for all of its processes
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ[FORK_VARIABLE] = "1"
-    # whether there are GPUs is asked without a CUDA context (torch/cuda/__init__.py)
+    # torch then looks for GPUs without a CUDA context (torch/cuda/__init__.py)
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     server = ForkServer(socket.socket(fileno=int(sys.argv[1])))
     try:
@@ -227,7 +232,7 @@ def main() -> None:
     except PatchError as e:
         server.send(Event(kind="unsafe", detail=str(e)))
         sys.exit(3)
-    # what is alive now stays alive in every child: keep the collector from touching (and so copying) its pages
+    # objects that exist now live on in every child: a garbage collection there would touch, and so copy, their pages
     gc.collect()
     gc.freeze()
     server.send(Event(kind="ready"))
@@ -235,7 +240,7 @@ def main() -> None:
 
 
 if __name__ == "__mp_main__":
-    # a forked worker with a data-parallel controller spawns its processes, which import this file before SGLang
+    # a forked worker with a data-parallel controller spawns processes, which import this file before SGLang
     from sun_sglang.worker.server import prepare_process
 
     prepare_process()

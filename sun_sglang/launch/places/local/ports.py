@@ -13,14 +13,14 @@ _LOWEST_PORT = 20000
 
 
 def free_ports(host: str = LOOPBACK, rng: random.Random | None = None) -> Iterator[int]:
-    """TCP ports that are free at the time they are given; no port is given twice.
+    """Yield TCP ports that are free when they are yielded, none twice.
 
-    They lie below the range from which the kernel takes the near end of outgoing connections: a port from within could
-    be taken between the plan and the worker's start.
+    They lie below the range from which the kernel takes local ports of outgoing connections: a port of that range could
+    be taken between the reservation and the worker's start.
 
     Args:
-        host: address to try them on.
-        rng: where to begin; two launches at once are not to try the same ports.
+        host: the address on which a port must be free.
+        rng: shuffles the ports, so that two launches at the same time try different ones.
     """
     candidates = list(range(_LOWEST_PORT, _first_ephemeral()))
     (rng or random.Random()).shuffle(candidates)
@@ -34,6 +34,6 @@ def free_ports(host: str = LOOPBACK, rng: random.Random | None = None) -> Iterat
 
 
 def _first_ephemeral() -> int:
-    """First port of the kernel's range; where that leaves too few below it, they have to be shared."""
+    """Return the first port of the kernel's range, or 61000 where that leaves fewer than 1000 ports below it."""
     first = int(_EPHEMERAL.read_text().split()[0]) if _EPHEMERAL.exists() else 32768
     return first if first > _LOWEST_PORT + 1000 else 61000
