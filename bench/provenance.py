@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Annotated, TypeAlias
 
-from pydantic import Field, JsonValue
+from pydantic import BeforeValidator, Field, JsonValue
 
 from sun_sglang.strict import Strict
 
+
+def as_json(values: Mapping[str, object]) -> dict[str, JsonValue]:
+    """Return values as they read back from JSON: a tuple becomes a list.
+
+    Raises:
+        TypeError: a value has no JSON form.
+        ValueError: a number is infinite or not a number.
+    """
+    return dict(json.loads(json.dumps(values, allow_nan=False)))
+
+
+JsonObject: TypeAlias = Annotated[dict[str, JsonValue], BeforeValidator(as_json)]
 PACKAGES = ("sun-sglang", "sglang", "torch", "transformers")
 
 
@@ -31,7 +45,7 @@ class Machine(Strict):
     cores: int | None = None
     kernel: str | None = None
     gpus: tuple[str, ...] | None = None
-    details: dict[str, JsonValue] = Field(default_factory=dict)
+    details: JsonObject = Field(default_factory=dict)
 
     def __str__(self) -> str:
         """Return the processor and the number of its cores, for a table's caption."""

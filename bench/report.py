@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from pydantic import Field, JsonValue, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from rich.table import Table
 
-from sun_sglang.bench.provenance import Machine, git_revision, installed_versions, this_machine
+from sun_sglang.bench.provenance import JsonObject, Machine, as_json, git_revision, installed_versions, this_machine
 from sun_sglang.errors import UserError
 from sun_sglang.strict import Strict, first_invalid
 
@@ -48,7 +48,7 @@ class Run(Strict):
     outcome: Outcome | None = None
     message: str = ""
     values: dict[str, int | float] = Field(default_factory=dict)
-    details: dict[str, JsonValue] = Field(default_factory=dict)
+    details: JsonObject = Field(default_factory=dict)
 
 
 class Median(Strict):
@@ -95,7 +95,7 @@ class Report(Strict):
     versions: dict[str, str]
     seeds: tuple[int, ...] = ()
     revision: str | None = None
-    settings: dict[str, JsonValue] = Field(default_factory=dict)
+    settings: JsonObject = Field(default_factory=dict)
     units: dict[str, str]
     runs: tuple[Run, ...] = ()
     medians: tuple[Median, ...] = ()
@@ -146,7 +146,7 @@ def new_report(
     units: Mapping[str, str],
     *,
     seeds: Sequence[int] = (),
-    settings: Mapping[str, JsonValue] | None = None,
+    settings: Mapping[str, object] | None = None,
     machine: Machine | None = None,
     versions: Mapping[str, str] | None = None,
 ) -> Report:
@@ -169,7 +169,7 @@ def new_report(
         versions=dict(versions if versions is not None else installed_versions()),
         seeds=tuple(seeds),
         revision=git_revision(),
-        settings=dict(settings or {}),
+        settings=as_json(settings or {}),
         units=dict(units),
         runs=tuple(runs),
         medians=medians_of(runs),

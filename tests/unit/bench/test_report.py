@@ -102,6 +102,14 @@ def test_report_without_a_recorded_machine_reads_back(tmp_path: Path) -> None:
     assert read_report(tmp_path / "report.json").machine == Machine()
 
 
+def test_settings_with_tuples_read_back_as_lists(tmp_path: Path) -> None:
+    report = new_report("a", "b", [Run(details={"range": (1, 2)})], {}, settings={"tasks": {"math": {"rates": (1, 2)}}})
+    write_report(report, tmp_path / "report.json")
+    assert read_report(tmp_path / "report.json") == report
+    assert report.settings == {"tasks": {"math": {"rates": [1, 2]}}}
+    assert report.runs[0].details == {"range": [1, 2]}
+
+
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkout with one commit, whose code is this module's copy."""
