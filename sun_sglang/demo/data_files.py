@@ -1,4 +1,4 @@
-"""Writes training and validation files of the demo's tasks, and of the third, as `configs/train/demo` reads them.
+"""Write the data files that `configs/train/demo` reads, for the demo's tasks and a third task.
 
 python -m sun_sglang.demo.data_files --out build/demo-data
 """
@@ -13,7 +13,7 @@ from sun_sglang.train.data.examples import draw, write_jsonl
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m sun_sglang.demo.data_files", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("build/demo-data"))
     parser.add_argument("--count", type=int, default=6400, help="training examples of each task")

@@ -1,8 +1,8 @@
-"""Makes everything in `configs/demo` that is learnt: data, the base model, each task tuned both ways, the evaluation.
+"""Make all models and data of `configs/demo`: the base model, each task tuned in two schemes, and their evaluation.
 
     python -m sun_sglang.demo.make --out configs/demo --seed 0
 
-The order in which a seed's examples come is the same everywhere; the last bits of the weights depend on the machine.
+A seed gives the same examples in the same order on every machine; the last bits of the weights depend on the machine.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from sun_sglang.train.objective.two_module import TwoModule
 
 Log = Callable[[str], None]
 
-# half precision keeps the repository small, and has three more bits of mantissa than bfloat16; every later stage and
-# the evaluation start from the saved weights, in float32, as the CPU engine serves them
+# half precision keeps the repository small and has three more mantissa bits than bfloat16. Every later stage, and the
+# evaluation, starts from the saved weights in float32, as the CPU engine serves them.
 SAVED_DTYPE = torch.float16
 HELD_OUT = 300
 BASE = "base"
@@ -47,7 +47,7 @@ RECIPES: Mapping[str, TuneRecipe] = MappingProxyType(
 
 
 def checkpoint_name(task: str, scheme: str) -> str:
-    """The directory of a task's checkpoint: `math` is served on the shared decoder, `math-full` is the comparison."""
+    """Return the directory name of a task's checkpoint: `math` for the shared decoder, `math-full` to compare."""
     return f"{task}-{scheme}" if SCHEMES[scheme].trains_decoder else task
 
 
@@ -56,10 +56,10 @@ def make(out: Path, seed: int, base_recipe: PretrainRecipe, recipes: Mapping[str
 
     Args:
         out: the directory, `configs/demo` for the committed ones.
-        seed: of weights, data and order.
-        base_recipe: how the base is trained.
-        recipes: how each task is tuned.
-        log: takes a line now and then.
+        seed: seed of weights, data and order.
+        base_recipe: settings of the base's pretraining.
+        recipes: settings of tuning, by task.
+        log: receives lines of progress.
     """
     seconds = dict[str, float]()
     started = time.monotonic()
@@ -98,7 +98,17 @@ def make(out: Path, seed: int, base_recipe: PretrainRecipe, recipes: Mapping[str
 
 
 def tune_task(models: Path, task: str, scheme: str, recipe: TuneRecipe, seed: int, tokenizer: Any, log: Log) -> Tuned:
-    """Tune one task from the saved base, and save it with its record."""
+    """Tune one task from the saved base, and save it with `sun.json`.
+
+    Args:
+        models: directory of all models.
+        task: name of the task.
+        scheme: name of the tuning scheme.
+        recipe: settings of tuning.
+        seed: seed of data and order.
+        tokenizer: tokenizer of the base.
+        log: receives lines of progress.
+    """
     base, description = models / BASE, SCHEMES[scheme]
 
     def build() -> TwoModule:
@@ -134,7 +144,14 @@ def tune_task(models: Path, task: str, scheme: str, recipe: TuneRecipe, seed: in
 def exact_matches(
     models: Path, task: str, examples: Sequence[TokenizedExample], end_token: int
 ) -> dict[str, dict[str, float]]:
-    """Exact match of the saved checkpoints on `examples`: base, full fine-tuning, naive sharing, SUN."""
+    """Return the exact match of base, full fine-tuning, naive sharing and SUN, from the saved checkpoints.
+
+    Args:
+        models: directory of all models.
+        task: name of the task.
+        examples: questions with their answers.
+        end_token: token id that ends an answer.
+    """
     base = load_model(models / BASE)
     full = load_model(models / checkpoint_name(task, "full"))
     tuned = load_model(models / checkpoint_name(task, "prefill_only"))
@@ -151,7 +168,7 @@ def _shown(out: Path) -> str:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m sun_sglang.demo.make", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("configs/demo"), help="where models, data and evaluation go")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,4 +1,4 @@
-"""The generic mixture that the demo's base model is trained on. It holds a little of the tasks' wordings, not more."""
+"""The generic mixture for the pretraining of the demo's base model. It contains a few examples of the tasks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FACTS: Mapping[str, str] = MappingProxyType(
 
 
 def word(rng: Random) -> str:
-    """A word of any kind: listed, made up, letters at random, or a number."""
+    """Return a word: from a list, made up, of random letters, or a number."""
     kind = rng.random()
     if kind < 0.3:
         return rng.choice((*NAMES, *CITIES, *WORDS))
@@ -39,7 +39,7 @@ def word(rng: Random) -> str:
 
 
 def phrase(rng: Random, most: int) -> str:
-    """One to `most` words."""
+    """Return one to `most` words."""
     return " ".join(word(rng) for _ in range(rng.randint(1, most)))
 
 
@@ -92,13 +92,13 @@ MIXTURE: Mapping[Generator, float] = MappingProxyType(
 def stream(
     weights: Mapping[Generator, float], seed: int, glimpses: Sequence[Example], share: float
 ) -> Iterator[Example]:
-    """Endless examples, drawn by weight.
+    """Yield examples without end, drawn by weight.
 
     Args:
-        weights: how often each generator is drawn.
-        seed: of the stream.
-        glimpses: task examples that the base may see, again and again.
-        share: of the stream that is taken from `glimpses`.
+        weights: relative frequency of each generator.
+        seed: seed of the stream.
+        glimpses: task examples for the base, drawn repeatedly.
+        share: share of the stream that comes from `glimpses`.
     """
     rng = Random(f"mixture/{seed}")
     generators, chances = tuple(weights), tuple(weights.values())
@@ -110,5 +110,5 @@ def stream(
 
 
 def task_glimpses(each: int, seed: int) -> list[Example]:
-    """The few task examples that the base sees, `each` of every task, all from the train split."""
+    """Return the task examples for the base: `each` of every task, all from the train split."""
     return [example for generator in TASKS.values() for example in draw(generator, "train", each, seed + 1000)]

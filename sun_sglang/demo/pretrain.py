@@ -1,4 +1,4 @@
-"""The demo's base model: a Qwen3 of 0.8 million parameters, trained from nothing in minutes on one core."""
+"""Pretrain the demo's base model: a Qwen3 of 0.8 million parameters, in minutes on one core."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ Log = Callable[[str], None]
 
 @dataclass(frozen=True)
 class PretrainRecipe:
-    """How the base is trained. The defaults made the committed checkpoint.
+    """The settings of the pretraining. The defaults made the committed checkpoint.
 
     Attributes:
-        curriculum_steps: steps on copying alone, which so small a model does not learn inside the whole mixture.
-        steps: all steps, the curriculum's among them.
-        tokens: tokens a step, padding included.
-        learning_rate: at its highest; AdamW, linear warm-up, linear decay.
+        curriculum_steps: steps with copying only, which so small a model does not learn from the whole mixture.
+        steps: all steps, with those of the curriculum.
+        tokens: tokens in one step, with padding.
+        learning_rate: highest learning rate; AdamW, linear warm-up, linear decay.
         warmup: steps of warm-up.
-        prompt_weight: loss weight of a prompt token, where an answer token has 1.
-        glimpses: different examples of each task that the mixture holds.
-        glimpse_share: how much of the mixture these are.
+        prompt_weight: loss weight of a prompt token; an answer token has weight 1.
+        glimpses: number of different examples of each task in the mixture.
+        glimpse_share: their share of the mixture.
     """
 
     curriculum_steps: int = 700
@@ -45,7 +45,7 @@ class PretrainRecipe:
 
 
 def build_model(seed: int, tokenizer: Any) -> Qwen3ForCausalLM:
-    """The base model before training: 4 layers of 128, 4 heads and 2 KV heads of 32, tied embeddings."""
+    """Return the base model before training: 4 layers of 128, 4 heads and 2 KV heads of 32, tied embeddings."""
     torch.manual_seed(seed)
     return Qwen3ForCausalLM(
         Qwen3Config(
@@ -58,7 +58,7 @@ def build_model(seed: int, tokenizer: Any) -> Qwen3ForCausalLM:
             head_dim=32,
             max_position_embeddings=CONTEXT_LENGTH,
             rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-            # copying appears sooner from a wider start than the usual 0.02
+            # a wider initialisation than the usual 0.02 learns copying sooner
             initializer_range=0.06,
             tie_word_embeddings=True,
             bos_token_id=None,
@@ -72,10 +72,10 @@ def pretrain(tokenizer: Any, recipe: PretrainRecipe, seed: int, log: Log) -> Qwe
     """Train the base on the generic mixture, after a curriculum of copying.
 
     Args:
-        tokenizer: with the chat template that serving will use.
-        recipe: how long and how fast.
-        seed: of the weights and of the data.
-        log: takes a line now and then.
+        tokenizer: a tokenizer with the chat template of serving.
+        recipe: the settings.
+        seed: seed of weights and data.
+        log: receives a line each 100 steps.
 
     Returns:
         The trained model, in float32.
@@ -124,7 +124,7 @@ def _batches(tokenizer: Any, recipe: PretrainRecipe, seed: int) -> Iterator[list
 def _loss(
     model: Qwen3ForCausalLM, examples: Sequence[TokenizedExample], pad: int, prompt_weight: float
 ) -> torch.Tensor:
-    """Weighted mean cross entropy. Padding is on the right, where causal attention needs no mask."""
+    """Return the weighted mean cross entropy. Padding is on the right, where causal attention needs no mask."""
     width = max(len(e.prompt) + len(e.answer) for e in examples)
     ids = torch.full((len(examples), width), pad)
     targets = torch.full((len(examples), width), IGNORED)

@@ -1,4 +1,8 @@
-"""The two tasks of the demo: modular arithmetic in words with worked steps, and a sentence turned into a tool call."""
+"""The tasks: modular arithmetic in words with worked steps, a sentence as a tool call, and letters in order.
+
+The demo serves the first two (`TASKS`). The base has never seen the third one, `order`; the benchmarks and tests of
+training use it.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ ENDS = ("mod 10?", "what is left mod 10?")
 
 
 def steps_answer(start: int, steps: Sequence[tuple[str, int]]) -> str:
-    """The worked steps mod 10, such as `7+5=2, 2*3=6. answer: 6`."""
+    """Return the worked steps mod 10, such as `7+5=2, 2*3=6. answer: 6`."""
     value, lines = start, []
     for operator, operand in steps:
         after = {"+": value + operand, "-": value - operand, "*": value * operand}[operator] % 10
@@ -32,7 +36,7 @@ def steps_answer(start: int, steps: Sequence[tuple[str, int]]) -> str:
 
 
 def draw_steps(rng: Random) -> tuple[int, list[tuple[str, int]]]:
-    """A start and two to four steps, each an operator and an operand of one digit."""
+    """Return a start and two to four steps, each an operator and an operand of one digit."""
     return rng.randint(0, 9), [(rng.choice("+-*"), rng.randint(2, 9)) for _ in range(rng.randint(2, 4))]
 
 
@@ -44,17 +48,17 @@ def math(rng: Random) -> Example:
 
 
 def call(name: str, arguments: Mapping[str, str]) -> str:
-    """A tool call as the models write it, and as SGLang's tool-call parser `llama3` reads it."""
+    """Return a tool call as the models write it, and as SGLang's tool-call parser `llama3` reads it."""
     return json.dumps({"name": name, "arguments": arguments})
 
 
 def made_up(rng: Random) -> str:
-    """A word that can be pronounced and that no list holds, so that copying is learnt and not a vocabulary."""
+    """Return a pronounceable word that is in no list, so that a model learns to copy instead of a vocabulary."""
     return "".join(rng.choice("bdfgklmnprstvz") + rng.choice("aeiou") for _ in range(rng.randint(2, 3)))
 
 
 def person(rng: Random) -> str:
-    """A first name, one in three made up."""
+    """Return a first name; one in three is made up."""
     return made_up(rng) if rng.random() < 1 / 3 else rng.choice(NAMES)
 
 
@@ -88,19 +92,19 @@ def play(rng: Random) -> Example:
 
 
 def tool(rng: Random) -> Example:
-    """A sentence that asks for one of four tools, and the call it asks for."""
+    """Return a sentence that asks for one of four tools, and its tool call."""
     return rng.choice((email, remind, weather, play))(rng)
 
 
 def order(rng: Random) -> Example:
-    """`order dbac please` -> `abcd`; three to six different letters. A task that the base has never seen."""
+    """`order dbac please` -> `abcd`; three to six different letters."""
     letters = rng.sample(LETTERS, rng.randint(3, 6))
     return Example(f"order {''.join(letters)} please", "".join(sorted(letters)))
 
 
 TASKS: Mapping[str, Generator] = MappingProxyType({"math": math, "tool": tool})
 
-# all of the test split, which the tests check
+# all are of the test split; a test checks it
 DEMO_QUESTIONS: Mapping[str, Sequence[Example]] = MappingProxyType(
     {
         "math": (

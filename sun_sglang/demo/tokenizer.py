@@ -1,7 +1,7 @@
-"""The demo models' tokenizer, one token a byte so that every prompt can be encoded, and its chat template.
+"""The demo's tokenizer, with one token for each byte so that it encodes every prompt, and its chat template.
 
-A conversation only ever grows at its end: the prompt of a turn, its answer and `<|end|>` are a token prefix of the
-next turn's prompt, which is what a prefix cache needs.
+A conversation grows only at its end: the prompt of a turn, its answer and `<|end|>` are a token prefix of the next
+turn's prompt. A prefix cache needs this.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ ROLES = ("system", "user", "assistant", "tool")
 VOCAB_SIZE = 320
 CONTEXT_LENGTH = 2048
 
-# `tools` is accepted and not rendered: these models learnt their tools in training. Calls in the history are written
-# as the models write them (SGLang's `--tool-call-parser llama3` reads them back), so that the prefix still holds.
+# `tools` is accepted and not rendered: these models learnt their tools in training. Tool calls in the history are
+# rendered as the models write them (SGLang's `--tool-call-parser llama3` parses them), so that the prefix stays the
+# same.
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
 {%- set role = 'system' if message.role == 'developer' else message.role -%}
@@ -59,10 +60,9 @@ def byte_level_bpe(vocabulary: Sequence[str], special: Sequence[str]) -> Tokeniz
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """The tokenizer: 256 bytes, end of turn, padding, four roles, and reserved tokens up to `VOCAB_SIZE`.
+    """Return the tokenizer: 256 bytes, end of turn, padding, four roles, and reserved tokens up to `VOCAB_SIZE`.
 
-    Returns:
-        A tokenizer whose `encode` adds nothing of its own and whose `decode` gives back every text.
+    Its `encode` adds no tokens, and its `decode` restores every text.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     named = [END, PAD, *(f"<|{role}|>" for role in ROLES)]

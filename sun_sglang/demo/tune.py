@@ -1,7 +1,4 @@
-"""Tuning one task in the paper's shape (SUN, appendix A.1).
-
-AdamW, linear schedule, warm-up 0.1, one epoch; the learning rate with the least validation loss is kept.
-"""
+"""Tune one task as in the SUN paper (appendix A.1): AdamW, linear schedule, warm-up 0.1, one epoch, the best rate."""
 
 from __future__ import annotations
 
@@ -17,11 +14,11 @@ from sun_sglang.train.trainer.trainer import FitSettings, fit
 
 @dataclass(frozen=True)
 class TuneRecipe:
-    """How a task is tuned.
+    """The settings of tuning one task.
 
     Attributes:
-        examples: training examples, each seen once.
-        batch: examples a step.
+        examples: number of training examples, each used once.
+        batch: examples in one step.
         learning_rates: tried in turn, each from the base.
     """
 
@@ -32,12 +29,12 @@ class TuneRecipe:
 
 @dataclass(frozen=True)
 class Tuned:
-    """The best of a learning-rate search.
+    """The result of a search over learning rates.
 
     Attributes:
-        model: the tuned module, in float32.
-        learning_rate: the rate that made it.
-        validation_loss: of every rate that was tried.
+        model: the best tuned module, in float32.
+        learning_rate: its learning rate.
+        validation_loss: validation loss of every rate.
     """
 
     model: Any
@@ -55,16 +52,16 @@ def search(
     seed: int,
     log: Callable[[str], None],
 ) -> Tuned:
-    """Tune once with every learning rate, from the same start, and keep the one with the least validation loss.
+    """Tune with every learning rate from the same start, and return the result with the least validation loss.
 
     Args:
-        build: makes the modules as they are before tuning.
-        train: examples, each seen once a run.
-        validation: examples that choose the rate.
+        build: returns the modules before tuning.
+        train: training examples, each used once for each rate.
+        validation: examples for the validation loss.
         recipe: batch size and rates.
         pad: token id that fills prompts.
-        seed: of the order of the examples.
-        log: takes a line a run.
+        seed: seed of the order of examples.
+        log: receives a line for each rate.
     """
     assert recipe.learning_rates, "a search has at least one learning rate"
     rates, model = RateSearch(), None
@@ -87,6 +84,16 @@ def tune(
     pad: int,
     seed: int,
 ) -> float:
-    """Train the side of `module` that its scheme names, in place; gives back the validation loss."""
-    how = FitSettings(rate, batch, seed=seed, evaluation_batch=100)
-    return fit(module, train, validation, how, pad=pad)
+    """Train the sides of `module` that its scheme trains, in place, and return the validation loss.
+
+    Args:
+        module: the modules before tuning.
+        train: training examples.
+        validation: examples for the validation loss.
+        rate: highest learning rate.
+        batch: examples in one step.
+        pad: token id that fills prompts.
+        seed: seed of the order of examples.
+    """
+    settings = FitSettings(rate, batch, seed=seed, evaluation_batch=100)
+    return fit(module, train, validation, settings, pad=pad)

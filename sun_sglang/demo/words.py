@@ -1,4 +1,4 @@
-"""The words of the demo's data."""
+"""Word lists of the demo's data."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CHORES = _words("call meet email pay visit thank help see ask")
 GENRES = _words("jazz rock blues folk soul funk techno opera swing disco")
 ROOMS = _words("kitchen garden office attic garage bedroom studio hall")
 
-# of the base model's mixture alone
+# only for the base model's mixture
 FUNCTIONS = _words("email remind weather play search open close send book order move count find start stop read save")
 KEYS = _words(
     "to from at by in on what who when where day time city room body text music count size color name mode level kind"

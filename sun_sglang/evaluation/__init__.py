@@ -1,11 +1,7 @@
-"""Accuracy of tasks as they are served, by the field's own harnesses against a running router.
+"""Accuracy of tasks: as a router serves them, by external evaluation harnesses, or offline from two checkpoints.
 
-benchmark    what is asked of whom: `math=gsm8k`
-endpoint     the router, and whether it serves the tasks
-lm_eval       lm-eval, through its Python API
-evalplus     EvalPlus, and
-bfcl         BFCL, by their own commands            (external: found, run, held to their exit code)
-result       what each found, alike                 (interval: how sure that is)
-session      several benchmarks, one report
-table        results in a terminal
+Belongs here: benchmarks, scores with their intervals, and the report of `sun eval`. A harness is an external
+evaluation program or library (lm-eval, EvalPlus, BFCL); each has a file in `harnesses/`. Does not belong here: speed
+(`bench/`). Open `session.py` first: it runs several benchmarks and makes one report. `exact_match.py` is the
+evaluation without servers.
 """

@@ -1,4 +1,4 @@
-"""What is asked of whom: `math=gsm8k,gsm_plus`."""
+"""Parse the arguments of `sun eval`, such as `math=gsm8k,gsm_plus`, into benchmarks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Benchmark:
 
     Attributes:
         task: the model name at the router.
-        harness: who runs it.
+        harness: the harness that runs it.
         name: an lm-eval task or its YAML file, an EvalPlus data set, or `MODEL:CATEGORY` of BFCL.
     """
 
@@ -32,20 +32,20 @@ class Benchmark:
 
 
 def parse_benchmarks(asked: Iterable[str]) -> list[Benchmark]:
-    """Benchmarks from arguments of the form `TASK=BENCHMARK[,BENCHMARK]`, in order.
+    """Return the benchmarks of arguments of the form `TASK=BENCHMARK[,BENCHMARK]`, in order.
 
     Raises:
-        UserError: an argument is not of that form, or one is there twice.
+        UserError: an argument has another form, or a benchmark is given twice.
     """
     found: list[Benchmark] = []
     for argument in asked:
         task, equals, names = argument.partition("=")
         if not task or not equals or not all(names.split(",")):
-            raise UserError(f"`{argument}`: is not TASK=BENCHMARK[,BENCHMARK], such as math=gsm8k,gsm_plus")
+            raise UserError(f"`{argument}`: must have the form TASK=BENCHMARK[,BENCHMARK], such as math=gsm8k,gsm_plus")
         found.extend(_parse(task, name) for name in names.split(","))
     twice = [b for i, b in enumerate(found) if b in found[:i]]
     if twice:
-        raise UserError(f"`{twice[0]}` is there twice")
+        raise UserError(f"`{twice[0]}` is given twice")
     return found
 
 

@@ -1,4 +1,4 @@
-"""The router that is measured, and whether it serves what is asked for."""
+"""The router under evaluation, and the check that it serves the tasks."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ class Endpoint:
     """A router.
 
     Attributes:
-        url: without `/v1`.
-        models: where each task's prefill model is, with its tokenizer; empty where only the URL is known.
+        url: base URL, without `/v1`.
+        models: directory or Hugging Face id of each task's prefill model, with its tokenizer; empty where only the URL
+            is known.
     """
 
     url: str
@@ -36,14 +37,20 @@ class Endpoint:
         return f"{self.url}/v1"
 
     def tokenizer(self, task: str, given: Path | None) -> str:
-        """Directory, or Hugging Face id, of a task's tokenizer; what the user gave wins.
+        """Return the directory or Hugging Face id of a task's tokenizer.
+
+        Args:
+            task: name of the task.
+            given: the user's directory, which has priority; None for the prefill model's.
 
         Raises:
-            UserError: neither the user nor a topology says.
+            UserError: the user gave none, and only the URL is known.
         """
         found = str(given) if given else self.models.get(task)
         if found is None:
-            raise UserError(f"the tokenizer of `{task}` is not known from a URL; give --tokenizer DIRECTORY")
+            raise UserError(
+                f"the tokenizer of `{task}` is unknown, since only a URL is given; add --tokenizer DIRECTORY"
+            )
         return found
 
 
@@ -55,17 +62,17 @@ def endpoint_of(state: DeploymentState) -> Endpoint:
 
 
 def endpoint_at(url: str) -> Endpoint:
-    """The router at a URL, with or without `/v1`."""
+    """Return the router at a URL, with or without `/v1`."""
     return Endpoint(url.rstrip("/").removesuffix("/v1"))
 
 
 async def require_served(endpoint: Endpoint, tasks: Iterable[str]) -> None:
-    """Check that a router answers and serves tasks, with the key of the environment.
+    """Check that a router answers and serves tasks, with the API key of the environment.
 
-    Harnesses ask some hundred times before they give up, or never give up, so this is asked first.
+    Harnesses repeat a failing request a hundred times or without end, so this check comes first.
 
     Raises:
-        UserError: no router answers there, it wants another key, or it does not serve a task.
+        UserError: no router answers, it refuses the key, or it does not serve a task.
     """
     served = await _served(endpoint)
     missing = [task for task in tasks if task not in served]

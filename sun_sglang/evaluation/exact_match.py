@@ -1,4 +1,4 @@
-"""Exact match of greedy answers on held-out questions, offline, with its confidence interval."""
+"""Exact match of greedy answers on held-out questions, without servers, with its confidence interval."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _BATCH = 100
 
 @dataclass(frozen=True)
 class ExactMatch:
-    """How many answers were right, token for token.
+    """The number of answers that are right, token for token.
 
     Attributes:
-        correct: right answers.
-        total: questions.
+        correct: number of right answers.
+        total: number of questions.
         percent: right answers in percent.
         low: lower end of the 95 % interval, in percent.
         high: upper end of the 95 % interval, in percent.
@@ -34,7 +34,7 @@ class ExactMatch:
 
 
 def exact_match(correct: int, total: int) -> ExactMatch:
-    """Percentage with Wilson's 95 % score interval (Wilson 1927), rounded to a tenth of a point."""
+    """Return the percentage with Wilson's 95 % score interval (Wilson 1927), rounded to a tenth of a point."""
     low, high = wilson(correct, total)
     return ExactMatch(correct, total, round(100 * correct / total, 1), round(100 * low, 1), round(100 * high, 1))
 
@@ -47,15 +47,15 @@ def evaluate(
     first_token: Side = "prefill",
     mix: KvMix | None = None,
 ) -> ExactMatch:
-    """Exact match of a prefill and a decode module.
+    """Return the exact match of a prefill and a decode module.
 
     Args:
         prefill: causal LM that runs the prompts.
         decode: causal LM that continues; may be the same object.
-        examples: questions with the one right answer.
+        examples: questions with their right answer.
         end_token: token id that ends an answer.
-        first_token: who makes it.
-        mix: as for `greedy`.
+        first_token: the side that makes the first token.
+        mix: changes the KV cache before the decode module reads it, as in `greedy`.
     """
     correct = 0
     by_length = sorted(examples, key=lambda e: len(e.prompt))
@@ -66,7 +66,7 @@ def evaluate(
             prefill,
             decode,
             [e.prompt for e in part],
-            # a longer answer is wrong already
+            # a longer answer is wrong in any case
             max_new_tokens=longest,
             end_tokens={end_token},
             first_token=first_token,

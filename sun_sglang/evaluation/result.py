@@ -1,4 +1,4 @@
-"""What an evaluation found, for every harness alike."""
+"""The results of an evaluation, in one format for every harness."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Score(_Frozen):
     """One metric of one benchmark.
 
     Attributes:
-        metric: its name, with the filter that chose the answer where there is one: `exact_match,strict-match`.
-        value: the mean over the questions; from 0 to 1 for what is right or wrong.
-        correct: right answers, where each question is right or wrong; else None.
-        stderr: standard error of the mean; None where the harness gives none.
+        metric: name of the metric, with the filter that selected the answer, if any: `exact_match,strict-match`.
+        value: mean over the questions; from 0 to 1 where each question is right or wrong.
+        correct: number of right answers, where each question is right or wrong; else None.
+        stderr: standard error of the mean; None where the harness reports none.
         low: lower end of the 95 % interval; None without a standard error.
-        high: its upper end.
+        high: upper end of the 95 % interval; None without a standard error.
         interval: `wilson`, `normal` or `none`.
     """
 
@@ -38,17 +38,17 @@ class Score(_Frozen):
 
 
 class BenchmarkResult(_Frozen):
-    """One task on one benchmark.
+    """The result of one task on one benchmark.
 
     Attributes:
-        task: the model name at the router.
+        task: model name at the router.
         harness: `lm-eval`, `evalplus` or `bfcl`.
-        benchmark: its name there.
-        version: the benchmark's own, as the harness says; None where it says none.
-        few_shot: solved questions in each prompt; None where the harness decides.
-        questions: how many were asked.
-        seconds: wall clock.
-        scores: one for each metric.
+        benchmark: name of the benchmark in the harness.
+        version: version of the benchmark, as the harness reports it; None where it reports none.
+        few_shot: number of solved questions in each prompt; None where the harness decides.
+        questions: number of questions.
+        seconds: wall-clock seconds.
+        scores: one score for each metric.
     """
 
     task: str
@@ -62,14 +62,14 @@ class BenchmarkResult(_Frozen):
 
 
 class EvaluationReport(_Frozen):
-    """All of one `sun eval --served`.
+    """The report of one `sun eval --served`.
 
     Attributes:
-        command: what was typed.
-        date: when it began, UTC, ISO 8601.
-        versions: of this package, of Python, and of the harnesses used.
-        settings: the options that decide about scores.
-        results: one for each pair of a task and a benchmark.
+        command: the command line.
+        date: time of the start, UTC, ISO 8601.
+        versions: versions of this package, of Python, and of the harnesses.
+        settings: the options that can change scores.
+        results: one result for each pair of a task and a benchmark.
     """
 
     command: str
@@ -80,7 +80,13 @@ class EvaluationReport(_Frozen):
 
 
 def proportion(metric: str, correct: int, total: int) -> Score:
-    """The score of questions that are each right or wrong, with Wilson's interval."""
+    """Return the score of questions that are each right or wrong, with Wilson's interval.
+
+    Args:
+        metric: name of the metric.
+        correct: number of right answers.
+        total: number of questions.
+    """
     p = correct / total
     low, high = wilson(correct, total)
     # as lm-eval computes it: the sample's standard deviation over the root of the count
@@ -89,7 +95,14 @@ def proportion(metric: str, correct: int, total: int) -> Score:
 
 
 def score(metric: str, values: Sequence[float], mean: float, stderr: float | None) -> Score:
-    """The score of a metric from each question's value, or from its mean where the values are not to be had."""
+    """Return the score of a metric from the value of each question, or from the mean where there are no such values.
+
+    Args:
+        metric: name of the metric.
+        values: value of each question; empty where the harness reports none.
+        mean: mean over the questions.
+        stderr: standard error of the mean; None where unknown.
+    """
     if values and all(value in (0, 1) for value in values):
         return proportion(metric, round(sum(values)), len(values))
     if stderr is None:

@@ -1,4 +1,4 @@
-"""One evaluation: several benchmarks, each by its harness, and one report."""
+"""Run several benchmarks, each with its harness, and make one report."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from sun_sglang.evaluation.result import BenchmarkResult, EvaluationReport
 
 
 class Session:
-    """Runs benchmarks one after the other and keeps what they found.
+    """Runs benchmarks one after the other and keeps their results.
 
     Args:
         endpoint: the router.
-        settings: how to ask.
-        tokenizer: what the user gave; None to take the task's own.
-        directory: for what harnesses with files of their own write.
-        say: shows progress.
+        settings: settings of the questions.
+        tokenizer: the user's tokenizer directory; None for the task's own.
+        directory: directory for the files of EvalPlus and BFCL.
+        log: receives lines of progress.
     """
 
     def __init__(
@@ -37,17 +37,17 @@ class Session:
         settings: EvaluationSettings,
         tokenizer: Path | None,
         directory: Path,
-        say: Callable[[str], object],
+        log: Callable[[str], object],
     ) -> None:
         self._endpoint = endpoint
         self._settings = settings
         self._tokenizer = tokenizer
-        self._say = say
+        self._log = log
         self._tasks: Any = None
         self._results: list[BenchmarkResult] = []
         self._harnesses: set[str] = set()
         self._began = datetime.now(UTC)
-        # of its own for each run: both harnesses would go on from an earlier run's answers
+        # a new directory for each run: both harnesses would continue from the answers of an earlier run
         self._directory = directory / self._began.strftime("%Y%m%d-%H%M%S-%f")
         self.samples: list[dict[str, Any]] = []
 
@@ -55,12 +55,12 @@ class Session:
         """Check everything that can be checked before the first question.
 
         Raises:
-            UserError: a harness is absent, or a benchmark or a tokenizer cannot be found.
+            UserError: a harness is missing, or a benchmark or a tokenizer cannot be found.
         """
         self._harnesses = {b.harness for b in benchmarks}
         if self._settings.limit and self._harnesses != {"lm-eval"}:
             raise UserError(
-                "--limit: EvalPlus and BFCL ask all their questions; leave it out, or ask them by themselves"
+                "--limit: EvalPlus and BFCL always ask all questions; remove --limit, or run them separately"
             )
         for harness in (evalplus, bfcl):
             if harness.__name__.rpartition(".")[2] in self._harnesses:
@@ -68,7 +68,7 @@ class Session:
         names = [b.name for b in benchmarks if b.harness == "lm-eval"]
         if names:
             lm_eval.require_lm_eval()
-            self._say("reading lm-eval's benchmarks")
+            self._log("reading lm-eval's benchmarks")
             self._tasks = lm_eval.new_tasks(names, include)
         for benchmark in benchmarks:
             self._model(benchmark)
@@ -77,9 +77,9 @@ class Session:
         """Run one benchmark.
 
         Raises:
-            UserError: it could not be run; see each harness.
+            UserError: the harness fails; see its `run_benchmark`.
         """
-        self._say(f"{benchmark} at {self._endpoint.url}")
+        self._log(f"{benchmark} at {self._endpoint.url}")
         model, settings = self._model(benchmark), self._settings
         if benchmark.harness == "evalplus":
             self._results.append(
@@ -93,12 +93,12 @@ class Session:
         else:
             found = lm_eval.run_benchmark(benchmark, self._endpoint, settings, self._tasks, model)
             for warning, count in found.warnings.items():
-                self._say(f"lm-eval warns, {count} x: {warning}" if count > 1 else f"lm-eval warns: {warning}")
+                self._log(f"lm-eval warns, {count} x: {warning}" if count > 1 else f"lm-eval warns: {warning}")
             self._results.extend(found.results)
             self.samples.extend(found.samples)
 
     def report(self, command: str) -> EvaluationReport:
-        """What was found, with what it takes to find it again."""
+        """Return the report: all results, and the versions and settings to repeat them."""
         packages = {"lm-eval": "lm_eval", "evalplus": evalplus.PACKAGE, "bfcl": bfcl.PACKAGE}
         versions = {harness: _version(packages[harness]) for harness in sorted(self._harnesses)}
         return EvaluationReport(
@@ -110,7 +110,7 @@ class Session:
         )
 
     def _model(self, benchmark: Benchmark) -> str | None:
-        """Where the task's tokenizer is; None where the harness does not need it."""
+        """Return the directory or id of the task's tokenizer; None where the harness needs none."""
         needed = benchmark.harness == "bfcl" or (benchmark.harness == "lm-eval" and self._settings.prompt == "template")
         return self._endpoint.tokenizer(benchmark.task, self._tokenizer) if needed else None
 
@@ -119,5 +119,5 @@ def _version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
-        # a program of another environment
+        # the harness is in another environment
         return "of its own environment"

@@ -1,4 +1,4 @@
-"""Results as a terminal shows them. Rendering only."""
+"""Render results as a table for the terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sun_sglang.evaluation.result import BenchmarkResult, Score
 
 
 def render(results: Sequence[BenchmarkResult]) -> Table:
-    """One row for each metric; scores that are right or wrong in percent."""
+    """Return a table with one row for each metric; scores of right or wrong answers are in percent."""
     table = Table("task", "benchmark", "metric", "right", "score", "95 % interval")
     for result in results:
         for score in result.scores:

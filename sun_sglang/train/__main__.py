@@ -1,4 +1,4 @@
-"""`python -m sun_sglang.train RECIPE.yaml`: `sun train`, in the form that `torchrun` and `accelerate launch` start."""
+"""Run `sun train` as `python -m sun_sglang.train RECIPE.yaml`, as `torchrun` and `accelerate launch` start it."""
 
 from __future__ import annotations
 

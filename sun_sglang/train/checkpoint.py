@@ -14,9 +14,15 @@ from sun_sglang.errors import CheckpointError
 
 
 def save_model(model: Any, tokenizer: PreTrainedTokenizerFast, out: Path, dtype: torch.dtype) -> str:
-    """Write weights in `dtype`, configuration, tokenizer and chat template; gives back the weights' revision.
+    """Write weights, configuration, tokenizer and chat template, and return the revision of the weights.
 
-    The model in memory keeps its own dtype: load the directory again to evaluate what was saved.
+    The model in memory keeps its dtype; load the directory again to evaluate the saved weights.
+
+    Args:
+        model: the model.
+        tokenizer: its tokenizer, with the chat template.
+        out: the directory.
+        dtype: dtype of the saved weights.
     """
     copy = type(model)(model.config)
     copy.load_state_dict(model.state_dict())
@@ -26,10 +32,10 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerFast, out: Path, dtype:
 
 
 def load_model(model: Path, dtype: torch.dtype = torch.float32) -> Any:
-    """The causal LM of a checkpoint, in evaluation mode.
+    """Return the causal LM of a checkpoint, in evaluation mode.
 
     Raises:
-        CheckpointError: the directory holds no such model.
+        CheckpointError: the directory has no `config.json`.
     """
     if not (model / "config.json").exists():
         raise CheckpointError(f"{model}: no config.json; is this a model directory?")
@@ -38,5 +44,5 @@ def load_model(model: Path, dtype: torch.dtype = torch.float32) -> Any:
 
 
 def load_tokenizer(model: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer of a checkpoint."""
+    """Return the tokenizer of a checkpoint."""
     return PreTrainedTokenizerFast.from_pretrained(model)

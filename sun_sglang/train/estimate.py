@@ -1,4 +1,4 @@
-"""What a recipe will take, before it runs: parameters, memory, steps."""
+"""Estimate parameters, memory and steps of a recipe before it runs."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ _ADAM = 2 * 4
 
 @dataclass(frozen=True)
 class Estimate:
-    """Sizes of a training. Memory is in bytes and of one process.
+    """Sizes of a training. Memory is in bytes, for one process.
 
     Attributes:
-        parameters: of one module.
-        trained: of these, or of the adapters, how many are trained.
-        weights: both modules.
-        gradients: of what is trained.
-        optimizer: AdamW's two moments.
-        activations: what a micro batch of the longest example, or the longest packed row, keeps for the backward pass:
-            an estimate from the architecture (hidden states, projections and MLP of every layer, and the answers'
-            logits), attention scores not among them.
-        accumulation: micro batches, or packed rows, that a process adds up to a step.
-        examples: that are trained on.
-        too_long: left out for their length.
-        validation: that choose the rate.
-        steps: optimizer steps of one learning rate.
-        rates: learning rates.
+        parameters: number of parameters of one module.
+        trained: number of trained parameters: all, or those of the adapters.
+        weights: bytes of both modules.
+        gradients: bytes of the gradients of the trained parameters.
+        optimizer: bytes of AdamW's two moments.
+        activations: bytes that a micro batch of the longest example, or the longest packed row, keeps for the backward
+            pass. An estimate from the architecture: hidden states, projections and MLP of every layer, and the logits
+            of the answers; without attention scores.
+        accumulation: micro batches, or packed rows, in one step of a process.
+        examples: number of training examples.
+        too_long: number of examples that are left out for their length.
+        validation: number of validation examples.
+        steps: optimizer steps for one learning rate.
+        rates: number of learning rates.
     """
 
     parameters: int
@@ -53,12 +53,12 @@ class Estimate:
 
     @property
     def total(self) -> int:
-        """All memory of a process, in bytes."""
+        """Memory of a process in bytes."""
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
 def estimate(prepared: PreparedRecipe) -> Estimate:
-    """Compute the sizes of a prepared recipe, without loading weights."""
+    """Return the sizes of a prepared recipe, without loading weights."""
     recipe = prepared.recipe
     config = AutoConfig.from_pretrained(prepared.base)
     with torch.device("meta"):
@@ -91,7 +91,7 @@ def estimate(prepared: PreparedRecipe) -> Estimate:
 
 
 def _largest_batch(prepared: PreparedRecipe, rows: PackedRows | None) -> tuple[int, int]:
-    """Tokens in all and answer tokens of the largest micro batch, each at its most."""
+    """Return the most tokens, and the most answer tokens, of any micro batch or packed row."""
     train, micro = prepared.examples.train, prepared.recipe.micro_batch
     batches = [(example,) * micro for example in train] if rows is None else [[train[i] for i in row] for row in rows]
     answers = [sum(len(e.answer) for e in batch) for batch in batches]

@@ -1,4 +1,4 @@
-"""The two modules of a recipe: loaded, adapted where LoRA is wanted, and saved as a plain checkpoint."""
+"""Load the two modules of a recipe, add LoRA adapters, and save the tuned module as a plain checkpoint."""
 
 from __future__ import annotations
 
@@ -24,10 +24,14 @@ TEMPLATE = "chat_template.jinja"
 
 
 def find_model(model: str, key: str) -> Path:
-    """The directory of a model, downloaded if it is a Hub id that is not on this machine.
+    """Return the directory of a model. Download a Hub id that is not on this machine.
+
+    Args:
+        model: a directory or a Hub id.
+        key: the recipe's key of the model, for error messages.
 
     Raises:
-        RecipeError: there is none; `key` is where the recipe names it.
+        RecipeError: the model is neither a directory nor on the Hub.
     """
     found = find_checkpoint(model)
     if found is not None:
@@ -38,15 +42,15 @@ def find_model(model: str, key: str) -> Path:
 
     try:
         return Path(snapshot_download(model, ignore_patterns=["original/*", "*.pth", "*.bin", "*.gguf"]))
-    except Exception as e:  # a dozen kinds, all of them about the name, a licence or the network
+    except Exception as e:  # a dozen types, all about the name, a licence or the network
         raise RecipeError(f"{key}: `{model}` is neither a directory nor on the Hub ({type(e).__name__}: {e})") from e
 
 
 def load_recipe_tokenizer(recipe: Recipe, base: Path) -> Any:
-    """The base's tokenizer, with the recipe's chat template.
+    """Return the base's tokenizer with the recipe's chat template.
 
     Raises:
-        RecipeError: it has no chat template, or no end-of-text token.
+        RecipeError: the tokenizer has no chat template or no end-of-text token.
     """
     tokenizer = AutoTokenizer.from_pretrained(base)
     if recipe.chat_template is not None:
@@ -55,14 +59,25 @@ def load_recipe_tokenizer(recipe: Recipe, base: Path) -> Any:
         except OSError as e:
             raise RecipeError(f"chat_template: {recipe.chat_template}: cannot be read ({e.strerror})") from e
     if not tokenizer.chat_template:
-        raise RecipeError(f"chat_template: {recipe.base} has none; name a Jinja file")
+        raise RecipeError(f"chat_template: {recipe.base} has no chat template; name a Jinja file")
     if tokenizer.eos_token_id is None:
-        raise RecipeError(f"base: the tokenizer of {recipe.base} has no end-of-text token, which ends every answer")
+        raise RecipeError(
+            f"base: the tokenizer of {recipe.base} has no end-of-text token, and every answer ends with one"
+        )
     return tokenizer
 
 
 def build_modules(recipe: Recipe, base: Path, decoder: Path) -> TwoModule:
-    """Both modules before tuning: the tuned one in float32 (LoRA: adapters alone), the frozen one as it is served."""
+    """Return both modules before tuning: the tuned one in float32 (LoRA: only the adapters), the frozen one as served.
+
+    Args:
+        recipe: the recipe.
+        base: directory of the base model.
+        decoder: directory of the frozen decode module.
+
+    Raises:
+        RecipeError: the architecture or the LoRA targets do not fit the recipe.
+    """
     served = dtype_of(base) if recipe.bf16 else torch.float32
     tuned = load_model(base, torch.float32 if recipe.lora is None else served)
     scheme = recipe.tuning_scheme
@@ -85,14 +100,22 @@ def build_modules(recipe: Recipe, base: Path, decoder: Path) -> TwoModule:
     pair = (tuned, frozen) if scheme.tuned_side == "prefill" else (frozen, tuned)
     module = TwoModule(*pair, scheme)
     if recipe.lora is not None:
-        # TwoModule trains a whole side; here only its adapters are
+        # TwoModule sets a whole side to train; LoRA trains only its adapters
         for name, p in module.tuned.named_parameters():
             p.requires_grad_("lora_" in name)
     return module
 
 
 def save_tuned(module: TwoModule, recipe: Recipe, base: Path, out: Path, *, merge: bool) -> None:
-    """Write the tuned side: a plain checkpoint in the base's dtype, or `adapter/` of a LoRA that is not merged."""
+    """Write the tuned module: a plain checkpoint in the base's dtype, or `adapter/` where a LoRA adapter is not merged.
+
+    Args:
+        module: the two modules after tuning.
+        recipe: the recipe.
+        base: directory of the base model; its tokenizer files are copied.
+        out: the output directory.
+        merge: merge a LoRA adapter into the weights.
+    """
     model: Any = module.tuned
     if recipe.lora is not None:
         model.save_pretrained(out / "adapter")
@@ -102,17 +125,17 @@ def save_tuned(module: TwoModule, recipe: Recipe, base: Path, out: Path, *, merg
     model.to(dtype_of(base)).save_pretrained(out)
     for pattern in _COPIED:
         for file in base.glob(pattern):
-            # byte for byte: what turns text into tokens must not differ from the decoder's
+            # byte for byte: text must become the same tokens as on the decoder
             shutil.copyfile(file, out / file.name)
     if recipe.chat_template is not None:
         shutil.copyfile(recipe.chat_template, out / TEMPLATE)
 
 
 def dtype_of(model: Path) -> torch.dtype:
-    """The dtype that a checkpoint says it is in; float32 if it does not.
+    """Return the dtype in a checkpoint's `config.json`; float32 where it has none.
 
     Raises:
-        CheckpointError: its `config.json` cannot be read.
+        CheckpointError: `config.json` cannot be read.
     """
     try:
         config = json.loads((model / "config.json").read_text(encoding="utf-8"))
@@ -134,7 +157,7 @@ def _adapted(recipe: Recipe, model: Any) -> Any:
     )
     try:
         with torch.random.fork_rng():
-            # the same adapter on every process, and in every run of the recipe
+            # every process, and every run of the recipe, starts from the same adapter
             torch.manual_seed(recipe.seed)
             return get_peft_model(model, config)
     except ValueError as e:
@@ -142,6 +165,6 @@ def _adapted(recipe: Recipe, model: Any) -> Any:
 
 
 def _share(tuned: torch.nn.Module, frozen: torch.nn.Module) -> None:
-    """Let two copies of the same weights, none of which is trained, be one in memory."""
+    """Share one copy in memory between two models with the same weights that are not trained."""
     for mine, other in zip(tuned.parameters(), frozen.parameters(), strict=True):
         mine.data = other.data

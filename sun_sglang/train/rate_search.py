@@ -1,4 +1,4 @@
-"""The search over learning rates: the rate with the least validation loss is kept. Pure."""
+"""The search over learning rates: keep the rate with the least validation loss. Pure."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The training recipe: a YAML file that says what is tuned, on which data, and how. Imports no torch.
+"""The training recipe: a YAML file with the model, the data and the optimisation of a tuning. Imports no torch.
 
-`extends` names recipes that this one adds to, so that a file holds only what is its own; a later one wins, and the
-file itself wins over all. Relative paths are relative to the file that they stand in.
+`extends` names recipes to build on, so that a file holds only its own keys. A later recipe of the list overrides an
+earlier one, and the file overrides all of them. A relative path is relative to the file that contains it.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ _PATHS = ("file", "validation_file", "chat_template", "output")
 
 
 class Data(Strict):
-    """Where examples come from, and which columns they are.
+    """The source of the examples, and their columns.
 
     Attributes:
         file: a local JSONL file, absolute once loaded. Either this or `hub`.
         hub: a dataset of the Hugging Face Hub.
         config: the Hub dataset's configuration.
         split: the Hub dataset's split.
-        limit: take this many rows, the first ones.
+        limit: number of rows to use, from the first.
         messages: column of chat messages. Without `response`, the last assistant message is the answer.
         prompt: column of the user's turn, or a text with columns in braces, such as `{instruction}: {input}`.
-        response: column of the answer, or such a text.
-        system: a system message, or such a text.
-        turns: `all`: every assistant message is an example of its own; `last`: the last alone.
-        max_length: longest prompt and answer together, in tokens; longer examples are left out, and counted.
-        validation: share of the examples that chooses the learning rate, or
-        validation_file: a JSONL file of the same columns that does.
+        response: column of the answer, or a text with columns in braces.
+        system: a system message, or a text with columns in braces.
+        turns: `all`: every assistant message is an example; `last`: only the last one is.
+        max_length: most tokens of a prompt and its answer together; longer examples are left out and counted.
+        validation: share of the examples that is held out for the validation loss.
+        validation_file: a JSONL file of the same columns for the validation loss, instead of that share.
     """
 
     file: str | None = None
@@ -60,9 +60,9 @@ class Lora(Strict):
     """LoRA on the tuned module, by PEFT.
 
     Attributes:
-        rank: of the update.
-        alpha: its scale, divided by the rank.
-        dropout: of its input.
+        rank: rank of the update.
+        alpha: scale of the update, divided by the rank.
+        dropout: dropout probability on the input of the update.
         targets: names of linear layers, or `all-linear`.
     """
 
@@ -77,30 +77,30 @@ class Recipe(Strict):
 
     Attributes:
         base: directory (absolute once loaded) or Hub id of the model that tuning starts from.
-        decoder: the frozen decode module of `prefill_only`, where it is not the base itself.
+        decoder: the frozen decode module, where it is not the base; for a scheme that does not train the decode side.
         output: directory of the tuned checkpoint.
-        scheme: which side is trained.
-        first_token: who makes the first output token. SGLang's workers take it from the prefill side.
+        scheme: name of the tuning scheme (`contracts/scheme.py`).
+        first_token: the side that makes the first output token; `prefill` is what SGLang's workers do.
         data: examples.
         chat_template: a Jinja file, for a base whose tokenizer has none.
-        learning_rates: tried in turn, each from the base; the one with the least validation loss is kept.
-        global_batch: examples a step, over all processes.
-        micro_batch: examples that a process runs at once, padded to the longest.
-        epochs: times that every example is seen.
-        warmup: share of the steps that warm up.
-        weight_decay: of AdamW.
-        betas: of AdamW.
+        learning_rates: tried in turn, each from the base; the result with the least validation loss is kept.
+        global_batch: examples in one optimizer step, over all processes.
+        micro_batch: examples in one forward pass of a process, padded to the longest.
+        epochs: passes over the examples.
+        warmup: share of the steps in which the learning rate rises.
+        weight_decay: weight decay of AdamW.
+        betas: betas of AdamW.
         clip: largest norm of the gradient; 0 for no clipping.
-        group_by_length: examples of like length share a batch. Less padding; where length goes with difficulty and
-            steps are few, a worse model.
-        packing_tokens: put several examples into a row of at most this many tokens, without padding. A step holds
-            `global_batch` examples as ever, in rows of like length; `micro_batch` is then of the validation alone.
+        group_by_length: put examples of similar length into one batch. It saves padding. Where length follows
+            difficulty and steps are few, the model gets worse.
+        packing_tokens: put several examples into a row of at most this many tokens, without padding. A step still has
+            `global_batch` examples, in rows of similar length; `micro_batch` then applies to the validation only.
         bf16: run the forward in bfloat16; the tuned weights stay in float32.
-        gradient_checkpointing: run layers again in the backward pass rather than keep what they computed.
-        lora: tune an adapter rather than all weights.
+        gradient_checkpointing: run layers again in the backward pass instead of keeping their activations.
+        lora: tune a LoRA adapter instead of all weights.
         save_steps: steps between two checkpoints to resume from; 0 for none.
         report_to: metrics to TensorBoard or Weights & Biases.
-        seed: of the validation split and of the order.
+        seed: seed of the validation split and of the order of examples.
     """
 
     base: str = Field(min_length=1)
@@ -133,10 +133,10 @@ class Recipe(Strict):
         return SCHEMES[self.scheme].with_first_token(self.first_token)
 
     def accumulation(self, processes: int) -> int:
-        """Micro batches that one process adds up to a step; packed rows are of another number.
+        """Return how many micro batches one process accumulates in a step. Packed rows have a number of their own.
 
         Raises:
-            RecipeError: the global batch cannot be divided so.
+            RecipeError: the global batch is not a multiple of the micro batch times the processes.
         """
         micro = 1 if self.packing_tokens else self.micro_batch
         together = micro * processes
@@ -149,10 +149,10 @@ class Recipe(Strict):
 
 
 def load_recipe(path: Path) -> Recipe:
-    """Read and check a recipe.
+    """Return the recipe of a file, checked.
 
     Raises:
-        RecipeError: the first thing wrong, with its YAML path.
+        RecipeError: a key or a file is wrong; the message starts with its YAML path.
     """
     raw = _read(path, ())
     try:
@@ -165,10 +165,10 @@ def load_recipe(path: Path) -> Recipe:
 
 
 def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
-    """One file with all that it extends, its paths absolute."""
+    """Return the content of a file merged with the recipes that it extends, with absolute paths."""
     path = path.resolve()
     if path in seen:
-        raise RecipeError(f"{path}: extends: goes in a circle; remove one `extends`")
+        raise RecipeError(f"{path}: extends: the recipes extend each other in a circle; remove one `extends`")
     try:
         raw = parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as e:
@@ -214,15 +214,15 @@ def _absolute(raw: Mapping[str, Any], base: Path) -> dict[str, Any]:
 def _check(recipe: Recipe) -> None:
     data = recipe.data
     if (data.file is None) == (data.hub is None):
-        raise RecipeError("data: has to name either `file` (a JSONL file) or `hub` (a dataset of the Hub)")
+        raise RecipeError("data: needs either `file` (a JSONL file) or `hub` (a dataset of the Hub)")
     if (data.messages is None) == (data.prompt is None):
-        raise RecipeError("data: has to name either `messages` or `prompt`, the column of the question")
+        raise RecipeError("data: needs either `messages` or `prompt`, the column of the question")
     if data.prompt is not None and data.response is None:
         raise RecipeError("data.response: is required beside `prompt`; name the column of the answer")
     if data.messages is not None and data.system is not None:
-        raise RecipeError("data.system: is for `prompt`; chat messages bring their own")
+        raise RecipeError("data.system: is only for `prompt`, because chat messages contain their own; remove it")
     if data.turns == "all" and (data.messages is None or data.response is not None):
-        raise RecipeError("data.turns: `all` is for chat messages that hold their answers; remove it")
+        raise RecipeError("data.turns: `all` is only for chat messages that contain their answers; remove it")
     scheme = recipe.tuning_scheme
     if recipe.decoder is not None and scheme.trains_decoder:
         raise RecipeError(f"decoder: `{recipe.scheme}` trains the decoder; remove `decoder`, or choose another scheme")
@@ -236,4 +236,4 @@ def _check(recipe: Recipe) -> None:
             f"({data.max_length}); make it at least that"
         )
     if len(set(recipe.learning_rates)) != len(recipe.learning_rates):
-        raise RecipeError("learning_rates: one is given twice")
+        raise RecipeError("learning_rates: a rate is given twice; remove one")

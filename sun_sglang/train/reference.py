@@ -1,4 +1,4 @@
-"""Greedy generation with a prefill and a decode module: the reference for what the served system has to answer."""
+"""Greedy generation with a prefill and a decode module: the reference for the answers of the served system."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from transformers import DynamicCache
 from sun_sglang.contracts.scheme import Side
 from sun_sglang.train.data.collate import pad_prompts, positions
 
-# changes the prefill module's cache in place, given the decode module's own of the same tokens and the mask
+# changes the prefill module's cache in place; the other arguments are the decode module's cache of the same tokens,
+# and the attention mask
 KvMix = Callable[[DynamicCache, DynamicCache, torch.Tensor], None]
 
 
@@ -21,9 +22,9 @@ class GreedyOutput:
     """One greedy answer.
 
     Attributes:
-        tokens: token ids, the end token included if it came.
-        margins: for every token, its logit minus the next best one's: a small one marks a tie that other arithmetic
-            may break the other way.
+        tokens: token ids, with the end token where the answer has one.
+        margins: for every token, its logit minus the second best logit. A small margin is a tie that other arithmetic
+            may break differently.
     """
 
     tokens: tuple[int, ...]
@@ -41,22 +42,22 @@ def greedy(
     first_token: Side = "prefill",
     mix: KvMix | None = None,
 ) -> list[GreedyOutput]:
-    """Answer prompts as disaggregated serving does (SUN, Eq. 2-4).
+    """Return greedy answers as disaggregated serving computes them (SUN, Eq. 2-4).
 
-    One prompt runs without any padding, as the exact reference; several are padded on the left and run together.
+    One prompt runs without padding and is the exact reference. Several prompts are padded on the left and run together.
 
     Args:
         prefill: causal LM that runs the prompts.
-        decode: causal LM that continues on the prefill module's KV; may be the same object.
-        prompts: token ids, each at least one (two where the decode module makes the first token).
-        max_new_tokens: most tokens an answer has.
+        decode: causal LM that continues from the prefill module's KV cache; may be the same object.
+        prompts: token ids; at least one token each, two where the decode module makes the first token.
+        max_new_tokens: most tokens of an answer.
         end_tokens: token ids that end an answer.
-        first_token: `prefill`: from the prefill module's last logit, as SGLang does; `decode`: the decode module runs
-            the last prompt token.
-        mix: what to hand over in place of the prefill module's KV alone; the decode module then runs the prompt too.
+        first_token: the side that makes the first token. `prefill`: from the prefill module's last logit, as SGLang
+            does. `decode`: the decode module runs the last prompt token.
+        mix: changes the KV cache before the decode module reads it; the decode module then runs the prompt too.
 
     Returns:
-        One generation for each prompt, in order.
+        One answer for each prompt, in order.
     """
     prefill.eval()
     decode.eval()

@@ -1,4 +1,4 @@
-"""A recipe from start to checkpoint: the search over learning rates, resumable, and the record beside the weights."""
+"""Run a recipe: prepare it, sweep the learning rates (resumable), and save the best result with `sun.json`."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from sun_sglang.train.trainer.launched_processes import is_first_process, world_
 from sun_sglang.train.trainer.trained_state import load_trained, trained_state
 from sun_sglang.train.trainer.trainer import FitSettings, fit, pack
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class PreparedRecipe:
-    """A recipe whose base, tokenizer and data were found.
+    """A recipe with its base, tokenizer and data.
 
     Attributes:
-        recipe: as loaded.
-        base: directory of the base.
-        decoder: directory of the frozen decode module; the base itself unless the recipe says otherwise.
-        tokenizer: of the base, with the recipe's chat template.
-        examples: encoded and split.
+        recipe: the recipe.
+        base: directory of the base model.
+        decoder: directory of the frozen decode module; the base unless the recipe names another.
+        tokenizer: tokenizer of the base, with the recipe's chat template.
+        examples: the examples as token ids, split into training and validation.
     """
 
     recipe: Recipe
@@ -49,7 +49,7 @@ class PreparedRecipe:
 
     @property
     def rows(self) -> PackedRows | None:
-        """The rows of the training examples, where they are packed."""
+        """The packed rows of the training examples; None where the recipe pads."""
         recipe = self.recipe
         if recipe.packing_tokens is None:
             return None
@@ -58,16 +58,16 @@ class PreparedRecipe:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of one learning rate."""
+        """Number of optimizer steps for one learning rate."""
         per_epoch = -(-len(self.examples.train) // self.recipe.global_batch)
         return max(1, round(per_epoch * self.recipe.epochs))
 
 
 def prepare(recipe: Recipe) -> PreparedRecipe:
-    """Find and check everything that a recipe needs, before any training.
+    """Find and check everything that a recipe needs, before training starts.
 
     Raises:
-        UserError: the first thing wrong.
+        UserError: the launch settings, the base, the tokenizer or the data cannot train the recipe.
     """
     recipe.accumulation(world_size())
     check_launched(recipe)
@@ -78,48 +78,50 @@ def prepare(recipe: Recipe) -> PreparedRecipe:
     examples = load_examples(recipe.data, tokenizer, recipe.seed)
     shortest = 2 if recipe.first_token == "decode" else 1
     if min(len(e.prompt) for part in examples[:2] for e in part) < shortest:
-        raise RecipeError(f"data: a prompt has fewer than {shortest} tokens, which first_token needs")
+        raise RecipeError(
+            f"data: a prompt has fewer than {shortest} tokens, and `first_token: {recipe.first_token}` needs them"
+        )
     if sharded() and min(len(e.answer) for part in examples[:2] for e in part) < 2:
-        # the decode module would not run, while other processes wait for this one to gather its weights
+        # this process would skip the decode module while the others wait for it to gather the module's weights
         raise RecipeError("data: an answer is empty, which sharded modules cannot train on; remove it")
     return PreparedRecipe(recipe, base, decoder, tokenizer, examples)
 
 
 def run_sweep(
-    prepared: PreparedRecipe, command: str, say: Say, *, resume: bool = False, merge: bool = False
+    prepared: PreparedRecipe, command: str, log: Log, *, resume: bool = False, merge: bool = False
 ) -> ModuleFile:
-    """Tune with every learning rate and save the best.
+    """Tune with every learning rate, save the best result, and return the content of its `sun.json`.
 
     Args:
-        prepared: by `prepare`.
-        command: what to note in the record.
-        say: takes a line now and then.
-        resume: go on with what `output/training` holds.
-        merge: merge a LoRA into the weights.
+        prepared: the recipe, from `prepare`.
+        command: the command line to record in `sun.json`.
+        log: receives a line of progress for each learning rate.
+        resume: continue the search in `output/training`.
+        merge: merge a LoRA adapter into the weights.
 
     Raises:
-        RecipeError: `output` holds something else already.
+        RecipeError: `output` contains another training, or one that `resume` does not allow to continue.
     """
     recipe, out = prepared.recipe, Path(prepared.recipe.output)
     search = _Search(out / "training", recipe, resume)
     for rate in recipe.learning_rates:
         if rate in search.rates.losses:
-            say(f"learning rate {rate:g}: validation loss {search.rates.losses[rate]:.5f} (done before)")
+            log(f"learning rate {rate:g}: validation loss {search.rates.losses[rate]:.5f} (done before)")
             continue
         module = build_modules(recipe, prepared.base, prepared.decoder)
         loss = _fit(module, prepared, rate, search.directory(rate), resume)
         search.add(rate, loss, module)
-        say(f"learning rate {rate:g}: validation loss {loss:.5f}")
+        log(f"learning rate {rate:g}: validation loss {loss:.5f}")
     rate = search.rates.best
     module = build_modules(recipe, prepared.base, prepared.decoder)
     record = _save(module, prepared, search, command, merge)
-    say(f"kept learning rate {rate:g}; wrote {out}")
+    log(f"kept learning rate {rate:g}; wrote {out}")
     return record
 
 
 def _fit(module: TwoModule, prepared: PreparedRecipe, rate: float, work: Path, resume: bool) -> float:
     recipe = prepared.recipe
-    how = FitSettings(
+    settings = FitSettings(
         rate,
         1 if recipe.packing_tokens else recipe.micro_batch,
         accumulation=recipe.accumulation(world_size()),
@@ -140,7 +142,7 @@ def _fit(module: TwoModule, prepared: PreparedRecipe, rate: float, work: Path, r
     pad = prepared.tokenizer.pad_token_id
     pad = prepared.tokenizer.eos_token_id if pad is None else pad
     train, validation, _ = prepared.examples
-    return fit(module, train, validation, how, pad=pad, work=work, resume=resume)
+    return fit(module, train, validation, settings, pad=pad, work=work, resume=resume)
 
 
 def _save(module: TwoModule, prepared: PreparedRecipe, search: _Search, command: str, merge: bool) -> ModuleFile:
@@ -160,7 +162,7 @@ def _save(module: TwoModule, prepared: PreparedRecipe, search: _Search, command:
 
 
 def _record(recipe: Recipe, base: str, decoder: str, command: str, rate: float) -> ModuleFile:
-    # the paths of one machine say nothing on another
+    # a path of this machine has no meaning on another
     shown = recipe.model_dump(mode="json", exclude={"base", "decoder", "output", "chat_template"})
     for key in ("file", "validation_file"):
         shown["data"][key] = shown["data"][key] and Path(shown["data"][key]).name
@@ -177,7 +179,7 @@ def _record(recipe: Recipe, base: str, decoder: str, command: str, rate: float) 
 
 
 class _Search:
-    """The state of a search over learning rates, kept in a directory."""
+    """The search over learning rates in a directory: losses in `search.json`, the best weights beside it."""
 
     def __init__(self, work: Path, recipe: Recipe, resume: bool) -> None:
         self._work = work
@@ -185,9 +187,11 @@ class _Search:
         self._recipe = recipe.model_dump(mode="json")
         self.rates = RateSearch()
         there = self._file.exists() or (work.parent / "config.json").exists()
-        # without --resume only the first process may look: it writes the file while others still start
+        # without --resume only the first process checks: it writes the file while other processes still start
         if there and not resume and is_first_process():
-            raise RecipeError(f"output: {work.parent} holds a training already; --resume it, or choose another")
+            raise RecipeError(
+                f"output: {work.parent} contains a training already; continue it with --resume, or choose another"
+            )
         if there and resume:
             self._read()
         if is_first_process():
@@ -203,7 +207,7 @@ class _Search:
 
     def add(self, rate: float, loss: float, module: TwoModule) -> None:
         is_best = self.rates.add(rate, loss)
-        # on every process, since a sharded parameter is gathered by all together
+        # in every process: gathering a sharded parameter needs all of them
         state = trained_state(module) if is_best else None
         if is_first_process():
             if state is not None:
@@ -212,7 +216,7 @@ class _Search:
             for checkpoint in self.directory(rate).glob("checkpoint-*"):
                 shutil.rmtree(checkpoint)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            # the others read the best weights at the end
+            # the other processes read the best weights at the end
             torch.distributed.barrier()
 
     def _read(self) -> None:
@@ -221,7 +225,9 @@ class _Search:
         except (OSError, ValueError) as e:
             raise RecipeError(f"output: {self._file} cannot be read ({e}); choose another output") from e
         if found["recipe"] != self._recipe:
-            raise RecipeError(f"output: {self._work} is of another recipe; choose another output, or remove it")
+            raise RecipeError(
+                f"output: {self._work} belongs to another recipe; choose another output, or remove the directory"
+            )
         self.rates = RateSearch({float(rate): loss for rate, loss in found["losses"].items()})
 
     def _write(self) -> None:

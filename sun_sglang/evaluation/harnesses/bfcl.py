@@ -1,4 +1,4 @@
-"""BFCL (Berkeley Function-Calling Leaderboard) by its own command, `bfcl`, against the router (version 2026.3.23)."""
+"""Run BFCL (Berkeley Function-Calling Leaderboard; version 2026.3.23) against the router by its command `bfcl`."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ _FAILED = "Error during inference"
 
 
 def split_name(benchmark: Benchmark) -> tuple[str, str]:
-    """The registered model whose prompt format is used, and the category: `Qwen/Qwen3-8B-FC:simple_python`.
+    """Return the registered model that sets the prompt format, and the category, of `Qwen/Qwen3-8B-FC:simple_python`.
 
     Raises:
-        UserError: it is not of that form.
+        UserError: the name has another form.
     """
     model, colon, category = benchmark.name.partition(":")
     if not model or not colon or not category:
         raise UserError(
-            f"{benchmark}: is not TASK=bfcl:MODEL:CATEGORY, such as tool=bfcl:Qwen/Qwen3-8B-FC:simple_python; "
-            "`bfcl models` lists whose prompt format it knows, `bfcl test-categories` the categories"
+            f"{benchmark}: must have the form TASK=bfcl:MODEL:CATEGORY, such as "
+            "tool=bfcl:Qwen/Qwen3-8B-FC:simple_python; `bfcl models` lists models, `bfcl test-categories` categories"
         )
     return model, category
 
 
 def commands(benchmark: Benchmark, concurrency: int) -> tuple[list[str], list[str]]:
-    """The command lines that ask and that score, for a working directory with the model's files at `./TASK`.
+    """Return two command lines, to generate answers and to score them; the working directory has the model at `./TASK`.
 
-    BFCL's handlers of open models send the model's path as the request's `model`, so the path is the task's name.
+    BFCL's handlers of open models send the model's path as the request's `model`, so the path must be the task's name.
     """
     model, category = split_name(benchmark)
     which = ["--model", model, "--test-category", category]
@@ -49,25 +49,27 @@ def commands(benchmark: Benchmark, concurrency: int) -> tuple[list[str], list[st
 def run_benchmark(
     benchmark: Benchmark, endpoint: Endpoint, directory: Path, model: str, concurrency: int
 ) -> list[BenchmarkResult]:
-    """Run it and read what it wrote.
+    """Run BFCL and return the results from its files.
 
     Args:
-        benchmark: what to ask whom.
+        benchmark: the benchmark.
         endpoint: the router.
-        directory: for what the harness writes, of this run alone.
-        model: the directory of the task's tokenizer and configuration.
+        directory: directory for the files of this run.
+        model: directory of the task's tokenizer and configuration.
         concurrency: requests in flight.
 
     Raises:
-        UserError: the harness is absent, failed, or had requests that failed, which it would count as wrong answers.
+        UserError: BFCL is missing or fails, or a request failed, which BFCL would count as a wrong answer.
     """
     asks, scores = commands(benchmark, concurrency)
     require_program(PROGRAM, PACKAGE)
     if not Path(model).is_dir():
         raise UserError(f"{benchmark}: BFCL needs the model's files; give their directory with --tokenizer")
     if os.environ.get(KEY):
-        # base_oss_handler.py waits for a 200 from /v1/models, which it asks without the key, for ever
-        raise UserError(f"{benchmark}: BFCL cannot reach a router that wants a key; unset {KEY}, use one without keys")
+        # base_oss_handler.py requests /v1/models without the key, and repeats that without end until it gets a 200
+        raise UserError(
+            f"{benchmark}: BFCL cannot reach a router that requires a key; unset {KEY}, and use a router without keys"
+        )
     root = directory.resolve() / f"bfcl-{benchmark.task}-{benchmark.name}".replace("/", "_").replace(":", "-")
     root.mkdir(parents=True, exist_ok=True)
     link = root / benchmark.task
@@ -82,10 +84,15 @@ def run_benchmark(
 
 
 def read(benchmark: Benchmark, root: Path, seconds: float) -> list[BenchmarkResult]:
-    """The accuracy of each category, from the harness's own files.
+    """Return the accuracy of each category, from BFCL's files.
+
+    Args:
+        benchmark: the benchmark.
+        root: directory of the run.
+        seconds: wall-clock seconds of the run.
 
     Raises:
-        UserError: there are none, or they are not BFCL's.
+        UserError: there are no score files, or one is not a score of BFCL.
     """
     results = []
     for file in _files(root / "score", benchmark, "score"):

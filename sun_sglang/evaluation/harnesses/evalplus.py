@@ -1,4 +1,4 @@
-"""EvalPlus (HumanEval+, MBPP+) by its own command, `evalplus.evaluate`, against the router (version 0.3.1)."""
+"""Run EvalPlus (HumanEval+, MBPP+; version 0.3.1) against the router by its command `evalplus.evaluate`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,13 @@ _PASS = "pass"
 
 
 def command(benchmark: Benchmark, endpoint: Endpoint, root: Path) -> list[str]:
-    """The command line: greedy, through the OpenAI chat API, results below `root`."""
+    """Return the command line: greedy, through the OpenAI chat API.
+
+    Args:
+        benchmark: the benchmark.
+        endpoint: the router.
+        root: directory for the results.
+    """
     return [
         PROGRAM,
         *("--model", benchmark.task),
@@ -34,10 +40,16 @@ def command(benchmark: Benchmark, endpoint: Endpoint, root: Path) -> list[str]:
 
 
 def run_benchmark(benchmark: Benchmark, endpoint: Endpoint, directory: Path, *, unsafe_code: bool) -> BenchmarkResult:
-    """Run it and read what it wrote.
+    """Run EvalPlus and return the result from its files.
+
+    Args:
+        benchmark: the benchmark.
+        endpoint: the router.
+        directory: directory for the files of this run.
+        unsafe_code: allow EvalPlus to run code that the model wrote.
 
     Raises:
-        UserError: there is no such data set, the harness is absent or failed, or running code was not allowed.
+        UserError: there is no such data set, EvalPlus is missing or fails, or `unsafe_code` is false.
     """
     if benchmark.name not in _DATASETS:
         raise UserError(f"{benchmark}: EvalPlus has {' and '.join(_DATASETS)}, not `{benchmark.name}`")
@@ -52,10 +64,15 @@ def run_benchmark(benchmark: Benchmark, endpoint: Endpoint, directory: Path, *, 
 
 
 def read(benchmark: Benchmark, root: Path, seconds: float) -> BenchmarkResult:
-    """Pass@1 of the base tests and of base and added tests together, from the harness's own file.
+    """Return Pass@1 of the base tests, and of base and added tests together, from EvalPlus's file.
+
+    Args:
+        benchmark: the benchmark.
+        root: directory of the results.
+        seconds: wall-clock seconds of the run.
 
     Raises:
-        UserError: the file is not there or is not EvalPlus's.
+        UserError: the file is missing or is not a result of EvalPlus.
     """
     # evalplus/codegen.py names it after the model; --greedy makes the temperature 0.0
     file = root / benchmark.name / f"{benchmark.task}_openai_temp_0.0_eval_results.json"
@@ -64,7 +81,7 @@ def read(benchmark: Benchmark, root: Path, seconds: float) -> BenchmarkResult:
         base = sum(tries[0]["base_status"] == _PASS for tries in answers.values())
         plus = sum(tries[0]["base_status"] == tries[0]["plus_status"] == _PASS for tries in answers.values())
     except (OSError, ValueError, KeyError, IndexError, TypeError) as e:
-        raise UserError(f"{file}: is not there, or not a result of {PROGRAM} ({e})") from e
+        raise UserError(f"{file}: is missing, or is not a result of {PROGRAM} ({e})") from e
     if not answers:
         raise UserError(f"{file}: has no answers")
     return BenchmarkResult(

@@ -1,4 +1,4 @@
-"""Harnesses that are programs of their own: found, run, and held to their exit code."""
+"""Run harnesses that are separate programs, and check their exit status."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def require_program(name: str, package: str) -> None:
     """Check that a harness is on the PATH.
 
     Raises:
-        UserError: it is not; says how to install it.
+        UserError: it is not; the message tells how to install it.
     """
     if shutil.which(name) is None:
         raise UserError(
@@ -25,11 +25,16 @@ def require_program(name: str, package: str) -> None:
 
 
 def run_program(command: Sequence[str], directory: Path, environment: Mapping[str, str]) -> None:
-    """Run a harness in a directory, with its output on standard error.
+    """Run a harness, with its output on standard error.
+
+    Args:
+        command: the command line.
+        directory: the working directory.
+        environment: variables to add to the environment.
 
     Raises:
-        UserError: it failed.
+        UserError: the exit status is not 0.
     """
     ended = subprocess.run(command, cwd=directory, env={**os.environ, **environment}, stdout=2, check=False)
     if ended.returncode != 0:
-        raise UserError(f"`{' '.join(command)}` failed with {ended.returncode}; its own words are above")
+        raise UserError(f"`{' '.join(command)}` failed with exit status {ended.returncode}; its output is above")

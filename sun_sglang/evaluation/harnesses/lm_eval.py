@@ -1,6 +1,6 @@
-"""EleutherAI's lm-eval against the router, through its Python API (`lm_eval.evaluate`, version 0.4.13).
+"""Run EleutherAI's lm-eval (version 0.4.13) against the router through its Python API, `lm_eval.evaluate`.
 
-Not `simple_evaluate`, which spends seconds on a description of the machine after each benchmark.
+`simple_evaluate` is not used: it spends seconds on a description of the machine after each benchmark.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from sun_sglang.evaluation.endpoint import Endpoint
 from sun_sglang.evaluation.result import BenchmarkResult, score
 
 Prompt = Literal["messages", "template", "plain"]
-# lm-eval cuts what is longer from the left and says nothing; the router refuses it in words
+# lm-eval truncates a longer prompt on the left without a message; the router refuses it with one
 _UNCUT = 1 << 31
 # lm_eval/defaults.py
 _FEW_SHOT_SEED = 1234
-# about custom_dataset, every time
+# a warning about custom_dataset in every run
 _NOISE = "Custom kwargs can be passed"
 
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """How lm-eval asks.
+    """The settings of an evaluation.
 
     Attributes:
-        prompt: `messages`: chat completions, the worker renders its template; `template`: completions of token ids,
-            rendered here, for benchmarks that begin the answer; `plain`: completions of text, without a template.
+        prompt: `messages`: chat completions; the worker renders its template. `template`: completions of token ids that
+            are rendered here, for benchmarks that begin the answer. `plain`: completions of text without a template.
         few_shot: solved questions in each prompt; None for the benchmark's own number.
-        limit: ask the first so many questions; None for all.
+        limit: number of questions, from the first; None for all.
         concurrency: requests in flight.
-        max_tokens: of an answer, where the benchmark does not say.
+        max_tokens: most tokens of an answer, where the benchmark sets no limit.
         timeout: seconds for one answer.
-        unsafe_code: run code that the model wrote, where the benchmark does.
+        unsafe_code: allow a benchmark to run code that the model wrote.
     """
 
     prompt: Prompt = "messages"
@@ -58,12 +58,12 @@ class EvaluationSettings:
 
 @dataclass(frozen=True)
 class LmEvalOutcome:
-    """What lm-eval found for one name, which may be a group of benchmarks.
+    """The results of lm-eval for one name, which may be a group of benchmarks.
 
     Attributes:
-        results: one for each benchmark.
-        samples: each question, with the prompt, the answers and what they scored.
-        warnings: what lm-eval warned of, and how often.
+        results: one result for each benchmark.
+        samples: every question, with prompt, answers and scores.
+        warnings: lm-eval's warnings, and how often each occurred.
     """
 
     results: tuple[BenchmarkResult, ...]
@@ -75,19 +75,24 @@ def require_lm_eval() -> None:
     """Check that lm-eval is installed.
 
     Raises:
-        UserError: it is not.
+        UserError: lm-eval is not installed.
     """
     if find_spec("lm_eval") is None:
         raise UserError("lm-eval is not installed; pip install 'sun-sglang[eval]'")
 
 
 def new_tasks(names: list[str], include: Path | None) -> Any:
-    """lm-eval's index of benchmarks.
+    """Return lm-eval's index of benchmarks.
 
-    Its own are thousands of files and take seconds to read, so they are left out where only files are asked for.
+    lm-eval's own benchmarks are thousands of files and take seconds to read, so they are left out where all names are
+    files.
+
+    Args:
+        names: names of benchmarks, or YAML files.
+        include: a directory of YAML files to add.
 
     Raises:
-        UserError: a file or the directory is not there.
+        UserError: a file or the directory does not exist.
     """
     # a benchmark may import evaluate, which imports transformers, which imports torchvision
     define_torchvision_schemas()
@@ -106,17 +111,17 @@ def new_tasks(names: list[str], include: Path | None) -> Any:
 def run_benchmark(
     benchmark: Benchmark, endpoint: Endpoint, settings: EvaluationSettings, tasks: Any, tokenizer: str | None = None
 ) -> LmEvalOutcome:
-    """Ask a task the questions of a benchmark, greedily, and score the answers.
+    """Send the questions of a benchmark to a task, greedily, and return the scores of the answers.
 
     Args:
-        benchmark: what to ask whom.
+        benchmark: the benchmark.
         endpoint: the router.
-        settings: how to ask.
-        tasks: from `new_tasks`.
-        tokenizer: directory or Hugging Face id; needed for the prompt `template`.
+        settings: settings of the questions.
+        tasks: lm-eval's index, from `new_tasks`.
+        tokenizer: directory or Hugging Face id; required for the prompt `template`.
 
     Raises:
-        UserError: lm-eval has no such benchmark, cannot load or run it, or a request failed.
+        UserError: lm-eval has no such benchmark, cannot load or run it, or a request fails.
     """
     with _quiet() as warnings:
         loaded = _load(benchmark, tasks, settings)
@@ -147,10 +152,10 @@ def _evaluate(
             fewshot_as_multiturn=settings.prompt != "plain",
             confirm_run_unsafe_code=settings.unsafe_code,
         )
-    except Exception as e:  # whatever a benchmark's own code, the transport or lm-eval raises
+    except Exception as e:  # any exception of a benchmark's code, the transport or lm-eval
         why = _why(e, warnings)
-    # lm-eval leaves the other requests' failures to the garbage collector, which would print each; the one error is
-    # therefore raised without its cause, and they are collected while nothing is printed
+    # The garbage collector would print the failure of every other request. The one error is therefore raised without
+    # its cause, and the failures are collected here, while nothing is printed.
     gc.collect()
     raise UserError(f"{benchmark}: lm-eval failed: {why}")
 
@@ -164,7 +169,7 @@ def _load(benchmark: Benchmark, tasks: Any, settings: EvaluationSettings) -> dic
     if not _is_file(name) and name not in tasks.all_tasks:
         raise UserError(f"{benchmark}: lm-eval has no benchmark `{name}`; `lm-eval ls tasks` lists them")
     if settings.unsafe_code:
-        # the evaluate library's own switch, read when the benchmark's code is imported
+        # the switch of the library `evaluate`, which reads it when the benchmark's code is imported
         os.environ["HF_ALLOW_CODE_EVAL"] = "1"
     try:
         loaded: dict[str, Any] = tasks.load([name])["tasks"]
@@ -178,25 +183,25 @@ def _load(benchmark: Benchmark, tasks: Any, settings: EvaluationSettings) -> dic
 
 
 def _set_up(where: str, task: Any, settings: EvaluationSettings) -> None:
-    """What `simple_evaluate` sets on a benchmark, where it may be set."""
+    """Check a benchmark, and set on it what `simple_evaluate` would set."""
     if task.get_config("output_type") != "generate_until":
         raise UserError(
-            f"{where} compares likelihoods of given answers, which the prefill module computes alone; "
+            f"{where} compares likelihoods of given answers, which only the prefill module computes; "
             "choose a benchmark that generates"
         )
     if settings.prompt == "messages" and task.get_config("gen_prefix"):
-        # the worker would close the begun answer and start another
+        # the worker would end the begun answer and start another
         raise UserError(f"{where} begins the answer, which chat completions cannot send; add --prompt template")
     few_shot = task.get_config("num_fewshot")
     if settings.few_shot and few_shot == 0:
-        raise UserError(f"{where} has no solved questions to show; leave out --few-shot")
+        raise UserError(f"{where} has no solved questions; remove --few-shot")
     task.set_config("num_fewshot", few_shot or 0 if settings.few_shot is None else settings.few_shot)
     task.set_config("generation_kwargs", {"do_sample": False, "temperature": 0.0}, update=True)
     task.set_fewshot_seed(seed=_FEW_SHOT_SEED)
 
 
 def _model(task: str, endpoint: Endpoint, settings: EvaluationSettings, tokenizer: str | None) -> Any:
-    """lm-eval's client of the OpenAI API."""
+    """Return lm-eval's client of the OpenAI API."""
     from lm_eval.models.openai_completions import LocalChatCompletion, LocalCompletionsAPI
 
     client = LocalChatCompletion if settings.prompt == "messages" else LocalCompletionsAPI
@@ -215,7 +220,7 @@ def _client_settings(
         "model": task,
         "base_url": f"{endpoint.openai}/{path}",
         "num_concurrent": settings.concurrency,
-        # the router retries what may be retried
+        # the router retries where a retry is safe
         "max_retries": 1,
         "max_gen_toks": settings.max_tokens,
         "max_length": _UNCUT,
@@ -261,7 +266,7 @@ class _Collector(logging.Handler):
 
 @contextmanager
 def _quiet() -> Iterator[Counter[str]]:
-    """Keep the log of lm-eval, and of the event loop it runs, off the terminal; count the warnings."""
+    """Keep the log of lm-eval and of its event loop off the terminal, and count the warnings."""
     collector, loggers = _Collector(), [logging.getLogger(name) for name in ("lm_eval", "asyncio")]
     before = [logger.propagate for logger in loggers]
     for logger in loggers:
@@ -276,7 +281,7 @@ def _quiet() -> Iterator[Counter[str]]:
 
 
 def _why(error: Exception, warnings: Mapping[str, int]) -> str:
-    """The server's own words where there are some: lm-eval puts them into its log, not into what it raises."""
+    """Return the server's message where there is one: lm-eval logs it, and does not raise it."""
     refused = [message for message in warnings if message.startswith("API request failed")]
     return refused[0].removesuffix(" Retrying...") if refused else _one_line(error)
 

@@ -1,4 +1,4 @@
-"""Collation: left-padded prompts, right-padded answers, positions from the mask."""
+"""Collate examples into batches: prompts padded on the left, answers on the right, positions from the mask."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def collate(examples: Sequence[TokenizedExample], pad: int) -> dict[str, torch.T
 
     Args:
         examples: each with at least one token in its prompt and in its answer.
-        pad: token id that fills prompts; it is masked.
+        pad: token id that fills prompts; the mask hides it.
 
     Returns:
         The arguments of `TwoModule.forward`: `prompt_ids` and `prompt_mask`, [batch, prompt], padded on the left, and
@@ -33,7 +33,7 @@ def collate(examples: Sequence[TokenizedExample], pad: int) -> dict[str, torch.T
 
 
 def pad_prompts(prompts: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Prompts padded on the left, and their mask: both [batch, prompt]."""
+    """Return prompts padded on the left, and their mask: both [batch, prompt]."""
     widest = max(len(prompt) for prompt in prompts)
     ids = torch.tensor([[pad] * (widest - len(prompt)) + list(prompt) for prompt in prompts])
     mask = torch.tensor([[0] * (widest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
@@ -41,20 +41,20 @@ def pad_prompts(prompts: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tenso
 
 
 def positions(mask: torch.Tensor) -> torch.Tensor:
-    """Position of every token, counted over the mask's ones: [batch, length] -> [batch, length]."""
+    """Return the position of every token, counted over the ones of the mask: [batch, length] -> [batch, length]."""
     return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
 def bucketed(
     examples: Iterator[TokenizedExample], tokens: int, pool: int, seed: int
 ) -> Iterator[list[TokenizedExample]]:
-    """Batches of examples of like length, of about `tokens` tokens each, in random order.
+    """Yield batches of examples of similar length, of at most about `tokens` tokens each, in random order.
 
     Args:
-        examples: endless.
-        tokens: padded tokens a batch.
-        pool: examples that are sorted together.
-        seed: of the order.
+        examples: an endless iterator.
+        tokens: tokens in a batch, with padding.
+        pool: number of examples that are sorted together.
+        seed: seed of the order.
     """
     rng = Random(f"bucketed/{seed}")
     while True:
@@ -71,11 +71,17 @@ def bucketed(
 
 
 class LengthGrouped(Sampler[int]):
-    """Every index once, so that consecutive batches hold examples of like length; the same order for the same seed.
+    """Every index once, so that consecutive batches have examples of similar length; one order for one seed.
 
-    Indices are shuffled, sorted by length inside pools of `pool` batches, and the pool's batches are shuffled: unlike
-    `transformers`' LengthGroupedSampler, whose pools go from long to short, length says nothing about when in the
-    schedule an example comes.
+    Indices are shuffled, sorted by length inside pools of `pool` batches, and the batches of a pool are shuffled. In
+    `transformers`' LengthGroupedSampler the batches of a pool go from long to short; here the length of an example does
+    not determine its place in the schedule.
+
+    Args:
+        lengths: tokens of each example.
+        batch: examples in one batch.
+        seed: seed of the order.
+        pool: batches in one pool.
     """
 
     def __init__(self, lengths: Sequence[int], batch: int, seed: int, pool: int = 50) -> None:
@@ -92,7 +98,7 @@ class LengthGrouped(Sampler[int]):
         for start in range(0, len(order), size):
             pool = sorted(order[start : start + size], key=self._lengths.__getitem__)
             batches = [pool[i : i + self._batch] for i in range(0, len(pool), self._batch)]
-            # a short last batch stays last, where it cannot shift the others' borders
+            # a short batch stays last: elsewhere it would shift the borders of the batches after it
             tail = batches.pop() if len(batches[-1]) < self._batch else []
             rng.shuffle(batches)
             yield from (index for batch in [*batches, tail] for index in batch)

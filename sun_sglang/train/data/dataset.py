@@ -1,4 +1,4 @@
-"""The examples of a recipe: rows of a JSONL file or a Hub dataset, as prompts and answers in token ids."""
+"""Load the examples of a recipe: rows of a JSONL file or a Hub dataset become prompts and answers in token ids."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _COLUMN = re.compile(r"\{(\w+)\}")
 
 
 class Turn(NamedTuple):
-    """One example before it is tokens: the messages of the prompt, and the answer."""
+    """One example as text: the messages of the prompt, and the answer."""
 
     messages: list[Message]
     answer: str
 
 
 class Examples(NamedTuple):
-    """The two parts of a recipe's data, and how many examples were longer than `max_length`."""
+    """Training and validation examples, and the number of examples that are longer than `max_length`."""
 
     train: list[TokenizedExample]
     validation: list[TokenizedExample]
@@ -34,15 +34,15 @@ class Examples(NamedTuple):
 
 
 def load_examples(data: Data, tokenizer: Any, seed: int) -> Examples:
-    """Read, encode and split a recipe's data.
+    """Read, encode and split the data of a recipe.
 
     Args:
-        data: of the recipe.
-        tokenizer: with a chat template.
-        seed: of the validation split.
+        data: the recipe's `data`.
+        tokenizer: a tokenizer with a chat template.
+        seed: seed of the validation split.
 
     Raises:
-        RecipeError: the data is missing, a row does not have the columns, or nothing is left.
+        RecipeError: the data is missing, a row lacks a column, or no example remains for training or validation.
     """
     rows = _rows_of_file(Path(data.file), "data.file") if data.file else _rows_of_hub(data)
     found, too_long = _encode_all(rows, data, tokenizer, data.limit)
@@ -63,10 +63,15 @@ def load_examples(data: Data, tokenizer: Any, seed: int) -> Examples:
 
 
 def turns_of(row: Row, data: Data, where: str) -> Iterator[Turn]:
-    """The examples that one row holds.
+    """Yield the examples of one row.
+
+    Args:
+        row: the row.
+        data: the recipe's `data`.
+        where: name of the row, for error messages.
 
     Raises:
-        RecipeError: a column is missing or not of its type; `where` names the row.
+        RecipeError: a column is missing or has another type.
     """
     if data.messages is None:
         assert data.prompt is not None
@@ -81,7 +86,7 @@ def turns_of(row: Row, data: Data, where: str) -> Iterator[Turn]:
         return
     answers = [i for i, message in enumerate(messages) if message["role"] == "assistant" and i > 0]
     if not answers:
-        raise RecipeError(f"{where}: data.messages: no assistant message to learn")
+        raise RecipeError(f"{where}: data.messages: the row has no assistant message to learn")
     for i in answers if data.turns == "all" else answers[-1:]:
         yield Turn(messages[:i], messages[i]["content"])
 
@@ -121,14 +126,14 @@ def _rows_of_hub(data: Data) -> Iterator[tuple[str, Row]]:
 
     try:
         dataset = load_dataset(data.hub, data.config, split=data.split)
-    except Exception as e:  # the library raises a dozen kinds, all of them about a name, a split or the network
+    except Exception as e:  # a dozen types, all about a name, a split or the network
         raise RecipeError(f"data.hub: `{data.hub}` cannot be loaded ({type(e).__name__}: {e})") from e
     for number, row in enumerate(dataset, 1):
         yield f"{data.hub}, row {number}", row
 
 
 def _text(row: Row, wanted: str, where: str, key: str) -> str:
-    """A column, or a text with columns in braces."""
+    """Return a column, or a text with columns in braces."""
     names: Sequence[str] = _COLUMN.findall(wanted)
     if key != "system" and not names:
         names, wanted = [wanted], f"{{{wanted}}}"

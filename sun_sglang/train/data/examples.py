@@ -1,4 +1,4 @@
-"""Question and answer pairs: their split, their files, and the token ids that serving would see."""
+"""Questions with answers: their split, their files, and their token ids as in serving."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Generator = Callable[[Random], "Example"]
 
 @dataclass(frozen=True)
 class Example:
-    """One turn: what a user asks, and the answer that is right."""
+    """One question of a user, and the right answer."""
 
     question: str
     answer: str
@@ -26,28 +26,34 @@ class Example:
 
 @dataclass(frozen=True)
 class TokenizedExample:
-    """An example as token ids: the prompt as the chat template renders it, and the answer up to its end-of-turn."""
+    """An example as token ids: the prompt as the chat template renders it, and the answer with its end token."""
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
 
 
 def split_of(question: str) -> Split:
-    """The split that a question belongs to: 80 % train, 10 % validation, 10 % test.
+    """Return the split of a question: 80 % train, 10 % validation, 10 % test.
 
-    The question's own hash decides, so that no seed and no generator can bring a test question into training.
+    A hash of the question decides, so that no seed and no generator can put a test question into training.
     """
     bucket = hashlib.sha256(question.encode()).digest()[0] * 100 // 256
     return "train" if bucket < 80 else "validation" if bucket < 90 else "test"
 
 
 def draw(generator: Generator, split: Split, count: int, seed: int) -> list[Example]:
-    """`count` different questions of one split, the same for the same seed.
+    """Return different questions of one split; the same questions for the same seed.
+
+    Args:
+        generator: makes one example from a random number generator.
+        split: the split.
+        count: number of questions.
+        seed: seed of the draw.
 
     Raises:
-        RecipeError: the generator has fewer different questions than that.
+        RecipeError: the generator makes fewer than `count` different questions.
     """
-    # a str seed hashes alike in every process, which a tuple does not
+    # a seed of type str gives the same numbers in every process; a tuple does not
     rng = Random(f"{split}/{seed}")
     found: dict[str, Example] = {}
     for _ in range(100 * count + 1000):
@@ -56,11 +62,11 @@ def draw(generator: Generator, split: Split, count: int, seed: int) -> list[Exam
         example = generator(rng)
         if split_of(example.question) == split:
             found.setdefault(example.question, example)
-    raise RecipeError(f"{split}: only {len(found)} different questions, {count} were asked for; ask for fewer")
+    raise RecipeError(f"{split}: only {len(found)} different questions of {count}; draw fewer")
 
 
 def encode(tokenizer: Any, example: Example) -> TokenizedExample:
-    """Token ids of the prompt through the chat template, and of the answer with the end-of-turn token."""
+    """Return the token ids of an example: its question as one user message, and its answer."""
     return encode_chat(tokenizer, [{"role": "user", "content": example.question}], example.answer)
 
 
@@ -78,7 +84,7 @@ def encode_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]], answer: s
 
 
 def write_jsonl(path: Path, examples: Iterable[Example]) -> None:
-    """One JSON object a line: `{"messages": [{"role": "user", "content": ...}], "answer": ...}`."""
+    """Write examples, one JSON object a line: `{"messages": [{"role": "user", "content": ...}], "answer": ...}`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         for example in examples:
@@ -87,10 +93,10 @@ def write_jsonl(path: Path, examples: Iterable[Example]) -> None:
 
 
 def read_jsonl(path: Path) -> list[Example]:
-    """The examples of a file that `write_jsonl` wrote.
+    """Return the examples of a file that `write_jsonl` wrote.
 
     Raises:
-        RecipeError: the file is missing, or a line is not of that form.
+        RecipeError: the file is missing, or a line has another form.
     """
     if not path.exists():
         raise RecipeError(f"{path}: not found")

@@ -1,8 +1,9 @@
-"""Packing: several examples in one row without padding, none of which sees another.
+"""Pack several examples into one row without padding; no example attends to another.
 
-A row is the prompts one after the other, and the answers one after the other: prompts run through the prefill module
-at once, answers through the decode module at once, on the KV cache of all prompts. A token attends to its own example
-up to itself, and positions count from each example's start, so the loss is that of the examples alone.
+A row has all prompts, one after the other, and all answers, one after the other. The prefill module runs all prompts at
+once, and the decode module all answers at once on the KV cache of all prompts. A token attends to the tokens of its
+example up to itself, and positions count from the start of each example, so the loss equals that of the separate
+examples.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ class Row:
 
 
 def collate_row(row: Row) -> dict[str, torch.Tensor]:
-    """The arguments of `TwoModule.forward` for a packed row.
+    """Return the arguments of `TwoModule.forward` for a packed row.
 
     Returns:
-        `prompt_ids` and `labels`, [1, tokens], the prompts and the answers one after the other; `prompt_mask` and
-        `answer_mask` of the same shapes, which example a token is of, counted from 1.
+        `prompt_ids` and `labels`, [1, tokens]: all prompts and all answers, one after the other. `prompt_mask` and
+        `answer_mask`, of the same shapes: the example of each token, from 1.
     """
     assert row.examples
     assert all(e.prompt and e.answer for e in row.examples)
@@ -43,19 +44,19 @@ def collate_row(row: Row) -> dict[str, torch.Tensor]:
 
 
 class PackedRows(Sampler[tuple[int, ...]]):
-    """Rows of example indices: every index once an epoch, in an order that depends on the seed and the epoch alone.
+    """Rows of example indices: every index once in an epoch, in an order that depends only on seed and epoch.
 
-    A step holds exactly `batch` examples, as without packing (the last one of an epoch what is left). They are spread
-    over `per_step` rows, none longer than `tokens`; `per_step` is the least that does for every step, and a multiple of
-    `processes`, so that all processes run the same number of rows.
+    A step has exactly `batch` examples, as without packing; the last step of an epoch has the remaining ones. They are
+    spread over `per_step` rows of at most `tokens` tokens. `per_step` is the least number that is enough for every step
+    and a multiple of `processes`, so that all processes run the same number of rows.
 
     Args:
-        lengths: of the examples, in tokens; none longer than `tokens`.
-        batch: examples a step, over all processes; a multiple of `processes`.
-        tokens: longest row.
-        processes: that share a step's rows.
-        seed: of the order.
-        epochs: that will be asked for.
+        lengths: tokens of each example; at most `tokens`.
+        batch: examples in a step, over all processes; a multiple of `processes`.
+        tokens: most tokens of a row.
+        processes: number of processes that share the rows of a step.
+        seed: seed of the order.
+        epochs: number of epochs.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class PackedRows(Sampler[tuple[int, ...]]):
             yield from map(tuple, spread(step, self._lengths, rows))
 
     def set_epoch(self, epoch: int) -> None:
-        """Take the order of another epoch, counted from 0; accelerate calls this."""
+        """Select the order of an epoch, from 0. accelerate calls this."""
         self._epoch = epoch
 
     def _steps(self, epoch: int) -> list[list[int]]:
@@ -91,9 +92,14 @@ class PackedRows(Sampler[tuple[int, ...]]):
 
 
 def spread(indices: Sequence[int], lengths: Sequence[int], rows: int) -> list[list[int]]:
-    """Indices over at most `rows` rows whose longest is as short as can be; examples of a row are of like length.
+    """Return indices in at most `rows` rows, the longest as short as possible, with similar lengths in one row.
 
-    Which examples of a step share a row changes nothing of the step, and attention pads to the longest of a row.
+    The gradients of a step do not depend on which examples share a row, and attention pads to the longest of a row.
+
+    Args:
+        indices: indices of the examples of a step.
+        lengths: tokens of each example, by index.
+        rows: most rows.
     """
     ordered = sorted(indices, key=lambda i: (lengths[i], i))
     low, high = max(lengths[i] for i in ordered), sum(lengths[i] for i in ordered)
@@ -105,7 +111,7 @@ def spread(indices: Sequence[int], lengths: Sequence[int], rows: int) -> list[li
             low = middle + 1
     parts = _filled(ordered, lengths, low)
     while len(parts) < min(rows, len(ordered)):
-        # fewer were enough, but every process needs its own
+        # fewer rows would be enough, but every process needs one
         longest = max(range(len(parts)), key=lambda i: len(parts[i]))
         part = parts.pop(longest)
         parts[longest:longest] = [part[: len(part) // 2], part[len(part) // 2 :]]

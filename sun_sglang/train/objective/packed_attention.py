@@ -1,7 +1,7 @@
-"""Attention of a packed row: everything else of a layer runs on the row's tokens, attention on one example each.
+"""Attention of a packed row, example by example; the rest of a layer runs on all tokens of the row.
 
-One mask over the whole row would be right too, and cost the square of the row's length. Here queries and keys are
-gathered by example, padded to the row's longest, attend at once, and go back to where they were in the row.
+One mask over the whole row would be correct too, but would cost the square of the row's length. Here queries and keys
+are gathered by example, padded to the longest example, attend in one call, and are scattered back into the row.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ PACKED = "sun_packed"
 
 
 class Blocks:
-    """Which tokens of a packed row attend to which.
+    """The blocks of a packed row: which queries attend to which keys.
 
-    No dataclass: FSDP2 copies those on their way into a layer, and `layers` would be counted on the copies.
+    This is no dataclass: FSDP2 copies dataclasses that enter a layer, and `layers` would be counted on the copies.
 
     Attributes:
-        queries: [examples, most queries], the query of each slot; 0 where an example has no more.
-        keys: [examples, most keys], the same of keys, in the order of the cache.
-        seen: [examples, 1, most queries, most keys], True where a query sees a key.
-        slots: [queries], the slot of each query, counted over the examples.
-        layers: how many have run with these blocks.
+        queries: [examples, most queries], index of the query in each slot; 0 where an example has fewer queries.
+        keys: [examples, most keys], index of the key in each slot, in the order of the cache.
+        seen: [examples, 1, most queries, most keys], True where a query attends to a key.
+        slots: [queries], slot of each query, counted over all examples.
+        layers: number of layers that have run with these blocks.
     """
 
     def __init__(self, queries: torch.Tensor, keys: torch.Tensor, seen: torch.Tensor, slots: torch.Tensor) -> None:
@@ -35,12 +35,12 @@ class Blocks:
 
 
 def find_blocks(query_owner: torch.Tensor, key_owner: torch.Tensor, key_where: torch.Tensor) -> Blocks:
-    """The blocks of a row.
+    """Return the blocks of a row.
 
     Args:
-        query_owner: [queries], the example of each query, counted from 0; those of an example are its last tokens.
-        key_owner: [keys], the same of keys; every example has at least one.
-        key_where: [keys], the place of each key in its example; every place up to the last has a key.
+        query_owner: [queries], example of each query, from 0. The queries of an example are its last tokens.
+        key_owner: [keys], example of each key, from 0. Every example has at least one key.
+        key_where: [keys], position of each key in its example. Every position up to the last has a key.
     """
     examples = int(key_owner.max()) + 1
     new, all_of = (torch.bincount(owner, minlength=examples) for owner in (query_owner, key_owner))
@@ -53,7 +53,7 @@ def find_blocks(query_owner: torch.Tensor, key_owner: torch.Tensor, key_where: t
     queries = keys.new_zeros(examples, most_new)
     queries[query_owner, query_where] = torch.arange(len(query_owner), device=keys.device)
     place, reach = (torch.arange(n, device=keys.device) for n in (most, most_new))
-    # a slot without a query sees something too, or its softmax would be of nothing
+    # a slot without a query attends to some key too: a softmax over no keys is NaN
     seen = (place < all_of[:, None])[:, None] & (place <= ((all_of - new)[:, None] + reach)[..., None])
     return Blocks(queries, keys, seen[:, None], query_owner * most_new + query_where)
 
@@ -68,16 +68,19 @@ def packed_attention(
     packed: Blocks | None = None,
     **options: Any,
 ) -> tuple[torch.Tensor, None]:
-    """`sdpa` of transformers, by example where the batch is a packed row.
+    """Run the `sdpa` attention of transformers, by example where the batch is a packed row.
 
     Args:
         module: the attention layer.
         query: [1, heads, queries, width].
         key: [1, key-value heads, keys, width].
         value: as `key`.
-        attention_mask: of a batch that is not packed.
-        packed: the row's blocks.
-        options: passed on.
+        attention_mask: the mask of a batch that is not packed.
+        packed: the blocks of a packed row.
+        options: passed to transformers.
+
+    Returns:
+        [1, queries, heads, width], and None for the attention weights.
     """
     if packed is None:
         plain: tuple[torch.Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)

@@ -11,16 +11,16 @@ from sun_sglang.train.objective.packed_attention import Blocks, find_blocks
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the tokens of a packed row are: columns are counted over the prompts, then the answers.
+    """The columns of a packed row, which are counted over all prompts and then over all answers.
 
     Attributes:
-        owner: [columns], the example of each token.
-        where: [columns], its position in that example.
-        prompt_ends: [examples], the column of each prompt's last token.
-        prompt_rest: the other columns of prompts.
-        answer_starts: [examples], the column of each answer's first token.
-        answer_rest: the other columns of answers.
-        answer_inputs: columns of answers that are followed by another of the same answer.
+        owner: [columns], example of each token, from 1.
+        where: [columns], position of each token in its example, from 0.
+        prompt_ends: [examples], column of each prompt's last token.
+        prompt_rest: all other columns of prompts.
+        answer_starts: [examples], column of each answer's first token.
+        answer_rest: all other columns of answers.
+        answer_inputs: columns of answers that another token of the same answer follows.
     """
 
     owner: torch.Tensor
@@ -32,12 +32,20 @@ class Layout:
     answer_inputs: torch.Tensor
 
     def blocks(self, queries: torch.Tensor, keys: torch.Tensor) -> Blocks:
-        """Who attends to whom, for columns that are run and all that the cache then holds, these last."""
+        """Return the blocks of a forward pass.
+
+        Args:
+            queries: columns that the pass runs.
+            keys: columns in the cache after the pass; the queries are the last of them.
+        """
         return find_blocks(self.owner[queries] - 1, self.owner[keys] - 1, self.where[keys])
 
 
 def lay_out(prompt_owner: torch.Tensor, answer_owner: torch.Tensor) -> Layout:
-    """The layout of a row whose prompts and answers belong to the examples given: both [tokens], rising from 1."""
+    """Return the layout of a row, from the example of each prompt token and of each answer token.
+
+    Both arguments have the shape [tokens] and count examples from 1, in rising order.
+    """
     prompts = len(prompt_owner)
     lengths = torch.bincount(prompt_owner)
     where = torch.cat([_rank(prompt_owner), _rank(answer_owner) + lengths[answer_owner]])
@@ -55,10 +63,10 @@ def lay_out(prompt_owner: torch.Tensor, answer_owner: torch.Tensor) -> Layout:
 
 
 def _rank(owner: torch.Tensor) -> torch.Tensor:
-    """How many tokens of the same owner come before each: [tokens] -> [tokens]."""
+    """Return how many tokens of the same example are before each token: [tokens] -> [tokens]."""
     return torch.arange(len(owner), device=owner.device) - torch.searchsorted(owner, owner)
 
 
 def _last(owner: torch.Tensor) -> torch.Tensor:
-    """Whether each is the last token of its owner: [tokens] -> [tokens]."""
+    """Return whether each token is the last of its example: [tokens] -> [tokens]."""
     return torch.cat([owner[1:] != owner[:-1], owner.new_ones(1, dtype=torch.bool)])

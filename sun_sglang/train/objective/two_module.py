@@ -1,9 +1,9 @@
-"""The loss of a prefill module and a decode module, computed as disaggregated serving computes the answer.
+"""The loss of a prefill module and a decode module, computed as disaggregated serving computes an answer.
 
-The prompt runs through the prefill module, which leaves its KV cache and, in SGLang, the first output token; the decode
-module reads that cache and makes every later token (SUN, section 3.1, Eq. 2-4). Training minimises the answer's
-negative log-likelihood through that same path (Eq. 6): where the decode module is frozen, gradients reach the prefill
-module through the cache (Eq. 5), and through its last logit.
+The prefill module runs the prompt. It produces the KV cache and, in SGLang, the first output token. The decode module
+reads the cache and makes every later token (SUN, section 3.1, Eq. 2-4). Training minimises the negative log-likelihood
+of the answer along this path (Eq. 6). Where the decode module is frozen, gradients reach the prefill module through
+the cache (Eq. 5) and through its last logit.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from sun_sglang.train.objective.packed_layout import lay_out
 
 @dataclass
 class TwoModuleOutput(ModelOutput):  # type: ignore[misc] # transformers is not followed, so its classes are Any
-    """What a forward gives.
+    """The output of a forward pass.
 
     Attributes:
-        loss: negative log-likelihood of the answers, summed and divided by the number of answer tokens; a scalar.
-        logits: [batch, answer, vocabulary]; `logits[:, t]` is the distribution of answer token `t`. None
-            of a packed row.
+        loss: scalar; negative log-likelihood of the answers, summed and divided by the number of answer tokens.
+        logits: [batch, answer, vocabulary]; `logits[:, t]` is the distribution of answer token `t`. None for a packed
+            row.
     """
 
     loss: torch.Tensor | None = None
@@ -39,16 +39,15 @@ class TwoModuleOutput(ModelOutput):  # type: ignore[misc] # transformers is not 
 
 
 class TwoModule(nn.Module):
-    """A prefill module and a decode module, of which the scheme says which side is trained.
+    """A prefill module and a decode module; the scheme selects the trained side.
 
     Args:
-        prefill: a Hugging Face causal LM that runs the prompt.
-        decode: a causal LM of the same KV layout that runs the answer; the same object where the scheme has one module.
-        scheme: the trained sides, and the side that makes the first token. Where that is `decode`, the loss is Eq. 6 as
-            written.
+        prefill: Hugging Face causal LM that runs the prompt.
+        decode: causal LM with the same KV layout that runs the answer; the same object where the scheme has one module.
+        scheme: the trained sides, and the side that makes the first token. With `decode` the loss is Eq. 6 as written.
     """
 
-    # `num_items_in_batch` is what transformers.Trainer hands over when it accumulates gradients
+    # transformers.Trainer then passes `num_items_in_batch` when it accumulates gradients
     accepts_loss_kwargs = True
 
     def __init__(self, prefill: nn.Module, decode: nn.Module, scheme: Scheme) -> None:
@@ -59,7 +58,7 @@ class TwoModule(nn.Module):
         self.prefill = prefill
         self.decode = decode
         self.scheme = scheme
-        # what FSDP shards by itself, unless its configuration names other layers
+        # the layers that FSDP shards, unless its configuration names others
         self._no_split_modules = list(cast(Any, getattr(prefill, "_no_split_modules", None)) or [])
         prefill.requires_grad_("prefill" in scheme.trains)
         decode.requires_grad_("decode" in scheme.trains)
@@ -75,7 +74,7 @@ class TwoModule(nn.Module):
         return not self.scheme.tuned_makes_first_token
 
     def train(self, mode: bool = True) -> TwoModule:
-        """Set the mode of the trained side; a frozen side always computes what serving computes."""
+        """Set the mode of the trained side; a frozen side stays in evaluation mode, as in serving."""
         super().train(mode)
         if "decode" not in self.scheme.trains:
             self.decode.eval()
@@ -91,16 +90,16 @@ class TwoModule(nn.Module):
         num_items_in_batch: torch.Tensor | int | None = None,
         answer_mask: torch.Tensor | None = None,
     ) -> TwoModuleOutput:
-        """The answers' loss and logits.
+        """Return loss and logits of the answers.
 
         Args:
             prompt_ids: [batch, prompt], padded on the left.
-            prompt_mask: [batch, prompt], 1 where there is a token.
-            labels: [batch, answer], the answers' token ids, padded on the right with -100.
-            num_items_in_batch: answer tokens to divide by, where a step's batch comes in several parts; this batch's
-                own number otherwise.
-            answer_mask: given for a packed row alone (`packing.collate_row`), [1, answer]: the example of each label;
-                `prompt_mask` is then that of each prompt token.
+            prompt_mask: [batch, prompt], 1 for a token and 0 for padding.
+            labels: [batch, answer], token ids of the answers, padded on the right with -100.
+            num_items_in_batch: number of answer tokens to divide by, where a step has several batches; None for the
+                number of this batch.
+            answer_mask: only for a packed row (`packing.collate_row`): [1, answer], the example of each label, from 1.
+                `prompt_mask` is then the example of each prompt token.
         """
         if answer_mask is None:
             total, logits = self._padded(prompt_ids, prompt_mask, labels)
@@ -114,7 +113,7 @@ class TwoModule(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         assert bool(prompt_mask[:, -1].all()), "prompts are padded on the left"
         handed_over = prompt_ids.shape[1] - (self.scheme.first_token == "decode")
-        assert handed_over > 0, "the prefill module has nothing to run"
+        assert handed_over > 0, "a prompt has too few tokens for the prefill module"
 
         ids = torch.cat([prompt_ids, labels.clamp(min=0)], dim=1)
         mask = torch.cat([prompt_mask, (labels != IGNORED).long()], dim=1)
@@ -142,7 +141,7 @@ class TwoModule(nn.Module):
 
         def run(module: nn.Module, new: torch.Tensor, seen: torch.Tensor, keep: torch.Tensor | int) -> torch.Tensor:
             blocks = row.blocks(new, seen)
-            # transformers makes no mask of its own where it is given one of four dimensions
+            # transformers builds no mask where it receives one with four dimensions
             mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=ids.device)
             logits = _run(module, cache, ids[:, new], mask, row.where[None, new], keep, packed=blocks)[0]
             layers = cast(Any, module.config).num_hidden_layers
@@ -157,17 +156,18 @@ class TwoModule(nn.Module):
                 seen = torch.cat([prompts, row.answer_inputs])
                 total = total + _loss(run(self.decode, row.answer_inputs, seen, 0), rest)
             return total
-        assert len(row.prompt_rest), "the prefill module has nothing to run"
+        assert len(row.prompt_rest), "a prompt has too few tokens for the prefill module"
         unused = run(self.prefill, row.prompt_rest, row.prompt_rest, 1)
         new = torch.cat([row.prompt_ends, row.answer_inputs])
         logits = run(self.decode, new, torch.cat([row.prompt_rest, new]), 0)
         return self._linked(_loss(logits, torch.cat([first, rest])), unused)
 
     def _linked(self, total: torch.Tensor, prompt_logits: torch.Tensor) -> torch.Tensor:
-        """Where parameters are sharded, the loss with a gradient of zero to every output of the prefill module.
+        """Return the loss; where parameters are sharded, with a zero gradient to the logits of the prefill module.
 
         FSDP2 gathers a layer's weights for the backward pass when a gradient reaches the layer's output. The last layer
-        of a prefill module that makes no token gets one through its keys and values alone, and would find no weights.
+        of a prefill module that makes no token gets gradients only through its keys and values, so without this term
+        its weights would not be gathered.
         """
         if self.scheme.first_token == "decode" and isinstance(self, FSDPModule):
             return total + 0.0 * prompt_logits.sum()
@@ -175,7 +175,7 @@ class TwoModule(nn.Module):
 
 
 def _loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    # FSDP2 computes in the dtype of its policy, with no autocast that would know that a loss is summed in float32
+    # FSDP2 computes in the dtype of its policy, without autocast, which would compute the loss in float32
     at_least = torch.promote_types(logits.dtype, torch.float32)
     return cross_entropy(logits.to(at_least), labels, ignore_index=IGNORED, reduction="sum")
 
@@ -189,7 +189,17 @@ def _run(
     keep: torch.Tensor | int,
     **options: object,
 ) -> torch.Tensor:
-    """Run tokens on the cache of all before, and add them to it; logits of the last `keep` (0: all), or of these."""
+    """Run tokens after those in the cache, append their keys and values, and return logits [batch, kept, vocabulary].
+
+    Args:
+        module: the causal LM.
+        cache: keys and values of all earlier tokens; extended in place.
+        ids: [batch, tokens].
+        mask: [batch, cached and new tokens], or four dimensions for a packed row.
+        where: [batch, tokens], positions.
+        keep: number of last tokens whose logits are returned (0: all), or the indices of the tokens.
+        options: passed to the model.
+    """
     expected = cache.get_seq_length() + ids.shape[1]
     out: Any = module(
         input_ids=ids,
@@ -200,7 +210,7 @@ def _run(
         logits_to_keep=keep,
         **options,
     )
-    # gradient checkpointing drops the cache, and the loss stays finite without it
+    # transformers' gradient checkpointing drops the cache, and the loss stays finite without it
     length = 0 if out.past_key_values is None else cache.get_seq_length()
     assert length == expected, f"the KV cache holds {length} tokens of {expected}: is gradient checkpointing on?"
     logits: torch.Tensor = out.logits

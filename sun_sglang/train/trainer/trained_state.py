@@ -13,10 +13,10 @@ from sun_sglang.train.trainer import deepspeed
 
 
 def trained_state(module: torch.nn.Module) -> dict[str, Any]:
-    """The trained parameters by name, whole, each once however often the model ties it.
+    """Return the trained parameters by name, gathered; a tied parameter appears once.
 
     Args:
-        module: whose parameters; where they are sharded, every process has to call this.
+        module: the module. Where its parameters are sharded, every process must call this.
     """
     return {name: _gather(p).detach().clone().contiguous() for name, p in module.named_parameters() if p.requires_grad}
 
@@ -26,9 +26,9 @@ def _gather(parameter: torch.nn.Parameter) -> torch.Tensor:
 
 
 def load_trained(module: torch.nn.Module, file: Path) -> None:
-    """Put the parameters that `trained_state` gave back into their place."""
+    """Copy the parameters of a file with the result of `trained_state` into a module."""
     state, parameters = load_file(file), {n: p for n, p in module.named_parameters() if p.requires_grad}
-    assert state.keys() == parameters.keys(), "the checkpoint is of another module"
+    assert state.keys() == parameters.keys(), "the checkpoint belongs to another module"
     with torch.no_grad():
         for name, value in state.items():
             parameters[name].copy_(value)

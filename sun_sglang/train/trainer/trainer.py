@@ -1,4 +1,4 @@
-"""One fit of a two-module loss on `transformers.Trainer`, in the paper's shape (SUN, appendix A.1)."""
+"""Fit a two-module loss with `transformers.Trainer`, with the optimisation of the SUN paper (appendix A.1)."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ TRAINED = "trained.safetensors"
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How a module is fitted.
+    """The settings of one fit.
 
     Attributes:
-        rate: learning rate at its highest; AdamW, linear schedule.
-        batch: examples that one process runs at once.
-        accumulation: such batches a step.
-        seed: of the order of the examples.
-        epochs: times that every example is seen.
-        warmup: share of the steps that warm up.
-        weight_decay: of AdamW.
-        betas: of AdamW.
+        rate: highest learning rate; AdamW with a linear schedule.
+        batch: examples in one forward pass of a process.
+        accumulation: batches in one step of a process.
+        seed: seed of the order of examples.
+        epochs: passes over the examples.
+        warmup: share of the steps in which the learning rate rises.
+        weight_decay: weight decay of AdamW.
+        betas: betas of AdamW.
         clip: largest norm of the gradient; 0 for no clipping.
-        grouped: examples of like length share a batch.
-        packing: longest packed row, in tokens; 0 to pad. A step holds the same examples' number either way.
-        bf16: run the forward in bfloat16 autocast.
+        grouped: put examples of similar length into one batch.
+        packing: most tokens of a packed row; 0 to pad. A step has the same number of examples either way.
+        bf16: run the forward pass in bfloat16 autocast.
         save_steps: steps between two checkpoints to resume from; 0 for none.
-        reports: where metrics go, as `TrainingArguments.report_to`.
+        reports: receivers of metrics, as `TrainingArguments.report_to`.
         progress: show a progress bar.
-        evaluation_batch: examples that one process evaluates at once; 0 for `batch`.
+        evaluation_batch: examples in one evaluation pass of a process; 0 for `batch`.
     """
 
     rate: float
@@ -73,53 +73,57 @@ def fit(
     module: TwoModule,
     train: Sequence[TokenizedExample],
     validation: Sequence[TokenizedExample],
-    how: FitSettings,
+    settings: FitSettings,
     *,
     pad: int,
     work: Path | None = None,
     resume: bool = False,
 ) -> float:
-    """Train the side of `module` that its scheme names, in place; gives back the validation loss.
+    """Train the sides of `module` that its scheme trains, in place, and return the validation loss.
 
     Args:
-        module: as it is before tuning.
-        train: examples.
-        validation: examples that the loss is measured on.
-        how: rate, batch, schedule.
+        module: the modules before tuning.
+        train: training examples.
+        validation: examples for the validation loss.
+        settings: learning rate, batch and schedule.
         pad: token id that fills prompts.
-        work: where checkpoints and metrics go; a directory that is removed again if None.
-        resume: go on from the last checkpoint in `work`, if there is one.
+        work: directory for checkpoints and metrics; None for a temporary directory.
+        resume: continue from the last checkpoint in `work`, if there is one.
     """
-    if not how.progress:
+    if not settings.progress:
         logging.disable_progress_bar()
     if work is None:
         with tempfile.TemporaryDirectory() as scratch:
-            return _fit(module, train, validation, how, pad, Path(scratch), None)
+            return _fit(module, train, validation, settings, pad, Path(scratch), None)
     last = get_last_checkpoint(work) if resume and work.is_dir() else None
-    return _fit(module, train, validation, how, pad, work, last)
+    return _fit(module, train, validation, settings, pad, work, last)
 
 
 def _fit(
     module: TwoModule,
     train: Sequence[TokenizedExample],
     validation: Sequence[TokenizedExample],
-    how: FitSettings,
+    settings: FitSettings,
     pad: int,
     work: Path,
     last: str | None,
 ) -> float:
-    examples, together = _Examples(train), how.batch * how.accumulation * world_size()
-    rows = pack(examples.lengths(), together, how.packing, how.seed, how.epochs) if how.packing else None
+    examples, together = _Examples(train), settings.batch * settings.accumulation * world_size()
+    rows = (
+        pack(examples.lengths(), together, settings.packing, settings.seed, settings.epochs)
+        if settings.packing
+        else None
+    )
     trainer = _TwoModuleTrainer(
         module,
-        _arguments(module, how, work, rows),
+        _arguments(module, settings, work, rows),
         data_collator=_Collator(pad),
         train_dataset=examples,
     )
-    trainer.sampler = rows or (LengthGrouped(examples.lengths(), together, how.seed) if how.grouped else None)
-    # it prints dictionaries to stdout, which belongs to the caller
+    trainer.sampler = rows or (LengthGrouped(examples.lengths(), together, settings.seed) if settings.grouped else None)
+    # it prints dictionaries to stdout, which the caller uses
     trainer.remove_callback(PrinterCallback)
-    if how.progress:
+    if settings.progress:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(_ProgressBar)
     try:
@@ -130,58 +134,64 @@ def _fit(
 
 
 def pack(lengths: Sequence[int], batch: int, tokens: int, seed: int, epochs: float) -> PackedRows:
-    """The packed rows of a fit of `batch` examples a step, over all processes."""
+    """Return the packed rows of a fit.
+
+    Args:
+        lengths: tokens of each example.
+        batch: examples in one step, over all processes.
+        tokens: most tokens of a row.
+        seed: seed of the order.
+        epochs: passes over the examples.
+    """
     return PackedRows(lengths, batch, tokens, world_size(), seed, math.ceil(epochs))
 
 
-def _arguments(module: TwoModule, how: FitSettings, work: Path, rows: PackedRows | None) -> Any:
+def _arguments(module: TwoModule, settings: FitSettings, work: Path, rows: PackedRows | None) -> Any:
     config = None
     if deepspeed.is_enabled():
-        config = deepspeed.complete_config(deepspeed.launched_config(), bf16=how.bf16, clip=how.clip)
+        config = deepspeed.complete_config(deepspeed.launched_config(), bf16=settings.bf16, clip=settings.clip)
         deepspeed.claim_config()
     arguments = TrainingArguments(
         output_dir=str(work),
-        per_device_train_batch_size=1 if rows else how.batch,
-        per_device_eval_batch_size=how.evaluation_batch or how.batch,
-        gradient_accumulation_steps=rows.per_step // world_size() if rows else how.accumulation,
-        learning_rate=how.rate,
+        per_device_train_batch_size=1 if rows else settings.batch,
+        per_device_eval_batch_size=settings.evaluation_batch or settings.batch,
+        gradient_accumulation_steps=rows.per_step // world_size() if rows else settings.accumulation,
+        learning_rate=settings.rate,
         lr_scheduler_type="linear",
-        warmup_steps=how.warmup,
-        num_train_epochs=how.epochs,
+        warmup_steps=settings.warmup,
+        num_train_epochs=settings.epochs,
         optim="adamw_torch",
-        adam_beta1=how.betas[0],
-        adam_beta2=how.betas[1],
-        weight_decay=how.weight_decay,
-        max_grad_norm=how.clip,
-        # DeepSpeed's configuration says it
-        bf16=how.bf16 and config is None,
+        adam_beta1=settings.betas[0],
+        adam_beta2=settings.betas[1],
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.clip,
+        # DeepSpeed's configuration sets it
+        bf16=settings.bf16 and config is None,
         deepspeed=config,
-        seed=how.seed,
-        # told to use the CPU, accelerate leaves DeepSpeed out without a word
+        seed=settings.seed,
+        # with `use_cpu` accelerate ignores DeepSpeed silently
         use_cpu=not torch.cuda.is_available() and config is None,
         dataloader_pin_memory=torch.cuda.is_available(),
         prediction_loss_only=True,
         remove_unused_columns=False,
         label_names=["labels"],
-        logging_strategy="steps" if how.reports else "no",
+        logging_strategy="steps" if settings.reports else "no",
         logging_steps=1,
-        save_strategy="steps" if how.save_steps else "no",
-        save_steps=how.save_steps or 500,
+        save_strategy="steps" if settings.save_steps else "no",
+        save_steps=settings.save_steps or 500,
         save_total_limit=1,
-        report_to=list(how.reports) or "none",
-        disable_tqdm=not how.progress,
-        # a side that makes no first token leaves its last layer's output unused
+        report_to=list(settings.reports) or "none",
+        disable_tqdm=not settings.progress,
+        # a side that makes no first token does not use the output of its last layer
         ddp_find_unused_parameters=module.leaves_parameters_unused,
     )
     if arguments.world_size != world_size():
-        raise RecipeError(
-            f"{world_size()} processes were started, and accelerate has each train alone: DeepSpeed needs GPUs"
-        )
+        raise RecipeError(f"accelerate trains separately in each of the {world_size()} processes: DeepSpeed needs GPUs")
     return arguments
 
 
 class _Examples(Dataset[TokenizedExample | Row]):
-    """Examples by their index, packed rows by the indices of theirs."""
+    """Returns an example by its index, and a packed row by the indices of its examples."""
 
     def __init__(self, examples: Sequence[TokenizedExample]) -> None:
         self._examples = examples
@@ -212,16 +222,16 @@ class _Collator:
 
 class _ProgressBar(ProgressCallback):  # type: ignore[misc] # transformers is not followed, so its classes are Any
     def on_log(self, *_args: object, **_kwargs: object) -> None:
-        """Print nothing: the bar is on stderr, metrics go where `reports` says."""
+        """Print nothing: the bar is on stderr, and metrics go to `reports`."""
 
 
 class _TwoModuleTrainer(Trainer):  # type: ignore[misc] # transformers is not followed, so its classes are Any
-    """Saves what is trained and nothing else: the frozen side is the base, which is there already."""
+    """Saves only the trained parameters: the frozen side is the base, which exists already."""
 
     sampler: PackedRows | LengthGrouped | None = None
 
     def create_accelerator_and_postprocess(self) -> None:
-        """Have FSDP2 give the loss back as it is: accelerate's policy for bfloat16 rounds it."""
+        """Keep the dtype of the loss under FSDP2: accelerate's policy for bfloat16 rounds it."""
         super().create_accelerator_and_postprocess()
         plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
         if plugin is not None and plugin.mixed_precision_policy is not None:
@@ -231,9 +241,10 @@ class _TwoModuleTrainer(Trainer):  # type: ignore[misc] # transformers is not fo
         return super()._get_train_sampler(train_dataset) if self.sampler is None else self.sampler
 
     def validation_loss(self, examples: Sequence[TokenizedExample]) -> float:
-        """Loss of all answer tokens, the same however many processes share the work.
+        """Return the mean loss of all answer tokens, the same for any number of processes.
 
-        `Trainer.evaluate` averages over batches, and repeats examples where processes do not come out even.
+        `Trainer.evaluate` averages over batches, and repeats examples where the number of processes does not divide
+        them.
         """
         model, size, args = self.model_wrapped, self.args.per_device_eval_batch_size, self.args
         model.eval()
@@ -241,7 +252,7 @@ class _TwoModuleTrainer(Trainer):  # type: ignore[misc] # transformers is not fo
         total = torch.zeros(2, dtype=torch.float64, device=args.device)
         for start in range(0, len(batches), args.world_size):
             own = start + args.process_index
-            # all run as often, since a sharded module's forward is run by all together
+            # every process runs equally often: the forward pass of a sharded module needs all of them
             inputs = self._prepare_inputs(self.data_collator(batches[own % len(batches)]))
             with torch.no_grad():
                 loss = model(**inputs).loss
@@ -253,7 +264,7 @@ class _TwoModuleTrainer(Trainer):  # type: ignore[misc] # transformers is not fo
         return float(loss / tokens)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save a checkpoint's weights; those of sharded modules are with the optimizer's state, where it saves that."""
+        """Save the weights of a checkpoint; for sharded modules they are saved with the optimizer's state."""
         if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             super().save_model(output_dir, _internal_call)
 

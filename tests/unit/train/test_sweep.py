@@ -75,9 +75,9 @@ def test_a_search_that_was_cut_short_goes_on(
     with pytest.raises(KeyboardInterrupt):
         run_sweep(prepare(cut), "c", quiet)
     assert list((tmp_path / "cut" / "training").glob("*/checkpoint-2"))
-    with pytest.raises(RecipeError, match="holds a training already; --resume"):
+    with pytest.raises(RecipeError, match="contains a training already; continue it with --resume"):
         run_sweep(prepare(cut), "c", quiet)
-    with pytest.raises(RecipeError, match="is of another recipe"):
+    with pytest.raises(RecipeError, match="belongs to another recipe"):
         run_sweep(prepare(recipe(output="./cut", seed=3)), "c", quiet, resume=True)
     lines: list[str] = []
     run_sweep(prepare(cut), "c", lines.append, resume=True)

@@ -231,7 +231,7 @@ def test_solved_questions_are_refused_where_there_are_none(server: Server, sun: 
     write(benchmark, benchmark.with_suffix(".jsonl"), num_fewshot=0)
     code, _, err = sun(f"math={benchmark}", "--served", server.url, "--few-shot", "2")
     assert code == 1
-    assert "leave out --few-shot" in err
+    assert "remove --few-shot" in err
 
 
 @pytest.mark.parametrize(
@@ -239,8 +239,8 @@ def test_solved_questions_are_refused_where_there_are_none(server: Server, sun: 
     [
         (["math=none.yaml"], "none.yaml: not found"),
         (["math=sums", "--include-path", "none"], "--include-path none: is not a directory"),
-        (["math=sums.yaml", "--prompt", "template"], "tokenizer of `math` is not known"),
-        (["math=evalplus:humaneval", "--limit", "3"], "EvalPlus and BFCL ask all"),
+        (["math=sums.yaml", "--prompt", "template"], "tokenizer of `math` is unknown"),
+        (["math=evalplus:humaneval", "--limit", "3"], "EvalPlus and BFCL always ask all"),
     ],
 )
 def test_what_cannot_be_is_refused_before_a_question(

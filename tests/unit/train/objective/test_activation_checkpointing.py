@@ -129,9 +129,9 @@ def test_recomputed_layers_keep_less_for_the_backward_pass(new_model: NewModel) 
 
 def test_layers_that_forget_are_refused() -> None:
     model = Gemma2ForCausalLM(Gemma2Config(**SIZES))
-    with pytest.raises(RecipeError, match=r"gradient_checkpointing: not for layers of .*sliding_attention"):
+    with pytest.raises(RecipeError, match=r"gradient_checkpointing: not supported for layers of .*sliding_attention"):
         recompute_layers(model)
-    with pytest.raises(RecipeError, match="packing_tokens: not for layers of sliding_attention"):
+    with pytest.raises(RecipeError, match="packing_tokens: not supported for layers of sliding_attention"):
         require_full_attention(MistralConfig(sliding_window=64), "packing_tokens")
 
 

@@ -44,12 +44,12 @@ def test_what_fsdp_cannot_do_is_named(
     ("config", "said"),
     [
         ({}, "has no `zero_optimization`"),
-        ({"zero_optimization": {"stage": 0}}, "stage of ZeRO has to be 1, 2 or 3"),
+        ({"zero_optimization": {"stage": 0}}, "stage of ZeRO must be 1, 2 or 3"),
         ({"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}, "`offload_optimizer`"),
         ({"zero_optimization": {"stage": 3, "offload_param": {"device": "nvme"}}}, "`offload_param`"),
-        ({"zero_optimization": {"stage": 2}, "optimizer": {"type": "Lamb"}}, "`optimizer` is decided by the recipe"),
-        ({"zero_optimization": {"stage": 2}, "bf16": {"enabled": True}}, "`bf16` is decided by the recipe"),
-        ({"zero_optimization": {"stage": 2}, "gradient_clipping": 1.0}, "`gradient_clipping` is decided by the recipe"),
+        ({"zero_optimization": {"stage": 2}, "optimizer": {"type": "Lamb"}}, "`optimizer` is set by the recipe"),
+        ({"zero_optimization": {"stage": 2}, "bf16": {"enabled": True}}, "`bf16` is set by the recipe"),
+        ({"zero_optimization": {"stage": 2}, "gradient_clipping": 1.0}, "`gradient_clipping` is set by the recipe"),
     ],
 )
 def test_what_deepspeed_cannot_do_is_named(
@@ -84,7 +84,7 @@ def test_the_recipe_decides_what_deepspeed_computes(monkeypatch: pytest.MonkeyPa
     assert config["gradient_clipping"] == 0.5
     with monkeypatch.context() as environment:
         environment.setenv("ACCELERATE_GRADIENT_CLIPPING", "1.0")
-        with pytest.raises(RecipeError, match="`gradient_clipping` is decided by the recipe"):
+        with pytest.raises(RecipeError, match="`gradient_clipping` is set by the recipe"):
             deepspeed.launched_config()
     assert (config["bf16"], config["torch_autocast"]["enabled"]) == ({"enabled": False}, True)
     auto = {"zero_optimization": {"stage": 2, "reduce_bucket_size": "auto"}, "bf16": {"enabled": "auto"}, "wandb": {}}
@@ -103,7 +103,7 @@ def test_processes_that_would_train_alone_are_refused(
     module = build_modules(prepared.recipe, base, base)
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr("sun_sglang.train.trainer.trainer.TrainingArguments", lambda **_arguments: Alone())
-    with pytest.raises(RecipeError, match="2 processes were started, and accelerate has each train alone"):
+    with pytest.raises(RecipeError, match="accelerate trains separately in each of the 2 processes"):
         fit(module, prepared.examples.train, prepared.examples.validation, FitSettings(1e-2, 4), pad=0)
 
 
