@@ -11,7 +11,7 @@ from typing import Any
 from sun_sglang.errors import UserError
 
 _TOKENIZERS = "tokenizer_worker_num"
-_OTHER = "would make SGLang serve {} instead of the HTTP application that the router asks"
+_OTHER = "would make SGLang serve {} instead of the HTTP application that the router uses"
 # flags by which SGLang serves another application (`launch_server.py`; `entrypoints/http_server.py` for the first)
 OTHER_SERVER_FLAGS = {
     _TOKENIZERS: (

@@ -145,7 +145,7 @@ def parse_yaml(text: str) -> Any:
 
 
 class UniqueKeyLoader(yaml.SafeLoader):
-    """Rejects a key given twice, since the second would silently win; every error has a line."""
+    """A YAML loader that rejects a key given twice, which PyYAML would silently replace; every error has a line."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Return a mapping as a dictionary."""
@@ -160,7 +160,7 @@ class UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """Return a node as an object. `2026-02-30` reads as a date and is none; PyYAML raises ValueError for it."""
+        """Return a node as an object; `2026-02-30` has the form of a date and is none, so PyYAML raises ValueError."""
         try:
             return super().construct_object(node, deep=deep)
         except (ValueError, LookupError, AttributeError, TypeError) as e:

@@ -146,7 +146,7 @@ class Router(Strict):
         max_tokens: most expected work in flight, in tokens: prompts, and the answers' limits; None is no cap.
         queue_size: most requests of one task that wait; one more is answered with 429.
         queue_timeout: longest wait of a request for the turn of its first answer; then it is answered with 429.
-        drain_timeout: longest time that requests in flight go on after the router was told to stop.
+        drain_timeout: longest time that requests in flight go on after the router began to stop.
         processes: number of router processes that share the port.
         api_keys: path of a file of API keys, absolute once loaded. With None, and without `SUN_API_KEYS`, no key is
             required.

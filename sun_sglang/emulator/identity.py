@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import uuid
 from pathlib import Path
 from typing import NamedTuple
 
 from sun_sglang.checkpoint.identity import read_identity
+from sun_sglang.checkpoint.json_file import read_json
 from sun_sglang.checkpoint.locate import find_checkpoint
 from sun_sglang.contracts.module_file import read_module_file
 from sun_sglang.contracts.worker_card import Identity, WorkerCard
@@ -110,6 +110,6 @@ def make_card(settings: Settings, identity: Identity, limits: TokenLimits) -> Wo
 
 
 def _context_of(checkpoint: Path) -> int:
-    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    config = read_json(checkpoint / "config.json")
     text = config.get("text_config", config)
     return int(text.get("max_position_embeddings") or 2048)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
+from sun_sglang.checkpoint.json_file import read_json
 from sun_sglang.checkpoint.locate import find_checkpoint
-from sun_sglang.errors import CheckpointError, RecipeError
+from sun_sglang.errors import RecipeError
 from sun_sglang.train.checkpoint import load_model
 from sun_sglang.train.objective.activation_checkpointing import recompute_layers, require_full_attention
 from sun_sglang.train.objective.packed_attention import PACKED
@@ -137,10 +137,7 @@ def dtype_of(model: Path) -> torch.dtype:
     Raises:
         CheckpointError: `config.json` cannot be read.
     """
-    try:
-        config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise CheckpointError(f"{model / 'config.json'}: cannot be read ({e})") from e
+    config = read_json(model / "config.json")
     dtype = getattr(torch, str(config.get("dtype") or config.get("torch_dtype") or "float32"))
     assert isinstance(dtype, torch.dtype)
     return dtype

@@ -63,7 +63,7 @@ class RouterPlan(Strict):
     Attributes:
         host: address that it listens on.
         port: its port, which all of its processes share.
-        fleet: the file that tells it what to serve.
+        fleet: path of its fleet file.
         log: file for its output.
         tls: whether it serves HTTPS.
         processes: number of its processes.

@@ -100,7 +100,7 @@ def resolve_pools(topology: Topology, machine: Machine, read_checkpoint: Checkpo
 
     Raises:
         TopologyError: a number of ranks or a `device` is wrong, or what `read_checkpoint` raises.
-        UserError: it cannot be told which GPUs may be used.
+        UserError: the usable GPUs cannot be determined.
     """
     kinds = {name: WORKER_KINDS[topology.backend_of(name)] for name in topology.pools}
     settings = {name: pool_settings(topology, name) for name in topology.pools}

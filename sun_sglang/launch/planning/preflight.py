@@ -48,8 +48,8 @@ def preflight(topology: Topology, machine: Machine, schema: FlagSchema | None) -
         TopologyError: a flag, a model or a decoder is wrong, or a flag would keep the KV of answers.
         IdentityError: the pools of a task cannot share KV.
         CheckpointError: a model directory cannot be read.
-        UserError: the router's keys or certificate cannot be read, the installed SGLang is not supported, or it cannot
-            be told which GPUs may be used.
+        UserError: the router's keys or certificate cannot be read, the installed SGLang is not supported, or the usable
+            GPUs cannot be determined.
     """
     notes: list[str] = []
     load_keys(topology.router.api_keys, {})
@@ -74,10 +74,10 @@ def preflight(topology: Topology, machine: Machine, schema: FlagSchema | None) -
 
 
 def require_router_port(topology: Topology) -> None:
-    """Raise unless the router can listen where the topology says.
+    """Raise unless the router can listen at the topology's address.
 
     Raises:
-        TopologyError: the address is not this machine's, or the port is taken.
+        TopologyError: the address belongs to another machine, or the port is taken.
     """
     host, port = topology.router.host, topology.router.port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

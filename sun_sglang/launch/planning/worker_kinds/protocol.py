@@ -64,7 +64,7 @@ class WorkerKind(Protocol):
 
         Raises:
             TopologyError: the pool's `device` is not supported.
-            UserError: it cannot be told which GPUs may be used, and the pool does not ask for the CPU.
+            UserError: the usable GPUs cannot be determined, and `device` is not `cpu`.
         """
         ...
 

@@ -71,7 +71,7 @@ class SglangWorkers:
 
         Raises:
             TopologyError: `device` is neither `cuda` nor `cpu`.
-            UserError: `device` is not `cpu`, and it cannot be told which GPUs may be used.
+            UserError: `device` is not `cpu`, and the usable GPUs cannot be determined.
         """
         device = pool.flags.get("device")
         if device not in (None, "cuda", "cpu"):
