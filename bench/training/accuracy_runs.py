@@ -20,7 +20,7 @@ from sun_sglang.demo.tasks import math, order, tool
 from sun_sglang.demo.tune import tune
 from sun_sglang.train.checkpoint import load_model, load_tokenizer
 from sun_sglang.train.data.examples import Generator, Split, TokenizedExample, draw, encode
-from sun_sglang.train.objective.two_module import TwoModule
+from sun_sglang.train.objective.two_module_loss import TwoModule
 from sun_sglang.train.rate_search import RateSearch
 
 TASKS: Mapping[str, Generator] = MappingProxyType({"math": math, "tool": tool, "order": order})

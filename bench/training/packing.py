@@ -27,7 +27,7 @@ from sun_sglang.train.data.collate import LengthGrouped, collate
 from sun_sglang.train.data.examples import TokenizedExample, encode, read_jsonl
 from sun_sglang.train.data.packing import PackedRows, Row, collate_row
 from sun_sglang.train.objective.packed_attention import PACKED
-from sun_sglang.train.objective.two_module import TwoModule
+from sun_sglang.train.objective.two_module_loss import TwoModule
 
 # after sun_sglang.train, which makes transformers importable on a machine without a GPU
 from transformers import AutoTokenizer  # isort: skip

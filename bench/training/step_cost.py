@@ -28,7 +28,7 @@ from sun_sglang.bench.training.schemes import COMPARED
 from sun_sglang.contracts.scheme import Scheme
 from sun_sglang.train.data.collate import collate
 from sun_sglang.train.data.examples import TokenizedExample
-from sun_sglang.train.objective.two_module import TwoModule
+from sun_sglang.train.objective.two_module_loss import TwoModule
 
 # after sun_sglang.train, which makes transformers importable on a machine without a GPU
 from transformers import Qwen3Config, Qwen3ForCausalLM  # isort: skip

@@ -31,7 +31,7 @@ from sun_sglang.demo.tune import Tuned, TuneRecipe, search
 from sun_sglang.evaluation.exact_match import evaluate
 from sun_sglang.train.checkpoint import load_model, save_model
 from sun_sglang.train.data.examples import Split, TokenizedExample, draw, encode, write_jsonl
-from sun_sglang.train.objective.two_module import TwoModule
+from sun_sglang.train.objective.two_module_loss import TwoModule
 
 Log = Callable[[str], None]
 

@@ -15,7 +15,7 @@ from sun_sglang.errors import RecipeError
 from sun_sglang.train.checkpoint import load_model
 from sun_sglang.train.objective.activation_checkpointing import recompute_layers, require_full_attention
 from sun_sglang.train.objective.packed_attention import PACKED
-from sun_sglang.train.objective.two_module import TwoModule
+from sun_sglang.train.objective.two_module_loss import TwoModule
 from sun_sglang.train.recipe import Recipe
 
 _NOT_WEIGHTS = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt")

@@ -18,7 +18,7 @@ from sun_sglang.errors import RecipeError
 from sun_sglang.train.data.dataset import Examples, load_examples
 from sun_sglang.train.data.packing import PackedRows
 from sun_sglang.train.modules import build_modules, dtype_of, find_model, load_recipe_tokenizer, save_tuned
-from sun_sglang.train.objective.two_module import TwoModule
+from sun_sglang.train.objective.two_module_loss import TwoModule
 from sun_sglang.train.rate_search import RateSearch
 from sun_sglang.train.recipe import Recipe
 from sun_sglang.train.trainer.accelerate import check_dtype, check_launched, sharded

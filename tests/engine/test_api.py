@@ -127,7 +127,7 @@ def reference_logprobs(prefill: Path, decode: Path, prompt: Sequence[int], answe
     import torch
 
     from sun_sglang.contracts.scheme import SCHEMES
-    from sun_sglang.train.objective.two_module import TwoModule
+    from sun_sglang.train.objective.two_module_loss import TwoModule
 
     with torch.inference_mode():
         ids = torch.tensor([prompt])

@@ -14,7 +14,7 @@ from sun_sglang.errors import TopologyError
 from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.pool_settings import PoolSettings, pool_settings
 from sun_sglang.launch.planning.worker_kinds.kinds import WORKER_KINDS
-from sun_sglang.launch.planning.worker_kinds.protocol import WorkerKind
+from sun_sglang.launch.planning.worker_kinds.worker_kind import WorkerKind
 from sun_sglang.topology import EngineFlags, Topology
 
 # more than one machine has; a plan has an entry for each

@@ -17,7 +17,7 @@ from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.pool_settings import PoolSettings
 from sun_sglang.launch.planning.pools import Checkpoint, Pools, resolve_pools
 from sun_sglang.launch.planning.worker_kinds.kinds import WORKER_KINDS
-from sun_sglang.launch.planning.worker_kinds.protocol import WorkerKind
+from sun_sglang.launch.planning.worker_kinds.worker_kind import WorkerKind
 from sun_sglang.router.auth.access import load_tls_context
 from sun_sglang.router.auth.api_keys import load_keys
 from sun_sglang.topology import EngineFlags, Topology

@@ -21,9 +21,9 @@ from sun_sglang.router.protocol.request import choose_task
 from sun_sglang.router.protocol.worker_replies import error_message, parse_json
 from sun_sglang.router.serving.service import TASK_HEADER
 from sun_sglang.router.transport.http_session import describe_error, read_at_most
-from sun_sglang.router.workers.paths import WorkerPath
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.worker import Worker
+from sun_sglang.router.workers.worker_paths import WorkerPath
 
 # SGLang's `/server_info` has a few kilobytes for each rank.
 MAX_INFO_BYTES = 1 << 22

@@ -24,9 +24,9 @@ from sun_sglang.router.dispatch.cache_namespace import cache_namespace
 from sun_sglang.router.health.path_prover import PathProver
 from sun_sglang.router.serving.admission import AdmissionQueue
 from sun_sglang.router.serving.in_flight import InFlight
-from sun_sglang.router.workers.paths import Pair, UnusablePath, WorkerPath
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.worker import Worker
+from sun_sglang.router.workers.worker_paths import Pair, UnusablePath, WorkerPath
 
 
 class TasksPage:

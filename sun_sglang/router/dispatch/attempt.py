@@ -20,8 +20,8 @@ from sun_sglang.router.dispatch.outcome import (
 from sun_sglang.router.dispatch.pair_request import PairRequest
 from sun_sglang.router.transport.leg_exchange import LegExchange
 from sun_sglang.router.transport.messages import LegFailure, LegResult
-from sun_sglang.router.workers.paths import Pair
 from sun_sglang.router.workers.worker import Worker
+from sun_sglang.router.workers.worker_paths import Pair
 
 
 class RequestCheck(Protocol):

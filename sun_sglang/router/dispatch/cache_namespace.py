@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import orjson
 
-from sun_sglang.router.workers.paths import Pair
+from sun_sglang.router.workers.worker_paths import Pair
 
 
 def cache_namespace(pool: str, module: str, extra_key: str | None = None, cache_salt: str | None = None) -> str:

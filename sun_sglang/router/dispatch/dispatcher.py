@@ -20,8 +20,8 @@ from sun_sglang.router.observability.metrics import Metrics
 from sun_sglang.router.scheduling.pair_selector import PairSelector
 from sun_sglang.router.transport.messages import LegResponse
 from sun_sglang.router.transport.worker_client import WorkerClient
-from sun_sglang.router.workers.paths import Pair
 from sun_sglang.router.workers.registry import Registry
+from sun_sglang.router.workers.worker_paths import Pair
 
 ATTEMPTS = 2
 

@@ -14,7 +14,7 @@ import orjson
 
 from sun_sglang.router.dispatch.cache_namespace import cache_namespace, may_reuse_answers
 from sun_sglang.router.dispatch.pair_request import PairRequest
-from sun_sglang.router.workers.paths import Pair
+from sun_sglang.router.workers.worker_paths import Pair
 
 Leg = Literal["prefill", "decode"]
 LEGS: tuple[Leg, Leg] = ("prefill", "decode")

@@ -12,8 +12,8 @@ from sun_sglang.router.dispatch.attempt import Ticket
 from sun_sglang.router.dispatch.pair_request import PairRequest
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.scheduling.pair_selector import PairSelector
-from sun_sglang.router.workers.paths import Pair, WorkerPath
 from sun_sglang.router.workers.registry import Registry
+from sun_sglang.router.workers.worker_paths import Pair, WorkerPath
 
 
 class PairRecovery:

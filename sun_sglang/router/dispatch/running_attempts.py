@@ -19,9 +19,9 @@ from sun_sglang.router.observability.request_id import RandomBytes
 from sun_sglang.router.transport.errors import LegError
 from sun_sglang.router.transport.messages import LegFailure, LegResponse, LegResult
 from sun_sglang.router.transport.worker_client import WorkerClient
-from sun_sglang.router.workers.paths import Pair
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.worker import Worker
+from sun_sglang.router.workers.worker_paths import Pair
 
 
 class RunningAttempts:

@@ -17,8 +17,8 @@ from sun_sglang.router.health.wake_up import wait
 from sun_sglang.router.observability.log import Log
 from sun_sglang.router.observability.metrics import Metrics
 from sun_sglang.router.text import truncate
-from sun_sglang.router.workers.paths import Pair, Starts, WorkerPath
 from sun_sglang.router.workers.registry import Registry
+from sun_sglang.router.workers.worker_paths import Pair, Starts, WorkerPath
 
 MAX_FAULT = 500
 

@@ -10,9 +10,9 @@ from sun_sglang.router.health.card_reader import CardReader, ProbeError
 from sun_sglang.router.health.wake_up import wait
 from sun_sglang.router.observability.log import Log
 from sun_sglang.router.observability.metrics import Metrics
-from sun_sglang.router.workers.paths import WorkerPath
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.worker import State, Worker
+from sun_sglang.router.workers.worker_paths import WorkerPath
 
 # A busy server answers late; only this many silent probes in a row mean that it hangs.
 SILENT_PROBES = 3

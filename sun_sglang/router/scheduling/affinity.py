@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import ClassVar
 
-from sun_sglang.router.scheduling.policy import Policy
+from sun_sglang.router.scheduling.policy_protocol import Policy
 from sun_sglang.router.workers.worker import Worker
 
 # A worker may have this many times the mean load before the prompts that belong to it go to other workers: c in

@@ -7,7 +7,7 @@ from collections.abc import Sequence, Set
 
 from sun_sglang.router.scheduling.cost import Cost
 from sun_sglang.router.scheduling.policies import make_policy
-from sun_sglang.router.workers.paths import Pair
+from sun_sglang.router.workers.worker_paths import Pair
 from sun_sglang.topology import Policies
 
 

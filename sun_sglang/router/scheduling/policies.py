@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import ClassVar
 
 from sun_sglang.router.scheduling.affinity import CacheAffinity, PrefixAffinity
-from sun_sglang.router.scheduling.policy import Policy
+from sun_sglang.router.scheduling.policy_protocol import Policy
 from sun_sglang.router.workers.worker import Worker
 
 

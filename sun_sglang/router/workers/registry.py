@@ -15,8 +15,8 @@ from sun_sglang.contracts.worker_card import WorkerCard
 from sun_sglang.router.deadlines import DEFAULT, Deadlines
 from sun_sglang.router.protocol.prompt_length import PromptLimits
 from sun_sglang.router.workers.compatibility import NamedCard, card_fault, mismatch
-from sun_sglang.router.workers.paths import Pair, PathTable, PoolPair, Starts, UnusablePath, WorkerPath
 from sun_sglang.router.workers.worker import State, Worker
+from sun_sglang.router.workers.worker_paths import Pair, PathTable, PoolPair, Starts, UnusablePath, WorkerPath
 from sun_sglang.topology import Task
 
 

@@ -20,7 +20,7 @@ from sun_sglang.errors import RecipeError
 from sun_sglang.train.data.collate import IGNORED, LengthGrouped, collate
 from sun_sglang.train.data.examples import TokenizedExample
 from sun_sglang.train.data.packing import PackedRows, Row, collate_row
-from sun_sglang.train.objective.two_module import TwoModule
+from sun_sglang.train.objective.two_module_loss import TwoModule
 from sun_sglang.train.trainer import deepspeed
 from sun_sglang.train.trainer.launched_processes import world_size
 from sun_sglang.train.trainer.trained_state import load_trained, trained_state

@@ -42,8 +42,8 @@ ACCELERATE = [
 @pytest.mark.parametrize(
     ("start", "change"),
     [
-        ([*TORCHRUN, "-m", "sun_sglang.train"], {"packing_tokens": 1024, "global_batch": 24}),
-        ([*ACCELERATE, "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "sun_sglang.train"], {}),
+        ([*TORCHRUN, "-m", "sun_sglang.cli", "train"], {"packing_tokens": 1024, "global_batch": 24}),
+        ([*ACCELERATE, "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "sun_sglang.cli", "train"], {}),
     ],
     ids=["torchrun, packed", "accelerate, padded"],
 )

@@ -17,7 +17,7 @@ from sun_sglang.evaluation.exact_match import evaluate, exact_match
 from sun_sglang.train.checkpoint import load_model, save_model
 from sun_sglang.train.data.collate import bucketed
 from sun_sglang.train.data.examples import TokenizedExample, draw, encode
-from sun_sglang.train.objective.two_module import TwoModule
+from sun_sglang.train.objective.two_module_loss import TwoModule
 from sun_sglang.train.reference import greedy
 
 TOKENIZER = build_tokenizer()

@@ -10,7 +10,7 @@ import torch
 from sun_sglang.contracts.scheme import SCHEMES, Side
 from sun_sglang.train.data.collate import collate
 from sun_sglang.train.data.examples import TokenizedExample
-from sun_sglang.train.objective.two_module import TwoModule
+from sun_sglang.train.objective.two_module_loss import TwoModule
 from sun_sglang.train.reference import greedy
 
 NewModel = Callable[[int], Any]

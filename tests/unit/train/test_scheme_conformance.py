@@ -16,7 +16,7 @@ from sun_sglang.train.checkpoint import load_model
 from sun_sglang.train.data.collate import collate
 from sun_sglang.train.data.examples import TokenizedExample
 from sun_sglang.train.modules import build_modules
-from sun_sglang.train.objective.two_module import TwoModule
+from sun_sglang.train.objective.two_module_loss import TwoModule
 from sun_sglang.train.recipe import Recipe
 from sun_sglang.train.reference import greedy
 from sun_sglang.train.sweep import prepare, run_sweep

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from sun_sglang.launch.planning.worker_kinds.emulated import EmulatedWorkers
-from sun_sglang.launch.planning.worker_kinds.protocol import WorkerKind
 from sun_sglang.launch.planning.worker_kinds.sglang import SglangWorkers
+from sun_sglang.launch.planning.worker_kinds.worker_kind import WorkerKind
 from sun_sglang.topology import Backend
 
 _ALL: Final[tuple[WorkerKind, ...]] = (SglangWorkers(), EmulatedWorkers())

@@ -21,7 +21,7 @@ from sun_sglang.launch.planning.planner import make_plan
 from sun_sglang.launch.planning.pool_settings import PoolSettings
 from sun_sglang.launch.planning.pools import Checkpoint, resolve_pools
 from sun_sglang.launch.planning.worker_kinds.cpu_kv_memory import cpu_kv_tokens
-from sun_sglang.launch.planning.worker_kinds.protocol import WorkerKind
+from sun_sglang.launch.planning.worker_kinds.worker_kind import WorkerKind
 from sun_sglang.topology import EngineFlags, Task, Topology
 from sun_sglang.topology_file import parse_topology
 

@@ -15,7 +15,7 @@ from sun_sglang.launch.planning.planner import make_plan
 from sun_sglang.launch.planning.pool_settings import PoolSettings, pool_settings
 from sun_sglang.launch.planning.pools import resolve_pools
 from sun_sglang.launch.planning.worker_kinds.kinds import WORKER_KINDS
-from sun_sglang.launch.planning.worker_kinds.protocol import WorkerKind
+from sun_sglang.launch.planning.worker_kinds.worker_kind import WorkerKind
 from sun_sglang.sglang_versions import SUPPORTED_VERSIONS
 from sun_sglang.topology import Backend, Topology
 from sun_sglang.topology_file import parse_topology

@@ -18,8 +18,8 @@ from sun_sglang.router.scheduling.cost import Cost
 from sun_sglang.router.scheduling.pair_selector import PairSelector
 from sun_sglang.router.scheduling.policies import LeastTokens, make_policy
 from sun_sglang.router.scheduling.prefix_keys import prefix_keys
-from sun_sglang.router.workers.paths import Pair
 from sun_sglang.router.workers.worker import Worker
+from sun_sglang.router.workers.worker_paths import Pair
 from sun_sglang.topology import DecodePolicy, Policies
 from tests.unit.router.conftest import SUN, Start, System
 

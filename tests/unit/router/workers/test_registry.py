@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from sun_sglang.router.workers.paths import Starts, WorkerPath
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.worker import State
+from sun_sglang.router.workers.worker_paths import Starts, WorkerPath
 from tests.unit.router.registries import FLEET, card, proven_registry
 
 

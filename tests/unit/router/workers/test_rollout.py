@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from sun_sglang.bench.polling import wait_until
 from sun_sglang.contracts.fleet_file import Fleet
 from sun_sglang.contracts.worker_card import WorkerCard
-from sun_sglang.router.workers.paths import Starts, WorkerPath
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.rollout import Rollout
+from sun_sglang.router.workers.worker_paths import Starts, WorkerPath
 from tests.unit.router.conftest import System
 from tests.unit.router.fake_worker import FakeWorker, Fault, Rooms, expected
 from tests.unit.router.fleet_api import ASK, IDS, another, call

@@ -16,7 +16,7 @@ from sun_sglang.errors import RecipeError
 from sun_sglang.train.data.collate import collate
 from sun_sglang.train.data.examples import TokenizedExample
 from sun_sglang.train.objective.activation_checkpointing import recompute_layers, require_full_attention
-from sun_sglang.train.objective.two_module import TwoModule
+from sun_sglang.train.objective.two_module_loss import TwoModule
 from tests.support.training import SIZES
 
 NewModel = Callable[[int], Any]

@@ -14,7 +14,7 @@ from sun_sglang.train.data.collate import collate
 from sun_sglang.train.data.examples import TokenizedExample
 from sun_sglang.train.data.packing import PackedRows, Row, collate_row
 from sun_sglang.train.objective.packed_attention import PACKED
-from sun_sglang.train.objective.two_module import TwoModule
+from sun_sglang.train.objective.two_module_loss import TwoModule
 from tests.unit.train.objective.test_activation_checkpointing import (
     PAIRS,
     assert_trains_like,

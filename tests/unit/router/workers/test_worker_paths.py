@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from sun_sglang.contracts.fleet_file import Fleet
-from sun_sglang.router.workers.paths import PathTable, PoolPair, PoolPaths, WorkerPath
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.rollout import Rollout
+from sun_sglang.router.workers.worker_paths import PathTable, PoolPair, PoolPaths, WorkerPath
 from tests.unit.router.registries import DECODES, PREFILLS, admit_all, card, prove_all, shared_pools
 
 

@@ -12,7 +12,7 @@ from sun_sglang.contracts.scheme import SCHEMES, Side
 from sun_sglang.demo.tokenizer import VOCAB_SIZE
 from sun_sglang.train.data.collate import collate
 from sun_sglang.train.data.examples import TokenizedExample
-from sun_sglang.train.objective.two_module import TwoModule
+from sun_sglang.train.objective.two_module_loss import TwoModule
 
 NewModel = Callable[[int], Any]
 PAD = 257
