@@ -63,7 +63,7 @@ class AdminHandlers:
         """DELETE /workers/NAME: remove a worker once its requests have ended, or at once with `?force=true`."""
         name, force = http.match_info["name"], http.query.get("force", "false")
         if force not in ("true", "false"):
-            raise ApiError(400, "`force` has to be true or false", param="force")
+            raise ApiError(400, "`force` must be true or false", param="force")
         leaving = name in self._registry.workers and not self._is_wanted(name)
         if not leaving:
             await self._store.edit(fleet_edits.remove_worker(name))

@@ -209,6 +209,6 @@ def _flush_timeout(text: str) -> float:
         seconds = math.inf
     # the negation is also true for a NaN
     if not seconds <= _MAX_FLUSH_TIMEOUT_S:
-        message = f"`timeout` has to be a number of seconds up to {_MAX_FLUSH_TIMEOUT_S:g}"
+        message = f"`timeout` must be a number of seconds up to {_MAX_FLUSH_TIMEOUT_S:g}"
         raise ApiError(400, message, param="timeout")
     return max(seconds, -1.0)

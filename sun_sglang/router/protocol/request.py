@@ -124,7 +124,7 @@ def choose_task(header: str | None, model: object, tasks: Sequence[str]) -> str:
         RequestError: 404 for an unknown name, 400 if a name is required and missing.
     """
     if header is None and model is not None and not isinstance(model, str):
-        raise RequestError(400, "`model` has to be the name of a task", param="model")
+        raise RequestError(400, "`model` must be the name of a task", param="model")
     name = header if header is not None else model
     if name in tasks:
         return str(name)
@@ -143,7 +143,7 @@ def _object(raw: bytes) -> dict[str, Any]:
     except orjson.JSONDecodeError as e:
         raise RequestError(400, f"the body is not valid JSON: {e}", code="invalid_json") from e
     if not isinstance(body, dict):
-        raise RequestError(400, "the body has to be a JSON object", code="invalid_json")
+        raise RequestError(400, "the body must be a JSON object", code="invalid_json")
     return body
 
 
@@ -155,7 +155,7 @@ def _completions(given: Mapping[str, Any], body: dict[str, Any], allowed: Collec
     if isinstance(prompt, str) and prompt:
         return None, n
     if not isinstance(prompt, list) or not prompt:
-        raise RequestError(400, "`prompt` has to be a non-empty string or list", param="prompt")
+        raise RequestError(400, "`prompt` must be a non-empty string or list", param="prompt")
     if all(isinstance(p, str) and p for p in prompt):
         return len(prompt), n
     if isinstance(prompt[0], list):
@@ -170,7 +170,7 @@ def _chat(given: Mapping[str, Any], body: dict[str, Any], allowed: Collection[st
     n = fields.read_field(given, "n", tables.CHAT) or 1 if "n" in given else 1
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages or not {dict}.issuperset(map(type, messages)):
-        raise RequestError(400, "`messages` has to be a non-empty list of objects", param="messages")
+        raise RequestError(400, "`messages` must be a non-empty list of objects", param="messages")
     tools = body.get("tools") or []
     for message in messages:
         if isinstance(content := message.get("content"), list):
@@ -221,7 +221,7 @@ def _generate_prompts(body: dict[str, Any]) -> int | None:
             return None
         if isinstance(prompt, list) and prompt and all(isinstance(p, str) and p for p in prompt):
             return len(prompt)
-        raise RequestError(400, "`text` has to be a non-empty string or a list of them", param="text")
+        raise RequestError(400, "`text` must be a non-empty string or a list of them", param="text")
     if isinstance(prompt, list) and prompt and isinstance(prompt[0], list):
         for ids in prompt:
             fields.check_token_ids(ids, "input_ids")
@@ -236,20 +236,18 @@ def _generate_sampling(body: dict[str, Any], batch: int | None, allowed: Collect
         return 1
     each = given if isinstance(given, list) else [given]
     if isinstance(given, list) and len(given) != batch:
-        raise RequestError(
-            400, "`sampling_params` has to be an object, or one for each prompt", param="sampling_params"
-        )
+        raise RequestError(400, "`sampling_params` must be an object, or one for each prompt", param="sampling_params")
     counts, kept = [], []
     for params in each:
         if not isinstance(params, dict):
-            raise RequestError(400, "`sampling_params` has to be an object", param="sampling_params")
+            raise RequestError(400, "`sampling_params` must be an object", param="sampling_params")
         counts.append(fields.read_field(params, "n", tables.SAMPLING_PARAMS, "sampling_params.n") or 1)
         kept.append(fields.forwarded_sampling_params(params, allowed))
         if (schema := kept[-1].get("json_schema")) is not None:
             check_schema_text(schema, "sampling_params.json_schema", allowed)
         check_min_tokens(kept[-1].get("min_new_tokens"), kept[-1], "sampling_params.min_new_tokens")
     if len(set(counts)) != 1:
-        raise RequestError(400, "`n` has to be the same for every prompt of a list", param="sampling_params.n")
+        raise RequestError(400, "`n` must be the same for every prompt of a list", param="sampling_params.n")
     body["sampling_params"] = kept if isinstance(given, list) else kept[0]
     return int(counts[0])
 

@@ -101,7 +101,7 @@ def read_field(body: Mapping[str, Any], name: str, table: Table, where: str = ""
 
 def invalid_value(name: str, expected: ValueType) -> RequestError:
     """Return the error for a value that is not of its field's type."""
-    return RequestError(400, f"`{name}` has to be {expected.description}", param=name)
+    return RequestError(400, f"`{name}` must be {expected.description}", param=name)
 
 
 def field_not_allowed(name: str, permission: str) -> RequestError:
@@ -122,10 +122,10 @@ def is_per_prompt(value: object, name: str) -> TypeGuard[list[Any]]:
 def check_token_ids(ids: object, name: str) -> None:
     """Raise RequestError (400) unless `ids` is a non-empty list of token ids (32-bit, from 0)."""
     if not isinstance(ids, list) or not ids:
-        raise RequestError(400, f"`{name}` has to be a non-empty list of token ids", param=name)
+        raise RequestError(400, f"`{name}` must be a non-empty list of token ids", param=name)
     # each of these is one pass in C: a long prompt has tens of thousands of ids
     if set(map(type, ids)) != {int} or min(ids) < 0 or max(ids) > INT32_MAX:
-        raise RequestError(400, f"`{name}` has to hold token ids: integers from 0", param=name)
+        raise RequestError(400, f"`{name}` must hold token ids: integers from 0", param=name)
 
 
 def _unknown(name: str) -> RequestError:

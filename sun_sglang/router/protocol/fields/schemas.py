@@ -83,7 +83,7 @@ def check_tools(tools: Sequence[Any], choice: object, allowed: Collection[str]) 
         functions = (tool.get("function") for tool in tools if isinstance(tool, dict))
         schemas = [f.get("parameters") for f in functions if isinstance(f, dict)]
         if not all(schema is None or isinstance(schema, dict) for schema in schemas):
-            raise RequestError(400, "`tools.function.parameters` has to be an object", param="tools")
+            raise RequestError(400, "`tools.function.parameters` must be an object", param="tools")
         _check_schemas(schemas, "tools", allowed)
 
 

@@ -49,7 +49,7 @@ class ValueType(NamedTuple):
     """A type with bounds.
 
     Attributes:
-        description: completes the sentence "the field has to be ...".
+        description: completes the sentence "the field must be ...".
         accepts: returns whether a value other than null is of this type.
         boundaries: values of this type at its bounds, for tests.
     """
