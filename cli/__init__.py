@@ -1,6 +1,6 @@
 """The `sun` command: one command per file, named after the command.
 
 Open `main.py` first: it finds the commands. A command imports what is heavy inside its functions, so that `sun --help`
-stays fast. `display/` is what commands show in a terminal. Not here: what commands do beyond reading arguments and
-showing results (`sun_sglang.launch`, `train`, `evaluation`).
+stays fast. `display/` holds the output of commands on a terminal. Not here: work beyond reading arguments and showing
+results (`sun_sglang.launch`, `train`, `evaluation`).
 """

@@ -1,5 +1,6 @@
-"""What a model directory holds: the identity of its workers, its KV format, its tokenizer and its weights.
+"""Read a model directory: the identity of its workers, its KV format, its tokenizer and its weights.
 
-Start with `identity.py`, which puts the parts together. How two identities are compared is in
-`contracts/kv_compatibility.py`; how a trainer writes a checkpoint is in `train/checkpoint.py`.
+Belongs here: facts that follow from the files of a checkpoint and from SGLang's flags, without torch. Does not belong
+here: the comparison of two identities (`contracts/kv_compatibility.py`), and the writing of a checkpoint
+(`train/checkpoint.py`). Open `identity.py` first: it puts the parts together.
 """

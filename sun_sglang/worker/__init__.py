@@ -9,6 +9,6 @@
     asgi               the types of ASGI middleware
     scheduler_watch    detects crashed scheduler processes
 
-Belongs here: code that runs in a worker's process and is no change to SGLang. A change to SGLang belongs into
-`patches/`, and the start of workers into `launch/`. Open `server.py` first.
+Belongs here: code that runs in a worker's process and is no change to SGLang. A change to SGLang belongs in `patches/`,
+and the start of workers in `launch/`. Open `server.py` first.
 """

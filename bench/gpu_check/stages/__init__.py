@@ -1,4 +1,9 @@
-"""The stages, in the order in which they run: each later one relies on what the earlier ones prove."""
+"""The stages, in the order in which they run: each later one relies on what the earlier ones prove.
+
+One file holds the stages of one property. To add a stage, write a function that takes a `Context` and returns its
+measurements, and add a `Stage` to the `STAGES` of its file. Not here: deployments, checkpoints and reports that stages
+share (`..deployment`, `..models`, `..report`). Open `exactness.py` first.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
 """The HTTP server of an emulated worker: routes, handlers, and the replies that they send.
 
-Checks of a request belong into `emulator/protocol/`, and its work into `emulator/engine/`. Open `server.py` first.
+Does not belong here: checks of a request (`emulator/protocol/`), and its work (`emulator/engine/`). Open `server.py`
+first.
 """

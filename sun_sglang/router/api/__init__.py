@@ -1,4 +1,4 @@
-"""HTTP: which endpoints the router has, and what happens around every request.
+"""HTTP: the router's endpoints, and the middlewares of every request.
 
 Belongs here: the route table, handlers that are thin (read, call a lower room, respond), pages, and the connections of
 clients. Does not belong here: how a request for text is served (`serving`), and who may call what (`auth`).

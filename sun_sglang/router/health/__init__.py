@@ -1,6 +1,6 @@
-"""Health: background loops that probe workers, prove paths, and detect what stands still.
+"""Health: background loops that probe workers, prove paths, and detect workers and answers without progress.
 
-Belongs here: code that asks workers for their state at an interval, and reports it to the registry. Does not belong
-here: what follows from a state (`workers/registry.py`), and what a failed request tells about its workers
-(`dispatch/`). Open `prober.py` first, then `path_prover.py`.
+Belongs here: code that reads the state of workers at an interval, and reports it to the registry. Does not belong
+here: the effects of a state (`workers/registry.py`), and of a failed request (`dispatch/`). Open `prober.py` first,
+then `path_prover.py`.
 """

@@ -1,4 +1,4 @@
-"""What the router reports to its operator: metrics, log lines, and the ids that connect them.
+"""The router's reports to its operator: metrics, log lines, and the ids that connect them.
 
 Belongs here: definitions of metrics, the log and its writer, the context of the request that is handled. Does not
 belong here: what a metric or an event means to serving; each room counts and logs its own events. No module here

@@ -1,4 +1,4 @@
-"""What clients and workers send: parse it, check it, convert it. Pure.
+"""Parse, check and convert the data that clients and workers send. Pure.
 
 Belongs here: the format of requests, fields, streams and replies, and what follows from the format alone. Does not
 belong here: sockets, workers, tasks' state. Imports nothing of the router but `text`.

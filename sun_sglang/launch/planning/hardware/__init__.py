@@ -1,4 +1,5 @@
-"""What the machine has: cores, memory, GPUs, RDMA devices and transfer packages. Read without torch and without CUDA.
+"""Detect the resources of a machine: cores, memory, GPUs, RDMA devices and transfer packages.
 
-Start with `machine.py`. Which worker gets which GPU is decided in `../gpu_assignment.py`.
+Belongs here: code that reads the system without torch and without a CUDA context. Does not belong here: the assignment
+of GPUs to workers (`../gpu_assignment.py`). Open `machine.py` first.
 """
