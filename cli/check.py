@@ -39,7 +39,7 @@ def command(
 
 
 def describe(prepared: Prepared) -> dict[str, Any]:
-    """Return what `--json` prints for a topology without a fault; the ports of the commands are examples."""
+    """Return the JSON of `--json` for a topology without a fault; the ports of the commands are examples."""
     from sun_sglang.launch.places.local.place import example_commands
 
     topology, findings, plan = prepared.topology, prepared.findings, prepared.plan
@@ -65,7 +65,7 @@ def describe(prepared: Prepared) -> dict[str, Any]:
 
 
 def describe_error(error: UserError) -> dict[str, Any]:
-    """Return what `--json` prints for a topology with a fault."""
+    """Return the JSON of `--json` for a topology with a fault."""
     where = error.where if isinstance(error, TopologyError) else None
     return {"ok": False, "error": {"type": type(error).__name__, "where": where, "message": str(error)}}
 

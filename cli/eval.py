@@ -42,13 +42,14 @@ def command(
         ),
     ] = None,
     run_dir: Annotated[
-        Path | None, typer.Option(help="As --served: the --run-dir given to `sun launch`.", show_default=False)
+        Path | None,
+        typer.Option(help="In place of a topology file in --served: the --run-dir of a launch.", show_default=False),
     ] = None,
     prompt: Annotated[
         str,
         typer.Option(
-            help="messages: the worker renders the chat template. template: it is rendered here, for benchmarks that "
-            "begin the answer (humaneval_instruct). plain: no template."
+            help="messages: the worker renders the chat template. template: this command renders it, for benchmarks "
+            "that begin the answer (humaneval_instruct). plain: no template."
         ),
     ] = "messages",
     few_shot: Annotated[
@@ -87,7 +88,7 @@ def command(
     ] = None,
     first_token: Annotated[
         str,
-        typer.Option(help="Without servers: prefill, decode, or auto (as the tuned checkpoint's sun.json says)."),
+        typer.Option(help="Without servers: prefill, decode, or auto (as the tuned checkpoint's sun.json records)."),
     ] = "auto",
     threads: Annotated[int, typer.Option(help="Without servers: CPU threads; 0: torch's choice.", min=0)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -108,7 +109,7 @@ def command(
             "--prefill and --decode are for evaluation without servers; leave them out with --served"
         )
     if prompt not in _PROMPTS:
-        raise typer.BadParameter(f"has to be {', '.join(_PROMPTS)}", param_hint="--prompt")
+        raise typer.BadParameter(f"must be one of {', '.join(_PROMPTS)}", param_hint="--prompt")
     from sun_sglang.evaluation.harnesses.lm_eval import EvaluationSettings, Prompt
     from sun_sglang.evaluation.table import render
 
@@ -188,7 +189,7 @@ def _offline(
     from sun_sglang.train.data.examples import encode, read_jsonl
 
     if first_token not in ("auto", "prefill", "decode"):
-        raise typer.BadParameter("has to be auto, prefill or decode", param_hint="--first-token")
+        raise typer.BadParameter("must be auto, prefill or decode", param_hint="--first-token")
     if threads:
         torch.set_num_threads(threads)
     first = _first_token(first_token, prefill, decode)

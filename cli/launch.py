@@ -91,7 +91,7 @@ def _run_here(console: Console, display: DisplayThread, prepared: Prepared, read
     finally:
         display.note(view.close)
         if not display.close():
-            # every process of the deployment has ended; Python would wait for a write that nobody reads
+            # every process of the deployment has ended; Python would wait for a write that has no reader
             os._exit(status)
 
 

@@ -21,7 +21,7 @@ _POLL = 0.2
 
 
 class Action(StrEnum):
-    """What to do."""
+    """The actions of `sun workers`."""
 
     LIST = "list"
     ADD = "add"
@@ -31,7 +31,7 @@ class Action(StrEnum):
 
 
 class _NewWorker(NamedTuple):
-    """What `add` is told of the worker."""
+    """The options of `add`."""
 
     pool: str | None
     url: str | None
@@ -41,7 +41,7 @@ class _NewWorker(NamedTuple):
 
 
 def command(
-    action: Annotated[Action, typer.Argument(help="What to do.")] = Action.LIST,
+    action: Annotated[Action, typer.Argument(help="Without an action, the workers are listed.")] = Action.LIST,
     name: Annotated[str | None, typer.Argument(help="The worker; not for `list`.", show_default=False)] = None,
     pool: Annotated[str | None, typer.Option(help="add: the worker's pool.")] = None,
     url: Annotated[str | None, typer.Option(help="add: where the worker listens, http://HOST:PORT.")] = None,
@@ -78,7 +78,7 @@ def command(
 async def _run(
     client: RouterClient, action: Action, name: str, new: _NewWorker, timeout: float, force: bool
 ) -> list[dict[str, Any]]:
-    """Do what was asked for, and return the workers."""
+    """Run the action, and return the workers."""
     async with client:
         match action:
             case Action.ADD:

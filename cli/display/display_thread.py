@@ -11,7 +11,7 @@ _LAST_WORDS_S = 1.0
 class DisplayThread:
     """A thread that runs the functions which write to a terminal or a pipe.
 
-    A write blocks while nobody reads (Ctrl-S, a full pipe). The supervisor must restart workers and obey signals
+    A write blocks while its reader stalls (Ctrl-S, a full pipe). The supervisor must restart workers and obey signals
     meanwhile, so it only hands over the newest state and continues. A reader that leaves ends only the display.
 
     Args:
@@ -54,7 +54,7 @@ class DisplayThread:
                 for write in batch:
                     write()
             except (OSError, ValueError):
-                # a closed pipe or terminal, or a full disk: nobody can be told
+                # a closed pipe or terminal, or a full disk: no output can report it
                 self._gone()
                 return
 

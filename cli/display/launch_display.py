@@ -1,4 +1,4 @@
-"""What `sun launch` shows while a deployment runs: tables that refresh in a terminal, else one line for each change."""
+"""The display of `sun launch`: tables that refresh in a terminal, else one line for each change."""
 
 from __future__ import annotations
 
