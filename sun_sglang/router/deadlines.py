@@ -3,7 +3,7 @@
 The object is created once (`Router.start` receives it) and passed down when each part of the router is constructed. A
 test builds an object of its own with `dataclasses.replace`.
 
-Three kinds of durations live elsewhere:
+Three kinds of durations are elsewhere:
 
 - Settings that an operator may change: `topology.Router` (`first_token_timeout`, `probe_interval`, ...).
 - Constants of one algorithm that no test changes: the tick and the resolution of `clock.Clock`.
@@ -47,9 +47,9 @@ class Deadlines:
         token_count: limit for a worker's count of a prompt's tokens, waiting for its turn included.
         worker_info: limit for a worker's reply to a request of `/server_info` or `/flush_cache`.
         client_handshake: limit for a client's TLS handshake.
-        client_header: limit for a request's header, from its first byte or from the begin of the connection.
-        client_body: limit for a request's body, besides what its bytes earn.
-        client_body_bytes: bytes of a body that earn one more second (as Apache's mod_reqtimeout counts).
+        client_header: limit for a request's header, from its first byte or from the beginning of the connection.
+        client_body: limit for a request's body, without the time that its bytes add.
+        client_body_bytes: bytes of a body that add one second (as Apache's mod_reqtimeout counts).
         client_sweep: interval between two checks of all client connections.
         accept_pause: pause of a listening socket after the process ran out of descriptors. Until one is free the socket
             would wake the event loop all the time.

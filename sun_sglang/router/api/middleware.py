@@ -1,4 +1,4 @@
-"""What happens around every request: its id, its access, its connection's deadlines, and its error response."""
+"""The middlewares of every request: its id, its access, its connection's deadlines, and its error response."""
 
 from __future__ import annotations
 

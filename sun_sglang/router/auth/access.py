@@ -14,7 +14,7 @@ from sun_sglang.router.auth.api_keys import ApiKey, Keyring, KeySpec, load_keys
 from sun_sglang.router.errors import ApiError
 from sun_sglang.topology import Router
 
-# What a route requires where the router has keys: nothing, any key, a key that may read metrics, or an admin key.
+# The requirement of a route where the router has keys: nothing, any key, a key that may read metrics, or an admin key.
 AccessRule = Literal["open", "key", "metrics", "admin"]
 # the key of the request that the current asyncio task handles; None where the request needs none
 current_key: ContextVar[ApiKey | None] = ContextVar("current_key")
@@ -52,7 +52,7 @@ class AccessControl:
         """Return the key of a request; None where the request needs none.
 
         Args:
-            rule: what the request's route requires.
+            rule: the rule of the request's route.
             headers: of the request.
 
         Raises:

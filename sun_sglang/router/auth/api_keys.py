@@ -138,7 +138,7 @@ class ApiKey:
             requests: how many requests.
 
         Raises:
-            ApiError: 429, the key is over a rate. Nothing is charged; `Retry-After` says when to try again.
+            ApiError: 429, the key is over a rate. Nothing is charged; `Retry-After` states when to try again.
         """
         buckets = [(self._requests, float(requests)), (self._tokens, float(tokens))]
         wait = max((bucket.wait(now) for bucket, _ in buckets if bucket is not None), default=0.0)

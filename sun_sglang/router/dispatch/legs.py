@@ -1,4 +1,4 @@
-"""What both workers receive: bodies, rooms, request ids. Pure; the caller passes the random bytes.
+"""The requests to both workers: bodies, rooms, request ids. Pure; the caller passes the random bytes.
 
 The legs of every scheme are equal today: the prefill worker computes the first token with the prompt and hands it over
 with the KV, and the decode worker continues from there (`contracts/scheme.py`: `Scheme.first_token` is `prefill`). The

@@ -16,7 +16,7 @@ from sun_sglang.router.workers.worker import Worker
 class LoadMonitor:
     """Sets the external load of each worker: of another router, or of a client that bypasses the router.
 
-    A report does not tell the senders apart, so the external load is what a worker reports beyond this router's own
+    A report does not distinguish the senders, so the external load is what a worker reports beyond this router's own
     load on it. The router counts whole answers where clients limit them, so the external load is rather too low; where
     clients set no limit it counts prompts alone, and the report makes up for the answers.
 

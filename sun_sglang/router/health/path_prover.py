@@ -107,7 +107,7 @@ class PathProver:
         return failure.why, failure.times
 
     def _pause(self) -> float:
-        """Return the seconds until the next look: a failed canary may be due again before the interval is over."""
+        """Return the seconds until the next check: a failed canary may be due again before the interval is over."""
         unproven = self._registry.unproven()
         again = [self._failures[path].next_try - self._now() for path in unproven if path in self._failures]
         return min([self._interval, *(pause for pause in again if pause > 0)])

@@ -21,13 +21,13 @@ SILENT_PROBES = 3
 class Prober:
     """Keeps a registry in step with the workers.
 
-    A probe reads the worker's card each `probe_interval`: the page is static and cheap, and its incarnation tells a
-    restart from a pause. A broken connection ejects the worker at once.
+    A probe reads the worker's card each `probe_interval`: the page is static and cheap, and its incarnation
+    distinguishes a restart from a pause. A broken connection ejects the worker at once.
 
     Args:
         reader: reads the cards.
         registry: the workers.
-        dispatcher: tells whether a silent worker makes progress with requests.
+        dispatcher: reports whether a silent worker makes progress with requests.
         metrics: counts ejections.
         log: receives each change of a worker's state.
     """

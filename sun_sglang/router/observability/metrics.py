@@ -80,10 +80,10 @@ class Metrics:
             "sun_worker_state", "1 for the current state of a worker.", "worker", "pool", "role", "state"
         )
         self.worker_in_flight = self._gauge(
-            "sun_worker_in_flight", "Requests on a worker, as far as the router can tell.", "worker"
+            "sun_worker_in_flight", "Requests on a worker: the router's own and other clients'.", "worker"
         )
         self.worker_tokens = self._gauge(
-            "sun_worker_tokens", "Outstanding work on a worker in tokens, as far as the router can tell.", "worker"
+            "sun_worker_tokens", "Outstanding tokens on a worker: the router's own and other clients'.", "worker"
         )
         self.log_lines_lost = self._counter(
             "sun_log_lines_lost", "Lost log lines, by reason: failed (a write), blocked (a full queue).", "why"

@@ -1,4 +1,4 @@
-"""The request that the current asyncio task handles, as the metrics see it."""
+"""The request that the current asyncio task handles, for the metrics."""
 
 from __future__ import annotations
 

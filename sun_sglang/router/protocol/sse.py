@@ -1,7 +1,8 @@
 """Server-sent events as bytes: split a stream into events, read them, and filter them on their way to a client. Pure.
 
-Events are read line by line, as the specification says (https://html.spec.whatwg.org/multipage/server-sent-events.html):
-a line ends with LF, CRLF or CR, a blank line ends an event, and its `data` lines together are its data.
+Events are read line by line, as the specification requires
+(https://html.spec.whatwg.org/multipage/server-sent-events.html): a line ends with LF, CRLF or CR, a blank line ends an
+event, and its `data` lines together are its data.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ class PrefixAffinity:
     """Sends prompts with equal beginnings to one worker, and to the next in their ranking while it is over the bound.
 
     Each prefix ranks the workers by a hash of both (rendezvous hashing; Thaler and Ravishankar, 1998), so that a worker
-    that comes or goes moves its own prefixes alone, and nothing has to be remembered.
+    that comes or goes moves its own prefixes alone, and the policy stores nothing.
 
     Args:
         fallback: picks for a prompt without keys.

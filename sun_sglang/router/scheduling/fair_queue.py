@@ -35,8 +35,8 @@ class QueueFull(Exception):  # noqa: N818 - a result, not an error of the router
 class FairQueue:
     """Counts the answers in flight, and queues the others.
 
-    Each answer of a request has a claim of its own. A task's requests take turns, one claim a turn, so that a request
-    for many answers delays other requests of its task by one answer at a time.
+    Each answer of a request has a claim of its own. A task's requests take turns, one claim in each turn, so that a
+    request for many answers delays other requests of its task by one answer at a time.
 
     Args:
         caps: the caps of all tasks together.

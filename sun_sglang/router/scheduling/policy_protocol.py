@@ -1,4 +1,4 @@
-"""The interface of a routing policy. README.md tells how to add one."""
+"""The interface of a routing policy. README.md describes how to add one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Policy(Protocol):
     """Picks one worker of several that may all serve a request.
 
     Attributes:
-        reads_prefix: whether `pick` uses the keys of a prompt. Where no policy does, none are computed.
+        reads_prefix: whether `pick` uses the keys of a prompt. The router computes none if no policy does.
     """
 
     reads_prefix: ClassVar[bool]

@@ -52,7 +52,7 @@ class Delivery:
 
     Args:
         dispatcher: gets responses from workers.
-        estimate: learns the lengths of answers.
+        estimate: records the lengths of answers.
         metrics: counts tokens and times.
         log: reports exceptions that should not occur.
     """

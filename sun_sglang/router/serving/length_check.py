@@ -140,7 +140,7 @@ class LengthChecker:
         return min(workers.values(), key=lambda w: (self._pending[w.name], w.load.total_requests), default=None)
 
     async def _count(self, worker: Worker, task: str, question: Mapping[str, Any], limit: PromptLimits) -> TokenCount:
-        """Have a worker count a prompt with the task's tokenizer."""
+        """Request the token count of a prompt from a worker, which has the task's tokenizer."""
         slots = self._slots.setdefault(worker.name, asyncio.Semaphore(COUNTS_PER_WORKER))
         self._pending[worker.name] += 1
         try:

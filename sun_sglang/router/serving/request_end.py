@@ -1,4 +1,4 @@
-"""What an ended request leaves behind: counts, a log line, a trace."""
+"""Report an ended request: counts, a log line, a trace."""
 
 from __future__ import annotations
 

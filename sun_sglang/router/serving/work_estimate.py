@@ -1,4 +1,4 @@
-"""The expected work of an answer, learned from the answers of its task."""
+"""The expected work of an answer, estimated from earlier answers of its task."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sun_sglang.router.workers.registry import Registry
 
 
 class WorkEstimate:
-    """Estimates answers, and learns from those that ended."""
+    """Estimates the work of answers from the lengths of answers that have ended."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
@@ -28,7 +28,7 @@ class WorkEstimate:
         return self._lengths.expected(task)
 
     def learn(self, task: str, answers: int, counts: TokenCounts) -> None:
-        """Learn from a request that ended.
+        """Record the lengths of the answers of a request that ended.
 
         Args:
             task: its task.

@@ -82,9 +82,9 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_open(self) -> bool:
-        """Whether a request may be written, as far as this machine can tell.
+        """Whether a request may be written, by the kernel's state of the socket.
 
-        The kernel is polled, since the event loop may not have noticed yet that the worker closed the connection.
+        The event loop may not have processed yet that the worker closed the connection.
         """
         return not (self._transport.is_closing() or self._readable.poll(0))
 

@@ -1,4 +1,4 @@
-"""What can go wrong with a connection to a worker.
+"""The errors of a connection to a worker.
 
 LegError                 no response, or not all of it
   NotConnectedError      no connection was made: the worker has nothing of the request

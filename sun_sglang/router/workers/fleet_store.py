@@ -61,7 +61,7 @@ class FleetStore:
                 file.note()
         except FleetError as e:
             # another program wrote it, or is writing it now
-            raise ApiError(409, f"the fleet file cannot be changed as it is: {e}", code="fleet_unusable") from e
+            raise ApiError(409, f"the fleet file has an error and cannot be changed: {e}", code="fleet_unusable") from e
         except OSError as e:
             raise ApiError(503, f"the fleet file cannot be written: {e}", code="fleet_unusable") from e
         return fleet

@@ -141,7 +141,7 @@ class Registry:
         return worker
 
     def announce(self, worker: Worker) -> None:
-        """Tell the listeners of `on_added` about a worker that was added while the router runs."""
+        """Call the listeners of `on_added` with a worker that was added while the router runs."""
         for listener in self.on_added:
             listener(worker)
 
@@ -183,7 +183,7 @@ class Registry:
         return None if pools is None else self._paths.between(pools).limit
 
     def unproven(self) -> tuple[WorkerPath, ...]:
-        """Return the paths over which a canary is to be sent, for the tasks served now and for those of `wanted`."""
+        """Return the paths that need a canary, for the tasks served now and for those of `wanted`."""
         return tuple(dict.fromkeys(path for pools in self._used for path in self._paths.between(pools).unproven))
 
     def unusable(self, task: str) -> tuple[UnusablePath, ...]:

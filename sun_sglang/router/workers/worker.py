@@ -1,4 +1,4 @@
-"""One worker as the router sees it. State; no sockets, no clock."""
+"""One worker: its registration and its load in the router. State; no sockets, no clock."""
 
 from __future__ import annotations
 
@@ -80,11 +80,11 @@ class Worker:
     def accept_card(self, card: WorkerCard, refusal: str) -> None:
         """Store a card that was read. `refusal` is the reason to refuse the worker; empty to admit it."""
         self._set(card=card, named_card=NamedCard(self.name, self.spec.pool, card), incarnation=card.incarnation)
-        leaving = "its process was told to end" if card.leaving else ""
+        leaving = "its process received the signal to end" if card.leaving else ""
         self._set(admitted=not refusal, has_invalid_card=False, reason=refusal or leaving)
 
     def drop_card(self, reason: str) -> None:
-        """Become absent."""
+        """Forget the card: the worker becomes absent."""
         self._set(card=None, named_card=None, admitted=False, has_invalid_card=False, reason=reason)
 
     def note_no_card(self, reason: str, *, invalid: bool) -> None:
@@ -103,7 +103,7 @@ class Worker:
     # --- loss -------------------------------------------------------------------------------------------------------
 
     def add_loss_callback(self, callback: Callable[[str], None]) -> None:
-        """Have `callback` called with a reason once the worker's process is gone; each request in flight adds one."""
+        """Add a function to call, with a reason, once the worker's process is gone; each request in flight adds one."""
         self._loss_callbacks.add(callback)
 
     def remove_loss_callback(self, callback: Callable[[str], None]) -> None:

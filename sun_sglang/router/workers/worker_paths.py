@@ -73,7 +73,7 @@ class PoolPaths(NamedTuple):
     Attributes:
         usable: proven pairs; only these carry requests.
         unusable: the other paths between admitted workers that take requests.
-        unproven: those of them over which a canary is to be sent.
+        unproven: those of them that need a canary.
         limit: the limit of every usable pair. Without one, the limit of the last usable pairs between these pools; None
             if there never was one.
     """
@@ -159,7 +159,7 @@ class PathTable:
         self.invalidate(worker)
 
     def invalidate(self, worker: Worker) -> None:
-        """Have the paths of a worker's pool computed again, since the worker changed."""
+        """Discard the computed paths of a worker's pool, since the worker changed."""
         pool = worker.spec.pool
         for pools in [pools for pools in self._between if pool in (pools.prefill, pools.decode)]:
             del self._between[pools]

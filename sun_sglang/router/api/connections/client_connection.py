@@ -1,4 +1,4 @@
-"""One connection of a client: aiohttp's handler speaks HTTP, and this protocol measures its time."""
+"""One connection of a client: aiohttp's handler implements HTTP, and this protocol measures its time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Leng
 
 
 class Owner(Protocol):
-    """What a connection uses of the manager that accepted it.
+    """The part of the connection manager that a connection uses.
 
     Attributes:
         clock: seconds, as of the manager's last sweep.

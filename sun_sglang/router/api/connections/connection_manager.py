@@ -97,7 +97,7 @@ class ConnectionManager:
 
     @property
     def count(self) -> int:
-        """How many connections are open, including those in a handshake."""
+        """The number of open connections, including those in a handshake."""
         return len(self._open) + len(self._handshakes)
 
     async def listen(self, host: str, port: int, *, shared: bool) -> None:

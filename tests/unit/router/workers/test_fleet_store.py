@@ -52,7 +52,7 @@ async def test_what_one_process_changes_the_other_takes_over(tmp_path: Path) -> 
             await asyncio.sleep(0.005)
         assert two.wanted.tasks["a"].prefill == "p"
         file.write_text("{")
-        with pytest.raises(ApiError, match="fleet file cannot be changed as it is") as refused:
+        with pytest.raises(ApiError, match="fleet file has an error and cannot be changed") as refused:
             await stores[0].edit(set_draining("d0", draining=False))
         assert refused.value.status == 409
     watching.cancel()

@@ -46,7 +46,7 @@ def test_worker_that_is_told_to_end_takes_no_requests_and_says_why() -> None:
     one.accept_card(card("decode", leaving=True), "")
     assert one.admitted
     assert not one.takes_requests
-    assert one.reason == "its process was told to end"
+    assert one.reason == "its process received the signal to end"
 
 
 def test_loss_of_a_worker_reaches_each_callback_that_was_not_removed() -> None:
