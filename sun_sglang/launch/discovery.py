@@ -7,7 +7,7 @@ A deployment keeps all of its files in one run directory:
     admin.key         the launcher's own key for the router
     worker.key        the key that the workers require
     launch.lock       held by the launcher that uses the directory (`claim.py`)
-    logs/             one file a process; earlier runs are in logs-DATE-TIME-NUMBER/
+    logs/             one file for each process; earlier runs are in logs-DATE-TIME-NUMBER/
     supervisor.log    output of the launcher where it runs detached
 """
 
@@ -24,7 +24,7 @@ from sun_sglang.launch.state import DeploymentState, read_state
 
 
 class Deployment(NamedTuple):
-    """A deployment that this machine knows: its run directory and its state."""
+    """A deployment of this machine: its run directory and its state."""
 
     run_dir: Path
     state: DeploymentState

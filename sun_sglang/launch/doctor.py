@@ -136,7 +136,7 @@ def print_patches() -> None:
 def _line(patch: object, report: PatchReport | None) -> PatchLine:
     fields = {name: getattr(patch, name) for name in ("name", "target", "why", "versions", "removable_when")}
     if report is None:
-        return PatchLine(**fields, state="unknown", detail="SGLang could not be looked at")
+        return PatchLine(**fields, state="unknown", detail="SGLang could not be inspected")
     return PatchLine(**fields, state=report.state, detail=report.detail)
 
 

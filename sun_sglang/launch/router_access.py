@@ -1,4 +1,4 @@
-"""Read from a run directory what a client needs to reach its router: the admin key and the TLS certificate."""
+"""Read the credentials for a router from its run directory: the admin key and the TLS certificate."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class RouterAccess(NamedTuple):
 
     Attributes:
         key: the launcher's own admin key; None where there is none.
-        fingerprint: SHA-256 of the router's certificate; None where the router speaks plain HTTP.
+        fingerprint: SHA-256 of the router's certificate; None where the router serves plain HTTP.
     """
 
     key: str | None = None

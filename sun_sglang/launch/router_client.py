@@ -13,7 +13,7 @@ from sun_sglang.errors import LaunchError, UserError
 from sun_sglang.launch.router_access import RouterAccess
 
 _REPORT_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
-# for a change: a user asks for it once, so a busy machine must not make it fail
+# for a change: a user requests it once, so a busy machine must not make it fail
 _CHANGE_TIMEOUT = aiohttp.ClientTimeout(total=30.0)
 
 Json = dict[str, Any]
@@ -120,7 +120,7 @@ class RouterClient:
         await self._call("POST", f"/workers/{quote(name)}/{action}")
 
     async def change_task(self, name: str, changes: Json) -> Json:
-        """Ask for another prefill pool, decode pool or weight of a task, and return the task as it is served now.
+        """Change the prefill pool, decode pool or weight of a task, and return the task as it is served now.
 
         Raises:
             LaunchError: the router does not answer.

@@ -32,7 +32,7 @@ class ProcessState(Strict):
         name: the worker's name, or `router`.
         pool: its pool; empty for the router.
         role: `prefill`, `decode` or `router`.
-        phase: as its supervisor sees it. The router reports whether a worker serves.
+        phase: its phase by its supervisor. The router reports whether a worker serves.
         pid: its process id on its machine; 0 while it does not run.
         url: URL of its HTTP server; empty until it has a slot.
         log: file of its output.
@@ -59,8 +59,8 @@ class DeploymentState(Strict):
     Attributes:
         topology: the topology file.
         pid: process id of the launcher.
-        created: start of that process in clock ticks after the machine's boot. It tells the process from a later one
-            with its pid, even after a change of the clock.
+        created: start of that process in clock ticks after the machine's boot. It distinguishes the process from a
+            later one with its pid, even after a change of the clock.
         phase: `starting` until every task answered its canary, then `ready`.
         url: where clients reach the router.
         transfer: the KV transfer backend.

@@ -21,7 +21,7 @@ class Command(Strict):
         forkable: whether it may be forked from one process that has imported SGLang.
         argv: SGLang's flags, complete.
         env: variables added to the environment of its processes.
-        threads: what torch may use.
+        threads: number of threads that torch may use.
         log: file for its output.
     """
 

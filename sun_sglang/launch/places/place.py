@@ -17,12 +17,12 @@ class PlaceLostError(LaunchError):
 
 
 class Address(Strict):
-    """Where one start of a worker listens.
+    """The address at which one start of a worker listens.
 
     Attributes:
         host: name or IP address of its machine, as other workers and the router reach it.
         port: its HTTP port.
-        bootstrap_port: where decode workers meet a prefill worker; None where none was asked for.
+        bootstrap_port: where decode workers meet a prefill worker; None where the worker needs none.
         nccl_port: where the ranks of the worker meet; None where SGLang chooses.
     """
 
@@ -38,7 +38,7 @@ class Address(Strict):
 
 
 class Needs(Strict):
-    """What a worker occupies while it runs.
+    """The resources that a worker occupies while it runs.
 
     Attributes:
         cpus: threads of its processes.

@@ -1,4 +1,4 @@
-"""Which GPUs each worker gets. Pure."""
+"""Assign GPUs to workers. Pure."""
 
 from __future__ import annotations
 

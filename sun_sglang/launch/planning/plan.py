@@ -1,4 +1,4 @@
-"""What a launch consists of: the plans of its workers and of its router. Data only; `planner.py` makes it."""
+"""The plan of a launch: the plans of its workers and of its router. Data only; `planner.py` makes it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class WorkerPlan(Strict):
         pool: the pool it belongs to.
         role: its pool's role.
         gpus: the numbers of its GPUs (`Gpu.index`); empty on the CPU.
-        threads: what `OMP_NUM_THREADS` is set to.
+        threads: value of `OMP_NUM_THREADS`.
         env: variables added to the environment of its processes.
         argv: SGLang's own flags, without the address, which the place completes at each start.
         needs_nccl_port: whether the place chooses the port where its ranks meet. SGLang chooses one for each copy of

@@ -105,7 +105,7 @@ def _router(topology: Topology, run_dir: Path, port: int) -> RouterPlan:
 
 
 def _environment(gpus: Sequence[Gpu], threads: int) -> dict[str, str]:
-    # SGLang looks a GPU's NUMA node up through torch, which supports no MIG device: the scheduler would end
+    # SGLang determines a GPU's NUMA node through torch, which supports no MIG device: the scheduler would end
     # (`utils/numa_utils.py`: `_query_numa_node_for_gpu`)
     no_numa = {"SGLANG_AUTO_NUMA_BIND": "false"} if any(gpu.mig for gpu in gpus) else {}
     return no_numa | {

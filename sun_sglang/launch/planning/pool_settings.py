@@ -1,4 +1,4 @@
-"""What a topology file sets for one pool, with the file's defaults applied. Pure."""
+"""The settings of one pool in a topology file, with the file's defaults applied. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class PoolSettings:
 
     Attributes:
         name: the pool's name.
-        role: what its workers do.
+        role: the role of its workers.
         model: a directory or a Hugging Face id.
         revision: the Hugging Face revision; None for the default one.
         replicas: number of workers.

@@ -23,7 +23,7 @@ _MOST_RANKS = 1024
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was read of a pool's checkpoint.
+    """The facts of a pool's checkpoint that the planner uses.
 
     Attributes:
         identity: the identity of the pool's workers.

@@ -1,4 +1,4 @@
-"""Which speculative algorithms SGLang combines with the radix cache of a decode worker, found by its own checks.
+"""Find the speculative algorithms that SGLang combines with the radix cache of a decode worker, by its own checks.
 
 The algorithms differ between versions, and no version has a list of them. So SGLang's checks run for each algorithm.
 """
@@ -30,7 +30,7 @@ def speculative_with_cache() -> tuple[str, ...]:
     checks = [getattr(importlib.import_module(module), name) for module, name in _CHECKS]
     names = [*(member.name for member in SpeculativeAlgorithm if member.name != "NONE"), *_ALIASES]
     spelled = sorted({spelling for name in names for spelling in (name, name.lower())})
-    # an empty directory: SGLang would look for any other name on Hugging Face, and wait
+    # an empty directory: SGLang would search Hugging Face for any other name, and wait
     with TemporaryDirectory() as empty:
         model = ("--model-path", empty)
         return unaffected_by_cache(spelled, lambda argv: _resolve(prepare_server_args([*model, *argv]), checks))

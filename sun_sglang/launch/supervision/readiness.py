@@ -1,4 +1,4 @@
-"""Why a deployment that starts can no longer become ready. Pure."""
+"""Decide whether a starting deployment can still become ready, and give the reason if not. Pure."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class SupervisedProcess:
     """One process that is kept running.
 
     Args:
-        state: its name, and where it stands.
+        state: its name and its phase.
         start: starts it; called with the number of restarts so far.
         changed: called after every change of `state`.
         prepare: called before every start but the first. Waits until the resources of the last start are free; where

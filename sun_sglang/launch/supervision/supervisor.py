@@ -204,7 +204,7 @@ class Supervisor:
             await self._slots[worker.name].wait_free()
 
     async def _move(self, worker: WorkerPlan) -> None:
-        """Give a worker whose machine is lost another slot, and tell the router its new URL.
+        """Give a worker whose machine is lost another slot, and register its new URL at the router.
 
         Raises:
             LaunchError: the place has no room, or the router does not answer.

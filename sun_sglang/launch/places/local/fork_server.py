@@ -217,7 +217,7 @@ def main() -> None:
     # the launcher handles the terminal's Ctrl-C for all of its processes
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ[FORK_VARIABLE] = "1"
-    # torch then looks for GPUs without a CUDA context (torch/cuda/__init__.py)
+    # torch then detects GPUs without a CUDA context (torch/cuda/__init__.py)
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     server = ForkServer(socket.socket(fileno=int(sys.argv[1])))
     try:

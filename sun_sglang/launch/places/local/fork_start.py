@@ -24,7 +24,7 @@ class ForkUnsafeError(LaunchError):
 
 
 class ForkStart:
-    """Fork workers without a GPU from one fork server, which has imported SGLang and sees no GPU.
+    """Fork workers without a GPU from one fork server, which has imported SGLang and has no visible GPU.
 
     Args:
         log: file for the fork server's own output.

@@ -80,7 +80,7 @@ class LocalPlace:
 
         Raises:
             LaunchError: no port is free, or the worker has a slot.
-            UserError: forks were asked for, and the worker needs a GPU.
+            UserError: the user chose forks, and the worker needs a GPU.
         """
         if worker in self._slots:
             raise LaunchError(f"`{worker}` has a slot already")
@@ -92,8 +92,8 @@ class LocalPlace:
     async def start(self, slot: Slot, worker: WorkerPlan) -> Running:
         """Start a worker in its slot, with new ports for everything but HTTP.
 
-        No decode worker then meets the bootstrap server of the start before, and a port that another program took in
-        the meantime is not asked for again.
+        No decode worker then meets the bootstrap server of the start before, and no start tries a port again that
+        another program took in the meantime.
         """
         own = self._slots[slot.worker]
         method = await self._prepare()

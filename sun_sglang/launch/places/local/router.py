@@ -1,4 +1,4 @@
-"""The router's processes, which run on the launcher's machine whatever the place of the workers is."""
+"""The router's processes, which run on the launcher's machine for every place of the workers."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class LocalSlot:
     async def wait_free(self) -> None:
         """Wait until the GPUs are free, and write a line to the worker's log about those that stay busy.
 
-        What the next start logs about its memory follows from this line, so it belongs to that start's output.
+        The line explains the memory that the next start logs, so it belongs to that start's output.
         """
         if self._log is None:
             return

@@ -1,4 +1,4 @@
-"""How a worker becomes a process of this machine: in a process of its own, or forked from one import of SGLang."""
+"""The start methods of this machine: a new process that imports SGLang, or a fork of one that has imported it."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def installed_gpus() -> tuple[Gpu, ...]:
         return parse_nvidia_smi(table, listing or "")
     if not _DRIVER.is_dir():
         return ()
-    # one directory a GPU, named by its PCI address
+    # one directory for each GPU, named by its PCI address
     files = sorted(_DRIVER.glob("*/information"))
     return tuple(_from_driver(i, f.read_text()) for i, f in enumerate(files))
 

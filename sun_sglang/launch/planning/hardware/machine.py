@@ -1,4 +1,4 @@
-"""Detect what this machine has, without an import of torch and without a CUDA context."""
+"""Detect the resources of this machine, without an import of torch and without a CUDA context."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Machine(Strict):
 
 
 def detect_machine() -> Machine:
-    """Return the resources of this machine: its driver, processor, control group and installed packages are read."""
+    """Return the resources of this machine, from its driver, processor, control group and installed packages."""
     gpus, problem = _gpus()
     return Machine(
         gpus=gpus,

@@ -1,4 +1,4 @@
-"""How many tokens of KV a worker without a GPU may keep. Pure."""
+"""The bound on the KV memory of a worker without a GPU. Pure."""
 
 from __future__ import annotations
 

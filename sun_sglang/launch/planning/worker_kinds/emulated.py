@@ -1,4 +1,4 @@
-"""Workers that speak SGLang's protocol without a model: `sun_sglang.emulator`."""
+"""Workers that implement SGLang's protocol without a model: `sun_sglang.emulator`."""
 
 from __future__ import annotations
 
