@@ -1,4 +1,4 @@
-"""Where a report comes from: the machine, the installed versions and the revision of the code."""
+"""The origin of a report: the machine, the installed versions and the revision of the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which settings make SGLang serve HTTP through another application than the one that a worker extends.
+"""Refuse settings with which SGLang serves HTTP through another application than the one that a worker extends.
 
 A worker adds its own routes and the check of its key to SGLang's HTTP application.
 """

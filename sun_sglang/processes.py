@@ -1,4 +1,4 @@
-"""Linux processes: tie a child to its parent, and tell a process from a later one with the same pid."""
+"""Linux processes: tie a child to its parent, and distinguish a process from a later one with the same pid."""
 
 from __future__ import annotations
 

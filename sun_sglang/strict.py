@@ -160,10 +160,10 @@ class UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """Return a node as an object; `2026-02-30` has the form of a date and is none, so PyYAML raises ValueError."""
+        """Return a node as an object; PyYAML raises ValueError for `2026-02-30`, a date that does not exist."""
         try:
             return super().construct_object(node, deep=deep)
         except (ValueError, LookupError, AttributeError, TypeError) as e:
             kind = node.tag.rpartition(":")[2]
-            message = f"a value reads as `{kind}` and is none; put it in quotes"
+            message = f"a value has the form of `{kind}` and is not valid; put it in quotes"
             raise yaml.constructor.ConstructorError(None, None, message, node.start_mark) from e

@@ -64,5 +64,5 @@ def _headline(message: str) -> str:
 
 
 def _measured(measured: Mapping[str, Any]) -> str:
-    """Return what is not a table of its own; only names where everything is."""
+    """Return the measurements that are not mappings, as text; the names of the mappings if all are."""
     return ", ".join(f"{k}: {v}" for k, v in measured.items() if not isinstance(v, dict)) or ", ".join(measured)

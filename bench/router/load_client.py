@@ -1,6 +1,7 @@
-"""A load generator that costs little beside the load balancer: HTTP/1.1 on asyncio protocols, one object a connection.
+"""A load generator that costs little beside the load balancer: HTTP/1.1 on asyncio protocols.
 
-It finds the end of each answer and counts events by their prefix; it parses nothing else.
+It has one object for each connection, finds the end of each answer and counts events by their prefix; it parses nothing
+else.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Throughput(NamedTuple):
 
     @property
     def rate(self) -> float:
-        """Return the number a second."""
+        """Return the number per second."""
         return self.number / self.seconds
 
 

@@ -4,8 +4,8 @@
 
 It implements the part of SGLang's HTTP API that load balancers use, on an asyncio protocol: `POST /generate`, streamed
 or not, the worker's card, and 200 for every other path. An answer has the requested number of tokens. A stream sends
-one event a token, one token every `input_ids[0]` microseconds, and begins at a random phase of that period, so that
-streams do not send in step; a whole answer is sent at once.
+one event for each token, one token every `input_ids[0]` microseconds, and begins at a random phase of that period, so
+that streams do not send in step; a whole answer is sent at once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Random faults for the soak test: workers are killed, stopped for a while, or told to fail."""
+"""Random faults for the soak test: workers are killed, stopped for a while, or made to fail."""
 
 from __future__ import annotations
 

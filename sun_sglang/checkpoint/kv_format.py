@@ -1,7 +1,7 @@
 """The storage format of KV: its dtype, the flag that SGLang compares, and the scales of 8-bit KV.
 
 SGLang's decode worker compares the resolved `--kv-cache-dtype` strings of both sides and ends if they differ, even
-if both select one dtype: `bf16` is not `auto`. It compares neither the dtype that `auto` stands for nor the scales
+if both select one dtype: `bf16` is not `auto`. It compares neither the dtype that `auto` selects nor the scales
 (`disaggregation/common/conn.py`), although KV that one side has scaled is wrong for the other side.
 """
 
@@ -30,7 +30,7 @@ _DTYPE_NAMES = {"half": "float16", "float": "float32", "bf16": "bfloat16"}
 _SCALED_BY = ("fp8", "mxfp8", "quark")
 _NAMED_ALGORITHM = ("fp8", "mxfp8", "petit")
 # The name of a scale that SGLang loads: its layer, and whether it scales keys or values (`maybe_remap_kv_scale_name` in
-# `model_loader/weight_utils.py`). `kv_scale` stands for both, and SGLang loads it as the scale of keys.
+# `model_loader/weight_utils.py`). `kv_scale` is the scale of both, and SGLang loads it as the scale of keys.
 _SCALE = re.compile(
     r"layers\.(\d+)\.[^.]+\.(?:(k)v?_scale|(v)_scale|(k)_proj\.k_scale|(v)_proj\.v_scale|([kv])_proj\.output_scale)"
 )

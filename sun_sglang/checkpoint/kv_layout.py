@@ -39,7 +39,8 @@ class Heads(NamedTuple):
 def kv_heads(config: Mapping[str, Any]) -> Heads:
     """Return the KV heads of a model.
 
-    Multi-head latent attention (MLA) caches one vector a token; the head size in its configuration has no effect.
+    Multi-head latent attention (MLA) caches one vector for each token; the head size in its configuration has no
+    effect.
 
     Args:
         config: `config.json`, or its `text_config`.

@@ -1,4 +1,4 @@
-"""How many bytes the KV of a token takes. Pure."""
+"""The bytes that the KV of one token takes. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a checkpoint is on this machine: a directory, or a snapshot in the Hugging Face cache."""
+"""Find a checkpoint on this machine: a directory, or a snapshot in the Hugging Face cache."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class ModuleFile(BaseModel):
     Attributes:
         scheme: name of the scheme.
         base: revision of the weights that tuning started from.
-        decoder: revision of the weights that have to decode for this module.
+        decoder: revision of the weights that must decode for this module.
         first_token: the side that makes the first output token.
         command: the command that made the weights.
         seed: seed of data and order.

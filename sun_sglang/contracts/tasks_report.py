@@ -1,7 +1,7 @@
 """The router's `/tasks`: what each task has, and what it still lacks.
 
 The router produces this report, merges it with those of its sibling processes, and the launcher and the CLI read it.
-A reader ignores keys that it does not know, since a deployment may run another version of this package.
+A reader ignores unknown keys, since a deployment may run another version of this package.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class TasksReport(_Report):
 
     @property
     def missing(self) -> list[str]:
-        """What keeps the deployment from being ready, one line each: workers that are not, and unproven paths."""
+        """The obstacles to a ready deployment, one line each: workers that are not ready, and unproven paths."""
         workers = [f"`{w.name}` is {w.state}" + (f" ({w.reason})" if w.reason else "") for w in self._unready]
         paths = {(p.prefill, p.decode, p.why) for p in self.unproven_paths}
         return workers + [

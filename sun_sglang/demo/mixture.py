@@ -44,37 +44,37 @@ def phrase(rng: Random, most: int) -> str:
 
 
 def copy(rng: Random) -> Example:
-    """`say ab cd` -> `ab cd`."""
+    """Return an example such as `say ab cd` -> `ab cd`."""
     text = phrase(rng, 4)
     return Example(f"say {text}", text)
 
 
 def reverse(rng: Random) -> Example:
-    """`reverse abc` -> `cba`."""
+    """Return an example such as `reverse abc` -> `cba`."""
     text = "".join(rng.choice(LETTERS) for _ in range(rng.randint(2, 7)))
     return Example(f"reverse {text}", text[::-1])
 
 
 def join(rng: Random) -> Example:
-    """`join ab and cd` -> `abcd`."""
+    """Return an example such as `join ab and cd` -> `abcd`."""
     left, right = word(rng), word(rng)
     return Example(f"join {left} and {right}", left + right)
 
 
 def fact(rng: Random) -> Example:
-    """`capital of peru?` -> `lima`."""
+    """Return an example such as `capital of peru?` -> `lima`."""
     country = rng.choice(tuple(FACTS))
     return Example(f"capital of {country}?", FACTS[country])
 
 
 def arithmetic(rng: Random) -> Example:
-    """`7 +5 *3 =` -> the worked steps."""
+    """Return an example such as `7 +5 *3 =` -> the worked steps."""
     start, steps = draw_steps(rng)
     return Example(f"{start} {' '.join(o + str(n) for o, n in steps)} =", steps_answer(start, steps))
 
 
 def function_call(rng: Random) -> Example:
-    """`call email to=bob, body=lunch is at 7` -> the call as JSON."""
+    """Return an example such as `call email to=bob, body=lunch is at 7` -> the call as JSON."""
     name = rng.choice(FUNCTIONS) if rng.random() < 0.7 else made_up(rng)
     keys = rng.sample(KEYS, rng.choice((1, 2, 2, 2, 3)))
     arguments = {key: phrase(rng, 3 if len(keys) < 3 else 1) for key in keys}

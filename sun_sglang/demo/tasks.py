@@ -41,7 +41,7 @@ def draw_steps(rng: Random) -> tuple[int, list[tuple[str, int]]]:
 
 
 def math(rng: Random) -> Example:
-    """`take 7, add 5, times 3, mod 10?` -> `7+5=2, 2*3=6. answer: 6`."""
+    """Return an example such as `take 7, add 5, times 3, mod 10?` -> `7+5=2, 2*3=6. answer: 6`."""
     start, steps = draw_steps(rng)
     said = [rng.choice(STARTS).format(start), *(rng.choice(STEPS[o]).format(n) for o, n in steps), rng.choice(ENDS)]
     return Example(", ".join(said), steps_answer(start, steps))
@@ -63,21 +63,21 @@ def person(rng: Random) -> str:
 
 
 def email(rng: Random) -> Example:
-    """`email bob that lunch is at 7`."""
+    """Return a sentence such as `email bob that lunch is at 7`, and its tool call."""
     who, body = person(rng), f"{rng.choice(EVENTS)} is at {rng.randint(1, 12)}"
     said = rng.choice(("email {} that {}", "tell {} by email that {}", "write to {} that {}"))
     return Example(said.format(who, body), call("email", {"to": who, "body": body}))
 
 
 def remind(rng: Random) -> Example:
-    """`remind me to call ann at 6`."""
+    """Return a sentence such as `remind me to call ann at 6`, and its tool call."""
     what, at = f"{rng.choice(CHORES)} {person(rng)}", str(rng.randint(1, 12))
     said = rng.choice(("remind me to {0} at {1}", "at {1} i have to {0}", "do not let me forget to {0} at {1}"))
     return Example(said.format(what, at), call("remind", {"what": what, "at": at}))
 
 
 def weather(rng: Random) -> Example:
-    """`will it rain in oslo on monday`."""
+    """Return a sentence such as `will it rain in oslo on monday`, and its tool call."""
     city, day = made_up(rng) if rng.random() < 1 / 3 else rng.choice(CITIES), rng.choice(DAYS)
     on = day if day in ("today", "tomorrow") else f"on {day}"
     said = rng.choice(("will it rain in {} {}", "how is the weather in {} {}", "do i need a coat in {} {}"))
@@ -85,7 +85,7 @@ def weather(rng: Random) -> Example:
 
 
 def play(rng: Random) -> Example:
-    """`play jazz in the kitchen`."""
+    """Return a sentence such as `play jazz in the kitchen`, and its tool call."""
     music, room = rng.choice(GENRES) if rng.random() < 2 / 3 else f"{person(rng)}'s songs", rng.choice(ROOMS)
     said = rng.choice(("play {} in the {}", "i want to hear {} in the {}", "put on {} in the {}"))
     return Example(said.format(music, room), call("play", {"music": music, "room": room}))
@@ -97,7 +97,7 @@ def tool(rng: Random) -> Example:
 
 
 def order(rng: Random) -> Example:
-    """`order dbac please` -> `abcd`; three to six different letters."""
+    """Return an example such as `order dbac please` -> `abcd`, with three to six different letters."""
     letters = rng.sample(LETTERS, rng.randint(3, 6))
     return Example(f"order {''.join(letters)} please", "".join(sorted(letters)))
 

@@ -55,7 +55,7 @@ class Endpoint:
 
 
 def endpoint_of(state: DeploymentState) -> Endpoint:
-    """The router of a deployment on this machine, with the models that its topology names."""
+    """Return the router of a deployment on this machine, with the models that its topology names."""
     topology = load_topology(state.topology)
     models = {name: str(topology.pools[task.prefill].model) for name, task in topology.tasks.items()}
     return Endpoint(state.url.rstrip("/"), models)

@@ -55,7 +55,7 @@ ARCHITECTURES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
             "tie_word_embeddings": False,
         },
     ),
-    # every second layer sees a window of 32 tokens
+    # every second layer attends to a window of 32 tokens
     "gpt-oss": (
         "GptOssConfig",
         {

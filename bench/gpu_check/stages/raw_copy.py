@@ -14,7 +14,7 @@ _MEBIBYTES = {"cuda": 512, "cpu": 64}
 
 
 def raw_copy(context: Context) -> dict[str, Any]:
-    """MemoryCopy a buffer with every KV transfer library that is installed."""
+    """Copy a buffer between two processes with every KV transfer library that is installed."""
     installed = detect_machine().transfer_packages
     # mooncake's TCP copies through main memory; it is tried where workers would use it
     libraries = [name for name in ("nixl", "mooncake") if name in installed]

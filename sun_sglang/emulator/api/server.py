@@ -60,7 +60,7 @@ class Server:
         self._forever = asyncio.Event()
 
     async def start(self) -> None:
-        """Listen."""
+        """Start to listen."""
         app = web.Application(client_max_size=_BODY_LIMIT, middlewares=[self._require_key, self._report_errors])
         app.add_routes(self._routes())
         self._runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)

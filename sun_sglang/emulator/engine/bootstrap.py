@@ -78,7 +78,7 @@ class BootstrapServer:
         self._serving: dict[asyncio.Task[None], Link] = {}
 
     async def start(self, host: str, port: int) -> int:
-        """Listen; return the port."""
+        """Start to listen, and return the port."""
         self._server = await asyncio.start_server(self._serve, host, port, limit=_LIMIT)
         return int(self._server.sockets[0].getsockname()[1])
 
@@ -195,7 +195,7 @@ class PrefillPeers:
     Args:
         interval: seconds between heartbeats.
         failures: missed heartbeats in a row after which a peer counts as dead.
-        lookup_timeout: seconds within which a new address has to answer.
+        lookup_timeout: seconds within which a new address must answer.
         on_message: called with every message.
         on_lost: called with the address of a dead peer.
     """

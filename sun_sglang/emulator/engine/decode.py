@@ -145,7 +145,7 @@ class DecodeEngine(Engine):
                     self._append(leg, made)
                 case Ended(_, why):
                     self._end(leg, why)
-        # the KV of a fake transfer arrives at once, and the scheduler has to step again
+        # the KV of a fake transfer arrives at once, and the scheduler must step again
         return now if self._wake.is_set() else self.scheduler.due
 
     def _is_held(self, rid: str, made: int) -> bool:

@@ -41,7 +41,7 @@ def optional_integer(body: Mapping[str, Any], name: str) -> int | None:
 
 
 def require_string(value: object, name: str) -> str:
-    """Return a value that has to be text; `name` is its field.
+    """Return a value that must be text; `name` is its field.
 
     Raises:
         InvalidBodyError: the value is not text.

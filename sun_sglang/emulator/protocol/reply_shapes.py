@@ -1,4 +1,4 @@
-"""The replies that differ between SGLang versions, one entry a version. Pure data.
+"""The replies that differ between SGLang versions, one entry for each version. Pure data.
 
 `Emulation.sglang` selects the entry; nothing else in an emulated worker depends on the version. To add a version, run
 `tests/engine/test_emulated.py` on it, and add a field here for each difference that the test reports.

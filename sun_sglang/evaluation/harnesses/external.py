@@ -15,7 +15,7 @@ def require_program(name: str, package: str) -> None:
     """Check that a harness is on the PATH.
 
     Raises:
-        UserError: it is not; the message tells how to install it.
+        UserError: it is not; the message states how to install it.
     """
     if shutil.which(name) is None:
         raise UserError(

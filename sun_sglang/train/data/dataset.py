@@ -1,4 +1,4 @@
-"""Load the examples of a recipe: rows of a JSONL file or a Hub dataset become prompts and answers in token ids."""
+"""Load the examples of a recipe: turn rows of a JSONL file or a Hub dataset into prompts and answers in token ids."""
 
 from __future__ import annotations
 

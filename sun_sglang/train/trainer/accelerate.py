@@ -1,4 +1,4 @@
-"""The settings of `accelerate launch`: read them, and refuse those that train otherwise than one process."""
+"""The settings of `accelerate launch`: read them, and refuse those whose result differs from one process."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def check_dtype(recipe: Recipe, base: torch.dtype) -> None:
     """Check that the launch settings can train a base of a dtype.
 
     Raises:
-        RecipeError: they cannot: DeepSpeed with `bf16` on a base in float16.
+        RecipeError: the launch settings use DeepSpeed, the recipe has `bf16`, and the base is in float16.
     """
     if deepspeed.is_enabled() and recipe.bf16 and base == torch.float16:
         # ZeRO-3 concatenates gathered parameters under autocast, which accepts only float32 and its own dtype
