@@ -19,7 +19,7 @@ from sun_sglang.bench.processes import run_sun
 def four_bit(context: Context) -> dict[str, Any]:
     """Check W4A16 weights that decode a bfloat16 module's KV: tokens as with the rounded weights in bfloat16."""
     if context.device == "cpu":
-        reason = "SGLang asks for a GPU's compute capability before it takes such weights"
+        reason = "SGLang requires a GPU's compute capability before it takes such weights"
         raise Skipped(f"{reason} (`layers/quantization/compressed_tensors/compressed_tensors.py`)")
     models = context.models("llama")
     packed, rounded = context.work / "models" / "llama-packed", context.work / "models" / "llama-rounded"
