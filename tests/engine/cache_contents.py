@@ -1,4 +1,4 @@
-"""What the slots of a decode worker's pools hold, for the tests of the decode cache."""
+"""The contents of the slots of a decode worker's pools, for the tests of the decode cache."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 
 class Content(NamedTuple):
-    """What a slot holds: the KV of the last token of a text, or the state after it.
+    """The content of a slot: the KV of the last token of a text, or the state after it.
 
     Attributes:
         text: the number of the text (`Texts`).
-        module: `prefill`, or `decode` once one token was computed there; empty for memory that nobody wrote.
+        module: `prefill`, or `decode` once one token was computed there; empty for memory that was never written.
     """
 
     text: int
@@ -37,10 +37,10 @@ class Texts:
 
 
 class Reuse(NamedTuple):
-    """What a request would take from the cache.
+    """The contents that a request would take from the cache.
 
     Attributes:
-        kv: the contents of its KV slots, one a token.
+        kv: the contents of its KV slots, one for each token.
         window_kv: of its window slots, for the last tokens that a window holds.
         state: of its Mamba state; None without one.
     """

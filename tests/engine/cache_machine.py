@@ -1,4 +1,4 @@
-"""The life of a decode cache as a state machine, and what a second turn finds in it.
+"""The life of a decode cache as a state machine, and the tokens that a second turn finds in it.
 
 For a process of its own: SGLang sets what its pools and caches read in the process that builds them.
 """

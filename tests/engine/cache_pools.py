@@ -52,8 +52,8 @@ def make_pools(kind: Kind, page: int, tokens: int) -> Pools:
     """Build the pools of a model with one layer of each type that the kind names.
 
     Args:
-        kind: which layers the model has.
-        page: tokens a page.
+        kind: the layers of the model.
+        page: tokens of a page.
         tokens: size of the KV pool in tokens.
     """
     rows: Any = ReqToTokenPool(size=REQUESTS, max_context_len=1024, device="cpu", enable_memory_saver=False)

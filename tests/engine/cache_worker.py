@@ -1,4 +1,4 @@
-"""A decode worker without a model: SGLang's own pools, cache and request life on the CPU, and what each slot holds.
+"""A decode worker without a model: SGLang's own pools, cache and request life on the CPU, and the content of each slot.
 
 Each slot of a KV pool or a Mamba pool holds a content: the text that it was computed from, and the module that computed
 it. The worker writes contents where SGLang's workers write KV: the prefill module's when a prompt is received, the
@@ -57,8 +57,8 @@ class CacheWorker:
 
         Args:
             build: a cache's factory, as SGLang's registry calls it.
-            kind: which layers the model has.
-            page: tokens a page.
+            kind: the layers of the model.
+            page: tokens of a page.
             tokens: size of the KV pool in tokens.
         """
         arguments = ServerArgs(model_path="none", device="cpu", page_size=page)
@@ -239,7 +239,7 @@ class CacheWorker:
         assert slots is not None, "there was room"
         self.pools.rows.write((req.kv.req_pool_idx, slice(len(found), length)), slots)
         req.kv.kv_committed_len = length
-        # whoever had the slots before wrote them
+        # an earlier owner of the slots wrote them
         self.window_kv.update((s, NOTHING) for s in self._window_slots(slots.tolist()))
 
     def _row(self, req: Any, start: int, end: int) -> list[int]:

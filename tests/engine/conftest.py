@@ -1,4 +1,4 @@
-"""One deployment of real SGLang servers for all tests here, and the reference that its answers are held against."""
+"""One deployment of real SGLang servers for all tests here, and the reference with which its answers are compared."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ _USERS = pytest.StashKey[Counter[str]]()
 
 @dataclass(frozen=True)
 class Deployment:
-    """A running deployment: its router, and what the launcher knows of it."""
+    """A running deployment: its router, and its state at the launcher."""
 
     run_dir: Path
 
@@ -113,7 +113,7 @@ class Deployment:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What a request to a worker, past the router, has to carry."""
+        """Headers of a request to a worker that bypasses the router."""
         return bearer(self.key)
 
     def process(self, name: str) -> ProcessState:
@@ -124,7 +124,7 @@ _LAUNCHED = pytest.StashKey[dict[str, Deployment]]()
 
 
 def launch(topology: Path, run_dir: Path, *arguments: str) -> Deployment:
-    """`sun launch --detach`, as a user would."""
+    """Run `sun launch --detach`, as a user would."""
     done = run_sun("launch", str(topology), "--detach", "--run-dir", str(run_dir), *arguments, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr + logs(run_dir)
     return Deployment(run_dir)
@@ -148,13 +148,13 @@ def logs(run_dir: Path) -> str:
 
 @contextmanager
 def frozen(deployment: Deployment, name: str) -> Iterator[None]:
-    """Stop a worker's scheduler for a while; its HTTP server runs on."""
+    """Stop a worker's scheduler for a while; its HTTP server continues."""
     with stopped(scheduler_of(deployment, name)):
         yield
 
 
 def scheduler_of(deployment: Deployment, name: str) -> psutil.Process:
-    """The scheduler process of a worker."""
+    """Return the scheduler process of a worker."""
     children = psutil.Process(deployment.process(name).pid).children()
     (scheduler,) = [p for p in children if "scheduler" in " ".join(p.cmdline())]
     return scheduler
@@ -173,7 +173,7 @@ def stopped(process: psutil.Process) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def nothing_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """No deployment outlives the tests, however they end."""
+    """Stop every deployment when the tests end, also when they are killed."""
     command = [sys.executable, str(Path(__file__).with_name("last_stop.py")), str(tmp_path_factory.getbasetemp())]
     with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as last:
         yield
@@ -197,7 +197,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def deployment(
     models: Path, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
 ) -> Iterator[Deployment]:
-    """Every pool that the tests need, behind one router."""
+    """Run every pool that the tests need, behind one router."""
     file = models / "zoo.yaml"
     file.write_text(yaml.safe_dump(TOPOLOGY, sort_keys=False))
     yield from _shared("deployment", file, tmp_path_factory, pytestconfig)
@@ -205,7 +205,7 @@ def deployment(
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Deployment]:
-    """The demo's tasks, and those that they are compared with."""
+    """Run the demo's tasks, and those with which they are compared."""
     file = tmp_path_factory.mktemp("demo") / "demo.yaml"
     file.write_text(yaml.safe_dump(with_comparisons(), sort_keys=False))
     yield from _shared("demo", file, tmp_path_factory, pytestconfig)
@@ -242,13 +242,13 @@ def _used(item: pytest.Item) -> list[str]:
 
 @pytest.fixture
 async def client(deployment: Deployment) -> AsyncIterator[httpx.AsyncClient]:
-    """Asks the router; its headers open the workers too."""
+    """Yield a client of the router; its headers give access to the workers too."""
     async with httpx.AsyncClient(base_url=deployment.url, timeout=60, headers=deployment.headers) as client:
         yield client
 
 
 class Reference:
-    """What transformers says: the task's model over the prompt, the decoder from then on."""
+    """The answer of transformers: the task's model runs the prompt, and the decoder makes the later tokens."""
 
     def __init__(self, prefill: Path, decode: Path) -> None:
         self.prefill, self.decode = load(prefill), load(decode)
@@ -256,7 +256,7 @@ class Reference:
         self.answers = 0
 
     def answer(self, prompt: Sequence[int], length: int) -> tuple[int, ...]:
-        """The greedy answer, never ended early."""
+        """Return the greedy answer, never ended early."""
         return self._generate(prompt, length).tokens
 
     def check(self, prompt: Sequence[int], served: Sequence[int]) -> None:
@@ -289,7 +289,7 @@ class Reference:
 
 @pytest.fixture(scope="session")
 def task_references(models: Path) -> dict[str, Reference]:
-    """The reference of every task, by the task's name."""
+    """Return the reference of every task, by the task's name."""
 
     def of(task: dict[str, str]) -> Reference:
         prefill, decode = (models / TOPOLOGY["pools"][task[role]]["model"] for role in ("prefill", "decode"))
@@ -309,7 +309,7 @@ def load(path: Path) -> Any:
 
 
 def some_tokens(seed: int, length: int) -> list[int]:
-    """A prompt; another seed begins otherwise, so that no cache holds it.
+    """Return a prompt; each seed gives another beginning, so that no cache holds it.
 
     Without the last token of the vocabulary, 260: SGLang reports it as 0 among a prompt's log probabilities.
     """
@@ -320,7 +320,7 @@ def some_tokens(seed: int, length: int) -> list[int]:
 async def generate(
     client: httpx.AsyncClient, task: str, prompt: Sequence[int], length: int, *, stream: bool = False, **fields: Any
 ) -> dict[str, Any]:
-    """SGLang's `/generate` with token ids, greedily, never ended early; the last chunk where it streams."""
+    """Send token ids to SGLang's `/generate`, greedily, never ended early; return the last chunk of a stream."""
     body = {
         "model": task,
         "input_ids": list(prompt),
@@ -338,7 +338,7 @@ async def generate(
 
 
 async def events_of(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> AsyncIterator[str]:
-    """The data of every server-sent event of a streamed answer."""
+    """Yield the data of every server-sent event of a streamed answer."""
     async with client.stream("POST", path, json=body) as reply:
         assert reply.status_code == 200, await reply.aread()
         # httpx's own lines end at every line end of Unicode too, which a model may write
@@ -351,5 +351,5 @@ async def events_of(client: httpx.AsyncClient, path: str, body: dict[str, Any]) 
 
 
 async def gather(*calls: Any) -> list[Any]:
-    """All at once."""
+    """Run all of them at once."""
     return list(await asyncio.gather(*calls))

@@ -1,4 +1,4 @@
-"""Stops every deployment below a directory when standard input ends, which is when those who hold it have ended.
+"""Stop every deployment below a directory when standard input ends: then all processes that hold it have ended.
 
 A deployment is detached: nothing else would stop it where pytest is killed.
 """

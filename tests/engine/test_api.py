@@ -106,7 +106,7 @@ async def _exceeds(count: Callable[[], Awaitable[float]], before: float) -> bool
 async def test_an_answer_comes_while_it_is_made(
     client: httpx.AsyncClient, deployment: Deployment, path: str, body: dict[str, Any]
 ) -> None:
-    """Its decode worker is stopped in the middle: what it had made is there, the end is not."""
+    """The test stops the decode worker in the middle: the client has the tokens made so far, and not the end."""
     async with aclosing(events_of(client, path, {"model": "uncached", "stream": True} | body)) as events:
         seen = [await anext(events) for _ in range(3)]
         with frozen(deployment, "uncached-0"):
@@ -164,7 +164,7 @@ async def test_logprobs_of_the_prompt_are_the_prefill_models_and_later_ones_the_
                 best = row.topk(3)
                 assert [value for value, *_ in top] == pytest.approx(best.values.tolist(), abs=PRECISION.tie)
                 assert {token for _, token, _ in top} == set(best.indices.tolist())
-    # were the wrong model asked, it would show
+    # another model would give other values
     wrong, _ = reference_logprobs(models / "llama-b", models / "llama-base", prompt, reply["output_ids"])
     assert max(abs(float(row[t]) - v[0]) for row, t, v in zip(wrong, prompt[1:], given, strict=True)) > 0.1
 
@@ -246,7 +246,7 @@ async def test_stops(client: httpx.AsyncClient, task_references: dict[str, Refer
 @pytest.mark.parametrize("task", ["llama-a", "qwen3-b"])
 @pytest.mark.parametrize("stream", [False, True])
 async def test_constraints_hold_from_the_first_token_on(client: httpx.AsyncClient, task: str, stream: bool) -> None:
-    """The first token is the prefill worker's, the others the decode worker's: both have to know the grammar."""
+    """The first token is the prefill worker's, the others the decode worker's: both need the grammar."""
     limits = {"temperature": 1, "max_new_tokens": 200}
     for params in ({"regex": "(yes|no), [0-9]{3}"}, {"json_schema": json.dumps(COUNT)}, {"ebnf": 'root ::= "a" "b"+'}):
         body = {"model": task, "text": "?", "sampling_params": limits | params, "stream": stream}
@@ -393,7 +393,7 @@ async def test_usage_counts_cached_tokens(client: httpx.AsyncClient) -> None:
     assert first["prompt_tokens"] == second["prompt_tokens"] == 64
 
 
-# --- what a client may not say --------------------------------------------------------------------------------------
+# --- what a client may not send --------------------------------------------------------------------------------------
 
 
 async def test_fault_15_reserved_fields_are_refused(client: httpx.AsyncClient) -> None:

@@ -1,4 +1,4 @@
-"""What the decode worker's cache may keep, and between whom."""
+"""The contents of the decode worker's cache, and the tasks that share them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ TURNS = 3
 async def converse(
     client: httpx.AsyncClient, deployment: Deployment, task: str, seed: int
 ) -> tuple[list[tuple[list[int], list[int]]], int]:
-    """A three-turn conversation: prompt and answer of each turn, and what the decode worker had cached of the later.
+    """Hold a conversation of three turns; return each turn's prompt and answer, and the cached tokens of later turns.
 
-    The prefill worker forgets everything before each turn: what is then counted as cached is the decode worker's.
+    The prefill worker's cache is emptied before each turn: cached tokens are then those of the decode worker.
     """
     rng = random.Random(seed)
     prompt = [rng.randrange(5, 261) for _ in range(40)]
@@ -56,7 +56,7 @@ async def test_a_conversation_is_the_same_with_the_cache_on_and_off(
 
 
 async def test_sglangs_own_cache_changes_a_conversation(client: httpx.AsyncClient, deployment: Deployment) -> None:
-    """The difference is real, asked past the router: keep this as long as the prompt-only cache is kept."""
+    """The requests bypass the router. While this test passes, the prompt-only cache is needed."""
     differing = 0
     for seed in range(4):
         uncached_turns, _ = await converse(client, deployment, "uncached", seed)
@@ -135,7 +135,7 @@ async def test_tasks_of_one_prefill_pool_share_its_cache_and_the_prompts_of_a_co
 
 
 async def prefill_hits(deployment: Deployment, worker: str, begin: int) -> int:
-    """Return how many prompt tokens a prefill worker found in its cache, of the last batch that its log tells of."""
+    """Return how many prompt tokens a prefill worker found in its cache, of the last batch in its log."""
     log = deployment.process(worker).log
     async with asyncio.timeout(60):
         while not (found := re.findall(r"#cached-token: (\d+)", log.read_bytes()[begin:].decode(errors="replace"))):
@@ -170,7 +170,7 @@ async def test_two_tasks_with_one_prompt_get_their_own_answers(client: httpx.Asy
 
 
 async def test_without_a_namespace_the_second_task_gets_the_first_ones_kv(deployment: Deployment, models: Path) -> None:
-    """Today's SGLang, asked as its own load balancer asks it: the reason for the namespaces."""
+    """The reason for the namespaces: SGLang with the requests of its own load balancer."""
     prompt = [random.Random(12).randrange(5, 261) for _ in range(50)]
     async with httpx.AsyncClient(timeout=60, headers=deployment.headers) as raw:
         first = await ask_pair(raw, deployment, "llama-a-0", prompt)
@@ -189,7 +189,7 @@ async def ask_pair(
     decode: str = "llama-base-0",
     **fields: object,
 ) -> dict[str, Any]:
-    """One request on a prefill worker and a decode worker, past the router."""
+    """Send one request to a prefill worker and a decode worker, past the router."""
     p, d = deployment.process(prefill).url, deployment.process(decode).url
     card = (await raw.get(f"{p}/sun/worker")).json()
     body = {

@@ -56,7 +56,7 @@ def tokenizer(models: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def greedy_text(tokenizer: Any, task_references: dict[str, Reference]) -> Any:
-    """The text of the reference's answer to a rendered prompt."""
+    """Return the text of the reference's answer to a rendered prompt."""
 
     def text(task: str, prompt: str, length: int) -> str:
         tokens = task_references[task].answer(tokenizer.encode(prompt, add_special_tokens=False), length)
@@ -163,7 +163,7 @@ def test_openai_n_samples_differ(sync_client: openai.OpenAI) -> None:
 
 
 def test_openai_json_schema(sync_client: openai.OpenAI) -> None:
-    """From models that know nothing: only the constraint, on both workers, makes it valid."""
+    """The models have random weights: only the constraint, on both workers, makes the answer valid."""
     for task in ("llama-a", "llama-b", "qwen3-a"):
         reply = sync_client.chat.completions.create(
             model=task,
@@ -348,7 +348,7 @@ BENCHMARKED = {
     "sglang-oai": ["--served-model-name", "llama-a"],
     "sglang-oai-chat": ["--served-model-name", "llama-b"],
 }
-# What SGLang needs to be imported without a GPU, and then its own command, once for each line of arguments.
+# Prepare the import of SGLang without a GPU, and then run its own command once for each line of arguments.
 BENCHMARK = """
 import json, runpy, sys
 from sun_sglang.cpu import has_gpu, prepare_cpu_engine

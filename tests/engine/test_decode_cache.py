@@ -1,4 +1,4 @@
-"""Which speculative algorithms and architectures the installed SGLang combines with a decode cache."""
+"""The speculative algorithms and architectures that the installed SGLang combines with a decode cache."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from sun_sglang.launch.planning.decode_cache.architectures import keeps_states, refuses_decode_cache
 
-# A process of its own: SGLang's checks set what they decide in the process that asks them.
+# A process of its own: SGLang's checks change the process that calls them.
 ASK = """
 import json
 from sun_sglang.worker.server import prepare_process

@@ -38,7 +38,7 @@ def tokenizer() -> Any:
 
 
 async def right_answers(url: str, task: str, kind: str, at_once: asyncio.Semaphore, count: int | None) -> list[bool]:
-    """Which of a task's held-out questions are answered right, word for word, through the OpenAI API."""
+    """Return which of a task's held-out questions are answered right, word for word, through the OpenAI API."""
 
     async def is_right(question: str, answer: str) -> bool:
         async with at_once:
@@ -75,7 +75,7 @@ async def test_sun_is_within_three_points_of_full_fine_tuning_and_naive_sharing_
         said += f", only full right: {sum(s < f for s, f in zip(sun, full, strict=True))} of 300"
         print(said)  # noqa: T201 - what was measured, with `pytest -rP`
         assert sum(full) - sum(sun) <= 0.03 * 300, said
-        # were the models no good at all, being close to each other would mean nothing
+        # for models that answer nothing right, equal scores would mean nothing
         assert scores["full"].low > 90, said
         assert scores["naive"].high < scores["SUN"].low - 40, said
 

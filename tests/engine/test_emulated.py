@@ -1,6 +1,6 @@
-"""The emulated worker against the real one: the same requests to a pair of each, and the answers have to look the same.
+"""The emulated worker against the real one: the same requests to a pair of each must give answers of the same form.
 
-What is compared: statuses, content types, the framing of streams, every key and the JSON type under it, and the values
+The test compares statuses, content types, the framing of streams, every key and the JSON type under it, and the values
 that mean something without a model: finish reasons, token counts, cache hits, error types, codes and messages.
 """
 
@@ -168,7 +168,7 @@ QUESTIONS: list[tuple[str, str, Any]] = [
     ("GET", "/", None),
     ("POST", "/v1/completions", None),
 ]
-# values that two servers have to agree in; of all else only the JSON type counts
+# values that must be equal on two servers; of all others only the JSON type counts
 EXACT = frozenset(
     (
         "type",
@@ -225,7 +225,7 @@ async def real(deployment: Deployment) -> Pair:
 async def emulated(models: Path) -> AsyncIterator[Pair]:
     """A pair on the same checkpoints, which give the identity and the limits; a byte is a token in both.
 
-    It emulates the version of SGLang that is installed, or the newest that the emulator knows, so that every difference
+    It emulates the version of SGLang that is installed, or the newest that the emulator has, so that every difference
     of a newer one is a failure.
     """
     port = next(PORTS)
@@ -254,7 +254,7 @@ async def raw(deployment: Deployment) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def ask(client: httpx.AsyncClient, pair: Pair, path: str, body: dict[str, Any] | bytes) -> list[Any]:
-    """Both legs as a router sends them, the prefill leg unstreamed; what each of them answered, as shapes."""
+    """Send both legs as a router does, the prefill leg unstreamed; return the shapes of both replies."""
     bodies = [body, body]
     if isinstance(body, dict):
         meeting = {
@@ -271,7 +271,7 @@ async def ask(client: httpx.AsyncClient, pair: Pair, path: str, body: dict[str, 
 
 
 async def send(client: httpx.AsyncClient, url: str, body: dict[str, Any] | bytes) -> httpx.Response:
-    """Post a body. A reply that is broken off becomes a plain text that tells so."""
+    """Post a body. A reply that is broken off becomes a plain text that reports it."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     received = b""
     async with client.stream("POST", url, content=content, headers={"Content-Type": "application/json"}) as reply:
@@ -295,7 +295,7 @@ def reply_shape(reply: httpx.Response) -> Any:
 
 
 def stream_shape(text: str) -> list[Any]:
-    """The shapes of a stream's events, repetitions once; how many tokens come in one event is chance."""
+    """Return the shapes of a stream's events, repetitions once: the number of tokens in one event is random."""
     assert text.endswith("data: [DONE]\n\n")
     events = text.removesuffix("\n\n").split("\n\n")
     assert all(e.startswith("data: ") for e in events)
@@ -308,7 +308,7 @@ def stream_shape(text: str) -> list[Any]:
 
 
 def shape(value: Any, *, lengths: bool, streamed: bool = False, key: str = "") -> Any:
-    """A reply without what may differ. `streamed`: counts grow from event to event, so only the last one's count."""
+    """Return a reply without the values that may differ. Counts grow in a stream (`streamed`), so they may differ too."""
     if isinstance(value, dict):
         if key == "top_logprobs":
             return {"token": "float"}
@@ -328,14 +328,14 @@ def shape(value: Any, *, lengths: bool, streamed: bool = False, key: str = "") -
 
 
 def message_shape(text: str) -> str:
-    """A message without ids, and a validation error without the details that pydantic and FastAPI add."""
+    """Return a message without ids, and a validation error without the details that pydantic and FastAPI add."""
     if re.match(r"\d+ validation error", text):
         return "validation error"
     return re.sub(r"(rid=|room=)('[^']*'|\d+)", r"\1...", text)
 
 
 async def agree(client: httpx.AsyncClient, real: Pair, emulated: Pair, path: str) -> None:
-    """Every case of an endpoint in turn, in one cache namespace that nothing was in before."""
+    """Compare every case of an endpoint in turn, in one empty cache namespace."""
     namespace = uuid.uuid4().hex
     different = {}
     for name, body in ENDPOINTS[path].items():

@@ -21,13 +21,13 @@ BENCHMARKS = REPOSITORY / "configs" / "eval"
 # the prefill and the decode model of each task; `tool-naive` is so far off that hardly an answer is right
 TASKS = {"math": ("math", "base"), "tool": ("tool", "base"), "tool-naive": ("tool-full", "base")}
 QUESTIONS = 48
-# as configs/eval says
+# as in configs/eval
 MAX_TOKENS = 96
 
 
 @dataclass(frozen=True)
 class Served:
-    """What `sun eval` said: a result and the samples of each task."""
+    """The report of `sun eval`: a result and the samples of each task."""
 
     results: dict[str, dict[str, Any]]
     samples: dict[str, list[dict[str, Any]]]
@@ -35,7 +35,7 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served(demo: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Served:
-    """What `sun eval` says of all tasks, from another directory: a benchmark's data is found from its own file."""
+    """Run `sun eval` for all tasks from another directory: a benchmark's data is relative to its own file."""
     return ask(demo, list(TASKS), QUESTIONS, tmp_path_factory.mktemp("messages"))
 
 
@@ -52,7 +52,7 @@ def ask(demo: Deployment, tasks: list[str], questions: int, directory: Path, *op
 
 
 def sun_eval(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """`sun eval`, as a user would."""
+    """Run `sun eval`, as a user would."""
     return run_sun("eval", *arguments, timeout=240, cwd=cwd)
 
 

@@ -60,7 +60,7 @@ async def test_conversations_answer_as_the_reference(
 
 
 async def test_the_reference_tells_the_modules_apart(models: Path) -> None:
-    """Were the wrong module to prefill or to decode, the comparison above would see it."""
+    """The comparison above rejects answers of which the wrong module prefilled or decoded."""
     rng = random.Random(7)
     prompt = random_prompt(rng, 30, 30)
     right = Reference(models / "llama-a", models / "llama-base").answer(prompt, 16)

@@ -1,7 +1,7 @@
-"""What is promised when workers die, clients leave, and requests are wrong, shown on real SGLang servers.
+"""The guarantees for workers that die, clients that leave and wrong requests, on real SGLang servers.
 
-Each test is named after its row in docs/faults.md. Each one ends with every task of the deployment answering exactly
-and nothing left in flight.
+Each test is named after its row in docs/faults.md. At the end of each, every task of the deployment answers exactly and
+nothing is in flight.
 
 Where the order of events matters, a test does not hope for it: a router of its own that looks at its workers only every
 hour still believes in one that was just killed, and a scheduler process that is stopped (SIGSTOP) keeps a request
@@ -69,7 +69,7 @@ async def every_task_is_well_afterwards(
 async def answers_exactly(
     client: httpx.AsyncClient, references: Mapping[str, Reference], but: Sequence[str] = ()
 ) -> None:
-    """One question to each task, all at once, with a prompt that no cache holds."""
+    """Send one question to each task, all at once, with a prompt that no cache holds."""
     prompt = [random.randrange(5, 261) for _ in range(24)]
     names = [name for name in references if name not in but]
     replies = await gather(*(generate(client, name, prompt, 8) for name in names))
@@ -80,7 +80,7 @@ async def answers_exactly(
 async def until_idle(client: httpx.AsyncClient, deployment: Deployment, worker: str) -> None:
     """Wait until a worker has no request in its batch or in any queue.
 
-    KV may be held for a while longer: until SGLang knows that a dead prefill worker writes no more into it.
+    KV may be held for a while longer: until SGLang has detected that a dead prefill worker writes no more into it.
     """
 
     async def left() -> dict[str, int]:
@@ -144,7 +144,7 @@ async def a_router_process(
 async def until_one_is_stuck(
     router: httpx.AsyncClient, worker: str, ask: Callable[[int], Coroutine[Any, Any, Any]]
 ) -> list[asyncio.Task[Any]]:
-    """Ask, one request after the other, until one is with this worker, which does nothing; all that were asked."""
+    """Send one request after the other until one is with this worker, which does nothing; return all of them."""
     asked: list[asyncio.Task[Any]] = []
 
     async def placed() -> bool:
@@ -171,7 +171,7 @@ async def kill(
 ) -> AsyncIterator[Kill]:
     """SIGKILL, or another deadly signal, to a worker, whose other processes die with it, or to its scheduler alone.
 
-    Afterwards a canary has to pass between its pool and each other pool of its tasks: until then the router may still
+    Afterwards a canary must pass between its pool and each other pool of its tasks: until then the router may still
     show the start that was killed.
     """
     canaries: dict[tuple[str, str], float] = {}
@@ -199,7 +199,7 @@ async def has_canary(client: httpx.AsyncClient, pools: tuple[str, str], before: 
 
 
 async def refuses(deployment: Deployment, name: str) -> bool:
-    """Whether a worker that was killed has let go of its port: a large process takes a while to end."""
+    """Return whether a killed worker has released its port: a large process takes a while to end."""
     url = httpx.URL(deployment.process(name).url or "")
     try:
         _, writer = await asyncio.open_connection(url.host, url.port)
@@ -286,7 +286,7 @@ async def test_fault_02_prefill_dies_with_work_in_every_stage(
 async def answered(
     router: httpx.AsyncClient, reference: Reference, prompt: list[int], length: int, *, stream: bool
 ) -> bool:
-    """Whether a request was answered right; False where it was refused because its worker had died."""
+    """Return whether a request was answered right; False where it was refused because its worker had died."""
     body = {"input_ids": prompt, "sampling_params": greedy(length), "stream": stream}
     reply = await router.post("/generate", json={"model": "pair"} | body)
     if reply.status_code == 502:
@@ -302,7 +302,7 @@ async def answered(
 async def test_fault_02_07_a_scheduler_that_crashes_takes_its_request_to_no_other(
     kill: Kill, deployment: Deployment, task_references: dict[str, Reference], tmp_path: Path, victim: str
 ) -> None:
-    """The HTTP server outlives it for up to a second, and must not pass for a worker that lives."""
+    """The HTTP server outlives it for up to a second, and the router must not count it as a worker that lives."""
     pools = {"prefill": ["spare-a-0", "llama-a-0"], "decode": ["uncached-0", "stock-0"]}
     async with a_router(deployment, tmp_path, pools, probe_interval=NEVER, load_interval=0) as router:
 
@@ -422,7 +422,7 @@ async def test_fault_07_decode_dies_before_the_first_byte(
 async def test_fault_08_decode_dies_mid_stream(
     kill: Kill, deployment: Deployment, client: httpx.AsyncClient, task: str, path: str, body: dict[str, Any]
 ) -> None:
-    """The client is told; nothing that looks like an end comes."""
+    """The client receives an error, and no event that marks a complete answer."""
     seen = []
     async with asyncio.timeout(SOON):
         async for event in events_of(client, path, {"model": task, "stream": True} | body):
@@ -491,7 +491,7 @@ async def test_fault_11_prefill_restarts_and_the_first_request_succeeds(
 
 
 def hits(reply: Any, prompt: list[int]) -> bool:
-    """Whether the prompt came out of a cache; a first token or two may be another prompt's by chance."""
+    """Return whether the prompt came out of a cache; a first token or two may be another prompt's by chance."""
     cached = reply["meta_info"]["cached_tokens"]
     assert cached < 4 or cached >= len(prompt) - 1
     return bool(cached >= 4)
@@ -542,7 +542,7 @@ async def move(client: httpx.AsyncClient, task: str, prefill: str) -> bool:
 
 
 async def sun(deployment: Deployment, *arguments: str) -> str:
-    """A command of `sun` on the deployment; what it prints."""
+    """Run a `sun` command on the deployment, and return its output."""
     process = await asyncio.create_subprocess_exec(
         *sun_command(*arguments, "--run-dir", str(deployment.run_dir)),
         stdout=asyncio.subprocess.PIPE,
@@ -557,7 +557,7 @@ async def sun(deployment: Deployment, *arguments: str) -> str:
 async def test_fault_26_sigterm_to_the_router(
     deployment: Deployment, task_references: dict[str, Reference], tmp_path: Path
 ) -> None:
-    """What is in flight ends as if nothing had happened, what comes is turned away, and then it ends."""
+    """Requests in flight end as usual, new ones are refused, and then the router ends."""
     pools = {"prefill": ["llama-a-0"], "decode": ["uncached-0"]}
     prompts = [some_tokens(90 + i, 40) for i in range(4)]
     async with a_router_process(deployment, tmp_path, pools) as (process, router):
@@ -593,7 +593,7 @@ async def is_draining(router: httpx.AsyncClient) -> bool:
 async def test_fault_26_sigterm_to_a_decode_worker(
     kill: Kill, deployment: Deployment, task_references: dict[str, Reference], tmp_path: Path
 ) -> None:
-    """It ends what it has and gets nothing new, however much is asked meanwhile; the other one takes that."""
+    """It finishes its requests and gets no new ones; the other worker gets all requests that arrive meanwhile."""
     victim = deployment.process("uncached-0")
     pools = {"prefill": ["llama-a-0"], "decode": ["uncached-0", "stock-0"]}
     reference = task_references["llama-a"]
@@ -658,7 +658,7 @@ async def test_fault_13_the_client_leaves_before_the_first_token(
         asked.cancel()
         await wait_until(lambda: nothing_in_flight(client), "the router let go", within=SOON)
         await until_idle(client, deployment, "uncached-0")
-    # the prefill worker can only hear of it now
+    # only now does the prefill worker receive the abort
     await until_idle(client, deployment, "spare-a-0")
 
 
@@ -839,7 +839,7 @@ async def test_fault_19_a_body_that_ended_workers_is_refused_and_every_process_l
 
 
 def processes_of(process: ProcessState) -> tuple[str, list[int]]:
-    """A worker's processes, its scheduler among them."""
+    """Return a worker's processes, its scheduler among them."""
     found = psutil.Process(process.pid)
     return process.name, [process.pid, *sorted(child.pid for child in found.children(recursive=True))]
 
@@ -953,7 +953,7 @@ async def test_fault_21_a_member_that_differs_is_refused(
     pools: dict[str, list[str]],
     why: str,
 ) -> None:
-    """A fleet that pairs what does not belong together: one of the two is refused, with both values."""
+    """A fleet pairs two workers that differ: one of the two is refused, with both values."""
     async with a_router(deployment, tmp_path, pools, ready=False, probe_interval=0.1) as router:
 
         async def refused() -> list[Any]:
@@ -990,7 +990,7 @@ async def test_fault_25_no_decode_worker_has_ever_been_there(deployment: Deploym
 
 @pytest.mark.invariant("I12")
 async def test_fault_28_a_worker_without_the_hooks_never_gets_ready(models: Path) -> None:
-    """SGLang is told to load no plugin, as its own switch allows: the worker ends and names the switch."""
+    """SGLang's own variable excludes the plugin: the worker ends and names the variable."""
     flags = ["--model-path", str(models / "llama-base"), "--disaggregation-mode", "decode"]
     process = await asyncio.create_subprocess_exec(
         sys.executable,

@@ -1,4 +1,4 @@
-"""Every field that is passed on, at its bounds, one by one and in combinations: no worker dies of any of it."""
+"""Every forwarded field, at its bounds, one by one and in combinations: no worker dies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every name in SGLang that the package uses is there and can be used as it is, in the installed version."""
+"""Every name in SGLang that the package uses exists in the installed version and accepts the calls of this package."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sun_sglang.patches.engine_names import USES, Use
 REPOSITORY = Path(__file__).parents[2]
 PACKAGES = ("bench", "cli", "patches", "sun_sglang")
 
-# a process of its own: SGLang's modules stay imported in the process that looks at them
+# a process of its own: SGLang's modules stay imported in the process that inspects them
 ASK = """
 import json
 from sun_sglang.worker.server import prepare_process
@@ -56,7 +56,7 @@ def test_every_name_that_is_used_is_in_the_installed_sglang() -> None:
 
 
 def imported(file: Path) -> Iterator[str]:
-    """Yield what a file imports from SGLang by name: dotted paths."""
+    """Yield the dotted path of each name that a file imports from SGLang."""
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "sglang":
             yield from (f"{node.module}.{alias.name}" for alias in node.names)

@@ -1,4 +1,4 @@
-"""The prompt-only cache on SGLang's own pools: what a later request may take from it, whatever happened before."""
+"""The prompt-only cache on SGLang's own pools: the tokens that a later request may reuse, after any events."""
 
 from __future__ import annotations
 

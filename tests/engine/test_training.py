@@ -1,4 +1,4 @@
-"""What `sun train` tuned is what is served: the stack's greedy tokens are those of the offline two-module forward."""
+"""A model from `sun train`, served: its greedy tokens equal those of the offline two-module forward."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.engine.precision import PRECISION
 
 
 def sun_train(recipe: Path) -> None:
-    """`sun train`, as a user would."""
+    """Run `sun train`, as a user would."""
     done = run_sun("train", str(recipe), "--threads", "1", timeout=240)
     assert done.returncode == 0, done.stderr
 

@@ -1,4 +1,4 @@
-"""What somebody can do to a worker who reaches its ports: nothing over HTTP and over KV transfer's control socket."""
+"""A stranger who reaches a worker's ports can do nothing over HTTP and over KV transfer's control socket."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_socket_between_pipeline_ranks_hears_holders_of_the_key_alone() -> None:
 
 
 def transfer_ports(deployment: Deployment, worker: str) -> Iterator[int]:
-    """Ports of a worker's scheduler that speak ZeroMQ's protocol."""
+    """Yield the ports of a worker's scheduler that implement ZeroMQ's protocol."""
     for child in psutil.Process(deployment.process(worker).pid).children(recursive=True):
         for connection in child.net_connections("tcp"):
             if connection.status == psutil.CONN_LISTEN and speaks_zmtp(connection.laddr.port):
@@ -125,7 +125,7 @@ def transfer_ports(deployment: Deployment, worker: str) -> Iterator[int]:
 
 
 def speaks_zmtp(port: int) -> bool:
-    """A ZeroMQ socket greets whoever connects to it."""
+    """Return whether a port sends ZeroMQ's greeting to a new connection."""
     with socket.create_connection(("127.0.0.1", port), timeout=SOON) as peer:
         peer.sendall(b"\xff\0\0\0\0\0\0\0\x01\x7f\x03")
         peer.settimeout(1)

@@ -11,13 +11,13 @@ from sun_sglang.bench.gpu_check.deployment import unfinished_work
 from sun_sglang.launch.state import Phase
 from tests.engine.conftest import Deployment
 
-# Seconds in which something has to be seen, on a busy machine too. Every deadline of the router is longer in these
-# tests, so that none of them can end a wait in place of what a test waits for.
+# Seconds within which an awaited state must be observed, on a busy machine too. Every deadline of the router is longer
+# in these tests, so that none of them can end a wait in place of what a test waits for.
 SOON = 30.0
 
 
 async def metric(client: httpx.AsyncClient, name: str, **labels: str) -> float:
-    """The sum of a router metric's samples that carry these labels."""
+    """Return the sum of a router metric's samples that carry these labels."""
     page = (await client.get("/metrics")).text
     return sum(
         sample.value
@@ -28,7 +28,7 @@ async def metric(client: httpx.AsyncClient, name: str, **labels: str) -> float:
 
 
 async def in_flight(client: httpx.AsyncClient) -> float:
-    """Requests and legs that a router has under way."""
+    """Return the requests and legs that a router has under way."""
     return await metric(client, "sun_in_flight") + await metric(client, "sun_leg_in_flight")
 
 
@@ -38,12 +38,12 @@ async def loads(client: httpx.AsyncClient, url: str) -> dict[str, int]:
 
 
 async def tasks(client: httpx.AsyncClient) -> dict[str, Any]:
-    """The router's page of its tasks."""
+    """Return the router's report of its tasks."""
     return dict((await client.get("/tasks")).json()["tasks"])
 
 
 async def is_whole(client: httpx.AsyncClient, deployment: Deployment | None = None) -> bool:
-    """Whether every path of every task is proven and, in a deployment, every process runs."""
+    """Return whether every path of every task is proven and, in a deployment, every process runs."""
     for task in (await tasks(client)).values():
         members = [task[role]["workers"] for role in ("prefill", "decode")]
         if len(task["paths"]) != len(members[0]) * len(members[1]):
