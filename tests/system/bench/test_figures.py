@@ -1,4 +1,4 @@
-"""What drawing a figure imports."""
+"""The imports of drawing a figure."""
 
 from __future__ import annotations
 

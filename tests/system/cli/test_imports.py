@@ -1,4 +1,4 @@
-"""What a command imports."""
+"""The imports of a command."""
 
 import subprocess
 import sys

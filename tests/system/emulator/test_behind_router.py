@@ -79,7 +79,7 @@ async def ask(client: aiohttp.ClientSession, run_dir: Path, task: str, prompt: l
 
 
 async def check_answers(client: aiohttp.ClientSession, run_dir: Path, each: int) -> None:
-    """Many requests of every task at once; every answer has to be its own task's."""
+    """Send many requests of every task at once; every answer must be its own task's."""
     known = await weights(client, run_dir)
     asked = [(task, [i, 5, 8]) for i in range(each) for task in TASKS]
     got = await asyncio.gather(*(ask(client, run_dir, task, prompt, 16) for task, prompt in asked))

@@ -1,4 +1,4 @@
-"""Emulated workers and a router, each a process of its own, and a client that knows what has to come back."""
+"""Emulated workers and a router, each a process of its own, and a client that checks the answers."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ VOCAB = 1000
 PROMPT = [5, 6, 7]
 # only turns a hang into a failure
 PATIENCE_S = 60.0
-# Of whatever else would end a request or find a fault in the end: what comes within our patience did not come by that.
-# It is also what a process may go without CPU before anybody takes it for dead.
+# Seconds of every other deadline that would end a request or detect a fault: longer than the tests wait, so that no
+# result is due to it. A process may also lack the CPU for this long before it counts as dead.
 NEVER_S = 600.0
 EMULATION = {
     "heartbeat_interval": NEVER_S,
@@ -36,7 +36,7 @@ EMULATION = {
 
 
 class Worker:
-    """One emulated worker, whichever process it is at the time."""
+    """One emulated worker, over all of its processes."""
 
     def __init__(self, name: str, role: str, model: str, directory: Path, flags: Mapping[str, Any]) -> None:
         self.name = name
@@ -64,7 +64,7 @@ class Worker:
             self.process = subprocess.Popen(argv, stdout=log, stderr=subprocess.STDOUT)
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        """Send a signal; what ends or stops the process is waited for."""
+        """Send a signal; wait until the process has ended or stopped."""
         self.process.send_signal(number)
         if number == signal.SIGKILL:
             self.process.wait(PATIENCE_S)
@@ -73,7 +73,7 @@ class Worker:
 
     @property
     def alive(self) -> bool:
-        """The process runs, or is stopped."""
+        """Whether the process runs, or is stopped."""
         return self.process.poll() is None
 
     @property
@@ -89,7 +89,7 @@ class Cluster:
         self.workers = workers
         self.port = next(PORTS)
         self.url = f"http://127.0.0.1:{self.port}"
-        # what this client keeps open would count among the router's descriptors
+        # connections that this client keeps open would count among the router's descriptors
         self.client = aiohttp.ClientSession(
             base_url=self.url,
             timeout=aiohttp.ClientTimeout(total=2 * PATIENCE_S),
@@ -147,11 +147,11 @@ class Cluster:
         return {w["name"]: (w["state"], w["reason"]) for pool in pools for w in pool["workers"]}
 
     async def is_state(self, name: str, state: str) -> bool:
-        """A worker is in a state."""
+        """Return whether a worker is in a state."""
         return (await self.states()).get(name, ("", ""))[0] == state
 
     async def healthy(self) -> bool:
-        """Every task has a proven path."""
+        """Return whether every task has a proven path."""
         try:
             async with self.client.get("/health") as reply:
                 return reply.status == 200
@@ -170,27 +170,27 @@ class Cluster:
             self._descriptors = psutil.Process(self.router.pid).num_fds()
 
     async def metrics(self) -> dict[str, float]:
-        """The router's metrics by their full names."""
+        """Return the router's metrics by their full names."""
         async with self.client.get("/metrics") as reply:
             lines = (await reply.text()).splitlines()
         return {k: float(v) for k, v in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
 
     async def load(self, name: str) -> dict[str, Any]:
-        """A worker's `/v1/loads`, of its one rank."""
+        """Return a worker's `/v1/loads`, of its one rank."""
         async with aiohttp.ClientSession() as own, own.get(self[name].url + "/v1/loads") as reply:
             rank: dict[str, Any] = (await reply.json())["loads"][0]
             return rank
 
     async def queued(self, name: str, queue: str) -> int:
-        """How many requests a queue of a worker holds, by its name in `/v1/loads`."""
+        """Return how many requests a queue of a worker holds, by its name in `/v1/loads`."""
         return int((await self.load(name))["disaggregation"][f"{queue}_queue_reqs"])
 
     async def running(self, name: str, count: int) -> bool:
-        """So many requests are in a decode worker's batch."""
+        """Return whether a decode worker's batch has so many requests."""
         return int((await self.load(name))["num_running_reqs"]) == count
 
     async def incarnation(self, name: str) -> str | None:
-        """Which process the router knows a worker as."""
+        """Return the incarnation of a worker at the router."""
         async with self.client.get("/tasks") as reply:
             tasks = (await reply.json())["tasks"]
         found = [w for t in tasks.values() for r in ("prefill", "decode") for w in t[r]["workers"] if w["name"] == name]
@@ -198,7 +198,7 @@ class Cluster:
         return seen
 
     async def replaced(self, name: str, before: str | None) -> None:
-        """Wait until the router knows another process of a worker than before."""
+        """Wait until the router has another incarnation of a worker than before."""
 
         async def is_new() -> bool:
             return await self.incarnation(name) not in (before, None)
@@ -206,21 +206,21 @@ class Cluster:
         await wait_until(is_new)
 
     async def counted(self, metric: str) -> float:
-        """The sum of a metric of the router over all its labels."""
+        """Return the sum of a metric of the router over all its labels."""
         return sum(v for k, v in (await self.metrics()).items() if k.startswith(metric))
 
     async def has_work(self, name: str) -> bool:
-        """The worker holds or waits for something."""
+        """Return whether the worker holds or waits for something."""
         rank = await self.load(name)
         queues = [v for k, v in rank["disaggregation"].items() if k.endswith("_queue_reqs")]
         return bool(rank["num_running_reqs"] or rank["num_waiting_reqs"] or rank["num_used_tokens"] or any(queues))
 
     async def at_rest(self, name: str) -> bool:
-        """The worker holds and waits for nothing."""
+        """Return whether the worker holds and waits for nothing."""
         return not await self.has_work(name)
 
     async def fault(self, worker: str, kind: str, **more: Any) -> None:
-        """Turn a fault on; canaries are spared unless told otherwise."""
+        """Activate a fault; canaries are exempt by default."""
         spare = {} if kind in ("clear", "die", "refuse", "hang") else {"spare": "sun-canary"}
         async with (
             aiohttp.ClientSession() as own,
@@ -229,7 +229,7 @@ class Cluster:
             assert reply.status == 200, await reply.text()
 
     async def settled(self) -> None:
-        """Nothing is in flight, waits, or is held anywhere, and the router keeps no descriptor beyond spare ones."""
+        """Wait until nothing is in flight, waits, or is held anywhere, and the router keeps only spare descriptors."""
         alive = [n for n, w in self.workers.items() if w.alive and await self._answers(w)]
         left: list[str] = []
 
@@ -263,11 +263,11 @@ class Cluster:
     # --- requests ---------------------------------------------------------------------------------------------------
 
     def expected(self, task: str, prompt: list[int], count: int) -> list[int]:
-        """The tokens that a task has to answer with."""
+        """Return the tokens of a task's right answer."""
         return expected_tokens(self._weights[task], prompt, count, VOCAB)
 
     async def read_weights(self) -> None:
-        """Ask the prefill workers for the revisions that answers follow from."""
+        """Read the weights revisions of the prefill workers, from which answers follow."""
         self._weights: dict[str, str] = {}
         for task, pools in self._fleet["tasks"].items():
             for worker in self._fleet["workers"]:
@@ -299,7 +299,7 @@ class Cluster:
         return [e if e == "[DONE]" else json.loads(e) for e in lines]
 
     async def exact(self, task: str = "math", *, stream: bool = False, tokens: int = 4, **more: Any) -> None:
-        """Ask a task; it has to answer in full, with its own tokens."""
+        """Send a request to a task; require a full answer with its own tokens."""
         body = self.body(task, tokens=tokens, **more)
         right = self.expected(task, body["input_ids"], tokens)
         if stream:
@@ -312,7 +312,7 @@ class Cluster:
         assert reply["output_ids"] == right
 
     async def refused(self, *statuses: int, task: str = "math", **more: Any) -> Any:
-        """Ask a task; it has to refuse with one of these. Returns the error."""
+        """Send a request to a task; require a refusal with one of these codes, and return the error."""
         status, reply, _ = await self.post(self.body(task, **more))
         assert status in statuses, reply
         return reply["error"]

@@ -53,7 +53,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
         cluster = Cluster(tmp_path, fleet, workers)
         started.append(cluster)
         if wait:
-            # a router that probes seldom has to find them at its first look
+            # a router that probes seldom must find them at its first probe
             await asyncio.gather(*(cluster.listens(name) for name in workers))
         cluster.start_router(descriptors)
         if wait:

@@ -1,4 +1,4 @@
-"""A router that clients flood: others are served, and no worker is blamed."""
+"""A router that clients flood: others are served, and no worker is ejected."""
 
 from __future__ import annotations
 

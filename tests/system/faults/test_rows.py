@@ -103,7 +103,7 @@ async def test_fault_02_prefill_killed_during_a_transfer(start: Start) -> None:
     cluster["math-0"].kill()
     await asked
     await other
-    # its own heartbeat tells the decode worker nothing yet: the router aborted its leg
+    # the decode worker's own heartbeat reports nothing yet: the router aborted its leg
     await wait_until(lambda: cluster.at_rest("base-0"))
     await cluster.settled()
 
@@ -204,7 +204,7 @@ async def test_fault_09_a_closed_bootstrap_port(start: Start) -> None:
     # it is the decode worker's heartbeat that finds it
     cluster = await start({"math": 2, "tool": 1, "base": 1}, flags={"base": {"sim_heartbeat_interval": 1}})
     await cluster.fault("math-0", "close_bootstrap", spare="")
-    # whoever meets it is served by the other one
+    # the other worker serves the requests that reached it
     await asyncio.gather(*(cluster.exact(prompt=[i + 1]) for i in range(4)), cluster.exact("tool"))
     await wait_until(lambda: is_not_ready(cluster, "math-0"))
     retries = await cluster.counted("sun_retries_total")
@@ -242,7 +242,7 @@ async def both_ready(cluster: Cluster, *names: str) -> bool:
 
 async def test_fault_10_a_black_holed_prefill_host(start: Start) -> None:
     cluster = await start(SMALL)
-    # packets to it get lost: connections are made by the kernel, and nobody answers
+    # packets to it get lost: the kernel accepts connections, and no process answers
     cluster["math-0"].kill(signal.SIGSTOP)
     # no bootstrap of it is looked up any more: a decode worker that restarts meets it as a stranger
     await wait_until(lambda: is_not_ready(cluster, "math-0"))

@@ -71,7 +71,7 @@ async def collector(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Collector]
 
 
 async def ask(cluster: Cluster, request_id: str, *, status: int = 200, stream: bool = True, **headers: str) -> None:
-    """An answer of a task, to its end."""
+    """Return an answer of a task, read to its end."""
     body = cluster.body(tokens=8, stream=stream, prompt=[len(request_id), 2, 3])
     named = {"X-Request-Id": request_id, **headers}
     async with cluster.client.post("/generate", json=body, headers=named) as reply:
@@ -88,7 +88,7 @@ async def test_the_wait_the_legs_and_the_transfer_arrive_at_a_collector(start: S
     before = time.time_ns()
     await cluster.fault("base-0", "hold", token=0)
     asked = [asyncio.create_task(ask(cluster, "r" * (i + 1))) for i in range(3)]
-    # one at a time, so that all but one have to wait, and that one until its prefill worker has said that it is done
+    # one at a time, so that all but one must wait, and that one until its prefill worker has reported its end
     await wait_until(lambda: counts(cluster, 'sun_queued{task="math"}', 2))
     await wait_until(lambda: counts(cluster, 'sun_leg_requests_total{leg="prefill",outcome="ok",task="math"}', 1))
     await cluster.fault("base-0", "clear")
@@ -99,13 +99,13 @@ async def test_the_wait_the_legs_and_the_transfer_arrive_at_a_collector(start: S
     assert await asyncio.to_thread(cluster.router.wait, PATIENCE_S) == 0, "what is left is sent before it ends"
     assert collector.services == {"sun-router"}
     waits = transfers = 0
-    # when the first token of an answer came that is not streamed, nobody can tell
+    # the time of the first token of an unstreamed answer is unknown
     assert collector.trace("whole").keys() == {"request", "prefill leg", "decode leg"}
     for request_id in ("r", "rr", "rrr"):
         trace = collector.trace(request_id)
         (root,), (prefill,), (decode,) = (trace.pop(name) for name in ("request", "prefill leg", "decode leg"))
         queue = trace.pop("queue", [])
-        # there is none where the first token came before the prefill worker had said that it was done
+        # there is none where the first token came before the prefill worker reported its end
         transfer = trace.pop("transfer", [])
         assert trace == {}
         assert root.parent_span_id == b""

@@ -21,13 +21,13 @@ ROLES = {"math": "prefill", "base": "decode"}
 
 
 class Target:
-    """A router before two emulated workers, spoken to in bytes."""
+    """A router before two emulated workers; the test sends it raw bytes."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
 
     def send(self, raw: bytes) -> list[int]:
-        """Statuses of all answers to raw bytes, none if it just hung up."""
+        """Return the statuses of all answers to raw bytes; none if the router only closed the connection."""
         return statuses(provoke(self._cluster.port, raw))
 
     def exchange(self, raw: bytes) -> list[int]:
@@ -38,7 +38,7 @@ class Target:
             return statuses(receive_all(s))
 
     def post(self, path: str, body: bytes, *headers: tuple[str, str]) -> int:
-        """The status of a well-framed request."""
+        """Return the status of a well-framed request."""
         lines = [f"POST {path} HTTP/1.1", "Host: x", "Connection: close", f"Content-Length: {len(body)}"]
         lines += [f"{name}: {value}" for name, value in headers or (("Content-Type", "application/json"),)]
         got = self.exchange("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body)
@@ -46,7 +46,7 @@ class Target:
         return got[0]
 
     def check_alive(self) -> None:
-        """Every process runs, the router logged no defect of its own, and requests are answered."""
+        """Assert that every process runs, the router logged no defect of its own, and requests are answered."""
         assert self._cluster.router.poll() is None
         assert all(worker.alive for worker in self._cluster.workers.values())
         assert "defect" not in self._cluster.log
@@ -55,10 +55,10 @@ class Target:
 
 
 def provoke(port: int, raw: bytes, pause: float = PAUSE_S) -> bytes:
-    """Everything that comes back for raw bytes.
+    """Return all bytes that the router sends in reply to raw bytes.
 
     A request that never ends is not answered before its sender has left, so the sending side is closed once nothing has
-    come for `pause` seconds. A router that is slower than that may then find that its client left and say nothing.
+    come for `pause` seconds. A router that is slower than that may then find that its client left and send nothing.
     """
     with socket.create_connection((HOST, port), timeout=PATIENCE_S) as s:
         with suppress(ConnectionError):
@@ -78,7 +78,7 @@ def provoke(port: int, raw: bytes, pause: float = PAUSE_S) -> bytes:
 
 
 def receive_all(s: socket.socket) -> bytes:
-    """Everything up to the end of the connection."""
+    """Return all bytes up to the end of the connection."""
     received = b""
     with suppress(ConnectionError):
         while data := s.recv(1 << 16):
@@ -113,7 +113,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
 
 
 async def begin(directory: Path, fleet: dict[str, Any], workers: dict[str, Worker], key: str | None = None) -> Cluster:
-    """A cluster that is ready, asked with `key` where its router wants one. Its client is closed again."""
+    """Start a cluster and wait until it is ready; its requests carry `key`, if given. Its client is closed again."""
     cluster = Cluster(directory, fleet, workers)
     if key is not None:
         cluster.client.headers["X-API-Key"] = key

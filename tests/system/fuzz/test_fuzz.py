@@ -1,4 +1,4 @@
-"""Whatever is sent, the router answers with something below 500 or hangs up, and every process goes on."""
+"""For any bytes, the router answers with a status below 500 or closes the connection, and every process goes on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A router with keys and one with TLS: whatever is sent, nothing is changed, shown or broken for who may not do it."""
+"""A router with keys and one with TLS: no bytes change, show or break anything without the right key."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Guarded:
         head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n".encode()
         lines = b"".join(line + b"\r\n" for line in (b"Content-Type: application/json", *headers))
         sent = head + lines + b"\r\n" + body
-        # it is a whole request, so there has to be an answer
+        # it is a whole request, so there must be an answer
         received = provoke(self.cluster.port, sent, pause=PATIENCE_S)
         # of a header that is malformed its sender is shown what it sent
         assert not any(secret.encode() in received and secret.encode() not in sent for secret in SECRETS)
@@ -62,7 +62,7 @@ class Guarded:
         return next(iter(statuses(received.replace(b"HTTP/1.0 ", b"HTTP/1.1 ", 1))), 0), received
 
     def state(self) -> Any:
-        """What an admin sees of the fleet."""
+        """Return the fleet as an admin's requests show it."""
         seen = []
         for path in ("/workers", "/tasks"):
             status, received = self.ask("GET", path, b"", bearer(ADMIN))
@@ -71,7 +71,7 @@ class Guarded:
         return seen
 
     def check_alive(self) -> None:
-        """Every process runs, the router logged no defect of its own, and requests are answered."""
+        """Assert that every process runs, the router logged no defect of its own, and requests are answered."""
         assert self.cluster.router.poll() is None
         assert all(worker.alive for worker in self.cluster.workers.values())
         assert "defect" not in self.cluster.log
@@ -81,7 +81,7 @@ class Guarded:
         assert self.ask("POST", "/generate", json.dumps(body).encode(), bearer(USER))[0] == 200
 
     def restore(self) -> None:
-        """Go back to the fleet of the beginning, which the router has to serve again."""
+        """Go back to the fleet of the beginning, which the router must serve again."""
         self._file.write_text(self._fleet)
         asyncio.run(self._ready())
 
@@ -345,7 +345,7 @@ def test_after_all_changes_the_first_fleet_can_be_served_again(guarded: Guarded)
 
 
 class Shielded:
-    """A router that speaks TLS."""
+    """A router with TLS."""
 
     def __init__(self, process: subprocess.Popen[bytes], port: int, cert: Path, log: Path) -> None:
         self.port = port
@@ -363,7 +363,7 @@ class Shielded:
         return going.read()
 
     def check_alive(self) -> None:
-        """It runs, and answers who speaks TLS."""
+        """Check that the router runs, and answers a client with TLS."""
         assert self._process.poll() is None
         assert "defect" not in self._log.read_text()
         raw = socket.create_connection((HOST, self.port), timeout=PATIENCE_S)
@@ -383,7 +383,7 @@ def shielded(workers: dict[str, Worker], tmp_path_factory: pytest.TempPathFactor
         process = subprocess.Popen(router_command(str(file)), stderr=subprocess.PIPE)
         assert process.stderr is not None
         listening = json.loads(process.stderr.readline())
-        # what it writes from now on goes to a file, so that nobody has to read it
+        # what it writes from now on goes to a file, so that no reader is needed
         copying = subprocess.Popen(["cat"], stdin=process.stderr, stdout=out)
     yield Shielded(process, int(listening["url"].rsplit(":", 1)[1]), cert, log)
     process.kill()

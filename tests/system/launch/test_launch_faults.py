@@ -1,4 +1,4 @@
-"""What must not end a deployment: its terminal, its disk, a second launch, a machine without room for a process."""
+"""Faults that must not end a deployment: of its terminal and its disk, a second launch, no room for a process."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def full_pipe() -> tuple[int, int]:
 
 
 def closed_pipe() -> tuple[int, int]:
-    """Return a pipe that nobody reads any more."""
+    """Return a pipe whose reader has closed it."""
     read, write = os.pipe()
     os.close(read)
     return os.open(os.devnull, os.O_RDONLY), write
@@ -235,7 +235,7 @@ async def test_refusal_ends_the_launch_and_names_a_log_only_where_there_is_one(
 async def test_each_end_before_a_worker_served_is_shown_with_its_log_and_the_third_ends_the_launch(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However long each start took: a large model fails after minutes."""
+    """The duration of a start does not matter: a large model fails after minutes."""
     monkeypatch.setattr(supervised_process, "pause_before", lambda _: 0.0)
     clock = itertools.count(step=120)
     monkeypatch.setattr(supervised_process, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
@@ -408,7 +408,7 @@ def test_process_is_told_from_a_later_one_and_from_its_own_remains() -> None:
     with subprocess.Popen(["sleep", "600"]) as child:
         assert (start_ticks(child.pid) or 0) >= own
         child.kill()
-        # dead, and not waited for: what a launcher is in a container whose first process waits for nobody
+        # dead, and not waited for: as a launcher in a container whose first process reads no exit status
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
         assert start_ticks(child.pid) is None
     assert start_ticks(child.pid) is None

@@ -1,4 +1,4 @@
-"""A place that loses a machine: supervision moves the worker and tells the router."""
+"""A place that loses a machine: supervision moves the worker and gives the router its new URL."""
 
 from __future__ import annotations
 

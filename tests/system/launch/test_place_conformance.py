@@ -1,4 +1,4 @@
-"""What each place does. A new place is one line in `PLACES`."""
+"""The contract of each place. A new place is one line in `PLACES`."""
 
 from __future__ import annotations
 

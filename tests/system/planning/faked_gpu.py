@@ -1,4 +1,4 @@
-"""A machine with a GPU, as far as nvidia-smi, torch and SGLang's platform facts tell; no kernel can run on it.
+"""A machine with a GPU by the reports of nvidia-smi, torch and SGLang's platform; no kernel can run on it.
 
 SGLang is imported first, as on the CPU, and the GPU appears afterwards: what SGLang decides while it resolves its
 arguments then follows the GPU, and no module tries to load a CUDA library.
@@ -52,7 +52,7 @@ GPUS = {
 
 
 def install_nvidia_smi(directory: Path, gpu: FakedGpu, count: int) -> None:
-    """Write an `nvidia-smi` that answers `--query-gpu` for identical GPUs; its directory has to be on the `PATH`."""
+    """Write an `nvidia-smi` that answers `--query-gpu` for identical GPUs; its directory must be on the `PATH`."""
     known = {
         "index": "{index}",
         "uuid": "GPU-00000000-0000-0000-0000-00000000000{index}",

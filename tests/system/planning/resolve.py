@@ -34,7 +34,7 @@ def resolve(gpu: str, argv: list[str]) -> dict[str, Any]:
     args.check_server_args()
     flags = args.resolved_dict()
     model = model_config_of(args)
-    # a scheduler asks this once it has its pools; before 0.5.23 the same stands within `build_kv_cache`
+    # a scheduler calls this once it has its pools; before 0.5.23 `build_kv_cache` contains the same
     validate = getattr(kv_cache_builder, "validate_decode_radix_cache", None)
     if validate is not None and flags["disaggregation_decode_enable_radix_cache"]:
         validate(
@@ -65,13 +65,13 @@ def _outcome(worker: tuple[str, dict[str, Any]]) -> tuple[str, dict[str, Any]]:
     name, asked = worker
     try:
         return name, resolve(asked["gpu"], asked["argv"])
-    # argparse exits on a flag that it does not know; the test shows which worker it was
+    # argparse exits on an unknown flag; the test shows which worker it was
     except (Exception, SystemExit) as e:
         return name, {"error": repr(e)}
 
 
 def main() -> None:
-    """Resolve what stdin holds."""
+    """Resolve the command lines on stdin."""
     workers = json.load(sys.stdin)
     import_without_gpu()
     with multiprocessing.get_context("fork").Pool(2, maxtasksperchild=1) as pool:

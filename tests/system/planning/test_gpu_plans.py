@@ -1,4 +1,4 @@
-"""What `sun launch` would start on a machine with GPUs, resolved by SGLang itself on a faked one."""
+"""The workers that `sun launch` would start on a machine with GPUs, resolved by SGLang itself on a faked one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Resolved = dict[str, dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def resolved(tmp_path_factory: pytest.TempPathFactory) -> Resolved:
-    """What SGLang resolves for each case's two workers, by case and role: one import, and a fork for each worker."""
+    """Resolve each case's two workers by SGLang, by case and role: one import, and a fork for each worker."""
     schema = load_flag_schema()
     if schema is None:
         pytest.skip("SGLang is not installed")

@@ -108,7 +108,7 @@ def test_no_key_is_on_a_command_line_or_in_a_file_that_others_read(run_dir: Path
 
 
 async def test_a_launched_worker_refuses_everybody_without_the_worker_key(run_dir: Path) -> None:
-    """Whoever reaches a worker's port can abort every request and read its card with the key, and nothing without."""
+    """With the key a client can abort every request and read the card at a worker's port, and without it nothing."""
     state = read_state(run_dir)
     assert state is not None
     url = next(p.url for p in state.processes if p.role == "decode")

@@ -53,7 +53,7 @@ class Process:
                 return reply.status, reply.read().decode()
 
     def garbage(self) -> None:
-        """Send what is no HTTP, which the router logs."""
+        """Send bytes that are not HTTP, which the router logs."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S) as s, suppress(ConnectionError):
             s.sendall(b"GET / HTTP/1.1\r\nno header\r\n\r\n")
             while s.recv(1 << 16):
@@ -80,7 +80,7 @@ def test_a_full_log_disk_stops_no_answer_and_no_end(tmp_path: Path) -> None:
 def test_a_log_reader_that_stalls_stops_no_answer_and_no_end(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     size = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
-    os.write(writer, b"x" * size)  # the next write blocks, until somebody reads
+    os.write(writer, b"x" * size)  # the next write blocks until the test reads
     process = Process(tmp_path, writer)
     try:
         assert process.get("/health")[0] == 503

@@ -1,7 +1,7 @@
 """Trains recipes as one of several processes over which FSDP2 or DeepSpeed shards; started by `test_sharded`.
 
-Accelerate shards on GPUs and their like. Told to on CPUs it runs DDP, or each process by itself, though FSDP2 and
-DeepSpeed themselves run there. Here its state is told otherwise.
+Accelerate shards on GPUs and their like. On CPUs it runs DDP, or each process by itself, though FSDP2 and DeepSpeed
+themselves run there. This module changes its state, so that it shards.
 
 Arguments are recipes, and `NAME=VALUE` of environment variables for the recipes after. A recipe with `save_steps` is
 stopped one step after its first checkpoint, and resumed.
