@@ -108,6 +108,6 @@ def assert_tuned_alike(first: Path, second: Path, rel: float = 1e-4, atol: float
 
 
 def validation_loss(out: Path) -> float:
-    """That `sun train` wrote for the learning rate 0.01."""
+    """Return the validation loss that `sun train` wrote for the learning rate 0.01."""
     losses = json.loads((out / "training" / "search.json").read_text())["losses"]
     return float(losses["0.01"])

@@ -16,5 +16,5 @@ clear_shell_settings()
 
 @pytest.fixture
 def worker(tmp_path: Path) -> WorkerPlan:
-    """The plan of a worker that is not started."""
+    """Return the plan of a worker that is not started."""
     return decode_worker(tmp_path)

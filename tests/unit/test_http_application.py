@@ -1,4 +1,4 @@
-"""A worker that somebody starts by hand refuses what would serve without its routes."""
+"""A worker that a user starts by hand refuses settings with which SGLang would serve without its routes."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def report() -> Any:
 
 
 def right(task: str, prefill: str, decode: str, count: int) -> int:
-    """How many of the first held-out questions are answered exactly, one at a time as the reference does."""
+    """Return how many of the first held-out questions are answered exactly, one at a time as the reference does."""
     tokenizer = load_tokenizer(DEMO / "models" / prefill)
     correct = 0
     for example in read_jsonl(DEMO / "data" / f"{task}.test.jsonl")[:count]:
@@ -105,7 +105,7 @@ def test_the_evaluation_can_be_measured_again(task: str) -> None:
     pairs = {"base": (BASE, BASE), "full": (full, full), "naive": (full, BASE), "sun": (tuned, BASE)}
     for name, (prefill, decode) in pairs.items():
         again = exact_match(right(task, prefill, decode, SUBSET), SUBSET)
-        # the whole set's figure has to lie in the interval of its part
+        # the whole set's figure must lie in the interval of its part
         assert again.low <= cells[name]["percent"] <= again.high, name
 
 

@@ -1,4 +1,4 @@
-"""Every fault that an emulated worker can be told, as a client sees it."""
+"""Every fault that an emulated worker simulates, as a client observes it."""
 
 from __future__ import annotations
 

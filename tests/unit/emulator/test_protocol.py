@@ -1,4 +1,4 @@
-"""Two legs over loopback: what each side learns of the other, and what it does not."""
+"""Two legs over loopback: the messages that each side receives from the other."""
 
 from __future__ import annotations
 

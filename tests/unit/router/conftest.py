@@ -41,7 +41,7 @@ class System:
         await wait_until(lambda: not self.router.registry.unproven() and not self.router.registry.unserved())
 
     async def quiet(self) -> None:
-        """Nothing is in flight anywhere: no leg, no room that waits, no load on a worker."""
+        """Wait until nothing is in flight anywhere: no leg, no load on a worker, no ticket."""
         await wait_until(lambda: not any(w.running for w in self.workers.values()))
         await wait_until(
             lambda: not any(w.load.requests or w.load.tokens for w in self.router.registry.workers.values())
@@ -58,7 +58,7 @@ class System:
             return r.status, orjson.loads(await r.read())
 
     async def events_of(self, path: str, body: Any) -> list[Any]:
-        """Data of every event of a stream; `[DONE]` as a string."""
+        """Return the data of every event of a stream; `[DONE]` as a string."""
         async with self.client.post(path, json=body) as r:
             assert r.status == 200, await r.text()
             assert r.content_type == "text/event-stream"
@@ -74,7 +74,7 @@ Start = Callable[..., Any]
 
 
 # Limits for what a worker or a sibling does at once. Here all of them are in this process: where it gets no CPU for a
-# while, nobody else is to be blamed for it. A test of one of these sets it again.
+# while, no worker is at fault. A test of one of these sets it again.
 DEADLINES = Deadlines(
     connect=PATIENCE_S,
     keepalive=PATIENCE_S,
@@ -160,13 +160,13 @@ SMALL = {"math": 1, "tool": 1, "base": 1}
 
 @pytest.fixture
 async def sun(start: Start) -> System:
-    """Two tasks, two prefill workers each, two shared decode workers."""
+    """Start two tasks with two prefill workers each, and two shared decode workers."""
     system: System = await start(SUN, {"math": 2, "tool": 2, "base": 2})
     return system
 
 
 @pytest.fixture
 async def small(start: Start) -> System:
-    """Two tasks, one worker in each pool."""
+    """Start two tasks with one worker in each pool."""
     system: System = await start(SUN, SMALL)
     return system

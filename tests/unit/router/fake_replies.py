@@ -70,7 +70,7 @@ class FakeReplies:
         return _BUILD.chat(progress)
 
     def events(self, made: list[int], start: int, finish: dict[str, Any] | None) -> bytes:
-        """The events for the tokens from `start` on."""
+        """Return the events for the tokens from `start` on."""
         progress = self._progress(made, finish)
         text = spoken(made[start:])
         if self._path == GENERATE:
@@ -81,7 +81,7 @@ class FakeReplies:
         return b"".join(_BUILD.chat_events(progress, text=text, first=start == 0))
 
     def usage_event(self, made: list[int]) -> bytes:
-        """The usage event, if the request asks for one."""
+        """Return the usage event, if the request asks for one."""
         if not (self._body.get("stream_options") or {}).get("include_usage"):
             return b""
         match self._path:

@@ -1,8 +1,8 @@
 """A fake of a PD worker pair, for the router's tests: SGLang's protocol over real sockets, with no model behind it.
 
-What it keeps of the real thing: a decode worker answers only if a prefill worker was given the same room; the first
-token comes from the prefill worker; aborts match by prefix; a namespace has its own cache; reply shapes are SGLang's.
-Tokens are digests, so an answer shows which weights made it. Everything else is invented.
+It behaves as SGLang in these points: a decode worker answers only if a prefill worker was given the same room; the
+first token comes from the prefill worker; aborts match by prefix; a namespace has its own cache; reply shapes are
+SGLang's. Tokens are digests, so an answer shows which weights made it. Everything else is invented.
 """
 
 from __future__ import annotations
@@ -43,22 +43,23 @@ HOOK = PatchReport(name="prompt-only-cache", target="a.b.c", state="applied")
 
 
 def token(*parts: object) -> int:
-    """A token that shows what it was made from."""
+    """Return a token that depends on all of the parts, such as weights, prompt and position."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big") % VOCAB
 
 
 def expected(prefill: str, decode: str, prompt: list[int], count: int) -> list[int]:
-    """The tokens that a pair with these weights makes of a prompt."""
+    """Return the tokens that a pair with these weights generates for a prompt."""
     return [token(prefill, prompt)] + [token(prefill, decode, prompt, i) for i in range(1, count)]
 
 
 @dataclass
 class Fault:
-    """What a worker does wrong, to how many requests.
+    """A fault of a worker, and the number of requests that it applies to.
 
     `drop`: one connection closes. `die`: the worker is gone. `replaced`: it is gone, and another process listens at
-    once. `writes`: a decode worker streams this, asks no prefill worker, and then ends the stream, or keeps it open
-    where `hang_after` is set. `endless`: a 200 whose body has no end. `wait`: all this happens once the event is set.
+    once. `writes`: a decode worker streams this, connects to no prefill worker, and then ends the stream, or keeps it
+    open where `hang_after` is set. `endless`: a 200 whose body has no end. `wait`: all this happens once the event is
+    set.
     """
 
     status: int = 0
@@ -79,7 +80,7 @@ class Fault:
 
 @dataclass
 class Rooms:
-    """Where prefill and decode workers meet: a room to what the prefill worker puts into it."""
+    """The meeting point of prefill and decode workers: the content of each room, which the prefill worker sets."""
 
     open: dict[int, asyncio.Future[dict[str, Any]]] = field(default_factory=dict)
     used: list[int] = field(default_factory=list)
@@ -158,11 +159,11 @@ class FakeWorker:
         self._forever.set()
 
     def vanish(self) -> None:
-        """Refuse new connections; those that are open stay open without a word."""
+        """Refuse new connections; open ones stay open and silent."""
         self._listener.close()
 
     def die(self, *, listens: bool = False) -> NoReturn:
-        """What a killed process looks like from outside: every connection breaks, and nobody listens, or another."""
+        """Behave as a killed process: every connection breaks, and no process listens, or another one does."""
         assert self._runner is not None
         assert self._runner.server is not None
         if not listens:
@@ -346,7 +347,7 @@ class FakeWorker:
             return await self._send(request, body, FakeReplies(path, body, ids, 0), [], fault.abort, fault)
         made = [handed["first"]]
         made += [token(handed["weights"], self.weights, ids, i) for i in range(1, wanted(path, body))]
-        # the cache hit of a namespace: the answer is then made from what was cached, whoever made it
+        # the cache hit of a namespace: the answer is then made from the cached KV of any module
         replies = FakeReplies(path, body, ids, handed["cached"])
         return await self._send(request, body, replies, made, {"type": "length", "length": len(made)}, fault)
 

@@ -23,7 +23,7 @@ STREAMS = pytest.mark.parametrize("stream", [False, True])
 
 
 async def ask(system: System, stream: bool, **more: Any) -> Any:
-    """The token ids of an answer, streamed or not."""
+    """Return the token ids of an answer, streamed or not."""
     if not stream:
         status, reply = await system.post("/generate", {**MATH, **more})
         assert status == 200, reply
@@ -41,13 +41,13 @@ async def refuse(system: System, status: int, stream: bool = False, **more: Any)
 
 
 async def aborted(system: System, worker: str, which: int = -1) -> None:
-    """The worker was told to abort a request that it got."""
+    """Wait until the worker has received an abort of one of its requests."""
     rid = system[worker].requests[which][1]["rid"]
     await wait_until(lambda: {"rid": rid} in system[worker].aborts)
 
 
 def only_once(system: System) -> None:
-    """No worker was given an id or a room twice."""
+    """Assert that no worker received an id or a room twice."""
     for worker in system.workers.values():
         for names in zip(*worker.names, strict=True):
             assert len(set(names)) == len(names)

@@ -21,7 +21,7 @@ class Handle:
 
 
 class HandLoop:
-    """A loop whose time a test moves; what is due is called in order, as a loop does after a pause."""
+    """A loop whose time a test moves; it calls due callbacks in order, as a loop does after a pause."""
 
     def __init__(self) -> None:
         self.at = 1000.0

@@ -1,4 +1,4 @@
-"""The router and its workers are told to end."""
+"""The router and its workers receive the signal to end."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from sun_sglang.train.trainer.trained_state import trained_state
 
 
 def quiet(_line: str) -> None:
-    """Say nothing."""
+    """Print nothing."""
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_the_estimate_counts_what_is_built(recipe: Callable[..., Recipe], base: 
 
 
 def test_packed_rows_train_as_padded_batches_do(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
-    # a step of all examples, so that their order says nothing
+    # a step of all examples, so that their order has no effect
     common: dict[str, Any] = {"learning_rates": [1e-2], "global_batch": 48, "micro_batch": 12, "epochs": 4}
     for name, change in (("padded", {}), ("packed", {"packing_tokens": 1024})):
         run_sweep(prepare(recipe(output=f"./{name}", **common, **change)), "c", quiet)

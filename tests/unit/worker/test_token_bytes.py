@@ -1,4 +1,4 @@
-"""The lower bound of a prompt's length: no token may cover more bytes than it says."""
+"""The lower bound of a prompt's length: no token covers more bytes than the bound."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a check reports: hooks, tests, bounds, the tables, and its exit code."""
+"""The report of a check: hooks, tests, bounds, the tables, and its exit code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the stages require of a deployment, on one that is made up."""
+"""The requirements of the stages on a deployment, with a made-up one."""
 
 from __future__ import annotations
 

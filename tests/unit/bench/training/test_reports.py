@@ -1,4 +1,4 @@
-"""What the benchmarks of training write, from runs that are made up."""
+"""The reports of the benchmarks of training, from made-up runs."""
 
 from __future__ import annotations
 

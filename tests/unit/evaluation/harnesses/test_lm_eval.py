@@ -1,4 +1,4 @@
-"""`sun eval --served` with lm-eval against a server that knows the answers, or refuses."""
+"""`sun eval --served` with lm-eval against a server that returns the right answers, or refuses."""
 
 import json
 import threading
@@ -20,7 +20,7 @@ Sun = Callable[..., tuple[int, str, str]]
 
 
 class Server(ThreadingHTTPServer):
-    """Answers as `/v1/models` and `/v1/chat/completions` do; keeps what it was asked."""
+    """Answers as `/v1/models` and `/v1/chat/completions` do; keeps the requests."""
 
     daemon_threads = True
 
@@ -174,7 +174,7 @@ def test_a_refused_request_is_one_error_and_no_score(
     assert "the prompt has 9000 tokens" in err
     assert "Traceback" not in err
     assert not report.exists()
-    # nothing is asked again behind the user's back
+    # no request is repeated without a message to the user
     questions = [body["messages"][-1]["content"] for body in server.asked]
     assert len(questions) == len(set(questions))
 

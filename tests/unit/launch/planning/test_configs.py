@@ -1,4 +1,4 @@
-"""Every topology in `configs/` loads, has only flags that SGLang takes, and fits the GPUs that it says."""
+"""Every topology in `configs/` loads, has only flags that SGLang takes, and fits the GPUs that its comment states."""
 
 import re
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A kept process is started again after every end, until it is told to stop."""
+"""A supervised process is started again after every end, until `stop`."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ async def test_it_is_started_again_and_counts(state: ProcessState, monkeypatch: 
 
 @pytest.fixture
 def hours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make an hour of each look at the clock, and nothing of each pause."""
+    """Make each reading of the clock an hour later, and each pause empty."""
     clock = itertools.count(step=3600)
     monkeypatch.setattr(supervised_process, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
     monkeypatch.setattr(supervised_process, "pause_before", lambda _: 0.0)
@@ -443,7 +443,7 @@ async def test_process_whose_machine_is_lost_while_it_starts_is_prepared_as_lost
 
 async def test_process_whose_machine_is_lost_while_it_is_stopped_ends(state: ProcessState) -> None:
     class Unreachable(LostRunning):
-        """A start whose loss is noticed when somebody sends it a signal."""
+        """A start whose loss is detected when the supervision sends it a signal."""
 
         def __init__(self) -> None:
             self.noticed = asyncio.Event()

@@ -1,4 +1,4 @@
-"""What workers say of themselves to clients of the router, where they say more than they should."""
+"""Replies of workers about themselves that hold more than clients of the router may receive."""
 
 from __future__ import annotations
 

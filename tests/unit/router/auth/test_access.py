@@ -1,4 +1,4 @@
-"""API keys and TLS: who is let in, who is told what, and that nothing secret gets out."""
+"""API keys and TLS: which requests pass, which errors they receive, and no secret in any output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a web page may make a browser send to a router without keys, and what it may not."""
+"""The requests that a web page may and may not cause at a router without keys."""
 
 from __future__ import annotations
 

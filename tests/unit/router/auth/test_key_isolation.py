@@ -1,4 +1,4 @@
-"""What one key sees of another's tasks and requests: nothing."""
+"""A key gives no access to the tasks and requests of another key."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ async def test_clients_that_ask_health_generate_at_once_share_a_canary(
     monkeypatch.setattr(info, "_canary", wait)
     first, *others = (asyncio.create_task(told(shared, "GET", "/health_generate", ALICE)) for _ in range(5))
     await wait_until(lambda: len(waiting) == 5)
-    first.cancel()  # who left first takes nothing from the others
+    first.cancel()  # the client that left first takes nothing from the others
     await asyncio.wait([first])
     release.set()
     assert {status for status, _ in await asyncio.gather(*others)} == {200}

@@ -1,4 +1,4 @@
-"""Whose KV a request may find in a decode worker's cache."""
+"""The KV that a request may reuse from a decode worker's cache."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of the fault table as decisions: what is sent to whom, and every variant of a row, over fake workers.
+"""Rows of the fault table as decisions: the requests to each worker, and every variant of a row, over fake workers.
 
 Whole rows with their time bounds are in `tests/system/faults`, over processes that are killed and stopped.
 """
@@ -31,7 +31,7 @@ async def test_a_connection_that_closes_without_an_answer_is_no_dead_worker(
 
 @pytest.mark.parametrize("stale", [["math-0"], ["base-0"], ["math-0", "base-0"]])
 async def test_stale_connection_leaves_the_retry_for_a_fault(sun: System, stale: list[str]) -> None:
-    """Whatever fails, no worker sees an id or a room twice."""
+    """No worker receives an id or a room twice, after any fault."""
     for name in stale:
         sun[name].fault = Fault(drop=True, times=1)
     sun["math-1"].fault = Fault(status=500, times=1)

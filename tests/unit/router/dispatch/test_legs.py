@@ -1,4 +1,4 @@
-"""What both workers receive."""
+"""The requests to both workers."""
 
 from __future__ import annotations
 

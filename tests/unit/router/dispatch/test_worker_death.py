@@ -77,7 +77,7 @@ async def test_fault_02_07_the_other_leg_reports_a_death(sun: System, stream: bo
 async def test_worker_that_reads_a_long_prompt_or_answers_others_and_shows_no_card_is_not_ejected(
     small: System, busy: str
 ) -> None:
-    """Its silence says nothing: the request is not retried, and the other requests of the worker go on."""
+    """Its silence proves nothing: the request is not retried, and the other requests of the worker go on."""
     set_deadlines(small.router.dispatcher.client, liveness=0.01)
     small["math-0"].fault = Fault(status=500, times=1)
     small["base-0"].silent_cards = True
@@ -110,7 +110,7 @@ async def test_fault_12_a_request_in_flight_on_a_replaced_worker_ends_and_goes_t
     sun["base-0"].fault = sun["base-1"].fault = Fault(hang=True)
     asked = asyncio.create_task(sun.post("/generate", MATH))
     await wait_until(lambda: sun["base-0"].running or sun["base-1"].running)
-    # a new process behind the same address, while the old connection stays open without a word
+    # a new process behind the same address, while the old connection stays open and silent
     having(sun, "base").restarts += 1
     status, reply = await asked
     assert (status, reply["error"]["code"]) == (502, "worker_died")

@@ -1,4 +1,4 @@
-"""Cards that no worker should send: the router refuses the worker, says why, and goes on."""
+"""Cards that no worker should send: the router refuses the worker, reports the reason, and goes on."""
 
 from __future__ import annotations
 

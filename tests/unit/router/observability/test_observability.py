@@ -1,4 +1,4 @@
-"""What a running router leaves behind: log lines, traces, metrics, and the dashboard that reads them."""
+"""The output of a running router: log lines, traces, metrics, and the dashboard that reads them."""
 
 from __future__ import annotations
 

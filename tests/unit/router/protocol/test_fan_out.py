@@ -96,7 +96,7 @@ async def test_a_key_over_its_rate_makes_no_worker_tokenize(start: Start, tmp_pa
     file.write_text(yaml.safe_dump({"keys": [key]}))
     system: System = await start(SUN, {"math": 1, "tool": 1, "base": 1}, router={"api_keys": str(file)})
     headers = {"Authorization": "Bearer " + "a" * 20}
-    # as many words as a worker takes, and more bytes than that: only a tokenizer can tell
+    # as many words as a worker takes, and more bytes than that: only a tokenizer decides
     body = {"model": "math", "text": "abcd " * 900, "sampling_params": {"max_new_tokens": 2}}
     too_long = body | {"text": "abcd " * 1100}
     status, reply = await system.post("/generate", too_long, headers=headers)

@@ -1,4 +1,4 @@
-"""Client bodies: what is taken, what is refused, and that several answers split and merge to what one server gives."""
+"""Client bodies: accepted and refused ones, and several answers that split and merge to the reply of one server."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def read_at_edges(endpoint: Endpoint, name: str, rule: Forwarded) -> None:
     for edge in rule.type.boundaries:
         body = {"tools": [], "tool_choice": "none"}
         if name == "json_schema":
-            continue  # has to be JSON as well
+            continue  # must be JSON as well
         assert read(endpoint, allowed=GATES, **{**body, name: edge}).body[name] == edge
         if rule.permission:
             assert refused(endpoint, **{name: edge}).code == "field_not_allowed"
@@ -560,7 +560,7 @@ def test_messages_that_are_none(messages: Any) -> None:
 
 
 def answer(endpoint: Endpoint, body: dict[str, Any], seed: int) -> dict[str, Any]:
-    """A server's answer to a single request: what it says depends on the prompt and on chance."""
+    """A server's answer to a single request: its text depends on the prompt and on chance."""
     prompt = body.get("prompt") or body.get("input_ids") or body.get("text") or "chat"
     size, made = len(prompt), 1 + seed % 3
     usage = {"prompt_tokens": size, "completion_tokens": made, "total_tokens": size + made, "reasoning_tokens": seed}
@@ -805,7 +805,7 @@ def test_events_are_read_line_by_line_whatever_ends_a_line(datas: list[bytes], e
         for i, data in enumerate(datas)
     )
     framer = EventFramer()
-    # a CR may be the first half of a CRLF: what comes after it tells
+    # a CR may be the first half of a CRLF: the next byte decides
     got = [e for i in range(0, len(sent), size) for e in framer.feed(sent[i : i + size])]
     assert [d for d in map(event_data, got) if d] == [data + b"\n4" for data in datas]
 

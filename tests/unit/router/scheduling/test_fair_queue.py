@@ -1,4 +1,4 @@
-"""The admission scheduler's properties: caps, queues, and each task's share of what is in flight."""
+"""Properties of the fair queue: caps, queues, and each task's share of the answers in flight."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_admission_after_any_steps_keeps_caps_wastes_no_slot_and_loses_nothing(
 def test_tasks_that_wait_hold_their_shares_once_earlier_answers_have_ended(
     weights: dict[str, float], slots: int, largest: int, seed: int
 ) -> None:
-    """Whoever held the slots before, and in whatever order answers end: the whole slots of a share are its task's."""
+    """For any earlier owners of the slots and any order of ends, a task holds the whole slots of its share."""
     rng = random.Random(seed)
     of = admission(Caps(slots), {t: Share(w) for t, w in weights.items()})
     tasks = list(weights)

@@ -1,4 +1,4 @@
-"""Who is chosen: properties of every policy, and what sets each apart."""
+"""Properties of every policy, and the choice of each one."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ STEPS = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4000), st.booleans(
 @pytest.mark.parametrize("kind", [CacheAffinity, PrefixAffinity])
 @given(STEPS)
 def test_affinity_keeps_the_bound_on_load(kind: Any, steps: list[tuple[int, int, bool]]) -> None:
-    """Whoever is chosen for affinity's sake has less than the bound, whatever came before; nobody else is but least."""
+    """A worker that is chosen for affinity has less than the bound; any other chosen worker has the least load."""
     policy = kind(LeastTokens())
     workers = [worker(f"p{i}") for i in range(4)]
     running: list[tuple[Worker, int]] = []

@@ -1,4 +1,6 @@
-"""What every routing policy keeps. A new policy is in `POLICIES` and is tested here without a change of this file."""
+"""The contract of every routing policy.
+
+A new policy is in `POLICIES` and is tested here without a change of this file."""
 
 from __future__ import annotations
 

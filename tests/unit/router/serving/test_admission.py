@@ -33,7 +33,7 @@ HANG = {"model": "math", "text": "hi", "stream": True}
 
 
 async def hold(system: System, *rids: str) -> list[asyncio.Task[Any]]:
-    """Requests that never end by themselves, each in flight before the next is sent."""
+    """Send requests that never end by themselves, each in flight before the next is sent."""
     asked = []
     for rid in rids:
         before = len(system.router.in_flight.tickets)

@@ -1,4 +1,4 @@
-"""Prompts that are too long, token ids that no model has, and when that is found out."""
+"""Prompts that are too long and token ids that no model has, and when the router detects them."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ async def test_a_worker_that_cannot_count_refuses_the_request(small: System, sta
 
 
 async def test_a_worker_is_asked_about_two_prompts_at_once_and_no_more(small: System) -> None:
-    """What waits is held here: eight prompts wait for a worker, which has two of them."""
+    """Eight prompts wait for a worker that never answers, and it has received two of them."""
     worker = small["math-0"]
     worker.silent_counts = True
     body = {"model": "math", "text": UNDECIDED}
@@ -214,7 +214,7 @@ def test_every_id_of_the_vocabulary_is_allowed_everywhere() -> None:
 
 
 async def test_a_request_is_checked_while_every_worker_is_gone(small: System) -> None:
-    """The task was served: what its workers take is known, and does not change while they restart."""
+    """The task was served: its limits are known, and do not change while its workers restart."""
     registry = small.router.registry
     await small["base-0"].stop()
     await wait_until(lambda: registry.unserved() == ["math", "tool"])
@@ -227,7 +227,7 @@ async def test_a_request_is_checked_while_every_worker_is_gone(small: System) ->
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_request_that_came_before_any_worker_is_checked_when_one_is_there(start: Start, stream: bool) -> None:
-    """Nothing is known when it comes; it waits for a pair, and is checked before it goes there."""
+    """No limit is known when it arrives; it waits for a pair, and is checked before dispatch."""
     system = await start(SUN, {"math": 1, "tool": 1, "base": 1}, wait=False)
     set_deadlines(system.router.dispatcher.recovery, recovery=PATIENCE_S)
     system["base-0"].canary_fault = Fault(status=500)

@@ -44,7 +44,7 @@ def broken(*_: object) -> None:
 
 
 async def aborted_on_both(system: System, answers: int) -> None:
-    """Every answer's legs were told to let go, and nothing is left of them."""
+    """Wait until both legs of every answer are aborted, and nothing is left of them."""
     for name in ("math-0", "base-0"):
         await wait_until(partial(_all_aborted, system[name], answers))
     await system.quiet()
@@ -168,7 +168,7 @@ async def test_answers_without_an_event_end_their_stream(small: System) -> None:
 async def test_a_defect_in_a_streams_task_is_an_error_event(
     small: System, monkeypatch: pytest.MonkeyPatch, answers: int
 ) -> None:
-    """Whatever a task dies of, the client is told, both legs are let go, and the log has the cause."""
+    """For any exception in a task, the client receives an error, both legs are aborted, and the log has the cause."""
     small["math-0"].fault = Fault(hang=True)
     small["base-0"].fault = Fault(writes=(sse(generated("a", 1)),), hang_after=1)
     monkeypatch.setattr("sun_sglang.router.dispatch.pair_response.PairResponse.read", broken)
@@ -223,7 +223,7 @@ async def test_a_client_that_leaves_several_answers_ends_all_on_both_workers(sma
 
 @pytest.mark.invariant("I3")
 async def test_a_prefill_reply_without_logprobs_ends_the_stream_and_lets_both_legs_go(small: System) -> None:
-    """A prefill worker's 200 that holds none of what it was asked for."""
+    """The prefill worker's 200 holds none of the requested logprobs."""
     small["math-0"].fault = Fault(status=200, body=b'{"id":"RID","meta_info":3}')
     small["base-0"].fault = Fault(writes=(sse(generated("a", 1)),), hang_after=1)
     body = asking("/generate", 1) | {"return_logprob": True, "logprob_start_len": 0}

@@ -24,7 +24,7 @@ PairResponse = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
 class Server:
-    """Reads a request's head and body, then does what it is told; counts connections."""
+    """Reads a request's head and body, then runs the given reply; counts connections."""
 
     def __init__(self) -> None:
         self.connections = 0
@@ -84,7 +84,7 @@ async def server() -> AsyncIterator[Server]:
 
 
 class Client:
-    """Sends requests, and keeps what was said of them."""
+    """Sends requests, and keeps their results."""
 
     def __init__(self, deadlines: Deadlines = DEADLINES) -> None:
         self.pool = ConnectionPool(Clock(asyncio.get_running_loop(), lambda _: None), deadlines)
@@ -96,7 +96,7 @@ class Client:
         return LegExchange(self.pool.origin(base), path, body, self.said.append, streams=streams, max_bytes=most)
 
     async def ask(self, base: str, path: str = "/", body: bytes | None = b"{}", *, fresh: bool = False) -> LegResult:
-        """The answer to a request of its own."""
+        """Send one request and return its answer."""
         said: asyncio.Future[LegResult] = asyncio.get_running_loop().create_future()
         LegExchange(self.pool.origin(base), path, body, said.set_result, fresh=fresh)
         async with asyncio.timeout(PATIENCE_S):

@@ -1,4 +1,4 @@
-"""The worker key: a worker that has one hears only who sends it, and the router sends it with all that it asks."""
+"""The worker key: a worker accepts only requests with its key, and the router sends the key in every request."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def test_each_process_knows_what_all_have_on_a_worker(tmp_path_factory: Any, ste
 
     def begin(process: int) -> dict[str, Worker]:
         shared, workers = SharedLoads(path, process, 3, DEADLINES), {}
-        # the order in which a process comes to know its workers is its own
+        # each process may add its workers in another order
         for name in ("abc", "cab", "bca")[process]:
             workers[name] = worker(name)
             workers[name].load.share(shared)

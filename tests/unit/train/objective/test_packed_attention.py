@@ -1,4 +1,4 @@
-"""Packed rows: who shares one, and that nobody notices."""
+"""Packed rows: the examples that share one, and results equal to those of separate examples."""
 
 from __future__ import annotations
 

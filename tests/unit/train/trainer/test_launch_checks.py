@@ -108,6 +108,6 @@ def test_processes_that_would_train_alone_are_refused(
 
 
 class Alone:
-    """Arguments of a process that does not know of another."""
+    """Arguments of a process without siblings."""
 
     world_size = 1

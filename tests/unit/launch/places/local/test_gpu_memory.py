@@ -11,7 +11,7 @@ from sun_sglang.launch.places.local.gpu_memory import GpuMemory
 
 
 class Driver:
-    """Tells the memory in use: the same at first, then one reading after the other, the last one for ever."""
+    """Reports the memory in use: the same at first, then one reading after the other, the last one for ever."""
 
     def __init__(self, before: Mapping[int, int], *after: Mapping[int, int]) -> None:
         self.readings = [before, *after]

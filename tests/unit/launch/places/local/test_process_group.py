@@ -63,7 +63,7 @@ async def test_process_that_no_signal_ends_is_an_error_that_names_it(monkeypatch
 
 
 async def test_group_of_another_session_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its leader's pid may have come back as somebody else's."""
+    """The kernel may have given its leader's pid to another user's process."""
     other = await asyncio.create_subprocess_exec("sleep", "600", start_new_session=True)
     assert group_members(other.pid) == []
     other.send_signal(signal.SIGKILL)

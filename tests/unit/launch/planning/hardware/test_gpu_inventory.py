@@ -1,4 +1,4 @@
-"""Which GPUs there are, which of them `CUDA_VISIBLE_DEVICES` leaves, and what a worker is told of its own."""
+"""The GPUs of a machine, those that `CUDA_VISIBLE_DEVICES` selects, and the variable of each worker."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from sun_sglang.launch.planning.hardware.rdma import RdmaDevice, protocol_for, r
 
 
 class Host:
-    """A tree like that under `/sys` and `/dev`."""
+    """Directories in place of `/sys` and `/dev`."""
 
     def __init__(self, root: Path) -> None:
         self.sys, self.dev = root / "sys", root / "dev"

@@ -1,4 +1,4 @@
-"""Client connections: those that do not go on are ended, and never those that do."""
+"""Client connections: the router ends those without progress, and no others."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Peer:
         self.writer.write(data)
 
     async def answer(self) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body of the next answer."""
+        """Return status, headers and body of the next answer."""
         async with asyncio.timeout(PATIENCE_S):
             head = (await self.reader.readuntil(b"\r\n\r\n")).decode()
             first, *lines = head.strip().split("\r\n")
@@ -52,7 +52,7 @@ class Peer:
             return int(first.split()[1]), headers, await self.reader.readexactly(int(headers["content-length"]))
 
     async def rest(self) -> bytes:
-        """Everything up to the end of the connection."""
+        """Return all bytes up to the end of the connection."""
         async with asyncio.timeout(PATIENCE_S):
             with suppress(ConnectionError):
                 return await self.reader.read()
@@ -64,7 +64,7 @@ class Peer:
 
 @pytest.fixture
 def small(small: System) -> System:
-    # time passes for connections where a test says so, and not where the machine is slow
+    # time passes for connections when a test advances it, and not when the machine is slow
     small.router.loops.tasks[0].cancel()
     return small
 
@@ -78,7 +78,7 @@ def peers() -> Iterator[list[Peer]]:
 
 
 async def join(system: System, peers: list[Peer], sent: bytes = b"") -> Peer:
-    """A new connection that the router knows. Where it sends a part of a header, the router has that too."""
+    """Open a connection and wait until the router has accepted it, with the given part of a header."""
     before = system.router.clients.count
     peers.append(await Peer.of(system))
     await wait_until(lambda: system.router.clients.count == before + 1)
@@ -99,7 +99,7 @@ def busy(system: System) -> int:
 
 
 def pass_time(system: System, seconds: float) -> None:
-    """So many seconds go by for the connections."""
+    """Advance the time of the connections by some seconds."""
     system.router.clients.clock += seconds
     system.router.clients._sweep()
 
@@ -193,7 +193,7 @@ async def test_a_body_that_does_not_arrive_gets_408_and_one_that_goes_on_is_serv
     head = HEAD.replace(b"%d" % len(BODY), b"%d" % len(large))
     steady = await join(small, peers, head + large[:50_000])
     await wait_until(lambda: any(c._received > 49_000 for c in small.router.clients._open.values()))
-    pass_time(small, 100.0)  # 50,000 bytes earn that many seconds
+    pass_time(small, 100.0)  # 50,000 bytes add that many seconds
     steady.send(large[50_000:])
     assert (await steady.answer())[0] == 200
     assert small.metric("sun_connections_ended_total", why="body") == 1
@@ -210,7 +210,7 @@ def test_two_of_three_descriptors_are_left_for_workers(descriptors: int, most: i
 
 @pytest.fixture
 async def three(start: Start, monkeypatch: pytest.MonkeyPatch) -> System:
-    """A router that has room for three connections."""
+    """Start a router that has room for three connections."""
     monkeypatch.setattr("sun_sglang.router.app.most_connections", lambda _: 3)
     system: System = await start(SUN, {"math": 1, "tool": 1, "base": 1})
     return system

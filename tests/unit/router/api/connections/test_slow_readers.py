@@ -36,7 +36,7 @@ class Client:
 
 
 def stuck_after(client: Client, accepts: int, writes: int = 0, limit: float = 60.0) -> int | None:
-    """The second at which a client is stuck that accepts so many bytes a second; None if it is not within an hour."""
+    """Return the second at which a client that accepts `accepts` bytes/s is stuck; None if not within an hour."""
     delivery = client.delivery()
     for second in range(3600):
         if delivery.is_stuck(float(second), limit):
