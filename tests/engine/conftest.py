@@ -182,7 +182,7 @@ def nothing_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Directory of `{llama,qwen3}-{base,a,b}`: per architecture three unrelated sets of weights."""
+    """Return the directory of `{llama,qwen3}-{base,a,b}`: for each architecture three unrelated sets of weights."""
     from sun_sglang.cpu import define_torchvision_schemas
 
     define_torchvision_schemas()

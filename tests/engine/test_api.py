@@ -120,7 +120,8 @@ async def test_an_answer_comes_while_it_is_made(
 
 
 def reference_logprobs(prefill: Path, decode: Path, prompt: Sequence[int], answer: Sequence[int]) -> Any:
-    """Log-probabilities over the vocabulary: [prompt - 1] of each prompt token but the first, [answer] of the answer.
+    """Return log-probabilities over the vocabulary: [prompt - 1] of the prompt without its first token, [answer] of the
+    answer.
 
     The prompt's and the first answer token's are the prefill model's, all later ones the decode model's.
     """

@@ -223,7 +223,8 @@ async def real(deployment: Deployment) -> Pair:
 
 @pytest.fixture
 async def emulated(models: Path) -> AsyncIterator[Pair]:
-    """A pair on the same checkpoints, which give the identity and the limits; a byte is a token in both.
+    """Yield an emulated pair on the same checkpoints, which give the identity and the limits; a byte is a token in
+    both.
 
     It emulates the version of SGLang that is installed, or the newest that the emulator has, so that every difference
     of a newer one is a failure.
@@ -308,7 +309,7 @@ def stream_shape(text: str) -> list[Any]:
 
 
 def shape(value: Any, *, lengths: bool, streamed: bool = False, key: str = "") -> Any:
-    """Return a reply without the values that may differ. Counts grow in a stream (`streamed`), so they may differ too."""
+    """Return a reply without the values that may differ; in a stream (`streamed`) growing counts may differ too."""
     if isinstance(value, dict):
         if key == "top_logprobs":
             return {"token": "float"}
@@ -412,7 +413,7 @@ async def test_an_abort_takes_longer_ids_with_it_and_an_unknown_id_takes_none(
 
 
 def lonely(pair: Pair, rid: str) -> dict[str, Any]:
-    """A request that only the decode worker gets."""
+    """Return a request that only the decode worker receives."""
     return {
         "rid": rid,
         "text": "hello",

@@ -19,7 +19,7 @@ def random_prompt(rng: random.Random, shortest: int = 1, longest: int = 120) -> 
 
 @pytest.fixture(params=ARCHITECTURES)
 def references(request: pytest.FixtureRequest, models: Path) -> dict[str, Reference]:
-    """References of an architecture's two tasks by task name."""
+    """Return the references of an architecture's two tasks by task name."""
     name = request.param
     return {f"{name}-{t}": Reference(models / f"{name}-{t}", models / f"{name}-base") for t in "ab"}
 

@@ -101,7 +101,7 @@ async def nothing_in_flight(client: httpx.AsyncClient) -> bool:
 async def a_router(
     deployment: Deployment, directory: Path, pools: Mapping[str, Sequence[str]], *, ready: bool = True, **settings: Any
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """A second router, with one task `pair` over workers of the deployment; nothing is in flight in the end.
+    """Run a second router, with one task `pair` over workers of the deployment; nothing is in flight in the end.
 
     Args:
         deployment: whose workers.
@@ -121,7 +121,7 @@ async def a_router(
 async def a_router_process(
     deployment: Deployment, directory: Path, pools: Mapping[str, Sequence[str]], **settings: Any
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, httpx.AsyncClient]]:
-    """As `a_router`, with its process, which may end before."""
+    """Run a router as `a_router` does; yield its process too, which may end before."""
     fleet = {
         "tasks": {"pair": {"prefill": "prefill", "decode": "decode"}},
         "pools": {role: {"role": role, "model": "m"} for role in ("prefill", "decode")},
@@ -169,7 +169,8 @@ Kill = Callable[..., Awaitable[None]]
 async def kill(
     every_task_is_well_afterwards: None, deployment: Deployment, client: httpx.AsyncClient
 ) -> AsyncIterator[Kill]:
-    """SIGKILL, or another deadly signal, to a worker, whose other processes die with it, or to its scheduler alone.
+    """Send SIGKILL, or another deadly signal, to a worker, whose other processes die with it, or to its scheduler
+    alone.
 
     Afterwards a canary must pass between its pool and each other pool of its tasks: until then the router may still
     show the start that was killed.

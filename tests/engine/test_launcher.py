@@ -36,7 +36,7 @@ PATIENCE = 90
 
 @pytest.fixture
 def pair(models: Path, tmp_path: Path) -> Iterator[Deployment]:
-    """One prefill and one decode worker."""
+    """Launch one prefill and one decode worker."""
     file = models / "pair.yaml"
     file.write_text(yaml.safe_dump(PAIR))
     launched = launch(file, tmp_path / "run")

@@ -42,7 +42,7 @@ ANSWER_TOKENS = 16
 
 @pytest.fixture(scope="module")
 def ranks(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """A pair of workers with two data-parallel ranks, one with two tensor-parallel ranks, and one with one rank."""
+    """Launch pairs of workers: with two data-parallel ranks, with two tensor-parallel ranks, and with one rank."""
     file = models / "ranks.yaml"
     file.write_text(yaml.safe_dump(TOPOLOGY, sort_keys=False))
     launched = launch(file, tmp_path_factory.mktemp("ranks"))

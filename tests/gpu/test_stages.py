@@ -15,7 +15,7 @@ from sun_sglang.launch.planning.hardware.machine import detect_machine
 
 @pytest.fixture(scope="module")
 def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Context]:
-    """One context for all stages: they share the deployment that the first of them starts."""
+    """Yield one context for all stages: they share the deployment that the first of them starts."""
     machine = detect_machine()
     gpus = stage_gpus(machine.gpus)
     if not gpus:

@@ -14,7 +14,7 @@ pytest_plugins = ("pytester",)
 
 
 def marks_of(file: Path) -> Iterator[tuple[str, str]]:
-    """Pairs of an invariant's number and the name of a test that is marked with it."""
+    """Yield pairs of an invariant's number and the name of a test that is marked with it."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             for decorator in node.decorator_list:

@@ -63,7 +63,7 @@ def process_url(run_dir: Path, name: str) -> str:
 
 
 async def weights(client: aiohttp.ClientSession, run_dir: Path) -> dict[str, str]:
-    """Revision of each task's prefill weights, from the workers' cards."""
+    """Return the revision of each task's prefill weights, from the workers' cards."""
     revisions = {}
     for task in TASKS:
         async with client.get(f"{process_url(run_dir, f'{task}-0')}/sun/worker") as reply:

@@ -22,7 +22,7 @@ PROMPT = [2, 7, 1, 8]
 
 @contextmanager
 def process(argv: list[str]) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """A worker in a process of its own, which it may end."""
+    """Run a worker in a process of its own, which it may end."""
     port = next(PORTS)
     command = [sys.executable, "-m", "sun_sglang.emulator.worker", *argv, "--port", str(port)]
     running = subprocess.Popen(command)
@@ -34,7 +34,7 @@ def process(argv: list[str]) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
 
 
 async def read(client: aiohttp.ClientSession, at: str, body: dict[str, Any], into: list[bytes]) -> None:
-    """A stream as far as it goes."""
+    """Read a stream as far as it goes."""
     async with client.post(at, json=body) as reply:
         async for piece in reply.content.iter_any():
             into.append(piece)  # noqa: PERF401 - what came before the connection broke counts

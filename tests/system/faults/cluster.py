@@ -137,7 +137,7 @@ class Cluster:
         await wait_until(lambda: self._answers(self[name]))
 
     async def states(self) -> dict[str, tuple[str, str]]:
-        """Workers' states and the reasons for them; empty while the router does not answer."""
+        """Return the workers' states and the reasons for them; empty while the router does not answer."""
         try:
             async with self.client.get("/tasks") as reply:
                 tasks = (await reply.json())["tasks"]
@@ -276,7 +276,7 @@ class Cluster:
                         self._weights[task] = (await reply.json())["identity"]["weights"]
 
     def body(self, task: str = "math", *, tokens: int = 4, prompt: list[int] | None = None, **more: Any) -> Any:
-        """A request's body."""
+        """Return a request's body."""
         return {
             "model": task,
             "input_ids": prompt or PROMPT,
@@ -285,13 +285,13 @@ class Cluster:
         }
 
     async def post(self, body: Any, path: str = "/generate") -> tuple[int, Any, Mapping[str, str]]:
-        """Status, reply and headers."""
+        """Send a request and return status, reply and headers."""
         async with self.client.post(path, json=body) as reply:
             raw = await reply.read()
             return reply.status, json.loads(raw) if raw else None, reply.headers
 
     async def events(self, body: Any, path: str = "/generate") -> list[Any]:
-        """Data of every event of a stream; `[DONE]` as a string."""
+        """Return the data of every event of a stream; `[DONE]` as a string."""
         async with self.client.post(path, json={**body, "stream": True}) as reply:
             assert reply.status == 200, await reply.text()
             raw = (await reply.read()).decode()

@@ -78,7 +78,7 @@ async def survivor(cluster: Cluster, *names: str) -> str:
 
 
 async def outcome(cluster: Cluster, body: Any) -> str:
-    """`ok` for the right answer, else the code of the error."""
+    """Return `ok` for the right answer, else the code of the error."""
     right = cluster.expected(body["model"], body["input_ids"], body["sampling_params"]["max_new_tokens"])
     async with cluster.client.post("/generate", json=body) as reply:
         raw = (await reply.read()).decode()
@@ -461,7 +461,7 @@ async def test_fault_20_bad_requests_leave_every_worker_alive(start: Start) -> N
 
 
 async def send_huge(cluster: Cluster, body: bytes) -> int:
-    """The status of a body that is refused while it is still sent."""
+    """Return the status of a body that is refused while it is still sent."""
     reader, writer = await asyncio.open_connection("127.0.0.1", cluster.port)
     head = (
         f"POST /generate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"

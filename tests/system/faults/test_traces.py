@@ -41,7 +41,7 @@ class Collector:
         return web.Response(body=otlp.ExportTraceServiceResponse().SerializeToString())
 
     def trace(self, request_id: str) -> dict[str, list[Any]]:
-        """The spans of the trace of a request, by their names; its own is `request`."""
+        """Return the spans of the trace of a request, by their names; its own is `request`."""
         roots = [s for s in self.spans if attributes(s).get("sun.request_id") == request_id]
         found: dict[str, list[Any]] = {}
         for span in self.spans:
@@ -56,7 +56,7 @@ def attributes(of: Any) -> dict[str, str]:
 
 @pytest.fixture
 async def collector(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Collector]:
-    """A collector, and an environment that sends traces to it without much delay."""
+    """Yield a collector, and an environment that sends traces to it without much delay."""
     collector = Collector()
     app = web.Application(client_max_size=1 << 26)
     app.router.add_post("/v1/traces", collector.take)

@@ -31,7 +31,7 @@ class Target:
         return statuses(provoke(self._cluster.port, raw))
 
     def exchange(self, raw: bytes) -> list[int]:
-        """As `send`, for a whole request that closes its connection."""
+        """Send a whole request that closes its connection; return as `send`."""
         with socket.create_connection((HOST, self._cluster.port), timeout=PATIENCE_S) as s:
             with suppress(ConnectionError):
                 s.sendall(raw)  # it may answer and hang up before it has read everything
@@ -87,7 +87,7 @@ def receive_all(s: socket.socket) -> bytes:
 
 
 def statuses(received: bytes) -> list[int]:
-    """The statuses in what came back. An error may quote what was sent, but with its line ends escaped."""
+    """Return the statuses in the received bytes. An error may quote the sent bytes, with escaped line ends."""
     return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) [^\r\n]*\r\n", received)]
 
 

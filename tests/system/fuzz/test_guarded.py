@@ -50,7 +50,7 @@ class Guarded:
         self._fleet = file.read_text()
 
     def ask(self, method: str, path: str, body: bytes = b"", *headers: bytes) -> tuple[int, bytes]:
-        """Status and answer of one request; the status is 0 where there was no answer."""
+        """Return status and answer of one request; the status is 0 where there was no answer."""
         head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n".encode()
         lines = b"".join(line + b"\r\n" for line in (b"Content-Type: application/json", *headers))
         sent = head + lines + b"\r\n" + body
@@ -355,7 +355,7 @@ class Shielded:
         self._trusting.check_hostname = False
 
     def hello(self) -> bytes:
-        """The first flight of a right handshake."""
+        """Return the first flight of a right handshake."""
         coming, going = ssl.MemoryBIO(), ssl.MemoryBIO()
         client = self._trusting.wrap_bio(coming, going)
         with suppress(ssl.SSLWantReadError):

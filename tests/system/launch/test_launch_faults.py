@@ -54,7 +54,7 @@ TOPOLOGY: dict[str, Any] = {
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A topology of two emulated workers."""
+    """Write a topology of two emulated workers."""
     path = tmp_path / "sun.yaml"
     path.write_text(yaml.safe_dump(TOPOLOGY))
     return path
@@ -437,7 +437,7 @@ def test_fork_server_that_cannot_fork_says_so_and_goes_on(tmp_path: Path, monkey
 
 @pytest.fixture
 def barren(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fork server that has no room for any worker."""
+    """Install a fork server that has no room for any worker."""
     script = tmp_path / "fork-server"
     script.write_text(
         "#!/bin/bash\n"

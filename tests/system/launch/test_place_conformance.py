@@ -71,7 +71,7 @@ async def place(
 
 @pytest.fixture
 def workers(tmp_path: Path) -> tuple[WorkerPlan, ...]:
-    """A decode and a prefill worker, emulated."""
+    """Return a decode and a prefill worker, emulated."""
     topology, machine = parse_topology(TOPOLOGY, base=tmp_path), Machine(cores=2, memory=1 << 34)
     pools = preflight(topology, machine, None).pools
     plan = make_plan(topology, machine, pools, run_dir=tmp_path, router_port=1)

@@ -71,7 +71,7 @@ async def test_every_connection_is_served_whichever_process_takes_it(run_dir: Pa
 
 
 async def merged_metrics(client: aiohttp.ClientSession, url: str) -> str:
-    """The metrics of both processes. One that does not answer the other at once is left out."""
+    """Return the metrics page once it holds both processes: it lacks one that does not answer the other at once."""
     async with asyncio.timeout(60):
         while True:
             async with client.get(f"{url}/metrics") as r:

@@ -38,7 +38,7 @@ class Process:
         self.popen = subprocess.Popen(command, stderr=stderr)
 
     def get(self, path: str) -> tuple[int, str]:
-        """Ask once it listens."""
+        """Send a request once the router listens."""
         end = time.monotonic() + PATIENCE_S
         while True:
             assert self.popen.poll() is None

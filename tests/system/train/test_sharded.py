@@ -56,7 +56,7 @@ class Pairs:
         assert done.returncode == 0, done.stderr[-8000:]
 
     def check(self, name: str, rel: float = 1e-4, atol: float = 2e-3) -> None:
-        """Loss and weights are the same, and the weights a checkpoint like any other."""
+        """Assert that loss and weights are the same, and that the weights are a plain checkpoint."""
         whole, sharded = (self._tmp_path / f"{name}-{kind}" for kind in KINDS)
         assert_tuned_alike(whole, sharded, rel, atol)
         models = [AutoModelForCausalLM.from_pretrained(path, dtype="auto") for path in (whole, sharded)]
@@ -73,7 +73,7 @@ def pairs(recipe: Callable[..., Recipe], tmp_path: Path) -> Pairs:
 
 @pytest.fixture
 def bfloat16(base: Path, tmp_path: Path) -> str:
-    """The base in bfloat16."""
+    """Write the base in bfloat16."""
     directory = tmp_path / "bfloat16"
     shutil.copytree(base, directory)
     AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(directory)

@@ -12,7 +12,7 @@ from sun_sglang.bench.polling import ConditionNotMetError, wait_until
 
 
 def counter(asynchronous: bool) -> Callable[[], Any]:
-    """A condition whose value is 0, then 1, then 2, and so on."""
+    """Return a condition whose value is 0, then 1, then 2, and so on."""
     values = iter(range(1000))
 
     async def later() -> int:

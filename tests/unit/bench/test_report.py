@@ -112,7 +112,7 @@ def test_settings_with_tuples_read_back_as_lists(tmp_path: Path) -> None:
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkout with one commit, whose code is this module's copy."""
+    """Make a checkout with one commit, whose code is this module's copy."""
     code = tmp_path / "bench" / "provenance.py"
     (tmp_path / "bench" / "results").mkdir(parents=True)
     code.write_text("")

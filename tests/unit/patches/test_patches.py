@@ -68,7 +68,7 @@ def patch(**changes: Any) -> Patch:
 
 
 def wrapped(function: Callable[..., Any], hook: Callable[..., Any]) -> Callable[..., Any]:
-    """As SGLang's registry wraps."""
+    """Return a function that is wrapped as by SGLang's registry."""
 
     @functools.wraps(function)
     def wrapper(*args: Any) -> Any:

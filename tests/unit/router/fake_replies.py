@@ -16,7 +16,7 @@ _BUILD = ReplyBuilder(SHAPES[NEWEST_VERSION])
 
 
 def spoken(tokens: list[int]) -> str:
-    """Tokens as text."""
+    """Return tokens as text."""
     return "".join(f" {t}" for t in tokens)
 
 

@@ -43,7 +43,7 @@ PREFILLS, DECODES = [f"p{i}" for i in range(4)], [f"d{i}" for i in range(8)]
 
 
 def shared_pools(prefills: Iterable[str] = PREFILLS, decodes: Iterable[str] = DECODES, **task: object) -> Fleet:
-    """400 tasks, all on one prefill and one decode pool; `lone` is a second prefill pool without a task."""
+    """Return 400 tasks, all on one prefill and one decode pool; `lone` is a second prefill pool without a task."""
     return Fleet.model_validate(
         {
             "tasks": {f"task-{i}": {"prefill": "p", "decode": "d", **task} for i in range(TASKS)},

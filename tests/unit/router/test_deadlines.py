@@ -13,7 +13,7 @@ from tests.unit.router.conftest import DEADLINES, SMALL, SUN, Start
 
 
 def parts(of: object, seen: set[int]) -> Iterator[object]:
-    """The object, and all objects of the router's classes that its fields lead to."""
+    """Yield the object, and all objects of the router's classes that its fields lead to."""
     if id(of) in seen:
         return
     seen.add(id(of))

@@ -163,7 +163,7 @@ def test_a_request_that_is_held_keeps_its_kv_and_lets_the_others_go_on() -> None
 
 
 def run_prefill(scheduler: PrefillScheduler, *, hold: float) -> list[tuple[str, float]]:
-    """To the end; every prompt's KV is held `hold` seconds after it was computed."""
+    """Run the scheduler to its end; every prompt's KV is held `hold` seconds after it was computed."""
     now, done, held = 0.0, [], []
     for _ in range(10_000):
         for rid in [rid for at, rid in held if at <= now]:

@@ -105,7 +105,7 @@ async def weights(client: httpx.AsyncClient) -> str:
 
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The model of each card that was computed."""
+    """Return the model of each card that was computed."""
     models: list[str] = []
     original = card_page.read_card
 

@@ -16,7 +16,7 @@ from sun_sglang.worker.scheduler_watch import HiddenScheduler, crashed_process, 
 
 @pytest.fixture
 def scheduler() -> Iterator[subprocess.Popen[bytes]]:
-    """A process that runs until it is killed."""
+    """Start a process that runs until it is killed."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         yield process
         process.kill()
@@ -29,7 +29,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def watchdog(*pids: int) -> Any:
-    """SGLang's watchdog of these processes, which run."""
+    """Return SGLang's watchdog of these processes, which run."""
     processes = [SimpleNamespace(pid=pid, exitcode=None, is_alive=lambda: True) for pid in pids]
     return SimpleNamespace(_processes=processes, _names=[f"own {pid}" for pid in pids])
 

@@ -22,7 +22,7 @@ def content(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def byte_level(*words: str, normalizer: Any = None) -> Tokenizer:
-    """A byte-level BPE whose merges make these words."""
+    """Return a byte-level BPE whose merges make these words."""
     vocab = {word: i for i, word in enumerate(ALPHABET)}
     merges = []
     for word in words:
@@ -39,7 +39,7 @@ def byte_level(*words: str, normalizer: Any = None) -> Tokenizer:
 
 
 def sentencepiece(*, fallback: bool = True, **more: Any) -> Tokenizer:
-    """A BPE like Llama 2's: spaces are `▁`, characters that it does not have are bytes."""
+    """Return a BPE like Llama 2's: spaces are `▁`, characters that it does not have are bytes."""
     words = ["<unk>", *FALLBACK, "▁", "a", "b", "ab", "▁▁", "é"]
     merges = [("a", "b"), ("▁", "▁")]
     tokenizer = Tokenizer(

@@ -25,7 +25,7 @@ def new_context(tmp_path: Path) -> Callable[..., Context]:
 
 @pytest.fixture(scope="session")
 def llamas(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Unrelated checkpoints in bfloat16, as large as those of the check."""
+    """Write unrelated checkpoints in bfloat16, as large as those of the check."""
     define_torchvision_schemas()
     folder = tmp_path_factory.mktemp("llamas")
     for seed, name in enumerate(("base", "a", "b")):

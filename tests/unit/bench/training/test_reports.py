@@ -24,7 +24,7 @@ class NoTuning:
 
 @pytest.fixture
 def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of the results; no benchmark tunes, and none reads a model."""
+    """Return the folder of the results; no benchmark tunes, and none reads a model."""
     for module in (accuracy, sharing):
         monkeypatch.setattr(module, "TuningRuns", NoTuning)
     monkeypatch.setattr(accuracy, "weights_revision", lambda _: "ec2ece1588c35035")

@@ -27,7 +27,7 @@ with note.open("a") as file:
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Puts a program on the PATH, which is otherwise empty."""
+    """Return a function that puts a program on the PATH, which is otherwise empty."""
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setenv("NOTES", str(tmp_path / "notes"))

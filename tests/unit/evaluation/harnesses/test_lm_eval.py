@@ -94,7 +94,7 @@ def sun(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def benchmark(tmp_path: Path) -> Path:
-    """Sums: a local file of lm-eval."""
+    """Write a local benchmark of lm-eval: sums."""
     lines = (json.dumps({"question": question, "answer": answer}) for question, answer in QUESTIONS.items())
     (tmp_path / "sums.jsonl").write_text("\n".join(lines))
     return write(tmp_path / "sums.yaml", tmp_path / "sums.jsonl")

@@ -64,7 +64,7 @@ def plan(
 
 
 def flags(worker: WorkerPlan) -> dict[str, str]:
-    """A worker's arguments as a dictionary; a bare flag has the value ``."""
+    """Return a worker's arguments as a dictionary; a bare flag has the value ``."""
     pairs: dict[str, str] = {}
     for argument in worker.argv:
         if argument.startswith("--"):

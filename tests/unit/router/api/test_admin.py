@@ -23,7 +23,7 @@ from tests.unit.router.fleet_api import ASK, IDS, another
 
 @pytest.fixture
 def cli(small: System, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """`sun ...` against the router of `small`, in a thread."""
+    """Return a function that runs `sun ...` against the router of `small`, in a thread."""
     state = DeploymentState.model_construct(url=small.router.url, topology=tmp_path / "sun.yaml")
     monkeypatch.setattr(discovery, "running_deployment", lambda *_: Deployment(tmp_path, state))
 

@@ -32,7 +32,7 @@ class Two:
         self.routers: list[Router] = []
 
     async def post(self, process: int, path: str, body: Any) -> tuple[int, Any]:
-        """Ask one process, by its own socket."""
+        """Send a request to one process, over its own socket."""
         connector = aiohttp.UnixConnector(self.routers[process].siblings.address(self.home / f"router-{process}.sock"))
         async with (
             aiohttp.ClientSession(connector=connector) as client,

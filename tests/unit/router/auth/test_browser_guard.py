@@ -21,7 +21,7 @@ KEY = "k" * 20
 def code(
     guard: BrowserGuard, method: str = "GET", path: str = "/tasks", *, cross_site: bool = True, **headers: str
 ) -> str | None:
-    """The code of the refusal; None where there is none."""
+    """Return the code of the refusal; None where there is none."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     try:
         guard.check(method, path, named, cross_site=cross_site)

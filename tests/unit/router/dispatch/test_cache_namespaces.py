@@ -22,7 +22,7 @@ def keys(system: System, worker: str) -> list[str]:
 
 
 async def ask_twice(system: System, task: str) -> tuple[list[str], list[str]]:
-    """Ask a task two times; return the namespaces on the prefill side and on the decode side."""
+    """Send a task two requests; return the namespaces on the prefill side and on the decode side."""
     for _ in range(2):
         status, reply = await system.post("/generate", {**ASK, "model": task})
         assert status == 200, reply

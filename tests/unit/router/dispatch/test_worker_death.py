@@ -41,7 +41,7 @@ NO_PREFILL = b'{"error":{"message":"Lost connection with prefill instance (1.2.3
 
 
 def having(system: System, pool: str) -> FakeWorker:
-    """The worker of a pool that has the request."""
+    """Return the worker of a pool that has the request."""
     (worker,) = [w for name, w in system.workers.items() if name.startswith(pool) and w.requests]
     return worker
 

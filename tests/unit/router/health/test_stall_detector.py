@@ -36,7 +36,7 @@ async def test_fault_08_a_decode_worker_that_stands_still_loses_its_whole_answer
 
 
 def waiting(system: System) -> Attempt | None:
-    """The attempt whose answer is silent."""
+    """Return the attempt whose answer is silent."""
     return next((a for a in system.router.dispatcher.attempts if a.silent_since < float("inf")), None)
 
 

@@ -560,7 +560,7 @@ def test_messages_that_are_none(messages: Any) -> None:
 
 
 def answer(endpoint: Endpoint, body: dict[str, Any], seed: int) -> dict[str, Any]:
-    """A server's answer to a single request: its text depends on the prompt and on chance."""
+    """Return a server's answer to a single request: its text depends on the prompt and on chance."""
     prompt = body.get("prompt") or body.get("input_ids") or body.get("text") or "chat"
     size, made = len(prompt), 1 + seed % 3
     usage = {"prompt_tokens": size, "completion_tokens": made, "total_tokens": size + made, "reasoning_tokens": seed}

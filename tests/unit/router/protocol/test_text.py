@@ -49,7 +49,7 @@ async def test_name_of_a_task_that_is_too_long_is_cut_in_the_answer(small: Syste
 
 
 async def raw(system: System, sent: bytes) -> bytes:
-    """The beginning of what comes back for bytes."""
+    """Send bytes and return the first line of the reply."""
     host, port = system.router.url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(sent)

@@ -42,7 +42,7 @@ def worker(name: str, tokens: int = 0, requests: int = 0) -> Worker:
 
 @st.composite
 def fleets(draw: st.DrawFn) -> list[Pair]:
-    """Some of the pairs between some workers, each with some load."""
+    """Draw some of the pairs between some workers, each with some load."""
     workers = {n: worker(n, draw(st.integers(0, 9000)), draw(st.integers(0, 9))) for n in NAMES}
     names = draw(
         st.lists(st.tuples(st.sampled_from(NAMES[:4]), st.sampled_from(NAMES[4:])), min_size=1, max_size=8, unique=True)

@@ -130,7 +130,7 @@ async def test_one_that_waits_can_go(start: Start, how: str) -> None:
 
 
 def wide(*rids: str, **more: Any) -> dict[str, Any]:
-    """A request for several answers, each under an id of its own."""
+    """Return a request for several answers, each under an id of its own."""
     return {"model": "math", "text": [f"of {rid}" for rid in rids], "rid": list(rids), **more}
 
 

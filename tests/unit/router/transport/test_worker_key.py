@@ -52,7 +52,7 @@ async def worker(role: str, model: str, key: str | None) -> EmulatedWorker:
 
 @pytest.fixture
 async def pair() -> AsyncIterator[dict[str, EmulatedWorker]]:
-    """A prefill and a decode worker with one key."""
+    """Start a prefill and a decode worker with one key."""
     workers = {role: await worker(role, f"none/{role}", KEY) for role in ("prefill", "decode")}
     yield workers
     for one in workers.values():
@@ -76,7 +76,7 @@ def fleet(pair: dict[str, EmulatedWorker], **keys: str | None) -> dict[str, Any]
 
 @pytest.fixture
 async def system(pair: dict[str, EmulatedWorker]) -> AsyncIterator[System]:
-    """A router over the pair that has their key."""
+    """Start a router over the pair that has their key."""
     log = io.StringIO()
     system = System(None, {}, log)  # type: ignore[arg-type]  # these workers keep no rooms
     system.router = await Router.start(Fleet.model_validate(fleet(pair)), Log(log), deadlines=DEADLINES)

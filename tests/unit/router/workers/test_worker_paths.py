@@ -11,7 +11,7 @@ from tests.unit.router.registries import DECODES, PREFILLS, admit_all, card, pro
 
 @pytest.fixture
 def computed(monkeypatch: pytest.MonkeyPatch) -> list[PoolPair]:
-    """The pairs of pools whose paths were computed, in order."""
+    """Return the pairs of pools whose paths were computed, in order."""
     found: list[PoolPair] = []
     compute = PathTable._compute
 

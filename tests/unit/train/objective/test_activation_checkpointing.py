@@ -45,7 +45,7 @@ def modules(new_model: NewModel, scheme: str, first_token: Side) -> TwoModule:
 
 
 def reference(module: TwoModule, batch: list[TokenizedExample]) -> torch.Tensor:
-    """One example at a time, no padding, no mask: the prompt leaves keys and values, the answer reads them."""
+    """Return the loss, one example at a time, without padding and mask: answers read the prompt's keys and values."""
     total, tokens = torch.zeros((), dtype=torch.float64), 0
     for e in batch:
         handed = len(e.prompt) - (module.scheme.first_token == "decode")
@@ -76,7 +76,7 @@ def assert_trains_like(
     *,
     recomputed: bool,
 ) -> None:
-    """`module` on `inputs` has the loss and gradients of two plain forwards an example; what is frozen stays."""
+    """Assert that `module` has the loss and gradients of two plain forwards, and that frozen weights stay."""
     if recomputed:
         for model in {module.prefill, module.decode}:
             recompute_layers(model)

@@ -29,7 +29,7 @@ def some_examples(seed: int, count: int = 5) -> list[TokenizedExample]:
 
 
 def reference_loss(model: Any, examples: list[TokenizedExample]) -> torch.Tensor:
-    """One plain forward for each example, without cache, padding or mask."""
+    """Return the loss by one plain forward for each example, without cache, padding or mask."""
     total, tokens = torch.zeros((), dtype=torch.float64), 0
     for e in examples:
         logits = model(input_ids=torch.tensor([e.prompt + e.answer]), use_cache=False).logits[0]

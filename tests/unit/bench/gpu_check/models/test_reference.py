@@ -34,7 +34,7 @@ def made_up(dtype: str = "bfloat16") -> Reference:
 
 @pytest.fixture(scope="module")
 def served(llamas: dict[str, Path]) -> list[Sample]:
-    """Prompts with the greedy answers of transformers in bfloat16, prefilled with `a` and decoded with `base`."""
+    """Return prompts with transformers' greedy answers in bfloat16, prefilled with `a` and decoded with `base`."""
     rng = random.Random(1)
     prompts = [random_prompt(rng, 60) for _ in range(4)]
     prefill, decode = (_load(llamas[name], "cpu", "bfloat16") for name in ("a", "base"))

@@ -122,7 +122,7 @@ def test_fork_of_a_worker_on_a_gpu_is_one_clear_error() -> None:
 
 @pytest.fixture
 def telling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fork server that must not fork, and reports the GPUs that are visible to it."""
+    """Install a fork server that must not fork, and reports the GPUs that are visible to it."""
     script = tmp_path / "fork-server"
     event = '{\\"kind\\":\\"unsafe\\",\\"detail\\":\\"it sees [$CUDA_VISIBLE_DEVICES]\\"}'
     script.write_text(f'#!/bin/bash\necho "{event}" >&$3\n')

@@ -102,7 +102,7 @@ def test_visible_device_that_matches_nothing_is_an_error(wanted: str, problem: s
 
 @pytest.fixture
 def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An `nvidia-smi` that answers as on a machine with a whole GPU and a split one."""
+    """Install an `nvidia-smi` that answers as on a machine with a whole GPU and a split one."""
     tool = tmp_path / "nvidia-smi"
     tool.write_text(
         f"#!/bin/sh\ncase $1 in\n-L) cat <<'E'\n{LISTING}E\n;;\n"

@@ -73,7 +73,7 @@ def test_client_that_accepts_what_is_left_is_not_stuck() -> None:
 
 
 def generate(tokens: int, **more: Any) -> dict[str, Any]:
-    """Each event of a stream holds all tokens so far: `tokens` of them are some 6 * tokens^2 bytes."""
+    """Return a request for a stream of some 6 * tokens^2 bytes: each event holds all tokens so far."""
     return {"model": "math", "text": "hi", "stream": True, "sampling_params": {"max_new_tokens": tokens}, **more}
 
 
@@ -125,7 +125,7 @@ async def test_client_that_does_not_read_an_error_is_disconnected(
 
 @asynccontextmanager
 async def stuck_client(system: System, body: dict[str, Any]) -> AsyncIterator[socket.socket]:
-    """A client that sends a request for a long stream and reads nothing; little fits into the sockets' buffers."""
+    """Connect a client that requests a long stream and reads nothing; little fits into the sockets' buffers."""
     loop = asyncio.get_running_loop()
     with socket.socket() as client:
         client.setblocking(False)
