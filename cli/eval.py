@@ -55,7 +55,7 @@ def command(
     few_shot: Annotated[
         int | None, typer.Option(help="Number of solved questions in the prompt; default: the benchmark's.", min=0)
     ] = None,
-    limit: Annotated[int, typer.Option(help="Ask this many questions; 0 for all.", min=0)] = 0,
+    limit: Annotated[int, typer.Option(help="Send this many questions; 0 for all.", min=0)] = 0,
     concurrency: Annotated[int, typer.Option(help="Requests in flight.", min=1)] = 32,
     max_tokens: Annotated[
         int, typer.Option(help="Tokens of an answer, where the benchmark sets no limit.", min=1)

@@ -48,7 +48,13 @@ class Context:
         return "bfloat16" if self.device == "cuda" else "float32"
 
     def checkpoint(self, architecture: str, name: str, seed: int) -> Path:
-        """Return the directory of a random checkpoint, and write it if it does not exist."""
+        """Return the directory of a random checkpoint, and write it if it does not exist.
+
+        Args:
+            architecture: a key of `checkpoints.ARCHITECTURES`.
+            name: names the directory.
+            seed: seed of the weights.
+        """
         path = self.work / "models" / f"{architecture}-{name}"
         if not path.exists():
             write_checkpoint(path, architecture, seed, self.dtype)
@@ -59,7 +65,14 @@ class Context:
         return {name: self.checkpoint(architecture, name, seed) for seed, name in enumerate(("base", "a", "b"))}
 
     def pool(self, role: str, model: Path, gpus: Sequence[int] | None = None, **engine: Any) -> dict[str, Any]:
-        """Return a pool of the topology file; on GPUs all pools share the first one unless `gpus` is given."""
+        """Return a pool of the topology file.
+
+        Args:
+            role: `prefill` or `decode`.
+            model: directory of the checkpoint.
+            gpus: GPUs of its workers; None: on GPUs all pools share the first one.
+            engine: SGLang flags of its workers.
+        """
         entry: dict[str, Any] = {"role": role, "model": str(model), "engine": engine}
         if self.device == "cuda":
             entry["gpus"] = list(gpus if gpus is not None else self.gpus[:1])

@@ -1,4 +1,4 @@
-"""Inspect this machine: versions, devices, KV transfer, and how the installed SGLang takes each hook."""
+"""Inspect this machine: versions, devices, KV transfer, and the state of each hook in the installed SGLang."""
 
 from __future__ import annotations
 

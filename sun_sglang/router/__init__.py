@@ -1,4 +1,4 @@
-"""The load balancer. Decisions stand apart from I/O.
+"""The load balancer. Decisions are apart from I/O.
 
 Each room imports only rooms below it:
 

@@ -3,7 +3,7 @@
     cost_model          seconds of a decode step, of a prefill batch and of a KV transfer
     prefill_scheduler   queue and batch of a prefill worker
     decode_scheduler    queues and batch of a decode worker
-    prefix_cache        the prefixes that a worker has seen
+    prefix_cache        the prefixes of a worker's earlier prompts
 
 Nothing here reads a clock, sleeps or opens a socket. A scheduler is a state machine: the caller passes the time to
 `step(now)` and calls again at `due`. The emulated worker (`sun_sglang/emulator/`) passes real time, and a simulator

@@ -10,7 +10,7 @@ _MOST_PAGES = 65536
 
 
 class PrefixCache:
-    """A prefix cache that stores no KV, only the pages that were seen.
+    """A prefix cache that stores no KV, only the keys of the pages of earlier prompts.
 
     The key of a page is a hash over the whole prefix that it ends; SGLang's radix tree identifies a page by its path.
     SGLang evicts cached KV for running requests, so cached pages take no capacity here.

@@ -72,7 +72,7 @@ def crashed_process(watchdog: Any) -> str | None:
 
 
 def skip_core_dumps(environ: MutableMapping[str, str]) -> None:
-    """Make SGLang end at once after a crash, unless the environment asks the CUDA driver for core dumps.
+    """Make SGLang end at once after a crash, unless the environment enables core dumps of the CUDA driver.
 
     SGLang waits a minute for core dumps while a rank of the server lives (`tokenizer_manager.py`:
     `dump_requests_before_crash`), even if none is written. Meanwhile the worker answers no request and holds

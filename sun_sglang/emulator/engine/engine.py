@@ -31,7 +31,7 @@ class EngineParts:
     Attributes:
         costs: the seconds that its work takes.
         limits: the lengths that it accepts.
-        cache: the prefixes that it has seen.
+        cache: the prefixes of earlier prompts.
         emulation: timeouts.
         faults: the faults to simulate.
     """

@@ -174,7 +174,7 @@ class Place(Protocol):
 
 
 class RefusedError(LaunchError):
-    """No start of a worker can succeed here: a hook on SGLang did not take."""
+    """No start of a worker can succeed here: a hook on SGLang did not take effect."""
 
 
 def needs_of(worker: WorkerPlan) -> Needs:

@@ -1,4 +1,4 @@
-"""The page `/metrics`: counters as they stand, and gauges that are computed from current state at scrape time."""
+"""The page `/metrics`: counters, and gauges that are computed from current state at scrape time."""
 
 from __future__ import annotations
 

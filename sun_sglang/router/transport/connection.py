@@ -1,7 +1,7 @@
 """One kept-alive HTTP/1.1 connection to a worker, for one leg at a time.
 
 A request is one write of a prepared header and its body. httptools' parser (llhttp) reads the response and calls the
-receiver as bytes arrive: no task, queue or header map stands between a worker and its leg. The other services of a
+receiver as bytes arrive: no task, queue or header map is between a worker and its leg. The other services of a
 general HTTP client (URLs, cookies, redirects) would be most of the cost of a leg.
 """
 

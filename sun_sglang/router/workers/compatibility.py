@@ -27,7 +27,7 @@ class NamedCard(NamedTuple):
 
 
 def card_fault(worker: NamedCard, role: str) -> str:
-    """Return why a pool of this role refuses a card, without a look at other workers; empty if it accepts the card."""
+    """Return why a pool of this role refuses a card by the card alone; empty if it accepts the card."""
     card = worker.card
     if card.role != role:
         return f"it is a {card.role} worker, and pool `{worker.pool}` is a {role} pool"

@@ -48,8 +48,8 @@ class Event(Strict):
 
     Attributes:
         kind: `ready` (SGLang is imported), `unsafe` (a fork would not be safe; the fork server ends), `refused` (a hook
-            on SGLang did not take; the fork server ends), `started`, `exited`, `fork_failed` (the machine has no room
-            for one more process).
+            on SGLang did not take effect; the fork server ends), `started`, `exited`, `fork_failed` (the machine has no
+            room for one more process).
         name: the worker, in the last three.
         pid: its process.
         status: its exit status; negative for a signal.
@@ -232,7 +232,7 @@ def main() -> None:
     except PatchError as e:
         server.send(Event(kind="unsafe", detail=str(e)))
         sys.exit(3)
-    # objects that exist now live on in every child: a garbage collection there would touch, and so copy, their pages
+    # objects that exist now stay in every child: a garbage collection there would touch, and so copy, their pages
     gc.collect()
     gc.freeze()
     server.send(Event(kind="ready"))

@@ -69,7 +69,7 @@ class ForkStart:
 
         Raises:
             ForkUnsafeError: the fork server must not fork.
-            RefusedError: a hook on SGLang did not take.
+            RefusedError: a hook on SGLang did not take effect.
             LaunchError: the fork server ended, or could not fork.
         """
         async with self._reopening:

@@ -125,7 +125,7 @@ class MixedStart:
 
 
 def choose_start(first_on_gpu: str | None, asked: StartMethodName | None) -> StartMethodName:
-    """Return how the workers of a deployment are started: as asked, else plainly if one has a GPU, else forked.
+    """Return the start method of a deployment's workers: the user's choice, else plain if one has a GPU, else fork.
 
     A worker on a GPU is never forked: SGLang may use CUDA while it is imported and while it resolves a model's
     arguments, and it binds a scheduler to a NUMA node only if `spawn` made it.
