@@ -203,7 +203,7 @@ class CacheWorker:
         return contents
 
     def forget(self, tokens: int = 1 << 20) -> None:
-        """Evict what no request holds, so many tokens and states of it."""
+        """Evict this many tokens and states that no request holds."""
         self.cache.evict(EvictParams(num_tokens=tokens, swa_num_tokens=tokens, mamba_num=tokens))
 
     def _tail(self, length: int) -> int:

@@ -262,9 +262,9 @@ class Reference:
     def check(self, prompt: Sequence[int], served: Sequence[int]) -> None:
         """Assert that tokens are the greedy answer.
 
-        Where two logits are tied a batch may break the tie the other way, and what follows is another text: so the
-        first difference is allowed where the reference's own margin is below `PRECISION.tie`, and only there.
-        `require_few_ties` keeps that from becoming a way out.
+        A batch may decide a tie of two logits differently, and all later text then differs: so the first difference is
+        allowed where the reference's own margin is below `PRECISION.tie`, and only there. `require_few_ties` bounds the
+        number of such ties.
         """
         expected = self._generate(prompt, len(served))
         self.answers += 1

@@ -3,9 +3,8 @@
 Each test is named after its row in docs/faults.md. At the end of each, every task of the deployment answers exactly and
 nothing is in flight.
 
-Where the order of events matters, a test does not hope for it: a router of its own that looks at its workers only every
-hour still believes in one that was just killed, and a scheduler process that is stopped (SIGSTOP) keeps a request
-exactly where it is.
+Where the order of events matters, a test enforces it: a separate router that probes its workers once an hour still
+counts a killed worker as ready, and a stopped scheduler process (SIGSTOP) keeps its requests in their present stage.
 """
 
 from __future__ import annotations

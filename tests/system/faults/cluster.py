@@ -105,7 +105,7 @@ class Cluster:
         return self.workers[name]
 
     def start_router(self, descriptors: int | None = None) -> None:
-        """Start a router process on the cluster's port, which may open so many descriptors."""
+        """Start a router process on the cluster's port; `descriptors` limits its open files."""
         self._file.write_text(json.dumps(self._fleet))
         command = router_command(str(self._file))
         if descriptors is not None:
@@ -186,7 +186,7 @@ class Cluster:
         return int((await self.load(name))["disaggregation"][f"{queue}_queue_reqs"])
 
     async def running(self, name: str, count: int) -> bool:
-        """Return whether a decode worker's batch has so many requests."""
+        """Return whether a decode worker's batch has `count` requests."""
         return int((await self.load(name))["num_running_reqs"]) == count
 
     async def incarnation(self, name: str) -> str | None:

@@ -1,8 +1,8 @@
 """Every row of the fault table, on emulated workers behind the router, as processes that are really killed and stopped.
 
-Nothing is measured in seconds: what must not be waited for takes ten minutes here, and the test ends long before. What
-is to happen while something is under way happens while that is held there. What exactly is sent to which worker, and
-every variant of a row, is tested over fake workers in `tests/unit/router/dispatch/test_faults.py`.
+No test measures seconds: a deadline that must not end a wait is ten minutes here, and the test ends long before. Where
+an event must occur during some work, an emulated worker holds that work until the event. The exact requests to each
+worker, and every variant of a row, are tested over fake workers in `tests/unit/router/dispatch/test_faults.py`.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ def scheduler() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process and wait until it has ended; nobody reads its status, as a controller does not."""
+    """Kill a process and wait until it has ended; no process reads its status, as a controller does not."""
     process.kill()
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
 

@@ -20,7 +20,7 @@ PROMPT, SECOND = 120, 154
 
 
 class Accepting(Reference):
-    """Accepts every answer, and counts so many of its tokens as ties."""
+    """Accepts every answer, and counts the given number of its tokens as ties."""
 
     ties = 0
 

@@ -137,7 +137,7 @@ GARBAGE = [
 async def test_fault_08_garbage_200_of_prefill_is_its_own_failure(
     sun: System, stream: bool, logprobs: dict[str, Any], garbage: bytes
 ) -> None:
-    """Its decode worker waits for KV that does not come, and is not to blame."""
+    """Its decode worker waits for KV that does not arrive, and is not at fault."""
     sun["math-0"].fault = sun["math-1"].fault = Fault(status=200, body=garbage, times=1)
     assert await ask(sun, stream, **logprobs) == ANSWER
     assert sun.metric("sun_retries_total", task="math", leg="prefill") == 1

@@ -8,7 +8,7 @@ from tests.unit.router.fleet_api import ASK
 
 
 async def test_a_worker_that_cannot_even_be_looked_up_is_no_other_workers_problem(small: System) -> None:
-    # no fleet file has such a URL; whatever gets by its check must not end the watch over all the others
+    # the fleet file's check refuses such a URL; one that passes must not end the probes of all other workers
     spec = FleetWorker.model_construct(name="odd", pool="base", url="http://" + "h" * 300, draining=False)
     now = small.router.registry.fleet
     Rollout(small.router.registry).change(now.model_copy(update={"workers": (*now.workers, spec)}))
