@@ -165,5 +165,5 @@ class UniqueKeyLoader(yaml.SafeLoader):
             return super().construct_object(node, deep=deep)
         except (ValueError, LookupError, AttributeError, TypeError) as e:
             kind = node.tag.rpartition(":")[2]
-            message = f"a value has the form of `{kind}` and is not valid; put it in quotes"
+            message = f"a value is not a valid `{kind}`; put it in quotes"
             raise yaml.constructor.ConstructorError(None, None, message, node.start_mark) from e

@@ -76,7 +76,7 @@ def test_first_invalid_under_a_value_without_model_lists_no_keys() -> None:
         ("a: 1\nb: [", "sun.yaml:2: not valid YAML: "),
         ("a: 1\na: 2", "sun.yaml:2: not valid YAML: key `a` is given twice"),
         ("[a]: 1", "sun.yaml:1: not valid YAML: a key is not a name"),
-        ("a: 2026-02-30", "sun.yaml:1: not valid YAML: a value reads as `timestamp` and is none; put it in quotes"),
+        ("a: 2026-02-30", "sun.yaml:1: not valid YAML: a value is not a valid `timestamp`; put it in quotes"),
         ("[" * 2000, "sun.yaml: not valid YAML: it is nested too deeply"),
     ],
 )

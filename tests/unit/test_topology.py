@@ -147,9 +147,9 @@ def test_a_mistake_is_named_with_its_place(was: str, becomes: str, message: str)
         ("pools: {a: [", "sun.yaml:1: not valid YAML: "),
         (
             "pools:\n  a: {role: decode, model: 2026-02-30}",
-            "sun.yaml:2: not valid YAML: a value reads as `timestamp` and is none; put it in quotes",
+            "sun.yaml:2: not valid YAML: a value is not a valid `timestamp`; put it in quotes",
         ),
-        ("pools: " + "1" * 5000, "sun.yaml:1: not valid YAML: a value reads as `int` and is none; put it in quotes"),
+        ("pools: " + "1" * 5000, "sun.yaml:1: not valid YAML: a value is not a valid `int`; put it in quotes"),
         ("pools: " + "[" * 500, "sun.yaml: not valid YAML: it is nested too deeply"),
         ("pools: {}\ntasks: {}", "pools: Dictionary should have at least 1 item after validation, not 0 (got {})"),
     ],
