@@ -104,7 +104,7 @@ def test_a_topology_cannot_be_changed() -> None:
             "engine: {dtype: float32}",
             "engine: {grpc_mode: true}",
             "pools.tool.engine.grpc_mode: would make SGLang serve gRPC instead of the HTTP application that the router "
-            "asks; remove it",
+            "uses; remove it",
         ),
         (
             "engine: {dtype: float32}",

@@ -83,7 +83,7 @@ def test_demo_questions_are_held_out_and_as_the_task_asks(task: str) -> None:
 
 
 def test_a_generator_that_runs_dry_says_so() -> None:
-    with pytest.raises(RecipeError, match="ask for fewer"):
+    with pytest.raises(RecipeError, match="draw fewer"):
         draw(lambda rng: Example(f"{rng.randint(0, 9)}", ""), "train", 11, 0)
 
 
