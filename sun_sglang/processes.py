@@ -30,13 +30,21 @@ def tied_to_this_process() -> Callable[[], None]:
 
 
 def start_ticks(pid: int) -> int | None:
-    """Return the start time of a process in clock ticks after the machine's boot; None where it has ended."""
+    """Return the start time of a process in clock ticks after the machine's boot; None where it has ended.
+
+    Raises:
+        OSError: it cannot be read, for example because this process has no free descriptor.
+    """
     fields = _stat(pid)
     return None if fields is None else int(fields[19])
 
 
 def group_of(pid: int) -> tuple[int, int] | None:
-    """Return the process group and the session of a process; None where it has ended."""
+    """Return the process group and the session of a process; None where it has ended.
+
+    Raises:
+        OSError: they cannot be read, for example because this process has no free descriptor.
+    """
     fields = _stat(pid)
     return None if fields is None else (int(fields[2]), int(fields[3]))
 

@@ -139,8 +139,14 @@ class _Other:
         self._places: dict[int, int] = {}
 
     def check_process(self) -> None:
-        """Store the row's generation if its process is gone; the next process begins another generation."""
-        is_gone = self.row[_COUNT] > 0 and (start_ticks(self.row[_PID]) or 0) != self.row[_START]
+        """Store the row's generation if its process is gone; the next process begins another generation.
+
+        Where this process cannot read the start time, as while it has no free descriptor, the last result stays.
+        """
+        try:
+            is_gone = self.row[_COUNT] > 0 and (start_ticks(self.row[_PID]) or 0) != self.row[_START]
+        except OSError:
+            return
         self._gone = self.row[_GENERATION] if is_gone else None
 
     def find(self, key: int) -> int:

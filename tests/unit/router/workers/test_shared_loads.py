@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import os
 import subprocess
@@ -114,6 +115,27 @@ def test_a_process_that_was_killed_counts_for_nothing_once_it_is_gone(tmp_path: 
     again.load.share(SharedLoads(tmp_path / "t", 0, 2, DEADLINES))
     again.load.acquire(5)
     assert theirs.load.router_total == (1, 5), "the process that follows counts at once"
+
+
+@pytest.mark.parametrize(("age", "counted"), [(0, (1, 100)), (1, (0, 0))])
+def test_check_processes_without_a_free_descriptor_keeps_the_last_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, age: int, counted: tuple[int, int]
+) -> None:
+    one, two = (SharedLoads(tmp_path / "t", i, 2, DEADLINES) for i in range(2))
+    mine, theirs = worker("a"), worker("a")
+    mine.load.share(one)
+    theirs.load.share(two)
+    mine.load.acquire(100)
+    one._own[3] -= age
+    two.check_processes()
+    assert theirs.load.router_total == counted
+
+    def read_text(path: Path, **_: Any) -> str:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    two.check_processes()
+    assert theirs.load.router_total == counted
 
 
 def test_a_later_process_with_the_same_id_is_another(tmp_path: Path) -> None:
