@@ -1,14 +1,14 @@
 """`sun.json`: the file beside tuned weights that records how they were tuned and which decoder they need.
 
-Written by training (`train/sweep.py`, `demo/make.py`); read by the launcher, evaluation, and
-workers for their card.
+Written by training (`train/sweep.py`, `demo/make.py`) and read by evaluation (`cli/eval.py`). The launcher, and workers
+for their card, read the fields of `ServedModule` alone.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -19,27 +19,35 @@ from sun_sglang.strict import first_invalid
 MODULE_FILE = "sun.json"
 
 
-class ModuleFile(BaseModel):
-    """The content of `sun.json`. Serving needs `base`, `decoder` and `first_token`; another trainer may omit the rest.
+class ServedModule(BaseModel):
+    """The fields of `sun.json` that serving needs; another trainer or a later version may write any others.
 
     Attributes:
-        scheme: name of the scheme.
         base: revision of the weights that tuning started from.
         decoder: revision of the weights that must decode for this module.
         first_token: the side that makes the first output token.
+    """
+
+    # a later version may add keys
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    base: str
+    decoder: str
+    first_token: Side
+
+
+class ModuleFile(ServedModule):
+    """The content of `sun.json`. Another trainer may omit the fields that serving does not need.
+
+    Attributes:
+        scheme: name of the scheme.
         command: the command that made the weights.
         seed: seed of data and order.
         learning_rate: the learning rate with the least validation loss.
         recipe: the training recipe, without paths of one machine.
     """
 
-    # a later version may add keys
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
     scheme: SchemeName | None = None
-    base: str
-    decoder: str
-    first_token: Side
     command: str | None = None
     seed: int | None = None
     learning_rate: float | None = None
@@ -49,6 +57,9 @@ class ModuleFile(BaseModel):
     def tuning_scheme(self) -> Scheme | None:
         """The scheme as data; None where the file does not name one."""
         return None if self.scheme is None else SCHEMES[self.scheme].with_first_token(self.first_token)
+
+
+_Content = TypeVar("_Content", bound=ServedModule)
 
 
 def write_module_file(content: ModuleFile, checkpoint: Path) -> None:
@@ -63,12 +74,25 @@ def read_module_file(checkpoint: Path) -> ModuleFile | None:
     Raises:
         CheckpointError: the file cannot be read, or a field is missing or wrong.
     """
+    return _read(checkpoint, ModuleFile)
+
+
+def read_served_module(checkpoint: Path) -> ServedModule | None:
+    """Return the fields of a checkpoint's `sun.json` that serving needs; None if the checkpoint has none.
+
+    Raises:
+        CheckpointError: the file cannot be read, or one of these fields is missing or wrong.
+    """
+    return _read(checkpoint, ServedModule)
+
+
+def _read(checkpoint: Path, model: type[_Content]) -> _Content | None:
     file = checkpoint / MODULE_FILE
     if not file.exists():
         return None
     try:
-        return ModuleFile.model_validate(json.loads(file.read_text(encoding="utf-8")))
+        return model.model_validate(json.loads(file.read_text(encoding="utf-8")))
     except ValidationError as e:
-        raise CheckpointError(f"{file}: {first_invalid(e, ModuleFile).describe('its content')}") from e
+        raise CheckpointError(f"{file}: {first_invalid(e, model).describe('its content')}") from e
     except (OSError, ValueError) as e:
         raise CheckpointError(f"{file}: cannot be read ({e})") from e

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from sun_sglang.checkpoint.identity import read_identity
 from sun_sglang.checkpoint.json_file import read_json
 from sun_sglang.checkpoint.locate import find_checkpoint
-from sun_sglang.contracts.module_file import read_module_file
+from sun_sglang.contracts.module_file import read_served_module
 from sun_sglang.contracts.worker_card import Identity, WorkerCard
 from sun_sglang.emulator.settings import Settings
 
@@ -92,7 +92,7 @@ def make_card(settings: Settings, identity: Identity, limits: TokenLimits) -> Wo
         CheckpointError: the model's `sun.json` cannot be read.
     """
     found = find_checkpoint(settings.model, settings.revision)
-    module_file = read_module_file(found) if found is not None else None
+    module = read_served_module(found) if found is not None else None
     return WorkerCard(
         role=settings.role,
         incarnation=uuid.uuid4().hex,
@@ -104,8 +104,8 @@ def make_card(settings: Settings, identity: Identity, limits: TokenLimits) -> Wo
         kv_tokens=limits.kv,
         keeps_answers=False,
         token_bytes=settings.emulation.bytes_per_token,
-        tuned_for=module_file.decoder if settings.role == "prefill" and module_file is not None else "",
-        first_token=module_file.first_token if module_file is not None else "prefill",
+        tuned_for=module.decoder if settings.role == "prefill" and module is not None else "",
+        first_token=module.first_token if module is not None else "prefill",
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from sun_sglang.checkpoint.identity import module_flags, read_identity
 from sun_sglang.checkpoint.locate import find_checkpoint
 from sun_sglang.contracts.decode_cache import ANSWER_STORE_FLAGS, PROMPT_ONLY_BACKEND
-from sun_sglang.contracts.module_file import read_module_file
+from sun_sglang.contracts.module_file import read_served_module
 from sun_sglang.contracts.worker_card import WorkerCard
 from sun_sglang.errors import PatchError, SunError
 from sun_sglang.worker.asgi import App, Send
@@ -178,7 +178,7 @@ def read_card(state: Any, incarnation: str, version: str, token_bytes: int | Non
         raise PatchError("no scheduler reported its hooks")
     model = find_checkpoint(flags["model_path"], flags["revision"])
     assert model is not None, "the server has loaded the model"
-    prefill, module_file = flags["disaggregation_mode"] == "prefill", read_module_file(model)
+    prefill, module = flags["disaggregation_mode"] == "prefill", read_served_module(model)
     identity = read_identity(model, flags, sglang=version)
     # SGLang compares the value that the scheduler resolved
     flag = {"kv_cache_dtype": proofs[0].kv_cache_dtype or identity.kv_cache_dtype}
@@ -198,8 +198,8 @@ def read_card(state: Any, incarnation: str, version: str, token_bytes: int | Non
         token_bytes=token_bytes,
         # 0.5.21 counts the ranks of DP attention in `dp_size`, later versions beside it
         dp_size=flags["dp_size"] * flags.get("attn_dp_size", 1),
-        tuned_for=module_file.decoder if prefill and module_file is not None else "",
-        first_token=module_file.first_token if module_file is not None else "prefill",
+        tuned_for=module.decoder if prefill and module is not None else "",
+        first_token=module.first_token if module is not None else "prefill",
     )
 
 

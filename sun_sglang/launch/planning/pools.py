@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sun_sglang.checkpoint.identity import MODULE_FLAGS
-from sun_sglang.contracts.module_file import ModuleFile
+from sun_sglang.contracts.module_file import ServedModule
 from sun_sglang.contracts.worker_card import Identity
 from sun_sglang.errors import TopologyError
 from sun_sglang.launch.planning.hardware.machine import Machine
@@ -27,12 +27,12 @@ class Checkpoint:
 
     Attributes:
         identity: the identity of the pool's workers.
-        module_file: content of its `sun.json`; None where it was not tuned.
+        served_module: the fields of its `sun.json` that serving needs; None where it was not tuned.
         directory: the directory that was read.
     """
 
     identity: Identity
-    module_file: ModuleFile | None = None
+    served_module: ServedModule | None = None
     directory: Path | None = None
 
 
@@ -71,9 +71,9 @@ class ResolvedPool(PoolSettings):
         return self.checkpoint.identity if self.checkpoint else None
 
     @property
-    def module_file(self) -> ModuleFile | None:
+    def served_module(self) -> ServedModule | None:
         """For which decoder its checkpoint was tuned; None where it was not, or where it could not be read."""
-        return self.checkpoint.module_file if self.checkpoint else None
+        return self.checkpoint.served_module if self.checkpoint else None
 
     @property
     def gpus_per_worker(self) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from sun_sglang.checkpoint.identity import read_identity
 from sun_sglang.checkpoint.tuning import is_tuned_for
 from sun_sglang.contracts.kv_compatibility import require_same
-from sun_sglang.contracts.module_file import read_module_file
+from sun_sglang.contracts.module_file import read_served_module
 from sun_sglang.errors import CheckpointError, IdentityError, TopologyError
 from sun_sglang.launch.planning.decode_cache.answer_stores import require_bounded
 from sun_sglang.launch.planning.engine_flags import check_flags
@@ -101,7 +101,7 @@ def _read_checkpoint(kind: WorkerKind, pool: PoolSettings, flags: EngineFlags) -
         identity = read_identity(directory, flags, sglang=kind.sglang_version(pool))
     except CheckpointError as e:
         raise CheckpointError(f"pools.{pool.name}.model: {e}") from e
-    return Checkpoint(identity, read_module_file(directory), directory)
+    return Checkpoint(identity, read_served_module(directory), directory)
 
 
 def _check_versions(topology: Topology, task: str, pools: Pools) -> None:
@@ -129,21 +129,19 @@ def _check_decoder(topology: Topology, task: str, pools: Pools) -> None:
     pair = topology.tasks[task]
     prefill, decode = pools[pair.prefill], pools[pair.decode]
     for pool in (prefill, decode):
-        if pool.module_file is not None and pool.module_file.first_token == "decode":
+        if pool.served_module is not None and pool.served_module.first_token == "decode":
             raise IdentityError(
                 f"tasks.{task}: `{pool.name}` was tuned for a first token from the decode module, which is not served "
                 "yet"
             )
-    module_file, decoder = prefill.module_file, decode.identity
-    if module_file is None or decoder is None or pair.any_decoder or is_tuned_for(module_file.decoder, decoder.decoder):
+    module, decoder = prefill.served_module, decode.identity
+    if module is None or decoder is None or pair.any_decoder or is_tuned_for(module.decoder, decoder.decoder):
         return
     made = (
-        " (made from those)"
-        if decode.module_file is not None and decode.module_file.base == module_file.decoder
-        else ""
+        " (made from those)" if decode.served_module is not None and decode.served_module.base == module.decoder else ""
     )
     raise IdentityError(
-        f"tasks.{task}: `{prefill.name}` was tuned to be decoded by weights {module_file.decoder}, and `{decode.name}` "
+        f"tasks.{task}: `{prefill.name}` was tuned to be decoded by weights {module.decoder}, and `{decode.name}` "
         f"has weights {decoder.decoder}{made}; name the right decode pool, tune again for this one, or set "
         "`any_decoder: true` on the task"
     )

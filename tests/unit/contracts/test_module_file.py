@@ -2,10 +2,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sun_sglang.contracts.module_file import MODULE_FILE, ModuleFile, read_module_file, write_module_file
+from sun_sglang.contracts.module_file import (
+    MODULE_FILE,
+    ModuleFile,
+    ServedModule,
+    read_module_file,
+    read_served_module,
+    write_module_file,
+)
 from sun_sglang.contracts.scheme import SCHEMES, Scheme
 from sun_sglang.errors import CheckpointError
 
@@ -39,6 +47,28 @@ def test_module_file_of_an_unknown_scheme_is_refused_by_name(tmp_path: Path) -> 
     (tmp_path / MODULE_FILE).write_text(text)
     with pytest.raises(CheckpointError, match=r"sun\.json: scheme: Input should be 'prefill_only', .* or 'full'"):
         read_module_file(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"scheme": "half"}, {"learning_rate": "1e-5 to 0"}, {"command": ["train", "a.yaml"]}, {"recipe": "a.yaml"}],
+)
+def test_read_served_module_of_another_trainer_ignores_the_fields_of_training(
+    tmp_path: Path, other: dict[str, Any]
+) -> None:
+    needed = {"base": "a", "decoder": "b", "first_token": "decode"}
+    (tmp_path / MODULE_FILE).write_text(json.dumps({**needed, **other}))
+    assert read_served_module(tmp_path) == ServedModule.model_validate(needed)
+    with pytest.raises(CheckpointError, match=rf"sun\.json: {next(iter(other))}: Input should be"):
+        read_module_file(tmp_path)
+
+
+@pytest.mark.parametrize("field", list(ServedModule.model_fields))
+def test_read_served_module_without_a_field_of_serving_is_refused_by_name(tmp_path: Path, field: str) -> None:
+    content = CONTENT.model_dump(exclude={field}, exclude_none=True)
+    (tmp_path / MODULE_FILE).write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=rf"sun\.json: {field}: is required"):
+        read_served_module(tmp_path)
 
 
 def test_module_file_of_another_trainer_without_a_scheme_reads_what_serving_needs(tmp_path: Path) -> None:

@@ -263,6 +263,14 @@ async def test_module_and_decoder_are_named_by_what_was_loaded(write_checkpoint:
         assert (await card(client))["tuned_for"] == "full"
 
 
+async def test_card_of_a_module_by_another_trainer_names_its_decoder(write_checkpoint: Write) -> None:
+    record = {"base": "b", "decoder": "d", "first_token": "prefill", "scheme": "half", "learning_rate": "1e-5 to 0"}
+    engine = Engine(write_checkpoint("model", record=record))
+    engine.flags |= {"disaggregation_mode": "prefill", "disaggregation_bootstrap_port": 9000}
+    async with served(engine) as client:
+        assert (await card(client))["tuned_for"] == "d"
+
+
 @pytest.mark.parametrize("mode", ["prefill", "decode"])
 async def test_card_of_a_module_tuned_for_a_decode_first_token_says_so(write_checkpoint: Write, mode: str) -> None:
     record = {"base": "b", "decoder": "d", "first_token": "decode"}

@@ -158,6 +158,12 @@ def test_a_model_with_its_own_decoder_passes(write_checkpoint: Write) -> None:
     preflight(pair(write_checkpoint("math", record=tuned_for(revision)), base), MACHINE, SCHEMA)
 
 
+def test_preflight_of_a_model_by_another_trainer_passes(write_checkpoint: Write) -> None:
+    base = write_checkpoint("base")
+    record = {**tuned_for(read_identity(base, {}).weights), "scheme": "half", "command": ["train"], "recipe": "a.yaml"}
+    preflight(pair(write_checkpoint("math", record=record), base), MACHINE, SCHEMA)
+
+
 def test_a_model_tuned_for_another_decoder_is_refused(write_checkpoint: Write) -> None:
     base = write_checkpoint("base")
     revision = read_identity(base, {}).weights

@@ -1,0 +1,17 @@
+"""The card of an emulated worker whose model is a checkpoint on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from sun_sglang.emulator.identity import TokenLimits, emulated_identity, make_card
+from sun_sglang.emulator.settings import parse_settings
+from tests.support.emulator import flags
+
+
+def test_make_card_of_a_module_by_another_trainer_names_its_decoder(write_checkpoint: Callable[..., Path]) -> None:
+    record = {"base": "b", "decoder": "d", "first_token": "decode", "scheme": "half", "command": ["train"]}
+    settings = parse_settings(flags("prefill", str(write_checkpoint("math", record=record))))
+    card = make_card(settings, emulated_identity(settings), TokenLimits(context=100, kv=100))
+    assert (card.tuned_for, card.first_token) == ("d", "decode")
