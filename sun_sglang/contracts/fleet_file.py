@@ -1,7 +1,8 @@
 """`fleet.json`: the tasks, their pools, and the address of every worker.
 
 Written by the launcher (`launch/supervision`) and by the router after a change over its API; read by the router
-(`router/__main__.py`, `router/workers/fleet_store.py`).
+(`router/__main__.py`, `router/workers/fleet_store.py`). `launch/router_access.py` reads `router.tls_cert` alone,
+without the checks of the rest.
 """
 
 from __future__ import annotations

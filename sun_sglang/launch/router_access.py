@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import secrets
 import ssl
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import NamedTuple
 
 import aiohttp
 
-from sun_sglang.contracts.fleet_file import FLEET_FILE, FleetError, load_fleet
+from sun_sglang.contracts.fleet_file import FLEET_FILE
 from sun_sglang.contracts.worker_key import bearer
 from sun_sglang.launch.planning.plan import ADMIN_KEY, WORKER_KEY
 from sun_sglang.private_file import write_private
@@ -48,15 +49,19 @@ def new_key(path: Path) -> str:
 
 
 def read_access(run_dir: Path) -> RouterAccess:
-    """Return the credentials for the router of the deployment in a run directory."""
+    """Return the credentials for the router of the deployment in a run directory.
+
+    Of the fleet file, only the certificate's path is read: a file of another version, or with a key that an operator
+    added, must not cut off the router that runs.
+    """
     try:
         key: str | None = (run_dir / ADMIN_KEY).read_text(encoding="ascii")
     except OSError:
         return RouterAccess()
     try:
-        cert = load_fleet(run_dir / FLEET_FILE).router.tls_cert
+        cert = json.loads((run_dir / FLEET_FILE).read_bytes())["router"].get("tls_cert")
         return RouterAccess(key, _fingerprint(Path(cert)) if cert else None)
-    except (OSError, ValueError, FleetError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         # the file is being written or is broken: a router without TLS can still be reached
         return RouterAccess(key)
 

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sun_sglang.bench.polling import wait_until
-from sun_sglang.contracts.fleet_file import FLEET_FILE, Fleet, FleetError, write_fleet
+from sun_sglang.contracts.fleet_file import FLEET_FILE, Fleet, FleetError
 from sun_sglang.errors import TopologyError, UserError
 from sun_sglang.launch.planning.plan import ADMIN_KEY
 from sun_sglang.launch.router_access import new_key, read_access
@@ -30,7 +30,6 @@ from sun_sglang.topology_file import parse_topology
 from tests.support.certificate import self_signed
 from tests.unit.router.conftest import SUN, Start, System
 from tests.unit.router.fake_worker import Fault
-from tests.unit.router.registries import FLEET
 
 ALICE, BOB, ROOT = "alice-" + "a" * 20, "bob-" + "b" * 20, "root-" + "r" * 20
 KEYS = {
@@ -221,7 +220,10 @@ def test_the_launchers_key_is_the_users_alone(tmp_path: Path) -> None:
     assert (tmp_path / "admin.key").read_text() != first
 
 
-@pytest.mark.parametrize("fleet", [None, b"", b"{", b"[]", b'{"router": 3}', b'{"router": {"tls_cert": "/no/such"}}'])
+@pytest.mark.parametrize(
+    "fleet",
+    [None, b"", b"{", b"[]", b'{"router": 3}', b'{"router": {"tls_cert": 3}}', b'{"router": {"tls_cert": "/no/such"}}'],
+)
 def test_a_fleet_file_that_cannot_be_read_leaves_the_launchers_key(tmp_path: Path, fleet: bytes | None) -> None:
     new_key(tmp_path / ADMIN_KEY)
     if fleet is not None:
@@ -241,13 +243,24 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return self_signed(tmp_path_factory.mktemp("tls"), "router.test")
 
 
+@pytest.mark.parametrize("added", [{"router": {"later": 1}}, {"later": 1}, {"pools": {}, "workers": 3}])
+def test_read_access_of_a_fleet_file_with_other_keys_pins_the_certificate(
+    tmp_path: Path, certificate: tuple[Path, Path], added: dict[str, Any]
+) -> None:
+    new_key(tmp_path / ADMIN_KEY)
+    router = {"tls_cert": str(certificate[0]), "tls_key": str(certificate[1]), **added.get("router", {})}
+    (tmp_path / FLEET_FILE).write_bytes(orjson.dumps({**added, "router": router}))
+    der = ssl.PEM_cert_to_DER_cert(certificate[0].read_text())
+    assert read_access(tmp_path).fingerprint == hashlib.sha256(der).digest()
+
+
 async def test_tls_and_keys_and_the_launcher_still_sees_the_tasks(
     start: Start, tmp_path: Path, certificate: tuple[Path, Path]
 ) -> None:
     (tmp_path / "keys.yaml").write_text(yaml.safe_dump(KEYS))
     new_key(tmp_path / ADMIN_KEY)
     router = {"tls_cert": str(certificate[0]), "tls_key": str(certificate[1])}
-    write_fleet(tmp_path / FLEET_FILE, FLEET.model_copy(update={"router": FLEET.router.model_copy(update=router)}))
+    (tmp_path / FLEET_FILE).write_bytes(orjson.dumps({"router": router}))
     system: System = await start(
         SUN,
         {"math": 1, "tool": 1, "base": 1},
