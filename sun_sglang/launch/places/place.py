@@ -103,7 +103,10 @@ class Running(Protocol):
         """
 
     async def send(self, number: signal.Signals) -> None:
-        """Send a signal to all processes of this start; no error where they have ended.
+        """Send a signal; no error where the processes of this start have ended.
+
+        SIGKILL goes to all of them. Any other signal goes to the first process, which ends the others itself: an SGLang
+        server that receives SIGTERM needs its schedulers until its running requests have ended.
 
         Raises:
             PlaceLostError: the place has lost the machine.

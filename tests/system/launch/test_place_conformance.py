@@ -125,8 +125,9 @@ async def test_worker_listens_at_its_slots_address_in_each_start(place: Place, w
     assert first.pid != second.pid
 
 
-async def test_signal_reaches_all_processes_of_a_start(
-    place: Place, workers: tuple[WorkerPlan, ...], tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+async def test_sigkill_reaches_all_processes_of_a_start_and_sigterm_the_first(
+    place: Place, workers: tuple[WorkerPlan, ...], tmp_path: Path, number: signal.Signals
 ) -> None:
     base, _ = workers
     note = tmp_path / "child"
@@ -134,11 +135,16 @@ async def test_signal_reaches_all_processes_of_a_start(
     await wait_until(lambda: answers(running), "the worker answers", within=WITHIN_S)
     child = int(note.read_text())
     assert start_ticks(child) is not None
-    await running.send(signal.SIGTERM)
+    await running.send(number)
     # before `wait_gone`, which kills what is left
-    await wait_until(lambda: start_ticks(child) is None, "the child has ended", within=WITHIN_S)
-    assert await ended(running) == 0
-    await running.send(signal.SIGTERM)
+    if number == signal.SIGKILL:
+        await wait_until(lambda: start_ticks(child) is None, "the child has ended", within=WITHIN_S)
+    else:
+        assert await running.wait() == 0
+        assert start_ticks(child) is not None
+    assert await ended(running) == (0 if number == signal.SIGTERM else -number)
+    assert start_ticks(child) is None
+    await running.send(number)
 
 
 async def test_start_that_fails_reports_its_exit_status_and_its_own_output(

@@ -75,7 +75,7 @@ class LocalRunning:
         await end_group(self._child.pid)
 
     async def send(self, number: signal.Signals) -> None:
-        """Send a signal to the process group, unless its leader has ended: `wait_gone` ends the processes it left."""
+        """Send a signal, unless the first process has ended: `wait_gone` ends the processes that it left."""
         if not self._child.has_ended:
             signal_group(self._child.pid, number)
 

@@ -1,4 +1,4 @@
-"""The process group of a worker: signals to all of it, and its end.
+"""The process group of a worker: signals to it, and its end.
 
 A worker's first process leads the group, and every process that it starts belongs to it.
 """
@@ -24,14 +24,17 @@ _TRACKER = b"multiprocessing.resource_tracker"
 
 
 def signal_group(group: int, number: signal.Signals) -> None:
-    """Send a signal to all processes of a group; no error where there are none.
+    """Send SIGKILL to all processes of a group, and any other signal to its leader; no error where there are none.
+
+    An SGLang server that receives SIGTERM finishes its running requests first, and needs its schedulers for that. They
+    have no handler: SIGTERM would end them at once.
 
     SIGKILL spares multiprocessing's resource tracker, which ends by itself after it has removed shared memory of the
     others. `end_group` kills a tracker that stays.
     """
     if number != signal.SIGKILL:
         with suppress(ProcessLookupError):
-            os.killpg(group, number)
+            os.kill(group, number)
         return
     for pid in group_members(group):
         if not _is_tracker(pid):

@@ -80,13 +80,26 @@ async def leader(script: str) -> asyncio.subprocess.Process:
     return process
 
 
-async def test_signal_reaches_the_children_of_the_leader() -> None:
-    script = "import subprocess, time; subprocess.Popen(['sleep', '600']); print('up', flush=True); time.sleep(600)"
-    process = await leader(script)
+PARENT = "import subprocess, time; subprocess.Popen(['sleep', '600']); print('up', flush=True); time.sleep(600)"
+
+
+async def test_sigterm_reaches_the_leader_alone() -> None:
+    process = await leader(PARENT)
     members = group_members(process.pid)
     assert len(members) == 2
     signal_group(process.pid, signal.SIGTERM)
     assert await process.wait() == -signal.SIGTERM
+    assert len(group_members(process.pid)) == 1
+    signal_group(process.pid, signal.SIGKILL)
+    await wait_until(lambda: group_members(process.pid) == [], "no member is left")
+
+
+async def test_sigkill_reaches_the_children_of_the_leader() -> None:
+    process = await leader(PARENT)
+    members = group_members(process.pid)
+    assert len(members) == 2
+    signal_group(process.pid, signal.SIGKILL)
+    assert await process.wait() == -signal.SIGKILL
     await wait_until(lambda: [start_ticks(pid) for pid in members] == [None, None], "no member is left")
 
 
