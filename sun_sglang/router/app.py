@@ -277,7 +277,7 @@ def _share(registry: Registry, path: Path | None, process: int, deadlines: Deadl
     processes = registry.fleet.router.processes
     if path is None or processes == 1:
         return None
-    shared = SharedLoads(path.with_name("router.load_monitor"), process, processes, deadlines)
+    shared = SharedLoads(path.with_name("router.loads"), process, processes, deadlines)
     for worker in registry.workers.values():
         worker.load.share(shared)
     registry.on_added.append(lambda worker: worker.load.share(shared))

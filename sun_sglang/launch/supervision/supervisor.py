@@ -12,7 +12,7 @@ from typing import TextIO
 
 from sun_sglang.contracts.fleet_file import Fleet, FleetWorker, write_fleet
 from sun_sglang.contracts.tasks_report import TasksReport
-from sun_sglang.errors import LaunchError
+from sun_sglang.errors import LaunchError, UserError
 from sun_sglang.launch.places.place import Place, Running, Slot, needs_of
 from sun_sglang.launch.planning.plan import ADMIN_KEY, WORKER_KEY, LaunchPlan, RouterPlan, WorkerPlan
 from sun_sglang.launch.router_access import new_key, read_access
@@ -207,14 +207,18 @@ class Supervisor:
         """Give a worker whose machine is lost another slot, and register its new URL at the router.
 
         Raises:
-            LaunchError: the place has no room, or the router does not answer.
+            LaunchError: the place has no room, or the router does not answer or refuses the change. The next try may
+                succeed.
         """
         await self._place.release(self._slots[worker.name])
-        slot = await self._reserve(worker)
-        async with RouterClient(self.plan.router.url, read_access(self.plan.run_dir)) as client:
-            if worker.name in {known["name"] for known in await client.workers()}:
-                await client.remove_worker(worker.name, force=True)
-            await client.add_worker(worker.name, worker.pool, slot.address.url, self._worker_key)
+        try:
+            slot = await self._reserve(worker)
+            async with RouterClient(self.plan.router.url, read_access(self.plan.run_dir)) as client:
+                if worker.name in {known["name"] for known in await client.workers()}:
+                    await client.remove_worker(worker.name, force=True)
+                await client.add_worker(worker.name, worker.pool, slot.address.url, self._worker_key)
+        except UserError as e:
+            raise LaunchError(f"{worker.name} cannot move to another machine: {e}") from e
 
     async def _reserve(self, worker: WorkerPlan) -> Slot:
         slot = await self._place.reserve(worker.name, needs_of(worker))

@@ -107,8 +107,8 @@ class RouteTable:
     def access_rule(self, request: web.Request, route: Route | None) -> AccessRule:
         """Return the rule for a request.
 
-        A request without a route has the strictest rule of the routes whose path begins with the same segment, so that
-        a client without access cannot find out from the errors which paths exist.
+        A request without a route has the strictest rule of the routes whose path begins with the same segment, and at
+        least `key`, so that a client without access cannot find out from the errors which paths exist.
 
         Args:
             request: any request.
@@ -133,7 +133,7 @@ def _strictest_rules(routes: Iterable[Route]) -> Mapping[str, AccessRule]:
     strictest: dict[str, AccessRule] = {}
     for route in routes:
         segment = _first_segment(route.path)
-        strictest[segment] = max(strictest.get(segment, "open"), route.access, key=_STRICTNESS.index)
+        strictest[segment] = max(strictest.get(segment, "key"), route.access, key=_STRICTNESS.index)
     return strictest
 
 

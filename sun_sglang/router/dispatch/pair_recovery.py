@@ -13,7 +13,7 @@ from sun_sglang.router.dispatch.pair_request import PairRequest
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.scheduling.pair_selector import PairSelector
 from sun_sglang.router.workers.registry import Registry
-from sun_sglang.router.workers.worker_paths import Pair, WorkerPath
+from sun_sglang.router.workers.worker_paths import Pair
 
 
 class PairRecovery:
@@ -32,8 +32,8 @@ class PairRecovery:
         self._clock = clock
         self._deadlines = deadlines
         self._closed = False
-        self._proven = asyncio.Event()
-        registry.on_proven.append(self._wake)
+        self._changed = asyncio.Event()
+        registry.on_usable.append(self._wake)
 
     async def select(self, request: PairRequest, ticket: Ticket, avoid: Set[str]) -> Pair | None:
         """Return a pair that accepts the request; None if there is none within the limit.
@@ -69,14 +69,15 @@ class PairRecovery:
         try:
             async with self._clock.timeout(self._deadlines.recovery):
                 while (pair := self._select(request, avoid)) is None and not self._closed:
-                    await self._proven.wait()
+                    await self._changed.wait()
         except TimeoutError:
-            return None
+            # the limit may pass in the same step of the event loop in which a pair becomes usable
+            return self._select(request, avoid)
         return pair
 
     def _select(self, request: PairRequest, avoid: Set[str]) -> Pair | None:
         return self._selector.select(self._registry.usable(request.task), request.cost, request.keys, avoid)
 
-    def _wake(self, _: WorkerPath | None = None) -> None:
-        self._proven.set()
-        self._proven = asyncio.Event()
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()

@@ -31,6 +31,7 @@ class Registry:
         on_ejected: called with the name of a worker that left the rotation.
         on_unproven: called when a path may need a canary.
         on_proven: called with a path that was proven.
+        on_usable: called when a task may have got a usable pair: by a proof, another fleet or a changed worker.
         on_progress: called after each probe, and when a step of a rollout may have become possible.
         on_added: called with a worker that was added while the router runs.
     """
@@ -44,6 +45,7 @@ class Registry:
         self.on_ejected: list[Callable[[str], None]] = []
         self.on_unproven: list[Callable[[], None]] = []
         self.on_proven: list[Callable[[WorkerPath], None]] = []
+        self.on_usable: list[Callable[[], None]] = []
         self.on_progress: list[Callable[[], None]] = []
         self.on_added: list[Callable[[Worker], None]] = []
         self.fleet = self.wanted = fleet
@@ -73,6 +75,7 @@ class Registry:
             return refusal
         self._paths.invalidate(worker)
         self._report_unproven()
+        self._report_usable()
         return ""
 
     def eject(self, name: str, reason: str, *, gone: bool) -> None:
@@ -109,6 +112,7 @@ class Registry:
         self.progress()
         for listener in self.on_proven:
             listener(path)
+        self._report_usable()
         return True
 
     def progress(self) -> None:
@@ -132,6 +136,7 @@ class Registry:
         """Replace the fleet that is served; the workers stay those of `workers`."""
         self.fleet = fleet
         self._note_tasks()
+        self._report_usable()
 
     def add(self, spec: FleetWorker) -> Worker:
         """Add a worker, which is absent."""
@@ -150,6 +155,7 @@ class Registry:
         worker = self.workers[spec.name]
         worker.update_spec(spec)
         self._paths.invalidate(worker)
+        self._report_usable()
 
     def drain(self, name: str) -> None:
         """Send no more new requests to a worker."""
@@ -237,6 +243,10 @@ class Registry:
             if worker.spec.pool in (pools.prefill, pools.decode):
                 names |= {pools.prefill, pools.decode}
         return [w for w in self.workers.values() if w is not worker and w.admitted and w.spec.pool in names]
+
+    def _report_usable(self) -> None:
+        for listener in self.on_usable:
+            listener()
 
     def _report_unproven(self) -> None:
         for listener in self.on_unproven:

@@ -110,7 +110,7 @@ class PathTable:
         # proven peers of each worker
         self._peers: dict[str, set[str]] = {}
         self._between: dict[PoolPair, PoolPaths] = {}
-        self._limits: dict[tuple[str, str], PromptLimits] = {}
+        self._limits: dict[PoolPair, PromptLimits] = {}
         self._comparisons: dict[WorkerPath, _Comparison] = {}
 
     def between(self, pools: PoolPair) -> PoolPaths:
@@ -173,8 +173,7 @@ class PathTable:
     def keep(self, pools: Collection[PoolPair]) -> None:
         """Forget the computed paths and the limits of all other pairs of pools."""
         self._between = {pair: paths for pair, paths in self._between.items() if pair in pools}
-        kept = {(pair.prefill, pair.decode) for pair in pools}
-        self._limits = {pair: limit for pair, limit in self._limits.items() if pair in kept}
+        self._limits = {pair: limit for pair, limit in self._limits.items() if pair in pools}
 
     def _invalidate_between(self, path: WorkerPath) -> None:
         prefill, decode = self._workers[path.prefill].spec.pool, self._workers[path.decode].spec.pool
@@ -195,11 +194,10 @@ class PathTable:
                     usable.append(Pair(prefill, decode))
                 else:
                     unusable.append(UnusablePath(path, refusal))
-        sides = (pools.prefill, pools.decode)
         if usable:
-            self._limits[sides] = _limit(usable)
+            self._limits[pools] = _limit(usable)
         unproven = tuple(one.path for one in unusable if not one.refusal)
-        return PoolPaths(tuple(usable), tuple(unusable), unproven, self._limits.get(sides))
+        return PoolPaths(tuple(usable), tuple(unusable), unproven, self._limits.get(pools))
 
     def _refusal(self, path: WorkerPath, any_decoder: bool) -> str:
         """Return why two admitted workers may not be paired; empty if they may. Cards that stay are compared once.

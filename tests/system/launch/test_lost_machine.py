@@ -8,12 +8,14 @@ import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
 import yaml
 
 from sun_sglang.contracts.tasks_report import TasksReport
+from sun_sglang.errors import UserError
 from sun_sglang.launch.deployment import prepare, supervise
 from sun_sglang.launch.places.local.place import LocalPlace
-from sun_sglang.launch.places.place import Address, PlaceLostError, Running, Slot
+from sun_sglang.launch.places.place import Address, Needs, PlaceLostError, Running, Slot
 from sun_sglang.launch.planning.plan import WorkerPlan
 from sun_sglang.launch.state import DeploymentState, Phase
 from sun_sglang.launch.supervision.readiness import Limits
@@ -68,9 +70,16 @@ class LosableRunning:
 
 
 class LosingPlace(LocalPlace):
-    """The local place, which can lose the machine of a worker."""
+    """The local place, which can lose the machine of a worker, and then refuses it `refusals` times."""
 
     starts: dict[str, LosableRunning]
+    refusals = 0
+
+    async def reserve(self, worker: str, needs: Needs) -> Slot:
+        if self.refusals and worker in getattr(self, "starts", {}):
+            self.refusals -= 1
+            raise UserError("no machine takes it now")
+        return await super().reserve(worker, needs)
 
     async def start(self, slot: Slot, worker: WorkerPlan) -> Running:
         running = LosableRunning(await super().start(slot, worker))
@@ -82,10 +91,14 @@ def served(report: TasksReport) -> str:
     return report.workers["base-0"].url
 
 
-async def test_worker_on_a_lost_machine_gets_another_slot_and_the_router_its_new_address(tmp_path: Path) -> None:
+@pytest.mark.parametrize("refusals", [0, 1])
+async def test_worker_on_a_lost_machine_gets_another_slot_and_the_router_its_new_address(
+    tmp_path: Path, refusals: int
+) -> None:
     file = tmp_path / "sun.yaml"
     file.write_text(yaml.safe_dump(TOPOLOGY))
     place = LosingPlace(tmp_path / "run" / "logs", "plain")
+    place.refusals = refusals
     prepared = (await prepare(file, tmp_path / "run", "plain"))._replace(place=place)
     seen: list[tuple[DeploymentState, TasksReport | None]] = []
     news = asyncio.Event()
@@ -110,7 +123,7 @@ async def test_worker_on_a_lost_machine_gets_another_slot_and_the_router_its_new
     running = asyncio.create_task(deployment.run())
     before = await until_ready(restarts=0)
     await place.starts["base-0"].lose()
-    after = await until_ready(restarts=1)
+    after = await until_ready(restarts=1 + refusals)
     assert before != after
     fleet = json.loads(prepared.plan.router.fleet.read_text())
     assert {worker["name"]: worker["url"] for worker in fleet["workers"]}["base-0"] == after
@@ -118,3 +131,4 @@ async def test_worker_on_a_lost_machine_gets_another_slot_and_the_router_its_new
     await running
     details = {state.detail for states, _ in seen for state in states.processes if state.name == "base-0"}
     assert "the machine is lost" in details
+    assert any("no machine takes it now" in detail for detail in details) == bool(refusals)

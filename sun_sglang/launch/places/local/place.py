@@ -132,10 +132,12 @@ class LocalPlace:
         """Return the open start method; read the GPU memory in use before the first start."""
         async with self._preparing:
             if self._method is None:
+                # before the first wait: `close` clears the slots, and a GPU worker must not be forked
+                method = self._make_method()
                 self._gpu_memory = GpuMemory({name: slot.needs.devices for name, slot in self._slots.items()})
                 await self._gpu_memory.open()
-                self._method = self._make_method()
-                await self._method.open()
+                self._method = method
+                await method.open()
             return self._method
 
     def _make_method(self) -> StartMethod:

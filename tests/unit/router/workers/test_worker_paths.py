@@ -153,3 +153,18 @@ def test_proof_of_workers_whose_cards_differ_since_carries_no_requests() -> None
     assert registry.fleet.tasks["task-0"].prefill == "p"
     (refused,) = [one for one in registry.unusable("task-0") if one.path.prefill == "l0"]
     assert refused.refusal.startswith("architecture differs")
+
+
+def test_limit_of_a_task_that_never_had_a_usable_pair_is_not_that_of_a_task_with_any_decoder() -> None:
+    fleet = shared_pools()
+    lenient = fleet.tasks["task-1"].model_copy(update={"any_decoder": True})
+    registry = Registry(fleet.model_copy(update={"tasks": fleet.tasks | {"task-1": lenient}}))
+    for name in PREFILLS:
+        registry.admit(name, card("prefill", tuned_for="full"))
+    for name in DECODES:
+        registry.admit(name, card("decode", identity={"decoder": "4-bit"}))
+    prove_all(registry)
+    assert registry.limit("task-1") is not None
+    registry.drain("p0")
+    assert registry.usable("task-0") == ()
+    assert registry.limit("task-0") is None
