@@ -80,7 +80,10 @@ async def leader(script: str) -> asyncio.subprocess.Process:
     return process
 
 
-PARENT = "import subprocess, time; subprocess.Popen(['sleep', '600'], stdout=subprocess.DEVNULL); print('up', flush=True); time.sleep(600)"
+PARENT = (
+    "import subprocess, time; subprocess.Popen(['sleep', '600'], stdout=subprocess.DEVNULL); "
+    "print('up', flush=True); time.sleep(600)"
+)
 
 
 async def test_sigterm_reaches_the_leader_alone() -> None:
