@@ -606,7 +606,7 @@ async def test_fault_25_every_decode_worker_is_down(start: Start, stream: bool) 
     cluster = await start({"math": 1, "base": 2})
     for name in ("base-0", "base-1"):
         cluster[name].kill()
-        # else the request may go over an idle connection whose end the router has not read: a worker died under it (502)
+        # else the request may use an idle connection whose end the router has not read: a worker died under it (502)
         await wait_until(lambda name=name: cluster.is_state(name, "absent"))
     status, _, headers = await cluster.post(cluster.body(stream=stream))
     assert status == 503
