@@ -80,8 +80,8 @@ def _torch() -> dict[str, Any]:
     found: dict[str, Any] = {"cuda": torch.version.cuda}
     if torch.cuda.is_available():
         # torch gives these functions no types
-        found["nccl"] = ".".join(map(str, torch.cuda.nccl.version()))  # type: ignore[no-untyped-call]
-        found["cudnn"] = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        found["nccl"] = ".".join(map(str, torch.cuda.nccl.version()))  # type: ignore[no-untyped-call] # torch leaves these without types
+        found["cudnn"] = torch.backends.cudnn.version()  # type: ignore[no-untyped-call] # torch leaves these without types
     return found
 
 

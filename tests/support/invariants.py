@@ -59,9 +59,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Begin the message of a failure with the names of the invariants that the test shows."""
     report = yield
-    names = [str(invariant) for invariant in _marked(item)]
     crash = getattr(report.longrepr, "reprcrash", None)
-    if report.failed and names and crash is not None:
+    if report.failed and crash is not None and (names := [str(invariant) for invariant in _marked(item)]):
         crash.message = f"invariant {'; '.join(names)}: {crash.message}"
         report.sections.append(("broken invariant", "\n".join(names)))
     return report

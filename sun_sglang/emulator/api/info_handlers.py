@@ -23,7 +23,7 @@ _FLUSHED = (
     "Cache flushed.\nPlease check backend logs for more details. "
     "(When there are running or waiting requests, the operation will not be performed.)\n"
 )
-_UNHOOKED = PatchReport(name="emulated", target="sun_sglang.sim", state="missing", detail="made to fail")
+_UNHOOKED = PatchReport(name="emulated", target="sun_sglang.emulator", state="missing", detail="made to fail")
 
 
 class InfoHandlers:

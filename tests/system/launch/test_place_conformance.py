@@ -179,7 +179,7 @@ async def test_worker_has_one_slot_until_it_is_released(place: Place) -> None:
 async def test_close_ends_the_workers_that_run(place: Place, workers: tuple[WorkerPlan, ...]) -> None:
     running = [await started(place, worker) for worker in workers]
     for one in running:
-        await wait_until(lambda one=one: answers(one), "the worker answers", within=WITHIN_S)  # type: ignore[misc]
+        await wait_until(lambda one=one: answers(one), "the worker answers", within=WITHIN_S)
     await place.close()
     assert [await ended(one) for one in running] == [-signal.SIGKILL, -signal.SIGKILL]
 

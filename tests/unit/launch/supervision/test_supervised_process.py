@@ -7,6 +7,7 @@ import itertools
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -69,6 +70,15 @@ class Diary:
     def _note(self) -> None:
         self.states.append(self.process.state)
         self._news.set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Run the process for a minute at most, and stop it at the end."""
+        running = asyncio.create_task(self.process.run())
+        async with asyncio.timeout(60):
+            yield
+        await self.process.stop(30)
+        await running
 
     async def until(self, phase: Phase, restarts: int = 0) -> None:
         while self.phases[-1:] != [phase] or self.process.state.restarts < restarts:
@@ -174,33 +184,27 @@ async def test_end_before_it_served_is_an_early_one_after_any_time_and_shows_its
         return sleeper("false" if restarts < 2 else "sleep 600", state.log, log_begin)
 
     diary = Diary(state, start)
-    running = asyncio.create_task(diary.process.run())
-    async with asyncio.timeout(60):
+    async with diary.running():
         await diary.until(Phase.RUNNING, restarts=2)
-    assert diary.process.early_ends == 2
-    assert [s.log_end for s in diary.states if s.phase == Phase.RESTARTING] == [
-        f"loading\nCUDA out of memory, start {i}" for i in (0, 1)
-    ]
-    await diary.process.stop(30)
-    await running
+        assert diary.process.early_ends == 2
+        assert [s.log_end for s in diary.states if s.phase == Phase.RESTARTING] == [
+            f"loading\nCUDA out of memory, start {i}" for i in (0, 1)
+        ]
 
 
 async def test_end_of_what_served_is_no_early_one(state: ProcessState, hours: None) -> None:
     """The report about the start before may come while the next one runs: it proves nothing."""
     diary = Diary(state, lambda _: sleeper())
-    running = asyncio.create_task(diary.process.run())
     early = []
-    async with asyncio.timeout(60):
+    async with diary.running():
         for restarts, incarnation in enumerate(("one", "one", "two")):
             await diary.until(Phase.RUNNING, restarts)
             diary.process.serves(incarnation)
             os.kill(diary.process.state.pid, signal.SIGKILL)
             await diary.until(Phase.RUNNING, restarts + 1)
             early.append(diary.process.early_ends)
-    # the second start never served: the report named the first one
-    assert early == [0, 1, 0]
-    await diary.process.stop(30)
-    await running
+        # the second start never served: the report named the first one
+        assert early == [0, 1, 0]
 
 
 async def test_process_that_ran_long_enough_counts_as_serving_where_nobody_tells(
@@ -238,12 +242,9 @@ async def test_restart_waits_until_the_processes_of_the_last_start_are_gone(
         return running_of(leader.pid, leader.wait())
 
     diary = Diary(state, start)
-    running = asyncio.create_task(diary.process.run())
-    async with asyncio.timeout(60):
+    async with diary.running():
         await diary.until(Phase.RUNNING, restarts=1)
-    assert alive == [None]
-    await diary.process.stop(30)
-    await running
+        assert alive == [None]
 
 
 async def test_processes_that_nothing_ends_keep_the_next_start_back_and_are_told(
@@ -263,16 +264,13 @@ async def test_processes_that_nothing_ends_keep_the_next_start_back_and_are_told
 
     monkeypatch.setattr(child, "end_group", end_group)
     diary = Diary(state, start)
-    running = asyncio.create_task(diary.process.run())
-    async with asyncio.timeout(60):
+    async with diary.running():
         await diary.until(Phase.RUNNING, restarts=2)
-    assert [s.detail for s in diary.states if s.phase == Phase.RESTARTING] == [
-        "exit 1; processes [7] did not end",
-        "processes [7] did not end",
-    ]
-    assert starts == [0, 2]
-    await diary.process.stop(30)
-    await running
+        assert [s.detail for s in diary.states if s.phase == Phase.RESTARTING] == [
+            "exit 1; processes [7] did not end",
+            "processes [7] did not end",
+        ]
+        assert starts == [0, 2]
 
 
 async def test_it_can_be_stopped_while_it_waits_for_what_the_last_start_held(
@@ -405,17 +403,14 @@ async def test_process_on_a_lost_machine_is_prepared_as_lost_until_that_succeeds
         return LostRunning() if restarts == 0 else await sleeper("false" if restarts == 2 else "sleep 60")
 
     diary = Diary(state, start, prepare)
-    running = asyncio.create_task(diary.process.run())
-    async with asyncio.timeout(60):
+    async with diary.running():
         await diary.until(Phase.RUNNING, restarts=3)
-    assert [s.detail for s in diary.states if s.phase == Phase.RESTARTING] == [
-        "the node of `math-0` is lost",
-        "no machine has room",
-        "exit 1",
-    ]
-    assert prepared == [True, True, False]
-    await diary.process.stop(30)
-    await running
+        assert [s.detail for s in diary.states if s.phase == Phase.RESTARTING] == [
+            "the node of `math-0` is lost",
+            "no machine has room",
+            "exit 1",
+        ]
+        assert prepared == [True, True, False]
 
 
 async def test_process_whose_machine_is_lost_while_it_starts_is_prepared_as_lost(
@@ -433,12 +428,9 @@ async def test_process_whose_machine_is_lost_while_it_starts_is_prepared_as_lost
         return await sleeper()
 
     diary = Diary(state, start, prepare)
-    running = asyncio.create_task(diary.process.run())
-    async with asyncio.timeout(60):
+    async with diary.running():
         await diary.until(Phase.RUNNING, restarts=1)
-    assert prepared == [True]
-    await diary.process.stop(30)
-    await running
+        assert prepared == [True]
 
 
 async def test_process_whose_machine_is_lost_while_it_is_stopped_ends(state: ProcessState) -> None:

@@ -82,7 +82,7 @@ def test_route_without_an_access_rule_cannot_be_constructed() -> None:
         return web.Response()
 
     with pytest.raises(TypeError, match="access"):
-        Route("GET", "/new", handler)  # type: ignore[call-arg]
+        Route("GET", "/new", handler)
 
 
 @pytest.mark.parametrize(

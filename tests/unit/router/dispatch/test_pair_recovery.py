@@ -45,7 +45,7 @@ async def test_request_that_waits_while_its_task_moves_to_proven_pools_gets_a_pa
     # only a wake-up can end the wait within the test's own limit
     deadlines = replace(DEFAULT, recovery=3600.0)
     recovery = PairRecovery(registry, PairSelector(Policies(), random.Random(0)), clock, deadlines)
-    waiting = asyncio.create_task(recovery.select(Request("moving"), Ticket(), set()))  # type: ignore[arg-type]
+    waiting = asyncio.create_task(recovery.select(Request("moving"), Ticket(), set()))
     await asyncio.sleep(0)
     assert registry.usable("moving") == ()
     document["tasks"]["moving"] = {"prefill": "p", "decode": "d"}

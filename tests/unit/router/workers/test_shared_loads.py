@@ -31,6 +31,14 @@ def worker(name: str) -> Worker:
     return Worker(FleetWorker(name=name, pool="d", url="http://h:1"), "decode")
 
 
+def two_processes(path: Path) -> list[tuple[SharedLoads, Worker]]:
+    """Return the shared loads of two router processes, and each process's own object of one worker."""
+    shared = [(SharedLoads(path, process, 2, DEADLINES), worker("a")) for process in range(2)]
+    for loads, its_worker in shared:
+        its_worker.load.share(loads)
+    return shared
+
+
 STEPS = st.lists(
     st.tuples(
         st.integers(0, 2), st.sampled_from(["take", "give", "restart"]), st.sampled_from("abc"), st.integers(0, 9)
@@ -66,10 +74,7 @@ def test_each_process_knows_what_all_have_on_a_worker(tmp_path_factory: Any, ste
 
 
 def test_a_process_that_ends_takes_its_counts_along(tmp_path: Path) -> None:
-    one, two = (SharedLoads(tmp_path / "t", i, 2, DEADLINES) for i in range(2))
-    mine, theirs = worker("a"), worker("a")
-    mine.load.share(one)
-    theirs.load.share(two)
+    (one, mine), (_two, theirs) = two_processes(tmp_path / "t")
     mine.load.acquire(100)
     assert theirs.load.total_tokens == 100
     theirs.load.set_external(0, 7)
@@ -94,10 +99,7 @@ def test_a_worker_that_reads_one_processs_long_prompts_is_excused_by_all(tmp_pat
 
 
 def test_a_process_that_was_killed_counts_for_nothing_once_it_is_gone(tmp_path: Path) -> None:
-    one, two = (SharedLoads(tmp_path / "t", i, 2, DEADLINES) for i in range(2))
-    mine, theirs = worker("a"), worker("a")
-    mine.load.share(one)
-    theirs.load.share(two)
+    (one, mine), (two, theirs) = two_processes(tmp_path / "t")
     mine.load.acquire(100)
     two.check_processes()
     assert theirs.load.router_total == (1, 100), "it is this process, which is there"
@@ -121,10 +123,7 @@ def test_a_process_that_was_killed_counts_for_nothing_once_it_is_gone(tmp_path: 
 def test_check_processes_without_a_free_descriptor_keeps_the_last_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, age: int, counted: tuple[int, int]
 ) -> None:
-    one, two = (SharedLoads(tmp_path / "t", i, 2, DEADLINES) for i in range(2))
-    mine, theirs = worker("a"), worker("a")
-    mine.load.share(one)
-    theirs.load.share(two)
+    (one, mine), (two, theirs) = two_processes(tmp_path / "t")
     mine.load.acquire(100)
     one._own[3] -= age
     two.check_processes()
@@ -139,10 +138,7 @@ def test_check_processes_without_a_free_descriptor_keeps_the_last_result(
 
 
 def test_a_later_process_with_the_same_id_is_another(tmp_path: Path) -> None:
-    one, two = (SharedLoads(tmp_path / "t", i, 2, DEADLINES) for i in range(2))
-    mine, theirs = worker("a"), worker("a")
-    mine.load.share(one)
-    theirs.load.share(two)
+    (one, mine), (two, theirs) = two_processes(tmp_path / "t")
     mine.load.acquire(100)
     one._own[3] -= 1
     two.check_processes()

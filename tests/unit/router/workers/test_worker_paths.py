@@ -23,6 +23,18 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[PoolPair]:
     return found
 
 
+def registry_of_another_decoder() -> Registry:
+    """Return workers whose modules were tuned for another decoder, which `task-1` alone accepts. Nothing is proven."""
+    fleet = shared_pools()
+    lenient = fleet.tasks["task-1"].model_copy(update={"any_decoder": True})
+    registry = Registry(fleet.model_copy(update={"tasks": fleet.tasks | {"task-1": lenient}}))
+    for name in PREFILLS:
+        registry.admit(name, card("prefill", tuned_for="full"))
+    for name in DECODES:
+        registry.admit(name, card("decode", identity={"decoder": "4-bit"}))
+    return registry
+
+
 def test_paths_of_400_tasks_on_shared_pools_take_one_canary_per_pair_of_workers() -> None:
     registry = Registry(shared_pools())
     admit_all(registry)
@@ -70,13 +82,7 @@ def test_paths_of_many_tasks_are_computed_once_after_each_change(computed: list[
 
 
 def test_rule_of_a_task_selects_among_proven_paths_and_needs_no_canary() -> None:
-    fleet = shared_pools()
-    lenient = fleet.tasks["task-1"].model_copy(update={"any_decoder": True})
-    registry = Registry(fleet.model_copy(update={"tasks": fleet.tasks | {"task-1": lenient}}))
-    for name in PREFILLS:
-        registry.admit(name, card("prefill", tuned_for="full"))
-    for name in DECODES:
-        registry.admit(name, card("decode", identity={"decoder": "4-bit"}))
+    registry = registry_of_another_decoder()
     assert prove_all(registry) == 4 * 8
     assert len(registry.usable("task-1")) == 4 * 8
     assert registry.usable("task-0") == ()
@@ -156,13 +162,7 @@ def test_proof_of_workers_whose_cards_differ_since_carries_no_requests() -> None
 
 
 def test_limit_of_a_task_that_never_had_a_usable_pair_is_not_that_of_a_task_with_any_decoder() -> None:
-    fleet = shared_pools()
-    lenient = fleet.tasks["task-1"].model_copy(update={"any_decoder": True})
-    registry = Registry(fleet.model_copy(update={"tasks": fleet.tasks | {"task-1": lenient}}))
-    for name in PREFILLS:
-        registry.admit(name, card("prefill", tuned_for="full"))
-    for name in DECODES:
-        registry.admit(name, card("decode", identity={"decoder": "4-bit"}))
+    registry = registry_of_another_decoder()
     prove_all(registry)
     assert registry.limit("task-1") is not None
     registry.drain("p0")
