@@ -729,7 +729,7 @@ async def test_fault_28_a_hook_that_did_not_take(start: Start) -> None:
     await cluster.fault("base-0", "unhooked", spare="")
     await wait_until(lambda: cluster.is_state("base-0", "refused"))
     _, reason = (await cluster.states())["base-0"]
-    assert reason == "hook `emulated` on sun_sglang.sim is missing: made to fail"
+    assert reason == "hook `emulated` on sun_sglang.emulator is missing: made to fail"
     for _ in range(3):
         await cluster.exact()
         await cluster.exact("tool", stream=True)

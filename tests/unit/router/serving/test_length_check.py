@@ -105,7 +105,9 @@ async def test_a_task_that_leaves_while_its_prompt_is_counted_answers_503(start:
     await wait_until(lambda: system["math-0"].counted)
     registry = system.router.registry
     tasks = {name: task for name, task in registry.fleet.tasks.items() if name != "math"}
-    registry.serve(registry.fleet.model_copy(update={"tasks": tasks}))
+    without = registry.fleet.model_copy(update={"tasks": tasks})
+    registry.want(without)
+    registry.serve(without)
     system["math-0"].go_on()
     status, reply = await asked
     assert (status, reply["error"]["code"]) == (503, "no_worker")
