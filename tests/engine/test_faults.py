@@ -223,7 +223,7 @@ async def test_fault_01_prefill_refuses_the_connection(
     kill: Kill, deployment: Deployment, task_references: dict[str, Reference], tmp_path: Path
 ) -> None:
     pools = {"prefill": ["spare-a-0", "llama-a-0"], "decode": ["uncached-0"]}
-    async with a_router(deployment, tmp_path, pools, probe_interval=NEVER) as router:
+    async with a_router(deployment, tmp_path, pools, probe_interval=NEVER, policy={"prefill": "round_robin"}) as router:
         await kill("spare-a-0")
         await wait_until(lambda: refuses(deployment, "spare-a-0"), "its port refuses", within=PATIENCE)
         for seed in range(2):  # one of the two goes to the dead worker first
@@ -365,7 +365,7 @@ async def test_fault_06_decode_refuses_the_connection(
     kill: Kill, deployment: Deployment, task_references: dict[str, Reference], tmp_path: Path
 ) -> None:
     pools = {"prefill": ["llama-a-0"], "decode": ["stock-0", "uncached-0"]}
-    async with a_router(deployment, tmp_path, pools, probe_interval=NEVER) as router:
+    async with a_router(deployment, tmp_path, pools, probe_interval=NEVER, policy={"decode": "round_robin"}) as router:
         await kill("uncached-0")
         await wait_until(lambda: refuses(deployment, "uncached-0"), "its port refuses", within=PATIENCE)
         for seed in range(2):
