@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import orjson
 
 from sun_sglang.errors import RequestError
@@ -32,7 +30,6 @@ class ApiError(Exception):
         message: for the client, at most 4,096 characters.
         param: the request field at fault; None if no field is.
         code: a machine-readable code in OpenAI's style.
-        body: a worker's own error body, which replaces the body built from the message; None if there is none.
         retry_after: seconds after which the client may try again; None for one second with 429 and 503, and no retry
             with any other status.
     """
@@ -44,14 +41,12 @@ class ApiError(Exception):
         *,
         param: str | None = None,
         code: str | None = None,
-        body: bytes | None = None,
         retry_after: int | None = None,
     ) -> None:
         self.status = status
         self.message = truncate(escape_surrogates(message), _MOST_CHARACTERS)
         self.param = None if param is None else truncate(escape_surrogates(param), _MOST_CHARACTERS)
         self.code = code
-        self.body = body
         self.retry_after = retry_after or (RETRY_AFTER_S if status in (429, 503) else None)
         super().__init__(self.message)
 
@@ -61,16 +56,14 @@ class ApiError(Exception):
         return cls(error.status, error.message, param=error.param, code=error.code)
 
     def as_json(self) -> bytes:
-        """Return the body: `{"error": {"message", "type", "param", "code"}}`, or the worker's own."""
-        return self.body if self.body is not None else orjson.dumps({"error": self._fields()})
+        """Return the body: `{"error": {"message", "type", "param", "code"}}`, with `param` and `code` text or null."""
+        kind = _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+        fields = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        return orjson.dumps({"error": fields})
 
     def as_event(self) -> bytes:
-        """Return the server-sent event that ends a broken stream; SGLang's clients read `error.message`."""
-        return b"data: " + orjson.dumps({"error": self._fields() | {"code": self.code or self.status}}) + b"\n\n"
-
-    def _fields(self) -> dict[str, Any]:
-        kind = _TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
-        return {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        """Return the server-sent event that ends a stream: its data is the body, as in OpenAI's API."""
+        return b"data: " + self.as_json() + b"\n\n"
 
 
 def internal_error() -> ApiError:

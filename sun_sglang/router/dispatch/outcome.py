@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TypeAlias
+from typing import TypeAlias, TypeGuard
 
 from sun_sglang.router.dispatch.legs import Leg
+from sun_sglang.router.dispatch.worker_refusal import refusal, refusal_of
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.protocol.sse import EventFramer, event_data
-from sun_sglang.router.protocol.worker_replies import error_code, error_message, find_abort, has_error_message
+from sun_sglang.router.protocol.worker_replies import error_code, error_message, find_abort
 from sun_sglang.router.transport.messages import LegFailure, LegResponse, LegResult
 
 # Messages of a decode worker whose prefill worker does not answer at its bootstrap port (disaggregation/decode.py,
@@ -179,12 +180,13 @@ def find_fault(leg: Leg, result: LegResult | None, rid: str) -> Relay | AttemptF
         error = ApiError(502, f"the {leg} worker refuses the router's worker key", code=f"{leg}_failed")
         return AttemptFailed(leg, error, eject=True)
     if 400 <= result.status < 500:
-        return Relay(_refusal(leg, result))
+        return Relay(refusal_of(leg, result.status, result.head))
     if result.status != HTTPStatus.OK:
         return _broken(leg, f"answered {result.status}: {error_message(result.head)}")
     body = _first_data(result.head) if result.streamed else result.head
     if body.startswith((b'{"error"', b'{"object":"error"')):
-        return _aborted(leg, error_code(body), error_message(body))
+        status = error_code(body)
+        return Relay(refusal_of(leg, status, body)) if _is_refusal(status) else _broken(leg, error_message(body))
     reason = find_abort(body)
     # the reader of a stream checks its events one by one
     if reason is None and not result.streamed and rid.encode() not in result.head:
@@ -192,20 +194,12 @@ def find_fault(leg: Leg, result: LegResult | None, rid: str) -> Relay | AttemptF
         return _broken(leg, f"its response is no answer to this request: {start}", blames_prefill=False)
     if reason is None:
         return None
-    return _aborted(leg, reason.get("status_code"), str(reason.get("message") or "the request was aborted"))
+    status, message = reason.get("status_code"), str(reason.get("message") or "the request was aborted")
+    return Relay(refusal(status, message)) if _is_refusal(status) else _broken(leg, message)
 
 
-def _refusal(leg: Leg, reply: LegResponse) -> ApiError:
-    """Return a worker's 4xx for the client: the worker's own body if clients find a message in it."""
-    if has_error_message(reply.head):
-        return ApiError(reply.status, f"refused by the {leg} worker", body=reply.head)
-    return ApiError(reply.status, error_message(reply.head) or f"refused by the {leg} worker")
-
-
-def _aborted(leg: Leg, status: object, message: str) -> Relay | AttemptFailed:
-    if isinstance(status, int) and 400 <= status < 500:
-        return Relay(ApiError(status, message))
-    return _broken(leg, message)
+def _is_refusal(status: object) -> TypeGuard[int]:
+    return isinstance(status, int) and 400 <= status < 500
 
 
 def _broken(leg: Leg, message: str, *, blames_prefill: bool = True) -> AttemptFailed:

@@ -92,7 +92,7 @@ class PathProver:
         try:
             outcome = await self._dispatcher.try_pair(request, pair, ticket, self._deadlines.canary, fresh=True)
         except ApiError as error:
-            fault = error.body.decode(errors="replace") if error.body else error.message
+            fault = error.message
         else:
             fault = canary_fault(outcome.head) if isinstance(outcome, PairResponse) else outcome.error.message
         pools = (pair.prefill.spec.pool, pair.decode.spec.pool)

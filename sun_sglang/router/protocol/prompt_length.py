@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from sun_sglang.errors import RequestError
+from sun_sglang.router.protocol import overflow
 from sun_sglang.router.protocol.prompt_bytes import chat_bytes, text_bytes
 from sun_sglang.router.protocol.request import Endpoint
 
@@ -103,11 +104,7 @@ def prompt_too_long(tokens: str, limit: PromptLimits, task: str) -> RequestError
         limit: limits of the task's workers.
         task: name of the task.
     """
-    return RequestError(
-        400,
-        f"the prompt has {tokens} tokens; task `{task}` takes at most {limit.tokens}",
-        code="context_length_exceeded",
-    )
+    return RequestError(400, overflow.prompt_overflow(tokens, limit.tokens, task), code=overflow.CODE)
 
 
 def check_token_ids(endpoint: Endpoint, body: Mapping[str, Any], limit: PromptLimits) -> None:

@@ -83,34 +83,26 @@ def abort_reason(result: Mapping[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def error_message(body: bytes) -> str:
-    """Return the message of a worker's error body in any of SGLang's formats, at most 500 characters."""
+def error_message(body: bytes, most: int = 500) -> str:
+    """Return the message of a worker's error body in any of SGLang's formats, at most `most` characters."""
     parsed = parse_json(body)
     if parsed is None:
-        return body[:500].decode(errors="replace")
+        return body[:most].decode(errors="replace")
     error = parsed.get("error", parsed) if isinstance(parsed, dict) else parsed
     message = error.get("message", error) if isinstance(error, dict) else error
-    return str(message)[:500]
+    return str(message)[:most]
 
 
-def has_error_message(body: bytes) -> bool:
-    """Return whether an error body has its message where clients read it.
-
-    That is `error.message`, or `message` in an object whose `object` is `error`. SGLang's check of a /generate body
-    answers `{"error": "..."}` instead (srt/entrypoints/api_contract.py).
-    """
+def error_fields(body: bytes) -> Mapping[str, Any]:
+    """Return the object with the message, `param` and `code` of a worker's error body; empty if it has none."""
     parsed = parse_json(body)
-    if not isinstance(parsed, dict):
-        return False
-    error = parsed if parsed.get("object") == "error" else parsed.get("error")
-    return isinstance(error, dict) and isinstance(error.get("message"), str)
+    error = parsed.get("error", parsed) if isinstance(parsed, dict) else None
+    return error if isinstance(error, dict) else {}
 
 
 def error_code(body: bytes) -> int | None:
     """Return the status that an error inside a 200 names; None if it names none."""
-    parsed = parse_json(body)
-    error = parsed.get("error", parsed) if isinstance(parsed, dict) else None
-    code = error.get("code") if isinstance(error, dict) else None
+    code = error_fields(body).get("code")
     return code if isinstance(code, int) and not isinstance(code, bool) else None
 
 

@@ -15,6 +15,7 @@ from sun_sglang.router.dispatch.attempt import Ticket
 from sun_sglang.router.dispatch.dispatcher import Dispatcher
 from sun_sglang.router.dispatch.pair_request import PairRequest
 from sun_sglang.router.dispatch.pair_response import PairResponse, StreamBrokenError
+from sun_sglang.router.dispatch.worker_refusal import event_error
 from sun_sglang.router.errors import ApiError, broken_stream_error, internal_error
 from sun_sglang.router.observability.log import Log
 from sun_sglang.router.observability.metrics import Metrics
@@ -232,7 +233,7 @@ async def _pump(response: PairResponse, stream: StreamFilter, piece: bytes, out:
         await out.write(frame(stream.rewrite(stream.aborted) if stream.rewrite else stream.aborted) + DONE)
         return "aborted"
     if stream.error is not None:
-        await out.write(frame(stream.error))
+        await out.write(event_error(stream.error).as_event())
     else:
         await out.write(broken_stream_error(str(stream.bad or "the worker aborted the request")).as_event())
     return "failed"

@@ -16,6 +16,7 @@ import orjson
 from sun_sglang.contracts.token_count import TOKEN_COUNT_PATH, TokenCount
 from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.dispatch.pair_request import worker_model
+from sun_sglang.router.dispatch.worker_refusal import refusal_of
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.observability.log import Log
 from sun_sglang.router.protocol.fan_out import SingleRequest
@@ -27,7 +28,7 @@ from sun_sglang.router.protocol.prompt_length import (
     prompt_too_long,
 )
 from sun_sglang.router.protocol.request import Request
-from sun_sglang.router.protocol.worker_replies import error_message, parse_json
+from sun_sglang.router.protocol.worker_replies import parse_json
 from sun_sglang.router.transport.http_session import describe_error, read_at_most
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.worker import Worker
@@ -168,7 +169,7 @@ class LengthChecker:
         async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
             reply, status = await read_at_most(response, MAX_REPLY_BYTES), response.status
         if status == 400:
-            raise ApiError(400, error_message(reply), body=reply)
+            raise refusal_of("prefill", status, reply)
         parsed = parse_json(reply)
         tokens = parsed.get("tokens") if isinstance(parsed, dict) else None
         if status != 200 or not isinstance(tokens, int):

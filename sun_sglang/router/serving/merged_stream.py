@@ -7,14 +7,13 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-import orjson
-
 from sun_sglang.router.dispatch.attempt import Ticket
 from sun_sglang.router.dispatch.pair_response import PairResponse, StreamBrokenError
+from sun_sglang.router.dispatch.worker_refusal import event_error
 from sun_sglang.router.errors import ApiError, internal_error
 from sun_sglang.router.protocol.fan_out import RESULT_FIELD, merge_usage, reindex
 from sun_sglang.router.protocol.request import Endpoint, Request
-from sun_sglang.router.protocol.sse import DONE, DONE_DATA, EventFramer, EventKind, event, event_data, event_kind, frame
+from sun_sglang.router.protocol.sse import DONE, DONE_DATA, EventFramer, EventKind, event, event_data, event_kind
 from sun_sglang.router.protocol.worker_replies import BadReplyError, TokenCounts, parse_result, token_counts
 from sun_sglang.router.serving.rewriting import Rewriter
 
@@ -139,8 +138,7 @@ class MergedStream:
                 self._usages[index] = result["usage"]
                 return False
             case EventKind.ERROR:
-                message = f"answer {index} failed"
-                raise ApiError(502, message, code="stream_broken", body=orjson.dumps(result))
+                raise event_error(rewriter.rename(data))
             case EventKind.ABORT if not ticket.abort_asked:
                 raise ApiError(502, f"answer {index} broke off: the worker aborted the request", code="stream_broken")
             case kind:
@@ -174,7 +172,7 @@ class MergedStream:
     def _client_bytes(self, item: bytes | ApiError) -> bytes:
         if isinstance(item, ApiError):
             self.failed = self._ended = True
-            return frame(item.body) if item.body is not None else item.as_event()
+            return item.as_event()
         self._ended = item == DONE
         return (self._usage_event() + DONE) if self._ended else item
 

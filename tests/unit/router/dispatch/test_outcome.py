@@ -98,23 +98,11 @@ def test_a_refusal_by_either_leg_is_the_answer_even_beside_a_fault(refusal: Any,
         assert outcome.error.status in (400, 429)
 
 
-OWN_BODIES = [
-    b'{"error":{"message":"no"}}',
-    b'{"object":"error","message":"no","type":"Bad Request","param":null,"code":400}',
-]
-
-
-@pytest.mark.parametrize("body", OWN_BODIES)
-@pytest.mark.parametrize("leg", ["prefill", "decode"])
-def test_refusal_in_a_shape_that_clients_read_is_passed_on_as_it_came(leg: str, body: bytes) -> None:
-    outcome = decide(LegResponse(400, body), None) if leg == "prefill" else decide(None, LegResponse(400, body))
-    assert isinstance(outcome, Relay)
-    assert (outcome.error.status, outcome.error.as_json()) == (400, body)
-
-
 @pytest.mark.parametrize(
     ("body", "message"),
     [
+        (b'{"error":{"message":"no"}}', "no"),
+        (b'{"object":"error","message":"no","type":"Bad Request","param":null,"code":400}', "no"),
         (b'{"error":"unknown field `x`, expected `y`"}', "unknown field `x`, expected `y`"),
         (b'{"detail":"no"}', "{'detail': 'no'}"),
         (b"plain text", "plain text"),
@@ -122,11 +110,71 @@ def test_refusal_in_a_shape_that_clients_read_is_passed_on_as_it_came(leg: str, 
     ],
 )
 @pytest.mark.parametrize("leg", ["prefill", "decode"])
-def test_refusal_in_another_shape_reaches_clients_in_the_routers(leg: str, body: bytes, message: str) -> None:
+def test_refusal_in_any_shape_reaches_clients_in_openais(leg: str, body: bytes, message: str) -> None:
     outcome = decide(LegResponse(400, body), None) if leg == "prefill" else decide(None, LegResponse(400, body))
     assert isinstance(outcome, Relay)
-    error = orjson.loads(outcome.error.as_json())["error"]
-    assert (error["type"], error["message"]) == ("invalid_request_error", message.replace("LEG", leg))
+    assert orjson.loads(outcome.error.as_json()) == {
+        "error": {
+            "message": message.replace("LEG", leg),
+            "type": "invalid_request_error",
+            "param": None,
+            "code": None,
+        }
+    }
+
+
+# what the two workers answer to a grammar that does not compile, in a stream; either may be first
+BAD_GRAMMAR = (
+    LegResponse(400, b'{"object":"error","message":"bad grammar","type":"BadRequestError","param":null,"code":400}'),
+    LegResponse(
+        200,
+        b'data: {"error": {"object":"error","message":"bad grammar","type":"BadRequestError","code":400}}\n\n',
+        streamed=True,
+    ),
+)
+
+
+@pytest.mark.parametrize("prefill", [None, BAD_GRAMMAR[0]])
+@pytest.mark.parametrize("decode", [None, BAD_GRAMMAR[1]])
+def test_refusal_of_a_stream_has_one_shape_whichever_worker_is_first(
+    prefill: LegResponse | None, decode: LegResponse | None
+) -> None:
+    if prefill is None and decode is None:
+        return
+    outcome = decide(prefill, decode, rid="0" * 32)
+    assert isinstance(outcome, Relay)
+    assert outcome.error.status == 400
+    assert orjson.loads(outcome.error.as_json())["error"] == {
+        "message": "bad grammar",
+        "type": "invalid_request_error",
+        "param": None,
+        "code": None,
+    }
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"object":"error","message":"Requested token count exceeds the model\'s maximum context length of 8."}',
+        b'{"error":{"message":"The input (9 tokens) is longer than the model\'s context length (8 tokens)."}}',
+        b'{"message":"Input length (9 tokens) exceeds the maximum allowed length (8 tokens). Use a shorter input."}',
+        b'{"message":"Request 0 exceeds the maximum number of tokens: 9 > 8"}',
+        b'{"message":"max_completion_tokens is too large: 9.This model supports at most 8 completion tokens."}',
+    ],
+)
+def test_overflow_that_a_worker_refuses_has_the_code_and_a_phrase_of_openai_or_sglang(body: bytes) -> None:
+    outcome = decide(LegResponse(400, body), None)
+    assert isinstance(outcome, Relay)
+    assert outcome.error.code == "context_length_exceeded"
+    phrases = ("maximum context length", "longer than the model's context length")
+    assert any(phrase in outcome.error.message for phrase in phrases)
+
+
+def test_field_and_code_that_a_worker_names_reach_the_client() -> None:
+    body = b'{"error":{"message":"no","param":"tools","code":"bad_tool"}}'
+    outcome = decide(LegResponse(422, body), None)
+    assert isinstance(outcome, Relay)
+    assert (outcome.error.status, outcome.error.param, outcome.error.code) == (422, "tools", "bad_tool")
 
 
 def test_worker_that_refuses_the_routers_key_is_at_fault_and_not_the_client() -> None:

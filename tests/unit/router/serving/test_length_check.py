@@ -47,7 +47,9 @@ async def test_a_prompt_over_the_lower_bound_is_refused_and_no_worker_is_asked(
         status, reply = await system.post(path, {"model": "math", field: text})
         assert status == 400
         assert reply["error"]["code"] == "context_length_exceeded"
-        assert "more than 1000 tokens; task `math` takes at most 1000" in reply["error"]["message"]
+        message = reply["error"]["message"]
+        assert "(more than 1000 tokens) is longer than the model's context length (1001 tokens)" in message
+        assert "This model's maximum context length is 1001 tokens; task `math` takes at most 1000" in message
     assert not any(worker.counted or worker.requests for worker in system.workers.values())
 
 

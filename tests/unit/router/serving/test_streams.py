@@ -206,7 +206,9 @@ async def test_one_of_several_that_fails_later_ends_all_with_its_error(small: Sy
     error = {"error": {"message": "made to fail", "code": 500}}
     small["base-0"].fault = Fault(writes=(sse(completed("a")), sse(error)), hang_after=1)
     events = await small.events_of("/v1/completions", asking("/v1/completions", 3))
-    assert events[-1] == error
+    message = "the answer broke off: the decode worker failed: made to fail"
+    shown = {"message": message, "type": "server_error", "param": None, "code": "stream_broken"}
+    assert events[-1] == {"error": shown}
     await aborted_on_both(small, 3)
 
 

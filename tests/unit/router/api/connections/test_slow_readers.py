@@ -115,8 +115,9 @@ async def test_client_that_does_not_read_an_error_is_disconnected(
     system: System = await start(SUN, {"math": 1, "tool": 1, "base": 1}, router={"write_timeout": 0.3})
 
     def broken(self: Any, *_: Any) -> Any:
-        raise ApiError(400, "too long a tale", body=b"x" * (1 << 20))
+        raise ApiError(400, "too long a tale")
 
+    monkeypatch.setattr(ApiError, "as_json", lambda _: b"x" * (1 << 20))
     monkeypatch.setattr(type(system.router.service), "handle", broken)
     async with stuck_client(system, generate(1)):
         await wait_until(lambda: not [c for c in system.router.connections if c.writing_paused])
