@@ -20,8 +20,23 @@ def is_too_deep(raw: bytes, parsed: Any) -> bool:
         raw: the JSON text. A text with few brackets is not examined further.
         parsed: the parsed JSON.
     """
-    if raw.count(b"[") + raw.count(b"{") <= MAX_DEPTH:
+    return raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _exceeds(parsed)
+
+
+def is_text_too_deep(text: str, around: int) -> bool:
+    """Return whether a text is JSON that has more than `MAX_DEPTH` levels together with `around` levels around it."""
+    if text.count("[") + text.count("{") + around <= MAX_DEPTH:
         return False
+    try:
+        parsed = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return False
+    for _ in range(around):
+        parsed = [parsed]
+    return _exceeds(parsed)
+
+
+def _exceeds(parsed: Any) -> bool:
     try:
         orjson.dumps(parsed)
     except orjson.JSONEncodeError:

@@ -11,6 +11,7 @@ import orjson
 from sun_sglang.errors import RequestError
 from sun_sglang.router.protocol.fields import check as fields
 from sun_sglang.router.protocol.fields import table as tables
+from sun_sglang.router.protocol.fields.messages import check_messages, check_template_variables
 from sun_sglang.router.protocol.fields.schemas import (
     check_depth,
     check_grammars,
@@ -20,8 +21,6 @@ from sun_sglang.router.protocol.fields.schemas import (
 )
 from sun_sglang.router.protocol.fields.value_types import FLAG
 
-# the parts of a message that contain no media; a worker would fetch media from any URL, even its own host and files
-TEXT_PARTS = ("text", "thinking", "reasoning", "tool_reference")
 STREAM_OPTIONS = ("include_usage", "continuous_usage_stats")
 
 
@@ -172,9 +171,9 @@ def _chat(given: Mapping[str, Any], body: dict[str, Any], allowed: Collection[st
     if not isinstance(messages, list) or not messages or not {dict}.issuperset(map(type, messages)):
         raise RequestError(400, "`messages` must be a non-empty list of objects", param="messages")
     tools = body.get("tools") or []
+    check_messages(messages)
+    check_template_variables(body.get("chat_template_kwargs"))
     for message in messages:
-        if isinstance(content := message.get("content"), list):
-            _check_parts(content)
         if "tools" in message and isinstance(message["tools"], list):
             tools = [*tools, *message["tools"]]
     if body.get("continue_final_message") and len(messages) == 1 and not messages[0].get("content"):
@@ -189,18 +188,6 @@ def _chat(given: Mapping[str, Any], body: dict[str, Any], allowed: Collection[st
     if "input_ids" in body:
         fields.check_token_ids(body["input_ids"], "input_ids")
     return None, n
-
-
-def _check_parts(parts: list[Any]) -> None:
-    for part in parts:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind not in TEXT_PARTS:
-            raise RequestError(
-                400,
-                f"`messages.content` holds a part of type {kind!r}; only text models are served: "
-                f"send {', '.join(TEXT_PARTS)}",
-                param="messages",
-            )
 
 
 def _generate(given: Mapping[str, Any], body: dict[str, Any], allowed: Collection[str]) -> tuple[int | None, int]:
@@ -261,9 +248,7 @@ def _stream_options(given: Mapping[str, Any], table: tables.Table) -> Mapping[st
     kept = {}
     for name, value in options.items():
         if name in STREAM_OPTIONS and value is not None:
-            if not FLAG.accepts(value):
-                raise fields.invalid_value(f"stream_options.{name}", FLAG)
-            kept[name] = value
+            kept[name] = fields.checked_value(f"stream_options.{name}", FLAG, value, lax=True)
     return kept
 
 

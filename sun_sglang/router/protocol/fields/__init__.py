@@ -1,6 +1,6 @@
 """The table of request fields: for each field of SGLang's API, whether the workers receive it and within which bounds.
 
-Belongs here: rules for single fields, JSON schemas and regular expressions. Does not belong here: rules that involve
+Belongs here: rules for single fields, messages, JSON schemas and regular expressions. Does not belong here: rules that involve
 several fields of a request (`protocol/request.py`).
 
 To add a field, add a row to `table.py`: `Forwarded` (with a type and bounds), `RouterOwned`, `Dropped` or `Refused`. A

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Any, TypeGuard
 
 from sun_sglang.errors import RequestError
-from sun_sglang.router.protocol.fields.table import GENERATE, SAMPLING_PARAMS, Forwarded, Refused, RouterOwned, Table
+from sun_sglang.router.protocol.fields.table import (
+    GENERATE,
+    SAMPLING_PARAMS,
+    Forwarded,
+    Refused,
+    RouterOwned,
+    Table,
+    is_lax,
+)
 from sun_sglang.router.protocol.fields.value_types import INT32_MAX, ValueType
 
 # the most answers of one request; each is a request to two workers
@@ -35,9 +44,10 @@ def forwarded_fields(body: Mapping[str, Any], table: Table, allowed: Collection[
             type_, per_prompt, permission, _ = rule
             if permission and permission not in allowed:
                 raise field_not_allowed(name, permission)
-            if not type_.accepts(value) and not (per_prompt and _is_list_of(type_, value)):
-                raise invalid_value(name, type_)
-            kept[name] = value
+            if per_prompt and _is_list_of(type_, value):
+                kept[name] = value
+            else:
+                kept[name] = checked_value(name, type_, value, lax=is_lax(table))
         elif isinstance(rule, Refused):
             _refuse(name, value, rule)
     return kept
@@ -67,9 +77,7 @@ def forwarded_sampling_params(params: Mapping[str, Any], allowed: Collection[str
                 continue
             if permission and permission not in allowed:
                 raise field_not_allowed(f"sampling_params.{name}", permission)
-            if not type_.accepts(value):
-                raise invalid_value(f"sampling_params.{name}", type_)
-            kept[name] = value
+            kept[name] = checked_value(f"sampling_params.{name}", type_, value, lax=False)
         elif isinstance(rule, Refused):
             _refuse(f"sampling_params.{name}", value, rule)
         elif rule is None:
@@ -94,9 +102,29 @@ def read_field(body: Mapping[str, Any], name: str, table: Table, where: str = ""
         return None
     rule = table[name]
     assert isinstance(rule, RouterOwned)
-    if not rule.type.accepts(value):
-        raise invalid_value(where or name, rule.type)
-    return value
+    return checked_value(where or name, rule.type, value, lax=is_lax(table))
+
+
+def checked_value(name: str, expected: ValueType, value: Any, *, lax: bool) -> Any:
+    """Return the value for the workers.
+
+    Args:
+        name: name of the field, for the error.
+        expected: its type.
+        value: the client's value, which is not null.
+        lax: convert the value as SGLang's OpenAI classes do.
+
+    Raises:
+        RequestError: 400, the value is not of the type.
+    """
+    if expected.accepts(value):
+        return value
+    if lax and expected.lax is not None:
+        with suppress(ValueError):
+            converted = expected.lax(value)
+            if expected.accepts(converted):
+                return converted
+    raise invalid_value(name, expected)
 
 
 def invalid_value(name: str, expected: ValueType) -> RequestError:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from textwrap import fill, indent
 
+from sun_sglang.router.protocol.fields.messages import RESERVED_VARIABLES
 from sun_sglang.router.protocol.fields.schemas import MAX_ALTERNATIVES, MAX_SCHEMA, MAX_SCHEMA_DEPTH, MAX_SCHEMA_TEXT
 from sun_sglang.router.protocol.fields.table import (
     CHAT,
@@ -27,6 +29,7 @@ _TABLES: tuple[tuple[str, Table], ...] = (
     ("/generate", GENERATE),
     ("`sampling_params` of /generate", SAMPLING_PARAMS),
 )
+_RESERVED = indent(fill(", ".join(f"`{name}`" for name in RESERVED_VARIABLES), 116, break_on_hyphens=False), "  ")
 _HEAD = f"""# Request fields
 
 The rule for each field that SGLang accepts, in every version that sun-sglang supports. `python -m
@@ -41,6 +44,9 @@ compares the table with SGLang's own request classes.
 - **Refused**: a 400 (`reserved_field`) that names the field. A value that means no value (null, false, empty) is
   dropped.
 - **Dropped**: the workers do not receive the field, and it changes no answer.
+
+The two OpenAI endpoints convert values as SGLang does: `"12"` and `12.0` are the integer 12, `"0.7"` is a number, `1` and
+`"true"` are true. /generate requires the type itself, as SGLang does.
 
 Null means no value, except for `max_new_tokens` in `sampling_params`, where SGLang reads it as "no limit". A field that
 is not listed is dropped without an error, since SGLang ignores it (`store`, `metadata`, `service_tier`,
@@ -57,6 +63,9 @@ the workers' SGLang is forwarded, and SGLang ignores it (`thinking`, `return_fla
   ends.
 - **Messages** contain text: a part of another type than `text`, `thinking`, `reasoning` or `tool_reference` is refused,
   since a worker would fetch media from any address, including its own host and its files.
+- **Tool calls**: the `arguments` of a message's tool call have at most {MAX_DEPTH - 6} levels.
+- **`chat_template_kwargs`** are variables of the template. Arguments of the functions that render it are refused:
+{_RESERVED}.
 - **Token ids** are integers from 0 to 2^31 - 1, and below the model's vocabulary.
 - **`stream_options`** forwards `include_usage` and `continuous_usage_stats`.
 """

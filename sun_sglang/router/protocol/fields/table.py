@@ -259,3 +259,8 @@ SAMPLING_PARAMS: Table = {
 }
 # the fields of /generate that may hold one value for all prompts, or a list of one for each
 PER_PROMPT = tuple(name for name, rule in GENERATE.items() if isinstance(rule, Forwarded) and rule.per_prompt)
+
+
+def is_lax(table: Table) -> bool:
+    """Return whether SGLang converts values of these fields (`"12"` to 12). Its check of a /generate body does not."""
+    return table is COMPLETIONS or table is CHAT

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
+from pydantic import TypeAdapter
+
 INT32_MAX = (1 << 31) - 1
 INT64_MIN, INT64_MAX = -(1 << 63), (1 << 63) - 1
 # SGLang's prefill server ends if a request asks for more (disaggregation/utils.py: MetadataBuffers)
@@ -22,27 +24,11 @@ MAX_TEMPERATURE = 100
 MAX_IDS = 1024
 MAX_TOOLS = 1024
 MAX_TEMPLATE_ARGUMENTS = 64
-# arguments of the function that renders the template and not variables of the template; some of them cause a 500
-_NO_TEMPLATE_ARGUMENTS = frozenset(
-    {
-        "self",
-        "conversation",
-        "conversations",
-        "messages",
-        "tools",
-        "chat_template",
-        "add_generation_prompt",
-        "continue_final_message",
-        "tokenize",
-        "padding",
-        "truncation",
-        "max_length",
-        "return_tensors",
-        "return_dict",
-        "return_assistant_tokens_mask",
-        "tokenizer_kwargs",
-    }
-)
+_LAX_INTEGER = TypeAdapter(int)
+_LAX_NUMBER = TypeAdapter(float)
+_LAX_FLAG = TypeAdapter(bool)
+_LAX_IDS = TypeAdapter(list[int])
+_LAX_BIASES = TypeAdapter(dict[str, float])
 
 
 class ValueType(NamedTuple):
@@ -52,11 +38,14 @@ class ValueType(NamedTuple):
         description: completes the sentence "the field must be ...".
         accepts: returns whether a value other than null is of this type.
         boundaries: values of this type at its bounds, for tests.
+        lax: converts what SGLang's OpenAI classes accept for this type, such as `"12"` and `12.0` for 12 (pydantic's lax
+            mode); None if they convert nothing. Raises ValueError for any other value.
     """
 
     description: str
     accepts: Callable[[Any], bool]
     boundaries: tuple[Any, ...]
+    lax: Callable[[Any], Any] | None = None
 
 
 def _power(value: int) -> str:
@@ -77,7 +66,7 @@ def integer(low: int, high: int, *, but: Collection[int] = ()) -> ValueType:
         return type(value) is int and low <= value <= high and not (but and value in but)
 
     without = f", not {', '.join(map(str, but))}" if but else ""
-    return ValueType(f"an integer from {_power(low)} to {_power(high)}{without}", holds, (low, high))
+    return ValueType(f"an integer from {_power(low)} to {_power(high)}{without}", holds, (low, high), _LAX_INTEGER.validate_python)
 
 
 def number(low: float, high: float, *, above: bool = False) -> ValueType:
@@ -93,7 +82,8 @@ def number(low: float, high: float, *, above: bool = False) -> ValueType:
         return type(value) in (int, float) and low <= value <= high and not (above and value == low)
 
     first = f"above {low:g}, to" if above else f"from {low:g} to"
-    return ValueType(f"a number {first} {high:g}", holds, (low + 1e-6 if above else low, high))
+    edges = (low + 1e-6 if above else low, high)
+    return ValueType(f"a number {first} {high:g}", holds, edges, _LAX_NUMBER.validate_python)
 
 
 def one_of(*values: str | bool) -> ValueType:
@@ -139,7 +129,12 @@ def ids(most: int) -> ValueType:
             return False
         return not value or ({int}.issuperset(map(type, value)) and min(value) >= 0 and max(value) <= INT32_MAX)
 
-    return ValueType(f"a list of at most {most:,} token ids: integers from 0 to 2^31 - 1", holds, ([], [0], [5] * most))
+    def convert(value: Any) -> Any:
+        # a longer list is refused, and pydantic would collect an error for each entry
+        return _LAX_IDS.validate_python(value) if type(value) is list and len(value) <= most else value
+
+    description = f"a list of at most {most:,} token ids: integers from 0 to 2^31 - 1"
+    return ValueType(description, holds, ([], [0], [5] * most), convert)
 
 
 def _is_dict(value: Any) -> bool:
@@ -159,6 +154,14 @@ def _is_biases(value: Any) -> bool:
         and all(len(name) <= 10 and name.isascii() and name.isdecimal() and int(name) <= INT32_MAX for name in value)
         and all(type(bias) in (int, float) and -MAX_BIAS <= bias <= MAX_BIAS for bias in value.values())
     )
+
+
+def _lax_biases(value: Any) -> Any:
+    return _LAX_BIASES.validate_python(value) if type(value) is dict and len(value) <= MAX_BIASES else value
+
+
+def _lax_states(value: Any) -> Any:
+    return value if value == "last" else _LAX_FLAG.validate_python(value)
 
 
 def _is_effort(value: Any) -> bool:
@@ -181,13 +184,12 @@ def _is_template_arguments(value: Any) -> bool:
     return (
         type(value) is dict
         and len(value) <= MAX_TEMPLATE_ARGUMENTS
-        and _NO_TEMPLATE_ARGUMENTS.isdisjoint(value)
         # SGLang turns it into a sampling parameter without a check
         and type(value.get("spaces_between_special_tokens", True)) is bool
     )
 
 
-FLAG = one_of(True, False)
+FLAG = one_of(True, False)._replace(lax=_LAX_FLAG.validate_python)
 COUNT = integer(0, INT32_MAX)
 SEED = integer(INT64_MIN, INT64_MAX)
 TOP_K = integer(-1, INT32_MAX, but=(0,))
@@ -198,11 +200,11 @@ PENALTY = number(-2, 2)
 # SGLang divides logits by it: values near 0 make them overflow
 REPETITION_PENALTY = number(0.01, 2)
 TOP_LOGPROBS = integer(0, MAX_TOP_LOGPROBS)
-TOP_OR_FLAG = ValueType(f"an integer from 0 to {MAX_TOP_LOGPROBS}", _is_top, (0, MAX_TOP_LOGPROBS))
+TOP_OR_FLAG = ValueType(f"an integer from 0 to {MAX_TOP_LOGPROBS}", _is_top, (0, MAX_TOP_LOGPROBS), _LAX_INTEGER.validate_python)
 STOP = texts(MAX_STOPS, MAX_STOP)
 STOP_REGEX = texts(MAX_STOPS, MAX_STOP_REGEX)
 STOP_IDS = ids(MAX_IDS)
-HIDDEN_STATES = one_of(True, False, "last")
+HIDDEN_STATES = one_of(True, False, "last")._replace(lax=_lax_states)
 MASK_MODE = one_of("selected", "support")
 OBJECT = ValueType("an object", _is_dict, ({},))
 NO_WATERMARK = ValueType(
@@ -214,6 +216,7 @@ LOGIT_BIAS = ValueType(
     f"an object of at most {MAX_BIASES:,} token ids, with numbers from -{MAX_BIAS:,} to {MAX_BIAS:,}",
     _is_biases,
     ({"5": MAX_BIAS}, {"5": -MAX_BIAS}, {str(i): 1e-9 for i in range(5, 256)}),
+    _lax_biases,
 )
 EFFORT = ValueType("a string, or a number from 0 to 100", _is_effort, ("none", "max", 0, 0.99))
 TOOL_CHOICE = ValueType("`auto`, `none`, `required` or an object", _is_choice, ("auto", "none"))

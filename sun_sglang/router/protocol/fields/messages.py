@@ -1,0 +1,86 @@
+"""What the messages of a chat, and the variables of its template, may hold. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sun_sglang.errors import RequestError
+from sun_sglang.router.protocol.nesting import MAX_DEPTH, is_text_too_deep
+
+# the parts of a message that contain no media; a worker would fetch media from any URL, even its own host and files
+TEXT_PARTS = ("text", "thinking", "reasoning", "tool_reference")
+# levels of a body around the arguments of a tool call that are sent as an object
+_LEVELS_AROUND = 6
+# Arguments of the functions that render a template (transformers: apply_chat_template, render_jinja_template; jinja2:
+# Template.render), which SGLang passes itself. Some of them make it answer 500.
+RESERVED_VARIABLES: Mapping[str, str] = {
+    "messages": "send the field `messages`",
+    "tools": "send the field `tools`",
+    "continue_final_message": "send the field `continue_final_message`",
+    **dict.fromkeys(
+        (
+            "self",
+            "conversation",
+            "conversations",
+            "chat_template",
+            "add_generation_prompt",
+            "tokenize",
+            "padding",
+            "truncation",
+            "max_length",
+            "return_tensors",
+            "return_dict",
+            "return_assistant_tokens_mask",
+            "tokenizer_kwargs",
+        ),
+        "remove it",
+    ),
+}
+
+
+def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
+    """Check the parts and the tool calls of messages.
+
+    Raises:
+        RequestError: 400, a part contains media, or the arguments of a tool call are nested too deeply.
+    """
+    for index, message in enumerate(messages):
+        if isinstance(content := message.get("content"), list):
+            _check_parts(content)
+        if isinstance(calls := message.get("tool_calls"), list):
+            for place, call in enumerate(calls):
+                _check_arguments(call, f"messages.{index}.tool_calls.{place}.function.arguments")
+
+
+def check_template_variables(variables: Mapping[str, Any] | None) -> None:
+    """Refuse variables that are arguments of the function which renders the template.
+
+    Raises:
+        RequestError: 400, names the first one.
+    """
+    for name in variables or ():
+        if (fix := RESERVED_VARIABLES.get(name)) is not None:
+            message = f"`chat_template_kwargs.{name}` is set by the server and is no variable of the template; {fix}"
+            raise RequestError(400, message, param="chat_template_kwargs", code="reserved_field")
+
+
+def _check_parts(parts: list[Any]) -> None:
+    for part in parts:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind not in TEXT_PARTS:
+            raise RequestError(
+                400,
+                f"`messages.content` holds a part of type {kind!r}; only text models are served: "
+                f"send {', '.join(TEXT_PARTS)}",
+                param="messages",
+            )
+
+
+def _check_arguments(call: Any, where: str) -> None:
+    """Refuse arguments whose JSON is too deep. A worker parses them, and templates print them by recursion."""
+    function = call.get("function") if isinstance(call, dict) else None
+    arguments = function.get("arguments") if isinstance(function, dict) else None
+    if isinstance(arguments, str) and is_text_too_deep(arguments, _LEVELS_AROUND):
+        message = f"`{where}` is nested deeper than {MAX_DEPTH - _LEVELS_AROUND} levels"
+        raise RequestError(400, message, param="messages")
