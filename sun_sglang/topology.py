@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from sun_sglang.sglang_versions import NEWEST_VERSION, SglangVersion
+from sun_sglang.origins import check_origin
 from sun_sglang.strict import Strict
 
 Role = Literal["prefill", "decode"]
@@ -18,6 +19,7 @@ Backend = Literal["sglang", "emulated"]
 PoolName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
 TaskName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)]
 HostName = Annotated[str, StringConstraints(pattern=r"^(\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*)$", max_length=253)]
+Origin = Annotated[str, AfterValidator(check_origin)]
 EngineFlags = dict[str, Any]
 DecodePolicy = Literal["least_tokens", "least_requests", "power_of_two", "round_robin", "random", "cache_affinity"]
 GatedField = Literal["stop_regex", "regex", "ebnf", "structural_tag"]
@@ -153,6 +155,8 @@ class Router(Strict):
         tls_cert: path of a certificate in PEM, with its chain; absolute once loaded. None for plain HTTP.
         tls_key: path of its private key.
         log_requests: write a log line for every request, and not only for failed ones.
+        cors: origins of web pages that may call the router, as browsers send them (`https://app.example.com`); `*` is
+            every origin. Pages never reach endpoints for admin keys.
         allow: request fields that clients may use although one hostile value can stop a worker that others share.
     """
 
@@ -178,6 +182,7 @@ class Router(Strict):
     tls_cert: str | None = Field(default=None, min_length=1)
     tls_key: str | None = Field(default=None, min_length=1)
     log_requests: bool = False
+    cors: tuple[Origin, ...] = ()
     allow: tuple[GatedField, ...] = ()
 
 

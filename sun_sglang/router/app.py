@@ -16,12 +16,15 @@ from aiohttp import web
 
 from sun_sglang.contracts.fleet_file import Fleet
 from sun_sglang.router.api.admin import AdminHandlers
+from sun_sglang.router.api.connections.client_handler import HANDLER_SETTINGS, ClientHandler
 from sun_sglang.router.api.connections.connection_manager import ConnectionManager, most_connections
 from sun_sglang.router.api.connections.slow_readers import SlowReaderDetector
 from sun_sglang.router.api.generation import Draining, GenerationHandlers
+from sun_sglang.router.api.health import HealthHandlers
 from sun_sglang.router.api.info import InfoHandlers
 from sun_sglang.router.api.metrics_page import MetricsPage
 from sun_sglang.router.api.middleware import Middleware, add_request_id
+from sun_sglang.router.api.preflight import cors_signal, preflight_routes
 from sun_sglang.router.api.routes import RouteTable, route_table
 from sun_sglang.router.api.sibling_processes import SiblingProcesses, socket_path
 from sun_sglang.router.api.tasks_page import TasksPage
@@ -31,6 +34,7 @@ from sun_sglang.router.auth.access import (
     load_tls_context,
 )
 from sun_sglang.router.auth.browser_guard import BrowserGuard
+from sun_sglang.router.auth.cors import CrossOriginPolicy
 from sun_sglang.router.auth.key_file_watcher import KeyFileWatcher
 from sun_sglang.router.background_loops import BackgroundLoops
 from sun_sglang.router.clock import Clock
@@ -136,35 +140,32 @@ class Router:
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         most = most_connections(descriptors)
         self.clients = ConnectionManager(self._connection, tls, most, self.clock.now, self.metrics, log, deadlines)
-        self.info = InfoHandlers(
-            session, self.registry, self.path_prover, self.draining, deadlines, shows_tasks=not access.requires_keys
+        self.info = InfoHandlers(session, self.registry, self.path_prover, deadlines)
+        self._cors = CrossOriginPolicy(fleet.router.cors)
+        routes = route_table(
+            GenerationHandlers(self.service, self.dispatcher, self.in_flight, self.siblings, self.draining),
+            self.info,
+            HealthHandlers(self.registry, self.draining, self.siblings, access),
+            AdminHandlers(self.registry, self.store),
+            TasksPage(self.registry, self.path_prover, self.in_flight, self.queue, self.siblings, self.draining),
+            MetricsPage(
+                self.metrics,
+                self.registry,
+                self.in_flight,
+                self.dispatcher,
+                log.lost,
+                self.clients,
+                self.siblings,
+                process,
+            ),
         )
-        self.routes = RouteTable(
-            route_table(
-                GenerationHandlers(self.service, self.dispatcher, self.in_flight, self.siblings, self.draining),
-                self.info,
-                AdminHandlers(self.registry, self.store),
-                TasksPage(self.registry, self.path_prover, self.in_flight, self.queue, self.siblings, self.draining),
-                MetricsPage(
-                    self.metrics,
-                    self.registry,
-                    self.in_flight,
-                    self.dispatcher,
-                    log.lost,
-                    self.clients,
-                    self.siblings,
-                    process,
-                ),
-            )
-        )
+        self.routes = RouteTable((*routes, *preflight_routes(routes, self._cors)))
         self.application = self._application(access)
         self._runner = web.AppRunner(
             self.application,
             handler_cancellation=True,
-            access_log=None,
             shutdown_timeout=deadlines.shutdown,
-            # a kilobyte may decompress to a megabyte; SGLang does not decompress bodies either
-            auto_decompress=False,
+            **HANDLER_SETTINGS,
         )
 
     def _application(self, access: AccessControl) -> web.Application:
@@ -185,6 +186,8 @@ class Router:
             middlewares=[middleware.track_connection, middleware.handle_errors],
         )
         app.on_response_prepare.append(add_request_id)
+        if self._cors.is_enabled:
+            app.on_response_prepare.append(cors_signal(self.routes, self._cors))
         self.routes.register(app)
         return app
 
@@ -269,7 +272,7 @@ class Router:
 
     def _connection(self) -> web.RequestHandler:
         assert self._runner.server is not None, "connections are accepted after the set-up and before the end"
-        return self._runner.server()
+        return ClientHandler(self._runner.server, self.clients.count_ended, self.log)
 
 
 def _share(registry: Registry, path: Path | None, process: int, deadlines: Deadlines) -> SharedLoads | None:

@@ -48,6 +48,7 @@ class Deadlines:
         worker_info: limit for a worker's reply to a request of `/server_info` or `/flush_cache`.
         client_handshake: limit for a client's TLS handshake.
         client_header: limit for a request's header, from its first byte or from the beginning of the connection.
+        client_refused: the rest of a header that is too large is dropped this long, so that the client reads the error.
         client_body: limit for a request's body, without the time that its bytes add.
         client_body_bytes: bytes of a body that add one second (as Apache's mod_reqtimeout counts).
         client_sweep: interval between two checks of all client connections.
@@ -84,6 +85,7 @@ class Deadlines:
     worker_info: float = 5.0
     client_handshake: float = 10.0
     client_header: float = 10.0
+    client_refused: float = 2.0
     client_body: float = 20.0
     client_body_bytes: float = 500.0
     client_sweep: float = 1.0

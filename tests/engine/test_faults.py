@@ -448,8 +448,9 @@ async def test_fault_12_25_every_decode_worker_is_down_and_one_comes_back(
         assert reply.status_code == 503
         assert int(reply.headers["Retry-After"]) >= 1
         health = await client.get("/health")
-        assert health.status_code == 503
+        assert health.status_code == 200
         assert health.json()["unserved_tasks"] == ["pages"]
+        assert (await client.get("/readyz", params={"task": "pages"})).status_code == 503
         await answers_exactly(client, task_references, but=["pages"])
 
     async def first_answer() -> Any:

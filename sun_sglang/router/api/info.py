@@ -1,4 +1,4 @@
-"""Requests about models, workers, caches and health."""
+"""Requests about models, workers and caches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from sun_sglang.router.api.generation import Draining
 from sun_sglang.router.api.responses import json_response
 from sun_sglang.router.auth.access import current_key, visible_tasks
 from sun_sglang.router.deadlines import Deadlines
@@ -32,15 +31,13 @@ _SECRET = ("api_key", "password", "token_file", "keyfile")
 
 
 class InfoHandlers:
-    """Handlers of requests about tasks, models, workers and health.
+    """Handlers of requests about tasks, models and workers.
 
     Args:
         session: sends requests to workers, for information that only a worker has.
         registry: workers and paths.
         path_prover: sends canaries.
-        draining: whether the router drains.
         deadlines: limits for workers' replies.
-        shows_tasks: `/health` may name tasks, since the router has no keys.
     """
 
     def __init__(
@@ -48,17 +45,12 @@ class InfoHandlers:
         session: aiohttp.ClientSession,
         registry: Registry,
         path_prover: PathProver,
-        draining: Draining,
         deadlines: Deadlines,
-        *,
-        shows_tasks: bool,
     ) -> None:
         self._session = session
         self._registry = registry
         self._path_prover = path_prover
-        self._draining = draining
         self._deadlines = deadlines
-        self._shows_tasks = shows_tasks
         self._canaries: dict[WorkerPath, asyncio.Task[str]] = {}
         self._started = int(time.time())
 
@@ -73,18 +65,6 @@ class InfoHandlers:
         if name not in visible_tasks(self._registry.task_names):
             raise ApiError(404, f"no task is named `{name}`", param="model", code="model_not_found")
         return json_response(self._model(name))
-
-    async def health(self, _: web.Request) -> web.Response:
-        """GET /health: 200 while every task has a proven path and the router accepts requests.
-
-        The endpoint requires no key, so it names no task where the router has keys.
-        """
-        missing = self._registry.unserved()
-        ok = not missing and not self._draining.active
-        body: dict[str, object] = {"status": "ok" if ok else "draining" if self._draining.active else "unready"}
-        if self._shows_tasks:
-            body["unserved_tasks"] = missing
-        return json_response(body, 200 if ok else 503)
 
     async def health_generate(self, _: web.Request) -> web.Response:
         """GET /health_generate: a canary over one proven path of every task that the client may call.

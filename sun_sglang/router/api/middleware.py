@@ -130,16 +130,20 @@ class Middleware:
     def _count_disconnect(self, request: web.Request) -> None:
         """Count a client that left before its request was read: the service has not counted it."""
         context = current_context.get()
-        if request.path in _GENERATION and not context.outcome_counted:
+        if _is_generation(request) and not context.outcome_counted:
             self._metrics.requests.labels(context.task, "disconnected").inc()
 
     def _refuse(self, request: web.Request, error: ApiError) -> web.Response:
-        if request.path in _GENERATION:
+        if _is_generation(request):
             context = current_context.get()
             self._metrics.problems.labels(context.task, str(error.status)).inc()
             if not context.outcome_counted:
                 self._metrics.requests.labels(context.task, request_outcome(error)).inc()
         return error_response(error)
+
+
+def _is_generation(request: web.Request) -> bool:
+    return request.path.removesuffix("/") in _GENERATION
 
 
 async def add_request_id(_: web.Request, response: web.StreamResponse) -> None:

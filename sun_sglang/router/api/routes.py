@@ -14,6 +14,7 @@ from aiohttp.typedefs import Handler
 
 from sun_sglang.router.api.admin import AdminHandlers
 from sun_sglang.router.api.generation import GenerationHandlers
+from sun_sglang.router.api.health import HealthHandlers
 from sun_sglang.router.api.info import InfoHandlers
 from sun_sglang.router.api.metrics_page import MetricsPage
 from sun_sglang.router.api.tasks_page import TasksPage
@@ -43,13 +44,19 @@ class Route(NamedTuple):
 
 
 def route_table(
-    generation: GenerationHandlers, info: InfoHandlers, admin: AdminHandlers, tasks: TasksPage, metrics: MetricsPage
+    generation: GenerationHandlers,
+    info: InfoHandlers,
+    health: HealthHandlers,
+    admin: AdminHandlers,
+    tasks: TasksPage,
+    metrics: MetricsPage,
 ) -> tuple[Route, ...]:
     """Return every endpoint of the router.
 
     Args:
         generation: handlers of requests for text, and of their aborts.
-        info: handlers of requests about models, workers, caches and health.
+        info: handlers of requests about models, workers and caches.
+        health: handlers of probes.
         admin: handlers that show and change the fleet.
         tasks: the page `/tasks`.
         metrics: the page `/metrics`.
@@ -62,7 +69,9 @@ def route_table(
         Route("GET", "/v1/models/{model:.+}", info.model, "key", cross_site=True),
         Route("GET", "/model_info", info.model_info, "key", cross_site=True),
         Route("GET", "/get_model_info", info.model_info, "key", cross_site=True),
-        Route("GET", "/health", info.health, "open", cross_site=True),
+        Route("GET", "/livez", health.live, "open", cross_site=True),
+        *(Route("GET", path, health.ready, "open", cross_site=True) for path in ("/readyz", "/ready", "/ping")),
+        Route("GET", "/health", health.health, "open", cross_site=True),
         Route("GET", "/health_generate", info.health_generate, "key"),
         Route("GET", "/metrics", metrics.get, "metrics", cross_site=True),
         Route("GET", "/server_info", info.server_info, "admin", cross_site=True),
@@ -94,11 +103,13 @@ class RouteTable:
         self._strictest = _strictest_rules(self.routes)
 
     def register(self, app: web.Application) -> None:
-        """Add every route to an application."""
+        """Add every route to an application, with and without a slash at the end of its path."""
         for route in self.routes:
-            for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
-                added = app.router.add_route(method, route.path, route.handler, expect_handler=answer_expectation)
-                self._registered[added] = route
+            # the path with a slash first: `{name:.+}` matches the slash too
+            for path in (route.path + "/", route.path):
+                for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
+                    added = app.router.add_route(method, path, route.handler, expect_handler=answer_expectation)
+                    self._registered[added] = route
 
     def find(self, request: web.Request) -> Route | None:
         """Return the route that a request matched; None for one that ends with 404 or 405."""

@@ -48,6 +48,10 @@ class AccessControl:
         self._ring = Keyring((*specs, *self._own), self._processes, self._ring)
         return True
 
+    def identify(self, headers: Mapping[str, str]) -> ApiKey | None:
+        """Return the key that a request presents; None for none or an unknown one, and where the router has no keys."""
+        return None if self._ring is None else self._ring.find(_token(headers))
+
     def check(self, rule: AccessRule, headers: Mapping[str, str]) -> ApiKey | None:
         """Return the key of a request; None where the request needs none.
 
@@ -60,7 +64,7 @@ class AccessControl:
         """
         if self._ring is None or rule == "open":
             return None
-        key = self._ring.find(_token(headers))
+        key = self.identify(headers)
         if key is None:
             message = "send a valid key, as `Authorization: Bearer KEY`"
             raise ApiError(401, message, code="invalid_api_key")

@@ -93,7 +93,7 @@ class Metrics:
         )
         self.connections_ended = self._counter(
             "sun_connections_ended",
-            "Client connections that the router ended, by reason: header, body, full, no_descriptor.",
+            "Client connections that the router ended: header, header_size, no_http, body, full, no_descriptor.",
             "why",
         )
 

@@ -153,8 +153,8 @@ class Cluster:
     async def healthy(self) -> bool:
         """Return whether every task has a proven path."""
         try:
-            async with self.client.get("/health") as reply:
-                return reply.status == 200
+            async with self.client.get("/tasks") as reply:
+                return bool((await reply.json())["ready"])
         except aiohttp.ClientError:
             return False
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import math
+from http import HTTPStatus
 from typing import Protocol, cast
 
 from aiohttp import web
 
+from sun_sglang.router.api.connections.client_handler import header_too_large
+from sun_sglang.router.api.connections.header_meter import HeaderMeter
 from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.errors import ApiError
 
-_TIMED_OUT = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+# Bytes of further requests that may arrive while one is answered; browsers and HTTP libraries send none.
+_MOST_AHEAD = 1 << 18
 
 
 class Owner(Protocol):
@@ -34,6 +38,9 @@ class Owner(Protocol):
     def remove(self, connection: ClientConnection) -> None:
         """Forget a connection that is closed."""
 
+    def count_ended(self, why: str) -> None:
+        """Count a connection that the router ends."""
+
 
 class ClientConnection(asyncio.Protocol):
     """One connection.
@@ -43,11 +50,11 @@ class ClientConnection(asyncio.Protocol):
         request: the request that keeps the connection busy; None while the connection waits.
         header_due: by the owner's clock, when the next request's header must be complete; infinite while no header has
             begun.
-        is_cut: the router answered a request before its body was complete.
+        is_cut: the router answered a request before its header or body was complete.
     """
 
     __slots__ = (
-        *("_began", "_owner", "_received", "_started", "_transport"),
+        *("_ahead", "_began", "_header", "_owner", "_received", "_started", "_transport"),
         *("handler", "header_due", "is_cut", "request"),
     )
 
@@ -55,6 +62,8 @@ class ClientConnection(asyncio.Protocol):
         self._owner = owner
         self._transport: asyncio.Transport | None = None
         self._received = 0
+        self._ahead = 0
+        self._header = HeaderMeter()
         self._started = False
         self._began = 0.0
         self.handler: web.RequestHandler
@@ -84,6 +93,7 @@ class ClientConnection(asyncio.Protocol):
     def end_request(self) -> None:
         """Make the connection wait for the next request."""
         self.request, self._started, self._received, self.header_due = None, False, 0, math.inf
+        self._header, self._ahead = HeaderMeter(complete=self._ahead > 0), 0
 
     def body_due(self) -> float:
         """Return when the request's body must be complete, by the owner's clock."""
@@ -101,8 +111,8 @@ class ClientConnection(asyncio.Protocol):
     def close(self) -> None:
         """Close a waiting connection, with a 408 if a header has begun."""
         assert self._transport is not None, "only an established connection waits"
-        if self._started:
-            self._transport.write(_TIMED_OUT)
+        if self._started and not self.is_cut:
+            self._transport.write(_as_bytes(ApiError(408, "the header did not arrive in time", code="header_timeout")))
         self._transport.close()
 
     # --- called by the event loop -------------------------------------------------------------------------------------
@@ -120,11 +130,16 @@ class ClientConnection(asyncio.Protocol):
         if self.is_cut:
             return
         self._received += len(data)
-        if self.request is None and not self._started:
+        if self.request is not None:
+            self._count_ahead(data)
+        elif not self._started:
             self._started = True
             self.header_due = min(self.header_due, self._owner.clock + self._owner.deadlines.client_header)
             self._owner.header_began(self)
-        self.handler.data_received(data)
+        if self.request is None and self._header.exceeds(data):
+            self._refuse_header()
+        else:
+            self.handler.data_received(data)
 
     def eof_received(self) -> None:
         """Pass the end of the client's data to aiohttp."""
@@ -142,3 +157,29 @@ class ClientConnection(asyncio.Protocol):
         """Pass on that the connection is closed."""
         self._owner.remove(self)
         self.handler.connection_lost(exc)
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _count_ahead(self, data: bytes) -> None:
+        """Count bytes of later requests. Beyond the bound they are dropped, and the connection ends with the response."""
+        if self.request is not None and self.request.content.is_eof():
+            self._ahead += len(data)
+            self.is_cut = self._ahead > _MOST_AHEAD
+
+    def _refuse_header(self) -> None:
+        """Answer a header that is too large, and drop its rest for a moment: a reset would reach the client first."""
+        assert self._transport is not None, "data arrived"
+        self.is_cut = True
+        self._transport.write(_as_bytes(header_too_large()))
+        self.header_due = self._owner.clock + self._owner.deadlines.client_refused
+        self._owner.count_ended("header_size")
+
+
+def _as_bytes(error: ApiError) -> bytes:
+    """Return the last response of a connection whose request aiohttp has not read."""
+    body = error.as_json()
+    head = (
+        f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\nContent-Type: application/json\r\n"
+        f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body

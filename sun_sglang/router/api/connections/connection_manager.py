@@ -194,6 +194,11 @@ class ConnectionManager:
         self._open.pop(connection.handler, None)
         self._waiting.pop(connection, None)
 
+    def count_ended(self, why: str) -> None:
+        """Count a connection that the router ends; one line of the log reports all of a second."""
+        self._ended[why] = self._ended.get(why, 0) + 1
+        self._metrics.connections_ended.labels(why).inc()
+
     # --- accepting ----------------------------------------------------------------------------------------------------
 
     def _accept(self, listener: socket.socket) -> None:
@@ -205,12 +210,12 @@ class ConnectionManager:
             except OSError as e:
                 if e.errno not in _NO_DESCRIPTOR:
                     continue  # the client left before it was accepted
-                self._count("no_descriptor")
+                self.count_ended("no_descriptor")
                 self._make_room()
                 self._pause(listener)
                 return
             if self.count >= self._most and not self._make_room():
-                self._count("full")
+                self.count_ended("full")
                 accepted.close()
                 continue
             accepted.setblocking(False)
@@ -255,10 +260,10 @@ class ConnectionManager:
     def _sweep(self) -> None:
         for connection in list(self._waiting):
             if self.clock > connection.header_due and not connection.has_unread_data:
-                self._end(connection, "header")
+                self._end(connection, "" if connection.is_cut else "header")
         for connection in list(self._open.values()):
             if connection.awaits_body and self.clock > connection.body_due():
-                self._count("body")
+                self.count_ended("body")
                 base, rate = self.deadlines.client_body, self.deadlines.client_body_bytes
                 message = f"the body did not arrive within {base:g} s, and one more for each {rate:g} bytes"
                 connection.cut(ApiError(408, message, code="body_timeout"))
@@ -267,7 +272,9 @@ class ConnectionManager:
             self._ended.clear()
 
     def _end(self, connection: ClientConnection, why: str) -> None:
-        self._count(why)
+        """Close a connection that waits, for a reason that is counted; an empty one was counted before."""
+        if why:
+            self.count_ended(why)
         self._waiting.pop(connection, None)
         if (handshake := self._handshakes.pop(connection, None)) is not None:
             handshake.cancel()
@@ -275,6 +282,3 @@ class ConnectionManager:
         self._open.pop(connection.handler, None)
         connection.close()
 
-    def _count(self, why: str) -> None:
-        self._ended[why] = self._ended.get(why, 0) + 1
-        self._metrics.connections_ended.labels(why).inc()

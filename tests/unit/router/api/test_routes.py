@@ -62,10 +62,31 @@ async def test_every_route_requested_with_each_key_follows_its_access_rule(locke
                 assert (status, code) == refusal, (route, name)
 
 
+async def test_path_with_a_slash_at_its_end_is_the_path_without(small: System) -> None:
+    for route in small.router.routes.routes:
+        path = route.path.replace("{name}", "none").replace("{name:.+}", "none").replace("{model:.+}", "math")
+        body = {} if route.method in ("POST", "PUT") else None
+        answers = []
+        for asked in (path, path + "/"):
+            async with small.client.request(route.method, asked, json=body, allow_redirects=False) as r:
+                answers.append((r.status, r.content_type))
+        assert answers[0] == answers[1], route
+        assert answers[0][0] not in (301, 307, 308), route
+    assert (await small.post("/generate/", {"model": "math", "text": "hi"}))[0] == 200
+    assert small.metric("sun_requests_total", task="math", outcome="ok") == 1
+    assert (await small.post("/generate//", {"model": "math", "text": "hi"}))[0] == 404
+
+
+async def test_request_with_a_slash_that_is_refused_is_counted(small: System) -> None:
+    assert (await small.post("/v1/chat/completions/", {"model": "none"}))[0] == 404
+    assert small.metric("sun_requests_total", task="unknown", outcome="refused") == 1
+
+
 async def test_access_rules_of_the_table_are_those_of_the_documentation(small: System) -> None:
     routes = small.router.routes.routes
     assert {(r.method, r.path) for r in routes if r.access == "admin"} == ADMIN_ROUTES
-    assert [r.path for r in routes if r.access == "open"] == ["/health"]
+    probes = ["/livez", "/readyz", "/ready", "/ping", "/health"]
+    assert [r.path for r in routes if r.access == "open"] == probes
     assert [r.path for r in routes if r.access == "metrics"] == ["/metrics"]
 
 

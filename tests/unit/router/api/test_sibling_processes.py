@@ -20,6 +20,7 @@ from tests.support.ports import PORTS
 from tests.unit.router.conftest import DEADLINES
 from tests.unit.router.fake_worker import FakeWorker, Fault, Rooms
 
+PROBES = ("/readyz", "/ping", "/health", "/readyz?task=math")
 ASK = {"model": "math", "input_ids": [5, 6, 7]}
 
 
@@ -40,6 +41,12 @@ class Two:
         ):
             raw = await r.read()
             return r.status, orjson.loads(raw) if raw else None
+
+    async def status(self, process: int, path: str) -> int:
+        """Return the status of a GET to one process, over its own socket."""
+        connector = aiohttp.UnixConnector(self.routers[process].siblings.address(self.home / f"router-{process}.sock"))
+        async with aiohttp.ClientSession(connector=connector) as client, client.get(f"http://router{path}") as r:
+            return r.status
 
     home: Path
 
@@ -106,6 +113,13 @@ async def test_what_is_asked_of_one_is_answered_for_both(two: Two) -> None:
     # with connections of its own: an older one may be the other process's
     async with aiohttp.ClientSession() as client, client.get(f"{two.routers[0].url}/tasks") as r:
         assert not (await r.json())["ready"]
+
+
+async def test_readiness_is_that_of_all_processes_and_life_that_of_one(two: Two) -> None:
+    assert [await two.status(0, path) for path in PROBES] == [200] * len(PROBES)
+    two.routers[1].draining.active = True
+    assert [await two.status(0, path) for path in PROBES] == [503] * len(PROBES)
+    assert [await two.status(process, "/livez") for process in range(2)] == [200, 200]
 
 
 async def test_a_change_reaches_every_process(two: Two) -> None:

@@ -82,10 +82,12 @@ async def test_no_answer_to_a_key_names_a_task_outside_its_list(shared: System, 
     assert "tool" not in text
 
 
-async def test_health_without_a_key_names_no_task_while_one_is_down(shared: System) -> None:
+async def test_health_names_the_tasks_that_are_down_to_a_key_that_may_call_them(shared: System) -> None:
     await shared["tool-0"].stop()
     await wait_until(lambda: shared.router.registry.unserved() == ["tool"])
-    assert await told(shared, "GET", "/health", None) == (503, '{"status":"unready"}')
+    assert await told(shared, "GET", "/health", None) == (200, '{"status":"ok"}')
+    assert await told(shared, "GET", "/health", ALICE) == (200, '{"status":"ok","unserved_tasks":[]}')
+    assert await told(shared, "GET", "/health", ROOT) == (200, '{"status":"ok","unserved_tasks":["tool"]}')
 
 
 async def test_a_key_without_tasks_gets_an_answer_everywhere(shared: System) -> None:
