@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints
 
-from sun_sglang.sglang_versions import NEWEST_VERSION, SglangVersion
 from sun_sglang.origins import check_origin
+from sun_sglang.sglang_versions import NEWEST_VERSION, SglangVersion
 from sun_sglang.strict import Strict
 
 Role = Literal["prefill", "decode"]

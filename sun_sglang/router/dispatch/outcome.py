@@ -185,8 +185,8 @@ def find_fault(leg: Leg, result: LegResult | None, rid: str) -> Relay | AttemptF
         return _broken(leg, f"answered {result.status}: {error_message(result.head)}")
     body = _first_data(result.head) if result.streamed else result.head
     if body.startswith((b'{"error"', b'{"object":"error"')):
-        status = error_code(body)
-        return Relay(refusal_of(leg, status, body)) if _is_refusal(status) else _broken(leg, error_message(body))
+        code = error_code(body)
+        return Relay(refusal_of(leg, code, body)) if _is_refusal(code) else _broken(leg, error_message(body))
     reason = find_abort(body)
     # the reader of a stream checks its events one by one
     if reason is None and not result.streamed and rid.encode() not in result.head:
@@ -194,8 +194,8 @@ def find_fault(leg: Leg, result: LegResult | None, rid: str) -> Relay | AttemptF
         return _broken(leg, f"its response is no answer to this request: {start}", blames_prefill=False)
     if reason is None:
         return None
-    status, message = reason.get("status_code"), str(reason.get("message") or "the request was aborted")
-    return Relay(refusal(status, message)) if _is_refusal(status) else _broken(leg, message)
+    code, message = reason.get("status_code"), str(reason.get("message") or "the request was aborted")
+    return Relay(refusal(code, message)) if _is_refusal(code) else _broken(leg, message)
 
 
 def _is_refusal(status: object) -> TypeGuard[int]:

@@ -42,6 +42,6 @@ def prompt_overflow(tokens: str, most: int, task: str) -> str:
     context = most + 1
     return (
         f"The input ({tokens} tokens) is longer than the model's context length ({context} tokens). "
-        f"This model's maximum context length is {context} tokens; task `{task}` takes at most {most} of them as input. "
-        "Please reduce the length of the messages."
+        f"This model's maximum context length is {context} tokens; task `{task}` takes at most {most} of them as input."
+        " Please reduce the length of the messages."
     )

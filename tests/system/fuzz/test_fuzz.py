@@ -16,7 +16,17 @@ from tests.system.fuzz.conftest import Target
 MAKES_TEXT = ("/generate", "/v1/completions", "/v1/chat/completions")
 POSTS = (*MAKES_TEXT, "/abort_request", "/flush_cache")
 GETS = (
-    *("/tasks", "/v1/models", "/health", "/livez", "/readyz", "/ping", "/model_info", "/get_model_info", "/server_info"),
+    *(
+        "/tasks",
+        "/v1/models",
+        "/health",
+        "/livez",
+        "/readyz",
+        "/ping",
+        "/model_info",
+        "/get_model_info",
+        "/server_info",
+    ),
     *("/flush_cache", "/metrics"),
 )
 JSON = b"Content-Type: application/json\r\n"

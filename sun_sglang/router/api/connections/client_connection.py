@@ -161,7 +161,7 @@ class ClientConnection(asyncio.Protocol):
     # ------------------------------------------------------------------------------------------------------------------
 
     def _count_ahead(self, data: bytes) -> None:
-        """Count bytes of later requests. Beyond the bound they are dropped, and the connection ends with the response."""
+        """Count bytes of later requests. Beyond the bound drop them, and end the connection with the response."""
         if self.request is not None and self.request.content.is_eof():
             self._ahead += len(data)
             self.is_cut = self._ahead > _MOST_AHEAD

@@ -281,4 +281,3 @@ class ConnectionManager:
             return
         self._open.pop(connection.handler, None)
         connection.close()
-

@@ -45,8 +45,8 @@ compares the table with SGLang's own request classes.
   dropped.
 - **Dropped**: the workers do not receive the field, and it changes no answer.
 
-The two OpenAI endpoints convert values as SGLang does: `"12"` and `12.0` are the integer 12, `"0.7"` is a number, `1` and
-`"true"` are true. /generate requires the type itself, as SGLang does.
+The two OpenAI endpoints convert values as SGLang does: `"12"` and `12.0` are the integer 12, `"0.7"` is a number, `1`
+and `"true"` are true. /generate requires the type itself, as SGLang does.
 
 Null means no value, except for `max_new_tokens` in `sampling_params`, where SGLang reads it as "no limit". A field that
 is not listed is dropped without an error, since SGLang ignores it (`store`, `metadata`, `service_tier`,

@@ -38,8 +38,8 @@ class ValueType(NamedTuple):
         description: completes the sentence "the field must be ...".
         accepts: returns whether a value other than null is of this type.
         boundaries: values of this type at its bounds, for tests.
-        lax: converts what SGLang's OpenAI classes accept for this type, such as `"12"` and `12.0` for 12 (pydantic's lax
-            mode); None if they convert nothing. Raises ValueError for any other value.
+        lax: converts what SGLang's OpenAI classes accept for this type, such as `"12"` and `12.0` for 12 (pydantic's
+            lax mode); None if they convert nothing. Raises ValueError for any other value.
     """
 
     description: str
@@ -66,7 +66,9 @@ def integer(low: int, high: int, *, but: Collection[int] = ()) -> ValueType:
         return type(value) is int and low <= value <= high and not (but and value in but)
 
     without = f", not {', '.join(map(str, but))}" if but else ""
-    return ValueType(f"an integer from {_power(low)} to {_power(high)}{without}", holds, (low, high), _LAX_INTEGER.validate_python)
+    return ValueType(
+        f"an integer from {_power(low)} to {_power(high)}{without}", holds, (low, high), _LAX_INTEGER.validate_python
+    )
 
 
 def number(low: float, high: float, *, above: bool = False) -> ValueType:
@@ -200,7 +202,9 @@ PENALTY = number(-2, 2)
 # SGLang divides logits by it: values near 0 make them overflow
 REPETITION_PENALTY = number(0.01, 2)
 TOP_LOGPROBS = integer(0, MAX_TOP_LOGPROBS)
-TOP_OR_FLAG = ValueType(f"an integer from 0 to {MAX_TOP_LOGPROBS}", _is_top, (0, MAX_TOP_LOGPROBS), _LAX_INTEGER.validate_python)
+TOP_OR_FLAG = ValueType(
+    f"an integer from 0 to {MAX_TOP_LOGPROBS}", _is_top, (0, MAX_TOP_LOGPROBS), _LAX_INTEGER.validate_python
+)
 STOP = texts(MAX_STOPS, MAX_STOP)
 STOP_REGEX = texts(MAX_STOPS, MAX_STOP_REGEX)
 STOP_IDS = ids(MAX_IDS)
