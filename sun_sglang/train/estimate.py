@@ -32,7 +32,7 @@ class Estimate:
             of the answers; without attention scores.
         accumulation: micro batches, or packed rows, in one step of a process.
         examples: number of training examples.
-        too_long: number of examples that are left out for their length.
+        left_out: number of examples that are left out.
         validation: number of validation examples.
         steps: optimizer steps for one learning rate.
         rates: number of learning rates.
@@ -46,7 +46,7 @@ class Estimate:
     activations: int
     accumulation: int
     examples: int
-    too_long: int
+    left_out: int
     validation: int
     steps: int
     rates: int
@@ -83,7 +83,7 @@ def estimate(prepared: PreparedRecipe) -> Estimate:
         activations=_activations(recipe, config, *_largest_batch(prepared, rows)),
         accumulation=recipe.accumulation(world_size()) if rows is None else rows.per_step // world_size(),
         examples=len(prepared.examples.train),
-        too_long=prepared.examples.too_long,
+        left_out=prepared.examples.report.left_out_count,
         validation=len(prepared.examples.validation),
         steps=prepared.steps,
         rates=len(recipe.learning_rates),

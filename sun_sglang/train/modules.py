@@ -53,11 +53,14 @@ def load_recipe_tokenizer(recipe: Recipe, base: Path) -> Any:
         RecipeError: the tokenizer has no chat template or no end-of-text token.
     """
     tokenizer = AutoTokenizer.from_pretrained(base)
+    if isinstance(tokenizer.chat_template, dict):
+        # serving takes the first of several
+        tokenizer.chat_template = next(iter(tokenizer.chat_template.values()))
     if recipe.chat_template is not None:
         try:
             tokenizer.chat_template = Path(recipe.chat_template).read_text(encoding="utf-8")
-        except OSError as e:
-            raise RecipeError(f"chat_template: {recipe.chat_template}: cannot be read ({e.strerror})") from e
+        except (OSError, UnicodeDecodeError) as e:
+            raise RecipeError(f"chat_template: {recipe.chat_template}: cannot be read ({e})") from e
     if not tokenizer.chat_template:
         raise RecipeError(f"chat_template: {recipe.base} has no chat template; name a Jinja file")
     if tokenizer.eos_token_id is None:

@@ -19,26 +19,56 @@ from sun_sglang.errors import RecipeError
 from sun_sglang.strict import Strict, YamlError, first_invalid, parse_yaml
 
 Rate = Annotated[float, Field(gt=0, le=1)]
+# arguments of `apply_chat_template` that are no variables of a template
+_RESERVED = frozenset(
+    {
+        "add_generation_prompt",
+        "chat_template",
+        "continue_final_message",
+        "conversation",
+        "documents",
+        "max_length",
+        "messages",
+        "padding",
+        "return_assistant_tokens_mask",
+        "return_dict",
+        "return_tensors",
+        "tokenize",
+        "tokenizer_kwargs",
+        "tools",
+        "truncation",
+    }
+)
 _PATHS = ("file", "validation_file", "chat_template", "output")
 
 
 class Data(Strict):
     """The source of the examples, and their columns.
 
+    Without `messages` and `prompt` the columns of the first row determine the format: `messages`, ShareGPT's
+    `conversations`, Alpaca's `instruction`, `input` and `output`, `prompt` and `completion`, `prompt` and `response`,
+    `question` and `answer`, or `query` and `response`.
+
     Attributes:
-        file: a local JSONL file, absolute once loaded. Either this or `hub`.
+        file: a local file, absolute once loaded: JSON lines, a JSON array, CSV, TSV or Parquet, plain or compressed by
+            gzip, bzip2 or xz. Either this or `hub`.
         hub: a dataset of the Hugging Face Hub.
         config: the Hub dataset's configuration.
         split: the Hub dataset's split.
         limit: number of rows to use, from the first.
-        messages: column of chat messages. Without `response`, the last assistant message is the answer.
-        prompt: column of the user's turn, or a text with columns in braces, such as `{instruction}: {input}`.
-        response: column of the answer, or a text with columns in braces.
-        system: a system message, or a text with columns in braces.
+        messages: column of chat messages, OpenAI's or ShareGPT's. Without `response`, the last assistant message is
+            the answer. An assistant message with `weight: 0` has no loss.
+        prompt: column of the user's turn or of the messages before the answer, or a text with columns in braces, such
+            as `{instruction}: {input}`.
+        response: column of the answer, as a text or as messages, or a text with columns in braces.
+        system: column of the system message, or its text, with columns in braces.
+        tools: column of the tools, or a list of tools for all rows. Where the prompt is messages, the default is the
+            column `tools`.
         turns: `all`: every assistant message is an example; `last`: only the last one is.
-        max_length: most tokens of a prompt and its answer together; longer examples are left out and counted.
-        validation: share of the examples that is held out for the validation loss.
-        validation_file: a JSONL file of the same columns for the validation loss, instead of that share.
+        max_length: most tokens of a prompt and its answer together; longer examples are left out and counted. The
+            default is at most the model's positions.
+        validation: share of the examples that is held out for the validation loss. The turns of a row stay together.
+        validation_file: a file of the same columns for the validation loss, instead of that share.
     """
 
     file: str | None = None
@@ -50,6 +80,7 @@ class Data(Strict):
     prompt: str | None = None
     response: str | None = None
     system: str | None = None
+    tools: str | tuple[dict[str, Any], ...] | None = None
     turns: Literal["last", "all"] = "last"
     max_length: int = Field(default=1024, ge=2)
     validation: float = Field(default=0.02, gt=0, lt=1)
@@ -83,6 +114,8 @@ class Recipe(Strict):
         first_token: the side that makes the first output token; `prefill` is what SGLang's workers do.
         data: examples.
         chat_template: a Jinja file, for a base whose tokenizer has none.
+        chat_template_kwargs: variables for the chat template, such as `{enable_thinking: false}`. Requests to the task
+            need the same ones.
         learning_rates: tried in turn, each from the base; the result with the least validation loss is kept.
         global_batch: examples in one optimizer step, over all processes.
         micro_batch: examples in one forward pass of a process, padded to the longest.
@@ -110,6 +143,7 @@ class Recipe(Strict):
     first_token: Side = "prefill"
     data: Data
     chat_template: str | None = None
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     learning_rates: tuple[Rate, ...] = Field(default=(2e-6, 5e-6, 1e-5, 2e-5, 5e-5), min_length=1)
     global_batch: int = Field(default=128, ge=1)
     micro_batch: int = Field(default=1, ge=1)
@@ -214,15 +248,22 @@ def _absolute(raw: Mapping[str, Any], base: Path) -> dict[str, Any]:
 def _check(recipe: Recipe) -> None:
     data = recipe.data
     if (data.file is None) == (data.hub is None):
-        raise RecipeError("data: needs either `file` (a JSONL file) or `hub` (a dataset of the Hub)")
-    if (data.messages is None) == (data.prompt is None):
-        raise RecipeError("data: needs either `messages` or `prompt`, the column of the question")
+        raise RecipeError("data: needs either `file` (a local file) or `hub` (a dataset of the Hub)")
+    if data.messages is not None and data.prompt is not None:
+        raise RecipeError("data: needs either `messages` or `prompt`, the column of the question; remove one")
+    if data.messages is None and data.prompt is None:
+        for key in ("response", "system"):
+            if getattr(data, key) is not None:
+                raise RecipeError(f"data.{key}: is only beside `messages` or `prompt`; name that column, or remove it")
     if data.prompt is not None and data.response is None:
         raise RecipeError("data.response: is required beside `prompt`; name the column of the answer")
     if data.messages is not None and data.system is not None:
         raise RecipeError("data.system: is only for `prompt`, because chat messages contain their own; remove it")
-    if data.turns == "all" and (data.messages is None or data.response is not None):
+    if data.turns == "all" and data.response is not None:
         raise RecipeError("data.turns: `all` is only for chat messages that contain their answers; remove it")
+    reserved = sorted(_RESERVED & recipe.chat_template_kwargs.keys())
+    if reserved:
+        raise RecipeError(f"chat_template_kwargs.{reserved[0]}: is set by training itself; remove it")
     scheme = recipe.tuning_scheme
     if recipe.decoder is not None and scheme.trains_decoder:
         raise RecipeError(f"decoder: `{recipe.scheme}` trains the decoder; remove `decoder`, or choose another scheme")

@@ -16,6 +16,7 @@ from sun_sglang.checkpoint.weights import weights_revision
 from sun_sglang.contracts.module_file import ModuleFile, write_module_file
 from sun_sglang.errors import RecipeError
 from sun_sglang.train.data.dataset import Examples, load_examples
+from sun_sglang.train.data.limits import read_limits
 from sun_sglang.train.data.packing import PackedRows
 from sun_sglang.train.modules import build_modules, dtype_of, find_model, load_recipe_tokenizer, save_tuned
 from sun_sglang.train.objective.two_module_loss import TwoModule
@@ -75,7 +76,13 @@ def prepare(recipe: Recipe) -> PreparedRecipe:
     check_dtype(recipe, dtype_of(base))
     decoder = base if recipe.decoder is None else find_model(recipe.decoder, "decoder")
     tokenizer = load_recipe_tokenizer(recipe, base)
-    examples = load_examples(recipe.data, tokenizer, recipe.seed)
+    examples = load_examples(
+        recipe.data,
+        tokenizer,
+        recipe.seed,
+        limits=read_limits(base, decoder),
+        template_kwargs=recipe.chat_template_kwargs,
+    )
     shortest = 2 if recipe.first_token == "decode" else 1
     if min(len(e.prompt) for part in examples[:2] for e in part) < shortest:
         raise RecipeError(
@@ -139,8 +146,8 @@ def _fit(module: TwoModule, prepared: PreparedRecipe, rate: float, work: Path, r
         progress=is_first_process(),
         evaluation_batch=recipe.micro_batch,
     )
-    pad = prepared.tokenizer.pad_token_id
-    pad = prepared.tokenizer.eos_token_id if pad is None else pad
+    # the mask hides it; a padding token of the tokenizer may be beyond the embedding
+    pad = prepared.tokenizer.eos_token_id
     train, validation, _ = prepared.examples
     return fit(module, train, validation, settings, pad=pad, work=work, resume=resume)
 

@@ -1,159 +1,180 @@
-"""Load the examples of a recipe: turn rows of a JSONL file or a Hub dataset into prompts and answers in token ids."""
+"""Load the examples of a recipe: turn rows of a file or a Hub dataset into prompts and answers in token ids."""
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
 from sun_sglang.errors import RecipeError
-from sun_sglang.train.data.examples import TokenizedExample, encode_chat
+from sun_sglang.strict import listed
+from sun_sglang.train.data.examples import TokenizedExample
+from sun_sglang.train.data.limits import ModelLimits
+from sun_sglang.train.data.rendering import ChatRenderer
+from sun_sglang.train.data.report import DataReport, ReportBuilder
+from sun_sglang.train.data.rows.conversation import conversation_of
+from sun_sglang.train.data.rows.files import Placed, rows_of_file, without_nulls
 from sun_sglang.train.recipe import Data
 
-Row = Mapping[str, Any]
-Message = Mapping[str, Any]
-_COLUMN = re.compile(r"\{(\w+)\}")
-
-
-class Turn(NamedTuple):
-    """One example as text: the messages of the prompt, and the answer."""
-
-    messages: list[Message]
-    answer: str
+_UNLIMITED = ModelLimits()
 
 
 class Examples(NamedTuple):
-    """Training and validation examples, and the number of examples that are longer than `max_length`."""
+    """Training and validation examples, and what became of the rows."""
 
     train: list[TokenizedExample]
     validation: list[TokenizedExample]
-    too_long: int
+    report: DataReport
 
 
-def load_examples(data: Data, tokenizer: Any, seed: int) -> Examples:
-    """Read, encode and split the data of a recipe.
+def load_examples(
+    data: Data,
+    tokenizer: Any,
+    seed: int,
+    *,
+    limits: ModelLimits = _UNLIMITED,
+    template_kwargs: Mapping[str, Any] | None = None,
+) -> Examples:
+    """Read, encode and split the data of a recipe. The turns of one row stay on one side of the split.
 
     Args:
         data: the recipe's `data`.
         tokenizer: a tokenizer with a chat template.
         seed: seed of the validation split.
+        limits: limits of the two modules.
+        template_kwargs: variables for the chat template.
 
     Raises:
-        RecipeError: the data is missing, a row lacks a column, or no example remains for training or validation.
+        RecipeError: the data is missing, a row does not fit the recipe or the model, or no example remains for training
+            or validation.
     """
-    rows = _rows_of_file(Path(data.file), "data.file") if data.file else _rows_of_hub(data)
-    found, too_long = _encode_all(rows, data, tokenizer, data.limit)
+    reader = _Reader(data, tokenizer, limits, template_kwargs or {})
+    rows = rows_of_file(Path(data.file), "data.file") if data.file is not None else _rows_of_hub(data)
+    found = reader.read(rows if data.limit is None else islice(rows, data.limit))
     if data.validation_file is not None:
-        held_out = _rows_of_file(Path(data.validation_file), "data.validation_file")
-        train, (validation, more) = found, _encode_all(held_out, data, tokenizer, None)
-        too_long += more
+        train = found
+        validation = reader.read(rows_of_file(Path(data.validation_file), "data.validation_file"))
     else:
         Random(f"validation/{seed}").shuffle(found)
-        count = max(1, round(len(found) * data.validation))
-        train, validation = found[count:], found[:count]
-    if not train or not validation:
+        train, validation = _split(found, max(1, round(sum(map(len, found)) * data.validation)))
+    report = reader.report.build()
+    examples = Examples(_flat(train), _flat(validation), report)
+    if not examples.train or not examples.validation:
         raise RecipeError(
-            f"data: {len(train)} examples to train on and {len(validation)} to validate with are left, {too_long} are "
-            f"longer than max_length ({data.max_length} tokens); give more data or a larger data.max_length"
+            f"data: {len(examples.train)} examples to train on and {len(examples.validation)} to validate with are "
+            "left"
+            + "".join(f"; {f.count} are left out: {f.text}" for f in report.left_out)
+            + "; give more data, or a larger data.max_length"
         )
-    return Examples(train, validation, too_long)
+    return examples
 
 
-def turns_of(row: Row, data: Data, where: str) -> Iterator[Turn]:
-    """Yield the examples of one row.
+class _Reader:
+    """Reads rows into examples, and reports on them."""
 
-    Args:
-        row: the row.
-        data: the recipe's `data`.
-        where: name of the row, for error messages.
+    def __init__(self, data: Data, tokenizer: Any, limits: ModelLimits, template_kwargs: Mapping[str, Any]) -> None:
+        self.report = ReportBuilder()
+        self._data, self._tokenizer, self._limits = data, tokenizer, limits
+        self._longest = _longest_allowed(data, limits)
+        self._renderer = ChatRenderer(tokenizer, limits.end_tokens, template_kwargs)
+        self._is_first = True
 
-    Raises:
-        RecipeError: a column is missing or has another type.
-    """
-    if data.messages is None:
-        assert data.prompt is not None
-        assert data.response is not None
-        system = [{"role": "system", "content": _text(row, data.system, where, "system")}] if data.system else []
-        user = {"role": "user", "content": _text(row, data.prompt, where, "prompt")}
-        yield Turn([*system, user], _text(row, data.response, where, "response"))
-        return
-    messages = _messages(row, data.messages, where)
-    if data.response is not None:
-        yield Turn(messages, _text(row, data.response, where, "response"))
-        return
-    answers = [i for i, message in enumerate(messages) if message["role"] == "assistant" and i > 0]
-    if not answers:
-        raise RecipeError(f"{where}: data.messages: the row has no assistant message to learn")
-    for i in answers if data.turns == "all" else answers[-1:]:
-        yield Turn(messages[:i], messages[i]["content"])
+    def read(self, rows: Iterable[Placed]) -> list[list[TokenizedExample]]:
+        """Return the examples of each row that has some."""
+        return [examples for where, row in rows if (examples := self._examples(row, where))]
 
-
-def _encode_all(rows: Iterable[tuple[str, Row]], data: Data, tokenizer: Any, limit: int | None) -> Any:
-    found, too_long = list[TokenizedExample](), 0
-    for number, (where, row) in enumerate(rows):
-        if limit is not None and number >= limit:
-            break
-        for turn in turns_of(row, data, where):
-            encoded = encode_chat(tokenizer, turn.messages, turn.answer)
-            if len(encoded.prompt) + len(encoded.answer) > data.max_length:
-                too_long += 1
+    def _examples(self, row: Mapping[str, Any], where: str) -> list[TokenizedExample]:
+        conversation = conversation_of(row, self._data, where)
+        self.report.format = self.report.format or conversation.format
+        self.report.note((f"serving ignores the key `{key}` of messages" for key in conversation.ignored), where)
+        if not conversation.turns:
+            self.report.leave_out("every answer has `weight: 0`", where)
+        found = []
+        for turn in conversation.turns:
+            example, notes = self._renderer.encode(turn, where)
+            if self._is_first:
+                self._look_at_tokenizer(example)
+            self._check_ids(example)
+            tokens = len(example.prompt) + len(example.answer)
+            self.report.measure(tokens, where)
+            self.report.note(notes, where)
+            if tokens > self._longest:
+                self.report.leave_out(f"longer than {self._longest:,} tokens (data.max_length)", where)
             else:
-                found.append(encoded)
-    return found, too_long
+                found.append(example)
+                self.report.keep(example)
+        return found
+
+    def _look_at_tokenizer(self, example: TokenizedExample) -> None:
+        """Note how the tokenizer differs from the template and the model."""
+        self._is_first = False
+        added, end = self._tokenizer.encode(""), self._tokenizer.eos_token_id
+        if added and example.prompt[0] != added[0] and added[0] != end:
+            token = self._tokenizer.convert_ids_to_tokens(added[0])
+            self.report.note(
+                [
+                    f"the tokenizer starts a text with `{token}`, and the chat template does not: serving sends "
+                    "prompts without it, so training does; start the template with {{ bos_token }} for both"
+                ],
+                "",
+            )
+        ends = self._limits.end_tokens
+        if ends and end not in ends:
+            known = listed(self._tokenizer.convert_ids_to_tokens(sorted(ends)))
+            self.report.note(
+                [
+                    f"the tokenizer's end token `{self._tokenizer.eos_token}` is not among the model's ({known}): "
+                    "answers end with it, and programs that read the model's configuration alone do not stop there"
+                ],
+                "",
+            )
+
+    def _check_ids(self, example: TokenizedExample) -> None:
+        most = self._limits.embeddings
+        largest = max(max(example.prompt, default=0), max(example.answer))
+        if most is not None and largest >= most:
+            token = self._tokenizer.convert_ids_to_tokens(largest)
+            raise RecipeError(
+                f"{example.where}: the tokenizer makes the id {largest} (`{token}`), and the model has {most} "
+                "embeddings; remove the token from the tokenizer, or resize the model's embeddings"
+            )
 
 
-def _rows_of_file(path: Path, key: str) -> Iterator[tuple[str, Row]]:
-    try:
-        file = path.open(encoding="utf-8")
-    except OSError as e:
-        raise RecipeError(f"{key}: {path}: cannot be read ({e.strerror})") from e
-    with file:
-        for number, line in enumerate(file, 1):
-            try:
-                row = json.loads(line)
-            except ValueError as e:
-                raise RecipeError(f"{path}:{number}: is not JSON ({e})") from e
-            if not isinstance(row, dict):
-                raise RecipeError(f"{path}:{number}: is not a JSON object")
-            yield f"{path}:{number}", row
+def _longest_allowed(data: Data, limits: ModelLimits) -> int:
+    """Return the most tokens of an example; the default of `max_length` shrinks to the model's positions."""
+    if limits.positions is None or data.max_length <= limits.positions:
+        return data.max_length
+    if "max_length" in data.model_fields_set:
+        raise RecipeError(
+            f"data.max_length: {data.max_length} tokens, and the model has {limits.positions} positions; make it at "
+            "most that"
+        )
+    return limits.positions
 
 
-def _rows_of_hub(data: Data) -> Iterator[tuple[str, Row]]:
+def _split(
+    rows: list[list[TokenizedExample]], count: int
+) -> tuple[list[list[TokenizedExample]], list[list[TokenizedExample]]]:
+    """Return the rows to train on, and the first rows, which have at least `count` examples, to validate with."""
+    held_out, border = 0, 0
+    while held_out < count and border < len(rows):
+        held_out += len(rows[border])
+        border += 1
+    return rows[border:], rows[:border]
+
+
+def _flat(rows: list[list[TokenizedExample]]) -> list[TokenizedExample]:
+    return [example for row in rows for example in row]
+
+
+def _rows_of_hub(data: Data) -> Iterator[Placed]:
     from datasets import load_dataset
 
     try:
         dataset = load_dataset(data.hub, data.config, split=data.split)
-    except Exception as e:  # a dozen types, all about a name, a split or the network
+        for number, row in enumerate(dataset, 1):
+            yield f"{data.hub}, row {number}", {name: without_nulls(value) for name, value in row.items()}
+    except Exception as e:  # a dozen types, all about a name, a split, the network or a column
         raise RecipeError(f"data.hub: `{data.hub}` cannot be loaded ({type(e).__name__}: {e})") from e
-    for number, row in enumerate(dataset, 1):
-        yield f"{data.hub}, row {number}", row
-
-
-def _text(row: Row, wanted: str, where: str, key: str) -> str:
-    """Return a column, or a text with columns in braces."""
-    names: Sequence[str] = _COLUMN.findall(wanted)
-    if key != "system" and not names:
-        names, wanted = [wanted], f"{{{wanted}}}"
-    missing = [name for name in names if name not in row]
-    if missing:
-        raise RecipeError(f"{where}: data.{key}: no column `{missing[0]}`; columns: {', '.join(row)}")
-    return _COLUMN.sub(lambda match: _as_text(row[match[1]]), wanted)
-
-
-def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def _messages(row: Row, column: str, where: str) -> list[Message]:
-    messages = row.get(column)
-    if messages is None:
-        raise RecipeError(f"{where}: data.messages: no column `{column}`; columns: {', '.join(row)}")
-    good = isinstance(messages, list) and all(
-        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in messages
-    )
-    if not good or not isinstance(messages, list) or not messages:
-        raise RecipeError(f"{where}: data.messages: `{column}` is not a list of messages with `role` and `content`")
-    return messages

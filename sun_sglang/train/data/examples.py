@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any, Literal
@@ -26,10 +26,17 @@ class Example:
 
 @dataclass(frozen=True)
 class TokenizedExample:
-    """An example as token ids: the prompt as the chat template renders it, and the answer with its end token."""
+    """An example as token ids.
+
+    Attributes:
+        prompt: the prompt as the chat template renders it.
+        answer: the answer with its end token; it has the loss.
+        where: place of its row, such as `data.jsonl:3`; empty where it is of no file.
+    """
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
+    where: str = field(default="", compare=False)
 
 
 def split_of(question: str) -> Split:
@@ -66,21 +73,16 @@ def draw(generator: Generator, split: Split, count: int, seed: int) -> list[Exam
 
 
 def encode(tokenizer: Any, example: Example) -> TokenizedExample:
-    """Return the token ids of an example: its question as one user message, and its answer."""
-    return encode_chat(tokenizer, [{"role": "user", "content": example.question}], example.answer)
-
-
-def encode_chat(tokenizer: Any, messages: Sequence[Mapping[str, Any]], answer: str) -> TokenizedExample:
-    """Return the token ids of a prompt and its answer, as serving computes them.
+    """Return the token ids of an example: its question as one user message, and its answer.
 
     Args:
         tokenizer: a tokenizer with a chat template and an end-of-text token.
-        messages: the chat messages of the prompt.
-        answer: the text of the answer; the end-of-text token is added.
+        example: the question and its answer; the end-of-text token is added.
     """
+    messages = [{"role": "user", "content": example.question}]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    tokens = tokenizer.encode(answer, add_special_tokens=False)
-    return TokenizedExample(tuple(tokenizer.encode(text, add_special_tokens=False)), (*tokens, tokenizer.eos_token_id))
+    answer = tokenizer.encode(example.answer, add_special_tokens=False)
+    return TokenizedExample(tuple(tokenizer.encode(text, add_special_tokens=False)), (*answer, tokenizer.eos_token_id))
 
 
 def write_jsonl(path: Path, examples: Iterable[Example]) -> None:
