@@ -28,6 +28,7 @@ from sun_sglang.router.api.preflight import cors_signal, preflight_routes
 from sun_sglang.router.api.routes import RouteTable, route_table
 from sun_sglang.router.api.sibling_processes import SiblingProcesses, socket_path
 from sun_sglang.router.api.tasks_page import TasksPage
+from sun_sglang.router.api.tokens import TokenHandlers
 from sun_sglang.router.auth.access import (
     AccessControl,
     load_access_control,
@@ -55,6 +56,7 @@ from sun_sglang.router.serving.in_flight import InFlight
 from sun_sglang.router.serving.length_check import LengthChecker
 from sun_sglang.router.serving.request_end import RequestEndReporter
 from sun_sglang.router.serving.service import Service
+from sun_sglang.router.serving.tokenizer_client import TokenizerClient
 from sun_sglang.router.serving.tracing import load_tracing
 from sun_sglang.router.serving.work_estimate import WorkEstimate
 from sun_sglang.router.transport.http_session import new_session
@@ -144,6 +146,9 @@ class Router:
         self._cors = CrossOriginPolicy(fleet.router.cors)
         routes = route_table(
             GenerationHandlers(self.service, self.dispatcher, self.in_flight, self.siblings, self.draining),
+            TokenHandlers(
+                self.registry, self.length_check, TokenizerClient(session, self.registry, deadlines), self.clock.now
+            ),
             self.info,
             HealthHandlers(self.registry, self.draining, self.siblings, access),
             AdminHandlers(self.registry, self.store),

@@ -12,7 +12,7 @@ from sun_sglang.router.auth.access import current_key, require_admin
 from sun_sglang.router.auth.browser_guard import require_json
 from sun_sglang.router.dispatch.dispatcher import Dispatcher
 from sun_sglang.router.errors import ApiError
-from sun_sglang.router.protocol.request import Endpoint
+from sun_sglang.router.protocol.request import Endpoint, Translate
 from sun_sglang.router.protocol.worker_replies import parse_json
 from sun_sglang.router.serving.in_flight import InFlight
 from sun_sglang.router.serving.service import Service
@@ -79,14 +79,19 @@ class GenerationHandlers:
         self._siblings = siblings
         self._draining = draining
 
-    def endpoint(self, endpoint: Endpoint) -> Handler:
-        """Return the handler of one endpoint."""
+    def endpoint(self, endpoint: Endpoint, translate: Translate | None = None) -> Handler:
+        """Return the handler of one endpoint.
+
+        Args:
+            endpoint: the endpoint of the workers.
+            translate: makes a request of `endpoint` from a body of another API; None for the endpoint itself.
+        """
 
         async def handle(http: web.Request) -> web.StreamResponse:
             self._draining.begin_request()
             try:
                 require_json(http)
-                return await self._service.handle(endpoint, http, current_key.get())
+                return await self._service.handle(endpoint, http, current_key.get(), translate)
             finally:
                 self._draining.end_request()
 

@@ -25,10 +25,11 @@ from sun_sglang.router.observability.request_id import (
     choose_request_id,
     current_request_id,
 )
-from sun_sglang.router.protocol.request import Endpoint
+from sun_sglang.router.protocol.messages.errors import error_body
+from sun_sglang.router.protocol.request import MESSAGES_PATH, RESPONSES_PATH, Endpoint
 from sun_sglang.router.serving.request_end import request_outcome
 
-_GENERATION = frozenset(Endpoint)
+_GENERATION = frozenset({*Endpoint, RESPONSES_PATH, MESSAGES_PATH})
 
 
 class Middleware:
@@ -139,7 +140,14 @@ class Middleware:
             self._metrics.problems.labels(context.task, str(error.status)).inc()
             if not context.outcome_counted:
                 self._metrics.requests.labels(context.task, request_outcome(error)).inc()
-        return error_response(error)
+        return _error_response(request, error)
+
+
+def _error_response(request: web.Request, error: ApiError) -> web.Response:
+    response = error_response(error)
+    if request.path.startswith(MESSAGES_PATH):
+        response.body = error_body(error.status, error.as_json(), current_request_id.get())
+    return response
 
 
 def _is_generation(request: web.Request) -> bool:

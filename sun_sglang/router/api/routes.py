@@ -18,8 +18,11 @@ from sun_sglang.router.api.health import HealthHandlers
 from sun_sglang.router.api.info import InfoHandlers
 from sun_sglang.router.api.metrics_page import MetricsPage
 from sun_sglang.router.api.tasks_page import TasksPage
+from sun_sglang.router.api.tokens import TokenHandlers
 from sun_sglang.router.auth.access import AccessRule
-from sun_sglang.router.protocol.request import Endpoint
+from sun_sglang.router.protocol.messages.request import MessageTranslation
+from sun_sglang.router.protocol.request import MESSAGES_PATH, RESPONSES_PATH, Endpoint
+from sun_sglang.router.protocol.responses.request import ResponseTranslation
 
 _STRICTNESS: tuple[AccessRule, ...] = ("open", "key", "metrics", "admin")
 
@@ -45,6 +48,7 @@ class Route(NamedTuple):
 
 def route_table(
     generation: GenerationHandlers,
+    tokens: TokenHandlers,
     info: InfoHandlers,
     health: HealthHandlers,
     admin: AdminHandlers,
@@ -55,15 +59,23 @@ def route_table(
 
     Args:
         generation: handlers of requests for text, and of their aborts.
+        tokens: handlers of requests for tokens and their number.
         info: handlers of requests about models, workers and caches.
         health: handlers of probes.
         admin: handlers that show and change the fleet.
         tasks: the page `/tasks`.
         metrics: the page `/metrics`.
     """
+    responses = generation.endpoint(Endpoint.CHAT, ResponseTranslation)
+    messages = generation.endpoint(Endpoint.CHAT, MessageTranslation)
     return (
         *(Route("POST", endpoint, generation.endpoint(endpoint), "key", cross_site=True) for endpoint in Endpoint),
         Route("PUT", Endpoint.GENERATE, generation.endpoint(Endpoint.GENERATE), "key", cross_site=True),
+        Route("POST", RESPONSES_PATH, responses, "key", cross_site=True),
+        Route("POST", MESSAGES_PATH, messages, "key", cross_site=True),
+        Route("POST", MESSAGES_PATH + "/count_tokens", tokens.count, "key", cross_site=True),
+        *(Route("POST", path, tokens.tokenize, "key", cross_site=True) for path in ("/tokenize", "/v1/tokenize")),
+        *(Route("POST", path, tokens.detokenize, "key", cross_site=True) for path in ("/detokenize", "/v1/detokenize")),
         Route("POST", "/abort_request", generation.abort, "key"),
         Route("GET", "/v1/models", info.models, "key", cross_site=True),
         Route("GET", "/v1/models/{model:.+}", info.model, "key", cross_site=True),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -20,8 +20,14 @@ from sun_sglang.router.protocol.fields.schemas import (
     check_tools,
 )
 from sun_sglang.router.protocol.fields.value_types import FLAG
+from sun_sglang.router.protocol.translation.interface import Translation
 
+# endpoints of other APIs, which are served as chat completions
+RESPONSES_PATH, MESSAGES_PATH = "/v1/responses", "/v1/messages"
 STREAM_OPTIONS = ("include_usage", "continuous_usage_stats")
+
+
+Translate = Callable[[bytes], Translation]
 
 
 class Endpoint(StrEnum):
@@ -46,6 +52,7 @@ class Request(NamedTuple):
         extra_key: the client's part of the cache namespace, for all prompts or for each; None if it sent none.
         cache_salt: the same, under SGLang's other name.
         batch: number of prompts in a list; None for a single prompt.
+        translation: puts the answer into the client's API; None if the client called `endpoint` itself.
     """
 
     endpoint: Endpoint
@@ -58,6 +65,7 @@ class Request(NamedTuple):
     extra_key: str | tuple[str, ...] | None
     cache_salt: str | tuple[str, ...] | None
     batch: int | None
+    translation: Translation | None = None
 
     @property
     def include_usage(self) -> bool:
@@ -72,6 +80,7 @@ def parse_request(
     header_task: str | None,
     tasks: Sequence[str],
     allowed: Collection[str] = (),
+    translate: Translate | None = None,
 ) -> Request:
     """Return the checked request of a body.
 
@@ -81,12 +90,17 @@ def parse_request(
         header_task: the value of the header `X-Sun-Task`, which takes precedence over `model`; None without the header.
         tasks: names of the tasks that the client may call.
         allowed: the permissions that the topology grants (`router.allow`).
+        translate: makes a request of `endpoint` from a body of another API; None if it is the client's own.
 
     Raises:
         RequestError: the request is invalid; names the first error.
     """
-    given = _object(raw)
-    check_depth(raw, given)
+    translation = None if translate is None else translate(raw)
+    if translation is None:
+        given = _object(raw)
+        check_depth(raw, given)
+    else:
+        given = translation.body
     table = _TABLES[endpoint]
     body = fields.forwarded_fields(given, table, allowed)
     task = choose_task(header_task, given.get("model"), tasks)
@@ -106,6 +120,7 @@ def parse_request(
         cache_salt=_names(given, "cache_salt", table, batch) if "cache_salt" in given else None,
         batch=batch,
         body=body,
+        translation=translation,
     )
 
 

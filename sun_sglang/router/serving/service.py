@@ -18,7 +18,7 @@ from sun_sglang.router.observability.metrics import Metrics
 from sun_sglang.router.observability.request_context import current_context
 from sun_sglang.router.protocol.fan_out import SingleRequest, has_several_answers, split_request
 from sun_sglang.router.protocol.fields.patterns import check_patterns
-from sun_sglang.router.protocol.request import Endpoint, Request, parse_request
+from sun_sglang.router.protocol.request import Endpoint, Request, Translate, parse_request
 from sun_sglang.router.scheduling.cost import Cost
 from sun_sglang.router.scheduling.prefix_keys import prefix_keys
 from sun_sglang.router.serving.admission import AdmissionQueue, Slot
@@ -79,13 +79,16 @@ class Service:
         self._estimate = estimate
         self._delivery = delivery
 
-    async def handle(self, endpoint: Endpoint, http: web.Request, key: ApiKey | None) -> web.StreamResponse:
+    async def handle(
+        self, endpoint: Endpoint, http: web.Request, key: ApiKey | None, translate: Translate | None = None
+    ) -> web.StreamResponse:
         """Answer one HTTP request.
 
         Args:
             endpoint: its path.
             http: the request; its body is read here.
             key: the client's API key; None if the router has none.
+            translate: makes a request of `endpoint` from a body of another API; None if it is the client's own.
 
         Raises:
             ApiError: the client receives it instead of an answer. No byte has gone to the client.
@@ -94,7 +97,9 @@ class Service:
         arrived = self._now()
         raw = await http.read()
         header_task, tasks = http.headers.get(TASK_HEADER), visible_tasks(self._registry.task_names)
-        request = parse_request(endpoint, raw, header_task=header_task, tasks=tasks, allowed=self._allowed)
+        request = parse_request(
+            endpoint, raw, header_task=header_task, tasks=tasks, allowed=self._allowed, translate=translate
+        )
         current_context.get().task = request.task
         # the task may leave the fleet before the request is dispatched
         pool = self._registry.fleet.tasks[request.task].prefill

@@ -137,6 +137,8 @@ class FakeWorker:
             app.router.add_post(path, self._generate)
         app.router.add_post("/abort_request", self._abort)
         app.router.add_post(TOKEN_COUNT_PATH, self._count)
+        app.router.add_post("/tokenize", self._tokenize)
+        app.router.add_post("/detokenize", self._detokenize)
         app.router.add_post("/flush_cache", self._flush)
         app.router.add_get("/v1/loads", self._loads)
         app.router.add_get("/model_info", self._model_info)
@@ -231,6 +233,18 @@ class FakeWorker:
             return web.Response(status=self.bad_count, body=b"no count")
         text = body["prompt"] if "prompt" in body else " ".join(m["content"] for m in body["messages"])
         return web.json_response(TokenCount(len(text.split()), exact=True)._asdict())
+
+    async def _tokenize(self, request: web.Request) -> web.Response:
+        """Answer as SGLang does for one prompt; a token is a character."""
+        body = await request.json()
+        self.counted.append(body)
+        ids = prompt_of("/v1/completions" if "prompt" in body else "/v1/chat/completions", body)
+        return web.json_response({"tokens": ids, "count": len(ids), "max_model_len": 4096})
+
+    async def _detokenize(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        self.counted.append(body)
+        return web.json_response({"text": "".join(map(chr, body["tokens"]))})
 
     async def _flush(self, request: web.Request) -> web.StreamResponse:
         if self.info is not None:

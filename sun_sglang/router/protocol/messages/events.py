@@ -1,0 +1,109 @@
+"""The events of a streamed message, as a state machine over the chunks of a chat completion. Pure.
+
+    message_start, ping
+    for each block, in order:  content_block_start, content_block_delta, ..., content_block_stop
+    message_delta, message_stop | error
+
+A new kind of step closes the open block. The machine keeps no text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from sun_sglang.router.protocol.messages.errors import error_event
+from sun_sglang.router.protocol.messages.reply import new_message, stop_of, usage_of
+from sun_sglang.router.protocol.translation.steps import Call, Finish, Reasoning, Step, Text, Usage, read_steps
+from sun_sglang.router.protocol.worker_replies import BadReplyError
+
+_Event = dict[str, Any]
+
+
+class MessageEvents:
+    """One streamed message.
+
+    Args:
+        stops: the client's stop sequences.
+    """
+
+    def __init__(self, stops: Collection[str]) -> None:
+        self._stops = stops
+        self._began = False
+        self._index = -1
+        self._open: str | None = None
+        self._call: int | None = None
+        self._calls = False
+        self._usage = Usage(0, 0, 0, 0)
+        self._finish: Finish | None = None
+
+    def chunk(self, chunk: Mapping[str, Any]) -> Iterator[_Event]:
+        """Yield the events for a chunk."""
+        steps = tuple(read_steps(chunk))
+        for step in steps:
+            if isinstance(step, Usage):
+                self._usage = step
+        if not self._began:
+            yield from self._begin(chunk)
+        for step in steps:
+            yield from self._events(step)
+
+    def end(self) -> Iterator[_Event]:
+        """Yield the events that end a complete stream."""
+        if not self._began:
+            yield from self._begin({})
+        yield from self._close()
+        if self._finish is not None and self._finish.reason == "abort":
+            yield error_event({"message": "the answer was aborted"})
+            return
+        delta = stop_of(self._finish, self._stops, calls=self._calls)
+        yield {"type": "message_delta", "delta": delta, "usage": usage_of(self._usage)}
+        yield {"type": "message_stop"}
+
+    def fail(self, error: Mapping[str, Any]) -> Iterator[_Event]:
+        """Yield the event that ends a stream with an error."""
+        code = error.get("code")
+        yield error_event(error, code if isinstance(code, int) and 400 <= code < 600 else 500)
+
+    def _begin(self, chunk: Mapping[str, Any]) -> Iterator[_Event]:
+        self._began = True
+        yield {"type": "message_start", "message": new_message(chunk, self._usage)}
+        yield {"type": "ping"}
+
+    def _events(self, step: Step) -> Iterator[_Event]:
+        match step:
+            case Reasoning(text):
+                if self._open != "thinking":
+                    yield from self._switch({"type": "thinking", "thinking": "", "signature": ""})
+                yield self._delta({"type": "thinking_delta", "thinking": text})
+            case Text(text):
+                if self._open != "text":
+                    yield from self._switch({"type": "text", "text": ""})
+                yield self._delta({"type": "text_delta", "text": text})
+            case Call():
+                yield from self._add_call(step)
+            case Finish():
+                self._finish = step
+
+    def _add_call(self, call: Call) -> Iterator[_Event]:
+        if self._open != "tool_use" or self._call != call.index:
+            if not call.name:
+                raise BadReplyError(f"the decode worker sent arguments of call {call.index} before its name")
+            self._call, self._calls = call.index, True
+            yield from self._switch({"type": "tool_use", "id": call.id, "name": call.name, "input": {}})
+        if call.arguments:
+            yield self._delta({"type": "input_json_delta", "partial_json": call.arguments})
+
+    def _switch(self, block: dict[str, Any]) -> Iterator[_Event]:
+        yield from self._close()
+        self._index += 1
+        self._open = block["type"]
+        yield {"type": "content_block_start", "index": self._index, "content_block": block}
+
+    def _close(self) -> Iterator[_Event]:
+        if self._open is not None:
+            self._open = None
+            yield {"type": "content_block_stop", "index": self._index}
+
+    def _delta(self, delta: dict[str, Any]) -> _Event:
+        return {"type": "content_block_delta", "index": self._index, "delta": delta}

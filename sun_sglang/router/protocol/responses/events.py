@@ -1,0 +1,152 @@
+"""The events of a streamed response, as a state machine over the chunks of a chat completion. Pure.
+
+    response.created, response.in_progress
+    for each item, in order:  output_item.added, its parts and deltas, output_item.done
+    response.completed | response.incomplete | error, response.failed
+
+A new kind of step closes the open item. The last event repeats the answer, so the machine keeps its text, which is as
+long as the model's context at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sun_sglang.router.protocol.responses.open_items import OpenCall, OpenItem, OpenReasoning, OpenText
+from sun_sglang.router.protocol.responses.reply import ResponseEcho, final_status
+from sun_sglang.router.protocol.translation.interface import MAX_ANSWER_CHARACTERS
+from sun_sglang.router.protocol.translation.steps import Call, Finish, Reasoning, Step, Text, Usage, read_steps
+from sun_sglang.router.protocol.worker_replies import BadReplyError
+
+_Event = dict[str, Any]
+
+
+class ResponseEvents:
+    """One streamed response.
+
+    Args:
+        echo: the part of the response that repeats the request.
+    """
+
+    def __init__(self, echo: ResponseEcho) -> None:
+        self._echo = echo
+        self._head: dict[str, Any] = {}
+        self._number = 0
+        self._output: list[dict[str, Any]] = []
+        self._open: OpenItem | None = None
+        self._call: int | None = None
+        self._usage: Usage | None = None
+        self._finish = ""
+        self._size = 0
+
+    def chunk(self, chunk: Mapping[str, Any]) -> Iterator[_Event]:
+        """Yield the events for a chunk, or for a whole chat completion."""
+        if not self._head:
+            yield from self._begin(chunk)
+        for step in read_steps(chunk):
+            for event in self._events(step):
+                yield self._numbered(event)
+
+    def end(self) -> Iterator[_Event]:
+        """Yield the events that end a complete stream."""
+        if not self._head:
+            yield from self._begin({})
+        yield from map(self._numbered, self._complete())
+        response = self.final_response()
+        yield self._numbered({"type": f"response.{response['status']}", "response": response})
+
+    def fail(self, error: Mapping[str, Any]) -> Iterator[_Event]:
+        """Yield the events that end a stream with an error."""
+        if not self._head:
+            yield from self._begin({})
+        yield from map(self._numbered, self._close("incomplete"))
+        code, param = error.get("code"), error.get("param")
+        yield self._numbered(
+            {
+                "type": "error",
+                "message": str(error.get("message")),
+                "code": None if code is None else str(code),
+                "param": None if param is None else str(param),
+            }
+        )
+        response = self._echo.response(self._head, "failed", self._output, usage=self._usage, error=error)
+        yield self._numbered({"type": "response.failed", "response": response})
+
+    def final_response(self) -> dict[str, Any]:
+        """Return the response to a complete answer."""
+        for _ in self._complete():
+            pass
+        status = final_status(self._finish)
+        return self._echo.response(self._head, status, self._output, usage=self._usage, finish=self._finish)
+
+    def _complete(self) -> Iterator[_Event]:
+        """End the last item. An empty answer has one empty item, as OpenAI's."""
+        if self._open is None and not self._output:
+            yield from self._switch(OpenText(*self._place("msg")))
+        yield from self._close(final_status(self._finish))
+
+    def _begin(self, chunk: Mapping[str, Any]) -> Iterator[_Event]:
+        created = chunk.get("created")
+        self._head = {
+            "id": f"resp_{chunk.get('id') or 'unknown'}",
+            "created_at": created if isinstance(created, int) else 0,
+            "model": str(chunk.get("model") or ""),
+        }
+        for kind in ("response.created", "response.in_progress"):
+            yield self._numbered({"type": kind, "response": self._echo.response(self._head, "in_progress")})
+
+    def _events(self, step: Step) -> Iterator[_Event]:
+        match step:
+            case Reasoning(text):
+                if not isinstance(self._open, OpenReasoning):
+                    yield from self._switch(OpenReasoning(*self._place("rs")))
+                yield from self._append(text)
+            case Text(text, logprobs):
+                if not isinstance(self._open, OpenText):
+                    yield from self._switch(OpenText(*self._place("msg")))
+                yield from self._append(text, logprobs)
+            case Call():
+                yield from self._add_call(step)
+            case Finish(reason):
+                self._finish = reason
+            case Usage():
+                self._usage = step
+
+    def _add_call(self, call: Call) -> Iterator[_Event]:
+        if self._call != call.index or not isinstance(self._open, OpenCall):
+            if not call.name:
+                raise BadReplyError(f"the decode worker sent arguments of call {call.index} before its name")
+            place = self._place("fc")
+            yield from self._switch(OpenCall(*place, call.id or f"call_{place[0]}", call.name))
+            self._call = call.index
+        if call.arguments:
+            yield from self._append(call.arguments)
+
+    def _append(self, text: str, logprobs: tuple[dict[str, Any], ...] = ()) -> Iterator[_Event]:
+        self._size += len(text) + sum(len(entry) * 64 for entry in logprobs)
+        if self._size > MAX_ANSWER_CHARACTERS:
+            raise BadReplyError(f"the decode worker sent an answer of over {MAX_ANSWER_CHARACTERS} characters")
+        assert self._open is not None, "an item was opened for the step"
+        yield self._open.append(text, logprobs)
+
+    def _place(self, prefix: str) -> tuple[str, int]:
+        """Return the id and the index of the next item."""
+        index = len(self._output) + (self._open is not None)
+        return f"{prefix}_{self._head['id'].removeprefix('resp_')}_{index}", index
+
+    def _switch(self, item: OpenItem) -> Iterator[_Event]:
+        yield from self._close("completed")
+        self._open = item
+        yield from item.begin()
+
+    def _close(self, status: str) -> Iterator[_Event]:
+        if self._open is not None:
+            item, self._open = self._open, None
+            yield from item.end(status)
+            self._output.append(item.item(status))
+
+    def _numbered(self, event: _Event) -> _Event:
+        event["sequence_number"] = self._number
+        self._number += 1
+        return event

@@ -1,0 +1,43 @@
+"""The interface of a translation: a request of another API as a chat completion, and its answer in that API."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+# An answer is at most as long as a model's context; this bounds what a state machine keeps of a broken worker's stream.
+MAX_ANSWER_CHARACTERS = 32 << 20
+
+
+class EventWriter(Protocol):
+    """A state machine that turns the chunks of one streamed chat completion into events of another API.
+
+    An event is an object with a `type`, which is also its name in the stream.
+    """
+
+    def chunk(self, chunk: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """Yield the events for a chunk, which may also be the usage at the end."""
+
+    def fail(self, error: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """Yield the events that end a stream with an error in OpenAI's format (`message`, `type`, `code`, `param`)."""
+
+    def end(self) -> Iterator[dict[str, Any]]:
+        """Yield the events that end a complete stream."""
+
+
+class Translation(Protocol):
+    """One request of another API.
+
+    Attributes:
+        body: the chat completion's body, which is checked as a client's.
+    """
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """See the class."""
+
+    def whole(self, answer: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a whole answer."""
+
+    def writer(self) -> EventWriter:
+        """Return a new state machine for a streamed answer."""

@@ -1,0 +1,128 @@
+"""Read the fields of a request of another API. Every error names the field. Pure."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import orjson
+
+from sun_sglang.errors import RequestError
+from sun_sglang.router.protocol.fields import table
+from sun_sglang.router.protocol.fields.value_types import ValueType
+from sun_sglang.router.protocol.nesting import MAX_DEPTH, is_too_deep
+
+# A translation puts values into more objects than the client did, and events into more than a whole answer.
+_ADDED_DEPTH = 8
+# fields of a chat completion that every API takes, and those whose refusal a client must receive
+_PASSED = (
+    *("model", "stream", "rid", "extra_key", "cache_salt", "chat_template_kwargs", "separate_reasoning"),
+    *("temperature", "top_p", "top_k", "min_p", "seed", "min_tokens", "logit_bias", "stop_token_ids", "ignore_eos"),
+    *("frequency_penalty", "presence_penalty", "repetition_penalty", "no_stop_trim", "skip_special_tokens"),
+    *("regex", "ebnf", "stop_regex"),
+    *(name for name, rule in table.CHAT.items() if isinstance(rule, table.Refused)),
+)
+
+
+def parse_object(raw: bytes) -> dict[str, Any]:
+    """Return the JSON object of a body.
+
+    Raises:
+        RequestError: 400, the body is no JSON object, or is nested too deeply.
+    """
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as e:
+        raise RequestError(400, f"the body is not valid JSON: {e}", code="invalid_json") from e
+    if not isinstance(body, dict):
+        raise RequestError(400, "the body must be a JSON object", code="invalid_json")
+    wrapped: Any = functools.reduce(lambda inner, _: [inner], range(_ADDED_DEPTH), body)
+    if is_too_deep(b"[" * _ADDED_DEPTH + raw, wrapped):
+        raise RequestError(400, f"the body is nested deeper than {MAX_DEPTH - _ADDED_DEPTH} levels", code="invalid_json")
+    return body
+
+
+def common_fields(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a request that have the same name and meaning in a chat completion."""
+    return {name: given[name] for name in _PASSED if given.get(name) is not None}
+
+
+def invalid(where: str, must: str) -> RequestError:
+    """Return the error for a field: "`where` must be ..."."""
+    return RequestError(400, f"`{where}` must be {must}", param=where)
+
+
+def unsupported(where: str, why: str) -> RequestError:
+    """Return the error for a field that this server does not serve."""
+    return RequestError(400, f"`{where}` is not supported: {why}", param=where, code="unsupported_value")
+
+
+def refuse(given: Mapping[str, Any], reasons: Mapping[str, str]) -> None:
+    """Refuse fields. Values that mean no value (null, false, empty) are ignored.
+
+    Args:
+        given: the client's fields.
+        reasons: why each is refused.
+
+    Raises:
+        RequestError: 400, a field of `reasons` has a value.
+    """
+    for name, why in reasons.items():
+        if given.get(name):
+            raise unsupported(name, why)
+
+
+def checked(given: Mapping[str, Any], name: str, type_: ValueType) -> Any:
+    """Return a field's value; None if it is absent or null.
+
+    Raises:
+        RequestError: 400, the value is not of the type.
+    """
+    value = given.get(name)
+    if value is not None and not type_.accepts(value):
+        raise invalid(name, type_.description)
+    return value
+
+
+def text_of(value: object, where: str) -> str:
+    """Return a string."""
+    if not isinstance(value, str):
+        raise invalid(where, "a string")
+    return value
+
+
+def object_of(value: object, where: str) -> dict[str, Any]:
+    """Return an object."""
+    if not isinstance(value, dict):
+        raise invalid(where, "an object")
+    return value
+
+
+def objects_of(value: object, where: str) -> list[dict[str, Any]]:
+    """Return a list of objects."""
+    if not isinstance(value, list) or not {dict}.issuperset(map(type, value)):
+        raise invalid(where, "a list of objects")
+    return value
+
+
+def joined_text(value: object, where: str, kinds: Iterable[str], why: str) -> str:
+    """Return the text of a string, or of a list of parts that contain text.
+
+    Args:
+        value: the content.
+        where: its name.
+        kinds: the types of parts with the member `text`.
+        why: completes the error for another type of part.
+
+    Raises:
+        RequestError: 400, a part has another type, or no text.
+    """
+    if isinstance(value, str):
+        return value
+    texts = []
+    for i, part in enumerate(objects_of(value, where)):
+        if part.get("type") not in kinds:
+            raise unsupported(f"{where}[{i}].type", f"{part.get('type')!r}; {why}")
+        texts.append(text_of(part.get("text"), f"{where}[{i}].text"))
+    return "".join(texts)
