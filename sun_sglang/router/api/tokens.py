@@ -65,7 +65,8 @@ class TokenHandlers:
             if (value := checked(given, name, FLAG)) is not None
         }
         if given.get("messages") is not None:
-            request = await self._checked(http, Endpoint.CHAT, {name: given.get(name) for name in ("model", *_RENDERED)})
+            chat = {name: given.get(name) for name in ("model", *_RENDERED)}
+            request = await self._checked(http, Endpoint.CHAT, chat)
             return json_response(await self._client.post(request.task, _TOKENIZE, {**_rendered(request), **flags}))
         prompts = given["prompt"] if isinstance(given["prompt"], list) else [given["prompt"]]
         if not prompts or len(prompts) > _MAX_PROMPTS or not all(isinstance(prompt, str) for prompt in prompts):

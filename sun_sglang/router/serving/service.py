@@ -34,7 +34,7 @@ SESSION_HEADER = "X-Sun-Session"
 
 
 class Service:
-    """Serves the three endpoints that make text.
+    """Serves the endpoints that make text.
 
     Args:
         dispatcher: for the clock.

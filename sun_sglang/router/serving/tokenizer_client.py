@@ -25,8 +25,8 @@ MAX_REPLY_BYTES = 1 << 24
 class TokenizerClient:
     """Sends requests to the prefill workers of tasks, one at a time to each worker.
 
-    SGLang tokenizes on the event loop of its server. A caller bounds the length of a prompt (`serving/length_check.py`),
-    and other requests get their turn between two prompts.
+    SGLang tokenizes on the event loop of its server. A caller bounds the length of a prompt
+    (`serving/length_check.py`), and other requests get their turn between two prompts.
 
     Args:
         session: sends the requests.

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.system.fuzz.conftest import Target
 
-MAKES_TEXT = ("/generate", "/v1/completions", "/v1/chat/completions")
+MAKES_TEXT = ("/generate", "/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages")
 POSTS = (*MAKES_TEXT, "/abort_request", "/flush_cache")
 GETS = (
     *(
@@ -72,6 +72,8 @@ VALID: dict[str, dict[str, Any]] = {
     "/generate": {"model": "math", "input_ids": [1, 2, 3], "sampling_params": {"max_new_tokens": 2}},
     "/v1/completions": {"model": "math", "prompt": "hello", "max_tokens": 2},
     "/v1/chat/completions": {"model": "math", "messages": [{"role": "user", "content": "x"}], "max_tokens": 2},
+    "/v1/responses": {"model": "math", "input": "x", "max_output_tokens": 2},
+    "/v1/messages": {"model": "math", "messages": [{"role": "user", "content": "x"}], "max_tokens": 2},
 }
 tokens = st.text(
     "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ", min_size=1, max_size=20

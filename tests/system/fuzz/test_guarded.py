@@ -27,6 +27,7 @@ SECRETS = (USER, ADMIN, LAUNCHER)
 OPEN = "/health"
 ENDPOINTS = (
     *("/generate", "/v1/completions", "/v1/chat/completions", "/abort_request", "/flush_cache", "/tasks", "/workers"),
+    *("/v1/responses", "/v1/messages", "/v1/messages/count_tokens", "/tokenize", "/detokenize"),
     *("/pools", "/tasks/math", "/workers/math-0", "/workers/math-0/drain", "/workers/base-0/resume", "/pools/math"),
     *("/v1/models", "/v1/models/math", "/model_info", "/get_model_info", "/server_info", "/get_server_info"),
     *("/metrics", "/health_generate", "/nowhere"),

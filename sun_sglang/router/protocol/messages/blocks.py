@@ -69,23 +69,25 @@ def _numbered(value: object, where: str) -> enumerate[dict[str, Any]]:
 
 
 def _user_messages(blocks: Sequence[Mapping[str, Any]], where: str) -> list[dict[str, Any]]:
-    """Return a message for each tool's result, and one for all text that follows each other."""
+    """Return a message for each result of a tool, and one for the texts in between."""
     messages: list[dict[str, Any]] = []
+    texts: list[str] = []
     for i, block in enumerate(blocks):
         match block.get("type"):
             case "text":
-                text = text_of(block.get("text"), f"{where}[{i}].text")
-                if messages and messages[-1]["role"] == "user":
-                    messages[-1]["content"] += "\n" + text
-                else:
-                    messages.append({"role": "user", "content": text})
+                texts.append(text_of(block.get("text"), f"{where}[{i}].text"))
             case "tool_result":
+                if texts:
+                    messages.append({"role": "user", "content": "\n".join(texts)})
+                    texts = []
                 call = text_of(block.get("tool_use_id"), f"{where}[{i}].tool_use_id")
                 content = joined_text(block.get("content") or "", f"{where}[{i}].content", ("text",), _ONLY_TEXT)
                 messages.append({"role": "tool", "tool_call_id": call, "content": content})
             case kind:
                 raise unsupported(f"{where}[{i}].type", f"{kind!r}; only text is served; send `text` or `tool_result`")
-    return messages or [{"role": "user", "content": ""}]
+    if texts or not messages:
+        messages.append({"role": "user", "content": "\n".join(texts)})
+    return messages
 
 
 def _assistant_message(blocks: Sequence[Mapping[str, Any]], where: str) -> dict[str, Any]:

@@ -15,8 +15,6 @@ from sun_sglang.router.protocol.translation.reading import (
     unsupported,
 )
 
-_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
-
 
 def chat_tools(given: object) -> list[dict[str, Any]]:
     """Return the tools of a chat completion.
@@ -51,14 +49,16 @@ def tool_fields(given: Mapping[str, Any]) -> dict[str, Any]:
     if given.get("tool_choice") is None:
         return fields
     choice = object_of(given["tool_choice"], "tool_choice")
-    kind = choice.get("type")
-    if kind == "tool":
-        name = text_of(choice.get("name"), "tool_choice.name")
-        fields["tool_choice"] = {"type": "function", "function": {"name": name}}
-    elif kind in _CHOICES:
-        fields["tool_choice"] = _CHOICES[kind]
-    else:
-        raise invalid("tool_choice.type", "`auto`, `any`, `tool` or `none`")
+    match choice.get("type"):
+        case "tool":
+            name = text_of(choice.get("name"), "tool_choice.name")
+            fields["tool_choice"] = {"type": "function", "function": {"name": name}}
+        case "auto" | "none" as kind:
+            fields["tool_choice"] = kind
+        case "any":
+            fields["tool_choice"] = "required"
+        case _:
+            raise invalid("tool_choice.type", "`auto`, `any`, `tool` or `none`")
     if checked(choice, "disable_parallel_tool_use", value_types.FLAG):
         fields["parallel_tool_calls"] = False
     return fields

@@ -34,7 +34,7 @@ def messages_of(instructions: object, given: object) -> list[dict[str, Any]]:
     elif instructions is not None:
         conversation.add_items(instructions, "instructions")
     if isinstance(given, str):
-        conversation.messages.append({"role": "user", "content": given})
+        conversation.add_user(given)
     else:
         conversation.add_items(given, "input")
     conversation.close()
@@ -46,22 +46,40 @@ class _Conversation:
 
     def __init__(self) -> None:
         self.messages: list[dict[str, Any]] = []
-        self._reasoning = ""
+        # joined once: a hostile conversation may have a hundred thousand of each
+        self._system: list[str] = []
+        self._reasoning: list[str] = []
 
     def add_items(self, given: object, where: str) -> None:
+        """Add a list of items."""
         for i, item in enumerate(objects_of(given, where)):
             self._add(item, f"{where}[{i}]")
 
+    def add_user(self, text: str) -> None:
+        """Add a user's message."""
+        self._append({"role": "user", "content": text})
+
     def add_system(self, text: str) -> None:
-        last = self.messages[-1] if self.messages else None
-        # a template takes one system message, at the beginning
-        if last is not None and last["role"] == "system":
-            last["content"] += "\n\n" + text
-        else:
-            self.messages.append({"role": "system", "content": text})
+        """Add to the system message. A chat template takes one, at the beginning."""
+        if not self._system:
+            self._end_reasoning()
+        self._system.append(text)
 
     def close(self) -> None:
-        """Add reasoning that no answer follows."""
+        """Add what no other item follows."""
+        self._end_reasoning()
+        self._end_system()
+
+    def _append(self, message: dict[str, Any]) -> None:
+        self.close()
+        self.messages.append(message)
+
+    def _end_system(self) -> None:
+        if self._system:
+            self.messages.append({"role": "system", "content": "\n\n".join(self._system)})
+            self._system = []
+
+    def _end_reasoning(self) -> None:
         if self._reasoning:
             self._assistant()
 
@@ -70,13 +88,15 @@ class _Conversation:
             case "message":
                 self._add_message(item, where)
             case "reasoning":
-                self._reasoning += _reasoning_of(item, where)
+                self._end_system()
+                if text := _reasoning_of(item, where):
+                    self._reasoning.append(text)
             case "function_call":
                 self._add_call(item, where)
             case "function_call_output":
                 content = joined_text(item.get("output"), f"{where}.output", _TEXT, _ONLY_TEXT)
                 call = text_of(item.get("call_id"), f"{where}.call_id")
-                self.messages.append({"role": "tool", "tool_call_id": call, "content": content})
+                self._append({"role": "tool", "tool_call_id": call, "content": content})
             case "item_reference":
                 why = "this server keeps no items; send `store: false`, and the items themselves"
                 raise unsupported(f"{where}.type", f"'item_reference'; {why}")
@@ -92,7 +112,7 @@ class _Conversation:
         if role in _SYSTEM:
             self.add_system(content)
         elif role == "user":
-            self.messages.append({"role": "user", "content": content})
+            self.add_user(content)
         else:
             message = self._assistant(begins_text=True)
             message["content"] = (message["content"] or "") + content
@@ -110,15 +130,15 @@ class _Conversation:
 
     def _assistant(self, *, begins_text: bool = False) -> dict[str, Any]:
         """Return the assistant's message to which the next item belongs."""
+        self._end_system()
         last = self.messages[-1] if self.messages else None
-        continues = last is not None and last["role"] == "assistant" and not self._reasoning
-        if continues and not (begins_text and (last["content"] or "tool_calls" in last)):  # type: ignore[index]
-            assert last is not None
-            return last
+        if last is not None and last["role"] == "assistant" and not self._reasoning:
+            if not (begins_text and (last["content"] or "tool_calls" in last)):
+                return last
         message: dict[str, Any] = {"role": "assistant", "content": None}
-        if self._reasoning:
-            message["reasoning_content"] = self._reasoning
-            self._reasoning = ""
+        if reasoning := "".join(self._reasoning):
+            message["reasoning_content"] = reasoning
+        self._reasoning = []
         self.messages.append(message)
         return message
 

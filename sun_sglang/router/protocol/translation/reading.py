@@ -39,7 +39,8 @@ def parse_object(raw: bytes) -> dict[str, Any]:
         raise RequestError(400, "the body must be a JSON object", code="invalid_json")
     wrapped: Any = functools.reduce(lambda inner, _: [inner], range(_ADDED_DEPTH), body)
     if is_too_deep(b"[" * _ADDED_DEPTH + raw, wrapped):
-        raise RequestError(400, f"the body is nested deeper than {MAX_DEPTH - _ADDED_DEPTH} levels", code="invalid_json")
+        message = f"the body is nested deeper than {MAX_DEPTH - _ADDED_DEPTH} levels"
+        raise RequestError(400, message, code="invalid_json")
     return body
 
 
@@ -120,8 +121,10 @@ def joined_text(value: object, where: str, kinds: Iterable[str], why: str) -> st
     """
     if isinstance(value, str):
         return value
+    if not isinstance(value, list) or not {dict}.issuperset(map(type, value)):
+        raise invalid(where, "a string, or a list of parts with text")
     texts = []
-    for i, part in enumerate(objects_of(value, where)):
+    for i, part in enumerate(value):
         if part.get("type") not in kinds:
             raise unsupported(f"{where}[{i}].type", f"{part.get('type')!r}; {why}")
         texts.append(text_of(part.get("text"), f"{where}[{i}].text"))

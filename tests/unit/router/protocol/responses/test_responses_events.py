@@ -30,10 +30,9 @@ def streamed(chunks: list[dict[str, Any]], last: bytes = b"data: [DONE]\n\n", **
 
 
 def lines(events: list[dict[str, Any]]) -> list[str]:
+    names = ("delta", "text", "arguments")
     return [
-        " ".join(
-            [event["type"].removeprefix("response."), *(str(event[k]) for k in ("delta", "text", "arguments") if k in event)]
-        )
+        " ".join([event["type"].removeprefix("response."), *(str(event[name]) for name in names if name in event)])
         for event in events
     ]
 
@@ -130,7 +129,8 @@ def test_whole_answer_equals_the_last_event_of_its_stream(fields: dict[str, Any]
     ],
 )
 def test_end_of_an_answer_sets_the_status(reason: str, status: str, details: object) -> None:
-    for last in (streamed([delta(content="4"), finish(reason)])[-1]["response"], translation().whole(whole(reason, content="4"))):
+    last_event = streamed([delta(content="4"), finish(reason)])[-1]
+    for last in (last_event["response"], translation().whole(whole(reason, content="4"))):
         assert (last["status"], last["incomplete_details"]) == (status, details)
         assert last["output"][0]["status"] == status
 
@@ -149,7 +149,8 @@ def test_error_after_the_first_event_ends_the_stream_as_failed() -> None:
 
 
 def test_logprobs_of_text_are_passed_on() -> None:
-    entry = {"token": "4", "bytes": [52], "logprob": -0.5, "top_logprobs": [{"token": "4", "bytes": [52], "logprob": -0.5}]}
+    token = {"token": "4", "bytes": [52], "logprob": -0.5}
+    entry = {**token, "top_logprobs": [token]}
     chunk = delta(content="4")
     chunk["choices"][0]["logprobs"] = {"content": [entry]}
     events = streamed([chunk, finish("stop")], top_logprobs=1)
