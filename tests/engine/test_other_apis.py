@@ -31,8 +31,9 @@ def test_responses_and_messages_equal_the_chat_completion(deployment: Deployment
         assert response.usage is not None
         counts = (response.usage.input_tokens, response.usage.output_tokens)
         assert counts == (used.prompt_tokens, used.completion_tokens)
-        with client.responses.stream(input=MESSAGES, max_output_tokens=LENGTH, **settings) as events:
-            assert events.get_final_response().output_text == wanted
+        events = list(client.responses.create(input=MESSAGES, max_output_tokens=LENGTH, stream=True, **settings))
+        assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == wanted
+        assert events[-1].response.usage.output_tokens == used.completion_tokens
 
         message = claude.messages.create(messages=MESSAGES, max_tokens=LENGTH, **settings)
         assert [block.text for block in message.content if block.type == "text"] == [wanted]
