@@ -135,9 +135,7 @@ class TokenHandlers:
         return request
 
     def _task(self, http: web.Request, given: Mapping[str, Any]) -> str:
-        return choose_task(
-            http.headers.get(TASK_HEADER), given.get("model"), visible_tasks(self._registry.task_names)
-        )
+        return choose_task(http.headers.get(TASK_HEADER), given.get("model"), visible_tasks(self._registry.task_names))
 
     def _check_ids(self, ids: object, task: str) -> None:
         if ids == []:

@@ -86,10 +86,10 @@ class MessageEvents:
                 self._finish = step
 
     def _add_call(self, call: Call) -> Iterator[_Event]:
-        if self._open != "tool_use" or self._call != call.index:
+        if self._open != "tool_use" or self._call != call.number:
             if not call.name:
-                raise BadReplyError(f"the decode worker sent arguments of call {call.index} before its name")
-            self._call, self._calls = call.index, True
+                raise BadReplyError(f"the decode worker sent arguments of call {call.number} before its name")
+            self._call, self._calls = call.number, True
             yield from self._switch({"type": "tool_use", "id": call.id, "name": call.name, "input": {}})
         if call.arguments:
             yield self._delta({"type": "input_json_delta", "partial_json": call.arguments})

@@ -114,12 +114,12 @@ class ResponseEvents:
                 self._usage = step
 
     def _add_call(self, call: Call) -> Iterator[_Event]:
-        if self._call != call.index or not isinstance(self._open, OpenCall):
+        if self._call != call.number or not isinstance(self._open, OpenCall):
             if not call.name:
-                raise BadReplyError(f"the decode worker sent arguments of call {call.index} before its name")
+                raise BadReplyError(f"the decode worker sent arguments of call {call.number} before its name")
             place = self._place("fc")
             yield from self._switch(OpenCall(*place, call.id or f"call_{place[0]}", call.name))
-            self._call = call.index
+            self._call = call.number
         if call.arguments:
             yield from self._append(call.arguments)
 

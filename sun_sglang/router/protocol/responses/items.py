@@ -133,7 +133,8 @@ class _Conversation:
         self._end_system()
         last = self.messages[-1] if self.messages else None
         if last is not None and last["role"] == "assistant" and not self._reasoning:
-            if not (begins_text and (last["content"] or "tool_calls" in last)):
+            is_complete = last["content"] or "tool_calls" in last
+            if not (begins_text and is_complete):
                 return last
         message: dict[str, Any] = {"role": "assistant", "content": None}
         if reasoning := "".join(self._reasoning):

@@ -142,5 +142,3 @@ def _echoed(given: Mapping[str, Any]) -> dict[str, Any]:
         "top_logprobs": given.get("top_logprobs") or 0,
         "top_p": given.get("top_p"),
     }
-
-

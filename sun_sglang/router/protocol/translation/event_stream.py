@@ -57,4 +57,4 @@ class EventStream:
 
 
 def _frame(event: dict[str, Any]) -> bytes:
-    return b"event: " + event["type"].encode() + b"\ndata: " + orjson.dumps(event) + b"\n\n"
+    return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), orjson.dumps(event))

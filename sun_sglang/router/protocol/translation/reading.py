@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -14,7 +13,7 @@ from sun_sglang.router.protocol.fields.value_types import ValueType
 from sun_sglang.router.protocol.nesting import MAX_DEPTH, is_too_deep
 
 # A translation puts values into more objects than the client did, and events into more than a whole answer.
-_ADDED_DEPTH = 8
+ADDED_DEPTH = 8
 # fields of a chat completion that every API takes, and those whose refusal a client must receive
 _PASSED = (
     *("model", "stream", "rid", "extra_key", "cache_salt", "chat_template_kwargs", "separate_reasoning"),
@@ -37,9 +36,11 @@ def parse_object(raw: bytes) -> dict[str, Any]:
         raise RequestError(400, f"the body is not valid JSON: {e}", code="invalid_json") from e
     if not isinstance(body, dict):
         raise RequestError(400, "the body must be a JSON object", code="invalid_json")
-    wrapped: Any = functools.reduce(lambda inner, _: [inner], range(_ADDED_DEPTH), body)
-    if is_too_deep(b"[" * _ADDED_DEPTH + raw, wrapped):
-        message = f"the body is nested deeper than {MAX_DEPTH - _ADDED_DEPTH} levels"
+    wrapped: Any = body
+    for _ in range(ADDED_DEPTH):
+        wrapped = [wrapped]
+    if is_too_deep(b"[" * ADDED_DEPTH + raw, wrapped):
+        message = f"the body is nested deeper than {MAX_DEPTH - ADDED_DEPTH} levels"
         raise RequestError(400, message, code="invalid_json")
     return body
 

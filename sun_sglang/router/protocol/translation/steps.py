@@ -30,13 +30,13 @@ class Call(NamedTuple):
     """A call of a tool, or more of its arguments.
 
     Attributes:
-        index: number of the call.
+        number: of the call, from 0.
         id: the call's id; empty after the call's first step.
         name: the function; empty after the call's first step.
         arguments: more of the arguments' JSON.
     """
 
-    index: int
+    number: int
     id: str
     name: str
     arguments: str

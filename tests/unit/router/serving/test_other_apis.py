@@ -18,14 +18,14 @@ from tests.unit.router.fake_replies import prompt_of, spoken
 from tests.unit.router.fake_worker import Fault, expected
 
 CONVERSATION: list[MessageParam] = [{"role": "user", "content": "hi"}]
+PROMPT = prompt_of("/v1/chat/completions", {"messages": CONVERSATION})
 KEY = "alice-" + "a" * 20
 PATHS = pytest.mark.parametrize("path", ["/v1/responses", "/v1/messages"])
 
 
 def answer(count: int = 4) -> str:
     """Return the text that a chat completion of the same conversation has."""
-    ids = prompt_of("/v1/chat/completions", {"messages": CONVERSATION})
-    return spoken(expected("w-math", "w-base", ids, count))
+    return spoken(expected("w-math", "w-base", PROMPT, count))
 
 
 def body_of(path: str, **more: Any) -> dict[str, Any]:
@@ -70,9 +70,11 @@ async def test_response_of_the_openai_client_equals_the_chat_completion(
     events = [event async for event in stream]
     assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == answer()
     assert events[-1].type == "response.incomplete"
-    assert events[-1].response.usage == response.usage
+    assert events[-1].response.usage is not None
+    assert response.usage is not None
+    assert events[-1].response.usage.total_tokens == response.usage.total_tokens == len(PROMPT) + 4
     await small.quiet()
-    assert small.metric("sun_router_requests_total", task="math", outcome="ok") == 2
+    assert small.metric("sun_requests_total", task="math", outcome="ok") == 2
 
 
 async def test_message_of_the_anthropic_client_equals_the_chat_completion(
@@ -131,7 +133,7 @@ async def test_responses_error_has_openais_shape(small: System) -> None:
     status, reply = await small.post("/v1/responses", body_of("/v1/responses", previous_response_id="resp_1"))
     assert status == 400
     assert reply["error"]["param"] == "previous_response_id"
-    assert small.metric("sun_router_requests_total", task="", outcome="refused") == 1
+    assert small.metric("sun_requests_total", task="unknown", outcome="refused") == 1
 
 
 async def test_claude_client_sends_its_key_as_x_api_key(start: Start, tmp_path: Path) -> None:

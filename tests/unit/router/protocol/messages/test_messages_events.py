@@ -169,8 +169,17 @@ def test_answer_that_is_not_complete_ends_the_stream_as_an_error(broken: dict[st
 
 @pytest.mark.parametrize(
     ("status", "kind"),
-    [(400, "invalid_request_error"), (401, "authentication_error"), (404, "not_found_error"), (413, "request_too_large")]
-    + [(429, "rate_limit_error"), (500, "api_error"), (502, "api_error"), (503, "overloaded_error"), (422, "invalid_request_error")],
+    [
+        (400, "invalid_request_error"),
+        (401, "authentication_error"),
+        (404, "not_found_error"),
+        (413, "request_too_large"),
+        (429, "rate_limit_error"),
+        (500, "api_error"),
+        (502, "api_error"),
+        (503, "overloaded_error"),
+        (422, "invalid_request_error"),
+    ],
 )
 def test_error_body_has_the_shape_of_anthropics_api(status: int, kind: str) -> None:
     body = orjson.loads(error_body(status, b'{"error": {"message": "no", "type": "x", "code": null}}', "r1"))

@@ -44,7 +44,12 @@ def test_conversation_with_tools_is_that_of_a_chat_completion() -> None:
             "user",
             [
                 {"type": "tool_result", "tool_use_id": "c1", "content": "2", **cached},
-                {"type": "tool_result", "tool_use_id": "c2", "content": [{"type": "text", "text": "4"}], "is_error": False},
+                {
+                    "type": "tool_result",
+                    "tool_use_id": "c2",
+                    "content": [{"type": "text", "text": "4"}],
+                    "is_error": False,
+                },
                 {"type": "text", "text": "thanks"},
             ],
         ),
@@ -73,9 +78,9 @@ def test_system_as_string_is_a_system_message() -> None:
 
 
 def test_beginning_of_the_answer_is_continued() -> None:
-    assert parsed(
-        messages=[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "{"}]
-    ).body["continue_final_message"]
+    assert parsed(messages=[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "{"}]).body[
+        "continue_final_message"
+    ]
     assert "continue_final_message" not in parsed().body
 
 
@@ -151,7 +156,10 @@ def turn(content: object, role: str = "user") -> dict[str, Any]:
             turn([{"type": "tool_result", "tool_use_id": "c", "content": [{"type": "image"}]}]),
             "messages[0].content[0].content[0].type",
         ),
-        (turn([{"type": "tool_use", "id": "c", "name": "f", "input": "x"}], "assistant"), "messages[0].content[0].input"),
+        (
+            turn([{"type": "tool_use", "id": "c", "name": "f", "input": "x"}], "assistant"),
+            "messages[0].content[0].input",
+        ),
         (turn([{"type": "server_tool_use"}], "assistant"), "messages[0].content[0].type"),
         ({"system": 3}, "system"),
         ({"tools": [TOOL, {"type": "web_search_20250305", "name": "web_search"}]}, "tools[1].type"),

@@ -6,8 +6,10 @@ import orjson
 import pytest
 
 from sun_sglang.errors import RequestError
+from sun_sglang.router.protocol.nesting import MAX_DEPTH
 from sun_sglang.router.protocol.request import Endpoint, parse_request
 from sun_sglang.router.protocol.responses.request import ResponseTranslation
+from sun_sglang.router.protocol.translation.reading import ADDED_DEPTH
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
 TOOL = {"type": "function", "name": "add", "description": "adds", "parameters": SCHEMA, "strict": True}
@@ -184,14 +186,19 @@ def test_field_that_is_invalid_or_not_supported_is_named(fields: dict[str, Any],
     assert f"`{param}`" in error.message
 
 
-def test_body_that_nests_to_the_bound_is_refused_or_can_be_echoed() -> None:
-    for depth in range(200, 262):
-        tool = b'{"type":"function","name":"f","parameters":{"x":' + b"[" * depth + b"]" * depth + b"}}"
-        raw = b'{"input":"hi","tools":[' + tool + b"]}"
-        try:
-            translation = ResponseTranslation(raw)
-        except RequestError as error:
-            assert error.code == "invalid_json"
-        else:
-            orjson.dumps(translation.body)
-            orjson.dumps([list(translation.writer().chunk({})), translation.whole({})])
+def nested(depth: int) -> bytes:
+    """Return a request with a tool whose brackets go so deep."""
+    brackets = depth - 4  # the others are around
+    tool = b'{"type":"function","name":"f","parameters":{"x":' + b"[" * brackets + b"]" * brackets + b"}}"
+    return b'{"input":"hi","tools":[' + tool + b"]}"
+
+
+def test_body_that_nests_to_the_bound_can_be_sent_and_echoed() -> None:
+    translation = ResponseTranslation(nested(MAX_DEPTH - ADDED_DEPTH))
+    orjson.dumps([translation.body, translation.whole({}), list(translation.writer().chunk({}))])
+
+
+def test_body_that_nests_deeper_than_the_bound_is_refused() -> None:
+    with pytest.raises(RequestError, match="nested deeper than") as info:
+        ResponseTranslation(nested(MAX_DEPTH - ADDED_DEPTH + 1))
+    assert info.value.code == "invalid_json"
