@@ -12,9 +12,10 @@ import orjson
 from sun_sglang.contracts.token_count import TOKEN_COUNT_PATH
 from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.dispatch.pair_request import worker_model
+from sun_sglang.router.dispatch.worker_refusal import refusal_of
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.protocol.fields.value_types import INT32_MAX
-from sun_sglang.router.protocol.worker_replies import count_at, error_message, parse_json
+from sun_sglang.router.protocol.worker_replies import count_at, parse_json
 from sun_sglang.router.transport.http_session import describe_error, read_at_most
 from sun_sglang.router.workers.registry import Registry
 
@@ -72,7 +73,7 @@ class TokenizerClient:
             raise ApiError(503, message, code="no_worker") from e
         parsed = parse_json(reply)
         if status == 400:
-            raise ApiError(400, error_message(reply))
+            raise refusal_of("prefill", status, reply)
         if status != 200 or not isinstance(parsed, dict):
             raise ApiError(502, f"a worker of task `{task}` answered {status} to {path.partition('?')[0]}")
         return parsed

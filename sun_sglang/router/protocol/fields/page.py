@@ -45,6 +45,9 @@ compares the table with SGLang's own request classes.
   dropped.
 - **Dropped**: the workers do not receive the field, and it changes no answer.
 
+`/v1/responses` and `/v1/messages` are served as chat completions; [clients](clients.md#responses-messages-and-tokens)
+lists their own fields, and SGLang's fields have the rules of `/v1/chat/completions`.
+
 The two OpenAI endpoints convert values as SGLang does: `"12"` and `12.0` are the integer 12, `"0.7"` is a number, `1`
 and `"true"` are true. /generate requires the type itself, as SGLang does.
 

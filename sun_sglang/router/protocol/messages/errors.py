@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
+
+from sun_sglang.router.protocol.overflow import CODE
 
 _TYPES = {
     400: "invalid_request_error",
@@ -16,7 +19,8 @@ _TYPES = {
     503: "overloaded_error",
     504: "timeout_error",
 }
-OVERFLOW = "context_length_exceeded"
+# OpenAI's types with another name in Anthropic's API; an error in a stream has no status
+_STREAM_TYPES = {"service_unavailable": "overloaded_error", "timeout": "timeout_error", "server_error": "api_error"}
 # Claude's clients shorten a conversation when they find these words
 _TOO_LONG = "prompt is too long"
 
@@ -29,21 +33,19 @@ def error_body(status: int, openai_body: bytes, request_id: str) -> bytes:
         openai_body: the same error in OpenAI's format.
         request_id: of the request, which Anthropic's clients show.
     """
-    parsed = orjson.loads(openai_body)
-    error = parsed.get("error", parsed) if isinstance(parsed, dict) else {}
-    return orjson.dumps({**error_event(error, status), "request_id": request_id})
-
-
-def error_event(error: object, status: int = 500) -> dict[str, Any]:
-    """Return an error, which is also the event that ends a stream.
-
-    Args:
-        error: in OpenAI's format.
-        status: the HTTP status that the error has, or would have.
-    """
-    members = error if isinstance(error, dict) else {"message": str(error)}
-    message = str(members.get("message"))
-    if members.get("code") == OVERFLOW and _TOO_LONG not in message.lower():
-        message = f"{_TOO_LONG}: {message}"
+    error = orjson.loads(openai_body)["error"]
     kind = _TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
+    return orjson.dumps({**_error(kind, error), "request_id": request_id})
+
+
+def error_event(error: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the event that ends a stream with an error, which is given in OpenAI's format."""
+    kind = str(error.get("type") or "api_error")
+    return _error(_STREAM_TYPES.get(kind, kind if kind in _TYPES.values() else "api_error"), error)
+
+
+def _error(kind: str, error: Mapping[str, Any]) -> dict[str, Any]:
+    message = str(error.get("message"))
+    if error.get("code") == CODE and _TOO_LONG not in message.lower():
+        message = f"{_TOO_LONG}: {message}"
     return {"type": "error", "error": {"type": kind, "message": message}}

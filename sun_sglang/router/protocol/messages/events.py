@@ -62,8 +62,7 @@ class MessageEvents:
 
     def fail(self, error: Mapping[str, Any]) -> Iterator[_Event]:
         """Yield the event that ends a stream with an error."""
-        code = error.get("code")
-        yield error_event(error, code if isinstance(code, int) and 400 <= code < 600 else 500)
+        yield error_event(error)
 
     def _begin(self, chunk: Mapping[str, Any]) -> Iterator[_Event]:
         self._began = True

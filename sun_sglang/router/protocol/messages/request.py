@@ -73,7 +73,7 @@ def _chat_body(given: Mapping[str, Any]) -> dict[str, Any]:
         body["stop"] = stops
     _add_thinking(body, given)
     _add_output(body, given)
-    if given.get("stream"):
+    if checked(given, "stream", value_types.FLAG):
         # the first event has the usage of the prompt
         body["stream_options"] = {"include_usage": True, "continuous_usage_stats": True}
     return body

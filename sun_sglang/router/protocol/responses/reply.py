@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sun_sglang.router.protocol.overflow import CODE
 from sun_sglang.router.protocol.translation.steps import Usage
 
 # reasons for which OpenAI's API calls a response incomplete
@@ -46,12 +47,13 @@ class ResponseEcho:
             error: why the answer failed; None if it did not.
         """
         reason = _INCOMPLETE.get(finish)
+        code = CODE if error is not None and error.get("code") == CODE else "server_error"
         return {
             **head,
             "object": "response",
             "status": status,
             "background": False,
-            "error": None if error is None else {"code": "server_error", "message": str(error.get("message"))},
+            "error": None if error is None else {"code": code, "message": str(error.get("message"))},
             "incomplete_details": {"reason": reason} if reason else None,
             "output": list(output),
             "previous_response_id": None,

@@ -51,7 +51,7 @@ class ResponseTranslation:
         given = parse_object(raw)
         refuse(given, _REFUSED)
         self.body = _chat_body(given)
-        self._echo = ResponseEcho(_echoed(given))
+        self._echo = ResponseEcho(_echoed(given, self.body))
 
     def whole(self, answer: Mapping[str, Any]) -> dict[str, Any]:
         """Return the response to a whole answer."""
@@ -84,7 +84,7 @@ def _chat_body(given: Mapping[str, Any]) -> dict[str, Any]:
             raise invalid("reasoning.effort", _EFFORT.description)
         body["reasoning_effort"] = effort
     _add_logprobs(body, given)
-    if given.get("stream"):
+    if checked(given, "stream", value_types.FLAG):
         body["stream_options"] = {"include_usage": True}
     return body
 
@@ -113,8 +113,8 @@ def _add_logprobs(body: dict[str, Any], given: Mapping[str, Any]) -> None:
         body["top_logprobs"] = top
 
 
-def _echoed(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that a response repeats."""
+def _echoed(given: Mapping[str, Any], body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that a response repeats, from the client's fields and the chat completion's."""
     metadata = object_of(given.get("metadata") or {}, "metadata")
     if len(metadata) > _MAX_METADATA or not all(
         isinstance(value, str) and len(value) <= _MAX_METADATA_TEXT for value in metadata.values()
@@ -130,7 +130,7 @@ def _echoed(given: Mapping[str, Any]) -> dict[str, Any]:
     instructions = given.get("instructions")
     return {
         "instructions": instructions if isinstance(instructions, str) else None,
-        "max_output_tokens": given.get("max_output_tokens"),
+        "max_output_tokens": body.get("max_completion_tokens"),
         "metadata": metadata,
         "parallel_tool_calls": given.get("parallel_tool_calls") is not False,
         "reasoning": {"effort": reasoning.get("effort"), "summary": summary},

@@ -9,6 +9,7 @@ import orjson
 
 from sun_sglang.errors import RequestError
 from sun_sglang.router.protocol.fields import table
+from sun_sglang.router.protocol.fields.check import checked_value
 from sun_sglang.router.protocol.fields.value_types import ValueType
 from sun_sglang.router.protocol.nesting import MAX_DEPTH, is_too_deep
 
@@ -76,15 +77,13 @@ def refuse(given: Mapping[str, Any], reasons: Mapping[str, str]) -> None:
 
 
 def checked(given: Mapping[str, Any], name: str, type_: ValueType) -> Any:
-    """Return a field's value; None if it is absent or null.
+    """Return a field's value, converted as in a chat completion; None if it is absent or null.
 
     Raises:
         RequestError: 400, the value is not of the type.
     """
     value = given.get(name)
-    if value is not None and not type_.accepts(value):
-        raise invalid(name, type_.description)
-    return value
+    return None if value is None else checked_value(name, type_, value, lax=True)
 
 
 def text_of(value: object, where: str) -> str:

@@ -191,3 +191,17 @@ def test_error_body_has_the_shape_of_anthropics_api(status: int, kind: str) -> N
 def test_overflow_has_the_words_that_claude_clients_look_for() -> None:
     found = error_body(400, b'{"error": {"message": "9 tokens", "code": "context_length_exceeded"}}', "r1")
     assert b"prompt is too long: 9 tokens" in found
+
+
+@pytest.mark.parametrize(
+    ("openai_type", "kind"),
+    [
+        ("invalid_request_error", "invalid_request_error"),
+        ("service_unavailable", "overloaded_error"),
+        ("server_error", "api_error"),
+        ("BadRequestError", "api_error"),
+    ],
+)
+def test_error_in_a_stream_has_anthropics_type_for_openais(openai_type: str, kind: str) -> None:
+    error = orjson.dumps({"error": {"message": "no", "type": openai_type, "code": None}})
+    assert streamed([delta(content="4")], b"data: " + error + b"\n\n")[-1]["error"]["type"] == kind

@@ -202,3 +202,13 @@ def test_body_that_nests_deeper_than_the_bound_is_refused() -> None:
     with pytest.raises(RequestError, match="nested deeper than") as info:
         ResponseTranslation(nested(MAX_DEPTH - ADDED_DEPTH + 1))
     assert info.value.code == "invalid_json"
+
+
+def test_values_are_converted_as_in_a_chat_completion() -> None:
+    raw = orjson.dumps({"model": "math", "input": "hi", "max_output_tokens": "12", "stream": "false"})
+    translation = ResponseTranslation(raw)
+    assert translation.body["max_completion_tokens"] == translation.whole({})["max_output_tokens"] == 12
+    assert "stream_options" not in translation.body
+    assert not parse_request(
+        Endpoint.CHAT, raw, header_task=None, tasks=("math",), translate=ResponseTranslation
+    ).stream
