@@ -200,6 +200,37 @@ USES = (
         attributes=("get_fill_ids", "prefix_indices"),
         only=("0.5.21",),
     ),
+    Use(f"{_SRT}.managers.schedule_batch:ScheduleBatch", "patches/prefill_hits.py", attributes=("reqs",)),
+    Use(
+        f"{_SRT}.managers.schedule_batch:Req",
+        "patches/prefill_hits.py, patches/first_ids_row.py",
+        attributes=("already_computed", "logprob", "origin_input_ids", "retracted_stain", "return_logprob"),
+    ),
+    Use(
+        f"{_SRT}.managers.schedule_batch:Req",
+        "patches/prefill_hits.py",
+        attributes=("prefix_len",),
+        only=("0.5.22", "0.5.23"),
+    ),
+    Use(
+        f"{_SRT}.disaggregation.decode_schedule_batch_mixin",
+        "patches/prefill_hits.py",
+        keys=("delta = max(0, pre_len - req.already_computed)",),
+    ),
+    Use(
+        f"{_SRT}.managers.scheduler_components.output_streamer:SchedulerOutputStreamer.get_cached_tokens_details",
+        "patches/prefill_hits.py",
+        keys=('"device"', '"host"'),
+    ),
+    Use(
+        f"{_SRT}.managers.schedule_batch:ReqLogprob",
+        "patches/first_ids_row.py",
+        attributes=(
+            *("output_token_ids_logprobs_idx", "output_token_ids_logprobs_val", "output_token_logprobs_val"),
+            "token_ids_logprob",
+        ),
+    ),
+    Use(f"{_SRT}.disaggregation.decode:DecodeRequest", "patches/first_ids_row.py", attributes=("req",)),
     Use(
         f"{_SRT}.mem_cache.allocator.paged:PagedTokenToKVPoolAllocator",
         "patches/paged_alloc_cpu.py",

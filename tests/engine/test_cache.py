@@ -19,10 +19,7 @@ TURNS = 3
 async def converse(
     client: httpx.AsyncClient, deployment: Deployment, task: str, seed: int
 ) -> tuple[list[tuple[list[int], list[int]]], int]:
-    """Hold a conversation of three turns; return each turn's prompt and answer, and the cached tokens of later turns.
-
-    The prefill worker's cache is emptied before each turn: cached tokens are then those of the decode worker.
-    """
+    """Hold a conversation of three turns; return each turn's prompt and answer, and the decode worker's hits later."""
     rng = random.Random(seed)
     prompt = [rng.randrange(5, 261) for _ in range(40)]
     turns, cached = [], 0
@@ -31,9 +28,16 @@ async def converse(
         await forget(client, deployment, prefill)
         reply = await generate(client, task, prompt, 24)
         turns.append((prompt, reply["output_ids"]))
-        cached += reply["meta_info"]["cached_tokens"] if turn else 0
+        cached += decode_hits(reply) if turn else 0
+        assert reply["meta_info"]["cached_tokens"] == 0, "the prefill worker computed all of it"
         prompt = prompt + reply["output_ids"] + [rng.randrange(5, 261) for _ in range(10)]
     return turns, cached
+
+
+def decode_hits(reply: Any) -> int:
+    """Return how many prompt tokens the decode worker found in its cache."""
+    hits: int = (reply["meta_info"]["cached_tokens_details"] or {}).get("decode", 0)
+    return hits
 
 
 async def forget(client: httpx.AsyncClient, deployment: Deployment, worker: str) -> None:
@@ -67,7 +71,7 @@ async def test_sglangs_own_cache_changes_a_conversation(client: httpx.AsyncClien
             # each turn's prompt holds the uncached answer: what differs then differs by the cache
             reply = await ask_pair(client, deployment, "llama-a-0", prompt, "stock-0", sampling_params=body)
             answers.append(reply["output_ids"])
-            cached += reply["meta_info"]["cached_tokens"]
+            cached += decode_hits(reply)
         assert answers[0] == uncached_turns[0][1]
         assert cached > 40 + 74, "it keeps what the decode module made, too"
         differing += answers != [answer for _, answer in uncached_turns]
@@ -129,7 +133,7 @@ async def test_tasks_of_one_prefill_pool_share_its_cache_and_the_prompts_of_a_co
     # on the decode side its prompt is found, and nothing of its answer
     await forget(client, deployment, "llama-a-0")
     twin = await generate(client, "twin", later, 12)
-    assert twin["meta_info"]["cached_tokens"] == 40
+    assert (decode_hits(twin), twin["meta_info"]["cached_tokens"]) == (40, 0)
     reference.check(later, twin["output_ids"])
     reference.require_few_ties()
 
@@ -177,7 +181,7 @@ async def test_without_a_namespace_the_second_task_gets_the_first_ones_kv(deploy
         second = await ask_pair(raw, deployment, "llama-b-0", prompt)
     a, b = (Reference(models / f"llama-{t}", models / "llama-base") for t in "ab")
     a.check(prompt, first["output_ids"])
-    assert second["meta_info"]["cached_tokens"] > 0
+    assert decode_hits(second) > 0
     assert tuple(second["output_ids"]) != b.answer(prompt, 16)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sun_sglang.bench.gpu_check.context import PAGE, Context
@@ -13,6 +13,7 @@ from sun_sglang.bench.gpu_check.errors import require
 from sun_sglang.bench.gpu_check.models.reference import AnswerChecker, Reference
 from sun_sglang.bench.gpu_check.stage import Stage
 from sun_sglang.bench.gpu_check.stages.exactness import random_prompt
+from sun_sglang.patches.prefill_hits import DECODE_HITS_KEY
 
 # prompt, answer and new text of a turn, in tokens: prompt and answer together pass a page that the prompt does not fill
 _PROMPT, _ANSWER, _TURN = 2 * PAGE - 8, 24, 10
@@ -37,16 +38,15 @@ async def check_conversations(
 ) -> dict[str, Any]:
     """Hold conversations of three turns, and judge every token of them.
 
-    Before each turn the prefill worker's cache is emptied: cached tokens are then those of the decode worker.
-
     Args:
         deployment: a running deployment.
         task: the task; its prefill pool has one worker.
         reference: its expected answers.
-        expected: cached tokens of the second and of the third turn; None requires some, and none of an answer.
+        expected: tokens that the decode worker finds in the second and in the third turn; None requires some, and none
+            of an answer.
 
     Raises:
-        CheckError: a token is wrong, or a turn has another number of cached tokens.
+        CheckError: a token is wrong, or a turn finds another number of tokens.
     """
     rng = random.Random(PAGE)
     checker = AnswerChecker(reference)
@@ -57,9 +57,10 @@ async def check_conversations(
             prompt = random_prompt(rng, _PROMPT, _PROMPT)
             cached = []
             for _turn in range(3):
+                # the prompt is then transferred from a prefill worker that computed all of it
                 await client.flush_cache(prefill)
                 reply = await client.generate(task, prompt, _ANSWER)
-                cached.append(reply["meta_info"]["cached_tokens"])
+                cached.append(decode_hits(reply))
                 checker.check(prompt, reply["output_ids"], f"task `{task}`, turn {len(cached)}")
                 prompt = prompt + reply["output_ids"] + random_prompt(rng, _TURN, _TURN)
             if expected is None:
@@ -83,8 +84,6 @@ async def _namespaces(context: Context) -> dict[str, Any]:
     async with context.core.client() as client:
         for task in ("llama-a", "llama-b", "llama-a", "llama-b"):
             checkers[task].check(prompt, (await client.generate(task, prompt, _ANSWER))["output_ids"], f"task `{task}`")
-        # cached tokens are then those of the decode worker
-        await client.flush_cache(await client.prefill_worker("llama-b"))
         cached = await _cached(client, "llama-b", prompt)
     reused = f"the second task reuses {cached} of {len(prompt)} tokens of its own KV on the decode worker"
     require(cached >= len(prompt) - 1, reused)
@@ -92,7 +91,12 @@ async def _namespaces(context: Context) -> dict[str, Any]:
 
 
 async def _cached(client: Client, task: str, prompt: list[int]) -> int:
-    return int((await client.generate(task, prompt, 4))["meta_info"]["cached_tokens"])
+    return decode_hits(await client.generate(task, prompt, 4))
+
+
+def decode_hits(reply: Mapping[str, Any]) -> int:
+    """Return how many prompt tokens the decode worker found in its cache (`patches/prefill_hits.py`)."""
+    return int((reply["meta_info"]["cached_tokens_details"] or {}).get(DECODE_HITS_KEY, 0))
 
 
 STAGES = (

@@ -12,13 +12,8 @@ from sun_sglang.emulator.protocol.request import GenerationRequest
 _TOP_VOCABULARY = 1 << 15
 
 
-def generate_columns(generation: Generation, *, first_ids_row: bool) -> dict[str, Any]:
-    """Return the keys of `meta_info` with log probabilities; none if the request does not ask for them.
-
-    Args:
-        generation: the generation.
-        first_ids_row: `ReplyShapes.first_ids_row` of the emulated version.
-    """
+def generate_columns(generation: Generation) -> dict[str, Any]:
+    """Return the keys of `meta_info` with log probabilities; none if the request does not ask for them."""
     options = generation.request.logprobs
     if options is None:
         return {}
@@ -47,8 +42,8 @@ def generate_columns(generation: Generation, *, first_ids_row: bool) -> dict[str
             [_entry(t, i, with_text=options.with_text) for t in options.ids] for i, _ in enumerate(generation.tokens)
         ]
         if generation.first_token_transferred and rows:
-            # a KV transfer does not carry the values of the first token
-            rows[:1] = [None] if first_ids_row else []
+            # a KV transfer does not carry the values of the first token (`patches/first_ids_row.py`)
+            rows[0] = None
         columns["input_token_ids_logprobs"] = []
         columns["output_token_ids_logprobs"] = rows
     return columns

@@ -22,7 +22,6 @@ class Responses:
     """
 
     def __init__(self, shapes: ReplyShapes) -> None:
-        self._shapes = shapes
         self._build = ReplyBuilder(shapes)
 
     def whole(self, generation: Generation) -> dict[str, Any]:
@@ -88,7 +87,7 @@ class Responses:
         whole = generation.finish is not None and not generation.request.stream
         return self._build.generate(
             _progress(generation),
-            logprobs=generate_columns(generation, first_ids_row=self._shapes.first_ids_row),
+            logprobs=generate_columns(generation),
             elapsed_s=time.monotonic() - generation.started_at,
             sent_at=time.time() if first or whole else None,
         )
@@ -102,6 +101,7 @@ def _progress(generation: Generation) -> Progress:
         text=generation.text,
         finish=generation.finish,
         cached_tokens=generation.cached,
+        reused_tokens=generation.reused,
         retractions=generation.retractions,
         model=generation.request.model,
         created=generation.created,

@@ -158,19 +158,19 @@ class DecodeEngine(Engine):
         request = leg.generation.request
         leg.is_handshaken = True
         if self._caches_prompts:
-            leg.generation.cached = self.cache.match(request.namespace, request.prompt)
+            leg.generation.reused = self.cache.match(request.namespace, request.prompt)
         if request.host == FAKE_HOST:
-            self._on_kv(leg, 0, 1)
+            self._on_kv(leg, 0, 1, cached=0)
             return
         seconds = self.emulation.waiting_timeout
         expired = f"Request {request.rid} timed out after {seconds:g}s in KVPoll.WaitingForInput"
         leg.timer = self.call_later(seconds, self._fail, leg, "Decode transfer", expired)
         peer = self._peers.get(leg.address)
         if peer is not None:
-            peer.send(op="ready", room=request.room, cached=leg.generation.cached)
+            peer.send(op="ready", room=request.room, cached=leg.generation.reused)
 
-    def _on_kv(self, leg: _Leg, seed: int, vocab_size: int) -> None:
-        leg.seed, leg.vocab_size = seed, vocab_size
+    def _on_kv(self, leg: _Leg, seed: int, vocab_size: int, *, cached: int) -> None:
+        leg.seed, leg.vocab_size, leg.generation.cached = seed, vocab_size, cached
         if leg.timer is not None:
             leg.timer.cancel()
         if self._caches_prompts:
@@ -234,7 +234,7 @@ class DecodeEngine(Engine):
     def _on_message(self, message: Message) -> None:
         leg = self._legs.get(self._rooms.get(message["room"], ""))
         if leg is not None and leg.seed is None and message["op"] == "kv":
-            self._on_kv(leg, message["seed"], message["vocab"])
+            self._on_kv(leg, message["seed"], message["vocab"], cached=message["cached"])
 
     def _on_lost(self, address: Address) -> None:
         host, port = address

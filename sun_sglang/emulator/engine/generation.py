@@ -20,7 +20,8 @@ class Generation:
         request: the request.
         tokens: ids of the tokens generated so far.
         text: their text.
-        cached: prompt tokens found in the cache.
+        cached: prompt tokens that the prefill worker found in its cache.
+        reused: prompt tokens that the decode worker found in its cache, so that their KV was not sent.
         retractions: how often the request lost its KV.
         finish: SGLang's finish reason; None while the generation runs.
         failure: the error reply outside of a stream; None if the generation did not fail.
@@ -34,6 +35,7 @@ class Generation:
     tokens: list[int] = field(default_factory=list)
     text: str = ""
     cached: int = 0
+    reused: int = 0
     retractions: int = 0
     finish: dict[str, Any] | None = None
     failure: GenerationFailedError | None = None

@@ -144,7 +144,7 @@ class PrefillEngine(Engine):
         seed = generation_seed(self._weights, request.prompt)
         first = token_at(seed, 0, self._vocab_size)
         if ready.link is not None and not ready.link.send(
-            op="kv", room=request.room, seed=seed, vocab=self._vocab_size
+            op="kv", room=request.room, seed=seed, vocab=self._vocab_size, cached=generation.cached
         ):
             self._transfer_failed(generation, "Decode instance could be dead, its session is not alive")
             return

@@ -56,7 +56,8 @@ class Progress:
         tokens: ids of the tokens generated so far.
         text: the text generated so far.
         finish: the finish reason; None while the generation runs.
-        cached_tokens: prompt tokens found in the cache.
+        cached_tokens: prompt tokens that the prefill worker found in its cache.
+        reused_tokens: prompt tokens that the decode worker found in its cache.
         retractions: how often the request lost its KV.
         model: the model's name in the reply.
         created: seconds since the epoch.
@@ -68,6 +69,7 @@ class Progress:
     text: str
     finish: FinishReason | None
     cached_tokens: int = 0
+    reused_tokens: int = 0
     retractions: int = 0
     model: str = ""
     created: int = 0
@@ -112,7 +114,7 @@ class ReplyBuilder:
             "reasoning_tokens": 0,
             "completion_tokens": len(progress.tokens),
             "cached_tokens": cached,
-            "cached_tokens_details": {"device": cached, "host": 0} if cached else None,
+            "cached_tokens_details": _cache_details(progress),
             "dp_rank": None,
         }
         if progress.finish is not None:
@@ -246,6 +248,14 @@ def _finish(finish: FinishReason | None) -> dict[str, Any]:
     if finish is None:
         return {"finish_reason": None, "matched_stop": None}
     return {"finish_reason": finish["type"], "matched_stop": finish.get("matched")}
+
+
+def _cache_details(progress: Progress) -> dict[str, int] | None:
+    cached, reused = progress.cached_tokens, progress.reused_tokens
+    if not (cached or reused):
+        return None
+    # the entry `decode` is of `patches/prefill_hits.py`
+    return {"device": cached, "host": 0, **({"decode": reused} if reused else _NOTHING)}
 
 
 def _weight_versions(progress: Progress) -> list[dict[str, Any]]:

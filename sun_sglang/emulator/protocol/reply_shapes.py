@@ -27,8 +27,6 @@ class ReplyShapes:
         zero_cached_tokens: whether usage without cached tokens has `"prompt_tokens_details": {"cached_tokens": 0}`;
             else the value is null (entrypoints/openai/usage_processor.py).
         completion_details: whether usage has `completion_tokens_details`, which is null without reasoning tokens.
-        first_ids_row: whether a decode worker reports null among `output_token_ids_logprobs` for the first token; else
-            the list is one entry short (disaggregation/decode.py).
     """
 
     sampling: frozenset[str]
@@ -37,7 +35,6 @@ class ReplyShapes:
     null_tool_calls: bool
     zero_cached_tokens: bool
     completion_details: bool
-    first_ids_row: bool
 
 
 _SCHEMA = (
@@ -77,7 +74,6 @@ _V21 = ReplyShapes(
     null_tool_calls=True,
     zero_cached_tokens=False,
     completion_details=False,
-    first_ids_row=False,
 )
 _V22 = replace(_V21, sampling=frozenset(_SCHEMA), schema=_SCHEMA, null_tool_calls=False, zero_cached_tokens=True)
 _V23 = replace(
@@ -85,7 +81,6 @@ _V23 = replace(
     schema=(*_SCHEMA, "choice"),
     roles=(*_V22.roles[:-1], "root", "user"),
     completion_details=True,
-    first_ids_row=True,
 )
 
 SHAPES: Mapping[SglangVersion, ReplyShapes] = MappingProxyType({"0.5.21": _V21, "0.5.22": _V22, "0.5.23": _V23})

@@ -42,15 +42,29 @@ async def test_a_stream_grows_a_token_at_a_time(start: Start, client: aiohttp.Cl
     assert (await leg)[0] == 200
 
 
-async def test_a_cached_prompt_is_counted_within_its_namespace_only(
+async def test_cached_tokens_of_both_legs_are_the_prefill_workers_hits_in_the_namespace(
     start: Start, client: aiohttp.ClientSession
 ) -> None:
     prefill, decode = await start("prefill", "a"), await start("decode", "base")
-    cached = []
+    cached, details = [], []
     for key in ("x", "x", "y"):
-        first, second = await ask(client, prefill, decode, PROMPT, 2, extra_key=key)
-        cached.append((first[1]["meta_info"]["cached_tokens"], second[1]["meta_info"]["cached_tokens"]))
-    assert cached == [(0, 0), (len(PROMPT) - 1, len(PROMPT)), (0, 0)]
+        metas = [reply["meta_info"] for _, reply in await ask(client, prefill, decode, PROMPT, 2, extra_key=key)]
+        cached.append([meta["cached_tokens"] for meta in metas])
+        details.append(metas[1]["cached_tokens_details"])
+    hits = len(PROMPT) - 1
+    assert cached == [[0, 0], [hits, hits], [0, 0]]
+    assert details == [None, {"device": hits, "host": 0, "decode": len(PROMPT)}, None]
+
+
+async def test_cached_tokens_are_zero_for_a_prompt_that_only_the_decode_worker_holds(
+    start: Start, client: aiohttp.ClientSession
+) -> None:
+    first, second = await start("prefill", "a"), await start("prefill", "a")
+    decode = await start("decode", "base")
+    await ask(client, first, decode, PROMPT, 2)
+    _, (_, reply) = await ask(client, second, decode, PROMPT, 2)
+    assert reply["meta_info"]["cached_tokens"] == 0
+    assert reply["meta_info"]["cached_tokens_details"] == {"device": 0, "host": 0, "decode": len(PROMPT)}
 
 
 async def test_a_stop_string_ends_an_answer_before_it(start: Start, client: aiohttp.ClientSession) -> None:

@@ -224,14 +224,14 @@ async def test_chat_without_tool_calls_is_answered_as_by_its_version(pair: Pair,
 
 
 @pytest.mark.parametrize("version", SUPPORTED_VERSIONS)
-async def test_log_probabilities_of_ids_for_a_first_token_are_reported_as_by_their_version(
+async def test_log_probabilities_of_ids_have_an_empty_row_for_the_first_token(
     pair: Pair, version: SglangVersion
 ) -> None:
     await pair.start(version)
     reply = await pair.ask("/generate", return_logprob=True, token_ids_logprob=[5, 6])
     rows = reply.body["meta_info"]["output_token_ids_logprobs"]
     lengths = [row and len(row) for row in rows]
-    assert lengths == ([None, 2, 2] if version == "0.5.23" else [2, 2])
+    assert lengths == [None, 2, 2], "the hook `first_ids_row` appends it on older versions"
 
 
 @pytest.mark.parametrize("version", SUPPORTED_VERSIONS)

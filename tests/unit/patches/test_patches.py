@@ -19,9 +19,11 @@ from sun_sglang.contracts.decode_cache import ANSWER_STORE_FLAGS, PROMPT_ONLY_BA
 from sun_sglang.contracts.worker_card import PatchReport
 from sun_sglang.errors import END_MARK, EXIT_REFUSED, LaunchError, PatchError, SunError
 from sun_sglang.patches import prompt_only_cache
+from sun_sglang.patches.first_ids_row import append_empty_row
 from sun_sglang.patches.few_grammars import MAX_GRAMMARS, compile_without_cache, drop_oldest
 from sun_sglang.patches.idle_controller import WAIT_MS, wait_for_messages
 from sun_sglang.patches.patch import Patch
+from sun_sglang.patches.prefill_hits import add_decode_hits, count_prefill_hits
 from sun_sglang.patches.report_patches import (
     PROOF_FILE_VARIABLE,
     Proof,
@@ -273,6 +275,45 @@ def test_grammars_that_many_clients_sent_are_dropped_oldest_first() -> None:
 
 def test_compiler_of_grammars_keeps_none() -> None:
     assert compile_without_cache("self", tokenizer_info=1) == (("self",), {"tokenizer_info": 1, "cache_enabled": False})
+
+
+@pytest.mark.parametrize("prefix", [{"prefix_len": 60}, {"prefix_indices": [0] * 60}])
+@pytest.mark.parametrize("of_prefill", [0, 30, 63])
+def test_cached_tokens_of_a_transferred_prompt_stay_the_prefill_workers(prefix: Any, of_prefill: int) -> None:
+    """SGLang adds the part of the decode worker's prefix that is over `already_computed`."""
+    req = SimpleNamespace(
+        **prefix, origin_input_ids=[1] * 64, already_computed=of_prefill, cached_tokens=of_prefill, retracted_stain=False
+    )
+    assert count_prefill_hits(SimpleNamespace(reqs=[req])) is None
+    req.cached_tokens += max(0, 60 - req.already_computed)
+    assert req.cached_tokens == of_prefill
+    details = {"device": of_prefill, "host": 0} if of_prefill else None
+    expected = {"device": of_prefill, "host": 0, "decode": 60}
+    assert add_decode_hits(details, None, req) == expected
+
+
+def test_cached_tokens_details_without_hits_of_the_decode_worker_stay_as_they_are() -> None:
+    resumed = SimpleNamespace(retracted_stain=True, already_computed=0)
+    count_prefill_hits(SimpleNamespace(reqs=[resumed]))
+    assert vars(resumed) == {"retracted_stain": True, "already_computed": 0}
+    assert add_decode_hits({"device": 3, "host": 0}, None, resumed) is None
+    assert add_decode_hits(None, None, SimpleNamespace(sun_decode_hits=0)) is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "rows", "expected"), [([5], [], [[]]), ([5], [[]], [[]]), (None, [], [])], ids=["short", "whole", "none"]
+)
+def test_logprobs_of_ids_get_one_row_for_the_transferred_token(asked: Any, rows: Any, expected: Any) -> None:
+    logprob = SimpleNamespace(
+        token_ids_logprob=asked,
+        output_token_logprobs_val=[-0.1],
+        output_token_ids_logprobs_val=[*rows],
+        output_token_ids_logprobs_idx=[*rows],
+    )
+    req = SimpleNamespace(return_logprob=True, logprob=logprob)
+    append_empty_row(None, None, SimpleNamespace(req=req))
+    assert logprob.output_token_ids_logprobs_val == logprob.output_token_ids_logprobs_idx == expected
+    append_empty_row(None, None, SimpleNamespace(req=SimpleNamespace(return_logprob=False)))
 
 
 @pytest.mark.parametrize("moved", ["UnifiedRadixCache", "PureSWARadixCache"])

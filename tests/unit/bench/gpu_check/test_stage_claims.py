@@ -35,7 +35,7 @@ class HalfTied(Accepting):
 class MadeUp:
     """A deployment whose replies carry the given figures, in turn."""
 
-    def __init__(self, **figures: Sequence[int]) -> None:
+    def __init__(self, **figures: Sequence[Any]) -> None:
         self.figures = figures
         self.replies = 0
 
@@ -61,7 +61,8 @@ def reference(kind: type[Reference] = Accepting) -> Reference:
 
 
 def held(cached: Sequence[int], expected: Sequence[int] | None) -> dict[str, Any]:
-    return asyncio.run(check_conversations(MadeUp(cached_tokens=cached), "task", reference(), expected))
+    details = [{"device": 0, "host": 0, "decode": hits} if hits else None for hits in cached]
+    return asyncio.run(check_conversations(MadeUp(cached_tokens_details=details), "task", reference(), expected))
 
 
 @pytest.mark.parametrize(
