@@ -93,7 +93,7 @@ def decide(
     Args:
         prefill: result of the prefill leg; None while it runs.
         decode: result of the decode leg; None while it runs.
-        needs_prefill: the answer includes input logprobs of the prefill leg's response.
+        needs_prefill: the answer includes logprobs of the prefill leg's response.
         abort_asked: the client asked for an abort; a response that reports the abort is then an answer.
         rid: the request id, which every complete response of SGLang contains; an empty one skips the check.
     """

@@ -9,7 +9,7 @@ import orjson
 from sun_sglang.router.dispatch.pair_request import PairRequest, worker_model
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.protocol.fan_out import RESULT_FIELD
-from sun_sglang.router.protocol.logprobs import InputLogprobs, StreamedLogprobs
+from sun_sglang.router.protocol.logprobs import PrefillLogprobs, StreamedLogprobs
 from sun_sglang.router.protocol.request import Endpoint
 from sun_sglang.router.protocol.worker_replies import BadReplyError, parse_result
 
@@ -31,7 +31,7 @@ class Rewriter:
         request: as the workers received it.
         rid: the client's id, if it sent one.
         worker_rid: the id on the workers.
-        prefill: the prefill worker's response, if the answer includes input logprobs; else None.
+        prefill: the prefill worker's response, if the answer includes logprobs of it; else None.
 
     Raises:
         BadReplyError: `prefill` contains no logprobs.
@@ -44,7 +44,7 @@ class Rewriter:
             self._names.append((orjson.dumps(worker_rid), orjson.dumps(rid)))
         if (model := worker_model(request.task)) != request.task:
             self._names.append((orjson.dumps(model), orjson.dumps(request.task)))
-        self._logprobs = InputLogprobs(request.endpoint, prefill) if prefill is not None else None
+        self._logprobs = PrefillLogprobs(request.endpoint, prefill) if prefill is not None else None
         self._streamed = StreamedLogprobs(request.endpoint, self._logprobs) if self._logprobs is not None else None
 
     def body(self, data: bytes) -> bytes:
@@ -87,7 +87,7 @@ def make_rewriter(request: PairRequest, rid: str | None, worker_rid: str, prefil
         request: as the workers received it.
         rid: the client's id, if it sent one.
         worker_rid: the id on the workers.
-        prefill: the prefill worker's response, if the answer includes input logprobs; else None.
+        prefill: the prefill worker's response, if the answer includes logprobs of it; else None.
 
     Raises:
         ApiError: 502 `prefill_failed`: the prefill worker's response contains no logprobs.

@@ -108,11 +108,18 @@ class FakeReplies:
             return {}
         start = self._body.get("logprob_start_len", -1)
         prompt = self._ids[start:] if self._computes_prompt and start >= 0 else []
-        return {
+        columns: dict[str, Any] = {
             "input_token_logprobs": [[_INPUT_LOGPROB, t, None] for t in prompt],
             "input_top_logprobs": [],
             "output_token_logprobs": [[_LOGPROB, t, None] for t in made],
         }
+        if chosen := self._body.get("token_ids_logprob"):
+            rows: list[Any] = [[[-float(place), t, None] for t in chosen] for place, _ in enumerate(made)]
+            if rows and not self._computes_prompt:
+                # a KV transfer does not carry those of the first token
+                rows[0] = None
+            columns["output_token_ids_logprobs"] = rows
+        return columns
 
     def _completion_logprobs(self, made: list[int], *, with_input: bool) -> dict[str, Any] | None:
         count = self._body.get("logprobs")

@@ -208,13 +208,26 @@ TOP_OR_FLAG = ValueType(
 STOP = texts(MAX_STOPS, MAX_STOP)
 STOP_REGEX = texts(MAX_STOPS, MAX_STOP_REGEX)
 STOP_IDS = ids(MAX_IDS)
-HIDDEN_STATES = one_of(True, False, "last")._replace(lax=_lax_states)
 MASK_MODE = one_of("selected", "support")
 OBJECT = ValueType("an object", _is_dict, ({},))
 NO_WATERMARK = ValueType(
     '`{"enabled": false}`: SGLang makes no watermark with separate prefill and decode workers',
     _is_no_watermark,
     ({"enabled": False},),
+)
+# the decode worker reports states of the tokens that it computed, and of the rest nothing, or what its memory held before
+LAST_HIDDEN_STATE = ValueType(
+    "`last` or false: the decode worker has no hidden states of the prompt and the first token, which another worker "
+    "computes",
+    lambda value: value is False or value == "last",
+    (False, "last"),
+    _lax_states,
+)
+NO_PROMPT_STATES = ValueType(
+    "false: the decode worker has none of the prompt and the first token, which another worker computes",
+    lambda value: value is False,
+    (False,),
+    _LAX_FLAG.validate_python,
 )
 LOGIT_BIAS = ValueType(
     f"an object of at most {MAX_BIASES:,} token ids, with numbers from -{MAX_BIAS:,} to {MAX_BIAS:,}",

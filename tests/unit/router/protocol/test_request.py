@@ -18,7 +18,7 @@ from sun_sglang.router.protocol.fan_out import has_several_answers, merge_replie
 from sun_sglang.router.protocol.fields import table as field_table
 from sun_sglang.router.protocol.fields.patterns import check_patterns
 from sun_sglang.router.protocol.fields.table import Dropped, Forwarded, Refused, Table
-from sun_sglang.router.protocol.logprobs import InputLogprobs
+from sun_sglang.router.protocol.logprobs import PrefillLogprobs
 from sun_sglang.router.protocol.request import Endpoint, Request, parse_request
 from sun_sglang.router.protocol.sse import EventFramer, StreamFilter, event, event_data
 from sun_sglang.router.protocol.worker_replies import BadReplyError
@@ -459,6 +459,26 @@ def test_watermark_that_no_worker_can_make_is_refused(endpoint: Endpoint, asks: 
     assert "no watermark with separate prefill and decode workers" in error.message
 
 
+NO_STATES = [
+    *((endpoint, "return_hidden_states") for endpoint in Endpoint),
+    *((endpoint, "return_routed_experts") for endpoint in Endpoint),
+    (Endpoint.GENERATE, "return_indexer_topk"),
+]
+
+
+@pytest.mark.parametrize(("endpoint", "name"), NO_STATES)
+def test_states_of_each_token_that_the_decode_worker_lacks_are_refused(endpoint: Endpoint, name: str) -> None:
+    error = refused(endpoint, **{name: True})
+    assert error.param == name
+    assert "the prompt and the first token, which another worker computes" in error.message
+    assert read(endpoint, **{name: False}).body[name] is False
+
+
+@pytest.mark.parametrize("endpoint", list(Endpoint))
+def test_last_hidden_state_is_passed_on(endpoint: Endpoint) -> None:
+    assert read(endpoint, return_hidden_states="last").body["return_hidden_states"] == "last"
+
+
 @pytest.mark.parametrize("endpoint", list(Endpoint))
 def test_watermark_that_is_declined_is_passed_on(endpoint: Endpoint) -> None:
     declined = {"enabled": False, "key": None}
@@ -695,11 +715,23 @@ def test_input_logprobs_replace_what_decode_has_not() -> None:
     prefill = {
         "meta_info": {"input_token_logprobs": [[0, 1, None]], "output_token_logprobs": [9], "input_top_logprobs": [2]}
     }
-    merged = InputLogprobs(Endpoint.GENERATE, orjson.dumps(prefill)).add_to(decode)
+    merged = PrefillLogprobs(Endpoint.GENERATE, orjson.dumps(prefill)).add_to(decode)
     assert merged["meta_info"] == {
         "input_token_logprobs": [[0, 1, None]],
         "output_token_logprobs": [1],
         "input_top_logprobs": [2],
+    }
+
+
+@pytest.mark.parametrize("rows", [[[["own"]], [["own"]]], [], None], ids=["later-tokens", "no-token", "none"])
+def test_row_of_chosen_ids_is_not_put_where_no_first_row_is_empty(rows: Any) -> None:
+    """With SGLang's `incremental_streaming_output` an event begins after the first token."""
+    reply = {"meta_info": {"output_token_ids_logprobs": [[["prefill"]]]}}
+    logprobs = PrefillLogprobs(Endpoint.GENERATE, orjson.dumps(reply))
+    event_ = {"meta_info": {"output_token_ids_logprobs": rows}}
+    assert logprobs.add_row_to(event_) is event_
+    assert logprobs.add_to({"meta_info": {"output_token_ids_logprobs": [None, 1]}})["meta_info"] == {
+        "output_token_ids_logprobs": [[["prefill"]], 1]
     }
 
 

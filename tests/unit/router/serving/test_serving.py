@@ -8,7 +8,7 @@ import pytest
 
 from tests.unit.router.conftest import SUN, Start, System
 from tests.unit.router.fake_replies import spoken
-from tests.unit.router.fake_worker import expected
+from tests.unit.router.fake_worker import Fault, expected
 
 PROMPT = [11, 12, 13]
 
@@ -126,6 +126,48 @@ async def test_a_streams_input_logprobs_come_with_its_first_and_its_last_cumulat
         given = [[e[1] for e in meta["input_token_logprobs"]] for meta in metas]
         assert given == [PROMPT[1:], [], [], [], PROMPT[1:]]
         assert [len(meta["output_token_logprobs"]) for meta in metas] == [1, 2, 3, 4, 5]
+
+
+def rows_of_ids(reply: dict[str, Any]) -> list[list[tuple[float, int]]]:
+    return [[(value, token) for value, token, _ in row] for row in reply["meta_info"]["output_token_ids_logprobs"]]
+
+
+@pytest.mark.parametrize("more", [{}, {"logprob_start_len": 1}], ids=["answer", "prompt-too"])
+@pytest.mark.parametrize("answers", [1, 2])
+async def test_logprobs_of_chosen_ids_have_the_prefill_workers_row_for_the_first_token(
+    small: System, answers: int, more: dict[str, Any]
+) -> None:
+    params = {"max_new_tokens": 3, "n": answers}
+    body = {"input_ids": PROMPT, "return_logprob": True, "token_ids_logprob": [8, 9], "sampling_params": params}
+    expected_rows = [[(-float(place), 8), (-float(place), 9)] for place in range(3)]
+    _, reply = await small.post("/generate", {"model": "math", **body, **more})
+    for one in reply if answers > 1 else [reply]:
+        assert rows_of_ids(one) == expected_rows
+    *events, end = await small.events_of("/generate", {"model": "math", "stream": True, **body, **more})
+    assert end == "[DONE]"
+    for index in range(answers):
+        given = [rows_of_ids(event) for event in events if event.get("index", 0) == index]
+        assert given == [expected_rows[:1], expected_rows[:2], expected_rows]
+
+
+async def test_logprobs_of_chosen_ids_in_a_list_are_each_prompts_own(small: System) -> None:
+    body = {
+        "input_ids": [PROMPT, PROMPT],
+        "return_logprob": True,
+        "token_ids_logprob": [[8], None],
+        "sampling_params": {"max_new_tokens": 2},
+    }
+    _, (first, second) = await small.post("/generate", {"model": "math", **body})
+    assert rows_of_ids(first) == [[(-0.0, 8)], [(-1.0, 8)]]
+    assert "output_token_ids_logprobs" not in second["meta_info"]
+
+
+async def test_prefill_worker_that_fails_fails_an_answer_with_logprobs_of_chosen_ids(small: System) -> None:
+    """The decode worker alone has no row for the first token."""
+    small["math-0"].fault = Fault(status=500)
+    body = {"input_ids": PROMPT, "return_logprob": True, "token_ids_logprob": [8]}
+    status, reply = await small.post("/generate", {"model": "math", **body})
+    assert (status, reply["error"]["code"]) == (502, "prefill_failed")
 
 
 @pytest.mark.parametrize("answers", [1, 2])
