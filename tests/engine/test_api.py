@@ -218,6 +218,21 @@ async def test_a_stream_has_the_prompts_logprobs_where_its_clients_look(client: 
     assert values == pytest.approx(whole["token_logprobs"], abs=PRECISION.tie)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_logprobs_of_chosen_ids_are_the_prefill_models_for_the_first_token_and_the_decode_models_later(
+    client: httpx.AsyncClient, models: Path, stream: bool
+) -> None:
+    prompt, chosen = some_tokens(1044, 20), [7, 200, 31]
+    wanted = {"return_logprob": True, "token_ids_logprob": chosen}
+    reply = await generate(client, "llama-a", prompt, 40, stream=stream, **wanted)
+    _, of_answer = reference_logprobs(models / "llama-a", models / "llama-base", prompt, reply["output_ids"])
+    rows = reply["meta_info"]["output_token_ids_logprobs"]
+    assert [[token for _, token, _ in row] for row in rows] == [chosen] * 40
+    for row, given in zip(of_answer, rows, strict=True):
+        expected = [float(row[token]) for token in chosen]
+        assert [value for value, *_ in given] == pytest.approx(expected, abs=PRECISION.tie)
+
+
 async def test_without_a_start_there_are_logprobs_of_the_answer_alone(client: httpx.AsyncClient) -> None:
     reply = await generate(client, "llama-a", some_tokens(1042, 9), 5, return_logprob=True)
     assert len(reply["meta_info"]["output_token_logprobs"]) == 5
@@ -389,9 +404,34 @@ async def test_usage_counts_cached_tokens(client: httpx.AsyncClient) -> None:
     # a namespace that no other request has: a prompt of another test may begin with the same token
     body = {"model": "llama-a", "prompt": prompt, "max_tokens": 3, "temperature": 0, "cache_salt": uuid4().hex}
     first, second = [(await ask(client, body, "/v1/completions"))["usage"] for _ in range(2)]
-    assert (first.get("prompt_tokens_details") or {}).get("cached_tokens", 0) == 0
-    assert second["prompt_tokens_details"]["cached_tokens"] > 60
+    assert cached_in(first) == 0
+    assert cached_in(second) == 63, "the last token of a prompt is always computed"
     assert first["prompt_tokens"] == second["prompt_tokens"] == 64
+
+
+async def test_usage_of_a_repeat_that_the_prefill_worker_computed_counts_no_cached_tokens(
+    client: httpx.AsyncClient, deployment: Deployment
+) -> None:
+    """The decode worker still holds the prompt: the transfer was saved, and nothing of the computation."""
+    prompt = some_tokens(1082, 64)
+    body = {"model": "llama-a", "prompt": prompt, "max_tokens": 3, "temperature": 0, "cache_salt": uuid4().hex}
+    for _ in range(2):
+        reply = await client.post(f"{deployment.process('llama-a-0').url}/flush_cache", params={"timeout": 10})
+        assert reply.status_code == 200, reply.text
+        usage = (await ask(client, body, "/v1/completions"))["usage"]
+        assert (cached_in(usage), usage["prompt_tokens"]) == (0, 64)
+    asked = body | {"stream": True, "stream_options": {"include_usage": True}}
+    *_, last, end = [event async for event in events_of(client, "/v1/completions", asked)]
+    assert end == "[DONE]"
+    assert cached_in(json.loads(last)["usage"]) == 63
+    generated = {"model": "llama-a", "input_ids": prompt, "cache_salt": body["cache_salt"]}
+    meta = (await ask(client, generated | {"sampling_params": greedy(3)}))["meta_info"]
+    assert (meta["cached_tokens"], meta["cached_tokens_details"]) == (63, {"device": 63, "host": 0, "decode": 64})
+
+
+def cached_in(usage: dict[str, Any]) -> int:
+    """Return the cached tokens of a usage; SGLang reports none as 0 or as null."""
+    return int((usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0))
 
 
 # --- what a client may not send --------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ Open `dispatcher.py` first: it selects a pair of workers, tries it, and tries an
 - what a failed leg means belongs in `outcome.py`, which is pure: serve, relay the worker's error, or retry,
 - a worker's error in the client's format belongs in `worker_refusal.py`,
 - a worker that dies under a request belongs in `worker_death.py`, and its exit from the rotation in `ejection.py`,
+- the prefill that several answers to one prompt share belongs in `shared_prompt.py`,
 - the wait for a pair where none is usable belongs in `pair_recovery.py`,
 - how legs are sent, aborted and ended belongs in `running_attempts.py`; `attempt.py` is the state of one attempt.
 

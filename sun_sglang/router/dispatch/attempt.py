@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -70,9 +71,10 @@ class Ticket:
         attempts: attempts under way.
         tries: all attempts, in order.
         owner: name of the client's API key; empty if the router has no keys.
-        waiting: the admission that it waits for; None once it is admitted.
-        queued: seconds for which it waited.
+        waiting: what it waits for before dispatch: its admission, or the prefill of another answer; None otherwise.
+        queued: seconds for which it waited for admission.
         checked: its check against the limits of its task; None for a canary.
+        on_prefilled: called with the prefill worker once a prefill leg succeeded; None if nothing waits for it.
     """
 
     task: str
@@ -86,9 +88,10 @@ class Ticket:
     waiting: asyncio.Future[None] | None = None
     queued: float = 0.0
     checked: RequestCheck | None = None
+    on_prefilled: Callable[[Worker], None] | None = None
 
     def request_abort(self) -> None:
-        """Mark the request as aborted by its client, and end its wait for admission."""
+        """Mark the request as aborted by its client, and end its wait."""
         self.abort_asked = True
         if self.waiting is not None and not self.waiting.done():
             self.waiting.set_exception(aborted_early())
@@ -102,12 +105,12 @@ class Ticket:
         """Note that an attempt has ended."""
         self.attempts.discard(attempt)
 
-    def start_wait(self, admission: asyncio.Future[None]) -> None:
-        """Note that the request waits for admission."""
-        self.waiting = admission
+    def start_wait(self, waiting: asyncio.Future[None]) -> None:
+        """Note that the request waits; an abort sets an exception on the future."""
+        self.waiting = waiting
 
     def end_wait(self, seconds: float) -> None:
-        """Note that the request waited for `seconds`."""
+        """Note that the wait has ended, and that the request waited for admission for `seconds`."""
         self.waiting, self.queued = None, seconds
 
 
@@ -181,12 +184,9 @@ class Attempt:
         if self.results[leg] is not None:
             return
         self.results[leg] = result
+        prefill, decode, needs_prefill = self.results["prefill"], self.results["decode"], self.request.needs_prefill
         outcome = decide(
-            self.results["prefill"],
-            self.results["decode"],
-            needs_prefill=self.request.needs_prefill,
-            abort_asked=self.ticket.abort_asked,
-            rid=self.rid,
+            prefill, decode, needs_prefill=needs_prefill, abort_asked=self.ticket.abort_asked, rid=self.rid
         )
         if isinstance(outcome, Serve | Relay | AttemptFailed):
             self._end(outcome)

@@ -76,7 +76,8 @@ class PairRecovery:
         return pair
 
     def _select(self, request: PairRequest, avoid: Set[str]) -> Pair | None:
-        return self._selector.select(self._registry.usable(request.task), request.cost, request.keys, avoid)
+        pairs = self._registry.usable(request.task)
+        return self._selector.select(pairs, request.cost, request.keys, avoid, request.holder)
 
     def _wake(self) -> None:
         self._changed.set()

@@ -30,9 +30,10 @@ class PairRequest(NamedTuple):
         stream_options: of the decode leg, as JSON; empty if there are none.
         extra_key: the client's part of the namespace.
         cache_salt: the same, under SGLang's other name.
-        needs_prefill: the answer takes input logprobs from the prefill leg.
+        needs_prefill: the answer takes logprobs from the prefill leg.
         cost: expected work in tokens.
         keys: hashes of the prompt's beginning, for routing policies that read them; else empty.
+        holder: name of the prefill worker that has the prompt in its cache; empty if none is known.
     """
 
     endpoint: Endpoint
@@ -46,6 +47,16 @@ class PairRequest(NamedTuple):
     needs_prefill: bool
     cost: Cost
     keys: tuple[int, ...] = ()
+    holder: str = ""
+
+    def after_prefill_on(self, holder: str) -> PairRequest:
+        """Return the request for another answer, whose prompt a prefill worker has in its cache.
+
+        Args:
+            holder: name of that worker.
+        """
+        # the last token of a prompt is always computed
+        return self._replace(holder=holder, cost=Cost(1, self.cost.decode))
 
     @property
     def size(self) -> int:
@@ -120,9 +131,13 @@ def worker_model(task: str) -> str:
 
 
 def needs_prefill(endpoint: Endpoint, body: Mapping[str, Any]) -> bool:
-    """Return whether the client asked for logprobs of the prompt, which only the prefill worker computes."""
+    """Return whether the answer has logprobs that only the prefill worker's reply contains.
+
+    These are the prompt's, and those of chosen token ids in place of the first token.
+    """
     if endpoint is Endpoint.GENERATE:
-        return bool(body.get("return_logprob")) and body.get("logprob_start_len") not in (None, -1)
+        of_prompt = body.get("logprob_start_len") not in (None, -1)
+        return bool(body.get("return_logprob")) and (of_prompt or bool(body.get("token_ids_logprob")))
     return endpoint is Endpoint.COMPLETIONS and bool(body.get("echo")) and bool(body.get("logprobs"))
 
 

@@ -163,6 +163,8 @@ class RunningAttempts:
         outcome = leg_outcome(result)
         if outcome == "ok":
             attempt.note_handed_over(self.now(), self.clock.now())
+            if attempt.ticket.on_prefilled is not None:
+                attempt.ticket.on_prefilled(attempt.pair.prefill)
         self._release(attempt, "prefill", outcome)
         if attempt.ticket.counted and outcome == "ok":
             self._metrics.leg_seconds.labels(attempt.request.task, "prefill").observe(self.now() - attempt.times.sent)

@@ -15,6 +15,7 @@ from sun_sglang.router.dispatch.attempt import Ticket
 from sun_sglang.router.dispatch.dispatcher import Dispatcher
 from sun_sglang.router.dispatch.pair_request import PairRequest
 from sun_sglang.router.dispatch.pair_response import PairResponse, StreamBrokenError
+from sun_sglang.router.dispatch.shared_prompt import SharedPrompt
 from sun_sglang.router.dispatch.worker_refusal import event_error
 from sun_sglang.router.errors import ApiError, broken_stream_error, internal_error
 from sun_sglang.router.observability.log import Log
@@ -42,12 +43,14 @@ class Part(NamedTuple):
         pair_request: the workers' view of it.
         ticket: its state.
         slot: its place among the answers in flight.
+        shared: the prompt that it has in common with other answers; None if it starts at once.
     """
 
     single: SingleRequest
     pair_request: PairRequest
     ticket: Ticket
     slot: Slot
+    shared: SharedPrompt | None
 
 
 class Delivery:
@@ -197,7 +200,10 @@ class Delivery:
             ApiError: the client receives it instead of an answer. No byte has gone to the client.
         """
         await part.slot.acquire()
-        response = await self._dispatcher.dispatch(part.pair_request, part.ticket)
+        if part.shared is None:
+            response = await self._dispatcher.dispatch(part.pair_request, part.ticket)
+        else:
+            response = await part.shared.dispatch(self._dispatcher, part.pair_request, part.ticket)
         response.when_decoded(part.slot.release)
         return response
 

@@ -13,6 +13,7 @@ from sun_sglang.router.dispatch.attempt import Ticket
 from sun_sglang.router.dispatch.cache_namespace import cache_namespace
 from sun_sglang.router.dispatch.dispatcher import Dispatcher
 from sun_sglang.router.dispatch.pair_request import PairRequest, make_pair_requests, worker_model
+from sun_sglang.router.dispatch.shared_prompt import SharedPrompt, share_prompts
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.observability.metrics import Metrics
 from sun_sglang.router.observability.request_context import current_context
@@ -120,8 +121,10 @@ class Service:
             raise
         owner = key.name if key else ""
         parts = tuple(
-            self._part(single, pair_request, Ticket(request.task, single.rid, arrived, owner=owner, checked=checked))
-            for single, pair_request in zip(singles, pair_requests, strict=True)
+            self._part(
+                single, pair_request, Ticket(request.task, single.rid, arrived, owner=owner, checked=checked), shared
+            )
+            for single, pair_request, shared in zip(singles, pair_requests, share_prompts(pair_requests), strict=True)
         )
         return await self._serve(http, request, parts)
 
@@ -150,8 +153,10 @@ class Service:
                 outcome = "stalled"
             self.reporter.report(outcome, request.endpoint, tickets, http.headers, self._now())
 
-    def _part(self, single: SingleRequest, pair_request: PairRequest, ticket: Ticket) -> Part:
-        return Part(single, pair_request, ticket, Slot(self._queue, ticket, pair_request.cost.decode))
+    def _part(
+        self, single: SingleRequest, pair_request: PairRequest, ticket: Ticket, shared: SharedPrompt | None
+    ) -> Part:
+        return Part(single, pair_request, ticket, Slot(self._queue, ticket, pair_request.cost.decode), shared)
 
     def _pair_requests(
         self,

@@ -282,7 +282,11 @@ def test_compiler_of_grammars_keeps_none() -> None:
 def test_cached_tokens_of_a_transferred_prompt_stay_the_prefill_workers(prefix: Any, of_prefill: int) -> None:
     """SGLang adds the part of the decode worker's prefix that is over `already_computed`."""
     req = SimpleNamespace(
-        **prefix, origin_input_ids=[1] * 64, already_computed=of_prefill, cached_tokens=of_prefill, retracted_stain=False
+        **prefix,
+        origin_input_ids=[1] * 64,
+        already_computed=of_prefill,
+        cached_tokens=of_prefill,
+        retracted_stain=False,
     )
     assert count_prefill_hits(SimpleNamespace(reqs=[req])) is None
     req.cached_tokens += max(0, 60 - req.already_computed)

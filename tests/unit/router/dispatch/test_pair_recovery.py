@@ -25,6 +25,7 @@ class Request:
     task: str
     cost: Cost = field(default_factory=lambda: Cost(1, 1))
     keys: tuple[int, ...] = ()
+    holder: str = ""
 
 
 class Ticket:

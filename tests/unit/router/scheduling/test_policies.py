@@ -84,6 +84,20 @@ def test_a_failed_worker_is_taken_again_only_where_there_is_no_other(
     assert sum(w.name in avoid for w in chosen) == min(failed)
 
 
+@given(fleets(), st.sampled_from(PREFILL), st.sets(st.sampled_from(NAMES)), st.sampled_from(NAMES[:4]), KEYS)
+def test_prefill_worker_that_has_the_prompt_is_chosen_unless_it_failed(
+    pairs: list[Pair], prefill: str, avoid: set[str], holder: str, keys: tuple[int, ...]
+) -> None:
+    chosen = selector(prefill).select(pairs, Cost(1, 1), keys, avoid, holder)
+    assert chosen in pairs
+    failed = [sum(w.name in avoid for w in pair) for pair in pairs]
+    left = [pair for pair, count in zip(pairs, failed, strict=True) if count == min(failed)]
+    if any(pair.prefill.name == holder for pair in left):
+        assert chosen.prefill.name == holder
+    else:
+        assert chosen in left
+
+
 def test_no_pair_no_choice() -> None:
     assert selector().select((), Cost(1, 1)) is None
 
