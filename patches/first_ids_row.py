@@ -2,7 +2,7 @@
 
 The first token is made by the prefill worker, and the transfer of its metadata has no place for these logprobs. Up to
 0.5.22 the decode worker's list is then one row short: every row stands at the token before its own, and a stream loses
-rows, since SGLang takes them by the number of tokens. 0.5.23 appends an empty row; this hook does the same on the others.
+rows, since SGLang takes them by the number of tokens. 0.5.23 appends an empty row, and so does this hook on the others.
 The router puts the prefill worker's row there (`sun_sglang/router/protocol/logprobs.py`).
 """
 

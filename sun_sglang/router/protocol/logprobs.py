@@ -1,8 +1,8 @@
 """Insert the logprobs that only the prefill worker has into the decode worker's answer. Pure.
 
-These are the prompt's, and the first token's row of the chosen token ids (`token_ids_logprob`). The logprob of the first
-token and its alternatives need nothing: the prefill worker transfers them with the KV (srt/disaggregation/utils.py:
-MetadataBuffers).
+These are the prompt's, and the first token's row of the chosen token ids (`token_ids_logprob`). The logprobs of
+the first token and of its alternatives are in the decode worker's answer already: the prefill worker transfers them
+with the KV (srt/disaggregation/utils.py: MetadataBuffers).
 """
 
 from __future__ import annotations

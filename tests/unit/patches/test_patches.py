@@ -19,8 +19,8 @@ from sun_sglang.contracts.decode_cache import ANSWER_STORE_FLAGS, PROMPT_ONLY_BA
 from sun_sglang.contracts.worker_card import PatchReport
 from sun_sglang.errors import END_MARK, EXIT_REFUSED, LaunchError, PatchError, SunError
 from sun_sglang.patches import prompt_only_cache
-from sun_sglang.patches.first_ids_row import append_empty_row
 from sun_sglang.patches.few_grammars import MAX_GRAMMARS, compile_without_cache, drop_oldest
+from sun_sglang.patches.first_ids_row import append_empty_row
 from sun_sglang.patches.idle_controller import WAIT_MS, wait_for_messages
 from sun_sglang.patches.patch import Patch
 from sun_sglang.patches.prefill_hits import add_decode_hits, count_prefill_hits

@@ -215,7 +215,7 @@ NO_WATERMARK = ValueType(
     _is_no_watermark,
     ({"enabled": False},),
 )
-# the decode worker reports states of the tokens that it computed, and of the rest nothing, or what its memory held before
+# a decode worker has the states of the tokens that it computed; of the others nothing, or what its memory held before
 LAST_HIDDEN_STATE = ValueType(
     "`last` or false: the decode worker has no hidden states of the prompt and the first token, which another worker "
     "computes",
