@@ -25,7 +25,7 @@ import aiohttp
 import typer
 from rich.console import Console
 
-from sun_sglang.bench.report import RESULTS, Run, median_table, new_report, write_report
+from sun_sglang.bench.report import RESULTS, Case, Run, median_table, new_report, write_report
 
 UNITS = {"computed_tokens": "1", "first_ttft_ms": "ms", "last_ttft_ms": "ms"}
 _LEAST_ID = 5
@@ -79,7 +79,7 @@ async def _measure(
                 body = {"model": task, "input_ids": prompt, "sampling_params": params, "stream": True}
                 values = await _timed(client, WAYS[name], body, count)
                 if repetition >= 0:
-                    case = {"way": name, "answers": count, "prompt": length}
+                    case: Case = {"way": name, "answers": count, "prompt": length}
                     runs.append(Run(case=case, repetition=repetition, values=values))
     return runs
 
