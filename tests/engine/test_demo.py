@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, aclosing
 from typing import Any
@@ -142,3 +143,33 @@ async def test_the_demos_tools_are_openai_tool_calls(demo: Deployment) -> None:
             function: Any = getattr(call, "function", None)
             answer = yaml.safe_load(example.answer)
             assert (function.name, yaml.safe_load(function.arguments)) == (answer["name"], answer["arguments"])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_worker_that_refuses_a_request_gives_openais_error(demo_client: httpx.AsyncClient, stream: bool) -> None:
+    ask = {"model": "tool", "messages": [{"role": "user", "content": "x"}], "stream": stream}
+    nothing = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nothing"}}}
+    for refused, code in (
+        ({"max_tokens": 100_000}, "context_length_exceeded"),
+        ({"response_format": nothing}, None),
+        ({"chat_template_kwargs": {"tokenize": True}}, "reserved_field"),
+    ):
+        reply = await demo_client.post("/v1/chat/completions", json=ask | refused)
+        assert reply.status_code == 400, reply.text
+        error = reply.json()["error"]
+        assert (error["type"], error["code"]) == ("invalid_request_error", code)
+        assert code != "context_length_exceeded" or "maximum context length" in error["message"]
+
+
+@pytest.mark.parametrize("depth", [40, 248])
+async def test_arguments_of_a_tool_call_are_served_however_deep_they_may_be(
+    demo_client: httpx.AsyncClient, depth: int
+) -> None:
+    text = '{"a":' * depth + "1" + "}" * depth
+    for arguments in (text, json.loads(text)):
+        call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}
+        messages = [{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [call]}]
+        ask = {"model": "tool", "messages": [*messages, {"role": "user", "content": "y"}], "max_tokens": 2}
+        reply = await demo_client.post("/v1/chat/completions", json=ask)
+        too_long = reply.status_code == 400 and reply.json()["error"]["code"] == "context_length_exceeded"
+        assert reply.status_code == 200 or too_long, reply.text
