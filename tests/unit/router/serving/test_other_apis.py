@@ -151,3 +151,60 @@ async def test_claude_client_sends_its_key_as_x_api_key(start: Start, tmp_path: 
             else:
                 with pytest.raises(error):
                     await client.messages.create(model=tasks, max_tokens=4, messages=CONVERSATION)
+
+
+JSON = {"Content-Type": "application/json"}
+MESSAGES = "/v1/messages"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "raw", "status", "kind"),
+    [
+        ("POST", MESSAGES, JSON, b"{", 400, "invalid_request_error"),
+        ("POST", f"{MESSAGES}/", JSON, b"[]", 400, "invalid_request_error"),
+        ("POST", MESSAGES, {"Content-Type": "text/plain"}, b"{}", 400, "invalid_request_error"),
+        ("POST", f"{MESSAGES}/batches", JSON, b"{}", 404, "not_found_error"),
+        ("GET", MESSAGES, {}, b"", 405, "invalid_request_error"),
+        ("POST", MESSAGES, JSON, b" " * 12_000, 413, "request_too_large"),
+        ("POST", f"{MESSAGES}/count_tokens", JSON, b" " * 12_000, 413, "request_too_large"),
+        ("POST", f"{MESSAGES}/count_tokens", JSON, b'{"model": "math"}', 400, "invalid_request_error"),
+        ("POST", f"{MESSAGES}/count_tokens", JSON, b'{"model": "nope", "messages": []}', 400, "invalid_request_error"),
+        ("POST", MESSAGES, {**JSON, "Content-Encoding": "gzip"}, b"{}", 415, "invalid_request_error"),
+    ],
+)
+async def test_every_refusal_below_messages_has_anthropics_shape(
+    start: Start, method: str, path: str, headers: dict[str, str], raw: bytes, status: int, kind: str
+) -> None:
+    system: System = await start(SUN, SMALL, router={"max_body_mb": 0.01})
+    async with system.client.request(method, path, headers=headers, data=raw or None) as response:
+        error = orjson.loads(await response.read())
+    assert (response.status, error["type"], error["error"]["type"]) == (status, "error", kind)
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "kind"),
+    [
+        (Fault(status=400, body=b'{"object": "error", "message": "made to fail"}'), 400, "invalid_request_error"),
+        (Fault(status=500), 502, "api_error"),
+        (Fault(writes=(b'data: {"id": "a", "choices": "x"}\n\n',)), 502, "api_error"),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_failure_of_a_worker_has_anthropics_shape(
+    small: System, fault: Fault, status: int, kind: str, stream: bool
+) -> None:
+    small["base-0"].fault = fault
+    async with small.client.post(MESSAGES, json=body_of(MESSAGES, stream=stream)) as response:
+        raw = await response.read()
+    is_stream = response.content_type == "text/event-stream"
+    error = orjson.loads(raw.rpartition(b"\ndata: ")[2] if is_stream else raw)
+    assert (error["type"], error["error"]["type"]) == ("error", kind)
+    assert response.status in (status, 200 if stream else status)
+    await small.quiet()
+
+
+async def test_messages_to_a_task_without_workers_is_overloaded(start: Start) -> None:
+    system: System = await start(SUN, {"math": 0, "tool": 1, "base": 1}, wait=False)
+    async with system.client.post(MESSAGES, json=body_of(MESSAGES)) as response:
+        error = orjson.loads(await response.read())
+    assert (response.status, error["error"]["type"]) == (503, "overloaded_error")
