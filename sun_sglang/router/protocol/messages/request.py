@@ -96,8 +96,7 @@ def _add_output(body: dict[str, Any], given: Mapping[str, Any]) -> None:
     if (effort := config.get("effort")) is not None:
         if effort not in _EFFORTS:
             raise invalid("output_config.effort", ", ".join(f"`{name}`" for name in _EFFORTS))
-        # SGLang has no `xhigh`
-        body["reasoning_effort"] = "max" if effort == "xhigh" else effort
+        body["reasoning_effort"] = effort
     for where, wanted in (
         ("output_config.format", config.get("format")),
         ("output_format", given.get("output_format")),

@@ -109,7 +109,7 @@ def test_settings_become_those_of_a_chat_completion() -> None:
         "tool_choice": "required",
         "parallel_tool_calls": False,
         "chat_template_kwargs": {"enable_thinking": True, "thinking": True},
-        "reasoning_effort": "max",
+        "reasoning_effort": "xhigh",
         "response_format": {
             "type": "json_schema",
             "json_schema": {"name": "response", "schema": SCHEMA, "strict": True},
