@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from sun_sglang.checkpoint.identity import read_identity
 from sun_sglang.checkpoint.weights import weights_revision
 from sun_sglang.contracts.kv_compatibility import pair_difference
 from sun_sglang.contracts.module_file import read_module_file
+from sun_sglang.demo.tokenizer import VOCAB_SIZE, build_tokenizer
 from sun_sglang.errors import RecipeError
 from sun_sglang.train.estimate import estimate
 from sun_sglang.train.modules import build_modules
@@ -185,3 +187,25 @@ def test_metrics_go_to_tensorboard(recipe: Callable[..., Recipe], tmp_path: Path
     (validation,) = events.Scalars("eval/loss")
     kept = json.loads((tmp_path / "out" / "training" / "search.json").read_text())["losses"]["0.01"]
     assert validation.value == pytest.approx(kept)
+
+
+def test_a_padding_token_beyond_the_embedding_is_not_used(recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    prepared = prepare(recipe(learning_rates=[1e-2]))
+    prepared.tokenizer.add_special_tokens({"pad_token": "<|new|>"})
+    assert prepared.tokenizer.pad_token_id == VOCAB_SIZE, "as large as the embedding"
+    run_sweep(prepared, "c", quiet)
+    assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_data_that_the_base_cannot_take_is_named(recipe: Callable[..., Recipe], base: Path, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    shutil.copytree(base, small)
+    config = json.loads((base / "config.json").read_text())
+    (small / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 512}))
+    with pytest.raises(RecipeError, match=r"data.max_length: 4096 tokens, and the model has 512 positions"):
+        prepare(recipe(base=str(small), data={"file": str(base / "train.jsonl"), "max_length": 4096}))
+    data = {"file": str(base / "train.jsonl"), "messages": "messages", "response": "answer"}
+    ids = build_tokenizer().convert_tokens_to_ids(["<|user|>", "<|assistant|>"])
+    (small / "config.json").write_text(json.dumps({**config, "vocab_size": min(ids)}))
+    with pytest.raises(RecipeError, match=r"train.jsonl:1: the tokenizer makes the id \d+ \(`<\|"):
+        prepare(recipe(base=str(small), data=data))
