@@ -144,20 +144,44 @@ def parse_yaml(text: str) -> Any:
         raise YamlError(str(getattr(e, "problem", None) or e), mark.line + 1 if mark else None) from e
 
 
+_MERGE = "tag:yaml.org,2002:merge"
+# each `<<` copies keys, so nested ones can grow without bound
+_MOST_MERGED_KEYS = 10_000
+
+
 class UniqueKeyLoader(yaml.SafeLoader):
     """A YAML loader that rejects a key given twice, which PyYAML would silently replace; every error has a line."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Return a mapping as a dictionary."""
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._flat: dict[int, yaml.MappingNode] = {}
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Check a mapping once, as it is written, then put the mappings in that `<<` names."""
+        if id(node) in self._flat:
+            return
+        self._flat[id(node)] = node
+        self._check_keys(node)
+        super().flatten_mapping(node)
+        if len(node.value) > _MOST_MERGED_KEYS:
+            message = f"`<<` puts more than {_MOST_MERGED_KEYS} keys in"
+            raise yaml.constructor.ConstructorError(None, None, message, node.start_mark)
+
+    def _check_keys(self, node: yaml.MappingNode) -> None:
         seen: set[Hashable] = set()
         for key_node, _ in node.value:
+            if key_node.tag == _MERGE:
+                if _MERGE in seen:
+                    message = "key `<<` is given twice; give it a list"
+                    raise yaml.constructor.ConstructorError(None, None, message, key_node.start_mark)
+                seen.add(_MERGE)
+                continue
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, Hashable):
                 raise yaml.constructor.ConstructorError(None, None, "a key is not a name", key_node.start_mark)
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key `{key}` is given twice", key_node.start_mark)
             seen.add(key)
-        return super().construct_mapping(node, deep=deep)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """Return a node as an object; PyYAML raises ValueError for `2026-02-30`, a date that does not exist."""

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from sun_sglang.errors import TopologyError
+from sun_sglang.errors import TopologyError, UserError
 from sun_sglang.http_application import OTHER_SERVER_FLAGS
+from sun_sglang.local_path import STARTS, local_path
 from sun_sglang.strict import YamlError, first_invalid, listed, parse_yaml
 from sun_sglang.topology import Emulation, EngineFlags, Router, Topology
 
@@ -110,13 +111,13 @@ def _resolve_files(router: Router, base: Path) -> Router:
         raise TopologyError(f"router.{missing}", "is required", "a certificate and its key go together")
     names = ("api_keys", "tls_cert", "tls_key")
     given = {name: getattr(router, name) for name in names if getattr(router, name) is not None}
-    return router.model_copy(update={n: str((base / Path(p).expanduser()).resolve()) for n, p in given.items()})
+    return router.model_copy(update={name: str(_path(p, base, f"router.{name}")) for name, p in given.items()})
 
 
 def _resolve_costs(emulation: Emulation, base: Path) -> Emulation:
     if emulation.costs is None:
         return emulation
-    return emulation.model_copy(update={"costs": str((base / emulation.costs).resolve())})
+    return emulation.model_copy(update={"costs": str(_path(emulation.costs, base, "emulation.costs"))})
 
 
 def _check_backends(topology: Topology) -> None:
@@ -128,12 +129,19 @@ def _check_backends(topology: Topology) -> None:
 
 
 def _resolve_model(model: str, base: Path, where: str) -> str:
+    candidate = _path(model, base, where, "give a directory or a Hugging Face id")
     try:
-        candidate = (base / Path(model).expanduser()).resolve()
         exists = candidate.exists()
-    except (RuntimeError, ValueError, OSError) as e:  # an unknown ~user, a NUL byte, a name too long
+    except OSError as e:  # a name too long
         raise TopologyError(where, f"{model!r} is not a path ({e})", "give a directory or a Hugging Face id") from e
-    return str(candidate) if exists or model.startswith((".", "/", "~")) else model
+    return str(candidate) if exists or model.startswith(STARTS) else model
+
+
+def _path(text: str, base: Path, where: str, fix: str = "") -> Path:
+    try:
+        return local_path(text, base)
+    except UserError as e:
+        raise TopologyError(where, str(e), fix) from e
 
 
 def _check_references(topology: Topology) -> None:

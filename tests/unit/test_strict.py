@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import pytest
@@ -85,3 +86,32 @@ def test_parse_yaml_of_each_defect_has_line_and_problem(text: str, expected: str
         parse_yaml(text)
 
     assert caught.value.describe("sun.yaml").startswith(expected)
+
+
+def test_merge_keys_put_another_mapping_in_and_own_keys_win() -> None:
+    text = "a: &a {x: 1, y: 2}\nb: &b {<<: *a, y: 3}\nouter: {c: {<<: [*b, {z: 9, x: 7}], w: 0}}\n"
+    found = parse_yaml(text)
+    assert found["b"] == {"x": 1, "y": 3}
+    assert found["outer"]["c"] == {"x": 1, "y": 3, "z": 9, "w": 0}
+
+
+def test_merge_before_the_merged_mapping_was_read_is_no_repeated_key() -> None:
+    text = "a: &a {x: 1, y: 2}\ndeep: {er: {b: &b {<<: *a, y: 3}}}\nc: {<<: *b, x: 5}\n"
+    assert parse_yaml(text)["c"] == {"x": 5, "y": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &a {x: 1}\nb:\n  <<: *a\n  <<: *a\n", "key `<<` is given twice; give it a list"),
+        ("a: &a {x: 1}\nb: {<<: *a, y: 1, y: 2}\n", "key `y` is given twice"),
+        ("b: {<<: text}\n", "expected a mapping or list of mappings for merging, but found scalar"),
+        (
+            "k0: &k0 {x: 1}\n" + "".join(f"k{i}: &k{i} {{<<: [*k{i - 1}, *k{i - 1}]}}\n" for i in range(1, 60)),
+            "`<<` puts more than 10000 keys in",
+        ),
+    ],
+)
+def test_merge_that_is_wrong_or_grows_without_bound_is_an_error(text: str, message: str) -> None:
+    with pytest.raises(YamlError, match=re.escape(message)):
+        parse_yaml(text)
