@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from sun_sglang.errors import RecipeError
+from sun_sglang.strict import listed
 from sun_sglang.train.data.packing import PackedRows
 from sun_sglang.train.modules import dtype_of
 from sun_sglang.train.recipe import Recipe
@@ -58,7 +60,11 @@ class Estimate:
 
 
 def estimate(prepared: PreparedRecipe) -> Estimate:
-    """Return the sizes of a prepared recipe, without loading weights."""
+    """Return the sizes of a prepared recipe, without loading weights.
+
+    Raises:
+        RecipeError: the model does not have a layer of `lora.targets`.
+    """
     recipe = prepared.recipe
     config = AutoConfig.from_pretrained(prepared.base)
     with torch.device("meta"):
@@ -114,10 +120,17 @@ def _activations(recipe: Recipe, config: Any, tokens: int, answers: int) -> int:
 def _lora_parameters(model: torch.nn.Module, recipe: Recipe) -> int:
     lora = recipe.lora
     assert lora is not None
-    total = 0
-    for name, layer in model.named_modules():
-        last = name.rpartition(".")[2]
-        wanted = last != "lm_head" if lora.targets == "all-linear" else last in lora.targets
-        if isinstance(layer, torch.nn.Linear) and wanted:
-            total += lora.rank * (layer.in_features + layer.out_features)
-    return total
+    linear = {name: layer for name, layer in model.named_modules() if isinstance(layer, torch.nn.Linear)}
+    if lora.targets == "all-linear":
+        return sum(_added(lora.rank, layer) for name, layer in linear.items() if name.rpartition(".")[2] != "lm_head")
+    # as PEFT compares: a whole name, or its end after a dot
+    tuned = {target: [name for name in linear if f".{name}".endswith(f".{target}")] for target in lora.targets}
+    unknown = next((target for target, names in tuned.items() if not names), None)
+    if unknown is not None:
+        known = sorted({name.rpartition(".")[2] for name in linear})
+        raise RecipeError(f"lora.targets: the model has no linear layer `{unknown}`; it has {listed(known)}")
+    return sum(_added(lora.rank, linear[name]) for name in {name for names in tuned.values() for name in names})
+
+
+def _added(rank: int, layer: torch.nn.Linear) -> int:
+    return rank * (layer.in_features + layer.out_features)

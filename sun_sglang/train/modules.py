@@ -11,16 +11,19 @@ from transformers import AutoTokenizer
 
 from sun_sglang.checkpoint.json_file import read_json
 from sun_sglang.checkpoint.locate import find_checkpoint
-from sun_sglang.errors import RecipeError
+from sun_sglang.errors import CheckpointError, RecipeError
+from sun_sglang.strict import listed
 from sun_sglang.train.checkpoint import load_model
 from sun_sglang.train.objective.activation_checkpointing import recompute_layers, require_full_attention
 from sun_sglang.train.objective.packed_attention import PACKED
 from sun_sglang.train.objective.two_module_loss import TwoModule
 from sun_sglang.train.recipe import Recipe
+from sun_sglang.train.trainer.divergence import not_finite
 
 _NOT_WEIGHTS = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt")
 _COPIED = (*_NOT_WEIGHTS, "chat_template.*", "generation_config.json")
 TEMPLATE = "chat_template.jinja"
+_DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def find_model(model: str, key: str) -> Path:
@@ -82,9 +85,9 @@ def build_modules(recipe: Recipe, base: Path, decoder: Path) -> TwoModule:
         RecipeError: the architecture or the LoRA targets do not fit the recipe.
     """
     served = dtype_of(base) if recipe.bf16 else torch.float32
-    tuned = load_model(base, torch.float32 if recipe.lora is None else served)
+    tuned = _load(base, "base", torch.float32 if recipe.lora is None else served)
     scheme = recipe.tuning_scheme
-    frozen = None if scheme.one_module else load_model(decoder, served)
+    frozen = None if scheme.one_module else _load(decoder, "decoder", served)
     if recipe.lora is not None:
         if frozen is not None and decoder == base:
             _share(tuned, frozen)
@@ -99,9 +102,9 @@ def build_modules(recipe: Recipe, base: Path, decoder: Path) -> TwoModule:
             if model is not None:
                 recompute_layers(model)
     if frozen is None:
-        return TwoModule(tuned, tuned, scheme)
-    pair = (tuned, frozen) if scheme.tuned_side == "prefill" else (frozen, tuned)
-    module = TwoModule(*pair, scheme)
+        module = TwoModule(tuned, tuned, scheme)
+    else:
+        module = TwoModule(*((tuned, frozen) if scheme.tuned_side == "prefill" else (frozen, tuned)), scheme)
     if recipe.lora is not None:
         # TwoModule sets a whole side to train; LoRA trains only its adapters
         for name, p in module.tuned.named_parameters():
@@ -125,7 +128,11 @@ def save_tuned(module: TwoModule, recipe: Recipe, base: Path, out: Path, *, merg
         if not merge:
             return
         model = model.merge_and_unload()
-    model.to(dtype_of(base)).save_pretrained(out)
+    model = model.to(dtype_of(base))
+    broken = not_finite(dict(model.named_parameters()))
+    if broken is not None:
+        raise RecipeError(f"output: `{broken}` does not fit into the base's {dtype_of(base)}; nothing was written")
+    model.save_pretrained(out)
     for pattern in _COPIED:
         for file in base.glob(pattern):
             # byte for byte: text must become the same tokens as on the decoder
@@ -138,12 +145,27 @@ def dtype_of(model: Path) -> torch.dtype:
     """Return the dtype in a checkpoint's `config.json`; float32 where it has none.
 
     Raises:
-        CheckpointError: `config.json` cannot be read.
+        CheckpointError: `config.json` cannot be read, the model is quantised, or the dtype is none of a weight.
     """
     config = read_json(model / "config.json")
-    dtype = getattr(torch, str(config.get("dtype") or config.get("torch_dtype") or "float32"))
-    assert isinstance(dtype, torch.dtype)
+    if config.get("quantization_config"):
+        raise CheckpointError(f"{model}: is quantised, and training needs whole weights; name the model it was made of")
+    name = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
+    dtype = _DTYPES.get(name)
+    if dtype is None:
+        raise CheckpointError(
+            f"{model / 'config.json'}: dtype `{name}` is not one of {listed(_DTYPES)}; write that of its weights"
+        )
     return dtype
+
+
+def _load(model: Path, key: str, dtype: torch.dtype) -> Any:
+    """Load a model whose weights are all finite."""
+    loaded = load_model(model, dtype)
+    broken = not_finite(dict(loaded.named_parameters()))
+    if broken is not None:
+        raise RecipeError(f"{key}: {model}: `{broken}` has a value that is NaN or infinite; give a whole model")
+    return loaded
 
 
 def _adapted(recipe: Recipe, model: Any) -> Any:

@@ -1,7 +1,8 @@
 """The training recipe: a YAML file with the model, the data and the optimisation of a tuning. Imports no torch.
 
 `extends` names recipes to build on, so that a file holds only its own keys. A later recipe of the list overrides an
-earlier one, and the file overrides all of them. A relative path is relative to the file that contains it.
+earlier one, and the file overrides all of them. A relative path is relative to the file that contains it; `~` and
+`${VAR}` are expanded.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from sun_sglang.contracts.scheme import SCHEMES, Scheme, SchemeName, Side
-from sun_sglang.errors import RecipeError
+from sun_sglang.errors import RecipeError, UserError
+from sun_sglang.local_path import STARTS, local_path
 
 # the loader that refuses a key given twice, and the strict model, are the topology file's
 from sun_sglang.strict import Strict, YamlError, first_invalid, parse_yaml
@@ -40,6 +42,7 @@ _RESERVED = frozenset(
     }
 )
 _PATHS = ("file", "validation_file", "chat_template", "output")
+_MODELS = ("base", "decoder")
 
 
 class Data(Strict):
@@ -120,6 +123,7 @@ class Recipe(Strict):
         global_batch: examples in one optimizer step, over all processes.
         micro_batch: examples in one forward pass of a process, padded to the longest.
         epochs: passes over the examples.
+        max_steps: most optimizer steps for one learning rate. Training ends with `epochs` or here, whichever is first.
         warmup: share of the steps in which the learning rate rises.
         weight_decay: weight decay of AdamW.
         betas: betas of AdamW.
@@ -148,6 +152,7 @@ class Recipe(Strict):
     global_batch: int = Field(default=128, ge=1)
     micro_batch: int = Field(default=1, ge=1)
     epochs: float = Field(default=1.0, gt=0)
+    max_steps: int | None = Field(default=None, ge=1)
     warmup: float = Field(default=0.1, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
@@ -229,17 +234,18 @@ def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _absolute(raw: Mapping[str, Any], base: Path) -> dict[str, Any]:
+def _absolute(raw: Mapping[str, Any], base: Path, where: str = "") -> dict[str, Any]:
     done: dict[str, Any] = {}
     for key, value in raw.items():
         if key == "data" and isinstance(value, Mapping):
-            done[key] = _absolute(value, base)
-        elif isinstance(value, str) and key in _PATHS:
-            done[key] = str((base / Path(value).expanduser()).resolve())
-        elif isinstance(value, str) and key in ("base", "decoder"):
-            candidate = (base / Path(value).expanduser()).resolve()
-            local = candidate.exists() or value.startswith((".", "/", "~"))
-            done[key] = str(candidate) if local else value
+            done[key] = _absolute(value, base, "data.")
+        elif isinstance(value, str) and key in (*_PATHS, *_MODELS):
+            try:
+                path = local_path(value, base)
+                local = key in _PATHS or value.startswith(STARTS) or path.exists()
+            except (UserError, OSError) as e:
+                raise RecipeError(f"{where}{key}: {e}") from e
+            done[key] = str(path) if local else value
         else:
             done[key] = value
     return done

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 
 from sun_sglang.checkpoint.weights import weights_revision
 from sun_sglang.contracts.module_file import ModuleFile, write_module_file
@@ -20,12 +19,13 @@ from sun_sglang.train.data.limits import read_limits
 from sun_sglang.train.data.packing import PackedRows
 from sun_sglang.train.modules import build_modules, dtype_of, find_model, load_recipe_tokenizer, save_tuned
 from sun_sglang.train.objective.two_module_loss import TwoModule
-from sun_sglang.train.rate_search import RateSearch
 from sun_sglang.train.recipe import Recipe
+from sun_sglang.train.search_record import SearchRecord, Subject
 from sun_sglang.train.trainer.accelerate import check_dtype, check_launched, sharded
 from sun_sglang.train.trainer.launched_processes import is_first_process, world_size
-from sun_sglang.train.trainer.trained_state import load_trained, trained_state
+from sun_sglang.train.trainer.trained_state import load_trained
 from sun_sglang.train.trainer.trainer import FitSettings, fit, pack
+from sun_sglang.train.trainer.whole_checkpoints import find_checkpoints
 
 Log = Callable[[str], None]
 
@@ -61,7 +61,8 @@ class PreparedRecipe:
     def steps(self) -> int:
         """Number of optimizer steps for one learning rate."""
         per_epoch = -(-len(self.examples.train) // self.recipe.global_batch)
-        return max(1, round(per_epoch * self.recipe.epochs))
+        steps = max(1, round(per_epoch * self.recipe.epochs))
+        return steps if self.recipe.max_steps is None else min(steps, self.recipe.max_steps)
 
 
 def prepare(recipe: Recipe) -> PreparedRecipe:
@@ -107,33 +108,55 @@ def run_sweep(
         merge: merge a LoRA adapter into the weights.
 
     Raises:
-        RecipeError: `output` contains another training, or one that `resume` does not allow to continue.
+        RecipeError: `output` contains another training, or one that `resume` does not allow to continue; it cannot be
+            written; a model has a weight that is not finite; or every rate diverged.
     """
     recipe, out = prepared.recipe, Path(prepared.recipe.output)
-    search = _Search(out / "training", recipe, resume)
-    for rate in recipe.learning_rates:
-        if rate in search.rates.losses:
-            log(f"learning rate {rate:g}: validation loss {search.rates.losses[rate]:.5f} (done before)")
-            continue
+    with _write_errors(out):
+        search = SearchRecord(out / "training", Subject.of(recipe, prepared.base, prepared.decoder, prepared.examples))
+        search.open(resume)
+        for rate in recipe.learning_rates:
+            if rate in search.rates.losses:
+                log(f"learning rate {rate:g}: {_described(search.rates.losses[rate])} (done before)")
+                continue
+            module = build_modules(recipe, prepared.base, prepared.decoder)
+            loss = search.add(rate, _fit(module, prepared, rate, search.directory(rate), log, resume), module)
+            log(f"learning rate {rate:g}: {_described(loss)}")
+        rate = search.rates.best
         module = build_modules(recipe, prepared.base, prepared.decoder)
-        loss = _fit(module, prepared, rate, search.directory(rate), resume)
-        search.add(rate, loss, module)
-        log(f"learning rate {rate:g}: validation loss {loss:.5f}")
-    rate = search.rates.best
-    module = build_modules(recipe, prepared.base, prepared.decoder)
-    record = _save(module, prepared, search, command, merge)
+        record = _save(module, prepared, search, command, merge)
     log(f"kept learning rate {rate:g}; wrote {out}")
     return record
 
 
-def _fit(module: TwoModule, prepared: PreparedRecipe, rate: float, work: Path, resume: bool) -> float:
+def _described(loss: float) -> str:
+    return f"validation loss {loss:.5f}" if math.isfinite(loss) else "diverged, not kept"
+
+
+@contextmanager
+def _write_errors(out: Path) -> Iterator[None]:
+    """Turn a full disk and a missing permission into one error."""
+    try:
+        yield
+    except (OSError, SafetensorError) as e:
+        raise RecipeError(
+            f"output: {out}: reading or writing failed ({e}); make room or give another output. What was saved before "
+            "is continued with --resume"
+        ) from e
+
+
+def _fit(module: TwoModule, prepared: PreparedRecipe, rate: float, work: Path, log: Log, resume: bool) -> float:
     recipe = prepared.recipe
+    found = find_checkpoints(work) if resume else None
+    for broken in found.broken if found else ():
+        log(f"learning rate {rate:g}: {broken.name} was not written whole and is not used")
     settings = FitSettings(
         rate,
         1 if recipe.packing_tokens else recipe.micro_batch,
         accumulation=recipe.accumulation(world_size()),
         seed=recipe.seed,
         epochs=recipe.epochs,
+        max_steps=0 if recipe.max_steps is None or recipe.max_steps > prepared.steps else recipe.max_steps,
         warmup=recipe.warmup,
         weight_decay=recipe.weight_decay,
         betas=recipe.betas,
@@ -149,10 +172,10 @@ def _fit(module: TwoModule, prepared: PreparedRecipe, rate: float, work: Path, r
     # the mask hides it; a padding token of the tokenizer may be beyond the embedding
     pad = prepared.tokenizer.eos_token_id
     train, validation, _ = prepared.examples
-    return fit(module, train, validation, settings, pad=pad, work=work, resume=resume)
+    return fit(module, train, validation, settings, pad=pad, work=work, resume_from=found.newest if found else None)
 
 
-def _save(module: TwoModule, prepared: PreparedRecipe, search: _Search, command: str, merge: bool) -> ModuleFile:
+def _save(module: TwoModule, prepared: PreparedRecipe, search: SearchRecord, command: str, merge: bool) -> ModuleFile:
     recipe, out = prepared.recipe, Path(prepared.recipe.output)
     load_trained(module, search.weights)
     started_from = weights_revision(prepared.base)
@@ -183,62 +206,3 @@ def _record(recipe: Recipe, base: str, decoder: str, command: str, rate: float) 
         learning_rate=rate,
         recipe=shown,
     )
-
-
-class _Search:
-    """The search over learning rates in a directory: losses in `search.json`, the best weights beside it."""
-
-    def __init__(self, work: Path, recipe: Recipe, resume: bool) -> None:
-        self._work = work
-        self._file = work / "search.json"
-        self._recipe = recipe.model_dump(mode="json")
-        self.rates = RateSearch()
-        there = self._file.exists() or (work.parent / "config.json").exists()
-        # without --resume only the first process checks: it writes the file while other processes still start
-        if there and not resume and is_first_process():
-            raise RecipeError(
-                f"output: {work.parent} contains a training already; continue it with --resume, or choose another"
-            )
-        if there and resume:
-            self._read()
-        if is_first_process():
-            work.mkdir(parents=True, exist_ok=True)
-            self._write()
-
-    @property
-    def weights(self) -> Path:
-        return self._work / "best.safetensors"
-
-    def directory(self, rate: float) -> Path:
-        return self._work / f"{rate:g}"
-
-    def add(self, rate: float, loss: float, module: TwoModule) -> None:
-        is_best = self.rates.add(rate, loss)
-        # in every process: gathering a sharded parameter needs all of them
-        state = trained_state(module) if is_best else None
-        if is_first_process():
-            if state is not None:
-                save_file(state, self.weights)
-            self._write()
-            for checkpoint in self.directory(rate).glob("checkpoint-*"):
-                shutil.rmtree(checkpoint)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            # the other processes read the best weights at the end
-            torch.distributed.barrier()
-
-    def _read(self) -> None:
-        try:
-            found = json.loads(self._file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as e:
-            raise RecipeError(f"output: {self._file} cannot be read ({e}); choose another output") from e
-        if found["recipe"] != self._recipe:
-            raise RecipeError(
-                f"output: {self._work} belongs to another recipe; choose another output, or remove the directory"
-            )
-        self.rates = RateSearch({float(rate): loss for rate, loss in found["losses"].items()})
-
-    def _write(self) -> None:
-        content = {"recipe": self._recipe, "losses": {str(rate): loss for rate, loss in self.rates.losses.items()}}
-        new = self._file.with_suffix(".new")
-        new.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        new.replace(self._file)

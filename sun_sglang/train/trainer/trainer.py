@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import save_file
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging
 
 from sun_sglang.errors import RecipeError
@@ -22,8 +21,10 @@ from sun_sglang.train.data.examples import TokenizedExample
 from sun_sglang.train.data.packing import PackedRows, Row, collate_row
 from sun_sglang.train.objective.two_module_loss import TwoModule
 from sun_sglang.train.trainer import deepspeed
+from sun_sglang.train.trainer.divergence import StopOnDivergence
 from sun_sglang.train.trainer.launched_processes import world_size
 from sun_sglang.train.trainer.trained_state import load_trained, trained_state
+from sun_sglang.train.trainer.whole_checkpoints import MarkWhole
 
 TRAINED = "trained.safetensors"
 
@@ -38,6 +39,7 @@ class FitSettings:
         accumulation: batches in one step of a process.
         seed: seed of the order of examples.
         epochs: passes over the examples.
+        max_steps: end after this many steps; 0 for the steps of `epochs`.
         warmup: share of the steps in which the learning rate rises.
         weight_decay: weight decay of AdamW.
         betas: betas of AdamW.
@@ -56,6 +58,7 @@ class FitSettings:
     accumulation: int = 1
     seed: int = 0
     epochs: float = 1.0
+    max_steps: int = 0
     warmup: float = 0.1
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
@@ -77,9 +80,11 @@ def fit(
     *,
     pad: int,
     work: Path | None = None,
-    resume: bool = False,
+    resume_from: Path | None = None,
 ) -> float:
     """Train the sides of `module` that its scheme trains, in place, and return the validation loss.
+
+    The result is NaN if the training diverged: it ends at the first loss that is not finite.
 
     Args:
         module: the modules before tuning.
@@ -88,15 +93,14 @@ def fit(
         settings: learning rate, batch and schedule.
         pad: token id that fills prompts.
         work: directory for checkpoints and metrics; None for a temporary directory.
-        resume: continue from the last checkpoint in `work`, if there is one.
+        resume_from: a checkpoint in `work` to continue from.
     """
     if not settings.progress:
         logging.disable_progress_bar()
     if work is None:
         with tempfile.TemporaryDirectory() as scratch:
             return _fit(module, train, validation, settings, pad, Path(scratch), None)
-    last = get_last_checkpoint(work) if resume and work.is_dir() else None
-    return _fit(module, train, validation, settings, pad, work, last)
+    return _fit(module, train, validation, settings, pad, work, resume_from)
 
 
 def _fit(
@@ -106,7 +110,7 @@ def _fit(
     settings: FitSettings,
     pad: int,
     work: Path,
-    last: str | None,
+    resume_from: Path | None,
 ) -> float:
     examples, together = _Examples(train), settings.batch * settings.accumulation * world_size()
     rows = (
@@ -121,14 +125,16 @@ def _fit(
         train_dataset=examples,
     )
     trainer.sampler = rows or (LengthGrouped(examples.lengths(), together, settings.seed) if settings.grouped else None)
+    trainer.add_callback(trainer.divergence)
+    trainer.add_callback(MarkWhole)
     # it prints dictionaries to stdout, which the caller uses
     trainer.remove_callback(PrinterCallback)
     if settings.progress:
         trainer.remove_callback(ProgressCallback)
         trainer.add_callback(_ProgressBar)
     try:
-        trainer.train(resume_from_checkpoint=last)
-        return trainer.validation_loss(validation)
+        trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
+        return math.nan if trainer.divergence.diverged else trainer.validation_loss(validation)
     finally:
         deepspeed.forget_config()
 
@@ -160,6 +166,7 @@ def _arguments(module: TwoModule, settings: FitSettings, work: Path, rows: Packe
         lr_scheduler_type="linear",
         warmup_steps=settings.warmup,
         num_train_epochs=settings.epochs,
+        max_steps=settings.max_steps or -1,
         optim="adamw_torch",
         adam_beta1=settings.betas[0],
         adam_beta2=settings.betas[1],
@@ -179,7 +186,6 @@ def _arguments(module: TwoModule, settings: FitSettings, work: Path, rows: Packe
         logging_steps=1,
         save_strategy="steps" if settings.save_steps else "no",
         save_steps=settings.save_steps or 500,
-        save_total_limit=1,
         report_to=list(settings.reports) or "none",
         disable_tqdm=not settings.progress,
         # a side that makes no first token does not use the output of its last layer
@@ -229,6 +235,16 @@ class _TwoModuleTrainer(Trainer):  # type: ignore[misc] # transformers is not fo
     """Saves only the trained parameters: the frozen side is the base, which exists already."""
 
     sampler: PackedRows | LengthGrouped | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.divergence = StopOnDivergence()
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Run one forward and backward pass, and record whether its loss is finite."""
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        self.divergence.note(loss)
+        return loss
 
     def create_accelerator_and_postprocess(self) -> None:
         """Keep the dtype of the loss under FSDP2: accelerate's policy for bfloat16 rounds it."""

@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import math
+
+import pytest
+
+from sun_sglang.errors import RecipeError
 from sun_sglang.train.rate_search import RateSearch
 
 
@@ -21,3 +26,20 @@ def test_search_that_resumes_compares_with_the_losses_it_was_given() -> None:
     search = RateSearch({0.1: 1.0})
     assert not search.add(0.2, 2.0)
     assert search.best == 0.1
+
+
+@pytest.mark.parametrize("lost", [math.nan, math.inf, -math.inf])
+def test_rate_that_diverged_is_never_the_best(lost: float) -> None:
+    search = RateSearch()
+    assert not search.add(0.1, lost)
+    assert search.add(0.2, 3.0)
+    assert not search.add(0.3, lost)
+    assert search.best == 0.2
+
+
+def test_search_in_which_every_rate_diverged_is_an_error_that_names_them() -> None:
+    search = RateSearch({0.1: math.nan, 0.2: math.inf})
+    with pytest.raises(
+        RecipeError, match=r"diverged with every rate that was tried \(0\.1, 0\.2\); give smaller rates"
+    ):
+        _ = search.best

@@ -1,0 +1,176 @@
+"""The record of a search over learning rates: losses in `search.json`, and the best weights beside it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from array import array
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import save_file
+
+from sun_sglang.checkpoint.weights import weights_revision
+from sun_sglang.errors import RecipeError
+from sun_sglang.train.data.dataset import Examples
+from sun_sglang.train.objective.two_module_loss import TwoModule
+from sun_sglang.train.rate_search import RateSearch
+from sun_sglang.train.recipe import Recipe
+from sun_sglang.train.trainer.divergence import not_finite
+from sun_sglang.train.trainer.launched_processes import is_first_process
+from sun_sglang.train.trainer.trained_state import trained_state
+
+# where a run reads and writes is no part of what it computes
+_PLACES = {"base": True, "decoder": True, "output": True, "chat_template": True, "report_to": True}
+_DATA_PLACES = {"file", "validation_file"}
+
+
+class Subject(NamedTuple):
+    """The content that a search computes with, without paths: a run may move to another directory with its files.
+
+    Attributes:
+        recipe: the recipe's settings.
+        base: revision of the base's weights.
+        decoder: revision of the frozen decode module's weights.
+        examples: SHA-256 of the token ids of all examples: of data, tokenizer, template and split.
+    """
+
+    recipe: dict[str, Any]
+    base: str
+    decoder: str
+    examples: str
+
+    @classmethod
+    def of(cls, recipe: Recipe, base: Path, decoder: Path, examples: Examples) -> Subject:
+        """Return the subject of a prepared recipe.
+
+        Args:
+            recipe: the recipe.
+            base: directory of the base.
+            decoder: directory of the frozen decode module.
+            examples: the encoded examples.
+        """
+        settings = recipe.model_dump(mode="json", exclude={**_PLACES, "data": _DATA_PLACES})
+        return cls(settings, weights_revision(base), weights_revision(decoder), _digest(examples))
+
+    def difference(self, recorded: Mapping[str, Any]) -> str | None:
+        """Return what differs from a recorded subject; None if it is the same."""
+        if recorded.get("recipe") != self.recipe:
+            old = recorded.get("recipe")
+            keys = [key for key, value in self.recipe.items() if not isinstance(old, dict) or old.get(key) != value]
+            return f"belongs to another recipe (`{keys[0]}` differs)" if keys else "belongs to another recipe"
+        for key, what in (("base", "base"), ("decoder", "decode module"), ("examples", "data")):
+            if recorded.get(key) != getattr(self, key):
+                return f"was begun with another {what}, whose content differs"
+        return None
+
+
+class SearchRecord:
+    """The record in a directory. `open` reads or creates it.
+
+    Args:
+        work: the directory.
+        subject: what the search computes with.
+    """
+
+    def __init__(self, work: Path, subject: Subject) -> None:
+        self._work = work
+        self._file = work / "search.json"
+        self._subject = subject
+        self.rates = RateSearch()
+
+    @property
+    def weights(self) -> Path:
+        """The file of the best weights."""
+        return self._work / "best.safetensors"
+
+    def directory(self, rate: float) -> Path:
+        """Return the directory for the checkpoints of a rate."""
+        return self._work / f"{rate:g}"
+
+    def open(self, resume: bool) -> None:
+        """Read the record that is there, or create one.
+
+        Args:
+            resume: continue the search that is there.
+
+        Raises:
+            RecipeError: there is a search and `resume` is false, or it computes with other content.
+        """
+        there = self._file.exists() or (self._work.parent / "config.json").exists()
+        # without --resume only the first process checks: it writes the file while other processes still start
+        if there and not resume and is_first_process():
+            raise RecipeError(
+                f"output: {self._work.parent} contains a training already; continue it with --resume, or choose another"
+            )
+        if there and resume:
+            self._read()
+        if is_first_process():
+            self._work.mkdir(parents=True, exist_ok=True)
+            self._write()
+
+    def add(self, rate: float, loss: float, module: TwoModule) -> float:
+        """Record the validation loss of a rate, and keep the weights if they are the best.
+
+        Args:
+            rate: the learning rate.
+            loss: its validation loss; not finite if training diverged.
+            module: the modules after tuning.
+
+        Returns:
+            The loss; NaN if a weight is not finite.
+        """
+        # in every process: gathering a sharded parameter needs all of them
+        state = trained_state(module) if RateSearch(self.rates.losses).add(rate, loss) else None
+        if state is not None and not_finite(state) is not None:
+            state, loss = None, math.nan
+        self.rates.add(rate, loss)
+        if is_first_process():
+            if state is not None:
+                kept = state
+                _replace(self.weights, lambda new: save_file(kept, new))
+            self._write()
+            for checkpoint in self.directory(rate).glob("checkpoint-*"):
+                shutil.rmtree(checkpoint)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            # the other processes read the best weights at the end
+            torch.distributed.barrier()
+        return loss
+
+    def _read(self) -> None:
+        try:
+            found = json.loads(self._file.read_text(encoding="utf-8"))
+            losses = {float(rate): math.nan if loss is None else float(loss) for rate, loss in found["losses"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+            raise RecipeError(f"output: {self._file} cannot be read ({e}); choose another output") from e
+        difference = self._subject.difference(found)
+        if difference is not None:
+            raise RecipeError(f"output: {self._work} {difference}; choose another output, or remove the directory")
+        self.rates = RateSearch(losses)
+
+    def _write(self) -> None:
+        losses = {str(rate): loss if math.isfinite(loss) else None for rate, loss in self.rates.losses.items()}
+        text = json.dumps({**self._subject._asdict(), "losses": losses}, indent=2, allow_nan=False) + "\n"
+        _replace(self._file, lambda new: new.write_text(text, encoding="utf-8"))
+
+
+def _replace(file: Path, write: Callable[[Path], object]) -> None:
+    """Write a file under another name first, so that a kill or a full disk leaves the old one whole."""
+    new = file.with_suffix(".new")
+    write(new)
+    new.replace(file)
+
+
+def _digest(examples: Examples) -> str:
+    digest = hashlib.sha256()
+    for part in (examples.train, examples.validation):
+        digest.update(len(part).to_bytes(8, "little"))
+        for example in part:
+            for ids in (example.prompt, example.answer):
+                digest.update(len(ids).to_bytes(8, "little"))
+                digest.update(array("q", ids).tobytes())
+    return digest.hexdigest()
