@@ -96,7 +96,7 @@ def served() -> dict[tuple[str, str], dict[str, Any]]:
         input=json.dumps(asked),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=True,
         cwd=Path(__file__).parents[2],
     )
