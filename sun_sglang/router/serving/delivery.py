@@ -6,7 +6,7 @@ import asyncio
 import traceback
 from contextlib import suppress
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import orjson
 from aiohttp import web
@@ -23,16 +23,14 @@ from sun_sglang.router.observability.metrics import Metrics
 from sun_sglang.router.protocol.fan_out import SingleRequest, has_several_answers, merge_replies
 from sun_sglang.router.protocol.request import Endpoint, Request
 from sun_sglang.router.protocol.sse import DONE, StreamFilter, frame
-from sun_sglang.router.protocol.translation.event_stream import EventStream
-from sun_sglang.router.protocol.translation.interface import Translation
-from sun_sglang.router.protocol.worker_replies import BadReplyError, TokenCounts, token_counts
+from sun_sglang.router.protocol.worker_replies import TokenCounts, token_counts
 from sun_sglang.router.serving.admission import Slot
 from sun_sglang.router.serving.merged_stream import MergedStream
 from sun_sglang.router.serving.rewriting import Rewriter, make_rewriter, needs_rewriting, rewrite_whole
+from sun_sglang.router.serving.translated_answer import new_stream, translated_whole
 from sun_sglang.router.serving.work_estimate import WorkEstimate
 
 _JSON = {"Content-Type": "application/json"}
-_SSE = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
 class Part(NamedTuple):
@@ -95,7 +93,7 @@ class Delivery:
         body, result = rewrite_whole(_rewriter(part, response), part.pair_request.endpoint, response.head)
         self._count(request.task, 1, token_counts(result))
         if request.translation is not None:
-            body = _translated(request.translation, result)
+            body = translated_whole(request.translation, result)
         return _outcome(part), await _send(http, body)
 
     async def _whole_many(
@@ -131,7 +129,7 @@ class Delivery:
         except BaseException:
             response.abandon()
             raise
-        out = _new_stream(request)
+        out = new_stream(request.translation)
         first = self._now()
         delivered = False
         try:
@@ -163,7 +161,7 @@ class Delivery:
             finally:
                 response.finish() if delivered else response.abandon()
 
-        out = web.StreamResponse(headers=_SSE)
+        out = new_stream(request.translation)
         try:
             async with merged.running([one(part) for part in parts]):
                 piece = await merged.first()
@@ -247,32 +245,6 @@ async def _pump(response: PairResponse, stream: StreamFilter, piece: bytes, out:
     else:
         await out.write(broken_stream_error(str(stream.bad or "the worker aborted the request")).as_event())
     return "failed"
-
-
-def _translated(translation: Translation, result: dict[str, Any]) -> bytes:
-    try:
-        return orjson.dumps(translation.whole(result))
-    except BadReplyError as e:
-        raise ApiError(502, str(e), code="decode_failed") from e
-
-
-class _TranslatedStream(web.StreamResponse):
-    """A streamed response in another API: what is written is the stream of a chat completion."""
-
-    def __init__(self, stream: EventStream) -> None:
-        super().__init__(headers=_SSE)
-        self._stream = stream
-
-    async def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Send the events that the data yields; there may be none."""
-        if translated := self._stream.feed(bytes(data)):
-            await super().write(translated)
-
-
-def _new_stream(request: Request) -> web.StreamResponse:
-    if request.translation is None:
-        return web.StreamResponse(headers=_SSE)
-    return _TranslatedStream(EventStream(request.translation.writer()))
 
 
 async def _send(http: web.Request, body: bytes) -> web.Response:

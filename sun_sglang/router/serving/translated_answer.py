@@ -1,0 +1,52 @@
+"""Answers in the API that the client called: a chat completion, or its translation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from sun_sglang.router.errors import ApiError
+from sun_sglang.router.protocol.translation.event_stream import EventStream
+from sun_sglang.router.protocol.translation.interface import Translation
+from sun_sglang.router.protocol.worker_replies import BadReplyError
+
+_SSE = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+
+def new_stream(translation: Translation | None) -> web.StreamResponse:
+    """Return the response for a streamed answer, to which the events of SGLang's API are written.
+
+    Args:
+        translation: of the request; None if the client called SGLang's API itself.
+    """
+    if translation is None:
+        return web.StreamResponse(headers=_SSE)
+    return _TranslatedStream(EventStream(translation.writer()))
+
+
+def translated_whole(translation: Translation, result: Mapping[str, Any]) -> bytes:
+    """Return the body for a whole chat completion.
+
+    Raises:
+        ApiError: 502, the decode worker's answer is incomplete.
+    """
+    try:
+        return orjson.dumps(translation.whole(result))
+    except BadReplyError as e:
+        raise ApiError(502, str(e), code="decode_failed") from e
+
+
+class _TranslatedStream(web.StreamResponse):
+    """A streamed response in another API: what is written is the stream of a chat completion."""
+
+    def __init__(self, stream: EventStream) -> None:
+        super().__init__(headers=_SSE)
+        self._stream = stream
+
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send the events that the data yields; there may be none."""
+        if translated := self._stream.feed(bytes(data)):
+            await super().write(translated)
