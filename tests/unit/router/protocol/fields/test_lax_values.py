@@ -47,7 +47,7 @@ def refused(endpoint: Endpoint, body: dict[str, Any]) -> RequestError:
         ("skip_special_tokens", "false", False),
         ("stop_token_ids", ["5", 6.0], [5, 6]),
         ("logit_bias", {"5": "-1"}, {"5": -1.0}),
-        ("return_hidden_states", "true", True),
+        ("return_hidden_states", "false", False),
     ],
 )
 def test_value_that_sglang_converts_reaches_workers_converted(
