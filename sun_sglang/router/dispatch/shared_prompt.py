@@ -1,8 +1,9 @@
 """Answers to one prompt: one prefill puts the prompt into a worker's cache, and the other answers find it there.
 
-Legs that start at once all miss the cache, so a prompt for n answers would be computed n times. The first answer that
-has its slot is dispatched alone. The others follow once its prompt was prefilled, to the same prefill worker; their
-decode workers are selected by the policy. A prompt is shared within one request only.
+Legs that wait together at a busy prefill worker enter one batch and all miss the cache, so a prompt for n answers would
+be computed up to n times. The first answer that has its slot is dispatched alone. The others follow once its prompt was
+prefilled, to the same prefill worker; their decode workers are selected by the policy. A prompt is shared within one
+request only.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from sun_sglang.router.dispatch.pair_request import PairRequest
 from sun_sglang.router.dispatch.pair_response import PairResponse
 from sun_sglang.router.workers.worker import Worker
 
-# Prompt tokens that must be saved, of all answers together. Below it the wait for the first prefill costs more than the
-# computation (`bench/router/shared_prompt.py`).
+# Prompt tokens that must be saved, of all answers together. A busy prefill worker gains from 512 on; on an idle one the
+# wait costs the last answer one hand-over (`bench/router/shared_prompt.py`).
 SAVED_TOKENS = 512
 
 
