@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sun_sglang.bench.polling import wait_until
 from sun_sglang.router.api.connections.header_meter import MAX_HEADER_BYTES, HeaderMeter
 from tests.unit.router.conftest import PATIENCE_S, System
+from tests.unit.router.fake_worker import Fault
 
 BODY = b'{"model": "math", "text": "hi"}'
 SECRET = b"secret-0123456789"
@@ -120,3 +123,20 @@ def test_meter_counts_the_header_and_nothing_after_it(size: int, cuts: list[int]
         piece, data = data[:cut], data[cut:]
         over = over or meter.exceeds(piece)
     assert over == (header > MAX_HEADER_BYTES)
+
+
+async def test_requests_sent_far_ahead_are_dropped_and_their_connection_ends_with_the_answer(
+    small: System, peer: tuple[asyncio.StreamReader, asyncio.StreamWriter]
+) -> None:
+    reader, writer = peer
+    small["base-0"].fault = Fault(hang_after=2, times=1)
+    writer.write(post(b"", b'{"model": "math", "text": "hi", "rid": "a"}'))
+    await wait_until(lambda: small["base-0"].running)
+    (connection,) = [c for c in small.router.clients._open.values() if c.request is not None]
+    writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\nX: " + b"y" * (1 << 20))
+    await wait_until(lambda: connection.is_cut)
+    assert (await small.post("/abort_request", {"rid": "a"}))[0] == 200
+    assert (await reply(reader))[0] == 200
+    async with asyncio.timeout(PATIENCE_S):
+        with suppress(ConnectionError):
+            assert await reader.read() == b""
