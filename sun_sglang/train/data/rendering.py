@@ -102,12 +102,7 @@ class ChatRenderer:
         """Return the answer as the template continues the prompt, and whether the token that ends it is part of it."""
         (answer,) = self._served([given])
         whole = self._render([*messages, answer], tools, where, answered=True)
-        calls = bool(answer.get("tool_calls"))
-        if calls and whole == self._try_render([*messages, {**answer, "tool_calls": None}], tools):
-            raise RecipeError(
-                f"{where}: the chat template does not render `tool_calls`, so the answer would be empty; name a "
-                "chat_template that does"
-            )
+        calls = answer.get("tool_calls") or []
         if not whole.startswith(prompt):
             if calls or not isinstance(answer["content"], str):
                 raise RecipeError(
@@ -120,6 +115,11 @@ class ChatRenderer:
             )
             return answer["content"], False
         rendered = whole[len(prompt) :]
+        if not all(call["function"]["name"] in rendered for call in calls):
+            raise RecipeError(
+                f"{where}: the chat template does not render `tool_calls`, so the answer would lack them; name a "
+                "chat_template that does"
+            )
         for key in ("content", "reasoning_content"):
             if isinstance(answer.get(key), str) and answer[key].strip() not in rendered:
                 notes.add(f"the chat template does not render the whole `{key}` of an answer")

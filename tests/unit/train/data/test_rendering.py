@@ -118,6 +118,12 @@ def test_a_template_that_drops_tool_calls_is_refused_and_one_that_drops_tools_no
     assert encoded.notes == {"the answer is empty: only its end has a loss"}
 
 
+def test_a_template_that_marks_a_tool_call_and_drops_it_is_refused() -> None:
+    marking = CHATML.replace("'<tool_call>' ~ (call.function | tojson) ~ '</tool_call>'", "'[CALL]' ~ message.content")
+    with pytest.raises(RecipeError, match=r"d.jsonl:7: the chat template does not render `tool_calls`"):
+        encode(marking, {"messages": [USER, CALLS], "tools": [WEATHER]})
+
+
 def test_earlier_tool_calls_that_a_template_drops_are_noted() -> None:
     result, answer = {"role": "tool", "content": "sun"}, {"role": "assistant", "content": "Sunny."}
     chat = [USER, {**CALLS, "weight": 0}, result, answer]
