@@ -131,7 +131,9 @@ def save_tuned(module: TwoModule, recipe: Recipe, base: Path, out: Path, *, merg
     model = model.to(dtype_of(base))
     broken = not_finite(dict(model.named_parameters()))
     if broken is not None:
-        raise RecipeError(f"output: `{broken}` does not fit into the base's {dtype_of(base)}; nothing was written")
+        raise RecipeError(
+            f"output: `{broken}` does not fit into the base's {dtype_of(base)}; the model was not written"
+        )
     model.save_pretrained(out)
     for pattern in _COPIED:
         for file in base.glob(pattern):

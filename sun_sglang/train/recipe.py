@@ -222,7 +222,11 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         raise RecipeError(f"{path}: extends: is not a file or a list of files")
     merged: dict[str, Any] = {}
     for parent in parents:
-        merged = _merge(merged, _read(path.parent / parent, (*seen, path)))
+        try:
+            file = local_path(parent, path.parent)
+        except UserError as e:
+            raise RecipeError(f"{path}: extends: {e}") from e
+        merged = _merge(merged, _read(file, (*seen, path)))
     return _merge(merged, _absolute(raw, path.parent))
 
 

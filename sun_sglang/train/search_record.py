@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import shutil
 from array import array
 from collections.abc import Callable, Mapping
@@ -162,6 +163,8 @@ def _replace(file: Path, write: Callable[[Path], object]) -> None:
     """Write a file under another name first, so that a kill or a full disk leaves the old one whole."""
     new = file.with_suffix(".new")
     write(new)
+    with new.open("rb") as stream:
+        os.fsync(stream.fileno())
     new.replace(file)
 
 

@@ -284,6 +284,15 @@ class _TwoModuleTrainer(Trainer):  # type: ignore[misc] # transformers is not fo
         if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             super().save_model(output_dir, _internal_call)
 
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        except RuntimeError as e:
+            # the file writer of torch.save raises no OSError on a full disk
+            if "inline_container" not in str(e):
+                raise
+            raise OSError(f"a checkpoint could not be written: {str(e).splitlines()[0]}") from e
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         out = Path(output_dir or self.args.output_dir)
         out.mkdir(parents=True, exist_ok=True)

@@ -59,6 +59,39 @@ def test_prefillshare_says_what_its_paper_says() -> None:
     assert Path(recipe.output).name == "math-prefillshare"
 
 
+def test_paths_of_a_recipe_with_a_variable_or_a_tilde_are_expanded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SUN_PLACE", str(tmp_path / "place"))
+    write(tmp_path / "parent.yaml", {**GOOD, "data": {**GOOD["data"], "file": "$SUN_PLACE/a.jsonl"}})
+    settings = {"extends": "${HOME}/parent.yaml", "base": "${SUN_PLACE}/base", "output": "~/out"}
+    (tmp_path / "below").mkdir()
+    recipe = load_recipe(write(tmp_path / "below" / "recipe.yaml", settings))
+    place = tmp_path / "place"
+    assert (recipe.base, recipe.output) == (str(place / "base"), str(tmp_path / "out"))
+    assert recipe.data.file == str(place / "a.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [({"extends": "${SUN_NOT_SET}/a.yaml"}, "extends: "), ({"data": {"file": "$SUN_NOT_SET/a"}}, "data.file: ")],
+)
+def test_path_of_a_recipe_with_a_variable_that_is_not_set_is_refused(
+    tmp_path: Path, change: dict[str, Any], place: str
+) -> None:
+    with pytest.raises(RecipeError, match=f"{place}.*the variable `SUN_NOT_SET` is not set"):
+        load_recipe(write(tmp_path / "recipe.yaml", {**GOOD, **change}))
+
+
+def test_yaml_merge_of_a_recipe_gives_the_keys_that_it_does_not_have_itself(tmp_path: Path) -> None:
+    text = (
+        "{base: org/model, output: out, data: {<<: {prompt: other, limit: 3}, file: a.jsonl, prompt: q, response: a}}"
+    )
+    data = load_recipe(write(tmp_path / "recipe.yaml", text)).data
+    assert (data.prompt, data.limit) == ("q", 3)
+
+
 def test_a_recipe_adds_to_what_it_extends(tmp_path: Path) -> None:
     (tmp_path / "under").mkdir()
     write(tmp_path / "under" / "a.yaml", {**GOOD, "seed": 1, "warmup": 0.2})

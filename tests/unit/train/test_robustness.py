@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -217,6 +218,30 @@ def test_full_disk_while_saving_is_one_error_and_the_run_resumes(
     run_sweep(prepare(one), "c", lines.append, resume=True)
     assert "done before" in lines[0]
     assert "done before" not in lines[1]
+
+
+def test_full_disk_while_a_checkpoint_is_saved_is_one_error_and_the_run_resumes(
+    recipe: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, save, calls = recipe(save_steps=1, learning_rates=[1e-2]), Trainer._save_optimizer_and_scheduler, [0]
+
+    def full(self: Any, out: str) -> None:
+        calls[0] += 1
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if calls[0] == 2:
+            # a real refusal by the kernel, in the middle of a file of torch.save
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        try:
+            save(self, out)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    monkeypatch.setattr(Trainer, "_save_optimizer_and_scheduler", full)
+    with pytest.raises(RecipeError, match=r"output: .*a checkpoint could not be written.*continued with --resume"):
+        run_sweep(prepare(one), "c", quiet)
+    lines: list[str] = []
+    run_sweep(prepare(one), "c", lines.append, resume=True)
+    assert lines[0] == "learning rate 0.01: checkpoint-2 was not written whole and is not used"
 
 
 def test_output_below_a_file_is_one_error_before_training(recipe: Load, tmp_path: Path) -> None:
