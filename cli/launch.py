@@ -47,7 +47,7 @@ def command(
     from rich.console import Console
 
     from sun_sglang.cli.display.display_thread import DisplayThread
-    from sun_sglang.launch.deployment import prepare, require_not_running
+    from sun_sglang.launch.deployment import make_run_dir, prepare, require_not_running
     from sun_sglang.launch.discovery import run_dir_of
 
     directory = (run_dir or run_dir_of(file)).resolve()
@@ -59,6 +59,7 @@ def command(
         display.note(lambda: console.print(f"[yellow]note:[/] {note}"))
 
     prepared = asyncio.run(prepare(file, directory, start, warn))
+    make_run_dir(directory)
     if detach:
         options = [*(["--start", start] if start else []), "--ready-timeout", str(ready_timeout)]
         _detach(console, file, options, prepared)
@@ -109,6 +110,7 @@ def _detach(console: Console, file: Path, options: Sequence[str], prepared: Prep
     from sun_sglang.cli.display.deployment_view import EarlyEnds, running_count
     from sun_sglang.cli.display.launch_display import request_example
     from sun_sglang.launch.detached import launch_detached
+    from sun_sglang.launch.discovery import command_for
 
     console.print(_notes(prepared), end="")
     ends = EarlyEnds()
@@ -122,7 +124,8 @@ def _detach(console: Console, file: Path, options: Sequence[str], prepared: Prep
     with console.status("starting ...") as status:
         state = launch_detached(file, options, run_dir, show)
     console.print(request_example(state, list(prepared.plan.fleet.tasks)))
-    console.print(f"Logs: {run_dir / 'logs'}   `sun status`, `sun stop {os.path.relpath(file)}`")
+    status_line, stop_line = (command_for(name, Path(os.path.relpath(file)), run_dir) for name in ("status", "stop"))
+    console.print(f"Logs: {run_dir / 'logs'}   `{status_line}`, `{stop_line}`", markup=False)
 
 
 def _notes(prepared: Prepared) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from sun_sglang.checkpoint.config_file import architecture_of, require_no_adapter
 from sun_sglang.checkpoint.config_defaults import with_class_defaults
 from sun_sglang.checkpoint.json_file import read_json
 from sun_sglang.checkpoint.kv_format import kv_format, quantization_of
@@ -66,7 +67,9 @@ def read_identity(model: Path, engine: Mapping[str, Any], *, sglang: str = "") -
     Raises:
         CheckpointError: the directory, its `config.json`, tokenizer or weights are missing or unreadable.
     """
+    require_no_adapter(model)
     config = read_json(model / "config.json", "a Hugging Face checkpoint has one")
+    architecture = architecture_of(config, model)
     try:
         text = with_class_defaults(config.get("text_config", config))
         heads = kv_heads(text)
@@ -74,7 +77,7 @@ def read_identity(model: Path, engine: Mapping[str, Any], *, sglang: str = "") -
         weights = weights_revision(model)
         tokenizer = _tokenizer_place(model, engine)
         return Identity(
-            architecture=config["architectures"][0],
+            architecture=architecture,
             num_layers=text["num_hidden_layers"],
             num_kv_heads=heads.number,
             head_dim=heads.size,

@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from sun_sglang.checkpoint.completeness.stored import missing_shards
+
 
 def find_checkpoint(model: str, revision: str | None = None) -> Path | None:
     """Return the directory of a checkpoint on this machine; None where it is not complete here.
@@ -18,7 +20,8 @@ def find_checkpoint(model: str, revision: str | None = None) -> Path | None:
         return Path(model)
     snapshot = hub_snapshot(model, revision)
     complete = (snapshot / "config.json").exists() and any(snapshot.glob("*.safetensors"))
-    return snapshot if complete else None
+    # the rest of a download that was cut off is fetched at the start
+    return snapshot if complete and not missing_shards(snapshot) else None
 
 
 def hub_snapshot(repository: str, revision: str | None = None) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import NamedTuple
 
 from sun_sglang.errors import LaunchError, TopologyError
 from sun_sglang.launch.claim import claim
+from sun_sglang.launch.discovery import command_for
 from sun_sglang.launch.places.local.place import LocalPlace
 from sun_sglang.launch.places.local.router import start_router
 from sun_sglang.launch.places.local.start_methods import StartMethodName, choose_start
@@ -100,8 +102,8 @@ def supervise(prepared: Prepared, changed: Changed, limits: Limits) -> Superviso
     plan = prepared.plan
     require_not_running(plan.run_dir)
     logs = plan.run_dir / "logs"
+    make_run_dir(plan.run_dir)
     try:
-        plan.run_dir.mkdir(parents=True, exist_ok=True)
         claimed = claim(plan.run_dir)
         if logs.exists():
             logs.rename(plan.run_dir / f"logs-{time.strftime('%Y%m%d-%H%M%S')}-{time.monotonic_ns() % 10**6:06d}")
@@ -116,7 +118,25 @@ def require_not_running(run_dir: Path) -> None:
 
     Raises:
         LaunchError: names its supervisor and how to stop it.
+        UserError: the state in the directory cannot be read.
     """
     state = read_state(run_dir)
     if state is not None and state.alive:
-        raise LaunchError(f"{state.topology} is already running (pid {state.pid}); `sun stop {state.topology}` ends it")
+        command = command_for("stop", state.topology, run_dir)
+        raise LaunchError(f"{state.topology} is already running (pid {state.pid}); `{command}` ends it")
+
+
+def make_run_dir(run_dir: Path) -> None:
+    """Make a run directory.
+
+    Raises:
+        LaunchError: it cannot be made or written.
+    """
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=run_dir):
+            pass
+    except OSError as e:
+        raise LaunchError(
+            f"{run_dir} cannot be used: {e.strerror or e}; give another --run-dir, or set XDG_STATE_HOME"
+        ) from e

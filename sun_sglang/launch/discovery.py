@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -34,6 +35,21 @@ def run_dir_of(topology: Path) -> Path:
     """Return the default run directory of a topology file: one file, one deployment."""
     path = topology.resolve()
     return _deployments_dir() / f"{path.stem}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+
+
+def command_for(name: str, topology: Path, run_dir: Path) -> str:
+    """Return a command line of `sun` for one deployment.
+
+    Args:
+        name: the command, such as `stop`.
+        topology: the topology file; it names the deployment where its directory is the default one.
+        run_dir: the deployment's run directory.
+    """
+    try:
+        default = run_dir.resolve() == run_dir_of(topology).resolve()
+    except UserError:  # there is no home, so the user gave the directory
+        default = False
+    return shlex.join(["sun", name, *([str(topology)] if default else ["--run-dir", str(run_dir)])])
 
 
 def running_deployments(file: Path | None, run_dir: Path | None) -> list[Deployment]:
@@ -83,5 +99,7 @@ def known_deployments() -> Iterator[Deployment]:
 
 
 def _deployments_dir() -> Path:
-    root = os.environ.get("XDG_STATE_HOME")
-    return (Path(root) if root else Path.home() / ".local" / "state") / "sun-sglang"
+    root = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    if root.startswith("~"):
+        raise UserError("this user has no home directory; set XDG_STATE_HOME to a directory, or give --run-dir")
+    return Path(root) / "sun-sglang"

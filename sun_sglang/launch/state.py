@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from sun_sglang.errors import UserError
 from sun_sglang.processes import start_ticks
 from sun_sglang.strict import Strict
 
@@ -93,8 +94,14 @@ def write_state(run_dir: Path, state: DeploymentState) -> None:
 
 
 def read_state(run_dir: Path) -> DeploymentState | None:
-    """Return the state of a deployment; None where there is none, or where another version wrote it."""
+    """Return the state of a deployment; None where there is none, or where another version wrote it.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
     try:
         return DeploymentState.model_validate_json((run_dir / _FILE).read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValidationError):
         return None
+    except OSError as e:
+        raise UserError(f"{run_dir / _FILE}: cannot be read ({e.strerror or e})") from e

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 
+from sun_sglang.checkpoint.config_file import require_no_adapter
 from sun_sglang.checkpoint.weights import weights_revision
 from sun_sglang.errors import CheckpointError
 
@@ -35,12 +37,24 @@ def load_model(model: Path, dtype: torch.dtype = torch.float32) -> Any:
     """Return the causal LM of a checkpoint, in evaluation mode.
 
     Raises:
-        CheckpointError: the directory has no `config.json`.
+        CheckpointError: the directory has no `config.json` or holds an adapter, or its files lack a tensor.
     """
+    require_no_adapter(model)
     if not (model / "config.json").exists():
         raise CheckpointError(f"{model}: no config.json; is this a model directory?")
     logging.disable_progress_bar()
-    return AutoModelForCausalLM.from_pretrained(model, dtype=dtype).eval()
+    try:
+        loaded, report = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, output_loading_info=True)
+    except (OSError, SafetensorError) as e:
+        raise CheckpointError(f"{model}: its weights cannot be loaded ({e})") from e
+    # transformers gives these random values and warns
+    lost = sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])})
+    if lost:
+        raise CheckpointError(
+            f"{model}: no file holds `{lost[0]}` with the shape that its config.json requires"
+            + (f" ({len(lost)} such tensors)" if len(lost) > 1 else "")
+        )
+    return loaded.eval()
 
 
 def load_tokenizer(model: Path) -> PreTrainedTokenizerFast:

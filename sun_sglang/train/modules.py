@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
+from sun_sglang.checkpoint.completeness.require_complete import require_complete
 from sun_sglang.checkpoint.json_file import read_json
 from sun_sglang.checkpoint.locate import find_checkpoint
 from sun_sglang.errors import CheckpointError, RecipeError
@@ -35,9 +36,11 @@ def find_model(model: str, key: str) -> Path:
 
     Raises:
         RecipeError: the model is neither a directory nor on the Hub.
+        CheckpointError: the directory lacks a file or a tensor that its architecture needs.
     """
     found = find_checkpoint(model)
     if found is not None:
+        _require_complete(found, key)
         return found
     if Path(model).is_absolute():
         raise RecipeError(f"{key}: {model}: no such directory")
@@ -47,6 +50,13 @@ def find_model(model: str, key: str) -> Path:
         return Path(snapshot_download(model, ignore_patterns=["original/*", "*.pth", "*.bin", "*.gguf"]))
     except Exception as e:  # a dozen types, all about the name, a licence or the network
         raise RecipeError(f"{key}: `{model}` is neither a directory nor on the Hub ({type(e).__name__}: {e})") from e
+
+
+def _require_complete(model: Path, key: str) -> None:
+    try:
+        require_complete(model)
+    except CheckpointError as e:
+        raise CheckpointError(f"{key}: {e}") from e
 
 
 def load_recipe_tokenizer(recipe: Recipe, base: Path) -> Any:

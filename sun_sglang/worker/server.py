@@ -23,6 +23,7 @@ from sun_sglang.contracts.worker_key import read_key
 from sun_sglang.cpu import has_gpu, prepare_cpu_engine
 from sun_sglang.errors import END_MARK, EXIT_REFUSED, PatchError, SunError
 from sun_sglang.http_application import require_http_application
+from sun_sglang.user_cache import engine_caches
 from sun_sglang.worker.card_page import CardPage, WeightUpdateMiddleware
 from sun_sglang.worker.key_middleware import WorkerKeyMiddleware
 from sun_sglang.worker.prompt_counter import PromptCounter
@@ -38,7 +39,14 @@ _ENGINE_MODULES = (
 
 
 def prepare_process() -> None:
-    """Install stand-ins for the GPU packages on a machine without a GPU. Call before the first `import sglang`."""
+    """Give SGLang cache directories that can be written, and stand-ins for the GPU packages on a machine without a GPU.
+
+    Call before the first `import sglang`.
+
+    Raises:
+        UserError: no directory for caches can be written.
+    """
+    os.environ.update(engine_caches(os.environ))
     if not has_gpu():
         prepare_cpu_engine()
 

@@ -20,6 +20,7 @@ from typing import Literal
 
 from sun_sglang.errors import LaunchError
 from sun_sglang.strict import Strict
+from sun_sglang.user_cache import engine_caches, read_cached, write_cached
 
 Kind = Literal["switch", "on_off", "value", "list"]
 _MARK = "sun-flags:"
@@ -70,6 +71,7 @@ def load_flag_schema() -> FlagSchema | None:
 
     Raises:
         LaunchError: SGLang is installed but its argument parser cannot be built.
+        UserError: no directory for SGLang's caches can be written.
     """
     spec = importlib.util.find_spec("sglang")
     if spec is None or not spec.submodule_search_locations:
@@ -77,14 +79,11 @@ def load_flag_schema() -> FlagSchema | None:
     source = Path(next(iter(spec.submodule_search_locations))) / "srt" / "server_args.py"
     if not source.exists():
         return None
-    file = _cache_file(source)
-    if file.exists():
-        return FlagSchema.model_validate_json(file.read_bytes())
-    schema = _ask_sglang()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(f".{os.getpid()}")
-    partial.write_text(schema.model_dump_json(), encoding="utf-8")
-    partial.replace(file)
+    name = _cache_name(source)
+    schema = read_cached(name, FlagSchema)
+    if schema is None:
+        schema = _ask_sglang()
+        write_cached(name, schema)
     return schema
 
 
@@ -119,10 +118,9 @@ def _flag(action: argparse.Action) -> Flag:
     )
 
 
-def _cache_file(source: Path) -> Path:
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sun-sglang"
+def _cache_name(source: Path) -> str:
     state = f"{_FORMAT} {source} {source.stat().st_mtime_ns} {sys.version_info[:2]}"
-    return root / f"flags-{hashlib.sha256(state.encode()).hexdigest()[:16]}.json"
+    return f"flags-{hashlib.sha256(state.encode()).hexdigest()[:16]}.json"
 
 
 def _ask_sglang() -> FlagSchema:
@@ -131,6 +129,7 @@ def _ask_sglang() -> FlagSchema:
         capture_output=True,
         text=True,
         check=False,
+        env={**os.environ, **engine_caches(os.environ)},
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith(_MARK)]
     if done.returncode or not lines:

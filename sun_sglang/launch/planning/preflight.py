@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from sun_sglang.checkpoint.completeness.require_complete import require_complete
 from sun_sglang.checkpoint.identity import read_identity
 from sun_sglang.checkpoint.tuning import is_tuned_for
 from sun_sglang.contracts.kv_compatibility import require_same
@@ -65,6 +67,7 @@ def preflight(topology: Topology, machine: Machine, schema: FlagSchema | None) -
     if absent:
         names = ", ".join(f"`{pool.name}` ({pool.model})" for pool in absent)
         notes.append(f"Not on this machine and taken for Hugging Face ids, so not checked: {names}.")
+    notes += _completeness_notes(pools)
     for task in topology.tasks:
         _check_versions(topology, task, pools)
         _check_pair(topology, task, pools)
@@ -102,6 +105,19 @@ def _read_checkpoint(kind: WorkerKind, pool: PoolSettings, flags: EngineFlags) -
     except CheckpointError as e:
         raise CheckpointError(f"pools.{pool.name}.model: {e}") from e
     return Checkpoint(identity, read_served_module(directory), directory)
+
+
+def _completeness_notes(pools: Pools) -> Iterator[str]:
+    """Check that the checkpoints that workers load are whole, and yield a sentence for each that was not compared."""
+    for pool in pools.values():
+        if pool.checkpoint is None or pool.checkpoint.directory is None or not pool.kind.needs_checkpoint:
+            continue
+        try:
+            reason = require_complete(pool.checkpoint.directory, pool.flags)
+        except CheckpointError as e:
+            raise CheckpointError(f"pools.{pool.name}.model: {e}") from e
+        if reason:
+            yield f"`{pool.name}`: the names and shapes of its tensors were not checked: {reason}."
 
 
 def _check_versions(topology: Topology, task: str, pools: Pools) -> None:

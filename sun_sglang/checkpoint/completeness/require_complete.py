@@ -1,0 +1,75 @@
+"""Require that a checkpoint holds every tensor that its architecture needs, each with its shape."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sun_sglang.checkpoint.completeness.comparison import (
+    is_other_layout,
+    language_part,
+    missing_tensors,
+    wrong_shapes,
+)
+from sun_sglang.checkpoint.completeness.needed import needed_tensors
+from sun_sglang.checkpoint.completeness.stored import read_stored
+from sun_sglang.checkpoint.config_file import architecture_of, require_no_adapter
+from sun_sglang.checkpoint.json_file import read_json
+from sun_sglang.checkpoint.kv_format import quantization_of
+from sun_sglang.errors import CheckpointError
+
+# values of SGLang's flag `load_format` that read safetensors files as they are
+_PLAIN_FORMATS = (None, "auto", "safetensors")
+
+
+def require_complete(model: Path, engine: Mapping[str, Any] | None = None) -> str:
+    """Raise unless a checkpoint is whole.
+
+    Args:
+        model: directory of the checkpoint.
+        engine: SGLang's flags; None outside of serving.
+
+    Returns:
+        why names and shapes were not compared, as a part of a sentence; empty where they were.
+
+    Raises:
+        CheckpointError: a file is missing or truncated, or a tensor is missing or has another shape.
+    """
+    flags = engine or {}
+    if flags.get("load_format") not in _PLAIN_FORMATS:
+        return ""
+    require_no_adapter(model)
+    stored = read_stored(model)
+    if all("." not in name for name in stored):
+        return "its tensors do not have the names of a model's layers"
+    config = _configuration(model, flags)
+    architecture = architecture_of(config, model)
+    needed = needed_tensors(config)
+    if needed.unknown:
+        return needed.unknown
+    shapes = language_part(needed.shapes) if "text_config" in config else needed.shapes
+    if is_other_layout(shapes, stored):
+        return "its tensors have other names than transformers gives them"
+    missing = missing_tensors(shapes, stored)
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise CheckpointError(
+            f"{model}: no file holds `{missing[0]}`{more}, which {architecture} needs; copy or download "
+            "the checkpoint again, or save it with all its weights"
+        )
+    if not quantization_of(model, config):
+        for name, shape, tensor in wrong_shapes(shapes, stored):
+            raise CheckpointError(
+                f"{model / tensor.file}: `{name}` has the shape {list(tensor.shape)}, and config.json requires "
+                f"{list(shape)}; use the config.json that belongs to these weights"
+            )
+    return ""
+
+
+def _configuration(model: Path, flags: Mapping[str, Any]) -> dict[str, Any]:
+    config = read_json(model / "config.json", "a Hugging Face checkpoint has one")
+    given = flags.get("json_model_override_args")
+    override = json.loads(given) if isinstance(given, str) else given
+    return {**config, **override} if isinstance(override, dict) else config

@@ -1,0 +1,129 @@
+"""List the tensors of a checkpoint from its safetensors headers and its index. Reads no weights."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sun_sglang.checkpoint.json_file import read_json
+from sun_sglang.checkpoint.tensor_file import read_header
+from sun_sglang.errors import CheckpointError
+
+INDEX = "model.safetensors.index.json"
+_SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)\.safetensors")
+_COPY_AGAIN = "copy or download it again"
+# bytes of one value; types of less than a byte are left out
+_BYTES: Mapping[str, int] = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 1),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
+    **dict.fromkeys(("U32", "I32", "F32"), 4),
+    **dict.fromkeys(("U64", "I64", "F64"), 8),
+}
+
+
+class StoredTensor(NamedTuple):
+    """A tensor of a checkpoint.
+
+    Attributes:
+        shape: its shape.
+        file: name of its file.
+    """
+
+    shape: tuple[int, ...]
+    file: str
+
+
+def read_stored(model: Path) -> dict[str, StoredTensor]:
+    """Return the tensors of a checkpoint by name: of the files that its index names, else of all its files.
+
+    Raises:
+        CheckpointError: a file is missing, is shorter or longer than its header says, or cannot be read; or a file
+            lacks a tensor for which the index names it.
+    """
+    index = _weight_map(model)
+    names = sorted(set(index.values())) if index is not None else _files_without_index(model)
+    found: dict[str, StoredTensor] = {}
+    for name in names:
+        path = model / name
+        if not path.exists():
+            shards = f"one of {len(names)} files that {INDEX} names" if index is not None else "one of its shards"
+            raise CheckpointError(f"{path}: not found ({shards}); {_COPY_AGAIN}")
+        found |= _tensors_of(path)
+    for name, file in (index or {}).items():
+        if name not in found:
+            raise CheckpointError(f"{model / INDEX}: `{name}` is not in {file}; {_COPY_AGAIN}")
+    return found
+
+
+def missing_shards(model: Path) -> list[str]:
+    """Return the names of the files that the index names and the directory lacks; empty without an index.
+
+    Raises:
+        CheckpointError: the index cannot be read.
+    """
+    return [name for name in sorted(set((_weight_map(model) or {}).values())) if not (model / name).exists()]
+
+
+def _weight_map(model: Path) -> dict[str, str] | None:
+    """Return the file of each tensor as the index names it; None without an index."""
+    path = model / INDEX
+    if not path.exists():
+        return None
+    names = read_json(path).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(file, str) for file in names.values()):
+        raise CheckpointError(f"{path}: `weight_map` is not an object of file names; {_COPY_AGAIN}")
+    outside = next((file for file in names.values() if Path(file).name != file), None)
+    if outside is not None:
+        raise CheckpointError(f"{path}: `{outside}` is not the name of a file in this directory")
+    return names
+
+
+def _files_without_index(model: Path) -> list[str]:
+    """Return the names of all files, with those of the shards that their numbering promises."""
+    present = sorted(path.name for path in model.glob("*.safetensors"))
+    # Mistral ships its weights twice; SGLang and transformers read the others
+    plain = [name for name in present if not name.startswith("consolidated")]
+    names = dict.fromkeys(plain or present)
+    for name in list(names):
+        shard = _SHARD.fullmatch(name)
+        if shard is not None:
+            stem, number, count = shard.groups()
+            width = len(number)
+            # a bound on what a file name can ask for
+            for i in range(1, min(int(count), 10_000) + 1):
+                names[f"{stem}-{i:0{width}}-of-{count}.safetensors"] = None
+    return list(names)
+
+
+def _tensors_of(path: Path) -> dict[str, StoredTensor]:
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            text = read_header(file)
+        header = json.loads(text)
+        tensors = {name: tensor for name, tensor in header.items() if name != "__metadata__"}
+        end = max((_end(name, tensor) for name, tensor in tensors.items()), default=0)
+        found = {name: StoredTensor(tuple(tensor["shape"]), path.name) for name, tensor in tensors.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+        raise CheckpointError(f"{path}: cannot be read ({e}); {_COPY_AGAIN}") from e
+    whole = 8 + len(text) + end
+    if size != whole:
+        raise CheckpointError(f"{path}: has {size:,} bytes, and its header describes {whole:,}; {_COPY_AGAIN}")
+    return found
+
+
+def _end(name: str, tensor: Mapping[str, Any]) -> int:
+    """Return the offset of the byte after a tensor.
+
+    Raises:
+        ValueError: its offsets do not fit its shape and type.
+    """
+    start, end = tensor["data_offsets"]
+    width = _BYTES.get(tensor["dtype"])
+    if not 0 <= start <= end or (width is not None and end - start != width * prod(tensor["shape"])):
+        raise ValueError(f"`{name}` has {end - start} bytes for {tensor['shape']} of {tensor['dtype']}")
+    return int(end)
