@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from sun_sglang.errors import RecipeError, UserError
+from sun_sglang.errors import CheckpointError, RecipeError, UserError
 
 if TYPE_CHECKING:
     from sun_sglang.contracts.scheme import Side
@@ -192,6 +192,8 @@ def _offline(
         raise typer.BadParameter("must be auto, prefill or decode", param_hint="--first-token")
     if threads:
         torch.set_num_threads(threads)
+    for option, path in (("--prefill", prefill), ("--decode", decode)):
+        _require_complete(path, option)
     first = _first_token(first_token, prefill, decode)
     questions = read_jsonl(file)[: limit or None]
     if not questions:
@@ -212,6 +214,17 @@ def _offline(
     right = f"{result.correct} of {result.total}"
     table.add_row(prefill.name, decode.name, first, right, f"{result.percent}", interval)
     Console(highlight=False).print(table)
+
+
+def _require_complete(path: Path, option: str) -> None:
+    from sun_sglang.checkpoint.completeness.require_complete import require_complete
+
+    if not path.is_dir():
+        raise CheckpointError(f"{option}: {path} is not a directory")
+    try:
+        require_complete(path)
+    except CheckpointError as e:
+        raise CheckpointError(f"{option}: {e}") from e
 
 
 def _first_token(wanted: str, *checkpoints: Path) -> Side:

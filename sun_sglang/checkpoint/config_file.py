@@ -30,6 +30,22 @@ def architecture_of(config: Mapping[str, Any], model: Path) -> str:
     return names[0]
 
 
+def layers_of(text: Mapping[str, Any], model: Path) -> int:
+    """Return the number of layers.
+
+    Args:
+        text: `config.json`, or its `text_config`.
+        model: directory of the checkpoint, for the message.
+
+    Raises:
+        CheckpointError: it is no whole number from 1 on.
+    """
+    count = text["num_hidden_layers"]
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise CheckpointError(f"{model / 'config.json'}: num_hidden_layers: must be 1 or more (got {count!r})")
+    return count
+
+
 def require_no_adapter(model: Path) -> None:
     """Raise if a directory holds a LoRA adapter and no model.
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sun_sglang.checkpoint.config_file import architecture_of, require_no_adapter
 from sun_sglang.checkpoint.config_defaults import with_class_defaults
+from sun_sglang.checkpoint.config_file import architecture_of, layers_of, require_no_adapter
 from sun_sglang.checkpoint.json_file import read_json
 from sun_sglang.checkpoint.kv_format import kv_format, quantization_of
 from sun_sglang.checkpoint.kv_layout import attention_ranks, kv_heads, moves_between_ranks, rope
@@ -78,7 +78,7 @@ def read_identity(model: Path, engine: Mapping[str, Any], *, sglang: str = "") -
         tokenizer = _tokenizer_place(model, engine)
         return Identity(
             architecture=architecture,
-            num_layers=text["num_hidden_layers"],
+            num_layers=layers_of(text, model),
             num_kv_heads=heads.number,
             head_dim=heads.size,
             vocab_size=text["vocab_size"],

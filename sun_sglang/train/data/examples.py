@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -95,21 +95,35 @@ def write_jsonl(path: Path, examples: Iterable[Example]) -> None:
 
 
 def read_jsonl(path: Path) -> list[Example]:
-    """Return the examples of a file that `write_jsonl` wrote.
+    """Return the examples of a file that `write_jsonl` wrote. Blank lines and a byte order mark are skipped.
 
     Raises:
-        RecipeError: the file is missing, or a line has another form.
+        RecipeError: the file cannot be read, or a line has another form.
     """
-    if not path.exists():
-        raise RecipeError(f"{path}: not found")
-    return list(_parse(path))
+    try:
+        with path.open("rb") as file:
+            # a text's own line ends, such as U+2028, end no line of JSON
+            lines = [(number, line) for number, line in enumerate(file, 1) if line.strip()]
+    except FileNotFoundError as e:
+        raise RecipeError(f"{path}: not found") from e
+    except OSError as e:
+        raise RecipeError(f"{path}: cannot be read ({e.strerror or e})") from e
+    return [_parse(line, f"{path}:{number}") for number, line in lines]
 
 
-def _parse(path: Path) -> Iterator[Example]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            record = json.loads(line)
-            (message,) = record["messages"]
-            yield Example(message["content"], record["answer"])
-        except (ValueError, KeyError, TypeError) as e:
-            raise RecipeError(f'{path}:{number}: is not {{"messages": [one user message], "answer": ...}} ({e})') from e
+def _parse(line: bytes, where: str) -> Example:
+    try:
+        record = json.loads(line.decode("utf-8-sig"))
+        (message,) = record["messages"]
+        question, answer = message["content"], record["answer"]
+        if not isinstance(question, str) or not isinstance(answer, str):
+            raise TypeError(f"content is {_kind(question)} and answer is {_kind(answer)}; both must be text")
+        # half of a surrogate pair has no tokens
+        (question + answer).encode()
+    except (ValueError, KeyError, TypeError, RecursionError) as e:
+        raise RecipeError(f'{where}: is not {{"messages": [one user message], "answer": "..."}} ({e})') from e
+    return Example(question, answer)
+
+
+def _kind(value: object) -> str:
+    return "null" if value is None else type(value).__name__

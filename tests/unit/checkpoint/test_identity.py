@@ -160,7 +160,15 @@ def test_a_sampled_revision_sees_a_change_in_any_tensor(
         (lambda d: (d / "config.json").unlink(), "config.json: not found; a Hugging Face checkpoint has one"),
         (lambda d: (d / "config.json").write_text("{"), "config.json: cannot be read"),
         (lambda d: (d / "config.json").write_text("[]"), "config.json: is not a JSON object"),
-        (lambda d: (d / "config.json").write_text("{}"), "config.json: no usable 'num_attention_heads'"),
+        (lambda d: (d / "config.json").write_text("{}"), "config.json: architectures: must be a list"),
+        (lambda d: _change(d, architectures="LlamaForCausalLM"), "config.json: architectures: must be a list"),
+        (lambda d: _change(d, num_attention_heads=None), "config.json: no usable"),
+        (lambda d: _change(d, num_hidden_layers=0), "config.json: num_hidden_layers: must be 1 or more"),
+        (lambda d: (d / "config.json").rename(d / "adapter_config.json"), "is a LoRA adapter"),
+        (
+            lambda d: (d / "model.safetensors").rename(d / "pytorch_model.bin"),
+            "pytorch_model.bin holds pickled weights",
+        ),
         (lambda d: (d / "config.json").write_text("[" * 100_000), "config.json: cannot be read"),
         (lambda d: _change(d, rope_theta=10**400), "config.json: no usable int too large"),
         (lambda d: _change(d, quantization_config=FP8_KV) or _cut(d), "model.safetensors: cannot be read .*header"),
@@ -195,7 +203,7 @@ def test_configuration_that_leaves_values_to_transformers_is_as_it_is_saved_agai
 
 def test_a_value_of_the_wrong_type_is_a_users_mistake(write_checkpoint: Write) -> None:
     model = write_checkpoint("a", {"num_hidden_layers": "many"})
-    with pytest.raises(CheckpointError, match="num_layers"):
+    with pytest.raises(CheckpointError, match="num_hidden_layers: must be 1 or more"):
         read_identity(model, {})
 
 

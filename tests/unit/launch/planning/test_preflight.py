@@ -23,6 +23,21 @@ DTYPE = Flag(options=("--dtype",), kind="value", type="str", choices=("auto", "f
 SCHEMA = FlagSchema(version="1", flags=(DTYPE,))
 
 
+@pytest.fixture(autouse=True)
+def complete(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Take the checkpoints of these tests, which hold no layers, for whole; a test may set an answer by directory name."""
+    answers: dict[str, str] = {}
+
+    def answer(model: Path, _flags: object) -> str:
+        found = answers.get(model.name, "")
+        if found.startswith("lacks"):
+            raise CheckpointError(found)
+        return found
+
+    monkeypatch.setattr("sun_sglang.launch.planning.preflight.require_complete", answer)
+    return answers
+
+
 def pair(prefill: Path | str, decode: Path | str, task: str = "", engine: str = "{}") -> Topology:
     text = f"""
 pools:
@@ -41,6 +56,20 @@ def test_two_models_that_agree_pass(write_checkpoint: Write) -> None:
     assert found.notes == ()
     expected = read_identity(base, {"dtype": "float32"}, sglang=installed_version() or "")
     assert found.pools["base"].identity == expected, "a CPU without bfloat16 uses float32"
+
+
+def test_incomplete_checkpoint_is_named_with_its_pool(write_checkpoint: Write, complete: dict[str, str]) -> None:
+    math, base = write_checkpoint("math"), write_checkpoint("base")
+    complete["base"] = "lacks a tensor"
+    with pytest.raises(CheckpointError, match=r"pools\.base\.model: lacks a tensor"):
+        preflight(pair(math, base), MACHINE, SCHEMA)
+
+
+def test_checkpoint_that_was_not_compared_is_noted(write_checkpoint: Write, complete: dict[str, str]) -> None:
+    math, base = write_checkpoint("math"), write_checkpoint("base")
+    complete["base"] = "nobody knows it"
+    (note,) = preflight(pair(math, base), MACHINE, SCHEMA).notes
+    assert note == "`base`: the names and shapes of its tensors were not checked: nobody knows it."
 
 
 def test_two_models_that_differ_are_named_with_their_task(write_checkpoint: Write) -> None:
