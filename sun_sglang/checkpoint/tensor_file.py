@@ -20,6 +20,22 @@ _UNPACK: Mapping[str, Callable[[bytes], float]] = {
 }
 
 
+def safetensors_of(model: Path) -> list[Path]:
+    """Return the safetensors files of a checkpoint, sorted by name.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    files = sorted(model.glob("*.safetensors"))
+    if files:
+        return files
+    pickled = next((path.name for suffix in ("bin", "pth", "pt") for path in sorted(model.glob(f"*.{suffix}"))), None)
+    fix = "save the model with `save_pretrained`"
+    if pickled is not None:
+        fix = f"{pickled} holds pickled weights: load the model with transformers and {fix}"
+    raise CheckpointError(f"{model}: no *.safetensors; {fix}")
+
+
 def read_header(file: BinaryIO) -> bytes:
     """Return the header of a safetensors file. The tensors begin at 8 bytes plus the length of the header.
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from sun_sglang.checkpoint.tensor_file import read_header
+from sun_sglang.checkpoint.tensor_file import read_header, safetensors_of
 from sun_sglang.errors import CheckpointError
 
 _SAMPLE_ABOVE = 1 << 30
@@ -24,20 +24,11 @@ def weights_revision(model: Path) -> str:
     Raises:
         CheckpointError: there is no `*.safetensors` file, or one cannot be read.
     """
-    files = sorted(model.glob("*.safetensors"))
-    if not files:
-        raise CheckpointError(f"{model}: no *.safetensors; {_fix(model)}")
+    files = safetensors_of(model)
     try:
         return _weights_revision(tuple((f, f.stat().st_size, f.stat().st_mtime_ns) for f in files))
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as e:
         raise CheckpointError(f"{model}: its weights cannot be read ({e})") from e
-
-
-def _fix(model: Path) -> str:
-    pickled = next((path.name for pattern in ("*.bin", "*.pth", "*.pt") for path in model.glob(pattern)), None)
-    if pickled is None:
-        return "save the model with `save_pretrained`"
-    return f"{pickled} holds pickled weights: load the model with transformers and save it with `save_pretrained`"
 
 
 @lru_cache(maxsize=256)

@@ -44,8 +44,11 @@ def load_model(model: Path, dtype: torch.dtype = torch.float32) -> Any:
         raise CheckpointError(f"{model}: no config.json; is this a model directory?")
     logging.disable_progress_bar()
     try:
-        loaded, report = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, output_loading_info=True)
-    except (OSError, SafetensorError) as e:
+        # a mismatch would be an error of hundreds of lines
+        loaded, report = AutoModelForCausalLM.from_pretrained(
+            model, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except (OSError, ValueError, SafetensorError) as e:
         raise CheckpointError(f"{model}: its weights cannot be loaded ({e})") from e
     # transformers gives these random values and warns
     lost = sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])})

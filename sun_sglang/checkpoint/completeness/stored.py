@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sun_sglang.checkpoint.json_file import read_json
-from sun_sglang.checkpoint.tensor_file import read_header
+from sun_sglang.checkpoint.tensor_file import read_header, safetensors_of
 from sun_sglang.errors import CheckpointError
 
 INDEX = "model.safetensors.index.json"
@@ -56,6 +56,8 @@ def read_stored(model: Path) -> dict[str, StoredTensor]:
     for name, file in (index or {}).items():
         if name not in found:
             raise CheckpointError(f"{model / INDEX}: `{name}` is not in {file}; {_COPY_AGAIN}")
+    if not found:
+        raise CheckpointError(f"{model}: its safetensors files hold no tensor; {_COPY_AGAIN}")
     return found
 
 
@@ -83,8 +85,8 @@ def _weight_map(model: Path) -> dict[str, str] | None:
 
 
 def _files_without_index(model: Path) -> list[str]:
-    """Return the names of all files, with those of the shards that their numbering promises."""
-    present = sorted(path.name for path in model.glob("*.safetensors"))
+    """Return the names of all files, and of the shards that the numbers in these names require."""
+    present = [path.name for path in safetensors_of(model)]
     # Mistral ships its weights twice; SGLang and transformers read the others
     plain = [name for name in present if not name.startswith("consolidated")]
     names = dict.fromkeys(plain or present)
