@@ -25,7 +25,7 @@ SCHEMA = FlagSchema(version="1", flags=(DTYPE,))
 
 @pytest.fixture(autouse=True)
 def complete(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Take the checkpoints of these tests, which hold no layers, for whole; a test may set an answer by directory name."""
+    """Take the checkpoints of these tests, which hold no layers, for whole; a test sets other answers by directory."""
     answers: dict[str, str] = {}
 
     def answer(model: Path, _flags: object) -> str:
