@@ -61,7 +61,7 @@ def write_cached(name: str, content: BaseModel) -> None:
 def home_cache(environ: Mapping[str, str]) -> Path:
     """Return the cache directory that the environment names; `~` stays where no home is known."""
     given = environ.get("XDG_CACHE_HOME")
-    return Path(given) if given else Path(os.path.expanduser("~")) / ".cache"
+    return Path(given) if given else Path(os.path.expanduser("~")) / ".cache"  # noqa: PTH111 - Path raises without a home
 
 
 def cache_directory(environ: Mapping[str, str]) -> Path | None:

@@ -99,7 +99,7 @@ def known_deployments() -> Iterator[Deployment]:
 
 
 def _deployments_dir() -> Path:
-    root = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    root = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")  # noqa: PTH111 - Path raises without a home
     if root.startswith("~"):
         raise UserError("this user has no home directory; set XDG_STATE_HOME to a directory, or give --run-dir")
     return Path(root) / "sun-sglang"

@@ -16,6 +16,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import Field
+
 from sun_sglang.strict import Strict
 from sun_sglang.user_cache import read_cached, write_cached
 
@@ -35,7 +37,7 @@ class NeededTensors(Strict):
         unknown: the reason why they are unknown; else empty.
     """
 
-    shapes: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, tuple[int, ...]] = Field(default_factory=dict)
     unknown: str = ""
 
 
@@ -98,7 +100,7 @@ def _derive(config: Mapping[str, Any]) -> NeededTensors:
     kind = config.get("model_type")
     if model_class is None or kind not in CONFIG_MAPPING:
         return NeededTensors(unknown=f"transformers {transformers.__version__} does not know {architecture}")
-    settings = {key: value for key, value in config.items() if key not in _NOT_SHAPES}
+    settings = _with_fitting_layers({key: value for key, value in config.items() if key not in _NOT_SHAPES})
     try:
         with torch.device("meta"):
             model: Any = model_class(CONFIG_MAPPING[kind].from_dict(settings))
@@ -110,6 +112,14 @@ def _derive(config: Mapping[str, Any]) -> NeededTensors:
     except Exception as e:  # each class has checks of its own; SGLang may serve what transformers refuses
         return NeededTensors(unknown=f"transformers cannot build {architecture} ({type(e).__name__}: {e})")
     return NeededTensors(shapes=shapes)
+
+
+def _with_fitting_layers(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration with a type for each layer; transformers refuses another number of types."""
+    types, layers = config.get("layer_types"), config.get("num_hidden_layers")
+    if not isinstance(types, list) or not isinstance(layers, int) or len(types) == layers:
+        return config
+    return {**config, "layer_types": types[:layers] if len(types) > layers else None}
 
 
 def _as_stored(model: Any, state: dict[str, Any]) -> dict[str, Any]:
