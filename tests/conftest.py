@@ -18,6 +18,9 @@ __all__ = ["pytest_configure", "pytest_runtest_makereport"]
 
 pytest.register_assert_rewrite("tests.support.training")
 
+# `make test-clients` runs these in an environment of their own
+collect_ignore = ["clients"]
+
 LLAMA = {
     "architectures": ["LlamaForCausalLM"],
     "num_hidden_layers": 2,

@@ -1,0 +1,43 @@
+"""A short benchmark with `guidellm`, which streams chat completions."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.clients.conftest import ROOT
+
+REQUESTS, ANSWER = 8, 16
+
+
+def test_guidellm_benchmark(url: str, tmp_path: Path) -> None:
+    command = [
+        str(Path(sys.executable).with_name("guidellm")),
+        "run",
+        f"--backend=kind=openai_http,target={url},model=math,request_format=/v1/chat/completions",
+        "--profile=kind=concurrent,streams=2",
+        f"--constraint=kind=max_requests,count={REQUESTS}",
+        f"--tokenizer=kind=huggingface_auto,model={ROOT / 'configs/demo/models/math'}",
+        f"--data=kind=synthetic_text,prompt_tokens=64,output_tokens={ANSWER}",
+        "--output=kind=json,path=report.json",
+        "--disable-progress",
+    ]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (benchmark,) = json.loads((tmp_path / "report.json").read_text())["benchmarks"]
+    requests = benchmark["requests"]
+    assert {outcome: len(found or ()) for outcome, found in requests.items()} == {
+        "successful": REQUESTS,
+        "errored": 0,
+        "incomplete": 0,
+    }
+    for request in requests["successful"]:
+        assert request["output_tokens"] == ANSWER
+        assert request["prompt_tokens"] >= 64
+        assert 0 < request["time_to_first_token_ms"] < 1000 * request["request_latency"]

@@ -1,0 +1,73 @@
+"""The `openai` package: chat completions and Responses."""
+
+from __future__ import annotations
+
+import json
+
+import openai
+import pytest
+
+from tests.clients import questions as q
+
+
+@pytest.fixture
+def client(v1: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=v1, api_key="none", max_retries=0)
+
+
+def test_openai_chat(client: openai.OpenAI) -> None:
+    reply = client.chat.completions.create(model="math", messages=q.ASK_SUM, temperature=0)
+    assert reply.choices[0].message.content == q.SUM_ANSWER
+
+
+def test_openai_stream(client: openai.OpenAI) -> None:
+    chunks = client.chat.completions.create(model="math", messages=q.ASK_SUM, temperature=0, stream=True)
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == q.SUM_ANSWER
+
+
+def test_openai_tool_call(client: openai.OpenAI) -> None:
+    reply = client.chat.completions.create(model="tool", messages=q.ASK_WEATHER, temperature=0, tools=q.TOOLS)
+    (call,) = reply.choices[0].message.tool_calls or ()
+    assert call.type == "function"
+    assert (call.function.name, json.loads(call.function.arguments)) == ("weather", q.WEATHER_ANSWER)
+    assert reply.choices[0].finish_reason == "tool_calls"
+
+
+def test_openai_tool_call_streamed(client: openai.OpenAI) -> None:
+    with client.chat.completions.stream(model="tool", messages=q.ASK_WEATHER, temperature=0, tools=q.TOOLS) as stream:
+        reply = stream.get_final_completion()
+    (call,) = reply.choices[0].message.tool_calls or ()
+    assert (call.function.name, json.loads(call.function.arguments)) == ("weather", q.WEATHER_ANSWER)
+
+
+def test_openai_structured_output(client: openai.OpenAI) -> None:
+    reply = client.chat.completions.parse(model="tool", messages=q.ASK_WEATHER, temperature=0, response_format=q.Call)
+    assert reply.choices[0].message.parsed == q.CALL
+
+
+def test_openai_overflow(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match=q.OVERFLOW) as refused:
+        client.chat.completions.create(model="math", messages=q.ASK_LONG)
+    assert (refused.value.status_code, refused.value.code) == (400, "context_length_exceeded")
+
+
+def test_openai_error_text(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="no task is named `gpt-4`; tasks: math, tool") as refused:
+        client.chat.completions.create(model="gpt-4", messages=q.ASK_SUM)
+    assert refused.value.code is not None
+
+
+def test_openai_responses(client: openai.OpenAI) -> None:
+    reply = client.responses.create(model="math", input=q.SUM, temperature=0)
+    assert reply.output_text == q.SUM_ANSWER
+
+
+def test_openai_responses_streamed(client: openai.OpenAI) -> None:
+    with client.responses.stream(model="math", input=q.SUM, temperature=0) as stream:
+        text = "".join(e.delta for e in stream if e.type == "response.output_text.delta")
+        assert stream.get_final_response().output_text == text == q.SUM_ANSWER
+
+
+def test_openai_responses_structured_output(client: openai.OpenAI) -> None:
+    reply = client.responses.parse(model="tool", input=q.WEATHER, temperature=0, text_format=q.Call)
+    assert reply.output_parsed == q.CALL
