@@ -32,7 +32,7 @@ def test_guidellm_benchmark(url: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     (benchmark,) = json.loads((tmp_path / "report.json").read_text())["benchmarks"]
     requests = benchmark["requests"]
-    assert {outcome: len(found or ()) for outcome, found in requests.items()} == {
+    assert {outcome: len(requests[outcome] or ()) for outcome in ("successful", "errored", "incomplete")} == {
         "successful": REQUESTS,
         "errored": 0,
         "incomplete": 0,
