@@ -28,9 +28,12 @@ def test_run_directory_that_cannot_be_made_is_named_with_the_fix(tmp_path: Path)
 
 
 def test_state_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    (tmp_path / "state.json").mkdir()
+    file = tmp_path / "state.json"
+    file.mkdir()
     with pytest.raises(UserError, match=r"state\.json: cannot be read"):
         read_state(tmp_path)
+    # the engine tests read every state below the directory of all tests when they end
+    file.rmdir()
 
 
 def test_user_without_a_home_gets_the_variable_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM
 
@@ -207,5 +207,8 @@ def test_data_that_the_base_cannot_take_is_named(recipe: Callable[..., Recipe], 
     data = {"file": str(base / "train.jsonl"), "messages": "messages", "response": "answer"}
     ids = build_tokenizer().convert_tokens_to_ids(["<|user|>", "<|assistant|>"])
     (small / "config.json").write_text(json.dumps({**config, "vocab_size": min(ids)}))
+    weights = load_file(small / "model.safetensors")
+    weights["model.embed_tokens.weight"] = weights["model.embed_tokens.weight"][: min(ids)].clone()
+    save_file(weights, small / "model.safetensors", {"format": "pt"})
     with pytest.raises(RecipeError, match=r"train.jsonl:1: the tokenizer makes the id \d+ \(`<\|"):
         prepare(recipe(base=str(small), data=data))

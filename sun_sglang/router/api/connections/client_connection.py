@@ -7,7 +7,7 @@ import math
 from http import HTTPStatus
 from typing import Protocol, cast
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 
 from sun_sglang.router.api.connections.client_handler import header_too_large
 from sun_sglang.router.api.connections.header_meter import HeaderMeter
@@ -54,7 +54,7 @@ class ClientConnection(asyncio.Protocol):
     """
 
     __slots__ = (
-        *("_ahead", "_began", "_header", "_owner", "_received", "_started", "_transport"),
+        *("_ahead", "_began", "_header", "_owner", "_received", "_rest", "_started", "_transport"),
         *("handler", "header_due", "is_cut", "request"),
     )
 
@@ -64,6 +64,8 @@ class ClientConnection(asyncio.Protocol):
         self._received = 0
         self._ahead = 0
         self._header = HeaderMeter()
+        # the body of a request that was answered before its end, of which more may arrive
+        self._rest: StreamReader | None = None
         self._started = False
         self._began = 0.0
         self.handler: web.RequestHandler
@@ -92,6 +94,7 @@ class ClientConnection(asyncio.Protocol):
 
     def end_request(self) -> None:
         """Make the connection wait for the next request."""
+        self._rest = self.request.content if self.request is not None and self.awaits_body else None
         self.request, self._started, self._received, self.header_due = None, False, 0, math.inf
         self._header, self._ahead = HeaderMeter(complete=self._ahead > 0), 0
 
@@ -130,6 +133,9 @@ class ClientConnection(asyncio.Protocol):
         if self.is_cut:
             return
         self._received += len(data)
+        if self.request is None and self._rest is not None and not self._rest.is_eof():
+            self.handler.data_received(data)
+            return
         if self.request is not None:
             self._count_ahead(data)
         elif not self._started:

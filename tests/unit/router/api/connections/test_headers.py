@@ -63,6 +63,20 @@ async def test_body_after_a_header_is_no_header(
         assert (await reply(reader))[0] == 200
 
 
+async def test_rest_of_a_body_that_was_answered_early_is_no_header(
+    peer: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+) -> None:
+    reader, writer = peer
+    body = b"x" * (200 << 10)
+    begin = b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
+    writer.write(begin + body[:10])
+    assert (await reply(reader))[0] == 404
+    writer.write(body[10:])
+    await writer.drain()
+    writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert (await reply(reader))[0] == 200
+
+
 @pytest.mark.parametrize(
     "sent",
     [
