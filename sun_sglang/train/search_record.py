@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import shutil
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from safetensors.torch import save_file
 
 from sun_sglang.checkpoint.weights import weights_revision
@@ -21,8 +19,9 @@ from sun_sglang.train.data.dataset import Examples
 from sun_sglang.train.objective.two_module_loss import TwoModule
 from sun_sglang.train.rate_search import RateSearch
 from sun_sglang.train.recipe import Recipe
+from sun_sglang.train.replace_file import replace_file
 from sun_sglang.train.trainer.divergence import not_finite
-from sun_sglang.train.trainer.launched_processes import is_first_process
+from sun_sglang.train.trainer.launched_processes import is_first_process, wait_for_all
 from sun_sglang.train.trainer.trained_state import trained_state
 
 # where a run reads and writes is no part of what it computes
@@ -56,7 +55,8 @@ class Subject(NamedTuple):
             examples: the encoded examples.
         """
         settings = recipe.model_dump(mode="json", exclude={**_PLACES, "data": _DATA_PLACES})
-        return cls(settings, weights_revision(base), weights_revision(decoder), _digest(examples))
+        revision = weights_revision(base)
+        return cls(settings, revision, revision if decoder == base else weights_revision(decoder), _digest(examples))
 
     def difference(self, recorded: Mapping[str, Any]) -> str | None:
         """Return what differs from a recorded subject; None if it is the same."""
@@ -81,7 +81,7 @@ class SearchRecord:
     def __init__(self, work: Path, subject: Subject) -> None:
         self._work = work
         self._file = work / "search.json"
-        self._subject = subject
+        self.subject = subject
         self.rates = RateSearch()
 
     @property
@@ -126,20 +126,19 @@ class SearchRecord:
             The loss; NaN if a weight is not finite.
         """
         # in every process: gathering a sharded parameter needs all of them
-        state = trained_state(module) if RateSearch(self.rates.losses).add(rate, loss) else None
+        state = trained_state(module) if self.rates.add(rate, loss) else None
         if state is not None and not_finite(state) is not None:
             state, loss = None, math.nan
-        self.rates.add(rate, loss)
+            self.rates.add(rate, loss)
         if is_first_process():
             if state is not None:
                 kept = state
-                _replace(self.weights, lambda new: save_file(kept, new))
+                replace_file(self.weights, lambda new: save_file(kept, new))
             self._write()
             for checkpoint in self.directory(rate).glob("checkpoint-*"):
                 shutil.rmtree(checkpoint)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            # the other processes read the best weights at the end
-            torch.distributed.barrier()
+        # the other processes read the best weights at the end
+        wait_for_all()
         return loss
 
     def _read(self) -> None:
@@ -148,24 +147,15 @@ class SearchRecord:
             losses = {float(rate): math.nan if loss is None else float(loss) for rate, loss in found["losses"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
             raise RecipeError(f"output: {self._file} cannot be read ({e}); choose another output") from e
-        difference = self._subject.difference(found)
+        difference = self.subject.difference(found)
         if difference is not None:
             raise RecipeError(f"output: {self._work} {difference}; choose another output, or remove the directory")
         self.rates = RateSearch(losses)
 
     def _write(self) -> None:
         losses = {str(rate): loss if math.isfinite(loss) else None for rate, loss in self.rates.losses.items()}
-        text = json.dumps({**self._subject._asdict(), "losses": losses}, indent=2, allow_nan=False) + "\n"
-        _replace(self._file, lambda new: new.write_text(text, encoding="utf-8"))
-
-
-def _replace(file: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under another name first, so that a kill or a full disk leaves the old one whole."""
-    new = file.with_suffix(".new")
-    write(new)
-    with new.open("rb") as stream:
-        os.fsync(stream.fileno())
-    new.replace(file)
+        text = json.dumps({**self.subject._asdict(), "losses": losses}, indent=2, allow_nan=False) + "\n"
+        replace_file(self._file, lambda new: new.write_text(text, encoding="utf-8"))
 
 
 def _digest(examples: Examples) -> str:

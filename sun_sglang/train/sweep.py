@@ -25,7 +25,7 @@ from sun_sglang.train.trainer.accelerate import check_dtype, check_launched, sha
 from sun_sglang.train.trainer.launched_processes import is_first_process, world_size
 from sun_sglang.train.trainer.trained_state import load_trained
 from sun_sglang.train.trainer.trainer import FitSettings, fit, pack
-from sun_sglang.train.trainer.whole_checkpoints import find_checkpoints
+from sun_sglang.train.trainer.whole_checkpoints import FoundCheckpoints, find_checkpoints
 
 Log = Callable[[str], None]
 
@@ -147,8 +147,8 @@ def _write_errors(out: Path) -> Iterator[None]:
 
 def _fit(module: TwoModule, prepared: PreparedRecipe, rate: float, work: Path, log: Log, resume: bool) -> float:
     recipe = prepared.recipe
-    found = find_checkpoints(work) if resume else None
-    for broken in found.broken if found else ():
+    found = find_checkpoints(work) if resume else FoundCheckpoints(None, ())
+    for broken in found.broken:
         log(f"learning rate {rate:g}: {broken.name} was not written whole and is not used")
     settings = FitSettings(
         rate,
@@ -172,21 +172,19 @@ def _fit(module: TwoModule, prepared: PreparedRecipe, rate: float, work: Path, l
     # the mask hides it; a padding token of the tokenizer may be beyond the embedding
     pad = prepared.tokenizer.eos_token_id
     train, validation, _ = prepared.examples
-    return fit(module, train, validation, settings, pad=pad, work=work, resume_from=found.newest if found else None)
+    return fit(module, train, validation, settings, pad=pad, work=work, resume_from=found.newest)
 
 
 def _save(module: TwoModule, prepared: PreparedRecipe, search: SearchRecord, command: str, merge: bool) -> ModuleFile:
     recipe, out = prepared.recipe, Path(prepared.recipe.output)
     load_trained(module, search.weights)
-    started_from = weights_revision(prepared.base)
     if not is_first_process():
-        return _record(recipe, started_from, "", command, search.rates.best)
+        return _record(recipe, search.subject.base, "", command, search.rates.best)
     save_tuned(module, recipe, prepared.base, out, merge=merge)
     adapter_alone = recipe.lora is not None and not merge
     where = out / "adapter" if adapter_alone else out
-    own = weights_revision(where)
-    decoder = weights_revision(prepared.decoder) if not recipe.tuning_scheme.trains_decoder else own
-    record = _record(recipe, started_from, decoder, command, search.rates.best)
+    decoder = weights_revision(where) if recipe.tuning_scheme.trains_decoder else search.subject.decoder
+    record = _record(recipe, search.subject.base, decoder, command, search.rates.best)
     write_module_file(record, where)
     return record
 

@@ -6,8 +6,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-import orjson
-
 from sun_sglang.errors import RequestError
 from sun_sglang.router.protocol.fields import check as fields
 from sun_sglang.router.protocol.fields import table as tables
@@ -20,6 +18,7 @@ from sun_sglang.router.protocol.fields.schemas import (
     check_tools,
 )
 from sun_sglang.router.protocol.fields.value_types import FLAG
+from sun_sglang.router.protocol.json_body import json_object
 from sun_sglang.router.protocol.translation.interface import Translation
 
 # endpoints of other APIs, which are served as chat completions
@@ -97,7 +96,7 @@ def parse_request(
     """
     translation = None if translate is None else translate(raw)
     if translation is None:
-        given = _object(raw)
+        given = json_object(raw)
         check_depth(raw, given)
     else:
         given = translation.body
@@ -149,16 +148,6 @@ def choose_task(header: str | None, model: object, tasks: Sequence[str]) -> str:
         message = f"the request names no task; send its name as `model` or as the header X-Sun-Task; tasks: {listed}"
         raise RequestError(400, message, param="model", code="model_required")
     raise RequestError(404, f"no task is named `{name}`; tasks: {listed}", param="model", code="model_not_found")
-
-
-def _object(raw: bytes) -> dict[str, Any]:
-    try:
-        body = orjson.loads(raw)
-    except orjson.JSONDecodeError as e:
-        raise RequestError(400, f"the body is not valid JSON: {e}", code="invalid_json") from e
-    if not isinstance(body, dict):
-        raise RequestError(400, "the body must be a JSON object", code="invalid_json")
-    return body
 
 
 def _completions(given: Mapping[str, Any], body: dict[str, Any], allowed: Collection[str]) -> tuple[int | None, int]:

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from sun_sglang.train.trainer.launched_processes import are_connected
+
 
 def not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
     """Return the name of the first tensor with a value that is NaN or infinite; None if there is none."""
@@ -39,7 +41,7 @@ class StopOnDivergence(TrainerCallback):  # type: ignore[misc] # transformers is
         if finite and control.should_save:
             finite = not_finite({n: _local(p) for n, p in model.named_parameters() if p.requires_grad}) is None
         flag = torch.tensor(0.0 if finite else 1.0, device=args.device)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        if are_connected():
             torch.distributed.all_reduce(flag)
         if flag.item():
             self.diverged = True

@@ -6,17 +6,16 @@ A kill or a full disk can end a save at any byte. `transformers` then leaves a d
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from transformers import TrainerCallback
 
-from sun_sglang.train.trainer.launched_processes import is_first_process
+from sun_sglang.train.replace_file import replace_file, sync_file
+from sun_sglang.train.trainer.launched_processes import is_first_process, wait_for_all
 
 MARK = "whole.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -49,8 +48,7 @@ class MarkWhole(TrainerCallback):  # type: ignore[misc] # transformers is not fo
 
     def on_save(self, args: Any, state: Any, _control: Any, **_kwargs: object) -> None:
         """Mark the checkpoint of this step."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.barrier()
+        wait_for_all()
         if not is_first_process():
             return
         work = Path(args.output_dir)
@@ -65,14 +63,9 @@ def mark_whole(checkpoint: Path) -> None:
     """Write every file of a checkpoint to the disk, then the mark with their sizes."""
     sizes = {}
     for file in sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != MARK):
-        with file.open("rb") as stream:
-            os.fsync(stream.fileno())
+        sync_file(file)
         sizes[str(file.relative_to(checkpoint))] = file.stat().st_size
-    new = checkpoint / f"{MARK}.new"
-    new.write_text(json.dumps(sizes), encoding="utf-8")
-    with new.open("rb") as stream:
-        os.fsync(stream.fileno())
-    new.replace(checkpoint / MARK)
+    replace_file(checkpoint / MARK, lambda new: new.write_text(json.dumps(sizes), encoding="utf-8"))
 
 
 def _is_whole(checkpoint: Path) -> bool:

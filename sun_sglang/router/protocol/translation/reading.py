@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import orjson
-
 from sun_sglang.errors import RequestError
 from sun_sglang.router.protocol.fields import table
 from sun_sglang.router.protocol.fields.check import checked_value
 from sun_sglang.router.protocol.fields.value_types import ValueType
+from sun_sglang.router.protocol.json_body import json_object
 from sun_sglang.router.protocol.nesting import MAX_DEPTH, is_too_deep
 
 # A translation puts values into more objects than the client did, and events into more than a whole answer.
@@ -31,12 +30,7 @@ def parse_object(raw: bytes) -> dict[str, Any]:
     Raises:
         RequestError: 400, the body is no JSON object, or is nested too deeply.
     """
-    try:
-        body = orjson.loads(raw)
-    except orjson.JSONDecodeError as e:
-        raise RequestError(400, f"the body is not valid JSON: {e}", code="invalid_json") from e
-    if not isinstance(body, dict):
-        raise RequestError(400, "the body must be a JSON object", code="invalid_json")
+    body = json_object(raw)
     wrapped: Any = body
     for _ in range(ADDED_DEPTH):
         wrapped = [wrapped]
