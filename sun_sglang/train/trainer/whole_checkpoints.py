@@ -62,7 +62,7 @@ class MarkWhole(TrainerCallback):  # type: ignore[misc] # transformers is not fo
 def mark_whole(checkpoint: Path) -> None:
     """Write every file of a checkpoint to the disk, then the mark with their sizes."""
     sizes = {}
-    for file in sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != MARK):
+    for file in sorted(path for path in checkpoint.rglob("*") if path.is_file() and not path.name.startswith(MARK)):
         sync_file(file)
         sizes[str(file.relative_to(checkpoint))] = file.stat().st_size
     replace_file(checkpoint / MARK, lambda new: new.write_text(json.dumps(sizes), encoding="utf-8"))

@@ -167,6 +167,15 @@ def test_checkpoint_that_is_not_whole_is_passed_over(tmp_path: Path, harm: str) 
     assert find_checkpoints(tmp_path) == (old, [new])
 
 
+def test_checkpoint_saved_again_over_a_mark_that_was_cut_short_is_whole(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint-2"
+    checkpoint.mkdir()
+    (checkpoint / "optimizer.pt").write_bytes(b"x" * 50)
+    (checkpoint / f"{MARK}.new").write_text('{"optimizer')
+    mark_whole(checkpoint)
+    assert find_checkpoints(tmp_path) == (checkpoint, [])
+
+
 def test_resume_after_the_data_changed_is_refused(recipe: Load, base: Path, tmp_path: Path) -> None:
     data = tmp_path / "train.jsonl"
     shutil.copy(base / "train.jsonl", data)
