@@ -13,8 +13,8 @@ from typing import Any
 from sun_sglang.checkpoint.config_defaults import with_class_defaults
 from sun_sglang.checkpoint.config_file import architecture_of, layers_of, require_no_adapter
 from sun_sglang.checkpoint.json_file import read_json
-from sun_sglang.checkpoint.kv_format import kv_format, quantization_of
-from sun_sglang.checkpoint.kv_layout import attention_ranks, kv_heads, moves_between_ranks, rope
+from sun_sglang.checkpoint.kv.format import kv_format, quantization_of
+from sun_sglang.checkpoint.kv.layout import attention_ranks, kv_heads, moves_between_ranks, rope
 from sun_sglang.checkpoint.locate import hub_snapshot
 from sun_sglang.checkpoint.tokenizer_digest import served_template_digest, tokenizer_digest
 from sun_sglang.checkpoint.tuning import decoder_revision

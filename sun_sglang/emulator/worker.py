@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from sun_sglang.checkpoint.kv_size import kv_bytes_per_token
+from sun_sglang.checkpoint.kv.size import kv_bytes_per_token
 from sun_sglang.contracts.worker_card import Identity
 from sun_sglang.contracts.worker_key import read_key
 from sun_sglang.emulator.api.server import Server

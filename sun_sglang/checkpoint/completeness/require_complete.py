@@ -17,7 +17,7 @@ from sun_sglang.checkpoint.completeness.needed import needed_tensors
 from sun_sglang.checkpoint.completeness.stored import read_stored
 from sun_sglang.checkpoint.config_file import architecture_of, require_no_adapter
 from sun_sglang.checkpoint.json_file import read_json
-from sun_sglang.checkpoint.kv_format import quantization_of
+from sun_sglang.checkpoint.kv.format import quantization_of
 from sun_sglang.errors import CheckpointError
 
 # values of SGLang's flag `load_format` that read safetensors files as they are

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sun_sglang.checkpoint.kv_size import kv_bytes_per_token
+from sun_sglang.checkpoint.kv.size import kv_bytes_per_token
 from sun_sglang.contracts.worker_card import Identity
 from sun_sglang.launch.planning.hardware.machine import Machine
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from sun_sglang.checkpoint.kv_format import UNSCALED
+from sun_sglang.checkpoint.kv.format import UNSCALED
 
 # KV of 16 or 8 bits a value and nothing else: other formats store scales beside it, which are not split by head
 _PLAIN_KV = (*UNSCALED, "fp8_e4m3", "fp8_e5m2")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sun_sglang.checkpoint.identity import read_identity
-from sun_sglang.checkpoint.kv_format import kv_format
+from sun_sglang.checkpoint.kv.format import kv_format
 from sun_sglang.contracts.kv_compatibility import require_same
 from sun_sglang.errors import CheckpointError, IdentityError
 from sun_sglang.launch.planning.hardware.machine import Machine

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sun_sglang.checkpoint.kv_size import kv_bytes_per_token
+from sun_sglang.checkpoint.kv.size import kv_bytes_per_token
 from sun_sglang.contracts.worker_card import Identity
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sun_sglang.checkpoint.identity import read_identity
-from sun_sglang.checkpoint.kv_layout import attention_ranks, moves_between_ranks, rope
+from sun_sglang.checkpoint.kv.layout import attention_ranks, moves_between_ranks, rope
 from sun_sglang.contracts.kv_compatibility import require_same
 from sun_sglang.errors import IdentityError
 
