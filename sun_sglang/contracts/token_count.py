@@ -1,7 +1,7 @@
 """`POST /sun/tokens?most=LIMIT`: the number of tokens of a prompt, as a prefill worker counts it.
 
 The body is one of SGLang's `/tokenize`. Served by SGLang workers (`worker/prompt_counter.py`) and by emulated workers
-(`emulator/api/`); read by the router (`router/serving/length_check.py`).
+(`emulator/api/`); read by the router (`router/serving/admission/length_check.py`).
 """
 
 from __future__ import annotations

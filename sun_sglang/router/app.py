@@ -15,20 +15,20 @@ import aiohttp
 from aiohttp import web
 
 from sun_sglang.contracts.fleet_file import Fleet
-from sun_sglang.router.api.admin import AdminHandlers
 from sun_sglang.router.api.connections.client_handler import HANDLER_SETTINGS, ClientHandler
 from sun_sglang.router.api.connections.connection_manager import ConnectionManager, most_connections
 from sun_sglang.router.api.connections.slow_readers import SlowReaderDetector
-from sun_sglang.router.api.generation import Draining, GenerationHandlers
-from sun_sglang.router.api.health import HealthHandlers
-from sun_sglang.router.api.info import InfoHandlers
-from sun_sglang.router.api.metrics_page import MetricsPage
+from sun_sglang.router.api.endpoints.admin import AdminHandlers
+from sun_sglang.router.api.endpoints.generation import Draining, GenerationHandlers
+from sun_sglang.router.api.endpoints.health import HealthHandlers
+from sun_sglang.router.api.endpoints.info import InfoHandlers
+from sun_sglang.router.api.endpoints.metrics_page import MetricsPage
+from sun_sglang.router.api.endpoints.tasks_page import TasksPage
+from sun_sglang.router.api.endpoints.tokens import TokenHandlers
 from sun_sglang.router.api.middleware import Middleware, add_request_id
 from sun_sglang.router.api.preflight import cors_signal, preflight_routes
 from sun_sglang.router.api.routes import RouteTable, route_table
-from sun_sglang.router.api.sibling_processes import SiblingProcesses, socket_path
-from sun_sglang.router.api.tasks_page import TasksPage
-from sun_sglang.router.api.tokens import TokenHandlers
+from sun_sglang.router.api.siblings.sibling_processes import SiblingProcesses, socket_path
 from sun_sglang.router.auth.access import (
     AccessControl,
     load_access_control,
@@ -50,15 +50,15 @@ from sun_sglang.router.health.stall_detector import StallDetector
 from sun_sglang.router.observability.log import Log
 from sun_sglang.router.observability.metrics import Metrics
 from sun_sglang.router.scheduling.pair_selector import PairSelector
-from sun_sglang.router.serving.admission import AdmissionQueue
-from sun_sglang.router.serving.delivery import Delivery
+from sun_sglang.router.serving.admission.admission_queue import AdmissionQueue
+from sun_sglang.router.serving.admission.length_check import LengthChecker
+from sun_sglang.router.serving.admission.tokenizer_client import TokenizerClient
+from sun_sglang.router.serving.admission.work_estimate import WorkEstimate
+from sun_sglang.router.serving.delivery.delivery import Delivery
 from sun_sglang.router.serving.in_flight import InFlight
-from sun_sglang.router.serving.length_check import LengthChecker
-from sun_sglang.router.serving.request_end import RequestEndReporter
+from sun_sglang.router.serving.reporting.request_end import RequestEndReporter
+from sun_sglang.router.serving.reporting.tracing import load_tracing
 from sun_sglang.router.serving.service import Service
-from sun_sglang.router.serving.tokenizer_client import TokenizerClient
-from sun_sglang.router.serving.tracing import load_tracing
-from sun_sglang.router.serving.work_estimate import WorkEstimate
 from sun_sglang.router.transport.http_session import new_session
 from sun_sglang.router.transport.worker_client import WorkerClient
 from sun_sglang.router.workers.fleet_store import FleetStore

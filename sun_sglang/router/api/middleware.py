@@ -27,7 +27,7 @@ from sun_sglang.router.observability.request_id import (
 )
 from sun_sglang.router.protocol.messages.errors import error_body
 from sun_sglang.router.protocol.request import MESSAGES_PATH, RESPONSES_PATH, Endpoint
-from sun_sglang.router.serving.request_end import request_outcome
+from sun_sglang.router.serving.reporting.request_end import request_outcome
 
 _GENERATION = frozenset({*Endpoint, RESPONSES_PATH, MESSAGES_PATH})
 

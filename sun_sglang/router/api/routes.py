@@ -12,13 +12,13 @@ from typing import NamedTuple
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from sun_sglang.router.api.admin import AdminHandlers
-from sun_sglang.router.api.generation import GenerationHandlers
-from sun_sglang.router.api.health import HealthHandlers
-from sun_sglang.router.api.info import InfoHandlers
-from sun_sglang.router.api.metrics_page import MetricsPage
-from sun_sglang.router.api.tasks_page import TasksPage
-from sun_sglang.router.api.tokens import TokenHandlers
+from sun_sglang.router.api.endpoints.admin import AdminHandlers
+from sun_sglang.router.api.endpoints.generation import GenerationHandlers
+from sun_sglang.router.api.endpoints.health import HealthHandlers
+from sun_sglang.router.api.endpoints.info import InfoHandlers
+from sun_sglang.router.api.endpoints.metrics_page import MetricsPage
+from sun_sglang.router.api.endpoints.tasks_page import TasksPage
+from sun_sglang.router.api.endpoints.tokens import TokenHandlers
 from sun_sglang.router.auth.access import AccessRule
 from sun_sglang.router.protocol.messages.request import MessageTranslation
 from sun_sglang.router.protocol.request import MESSAGES_PATH, RESPONSES_PATH, Endpoint

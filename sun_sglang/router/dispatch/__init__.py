@@ -2,9 +2,8 @@
 
 Open `dispatcher.py` first: it selects a pair of workers, tries it, and tries another pair once. A change to
 
-- what both workers receive belongs in `legs.py` (bodies, rooms, ids) or `cache_namespace.py` (which KV may be reused),
-- what a failed leg means belongs in `outcome.py`, which is pure: serve, relay the worker's error, or retry,
-- a worker's error in the client's format belongs in `worker_refusal.py`,
+- what both workers receive belongs in `legs/` (bodies, rooms, ids, whose KV may be reused),
+- what a failed leg means belongs in `outcome/`: serve, relay the worker's error, or retry,
 - a worker that dies under a request belongs in `worker_death.py`, and its exit from the rotation in `ejection.py`,
 - the prefill that several answers to one prompt share belongs in `shared_prompt.py`,
 - the wait for a pair where none is usable belongs in `pair_recovery.py`,

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from sun_sglang.router.dispatch.legs import Leg
-from sun_sglang.router.dispatch.outcome import (
+from sun_sglang.router.dispatch.legs.leg_bodies import Leg
+from sun_sglang.router.dispatch.legs.pair_request import PairRequest
+from sun_sglang.router.dispatch.outcome.decision import (
     AttemptFailed,
     Relay,
     Serve,
@@ -18,7 +19,6 @@ from sun_sglang.router.dispatch.outcome import (
     decide,
     no_progress,
 )
-from sun_sglang.router.dispatch.pair_request import PairRequest
 from sun_sglang.router.transport.leg_exchange import LegExchange
 from sun_sglang.router.transport.messages import LegFailure, LegResult
 from sun_sglang.router.workers.worker import Worker

@@ -8,9 +8,9 @@ from sun_sglang.router.clock import Clock
 from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.dispatch.attempt import Attempt, Ticket
 from sun_sglang.router.dispatch.ejection import Ejector
-from sun_sglang.router.dispatch.outcome import AttemptFailed, Relay, Serve, aborted_early
+from sun_sglang.router.dispatch.legs.pair_request import PairRequest
+from sun_sglang.router.dispatch.outcome.decision import AttemptFailed, Relay, Serve, aborted_early
 from sun_sglang.router.dispatch.pair_recovery import PairRecovery
-from sun_sglang.router.dispatch.pair_request import PairRequest
 from sun_sglang.router.dispatch.pair_response import PairResponse
 from sun_sglang.router.dispatch.running_attempts import RunningAttempts
 from sun_sglang.router.dispatch.worker_death import DeathCheck

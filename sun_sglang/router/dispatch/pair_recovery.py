@@ -9,7 +9,7 @@ from sun_sglang.errors import RequestError
 from sun_sglang.router.clock import Clock
 from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.dispatch.attempt import Ticket
-from sun_sglang.router.dispatch.pair_request import PairRequest
+from sun_sglang.router.dispatch.legs.pair_request import PairRequest
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.scheduling.pair_selector import PairSelector
 from sun_sglang.router.workers.registry import Registry

@@ -11,9 +11,9 @@ from typing import Any
 from sun_sglang.router.clock import Clock
 from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.dispatch.attempt import Attempt, Ticket
-from sun_sglang.router.dispatch.legs import LEGS, Leg, leg_bodies, new_leg_ids
-from sun_sglang.router.dispatch.outcome import leg_outcome
-from sun_sglang.router.dispatch.pair_request import PairRequest
+from sun_sglang.router.dispatch.legs.leg_bodies import LEGS, Leg, leg_bodies, new_leg_ids
+from sun_sglang.router.dispatch.legs.pair_request import PairRequest
+from sun_sglang.router.dispatch.outcome.decision import leg_outcome
 from sun_sglang.router.observability.metrics import Metrics
 from sun_sglang.router.observability.request_id import RandomBytes
 from sun_sglang.router.transport.errors import LegError

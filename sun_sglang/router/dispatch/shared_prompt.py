@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from sun_sglang.router.dispatch.attempt import Ticket
 from sun_sglang.router.dispatch.dispatcher import Dispatcher
-from sun_sglang.router.dispatch.pair_request import PairRequest
+from sun_sglang.router.dispatch.legs.pair_request import PairRequest
 from sun_sglang.router.dispatch.pair_response import PairResponse
 from sun_sglang.router.workers.worker import Worker
 

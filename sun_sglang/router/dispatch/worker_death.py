@@ -2,7 +2,8 @@
 
 Three things happen, in this order:
 
-1. The connection of its leg breaks, and `outcome.decide` returns `AttemptFailed`; the dispatcher ejects the worker.
+1. The connection of its leg breaks, and `decide` (`outcome/decision.py`) returns `AttemptFailed`; the dispatcher ejects
+   the worker.
 2. Before another pair is tried, `DeathCheck` reads the cards of the workers that had the request. If one of them is not
    the process that received the request, the client gets the error `worker_died` and there is no second attempt: the
    request may be what killed the worker, and would kill the next one.
@@ -16,8 +17,8 @@ import asyncio
 
 from sun_sglang.router.dispatch.attempt import Attempt
 from sun_sglang.router.dispatch.ejection import Ejector
-from sun_sglang.router.dispatch.legs import LEGS, Leg
-from sun_sglang.router.dispatch.outcome import MAY_BE_THE_CAUSE, find_fault
+from sun_sglang.router.dispatch.legs.leg_bodies import LEGS, Leg
+from sun_sglang.router.dispatch.outcome.decision import MAY_BE_THE_CAUSE, find_fault
 from sun_sglang.router.dispatch.running_attempts import RunningAttempts
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.observability.log import Log

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from sun_sglang.router.dispatch.pair_request import PairRequest
+from sun_sglang.router.dispatch.legs.pair_request import PairRequest
 from sun_sglang.router.protocol.request import Endpoint
 from sun_sglang.router.protocol.worker_replies import error_message, parse_json
 from sun_sglang.router.scheduling.cost import Cost

@@ -6,6 +6,6 @@ imports a room above `protocol`.
 
 To add a metric, define it in `metrics.py`, count it in the room where the event happens, and add a panel to
 `configs/grafana/router.json` (a test compares the dashboard with the metrics). A gauge that depends on current state is
-set in `api/metrics_page.py`. To add a log event, call `log.event("name", ...)` where it happens. First file:
+set in `api/endpoints/metrics_page.py`. To add a log event, call `log.event("name", ...)` where it happens. First file:
 `metrics.py`.
 """

@@ -10,9 +10,9 @@ from sun_sglang.errors import RequestError
 from sun_sglang.router.auth.access import visible_tasks
 from sun_sglang.router.auth.api_keys import ApiKey
 from sun_sglang.router.dispatch.attempt import Ticket
-from sun_sglang.router.dispatch.cache_namespace import cache_namespace
 from sun_sglang.router.dispatch.dispatcher import Dispatcher
-from sun_sglang.router.dispatch.pair_request import PairRequest, make_pair_requests, worker_model
+from sun_sglang.router.dispatch.legs.cache_namespace import cache_namespace
+from sun_sglang.router.dispatch.legs.pair_request import PairRequest, make_pair_requests, worker_model
 from sun_sglang.router.dispatch.shared_prompt import SharedPrompt, share_prompts
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.observability.metrics import Metrics
@@ -22,12 +22,12 @@ from sun_sglang.router.protocol.fields.patterns import check_patterns
 from sun_sglang.router.protocol.request import Endpoint, Request, Translate, parse_request
 from sun_sglang.router.scheduling.cost import Cost
 from sun_sglang.router.scheduling.prefix_keys import prefix_keys
-from sun_sglang.router.serving.admission import AdmissionQueue, Slot
-from sun_sglang.router.serving.delivery import Delivery, Part
+from sun_sglang.router.serving.admission.admission_queue import AdmissionQueue, Slot
+from sun_sglang.router.serving.admission.length_check import CheckedLimits
+from sun_sglang.router.serving.admission.work_estimate import WorkEstimate
+from sun_sglang.router.serving.delivery.delivery import Delivery, Part
 from sun_sglang.router.serving.in_flight import InFlight
-from sun_sglang.router.serving.length_check import CheckedLimits
-from sun_sglang.router.serving.request_end import RequestEndReporter, request_outcome
-from sun_sglang.router.serving.work_estimate import WorkEstimate
+from sun_sglang.router.serving.reporting.request_end import RequestEndReporter, request_outcome
 from sun_sglang.router.workers.registry import Registry
 
 TASK_HEADER = "X-Sun-Task"

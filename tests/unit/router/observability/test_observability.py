@@ -19,7 +19,7 @@ from sun_sglang.launch.discovery import Deployment
 from sun_sglang.launch.state import DeploymentState, Phase
 from sun_sglang.router.observability.metrics import Metrics
 from sun_sglang.router.observability.request_id import RandomBytes, choose_request_id
-from sun_sglang.router.serving.tracing import Tracing, load_tracing
+from sun_sglang.router.serving.reporting.tracing import Tracing, load_tracing
 from tests.unit.router.conftest import SUN, Start, System
 from tests.unit.router.fake_worker import Fault
 

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from sun_sglang.errors import RequestError
-from sun_sglang.router.dispatch.legs import leg_bodies
-from sun_sglang.router.dispatch.pair_request import PairRequest, make_pair_requests
+from sun_sglang.router.dispatch.legs.leg_bodies import leg_bodies
+from sun_sglang.router.dispatch.legs.pair_request import PairRequest, make_pair_requests
 from sun_sglang.router.protocol.fan_out import split_request
 from sun_sglang.router.protocol.prompt_length import measure_prompt
 from sun_sglang.router.protocol.request import Endpoint, Request, parse_request

@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sun_sglang.errors import RequestError
-from sun_sglang.router.dispatch.pair_request import make_pair_requests
+from sun_sglang.router.dispatch.legs.pair_request import make_pair_requests
 from sun_sglang.router.protocol.fan_out import has_several_answers, merge_replies, merge_usage, reindex, split_request
 from sun_sglang.router.protocol.fields import table as field_table
 from sun_sglang.router.protocol.fields.patterns import check_patterns

@@ -15,8 +15,8 @@ import orjson
 
 from sun_sglang.contracts.token_count import TOKEN_COUNT_PATH, TokenCount
 from sun_sglang.router.deadlines import Deadlines
-from sun_sglang.router.dispatch.pair_request import worker_model
-from sun_sglang.router.dispatch.worker_refusal import refusal_of
+from sun_sglang.router.dispatch.legs.pair_request import worker_model
+from sun_sglang.router.dispatch.outcome.worker_refusal import refusal_of
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.observability.log import Log
 from sun_sglang.router.protocol.fan_out import SingleRequest

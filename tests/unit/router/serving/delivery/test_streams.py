@@ -10,7 +10,7 @@ import pytest
 
 from sun_sglang.bench.polling import wait_until
 from sun_sglang.emulator.protocol.replies import sse_event as sse
-from sun_sglang.router.serving.merged_stream import MergedStream
+from sun_sglang.router.serving.delivery.merged_stream import MergedStream
 from tests.unit.router.conftest import System
 from tests.unit.router.fake_worker import FakeWorker, Fault
 
@@ -183,7 +183,7 @@ async def test_a_defect_in_a_streams_task_is_an_error_event(
 async def test_a_defect_in_the_reader_of_several_streams_is_an_error_event(
     small: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sun_sglang.router.serving.merged_stream.merge_usage", broken)
+    monkeypatch.setattr("sun_sglang.router.serving.delivery.merged_stream.merge_usage", broken)
     monkeypatch.setattr(MergedStream, "tokens", broken)
     events = await small.events_of("/v1/completions", asking("/v1/completions", 2))
     assert events[-1]["error"]["code"] == "internal_error"

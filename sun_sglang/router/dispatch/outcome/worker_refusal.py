@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from http import HTTPStatus
 
-from sun_sglang.router.dispatch.legs import Leg
+from sun_sglang.router.dispatch.legs.leg_bodies import Leg
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.protocol.overflow import CODE, is_overflow, with_phrase
 from sun_sglang.router.protocol.worker_replies import error_code, error_fields, error_message

@@ -12,8 +12,8 @@ from typing import Literal, NamedTuple
 
 import orjson
 
-from sun_sglang.router.dispatch.cache_namespace import cache_namespace, may_reuse_answers
-from sun_sglang.router.dispatch.pair_request import PairRequest
+from sun_sglang.router.dispatch.legs.cache_namespace import cache_namespace, may_reuse_answers
+from sun_sglang.router.dispatch.legs.pair_request import PairRequest
 from sun_sglang.router.workers.worker_paths import Pair
 
 Leg = Literal["prefill", "decode"]

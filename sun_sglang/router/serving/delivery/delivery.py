@@ -13,10 +13,10 @@ from aiohttp import web
 
 from sun_sglang.router.dispatch.attempt import Ticket
 from sun_sglang.router.dispatch.dispatcher import Dispatcher
-from sun_sglang.router.dispatch.pair_request import PairRequest
+from sun_sglang.router.dispatch.legs.pair_request import PairRequest
+from sun_sglang.router.dispatch.outcome.worker_refusal import event_error
 from sun_sglang.router.dispatch.pair_response import PairResponse, StreamBrokenError
 from sun_sglang.router.dispatch.shared_prompt import SharedPrompt
-from sun_sglang.router.dispatch.worker_refusal import event_error
 from sun_sglang.router.errors import ApiError, broken_stream_error, internal_error
 from sun_sglang.router.observability.log import Log
 from sun_sglang.router.observability.metrics import Metrics
@@ -24,11 +24,11 @@ from sun_sglang.router.protocol.fan_out import SingleRequest, has_several_answer
 from sun_sglang.router.protocol.request import Endpoint, Request
 from sun_sglang.router.protocol.sse import DONE, StreamFilter, frame
 from sun_sglang.router.protocol.worker_replies import TokenCounts, token_counts
-from sun_sglang.router.serving.admission import Slot
-from sun_sglang.router.serving.merged_stream import MergedStream
-from sun_sglang.router.serving.rewriting import Rewriter, make_rewriter, needs_rewriting, rewrite_whole
-from sun_sglang.router.serving.translated_answer import new_stream, translated_whole
-from sun_sglang.router.serving.work_estimate import WorkEstimate
+from sun_sglang.router.serving.admission.admission_queue import Slot
+from sun_sglang.router.serving.admission.work_estimate import WorkEstimate
+from sun_sglang.router.serving.delivery.merged_stream import MergedStream
+from sun_sglang.router.serving.delivery.rewriting import Rewriter, make_rewriter, needs_rewriting, rewrite_whole
+from sun_sglang.router.serving.delivery.translated_answer import new_stream, translated_whole
 
 _JSON = {"Content-Type": "application/json"}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sun_sglang.contracts.tasks_report import PoolReport, TaskReport, TasksReport, UnprovenPath
-from sun_sglang.router.api.merging import merge_metrics, merge_tasks
+from sun_sglang.router.api.siblings.merging import merge_metrics, merge_tasks
 
 
 def tasks_report(ready: bool, in_flight: int, unproven: tuple[UnprovenPath, ...] = ()) -> TasksReport:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sun_sglang.router.api.tasks_page import TasksPage
+from sun_sglang.router.api.endpoints.tasks_page import TasksPage
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.worker_paths import WorkerPath
 from tests.unit.router.registries import admit_all, prove_all, shared_pools

@@ -9,9 +9,9 @@ from urllib.parse import urlencode
 
 from aiohttp import web
 
-from sun_sglang.router.api.generation import Draining
+from sun_sglang.router.api.endpoints.generation import Draining
 from sun_sglang.router.api.responses import json_response
-from sun_sglang.router.api.sibling_processes import SIBLING_HEADER, SiblingProcesses
+from sun_sglang.router.api.siblings.sibling_processes import SIBLING_HEADER, SiblingProcesses
 from sun_sglang.router.auth.access import AccessControl
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.workers.registry import Registry

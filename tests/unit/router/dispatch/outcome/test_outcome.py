@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sun_sglang.router.dispatch.outcome import AttemptFailed, Relay, Serve, Wait, awaited_leg, deadline_passed, decide
+from sun_sglang.router.dispatch.outcome.decision import (
+    AttemptFailed,
+    Relay,
+    Serve,
+    Wait,
+    awaited_leg,
+    deadline_passed,
+    decide,
+)
 from sun_sglang.router.transport.messages import LegFailure, LegResponse, LegResult
 
 OK = LegResponse(200, b'{"text":"x","meta_info":{"finish_reason":{"type":"length"}}}')

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TypeAlias, TypeGuard
 
-from sun_sglang.router.dispatch.legs import Leg
-from sun_sglang.router.dispatch.worker_refusal import refusal, refusal_of
+from sun_sglang.router.dispatch.legs.leg_bodies import Leg
+from sun_sglang.router.dispatch.outcome.worker_refusal import refusal, refusal_of
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.protocol.sse import EventFramer, event_data
 from sun_sglang.router.protocol.worker_replies import error_code, error_message, find_abort

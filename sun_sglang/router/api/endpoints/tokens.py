@@ -18,8 +18,8 @@ from sun_sglang.router.protocol.fields.value_types import FLAG
 from sun_sglang.router.protocol.messages.request import MessageTranslation
 from sun_sglang.router.protocol.request import Endpoint, Request, Translate, choose_task, parse_request
 from sun_sglang.router.protocol.translation.reading import checked, invalid, parse_object
+from sun_sglang.router.serving.admission.tokenizer_client import TokenizerClient
 from sun_sglang.router.serving.service import TASK_HEADER
-from sun_sglang.router.serving.tokenizer_client import TokenizerClient
 from sun_sglang.router.workers.registry import Registry
 
 # what a chat template needs of a chat completion

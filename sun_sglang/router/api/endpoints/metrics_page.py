@@ -9,10 +9,10 @@ from aiohttp import web
 from prometheus_client import generate_latest
 
 from sun_sglang.router.api.connections.connection_manager import ConnectionManager
-from sun_sglang.router.api.merging import merge_metrics
-from sun_sglang.router.api.sibling_processes import SiblingProcesses
+from sun_sglang.router.api.siblings.merging import merge_metrics
+from sun_sglang.router.api.siblings.sibling_processes import SiblingProcesses
 from sun_sglang.router.dispatch.dispatcher import Dispatcher
-from sun_sglang.router.dispatch.legs import LEGS
+from sun_sglang.router.dispatch.legs.leg_bodies import LEGS
 from sun_sglang.router.observability.metrics import Metrics
 from sun_sglang.router.serving.in_flight import InFlight
 from sun_sglang.router.workers.registry import Registry

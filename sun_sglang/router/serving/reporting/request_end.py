@@ -10,7 +10,7 @@ from sun_sglang.router.observability.log import Log
 from sun_sglang.router.observability.metrics import Metrics
 from sun_sglang.router.observability.request_id import current_request_id
 from sun_sglang.router.protocol.request import Endpoint
-from sun_sglang.router.serving.tracing import EndedRequest, Tracing
+from sun_sglang.router.serving.reporting.tracing import EndedRequest, Tracing
 
 _FAILURES = frozenset({"failed", "unavailable", "overdue"})
 

@@ -11,8 +11,8 @@ import orjson
 
 from sun_sglang.contracts.token_count import TOKEN_COUNT_PATH
 from sun_sglang.router.deadlines import Deadlines
-from sun_sglang.router.dispatch.pair_request import worker_model
-from sun_sglang.router.dispatch.worker_refusal import refusal_of
+from sun_sglang.router.dispatch.legs.pair_request import worker_model
+from sun_sglang.router.dispatch.outcome.worker_refusal import refusal_of
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.protocol.fields.value_types import INT32_MAX
 from sun_sglang.router.protocol.worker_replies import count_at, parse_json
@@ -27,7 +27,7 @@ class TokenizerClient:
     """Sends requests to the prefill workers of tasks, one at a time to each worker.
 
     SGLang tokenizes on the event loop of its server. A caller bounds the length of a prompt
-    (`serving/length_check.py`), and other requests get their turn between two prompts.
+    (`serving/admission/length_check.py`), and other requests get their turn between two prompts.
 
     Args:
         session: sends the requests.

@@ -16,13 +16,13 @@ from sun_sglang.contracts.tasks_report import (
     UnprovenPath,
     WorkerReport,
 )
-from sun_sglang.router.api.generation import Draining
-from sun_sglang.router.api.merging import merge_tasks
+from sun_sglang.router.api.endpoints.generation import Draining
 from sun_sglang.router.api.responses import json_response
-from sun_sglang.router.api.sibling_processes import SiblingProcesses
-from sun_sglang.router.dispatch.cache_namespace import cache_namespace
+from sun_sglang.router.api.siblings.merging import merge_tasks
+from sun_sglang.router.api.siblings.sibling_processes import SiblingProcesses
+from sun_sglang.router.dispatch.legs.cache_namespace import cache_namespace
 from sun_sglang.router.health.path_prover import PathProver
-from sun_sglang.router.serving.admission import AdmissionQueue
+from sun_sglang.router.serving.admission.admission_queue import AdmissionQueue
 from sun_sglang.router.serving.in_flight import InFlight
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.worker import Worker

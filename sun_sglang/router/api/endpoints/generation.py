@@ -7,7 +7,7 @@ import asyncio
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from sun_sglang.router.api.sibling_processes import SiblingProcesses
+from sun_sglang.router.api.siblings.sibling_processes import SiblingProcesses
 from sun_sglang.router.auth.access import current_key, require_admin
 from sun_sglang.router.auth.browser_guard import require_json
 from sun_sglang.router.dispatch.dispatcher import Dispatcher

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from sun_sglang.router.dispatch.pair_request import PairRequest, worker_model
+from sun_sglang.router.dispatch.legs.pair_request import PairRequest, worker_model
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.protocol.fan_out import RESULT_FIELD
 from sun_sglang.router.protocol.logprobs import PrefillLogprobs, StreamedLogprobs

@@ -8,14 +8,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from sun_sglang.router.dispatch.attempt import Ticket
+from sun_sglang.router.dispatch.outcome.worker_refusal import event_error
 from sun_sglang.router.dispatch.pair_response import PairResponse, StreamBrokenError
-from sun_sglang.router.dispatch.worker_refusal import event_error
 from sun_sglang.router.errors import ApiError, internal_error
 from sun_sglang.router.protocol.fan_out import RESULT_FIELD, merge_usage, reindex
 from sun_sglang.router.protocol.request import Endpoint, Request
 from sun_sglang.router.protocol.sse import DONE, DONE_DATA, EventFramer, EventKind, event, event_data, event_kind
 from sun_sglang.router.protocol.worker_replies import BadReplyError, TokenCounts, parse_result, token_counts
-from sun_sglang.router.serving.rewriting import Rewriter
+from sun_sglang.router.serving.delivery.rewriting import Rewriter
 
 # Bytes of events that may wait for a slow client. Beyond them nothing is read from the workers.
 _BACKLOG = 1 << 18

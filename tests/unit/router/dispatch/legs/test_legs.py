@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sun_sglang.router.dispatch.cache_namespace import cache_namespace
-from sun_sglang.router.dispatch.legs import leg_bodies, new_leg_ids
-from sun_sglang.router.dispatch.pair_request import make_pair_requests, worker_model
+from sun_sglang.router.dispatch.legs.cache_namespace import cache_namespace
+from sun_sglang.router.dispatch.legs.leg_bodies import leg_bodies, new_leg_ids
+from sun_sglang.router.dispatch.legs.pair_request import make_pair_requests, worker_model
 from sun_sglang.router.observability.request_id import RandomBytes
 from sun_sglang.router.protocol.fan_out import split_request
 from sun_sglang.router.protocol.request import Endpoint, parse_request
