@@ -5,8 +5,9 @@ hook, and `require_applied` refuses a process without one.
 
 How to add a hook:
 
-1. Add a file with a module docstring that states the change and its reason, the hook function, and a `Patch`
-   (`patch.py`): the target, its parameters on each SGLang version, the kind of hook, what the hook does on each
+1. Add a file to `cache/` (what a worker keeps), `transfer/` (KV on its way between workers), `processes/` (a worker's
+   own processes), or here. It has a module docstring that states the change and its reason, the hook function, and a
+   `Patch` (`patch.py`): the target, its parameters on each SGLang version, the kind of hook, what the hook does on each
    version, and when the file can be removed.
 2. Add the `Patch` to `ALL` below.
 3. Add every name of SGLang that the hook calls, reads or sets to `USES` in `engine_names.py`.
@@ -23,21 +24,11 @@ from collections.abc import Iterable
 
 from sun_sglang.contracts.worker_card import PatchReport
 from sun_sglang.errors import PatchError
-from sun_sglang.patches import (
-    few_grammars,
-    first_ids_row,
-    fork_schedulers,
-    host_indices,
-    idle_controller,
-    keyed_transfer,
-    nixl_dram,
-    paged_alloc_cpu,
-    prefill_hits,
-    prompt_only_cache,
-    report_patches,
-    worker_key,
-)
+from sun_sglang.patches import report_patches, worker_key
+from sun_sglang.patches.cache import few_grammars, paged_alloc_cpu, prefill_hits, prompt_only_cache
 from sun_sglang.patches.patch import Patch
+from sun_sglang.patches.processes import fork_schedulers, idle_controller
+from sun_sglang.patches.transfer import first_ids_row, host_indices, keyed_transfer, nixl_dram
 from sun_sglang.patches.versions import installed_version, require_plugin_selected, require_supported
 
 ALL: tuple[Patch, ...] = (

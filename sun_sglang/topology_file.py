@@ -11,8 +11,8 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from sun_sglang.errors import TopologyError, UserError
+from sun_sglang.files.local_path import STARTS, local_path
 from sun_sglang.http_application import OTHER_SERVER_FLAGS
-from sun_sglang.local_path import STARTS, local_path
 from sun_sglang.strict import YamlError, first_invalid, listed, parse_yaml
 from sun_sglang.topology import Emulation, EngineFlags, Router, Topology
 

@@ -27,7 +27,7 @@ from sun_sglang.bench.report import RESULTS, Run, median_table, new_report, writ
 from sun_sglang.launch.places.local.place import LocalPlace
 from sun_sglang.launch.places.local.start_methods import StartMethodName
 from sun_sglang.launch.places.place import Running, needs_of
-from sun_sglang.launch.planning.flag_schema import load_flag_schema
+from sun_sglang.launch.planning.flags.flag_schema import load_flag_schema
 from sun_sglang.launch.planning.hardware.machine import detect_machine
 from sun_sglang.launch.planning.plan import LaunchPlan
 from sun_sglang.launch.planning.planner import make_plan

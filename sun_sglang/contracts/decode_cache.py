@@ -1,7 +1,8 @@
 """The decode cache of prompts, and the SGLang flags that keep the KV of answers outside of it.
 
 The launcher selects the cache (`launch/planning/decode_cache/`), a hook registers it in SGLang
-(`patches/prompt_only_cache.py`), and the worker card reports whether a worker keeps answers (`worker/card_page.py`).
+(`patches/cache/prompt_only_cache.py`), and the worker card reports whether a worker keeps answers
+(`worker/card_page.py`).
 """
 
 from __future__ import annotations

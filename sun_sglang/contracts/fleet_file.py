@@ -17,7 +17,7 @@ from pydantic import Field, StringConstraints, ValidationError, field_validator,
 
 from sun_sglang.contracts.worker_key import bearer
 from sun_sglang.errors import UserError
-from sun_sglang.private_file import write_private
+from sun_sglang.files.private_file import write_private
 from sun_sglang.strict import Strict, first_invalid
 from sun_sglang.topology import PoolName, Role, Router, Task, TaskName
 

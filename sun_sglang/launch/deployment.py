@@ -16,7 +16,7 @@ from sun_sglang.launch.places.local.place import LocalPlace
 from sun_sglang.launch.places.local.router import start_router
 from sun_sglang.launch.places.local.start_methods import StartMethodName, choose_start
 from sun_sglang.launch.places.place import Place
-from sun_sglang.launch.planning.flag_schema import load_flag_schema
+from sun_sglang.launch.planning.flags.flag_schema import load_flag_schema
 from sun_sglang.launch.planning.plan import LaunchPlan
 from sun_sglang.launch.planning.planner import make_plan
 from sun_sglang.launch.planning.preflight import PreflightReport, preflight, require_router_port

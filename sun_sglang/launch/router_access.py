@@ -13,8 +13,8 @@ import aiohttp
 
 from sun_sglang.contracts.fleet_file import FLEET_FILE
 from sun_sglang.contracts.worker_key import bearer
+from sun_sglang.files.private_file import write_private
 from sun_sglang.launch.planning.plan import ADMIN_KEY, WORKER_KEY
-from sun_sglang.private_file import write_private
 
 _CERT_END = "-----END CERTIFICATE-----"
 

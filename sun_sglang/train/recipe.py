@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 
 from sun_sglang.contracts.scheme import SCHEMES, Scheme, SchemeName, Side
 from sun_sglang.errors import RecipeError, UserError
-from sun_sglang.local_path import STARTS, local_path
+from sun_sglang.files.local_path import STARTS, local_path
 
 # the loader that refuses a key given twice, and the strict model, are the topology file's
 from sun_sglang.strict import Strict, YamlError, first_invalid, parse_yaml

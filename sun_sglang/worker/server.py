@@ -22,8 +22,8 @@ from sun_sglang.contracts.worker_card import WORKER_CARD_PATH
 from sun_sglang.contracts.worker_key import read_key
 from sun_sglang.cpu import has_gpu, prepare_cpu_engine
 from sun_sglang.errors import END_MARK, EXIT_REFUSED, PatchError, SunError
+from sun_sglang.files.user_cache import engine_caches
 from sun_sglang.http_application import require_http_application
-from sun_sglang.user_cache import engine_caches
 from sun_sglang.worker.card_page import CardPage, WeightUpdateMiddleware
 from sun_sglang.worker.key_middleware import WorkerKeyMiddleware
 from sun_sglang.worker.prompt_counter import PromptCounter

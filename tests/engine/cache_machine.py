@@ -22,7 +22,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from sun_sglang.patches.prompt_only_cache import build
+from sun_sglang.patches.cache.prompt_only_cache import build
 from tests.engine.cache_contents import Content
 from tests.engine.cache_pools import Kind
 from tests.engine.cache_worker import CacheWorker

@@ -14,7 +14,7 @@ ASK = """
 import json
 from sun_sglang.worker.server import prepare_process
 prepare_process()
-from sun_sglang.launch.planning.speculative import speculative_with_cache
+from sun_sglang.launch.planning.flags.speculative import speculative_with_cache
 print(json.dumps(speculative_with_cache()))
 """
 

@@ -13,7 +13,7 @@ from sun_sglang.bench.gpu_check.errors import require
 from sun_sglang.bench.gpu_check.models.reference import AnswerChecker, Reference
 from sun_sglang.bench.gpu_check.stage import Stage
 from sun_sglang.bench.gpu_check.stages.exactness import random_prompt
-from sun_sglang.patches.prefill_hits import DECODE_HITS_KEY
+from sun_sglang.patches.cache.prefill_hits import DECODE_HITS_KEY
 
 # prompt, answer and new text of a turn, in tokens: prompt and answer together pass a page that the prompt does not fill
 _PROMPT, _ANSWER, _TURN = 2 * PAGE - 8, 24, 10
@@ -95,7 +95,7 @@ async def _cached(client: Client, task: str, prompt: list[int]) -> int:
 
 
 def decode_hits(reply: Mapping[str, Any]) -> int:
-    """Return how many prompt tokens the decode worker found in its cache (`patches/prefill_hits.py`)."""
+    """Return how many prompt tokens the decode worker found in its cache (`patches/cache/prefill_hits.py`)."""
     return int((reply["meta_info"]["cached_tokens_details"] or {}).get(DECODE_HITS_KEY, 0))
 
 

@@ -18,8 +18,8 @@ from typing import Any
 
 from pydantic import Field
 
+from sun_sglang.files.user_cache import read_cached, write_cached
 from sun_sglang.strict import Strict
-from sun_sglang.user_cache import read_cached, write_cached
 
 _MARK = "sun-tensors:"
 # of the cached file; raise it when `NeededTensors` or its computation changes

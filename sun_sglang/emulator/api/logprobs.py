@@ -42,7 +42,7 @@ def generate_columns(generation: Generation) -> dict[str, Any]:
             [_entry(t, i, with_text=options.with_text) for t in options.ids] for i, _ in enumerate(generation.tokens)
         ]
         if generation.first_token_transferred and rows:
-            # a KV transfer does not carry the values of the first token (`patches/first_ids_row.py`)
+            # a KV transfer does not carry the values of the first token (`patches/transfer/first_ids_row.py`)
             rows[0] = None
         columns["input_token_ids_logprobs"] = []
         columns["output_token_ids_logprobs"] = rows

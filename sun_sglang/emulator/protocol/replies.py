@@ -254,7 +254,7 @@ def _cache_details(progress: Progress) -> dict[str, int] | None:
     cached, reused = progress.cached_tokens, progress.reused_tokens
     if not (cached or reused):
         return None
-    # the entry `decode` is of `patches/prefill_hits.py`
+    # the entry `decode` is of `patches/cache/prefill_hits.py`
     return {"device": cached, "host": 0, **({"decode": reused} if reused else _NOTHING)}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sun_sglang.launch.places.place import Address
-from sun_sglang.launch.planning.engine_flags import to_argv
+from sun_sglang.launch.planning.flags.engine_flags import to_argv
 from sun_sglang.launch.planning.plan import WorkerPlan
 from sun_sglang.router.auth.api_keys import ENVIRONMENT
 from sun_sglang.strict import Strict

@@ -8,9 +8,9 @@ from typing import Any
 
 from sun_sglang.contracts.fleet_file import FLEET_FILE, Fleet, FleetPool
 from sun_sglang.launch.planning.decode_cache.choice import cache_notes
-from sun_sglang.launch.planning.engine_defaults import worker_flags
-from sun_sglang.launch.planning.engine_flags import to_argv
-from sun_sglang.launch.planning.flag_schema import FlagSchema
+from sun_sglang.launch.planning.flags.engine_defaults import worker_flags
+from sun_sglang.launch.planning.flags.engine_flags import to_argv
+from sun_sglang.launch.planning.flags.flag_schema import FlagSchema
 from sun_sglang.launch.planning.gpu_assignment import assign_gpus
 from sun_sglang.launch.planning.hardware.gpu_inventory import DEVICE_ORDER, VISIBLE_DEVICES, Gpu
 from sun_sglang.launch.planning.hardware.machine import Machine

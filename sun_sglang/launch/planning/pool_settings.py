@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sun_sglang.launch.planning.engine_flags import canonical_flags, canonical_name
+from sun_sglang.launch.planning.flags.engine_flags import canonical_flags, canonical_name
 from sun_sglang.topology import Emulation, EngineFlags, Role, Topology
 
 

@@ -13,8 +13,8 @@ from sun_sglang.contracts.kv_compatibility import require_same
 from sun_sglang.contracts.module_file import read_served_module
 from sun_sglang.errors import CheckpointError, IdentityError, TopologyError
 from sun_sglang.launch.planning.decode_cache.answer_stores import require_bounded
-from sun_sglang.launch.planning.engine_flags import check_flags
-from sun_sglang.launch.planning.flag_schema import FlagSchema
+from sun_sglang.launch.planning.flags.engine_flags import check_flags
+from sun_sglang.launch.planning.flags.flag_schema import FlagSchema
 from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.pool_settings import PoolSettings
 from sun_sglang.launch.planning.pools import Checkpoint, Pools, resolve_pools

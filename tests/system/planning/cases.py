@@ -16,7 +16,7 @@ import yaml
 
 from sun_sglang.bench.gpu_check.models.quantize import FOUR_BIT
 from sun_sglang.launch.places.local.place import example_commands
-from sun_sglang.launch.planning.flag_schema import FlagSchema
+from sun_sglang.launch.planning.flags.flag_schema import FlagSchema
 from sun_sglang.launch.planning.hardware.machine import detect_machine
 from sun_sglang.launch.planning.plan import LaunchPlan
 from sun_sglang.launch.planning.planner import make_plan

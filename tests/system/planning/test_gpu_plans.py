@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sun_sglang.contracts.decode_cache import PROMPT_ONLY_BACKEND
-from sun_sglang.launch.planning.flag_schema import load_flag_schema
+from sun_sglang.launch.planning.flags.flag_schema import load_flag_schema
 from tests.system.planning.cases import CASES, MODELS, make, workers
 from tests.system.planning.faked_gpu import GPUS, install_nvidia_smi
 from tests.system.planning.resolve import MARK

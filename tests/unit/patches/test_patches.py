@@ -18,12 +18,11 @@ from sun_sglang import patches
 from sun_sglang.contracts.decode_cache import ANSWER_STORE_FLAGS, PROMPT_ONLY_BACKEND
 from sun_sglang.contracts.worker_card import PatchReport
 from sun_sglang.errors import END_MARK, EXIT_REFUSED, LaunchError, PatchError, SunError
-from sun_sglang.patches import prompt_only_cache
-from sun_sglang.patches.few_grammars import MAX_GRAMMARS, compile_without_cache, drop_oldest
-from sun_sglang.patches.first_ids_row import append_empty_row
-from sun_sglang.patches.idle_controller import WAIT_MS, wait_for_messages
+from sun_sglang.patches.cache import prompt_only_cache
+from sun_sglang.patches.cache.few_grammars import MAX_GRAMMARS, compile_without_cache, drop_oldest
+from sun_sglang.patches.cache.prefill_hits import add_decode_hits, count_prefill_hits
 from sun_sglang.patches.patch import Patch
-from sun_sglang.patches.prefill_hits import add_decode_hits, count_prefill_hits
+from sun_sglang.patches.processes.idle_controller import WAIT_MS, wait_for_messages
 from sun_sglang.patches.report_patches import (
     PROOF_FILE_VARIABLE,
     Proof,
@@ -33,6 +32,7 @@ from sun_sglang.patches.report_patches import (
     leave_proof,
     scheduler_proofs,
 )
+from sun_sglang.patches.transfer.first_ids_row import append_empty_row
 from sun_sglang.patches.versions import PLUGIN, installed_version, require_plugin_selected, require_supported
 from sun_sglang.sglang_versions import SUPPORTED_VERSIONS
 from sun_sglang.worker.card_page import keeps_answers

@@ -136,7 +136,7 @@ def require_no_device() -> None:
     Raises:
         PatchError: names the device or the threads.
     """
-    from sun_sglang.patches.fork_schedulers import require_forkable
+    from sun_sglang.patches.processes.fork_schedulers import require_forkable
 
     require_forkable()
     opened = [str(f.readlink()) for f in Path("/proc/self/fd").iterdir() if f.is_symlink() and f.exists()]
@@ -212,7 +212,7 @@ def share_metrics() -> None:
 
 def main() -> None:
     """Run `python -m sun_sglang.launch.places.local.fork_server`."""
-    from sun_sglang.patches.fork_schedulers import FORK_VARIABLE
+    from sun_sglang.patches.processes.fork_schedulers import FORK_VARIABLE
 
     # the launcher handles the terminal's Ctrl-C for all of its processes
     signal.signal(signal.SIGINT, signal.SIG_IGN)

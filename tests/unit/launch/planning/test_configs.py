@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from sun_sglang.errors import IdentityError
-from sun_sglang.launch.planning.engine_flags import check_flags
-from sun_sglang.launch.planning.flag_schema import load_flag_schema
+from sun_sglang.launch.planning.flags.engine_flags import check_flags
+from sun_sglang.launch.planning.flags.flag_schema import load_flag_schema
 from sun_sglang.launch.planning.hardware.gpu_inventory import Gpu
 from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.planner import make_plan

@@ -12,7 +12,7 @@ from sun_sglang.contracts.worker_card import Identity
 from sun_sglang.errors import TopologyError, UserError
 from sun_sglang.launch.places.command import command_at
 from sun_sglang.launch.places.place import Address
-from sun_sglang.launch.planning.flag_schema import FlagSchema
+from sun_sglang.launch.planning.flags.flag_schema import FlagSchema
 from sun_sglang.launch.planning.hardware.gpu_inventory import Gpu
 from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.hardware.rdma import RdmaDevice
@@ -628,7 +628,7 @@ def test_cpu_kv_tokens_of_8_bit_kv_are_four_times_those_of_float32() -> None:
 
 
 def test_sglang_itself_accepts_every_argument() -> None:
-    from sun_sglang.launch.planning.flag_schema import load_flag_schema
+    from sun_sglang.launch.planning.flags.flag_schema import load_flag_schema
 
     schema = load_flag_schema()
     if schema is None:

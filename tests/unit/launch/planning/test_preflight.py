@@ -8,7 +8,7 @@ import pytest
 from sun_sglang.checkpoint.identity import read_identity
 from sun_sglang.contracts.decode_cache import ANSWER_STORE_FLAGS
 from sun_sglang.errors import CheckpointError, IdentityError, TopologyError, UserError
-from sun_sglang.launch.planning.flag_schema import Flag, FlagSchema
+from sun_sglang.launch.planning.flags.flag_schema import Flag, FlagSchema
 from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.preflight import preflight, require_router_port
 from sun_sglang.patches.versions import ANY_VERSION_VARIABLE, installed_version

@@ -8,7 +8,7 @@ from typing import get_args
 import pytest
 
 from sun_sglang.errors import TopologyError
-from sun_sglang.launch.planning.engine_flags import to_argv
+from sun_sglang.launch.planning.flags.engine_flags import to_argv
 from sun_sglang.launch.planning.hardware.gpu_inventory import Gpu
 from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.planner import make_plan

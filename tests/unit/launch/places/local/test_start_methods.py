@@ -20,8 +20,8 @@ from sun_sglang.launch.places.local.ports import free_ports
 from sun_sglang.launch.places.local.start_methods import ForkOrPlainStart, StartMethodName, choose_start
 from sun_sglang.launch.places.place import Address
 from sun_sglang.launch.planning.plan import WorkerPlan
-from sun_sglang.patches import fork_schedulers
-from sun_sglang.patches.fork_schedulers import FORK_VARIABLE, choose_fork, choose_spawn, inactive_reason
+from sun_sglang.patches.processes import fork_schedulers
+from sun_sglang.patches.processes.fork_schedulers import FORK_VARIABLE, choose_fork, choose_spawn, inactive_reason
 
 
 @pytest.fixture

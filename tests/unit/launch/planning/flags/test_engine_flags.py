@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sun_sglang.errors import TopologyError
-from sun_sglang.launch.planning.engine_flags import canonical_flags, check_flags, to_argv
-from sun_sglang.launch.planning.flag_schema import FlagSchema, load_flag_schema, schema_of
+from sun_sglang.launch.planning.flags.engine_flags import canonical_flags, check_flags, to_argv
+from sun_sglang.launch.planning.flags.flag_schema import FlagSchema, load_flag_schema, schema_of
 from sun_sglang.topology_file import parse_topology
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from sun_sglang.errors import UserError
+from sun_sglang.files.user_cache import cache_directory, engine_caches, read_cached, write_cached
 from sun_sglang.strict import Strict
-from sun_sglang.user_cache import cache_directory, engine_caches, read_cached, write_cached
 
 
 class Fact(Strict):

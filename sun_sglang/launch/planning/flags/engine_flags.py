@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sun_sglang.errors import TopologyError
-from sun_sglang.launch.planning.flag_schema import Flag, FlagSchema
+from sun_sglang.launch.planning.flags.flag_schema import Flag, FlagSchema
 from sun_sglang.topology import Topology
 
 # other spellings of the flags that the planner reads

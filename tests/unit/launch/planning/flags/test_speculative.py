@@ -2,7 +2,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from sun_sglang.launch.planning.speculative import unaffected_by_cache
+from sun_sglang.launch.planning.flags.speculative import unaffected_by_cache
 
 CACHE = "--disaggregation-decode-enable-radix-cache"
 

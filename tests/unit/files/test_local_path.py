@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from sun_sglang.errors import TopologyError, UserError
-from sun_sglang.local_path import local_path
+from sun_sglang.files.local_path import local_path
 from sun_sglang.topology_file import load_topology
 
 

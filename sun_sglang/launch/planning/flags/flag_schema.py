@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Literal
 
 from sun_sglang.errors import LaunchError
+from sun_sglang.files.user_cache import engine_caches, read_cached, write_cached
 from sun_sglang.strict import Strict
-from sun_sglang.user_cache import engine_caches, read_cached, write_cached
 
 Kind = Literal["switch", "on_off", "value", "list"]
 _MARK = "sun-flags:"
@@ -125,7 +125,7 @@ def _cache_name(source: Path) -> str:
 
 def _ask_sglang() -> FlagSchema:
     done = subprocess.run(
-        [sys.executable, "-c", "from sun_sglang.launch.planning.flag_schema import print_schema; print_schema()"],
+        [sys.executable, "-c", "from sun_sglang.launch.planning.flags.flag_schema import print_schema; print_schema()"],
         capture_output=True,
         text=True,
         check=False,
@@ -149,7 +149,7 @@ def print_schema() -> None:
     prepare_process()
     from sglang.srt.server_args import ServerArgs
 
-    from sun_sglang.launch.planning.speculative import speculative_with_cache
+    from sun_sglang.launch.planning.flags.speculative import speculative_with_cache
 
     parser = argparse.ArgumentParser()
     ServerArgs.add_cli_args(parser)
