@@ -1,0 +1,97 @@
+"""Send a request, read its stream, and fill in its record."""
+
+from __future__ import annotations
+
+import errno
+
+import aiohttp
+import orjson
+
+from sun_sglang.bench.load.client.clock import Clock
+from sun_sglang.bench.load.client.endpoint import Endpoint, Prepared
+from sun_sglang.bench.load.client.event_reader import EventReader, error_text, shortened
+from sun_sglang.bench.load.client.record import Failure, RequestRecord
+
+_MOST_ERROR_BYTES = 1 << 16
+
+
+class Sender:
+    """Sends requests to one endpoint and keeps a record of each.
+
+    Args:
+        session: the session of the endpoint.
+        endpoint: where requests go.
+        clock: the clock of the run.
+
+    Attributes:
+        records: a record of each request, in the order of sending.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession, endpoint: Endpoint, clock: Clock) -> None:
+        self.records: list[RequestRecord] = []
+        self._session = session
+        self._url = endpoint.url
+        self._clock = clock
+
+    async def send(self, prepared: Prepared) -> RequestRecord:
+        """Send a request and return its record when its answer has ended. A failure is in the record, not raised."""
+        request = prepared.request
+        record = RequestRecord(request.index, request.task, request.output_tokens, request.due, sent=self._clock.now())
+        self.records.append(record)
+        try:
+            record.failure = await self._exchange(prepared, record)
+        except TimeoutError:
+            record.failure = Failure("timeout", f"no end after {self._session.timeout.total:g} s")
+        except (aiohttp.ClientError, OSError) as e:
+            record.failure = _connection_failure(e)
+        record.ended = self._clock.now()
+        return record
+
+    async def _exchange(self, prepared: Prepared, record: RequestRecord) -> Failure | None:
+        url = self._url + prepared.path
+        async with self._session.post(url, data=prepared.body, allow_redirects=False) as reply:
+            if reply.status != 200:
+                return await _refusal(reply)
+            return await self._read(reply, record)
+
+    async def _read(self, reply: aiohttp.ClientResponse, record: RequestRecord) -> Failure | None:
+        reader, now = EventReader(), self._clock.now
+        async for data in reply.content.iter_any():
+            if new := reader.feed(data):
+                at = now()
+                if record.first is None:
+                    record.first = at
+                record.last = at
+                record.arrivals.append(at)
+                record.arrived.append(new)
+                record.output_tokens = reader.tokens
+            if reader.failure is not None:
+                return reader.failure
+        _count(reader, record)
+        return reader.end(record.wanted_tokens)
+
+
+def _count(reader: EventReader, record: RequestRecord) -> None:
+    """Fill in the server's counts; a value of another type counts as absent."""
+    usage = reader.usage() or {}
+    details = usage.get("prompt_tokens_details")
+    prompt, made = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    record.prompt_tokens = prompt if isinstance(prompt, int) else 0
+    record.cached_tokens = cached if isinstance(cached, int) else None
+    record.output_tokens = made if isinstance(made, int) else record.output_tokens
+
+
+async def _refusal(reply: aiohttp.ClientResponse) -> Failure:
+    body = await reply.content.read(_MOST_ERROR_BYTES)
+    try:
+        text = error_text(orjson.loads(body))
+    except orjson.JSONDecodeError:
+        text = shortened(body.decode(errors="replace"))
+    return Failure(f"http_{reply.status}", text or reply.reason or "no reason given")
+
+
+def _connection_failure(error: Exception) -> Failure:
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return Failure("open_files", "this machine allows no more open files: send less at once (`--concurrency`)")
+    return Failure("connection", shortened(str(error)) or type(error).__name__)

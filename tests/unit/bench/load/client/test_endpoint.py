@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import pytest
+
+from sun_sglang.bench.load.client.endpoint import Endpoint, base_url
+from sun_sglang.bench.load.errors import BenchError
+
+
+@pytest.mark.parametrize("url", ["http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/"])
+def test_base_url_with_or_without_version_is_the_same(url: str) -> None:
+    assert base_url(url) == "http://h:1"
+
+
+def test_base_url_with_a_path_keeps_it() -> None:
+    assert base_url("https://h/gateway/v1") == "https://h/gateway"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "h:1", "ftp://h", "http://", "http://h:99999", "http://h:0", "http://u:secret@h", "http://h\n", "http://h?x"],
+)
+def test_base_url_of_no_server_is_refused(url: str) -> None:
+    with pytest.raises(BenchError, match=r"--url: .*http://HOST:PORT"):
+        base_url(url)
+
+
+def test_endpoint_text_shows_no_key() -> None:
+    assert "secret" not in repr(Endpoint("http://h", {"Authorization": "Bearer secret"}))
