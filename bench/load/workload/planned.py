@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, overload
 
@@ -59,7 +59,14 @@ class PromptSource(Protocol):
 
 
 class PlannedRow(NamedTuple):
-    """A request without its prompt. `task` is a position in the plan's tasks, `input_tokens` the wished length."""
+    """A request without its prompt.
+
+    Attributes:
+        due: seconds after the start.
+        task: position in the plan's tasks.
+        input_tokens: length of the prompt; 0 for a prompt of a dataset, which has the length that it has.
+        output_tokens: tokens to generate.
+    """
 
     due: float
     task: int
@@ -80,7 +87,7 @@ class Plan(Sequence[PlannedRequest]):
     def __init__(
         self,
         tasks: Sequence[str],
-        rows: Iterator[PlannedRow],
+        rows: Iterable[PlannedRow],
         source: PromptSource,
         origin: Mapping[str, Any] | None = None,
     ) -> None:
