@@ -47,17 +47,24 @@ def _split(value: str, tasks: Sequence[str]) -> tuple[str | None, Path]:
     for task in sorted(tasks, key=len, reverse=True):
         if value.startswith(f"{task}="):
             return task, Path(value[len(task) + 1 :])
-    if "=" in value and not Path(value).exists():
-        task = value.partition("=")[0]
+    task, equals, _ = value.partition("=")
+    if equals and task and "/" not in task and not _exists(Path(value)):
         raise FlagError("input_file", f"`{value}` names an unknown task `{task}`; tasks: {', '.join(tasks)}")
     return None, Path(value)
+
+
+def _exists(file: Path) -> bool:
+    try:
+        return file.exists()
+    except OSError:  # the name is too long
+        return False
 
 
 def _read(file: Path, kind: str | None, block_size: int) -> Dataset | Trace:
     try:
         content = file.read_bytes()
-    except OSError as e:
-        raise FileError(file, None, f"cannot be read: {e.strerror}") from e
+    except (OSError, ValueError) as e:  # ValueError: the name has a NUL
+        raise FileError(file, None, f"cannot be read: {e.strerror if isinstance(e, OSError) else e}") from e
     parsers: dict[str, Callable[[], Dataset | Trace]] = {
         "sharegpt": lambda: parse_sharegpt(file, content),
         "single_turn": lambda: parse_jsonl(file, content),
