@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from sun_sglang.contracts.scheme import SCHEMES, Scheme, SchemeName, Side
+from sun_sglang.contracts.template_variables import RESERVED_VARIABLES
 from sun_sglang.errors import RecipeError, UserError
 from sun_sglang.files.local_path import STARTS, local_path
 
@@ -21,26 +22,6 @@ from sun_sglang.files.local_path import STARTS, local_path
 from sun_sglang.strict import Strict, YamlError, first_invalid, parse_yaml
 
 Rate = Annotated[float, Field(gt=0, le=1)]
-# arguments of `apply_chat_template` that are no variables of a template
-_RESERVED = frozenset(
-    {
-        "add_generation_prompt",
-        "chat_template",
-        "continue_final_message",
-        "conversation",
-        "documents",
-        "max_length",
-        "messages",
-        "padding",
-        "return_assistant_tokens_mask",
-        "return_dict",
-        "return_tensors",
-        "tokenize",
-        "tokenizer_kwargs",
-        "tools",
-        "truncation",
-    }
-)
 _PATHS = ("file", "validation_file", "chat_template", "output")
 _MODELS = ("base", "decoder")
 
@@ -271,7 +252,7 @@ def _check(recipe: Recipe) -> None:
         raise RecipeError("data.system: is only for `prompt`, because chat messages contain their own; remove it")
     if data.turns == "all" and data.response is not None:
         raise RecipeError("data.turns: `all` is only for chat messages that contain their answers; remove it")
-    reserved = sorted(_RESERVED & recipe.chat_template_kwargs.keys())
+    reserved = sorted(recipe.chat_template_kwargs.keys() & set(RESERVED_VARIABLES))
     if reserved:
         raise RecipeError(f"chat_template_kwargs.{reserved[0]}: is set by training itself; remove it")
     scheme = recipe.tuning_scheme

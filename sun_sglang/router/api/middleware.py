@@ -145,7 +145,7 @@ class Middleware:
 
 def _error_response(request: web.Request, error: ApiError) -> web.Response:
     response = error_response(error)
-    if request.path.startswith(MESSAGES_PATH):
+    if f"{request.path}/".startswith(MESSAGES_PATH + "/"):
         response.body = error_body(error.status, error.as_json(), current_request_id.get())
     return response
 

@@ -120,6 +120,7 @@ def test_a_recipe_adds_to_what_it_extends(tmp_path: Path) -> None:
         ({"data": {"prompt": None}}, "data.response: is only beside `messages` or `prompt`"),
         ({"data": {"tools": 3}}, "data.tools"),
         ({"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs.tokenize: is set by training itself"),
+        ({"chat_template_kwargs": {"self": 1}}, "chat_template_kwargs.self: is set by training itself"),
         ({"data": {"prompt": None, "messages": "m", "system": "s"}}, "data.system: is only for `prompt`"),
         ({"scheme": "full", "first_token": "decode"}, "first_token: under `full`"),
         ({"scheme": "full", "decoder": "x/y"}, "decoder: `full` trains the decoder"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sun_sglang.contracts.template_variables import RESERVED_VARIABLES
 from sun_sglang.errors import RequestError
 from sun_sglang.router.protocol.nesting import MAX_DEPTH, is_text_too_deep
 
@@ -12,31 +13,8 @@ from sun_sglang.router.protocol.nesting import MAX_DEPTH, is_text_too_deep
 TEXT_PARTS = ("text", "thinking", "reasoning", "tool_reference")
 # levels of a body around the arguments of a tool call that are sent as an object
 _LEVELS_AROUND = 6
-# Arguments of the functions that render a template (transformers: apply_chat_template, render_jinja_template; jinja2:
-# Template.render), which SGLang passes itself. Some of them make it answer 500.
-RESERVED_VARIABLES: Mapping[str, str] = {
-    "messages": "send the field `messages`",
-    "tools": "send the field `tools`",
-    "continue_final_message": "send the field `continue_final_message`",
-    **dict.fromkeys(
-        (
-            "self",
-            "conversation",
-            "conversations",
-            "chat_template",
-            "add_generation_prompt",
-            "tokenize",
-            "padding",
-            "truncation",
-            "max_length",
-            "return_tensors",
-            "return_dict",
-            "return_assistant_tokens_mask",
-            "tokenizer_kwargs",
-        ),
-        "remove it",
-    ),
-}
+# those that a request has a field for
+_FIELDS = ("messages", "tools", "continue_final_message")
 
 
 def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
@@ -60,7 +38,8 @@ def check_template_variables(variables: Mapping[str, Any] | None) -> None:
         RequestError: 400, names the first one.
     """
     for name in variables or ():
-        if (fix := RESERVED_VARIABLES.get(name)) is not None:
+        if name in RESERVED_VARIABLES:
+            fix = f"send the field `{name}`" if name in _FIELDS else "remove it"
             message = f"`chat_template_kwargs.{name}` is set by the server and is no variable of the template; {fix}"
             raise RequestError(400, message, param="chat_template_kwargs", code="reserved_field")
 

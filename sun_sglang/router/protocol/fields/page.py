@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from textwrap import fill, indent
 
-from sun_sglang.router.protocol.fields.messages import RESERVED_VARIABLES
+from sun_sglang.contracts.template_variables import RESERVED_VARIABLES
 from sun_sglang.router.protocol.fields.schemas import MAX_ALTERNATIVES, MAX_SCHEMA, MAX_SCHEMA_DEPTH, MAX_SCHEMA_TEXT
 from sun_sglang.router.protocol.fields.table import (
     CHAT,

@@ -4,7 +4,7 @@
     for each block, in order:  content_block_start, content_block_delta, ..., content_block_stop
     message_delta, message_stop | error
 
-A new kind of step closes the open block. The machine keeps no text.
+A new kind of step closes the open block. The machine keeps no text but what `StepOrder` holds back.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from sun_sglang.router.protocol.messages.errors import error_event
-from sun_sglang.router.protocol.messages.reply import new_message, stop_of, usage_of
-from sun_sglang.router.protocol.translation.steps import Call, Finish, Reasoning, Step, Text, Usage, read_steps
-from sun_sglang.router.protocol.worker_replies import BadReplyError
+from sun_sglang.router.protocol.messages.reply import ABORTED, new_call, new_message, stop_of, usage_of
+from sun_sglang.router.protocol.translation.step_order import Arguments, Call, OrderedStep, StepOrder
+from sun_sglang.router.protocol.translation.steps import Finish, Reasoning, Text, Usage, read_steps
 
 _Event = dict[str, Any]
 
@@ -29,10 +29,10 @@ class MessageEvents:
 
     def __init__(self, stops: Collection[str]) -> None:
         self._stops = stops
-        self._began = False
+        self._id: str | None = None
+        self._order = StepOrder()
         self._index = -1
         self._open: str | None = None
-        self._call: int | None = None
         self._calls = False
         self._usage = Usage(0, 0, 0, 0)
         self._finish: Finish | None = None
@@ -43,18 +43,21 @@ class MessageEvents:
         for step in steps:
             if isinstance(step, Usage):
                 self._usage = step
-        if not self._began:
+        if self._id is None:
             yield from self._begin(chunk)
         for step in steps:
-            yield from self._events(step)
+            for ordered in self._order.feed(step):
+                yield from self._events(ordered)
 
     def end(self) -> Iterator[_Event]:
         """Yield the events that end a complete stream."""
-        if not self._began:
+        if self._id is None:
             yield from self._begin({})
+        for step in self._order.end():
+            yield from self._events(step)
         yield from self._close()
         if self._finish is not None and self._finish.reason == "abort":
-            yield error_event({"message": "the answer was aborted"})
+            yield error_event({"message": ABORTED, "type": "invalid_request_error"})
             return
         delta = stop_of(self._finish, self._stops, calls=self._calls)
         yield {"type": "message_delta", "delta": delta, "usage": usage_of(self._usage)}
@@ -65,33 +68,28 @@ class MessageEvents:
         yield error_event(error)
 
     def _begin(self, chunk: Mapping[str, Any]) -> Iterator[_Event]:
-        self._began = True
-        yield {"type": "message_start", "message": new_message(chunk, self._usage)}
+        message = new_message(chunk, self._usage)
+        self._id = message["id"]
+        yield {"type": "message_start", "message": message}
         yield {"type": "ping"}
 
-    def _events(self, step: Step) -> Iterator[_Event]:
+    def _events(self, step: OrderedStep) -> Iterator[_Event]:
         match step:
             case Reasoning(text):
                 if self._open != "thinking":
                     yield from self._switch({"type": "thinking", "thinking": "", "signature": ""})
                 yield self._delta({"type": "thinking_delta", "thinking": text})
-            case Text(text):
+            case Text(text) if text:
                 if self._open != "text":
                     yield from self._switch({"type": "text", "text": ""})
                 yield self._delta({"type": "text_delta", "text": text})
-            case Call():
-                yield from self._add_call(step)
+            case Call(id_, name):
+                self._calls = True
+                yield from self._switch(new_call(id_, name, str(self._id), self._index + 1))
+            case Arguments(text):
+                yield self._delta({"type": "input_json_delta", "partial_json": text})
             case Finish():
                 self._finish = step
-
-    def _add_call(self, call: Call) -> Iterator[_Event]:
-        if self._open != "tool_use" or self._call != call.number:
-            if not call.name:
-                raise BadReplyError(f"the decode worker sent arguments of call {call.number} before its name")
-            self._call, self._calls = call.number, True
-            yield from self._switch({"type": "tool_use", "id": call.id, "name": call.name, "input": {}})
-        if call.arguments:
-            yield self._delta({"type": "input_json_delta", "partial_json": call.arguments})
 
     def _switch(self, block: dict[str, Any]) -> Iterator[_Event]:
         yield from self._close()

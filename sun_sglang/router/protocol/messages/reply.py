@@ -10,8 +10,13 @@ from typing import Any
 
 import orjson
 
-from sun_sglang.router.protocol.translation.steps import Call, Finish, Reasoning, Text, Usage, read_steps
+from sun_sglang.router.protocol.translation.interface import AnswerAbortedError
+from sun_sglang.router.protocol.translation.step_order import Arguments, Call, ordered_steps
+from sun_sglang.router.protocol.translation.steps import Finish, Reasoning, Text, Usage, read_head
 
+# Anthropic's API has no reason for it: a client must not take a part of an answer for the whole
+ABORTED = "the answer was aborted"
+_Block = tuple[dict[str, Any], list[str]]
 _NO_USAGE = Usage(0, 0, 0, 0)
 _REASONS = {"length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
 
@@ -23,11 +28,12 @@ def new_message(answer: Mapping[str, Any], usage: Usage) -> dict[str, Any]:
         answer: a chat completion, or a chunk of one.
         usage: the token counts so far.
     """
+    head = read_head(answer)
     return {
-        "id": f"msg_{answer.get('id') or 'unknown'}",
+        "id": f"msg_{head.id}",
         "type": "message",
         "role": "assistant",
-        "model": str(answer.get("model") or ""),
+        "model": head.model,
         "content": [],
         "stop_reason": None,
         "stop_sequence": None,
@@ -41,23 +47,45 @@ def whole_message(answer: Mapping[str, Any], stops: Collection[str]) -> dict[str
     Args:
         answer: the chat completion.
         stops: the client's stop sequences.
+
+    Raises:
+        BadReplyError: it is not an answer, or too long.
+        AnswerAbortedError: the client aborted it.
     """
-    content: list[dict[str, Any]] = []
-    usage, end = _NO_USAGE, stop_of(None, stops, calls=False)
-    for step in read_steps(answer):
+    message = new_message(answer, _NO_USAGE)
+    blocks: list[_Block] = []
+    finish: Finish | None = None
+    for step in ordered_steps(answer):
         match step:
             case Reasoning(text):
-                content.append({"type": "thinking", "thinking": text, "signature": ""})
-            case Text(text):
-                content.append({"type": "text", "text": text})
-            case Call():
-                block = {"type": "tool_use", "id": step.id, "name": step.name, "input": arguments_of(step.arguments)}
-                content.append(block)
+                _block(blocks, {"type": "thinking", "thinking": "", "signature": ""}).append(text)
+            case Text(text) if text:
+                _block(blocks, {"type": "text", "text": ""}).append(text)
+            case Call(id_, name):
+                blocks.append((new_call(id_, name, message["id"], len(blocks)), []))
+            case Arguments(text):
+                blocks[-1][1].append(text)
             case Finish():
-                end = stop_of(step, stops, calls=any(block["type"] == "tool_use" for block in content))
+                finish = step
             case Usage():
-                usage = step
-    return {**new_message(answer, usage), "content": content, **end}
+                message["usage"] = usage_of(step)
+    if finish is not None and finish.reason == "abort":
+        raise AnswerAbortedError(ABORTED)
+    content = [_completed(block, "".join(texts)) for block, texts in blocks]
+    calls = any(block["type"] == "tool_use" for block in content)
+    return {**message, "content": content, **stop_of(finish, stops, calls=calls)}
+
+
+def new_call(id_: str, name: str, message_id: str, index: int) -> dict[str, Any]:
+    """Return a block with a call without its input.
+
+    Args:
+        id_: the worker's id of the call; empty for one made of the next two.
+        name: the function.
+        message_id: id of the message.
+        index: the block's position in it.
+    """
+    return {"type": "tool_use", "id": id_ or f"toolu_{message_id}_{index}", "name": name, "input": {}}
 
 
 def stop_of(finish: Finish | None, stops: Collection[str], *, calls: bool) -> dict[str, Any]:
@@ -84,6 +112,19 @@ def usage_of(usage: Usage) -> dict[str, int]:
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": min(usage.cached, usage.prompt),
     }
+
+
+def _block(blocks: list[_Block], new: dict[str, Any]) -> list[str]:
+    """Return the texts of the last block, which is a new one if the last has another type."""
+    if not blocks or blocks[-1][0]["type"] != new["type"]:
+        blocks.append((new, []))
+    return blocks[-1][1]
+
+
+def _completed(block: dict[str, Any], text: str) -> dict[str, Any]:
+    if block["type"] == "tool_use":
+        return {**block, "input": arguments_of(text)}
+    return {**block, block["type"]: text}
 
 
 def arguments_of(text: str) -> dict[str, Any]:

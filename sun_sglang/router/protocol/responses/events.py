@@ -4,8 +4,8 @@
     for each item, in order:  output_item.added, its parts and deltas, output_item.done
     response.completed | response.incomplete | error, response.failed
 
-A new kind of step closes the open item. The last event repeats the answer, so the machine keeps its text, which is as
-long as the model's context at most.
+A new kind of step closes the open item. The last event repeats the answer, so the machine keeps it; `StepOrder` bounds
+its size.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from typing import Any
 
 from sun_sglang.router.protocol.responses.open_items import OpenCall, OpenItem, OpenReasoning, OpenText
 from sun_sglang.router.protocol.responses.reply import ResponseEcho, final_status
-from sun_sglang.router.protocol.translation.interface import MAX_ANSWER_CHARACTERS
-from sun_sglang.router.protocol.translation.steps import Call, Finish, Reasoning, Step, Text, Usage, read_steps
-from sun_sglang.router.protocol.worker_replies import BadReplyError
+from sun_sglang.router.protocol.translation.step_order import Arguments, Call, OrderedStep, StepOrder
+from sun_sglang.router.protocol.translation.steps import Finish, Reasoning, Text, Usage, read_head, read_steps
 
 _Event = dict[str, Any]
 
@@ -35,18 +34,17 @@ class ResponseEvents:
         self._number = 0
         self._output: list[dict[str, Any]] = []
         self._open: OpenItem | None = None
-        self._call: int | None = None
+        self._order = StepOrder()
         self._usage: Usage | None = None
         self._finish = ""
-        self._size = 0
 
     def chunk(self, chunk: Mapping[str, Any]) -> Iterator[_Event]:
         """Yield the events for a chunk, or for a whole chat completion."""
         if not self._head:
             yield from self._begin(chunk)
         for step in read_steps(chunk):
-            for event in self._events(step):
-                yield self._numbered(event)
+            for ordered in self._order.feed(step):
+                yield from map(self._numbered, self._events(ordered))
 
     def end(self) -> Iterator[_Event]:
         """Yield the events that end a complete stream."""
@@ -82,53 +80,41 @@ class ResponseEvents:
 
     def _complete(self) -> Iterator[_Event]:
         """End the last item. An empty answer has one empty item, as OpenAI's."""
+        for step in self._order.end():
+            yield from self._events(step)
         if self._open is None and not self._output:
             yield from self._switch(OpenText(*self._place("msg")))
         yield from self._close(final_status(self._finish))
 
     def _begin(self, chunk: Mapping[str, Any]) -> Iterator[_Event]:
-        created = chunk.get("created")
-        self._head = {
-            "id": f"resp_{chunk.get('id') or 'unknown'}",
-            "created_at": created if isinstance(created, int) else 0,
-            "model": str(chunk.get("model") or ""),
-        }
+        head = read_head(chunk)
+        self._head = {"id": f"resp_{head.id}", "created_at": head.created, "model": head.model}
         for kind in ("response.created", "response.in_progress"):
             yield self._numbered({"type": kind, "response": self._echo.response(self._head, "in_progress")})
 
-    def _events(self, step: Step) -> Iterator[_Event]:
+    def _events(self, step: OrderedStep) -> Iterator[_Event]:
         match step:
             case Reasoning(text):
                 if not isinstance(self._open, OpenReasoning):
                     yield from self._switch(OpenReasoning(*self._place("rs")))
-                yield from self._append(text)
+                yield self._grown().append(text)
             case Text(text, logprobs):
                 if not isinstance(self._open, OpenText):
                     yield from self._switch(OpenText(*self._place("msg")))
-                yield from self._append(text, logprobs)
-            case Call():
-                yield from self._add_call(step)
+                yield self._grown().append(text, logprobs)
+            case Call(id_, name):
+                place = self._place("fc")
+                yield from self._switch(OpenCall(*place, id_ or f"call_{place[0]}", name))
+            case Arguments(text):
+                yield self._grown().append(text)
             case Finish(reason):
                 self._finish = reason
             case Usage():
                 self._usage = step
 
-    def _add_call(self, call: Call) -> Iterator[_Event]:
-        if self._call != call.number or not isinstance(self._open, OpenCall):
-            if not call.name:
-                raise BadReplyError(f"the decode worker sent arguments of call {call.number} before its name")
-            place = self._place("fc")
-            yield from self._switch(OpenCall(*place, call.id or f"call_{place[0]}", call.name))
-            self._call = call.number
-        if call.arguments:
-            yield from self._append(call.arguments)
-
-    def _append(self, text: str, logprobs: tuple[dict[str, Any], ...] = ()) -> Iterator[_Event]:
-        self._size += len(text) + sum(len(entry) * 64 for entry in logprobs)
-        if self._size > MAX_ANSWER_CHARACTERS:
-            raise BadReplyError(f"the decode worker sent an answer of over {MAX_ANSWER_CHARACTERS} characters")
+    def _grown(self) -> OpenItem:
         assert self._open is not None, "an item was opened for the step"
-        yield self._open.append(text, logprobs)
+        return self._open
 
     def _place(self, prefix: str) -> tuple[str, int]:
         """Return the id and the index of the next item."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from io import StringIO
 from typing import Any, Protocol
 
 from sun_sglang.router.protocol.responses.reply import (
     call_item,
+    logprobs_json,
     message_item,
     reasoning_item,
     reasoning_part,
@@ -22,8 +24,13 @@ class OpenItem(Protocol):
     def begin(self) -> Iterator[_Event]:
         """Yield the events before the first text."""
 
-    def append(self, text: str, logprobs: Sequence[dict[str, Any]]) -> _Event:
-        """Add text and return its event."""
+    def append(self, text: str, logprobs: bytes = b"") -> _Event:
+        """Add text and return its event.
+
+        Args:
+            text: the text.
+            logprobs: entries of its tokens, as in `steps.Text`.
+        """
 
     def end(self, status: str) -> Iterator[_Event]:
         """Yield the events after the last text."""
@@ -45,33 +52,33 @@ class OpenText:
         self._item = {"item_id": id_, "output_index": index}
         self._part = {**self._item, "content_index": 0}
         self._index = index
-        self._texts: list[str] = []
-        self._logprobs: list[dict[str, Any]] = []
+        # a list of pieces would take 60 bytes for each token
+        self._text = StringIO()
+        self._logprobs = bytearray()
 
     def begin(self) -> Iterator[_Event]:
         """Yield the events before the first text."""
         yield _added(message_item(self._id, "in_progress", ()), self._index)
-        yield {"type": "response.content_part.added", **self._part, "part": text_part("", ())}
+        yield {"type": "response.content_part.added", **self._part, "part": text_part("")}
 
-    def append(self, text: str, logprobs: Sequence[dict[str, Any]]) -> _Event:
+    def append(self, text: str, logprobs: bytes = b"") -> _Event:
         """Add text and return its event."""
-        self._texts.append(text)
-        self._logprobs.extend(logprobs)
-        return {"type": "response.output_text.delta", **self._part, "delta": text, "logprobs": list(logprobs)}
+        self._text.write(text)
+        if logprobs:
+            self._logprobs += b"," + logprobs if self._logprobs else logprobs
+        shown = logprobs_json(logprobs)
+        return {"type": "response.output_text.delta", **self._part, "delta": text, "logprobs": shown}
 
     def end(self, status: str) -> Iterator[_Event]:
         """Yield the events after the last text."""
-        text = self._text()
-        yield {"type": "response.output_text.done", **self._part, "text": text, "logprobs": self._logprobs}
+        text, logprobs = self._text.getvalue(), logprobs_json(self._logprobs)
+        yield {"type": "response.output_text.done", **self._part, "text": text, "logprobs": logprobs}
         yield {"type": "response.content_part.done", **self._part, "part": text_part(text, self._logprobs)}
         yield _done(self.item(status), self._index)
 
     def item(self, status: str) -> dict[str, Any]:
         """Return the item."""
-        return message_item(self._id, status, [text_part(self._text(), self._logprobs)])
-
-    def _text(self) -> str:
-        return "".join(self._texts)
+        return message_item(self._id, status, [text_part(self._text.getvalue(), self._logprobs)])
 
 
 class OpenReasoning:
@@ -86,28 +93,28 @@ class OpenReasoning:
         self._id = id_
         self._part = {"item_id": id_, "output_index": index, "content_index": 0}
         self._index = index
-        self._texts: list[str] = []
+        self._text = StringIO()
 
     def begin(self) -> Iterator[_Event]:
         """Yield the events before the first text."""
         yield _added(reasoning_item(self._id, "in_progress", None), self._index)
         yield {"type": "response.content_part.added", **self._part, "part": reasoning_part("")}
 
-    def append(self, text: str, logprobs: Sequence[dict[str, Any]]) -> _Event:
+    def append(self, text: str, logprobs: bytes = b"") -> _Event:
         """Add text and return its event."""
-        self._texts.append(text)
+        self._text.write(text)
         return {"type": "response.reasoning_text.delta", **self._part, "delta": text}
 
     def end(self, status: str) -> Iterator[_Event]:
         """Yield the events after the last text."""
-        text = "".join(self._texts)
+        text = self._text.getvalue()
         yield {"type": "response.reasoning_text.done", **self._part, "text": text}
         yield {"type": "response.content_part.done", **self._part, "part": reasoning_part(text)}
         yield _done(self.item(status), self._index)
 
     def item(self, status: str) -> dict[str, Any]:
         """Return the item."""
-        return reasoning_item(self._id, status, "".join(self._texts))
+        return reasoning_item(self._id, status, self._text.getvalue())
 
 
 class OpenCall:
@@ -126,27 +133,30 @@ class OpenCall:
         self._index = index
         self._call_id = call_id
         self._name = name
-        self._arguments: list[str] = []
+        self._arguments = StringIO()
 
     def begin(self) -> Iterator[_Event]:
         """Yield the events before the first argument."""
         yield _added(self.item("in_progress"), self._index)
 
-    def append(self, text: str, logprobs: Sequence[dict[str, Any]]) -> _Event:
+    def append(self, text: str, logprobs: bytes = b"") -> _Event:
         """Add to the arguments and return the event."""
-        self._arguments.append(text)
+        self._arguments.write(text)
         return {"type": "response.function_call_arguments.delta", **self._place, "delta": text}
 
     def end(self, status: str) -> Iterator[_Event]:
         """Yield the events after the last argument."""
-        arguments = "".join(self._arguments)
+        if status == "completed" and not self._arguments.tell():
+            # workers send no arguments for some functions without parameters, and clients parse them as JSON
+            yield self.append("{}")
+        arguments = self._arguments.getvalue()
         done = {"name": self._name, "arguments": arguments}
         yield {"type": "response.function_call_arguments.done", **self._place, **done}
         yield _done(self.item(status), self._index)
 
     def item(self, status: str) -> dict[str, Any]:
         """Return the item."""
-        return call_item(self._id, status, self._call_id, self._name, "".join(self._arguments))
+        return call_item(self._id, status, self._call_id, self._name, self._arguments.getvalue())
 
 
 def _added(item: dict[str, Any], index: int) -> _Event:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import orjson
+
 from sun_sglang.router.protocol.overflow import CODE
 from sun_sglang.router.protocol.translation.steps import Usage
 
@@ -75,9 +77,14 @@ def message_item(id_: str, status: str, parts: Sequence[dict[str, Any]]) -> dict
     return {"type": "message", "id": id_, "status": status, "role": "assistant", "content": list(parts)}
 
 
-def text_part(text: str, logprobs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the content of an item with text."""
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": list(logprobs)}
+def text_part(text: str, logprobs: bytes | bytearray = b"") -> dict[str, Any]:
+    """Return the content of an item with text, with the logprobs of `steps.Text`."""
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs_json(logprobs)}
+
+
+def logprobs_json(entries: bytes | bytearray) -> object:
+    """Return a list of entries, which are JSON joined by commas, for a serialised object."""
+    return orjson.Fragment(b"".join((b"[", entries, b"]"))) if entries else []
 
 
 def reasoning_item(id_: str, status: str, text: str | None) -> dict[str, Any]:

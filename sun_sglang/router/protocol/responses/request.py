@@ -32,6 +32,8 @@ _REFUSED = {
 _LOGPROBS = "message.output_text.logprobs"
 _MAX_METADATA, _MAX_METADATA_TEXT = 16, 512
 _EFFORT = value_types.text(32)
+# OpenAI's limit; events repeat the entries, so SGLang's 128 would cost four times 10 KB for each token
+_TOP_LOGPROBS = value_types.integer(0, 20)
 
 
 class ResponseTranslation:
@@ -107,7 +109,7 @@ def _add_logprobs(body: dict[str, Any], given: Mapping[str, Any]) -> None:
     include = given.get("include") or ()
     if not isinstance(include, list | tuple) or not all(isinstance(name, str) for name in include):
         raise invalid("include", "a list of strings")
-    top = checked(given, "top_logprobs", value_types.TOP_LOGPROBS) or 0
+    top = checked(given, "top_logprobs", _TOP_LOGPROBS) or 0
     if top or _LOGPROBS in include:
         body["logprobs"] = True
         body["top_logprobs"] = top
@@ -139,6 +141,6 @@ def _echoed(given: Mapping[str, Any], body: Mapping[str, Any]) -> dict[str, Any]
         "tool_choice": given.get("tool_choice") or "auto",
         # a client's type for a function requires both members
         "tools": [{"strict": None, "parameters": None, **tool} for tool in given.get("tools") or ()],
-        "top_logprobs": given.get("top_logprobs") or 0,
+        "top_logprobs": body.get("top_logprobs") or 0,
         "top_p": given.get("top_p"),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import orjson
@@ -29,18 +29,21 @@ class EventStream:
         self._writer = writer
         self._framer = EventFramer()
 
-    def feed(self, chunk: bytes) -> bytes:
-        """Return the bytes for the client that a chunk yields; may be empty."""
-        translated: list[bytes] = []
+    def feed(self, chunk: bytes) -> Iterator[bytes]:
+        """Yield the events for the client that a chunk yields; there may be none.
+
+        Raises:
+            BadReplyError: after the events that tell the client that the answer cannot be read. Nothing follows.
+        """
         try:
             for whole in self._framer.feed(chunk):
                 if self.ended:
                     break
-                translated += map(_frame, self._events(event_data(whole)))
+                yield from map(_frame, self._events(event_data(whole)))
         except BadReplyError as bad:
             self.ended = True
-            translated += map(_frame, self._writer.fail({**_UNREADABLE, "message": str(bad)}))
-        return b"".join(translated)
+            yield from map(_frame, self._writer.fail({**_UNREADABLE, "message": str(bad)}))
+            raise
 
     def _events(self, data: bytes) -> Iterable[dict[str, Any]]:
         if not data:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
-# An answer is at most as long as a model's context; this bounds what a state machine keeps of a broken worker's stream.
-MAX_ANSWER_CHARACTERS = 32 << 20
+
+class AnswerAbortedError(Exception):
+    """The client aborted an answer that its API has no form for. The text is for the client."""
 
 
 class EventWriter(Protocol):
@@ -16,7 +17,11 @@ class EventWriter(Protocol):
     """
 
     def chunk(self, chunk: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """Yield the events for a chunk, which may also be the usage at the end."""
+        """Yield the events for a chunk, which may also be the usage at the end.
+
+        Raises:
+            BadReplyError: the chunk is no part of an answer, or the answer is too long.
+        """
 
     def fail(self, error: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Yield the events that end a stream with an error in OpenAI's format (`message`, `type`, `code`, `param`)."""
@@ -37,7 +42,12 @@ class Translation(Protocol):
         """See the class."""
 
     def whole(self, answer: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a whole answer."""
+        """Return a whole answer. orjson can serialise it: parts of it may be JSON already.
+
+        Raises:
+            BadReplyError: it is not an answer, or too long.
+            AnswerAbortedError: the client aborted it, and the API has no form for that.
+        """
 
     def writer(self) -> EventWriter:
         """Return a new state machine for a streamed answer."""

@@ -23,7 +23,7 @@ from sun_sglang.router.observability.metrics import Metrics
 from sun_sglang.router.protocol.fan_out import SingleRequest, has_several_answers, merge_replies
 from sun_sglang.router.protocol.request import Endpoint, Request
 from sun_sglang.router.protocol.sse import DONE, StreamFilter, frame
-from sun_sglang.router.protocol.worker_replies import TokenCounts, token_counts
+from sun_sglang.router.protocol.worker_replies import BadReplyError, TokenCounts, token_counts
 from sun_sglang.router.serving.admission.admission_queue import Slot
 from sun_sglang.router.serving.admission.work_estimate import WorkEstimate
 from sun_sglang.router.serving.delivery.merged_stream import MergedStream
@@ -234,6 +234,9 @@ async def _pump(response: PairResponse, stream: StreamFilter, piece: bytes, out:
     except StreamBrokenError as broken:
         response.report_broken(str(broken))
         await out.write(broken_stream_error(str(broken)).as_event())
+        return "failed"
+    except BadReplyError:
+        # the translation could not read on, and has sent the error; the model may be the cause, so no worker is blamed
         return "failed"
     if stream.done:
         return _outcome(part)

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.protocol.translation.event_stream import EventStream
-from sun_sglang.router.protocol.translation.interface import Translation
+from sun_sglang.router.protocol.translation.interface import AnswerAbortedError, Translation
 from sun_sglang.router.protocol.worker_replies import BadReplyError
 
 _SSE = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
@@ -31,12 +31,15 @@ def translated_whole(translation: Translation, result: Mapping[str, Any]) -> byt
     """Return the body for a whole chat completion.
 
     Raises:
-        ApiError: 502, the decode worker's answer is incomplete.
+        ApiError: 502, the decode worker's answer cannot be read; 400, the client aborted it, and its API has no form
+            for a part of an answer.
     """
     try:
         return orjson.dumps(translation.whole(result))
     except BadReplyError as e:
         raise ApiError(502, str(e), code="decode_failed") from e
+    except AnswerAbortedError as e:
+        raise ApiError(400, str(e), code="aborted") from e
 
 
 class _TranslatedStream(web.StreamResponse):
@@ -47,6 +50,10 @@ class _TranslatedStream(web.StreamResponse):
         self._stream = stream
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Send the events that the data yields; there may be none."""
-        if translated := self._stream.feed(bytes(data)):
-            await super().write(translated)
+        """Send the events that the data yields; there may be none.
+
+        Raises:
+            BadReplyError: the stream cannot be read; the client has received the error.
+        """
+        for event in self._stream.feed(bytes(data)):
+            await super().write(event)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -10,6 +11,7 @@ import orjson
 from sun_sglang.router.protocol.sse import DONE, event
 from sun_sglang.router.protocol.translation.event_stream import EventStream
 from sun_sglang.router.protocol.translation.interface import EventWriter
+from sun_sglang.router.protocol.worker_replies import BadReplyError
 
 HEAD = {"id": "a1", "object": "chat.completion.chunk", "created": 7, "model": "math"}
 USAGE = {
@@ -49,11 +51,19 @@ def whole(reason: str = "stop", matched: object = None, **message: Any) -> dict[
     return {**HEAD, "object": "chat.completion", "choices": [choice], "usage": USAGE}
 
 
+def read(writer: EventWriter, *pieces: bytes) -> Iterator[bytes]:
+    """Yield the events of a stream that arrives in pieces. It may end because it cannot be read."""
+    stream = EventStream(writer)
+    with suppress(BadReplyError):
+        for piece in pieces:
+            yield from stream.feed(piece)
+
+
 def play(writer: EventWriter, chunks: Iterable[dict[str, Any]], last: bytes = DONE) -> list[dict[str, Any]]:
     """Return the events of a stream, and check that each has its type as its name."""
-    sent = EventStream(writer).feed(b"".join(map(event, chunks)) + last)
     events = []
-    for whole_event in sent.decode().split("\n\n")[:-1]:
+    for sent in read(writer, b"".join(map(event, chunks)) + last):
+        whole_event = sent.decode().removesuffix("\n\n")
         name, data = whole_event.split("\n")
         parsed = orjson.loads(data.removeprefix("data: "))
         assert name == f"event: {parsed['type']}"

@@ -7,8 +7,8 @@ from typing import Any
 import orjson
 import pytest
 
+from sun_sglang.contracts.template_variables import RESERVED_VARIABLES
 from sun_sglang.errors import RequestError
-from sun_sglang.router.protocol.fields.messages import RESERVED_VARIABLES
 from sun_sglang.router.protocol.request import Endpoint, Request, parse_request
 
 MINIMAL: dict[Endpoint, dict[str, Any]] = {

@@ -6,14 +6,16 @@ from typing import Any
 
 import orjson
 import pytest
-from anthropic.types import ErrorResponse, Message, RawMessageStreamEvent
+from anthropic.types import ErrorResponse, Message
 from pydantic import TypeAdapter
 
+from sun_sglang.router.errors import ApiError
 from sun_sglang.router.protocol.messages.errors import error_body
 from sun_sglang.router.protocol.messages.request import MessageTranslation
+from sun_sglang.router.serving.delivery.translated_answer import translated_whole
+from tests.unit.router.protocol.streams import message_of
 from tests.unit.router.protocol.transcripts import ROLE, USAGE, call, delta, finish, play, usage, whole
 
-EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
 COUNTS = {
     "input_tokens": 4,
     "output_tokens": 5,
@@ -29,11 +31,7 @@ def translation(**fields: Any) -> MessageTranslation:
 
 def streamed(chunks: list[dict[str, Any]], last: bytes = b"data: [DONE]\n\n", **fields: Any) -> list[dict[str, Any]]:
     events = play(translation(**fields).writer(), chunks, last)
-    for event in events:
-        if event["type"] == "error":
-            TypeAdapter(ErrorResponse).validate_python(event)
-        elif event["type"] != "ping":
-            EVENT.validate_python(event, strict=True)
+    message_of(events)
     return events
 
 
@@ -160,6 +158,37 @@ def test_error_after_the_first_event_ends_the_stream_as_an_error() -> None:
     error = b'data: {"error": {"message": "it broke", "type": "server_error", "code": "stream_broken"}}\n\n'
     events = streamed([delta(content="4")], error + b"data: [DONE]\n\n")
     assert events[-1] == {"type": "error", "error": {"type": "api_error", "message": "it broke"}}
+
+
+def test_calls_with_one_index_are_blocks_of_their_own() -> None:
+    for index in (0, -1):
+        chunks = [call(index, "", "add"), call(index, "{}"), call(index, "", "add"), call(index, '{"a":1}')]
+        message = message_of(streamed([*chunks, finish("tool_calls")]))
+        assert message is not None
+        assert [(block["name"], block["input"]) for block in message["content"]] == [("add", {}), ("add", {"a": 1})]
+        assert len({block["id"] for block in message["content"]}) == 2
+
+
+def test_text_between_calls_does_not_cut_their_arguments() -> None:
+    chunks = [call(0, '{"a":', "add"), delta(content="\n"), call(0, "1}"), call(1, "{}", "add"), finish("tool_calls")]
+    message = message_of(streamed(chunks))
+    assert message is not None
+    assert [block.get("input", block.get("text")) for block in message["content"]] == [{"a": 1}, "\n", {}]
+
+
+def test_calls_of_a_whole_answer_that_have_one_id_get_ids_of_their_own() -> None:
+    calls = [{"id": "f:0", "index": 0, "function": {"name": "add", "arguments": "{}"}}] * 2
+    message = translation().whole(whole("tool_calls", content=None, tool_calls=calls))
+    assert [block["id"] for block in message["content"]] == ["f:0", "toolu_msg_a1_1"]
+
+
+def test_aborted_answer_ends_as_the_same_error_whole_and_streamed() -> None:
+    """A client must not take a part of an answer for the whole; no client repeats a request after a 400."""
+    with pytest.raises(ApiError) as info:
+        translated_whole(translation(), whole("abort", content="4"))
+    assert (info.value.status, info.value.code) == (400, "aborted")
+    shown = orjson.loads(error_body(info.value.status, info.value.as_json(), "r1"))
+    assert streamed([delta(content="4"), finish("abort")])[-1]["error"] == shown["error"]
 
 
 @pytest.mark.parametrize("broken", [call(0, "{}"), {"choices": "x"}, finish("abort")])

@@ -168,6 +168,7 @@ def test_stream_asks_for_usage() -> None:
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0].type"),
         ({"input": [{"type": "function_call", "call_id": "c", "name": "f"}]}, "input[0].arguments"),
         ({"max_output_tokens": "many"}, "max_output_tokens"),
+        ({"top_logprobs": 21}, "top_logprobs"),
         ({"metadata": {"a": 1}}, "metadata"),
         ({"store": "yes"}, "store"),
         ({"truncation": "some"}, "truncation"),

@@ -13,6 +13,7 @@ import pytest
 import yaml
 from anthropic.types import MessageParam
 
+from sun_sglang.router.protocol.sse import event
 from tests.unit.router.conftest import SMALL, SUN, Start, System
 from tests.unit.router.fake_replies import prompt_of, spoken
 from tests.unit.router.fake_worker import Fault, expected
@@ -110,6 +111,25 @@ async def test_stream_that_breaks_ends_with_the_apis_own_error(small: System, pa
         assert last["type"] == "response.failed"
         assert "made to fail" in last["response"]["error"]["message"]
     await small.quiet()
+
+
+@PATHS
+async def test_stream_that_cannot_be_translated_ends_at_once_and_blames_no_worker(small: System, path: str) -> None:
+    """The worker would go on: what it sends after the error is work for nobody."""
+    arguments = {"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0, "function": {"arguments": "{}"}}]}}]}
+    small["base-0"].fault = Fault(writes=(event({"id": "a", "choices": []}), event(arguments)), hang_after=0)
+    assert "arguments of call 0" in orjson.dumps((await read_events(small, path))[-1]).decode()
+    await small.quiet()
+    assert small["base-0"].aborts
+    assert small.metric("sun_requests_total", task="math", outcome="failed") == 1
+    small["base-0"].fault = None
+    assert (await read_events(small, path))[-1]["type"] in ("message_stop", "response.incomplete")
+
+
+@pytest.mark.parametrize("path", ["/v1/messagesx", "/v1/messages-batches", "/v1/message"])
+async def test_path_that_only_begins_like_messages_has_openais_errors(small: System, path: str) -> None:
+    status, reply = await small.post(path, {})
+    assert (status, reply["error"]["code"]) == (404, "not_found")
 
 
 @pytest.mark.parametrize(
