@@ -1,6 +1,7 @@
-"""When requests are sent, and when a run ends: open loop, closed loop and sessions around one measured window.
+"""When requests are sent, and when a run ends: an open or a closed loop around one measured window.
 
-`run.py` runs a loop through warm-up and window and returns the records; open it first. `open_loop.py`,
-`closed_loop.py` and `session_loop.py` each send in one way. Each takes a function that sends one request and a clock,
-so that tests need neither sockets nor time. Not here: what is sent (`workload/`), how (`client/`).
+`run.py` takes a loop through warm-up and window; open it first. `units.py` makes what a loop runs, a request or a
+session of several, `open_loop.py` and `closed_loop.py` run them. Each takes a function that sends one request and a
+clock, so that tests need neither sockets nor time. `progress.py` counts while a run goes on, and `stop.py` ends it
+early. Not here: what is sent (`workload/`), how (`client/`).
 """
