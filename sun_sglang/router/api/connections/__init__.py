@@ -2,6 +2,6 @@
 
 Belongs here: what bounds a connection as such. HTTP is aiohttp's, and requests are the rest of `api`. First file:
 `connection_manager.py` accepts connections and ends those that exceed a deadline; `client_connection.py` is one of
-them, and `client_handler.py` its HTTP; `header_meter.py` bounds headers; `slow_readers.py` disconnects clients that do
-not read their responses.
+them, and `client_handler.py` its HTTP; `request_meter.py` finds headers in its bytes and measures them;
+`slow_readers.py` disconnects clients that do not read their responses.
 """

@@ -7,10 +7,10 @@ import math
 from http import HTTPStatus
 from typing import Protocol, cast
 
-from aiohttp import StreamReader, web
+from aiohttp import web
 
 from sun_sglang.router.api.connections.client_handler import header_too_large
-from sun_sglang.router.api.connections.header_meter import HeaderMeter
+from sun_sglang.router.api.connections.request_meter import RequestMeter
 from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.errors import ApiError
 
@@ -54,7 +54,7 @@ class ClientConnection(asyncio.Protocol):
     """
 
     __slots__ = (
-        *("_ahead", "_began", "_header", "_owner", "_received", "_rest", "_started", "_transport"),
+        *("_ahead", "_answered", "_began", "_meter", "_owner", "_received", "_started", "_transport"),
         *("handler", "header_due", "is_cut", "request"),
     )
 
@@ -63,9 +63,8 @@ class ClientConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._received = 0
         self._ahead = 0
-        self._header = HeaderMeter()
-        # the body of a request that was answered before its end, of which more may arrive
-        self._rest: StreamReader | None = None
+        self._meter = RequestMeter()
+        self._answered = 0
         self._started = False
         self._began = 0.0
         self.handler: web.RequestHandler
@@ -94,9 +93,9 @@ class ClientConnection(asyncio.Protocol):
 
     def end_request(self) -> None:
         """Make the connection wait for the next request."""
-        self._rest = self.request.content if self.request is not None and self.awaits_body else None
-        self.request, self._started, self._received, self.header_due = None, False, 0, math.inf
-        self._header, self._ahead = HeaderMeter(complete=self._ahead > 0), 0
+        self.request, self._started, self._received, self._ahead, self.header_due = None, False, 0, 0, math.inf
+        self._answered += 1
+        self._start_header()
 
     def body_due(self) -> float:
         """Return when the request's body must be complete, by the owner's clock."""
@@ -133,18 +132,12 @@ class ClientConnection(asyncio.Protocol):
         if self.is_cut:
             return
         self._received += len(data)
-        if self.request is None and self._rest is not None and not self._rest.is_eof():
-            self.handler.data_received(data)
-            return
-        if self.request is not None:
-            self._count_ahead(data)
-        elif not self._started:
-            self._started = True
-            self.header_due = min(self.header_due, self._owner.clock + self._owner.deadlines.client_header)
-            self._owner.header_began(self)
-        if self.request is None and self._header.exceeds(data):
-            self._refuse_header()
-        else:
+        is_over = self._meter.exceeds(data)
+        self._count_ahead(data)
+        self._start_header()
+        if is_over:
+            self._refuse_header(data)
+        elif not self.is_cut:
             self.handler.data_received(data)
 
     def eof_received(self) -> None:
@@ -166,19 +159,32 @@ class ClientConnection(asyncio.Protocol):
 
     # ------------------------------------------------------------------------------------------------------------------
 
+    def _start_header(self) -> None:
+        """Set the limit of a header that has begun, unless a request is being answered."""
+        if self.request is None and self._meter.in_header and not self._started:
+            self._started = True
+            self.header_due = min(self.header_due, self._owner.clock + self._owner.deadlines.client_header)
+            self._owner.header_began(self)
+
     def _count_ahead(self, data: bytes) -> None:
         """Count bytes of later requests. Beyond the bound drop them, and end the connection with the response."""
         if self.request is not None and self.request.content.is_eof():
             self._ahead += len(data)
             self.is_cut = self._ahead > _MOST_AHEAD
 
-    def _refuse_header(self) -> None:
-        """Answer a header that is too large, and drop its rest for a moment: a reset would reach the client first."""
+    def _refuse_header(self, data: bytes) -> None:
+        """Answer a header that is too large, and drop its rest for a moment: a reset would reach the client first.
+
+        While earlier requests are unanswered the connection ends with the next response instead.
+        """
         assert self._transport is not None, "data arrived"
         self.is_cut = True
-        self._transport.write(_as_bytes(header_too_large()))
         self.header_due = self._owner.clock + self._owner.deadlines.client_refused
         self._owner.count_ended("header_size")
+        if self._meter.requests > self._answered:
+            self.handler.data_received(data[: self._meter.start])
+        else:
+            self._transport.write(_as_bytes(header_too_large()))
 
 
 def _as_bytes(error: ApiError) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
-from sun_sglang.router.api.connections.header_meter import MAX_HEADER_BYTES
+from sun_sglang.router.api.connections.request_meter import MAX_HEADER_BYTES
 from sun_sglang.router.api.responses import error_response
 from sun_sglang.router.errors import ApiError, internal_error
 from sun_sglang.router.observability.log import Log

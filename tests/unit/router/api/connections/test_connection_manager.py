@@ -150,6 +150,38 @@ async def test_a_second_header_has_a_deadline_of_its_own(small: System, peers: l
     assert (await peer.rest()).startswith(b"HTTP/1.1 408 ")
 
 
+@pytest.mark.parametrize("early", [b"G", b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\nGET /livez HTTP/1.1\r\n"])
+async def test_a_header_that_began_before_the_last_answer_has_a_deadline(
+    small: System, peers: list[Peer], early: bytes
+) -> None:
+    small["base-0"].fault = Fault(hang_after=2, times=1)
+    peer = await join(small, peers, HEAD + BODY)
+    await wait_until(lambda: small["base-0"].running)
+    (connection,) = [c for c in small.router.clients._open.values() if c.request is not None]
+    before = connection._received
+    peer.send(early)
+    await wait_until(lambda: connection._received == before + len(early))
+    pass_time(small, MANY_S)  # no deadline while the answer is made
+    for ticket in list(small.router.in_flight.tickets):
+        small.router.dispatcher.abort(ticket)
+    for _ in range(early.count(b"\r\n\r\n") + 1):
+        assert (await peer.answer())[0] == 200
+    await wait_until(lambda: started(small))
+    pass_time(small, 11.0)
+    assert (await peer.rest()).startswith(b"HTTP/1.1 408 ")
+
+
+@pytest.mark.parametrize("after", [b"", b"\r\n"])
+async def test_a_kept_connection_rests_after_a_chunked_body(small: System, peers: list[Peer], after: bytes) -> None:
+    head = HEAD[: HEAD.index(b"Content-Length")] + b"Transfer-Encoding: chunked\r\n\r\n"
+    peer = await join(small, peers, head + b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY) + after)
+    for _ in range(2):
+        assert (await peer.answer())[0] == 200
+        await wait_until(lambda: not busy(small))
+        pass_time(small, MANY_S)
+        peer.send(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+
+
 async def test_a_connection_whose_request_waits_for_its_answer_is_kept(small: System, peers: list[Peer]) -> None:
     small["base-0"].fault = Fault(hang_after=2)
     peer = await join(small, peers, HEAD + BODY)

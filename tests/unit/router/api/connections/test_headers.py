@@ -8,11 +8,8 @@ from contextlib import suppress
 
 import orjson
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from sun_sglang.bench.polling import wait_until
-from sun_sglang.router.api.connections.header_meter import MAX_HEADER_BYTES, HeaderMeter
 from tests.unit.router.conftest import PATIENCE_S, System
 from tests.unit.router.fake_worker import Fault
 
@@ -128,17 +125,6 @@ async def test_request_that_is_no_http_gets_json_that_repeats_none_of_it(
     assert "defect" not in small.log.getvalue()
 
 
-@given(st.integers(0, 2 * MAX_HEADER_BYTES), st.lists(st.integers(1, 100_000), max_size=5), st.binary(max_size=9))
-def test_meter_counts_the_header_and_nothing_after_it(size: int, cuts: list[int], after: bytes) -> None:
-    data = b"GET / HTTP/1.1\r\nX: " + b"y" * size + b"\r\n\r\n"
-    header, data = len(data), data + after + b"z" * 200_000
-    meter, over = HeaderMeter(), False
-    for cut in [*cuts, len(data)]:
-        piece, data = data[:cut], data[cut:]
-        over = over or meter.exceeds(piece)
-    assert over == (header > MAX_HEADER_BYTES)
-
-
 async def test_requests_sent_far_ahead_are_dropped_and_their_connection_ends_with_the_answer(
     small: System, peer: tuple[asyncio.StreamReader, asyncio.StreamWriter]
 ) -> None:
@@ -154,3 +140,75 @@ async def test_requests_sent_far_ahead_are_dropped_and_their_connection_ends_wit
     async with asyncio.timeout(PATIENCE_S):
         with suppress(ConnectionError):
             assert await reader.read() == b""
+
+
+async def hung(system: System, writer: asyncio.StreamWriter) -> None:
+    """Send a request that is answered once it is aborted."""
+    system["base-0"].fault = Fault(hang_after=2, times=1)
+    writer.write(post(b"", b'{"model": "math", "text": "hi", "rid": "a"}'))
+    await wait_until(lambda: system["base-0"].running)
+
+
+async def sent_ahead(system: System, writer: asyncio.StreamWriter, data: bytes) -> None:
+    """Send bytes while the first request is answered, and wait until the router has received them."""
+    (connection,) = [c for c in system.router.clients._open.values() if c.request is not None]
+    before = connection._received
+    writer.write(data)
+    await wait_until(lambda: connection.is_cut or connection._received == before + len(data))
+
+
+FIELDS = b"".join(b"X-%d: %s\r\n" % (i, b"s" * 2000) for i in range(50))
+
+
+@pytest.mark.parametrize("early", [b"G", b"\r\n", b"GET / HTTP/1.1\r\nHo", b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\nG"])
+async def test_header_that_began_early_and_is_too_large_gets_431(
+    small: System, peer: tuple[asyncio.StreamReader, asyncio.StreamWriter], early: bytes
+) -> None:
+    reader, writer = peer
+    await hung(small, writer)
+    await sent_ahead(small, writer, early)
+    assert (await small.post("/abort_request", {"rid": "a"}))[0] == 200
+    assert (await reply(reader))[0] == 200
+    if b"livez" in early:
+        assert (await reply(reader))[0] == 200
+    await wait_until(lambda: not small.router.in_flight.tickets)
+    whole = b"GET / HTTP/1.1\r\nHost: x\r\n" + FIELDS
+    writer.write(whole[1:] if early.endswith(b"G") else whole[len(early.strip()) :])
+    assert (await reply(reader))[0] == 431
+
+
+async def test_large_header_sent_ahead_ends_the_connection_with_the_answer_before_it(
+    small: System, peer: tuple[asyncio.StreamReader, asyncio.StreamWriter]
+) -> None:
+    reader, writer = peer
+    await hung(small, writer)
+    await sent_ahead(small, writer, b"GET / HTTP/1.1\r\nHost: x\r\n" + FIELDS)
+    assert (await small.post("/abort_request", {"rid": "a"}))[0] == 200
+    assert (await reply(reader))[0] == 200
+    async with asyncio.timeout(PATIENCE_S):
+        with suppress(ConnectionError):
+            assert await reader.read() == b""
+    assert small.metric("sun_connections_ended_total", why="header_size") == 1
+
+
+async def test_large_header_in_one_piece_with_a_request_leaves_that_request_its_answer(
+    small: System, peer: tuple[asyncio.StreamReader, asyncio.StreamWriter]
+) -> None:
+    reader, writer = peer
+    writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\n" + FIELDS)
+    assert (await reply(reader))[0] == 200
+    async with asyncio.timeout(PATIENCE_S):
+        with suppress(ConnectionError):
+            assert await reader.read() == b""
+
+
+async def test_requests_sent_ahead_are_answered_in_order_whatever_their_bodies(
+    peer: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+) -> None:
+    reader, writer = peer
+    chunks = b"".join(b"%x;ext=1\r\n%s\r\n" % (len(part), part) for part in (BODY[:3], BODY[3:4], BODY[4:]))
+    chunked = post(b"").split(b"Content-Length")[0] + b"Transfer-Encoding: chunked\r\n\r\n" + chunks
+    ends = (b"0\r\n\r\n", b"0\r\nX-Trailer: y\r\n\r\n")
+    live = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+    writer.write(b"".join((post(b""), live, b"\r\n", chunked, ends[0], live, chunked, ends[1], post(b""), live)))
+    assert [(await reply(reader))[0] for _ in range(7)] == [200] * 7
