@@ -144,6 +144,8 @@ class Router:
         self.clients = ConnectionManager(self._connection, tls, most, self.clock.now, self.metrics, log, deadlines)
         self.info = InfoHandlers(session, self.registry, self.path_prover, deadlines)
         self._cors = CrossOriginPolicy(fleet.router.cors)
+        names = (fleet.router.host, socket.gethostname(), *fleet.router.hosts)
+        guard = None if access.requires_keys else BrowserGuard(names, tls=tls is not None)
         routes = route_table(
             GenerationHandlers(self.service, self.dispatcher, self.in_flight, self.siblings, self.draining),
             TokenHandlers(
@@ -164,8 +166,8 @@ class Router:
                 process,
             ),
         )
-        self.routes = RouteTable((*routes, *preflight_routes(routes, self._cors)))
-        self.application = self._application(access)
+        self.routes = RouteTable((*routes, *preflight_routes(routes, self._cors, guard)))
+        self.application = self._application(access, guard)
         self._runner = web.AppRunner(
             self.application,
             handler_cancellation=True,
@@ -173,13 +175,12 @@ class Router:
             **HANDLER_SETTINGS,
         )
 
-    def _application(self, access: AccessControl) -> web.Application:
+    def _application(self, access: AccessControl, guard: BrowserGuard | None) -> web.Application:
         settings = self.fleet.router
-        names = (settings.host, socket.gethostname(), *settings.hosts)
         middleware = Middleware(
             self.routes,
             access,
-            None if access.requires_keys else BrowserGuard(names, tls=self._tls is not None),
+            guard,
             self.clients,
             self.slow_readers,
             self.metrics,

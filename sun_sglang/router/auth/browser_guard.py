@@ -39,25 +39,37 @@ class BrowserGuard:
         self._any_host = tls or "*" in self._hosts
 
     def check(self, method: str, path: str, headers: Mapping[str, str], *, cross_site: bool) -> None:
-        """Refuse a request under a foreign host name, and one that a foreign page must not cause.
+        """Raise the refusal of a request, if there is one; see `refusal`.
+
+        Raises:
+            ApiError: 403.
+        """
+        if (error := self.refusal(method, path, headers, cross_site=cross_site)) is not None:
+            raise error
+
+    def refusal(self, method: str, path: str, headers: Mapping[str, str], *, cross_site: bool) -> ApiError | None:
+        """Return the error (403) for a request that a foreign page must not cause, or under a foreign host name.
+
+        A preflight has the `Host` and the `Origin` of the request that it announces, so the two are judged alike.
 
         Args:
-            method: HTTP method of the request.
+            method: HTTP method of the request, or the one that its preflight announces.
             path: its path, for the message.
             headers: its headers.
             cross_site: any page may cause the request, since it changes nothing.
 
-        Raises:
-            ApiError: 403.
+        Returns:
+            None for a request that may pass.
         """
         host = headers.get("Host", "")
         if not (self._any_host or self._knows(host)):
             name = _name(host)
             message = f"`{name}` is not a name of this router; list it under `router.hosts`, or use an address"
-            raise ApiError(403, message, code="host_not_allowed")
+            return ApiError(403, message, code="host_not_allowed")
         if not cross_site and (page := _foreign_page(method, host, headers)):
             message = f"{method} {path} from {page} is refused; send it from a program, or give the router API keys"
-            raise ApiError(403, f"{message} (`router.api_keys`)", code="cross_site_request")
+            return ApiError(403, f"{message} (`router.api_keys`)", code="cross_site_request")
+        return None
 
     def _knows(self, host: str) -> bool:
         name = _name(host)

@@ -72,6 +72,26 @@ async def test_other_page_gets_no_permission(listed: System) -> None:
         assert (reply.status, allowed(reply), reply.headers["Vary"]) == (200, {}, "Origin")
 
 
+async def test_preflight_of_every_route_permits_what_the_request_then_gets(listed: System) -> None:
+    refused = set()
+    for route in listed.router.routes.routes:
+        path = route.path.replace("{name}", "none").replace("{name:.+}", "none").replace("{model:.+}", "math")
+        status, headers = await preflight(listed, path, method=route.method)
+        permitted = status == 204 and route.method in headers["Allow-Methods"].split(", ")
+        own = {"Origin": APP, "Authorization": f"Bearer {KEY}"}
+        json = {} if route.method in ("POST", "PUT") else None
+        async with listed.client.request(route.method, path, headers=own, json=json) as reply:
+            code = (await reply.json())["error"].get("code") if reply.status == 403 else None
+            readable = "Allow-Origin" in allowed(reply)
+        if route.method != "OPTIONS":
+            assert permitted == (readable and code != "cross_site_request"), route
+        if code == "cross_site_request" and readable:
+            assert (status, headers.keys()) == (403, {"Allow-Origin", "Allow-Credentials", "Expose-Headers"}), route
+            refused.add((route.method, route.path))
+    keyless = {("POST", "/abort_request"), ("GET", "/health_generate")}
+    assert refused == (set() if listed.router.fleet.router.api_keys else keyless)
+
+
 @pytest.mark.parametrize("path", ["/tasks", "/workers", "/workers/math-0/drain", "/pools", "/flush_cache", "/metrics"])
 async def test_endpoint_of_an_admin_key_is_closed_to_every_page(listed: System, path: str) -> None:
     status, headers = await preflight(listed, path)
