@@ -12,6 +12,7 @@ from typing import Any
 
 from sun_sglang.checkpoint.config_defaults import with_class_defaults
 from sun_sglang.checkpoint.config_file import architecture_of, layers_of, require_no_adapter
+from sun_sglang.checkpoint.config_overrides import OVERRIDES, overrides_of, with_overrides
 from sun_sglang.checkpoint.json_file import read_json
 from sun_sglang.checkpoint.kv.format import kv_format, quantization_of
 from sun_sglang.checkpoint.kv.layout import attention_ranks, kv_heads, moves_between_ranks, rope
@@ -27,7 +28,7 @@ MODULE_FLAGS = (
     "quantization",
     "dtype",
     "load_format",
-    "json_model_override_args",
+    OVERRIDES,
     "modelopt_quant",
     "quantize_and_serve",
     "rl_quant_profile",
@@ -65,10 +66,11 @@ def read_identity(model: Path, engine: Mapping[str, Any], *, sglang: str = "") -
         sglang: version of SGLang that runs the worker; empty where no worker runs.
 
     Raises:
-        CheckpointError: the directory, its `config.json`, tokenizer or weights are missing or unreadable.
+        CheckpointError: the directory, its `config.json`, tokenizer or weights are missing or unreadable; or
+            `json_model_override_args` is no JSON object.
     """
     require_no_adapter(model)
-    config = read_json(model / "config.json", "a Hugging Face checkpoint has one")
+    config = with_overrides(read_json(model / "config.json", "a Hugging Face checkpoint has one"), overrides_of(engine))
     architecture = architecture_of(config, model)
     try:
         text = with_class_defaults(config.get("text_config", config))

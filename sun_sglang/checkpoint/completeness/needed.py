@@ -116,6 +116,9 @@ def _derive(config: Mapping[str, Any]) -> NeededTensors:
 
 def _with_fitting_layers(config: dict[str, Any]) -> dict[str, Any]:
     """Return a configuration with a type for each layer; transformers refuses another number of types."""
+    text = config.get("text_config")
+    if isinstance(text, dict):
+        config = {**config, "text_config": _with_fitting_layers(text)}
     types, layers = config.get("layer_types"), config.get("num_hidden_layers")
     if not isinstance(types, list) or not isinstance(layers, int) or len(types) == layers:
         return config

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from sun_sglang.checkpoint.completeness.comparison import (
 from sun_sglang.checkpoint.completeness.needed import needed_tensors
 from sun_sglang.checkpoint.completeness.stored import read_stored
 from sun_sglang.checkpoint.config_file import architecture_of, require_no_adapter
+from sun_sglang.checkpoint.config_overrides import overrides_of, with_overrides
 from sun_sglang.checkpoint.json_file import read_json
 from sun_sglang.checkpoint.kv.format import quantization_of
 from sun_sglang.errors import CheckpointError
@@ -35,7 +35,8 @@ def require_complete(model: Path, engine: Mapping[str, Any] | None = None) -> st
         why names and shapes were not compared, as a part of a sentence; empty where they were.
 
     Raises:
-        CheckpointError: a file is missing or truncated, or a tensor is missing or has another shape.
+        CheckpointError: a file is missing or truncated, or a tensor is missing or has another shape;
+            or `json_model_override_args` is no JSON object.
     """
     flags = engine or {}
     if flags.get("load_format") not in _PLAIN_FORMATS:
@@ -44,7 +45,7 @@ def require_complete(model: Path, engine: Mapping[str, Any] | None = None) -> st
     stored = read_stored(model)
     if all("." not in name for name in stored):
         return "its tensors do not have the names of a model's layers"
-    config = _configuration(model, flags)
+    config = with_overrides(read_json(model / "config.json", "a Hugging Face checkpoint has one"), overrides_of(flags))
     architecture = architecture_of(config, model)
     needed = needed_tensors(config)
     if needed.unknown:
@@ -66,10 +67,3 @@ def require_complete(model: Path, engine: Mapping[str, Any] | None = None) -> st
                 f"{list(shape)}; use the config.json that belongs to these weights"
             )
     return ""
-
-
-def _configuration(model: Path, flags: Mapping[str, Any]) -> dict[str, Any]:
-    config = read_json(model / "config.json", "a Hugging Face checkpoint has one")
-    given = flags.get("json_model_override_args")
-    override = json.loads(given) if isinstance(given, str) else given
-    return {**config, **override} if isinstance(override, dict) else config

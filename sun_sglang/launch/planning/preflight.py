@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sun_sglang.checkpoint.completeness.require_complete import require_complete
+from sun_sglang.checkpoint.config_overrides import OVERRIDES, overrides_of
 from sun_sglang.checkpoint.identity import read_identity
 from sun_sglang.checkpoint.tuning import is_tuned_for
 from sun_sglang.contracts.kv_compatibility import require_same
@@ -97,6 +98,10 @@ def require_router_port(topology: Topology) -> None:
 
 
 def _read_checkpoint(kind: WorkerKind, pool: PoolSettings, flags: EngineFlags) -> Checkpoint | None:
+    try:
+        overrides_of(flags)
+    except CheckpointError as e:
+        raise TopologyError(pool.flag_path(OVERRIDES), str(e).removeprefix(f"{OVERRIDES}: ")) from e
     directory = kind.find_checkpoint(pool)
     if directory is None:
         return None

@@ -50,6 +50,13 @@ def test_what_a_checkpoint_says(write_checkpoint: Write) -> None:
     }
 
 
+def test_overridden_configuration_is_that_of_the_identity(write_checkpoint: Write) -> None:
+    override = {"num_hidden_layers": 1, "rope_scaling": {"rope_type": "linear", "factor": 2}}
+    found = read_identity(write_checkpoint("a"), {"json_model_override_args": json.dumps(override)})
+    assert found.num_layers == 1
+    assert found.rope == '{"factor": 2.0, "rope_theta": 10000.0, "rope_type": "linear"}'
+
+
 @pytest.mark.parametrize(
     ("config", "field", "value"),
     [

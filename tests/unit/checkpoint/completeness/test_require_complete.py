@@ -13,6 +13,7 @@ import pytest
 import sun_sglang.train  # noqa: F401 - makes transformers importable on a machine without a GPU
 from sun_sglang.checkpoint.completeness.needed import needed_tensors
 from sun_sglang.checkpoint.completeness.require_complete import require_complete
+from sun_sglang.checkpoint.config_overrides import overrides_of, with_overrides
 from sun_sglang.errors import CheckpointError
 
 # after sun_sglang.train
@@ -62,6 +63,20 @@ def test_layer_that_only_the_configuration_has_is_named(model: Path) -> None:
         require_complete(model)
     override = json.dumps({"num_hidden_layers": layers})
     assert require_complete(model, {"json_model_override_args": override}) == ""
+
+
+def test_override_of_a_part_of_a_text_configuration_keeps_the_rest() -> None:
+    text = {"model_type": "gemma3_text", "hidden_size": 8, "head_dim": 4, "num_hidden_layers": 3, "vocab_size": 16}
+    text |= {"intermediate_size": 8, "num_attention_heads": 2, "num_key_value_heads": 1}
+    config = {"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "text_config": text}
+    config["text_config"]["layer_types"] = ["full_attention"] * 3
+    config["vision_config"] = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    override = overrides_of({"json_model_override_args": '{"text_config": {"num_hidden_layers": 2}}'})
+    found = needed_tensors(with_overrides(config, override))
+    assert found.unknown == ""
+    layers = {name.split(".")[3] for name in found.shapes if name.startswith("language_model.model.layers.")}
+    assert layers == {"0", "1"}
+    assert found.shapes["language_model.model.embed_tokens.weight"] == (16, 8)
 
 
 def test_format_without_weights_is_not_checked(model: Path) -> None:

@@ -85,6 +85,17 @@ def test_flags_count_in_the_comparison(write_checkpoint: Write) -> None:
         preflight(topology, MACHINE, SCHEMA)
 
 
+@pytest.mark.parametrize("given", ["'{'", "'[]'"])
+def test_overrides_that_are_no_json_object_are_named_with_their_place(write_checkpoint: Write, given: str) -> None:
+    engine = f"{{json_model_override_args: {given}}}"
+    topology = pair(write_checkpoint("p"), write_checkpoint("d"), engine=engine)
+    with pytest.raises(TopologyError, match=r"engine\.json_model_override_args: is not .*JSON"):
+        preflight(topology, MACHINE, None)
+    elsewhere = pair("org/p", "org/d", engine=engine)
+    with pytest.raises(TopologyError, match=r"engine\.json_model_override_args: is not .*JSON"):
+        preflight(elsewhere, MACHINE, None)
+
+
 def test_a_flag_is_checked_before_any_model_is_read() -> None:
     with pytest.raises(TopologyError, match=r"engine\.dtipe: SGLang 1 has no such flag; did you mean `dtype`"):
         preflight(pair("/absent", "/absent", engine="{dtipe: auto}"), MACHINE, SCHEMA)
