@@ -61,6 +61,30 @@ OPENED = """\
 {%- endfor %}
 {%- if add_generation_prompt %}{{ '<|assistant|><think>' }}{% endif %}"""
 
+# opens the reasoning, shows that of the last answer, and an empty block for none, as Qwen3-Thinking's does
+THINKING = """\
+{%- for message in messages %}
+{{- '<|' ~ message.role ~ '|>\\n' }}
+{%- if message.role == 'assistant' and loop.last %}
+{%- set content, reasoning = message.content, message.reasoning_content or '' %}
+{%- if '</think>' in content %}
+{%- set reasoning = content.split('</think>')[0].split('<think>')[-1].strip('\\n') %}
+{%- set content = content.split('</think>')[-1].lstrip('\\n') %}
+{%- endif %}
+{{- '<think>\\n' ~ reasoning ~ '\\n</think>\\n\\n' ~ content }}
+{%- else %}{{ message.content }}{% endif %}
+{{- '<|end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|assistant|>\\n<think>\\n' }}{% endif %}"""
+
+# opens the reasoning or turns it off, and shows every answer without it, as DeepSeek-V3.1's does
+SWITCHED = """\
+{%- for message in messages %}
+{{- '<|' ~ message.role ~ '|>' ~ ('</think>' if message.role == 'assistant') ~ message.content }}
+{%- for call in message.tool_calls or [] %}[{{ call.function.name }}]{% endfor %}{{ '<|end|>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|assistant|>' ~ ('<think>' if thinking else '</think>') }}{% endif %}"""
+
 
 def tokenizer_with(template: str) -> PreTrainedTokenizerFast:
     """Return the demo's tokenizer with another chat template."""

@@ -11,6 +11,7 @@ from transformers.utils.chat_template_utils import _compile_jinja_template
 
 from sun_sglang.errors import RecipeError
 from sun_sglang.train.data.examples import TokenizedExample
+from sun_sglang.train.data.reasoning import Block, block_of, split_answer, split_text
 from sun_sglang.train.data.rows.conversation import Turn
 from sun_sglang.train.data.rows.messages import Message
 from sun_sglang.train.data.rows.tools import Tool
@@ -70,7 +71,7 @@ class ChatRenderer:
         if any(m.get("tool_calls") for m in messages) and not self._renders("tool_calls", messages, turn.tools):
             notes.add("the chat template does not render the tool calls of earlier messages")
         if isinstance(turn.answer, str):
-            text, is_ended = turn.answer, False
+            text, is_ended = self._text_answer(turn.answer, prompt, notes), False
         else:
             text, is_ended = self._answer(messages, turn.answer, turn.tools, prompt, where, notes)
         if _is_empty(turn.answer):
@@ -90,6 +91,17 @@ class ChatRenderer:
             return message["content"]
         return " ".join(part["text"] for part in message["content"])
 
+    def _text_answer(self, answer: str, prompt: str, notes: set[str]) -> str:
+        """Return an answer that is a text as it continues the prompt: as it is, after the reasoning of the prompt."""
+        block = block_of(prompt, self._tokenizer.chat_template)
+        if block is None or block.state != "opened":
+            return answer
+        if block.closing in answer:
+            _, lead, content = split_text(answer, block)
+            return lead + content
+        notes.add(_adds(block, ""))
+        return block.around("") + answer
+
     def _answer(
         self,
         messages: list[Message],
@@ -100,10 +112,11 @@ class ChatRenderer:
         notes: set[str],
     ) -> tuple[str, bool]:
         """Return the answer as the template continues the prompt, and whether the token that ends it is part of it."""
-        (answer,) = self._served([given])
+        block = block_of(prompt, self._tokenizer.chat_template)
+        answer, start, lead = self._placed(messages, given, tools, prompt, block, where, notes)
         whole = self._render([*messages, answer], tools, where, answered=True)
         calls = answer.get("tool_calls") or []
-        if not whole.startswith(prompt):
+        if not whole.startswith(start):
             if calls or not isinstance(answer["content"], str):
                 raise RecipeError(
                     f"{where}: the chat template does not continue its generation prompt by the answer, so the text of "
@@ -113,17 +126,52 @@ class ChatRenderer:
                 "the chat template renders an answer in the history in another way than its generation prompt begins "
                 "one; the text of the answer is learned as it is"
             )
-            return answer["content"], False
-        rendered = whole[len(prompt) :]
+            return lead + answer["content"], False
+        rendered = whole[len(start) :]
+        if lead and block is not None:
+            rendered = block.without_empty(rendered)
         if not all(call["function"]["name"] in rendered for call in calls):
             raise RecipeError(
                 f"{where}: the chat template does not render `tool_calls`, so the answer would lack them; name a "
                 "chat_template that does"
             )
+        shown = answer if block is None else {**answer, **split_answer(answer, block).message}
         for key in ("content", "reasoning_content"):
-            if isinstance(answer.get(key), str) and answer[key].strip() not in rendered:
+            if isinstance(shown.get(key), str) and shown[key].strip() not in rendered:
                 notes.add(f"the chat template does not render the whole `{key}` of an answer")
-        return self._ended(rendered, self._tail(messages, tools))
+        text, is_ended = self._ended(rendered, self._tail(messages, tools))
+        return lead + text, is_ended
+
+    def _placed(
+        self,
+        messages: list[Message],
+        given: Message,
+        tools: list[Tool] | None,
+        prompt: str,
+        block: Block | None,
+        where: str,
+        notes: set[str],
+    ) -> tuple[Message, str, str]:
+        """Return the answer to render, the part of the prompt that it continues, and the text between the two.
+
+        A template that shows the reasoning of an answer renders the whole answer. Other templates render the answer
+        without it, and the reasoning is put between.
+        """
+        (answer,) = self._served([given])
+        if block is None:
+            return answer, prompt, ""
+        split = split_answer(answer, block)
+        if block.state == "closed":
+            if split.reasoning:
+                notes.add(f"the generation prompt ends reasoning by `{block.closing}`: that of answers is not learned")
+            return split.message, prompt, ""
+        whole = self._render([*messages, answer], tools, where, answered=True)
+        is_shown = split.reasoning in whole[len(prompt) :]
+        if is_shown and (block.state == "none" or whole.startswith(prompt)):
+            return answer, prompt, ""
+        if "reasoning_content" in answer or not split.reasoning:
+            notes.add(_adds(block, split.reasoning))
+        return split.message, prompt.removesuffix(block.begun), split.lead
 
     def _ended(self, rendered: str, tail: str | None) -> tuple[str, bool]:
         """Cut a rendered answer after its end token; without one, before the text that the template adds to a turn."""
@@ -217,6 +265,12 @@ def _is_content(node: Any) -> bool:
     else:
         return False
     return name == "content" and isinstance(node.node, jinja2.nodes.Name) and node.node.name in _MESSAGE_NAMES
+
+
+def _adds(block: Block, reasoning: str) -> str:
+    if reasoning:
+        return f"the chat template drops the reasoning of an answer; it is learned, ended by `{block.closing}`"
+    return f"the generation prompt opens `{block.opening}`: answers without reasoning begin with `{block.closing}`"
 
 
 def _is_empty(answer: str | Message) -> bool:

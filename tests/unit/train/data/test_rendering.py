@@ -153,19 +153,20 @@ def test_a_broken_template_is_named_with_its_line() -> None:
 
 
 def test_an_answer_that_the_history_shows_otherwise_is_learned_as_its_text() -> None:
-    row = {"messages": [USER, {"role": "assistant", "content": "hm</think>Sunny."}]}
-    assert texts(OPENED, row) == [("<|user|>w<|end|><|assistant|><think>", "hm</think>Sunny.<|end|>")]
-    (note,) = encode(OPENED, row)[0].notes
+    other = OPENED.replace("'<|' ~ message.role ~ '|>'", "message.role").replace("<think>", "")
+    ((_, loss),) = texts(other, {"messages": [USER, {"role": "assistant", "content": "Sunny."}]})
+    assert loss == "Sunny.<|end|>"
+    (note,) = encode(other, {"messages": [USER, {"role": "assistant", "content": "Sunny."}]})[0].notes
     assert "is learned as it is" in note
-    calling = OPENED.replace("~ '<|end|>'", "~ (message.tool_calls or '') ~ '<|end|>'")
     with pytest.raises(RecipeError, match="does not continue its generation prompt"):
-        encode(calling, {"messages": [USER, CALLS]})
+        encode(other, {"messages": [USER, CALLS]})
 
 
 def test_a_part_of_an_answer_that_the_template_drops_is_noted() -> None:
     dropping = CHATML.replace("{{- message.content }}", "{{- '' if message.tool_calls else message.content }}")
     answer = {**CALLS, "content": "Let me look.", "reasoning_content": "Hm."}
-    (encoded,) = encode(dropping.replace("message.reasoning_content", "''"), {"messages": [USER, answer]})
+    dropping = dropping.replace("'<think>' ~ (message.reasoning_content or '') ~ '</think>'", "''")
+    (encoded,) = encode(dropping, {"messages": [USER, answer]})
     assert encoded.notes == {
         "the chat template does not render the whole `content` of an answer",
         "the chat template does not render the whole `reasoning_content` of an answer",
