@@ -45,7 +45,8 @@ class Data(Strict):
         prompt: column of the user's turn or of the messages before the answer, or a text with columns in braces, such
             as `{instruction}: {input}`.
         response: column of the answer, as a text or as messages, or a text with columns in braces.
-        system: column of the system message, or its text, with columns in braces.
+        system: column of the system message, or its text, with columns in braces. A prompt whose first message is a
+            system message keeps its own.
         tools: column of the tools, or a list of tools for all rows. Where the prompt is messages, the default is the
             column `tools`.
         turns: `all`: every assistant message is an example; `last`: only the last one is.

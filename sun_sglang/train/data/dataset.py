@@ -89,6 +89,8 @@ class _Reader:
         conversation = conversation_of(row, self._data, where)
         self.report.format = self.report.format or conversation.format
         self.report.note((f"serving ignores the key `{key}` of messages" for key in conversation.ignored), where)
+        if conversation.unused:
+            self.report.note([f"columns that are not read: {listed(conversation.unused)}"], where)
         if not conversation.turns:
             self.report.leave_out("every answer has `weight: 0`", where)
         found = []

@@ -65,11 +65,13 @@ def find_columns(data: Data, row: Row, where: str) -> Columns:
     if data.messages is not None or data.prompt is not None:
         named = Columns("the recipe's columns", data.messages, data.prompt, data.response, data.system, tools)
         chat = data.messages is not None or is_message_list(row.get(data.prompt or ""))
+        # some files of ShareGPT's form have the system message in a column of its own
+        named = named._replace(system=named.system or _optional("system", row)) if data.messages is not None else named
         return named if tools or not chat else named._replace(tools=_optional("tools", row))
     for known in _FORMATS:
         if known.needs <= row.keys():
             columns = known.columns(row)
-            return columns._replace(tools=tools) if tools else columns
+            return columns._replace(tools=tools or _optional("tools", row))
     raise RecipeError(
         f"{where}: data: the columns {listed(row)} are of no known format; name `messages`, or `prompt` and `response`"
     )
@@ -141,29 +143,19 @@ def _optional(column: str, row: Row) -> str | None:
 
 def _chat(column: str, name: str) -> _Format:
     def columns(row: Row) -> Columns:
-        # some files of ShareGPT's form have the system message in a column of its own
-        return Columns(name, messages=column, system=_optional("system", row), tools=_optional("tools", row))
+        return Columns(name, messages=column, system=_optional("system", row))
 
     return _Format(frozenset({column}), columns)
 
 
 def _alpaca(row: Row) -> Columns:
-    if row.get("history"):
-        raise RecipeError("data: Alpaca's `history` is not read; write the turns as `messages`")
     prompt = "{instruction}\n\n{input}" if row.get("input") else "instruction"
     return Columns("Alpaca", prompt=prompt, response="output", system=_optional("system", row))
 
 
 def _pair(prompt: str, response: str) -> _Format:
     def columns(row: Row) -> Columns:
-        chat = is_message_list(row[prompt])
-        return Columns(
-            f"{prompt} and {response}",
-            prompt=prompt,
-            response=response,
-            system=None if chat else _optional("system", row),
-            tools=_optional("tools", row) if chat else None,
-        )
+        return Columns(f"{prompt} and {response}", prompt=prompt, response=response, system=_optional("system", row))
 
     return _Format(frozenset({prompt, response}), columns)
 

@@ -10,6 +10,7 @@ from sun_sglang.strict import listed
 from sun_sglang.train.data.rows.columns import Columns, find_columns, part_of, text_of
 from sun_sglang.train.data.rows.messages import Message, ParsedMessage, parse_messages
 from sun_sglang.train.data.rows.tools import Tool, parse_tools
+from sun_sglang.train.data.rows.unused import unused_columns
 from sun_sglang.train.recipe import Data
 
 Row = Mapping[str, Any]
@@ -36,11 +37,13 @@ class Conversation(NamedTuple):
         turns: the turns to learn; none where every answer has `weight: 0`.
         ignored: keys of messages that SGLang does not pass to a chat template.
         format: name of the row's format.
+        unused: columns that the format does not read; none where the recipe names the columns.
     """
 
     turns: list[Turn]
     ignored: frozenset[str]
     format: str
+    unused: tuple[str, ...] = ()
 
 
 def conversation_of(row: Row, data: Data, where: str) -> Conversation:
@@ -55,6 +58,8 @@ def conversation_of(row: Row, data: Data, where: str) -> Conversation:
         RecipeError: a column is missing or has another form, or the row has nothing to learn.
     """
     columns = find_columns(data, row, where)
+    is_named = data.messages is not None or data.prompt is not None
+    unused = () if is_named else unused_columns(row, columns, where)
     given = data.tools if isinstance(data.tools, tuple) else None
     tools = _tools(row, columns, where) or parse_tools(given, "data.tools")
     prompt, response = _prompt(row, columns, where), _response(row, columns, where)
@@ -68,7 +73,7 @@ def conversation_of(row: Row, data: Data, where: str) -> Conversation:
         # every answer of a response has a loss
         chosen = learned if response or data.turns == "all" else learned[-1:]
         turns = [Turn([m.message for m in messages[:i]], messages[i].message, tools) for i in chosen]
-    return Conversation(turns, frozenset(key for m in messages for key in m.ignored), columns.format)
+    return Conversation(turns, frozenset(key for m in messages for key in m.ignored), columns.format, unused)
 
 
 def _prompt(row: Row, columns: Columns, where: str) -> list[ParsedMessage]:
@@ -88,7 +93,14 @@ def _prompt(row: Row, columns: Columns, where: str) -> list[ParsedMessage]:
         else:
             messages = parse_messages(part, f"{place}: `{columns.prompt}`")
     system = text_of(row, columns.system, f"{where}: data.system") if columns.system else ""
-    if system and messages[0].message["role"] != "system":
+    first = messages[0].message
+    is_column = columns.system in row
+    if system and is_column and first["role"] == "system" and first["content"] != system:
+        raise RecipeError(
+            f"{where}: data.system: `{columns.system}` and the first message are two system messages that differ; remove "
+            "one"
+        )
+    if system and first["role"] != "system":
         messages.insert(0, ParsedMessage({"role": "system", "content": system}))
     return messages
 

@@ -70,7 +70,12 @@ def test_override_of_a_part_of_a_text_configuration_keeps_the_rest() -> None:
     text |= {"intermediate_size": 8, "num_attention_heads": 2, "num_key_value_heads": 1}
     config = {"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "text_config": text}
     config["text_config"]["layer_types"] = ["full_attention"] * 3
-    config["vision_config"] = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config["vision_config"] = {
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
     override = overrides_of({"json_model_override_args": '{"text_config": {"num_hidden_layers": 2}}'})
     found = needed_tensors(with_overrides(config, override))
     assert found.unknown == ""

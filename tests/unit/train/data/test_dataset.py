@@ -43,6 +43,13 @@ def test_examples_are_encoded_split_and_measured(tmp_path: Path) -> None:
     assert (len(limited.train), len(limited.validation), limited.report.left_out_count) == (3, 40, 2)
 
 
+def test_columns_that_are_not_read_are_reported(tmp_path: Path) -> None:
+    rows = [{"id": i, "question": f"q{i}", "answer": "a", "source": "web"} for i in range(9)]
+    report = load_examples(Data(file=write(tmp_path / "d.jsonl", rows)), TOKENIZER, 0).report
+    assert [f"note: {note.describe()}" for note in report.notes] == report.lines(9)
+    assert report.lines(9) == [f"note: columns that are not read: `id`, `source` (9; first: {tmp_path}/d.jsonl:1)"]
+
+
 def test_the_turns_of_a_conversation_stay_on_one_side_of_the_split(tmp_path: Path) -> None:
     rows = [
         {"messages": [m for t in range(1 + i % 4) for m in (says("user", f"{i}.{t}"), says("assistant", "x"))]}

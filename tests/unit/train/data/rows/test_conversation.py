@@ -127,11 +127,27 @@ def test_sharegpt_is_read_with_its_names() -> None:
         ({"question": "q", "answer": 42}, [user("q")], "42"),
         ({"query": "q", "response": "r"}, [user("q")], "r"),
         ({"system": "s", "prompt": "a", "response": "b"}, [{"role": "system", "content": "s"}, user("a")], "b"),
+        ({"system": "s", "instruction": "a", "output": "b"}, [{"role": "system", "content": "s"}, user("a")], "b"),
+        (
+            {"system": "s", "prompt": [user("a")], "completion": "b"},
+            [{"role": "system", "content": "s"}, user("a")],
+            "b",
+        ),
         ({"messages": json.dumps(CHAT[:2])}, CHAT[:1], CHAT[1]),
     ],
 )
 def test_known_formats_need_no_column_names(row: dict[str, Any], prompt: list[Message], answer: Any) -> None:
     assert turns(row) == [Turn(prompt, answer)]
+
+
+@pytest.mark.parametrize("row", [{"prompt": "w", "completion": "x"}, {"instruction": "w", "output": "x"}])
+def test_tools_beside_a_text_are_offered(row: dict[str, Any]) -> None:
+    assert turns({**row, "tools": [WEATHER]}) == [Turn([user("w")], "x", [SERVED_TOOL])]
+
+
+def test_system_column_beside_named_messages_is_read() -> None:
+    (turn,) = turns({"chat": CHAT[:2], "system": "s"}, messages="chat")
+    assert turn.messages == [{"role": "system", "content": "s"}, *CHAT[:1]]
 
 
 def test_every_answer_of_a_completion_is_learned() -> None:
@@ -203,7 +219,12 @@ def test_keys_that_serving_ignores_are_named() -> None:
         ({"m": []}, {"messages": "m"}, "`m` is not a list of messages"),
         ({"m": CHAT[:1]}, {"messages": "m"}, "no assistant message"),
         ({"x": 1, "y": 2}, {}, "row 1: data: the columns `x`, `y` are of no known format; name `messages`"),
-        ({"instruction": "a", "output": "b", "history": [["c", "d"]]}, {}, "`history` is not read"),
+        ({"instruction": "a", "output": "b", "history": [["c", "d"]]}, {}, "write both as `messages`"),
+        (
+            {"system": "s", "messages": [{"role": "system", "content": "t"}, *CHAT]},
+            {},
+            "`system` and the first message are two system messages that differ",
+        ),
         ({"messages": [user("a"), {"role": "robot", "content": "b"}]}, {}, r"\[1\]: the role 'robot' is unknown"),
         ({"messages": [user("a"), assistant(None)]}, {}, r"messages\[1\]: the answer has neither `content` nor"),
         ({"messages": [user("a"), {"role": "assistant", "tool_call": []}]}, {}, "ignores its keys `tool_call`"),
