@@ -54,10 +54,12 @@ def command(
     prepared = prepare(recipe)
     sizes = estimate(prepared)
     console = Console(stderr=True, highlight=False, quiet=not is_first_process())
+    for note in prepared.notes:
+        console.print(f"note: {note}", markup=False, soft_wrap=True)
     if dry_run:
         preview = preview_of(prepared.examples, prepared.tokenizer)
         if as_json:
-            found = {**asdict(sizes), "total": sizes.total, "data": preview.as_json()}
+            found = {**asdict(sizes), "total": sizes.total, "notes": prepared.notes, "data": preview.as_json()}
             typer.echo(json.dumps(found, indent=2))
         else:
             _show(sizes, preview)

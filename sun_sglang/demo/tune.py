@@ -9,7 +9,8 @@ from typing import Any
 from sun_sglang.train.data.examples import TokenizedExample
 from sun_sglang.train.objective.two_module_loss import TwoModule
 from sun_sglang.train.rate_search import RateSearch
-from sun_sglang.train.trainer.trainer import FitSettings, fit
+from sun_sglang.train.trainer.settings import FitSettings
+from sun_sglang.train.trainer.trainer import fit
 
 
 @dataclass(frozen=True)

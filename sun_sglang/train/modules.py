@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import AutoTokenizer
@@ -27,8 +28,20 @@ TEMPLATE = "chat_template.jinja"
 _DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def find_model(model: str, key: str) -> Path:
-    """Return the directory of a model. Download a Hub id that is not on this machine.
+class FoundModel(NamedTuple):
+    """A model on this machine.
+
+    Attributes:
+        directory: its directory.
+        unchecked: why names and shapes of its tensors were not compared with its architecture; empty where they were.
+    """
+
+    directory: Path
+    unchecked: str
+
+
+def find_model(model: str, key: str) -> FoundModel:
+    """Find a model. Download a Hub id that is not on this machine.
 
     Args:
         model: a directory or a Hub id.
@@ -40,21 +53,21 @@ def find_model(model: str, key: str) -> Path:
     """
     found = find_checkpoint(model)
     if found is not None:
-        _require_complete(found, key)
-        return found
+        return FoundModel(found, _require_complete(found, key))
     if Path(model).is_absolute():
         raise RecipeError(f"{key}: {model}: no such directory")
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(model, ignore_patterns=["original/*", "*.pth", "*.bin", "*.gguf"]))
+        loaded = Path(snapshot_download(model, ignore_patterns=["original/*", "*.pth", "*.bin", "*.gguf"]))
     except Exception as e:  # a dozen types, all about the name, a licence or the network
         raise RecipeError(f"{key}: `{model}` is neither a directory nor on the Hub ({type(e).__name__}: {e})") from e
+    return FoundModel(loaded, _require_complete(loaded, key))
 
 
-def _require_complete(model: Path, key: str) -> None:
+def _require_complete(model: Path, key: str) -> str:
     try:
-        require_complete(model)
+        return require_complete(model)
     except CheckpointError as e:
         raise CheckpointError(f"{key}: {e}") from e
 
@@ -131,19 +144,23 @@ def save_tuned(module: TwoModule, recipe: Recipe, base: Path, out: Path, *, merg
         base: directory of the base model; its tokenizer files are copied.
         out: the output directory.
         merge: merge a LoRA adapter into the weights.
+
+    Raises:
+        RecipeError: a weight is not finite, or is not in the base's dtype. Nothing was written.
     """
     model: Any = module.tuned
     if recipe.lora is not None:
-        model.save_pretrained(out / "adapter")
+        tuned = model
+        # merging removes the adapter
+        adapter = {name: value.detach().clone() for name, value in model.state_dict().items() if "lora_" in name}
+        _require_finite(adapter, "output: `{}` of the adapter is not finite; nothing was written")
+        if merge:
+            model = _in_dtype(model.merge_and_unload(), base)
+        tuned.save_pretrained(out / "adapter", state_dict=adapter)
         if not merge:
             return
-        model = model.merge_and_unload()
-    model = model.to(dtype_of(base))
-    broken = not_finite(dict(model.named_parameters()))
-    if broken is not None:
-        raise RecipeError(
-            f"output: `{broken}` does not fit into the base's {dtype_of(base)}; the model was not written"
-        )
+    else:
+        model = _in_dtype(model, base)
     model.save_pretrained(out)
     for pattern in _COPIED:
         for file in base.glob(pattern):
@@ -151,6 +168,21 @@ def save_tuned(module: TwoModule, recipe: Recipe, base: Path, out: Path, *, merg
             shutil.copyfile(file, out / file.name)
     if recipe.chat_template is not None:
         shutil.copyfile(recipe.chat_template, out / TEMPLATE)
+
+
+def _in_dtype(model: Any, base: Path) -> Any:
+    """Return a model in its base's dtype, in which every weight is finite."""
+    dtype = dtype_of(base)
+    model = model.to(dtype)
+    weights = dict(model.named_parameters())
+    _require_finite(weights, f"output: `{{}}` does not fit into the base's {dtype}; the model was not written")
+    return model
+
+
+def _require_finite(tensors: Mapping[str, torch.Tensor], message: str) -> None:
+    broken = not_finite(tensors)
+    if broken is not None:
+        raise RecipeError(message.format(broken))
 
 
 def dtype_of(model: Path) -> torch.dtype:

@@ -21,6 +21,11 @@ class RateSearch:
         self.losses: dict[float, float] = dict(losses or {})
 
     @property
+    def has_best(self) -> bool:
+        """Whether a rate did not diverge."""
+        return any(math.isfinite(loss) for loss in self.losses.values())
+
+    @property
     def best(self) -> float:
         """The learning rate with the least finite validation loss; the first of equals.
 

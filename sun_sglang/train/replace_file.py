@@ -20,9 +20,19 @@ def replace_file(file: Path, write: Callable[[Path], object]) -> None:
     write(partial)
     sync_file(partial)
     partial.replace(file)
+    sync_directory(file.parent)
 
 
 def sync_file(file: Path) -> None:
     """Write a file's content to the disk."""
     with file.open("rb") as stream:
         os.fsync(stream.fileno())
+
+
+def sync_directory(directory: Path) -> None:
+    """Write the names of a directory's files to the disk, so that files which replace others do so in their order."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,4 +1,8 @@
-"""The record of a search over learning rates: losses in `search.json`, and the best weights beside it."""
+"""The record of a search over learning rates: losses in `search.json`, and the weights of the best rate beside it.
+
+Weights have the rate in their name. They are written before the losses that make them the best, and the weights of the
+rate before are removed after: a kill between any two steps leaves losses and weights that fit each other.
+"""
 
 from __future__ import annotations
 
@@ -86,12 +90,12 @@ class SearchRecord:
 
     @property
     def weights(self) -> Path:
-        """The file of the best weights."""
-        return self._work / "best.safetensors"
+        """The file of the best rate's weights."""
+        return self._weights_of(self.rates.best)
 
     def directory(self, rate: float) -> Path:
         """Return the directory for the checkpoints of a rate."""
-        return self._work / f"{rate:g}"
+        return self._work / str(rate)
 
     def open(self, resume: bool) -> None:
         """Read the record that is there, or create one.
@@ -100,7 +104,8 @@ class SearchRecord:
             resume: continue the search that is there.
 
         Raises:
-            RecipeError: there is a search and `resume` is false, or it computes with other content.
+            RecipeError: there is a search and `resume` is false, it computes with other content, or it lacks the
+                weights of its best rate.
         """
         there = self._file.exists() or (self._work.parent / "config.json").exists()
         # without --resume only the first process checks: it writes the file while other processes still start
@@ -113,6 +118,7 @@ class SearchRecord:
         if is_first_process():
             self._work.mkdir(parents=True, exist_ok=True)
             self._write()
+            self._remove_others()
 
     def add(self, rate: float, loss: float, module: TwoModule) -> float:
         """Record the validation loss of a rate, and keep the weights if they are the best.
@@ -133,8 +139,9 @@ class SearchRecord:
         if is_first_process():
             if state is not None:
                 kept = state
-                replace_file(self.weights, lambda new: save_file(kept, new))
+                replace_file(self._weights_of(rate), lambda new: save_file(kept, new))
             self._write()
+            self._remove_others()
             for checkpoint in self.directory(rate).glob("checkpoint-*"):
                 shutil.rmtree(checkpoint)
         # the other processes read the best weights at the end
@@ -151,6 +158,21 @@ class SearchRecord:
         if difference is not None:
             raise RecipeError(f"output: {self._work} {difference}; choose another output, or remove the directory")
         self.rates = RateSearch(losses)
+        if self.rates.has_best and not self.weights.exists():
+            raise RecipeError(
+                f"output: {self.weights}: not found, and {self._file.name} records that rate as the best; remove the "
+                "directory, or choose another output"
+            )
+
+    def _weights_of(self, rate: float) -> Path:
+        return self._work / f"best-{rate}.safetensors"
+
+    def _remove_others(self) -> None:
+        """Remove the weights of rates that are not the best."""
+        best = self.weights if self.rates.has_best else None
+        for file in self._work.glob("best-*.safetensors*"):
+            if file != best:
+                file.unlink()
 
     def _write(self) -> None:
         losses = {str(rate): loss if math.isfinite(loss) else None for rate, loss in self.rates.losses.items()}

@@ -23,8 +23,9 @@ from sun_sglang.train.recipe import Recipe
 from sun_sglang.train.search_record import SearchRecord, Subject
 from sun_sglang.train.trainer.accelerate import check_dtype, check_launched, sharded
 from sun_sglang.train.trainer.launched_processes import is_first_process, world_size
+from sun_sglang.train.trainer.settings import FitSettings
 from sun_sglang.train.trainer.trained_state import load_trained
-from sun_sglang.train.trainer.trainer import FitSettings, fit, pack
+from sun_sglang.train.trainer.trainer import fit, pack
 from sun_sglang.train.trainer.whole_checkpoints import FoundCheckpoints, find_checkpoints
 
 Log = Callable[[str], None]
@@ -40,6 +41,7 @@ class PreparedRecipe:
         decoder: directory of the frozen decode module; the base unless the recipe names another.
         tokenizer: tokenizer of the base, with the recipe's chat template.
         examples: the examples as token ids, split into training and validation.
+        notes: what could not be checked of the models.
     """
 
     recipe: Recipe
@@ -47,6 +49,7 @@ class PreparedRecipe:
     decoder: Path
     tokenizer: Any
     examples: Examples
+    notes: tuple[str, ...] = ()
 
     @property
     def rows(self) -> PackedRows | None:
@@ -73,9 +76,12 @@ def prepare(recipe: Recipe) -> PreparedRecipe:
     """
     recipe.accumulation(world_size())
     check_launched(recipe)
-    base = find_model(recipe.base, "base")
+    models = {"base": find_model(recipe.base, "base")}
+    base = decoder = models["base"].directory
     check_dtype(recipe, dtype_of(base))
-    decoder = base if recipe.decoder is None else find_model(recipe.decoder, "decoder")
+    if recipe.decoder is not None:
+        models["decoder"] = find_model(recipe.decoder, "decoder")
+        decoder = models["decoder"].directory
     tokenizer = load_recipe_tokenizer(recipe, base)
     examples = load_examples(
         recipe.data,
@@ -92,7 +98,12 @@ def prepare(recipe: Recipe) -> PreparedRecipe:
     if sharded() and min(len(e.answer) for part in examples[:2] for e in part) < 2:
         # this process would skip the decode module while the others wait for it to gather the module's weights
         raise RecipeError("data: an answer is empty, which sharded modules cannot train on; remove it")
-    return PreparedRecipe(recipe, base, decoder, tokenizer, examples)
+    notes = (
+        f"{key}: {found.directory}: tensors are checked only while they load ({found.unchecked})"
+        for key, found in models.items()
+        if found.unchecked
+    )
+    return PreparedRecipe(recipe, base, decoder, tokenizer, examples, tuple(notes))
 
 
 def run_sweep(

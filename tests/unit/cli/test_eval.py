@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -93,3 +94,25 @@ def test_a_file_without_questions_is_named(tmp_path: Path, capsys: pytest.Captur
         main(["eval", str(tmp_path / "none.jsonl"), *PAIR])
     assert ended.value.code == 1
     assert "has no questions" in capsys.readouterr().err
+
+
+def test_pickled_weights_are_evaluated_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    pickled = tmp_path / "tool"
+    shutil.copytree(DEMO / "models" / "tool", pickled)
+    weights = load_file(pickled / "model.safetensors")
+    torch.save(weights, pickled / "pytorch_model.bin")
+    (pickled / "model.safetensors").unlink()
+    questions = str(DEMO / "data" / "tool.test.jsonl")
+    found = []
+    for prefill in (PAIR[1], str(pickled)):
+        with pytest.raises(SystemExit) as ended:
+            main(["eval", questions, "--prefill", prefill, *PAIR[2:], "--limit", "3", "--threads", "1", "--json"])
+        captured = capsys.readouterr()
+        assert ended.value.code == 0, captured.err
+        found.append((json.loads(captured.out)["correct"], captured.err))
+    assert found[0] == (3, "")
+    assert found[1][0] == 3
+    assert f"--prefill: {pickled}: tensors are checked only while they load (its weights are pickled)" in found[1][1]

@@ -74,3 +74,16 @@ def test_a_dry_run_shows_the_data(sun_train: Callable[..., tuple[str, str]], tmp
 def test_a_real_run_reports_the_rows_that_it_leaves_out(sun_train: Callable[..., tuple[str, str]]) -> None:
     _, err = sun_train(epochs=0.1)
     assert "left out: 1 of 20 examples: longer than 60 tokens (data.max_length); first: " in err
+
+
+@pytest.mark.parametrize("dry", [True, False])
+def test_a_model_whose_tensors_are_not_compared_is_reported(
+    sun_train: Callable[..., tuple[str, str]], monkeypatch: pytest.MonkeyPatch, dry: bool
+) -> None:
+    monkeypatch.setattr("sun_sglang.train.modules.require_complete", lambda _model: "its tensors have other names")
+    _, err = sun_train(*(["--dry-run"] if dry else []), epochs=0.1)
+    assert "note: base: " in err
+    assert "tensors are checked only while they load (its tensors have other names)" in err
+    if dry:
+        (note,) = json.loads(sun_train("--dry-run", "--json")[0])["notes"]
+        assert "its tensors have other names" in note

@@ -306,3 +306,105 @@ def test_base_whose_weights_cannot_be_trained_is_one_error(
     (odd / "config.json").write_text(json.dumps(config | change))
     with pytest.raises(CheckpointError, match=message):
         prepare(recipe(base=str(odd)))
+
+
+class Killed(BaseException):
+    """A kill at one point of a run."""
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, point: str, rate: float) -> None:
+    """Kill the run while the record of this rate's result is written.
+
+    Args:
+        monkeypatch: of the test.
+        point: `during weights`, `after weights`, `during losses`, or `after losses`.
+        rate: the rate.
+    """
+    import sun_sglang.train.search_record as search_record
+
+    replace, add, recorded = search_record.replace_file, search_record.SearchRecord.add, [0.0]
+
+    def note(self: Any, rate: float, *rest: Any) -> float:
+        recorded[0] = rate
+        return add(self, rate, *rest)
+
+    def replace_or_die(file: Path, write: Callable[[Path], object]) -> None:
+        what = "losses" if file.suffix == ".json" else "weights"
+        if recorded[0] != rate or not point.endswith(what):
+            replace(file, write)
+            return
+        if point.startswith("during"):
+            file.with_name(f"{file.name}.new").write_bytes(b"half")
+        if point.startswith("after"):
+            replace(file, write)
+        raise Killed
+
+    monkeypatch.setattr(search_record.SearchRecord, "add", note)
+    monkeypatch.setattr(search_record, "replace_file", replace_or_die)
+
+
+def test_kill_while_a_better_rate_is_recorded_leaves_losses_and_weights_that_fit(
+    recipe: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the kill the second rate diverges: the first one's weights are kept, unless the second was recorded."""
+    rates, common = [5e-3, 1e-2], {"max_steps": 2}
+    run_sweep(prepare(recipe(output="./first", learning_rates=rates[:1], **common)), "c", quiet)
+    run_sweep(prepare(recipe(output="./second", learning_rates=rates[1:], **common)), "c", quiet)
+    for point in ("during weights", "after weights", "during losses", "after losses"):
+        one = prepare(recipe(output=f"./{point}", learning_rates=rates, **common))
+        with monkeypatch.context() as patched:
+            kill_at(patched, point, 1e-2)
+            with pytest.raises(Killed):
+                run_sweep(one, "c", quiet)
+        with monkeypatch.context() as patched:
+            break_loss(patched, 1e-2, 1)
+            record = run_sweep(one, "c", quiet, resume=True)
+        expected, rate = ("second", 1e-2) if point == "after losses" else ("first", 5e-3)
+        assert record.learning_rate == rate, point
+        kept, right = (load_file(tmp_path / name / "model.safetensors") for name in (point, expected))
+        assert all(torch.equal(kept[name], right[name]) for name in right), point
+        files = [path.name for path in (tmp_path / point / "training").glob("best-*")]
+        assert files == [f"best-{rate}.safetensors"], point
+
+
+def test_resume_without_the_weights_of_the_best_rate_is_refused(recipe: Load, tmp_path: Path) -> None:
+    one = recipe(learning_rates=[1e-2], max_steps=1)
+    run_sweep(prepare(one), "c", quiet)
+    (tmp_path / "out" / "training" / "best-0.01.safetensors").unlink()
+    with pytest.raises(RecipeError, match=r"best-0\.01\.safetensors: not found, .*remove the directory"):
+        run_sweep(prepare(one), "c", quiet, resume=True)
+
+
+def test_rates_that_print_alike_keep_checkpoints_of_their_own(recipe: Load, tmp_path: Path) -> None:
+    run_sweep(prepare(recipe(learning_rates=[1e-2, 1.0000001e-2], max_steps=1)), "c", quiet)
+    work = tmp_path / "out" / "training"
+    assert (work / "0.01").is_dir()
+    assert (work / "0.010000001").is_dir()
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_adapter_that_is_not_finite_or_does_not_fit_is_not_written(
+    recipe: Load, base: Path, tmp_path: Path, merge: bool
+) -> None:
+    from sun_sglang.train.modules import save_tuned
+
+    lora = recipe(lora={"rank": 4})
+    module = build_modules(lora, base, base)
+    weights = {name: p for name, p in module.tuned.named_parameters() if "lora_B" in name}
+    with torch.no_grad():
+        # finite in the adapter, and beyond float16 once it is merged
+        next(iter(weights.values())).fill_(1e6 if merge else torch.nan)
+    with pytest.raises(RecipeError, match="does not fit into" if merge else "of the adapter is not finite"):
+        save_tuned(module, lora, base, tmp_path / "out", merge=merge)
+    assert not (tmp_path / "out").exists()
+
+
+def test_reason_why_tensors_are_not_compared_is_kept(recipe: Load, base: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "odd"
+    shutil.copytree(base, odd)
+    config = json.loads((odd / "config.json").read_text())
+    (odd / "config.json").write_text(json.dumps(config | {"architectures": ["SunForCausalLM"]}))
+    (note,) = prepare(recipe(decoder=str(odd))).notes
+    assert note.startswith(f"decoder: {odd}: tensors are checked only while they load (transformers ")
+    assert "does not know SunForCausalLM" in note
+    assert prepare(recipe()).notes == ()

@@ -97,8 +97,8 @@ def _prompt(row: Row, columns: Columns, where: str) -> list[ParsedMessage]:
     is_column = columns.system in row
     if system and is_column and first["role"] == "system" and first["content"] != system:
         raise RecipeError(
-            f"{where}: data.system: `{columns.system}` and the first message are two system messages that differ; remove "
-            "one"
+            f"{where}: data.system: `{columns.system}` and the first message are two system messages that differ; "
+            "remove one"
         )
     if system and first["role"] != "system":
         messages.insert(0, ParsedMessage({"role": "system", "content": system}))

@@ -9,7 +9,7 @@ from typing import Any
 from sun_sglang.errors import RecipeError
 from sun_sglang.train.data.rows.columns import Columns, Row
 
-# names that people give to a part of the prompt, in lower case with underscores; first those that are also beside messages
+# names that people give to a part of the prompt, in lower case with underscores; first those that no message has either
 _BESIDE_MESSAGES = frozenset(
     {
         *("audio", "chat_template_kwargs", "documents", "functions", "history", "image", "images", "system"),

@@ -14,7 +14,8 @@ from sun_sglang.train.modules import build_modules
 from sun_sglang.train.recipe import Recipe
 from sun_sglang.train.sweep import prepare
 from sun_sglang.train.trainer import deepspeed
-from sun_sglang.train.trainer.trainer import FitSettings, fit
+from sun_sglang.train.trainer.settings import FitSettings
+from sun_sglang.train.trainer.trainer import fit
 
 
 def test_what_fsdp_cannot_do_is_named(
@@ -102,7 +103,7 @@ def test_processes_that_would_train_alone_are_refused(
     prepared = prepare(recipe())
     module = build_modules(prepared.recipe, base, base)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr("sun_sglang.train.trainer.trainer.TrainingArguments", lambda **_arguments: Alone())
+    monkeypatch.setattr("sun_sglang.train.trainer.settings.TrainingArguments", lambda **_arguments: Alone())
     with pytest.raises(RecipeError, match="accelerate trains separately in each of the 2 processes"):
         fit(module, prepared.examples.train, prepared.examples.validation, FitSettings(1e-2, 4), pad=0)
 

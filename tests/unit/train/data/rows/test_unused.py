@@ -34,8 +34,8 @@ def test_column_that_belongs_to_the_prompt_is_refused_with_both_fixes(pair: dict
         unused({name: "The sky is blue.", **pair})
     assert str(caught.value) == (
         f"d.jsonl:3: data: the column `{name}` would be left out; put it into the prompt with `data.prompt: "
-        f'"{{{name}}}\\n\\n{{{prompt}}}"` and `data.response: {response}`, or leave it out with `data.prompt: {prompt}` '
-        f"and `data.response: {response}`"
+        f'"{{{name}}}\\n\\n{{{prompt}}}"` and `data.response: {response}`, or leave it out with '
+        f"`data.prompt: {prompt}` and `data.response: {response}`"
     )
 
 
