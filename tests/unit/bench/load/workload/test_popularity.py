@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sun_sglang.bench.load.workload.popularity import Popularity, zipf_probabilities
+from tests.support.chi_square import assert_counts_match
 
 DRAWS = 20_000
 
@@ -28,16 +29,6 @@ def test_zipf_probabilities_of_four_tasks_are_exact() -> None:
     assert zipf_probabilities(3, 1e9) == [1, 0, 0]
 
 
-def chi_square(counts: list[int], probabilities: list[float]) -> tuple[float, int]:
-    """Return chi-square and its degrees of freedom; ranks that are expected fewer than five times count together."""
-    total = sum(counts)
-    cells = [(count, total * p) for count, p in zip(counts, probabilities, strict=True) if total * p >= 5]
-    rare = [(count, total * p) for count, p in zip(counts, probabilities, strict=True) if total * p < 5]
-    if rare:
-        cells.append((sum(count for count, _ in rare), max(sum(mean for _, mean in rare), 1e-9)))
-    return sum((count - mean) ** 2 / mean for count, mean in cells if mean >= 1), max(len(cells) - 1, 1)
-
-
 @settings(derandomize=True, max_examples=40, deadline=None)
 @given(st.integers(1, 50), st.floats(0, 4), st.integers(0, 60))
 def test_popularity_draws_match_the_probabilities(tasks: int, alpha: float, shifts: int) -> None:
@@ -46,9 +37,7 @@ def test_popularity_draws_match_the_probabilities(tasks: int, alpha: float, shif
     counts = [0] * tasks
     for _ in range(DRAWS):
         counts[popularity.task(rng.random(), 10 * shifts + 5)] += 1
-    value, freedom = chi_square(counts, popularity.probabilities(10 * shifts + 5))
-    # five standard deviations above the mean
-    assert value < freedom + 5 * math.sqrt(2 * freedom) + 10
+    assert_counts_match(counts, popularity.probabilities(10 * shifts + 5))
 
 
 def test_popularity_draw_at_the_upper_end_is_the_last_rank() -> None:
