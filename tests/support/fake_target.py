@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from sun_sglang.bench.load.client.endpoint import Prepared
 from sun_sglang.bench.load.client.record import Failure, RequestRecord
+from sun_sglang.bench.load.workload.agents.session import Session
+from sun_sglang.bench.load.workload.agents.workflow import REACT
 from sun_sglang.bench.load.workload.planned import PlannedRequest
+from sun_sglang.bench.load.workload.prompts.random_tokens import RandomTokens
 from tests.support.manual_clock import ManualClock
 
 
@@ -41,3 +45,8 @@ class FakeTarget:
 
 def planned(index: int, due: float | None = None, *, task: str = "a", session: int | None = None) -> PlannedRequest:
     return PlannedRequest(index, task, due, (1, 2), 3, session)
+
+
+def planned_session(number: int, due: float | None = None, *, calls: int = 2) -> Session:
+    """Return a session of one agent; call `c` has the index `number * calls + c`."""
+    return Session(number, due, ("a",), replace(REACT, agents=1, turns=calls), RandomTokens(0, 64, 250))

@@ -4,26 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, NamedTuple
+from typing import Any
 
 from sun_sglang.bench.load.client.clock import Clock
 from sun_sglang.bench.load.drive.stop import StopSignal
-
-
-class Window(NamedTuple):
-    """The measured part of a run, in seconds on its clock."""
-
-    start: float
-    end: float
-
-    @property
-    def seconds(self) -> float:
-        """Its length."""
-        return self.end - self.start
-
-    def holds(self, time: float | None) -> bool:
-        """Return whether a time is in the window: at its start or later, and before its end."""
-        return time is not None and self.start <= time < self.end
+from sun_sglang.bench.load.metrics.window import Window
 
 
 async def run_load(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from sun_sglang.bench.load.client.endpoint import Prepared, prepare
 from sun_sglang.bench.load.drive.progress import Send
+from sun_sglang.bench.load.workload.agents.session import Session
 from sun_sglang.bench.load.workload.planned import PlannedRequest
 
 
@@ -28,7 +29,7 @@ def request_units(requests: Iterable[PlannedRequest], send: Send) -> Iterator[Un
         yield _request_unit(prepare(request), send)
 
 
-def session_units(sessions: Iterable[Sequence[PlannedRequest]], send: Send) -> Iterator[Unit]:
+def session_units(sessions: Iterable[Session], send: Send) -> Iterator[Unit]:
     """Yield a unit for each session; it is due when its first request is."""
     for session in sessions:
         yield _session_unit(session, send)
@@ -41,12 +42,12 @@ def _request_unit(prepared: Prepared, send: Send) -> Unit:
     return Unit(prepared.request.due, run)
 
 
-def _session_unit(session: Sequence[PlannedRequest], send: Send) -> Unit:
+def _session_unit(session: Session, send: Send) -> Unit:
     async def run() -> bool:
         # a failed request ends the session: the next one builds on its answer
-        for request in session:
-            if (await send(prepare(request))).failure is not None:
+        for call in range(session.calls):
+            if (await send(prepare(session.request(call)))).failure is not None:
                 return False
         return True
 
-    return Unit(session[0].due, run)
+    return Unit(session.due, run)

@@ -7,7 +7,7 @@ import pytest
 
 from sun_sglang.bench.load.drive.closed_loop import PAUSE_AFTER_FAILURE, closed_loop
 from sun_sglang.bench.load.drive.units import request_units, session_units
-from tests.support.fake_target import FakeTarget, planned
+from tests.support.fake_target import FakeTarget, planned, planned_session
 from tests.support.manual_clock import ManualClock
 
 
@@ -49,7 +49,7 @@ async def test_closed_loop_user_pauses_after_a_failure() -> None:
 async def test_closed_loop_sessions_keep_their_number_at_a_time() -> None:
     clock = ManualClock()
     target = FakeTarget(clock, lambda _: 1.0, failing=frozenset({1}))
-    sessions = ([planned(2 * s, session=s), planned(2 * s + 1, session=s)] for s in range(3))
+    sessions = (planned_session(number) for number in range(3))
     running = asyncio.create_task(closed_loop(session_units(sessions, target.send), clock, concurrency=2))
     await clock.advance(10)
     await running

@@ -10,7 +10,7 @@ from sun_sglang.bench.load.drive.open_loop import open_loop
 from sun_sglang.bench.load.drive.stop import Ending, StopSignal
 from sun_sglang.bench.load.drive.units import request_units, session_units
 from sun_sglang.bench.load.workload.planned import PlannedRequest
-from tests.support.fake_target import FakeTarget, planned
+from tests.support.fake_target import FakeTarget, planned, planned_session
 from tests.support.manual_clock import ManualClock
 
 
@@ -77,7 +77,7 @@ async def test_open_loop_client_that_falls_behind_stops_the_run() -> None:
 async def test_open_loop_session_sends_its_requests_in_turn_and_ends_at_a_failure() -> None:
     clock = ManualClock()
     target = FakeTarget(clock, lambda _: 1.0, failing=frozenset({4}))
-    sessions = [[planned(0, 0.0), planned(1), planned(2)], [planned(3, 0.5), planned(4), planned(5)]]
+    sessions = [planned_session(0, 0.0, calls=3), planned_session(1, 0.5, calls=3)]
     units = session_units(sessions, target.send)
     running = asyncio.create_task(open_loop(units, clock, stop=StopSignal(), note_lateness=lambda *_: None))
     await clock.advance(20)

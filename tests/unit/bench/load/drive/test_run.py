@@ -8,8 +8,9 @@ import pytest
 
 from sun_sglang.bench.load.client.endpoint import prepare
 from sun_sglang.bench.load.drive.progress import Progress, counted
-from sun_sglang.bench.load.drive.run import Window, run_load
+from sun_sglang.bench.load.drive.run import run_load
 from sun_sglang.bench.load.drive.stop import Ending, StopSignal
+from sun_sglang.bench.load.metrics.window import Window
 from tests.support.fake_target import FakeTarget, planned
 from tests.support.manual_clock import ManualClock, settle
 
