@@ -121,6 +121,7 @@ class Router:
         self._shared = _share(self.registry, path, process, deadlines)
         self.store = FleetStore(self.registry, path, log, deadlines)
         self.length_check = LengthChecker(session, self.registry, log, deadlines)
+        self.tokenizer_client = TokenizerClient(session, self.registry, deadlines)
         estimate = WorkEstimate(self.registry)
         delivery = Delivery(self.dispatcher, estimate, self.metrics, log)
         reporter = RequestEndReporter(
@@ -148,9 +149,7 @@ class Router:
         guard = None if access.requires_keys else BrowserGuard(names, tls=tls is not None)
         routes = route_table(
             GenerationHandlers(self.service, self.dispatcher, self.in_flight, self.siblings, self.draining),
-            TokenHandlers(
-                self.registry, self.length_check, TokenizerClient(session, self.registry, deadlines), self.clock.now
-            ),
+            TokenHandlers(self.registry, self.length_check, self.tokenizer_client, self.clock.now),
             self.info,
             HealthHandlers(self.registry, self.draining, self.siblings, access),
             AdminHandlers(self.registry, self.store),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,9 +19,12 @@ from sun_sglang.router.protocol.fields.value_types import INT32_MAX
 from sun_sglang.router.protocol.worker_replies import count_at, parse_json
 from sun_sglang.router.transport.http_session import describe_error, read_at_most
 from sun_sglang.router.workers.registry import Registry
+from sun_sglang.router.workers.worker import Worker
 
 # a token id takes about seven bytes, and a prompt of a million tokens is the longest
 MAX_REPLY_BYTES = 1 << 24
+# requests that may wait for one worker; a worker answers hundreds in a second
+MOST_WAITING = 256
 
 
 class TokenizerClient:
@@ -40,6 +44,7 @@ class TokenizerClient:
         self._registry = registry
         self._deadlines = deadlines
         self._turns: dict[str, asyncio.Lock] = {}
+        self._waiting: Counter[str] = Counter()
 
     async def post(self, task: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return a worker's reply.
@@ -50,27 +55,25 @@ class TokenizerClient:
             body: without `model`.
 
         Raises:
-            ApiError: 400, the worker refused the request; 502 or 503, no worker replied.
+            ApiError: 400, the worker refused the request; 429, too many wait; 502 or 503, no worker replied.
         """
         pairs = self._registry.usable(task)
         if not pairs:
             raise ApiError(503, f"no worker can serve task `{task}` now", code="no_worker")
-        worker = min((pair.prefill for pair in pairs), key=lambda w: w.load.total_requests)
-        headers = {**worker.spec.headers, "Content-Type": "application/json"}
-        data = orjson.dumps({**body, "model": worker_model(task)})
+        worker = min((pair.prefill for pair in pairs), key=lambda w: (self._waiting[w.name], w.load.total_requests))
+        if self._waiting[worker.name] >= MOST_WAITING:
+            message = f"too many requests for tokens of task `{task}` are waiting; try again later"
+            raise ApiError(429, message, code="queue_full")
         turn = self._turns.setdefault(worker.name, asyncio.Lock())
+        self._waiting[worker.name] += 1
         try:
-            async with (
-                asyncio.timeout(self._deadlines.token_count),
-                turn,
-                self._session.post(
-                    worker.spec.url + path, data=data, headers=headers, allow_redirects=False
-                ) as response,
-            ):
-                status, reply = response.status, await read_at_most(response, MAX_REPLY_BYTES)
+            async with asyncio.timeout(self._deadlines.token_count), turn:
+                status, reply = await self._send(worker, path, {**body, "model": worker_model(task)})
         except (aiohttp.ClientError, OSError) as e:
             message = f"a worker of task `{task}` does not answer {path.partition('?')[0]}: {describe_error(e)}"
             raise ApiError(503, message, code="no_worker") from e
+        finally:
+            self._waiting[worker.name] -= 1
         parsed = parse_json(reply)
         if status == 400:
             raise refusal_of("prefill", status, reply)
@@ -89,3 +92,11 @@ class TokenizerClient:
             ApiError: as `post`.
         """
         return count_at(await self.post(task, f"{TOKEN_COUNT_PATH}?most={INT32_MAX}", body), "tokens")
+
+    async def _send(self, worker: Worker, path: str, body: Mapping[str, Any]) -> tuple[int, bytes]:
+        """Return the status and the body of a worker's reply."""
+        headers = {**worker.spec.headers, "Content-Type": "application/json"}
+        async with self._session.post(
+            worker.spec.url + path, data=orjson.dumps(body), headers=headers, allow_redirects=False
+        ) as response:
+            return response.status, await read_at_most(response, MAX_REPLY_BYTES)

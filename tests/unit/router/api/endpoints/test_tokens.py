@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from sun_sglang.bench.polling import wait_until
 from tests.unit.router.conftest import SMALL, SUN, Start, System
 
 HI = [{"role": "user", "content": "hi there"}]
@@ -84,3 +88,70 @@ async def test_tokenize_of_a_prompt_over_the_context_is_refused_before_a_worker_
     status, reply = await small.post("/tokenize", {"model": "math", "prompt": "a " * 100_000})
     assert (status, reply["error"]["code"]) == (400, "context_length_exceeded")
     assert not any("add_special_tokens" in body for body in small["math-0"].counted)
+
+
+async def test_tokenize_of_a_list_over_the_bound_of_the_sum_stops_at_the_bound(
+    small: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sun_sglang.router.api.endpoints.tokens._MAX_TOKENS", 5)
+    status, reply = await small.post("/tokenize", {"model": "math", "prompt": ["abc", "de"]})
+    assert (status, reply["tokens"]) == (200, [[97, 98, 99], [100, 101]])
+    status, reply = await small.post("/tokenize", {"model": "math", "prompt": ["abc", "def", "g"]})
+    assert (status, reply["error"]["code"], reply["error"]["param"]) == (413, "response_too_large", "prompt")
+    assert small["math-0"].counted[-1]["prompt"] == "def", "no prompt after the bound is sent"
+    status, reply = await small.post("/detokenize", {"model": "math", "tokens": [[97] * 3] * 2})
+    assert (status, reply["error"]["code"], reply["error"]["param"]) == (413, "response_too_large", "tokens")
+
+
+async def test_detokenize_of_a_list_bounds_the_sum_of_its_texts(small: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sun_sglang.router.api.endpoints.tokens.MAX_REPLY_BYTES", 5)
+    assert (await small.post("/detokenize", {"model": "math", "tokens": [[97] * 3, [97] * 2]}))[0] == 200
+    status, reply = await small.post("/detokenize", {"model": "math", "tokens": [[97] * 3, [0xE9] * 2, [97]]})
+    assert (status, reply["error"]["code"]) == (413, "response_too_large")
+    assert small["math-0"].counted[-1]["tokens"] == [0xE9] * 2
+
+
+PAID = {
+    "/tokenize": [
+        {"prompt": "abcd" * 40},
+        {"prompt": ["abcd" * 20] * 2},
+        {"messages": [{**HI[0], "content": "a" * 160}]},
+    ],
+    "/detokenize": [{"tokens": [97] * 40}, {"tokens": [[97] * 20] * 2}],
+    "/v1/messages/count_tokens": [{"messages": [{**HI[0], "content": "a" * 160}]}],
+}
+
+
+@pytest.mark.parametrize(("path", "body"), [(path, body) for path, bodies in PAID.items() for body in bodies])
+async def test_token_request_is_charged_its_tokens(start: Start, tmp_path: Path, path: str, body: Any) -> None:
+    file, key = tmp_path / "keys.yaml", "user-key-0123456789"
+    # the bucket holds 20 tokens, and gains 2 in a second
+    file.write_text(yaml.safe_dump({"keys": [{"name": "user", "key": key, "tokens_per_minute": 120}]}))
+    system: System = await start(SUN, SMALL, router={"api_keys": str(file)})
+    system.client.headers["Authorization"] = f"Bearer {key}"
+    refused = {"/detokenize": {"tokens": [1 << 30]}}.get(path, {"messages": [{**HI[0], "content": "a " * 9000}]})
+    for _ in range(2):
+        assert (await system.post(path, {"model": "math", **refused}))[0] == 400, "a refused request is free"
+    assert (await system.post(path, {"model": "math", **body}))[0] == 200
+    status, reply = await system.post(path, {"model": "math", **body})
+    assert status == 429
+    assert reply["error"].get("code") in ("rate_limit_exceeded", None)
+
+
+async def test_token_requests_that_wait_for_one_worker_are_bounded(
+    small: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sun_sglang.router.serving.admission.tokenizer_client.MOST_WAITING", 2)
+    small["math-0"].silent_counts = True
+    count = {"model": "math", "messages": HI}
+    waiting = [asyncio.create_task(small.post("/v1/messages/count_tokens", count)) for _ in range(2)]
+    await wait_until(lambda: small["math-0"].counted)
+    client = small.router.tokenizer_client
+    await wait_until(lambda: client._waiting["math-0"] == 2)
+    status, reply = await small.post("/tokenize", {"model": "math", "prompt": "ab"})
+    assert (status, reply["error"]["code"]) == (429, "queue_full")
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    await wait_until(lambda: not client._waiting["math-0"])
+    assert (await small.post("/tokenize", {"model": "math", "prompt": "ab"}))[0] == 200
