@@ -31,7 +31,7 @@ demo: setup ## serve the demo models, ask every task a few questions, stop every
 	@$(BIN)/python -m sun_sglang.bench.demo configs/demo/sun.yaml
 
 test: setup ## unit tests, and tests against real SGLang servers
-	@$(BIN)/pytest -n 2
+	@$(BIN)/pytest -n 3
 
 # an environment of its own: the clients and the engine require different versions of the same packages
 CLIENTS := build/clients

@@ -1,4 +1,4 @@
-"""Fixtures of all tests, and their distribution over processes."""
+"""Fixtures and hooks of all tests."""
 
 from __future__ import annotations
 
@@ -9,12 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from xdist.scheduler import LoadScopeScheduling
 
+from tests.support.distribution import pytest_xdist_make_scheduler
+from tests.support.garbage import pytest_collection_finish, pytest_sessionfinish, pytest_sessionstart
 from tests.support.invariants import pytest_configure, pytest_runtest_makereport
 
-# pytest finds hooks by their names here; these make a test fail by the name of its invariant
-__all__ = ["pytest_configure", "pytest_runtest_makereport"]
+# pytest finds hooks by their names here
+__all__ = [
+    "pytest_collection_finish",
+    "pytest_configure",
+    "pytest_runtest_makereport",
+    "pytest_sessionfinish",
+    "pytest_sessionstart",
+    "pytest_xdist_make_scheduler",
+]
 
 pytest.register_assert_rewrite("tests.support.training")
 
@@ -31,43 +39,6 @@ LLAMA = {
     "rope_theta": 10000.0,
     "dtype": "bfloat16",
 }
-
-
-# Files of tests/engine whose tests share the demo's deployment, and files whose tests start their own servers, or none.
-# All other files there share one deployment.
-_DEMO = frozenset(("test_demo.py", "test_eval.py"))
-_APART = frozenset(
-    (
-        "test_decode_cache.py",
-        "test_fields.py",
-        "test_launcher.py",
-        "test_names.py",
-        "test_prompt_only_cache.py",
-        "test_training.py",
-    )
-)
-
-
-class SharedFixtures(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no type information
-    """Run the tests that share a fixture in one process: those of a shared deployment, and those of each other file.
-
-    Tests of faults on emulated workers share nothing: each runs in the next free process.
-    """
-
-    def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        if file.startswith("tests/system/faults/"):
-            return nodeid
-        name = file.removeprefix("tests/engine/")
-        if name == file or name in _APART:
-            return file
-        return "demo" if name in _DEMO else "deployment"
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> SharedFixtures:
-    """Return the scheduler of `pytest -n 2`. It keeps the order of the files: the shared deployment starts first."""
-    config.option.loadscopereorder = False
-    return SharedFixtures(config, log)
 
 
 @pytest.fixture
