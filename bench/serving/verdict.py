@@ -1,0 +1,58 @@
+"""Whether the numbers of a run may be used, and what their reader should know. Pure."""
+
+from __future__ import annotations
+
+from sun_sglang.bench.load.drive.stop import Ending, StopSignal
+from sun_sglang.bench.load.metrics.summary import Metrics
+from sun_sglang.bench.serving.result import ClientReport
+
+_MOST_CPU = 0.9
+_REACHED = 0.9
+
+
+def problems_of(stop: StopSignal, client: ClientReport, total: Metrics, *, max_lag: float) -> tuple[str, ...]:
+    """Return why a run is not valid; nothing where it is.
+
+    A run that the user cut short is valid for the time that it ran.
+
+    Args:
+        stop: how it ended.
+        client: the load of the client.
+        total: its metrics.
+        max_lag: most milliseconds by which the client may be late (99th percentile).
+    """
+    problems = []
+    if stop.ending in (Ending.CLIENT_LATE, Ending.TARGET_FAILED):
+        problems.append(stop.reason)
+    elif client.lag is not None and client.lag.p99 > max_lag:
+        problems.append(
+            f"this process was late: p99 {client.lag.p99:.1f} ms, longest {client.lag.max:.1f} ms, allowed "
+            f"{max_lag:g} ms (--max-client-lag); send less, or from a machine with free cores"
+        )
+    if client.cpu_share is not None and client.cpu_share > _MOST_CPU:
+        problems.append(
+            f"this process used {client.cpu_share:.0%} of a core, over {_MOST_CPU:.0%}: its times are not the "
+            "server's; send less"
+        )
+    if total.request_count == 0 and stop.ending is not Ending.TARGET_FAILED:
+        problems.append("no request was completed in the window; make --benchmark-duration longer than an answer takes")
+    return tuple(problems)
+
+
+def notes_of(total: Metrics, *, open_loop: bool) -> tuple[str, ...]:
+    """Return what a reader of the numbers should know.
+
+    Args:
+        total: the metrics of a run.
+        open_loop: whether requests had times, so that a target can fall behind.
+    """
+    notes = []
+    if open_loop and total.achieved_ratio is not None and total.achieved_ratio < _REACHED:
+        notes.append(
+            f"the rate was not reached: {total.request_count} of {total.offered_request_count} requests "
+            f"({total.achieved_ratio:.0%}) were completed in the window, so latencies grow with its length"
+        )
+    if total.error_request_count:
+        ended = total.error_request_count + total.request_count
+        notes.append(f"{total.error_request_count} of {ended} requests that ended in the window failed")
+    return tuple(notes)

@@ -1,0 +1,143 @@
+"""The display of `sun bench` while it runs: a bar and counts in a terminal, else one line for each phase."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from sun_sglang.bench.load.drive.progress import Progress
+from sun_sglang.bench.load.workload.settings import WorkloadSettings
+from sun_sglang.bench.serving.run import Moment
+from sun_sglang.bench.serving.settings import BenchSettings
+from sun_sglang.cli.display.display_thread import DisplayThread
+
+_BAR = 40
+
+
+class BenchView(Protocol):
+    """Shows a run."""
+
+    def show(self, moment: Moment) -> None:
+        """Show the state of the run; it does not wait for the terminal."""
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """Counts at one moment, and the rates since the moment before."""
+
+    elapsed: float
+    sent: int
+    in_flight: int
+    succeeded: int
+    failed: tuple[tuple[str, int], ...]
+    requests_per_second: float
+    tokens_per_second: float
+
+
+@contextmanager
+def live_view(console: Console, settings: BenchSettings, target: str) -> Iterator[BenchView]:
+    """Show a run on a console until it ends.
+
+    Args:
+        console: a terminal, a pipe or a file.
+        settings: the settings of the run.
+        target: name of what is measured.
+    """
+    headline = f"{target}: {describe_load(settings.workload)}"
+    display = DisplayThread(lambda: None)
+    try:
+        if console.is_terminal:
+            with Live(console=console, auto_refresh=False, transient=True) as live:
+                yield _Bar(live, display, settings.workload, headline)
+                display.close()
+        else:
+            yield _Lines(console, display, settings.workload, headline)
+    finally:
+        display.close()
+
+
+def describe_load(workload: WorkloadSettings) -> str:
+    """Return a load in one line: its tasks, their popularity, and how requests are sent."""
+    if workload.request_rate is not None:
+        how = f"{workload.request_rate:g} requests/s, {workload.arrival_pattern}"
+        how += f", at most {workload.concurrency} in flight" if workload.concurrency else ""
+    elif workload.concurrency is not None and not workload.input_file:
+        how = f"{workload.concurrency} in flight"
+    else:
+        how = f"replay of {', '.join(workload.input_file)}"
+    what = f"{len(workload.tasks)} {'task' if len(workload.tasks) == 1 else 'tasks'}, Zipf {workload.zipf:g}"
+    return f"{what}, {how}" if workload.workload == "requests" else f"{what}, {workload.workload}, {how}"
+
+
+class _Bar:
+    def __init__(self, live: Live, display: DisplayThread, workload: WorkloadSettings, headline: str) -> None:
+        self._live = live
+        self._display = display
+        self._workload = workload
+        self._headline = headline
+        self._before = (0.0, 0, 0)
+
+    def show(self, moment: Moment) -> None:
+        shown = self._rates(moment)
+        self._display.show(lambda: self._live.update(self._render(shown), refresh=True))
+
+    def _rates(self, moment: Moment) -> _Shown:
+        progress: Progress = moment.progress
+        elapsed, requests, tokens = self._before
+        seconds = max(moment.elapsed - elapsed, 1e-9)
+        self._before = (moment.elapsed, progress.succeeded, progress.tokens)
+        return _Shown(
+            moment.elapsed,
+            progress.sent,
+            progress.in_flight,
+            progress.succeeded,
+            tuple(progress.failed.items()),
+            (progress.succeeded - requests) / seconds,
+            (progress.tokens - tokens) / seconds,
+        )
+
+    def _render(self, shown: _Shown) -> RenderableType:
+        total, warm_up = self._workload.duration, self._workload.warmup_duration
+        in_window = shown.elapsed >= warm_up
+        phase = Text("window " if in_window else "warm-up", style="bold green" if in_window else "bold yellow")
+        line = Table.grid(padding=(0, 1))
+        line.add_row(
+            phase,
+            ProgressBar(total=total, completed=min(shown.elapsed, total), width=_BAR),
+            f"{shown.elapsed:.0f} of {total:.0f} s",
+        )
+        counts = Text.assemble(
+            f"sent {shown.sent:,}  in flight {shown.in_flight:,}  answered {shown.succeeded:,}  ",
+            f"{shown.requests_per_second:.1f} requests/s  {shown.tokens_per_second:,.0f} tokens/s of answers",
+        )
+        failed = Text("  ".join(f"{kind} {count:,}" for kind, count in shown.failed), style="red")
+        rows: list[RenderableType] = [Text(self._headline, style="bold"), line, counts]
+        return Group(*rows, *([failed] if shown.failed else []))
+
+
+class _Lines:
+    def __init__(self, console: Console, display: DisplayThread, workload: WorkloadSettings, headline: str) -> None:
+        self._console = console
+        self._display = display
+        self._workload = workload
+        self._phase = ""
+        self._print(headline)
+
+    def show(self, moment: Moment) -> None:
+        in_window = moment.elapsed >= self._workload.warmup_duration
+        phase = "window" if in_window else "warm-up"
+        if phase != self._phase:
+            self._phase = phase
+            seconds = self._workload.benchmark_duration if in_window else self._workload.warmup_duration
+            self._print(f"{phase}: {seconds:g} s")
+
+    def _print(self, line: str) -> None:
+        self._display.note(lambda: self._console.print(line, markup=False, soft_wrap=True))

@@ -1,0 +1,140 @@
+"""The result of `sun bench` as tables for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Column, Table
+from rich.text import Text
+
+from sun_sglang.bench.load.drive.stop import Ending
+from sun_sglang.bench.load.metrics.distribution import Distribution
+from sun_sglang.bench.load.metrics.summary import Metrics
+from sun_sglang.bench.serving.result import BenchResult, RunReport
+from sun_sglang.cli.display.bench_live import describe_load
+
+_LATENCIES = (
+    ("time to first token, ms", "time_to_first_token"),
+    ("  from when it was due", "scheduled_time_to_first_token"),
+    ("TPOT, ms", "inter_token_latency"),
+    ("gaps between chunks, ms", "inter_chunk_latency"),
+    ("request latency, ms", "request_latency"),
+    ("  from when it was due", "scheduled_request_latency"),
+    ("tokens/s for a user", "output_token_throughput_per_user"),
+    ("prompt tokens", "input_sequence_length"),
+    ("output tokens", "output_sequence_length"),
+)
+
+
+def render_result(result: BenchResult) -> RenderableType:
+    """Return the tables of a result: latencies, rates, tasks, errors, and what the reader should know."""
+    run = result.run
+    parts: list[RenderableType] = [
+        Text(f"{result.target.name}: {describe_load(result.settings.workload)}", style="bold"),
+        _window(run),
+        _latencies(run.total),
+        _rates(result),
+    ]
+    if len(run.tasks) > 1:
+        parts.append(_tasks(run))
+    if run.errors:
+        parts.append(_errors(run))
+    parts.extend(Text(f"note: {note}", style="yellow") for note in run.notes)
+    return Group(*parts)
+
+
+def _window(run: RunReport) -> Text:
+    window, counts = run.window, run.counts
+    text = Text(
+        f"window of {window.seconds:.1f} s after {window.start:.1f} s; {counts.sent:,} requests sent in all, "
+        f"{counts.succeeded:,} answered, {counts.failed:,} failed, {counts.cut_off:,} cut off at the end"
+    )
+    if run.ending is Ending.CUT_SHORT:
+        text.append(" (cut short)", style="bold yellow")
+    if not run.valid:
+        text.append(" (not valid)", style="bold red")
+    return text
+
+
+def _latencies(total: Metrics) -> Table:
+    table = Table("", *_numbers("avg", "p50", "p90", "p95", "p99", "max"), box=box.SIMPLE_HEAD)
+    for label, name in _LATENCIES:
+        found: Distribution | None = getattr(total, name)
+        if found is not None:
+            numbers = (found.avg, found.p50, found.p90, found.p95, found.p99, found.max)
+            table.add_row(label, *map(_number, numbers))
+    return table
+
+
+def _rates(result: BenchResult) -> Table:
+    table = Table("", *_numbers(""), "", box=box.SIMPLE_HEAD, show_header=False)
+    for label, value, unit in _rate_rows(result):
+        if value is not None:
+            table.add_row(label, value, unit)
+    return table
+
+
+def _rate_rows(result: BenchResult) -> Iterator[tuple[str, str | None, str]]:
+    run, total = result.run, result.run.total
+    yield "output token throughput", _number(total.output_token_throughput), "tokens/s"
+    yield "  for each worker", _number(total.output_token_throughput_per_worker), f"of {result.target.workers}"
+    per_decode = total.output_token_throughput_per_decode_worker
+    yield "  for each decode worker", _number(per_decode), f"of {result.target.decode_workers}"
+    yield "tokens that arrived in the window", _number(total.arrived_token_throughput), "tokens/s"
+    yield "request throughput", _number(total.request_throughput), "requests/s"
+    is_open = total.scheduled_request_latency is not None
+    if is_open and total.achieved_ratio is not None:
+        yield "achieved / offered", f"{total.achieved_ratio:.1%}", f"of {total.offered_request_count:,} requests"
+    if total.goodput is not None and total.good_request_ratio is not None:
+        yield "goodput", _number(total.goodput), f"requests/s ({total.good_request_ratio:.1%} within the objectives)"
+    if total.cache_hit_ratio is not None:
+        yield "prompt tokens from a cache", f"{total.cache_hit_ratio:.1%}", ""
+    if len(run.tasks) > 1:
+        yield "fairness over tasks (Jain)", _number(run.fairness), "1 is fair"
+    client = run.client
+    if client.cpu_share is not None and client.lag is not None:
+        yield "this client: CPU", f"{client.cpu_share:.0%}", "of a core"
+        yield "this client: lag p99", _number(client.lag.p99), "ms"
+
+
+def _tasks(run: RunReport) -> Table:
+    names = ("mix", "requests/s", "tokens/s", "TTFT\np50 ms", "\np99 ms", "TPOT\np50 ms", "\np99 ms", "failed")
+    table = Table("task", *_numbers(*names), box=box.SIMPLE_HEAD)
+    for name, task in run.tasks.items():
+        m = task.metrics
+        ttft, tpot = m.time_to_first_token, m.inter_token_latency
+        table.add_row(
+            name,
+            f"{task.offered_share:.1%}" if task.offered_share is not None else "",
+            _number(m.request_throughput),
+            _number(m.output_token_throughput),
+            *(_number(value) for d in (ttft, tpot) for value in ((d.p50, d.p99) if d else (None, None))),
+            f"[red]{m.error_request_count:,}[/]" if m.error_request_count else "0",
+        )
+    return table
+
+
+def _errors(run: RunReport) -> Table:
+    table = Table("failed with", *_numbers("requests", "in the window"), "first message", box=box.SIMPLE_HEAD)
+    for error in run.errors:
+        table.add_row(
+            Text(error.kind, style="red"), f"{error.count:,}", f"{error.in_window:,}", Text(error.first_message)
+        )
+    return table
+
+
+def _numbers(*names: str) -> Iterator[Column]:
+    """Yield columns of numbers."""
+    for name in names:
+        yield Column(name, justify="right")
+
+
+def _number(value: float | None) -> str | None:
+    """Return a number with three significant digits, or whole where it is large; None stays None."""
+    if value is None:
+        return None
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if abs(value) < 10 else f"{value:.1f}"
