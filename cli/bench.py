@@ -289,7 +289,7 @@ def _measure(target: Target, settings: BenchSettings, *, as_json: bool) -> Bench
         with live_view(console, settings, target.name) as view:
             return run_benchmark(target, settings, plan, command=command_line, show=view.show)
     except NothingMeasuredError as e:
-        console.print(str(e), markup=False)
+        console.print(str(e), markup=False, soft_wrap=True)
         sys.exit(INTERRUPTED)
 
 

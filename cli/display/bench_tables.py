@@ -100,7 +100,7 @@ def _rate_rows(result: BenchResult) -> Iterator[tuple[str, str | None, str]]:
 
 
 def _tasks(run: RunReport) -> Table:
-    names = ("mix", "requests/s", "tokens/s", "TTFT\np50 ms", "\np99 ms", "TPOT\np50 ms", "\np99 ms", "failed")
+    names = ("mix", "requests\nper s", "tokens\nper s", "TTFT\np50", "ms\np99", "TPOT\np50", "ms\np99", "failed")
     table = Table("task", *_numbers(*names), box=box.SIMPLE_HEAD)
     for name, task in run.tasks.items():
         m = task.metrics

@@ -106,7 +106,7 @@ async def test_target_that_does_not_answer_is_refused(monkeypatch: pytest.Monkey
 
 async def test_target_without_a_deployment_names_both_ways_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    with pytest.raises(BenchError, match="no deployment is running; start one with `sun launch FILE`, .* --url"):
+    with pytest.raises(BenchError, match=r"no deployment is running; start one with `sun launch FILE`, .* --url"):
         await deployment_target(None, None)
 
 

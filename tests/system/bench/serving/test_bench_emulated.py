@@ -1,0 +1,124 @@
+"""`sun bench` as a user runs it, on emulated workers whose costs are known."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from sun_sglang.bench.processes import run_sun, sun_command
+from sun_sglang.bench.serving.result import BenchResult, read_result, result_schema
+from sun_sglang.launch.state import read_state
+from tests.support.waiting import wait_for
+
+TASKS = ("math", "code")
+DECODE_STEP, PREFILL = 0.02, 0.01
+TOPOLOGY = {
+    "pools": {"base": {"role": "decode", "model": "none/base"}}
+    | {name: {"role": "prefill", "model": f"none/{name}"} for name in TASKS},
+    "tasks": {name: {"prefill": name, "decode": "base"} for name in TASKS},
+    "backend": "emulated",
+    "emulated": {"costs": "costs.yaml", "vocab_size": 1000},
+    "router": {"port": 0, "probe_interval": 0.2},
+}
+# lateness is a matter of the machine, which runs other tests now
+LOAD = ("--isl", "16", "--osl", "uniform:4:8", "--max-client-lag", "1e9", "--warmup-duration", "0")
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    home = tmp_path_factory.mktemp("bench")
+    (home / "costs.yaml").write_text(f"{{decode_step: {DECODE_STEP}, prefill: {PREFILL}, kv_tokens: 100000}}")
+    (home / "sun.yaml").write_text(yaml.safe_dump(TOPOLOGY, sort_keys=False))
+    run = home / "run"
+    done = run_sun("launch", str(home / "sun.yaml"), "--detach", "--run-dir", str(run), timeout=120)
+    assert done.returncode == 0, done.stderr
+    yield run
+    assert run_sun("stop", "--run-dir", str(run), "--now", timeout=120).returncode == 0
+
+
+def router_url(run_dir: Path) -> str:
+    found = read_state(run_dir)
+    assert found is not None
+    return found.url
+
+
+def counted(run_dir: Path, metric: str, *labels: str) -> float:
+    """Return the sum of a metric of the router over all label values that contain these labels."""
+    with urllib.request.urlopen(f"{router_url(run_dir)}/metrics") as page:
+        text = page.read().decode()
+    rows = re.findall(rf"^{metric}\{{(.*)\}} (.*)$", text, re.MULTILINE)
+    return sum(float(value) for given, value in rows if all(label in given for label in labels))
+
+
+def bench(run_dir: Path, file: Path, *arguments: str) -> BenchResult:
+    done = run_sun("bench", *arguments, *LOAD, "--output", str(file), timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "error" not in done.stderr
+    jsonschema.validate(json.loads(file.read_bytes()), result_schema())
+    return read_result(file)
+
+
+def test_bench_counts_are_those_of_the_router_and_times_are_those_of_the_workers(run_dir: Path, tmp_path: Path) -> None:
+    before = [counted(run_dir, "sun_requests_total"), counted(run_dir, "sun_tokens_total", 'kind="completion"')]
+    arguments = ("--run-dir", str(run_dir), "--zipf", "1.5", "--concurrency", "4", "--request-count", "30")
+    found = bench(run_dir, tmp_path / "result.json", *arguments)
+    run, total = found.run, found.run.total
+    assert run.counts.model_dump() == {"preflight": 2, "sent": 30, "succeeded": 30, "failed": 0, "cut_off": 0}
+    assert total.output_sequence_length is not None
+    made = total.output_sequence_length.avg * 30
+    assert counted(run_dir, "sun_requests_total") - before[0] == 32
+    assert counted(run_dir, "sun_tokens_total", 'kind="completion"') - before[1] == pytest.approx(made + 2 * 2)
+    assert (total.output_sequence_length.min, total.output_sequence_length.max) == (4, 8)
+    assert total.input_sequence_length is not None
+    assert total.input_sequence_length.min == total.input_sequence_length.max == 16
+    # a busy machine makes a worker slower, never faster
+    assert total.time_to_first_token is not None
+    assert total.time_to_first_token.min >= 1000 * PREFILL
+    assert total.inter_token_latency is not None
+    assert total.inter_token_latency.p50 >= 0.95 * 1000 * DECODE_STEP
+    assert total.output_token_throughput == pytest.approx(made / run.window.seconds)
+    assert total.output_token_throughput_per_decode_worker == total.output_token_throughput
+    assert (found.target.workers, found.target.decode_workers) == (3, 1)
+    assert list(run.tasks) == list(TASKS)
+    assert run.tasks["math"].sent > run.tasks["code"].sent
+    assert sum(task.sent for task in run.tasks.values()) == 30
+
+
+def test_bench_at_a_url_sends_a_rate_to_the_named_task(run_dir: Path, tmp_path: Path) -> None:
+    rate = ("--request-rate", "100", "--request-count", "20", "--benchmark-duration", "100")
+    found = bench(run_dir, tmp_path / "result.json", "--url", router_url(run_dir), "-m", "code", *rate)
+    assert found.run.counts.succeeded == 20
+    assert list(found.run.tasks) == ["code"]
+    assert (found.target.kind, found.target.workers) == ("url", 2)
+    total = found.run.total
+    assert total.time_to_first_token is not None
+    assert total.scheduled_time_to_first_token is not None
+    assert total.scheduled_time_to_first_token.avg >= total.time_to_first_token.avg
+
+
+def test_bench_that_is_interrupted_writes_what_its_window_measured(run_dir: Path, tmp_path: Path) -> None:
+    file, before = tmp_path / "result.json", counted(run_dir, "sun_requests_total")
+    command = sun_command("bench", "--run-dir", str(run_dir), *LOAD, "--output", str(file))
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
+        try:
+            wait_for(lambda: counted(run_dir, "sun_requests_total") >= before + 20)
+            running.send_signal(signal.SIGINT)
+            _, errors = running.communicate(timeout=60)
+        finally:
+            running.kill()
+    assert running.returncode == 130
+    assert "Traceback" not in errors
+    run = read_result(file).run
+    assert (run.ending, run.valid) == ("cut_short", True)
+    assert run.total.request_count == run.counts.succeeded >= 10
+    assert run.counts.sent == run.counts.succeeded + run.counts.cut_off
+    assert run.window.end < 60
