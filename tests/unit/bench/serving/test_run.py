@@ -210,6 +210,10 @@ async def test_result_is_valid_against_its_schema_and_reads_back_equal(tmp_path:
         revision=None,
         run=report,
     )
+    check_file(result, tmp_path)
+
+
+def check_file(result: BenchResult, tmp_path: Path) -> None:
     file = tmp_path / "result.json"
     write_result(result, file)
     jsonschema.validate(result.model_dump(mode="json"), result_schema())
