@@ -235,6 +235,7 @@ def test_plan_of_a_dataset_sends_its_texts_whole(tmp_path: Path) -> None:
     made = plan(input_file=[str(shared), f"math={own}"], isl="512", request_count=50)
     prompts = {task: {request.prompt for request in made if request.task == task} for task in TASKS}
     assert prompts["math"] == {"2+2?"}
+    assert made.row(0).input_tokens == 0, "the length of a text is not known"
     assert prompts["code"] == {"one", "two"}
     assert [file["task"] for file in made.origin["files"]] == [None, "math"]
     assert made.origin["files"][1]["sha256"] == hashlib.sha256(own.read_bytes()).hexdigest()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import orjson
 import pytest
 
-from sun_sglang.bench.load.workload.planned import Plan, PlannedRequest, PlannedRow
+from sun_sglang.bench.load.workload.planned import Chat, Plan, PlannedRequest, PlannedRow
 
 
 class _Counting:
@@ -49,3 +50,14 @@ def test_plan_line_is_the_request_as_json() -> None:
     assert list(_plan(PlannedRow(0.5, 1, 2, 8)).lines()) == [
         b'{"index":0,"task":"code","due":0.5,"prompt":[0,0],"output_tokens":8,"session":null}\n'
     ]
+
+
+def test_plan_line_of_a_chat_has_its_messages() -> None:
+    class Chats:
+        digest = "chats"
+
+        def prompt(self, index: int, task: str, tokens: int) -> Chat:
+            return Chat(({"role": "user", "content": "Hi"},))
+
+    [line] = Plan(("math",), [PlannedRow(0, 0, 0, 1)], Chats()).lines()
+    assert orjson.loads(line)["prompt"] == {"messages": [{"role": "user", "content": "Hi"}]}

@@ -77,6 +77,7 @@ def test_replay_tasks_are_those_of_the_trace_and_else_drawn(mooncake: Path) -> N
 
 def test_replay_of_a_slice_draws_the_tasks_of_the_whole(mooncake: Path) -> None:
     whole = [request.task for request in replayed(mooncake, random_seed=3)]
+    assert len(set(whole[3:])) == 2
     assert [r.task for r in replayed(mooncake, random_seed=3, fixed_schedule_start_offset=3000)] == whole[3:]
 
 
