@@ -3,6 +3,7 @@
 A chat completion allows more. Workers number calls by the place of their tool, so two calls have one index and another
 index than their last arguments; a call may begin, or text arrive, before the arguments of the last call are complete.
 So a name begins a call, arguments belong to a call that lacks some, and everything else waits until these are complete.
+Some parsers pass on the line breaks between calls: a text of blanks beside a call is dropped, as in whole answers.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ class StepOrder:
         self._ids: set[str] = set()
         self._held: deque[Reasoning | Text | _GrowingCall] = deque()
         self._in_text = False
+        self._blanks: list[str] = []
         self._logprobs: list[bytes] = []
         self._size = 0
 
@@ -156,6 +158,7 @@ class StepOrder:
 
     def _release(self, step: Reasoning | Text | _GrowingCall) -> Iterator[OrderedStep]:
         if isinstance(step, _GrowingCall):
+            self._blanks.clear()
             yield from self._end_text()
             self._close(step)
             yield step.first
@@ -167,14 +170,21 @@ class StepOrder:
             yield from self._end_text()
             self._close(None)
             yield step
-        elif step.text:
-            self._close(None)
-            if not self._in_text:
-                self._count(_ITEM_BYTES)
-            self._in_text = True
+        elif self._in_text and step.text:
             yield Text(step.text, self._take_logprobs(step.logprobs))
+        elif not step.text or step.text.isspace():
+            self._blanks += filter(None, [step.text])
+            self._logprobs += filter(None, [step.logprobs])
         else:
-            self._logprobs.append(step.logprobs)
+            yield self._begin_text(step)
+
+    def _begin_text(self, step: Text) -> Text:
+        self._count(_ITEM_BYTES)
+        self._close(None)
+        self._in_text = True
+        text = "".join([*self._blanks, step.text])
+        self._blanks.clear()
+        return Text(text, self._take_logprobs(step.logprobs))
 
     def _close(self, next_call: _GrowingCall | None) -> None:
         if self._open is not None:
@@ -182,10 +192,13 @@ class StepOrder:
         self._open = next_call
 
     def _end_text(self) -> Iterator[OrderedStep]:
-        """Yield the logprobs of tokens whose text came before them, or never. Those before a text go with it."""
+        """Yield what belongs to the text before another item: blanks, and logprobs of tokens without text."""
+        if self._blanks and self._open is None:
+            yield self._begin_text(Text(""))
         if self._in_text and self._logprobs:
             yield Text("", self._take_logprobs(b""))
         self._in_text = False
+        self._blanks.clear()
 
     def _take_logprobs(self, more: bytes) -> bytes:
         taken = b",".join(filter(None, [*self._logprobs, more]))

@@ -202,7 +202,7 @@ def test_calls_with_one_index_are_items_of_their_own() -> None:
 
 
 def test_text_between_calls_does_not_cut_their_arguments() -> None:
-    chunks = [call(0, '{"a":', "add"), delta(content="\n"), call(0, "1}"), call(1, "{}", "add"), finish("tool_calls")]
+    chunks = [call(0, '{"a":', "add"), delta(content="t"), call(0, "1}"), call(1, "{}", "add"), finish("tool_calls")]
     items = streamed(chunks)[-1]["response"]["output"]
     assert [item["type"] for item in items] == ["function_call", "message", "function_call"]
     assert [item.get("arguments") for item in items] == ['{"a":1}', None, "{}"]

@@ -79,6 +79,28 @@ def test_call_in_any_order_is_complete_before_the_next_item_begins(
     assert ordered(*steps) == expected
 
 
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        pytest.param(
+            [part(0, "{}", "a"), Text("\n"), part(0, "{}", "b"), Text("\n")], [A, WHOLE, B, WHOLE], id="calls"
+        ),
+        pytest.param(
+            [Reasoning("r"), Text("\n"), Text("\n"), part(0, "{}", "a")], [Reasoning("r"), A, WHOLE], id="before a call"
+        ),
+        pytest.param([part(0, "{}", "a"), Text("\n"), Reasoning("r")], [A, WHOLE, Reasoning("r")], id="after a call"),
+        pytest.param(
+            [part(0, "{}", "a"), Text("\n", b"1"), Text("t", b"2")], [A, WHOLE, Text("\nt", b"1,2")], id="of a text"
+        ),
+        pytest.param([Text("t"), Text("\n"), part(0, "{}", "a")], [Text("t"), Text("\n"), A, WHOLE], id="in a text"),
+        pytest.param([Text("\n"), Text(" ")], [Text("\n ")], id="the whole answer"),
+        pytest.param([Text("\n"), Reasoning("r")], [Text("\n"), Reasoning("r")], id="beside reasoning"),
+    ],
+)
+def test_text_of_blanks_is_dropped_only_beside_a_call(steps: Sequence[Step], expected: Sequence[OrderedStep]) -> None:
+    assert ordered(*steps) == expected
+
+
 def test_text_after_a_complete_call_is_passed_on_at_once() -> None:
     assert ordered(part(0, "{}", "a"), Text("t"), ends=False) == [A, WHOLE, Text("t")]
 
