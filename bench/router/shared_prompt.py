@@ -18,7 +18,7 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -38,6 +38,63 @@ class Answer(NamedTuple):
 
     computed: int
     first: float
+
+
+class AnswerReader:
+    """Collects the answers of one stream of `/generate`, line by line."""
+
+    def __init__(self) -> None:
+        self._first: dict[int, float] = {}
+        self._meta: dict[int, dict[str, Any]] = {}
+
+    def feed(self, line: bytes, now: float) -> None:
+        """Read one line that arrived at `now` (`time.perf_counter`); a line that is no event's data is skipped.
+
+        Raises:
+            RuntimeError: the router ended the stream with an error.
+        """
+        if not line.startswith(b"data: {"):
+            return
+        event = json.loads(line.removeprefix(b"data: "))
+        if "error" in event:
+            raise RuntimeError(f"the router ended the stream: {event['error']}")
+        index = event.get("index", 0)
+        self._first.setdefault(index, now)
+        self._meta[index] = event["meta_info"]
+
+    def answers(self) -> list[Answer]:
+        """Return the answers in the order of their indices."""
+        meta = self._meta
+        return [Answer(meta[i]["prompt_tokens"] - meta[i]["cached_tokens"], self._first[i]) for i in sorted(meta)]
+
+
+def summary(began: float, answers: Sequence[Answer]) -> dict[str, float]:
+    """Return the values of one run: prompt tokens computed, and the first and last answer's TTFT in ms.
+
+    Args:
+        began: when the request was sent (`time.perf_counter`).
+        answers: at least one.
+    """
+    return {
+        "computed_tokens": sum(answer.computed for answer in answers),
+        "first_ttft_ms": round(1000 * (min(answer.first for answer in answers) - began), 2),
+        "last_ttft_ms": round(1000 * (max(answer.first for answer in answers) - began), 2),
+    }
+
+
+def request_body(rng: random.Random, task: str, length: int, vocab: int, tokens: int) -> dict[str, Any]:
+    """Return a request for one answer to a prompt that no worker has seen.
+
+    Args:
+        rng: chooses the prompt.
+        task: the task to ask.
+        length: tokens of the prompt.
+        vocab: token ids are below this number.
+        tokens: tokens of the answer.
+    """
+    prompt = [rng.randrange(_LEAST_ID, vocab) for _ in range(length)]
+    params = {"max_new_tokens": tokens, "temperature": 1, "ignore_eos": True}
+    return {"model": task, "input_ids": prompt, "sampling_params": params, "stream": True}
 
 
 Way = Callable[[aiohttp.ClientSession, dict[str, Any], int], Awaitable[list[Answer]]]
@@ -76,11 +133,7 @@ async def _measure(
         # one more round before, which is not counted: connections, and the first batch of each size
         for repetition, (length, count, at_once) in product(range(-1, repetitions), cases):
             for name in sorted(WAYS, reverse=bool(repetition % 2)):
-                bodies = []
-                for _ in range(at_once):
-                    prompt = [rng.randrange(_LEAST_ID, vocab) for _ in range(length)]
-                    params = {"max_new_tokens": tokens, "temperature": 1, "ignore_eos": True}
-                    bodies.append({"model": task, "input_ids": prompt, "sampling_params": params, "stream": True})
+                bodies = [request_body(rng, task, length, vocab, tokens) for _ in range(at_once)]
                 timed = await asyncio.gather(*(_timed(client, WAYS[name], body, count) for body in bodies))
                 if repetition >= 0:
                     values = {unit: round(statistics.mean(one[unit] for one in timed), 1) for unit in UNITS}
@@ -91,17 +144,11 @@ async def _measure(
 
 async def _timed(client: aiohttp.ClientSession, way: Way, body: dict[str, Any], count: int) -> dict[str, float]:
     began = time.perf_counter()
-    made = await way(client, body, count)
-    return {
-        "computed_tokens": sum(answer.computed for answer in made),
-        "first_ttft_ms": round(1000 * (min(answer.first for answer in made) - began), 2),
-        "last_ttft_ms": round(1000 * (max(answer.first for answer in made) - began), 2),
-    }
+    return summary(began, await way(client, body, count))
 
 
 async def _n(client: aiohttp.ClientSession, body: dict[str, Any], count: int) -> list[Answer]:
-    params = body["sampling_params"] | {"n": count}
-    return await _ask(client, body | {"sampling_params": params})
+    return await _ask(client, body | {"sampling_params": body["sampling_params"] | {"n": count}})
 
 
 async def _at_once(client: aiohttp.ClientSession, body: dict[str, Any], count: int) -> list[Answer]:
@@ -110,20 +157,12 @@ async def _at_once(client: aiohttp.ClientSession, body: dict[str, Any], count: i
 
 async def _ask(client: aiohttp.ClientSession, body: Mapping[str, Any]) -> list[Answer]:
     """Send one request for one or several answers."""
-    first: dict[int, float] = {}
-    meta: dict[int, dict[str, Any]] = {}
+    reader = AnswerReader()
     async with client.post("/generate", json=body) as reply:
         reply.raise_for_status()
         async for line in reply.content:
-            if not line.startswith(b"data: {"):
-                continue
-            event = json.loads(line.removeprefix(b"data: "))
-            if "error" in event:
-                raise RuntimeError(f"the router ended the stream: {event['error']}")
-            index = event.get("index", 0)
-            first.setdefault(index, time.perf_counter())
-            meta[index] = event["meta_info"]
-    return [Answer(meta[i]["prompt_tokens"] - meta[i]["cached_tokens"], first[i]) for i in sorted(first)]
+            reader.feed(line, time.perf_counter())
+    return reader.answers()
 
 
 WAYS: Mapping[str, Way] = {"n": _n, "at_once": _at_once}

@@ -104,6 +104,7 @@ class WorkerCard(BaseModel):
         module_flags: the flags with which equal weights compute different KV, as JSON.
         keeps_answers: whether its cache keeps the KV of answers, which its own module made; True on a decode worker
             that does not report it.
+        caches_prompts: whether it keeps the KV of prompts, so that an equal prompt is computed once.
         token_bytes: most bytes of text per token; None if there is no bound.
         dp_size: data-parallel ranks, each with its own scheduler and cache.
         tuned_for: revision of the decoder for which its weights were tuned; empty if they were not tuned.
@@ -123,6 +124,7 @@ class WorkerCard(BaseModel):
     leaving: bool = False
     module_flags: Detail = ""
     keeps_answers: bool = True
+    caches_prompts: bool = True
     token_bytes: Tokens | None = None
     dp_size: Size = 1
     tuned_for: Name = ""

@@ -195,6 +195,7 @@ def read_card(state: Any, incarnation: str, version: str, token_bytes: int | Non
         kv_tokens=info["max_total_num_tokens"],
         module_flags=module_flags(flags),
         keeps_answers=not prefill and keeps_answers(flags),
+        caches_prompts=not flags["disable_radix_cache"],
         token_bytes=token_bytes,
         # 0.5.21 counts the ranks of DP attention in `dp_size`, later versions beside it
         dp_size=flags["dp_size"] * flags.get("attn_dp_size", 1),

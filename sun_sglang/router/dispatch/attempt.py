@@ -74,7 +74,7 @@ class Ticket:
         waiting: what it waits for before dispatch: its admission, or the prefill of another answer; None otherwise.
         queued: seconds for which it waited for admission.
         checked: its check against the limits of its task; None for a canary.
-        on_prefilled: called with the prefill worker once a prefill leg succeeded; None if nothing waits for it.
+        on_prefilled: called with the attempt whose prefill leg succeeded; None if nothing waits for it.
     """
 
     task: str
@@ -88,7 +88,7 @@ class Ticket:
     waiting: asyncio.Future[None] | None = None
     queued: float = 0.0
     checked: RequestCheck | None = None
-    on_prefilled: Callable[[Worker], None] | None = None
+    on_prefilled: Callable[[Attempt], None] | None = None
 
     def request_abort(self) -> None:
         """Mark the request as aborted by its client, and end its wait."""
@@ -272,9 +272,9 @@ class Attempt:
     def acquire_workers(self) -> None:
         """Add the expected work to both workers, and subscribe to their loss."""
         prefill, decode = self.pair
-        prefill.load.acquire(self.request.cost.prefill)
-        decode.load.acquire(self.request.cost.decode)
-        self._held = {"prefill": self.request.cost.prefill, "decode": self.request.cost.decode}
+        self._held = {"prefill": self.request.prefill_tokens(prefill), "decode": self.request.cost.decode}
+        prefill.load.acquire(self._held["prefill"])
+        decode.load.acquire(self._held["decode"])
         prefill.add_loss_callback(self.fail_prefill)
         decode.add_loss_callback(self.fail_decode)
 

@@ -164,7 +164,7 @@ class RunningAttempts:
         if outcome == "ok":
             attempt.note_handed_over(self.now(), self.clock.now())
             if attempt.ticket.on_prefilled is not None:
-                attempt.ticket.on_prefilled(attempt.pair.prefill)
+                attempt.ticket.on_prefilled(attempt)
         self._release(attempt, "prefill", outcome)
         if attempt.ticket.counted and outcome == "ok":
             self._metrics.leg_seconds.labels(attempt.request.task, "prefill").observe(self.now() - attempt.times.sent)

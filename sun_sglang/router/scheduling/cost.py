@@ -20,6 +20,18 @@ class Cost(NamedTuple):
     decode: int
 
 
+def uncached_tokens(prompt: int, page: int) -> int:
+    """Return the tokens that a worker computes of a prompt that its cache holds.
+
+    The cache finds whole pages, and never the last token: a worker computes that one for the first answer token.
+
+    Args:
+        prompt: tokens of the prompt, at least 1.
+        page: tokens of a page; 0 if it is not known.
+    """
+    return (prompt - 1) % max(1, page) + 1
+
+
 class OutputLengths:
     """A running mean of the output of each task's answers, in tokens, for requests that set no limit."""
 

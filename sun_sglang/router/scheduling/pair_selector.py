@@ -38,7 +38,8 @@ class PairSelector:
             cost: expected work of the request on each side.
             keys: hashes of the prompt's beginning.
             avoid: names of workers that failed this request before; they are selected only if every pair has as many.
-            holder: name of the prefill worker that has the prompt in its cache, which is preferred; empty for none.
+            holder: incarnation of the prefill worker that has the prompt in its cache, which is preferred; empty for
+                none.
         """
         if len(pairs) < 2:
             return pairs[0] if pairs else None
@@ -46,7 +47,7 @@ class PairSelector:
             fewest = min(_failed(pair, avoid) for pair in pairs)
             pairs = [pair for pair in pairs if _failed(pair, avoid) == fewest]
         if holder:
-            pairs = [pair for pair in pairs if pair.prefill.name == holder] or pairs
+            pairs = [pair for pair in pairs if pair.prefill.incarnation == holder] or pairs
         # a dict and not a set: with the same loads and the same RNG the selection is the same
         decode = self._decode.pick(list(dict.fromkeys(pair.decode for pair in pairs)), cost.decode, keys)
         prefill = self._prefill.pick([pair.prefill for pair in pairs if pair.decode is decode], cost.prefill, keys)

@@ -120,11 +120,12 @@ class Service:
                 key.refund(work)
             raise
         owner = key.name if key else ""
+        shared = share_prompts(pair_requests, self._registry.usable(request.task))
         parts = tuple(
             self._part(
-                single, pair_request, Ticket(request.task, single.rid, arrived, owner=owner, checked=checked), shared
+                single, pair_request, Ticket(request.task, single.rid, arrived, owner=owner, checked=checked), prompt
             )
-            for single, pair_request, shared in zip(singles, pair_requests, share_prompts(pair_requests), strict=True)
+            for single, pair_request, prompt in zip(singles, pair_requests, shared, strict=True)
         )
         return await self._serve(http, request, parts)
 

@@ -129,6 +129,14 @@ async def test_card_is_computed_once_before_the_server_starts_and_by_no_probe(
         assert len(computed) == 1
 
 
+@pytest.mark.parametrize("disabled", [False, True])
+async def test_card_states_whether_the_worker_keeps_prompts(write_checkpoint: Write, disabled: bool) -> None:
+    engine = Engine(write_checkpoint("a"))
+    engine.flags["disable_radix_cache"] = disabled
+    async with served(engine) as client:
+        assert (await card(client))["caches_prompts"] is not disabled
+
+
 async def test_card_of_a_worker_that_was_told_to_end_is_leaving_without_being_computed(
     write_checkpoint: Write, computed: list[str]
 ) -> None:

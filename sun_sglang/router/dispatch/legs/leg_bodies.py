@@ -67,7 +67,7 @@ def leg_bodies(request: PairRequest, pair: Pair, *, rid: str, room: int) -> LegB
     }
     routing = b""
     if card.dp_size > 1:
-        rank = room % card.dp_size
+        rank = request.rank(room, card.dp_size)
         meeting["disagg_prefill_dp_rank"] = rank
         routing = b',"routed_dp_rank":%d' % rank
     prefills = cache_namespace(pair.prefill.spec.pool, card.module, request.extra_key, request.cache_salt)

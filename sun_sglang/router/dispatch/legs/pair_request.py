@@ -11,7 +11,8 @@ import orjson
 from sun_sglang.errors import RequestError
 from sun_sglang.router.protocol.fan_out import SingleRequest
 from sun_sglang.router.protocol.request import Endpoint, Request
-from sun_sglang.router.scheduling.cost import Cost
+from sun_sglang.router.scheduling.cost import Cost, uncached_tokens
+from sun_sglang.router.workers.worker import Worker
 
 # Approximate bytes of a leg besides the client's fields: ids, addresses, a namespace.
 _IDS_BYTES = 256
@@ -33,7 +34,8 @@ class PairRequest(NamedTuple):
         needs_prefill: the answer takes logprobs from the prefill leg.
         cost: expected work in tokens.
         keys: hashes of the prompt's beginning, for routing policies that read them; else empty.
-        holder: name of the prefill worker that has the prompt in its cache; empty if none is known.
+        holder: incarnation of the prefill worker that has the prompt in its cache; empty if none is known.
+        group: a number that all answers to one shared prompt have; None for an answer that shares nothing.
     """
 
     endpoint: Endpoint
@@ -48,15 +50,31 @@ class PairRequest(NamedTuple):
     cost: Cost
     keys: tuple[int, ...] = ()
     holder: str = ""
+    group: int | None = None
 
-    def after_prefill_on(self, holder: str) -> PairRequest:
-        """Return the request for another answer, whose prompt a prefill worker has in its cache.
+    def sharing(self, group: int, holder: str) -> PairRequest:
+        """Return the request for one of several answers to a prompt.
 
         Args:
-            holder: name of that worker.
+            group: a number that all of these answers have.
+            holder: incarnation of the prefill worker that has the prompt in its cache; empty if none is known.
         """
-        # the last token of a prompt is always computed
-        return self._replace(holder=holder, cost=Cost(1, self.cost.decode))
+        return self._replace(group=group, holder=holder)
+
+    def prefill_tokens(self, worker: Worker) -> int:
+        """Return the prompt tokens that a prefill worker is expected to compute."""
+        if not self.holder or worker.incarnation != self.holder or worker.card is None:
+            return self.cost.prefill
+        return uncached_tokens(self.cost.prefill, worker.card.identity.page_size)
+
+    def rank(self, room: int, ranks: int) -> int:
+        """Return the data-parallel rank that prefills: one for all answers to a prompt, since each rank has a cache.
+
+        Args:
+            room: bootstrap room of the attempt.
+            ranks: how many the prefill worker has.
+        """
+        return (room if self.group is None else self.group) % ranks
 
     @property
     def size(self) -> int:

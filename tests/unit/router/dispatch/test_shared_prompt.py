@@ -16,10 +16,13 @@ from sun_sglang.router.errors import ApiError
 from tests.unit.router.conftest import SMALL, SUN, Start, System
 from tests.unit.router.fake_worker import Fault, expected
 from tests.unit.router.math_requests import only_once
+from tests.unit.router.registries import card
 
 ANSWERS = 4
-LONG = list(range(1, SAVED_TOKENS // (ANSWERS - 1) + 2))
+# one token more than is saved: the last one of a prompt is always computed
+LONG = list(range(1, SAVED_TOKENS // (ANSWERS - 1) + 3))
 SHORT = LONG[:-2]
+SMALL_NAMES = ("math-0", "base-0", "tool-0")
 
 
 def body(prompt: Any = LONG, n: int = ANSWERS, **more: Any) -> dict[str, Any]:
@@ -94,6 +97,63 @@ async def test_answers_wait_for_a_prefill_only_if_it_saves_enough(
     assert (await asking)[0] == 200
     assert len(small["math-0"].requests) == ANSWERS
     await small.quiet()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"caches_prompts": False}, {"identity": {"page_size": 256}}], ids=["no-cache", "pages-over-the-prompt"]
+)
+async def test_answers_do_not_wait_for_a_prefill_that_no_cache_keeps(start: Start, changes: dict[str, Any]) -> None:
+    cards = dict.fromkeys(SMALL_NAMES, changes)
+    system: System = await start(SUN, {"math": 1, "tool": 1, "base": 1}, cards=cards)
+    go_on, _ = await held(system)
+    asking = asyncio.create_task(system.post("/generate", body()))
+    await wait_until(lambda: len(system["math-0"].requests) == ANSWERS)
+    assert system.router.registry.workers["math-0"].load.total_tokens == ANSWERS * len(LONG)
+    go_on.set()
+    assert (await asking)[0] == 200
+    await system.quiet()
+
+
+def booked(system: System) -> dict[str, int]:
+    workers = system.router.registry.workers.values()
+    return {worker.name: worker.load.total_tokens for worker in workers if worker.role == "prefill"}
+
+
+@pytest.mark.parametrize("page", [1, 16])
+async def test_later_answers_are_booked_with_the_tokens_that_their_worker_computes(start: Start, page: int) -> None:
+    cards = {name: {"identity": {"page_size": page}} for name in SMALL_NAMES}
+    system: System = await start(SUN, {"math": 1, "tool": 1, "base": 1}, cards=cards)
+    prompt = [*range(1, 400)]
+    first, others = asyncio.Event(), asyncio.Event()
+    system["math-0"].fault = Fault(wait=first)
+    asking = asyncio.create_task(system.post("/generate", body(prompt)))
+    await wait_until(lambda: system["math-0"].requests)
+    assert booked(system)["math-0"] == len(prompt)
+    system["math-0"].fault = Fault(wait=others)
+    first.set()
+    await wait_until(lambda: len(system["math-0"].requests) == ANSWERS)
+    await wait_until(lambda: booked(system)["math-0"] == (ANSWERS - 1) * ((len(prompt) - 1) % page + 1))
+    others.set()
+    assert (await asking)[0] == 200
+    await system.quiet()
+
+
+async def test_later_answers_are_booked_whole_on_another_worker_after_the_first_one_left(start: Start) -> None:
+    system: System = await start(SUN, {"math": 2, "tool": 1, "base": 1}, router={"max_requests": 1})
+    go_on, _ = await held(system)
+    asking = asyncio.create_task(system.post("/generate", body()))
+    await wait_until(lambda: sum(prefills(system)) == 1)
+    first, other = ("math-0", "math-1") if system["math-0"].requests else ("math-1", "math-0")
+    system.router.registry.drain(first)
+    system[other].fault = Fault(wait=(blocked := asyncio.Event()))
+    go_on.set()
+    await wait_until(lambda: system[other].requests)
+    assert booked(system)[other] == len(LONG)
+    blocked.set()
+    status, replies = await asking
+    assert status == 200
+    assert cached(replies) == [0, 0, *[len(LONG) - 1] * (ANSWERS - 2)], "the other worker has the prompt then"
+    await system.quiet()
 
 
 async def test_chat_for_several_answers_waits_for_one_prefill(small: System) -> None:
@@ -173,13 +233,15 @@ async def test_shutdown_before_the_first_prefill_ends_all_answers_with_an_error(
 class Dispatch:
     """A dispatcher whose responses a test sets: for each holder, the future that `dispatch` awaits."""
 
-    def __init__(self) -> None:
+    def __init__(self, **card: Any) -> None:
+        self.card = card
         self.sent: list[str] = []
         self.first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def dispatch(self, request: Any, ticket: Any) -> str:
         self.sent.append(request.holder)
-        ticket.tries.append(SimpleNamespace(pair=SimpleNamespace(prefill=SimpleNamespace(name="p7"))))
+        worker = SimpleNamespace(card=card("prefill", **self.card))
+        ticket.tries.append(SimpleNamespace(pair=SimpleNamespace(prefill=worker), incarnations={"prefill": "p7"}))
         if not request.holder:
             await self.first
         return "a response"
@@ -191,7 +253,7 @@ class Single:
     def __init__(self, holder: str = "") -> None:
         self.holder = holder
 
-    def after_prefill_on(self, holder: str) -> Single:
+    def sharing(self, group: int, holder: str) -> Single:
         return Single(holder)
 
 
@@ -229,3 +291,11 @@ async def test_first_answer_that_failed_fails_one_that_gets_its_slot_later() -> 
         with pytest.raises(ApiError, match="failed"):
             await share(shared, dispatch)
     assert dispatch.sent == [""]
+
+
+async def test_worker_that_keeps_no_prompts_is_no_holder() -> None:
+    shared, dispatch = SharedPrompt(), Dispatch(caches_prompts=False)
+    dispatch.first.set_result(None)
+    for _ in range(2):
+        await share(shared, dispatch)
+    assert dispatch.sent == ["", ""]

@@ -33,6 +33,7 @@ COSTS = st.builds(Cost, st.integers(0, 5000), st.integers(0, 5000))
 def worker(name: str, tokens: int = 0, requests: int = 0) -> Worker:
     role = "prefill" if name.startswith("p") else "decode"
     made = Worker(FleetWorker(name=name, pool=role, url="http://h:1"), role)
+    made._set(incarnation=name)
     made.load.acquire(tokens)
     made.load.release(0)
     for _ in range(requests):

@@ -92,3 +92,6 @@ def test_legs_of_a_prefill_worker_with_data_parallel_ranks_name_one_rank(room: i
     assert prefill["disagg_prefill_dp_rank"] == decode["disagg_prefill_dp_rank"] == rank
     assert prefill["routed_dp_rank"] == rank
     assert "routed_dp_rank" not in decode, "the decode worker chooses its own rank"
+    shared = call.sharing(group=5, holder="")
+    ranks = [orjson.loads(leg_bodies(shared, pair, rid="r" * 32, room=r).prefill)["routed_dp_rank"] for r in (7, 8)]
+    assert ranks == [2, 2], "answers to one prompt find it in the cache of one rank"
