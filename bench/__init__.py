@@ -1,6 +1,7 @@
 """Benchmarks, the demo and the checks of an engine or a GPU, installed as `sun_sglang.bench`.
 
-Open `report.py` first: every benchmark writes one `Report`. `router/`, `training/` and `launch/` hold the benchmarks,
+`sun bench` is `load/`, the load generator, and `serving/`, what it measures; open `serving/run.py` first. The
+project's own benchmarks write one `Report` each: open `report.py`. `router/`, `training/` and `launch/` hold them,
 `figures/` the figures that are drawn from their reports, `results/` the committed reports, `gpu_check/` and
 `engine_check/` the checks of a machine and of an SGLang version. `processes.py`, `polling.py` and `client.py` serve all
 of them, and the tests. Not here: code that serves or trains.

@@ -59,7 +59,11 @@ def report_run(
         ending=stop.ending,
         valid=not problems,
         problems=problems,
-        notes=notes_of(total, open_loop=any(record.due is not None for record in records)),
+        notes=notes_of(
+            total,
+            open_loop=any(record.due is not None for record in records),
+            prompts_differ=settings.workload.workload == "requests" and not settings.workload.input_file,
+        ),
         window=window,
         counts=_counts(records, preflight),
         total=total,

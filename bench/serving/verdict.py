@@ -8,6 +8,8 @@ from sun_sglang.bench.serving.result import ClientReport
 
 _MOST_CPU = 0.9
 _REACHED = 0.9
+# prompts of random tokens may share a first token or two
+_MOST_CHANCE_HITS = 0.1
 
 
 def problems_of(stop: StopSignal, client: ClientReport, total: Metrics, *, max_lag: float) -> tuple[str, ...]:
@@ -39,18 +41,24 @@ def problems_of(stop: StopSignal, client: ClientReport, total: Metrics, *, max_l
     return tuple(problems)
 
 
-def notes_of(total: Metrics, *, open_loop: bool) -> tuple[str, ...]:
+def notes_of(total: Metrics, *, open_loop: bool, prompts_differ: bool) -> tuple[str, ...]:
     """Return what a reader of the numbers should know.
 
     Args:
         total: the metrics of a run.
         open_loop: whether requests had times, so that a target can fall behind.
+        prompts_differ: whether no two prompts of the run share a prefix, so that a cache hit is of an earlier run.
     """
     notes = []
     if open_loop and total.achieved_ratio is not None and total.achieved_ratio < _REACHED:
         notes.append(
             f"the rate was not reached: {total.request_count} of {total.offered_request_count} requests "
             f"({total.achieved_ratio:.0%}) were completed in the window, so latencies grow with its length"
+        )
+    if prompts_differ and total.cache_hit_ratio is not None and total.cache_hit_ratio > _MOST_CHANCE_HITS:
+        notes.append(
+            f"{total.cache_hit_ratio:.0%} of the prompt tokens were in a cache, although no two prompts of this run "
+            "share a prefix: an earlier run with this seed filled it; give another --prompt-seed"
         )
     if total.error_request_count:
         ended = total.error_request_count + total.request_count

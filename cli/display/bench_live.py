@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from sun_sglang.bench.serving.settings import BenchSettings
 from sun_sglang.cli.display.display_thread import DisplayThread
 
 _BAR = 40
+_MOMENTS = 10
 
 
 class BenchView(Protocol):
@@ -31,7 +33,7 @@ class BenchView(Protocol):
 
 @dataclass(frozen=True)
 class _Shown:
-    """Counts at one moment, and the rates since the moment before."""
+    """Counts at one moment, and the rates of the last seconds."""
 
     elapsed: float
     sent: int
@@ -83,7 +85,8 @@ class _Bar:
         self._display = display
         self._workload = workload
         self._headline = headline
-        self._before = (0.0, 0, 0)
+        # seconds, answers and tokens at the last moments: rates over 5 s do not flicker
+        self._before = deque([(0.0, 0, 0)], maxlen=_MOMENTS)
 
     def show(self, moment: Moment) -> None:
         shown = self._rates(moment)
@@ -91,9 +94,9 @@ class _Bar:
 
     def _rates(self, moment: Moment) -> _Shown:
         progress: Progress = moment.progress
-        elapsed, requests, tokens = self._before
+        elapsed, requests, tokens = self._before[0]
         seconds = max(moment.elapsed - elapsed, 1e-9)
-        self._before = (moment.elapsed, progress.succeeded, progress.tokens)
+        self._before.append((moment.elapsed, progress.succeeded, progress.tokens))
         return _Shown(
             moment.elapsed,
             progress.sent,

@@ -69,9 +69,21 @@ def test_run_that_measured_something_else_has_one_problem(arguments: Any, proble
     assert found.startswith(problem)
 
 
+def notes(total: Metrics, *, open_loop: bool = True, prompts_differ: bool = True) -> tuple[str, ...]:
+    return notes_of(total, open_loop=open_loop, prompts_differ=prompts_differ)
+
+
 def test_notes_state_a_rate_that_was_not_reached_and_failures() -> None:
-    assert notes_of(metrics(9, offered=10), open_loop=True) == ()
-    assert notes_of(metrics(5, offered=10), open_loop=False) == ()
-    (note,) = notes_of(metrics(5, offered=10), open_loop=True)
+    assert notes(metrics(9, offered=10)) == ()
+    assert notes(metrics(5, offered=10), open_loop=False) == ()
+    (note,) = notes(metrics(5, offered=10))
     assert note.startswith("the rate was not reached: 5 of 10 requests (50%)")
-    assert notes_of(metrics(9, failed=1), open_loop=True) == ("1 of 10 requests that ended in the window failed",)
+    assert notes(metrics(9, failed=1)) == ("1 of 10 requests that ended in the window failed",)
+
+
+def test_notes_state_hits_in_a_cache_that_an_earlier_run_filled() -> None:
+    few, many = (metrics(1).model_copy(update={"cache_hit_ratio": ratio}) for ratio in (0.1, 0.5))
+    assert notes(few) == notes(many, prompts_differ=False) == ()
+    (note,) = notes(many)
+    assert note.startswith("50% of the prompt tokens were in a cache, although no two prompts")
+    assert "--prompt-seed" in note
