@@ -70,7 +70,8 @@ class Subject(NamedTuple):
             return f"belongs to another recipe (`{keys[0]}` differs)" if keys else "belongs to another recipe"
         for key, what in (("base", "base"), ("decoder", "decode module"), ("examples", "data")):
             if recorded.get(key) != getattr(self, key):
-                return f"was begun with another {what}, whose content differs"
+                date = " (a chat template that writes the date changes it each day)" if key == "examples" else ""
+                return f"was begun with another {what}, whose content differs{date}"
         return None
 
 

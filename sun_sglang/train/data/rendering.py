@@ -20,6 +20,8 @@ _MEDIA = ("image", "audio", "video", "vision")
 # the names that templates give to the message of a loop
 _MESSAGE_NAMES = ("message", "msg", "m")
 _PROBE = "sun probe"
+# the variable by which Llama's templates take the date
+_DATE = "date_string"
 
 
 class Encoded(NamedTuple):
@@ -66,6 +68,11 @@ class ChatRenderer:
             messages[-1] = {"role": "user", "content": messages[-1]["content"]}
             notes.add("prompts end with an assistant message, which SGLang gives to the template as the user's")
         prompt = self._render(messages, turn.tools, where, answered=False)
+        if "strftime_now" in self._tokenizer.chat_template and _DATE not in self._kwargs:
+            notes.add(
+                "the chat template may write the date: prompts are trained with today's, and served with another; "
+                f"`chat_template_kwargs: {{{_DATE}: ...}}` may set it for both"
+            )
         if turn.tools and not self._renders("tools", messages, turn.tools):
             notes.add("the chat template does not render `tools`: neither training nor serving shows them to the model")
         if any(m.get("tool_calls") for m in messages) and not self._renders("tool_calls", messages, turn.tools):

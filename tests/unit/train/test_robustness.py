@@ -184,7 +184,9 @@ def test_resume_after_the_data_changed_is_refused(recipe: Load, base: Path, tmp_
     run_sweep(prepare(one), "c", quiet)
     rows = data.read_text().splitlines(keepends=True)
     data.write_text("".join(rows[: len(rows) // 2]))
-    with pytest.raises(RecipeError, match="was begun with another data, whose content differs; choose another output"):
+    with pytest.raises(
+        RecipeError, match=r"was begun with another data, whose content differs \(.*\); choose another output"
+    ):
         run_sweep(prepare(one), "c", quiet, resume=True)
     data.write_text("".join(rows))
     run_sweep(prepare(one), "c", quiet, resume=True)

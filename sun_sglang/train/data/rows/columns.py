@@ -7,8 +7,11 @@ a text is empty; where nothing else remains, the row is refused.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
+from datetime import date, time
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from sun_sglang.errors import RecipeError
@@ -116,7 +119,7 @@ def _filled(row: Row, wanted: str, where: str) -> Part:
                 f"{where}: column `{wanted}` is neither text nor a list of messages; write `{{{wanted}}}` to get its "
                 "JSON text"
             )
-        return _as_text(value)
+        return _as_text(value, f"{where}: column `{wanted}`")
     return _BRACES.sub(lambda match: _column(row, match, where), wanted)
 
 
@@ -128,13 +131,24 @@ def _column(row: Row, match: re.Match[str], where: str) -> str:
         raise RecipeError(f"{where}: no column `{name}`; columns: {', '.join(row)}")
     if is_message_list(row[name]):
         raise RecipeError(f"{where}: column `{name}` is a list of messages; name it without braces")
-    return _as_text(row[name])
+    return _as_text(row[name], f"{where}: column `{name}`")
 
 
-def _as_text(value: Any) -> str:
-    if value is None:
+def is_null(value: Any) -> bool:
+    """Return whether a value is missing: null, or the NaN that pandas writes for it."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _as_text(value: Any, where: str) -> str:
+    if is_null(value):
         return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, date | time | Decimal):
+        # Parquet has them; `str` gives the form of ISO 8601
+        return str(value)
+    try:
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError) as e:
+        raise RecipeError(f"{where} is no text ({e}); write it as text") from e
 
 
 def _optional(column: str, row: Row) -> str | None:

@@ -7,13 +7,15 @@ from typing import Any, NamedTuple
 
 from sun_sglang.errors import RecipeError
 from sun_sglang.strict import listed
-from sun_sglang.train.data.rows.columns import Columns, find_columns, part_of, text_of
+from sun_sglang.train.data.rows.columns import Columns, find_columns, is_null, part_of, text_of
 from sun_sglang.train.data.rows.messages import Message, ParsedMessage, parse_messages
 from sun_sglang.train.data.rows.tools import Tool, parse_tools
 from sun_sglang.train.data.rows.unused import unused_columns
 from sun_sglang.train.recipe import Data
 
 Row = Mapping[str, Any]
+# other names of `reasoning_content`
+_REASONING = ("reasoning", "thinking", "thoughts", "thought")
 
 
 class Turn(NamedTuple):
@@ -113,7 +115,7 @@ def _response(row: Row, columns: Columns, where: str) -> str | list[ParsedMessag
     part = part_of(row, columns.response, place)
     if isinstance(part, str):
         name = columns.response
-        if not part and (name not in row or row[name] is None):
+        if not part and (name not in row or is_null(row[name])):
             raise RecipeError(f"{place}: `{name}` is null; remove the row, or write an empty text to learn no answer")
         return part
     return parse_messages(part, f"{place}: `{columns.response}`")
@@ -126,6 +128,9 @@ def _learned(messages: list[ParsedMessage], first: int, where: str) -> list[int]
         raise RecipeError(f"{where}: data.messages: the row has no assistant message to learn")
     learned = [i for i in answers if messages[i].learned]
     for i in learned:
+        dropped = next((key for key in messages[i].ignored if key in _REASONING), None)
+        if dropped is not None:
+            raise RecipeError(f"{where}: messages[{i}].{dropped}: is not read; write `reasoning_content`, or remove it")
         if messages[i].says_nothing:
             keys = f"; serving ignores its keys {listed(messages[i].ignored)}" if messages[i].ignored else ""
             raise RecipeError(f"{where}: messages[{i}]: the answer has neither `content` nor `tool_calls`{keys}")

@@ -29,6 +29,8 @@ _OTHER_NAMES = {
 # what SGLang keeps of a message, in its order; of a user's message it keeps role and content
 _SERVED = ("role", "content", "tool_call_id", "name", "phase", "reasoning_content", "tool_calls", "tools", "prefix")
 _OF_USER = ("role", "content")
+# names that other trainers give to `weight`
+_OTHER_WEIGHTS = ("loss", "loss_weight", "mask", "masked", "train", "trainable", "training")
 # read here and not passed on
 _OWN = ("weight", "from", "value")
 
@@ -87,6 +89,11 @@ def _message(raw: Mapping[str, Any], where: str) -> ParsedMessage:
         raise RecipeError(f"{where}: the role {named!r} is unknown; serving knows {listed(ROLES)}")
     if raw.get("function_call") is not None:
         raise RecipeError(f"{where}.function_call: serving does not pass it to the model; write `tool_calls`")
+    weight = next((key for key in _OTHER_WEIGHTS if role == "assistant" and raw.get(key) is not None), None)
+    if weight is not None:
+        raise RecipeError(
+            f"{where}.{weight}: is not read; write `weight: 0` for an answer without a loss, or remove it"
+        )
     content, calls = raw.get("content", raw.get("value")), raw.get("tool_calls")
     if named == "function_call":
         content, calls = None, _calls_of_text(content, where)

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from sun_sglang.errors import RecipeError
-from sun_sglang.train.data.rows.columns import Columns, Row
+from sun_sglang.train.data.rows.columns import Columns, Row, is_null
 
 # names that people give to a part of the prompt, in lower case with underscores; first those that no message has either
 _BESIDE_MESSAGES = frozenset(
@@ -69,4 +69,4 @@ def _plain(name: str) -> str:
 
 
 def _is_empty(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip()) or value in ([], {}, ())
+    return is_null(value) or (isinstance(value, str) and not value.strip()) or value in ([], {}, ())

@@ -147,6 +147,20 @@ def test_a_template_that_refuses_messages_is_named_with_row_and_reason(
         encode(template, {"messages": [*chat, {"role": "assistant", "content": "x"}]})
 
 
+def test_a_template_that_writes_the_date_is_noted_unless_the_recipe_sets_it() -> None:
+    dated = "{{ date_string or strftime_now('%d %b %Y') }}" + PLAIN
+    (encoded,) = encode(dated, {"prompt": "a", "completion": "b"})
+    assert any("may write the date" in note for note in encoded.notes)
+    (encoded,) = encode(dated, {"prompt": "a", "completion": "b"}, template_kwargs={"date_string": "26 Jul 2024"})
+    assert not encoded.notes
+
+
+def test_marks_of_a_template_for_other_trainers_have_no_effect() -> None:
+    marked = CHATML.replace("{{- message.content }}", "{% generation %}{{- message.content }}{% endgeneration %}")
+    row = {"messages": [USER, {"role": "assistant", "content": "Sunny."}]}
+    assert texts(marked, row) == texts(CHATML, row)
+
+
 def test_a_broken_template_is_named_with_its_line() -> None:
     with pytest.raises(RecipeError, match="chat_template: line 2: "):
         encode("\n{% for %}", {"prompt": "a", "completion": "b"})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import date, datetime, time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +152,12 @@ def test_system_column_beside_named_messages_is_read() -> None:
     assert turn.messages == [{"role": "system", "content": "s"}, *CHAT[:1]]
 
 
+def test_dates_and_decimals_of_parquet_are_their_text() -> None:
+    row = {"on": date(2020, 2, 1), "at": time(12, 30), "when": datetime(2020, 2, 1, 12), "price": Decimal("1.50")}
+    data = {"prompt": "{on} {at} {when}", "response": "price"}
+    assert turns(row, **data) == [Turn([user("2020-02-01 12:30:00 2020-02-01 12:00:00")], "1.50")]
+
+
 def test_every_answer_of_a_completion_is_learned() -> None:
     row = {"prompt": [user("w")], "completion": [*TOOL_CHAT[1:], assistant("It is sunny.")], "tools": [WEATHER]}
     first, last = turns(row)
@@ -196,9 +204,9 @@ def test_weight_zero_has_no_loss() -> None:
 
 
 def test_keys_that_serving_ignores_are_named() -> None:
-    chat = [{**user("a"), "name": "Ann"}, assistant("b", recipient="all", refusal=None, thinking="hm", weight=1)]
+    chat = [{**user("a"), "name": "Ann"}, assistant("b", recipient="all", refusal=None, tone="dry", weight=1)]
     found = conversation_of({"messages": chat}, Data(file="f"), "row 1")
-    assert found.ignored == {"name", "recipient", "thinking"}
+    assert found.ignored == {"name", "recipient", "tone"}
     assert found.turns == [Turn([user("a")], assistant("b"))]
 
 
@@ -240,6 +248,11 @@ def test_keys_that_serving_ignores_are_named() -> None:
         ({"messages": CHAT, "tools": "nope"}, {}, "data.tools: `tools`: is neither a list of tools nor its JSON"),
         ({"messages": CHAT, "tools": [{"type": "function"}]}, {}, r"data.tools: `tools`\[0\]: is not"),
         ({"messages": CHAT}, {"tools": "t"}, "data.tools: no column `t`"),
+        ({"prompt": b"x", "completion": "y"}, {}, "row 1: data.prompt: column `prompt` is no text"),
+        ({"q": "x", "a": b"y"}, {"prompt": "q", "response": "{a}"}, "row 1: data.response: column `a` is no text"),
+        ({"prompt": "x", "completion": float("nan")}, {}, "`completion` is null"),
+        ({"messages": [user("a"), assistant("b", train=False)]}, {}, r"\[1\].train: is not read; write `weight: 0`"),
+        ({"messages": [user("a"), assistant("b", thinking="c")]}, {}, r"\[1\].thinking: .*write `reasoning_content`"),
         ({"conversations": [{"from": "function_call", "value": "f()"}]}, {}, "the function call is not JSON"),
     ],
 )
