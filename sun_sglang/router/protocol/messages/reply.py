@@ -10,12 +10,16 @@ from typing import Any
 
 import orjson
 
+from sun_sglang.router.protocol.nesting import is_text_too_deep
 from sun_sglang.router.protocol.translation.interface import AnswerAbortedError
+from sun_sglang.router.protocol.translation.reading import ADDED_DEPTH
 from sun_sglang.router.protocol.translation.step_order import Arguments, Call, ordered_steps
 from sun_sglang.router.protocol.translation.steps import Finish, Reasoning, Text, Usage, read_head
 
 # Anthropic's API has no reason for it: a client must not take a part of an answer for the whole
 ABORTED = "the answer was aborted"
+# levels of a request around the arguments of a call: a client can send each answer back
+_LEVELS_AROUND = ADDED_DEPTH + 5
 _Block = tuple[dict[str, Any], list[str]]
 _NO_USAGE = Usage(0, 0, 0, 0)
 _REASONS = {"length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
@@ -128,9 +132,9 @@ def _completed(block: dict[str, Any], text: str) -> dict[str, Any]:
 
 
 def arguments_of(text: str) -> dict[str, Any]:
-    """Return the arguments of a call as an object. Text that is no JSON object is the member `arguments`."""
+    """Return the arguments of a call as an object. Text that is none, or too deep, is the member `arguments`."""
     try:
-        parsed = orjson.loads(text or "{}")
+        parsed = None if is_text_too_deep(text, _LEVELS_AROUND) else orjson.loads(text or "{}")
     except orjson.JSONDecodeError:
         parsed = None
     return parsed if isinstance(parsed, dict) else {"arguments": text}

@@ -13,6 +13,7 @@ from sun_sglang.router.protocol.translation.event_stream import EventStream
 from sun_sglang.router.protocol.translation.interface import AnswerAbortedError, Translation
 from sun_sglang.router.protocol.worker_replies import BadReplyError
 
+_WRITE_BYTES = 1 << 16
 _SSE = {"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
@@ -55,5 +56,20 @@ class _TranslatedStream(web.StreamResponse):
         Raises:
             BadReplyError: the stream cannot be read; the client has received the error.
         """
-        for event in self._stream.feed(bytes(data)):
-            await super().write(event)
+        waiting = bytearray()
+        try:
+            for event in self._stream.feed(bytes(data)):
+                waiting += event
+                # the last events of a long response repeat it: they are not all in memory at once
+                if len(waiting) >= _WRITE_BYTES:
+                    await self._write_all(waiting)
+        except BadReplyError:
+            await self._write_all(waiting)
+            raise
+        await self._write_all(waiting)
+
+    async def _write_all(self, waiting: bytearray) -> None:
+        if waiting:
+            data = bytes(waiting)
+            waiting.clear()
+            await super().write(data)

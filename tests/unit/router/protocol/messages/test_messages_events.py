@@ -144,6 +144,16 @@ def test_arguments_that_are_no_object_are_kept_as_text(text: str) -> None:
     }
 
 
+@pytest.mark.parametrize(("depth", "is_kept"), [(241, False), (242, True), (1000, True), (5000, True)])
+def test_arguments_are_kept_as_text_if_the_client_could_not_send_them_back(depth: int, is_kept: bool) -> None:
+    text = '{"a":' * depth + "1" + "}" * depth
+    calls = [{"id": "call_0", "function": {"name": "add", "arguments": text}}]
+    message = orjson.loads(orjson.dumps(translation().whole(whole("tool_calls", content=None, tool_calls=calls))))
+    assert (message["content"][0]["input"] == {"arguments": text}) is is_kept
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": message["content"]}]
+    assert translation(messages=turns).body["messages"][1]["tool_calls"]
+
+
 def test_empty_answer_is_a_message_without_content() -> None:
     assert lines(streamed([delta(**ROLE), finish("stop")])) == [
         "message_start",
