@@ -62,7 +62,7 @@ class WorkloadSettings(Strict):
     random_seed: Annotated[int, Field(ge=0)] = 0
     prompt_seed: Annotated[int, Field(ge=0)] | None = None
     zipf: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    hot_shift: Positive | None = None
+    hot_shift: Annotated[float, Field(ge=0.001, allow_inf_nan=False)] | None = None
     request_rate: Positive | None = None
     concurrency: Annotated[int, Field(gt=0)] | None = None
     arrival_pattern: Literal["poisson", "constant", "gamma"] = "poisson"

@@ -183,7 +183,7 @@ def test_plan_of_a_seed_stays_as_it_was_in_earlier_releases() -> None:
         ({"concurrency": 0}, "--concurrency: Input should be greater than 0"),
         ({"zipf": -1}, "--zipf: Input should be greater than or equal to 0 (got -1)"),
         ({"zipf": float("nan")}, "--zipf: Input should be a finite number"),
-        ({"hot_shift": 0}, "--hot-shift: Input should be greater than 0"),
+        ({"hot_shift": 0}, "--hot-shift: Input should be greater than or equal to 0.001"),
         ({"isl": "9-5"}, "--isl: `9-5` is no length"),
         ({"osl": "0"}, "--osl: `0` is no length"),
         ({"token_ids": "9"}, "--token-ids: `9` is no range of token ids"),
