@@ -134,13 +134,13 @@ def _echoed(given: Mapping[str, Any], body: Mapping[str, Any]) -> dict[str, Any]
         "instructions": instructions if isinstance(instructions, str) else None,
         "max_output_tokens": body.get("max_completion_tokens"),
         "metadata": metadata,
-        "parallel_tool_calls": given.get("parallel_tool_calls") is not False,
+        "parallel_tool_calls": checked(given, "parallel_tool_calls", value_types.FLAG) is not False,
         "reasoning": {"effort": reasoning.get("effort"), "summary": summary},
-        "temperature": given.get("temperature"),
+        "temperature": checked(given, "temperature", value_types.TEMPERATURE),
         "text": {"format": (given.get("text") or {}).get("format") or {"type": "text"}},
         "tool_choice": given.get("tool_choice") or "auto",
         # a client's type for a function requires both members
         "tools": [{"strict": None, "parameters": None, **tool} for tool in given.get("tools") or ()],
         "top_logprobs": body.get("top_logprobs") or 0,
-        "top_p": given.get("top_p"),
+        "top_p": checked(given, "top_p", value_types.TOP_P),
     }

@@ -136,6 +136,12 @@ def test_end_of_an_answer_sets_the_status(reason: str, status: str, details: obj
         assert last["output"][0]["status"] == status
 
 
+def test_settings_are_repeated_as_they_were_understood() -> None:
+    given = {"temperature": "0.5", "top_p": "1", "top_logprobs": "2", "parallel_tool_calls": "false"}
+    response = streamed([delta(content="4"), finish("stop")], **given)[-1]["response"]
+    assert [response[name] for name in given] == [0.5, 1.0, 2, False]
+
+
 def test_empty_answer_has_one_empty_message() -> None:
     assert streamed([delta(**ROLE), finish("stop")])[-1]["response"]["output"][0]["content"][0]["text"] == ""
     assert Response.model_validate(translation().whole(whole(content=""))).output_text == ""
