@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import select
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -18,6 +16,7 @@ from sun_sglang.bench.processes import run_sun
 from sun_sglang.emulator.protocol.fake_tokens import expected_tokens
 from sun_sglang.launch.router_access import worker_headers
 from sun_sglang.launch.state import DeploymentState, read_state
+from tests.support.connections import kill
 
 TASKS = ("a", "b", "c", "d")
 TOPOLOGY = {
@@ -118,26 +117,13 @@ async def test_a_worker_that_fails_is_worked_around(client: aiohttp.ClientSessio
 
 async def test_a_killed_worker_is_started_again(client: aiohttp.ClientSession, run_dir: Path) -> None:
     before = next(p for p in state(run_dir).processes if p.name == "base-1")
-    kill(before.pid)
+    kill(before.pid, urlsplit(before.url).port or 0, client=process(run_dir, "router"))
     await check_answers(client, run_dir, each=5)
     async with asyncio.timeout(60):
         while not await is_ready(client, run_dir, "base-1") or process(run_dir, "base-1") == before.pid:
             await asyncio.sleep(0.1)
     await check_answers(client, run_dir, each=5)
     await at_rest(client, run_dir)
-
-
-def kill(pid: int) -> None:
-    """Kill a process and wait until it has closed its sockets.
-
-    A dying process still accepts connections, and a request that is lost with one is not repeated: it may be the cause.
-    """
-    descriptor = os.pidfd_open(pid)
-    try:
-        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-        assert select.select([descriptor], [], [], 60)[0], f"process {pid} survived SIGKILL"
-    finally:
-        os.close(descriptor)
 
 
 def process(run_dir: Path, name: str) -> int:

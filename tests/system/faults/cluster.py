@@ -17,6 +17,7 @@ import psutil
 from sun_sglang.bench.polling import wait_until
 from sun_sglang.bench.processes import router_command
 from sun_sglang.emulator.protocol.fake_tokens import expected_tokens
+from tests.support.connections import kill
 from tests.support.ports import PORTS
 
 VOCAB = 1000
@@ -63,13 +64,19 @@ class Worker:
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(argv, stdout=log, stderr=subprocess.STDOUT)
 
-    def kill(self, number: int = signal.SIGKILL) -> None:
-        """Send a signal; wait until the process has ended or stopped."""
-        self.process.send_signal(number)
-        if number == signal.SIGKILL:
-            self.process.wait(PATIENCE_S)
-        if number == signal.SIGSTOP:
-            os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
+    def end(self) -> None:
+        """Kill the process, and wait until it has ended."""
+        self.process.kill()
+        self.process.wait(PATIENCE_S)
+
+    def pause(self) -> None:
+        """Stop the process, and wait until it has stopped."""
+        self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
+
+    def resume(self) -> None:
+        """Continue a process that was stopped."""
+        self.process.send_signal(signal.SIGCONT)
 
     @property
     def alive(self) -> bool:
@@ -112,6 +119,12 @@ class Cluster:
             command = ["sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh", *command]
         with self._log.open("ab") as log:
             self.router = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+
+    def kill(self, name: str) -> None:
+        """Kill a worker; return when the router has closed its connections to it."""
+        worker = self[name]
+        kill(worker.process.pid, worker.port, self.router.pid)
+        worker.process.wait(PATIENCE_S)
 
     @property
     def log(self) -> str:

@@ -31,7 +31,7 @@ SMALL = {"math": 1, "tool": 1, "base": 1}
 async def test_fault_01_prefill_refuses_the_connection(start: Start, stream: bool) -> None:
     # probes are far apart, so the router learns of it from the request itself
     cluster = await start({"math": 2, "base": 1}, router={"probe_interval": NEVER_S})
-    cluster["math-0"].kill()
+    cluster.kill("math-0")
     for _ in range(2):
         await cluster.exact(stream=stream)
     assert await cluster.is_state("math-0", "absent")
@@ -100,7 +100,7 @@ async def test_fault_02_prefill_killed_during_a_transfer(start: Start) -> None:
     asked = asyncio.create_task(cluster.refused(502, 503))
     await wait_until(lambda: cluster.queued("math-0", "prefill_inflight"))
     await wait_until(lambda: cluster.queued("base-0", "decode_transfer"))
-    cluster["math-0"].kill()
+    cluster.kill("math-0")
     await asked
     await other
     # the decode worker's own heartbeat reports nothing yet: the router aborted its leg
@@ -135,19 +135,19 @@ async def test_fault_04_prefill_answers_5xx_or_an_abort_inside_a_200(start: Star
 @STREAMS
 async def test_fault_05_prefill_hangs(start: Start, stream: bool) -> None:
     cluster = await start(SMALL, router={"first_token_timeout": 5.0, "probe_interval": NEVER_S})
-    cluster["math-0"].kill(signal.SIGSTOP)
+    cluster["math-0"].pause()
     error = await cluster.refused(504, stream=stream)
     assert error["code"] == "first_token_timeout"
     assert await cluster.is_state("math-0", "absent")
     await cluster.exact("tool")
-    cluster["math-0"].kill(signal.SIGCONT)
+    cluster["math-0"].resume()
     await cluster.settled()
 
 
 @STREAMS
 async def test_fault_06_decode_refuses_the_connection(start: Start, stream: bool) -> None:
     cluster = await start({"math": 1, "base": 2}, router={"probe_interval": NEVER_S})
-    cluster["base-0"].kill()
+    cluster.kill("base-0")
     for _ in range(2):
         await cluster.exact(stream=stream)
     assert await cluster.is_state("base-0", "absent")
@@ -243,11 +243,11 @@ async def both_ready(cluster: Cluster, *names: str) -> bool:
 async def test_fault_10_a_black_holed_prefill_host(start: Start) -> None:
     cluster = await start(SMALL)
     # packets to it get lost: the kernel accepts connections, and no process answers
-    cluster["math-0"].kill(signal.SIGSTOP)
+    cluster["math-0"].pause()
     # no bootstrap of it is looked up any more: a decode worker that restarts meets it as a stranger
     await wait_until(lambda: is_not_ready(cluster, "math-0"))
     before = await cluster.incarnation("base-0")
-    cluster["base-0"].kill()
+    cluster.kill("base-0")
     cluster["base-0"].start()
     await cluster.replaced("base-0", before)
     await wait_until(lambda: both_ready(cluster, "tool-0", "base-0"))
@@ -255,7 +255,7 @@ async def test_fault_10_a_black_holed_prefill_host(start: Start) -> None:
         await cluster.exact("tool")
         await cluster.refused(503)
         assert await cluster.at_rest("base-0")
-    cluster["math-0"].kill(signal.SIGCONT)
+    cluster["math-0"].resume()
     await cluster.ready()
     await cluster.settled()
 
@@ -263,7 +263,7 @@ async def test_fault_10_a_black_holed_prefill_host(start: Start) -> None:
 async def test_fault_11_prefill_restarts_fast(start: Start) -> None:
     cluster = await start(SMALL)
     before = await cluster.incarnation("math-0")
-    cluster["math-0"].kill()
+    cluster.kill("math-0")
     cluster["math-0"].start()
     await cluster.replaced("math-0", before)
     await wait_until(cluster.healthy)
@@ -275,7 +275,7 @@ async def test_fault_11_prefill_restarts_fast(start: Start) -> None:
 async def test_fault_12_decode_restarts_and_is_back_only_after_a_canary(start: Start) -> None:
     cluster = await start(SMALL)
     before = await cluster.incarnation("base-0")
-    cluster["base-0"].kill()
+    cluster.kill("base-0")
     cluster["base-0"].flags["sim_fault"] = json.dumps({"kind": "status", "status": 500})
     cluster["base-0"].start()
     await cluster.replaced("base-0", before)
@@ -588,7 +588,7 @@ async def test_fault_24_a_task_whose_weights_change_gets_a_new_namespace(start: 
         await cluster.exact(prompt=prompt)
     before = cluster.expected("math", prompt, 4)
     process = await cluster.incarnation("math-0")
-    cluster["math-0"].kill()
+    cluster.kill("math-0")
     cluster["math-0"].flags["revision"] = "r2"
     cluster["math-0"].start()
     await cluster.replaced("math-0", process)
@@ -605,7 +605,7 @@ async def test_fault_24_a_task_whose_weights_change_gets_a_new_namespace(start: 
 async def test_fault_25_every_decode_worker_is_down(start: Start, stream: bool) -> None:
     cluster = await start({"math": 1, "base": 2})
     for name in ("base-0", "base-1"):
-        cluster[name].kill()
+        cluster.kill(name)
         # else the request may use an idle connection whose end the router has not read: a worker died under it (502)
         await wait_until(lambda name=name: cluster.is_state(name, "absent"))
     status, _, headers = await cluster.post(cluster.body(stream=stream))
@@ -738,7 +738,7 @@ async def test_fault_28_a_hook_that_did_not_take(start: Start) -> None:
     error = await cluster.refused(503)
     assert error["code"] == "no_worker"
     # one that never had them gets no canary either
-    cluster["base-0"].kill()
+    cluster.kill("base-0")
     cluster["base-0"].flags["sim_fault"] = json.dumps({"kind": "unhooked"})
     before = await cluster.incarnation("base-0")
     canaries = await cluster.counted("sun_canaries_total")

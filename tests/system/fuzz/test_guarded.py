@@ -120,7 +120,7 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Work
         worker.start()
     yield made
     for worker in made.values():
-        worker.kill()
+        worker.end()
 
 
 @pytest.fixture(scope="module")
