@@ -17,8 +17,8 @@ import psutil
 from sun_sglang.bench.polling import wait_until
 from sun_sglang.bench.processes import router_command
 from sun_sglang.emulator.protocol.fake_tokens import expected_tokens
-from tests.support.connections import kill
 from tests.support.ports import PORTS
+from tests.system.faults.connections import kill
 
 VOCAB = 1000
 PROMPT = [5, 6, 7]
