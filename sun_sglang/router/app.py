@@ -25,6 +25,7 @@ from sun_sglang.router.api.endpoints.info import InfoHandlers
 from sun_sglang.router.api.endpoints.metrics_page import MetricsPage
 from sun_sglang.router.api.endpoints.tasks_page import TasksPage
 from sun_sglang.router.api.endpoints.tokens import TokenHandlers
+from sun_sglang.router.api.expectations import refuse_other_expectations
 from sun_sglang.router.api.middleware import Middleware, add_request_id
 from sun_sglang.router.api.preflight import cors_signal, preflight_routes
 from sun_sglang.router.api.routes import RouteTable, route_table
@@ -217,6 +218,8 @@ class Router:
         access, tls = load_access_control(fleet, os.environ), load_tls_context(fleet.router)
         router = cls(fleet, new_session(deadlines), log, access, tls, path, process, deadlines)
         await router._runner.setup()
+        assert router._runner.server is not None, "it was set up"
+        router._runner.server.request_handler = refuse_other_expectations(router._runner.server.request_handler)
         try:
             host, port = fleet.router.host, fleet.router.port
             several = fleet.router.processes > 1

@@ -1,7 +1,7 @@
 """HTTP: the router's endpoints, and the middlewares of every request.
 
-Belongs here: the route table, preflights, middlewares and error responses. Does not belong here: how a request for text
-is served (`serving`), and who may call what (`auth`).
+Belongs here: the route table, preflights, expectations, middlewares and error responses. Does not belong here: how a
+request for text is served (`serving`), and who may call what (`auth`).
 
 - `endpoints/`: the handlers.
 - `connections/`: the TCP connections of clients.

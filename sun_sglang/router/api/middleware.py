@@ -11,6 +11,7 @@ from aiohttp.typedefs import Handler
 from sun_sglang.errors import RequestError
 from sun_sglang.router.api.connections.connection_manager import ConnectionManager
 from sun_sglang.router.api.connections.slow_readers import SlowReaderDetector
+from sun_sglang.router.api.expectations import announce_reading
 from sun_sglang.router.api.responses import error_response
 from sun_sglang.router.api.routes import RouteTable
 from sun_sglang.router.auth.access import AccessControl, current_key
@@ -28,8 +29,11 @@ from sun_sglang.router.observability.request_id import (
 from sun_sglang.router.protocol.messages.errors import error_body
 from sun_sglang.router.protocol.request import MESSAGES_PATH, RESPONSES_PATH, Endpoint
 from sun_sglang.router.serving.reporting.request_end import request_outcome
+from sun_sglang.router.serving.service import SESSION_HEADER, TASK_HEADER
 
 _GENERATION = frozenset({*Endpoint, RESPONSES_PATH, MESSAGES_PATH})
+# a proxy before the router may read another one of several values
+_SINGLE = ("Authorization", "X-API-Key", "Origin", TASK_HEADER, SESSION_HEADER)
 
 
 class Middleware:
@@ -90,13 +94,17 @@ class Middleware:
         self._slow_readers.watch(request, context, request_id)
         try:
             self._admit(request)
+            await announce_reading(request)
             return await handler(request)
         except ApiError as error:
             return self._refuse(request, error)
         except RequestError as e:
             return self._refuse(request, ApiError.of(e))
         except web.HTTPException as e:
-            return self._refuse(request, self._error_of(request, e))
+            response = self._refuse(request, self._error_of(request, e))
+            if isinstance(e, web.HTTPMethodNotAllowed):
+                response.headers["Allow"] = ", ".join(sorted(e.allowed_methods))
+            return response
         except web.RequestPayloadError as e:
             return self._refuse(request, ApiError(400, f"the body cannot be read: {e}", code="invalid_body"))
         except (ConnectionError, asyncio.CancelledError):
@@ -108,6 +116,9 @@ class Middleware:
 
     def _admit(self, request: web.Request) -> None:
         """Raise ApiError for a request that must not reach its handler."""
+        for name in _SINGLE:
+            if len(request.headers.getall(name, ())) > 1:
+                raise ApiError(400, f"the header `{name}` is there more than once", code="duplicate_header")
         route = self._table.find(request)
         if self._browser_guard is not None:
             cross_site = route is None or route.cross_site
@@ -116,17 +127,22 @@ class Middleware:
         if (encoding := request.headers.get("Content-Encoding", "identity").lower()) not in ("identity", ""):
             message = f"a body in the encoding `{encoding}` is not supported; send it without `Content-Encoding`"
             raise ApiError(415, message, code="unsupported_encoding")
+        if (request.content_length or 0) > request.client_max_size:
+            raise self._body_too_large()
 
     def _error_of(self, request: web.Request, error: web.HTTPException) -> ApiError:
         match error:
             case web.HTTPRequestEntityTooLarge():
-                return ApiError(413, f"the body is over {self._max_body_mb:g} MiB", code="body_too_large")
+                return self._body_too_large()
             case web.HTTPNotFound():
                 return ApiError(404, f"there is no {request.method} {request.path}", code="not_found")
             case web.HTTPMethodNotAllowed():
                 allowed = ", ".join(sorted(error.allowed_methods))
                 return ApiError(405, f"{request.path} takes {allowed}", code="method_not_allowed")
         return ApiError(error.status, error.reason)
+
+    def _body_too_large(self) -> ApiError:
+        return ApiError(413, f"the body is over {self._max_body_mb:g} MiB", code="body_too_large")
 
     def _count_disconnect(self, request: web.Request) -> None:
         """Count a client that left before its request was read: the service has not counted it."""

@@ -19,6 +19,7 @@ from sun_sglang.router.api.endpoints.info import InfoHandlers
 from sun_sglang.router.api.endpoints.metrics_page import MetricsPage
 from sun_sglang.router.api.endpoints.tasks_page import TasksPage
 from sun_sglang.router.api.endpoints.tokens import TokenHandlers
+from sun_sglang.router.api.expectations import keep_expectation
 from sun_sglang.router.auth.access import AccessRule
 from sun_sglang.router.protocol.messages.request import MessageTranslation
 from sun_sglang.router.protocol.request import MESSAGES_PATH, RESPONSES_PATH, Endpoint
@@ -120,7 +121,7 @@ class RouteTable:
             # the path with a slash first: `{name:.+}` matches the slash too
             for path in (route.path + "/", route.path):
                 for method in ("GET", "HEAD") if route.method == "GET" else (route.method,):
-                    added = app.router.add_route(method, path, route.handler, expect_handler=answer_expectation)
+                    added = app.router.add_route(method, path, route.handler, expect_handler=keep_expectation)
                     self._registered[added] = route
 
     def find(self, request: web.Request) -> Route | None:
@@ -138,18 +139,6 @@ class RouteTable:
             route: the route that it matched.
         """
         return route.access if route is not None else self._strictest.get(_first_segment(request.path), "key")
-
-
-async def answer_expectation(request: web.Request) -> None:
-    """Answer `Expect: 100-continue` and ignore every other expectation.
-
-    aiohttp's own handler refuses others with a reply that repeats the header. That reply fails with a 500 where the
-    header holds bytes that are not text.
-    """
-    if request.headers.get("Expect", "").lower() == "100-continue" and request.version >= (1, 1):
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        # these bytes are not part of the response
-        request.writer.output_size = 0
 
 
 def _strictest_rules(routes: Iterable[Route]) -> Mapping[str, AccessRule]:

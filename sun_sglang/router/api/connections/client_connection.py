@@ -90,6 +90,8 @@ class ClientConnection(asyncio.Protocol):
     def begin_request(self, request: web.BaseRequest) -> None:
         """Make the connection busy with a request whose header is complete."""
         self.request, self._began = request, self._owner.clock
+        if self.is_cut and self.awaits_body:
+            self.cut(header_too_large())
 
     def end_request(self) -> None:
         """Make the connection wait for the next request."""
@@ -175,7 +177,8 @@ class ClientConnection(asyncio.Protocol):
     def _refuse_header(self, data: bytes) -> None:
         """Answer a header that is too large, and drop its rest for a moment: a reset would reach the client first.
 
-        While earlier requests are unanswered the connection ends with the next response instead.
+        While earlier requests are unanswered the connection ends with the next response instead. Where the lines of a
+        chunked body are too large, that response is the error.
         """
         assert self._transport is not None, "data arrived"
         self.is_cut = True
@@ -183,6 +186,8 @@ class ClientConnection(asyncio.Protocol):
         self._owner.count_ended("header_size")
         if self._meter.requests > self._answered:
             self.handler.data_received(data[: self._meter.start])
+            if self.awaits_body:
+                self.cut(header_too_large())
         else:
             self._transport.write(_as_bytes(header_too_large()))
 

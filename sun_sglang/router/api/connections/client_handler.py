@@ -74,10 +74,12 @@ class ClientHandler(web.RequestHandler):
 
 def header_too_large() -> ApiError:
     """Return the error for a request whose header is too large."""
-    text = f"the request line and the header fields are over {MAX_HEADER_BYTES >> 10} KiB together"
+    text = f"the header, or the lines of a chunked body, are over {MAX_HEADER_BYTES >> 10} KiB together"
     return ApiError(431, text, code="header_too_large")
 
 
 def _invalid_http() -> ApiError:
-    text = f"the request is not valid HTTP, or has over {_MOST_FIELDS} header fields"
+    text = (
+        f"the request is not valid HTTP, repeats a header that may stand once, or has over {_MOST_FIELDS} header fields"
+    )
     return ApiError(400, text, code="invalid_http")

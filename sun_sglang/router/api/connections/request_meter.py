@@ -35,7 +35,7 @@ class RequestMeter:
 
     Attributes:
         requests: how many headers were complete.
-        start: where the last header begins in the data measured last; 0 if it began before.
+        start: where the last header, chunk size or trailer begins in the data measured last; 0 if it began before.
     """
 
     __slots__ = ("_left", "_part", "_text", "requests", "start")
@@ -76,10 +76,10 @@ class RequestMeter:
 
     def _read(self, data: bytes, at: int) -> int:
         """Read a header, chunk size or trailer. Return where the next part begins; -1 if this one is too large."""
-        if self._part is _Part.HEADER and not self._text:
+        if self._part is _Part.HEADER and not self._text and data[at] in _EMPTY:
             # an HTTP parser ignores empty lines before a request
-            if data[at] in _EMPTY:
-                at = len(data) - len(data[at:].lstrip(_EMPTY))
+            at = len(data) - len(data[at:].lstrip(_EMPTY))
+        if len(self._text) == (self._part is _Part.TRAILER):
             self.start = at
         end = self._find_end(data, at)
         self._text += data[at:end]

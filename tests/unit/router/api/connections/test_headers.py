@@ -212,3 +212,20 @@ async def test_requests_sent_ahead_are_answered_in_order_whatever_their_bodies(
     live = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
     writer.write(b"".join((post(b""), live, b"\r\n", chunked, ends[0], live, chunked, ends[1], post(b""), live)))
     assert [(await reply(reader))[0] for _ in range(7)] == [200] * 7
+
+
+@pytest.mark.parametrize("line", [b"5;x=" + SECRET, b"5\r\nhello\r\n0\r\nX: " + SECRET], ids=["chunk size", "trailer"])
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_line_of_a_chunked_body_that_is_too_large_gets_431_at_once(
+    small: System, peer: tuple[asyncio.StreamReader, asyncio.StreamWriter], line: bytes, at_once: bool
+) -> None:
+    reader, writer = peer
+    begin = post(b"", b"").split(b"Content-Length")[0] + b"Transfer-Encoding: chunked\r\n\r\n"
+    writer.write(begin)
+    if not at_once:
+        await wait_until(lambda: any(c.request is not None for c in small.router.clients._open.values()))
+    writer.write(line + b"y" * (100 << 10))
+    status, _, body = await reply(reader)
+    assert (status, orjson.loads(body)["error"]["code"]) == (431, "header_too_large")
+    assert SECRET not in body
+    assert not small["math-0"].requests

@@ -63,7 +63,8 @@ def test_meter_counts_the_header_and_nothing_beside_it(size: int, cuts: list[int
 def test_meter_bounds_the_lines_of_a_chunked_body(begin: bytes) -> None:
     data = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n" + begin
     assert not measure(data + b"y" * (MAX_HEADER_BYTES - 10), [])[1]
-    assert measure(data + b"y" * MAX_HEADER_BYTES, [])[1]
+    meter, over = measure(data + b"y" * MAX_HEADER_BYTES, [])
+    assert (over, meter.start) == (True, len(data) - len(begin.split(b"\n")[-1]))
 
 
 def test_meter_reports_where_the_header_that_is_too_large_begins() -> None:
