@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import TypeAlias, TypeGuard
 
 from sun_sglang.router.dispatch.legs.leg_bodies import Leg
+from sun_sglang.router.dispatch.outcome.worker_message import for_client
 from sun_sglang.router.dispatch.outcome.worker_refusal import refusal, refusal_of
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.protocol.sse import EventFramer, event_data
@@ -204,9 +205,10 @@ def _is_refusal(status: object) -> TypeGuard[int]:
 
 def _broken(leg: Leg, message: str, *, blames_prefill: bool = True) -> AttemptFailed:
     if leg == "decode" and blames_prefill and any(sign in message for sign in _PREFILL_UNREACHABLE):
-        error = ApiError(502, f"the prefill worker cannot be reached: {message}", code="prefill_lost")
+        error = ApiError(502, f"the prefill worker cannot be reached: {for_client(message).text}", code="prefill_lost")
         return AttemptFailed("prefill", error, eject=False, revoke=True)
-    return AttemptFailed(leg, ApiError(502, f"the {leg} worker failed: {message}", code=f"{leg}_failed"), eject=False)
+    text = f"the {leg} worker failed: {for_client(message).text}"
+    return AttemptFailed(leg, ApiError(502, text, code=f"{leg}_failed"), eject=False)
 
 
 def _first_data(head: bytes) -> bytes:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 
 from sun_sglang.router.dispatch.legs.leg_bodies import Leg
+from sun_sglang.router.dispatch.outcome.worker_message import for_client
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.protocol.overflow import CODE, is_overflow, with_phrase
 from sun_sglang.router.protocol.worker_replies import error_code, error_fields, error_message
@@ -26,15 +27,16 @@ def refusal(status: int, message: str, *, param: str | None = None, code: str | 
         param: the field at fault; None if the worker names none.
         code: the worker's code in OpenAI's style; None if it has none.
     """
-    if is_overflow(message):
-        return ApiError(status, with_phrase(message), param=param, code=CODE)
-    return ApiError(status, message, param=param, code=code)
+    text, named = for_client(message)
+    if is_overflow(text):
+        return ApiError(status, with_phrase(text), param=param or named, code=CODE)
+    return ApiError(status, text, param=param or named, code=code)
 
 
 def refusal_of(leg: Leg, status: int, body: bytes) -> ApiError:
     """Return the error for a request that a worker refused with this body, in any of SGLang's formats."""
-    message = error_message(body, _MOST_CHARACTERS).strip() or f"refused by the {leg} worker"
     given = error_fields(body)
+    message = _text(given, "detail") or error_message(body, _MOST_CHARACTERS).strip() or f"refused by the {leg} worker"
     return refusal(status, message, param=_text(given, "param"), code=_text(given, "code"))
 
 
@@ -43,7 +45,7 @@ def event_error(data: bytes) -> ApiError:
     status = error_code(data)
     if status is not None and 400 <= status < HTTPStatus.INTERNAL_SERVER_ERROR:
         return refusal_of("decode", status, data)
-    message = error_message(data, _MOST_CHARACTERS)
+    message = for_client(error_message(data, _MOST_CHARACTERS)).text
     return ApiError(502, f"the answer broke off: the decode worker failed: {message}", code="stream_broken")
 
 
