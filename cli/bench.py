@@ -236,12 +236,13 @@ def command(
     target = asyncio.run(_find(file, url, run_dir))
     values["tasks"] = target.choose([name.strip() for name in tasks.split(",")] if tasks else [])
     settings = _settings(values, goodput, request_timeout_seconds, max_client_lag)
-    result = _measure(target, settings, as_json=as_json)
+    result = _measure(target, settings)
+    _print(result, as_json=as_json)
     if output is not None:
         from sun_sglang.bench.serving.result import write_result
 
         write_result(result, output)
-    _show(result, output, as_json=as_json)
+    _exit(result, output)
 
 
 def _check_output(output: Path | None) -> None:
@@ -273,7 +274,7 @@ def _settings(values: dict[str, Any], goodput: str, timeout: float, max_lag: flo
     )
 
 
-def _measure(target: Target, settings: BenchSettings, *, as_json: bool) -> BenchResult:
+def _measure(target: Target, settings: BenchSettings) -> BenchResult:
     """Run the benchmark with its live view on stderr."""
     from rich.console import Console
 
@@ -293,17 +294,23 @@ def _measure(target: Target, settings: BenchSettings, *, as_json: bool) -> Bench
         sys.exit(INTERRUPTED)
 
 
-def _show(result: BenchResult, output: Path | None, *, as_json: bool) -> None:
-    """Print the result, and exit with its status."""
+def _print(result: BenchResult, *, as_json: bool) -> None:
     from rich.console import Console
 
-    from sun_sglang.bench.load.drive.stop import Ending
     from sun_sglang.cli.display.bench_tables import render_result
 
     if as_json:
         typer.echo(result.model_dump_json(indent=2))
     else:
         Console(highlight=False).print(render_result(result))
+
+
+def _exit(result: BenchResult, output: Path | None) -> None:
+    """State where the result is and why it is not valid, and exit with its status."""
+    from rich.console import Console
+
+    from sun_sglang.bench.load.drive.stop import Ending
+
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     if output is not None:
         errors.print(f"written to {output}", markup=False)

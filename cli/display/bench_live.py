@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console, Group, RenderableType
@@ -68,15 +69,16 @@ def live_view(console: Console, settings: BenchSettings, target: str) -> Iterato
 
 def describe_load(workload: WorkloadSettings) -> str:
     """Return a load in one line: its tasks, their popularity, and how requests are sent."""
+    unit = "requests" if workload.workload == "requests" else f"sessions of {workload.workload}"
+    parts = [f"{len(workload.tasks)} {'task' if len(workload.tasks) == 1 else 'tasks'}", f"Zipf {workload.zipf:g}"]
     if workload.request_rate is not None:
-        how = f"{workload.request_rate:g} requests/s, {workload.arrival_pattern}"
-        how += f", at most {workload.concurrency} in flight" if workload.concurrency else ""
-    elif workload.concurrency is not None and not workload.input_file:
-        how = f"{workload.concurrency} in flight"
-    else:
-        how = f"replay of {', '.join(workload.input_file)}"
-    what = f"{len(workload.tasks)} {'task' if len(workload.tasks) == 1 else 'tasks'}, Zipf {workload.zipf:g}"
-    return f"{what}, {how}" if workload.workload == "requests" else f"{what}, {workload.workload}, {how}"
+        parts.append(f"{workload.request_rate:g} {unit}/s ({workload.arrival_pattern})")
+    if workload.concurrency is not None:
+        most = "at most " if workload.request_rate is not None else ""
+        parts.append(f"{most}{workload.concurrency} {unit} in flight")
+    if workload.input_file:
+        parts.append(f"input {', '.join(Path(name).name for name in workload.input_file)}")
+    return ", ".join(parts)
 
 
 class _Bar:

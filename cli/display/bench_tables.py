@@ -83,6 +83,7 @@ def _rate_rows(result: BenchResult) -> Iterator[tuple[str, str | None, str]]:
     per_decode = total.output_token_throughput_per_decode_worker
     yield "  for each decode worker", _number(per_decode), f"of {result.target.decode_workers}"
     yield "tokens that arrived in the window", _number(total.arrived_token_throughput), "tokens/s"
+    yield "interactivity (1000 / mean TPOT)", _number(total.interactivity), "tokens/s for a user"
     yield "request throughput", _number(total.request_throughput), "requests/s"
     is_open = total.scheduled_request_latency is not None
     if is_open and total.achieved_ratio is not None:

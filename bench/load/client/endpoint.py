@@ -35,7 +35,8 @@ class Endpoint:
             timeout: seconds from the start of a request to the end of its answer.
         """
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ssl=self.ssl),
+            # uvicorn closes a connection that is idle for 5 s; a request that is lost with one would count as failed
+            connector=aiohttp.TCPConnector(limit=0, ssl=self.ssl, keepalive_timeout=2.0),
             timeout=aiohttp.ClientTimeout(total=timeout),
             # a server that compresses a stream may hold tokens back
             headers={**self.headers, "Content-Type": "application/json", "Accept-Encoding": "identity"},

@@ -94,6 +94,7 @@ def test_tables_at_80_columns_show_every_number_whole() -> None:
     assert "TPOT, ms 100 100 100 100 100 100" in rows
     assert "prompt tokens 1,234 1,234 1,234 1,234 1,234 1,234" in rows
     assert "prompt tokens from a cache 50.0%" in rows
+    assert any(row.startswith("interactivity (1000 / mean TPOT) 10") for row in rows)
     assert "for each decode worker 0.2 of 1" in rows
     assert "achieved / offered 100.0% of 4 requests" in rows
     assert any(row.startswith("math 50.0%") for row in rows)
@@ -118,11 +119,15 @@ def test_tables_mark_what_was_cut_short_or_is_not_valid() -> None:
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"concurrency": 8, "zipf": 1.5}, "2 tasks, Zipf 1.5, 8 in flight"),
-        ({"request_rate": 2.0, "tasks": ("a",)}, "1 task, Zipf 0, 2 requests/s, poisson"),
-        ({"request_rate": 2.0, "concurrency": 4}, "2 tasks, Zipf 0, 2 requests/s, poisson, at most 4 in flight"),
-        ({"input_file": ("t.csv",)}, "2 tasks, Zipf 0, replay of t.csv"),
-        ({"workload": "react", "concurrency": 3}, "2 tasks, Zipf 0, react, 3 in flight"),
+        ({"concurrency": 8, "zipf": 1.5}, "2 tasks, Zipf 1.5, 8 requests in flight"),
+        ({"request_rate": 2.0, "tasks": ("a",)}, "1 task, Zipf 0, 2 requests/s (poisson)"),
+        (
+            {"request_rate": 2.0, "concurrency": 4},
+            "2 tasks, Zipf 0, 2 requests/s (poisson), at most 4 requests in flight",
+        ),
+        ({"input_file": ("dir/t.csv",)}, "2 tasks, Zipf 0, input t.csv"),
+        ({"input_file": ("t.jsonl",), "concurrency": 2}, "2 tasks, Zipf 0, 2 requests in flight, input t.jsonl"),
+        ({"workload": "react", "concurrency": 3}, "2 tasks, Zipf 0, 3 sessions of react in flight"),
     ],
 )
 def test_load_is_described_in_a_line(values: dict[str, Any], text: str) -> None:
@@ -136,7 +141,7 @@ def test_live_view_in_a_pipe_prints_a_line_for_each_phase() -> None:
             view.show(Moment(elapsed, Progress()))
     assert isinstance(console.file, io.StringIO)
     lines = console.file.getvalue().splitlines()
-    assert lines == ["sun.yaml: 2 tasks, Zipf 0, 2 in flight", "warm-up: 30 s", "window: 60 s"]
+    assert lines == ["sun.yaml: 2 tasks, Zipf 0, 2 requests in flight", "warm-up: 30 s", "window: 60 s"]
 
 
 def test_live_view_in_a_terminal_shows_counts_rates_and_failures() -> None:
