@@ -82,7 +82,7 @@ async def test_measure_failures_are_reported_by_kind_and_task_with_the_first_mes
         if number == 2:
             return web.json_response({"error": {"message": f"full at {number}"}}, status=429)
         if number in (4, 5):
-            return web.Response(body=whole_stream(2), content_type="text/event-stream")
+            return web.Response(body=whole_stream(6 - number), content_type="text/event-stream")
         return None
 
     report = await run(Counting(at), concurrency=1, request_count=6)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -58,7 +59,8 @@ async def test_open_loop_limit_that_ramps_grows_evenly() -> None:
     assert [r.sent for r in target.records] == [0, 2, 4, 6, 8]
 
 
-async def test_open_loop_client_that_falls_behind_stops_the_run() -> None:
+@pytest.mark.parametrize("limit", [None, 100])
+async def test_open_loop_client_that_falls_behind_stops_the_run(limit: int | None) -> None:
     clock, stop, lateness = ManualClock(), StopSignal(), Lateness()
     target = FakeTarget(clock, lambda _: 0.0)
 
@@ -67,7 +69,8 @@ async def test_open_loop_client_that_falls_behind_stops_the_run() -> None:
             clock.time += 2.0
             yield planned(index, float(index))
 
-    await open_loop(request_units(slow_to_make(), target.send), clock, stop=stop, note_lateness=lateness.note)
+    units = request_units(slow_to_make(), target.send)
+    await open_loop(units, clock, stop=stop, note_lateness=lateness.note, concurrency=limit)
     assert stop.ending is Ending.CLIENT_LATE
     assert stop.reason == "this process is 6.0 s behind the plan: it cannot send at this rate"
     assert [r.index for r in target.records] == [0, 1, 2, 3]

@@ -111,9 +111,9 @@ async def test_progress_nothing_but_failures_stops_the_run_with_the_servers_reas
     good: int | None, ending: Ending
 ) -> None:
     clock, stop = ManualClock(), StopSignal()
-    target = FakeTarget(clock, lambda _: 0.0, failing=frozenset(range(50)) - {good})
+    target = FakeTarget(clock, lambda _: 0.0, failing=frozenset(range(60)) - {good})
     send = counted(target.send, Progress(), stop)
-    for i in range(50):
+    for i in range(60):
         await send(prepare(planned(i)))
         await settle()
     assert stop.ending is ending
