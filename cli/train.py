@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -35,8 +36,11 @@ def command(
     Data: JSON lines, a JSON array, CSV or Parquet, as chat messages with tools, ShareGPT, Alpaca or prompt and
     completion. Look at it with --dry-run first.
     """
+    from sun_sglang.files.user_cache import engine_caches
     from sun_sglang.train.recipe import load_recipe
 
+    # before the imports that read them: a home may be read-only
+    os.environ.update(engine_caches(os.environ))
     recipe = load_recipe(file)
     if merge and recipe.lora is None:
         raise RecipeError(f"{file}: --merge is for a recipe with `lora`")

@@ -142,7 +142,7 @@ class ChatRenderer:
                 f"{where}: the chat template does not render `tool_calls`, so the answer would lack them; name a "
                 "chat_template that does"
             )
-        shown = answer if block is None else {**answer, **split_answer(answer, block).message}
+        shown = answer if block is None or lead else {**answer, **split_answer(answer, block).message}
         for key in ("content", "reasoning_content"):
             if isinstance(shown.get(key), str) and shown[key].strip() not in rendered:
                 notes.add(f"the chat template does not render the whole `{key}` of an answer")

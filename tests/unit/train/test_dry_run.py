@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,3 +88,12 @@ def test_a_model_whose_tensors_are_not_compared_is_reported(
     if dry:
         (note,) = json.loads(sun_train("--dry-run", "--json")[0])["notes"]
         assert "its tensors have other names" in note
+
+
+def test_libraries_get_cache_directories_that_can_be_written(
+    sun_train: Callable[..., tuple[str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", "/proc/none")
+    monkeypatch.setattr("sun_sglang.files.user_cache.engine_caches", lambda _environ: {"HF_HOME": str(tmp_path)})
+    sun_train("--dry-run")
+    assert os.environ["HF_HOME"] == str(tmp_path)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import bz2
 import codecs
 import csv
-import glob
 import gzip
 import json
 import lzma
@@ -31,6 +30,7 @@ _COMPRESSIONS: dict[bytes, Callable[[Path, str], Any]] = {
 }
 _OTHER_ARCHIVES = {b"PK\x03\x04": "a zip archive", b"\x28\xb5\x2f\xfd": "compressed by zstd"}
 _WIDE_ENCODINGS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_PARQUET_ROWS = 1000
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
 
@@ -151,14 +151,18 @@ def _csv(file: BinaryIO, path: Path, delimiter: str) -> Iterator[Placed]:
 
 
 def _parquet(path: Path) -> Iterator[Placed]:
+    # not by `datasets`, which needs a cache directory that it can write
     try:
-        from datasets import load_dataset
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
     except ImportError as e:
-        raise RecipeError(f"{path}: Parquet needs `datasets` ({e}); pip install 'sun-sglang[train]'") from e
+        raise RecipeError(f"{path}: Parquet needs `pyarrow` ({e}); pip install 'sun-sglang[train]'") from e
+    number = 0
     try:
-        # streamed, so that no copy is written to a cache directory
-        rows = load_dataset("parquet", data_files=glob.escape(str(path)), split="train", streaming=True)
-        for number, row in enumerate(rows, 1):
-            yield f"{path}, row {number}", {name: without_nulls(value) for name, value in row.items()}
-    except Exception as e:  # a dozen types of Arrow and of `datasets`, all about the file
+        with ParquetFile(path) as file:
+            for batch in file.iter_batches(_PARQUET_ROWS):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path}, row {number}", {name: without_nulls(value) for name, value in row.items()}
+    except (OSError, ValueError, ArrowException) as e:
         raise RecipeError(f"{path}: is not a readable Parquet file ({type(e).__name__}: {e})") from e

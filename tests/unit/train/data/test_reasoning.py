@@ -85,6 +85,13 @@ def test_a_template_that_knows_no_reasoning_drops_it_with_a_note() -> None:
     assert notes == {"the chat template does not render the whole `reasoning_content` of an answer"}
 
 
+def test_a_part_of_the_content_that_the_history_drops_is_noted() -> None:
+    answer = {"role": "assistant", "content": "<think>Hm.</think>Sunny.</think>Warm."}
+    loss, notes = loss_of(OPENED, {"messages": [USER, answer]})
+    assert loss == "Hm.</think>Warm.<|end|>"
+    assert notes == {"the chat template does not render the whole `content` of an answer"}
+
+
 def test_a_word_in_an_answer_is_no_block() -> None:
     content = "Write </think> at its end."
     ((loss), notes) = loss_of(CHATML, {"messages": [USER, {"role": "assistant", "content": content}]})

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import lzma
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,15 @@ def test_rows_of_parquet_have_no_keys_of_other_rows(tmp_path: Path) -> None:
     rows = [{"m": [{"role": "user", "args": {"a": 1}}]}, {"m": [{"role": "tool", "args": {"b": [None, 2]}, "id": "x"}]}]
     (tmp_path / "d.parquet").write_bytes(parquet(rows))
     assert read(tmp_path / "d.parquet") == rows
+
+
+def test_parquet_is_read_without_a_cache_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # it makes its cache directory in a home that may be read-only
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    (tmp_path / "d.parquet").write_bytes(parquet(ROWS * 1000))
+    placed = list(rows_of_file(tmp_path / "d.parquet", "data.file"))
+    assert [row for _, row in placed] == ROWS * 1000
+    assert placed[-1][0] == f"{tmp_path}/d.parquet, row 2000"
 
 
 @pytest.mark.parametrize(
