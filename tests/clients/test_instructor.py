@@ -32,6 +32,7 @@ def ask(made: instructor.Instructor, task: str, messages: object, model: type = 
 
 
 def test_instructor_structured_output(v1: str) -> None:
+    """The client adds the schema to the prompt, so the model's values are others."""
     assert isinstance(ask(client(v1), "tool", q.ASK_WEATHER, q.Call), q.Call)
 
 

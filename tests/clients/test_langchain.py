@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import reduce
+from operator import add
+
 import openai
 import pytest
+from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_openai import ChatOpenAI
 
 from tests.clients import questions as q
@@ -13,24 +18,36 @@ def model(v1: str, task: str, **settings: object) -> ChatOpenAI:
     return ChatOpenAI(base_url=v1, api_key="none", model=task, temperature=0, max_retries=0, **settings)
 
 
+def whole(parts: Iterable[AIMessageChunk]) -> AIMessageChunk:
+    return reduce(add, parts)
+
+
+def tokens(reply: AIMessage) -> tuple[int, int]:
+    return reply.usage_metadata["input_tokens"], reply.usage_metadata["output_tokens"]
+
+
 def test_langchain_chat(v1: str) -> None:
-    assert model(v1, "math").invoke(q.SUM).text == q.SUM_ANSWER
+    reply = model(v1, "math").invoke(q.SUM)
+    assert (reply.text, reply.response_metadata["finish_reason"]) == (q.SUM_ANSWER, "stop")
+    assert tokens(reply) == q.SUM_TOKENS
 
 
 def test_langchain_stream(v1: str) -> None:
-    assert "".join(part.text for part in model(v1, "math").stream(q.SUM)) == q.SUM_ANSWER
+    reply = whole(model(v1, "math", stream_usage=True).stream(q.SUM))
+    assert (reply.text, reply.response_metadata["finish_reason"]) == (q.SUM_ANSWER, "stop")
+    assert tokens(reply) == q.SUM_TOKENS
 
 
 def test_langchain_tool_call(v1: str) -> None:
-    (call,) = model(v1, "tool").bind_tools(q.TOOLS).invoke(q.WEATHER).tool_calls
+    reply = model(v1, "tool").bind_tools(q.TOOLS).invoke(q.WEATHER)
+    (call,) = reply.tool_calls
     assert (call["name"], call["args"]) == ("weather", q.WEATHER_ANSWER)
+    assert reply.response_metadata["finish_reason"] == "tool_calls"
+    assert tokens(reply) == q.WEATHER_TOKENS
 
 
 def test_langchain_tool_call_streamed(v1: str) -> None:
-    parts = iter(model(v1, "tool").bind_tools(q.TOOLS).stream(q.WEATHER))
-    reply = next(parts)
-    for part in parts:
-        reply += part
+    reply = whole(model(v1, "tool").bind_tools(q.TOOLS).stream(q.WEATHER))
     (call,) = reply.tool_calls
     assert (call["name"], call["args"]) == ("weather", q.WEATHER_ANSWER)
 
@@ -51,13 +68,12 @@ def test_langchain_error_text(v1: str) -> None:
 
 
 def test_langchain_responses(v1: str) -> None:
-    assert model(v1, "math", use_responses_api=True).invoke(q.SUM).text == q.SUM_ANSWER
+    reply = model(v1, "math", use_responses_api=True).invoke(q.SUM)
+    assert (reply.text, tokens(reply)) == (q.SUM_ANSWER, q.SUM_TOKENS)
 
 
 def test_langchain_responses_tool_call_streamed(v1: str) -> None:
-    parts = iter(model(v1, "tool", use_responses_api=True).bind_tools(q.TOOLS).stream(q.WEATHER))
-    reply = next(parts)
-    for part in parts:
-        reply += part
+    reply = whole(model(v1, "tool", use_responses_api=True).bind_tools(q.TOOLS).stream(q.WEATHER))
     (call,) = reply.tool_calls
     assert (call["name"], call["args"]) == ("weather", q.WEATHER_ANSWER)
+    assert tokens(reply) == q.WEATHER_TOKENS

@@ -16,24 +16,35 @@ def ask(v1: str, task: str, messages: object, **settings: object) -> object:
     )
 
 
+def tokens(reply: object) -> tuple[int, int]:
+    return reply.usage.prompt_tokens, reply.usage.completion_tokens
+
+
 def test_litellm_chat(v1: str) -> None:
-    assert ask(v1, "math", q.ASK_SUM).choices[0].message.content == q.SUM_ANSWER
+    reply = ask(v1, "math", q.ASK_SUM)
+    assert (reply.choices[0].message.content, reply.choices[0].finish_reason) == (q.SUM_ANSWER, "stop")
+    assert tokens(reply) == q.SUM_TOKENS
 
 
 def test_litellm_stream(v1: str) -> None:
-    parts = ask(v1, "math", q.ASK_SUM, stream=True)
-    assert "".join(part.choices[0].delta.content or "" for part in parts) == q.SUM_ANSWER
+    parts = list(ask(v1, "math", q.ASK_SUM, stream=True, stream_options={"include_usage": True}))
+    assert "".join(part.choices[0].delta.content or "" for part in parts if part.choices) == q.SUM_ANSWER
+    reply = litellm.stream_chunk_builder(parts)
+    assert (tokens(parts[-1]), reply.choices[0].finish_reason) == (q.SUM_TOKENS, "stop")
 
 
 def test_litellm_tool_call(v1: str) -> None:
-    (call,) = ask(v1, "tool", q.ASK_WEATHER, tools=q.TOOLS).choices[0].message.tool_calls
+    reply = ask(v1, "tool", q.ASK_WEATHER, tools=q.TOOLS)
+    (call,) = reply.choices[0].message.tool_calls
     assert (call.function.name, json.loads(call.function.arguments)) == ("weather", q.WEATHER_ANSWER)
+    assert (tokens(reply), reply.choices[0].finish_reason) == (q.WEATHER_TOKENS, "tool_calls")
 
 
 def test_litellm_tool_call_streamed(v1: str) -> None:
     whole = litellm.stream_chunk_builder(list(ask(v1, "tool", q.ASK_WEATHER, tools=q.TOOLS, stream=True)))
     (call,) = whole.choices[0].message.tool_calls
     assert (call.function.name, json.loads(call.function.arguments)) == ("weather", q.WEATHER_ANSWER)
+    assert whole.choices[0].finish_reason == "tool_calls"
 
 
 def test_litellm_structured_output(v1: str) -> None:
@@ -54,3 +65,4 @@ def test_litellm_error_text(v1: str) -> None:
 def test_litellm_responses(v1: str) -> None:
     reply = litellm.responses(model="openai/math", api_base=v1, api_key="none", input=q.SUM, temperature=0)
     assert reply.output_text == q.SUM_ANSWER
+    assert (reply.usage.input_tokens, reply.usage.output_tokens) == q.SUM_TOKENS

@@ -34,11 +34,15 @@ TOOL = FunctionTool.from_defaults(weather)
 
 
 def test_llama_index_chat(v1: str) -> None:
-    assert model(v1, "math").chat([ChatMessage(q.SUM)]).message.content == q.SUM_ANSWER
+    reply = model(v1, "math").chat([ChatMessage(q.SUM)])
+    assert (reply.message.content, reply.raw.choices[0].finish_reason) == (q.SUM_ANSWER, "stop")
+    assert (reply.raw.usage.prompt_tokens, reply.raw.usage.completion_tokens) == q.SUM_TOKENS
 
 
 def test_llama_index_stream(v1: str) -> None:
-    assert "".join(part.delta or "" for part in model(v1, "math").stream_chat([ChatMessage(q.SUM)])) == q.SUM_ANSWER
+    parts = list(model(v1, "math").stream_chat([ChatMessage(q.SUM)]))
+    assert "".join(part.delta or "" for part in parts) == parts[-1].message.content == q.SUM_ANSWER
+    assert [part.raw.choices[0].finish_reason for part in parts if part.raw.choices][-1] == "stop"
 
 
 def test_llama_index_tool_call(v1: str) -> None:

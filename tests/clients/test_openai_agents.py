@@ -15,7 +15,9 @@ from agents import (
     OpenAIResponsesModel,
     RunConfig,
     Runner,
+    RunResultStreaming,
 )
+from agents.result import RunResultBase
 
 from tests.clients import questions as q
 
@@ -50,21 +52,28 @@ def called(v1: str, kind: type = OpenAIResponsesModel) -> list[str]:
     return calls
 
 
+def tokens(run: RunResultBase) -> tuple[int, int]:
+    usage = run.context_wrapper.usage
+    return usage.input_tokens, usage.output_tokens
+
+
 def test_openai_agents_chat(v1: str) -> None:
-    assert asyncio.run(Runner.run(agent(v1, "math"), q.SUM, run_config=QUIET)).final_output == q.SUM_ANSWER
+    run = asyncio.run(Runner.run(agent(v1, "math"), q.SUM, run_config=QUIET))
+    assert (run.final_output, tokens(run)) == (q.SUM_ANSWER, q.SUM_TOKENS)
 
 
 def test_openai_agents_stream(v1: str) -> None:
-    async def streamed() -> str:
+    async def streamed() -> tuple[str, RunResultStreaming]:
         run = Runner.run_streamed(agent(v1, "math"), q.SUM, run_config=QUIET)
         parts = [
             event.data.delta
             async for event in run.stream_events()
             if event.type == "raw_response_event" and event.data.type == "response.output_text.delta"
         ]
-        return "".join(parts)
+        return "".join(parts), run
 
-    assert asyncio.run(streamed()) == q.SUM_ANSWER
+    text, run = asyncio.run(streamed())
+    assert (text, run.final_output, tokens(run)) == (q.SUM_ANSWER, q.SUM_ANSWER, q.SUM_TOKENS)
 
 
 def test_openai_agents_tool_call(v1: str) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from pydantic_ai import Agent, NativeOutput
 from pydantic_ai.exceptions import ModelHTTPError
+from pydantic_ai.messages import ModelResponse
 from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
@@ -20,16 +21,24 @@ def agent(v1: str, task: str, kind: type = OpenAIChatModel, **settings: object) 
     )
 
 
+def tokens(response: ModelResponse) -> tuple[int, int]:
+    return response.usage.input_tokens, response.usage.output_tokens
+
+
 def test_pydantic_ai_chat(v1: str) -> None:
-    assert agent(v1, "math").run_sync(q.SUM).output == q.SUM_ANSWER
+    run = agent(v1, "math").run_sync(q.SUM)
+    assert (run.output, run.response.finish_reason) == (q.SUM_ANSWER, "stop")
+    assert tokens(run.response) == q.SUM_TOKENS
 
 
 def test_pydantic_ai_stream(v1: str) -> None:
-    async def streamed() -> str:
+    async def streamed() -> tuple[str, ModelResponse]:
         async with agent(v1, "math").run_stream(q.SUM) as run:
-            return await run.get_output()
+            return await run.get_output(), run.response
 
-    assert asyncio.run(streamed()) == q.SUM_ANSWER
+    text, response = asyncio.run(streamed())
+    assert (text, response.finish_reason) == (q.SUM_ANSWER, "stop")
+    assert tokens(response) == q.SUM_TOKENS
 
 
 def test_pydantic_ai_tool_call(v1: str) -> None:
@@ -62,4 +71,5 @@ def test_pydantic_ai_error_text(v1: str) -> None:
 
 
 def test_pydantic_ai_responses(v1: str) -> None:
-    assert agent(v1, "math", OpenAIResponsesModel).run_sync(q.SUM).output == q.SUM_ANSWER
+    run = agent(v1, "math", OpenAIResponsesModel).run_sync(q.SUM)
+    assert (run.output, run.response.finish_reason, tokens(run.response)) == (q.SUM_ANSWER, "stop", q.SUM_TOKENS)

@@ -8,19 +8,29 @@ import { LONG, PLACE, SCHEMA, SUM, WEATHER, failure, run } from "./questions.mjs
 globalThis.AI_SDK_LOG_WARNINGS = false;
 const tools = { weather: tool({ description: "weather", inputSchema: jsonSchema(PLACE) }) };
 const common = { temperature: 0, maxRetries: 0, maxOutputTokens: 200 };
-const calls = (found) => ({ name: found[0].toolName, arguments: found[0].input });
+const call = ([found], finish) => ({ name: found.toolName, arguments: found.input, finish: finish.replace("-", "_") });
+const tokens = ({ inputTokens, outputTokens }) => [inputTokens, outputTokens];
 
 function checks(model) {
   return {
-    chat: async () => (await generateText({ ...common, model: model("math"), prompt: SUM })).text,
+    chat: async () => {
+      const { text, finishReason, usage } = await generateText({ ...common, model: model("math"), prompt: SUM });
+      return { text, finish: finishReason, tokens: tokens(usage) };
+    },
     stream: async () => {
       let text = "";
-      for await (const part of streamText({ ...common, model: model("math"), prompt: SUM }).textStream) text += part;
-      return text;
+      const reply = streamText({ ...common, model: model("math"), prompt: SUM });
+      for await (const part of reply.textStream) text += part;
+      return { text, finish: await reply.finishReason, tokens: tokens(await reply.usage) };
     },
-    tool_call: async () => calls((await generateText({ ...common, model: model("tool"), prompt: WEATHER, tools })).toolCalls),
-    tool_call_streamed: async () =>
-      calls(await streamText({ ...common, model: model("tool"), prompt: WEATHER, tools }).toolCalls),
+    tool_call: async () => {
+      const { toolCalls, finishReason } = await generateText({ ...common, model: model("tool"), prompt: WEATHER, tools });
+      return call(toolCalls, finishReason);
+    },
+    tool_call_streamed: async () => {
+      const reply = streamText({ ...common, model: model("tool"), prompt: WEATHER, tools });
+      return call(await reply.toolCalls, await reply.finishReason);
+    },
     structured_output: async () => {
       const output = Output.object({ schema: jsonSchema(SCHEMA) });
       return (await generateText({ ...common, model: model("tool"), prompt: WEATHER, output })).output;
@@ -30,10 +40,12 @@ function checks(model) {
   };
 }
 
+const named = (prefix, found) =>
+  Object.fromEntries(Object.entries(found).map(([name, check]) => [`${prefix}_${name}`, check]));
 await run(({ openai, compatible }) => ({
-  ...checks(compatible),
-  ...Object.fromEntries(Object.entries(checks(openai)).map(([name, check]) => [`responses_${name}`, check])),
+  ...named("chat", checks(compatible)),
+  ...named("responses", checks(openai)),
 }), (baseURL) => ({
   openai: createOpenAI({ baseURL, apiKey: "none" }),
-  compatible: createOpenAICompatible({ name: "sun", baseURL, apiKey: "none", supportsStructuredOutputs: true }),
+  compatible: createOpenAICompatible({ name: "sun", baseURL, apiKey: "none", includeUsage: true, supportsStructuredOutputs: true }),
 }));

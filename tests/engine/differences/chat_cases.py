@@ -47,7 +47,8 @@ ANSWERS: dict[str, dict[str, Any]] = {
     "JSON schema": chat(64, response_format=FORMAT),
     "tools": chat(tools=[TOOL]),
     "tools, required": chat(64, tools=[TOOL], tool_choice="required"),
-    "tools, named": chat(64, tools=[STRICT], tool_choice=NAMED),
+    "tools, named": chat(64, tools=[TOOL], tool_choice=NAMED),
+    "tools, named and strict": chat(64, tools=[STRICT], tool_choice=NAMED),
     "tool call that the model writes": chat(
         80, tools=[TOOL], regex='<\\|python_tag\\|>\\{"name": "f", "parameters": \\{"n": 5\\}\\}'
     ),
