@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
+
+import httpx
 
 from tests.clients.running import ROOT, run_client
 
@@ -23,15 +26,23 @@ def test_guidellm_benchmark(url: str, tmp_path: Path) -> None:
         "--output=kind=json,path=report.json",
         "--disable-progress",
     ]
+    before = served(url)
     run_client(command, timeout=200, cwd=tmp_path)
+    assert served(url) - before == REQUESTS
     (benchmark,) = json.loads((tmp_path / "report.json").read_text())["benchmarks"]
     requests = benchmark["requests"]
-    assert {outcome: len(requests[outcome] or ()) for outcome in ("successful", "errored", "incomplete")} == {
-        "successful": REQUESTS,
-        "errored": 0,
-        "incomplete": 0,
-    }
+    assert (requests["errored"] or [], requests["incomplete"] or []) == ([], [])
+    # not always all: on a busy machine guidellm stops before it has read what its own processes report
+    assert requests["successful"]
     for request in requests["successful"]:
         assert request["output_tokens"] == ANSWER
         assert request["prompt_tokens"] >= 64
         assert 0 < request["time_to_first_token_ms"] < 1000 * request["request_latency"]
+
+
+def served(url: str) -> float:
+    """Return the number of requests of the task `math` that the router has answered."""
+    metrics = httpx.get(f"{url}/metrics").text
+    return sum(
+        float(count) for count in re.findall(r'^sun_requests_total{outcome="ok",task="math"} (.+)$', metrics, re.M)
+    )
