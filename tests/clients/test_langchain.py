@@ -50,6 +50,7 @@ def test_langchain_tool_call_streamed(v1: str) -> None:
     reply = whole(model(v1, "tool").bind_tools(q.TOOLS).stream(q.WEATHER))
     (call,) = reply.tool_calls
     assert (call["name"], call["args"]) == ("weather", q.WEATHER_ANSWER)
+    assert reply.response_metadata["finish_reason"] == "tool_calls"
 
 
 def test_langchain_structured_output(v1: str) -> None:

@@ -112,6 +112,15 @@ def test_openai_responses_streamed(client: openai.OpenAI) -> None:
     assert (reply.usage.input_tokens, reply.usage.output_tokens) == q.SUM_TOKENS
 
 
+def test_openai_responses_tool_call_streamed(client: openai.OpenAI) -> None:
+    tools = [{"type": "function", **q.TOOLS[0]["function"], "strict": False}]
+    with client.responses.stream(model="tool", input=q.WEATHER, temperature=0, tools=tools) as stream:
+        arguments = [e.snapshot for e in stream if e.type == "response.function_call_arguments.delta"]
+        (call,) = stream.get_final_response().output
+    assert (call.name, json.loads(call.arguments)) == ("weather", q.WEATHER_ANSWER)
+    assert arguments[-1] == call.arguments
+
+
 def test_openai_responses_structured_output(client: openai.OpenAI) -> None:
     reply = client.responses.parse(model="tool", input=q.WEATHER, temperature=0, text_format=q.Call)
     assert reply.output_parsed == q.CALL
