@@ -18,16 +18,18 @@ class Client(NamedTuple):
         settings: the settings that its users need, as Markdown.
         node: whether it is a package of npm.
         within: the package whose users choose this one; empty where they use it alone.
+        part: the part of the package that is tested; empty for all.
     """
 
     package: str
     settings: str
     node: bool = False
     within: str = ""
+    part: str = ""
 
     @property
     def title(self) -> str:
-        return f"{self.package} (node)" if self.node else self.package
+        return f"{self.package} ({'node' if self.node else self.part})" if self.node or self.part else self.package
 
     @property
     def version(self) -> str:
@@ -58,6 +60,7 @@ CLIENTS = {
         "@ai-sdk/openai", "`createOpenAI` with `baseURL: URL/v1`, `apiKey`: any", node=True, within="ai"
     ),
     "openai": Client("openai", "`base_url=URL/v1`, `api_key`: any"),
+    "openai_responses": Client("openai", "as for `openai`", part="responses"),
     "openai_agents": Client("openai-agents", "`AsyncOpenAI(base_url=URL/v1)` as the model's client; tracing off"),
     "pydantic_ai": Client("pydantic-ai-slim", "`OpenAIProvider(base_url=URL/v1)`"),
 }
