@@ -52,8 +52,9 @@ def notes_of(total: Metrics, *, open_loop: bool, prompts_differ: bool) -> tuple[
     notes = []
     if open_loop and total.achieved_ratio is not None and total.achieved_ratio < _REACHED:
         notes.append(
-            f"the rate was not reached: {total.request_count} of {total.offered_request_count} requests "
-            f"({total.achieved_ratio:.0%}) were completed in the window, so latencies grow with its length"
+            f"the load was not reached: {total.request_count} of the {total.offered_request_count} requests that were "
+            f"due in the window ({total.achieved_ratio:.0%}) were completed in it; the target falls behind, and "
+            "latencies grow with the window, or the warm-up is shorter than an answer takes"
         )
     if prompts_differ and total.cache_hit_ratio is not None and total.cache_hit_ratio > _MOST_CHANCE_HITS:
         notes.append(

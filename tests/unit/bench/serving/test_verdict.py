@@ -77,7 +77,7 @@ def test_notes_state_a_rate_that_was_not_reached_and_failures() -> None:
     assert notes(metrics(9, offered=10)) == ()
     assert notes(metrics(5, offered=10), open_loop=False) == ()
     (note,) = notes(metrics(5, offered=10))
-    assert note.startswith("the rate was not reached: 5 of 10 requests (50%)")
+    assert note.startswith("the load was not reached: 5 of the 10 requests that were due in the window (50%)")
     assert notes(metrics(9, failed=1)) == ("1 of 10 requests that ended in the window failed",)
 
 
