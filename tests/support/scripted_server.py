@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -32,7 +33,7 @@ class ScriptedServer:
 
 
 @asynccontextmanager
-async def scripted_server(handler: Handler) -> AsyncIterator[ScriptedServer]:
+async def scripted_server(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[ScriptedServer]:
     """Serve on a port of 127.0.0.1; whatever still runs at the end is cut off."""
     server = ScriptedServer(handler)
     application = web.Application()
@@ -40,8 +41,8 @@ async def scripted_server(handler: Handler) -> AsyncIterator[ScriptedServer]:
     runner = web.AppRunner(application, shutdown_timeout=0.01)
     await runner.setup()
     port = next(PORTS)
-    await web.TCPSite(runner, "127.0.0.1", port).start()
-    server.url = f"http://127.0.0.1:{port}"
+    await web.TCPSite(runner, "127.0.0.1", port, ssl_context=tls).start()
+    server.url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
     try:
         yield server
     finally:

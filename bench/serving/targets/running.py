@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import aiohttp
+import orjson
 from pydantic import ValidationError
 
 from sun_sglang.bench.load.client.endpoint import Endpoint, base_url
@@ -77,20 +78,23 @@ async def _get(session: aiohttp.ClientSession, url: str, *, required: bool = Tru
             if reply.status in (401, 403):
                 raise BenchError(f"{url} answers {reply.status}; set {KEY} to a key of this server")
             if reply.status == 200:
-                return await reply.json(content_type=None)
+                return orjson.loads(await reply.read())
             if not required:
                 return None
             raise BenchError(f"{url} answers {reply.status}; is this the URL of a server with OpenAI's API?")
-    except ValueError as e:
-        if isinstance(e, BenchError):
-            raise
+    except TimeoutError as e:
+        raise BenchError(f"{url} does not answer within {_WITHIN:g} s") from e
+    except aiohttp.ClientConnectorCertificateError as e:
+        raise BenchError(
+            f"the certificate at {url} is not accepted ({e.certificate_error}); set SSL_CERT_FILE to the one of its "
+            "authority, and use the host name that it is for"
+        ) from e
+    except (aiohttp.ClientError, OSError) as e:
+        raise BenchError(f"nothing answers at {url} ({_reason(e)})") from e
+    except (orjson.JSONDecodeError, UnicodeDecodeError) as e:
         if not required:
             return None
         raise BenchError(f"{url} does not answer with JSON; is this the URL of a server with OpenAI's API?") from e
-    except TimeoutError as e:
-        raise BenchError(f"{url} does not answer within {_WITHIN:g} s") from e
-    except (aiohttp.ClientError, OSError) as e:
-        raise BenchError(f"nothing answers at {url} ({_reason(e)})") from e
 
 
 def _reason(error: Exception) -> str:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from sun_sglang.bench.load.errors import BenchError
 from sun_sglang.bench.load.metrics.summary import Workers
 from sun_sglang.bench.serving.targets.running import deployment_target, url_target
 from sun_sglang.bench.serving.targets.target import Target
+from tests.support.certificate import self_signed
 from tests.support.ports import PORTS
 from tests.support.scripted_server import Pieces, scripted_server
 
@@ -95,6 +98,14 @@ async def test_target_nobody_listens_is_refused_with_the_url() -> None:
     url = f"http://127.0.0.1:{next(PORTS)}"
     with pytest.raises(BenchError, match=rf"nothing answers at {url}/tasks \(Connect call failed"):
         await url_target(url, {})
+
+
+async def test_target_whose_certificate_is_not_accepted_is_refused_with_the_fix(tmp_path: Path) -> None:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(*self_signed(tmp_path, "localhost"))
+    async with scripted_server(pages(PLAIN), context) as server:
+        with pytest.raises(BenchError, match=r"certificate at https://.* is not accepted \(.*\); set SSL_CERT_FILE"):
+            await url_target(server.url, {})
 
 
 async def test_target_that_does_not_answer_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

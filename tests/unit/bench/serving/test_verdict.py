@@ -82,7 +82,9 @@ def test_notes_state_a_rate_that_was_not_reached_and_failures() -> None:
 
 
 def test_notes_state_hits_in_a_cache_that_an_earlier_run_filled() -> None:
-    few, many = (metrics(1).model_copy(update={"cache_hit_ratio": ratio}) for ratio in (0.1, 0.5))
+    few, many = (
+        metrics(10).model_copy(update={"cached_token_count": count, "cache_hit_ratio": 0.5}) for count in (20, 50)
+    )
     assert notes(few) == notes(many, prompts_differ=False) == ()
     (note,) = notes(many)
     assert note.startswith("50% of the prompt tokens were in a cache, although no two prompts")
