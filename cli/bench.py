@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,193 +24,134 @@ INTERRUPTED = 130
 """Exit status after Ctrl-C: 128 and the number of the signal, as shells have it."""
 
 _DEFAULT_CONCURRENCY = 8
-_TARGET, _LOAD, _CONTENT, _PROTOCOL, _OUTPUT = "Target", "Load", "Requests", "Measurement", "Output"
-_TRACE, _AGENTS = "Traces", "Agents"
+# one panel of the help for each kind of option
+_target = partial(typer.Option, rich_help_panel="Target")
+_load = partial(typer.Option, rich_help_panel="Load")
+_content = partial(typer.Option, rich_help_panel="Requests")
+_trace = partial(typer.Option, rich_help_panel="Traces")
+_agents = partial(typer.Option, rich_help_panel="Agents")
+_protocol = partial(typer.Option, rich_help_panel="Measurement")
+_output = partial(typer.Option, rich_help_panel="Output")
 
 
 def command(
     ctx: typer.Context,
     file: Annotated[
         Path | None,
-        typer.Argument(help="A topology file; default: the running deployment.", show_default=False),
+        typer.Argument(help="A topology file; default: the running deployment."),
     ] = None,
     url: Annotated[
         str | None,
-        typer.Option(
+        _target(
             "--url",
             "-u",
             help="Measure this server instead: a router, or any server with OpenAI's API. OPENAI_API_KEY is its key.",
-            show_default=False,
-            rich_help_panel=_TARGET,
         ),
     ] = None,
     run_dir: Annotated[
         Path | None,
-        typer.Option(help="The --run-dir given to `sun launch`.", show_default=False, rich_help_panel=_TARGET),
+        _target(help="The --run-dir given to `sun launch`."),
     ] = None,
     tasks: Annotated[
         str,
-        typer.Option(
+        _target(
             "--tasks",
             "--model-names",
             "-m",
             help="Tasks, with commas, the hottest first; default: all, in the target's order.",
-            show_default=False,
-            rich_help_panel=_TARGET,
         ),
     ] = "",
     zipf: Annotated[
         float,
-        typer.Option(help="Popularity of the tasks: rank i has the share i^-ZIPF. 0: uniform.", rich_help_panel=_LOAD),
+        _load(help="Popularity of the tasks: rank i has the share i^-ZIPF. 0: uniform."),
     ] = 0.0,
     hot_shift: Annotated[
         float | None,
-        typer.Option(
-            help="Move the ranking on by one task every so many seconds.", show_default=False, rich_help_panel=_LOAD
-        ),
+        _load(help="Move the ranking on by one task every so many seconds."),
     ] = None,
     request_rate: Annotated[
         float | None,
-        typer.Option(help="Open loop: requests per second.", show_default=False, rich_help_panel=_LOAD),
+        _load(help="Open loop: requests per second."),
     ] = None,
     concurrency: Annotated[
         int | None,
-        typer.Option(
+        _load(
             help=f"Closed loop: requests in flight (default {_DEFAULT_CONCURRENCY}, without --request-rate). Open "
-            "loop: at most so many.",
-            show_default=False,
-            rich_help_panel=_LOAD,
+            "loop: at most so many."
         ),
     ] = None,
-    arrival_pattern: Annotated[
-        str, typer.Option(help="poisson, constant or gamma.", rich_help_panel=_LOAD)
-    ] = "poisson",
-    arrival_smoothness: Annotated[
-        float, typer.Option(help="gamma: the shape; below 1 is burstier than Poisson.", rich_help_panel=_LOAD)
-    ] = 1.0,
-    request_rate_ramp_duration: Annotated[
-        float, typer.Option(help="Seconds in which the rate grows from 0.", rich_help_panel=_LOAD)
-    ] = 0.0,
-    concurrency_ramp_duration: Annotated[
-        float, typer.Option(help="Seconds in which the concurrency grows from 1.", rich_help_panel=_LOAD)
-    ] = 0.0,
+    arrival_pattern: Annotated[str, _load(help="poisson, constant or gamma.")] = "poisson",
+    arrival_smoothness: Annotated[float, _load(help="gamma: the shape; below 1 is burstier than Poisson.")] = 1.0,
+    request_rate_ramp_duration: Annotated[float, _load(help="Seconds in which the rate grows from 0.")] = 0.0,
+    concurrency_ramp_duration: Annotated[float, _load(help="Seconds in which the concurrency grows from 1.")] = 0.0,
     isl: Annotated[
         str,
-        typer.Option(
-            help="Prompt tokens: 512, uniform:LOW:HIGH or lognormal:MEDIAN:SIGMA[:MAX].", rich_help_panel=_CONTENT
-        ),
+        _content(help="Prompt tokens: 512, uniform:LOW:HIGH or lognormal:MEDIAN:SIGMA[:MAX]."),
     ] = "512",
-    osl: Annotated[
-        str, typer.Option(help="Output tokens, in the same form; enforced and verified.", rich_help_panel=_CONTENT)
-    ] = "128",
-    token_ids: Annotated[
-        str, typer.Option(help="Range of the ids of random prompts, LOW:HIGH.", rich_help_panel=_CONTENT)
-    ] = "64:250",
+    osl: Annotated[str, _content(help="Output tokens, in the same form; enforced and verified.")] = "128",
+    token_ids: Annotated[str, _content(help="Range of the ids of random prompts, LOW:HIGH.")] = "64:250",
     input_file: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Prompts or a trace: FILE for all tasks, or TASK=FILE; may be repeated.",
-            show_default=False,
-            rich_help_panel=_CONTENT,
-        ),
+        _content(help="Prompts or a trace: FILE for all tasks, or TASK=FILE; may be repeated."),
     ] = None,
     custom_dataset_type: Annotated[
         str | None,
-        typer.Option(
-            help="single_turn, sharegpt, azure_trace or mooncake_trace; default: from the content.",
-            show_default=False,
-            rich_help_panel=_CONTENT,
-        ),
+        _content(help="single_turn, sharegpt, azure_trace or mooncake_trace; default: from the content."),
     ] = None,
-    random_seed: Annotated[
-        int, typer.Option(help="The same seed sends the same requests.", rich_help_panel=_CONTENT)
-    ] = 0,
+    random_seed: Annotated[int, _content(help="The same seed sends the same requests.")] = 0,
     prompt_seed: Annotated[
         int | None,
-        typer.Option(
-            help="Another seed for the prompts' tokens alone: repeats a run without hits in a cache that it filled.",
-            show_default=False,
-            rich_help_panel=_CONTENT,
+        _content(
+            help="Another seed for the prompts' tokens alone: repeats a run without hits in a cache that it filled."
         ),
     ] = None,
     fixed_schedule_start_offset: Annotated[
         float | None,
-        typer.Option(help="First millisecond that is replayed.", show_default=False, rich_help_panel=_TRACE),
+        _trace(help="First millisecond that is replayed."),
     ] = None,
     fixed_schedule_end_offset: Annotated[
         float | None,
-        typer.Option(help="Last millisecond that is replayed.", show_default=False, rich_help_panel=_TRACE),
+        _trace(help="Last millisecond that is replayed."),
     ] = None,
-    synthesis_speedup_ratio: Annotated[
-        float, typer.Option(help="2 replays twice as fast.", rich_help_panel=_TRACE)
-    ] = 1.0,
-    isl_block_size: Annotated[
-        int, typer.Option(help="Tokens of a block of a Mooncake trace.", rich_help_panel=_TRACE)
-    ] = 512,
-    workload: Annotated[
-        str, typer.Option(help="requests, or sessions of agents: react, reflexion.", rich_help_panel=_AGENTS)
-    ] = "requests",
-    agent_count: Annotated[
-        int | None, typer.Option(help="Agents of a session.", show_default=False, rich_help_panel=_AGENTS)
-    ] = None,
-    agent_turns: Annotated[
-        int | None, typer.Option(help="Turns of a session.", show_default=False, rich_help_panel=_AGENTS)
-    ] = None,
-    agent_initial_tokens: Annotated[
-        int | None, typer.Option(help="Tokens of the first prompt.", show_default=False, rich_help_panel=_AGENTS)
-    ] = None,
+    synthesis_speedup_ratio: Annotated[float, _trace(help="2 replays twice as fast.")] = 1.0,
+    isl_block_size: Annotated[int, _trace(help="Tokens of a block of a Mooncake trace.")] = 512,
+    workload: Annotated[str, _agents(help="requests, or sessions of agents: react, reflexion.")] = "requests",
+    agent_count: Annotated[int | None, _agents(help="Agents of a session.")] = None,
+    agent_turns: Annotated[int | None, _agents(help="Turns of a session.")] = None,
+    agent_initial_tokens: Annotated[int | None, _agents(help="Tokens of the first prompt.")] = None,
     agent_shared_tokens: Annotated[
         int | None,
-        typer.Option(
-            help="How many of them are the same in all sessions.", show_default=False, rich_help_panel=_AGENTS
-        ),
+        _agents(help="How many of them are the same in all sessions."),
     ] = None,
-    agent_appended_tokens: Annotated[
-        int | None, typer.Option(help="Tokens after each answer.", show_default=False, rich_help_panel=_AGENTS)
-    ] = None,
-    agent_output_tokens: Annotated[
-        int | None, typer.Option(help="Tokens of an answer.", show_default=False, rich_help_panel=_AGENTS)
-    ] = None,
-    warmup_duration: Annotated[
-        float, typer.Option(help="Seconds before the window.", rich_help_panel=_PROTOCOL)
-    ] = 30.0,
-    benchmark_duration: Annotated[float, typer.Option(help="Seconds of the window.", rich_help_panel=_PROTOCOL)] = 60.0,
+    agent_appended_tokens: Annotated[int | None, _agents(help="Tokens after each answer.")] = None,
+    agent_output_tokens: Annotated[int | None, _agents(help="Tokens of an answer.")] = None,
+    warmup_duration: Annotated[float, _protocol(help="Seconds before the window.")] = 30.0,
+    benchmark_duration: Annotated[float, _protocol(help="Seconds of the window.")] = 60.0,
     request_count: Annotated[
         int | None,
-        typer.Option(help="Send at most so many requests.", show_default=False, rich_help_panel=_PROTOCOL),
+        _protocol(help="Send at most so many requests."),
     ] = None,
-    request_timeout_seconds: Annotated[
-        float, typer.Option(help="Seconds for one answer.", rich_help_panel=_PROTOCOL)
-    ] = 600.0,
+    request_timeout_seconds: Annotated[float, _protocol(help="Seconds for one answer.")] = 600.0,
     goodput: Annotated[
         str,
-        typer.Option(
-            help='Objectives, such as "time_to_first_token:500 inter_token_latency:50", in milliseconds.',
-            show_default=False,
-            rich_help_panel=_PROTOCOL,
-        ),
+        _protocol(help='Objectives, such as "time_to_first_token:500 inter_token_latency:50", in milliseconds.'),
     ] = "",
     max_client_lag: Annotated[
         float,
-        typer.Option(
-            help="The run fails if this process is later than so many milliseconds (p99).", rich_help_panel=_PROTOCOL
-        ),
+        _protocol(help="The run fails if this process is later than so many milliseconds (p99)."),
     ] = 25.0,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Write the result as JSON.", show_default=False, rich_help_panel=_OUTPUT),
+        _output("--output", "-o", help="Write the result as JSON."),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the result as JSON instead of tables.", rich_help_panel=_OUTPUT)
-    ] = False,
-    schema: Annotated[
-        bool, typer.Option("--schema", help="Print the JSON schema of the result, and stop.", rich_help_panel=_OUTPUT)
-    ] = False,
+    as_json: Annotated[bool, _output("--json", help="Print the result as JSON instead of tables.")] = False,
+    schema: Annotated[bool, _output("--schema", help="Print the JSON schema of the result, and stop.")] = False,
 ) -> None:
     """Measure how many tokens a deployment serves, and how fast, under a load over all of its tasks.
 
-    After a warm-up, the requests that are completed in a window count. Exits with 1 if the result is not valid (this
-    process was late, or nothing was completed), and with 130 after Ctrl-C, which writes what was measured until then.
+    After a warm-up, the requests that are completed in a window count.
+
+    Exits with 1 if the result is not valid, and with 130 after Ctrl-C, which writes what was measured until then.
 
     Closed loop, 8 requests in flight:  sun bench --zipf 1.5
 

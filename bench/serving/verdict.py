@@ -56,11 +56,11 @@ def notes_of(total: Metrics, *, open_loop: bool, prompts_differ: bool) -> tuple[
             f"due in the window ({total.achieved_ratio:.0%}) were completed in it; the target falls behind, and "
             "latencies grow with the window, or the warm-up is shorter than an answer takes"
         )
-    if prompts_differ and (total.cached_token_count or 0) > _MOST_CHANCE_HITS * total.request_count:
-        assert total.cache_hit_ratio is not None, "it is there where tokens were cached"
+    cached, ratio = total.cached_token_count or 0, total.cache_hit_ratio
+    if prompts_differ and ratio is not None and cached > _MOST_CHANCE_HITS * total.request_count:
         notes.append(
-            f"{total.cache_hit_ratio:.0%} of the prompt tokens were in a cache, although no two prompts of this run "
-            "share a prefix: an earlier run with this seed filled it; give another --prompt-seed"
+            f"{ratio:.0%} of the prompt tokens were in a cache, although no two prompts of this run share more than "
+            "one or two tokens: an earlier run with this seed filled it; give another --prompt-seed"
         )
     if total.error_request_count:
         ended = total.error_request_count + total.request_count
