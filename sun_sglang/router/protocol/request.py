@@ -159,7 +159,7 @@ def _completions(given: Mapping[str, Any], body: dict[str, Any], allowed: Collec
         return None, n
     if not isinstance(prompt, list) or not prompt:
         raise RequestError(400, "`prompt` must be a non-empty string or list", param="prompt")
-    if all(isinstance(p, str) and p for p in prompt):
+    if _are_texts(prompt, "prompt"):
         return len(prompt), n
     if isinstance(prompt[0], list):
         for ids in prompt:
@@ -167,6 +167,16 @@ def _completions(given: Mapping[str, Any], body: dict[str, Any], allowed: Collec
         return len(prompt), n
     fields.check_token_ids(prompt, "prompt")
     return None, n
+
+
+def _are_texts(prompts: list[Any], name: str) -> bool:
+    """Return whether a list of prompts holds texts. One text makes it such a list: the error names the other item."""
+    if not any(isinstance(prompt, str) for prompt in prompts):
+        return False
+    for place, prompt in enumerate(prompts):
+        if not isinstance(prompt, str) or not prompt:
+            raise RequestError(400, f"`{name}[{place}]` must be a string that is not empty", param=name)
+    return True
 
 
 def _chat(given: Mapping[str, Any], body: dict[str, Any], allowed: Collection[str]) -> tuple[int | None, int]:
@@ -210,7 +220,7 @@ def _generate_prompts(body: dict[str, Any]) -> int | None:
     if name == "text":
         if isinstance(prompt, str) and prompt:
             return None
-        if isinstance(prompt, list) and prompt and all(isinstance(p, str) and p for p in prompt):
+        if isinstance(prompt, list) and prompt and _are_texts(prompt, "text"):
             return len(prompt)
         raise RequestError(400, "`text` must be a non-empty string or a list of them", param="text")
     if isinstance(prompt, list) and prompt and isinstance(prompt[0], list):

@@ -13,6 +13,8 @@ _MOST_FAULTS = 5
 _FAULT = re.compile(r"""'loc': [(\[]([^)\]]*)[)\]], 'msg': (?:'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)")""")
 _SOURCE = re.compile(r'\s*File "[^"\n]*"(?:, line \d+)?(?:, in \w+)?')
 # an absolute path of at least two folders; not a URL, a JSON pointer or an endpoint
+# where a C++ library reports its own line, such as xgrammar's `[10:02:07] /project/cpp/grammar.cc:41: `
+_PLACE = re.compile(r"(?:\[[\d:. ]+\] *)?(?<![\w/:.#])/(?:[\w.+@-]+/)+[\w.+@-]+:\d+(?:: ?|\b)")
 _PATH = re.compile(r"(?<![\w/:.#])/(?!v1/)(?:[\w.+@-]+/){2,}([\w.+@-]*)")
 
 
@@ -42,7 +44,7 @@ def for_client(message: str) -> WorkerMessage:
     if faults:
         text = "; ".join(f"`{field}`: {why}" if field else why for field, why in faults.items())
         return WorkerMessage(text, next(iter(faults)) or None)
-    return WorkerMessage(_PATH.sub(r"\1", _SOURCE.sub("", message)).strip())
+    return WorkerMessage(_PATH.sub(r"\1", _PLACE.sub("", _SOURCE.sub("", message))).strip())
 
 
 def _field(place: str) -> str:

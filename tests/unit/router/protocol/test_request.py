@@ -571,6 +571,15 @@ def test_prompts_that_are_none(prompt: Any) -> None:
     refused(Endpoint.COMPLETIONS, prompt=prompt)
 
 
+@pytest.mark.parametrize("prompts", [["", "x"], ["a", "x", ""], ["a", 1], ["a", None], [1, "a"], [["a"], "b"]])
+def test_list_of_prompts_with_another_item_names_its_place(prompts: list[Any]) -> None:
+    place = next(i for i, prompt in enumerate(prompts) if not isinstance(prompt, str) or not prompt)
+    for endpoint, name in ((Endpoint.COMPLETIONS, "prompt"), (Endpoint.GENERATE, "text")):
+        body = orjson.dumps({"model": "m", name: prompts})
+        with pytest.raises(RequestError, match=rf"`{name}\[{place}\]` must be a string that is not empty"):
+            parse_request(endpoint, body, header_task=None, tasks=["m"])
+
+
 @pytest.mark.parametrize("messages", [None, [], "x", ["x"], [None], {}])
 def test_messages_that_are_none(messages: Any) -> None:
     refused(Endpoint.CHAT, messages=messages)

@@ -39,6 +39,8 @@ def test_validation_errors_that_were_cut_off_show_no_path(most: int) -> None:
         ("no", "no"),
         ('Traceback:\n  File "/a/b/c.py", line 3, in f\nValueError: no', "Traceback:\nValueError: no"),
         ("[Errno 2] No such file: '/srv/models/base/x.json'", "[Errno 2] No such file: 'x.json'"),
+        ("bad: [10:02:07] /project/cpp/json_schema_converter.cc:4181: no", "bad: no"),
+        ("bad (/project/cpp/converter.cc:4181)", "bad ()"),
         ("see https://host.example/a/b/c", "see https://host.example/a/b/c"),
         ("there is no /v1/chat/completions", "there is no /v1/chat/completions"),
         ("`#/$defs/a/b` is no schema, a/b/c/d is none", "`#/$defs/a/b` is no schema, a/b/c/d is none"),
