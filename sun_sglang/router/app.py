@@ -143,9 +143,11 @@ class Router:
         self.draining = Draining()
         descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         most = most_connections(descriptors)
-        self.clients = ConnectionManager(self._connection, tls, most, self.clock.now, self.metrics, log, deadlines)
-        self.info = InfoHandlers(session, self.registry, self.path_prover, deadlines)
         self._cors = CrossOriginPolicy(fleet.router.cors)
+        self.clients = ConnectionManager(
+            self._connection, tls, most, self.clock.now, self.metrics, log, deadlines, self._cors
+        )
+        self.info = InfoHandlers(session, self.registry, self.path_prover, deadlines)
         names = (fleet.router.host, socket.gethostname(), *fleet.router.hosts)
         guard = None if access.requires_keys else BrowserGuard(names, tls=tls is not None)
         routes = route_table(
@@ -280,7 +282,7 @@ class Router:
 
     def _connection(self) -> web.RequestHandler:
         assert self._runner.server is not None, "connections are accepted after the set-up and before the end"
-        return ClientHandler(self._runner.server, self.clients.count_ended, self.log)
+        return ClientHandler(self._runner.server, self.clients.count_ended, self.log, self.clients.error_headers)
 
 
 def _share(registry: Registry, path: Path | None, process: int, deadlines: Deadlines) -> SharedLoads | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Protocol, cast
 
@@ -28,6 +29,9 @@ class Owner(Protocol):
 
     clock: float
     deadlines: Deadlines
+
+    def error_headers(self, origin: str | None) -> Mapping[str, str]:
+        """Return the headers of an error for a request that no middleware has seen, from a page or a program."""
 
     def add(self, connection: ClientConnection) -> web.RequestHandler:
         """Take in a connection that is established. Return aiohttp's handler for it."""
@@ -116,7 +120,8 @@ class ClientConnection(asyncio.Protocol):
         """Close a waiting connection, with a 408 if a header has begun."""
         assert self._transport is not None, "only an established connection waits"
         if self._started and not self.is_cut:
-            self._transport.write(_as_bytes(ApiError(408, "the header did not arrive in time", code="header_timeout")))
+            error = ApiError(408, "the header did not arrive in time", code="header_timeout")
+            self._transport.write(_as_bytes(error, self._owner.error_headers(self._meter.origin)))
         self._transport.close()
 
     # --- called by the event loop -------------------------------------------------------------------------------------
@@ -189,14 +194,12 @@ class ClientConnection(asyncio.Protocol):
             if self.awaits_body:
                 self.cut(header_too_large())
         else:
-            self._transport.write(_as_bytes(header_too_large()))
+            self._transport.write(_as_bytes(header_too_large(), self._owner.error_headers(self._meter.origin)))
 
 
-def _as_bytes(error: ApiError) -> bytes:
+def _as_bytes(error: ApiError, headers: Mapping[str, str]) -> bytes:
     """Return the last response of a connection whose request aiohttp has not read."""
     body = error.as_json()
-    head = (
-        f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\nContent-Type: application/json\r\n"
-        f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
+    own = {"Content-Type": "application/json", "Connection": "close", "Content-Length": f"{len(body)}"}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in (own | dict(headers)).items())
+    return f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n{lines}\r\n".encode() + body

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -33,12 +33,20 @@ class ClientHandler(web.RequestHandler):
         server: aiohttp's server, which has the application.
         count: called with the reason for which a connection ends.
         log: reports exceptions that should not occur.
+        error_headers: returns headers of an error for a request that no middleware has seen.
     """
 
-    def __init__(self, server: web.Server, count: Callable[[str], None], log: Log) -> None:
+    def __init__(
+        self,
+        server: web.Server,
+        count: Callable[[str], None],
+        log: Log,
+        error_headers: Callable[[None], Mapping[str, str]],
+    ) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **HANDLER_SETTINGS)
         self._count_ended = count
         self._events = log
+        self._error_headers = error_headers
 
     def handle_error(
         self,
@@ -68,6 +76,7 @@ class ClientHandler(web.RequestHandler):
             self._events.event("defect", path=request.path, trace=trace)
             error = internal_error()
         response = error_response(error)
+        response.headers.update(self._error_headers(None))
         response.force_close()
         return response
 

@@ -14,15 +14,17 @@ import errno
 import resource
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from aiohttp import web
 
 from sun_sglang.router.api.connections.client_connection import ClientConnection
+from sun_sglang.router.auth.cors import CrossOriginPolicy
 from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.observability.log import Log
 from sun_sglang.router.observability.metrics import Metrics
+from sun_sglang.router.observability.request_id import REQUEST_ID_HEADER, RandomBytes, choose_request_id
 
 _BACKLOG = 2048
 _ACCEPTS_AT_ONCE = 32
@@ -58,6 +60,7 @@ class ConnectionManager:
         metrics: counts connections.
         log: reports connections that the router ended.
         deadlines: limits for handshakes, headers and bodies.
+        cors: the pages that may read errors.
 
     Attributes:
         clock: seconds, as of the last sweep. This is exact enough, and reading it costs a request nothing.
@@ -72,12 +75,15 @@ class ConnectionManager:
         metrics: Metrics,
         log: Log,
         deadlines: Deadlines,
+        cors: CrossOriginPolicy,
     ) -> None:
         self.deadlines = deadlines
         self._handler = handler
         self._tls = tls
         self._most = most
         self._now = now
+        self._cors = cors
+        self._random_bytes = RandomBytes()
         self._metrics = metrics
         self._log = log
         self._loop = asyncio.get_running_loop()
@@ -174,6 +180,11 @@ class ConnectionManager:
         return {"waiting": waiting, "busy": len(self._open) - waiting, "handshake": len(self._handshakes)}
 
     # --- called by connections ----------------------------------------------------------------------------------------
+
+    def error_headers(self, origin: str | None) -> Mapping[str, str]:
+        """Return the headers of an error for a request that no middleware has seen, from a page or a program."""
+        headers = self._cors.response_headers(origin) if self._cors.is_enabled else {}
+        return {REQUEST_ID_HEADER: choose_request_id(None, self._random_bytes), **headers}
 
     def add(self, connection: ClientConnection) -> web.RequestHandler:
         """Take in a connection that is established. Return aiohttp's handler for it."""

@@ -17,6 +17,7 @@ _EMPTY = b"\r\n"
 _END = re.compile(rb"\n\r?\n")
 _LENGTH = re.compile(rb"\ncontent-length:[ \t]*([0-9]{1,18})")
 _CHUNKED = re.compile(rb"\ntransfer-encoding:[^\n]*chunked")
+_ORIGIN = re.compile(rb"\norigin:[ \t]*([!-~]*)[ \t]*\r?\n")
 _CHUNK_SIZE = re.compile(rb"[0-9a-fA-F]{1,15}")
 
 
@@ -53,6 +54,12 @@ class RequestMeter:
     def in_header(self) -> bool:
         """Whether a header has begun and is incomplete."""
         return self._part is _Part.HEADER and bool(self._text)
+
+    @property
+    def origin(self) -> str | None:
+        """The `Origin` in the header that is incomplete; None if it has not arrived."""
+        found = _ORIGIN.search(self._text.lower()) if self._part is _Part.HEADER else None
+        return None if found is None else self._text[found.start(1) : found.end(1)].decode()
 
     def exceeds(self, data: bytes) -> bool:
         """Measure the next bytes. Return whether a header, chunk size or trailer is over `MAX_HEADER_BYTES`."""

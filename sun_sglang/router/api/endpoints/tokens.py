@@ -99,11 +99,12 @@ class TokenHandlers:
         lists = tokens if several else [tokens]
         if len(lists) > _MAX_PROMPTS:
             raise invalid("tokens", f"at most {_MAX_PROMPTS} lists")
-        for ids in lists:
-            self._check_ids(ids, task)
-        total = sum(map(len, lists))
+        # before the ids are read one by one
+        total = sum(len(ids) for ids in lists if isinstance(ids, list))
         if total > _MAX_TOKENS:
             raise _too_many("tokens")
+        for ids in lists:
+            self._check_ids(ids, task)
         self._charge(total)
         texts: list[str] = []
         size = 0

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from sun_sglang.bench.polling import wait_until
-from tests.unit.router.conftest import PATIENCE_S, System
+from tests.unit.router.conftest import PATIENCE_S, SMALL, SUN, Start, System
 from tests.unit.router.fake_worker import Fault
 
 BODY = b'{"model": "math", "text": "hi"}'
@@ -92,6 +92,7 @@ async def test_header_that_is_too_large_gets_json_that_repeats_none_of_it(
     status, head, body = await reply(reader)
     assert (status, orjson.loads(body)["error"]["code"]) == (431, "header_too_large")
     assert b"application/json" in head
+    assert b"X-Request-Id: " in head
     assert SECRET not in body
     small.router.clients._sweep()
     assert {"header_size": 1}.items() <= next(e for e in small.events if e["event"] == "connections_ended").items()
@@ -116,8 +117,9 @@ async def test_request_that_is_no_http_gets_json_that_repeats_none_of_it(
 ) -> None:
     reader, writer = peer
     writer.write(sent)
-    status, _, body = await reply(reader)
+    status, head, body = await reply(reader)
     assert (status, orjson.loads(body)["error"]["code"]) == (400, "invalid_http")
+    assert b"X-Request-Id: " in head
     assert SECRET not in body
     small.router.clients._sweep()
     assert {"no_http": 1}.items() <= next(e for e in small.events if e["event"] == "connections_ended").items()
@@ -229,3 +231,26 @@ async def test_line_of_a_chunked_body_that_is_too_large_gets_431_at_once(
     assert (status, orjson.loads(body)["error"]["code"]) == (431, "header_too_large")
     assert SECRET not in body
     assert not small["math-0"].requests
+
+
+@pytest.mark.parametrize(
+    ("cors", "origin", "allowed"),
+    [
+        (["https://app.example"], b"https://app.example", b"https://app.example"),
+        (["https://app.example"], b"https://evil.example", None),
+        (["*"], b"https://evil.example", b"*"),
+        ([], b"https://app.example", None),
+    ],
+)
+async def test_header_that_is_too_large_is_an_error_that_a_listed_page_reads(
+    start: Start, cors: list[str], origin: bytes, allowed: bytes | None
+) -> None:
+    system: System = await start(SUN, SMALL, router={"cors": cors})
+    host, port = system.router.url.removeprefix("http://").rsplit(":", 1)
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(post(b"ORIGIN: " + origin + b"\r\nCookie: " + b"s" * (100 << 10) + b"\r\n"))
+    status, head, _ = await reply(reader)
+    writer.close()
+    assert status == 431
+    line = b"Access-Control-Allow-Origin: "
+    assert (line + allowed + b"\r\n" in head) if allowed else (line not in head)
