@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +35,10 @@ for _name in [name for name in os.environ if name.startswith(_USERS_OWN) or name
     del os.environ[_name]
 # none of them asks another server
 os.environ |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "HF_HUB_OFFLINE": "1", "OPENAI_AGENTS_DISABLE_TRACING": "1"}
+
+# as for Ctrl-C: the demo and the clients end with the tests
+for _number in (signal.SIGTERM, signal.SIGHUP):
+    signal.signal(_number, signal.default_int_handler)
 
 _RESULTS: dict[str, dict[str, str]] = {}
 

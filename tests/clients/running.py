@@ -9,7 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def running_demo(directory: Path) -> Iterator[str]:
             stdout=log,
             stderr=log,
             start_new_session=True,
-            preexec_fn=_ended_with_parent(),
+            preexec_fn=_ended_with_parent(signal.SIGTERM),
         )
     try:
         deadline = time.monotonic() + _READY_WITHIN
@@ -63,19 +63,25 @@ def run_client(command: Sequence[str | Path], timeout: float, **settings: Any) -
     Args:
         command: the command line.
         timeout: seconds after which it is killed.
-        settings: as for `subprocess.run`.
+        settings: as for `subprocess.Popen`.
     """
-    done = subprocess.run(
+    process = subprocess.Popen(
         command,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=timeout,
-        check=False,
-        preexec_fn=_ended_with_parent(),
+        start_new_session=True,
+        preexec_fn=_ended_with_parent(signal.SIGKILL),
         **settings,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+    try:
+        output, errors = process.communicate(timeout=timeout)
+    finally:
+        # with its own processes: those of guidellm outlive it
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, output + errors
+    return output
 
 
 def _ready_url(state: Path) -> str | None:
@@ -83,12 +89,12 @@ def _ready_url(state: Path) -> str | None:
     return str(found["url"]) if found.get("phase") == "ready" else None
 
 
-def _ended_with_parent() -> Callable[[], None]:
-    """Return a `preexec_fn` after which the kernel sends SIGTERM to the child when this process ends."""
+def _ended_with_parent(number: signal.Signals) -> Callable[[], None]:
+    """Return a `preexec_fn` after which the kernel sends a signal to the child when this process ends."""
     parent = os.getpid()
 
     def tie() -> None:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
         if os.getppid() != parent:
             os._exit(1)
 
