@@ -8,8 +8,8 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from sun_sglang.contracts.fleet_file import FleetPool, FleetWorker
+from sun_sglang.router.api.endpoints.small_body import read_small
 from sun_sglang.router.api.responses import json_response
-from sun_sglang.router.auth.browser_guard import require_json
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.protocol.worker_replies import parse_json
 from sun_sglang.router.workers import fleet_edits
@@ -89,8 +89,7 @@ class AdminHandlers:
 
         New pools serve the task once a path between them is proven; the old ones serve it until then.
         """
-        require_json(http)
-        name, body = http.match_info["name"], parse_json(await http.read())
+        name, body = http.match_info["name"], parse_json(await read_small(http))
         if not isinstance(body, dict):
             raise ApiError(400, 'send the fields to change, such as {"prefill": "POOL"}')
         await self._store.edit(fleet_edits.set_task(name, body))
@@ -120,9 +119,9 @@ class AdminHandlers:
 
 
 async def _read(http: web.Request, model: type[M]) -> M:
-    require_json(http)
+    raw = await read_small(http)
     try:
-        return model.model_validate_json(await http.read())
+        return model.model_validate_json(raw)
     except ValidationError as e:
         field = first_invalid(e, model)
         message = field.describe("the body")

@@ -7,6 +7,7 @@ import asyncio
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from sun_sglang.router.api.endpoints.small_body import read_small
 from sun_sglang.router.api.siblings.sibling_processes import SiblingProcesses
 from sun_sglang.router.auth.access import current_key, require_admin
 from sun_sglang.router.auth.browser_guard import require_json
@@ -99,8 +100,7 @@ class GenerationHandlers:
 
     async def abort(self, http: web.Request) -> web.Response:
         """POST /abort_request: {"rid": a client's own id} or {"abort_all": true}. An unknown id is ignored."""
-        require_json(http)
-        raw = await http.read()
+        raw = await read_small(http)
         body = parse_json(raw)
         rid = body.get("rid") if isinstance(body, dict) else None
         everything = body.get("abort_all", False) if isinstance(body, dict) else None
