@@ -23,9 +23,14 @@ def is_too_deep(raw: bytes, parsed: Any) -> bool:
     return raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _exceeds(parsed)
 
 
+def may_be_too_deep(text: str, around: int) -> bool:
+    """Return whether a text has enough brackets for more than `MAX_DEPTH` levels with `around` levels around it."""
+    return text.count("[") + text.count("{") + around > MAX_DEPTH
+
+
 def is_text_too_deep(text: str, around: int) -> bool:
     """Return whether a text is JSON that has more than `MAX_DEPTH` levels together with `around` levels around it."""
-    if text.count("[") + text.count("{") + around <= MAX_DEPTH:
+    if not may_be_too_deep(text, around):
         return False
     try:
         parsed = orjson.loads(text)

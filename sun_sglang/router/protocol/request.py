@@ -184,12 +184,12 @@ def _chat(given: Mapping[str, Any], body: dict[str, Any], allowed: Collection[st
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages or not {dict}.issuperset(map(type, messages)):
         raise RequestError(400, "`messages` must be a non-empty list of objects", param="messages")
-    tools = body.get("tools") or []
+    tools = [*(body.get("tools") or ())]
     check_messages(messages)
     check_template_variables(body.get("chat_template_kwargs"))
     for message in messages:
         if "tools" in message and isinstance(message["tools"], list):
-            tools = [*tools, *message["tools"]]
+            tools += message["tools"]
     if body.get("continue_final_message") and len(messages) == 1 and not messages[0].get("content"):
         message = (
             "`continue_final_message` has no text to continue, and no message comes before; send `messages` with text"

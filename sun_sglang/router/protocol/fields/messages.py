@@ -7,7 +7,9 @@ from typing import Any
 
 from sun_sglang.contracts.template_variables import RESERVED_VARIABLES
 from sun_sglang.errors import RequestError
-from sun_sglang.router.protocol.nesting import MAX_DEPTH, is_text_too_deep
+from sun_sglang.router.protocol.json_body import too_large
+from sun_sglang.router.protocol.json_size import JsonSize, json_size
+from sun_sglang.router.protocol.nesting import MAX_DEPTH, is_text_too_deep, may_be_too_deep
 
 # the parts of a message that contain no media; a worker would fetch media from any URL, even its own host and files
 TEXT_PARTS = ("text", "thinking", "reasoning", "tool_reference")
@@ -21,14 +23,16 @@ def check_messages(messages: Sequence[Mapping[str, Any]]) -> None:
     """Check the parts and the tool calls of messages.
 
     Raises:
-        RequestError: 400, a part contains media, or the arguments of a tool call are nested too deeply.
+        RequestError: 400, a part contains media, or the arguments of a tool call are nested too deeply; 413, all
+            arguments together have more than a body may have.
     """
+    size = JsonSize(0, 0)
     for index, message in enumerate(messages):
         if isinstance(content := message.get("content"), list):
             _check_parts(content)
         if isinstance(calls := message.get("tool_calls"), list):
             for place, call in enumerate(calls):
-                _check_arguments(call, f"messages.{index}.tool_calls.{place}.function.arguments")
+                size = _check_arguments(call, f"messages.{index}.tool_calls.{place}.function.arguments", size)
 
 
 def check_template_variables(variables: Mapping[str, Any] | None) -> None:
@@ -56,10 +60,26 @@ def _check_parts(parts: list[Any]) -> None:
             )
 
 
-def _check_arguments(call: Any, where: str) -> None:
-    """Refuse arguments whose JSON is too deep. A worker parses them, and templates print them by recursion."""
+def _check_arguments(call: Any, where: str, before: JsonSize) -> JsonSize:
+    """Refuse arguments whose JSON is too deep. A worker parses them, and templates print them by recursion.
+
+    Args:
+        call: the call.
+        where: the name of its arguments.
+        before: the size of the arguments before it.
+
+    Returns:
+        The size with these arguments.
+    """
     function = call.get("function") if isinstance(call, dict) else None
     arguments = function.get("arguments") if isinstance(function, dict) else None
-    if isinstance(arguments, str) and is_text_too_deep(arguments, _LEVELS_AROUND):
+    if not isinstance(arguments, str) or not may_be_too_deep(arguments, _LEVELS_AROUND):
+        return before
+    more = json_size(arguments.encode())
+    size = JsonSize(before.containers + more.containers, before.strings + more.strings)
+    if size.is_too_large:
+        raise too_large(f"`{where}`, with the arguments before it,", "messages")
+    if is_text_too_deep(arguments, _LEVELS_AROUND):
         message = f"`{where}` is nested deeper than {MAX_DEPTH - _LEVELS_AROUND} levels"
         raise RequestError(400, message, param="messages")
+    return size

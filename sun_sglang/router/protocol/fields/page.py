@@ -21,6 +21,7 @@ from sun_sglang.router.protocol.fields.table import (
     Table,
 )
 from sun_sglang.router.protocol.fields.value_types import SHAPED
+from sun_sglang.router.protocol.json_size import MAX_CONTAINERS, MAX_STRINGS
 from sun_sglang.router.protocol.nesting import MAX_DEPTH
 
 _TABLES: tuple[tuple[str, Table], ...] = (
@@ -56,6 +57,9 @@ is not listed is dropped without an error, since SGLang ignores it (`store`, `me
 `prompt_cache_key`). In `sampling_params` such a field is refused, since SGLang fails. A listed field that is newer than
 the workers' SGLang is forwarded, and SGLang ignores it (`thinking`, `return_flat_raw_output_top_logprobs`).
 
+- **Size**: a body has at most {MAX_CONTAINERS:,} objects and lists, and {MAX_STRINGS:,} strings and names. Over
+  that, or over the topology's `max_body_mb`, the client receives 413 (`body_too_large`). The arguments of tool calls,
+  which are JSON in a string, count together as a body.
 - **Nesting**: a body has at most {MAX_DEPTH} levels.
 - **JSON schemas** (`response_format`, `json_schema`, and `tools` where a call is required or a function is strict) have
   at most {MAX_SCHEMA_DEPTH} levels, {MAX_SCHEMA:,} names and list entries, {MAX_SCHEMA_TEXT:,} characters of names and

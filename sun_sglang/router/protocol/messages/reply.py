@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from sun_sglang.router.protocol.json_size import is_too_large
 from sun_sglang.router.protocol.nesting import is_text_too_deep
 from sun_sglang.router.protocol.translation.interface import AnswerAbortedError
 from sun_sglang.router.protocol.translation.reading import ADDED_DEPTH
@@ -132,9 +133,13 @@ def _completed(block: dict[str, Any], text: str) -> dict[str, Any]:
 
 
 def arguments_of(text: str) -> dict[str, Any]:
-    """Return the arguments of a call as an object. Text that is none, or too deep, is the member `arguments`."""
+    """Return the arguments of a call as an object.
+
+    Text that is none, or that no request could have (too deep, too large), is the member `arguments`.
+    """
     try:
-        parsed = None if is_text_too_deep(text, _LEVELS_AROUND) else orjson.loads(text or "{}")
+        refused = is_too_large(text.encode()) or is_text_too_deep(text, _LEVELS_AROUND)
+        parsed = None if refused else orjson.loads(text or "{}")
     except orjson.JSONDecodeError:
         parsed = None
     return parsed if isinstance(parsed, dict) else {"arguments": text}

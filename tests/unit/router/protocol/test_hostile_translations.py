@@ -59,5 +59,5 @@ def test_conversation_of_many_items_is_joined_in_linear_time(kind: str) -> None:
     item: dict[str, Any] = {"role": kind, "content": "x" * 50}
     if kind == "reasoning":
         item = {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "x" * 50}]}
-    translation = ResponseTranslation(orjson.dumps({"input": [item] * 40_000}))
-    assert len(translation.body["messages"]) == (40_000 if kind == "user" else 1)
+    translation = ResponseTranslation(orjson.dumps({"input": [item] * 10_000}))
+    assert len(translation.body["messages"]) == (10_000 if kind == "user" else 1)
