@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from typing import Any
 
 import aiohttp
@@ -166,7 +167,8 @@ class LengthChecker:
         url = f"{worker.spec.url}{TOKEN_COUNT_PATH}?most={limit.tokens}"
         body = orjson.dumps({**question, "model": worker_model(task)})
         headers = {**worker.spec.headers, "Content-Type": "application/json"}
-        async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
+        # as a stream: aiohttp copies bytes to the socket in one step of the event loop
+        async with self._session.post(url, data=BytesIO(body), headers=headers, allow_redirects=False) as response:
             reply, status = await read_at_most(response, MAX_REPLY_BYTES), response.status
         if status == 400:
             raise refusal_of("prefill", status, reply)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping
+from io import BytesIO
 from typing import Any
 
 import aiohttp
@@ -96,7 +97,9 @@ class TokenizerClient:
     async def _send(self, worker: Worker, path: str, body: Mapping[str, Any]) -> tuple[int, bytes]:
         """Return the status and the body of a worker's reply."""
         headers = {**worker.spec.headers, "Content-Type": "application/json"}
+        # as a stream: aiohttp copies bytes to the socket in one step of the event loop
+        data = BytesIO(orjson.dumps(body))
         async with self._session.post(
-            worker.spec.url + path, data=orjson.dumps(body), headers=headers, allow_redirects=False
+            worker.spec.url + path, data=data, headers=headers, allow_redirects=False
         ) as response:
             return response.status, await read_at_most(response, MAX_REPLY_BYTES)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from io import BytesIO
 from typing import Any
 
+import orjson
 import pytest
 
 from sun_sglang.bench.polling import wait_until
@@ -51,6 +53,15 @@ async def test_a_prompt_over_the_lower_bound_is_refused_and_no_worker_is_asked(
         assert "(more than 1000 tokens) is longer than the model's context length (1001 tokens)" in message
         assert "This model's maximum context length is 1001 tokens; task `math` takes at most 1000" in message
     assert not any(worker.counted or worker.requests for worker in system.workers.values())
+
+
+@pytest.mark.parametrize("path", [COMPLETIONS, "/tokenize"])
+async def test_prompt_of_megabytes_is_sent_to_the_tokenizer_in_pieces(small: System, path: str) -> None:
+    """aiohttp warns of bytes that it copies in one step of the event loop, and a warning is an error here."""
+    body = BytesIO(orjson.dumps({"model": "math", "prompt": "word " * 400_000}))
+    async with small.client.post(path, data=body, headers={"Content-Type": "application/json"}) as r:
+        assert (r.status, (await r.json())["error"]["code"]) == (400, "context_length_exceeded")
+    assert not [e for e in small.events if e["event"] == "defect"]
 
 
 async def test_one_card_without_a_bound_leaves_its_task_without_one(start: Start) -> None:
