@@ -7,6 +7,7 @@ earlier one, and the file overrides all of them. A relative path is relative to 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -24,6 +25,7 @@ from sun_sglang.strict import Strict, YamlError, first_invalid, parse_yaml
 Rate = Annotated[float, Field(gt=0, le=1)]
 _PATHS = ("file", "validation_file", "chat_template", "output")
 _MODELS = ("base", "decoder")
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 class Data(Strict):
@@ -43,7 +45,7 @@ class Data(Strict):
         messages: column of chat messages, OpenAI's or ShareGPT's. Without `response`, the last assistant message is
             the answer. An assistant message with `weight: 0` has no loss.
         prompt: column of the user's turn or of the messages before the answer, or a text with columns in braces, such
-            as `{instruction}: {input}`.
+            as `{instruction}: {input}`; in a text with `{{`, `{{` and `}}` are braces.
         response: column of the answer, as a text or as messages, or a text with columns in braces.
         system: column of the system message, or its text, with columns in braces. A prompt whose first message is a
             system message keeps its own.
@@ -226,6 +228,10 @@ def _absolute(raw: Mapping[str, Any], base: Path, where: str = "") -> dict[str, 
         if key == "data" and isinstance(value, Mapping):
             done[key] = _absolute(value, base, "data.")
         elif isinstance(value, str) and key in (*_PATHS, *_MODELS):
+            if _URL.match(value):
+                fix = "a directory or a Hub id" if key in _MODELS else "a path of this machine"
+                hub = ", or name a dataset of the Hub in `data.hub`" if key == "file" else ""
+                raise RecipeError(f"{where}{key}: {value} is a URL; give {fix}{hub}")
             try:
                 path = local_path(value, base)
                 local = key in _PATHS or value.startswith(STARTS) or path.exists()

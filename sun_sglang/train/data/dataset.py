@@ -56,6 +56,7 @@ def load_examples(
     if data.validation_file is not None:
         train = found
         validation = reader.read(rows_of_file(Path(data.validation_file), "data.validation_file"))
+        reader.compare(_flat(train), _flat(validation))
     else:
         Random(f"validation/{seed}").shuffle(found)
         train, validation = _split(found, max(1, round(sum(map(len, found)) * data.validation)))
@@ -88,11 +89,11 @@ class _Reader:
     def _examples(self, row: Mapping[str, Any], where: str) -> list[TokenizedExample]:
         conversation = conversation_of(row, self._data, where)
         self.report.format = self.report.format or conversation.format
-        self.report.note((f"serving ignores the key `{key}` of messages" for key in conversation.ignored), where)
+        self.report.note(sorted(conversation.notes), where)
         if conversation.unused:
             self.report.note([f"columns that are not read: {listed(conversation.unused)}"], where)
         if not conversation.turns:
-            self.report.leave_out("every answer has `weight: 0`", where)
+            self.report.leave_out(conversation.left_out, where)
         found = []
         for turn in conversation.turns:
             example, notes = self._renderer.encode(turn, where)
@@ -108,6 +109,22 @@ class _Reader:
                 found.append(example)
                 self.report.keep(example)
         return found
+
+    def compare(self, train: list[TokenizedExample], validation: list[TokenizedExample]) -> None:
+        """Note the validation examples that are trained on too.
+
+        Raises:
+            RecipeError: all are: a validation loss would measure nothing but the training.
+        """
+        trained = set(train)
+        both = [example for example in validation if example in trained]
+        if both and len(both) == len(validation):
+            raise RecipeError(
+                f"data.validation_file: each of its {len(both):,} examples is a training example too; give other "
+                "examples, or remove the key, and a share of the rows is held out (data.validation)"
+            )
+        for example in both:
+            self.report.note(["a validation example is a training example too"], example.where)
 
     def _look_at_tokenizer(self, example: TokenizedExample) -> None:
         """Note how the tokenizer differs from the template and the model."""

@@ -107,6 +107,12 @@ def test_a_recipe_adds_to_what_it_extends(tmp_path: Path) -> None:
     [
         ({"bsae": "x"}, r"bsae: unknown key; known keys: `extends`, `base`"),
         ({"data": {"colour": 1}}, r"data.colour: unknown key; known keys: `file`"),
+        (
+            {"data": {"file": "https://a.b/c.jsonl"}},
+            r"data.file: https://a.b/c.jsonl is a URL; give a path .*`data.hub`",
+        ),
+        ({"base": "https://a.b/org/model"}, r"base: https://a.b/org/model is a URL; give a directory or a Hub id"),
+        ({"output": "s3://a/b"}, r"output: s3://a/b is a URL; give a path of this machine"),
         ({"base": None}, r"base: Input should be a valid string \(got None\)"),
         ({"scheme": "half"}, r"scheme: Input should be 'prefill_only'"),
         ({"learning_rates": []}, r"learning_rates: .*at least 1"),

@@ -1,7 +1,8 @@
 """The columns of a row that a recipe names, or those of a known format. Pure.
 
 A text of a recipe that is a column's name is that column. Any other text holds columns in braces. A null column in such
-a text is empty; where nothing else remains, the row is refused.
+a text is empty; where nothing else remains, the row is refused. In a text with `{{`, `{{` and `}}` are braces, as in
+`str.format`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ Part = str | list[Any]
 """A text, or a list of messages."""
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
+_WITH_ESCAPES = re.compile(r"\{\{|\}\}|" + _BRACES.pattern)
 # a text in braces with one of these is JSON or prose and no column's name
 _NOT_A_NAME = re.compile(r"[\"':,\n]|^\s*$")
 
@@ -91,8 +93,9 @@ def part_of(row: Row, wanted: str, where: str) -> Part:
     Raises:
         RecipeError: a column is missing or has another type.
     """
-    if wanted not in row and not any(name in row for name in _BRACES.findall(wanted)):
-        name = next((name for name in _BRACES.findall(wanted) if not _NOT_A_NAME.search(name)), wanted)
+    names = [match[1] for match in _braces_of(wanted).finditer(wanted) if match[1] is not None]
+    if wanted not in row and not any(name in row for name in names):
+        name = next((name for name in names if not _NOT_A_NAME.search(name)), wanted)
         raise RecipeError(f"{where}: no column `{name}`; columns: {', '.join(row)}")
     return _filled(row, wanted, where)
 
@@ -120,11 +123,18 @@ def _filled(row: Row, wanted: str, where: str) -> Part:
                 "JSON text"
             )
         return _as_text(value, f"{where}: column `{wanted}`")
-    return _BRACES.sub(lambda match: _column(row, match, where), wanted)
+    return _braces_of(wanted).sub(lambda match: _column(row, match, where), wanted)
+
+
+def _braces_of(text: str) -> re.Pattern[str]:
+    # a text of JSON that ends with `}}` needs no escapes
+    return _WITH_ESCAPES if "{{" in text else _BRACES
 
 
 def _column(row: Row, match: re.Match[str], where: str) -> str:
     name = match[1]
+    if name is None:
+        return match[0][0]
     if name not in row:
         if _NOT_A_NAME.search(name):
             return match[0]

@@ -36,16 +36,18 @@ class Conversation(NamedTuple):
     """A row as chat messages.
 
     Attributes:
-        turns: the turns to learn; none where every answer has `weight: 0`.
-        ignored: keys of messages that SGLang does not pass to a chat template.
+        turns: the turns to learn.
         format: name of the row's format.
         unused: columns that the format does not read; none where the recipe names the columns.
+        notes: what the user may not expect of the messages.
+        left_out: the reason why there is no turn to learn; empty where there is one.
     """
 
     turns: list[Turn]
-    ignored: frozenset[str]
     format: str
     unused: tuple[str, ...] = ()
+    notes: frozenset[str] = frozenset()
+    left_out: str = ""
 
 
 def conversation_of(row: Row, data: Data, where: str) -> Conversation:
@@ -65,17 +67,34 @@ def conversation_of(row: Row, data: Data, where: str) -> Conversation:
     given = data.tools if isinstance(data.tools, tuple) else None
     tools = _tools(row, columns, where) or parse_tools(given, "data.tools")
     prompt, response = _prompt(row, columns, where), _response(row, columns, where)
+    left_out = ""
     if isinstance(response, str):
         messages = prompt
         turns = [Turn([m.message for m in prompt], response, tools)]
     else:
         messages = [*prompt, *response]
         # without a column of its own the answer follows at least one message
-        learned = _learned(messages, len(prompt) if response else 1, where)
+        answers = _answers(messages, len(prompt) if response else 1, where)
         # every answer of a response has a loss
-        chosen = learned if response or data.turns == "all" else learned[-1:]
-        turns = [Turn([m.message for m in messages[:i]], messages[i].message, tools) for i in chosen]
-    return Conversation(turns, frozenset(key for m in messages for key in m.ignored), columns.format, unused)
+        chosen = answers if response or data.turns == "all" else answers[-1:]
+        learned = [i for i in chosen if messages[i].learned]
+        turns = [Turn([m.message for m in messages[:i]], messages[i].message, tools) for i in learned]
+        left_out = "" if turns else _why_none(messages, answers)
+    return Conversation(turns, columns.format, unused, _notes(messages, isinstance(response, str)), left_out)
+
+
+def _why_none(messages: list[ParsedMessage], answers: list[int]) -> str:
+    if any(messages[i].learned for i in answers):
+        return "the last answer has `weight: 0`; `data.turns: all` learns the earlier ones"
+    return "every answer has `weight: 0`"
+
+
+def _notes(messages: list[ParsedMessage], are_prompt: bool) -> frozenset[str]:
+    """Return the notes on messages; those of a prompt end before the answer, and not with it."""
+    notes = {f"serving ignores the key `{key}` of messages" for m in messages for key in m.ignored}
+    if not are_prompt and messages[-1].message["role"] != "assistant":
+        notes.add("messages after the last answer are not read")
+    return frozenset(notes)
 
 
 def _prompt(row: Row, columns: Columns, where: str) -> list[ParsedMessage]:
@@ -121,20 +140,19 @@ def _response(row: Row, columns: Columns, where: str) -> str | list[ParsedMessag
     return parse_messages(part, f"{place}: `{columns.response}`")
 
 
-def _learned(messages: list[ParsedMessage], first: int, where: str) -> list[int]:
-    """Return the indices of the assistant messages from `first` on that have a loss."""
+def _answers(messages: list[ParsedMessage], first: int, where: str) -> list[int]:
+    """Return the indices of the assistant messages from `first` on; those that have a loss say something."""
     answers = [i for i, m in enumerate(messages) if i >= first and m.message["role"] == "assistant"]
     if not answers:
         raise RecipeError(f"{where}: data.messages: the row has no assistant message to learn")
-    learned = [i for i in answers if messages[i].learned]
-    for i in learned:
+    for i in (i for i in answers if messages[i].learned):
         dropped = next((key for key in messages[i].ignored if key in _REASONING), None)
         if dropped is not None:
             raise RecipeError(f"{where}: messages[{i}].{dropped}: is not read; write `reasoning_content`, or remove it")
         if messages[i].says_nothing:
             keys = f"; serving ignores its keys {listed(messages[i].ignored)}" if messages[i].ignored else ""
             raise RecipeError(f"{where}: messages[{i}]: the answer has neither `content` nor `tool_calls`{keys}")
-    return learned
+    return answers
 
 
 def _tools(row: Row, columns: Columns, where: str) -> list[Tool] | None:

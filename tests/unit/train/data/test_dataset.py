@@ -43,6 +43,40 @@ def test_examples_are_encoded_split_and_measured(tmp_path: Path) -> None:
     assert (len(limited.train), len(limited.validation), limited.report.left_out_count) == (3, 40, 2)
 
 
+@pytest.mark.parametrize(("shared", "refused"), [(6, True), (2, False), (0, False)])
+def test_validation_example_that_is_trained_on_is_noted_and_none_else_refused(
+    tmp_path: Path, shared: int, refused: bool
+) -> None:
+    rows = [{"q": f"q{i}", "a": "a"} for i in range(12)]
+    held_out = write(tmp_path / "v.jsonl", rows[6 - shared : 12 - shared])
+    data = Data(file=write(tmp_path / "d.jsonl", rows[:6]), prompt="q", response="a", validation_file=held_out)
+    if refused:
+        with pytest.raises(RecipeError, match=r"validation_file: each of its 6 examples is a training example too"):
+            load_examples(data, TOKENIZER, 0)
+        return
+    notes = [note.describe() for note in load_examples(data, TOKENIZER, 0).report.notes]
+    noted = f"a validation example is a training example too ({shared}; first: {held_out}:1)"
+    assert notes == ([noted] if shared else [])
+
+
+def test_row_whose_last_answer_has_no_weight_is_left_out_and_messages_after_it_are_noted(tmp_path: Path) -> None:
+    chat = [says("user", "a"), says("assistant", "b"), says("user", "c")]
+    rows = [{"messages": [*chat, {**says("assistant", "d"), "weight": 0}]}, *({"messages": chat} for _ in range(3))]
+    report = load_examples(Data(file=write(tmp_path / "d.jsonl", rows)), TOKENIZER, 0).report
+    place = tmp_path / "d.jsonl"
+    assert report.lines(3) == [
+        "left out: 1 of 4 examples: the last answer has `weight: 0`; `data.turns: all` learns the earlier ones; "
+        f"first: {place}:1",
+        f"note: messages after the last answer are not read (3; first: {place}:2)",
+    ]
+
+
+def test_empty_cell_of_csv_is_an_empty_answer_and_counted(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text("prompt,completion\na,\nb,2\nc,\n")
+    report = load_examples(Data(file=str(tmp_path / "d.csv")), TOKENIZER, 0).report
+    assert report.lines(3) == [f"note: the answer is empty: only its end has a loss (2; first: {tmp_path / 'd.csv'}:2)"]
+
+
 def test_columns_that_are_not_read_are_reported(tmp_path: Path) -> None:
     rows = [{"id": i, "question": f"q{i}", "answer": "a", "source": "web"} for i in range(9)]
     report = load_examples(Data(file=write(tmp_path / "d.jsonl", rows)), TOKENIZER, 0).report

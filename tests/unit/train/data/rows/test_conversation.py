@@ -199,14 +199,57 @@ def test_weight_zero_has_no_loss() -> None:
     first, last = [user("a"), assistant("b", weight=0)], [user("e"), assistant("f", weight=0)]
     chat = [*first, user("c"), assistant("d", weight=1), *last]
     assert [turn.answer for turn in turns({"messages": chat}, turns="all")] == [assistant("d")]
-    assert [turn.answer for turn in turns({"messages": chat})] == [assistant("d")]
+    assert [turn.answer for turn in turns({"messages": chat[:4]})] == [assistant("d")]
     assert turns({"messages": chat[:2]}) == []
+
+
+@pytest.mark.parametrize(
+    ("chat", "reason"),
+    [
+        ([user("a"), assistant("b"), user("c"), assistant("d", weight=0)], "the last answer has `weight: 0`"),
+        ([user("a"), assistant("b", weight=0), user("c"), assistant("d", weight=0)], "every answer has `weight: 0`"),
+    ],
+)
+def test_last_answer_with_weight_zero_leaves_the_row_out(chat: list[Message], reason: str) -> None:
+    found = conversation_of({"messages": chat}, Data(file="f"), "row 1")
+    assert found.turns == []
+    assert found.left_out.startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("row", "is_noted"),
+    [
+        ({"messages": [*CHAT, user("e")]}, True),
+        ({"messages": [user("w"), *TOOL_CHAT[1:]]}, True),
+        ({"prompt": [user("a")], "completion": [assistant("b"), user("c")]}, True),
+        ({"messages": CHAT}, False),
+        ({"prompt": [user("a")], "completion": "b"}, False),
+        ({"prompt": "a", "completion": "b"}, False),
+    ],
+)
+def test_messages_after_the_last_answer_are_noted(row: dict[str, Any], is_noted: bool) -> None:
+    notes = conversation_of(row, Data(file="f"), "row 1").notes
+    assert ("messages after the last answer are not read" in notes) == is_noted
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt"),
+    [
+        ("{{q}} is {q}", "{q} is why"),
+        ('{{"a": {{"q": {q}}}}}', '{"a": {"q": why}}'),
+        ('{"a": {"b": 1}} {q}', '{"a": {"b": 1}} why'),
+        ("{{{q}}}", "{why}"),
+    ],
+)
+def test_doubled_braces_are_braces(text: str, prompt: str) -> None:
+    (turn,) = turns({"q": "why", "a": "so"}, prompt=text, response="a")
+    assert turn.messages == [user(prompt)]
 
 
 def test_keys_that_serving_ignores_are_named() -> None:
     chat = [{**user("a"), "name": "Ann"}, assistant("b", recipient="all", refusal=None, tone="dry", weight=1)]
     found = conversation_of({"messages": chat}, Data(file="f"), "row 1")
-    assert found.ignored == {"name", "recipient", "tone"}
+    assert found.notes == {f"serving ignores the key `{key}` of messages" for key in ("name", "recipient", "tone")}
     assert found.turns == [Turn([user("a")], assistant("b"))]
 
 
@@ -216,6 +259,7 @@ def test_keys_that_serving_ignores_are_named() -> None:
         ({"q": "x"}, {"prompt": "q", "response": "a"}, "row 1: data.response: no column `a`; columns: q"),
         ({"q": "x", "a": "y"}, {"prompt": "{z}", "response": "a"}, "row 1: data.prompt: no column `z`"),
         ({"q": "x", "a": "y"}, {"prompt": "{the question}", "response": "a"}, "no column `the question`"),
+        ({"q": "x", "a": "y"}, {"prompt": "{{q}}", "response": "a"}, "no column `{{q}}`"),
         ({"q": "x", "a": None}, {"prompt": "q", "response": "a"}, "row 1: data.response: `a` is null"),
         ({"q": None, "a": "y"}, {"prompt": "q", "response": "a"}, "row 1: data.prompt: `q` is empty"),
         ({"q": None, "a": "y"}, {"prompt": "{q}", "response": "a"}, "row 1: data.prompt: `{q}` is empty"),
