@@ -256,10 +256,10 @@ def _exit(result: BenchResult, output: Path | None) -> None:
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     if output is not None:
         errors.print(f"written to {output}", markup=False)
-    for problem in result.run.problems:
+    for problem in (problem for run in result.runs for problem in run.problems):
         errors.print("[bold red]error:[/]", end=" ")
         errors.print(f"the result is not valid: {problem}", markup=False)
-    if result.run.ending is Ending.CUT_SHORT:
+    if any(run.ending is Ending.CUT_SHORT for run in result.runs):
         sys.exit(INTERRUPTED)
-    if not result.run.valid:
+    if not all(run.valid for run in result.runs):
         sys.exit(1)

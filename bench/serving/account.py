@@ -10,7 +10,7 @@ from sun_sglang.bench.load.drive.stop import StopSignal
 from sun_sglang.bench.load.metrics.distribution import distribution
 from sun_sglang.bench.load.metrics.summary import fairness, summarise
 from sun_sglang.bench.load.metrics.window import Window
-from sun_sglang.bench.serving.result import ClientReport, Counts, ErrorReport, RunReport, TaskReport
+from sun_sglang.bench.serving.run_report import Caches, ClientReport, Counts, ErrorReport, RunReport, TaskReport
 from sun_sglang.bench.serving.settings import BenchSettings
 from sun_sglang.bench.serving.targets.target import Target
 from sun_sglang.bench.serving.verdict import notes_of, problems_of
@@ -26,6 +26,8 @@ def report_run(
     target: Target,
     started: str,
     preflight: int,
+    repetition: int = 0,
+    caches: Caches = "as_found",
 ) -> RunReport:
     """Return the report of a run.
 
@@ -38,6 +40,8 @@ def report_run(
         target: what was measured.
         started: date and time of the start, UTC.
         preflight: requests that were sent before the run.
+        repetition: its number, from 0.
+        caches: the prefix caches before the run.
     """
     by_task: Mapping[str, list[RequestRecord]] = {task: [] for task in settings.workload.tasks}
     for record in records:
@@ -54,7 +58,11 @@ def report_run(
         lag=distribution((1000 * late for late in monitor.lateness(window.start, window.end)), "ms"),
     )
     problems = problems_of(stop, client, total, max_lag=settings.max_client_lag)
+    workload = settings.workload
     return RunReport(
+        repetition=repetition,
+        prompt_seed=workload.random_seed if workload.prompt_seed is None else workload.prompt_seed,
+        caches=caches,
         started=started,
         ending=stop.ending,
         valid=not problems,
@@ -62,7 +70,7 @@ def report_run(
         notes=notes_of(
             total,
             open_loop=any(record.due is not None for record in records),
-            prompts_differ=settings.workload.workload == "requests" and not settings.workload.input_file,
+            prompts_differ=workload.workload == "requests" and not workload.input_file,
         ),
         window=window,
         counts=_counts(records, preflight),

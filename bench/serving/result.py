@@ -7,37 +7,41 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from sun_sglang.bench.load.drive.stop import Ending
 from sun_sglang.bench.load.errors import BenchError
-from sun_sglang.bench.load.metrics.distribution import Distribution
-from sun_sglang.bench.load.metrics.summary import Metrics
-from sun_sglang.bench.load.metrics.window import Window
+from sun_sglang.bench.load.metrics.interval import Interval
+from sun_sglang.bench.load.metrics.repeated import Repeated
 from sun_sglang.bench.provenance import JsonObject, Machine
-from sun_sglang.bench.serving.settings import BenchSettings
+from sun_sglang.bench.serving.run_report import RunReport
+from sun_sglang.bench.serving.settings import BenchSettings, Swept, settings_at
 from sun_sglang.strict import Strict, first_invalid
 
 
-class TargetReport(Strict):
-    """What was measured.
+class SystemReport(Strict):
+    """A serving system that was measured.
 
     Attributes:
-        kind: a `deployment` of this machine, or a `url`.
-        name: name of the topology file of a deployment, or the URL.
+        name: its name in this file.
+        kind: a `deployment` that was running, a `url`, or a `topology` or `peer` file whose servers were started.
         workers: workers of the measured tasks; None where unknown.
         decode_workers: how many of them decode.
+        definition: the content of its file; empty for a server that was running.
+        error: why it could not be measured; None where it could.
     """
 
-    kind: Literal["deployment", "url"]
     name: str
-    workers: int | None
-    decode_workers: int | None
+    kind: Literal["deployment", "url", "topology", "peer"]
+    workers: int | None = None
+    decode_workers: int | None = None
+    definition: JsonObject = Field(default_factory=dict)
+    error: str | None = None
 
 
 class PlanReport(Strict):
     """What was sent.
 
     Attributes:
-        sha256: identifies the plan: equal settings and files give an equal plan on every machine.
+        sha256: identifies the plan of the first repetition: equal settings and files give an equal plan on every
+            machine.
         origin: files that it was made from, each with its SHA-256 and source.
     """
 
@@ -45,99 +49,68 @@ class PlanReport(Strict):
     origin: JsonObject
 
 
-class Counts(Strict):
-    """Requests of the whole run, the warm-up included.
+class SearchStep(Strict):
+    """One rate that a search tried.
 
     Attributes:
-        preflight: sent before the run, one for each task; not in the other counts.
-        sent: sent in the run.
-        succeeded: answered whole.
-        failed: failed.
-        cut_off: still in flight when the run ended; cancelled then.
+        request_rate: requests per second.
+        within: whether enough requests were within the objectives.
+        run: the run at this rate.
     """
 
-    preflight: int
-    sent: int
-    succeeded: int
-    failed: int
-    cut_off: int
+    request_rate: float
+    within: bool
+    run: RunReport
 
 
-class ErrorReport(Strict):
-    """Failed requests of one kind.
+class SearchReport(Strict):
+    """A search for the highest rate at which enough requests are within the objectives.
 
     Attributes:
-        kind: such as `http_429`, `timeout`, `connection`, `stream`, `wrong_length`.
-        count: how many, in the whole run.
-        in_window: how many of them in the window.
-        tasks: how many of each task, in the whole run.
-        first_message: the reason of the first.
+        repetition: its number, from 0.
+        max_rate: the highest rate at which enough were; None where there was none.
+        failed_rate: the lowest rate above it at which too few were; None where there was none.
+        complete: whether the search ended by its own rule; else the user stopped it.
+        steps: the rates in the order in which they were tried.
     """
 
-    kind: str
-    count: int
-    in_window: int
-    tasks: dict[str, int]
-    first_message: str
+    repetition: int
+    max_rate: float | None
+    failed_rate: float | None
+    complete: bool
+    steps: tuple[SearchStep, ...]
 
 
-class ClientReport(Strict):
-    """The load of the client itself in the window.
+class SystemPoint(Strict):
+    """What one system did at one point.
 
     Attributes:
-        cpu_share: CPU time of this process as a share of one core; None where it was not sampled.
-        lag: by how much this process was late: its timers, and in an open loop the sending of each request. None where
-            it was not sampled.
+        runs: its runs by repetition; empty where it was not measured.
+        searches: its searches for the highest rate, by repetition.
+        summary: numbers over the repetitions that are valid, by metric: the path in `total` of a run, such as
+            `output_token_throughput` or `time_to_first_token.p50`; `fairness`; `max_rate` of the searches.
     """
 
-    cpu_share: float | None
-    lag: Distribution | None
+    runs: tuple[RunReport, ...] = ()
+    searches: tuple[SearchReport, ...] = ()
+    summary: dict[str, Repeated] = Field(default_factory=dict)
 
 
-class TaskReport(Strict):
-    """One task.
+class PointReport(Strict):
+    """One point of a grid; a benchmark without lists has one.
 
     Attributes:
-        sent: requests sent in the whole run.
-        offered_share: its share of the requests that were offered in the window: the realised mix.
-        metrics: its metrics.
+        values: the settings of this point that the lists have, by name.
+        plan: what was sent.
+        systems: each system by name.
+        ratios: for each system but the first, by name: the numbers of the first system by those of that system, over
+            the repetitions that both have. By metric, as in `summary`.
     """
 
-    sent: int
-    offered_share: float | None
-    metrics: Metrics
-
-
-class RunReport(Strict):
-    """One run.
-
-    Attributes:
-        started: date and time of its start, UTC.
-        ending: how it ended; `cut_short`: the user stopped it, and the window is shorter than planned.
-        valid: whether the numbers may be used; `problems` says why not.
-        problems: why the run is not valid.
-        notes: what a reader of the numbers should know.
-        window: what was measured, in seconds after the start of the run.
-        counts: requests of the whole run.
-        total: the metrics over all tasks.
-        tasks: each task, in the order of the ranking.
-        fairness: Jain's index over the tasks' `achieved_ratio`; 1 is fair.
-        errors: failed requests by kind, the most frequent first.
-        client: the load of the client itself.
-    """
-
-    started: str
-    ending: Ending
-    valid: bool
-    problems: tuple[str, ...]
-    notes: tuple[str, ...]
-    window: Window
-    counts: Counts
-    total: Metrics
-    tasks: dict[str, TaskReport]
-    fairness: float | None
-    errors: tuple[ErrorReport, ...]
-    client: ClientReport
+    values: dict[str, Swept] = Field(default_factory=dict)
+    plan: PlanReport
+    systems: dict[str, SystemPoint]
+    ratios: dict[str, dict[str, Interval]] = Field(default_factory=dict)
 
 
 class BenchResult(Strict):
@@ -147,23 +120,37 @@ class BenchResult(Strict):
         format: version of this format.
         command: the command line.
         settings: all settings, the defaults included.
-        target: what was measured.
-        plan: what was sent.
         machine: where the client ran.
         versions: of Python and of packages, by name.
         revision: commit of the code; None where it is unknown or had changes.
-        run: the measurement.
+        notes: what a reader of the whole file should know.
+        systems: what was measured; the first is compared with each of the others.
+        points: the points of the grid.
     """
 
-    format: Literal["sun-bench-1"] = "sun-bench-1"
+    format: Literal["sun-bench-2"] = "sun-bench-2"
     command: str
     settings: BenchSettings
-    target: TargetReport
-    plan: PlanReport
     machine: Machine
     versions: dict[str, str] = Field(default_factory=dict)
     revision: str | None
-    run: RunReport
+    notes: tuple[str, ...] = ()
+    systems: tuple[SystemReport, ...] = Field(min_length=1)
+    points: tuple[PointReport, ...] = Field(min_length=1)
+
+    def settings_of(self, point: PointReport) -> BenchSettings:
+        """Return the settings of one point."""
+        return settings_at(self.settings, point.values)
+
+    def system(self, name: str) -> SystemReport:
+        """Return a system by name."""
+        return next(system for system in self.systems if system.name == name)
+
+    @property
+    def runs(self) -> tuple[RunReport, ...]:
+        """All runs, those of searches included."""
+        found = [system for point in self.points for system in point.systems.values()]
+        return tuple(run for one in found for run in (*one.runs, *(step.run for s in one.searches for step in s.steps)))
 
 
 def result_schema() -> dict[str, Any]:

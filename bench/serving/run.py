@@ -19,7 +19,7 @@ from sun_sglang.bench.load.errors import BenchError
 from sun_sglang.bench.load.workload.planned import Plan
 from sun_sglang.bench.serving.account import report_run
 from sun_sglang.bench.serving.preflight import check_tasks
-from sun_sglang.bench.serving.result import RunReport
+from sun_sglang.bench.serving.run_report import Caches, RunReport
 from sun_sglang.bench.serving.settings import BenchSettings
 from sun_sglang.bench.serving.targets.target import Target
 
@@ -52,6 +52,8 @@ async def measure(
     *,
     stop: StopSignal,
     show: Callable[[Moment], None],
+    repetition: int = 0,
+    caches: Caches = "as_found",
     clock: Callable[[], Clock] = RunClock,
 ) -> RunReport:
     """Send a plan to a target and return the report of the run.
@@ -62,6 +64,8 @@ async def measure(
         plan: what is sent.
         stop: ends the run early.
         show: called twice a second with the state of the run.
+        repetition: its number, from 0.
+        caches: the prefix caches before it.
         clock: makes the clock of the run, at its start.
 
     Raises:
@@ -101,6 +105,8 @@ async def measure(
         target=target,
         started=started,
         preflight=preflight,
+        repetition=repetition,
+        caches=caches,
     )
 
 

@@ -11,8 +11,10 @@ import uvloop
 from sun_sglang.bench.load.drive.load import AnyPlan
 from sun_sglang.bench.load.drive.stop import Ending, StopSignal
 from sun_sglang.bench.provenance import git_revision, installed_versions, this_machine
-from sun_sglang.bench.serving.result import BenchResult, PlanReport, RunReport, TargetReport
+from sun_sglang.bench.serving.comparison import summarise_repetitions
+from sun_sglang.bench.serving.result import BenchResult, PlanReport, PointReport, SystemPoint, SystemReport
 from sun_sglang.bench.serving.run import Moment, measure
+from sun_sglang.bench.serving.run_report import RunReport
 from sun_sglang.bench.serving.settings import BenchSettings
 from sun_sglang.bench.serving.targets.target import Target
 
@@ -39,20 +41,24 @@ def run_benchmark(
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         run = runner.run(_measure(target, settings, plan, show))
     workers = target.workers_of(settings.workload.tasks)
+    system = SystemReport(
+        name=target.name,
+        kind=target.kind,
+        workers=workers.total if workers else None,
+        decode_workers=workers.decode if workers else None,
+    )
+    point = PointReport(
+        plan=PlanReport(sha256=plan.sha256(), origin=plan.origin),
+        systems={system.name: SystemPoint(runs=(run,), summary=summarise_repetitions((run,), ()))},
+    )
     return BenchResult(
         command=command,
         settings=settings,
-        target=TargetReport(
-            kind=target.kind,
-            name=target.name,
-            workers=workers.total if workers else None,
-            decode_workers=workers.decode if workers else None,
-        ),
-        plan=PlanReport(sha256=plan.sha256(), origin=plan.origin),
         machine=this_machine(),
         versions=installed_versions(_PACKAGES),
         revision=revision,
-        run=run,
+        systems=(system,),
+        points=(point,),
     )
 
 

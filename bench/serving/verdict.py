@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sun_sglang.bench.load.drive.stop import Ending, StopSignal
 from sun_sglang.bench.load.metrics.summary import Metrics
-from sun_sglang.bench.serving.result import ClientReport
+from sun_sglang.bench.serving.run_report import ClientReport
 
 _MOST_CPU = 0.9
 _REACHED = 0.9

@@ -12,7 +12,9 @@ from rich.text import Text
 from sun_sglang.bench.load.drive.stop import Ending
 from sun_sglang.bench.load.metrics.distribution import Distribution
 from sun_sglang.bench.load.metrics.summary import Metrics
-from sun_sglang.bench.serving.result import BenchResult, RunReport
+from sun_sglang.bench.serving.result import BenchResult, SystemReport
+from sun_sglang.bench.serving.run_report import RunReport
+from sun_sglang.bench.serving.settings import BenchSettings
 from sun_sglang.cli.display.bench_live import describe_load
 
 _LATENCIES = (
@@ -29,13 +31,18 @@ _LATENCIES = (
 
 
 def render_result(result: BenchResult) -> RenderableType:
-    """Return the tables of a result: latencies, rates, tasks, errors, and what the reader should know."""
-    run = result.run
+    """Return the tables of a result."""
+    (system,), (point,) = result.systems, result.points
+    return render_run(system, result.settings_of(point), point.systems[system.name].runs[0])
+
+
+def render_run(system: SystemReport, settings: BenchSettings, run: RunReport) -> RenderableType:
+    """Return the tables of one run: latencies, rates, tasks, errors, and what the reader should know."""
     parts: list[RenderableType] = [
-        Text(f"{result.target.name}: {describe_load(result.settings.workload)}", style="bold"),
+        Text(f"{system.name}: {describe_load(settings.workload)}", style="bold"),
         _window(run),
         _latencies(run.total),
-        _rates(result),
+        _rates(system, run),
     ]
     if len(run.tasks) > 1:
         parts.append(_tasks(run))
@@ -68,20 +75,20 @@ def _latencies(total: Metrics) -> Table:
     return table
 
 
-def _rates(result: BenchResult) -> Table:
+def _rates(system: SystemReport, run: RunReport) -> Table:
     table = Table("", *_numbers(""), "", box=box.SIMPLE_HEAD, show_header=False)
-    for label, value, unit in _rate_rows(result):
+    for label, value, unit in _rate_rows(system, run):
         if value is not None:
             table.add_row(label, value, unit)
     return table
 
 
-def _rate_rows(result: BenchResult) -> Iterator[tuple[str, str | None, str]]:
-    run, total = result.run, result.run.total
+def _rate_rows(system: SystemReport, run: RunReport) -> Iterator[tuple[str, str | None, str]]:
+    total = run.total
     yield "output token throughput", _number(total.output_token_throughput), "tokens/s"
-    yield "  for each worker", _number(total.output_token_throughput_per_worker), f"of {result.target.workers}"
+    yield "  for each worker", _number(total.output_token_throughput_per_worker), f"of {system.workers}"
     per_decode = total.output_token_throughput_per_decode_worker
-    yield "  for each decode worker", _number(per_decode), f"of {result.target.decode_workers}"
+    yield "  for each decode worker", _number(per_decode), f"of {system.decode_workers}"
     yield "tokens that arrived in the window", _number(total.arrived_token_throughput), "tokens/s"
     yield "interactivity (1000 / mean TPOT)", _number(total.interactivity), "tokens/s for a user"
     yield "request throughput", _number(total.request_throughput), "requests/s"

@@ -16,6 +16,7 @@ import yaml
 
 from sun_sglang.bench.processes import run_sun, sun_command
 from sun_sglang.bench.serving.result import BenchResult, read_result, result_schema
+from sun_sglang.bench.serving.run_report import RunReport
 from sun_sglang.launch.state import read_state
 from tests.support.waiting import wait_for
 
@@ -59,6 +60,11 @@ def counted(run_dir: Path, metric: str, *labels: str) -> float:
     return sum(float(value) for given, value in rows if all(label in given for label in labels))
 
 
+def only_run(found: BenchResult) -> RunReport:
+    (run,) = found.runs
+    return run
+
+
 def bench(run_dir: Path, file: Path, *arguments: str) -> BenchResult:
     done = run_sun("bench", *arguments, *LOAD, "--output", str(file), timeout=120)
     assert done.returncode == 0, done.stderr
@@ -71,7 +77,8 @@ def test_bench_counts_are_those_of_the_router_and_times_are_those_of_the_workers
     before = [counted(run_dir, "sun_requests_total"), counted(run_dir, "sun_tokens_total", 'kind="completion"')]
     arguments = ("--run-dir", str(run_dir), "--zipf", "1.5", "--concurrency", "4", "--request-count", "30")
     found = bench(run_dir, tmp_path / "result.json", *arguments)
-    run, total = found.run, found.run.total
+    run = only_run(found)
+    total = run.total
     assert run.counts.model_dump() == {"preflight": 2, "sent": 30, "succeeded": 30, "failed": 0, "cut_off": 0}
     assert total.output_sequence_length is not None
     made = total.output_sequence_length.avg * 30
@@ -87,7 +94,7 @@ def test_bench_counts_are_those_of_the_router_and_times_are_those_of_the_workers
     assert total.inter_token_latency.p50 >= 0.95 * 1000 * DECODE_STEP
     assert total.output_token_throughput == pytest.approx(made / run.window.seconds)
     assert total.output_token_throughput_per_decode_worker == total.output_token_throughput
-    assert (found.target.workers, found.target.decode_workers) == (3, 1)
+    assert (found.systems[0].workers, found.systems[0].decode_workers) == (3, 1)
     assert list(run.tasks) == list(TASKS)
     assert run.tasks["math"].sent > run.tasks["code"].sent
     assert sum(task.sent for task in run.tasks.values()) == 30
@@ -96,10 +103,11 @@ def test_bench_counts_are_those_of_the_router_and_times_are_those_of_the_workers
 def test_bench_at_a_url_sends_a_rate_to_the_named_task(run_dir: Path, tmp_path: Path) -> None:
     rate = ("--request-rate", "100", "--request-count", "20", "--benchmark-duration", "100")
     found = bench(run_dir, tmp_path / "result.json", "--url", router_url(run_dir), "-m", "code", *rate)
-    assert found.run.counts.succeeded == 20
-    assert list(found.run.tasks) == ["code"]
-    assert (found.target.kind, found.target.workers) == ("url", 2)
-    total = found.run.total
+    run = only_run(found)
+    assert run.counts.succeeded == 20
+    assert list(run.tasks) == ["code"]
+    assert (found.systems[0].kind, found.systems[0].workers) == ("url", 2)
+    total = run.total
     assert total.time_to_first_token is not None
     assert total.scheduled_time_to_first_token is not None
     assert total.scheduled_time_to_first_token.avg >= total.time_to_first_token.avg
@@ -117,7 +125,7 @@ def test_bench_that_is_interrupted_writes_what_its_window_measured(run_dir: Path
             running.kill()
     assert running.returncode == 130
     assert "Traceback" not in errors
-    run = read_result(file).run
+    run = only_run(read_result(file))
     assert (run.ending, run.valid) == ("cut_short", True)
     assert run.total.request_count == run.counts.succeeded >= 10
     assert run.counts.sent == run.counts.succeeded + run.counts.cut_off

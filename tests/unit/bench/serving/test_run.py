@@ -16,16 +16,19 @@ from sun_sglang.bench.load.errors import BenchError
 from sun_sglang.bench.load.workload.build import build
 from sun_sglang.bench.load.workload.settings import workload_settings
 from sun_sglang.bench.provenance import this_machine
+from sun_sglang.bench.serving.comparison import summarise_repetitions
 from sun_sglang.bench.serving.result import (
     BenchResult,
     PlanReport,
-    RunReport,
-    TargetReport,
+    PointReport,
+    SystemPoint,
+    SystemReport,
     read_result,
     result_schema,
     write_result,
 )
 from sun_sglang.bench.serving.run import Moment, NothingMeasuredError, measure
+from sun_sglang.bench.serving.run_report import RunReport
 from sun_sglang.bench.serving.settings import BenchSettings
 from sun_sglang.bench.serving.targets.target import Target
 from tests.support.scripted_server import Handler, answer_at_once, scripted_server, whole_stream
@@ -201,14 +204,17 @@ async def test_measure_first_requests_have_the_kind_of_the_load(
 
 async def test_result_is_valid_against_its_schema_and_reads_back_equal(tmp_path: Path) -> None:
     report = await run(answer_at_once, concurrency=2, request_count=4)
+    point = PointReport(
+        plan=PlanReport(sha256="0", origin={"files": []}),
+        systems={"http://x": SystemPoint(runs=(report,), summary=summarise_repetitions([report], []))},
+    )
     result = BenchResult(
         command="sun bench",
         settings=settings(concurrency=2),
-        target=TargetReport(kind="url", name="http://x", workers=None, decode_workers=None),
-        plan=PlanReport(sha256="0", origin={"files": []}),
         machine=this_machine(),
         revision=None,
-        run=report,
+        systems=(SystemReport(name="http://x", kind="url"),),
+        points=(point,),
     )
     check_file(result, tmp_path)
 

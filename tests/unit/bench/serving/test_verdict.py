@@ -9,7 +9,7 @@ from sun_sglang.bench.load.drive.stop import Ending, StopSignal
 from sun_sglang.bench.load.metrics.distribution import distribution
 from sun_sglang.bench.load.metrics.summary import Metrics, summarise
 from sun_sglang.bench.load.metrics.window import Window
-from sun_sglang.bench.serving.result import ClientReport
+from sun_sglang.bench.serving.run_report import ClientReport
 from sun_sglang.bench.serving.verdict import notes_of, problems_of
 
 

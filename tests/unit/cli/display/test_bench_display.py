@@ -17,7 +17,7 @@ from sun_sglang.bench.load.metrics.window import Window
 from sun_sglang.bench.load.workload.settings import workload_settings
 from sun_sglang.bench.provenance import this_machine
 from sun_sglang.bench.serving.account import report_run
-from sun_sglang.bench.serving.result import BenchResult, PlanReport, TargetReport
+from sun_sglang.bench.serving.result import BenchResult, PlanReport, PointReport, SystemPoint, SystemReport
 from sun_sglang.bench.serving.run import Moment
 from sun_sglang.bench.serving.settings import BenchSettings
 from sun_sglang.bench.serving.targets.target import Target, TaskWorkers
@@ -70,11 +70,10 @@ def result(chosen: BenchSettings, stop: StopSignal, failure: Failure | None = No
     return BenchResult(
         command="sun bench",
         settings=chosen,
-        target=TargetReport(kind="deployment", name="sun.yaml", workers=3, decode_workers=1),
-        plan=PlanReport(sha256="0", origin={}),
         machine=this_machine(),
         revision=None,
-        run=run,
+        systems=(SystemReport(name="sun.yaml", kind="deployment", workers=3, decode_workers=1),),
+        points=(PointReport(plan=PlanReport(sha256="0", origin={}), systems={"sun.yaml": SystemPoint(runs=(run,))}),),
     )
 
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sun_sglang.bench.load.metrics.interval import median_interval, ratio_interval
+from sun_sglang.bench.load.metrics.repeated import repeated
 
 VALUES = st.lists(st.floats(1, 1e6), min_size=1, max_size=8)
 
@@ -58,3 +59,9 @@ def test_ratio_of_a_scaled_system_is_the_scale(baseline: list[float], scale: flo
 def test_ratio_of_different_numbers_of_repetitions_is_refused() -> None:
     with pytest.raises(ValueError, match="longer"):
         ratio_interval([1.0], [1.0, 2.0])
+
+
+def test_repeated_has_median_interval_and_range() -> None:
+    found = repeated([3.0, 1.0, 2.0])
+    assert (found.value, found.min, found.max, found.repetitions) == (2.0, 1.0, 3.0, 3)
+    assert (found.low, found.high) == (1.0, 3.0)
