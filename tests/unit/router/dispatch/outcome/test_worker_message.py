@@ -26,6 +26,25 @@ def test_validation_errors_become_fields_and_reasons() -> None:
     assert param == "tools.0.function"
 
 
+def test_types_that_sglang_tries_one_after_the_other_are_no_part_of_a_field() -> None:
+    after = "function-after[validate_thinking_parts_role(), ChatCompletionMessageGenericParam]"
+    literal = "\"literal['low','high']\""
+    message = (
+        f"4 errors:\n  {{'loc': ('body', 'messages', 0, '{after}', 'tool_calls', 0, 'id'), 'msg': 'No text'}}\n"
+        f"  {{'loc': ('body', 'effort', {literal}), 'msg': \"'low' or 'high'\", 'input': 'x'}}\n"
+        "  {'loc': ('body', 'effort', 'constrained-float'), 'msg': 'A number'}\n  {'loc': ('body',), 'msg': 'No'}\n"
+    )
+    text, param = for_client(message + SOURCE)
+    assert text == "`messages.0.tool_calls.0.id`: No text; `effort`: 'low' or 'high', or: A number; `body`: No"
+    assert param == "messages.0.tool_calls.0.id"
+
+
+@pytest.mark.parametrize("count", [100, 3000])
+def test_message_that_never_ends_a_place_is_read_in_linear_time(count: int) -> None:
+    for piece in ("'loc': (", "'loc': ('a', ", "'", '"', "/a", "1", "a", " ", "'loc': ('body'), 'msg': '", "[1:"):
+        for_client("'loc': (" + piece * count)
+
+
 @pytest.mark.parametrize("most", range(40, len(VALIDATION), 13))
 def test_validation_errors_that_were_cut_off_show_no_path(most: int) -> None:
     text, param = for_client(VALIDATION[:most])
