@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shlex
 import sys
 from dataclasses import asdict
@@ -12,24 +13,40 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from sun_sglang.errors import CheckpointError, RecipeError, UserError
+from sun_sglang.errors import UserError
 
 if TYPE_CHECKING:
     from sun_sglang.contracts.scheme import Side
     from sun_sglang.evaluation.endpoint import Endpoint
+    from sun_sglang.evaluation.exact_match import ExactMatch
 
 EXAMPLE = "sun eval math=configs/eval/demo_math.yaml tool=configs/eval/demo_tool.yaml --served configs/demo/sun.yaml"
 _PROMPTS = ("messages", "template", "plain")
+# options, by the name of their parameter, of one of the two modes
+_SERVED_ONLY = (
+    "prompt",
+    "few_shot",
+    "concurrency",
+    "max_tokens",
+    "timeout",
+    "include_path",
+    "tokenizer",
+    "run_unsafe_code",
+    "answers",
+    "harness_dir",
+)
+_OFFLINE_ONLY = ("prefill", "decode", "first_token", "threads")
 
 
 def command(
+    context: typer.Context,
     asked: Annotated[
         list[str],
         typer.Argument(
             metavar="TASK=BENCHMARK...",
             help="TASK: a model name at the router. BENCHMARK: a task of lm-eval (gsm8k, gsm_plus, humaneval), an "
             "lm-eval YAML file, evalplus:humaneval, evalplus:mbpp, or bfcl:MODEL:CATEGORY; several with commas. "
-            "Without servers: one JSONL file of questions.",
+            "Without servers: one file of questions in any format that sun train reads.",
             show_default=False,
         ),
     ],
@@ -102,12 +119,11 @@ def command(
     if served is None and run_dir is None:
         if prefill is None or decode is None or len(asked) != 1:
             raise typer.BadParameter("give --served, or one file with --prefill and --decode")
-        _offline(Path(asked[0]), prefill, decode, first_token, limit, threads, as_json)
+        _refuse(context, _SERVED_ONLY, "is only for --served")
+        _require_place(out)
+        _offline(Path(asked[0]), prefill, decode, first_token, limit, threads, out, as_json)
         return
-    if prefill is not None or decode is not None:
-        raise typer.BadParameter(
-            "--prefill and --decode are for evaluation without servers; leave them out with --served"
-        )
+    _refuse(context, _OFFLINE_ONLY, "is for evaluation without servers; leave it out with --served")
     if prompt not in _PROMPTS:
         raise typer.BadParameter(f"must be one of {', '.join(_PROMPTS)}", param_hint="--prompt")
     from sun_sglang.evaluation.harnesses.lm_eval import EvaluationSettings, Prompt
@@ -122,17 +138,28 @@ def command(
         timeout=timeout,
         unsafe_code=run_unsafe_code,
     )
+    for path in (out, answers):
+        _require_place(path)
     report, samples = _served(asked, _endpoint(served, run_dir), settings, include_path, tokenizer, harness_dir)
-    if out is not None:
-        _write(out, report.model_dump_json(indent=2))
-    if answers is not None:
-        _write(answers, "\n".join(json.dumps(sample, default=str) for sample in samples))
+    # first what cannot fail: an evaluation may have taken hours
     if as_json:
         typer.echo(report.model_dump_json(indent=2))
     else:
         from rich.console import Console
 
         Console(highlight=False).print(render(report.results))
+    if out is not None:
+        _write(out, report.model_dump_json(indent=2))
+    if answers is not None:
+        _write(answers, "\n".join(json.dumps(sample, default=str) for sample in samples))
+
+
+def _refuse(context: typer.Context, names: tuple[str, ...], why: str) -> None:
+    """Refuse an option that the chosen mode does not use."""
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP"):
+            raise typer.BadParameter(why, param_hint=f"--{name.replace('_', '-')}")
 
 
 def _endpoint(served: str | None, run_dir: Path | None) -> Endpoint:
@@ -171,41 +198,69 @@ def _served(
     return session.report("sun " + shlex.join(sys.argv[1:])), session.samples
 
 
-def _write(path: Path, text: str) -> None:
+def _require_place(path: Path | None) -> None:
+    """Raise before the evaluation if a report cannot be written to a path."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise UserError(f"{path}: is a directory; give the path of a file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"{path}: cannot be written ({e.strerror or e})") from e
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UserError(f"{path}: cannot be written (no permission)")
+
+
+def _write(path: Path, text: str) -> None:
+    try:
         path.write_text(text + "\n", encoding="utf-8")
     except OSError as e:
         raise UserError(f"{path}: cannot be written ({e.strerror or e})") from e
 
 
 def _offline(
-    file: Path, prefill: Path, decode: Path, first_token: str, limit: int, threads: int, as_json: bool
+    file: Path,
+    prefill: Path,
+    decode: Path,
+    first_token: str,
+    limit: int,
+    threads: int,
+    out: Path | None,
+    as_json: bool,
 ) -> None:
     import torch
 
     from sun_sglang.evaluation.exact_match import evaluate
+    from sun_sglang.evaluation.pair import load_tokenizer, recorded_first_token, require_pair
+    from sun_sglang.evaluation.questions import read_questions
     from sun_sglang.train.checkpoint import load_model
-    from sun_sglang.train.data.examples import encode, read_jsonl
 
     if first_token not in ("auto", "prefill", "decode"):
         raise typer.BadParameter("must be auto, prefill or decode", param_hint="--first-token")
     if threads:
         torch.set_num_threads(threads)
-    for option, path in (("--prefill", prefill), ("--decode", decode)):
-        _require_complete(path, option)
-    first = _first_token(first_token, prefill, decode)
-    questions = read_jsonl(file)[: limit or None]
-    if not questions:
-        raise RecipeError(f"{file}: has no questions")
+    for warning in require_pair(prefill, decode):
+        typer.echo(f"warning: {warning}", err=True)
+    first = recorded_first_token(prefill, decode) if first_token == "auto" else cast("Side", first_token)
+    tokenizer = load_tokenizer(decode)
+    questions, ends, report = read_questions(file, tokenizer, prefill, decode, limit or None)
+    for line in report.lines(len(questions)):
+        typer.echo(line, err=True)
     models = {path.resolve(): load_model(path) for path in (prefill, decode)}
-    tokenizer = _tokenizer(decode)
-    encoded = [encode(tokenizer, question) for question in questions]
-    result = evaluate(models[prefill.resolve()], models[decode.resolve()], encoded, tokenizer.eos_token_id, first)
+    pair = models[prefill.resolve()], models[decode.resolve()]
+    result = evaluate(*pair, questions, tokenizer.eos_token_id, first, further_ends=ends)
     found = {"file": str(file), "prefill": str(prefill), "decode": str(decode), "first_token": first, **asdict(result)}
+    text = json.dumps(found, indent=2)
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
-        return
+        typer.echo(text)
+    else:
+        _show(prefill, decode, first, result)
+    if out is not None:
+        _write(out, text)
+
+
+def _show(prefill: Path, decode: Path, first: Side, result: ExactMatch) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -214,37 +269,3 @@ def _offline(
     right = f"{result.correct} of {result.total}"
     table.add_row(prefill.name, decode.name, first, right, f"{result.percent}", interval)
     Console(highlight=False).print(table)
-
-
-def _require_complete(path: Path, option: str) -> None:
-    from sun_sglang.checkpoint.completeness.require_complete import require_complete
-
-    if not path.is_dir():
-        raise CheckpointError(f"{option}: {path} is not a directory")
-    try:
-        if not any(path.glob("*.safetensors")) and any(path.glob("*.bin")):
-            reason = "its weights are pickled"
-        else:
-            reason = require_complete(path)
-    except CheckpointError as e:
-        raise CheckpointError(f"{option}: {e}") from e
-    if reason:
-        typer.echo(f"warning: {option}: {path}: tensors are checked only while they load ({reason})", err=True)
-
-
-def _first_token(wanted: str, *checkpoints: Path) -> Side:
-    from sun_sglang.contracts.module_file import read_module_file
-
-    if wanted == "auto":
-        recorded = {file.first_token for path in checkpoints if (file := read_module_file(path)) is not None}
-        return "decode" if "decode" in recorded else "prefill"
-    return "decode" if wanted == "decode" else "prefill"
-
-
-def _tokenizer(model: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    if not tokenizer.chat_template:
-        raise RecipeError(f"{model}: its tokenizer has no chat template")
-    return tokenizer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,8 @@ def evaluate(
     end_token: int,
     first_token: Side = "prefill",
     mix: KvMix | None = None,
+    *,
+    further_ends: Collection[int] = (),
 ) -> ExactMatch:
     """Return the exact match of a prefill and a decode module.
 
@@ -56,6 +58,7 @@ def evaluate(
         end_token: token id that ends an answer.
         first_token: the side that makes the first token.
         mix: changes the KV cache before the decode module reads it, as in `greedy`.
+        further_ends: other token ids that end an answer, such as those of a chat template.
     """
     correct = 0
     by_length = sorted(examples, key=lambda e: len(e.prompt))
@@ -68,7 +71,7 @@ def evaluate(
             [e.prompt for e in part],
             # a longer answer is wrong in any case
             max_new_tokens=longest,
-            end_tokens={end_token},
+            end_tokens={end_token, *further_ends},
             first_token=first_token,
             mix=mix,
         )

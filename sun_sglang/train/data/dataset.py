@@ -72,6 +72,26 @@ def load_examples(
     return examples
 
 
+def read_examples(
+    data: Data, tokenizer: Any, *, limits: ModelLimits = _UNLIMITED, key: str = "data.file"
+) -> tuple[list[TokenizedExample], DataReport]:
+    """Read and encode the rows of a file without a split, and report what became of them.
+
+    Args:
+        data: the columns and the file.
+        tokenizer: a tokenizer with a chat template.
+        limits: limits of the two modules.
+        key: name of the file, for error messages.
+
+    Raises:
+        RecipeError: the file cannot be read, or a row does not fit the columns or the model.
+    """
+    assert data.file is not None
+    reader = _Reader(data, tokenizer, limits, {})
+    found = reader.read(islice(rows_of_file(Path(data.file), key), data.limit))
+    return _flat(found), reader.report.build()
+
+
 class _Reader:
     """Reads rows into examples, and reports on them."""
 

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sun_sglang.cli.main import main
-from sun_sglang.train.data.examples import Example, read_jsonl
+from sun_sglang.evaluation.pair import load_tokenizer
+from sun_sglang.evaluation.questions import read_questions
+from sun_sglang.train.data.examples import Example, encode, read_jsonl
 from tests.support.training import one_thread
 
 __all__ = ["one_thread"]  # a fixture of every test here
@@ -30,25 +34,27 @@ def test_it_counts_right_answers_of_a_pair(capsys: pytest.CaptureFixture[str]) -
 GOOD = {"messages": [{"role": "user", "content": "a\u2028b"}], "answer": "42"}
 
 
-def error_of(file: Path, capsys: pytest.CaptureFixture[str], *pair: str) -> str:
-    """Return the error of `sun eval` for a file of questions."""
+def error_of(file: Path, capsys: pytest.CaptureFixture[str], *options: str, code: int = 1) -> str:
+    """Return the error of `sun eval` for a file of questions, its exit code checked."""
     with pytest.raises(SystemExit) as ended:
-        main(["eval", str(file), *(pair or PAIR), "--threads", "1"])
-    assert ended.value.code == 1
+        main(["eval", str(file), *(options or PAIR), "--threads", "1"])
+    assert ended.value.code == code
     return " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        (json.dumps({**GOOD, "answer": 42}).encode(), "answer is int; both must be text"),
-        (json.dumps({**GOOD, "answer": None}).encode(), "answer is null"),
-        (json.dumps({**GOOD, "answer": "\ud800"}).encode(), "surrogates not allowed"),
-        (json.dumps({"messages": [], "answer": "a"}).encode(), "one user message"),
-        (b"[1]", "one user message"),
-        (b"{", "one user message"),
-        (b'{"answer": "\xe9"}', "one user message"),
-        (b"[" * 100_000, "one user message"),
+        (json.dumps({**GOOD, "answer": None}).encode(), "`answer` is null"),
+        (json.dumps({**GOOD, "answer": "\ud800"}).encode(), "half of a surrogate pair"),
+        (json.dumps({"messages": [], "answer": "a"}).encode(), "`messages` is not a list of messages"),
+        (json.dumps({"messages": GOOD["messages"]}).encode(), "no column `answer`"),
+        (json.dumps({**GOOD, "answer": "a" * 3000}).encode(), "tokens, and the models have 2,048 positions"),
+        (b"[1]", "is not a JSON object"),
+        (b"5", "is not a JSON object"),
+        (b"{", "is not JSON"),
+        (b'{"answer": "\xe9"}', "is not UTF-8"),
+        (b"[" * 100_000, "nested too deeply"),
     ],
 )
 def test_line_of_another_form_is_named(
@@ -59,6 +65,99 @@ def test_line_of_another_form_is_named(
     error = error_of(file, capsys)
     assert "questions.jsonl:3: " in error
     assert problem in error
+
+
+def test_columns_of_no_known_format_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "q.csv").write_text("ask,tell\na,b\n")
+    assert "q.csv:2: the columns `ask`, `tell` are of no known format; name them" in error_of(
+        tmp_path / "q.csv", capsys
+    )
+
+
+QUESTIONS = [json.loads(line) for line in (DEMO / "data" / "tool.test.jsonl").read_text().splitlines()[:3]]
+CHATS = [[*row["messages"], {"role": "assistant", "content": row["answer"]}] for row in QUESTIONS]
+PAIRS = [(row["messages"][0]["content"], row["answer"]) for row in QUESTIONS]
+
+
+def lines(rows: list[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("q.jsonl", lines(QUESTIONS)),
+        ("q.jsonl.gz", gzip.compress(lines(QUESTIONS))),
+        ("q.json", json.dumps(QUESTIONS).encode()),
+        ("chats.jsonl", lines([{"messages": chat, "answer": "another column"} for chat in CHATS])),
+        (
+            "sharegpt.jsonl",
+            lines([{"conversations": [{"from": m["role"], "value": m["content"]} for m in c]} for c in CHATS]),
+        ),
+        ("pairs.jsonl", lines([{"prompt": question, "completion": answer} for question, answer in PAIRS])),
+        ("alpaca.jsonl", lines([{"instruction": question, "output": answer} for question, answer in PAIRS])),
+    ],
+)
+def test_questions_of_every_training_format_are_the_same_tokens(tmp_path: Path, name: str, content: bytes) -> None:
+    tokenizer = load_tokenizer(DEMO / "models" / "base")
+    (tmp_path / name).write_bytes(content)
+    models = DEMO / "models" / "tool", DEMO / "models" / "base"
+    found = read_questions(tmp_path / name, tokenizer, *models)
+    assert found.examples == [encode(tokenizer, Example(*pair)) for pair in PAIRS]
+    assert found.end_tokens == {tokenizer.eos_token_id}
+    assert len(read_questions(tmp_path / name, tokenizer, *models, limit=2).examples) == 2
+
+
+def test_report_of_an_evaluation_without_servers_is_written_to_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "report.json"
+    with pytest.raises(SystemExit) as ended:
+        main(["eval", str(DEMO / "data" / "tool.test.jsonl"), *PAIR, "--limit", "1", "--json", "--out", str(out)])
+    assert ended.value.code == 0
+    assert json.loads(out.read_text()) == json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(("place", "problem"), [("", "is a directory"), ("file/x.json", "cannot be written")])
+def test_out_that_cannot_be_written_is_an_error_before_the_evaluation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str, problem: str
+) -> None:
+    (tmp_path / "file").touch()
+    assert problem in error_of(tmp_path / "no questions", capsys, *PAIR, "--out", str(tmp_path / place))
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--few-shot", "1"],
+        ["--prompt", "messages"],
+        ["--concurrency", "2"],
+        ["--max-tokens", "9"],
+        ["--timeout", "9"],
+        ["--include-path", "x"],
+        ["--tokenizer", "x"],
+        ["--run-unsafe-code"],
+        ["--answers", "x.jsonl"],
+        ["--harness-dir", "x"],
+    ],
+    ids=lambda option: option[0],
+)
+def test_option_of_served_tasks_without_servers_is_refused(
+    option: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    error = error_of(Path("q.jsonl"), capsys, *PAIR, *option, code=2)
+    assert f"{option[0]}: is only for --served" in error
+
+
+@pytest.mark.parametrize("option", [["--prefill", "x"], ["--decode", "x"], ["--first-token", "auto"], []])
+def test_option_without_servers_beside_served_is_refused(
+    option: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    # `error_of` adds --threads
+    error = error_of(Path("t=gsm8k"), capsys, "--served", "http://127.0.0.1:1", *option, code=2)
+    assert f"{option[0] if option else '--threads'}: is for evaluation without servers" in error
 
 
 def test_line_separator_of_unicode_ends_no_line(tmp_path: Path) -> None:

@@ -100,7 +100,8 @@ def _json(file: BinaryIO, path: Path) -> Iterator[Placed]:
             return
         is_first = False
         where = f"{path}:{number}"
-        yield where, _object(_parse(line, path, number), where)
+        # a line that is cut off is at fault, and not the one after it
+        yield where, _object(_parse(line.rstrip(), path, number), where)
 
 
 def _array(path: Path, first_line: int, text: str) -> Iterator[Placed]:
