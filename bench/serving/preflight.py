@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from sun_sglang.bench.load.client.clock import RunClock
-from sun_sglang.bench.load.client.endpoint import Endpoint, prepare
+from sun_sglang.bench.load.client.endpoint import client_session
 from sun_sglang.bench.load.client.record import Failure
 from sun_sglang.bench.load.client.sender import Sender
 from sun_sglang.bench.load.drive.load import AnyPlan
@@ -14,13 +14,14 @@ from sun_sglang.bench.load.errors import BenchError
 from sun_sglang.bench.load.workload.agents.plan import SessionPlan
 from sun_sglang.bench.load.workload.endless import EndlessPlan
 from sun_sglang.bench.load.workload.planned import Chat, PlannedRequest, Prompt
+from sun_sglang.bench.serving.targets.target import Target
 
 _AT_ONCE = 8
 _TOKENS = 2
 _PROMPT_TOKENS = 8
 
 
-async def check_tasks(endpoint: Endpoint, tasks: Sequence[str], plan: AnyPlan, *, timeout: float) -> int:
+async def check_tasks(target: Target, tasks: Sequence[str], plan: AnyPlan, *, timeout: float) -> int:
     """Send a short request of the plan's kind to each task, and return how many were sent.
 
     Raises:
@@ -28,12 +29,13 @@ async def check_tasks(endpoint: Endpoint, tasks: Sequence[str], plan: AnyPlan, *
     """
     prompt = _short(_first_prompt(plan))
     slots = asyncio.Semaphore(_AT_ONCE)
-    async with endpoint.session(timeout=timeout) as session:
-        sender = Sender(session, endpoint, RunClock())
+    async with client_session(timeout=timeout) as session:
+        sender = Sender(session, target.endpoint_of, RunClock())
 
         async def check(task: str) -> Failure | None:
             async with slots:
-                return (await sender.send(prepare(PlannedRequest(0, task, None, prompt, _TOKENS)))).failure
+                request = PlannedRequest(0, task, None, prompt, _TOKENS)
+                return (await sender.send(target.prepare(request))).failure
 
         failures = await asyncio.gather(*map(check, tasks))
     for task, failure in zip(tasks, failures, strict=True):

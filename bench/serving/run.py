@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from sun_sglang.bench.load.client.clock import Clock, RunClock
+from sun_sglang.bench.load.client.endpoint import client_session
 from sun_sglang.bench.load.client.load_monitor import LoadMonitor
 from sun_sglang.bench.load.client.sender import Sender
 from sun_sglang.bench.load.drive.load import AnyPlan, load_of
@@ -73,14 +74,15 @@ async def measure(
     """
     _allow_open_files()
     workload, timeout = settings.workload, settings.request_timeout_seconds
-    preflight = await _unless_stopped(check_tasks(target.endpoint, workload.tasks, plan, timeout=timeout), stop)
+    preflight = await _unless_stopped(check_tasks(target, workload.tasks, plan, timeout=timeout), stop)
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    async with target.endpoint.session(timeout=timeout) as session:
+    async with client_session(timeout=timeout) as session:
         run_clock = clock()
-        sender, monitor, progress = Sender(session, target.endpoint, run_clock), LoadMonitor(run_clock), Progress()
+        sender, monitor, progress = Sender(session, target.endpoint_of, run_clock), LoadMonitor(run_clock), Progress()
         load = load_of(
             plan,
             workload,
+            target.prepare,
             counted(sender.send, progress, stop),
             run_clock,
             stop=stop,

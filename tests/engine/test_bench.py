@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from sun_sglang.bench.load.client.clock import RunClock
-from sun_sglang.bench.load.client.endpoint import Endpoint, prepare
+from sun_sglang.bench.load.client.endpoint import Endpoint, client_session, prepare
 from sun_sglang.bench.load.client.sender import Sender
 from sun_sglang.bench.load.workload.planned import Chat, PlannedRequest, Prompt
 from tests.engine.conftest import Deployment
@@ -21,8 +21,8 @@ async def test_bench_client_counts_each_token_of_each_kind_of_prompt(demo: Deplo
         for number, (task, prompt) in enumerate((t, p) for t in ("math", "tool") for p in prompts)
     ]
     endpoint = Endpoint(demo.url, demo.headers)
-    async with endpoint.session(timeout=60) as session:
-        sender = Sender(session, endpoint, RunClock())
+    async with client_session(timeout=60) as session:
+        sender = Sender(session, lambda _: endpoint, RunClock())
         records = await asyncio.gather(*(sender.send(prepare(request)) for request in requests))
         again = await sender.send(prepare(requests[0]))
     for record in (*records, again):

@@ -28,19 +28,35 @@ class Endpoint:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     ssl: aiohttp.Fingerprint | bool = True
 
-    def session(self, *, timeout: float) -> aiohttp.ClientSession:
-        """Return a new session without a limit on connections; the caller closes it.
 
-        Args:
-            timeout: seconds from the start of a request to the end of its answer.
-        """
-        return aiohttp.ClientSession(
-            # uvicorn closes a connection that is idle for 5 s; a request that is lost with one would count as failed
-            connector=aiohttp.TCPConnector(limit=0, ssl=self.ssl, keepalive_timeout=2.0),
-            timeout=aiohttp.ClientTimeout(total=timeout),
-            # a server that compresses a stream may hold tokens back
-            headers={**self.headers, "Content-Type": "application/json", "Accept-Encoding": "identity"},
-        )
+@dataclass(frozen=True)
+class Route:
+    """How the requests of one task are sent.
+
+    Attributes:
+        endpoint: where they go.
+        model: their `model`; None for the task's name.
+        fields: more fields of their bodies, such as the name of an adapter.
+    """
+
+    endpoint: Endpoint
+    model: str | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+def client_session(*, timeout: float) -> aiohttp.ClientSession:
+    """Return a new session for any endpoints, without a limit on connections; the caller closes it.
+
+    Args:
+        timeout: seconds from the start of a request to the end of its answer.
+    """
+    return aiohttp.ClientSession(
+        # uvicorn closes a connection that is idle for 5 s; a request that is lost with one would count as failed
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=2.0),
+        timeout=aiohttp.ClientTimeout(total=timeout),
+        # a server that compresses a stream may hold tokens back
+        headers={"Content-Type": "application/json", "Accept-Encoding": "identity"},
+    )
 
 
 class Prepared(NamedTuple):
@@ -74,19 +90,25 @@ def base_url(url: str) -> str:
     return url.rstrip("/").removesuffix("/v1").rstrip("/")
 
 
-def prepare(request: PlannedRequest) -> Prepared:
+def prepare(request: PlannedRequest, model: str | None = None, fields: Mapping[str, Any] | None = None) -> Prepared:
     """Return the streamed, greedy request that generates exactly the planned number of tokens.
 
     The server counts the tokens: each event of the stream has the number of tokens so far (`continuous_usage_stats`,
     which SGLang, vLLM and the router accept), and a last event the usage of the whole request.
+
+    Args:
+        request: the planned request.
+        model: its `model`; None for the task's name.
+        fields: more fields of its body.
     """
     common: dict[str, Any] = {
-        "model": request.task,
+        "model": request.task if model is None else model,
         "max_tokens": request.output_tokens,
         "ignore_eos": True,
         "temperature": 0,
         "stream": True,
         "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+        **(fields or {}),
     }
     if isinstance(request.prompt, Chat):
         return Prepared(request, "/v1/chat/completions", orjson.dumps({**common, "messages": request.prompt.messages}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 
 import aiohttp
 import orjson
@@ -16,21 +17,21 @@ _MOST_ERROR_BYTES = 1 << 16
 
 
 class Sender:
-    """Sends requests to one endpoint and keeps a record of each.
+    """Sends requests and keeps a record of each.
 
     Args:
-        session: the session of the endpoint.
-        endpoint: where requests go.
+        session: the session of all requests.
+        endpoint_of: returns where the requests of a task go.
         clock: the clock of the run.
 
     Attributes:
         records: a record of each request, in the order of sending.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, endpoint: Endpoint, clock: Clock) -> None:
+    def __init__(self, session: aiohttp.ClientSession, endpoint_of: Callable[[str], Endpoint], clock: Clock) -> None:
         self.records: list[RequestRecord] = []
         self._session = session
-        self._url = endpoint.url
+        self._endpoint_of = endpoint_of
         self._clock = clock
 
     async def send(self, prepared: Prepared) -> RequestRecord:
@@ -48,8 +49,14 @@ class Sender:
         return record
 
     async def _exchange(self, prepared: Prepared, record: RequestRecord) -> Failure | None:
-        url = self._url + prepared.path
-        async with self._session.post(url, data=prepared.body, allow_redirects=False) as reply:
+        endpoint = self._endpoint_of(prepared.request.task)
+        async with self._session.post(
+            endpoint.url + prepared.path,
+            data=prepared.body,
+            headers=endpoint.headers,
+            ssl=endpoint.ssl,
+            allow_redirects=False,
+        ) as reply:
             if reply.status != 200:
                 return await _refusal(reply)
             return await self._read(reply, record)

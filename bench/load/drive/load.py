@@ -11,7 +11,7 @@ from sun_sglang.bench.load.drive.closed_loop import closed_loop
 from sun_sglang.bench.load.drive.open_loop import open_loop
 from sun_sglang.bench.load.drive.progress import Send
 from sun_sglang.bench.load.drive.stop import StopSignal
-from sun_sglang.bench.load.drive.units import request_units, session_units
+from sun_sglang.bench.load.drive.units import Prepare, request_units, session_units
 from sun_sglang.bench.load.workload.agents.plan import SessionPlan
 from sun_sglang.bench.load.workload.agents.session import Session
 from sun_sglang.bench.load.workload.endless import EndlessPlan
@@ -24,6 +24,7 @@ AnyPlan = Plan | EndlessPlan | SessionPlan
 def load_of(
     plan: AnyPlan,
     settings: WorkloadSettings,
+    prepare: Prepare,
     send: Send,
     clock: Clock,
     *,
@@ -35,6 +36,7 @@ def load_of(
     Args:
         plan: what is sent.
         settings: the settings that the plan was built from.
+        prepare: makes the request that is sent of one that is planned.
         send: sends one request.
         clock: the clock of the run.
         stop: set where this process cannot keep up.
@@ -42,11 +44,11 @@ def load_of(
     """
     concurrency, ramp = settings.concurrency, settings.concurrency_ramp_duration
     if isinstance(plan, Plan):
-        units = request_units(plan, send)
+        units = request_units(plan, prepare, send)
     elif isinstance(plan, SessionPlan):
-        units = session_units(_sessions(plan, clock, arriving=settings.request_rate is not None), send)
+        units = session_units(_sessions(plan, clock, arriving=settings.request_rate is not None), prepare, send)
     else:
-        units = request_units(_requests(plan, clock), send)
+        units = request_units(_requests(plan, clock), prepare, send)
     if isinstance(plan, Plan) or settings.request_rate is not None:
         return open_loop(units, clock, stop=stop, note_lateness=note_lateness, concurrency=concurrency, ramp=ramp)
     assert concurrency is not None, "a closed loop has a concurrency"

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from sun_sglang.bench.load.client.endpoint import Prepared, prepare
+from sun_sglang.bench.load.client.endpoint import Prepared
 from sun_sglang.bench.load.drive.progress import Send
 from sun_sglang.bench.load.workload.agents.session import Session
 from sun_sglang.bench.load.workload.planned import PlannedRequest
+
+Prepare = Callable[[PlannedRequest], Prepared]
+"""Makes the request that is sent of one that is planned."""
 
 
 class Unit(NamedTuple):
@@ -23,16 +26,16 @@ class Unit(NamedTuple):
     run: Callable[[], Coroutine[Any, Any, bool]]
 
 
-def request_units(requests: Iterable[PlannedRequest], send: Send) -> Iterator[Unit]:
+def request_units(requests: Iterable[PlannedRequest], prepare: Prepare, send: Send) -> Iterator[Unit]:
     """Yield a unit for each request. Its prompt is made when the unit is taken: in an open loop before it is due."""
     for request in requests:
         yield _request_unit(prepare(request), send)
 
 
-def session_units(sessions: Iterable[Session], send: Send) -> Iterator[Unit]:
+def session_units(sessions: Iterable[Session], prepare: Prepare, send: Send) -> Iterator[Unit]:
     """Yield a unit for each session; it is due when its first request is."""
     for session in sessions:
-        yield _session_unit(session, send)
+        yield _session_unit(session, prepare, send)
 
 
 def _request_unit(prepared: Prepared, send: Send) -> Unit:
@@ -42,7 +45,7 @@ def _request_unit(prepared: Prepared, send: Send) -> Unit:
     return Unit(prepared.request.due, run)
 
 
-def _session_unit(session: Session, send: Send) -> Unit:
+def _session_unit(session: Session, prepare: Prepare, send: Send) -> Unit:
     async def run() -> bool:
         # a failed request ends the session: the next one builds on its answer
         for call in range(session.calls):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import aiohttp
 import orjson
 from pydantic import ValidationError
 
-from sun_sglang.bench.load.client.endpoint import Endpoint, base_url
+from sun_sglang.bench.load.client.endpoint import Endpoint, base_url, client_session
 from sun_sglang.bench.load.errors import BenchError
-from sun_sglang.bench.serving.targets.target import Target, TaskWorkers
+from sun_sglang.bench.serving.targets.target import Target, TargetKind, TaskWorkers, one_endpoint
 from sun_sglang.contracts.tasks_report import TasksReport
 from sun_sglang.launch.discovery import running_deployment, running_deployments
 from sun_sglang.launch.router_access import read_access
@@ -36,9 +36,23 @@ async def deployment_target(file: Path | None, run_dir: Path | None) -> Target:
     if not running_deployments(file, run_dir) and file is None and run_dir is None:
         raise BenchError("no deployment is running; start one with `sun launch FILE`, or name a server with --url")
     directory, state = running_deployment(file, run_dir)
-    access = read_access(directory)
-    endpoint = Endpoint(base_url(state.url), access.headers, access.ssl)
-    return await _target("deployment", str(state.topology.name), endpoint)
+    return await router_target("deployment", str(state.topology.name), state.url, directory)
+
+
+async def router_target(kind: TargetKind, name: str, url: str, run_dir: Path) -> Target:
+    """Return the deployment behind a router of this machine, reached with the launcher's own key.
+
+    Args:
+        kind: `deployment`, or `topology` where this benchmark has started it.
+        name: its name.
+        url: the router's URL.
+        run_dir: the deployment's run directory.
+
+    Raises:
+        BenchError: the router does not answer.
+    """
+    access = read_access(run_dir)
+    return await _target(kind, name, Endpoint(base_url(url), access.headers, access.ssl), can_flush=True)
 
 
 async def url_target(url: str, environment: Mapping[str, str]) -> Target:
@@ -56,9 +70,9 @@ async def url_target(url: str, environment: Mapping[str, str]) -> Target:
     return await _target("url", endpoint.url, endpoint)
 
 
-async def _target(kind: Literal["deployment", "url"], name: str, endpoint: Endpoint) -> Target:
-    async with endpoint.session(timeout=_WITHIN) as session:
-        report = _tasks_report(await _get(session, f"{endpoint.url}/tasks", required=False))
+async def _target(kind: TargetKind, name: str, endpoint: Endpoint, *, can_flush: bool = False) -> Target:
+    async with client_session(timeout=_WITHIN) as session:
+        report = _tasks_report(await _get(session, endpoint, "/tasks", required=False))
         if report is not None:
             workers = {
                 task: TaskWorkers(
@@ -67,14 +81,15 @@ async def _target(kind: Literal["deployment", "url"], name: str, endpoint: Endpo
                 )
                 for task, found in report.tasks.items()
             }
-            return Target(kind, name, endpoint, tuple(report.tasks), workers)
-        return Target(kind, name, endpoint, _models(await _get(session, f"{endpoint.url}/v1/models"), endpoint.url))
+            return one_endpoint(kind, name, endpoint, report.tasks, workers, can_flush=can_flush)
+        return one_endpoint(kind, name, endpoint, _models(await _get(session, endpoint, "/v1/models"), endpoint.url))
 
 
-async def _get(session: aiohttp.ClientSession, url: str, *, required: bool = True) -> Any:
+async def _get(session: aiohttp.ClientSession, endpoint: Endpoint, path: str, *, required: bool = True) -> Any:
     """Return the JSON of a page; None where it is not required and the server has none."""
+    url = endpoint.url + path
     try:
-        async with session.get(url, allow_redirects=False) as reply:
+        async with session.get(url, headers=endpoint.headers, ssl=endpoint.ssl, allow_redirects=False) as reply:
             if reply.status in (401, 403):
                 raise BenchError(f"{url} answers {reply.status}; set {KEY} to a key of this server")
             if reply.status == 200:

@@ -6,10 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from sun_sglang.bench.load.client.endpoint import Endpoint
+from sun_sglang.bench.load.client.endpoint import Endpoint, Prepared, Route, prepare
 from sun_sglang.bench.load.errors import FlagError
 from sun_sglang.bench.load.metrics.summary import Workers
+from sun_sglang.bench.load.workload.planned import PlannedRequest
 from sun_sglang.strict import listed
+
+TargetKind = Literal["deployment", "url", "topology", "peer"]
 
 
 class TaskWorkers(NamedTuple):
@@ -21,21 +24,35 @@ class TaskWorkers(NamedTuple):
 
 @dataclass(frozen=True)
 class Target:
-    """A server under measurement.
+    """A server under measurement, or several of one system.
 
     Attributes:
-        kind: `deployment` of this machine, or `url`.
+        kind: a `deployment` of this machine, a `url`, or what a `topology` or `peer` file has started.
         name: the topology file of a deployment, or the URL.
-        endpoint: where requests go.
-        tasks: the tasks that it serves, in its order.
+        routes: how the requests of each task are sent, in the order of the tasks.
         workers: the workers of each task; empty where they are unknown.
+        flushes: the servers that empty their prefix caches on request, by this user's key.
     """
 
-    kind: Literal["deployment", "url"]
+    kind: TargetKind
     name: str
-    endpoint: Endpoint
-    tasks: tuple[str, ...]
+    routes: Mapping[str, Route]
     workers: Mapping[str, TaskWorkers] = field(default_factory=dict)
+    flushes: tuple[Endpoint, ...] = ()
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks that it serves."""
+        return tuple(self.routes)
+
+    def endpoint_of(self, task: str) -> Endpoint:
+        """Return where the requests of a task go."""
+        return self.routes[task].endpoint
+
+    def prepare(self, request: PlannedRequest) -> Prepared:
+        """Return the request that is sent of one that is planned."""
+        route = self.routes[request.task]
+        return prepare(request, route.model, route.fields)
 
     def choose(self, wished: Sequence[str]) -> tuple[str, ...]:
         """Return the tasks to measure: the wished ones in their order, or all.
@@ -44,10 +61,10 @@ class Target:
             FlagError: the target serves no tasks, or not a wished one.
         """
         if not self.tasks:
-            raise FlagError("url", f"{self.endpoint.url} serves no task")
+            raise FlagError("url", f"{self.name} serves no task")
         for task in wished:
             if task not in self.tasks:
-                raise FlagError("tasks", f"{self.endpoint.url} serves no task `{task}`; it serves {listed(self.tasks)}")
+                raise FlagError("tasks", f"{self.name} serves no task `{task}`; it serves {listed(self.tasks)}")
         return tuple(wished) or self.tasks
 
     def workers_of(self, tasks: Iterable[str]) -> Workers | None:
@@ -58,3 +75,26 @@ class Target:
         decode = frozenset[str]().union(*(pair.decode for pair in pairs))
         prefill = frozenset[str]().union(*(pair.prefill for pair in pairs))
         return Workers(len(prefill | decode), len(decode))
+
+
+def one_endpoint(
+    kind: TargetKind,
+    name: str,
+    endpoint: Endpoint,
+    tasks: Iterable[str],
+    workers: Mapping[str, TaskWorkers] | None = None,
+    *,
+    can_flush: bool = False,
+) -> Target:
+    """Return a target of which one server serves all tasks by their names.
+
+    Args:
+        kind: its kind.
+        name: its name.
+        endpoint: the server.
+        tasks: the tasks that it serves.
+        workers: the workers of each task; None where they are unknown.
+        can_flush: whether this user may empty its caches.
+    """
+    routes = {task: Route(endpoint) for task in tasks}
+    return Target(kind, name, routes, workers or {}, (endpoint,) if can_flush else ())

@@ -86,11 +86,11 @@ def test_bench_wrong_usage_exits_with_2(sun: Sun, arguments: tuple[str, ...]) ->
 def target(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Replace the search for a target by one that serves two tasks; nothing listens there."""
     from sun_sglang.bench.load.client.endpoint import Endpoint
-    from sun_sglang.bench.serving.targets.target import Target
+    from sun_sglang.bench.serving.targets.target import one_endpoint
 
-    found = Target("url", "http://x", Endpoint(f"http://127.0.0.1:{next(PORTS)}"), ("a", "b"))
+    found = one_endpoint("url", "http://x", Endpoint(f"http://127.0.0.1:{next(PORTS)}"), ("a", "b"))
 
-    async def find(*_: object) -> Target:
+    async def find(*_: object) -> object:
         return found
 
     monkeypatch.setattr("sun_sglang.cli.bench._find", find)

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 from aiohttp import web
 
-from sun_sglang.bench.load.client.endpoint import Endpoint
+from sun_sglang.bench.load.client.endpoint import Endpoint, Route
 from sun_sglang.bench.load.drive.stop import Ending, StopSignal
 from sun_sglang.bench.load.errors import BenchError
 from sun_sglang.bench.load.workload.build import build
@@ -30,7 +30,7 @@ from sun_sglang.bench.serving.result import (
 from sun_sglang.bench.serving.run import Moment, NothingMeasuredError, measure
 from sun_sglang.bench.serving.run_report import RunReport
 from sun_sglang.bench.serving.settings import BenchSettings
-from sun_sglang.bench.serving.targets.target import Target
+from sun_sglang.bench.serving.targets.target import Target, one_endpoint
 from tests.support.scripted_server import Handler, answer_at_once, scripted_server, whole_stream
 
 TASKS = ("a", "b")
@@ -47,7 +47,7 @@ async def run(
 ) -> RunReport:
     chosen = settings(**values)
     async with scripted_server(handler) as server:
-        target = Target("url", server.url, Endpoint(server.url), TASKS)
+        target = one_endpoint("url", server.url, Endpoint(server.url), TASKS)
         return await measure(target, chosen, build(chosen.workload), stop=stop or StopSignal(), show=show)
 
 
@@ -195,7 +195,7 @@ async def test_measure_first_requests_have_the_kind_of_the_load(
             ),
             max_client_lag=1e9,
         )
-        target = Target("url", server.url, Endpoint(server.url), TASKS)
+        target = one_endpoint("url", server.url, Endpoint(server.url), TASKS)
         report = await measure(target, chosen, build(chosen.workload), stop=StopSignal(), show=lambda _: None)
     assert report.counts.succeeded == 1
     assert {request.path for request in server.requests} == {path}
@@ -230,3 +230,21 @@ def check_file(result: BenchResult, tmp_path: Path) -> None:
         read_result(file)
     with pytest.raises(BenchError, match=r"^--output: .* cannot be written"):
         write_result(result, tmp_path / "no" / "result.json")
+
+
+async def test_measure_each_task_goes_to_its_own_server_with_its_own_headers() -> None:
+    async with scripted_server(answer_at_once) as one, scripted_server(answer_at_once) as two:
+        routes = {
+            "a": Route(Endpoint(one.url, {"X-Key": "1"}), "model-a"),
+            "b": Route(Endpoint(two.url, {"X-Key": "2"}), "base", {"lora_path": "b"}),
+        }
+        chosen = settings(concurrency=2, request_count=8)
+        target = Target("peer", "plain.yaml", routes)
+        report = await measure(target, chosen, build(chosen.workload), stop=StopSignal(), show=lambda _: None)
+    assert report.counts.succeeded == 8
+    assert len(one.bodies) == report.tasks["a"].sent + 1
+    assert len(two.bodies) == report.tasks["b"].sent + 1
+    assert {(body["model"], body.get("lora_path")) for body in one.bodies} == {("model-a", None)}
+    assert {(body["model"], body.get("lora_path")) for body in two.bodies} == {("base", "b")}
+    assert {request.headers["X-Key"] for request in one.requests} == {"1"}
+    assert {request.headers["X-Key"] for request in two.requests} == {"2"}

@@ -74,7 +74,7 @@ async def test_target_key_of_the_environment_is_sent() -> None:
     async with scripted_server(pages(PLAIN)) as server:
         target = await url_target(server.url, {"OPENAI_API_KEY": "k"})
     assert {request.headers["Authorization"] for request in server.requests} == {"Bearer k"}
-    assert target.endpoint.headers == {"Authorization": "Bearer k"}
+    assert target.endpoint_of("llama").headers == {"Authorization": "Bearer k"}
 
 
 @pytest.mark.parametrize(

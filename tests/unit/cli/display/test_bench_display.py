@@ -20,7 +20,7 @@ from sun_sglang.bench.serving.account import report_run
 from sun_sglang.bench.serving.result import BenchResult, PlanReport, PointReport, SystemPoint, SystemReport
 from sun_sglang.bench.serving.run import Moment
 from sun_sglang.bench.serving.settings import BenchSettings
-from sun_sglang.bench.serving.targets.target import Target, TaskWorkers
+from sun_sglang.bench.serving.targets.target import TaskWorkers, one_endpoint
 from sun_sglang.cli.display.bench_live import describe_load, live_view
 from sun_sglang.cli.display.bench_tables import render_result
 
@@ -54,7 +54,7 @@ def record(index: int, due: float | None, failure: Failure | None = None) -> Req
 
 def result(chosen: BenchSettings, stop: StopSignal, failure: Failure | None = None) -> BenchResult:
     workers = {task: TaskWorkers(frozenset({task}), frozenset({"base"})) for task in TASKS}
-    target = Target("deployment", "sun.yaml", Endpoint("http://x"), TASKS, workers)
+    target = one_endpoint("deployment", "sun.yaml", Endpoint("http://x"), TASKS, workers)
     is_open = chosen.workload.request_rate is not None
     records = [record(i, 31.0 + i if is_open else None) for i in range(4)] + [record(4, 90.0, failure)]
     run = report_run(

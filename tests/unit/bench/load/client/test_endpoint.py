@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import orjson
 import pytest
 
-from sun_sglang.bench.load.client.endpoint import Endpoint, base_url
+from sun_sglang.bench.load.client.endpoint import Endpoint, base_url, prepare
 from sun_sglang.bench.load.errors import BenchError
+from sun_sglang.bench.load.workload.planned import PlannedRequest
 
 
 @pytest.mark.parametrize("url", ["http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/"])
@@ -26,3 +28,10 @@ def test_base_url_of_no_server_is_refused(url: str) -> None:
 
 def test_endpoint_text_shows_no_key() -> None:
     assert "secret" not in repr(Endpoint("http://h", {"Authorization": "Bearer secret"}))
+
+
+def test_prepared_request_has_the_name_and_the_fields_of_its_route() -> None:
+    request = PlannedRequest(0, "math", None, (1, 2), 3)
+    assert orjson.loads(prepare(request).body)["model"] == "math"
+    body = orjson.loads(prepare(request, "base", {"lora_path": "math"}).body)
+    assert (body["model"], body["lora_path"]) == ("base", "math")

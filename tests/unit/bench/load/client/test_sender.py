@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientOSError, web
 
-from sun_sglang.bench.load.client.endpoint import Endpoint, prepare
+from sun_sglang.bench.load.client.endpoint import Endpoint, client_session, prepare
 from sun_sglang.bench.load.client.record import RequestRecord
 from sun_sglang.bench.load.client.sender import Sender
 from sun_sglang.bench.load.workload.planned import Chat, PlannedRequest
@@ -30,8 +30,8 @@ REQUEST = PlannedRequest(7, "math", 0.25, (5, 6, 7, 8), 3)
 
 async def send(url: str, request: PlannedRequest = REQUEST, *, timeout: float = 60.0) -> RequestRecord:
     endpoint = Endpoint(url)
-    async with endpoint.session(timeout=timeout) as session:
-        return await Sender(session, endpoint, ManualClock()).send(prepare(request))
+    async with client_session(timeout=timeout) as session:
+        return await Sender(session, lambda _: endpoint, ManualClock()).send(prepare(request))
 
 
 async def failure_of(handler: Handler, *, timeout: float = 60.0) -> tuple[str, str]:
@@ -47,8 +47,8 @@ async def test_sender_times_of_tokens_are_those_of_their_arrival() -> None:
     pieces, clock = Pieces(), ManualClock()
     async with scripted_server(pieces) as server:
         endpoint = Endpoint(server.url)
-        async with endpoint.session(timeout=60) as session:
-            sender = Sender(session, endpoint, clock)
+        async with client_session(timeout=60) as session:
+            sender = Sender(session, lambda _: endpoint, clock)
             clock.time = 1.0
             sending = asyncio.create_task(sender.send(prepare(REQUEST)))
             await wait_until(lambda: server.bodies)
@@ -155,13 +155,13 @@ async def test_sender_answer_that_does_not_end_times_out() -> None:
 
 async def test_sender_no_open_file_left_is_the_clients_own_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     endpoint = Endpoint("http://127.0.0.1:1")
-    async with endpoint.session(timeout=1) as session:
+    async with client_session(timeout=1) as session:
 
         def post(*_: object, **__: object) -> None:
             raise ClientOSError(errno.EMFILE, "Too many open files")
 
         monkeypatch.setattr(session, "post", post)
-        record = await Sender(session, endpoint, ManualClock()).send(prepare(REQUEST))
+        record = await Sender(session, lambda _: endpoint, ManualClock()).send(prepare(REQUEST))
     assert record.failure is not None
     assert record.failure.kind == "open_files"
 
@@ -170,8 +170,8 @@ async def test_sender_cancelled_request_keeps_what_arrived_and_has_no_end() -> N
     pieces = Pieces()
     async with scripted_server(pieces) as server:
         endpoint = Endpoint(server.url)
-        async with endpoint.session(timeout=60) as session:
-            sender = Sender(session, endpoint, ManualClock())
+        async with client_session(timeout=60) as session:
+            sender = Sender(session, lambda _: endpoint, ManualClock())
             sending = asyncio.create_task(sender.send(prepare(REQUEST)))
             pieces.give(token_event(2))
             await wait_until(lambda: sender.records and sender.records[0].output_tokens == 2)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from sun_sglang.bench.load.client.endpoint import prepare
 from sun_sglang.bench.load.drive.load import load_of
 from sun_sglang.bench.load.drive.stop import StopSignal
 from sun_sglang.bench.load.workload.build import build
@@ -21,6 +22,7 @@ async def sent(seconds: float, **values: Any) -> tuple[FakeTarget, bool, list[fl
     load = load_of(
         build(settings),
         settings,
+        prepare,
         target.send,
         clock,
         stop=StopSignal(),

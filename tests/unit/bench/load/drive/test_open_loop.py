@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sun_sglang.bench.load.client.endpoint import prepare
 from sun_sglang.bench.load.drive.open_loop import open_loop
 from sun_sglang.bench.load.drive.stop import Ending, StopSignal
 from sun_sglang.bench.load.drive.units import request_units, session_units
@@ -23,7 +24,7 @@ class Lateness(list[tuple[float, float]]):
 async def test_open_loop_slow_answers_do_not_delay_requests() -> None:
     clock, lateness = ManualClock(), Lateness()
     target = FakeTarget(clock, lambda _: 100.0)
-    units = request_units([planned(0, 0.5), planned(1, 0.5), planned(2, 2.0)], target.send)
+    units = request_units([planned(0, 0.5), planned(1, 0.5), planned(2, 2.0)], prepare, target.send)
     running = asyncio.create_task(open_loop(units, clock, stop=StopSignal(), note_lateness=lateness.note))
     await clock.advance(50)
     assert [(r.due, r.sent) for r in target.records] == [(0.5, 0.5), (0.5, 0.5), (2.0, 2.0)]
@@ -36,7 +37,7 @@ async def test_open_loop_slow_answers_do_not_delay_requests() -> None:
 async def test_open_loop_limit_makes_due_requests_wait_and_is_not_lateness() -> None:
     clock, lateness = ManualClock(), Lateness()
     target = FakeTarget(clock, lambda _: 10.0)
-    units = request_units([planned(i, float(i)) for i in range(4)], target.send)
+    units = request_units([planned(i, float(i)) for i in range(4)], prepare, target.send)
     running = asyncio.create_task(
         open_loop(units, clock, stop=StopSignal(), note_lateness=lateness.note, concurrency=2)
     )
@@ -50,7 +51,7 @@ async def test_open_loop_limit_makes_due_requests_wait_and_is_not_lateness() -> 
 async def test_open_loop_limit_that_ramps_grows_evenly() -> None:
     clock = ManualClock()
     target = FakeTarget(clock, lambda _: 100.0)
-    units = request_units([planned(i, 0.0) for i in range(5)], target.send)
+    units = request_units([planned(i, 0.0) for i in range(5)], prepare, target.send)
     running = asyncio.create_task(
         open_loop(units, clock, stop=StopSignal(), note_lateness=lambda *_: None, concurrency=5, ramp=8)
     )
@@ -69,7 +70,7 @@ async def test_open_loop_client_that_falls_behind_stops_the_run(limit: int | Non
             clock.time += 2.0
             yield planned(index, float(index))
 
-    units = request_units(slow_to_make(), target.send)
+    units = request_units(slow_to_make(), prepare, target.send)
     await open_loop(units, clock, stop=stop, note_lateness=lateness.note, concurrency=limit)
     assert stop.ending is Ending.CLIENT_LATE
     assert stop.reason == "this process is 6.0 s behind the plan: it cannot send at this rate"
@@ -81,7 +82,7 @@ async def test_open_loop_session_sends_its_requests_in_turn_and_ends_at_a_failur
     clock = ManualClock()
     target = FakeTarget(clock, lambda _: 1.0, failing=frozenset({4}))
     sessions = [planned_session(0, 0.0, calls=3), planned_session(1, 0.5, calls=3)]
-    units = session_units(sessions, target.send)
+    units = session_units(sessions, prepare, target.send)
     running = asyncio.create_task(open_loop(units, clock, stop=StopSignal(), note_lateness=lambda *_: None))
     await clock.advance(20)
     await running
@@ -91,7 +92,7 @@ async def test_open_loop_session_sends_its_requests_in_turn_and_ends_at_a_failur
 async def test_open_loop_that_is_cancelled_cancels_its_requests() -> None:
     clock = ManualClock()
     target = FakeTarget(clock, lambda _: 10.0)
-    units = request_units([planned(0, 0.0), planned(1, 50.0)], target.send)
+    units = request_units([planned(0, 0.0), planned(1, 50.0)], prepare, target.send)
     running = asyncio.create_task(open_loop(units, clock, stop=StopSignal(), note_lateness=lambda *_: None))
     await clock.advance(1)
     running.cancel()
@@ -106,7 +107,7 @@ def test_open_loop_any_plan_and_limit_sends_each_once_never_early_never_over(
     async def check() -> None:
         clock = ManualClock()
         target = FakeTarget(clock, lambda index: 1.0 + index % 3)
-        units = request_units([planned(i, due) for i, due in enumerate(sorted(times))], target.send)
+        units = request_units([planned(i, due) for i, due in enumerate(sorted(times))], prepare, target.send)
         running = asyncio.create_task(
             open_loop(units, clock, stop=StopSignal(), note_lateness=lambda *_: None, concurrency=limit, ramp=ramp)
         )
