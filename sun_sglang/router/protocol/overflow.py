@@ -6,6 +6,9 @@ Clients shorten a conversation, or choose another model, after an error with thi
 
 from __future__ import annotations
 
+import re
+from typing import NamedTuple
+
 CODE = "context_length_exceeded"
 # OpenAI's phrase, and SGLang's (managers/tokenizer_manager.py)
 _PHRASES = ("maximum context length", "longer than the model's context length")
@@ -16,6 +19,35 @@ _SIGNS = (
     "exceeds the maximum number of tokens",
     "max_completion_tokens is too large",
 )
+
+
+# SGLang's text for a prompt that fits, with an answer that does not (managers/tokenizer_manager.py)
+_ANSWER_TOO_LONG = re.compile(
+    r"maximum context length of (\d+) tokens\..*?(\d+) tokens from the input messages and (\d+) tokens for the compl"
+)
+
+
+class AnswerOverflow(NamedTuple):
+    """A request whose prompt fits into the context, but not with the tokens asked for its answer.
+
+    Attributes:
+        prompt: tokens of the prompt.
+        answer: the most tokens of the answer.
+        context: tokens of the context.
+    """
+
+    prompt: int
+    answer: int
+    context: int
+
+
+def answer_overflow(message: str) -> AnswerOverflow | None:
+    """Return the numbers in a worker's message, if only the tokens asked for the answer are too many."""
+    found = _ANSWER_TOO_LONG.search(message)
+    if found is None:
+        return None
+    context, prompt, answer = map(int, found.groups())
+    return AnswerOverflow(prompt, answer, context) if prompt < context else None
 
 
 def is_overflow(message: str) -> bool:

@@ -19,6 +19,7 @@ from sun_sglang.router.protocol.fields.schemas import (
 )
 from sun_sglang.router.protocol.fields.value_types import FLAG
 from sun_sglang.router.protocol.json_body import json_object
+from sun_sglang.router.protocol.translation.field_names import named_for_client
 from sun_sglang.router.protocol.translation.interface import Translation
 
 # endpoints of other APIs, which are served as chat completions
@@ -100,27 +101,28 @@ def parse_request(
         check_depth(raw, given)
     else:
         given = translation.body
-    table = _TABLES[endpoint]
-    body = fields.forwarded_fields(given, table, allowed)
-    task = choose_task(header_task, given.get("model"), tasks)
-    batch, n = _SHAPES[endpoint](given, body, allowed)
-    if (batch or 1) * n > fields.MAX_FAN_OUT:
-        raise RequestError(
-            400, f"{batch or 1} prompts with n={n} are over {fields.MAX_FAN_OUT} answers; split the list"
+    with named_for_client({} if translation is None else translation.names):
+        table = _TABLES[endpoint]
+        body = fields.forwarded_fields(given, table, allowed)
+        task = choose_task(header_task, given.get("model"), tasks)
+        batch, n = _SHAPES[endpoint](given, body, allowed)
+        if (batch or 1) * n > fields.MAX_FAN_OUT:
+            raise RequestError(
+                400, f"{batch or 1} prompts with n={n} are over {fields.MAX_FAN_OUT} answers; split the list"
+            )
+        return Request(
+            endpoint=endpoint,
+            task=task,
+            stream="stream" in given and bool(fields.read_field(given, "stream", table)),
+            stream_options=_stream_options(given, table) if "stream_options" in given else None,
+            n=n,
+            rid=_names(given, "rid", table, batch, unique=True) if "rid" in given else None,
+            extra_key=_names(given, "extra_key", table, batch) if "extra_key" in given else None,
+            cache_salt=_names(given, "cache_salt", table, batch) if "cache_salt" in given else None,
+            batch=batch,
+            body=body,
+            translation=translation,
         )
-    return Request(
-        endpoint=endpoint,
-        task=task,
-        stream="stream" in given and bool(fields.read_field(given, "stream", table)),
-        stream_options=_stream_options(given, table) if "stream_options" in given else None,
-        n=n,
-        rid=_names(given, "rid", table, batch, unique=True) if "rid" in given else None,
-        extra_key=_names(given, "extra_key", table, batch) if "extra_key" in given else None,
-        cache_salt=_names(given, "cache_salt", table, batch) if "cache_salt" in given else None,
-        batch=batch,
-        body=body,
-        translation=translation,
-    )
 
 
 def choose_task(header: str | None, model: object, tasks: Sequence[str]) -> str:

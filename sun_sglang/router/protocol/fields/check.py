@@ -132,13 +132,19 @@ def invalid_value(name: str, expected: ValueType) -> RequestError:
     return RequestError(400, f"`{name}` must be {expected.description}", param=name)
 
 
-def field_not_allowed(name: str, permission: str) -> RequestError:
-    """Return the error for a field that the topology does not allow."""
+def field_not_allowed(name: str, permission: str, param: str | None = None) -> RequestError:
+    """Return the error for a field that the topology does not allow.
+
+    Args:
+        name: the field, or the place in it.
+        permission: the entry of `router.allow` that it needs.
+        param: the field, where `name` is a place in it.
+    """
     message = (
         f"`{name}` is not allowed here: it can stop a worker that others share; "
         f"remove it, or let the operator set `router: {{allow: [{permission}]}}` in the topology"
     )
-    return RequestError(400, message, param=name, code="field_not_allowed")
+    return RequestError(400, message, param=param or name, code="field_not_allowed")
 
 
 def is_per_prompt(value: object, name: str) -> TypeGuard[list[Any]]:

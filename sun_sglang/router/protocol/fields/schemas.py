@@ -60,7 +60,7 @@ def check_grammars(body: Mapping[str, Any], allowed: Collection[str]) -> None:
     if "response_format" in body:
         wanted = body["response_format"]
         if wanted.get("type") == "structural_tag" and "structural_tag" not in allowed:
-            raise field_not_allowed("response_format.type", "structural_tag")
+            raise field_not_allowed("response_format.type", "structural_tag", "response_format")
         wrapped = wanted.get("json_schema")
         schema = wrapped.get("schema") if isinstance(wrapped, dict) else wanted.get("schema")
         _check_schemas([schema], "response_format", allowed)
@@ -183,9 +183,9 @@ def _check_schemas(schemas: Sequence[Any], where: str, allowed: Collection[str])
 def _refuse_patterns(node: Mapping[str, Any], where: str) -> None:
     # a property may be named `pattern`; its value is a schema and not a string
     if isinstance(node.get("pattern"), str):
-        raise field_not_allowed(f"{where}: pattern", "regex")
+        raise field_not_allowed(f"{where}: pattern", "regex", where)
     if node.get("patternProperties"):
-        raise field_not_allowed(f"{where}: patternProperties", "regex")
+        raise field_not_allowed(f"{where}: patternProperties", "regex", where)
 
 
 def _alternatives(options: Any) -> int:

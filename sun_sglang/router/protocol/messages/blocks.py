@@ -48,7 +48,17 @@ def chat_messages(system: object, given: object) -> list[dict[str, Any]]:
                 messages.append({"role": "system", "content": joined_text(content, where, ("text",), _ONLY_TEXT)})
             case _:
                 raise invalid(f"messages[{i}].role", "`user` or `assistant`")
-    return messages
+    return _without_empty_beginning(messages)
+
+
+def _without_empty_beginning(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out a last message of the assistant without content: the model begins the answer."""
+    last = messages[-1]
+    if last["role"] != "assistant" or last["content"] or len(last) > 2:
+        return messages
+    if len(messages) == 1:
+        raise invalid("messages", "a list with a message that has content")
+    return messages[:-1]
 
 
 def continues_answer(messages: Sequence[Mapping[str, Any]]) -> bool:
@@ -60,12 +70,8 @@ def continues_answer(messages: Sequence[Mapping[str, Any]]) -> bool:
 def _system_text(system: object) -> str:
     if isinstance(system, str):
         return system
-    texts = [joined_text([block], f"system[{i}]", ("text",), _ONLY_TEXT) for i, block in _numbered(system, "system")]
-    return "\n\n".join(texts)
-
-
-def _numbered(value: object, where: str) -> enumerate[dict[str, Any]]:
-    return enumerate(objects_of(value, where))
+    blocks = objects_of(system, "system")
+    return "\n\n".join(joined_text([block], "system", ("text",), _ONLY_TEXT, i) for i, block in enumerate(blocks))
 
 
 def _user_messages(blocks: Sequence[Mapping[str, Any]], where: str) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from sun_sglang.router.protocol.overflow import CODE
+from sun_sglang.router.protocol.overflow import CODE, answer_overflow
 
 _TYPES = {
     400: "invalid_request_error",
@@ -47,5 +47,14 @@ def error_event(error: Mapping[str, Any]) -> dict[str, Any]:
 def _error(kind: str, error: Mapping[str, Any]) -> dict[str, Any]:
     message = str(error.get("message"))
     if error.get("code") == CODE and _TOO_LONG not in message.lower():
-        message = f"{_TOO_LONG}: {message}"
+        message = _overflow(message)
     return {"type": "error", "error": {"type": kind, "message": message}}
+
+
+def _overflow(message: str) -> str:
+    """Return Anthropic's text. With too large a `max_tokens` alone, clients read its numbers and send a smaller one."""
+    if (over := answer_overflow(message)) is None:
+        return f"{_TOO_LONG}: {message}"
+    numbers = f"{over.prompt} + {over.answer} > {over.context}"
+    fix = "decrease input length or `max_tokens` and try again"
+    return f"input length and `max_tokens` exceed context limit: {numbers}, {fix}"

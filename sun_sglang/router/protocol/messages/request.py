@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from sun_sglang.router.protocol.fields import value_types
 from sun_sglang.router.protocol.messages.blocks import chat_messages, continues_answer
@@ -17,6 +17,7 @@ from sun_sglang.router.protocol.translation.reading import (
     object_of,
     parse_object,
     refuse,
+    refuse_format_with_tools,
 )
 
 _REFUSED = {
@@ -37,10 +38,17 @@ class MessageTranslation:
 
     Attributes:
         body: the chat completion's body.
+        names: see `Translation`.
 
     Raises:
         RequestError: 400, a field is invalid or not supported; names it.
     """
+
+    names: ClassVar[Mapping[str, str]] = {
+        "response_format": "output_config.format",
+        "reasoning_effort": "output_config.effort",
+        "stop": "stop_sequences",
+    }
 
     def __init__(self, raw: bytes, *, counts: bool = False) -> None:
         given = parse_object(raw)
@@ -70,6 +78,8 @@ def _chat_body(given: Mapping[str, Any]) -> dict[str, Any]:
     if continues_answer(body["messages"]):
         body["continue_final_message"] = True
     if stops := checked(given, "stop_sequences", value_types.STOP):
+        if isinstance(stops, list) and "" in stops:
+            raise invalid("stop_sequences", "a list of strings with text: an empty one would end the answer at once")
         body["stop"] = stops
     _add_thinking(body, given)
     _add_output(body, given)
@@ -107,3 +117,4 @@ def _add_output(body: dict[str, Any], given: Mapping[str, Any]) -> None:
                 raise invalid(f"{where}.type", "`json_schema`")
             named = {"name": "response", "schema": object_of(schema.get("schema"), f"{where}.schema"), "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": named}
+            refuse_format_with_tools(body, where)

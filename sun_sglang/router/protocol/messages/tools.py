@@ -44,6 +44,9 @@ def tool_fields(given: Mapping[str, Any]) -> dict[str, Any]:
         RequestError: 400, one of both is invalid.
     """
     if not given.get("tools"):
+        choice = given.get("tool_choice")
+        if isinstance(choice, dict) and choice.get("type") in ("any", "tool"):
+            raise invalid("tools", "a list with a tool if `tool_choice` requires a call")
         return {}
     fields: dict[str, Any] = {"tools": chat_tools(given["tools"])}
     if given.get("tool_choice") is None:

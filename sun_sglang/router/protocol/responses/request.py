@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from sun_sglang.router.protocol.fields import value_types
 from sun_sglang.router.protocol.responses.events import ResponseEvents
@@ -17,6 +17,7 @@ from sun_sglang.router.protocol.translation.reading import (
     object_of,
     parse_object,
     refuse,
+    refuse_format_with_tools,
 )
 
 _STATE = "this server keeps no state; send the whole conversation as `input`"
@@ -31,6 +32,8 @@ _REFUSED = {
 # of tools that no request can have
 _LOGPROBS = "message.output_text.logprobs"
 _MAX_METADATA, _MAX_METADATA_TEXT = 16, 512
+# OpenAI requires 16; SGLang reads 0 as no limit
+_MOST = value_types.integer(1, value_types.INT32_MAX)
 _EFFORT = value_types.text(32)
 # OpenAI's limit; events repeat the entries, so SGLang's 128 would cost four times 10 KB for each token
 _TOP_LOGPROBS = value_types.integer(0, 20)
@@ -44,10 +47,18 @@ class ResponseTranslation:
 
     Attributes:
         body: the chat completion's body.
+        names: see `Translation`.
 
     Raises:
         RequestError: 400, a field is invalid or not supported; names it.
     """
+
+    names: ClassVar[Mapping[str, str]] = {
+        "messages": "input",
+        "max_completion_tokens": "max_output_tokens",
+        "response_format": "text.format",
+        "reasoning_effort": "reasoning.effort",
+    }
 
     def __init__(self, raw: bytes) -> None:
         given = parse_object(raw)
@@ -72,7 +83,9 @@ def _chat_body(given: Mapping[str, Any]) -> dict[str, Any]:
         raise invalid("input", "a string or a list of items")
     body = common_fields(given)
     body["messages"] = messages_of(given.get("instructions"), given["input"])
-    if (most := checked(given, "max_output_tokens", value_types.COUNT)) is not None:
+    if not body["messages"]:
+        raise invalid("input", "a string, or a list of items with a message")
+    if (most := checked(given, "max_output_tokens", _MOST)) is not None:
         body["max_completion_tokens"] = most
     if (stop := checked(given, "stop", value_types.STOP)) is not None:
         body["stop"] = stop
@@ -80,6 +93,7 @@ def _chat_body(given: Mapping[str, Any]) -> dict[str, Any]:
     text = object_of(given.get("text") or {}, "text")
     if (wanted := response_format(text)) is not None:
         body["response_format"] = wanted
+        refuse_format_with_tools(body, "text.format")
     reasoning = object_of(given.get("reasoning") or {}, "reasoning")
     if (effort := reasoning.get("effort")) is not None:
         if not _EFFORT.accepts(effort):

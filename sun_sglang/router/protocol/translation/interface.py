@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 
 class AnswerAbortedError(Exception):
@@ -35,7 +35,10 @@ class Translation(Protocol):
 
     Attributes:
         body: the chat completion's body, which is checked as a client's.
+        names: fields of a chat completion that have another name in the client's API, with that name, for errors.
     """
+
+    names: ClassVar[Mapping[str, str]]
 
     @property
     def body(self) -> dict[str, Any]:

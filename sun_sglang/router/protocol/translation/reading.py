@@ -70,6 +70,27 @@ def refuse(given: Mapping[str, Any], reasons: Mapping[str, str]) -> None:
             raise unsupported(name, why)
 
 
+def refuse_format_with_tools(body: Mapping[str, Any], where: str) -> None:
+    """Refuse a format of the answer together with tools that the model may call.
+
+    SGLang holds the whole answer to the format, so the model calls no tool; parsers that read any JSON as a call (such
+    as `llama3`) then drop the answer, and the client would receive an empty one.
+
+    Args:
+        body: the chat completion.
+        where: the client's field of the format.
+
+    Raises:
+        RequestError: 400, the request has both.
+    """
+    if body.get("response_format") and body.get("tools") and body.get("tool_choice") != "none":
+        message = (
+            f"`{where}` cannot be combined with `tools` that the model may call: the whole answer follows the format, "
+            "so it calls none; remove `tools`, or set `tool_choice` to none"
+        )
+        raise RequestError(400, message, param=where, code="unsupported_value")
+
+
 def checked(given: Mapping[str, Any], name: str, type_: ValueType) -> Any:
     """Return a field's value, converted as in a chat completion; None if it is absent or null.
 
@@ -101,7 +122,7 @@ def objects_of(value: object, where: str) -> list[dict[str, Any]]:
     return value
 
 
-def joined_text(value: object, where: str, kinds: Iterable[str], why: str) -> str:
+def joined_text(value: object, where: str, kinds: Iterable[str], why: str, first: int = 0) -> str:
     """Return the text of a string, or of a list of parts that contain text.
 
     Args:
@@ -109,6 +130,7 @@ def joined_text(value: object, where: str, kinds: Iterable[str], why: str) -> st
         where: its name.
         kinds: the types of parts with the member `text`.
         why: completes the error for another type of part.
+        first: the place of the first part in the client's list.
 
     Raises:
         RequestError: 400, a part has another type, or no text.
@@ -118,7 +140,7 @@ def joined_text(value: object, where: str, kinds: Iterable[str], why: str) -> st
     if not isinstance(value, list) or not {dict}.issuperset(map(type, value)):
         raise invalid(where, "a string, or a list of parts with text")
     texts = []
-    for i, part in enumerate(value):
+    for i, part in enumerate(value, first):
         if part.get("type") not in kinds:
             raise unsupported(f"{where}[{i}].type", f"{part.get('type')!r}; {why}")
         texts.append(text_of(part.get("text"), f"{where}[{i}].text"))

@@ -232,6 +232,23 @@ def test_overflow_has_the_words_that_claude_clients_look_for() -> None:
     assert b"prompt is too long: 9 tokens" in found
 
 
+def sglang_overflow(prompt: int, answer: int) -> bytes:
+    message = (
+        "Requested token count exceeds the model's maximum context length of 2048 tokens. You requested a total of "
+        f"{prompt + answer} tokens: {prompt} tokens from the input messages and {answer} tokens for the completion. "
+        "Please reduce the number of tokens in the input messages or the completion to fit within the limit."
+    )
+    return orjson.dumps({"error": {"message": message, "code": "context_length_exceeded"}})
+
+
+def test_overflow_by_the_answer_alone_has_anthropics_text_and_numbers() -> None:
+    """Claude's clients read the numbers and send a smaller `max_tokens`; the other text makes them shorten."""
+    text = "input length and `max_tokens` exceed context limit: 34 + 5000 > 2048, decrease input length or `max_tokens`"
+    message = orjson.loads(error_body(400, sglang_overflow(34, 5000), "r1"))["error"]["message"]
+    assert message == f"{text} and try again"
+    assert b"prompt is too long" in error_body(400, sglang_overflow(2048, 5), "r1")
+
+
 @pytest.mark.parametrize(
     ("openai_type", "kind"),
     [

@@ -10,6 +10,9 @@ from sun_sglang.router.protocol.messages.request import MessageTranslation
 from sun_sglang.router.protocol.request import Endpoint, Request, parse_request
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+ANY = {"type": "any"}
+JSON_FORMAT = {"type": "json_schema", "schema": SCHEMA}
+PATTERN = {"type": "string", "pattern": "a*"}
 TOOL = {"name": "add", "description": "adds", "input_schema": SCHEMA, "cache_control": {"type": "ephemeral"}}
 
 
@@ -84,6 +87,13 @@ def test_beginning_of_the_answer_is_continued() -> None:
     assert "continue_final_message" not in parsed().body
 
 
+@pytest.mark.parametrize("empty", ["", []])
+def test_empty_beginning_of_the_answer_is_left_out(empty: object) -> None:
+    assert parsed(messages=[{"role": "user", "content": "hi"}, {"role": "assistant", "content": empty}]).body[
+        "messages"
+    ] == [{"role": "user", "content": "hi"}]
+
+
 def test_settings_become_those_of_a_chat_completion() -> None:
     body = parsed(
         temperature=0,
@@ -91,7 +101,7 @@ def test_settings_become_those_of_a_chat_completion() -> None:
         top_p=0.5,
         stop_sequences=["END"],
         tools=[TOOL],
-        tool_choice={"type": "any", "disable_parallel_tool_use": True},
+        tool_choice={"type": "none", "disable_parallel_tool_use": True},
         thinking={"type": "enabled", "budget_tokens": 1024},
         output_config={"effort": "xhigh", "format": {"type": "json_schema", "schema": SCHEMA}},
         metadata={"user_id": "u"},
@@ -106,7 +116,7 @@ def test_settings_become_those_of_a_chat_completion() -> None:
         "top_p": 0.5,
         "stop": ["END"],
         "tools": [{"type": "function", "function": {"name": "add", "description": "adds", "parameters": SCHEMA}}],
-        "tool_choice": "required",
+        "tool_choice": "none",
         "parallel_tool_calls": False,
         "chat_template_kwargs": {"enable_thinking": True, "thinking": True},
         "reasoning_effort": "xhigh",
@@ -162,11 +172,23 @@ def turn(content: object, role: str = "user") -> dict[str, Any]:
         ),
         (turn([{"type": "server_tool_use"}], "assistant"), "messages[0].content[0].type"),
         ({"system": 3}, "system"),
+        ({"system": [{"type": "text", "text": "a"}, {"type": "image"}]}, "system[1].type"),
+        ({"system": [{"type": "text"}]}, "system[0].text"),
+        (turn("", "assistant"), "messages"),
         ({"tools": [TOOL, {"type": "web_search_20250305", "name": "web_search"}]}, "tools[1].type"),
         ({"tools": [{"name": "f"}]}, "tools[0].input_schema"),
         ({"tools": [TOOL], "tool_choice": {"type": "some"}}, "tool_choice.type"),
         ({"tools": [TOOL], "tool_choice": "auto"}, "tool_choice"),
+        ({"tool_choice": {"type": "any"}}, "tools"),
+        ({"tools": [], "tool_choice": {"type": "tool", "name": "f"}}, "tools"),
         ({"stop_sequences": [3]}, "stop_sequences"),
+        ({"stop_sequences": [""]}, "stop_sequences"),
+        ({"stop_sequences": ["a", ""]}, "stop_sequences"),
+        ({"stop_sequences": ["a" * 2000]}, "stop_sequences"),
+        ({"output_config": {"format": JSON_FORMAT}, "tools": [TOOL]}, "output_config.format"),
+        ({"output_format": JSON_FORMAT, "tools": [TOOL], "tool_choice": {"type": "auto"}}, "output_format"),
+        ({"output_config": {"format": JSON_FORMAT}, "tools": [TOOL], "tool_choice": ANY}, "output_config.format"),
+        ({"output_config": {"format": {**JSON_FORMAT, "schema": PATTERN}}}, "output_config.format"),
         ({"thinking": {"type": "some"}}, "thinking.type"),
         ({"output_config": {"effort": "some"}}, "output_config.effort"),
         ({"output_config": {"format": {"type": "xml"}}}, "output_config.format.type"),

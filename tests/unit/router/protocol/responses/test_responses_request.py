@@ -12,6 +12,8 @@ from sun_sglang.router.protocol.responses.request import ResponseTranslation
 from sun_sglang.router.protocol.translation.reading import ADDED_DEPTH
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}}
+PATTERN = {"type": "string", "pattern": "a*"}
+JSON_FORMAT = {"type": "json_schema", "name": "n", "schema": SCHEMA}
 TOOL = {"type": "function", "name": "add", "description": "adds", "parameters": SCHEMA, "strict": True}
 CHAT_TOOL = {
     "type": "function",
@@ -94,6 +96,7 @@ def test_settings_become_those_of_a_chat_completion() -> None:
         top_p=0.5,
         reasoning={"effort": "low", "summary": "auto"},
         tools=[TOOL],
+        tool_choice="none",
         parallel_tool_calls=False,
         include=["message.output_text.logprobs", "reasoning.encrypted_content"],
         text={"format": {"type": "json_schema", "name": "n", "schema": SCHEMA, "strict": True}, "verbosity": "low"},
@@ -113,6 +116,7 @@ def test_settings_become_those_of_a_chat_completion() -> None:
         "top_p": 0.5,
         "reasoning_effort": "low",
         "tools": [CHAT_TOOL],
+        "tool_choice": "none",
         "parallel_tool_calls": False,
         "logprobs": True,
         "top_logprobs": 0,
@@ -167,7 +171,11 @@ def test_stream_asks_for_usage() -> None:
         ({"input": [{"role": "user"}]}, "input[0].content"),
         ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0].type"),
         ({"input": [{"type": "function_call", "call_id": "c", "name": "f"}]}, "input[0].arguments"),
+        ({"input": []}, "input"),
+        ({"input": [{"type": "reasoning", "summary": []}]}, "input"),
         ({"max_output_tokens": "many"}, "max_output_tokens"),
+        ({"max_output_tokens": 0}, "max_output_tokens"),
+        ({"max_output_tokens": 0, "stream": True}, "max_output_tokens"),
         ({"top_logprobs": 21}, "top_logprobs"),
         ({"metadata": {"a": 1}}, "metadata"),
         ({"store": "yes"}, "store"),
@@ -175,6 +183,10 @@ def test_stream_asks_for_usage() -> None:
         ({"include": "x"}, "include"),
         ({"text": {"format": {"type": "grammar"}}}, "text.format.type"),
         ({"text": {"format": {"type": "json_schema", "name": "n"}}}, "text.format.schema"),
+        ({"text": {"format": JSON_FORMAT}, "tools": [TOOL]}, "text.format"),
+        ({"text": {"format": {"type": "json_object"}}, "tools": [TOOL], "tool_choice": "auto"}, "text.format"),
+        ({"text": {"format": JSON_FORMAT}, "tools": [TOOL], "tool_choice": "required"}, "text.format"),
+        ({"text": {"format": {**JSON_FORMAT, "schema": PATTERN}}}, "text.format"),
         ({"reasoning": {"effort": 3}}, "reasoning.effort"),
         ({"bootstrap_host": "evil"}, "bootstrap_host"),
         ({"priority": 3}, "priority"),
@@ -184,7 +196,7 @@ def test_stream_asks_for_usage() -> None:
 def test_field_that_is_invalid_or_not_supported_is_named(fields: dict[str, Any], param: str) -> None:
     error = refused(**fields)
     assert error.param == param
-    assert f"`{param}`" in error.message
+    assert f"`{param}" in error.message
 
 
 def nested(depth: int) -> bytes:
