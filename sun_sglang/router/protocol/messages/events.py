@@ -4,7 +4,8 @@
     for each block, in order:  content_block_start, content_block_delta, ..., content_block_stop
     message_delta, message_stop | error
 
-A new kind of step closes the open block. The machine keeps no text but what `StepOrder` holds back.
+A new kind of step closes the open block. The machine keeps no text but what `StepOrder` and `CallInput` hold back.
+SGLang's first chunk has only the role, and the next one has the usage of the prompt: `message_start` waits for it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from sun_sglang.router.protocol.messages.call_input import CallInput
 from sun_sglang.router.protocol.messages.errors import error_event
 from sun_sglang.router.protocol.messages.reply import ABORTED, new_call, new_message, stop_of, usage_of
 from sun_sglang.router.protocol.translation.step_order import Arguments, Call, OrderedStep, StepOrder
@@ -29,10 +31,12 @@ class MessageEvents:
 
     def __init__(self, stops: Collection[str]) -> None:
         self._stops = stops
+        self._head: Mapping[str, Any] | None = None
         self._id: str | None = None
         self._order = StepOrder()
         self._index = -1
         self._open: str | None = None
+        self._input = CallInput()
         self._calls = False
         self._usage = Usage(0, 0, 0, 0)
         self._finish: Finish | None = None
@@ -43,8 +47,10 @@ class MessageEvents:
         for step in steps:
             if isinstance(step, Usage):
                 self._usage = step
-        if self._id is None:
-            yield from self._begin(chunk)
+        if self._head is None:
+            self._head = chunk
+        if self._id is None and steps:
+            yield from self._begin(self._head)
         for step in steps:
             for ordered in self._order.feed(step):
                 yield from self._events(ordered)
@@ -52,7 +58,7 @@ class MessageEvents:
     def end(self) -> Iterator[_Event]:
         """Yield the events that end a complete stream."""
         if self._id is None:
-            yield from self._begin({})
+            yield from self._begin(self._head or {})
         for step in self._order.end():
             yield from self._events(step)
         yield from self._close()
@@ -86,8 +92,9 @@ class MessageEvents:
             case Call(id_, name):
                 self._calls = True
                 yield from self._switch(new_call(id_, name, str(self._id), self._index + 1))
+                self._input = CallInput()
             case Arguments(text):
-                yield self._delta({"type": "input_json_delta", "partial_json": text})
+                yield from self._input_delta(self._input.feed(text))
             case Finish():
                 self._finish = step
 
@@ -97,7 +104,13 @@ class MessageEvents:
         self._open = block["type"]
         yield {"type": "content_block_start", "index": self._index, "content_block": block}
 
+    def _input_delta(self, json: str) -> Iterator[_Event]:
+        if json:
+            yield self._delta({"type": "input_json_delta", "partial_json": json})
+
     def _close(self) -> Iterator[_Event]:
+        if self._open == "tool_use":
+            yield from self._input_delta(self._input.end())
         if self._open is not None:
             self._open = None
             yield {"type": "content_block_stop", "index": self._index}

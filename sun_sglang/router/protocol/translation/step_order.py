@@ -3,7 +3,8 @@
 A chat completion allows more. Workers number calls by the place of their tool, so two calls have one index and another
 index than their last arguments; a call may begin, or text arrive, before the arguments of the last call are complete.
 So a name begins a call, arguments belong to a call that lacks some, and everything else waits until these are complete.
-Some parsers pass on the line breaks between calls: a text of blanks beside a call is dropped, as in whole answers.
+Some parsers pass on the line breaks between calls: a text of blanks beside a call is dropped, as in whole answers. So
+are the brackets around a call whose arguments are no object, which SGLang sends as text if a call is required.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class _GrowingCall:
     Attributes:
         first: see above.
         end: watches the arguments.
+        start: the first character of its arguments that is no blank; empty until it has arrived.
         waiting: arguments that wait with it.
         is_closed: another item has begun after it.
     """
@@ -60,6 +62,7 @@ class _GrowingCall:
     def __init__(self, first: Call) -> None:
         self.first = first
         self.end = ObjectEnd()
+        self.start = ""
         self.waiting: list[str] = []
         self.is_closed = False
 
@@ -118,6 +121,7 @@ class StepOrder:
         if call is None:
             return
         call.end.feed(part.arguments)
+        call.start = call.start or part.arguments.lstrip()[:1]
         if call is not self._open:
             self._count(_HELD_BYTES)
             call.waiting.append(part.arguments)
@@ -172,11 +176,17 @@ class StepOrder:
             yield step
         elif self._in_text and step.text:
             yield Text(step.text, self._take_logprobs(step.logprobs))
+        elif self._is_around_call(step.text):
+            self._logprobs += filter(None, [step.logprobs])
         elif not step.text or step.text.isspace():
             self._blanks += filter(None, [step.text])
             self._logprobs += filter(None, [step.logprobs])
         else:
             yield self._begin_text(step)
+
+    def _is_around_call(self, text: str) -> bool:
+        """Return whether a text is the brackets around the call before it, whose arguments are no object."""
+        return self._open is not None and self._open.start not in ("", "{") and not text.strip("}], \n")
 
     def _begin_text(self, step: Text) -> Text:
         self._count(_ITEM_BYTES)

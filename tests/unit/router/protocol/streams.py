@@ -116,5 +116,4 @@ def _complete(block: _Event, text: str) -> None:
         block["input"] = orjson.loads(text or "{}")
     except orjson.JSONDecodeError:
         block["input"] = {"arguments": text}
-    if not isinstance(block["input"], dict):
-        block["input"] = {"arguments": text}
+    assert isinstance(block["input"], dict)

@@ -59,6 +59,38 @@ def test_first_event_has_the_usage_that_the_first_chunk_reports() -> None:
     assert streamed([first, finish("stop")])[0]["message"]["usage"] == {**COUNTS, "output_tokens": 0}
 
 
+def test_first_event_has_the_usage_of_the_chunk_after_the_role() -> None:
+    """As SGLang sends it: the role alone, then text with the usage so far."""
+    first = {**delta(content="4"), "usage": {**USAGE, "completion_tokens": 1}}
+    writer = translation().writer()
+    assert list(writer.chunk(delta(**ROLE))) == []
+    start = next(iter(writer.chunk(first)))
+    assert start["message"]["usage"] == {**COUNTS, "output_tokens": 1}
+    assert start["message"]["id"] == "msg_a1"
+
+
+@pytest.mark.parametrize("arguments", ["2.2", "[1]", '"x"', ' {"a":1}', "null", ""])
+def test_input_of_a_call_streamed_is_that_of_the_whole_answer(arguments: str) -> None:
+    """A required call without `strict` may have any JSON as its arguments; SGLang sends the bracket after it as text."""
+    chunks = [delta(**ROLE), call(0, "", "add"), *(call(0, piece) for piece in arguments)]
+    if arguments and arguments[0] not in ' "':
+        chunks.append(delta(content="}"))
+    message = message_of([*streamed([*chunks, finish("tool_calls"), usage()])])
+    calls = [{"id": "call_0", "function": {"name": "add", "arguments": arguments}}]
+    answer = translation().whole(whole("tool_calls", content="", tool_calls=calls))
+    assert message is not None
+    assert [block["input"] for block in message["content"]] == [block["input"] for block in answer["content"]]
+
+
+@pytest.mark.parametrize("arguments", ["", '{"city": "be', '{"city": "be"}'])
+def test_call_that_max_tokens_cut_ends_with_max_tokens(arguments: str) -> None:
+    """SGLang closes the brackets of a streamed call that was cut, so only the reason tells it from a complete one."""
+    chunks = [delta(**ROLE), call(0, "", "add"), call(0, arguments), finish("length"), usage()]
+    message = message_of(streamed(chunks))
+    assert message is not None
+    assert (message["stop_reason"], message["content"][0]["type"]) == ("max_tokens", "tool_use")
+
+
 def test_reasoning_and_calls_streamed_are_blocks_of_their_own() -> None:
     chunks = [
         delta(**ROLE),
