@@ -46,6 +46,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
     "regex": chat(64, regex="(yes|no), [0-9]{3}"),
     "JSON schema": chat(64, response_format=FORMAT),
     "tools": chat(tools=[TOOL]),
+    "tools and JSON schema": chat(64, tools=[TOOL], response_format=FORMAT),
     "tools, required": chat(64, tools=[TOOL], tool_choice="required"),
     "tools, named": chat(64, tools=[TOOL], tool_choice=NAMED),
     "tools, named and strict": chat(64, tools=[STRICT], tool_choice=NAMED),

@@ -71,7 +71,7 @@ def test_first_event_has_the_usage_of_the_chunk_after_the_role() -> None:
 
 @pytest.mark.parametrize("arguments", ["2.2", "[1]", '"x"', ' {"a":1}', "null", ""])
 def test_input_of_a_call_streamed_is_that_of_the_whole_answer(arguments: str) -> None:
-    """A required call without `strict` may have any JSON as its arguments; SGLang sends the bracket after it as text."""
+    """As a required call without `strict` may have it; SGLang sends the bracket after such arguments as text."""
     chunks = [delta(**ROLE), call(0, "", "add"), *(call(0, piece) for piece in arguments)]
     if arguments and arguments[0] not in ' "':
         chunks.append(delta(content="}"))
