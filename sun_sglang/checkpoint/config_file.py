@@ -9,6 +9,8 @@ from typing import Any
 from sun_sglang.checkpoint.json_file import read_json
 from sun_sglang.errors import CheckpointError
 
+# a bound on what is computed for each layer; the deepest models have some hundreds
+_MOST_LAYERS = 10_000
 _ADAPTER = "adapter_config.json"
 
 
@@ -38,11 +40,15 @@ def layers_of(text: Mapping[str, Any], model: Path) -> int:
         model: directory of the checkpoint, for the message.
 
     Raises:
-        CheckpointError: it is no whole number from 1 on.
+        CheckpointError: it is no whole number from 1 to 10,000.
     """
     count = text["num_hidden_layers"]
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise CheckpointError(f"{model / 'config.json'}: num_hidden_layers: must be 1 or more (got {count!r})")
+    if count > _MOST_LAYERS:
+        raise CheckpointError(
+            f"{model / 'config.json'}: num_hidden_layers: must be at most {_MOST_LAYERS} (got {count})"
+        )
     return count
 
 

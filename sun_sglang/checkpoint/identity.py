@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from sun_sglang.checkpoint.config_defaults import with_class_defaults
 from sun_sglang.checkpoint.config_file import architecture_of, layers_of, require_no_adapter
 from sun_sglang.checkpoint.config_overrides import OVERRIDES, overrides_of, with_overrides
@@ -22,6 +24,7 @@ from sun_sglang.checkpoint.tuning import decoder_revision
 from sun_sglang.checkpoint.weights import weights_revision
 from sun_sglang.contracts.worker_card import Identity
 from sun_sglang.errors import CheckpointError
+from sun_sglang.strict import first_invalid
 
 # SGLang flags that change the KV that a checkpoint makes of a prompt
 MODULE_FLAGS = (
@@ -100,5 +103,8 @@ def read_identity(model: Path, engine: Mapping[str, Any], *, sglang: str = "") -
         )
     except CheckpointError:
         raise
+    except ValidationError as e:
+        field = first_invalid(e, Identity, show_value=True)
+        raise CheckpointError(f"{model / 'config.json'}: no usable {field.describe()}") from e
     except (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError) as e:
         raise CheckpointError(f"{model / 'config.json'}: no usable {e}; is this a decoder-only model?") from e

@@ -7,7 +7,7 @@ import os
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from sun_sglang.errors import CheckpointError
 
@@ -18,6 +18,22 @@ _UNPACK: Mapping[str, Callable[[bytes], float]] = {
     "F16": lambda data: float(struct.unpack("<e", data)[0]),
     "BF16": lambda data: float(struct.unpack("<f", b"\0\0" + data)[0]),
 }
+
+
+class TensorEntry(NamedTuple):
+    """A tensor as a header describes it.
+
+    Attributes:
+        dtype: its type.
+        shape: its shape.
+        start: offset of its first byte, after the header.
+        end: offset of the byte after it.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
 
 
 def safetensors_of(model: Path) -> list[Path]:
@@ -49,6 +65,34 @@ def read_header(file: BinaryIO) -> bytes:
     return file.read(length)
 
 
+def parse_header(header: bytes) -> dict[str, TensorEntry]:
+    """Return the tensors that a header describes, by name.
+
+    Raises:
+        ValueError: the header is no JSON object, or an entry has another form; the message has its name.
+    """
+    try:
+        content = json.loads(header)
+    except RecursionError as e:
+        raise ValueError("its header is nested too deeply") from e
+    if not isinstance(content, dict):
+        raise ValueError("its header is not a JSON object")
+    return {name: _entry(name, entry) for name, entry in content.items() if name != "__metadata__"}
+
+
+def _entry(name: str, entry: Any) -> TensorEntry:
+    if isinstance(entry, dict):
+        dtype, shape, offsets = entry.get("dtype"), _numbers(entry.get("shape")), _numbers(entry.get("data_offsets"))
+        if isinstance(dtype, str) and shape is not None and offsets is not None and len(offsets) == 2:
+            return TensorEntry(dtype, shape, *offsets)
+    raise ValueError(f"its header describes `{name}` without a type, a shape and two offsets")
+
+
+def _numbers(value: Any) -> tuple[int, ...] | None:
+    """Return a list of whole numbers; None for another value."""
+    return tuple(value) if isinstance(value, list) and all(type(number) is int for number in value) else None
+
+
 def read_scalars(model: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[str, float]]:
     """Yield the name and value of each wanted tensor of a checkpoint; such a tensor has one value.
 
@@ -63,17 +107,16 @@ def read_scalars(model: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[s
         try:
             with path.open("rb") as file:
                 header = read_header(file)
-                for name, tensor in json.loads(header).items():
-                    if name != "__metadata__" and wanted(name):
-                        start, end = tensor["data_offsets"]
-                        file.seek(8 + len(header) + start)
-                        yield name, _scalar(tensor, file.read(end - start))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as e:
+                for name, tensor in parse_header(header).items():
+                    if wanted(name):
+                        file.seek(8 + len(header) + tensor.start)
+                        yield name, _scalar(tensor.dtype, file.read(tensor.end - tensor.start))
+        except (OSError, ValueError, struct.error) as e:
             raise CheckpointError(f"{path}: cannot be read ({e})") from e
 
 
-def _scalar(tensor: Mapping[str, Any], data: bytes) -> float:
-    unpack = _UNPACK.get(tensor["dtype"])
+def _scalar(dtype: str, data: bytes) -> float:
+    unpack = _UNPACK.get(dtype)
     if unpack is None:
-        raise ValueError(f"a scale of type {tensor['dtype']}")
+        raise ValueError(f"a scale of type {dtype}")
     return unpack(data)

@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 
 from sun_sglang.checkpoint.json_file import read_json
+from sun_sglang.checkpoint.template_syntax import require_template_syntax
 from sun_sglang.errors import CheckpointError
 
 # the version of the file format, the settings that transformers replaces at each call, and the step from ids to text
@@ -60,11 +61,13 @@ def chat_template_digest(model: Path) -> str:
         model: directory of the tokenizer.
 
     Raises:
-        CheckpointError: a template cannot be read.
+        CheckpointError: a template cannot be read or parsed.
     """
     templates = _templates(model)
     if not templates:
         return ""
+    for name, template in templates.items():
+        require_template_syntax(template, f"{model}: the chat template `{name}`")
     alone = templates["default"] if list(templates) == ["default"] else json.dumps(templates, sort_keys=True)
     return _template_digest(alone, model)
 
@@ -79,13 +82,19 @@ def served_template_digest(model: Path, engine: Mapping[str, Any]) -> str:
         engine: SGLang's flags.
 
     Raises:
-        CheckpointError: the template cannot be read.
+        CheckpointError: the template cannot be read or parsed.
     """
     flag = engine.get("chat_template")
     if not flag:
         return chat_template_digest(model)
     file = Path(str(flag))
-    return _template_digest(_read_text(file), model) if file.is_file() else _digest(str(flag).encode())
+    if not file.is_file():
+        return _digest(str(flag).encode())
+    template = _read_text(file)
+    if file.suffix == ".jinja":
+        # SGLang reads other files as JSON
+        require_template_syntax(template, str(file))
+    return _template_digest(template, model)
 
 
 def _templates(model: Path) -> dict[str, str]:

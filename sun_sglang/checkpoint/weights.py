@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
-from sun_sglang.checkpoint.tensor_file import read_header, safetensors_of
+from sun_sglang.checkpoint.tensor_file import parse_header, read_header, safetensors_of
 from sun_sglang.errors import CheckpointError
 
 _SAMPLE_ABOVE = 1 << 30
@@ -27,7 +26,7 @@ def weights_revision(model: Path) -> str:
     files = safetensors_of(model)
     try:
         return _weights_revision(tuple((f, f.stat().st_size, f.stat().st_mtime_ns) for f in files))
-    except (OSError, ValueError, AttributeError, KeyError, TypeError) as e:
+    except (OSError, ValueError) as e:
         raise CheckpointError(f"{model}: its weights cannot be read ({e})") from e
 
 
@@ -51,9 +50,8 @@ def _tensor_samples(path: Path) -> Iterator[bytes]:
     with path.open("rb") as f:
         header = read_header(f)
         yield header
-        tensors = {k: v for k, v in json.loads(header).items() if k != "__metadata__"}
-        for name in sorted(tensors):
-            start, end = tensors[name]["data_offsets"]
+        for _, tensor in sorted(parse_header(header).items()):
+            start, end = tensor.start, tensor.end
             for offset in (start, max(start, end - _SAMPLE_BYTES)):
                 f.seek(8 + len(header) + offset)
                 yield f.read(min(_SAMPLE_BYTES, end - offset))

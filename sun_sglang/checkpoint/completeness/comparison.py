@@ -14,6 +14,7 @@ from sun_sglang.checkpoint.completeness.stored import StoredTensor
 _LAYER = re.compile(r"\.(\d+)\.")
 # what checkpoints hold besides weights: buffers of older versions, and scales that belong to a weight
 _NO_WEIGHT = re.compile(r"(inv_freq|masked_bias|_scale|zero_point)$")
+_WHOLE_NUMBERS = ("BOOL", *(f"{sign}{bits}" for sign in "UI" for bits in (8, 16, 32, 64)))
 _LANGUAGE = re.compile(r"(^|\.)(language_model|lm_head)\.")
 Shape = tuple[int, ...]
 
@@ -54,6 +55,33 @@ def wrong_shapes(
     Only for weights that are not quantized.
     """
     return [(n, shape, stored[n]) for n, shape in needed.items() if n in stored and stored[n].shape != shape]
+
+
+def layers_beyond(needed: Mapping[str, Shape], stored: Mapping[str, StoredTensor]) -> list[str]:
+    """Return the names of the stored tensors of layers that a list of the model's layers does not have.
+
+    A list that the architecture lacks as a whole, such as that of layers for multi-token prediction, counts as none.
+    """
+    last: dict[str, int] = {}
+    for name in needed:
+        found = _LAYER.search(name)
+        if found:
+            layers = name[: found.start()]
+            last[layers] = max(last.get(layers, 0), int(found[1]))
+    beyond = []
+    for name in stored:
+        found = _LAYER.search(name)
+        if found and int(found[1]) > last.get(name[: found.start()], int(found[1])):
+            beyond.append(name)
+    return beyond
+
+
+def whole_number_weights(needed: Mapping[str, Shape], stored: Mapping[str, StoredTensor]) -> list[str]:
+    """Return the names of the needed weights and biases that are stored as whole numbers.
+
+    Only for weights that are not quantized.
+    """
+    return [n for n in needed if n in stored and stored[n].dtype in _WHOLE_NUMBERS and n.endswith((".weight", ".bias"))]
 
 
 def _module(name: str) -> str:

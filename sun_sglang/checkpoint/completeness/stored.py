@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sun_sglang.checkpoint.json_file import read_json
-from sun_sglang.checkpoint.tensor_file import read_header, safetensors_of
+from sun_sglang.checkpoint.tensor_file import TensorEntry, parse_header, read_header, safetensors_of
 from sun_sglang.errors import CheckpointError
 
 INDEX = "model.safetensors.index.json"
@@ -31,10 +30,12 @@ class StoredTensor(NamedTuple):
     Attributes:
         shape: its shape.
         file: name of its file.
+        dtype: its type, as safetensors names it.
     """
 
     shape: tuple[int, ...]
     file: str
+    dtype: str = "F32"
 
 
 def read_stored(model: Path) -> dict[str, StoredTensor]:
@@ -106,26 +107,23 @@ def _tensors_of(path: Path) -> dict[str, StoredTensor]:
         size = path.stat().st_size
         with path.open("rb") as file:
             text = read_header(file)
-        header = json.loads(text)
-        tensors = {name: tensor for name, tensor in header.items() if name != "__metadata__"}
+        tensors = parse_header(text)
         end = max((_end(name, tensor) for name, tensor in tensors.items()), default=0)
-        found = {name: StoredTensor(tuple(tensor["shape"]), path.name) for name, tensor in tensors.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+    except (OSError, ValueError) as e:
         raise CheckpointError(f"{path}: cannot be read ({e}); {_COPY_AGAIN}") from e
     whole = 8 + len(text) + end
     if size != whole:
         raise CheckpointError(f"{path}: has {size:,} bytes, and its header describes {whole:,}; {_COPY_AGAIN}")
-    return found
+    return {name: StoredTensor(tensor.shape, path.name, tensor.dtype) for name, tensor in tensors.items()}
 
 
-def _end(name: str, tensor: Mapping[str, Any]) -> int:
+def _end(name: str, tensor: TensorEntry) -> int:
     """Return the offset of the byte after a tensor.
 
     Raises:
         ValueError: its offsets do not fit its shape and type.
     """
-    start, end = tensor["data_offsets"]
-    width = _BYTES.get(tensor["dtype"])
-    if not 0 <= start <= end or (width is not None and end - start != width * prod(tensor["shape"])):
-        raise ValueError(f"`{name}` has {end - start} bytes for {tensor['shape']} of {tensor['dtype']}")
-    return int(end)
+    start, end, width = tensor.start, tensor.end, _BYTES.get(tensor.dtype)
+    if not 0 <= start <= end or (width is not None and end - start != width * prod(tensor.shape)):
+        raise ValueError(f"`{name}` has {end - start} bytes for {list(tensor.shape)} of {tensor.dtype}")
+    return end

@@ -129,6 +129,20 @@ def test_a_flags_chat_template_is_the_one_served(write_checkpoint: Write, tmp_pa
     assert pair_difference(read_identity(own, {}), read_identity(other, flags)) is None
 
 
+@pytest.mark.parametrize(("name", "is_refused"), [("mine.jinja", True), ("mine.json", False)])
+def test_syntax_error_in_a_flags_chat_template_is_named(
+    write_checkpoint: Write, tmp_path: Path, name: str, is_refused: bool
+) -> None:
+    file = tmp_path / name
+    file.write_text('{"system": "{% if %}"}')
+    model = write_checkpoint("own")
+    if not is_refused:
+        assert read_identity(model, {"chat_template": str(file)}).chat_template
+        return
+    with pytest.raises(CheckpointError, match=r"mine\.jinja: line 1: .*; correct the chat template"):
+        read_identity(model, {"chat_template": str(file)})
+
+
 def test_chat_template_of_another_tokenizer_is_the_one_served(write_checkpoint: Write) -> None:
     model, words = write_checkpoint("model"), write_checkpoint("words", template="other")
     own, other = read_identity(model, {}), read_identity(model, {"tokenizer_path": str(words)})
@@ -171,6 +185,9 @@ def test_a_sampled_revision_sees_a_change_in_any_tensor(
         (lambda d: _change(d, architectures="LlamaForCausalLM"), "config.json: architectures: must be a list"),
         (lambda d: _change(d, num_attention_heads=None), "config.json: no usable"),
         (lambda d: _change(d, num_hidden_layers=0), "config.json: num_hidden_layers: must be 1 or more"),
+        (lambda d: _change(d, num_hidden_layers=10**9), "num_hidden_layers: must be at most 10000"),
+        (lambda d: _change(d, vocab_size=-1), r"config.json: no usable vocab_size: Input should be .* \(got -1\)$"),
+        (lambda d: (d / "chat_template.jinja").write_text("{% if %}"), "chat template `default`: line 1: "),
         (lambda d: (d / "config.json").rename(d / "adapter_config.json"), "is a LoRA adapter"),
         (
             lambda d: (d / "model.safetensors").rename(d / "pytorch_model.bin"),

@@ -127,6 +127,26 @@ def test_chat_template_that_writes_another_special_token_has_another_digest(
     assert digest("{{ messages }}", eos_token="<end>") == digest("{{ messages }}", eos_token="<turn>")
 
 
+@pytest.mark.parametrize(
+    ("files", "place"),
+    [
+        ({"chat_template.jinja": "a\n{% if %}"}, "`default`: line 2: "),
+        ({"chat_template.jinja": "a", "additional_chat_templates/tool_use.jinja": "{{"}, "`tool_use`: line 1: "),
+        ({"tokenizer_config.json": json.dumps({"chat_template": "{% endif %}"})}, "`default`: line 1: "),
+    ],
+)
+def test_chat_template_with_a_syntax_error_is_named(
+    template_digest_of: Callable[..., str], files: dict[str, str], place: str
+) -> None:
+    with pytest.raises(CheckpointError, match=f"the chat template {place}"):
+        template_digest_of(files)
+
+
+def test_tags_of_transformers_are_no_syntax_error(template_digest_of: Callable[..., str]) -> None:
+    template = "{% for m in messages %}{% generation %}{{ m }}{% break %}{% endgeneration %}{% endfor %}"
+    assert template_digest_of({"chat_template.jinja": template})
+
+
 def test_special_token_in_the_map_of_version_4_counts(template_digest_of: Callable[..., str]) -> None:
     template = {"chat_template.jinja": "{{ bos_token }}"}
     old = template | {"special_tokens_map.json": json.dumps({"bos_token": "<s>"})}

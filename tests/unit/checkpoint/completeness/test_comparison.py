@@ -5,7 +5,9 @@ import pytest
 from sun_sglang.checkpoint.completeness.comparison import (
     is_other_layout,
     language_part,
+    layers_beyond,
     missing_tensors,
+    whole_number_weights,
     wrong_shapes,
 )
 from sun_sglang.checkpoint.completeness.stored import StoredTensor
@@ -68,6 +70,26 @@ def test_names_of_another_layout_are_recognized() -> None:
 def test_shape_that_the_configuration_does_not_have_is_wrong() -> None:
     wrong = StoredTensor((5, 4), "model.safetensors")
     assert wrong_shapes(NEEDED, {**STORED, UP: wrong}) == [(UP, (4, 4), wrong)]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_beyond"),
+    [
+        ("model.layers.2.mlp.up_proj.weight", True),
+        ("model.layers.61.embed_tokens.weight", True),
+        ("model.layers.1.mlp.experts.9.weight", False),
+        ("model.mtp_layers.5.weight", False),
+        ("visual.blocks.7.weight", False),
+    ],
+)
+def test_layer_beyond_the_last_one_of_its_list_is_found(name: str, is_beyond: bool) -> None:
+    assert layers_beyond(NEEDED, {**STORED, name: ANY}) == ([name] if is_beyond else [])
+
+
+@pytest.mark.parametrize(("dtype", "is_found"), [("I32", True), ("BOOL", True), ("BF16", False), ("F8_E4M3", False)])
+def test_weight_of_whole_numbers_is_found(dtype: str, is_found: bool) -> None:
+    stored = {**STORED, UP: StoredTensor((4, 4), "model.safetensors", dtype)}
+    assert whole_number_weights(NEEDED, stored) == ([UP] if is_found else [])
 
 
 def test_vision_tower_is_not_needed() -> None:

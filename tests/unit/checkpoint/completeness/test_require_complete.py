@@ -65,6 +65,37 @@ def test_layer_that_only_the_configuration_has_is_named(model: Path) -> None:
     assert require_complete(model, {"json_model_override_args": override}) == ""
 
 
+def test_layer_that_only_the_weights_have_is_named(model: Path) -> None:
+    layers = json.loads((model / "config.json").read_text())["num_hidden_layers"]
+    change_config(model, num_hidden_layers=layers - 1)
+    message = (
+        rf"model\.safetensors: holds `model\.layers\.{layers - 1}\..*` and 10 more, of layers that config.json does"
+    )
+    with pytest.raises(CheckpointError, match=message):
+        require_complete(model)
+    change_config(model, num_nextn_predict_layers=1)
+    assert require_complete(model) == ""
+    change_config(model, num_nextn_predict_layers=0, num_hidden_layers=layers)
+    override = json.dumps({"num_hidden_layers": layers - 1})
+    assert require_complete(model, {"json_model_override_args": override}) == ""
+
+
+def test_weight_of_whole_numbers_is_named_unless_flags_quantize(model: Path) -> None:
+    name = "model.norm.weight"
+    change_tensors(model, lambda tensors: tensors.update({name: tensors[name].int()}))
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: `model\.norm\.weight` is stored as I32"):
+        require_complete(model)
+    assert require_complete(model, {"quantization": "w8a8_int8"}) == ""
+
+
+def test_number_of_layers_that_no_model_has_is_refused_before_one_is_built(model: Path) -> None:
+    change_config(model, num_hidden_layers=10**9)
+    with pytest.raises(
+        CheckpointError, match=r"config\.json: num_hidden_layers: must be at most 10000 \(got 1000000000\)"
+    ):
+        require_complete(model)
+
+
 def test_override_of_a_part_of_a_text_configuration_keeps_the_rest() -> None:
     text = {"model_type": "gemma3_text", "hidden_size": 8, "head_dim": 4, "num_hidden_layers": 3, "vocab_size": 16}
     text |= {"intermediate_size": 8, "num_attention_heads": 2, "num_key_value_heads": 1}

@@ -39,6 +39,23 @@ def test_file_without_a_whole_header_is_named(tmp_path: Path, length: int) -> No
         read_stored(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("header", "problem"),
+    [
+        ('{"a.weight": 5}', "its header describes `a.weight` without a type, a shape and two offsets"),
+        ('{"a.weight": {"dtype": "F32", "shape": [1], "data_offsets": [0]}}', ".*`a.weight` without"),
+        ('{"a.weight": {"dtype": "F32", "shape": [1.5], "data_offsets": [0, 4]}}', ".*`a.weight` without"),
+        ('{"a.weight": {"dtype": 1, "shape": [1], "data_offsets": [0, 4]}}', ".*`a.weight` without"),
+        ("[1]", "its header is not a JSON object"),
+        ("[" * 100_000, "its header is nested too deeply"),
+    ],
+)
+def test_header_of_another_form_is_named(tmp_path: Path, header: str, problem: str) -> None:
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header.encode())
+    with pytest.raises(CheckpointError, match=rf"model\.safetensors: cannot be read \({problem}"):
+        read_stored(tmp_path)
+
+
 def test_tensor_whose_bytes_do_not_fit_its_shape_is_named(tmp_path: Path) -> None:
     content = safetensors(ONE).replace(b'"shape": [8]', b'"shape": [7]')
     (tmp_path / "model.safetensors").write_bytes(content)
