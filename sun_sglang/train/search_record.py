@@ -30,6 +30,8 @@ from sun_sglang.train.trainer.trained_state import trained_state
 
 # where a run reads and writes is no part of what it computes
 _PLACES = {"base": True, "decoder": True, "output": True, "chat_template": True, "report_to": True}
+_MODEL_FILES = ("config.json", "sun.json", "adapter", "adapter_config.json")
+_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _DATA_PLACES = {"file", "validation_file"}
 
 
@@ -106,9 +108,15 @@ class SearchRecord:
 
         Raises:
             RecipeError: there is a search and `resume` is false, it computes with other content, or it lacks the
-                weights of its best rate.
+                weights of its best rate; or there is a model and no search that made it.
         """
-        there = self._file.exists() or (self._work.parent / "config.json").exists()
+        there = self._file.exists()
+        model = None if there or not is_first_process() else _model_file(self._work.parent)
+        if model is not None:
+            raise RecipeError(
+                f"output: {self._work.parent} holds `{model}` of a model, and no training/search.json of a training "
+                "that made it; choose another directory"
+            )
         # without --resume only the first process checks: it writes the file while other processes still start
         if there and not resume and is_first_process():
             raise RecipeError(
@@ -179,6 +187,12 @@ class SearchRecord:
         losses = {str(rate): loss if math.isfinite(loss) else None for rate, loss in self.rates.losses.items()}
         text = json.dumps({**self.subject._asdict(), "losses": losses}, indent=2, allow_nan=False) + "\n"
         replace_file(self._file, lambda new: new.write_text(text, encoding="utf-8"))
+
+
+def _model_file(directory: Path) -> str | None:
+    """Return the name of a file of a model, which a training would overwrite; None if there is none."""
+    there = sorted(directory.iterdir()) if directory.is_dir() else []
+    return next((path.name for path in there if path.name in _MODEL_FILES or path.suffix in _WEIGHTS), None)
 
 
 def _digest(examples: Examples) -> str:

@@ -82,6 +82,9 @@ def prepare(recipe: Recipe) -> PreparedRecipe:
     if recipe.decoder is not None:
         models["decoder"] = find_model(recipe.decoder, "decoder")
         decoder = models["decoder"].directory
+    for key, found in models.items():
+        if Path(recipe.output).resolve() == found.directory.resolve():
+            raise RecipeError(f"output: {recipe.output} is the model of `{key}`; give another directory")
     tokenizer = load_recipe_tokenizer(recipe, base)
     examples = load_examples(
         recipe.data,
@@ -160,7 +163,7 @@ def _fit(module: TwoModule, prepared: PreparedRecipe, rate: float, work: Path, l
     recipe = prepared.recipe
     found = find_checkpoints(work) if resume else FoundCheckpoints(None, ())
     for broken in found.broken:
-        log(f"learning rate {rate:g}: {broken.name} was not written whole and is not used")
+        log(f"learning rate {rate:g}: {broken.name} was cut short or changed, and is not used")
     settings = FitSettings(
         rate,
         1 if recipe.packing_tokens else recipe.micro_batch,

@@ -86,13 +86,15 @@ def _fit(
     trainer.add_callback(MarkWhole)
     # it prints dictionaries to stdout, which the caller uses
     trainer.remove_callback(PrinterCallback)
+    bar = _ProgressBar()
     if settings.progress:
         trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(_ProgressBar)
+        trainer.add_callback(bar)
     try:
         trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
         return math.nan if trainer.divergence.diverged else trainer.validation_loss(validation)
     finally:
+        bar.close()
         deepspeed.forget_config()
 
 
@@ -142,6 +144,11 @@ class _Collator:
 class _ProgressBar(ProgressCallback):  # type: ignore[misc] # transformers is not followed, so its classes are Any
     def on_log(self, *_args: object, **_kwargs: object) -> None:
         """Print nothing: the bar is on stderr, and metrics go to `reports`."""
+
+    def close(self) -> None:
+        """End the line of the bar, also where an error ends the training."""
+        if self.training_bar is not None:
+            self.training_bar.close()
 
 
 class _TwoModuleTrainer(Trainer):  # type: ignore[misc] # transformers is not followed, so its classes are Any

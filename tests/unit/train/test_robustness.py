@@ -143,12 +143,12 @@ def test_resume_takes_the_newest_checkpoint_that_was_written_whole(
         stream.truncate(100)
     lines: list[str] = []
     run_sweep(prepare(one), "c", lines.append, resume=True)
-    assert lines[0] == "learning rate 0.01: checkpoint-4 was not written whole and is not used"
+    assert lines[0] == "learning rate 0.01: checkpoint-4 was cut short or changed, and is not used"
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-@pytest.mark.parametrize("harm", ["missing", "short", "unmarked", "half a mark", "no mark content"])
+@pytest.mark.parametrize("harm", ["missing", "short", "zeros", "unmarked", "half a mark", "no mark content"])
 def test_checkpoint_that_is_not_whole_is_passed_over(tmp_path: Path, harm: str) -> None:
     for step in (2, 10):
         (tmp_path / f"checkpoint-{step}").mkdir()
@@ -160,11 +160,25 @@ def test_checkpoint_that_is_not_whole_is_passed_over(tmp_path: Path, harm: str) 
     {
         "missing": lambda: (new / "optimizer.pt").unlink(),
         "short": lambda: (new / "optimizer.pt").write_bytes(b"x" * 49),
+        "zeros": lambda: (new / "optimizer.pt").write_bytes(b"x" * 25 + b"\0" * 25),
         "unmarked": lambda: (new / MARK).unlink(),
         "half a mark": lambda: (new / MARK).write_text('{"optimizer.pt'),
         "no mark content": lambda: (new / MARK).write_text("[]"),
     }[harm]()
     assert find_checkpoints(tmp_path) == (old, [new])
+
+
+@pytest.mark.parametrize("start", [0, 7 << 20, (20 << 20) - 10])
+def test_checkpoint_of_which_a_large_file_lost_a_range_is_passed_over(tmp_path: Path, start: int) -> None:
+    checkpoint = tmp_path / "checkpoint-2"
+    checkpoint.mkdir()
+    (checkpoint / "optimizer.pt").write_bytes(b"x" * (20 << 20))
+    mark_whole(checkpoint)
+    assert find_checkpoints(tmp_path).newest == checkpoint
+    with (checkpoint / "optimizer.pt").open("r+b") as stream:
+        stream.seek(start)
+        stream.write(bytes(min(1 << 20, (20 << 20) - start)))
+    assert find_checkpoints(tmp_path) == (None, [checkpoint])
 
 
 def test_checkpoint_saved_again_over_a_mark_that_was_cut_short_is_whole(tmp_path: Path) -> None:
@@ -232,7 +246,7 @@ def test_full_disk_while_saving_is_one_error_and_the_run_resumes(
 
 
 def test_full_disk_while_a_checkpoint_is_saved_is_one_error_and_the_run_resumes(
-    recipe: Load, monkeypatch: pytest.MonkeyPatch
+    recipe: Load, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one, save, calls = recipe(save_steps=1, learning_rates=[1e-2]), Trainer._save_optimizer_and_scheduler, [0]
 
@@ -250,9 +264,28 @@ def test_full_disk_while_a_checkpoint_is_saved_is_one_error_and_the_run_resumes(
     monkeypatch.setattr(Trainer, "_save_optimizer_and_scheduler", full)
     with pytest.raises(RecipeError, match=r"output: .*a checkpoint could not be written.*continued with --resume"):
         run_sweep(prepare(one), "c", quiet)
+    assert capsys.readouterr().err.endswith("\n"), "the error follows on a line of its own"
     lines: list[str] = []
     run_sweep(prepare(one), "c", lines.append, resume=True)
-    assert lines[0] == "learning rate 0.01: checkpoint-2 was not written whole and is not used"
+    assert lines[0] == "learning rate 0.01: checkpoint-2 was cut short or changed, and is not used"
+
+
+@pytest.mark.parametrize("output", ["base", "link"])
+def test_output_that_is_the_base_is_refused(recipe: Load, base: Path, tmp_path: Path, output: str) -> None:
+    shutil.copytree(base, tmp_path / "base")
+    (tmp_path / "link").symlink_to(tmp_path / "base")
+    with pytest.raises(RecipeError, match=r"output: .* is the model of `base`; give another directory"):
+        prepare(recipe(base="./base", output=f"./{output}"))
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "pytorch_model.bin"])
+def test_output_with_a_foreign_model_is_refused_and_kept(recipe: Load, tmp_path: Path, name: str, resume: bool) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("mine")
+    with pytest.raises(RecipeError, match=rf"output: .*out holds `{name}` of a model, and no training/search\.json"):
+        run_sweep(prepare(recipe()), "c", quiet, resume=resume)
+    assert [(path.name, path.read_text()) for path in (tmp_path / "out").iterdir()] == [(name, "mine")]
 
 
 def test_output_below_a_file_is_one_error_before_training(recipe: Load, tmp_path: Path) -> None:
