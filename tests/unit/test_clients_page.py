@@ -8,7 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 LOCK = ROOT / "tests/clients/node/package-lock.json"
-ROW = re.compile(r"^\| ([\w-]+)( \(node\))? \| (\d[\w.]*) \|", re.MULTILINE)
+# client, what of it, its version, and those of the packages whose users choose it
+ROW = re.compile(r"^\| ([@\w/-]+)(?: \((\w+)\))? \| (\d[\w.]*)((?:, [\w-]+ \d[\w.]*)*) \|", re.MULTILINE)
 
 
 def _locked() -> dict[tuple[str, bool], str]:
@@ -21,11 +22,16 @@ def _locked() -> dict[tuple[str, bool], str]:
 
 def test_clients_page_names_the_locked_versions() -> None:
     rows = ROW.findall((ROOT / "docs/clients.md").read_text(encoding="utf-8"))
+    named = {
+        (package, part == "node", version)
+        for client, part, own, others in rows
+        for package, version in [(client, own), *(other.split(" ") for other in others.split(", ")[1:])]
+    }
     locked = _locked()
     assert len(rows) == len(list((ROOT / "tests/clients").glob("test_*.py")))
-    assert {(name, version) for name, node, version in rows} == {
-        (name, locked[name, bool(node)]) for name, node, _ in rows
-    }, "run `make test-clients`, and copy build/clients/report.md into docs/clients.md"
+    assert named == {(package, node, locked[package, node]) for package, node, _ in named}, (
+        "run `make test-clients`, and write its tables into docs/clients.md"
+    )
 
 
 def test_node_lock_equals_the_package_file_and_names_no_registry() -> None:
