@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
-import shlex
-import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from sun_sglang.bench.load.drive.load import AnyPlan
-    from sun_sglang.bench.serving.result import BenchResult
-    from sun_sglang.bench.serving.settings import BenchSettings
-    from sun_sglang.bench.serving.targets.target import Target
-
 EXAMPLE = "sun bench --zipf 1.5 --request-rate 4 --output run.json"
-INTERRUPTED = 130
-"""Exit status after Ctrl-C: 128 and the number of the signal, as shells have it."""
-
 _DEFAULT_CONCURRENCY = 8
+_NUMBERS = "NUMBER[,...]"
 # one panel of the help for each kind of option
 _target = partial(typer.Option, rich_help_panel="Target")
 _load = partial(typer.Option, rich_help_panel="Load")
@@ -36,9 +24,9 @@ _output = partial(typer.Option, rich_help_panel="Output")
 
 def command(
     ctx: typer.Context,
-    file: Annotated[
-        Path | None,
-        typer.Argument(help="A topology file; default: the running deployment."),
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="A topology file; default: the running deployment.", show_default=False),
     ] = None,
     url: Annotated[
         str | None,
@@ -62,22 +50,23 @@ def command(
         ),
     ] = "",
     zipf: Annotated[
-        float,
-        _load(help="Popularity of the tasks: rank i has the share i^-ZIPF. 0: uniform."),
-    ] = 0.0,
+        str,
+        _load(metavar=_NUMBERS, help="Popularity of the tasks: rank i has the share i^-ZIPF. 0: uniform."),
+    ] = "0",
     hot_shift: Annotated[
         float | None,
         _load(help="Move the ranking on by one task every so many seconds."),
     ] = None,
     request_rate: Annotated[
-        float | None,
-        _load(help="Open loop: requests per second."),
+        str | None,
+        _load(metavar=_NUMBERS, help="Open loop: requests per second."),
     ] = None,
     concurrency: Annotated[
-        int | None,
+        str | None,
         _load(
+            metavar=_NUMBERS,
             help=f"Closed loop: requests in flight (default {_DEFAULT_CONCURRENCY}, without --request-rate). Open "
-            "loop: at most so many."
+            "loop: at most so many.",
         ),
     ] = None,
     arrival_pattern: Annotated[str, _load(help="poisson, constant or gamma.")] = "poisson",
@@ -125,6 +114,7 @@ def command(
     ] = None,
     agent_appended_tokens: Annotated[int | None, _agents(help="Tokens after each answer.")] = None,
     agent_output_tokens: Annotated[int | None, _agents(help="Tokens of an answer.")] = None,
+    num_profile_runs: Annotated[int, _protocol(help="Repetitions; the tables then show medians.")] = 1,
     warmup_duration: Annotated[float, _protocol(help="Seconds before the window.")] = 30.0,
     benchmark_duration: Annotated[float, _protocol(help="Seconds of the window.")] = 60.0,
     request_count: Annotated[
@@ -136,13 +126,20 @@ def command(
         str,
         _protocol(help='Objectives, such as "time_to_first_token:500 inter_token_latency:50", in milliseconds.'),
     ] = "",
+    find_max_rate: Annotated[
+        bool,
+        _protocol(help="Search the highest rate at which enough requests are within --goodput."),
+    ] = False,
+    goodput_ratio: Annotated[float, _protocol(help="--find-max-rate: the share of requests that is enough.")] = 0.95,
     max_client_lag: Annotated[
         float,
         _protocol(help="The run fails if this process is later than so many milliseconds (p99)."),
     ] = 25.0,
     output: Annotated[
         Path | None,
-        _output("--output", "-o", help="Write the result as JSON."),
+        _output(
+            "--output", "-o", help="Write the result as JSON, after each run. The same command again continues it."
+        ),
     ] = None,
     as_json: Annotated[bool, _output("--json", help="Print the result as JSON instead of tables.")] = False,
     schema: Annotated[bool, _output("--schema", help="Print the JSON schema of the result, and stop.")] = False,
@@ -150,6 +147,8 @@ def command(
     """Measure how many tokens a deployment serves, and how fast, under a load over all of its tasks.
 
     After a warm-up, the requests that are completed in a window count.
+
+    A list (1,2,4) at --request-rate, --concurrency, --zipf, --isl or --osl measures every combination.
 
     Exits with 1 if the result is not valid, and with 130 after Ctrl-C, which writes what was measured until then.
 
@@ -159,6 +158,8 @@ def command(
 
     Another server:  sun bench --url http://HOST:8000 --concurrency 32 --isl uniform:64:256
 
+    A grid, three times:  sun bench --zipf 0,1.5 --concurrency 2,8 --num-profile-runs 3 --output grid.json
+
     A trace:  sun bench --input-file azure.csv --zipf 1.5 --synthesis-speedup-ratio 0.1
     """
     if schema:
@@ -166,100 +167,10 @@ def command(
 
         typer.echo(json.dumps(result_schema(), indent=2))
         return
-    if url is not None and (file is not None or run_dir is not None):
+    if url is not None and (files or run_dir is not None):
         raise typer.BadParameter("--url names another server: leave the topology file and --run-dir out")
-    from sun_sglang.bench.load.workload.settings import WorkloadSettings
+    if files and len(files) > 1:
+        raise typer.BadParameter("one deployment is measured; name one topology file")
+    from sun_sglang.cli.benchmark.run import run_bench
 
-    values = {name: value for name, value in ctx.params.items() if name in WorkloadSettings.model_fields}
-    values["input_file"] = tuple(input_file or ())
-    if request_rate is None and concurrency is None and not input_file:
-        values["concurrency"] = _DEFAULT_CONCURRENCY
-    _check_output(output)
-    target = asyncio.run(_find(file, url, run_dir))
-    values["tasks"] = target.choose([name.strip() for name in tasks.split(",")] if tasks else [])
-    settings = _settings(values, goodput, request_timeout_seconds, max_client_lag)
-    result = _measure(target, settings)
-    _print(result, as_json=as_json)
-    if output is not None:
-        from sun_sglang.bench.serving.result import write_result
-
-        write_result(result, output)
-    _exit(result, output)
-
-
-def _check_output(output: Path | None) -> None:
-    """Raise BenchError where the file could not be written after the run."""
-    from sun_sglang.bench.load.errors import FlagError
-
-    if output is not None and (output.is_dir() or not os.access(output.parent, os.W_OK)):
-        raise FlagError("output", f"{output} cannot be written; name a file in a directory that exists")
-
-
-async def _find(file: Path | None, url: str | None, run_dir: Path | None) -> Target:
-    from sun_sglang.bench.serving.targets.running import deployment_target, url_target
-
-    if url is not None:
-        return await url_target(url, os.environ)
-    return await deployment_target(file, run_dir)
-
-
-def _settings(values: dict[str, Any], goodput: str, timeout: float, max_lag: float) -> BenchSettings:
-    from sun_sglang.bench.load.metrics.goodput import parse_goodput
-    from sun_sglang.bench.load.workload.settings import workload_settings
-    from sun_sglang.bench.serving.settings import bench_settings
-
-    return bench_settings(
-        workload=workload_settings(**values),
-        goodput=parse_goodput(goodput) if goodput else {},
-        request_timeout_seconds=timeout,
-        max_client_lag=max_lag,
-    )
-
-
-def _measure(target: Target, settings: BenchSettings) -> BenchResult:
-    """Run the benchmark with its live view on stderr."""
-    from rich.console import Console
-
-    from sun_sglang.bench.load.workload.build import build
-    from sun_sglang.bench.serving.run import NothingMeasuredError
-    from sun_sglang.bench.serving.session import run_benchmark
-    from sun_sglang.cli.display.bench_live import live_view
-
-    plan: AnyPlan = build(settings.workload)
-    console = Console(stderr=True, highlight=False)
-    command_line = shlex.join(["sun", *sys.argv[1:]])
-    try:
-        with live_view(console, settings, target.name) as view:
-            return run_benchmark(target, settings, plan, command=command_line, show=view.show)
-    except NothingMeasuredError as e:
-        console.print(str(e), markup=False, soft_wrap=True)
-        sys.exit(INTERRUPTED)
-
-
-def _print(result: BenchResult, *, as_json: bool) -> None:
-    from rich.console import Console
-
-    from sun_sglang.cli.display.bench_tables import render_result
-
-    if as_json:
-        typer.echo(result.model_dump_json(indent=2))
-    else:
-        Console(highlight=False).print(render_result(result))
-
-
-def _exit(result: BenchResult, output: Path | None) -> None:
-    """State where the result is and why it is not valid, and exit with its status."""
-    from rich.console import Console
-
-    from sun_sglang.bench.load.drive.stop import Ending
-
-    errors = Console(stderr=True, highlight=False, soft_wrap=True)
-    if output is not None:
-        errors.print(f"written to {output}", markup=False)
-    for problem in (problem for run in result.runs for problem in run.problems):
-        errors.print("[bold red]error:[/]", end=" ")
-        errors.print(f"the result is not valid: {problem}", markup=False)
-    if any(run.ending is Ending.CUT_SHORT for run in result.runs):
-        sys.exit(INTERRUPTED)
-    if not all(run.valid for run in result.runs):
-        sys.exit(1)
+    run_bench(ctx.params)

@@ -57,4 +57,5 @@ def _first_prompt(plan: AnyPlan) -> Prompt:
 def _short(prompt: Prompt) -> Prompt:
     if isinstance(prompt, Chat):
         return Chat(({"role": "user", "content": "hello"},))
-    return "hello" if isinstance(prompt, str) else prompt[:_PROMPT_TOKENS]
+    # backwards: the load's own first prompt must not find its beginning in a cache
+    return "hello" if isinstance(prompt, str) else prompt[:_PROMPT_TOKENS][::-1]

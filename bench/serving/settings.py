@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from sun_sglang.bench.load.errors import FlagError
 from sun_sglang.bench.load.metrics.window import Window
 from sun_sglang.bench.load.workload.settings import Positive, WorkloadSettings, workload_settings
-from sun_sglang.strict import Strict, first_invalid
+from sun_sglang.strict import Strict, first_invalid, listed
 
 MAX_CLIENT_LAG_MS = 25.0
 """How late this process may be, as the 99th percentile in the window, by default."""
@@ -18,8 +18,8 @@ MAX_CLIENT_LAG_MS = 25.0
 Swept = int | float | str
 """One value of a setting that has a list of values."""
 
-SweptSetting = Literal["request_rate", "concurrency", "zipf", "isl", "osl"]
-"""A setting of the load that may have a list of values."""
+SWEPT = ("request_rate", "concurrency", "zipf", "isl", "osl")
+"""The settings of the load that may have a list of values."""
 
 
 class BenchSettings(Strict):
@@ -41,9 +41,17 @@ class BenchSettings(Strict):
     request_timeout_seconds: Positive = 600.0
     max_client_lag: Annotated[float, Field(gt=0)] = MAX_CLIENT_LAG_MS
     num_profile_runs: Annotated[int, Field(gt=0, le=1_000)] = 1
-    sweep: dict[SweptSetting, Annotated[tuple[Swept, ...], Field(min_length=1)]] = Field(default_factory=dict)
+    sweep: dict[str, Annotated[tuple[Swept, ...], Field(min_length=2)]] = Field(default_factory=dict)
     find_max_rate: bool = False
     goodput_ratio: Annotated[float, Field(gt=0, le=1)] = 0.95
+
+    @field_validator("sweep")
+    @classmethod
+    def _may_have_lists(cls, sweep: dict[str, tuple[Swept, ...]]) -> dict[str, tuple[Swept, ...]]:
+        for name in sweep:
+            if name not in SWEPT:
+                raise ValueError(f"`{name}` has one value; lists: {listed(SWEPT)}")
+        return sweep
 
     @property
     def window(self) -> Window:

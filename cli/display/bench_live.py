@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +43,38 @@ class _Shown:
     failed: tuple[tuple[str, int], ...]
     requests_per_second: float
     tokens_per_second: float
+
+
+class BenchDisplay:
+    """The display of a whole benchmark: each run, and the starts between them.
+
+    Args:
+        console: a terminal, a pipe or a file.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    @contextmanager
+    def starting(self, system: str) -> Iterator[None]:
+        """Show that a system is being started, until the context ends."""
+        if self._console.is_terminal:
+            with self._console.status(f"starting {system} ..."):
+                yield
+        else:
+            self._console.print(f"starting {system}", markup=False, soft_wrap=True)
+            yield
+
+    @contextmanager
+    def run(self, title: str, settings: BenchSettings) -> Iterator[Callable[[Moment], None]]:
+        """Show a run until the context ends; returns what is called with its state.
+
+        Args:
+            title: the system, and which of the runs it is.
+            settings: the settings of the run.
+        """
+        with live_view(self._console, settings, title) as view:
+            yield view.show
 
 
 @contextmanager

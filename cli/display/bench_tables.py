@@ -1,4 +1,4 @@
-"""The result of `sun bench` as tables for a terminal."""
+"""One run of `sun bench` as tables for a terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.text import Text
 from sun_sglang.bench.load.drive.stop import Ending
 from sun_sglang.bench.load.metrics.distribution import Distribution
 from sun_sglang.bench.load.metrics.summary import Metrics
-from sun_sglang.bench.serving.result import BenchResult, SystemReport
+from sun_sglang.bench.serving.result import SystemReport
 from sun_sglang.bench.serving.run_report import RunReport
 from sun_sglang.bench.serving.settings import BenchSettings
 from sun_sglang.cli.display.bench_live import describe_load
@@ -28,12 +28,6 @@ _LATENCIES = (
     ("prompt tokens", "input_sequence_length"),
     ("output tokens", "output_sequence_length"),
 )
-
-
-def render_result(result: BenchResult) -> RenderableType:
-    """Return the tables of a result."""
-    (system,), (point,) = result.systems, result.points
-    return render_run(system, result.settings_of(point), point.systems[system.name].runs[0])
 
 
 def render_run(system: SystemReport, settings: BenchSettings, run: RunReport) -> RenderableType:
@@ -66,17 +60,17 @@ def _window(run: RunReport) -> Text:
 
 
 def _latencies(total: Metrics) -> Table:
-    table = Table("", *_numbers("avg", "p50", "p90", "p95", "p99", "max"), box=box.SIMPLE_HEAD)
+    table = Table("", *number_columns("avg", "p50", "p90", "p95", "p99", "max"), box=box.SIMPLE_HEAD)
     for label, name in _LATENCIES:
         found: Distribution | None = getattr(total, name)
         if found is not None:
             numbers = (found.avg, found.p50, found.p90, found.p95, found.p99, found.max)
-            table.add_row(label, *map(_number, numbers))
+            table.add_row(label, *map(number_text, numbers))
     return table
 
 
 def _rates(system: SystemReport, run: RunReport) -> Table:
-    table = Table("", *_numbers(""), "", box=box.SIMPLE_HEAD, show_header=False)
+    table = Table("", *number_columns(""), "", box=box.SIMPLE_HEAD, show_header=False)
     for label, value, unit in _rate_rows(system, run):
         if value is not None:
             table.add_row(label, value, unit)
@@ -85,47 +79,51 @@ def _rates(system: SystemReport, run: RunReport) -> Table:
 
 def _rate_rows(system: SystemReport, run: RunReport) -> Iterator[tuple[str, str | None, str]]:
     total = run.total
-    yield "output token throughput", _number(total.output_token_throughput), "tokens/s"
-    yield "  for each worker", _number(total.output_token_throughput_per_worker), f"of {system.workers}"
+    yield "output token throughput", number_text(total.output_token_throughput), "tokens/s"
+    yield "  for each worker", number_text(total.output_token_throughput_per_worker), f"of {system.workers}"
     per_decode = total.output_token_throughput_per_decode_worker
-    yield "  for each decode worker", _number(per_decode), f"of {system.decode_workers}"
-    yield "tokens that arrived in the window", _number(total.arrived_token_throughput), "tokens/s"
-    yield "interactivity (1000 / mean TPOT)", _number(total.interactivity), "tokens/s for a user"
-    yield "request throughput", _number(total.request_throughput), "requests/s"
+    yield "  for each decode worker", number_text(per_decode), f"of {system.decode_workers}"
+    yield "tokens that arrived in the window", number_text(total.arrived_token_throughput), "tokens/s"
+    yield "interactivity (1000 / mean TPOT)", number_text(total.interactivity), "tokens/s for a user"
+    yield "request throughput", number_text(total.request_throughput), "requests/s"
     is_open = total.scheduled_request_latency is not None
     if is_open and total.achieved_ratio is not None:
         yield "achieved / offered", f"{total.achieved_ratio:.1%}", f"of {total.offered_request_count:,} requests"
     if total.goodput is not None and total.good_request_ratio is not None:
-        yield "goodput", _number(total.goodput), f"requests/s ({total.good_request_ratio:.1%} within the objectives)"
+        yield (
+            "goodput",
+            number_text(total.goodput),
+            f"requests/s ({total.good_request_ratio:.1%} within the objectives)",
+        )
     if total.cache_hit_ratio is not None:
         yield "prompt tokens from a cache", f"{total.cache_hit_ratio:.1%}", ""
     if len(run.tasks) > 1:
-        yield "fairness over tasks (Jain)", _number(run.fairness), "1 is fair"
+        yield "fairness over tasks (Jain)", number_text(run.fairness), "1 is fair"
     client = run.client
     if client.cpu_share is not None and client.lag is not None:
         yield "this client: CPU", f"{client.cpu_share:.0%}", "of a core"
-        yield "this client: lag p99", _number(client.lag.p99), "ms"
+        yield "this client: lag p99", number_text(client.lag.p99), "ms"
 
 
 def _tasks(run: RunReport) -> Table:
     names = ("mix", "requests\nper s", "tokens\nper s", "TTFT\np50", "ms\np99", "TPOT\np50", "ms\np99", "failed")
-    table = Table("task", *_numbers(*names), box=box.SIMPLE_HEAD)
+    table = Table("task", *number_columns(*names), box=box.SIMPLE_HEAD)
     for name, task in run.tasks.items():
         m = task.metrics
         ttft, tpot = m.time_to_first_token, m.inter_token_latency
         table.add_row(
             name,
             f"{task.offered_share:.1%}" if task.offered_share is not None else "",
-            _number(m.request_throughput),
-            _number(m.output_token_throughput),
-            *(_number(value) for d in (ttft, tpot) for value in ((d.p50, d.p99) if d else (None, None))),
+            number_text(m.request_throughput),
+            number_text(m.output_token_throughput),
+            *(number_text(value) for d in (ttft, tpot) for value in ((d.p50, d.p99) if d else (None, None))),
             f"[red]{m.error_request_count:,}[/]" if m.error_request_count else "0",
         )
     return table
 
 
 def _errors(run: RunReport) -> Table:
-    table = Table("failed with", *_numbers("requests", "in the window"), "first message", box=box.SIMPLE_HEAD)
+    table = Table("failed with", *number_columns("requests", "in the window"), "first message", box=box.SIMPLE_HEAD)
     for error in run.errors:
         table.add_row(
             Text(error.kind, style="red"), f"{error.count:,}", f"{error.in_window:,}", Text(error.first_message)
@@ -133,13 +131,13 @@ def _errors(run: RunReport) -> Table:
     return table
 
 
-def _numbers(*names: str) -> Iterator[Column]:
+def number_columns(*names: str) -> Iterator[Column]:
     """Yield columns of numbers."""
     for name in names:
         yield Column(name, justify="right")
 
 
-def _number(value: float | None) -> str | None:
+def number_text(value: float | None) -> str | None:
     """Return a number with three significant digits, or whole where it is large; None stays None."""
     if value is None:
         return None

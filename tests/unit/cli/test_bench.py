@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 from sun_sglang.bench.load.workload.settings import WorkloadSettings
-from sun_sglang.bench.serving.settings import BenchSettings
+from sun_sglang.bench.serving.settings import SWEPT, BenchSettings
 from sun_sglang.cli.bench import command
 from sun_sglang.cli.main import main
 from tests.support.ports import PORTS
@@ -45,10 +45,13 @@ def test_bench_every_setting_has_a_flag_with_its_default() -> None:
     defaults = dict(zip(names, command.__defaults__ or (), strict=True))
     for name, field in WorkloadSettings.model_fields.items():
         assert name in defaults, f"--{name.replace('_', '-')} is missing"
-        if name not in ("tasks", "input_file"):
+        if name in SWEPT:
+            assert str(defaults[name]) == ("0" if name == "zipf" else str(field.default)), name
+        elif name not in ("tasks", "input_file"):
             assert defaults[name] == field.default, name
-    for name in ("request_timeout_seconds", "max_client_lag"):
-        assert defaults[name] == BenchSettings.model_fields[name].default
+    for name, field in BenchSettings.model_fields.items():
+        if name not in ("workload", "goodput", "sweep"):
+            assert defaults[name] == field.default, name
 
 
 def test_bench_schema_is_a_json_schema(sun: Sun) -> None:
@@ -76,7 +79,16 @@ def test_bench_that_cannot_start_says_so_in_one_line(sun: Sun, arguments: tuple[
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--url", "http://x", "file.yaml"), ("--zipf", "many"), ("--request-rate", ""), ("--nope",)]
+    "arguments",
+    [
+        ("--url", "http://x", "file.yaml"),
+        ("--zipf", "many"),
+        ("--concurrency", "1,2.5"),
+        ("--zipf", "1,"),
+        ("--request-rate", ""),
+        ("--nope",),
+        ("a.yaml", "b.yaml"),
+    ],
 )
 def test_bench_wrong_usage_exits_with_2(sun: Sun, arguments: tuple[str, ...]) -> None:
     assert sun(*arguments)[0] == 2
@@ -93,7 +105,7 @@ def target(monkeypatch: pytest.MonkeyPatch) -> Any:
     async def find(*_: object) -> object:
         return found
 
-    monkeypatch.setattr("sun_sglang.cli.bench._find", find)
+    monkeypatch.setattr("sun_sglang.cli.benchmark.run.find_target", find)
     return found
 
 
@@ -111,6 +123,19 @@ def target(monkeypatch: pytest.MonkeyPatch) -> Any:
         (("--goodput", "ttft:5"), "--goodput: unknown metric `ttft`"),
         (("--request-timeout-seconds", "0"), "--request-timeout-seconds: "),
         (("--max-client-lag", "0"), "--max-client-lag: "),
+        (("--num-profile-runs", "0"), "--num-profile-runs: "),
+        (("--zipf", "1,2,1"), "--zipf: 1.0 is named twice"),
+        (("--zipf", "1,-1"), "--zipf: "),
+        (("--find-max-rate",), "--find-max-rate: needs --goodput"),
+        (("--goodput-ratio", "0.9"), "--goodput-ratio: needs --find-max-rate"),
+        (
+            ("--find-max-rate", "--goodput", "request_latency:5", "--request-rate", "1,2"),
+            "--request-rate: --find-max-rate tries rates itself",
+        ),
+        (
+            ("--find-max-rate", "--goodput", "request_latency:5", "--goodput-ratio", "2"),
+            "--goodput-ratio: ",
+        ),
         (("--input-file", "nowhere.jsonl", "--concurrency", "1"), "nowhere.jsonl: "),
         ((), "task `a` cannot be measured: a first request failed with connection: "),
     ],
@@ -131,7 +156,7 @@ def test_bench_interrupted_before_its_window_exits_with_130(sun: Sun, monkeypatc
     def interrupted(*_: object, **__: object) -> None:
         raise NothingMeasuredError
 
-    monkeypatch.setattr("sun_sglang.bench.serving.session.run_benchmark", interrupted)
+    monkeypatch.setattr("sun_sglang.cli.benchmark.run.run_benchmark", interrupted)
     code, out, err = sun("--concurrency", "1")
     assert (code, out) == (130, "")
     last = err.splitlines()[-1]

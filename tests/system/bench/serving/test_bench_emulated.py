@@ -113,6 +113,21 @@ def test_bench_at_a_url_sends_a_rate_to_the_named_task(run_dir: Path, tmp_path: 
     assert total.scheduled_time_to_first_token.avg >= total.time_to_first_token.avg
 
 
+def test_bench_grid_with_repetitions_flushes_between_runs_and_continues_its_file(run_dir: Path, tmp_path: Path) -> None:
+    file, before = tmp_path / "grid.json", counted(run_dir, "sun_requests_total")
+    arguments = ("--run-dir", str(run_dir), "--zipf", "0,1.5", "--num-profile-runs", "2", "--request-count", "4")
+    found = bench(run_dir, file, *arguments, "--concurrency", "4")
+    assert [dict(point.values) for point in found.points] == [{"zipf": 0}, {"zipf": 1.5}]
+    assert [(run.caches, run.counts.succeeded, run.total.cached_token_count) for run in found.runs] == [
+        ("flushed", 4, 0)
+    ] * 4
+    assert found.points[0].systems["sun.yaml"].summary["output_token_throughput"].repetitions == 2
+    sent = counted(run_dir, "sun_requests_total") - before
+    assert sent == 4 * (4 + len(TASKS))
+    assert bench(run_dir, file, *arguments, "--concurrency", "4") == found
+    assert counted(run_dir, "sun_requests_total") - before == sent
+
+
 def test_bench_that_is_interrupted_writes_what_its_window_measured(run_dir: Path, tmp_path: Path) -> None:
     file, before = tmp_path / "result.json", counted(run_dir, "sun_requests_total")
     command = sun_command("bench", "--run-dir", str(run_dir), *LOAD, "--output", str(file))

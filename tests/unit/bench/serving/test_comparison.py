@@ -2,43 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from sun_sglang.bench.load.client.record import RequestRecord
 from sun_sglang.bench.load.drive.stop import Ending
-from sun_sglang.bench.load.metrics.summary import summarise
-from sun_sglang.bench.load.metrics.window import Window
 from sun_sglang.bench.serving.comparison import MAX_RATE, METRICS, metric_of, ratios_of, summarise_repetitions
 from sun_sglang.bench.serving.result import SearchReport, SystemPoint
-from sun_sglang.bench.serving.run_report import ClientReport, Counts, RunReport
-
-WINDOW = Window(0.0, 10.0)
-
-
-def run(repetition: int, done: int, *, valid: bool = True, ending: Ending = Ending.COMPLETE) -> RunReport:
-    """Return a run in which so many requests of one token were completed."""
-    records = [
-        RequestRecord(i, "a", 1, None, sent=1.0, first=1.5, last=1.5, ended=1.5, output_tokens=1) for i in range(done)
-    ]
-    return RunReport(
-        repetition=repetition,
-        prompt_seed=0,
-        caches="fresh",
-        started="2026-01-01T00:00:00+00:00",
-        ending=ending,
-        valid=valid,
-        problems=() if valid else ("late",),
-        notes=(),
-        window=WINDOW,
-        counts=Counts(preflight=1, sent=done, succeeded=done, failed=0, cut_off=0),
-        total=summarise(records, WINDOW),
-        tasks={},
-        fairness=None,
-        errors=(),
-        client=ClientReport(cpu_share=None, lag=None),
-    )
+from tests.support.bench_campaign import finished_run
 
 
 def test_metric_every_summarised_one_is_a_number_of_a_run_or_absent() -> None:
-    found = {metric: metric_of(run(0, 3), metric) for metric in METRICS}
+    found = {metric: metric_of(finished_run(0, 3), metric) for metric in METRICS}
     assert found["output_token_throughput"] == 0.3
     assert found["time_to_first_token.p99"] == 500
     assert found["inter_token_latency.p50"] is None
@@ -46,28 +17,34 @@ def test_metric_every_summarised_one_is_a_number_of_a_run_or_absent() -> None:
 
 
 def test_summary_has_median_and_range_of_the_valid_runs_alone() -> None:
-    runs = [run(0, 10), run(1, 50), run(2, 20), run(3, 900, valid=False), run(4, 1, ending=Ending.CUT_SHORT)]
+    runs = [
+        finished_run(0, 10),
+        finished_run(1, 50),
+        finished_run(2, 20),
+        finished_run(3, 900, valid=False),
+        finished_run(4, 1, ending=Ending.CUT_SHORT),
+    ]
     found = summarise_repetitions(runs, [])["request_throughput"]
     assert (found.value, found.min, found.max, found.repetitions) == (2, 1, 5, 3)
     assert "inter_token_latency.p50" not in summarise_repetitions(runs, [])
 
 
 def test_summary_has_a_run_that_was_cut_short_where_there_is_no_other() -> None:
-    assert summarise_repetitions([run(0, 10, ending=Ending.CUT_SHORT)], [])["request_throughput"].value == 1
-    assert summarise_repetitions([run(0, 10, valid=False)], []) == {}
+    assert summarise_repetitions([finished_run(0, 10, ending=Ending.CUT_SHORT)], [])["request_throughput"].value == 1
+    assert summarise_repetitions([finished_run(0, 10, valid=False)], []) == {}
 
 
 def test_ratios_pair_the_repetitions_that_both_systems_have() -> None:
-    first = SystemPoint(runs=(run(0, 10), run(1, 40), run(2, 90)))
-    other = SystemPoint(runs=(run(1, 20), run(2, 30), run(3, 1)))
+    first = SystemPoint(runs=(finished_run(0, 10), finished_run(1, 40), finished_run(2, 90)))
+    other = SystemPoint(runs=(finished_run(1, 20), finished_run(2, 30), finished_run(3, 1)))
     found = ratios_of(first, other)["request_throughput"]
     assert (found.value, found.repetitions) == (pytest.approx(6.5 / 2.5), 2)
     assert 2 <= found.low < found.value < found.high <= 3
 
 
 def test_ratios_have_no_metric_that_is_zero_or_absent_in_the_other() -> None:
-    assert ratios_of(SystemPoint(runs=(run(0, 1),)), SystemPoint(runs=(run(0, 0),))) == {}
-    assert ratios_of(SystemPoint(runs=(run(0, 1),)), SystemPoint()) == {}
+    assert ratios_of(SystemPoint(runs=(finished_run(0, 1),)), SystemPoint(runs=(finished_run(0, 0),))) == {}
+    assert ratios_of(SystemPoint(runs=(finished_run(0, 1),)), SystemPoint()) == {}
 
 
 def search(repetition: int, max_rate: float | None, *, complete: bool = True) -> SearchReport:

@@ -21,8 +21,8 @@ from sun_sglang.bench.serving.result import BenchResult, PlanReport, PointReport
 from sun_sglang.bench.serving.run import Moment
 from sun_sglang.bench.serving.settings import BenchSettings
 from sun_sglang.bench.serving.targets.target import TaskWorkers, one_endpoint
+from sun_sglang.cli.display.bench_comparison import render_result
 from sun_sglang.cli.display.bench_live import describe_load, live_view
-from sun_sglang.cli.display.bench_tables import render_result
 
 TASKS = ("math", "code")
 
