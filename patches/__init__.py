@@ -24,7 +24,7 @@ from collections.abc import Iterable
 
 from sun_sglang.contracts.worker_card import PatchReport
 from sun_sglang.errors import PatchError
-from sun_sglang.patches import report_patches, worker_key
+from sun_sglang.patches import lora_host_memory, report_patches, worker_key
 from sun_sglang.patches.cache import few_grammars, paged_alloc_cpu, prefill_hits, prompt_only_cache
 from sun_sglang.patches.patch import Patch
 from sun_sglang.patches.processes import fork_schedulers, idle_controller
@@ -52,6 +52,10 @@ ALL: tuple[Patch, ...] = (
     keyed_transfer.MANAGER,
     keyed_transfer.RECEIVER,
     keyed_transfer.RANKS,
+    lora_host_memory.MANAGER,
+    lora_host_memory.LOAD,
+    lora_host_memory.LOAD_TENSORS,
+    lora_host_memory.BATCH,
 )
 
 

@@ -28,19 +28,27 @@ from sun_sglang.launch.state import DeploymentState, ProcessState, read_state
 from tests.engine.demo_topology import with_comparisons
 from tests.engine.precision import PRECISION
 
+# workers that accept LoRA adapters; each test loads its own
+ADAPTERS: dict[str, Any] = {
+    "enable_lora": True,
+    "lora_backend": "torch_native",
+    "lora_target_modules": ["all"],
+    "max_lora_rank": 8,
+    "max_loras_per_batch": 3,
+}
 TOPOLOGY: dict[str, Any] = {
     "pools": {
         "llama-base": {"role": "decode", "model": "./llama-base"},
         "llama-a": {"role": "prefill", "model": "./llama-a"},
         "llama-b": {"role": "prefill", "model": "./llama-b"},
         # the same weights as llama-a: tests of faults run a router of their own over both
-        "spare-a": {"role": "prefill", "model": "./llama-a"},
+        "spare-a": {"role": "prefill", "model": "./llama-a", "engine": ADAPTERS},
         # null: SGLang's own cache, which keeps generated tokens too
         "stock": {"role": "decode", "model": "./llama-base", "engine": {"radix_cache_backend": None}},
         "uncached": {
             "role": "decode",
             "model": "./llama-base",
-            "engine": {"disaggregation_decode_enable_radix_cache": False},
+            "engine": {"disaggregation_decode_enable_radix_cache": False, **ADAPTERS},
         },
         # eight answers of a hundred tokens do not fit
         "small": {
