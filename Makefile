@@ -22,13 +22,19 @@ PYTHON ?= $(shell for p in python3.11 python3 python; do \
 GPU_PYTHON := $(if $(filter command line,$(origin PYTHON)),$(PYTHON),python)
 TIMED = start=$$(date +%s); trap 'status=$$?; echo "set-up: $(@F:.stamp=): $$(($$(date +%s) - start)) s"; exit $$status' EXIT;
 
-.PHONY: help demo test test-clients lint format engine-check gpu-check clean setup system
+.PHONY: help demo model model-tasks test test-clients lint format engine-check gpu-check clean setup system
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 demo: setup ## serve the demo models, ask every task a few questions, stop everything
 	@$(BIN)/python -m sun_sglang.bench.demo configs/demo/sun.yaml
+
+model: setup ## SmolLM2-135M-Instruct as a plain checkpoint, for the benchmarks
+	@$(BIN)/python -m sun_sglang.bench.smollm2.model
+
+model-tasks: model ## tune its four tasks: an adapter and a merged module each, some minutes
+	@$(BIN)/python -m sun_sglang.bench.smollm2.tasks
 
 test: setup ## unit tests, and tests against real SGLang servers
 	@$(BIN)/pytest -n 3
