@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from sun_sglang.train.trainer.divergence import not_finite
 _NOT_WEIGHTS = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt")
 _COPIED = (*_NOT_WEIGHTS, "chat_template.*", "generation_config.json")
 TEMPLATE = "chat_template.jinja"
+ADAPTER = "adapter"
 _DTYPES = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -150,13 +152,14 @@ def save_tuned(module: TwoModule, recipe: Recipe, base: Path, out: Path, *, merg
     """
     model: Any = module.tuned
     if recipe.lora is not None:
-        tuned = model
-        # merging removes the adapter
-        adapter = {name: value.detach().clone() for name, value in model.state_dict().items() if "lora_" in name}
+        adapter = {name: value for name, value in model.state_dict().items() if "lora_" in name}
         _require_finite(adapter, "output: `{}` of the adapter is not finite; nothing was written")
-        if merge:
-            model = _in_dtype(model.merge_and_unload(), base)
-        tuned.save_pretrained(out / "adapter", state_dict=adapter)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as folder:
+            # before the merge, which removes the adapter
+            model.save_pretrained(Path(folder) / ADAPTER)
+            if merge:
+                model = _in_dtype(model.merge_and_unload(), base)
+            shutil.copytree(Path(folder) / ADAPTER, out / ADAPTER, dirs_exist_ok=True)
         if not merge:
             return
     else:

@@ -105,13 +105,17 @@ def test_a_lora_trains_its_adapter_alone_and_can_be_merged(
     assert module.prefill.base_model.model.model.layers[0].mlp.up_proj.base_layer.weight.data_ptr() == shared
 
     run_sweep(prepare(lora), "c", quiet)
-    assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").exists()
+    adapter = load_file(tmp_path / "out" / "adapter" / "adapter_model.safetensors")
+    assert len(adapter) == len(state)
     record = read_module_file(tmp_path / "out" / "adapter")
     assert record is not None
     assert record.scheme == "prefill_only"
     assert not (tmp_path / "out" / "model.safetensors").exists()
     run_sweep(prepare(lora), "c", quiet, resume=True, merge=True)
 
+    beside = load_file(tmp_path / "out" / "adapter" / "adapter_model.safetensors")
+    assert adapter.keys() == beside.keys()
+    assert all(torch.equal(adapter[name], value) for name, value in beside.items())
     merged, before = (load_file(path / "model.safetensors") for path in (tmp_path / "out", base))
     changed = {name for name in before if not torch.equal(merged[name], before[name])}
     assert changed
