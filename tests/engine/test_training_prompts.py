@@ -131,8 +131,9 @@ def test_prompt_and_loss_are_what_serving_sends_in_the_next_turn(
     served: Any, tmp_path: Path, template: str, name: str
 ) -> None:
     (tmp_path / name).write_text(FORMATS[name])
+    (tmp_path / "other.jsonl").write_text('{"prompt": "another", "completion": "example"}')
     tokenizer = tokenizer_with(TEMPLATES[template])
-    data = Data(file=str(tmp_path / name), validation_file=str(tmp_path / name))
+    data = Data(file=str(tmp_path / name), validation_file=str(tmp_path / "other.jsonl"))
     (example,) = load_examples(data, tokenizer, 0).train
     assert tokenizer.decode(list(example.answer)) == "Sunny.<|end|>"
     trained = [*example.prompt, *example.answer]
