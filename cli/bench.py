@@ -26,7 +26,9 @@ def command(
     ctx: typer.Context,
     files: Annotated[
         list[Path] | None,
-        typer.Argument(help="A topology file; default: the running deployment.", show_default=False),
+        typer.Argument(
+            help="A topology file; default: the running deployment. With --from: results.", show_default=False
+        ),
     ] = None,
     url: Annotated[
         str | None,
@@ -141,6 +143,14 @@ def command(
             "--output", "-o", help="Write the result as JSON, after each run. The same command again continues it."
         ),
     ] = None,
+    report: Annotated[
+        Path | None,
+        _output(help="Write one HTML page with tables and figures; it needs the extra `bench`."),
+    ] = None,
+    from_files: Annotated[
+        bool,
+        _output("--from", help="Measure nothing: show the results of earlier runs, the FILES, side by side."),
+    ] = False,
     as_json: Annotated[bool, _output("--json", help="Print the result as JSON instead of tables.")] = False,
     schema: Annotated[bool, _output("--schema", help="Print the JSON schema of the result, and stop.")] = False,
 ) -> None:
@@ -161,11 +171,19 @@ def command(
     A grid, three times:  sun bench --zipf 0,1.5 --concurrency 2,8 --num-profile-runs 3 --output grid.json
 
     A trace:  sun bench --input-file azure.csv --zipf 1.5 --synthesis-speedup-ratio 0.1
+
+    A page of earlier runs:  sun bench --from a.json b.json --report page.html
     """
     if schema:
         from sun_sglang.bench.serving.result import result_schema
 
         typer.echo(json.dumps(result_schema(), indent=2))
+        return
+    if from_files:
+        _check_from(ctx)
+        from sun_sglang.cli.benchmark.saved import show_results
+
+        show_results(files or (), report)
         return
     if url is not None and (files or run_dir is not None):
         raise typer.BadParameter("--url names another server: leave the topology file and --run-dir out")
@@ -174,3 +192,15 @@ def command(
     from sun_sglang.cli.benchmark.run import run_bench
 
     run_bench(ctx.params)
+
+
+def _check_from(ctx: typer.Context) -> None:
+    """Refuse a flag that means something only where something is measured."""
+    for name in ctx.params:
+        source = ctx.get_parameter_source(name)
+        given = source is not None and source.name == "COMMANDLINE"
+        if given and name not in ("files", "from_files", "report"):
+            flag = next(option.opts[0] for option in ctx.command.params if option.name == name)
+            raise typer.BadParameter(f"--from measures nothing: leave {flag} out")
+    if not ctx.params["files"]:
+        raise typer.BadParameter("--from needs the files of results: sun bench --from a.json b.json")

@@ -13,14 +13,17 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from sun_sglang.bench.load.errors import FlagError
 from sun_sglang.bench.serving.campaign.session import run_benchmark
 from sun_sglang.bench.serving.problems import problems_of_result
+from sun_sglang.bench.serving.report.page.page import write_page
+from sun_sglang.bench.serving.report.study.load import study_of
+from sun_sglang.bench.serving.report.study.study import Source
 from sun_sglang.bench.serving.result import BenchResult
 from sun_sglang.bench.serving.run import NothingMeasuredError
 from sun_sglang.bench.serving.systems.system import RunningSystem
 from sun_sglang.bench.serving.targets.running import deployment_target, url_target
 from sun_sglang.bench.serving.targets.target import Target
+from sun_sglang.cli.benchmark.files import check_report, check_writable
 from sun_sglang.cli.benchmark.settings import read_lists, read_settings
 from sun_sglang.cli.display.bench_comparison import render_result
 from sun_sglang.cli.display.bench_live import BenchDisplay
@@ -36,7 +39,9 @@ def run_bench(flags: Mapping[str, Any]) -> None:
         flags: the value of each flag by its name with underscores.
     """
     output: Path | None = flags["output"]
-    _check_output(output)
+    report: Path | None = flags["report"]
+    check_writable("output", output)
+    check_report(report, output)
     lists = read_lists(flags)
     wished = [name.strip() for name in flags["tasks"].split(",")] if flags["tasks"] else []
     target = asyncio.run(find_target(flags["files"] or (), flags["url"], flags["run_dir"]))
@@ -55,7 +60,9 @@ def run_bench(flags: Mapping[str, Any]) -> None:
         typer.echo(result.model_dump_json(indent=2))
     else:
         Console(highlight=False).print(render_result(result))
-    _exit(result, output, interrupted=interrupted)
+    if report is not None:
+        write_page(study_of([Source(output.stem if output else "this run", result)]), report)
+    _exit(result, [output, report], interrupted=interrupted)
 
 
 async def find_target(files: Sequence[Path], url: str | None, run_dir: Path | None) -> Target:
@@ -65,17 +72,12 @@ async def find_target(files: Sequence[Path], url: str | None, run_dir: Path | No
     return await deployment_target(files[0] if files else None, run_dir)
 
 
-def _check_output(output: Path | None) -> None:
-    """Raise BenchError where the file could not be written after the run."""
-    if output is not None and (output.is_dir() or not os.access(output.parent, os.W_OK)):
-        raise FlagError("output", f"{output} cannot be written; name a file in a directory that exists")
-
-
-def _exit(result: BenchResult, output: Path | None, *, interrupted: bool) -> None:
-    """State where the result is and what is wrong with it, and exit with its status."""
+def _exit(result: BenchResult, files: Sequence[Path | None], *, interrupted: bool) -> None:
+    """State where the files are and what is wrong with it, and exit with its status."""
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
-    if output is not None:
-        errors.print(f"written to {output}", markup=False)
+    for file in files:
+        if file is not None:
+            errors.print(f"written to {file}", markup=False)
     problems = problems_of_result(result)
     for problem in problems:
         errors.print("[bold red]error:[/]", end=" ")

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -11,32 +9,20 @@ import pytest
 from sun_sglang.bench.load.workload.settings import WorkloadSettings
 from sun_sglang.bench.serving.settings import SWEPT, BenchSettings
 from sun_sglang.cli.bench import command
-from sun_sglang.cli.main import main
 from tests.support.ports import PORTS
-
-Sun = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def sun(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Sun:
-    """Run `sun bench` where no deployment runs; returns its exit code, standard output and standard error."""
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as stopped:
-            main(("bench", *arguments))
-        captured = capsys.readouterr()
-        return int(stopped.value.code or 0), captured.out, captured.err
-
-    return run
+from tests.unit.cli.conftest import Sun
 
 
 def test_bench_help_shows_examples(sun: Sun) -> None:
     code, out, _ = sun("--help")
     assert code == 0
-    for example in ("sun bench --zipf 1.5", "sun bench --request-rate 4 --goodput", "sun bench --url", "azure.csv"):
+    for example in (
+        "sun bench --zipf 1.5",
+        "sun bench --request-rate 4 --goodput",
+        "sun bench --url",
+        "azure.csv",
+        "--from",
+    ):
         assert example in out
 
 
@@ -69,6 +55,8 @@ def test_bench_schema_is_a_json_schema(sun: Sun) -> None:
         (("--url", f"http://127.0.0.1:{next(PORTS)}"), "error: nothing answers at http://127.0.0.1:"),
         (("--output", "/no/such/folder/x.json"), "error: --output: /no/such/folder/x.json cannot be written"),
         (("--output", "/"), "error: --output: / cannot be written"),
+        (("--report", "/no/such/folder/x.html"), "error: --report: /no/such/folder/x.html cannot be written"),
+        (("--report", "x", "--output", "x"), "error: --report: x is another file of this command"),
     ],
 )
 def test_bench_that_cannot_start_says_so_in_one_line(sun: Sun, arguments: tuple[str, ...], message: str) -> None:

@@ -50,7 +50,7 @@ def throughput_and_interactivity(study: Study) -> Figure:
         "(interactivity: 1000 / mean TPOT in ms). Higher is better in every panel; fewer decode workers trade the last "
         "for the second. As figure 3 of the SUN paper.",
         rows,
-        "" if rows else "No run is valid.",
+        "" if rows else "It needs a valid run.",
         left_out,
     )
 

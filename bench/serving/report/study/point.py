@@ -48,11 +48,6 @@ class Point:
         """What the rate and the concurrency count."""
         return "requests" if self.workload == "requests" else "sessions"
 
-    @property
-    def is_open(self) -> bool:
-        """Whether requests were due at times, so that a system can fall behind: a rate, or a trace."""
-        return self.request_rate is not None or self.concurrency is None
-
     def value(self, axis: Axis) -> float | str | None:
         """Return the value on an axis; a length that is one number is a number."""
         found: float | str | None = getattr(self, axis)

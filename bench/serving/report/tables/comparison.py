@@ -46,6 +46,15 @@ _EVERYWHERE = (
 # those of the columns at every point that have a ratio beside them
 _WITH_RATIO = (q.MAX_RATE, q.THROUGHPUT, q.PER_DECODE_WORKER, q.TPOT)
 
+_BRIEF = (
+    ("requests/s\nat most", q.MAX_RATE),
+    ("tokens/s", q.THROUGHPUT),
+    ("per decode\nworker", q.PER_DECODE_WORKER),
+    ("TPOT\nms", q.TPOT),
+    ("TTFT\np95 ms", q.TTFT_P95),
+)
+_NOTE = "A number is the median over the repetitions, with its 95 % interval."
+
 
 def at_point(study: Study, point: Point) -> Table:
     """Return every quantity at a point: a column for each system, and the first system's ratio to each other one."""
@@ -69,7 +78,7 @@ def at_point(study: Study, point: Point) -> Table:
 
 def every_point(study: Study) -> Table:
     """Return the main quantities of each system at each point, with the first system's ratios to the others."""
-    first, *others = study.systems
+    first = study.systems[0]
     points = [point for point in study.points if any(study.at(system, point) for system in study.systems)]
     shown = _columns(study, points)
     varies = varying(study.points)
@@ -92,8 +101,33 @@ def every_point(study: Study) -> Table:
     heads = ["load", "system", "repetitions", "warm-up + window"]
     for quantity, has_ratio in shown:
         heads += [quantity.title, f"{first.label} / this"] if has_ratio else [quantity.title]
-    note = "A number is the median over the repetitions, with its 95 % interval." if others else ""
-    return Table("", (*heads, "failed requests"), tuple(rows), heads=2, note=note)
+    return Table("", (*heads, "failed requests"), tuple(rows), heads=2, note=_NOTE)
+
+
+def brief(study: Study) -> Table:
+    """Return the few numbers that a terminal has the width for: each system at each point, and its ratio to the first.
+
+    The ratio is of the highest rate where it was searched, else of the output tokens.
+    """
+    first = study.systems[0]
+    present = set(_metrics(study, study.points))
+    shown = [(head, quantity) for head, quantity in _BRIEF if quantity.metric in present]
+    compared = shown[0][1] if shown else q.THROUGHPUT
+    varies = varying(study.points)
+    rows = []
+    for point in study.points:
+        label = describe(point, varies) or describe(point)
+        for system in study.systems:
+            if (found := study.at(system, point)) is None:
+                continue
+            numbers = (number_cell(found.number(quantity.metric), quantity) for _, quantity in shown)
+            ratio = [_ratio(study, system, point, compared)] if len(study.systems) > 1 else []
+            rows.append((Cell(label), Cell(system.label), *numbers, *ratio))
+            label = ""
+    heads = ["load", "system", *(head for head, _ in shown)]
+    if len(study.systems) > 1:
+        heads.append(f"{first.label}\n/ this")
+    return Table("", tuple(heads), tuple(rows), heads=2, note=_NOTE)
 
 
 def _columns(study: Study, points: Sequence[Point]) -> list[tuple[q.Quantity, bool]]:

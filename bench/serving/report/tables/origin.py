@@ -125,4 +125,8 @@ def _text(value: object) -> str:
 
 
 def _inputs(origin: Mapping[str, object]) -> str:
-    return orjson.dumps(origin).decode() if origin else "random tokens"
+    """Return the files of a plan with what is known of each; its content is JSON of the workload."""
+    files = origin.get("files")
+    if not isinstance(files, list) or not files:
+        return "random tokens"
+    return "; ".join(_text(file) for file in files)

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from sun_sglang.bench.processes import run_sun, sun_command
+from sun_sglang.bench.serving.report.study.quantities import number_text
 from sun_sglang.bench.serving.result import BenchResult, read_result, result_schema
 from sun_sglang.bench.serving.run_report import RunReport
 from sun_sglang.launch.state import read_state
@@ -75,9 +76,12 @@ def bench(run_dir: Path, file: Path, *arguments: str) -> BenchResult:
 
 def test_bench_counts_are_those_of_the_router_and_times_are_those_of_the_workers(run_dir: Path, tmp_path: Path) -> None:
     before = [counted(run_dir, "sun_requests_total"), counted(run_dir, "sun_tokens_total", 'kind="completion"')]
+    page = tmp_path / "page.html"
     arguments = ("--run-dir", str(run_dir), "--zipf", "1.5", "--concurrency", "4", "--request-count", "30")
+    arguments = (*arguments, "--report", str(page))
     found = bench(run_dir, tmp_path / "result.json", *arguments)
     run = only_run(found)
+    assert f" serves {number_text(run.total.output_token_throughput)} tokens/s" in page.read_text()
     total = run.total
     assert run.counts.model_dump() == {"preflight": 2, "sent": 30, "succeeded": 30, "failed": 0, "cut_off": 0}
     assert total.output_sequence_length is not None

@@ -199,6 +199,15 @@ def test_origin_has_the_command_the_commit_and_the_settings_that_were_changed() 
     assert [row[0] for row in texts(found.plans)] == ["Zipf 0", "Zipf 1.5"]
 
 
+def test_origin_names_the_files_of_the_requests() -> None:
+    content = result(("sun",), zipf=(0.0,), concurrency=(8,), repetitions=1)
+    files = [{"task": None, "name": "azure.csv", "sha256": "abc"}]
+    plan = content.points[0].plan.model_copy(update={"origin": {"files": files}})
+    content = content.model_copy(update={"points": (content.points[0].model_copy(update={"plan": plan}),)})
+    found = origin.origin_of(Source("a", content))
+    assert texts(found.plans)[0][2] == "task: none, name: azure.csv, sha256: abc"
+
+
 def test_headline_of_two_systems_has_ratios_with_intervals() -> None:
     found = headline(study(result(zipf=(1.5,), concurrency=(8,))))
     (sentence,) = found.sentences
