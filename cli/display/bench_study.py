@@ -8,6 +8,7 @@ from rich.table import Table as TerminalTable
 from rich.text import Text
 
 from sun_sglang.bench.serving.report.headline import headline
+from sun_sglang.bench.serving.report.study.names import readable
 from sun_sglang.bench.serving.report.study.study import Study
 from sun_sglang.bench.serving.report.tables.comparison import brief
 from sun_sglang.bench.serving.report.tables.faults import notes, problems
@@ -23,7 +24,7 @@ def render_study(study: Study) -> RenderableType:
     bad = problems(study)
     if bad.rows:
         parts.append(render_table(bad))
-    parts.extend(Text(f"note: {note}", style="yellow") for note in notes(study))
+    parts.extend(Text(f"note: {readable(note)}", style="yellow") for note in notes(study))
     return Group(*parts)
 
 
@@ -39,4 +40,4 @@ def render_table(table: Table) -> RenderableType:
 
 
 def _cell(cell: Cell) -> Text:
-    return Text.assemble(cell.text, (f"\n{cell.detail.replace(' to ', '-')}" if cell.detail else "", "dim"))
+    return Text.assemble(readable(cell.text), (f"\n{cell.detail.replace(' to ', '-')}" if cell.detail else "", "dim"))

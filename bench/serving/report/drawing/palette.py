@@ -1,8 +1,8 @@
 """Colours and shapes of the systems, and the colours of a panel.
 
 The drawing uses the colours of the light theme; in the page each is a variable of the style sheet, which the dark theme
-sets to another. Neighbours differ in hue and lightness for each kind of colour blindness, and every system has a shape
-of its own as well. Contrast with the background is 3.8 or more in both themes.
+sets to another. In both themes any two differ by a distance of 10 in CIELAB for each kind of colour blindness, and have
+a contrast of 3.8 with the page. Every system has a shape of its own as well.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _COLOURS = (
     ("#d55e00", "#f28e4b"),
     ("#007d5a", "#2fc79a"),
     ("#a8518a", "#df8fc0"),
-    ("#997700", "#e3c24a"),
-    ("#3d4752", "#b4bdc8"),
-    ("#4b3fa0", "#a79df2"),
-    ("#882255", "#ee7799"),
+    ("#563e08", "#e1c768"),
+    ("#131417", "#e8edf1"),
+    ("#4b3fa0", "#9853e1"),
+    ("#882255", "#ecb0ca"),
 )
 _SHAPES = (
     ("o", "M6 1a5 5 0 1 0 .01 0z"),

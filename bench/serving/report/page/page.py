@@ -14,6 +14,7 @@ from sun_sglang.bench.serving.report.drawing.panel import draw
 from sun_sglang.bench.serving.report.figures.figure import Figure
 from sun_sglang.bench.serving.report.figures.registry import FIGURES
 from sun_sglang.bench.serving.report.headline import headline
+from sun_sglang.bench.serving.report.study.names import readable
 from sun_sglang.bench.serving.report.study.point import describe, varying
 from sun_sglang.bench.serving.report.study.study import Study
 from sun_sglang.bench.serving.report.tables import faults, origin
@@ -56,7 +57,7 @@ def render_page(study: Study) -> str:
     import jinja2
 
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_finalize
     )
     template = environment.from_string(_read("report.html.j2"))
     tasks = _tasks(study)
@@ -81,6 +82,11 @@ def render_page(study: Study) -> str:
         definitions=origin.definitions(study),
         origins=[origin.origin_of(source) for source in study.sources],
     )
+
+
+def _finalize(value: object) -> object:
+    """Return a value of the template as the page shows it; what is already HTML stays as it is."""
+    return readable(value) if type(value) is str else value
 
 
 def _figure(figure: Figure) -> dict[str, Any]:

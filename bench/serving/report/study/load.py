@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sun_sglang.bench.load.errors import BenchError
 from sun_sglang.bench.serving.comparison import ratios_of
+from sun_sglang.bench.serving.report.study.names import unique
 from sun_sglang.bench.serving.report.study.point import Point, point_of
 from sun_sglang.bench.serving.report.study.study import Measured, Source, Study, System
 from sun_sglang.bench.serving.result import BenchResult, PointReport, read_result
@@ -42,18 +43,20 @@ def study_of(sources: Sequence[Source]) -> Study:
         {one.name: f"{one.name} ({source.name})" if one.name in apart else one.name for one in source.result.systems}
         for source in sources
     ]
+    shown = unique(label for own in labels for label in own.values())
     systems: dict[str, System] = {}
     measured: dict[tuple[str, Point], Measured] = {}
     for number, (source, own) in enumerate(zip(sources, labels, strict=True)):
         for report in source.result.systems:
-            systems.setdefault(own[report.name], System(own[report.name], len(systems), report, number))
+            label = shown[own[report.name]]
+            systems.setdefault(label, System(label, len(systems), report, number))
         for point, found in _points(source.result):
             for name, at_point in found.systems.items():
-                measured[own[name], point] = Measured(at_point, found.ratios.get(name, {}), found.plan, number)
+                measured[shown[own[name]], point] = Measured(at_point, found.ratios.get(name, {}), found.plan, number)
     first = next(iter(systems))
     points = dict.fromkeys(point for source in sources for point, _ in _points(source.result))
     # the ratios of a file are of its own first system
-    has_ratios = [next(iter(own.values())) == first for own in labels]
+    has_ratios = [shown[next(iter(own.values()))] == first for own in labels]
     return Study(tuple(systems.values()), tuple(points), _compared(measured, first, has_ratios), tuple(sources))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from sun_sglang.bench.load.workload.settings import WorkloadSettings
+from sun_sglang.bench.serving.report.study.names import readable
 
 Axis = Literal["zipf", "request_rate", "concurrency", "isl", "osl"]
 """A setting that a figure can have as its axis."""
@@ -82,8 +83,8 @@ def point_of(settings: WorkloadSettings) -> Point:
 
 def _text(name: str, value: object) -> str:
     if name == "input_file" and isinstance(value, tuple):
-        return ", ".join(Path(str(file)).name for file in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+        return readable(", ".join(Path(str(file)).name for file in value))
+    return f"{value:g}" if isinstance(value, float) else readable(str(value))
 
 
 def axis_label(axis: Axis, unit: str) -> str:

@@ -7,6 +7,7 @@ from statistics import median
 
 from sun_sglang.bench.load.metrics.distribution import Distribution
 from sun_sglang.bench.serving.report.study import quantities as q
+from sun_sglang.bench.serving.report.study.names import short
 from sun_sglang.bench.serving.report.study.point import Point
 from sun_sglang.bench.serving.report.study.study import Study
 from sun_sglang.bench.serving.report.tables.table import Cell, Table
@@ -59,7 +60,7 @@ def tasks_at(study: Study, point: Point) -> Table:
     heads = ("task", "system", *(_COLUMNS[i][0] for i in shown))
     cells = tuple(
         (
-            Cell(name),
+            Cell(short(name)),
             Cell(label),
             *(Cell("-" if (value := values[i]) is None else _COLUMNS[i][1].text(value)) for i in shown),
         )

@@ -30,6 +30,7 @@ def test_point_has_the_load_and_neither_seeds_nor_the_window() -> None:
     [
         ({"request_rate": 2, "concurrency": 40, "workload": "react"}, "react agents, Zipf 0, 2 sessions/s, at most 40"),
         ({"input_file": ("/home/me/t.csv",)}, "Zipf 0, input file t.csv"),
+        ({"input_file": ("a\u202eb",)}, "input file a\\u202eb"),
         ({"request_rate": 1, "hot_shift": 5.0}, "ISL 512, OSL 128, hot shift 5"),
         ({"request_rate": 1, "arrival_pattern": "constant"}, "arrival pattern constant"),
     ],
@@ -127,3 +128,14 @@ def test_study_leaves_out_a_number_that_is_not_finite() -> None:
     found[THROUGHPUT] = found[THROUGHPUT].model_copy(update={"value": float("inf")})
     study = study_of([Source("a", content)])
     assert study.number(study.systems[0], study.points[0], THROUGHPUT) is None
+
+
+def test_study_shows_long_names_of_systems_short_and_apart() -> None:
+    names = ("x" * 100, "x" * 101, "right\u202eleft\n")
+    study = study_of([Source("a", result(names, zipf=(0,), concurrency=(8,), repetitions=1))])
+    assert [system.label for system in study.systems] == [
+        "x" * 40 + "…" + "x" * 19,
+        "x" * 40 + "…" + "x" * 19 + " #2",
+        "right\\u202eleft\\n",
+    ]
+    assert all(study.at(system, study.points[0]) for system in study.systems)
