@@ -27,9 +27,15 @@ def command(
     files: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="A topology file; default: the running deployment. With --from: results.", show_default=False
+            help="A topology file that runs; default: the running deployment. With --compare: files to start. With "
+            "--from: results.",
+            show_default=False,
         ),
     ] = None,
+    compare: Annotated[
+        bool,
+        _target("--compare", help="Start the systems of these files in turn, and compare the first with the others."),
+    ] = False,
     url: Annotated[
         str | None,
         _target(
@@ -40,7 +46,7 @@ def command(
     ] = None,
     run_dir: Annotated[
         Path | None,
-        _target(help="The --run-dir given to `sun launch`."),
+        _target(help="The --run-dir given to `sun launch`. With --compare: a directory for logs."),
     ] = None,
     tasks: Annotated[
         str,
@@ -49,6 +55,13 @@ def command(
             "--model-names",
             "-m",
             help="Tasks, with commas, the hottest first; default: all, in the target's order.",
+        ),
+    ] = "",
+    cores: Annotated[
+        str,
+        _target(
+            help='--compare: cores of processes by role, such as "prefill:0 decode:1-2"; roles: prefill, decode, '
+            "server, router, client."
         ),
     ] = "",
     zipf: Annotated[
@@ -170,6 +183,8 @@ def command(
 
     A grid, three times:  sun bench --zipf 0,1.5 --concurrency 2,8 --num-profile-runs 3 --output grid.json
 
+    Systems in turn:  sun bench --compare sun.yaml isolated.yaml --zipf 1.5 --num-profile-runs 3
+
     A trace:  sun bench --input-file azure.csv --zipf 1.5 --synthesis-speedup-ratio 0.1
 
     A page of earlier runs:  sun bench --from a.json b.json --report page.html
@@ -187,8 +202,12 @@ def command(
         return
     if url is not None and (files or run_dir is not None):
         raise typer.BadParameter("--url names another server: leave the topology file and --run-dir out")
-    if files and len(files) > 1:
-        raise typer.BadParameter("one deployment is measured; name one topology file")
+    if compare and not files:
+        raise typer.BadParameter("--compare starts the systems of files: name them")
+    if files and len(files) > 1 and not compare:
+        raise typer.BadParameter("one running deployment is measured; --compare starts several systems in turn")
+    if cores and not compare:
+        raise typer.BadParameter("--cores binds the processes that --compare starts")
     from sun_sglang.cli.benchmark.run import run_bench
 
     run_bench(ctx.params)

@@ -208,6 +208,10 @@ class Topology(Strict):
         """Return the SGLang flags of a pool's workers: the file's, overridden by the pool's own."""
         return {**self.engine, **self.pools[pool].engine}
 
+    def engines(self) -> list[tuple[str, EngineFlags]]:
+        """Return the YAML path of every `engine` of the file, and its flags."""
+        return [("engine", self.engine), *((f"pools.{name}.engine", pool.engine) for name, pool in self.pools.items())]
+
     def tasks_of(self, pool: str) -> list[str]:
         """Return the names of the tasks that a pool serves, in file order."""
         return [name for name, task in self.tasks.items() if pool in (task.prefill, task.decode)]

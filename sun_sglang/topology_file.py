@@ -6,6 +6,7 @@ Imports no engine, so that `sun check` and the router run where SGLang is not in
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -76,27 +77,36 @@ def parse_topology(text: str, *, base: Path, source: str = "topology") -> Topolo
         field = first_invalid(e, Topology, show_value=True)
         raise TopologyError(field.where or "topology", field.problem, field.fix) from e
     _check_references(topology)
-    _check_owned_flags(topology)
+    check_owned_flags(topology.engines())
     _check_backends(topology)
     pools = {
         name: pool.model_copy(
             update={
-                "model": _resolve_model(pool.model, base, f"pools.{name}.model"),
-                "engine": _resolve_flags(pool.engine, base, f"pools.{name}.engine"),
+                "model": resolve_model(pool.model, base, f"pools.{name}.model"),
+                "engine": resolve_flags(pool.engine, base, f"pools.{name}.engine"),
                 "emulated": pool.emulated and _resolve_costs(pool.emulated, base),
             }
         )
         for name, pool in topology.pools.items()
     }
     emulated, router = _resolve_costs(topology.emulated, base), _resolve_files(topology.router, base)
-    engine = _resolve_flags(topology.engine, base, "engine")
+    engine = resolve_flags(topology.engine, base, "engine")
     return topology.model_copy(update={"pools": pools, "engine": engine, "emulated": emulated, "router": router})
 
 
-def _resolve_flags(flags: EngineFlags, base: Path, where: str) -> EngineFlags:
-    """Return SGLang flags with the paths made absolute that are relative to the topology file."""
+def resolve_flags(flags: EngineFlags, base: Path, where: str) -> EngineFlags:
+    """Return SGLang flags with the paths made absolute that are relative to the file.
+
+    Args:
+        flags: as written.
+        base: directory of the file.
+        where: their YAML path.
+
+    Raises:
+        TopologyError: a path does not exist.
+    """
     given = {name: flags[name] for name in _PATH_FLAGS if isinstance(flags.get(name), str)}
-    resolved = {name: _resolve_model(value, base, f"{where}.{name}") for name, value in given.items()}
+    resolved = {name: resolve_model(value, base, f"{where}.{name}") for name, value in given.items()}
     for name, path in resolved.items():
         if Path(path).is_absolute() and not Path(path).exists():
             raise TopologyError(
@@ -128,7 +138,17 @@ def _check_backends(topology: Topology) -> None:
             raise TopologyError(f"tasks.{name}", f"its pools have different backends: {kinds}", "give both the same")
 
 
-def _resolve_model(model: str, base: Path, where: str) -> str:
+def resolve_model(model: str, base: Path, where: str) -> str:
+    """Return a model's directory, absolute, or its Hugging Face id unchanged.
+
+    Args:
+        model: as written.
+        base: directory to which relative paths are relative.
+        where: its YAML path.
+
+    Raises:
+        TopologyError: it is no path.
+    """
     candidate = _path(model, base, where, "give a directory or a Hugging Face id")
     try:
         exists = candidate.exists()
@@ -159,8 +179,15 @@ def _check_references(topology: Topology) -> None:
             raise TopologyError(f"pools.{name}", "no task uses this pool", "name it in a task or remove it")
 
 
-def _check_owned_flags(topology: Topology) -> None:
-    sources = [("engine", topology.engine)] + [(f"pools.{n}.engine", p.engine) for n, p in topology.pools.items()]
+def check_owned_flags(sources: Iterable[tuple[str, EngineFlags]]) -> None:
+    """Raise if the `engine` of a file has a flag that is not written as SGLang has it, or that the launcher sets.
+
+    Args:
+        sources: the YAML path of each `engine`, and its flags.
+
+    Raises:
+        TopologyError: names the first such flag.
+    """
     for where, flags in sources:
         for key in flags:
             if not re.fullmatch(r"[a-z0-9_]+", key):

@@ -27,7 +27,7 @@ async def check_tasks(target: Target, tasks: Sequence[str], plan: AnyPlan, *, ti
     Raises:
         BenchError: one failed, or its answer has another length than it asked for.
     """
-    prompt = _short(_first_prompt(plan))
+    prompt = _short(first_prompt(plan))
     slots = asyncio.Semaphore(_AT_ONCE)
     async with client_session(timeout=timeout) as session:
         sender = Sender(session, target.endpoint_of, RunClock())
@@ -46,7 +46,8 @@ async def check_tasks(target: Target, tasks: Sequence[str], plan: AnyPlan, *, ti
     return len(sender.records)
 
 
-def _first_prompt(plan: AnyPlan) -> Prompt:
+def first_prompt(plan: AnyPlan) -> Prompt:
+    """Return the prompt of the first request of a plan."""
     if isinstance(plan, EndlessPlan):
         return plan.request(0, 0.0).prompt
     if isinstance(plan, SessionPlan):

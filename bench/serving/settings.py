@@ -34,6 +34,7 @@ class BenchSettings(Strict):
         sweep: settings that have a list of values; every combination is a point.
         find_max_rate: search the highest rate at which enough requests are within the objectives.
         goodput_ratio: the share of requests that is enough.
+        cores: the cores of the processes that are started, and of this one, by role; a role without an entry uses all.
     """
 
     workload: WorkloadSettings
@@ -44,6 +45,7 @@ class BenchSettings(Strict):
     sweep: dict[str, Annotated[tuple[Swept, ...], Field(min_length=2)]] = Field(default_factory=dict)
     find_max_rate: bool = False
     goodput_ratio: Annotated[float, Field(gt=0, le=1)] = 0.95
+    cores: dict[str, tuple[int, ...]] = Field(default_factory=dict)
 
     @field_validator("sweep")
     @classmethod

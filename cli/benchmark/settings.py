@@ -11,6 +11,7 @@ from sun_sglang.bench.load.errors import FlagError, flag_name
 from sun_sglang.bench.load.metrics.goodput import parse_goodput
 from sun_sglang.bench.load.workload.settings import WorkloadSettings, workload_settings
 from sun_sglang.bench.serving.settings import BenchSettings, Swept, bench_settings
+from sun_sglang.bench.serving.systems.cores import parse_cores
 
 DEFAULT_CONCURRENCY = 8
 
@@ -64,6 +65,7 @@ def read_settings(
     return bench_settings(
         workload=workload_settings(**values),
         goodput=parse_goodput(flags["goodput"]) if flags["goodput"] else {},
+        cores=parse_cores(flags["cores"]) if flags["cores"] else {},
         sweep={name: found for name, found in lists.items() if len(found) > 1},
         **{name: flags[name] for name in names},
     )

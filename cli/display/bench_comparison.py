@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from sun_sglang.bench.load.errors import flag_name
@@ -23,21 +23,21 @@ _PER_DECODE = "output_token_throughput_per_decode_worker"
 _TPOT = "inter_token_latency.p50"
 _ROWS = (
     ("output tokens/s", _THROUGHPUT),
-    ("  for each worker", "output_token_throughput_per_worker"),
-    ("  for each decode worker", _PER_DECODE),
+    ("  per worker", "output_token_throughput_per_worker"),
+    ("  per decode worker", _PER_DECODE),
     ("requests/s", "request_throughput"),
-    ("TTFT, ms: p50", "time_to_first_token.p50"),
+    ("TTFT p50, ms", "time_to_first_token.p50"),
     ("  p99", "time_to_first_token.p99"),
-    ("TPOT, ms: p50", _TPOT),
+    ("TPOT p50, ms", _TPOT),
     ("  p99", "inter_token_latency.p99"),
-    ("request latency, ms: p50", "request_latency.p50"),
+    ("latency p50, ms", "request_latency.p50"),
     ("  p99", "request_latency.p99"),
-    ("tokens/s for a user", "interactivity"),
-    ("achieved / offered", "achieved_ratio"),
+    ("tokens/s per user", "interactivity"),
+    ("achieved/offered", "achieved_ratio"),
     ("goodput, requests/s", "goodput"),
-    ("share within the objectives", "good_request_ratio"),
-    ("share of prompts from a cache", "cache_hit_ratio"),
-    ("fairness over tasks (Jain)", "fairness"),
+    ("within objectives", "good_request_ratio"),
+    ("prompts from cache", "cache_hit_ratio"),
+    ("fairness (Jain)", "fairness"),
 )
 _COLUMNS = (
     ("tokens\nper s", _THROUGHPUT),
@@ -86,12 +86,17 @@ def _metrics(result: BenchResult, point: PointReport) -> Table:
     """Return the table of one point: a row for each metric, a column for each system and each ratio."""
     first = result.systems[0].name
     names = [system.name for system in result.systems]
-    ratios = [f"{first}\n/ {name}" for name in names[1:]]
-    table = Table("", *number_columns(*names, *ratios), box=box.SIMPLE_HEAD)
+    compared_with = [name for name, found in point.ratios.items() if found]
+    # a cell of two systems fits into 80 columns; of more, cells are wrapped
+    whole = len(names) <= 2
+    ratios = [Column(f"{first}\n/ {name}", justify="right", no_wrap=whole) for name in compared_with]
+    table = Table(
+        Column("", no_wrap=whole), *number_columns(*names), *ratios, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     for label, metric in _ROWS:
         found = [point.systems[name].summary.get(metric) for name in names]
         if any(found):
-            compared = [_ratio(point.ratios.get(name, {}).get(metric)) for name in names[1:]]
+            compared = [_ratio(point.ratios[name].get(metric)) for name in compared_with]
             table.add_row(label, *map(_median, found), *compared)
     return table
 

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
+
+import yaml
 
 from sun_sglang.bench.load.client.clock import RunClock
 from sun_sglang.bench.load.client.endpoint import Endpoint, client_session, prepare
 from sun_sglang.bench.load.client.sender import Sender
 from sun_sglang.bench.load.workload.planned import Chat, PlannedRequest, Prompt
+from sun_sglang.bench.serving.campaign.caches import equal_caches
+from sun_sglang.bench.serving.systems.peer_system import PeerSystem
+from sun_sglang.launch.places.local.process_group import group_members
+from sun_sglang.launch.state import Phase, read_state
 from tests.engine.conftest import Deployment
+from tests.support.bench_campaign import settings
 
 OUTPUT_TOKENS = 17
 IDS = tuple(range(64, 96))
@@ -32,3 +40,32 @@ async def test_bench_client_counts_each_token_of_each_kind_of_prompt(demo: Deplo
         assert record.prompt_tokens > 0
     assert records[0].prompt_tokens == len(IDS)
     assert again.cached_tokens
+
+
+async def test_bench_peer_is_a_plain_server_that_the_client_asks_itself(models: Path, tmp_path: Path) -> None:
+    file, run_dir = tmp_path / "plain.yaml", tmp_path / "run"
+    server = {"name": "a", "model": str(models / "llama-a")}
+    file.write_text(yaml.safe_dump({"servers": [server], "engine": {"dtype": "float32", "max_total_tokens": 4096}}))
+    system = PeerSystem(file, "plain", run_dir, {})
+    try:
+        target = await system.start()
+        async with client_session(timeout=60) as session:
+            sender = Sender(session, target.endpoint_of, RunClock())
+            first, again = [await sender.send(target.prepare(PlannedRequest(i, "a", None, IDS, 9))) for i in range(2)]
+            await equal_caches(target, settings(concurrency=1), fresh=False, alone=False, number=1)
+            flushed = await sender.send(target.prepare(PlannedRequest(2, "a", None, IDS, 9)))
+            async with session.get(f"{target.endpoint_of('a').url}/health") as reply:
+                assert reply.status == 401
+    finally:
+        await system.stop()
+    for record in (first, again, flushed):
+        assert record.failure is None
+        assert record.output_tokens == sum(record.arrived) == 9
+    assert again.cached_tokens
+    assert not first.cached_tokens
+    assert not flushed.cached_tokens
+    state = read_state(run_dir)
+    assert state is not None
+    assert (state.phase, state.alive) == (Phase.STOPPED, False)
+    # its processes are gone
+    assert not group_members(state.processes[0].pid)

@@ -8,6 +8,8 @@ import aiohttp
 
 from sun_sglang.bench.load.client.endpoint import Endpoint, client_session
 from sun_sglang.bench.load.errors import BenchError
+from sun_sglang.bench.load.workload.build import build
+from sun_sglang.bench.serving.preflight import first_prompt
 from sun_sglang.bench.serving.run_report import Caches
 from sun_sglang.bench.serving.settings import BenchSettings
 from sun_sglang.bench.serving.targets.target import Target
@@ -39,8 +41,8 @@ async def equal_caches(
         await _flush(target)
         return settings, "flushed"
     workload = settings.workload
-    if workload.input_file and workload.custom_dataset_type not in ("azure_trace", "mooncake_trace"):
-        # texts of a file are the same in each run
+    if workload.input_file and not isinstance(first_prompt(build(workload)), tuple):
+        # a seed changes the order of a file's texts, and not the texts
         return settings, "as_found"
     seed = (workload.random_seed if workload.prompt_seed is None else workload.prompt_seed) + number
     changed = workload.model_copy(update={"prompt_seed": seed})

@@ -9,7 +9,7 @@ from sun_sglang.bench.serving.campaign.grid import in_turn
 from sun_sglang.bench.serving.campaign.interruption import InterruptedByUserError
 from sun_sglang.bench.serving.campaign.turn import Context, Turn
 from sun_sglang.bench.serving.systems.system import System
-from sun_sglang.errors import UserError
+from sun_sglang.errors import SunError
 
 
 async def run_campaign(systems: Sequence[System], context: Context) -> None:
@@ -33,7 +33,7 @@ async def run_campaign(systems: Sequence[System], context: Context) -> None:
                     await _take_turn(system, repetition, context)
                 except InterruptedByUserError:
                     raise
-                except UserError as e:
+                except SunError as e:
                     failed.add(name)
                     context.record.fail(name, str(e))
 

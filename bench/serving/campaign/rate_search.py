@@ -25,6 +25,7 @@ class RateSearch:
 
     Args:
         first: the rate to start with.
+        least: the lowest rate to halve to.
 
     Attributes:
         max_rate: the highest rate that was within the objectives; None before there is one.
@@ -32,8 +33,9 @@ class RateSearch:
         steps: rates that were tried.
     """
 
-    def __init__(self, first: float) -> None:
+    def __init__(self, first: float, *, least: float = 0.0) -> None:
         self._first = first
+        self._least = least
         self.max_rate: float | None = None
         self.failed_rate: float | None = None
         self.steps = 0
@@ -50,7 +52,7 @@ class RateSearch:
             assert low is not None
             return 2 * low
         if low is None:
-            return high / 2
+            return high / 2 if high / 2 >= self._least else None
         return None if high / low <= PRECISION else _rounded(math.sqrt(low * high))
 
     def note(self, rate: float, *, within: bool) -> None:

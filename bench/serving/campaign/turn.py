@@ -18,6 +18,9 @@ from sun_sglang.bench.serving.run_report import RunReport
 from sun_sglang.bench.serving.settings import BenchSettings, settings_at
 from sun_sglang.bench.serving.targets.target import Target
 
+# with fewer requests in a window, one of them decides about the share that is within the objectives
+_FEWEST_REQUESTS = 20
+
 
 @dataclass(frozen=True)
 class Context:
@@ -76,7 +79,7 @@ class Turn:
 
         Raises:
             InterruptedByUserError: the user ended the benchmark; what was measured until then is recorded.
-            UserError: the system cannot be measured.
+            SunError: the system cannot be measured.
         """
         context = self._context
         try:
@@ -90,7 +93,8 @@ class Turn:
     async def _search(self, point: Point) -> SearchReport:
         first = point.settings.workload.request_rate
         assert first is not None, "a search starts with a rate"
-        search, steps, complete = RateSearch(first), list[SearchStep](), True
+        least = _FEWEST_REQUESTS / point.settings.window.seconds
+        search, steps, complete = RateSearch(first, least=least), list[SearchStep](), True
         while complete and (rate := search.next_rate) is not None:
             settings = settings_at(point.settings, {"request_rate": rate})
             try:

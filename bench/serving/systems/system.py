@@ -25,7 +25,7 @@ class System(Protocol):
         """Start it, and return where requests go. May be cancelled; `stop` follows in any case.
 
         Raises:
-            UserError: it does not start.
+            SunError: it does not start.
         """
         ...
 

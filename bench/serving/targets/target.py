@@ -60,12 +60,7 @@ class Target:
         Raises:
             FlagError: the target serves no tasks, or not a wished one.
         """
-        if not self.tasks:
-            raise FlagError("url", f"{self.name} serves no task")
-        for task in wished:
-            if task not in self.tasks:
-                raise FlagError("tasks", f"{self.name} serves no task `{task}`; it serves {listed(self.tasks)}")
-        return tuple(wished) or self.tasks
+        return choose_tasks(self.name, self.tasks, wished)
 
     def workers_of(self, tasks: Iterable[str]) -> Workers | None:
         """Return how many workers serve some tasks, each counted once; None where they are unknown."""
@@ -75,6 +70,25 @@ class Target:
         decode = frozenset[str]().union(*(pair.decode for pair in pairs))
         prefill = frozenset[str]().union(*(pair.prefill for pair in pairs))
         return Workers(len(prefill | decode), len(decode))
+
+
+def choose_tasks(name: str, tasks: Sequence[str], wished: Sequence[str]) -> tuple[str, ...]:
+    """Return the tasks to measure: the wished ones in their order, or all.
+
+    Args:
+        name: the name of what is measured.
+        tasks: the tasks that it serves.
+        wished: the tasks that the user names.
+
+    Raises:
+        FlagError: there are no tasks, or not a wished one.
+    """
+    if not tasks:
+        raise FlagError("url", f"{name} serves no task")
+    for task in wished:
+        if task not in tasks:
+            raise FlagError("tasks", f"{name} serves no task `{task}`; it serves {listed(tasks)}")
+    return tuple(wished) or tuple(tasks)
 
 
 def one_endpoint(

@@ -29,7 +29,7 @@ def assign_gpus(pools: Pools, machine: Machine) -> dict[str, tuple[int, ...]]:
             taken = assigned[worker] = tuple(islice(source, size))
             if size > 1 and mig.intersection(taken):
                 problem = f"a worker takes {size} GPUs, and a CUDA process can use one MIG device"
-                raise TopologyError(f"pools.{pool.name}", problem, "set `tp_size`, `pp_size` and `dp_size` to 1")
+                raise TopologyError(pool.where, problem, "set `tp_size`, `pp_size` and `dp_size` to 1")
     _require_gpus(pools, machine, assigned)
     return assigned
 
@@ -41,7 +41,7 @@ def _named(pools: Pools) -> set[int]:
 def _own_gpus(pool: ResolvedPool, machine: Machine) -> tuple[int, ...]:
     gpus = pool.gpus or ()
     present = [g.index for g in machine.gpus]
-    where = f"pools.{pool.name}.gpus"
+    where = f"{pool.where}.gpus"
     absent = [g for g in gpus if g not in present]
     if absent:
         raise TopologyError(where, f"this machine has no GPU {absent[0]}", f"GPUs: {present or 'none'}")

@@ -7,8 +7,8 @@ from pathlib import Path
 from sun_sglang.contracts.fleet_file import Fleet
 from sun_sglang.contracts.worker_key import WORKER_KEY_VARIABLE
 from sun_sglang.launch.planning.kv_transfer import KvTransfer
+from sun_sglang.launch.planning.pool_settings import WorkerRole
 from sun_sglang.strict import Strict
-from sun_sglang.topology import Role
 
 ADMIN_KEY = "admin.key"
 """Name of the file with the launcher's own admin key."""
@@ -37,7 +37,7 @@ class WorkerPlan(Strict):
 
     name: str
     pool: str
-    role: Role
+    role: WorkerRole
     gpus: tuple[int, ...]
     threads: int
     env: dict[str, str]

@@ -14,7 +14,7 @@ from sun_sglang.launch.planning.flags.flag_schema import FlagSchema
 from sun_sglang.launch.planning.gpu_assignment import assign_gpus
 from sun_sglang.launch.planning.hardware.gpu_inventory import DEVICE_ORDER, VISIBLE_DEVICES, Gpu
 from sun_sglang.launch.planning.hardware.machine import Machine
-from sun_sglang.launch.planning.kv_transfer import choose_transfer
+from sun_sglang.launch.planning.kv_transfer import KvTransfer, choose_transfer
 from sun_sglang.launch.planning.plan import ADMIN_KEY, LaunchPlan, RouterPlan, WorkerPlan
 from sun_sglang.launch.planning.pools import Pools, ResolvedPool
 from sun_sglang.topology import EngineFlags, Topology
@@ -44,6 +44,35 @@ def make_plan(
         TopologyError: the machine has too few GPUs, or settings contradict each other.
     """
     transfer = choose_transfer(pools, machine)
+    workers, notes = plan_workers(pools, machine, transfer, run_dir=run_dir, schema=schema)
+    router = _router(topology, run_dir, router_port)
+    return LaunchPlan(
+        run_dir=run_dir,
+        workers=workers,
+        router=router,
+        transfer=transfer,
+        fleet=_fleet(topology, router, run_dir / ADMIN_KEY),
+        notes=notes,
+    )
+
+
+def plan_workers(
+    pools: Pools, machine: Machine, transfer: KvTransfer | None, *, run_dir: Path, schema: FlagSchema | None
+) -> tuple[tuple[WorkerPlan, ...], tuple[str, ...]]:
+    """Return the plans of all workers of some pools, and notes on defaults that were left out.
+
+    The cores of the machine are divided among all ranks of all pools: each has as many threads.
+
+    Args:
+        pools: the pools, resolved for the machine.
+        machine: where they run.
+        transfer: how KV goes from prefill to decode workers; None where no worker transfers any.
+        run_dir: directory for logs.
+        schema: SGLang's flags.
+
+    Raises:
+        TopologyError: the machine has too few GPUs, or settings contradict each other.
+    """
     gpus = assign_gpus(pools, machine)
     threads = max(1, machine.cores // sum(pool.replicas * pool.ranks for pool in pools.values()))
     beside_cache = schema.speculative_with_cache if schema else ()
@@ -63,7 +92,7 @@ def make_plan(
                     role=pool.role,
                     gpus=gpus[worker],
                     threads=threads,
-                    env=_environment(own_gpus, threads) | transfer.env | cores,
+                    env=_environment(own_gpus, threads) | (transfer.env if transfer else {}) | cores,
                     argv=argv,
                     needs_nccl_port=pool.model_copies == 1,
                     log=run_dir / "logs" / f"{worker}.log",
@@ -71,15 +100,7 @@ def make_plan(
                     forkable=pool.kind.forkable,
                 )
             )
-    router = _router(topology, run_dir, router_port)
-    return LaunchPlan(
-        run_dir=run_dir,
-        workers=tuple(workers),
-        router=router,
-        transfer=transfer,
-        fleet=_fleet(topology, router, run_dir / ADMIN_KEY),
-        notes=tuple(notes),
-    )
+    return tuple(workers), tuple(notes)
 
 
 def _arguments(pool: ResolvedPool, flags: EngineFlags, schema: FlagSchema | None) -> tuple[str, ...]:
@@ -87,7 +108,7 @@ def _arguments(pool: ResolvedPool, flags: EngineFlags, schema: FlagSchema | None
         "model_path": pool.model,
         "revision": pool.revision,
         "served_model_name": pool.name,
-        "disaggregation_mode": pool.role,
+        "disaggregation_mode": pool.role if pool.role != "unified" else None,
     }
     return (*to_argv(identifying | flags, schema), *to_argv(pool.kind.own_flags(pool)))
 

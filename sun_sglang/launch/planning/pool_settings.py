@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from sun_sglang.launch.planning.flags.engine_flags import canonical_flags, canonical_name
 from sun_sglang.topology import Emulation, EngineFlags, Role, Topology
+
+WorkerRole = Role | Literal["unified"]
+"""The role of a worker; a `unified` one does prefill and decode itself, and belongs to no topology."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,6 +19,7 @@ class PoolSettings:
 
     Attributes:
         name: the pool's name.
+        where: its YAML path.
         role: the role of its workers.
         model: a directory or a Hugging Face id.
         revision: the Hugging Face revision; None for the default one.
@@ -26,7 +31,8 @@ class PoolSettings:
     """
 
     name: str
-    role: Role
+    where: str
+    role: WorkerRole
     model: str
     revision: str | None
     replicas: int
@@ -41,7 +47,7 @@ class PoolSettings:
 
     def sets_itself(self, flag: str) -> bool:
         """Return whether the pool's own `engine` has the flag, and not only the file's."""
-        return self.flag_path(flag).startswith("pools.")
+        return self.flag_path(flag).startswith(f"{self.where}.")
 
 
 def pool_settings(topology: Topology, name: str) -> PoolSettings:
@@ -50,6 +56,7 @@ def pool_settings(topology: Topology, name: str) -> PoolSettings:
     sources = (("engine", topology.engine), (f"pools.{name}.engine", pool.engine))
     return PoolSettings(
         name=name,
+        where=f"pools.{name}",
         role=pool.role,
         model=pool.model,
         revision=pool.revision,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,33 @@ def resolve_pools(topology: Topology, machine: Machine, read_checkpoint: Checkpo
     """
     kinds = {name: WORKER_KINDS[topology.backend_of(name)] for name in topology.pools}
     settings = {name: pool_settings(topology, name) for name in topology.pools}
+    partners = {name: _prefill_pools(topology, name) for name in topology.pools}
+    return _resolve(settings, kinds, partners, machine, read_checkpoint)
+
+
+def resolve_servers(servers: Mapping[str, PoolSettings], machine: Machine, read_checkpoint: CheckpointReader) -> Pools:
+    """Resolve SGLang servers that belong to no topology, each of which does prefill and decode itself.
+
+    Args:
+        servers: their settings by name.
+        machine: where they run.
+        read_checkpoint: called once for each server.
+
+    Raises:
+        TopologyError: a number of ranks or a `device` is wrong, or what `read_checkpoint` raises.
+        UserError: the usable GPUs cannot be determined.
+    """
+    kinds = dict.fromkeys(servers, WORKER_KINDS["sglang"])
+    return _resolve(servers, kinds, dict.fromkeys(servers, ()), machine, read_checkpoint)
+
+
+def _resolve(
+    settings: Mapping[str, PoolSettings],
+    kinds: Mapping[str, WorkerKind],
+    partners: Mapping[str, Sequence[str]],
+    machine: Machine,
+    read_checkpoint: CheckpointReader,
+) -> Pools:
     on_gpu = {name: kinds[name].uses_gpu(pool, machine) for name, pool in settings.items()}
     dtypes = {name: {} if on_gpu[name] else _cpu_dtype(machine) for name in settings}
     checkpoints = {n: read_checkpoint(kinds[n], pool, dtypes[n] | pool.flags) for n, pool in settings.items()}
@@ -119,7 +146,7 @@ def resolve_pools(topology: Topology, machine: Machine, read_checkpoint: Checkpo
             checkpoint=checkpoints[name],
             same_module=all(
                 _is_one_module(settings[prefill], checkpoints[prefill], pool, checkpoints[name])
-                for prefill in _prefill_pools(topology, name)
+                for prefill in partners[name]
             ),
         )
         for name, pool in settings.items()

@@ -62,13 +62,9 @@ def preflight(topology: Topology, machine: Machine, schema: FlagSchema | None) -
     if schema is None:
         notes.append("SGLang is not installed here: its flags in `engine` were not checked.")
     else:
-        check_flags(topology, schema)
-    pools = resolve_pools(topology, machine, _read_checkpoint)
-    absent = [pool for pool in pools.values() if pool.checkpoint is None and pool.kind.needs_checkpoint]
-    if absent:
-        names = ", ".join(f"`{pool.name}` ({pool.model})" for pool in absent)
-        notes.append(f"Not on this machine and taken for Hugging Face ids, so not checked: {names}.")
-    notes += _completeness_notes(pools)
+        check_flags(topology.engines(), schema)
+    pools = resolve_pools(topology, machine, read_pool_checkpoint)
+    notes += checkpoint_notes(pools)
     for task in topology.tasks:
         _check_versions(topology, task, pools)
         _check_pair(topology, task, pools)
@@ -97,7 +93,13 @@ def require_router_port(topology: Topology) -> None:
             ) from e
 
 
-def _read_checkpoint(kind: WorkerKind, pool: PoolSettings, flags: EngineFlags) -> Checkpoint | None:
+def read_pool_checkpoint(kind: WorkerKind, pool: PoolSettings, flags: EngineFlags) -> Checkpoint | None:
+    """Return the facts of a pool's checkpoint; None where it is not on this machine.
+
+    Raises:
+        TopologyError: the pool's `model` or `json_model_override_args` is wrong.
+        CheckpointError: the model directory cannot be read.
+    """
     try:
         overrides_of(flags)
     except CheckpointError as e:
@@ -108,19 +110,27 @@ def _read_checkpoint(kind: WorkerKind, pool: PoolSettings, flags: EngineFlags) -
     try:
         identity = read_identity(directory, flags, sglang=kind.sglang_version(pool))
     except CheckpointError as e:
-        raise CheckpointError(f"pools.{pool.name}.model: {e}") from e
+        raise CheckpointError(f"{pool.where}.model: {e}") from e
     return Checkpoint(identity, read_served_module(directory), directory)
 
 
-def _completeness_notes(pools: Pools) -> Iterator[str]:
-    """Check that the checkpoints that workers load are whole, and yield a sentence for each that was not compared."""
+def checkpoint_notes(pools: Pools) -> Iterator[str]:
+    """Check that the checkpoints that workers load are whole, and yield a sentence for each that was not compared.
+
+    Raises:
+        CheckpointError: a checkpoint is not whole.
+    """
+    absent = [pool for pool in pools.values() if pool.checkpoint is None and pool.kind.needs_checkpoint]
+    if absent:
+        names = ", ".join(f"`{pool.name}` ({pool.model})" for pool in absent)
+        yield f"Not on this machine and taken for Hugging Face ids, so not checked: {names}."
     for pool in pools.values():
         if pool.checkpoint is None or pool.checkpoint.directory is None or not pool.kind.needs_checkpoint:
             continue
         try:
             reason = require_complete(pool.checkpoint.directory, pool.flags)
         except CheckpointError as e:
-            raise CheckpointError(f"pools.{pool.name}.model: {e}") from e
+            raise CheckpointError(f"{pool.where}.model: {e}") from e
         if reason:
             yield f"`{pool.name}`: the names and shapes of its tensors were not checked: {reason}."
 

@@ -36,7 +36,7 @@ def test_bench_every_setting_has_a_flag_with_its_default() -> None:
         elif name not in ("tasks", "input_file"):
             assert defaults[name] == field.default, name
     for name, field in BenchSettings.model_fields.items():
-        if name not in ("workload", "goodput", "sweep"):
+        if name not in ("workload", "goodput", "sweep", "cores"):
             assert defaults[name] == field.default, name
 
 
@@ -57,6 +57,9 @@ def test_bench_schema_is_a_json_schema(sun: Sun) -> None:
         (("--output", "/"), "error: --output: / cannot be written"),
         (("--report", "/no/such/folder/x.html"), "error: --report: /no/such/folder/x.html cannot be written"),
         (("--report", "x", "--output", "x"), "error: --report: x is another file of this command"),
+        (("--compare", "missing.yaml"), "error: missing.yaml: cannot be read"),
+        (("--compare", "missing.yaml", "./missing.yaml"), "error: missing.yaml is named twice"),
+        (("--compare", "missing.yaml", "--cores", "decoder:0"), "error: --cores: unknown role `decoder`"),
     ],
 )
 def test_bench_that_cannot_start_says_so_in_one_line(sun: Sun, arguments: tuple[str, ...], message: str) -> None:
@@ -75,6 +78,9 @@ def test_bench_that_cannot_start_says_so_in_one_line(sun: Sun, arguments: tuple[
         ("--zipf", "1,"),
         ("--request-rate", ""),
         ("--nope",),
+        ("--compare",),
+        ("--cores", "decode:0"),
+        ("--compare", "--url", "http://x", "a.yaml"),
         ("a.yaml", "b.yaml"),
     ],
 )

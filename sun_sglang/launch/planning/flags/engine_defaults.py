@@ -11,8 +11,9 @@ from sun_sglang.launch.planning.decode_cache.architectures import keeps_states
 from sun_sglang.launch.planning.decode_cache.choice import cache_flags
 from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.kv_transfer import KvTransfer
+from sun_sglang.launch.planning.pool_settings import WorkerRole
 from sun_sglang.launch.planning.pools import Pools, ResolvedPool
-from sun_sglang.topology import EngineFlags, Role
+from sun_sglang.topology import EngineFlags
 
 # the kernels of FlashInfer and TensorRT-LLM support no smaller head; Triton's support any
 _SMALLEST_HEAD = 64
@@ -25,7 +26,7 @@ def worker_flags(
     pool: ResolvedPool,
     pools: Pools,
     machine: Machine,
-    transfer: KvTransfer,
+    transfer: KvTransfer | None,
     speculative_with_cache: Collection[str] = (),
 ) -> EngineFlags:
     """Return the SGLang flags of a pool's workers, without those that differ between its workers.
@@ -36,7 +37,7 @@ def worker_flags(
         pool: the pool.
         pools: all pools, whose KV caches share the memory of a machine without a GPU.
         machine: where the workers run.
-        transfer: as chosen for the whole launch.
+        transfer: as chosen for the whole launch; None where no worker transfers KV.
         speculative_with_cache: what SGLang combines with the decode cache (`FlagSchema`); nothing where it is unknown.
 
     Raises:
@@ -47,11 +48,14 @@ def worker_flags(
         caches = sum(p.replicas * p.kv_caches for p in pools.values())
         memory = pool.kind.kv_memory_flags(pool.identity, machine, caches)
         defaults |= pool.dtype | _cpu_defaults(pool.role) | memory
+        if pool.flags.get("enable_lora"):
+            # SGLang's default is written in Triton
+            defaults["lora_backend"] = "torch_native"
     elif pool.identity is not None:
         defaults |= _gpu_defaults(pool.identity, machine)
     if pool.role == "decode":
         defaults |= cache_flags(pool, defaults | pool.flags, speculative_with_cache)
-    flags = defaults | pool.flags | {"disaggregation_transfer_backend": transfer.backend}
+    flags = defaults | pool.flags | ({"disaggregation_transfer_backend": transfer.backend} if transfer else {})
     if pool.uses_gpu:
         _require_kernels(pool, flags)
     return flags
@@ -77,7 +81,7 @@ def _gpu_defaults(identity: Identity, machine: Machine) -> EngineFlags:
     return {"attention_backend": "triton"} if small or by_cache else {}
 
 
-def _cpu_defaults(role: Role) -> EngineFlags:
+def _cpu_defaults(role: WorkerRole) -> EngineFlags:
     flags: EngineFlags = {
         "device": "cpu",
         "attention_backend": "torch_native",

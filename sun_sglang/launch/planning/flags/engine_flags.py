@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from sun_sglang.errors import TopologyError
 from sun_sglang.launch.planning.flags.flag_schema import Flag, FlagSchema
-from sun_sglang.topology import Topology
+from sun_sglang.topology import EngineFlags
 
 # other spellings of the flags that the planner reads
 _CANONICAL = {
@@ -30,13 +30,16 @@ def canonical_name(flag: str) -> str:
     return _CANONICAL.get(flag, flag)
 
 
-def check_flags(topology: Topology, schema: FlagSchema) -> None:
-    """Check every `engine:` of a topology against SGLang's parser.
+def check_flags(sources: Iterable[tuple[str, EngineFlags]], schema: FlagSchema) -> None:
+    """Check every `engine:` of a file against SGLang's parser.
+
+    Args:
+        sources: the YAML path of each, and its flags.
+        schema: SGLang's flags.
 
     Raises:
         TopologyError: a flag is unknown (the message lists close matches), or SGLang would refuse its value.
     """
-    sources = [("engine", topology.engine)] + [(f"pools.{n}.engine", p.engine) for n, p in topology.pools.items()]
     for where, flags in sources:
         for key, value in flags.items():
             _check_flag(f"{where}.{key}", key, value, schema)

@@ -54,13 +54,11 @@ class SglangWorkers:
         path = Path(pool.model)
         if path.is_absolute():
             if not path.is_dir():
-                raise TopologyError(
-                    f"pools.{pool.name}.model", f"{path} is not a directory", "give a model's directory"
-                )
+                raise TopologyError(f"{pool.where}.model", f"{path} is not a directory", "give a model's directory")
             return path
         if not _HUB_ID.fullmatch(pool.model):
             raise TopologyError(
-                f"pools.{pool.name}.model",
+                f"{pool.where}.model",
                 f"`{pool.model}` is neither a directory beside the topology file nor a Hugging Face id",
                 "give a directory, or an id such as `meta-llama/Llama-3.1-8B-Instruct`",
             )

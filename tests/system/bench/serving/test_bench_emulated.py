@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -18,12 +20,12 @@ from sun_sglang.bench.processes import run_sun, sun_command
 from sun_sglang.bench.serving.report.study.quantities import number_text
 from sun_sglang.bench.serving.result import BenchResult, read_result, result_schema
 from sun_sglang.bench.serving.run_report import RunReport
-from sun_sglang.launch.state import read_state
+from sun_sglang.launch.state import Phase, read_state
 from tests.support.waiting import wait_for
 
 TASKS = ("math", "code")
 DECODE_STEP, PREFILL = 0.02, 0.01
-TOPOLOGY = {
+TOPOLOGY: dict[str, Any] = {
     "pools": {"base": {"role": "decode", "model": "none/base"}}
     | {name: {"role": "prefill", "model": f"none/{name}"} for name in TASKS},
     "tasks": {name: {"prefill": name, "decode": "base"} for name in TASKS},
@@ -130,6 +132,42 @@ def test_bench_grid_with_repetitions_flushes_between_runs_and_continues_its_file
     assert sent == 4 * (4 + len(TASKS))
     assert bench(run_dir, file, *arguments, "--concurrency", "4") == found
     assert counted(run_dir, "sun_requests_total") - before == sent
+
+
+def test_bench_compare_starts_each_system_in_turn_and_leaves_none(tmp_path: Path) -> None:
+    (tmp_path / "costs.yaml").write_text(f"{{decode_step: {DECODE_STEP}, prefill: {PREFILL}, kv_tokens: 100000}}")
+    own = {f"{name}-decode": {"role": "decode", "model": f"none/{name}"} for name in TASKS}
+    isolated = {
+        **TOPOLOGY,
+        "pools": own | {name: TOPOLOGY["pools"][name] for name in TASKS},
+        "tasks": {name: {"prefill": name, "decode": f"{name}-decode"} for name in TASKS},
+    }
+    files = [tmp_path / "sun.yaml", tmp_path / "isolated.yaml"]
+    for file, topology in zip(files, (TOPOLOGY, isolated), strict=True):
+        file.write_text(yaml.safe_dump(topology, sort_keys=False))
+    core = min(os.sched_getaffinity(0))
+    options = (
+        "--concurrency",
+        "2",
+        "--request-count",
+        "6",
+        "--cores",
+        f"decode:{core}",
+        "--run-dir",
+        str(tmp_path / "run"),
+    )
+    found = bench(tmp_path, tmp_path / "result.json", "--compare", *map(str, files), *options)
+    assert [(s.name, s.kind, s.workers, s.decode_workers) for s in found.systems] == [
+        ("sun", "topology", 3, 1),
+        ("isolated", "topology", 4, 2),
+    ]
+    assert found.systems[1].definition == isolated
+    assert [(run.caches, run.counts.succeeded) for run in found.runs] == [("fresh", 6)] * 2
+    assert found.points[0].ratios["isolated"]["output_token_throughput"].repetitions == 1
+    for name in ("sun", "isolated"):
+        state = read_state(tmp_path / "run" / name)
+        assert state is not None
+        assert (state.phase, state.alive) == (Phase.STOPPED, False)
 
 
 def test_bench_that_is_interrupted_writes_what_its_window_measured(run_dir: Path, tmp_path: Path) -> None:

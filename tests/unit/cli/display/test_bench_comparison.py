@@ -35,7 +35,7 @@ def test_comparison_shows_medians_with_their_range_and_paired_ratios_in_80_colum
         found.add(0, "isolated.yaml", finished_run(repetition, 50 + 5 * repetition))
     shown = rows(found.result)
     assert "output tokens/s 11.0 (10.0-12.0) 5.5 (5-6) 2.00x [2.00, 2.00]" in shown
-    assert "TTFT, ms: p50 500 (500-500) 500 (500-500) 1.00x [1.00, 1.00]" in shown
+    assert "TTFT p50, ms 500 (500-500) 500 (500-500) 1.00x [1.00, 1.00]" in shown
     assert any(row.startswith("sun.yaml generates 2.00x [2.00, 2.00] the tokens of isolated.yaml") for row in shown)
     head = " ".join(shown[:3])
     assert "sun.yaml (5 workers, 1 decode), isolated.yaml (5 workers, 4 decode): 2 tasks" in head

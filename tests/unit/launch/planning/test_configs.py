@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sun_sglang.bench.serving.peers.peer_file import load_peer_file
 from sun_sglang.errors import IdentityError
 from sun_sglang.launch.planning.flags.engine_flags import check_flags
 from sun_sglang.launch.planning.flags.flag_schema import load_flag_schema
@@ -17,6 +18,7 @@ from sun_sglang.topology_file import load_topology
 from sun_sglang.train.recipe import load_recipe
 
 CONFIGS = Path(__file__).parents[4] / "configs"
+PEERS = sorted((CONFIGS / "peers").glob("*.yaml"))
 TOPOLOGIES = sorted(p for p in CONFIGS.rglob("*.yaml") if re.search(r"^pools:", p.read_text(), re.MULTILINE))
 PAPERS = [p for p in TOPOLOGIES if p.parent.name != "demo"]
 
@@ -41,7 +43,7 @@ def test_its_flags_are_sglangs(file: Path) -> None:
     schema = load_flag_schema()
     if schema is None:
         pytest.skip("SGLang is not installed")
-    check_flags(topology, schema)
+    check_flags(topology.engines(), schema)
 
 
 # workers by role, and the decode cache: stock where one model prefills and decodes, prompt-only elsewhere
@@ -99,3 +101,14 @@ def test_the_demos_models_belong_together() -> None:
     assert all(identities.values())
     weights = {name: identity.weights for name, identity in identities.items() if identity}
     assert len(set(weights.values())) == 3, "three models, none of them a copy of another"
+
+
+@pytest.mark.parametrize("file", PEERS, ids=names(PEERS))
+def test_a_peer_file_loads_and_its_flags_are_sglangs(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # adapters and models of `build/` are made by users
+    monkeypatch.setattr("pathlib.Path.is_file", lambda _: True)
+    peer = load_peer_file(file)
+    schema = load_flag_schema()
+    if schema is None:
+        pytest.skip("SGLang is not installed")
+    check_flags([("engine", peer.engine), *(("servers", server.engine) for server in peer.servers)], schema)

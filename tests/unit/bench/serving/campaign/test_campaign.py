@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -160,3 +161,14 @@ async def test_campaign_names_each_run_for_its_display() -> None:
         await campaign(chosen, [FakeSystem("sun", server.url, [])], view=view)
     assert view.titles[0] == "sun, repetition 1 of 2, point 1 of 2"
     assert view.titles[-1] == "sun, repetition 2 of 2, point 2 of 2"
+
+
+async def test_campaign_texts_of_a_file_at_a_url_are_the_same_in_each_run(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "some text"}\n')
+    chosen = settings(concurrency=1, request_count=1, num_profile_runs=2, input_file=(str(file),), isl="512")
+    async with scripted_server(answer) as server:
+        system = FakeSystem("url", server.url, [], flushes=False)
+        system.starts = False
+        result = await campaign(chosen, [system])
+    assert [run.caches for run in result.runs] == ["as_found"] * 2

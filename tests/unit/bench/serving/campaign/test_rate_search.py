@@ -37,3 +37,12 @@ def test_search_of_a_system_without_a_limit_ends_with_its_last_rate() -> None:
     found, tried = search(float("inf"))
     assert (found.max_rate, found.failed_rate) == (2.0 ** (MOST_STEPS - 1), None)
     assert tried == sorted(tried)
+
+
+def test_search_does_not_go_below_its_least_rate() -> None:
+    found = RateSearch(1.0, least=0.3)
+    tried = []
+    while (rate := found.next_rate) is not None:
+        tried.append(rate)
+        found.note(rate, within=False)
+    assert (tried, found.max_rate) == ([1.0, 0.5], None)

@@ -101,7 +101,7 @@ def test_other_names_of_a_flag_are_one_flag() -> None:
 )
 def test_a_flag_that_sglang_would_refuse_is_named(flags: str, message: str, schema: FlagSchema) -> None:
     with pytest.raises(TopologyError) as caught:
-        check_flags(topology_with(flags), schema)
+        check_flags(topology_with(flags).engines(), schema)
     assert str(caught.value).startswith(message)
 
 
@@ -110,14 +110,14 @@ def test_a_flag_that_sglang_would_refuse_is_named(flags: str, message: str, sche
     ["tp_size: 2", "tensor_parallel_size: 2", "mem_fraction: 1", "strict: false", "dtype: null", "json_list: [1]"],
 )
 def test_a_flag_that_sglang_takes_passes(flags: str, schema: FlagSchema) -> None:
-    check_flags(topology_with(flags), schema)
+    check_flags(topology_with(flags).engines(), schema)
 
 
 def test_a_pools_own_flags_are_checked_too(schema: FlagSchema) -> None:
     text = "pools: {a: {role: prefill, model: m, engine: {dtype: x}}, b: {role: decode, model: m}}\n"
     topology = parse_topology(text + "tasks: {t: {prefill: a, decode: b}}", base=Path())
     with pytest.raises(TopologyError, match=r"pools\.a\.engine\.dtype: 'x' is not a choice"):
-        check_flags(topology, schema)
+        check_flags(topology.engines(), schema)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("sglang") is None, reason="SGLang is not installed")
