@@ -30,7 +30,7 @@ from sun_sglang.worker.key_middleware import WorkerKeyMiddleware
 from sun_sglang.worker.prompt_counter import PromptCounter
 from sun_sglang.worker.scheduler_watch import skip_core_dumps
 
-_ENGINE_MODULES = (
+ENGINE_MODULES = (
     "sglang.srt.entrypoints.http_server",
     "sglang.srt.managers.scheduler",
     "sglang.srt.managers.detokenizer_manager",
@@ -60,17 +60,21 @@ def import_engine() -> None:
     Raises:
         PatchError: a hook is not in place.
     """
+    from sun_sglang.patches import require_applied
+    from sun_sglang.patches.versions import installed_version, require_plugin_selected, require_supported
+
+    # before an import of seconds
+    require_supported(installed_version())
+    require_plugin_selected()
     prepare_process()
     # modules stay: a search for garbage among them would take a fifth of the time
     gc.disable()
     try:
-        for module in _ENGINE_MODULES:
+        for module in ENGINE_MODULES:
             importlib.import_module(module)
     finally:
         gc.enable()
     from sglang.srt.plugins import load_plugins
-
-    from sun_sglang.patches import require_applied
 
     load_plugins()
     require_applied()

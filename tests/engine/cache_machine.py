@@ -1,12 +1,10 @@
 """The life of a decode cache as a state machine, and the tokens that a second turn finds in it.
 
-For a process of its own: SGLang sets what its pools and caches read in the process that builds them.
+For a process of its own (`ask_sglang`): SGLang sets what its pools and caches read in the process that builds them.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 import traceback
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -190,11 +188,11 @@ def found_later(kind: Kind, page: int) -> list[int]:
     return found
 
 
-def main(cases: list[str]) -> None:
-    """Print what the machine and the second turns found in cases such as `full/16`."""
+def outcomes(cases: list[str]) -> dict[str, dict[str, Any]]:
+    """Return what the machine and the second turns found in cases such as `full/16`."""
     found: dict[str, dict[str, Any]] = {}
     for case in cases:
         kind, page = case.split("/")
         pools: tuple[Any, int] = (kind, int(page))
         found[case] = {"failure": failure(*pools), "found": found_later(*pools)}
-    sys.stdout.write(f"\n{json.dumps(found)}\n")
+    return found

@@ -27,6 +27,10 @@ from sun_sglang.launch.planning.plan import WORKER_KEY
 from sun_sglang.launch.state import DeploymentState, ProcessState, read_state
 from tests.engine.demo_topology import with_comparisons
 from tests.engine.precision import PRECISION
+from tests.support.sglang_questions import ask_sglang
+
+# pytest finds fixtures by their names here
+__all__ = ["ask_sglang"]
 
 # workers that accept LoRA adapters; each test loads its own
 ADAPTERS: dict[str, Any] = {

@@ -1,29 +1,18 @@
-"""Prints the prompt ids that SGLang's chat endpoint makes of requests; no server runs.
+"""The prompt ids that SGLang's chat endpoint makes of requests; no server runs.
 
-    python -m tests.engine.serving_prompts < requests.json
-
-Input: a list of `{"template": ..., "body": ...}`. Output, one line: a list of `{"ids": ..., "parts": ...}`; `ids` is
-null where the endpoint refuses the request, and `parts` is whether the template gets lists of content parts. A process
-of its own: an import of the engine changes the process.
+For a process of its own (`ask_sglang`): it changes SGLang's modules.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 from types import SimpleNamespace
 from typing import Any
 
-from sun_sglang.cpu import has_gpu, prepare_cpu_engine
+from sglang.srt.entrypoints.openai import serving_chat
+from sglang.srt.entrypoints.openai.protocol import ChatCompletionRequest
+from sglang.srt.parser import template_manager
 
-if not has_gpu():
-    prepare_cpu_engine()
-
-# after the CPU is prepared
-from sglang.srt.entrypoints.openai import serving_chat  # isort: skip
-from sglang.srt.entrypoints.openai.protocol import ChatCompletionRequest  # isort: skip
-from sglang.srt.parser import template_manager  # isort: skip
-from tests.support.chat_templates import tokenizer_with  # isort: skip
+from tests.support.chat_templates import tokenizer_with
 
 SETTINGS = SimpleNamespace(default_chat_template_kwargs=None, hf_chat_template_name=None)
 
@@ -53,8 +42,13 @@ def prompt_of(template: str, body: dict[str, Any]) -> dict[str, Any]:
     return {"ids": ids, "parts": templates.jinja_template_content_format == "openai"}
 
 
-if __name__ == "__main__":
+def prompts_of(requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a prompt for each `{"template": ..., "body": ...}`.
+
+    Its `ids` are None where the endpoint refuses the request, and `parts` is whether the template gets lists of content
+    parts.
+    """
     # read at each request: no server has published them
     for module in (serving_chat, template_manager):
         setattr(module, "get_serving", lambda: SETTINGS)  # noqa: B010 - the modules declare another type
-    print(json.dumps([prompt_of(**request) for request in json.load(sys.stdin)]))  # noqa: T201 - the result
+    return [prompt_of(**request) for request in requests]

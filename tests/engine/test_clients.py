@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from jsonschema import validate
 
 from tests.engine.conftest import Deployment, Reference, gather
 from tests.engine.watch import metric
+from tests.support.sglang_questions import SGLangQuestions
 
 MESSAGES: Any = [{"role": "user", "content": "hello there"}]
 # what the random models' template and tokenizer make of it
@@ -348,19 +348,15 @@ BENCHMARKED = {
     "sglang-oai": ["--served-model-name", "llama-a"],
     "sglang-oai-chat": ["--served-model-name", "llama-b"],
 }
-# Prepare the import of SGLang without a GPU, and then run its own command once for each line of arguments.
-BENCHMARK = """
-import json, runpy, sys
-from sun_sglang.cpu import has_gpu, prepare_cpu_engine
-if not has_gpu():
-    prepare_cpu_engine()
-for arguments in json.loads(sys.argv[1]):
-    sys.argv = ["bench_serving", *arguments]
-    runpy.run_module("sglang.bench_serving", run_name="__main__")
-"""
 
 
-async def test_bench_serving(deployment: Deployment, client: httpx.AsyncClient, models: Path, tmp_path: Path) -> None:
+async def test_bench_serving(
+    deployment: Deployment,
+    client: httpx.AsyncClient,
+    models: Path,
+    tmp_path: Path,
+    ask_sglang: SGLangQuestions,
+) -> None:
     def arguments(backend: str) -> list[str]:
         common = f"--base-url {deployment.url} --backend {backend} --dataset-name random-ids --num-prompts 6"
         lengths = "--random-input-len 32 --random-output-len 8 --random-range-ratio 1 --warmup-requests 1"
@@ -368,12 +364,11 @@ async def test_bench_serving(deployment: Deployment, client: httpx.AsyncClient, 
         return [*f"{common} {lengths} {output} --flush-cache --disable-tqdm".split(), *BENCHMARKED[backend]]
 
     before = await metric(client, "sun_requests_total", outcome="ok")
-    command = [sys.executable, "-c", BENCHMARK, json.dumps([arguments(b) for b in BENCHMARKED])]
-    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=180, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    commands = [arguments(backend) for backend in BENCHMARKED]
+    await asyncio.to_thread(ask_sglang, "tests.engine.answers:run_bench_serving", commands)
     for backend in BENCHMARKED:
         result = json.loads((tmp_path / f"{backend}.jsonl").read_text())
-        assert result["completed"] == 6, done.stdout[-3000:]
+        assert result["completed"] == 6, result
         assert result["errors"] == [""] * 6
         assert result["output_lens"] == [8] * 6
         assert result["total_output_tokens"] == 48

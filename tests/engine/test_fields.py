@@ -5,14 +5,11 @@ One table serves every version that the product runs on, so it may pass on a fie
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-
 import pytest
 
 from sun_sglang.router.protocol.fields import table as field_table
 from sun_sglang.router.protocol.fields.table import Table
+from tests.support.sglang_questions import SGLangQuestions
 
 # SGLang reads it from the body itself (protocol.py: normalize_reasoning_inputs)
 BEYOND_ITS_CLASS = {"chat": {"reasoning"}}
@@ -23,33 +20,10 @@ NEWER = {
     "generate": {"watermark", "return_flat_raw_output_top_logprobs"},
 }
 
-# A process of its own: what the engine needs on a machine without a GPU changes the process that imports it.
-READ = """
-import dataclasses, json
-from pydantic import TypeAdapter
-from sun_sglang.cpu import has_gpu, prepare_cpu_engine
-if not has_gpu():
-    prepare_cpu_engine()
-from sglang.srt.entrypoints.openai.protocol import ChatCompletionRequest, CompletionRequest
-from sglang.srt.managers.io_struct import GenerateReqInput
-from sglang.srt.sampling.sampling_params import SamplingParams
-# raises where an unknown field is refused
-CompletionRequest.model_validate({"prompt": "x", "unknown": 1})
-ChatCompletionRequest.model_validate({"messages": [{"role": "user", "content": "x"}], "unknown": 1})
-TypeAdapter(GenerateReqInput).validate_python({"text": "x", "unknown": 1})
-print(json.dumps({
-    "completions": list(CompletionRequest.model_fields),
-    "chat": list(ChatCompletionRequest.model_fields),
-    "generate": [field.name for field in dataclasses.fields(GenerateReqInput)],
-    "sampling_params": list(SamplingParams.__struct_fields__),
-}))
-"""
-
 
 @pytest.fixture(scope="module")
-def fields_of_sglang() -> dict[str, set[str]]:
-    done = subprocess.run([sys.executable, "-c", READ], capture_output=True, text=True, timeout=120, check=True)
-    return {where: set(names) for where, names in json.loads(done.stdout.splitlines()[-1]).items()}
+def fields_of_sglang(ask_sglang: SGLangQuestions) -> dict[str, set[str]]:
+    return {where: set(names) for where, names in ask_sglang("tests.engine.answers:request_fields").items()}
 
 
 TABLES: dict[str, Table] = {

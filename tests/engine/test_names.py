@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,19 +12,11 @@ from typing import Any
 import pytest
 
 from sun_sglang.patches import ALL
-from sun_sglang.patches.engine_names import USES, Use
+from sun_sglang.patches.engine_names import USES, Use, faults
+from tests.support.sglang_questions import SGLangQuestions
 
 REPOSITORY = Path(__file__).parents[2]
 PACKAGES = ("bench", "cli", "patches", "sun_sglang")
-
-# a process of its own: SGLang's modules stay imported in the process that inspects them
-ASK = """
-import json
-from sun_sglang.worker.server import prepare_process
-prepare_process()
-from sun_sglang.patches.engine_names import faults
-print(json.dumps(faults()))
-"""
 
 
 class Held:
@@ -49,10 +39,8 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> str:
     return "made_up_names"
 
 
-def test_every_name_that_is_used_is_in_the_installed_sglang() -> None:
-    done = subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == []
+def test_every_name_that_is_used_is_in_the_installed_sglang(ask_sglang: SGLangQuestions) -> None:
+    assert ask_sglang(faults) == []
 
 
 def imported(file: Path) -> Iterator[str]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 
 from sun_sglang.patches.versions import installed_version
+from tests.support.sglang_questions import SGLangQuestions
 
 pytestmark = pytest.mark.skipif(installed_version() == "0.5.21", reason="its scheduler calls the cache in another way")
 CASES = (
@@ -20,21 +18,11 @@ CASES = (
     *(f"mamba-tracked/{page}" for page in (1, 16, 64)),
 )
 PROMPT = 150  # tokens, in `found_later`
-RUN = """
-import sys
-from sun_sglang.worker.server import prepare_process
-prepare_process()
-from tests.engine.cache_machine import main
-main(sys.argv[1:])
-"""
 
 
 @pytest.fixture(scope="module")
-def outcomes() -> dict[str, Any]:
-    run = [sys.executable, "-W", "ignore", "-c", RUN, *CASES]
-    done = subprocess.run(run, capture_output=True, text=True, timeout=280, check=False)
-    assert done.returncode == 0, done.stderr[-5000:]
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+def outcomes(ask_sglang: SGLangQuestions) -> dict[str, Any]:
+    return dict(ask_sglang("tests.engine.cache_machine:outcomes", CASES))
 
 
 @pytest.mark.invariant("I8")

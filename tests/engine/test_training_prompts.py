@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from sun_sglang.train.data.rendering import ChatRenderer, loops_over_content
 from sun_sglang.train.data.rows.conversation import conversation_of
 from sun_sglang.train.recipe import Data
 from tests.support.chat_templates import CHATML, FLAT, OPENED, PARTS, STRICT, WEATHER, call, tokenizer_with
+from tests.support.sglang_questions import SGLangQuestions
 
 # the whole tool as JSON: every field, in the order in which a template receives it
 PRINTED = (
@@ -88,19 +87,10 @@ REQUESTS = {
 
 
 @pytest.fixture(scope="module")
-def served() -> dict[tuple[str, str], dict[str, Any]]:
+def served(ask_sglang: SGLangQuestions) -> dict[tuple[str, str], dict[str, Any]]:
     """Return SGLang's prompt of each request."""
     asked = [{"template": TEMPLATES[template], "body": body} for (template, _), body in REQUESTS.items()]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.engine.serving_prompts"],
-        input=json.dumps(asked),
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=True,
-        cwd=Path(__file__).parents[2],
-    )
-    return dict(zip(REQUESTS, json.loads(done.stdout.splitlines()[-1]), strict=True))
+    return dict(zip(REQUESTS, ask_sglang("tests.engine.serving_prompts:prompts_of", asked), strict=True))
 
 
 @pytest.mark.parametrize("name", CONVERSATIONS)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import httpx
@@ -17,6 +13,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from tests.engine.conftest import Deployment, Reference, generate, some_tokens
 from tests.engine.watch import SOON
+from tests.support.sglang_questions import SGLangQuestions
 
 ROUTES = [
     ("GET", "/sun/worker"),
@@ -71,46 +68,10 @@ async def test_a_strangers_message_on_the_transfer_socket_is_dropped(
     task_references["llama-a"].check(prompt, reply["output_ids"])
 
 
-# A process of its own: it loads the hooks. A list stands in for the broadcast of rank 0's address.
-RANKS = """
-import importlib.util, json, os, types
-import zmq
-from zmq.utils.monitor import recv_monitor_message
-from sun_sglang.worker.server import prepare_process
-prepare_process()
-if not importlib.util.find_spec("sglang.srt.disaggregation.pp_consensus_store"):
-    print(json.dumps(None))
-    raise SystemExit
-from sglang.srt.plugins import load_plugins
-load_plugins()
-from sglang.srt.disaggregation.pp_consensus_store import PPConsensusStore
-
-sent = []
-def broadcast(address, src):
-    sent.append(address or sent[0])
-    return sent[-1]
-group = types.SimpleNamespace(broadcast_object=broadcast)
-first, second = PPConsensusStore(2, 0, group), PPConsensusStore(2, 1, group)
-stranger = zmq.Context().socket(zmq.PUSH)
-ends = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-events = stranger.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | ends)
-stranger.connect("tcp://%s:%d" % sent[0])
-heard = recv_monitor_message(events)["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED
-second["room"] = 4
-while (state := first.collect("room")[1]) is None:
-    first._worker_thread.join(0.01)
-print(json.dumps({"stranger is heard": heard, "state of the rank": state}), flush=True)
-os._exit(0)
-"""
-
-
-def test_socket_between_pipeline_ranks_hears_holders_of_the_key_alone() -> None:
-    environment = {**os.environ, "SUN_WORKER_KEY": "k" * 40, "SGLANG_HOST_IP": "127.0.0.1"}
-    done = subprocess.run(
-        [sys.executable, "-c", RANKS], env=environment, capture_output=True, text=True, timeout=120, check=False
+def test_socket_between_pipeline_ranks_hears_holders_of_the_key_alone(ask_sglang: SGLangQuestions) -> None:
+    found = ask_sglang(
+        "tests.engine.answers:pipeline_socket", env={"SUN_WORKER_KEY": "k" * 40, "SGLANG_HOST_IP": "127.0.0.1"}
     )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
     if found is None:
         pytest.skip("this SGLang has no socket between pipeline ranks")
     assert found == {"stranger is heard": False, "state of the rank": 4}

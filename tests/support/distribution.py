@@ -9,7 +9,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 # Files of tests/engine whose tests share the demo's deployment, and files whose tests start their own servers, or none.
 # All other files there share one deployment.
-DEMO = frozenset(("test_demo.py", "test_eval.py"))
+DEMO = frozenset(("test_bench.py", "test_demo.py", "test_eval.py"))
 APART = frozenset(
     ("test_decode_cache.py", "test_fields.py", "test_names.py", "test_prompt_only_cache.py", "test_training.py")
 )

@@ -1,0 +1,97 @@
+"""What the installed SGLang answers to questions of tests; each is called in a process of its own (`ask_sglang`).
+
+The functions change what they ask, and import SGLang themselves where a test names another module of it.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib.util
+import inspect
+import re
+import runpy
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import zmq
+from pydantic import TypeAdapter
+from sglang.srt.arg_groups.overrides import _MAMBA_RADIX_CACHE_ARCHS
+from sglang.srt.configs import model_config
+from sglang.srt.entrypoints.openai.protocol import ChatCompletionRequest, CompletionRequest
+from sglang.srt.managers.io_struct import GenerateReqInput
+from sglang.srt.plugins import load_plugins
+from sglang.srt.sampling.sampling_params import SamplingParams
+from zmq.utils.monitor import recv_monitor_message
+
+
+def request_fields() -> dict[str, list[str]]:
+    """Return the fields of each kind of request; raises where an unknown field is refused."""
+    CompletionRequest.model_validate({"prompt": "x", "unknown": 1})
+    ChatCompletionRequest.model_validate({"messages": [{"role": "user", "content": "x"}], "unknown": 1})
+    TypeAdapter(GenerateReqInput).validate_python({"text": "x", "unknown": 1})
+    return {
+        "completions": list(CompletionRequest.model_fields),
+        "chat": list(ChatCompletionRequest.model_fields),
+        "generate": [field.name for field in dataclasses.fields(GenerateReqInput)],
+        "sampling_params": list(SamplingParams.__struct_fields__),
+    }
+
+
+def decode_caches() -> dict[str, Any]:
+    """Return which architectures SGLang refuses a decode cache, and which keep states in it.
+
+    SGLang decides with the whole configuration of a model, of which the names alone matter here.
+    """
+    model_config.get_hybrid_layer_ids = lambda *_: ([], [])
+    strings = [n.value for n in ast.walk(ast.parse(inspect.getsource(model_config))) if isinstance(n, ast.Constant)]
+    refused = {}
+    for name in strings:
+        if isinstance(name, str) and re.fullmatch(r"[A-Z]\w*(For[A-Z]|MTP|Model|NextN)\w*", name):
+            model: Any = SimpleNamespace(
+                hf_config=SimpleNamespace(architectures=[name]),
+                hf_text_config=SimpleNamespace(layer_types=["sliding_attention"], sliding_window=1),
+                disable_hybrid_swa_memory=False,
+                _detect_attention_sinks=lambda: False,
+            )
+            model_config.ModelConfig._derive_hybrid_model(model)
+            special = getattr(model, "is_deepseek_v4_arch", False) or model.is_hybrid_swa_compress
+            refused[name] = bool(model.is_hybrid_swa and special)
+    return {"refused": refused, "states": sorted(_MAMBA_RADIX_CACHE_ARCHS)}
+
+
+def pipeline_socket() -> dict[str, Any] | None:
+    """Return whether the socket between pipeline ranks hears a stranger, and a rank; None without such a socket.
+
+    A list stands in for the broadcast of rank 0's address.
+    """
+    if not importlib.util.find_spec("sglang.srt.disaggregation.pp_consensus_store"):
+        return None
+    load_plugins()
+    from sglang.srt.disaggregation.pp_consensus_store import PPConsensusStore
+
+    sent: list[Any] = []
+
+    def broadcast(address: Any, src: int) -> Any:
+        sent.append(address or sent[0])
+        return sent[-1]
+
+    group = SimpleNamespace(broadcast_object=broadcast)
+    first, second = PPConsensusStore(2, 0, group), PPConsensusStore(2, 1, group)
+    stranger = zmq.Context().socket(zmq.PUSH)
+    ends = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    events = stranger.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | ends)
+    stranger.connect(f"tcp://{sent[0][0]}:{sent[0][1]}")
+    heard = recv_monitor_message(events)["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED
+    second["room"] = 4
+    while (state := first.collect("room")[1]) is None:
+        first._worker_thread.join(0.01)
+    return {"stranger is heard": heard, "state of the rank": state}
+
+
+def run_bench_serving(commands: list[list[str]]) -> None:
+    """Run SGLang's own benchmark once for each line of arguments."""
+    for arguments in commands:
+        sys.argv = ["bench_serving", *arguments]
+        runpy.run_module("sglang.bench_serving", run_name="__main__")
