@@ -81,7 +81,9 @@ def _times(ratio: Interval) -> str:
 def _unsure(ratio: Interval) -> str:
     if ratio.repetitions < 2:
         return "; one repetition, so no interval"
-    return "; the interval contains 1, so the runs do not tell them apart" if ratio.low <= 1 <= ratio.high else ""
+    if ratio.low <= 1 <= ratio.high:
+        return "; the first interval contains 1, so the runs do not tell them apart"
+    return ""
 
 
 def _ratios(study: Study, other: System, point: Point) -> tuple[KeyNumber, ...]:

@@ -54,7 +54,8 @@ def verdict(study: Study) -> str:
         return "The search is valid." if searches == 1 else f"All {searches} searches are valid."
     if not bad:
         return ("The run is valid." if len(runs) == 1 else f"All {len(runs)} runs are valid.") + ending
-    return f"{bad} of {len(runs)} runs are not valid, and are in no number of this page.{ending}"
+    verb = "is" if bad == 1 else "are"
+    return f"{bad} of {len(runs)} runs {verb} not valid, and {verb} in no number of this page.{ending}"
 
 
 def is_valid(study: Study) -> bool:

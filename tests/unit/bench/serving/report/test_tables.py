@@ -133,7 +133,7 @@ def test_verdict_counts_runs_that_are_not_valid_and_those_cut_short() -> None:
     found = study(with_runs(result(("sun",), zipf=(0.0,), concurrency=(8,)), "sun", *runs))
     assert not faults.is_valid(found)
     assert faults.verdict(found) == (
-        "1 of 3 runs are not valid, and are in no number of this page. 1 of them the user stopped early."
+        "1 of 3 runs is not valid, and is in no number of this page. 1 of them the user stopped early."
     )
     assert texts(faults.problems(found)) == [["sun", "all", "2", "this process was late"]]
 
@@ -233,7 +233,7 @@ def test_headline_states_that_an_interval_contains_one() -> None:
 
     both = study_of([alone("a", 10, 12, 14), alone("b", 12, 12, 12)])
     (sentence,) = headline(both).sentences
-    assert sentence.endswith("; the interval contains 1, so the runs do not tell them apart.")
+    assert sentence.endswith("; the first interval contains 1, so the runs do not tell them apart.")
 
 
 def test_headline_of_a_search_begins_with_the_traffic() -> None:
