@@ -35,7 +35,7 @@ def test_bench_from_results_compares_the_systems_of_all_in_one_table(
     assert ["Zipf", "0", "sun", "40.0", "40.0", "109", "690", "1"] in lines
     assert ["plain", "20.8", "5.20", "185", "690", "1.92x"] in lines
     assert ["38.8-41.2", "38.8-41.2", "106-113", "690-690"] in lines
-    assert out.startswith("sun serves 1.72 times (1.72 to 1.72) the output tokens of isolated, ")
+    assert out.startswith("sun serves 2.04 times (2.04 to 2.04) the output tokens of isolated, ")
 
 
 def test_bench_from_results_writes_a_page(sun: Sun, files: list[str], tmp_path: Path) -> None:

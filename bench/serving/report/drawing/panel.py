@@ -34,6 +34,7 @@ _STYLE = {
     "axes.grid": True,
     "axes.grid.axis": "y",
     "axes.axisbelow": True,
+    "axes.ymargin": 0.1,
     "grid.color": RULE,
     "grid.linewidth": 1.0,
     "xtick.color": MUTED,
@@ -149,6 +150,7 @@ def _horizontal(axes: Any, panel: Panel) -> None:
     if not panel.x.at:
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=_STEPS))
         axes.margins(x=0.08)
+        axes.set_xlim(left=0)
         return
     texts = [text for _, text in panel.x.at]
     is_long = sum(map(len, texts)) > _LONG_TICKS

@@ -25,8 +25,8 @@ def achieved_by_offered(study: Study) -> Figure:
         "achieved",
         "Achieved by offered requests",
         "The requests that were completed in the window, by those that were due in it. Near 100 % the system carries "
-        "the load; lower, requests queue up, and latencies grow for as long as the load lasts. As figure 5 of the SUN "
-        "paper.",
+        "the load; lower, requests queue up, and latencies grow for as long as the load lasts; above it, requests that "
+        "were due before the window were answered in it. As figure 5 of the SUN paper.",
         rows,
         ""
         if rows

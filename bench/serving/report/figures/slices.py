@@ -12,6 +12,7 @@ from sun_sglang.bench.serving.report.study.point import (
     Point,
     axis_label,
     describe,
+    order,
     tick_label,
     varying,
 )
@@ -57,7 +58,7 @@ def slices(points: Iterable[Point], axis: Axis) -> list[Slice]:
         if point.value(axis) is not None:
             groups.setdefault(point.without(axis), []).append(point)
     return [
-        Slice(axis, rest, tuple(sorted(found, key=lambda point: _order(point.value(axis)))))
+        Slice(axis, rest, tuple(sorted(found, key=lambda point: order(point.value(axis)))))
         for rest, found in groups.items()
         if len(found) > 1
     ]
@@ -140,10 +141,6 @@ def _panel(quantity: Quantity, kind: Kind, axis: Ticks, series: tuple[Series, ..
     is_log = kind != "bars" and min(values) > 0 and max(values) > _TALL * min(values)
     title = quantity.title + (" (logarithmic)" if is_log else "")
     return Panel(title, kind, axis, series, quantity.form, is_log)
-
-
-def _order(value: float | str | None) -> tuple[bool, float, str]:
-    return (isinstance(value, str), value if isinstance(value, float | int) else 0.0, str(value))
 
 
 def _number(value: float | str | None) -> float:

@@ -87,6 +87,25 @@ def _text(name: str, value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else readable(str(value))
 
 
+def distance_from_middle(point: Point, among: Sequence[Point]) -> int:
+    """Return by how many values a point is away from the middle of the axes, of an even number the upper middle.
+
+    Args:
+        point: one of the points.
+        among: the points, whose values are the axes.
+    """
+    distance = 0
+    for axis in AXES:
+        values = sorted({order(other.value(axis)) for other in among})
+        distance += abs(values.index(order(point.value(axis))) - len(values) // 2)
+    return distance
+
+
+def order(value: float | str | None) -> tuple[bool, float, str]:
+    """Return the sort key of a value on an axis: numbers by size, before texts."""
+    return (isinstance(value, str), value if isinstance(value, float | int) else 0.0, str(value))
+
+
 def axis_label(axis: Axis, unit: str) -> str:
     """Return the name of an axis with its unit.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sun_sglang.bench.load.metrics.interval import Interval
 from sun_sglang.bench.load.metrics.repeated import Repeated
-from sun_sglang.bench.serving.report.study.point import Point
+from sun_sglang.bench.serving.report.study.point import Point, distance_from_middle
 from sun_sglang.bench.serving.result import BenchResult, PlanReport, SystemPoint, SystemReport
 from sun_sglang.bench.serving.run_report import RunReport
 
@@ -108,8 +108,13 @@ class Study:
 
     @property
     def headline(self) -> Point:
-        """The point that the page begins with: the most repetitions of all systems, else the first measured."""
-        return max(self.points, key=self._repetitions)
+        """The point that the page begins with: of those with the most repetitions of all systems, the middle one.
+
+        No result has a say in the choice. Of points that are equally far from the middle of the axes, the first is it.
+        """
+        most = max(map(self._repetitions, self.points))
+        candidates = [point for point in self.points if self._repetitions(point) == most]
+        return min(candidates, key=lambda point: distance_from_middle(point, candidates))
 
     def _repetitions(self, point: Point) -> tuple[int, int]:
         counts = [len(found.valid_runs) if (found := self.at(system, point)) else 0 for system in self.systems]

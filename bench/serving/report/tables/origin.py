@@ -104,7 +104,8 @@ def _settings(settings: BenchSettings) -> Iterator[tuple[str, str, bool]]:
     for model in (settings, settings.workload):
         fields = type(model).model_fields
         for name, value in model:
-            if name != "workload" or isinstance(value, str):
+            # the lists are shown at the settings that have them
+            if name != "sweep" and (name != "workload" or isinstance(value, str)):
                 swept = settings.sweep.get(name) if model is settings.workload else None
                 changed = swept is not None or fields[name].is_required()
                 yield (

@@ -84,11 +84,17 @@ def test_study_of_files_that_name_systems_in_another_order_compares_with_its_own
         assert ratio.value > 1
 
 
-def test_headline_is_the_point_with_the_most_repetitions_then_the_first() -> None:
-    grid = Source("grid", result(zipf=(0, 1.5), concurrency=(2, 8), repetitions=2))
-    assert study_of([grid]).headline == study_of([grid]).points[0]
-    more = Source("more", result(zipf=(3,), concurrency=(8,), repetitions=3))
-    assert study_of([grid, more]).headline.zipf == 3
+def test_headline_is_the_middle_of_the_points_with_the_most_repetitions() -> None:
+    grid = Source("grid", result(zipf=(0, 1.5, 3), concurrency=(32, 2, 8), repetitions=2))
+    middle = study_of([grid]).headline
+    assert (middle.zipf, middle.concurrency) == (1.5, 8)
+    more = Source("more", result(zipf=(4,), concurrency=(8,), repetitions=3))
+    assert study_of([grid, more]).headline.zipf == 4
+
+
+def test_headline_of_an_even_number_of_points_is_the_upper_middle() -> None:
+    content = result(("sun",), zipf=(0,), request_rate=(1.0, 2.0, 4.0, 8.0), repetitions=1)
+    assert study_of([Source("a", content)]).headline.request_rate == 4
 
 
 def test_headline_counts_the_repetitions_of_the_system_with_the_fewest() -> None:
