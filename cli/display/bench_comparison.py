@@ -9,6 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Column, Table
 from rich.text import Text
 
+from sun_sglang.bench.load.drive.stop import Ending
 from sun_sglang.bench.load.errors import flag_name
 from sun_sglang.bench.load.metrics.interval import Interval
 from sun_sglang.bench.load.metrics.repeated import Repeated
@@ -69,7 +70,8 @@ def _head(result: BenchResult) -> Text:
     names = ", ".join(f"{s.name}{_workers(s.workers, s.decode_workers)}" for s in result.systems)
     varied = [flag_name(name) for name in result.settings.sweep]
     several = f"; {len(result.points)} points of {', '.join(varied)}" if varied else ""
-    load = describe_load(result.settings.workload) if not varied else f"{len(result.settings.workload.tasks)} tasks"
+    alone = not varied and not result.settings.find_max_rate
+    load = describe_load(result.settings.workload) if alone else f"{len(result.settings.workload.tasks)} tasks"
     medians = (
         f"; medians of up to {result.settings.num_profile_runs} repetitions, with the least and the largest"
         if result.settings.num_profile_runs > 1
@@ -170,9 +172,12 @@ def _notes(result: BenchResult) -> Iterator[str]:
     seen: dict[str, str] = {}
     for point in result.points:
         for name, found in point.systems.items():
+            where = ", ".join(filter(None, (name, describe_point(point))))
             for run in found.runs:
+                if run.ending is Ending.CUT_SHORT:
+                    yield f"{where}: cut short after {run.window.seconds:.1f} s of its window"
                 for note in run.notes:
-                    seen.setdefault(note, ", ".join(filter(None, (name, describe_point(point)))))
+                    seen.setdefault(note, where)
     yield from (f"{where}: {note}" for note, where in seen.items())
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from rich.console import Console
 
+from sun_sglang.bench.load.drive.stop import Ending
 from sun_sglang.bench.load.metrics.summary import Workers
 from sun_sglang.bench.serving.campaign.record import Record
 from sun_sglang.bench.serving.result import BenchResult, SearchReport, SearchStep
@@ -71,3 +72,14 @@ def test_comparison_shows_a_system_that_was_not_measured_without_numbers() -> No
     found.add(0, "sun.yaml", finished_run(0, 100))
     found.fail("isolated.yaml", "no weights")
     assert "output tokens/s 10.0" in rows(found.result)
+
+
+def test_comparison_marks_what_was_cut_short_and_states_a_note_of_many_runs_once() -> None:
+    found = record("sun.yaml", "isolated.yaml", num_profile_runs=2, concurrency=8)
+    for repetition in range(2):
+        run = finished_run(repetition, 100).model_copy(update={"notes": ("5 of 9 requests failed",)})
+        found.add(0, "sun.yaml", run)
+    found.add(0, "isolated.yaml", finished_run(0, 50, ending=Ending.CUT_SHORT))
+    shown = rows(found.result)
+    assert "note: isolated.yaml: cut short after 10.0 s of its window" in shown
+    assert shown.count("note: sun.yaml: 5 of 9 requests failed") == 1
