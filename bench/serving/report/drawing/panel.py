@@ -18,6 +18,7 @@ _POINTS_PER_INCH = 72
 _TEXT = 12.0
 _GROUP = 0.8
 _LONG_TICKS = 30
+_ROOM = 1.1
 _STEPS = [1, 2, 2.5, 5, 10]
 
 _STYLE = {
@@ -34,7 +35,6 @@ _STYLE = {
     "axes.grid": True,
     "axes.grid.axis": "y",
     "axes.axisbelow": True,
-    "axes.ymargin": 0.1,
     "grid.color": RULE,
     "grid.linewidth": 1.0,
     "xtick.color": MUTED,
@@ -128,13 +128,14 @@ def _vertical(axes: Any, panel: Panel) -> None:
     from matplotlib.ticker import FuncFormatter, LogFormatter, LogLocator, MaxNLocator, NullLocator
 
     axis = axes.yaxis
+    marks = [mark for series in panel.series for mark in series.marks]
     if panel.is_log:
         axes.set_yscale("log")
         axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(9, 9)))
     else:
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, _ROOM * max(mark.high for mark in marks) or 1)
         axis.set_major_locator(MaxNLocator(5, steps=_STEPS))
     shown = (lambda value: f"{100 * value:g} %") if panel.form is Form.PERCENT else _plain
     axis.set_major_formatter(FuncFormatter(lambda value, _: shown(value)))
@@ -149,8 +150,7 @@ def _horizontal(axes: Any, panel: Panel) -> None:
         axes.xaxis.set_minor_locator(NullLocator())
     if not panel.x.at:
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=_STEPS))
-        axes.margins(x=0.08)
-        axes.set_xlim(left=0)
+        axes.set_xlim(0, _ROOM * max(mark.x for series in panel.series for mark in series.marks) or 1)
         return
     texts = [text for _, text in panel.x.at]
     is_long = sum(map(len, texts)) > _LONG_TICKS

@@ -173,6 +173,12 @@ def test_panel_has_its_axes_as_text_and_begins_at_zero() -> None:
     assert ">0</text>" not in draw(panel("lines", is_log=True), "key")
 
 
+def test_panel_of_zeros_is_drawn() -> None:
+    zeros = Series("s", 0, (Mark(0.0, 0.0, 0.0, 0.0, "0 %"), Mark(0.0, 0.0, 0.0, 0.0, "0 %")))
+    for kind in ("lines", "dots", "bars"):
+        assert draw(Panel("hits", kind, Ticks("load"), (zeros,)), "key").count("<title>") == 2
+
+
 def luminance(colour: str) -> list[float]:
     """Return the linear red, green and blue of a colour."""
     parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
