@@ -32,6 +32,10 @@ def resume(record: Record, file: Path) -> None:
     record.take_over(earlier, keep=is_measured)
     if earlier.revision != now.revision:
         record.note(f"measured in parts, at more than one commit: {earlier.revision} and {now.revision}")
+    for package in earlier.versions.keys() | now.versions.keys():
+        old, new = earlier.versions.get(package), now.versions.get(package)
+        if old != new:
+            record.note(f"measured in parts, with more than one version of {package}: {old} and {new}")
 
 
 def is_measured(run: RunReport) -> bool:
@@ -56,9 +60,10 @@ def _require_same(earlier: BenchResult, now: BenchResult, file: Path) -> None:
             raise FlagError("output", f"{old_system.name} has changed since {file} was written; {_FIX}")
     if [point.plan for point in earlier.points] != [point.plan for point in now.points]:
         raise FlagError("output", f"the plan has changed since {file} was written: another input file; {_FIX}")
-    if earlier.machine != now.machine:
-        was, is_now = (f"{m.processor}, {m.cores} cores" for m in (earlier.machine, now.machine))
-        raise FlagError("output", f"{file} was measured on another machine ({was}) than this ({is_now}); {_FIX}")
+    if str(earlier.machine) != str(now.machine):
+        raise FlagError(
+            "output", f"{file} was measured on another machine ({earlier.machine}) than this ({now.machine}); {_FIX}"
+        )
 
 
 def _settings(earlier: BenchResult, now: BenchResult) -> dict[str, tuple[object, object]]:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import aiohttp
@@ -148,7 +149,9 @@ class ServerGroup:
         self._changed()
 
     def _changed(self) -> None:
-        write_state(self._run_dir, self.state)
+        # a full disk must not end what runs; the next change writes the state again
+        with suppress(OSError):
+            write_state(self._run_dir, self.state)
         self._on_change(self.state)
 
     def _supervised(self, worker: WorkerPlan) -> SupervisedProcess:

@@ -124,3 +124,19 @@ async def test_resume_system_whose_file_has_changed_is_refused(tmp_path: Path) -
     write_result(before.model_copy(update={"systems": (changed,)}), file)
     with pytest.raises(BenchError, match="sun has changed since"):
         await measured(chosen, file)
+
+
+async def test_resume_on_another_machine_is_refused_and_with_another_version_noted(tmp_path: Path) -> None:
+    file, chosen = tmp_path / "grid.json", settings(**SWEEP)
+    before, _ = await measured(chosen, file)
+    other = before.model_copy(update={"versions": {**before.versions, "aiohttp": "0"}, "revision": "old"})
+    write_result(other, file)
+    systems = [FakeSystem("sun", "", [])]
+    record = record_of(chosen, systems)
+    resume(record, file)
+    assert any("more than one version of aiohttp: 0 and" in note for note in record.result.notes)
+    assert any("more than one commit: old and" in note for note in record.result.notes)
+    machine = before.machine.model_copy(update={"cores": 4096})
+    write_result(before.model_copy(update={"machine": machine}), file)
+    with pytest.raises(BenchError, match=r"another machine \(.*, 4096 cores\) than this"):
+        resume(record_of(chosen, systems), file)
