@@ -71,6 +71,11 @@ class Measured:
         return found if found and _is_finite(found) else None
 
     @property
+    def repetitions(self) -> int:
+        """How often it was measured: valid runs, or whole searches."""
+        return len(self.valid_runs) or sum(search.complete for search in self.found.searches)
+
+    @property
     def valid_runs(self) -> tuple[RunReport, ...]:
         """The runs that may be used."""
         return tuple(run for run in self.found.runs if run.valid)
@@ -117,7 +122,7 @@ class Study:
         return min(candidates, key=lambda point: distance_from_middle(point, candidates))
 
     def _repetitions(self, point: Point) -> tuple[int, int]:
-        counts = [len(found.valid_runs) if (found := self.at(system, point)) else 0 for system in self.systems]
+        counts = [found.repetitions if (found := self.at(system, point)) else 0 for system in self.systems]
         return min(counts), sum(counts)
 
 

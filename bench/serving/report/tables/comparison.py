@@ -90,8 +90,7 @@ def every_point(study: Study) -> Table:
             runs = found.valid_runs
             window = f"{runs[0].window.start:g} + {runs[0].window.seconds:g} s" if runs else "-"
             label = describe(point, varies) or describe(point)
-            searches = sum(search.complete for search in found.found.searches)
-            cells = [Cell(label), Cell(system.label), Cell(str(len(runs) or searches)), Cell(window)]
+            cells = [Cell(label), Cell(system.label), Cell(str(found.repetitions)), Cell(window)]
             for quantity, has_ratio in shown:
                 cells.append(number_cell(found.number(quantity.metric), quantity))
                 if has_ratio:
@@ -147,10 +146,13 @@ def _metrics(study: Study, points: Sequence[Point]) -> Iterator[str]:
 
 
 def _repetitions(study: Study, point: Point) -> str:
-    counts = {len(found.valid_runs) for system in study.systems if (found := study.at(system, point))}
-    if not counts or max(counts) < 2:
+    counts = [found.repetitions for system in study.systems if (found := study.at(system, point))]
+    counts = [count for count in counts if count]
+    if not counts:
+        return "No system has a valid run at this load."
+    if max(counts) == 1:
         return "One repetition: no interval. --num-profile-runs 3 measures three."
-    number = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
+    number = f"{counts[0]}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
     return (
         f"Medians of {number} repetitions, with the 95 % interval of a bootstrap over them. A ratio is of two medians, "
         "its repetitions drawn in pairs."

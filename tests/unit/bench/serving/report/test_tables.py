@@ -68,6 +68,25 @@ def test_comparison_of_one_repetition_has_no_intervals_and_says_so() -> None:
     assert "One repetition: no interval" in table.note
 
 
+def test_comparison_without_a_valid_run_says_so() -> None:
+    content = with_runs(
+        result(("sun",), zipf=(0.0,), concurrency=(8,)), "sun", run(metrics(1, 1, 1), problems=["late"])
+    )
+    found = study(content)
+    assert at_point(found, found.headline).note == "No system has a valid run at this load."
+
+
+def test_comparison_of_searches_counts_these() -> None:
+    found = study(result(zipf=(0.0,), concurrency=(8,), repetitions=2, max_rate=True))
+    content = found.sources[0].result
+    for name, at in content.points[0].systems.items():
+        summary = {"max_rate": at.summary["max_rate"]}
+        content.points[0].systems[name] = at.model_copy(update={"runs": (), "summary": summary})
+    found = study(content)
+    assert "Medians of 2 repetitions" in at_point(found, found.headline).note
+    assert texts(every_point(found))[0][2] == "2"
+
+
 def test_comparison_of_a_system_that_was_not_measured_has_dashes() -> None:
     content = result(zipf=(0.0,), concurrency=(8,))
     del content.points[0].systems["isolated"]
