@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sun_sglang.bench.serving.report.figures.figure import Figure, Row
-from sun_sglang.bench.serving.report.figures.slices import limited, panel, single, slices
-from sun_sglang.bench.serving.report.study.point import describe, varying
+from sun_sglang.bench.serving.report.figures.slices import grouped, limited, panel, single
+from sun_sglang.bench.serving.report.study.point import Axis, describe, varying
 from sun_sglang.bench.serving.report.study.quantities import MAX_RATE
 from sun_sglang.bench.serving.report.study.study import Study
+
+_GROUPS: Sequence[Axis] = ("zipf", "osl", "isl")
 
 
 def highest_rate(study: Study) -> Figure:
     """Return the result of the searches as bars."""
-    found = slices(study.points, "zipf")
-    rows = [
-        Row(one.label(study.points), (drawn,))
-        for one in found
-        if (drawn := panel(study, one, MAX_RATE, "bars")) is not None
-    ]
-    in_groups = {point for one in found for point in one.points}
+    groups, alone = grouped(study.points, _GROUPS)
     shown = varying(study.points)
-    rows += [
-        Row(describe(point, shown), (drawn,))
-        for point in study.points
-        if point not in in_groups and (drawn := single(study, point, MAX_RATE, "bars")) is not None
-    ]
+    panels = [(one.label(study.points), panel(study, one, MAX_RATE, "bars")) for one in groups]
+    panels += [(describe(point, shown), single(study, point, MAX_RATE, "bars")) for point in alone]
+    rows = [Row(label, (drawn,)) for label, drawn in panels if drawn is not None]
     kept, left_out = limited(rows)
     return Figure(
         "max-rate",

@@ -64,9 +64,21 @@ def slices(points: Iterable[Point], axis: Axis) -> list[Slice]:
     ]
 
 
-def first_slices(study: Study, axes: Sequence[Axis]) -> list[Slice]:
-    """Return the slices along the first axis that has any."""
-    return next((found for axis in axes if (found := slices(study.points, axis))), [])
+def grouped(points: Sequence[Point], axes: Sequence[Axis]) -> tuple[list[Slice], list[Point]]:
+    """Return the points as slices, each point in one, and the points that are in none.
+
+    Args:
+        points: the points.
+        axes: settings; a point is in a slice along the first one that has a slice with it.
+    """
+    found: list[Slice] = []
+    rest = list(points)
+    for axis in axes:
+        along = slices(rest, axis)
+        taken = {point for one in along for point in one.points}
+        found += along
+        rest = [point for point in rest if point not in taken]
+    return found, rest
 
 
 def limited(rows: Sequence[Row]) -> tuple[tuple[Row, ...], int]:

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sun_sglang.bench.serving.report.figures.figure import Figure, Mark, Panel, Row, Series, Ticks
-from sun_sglang.bench.serving.report.figures.slices import Slice, first_slices, limited, mark, panel, single, slices
+from sun_sglang.bench.serving.report.figures.slices import Slice, grouped, limited, mark, panel, single, slices
 from sun_sglang.bench.serving.report.study.point import Axis, describe, varying
 from sun_sglang.bench.serving.report.study.quantities import INTERACTIVITY, PER_DECODE_WORKER, THROUGHPUT
 from sun_sglang.bench.serving.report.study.study import Study, System
 
-_GROUPS: Sequence[Axis] = ("osl", "isl", "request_rate", "concurrency")
+_GROUPS: Sequence[Axis] = ("osl", "isl", "request_rate", "concurrency", "zipf")
 _LOADS: Sequence[Axis] = ("request_rate", "concurrency")
 
 
 def throughput_and_interactivity(study: Study) -> Figure:
     """Return throughput as bars and interactivity as dots, in groups by the first setting that varies."""
-    found = first_slices(study, _GROUPS)
-    grouped = [
+    groups, alone = grouped(study.points, _GROUPS)
+    shown = varying(study.points)
+    in_groups = [
         Row(
             one.label(study.points),
             _present(
@@ -26,11 +27,9 @@ def throughput_and_interactivity(study: Study) -> Figure:
                 panel(study, one, INTERACTIVITY, "dots"),
             ),
         )
-        for one in found
+        for one in groups
     ]
-    in_groups = {point for one in found for point in one.points}
-    shown = varying(study.points)
-    alone = [
+    by_themselves = [
         Row(
             describe(point, shown),
             _present(
@@ -39,10 +38,9 @@ def throughput_and_interactivity(study: Study) -> Figure:
                 single(study, point, INTERACTIVITY, "dots"),
             ),
         )
-        for point in study.points
-        if point not in in_groups
+        for point in alone
     ]
-    rows, left_out = limited([*grouped, *alone])
+    rows, left_out = limited([*in_groups, *by_themselves])
     return Figure(
         "throughput",
         "Throughput and interactivity",

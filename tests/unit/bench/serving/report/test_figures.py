@@ -57,6 +57,27 @@ def test_throughput_of_one_point_has_one_group_without_label() -> None:
     assert marks(row.panels[0]) == {"router": [0]}
 
 
+def test_throughput_has_each_point_in_one_group_of_the_first_setting_that_varies() -> None:
+    react = {"zipf": (0.0,), "workload": "react", "repetitions": 1}
+    files = [
+        Source("rates", result(("sun",), request_rate=(1.0, 4.0), concurrency=(60,), **react)),
+        Source("sessions", result(("sun",), request_rate=(4.0,), concurrency=(10, 20), **react)),
+        Source("alone", result(("sun",), request_rate=(9.0,), concurrency=(99,), **react)),
+    ]
+    found = throughput_and_interactivity(study_of(files))
+    assert [row.label for row in found.rows] == [
+        "60 sessions in flight",
+        "4 sessions/s",
+        "9 sessions/s, at most 99 sessions in flight",
+    ]
+    assert [len(row.panels[0].x.at) for row in found.rows] == [2, 2, 1]
+
+
+def test_throughput_over_skew_alone_is_grouped_by_it() -> None:
+    (row,) = throughput_and_interactivity(study(zipf=(0.0, 1.5), concurrency=(8,))).rows
+    assert row.panels[0].x.at == ((0, "0"), (1, "1.5"))
+
+
 def test_throughput_has_no_panel_of_decode_workers_where_they_are_unknown() -> None:
     content = result(zipf=(0.0,), concurrency=(8,), repetitions=1)
     for found in content.points[0].systems.values():
