@@ -7,6 +7,7 @@ Writes `{"WORKER": Resolved or {"error": ...}, ...}` as one line of JSON.
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import sys
@@ -73,7 +74,10 @@ def _outcome(worker: tuple[str, dict[str, Any]]) -> tuple[str, dict[str, Any]]:
 def main() -> None:
     """Resolve the command lines on stdin."""
     workers = json.load(sys.stdin)
+    # what is imported stays in every fork: a search for garbage there would copy it
+    gc.disable()
     import_without_gpu()
+    gc.freeze()
     with multiprocessing.get_context("fork").Pool(2, maxtasksperchild=1) as pool:
         resolved = dict(pool.imap(_outcome, workers.items(), chunksize=1))
     sys.stdout.write(f"\n{MARK}{json.dumps(resolved, default=str)}\n")
