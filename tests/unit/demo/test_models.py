@@ -14,7 +14,7 @@ from sun_sglang.contracts.module_file import read_module_file
 from sun_sglang.demo.make import BASE, HELD_OUT, checkpoint_name
 from sun_sglang.demo.tasks import DEMO_QUESTIONS, TASKS
 from sun_sglang.demo.tokenizer import CHAT_TEMPLATE, build_tokenizer
-from sun_sglang.evaluation.exact_match import exact_match
+from sun_sglang.evaluation.exact_match import evaluate, exact_match
 from sun_sglang.train.checkpoint import load_model, load_tokenizer
 from sun_sglang.train.data.examples import draw, encode, read_jsonl
 from sun_sglang.train.reference import greedy
@@ -33,23 +33,6 @@ def model(name: str) -> Any:
 @cache
 def report() -> Any:
     return json.loads((DEMO / "evaluation.json").read_text())
-
-
-def right(task: str, prefill: str, decode: str, count: int) -> int:
-    """Return how many of the first held-out questions are answered exactly, one at a time as the reference does."""
-    tokenizer = load_tokenizer(DEMO / "models" / prefill)
-    correct = 0
-    for example in read_jsonl(DEMO / "data" / f"{task}.test.jsonl")[:count]:
-        encoded = encode(tokenizer, example)
-        (answer,) = greedy(
-            model(prefill),
-            model(decode),
-            [encoded.prompt],
-            max_new_tokens=len(encoded.answer),
-            end_tokens={tokenizer.eos_token_id},
-        )
-        correct += answer.tokens == encoded.answer
-    return correct
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
@@ -102,9 +85,11 @@ def test_the_evaluation_holds_what_was_promised(task: str) -> None:
 def test_the_evaluation_can_be_measured_again(task: str) -> None:
     cells = report()["exact_match"][task]
     full, tuned = checkpoint_name(task, "full"), checkpoint_name(task, "prefill_only")
+    tokenizer = load_tokenizer(DEMO / "models" / BASE)
+    examples = [encode(tokenizer, e) for e in read_jsonl(DEMO / "data" / f"{task}.test.jsonl")[:SUBSET]]
     pairs = {"base": (BASE, BASE), "full": (full, full), "naive": (full, BASE), "sun": (tuned, BASE)}
     for name, (prefill, decode) in pairs.items():
-        again = exact_match(right(task, prefill, decode, SUBSET), SUBSET)
+        again = evaluate(model(prefill), model(decode), examples, tokenizer.eos_token_id)
         # the whole set's figure must lie in the interval of its part
         assert again.low <= cells[name]["percent"] <= again.high, name
 
