@@ -90,17 +90,18 @@ def every_point(study: Study) -> Table:
             runs = found.valid_runs
             window = f"{runs[0].window.start:g} + {runs[0].window.seconds:g} s" if runs else "-"
             label = describe(point, varies) or describe(point)
-            cells = [Cell(label), Cell(system.label), Cell(str(found.repetitions)), Cell(window)]
+            cells = [Cell(label), Cell(system.label)]
             for quantity, has_ratio in shown:
                 cells.append(number_cell(found.number(quantity.metric), quantity))
                 if has_ratio:
                     cells.append(_ratio(study, system, point, quantity))
-            cells.append(Cell(f"{sum(run.total.error_request_count for run in runs):,}"))
+            failed = sum(run.total.error_request_count for run in runs)
+            cells += [Cell(f"{failed:,}"), Cell(str(found.repetitions)), Cell(window)]
             rows.append(tuple(cells))
-    heads = ["load", "system", "repetitions", "warm-up + window"]
+    heads = ["load", "system"]
     for quantity, has_ratio in shown:
         heads += [quantity.title, f"{first.label} / this"] if has_ratio else [quantity.title]
-    return Table("", (*heads, "failed requests"), tuple(rows), heads=2, note=_NOTE)
+    return Table("", (*heads, "failed requests", "repetitions", "warm-up + window"), tuple(rows), heads=2, note=_NOTE)
 
 
 def brief(study: Study) -> Table:

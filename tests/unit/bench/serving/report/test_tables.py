@@ -84,7 +84,7 @@ def test_comparison_of_searches_counts_these() -> None:
         content.points[0].systems[name] = at.model_copy(update={"runs": (), "summary": summary})
     found = study(content)
     assert "Medians of 2 repetitions" in at_point(found, found.headline).note
-    assert texts(every_point(found))[0][2] == "2"
+    assert texts(every_point(found))[0][-2] == "2"
 
 
 def test_comparison_of_a_system_that_was_not_measured_has_dashes() -> None:
@@ -98,8 +98,9 @@ def test_comparison_of_a_system_that_was_not_measured_has_dashes() -> None:
 def test_every_point_has_a_row_for_each_system_with_its_protocol() -> None:
     table = every_point(study(result(zipf=(0.0, 1.5), concurrency=(2, 8), repetitions=2)))
     assert len(table.rows) == 8
-    assert texts(table)[1][:4] == ["Zipf 0, 2 requests in flight", "isolated", "2", "30 + 60 s"]
-    assert table.columns[4:6] == ("Output tokens, all workers, tokens/s", "sun / this")
+    assert texts(table)[1][:2] == ["Zipf 0, 2 requests in flight", "isolated"]
+    assert texts(table)[1][-3:] == ["0", "2", "30 + 60 s"]
+    assert table.columns[2:4] == ("Output tokens, all workers, tokens/s", "sun / this")
 
 
 def test_every_point_of_one_system_has_no_ratios() -> None:
