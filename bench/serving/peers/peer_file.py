@@ -30,6 +30,7 @@ class PeerServer(Strict):
         name: its name.
         model: a directory (absolute once loaded) or a Hugging Face id.
         tasks: the tasks that it serves; empty: those of its adapters, else one with its own name.
+        gpus: the GPUs that it takes, as `gpus` of a pool; servers may share one. None: it gets GPUs of its own.
         adapters: the directory of the LoRA adapter of a task; tasks without one are served by the model itself.
         engine: SGLang flags, with underscores; they override the file's `engine`.
     """
@@ -37,6 +38,7 @@ class PeerServer(Strict):
     name: PoolName
     model: str = Field(min_length=1)
     tasks: tuple[TaskName, ...] = ()
+    gpus: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=1)
     adapters: dict[TaskName, str] = Field(default_factory=dict)
     engine: EngineFlags = Field(default_factory=dict)
 
@@ -113,7 +115,7 @@ def _settings(peer: PeerFile, number: int) -> PoolSettings:
         # a slot for each adapter, and one for requests without any
         lora = {"enable_lora": True, "lora_paths": paths, "max_loras_per_batch": len(paths) + 1}
     engines = {"engine": peer.engine, f"{where}.engine": server.engine}
-    return server_settings(server.name, where, server.model, engines=engines, flags=lora)
+    return server_settings(server.name, where, server.model, gpus=server.gpus, engines=engines, flags=lora)
 
 
 def _resolved(server: PeerServer, base: Path, where: str) -> PeerServer:

@@ -36,7 +36,13 @@ class ServersPlan(NamedTuple):
 
 
 def server_settings(
-    name: str, where: str, model: str, *, engines: Mapping[str, EngineFlags], flags: EngineFlags
+    name: str,
+    where: str,
+    model: str,
+    *,
+    gpus: tuple[int, ...] | None,
+    engines: Mapping[str, EngineFlags],
+    flags: EngineFlags,
 ) -> PoolSettings:
     """Return the settings of one server.
 
@@ -44,6 +50,7 @@ def server_settings(
         name: its name, as `served_model_name`.
         where: its YAML path.
         model: a directory, absolute, or a Hugging Face id.
+        gpus: the GPUs that it takes; None: it gets GPUs of its own.
         engines: the user's SGLang flags by the YAML path of their `engine`; a later one wins.
         flags: flags that the launcher sets, by canonical name; the user's win.
     """
@@ -57,7 +64,7 @@ def server_settings(
         replicas=1,
         flags={**flags, **user},
         paths={canonical_name(key): f"{path}.{key}" for path, given in engines.items() for key in given},
-        gpus=None,
+        gpus=gpus,
         emulation=Emulation(),
     )
 

@@ -87,12 +87,13 @@ def _cpu_defaults(role: WorkerRole) -> EngineFlags:
         "attention_backend": "torch_native",
         "cuda_graph_backend_decode": "disabled",
         "cuda_graph_backend_prefill": "disabled",
-        # with the overlap SGLang sends a prefix found in the prefill cache early, with a CUDA event
-        # (`disaggregation/prefill.py`), which ends a CPU scheduler
-        "disable_overlap_schedule": True,
         # an idle scheduler would keep a core busy
         "sleep_on_idle": True,
     }
+    if role != "unified":
+        # with the overlap SGLang sends a prefix found in the prefill cache early, with a CUDA event
+        # (`disaggregation/prefill.py`), which ends a CPU scheduler
+        flags["disable_overlap_schedule"] = True
     if role == "decode":
         # SGLang's default pins host memory with CUDA
         flags["disaggregation_decode_retraction_backup"] = "cpu_tensor"

@@ -8,6 +8,7 @@ import yaml
 
 from sun_sglang.bench.serving.peers.peer_file import PeerFile, is_peer_file, load_peer_file, plan_peer
 from sun_sglang.errors import TopologyError, UserError
+from sun_sglang.launch.planning.hardware.gpu_inventory import Gpu
 from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.servers import ServersPlan
 
@@ -46,6 +47,8 @@ def test_peer_plain_servers_serve_a_task_of_their_own_name(tmp_path: Path) -> No
         assert flag(worker.argv, "--model-path") == [f"org/{name}"]
         assert not [argument for argument in worker.argv if argument.startswith("--disaggregation")]
         assert flag(worker.argv, "--device") == ["cpu"]
+        # that flag is for disaggregation on the CPU
+        assert "--disable-overlap-schedule" not in worker.argv
         assert not worker.needs_bootstrap_port
 
 
@@ -73,6 +76,18 @@ def test_peer_engine_wins_over_what_adapters_set(tmp_path: Path) -> None:
     assert flag(worker.argv, "--lora-backend") == ["triton"]
 
 
+def test_peer_servers_may_share_a_gpu_or_get_one_each(tmp_path: Path) -> None:
+    found = tuple(Gpu(index=i, uuid=f"GPU-{i}", name="NVIDIA A100", memory_mb=81920) for i in range(2))
+    machine = MACHINE.model_copy(update={"gpus": found})
+    servers: list[dict[str, Any]] = [{"name": name, "model": f"o/{name}"} for name in ("a", "b")]
+    shared = load(tmp_path, {"servers": [{**server, "gpus": [0]} for server in servers]})
+    assert [worker.gpus for worker in plan_peer(shared, machine, tmp_path, None).workers] == [(0,), (0,)]
+    own = load(tmp_path, {"servers": servers})
+    assert [worker.gpus for worker in plan_peer(own, machine, tmp_path, None).workers] == [(0,), (1,)]
+    with pytest.raises(TopologyError, match=r"servers\.0\.gpus: this machine has no GPU 7"):
+        plan_peer(load(tmp_path, {"servers": [{**servers[0], "gpus": [7]}]}), machine, tmp_path, None)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -80,7 +95,7 @@ def test_peer_engine_wins_over_what_adapters_set(tmp_path: Path) -> None:
         ("servers: []", "servers: .*at least 1"),
         ("- a", "peer file: "),
         ({"servers": [{"name": "a"}]}, "servers.0.model: is required"),
-        ({"servers": [{"name": "a", "model": "o/a", "gpus": [0]}]}, "servers.0.gpus: unknown key"),
+        ({"servers": [{"name": "a", "model": "o/a", "role": "decode"}]}, "servers.0.role: unknown key"),
         ({"servers": [{"name": "a", "model": "o/a"}] * 2}, "servers.1.name: `a` is the name of two servers"),
         (
             {"servers": [{"name": "a", "model": "o/a"}, {"name": "b", "model": "o/b", "tasks": ["a"]}]},
