@@ -10,7 +10,9 @@ from typing import Annotated
 import typer
 
 EXAMPLE = "sun bench --zipf 1.5 --request-rate 4 --output run.json"
-_DEFAULT_CONCURRENCY = 8
+DEFAULT_CONCURRENCY = 8
+"""Requests in flight where the user gives neither a rate nor a concurrency."""
+
 _NUMBERS = "NUMBER[,...]"
 # one panel of the help for each kind of option
 _target = partial(typer.Option, rich_help_panel="Target")
@@ -80,7 +82,7 @@ def command(
         str | None,
         _load(
             metavar=_NUMBERS,
-            help=f"Closed loop: requests in flight (default {_DEFAULT_CONCURRENCY}, without --request-rate). Open "
+            help=f"Closed loop: requests in flight (default {DEFAULT_CONCURRENCY}, without --request-rate). Open "
             "loop: at most so many.",
         ),
     ] = None,

@@ -12,8 +12,7 @@ from sun_sglang.bench.load.metrics.goodput import parse_goodput
 from sun_sglang.bench.load.workload.settings import WorkloadSettings, workload_settings
 from sun_sglang.bench.serving.settings import BenchSettings, Swept, bench_settings
 from sun_sglang.bench.serving.systems.cores import parse_cores
-
-DEFAULT_CONCURRENCY = 8
+from sun_sglang.cli.bench import DEFAULT_CONCURRENCY
 
 _SWEPT: Mapping[str, Callable[[str], Swept]] = {
     "request_rate": float,

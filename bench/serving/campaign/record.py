@@ -70,10 +70,6 @@ class Record:
             }
         )
 
-    def runs_of(self, point: int, system: str) -> tuple[RunReport, ...]:
-        """Return the runs of a system at a point."""
-        return self._points[point].systems[system].runs
-
     def has(self, point: int, system: str, repetition: int) -> bool:
         """Return whether a repetition of a system at a point was measured."""
         found = self._points[point].systems[system]

@@ -86,7 +86,8 @@ class Turn:
             found = await (self._search(point) if point.settings.find_max_rate else self._run(point, point.settings))
         except NothingMeasuredError as e:
             raise InterruptedByUserError(str(e)) from e
-        context.record.add(point.number, self._target.name, found)
+        if isinstance(found, RunReport) or found.steps:
+            context.record.add(point.number, self._target.name, found)
         if context.interruption.is_requested:
             raise InterruptedByUserError("the user stopped the benchmark")
 
