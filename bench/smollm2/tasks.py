@@ -18,7 +18,7 @@ from pathlib import Path
 
 from sun_sglang.bench.processes import sun_command
 from sun_sglang.bench.provenance import as_json
-from sun_sglang.bench.report import RESULTS, Run, new_report, write_report
+from sun_sglang.bench.report import Run, new_report, write_report
 from sun_sglang.bench.smollm2.data import SEED, TASKS, write_data
 from sun_sglang.bench.smollm2.errors import ModelError
 from sun_sglang.bench.smollm2.model import BASE
@@ -47,7 +47,7 @@ def make_tasks(built: Path, jobs: int, threads: int) -> list[Run]:
     write_data(built / "data")
     with ThreadPoolExecutor(jobs) as pool:
         seconds = dict(zip(TASKS, pool.map(lambda task: _train(task, built, threads), TASKS), strict=True))
-    return _compare(built, seconds)
+    return _compare(built, seconds, threads)
 
 
 def _train(task: str, built: Path, threads: int) -> float | None:
@@ -67,13 +67,16 @@ def _train(task: str, built: Path, threads: int) -> float | None:
     return None if begun else seconds
 
 
-def _compare(built: Path, seconds: dict[str, float | None]) -> list[Run]:
+def _compare(built: Path, seconds: dict[str, float | None], threads: int) -> list[Run]:
     # heavy imports, after the trainings
+    import torch
+
     from sun_sglang.bench.smollm2.comparison import answers_of, require_different, validation_loss
     from sun_sglang.train.checkpoint import load_model
     from sun_sglang.train.recipe import load_recipe
     from sun_sglang.train.sweep import prepare
 
+    torch.set_num_threads(threads)
     base = built / "base"
     examples = {task: prepare(load_recipe(RECIPES / f"{task}.yaml")).examples.validation for task in TASKS}
     prompts = [e.prompt for task in TASKS for e in examples[task][:_PROMPTS]]
@@ -100,7 +103,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--jobs", type=int, default=2, help="tasks that are tuned at once")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the report")
+    parser.add_argument("--out", type=Path, default=BASE.parent, help="folder of the report")
     options = parser.parse_args(arguments)
     try:
         runs = make_tasks(BASE.parent, options.jobs, options.threads)
