@@ -22,7 +22,7 @@ from tests.engine.watch import SOON, loads, metric
 
 AT_ONCE = 24
 # naive sharing is so far off that a part of the questions shows it
-NAIVE_QUESTIONS = 100
+NAIVE_QUESTIONS = 40
 
 
 @pytest.fixture

@@ -185,8 +185,8 @@ def test_import_that_initialises_cuda_falls_back_to_plain_starts_then_status_and
 
 def test_a_worker_that_cannot_start_ends_the_launch_with_its_log(models: Path, tmp_path: Path) -> None:
     file = models / "broken.yaml"
-    engine = {**PAIR["engine"], "max_total_tokens": 0}
-    file.write_text(yaml.safe_dump({**PAIR, "engine": engine}))
+    broken = {**PAIR["pools"]["a"], "engine": {"max_total_tokens": 0}}
+    file.write_text(yaml.safe_dump({**PAIR, "pools": {**PAIR["pools"], "a": broken}}))
     done = run_sun("launch", str(file), "--run-dir", str(tmp_path / "run"))
     assert done.returncode == 1
     assert "ended 3 times before it was ready" in done.stderr
