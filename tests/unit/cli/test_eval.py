@@ -87,7 +87,7 @@ def lines(rows: list[dict[str, Any]]) -> bytes:
     ("name", "content"),
     [
         ("q.jsonl", lines(QUESTIONS)),
-        ("q.jsonl.gz", gzip.compress(lines(QUESTIONS))),
+        ("q.jsonl.gz", gzip.compress(lines(QUESTIONS), mtime=0)),
         ("q.json", json.dumps(QUESTIONS).encode()),
         ("chats.jsonl", lines([{"messages": chat, "answer": "another column"} for chat in CHATS])),
         (
