@@ -13,6 +13,7 @@ from sun_sglang.bench.load.metrics.repeated import Repeated
 from sun_sglang.bench.provenance import JsonObject, Machine
 from sun_sglang.bench.serving.run_report import RunReport
 from sun_sglang.bench.serving.settings import BenchSettings, Swept, settings_at
+from sun_sglang.files.replace_file import replace_file
 from sun_sglang.strict import Strict, first_invalid
 
 
@@ -180,9 +181,8 @@ def write_result(result: BenchResult, file: Path) -> None:
     Raises:
         BenchError: the file cannot be written.
     """
-    partial = file.with_name(file.name + ".new")
+    text = result.model_dump_json(indent=1) + "\n"
     try:
-        partial.write_text(result.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        partial.replace(file)
+        replace_file(file, lambda new: new.write_text(text, encoding="utf-8"))
     except OSError as e:
         raise BenchError(f"--output: {file} cannot be written ({e.strerror or e})") from e

@@ -19,11 +19,11 @@ from safetensors.torch import save_file
 
 from sun_sglang.checkpoint.weights import weights_revision
 from sun_sglang.errors import RecipeError
+from sun_sglang.files.replace_file import replace_file
 from sun_sglang.train.data.dataset import Examples
 from sun_sglang.train.objective.two_module_loss import TwoModule
 from sun_sglang.train.rate_search import RateSearch
 from sun_sglang.train.recipe import Recipe
-from sun_sglang.train.replace_file import replace_file
 from sun_sglang.train.trainer.divergence import not_finite
 from sun_sglang.train.trainer.launched_processes import is_first_process, wait_for_all
 from sun_sglang.train.trainer.trained_state import trained_state

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from transformers import TrainerCallback
 
-from sun_sglang.train.replace_file import replace_file, sync_file
+from sun_sglang.files.replace_file import replace_file, sync_file
 from sun_sglang.train.trainer.launched_processes import is_first_process, wait_for_all
 
 MARK = "whole.json"

@@ -21,6 +21,7 @@ from sun_sglang.bench.serving.report.tables import faults, origin
 from sun_sglang.bench.serving.report.tables.comparison import at_point, every_point
 from sun_sglang.bench.serving.report.tables.table import Table
 from sun_sglang.bench.serving.report.tables.tasks import tasks_at
+from sun_sglang.files.replace_file import replace_file
 
 _NEEDED = ("jinja2", "matplotlib")
 _MOST_POINTS = 12
@@ -44,10 +45,8 @@ def write_page(study: Study, file: Path) -> None:
     """
     require_libraries()
     page = render_page(study)
-    partial = file.with_name(file.name + ".new")
     try:
-        partial.write_text(page, encoding="utf-8")
-        partial.replace(file)
+        replace_file(file, lambda new: new.write_text(page, encoding="utf-8"))
     except OSError as e:
         raise BenchError(f"--report: {file} cannot be written ({e.strerror or e})") from e
 
