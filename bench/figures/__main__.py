@@ -12,8 +12,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from sun_sglang.bench.figures.registry import FIGURES, draw_figure
-from sun_sglang.bench.report import RESULTS, ReportError
+from sun_sglang.bench.figures.registry import FIGURES
+from sun_sglang.bench.report import RESULTS
+from sun_sglang.errors import UserError
 
 _NAMES = ", ".join(figure.name for figure in FIGURES)
 
@@ -32,8 +33,8 @@ def main(
     try:
         for figure in FIGURES:
             if not names or figure.name in names:
-                console.print(f"drew {draw_figure(figure, results, out)}")
-    except ReportError as e:
+                console.print(f"drew {figure.draw(results, out)}")
+    except UserError as e:
         console.print(f"[red]{e}[/]")
         raise typer.Exit(1) from e
 

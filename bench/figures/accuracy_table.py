@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from types import MappingProxyType
 
-from sun_sglang.bench.report import Report
+from sun_sglang.bench.report import Report, read_report
 
 TITLES: Mapping[str, str] = MappingProxyType(
     {
@@ -28,10 +28,10 @@ class AccuracyTable:
     name = "training_accuracy"
     needs: tuple[str, ...] = ("training_accuracy",)
 
-    def draw(self, reports: Mapping[str, Report], folder: Path) -> Path:
+    def draw(self, results: Path, folder: Path) -> Path:
         """Write the table as Markdown and return its file."""
         file = folder / f"{self.name}.md"
-        file.write_text(_render(reports[self.name]), encoding="utf-8")
+        file.write_text(_render(read_report(results / f"{self.name}.json")), encoding="utf-8")
         return file
 
 

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from sun_sglang.bench.report import Report
-
 
 class Figure(Protocol):
-    """An image or a table that is drawn from reports alone.
+    """An image or a table that is drawn from files in `bench/results/` alone.
 
     Attributes:
         name: the figure's file name, without its ending.
-        needs: names of the reports that it is drawn from; each is a file `bench/results/NAME.json`.
+        needs: names of the files that it is drawn from, reports or results of `sun bench`, without their ending.
     """
 
     name: str
     needs: tuple[str, ...]
 
-    def draw(self, reports: Mapping[str, Report], folder: Path) -> Path:
-        """Draw the figure into a folder and return its file; equal reports give an equal file.
+    def draw(self, results: Path, folder: Path) -> Path:
+        """Draw the figure into a folder and return its file; equal files give an equal file.
 
         Args:
-            reports: the reports in `needs`, by name.
+            results: the folder of the files in `needs`.
             folder: an existing folder.
+
+        Raises:
+            UserError: a file is missing or has another format.
         """
         ...

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import mean
 from types import MappingProxyType
 
-from sun_sglang.bench.report import Report
+from sun_sglang.bench.report import Report, read_report
 
 # by the module that decodes: `base`, or the task's own
 TITLES: Mapping[str, str] = MappingProxyType(
@@ -23,14 +23,14 @@ class SharingFigure:
     name = "training_sharing"
     needs: tuple[str, ...] = ("training_sharing",)
 
-    def draw(self, reports: Mapping[str, Report], folder: Path) -> Path:
+    def draw(self, results: Path, folder: Path) -> Path:
         """Draw the panels as SVG and return the file."""
         import matplotlib as mpl
 
         mpl.use("svg")
         from matplotlib import pyplot
 
-        report = reports[self.name]
+        report = read_report(results / f"{self.name}.json")
         # text as text, and no date: equal reports give an equal file
         mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "sun"})
         figure, panels = pyplot.subplots(2, 2, figsize=(9, 6.5), sharex=True, sharey=True, layout="constrained")

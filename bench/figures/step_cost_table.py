@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
-from sun_sglang.bench.report import Report
+from sun_sglang.bench.report import Report, read_report
 
 
 class StepCostTable:
@@ -14,10 +13,10 @@ class StepCostTable:
     name = "training_step_cost"
     needs: tuple[str, ...] = ("training_step_cost",)
 
-    def draw(self, reports: Mapping[str, Report], folder: Path) -> Path:
+    def draw(self, results: Path, folder: Path) -> Path:
         """Write the table as Markdown and return its file."""
         file = folder / f"{self.name}.md"
-        file.write_text(_render(reports[self.name]), encoding="utf-8")
+        file.write_text(_render(read_report(results / f"{self.name}.json")), encoding="utf-8")
         return file
 
 

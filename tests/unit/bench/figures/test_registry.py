@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from sun_sglang.bench.figures.figure import Figure
-from sun_sglang.bench.figures.registry import FIGURES, draw_figure
-from sun_sglang.bench.report import RESULTS, ReportError
+from sun_sglang.bench.figures.registry import FIGURES
+from sun_sglang.bench.report import RESULTS
+from sun_sglang.errors import UserError
 
 COMMITTED = Path(__file__).parents[4] / RESULTS
 each_figure = pytest.mark.parametrize("figure", FIGURES, ids=[figure.name for figure in FIGURES])
@@ -21,7 +22,7 @@ def test_figure_drawn_from_the_committed_reports_is_the_committed_one(figure: Fi
     results.mkdir()
     for name in figure.needs:
         shutil.copy(COMMITTED / f"{name}.json", results)
-    file = draw_figure(figure, results, tmp_path)
+    file = figure.draw(results, tmp_path)
     assert file.stem == figure.name
     committed = COMMITTED / file.name
     if file.suffix == ".md":
@@ -37,8 +38,8 @@ def texts(file: Path) -> list[str]:
 
 @each_figure
 def test_figure_without_its_report_is_an_error_that_names_the_file(figure: Figure, tmp_path: Path) -> None:
-    with pytest.raises(ReportError, match=rf"{figure.needs[0]}\.json"):
-        draw_figure(figure, tmp_path, tmp_path)
+    with pytest.raises(UserError, match=rf"{figure.needs[0]}\.json"):
+        figure.draw(tmp_path, tmp_path)
 
 
 def test_figure_names_are_unique() -> None:
