@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from sun_sglang.bench.figures.accuracy_table import AccuracyTable
 from sun_sglang.bench.figures.figure import Figure
+from sun_sglang.bench.figures.serving.bars import ServingBars
+from sun_sglang.bench.figures.serving.points_table import PointsTable
+from sun_sglang.bench.figures.serving.sun_figures import DecodeConsolidation, Skew
 from sun_sglang.bench.figures.sharing import SharingFigure
 from sun_sglang.bench.figures.step_cost_table import StepCostTable
 
-FIGURES: tuple[Figure, ...] = (AccuracyTable(), SharingFigure(), StepCostTable())
+FIGURES: tuple[Figure, ...] = (
+    AccuracyTable(),
+    SharingFigure(),
+    StepCostTable(),
+    ServingBars(),
+    PointsTable(),
+    DecodeConsolidation(),
+    Skew(),
+)

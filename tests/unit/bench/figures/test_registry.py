@@ -19,9 +19,10 @@ each_figure = pytest.mark.parametrize("figure", FIGURES, ids=[figure.name for fi
 @each_figure
 def test_figure_drawn_from_the_committed_reports_is_the_committed_one(figure: Figure, tmp_path: Path) -> None:
     results = tmp_path / "results"
-    results.mkdir()
     for name in figure.needs:
-        shutil.copy(COMMITTED / f"{name}.json", results)
+        file = results / f"{name}.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(COMMITTED / f"{name}.json", file)
     file = figure.draw(results, tmp_path)
     assert file.stem == figure.name
     committed = COMMITTED / file.name
