@@ -36,7 +36,6 @@ PAPER: Mapping[tuple[int, float, str], tuple[str, str]] = MappingProxyType(
         (256, 0.0, "sun-2d"): ("1,858", "-19 %"),
         (256, 0.0, "sun-1d"): ("3,641", "-48 %"),
         (256, 1.5, "sun-2d"): ("", "within 10 %"),
-        (512, 1.5, "sun-3d"): ("", "within 8 % (TPOT)"),
     }
 )
 
@@ -45,7 +44,7 @@ class DecodeConsolidation:
     """`sun_figure_3.md`: throughput and interactivity with 4, 3, 2 and 1 shared decode workers."""
 
     name = "sun_figure_3"
-    needs = tuple(f"serving/sun_figure_3_osl{length}" for length in (256, 512, 1024, 2048))
+    needs = tuple(f"serving/sun_figure_3_osl{length}" for length in (256, 1024, 2048))
 
     def draw(self, results: Path, folder: Path) -> Path:
         """Write the tables as Markdown and return their file."""
