@@ -129,7 +129,7 @@ def measure(engine: Engine, url: str, load: Load, folder: Path) -> Measured:
     folder.mkdir(parents=True)
     log = folder / "log.txt"
     with log.open("wb") as output:
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
+        environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
         command = engine.command(url, load, folder)
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
         _, status, usage = os.wait4(process.pid, 0)
