@@ -49,13 +49,12 @@ class Measured(NamedTuple):
 
 
 class Engine(Protocol):
-    """A load engine.
+    """A load engine."""
 
-    Attributes:
-        name: its name in the report.
-    """
-
-    name: str
+    @property
+    def name(self) -> str:
+        """Its name in the report."""
+        ...
 
     def command(self, url: str, load: Load, folder: Path) -> list[str]:
         """Return its command line; it may write to an empty folder."""

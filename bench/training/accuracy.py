@@ -148,7 +148,7 @@ def main() -> None:
     seeds = settings.pop("seeds")
     report = new_report("training_accuracy", _command(arguments), runs, UNITS, seeds=seeds, settings=settings)
     write_report(report, arguments.out / "training_accuracy.json")
-    sys.stdout.write(AccuracyTable().draw({report.name: report}, arguments.out).read_text(encoding="utf-8"))
+    sys.stdout.write(AccuracyTable().draw(arguments.out, arguments.out).read_text(encoding="utf-8"))
 
 
 def _command(arguments: argparse.Namespace) -> str:

@@ -110,7 +110,7 @@ def main() -> None:
     settings: dict[str, JsonValue] = {"questions": arguments.questions}
     report = new_report("training_sharing", command, runs, {"percent": "%"}, seeds=[arguments.seed], settings=settings)
     write_report(report, arguments.out / "training_sharing.json")
-    SharingFigure().draw({report.name: report}, arguments.out)
+    SharingFigure().draw(arguments.out, arguments.out)
 
 
 if __name__ == "__main__":

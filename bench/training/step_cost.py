@@ -154,7 +154,7 @@ def main() -> None:
     settings: dict[str, JsonValue] = {"threads": 1, "rounds": arguments.rounds}
     report = new_report("training_step_cost", command, runs, UNITS, settings=settings)
     write_report(report, arguments.out / "training_step_cost.json")
-    sys.stdout.write(StepCostTable().draw({report.name: report}, arguments.out).read_text(encoding="utf-8"))
+    sys.stdout.write(StepCostTable().draw(arguments.out, arguments.out).read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":
