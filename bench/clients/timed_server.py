@@ -12,12 +12,15 @@ import asyncio
 import json
 import signal
 from array import array
+from functools import cache
 from statistics import fmean
 from typing import Annotated
 
 import orjson
 import typer
 from aiohttp import web
+
+from sun_sglang.bench.load.metrics.percentile import percentile
 
 _TEXT = " word"
 _HEADERS = {"Content-Type": "text/event-stream"}
@@ -38,7 +41,6 @@ class TimedServer:
         self.late_by = array("d")
         self._ttft = ttft
         self._itl = itl
-        self._events: list[bytes] = []
 
     def application(self) -> web.Application:
         """Return the application."""
@@ -62,20 +64,13 @@ class TimedServer:
             self.late_by.append(loop.time() - due)
             if made == 1:
                 await reply.prepare(request)
-            await reply.write(self._event(made, last=made == wanted))
+            await reply.write(_event(made, "length" if made == wanted else None))
         await reply.write(b"data: [DONE]\n\n")
         await reply.write_eof()
         return reply
 
-    def _event(self, made: int, *, last: bool) -> bytes:
-        """Return the event of one token; all answers share those that are not the last."""
-        if last:
-            return _event(made, "length")
-        while len(self._events) < made:
-            self._events.append(_event(len(self._events) + 1, None))
-        return self._events[made - 1]
 
-
+@cache
 def _event(made: int, finish: str | None) -> bytes:
     choice = {"index": 0, "text": _TEXT, "logprobs": None, "finish_reason": finish}
     usage = {"prompt_tokens": 1, "completion_tokens": made, "total_tokens": made + 1}
@@ -107,7 +102,7 @@ def main(
     import uvloop
 
     late = sorted(uvloop.run(serve(port, ttft, itl)).late_by)
-    shown = {"mean": 1000 * fmean(late), "p99": 1000 * late[int(0.99 * (len(late) - 1))]} if late else {}
+    shown = {"mean": 1000 * fmean(late), "p99": 1000 * percentile(late, 99)} if late else {}
     typer.echo(json.dumps({"tokens": len(late), "late_ms": shown}))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import mean
 from types import MappingProxyType
 
+from sun_sglang.bench.figures.svg_file import svg_panels
 from sun_sglang.bench.report import Report, read_report
 
 # by the module that decodes: `base`, or the task's own
@@ -25,32 +26,25 @@ class SharingFigure:
 
     def draw(self, results: Path, folder: Path) -> Path:
         """Draw the panels as SVG and return the file."""
-        import matplotlib as mpl
-
-        mpl.use("svg")
-        from matplotlib import pyplot
-
         report = read_report(results / f"{self.name}.json")
-        # text as text, and no date: equal reports give an equal file
-        mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "sun"})
-        figure, panels = pyplot.subplots(2, 2, figsize=(9, 6.5), sharex=True, sharey=True, layout="constrained")
-        for row, (decodes, title) in enumerate(TITLES.items()):
-            for column, axis in enumerate(AXES):
-                panel = panels[row][column]
-                for tuning, colour in COLOURS.items():
-                    lines = _lines(report, decodes, axis, tuning)
-                    for line in lines.values():
-                        panel.plot([100 * s for s in line], list(line.values()), color=colour, alpha=0.3, linewidth=1)
-                    shares = list(next(iter(lines.values())))
-                    means = [mean(line[share] for line in lines.values()) for share in shares]
-                    panel.plot([100 * s for s in shares], means, color=colour, marker="o", label=tuning)
-                panel.set_title(f"{title}, by {axis}", fontsize=10)
-                panel.set_xlabel(f"{axis} whose KV the other module made, %")
-                panel.set_ylabel("exact match, %")
-                panel.legend()
         file = folder / f"{self.name}.svg"
-        figure.savefig(file, metadata={"Date": None})
-        pyplot.close(figure)
+        with svg_panels(file, 2, 2, (9, 6.5), sharex=True, sharey=True) as panels:
+            for row, (decodes, title) in enumerate(TITLES.items()):
+                for column, axis in enumerate(AXES):
+                    panel = panels[row][column]
+                    for tuning, colour in COLOURS.items():
+                        lines = _lines(report, decodes, axis, tuning)
+                        for line in lines.values():
+                            panel.plot(
+                                [100 * s for s in line], list(line.values()), color=colour, alpha=0.3, linewidth=1
+                            )
+                        shares = list(next(iter(lines.values())))
+                        means = [mean(line[share] for line in lines.values()) for share in shares]
+                        panel.plot([100 * s for s in shares], means, color=colour, marker="o", label=tuning)
+                    panel.set_title(f"{title}, by {axis}", fontsize=10)
+                    panel.set_xlabel(f"{axis} whose KV the other module made, %")
+                    panel.set_ylabel("exact match, %")
+                    panel.legend()
         return file
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sun_sglang.bench.figures.serving.numbers import number
+from sun_sglang.bench.figures.svg_file import svg_panels
 from sun_sglang.bench.serving.report.drawing.palette import INK, MUTED, look
-from sun_sglang.bench.serving.report.study.quantities import number_text
+from sun_sglang.bench.serving.report.study.quantities import PER_DECODE_WORKER, THROUGHPUT, TPOT, number_text
 from sun_sglang.bench.serving.result import BenchResult, read_result
 
 # by the name of the file that `sun bench --compare` was given
@@ -29,9 +30,9 @@ class _Panel(NamedTuple):
 
 
 _PANELS = (
-    _Panel("output_token_throughput", "output tokens/s, higher is better"),
-    _Panel("output_token_throughput_per_decode_worker", "... per worker that decodes"),
-    _Panel("inter_token_latency.avg", "ms per output token, lower is better"),
+    _Panel(THROUGHPUT.metric, "output tokens/s, higher is better"),
+    _Panel(PER_DECODE_WORKER.metric, "... per worker that decodes"),
+    _Panel(TPOT.metric, "ms per output token, lower is better"),
 )
 
 
@@ -43,27 +44,15 @@ class ServingBars:
 
     def draw(self, results: Path, folder: Path) -> Path:
         """Draw the panels as SVG and return the file."""
-        import matplotlib as mpl
-
-        mpl.use("svg")
-        from matplotlib import pyplot
-
         result = read_result(results / f"{self.needs[0]}.json")
-        # text as text, and no date: equal results give an equal file
-        mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "sun"})
-        figure, panels = pyplot.subplots(1, len(_PANELS), figsize=(10, 2.2), sharey=True, layout="constrained")
-        for axes, panel in zip(panels, _PANELS, strict=True):
-            _draw_panel(axes, panel, result)
         file = folder / f"{self.name}.svg"
-        figure.savefig(file, metadata={"Date": None})
-        pyplot.close(figure)
+        with svg_panels(file, 1, len(_PANELS), (10, 2.2), sharey=True) as panels:
+            for axes, panel in zip(panels, _PANELS, strict=True):
+                _draw_panel(axes, panel, result)
         return file
 
 
-def _draw_panel(axes: object, panel: _Panel, result: BenchResult) -> None:
-    from matplotlib.axes import Axes
-
-    assert isinstance(axes, Axes)
+def _draw_panel(axes: Any, panel: _Panel, result: BenchResult) -> None:
     (point,) = result.points
     systems = [name for name in TITLES if name in point.systems]
     for row, name in enumerate(systems):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from sun_sglang.bench.load.metrics.interval import Interval
 from sun_sglang.bench.load.metrics.repeated import Repeated
-from sun_sglang.bench.serving.report.study.quantities import number_text
+from sun_sglang.bench.serving.report.study import quantities as q
 from sun_sglang.bench.serving.result import BenchResult, PointReport
 
 NONE = "-"
@@ -22,21 +22,23 @@ def spread_text(found: Repeated | None) -> str:
     if found is None:
         return NONE
     if found.repetitions == 1:
-        return number_text(found.value)
-    return f"{number_text(found.value)} ({number_text(found.min)} to {number_text(found.max)})"
+        return q.number_text(found.value)
+    return f"{q.number_text(found.value)} ({q.number_text(found.min)} to {q.number_text(found.max)})"
 
 
 def ratio_text(found: Interval | None) -> str:
     """Return a ratio with its interval, such as `2.1x (2.0 to 2.3)`; one repetition has no interval."""
     if found is None:
         return NONE
-    ends = f" ({number_text(found.low)} to {number_text(found.high)})" if found.repetitions > 1 else ""
-    return f"{number_text(found.value)}x{ends}"
+    ends = q.ratio_interval_text(found)
+    return f"{q.ratio_text(found)} ({ends})" if ends else q.ratio_text(found)
 
 
-def change_text(value: float, baseline: float) -> str:
+def change_text(found: Interval | None, baseline: Interval | None) -> str:
     """Return the change from a baseline in percent, such as `-7 %`."""
-    return f"{100 * (value / baseline - 1):+.0f} %"
+    if found is None or baseline is None:
+        return NONE
+    return f"{100 * (found.value / baseline.value - 1):+.0f} %"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -7,14 +7,12 @@ from pathlib import Path
 from types import MappingProxyType
 
 from sun_sglang.bench.figures.serving.numbers import NONE, made_by, number, ratio_text, spread_text, table
+from sun_sglang.bench.serving.report.study import quantities as q
 from sun_sglang.bench.serving.result import BenchResult, PointReport, read_result
 
-_THROUGHPUT = "output_token_throughput"
 # does not depend on where requests end, which matters where a window holds few of them
 _ARRIVED = "arrived_token_throughput"
-_PER_DECODE = "output_token_throughput_per_decode_worker"
-_TPOT = "inter_token_latency.avg"
-_SHOWN = (_THROUGHPUT, _ARRIVED, _PER_DECODE, _TPOT)
+_SHOWN = (q.THROUGHPUT.metric, _ARRIVED, q.PER_DECODE_WORKER.metric, q.TPOT.metric)
 _TITLES: Mapping[str, str] = MappingProxyType(
     {
         "serving/smollm2_float32": "float32, 8 clients, Zipf 1.5",
@@ -64,7 +62,7 @@ def _points(result: BenchResult) -> list[str]:
         for system in point.systems:
             cells = [f"{workload.zipf:g}", str(workload.concurrency), system]
             cells += [spread_text(number(point, system, metric)) for metric in _SHOWN]
-            cells.append(spread_text(number(point, system, "time_to_first_token.p50")))
+            cells.append(spread_text(number(point, system, q.TTFT.metric)))
             rows.append([*cells, *_ratios(point, system)])
     return table(header, rows)
 

@@ -10,15 +10,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 from sun_sglang.bench.figures.serving.numbers import NONE, change_text, made_by, number, spread_text, table
+from sun_sglang.bench.serving.report.study import quantities as q
 from sun_sglang.bench.serving.result import BenchResult, PointReport, read_result
 
 _BASELINE = "isolated"
-_THROUGHPUT = "output_token_throughput"
-_PER_DECODE = "output_token_throughput_per_decode_worker"
-_INTERACTIVITY = "interactivity"
-_TPOT = "inter_token_latency.avg"
-_TTFT = "time_to_first_token.p50"
-_ACHIEVED = "achieved_ratio"
 TITLES: Mapping[str, str] = MappingProxyType(
     {
         _BASELINE: "4x(1P/1D)",
@@ -73,23 +68,22 @@ class Skew:
 
 def _consolidation(result: BenchResult, point: PointReport) -> list[str]:
     workload = result.settings_of(point).workload
-    baseline = number(point, _BASELINE, _INTERACTIVITY)
-    assert baseline is not None
+    baseline = number(point, _BASELINE, q.INTERACTIVITY.metric)
     rows = []
     for system, title in TITLES.items():
         tokens, change = PAPER.get((int(workload.osl), workload.zipf, system), ("", ""))
-        speed = number(point, system, _INTERACTIVITY)
-        ours = NONE if speed is None or system == _BASELINE else change_text(speed.value, baseline.value)
+        speed = number(point, system, q.INTERACTIVITY.metric)
+        ours = NONE if system == _BASELINE else change_text(speed, baseline)
         rows.append(
             [
                 title,
-                spread_text(number(point, system, _THROUGHPUT)),
-                spread_text(number(point, system, _PER_DECODE)),
+                spread_text(number(point, system, q.THROUGHPUT.metric)),
+                spread_text(number(point, system, q.PER_DECODE_WORKER.metric)),
                 tokens,
-                spread_text(number(point, system, _TPOT)),
+                spread_text(number(point, system, q.TPOT.metric)),
                 ours,
                 change,
-                spread_text(number(point, system, _TTFT)),
+                spread_text(number(point, system, q.TTFT.metric)),
                 _share(point, system),
             ]
         )
@@ -104,7 +98,7 @@ def _consolidation(result: BenchResult, point: PointReport) -> list[str]:
         "TTFT p50, ms",
         "achieved",
     ]
-    return [f"## {_load(result, point)}", "", *table(header, rows)]
+    return [f"## {_load(result)}, Zipf {workload.zipf:g}", "", *table(header, rows)]
 
 
 def _skew(result: BenchResult) -> list[str]:
@@ -118,47 +112,40 @@ def _skew(result: BenchResult) -> list[str]:
     for point in result.points:
         row = [f"{result.settings_of(point).workload.zipf:g}"]
         for system in systems:
-            made, first = number(point, system, _THROUGHPUT), number(uniform, system, _THROUGHPUT)
-            change = change_text(made.value, first.value) if made and first else NONE
+            made, first = number(point, system, q.THROUGHPUT.metric), number(uniform, system, q.THROUGHPUT.metric)
             row += [
                 spread_text(made),
-                change,
-                spread_text(number(point, system, _INTERACTIVITY)),
+                change_text(made, first),
+                spread_text(number(point, system, q.INTERACTIVITY.metric)),
                 _share(point, system),
             ]
         rows.append(row)
-    return [f"## {_load(result, uniform).partition(', Zipf')[0]}", "", *table(header, rows), "", *_at_most_skew(result)]
+    return [f"## {_load(result)}", "", *table(header, rows), "", *_at_most_skew(result)]
 
 
 def _at_most_skew(result: BenchResult) -> list[str]:
     """Return SUN against the baseline at the largest skew, and the paper's numbers for the rate that it states."""
     point = result.points[-1]
-    shared, baseline = "sun-4d", _BASELINE
-    found = {
-        (system, metric): number(point, system, metric)
-        for system in (shared, baseline)
-        for metric in (_THROUGHPUT, _INTERACTIVITY)
-    }
-    changes = {}
-    for metric in (_THROUGHPUT, _INTERACTIVITY):
-        ours, theirs = found[shared, metric], found[baseline, metric]
-        changes[metric] = change_text(ours.value, theirs.value) if ours and theirs else NONE
+    throughput, interactivity = (
+        change_text(number(point, "sun-4d", metric), number(point, _BASELINE, metric))
+        for metric in (q.THROUGHPUT.metric, q.INTERACTIVITY.metric)
+    )
     text = (
-        f"At Zipf {result.settings_of(point).workload.zipf:g}, SUN to the baseline: throughput {changes[_THROUGHPUT]}, "
-        f"interactivity {changes[_INTERACTIVITY]}"
+        f"At Zipf {result.settings_of(point).workload.zipf:g}, SUN to the baseline: throughput {throughput}, "
+        f"interactivity {interactivity}"
     )
     paper = "; the paper: +29.2 % and +44.1 %, and -19.0 % for the baseline's throughput to Zipf 0"
     return [text + (paper if result.settings.workload.request_rate == 2 else "") + "."]
 
 
 def _share(point: PointReport, system: str) -> str:
-    found = number(point, system, _ACHIEVED)
+    found = number(point, system, q.ACHIEVED.metric)
     return NONE if found is None else f"{100 * found.value:.0f} %"
 
 
-def _load(result: BenchResult, point: PointReport) -> str:
-    workload = result.settings_of(point).workload
-    return f"OSL {workload.osl}, {workload.request_rate:g} requests/s, ISL {workload.isl}, Zipf {workload.zipf:g}"
+def _load(result: BenchResult) -> str:
+    workload = result.settings.workload
+    return f"OSL {workload.osl}, {workload.request_rate:g} requests/s, ISL {workload.isl}"
 
 
 def _write(file: Path, lines: Sequence[str], results: Sequence[BenchResult]) -> Path:
