@@ -5,10 +5,11 @@ hook, and `require_applied` refuses a process without one.
 
 How to add a hook:
 
-1. Add a file to `cache/` (what a worker keeps), `transfer/` (KV on its way between workers), `processes/` (a worker's
-   own processes), or here. It has a module docstring that states the change and its reason, the hook function, and a
-   `Patch` (`patch.py`): the target, its parameters on each SGLang version, the kind of hook, what the hook does on each
-   version, and when the file can be removed.
+1. Add a file to `cache/` (what a worker keeps), `transfer/` (KV on its way between workers), `first_token/` (requests
+   whose first token the decode worker makes), `processes/` (a worker's own processes), or here. It has a module
+   docstring that states the change and its reason, the hook function, and a `Patch` (`patch.py`): the target, its
+   parameters on each SGLang version, the kind of hook, what the hook does on each version, and when the file can be
+   removed.
 2. Add the `Patch` to `ALL` below.
 3. Add every name of SGLang that the hook calls, reads or sets to `USES` in `engine_names.py`.
 4. Add a test of the hook function to `tests/unit/patches/`, and of its effect to `tests/engine/`.
@@ -26,6 +27,7 @@ from sun_sglang.contracts.worker_card import PatchReport
 from sun_sglang.errors import PatchError
 from sun_sglang.patches import lora_host_memory, report_patches, worker_key
 from sun_sglang.patches.cache import few_grammars, paged_alloc_cpu, prefill_hits, prompt_only_cache
+from sun_sglang.patches.first_token import first_output, first_step, penalties, prompt_logprobs, split_prompt
 from sun_sglang.patches.patch import Patch
 from sun_sglang.patches.processes import fork_schedulers, idle_controller
 from sun_sglang.patches.transfer import first_ids_row, host_indices, keyed_transfer, nixl_dram
@@ -56,6 +58,16 @@ ALL: tuple[Patch, ...] = (
     lora_host_memory.LOAD,
     lora_host_memory.LOAD_TENSORS,
     lora_host_memory.BATCH,
+    split_prompt.CHECK,
+    split_prompt.SPLIT,
+    first_step.COMMIT,
+    first_step.START,
+    first_step.RETRACT,
+    first_output.JOIN,
+    first_output.SEND,
+    penalties.PATCH,
+    prompt_logprobs.TOKEN,
+    prompt_logprobs.ROW,
 )
 
 

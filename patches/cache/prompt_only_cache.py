@@ -5,9 +5,9 @@ retracted request resumes. The decode module made the answer's KV; on a later tu
 would compute it with the task's prefill module. With different weights on the two sides an answer would then depend on
 the content of the cache.
 
-This cache inserts at admission only, when a request holds its prompt and nothing else. A shorter key at a later time
-is not enough: by then a recurrent (Mamba) state includes the answer, and sliding windows have dropped parts of the
-prompt.
+This cache inserts at admission only, when a request holds its prompt and nothing else. Of a prompt whose last token the
+decode worker runs (`../first_token/`) it inserts the tokens before that one. A shorter key at a later time is not
+enough: by then a recurrent (Mamba) state includes the answer, and sliding windows have dropped parts of the prompt.
 
 Registered as the radix cache backend `PROMPT_ONLY_BACKEND`, which `--radix-cache-backend` selects.
 """
@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sun_sglang.contracts.decode_cache import PROMPT_ONLY_BACKEND
+from sun_sglang.patches.first_token.last_token import prefilled_tokens
 from sun_sglang.patches.patch import Patch, Signature
 from sun_sglang.patches.versions import on
 
@@ -69,7 +70,7 @@ def _is_admitted(req: Any, filled: int) -> bool:
         req: a running request.
         filled: number of its tokens that have KV.
     """
-    return not req.retracted_stain and filled <= len(req.origin_input_ids)
+    return not req.retracted_stain and filled <= prefilled_tokens(req)
 
 
 def _with_one_way_in(base: Any) -> type:

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from sun_sglang.patches import ALL
-from sun_sglang.patches.engine_names import USES, Use, faults
+from sun_sglang.patches.engine_names import USES, faults
+from sun_sglang.patches.engine_use import Use
 from tests.support.sglang_questions import SGLangQuestions
 
 REPOSITORY = Path(__file__).parents[2]

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from typing import NamedTuple
 
+from sun_sglang.contracts.first_token import first_token_of
 from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.dispatch.attempt import Ticket
 from sun_sglang.router.dispatch.dispatcher import Dispatcher
@@ -86,15 +87,20 @@ class PathProver:
     async def canary(self, path: WorkerPath) -> str:
         """Send one canary over a path between admitted workers. Return its fault; empty if it passed."""
         pair = Pair(self._registry.workers[path.prefill], self._registry.workers[path.decode])
-        assert pair.decode.card is not None, "only admitted workers get canaries"
-        request = make_canary(pair.decode.card.identity.vocab_size, self._rng)
+        prefill, decode = pair.prefill.card, pair.decode.card
+        assert prefill is not None, "only admitted workers get canaries"
+        assert decode is not None, "only admitted workers get canaries"
+        request = make_canary(decode.identity.vocab_size, self._rng)
         ticket = Ticket(request.task, None, self._dispatcher.attempts.now(), counted=False)
         try:
             outcome = await self._dispatcher.try_pair(request, pair, ticket, self._deadlines.canary, fresh=True)
         except ApiError as error:
             fault = error.message
         else:
-            fault = canary_fault(outcome.head) if isinstance(outcome, PairResponse) else outcome.error.message
+            if isinstance(outcome, PairResponse):
+                fault = canary_fault(outcome.head, outcome.prefill, first_token_of(prefill, decode))
+            else:
+                fault = outcome.error.message
         pools = (pair.prefill.spec.pool, pair.decode.spec.pool)
         self._metrics.canaries.labels(*pools, "failed" if fault else "ok").inc()
         return truncate(fault, MAX_FAULT)

@@ -2,7 +2,8 @@
 
 These are the prompt's, and the first token's row of the chosen token ids (`token_ids_logprob`). The logprobs of
 the first token and of its alternatives are in the decode worker's answer already: the prefill worker transfers them
-with the KV (srt/disaggregation/utils.py: MetadataBuffers).
+with the KV (srt/disaggregation/utils.py: MetadataBuffers). A decode worker that makes the first token itself has that
+row too.
 """
 
 from __future__ import annotations
@@ -108,8 +109,10 @@ def _of_generate(reply: Any) -> dict[str, Any]:
 
 
 def _of_completions(reply: Any) -> dict[str, list[Any]]:
-    count = reply["usage"]["prompt_tokens"]
+    # the prompt's entries come first; where the decode worker makes the first token, the usage counts one token less
+    made = reply["usage"]["completion_tokens"]
     source = reply["choices"][0].get("logprobs") or {}
+    count = len(_list(source.get("tokens"))) - made
     return {name: _list(source.get(name))[:count] for name in _COLUMNS}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from sun_sglang.checkpoint.tuning import is_tuned_for
+from sun_sglang.contracts.first_token import HOOK, first_token_of
 from sun_sglang.contracts.kv_compatibility import Difference, member_difference, pair_difference
 from sun_sglang.contracts.worker_card import WorkerCard
 
@@ -33,8 +34,6 @@ def card_fault(worker: NamedCard, role: str) -> str:
         return f"it is a {card.role} worker, and pool `{worker.pool}` is a {role} pool"
     if card.role == "prefill" and card.bootstrap_port is None:
         return "its card has no bootstrap port, which a prefill worker must announce"
-    if card.first_token != "prefill":
-        return "its module was tuned for a first token from the decode module, which is not served yet"
     for hook in card.patches:
         if hook.state != "applied":
             detail = f": {hook.detail}" if hook.detail else ""
@@ -48,6 +47,23 @@ def mismatch(one: NamedCard, other: NamedCard) -> str:
     if difference is None:
         return ""
     return difference.sentence(one.name, other.name, verb=f"differs from `{other.name}`'s")
+
+
+def first_token_mismatch(prefill: NamedCard, decode: NamedCard) -> str:
+    """Return why two workers cannot serve with a first token from the decode module; empty if they can, or need not.
+
+    An emulated worker reports no hooks and needs none.
+    """
+    if first_token_of(prefill.card, decode.card) == "prefill":
+        return ""
+    for worker in (prefill, decode):
+        hooks = [hook.name for hook in worker.card.patches]
+        if hooks and HOOK not in hooks:
+            return (
+                f"the decode module makes the first token for `{prefill.name}` and `{decode.name}`, and `{worker.name}` "
+                f"has no hook `{HOOK}`; start it with this version of sun-sglang"
+            )
+    return ""
 
 
 def decoder_mismatch(prefill: NamedCard, decode: NamedCard) -> str:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from sun_sglang.contracts.worker_card import WorkerCard
 from sun_sglang.router.protocol.prompt_length import PromptLimits
-from sun_sglang.router.workers.compatibility import NamedCard, decoder_mismatch, mismatch
+from sun_sglang.router.workers.compatibility import NamedCard, decoder_mismatch, first_token_mismatch, mismatch
 from sun_sglang.router.workers.worker import Worker
 from sun_sglang.topology import Task
 
@@ -215,7 +215,8 @@ class PathTable:
 
 
 def _compare(prefill: NamedCard, decode: NamedCard) -> _Comparison:
-    return _Comparison(prefill.card, decode.card, mismatch(prefill, decode), decoder_mismatch(prefill, decode))
+    found = mismatch(prefill, decode) or first_token_mismatch(prefill, decode)
+    return _Comparison(prefill.card, decode.card, found, decoder_mismatch(prefill, decode))
 
 
 def _limit(pairs: Sequence[Pair]) -> PromptLimits:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sun_sglang.patches.engine_names import USES, Use
+from sun_sglang.patches.engine_names import USES
+from sun_sglang.patches.engine_use import Use
 
 ROOT = Path(__file__).parents[3]
 

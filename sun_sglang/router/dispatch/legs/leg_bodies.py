@@ -1,9 +1,8 @@
 """The requests to both workers: bodies, rooms, request ids. Pure; the caller passes the random bytes.
 
-The legs of every scheme are equal today: the prefill worker computes the first token with the prompt and hands it over
-with the KV, and the decode worker continues from there (`contracts/scheme.py`: `Scheme.first_token` is `prefill`). The
-launcher refuses a model whose first token the decode module makes. The legs of such a scheme belong here, in
-`leg_bodies`; no other file of the router depends on it.
+Where the decode module makes the first token (`contracts/first_token.py`), both legs carry a mark in their namespace, and
+the workers do the rest. The mode follows from the cards of the two workers, so requests of both modes may meet on a
+worker. Besides this file, only the canary of a path depends on it.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from typing import Literal, NamedTuple
 
 import orjson
 
+from sun_sglang.contracts.first_token import first_token_of, mark_decode_first
 from sun_sglang.router.dispatch.legs.cache_namespace import cache_namespace, may_reuse_answers
 from sun_sglang.router.dispatch.legs.pair_request import PairRequest
 from sun_sglang.router.workers.worker_paths import Pair
@@ -57,8 +57,9 @@ def leg_bodies(request: PairRequest, pair: Pair, *, rid: str, room: int) -> LegB
         rid: request id of the attempt.
         room: bootstrap room of the attempt.
     """
-    card = pair.prefill.card
+    card, decode_card = pair.prefill.card, pair.decode.card
     assert card is not None, "a usable pair has been read"
+    assert decode_card is not None, "a usable pair has been read"
     meeting = {
         "rid": rid,
         "bootstrap_host": pair.prefill.spec.host,
@@ -72,6 +73,8 @@ def leg_bodies(request: PairRequest, pair: Pair, *, rid: str, room: int) -> LegB
         routing = b',"routed_dp_rank":%d' % rank
     prefills = cache_namespace(pair.prefill.spec.pool, card.module, request.extra_key, request.cache_salt)
     decodes = prefills if may_reuse_answers(pair) else f"{prefills}!{rid}"
+    if first_token_of(card, decode_card) == "decode":
+        prefills, decodes = mark_decode_first(prefills), mark_decode_first(decodes)
     both = (request.shared, request.own, b",", orjson.dumps(meeting)[1:-1], b',"extra_key":')
     options = b',"stream_options":' + request.stream_options if request.stream_options else b""
     streams = b',"stream":true' + options + b"}" if request.stream else b',"stream":false}'
