@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints
 
+from sun_sglang.contracts.scheme import Side
 from sun_sglang.origins import check_origin
 from sun_sglang.sglang_versions import NEWEST_VERSION, SglangVersion
 from sun_sglang.strict import Strict
@@ -48,6 +49,7 @@ class Emulation(Strict):
         head_dim: size of one head.
         vocab_size: rows of the embedding.
         context_length: longest prompt and answer together, in tokens.
+        first_token: the side that makes the first token, as the `sun.json` of a checkpoint names it.
     """
 
     costs: str | None = None
@@ -68,6 +70,7 @@ class Emulation(Strict):
     head_dim: int = Field(default=128, ge=1)
     vocab_size: int = Field(default=128256, ge=1)
     context_length: int = Field(default=32768, ge=16)
+    first_token: Side = "prefill"
 
 
 class Pool(Strict):

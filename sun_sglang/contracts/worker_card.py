@@ -108,7 +108,8 @@ class WorkerCard(BaseModel):
         token_bytes: most bytes of text per token; None if there is no bound.
         dp_size: data-parallel ranks, each with its own scheduler and cache.
         tuned_for: revision of the decoder for which its weights were tuned; empty if they were not tuned.
-        first_token: the side that makes the first output token in the scheme with which its weights were tuned.
+        first_token: the side that makes the first output token in the scheme with which its weights were tuned;
+            `prefill` if they were not tuned. `contracts/first_token.py` decides for a pair.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")

@@ -93,6 +93,7 @@ def make_card(settings: Settings, identity: Identity, limits: TokenLimits) -> Wo
     """
     found = find_checkpoint(settings.model, settings.revision)
     module = read_served_module(found) if found is not None else None
+    untuned = settings.emulation.first_token if found is None else "prefill"
     return WorkerCard(
         role=settings.role,
         incarnation=uuid.uuid4().hex,
@@ -105,7 +106,7 @@ def make_card(settings: Settings, identity: Identity, limits: TokenLimits) -> Wo
         keeps_answers=False,
         token_bytes=settings.emulation.bytes_per_token,
         tuned_for=module.decoder if settings.role == "prefill" and module is not None else "",
-        first_token=module.first_token if module is not None else "prefill",
+        first_token=module.first_token if module is not None else untuned,
     )
 
 

@@ -84,7 +84,7 @@ def _engine(
     cache = PrefixCache(page_size=identity.page_size or 1, kv_tokens=limits.kv)
     parts = EngineParts(costs, limits, cache, settings.emulation, faults)
     if settings.role == "decode":
-        return DecodeEngine(parts, caches_prompts=settings.decode_cache)
+        return DecodeEngine(parts, weights=identity.weights, caches_prompts=settings.decode_cache)
     assert settings.bootstrap_port is not None, "a prefill worker has a bootstrap port"
     return PrefillEngine(
         parts,

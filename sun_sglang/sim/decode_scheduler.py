@@ -47,12 +47,18 @@ class _Request:
     rid: str
     prompt: int
     limit: int
+    makes_first: bool = False
     made: int = 0
     retractions: int = 0
 
     @property
     def context(self) -> int:
         return self.prompt + self.made
+
+    @property
+    def received(self) -> int:
+        """Tokens of the prompt whose KV a prefill worker sends."""
+        return self.prompt - self.makes_first
 
 
 class DecodeScheduler:
@@ -121,22 +127,24 @@ class DecodeScheduler:
         """Return how often a request has lost its KV."""
         return self._known[rid].retractions
 
-    def submit(self, rid: str, prompt: int, limit: int) -> None:
+    def submit(self, rid: str, prompt: int, limit: int, *, makes_first: bool = False) -> None:
         """Queue a request.
 
         Args:
             rid: id of the request.
             prompt: tokens of the prompt. A prompt of `kv_tokens` or more never fits, and the caller must refuse it.
             limit: tokens to generate.
+            makes_first: this worker runs the last prompt token in its first step, which makes the first token, and
+                receives the KV of the others. Otherwise the first token arrives with the KV of the whole prompt.
         """
-        assert 0 < prompt < self.kv_tokens
+        assert makes_first < prompt < self.kv_tokens
         assert limit >= 0
         assert rid not in self._known
-        self._known[rid] = request = _Request(rid, prompt, limit)
+        self._known[rid] = request = _Request(rid, prompt, limit, makes_first)
         self._waiting.append(request)
 
     def arrive(self, rid: str) -> None:
-        """Record that the KV of a prompt has arrived, with the first token."""
+        """Record that the KV of a prompt has arrived, with the first token unless this worker makes it."""
         assert rid in self._held
         self._arrived.append(self._known[rid])
 
@@ -167,7 +175,8 @@ class DecodeScheduler:
                 self._arrived.append(request)
             else:
                 self._running[request.rid] = request
-                self._emit(request, events)
+                if not request.makes_first or not request.limit:
+                    self._emit(request, events)
         if self.due is None:
             self._select(events)
             self._admit(events)
@@ -215,9 +224,9 @@ class DecodeScheduler:
             self._retracted.append(request)
 
     def _admit(self, events: list[Event]) -> None:
-        while self._waiting and not self._retracted and self._fits(self._waiting[0].prompt):
+        while self._waiting and not self._retracted and self._fits(self._waiting[0].received):
             request = self._waiting.popleft()
-            self._hold(request, request.prompt)
+            self._hold(request, request.received)
             events.append(Admitted(request.rid))
 
     def _fits(self, tokens: int) -> bool:

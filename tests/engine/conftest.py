@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -22,6 +23,9 @@ import yaml
 
 from sun_sglang.bench.gpu_check.models.checkpoints import BYTE_VOCABULARY, write_checkpoint
 from sun_sglang.bench.processes import run_sun
+from sun_sglang.checkpoint.weights import weights_revision
+from sun_sglang.contracts.module_file import ModuleFile, write_module_file
+from sun_sglang.contracts.scheme import Side
 from sun_sglang.contracts.worker_key import bearer
 from sun_sglang.launch.planning.plan import WORKER_KEY
 from sun_sglang.launch.state import DeploymentState, ProcessState, read_state
@@ -67,6 +71,10 @@ TOPOLOGY: dict[str, Any] = {
         "qwen3-base": {"role": "decode", "model": "./qwen3-base", "replicas": 2},
         "qwen3-a": {"role": "prefill", "model": "./qwen3-a", "engine": {"enable_metrics": True}},
         "qwen3-b": {"role": "prefill", "model": "./qwen3-b"},
+        # modules tuned for a first token from the decode module: a prefill module, and decode modules
+        "last-b": {"role": "prefill", "model": "./llama-last-b"},
+        "pages-share": {"role": "decode", "model": "./llama-share-b", "engine": {"page_size": 16}},
+        "qwen3-share": {"role": "decode", "model": "./qwen3-share-a"},
     },
     "tasks": {
         "llama-a": {"prefill": "llama-a", "decode": "llama-base"},
@@ -81,11 +89,18 @@ TOPOLOGY: dict[str, Any] = {
         "pages": {"prefill": "pages-a", "decode": "pages-base"},
         "qwen3-a": {"prefill": "qwen3-a", "decode": "qwen3-base"},
         "qwen3-b": {"prefill": "qwen3-b", "decode": "qwen3-base"},
+        "last": {"prefill": "last-b", "decode": "llama-base"},
+        "last-small": {"prefill": "last-b", "decode": "small"},
+        "last-uncached": {"prefill": "last-b", "decode": "uncached"},
+        "pages-share": {"prefill": "pages-a", "decode": "pages-share"},
+        "qwen3-share": {"prefill": "qwen3-b", "decode": "qwen3-share"},
     },
     "engine": {"dtype": PRECISION.dtype, "max_total_tokens": 16384, "tool_call_parser": "llama3"},
     "router": {"port": 0, "first_token_timeout": 60, "max_body_mb": 4, "allow": ["regex", "ebnf"]},
 }
 
+# tasks whose first token the decode module makes
+DECODE_FIRST = ("last", "last-small", "last-uncached", "pages-share", "qwen3-share")
 
 # small, with initial weights that are large enough that logits are far apart
 SIZES: dict[str, Any] = {
@@ -194,7 +209,10 @@ def nothing_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the directory of `{llama,qwen3}-{base,a,b}`: for each architecture three unrelated sets of weights."""
+    """Return the directory of `{llama,qwen3}-{base,a,b}`: for each architecture three unrelated sets of weights.
+
+    Some have a copy that records a tuning for a first token from the decode module.
+    """
     from sun_sglang.cpu import define_torchvision_schemas
 
     define_torchvision_schemas()
@@ -202,7 +220,27 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for architecture in ("llama", "qwen3"):
         for seed, name in enumerate(("base", "a", "b")):
             write_checkpoint(directory / f"{architecture}-{name}", architecture, seed, "float32", **SIZES)
+    copy_tuned(directory, "llama-b", "llama-last-b", scheme="prefill_only", other="llama-base")
+    copy_tuned(directory, "llama-b", "llama-share-b", scheme="decode_only", other="llama-a")
+    copy_tuned(directory, "qwen3-a", "qwen3-share-a", scheme="decode_only", other="qwen3-b")
     return directory
+
+
+def copy_tuned(directory: Path, model: str, copy: str, *, scheme: str, other: str) -> None:
+    """Copy a model, with the record of a tuning whose first token the decode module makes.
+
+    Args:
+        directory: of all models.
+        model: name of the model.
+        copy: name of the copy.
+        scheme: name of the scheme.
+        other: name of the model on the other side, which stayed frozen.
+    """
+    shutil.copytree(directory / model, directory / copy)
+    own, frozen_side = weights_revision(directory / copy), weights_revision(directory / other)
+    decoder = own if scheme == "decode_only" else frozen_side
+    record = ModuleFile(scheme=scheme, base=frozen_side, decoder=decoder, first_token="decode")
+    write_module_file(record, directory / copy)
 
 
 @pytest.fixture(scope="session")
@@ -260,10 +298,17 @@ async def client(deployment: Deployment) -> AsyncIterator[httpx.AsyncClient]:
 
 
 class Reference:
-    """The answer of transformers: the task's model runs the prompt, and the decoder makes the later tokens."""
+    """The answer of transformers: the task's model runs the prompt, and the decoder makes the later tokens.
 
-    def __init__(self, prefill: Path, decode: Path) -> None:
+    Args:
+        prefill: the model that runs the prompt.
+        decode: the decoder.
+        first_token: the side that makes the first token; `decode` runs the last token of the prompt, too.
+    """
+
+    def __init__(self, prefill: Path, decode: Path, first_token: Side = "prefill") -> None:
         self.prefill, self.decode = load(prefill), load(decode)
+        self.first_token = first_token
         self.ties = 0
         self.answers = 0
 
@@ -296,18 +341,19 @@ class Reference:
     def _generate(self, prompt: Sequence[int], length: int) -> Any:
         from sun_sglang.train.reference import greedy
 
-        return greedy(self.prefill, self.decode, [list(prompt)], max_new_tokens=length)[0]
+        prompts = [list(prompt)]
+        return greedy(self.prefill, self.decode, prompts, max_new_tokens=length, first_token=self.first_token)[0]
 
 
 @pytest.fixture(scope="session")
 def task_references(models: Path) -> dict[str, Reference]:
     """Return the reference of every task, by the task's name."""
 
-    def of(task: dict[str, str]) -> Reference:
+    def of(name: str, task: dict[str, str]) -> Reference:
         prefill, decode = (models / TOPOLOGY["pools"][task[role]]["model"] for role in ("prefill", "decode"))
-        return Reference(prefill, decode)
+        return Reference(prefill, decode, "decode" if name in DECODE_FIRST else "prefill")
 
-    return {name: of(task) for name, task in TOPOLOGY["tasks"].items()}
+    return {name: of(name, task) for name, task in TOPOLOGY["tasks"].items()}
 
 
 @cache

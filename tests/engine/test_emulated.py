@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
+from sun_sglang.contracts.first_token import ONE_TOKEN, mark_decode_first
 from sun_sglang.emulator.protocol.reply_shapes import SHAPES
 from sun_sglang.emulator.settings import parse_settings
 from sun_sglang.emulator.worker import EmulatedWorker
@@ -335,21 +336,60 @@ def message_shape(text: str) -> str:
     return re.sub(r"(rid=|room=)('[^']*'|\d+)", r"\1...", text)
 
 
-async def agree(client: httpx.AsyncClient, real: Pair, emulated: Pair, path: str) -> None:
-    """Compare every case of an endpoint in turn, in one empty cache namespace."""
+async def agree(client: httpx.AsyncClient, real: Pair, emulated: Pair, path: str, *, decode_first: bool) -> None:
+    """Compare every case of an endpoint in turn, in one empty cache namespace.
+
+    Args:
+        client: without connections that stay open.
+        real: SGLang's workers.
+        emulated: the emulated workers.
+        path: the endpoint.
+        decode_first: the decode worker makes the first token.
+    """
     namespace = uuid.uuid4().hex
     different = {}
     for name, body in ENDPOINTS[path].items():
         sent = {"extra_key": namespace, **body} if isinstance(body, dict) else body
+        if decode_first and isinstance(sent, dict):
+            sent = marked(sent)
         theirs, ours = [await ask(client, pair, path, sent) for pair in (real, emulated)]
         if theirs != ours:
             different[name] = {"real": theirs, "emulated": ours}
     assert not different, json.dumps(different, indent=1)
 
 
+def marked(body: dict[str, Any]) -> dict[str, Any]:
+    """Return a case whose first token the decode worker makes, with a prompt of two tokens in the place of one."""
+    longer = {"input_ids": [10, 11]} if body.get("input_ids") == [10] else {}
+    longer |= {"prompt": "ab"} if body.get("prompt") == "a" else {}
+    return {**body, **longer, "extra_key": mark_decode_first(str(body["extra_key"]))}
+
+
+@pytest.mark.parametrize("decode_first", [False, True])
 @pytest.mark.parametrize("path", list(ENDPOINTS))
-async def test_answers_and_refusals_agree(raw: httpx.AsyncClient, real: Pair, emulated: Pair, path: str) -> None:
-    await agree(raw, real, emulated, path)
+async def test_answers_and_refusals_agree(
+    raw: httpx.AsyncClient, real: Pair, emulated: Pair, path: str, decode_first: bool
+) -> None:
+    await agree(raw, real, emulated, path, decode_first=decode_first)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("path", "prompt"),
+    [
+        ("/generate", {"input_ids": [10], "sampling_params": GREEDY}),
+        ("/v1/completions", {**OPENAI, "prompt": "a"}),
+        ("/v1/chat/completions", {**OPENAI, "messages": HELLO, "input_ids": [10]}),
+    ],
+)
+async def test_refusals_of_a_prompt_of_one_token_agree_where_the_decode_worker_makes_the_first(
+    raw: httpx.AsyncClient, real: Pair, emulated: Pair, path: str, prompt: dict[str, Any], stream: bool
+) -> None:
+    body = {**prompt, "stream": stream, "extra_key": mark_decode_first("x")}
+    theirs, ours = [await ask(raw, pair, path, body) for pair in (real, emulated)]
+    assert theirs == ours
+    assert theirs[0][0] == 400
+    assert ONE_TOKEN in json.dumps(theirs)
 
 
 @pytest.mark.parametrize(("method", "path", "body"), QUESTIONS)

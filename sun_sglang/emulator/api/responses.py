@@ -96,7 +96,7 @@ class Responses:
 def _progress(generation: Generation) -> Progress:
     return Progress(
         request_id=generation.request.rid,
-        prompt_tokens=len(generation.request.prompt),
+        prompt_tokens=generation.prompt_tokens,
         tokens=generation.tokens,
         text=generation.text,
         finish=generation.finish,

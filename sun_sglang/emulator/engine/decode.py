@@ -9,7 +9,7 @@ from typing import Any
 from sun_sglang.emulator.engine.bootstrap import Address, Message, PrefillPeers, UnreachableError
 from sun_sglang.emulator.engine.engine import FAKE_HOST, Engine, EngineParts, die, transfer_error
 from sun_sglang.emulator.engine.generation import Generation
-from sun_sglang.emulator.protocol.fake_tokens import token_at
+from sun_sglang.emulator.protocol.fake_tokens import decode_seed, token_at
 from sun_sglang.sim.decode_scheduler import Admitted, DecodeScheduler, Ended, Token
 
 _ABORTED = "Aborted by AbortReq."
@@ -43,13 +43,15 @@ class DecodeEngine(Engine):
 
     Args:
         parts: the parts that do not depend on the role.
+        weights: revision of its weights, from which tokens follow where it makes the first one.
         caches_prompts: whether it keeps the KV of prompts.
     """
 
-    def __init__(self, parts: EngineParts, *, caches_prompts: bool) -> None:
+    def __init__(self, parts: EngineParts, *, weights: str, caches_prompts: bool) -> None:
         super().__init__(parts)
         emulation = parts.emulation
         self.scheduler = DecodeScheduler(parts.costs, kv_tokens=parts.limits.kv, is_held=self._is_held)
+        self._weights = weights
         self._caches_prompts = caches_prompts
         self._legs: dict[str, _Leg] = {}
         self._rooms: dict[int, str] = {}
@@ -96,7 +98,7 @@ class DecodeEngine(Engine):
         request = generation.request
         leg = _Leg(generation)
         self._legs[request.rid] = leg
-        generation.first_token_transferred = True
+        generation.first_token_transferred = not request.decode_first
         assert request.room is not None
         self._rooms[request.room] = request.rid
         if request.host == FAKE_HOST or self._peers.get(leg.address):
@@ -127,7 +129,7 @@ class DecodeEngine(Engine):
 
     def _enqueue(self, leg: _Leg) -> None:
         request = leg.generation.request
-        self.scheduler.submit(request.rid, len(request.prompt), request.limit)
+        self.scheduler.submit(request.rid, len(request.prompt), request.limit, makes_first=request.decode_first)
         self.wake()
 
     def _step(self, now: float) -> float | None:
@@ -158,7 +160,7 @@ class DecodeEngine(Engine):
         request = leg.generation.request
         leg.is_handshaken = True
         if self._caches_prompts:
-            leg.generation.reused = self.cache.match(request.namespace, request.prompt)
+            leg.generation.reused = self.cache.match(request.namespace, request.prefilled)
         if request.host == FAKE_HOST:
             self._on_kv(leg, 0, 1, cached=0)
             return
@@ -170,12 +172,14 @@ class DecodeEngine(Engine):
             peer.send(op="ready", room=request.room, cached=leg.generation.reused)
 
     def _on_kv(self, leg: _Leg, seed: int, vocab_size: int, *, cached: int) -> None:
-        leg.seed, leg.vocab_size, leg.generation.cached = seed, vocab_size, cached
+        request = leg.generation.request
+        own = decode_seed(seed, self._weights, request.prompt[-1]) if request.decode_first else seed
+        leg.seed, leg.vocab_size, leg.generation.cached = own, vocab_size, cached
         if leg.timer is not None:
             leg.timer.cancel()
         if self._caches_prompts:
-            self.cache.insert(leg.generation.request.namespace, leg.generation.request.prompt)
-        self.scheduler.arrive(leg.generation.request.rid)
+            self.cache.insert(request.namespace, request.prefilled)
+        self.scheduler.arrive(request.rid)
         self.wake()
 
     def _append(self, leg: _Leg, made: int) -> None:

@@ -27,6 +27,7 @@ class Generation:
         failure: the error reply outside of a stream; None if the generation did not fail.
         has_input_logprobs: whether this worker computed the log probabilities of the prompt.
         first_token_transferred: whether another worker made the first token.
+        prompt_tokens: tokens of the prompt as this worker counts them.
         started_at: monotonic seconds.
         created: seconds since the epoch.
     """
@@ -41,9 +42,13 @@ class Generation:
     failure: GenerationFailedError | None = None
     has_input_logprobs: bool = False
     first_token_transferred: bool = False
+    prompt_tokens: int = 0
     started_at: float = field(default_factory=time.monotonic)
     created: int = field(default_factory=lambda: int(time.time()))
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.prompt_tokens = self.prompt_tokens or len(self.request.prompt)
 
     def append(self, token: int) -> bool:
         """Add a token, and finish if it, or the text that it completes, is a stop. Return whether it is."""

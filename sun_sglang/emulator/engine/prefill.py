@@ -1,4 +1,8 @@
-"""The prefill engine: waits for a room's decode worker, computes the prompt, and sends the KV and the first token."""
+"""The prefill engine: waits for a room's decode worker, computes the prompt, and sends the KV and the first token.
+
+Where the decode worker makes the first token, the engine computes the prompt without its last token, and its own token
+has no use.
+"""
 
 from __future__ import annotations
 
@@ -89,6 +93,7 @@ class PrefillEngine(Engine):
         room = generation.request.room
         assert room is not None
         self._rooms[room] = generation
+        generation.prompt_tokens = len(generation.request.prefilled)
         seconds = self.emulation.bootstrap_timeout
         expired = f"Request {generation.request.rid} timed out after {seconds:g}s in KVPoll.Bootstrapping"
         self._bootstrapping[generation.request.rid] = self.call_later(
@@ -102,12 +107,12 @@ class PrefillEngine(Engine):
     def _compute(self, generation: Generation) -> None:
         request = generation.request
         self._bootstrapping.pop(request.rid).cancel()
-        known = min(self.cache.match(request.namespace, request.prompt), len(request.prompt) - 1)
+        known = min(self.cache.match(request.namespace, request.prefilled), len(request.prefilled) - 1)
         if request.logprobs is not None and request.logprobs.start >= 0:
             known = min(known, request.logprobs.start)
         generation.cached = known
         generation.has_input_logprobs = request.logprobs is not None and request.logprobs.start >= 0
-        self.scheduler.submit(request.rid, len(request.prompt), cached=known)
+        self.scheduler.submit(request.rid, len(request.prefilled), cached=known)
         self.wake()
 
     def _step(self, now: float) -> float | None:
@@ -128,9 +133,9 @@ class PrefillEngine(Engine):
     def _computed(self, generation: Generation) -> None:
         request = generation.request
         assert request.room is not None
-        self.cache.insert(request.namespace, request.prompt)
+        self.cache.insert(request.namespace, request.prefilled)
         ready = self._ready[request.room]
-        size = (len(request.prompt) - ready.cached) * self._kv_bytes
+        size = (len(request.prefilled) - ready.cached) * self._kv_bytes
         seconds = self.scheduler.costs.transfer_seconds(size)
         if seconds:
             self._in_transfer[request.rid] = self.call_later(seconds, self._transfer, generation)
@@ -141,7 +146,7 @@ class PrefillEngine(Engine):
         request = generation.request
         assert request.room is not None
         ready = self._ready[request.room]
-        seed = generation_seed(self._weights, request.prompt)
+        seed = generation_seed(self._weights, request.prefilled)
         first = token_at(seed, 0, self._vocab_size)
         if ready.link is not None and not ready.link.send(
             op="kv", room=request.room, seed=seed, vocab=self._vocab_size, cached=generation.cached
@@ -150,7 +155,7 @@ class PrefillEngine(Engine):
             return
         generation.append(first)
         generation.end({"type": "length", "length": 0})
-        self.total_tokens += len(request.prompt) - generation.cached
+        self.total_tokens += len(request.prefilled) - generation.cached
         self._clear(generation)
 
     # --- ends ---------------------------------------------------------------------------------------------------------

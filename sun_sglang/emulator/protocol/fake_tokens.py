@@ -3,7 +3,8 @@
 There is no tokenizer. A text counts one token for each `bytes_per_token` bytes of UTF-8, rounded up; a chat counts one
 more for each message and one for the start of the answer. A generated token is a pseudo-random function of the prefill
 worker's weights revision, the prompt and the position. So a test can compute the expected tokens, and it detects an
-answer that was made from another task's KV.
+answer that was made from another task's KV. Where the decode worker makes the first token, a token is a function of the
+decode worker's revision too.
 """
 
 from __future__ import annotations
@@ -25,6 +26,17 @@ def generation_seed(weights: str, prompt: Sequence[int]) -> int:
     return int.from_bytes(digest.digest(), "big")
 
 
+def decode_seed(kv: int, weights: str, last: int) -> int:
+    """Return the seed of all tokens of an answer whose first token the decode worker makes.
+
+    Args:
+        kv: seed of the prompt without its last token, as the prefill worker sends it.
+        weights: weights revision of the decode worker.
+        last: the last token of the prompt.
+    """
+    return generation_seed(weights, [kv - (1 << 63), last])
+
+
 def token_at(seed: int, position: int, vocab_size: int) -> int:
     """Return the token at a position of a generation (splitmix64).
 
@@ -39,7 +51,9 @@ def token_at(seed: int, position: int, vocab_size: int) -> int:
     return (z ^ (z >> 31)) % vocab_size
 
 
-def expected_tokens(weights: str, prompt: Sequence[int], count: int, vocab_size: int) -> list[int]:
+def expected_tokens(
+    weights: str, prompt: Sequence[int], count: int, vocab_size: int, *, decoder: str | None = None
+) -> list[int]:
     """Return the tokens that a pair of emulated workers generates.
 
     Args:
@@ -47,8 +61,12 @@ def expected_tokens(weights: str, prompt: Sequence[int], count: int, vocab_size:
         prompt: token ids.
         count: number of tokens.
         vocab_size: the prefill worker's vocabulary size.
+        decoder: weights revision of the decode worker, where it makes the first token; else None.
     """
-    seed = generation_seed(weights, prompt)
+    if decoder is None:
+        seed = generation_seed(weights, prompt)
+    else:
+        seed = decode_seed(generation_seed(weights, prompt[:-1]), decoder, prompt[-1])
     return [token_at(seed, i, vocab_size) for i in range(count)]
 
 

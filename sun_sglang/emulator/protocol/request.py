@@ -48,6 +48,7 @@ class GenerationRequest:
         host: host of the prefill worker's bootstrap server.
         port: port of the prefill worker's bootstrap server.
         room: the room of the two legs; None for a request that is not disaggregated.
+        decode_first: whether the decode worker makes the first token (`contracts/first_token.py`).
     """
 
     endpoint: str
@@ -69,3 +70,9 @@ class GenerationRequest:
     host: str
     port: int
     room: int | None
+    decode_first: bool = False
+
+    @property
+    def prefilled(self) -> tuple[int, ...]:
+        """The tokens of the prompt that the prefill worker computes."""
+        return self.prompt[:-1] if self.decode_first else self.prompt

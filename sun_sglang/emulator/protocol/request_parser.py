@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from sun_sglang.contracts.first_token import ONE_TOKEN, read_mark
 from sun_sglang.emulator.protocol.body import optional_integer, parse_object, require_string
 from sun_sglang.emulator.protocol.errors import InternalError, InvalidBodyError, InvalidValueError
 from sun_sglang.emulator.protocol.fake_tokens import encode, encode_chat
@@ -181,10 +182,15 @@ class RequestParser:
     def _request(self, parsed: _Parsed, body: Mapping[str, Any], params: Mapping[str, Any]) -> GenerationRequest:
         """Check what all endpoints check; `params` holds the sampling parameters."""
         endpoint, prompt, limit = parsed.endpoint, parsed.prompt, parsed.limit
+        mark = read_mark(body.get("extra_key"))
         check_length(endpoint, len(prompt), limit, self.context)
+        if mark.decode_first and len(prompt) < 2:
+            raise InvalidValueError(ONE_TOKEN, endpoint)
         check_sampling(endpoint, params, limit)
-        check_fits(endpoint, len(prompt), self.longest_prompt)
-        left = max(0, self.longest_request - len(prompt) - 1)
+        # from here on SGLang's schedulers do not count the last token of a prompt that the decode worker runs
+        counted = len(prompt) - mark.decode_first
+        check_fits(endpoint, counted, self.longest_prompt)
+        left = max(0, self.longest_request - counted - 1)
         options = body.get("stream_options") or {}
         return GenerationRequest(
             endpoint=endpoint,
@@ -202,8 +208,9 @@ class RequestParser:
             logprobs=parsed.logprobs,
             echo=bool(body.get("echo")) and endpoint == COMPLETIONS,
             token_ids=parsed.token_ids,
-            namespace=orjson.dumps([body.get("extra_key"), body.get("cache_salt")]).decode(),
+            namespace=orjson.dumps([mark.namespace, body.get("cache_salt")]).decode(),
             host=str(body.get("bootstrap_host") or ""),
             port=int(body.get("bootstrap_port") or 0),
             room=body.get("bootstrap_room"),
+            decode_first=mark.decode_first,
         )

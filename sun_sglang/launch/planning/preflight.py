@@ -69,6 +69,7 @@ def preflight(topology: Topology, machine: Machine, schema: FlagSchema | None) -
         _check_versions(topology, task, pools)
         _check_pair(topology, task, pools)
         _check_decoder(topology, task, pools)
+        _check_prefill(topology, task, pools)
     require_bounded(pools)
     return PreflightReport(pools, tuple(notes))
 
@@ -159,12 +160,6 @@ def _check_decoder(topology: Topology, task: str, pools: Pools) -> None:
     """
     pair = topology.tasks[task]
     prefill, decode = pools[pair.prefill], pools[pair.decode]
-    for pool in (prefill, decode):
-        if pool.served_module is not None and pool.served_module.first_token == "decode":
-            raise IdentityError(
-                f"tasks.{task}: `{pool.name}` was tuned for a first token from the decode module, which is not served "
-                "yet"
-            )
     module, decoder = prefill.served_module, decode.identity
     if module is None or decoder is None or pair.any_decoder or is_tuned_for(module.decoder, decoder.decoder):
         return
@@ -174,5 +169,25 @@ def _check_decoder(topology: Topology, task: str, pools: Pools) -> None:
     raise IdentityError(
         f"tasks.{task}: `{prefill.name}` was tuned to be decoded by weights {module.decoder}, and `{decode.name}` "
         f"has weights {decoder.decoder}{made}; name the right decode pool, tune again for this one, or set "
+        "`any_decoder: true` on the task"
+    )
+
+
+def _check_prefill(topology: Topology, task: str, pools: Pools) -> None:
+    """Raise unless the decode model of a task was tuned on the KV of its prefill model, or the task takes any pair.
+
+    A model that decodes its own task and makes its first token was tuned on the KV of the weights that it started from.
+    """
+    pair = topology.tasks[task]
+    prefill, decode = pools[pair.prefill].identity, pools[pair.decode].identity
+    module = pools[pair.decode].served_module
+    if prefill is None or decode is None or module is None or pair.any_decoder:
+        return
+    decodes_itself = module.first_token == "decode" and is_tuned_for(module.decoder, decode.decoder)
+    if not decodes_itself or prefill.weights in (module.base, decode.weights):
+        return
+    raise IdentityError(
+        f"tasks.{task}: `{pair.decode}` was tuned on prompts that weights {module.base} prefill, and `{pair.prefill}` "
+        f"has weights {prefill.weights}; name the right prefill pool, tune again for this one, or set "
         "`any_decoder: true` on the task"
     )

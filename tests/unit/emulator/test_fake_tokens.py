@@ -33,3 +33,15 @@ def test_text_counts_a_token_for_every_few_bytes(text: str, size: int) -> None:
 def test_a_chat_counts_one_more_a_message_and_one_for_the_answer() -> None:
     chat = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": [{"type": "text", "text": "hi"}]}]
     assert len(encode_chat(chat, bytes_per_token=1, vocab_size=300)) == 5 + 2 + 2 + 1
+
+
+def test_answer_whose_first_token_the_decode_worker_makes_follows_from_both_weights() -> None:
+    first = expected_tokens("w", PROMPT, 8, 1000, decoder="d")
+    assert first == expected_tokens("w", PROMPT, 8, 1000, decoder="d")
+    others = [
+        expected_tokens("w", PROMPT, 8, 1000),
+        expected_tokens("w", PROMPT, 8, 1000, decoder="e"),
+        expected_tokens("v", PROMPT, 8, 1000, decoder="d"),
+        expected_tokens("w", [*PROMPT[:-1], 99], 8, 1000, decoder="d"),
+    ]
+    assert first not in others

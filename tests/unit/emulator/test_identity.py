@@ -15,3 +15,15 @@ def test_make_card_of_a_module_by_another_trainer_names_its_decoder(write_checkp
     settings = parse_settings(flags("prefill", str(write_checkpoint("math", record=record))))
     card = make_card(settings, emulated_identity(settings), TokenLimits(context=100, kv=100))
     assert (card.tuned_for, card.first_token) == ("d", "decode")
+
+
+def test_make_card_without_a_checkpoint_has_the_first_token_of_the_settings(
+    write_checkpoint: Callable[..., Path],
+) -> None:
+    def first_token(model: str, *more: str) -> str:
+        settings = parse_settings([*flags("decode", model), *more])
+        return make_card(settings, emulated_identity(settings), TokenLimits(context=100, kv=100)).first_token
+
+    assert first_token("none/math") == "prefill"
+    assert first_token("none/math", "--sim-first-token", "decode") == "decode"
+    assert first_token(str(write_checkpoint("math")), "--sim-first-token", "decode") == "prefill", "it was not tuned"

@@ -49,16 +49,28 @@ class FakeReplies:
         ids: its prompt.
         cached: prompt tokens found in the cache.
         computes_prompt: whether the worker reports log probabilities of the prompt.
+        makes_first: whether the worker made the first token itself.
+        counted: tokens of the prompt as the worker counts them; None for all.
     """
 
     def __init__(
-        self, path: str, body: dict[str, Any], ids: list[int], cached: int, *, computes_prompt: bool = False
+        self,
+        path: str,
+        body: dict[str, Any],
+        ids: list[int],
+        cached: int,
+        *,
+        computes_prompt: bool = False,
+        makes_first: bool = False,
+        counted: int | None = None,
     ) -> None:
         self._path = path
         self._body = body
         self._ids = ids
         self._cached = cached
         self._computes_prompt = computes_prompt
+        self._makes_first = makes_first or computes_prompt
+        self._counted = len(ids) if counted is None else counted
 
     def whole(self, made: list[int], finish: dict[str, Any]) -> dict[str, Any]:
         progress = self._progress(made, finish)
@@ -94,7 +106,7 @@ class FakeReplies:
     def _progress(self, made: list[int], finish: dict[str, Any] | None) -> Progress:
         return Progress(
             request_id=self._body["rid"],
-            prompt_tokens=len(self._ids),
+            prompt_tokens=self._counted,
             tokens=made,
             text=spoken(made),
             finish=finish,
@@ -115,7 +127,7 @@ class FakeReplies:
         }
         if chosen := self._body.get("token_ids_logprob"):
             rows: list[Any] = [[[-float(place), t, None] for t in chosen] for place, _ in enumerate(made)]
-            if rows and not self._computes_prompt:
+            if rows and not self._makes_first:
                 # a KV transfer does not carry those of the first token
                 rows[0] = None
             columns["output_token_ids_logprobs"] = rows

@@ -1,7 +1,7 @@
 """A fake of a PD worker pair, for the router's tests: SGLang's protocol over real sockets, with no model behind it.
 
 It behaves as SGLang in these points: a decode worker answers only if a prefill worker was given the same room; the
-first token comes from the prefill worker; aborts match by prefix; a namespace has its own cache; reply shapes are
+first token comes from the prefill worker, or from the decode worker if the request has the mark; aborts match by prefix; a namespace has its own cache; reply shapes are
 SGLang's. Tokens are digests, so an answer shows which weights made it. Everything else is invented.
 """
 
@@ -16,6 +16,9 @@ from typing import Any, NoReturn
 import orjson
 from aiohttp import web
 
+from sun_sglang.contracts.first_token import HOOK as FIRST_TOKEN_HOOK
+from sun_sglang.contracts.first_token import ONE_TOKEN, read_mark
+from sun_sglang.contracts.scheme import Side
 from sun_sglang.contracts.token_count import TOKEN_COUNT_PATH, TokenCount
 from sun_sglang.contracts.worker_card import WORKER_CARD_PATH, Identity, PatchReport, WorkerCard
 from sun_sglang.emulator.protocol.replies import DONE
@@ -40,6 +43,7 @@ IDENTITY = Identity(
     weights="",
 )
 HOOK = PatchReport(name="prompt-only-cache", target="a.b.c", state="applied")
+SPLIT = PatchReport(name=FIRST_TOKEN_HOOK, target="a.b.d", state="applied")
 
 
 def token(*parts: object) -> int:
@@ -47,9 +51,10 @@ def token(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:4], "big") % VOCAB
 
 
-def expected(prefill: str, decode: str, prompt: list[int], count: int) -> list[int]:
+def expected(prefill: str, decode: str, prompt: list[int], count: int, *, first_token: Side = "prefill") -> list[int]:
     """Return the tokens that a pair with these weights generates for a prompt."""
-    return [token(prefill, prompt)] + [token(prefill, decode, prompt, i) for i in range(1, count)]
+    own = [token(prefill, decode, prompt, i) for i in range(count)]
+    return own if first_token == "decode" else [token(prefill, prompt), *own[1:]]
 
 
 @dataclass
@@ -124,6 +129,7 @@ class FakeWorker:
         self.cards_asked = 0
         self.canaries = 0
         self.canary_fault: Fault | None = None
+        self.ignores_mark = False
         self._runner: web.AppRunner | None = None
         self._listener: asyncio.Server
         self._forever = asyncio.Event()
@@ -191,7 +197,7 @@ class FakeWorker:
             incarnation=f"{self.role}-{self.port}-{self.restarts}",
             bootstrap_port=9000 + self.restarts if self.role == "prefill" else None,
             identity=IDENTITY.model_copy(update={"weights": self.weights}),
-            patches=(HOOK,),
+            patches=(HOOK, SPLIT),
             max_input_tokens=1000,
             context_length=1024,
             kv_tokens=4096,
@@ -312,6 +318,8 @@ class FakeWorker:
         if fault.status:
             answer = fault.body.replace(b"RID", body["rid"].encode())
             return web.Response(status=fault.status, body=answer, content_type="application/json")
+        if read_mark(body["extra_key"]).decode_first and len(prompt_of(request.path, body)) < 2:
+            return web.json_response({"error": {"message": ONE_TOKEN}}, status=400)
         if self.role == "prefill":
             return await self._prefill(request.path, body, fault)
         return await self._decode(request, body, fault)
@@ -328,10 +336,11 @@ class FakeWorker:
         assert 0 < body["bootstrap_room"] < 1 << 63
         assert body["bootstrap_room"] not in self.rooms.used, "a room twice"
         self.rooms.used.append(body["bootstrap_room"])
-        ids = prompt_of(path, body)
+        prompt, mark = prompt_of(path, body), read_mark(body["extra_key"])
         if fault.abort is not None:
-            return reply(FakeReplies(path, body, ids, 0).whole([1], fault.abort))
-        known = self.cache.setdefault(body["extra_key"], set())
+            return reply(FakeReplies(path, body, prompt, 0).whole([1], fault.abort))
+        ids = prompt[:-1] if mark.decode_first and not self.ignores_mark else prompt
+        known = self.cache.setdefault(mark.namespace or "", set())
         handed = {
             "weights": self.weights,
             "first": token(self.weights, ids),
@@ -341,7 +350,7 @@ class FakeWorker:
         known.add(tuple(ids))
         self.rooms.meet(body["bootstrap_room"]).set_result(handed)
         finish = {"type": "length", "length": 1}
-        replies = FakeReplies(path, body, ids, handed["cached"], computes_prompt=True)
+        replies = FakeReplies(path, body, prompt, handed["cached"], computes_prompt=True, counted=len(ids))
         return reply(replies.whole([handed["first"]], finish))
 
     async def _decode(self, request: web.Request, body: dict[str, Any], fault: Fault) -> web.StreamResponse:
@@ -360,10 +369,12 @@ class FakeWorker:
         handed = met.result()
         if fault.abort is not None:
             return await self._send(request, body, FakeReplies(path, body, ids, 0), [], fault.abort, fault)
-        made = [handed["first"]]
-        made += [token(handed["weights"], self.weights, ids, i) for i in range(1, wanted(path, body))]
+        decode_first = read_mark(body["extra_key"]).decode_first
+        made = [token(handed["weights"], self.weights, ids, i) for i in range(max(1, wanted(path, body)))]
+        if not decode_first:
+            made[0] = handed["first"]
         # the cache hit of a namespace: the answer is then made from the cached KV of any module
-        replies = FakeReplies(path, body, ids, handed["cached"])
+        replies = FakeReplies(path, body, ids, handed["cached"], makes_first=decode_first)
         return await self._send(request, body, replies, made, {"type": "length", "length": len(made)}, fault)
 
     async def _send(

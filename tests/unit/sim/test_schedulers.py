@@ -52,25 +52,56 @@ class Trace:
 
 
 @given(
-    st.lists(st.tuples(st.integers(1, 60), st.integers(0, 60)), min_size=1, max_size=25),
+    st.lists(st.tuples(st.integers(2, 60), st.integers(0, 60), st.booleans()), min_size=1, max_size=25),
     st.integers(64, 200),
     st.integers(0, 40),
 )
 def test_decode_never_holds_more_kv_than_there_is_and_ends_every_request_once(
-    requests: list[tuple[int, int]], kv_tokens: int, reserved: int
+    requests: list[tuple[int, int, bool]], kv_tokens: int, reserved: int
 ) -> None:
     trace = Trace(DecodeScheduler(COSTS, kv_tokens=kv_tokens, reserved=reserved))
-    for i, (prompt, limit) in enumerate(requests):
-        trace.scheduler.submit(f"r{i}", prompt, limit)
+    for i, (prompt, limit, makes_first) in enumerate(requests):
+        trace.scheduler.submit(f"r{i}", prompt, limit, makes_first=makes_first)
     trace.finish()
     assert trace.admitted == [f"r{i}" for i in range(len(requests))], "first in, first out"
     assert sorted(rid for rid, _, _ in trace.ended) == sorted(trace.admitted), "each ends exactly once"
     for rid, why, _ in trace.ended:
-        prompt, limit = requests[int(rid[1:])]
+        prompt, limit, _ = requests[int(rid[1:])]
         made = trace.tokens.get(rid, [])
         assert made == list(range(1, len(made) + 1)), "one token at a time, none twice"
         assert (len(made) == limit) if why == "length" else (prompt + len(made) > kv_tokens)
     assert trace.scheduler.used == 0
+
+
+def test_first_token_that_the_decode_worker_makes_takes_a_step_over_the_whole_prompt() -> None:
+    for makes_first, steps in ((False, 3), (True, 4)):
+        trace = Trace(DecodeScheduler(CostModel(decode_step=1.0), kv_tokens=100), transfer=0.5)
+        trace.scheduler.submit("r", 10, 4, makes_first=makes_first)
+        trace.step()
+        assert trace.scheduler.used == 10 - makes_first, "the KV of the last prompt token is made here"
+        trace.finish()
+        assert trace.ended == [("r", "length", 0.5 + steps)]
+        assert trace.tokens["r"] == [1, 2, 3, 4]
+
+
+def test_request_for_no_token_ends_when_its_kv_arrives_whatever_makes_the_first() -> None:
+    trace = Trace(DecodeScheduler(COSTS, kv_tokens=100))
+    for makes_first in (False, True):
+        trace.scheduler.submit(f"r{makes_first}", 10, 0, makes_first=makes_first)
+    trace.finish()
+    assert sorted(trace.ended) == [("rFalse", "length", 0.5), ("rTrue", "length", 0.5)]
+    assert trace.tokens == {}
+
+
+def test_request_retracted_before_its_first_token_makes_it_after_it_resumed() -> None:
+    """The newest request has the fewest tokens, so it is the first to lose its KV when the cache is full."""
+    trace = Trace(DecodeScheduler(COSTS, kv_tokens=41, reserved=0), transfer=0.0)
+    trace.scheduler.submit("old", 20, 15)
+    trace.step()
+    trace.scheduler.submit("new", 21, 3, makes_first=True)
+    trace.finish()
+    assert trace.scheduler.used == 0
+    assert trace.tokens == {"old": list(range(1, 16)), "new": [1, 2, 3]}
 
 
 @given(st.lists(st.tuples(st.integers(1, 60), st.integers(1, 30)), min_size=2, max_size=12), st.data())

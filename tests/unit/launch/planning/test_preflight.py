@@ -1,4 +1,5 @@
 import importlib.metadata
+import json
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -246,12 +247,30 @@ def test_a_decoder_that_a_flag_quantizes_is_refused(write_checkpoint: Write, fla
         preflight(pair(math, f"{base}, engine: {{{flag}}}"), MACHINE, None)
 
 
-@pytest.mark.parametrize("side", ["math", "base"])
-def test_a_first_token_from_the_decode_module_is_not_served_yet(write_checkpoint: Write, side: str) -> None:
-    records = {side: tuned_for("x", first_token="decode")}
-    models = {name: write_checkpoint(name, record=records.get(name)) for name in ("math", "base")}
-    with pytest.raises(IdentityError, match=f"`{side}` was tuned for a first token from the decode module"):
-        preflight(pair(models["math"], models["base"], ", any_decoder: true"), MACHINE, SCHEMA)
+def test_preflight_of_a_prefill_model_whose_decoder_makes_the_first_token_passes(write_checkpoint: Write) -> None:
+    base = write_checkpoint("base")
+    record = tuned_for(read_identity(base, {}).weights, first_token="decode")
+    preflight(pair(write_checkpoint("math", record=record), base), MACHINE, SCHEMA)
+
+
+def tuned_decoder(write_checkpoint: Write, base: str) -> Path:
+    """Return a model that decodes its own task, and was tuned on prompts that `base` prefills."""
+    model = write_checkpoint("own", weights=b"own")
+    record = {"scheme": "decode_only", "base": base, "decoder": read_identity(model, {}).decoder}
+    (model / "sun.json").write_text(json.dumps({**record, "first_token": "decode"}))
+    return model
+
+
+def test_preflight_of_a_decode_model_with_the_prefill_weights_it_started_from_passes(write_checkpoint: Write) -> None:
+    base = write_checkpoint("base")
+    preflight(pair(base, tuned_decoder(write_checkpoint, read_identity(base, {}).weights)), MACHINE, SCHEMA)
+
+
+def test_preflight_of_a_decode_model_with_other_prefill_weights_refuses_them(write_checkpoint: Write) -> None:
+    base, own = write_checkpoint("base"), tuned_decoder(write_checkpoint, "0123456789abcdef")
+    with pytest.raises(IdentityError, match=r"tasks\.sums: `base` was tuned on prompts that weights 0123456789abcdef"):
+        preflight(pair(base, own), MACHINE, SCHEMA)
+    preflight(pair(base, own, ", any_decoder: true"), MACHINE, SCHEMA)
 
 
 @pytest.mark.parametrize(

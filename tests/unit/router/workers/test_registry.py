@@ -7,6 +7,7 @@ import pytest
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.worker import State
 from sun_sglang.router.workers.worker_paths import Starts, WorkerPath
+from tests.unit.router.fake_worker import HOOK
 from tests.unit.router.registries import FLEET, card, proven_registry
 
 
@@ -126,9 +127,29 @@ def test_a_decoder_that_a_module_was_not_tuned_for_serves_no_task_but_those_that
     assert [pair.prefill.name for pair in registry.usable("tool")] == ["t0"]
 
 
-@pytest.mark.parametrize(("name", "role"), [("m0", "prefill"), ("d0", "decode")])
-def test_admit_card_of_a_module_tuned_for_a_decode_first_token_refuses_it(name: str, role: str) -> None:
-    assert "first token from the decode module" in Registry(FLEET).admit(name, card(role, first_token="decode"))
+@pytest.mark.parametrize("tuned", ["m0", "d0"])
+@pytest.mark.parametrize("without", ["m0", "d0"])
+def test_path_whose_decode_module_makes_the_first_token_needs_the_hook_on_both_workers(
+    tuned: str, without: str
+) -> None:
+    registry, roles = Registry(FLEET), {"m0": "prefill", "d0": "decode"}
+    for name, role in roles.items():
+        first = {"first_token": "decode"} if name == tuned else {}
+        hooks = {"patches": [HOOK.model_dump()]} if name == without else {}
+        assert registry.admit(name, card(role, **first, **hooks)) == ""
+    (refused,) = registry.unusable("math")
+    assert f"`{without}` has no hook `split_prompt.split`" in refused.refusal
+    assert (
+        registry.admit(without, card(roles[without], **({"first_token": "decode"} if without == tuned else {}))) == ""
+    )
+    assert registry.unproven() == (WorkerPath("m0", "d0"),)
+
+
+def test_path_of_emulated_workers_whose_decode_module_makes_the_first_token_needs_no_hook() -> None:
+    registry = Registry(FLEET)
+    registry.admit("m0", card("prefill", patches=[]))
+    registry.admit("d0", card("decode", patches=[], first_token="decode"))
+    assert registry.unproven() == (WorkerPath("m0", "d0"),)
 
 
 @pytest.mark.parametrize("identity", [{"decoder": "full"}, {"weights": "full"}])

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sun_sglang.contracts.first_token import Mark, read_mark
 from sun_sglang.router.dispatch.legs.cache_namespace import cache_namespace
 from sun_sglang.router.dispatch.legs.leg_bodies import leg_bodies, new_leg_ids
 from sun_sglang.router.dispatch.legs.pair_request import make_pair_requests, worker_model
@@ -95,3 +96,25 @@ def test_legs_of_a_prefill_worker_with_data_parallel_ranks_name_one_rank(room: i
     shared = call.sharing(group=5, holder="")
     ranks = [orjson.loads(leg_bodies(shared, pair, rid="r" * 32, room=r).prefill)["routed_dp_rank"] for r in (7, 8)]
     assert ranks == [2, 2], "answers to one prompt find it in the cache of one rank"
+
+
+@pytest.mark.parametrize(
+    ("prefill", "decode"),
+    [
+        ({"tuned_for": "w", "first_token": "decode"}, {}),
+        ({}, {"first_token": "decode"}),
+        ({"tuned_for": "w", "first_token": "decode"}, {"keeps_answers": True, "identity": {"weights": "w"}}),
+    ],
+)
+def test_legs_of_a_pair_whose_decode_module_makes_the_first_token_carry_the_mark(
+    prefill: dict[str, object], decode: dict[str, object]
+) -> None:
+    raw = orjson.dumps({"model": "math", "prompt": "hi", "extra_key": "mine"})
+    request = parse_request(Endpoint.COMPLETIONS, raw, header_task=None, tasks=["math"])
+    (call,) = make_pair_requests(request, split_request(request), [Cost(1, 1)], worker_model="math")
+    pair = proven_registry().usable("math")[0]
+    plain = [orjson.loads(body)["extra_key"] for body in leg_bodies(call, pair, rid="r" * 32, room=7)]
+    pair.prefill.accept_card(card("prefill", **prefill), "")
+    pair.decode.accept_card(card("decode", **decode), "")
+    keys = [orjson.loads(body)["extra_key"] for body in leg_bodies(call, pair, rid="r" * 32, room=7)]
+    assert [read_mark(key) for key in keys] == [Mark(True, namespace) for namespace in plain]
