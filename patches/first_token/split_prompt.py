@@ -34,14 +34,15 @@ def split_prompt(_scheduler: Any, request: Any, **_kwargs: Any) -> None:
     A pipeline rank passes the changed request on to the next rank, which finds no mark and the token in its place.
 
     Args:
-        request: SGLang's `TokenizedGenerateReqInput`; its `input_ids` are an array of at least two tokens if it has the
-            mark.
+        request: SGLang's `TokenizedGenerateReqInput`. Its prompt is an array of token ids.
     """
     mark = read_mark(request.extra_key)
     if not mark.decode_first:
         return
     request.extra_key = mark.namespace
     tokens = len(request.input_ids)
+    if tokens < 2:
+        return  # the server refuses such a prompt; a scheduler would end on an empty one
     kept: dict[str, Any] = {TOKEN_KEY: int(request.input_ids[-1])}
     request.input_ids = request.input_ids[:-1]
     if request.return_logprob and request.logprob_start_len == tokens:

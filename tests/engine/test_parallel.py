@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import psutil
 import pytest
 import yaml
 
+from sun_sglang.contracts.first_token import mark_decode_first
 from tests.engine.conftest import Deployment, Reference, end, gather, generate, launch, some_tokens
 from tests.engine.precision import PRECISION
 
@@ -69,6 +71,40 @@ async def test_workers_of_two_ranks_answer_as_the_reference(
     reference.require_few_ties()
     if task == "dp":
         assert {reply["meta_info"]["dp_rank"] for reply in replies} == {0, 1}, "both ranks decode"
+
+
+@pytest.mark.invariant("I10")
+@pytest.mark.parametrize("kind", ["dp", "tp"])
+async def test_workers_of_two_ranks_answer_as_the_reference_where_the_decode_module_makes_the_first_token(
+    ranks: Deployment, asked: httpx.AsyncClient, models: Path, kind: str
+) -> None:
+    """The requests bypass the router, which would mark them by the workers' cards."""
+    reference = Reference(models / "llama-a", models / "llama-base", "decode")
+    prefill, decode = (ranks.process(f"{kind}-{role}-0").url for role in ("prefill", "decode"))
+    card = (await asked.get(f"{prefill}/sun/worker")).json()
+
+    async def answer(i: int, prompt: list[int]) -> Any:
+        body = {
+            "input_ids": prompt,
+            "sampling_params": {"temperature": 0, "max_new_tokens": ANSWER_TOKENS, "ignore_eos": True},
+            "extra_key": mark_decode_first("ranks"),
+            "bootstrap_host": "127.0.0.1",
+            "bootstrap_port": card["bootstrap_port"],
+            "bootstrap_room": random.getrandbits(62) + 1,
+        }
+        rank = {"disagg_prefill_dp_rank": i % 2} if kind == "dp" else {}
+        routed = {"routed_dp_rank": i % 2} if kind == "dp" else {}
+        _, decoded = await gather(
+            asked.post(f"{prefill}/generate", json={**body, **rank, **routed}),
+            asked.post(f"{decode}/generate", json={**body, **rank}),
+        )
+        return decoded.json()
+
+    prompts = [some_tokens(200 + seed, 20) for seed in range(8)]
+    replies = await gather(*(answer(i, prompt) for i, prompt in enumerate(prompts)))
+    for prompt, reply in zip(prompts, replies, strict=True):
+        reference.check(prompt, reply["output_ids"])
+    reference.require_few_ties()
 
 
 @pytest.mark.parametrize("worker", ["dp-prefill-0", "dp-decode-0", "tp-prefill-0", "tp-decode-0"])

@@ -129,6 +129,13 @@ def test_prompt_without_a_mark_is_left_whole(extra_key: str) -> None:
     assert received.sampling_params.custom_params is None
 
 
+def test_scheduler_that_receives_a_marked_prompt_of_one_token_leaves_it_whole() -> None:
+    received = tokenized([7])
+    split_prompt(None, received)
+    assert (list(received.input_ids), received.extra_key) == ([7], "base@w")
+    assert received.sampling_params.custom_params is None
+
+
 @pytest.mark.parametrize(
     ("fields", "start", "row"),
     [

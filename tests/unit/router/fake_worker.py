@@ -1,8 +1,9 @@
 """A fake of a PD worker pair, for the router's tests: SGLang's protocol over real sockets, with no model behind it.
 
 It behaves as SGLang in these points: a decode worker answers only if a prefill worker was given the same room; the
-first token comes from the prefill worker, or from the decode worker if the request has the mark; aborts match by prefix; a namespace has its own cache; reply shapes are
-SGLang's. Tokens are digests, so an answer shows which weights made it. Everything else is invented.
+first token comes from the prefill worker, or from the decode worker if the request has the mark; aborts match by
+prefix; a namespace has its own cache; reply shapes are SGLang's. Tokens are digests, so an answer shows which weights
+made it. Everything else is invented.
 """
 
 from __future__ import annotations
