@@ -26,7 +26,8 @@ def skip_waiting(process: Callable[..., None], processor: Any, batch: Any) -> No
     every = batch.reqs
     waiting = [r for r in every if has_no_output(r) and r.to_finish is None and r.sampling_params.max_new_tokens > 0]
     if not waiting:
-        return process(processor, batch)
+        process(processor, batch)
+        return
     batch.reqs = [req for req in every if req not in waiting]
     try:
         process(processor, batch)
@@ -34,7 +35,6 @@ def skip_waiting(process: Callable[..., None], processor: Any, batch: Any) -> No
         batch.reqs = every
     for req in waiting:
         req.time_stats.set_decode_prebuilt_finish_time()
-    return None
 
 
 def send_output_only(send: Callable[..., None], streamer: Any, reqs: Sequence[Any], *args: Any, **kwargs: Any) -> None:

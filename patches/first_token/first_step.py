@@ -39,7 +39,8 @@ def commit_last_token(commit: Callable[..., None], queue: Any, decode_req: Any) 
     req = decode_req.req
     token = last_prompt_token(req)
     if token is None or decode_req.is_rebootstrap:
-        return commit(queue, decode_req)
+        commit(queue, decode_req)
+        return
     decode_req.is_rebootstrap, req.pd_rebootstrap_forced_output_id = True, token
     try:
         commit(queue, decode_req)
@@ -47,7 +48,6 @@ def commit_last_token(commit: Callable[..., None], queue: Any, decode_req: Any) 
         decode_req.is_rebootstrap, req.pd_rebootstrap_forced_output_id = False, None
     if req.output_ids:  # empty if the transfer was corrupt
         note_stands_in(req)
-    return None
 
 
 def start_with_last_token(process: Callable[..., None], batch: Any, *args: Any, **kwargs: Any) -> None:

@@ -33,7 +33,8 @@ def count_output_only(cumulate: Callable[..., None], orchestrator: Any, output_i
     reqs = orchestrator.reqs()
     waiting = [row for row, req in enumerate(reqs) if has_no_output(req)]
     if not waiting:
-        return cumulate(orchestrator, output_ids)
+        cumulate(orchestrator, output_ids)
+        return
     unstarted = [row for row in waiting if reqs[row].decode_batch_idx == 0]
     kept = [
         (penalizer, name, rows, getattr(penalizer, name)[rows].clone())
@@ -45,7 +46,6 @@ def count_output_only(cumulate: Callable[..., None], orchestrator: Any, output_i
     cumulate(orchestrator, output_ids)
     for penalizer, name, rows, values in kept:
         getattr(penalizer, name)[rows] = values
-    return None
 
 
 PATCH = Patch(

@@ -76,7 +76,7 @@ async def test_reference_tells_the_sides_apart_that_make_the_first_token(models:
 
 @pytest.mark.invariant("I10")
 @pytest.mark.parametrize("task", [pair[0] for pair in MIXED])
-async def test_conversations_answer_as_the_reference(
+async def test_conversations_whose_first_tokens_the_decode_module_makes_answer_as_the_reference(
     client: httpx.AsyncClient, task_references: References, task: str
 ) -> None:
     rng = random.Random(100)
