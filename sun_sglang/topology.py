@@ -104,7 +104,7 @@ class Task(Strict):
     Attributes:
         prefill: name of a prefill pool.
         decode: name of a decode pool.
-        any_decoder: serve the task although its prefill model was tuned for another decoder, to measure the loss.
+        any_decoder: serve the task although one of its two models was tuned for another one, to measure the loss.
         weight: its share of the work in flight while tasks wait, relative to the weights of the other tasks.
         max_requests: most answers of the task in flight at once; None is no cap.
         max_tokens: most expected work in flight, in tokens: prompts, and the answers' limits; None is no cap.

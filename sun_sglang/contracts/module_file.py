@@ -35,6 +35,16 @@ class ServedModule(BaseModel):
     decoder: str
     first_token: Side
 
+    def tuned_on(self, decoder: str) -> str:
+        """Return the revision of the prefill weights on whose KV these weights were tuned; empty if on none.
+
+        Weights that decode their own task and make its first token were tuned on the KV of those they started from.
+
+        Args:
+            decoder: revision of these weights as a decoder.
+        """
+        return self.base if self.first_token == "decode" and self.decoder == decoder else ""
+
 
 class ModuleFile(ServedModule):
     """The content of `sun.json`. Another trainer may omit the fields that serving does not need.

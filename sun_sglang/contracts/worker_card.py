@@ -108,6 +108,7 @@ class WorkerCard(BaseModel):
         token_bytes: most bytes of text per token; None if there is no bound.
         dp_size: data-parallel ranks, each with its own scheduler and cache.
         tuned_for: revision of the decoder for which its weights were tuned; empty if they were not tuned.
+        tuned_on: revision of the prefill weights on whose KV a decode worker's weights were tuned; empty if on none.
         first_token: the side that makes the first output token in the scheme with which its weights were tuned;
             `prefill` if they were not tuned. `contracts/first_token.py` decides for a pair.
     """
@@ -129,6 +130,7 @@ class WorkerCard(BaseModel):
     token_bytes: Tokens | None = None
     dp_size: Size = 1
     tuned_for: Name = ""
+    tuned_on: Name = ""
     first_token: Side = "prefill"
 
     @property

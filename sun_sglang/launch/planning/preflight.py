@@ -174,20 +174,17 @@ def _check_decoder(topology: Topology, task: str, pools: Pools) -> None:
 
 
 def _check_prefill(topology: Topology, task: str, pools: Pools) -> None:
-    """Raise unless the decode model of a task was tuned on the KV of its prefill model, or the task takes any pair.
-
-    A model that decodes its own task and makes its first token was tuned on the KV of the weights that it started from.
-    """
+    """Raise unless the decode model of a task was tuned on the KV of its prefill model, or the task takes any pair."""
     pair = topology.tasks[task]
     prefill, decode = pools[pair.prefill].identity, pools[pair.decode].identity
     module = pools[pair.decode].served_module
     if prefill is None or decode is None or module is None or pair.any_decoder:
         return
-    decodes_itself = module.first_token == "decode" and is_tuned_for(module.decoder, decode.decoder)
-    if not decodes_itself or prefill.weights in (module.base, decode.weights):
+    tuned_on = module.tuned_on(decode.decoder)
+    if not tuned_on or prefill.weights in (tuned_on, decode.weights):
         return
     raise IdentityError(
-        f"tasks.{task}: `{pair.decode}` was tuned on prompts that weights {module.base} prefill, and `{pair.prefill}` "
-        f"has weights {prefill.weights}; name the right prefill pool, tune again for this one, or set "
+        f"tasks.{task}: `{pair.decode}` was tuned on prompts that weights {tuned_on} prefill, and `{pair.prefill}` has "
+        f"weights {prefill.weights}; name the right prefill pool, tune again for this one, or set "
         "`any_decoder: true` on the task"
     )

@@ -60,8 +60,8 @@ def first_token_mismatch(prefill: NamedCard, decode: NamedCard) -> str:
         hooks = [hook.name for hook in worker.card.patches]
         if hooks and HOOK not in hooks:
             return (
-                f"the decode module makes the first token for `{prefill.name}` and `{decode.name}`, and `{worker.name}` "
-                f"has no hook `{HOOK}`; start it with this version of sun-sglang"
+                f"the decode module makes the first token for `{prefill.name}` and `{decode.name}`, and "
+                f"`{worker.name}` has no hook `{HOOK}`; start it with this version of sun-sglang"
             )
     return ""
 
@@ -69,12 +69,19 @@ def first_token_mismatch(prefill: NamedCard, decode: NamedCard) -> str:
 def decoder_mismatch(prefill: NamedCard, decode: NamedCard) -> str:
     """Return why a prefill module may not serve with a decoder, unless its task has `any_decoder`; empty if it may."""
     tuned_for, decoder = prefill.card.tuned_for, decode.card.identity.decoder or decode.card.identity.weights
-    if is_tuned_for(tuned_for, decoder):
-        return ""
-    return (
-        f"`{prefill.name}` was tuned to be decoded by weights {tuned_for}, and `{decode.name}` has weights {decoder}; "
-        "`any_decoder: true` on the task serves it all the same"
-    )
+    anyway = "`any_decoder: true` on the task serves it all the same"
+    if not is_tuned_for(tuned_for, decoder):
+        return (
+            f"`{prefill.name}` was tuned to be decoded by weights {tuned_for}, and `{decode.name}` has weights "
+            f"{decoder}; {anyway}"
+        )
+    tuned_on, weights = decode.card.tuned_on, prefill.card.identity.weights
+    if tuned_on and weights not in (tuned_on, decode.card.identity.weights):
+        return (
+            f"`{decode.name}` was tuned on prompts that weights {tuned_on} prefill, and `{prefill.name}` has weights "
+            f"{weights}; {anyway}"
+        )
+    return ""
 
 
 def _difference(one: NamedCard, other: NamedCard) -> Difference | None:

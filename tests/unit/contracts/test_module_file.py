@@ -14,7 +14,7 @@ from sun_sglang.contracts.module_file import (
     read_served_module,
     write_module_file,
 )
-from sun_sglang.contracts.scheme import SCHEMES, Scheme
+from sun_sglang.contracts.scheme import SCHEMES, Scheme, Side
 from sun_sglang.errors import CheckpointError
 
 CONTENT = ModuleFile(
@@ -88,3 +88,13 @@ def test_module_file_with_a_scheme_describes_it_with_its_first_token(tmp_path: P
 def test_scheme_that_trains_two_modules_is_refused() -> None:
     with pytest.raises(AssertionError, match="one module"):
         Scheme(frozenset({"prefill", "decode"}))
+
+
+@pytest.mark.parametrize(
+    ("decoder", "first_token", "found"),
+    [("own", "decode", "base"), ("own", "prefill", ""), ("other", "decode", "")],
+)
+def test_weights_that_decode_their_own_task_name_the_prefill_weights_they_were_tuned_on(
+    decoder: str, first_token: Side, found: str
+) -> None:
+    assert ServedModule(base="base", decoder=decoder, first_token=first_token).tuned_on("own") == found

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from fastapi import FastAPI, Response
 
+from sun_sglang.checkpoint.weights import weights_revision
 from sun_sglang.contracts.decode_cache import ANSWER_STORE_FLAGS
 from sun_sglang.errors import CheckpointError
 from sun_sglang.patches.report_patches import PROOFS_KEY
@@ -286,3 +287,15 @@ async def test_card_of_a_module_tuned_for_a_decode_first_token_says_so(write_che
     engine.flags |= {"disaggregation_mode": mode, "disaggregation_bootstrap_port": 9000}
     async with served(engine) as client:
         assert (await card(client))["first_token"] == "decode"
+
+
+async def test_card_of_a_decode_module_names_the_prefill_weights_it_was_tuned_on(write_checkpoint: Write) -> None:
+    model = write_checkpoint("model")
+    record = {"base": "b", "decoder": weights_revision(model), "first_token": "decode"}
+    (model / "sun.json").write_text(json.dumps(record))
+    engine = Engine(model)
+    async with served(engine) as client:
+        assert (await card(client))["tuned_on"] == "b"
+    engine.flags |= {"disaggregation_mode": "prefill", "disaggregation_bootstrap_port": 9000}
+    async with served(engine) as client:
+        assert (await card(client))["tuned_on"] == ""

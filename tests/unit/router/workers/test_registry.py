@@ -152,6 +152,20 @@ def test_path_of_emulated_workers_whose_decode_module_makes_the_first_token_need
     assert registry.unproven() == (WorkerPath("m0", "d0"),)
 
 
+def test_decode_module_serves_with_the_prefill_weights_it_was_tuned_on_and_a_task_that_takes_any_with_others() -> None:
+    any_decoder = FLEET.tasks["tool"].model_copy(update={"any_decoder": True})
+    registry = Registry(FLEET.model_copy(update={"tasks": FLEET.tasks | {"tool": any_decoder}}))
+    for name, weights in (("m0", "base"), ("t0", "other")):
+        assert registry.admit(name, card("prefill", weights)) == ""
+    assert registry.admit("d0", card("decode", "own", first_token="decode", tuned_on="base")) == ""
+    assert registry.admit("d1", card("decode", "own", first_token="decode", tuned_on="another")) == ""
+    (refused,) = [path for path in registry.unusable("math") if path.refusal]
+    assert refused.path == WorkerPath("m0", "d1")
+    assert "`d1` was tuned on prompts that weights another prefill, and `m0` has weights base" in refused.refusal
+    assert {path.path for path in registry.unusable("tool")} == {WorkerPath("t0", "d0"), WorkerPath("t0", "d1")}
+    assert not any(path.refusal for path in registry.unusable("tool"))
+
+
 @pytest.mark.parametrize("identity", [{"decoder": "full"}, {"weights": "full"}])
 def test_the_decoder_that_a_module_was_tuned_for_serves_it(identity: dict[str, str]) -> None:
     registry = Registry(FLEET)
