@@ -64,6 +64,12 @@ def test_an_engine_setting_reaches_the_emulation(tmp_path: Path) -> None:
     assert settings.engine == {"dtype": "float32", "page_size": "16"}
 
 
+def test_first_token_of_an_emulated_pool_reaches_its_workers_alone(tmp_path: Path) -> None:
+    base, _, math = plan_of(FILE.replace("heartbeat_interval: 1", "first_token: decode"), tmp_path)
+    sides = [settings_at(w, Address(host="127.0.0.1", port=9000)).emulation.first_token for w in (base, math)]
+    assert sides == ["prefill", "decode"]
+
+
 def test_the_two_sides_of_a_task_have_one_backend() -> None:
     text = FILE.replace("model: none/math,", "model: none/math, backend: sglang,")
     with pytest.raises(TopologyError, match=r"tasks\.math: its pools have different backends"):

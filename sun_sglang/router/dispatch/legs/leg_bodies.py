@@ -1,8 +1,8 @@
 """The requests to both workers: bodies, rooms, request ids. Pure; the caller passes the random bytes.
 
-Where the decode module makes the first token (`contracts/first_token.py`), both legs carry a mark in their namespace, and
-the workers do the rest. The mode follows from the cards of the two workers, so requests of both modes may meet on a
-worker. Besides this file, only the canary of a path depends on it.
+Where the decode module makes the first token (`contracts/first_token.py`), both legs carry a mark before their
+namespace, and the workers do the rest. The mode follows from the cards of the two workers, so requests of both modes
+may meet on a worker. Besides this file, only the canary of a path depends on it.
 """
 
 from __future__ import annotations
