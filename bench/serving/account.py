@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 
 from sun_sglang.bench.load.client.load_monitor import LoadMonitor
 from sun_sglang.bench.load.client.record import RequestRecord
+from sun_sglang.bench.load.drive.load import AnyPlan
 from sun_sglang.bench.load.drive.stop import StopSignal
 from sun_sglang.bench.load.metrics.distribution import distribution
+from sun_sglang.bench.load.metrics.sessions import SessionMetrics, summarise_sessions
 from sun_sglang.bench.load.metrics.summary import fairness, summarise
 from sun_sglang.bench.load.metrics.window import Window
+from sun_sglang.bench.load.workload.agents.plan import SessionPlan
 from sun_sglang.bench.serving.run_report import Caches, ClientReport, Counts, ErrorReport, RunReport, TaskReport
 from sun_sglang.bench.serving.settings import BenchSettings
 from sun_sglang.bench.serving.targets.target import Target
@@ -23,6 +26,7 @@ def report_run(
     stop: StopSignal,
     *,
     settings: BenchSettings,
+    plan: AnyPlan,
     target: Target,
     started: str,
     preflight: int,
@@ -37,6 +41,7 @@ def report_run(
         monitor: the samples of the client's load.
         stop: how the run ended.
         settings: the settings.
+        plan: what was sent.
         target: what was measured.
         started: date and time of the start, UTC.
         preflight: requests that were sent before the run.
@@ -59,6 +64,7 @@ def report_run(
     )
     problems = problems_of(stop, client, total, max_lag=settings.max_client_lag)
     workload = settings.workload
+    sessions = _sessions(records, window, plan)
     return RunReport(
         repetition=repetition,
         prompt_seed=workload.random_seed if workload.prompt_seed is None else workload.prompt_seed,
@@ -71,6 +77,7 @@ def report_run(
             total,
             open_loop=any(record.due is not None for record in records),
             prompts_differ=workload.workload == "requests" and not workload.input_file,
+            sessions=sessions,
         ),
         window=window,
         counts=_counts(records, preflight),
@@ -79,7 +86,14 @@ def report_run(
         fairness=fairness(task.metrics for task in tasks.values()),
         errors=_errors(records, window),
         client=client,
+        sessions=sessions,
     )
+
+
+def _sessions(records: Sequence[RequestRecord], window: Window, plan: AnyPlan) -> SessionMetrics | None:
+    if not isinstance(plan, SessionPlan):
+        return None
+    return summarise_sessions(records, window, calls=plan.workflow.calls, due=plan.due)
 
 
 def _counts(records: Sequence[RequestRecord], preflight: int) -> Counts:

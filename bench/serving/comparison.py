@@ -37,9 +37,16 @@ _LATENCIES = (
     "request_latency",
     "scheduled_request_latency",
 )
+_SESSIONS = "sessions"
+_OF_THE_RUN = frozenset({FAIRNESS, _SESSIONS, "achieved_ratio"})
+_OF_SESSIONS = ("session_throughput", "started_session_rate")
+_LATENCIES_OF_SESSIONS = ("session_latency", "scheduled_session_latency")
+_PARTS = ("avg", "p50", "p90", "p95", "p99")
 METRICS = (
     *_NUMBERS,
-    *(f"{name}.{part}" for name, part in product(_LATENCIES, ("avg", "p50", "p90", "p95", "p99"))),
+    *(f"{name}.{part}" for name, part in product(_LATENCIES, _PARTS)),
+    *(f"{_SESSIONS}.{name}" for name in _OF_SESSIONS),
+    *(f"{_SESSIONS}.{name}.{part}" for name, part in product(_LATENCIES_OF_SESSIONS, _PARTS)),
     FAIRNESS,
 )
 """The metrics of a run that are summarised."""
@@ -50,9 +57,10 @@ def metric_of(run: RunReport, metric: str) -> float | None:
 
     Args:
         run: the run.
-        metric: its path in `total`, such as `time_to_first_token.p50`; or `fairness`.
+        metric: its path in `total`, such as `time_to_first_token.p50`; or in the run, such as `fairness` and
+            `sessions.session_latency.p95`. `achieved_ratio` is that of sessions where the run has these.
     """
-    found: object = run if metric == FAIRNESS else run.total
+    found: object = run if metric.partition(".")[0] in _OF_THE_RUN else run.total
     for name in metric.split("."):
         found = getattr(found, name) if found is not None else None
     assert found is None or isinstance(found, int | float), f"`{metric}` is no number"

@@ -89,7 +89,8 @@ class SystemPoint(Strict):
         runs: its runs by repetition; empty where it was not measured.
         searches: its searches for the highest rate, by repetition.
         summary: numbers over the repetitions that are valid, by metric: the path in `total` of a run, such as
-            `output_token_throughput` or `time_to_first_token.p50`; `fairness`; `max_rate` of the searches.
+            `output_token_throughput` or `time_to_first_token.p50`; `sessions.session_latency.p95` and others of
+            `sessions`; `fairness`; `max_rate` of the searches.
     """
 
     runs: tuple[RunReport, ...] = ()

@@ -104,6 +104,7 @@ async def measure(
         monitor,
         stop,
         settings=settings,
+        plan=plan,
         target=target,
         started=started,
         preflight=preflight,

@@ -6,6 +6,7 @@ from typing import Literal
 
 from sun_sglang.bench.load.drive.stop import Ending
 from sun_sglang.bench.load.metrics.distribution import Distribution
+from sun_sglang.bench.load.metrics.sessions import SessionMetrics
 from sun_sglang.bench.load.metrics.summary import Metrics
 from sun_sglang.bench.load.metrics.window import Window
 from sun_sglang.strict import Strict
@@ -97,6 +98,7 @@ class RunReport(Strict):
         fairness: Jain's index over the tasks' `achieved_ratio`; 1 is fair.
         errors: failed requests by kind, the most frequent first.
         client: the load of the client itself.
+        sessions: the metrics of sessions, of agent workloads; None for others, and in files of earlier versions.
     """
 
     repetition: int
@@ -114,3 +116,9 @@ class RunReport(Strict):
     fairness: float | None
     errors: tuple[ErrorReport, ...]
     client: ClientReport
+    sessions: SessionMetrics | None = None
+
+    @property
+    def achieved_ratio(self) -> float | None:
+        """Completed by offered sessions, where it has these; else by offered requests. None where none was offered."""
+        return (self.total if self.sessions is None else self.sessions).achieved_ratio

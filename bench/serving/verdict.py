@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from sun_sglang.bench.load.drive.stop import Ending, StopSignal
+from sun_sglang.bench.load.metrics.sessions import SessionMetrics
 from sun_sglang.bench.load.metrics.summary import Metrics
 from sun_sglang.bench.serving.run_report import ClientReport
 
@@ -41,16 +44,22 @@ def problems_of(stop: StopSignal, client: ClientReport, total: Metrics, *, max_l
     return tuple(problems)
 
 
-def notes_of(total: Metrics, *, open_loop: bool, prompts_differ: bool) -> tuple[str, ...]:
+def notes_of(
+    total: Metrics, *, open_loop: bool, prompts_differ: bool, sessions: SessionMetrics | None = None
+) -> tuple[str, ...]:
     """Return what a reader of the numbers should know.
 
     Args:
         total: the metrics of a run.
         open_loop: whether requests had times, so that a target can fall behind.
         prompts_differ: whether no two prompts of the run share a prefix, so that a cache hit is of an earlier run.
+        sessions: the metrics of its sessions; None where it has none. Only the first request of a session is due at a
+            time, so the share that was reached is that of sessions.
     """
     notes = []
-    if open_loop and total.achieved_ratio is not None and total.achieved_ratio < _REACHED:
+    if sessions is not None:
+        notes += _notes_of_sessions(sessions, open_loop=open_loop)
+    elif open_loop and total.achieved_ratio is not None and total.achieved_ratio < _REACHED:
         notes.append(
             f"the load was not reached: {total.request_count} of the {total.offered_request_count} requests that were "
             f"due in the window ({total.achieved_ratio:.0%}) were completed in it; the target falls behind, and "
@@ -66,3 +75,18 @@ def notes_of(total: Metrics, *, open_loop: bool, prompts_differ: bool) -> tuple[
         ended = total.error_request_count + total.request_count
         notes.append(f"{total.error_request_count} of {ended} requests that ended in the window failed")
     return tuple(notes)
+
+
+def _notes_of_sessions(sessions: SessionMetrics, *, open_loop: bool) -> Iterator[str]:
+    reached = sessions.achieved_ratio
+    if open_loop and reached is not None and reached < _REACHED:
+        yield (
+            f"the load was not reached: {sessions.session_count} sessions were completed in the window, and "
+            f"{sessions.offered_session_count} were due in it ({reached:.0%}); the target falls behind, and latencies "
+            "grow with the window, or the warm-up is shorter than a session takes"
+        )
+    if sessions.stand_in_count:
+        yield (
+            f"the server did not report the token ids of {sessions.stand_in_count} answers: the prompts that follow "
+            "them have random ids of the same number in their place"
+        )

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from sun_sglang.bench.load.drive.stop import Ending
 from sun_sglang.bench.load.metrics.distribution import Distribution
+from sun_sglang.bench.load.metrics.sessions import SessionMetrics
 from sun_sglang.bench.load.metrics.summary import Metrics
 from sun_sglang.bench.serving.result import SystemReport
 from sun_sglang.bench.serving.run_report import RunReport
@@ -40,6 +41,8 @@ def render_run(system: SystemReport, settings: BenchSettings, run: RunReport) ->
     ]
     if len(run.tasks) > 1:
         parts.append(_tasks(run))
+    if run.sessions is not None:
+        parts += [_sessions(run.sessions), _turns(run.sessions)]
     if run.errors:
         parts.append(_errors(run))
     parts.extend(Text(f"note: {note}", style="yellow") for note in run.notes)
@@ -86,7 +89,8 @@ def _rate_rows(system: SystemReport, run: RunReport) -> Iterator[tuple[str, str 
     yield "tokens that arrived in the window", number_text(total.arrived_token_throughput), "tokens/s"
     yield "interactivity (1000 / mean TPOT)", number_text(total.interactivity), "tokens/s for a user"
     yield "request throughput", number_text(total.request_throughput), "requests/s"
-    is_open = total.scheduled_request_latency is not None
+    # of sessions, only the first request has a time
+    is_open = total.scheduled_request_latency is not None and run.sessions is None
     if is_open and total.achieved_ratio is not None:
         yield "achieved / offered", f"{total.achieved_ratio:.1%}", f"of {total.offered_request_count:,} requests"
     if total.goodput is not None and total.good_request_ratio is not None:
@@ -118,6 +122,43 @@ def _tasks(run: RunReport) -> Table:
             number_text(m.output_token_throughput),
             *(number_text(value) for d in (ttft, tpot) for value in ((d.p50, d.p99) if d else (None, None))),
             f"[red]{m.error_request_count:,}[/]" if m.error_request_count else "0",
+        )
+    return table
+
+
+def _sessions(sessions: SessionMetrics) -> Table:
+    table = Table("sessions", *number_columns("avg", "p50", "p90", "p95", "p99", "max"), box=box.SIMPLE_HEAD)
+    latencies = (
+        ("latency, s", sessions.session_latency),
+        ("  from when it was due", sessions.scheduled_session_latency),
+    )
+    for label, found in latencies:
+        if found is not None:
+            numbers = (found.avg, found.p50, found.p90, found.p95, found.p99, found.max)
+            table.add_row(label, *(number_text(number / 1000) for number in numbers))
+    counts = [
+        f"offered {sessions.offered_session_count:,}",
+        f"started {sessions.started_session_count:,} ({number_text(sessions.started_session_rate)} per s)",
+        f"completed {sessions.session_count:,} ({number_text(sessions.session_throughput)} per s)",
+    ]
+    if sessions.error_session_count:
+        counts.append(f"ended by a failure {sessions.error_session_count:,}")
+    table.caption, table.caption_justify = ", ".join(counts), "left"
+    return table
+
+
+def _turns(sessions: SessionMetrics) -> Table:
+    names = ("requests", "prompt\ntokens", "from a\ncache", "TTFT\np50", "ms\np95", "latency\np95 ms")
+    table = Table("turn", *number_columns(*names), box=box.SIMPLE_HEAD)
+    for turn in sessions.turns:
+        ttft, prompt, whole = turn.time_to_first_token, turn.input_sequence_length, turn.request_latency
+        table.add_row(
+            str(turn.turn + 1),
+            f"{turn.request_count:,}",
+            number_text(prompt.avg) if prompt else None,
+            f"{turn.cache_hit_ratio:.1%}" if turn.cache_hit_ratio is not None else None,
+            *(number_text(value) for value in ((ttft.p50, ttft.p95) if ttft else (None, None))),
+            number_text(whole.p95) if whole else None,
         )
     return table
 

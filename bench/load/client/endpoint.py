@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -59,6 +60,11 @@ def client_session(*, timeout: float) -> aiohttp.ClientSession:
     )
 
 
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+# the router's name of a conversation (docs/topology.md); other servers ignore it
+_SESSION_HEADER = "X-Sun-Session"
+
+
 class Prepared(NamedTuple):
     """A request, ready to be sent.
 
@@ -66,11 +72,13 @@ class Prepared(NamedTuple):
         request: the planned request.
         path: its path at the server.
         body: its body, JSON.
+        headers: headers beside those of the endpoint.
     """
 
     request: PlannedRequest
     path: str
     body: bytes
+    headers: Mapping[str, str] = _NO_HEADERS
 
 
 def base_url(url: str) -> str:
@@ -94,7 +102,9 @@ def prepare(request: PlannedRequest, model: str | None = None, fields: Mapping[s
     """Return the streamed, greedy request that generates exactly the planned number of tokens.
 
     The server counts the tokens: each event of the stream has the number of tokens so far (`continuous_usage_stats`,
-    which SGLang, vLLM and the router accept), and a last event the usage of the whole request.
+    which SGLang, vLLM and the router accept), and a last event the usage of the whole request. A call of a session also
+    asks for the ids of the answer's tokens (`return_token_ids`, which the same three accept), since the next call
+    continues them, and names its session.
 
     Args:
         request: the planned request.
@@ -112,4 +122,7 @@ def prepare(request: PlannedRequest, model: str | None = None, fields: Mapping[s
     }
     if isinstance(request.prompt, Chat):
         return Prepared(request, "/v1/chat/completions", orjson.dumps({**common, "messages": request.prompt.messages}))
-    return Prepared(request, "/v1/completions", orjson.dumps({**common, "prompt": request.prompt}))
+    if request.session is None:
+        return Prepared(request, "/v1/completions", orjson.dumps({**common, "prompt": request.prompt}))
+    body = orjson.dumps({**common, "return_token_ids": True, "prompt": request.prompt})
+    return Prepared(request, "/v1/completions", body, {_SESSION_HEADER: f"bench-{request.session}"})

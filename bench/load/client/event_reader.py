@@ -7,6 +7,7 @@ events that are complete. JSON escapes a quote inside a string, so no generated 
 from __future__ import annotations
 
 import re
+from array import array
 from collections import deque
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +20,9 @@ _COUNT = b'"completion_tokens":'
 _DIGITS = re.compile(rb"\s*(\d{1,9})")
 # a server that does not count the tokens of each event: an event with some text counts as one
 _TEXT = re.compile(rb'"(?:reasoning_)?(?:content|text)":\s*"[^"]')
+# of the answer, and not `"prompt_token_ids"`, which the first event of SGLang and vLLM has beside them
+_IDS = re.compile(rb'"token_ids":\s*\[([\d,\s]*)\]')
+_ID = re.compile(rb"\d{1,9}")
 # a generated text may be this word, so events with it are parsed
 _MAYBE_ERROR = b'"error"'
 _DONE = b"[DONE]"
@@ -30,14 +34,20 @@ _LONGEST_MESSAGE = 500
 class EventReader:
     """Reads one answer.
 
+    Args:
+        keeps_ids: keep the ids of the output tokens, where the events have them.
+
     Attributes:
         tokens: output tokens so far.
+        ids: their ids, if they are kept; fewer than `tokens` where the server reports none.
         failure: why the answer failed; None while it did not.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps_ids: bool = False) -> None:
         self.tokens = 0
+        self.ids = array("i")
         self.failure: Failure | None = None
+        self._keeps_ids = keeps_ids
         self._rest = b""
         self._is_done = False
         self._counted_by_server = False
@@ -64,11 +74,14 @@ class EventReader:
             self.failure = _error_in(events)
         if _DONE in events[-16:]:
             self._is_done = True
+        if self._keeps_ids:
+            for found in _IDS.finditer(events):
+                self.ids.extend(map(int, _ID.findall(found[1])))
         before = self.tokens
         at = events.rfind(_COUNT)
-        if at >= 0 and (found := _DIGITS.match(events, at + len(_COUNT))):
+        if at >= 0 and (count := _DIGITS.match(events, at + len(_COUNT))):
             self._counted_by_server = True
-            self.tokens = max(before, int(found[1]))
+            self.tokens = max(before, int(count[1]))
         elif not self._counted_by_server:
             self.tokens += len(_TEXT.findall(events))
         return self.tokens - before

@@ -40,6 +40,9 @@ class RequestRecord:
         cached_tokens: of these, those that the server had in a cache; None where it reports none.
         output_tokens: tokens of the answer, as the server counts them.
         failure: why it failed; None where it did not.
+        session: number of the session, of agent workloads.
+        turn: of these, the number of the turn in its session, from 0.
+        answer: of these, the token ids of the answer; None where the server does not report them.
     """
 
     index: int
@@ -57,6 +60,9 @@ class RequestRecord:
     cached_tokens: int | None = None
     output_tokens: int = 0
     failure: Failure | None = None
+    session: int | None = None
+    turn: int | None = None
+    answer: array[int] | None = None
 
     @property
     def succeeded(self) -> bool:

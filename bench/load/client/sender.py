@@ -37,7 +37,15 @@ class Sender:
     async def send(self, prepared: Prepared) -> RequestRecord:
         """Send a request and return its record when its answer has ended. A failure is in the record, not raised."""
         request = prepared.request
-        record = RequestRecord(request.index, request.task, request.output_tokens, request.due, sent=self._clock.now())
+        record = RequestRecord(
+            request.index,
+            request.task,
+            request.output_tokens,
+            request.due,
+            sent=self._clock.now(),
+            session=request.session,
+            turn=request.turn,
+        )
         self.records.append(record)
         try:
             record.failure = await self._exchange(prepared, record)
@@ -53,7 +61,7 @@ class Sender:
         async with self._session.post(
             endpoint.url + prepared.path,
             data=prepared.body,
-            headers=endpoint.headers,
+            headers={**endpoint.headers, **prepared.headers},
             ssl=endpoint.ssl,
             allow_redirects=False,
         ) as reply:
@@ -62,7 +70,7 @@ class Sender:
             return await self._read(reply, record)
 
     async def _read(self, reply: aiohttp.ClientResponse, record: RequestRecord) -> Failure | None:
-        reader, now = EventReader(), self._clock.now
+        reader, now = EventReader(keeps_ids=record.session is not None), self._clock.now
         async for data in reply.content.iter_any():
             if new := reader.feed(data):
                 at = now()
@@ -75,6 +83,7 @@ class Sender:
             if reader.failure is not None:
                 return reader.failure
         _count(reader, record)
+        record.answer = reader.ids or None
         return reader.end(record.wanted_tokens)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from sun_sglang.bench.load.client.endpoint import Prepared
@@ -47,10 +47,13 @@ def _request_unit(prepared: Prepared, send: Send) -> Unit:
 
 def _session_unit(session: Session, prepare: Prepare, send: Send) -> Unit:
     async def run() -> bool:
-        # a failed request ends the session: the next one builds on its answer
+        answers: list[Sequence[int] | None] = []
         for call in range(session.calls):
-            if (await send(prepare(session.request(call)))).failure is not None:
+            record = await send(prepare(session.request(call, answers)))
+            # a failed request ends the session: the next one continues its answer
+            if record.failure is not None:
                 return False
+            answers.append(record.answer)
         return True
 
     return Unit(session.due, run)

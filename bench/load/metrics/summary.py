@@ -105,7 +105,7 @@ def summarise(
     offered = sum(window.holds(r.due if r.due is not None else r.sent) for r in records)
     made, prompts = sum(r.output_tokens for r in done), sum(r.prompt_tokens for r in done)
     tpot = distribution(map(latency.inter_token_latency, done), "ms")
-    cached = _cached_tokens(done)
+    cached = cached_tokens(done)
     good = sum(is_good(r, objectives) for r in done) if objectives else None
     return Metrics(
         request_count=len(done),
@@ -149,7 +149,10 @@ def _arrived_tokens(record: RequestRecord, window: Window) -> int:
     )
 
 
-def _cached_tokens(done: Sequence[RequestRecord]) -> int | None:
-    """Return the cached tokens. Some servers leave 0 out: where one answer has a number, no number is 0."""
+def cached_tokens(done: Sequence[RequestRecord]) -> int | None:
+    """Return the cached tokens of some requests; None where the server reports none.
+
+    Some servers leave 0 out: where one answer has a number, no number is 0.
+    """
     reported = [r.cached_tokens for r in done if r.cached_tokens is not None]
     return sum(reported) if reported else None

@@ -67,15 +67,15 @@ class RateSearch:
 def is_within(run: RunReport, ratio: float) -> bool:
     """Return whether a rate is within the objectives.
 
-    Enough of the requests that ended in the window were good, and the system kept up: at least 90 % of the requests
-    that were due in the window ended whole in it. An overloaded system has a queue that grows, and the requests in it
+    Enough of the requests that ended in the window were good, and the system kept up: at least 90 % of the requests, or
+    sessions, that were due in the window ended whole in it. An overloaded system has a queue that grows, and the requests in it
     have not ended.
 
     Args:
         run: the run at the rate.
         ratio: the share that is enough.
     """
-    good, achieved = run.total.good_request_ratio, run.total.achieved_ratio
+    good, achieved = run.total.good_request_ratio, run.achieved_ratio
     if good is None or achieved is None or run.ending is Ending.TARGET_FAILED:
         return False
     return good >= ratio and achieved >= _REACHED

@@ -53,6 +53,11 @@ class SessionPlan:
         self._due = array("d", (round(time, 6) for time in due)) if due is not None else None
         self.count = len(self._due) if self._due is not None else count
 
+    @property
+    def due(self) -> Sequence[float] | None:
+        """When the sessions of an open loop arrive, in seconds after the start; None for a closed loop."""
+        return self._due
+
     def session(self, number: int, elapsed: float = 0.0) -> Session:
         """Return a session.
 

@@ -37,8 +37,8 @@ class Session:
         """Return the task of a call."""
         return self.tasks[call % len(self.tasks)]
 
-    def request(self, call: int, replies: Sequence[tuple[int, ...] | None] = ()) -> PlannedRequest:
-        """Return the request of a call.
+    def request(self, call: int, replies: Sequence[Sequence[int] | None] = ()) -> PlannedRequest:
+        """Return the request of a call: the context so far, with the answers that the earlier calls received.
 
         Args:
             call: number of the call, from 0.
@@ -62,4 +62,5 @@ class Session:
             prompt=tuple(prompt),
             output_tokens=flow.output_tokens,
             session=self.number,
+            turn=flow.turn(call),
         )

@@ -43,6 +43,10 @@ class Workflow:
         """Number of calls of a session."""
         return self.agents * self.turns
 
+    def turn(self, call: int) -> int:
+        """Return the number of the turn that a call belongs to, from 0."""
+        return call // self.agents
+
     def input_tokens(self, call: int) -> int:
         """Return the length of the prompt of a call."""
         return self.initial_tokens + call * (self.output_tokens + self.appended_tokens)

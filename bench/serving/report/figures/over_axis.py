@@ -10,6 +10,7 @@ from sun_sglang.bench.serving.report.study.quantities import (
     HITS,
     INTERACTIVITY,
     LATENCY_P95,
+    SESSION_LATENCY_P95,
     THROUGHPUT,
     TTFT_P95,
     Quantity,
@@ -33,15 +34,15 @@ def over_skew(study: Study) -> Figure:
 
 
 def over_load(study: Study) -> Figure:
-    """Return tail latency and throughput over the load."""
+    """Return tail latency and throughput over the load: of sessions, where the points are of agents."""
     found = [one for axis in ("request_rate", "concurrency") for one in slices(study.points, axis)]
-    rows, left_out = _rows(study, found, (LATENCY_P95, THROUGHPUT, TTFT_P95))
+    rows, left_out = _rows(study, found, (SESSION_LATENCY_P95, LATENCY_P95, THROUGHPUT, TTFT_P95))
     return Figure(
         "load",
         "Tail latency over load",
-        "The latency that 5 % of the requests exceed, the throughput, and the time to the first token that 5 % "
-        "exceed. A system is saturated where its latency rises steeply and its throughput no longer does. As figure 3 "
-        "of the PrefillShare paper.",
+        "The latency that 5 % of the sessions of agents exceed, that 5 % of the requests exceed, the throughput, and "
+        "the time to the first token that 5 % exceed. A system is saturated where its latency rises steeply and its "
+        "throughput no longer does. As figure 3 of the PrefillShare paper.",
         rows,
         "" if rows else "It needs two or more values of --request-rate or --concurrency.",
         left_out,
