@@ -42,7 +42,7 @@ def render_run(system: SystemReport, settings: BenchSettings, run: RunReport) ->
     if len(run.tasks) > 1:
         parts.append(_tasks(run))
     if run.sessions is not None:
-        parts += [_sessions(run.sessions), _turns(run.sessions)]
+        parts += [_sessions(run.sessions), Text(_session_counts(run.sessions)), _turns(run.sessions)]
     if run.errors:
         parts.append(_errors(run))
     parts.extend(Text(f"note: {note}", style="yellow") for note in run.notes)
@@ -136,6 +136,10 @@ def _sessions(sessions: SessionMetrics) -> Table:
         if found is not None:
             numbers = (found.avg, found.p50, found.p90, found.p95, found.p99, found.max)
             table.add_row(label, *(number_text(number / 1000) for number in numbers))
+    return table
+
+
+def _session_counts(sessions: SessionMetrics) -> str:
     counts = [
         f"offered {sessions.offered_session_count:,}",
         f"started {sessions.started_session_count:,} ({number_text(sessions.started_session_rate)} per s)",
@@ -143,8 +147,7 @@ def _sessions(sessions: SessionMetrics) -> Table:
     ]
     if sessions.error_session_count:
         counts.append(f"ended by a failure {sessions.error_session_count:,}")
-    table.caption, table.caption_justify = ", ".join(counts), "left"
-    return table
+    return ", ".join(counts)
 
 
 def _turns(sessions: SessionMetrics) -> Table:

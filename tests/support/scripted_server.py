@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Any
 
 from aiohttp import web
 
 from tests.support.ports import PORTS
 
+NO_IDS: Mapping[str, Any] = MappingProxyType({})
 Handler = Callable[[dict[str, Any], web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -70,10 +72,20 @@ class Pieces:
         return reply
 
 
-def token_event(made: int, *, text: str = " word", prompt: int = 4, finish: str | None = None) -> bytes:
-    """Return an event as SGLang sends it with `continuous_usage_stats`."""
+def token_event(
+    made: int, *, text: str = " word", prompt: int = 4, finish: str | None = None, ids: Mapping[str, Any] = NO_IDS
+) -> bytes:
+    """Return an event as SGLang sends it with `continuous_usage_stats`.
+
+    Args:
+        made: tokens so far.
+        text: the text of the event.
+        prompt: tokens of the prompt.
+        finish: finish reason.
+        ids: what `return_token_ids` adds: `token_ids`, and `prompt_token_ids` in the first event.
+    """
     usage = {"prompt_tokens": prompt, "total_tokens": prompt + made, "completion_tokens": made}
-    choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": finish, "matched_stop": None}
+    choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": finish, "matched_stop": None, **ids}
     return event({"id": "x", "object": "text_completion", "choices": [choice], "usage": usage})
 
 
@@ -96,6 +108,16 @@ def whole_stream(made: int, *, finish: str = "length", cached: int | None = 0) -
     """Return a whole answer of so many tokens."""
     events = [token_event(i, finish=finish if i == made else None) for i in range(1, made + 1)]
     return b"".join([*events, usage_event(made, cached=cached), DONE])
+
+
+def stream_with_ids(prompt: Sequence[int], answer: Sequence[int], *, cached: int | None = 0) -> bytes:
+    """Return a whole answer with the ids of its tokens, as SGLang and vLLM send it with `return_token_ids`."""
+    events = []
+    for made, token in enumerate(answer, 1):
+        ids: dict[str, Any] = {"token_ids": [token]} | ({"prompt_token_ids": list(prompt)} if made == 1 else {})
+        finish = "length" if made == len(answer) else None
+        events.append(token_event(made, prompt=len(prompt), finish=finish, ids=ids))
+    return b"".join([*events, usage_event(len(answer), prompt=len(prompt), cached=cached), DONE])
 
 
 async def answer_at_once(body: dict[str, Any], request: web.Request) -> web.StreamResponse:

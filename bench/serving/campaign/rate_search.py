@@ -68,8 +68,8 @@ def is_within(run: RunReport, ratio: float) -> bool:
     """Return whether a rate is within the objectives.
 
     Enough of the requests that ended in the window were good, and the system kept up: at least 90 % of the requests, or
-    sessions, that were due in the window ended whole in it. An overloaded system has a queue that grows, and the requests in it
-    have not ended.
+    sessions, that were due in the window ended whole in it. An overloaded system has a queue that grows, and the
+    requests in it have not ended.
 
     Args:
         run: the run at the rate.

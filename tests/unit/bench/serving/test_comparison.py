@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import pytest
 
+from sun_sglang.bench.load.client.record import RequestRecord
 from sun_sglang.bench.load.drive.stop import Ending
+from sun_sglang.bench.load.metrics.sessions import summarise_sessions
 from sun_sglang.bench.serving.comparison import MAX_RATE, METRICS, metric_of, ratios_of, summarise_repetitions
 from sun_sglang.bench.serving.result import SearchReport, SystemPoint
-from tests.support.bench_campaign import finished_run
+from tests.support.bench_campaign import WINDOW, finished_run
 
 
 def test_metric_every_summarised_one_is_a_number_of_a_run_or_absent() -> None:
@@ -14,6 +16,24 @@ def test_metric_every_summarised_one_is_a_number_of_a_run_or_absent() -> None:
     assert found["time_to_first_token.p99"] == 500
     assert found["inter_token_latency.p50"] is None
     assert found["fairness"] is None
+
+
+def test_metric_of_sessions_is_a_number_of_the_run_and_absent_without_sessions() -> None:
+    run = finished_run(0, 3)
+    assert metric_of(run, "sessions.session_latency.p95") is None
+    assert metric_of(run, "achieved_ratio") == 1
+    first, second = (
+        RequestRecord(0, "a", 1, 0.0, 1.0, session=0, turn=0),
+        RequestRecord(1, "a", 1, None, 2.0, session=0),
+    )
+    for record, ended in ((first, 2.0), (second, 4.0)):
+        record.first = record.last = record.ended = ended
+    found = run.model_copy(update={"sessions": summarise_sessions([first, second], WINDOW, calls=2, due=[0.0, 1.0])})
+    assert metric_of(found, "sessions.session_latency.p95") == 3000
+    assert metric_of(found, "sessions.scheduled_session_latency.avg") == 4000
+    assert metric_of(found, "sessions.session_throughput") == 0.1
+    assert metric_of(found, "achieved_ratio") == 0.5
+    assert summarise_repetitions([found], [])["sessions.session_latency.p50"].value == 3000
 
 
 def test_summary_has_median_and_range_of_the_valid_runs_alone() -> None:

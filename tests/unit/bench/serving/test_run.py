@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,13 @@ from sun_sglang.bench.serving.run import Moment, NothingMeasuredError, measure
 from sun_sglang.bench.serving.run_report import RunReport
 from sun_sglang.bench.serving.settings import BenchSettings
 from sun_sglang.bench.serving.targets.target import Target, one_endpoint
-from tests.support.scripted_server import Handler, answer_at_once, scripted_server, whole_stream
+from tests.support.scripted_server import (
+    Handler,
+    answer_at_once,
+    scripted_server,
+    stream_with_ids,
+    whole_stream,
+)
 
 TASKS = ("a", "b")
 
@@ -248,3 +255,61 @@ async def test_measure_each_task_goes_to_its_own_server_with_its_own_headers() -
     assert {(body["model"], body.get("lora_path")) for body in two.bodies} == {("base", "b")}
     assert {request.headers["X-Key"] for request in one.requests} == {"1"}
     assert {request.headers["X-Key"] for request in two.requests} == {"2"}
+
+
+AGENTS: dict[str, Any] = {
+    "workload": "react",
+    "agent_turns": 2,
+    "agent_initial_tokens": 6,
+    "agent_appended_tokens": 2,
+    "agent_output_tokens": 3,
+    "isl": "512",
+    "osl": "128",
+}
+
+
+class Remembering:
+    """Answers with ids that follow from the prompt, and reports as cached what an earlier prompt began with."""
+
+    def __init__(self) -> None:
+        self.prompts: list[list[int]] = []
+
+    async def __call__(self, body: dict[str, Any], request: web.Request) -> web.StreamResponse:
+        prompt = body["prompt"]
+        cached = max((len(old) for old in self.prompts if prompt[: len(old)] == old), default=0)
+        self.prompts.append(prompt)
+        answer = [900 + (len(prompt) + i) % 90 for i in range(body["max_tokens"])]
+        return web.Response(body=stream_with_ids(prompt, answer, cached=cached), content_type="text/event-stream")
+
+
+async def test_measure_sessions_continue_the_answers_and_are_reported_as_a_whole() -> None:
+    server = Remembering()
+    report = await run(server, concurrency=1, request_count=3, **AGENTS)
+    found = report.sessions
+    assert found is not None
+    assert (found.session_count, found.error_session_count, found.stand_in_count) == (3, 0, 0)
+    assert (found.offered_session_count, found.started_session_count, report.achieved_ratio) == (3, 3, 1.0)
+    assert found.session_latency is not None
+    assert report.total.request_latency is not None
+    assert found.session_latency.min >= report.total.request_latency.min
+    # 4 agents, 2 turns; the two of the preflight are no calls
+    prompts = server.prompts[len(TASKS) :]
+    assert [len(prompt) for prompt in prompts] == [6 + 5 * call for call in range(8)] * 3
+    for before, after in pairwise(prompts[:8]):
+        assert after[: len(before)] == before
+        assert after[len(before)] == 900 + len(before) % 90
+    hits = [sum(range(6, 6 + 5 * 3, 5)) / sum(range(6, 6 + 5 * 4, 5)), sum(range(21, 41, 5)) / sum(range(26, 46, 5))]
+    assert [turn.cache_hit_ratio for turn in found.turns] == pytest.approx(hits)
+    assert report.notes == ()
+
+
+async def test_measure_sessions_without_ids_in_the_answers_has_a_note() -> None:
+    report = await run(answer_at_once, concurrency=1, request_count=1, **AGENTS)
+    assert report.sessions is not None
+    assert report.sessions.stand_in_count == 8
+    (note,) = report.notes
+    assert note.startswith("the server did not report the token ids of 8 answers")
+
+
+async def test_measure_requests_have_no_sessions() -> None:
+    assert (await run(answer_at_once, concurrency=1, request_count=1)).sessions is None

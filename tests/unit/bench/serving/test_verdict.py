@@ -7,6 +7,7 @@ import pytest
 from sun_sglang.bench.load.client.record import Failure, RequestRecord
 from sun_sglang.bench.load.drive.stop import Ending, StopSignal
 from sun_sglang.bench.load.metrics.distribution import distribution
+from sun_sglang.bench.load.metrics.sessions import SessionMetrics, summarise_sessions
 from sun_sglang.bench.load.metrics.summary import Metrics, summarise
 from sun_sglang.bench.load.metrics.window import Window
 from sun_sglang.bench.serving.run_report import ClientReport
@@ -89,3 +90,23 @@ def test_notes_state_hits_in_a_cache_that_an_earlier_run_filled() -> None:
     (note,) = notes(many)
     assert note.startswith("50% of the prompt tokens were in a cache, although no two prompts")
     assert "--prompt-seed" in note
+
+
+def sessions(done: int, offered: int, stand_ins: int = 0) -> SessionMetrics:
+    found = summarise_sessions([], Window(0.0, 10.0), calls=1, due=[1.0] * offered)
+    share = done / offered
+    return found.model_copy(update={"session_count": done, "achieved_ratio": share, "stand_in_count": stand_ins})
+
+
+def test_notes_of_sessions_state_the_sessions_that_were_reached() -> None:
+    """Only a session's first request has a time, so the share of requests says nothing."""
+    few = metrics(5, offered=10)
+    assert notes_of(few, open_loop=True, prompts_differ=False, sessions=sessions(9, 10)) == ()
+    assert notes_of(few, open_loop=False, prompts_differ=False, sessions=sessions(5, 10)) == ()
+    (note,) = notes_of(few, open_loop=True, prompts_differ=False, sessions=sessions(5, 10))
+    assert note.startswith("the load was not reached: 5 sessions were completed in the window, and 10 were due in it")
+
+
+def test_notes_of_sessions_state_answers_that_were_not_continued() -> None:
+    (note,) = notes_of(metrics(9), open_loop=True, prompts_differ=False, sessions=sessions(9, 9, 4))
+    assert note.startswith("the server did not report the token ids of 4 answers")

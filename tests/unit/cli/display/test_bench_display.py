@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 from array import array
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from sun_sglang.bench.load.client.record import Failure, RequestRecord
 from sun_sglang.bench.load.drive.progress import Progress
 from sun_sglang.bench.load.drive.stop import Ending, StopSignal
 from sun_sglang.bench.load.metrics.window import Window
+from sun_sglang.bench.load.workload.build import build
 from sun_sglang.bench.load.workload.settings import workload_settings
 from sun_sglang.bench.provenance import this_machine
 from sun_sglang.bench.serving.account import report_run
@@ -52,17 +55,23 @@ def record(index: int, due: float | None, failure: Failure | None = None) -> Req
     )
 
 
-def result(chosen: BenchSettings, stop: StopSignal, failure: Failure | None = None) -> BenchResult:
+def result(
+    chosen: BenchSettings,
+    stop: StopSignal,
+    failure: Failure | None = None,
+    records: Sequence[RequestRecord] | None = None,
+) -> BenchResult:
     workers = {task: TaskWorkers(frozenset({task}), frozenset({"base"})) for task in TASKS}
     target = one_endpoint("deployment", "sun.yaml", Endpoint("http://x"), TASKS, workers)
     is_open = chosen.workload.request_rate is not None
-    records = [record(i, 31.0 + i if is_open else None) for i in range(4)] + [record(4, 90.0, failure)]
+    alone = [record(i, 31.0 + i if is_open else None) for i in range(4)] + [record(4, 90.0, failure)]
     run = report_run(
-        records if failure else records[:4],
+        records or (alone if failure else alone[:4]),
         Window(30.0, 90.0),
         LoadMonitor(RunClock()),
         stop,
         settings=chosen,
+        plan=build(chosen.workload),
         target=target,
         started="2026-01-01T00:00:00+00:00",
         preflight=2,
@@ -104,6 +113,24 @@ def test_tables_of_a_closed_loop_have_no_schedule() -> None:
     text = shown(result(settings(concurrency=2), StopSignal()))
     assert "was due" not in text
     assert "offered" not in text
+
+
+def test_tables_of_agents_have_sessions_and_turns() -> None:
+    chosen = settings(workload="react", concurrency=2)
+    calls = [
+        replace(record(12 * session + call, None), session=session, turn=call // 4)
+        for session in range(2)
+        for call in range(12)
+    ]
+    text = shown(result(chosen, StopSignal(), records=calls))
+    assert all(len(line.rstrip()) <= 80 for line in text.splitlines())
+    rows = [" ".join(line.split()) for line in text.splitlines()]
+    assert "latency, s 11.5 11.5 11.5 11.5 11.5 11.5" in rows
+    assert "offered 2, started 2 (0.0333 per s), completed 2 (0.0333 per s)" in rows
+    assert [row for row in rows if row.startswith(("1 8", "2 8", "3 8"))] == [
+        f"{turn} 8 1,234 50.0% 300 300 500" for turn in (1, 2, 3)
+    ]
+    assert "achieved / offered" not in text
 
 
 def test_tables_mark_what_was_cut_short_or_is_not_valid() -> None:

@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sun_sglang.bench.load.client.event_reader import EventReader, shortened
-from tests.support.scripted_server import DONE, event, token_event, usage_event, whole_stream
+from tests.support.scripted_server import (
+    DONE,
+    event,
+    stream_with_ids,
+    token_event,
+    usage_event,
+    whole_stream,
+)
 
 
 def read(*pieces: bytes) -> tuple[EventReader, list[int]]:
@@ -110,3 +117,33 @@ def test_reader_events_that_are_no_objects_are_left_out() -> None:
 def test_shortened_long_text_with_control_characters_becomes_one_short_line() -> None:
     assert shortened("a\x1b[31m\n b") == "a [31m b"
     assert len(shortened("x" * 10_000)) == 500
+
+
+def ids_of(*pieces: bytes) -> list[int]:
+    reader = EventReader(keeps_ids=True)
+    for piece in pieces:
+        reader.feed(piece)
+    return list(reader.ids)
+
+
+@given(st.lists(st.integers(0, 200_000), min_size=1, max_size=9), st.lists(st.integers(0, 4000)))
+def test_reader_any_split_of_a_stream_has_the_ids_of_the_answer_alone(answer: list[int], cuts: list[int]) -> None:
+    stream = stream_with_ids([7, 8, 9], answer)
+    at = [0, *sorted(c for c in cuts if c < len(stream)), len(stream)]
+    assert ids_of(*(stream[a:b] for a, b in pairwise(at))) == answer
+
+
+@given(st.text())
+def test_reader_generated_text_that_looks_like_ids_adds_none(text: str) -> None:
+    assert ids_of(token_event(1, text=text + '"token_ids":[1,2]', ids={"token_ids": [5]})) == [5]
+
+
+def test_reader_has_no_ids_where_there_are_none_or_none_are_kept() -> None:
+    assert ids_of(whole_stream(3)) == []
+    assert ids_of(token_event(0, text="", ids={"token_ids": []}), token_event(1, ids={"token_ids": [4]})) == [4]
+    assert list(read(stream_with_ids([1], [2, 3]))[0].ids) == []
+
+
+def test_reader_ids_that_are_no_ids_of_a_model_do_no_harm() -> None:
+    event = b'data: {"choices":[{"token_ids":[99999999999999999999,]}]}\n\n'
+    assert len(ids_of(event)) == 3

@@ -20,6 +20,7 @@ from tests.support.scripted_server import (
     Pieces,
     answer_at_once,
     scripted_server,
+    stream_with_ids,
     token_event,
     usage_event,
     whole_stream,
@@ -181,3 +182,26 @@ async def test_sender_cancelled_request_keeps_what_arrived_and_has_no_end() -> N
         pieces.end()
     (record,) = sender.records
     assert (record.ended, record.failure, list(record.arrived)) == (None, None, [2])
+
+
+async def test_sender_call_of_a_session_keeps_its_answer_and_sends_its_name() -> None:
+    async def answer(body: dict[str, Any], request: web.Request) -> web.StreamResponse:
+        stream = stream_with_ids(body["prompt"], [11, 12, 13], cached=2)
+        return web.Response(body=stream, content_type="text/event-stream")
+
+    call = PlannedRequest(12, "math", None, (5, 6, 7, 8), 3, session=4, turn=1)
+    async with scripted_server(answer) as server:
+        record, alone = await send(server.url, call), await send(server.url)
+    assert (record.succeeded, record.session, record.turn) == (True, 4, 1)
+    assert list(record.answer or ()) == [11, 12, 13]
+    assert (record.prompt_tokens, record.cached_tokens) == (4, 2)
+    assert (alone.session, alone.answer) == (None, None)
+    assert [request.headers.get("X-Sun-Session") for request in server.requests] == ["bench-4", None]
+
+
+async def test_sender_call_of_a_session_without_ids_in_the_answer_succeeds_without_them() -> None:
+    call = PlannedRequest(12, "math", None, (5, 6, 7, 8), 3, session=4, turn=1)
+    async with scripted_server(answer_at_once) as server:
+        record = await send(server.url, call)
+    assert record.succeeded
+    assert record.answer is None

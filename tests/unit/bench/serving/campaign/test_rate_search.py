@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from sun_sglang.bench.serving.campaign.rate_search import MOST_STEPS, PRECISION, RateSearch
+from sun_sglang.bench.load.metrics.sessions import summarise_sessions
+from sun_sglang.bench.serving.campaign.rate_search import MOST_STEPS, PRECISION, RateSearch, is_within
+from tests.support.bench_campaign import WINDOW, finished_run
 
 
 def search(limit: float, first: float = 1.0) -> tuple[RateSearch, list[float]]:
@@ -46,3 +48,14 @@ def test_search_does_not_go_below_its_least_rate() -> None:
         tried.append(rate)
         found.note(rate, within=False)
     assert (tried, found.max_rate) == ([1.0, 0.5], None)
+
+
+def test_rate_of_sessions_is_carried_where_enough_of_these_were_completed() -> None:
+    """All requests but a session's first are sent when its last one ended: their share is 1 in any overload."""
+    run = finished_run(0, 10)
+    good = run.model_copy(update={"total": run.total.model_copy(update={"good_request_ratio": 1.0})})
+    assert is_within(good, 0.95)
+    few = summarise_sessions([], WINDOW, calls=1, due=[1.0] * 10).model_copy(update={"achieved_ratio": 0.5})
+    assert not is_within(good.model_copy(update={"sessions": few}), 0.95)
+    most = few.model_copy(update={"achieved_ratio": 0.9})
+    assert is_within(good.model_copy(update={"sessions": most}), 0.95)
