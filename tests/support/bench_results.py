@@ -8,6 +8,7 @@ from typing import Any
 
 from sun_sglang.bench.load.drive.stop import Ending
 from sun_sglang.bench.load.metrics.distribution import Distribution
+from sun_sglang.bench.load.metrics.sessions import SessionMetrics
 from sun_sglang.bench.load.metrics.summary import Metrics
 from sun_sglang.bench.load.metrics.window import Window
 from sun_sglang.bench.load.workload.settings import workload_settings
@@ -112,6 +113,7 @@ def run(
     notes: Sequence[str] = (),
     errors: Sequence[ErrorReport] = (),
     ending: Ending = Ending.COMPLETE,
+    sessions: SessionMetrics | None = None,
 ) -> RunReport:
     """Return a run whose tasks have the shares of a Zipf distribution."""
     weights = [rank**-zipf for rank in range(1, len(tasks) + 1)]
@@ -139,6 +141,27 @@ def run(
         fairness=1.0 - 0.05 * zipf,
         errors=tuple(errors),
         client=ClientReport(cpu_share=0.1, lag=distribution(1.0)),
+        sessions=sessions,
+    )
+
+
+def sessions_of(total: Metrics, *, calls: int = 12) -> SessionMetrics:
+    """Return metrics of sessions whose calls have the metrics of a run."""
+    whole, done = total.request_latency, total.request_count // calls
+    latency = distribution(whole.p50 * calls) if whole else None
+    return SessionMetrics(
+        session_count=done,
+        error_session_count=0,
+        offered_session_count=done,
+        started_session_count=done,
+        achieved_ratio=total.achieved_ratio,
+        offered_session_rate=done / 60,
+        started_session_rate=done / 60,
+        session_throughput=done / 60,
+        session_latency=latency,
+        scheduled_session_latency=latency if total.scheduled_request_latency else None,
+        stand_in_count=0,
+        turns=(),
     )
 
 
@@ -242,4 +265,5 @@ def _run(system: str, at: dict[str, Any], repetition: int, tasks: Sequence[str],
         is_open=rate is not None,
         hits=hits,
     )
-    return run(total, repetition, tasks=tasks, zipf=zipf)
+    sessions = sessions_of(total) if workload != "requests" else None
+    return run(total, repetition, tasks=tasks, zipf=zipf, sessions=sessions)

@@ -117,6 +117,18 @@ def test_load_has_tail_latency_throughput_and_first_token() -> None:
     assert panels[0].x.is_log
 
 
+def test_load_of_agents_begins_with_the_latency_of_sessions() -> None:
+    found = over_load(study(zipf=(0.0,), request_rate=(1.0, 2.0), workload="react"))
+    panels = found.rows[0].panels
+    assert [panel.title.split(",")[0] for panel in panels] == [
+        "Session latency",
+        "Request latency",
+        "Output tokens",
+        "Time to first token",
+    ]
+    assert panels[0].x.label == "offered sessions per second"
+
+
 def test_load_axis_of_latencies_is_logarithmic_where_one_explodes() -> None:
     found = over_load(study(zipf=(3.0,), request_rate=(1.0, 16.0)))
     assert [panel.is_log for panel in found.rows[0].panels] == [True, False, True]

@@ -103,6 +103,19 @@ def test_every_point_has_a_row_for_each_system_with_its_protocol() -> None:
     assert table.columns[2:4] == ("Output tokens, all workers, tokens/s", "sun / this")
 
 
+def test_every_point_of_agents_has_the_latency_of_sessions() -> None:
+    content = result(zipf=(0.0,), request_rate=(1.0,), workload="react", repetitions=2)
+    table, found = every_point(study(content)), study(content)
+    assert "Session latency, p95, ms" in table.columns
+    labels = [row[0].text for row in at_point(found, found.headline).rows]
+    assert [label for label in labels if "ession" in label] == [
+        "Started sessions",
+        "Completed sessions",
+        "Session latency, p50",
+        "Session latency, p95",
+    ]
+
+
 def test_every_point_of_one_system_has_no_ratios() -> None:
     table = every_point(study(result(("sun",), zipf=(0.0, 1.5), concurrency=(8,), repetitions=2)))
     assert not any("/ this" in column for column in table.columns)
