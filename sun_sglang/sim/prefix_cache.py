@@ -35,8 +35,11 @@ class PrefixCache:
         return known
 
     def insert(self, namespace: str, prompt: Sequence[int]) -> None:
-        """Add the whole pages of a prompt."""
-        for key in self._keys(namespace, prompt):
+        """Add the whole pages of a prompt.
+
+        Of one prompt the last pages are evicted first, as SGLang's radix tree evicts leaves: what remains is a prefix.
+        """
+        for key in reversed(self._keys(namespace, prompt)):
             self._pages[key] = None
             self._pages.move_to_end(key)
         while len(self._pages) > self._most:

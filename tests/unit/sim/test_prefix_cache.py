@@ -26,3 +26,14 @@ def test_a_prefix_cache_remembers_no_more_than_fits_and_nothing_that_was_not_the
         assert any(other[:known] == prompt[:known] for other in [*prompts[:i], []])
         cache.insert("a", prompt)
         assert cache.match("a", prompt) == len(prompt)
+
+
+def test_eviction_takes_the_ends_of_the_prompt_that_was_used_longest_ago() -> None:
+    """A page whose beginning is gone is of no use, and would take the room of one that is."""
+    cache = PrefixCache(page_size=2, kv_tokens=12)
+    old, new = [1, 1, 1, 1, 1, 1, 1, 1], [2, 2, 2, 2, 2, 2]
+    cache.insert("a", old)
+    cache.insert("a", new)
+    assert (cache.match("a", old), cache.match("a", new)) == (6, 6)
+    cache.insert("a", [*new, 3, 3, 3, 3])
+    assert (cache.match("a", old), cache.match("a", new)) == (2, 6)

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 
 from sun_sglang.contracts.fleet_file import FleetWorker
 from sun_sglang.router.protocol.request import Endpoint
-from sun_sglang.router.scheduling.affinity import LOAD_BOUND, CacheAffinity, PrefixAffinity, load_bound
+from sun_sglang.router.scheduling.affinity import (
+    LOAD_BOUND,
+    PROMPTS_AHEAD,
+    CacheAffinity,
+    PrefixAffinity,
+    load_bound,
+)
 from sun_sglang.router.scheduling.cost import Cost
 from sun_sglang.router.scheduling.pair_selector import PairSelector
 from sun_sglang.router.scheduling.policies import LeastTokens, make_policy
@@ -142,11 +148,10 @@ def test_random_reaches_everyone_and_power_of_two_never_the_most_loaded() -> Non
 STEPS = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4000), st.booleans()), min_size=1, max_size=60)
 
 
-@pytest.mark.parametrize("kind", [CacheAffinity, PrefixAffinity])
 @given(STEPS)
-def test_affinity_keeps_the_bound_on_load(kind: Any, steps: list[tuple[int, int, bool]]) -> None:
+def test_cache_affinity_keeps_the_bound_on_load(steps: list[tuple[int, int, bool]]) -> None:
     """A worker that is chosen for affinity has less than the bound; any other chosen worker has the least load."""
-    policy = kind(LeastTokens())
+    policy = CacheAffinity(LeastTokens())
     workers = [worker(f"p{i}") for i in range(4)]
     running: list[tuple[Worker, int]] = []
     for key, cost, ends in steps:
@@ -159,6 +164,61 @@ def test_affinity_keeps_the_bound_on_load(kind: Any, steps: list[tuple[int, int,
         assert chosen.load.total_tokens < LOAD_BOUND * (sum(w.load.total_tokens for w in workers) + cost) / len(workers)
         chosen.load.acquire(cost)
         running.append((chosen, cost))
+
+
+@given(STEPS)
+def test_prefix_affinity_keeps_the_bound_on_load_or_on_the_lead(steps: list[tuple[int, int, bool]]) -> None:
+    policy = PrefixAffinity(LeastTokens())
+    workers = [worker(f"p{i}") for i in range(4)]
+    running: list[tuple[Worker, int]] = []
+    for key, cost, ends in steps:
+        if ends and running:
+            gone, freed = running.pop(0)
+            gone.load.release(freed)
+        chosen = policy.pick(workers, cost, (key,))
+        lead = chosen.load.total_tokens - min(w.load.total_tokens for w in workers)
+        assert chosen.load.total_tokens < load_bound(workers, cost) or lead < PROMPTS_AHEAD * cost
+        chosen.load.acquire(cost)
+        running.append((chosen, cost))
+
+
+def test_a_prefix_stays_where_few_prompts_are_ahead_and_spills_to_one_worker_beyond() -> None:
+    """At a low load the bound is below one prompt: the context would be computed again on another worker each time."""
+    policy = PrefixAffinity(LeastTokens())
+    workers = [worker(f"p{i}") for i in range(4)]
+    home = policy.pick(workers, 100, (7,))
+    for _ in range(PROMPTS_AHEAD):
+        assert policy.pick(workers, 100, (7,)) is home
+        home.load.acquire(100)
+    second = policy.pick(workers, 100, (7,))
+    assert second is not home
+    second.load.acquire(100)
+    assert policy.pick(workers, 100, (7,)) is second
+    # a prompt that costs more to compute again waits longer for its worker
+    assert policy.pick(workers, 1_000, (7,)) is home
+    home.load.release(100)
+    assert policy.pick(workers, 100, (7,)) is home
+
+
+def test_a_prefix_stays_on_a_busy_worker_where_all_are_busy() -> None:
+    policy = PrefixAffinity(LeastTokens())
+    workers = [worker(f"p{i}", 10_000) for i in range(4)]
+    home = policy.pick(workers, 10, (7,))
+    home.load.acquire(2_000)
+    assert policy.pick(workers, 10, (7,)) is home
+    home.load.acquire(2_000)
+    assert policy.pick(workers, 10, (7,)) is not home
+
+
+def test_a_worker_that_returns_has_its_prefixes_again() -> None:
+    policy = PrefixAffinity(LeastTokens())
+    workers = [worker(f"p{i}") for i in range(4)]
+    keys = [(k,) for k in random.Random(1).sample(range(1 << 60), 200)]
+    before = [policy.pick(workers, 1, key).name for key in keys]
+    without = [policy.pick(workers[1:], 1, key).name for key in keys]
+    assert without != before
+    returned = [*workers[1:], worker("p0")]
+    assert [policy.pick(returned, 1, key).name for key in keys] == before
 
 
 def test_a_conversation_returns_unless_its_worker_is_over_the_bound() -> None:
