@@ -1,6 +1,9 @@
-"""Make all models and data of `configs/demo`: the base model, each task tuned in two schemes, and their evaluation.
+"""Make all models and data of `configs/demo`: the base model, each task tuned in three schemes, and their evaluation.
 
     python -m sun_sglang.demo.make --out configs/demo --seed 0
+    python -m sun_sglang.demo.make --out configs/demo --seed 0 --scheme decode_only
+
+The second command tunes one scheme again, or for the first time, from the base that is there, and leaves the rest.
 
 A seed gives the same examples in the same order on every machine; the last bits of the weights depend on the machine.
 """
@@ -12,18 +15,18 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
 
 from sun_sglang.checkpoint.weights import weights_revision
 from sun_sglang.contracts.module_file import ModuleFile, write_module_file
-from sun_sglang.contracts.scheme import SCHEMES
+from sun_sglang.contracts.scheme import SCHEMES, Side
 from sun_sglang.demo.pretrain import PretrainRecipe, pretrain
 from sun_sglang.demo.tasks import DEMO_QUESTIONS, TASKS
 from sun_sglang.demo.tokenizer import build_tokenizer
@@ -40,15 +43,46 @@ Log = Callable[[str], None]
 SAVED_DTYPE = torch.float16
 HELD_OUT = 300
 BASE = "base"
+EVALUATION = "evaluation.json"
+# the schemes that are compared, with the side that makes the first token
+FIRST_TOKEN: Mapping[str, Side] = MappingProxyType(
+    {"full": "prefill", "prefill_only": "prefill", "decode_only": "decode"}
+)
 RATES = (1e-3, 2e-3, 4e-3)
 RECIPES: Mapping[str, TuneRecipe] = MappingProxyType(
     {"math": TuneRecipe(6400, 32, RATES), "tool": TuneRecipe(9600, 32, RATES)}
 )
 
 
+class Pair(NamedTuple):
+    """The checkpoints of a system that serves a task, by the names of their directories.
+
+    Attributes:
+        prefill: runs the prompts.
+        decode: continues.
+        first_token: the side that makes the first token.
+    """
+
+    prefill: str
+    decode: str
+    first_token: Side = "prefill"
+
+
 def checkpoint_name(task: str, scheme: str) -> str:
-    """Return the directory name of a task's checkpoint: `math` for the shared decoder, `math-full` to compare."""
-    return f"{task}-{scheme}" if SCHEMES[scheme].trains_decoder else task
+    """Return the directory name of a task's checkpoint: `math` for the shared decoder, else with the scheme's name."""
+    return f"{task}-{scheme.replace('_', '-')}" if SCHEMES[scheme].trains_decoder else task
+
+
+def pairs(task: str) -> dict[str, Pair]:
+    """Return the systems that are compared on a task: the base, full fine-tuning, naive sharing, and both papers'."""
+    full, tuned = checkpoint_name(task, "full"), checkpoint_name(task, "prefill_only")
+    return {
+        "base": Pair(BASE, BASE),
+        "full": Pair(full, full),
+        "naive": Pair(full, BASE),
+        "sun": Pair(tuned, BASE),
+        "prefillshare": Pair(BASE, checkpoint_name(task, "decode_only"), FIRST_TOKEN["decode_only"]),
+    }
 
 
 def make(out: Path, seed: int, base_recipe: PretrainRecipe, recipes: Mapping[str, TuneRecipe], log: Log) -> None:
@@ -61,7 +95,6 @@ def make(out: Path, seed: int, base_recipe: PretrainRecipe, recipes: Mapping[str
         recipes: settings of tuning, by task.
         log: receives lines of progress.
     """
-    seconds = dict[str, float]()
     started = time.monotonic()
     tokenizer = build_tokenizer()
     models = out / "models"
@@ -69,32 +102,79 @@ def make(out: Path, seed: int, base_recipe: PretrainRecipe, recipes: Mapping[str
         write_jsonl(out / "data" / f"{task}.test.jsonl", draw(TASKS[task], "test", HELD_OUT, seed))
         write_jsonl(out / "data" / f"{task}.demo.jsonl", DEMO_QUESTIONS[task])
     save_model(pretrain(tokenizer, base_recipe, seed, log), tokenizer, models / BASE, SAVED_DTYPE)
-    seconds[BASE] = time.monotonic() - started
-
-    searches = dict[str, Tuned]()
-    for task, recipe in recipes.items():
-        for scheme in ("full", "prefill_only"):
-            before = time.monotonic()
-            name = checkpoint_name(task, scheme)
-            searches[name] = tune_task(models, task, scheme, recipe, seed, tokenizer, log)
-            seconds[name] = time.monotonic() - before
-    report = {
+    seconds = time.monotonic() - started
+    report: dict[str, Any] = {
         "command": f"python -m sun_sglang.demo.make --out {_shown(out)} --seed {seed}",
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}, "
-        f"transformers {transformers.__version__}",
-        "seconds": {name: round(value) for name, value in seconds.items()},
+        "machine": _machine(),
+        "seconds": {BASE: round(seconds)},
         "base_recipe": asdict(base_recipe),
-        "tuning": {
-            name: {"learning_rate": tuned.learning_rate, "validation_loss": tuned.validation_loss}
-            for name, tuned in searches.items()
-        },
-        "exact_match": {
-            task: exact_matches(models, task, _encoded(task, "test", HELD_OUT, seed, tokenizer), tokenizer.eos_token_id)
-            for task in recipes
-        },
+        "tuning": {},
+        "exact_match": {},
     }
-    (out / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    for scheme in FIRST_TOKEN:
+        _tune(report, models, scheme, seed, recipes, log)
+    _evaluate(report, models, None, seed, recipes)
+    _write(report, out)
     log(json.dumps(report["exact_match"], indent=2))
+
+
+def make_scheme(out: Path, scheme: str, seed: int, recipes: Mapping[str, TuneRecipe], log: Log) -> None:
+    """Tune one scheme from the base in `out/models`, and enter it into `out/evaluation.json`.
+
+    Args:
+        out: the directory of an earlier `make`.
+        scheme: name of the tuning scheme.
+        seed: seed of data and order.
+        recipes: settings of tuning, by task.
+        log: receives lines of progress.
+
+    Raises:
+        OSError: there is no earlier `make`.
+    """
+    report: dict[str, Any] = json.loads((out / EVALUATION).read_text(encoding="utf-8"))
+    models = out / "models"
+    _tune(report, models, scheme, seed, recipes, log)
+    _evaluate(report, models, scheme, seed, recipes)
+    report.setdefault("machine_of", {})[scheme] = _machine()
+    _write(report, out)
+    log(json.dumps(report["exact_match"], indent=2))
+
+
+def _tune(
+    report: dict[str, Any], models: Path, scheme: str, seed: int, recipes: Mapping[str, TuneRecipe], log: Log
+) -> None:
+    tokenizer = build_tokenizer()
+    for task, recipe in recipes.items():
+        before, name = time.monotonic(), checkpoint_name(task, scheme)
+        tuned = tune_task(models, task, scheme, recipe, seed, tokenizer, log)
+        report["seconds"][name] = round(time.monotonic() - before)
+        report["tuning"][name] = {
+            "learning_rate": tuned.learning_rate,
+            "validation_loss": {str(rate): loss for rate, loss in tuned.validation_loss.items()},
+        }
+
+
+def _evaluate(
+    report: dict[str, Any], models: Path, scheme: str | None, seed: int, recipes: Mapping[str, TuneRecipe]
+) -> None:
+    """Enter the exact match of the systems with a scheme's checkpoint; None: of all systems."""
+    tokenizer = build_tokenizer()
+    for task in recipes:
+        names = [n for n, pair in pairs(task).items() if scheme is None or checkpoint_name(task, scheme) in pair]
+        examples = _encoded(task, "test", HELD_OUT, seed, tokenizer)
+        cells = report["exact_match"].setdefault(task, {})
+        cells.update(exact_matches(models, task, names, examples, tokenizer.eos_token_id))
+
+
+def _write(report: dict[str, Any], out: Path) -> None:
+    (out / EVALUATION).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def _machine() -> str:
+    return (
+        f"{platform.machine()}, {torch.get_num_threads()} thread(s), torch {torch.__version__}, "
+        f"transformers {transformers.__version__}"
+    )
 
 
 def tune_task(models: Path, task: str, scheme: str, recipe: TuneRecipe, seed: int, tokenizer: Any, log: Log) -> Tuned:
@@ -109,7 +189,7 @@ def tune_task(models: Path, task: str, scheme: str, recipe: TuneRecipe, seed: in
         tokenizer: tokenizer of the base.
         log: receives lines of progress.
     """
-    base, description = models / BASE, SCHEMES[scheme]
+    base, description = models / BASE, SCHEMES[scheme].with_first_token(FIRST_TOKEN[scheme])
 
     def build() -> TwoModule:
         prefill = load_model(base)
@@ -142,21 +222,24 @@ def tune_task(models: Path, task: str, scheme: str, recipe: TuneRecipe, seed: in
 
 
 def exact_matches(
-    models: Path, task: str, examples: Sequence[TokenizedExample], end_token: int
+    models: Path, task: str, names: Iterable[str], examples: Sequence[TokenizedExample], end_token: int
 ) -> dict[str, dict[str, float]]:
-    """Return the exact match of base, full fine-tuning, naive sharing and SUN, from the saved checkpoints.
+    """Return the exact match of systems, from the saved checkpoints.
 
     Args:
         models: directory of all models.
         task: name of the task.
+        names: names of the systems, as in `pairs`.
         examples: questions with their answers.
         end_token: token id that ends an answer.
     """
-    base = load_model(models / BASE)
-    full = load_model(models / checkpoint_name(task, "full"))
-    tuned = load_model(models / checkpoint_name(task, "prefill_only"))
-    pairs = {"base": (base, base), "full": (full, full), "naive": (full, base), "sun": (tuned, base)}
-    return {name: asdict(evaluate(prefill, decode, examples, end_token)) for name, (prefill, decode) in pairs.items()}
+    cells = {}
+    for name in names:
+        prefill, decode, first_token = pairs(task)[name]
+        loaded = load_model(models / prefill)
+        decoder = loaded if decode == prefill else load_model(models / decode)
+        cells[name] = asdict(evaluate(loaded, decoder, examples, end_token, first_token))
+    return cells
 
 
 def _encoded(task: str, split: Split, count: int, seed: int, tokenizer: Any) -> list[TokenizedExample]:
@@ -172,10 +255,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m sun_sglang.demo.make", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("configs/demo"), help="where models, data and evaluation go")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--scheme", choices=tuple(FIRST_TOKEN), help="tune this scheme alone, from the base in --out")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    make(arguments.out, arguments.seed, PretrainRecipe(), RECIPES, _say)
+    if arguments.scheme:
+        make_scheme(arguments.out, arguments.scheme, arguments.seed, RECIPES, _say)
+    else:
+        make(arguments.out, arguments.seed, PretrainRecipe(), RECIPES, _say)
 
 
 def _say(line: str) -> None:
