@@ -25,6 +25,11 @@ class PrefixCache:
         self._most = max(1, min(kv_tokens // page_size, _MOST_PAGES))
         self._pages: OrderedDict[int, None] = OrderedDict()
 
+    @property
+    def tokens(self) -> int:
+        """Number of tokens that are cached, each once however many prompts have it."""
+        return len(self._pages) * self._page
+
     def match(self, namespace: str, prompt: Sequence[int]) -> int:
         """Return the number of tokens at the start of a prompt that are cached."""
         known = 0
