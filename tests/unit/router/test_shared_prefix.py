@@ -139,7 +139,7 @@ async def test_sessions_of_other_workers_stay_where_they_are_when_a_worker_leave
             (homes[session],) = cluster.prefilled_by()
         gone = homes["session-0"]
         assert len(set(homes.values())) == 3
-        await cluster.workers[gone].stop()
+        await cluster.workers.pop(gone).stop()
         await wait_until(lambda: len(cluster.router.registry.usable("planner")) == 2)
         for session, context in contexts.items():
             _, cached, _ = await cluster.ask("coder", [*context, 1, 2], session=session)
