@@ -31,6 +31,28 @@ def test_recipe_reads_the_generated_data_and_tunes_a_lora_of_the_base(task: str)
     assert recipe.scheme == "prefill_only"
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_recipe_of_prefillshare_tunes_the_decoder_on_the_same_data(task: str) -> None:
+    own, recipe = (load_recipe(ROOT / RECIPES / folder / f"{task}.yaml") for folder in ("prefillshare", "."))
+    assert (own.scheme, own.first_token) == ("decode_only", "decode")
+    assert own.output == str(ROOT / BASE.parent / "prefillshare" / task)
+    assert (own.base, own.data, own.lora) == (recipe.base, recipe.data, recipe.lora)
+
+
+def test_prefillshare_serves_the_four_tasks_with_as_many_workers_as_isolated() -> None:
+    shared, isolated = (
+        load_topology(ROOT / "configs/smollm2" / name) for name in ("prefillshare.yaml", "isolated.yaml")
+    )
+    assert list(shared.tasks) == list(isolated.tasks) == list(TASKS)
+    assert shared.engine == isolated.engine
+    assert {task.prefill for task in shared.tasks.values()} == {"base"}
+    for name, task in shared.tasks.items():
+        assert Path(shared.pools[task.decode].model) == ROOT / BASE.parent / "prefillshare" / name
+    for role in ("prefill", "decode"):
+        counts = [sum(p.replicas for p in t.pools.values() if p.role == role) for t in (shared, isolated)]
+        assert counts == [4, 4]
+
+
 def test_data_is_the_same_each_time_and_no_validation_question_is_trained(tmp_path: Path) -> None:
     write_data(tmp_path)
     first = {file.name: file.read_bytes() for file in tmp_path.iterdir()}

@@ -95,6 +95,28 @@ def test_a_base_without_a_chat_template_pairs_with_what_was_tuned_with_one(
         preflight(local.model_copy(update={"engine": {"dtype": "bfloat16"}}), gpus(8), None)
 
 
+SHARED_PREFILL = [p for p in TOPOLOGIES if p.stem == "prefillshare"]
+
+
+@pytest.mark.parametrize("file", SHARED_PREFILL, ids=names(SHARED_PREFILL))
+def test_a_shared_prefill_pool_of_several_workers_keeps_conversations_together(file: Path) -> None:
+    topology = load_topology(file)
+    (prefill,) = {task.prefill for task in topology.tasks.values()}
+    assert len({task.decode for task in topology.tasks.values()}) == len(topology.tasks)
+    assert topology.pools[prefill].replicas == 1 or topology.router.policy.prefill == "prefix_affinity"
+
+
+def test_the_emulated_systems_of_prefillshare_have_the_same_tasks_and_as_many_workers() -> None:
+    shared, isolated = (
+        load_topology(CONFIGS / "emulated" / "prefillshare" / f"{name}.yaml") for name in ("prefillshare", "isolated")
+    )
+    assert list(shared.tasks) == list(isolated.tasks)
+    assert (shared.engine, shared.emulated) == (isolated.engine, isolated.emulated)
+    for role in ("prefill", "decode"):
+        counts = [sum(p.replicas for p in t.pools.values() if p.role == role) for t in (shared, isolated)]
+        assert counts == [4, 4]
+
+
 def test_the_demos_models_belong_together() -> None:
     topology = load_topology(CONFIGS / "demo" / "sun.yaml")
     findings = preflight(topology, Machine(cores=2, memory=1 << 34), None)
