@@ -68,8 +68,8 @@ def only_run(found: BenchResult) -> RunReport:
     return run
 
 
-def bench(run_dir: Path, file: Path, *arguments: str) -> BenchResult:
-    done = run_sun("bench", *arguments, *LOAD, "--output", str(file), timeout=120)
+def bench(run_dir: Path, file: Path, *arguments: str, load: tuple[str, ...] = LOAD) -> BenchResult:
+    done = run_sun("bench", *arguments, *load, "--output", str(file), timeout=120)
     assert done.returncode == 0, done.stderr
     assert "error" not in done.stderr
     jsonschema.validate(json.loads(file.read_bytes()), result_schema())
@@ -132,6 +132,30 @@ def test_bench_grid_with_repetitions_flushes_between_runs_and_continues_its_file
     assert sent == 4 * (4 + len(TASKS))
     assert bench(run_dir, file, *arguments, "--concurrency", "4") == found
     assert counted(run_dir, "sun_requests_total") - before == sent
+
+
+def test_bench_sessions_continue_what_the_workers_answered(run_dir: Path, tmp_path: Path) -> None:
+    """Each task has a prefill pool of its own: a call finds the context of the last call of its own task."""
+    lengths = ("--agent-turns", "2", "--agent-initial-tokens", "40", "--agent-appended-tokens", "6")
+    found = bench(
+        tmp_path,
+        tmp_path / "result.json",
+        *("--run-dir", str(run_dir), "--workload", "react", "--concurrency", "2", "--request-count", "3"),
+        *(*lengths, "--agent-output-tokens", "4"),
+        load=("--max-client-lag", "1e9", "--warmup-duration", "0"),
+    )
+    run = only_run(found)
+    assert run.counts.succeeded == 24
+    sessions = run.sessions
+    assert sessions is not None
+    assert (sessions.session_count, sessions.started_session_count, sessions.stand_in_count) == (3, 3, 0)
+    assert sessions.session_latency is not None
+    # 8 calls of 4 tokens; a busy machine makes a worker slower, never faster
+    assert sessions.session_latency.min >= 8 * 1000 * (PREFILL + 3 * DECODE_STEP) * 0.95
+    first, second = sessions.turns
+    # agents 3 and 4 are tasks 1 and 2 again; answers are in the prompts, since what follows them is found, too
+    assert first.cached_token_count == 3 * (40 + 50)
+    assert second.cached_token_count == 3 * (60 + 70 + 80 + 90)
 
 
 def test_bench_compare_starts_each_system_in_turn_and_leaves_none(tmp_path: Path) -> None:
