@@ -218,3 +218,29 @@ async def test_fault_16_a_clients_own_cache_key_stays_within_its_task(client: ht
     for extra_key in ("", namespace, "salt"):
         reply = await generate(client, "llama-b", prompt, 16, extra_key=extra_key)
         b.check(prompt, reply["output_ids"])
+
+
+async def test_tasks_of_one_prefill_pool_extend_one_context_and_each_decode_pool_keeps_its_own(
+    client: httpx.AsyncClient, deployment: Deployment, task_references: dict[str, Reference]
+) -> None:
+    """`pages` and `pages-share` have one prefill pool, and decode pools whose modules differ, also in the first token.
+
+    An answer is prefilled as part of the next prompt: the reference does so, and no KV that a decode module made is found.
+    """
+    rng, page = random.Random(60), 16
+    context = [rng.randrange(5, 260) for _ in range(40)]
+    await forget(client, deployment, "pages-a-0")
+    last, own, computed = 0, dict[str, int](), 0
+    for task in ("pages-share", "pages") * 2:
+        reply = await generate(client, task, context, 24)
+        cached = reply["meta_info"]["cached_tokens"]
+        # whole pages of the call before, whichever task it was for, and of the call before of this task
+        assert cached == last // page * page
+        assert decode_hits(reply) == own.get(task, 0) // page * page
+        task_references[task].check(context, reply["output_ids"])
+        last = own[task] = len(context)
+        computed += len(context) - cached
+        context = context + reply["output_ids"] + [rng.randrange(5, 260) for _ in range(10)]
+    assert computed == 40 + (74 - 32) + (108 - 64) + (142 - 96)
+    for task in ("pages-share", "pages"):
+        task_references[task].require_few_ties()
