@@ -225,7 +225,7 @@ async def test_tasks_of_one_prefill_pool_extend_one_context_and_each_decode_pool
 ) -> None:
     """`pages` and `pages-share` have one prefill pool, and decode pools whose modules differ, also in the first token.
 
-    An answer is prefilled as part of the next prompt: the reference does so, and no KV that a decode module made is found.
+    An answer is prefilled as part of the next prompt: the reference does so, and no KV of a decode module is found.
     """
     rng, page = random.Random(60), 16
     context = [rng.randrange(5, 260) for _ in range(40)]
