@@ -11,7 +11,7 @@ from sun_sglang.checkpoint.identity import read_identity
 from sun_sglang.checkpoint.weights import weights_revision
 from sun_sglang.contracts.kv_compatibility import pair_difference
 from sun_sglang.contracts.module_file import read_module_file
-from sun_sglang.demo.make import BASE, HELD_OUT, checkpoint_name
+from sun_sglang.demo.make import BASE, FIRST_TOKEN, HELD_OUT, checkpoint_name, pairs
 from sun_sglang.demo.tasks import DEMO_QUESTIONS, TASKS
 from sun_sglang.demo.tokenizer import CHAT_TEMPLATE, build_tokenizer
 from sun_sglang.evaluation.exact_match import evaluate, exact_match
@@ -20,7 +20,7 @@ from sun_sglang.train.data.examples import draw, encode, read_jsonl
 from sun_sglang.train.reference import greedy
 
 DEMO = Path(__file__).parents[3] / "configs" / "demo"
-SCHEMES: tuple[str, ...] = ("prefill_only", "full")
+SCHEMES = tuple(FIRST_TOKEN)
 CHECKPOINTS = [BASE, *(checkpoint_name(task, scheme) for task in TASKS for scheme in SCHEMES)]
 SUBSET = 30
 
@@ -58,7 +58,7 @@ def test_records_name_the_weights_that_are_there(task: str, scheme: str) -> None
     directory = DEMO / "models" / checkpoint_name(task, scheme)
     base = weights_revision(DEMO / "models" / BASE)
     record = read_module_file(directory)
-    assert (record.scheme, record.first_token, record.base) == (scheme, "prefill", base)
+    assert (record.scheme, record.first_token, record.base) == (scheme, FIRST_TOKEN[scheme], base)
     assert record.decoder == (base if scheme == "prefill_only" else weights_revision(directory))
     rates = report()["tuning"][checkpoint_name(task, scheme)]["validation_loss"]
     assert record.learning_rate == float(min(rates, key=rates.__getitem__))
@@ -73,23 +73,23 @@ def test_the_files_are_what_the_generators_draw(task: str) -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_the_evaluation_holds_what_was_promised(task: str) -> None:
     cells = report()["exact_match"][task]
+    assert cells.keys() == pairs(task).keys()
     for cell in cells.values():
         assert cell == vars(exact_match(cell["correct"], cell["total"]))
         assert cell["total"] == HELD_OUT
     assert cells["full"]["percent"] >= 95
     assert cells["sun"]["percent"] >= cells["full"]["percent"] - 3
+    assert cells["prefillshare"]["percent"] >= cells["full"]["percent"] - 3
     assert cells["naive"]["high"] < cells["sun"]["low"] - 25
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_evaluation_can_be_measured_again(task: str) -> None:
     cells = report()["exact_match"][task]
-    full, tuned = checkpoint_name(task, "full"), checkpoint_name(task, "prefill_only")
     tokenizer = load_tokenizer(DEMO / "models" / BASE)
     examples = [encode(tokenizer, e) for e in read_jsonl(DEMO / "data" / f"{task}.test.jsonl")[:SUBSET]]
-    pairs = {"base": (BASE, BASE), "full": (full, full), "naive": (full, BASE), "sun": (tuned, BASE)}
-    for name, (prefill, decode) in pairs.items():
-        again = evaluate(model(prefill), model(decode), examples, tokenizer.eos_token_id)
+    for name, (prefill, decode, first_token) in pairs(task).items():
+        again = evaluate(model(prefill), model(decode), examples, tokenizer.eos_token_id, first_token)
         # the whole set's figure must lie in the interval of its part
         assert again.low <= cells[name]["percent"] <= again.high, name
 

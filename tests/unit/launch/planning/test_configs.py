@@ -118,8 +118,9 @@ def test_the_emulated_systems_of_prefillshare_have_the_same_tasks_and_as_many_wo
         assert counts == [4, 4]
 
 
-def test_the_demos_models_belong_together() -> None:
-    topology = load_topology(CONFIGS / "demo" / "sun.yaml")
+@pytest.mark.parametrize("file", ["sun.yaml", "prefillshare.yaml"])
+def test_the_demos_models_belong_together(file: str) -> None:
+    topology = load_topology(CONFIGS / "demo" / file)
     findings = preflight(topology, Machine(cores=2, memory=1 << 34), None)
     identities = {name: pool.identity for name, pool in findings.pools.items()}
     assert all(identities.values())
