@@ -93,7 +93,7 @@ def report_run(
 def _sessions(records: Sequence[RequestRecord], window: Window, plan: AnyPlan) -> SessionMetrics | None:
     if not isinstance(plan, SessionPlan):
         return None
-    return summarise_sessions(records, window, calls=plan.workflow.calls, due=plan.due)
+    return summarise_sessions(records, window, plan.workflow, due=plan.due)
 
 
 def _counts(records: Sequence[RequestRecord], preflight: int) -> Counts:

@@ -41,7 +41,6 @@ class RequestRecord:
         output_tokens: tokens of the answer, as the server counts them.
         failure: why it failed; None where it did not.
         session: number of the session, of agent workloads.
-        turn: of these, the number of the turn in its session, from 0.
         answer: of these, the token ids of the answer; None where the server does not report them.
     """
 
@@ -61,7 +60,6 @@ class RequestRecord:
     output_tokens: int = 0
     failure: Failure | None = None
     session: int | None = None
-    turn: int | None = None
     answer: array[int] | None = None
 
     @property

@@ -44,7 +44,6 @@ class Sender:
             request.due,
             sent=self._clock.now(),
             session=request.session,
-            turn=request.turn,
         )
         self.records.append(record)
         try:

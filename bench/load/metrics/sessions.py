@@ -10,6 +10,7 @@ from sun_sglang.bench.load.metrics import latency
 from sun_sglang.bench.load.metrics.distribution import Distribution, distribution
 from sun_sglang.bench.load.metrics.summary import cached_tokens
 from sun_sglang.bench.load.metrics.window import Window
+from sun_sglang.bench.load.workload.agents.workflow import Workflow
 from sun_sglang.strict import Strict
 
 _MS = 1000.0
@@ -113,19 +114,19 @@ class _Session:
 
 
 def summarise_sessions(
-    records: Iterable[RequestRecord], window: Window, *, calls: int, due: Sequence[float] | None
+    records: Iterable[RequestRecord], window: Window, workflow: Workflow, *, due: Sequence[float] | None
 ) -> SessionMetrics:
     """Return the metrics of sessions.
 
     Args:
         records: all requests of the run, in the order of sending; those of no session are left out.
         window: what was measured; longer than 0.
-        calls: number of requests of a whole session.
+        workflow: the calls of a session.
         due: when each session was due, also those that were never started: all slots may have been taken. None in a
             closed loop.
     """
     sent = [record for record in records if record.session is not None]
-    sessions = _sessions(sent, calls)
+    sessions = _sessions(sent, workflow.calls)
     done = [session for session in sessions if window.holds(session.completed)]
     started = sum(window.holds(session.started) for session in sessions)
     offered = sum(map(window.holds, due)) if due is not None else started
@@ -141,7 +142,7 @@ def summarise_sessions(
         session_latency=distribution((session.latency(session.started) for session in done), "ms"),
         scheduled_session_latency=distribution((session.latency(session.due) for session in done), "ms"),
         stand_in_count=sum(map(_has_stand_in, sent)),
-        turns=_turns(sent, window),
+        turns=_turns(sent, window, workflow),
     )
 
 
@@ -158,11 +159,12 @@ def _has_stand_in(record: RequestRecord) -> bool:
     return record.succeeded and (record.answer is None or len(record.answer) != record.wanted_tokens)
 
 
-def _turns(sent: Iterable[RequestRecord], window: Window) -> tuple[TurnMetrics, ...]:
+def _turns(sent: Iterable[RequestRecord], window: Window, workflow: Workflow) -> tuple[TurnMetrics, ...]:
     by_turn: dict[int, list[RequestRecord]] = {}
     for record in sent:
-        if record.turn is not None and record.succeeded and window.holds(record.ended):
-            by_turn.setdefault(record.turn, []).append(record)
+        if record.succeeded and window.holds(record.ended):
+            # the calls of a session follow each other in the plan
+            by_turn.setdefault(workflow.turn(record.index % workflow.calls), []).append(record)
     return tuple(_turn(turn, by_turn[turn]) for turn in sorted(by_turn))
 
 

@@ -37,7 +37,6 @@ class PlannedRequest:
         prompt: token ids, a text or a conversation.
         output_tokens: tokens to generate: enforced, and verified.
         session: number of the session, of agent workloads.
-        turn: of these, the number of the turn in its session, from 0.
     """
 
     index: int
@@ -46,7 +45,6 @@ class PlannedRequest:
     prompt: Prompt
     output_tokens: int
     session: int | None = None
-    turn: int | None = None
 
 
 class PromptSource(Protocol):

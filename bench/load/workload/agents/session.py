@@ -62,5 +62,4 @@ class Session:
             prompt=tuple(prompt),
             output_tokens=flow.output_tokens,
             session=self.number,
-            turn=flow.turn(call),
         )

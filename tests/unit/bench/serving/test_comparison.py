@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from sun_sglang.bench.load.client.record import RequestRecord
 from sun_sglang.bench.load.drive.stop import Ending
 from sun_sglang.bench.load.metrics.sessions import summarise_sessions
+from sun_sglang.bench.load.workload.agents.workflow import REACT
 from sun_sglang.bench.serving.comparison import MAX_RATE, METRICS, metric_of, ratios_of, summarise_repetitions
 from sun_sglang.bench.serving.result import SearchReport, SystemPoint
 from tests.support.bench_campaign import WINDOW, finished_run
@@ -23,12 +26,13 @@ def test_metric_of_sessions_is_a_number_of_the_run_and_absent_without_sessions()
     assert metric_of(run, "sessions.session_latency.p95") is None
     assert metric_of(run, "achieved_ratio") == 1
     first, second = (
-        RequestRecord(0, "a", 1, 0.0, 1.0, session=0, turn=0),
+        RequestRecord(0, "a", 1, 0.0, 1.0, session=0),
         RequestRecord(1, "a", 1, None, 2.0, session=0),
     )
+    flow = replace(REACT, agents=1, turns=2)
     for record, ended in ((first, 2.0), (second, 4.0)):
         record.first = record.last = record.ended = ended
-    found = run.model_copy(update={"sessions": summarise_sessions([first, second], WINDOW, calls=2, due=[0.0, 1.0])})
+    found = run.model_copy(update={"sessions": summarise_sessions([first, second], WINDOW, flow, due=[0.0, 1.0])})
     assert metric_of(found, "sessions.session_latency.p95") == 3000
     assert metric_of(found, "sessions.scheduled_session_latency.avg") == 4000
     assert metric_of(found, "sessions.session_throughput") == 0.1

@@ -10,6 +10,7 @@ from sun_sglang.bench.load.metrics.distribution import distribution
 from sun_sglang.bench.load.metrics.sessions import SessionMetrics, summarise_sessions
 from sun_sglang.bench.load.metrics.summary import Metrics, summarise
 from sun_sglang.bench.load.metrics.window import Window
+from sun_sglang.bench.load.workload.agents.workflow import REACT
 from sun_sglang.bench.serving.run_report import ClientReport
 from sun_sglang.bench.serving.verdict import notes_of, problems_of
 
@@ -93,7 +94,7 @@ def test_notes_state_hits_in_a_cache_that_an_earlier_run_filled() -> None:
 
 
 def sessions(done: int, offered: int, stand_ins: int = 0) -> SessionMetrics:
-    found = summarise_sessions([], Window(0.0, 10.0), calls=1, due=[1.0] * offered)
+    found = summarise_sessions([], Window(0.0, 10.0), REACT, due=[1.0] * offered)
     share = done / offered
     return found.model_copy(update={"session_count": done, "achieved_ratio": share, "stand_in_count": stand_ins})
 

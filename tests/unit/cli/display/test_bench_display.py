@@ -117,11 +117,7 @@ def test_tables_of_a_closed_loop_have_no_schedule() -> None:
 
 def test_tables_of_agents_have_sessions_and_turns() -> None:
     chosen = settings(workload="react", concurrency=2)
-    calls = [
-        replace(record(12 * session + call, None), session=session, turn=call // 4)
-        for session in range(2)
-        for call in range(12)
-    ]
+    calls = [replace(record(12 * session + call, None), session=session) for session in range(2) for call in range(12)]
     text = shown(result(chosen, StopSignal(), records=calls))
     assert all(len(line.rstrip()) <= 80 for line in text.splitlines())
     rows = [" ".join(line.split()) for line in text.splitlines()]

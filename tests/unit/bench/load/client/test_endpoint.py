@@ -38,7 +38,7 @@ def test_prepared_request_has_the_name_and_the_fields_of_its_route() -> None:
 
 
 def test_prepared_call_of_a_session_asks_for_the_ids_of_its_answer_and_names_the_session() -> None:
-    call = prepare(PlannedRequest(12, "math", None, (1, 2), 3, session=4, turn=0))
+    call = prepare(PlannedRequest(12, "math", None, (1, 2), 3, session=4))
     assert orjson.loads(call.body)["return_token_ids"] is True
     assert call.headers == {"X-Sun-Session": "bench-4"}
     alone = prepare(PlannedRequest(12, "math", None, (1, 2), 3))

@@ -189,10 +189,10 @@ async def test_sender_call_of_a_session_keeps_its_answer_and_sends_its_name() ->
         stream = stream_with_ids(body["prompt"], [11, 12, 13], cached=2)
         return web.Response(body=stream, content_type="text/event-stream")
 
-    call = PlannedRequest(12, "math", None, (5, 6, 7, 8), 3, session=4, turn=1)
+    call = PlannedRequest(12, "math", None, (5, 6, 7, 8), 3, session=4)
     async with scripted_server(answer) as server:
         record, alone = await send(server.url, call), await send(server.url)
-    assert (record.succeeded, record.session, record.turn) == (True, 4, 1)
+    assert (record.succeeded, record.session) == (True, 4)
     assert list(record.answer or ()) == [11, 12, 13]
     assert (record.prompt_tokens, record.cached_tokens) == (4, 2)
     assert (alone.session, alone.answer) == (None, None)
@@ -200,7 +200,7 @@ async def test_sender_call_of_a_session_keeps_its_answer_and_sends_its_name() ->
 
 
 async def test_sender_call_of_a_session_without_ids_in_the_answer_succeeds_without_them() -> None:
-    call = PlannedRequest(12, "math", None, (5, 6, 7, 8), 3, session=4, turn=1)
+    call = PlannedRequest(12, "math", None, (5, 6, 7, 8), 3, session=4)
     async with scripted_server(answer_at_once) as server:
         record = await send(server.url, call)
     assert record.succeeded

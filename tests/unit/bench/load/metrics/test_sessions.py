@@ -8,15 +8,17 @@ import pytest
 from sun_sglang.bench.load.client.record import Failure, RequestRecord
 from sun_sglang.bench.load.metrics.sessions import SessionMetrics, summarise_sessions
 from sun_sglang.bench.load.metrics.window import Window
+from sun_sglang.bench.load.workload.agents.workflow import Workflow
 
 WINDOW = Window(10.0, 20.0)
-CALLS = 2
+# two agents would be one turn
+FLOW = Workflow(agents=1, turns=2, initial_tokens=100, appended_tokens=0, output_tokens=1)
 
 
 def call(session: int, number: int, sent: float, last: float | None, **more: Any) -> RequestRecord:
     """Return a call of one output token; `last` is None while it runs."""
     values: dict[str, Any] = {
-        "index": CALLS * session + number,
+        "index": FLOW.calls * session + number,
         "task": "ab"[number],
         "wanted_tokens": 1,
         "due": None,
@@ -27,14 +29,13 @@ def call(session: int, number: int, sent: float, last: float | None, **more: Any
         "prompt_tokens": 100,
         "output_tokens": 1,
         "session": session,
-        "turn": number,
         "answer": array("i", [7]),
     }
     return RequestRecord(**(values | more))
 
 
 def summary(*records: RequestRecord, due: list[float] | None = None) -> SessionMetrics:
-    return summarise_sessions(records, WINDOW, calls=CALLS, due=due)
+    return summarise_sessions(records, WINDOW, FLOW, due=due)
 
 
 def test_sessions_have_hand_computed_values() -> None:
@@ -87,7 +88,7 @@ def test_sessions_of_a_closed_loop_are_offered_when_they_start_and_have_no_sched
 
 
 def test_sessions_next_to_requests_without_a_session_leave_these_out() -> None:
-    found = summary(call(0, 0, 11.0, 12.0), call(0, 1, 12.0, 13.0), call(0, 0, 11.0, 12.0, session=None, turn=None))
+    found = summary(call(0, 0, 11.0, 12.0), call(0, 1, 12.0, 13.0), call(0, 0, 11.0, 12.0, session=None))
     assert found.session_count == 1
     assert [turn.request_count for turn in found.turns] == [1, 1]
 
@@ -108,3 +109,11 @@ def test_sessions_of_nothing_have_no_latencies() -> None:
 def test_sessions_without_reported_hits_have_no_hit_ratio() -> None:
     (turn, _) = summary(call(0, 0, 11.0, 12.0), call(0, 1, 12.0, 13.0)).turns
     assert (turn.cached_token_count, turn.cache_hit_ratio) == (None, None)
+
+
+def test_sessions_of_several_agents_have_all_of_their_calls_in_a_turn() -> None:
+    flow = Workflow(agents=2, turns=2, initial_tokens=100, appended_tokens=0, output_tokens=1)
+    calls = [call(0, 0, 11.0 + number, 12.0 + number, index=number) for number in range(4)]
+    found = summarise_sessions(calls, WINDOW, flow, due=None)
+    assert [(turn.turn, turn.request_count) for turn in found.turns] == [(0, 2), (1, 2)]
+    assert found.session_count == 1

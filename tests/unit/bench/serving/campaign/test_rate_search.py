@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from sun_sglang.bench.load.metrics.sessions import summarise_sessions
+from sun_sglang.bench.load.workload.agents.workflow import REACT
 from sun_sglang.bench.serving.campaign.rate_search import MOST_STEPS, PRECISION, RateSearch, is_within
 from tests.support.bench_campaign import WINDOW, finished_run
 
@@ -55,7 +56,7 @@ def test_rate_of_sessions_is_carried_where_enough_of_these_were_completed() -> N
     run = finished_run(0, 10)
     good = run.model_copy(update={"total": run.total.model_copy(update={"good_request_ratio": 1.0})})
     assert is_within(good, 0.95)
-    few = summarise_sessions([], WINDOW, calls=1, due=[1.0] * 10).model_copy(update={"achieved_ratio": 0.5})
+    few = summarise_sessions([], WINDOW, REACT, due=[1.0] * 10).model_copy(update={"achieved_ratio": 0.5})
     assert not is_within(good.model_copy(update={"sessions": few}), 0.95)
     most = few.model_copy(update={"achieved_ratio": 0.9})
     assert is_within(good.model_copy(update={"sessions": most}), 0.95)
