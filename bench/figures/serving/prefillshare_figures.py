@@ -15,14 +15,16 @@ from sun_sglang.bench.load.workload.settings import WorkloadSettings
 from sun_sglang.bench.serving.report.study.quantities import number_text
 from sun_sglang.bench.serving.result import BenchResult, PointReport, read_result
 
-_SHARED, _BASELINE = "prefillshare", "isolated"
+_SHARED, _BASELINE, _ADMISSION = "prefillshare", "isolated", "admission"
 _THROUGHPUT = "output_token_throughput"
 _SESSION = "sessions.session_latency.p95"
 _STARTED = "sessions.started_session_rate"
 _REQUEST = "request_latency.p95"
 _TTFT = "time_to_first_token.p95"
 _HITS = "cache_hit_ratio"
-TITLES: Mapping[str, str] = MappingProxyType({_SHARED: "PrefillShare 4P/4D", _BASELINE: "4x(1P/1D)"})
+TITLES: Mapping[str, str] = MappingProxyType(
+    {_SHARED: "PrefillShare 4P/4D", _BASELINE: "4x(1P/1D)", _ADMISSION: "PrefillShare, admission by KV"}
+)
 
 
 class Ratios(NamedTuple):
@@ -100,10 +102,11 @@ def _over_rate(result: BenchResult) -> list[str]:
     by_rate = dict(_ratios(result))
     header = ["sessions/s", "", "at most", "started/s", "tokens/s", "session p95, s", "request p95, s", "TTFT p95, ms"]
     header += ["from the cache", "p95: baseline by it", "tokens/s: it by baseline"]
-    best = {system: best_limits(result, system) for system in TITLES}
+    titles = _titles(result)
+    best = {system: best_limits(result, system) for system in titles}
     rows = []
     for rate in sorted({rate for points in best.values() for rate in points}):
-        for system, title in TITLES.items():
+        for system, title in titles.items():
             point = best[system].get(rate)
             if point is not None:
                 compared = by_rate.get(rate) if system == _SHARED else None
@@ -139,13 +142,13 @@ def _beside_the_paper(result: BenchResult) -> list[str]:
 
 
 def _over_sessions(result: BenchResult) -> list[str]:
-    header = ["sessions at most"]
-    for title in TITLES.values():
+    header, titles = ["sessions at most"], _titles(result)
+    for title in titles.values():
         header += [f"{title}: from the cache", "tokens/s", "session p95, s", "TTFT p95, ms"]
     rows = []
     for point in sorted(result.points, key=lambda point: result.settings_of(point).workload.concurrency or 0):
         row = [str(result.settings_of(point).workload.concurrency)]
-        for system in TITLES:
+        for system in titles:
             row += [
                 _share(point, system),
                 spread_text(number(point, system, _THROUGHPUT)),
@@ -159,6 +162,11 @@ def _over_sessions(result: BenchResult) -> list[str]:
         "of KV in the memory of the CPU (appendix B.2), which SGLang's decode workers do not do."
     )
     return [f"## {_load(result.settings.workload)}", "", *table(header, rows), "", paper]
+
+
+def _titles(result: BenchResult) -> dict[str, str]:
+    """Return the titles of the systems that a result has, by name."""
+    return {name: title for name, title in TITLES.items() if any(system.name == name for system in result.systems)}
 
 
 def _rate(result: BenchResult, point: PointReport) -> float:

@@ -67,6 +67,15 @@ def test_hits_over_sessions_has_a_row_for_each_limit_in_order(tmp_path: Path) ->
     assert "peaks at 60 % near 40 sessions" in text
 
 
+def test_hits_over_sessions_has_a_third_system_where_it_was_measured(tmp_path: Path) -> None:
+    figure = HitsOverSessions()
+    axes: dict[str, Any] = {"zipf": (0.0,), "request_rate": (4.0,), "concurrency": (110, 180), "workload": "react"}
+    content = result((*SYSTEMS, "admission"), repetitions=1, **axes)
+    write_result(content, tmp_path / f"{figure.needs[0]}.json")
+    text = figure.draw(tmp_path, tmp_path).read_text()
+    assert "PrefillShare, admission by KV: from the cache" in text
+
+
 @pytest.mark.parametrize("figure", [LatencyOverRate(), HitsOverSessions()])
 def test_figure_is_the_same_each_time(figure: Any, tmp_path: Path) -> None:
     for name in figure.needs:

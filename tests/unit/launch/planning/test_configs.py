@@ -110,9 +110,12 @@ def test_the_emulated_systems_of_prefillshare_have_the_same_tasks_and_as_many_wo
     shared, isolated = (
         load_topology(CONFIGS / "emulated" / "prefillshare" / f"{name}.yaml") for name in ("prefillshare", "isolated")
     )
+    admission = load_topology(CONFIGS / "emulated" / "prefillshare" / "admission.yaml")
     assert list(shared.tasks) == list(isolated.tasks)
     assert shared.engine == isolated.engine
     assert shared.emulated.costs == isolated.emulated.costs
+    uncapped = {name: task.model_copy(update={"max_tokens": None}) for name, task in admission.tasks.items()}
+    assert (admission.pools, uncapped, admission.emulated) == (shared.pools, shared.tasks, shared.emulated)
     for role in ("prefill", "decode"):
         counts = [sum(p.replicas for p in t.pools.values() if p.role == role) for t in (shared, isolated)]
         assert counts == [4, 4]
