@@ -70,6 +70,11 @@ class Cluster:
         loads = [worker.load for worker in self.router.registry.workers.values()]
         await wait_until(lambda: not any(load.requests or load.tokens for load in loads))
 
+    @property
+    def prefill_load(self) -> int:
+        """Prompt tokens that the router has in flight on prefill workers."""
+        return sum(w.load.tokens for w in self.router.registry.workers.values() if w.role == "prefill")
+
     def mark(self) -> None:
         """Count from now on: the router's first requests have been through the workers, too."""
         self._before = {name: self._counters(name) for name in self.workers}
@@ -93,27 +98,35 @@ class Cluster:
 
 @asynccontextmanager
 async def emulated_cluster(
-    tasks: Mapping[str, tuple[str, str]], replicas: Mapping[str, int] | None = None, **router: Any
+    tasks: Mapping[str, tuple[str, str]],
+    replicas: Mapping[str, int] | None = None,
+    *,
+    decode_kv: int | None = None,
+    max_tokens: int | None = None,
+    **router: Any,
 ) -> AsyncIterator[Cluster]:
     """Start the workers of some tasks and a router, wait until every path is proven, and stop them.
 
     Args:
         tasks: the prefill and the decode pool of each task. The model of a pool has the pool's name.
         replicas: workers of a pool; 1 where it is not named.
+        decode_kv: tokens of KV that a decode worker holds.
+        max_tokens: the cap of each task on its work in flight.
         router: settings of the router.
     """
     roles = {p: "prefill" for p, _ in tasks.values()} | {d: "decode" for _, d in tasks.values()}
     workers: dict[str, EmulatedWorker] = {}
     for pool, role in roles.items():
         for number in range((replicas or {}).get(pool, 1)):
-            workers[f"{pool}-{number}"] = EmulatedWorker(parse_settings(flags(role, pool)))
+            kv = {"max_total_tokens": decode_kv} if role == "decode" else {}
+            workers[f"{pool}-{number}"] = EmulatedWorker(parse_settings(flags(role, pool, **kv)))
     cluster = Cluster(workers)
     try:
         for worker in workers.values():
             await worker.start()
         fleet = Fleet.model_validate(
             {
-                "tasks": {name: {"prefill": p, "decode": d} for name, (p, d) in tasks.items()},
+                "tasks": {n: {"prefill": p, "decode": d, "max_tokens": max_tokens} for n, (p, d) in tasks.items()},
                 "pools": {pool: {"role": role, "model": pool} for pool, role in roles.items()},
                 "workers": [{"name": n, "pool": n.rsplit("-", 1)[0], "url": url(w)} for n, w in workers.items()],
                 # a test sets the load of other senders itself

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sun_sglang.bench.polling import wait_until
+from sun_sglang.emulator.fault_injection import Fault
 from sun_sglang.router.scheduling.affinity import PROMPTS_AHEAD
 from tests.support.emulated_cluster import Cluster, emulated_cluster
 from tests.support.emulator import VOCAB
@@ -165,3 +166,33 @@ async def test_agents_at_once_get_the_answers_of_their_own_contexts() -> None:
         together = await asyncio.gather(*map(session, range(8)))
         alone = [await session(number) for number in range(8)]
         assert together == alone
+
+
+@pytest.mark.parametrize(("cap", "waiting_load"), [(None, 300), (700, 0)])
+async def test_prompt_without_room_at_its_decode_worker_is_work_of_a_prefill_worker_unless_a_cap_holds_it(
+    cap: int | None, waiting_load: int
+) -> None:
+    """A prefill worker with prompts that cannot begin would send its conversations away."""
+    async with emulated_cluster({"planner": ("base", "planner")}, decode_kv=1800, max_tokens=cap) as cluster:
+        decode = cluster.workers["planner-0"]
+
+        async def call(number: int) -> int:
+            body = {"model": "planner", "input_ids": ids(300, number), "sampling_params": {"max_new_tokens": 8}}
+            async with cluster.client.post("/generate", json=body) as reply:
+                return reply.status
+
+        def waits() -> bool:
+            queued = cluster.router.metrics.registry.get_sample_value("sun_queued", {"task": "planner"})
+            return bool(queued if cap else decode.engine.load()["decode_prealloc_queue_reqs"])
+
+        decode.faults.set(Fault(kind="hold", token=1))
+        two = [asyncio.create_task(call(number)) for number in range(2)]
+        await wait_until(lambda: decode.engine.load()["running"] == 2)
+        # their KV has arrived: their prefill legs end
+        await wait_until(lambda: cluster.prefill_load == 0)
+        third = asyncio.create_task(call(2))
+        await wait_until(waits)
+        assert cluster.prefill_load == waiting_load
+        await decode.server.inject(Fault(kind="clear"))
+        assert await asyncio.gather(*two, third) == [200, 200, 200]
+        await cluster.quiet()
