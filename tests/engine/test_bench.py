@@ -46,6 +46,20 @@ async def test_bench_client_counts_each_token_of_each_kind_of_prompt(demo: Deplo
     assert again.cached_tokens
 
 
+async def test_bench_client_continues_a_session_with_the_ids_of_its_answer(demo: Deployment) -> None:
+    endpoint, ids = Endpoint(demo.url, demo.headers), tuple(range(100, 132))
+    async with client_session(timeout=60) as session:
+        sender = Sender(session, lambda _: endpoint, RunClock())
+        first = await sender.send(prepare(PlannedRequest(0, "math", None, ids, OUTPUT_TOKENS, session=0)))
+        answer = tuple(first.answer or ())
+        prompt = (*ids, *answer, 70, 71)
+        second = await sender.send(prepare(PlannedRequest(1, "math", None, prompt, OUTPUT_TOKENS, session=0)))
+    assert len(answer) == OUTPUT_TOKENS == first.output_tokens
+    assert second.prompt_tokens == len(prompt)
+    # the answer is new to the prefill worker
+    assert second.cached_tokens == len(ids)
+
+
 async def text_of(session: aiohttp.ClientSession, target: Target, task: str) -> str:
     """Return the answer of a task as the benchmark asks for it, in one piece."""
     prepared = target.prepare(PlannedRequest(0, task, None, IDS, 9))
