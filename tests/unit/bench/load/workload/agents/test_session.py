@@ -76,7 +76,7 @@ def test_react_defaults_can_hit_as_much_as_the_paper_reports() -> None:
 
 def test_campaign_lengths_can_hit_as_much_and_fill_the_baselines_caches_with_40_sessions() -> None:
     """docs/benchmarks.md, "Agents over one context"; configs/costs/llama-3.1-8b-a100.yaml has the tokens of a cache."""
-    flow = replace(REACT, initial_tokens=7680, appended_tokens=576, output_tokens=64)
+    flow = replace(REACT, initial_tokens=7680, appended_tokens=608, output_tokens=32)
     lengths = [flow.input_tokens(call) for call in range(flow.calls)]
     own = sum(lengths[-agent] for agent in range(1, flow.agents + 1))
     assert round(1 - lengths[-1] / sum(lengths), 3) == 0.890
