@@ -8,7 +8,7 @@ from typing import Any
 
 from sun_sglang.bench.load.drive.stop import Ending
 from sun_sglang.bench.load.metrics.distribution import Distribution
-from sun_sglang.bench.load.metrics.sessions import SessionMetrics
+from sun_sglang.bench.load.metrics.sessions import SessionMetrics, TurnMetrics
 from sun_sglang.bench.load.metrics.summary import Metrics
 from sun_sglang.bench.load.metrics.window import Window
 from sun_sglang.bench.load.workload.settings import workload_settings
@@ -161,7 +161,18 @@ def sessions_of(total: Metrics, *, calls: int = 12) -> SessionMetrics:
         session_latency=latency,
         scheduled_session_latency=latency if total.scheduled_request_latency else None,
         stand_in_count=0,
-        turns=(),
+        turns=tuple(
+            TurnMetrics(
+                turn=turn,
+                request_count=done * 4,
+                input_sequence_length=total.input_sequence_length,
+                cached_token_count=None,
+                cache_hit_ratio=total.cache_hit_ratio,
+                time_to_first_token=total.time_to_first_token,
+                request_latency=whole,
+            )
+            for turn in range(calls // 4)
+        ),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,12 +15,13 @@ from sun_sglang.bench.serving.report.figures.figure import Figure
 from sun_sglang.bench.serving.report.figures.registry import FIGURES
 from sun_sglang.bench.serving.report.headline import headline
 from sun_sglang.bench.serving.report.study.names import readable
-from sun_sglang.bench.serving.report.study.point import describe, varying
+from sun_sglang.bench.serving.report.study.point import Point, describe, varying
 from sun_sglang.bench.serving.report.study.study import Study
 from sun_sglang.bench.serving.report.tables import faults, origin
 from sun_sglang.bench.serving.report.tables.comparison import at_point, every_point
 from sun_sglang.bench.serving.report.tables.table import Table
 from sun_sglang.bench.serving.report.tables.tasks import tasks_at
+from sun_sglang.bench.serving.report.tables.turns import turns_at
 from sun_sglang.files.replace_file import replace_file
 
 _NEEDED = ("jinja2", "matplotlib")
@@ -59,7 +60,8 @@ def render_page(study: Study) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_finalize
     )
     template = environment.from_string(_read("report.html.j2"))
-    tasks = _tasks(study)
+    tasks = _by_point(study, tasks_at)
+    turns = [(label, table) for label, table in _by_point(study, turns_at) if table.rows]
     return template.render(
         title=f"Benchmark of {_and([system.label for system in study.systems])}",
         style=_style(),
@@ -73,6 +75,7 @@ def render_page(study: Study) -> str:
         figures=[_figure(make(study)) for make in FIGURES],
         every_point=every_point(study),
         tasks=tasks,
+        turns=turns,
         tasks_left_out=len(study.points) - _MOST_POINTS if len(study.points) > _MOST_POINTS else 0,
         failed=faults.failed_requests(study),
         problems=faults.problems(study),
@@ -113,11 +116,11 @@ def _figure(figure: Figure) -> dict[str, Any]:
     }
 
 
-def _tasks(study: Study) -> Sequence[tuple[str, Table]]:
-    """Return the tables of the tasks, the headline point's first."""
+def _by_point(study: Study, table_at: Callable[[Study, Point], Table]) -> Sequence[tuple[str, Table]]:
+    """Return a table of each point, the headline point's first; of many points, only of some."""
     shown = varying(study.points)
     points = sorted(study.points, key=lambda point: point != study.headline)[:_MOST_POINTS]
-    return [(describe(point, shown) or describe(point), tasks_at(study, point)) for point in points]
+    return [(describe(point, shown) or describe(point), table_at(study, point)) for point in points]
 
 
 def _and(names: Sequence[str]) -> str:

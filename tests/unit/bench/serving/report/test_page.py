@@ -229,3 +229,12 @@ def test_colours_have_contrast_with_the_page(theme: str, page: str) -> None:
 def test_systems_have_looks_of_their_own() -> None:
     looks = [look(number) for number in range(20)]
     assert len({(one.variable, one.marker, one.dash) for one in looks}) == 20
+
+
+def test_page_of_agents_has_the_turns_of_a_session_and_of_requests_has_none() -> None:
+    axes = {"zipf": (0.0,), "request_rate": (1.0, 2.0), "repetitions": 1}
+    agents = study_of([Source("file", result(("prefillshare", "isolated"), workload="react", **axes))])
+    page = Elements(render_page(agents))
+    assert "Turns of a session" in page.text
+    assert "Session latency, p95" in page.text
+    assert "Turns of a session" not in Elements(render_page(study("sun"))).text

@@ -14,6 +14,7 @@ from sun_sglang.bench.serving.report.tables import faults, origin
 from sun_sglang.bench.serving.report.tables.comparison import at_point, every_point
 from sun_sglang.bench.serving.report.tables.table import Table
 from sun_sglang.bench.serving.report.tables.tasks import MOST_TASKS, tasks_at
+from sun_sglang.bench.serving.report.tables.turns import turns_at
 from sun_sglang.bench.serving.result import BenchResult, SearchReport, SearchStep, SystemPoint
 from sun_sglang.bench.serving.run_report import ErrorReport
 from tests.support.bench_results import metrics, result, run
@@ -114,6 +115,17 @@ def test_every_point_of_agents_has_the_latency_of_sessions() -> None:
         "Session latency, p50",
         "Session latency, p95",
     ]
+
+
+def test_turns_have_a_row_for_each_system_and_hits() -> None:
+    systems = ("prefillshare", "isolated")
+    found = study(result(systems, zipf=(0.0,), request_rate=(1.0,), workload="react", repetitions=2))
+    table = turns_at(found, found.headline)
+    assert [row[:2] for row in texts(table)] == [[str(turn), label] for turn in (1, 2, 3) for label in systems]
+    assert table.columns[3] == "from a cache"
+    assert texts(table)[0][3] == "89.0 %"
+    requests = study(result(zipf=(0.0,), concurrency=(8,)))
+    assert turns_at(requests, requests.headline).rows == ()
 
 
 def test_every_point_of_one_system_has_no_ratios() -> None:
