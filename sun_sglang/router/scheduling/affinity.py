@@ -67,9 +67,9 @@ class CacheAffinity:
 class PrefixAffinity:
     """Sends prompts with equal beginnings to one worker, and to the next in their ranking while it has too much to do.
 
-    A worker has too much to do if it is over the bound, and ahead of the least loaded worker by more than
-    `PROMPTS_AHEAD` of the prompts. The bound alone is one prompt and a quarter for each worker where few are in flight:
-    a conversation would move, and be computed again, whenever its worker has one other prompt.
+    A worker has too much to do if it is over the bound, and ahead of the least loaded worker by `PROMPTS_AHEAD` of the
+    prompts. Where few prompts are in flight, the bound alone is below one prompt: a conversation would move, and be
+    computed again, whenever its worker has one other prompt.
 
     Each prefix ranks the workers by a hash of both (rendezvous hashing; Thaler and Ravishankar, 1998), so that a worker
     that comes or goes moves its own prefixes alone, and the policy stores nothing.
