@@ -64,8 +64,12 @@ class FairQueue:
         self.requests = 0
         self.tokens = 0
 
-    def acquire(self, claims: Sequence[Claim]) -> list[Claim]:
+    def acquire(self, claims: Sequence[Claim], *, continues: bool = False) -> list[Claim]:
         """Claim the slots of one request's answers. Return the claims that are held now; the others wait.
+
+        Args:
+            claims: of one request.
+            continues: it continues a session, and waits before the requests of its task that begin one.
 
         Raises:
             QueueFull: no claim can be held now, and the request may not wait.
@@ -81,7 +85,7 @@ class FairQueue:
         begins = not queue.pending and self._turn is None and queue.fits(claims[0]) and self._fits(claims[0])
         if not begins and len(queue.pending) >= self._queue_size:
             raise QueueFull
-        request = QueuedRequest(deque(claims))
+        request = QueuedRequest(deque(claims), continues=continues)
         for claim in claims:
             claim.request = request
         self._enqueue(task, queue, request)
@@ -131,7 +135,7 @@ class FairQueue:
             # a task gains no advantage from a time in which it did not wait
             queue.virtual = max(queue.virtual, self._virtual)
             self._waiting[task] = queue
-        queue.pending.append(request)
+        queue.add(request, head_stays=self._turn is queue)
         queue.update()
 
     def _note_released(self, task: str, queue: TaskQueue, request: QueuedRequest) -> None:

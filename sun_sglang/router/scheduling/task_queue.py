@@ -6,6 +6,10 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+# Requests that continue a session go before a request that begins one, but not more of them than these: a task whose
+# sessions never end must not keep new ones out.
+MOST_OVERTAKEN = 64
+
 
 class Caps(NamedTuple):
     """Limits on answers in flight; None is no limit."""
@@ -63,10 +67,19 @@ class QueuedRequest:
     Attributes:
         waiting: the claims that still wait, in order.
         held: the number of claims that hold a slot.
+        continues: it continues a session whose context a worker has.
+        overtaken: requests that came later and went before it.
     """
 
     waiting: deque[Claim] = field(default_factory=deque)
     held: int = 0
+    continues: bool = False
+    overtaken: int = 0
+
+    @property
+    def goes_first(self) -> bool:
+        """Whether no request that comes later may go before it."""
+        return self.continues or self.overtaken >= MOST_OVERTAKEN
 
 
 @dataclass(eq=False, slots=True)
@@ -103,6 +116,21 @@ class TaskQueue:
     def waiting(self) -> int:
         """The number of its answers that wait."""
         return sum(len(request.waiting) for request in (*self.pending, *self.full))
+
+    def add(self, request: QueuedRequest, *, head_stays: bool) -> None:
+        """Queue a request: behind the others, or before those that begin a session if it continues one.
+
+        Args:
+            request: the request.
+            head_stays: the task has its turn, and its next answer waits for room: no smaller one may pass it.
+        """
+        if request.continues:
+            for position, other in enumerate(self.pending):
+                if not other.goes_first and not (head_stays and position == 0):
+                    other.overtaken += 1
+                    self.pending.insert(position, request)
+                    return
+        self.pending.append(request)
 
     def count(self, requests: int, tokens: int) -> None:
         """Add to the slots and tokens that the task holds."""

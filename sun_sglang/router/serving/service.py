@@ -138,7 +138,7 @@ class Service:
         try:
             self._in_flight.add(tickets, group)
             try:
-                with self._queue.enter([part.slot for part in parts]):
+                with self._queue.enter([part.slot for part in parts], http.headers.get(SESSION_HEADER)):
                     outcome, response = await self._delivery.deliver(http, request, parts)
                     return response
             finally:

@@ -196,3 +196,32 @@ async def test_prompt_without_room_at_its_decode_worker_is_work_of_a_prefill_wor
         await decode.server.inject(Fault(kind="clear"))
         assert await asyncio.gather(*two, third) == [200, 200, 200]
         await cluster.quiet()
+
+
+async def test_next_call_of_a_session_goes_before_the_first_calls_of_new_ones() -> None:
+    """Otherwise the sessions in flight grow without a bound, and each finds its context evicted by the others."""
+    async with emulated_cluster({"planner": ("base", "planner")}, max_requests=1) as cluster:
+        decode = cluster.workers["planner-0"]
+
+        async def call(session: str, number: int) -> int:
+            body = {"model": "planner", "input_ids": ids(20, session, number), "sampling_params": {"max_new_tokens": 4}}
+            async with cluster.client.post("/generate", json=body, headers={"X-Sun-Session": session}) as reply:
+                return reply.status
+
+        def queued() -> float:
+            return cluster.router.metrics.registry.get_sample_value("sun_queued", {"task": "planner"}) or 0.0
+
+        def decoded() -> list[list[int]]:
+            return [list(found.request.prompt) for found in decode.engine.generations.values()]
+
+        assert await call("old", 0) == 200
+        decode.faults.set(Fault(kind="hold", token=1))
+        first, *others = [asyncio.create_task(call("first", 0))]
+        await wait_until(lambda: decoded() == [ids(20, "first", 0)])
+        for session, number in (("new", 0), ("newer", 0), ("old", 1)):
+            others.append(asyncio.create_task(call(session, number)))
+            await wait_until(lambda: queued() == len(others))
+        first.cancel()
+        await wait_until(lambda: decoded() == [ids(20, "old", 1)])
+        await decode.server.inject(Fault(kind="clear"))
+        assert await asyncio.gather(*others) == [200, 200, 200]

@@ -13,6 +13,7 @@ from sun_sglang.router.dispatch.attempt import Ticket
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.observability.metrics import Metrics
 from sun_sglang.router.scheduling.fair_queue import FairQueue, QueueFull
+from sun_sglang.router.scheduling.recent_sessions import RecentSessions
 from sun_sglang.router.scheduling.task_queue import Caps, Claim, Share
 from sun_sglang.router.workers.registry import Registry
 
@@ -70,32 +71,38 @@ class AdmissionQueue:
         self._timeout = limits.queue_timeout
         caps = Caps(_part(limits.max_requests, limits.processes), _part(limits.max_tokens, limits.processes))
         self._fair_queue = FairQueue(caps, limits.queue_size, self._share)
+        self._sessions = RecentSessions(self._loop.time)
         self._waiting: dict[Claim, Slot] = {}
         self._fleet = registry.fleet
         self._shares: dict[str, Share] = {}
 
     @contextmanager
-    def enter(self, slots: Sequence[Slot]) -> Iterator[None]:
+    def enter(self, slots: Sequence[Slot], session: str | None = None) -> Iterator[None]:
         """Queue for the slots of one request, which are granted one by one; release all of them at the end.
 
         A request has begun once one of its slots was granted. The other slots then have no limit: `queue_timeout` ends
         no request in its middle.
 
+        Args:
+            slots: of the request's answers.
+            session: the client's name for the conversation. A request that continues one waits before those of its task
+                that begin one.
+
         Raises:
             ApiError: the request would have to wait: 429 if too many wait already, 503 if no pair serves its task.
         """
-        task = slots[0].claim.task
-        try:
-            self._wake(self._fair_queue.acquire([slot.claim for slot in slots]))
-        except QueueFull:
-            raise self._refusal(task, "full") from None
-        try:
-            late = [slot for slot in slots if not slot.claim.held]
-            if late:
-                self._wait(late, begun=len(late) < len(slots))
-            yield
-        finally:
-            self.release(slots)
+        with self._sessions.request(slots[0].ticket.owner, session) as continues:
+            try:
+                self._wake(self._fair_queue.acquire([slot.claim for slot in slots], continues=continues))
+            except QueueFull:
+                raise self._refusal(slots[0].claim.task, "full") from None
+            try:
+                late = [slot for slot in slots if not slot.claim.held]
+                if late:
+                    self._wait(late, begun=len(late) < len(slots))
+                yield
+            finally:
+                self.release(slots)
 
     def release(self, slots: Sequence[Slot]) -> None:
         """Release slots, and end the wait for those that were not granted."""

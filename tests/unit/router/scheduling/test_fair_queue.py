@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sun_sglang.router.scheduling.fair_queue import FairQueue, QueueFull
-from sun_sglang.router.scheduling.task_queue import Caps, Claim, Share
+from sun_sglang.router.scheduling.task_queue import MOST_OVERTAKEN, Caps, Claim, Share
 
 NO_SHARES: dict[str, Share] = {}
 CAPS = st.builds(Caps, st.none() | st.integers(1, 6), st.none() | st.integers(1, 3000))
@@ -22,7 +22,12 @@ SHARES = st.builds(Share, st.sampled_from([0.01, 0.5, 1.0, 3.0]), CAPS)
 WEIGHTS = st.dictionaries(st.sampled_from("abcd"), st.sampled_from([0.1, 0.5, 1.0, 2.0, 5.0]), min_size=2)
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("come"), st.sampled_from("abc"), st.lists(st.integers(0, 4000), min_size=1, max_size=4)),
+        st.tuples(
+            st.just("come"),
+            st.sampled_from("abc"),
+            st.lists(st.integers(0, 4000), min_size=1, max_size=4),
+            st.booleans(),
+        ),
         st.tuples(st.just("end"), st.integers(0, 99)),
         st.tuples(st.just("give up"), st.integers(0, 99)),
         st.tuples(st.just("leave"), st.integers(0, 99)),
@@ -35,9 +40,9 @@ def admission(caps: Caps, shares: dict[str, Share] = NO_SHARES, queue_size: int 
     return FairQueue(caps, queue_size, lambda task: shares.get(task, Share()))
 
 
-def ask(of: FairQueue, task: str, *tokens: int) -> list[Claim]:
+def ask(of: FairQueue, task: str, *tokens: int, continues: bool = False) -> list[Claim]:
     claims = [Claim(task, t) for t in tokens]
-    of.acquire(claims)
+    of.acquire(claims, continues=continues)
     return claims
 
 
@@ -56,10 +61,10 @@ class Model:
 
     def step(self, step: Any) -> None:
         match step:
-            case ("come", task, tokens):
+            case ("come", task, tokens, continues):
                 request = [Claim(task, t) for t in tokens]
                 self.requests.append(request)
-                self.admit(self.of.acquire(request))
+                self.admit(self.of.acquire(request, continues=continues))
             case ("end", i) if self.held:
                 self.release(self.held[i % len(self.held)])
             case ("give up", i) if self.waiting:
@@ -379,3 +384,62 @@ def test_share_that_changes_applies_from_the_next_request_on() -> None:
     for _ in range(4):
         of.release([next(claim for claim in a if claim.held)])
     assert [sum(claim.held for claim in claims) for claims in (a, b)] == [1, 3]
+
+
+def order(of: FairQueue, running: Claim, waiting: dict[str, Claim]) -> list[str]:
+    """Release the answer that runs, and each that follows it; return the names of those in their order."""
+    names, held = [], [running]
+    while held:
+        (claim,) = held
+        held = of.release([claim])
+        names += [name for name, waits in waiting.items() if waits in held]
+    return names
+
+
+def test_requests_that_continue_a_session_go_before_those_of_their_task_that_begin_one() -> None:
+    of = admission(Caps(1))
+    (running,) = ask(of, "a", 1)
+    waiting = {"new 1": ask(of, "a", 1)[0], "new 2": ask(of, "a", 1)[0]}
+    waiting |= {f"old {number}": ask(of, "a", 1, continues=True)[0] for number in (1, 2)}
+    waiting["new 3"] = ask(of, "a", 1)[0]
+    assert order(of, running, waiting) == ["old 1", "old 2", "new 1", "new 2", "new 3"]
+
+
+def test_request_that_begins_a_session_is_overtaken_a_bounded_number_of_times() -> None:
+    """Sessions that never end must not keep a new one out."""
+    of = admission(Caps(1))
+    (running,) = ask(of, "a", 1)
+    waiting = {"new": ask(of, "a", 1)[0]}
+    waiting |= {f"old {number}": ask(of, "a", 1, continues=True)[0] for number in range(MOST_OVERTAKEN + 2)}
+    names = order(of, running, waiting)
+    assert names.index("new") == MOST_OVERTAKEN
+    assert len(names) == MOST_OVERTAKEN + 3
+
+
+def test_request_that_continues_a_session_takes_nothing_from_other_tasks() -> None:
+    of = admission(Caps(2))
+    first = [ask(of, "a", 1)[0], ask(of, "b", 1)[0]]
+    quiet = ask(of, "b", 1)[0]
+    sessions = [ask(of, "a", 1, continues=True)[0] for _ in range(4)]
+    # each of the two tasks is entitled to one slot
+    assert of.release([first[1]]) == [quiet]
+    assert of.release([first[0]]) == sessions[:1]
+
+
+def test_request_that_continues_a_session_is_withdrawn_as_any_other() -> None:
+    of = admission(Caps(1))
+    (running,) = ask(of, "a", 1)
+    new, old = ask(of, "a", 1)[0], ask(of, "a", 1, continues=True)[0]
+    assert of.release([old]) == []
+    assert of.waiting("a") == 1
+    assert of.release([running]) == [new]
+
+
+def test_answer_that_has_its_turn_keeps_it_before_a_smaller_one_that_continues_a_session() -> None:
+    of = admission(Caps(None, 100))
+    first, second = ask(of, "a", 40)[0], ask(of, "a", 40)[0]
+    large = ask(of, "a", 50)[0]
+    small = ask(of, "a", 10, continues=True)[0]
+    assert not small.held
+    assert of.release([first]) == [large, small]
+    assert of.release([second, large, small]) == []
