@@ -45,7 +45,7 @@ class LatencyOverRate:
 
     name = "prefillshare_figure_3"
     # the last one has longer answers
-    needs = tuple(f"prefillshare_figure_3_{load}" for load in (*PAPER, "react_64"))
+    needs = tuple(f"serving/prefillshare_figure_3_{load}" for load in (*PAPER, "react_64"))
 
     def draw(self, results: Path, folder: Path) -> Path:
         """Write the tables as Markdown and return their file."""
@@ -60,7 +60,7 @@ class HitsOverSessions:
     """`prefillshare_figure_4.md`: cache hits and throughput over the most sessions at a time."""
 
     name = "prefillshare_figure_4"
-    needs: tuple[str, ...] = ("prefillshare_figure_4_react",)
+    needs: tuple[str, ...] = ("serving/prefillshare_figure_4_react",)
 
     def draw(self, results: Path, folder: Path) -> Path:
         """Write the table as Markdown and return its file."""

@@ -16,6 +16,12 @@ def measured(workload: str, **axes: Any) -> BenchResult:
     return result(SYSTEMS, zipf=(0.0,), workload=workload, repetitions=2, **axes)
 
 
+def save(content: BenchResult, results: Path, name: str) -> None:
+    file = results / f"{name}.json"
+    file.parent.mkdir(exist_ok=True)
+    write_result(content, file)
+
+
 def pattern_of(name: str) -> str:
     return "reflexion" if "reflexion" in name else "react"
 
@@ -40,9 +46,7 @@ def test_best_limit_of_a_system_is_the_one_with_the_most_tokens_at_each_rate() -
 def test_latency_over_rate_has_both_systems_at_each_rate_and_the_paper_beside_them(tmp_path: Path) -> None:
     figure = LatencyOverRate()
     for name in figure.needs:
-        write_result(
-            measured(pattern_of(name), request_rate=(1.0, 4.0), concurrency=(20, 40)), tmp_path / f"{name}.json"
-        )
+        save(measured(pattern_of(name), request_rate=(1.0, 4.0), concurrency=(20, 40)), tmp_path, name)
     text = figure.draw(tmp_path, tmp_path).read_text()
     rows = [line for line in text.splitlines() if line.startswith(("| 1 |", "| 4 |"))]
     assert [row.split(" | ")[1] for row in rows] == ["PrefillShare 4P/4D", "4x(1P/1D)"] * 2 * len(figure.needs)
@@ -65,7 +69,7 @@ def test_most_is_over_the_rates_that_both_systems_have() -> None:
 def test_hits_over_sessions_has_a_row_for_each_limit_in_order(tmp_path: Path) -> None:
     figure = HitsOverSessions()
     content = measured("react", request_rate=(4.0,), concurrency=(80, 10, 40))
-    write_result(content, tmp_path / f"{figure.needs[0]}.json")
+    save(content, tmp_path, figure.needs[0])
     text = figure.draw(tmp_path, tmp_path).read_text()
     rows = [line for line in text.splitlines() if line.startswith("| ") and line[2].isdigit()]
     assert [row.split(" | ")[0] for row in rows] == ["| 10", "| 40", "| 80"]
@@ -77,7 +81,7 @@ def test_hits_over_sessions_has_a_third_system_where_it_was_measured(tmp_path: P
     figure = HitsOverSessions()
     axes: dict[str, Any] = {"zipf": (0.0,), "request_rate": (4.0,), "concurrency": (110, 180), "workload": "react"}
     content = result((*SYSTEMS, "admission"), repetitions=1, **axes)
-    write_result(content, tmp_path / f"{figure.needs[0]}.json")
+    save(content, tmp_path, figure.needs[0])
     text = figure.draw(tmp_path, tmp_path).read_text()
     assert "PrefillShare, admission by KV: from the cache" in text
 
@@ -86,6 +90,6 @@ def test_hits_over_sessions_has_a_third_system_where_it_was_measured(tmp_path: P
 def test_figure_is_the_same_each_time(figure: Any, tmp_path: Path) -> None:
     for name in figure.needs:
         axes: dict[str, Any] = {"request_rate": (4.0,), "concurrency": (10, 20)}
-        write_result(measured(pattern_of(name), **axes), tmp_path / f"{name}.json")
+        save(measured(pattern_of(name), **axes), tmp_path, name)
     first = figure.draw(tmp_path, tmp_path).read_text()
     assert figure.draw(tmp_path, tmp_path).read_text() == first

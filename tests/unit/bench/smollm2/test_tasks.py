@@ -39,9 +39,10 @@ def test_recipe_of_prefillshare_tunes_the_decoder_on_the_same_data(task: str) ->
     assert (own.base, own.data, own.lora) == (recipe.base, recipe.data, recipe.lora)
 
 
-def test_prefillshare_serves_the_four_tasks_with_as_many_workers_as_isolated() -> None:
+@pytest.mark.parametrize("folder", [".", "bfloat16"])
+def test_prefillshare_serves_the_four_tasks_with_as_many_workers_as_isolated(folder: str) -> None:
     shared, isolated = (
-        load_topology(ROOT / "configs/smollm2" / name) for name in ("prefillshare.yaml", "isolated.yaml")
+        load_topology(ROOT / "configs/smollm2" / folder / name) for name in ("prefillshare.yaml", "isolated.yaml")
     )
     assert list(shared.tasks) == list(isolated.tasks) == list(TASKS)
     assert shared.engine == isolated.engine
