@@ -56,7 +56,7 @@ def notes_of(
         sessions: the metrics of its sessions; None where it has none. Only the first request of a session is due at a
             time, so the share that was reached is that of sessions.
     """
-    notes = []
+    notes: list[str] = []
     if sessions is not None:
         notes += _notes_of_sessions(sessions, open_loop=open_loop)
     elif open_loop and total.achieved_ratio is not None and total.achieved_ratio < _REACHED:

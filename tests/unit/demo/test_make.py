@@ -13,7 +13,7 @@ from sun_sglang.demo import make
 from sun_sglang.demo.tune import TuneRecipe
 
 DEMO = Path(__file__).parents[3] / "configs" / "demo"
-RECIPES = {"math": TuneRecipe(examples=4, batch=4, learning_rates=(1e-3,))}
+RECIPES = {"math": TuneRecipe(examples=32, batch=4, learning_rates=(1e-3,))}
 FEW = 3
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from array import array
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -88,7 +89,7 @@ def test_sessions_of_a_closed_loop_are_offered_when_they_start_and_have_no_sched
 
 
 def test_sessions_next_to_requests_without_a_session_leave_these_out() -> None:
-    found = summary(call(0, 0, 11.0, 12.0), call(0, 1, 12.0, 13.0), call(0, 0, 11.0, 12.0, session=None))
+    found = summary(call(0, 0, 11.0, 12.0), call(0, 1, 12.0, 13.0), replace(call(0, 0, 11.0, 12.0), session=None))
     assert found.session_count == 1
     assert [turn.request_count for turn in found.turns] == [1, 1]
 
