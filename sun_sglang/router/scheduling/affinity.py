@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from typing import ClassVar, NamedTuple
 
 from sun_sglang.router.scheduling.policy_protocol import Policy
 from sun_sglang.router.workers.worker import Worker
@@ -13,6 +13,11 @@ from sun_sglang.router.workers.worker import Worker
 # consistent hashing with bounded loads (Mirrokni, Thorup and Zadimoghaddam, 2018; arXiv:1608.01350).
 LOAD_BOUND = 1.25
 REMEMBERED = 1 << 16
+# A move makes the fleet compute what a worker holds, and so delays the prompts of others as much as its own.
+MOVE_COST = 2
+# A prompt takes at least this part of the time that all of it would take: its KV is transferred, however much of it was
+# in the cache. So a conversation moves when its worker is ahead by 2 x 16 of its prompts at the latest.
+LEAST_SHARE = 1 / 16
 # A prefill worker may be ahead of the least loaded one by this many times the prompt before the prompts that begin like
 # it go elsewhere, however low the mean load is. A prompt's load counts all of its tokens, and a hit computes a small
 # part of them: with three quarters in the cache, four prompts are computed in the time of one that finds nothing.
@@ -20,22 +25,36 @@ PROMPTS_AHEAD = 4
 _64_BITS = (1 << 64) - 1
 
 
-class CacheAffinity:
-    """Sends a conversation back to the worker that holds its prefix, unless that worker's load is over the bound.
+class _Holder(NamedTuple):
+    """The worker that served a prompt, and the length of the prompt in tokens, by the router's estimate."""
 
-    It remembers the workers of the last `remembered` prompts, so its memory is bounded.
+    worker: str
+    tokens: int
+
+
+StayRule = Callable[[Worker, Sequence[Worker], int, int], bool]
+"""Tells whether a conversation stays with its worker: that worker, all of them, its prompt, and what is held of it."""
+
+
+class CacheAffinity:
+    """Sends a conversation back to the worker that holds its prefix, unless that worker has too much to do.
+
+    A conversation that moves stays with its new worker. The policy remembers the workers of the last `remembered`
+    prompts, so its memory is bounded.
 
     Args:
         fallback: picks where no worker holds the prefix.
+        stays: tells whether a conversation stays with its worker.
         remembered: number of prompts.
     """
 
     reads_prefix: ClassVar[bool] = True
 
-    def __init__(self, fallback: Policy, remembered: int = REMEMBERED) -> None:
+    def __init__(self, fallback: Policy, stays: StayRule, remembered: int = REMEMBERED) -> None:
         self._fallback = fallback
+        self._stays = stays
         self._remembered = remembered
-        self._holders: OrderedDict[int, str] = OrderedDict()
+        self._holders: OrderedDict[int, _Holder] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._holders)
@@ -47,7 +66,7 @@ class CacheAffinity:
             worker = self._fallback.pick(workers, cost, keys)
         if keys:
             # the next turn begins with all of this one, so the longest key finds it
-            self._holders[keys[-1]] = worker.name
+            self._holders[keys[-1]] = _Holder(worker.name, cost)
             self._holders.move_to_end(keys[-1])
             if len(self._holders) > self._remembered:
                 self._holders.popitem(last=False)
@@ -55,13 +74,36 @@ class CacheAffinity:
 
     def _holder(self, workers: Sequence[Worker], cost: int, keys: Sequence[int]) -> Worker | None:
         for key in reversed(keys):
-            name = self._holders.get(key)
-            if name is None:
+            found = self._holders.get(key)
+            if found is None:
                 continue
-            worker = next((w for w in workers if w.name == name), None)
-            if worker is not None and worker.load.total_tokens < load_bound(workers, cost):
+            worker = next((w for w in workers if w.name == found.worker), None)
+            if worker is not None and self._stays(worker, workers, cost, found.tokens):
                 return worker
         return None
+
+
+def within_load_bound(home: Worker, workers: Sequence[Worker], cost: int, held: int) -> bool:
+    """Return whether a worker's load is below the bound. For decode workers: a request there is work until its end.
+
+    See `StayRule` for the arguments.
+    """
+    return home.load.total_tokens < load_bound(workers, cost)
+
+
+def worth_waiting(home: Worker, workers: Sequence[Worker], cost: int, held: int) -> bool:
+    """Return whether a prompt waits for the prefill worker that holds a part of it, and not for the least loaded one.
+
+    A move saves the wait for the prompts by which its worker is ahead, and costs the computation of the part that is
+    held. The loads count whole prompts. The rule takes it that those ahead find as much in the cache as this one: an
+    estimate from what was computed would rise with each move, and cause the next ones.
+
+    See `StayRule` for the arguments.
+    """
+    lead = home.load.total_tokens - min(w.load.total_tokens for w in workers)
+    held = min(held, cost)
+    computed = max(cost - held, LEAST_SHARE * cost)
+    return lead * computed <= MOVE_COST * held * cost
 
 
 class PrefixAffinity:

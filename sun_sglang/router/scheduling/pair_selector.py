@@ -19,8 +19,8 @@ class PairSelector:
     """
 
     def __init__(self, policies: Policies, rng: random.Random) -> None:
-        self._prefill = make_policy(policies.prefill, rng)
-        self._decode = make_policy(policies.decode, rng)
+        self._prefill = make_policy(policies.prefill, "prefill", rng)
+        self._decode = make_policy(policies.decode, "decode", rng)
         self.needs_keys = self._prefill.reads_prefix or self._decode.reads_prefix
 
     def select(

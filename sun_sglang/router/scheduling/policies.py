@@ -7,9 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import ClassVar
 
-from sun_sglang.router.scheduling.affinity import CacheAffinity, PrefixAffinity
+from sun_sglang.router.scheduling.affinity import (
+    CacheAffinity,
+    PrefixAffinity,
+    StayRule,
+    within_load_bound,
+    worth_waiting,
+)
 from sun_sglang.router.scheduling.policy_protocol import Policy
 from sun_sglang.router.workers.worker import Worker
+from sun_sglang.topology import Role
 
 
 class LeastTokens:
@@ -69,22 +76,23 @@ class PowerOfTwo:
 
 
 # A new policy is one line here, and its name in `topology.py`.
-POLICIES: Mapping[str, Callable[[random.Random], Policy]] = MappingProxyType(
+POLICIES: Mapping[str, Callable[[random.Random, StayRule], Policy]] = MappingProxyType(
     {
-        "least_tokens": lambda _: LeastTokens(),
-        "least_requests": lambda _: LeastRequests(),
-        "power_of_two": PowerOfTwo,
-        "round_robin": lambda _: RoundRobin(),
-        "random": Random,
-        "cache_affinity": lambda _: CacheAffinity(LeastTokens()),
-        "prefix_affinity": lambda _: PrefixAffinity(LeastTokens()),
+        "least_tokens": lambda _rng, _stays: LeastTokens(),
+        "least_requests": lambda _rng, _stays: LeastRequests(),
+        "power_of_two": lambda rng, _stays: PowerOfTwo(rng),
+        "round_robin": lambda _rng, _stays: RoundRobin(),
+        "random": lambda rng, _stays: Random(rng),
+        "cache_affinity": lambda _rng, stays: CacheAffinity(LeastTokens(), stays),
+        "prefix_affinity": lambda _rng, _stays: PrefixAffinity(LeastTokens()),
     }
 )
+_STAYS: Mapping[Role, StayRule] = MappingProxyType({"prefill": worth_waiting, "decode": within_load_bound})
 
 
-def make_policy(name: str, rng: random.Random) -> Policy:
-    """Return a policy by its name in the topology file, with no memory yet."""
-    return POLICIES[name](rng)
+def make_policy(name: str, role: Role, rng: random.Random) -> Policy:
+    """Return a policy for the workers of a role, by its name in the topology file, with no memory yet."""
+    return POLICIES[name](rng, _STAYS[role])
 
 
 def _by_tokens(worker: Worker) -> tuple[int, int, int]:

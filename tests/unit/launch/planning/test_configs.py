@@ -103,7 +103,7 @@ def test_a_shared_prefill_pool_of_several_workers_keeps_conversations_together(f
     topology = load_topology(file)
     (prefill,) = {task.prefill for task in topology.tasks.values()}
     assert len({task.decode for task in topology.tasks.values()}) == len(topology.tasks)
-    assert topology.pools[prefill].replicas == 1 or topology.router.policy.prefill == "prefix_affinity"
+    assert topology.pools[prefill].replicas == 1 or topology.router.policy.prefill == "cache_affinity"
 
 
 def test_the_emulated_systems_of_prefillshare_have_the_same_tasks_and_as_many_workers() -> None:

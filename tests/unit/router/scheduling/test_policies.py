@@ -14,11 +14,15 @@ from hypothesis import strategies as st
 from sun_sglang.contracts.fleet_file import FleetWorker
 from sun_sglang.router.protocol.request import Endpoint
 from sun_sglang.router.scheduling.affinity import (
+    LEAST_SHARE,
     LOAD_BOUND,
+    MOVE_COST,
     PROMPTS_AHEAD,
     CacheAffinity,
     PrefixAffinity,
     load_bound,
+    within_load_bound,
+    worth_waiting,
 )
 from sun_sglang.router.scheduling.cost import Cost
 from sun_sglang.router.scheduling.pair_selector import PairSelector
@@ -114,7 +118,7 @@ LOADED = [worker("d0", 500, 1), worker("d1", 100, 9), worker("d2", 300, 3)]
 
 @pytest.mark.parametrize(("policy", "name"), [("least_tokens", "d1"), ("least_requests", "d0")])
 def test_the_least_loaded(policy: str, name: str) -> None:
-    assert make_policy(policy, random.Random(0)).pick(LOADED, 1, ()).name == name
+    assert make_policy(policy, "decode", random.Random(0)).pick(LOADED, 1, ()).name == name
 
 
 def test_work_from_elsewhere_counts() -> None:
@@ -128,19 +132,19 @@ def test_equals_take_turns(policy: str) -> None:
     workers = [worker(f"d{i}") for i in range(3)]
     chosen = []
     for turn in range(6):
-        one = make_policy(policy, random.Random(0)).pick(workers, 1, ())
+        one = make_policy(policy, "decode", random.Random(0)).pick(workers, 1, ())
         one.note_pick(turn + 1)
         chosen.append(one.name)
     assert chosen == ["d0", "d1", "d2"] * 2
 
 
 def test_random_reaches_everyone_and_power_of_two_never_the_most_loaded() -> None:
-    seen = Counter(make_policy("random", random.Random(i)).pick(LOADED, 1, ()).name for i in range(200))
+    seen = Counter(make_policy("random", "decode", random.Random(i)).pick(LOADED, 1, ()).name for i in range(200))
     assert set(seen) == {"d0", "d1", "d2"}
-    seen = Counter(make_policy("power_of_two", random.Random(i)).pick(LOADED, 1, ()).name for i in range(200))
+    seen = Counter(make_policy("power_of_two", "decode", random.Random(i)).pick(LOADED, 1, ()).name for i in range(200))
     assert set(seen) == {"d1", "d2"}
     assert seen["d1"] > seen["d2"]
-    assert make_policy("power_of_two", random.Random(0)).pick(LOADED[:1], 1, ()).name == "d0"
+    assert make_policy("power_of_two", "decode", random.Random(0)).pick(LOADED[:1], 1, ()).name == "d0"
 
 
 # --- affinity -------------------------------------------------------------------------------------------------------
@@ -151,7 +155,7 @@ STEPS = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4000), st.booleans(
 @given(STEPS)
 def test_cache_affinity_keeps_the_bound_on_load(steps: list[tuple[int, int, bool]]) -> None:
     """A worker that is chosen for affinity has less than the bound; any other chosen worker has the least load."""
-    policy = CacheAffinity(LeastTokens())
+    policy = CacheAffinity(LeastTokens(), within_load_bound)
     workers = [worker(f"p{i}") for i in range(4)]
     running: list[tuple[Worker, int]] = []
     for key, cost, ends in steps:
@@ -164,6 +168,63 @@ def test_cache_affinity_keeps_the_bound_on_load(steps: list[tuple[int, int, bool
         assert chosen.load.total_tokens < LOAD_BOUND * (sum(w.load.total_tokens for w in workers) + cost) / len(workers)
         chosen.load.acquire(cost)
         running.append((chosen, cost))
+
+
+@given(STEPS)
+def test_conversation_never_waits_for_more_than_its_move_costs(steps: list[tuple[int, int, bool]]) -> None:
+    policy = CacheAffinity(LeastTokens(), worth_waiting)
+    workers = [worker(f"p{i}") for i in range(4)]
+    running: list[tuple[Worker, int]] = []
+    for key, cost, ends in steps:
+        if ends and running:
+            gone, freed = running.pop(0)
+            gone.load.release(freed)
+        chosen = policy.pick(workers, cost, (key,))
+        assert chosen.load.total_tokens - min(w.load.total_tokens for w in workers) <= MOVE_COST / LEAST_SHARE * cost
+        chosen.load.acquire(cost)
+        running.append((chosen, cost))
+
+
+@pytest.mark.parametrize(
+    ("held", "prompt", "most"),
+    [
+        # of 1,100 tokens 100 are new, so those ahead are taken to compute an eleventh: 2 x 1,000 x 11
+        (1000, 1100, 22_000),
+        # nearly all is held: the transfer of a prompt counts as a sixteenth of it
+        (1000, 1000, 32_000),
+        # the half is held: 2 x 500 x 2
+        (500, 1000, 2_000),
+        # a short part of a long prompt
+        (10, 1000, 20),
+        # the prompt is shorter than what its worker has
+        (9000, 1000, 32_000),
+    ],
+)
+def test_conversation_waits_while_its_worker_computes_the_rest_sooner_than_another_one_all(
+    held: int, prompt: int, most: int
+) -> None:
+    home, other = worker("p0", 7_000), worker("p1", 7_000)
+    assert worth_waiting(home, [home, other], prompt, held)
+    home.load.set_external(0, most)
+    assert worth_waiting(home, [home, other], prompt, held)
+    home.load.set_external(0, most + 2)
+    assert not worth_waiting(home, [home, other], prompt, held)
+    other.load.set_external(0, 2)
+    assert worth_waiting(home, [home, other], prompt, held)
+
+
+def test_conversations_on_busy_prefill_workers_stay_and_new_ones_go_to_the_least_busy() -> None:
+    """A bound on the load would move some of them in turn, and each move is more load."""
+    policy = make_policy("cache_affinity", "prefill", random.Random(0))
+    workers = [worker(f"p{i}") for i in range(4)]
+    homes = {}
+    for key in range(40):
+        homes[key] = policy.pick(workers, 1000, (key,))
+        homes[key].load.acquire(1000)
+    assert Counter(home.name for home in homes.values()) == {f"p{i}": 10 for i in range(4)}
+    # ten prompts more than the others have: 1.75 times the mean
+    workers[0].load.acquire(10 * 1000)
+    assert all(policy.pick(workers, 1100, (key,)) is home for key, home in homes.items())
 
 
 @given(STEPS)
@@ -222,7 +283,7 @@ def test_a_worker_that_returns_has_its_prefixes_again() -> None:
 
 
 def test_a_conversation_returns_unless_its_worker_is_over_the_bound() -> None:
-    policy = CacheAffinity(LeastTokens())
+    policy = CacheAffinity(LeastTokens(), within_load_bound)
     workers = [worker("d0"), worker("d1"), worker("d2")]
     first = policy.pick(workers, 100, (1,))
     others = [w for w in workers if w is not first]
@@ -239,7 +300,7 @@ def test_a_conversation_returns_unless_its_worker_is_over_the_bound() -> None:
 
 
 def test_a_conversation_whose_worker_left_goes_on_elsewhere() -> None:
-    policy = CacheAffinity(LeastTokens())
+    policy = CacheAffinity(LeastTokens(), within_load_bound)
     workers = [worker("d0"), worker("d1")]
     first = policy.pick(workers, 1, (1,))
     rest = [w for w in workers if w is not first]
@@ -247,7 +308,7 @@ def test_a_conversation_whose_worker_left_goes_on_elsewhere() -> None:
 
 
 def test_what_is_remembered_is_bounded() -> None:
-    policy = CacheAffinity(LeastTokens(), remembered=10)
+    policy = CacheAffinity(LeastTokens(), worth_waiting, remembered=10)
     for key in range(1000):
         policy.pick([worker("d0")], 1, (key,))
     assert len(policy) == 10

@@ -15,13 +15,17 @@ from hypothesis import strategies as st
 from sun_sglang.contracts.fleet_file import FleetWorker
 from sun_sglang.router.scheduling.policies import POLICIES, make_policy
 from sun_sglang.router.workers.worker import Worker
-from sun_sglang.topology import DecodePolicy, PrefillPolicy
+from sun_sglang.topology import DecodePolicy, PrefillPolicy, Role
 
 KEYS = st.lists(st.integers(0, 5), max_size=3).map(tuple)
 REQUESTS = st.lists(st.tuples(st.integers(0, 5000), KEYS), min_size=1, max_size=30)
 LOADS = st.lists(st.tuples(st.integers(0, 9000), st.integers(0, 9)), min_size=1, max_size=6)
 
-each_policy = pytest.mark.parametrize("name", sorted(POLICIES))
+Named = tuple[str, Role]
+"""A policy's name, and the role of the workers among which it picks."""
+# `cache_affinity` alone differs by role
+EACH: Sequence[Named] = [*((name, "prefill") for name in sorted(POLICIES)), ("cache_affinity", "decode")]
+each_policy = pytest.mark.parametrize("named", EACH, ids="-".join)
 
 
 def make_workers(loads: Sequence[tuple[int, int]]) -> list[Worker]:
@@ -31,9 +35,11 @@ def make_workers(loads: Sequence[tuple[int, int]]) -> list[Worker]:
     return workers
 
 
-def serve(name: str, workers: Sequence[Worker], requests: Sequence[tuple[int, Sequence[int]]], seed: int) -> list[str]:
+def serve(
+    named: Named, workers: Sequence[Worker], requests: Sequence[tuple[int, Sequence[int]]], seed: int
+) -> list[str]:
     """Pick a worker for each request, as the router does: it numbers each pick and adds the cost to the load."""
-    policy, picked = make_policy(name, random.Random(seed)), []
+    policy, picked = make_policy(*named, random.Random(seed)), []
     for number, (cost, keys) in enumerate(requests, start=1):
         worker = policy.pick(workers, cost, keys)
         worker.note_pick(number)
@@ -51,29 +57,29 @@ def test_policies_of_the_topology_file_are_the_registered_ones() -> None:
 @each_policy
 @given(LOADS, REQUESTS)
 def test_policy_picks_one_of_the_candidates(
-    name: str, loads: list[tuple[int, int]], requests: list[tuple[int, tuple[int, ...]]]
+    named: Named, loads: list[tuple[int, int]], requests: list[tuple[int, tuple[int, ...]]]
 ) -> None:
     workers = make_workers(loads)
-    assert set(serve(name, workers, requests, 0)) <= {worker.name for worker in workers}
+    assert set(serve(named, workers, requests, 0)) <= {worker.name for worker in workers}
 
 
 @each_policy
 @given(LOADS, REQUESTS)
 def test_policy_with_the_same_seed_and_loads_picks_the_same(
-    name: str, loads: list[tuple[int, int]], requests: list[tuple[int, tuple[int, ...]]]
+    named: Named, loads: list[tuple[int, int]], requests: list[tuple[int, tuple[int, ...]]]
 ) -> None:
-    assert serve(name, make_workers(loads), requests, 7) == serve(name, make_workers(loads), requests, 7)
+    assert serve(named, make_workers(loads), requests, 7) == serve(named, make_workers(loads), requests, 7)
 
 
 @each_policy
 @given(LOADS, st.integers(0, 5000), KEYS)
 def test_policy_changes_neither_the_candidates_nor_their_loads(
-    name: str, loads: list[tuple[int, int]], cost: int, keys: tuple[int, ...]
+    named: Named, loads: list[tuple[int, int]], cost: int, keys: tuple[int, ...]
 ) -> None:
     workers = make_workers(loads)
     given_workers = tuple(workers)
     before = [(w.load.total_requests, w.load.total_tokens, w.last_pick) for w in workers]
-    make_policy(name, random.Random(0)).pick(workers, cost, keys)
+    make_policy(*named, random.Random(0)).pick(workers, cost, keys)
     assert tuple(workers) == given_workers
     assert [(w.load.total_requests, w.load.total_tokens, w.last_pick) for w in workers] == before
 
@@ -81,34 +87,34 @@ def test_policy_changes_neither_the_candidates_nor_their_loads(
 @each_policy
 @given(LOADS, REQUESTS, st.data())
 def test_policy_picks_no_worker_that_left(
-    name: str, loads: list[tuple[int, int]], requests: list[tuple[int, tuple[int, ...]]], data: st.DataObject
+    named: Named, loads: list[tuple[int, int]], requests: list[tuple[int, tuple[int, ...]]], data: st.DataObject
 ) -> None:
-    workers, policy = make_workers(loads), make_policy(name, random.Random(0))
+    workers, policy = make_workers(loads), make_policy(*named, random.Random(0))
     for cost, keys in requests:
         present = data.draw(st.lists(st.sampled_from(workers), min_size=1, unique=True))
         assert policy.pick(present, cost, keys) in present
 
 
 @each_policy
-def test_policy_leaves_no_equal_worker_idle(name: str) -> None:
+def test_policy_leaves_no_equal_worker_idle(named: Named) -> None:
     workers = make_workers([(0, 0)] * 4)
     keys = random.Random(0).sample(range(1 << 60), 400)
-    picked = serve(name, workers, [(100, (key,)) for key in keys], 0)
+    picked = serve(named, workers, [(100, (key,)) for key in keys], 0)
     assert set(picked) == {worker.name for worker in workers}
 
 
 @each_policy
 @given(LOADS, REQUESTS)
 def test_policy_that_declares_to_read_no_prefix_reads_none(
-    name: str, loads: list[tuple[int, int]], requests: list[tuple[int, tuple[int, ...]]]
+    named: Named, loads: list[tuple[int, int]], requests: list[tuple[int, tuple[int, ...]]]
 ) -> None:
-    if make_policy(name, random.Random(0)).reads_prefix:
+    if make_policy(*named, random.Random(0)).reads_prefix:
         return
     without = [(cost, ()) for cost, _ in requests]
-    assert serve(name, make_workers(loads), requests, 3) == serve(name, make_workers(loads), without, 3)
+    assert serve(named, make_workers(loads), requests, 3) == serve(named, make_workers(loads), without, 3)
 
 
 @each_policy
 @given(LOADS, st.lists(st.integers(0, 5000), min_size=1, max_size=30))
-def test_policy_works_for_prompts_without_keys(name: str, loads: list[tuple[int, int]], costs: list[int]) -> None:
-    assert len(serve(name, make_workers(loads), [(cost, ()) for cost in costs], 0)) == len(costs)
+def test_policy_works_for_prompts_without_keys(named: Named, loads: list[tuple[int, int]], costs: list[int]) -> None:
+    assert len(serve(named, make_workers(loads), [(cost, ()) for cost in costs], 0)) == len(costs)
