@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple
 
 from sun_sglang.router.scheduling.policy_protocol import Policy
+from sun_sglang.router.scheduling.prefix_keys import MAX_BLOCKS, PrefixKeys
 from sun_sglang.router.workers.worker import Worker
 
 # A worker may have this many times the mean load before the prompts that belong to it go to other workers: c in
@@ -59,26 +60,30 @@ class CacheAffinity:
     def __len__(self) -> int:
         return len(self._holders)
 
-    def pick(self, workers: Sequence[Worker], cost: int, keys: Sequence[int]) -> Worker:
+    def pick(self, workers: Sequence[Worker], cost: int, keys: PrefixKeys) -> Worker:
         """See `Policy`."""
         worker = self._holder(workers, cost, keys)
         if worker is None:
             worker = self._fallback.pick(workers, cost, keys)
-        if keys:
-            # the next turn begins with all of this one, so the longest key finds it
-            self._holders[keys[-1]] = _Holder(worker.name, cost)
-            self._holders.move_to_end(keys[-1])
+        if keys.hashes:
+            # the next turn begins with all of this one, so the longest beginning finds it
+            self._holders[keys.hashes[-1]] = _Holder(worker.name, cost)
+            self._holders.move_to_end(keys.hashes[-1])
             if len(self._holders) > self._remembered:
                 self._holders.popitem(last=False)
         return worker
 
-    def _holder(self, workers: Sequence[Worker], cost: int, keys: Sequence[int]) -> Worker | None:
-        for key in reversed(keys):
-            found = self._holders.get(key)
+    def _holder(self, workers: Sequence[Worker], cost: int, keys: PrefixKeys) -> Worker | None:
+        for number in range(len(keys.hashes), 0, -1):
+            found = self._holders.get(keys.hashes[number - 1])
             if found is None:
                 continue
             worker = next((w for w in workers if w.name == found.worker), None)
-            if worker is not None and self._stays(worker, workers, cost, found.tokens):
+            held = found.tokens
+            if keys.block and number < MAX_BLOCKS:
+                # the earlier prompt may go on in another way after the blocks that are equal
+                held = min(held, number * keys.block)
+            if worker is not None and self._stays(worker, workers, cost, held):
                 return worker
         return None
 
@@ -125,15 +130,15 @@ class PrefixAffinity:
     def __init__(self, fallback: Policy) -> None:
         self._fallback = fallback
 
-    def pick(self, workers: Sequence[Worker], cost: int, keys: Sequence[int]) -> Worker:
+    def pick(self, workers: Sequence[Worker], cost: int, keys: PrefixKeys) -> Worker:
         """See `Policy`."""
-        if not keys:
+        if not keys.hashes:
             return self._fallback.pick(workers, cost, keys)
         least = min(w.load.total_tokens for w in workers)
         bound = max(load_bound(workers, cost), least + PROMPTS_AHEAD * max(1, cost))
         # never empty: the least loaded worker is below the bound
         free = [w for w in workers if w.load.total_tokens < bound]
-        return max(free, key=lambda w: (_mix(keys[0] ^ w.hash), w.name))
+        return max(free, key=lambda w: (_mix(keys.hashes[0] ^ w.hash), w.name))
 
 
 def load_bound(workers: Sequence[Worker], cost: int) -> float:

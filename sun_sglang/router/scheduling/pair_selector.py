@@ -7,6 +7,7 @@ from collections.abc import Sequence, Set
 
 from sun_sglang.router.scheduling.cost import Cost
 from sun_sglang.router.scheduling.policies import make_policy
+from sun_sglang.router.scheduling.prefix_keys import NO_KEYS, PrefixKeys
 from sun_sglang.router.workers.worker_paths import Pair
 from sun_sglang.topology import Policies
 
@@ -27,7 +28,7 @@ class PairSelector:
         self,
         pairs: Sequence[Pair],
         cost: Cost,
-        keys: Sequence[int] = (),
+        keys: PrefixKeys = NO_KEYS,
         avoid: Set[str] = frozenset(),
         holder: str = "",
     ) -> Pair | None:
@@ -36,7 +37,7 @@ class PairSelector:
         Args:
             pairs: the usable pairs of the task.
             cost: expected work of the request on each side.
-            keys: hashes of the prompt's beginning.
+            keys: hashes of the prompt's beginnings.
             avoid: names of workers that failed this request before; they are selected only if every pair has as many.
             holder: incarnation of the prefill worker that has the prompt in its cache, which is preferred; empty for
                 none.

@@ -15,6 +15,7 @@ from sun_sglang.router.scheduling.affinity import (
     worth_waiting,
 )
 from sun_sglang.router.scheduling.policy_protocol import Policy
+from sun_sglang.router.scheduling.prefix_keys import PrefixKeys
 from sun_sglang.router.workers.worker import Worker
 from sun_sglang.topology import Role
 
@@ -24,7 +25,7 @@ class LeastTokens:
 
     reads_prefix: ClassVar[bool] = False
 
-    def pick(self, workers: Sequence[Worker], cost: int, keys: Sequence[int]) -> Worker:
+    def pick(self, workers: Sequence[Worker], cost: int, keys: PrefixKeys) -> Worker:
         """See `Policy`."""
         return min(workers, key=_by_tokens)
 
@@ -34,7 +35,7 @@ class LeastRequests:
 
     reads_prefix: ClassVar[bool] = False
 
-    def pick(self, workers: Sequence[Worker], cost: int, keys: Sequence[int]) -> Worker:
+    def pick(self, workers: Sequence[Worker], cost: int, keys: PrefixKeys) -> Worker:
         """See `Policy`."""
         return min(workers, key=_by_requests)
 
@@ -44,7 +45,7 @@ class RoundRobin:
 
     reads_prefix: ClassVar[bool] = False
 
-    def pick(self, workers: Sequence[Worker], cost: int, keys: Sequence[int]) -> Worker:
+    def pick(self, workers: Sequence[Worker], cost: int, keys: PrefixKeys) -> Worker:
         """See `Policy`."""
         return min(workers, key=_by_last_pick)
 
@@ -57,7 +58,7 @@ class Random:
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
 
-    def pick(self, workers: Sequence[Worker], cost: int, keys: Sequence[int]) -> Worker:
+    def pick(self, workers: Sequence[Worker], cost: int, keys: PrefixKeys) -> Worker:
         """See `Policy`."""
         return self._rng.choice(workers)
 
@@ -70,7 +71,7 @@ class PowerOfTwo:
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
 
-    def pick(self, workers: Sequence[Worker], cost: int, keys: Sequence[int]) -> Worker:
+    def pick(self, workers: Sequence[Worker], cost: int, keys: PrefixKeys) -> Worker:
         """See `Policy`."""
         return min(workers if len(workers) < 2 else self._rng.sample(workers, 2), key=_by_tokens)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar, Protocol
 
+from sun_sglang.router.scheduling.prefix_keys import PrefixKeys
 from sun_sglang.router.workers.worker import Worker
 
 
@@ -17,11 +18,11 @@ class Policy(Protocol):
 
     reads_prefix: ClassVar[bool]
 
-    def pick(self, workers: Sequence[Worker], cost: int, keys: Sequence[int]) -> Worker:
+    def pick(self, workers: Sequence[Worker], cost: int, keys: PrefixKeys) -> Worker:
         """Return the worker that serves a request.
 
         Args:
             workers: the candidates, at least one. They have one role, and each has the load that it has now.
             cost: expected work of the request on a worker of this role, in tokens.
-            keys: hashes of the prompt's beginning (`prefix_keys`), the shortest beginning first; may be empty.
+            keys: hashes of the prompt's beginnings; there may be none.
         """

@@ -21,7 +21,7 @@ from sun_sglang.router.protocol.fan_out import SingleRequest, has_several_answer
 from sun_sglang.router.protocol.fields.patterns import check_patterns
 from sun_sglang.router.protocol.request import Endpoint, Request, Translate, parse_request
 from sun_sglang.router.scheduling.cost import Cost
-from sun_sglang.router.scheduling.prefix_keys import prefix_keys
+from sun_sglang.router.scheduling.prefix_keys import PrefixKeys, prefix_keys
 from sun_sglang.router.serving.admission.admission_queue import AdmissionQueue, Slot
 from sun_sglang.router.serving.admission.length_check import CheckedLimits
 from sun_sglang.router.serving.admission.work_estimate import WorkEstimate
@@ -167,7 +167,7 @@ class Service:
         pool: str,
         session: str | None,
     ) -> tuple[PairRequest, ...]:
-        keys: list[tuple[int, ...]] = []
+        keys: list[PrefixKeys] = []
         if self._needs_keys:
             for single in singles[:: request.n]:
                 of = cache_namespace(pool, "", single.extra_key, single.cache_salt)

@@ -19,7 +19,7 @@ SHARED = {agent: ("base", agent) for agent in AGENTS}
 ISOLATED = {agent: (f"{agent}-prefill", agent) for agent in AGENTS}
 # so many that each of three workers has some
 SESSIONS = 24
-AFFINITY: dict[str, Any] = {"policy": {"prefill": "prefix_affinity"}}
+AFFINITY: dict[str, Any] = {"policy": {"prefill": "cache_affinity"}}
 
 
 def ids(count: int, *seed: object) -> list[int]:
@@ -98,7 +98,7 @@ async def test_sessions_that_begin_alike_are_spread_by_their_names() -> None:
 
 
 async def test_session_spills_over_to_one_worker_under_load_and_returns() -> None:
-    async with emulated_cluster(SHARED, {"base": 3}, **AFFINITY) as cluster:
+    async with emulated_cluster(SHARED, {"base": 3}, policy={"prefill": "prefix_affinity"}) as cluster:
         context = ids(300, "context")
         await turn(cluster, context, "one")
         (home,) = cluster.prefilled_by()

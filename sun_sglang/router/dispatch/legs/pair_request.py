@@ -12,6 +12,7 @@ from sun_sglang.errors import RequestError
 from sun_sglang.router.protocol.fan_out import SingleRequest
 from sun_sglang.router.protocol.request import Endpoint, Request
 from sun_sglang.router.scheduling.cost import Cost, uncached_tokens
+from sun_sglang.router.scheduling.prefix_keys import NO_KEYS, PrefixKeys
 from sun_sglang.router.workers.worker import Worker
 
 # Approximate bytes of a leg besides the client's fields: ids, addresses, a namespace.
@@ -33,7 +34,7 @@ class PairRequest(NamedTuple):
         cache_salt: the same, under SGLang's other name.
         needs_prefill: the answer takes logprobs from the prefill leg.
         cost: expected work in tokens.
-        keys: hashes of the prompt's beginning, for routing policies that read them; else empty.
+        keys: hashes of the prompt's beginnings, for routing policies that read them; else empty.
         holder: incarnation of the prefill worker that has the prompt in its cache; empty if none is known.
         group: a number that all answers to one shared prompt have; None for an answer that shares nothing.
     """
@@ -48,7 +49,7 @@ class PairRequest(NamedTuple):
     cache_salt: str | None
     needs_prefill: bool
     cost: Cost
-    keys: tuple[int, ...] = ()
+    keys: PrefixKeys = NO_KEYS
     holder: str = ""
     group: int | None = None
 
@@ -89,7 +90,7 @@ def make_pair_requests(
     costs: Sequence[Cost],
     *,
     worker_model: str,
-    keys: Sequence[tuple[int, ...]] = (),
+    keys: Sequence[PrefixKeys] = (),
     max_bytes: int | None = None,
 ) -> tuple[PairRequest, ...]:
     """Return the requests for all answers, in the order of `singles`.
@@ -131,7 +132,7 @@ def make_pair_requests(
             cache_salt=single.cache_salt,
             needs_prefill=needs_prefill(request.endpoint, single.body),
             cost=costs[single.prompt_index],
-            keys=keys[single.prompt_index] if keys else (),
+            keys=keys[single.prompt_index] if keys else NO_KEYS,
         )
         pair_requests.append(pair_request)
         if max_bytes is not None and len(singles) > 1:

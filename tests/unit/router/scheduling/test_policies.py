@@ -27,7 +27,7 @@ from sun_sglang.router.scheduling.affinity import (
 from sun_sglang.router.scheduling.cost import Cost
 from sun_sglang.router.scheduling.pair_selector import PairSelector
 from sun_sglang.router.scheduling.policies import LeastTokens, make_policy
-from sun_sglang.router.scheduling.prefix_keys import prefix_keys
+from sun_sglang.router.scheduling.prefix_keys import PrefixKeys, prefix_keys
 from sun_sglang.router.workers.worker import Worker
 from sun_sglang.router.workers.worker_paths import Pair
 from sun_sglang.topology import DecodePolicy, Policies
@@ -36,8 +36,12 @@ from tests.unit.router.conftest import SUN, Start, System
 DECODE = get_args(DecodePolicy)
 PREFILL = (*DECODE, "prefix_affinity")
 NAMES = [f"p{i}" for i in range(4)] + [f"d{i}" for i in range(4)]
-KEYS = st.lists(st.integers(0, 5), max_size=3).map(tuple)
+KEYS = st.lists(st.integers(0, 5), max_size=3).map(tuple).map(PrefixKeys)
 COSTS = st.builds(Cost, st.integers(0, 5000), st.integers(0, 5000))
+
+
+def keys(*hashes: int) -> PrefixKeys:
+    return PrefixKeys(hashes)
 
 
 def worker(name: str, tokens: int = 0, requests: int = 0) -> Worker:
@@ -87,7 +91,7 @@ def test_only_given_pairs_are_chosen_and_twice_the_same_with_a_seed(
 
 @given(fleets(), st.sampled_from(PREFILL), st.sampled_from(DECODE), st.sets(st.sampled_from(NAMES)), KEYS)
 def test_a_failed_worker_is_taken_again_only_where_there_is_no_other(
-    pairs: list[Pair], prefill: str, decode: str, avoid: set[str], keys: tuple[int, ...]
+    pairs: list[Pair], prefill: str, decode: str, avoid: set[str], keys: PrefixKeys
 ) -> None:
     chosen = selector(prefill, decode).select(pairs, Cost(1, 1), keys, avoid)
     assert chosen is not None
@@ -97,7 +101,7 @@ def test_a_failed_worker_is_taken_again_only_where_there_is_no_other(
 
 @given(fleets(), st.sampled_from(PREFILL), st.sets(st.sampled_from(NAMES)), st.sampled_from(NAMES[:4]), KEYS)
 def test_prefill_worker_that_has_the_prompt_is_chosen_unless_it_failed(
-    pairs: list[Pair], prefill: str, avoid: set[str], holder: str, keys: tuple[int, ...]
+    pairs: list[Pair], prefill: str, avoid: set[str], holder: str, keys: PrefixKeys
 ) -> None:
     chosen = selector(prefill).select(pairs, Cost(1, 1), keys, avoid, holder)
     assert chosen in pairs
@@ -118,13 +122,13 @@ LOADED = [worker("d0", 500, 1), worker("d1", 100, 9), worker("d2", 300, 3)]
 
 @pytest.mark.parametrize(("policy", "name"), [("least_tokens", "d1"), ("least_requests", "d0")])
 def test_the_least_loaded(policy: str, name: str) -> None:
-    assert make_policy(policy, "decode", random.Random(0)).pick(LOADED, 1, ()).name == name
+    assert make_policy(policy, "decode", random.Random(0)).pick(LOADED, 1, keys()).name == name
 
 
 def test_work_from_elsewhere_counts() -> None:
     workers = [worker("d0", 100), worker("d1", 200)]
     workers[0].load.set_external(0, 150)
-    assert LeastTokens().pick(workers, 1, ()).name == "d1"
+    assert LeastTokens().pick(workers, 1, keys()).name == "d1"
 
 
 @pytest.mark.parametrize("policy", ["round_robin", "least_tokens", "least_requests"])
@@ -132,19 +136,21 @@ def test_equals_take_turns(policy: str) -> None:
     workers = [worker(f"d{i}") for i in range(3)]
     chosen = []
     for turn in range(6):
-        one = make_policy(policy, "decode", random.Random(0)).pick(workers, 1, ())
+        one = make_policy(policy, "decode", random.Random(0)).pick(workers, 1, keys())
         one.note_pick(turn + 1)
         chosen.append(one.name)
     assert chosen == ["d0", "d1", "d2"] * 2
 
 
 def test_random_reaches_everyone_and_power_of_two_never_the_most_loaded() -> None:
-    seen = Counter(make_policy("random", "decode", random.Random(i)).pick(LOADED, 1, ()).name for i in range(200))
+    seen = Counter(make_policy("random", "decode", random.Random(i)).pick(LOADED, 1, keys()).name for i in range(200))
     assert set(seen) == {"d0", "d1", "d2"}
-    seen = Counter(make_policy("power_of_two", "decode", random.Random(i)).pick(LOADED, 1, ()).name for i in range(200))
+    seen = Counter(
+        make_policy("power_of_two", "decode", random.Random(i)).pick(LOADED, 1, keys()).name for i in range(200)
+    )
     assert set(seen) == {"d1", "d2"}
     assert seen["d1"] > seen["d2"]
-    assert make_policy("power_of_two", "decode", random.Random(0)).pick(LOADED[:1], 1, ()).name == "d0"
+    assert make_policy("power_of_two", "decode", random.Random(0)).pick(LOADED[:1], 1, keys()).name == "d0"
 
 
 # --- affinity -------------------------------------------------------------------------------------------------------
@@ -162,7 +168,7 @@ def test_cache_affinity_keeps_the_bound_on_load(steps: list[tuple[int, int, bool
         if ends and running:
             gone, freed = running.pop(0)
             gone.load.release(freed)
-        chosen = policy.pick(workers, cost, (key,))
+        chosen = policy.pick(workers, cost, keys(key))
         least = min(w.load.total_tokens for w in workers)
         assert chosen.load.total_tokens < load_bound(workers, cost) or chosen.load.total_tokens == least
         assert chosen.load.total_tokens < LOAD_BOUND * (sum(w.load.total_tokens for w in workers) + cost) / len(workers)
@@ -179,7 +185,7 @@ def test_conversation_never_waits_for_more_than_its_move_costs(steps: list[tuple
         if ends and running:
             gone, freed = running.pop(0)
             gone.load.release(freed)
-        chosen = policy.pick(workers, cost, (key,))
+        chosen = policy.pick(workers, cost, keys(key))
         assert chosen.load.total_tokens - min(w.load.total_tokens for w in workers) <= MOVE_COST / LEAST_SHARE * cost
         chosen.load.acquire(cost)
         running.append((chosen, cost))
@@ -219,12 +225,28 @@ def test_conversations_on_busy_prefill_workers_stay_and_new_ones_go_to_the_least
     workers = [worker(f"p{i}") for i in range(4)]
     homes = {}
     for key in range(40):
-        homes[key] = policy.pick(workers, 1000, (key,))
+        homes[key] = policy.pick(workers, 1000, keys(key))
         homes[key].load.acquire(1000)
     assert Counter(home.name for home in homes.values()) == {f"p{i}": 10 for i in range(4)}
     # ten prompts more than the others have: 1.75 times the mean
     workers[0].load.acquire(10 * 1000)
-    assert all(policy.pick(workers, 1100, (key,)) is home for key, home in homes.items())
+    assert all(policy.pick(workers, 1100, keys(key)) is home for key, home in homes.items())
+
+
+def test_prompts_that_share_a_short_beginning_count_as_holding_no_more_than_that() -> None:
+    """Under one key there may be prompts that go on in other ways: a system prompt, and one of many questions."""
+    policy = make_policy("cache_affinity", "prefill", random.Random(0))
+    workers = [worker(f"p{i}") for i in range(2)]
+    system, session = PrefixKeys((1,), block=100), PrefixKeys((2,))
+    homes = [policy.pick(workers, 1000, key) for key in (system, session)]
+    # one prompt that is ahead costs less than the 1,000 tokens of a session, and more than 100
+    for home in homes:
+        home.load.acquire(1000)
+    others = [next(w for w in workers if w is not home) for home in homes]
+    for other in others:
+        other.load.release(1000)
+    assert policy.pick(workers, 1000, system) is not homes[0]
+    assert policy.pick(workers, 1000, session) is homes[1]
 
 
 @given(STEPS)
@@ -236,7 +258,7 @@ def test_prefix_affinity_keeps_the_bound_on_load_or_on_the_lead(steps: list[tupl
         if ends and running:
             gone, freed = running.pop(0)
             gone.load.release(freed)
-        chosen = policy.pick(workers, cost, (key,))
+        chosen = policy.pick(workers, cost, keys(key))
         lead = chosen.load.total_tokens - min(w.load.total_tokens for w in workers)
         assert chosen.load.total_tokens < load_bound(workers, cost) or lead < PROMPTS_AHEAD * cost
         chosen.load.acquire(cost)
@@ -247,79 +269,79 @@ def test_a_prefix_stays_where_few_prompts_are_ahead_and_spills_to_one_worker_bey
     """At a low load the bound is below one prompt: the context would be computed again on another worker each time."""
     policy = PrefixAffinity(LeastTokens())
     workers = [worker(f"p{i}") for i in range(4)]
-    home = policy.pick(workers, 100, (7,))
+    home = policy.pick(workers, 100, keys(7))
     for _ in range(PROMPTS_AHEAD):
-        assert policy.pick(workers, 100, (7,)) is home
+        assert policy.pick(workers, 100, keys(7)) is home
         home.load.acquire(100)
-    second = policy.pick(workers, 100, (7,))
+    second = policy.pick(workers, 100, keys(7))
     assert second is not home
     second.load.acquire(100)
-    assert policy.pick(workers, 100, (7,)) is second
+    assert policy.pick(workers, 100, keys(7)) is second
     # a prompt that costs more to compute again waits longer for its worker
-    assert policy.pick(workers, 1_000, (7,)) is home
+    assert policy.pick(workers, 1_000, keys(7)) is home
     home.load.release(100)
-    assert policy.pick(workers, 100, (7,)) is home
+    assert policy.pick(workers, 100, keys(7)) is home
 
 
 def test_a_prefix_stays_on_a_busy_worker_where_all_are_busy() -> None:
     policy = PrefixAffinity(LeastTokens())
     workers = [worker(f"p{i}", 10_000) for i in range(4)]
-    home = policy.pick(workers, 10, (7,))
+    home = policy.pick(workers, 10, keys(7))
     home.load.acquire(2_000)
-    assert policy.pick(workers, 10, (7,)) is home
+    assert policy.pick(workers, 10, keys(7)) is home
     home.load.acquire(2_000)
-    assert policy.pick(workers, 10, (7,)) is not home
+    assert policy.pick(workers, 10, keys(7)) is not home
 
 
 def test_a_worker_that_returns_has_its_prefixes_again() -> None:
     policy = PrefixAffinity(LeastTokens())
     workers = [worker(f"p{i}") for i in range(4)]
-    keys = [(k,) for k in random.Random(1).sample(range(1 << 60), 200)]
-    before = [policy.pick(workers, 1, key).name for key in keys]
-    without = [policy.pick(workers[1:], 1, key).name for key in keys]
+    many = [keys(k) for k in random.Random(1).sample(range(1 << 60), 200)]
+    before = [policy.pick(workers, 1, key).name for key in many]
+    without = [policy.pick(workers[1:], 1, key).name for key in many]
     assert without != before
     returned = [*workers[1:], worker("p0")]
-    assert [policy.pick(returned, 1, key).name for key in keys] == before
+    assert [policy.pick(returned, 1, key).name for key in many] == before
 
 
 def test_a_conversation_returns_unless_its_worker_is_over_the_bound() -> None:
     policy = CacheAffinity(LeastTokens(), within_load_bound)
     workers = [worker("d0"), worker("d1"), worker("d2")]
-    first = policy.pick(workers, 100, (1,))
+    first = policy.pick(workers, 100, keys(1))
     others = [w for w in workers if w is not first]
     for other in others:
         other.note_pick(-1)
-    assert policy.pick(workers, 100, (1, 2)) is first
-    assert policy.pick(workers, 100, (1, 2, 3)) is first
-    assert policy.pick(workers, 100, (9,)) is not first
+    assert policy.pick(workers, 100, keys(1, 2)) is first
+    assert policy.pick(workers, 100, keys(1, 2, 3)) is first
+    assert policy.pick(workers, 100, keys(9)) is not first
     first.load.set_external(0, 10_000)
-    moved = policy.pick(workers, 100, (1, 2, 3, 4))
+    moved = policy.pick(workers, 100, keys(1, 2, 3, 4))
     assert moved is not first
     first.load.set_external(0, 0)
-    assert policy.pick(workers, 100, (1, 2, 3, 4, 5)) is moved
+    assert policy.pick(workers, 100, keys(1, 2, 3, 4, 5)) is moved
 
 
 def test_a_conversation_whose_worker_left_goes_on_elsewhere() -> None:
     policy = CacheAffinity(LeastTokens(), within_load_bound)
     workers = [worker("d0"), worker("d1")]
-    first = policy.pick(workers, 1, (1,))
+    first = policy.pick(workers, 1, keys(1))
     rest = [w for w in workers if w is not first]
-    assert policy.pick(rest, 1, (1, 2)) is rest[0]
+    assert policy.pick(rest, 1, keys(1, 2)) is rest[0]
 
 
 def test_what_is_remembered_is_bounded() -> None:
     policy = CacheAffinity(LeastTokens(), worth_waiting, remembered=10)
     for key in range(1000):
-        policy.pick([worker("d0")], 1, (key,))
+        policy.pick([worker("d0")], 1, keys(key))
     assert len(policy) == 10
 
 
 def test_a_worker_that_leaves_moves_only_its_own_prefixes() -> None:
     policy = PrefixAffinity(LeastTokens())
     workers = [worker(f"p{i}") for i in range(5)]
-    keys = [(k,) for k in random.Random(0).sample(range(1 << 60), 500)]
-    before = {key: policy.pick(workers, 1, key).name for key in keys}
-    after = {key: policy.pick(workers[:-1], 1, key).name for key in keys}
+    many = [keys(k) for k in random.Random(0).sample(range(1 << 60), 500)]
+    before = {key: policy.pick(workers, 1, key).name for key in many}
+    after = {key: policy.pick(workers[:-1], 1, key).name for key in many}
     assert all(after[key] == name for key, name in before.items() if name != "p4")
     counts = Counter(before.values())
     assert len(counts) == 5
@@ -330,7 +352,7 @@ def test_a_worker_that_leaves_moves_only_its_own_prefixes() -> None:
 
 
 def keys_of(endpoint: Endpoint, body: dict[str, Any], **more: Any) -> tuple[int, ...]:
-    return prefix_keys(endpoint, body, **({"of": "math@w"} | more))
+    return prefix_keys(endpoint, body, **({"of": "math@w"} | more)).hashes
 
 
 def chat(*texts: str) -> dict[str, Any]:

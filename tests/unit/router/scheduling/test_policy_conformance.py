@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 from sun_sglang.contracts.fleet_file import FleetWorker
 from sun_sglang.router.scheduling.policies import POLICIES, make_policy
+from sun_sglang.router.scheduling.prefix_keys import PrefixKeys
 from sun_sglang.router.workers.worker import Worker
 from sun_sglang.topology import DecodePolicy, PrefillPolicy, Role
 
-KEYS = st.lists(st.integers(0, 5), max_size=3).map(tuple)
+KEYS = st.lists(st.integers(0, 5), max_size=3).map(tuple).map(PrefixKeys)
 REQUESTS = st.lists(st.tuples(st.integers(0, 5000), KEYS), min_size=1, max_size=30)
 LOADS = st.lists(st.tuples(st.integers(0, 9000), st.integers(0, 9)), min_size=1, max_size=6)
 
@@ -35,9 +36,7 @@ def make_workers(loads: Sequence[tuple[int, int]]) -> list[Worker]:
     return workers
 
 
-def serve(
-    named: Named, workers: Sequence[Worker], requests: Sequence[tuple[int, Sequence[int]]], seed: int
-) -> list[str]:
+def serve(named: Named, workers: Sequence[Worker], requests: Sequence[tuple[int, PrefixKeys]], seed: int) -> list[str]:
     """Pick a worker for each request, as the router does: it numbers each pick and adds the cost to the load."""
     policy, picked = make_policy(*named, random.Random(seed)), []
     for number, (cost, keys) in enumerate(requests, start=1):
@@ -57,7 +56,7 @@ def test_policies_of_the_topology_file_are_the_registered_ones() -> None:
 @each_policy
 @given(LOADS, REQUESTS)
 def test_policy_picks_one_of_the_candidates(
-    named: Named, loads: list[tuple[int, int]], requests: list[tuple[int, tuple[int, ...]]]
+    named: Named, loads: list[tuple[int, int]], requests: list[tuple[int, PrefixKeys]]
 ) -> None:
     workers = make_workers(loads)
     assert set(serve(named, workers, requests, 0)) <= {worker.name for worker in workers}
@@ -66,7 +65,7 @@ def test_policy_picks_one_of_the_candidates(
 @each_policy
 @given(LOADS, REQUESTS)
 def test_policy_with_the_same_seed_and_loads_picks_the_same(
-    named: Named, loads: list[tuple[int, int]], requests: list[tuple[int, tuple[int, ...]]]
+    named: Named, loads: list[tuple[int, int]], requests: list[tuple[int, PrefixKeys]]
 ) -> None:
     assert serve(named, make_workers(loads), requests, 7) == serve(named, make_workers(loads), requests, 7)
 
@@ -74,7 +73,7 @@ def test_policy_with_the_same_seed_and_loads_picks_the_same(
 @each_policy
 @given(LOADS, st.integers(0, 5000), KEYS)
 def test_policy_changes_neither_the_candidates_nor_their_loads(
-    named: Named, loads: list[tuple[int, int]], cost: int, keys: tuple[int, ...]
+    named: Named, loads: list[tuple[int, int]], cost: int, keys: PrefixKeys
 ) -> None:
     workers = make_workers(loads)
     given_workers = tuple(workers)
@@ -87,7 +86,7 @@ def test_policy_changes_neither_the_candidates_nor_their_loads(
 @each_policy
 @given(LOADS, REQUESTS, st.data())
 def test_policy_picks_no_worker_that_left(
-    named: Named, loads: list[tuple[int, int]], requests: list[tuple[int, tuple[int, ...]]], data: st.DataObject
+    named: Named, loads: list[tuple[int, int]], requests: list[tuple[int, PrefixKeys]], data: st.DataObject
 ) -> None:
     workers, policy = make_workers(loads), make_policy(*named, random.Random(0))
     for cost, keys in requests:
@@ -99,22 +98,22 @@ def test_policy_picks_no_worker_that_left(
 def test_policy_leaves_no_equal_worker_idle(named: Named) -> None:
     workers = make_workers([(0, 0)] * 4)
     keys = random.Random(0).sample(range(1 << 60), 400)
-    picked = serve(named, workers, [(100, (key,)) for key in keys], 0)
+    picked = serve(named, workers, [(100, PrefixKeys((key,))) for key in keys], 0)
     assert set(picked) == {worker.name for worker in workers}
 
 
 @each_policy
 @given(LOADS, REQUESTS)
 def test_policy_that_declares_to_read_no_prefix_reads_none(
-    named: Named, loads: list[tuple[int, int]], requests: list[tuple[int, tuple[int, ...]]]
+    named: Named, loads: list[tuple[int, int]], requests: list[tuple[int, PrefixKeys]]
 ) -> None:
     if make_policy(*named, random.Random(0)).reads_prefix:
         return
-    without = [(cost, ()) for cost, _ in requests]
+    without = [(cost, PrefixKeys()) for cost, _ in requests]
     assert serve(named, make_workers(loads), requests, 3) == serve(named, make_workers(loads), without, 3)
 
 
 @each_policy
 @given(LOADS, st.lists(st.integers(0, 5000), min_size=1, max_size=30))
 def test_policy_works_for_prompts_without_keys(named: Named, loads: list[tuple[int, int]], costs: list[int]) -> None:
-    assert len(serve(named, make_workers(loads), [(cost, ()) for cost in costs], 0)) == len(costs)
+    assert len(serve(named, make_workers(loads), [(cost, PrefixKeys()) for cost in costs], 0)) == len(costs)
