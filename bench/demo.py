@@ -80,7 +80,11 @@ def main(arguments: Sequence[str]) -> int:
     finally:
         console.rule(f"sun stop {file}")
         _sun("stop", str(file))
-    _show(console, questions, answers, batch)
+    _show(console, questions, answers)
+    if len({task.decode for task in topology.tasks.values()}) < len(topology.tasks):
+        console.print(_batch_text(batch))
+    else:
+        console.print("The tasks have decode workers of their own: no batch has requests of two tasks.")
     return 0
 
 
@@ -136,7 +140,7 @@ def _sun(*arguments: str) -> int:
     return subprocess.run(sun_command(*arguments), check=False).returncode
 
 
-def _show(console: Console, questions: Sequence[Question], answers: Sequence[Completion], batch: LargestBatch) -> None:
+def _show(console: Console, questions: Sequence[Question], answers: Sequence[Completion]) -> None:
     table = Table("task", "question", "answer", "right", title="Answers, as streamed", title_justify="left")
     for question, answer in zip(questions, answers, strict=True):
         right = answer.text == question.answer
@@ -151,8 +155,11 @@ def _show(console: Console, questions: Sequence[Question], answers: Sequence[Com
         tpot = statistics.median(a.tpot for _, a in own if a.tpot is not None)
         times.add_row(task, f"{correct} of {len(own)}", f"{1000 * ttft:.0f}", f"{1000 * tpot:.1f}")
     console.print(times)
+
+
+def _batch_text(batch: LargestBatch) -> str:
     verdict = "tasks were decoded in one merged batch" if batch.merged else "no merged batch was observed"
-    console.print(
+    return (
         f"`{batch.worker}` had {batch.size} requests in one decode batch; no task sent more than "
         f"{batch.largest_task}: [bold]{verdict}[/]."
     )
