@@ -67,14 +67,15 @@ def add_last_row(
     assert token is not None, "the key of the row comes with the key of the token"
     # the first row of a reply has no values, as in SGLang
     has_values = num_input_logprobs > 0
-    value = output.input_token_logprobs[pt + num_input_logprobs - 1] if has_values else None
-    logprob.input_token_logprobs_val.append(value)
+    logprob.input_token_logprobs_val.append(
+        output.input_token_logprobs[pt + num_input_logprobs - 1] if has_values else None
+    )
     logprob.input_token_logprobs_idx.append(token if token < processor.model_config.vocab_size - 1 else 0)
     if logprob.top_logprobs_num > 0:
         logprob.input_top_logprobs_val.append(output.input_top_logprobs_val[i][-1] if has_values else None)
         logprob.input_top_logprobs_idx.append(output.input_top_logprobs_idx[i][-1] if has_values else None)
     if logprob.token_ids_logprob is not None:
-        values = output.input_token_ids_logprobs_val[i][-1] if has_values else None
+        values: Any = output.input_token_ids_logprobs_val[i][-1] if has_values else None
         logprob.input_token_ids_logprobs_val.append(values.tolist() if hasattr(values, "tolist") else values)
         logprob.input_token_ids_logprobs_idx.append(output.input_token_ids_logprobs_idx[i][-1] if has_values else None)
     if flat:

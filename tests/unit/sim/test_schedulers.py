@@ -85,7 +85,7 @@ def test_first_token_that_the_decode_worker_makes_takes_a_step_over_the_whole_pr
 
 
 def test_request_for_no_token_ends_when_its_kv_arrives_whatever_makes_the_first() -> None:
-    trace = Trace(DecodeScheduler(COSTS, kv_tokens=100))
+    trace = Trace(DecodeScheduler(COSTS, kv_tokens=100, reserved=0))
     for makes_first in (False, True):
         trace.scheduler.submit(f"r{makes_first}", 10, 0, makes_first=makes_first)
     trace.finish()
