@@ -23,7 +23,13 @@ USES = (
         attributes=("extra_key", "input_ids", "logprob_start_len", "return_logprob", "sampling_params"),
     ),
     Use(f"{_SRT}.sampling.sampling_params:SamplingParams", f"{_LAST}, {_SPLIT}", attributes=("custom_params",)),
-    Use(f"{_SRT}.sampling.sampling_params:SamplingParams", _OUTPUT, attributes=("max_new_tokens",)),
+    Use(f"{_SRT}.sampling.sampling_params:SamplingParams", f"{_OUTPUT}, {_SPLIT}", attributes=("max_new_tokens",)),
+    Use(f"{_SRT}.managers.scheduler:Scheduler", _SPLIT, attributes=("max_req_len",)),
+    Use(
+        f"{_SRT}.managers.scheduler:Scheduler.init_req_max_new_tokens",
+        _SPLIT,
+        keys=("self.max_req_len - input_len - 1",),
+    ),
     Use(
         f"{_SRT}.managers.schedule_batch:Req",
         _LAST,

@@ -7,6 +7,10 @@ token, and everything that SGLang derives from prompt and output is right: count
 
 SGLang retracts the requests with the fewest output tokens first, and resumes a request with the last entry of
 `output_ids`. A request that is retracted before its first output token gets the last prompt token back there.
+
+After a pause for new weights (`pause_generation` with `retract`), SGLang lets the prefill worker compute the KV of every
+request anew, and commits the output token that it removed from the request instead of the handed-over token. A request
+without output gets the last prompt token for this purpose.
 """
 
 from __future__ import annotations
@@ -34,7 +38,7 @@ def commit_last_token(commit: Callable[..., None], queue: Any, decode_req: Any) 
     """Commit a transfer with the last prompt token in the place of the handed-over token.
 
     SGLang replays a token in this place when it computes the KV of a request anew, and then adds no logprob and counts
-    no reasoning token for it.
+    no reasoning token for it. A request whose KV was computed anew has its token already.
     """
     req = decode_req.req
     token = last_prompt_token(req)
@@ -65,10 +69,22 @@ def start_with_last_token(process: Callable[..., None], batch: Any, *args: Any, 
         move_to_prompt(req)
 
 
-def take_last_token_back(_queue: Any, req: Any, is_retracted: bool = False, *_args: Any, **_kwargs: Any) -> None:
-    """Put the last prompt token of a retracted request back into `output_ids` if nothing was sampled after it."""
-    if is_retracted and has_no_output(req) and not stands_in(req):
+def take_last_token_back(_queue: Any, req: Any, is_retracted: bool = False, is_rebootstrap: bool = False) -> None:
+    """Take the last prompt token of a request back to the place of its first output token if it has no output.
+
+    Args:
+        req: the request, which waits to resume.
+        is_retracted: it resumes with its own KV, and with the last entry of `output_ids`.
+        is_rebootstrap: a prefill worker computes its KV anew, and it resumes with `pd_rebootstrap_forced_output_id`,
+            which is None if it had no entry in `output_ids`.
+    """
+    if not has_no_output(req) or stands_in(req):
+        return
+    if is_retracted:
         move_to_output(req)
+    elif is_rebootstrap and req.pd_rebootstrap_forced_output_id is None:
+        move_to_output(req)
+        req.pd_rebootstrap_forced_output_id = req.output_ids.pop()
 
 
 COMMIT = Patch(
@@ -100,6 +116,6 @@ RETRACT = Patch(
     kind="before",
     hook=take_last_token_back,
     why="the server would end when a request resumes that was retracted before its first output token",
-    versions=on("puts the last prompt token back into the output of a retracted request"),
+    versions=on("puts the last prompt token back in front of the first output token of a retracted request"),
     removable_when=_REMOVABLE_WHEN,
 )

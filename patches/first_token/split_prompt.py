@@ -28,12 +28,15 @@ def require_two_tokens(_result: None, _manager: Any, request: Any, input_ids: Se
         raise ValueError(ONE_TOKEN)
 
 
-def split_prompt(_scheduler: Any, request: Any, **_kwargs: Any) -> None:
+def split_prompt(scheduler: Any, request: Any, **_kwargs: Any) -> None:
     """Remove the mark and the last prompt token from a request, and keep the token with its sampling parameters.
 
     A pipeline rank passes the changed request on to the next rank, which finds no mark and the token in its place.
+    SGLang limits an answer to the context that the prompt leaves (`init_req_max_new_tokens`); the limit here is that of
+    the whole prompt.
 
     Args:
+        scheduler: SGLang's `Scheduler`.
         request: SGLang's `TokenizedGenerateReqInput`. Its prompt is an array of token ids.
     """
     mark = read_mark(request.extra_key)
@@ -49,7 +52,8 @@ def split_prompt(_scheduler: Any, request: Any, **_kwargs: Any) -> None:
         request.logprob_start_len = tokens - 1  # none of the prompt, which is now one token shorter
     elif request.return_logprob and 0 <= request.logprob_start_len < tokens:
         kept[ROW_KEY] = True
-    params = request.sampling_params
+    params, room = request.sampling_params, max(0, scheduler.max_req_len - tokens - 1)
+    params.max_new_tokens = room if params.max_new_tokens is None else min(params.max_new_tokens, room)
     params.custom_params = {**(params.custom_params or {}), **kept}
 
 

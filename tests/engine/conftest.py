@@ -72,7 +72,8 @@ TOPOLOGY: dict[str, Any] = {
         "qwen3-a": {"role": "prefill", "model": "./qwen3-a", "engine": {"enable_metrics": True}},
         "qwen3-b": {"role": "prefill", "model": "./qwen3-b"},
         # modules tuned for a first token from the decode module: a prefill module, and decode modules
-        "last-b": {"role": "prefill", "model": "./llama-last-b"},
+        # prompts of more than 32 tokens are prefilled in several steps
+        "last-b": {"role": "prefill", "model": "./llama-last-b", "engine": {"chunked_prefill_size": 32}},
         "pages-share": {"role": "decode", "model": "./llama-share-b", "engine": {"page_size": 16}},
         "qwen3-share": {"role": "decode", "model": "./qwen3-share-a"},
     },

@@ -247,6 +247,18 @@ async def test_stop_that_the_prompt_ends_with_ends_no_answer(
     if text[-1] not in whole["text"]:
         stopped = await ask(client, {"model": task, "text": text, "sampling_params": greedy(12, stop=[text[-1]])})
         assert stopped["text"] == whole["text"]
+    at_once = await ask(client, {"model": task, "text": text, "sampling_params": greedy(12, stop=[whole["text"][:1]])})
+    assert (at_once["text"], at_once["meta_info"]["completion_tokens"]) == ("", 1)
+
+
+async def test_answer_without_a_limit_fills_the_context_as_in_the_other_mode(client: httpx.AsyncClient) -> None:
+    found = []
+    for task in ("llama-b", "last"):
+        body = {"model": task, "messages": [{"role": "user", "content": "a" * 2000}], "logit_bias": {"76": 1000.0}}
+        reply = await ask(client, body, "/v1/chat/completions")
+        found.append((reply["choices"][0]["finish_reason"], reply["usage"]["completion_tokens"]))
+    assert found[0] == found[1]
+    assert found[0][0] == "length"
 
 
 @pytest.mark.parametrize("task", ["last", "qwen3-share"])
@@ -389,7 +401,7 @@ async def test_chat_and_completion_streams_are_those_of_the_other_mode(client: h
 async def test_logprobs_are_the_prefill_modules_for_the_prompt_and_the_decode_modules_from_the_first_token_on(
     client: httpx.AsyncClient, task_references: References, task: str, stream: bool
 ) -> None:
-    prompt, chosen = some_tokens(101, 30), [7, 200, 31]
+    prompt, chosen = some_tokens(101, 90), [7, 200, 31]
     wanted = {"return_logprob": True, "logprob_start_len": 0, "top_logprobs_num": 3, "token_ids_logprob": chosen}
     for _ in range(2):  # the second time around the prompt is in both workers' caches
         reply = await generate(client, task, prompt, 8, stream=stream, **wanted)
@@ -439,8 +451,9 @@ def logprobs(reference: Reference, prompt: list[int], answer: list[int]) -> Any:
 async def test_logprobs_from_a_place_in_the_prompt_with_echo_and_at_a_low_temperature(
     client: httpx.AsyncClient, task_references: References
 ) -> None:
-    prompt = some_tokens(102, 20)
-    for start in (12, 19, 20):
+    prompt = some_tokens(102, 50)
+    # the prefill worker computes 32 tokens, and then the other 17
+    for start in (12, 31, 32, 33, 49, 50):
         # the prompt's logprobs do not depend on how the answer is sampled
         params = {"temperature": 0.2, "max_new_tokens": 4, "ignore_eos": True}
         fields = {"return_logprob": True, "logprob_start_len": start, "sampling_params": params}
@@ -455,13 +468,13 @@ async def test_logprobs_from_a_place_in_the_prompt_with_echo_and_at_a_low_temper
     echoed = await ask(client, body, "/v1/completions")
     values = echoed["choices"][0]["logprobs"]["token_logprobs"]
     assert values[0] is None
-    assert len(values) == 20 + echoed["usage"]["completion_tokens"]
+    assert len(values) == 50 + echoed["usage"]["completion_tokens"]
     of_prompt, of_answer = logprobs(task_references["last"], prompt, list(task_references["last"].answer(prompt, 4)))
     answer = task_references["last"].answer(prompt, 4)
-    assert values[1:20] == pytest.approx(
+    assert values[1:50] == pytest.approx(
         [float(row[t]) for row, t in zip(of_prompt, prompt[1:], strict=True)], abs=PRECISION.tie
     )
-    assert values[20] == pytest.approx(float(of_answer[0][answer[0]]), abs=PRECISION.tie)
+    assert values[50] == pytest.approx(float(of_answer[0][answer[0]]), abs=PRECISION.tie)
 
 
 async def test_token_ids_and_usage_have_the_whole_prompt(client: httpx.AsyncClient) -> None:
@@ -489,8 +502,12 @@ async def test_client_that_leaves_before_the_first_token_leaves_nothing(
     client: httpx.AsyncClient, deployment: Deployment, task_references: References
 ) -> None:
     body = {"model": "last-uncached", "input_ids": some_tokens(106, 30), "sampling_params": greedy(50)}
-    with frozen(deployment, "uncached-0"), pytest.raises(httpx.ReadTimeout):
-        await client.post("/generate", json=body, timeout=1)
+    with frozen(deployment, "uncached-0"):
+        asked = asyncio.create_task(client.post("/generate", json=body))
+        await wait_until(lambda: decoding_at_least(client, 1), within=SOON)
+        asked.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asked
     await wait_until(lambda: is_idle(client), within=SOON)
     prompt = some_tokens(107, 30)
     reply = await generate(client, "last-uncached", prompt, 8)

@@ -187,10 +187,9 @@ class RequestParser:
         if mark.decode_first and len(prompt) < 2:
             raise InvalidValueError(ONE_TOKEN, endpoint)
         check_sampling(endpoint, params, limit)
-        # from here on SGLang's schedulers do not count the last token of a prompt that the decode worker runs
-        counted = len(prompt) - mark.decode_first
-        check_fits(endpoint, counted, self.longest_prompt)
-        left = max(0, self.longest_request - counted - 1)
+        # SGLang's schedulers do not count the last token of a prompt that the decode worker runs
+        check_fits(endpoint, len(prompt) - mark.decode_first, self.longest_prompt)
+        left = max(0, self.longest_request - len(prompt) - 1)
         options = body.get("stream_options") or {}
         return GenerationRequest(
             endpoint=endpoint,

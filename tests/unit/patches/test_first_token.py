@@ -24,6 +24,7 @@ from sun_sglang.patches.first_token.split_prompt import require_two_tokens, spli
 
 PROMPT = [11, 12, 13, 14, 15]
 HANDED = 99  # sampled by the prefill worker
+SCHEDULER = SimpleNamespace(max_req_len=100)
 
 
 def tokenized(prompt: list[int] = PROMPT, extra_key: str | None = None, **fields: Any) -> Any:
@@ -47,7 +48,7 @@ class Grammar:
 def request(prompt: list[int] = PROMPT, *, marked: bool = True, **fields: Any) -> Any:
     """Return SGLang's `Req` of a prompt as the decode worker holds it before the KV has arrived."""
     received = tokenized(prompt, None if marked else "base@w")
-    split_prompt(None, received)
+    split_prompt(SCHEDULER, received)
     ids = received.input_ids
     return SimpleNamespace(
         origin_input_ids=ids,
@@ -108,30 +109,48 @@ def started(*reqs: Any) -> Any:
 def test_marked_prompt_loses_its_last_token_and_its_mark() -> None:
     received = tokenized()
     received.sampling_params.custom_params = {"thinking_budget": 3}
-    split_prompt(None, received)
+    split_prompt(SCHEDULER, received)
     assert list(received.input_ids) == PROMPT[:-1]
     assert received.extra_key == "base@w"
     assert received.sampling_params.custom_params == {"thinking_budget": 3, TOKEN_KEY: PROMPT[-1]}
 
 
+@pytest.mark.parametrize(("asked", "limit"), [(None, 94), (500, 94), (94, 94), (3, 3), (0, 0)])
+def test_answer_to_a_split_prompt_has_the_room_that_the_whole_prompt_leaves(asked: int | None, limit: int) -> None:
+    received = tokenized()
+    received.sampling_params.max_new_tokens = asked
+    split_prompt(SCHEDULER, received)
+    assert received.sampling_params.max_new_tokens == limit
+    whole = tokenized(extra_key="base@w")
+    whole.sampling_params.max_new_tokens = asked
+    split_prompt(SCHEDULER, whole)
+    assert whole.sampling_params.max_new_tokens == asked, "SGLang limits it"
+
+
+def test_prompt_that_fills_the_context_leaves_no_room() -> None:
+    received = tokenized(list(range(101)))
+    split_prompt(SCHEDULER, received)
+    assert received.sampling_params.max_new_tokens == 0
+
+
 def test_prompt_that_a_pipeline_rank_passes_on_is_split_once() -> None:
     received = tokenized()
-    split_prompt(None, received)
-    split_prompt(None, received)
+    split_prompt(SCHEDULER, received)
+    split_prompt(SCHEDULER, received)
     assert list(received.input_ids) == PROMPT[:-1]
 
 
 @pytest.mark.parametrize("extra_key", ["", "base@w", 'base@w#["@first-token-from-decode@x",null]'])
 def test_prompt_without_a_mark_is_left_whole(extra_key: str) -> None:
     received = tokenized(extra_key=extra_key)
-    split_prompt(None, received)
+    split_prompt(SCHEDULER, received)
     assert (list(received.input_ids), received.extra_key) == (PROMPT, extra_key)
     assert received.sampling_params.custom_params is None
 
 
 def test_scheduler_that_receives_a_marked_prompt_of_one_token_leaves_it_whole() -> None:
     received = tokenized([7])
-    split_prompt(None, received)
+    split_prompt(SCHEDULER, received)
     assert (list(received.input_ids), received.extra_key) == ([7], "base@w")
     assert received.sampling_params.custom_params is None
 
@@ -149,7 +168,7 @@ def test_scheduler_that_receives_a_marked_prompt_of_one_token_leaves_it_whole() 
 )
 def test_logprobs_of_a_split_prompt_begin_where_the_client_asked(fields: Any, start: int, row: bool) -> None:
     received = tokenized(**fields)
-    split_prompt(None, received)
+    split_prompt(SCHEDULER, received)
     assert received.logprob_start_len == start
     assert (ROW_KEY in received.sampling_params.custom_params) is row
 
@@ -269,6 +288,45 @@ def test_request_retracted_after_its_first_token_keeps_prompt_and_output() -> No
     batch = started(req)
     assert batch.inputs == [21]
     assert (list(req.origin_input_ids), list(req.output_ids)) == (PROMPT, [21])
+
+
+def pause_for_new_weights(req: Any) -> list[int]:
+    """Remove the last output as SGLang does, queue the request again, and return what the prefill worker computes."""
+    if req.output_ids:
+        req.pd_rebootstrap_forced_output_id = req.output_ids.pop()
+    take_last_token_back(None, req, is_rebootstrap=True)
+    return [*req.origin_input_ids, *req.output_ids]
+
+
+def test_request_paused_before_its_first_token_has_it_from_the_decode_module() -> None:
+    for join in (False, True):
+        req = handed_over(request())
+        if join:
+            started(req)
+        for _ in range(2):
+            assert pause_for_new_weights(req) == PROMPT[:-1]
+            commit_last_token(commit, None, SimpleNamespace(req=req, is_rebootstrap=True))
+            batch = started(req)
+            assert batch.inputs == [PROMPT[-1]]
+            assert (list(req.origin_input_ids), list(req.output_ids), req.logprobs) == (PROMPT, [], [])
+            assert req.grammar.accepted == []
+
+
+def test_request_paused_after_its_first_token_continues_with_it() -> None:
+    req = handed_over(request())
+    started(req)
+    req.output_ids.append(21)
+    assert pause_for_new_weights(req) == PROMPT
+    commit_last_token(commit, None, SimpleNamespace(req=req, is_rebootstrap=True))
+    assert started(req).inputs == [21]
+    assert (list(req.origin_input_ids), list(req.output_ids)) == (PROMPT, [21])
+
+
+def test_paused_request_of_the_other_mode_is_left_to_sglang() -> None:
+    req = request(marked=False)
+    assert pause_for_new_weights(req) == PROMPT
+    commit_last_token(commit, None, SimpleNamespace(req=req, is_rebootstrap=True))
+    assert list(req.output_ids) == [HANDED]
 
 
 def test_request_that_is_queued_for_its_transfer_is_not_changed() -> None:
@@ -462,7 +520,7 @@ def test_penalties_with_the_overlap_loop_count_the_length_of_what_is_on_its_way(
 def prefilling(start: int, **changes: Any) -> Any:
     """Return a request on the prefill worker that asks for the logprobs of its prompt."""
     received = tokenized(return_logprob=True, logprob_start_len=start)
-    split_prompt(None, received)
+    split_prompt(SCHEDULER, received)
     logprob = SimpleNamespace(
         **dict.fromkeys(
             (
