@@ -8,9 +8,9 @@ token, and everything that SGLang derives from prompt and output is right: count
 SGLang retracts the requests with the fewest output tokens first, and resumes a request with the last entry of
 `output_ids`. A request that is retracted before its first output token gets the last prompt token back there.
 
-After a pause for new weights (`pause_generation` with `retract`), SGLang lets the prefill worker compute the KV of every
-request anew, and commits the output token that it removed from the request instead of the handed-over token. A request
-without output gets the last prompt token for this purpose.
+After a pause for new weights (`pause_generation` with `retract`), SGLang lets the prefill worker compute the KV of
+every request anew, and commits the output token that it removed from the request instead of the handed-over token. A
+request without output gets the last prompt token for this purpose.
 """
 
 from __future__ import annotations

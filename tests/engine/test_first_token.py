@@ -159,7 +159,7 @@ async def test_prompt_of_one_token_is_refused_and_no_worker_is_at_fault(
 async def test_requests_that_a_full_worker_retracts_answer_as_the_reference(
     client: httpx.AsyncClient, task_references: References
 ) -> None:
-    """The newest requests are retracted first, also before their first token."""
+    """The newest requests are retracted first."""
     rng = random.Random(5)
     prompts = [[rng.randrange(5, 260) for _ in range(40)] for _ in range(12)]
     tasks = ["last-small" if i % 3 else "small" for i in range(12)]
@@ -195,21 +195,37 @@ def life(ask_sglang: SGLangQuestions) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("page", ["1", "16"])
-def test_request_retracted_before_its_first_step_resumes_on_sglangs_own_pools(life: dict[str, Any], page: str) -> None:
-    """SGLang's own formulas and asserts run; the contents of every slot are compared."""
-    assert life[page]["resumed"] == {
-        "allocated": 48,
-        "contents": "right",
-        "prompt": 49,
+def test_request_retracted_before_its_first_step_resumes_with_its_kv_and_its_last_prompt_token(
+    life: dict[str, Any], page: str
+) -> None:
+    """SGLang's own functions fill the pool, retract, save the KV, and resume."""
+    prompt = list(range(100, 149))
+    assert life[page]["retracted"] == {
+        "inputs": [[7, 148], [148]],
+        "kv": prompt[:-1],
+        "prompt": prompt,
         "output": [],
-        "computed": 49,
+        "computed": [49],
+        "retractions": 1,
     }
+
+
+def test_request_retracted_before_its_first_step_would_end_the_server_without_its_hook(
+    ask_sglang: SGLangQuestions,
+) -> None:
+    assert "index out of range" in ask_sglang("tests.engine.first_token_life:lost")
 
 
 @pytest.mark.parametrize("page", ["1", "16"])
 def test_decode_cache_of_ended_requests_holds_kv_of_prefill_workers_alone(life: dict[str, Any], page: str) -> None:
     assert life[page]["modules"] == ["prefill"]
     assert life[page]["found"] == {"49": 48, "48": 47 if page == "1" else 32}
+
+
+def test_speculative_decoding_verifies_its_first_draft_after_the_last_prompt_token(ask_sglang: SGLangQuestions) -> None:
+    """The drafted token followed the dropped one; the decode module computes what follows the last prompt token."""
+    found = ask_sglang("tests.engine.first_token_life:draft")
+    assert found == {"verified": [148], "drafted": [5], "kv": [48], "output": []}
 
 
 # --- ends and constraints -------------------------------------------------------------------------------------------
