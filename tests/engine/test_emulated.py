@@ -138,6 +138,7 @@ CHAT = {
     "ids": {**OPENAI, "messages": HELLO, "input_ids": [10, 11, 12]},
     "parts": {**OPENAI, "messages": [{"role": "user", "content": [{"type": "text", "text": "hello"}]}]},
     "no length": {**OPENAI, "messages": HELLO, "max_tokens": 0},
+    "no limit": {"model": "x", "messages": [{"role": "user", "content": "a" * 2000}], "temperature": 0, **WHOLE},
     "fewer than none": {**OPENAI, "messages": HELLO, "max_tokens": -1},
     "empty": {**OPENAI, "messages": []},
     "no messages": OPENAI,

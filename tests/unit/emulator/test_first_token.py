@@ -61,6 +61,18 @@ async def test_logprobs_are_those_of_the_whole_prompt_and_of_every_token(
     assert all(decoded["meta_info"]["output_token_ids_logprobs"]), "the first row, too"
 
 
+async def test_answer_that_fills_the_context_has_the_same_length_in_both_modes(
+    start: Start, client: aiohttp.ClientSession
+) -> None:
+    pair = [await start(role, "none/math", context_length=64) for role in ("prefill", "decode")]
+    made = []
+    for fields in (MARKED, {"extra_key": "space"}):
+        _, (status, reply) = await ask(client, *pair, list(range(40)), 24, **fields)
+        assert status == 200
+        made.append(reply["meta_info"]["completion_tokens"])
+    assert made == [22, 22]
+
+
 @pytest.mark.parametrize("role", [0, 1])
 async def test_marked_prompt_of_one_token_is_refused_by_either_worker(
     pair: tuple[EmulatedWorker, EmulatedWorker], client: aiohttp.ClientSession, role: int
