@@ -157,23 +157,15 @@ async def test_prompt_of_one_token_is_refused_and_no_worker_is_at_fault(
 
 
 async def test_requests_that_a_full_worker_retracts_answer_as_the_reference(
-    client: httpx.AsyncClient, task_references: References
+    client: httpx.AsyncClient, deployment: Deployment, task_references: References
 ) -> None:
-    """The newest requests are retracted first."""
+    """The worker receives more requests at once than it has room for; the newest are retracted first."""
     rng = random.Random(5)
     prompts = [[rng.randrange(5, 260) for _ in range(40)] for _ in range(12)]
     tasks = ["last-small" if i % 3 else "small" for i in range(12)]
-
-    async def later(i: int) -> Any:
-        # the later half arrives at a worker that is nearly full
-        if i >= 6:
-            await busy.wait()
-        return await generate(client, tasks[i], prompts[i], 100)
-
-    busy = asyncio.Event()
-    running = [asyncio.create_task(later(i)) for i in range(12)]
-    await wait_until(lambda: decoding_at_least(client, 6), within=SOON)
-    busy.set()
+    with frozen(deployment, "small-0"):
+        running = [asyncio.create_task(generate(client, *asked, 100)) for asked in zip(tasks, prompts, strict=True)]
+        await wait_until(lambda: decoding_at_least(client, 12), within=SOON)
     replies = await gather(*running)
     assert any(reply["meta_info"]["num_retractions"] for reply in replies), "or this shows nothing"
     for task, prompt, reply in zip(tasks, prompts, replies, strict=True):
@@ -319,20 +311,21 @@ async def test_min_new_tokens_counts_no_prompt_token(
         assert len(reply["output_ids"]) > least or reply["output_ids"][-1] == first
 
 
-async def test_repetition_penalty_counts_no_prompt_token(client: httpx.AsyncClient, models: Path) -> None:
+async def test_penalties_count_no_prompt_token(client: httpx.AsyncClient, models: Path) -> None:
     """The first token equals the last one of the prompt, which a penalty that counted it would change."""
     reference = Reference(models / "llama-b", models / "llama-base", "decode")
     prompt = repeating_prompt(reference)
-    params = greedy(1) | {"repetition_penalty": 2.0}
-    reply = await ask(client, {"model": "last", "input_ids": prompt, "sampling_params": params})
-    assert reply["output_ids"] == [prompt[-1]]
-    params = greedy(12) | {"repetition_penalty": 2.0}
-    reply = await ask(client, {"model": "last", "input_ids": prompt, "sampling_params": params})
-    assert reply["output_ids"] == penalized_answer(reference, prompt, 12, 2.0)
+    for penalties in ({"repetition_penalty": 2.0}, {"presence_penalty": 2.0}):
+        body = {"model": "last", "input_ids": prompt, "sampling_params": greedy(12) | penalties}
+        answer = (await ask(client, body))["output_ids"]
+        assert answer[0] == prompt[-1]
+        assert answer == penalized_answer(reference, prompt, 12, **penalties)
+    body = {"model": "last", "input_ids": prompt, "sampling_params": greedy(1) | {"frequency_penalty": 2.0}}
+    assert (await ask(client, body))["output_ids"] == [prompt[-1]]
 
 
 def repeating_prompt(reference: Reference) -> list[int]:
-    """Return a prompt whose last token is also the first of its answer, with a logit that a penalty would halve."""
+    """Return a prompt whose last token is also the first of its answer, and would not be with any of the penalties."""
     import torch
 
     for seed in range(200):
@@ -340,8 +333,8 @@ def repeating_prompt(reference: Reference) -> list[int]:
         ends = torch.arange(5, 260)
         prompts = torch.cat([torch.tensor([start]).expand(len(ends), -1), ends.unsqueeze(1)], dim=1)
         best = first_logits(reference, prompts).topk(2)
-        for end, ids, values in zip(ends.tolist(), best.indices.tolist(), best.values.tolist(), strict=True):
-            if ids[0] == end and values[0] > 0 and values[0] / 2 < values[1]:
+        for end, ids, (first, second) in zip(ends.tolist(), best.indices.tolist(), best.values.tolist(), strict=True):
+            if ids[0] == end and first > 0 and max(first / 2, first - 2) < second:
                 return [*start, end]
     raise AssertionError("no prompt repeats")
 
@@ -357,8 +350,14 @@ def first_logits(reference: Reference, prompts: Any) -> Any:
         return reference.decode(input_ids=prompts[:, -1:], past_key_values=cache).logits[:, -1]
 
 
-def penalized_answer(reference: Reference, prompt: list[int], length: int, penalty: float) -> list[int]:
-    """Return the greedy answer with a repetition penalty on the answer's own tokens, as SGLang applies it."""
+def penalized_answer(
+    reference: Reference,
+    prompt: list[int],
+    length: int,
+    repetition_penalty: float = 1.0,
+    presence_penalty: float = 0.0,
+) -> list[int]:
+    """Return the greedy answer with penalties on the answer's own tokens, as SGLang applies them."""
     import torch
     from transformers import DynamicCache
 
@@ -370,7 +369,8 @@ def penalized_answer(reference: Reference, prompt: list[int], length: int, penal
         for _ in range(length):
             logits = reference.decode(input_ids=torch.tensor([[token]]), past_key_values=cache).logits[0, -1].float()
             for seen in set(made):
-                logits[seen] = logits[seen] / penalty if logits[seen] > 0 else logits[seen] * penalty
+                factor = 1 / repetition_penalty if logits[seen] > 0 else repetition_penalty
+                logits[seen] = logits[seen] * factor - presence_penalty
             token = int(logits.argmax())
             made.append(token)
     return made
