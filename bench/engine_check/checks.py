@@ -22,6 +22,7 @@ FILES = (
     "test_cache.py",
     "test_decode_cache.py",
     "test_prompt_only_cache.py",
+    "test_first_token.py",
     "test_api.py",
     "test_emulated.py",
     "test_fields.py",
