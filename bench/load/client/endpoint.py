@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -60,11 +59,6 @@ def client_session(*, timeout: float) -> aiohttp.ClientSession:
     )
 
 
-_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
-# the router's name of a conversation (docs/topology.md); other servers ignore it
-_SESSION_HEADER = "X-Sun-Session"
-
-
 class Prepared(NamedTuple):
     """A request, ready to be sent.
 
@@ -72,13 +66,11 @@ class Prepared(NamedTuple):
         request: the planned request.
         path: its path at the server.
         body: its body, JSON.
-        headers: headers beside those of the endpoint.
     """
 
     request: PlannedRequest
     path: str
     body: bytes
-    headers: Mapping[str, str] = _NO_HEADERS
 
 
 def base_url(url: str) -> str:
@@ -104,7 +96,7 @@ def prepare(request: PlannedRequest, model: str | None = None, fields: Mapping[s
     The server counts the tokens: each event of the stream has the number of tokens so far (`continuous_usage_stats`,
     which SGLang, vLLM and the router accept), and a last event the usage of the whole request. A call of a session also
     asks for the ids of the answer's tokens (`return_token_ids`, which the same three accept), since the next call
-    continues them, and names its session.
+    continues them.
 
     Args:
         request: the planned request.
@@ -125,4 +117,4 @@ def prepare(request: PlannedRequest, model: str | None = None, fields: Mapping[s
     if request.session is None:
         return Prepared(request, "/v1/completions", orjson.dumps({**common, "prompt": request.prompt}))
     body = orjson.dumps({**common, "return_token_ids": True, "prompt": request.prompt})
-    return Prepared(request, "/v1/completions", body, {_SESSION_HEADER: f"bench-{request.session}"})
+    return Prepared(request, "/v1/completions", body)

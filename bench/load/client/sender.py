@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import secrets
 from collections.abc import Callable
 
 import aiohttp
@@ -12,12 +13,15 @@ from sun_sglang.bench.load.client.clock import Clock
 from sun_sglang.bench.load.client.endpoint import Endpoint, Prepared
 from sun_sglang.bench.load.client.event_reader import EventReader, error_text, shortened
 from sun_sglang.bench.load.client.record import Failure, RequestRecord
+from sun_sglang.bench.load.workload.planned import PlannedRequest
 
 _MOST_ERROR_BYTES = 1 << 16
+# the router's name of a conversation (docs/topology.md); other servers ignore it
+_SESSION_HEADER = "X-Sun-Session"
 
 
 class Sender:
-    """Sends requests and keeps a record of each.
+    """Sends the requests of one run and keeps a record of each. A request of a session names it.
 
     Args:
         session: the session of all requests.
@@ -33,6 +37,8 @@ class Sender:
         self._session = session
         self._endpoint_of = endpoint_of
         self._clock = clock
+        # a router remembers the sessions of earlier runs
+        self._run = secrets.token_hex(8)
 
     async def send(self, prepared: Prepared) -> RequestRecord:
         """Send a request and return its record when its answer has ended. A failure is in the record, not raised."""
@@ -60,13 +66,16 @@ class Sender:
         async with self._session.post(
             endpoint.url + prepared.path,
             data=prepared.body,
-            headers={**endpoint.headers, **prepared.headers},
+            headers={**endpoint.headers, **self._session_header(prepared.request)},
             ssl=endpoint.ssl,
             allow_redirects=False,
         ) as reply:
             if reply.status != 200:
                 return await _refusal(reply)
             return await self._read(reply, record)
+
+    def _session_header(self, request: PlannedRequest) -> dict[str, str]:
+        return {} if request.session is None else {_SESSION_HEADER: f"bench-{self._run}-{request.session}"}
 
     async def _read(self, reply: aiohttp.ClientResponse, record: RequestRecord) -> Failure | None:
         reader, now = EventReader(keeps_ids=record.session is not None), self._clock.now

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 # Requests that continue a session go before a request that begins one, but not more of them than these: a task whose
@@ -127,7 +128,8 @@ class TaskQueue:
         if request.continues:
             for position, other in enumerate(self.pending):
                 if not other.goes_first and not (head_stays and position == 0):
-                    other.overtaken += 1
+                    for passed in islice(self.pending, position, None):
+                        passed.overtaken += 1
                     self.pending.insert(position, request)
                     return
         self.pending.append(request)

@@ -114,7 +114,7 @@ class Service:
             self._charge(key, request.task, work, arrived)
         try:
             checked = await self._check_length(request, singles)
-            pair_requests = self._pair_requests(request, singles, costs, pool, http.headers.get(SESSION_HEADER))
+            pair_requests = self._pair_requests(request, singles, costs, pool, http.headers.get(SESSION_HEADER) or None)
         except (ApiError, RequestError):
             if key is not None:
                 key.refund(work)
@@ -138,7 +138,7 @@ class Service:
         try:
             self._in_flight.add(tickets, group)
             try:
-                with self._queue.enter([part.slot for part in parts], http.headers.get(SESSION_HEADER)):
+                with self._queue.enter([part.slot for part in parts], http.headers.get(SESSION_HEADER) or None):
                     outcome, response = await self._delivery.deliver(http, request, parts)
                     return response
             finally:

@@ -37,10 +37,8 @@ def test_prepared_request_has_the_name_and_the_fields_of_its_route() -> None:
     assert (body["model"], body["lora_path"]) == ("base", "math")
 
 
-def test_prepared_call_of_a_session_asks_for_the_ids_of_its_answer_and_names_the_session() -> None:
+def test_prepared_call_of_a_session_asks_for_the_ids_of_its_answer() -> None:
     call = prepare(PlannedRequest(12, "math", None, (1, 2), 3, session=4))
     assert orjson.loads(call.body)["return_token_ids"] is True
-    assert call.headers == {"X-Sun-Session": "bench-4"}
     alone = prepare(PlannedRequest(12, "math", None, (1, 2), 3))
     assert "return_token_ids" not in orjson.loads(alone.body)
-    assert alone.headers == {}

@@ -184,7 +184,7 @@ async def test_sender_cancelled_request_keeps_what_arrived_and_has_no_end() -> N
     assert (record.ended, record.failure, list(record.arrived)) == (None, None, [2])
 
 
-async def test_sender_call_of_a_session_keeps_its_answer_and_sends_its_name() -> None:
+async def test_sender_call_of_a_session_keeps_its_answer() -> None:
     async def answer(body: dict[str, Any], request: web.Request) -> web.StreamResponse:
         stream = stream_with_ids(body["prompt"], [11, 12, 13], cached=2)
         return web.Response(body=stream, content_type="text/event-stream")
@@ -196,7 +196,28 @@ async def test_sender_call_of_a_session_keeps_its_answer_and_sends_its_name() ->
     assert list(record.answer or ()) == [11, 12, 13]
     assert (record.prompt_tokens, record.cached_tokens) == (4, 2)
     assert (alone.session, alone.answer) == (None, None)
-    assert [request.headers.get("X-Sun-Session") for request in server.requests] == ["bench-4", None]
+    assert "X-Sun-Session" in server.requests[0].headers
+    assert "X-Sun-Session" not in server.requests[1].headers
+
+
+async def test_senders_of_two_runs_name_equal_sessions_differently() -> None:
+    """A router remembers where a session was served, and that it was; a run flushes caches, and not routers."""
+
+    async def answer(body: dict[str, Any], request: web.Request) -> web.StreamResponse:
+        return web.Response(body=stream_with_ids(body["prompt"], [11], cached=0), content_type="text/event-stream")
+
+    calls = [
+        PlannedRequest(number, "math", None, (5, 6), 1, session=session) for number, session in enumerate((4, 4, 5))
+    ]
+    async with scripted_server(answer) as server:
+        for _ in range(2):
+            async with client_session(timeout=60) as session:
+                sender = Sender(session, lambda _: Endpoint(server.url), ManualClock())
+                for call in calls:
+                    await sender.send(prepare(call))
+    names = [request.headers["X-Sun-Session"] for request in server.requests]
+    assert names[0] == names[1]
+    assert len({names[0], names[2], names[3], names[5]}) == 4
 
 
 async def test_sender_call_of_a_session_without_ids_in_the_answer_succeeds_without_them() -> None:
