@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple
 
 from sun_sglang.router.scheduling.policy_protocol import Policy
-from sun_sglang.router.scheduling.prefix_keys import MAX_BLOCKS, PrefixKeys
+from sun_sglang.router.scheduling.prefix_keys import PrefixKeys
 from sun_sglang.router.workers.worker import Worker
 
 # A worker may have this many times the mean load before the prompts that belong to it go to other workers: c in
@@ -74,15 +74,13 @@ class CacheAffinity:
         return worker
 
     def _holder(self, workers: Sequence[Worker], cost: int, keys: PrefixKeys) -> Worker | None:
-        for number in range(len(keys.hashes), 0, -1):
-            found = self._holders.get(keys.hashes[number - 1])
+        for number in reversed(range(len(keys.hashes))):
+            found = self._holders.get(keys.hashes[number])
             if found is None:
                 continue
             worker = next((w for w in workers if w.name == found.worker), None)
-            held = found.tokens
-            if keys.block and number < MAX_BLOCKS:
-                # the earlier prompt may go on in another way after the blocks that are equal
-                held = min(held, number * keys.block)
+            # the earlier prompt may go on in another way after the beginning that is equal
+            held = min(found.tokens, keys.tokens[number]) if keys.tokens else found.tokens
             if worker is not None and self._stays(worker, workers, cost, held):
                 return worker
         return None

@@ -10,8 +10,7 @@ from sun_sglang.router.protocol.request import Endpoint
 
 # Weight of the newest answer in the mean: about the last fifty answers count.
 _NEWEST = 0.02
-TOKEN_BYTES = 4
-"""Bytes of text that count as a token."""
+_TOKEN_BYTES = 4
 
 
 class Cost(NamedTuple):
@@ -65,11 +64,11 @@ def estimate_cost(endpoint: Endpoint, body: Mapping[str, Any], expected: int = 0
         case Endpoint.COMPLETIONS:
             prompt, output = _tokens(body.get("prompt")), body.get("max_tokens")
         case Endpoint.CHAT:
-            prompt = len(body["input_ids"]) if body.get("input_ids") else chat_bytes(body) // TOKEN_BYTES + 1
+            prompt = len(body["input_ids"]) if body.get("input_ids") else chat_bytes(body) // _TOKEN_BYTES + 1
             output = body.get("max_completion_tokens") or body.get("max_tokens")
     both = prompt + max(0, expected if output is None else output)
     return Cost(prompt, both if most is None else max(prompt, min(both, most)))
 
 
 def _tokens(prompt: Any) -> int:
-    return text_bytes(prompt) // TOKEN_BYTES + 1 if isinstance(prompt, str) else len(prompt)
+    return text_bytes(prompt) // _TOKEN_BYTES + 1 if isinstance(prompt, str) else len(prompt)

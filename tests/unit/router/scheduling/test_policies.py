@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sun_sglang.contracts.fleet_file import FleetWorker
@@ -237,7 +237,7 @@ def test_prompts_that_share_a_short_beginning_count_as_holding_no_more_than_that
     """Under one key there may be prompts that go on in other ways: a system prompt, and one of many questions."""
     policy = make_policy("cache_affinity", "prefill", random.Random(0))
     workers = [worker(f"p{i}") for i in range(2)]
-    system, session = PrefixKeys((1,), block=100), PrefixKeys((2,))
+    system, session = PrefixKeys((1,), (100,)), PrefixKeys((2,))
     homes = [policy.pick(workers, 1000, key) for key in (system, session)]
     # one prompt that is ahead costs less than the 1,000 tokens of a session, and more than 100
     for home in homes:
@@ -374,6 +374,38 @@ def test_the_next_turn_begins_with_all_of_this_one() -> None:
     assert is_prefix(
         keys_of(Endpoint.COMPLETIONS, {"prompt": text}), keys_of(Endpoint.COMPLETIONS, {"prompt": text * 2})
     )
+
+
+@given(st.integers(1, 160_000), st.integers(0, 2000))
+@example(16_384, 1)
+@example(155_648, 1)
+def test_keys_of_a_prompt_are_the_first_keys_of_every_longer_one(length: int, more: int) -> None:
+    whole = list(range(162_000))
+    short = prefix_keys(Endpoint.GENERATE, {"input_ids": whole[:length]}, of="p")
+    long = prefix_keys(Endpoint.GENERATE, {"input_ids": whole[: length + more]}, of="p")
+    assert len(short.hashes) == len(short.tokens) <= 64
+    if length >= 256:
+        assert is_prefix(short.hashes, long.hashes)
+        assert is_prefix(short.tokens, long.tokens)
+        assert short.tokens[-1] <= length
+        block = 256 if length < 8_192 else 1_024 if length < 24_576 else 8_192
+        assert length - short.tokens[-1] < block or length > 155_648
+
+
+def test_prompts_that_part_after_a_long_beginning_hold_that_beginning_alone() -> None:
+    preamble = list(range(16_384))
+    one, other = (
+        prefix_keys(Endpoint.GENERATE, {"input_ids": preamble + [number] * 9000}, of="p") for number in (1, 2)
+    )
+    common = [tokens for a, b, tokens in zip(one.hashes, other.hashes, one.tokens, strict=True) if a == b]
+    assert common[-1] == 16_384
+    assert one.hashes[-1] != other.hashes[-1]
+
+
+def test_text_counts_as_four_bytes_a_token_and_messages_as_whole_prompts() -> None:
+    assert prefix_keys(Endpoint.COMPLETIONS, {"prompt": "é" * 1024}, of="p").tokens == (256, 512)
+    assert prefix_keys(Endpoint.CHAT, chat("a", "b"), of="p").tokens == ()
+    assert prefix_keys(Endpoint.GENERATE, {"text": "a"}, of="p", session="s").tokens == ()
 
 
 def test_namespaces_have_nothing_in_common_and_a_session_is_its_name() -> None:
