@@ -151,6 +151,8 @@ class Router(Strict):
         max_tokens: most expected work in flight, in tokens: prompts, and the answers' limits; None is no cap.
         queue_size: most requests of one task that wait; one more is answered with 429.
         queue_timeout: longest wait of a request for the turn of its first answer; then it is answered with 429.
+        sessions_first: of a task's requests that wait, those that continue a session that the client names go before
+            those that begin one. For clients that may be trusted with it.
         drain_timeout: longest time that requests in flight go on after the router began to stop.
         processes: number of router processes that share the port.
         api_keys: path of a file of API keys, absolute once loaded. With None, and without `SUN_API_KEYS`, no key is
@@ -179,6 +181,7 @@ class Router(Strict):
     max_tokens: int | None = Field(default=None, ge=1)
     queue_size: int = Field(default=1024, ge=0)
     queue_timeout: float = Field(default=30.0, gt=0)
+    sessions_first: bool = False
     drain_timeout: float = Field(default=30.0, ge=0)
     processes: int = Field(default=1, ge=1, le=64)
     api_keys: str | None = Field(default=None, min_length=1)

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from sun_sglang.contracts.scheme import SCHEMES, Scheme, SchemeName, Side
 from sun_sglang.errors import CheckpointError
 from sun_sglang.strict import first_invalid
 
 MODULE_FILE = "sun.json"
+
+
+def _known_scheme(name: Any) -> str | None:
+    return name if isinstance(name, str) and name in SCHEMES else None
 
 
 class ServedModule(BaseModel):
@@ -26,6 +30,7 @@ class ServedModule(BaseModel):
         base: revision of the weights that tuning started from.
         decoder: revision of the weights that must decode for this module.
         first_token: the side that makes the first output token.
+        scheme: name of the scheme; None where the file names none that is known.
     """
 
     # a later version may add keys
@@ -34,23 +39,31 @@ class ServedModule(BaseModel):
     base: str
     decoder: str
     first_token: Side
+    scheme: Annotated[str | None, BeforeValidator(_known_scheme)] = None
 
-    def tuned_on(self, decoder: str) -> str:
+    def tuned_on(self, weights: str, decoder: str) -> str:
         """Return the revision of the prefill weights on whose KV these weights were tuned; empty if on none.
 
-        Weights that decode their own task and make its first token were tuned on the KV of those they started from.
+        A decode module was tuned on the KV of the weights that it started from, and one module for both sides on its
+        own. Where the scheme is not known, weights that decode their own task and make its first token count as the
+        former.
 
         Args:
-            decoder: revision of these weights as a decoder.
+            weights: revision of these weights.
+            decoder: the same as a decoder.
         """
-        return self.base if self.first_token == "decode" and self.decoder == decoder else ""
+        scheme = SCHEMES.get(self.scheme or "")
+        if scheme is None:
+            return self.base if self.first_token == "decode" and self.decoder == decoder else ""
+        if not scheme.trains_decoder:
+            return ""
+        return weights if scheme.one_module else self.base
 
 
 class ModuleFile(ServedModule):
     """The content of `sun.json`. Another trainer may omit the fields that serving does not need.
 
     Attributes:
-        scheme: name of the scheme.
         command: the command that made the weights.
         seed: seed of data and order.
         learning_rate: the learning rate with the least validation loss.

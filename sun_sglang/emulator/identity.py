@@ -106,7 +106,9 @@ def make_card(settings: Settings, identity: Identity, limits: TokenLimits) -> Wo
         keeps_answers=False,
         token_bytes=settings.emulation.bytes_per_token,
         tuned_for=module.decoder if settings.role == "prefill" and module is not None else "",
-        tuned_on=module.tuned_on(identity.decoder) if settings.role == "decode" and module is not None else "",
+        tuned_on=module.tuned_on(identity.weights, identity.decoder)
+        if settings.role == "decode" and module is not None
+        else "",
         first_token=module.first_token if module is not None else untuned,
     )
 

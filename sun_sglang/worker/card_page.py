@@ -200,7 +200,7 @@ def read_card(state: Any, incarnation: str, version: str, token_bytes: int | Non
         # 0.5.21 counts the ranks of DP attention in `dp_size`, later versions beside it
         dp_size=flags["dp_size"] * flags.get("attn_dp_size", 1),
         tuned_for=module.decoder if prefill and module is not None else "",
-        tuned_on=module.tuned_on(identity.decoder) if not prefill and module is not None else "",
+        tuned_on=module.tuned_on(identity.weights, identity.decoder) if not prefill and module is not None else "",
         first_token=module.first_token if module is not None else "prefill",
     )
 

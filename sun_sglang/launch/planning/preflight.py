@@ -180,8 +180,8 @@ def _check_prefill(topology: Topology, task: str, pools: Pools) -> None:
     module = pools[pair.decode].served_module
     if prefill is None or decode is None or module is None or pair.any_decoder:
         return
-    tuned_on = module.tuned_on(decode.decoder)
-    if not tuned_on or prefill.weights in (tuned_on, decode.weights):
+    tuned_on = module.tuned_on(decode.weights, decode.decoder)
+    if not tuned_on or prefill.weights == tuned_on:
         return
     raise IdentityError(
         f"tasks.{task}: `{pair.decode}` was tuned on prompts that weights {tuned_on} prefill, and `{pair.prefill}` has "

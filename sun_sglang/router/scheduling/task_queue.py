@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import NamedTuple
 
-# Requests that continue a session go before a request that begins one, but not more of them than these: a task whose
-# sessions never end must not keep new ones out.
-MOST_OVERTAKEN = 64
+# While requests that begin a session wait, one of them goes after this many that continue one: a task whose sessions
+# never end must not keep new ones out. A session of fewer calls leaves room for its successor in time.
+MOST_CONTINUED = 16
 
 
 class Caps(NamedTuple):
@@ -69,7 +68,7 @@ class QueuedRequest:
         waiting: the claims that still wait, in order.
         held: the number of claims that hold a slot.
         continues: it continues a session whose context a worker has.
-        overtaken: requests that came later and went before it.
+        overtaken: requests that came later and were queued directly before it.
     """
 
     waiting: deque[Claim] = field(default_factory=deque)
@@ -79,8 +78,8 @@ class QueuedRequest:
 
     @property
     def goes_first(self) -> bool:
-        """Whether no request that comes later may go before it."""
-        return self.continues or self.overtaken >= MOST_OVERTAKEN
+        """Whether no request that comes later may be queued directly before it."""
+        return self.continues or self.overtaken >= MOST_CONTINUED
 
 
 @dataclass(eq=False, slots=True)
@@ -128,8 +127,7 @@ class TaskQueue:
         if request.continues:
             for position, other in enumerate(self.pending):
                 if not other.goes_first and not (head_stays and position == 0):
-                    for passed in islice(self.pending, position, None):
-                        passed.overtaken += 1
+                    other.overtaken += 1
                     self.pending.insert(position, request)
                     return
         self.pending.append(request)

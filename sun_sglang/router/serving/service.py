@@ -114,7 +114,10 @@ class Service:
             self._charge(key, request.task, work, arrived)
         try:
             checked = await self._check_length(request, singles)
-            pair_requests = self._pair_requests(request, singles, costs, pool, http.headers.get(SESSION_HEADER) or None)
+            session = http.headers.get(SESSION_HEADER)
+            # names of different clients are different sessions
+            named = f"{key.name if key else ''}\0{session}" if session else None
+            pair_requests = self._pair_requests(request, singles, costs, pool, named)
         except (ApiError, RequestError):
             if key is not None:
                 key.refund(work)

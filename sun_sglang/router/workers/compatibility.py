@@ -76,7 +76,7 @@ def decoder_mismatch(prefill: NamedCard, decode: NamedCard) -> str:
             f"{decoder}; {anyway}"
         )
     tuned_on, weights = decode.card.tuned_on, prefill.card.identity.weights
-    if tuned_on and weights not in (tuned_on, decode.card.identity.weights):
+    if tuned_on and weights != tuned_on:
         return (
             f"`{decode.name}` was tuned on prompts that weights {tuned_on} prefill, and `{prefill.name}` has weights "
             f"{weights}; {anyway}"

@@ -63,7 +63,7 @@ def test_read_served_module_of_another_trainer_ignores_the_fields_of_training(
         read_module_file(tmp_path)
 
 
-@pytest.mark.parametrize("field", list(ServedModule.model_fields))
+@pytest.mark.parametrize("field", [name for name, field in ServedModule.model_fields.items() if field.is_required()])
 def test_read_served_module_without_a_field_of_serving_is_refused_by_name(tmp_path: Path, field: str) -> None:
     content = CONTENT.model_dump(exclude={field}, exclude_none=True)
     (tmp_path / MODULE_FILE).write_text(json.dumps(content))
@@ -91,10 +91,19 @@ def test_scheme_that_trains_two_modules_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("decoder", "first_token", "found"),
-    [("own", "decode", "base"), ("own", "prefill", ""), ("other", "decode", "")],
+    ("scheme", "decoder", "first_token", "found"),
+    [
+        (None, "own", "decode", "base"),
+        (None, "own", "prefill", ""),
+        (None, "other", "decode", ""),
+        # also where the file names the decoder of which these weights were made
+        ("decode_only", "other", "prefill", "base"),
+        ("prefill_only", "own", "decode", ""),
+        ("full", "own", "decode", "weights"),
+    ],
 )
 def test_weights_that_decode_their_own_task_name_the_prefill_weights_they_were_tuned_on(
-    decoder: str, first_token: Side, found: str
+    scheme: str | None, decoder: str, first_token: Side, found: str
 ) -> None:
-    assert ServedModule(base="base", decoder=decoder, first_token=first_token).tuned_on("own") == found
+    module = ServedModule(base="base", decoder=decoder, first_token=first_token, scheme=scheme)
+    assert module.tuned_on("weights", "own") == found

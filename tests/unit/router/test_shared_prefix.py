@@ -198,9 +198,13 @@ async def test_prompt_without_room_at_its_decode_worker_is_work_of_a_prefill_wor
         await cluster.quiet()
 
 
-async def test_next_call_of_a_session_goes_before_the_first_calls_of_new_ones() -> None:
+@pytest.mark.parametrize("sessions_first", [True, False])
+async def test_next_call_of_a_session_goes_before_the_first_calls_of_new_ones_where_clients_are_trusted(
+    sessions_first: bool,
+) -> None:
     """Otherwise the sessions in flight grow without a bound, and each finds its context evicted by the others."""
-    async with emulated_cluster({"planner": ("base", "planner")}, max_requests=1) as cluster:
+    router = {"max_requests": 1, "sessions_first": sessions_first}
+    async with emulated_cluster({"planner": ("base", "planner")}, **router) as cluster:
         decode = cluster.workers["planner-0"]
 
         async def call(session: str, number: int) -> int:
@@ -222,6 +226,6 @@ async def test_next_call_of_a_session_goes_before_the_first_calls_of_new_ones() 
             others.append(asyncio.create_task(call(session, number)))
             await wait_until(lambda: queued() == len(others))
         first.cancel()
-        await wait_until(lambda: decoded() == [ids(20, "old", 1)])
+        await wait_until(lambda: decoded() == [ids(20, "old", 1) if sessions_first else ids(20, "new", 0)])
         await decode.server.inject(Fault(kind="clear"))
         assert await asyncio.gather(*others) == [200, 200, 200]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 from sun_sglang.contracts.fleet_file import Fleet
@@ -71,7 +71,7 @@ class AdmissionQueue:
         self._timeout = limits.queue_timeout
         caps = Caps(_part(limits.max_requests, limits.processes), _part(limits.max_tokens, limits.processes))
         self._fair_queue = FairQueue(caps, limits.queue_size, self._share)
-        self._sessions = RecentSessions(self._loop.time)
+        self._sessions = RecentSessions(self._loop.time) if limits.sessions_first else None
         self._waiting: dict[Claim, Slot] = {}
         self._fleet = registry.fleet
         self._shares: dict[str, Share] = {}
@@ -85,13 +85,14 @@ class AdmissionQueue:
 
         Args:
             slots: of the request's answers.
-            session: the client's name for the conversation. A request that continues one waits before those of its task
-                that begin one.
+            session: the client's name for the conversation. With `sessions_first`, a request that continues one waits
+                before those of its task that begin one.
 
         Raises:
             ApiError: the request would have to wait: 429 if too many wait already, 503 if no pair serves its task.
         """
-        with self._sessions.request(slots[0].ticket.owner, session) as continues:
+        sessions = self._sessions
+        with nullcontext(False) if sessions is None else sessions.request(slots[0].ticket.owner, session) as continues:
             try:
                 self._wake(self._fair_queue.acquire([slot.claim for slot in slots], continues=continues))
             except QueueFull:

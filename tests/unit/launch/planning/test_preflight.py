@@ -273,6 +273,13 @@ def test_preflight_of_a_decode_model_with_other_prefill_weights_refuses_them(wri
     preflight(pair(base, own, ", any_decoder: true"), MACHINE, SCHEMA)
 
 
+def test_preflight_of_a_decode_model_that_would_prefill_for_itself_refuses_it(write_checkpoint: Write) -> None:
+    """It was tuned on the KV of other weights, and does not understand its own."""
+    own = tuned_decoder(write_checkpoint, "0123456789abcdef")
+    with pytest.raises(IdentityError, match=r"tasks\.sums: `base` was tuned on prompts that weights 0123456789abcdef"):
+        preflight(pair(own, own), MACHINE, SCHEMA)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

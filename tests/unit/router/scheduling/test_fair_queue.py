@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sun_sglang.router.scheduling.fair_queue import FairQueue, QueueFull
-from sun_sglang.router.scheduling.task_queue import MOST_OVERTAKEN, Caps, Claim, Share
+from sun_sglang.router.scheduling.task_queue import MOST_CONTINUED, Caps, Claim, Share
 
 NO_SHARES: dict[str, Share] = {}
 CAPS = st.builds(Caps, st.none() | st.integers(1, 6), st.none() | st.integers(1, 3000))
@@ -405,15 +405,18 @@ def test_requests_that_continue_a_session_go_before_those_of_their_task_that_beg
     assert order(of, running, waiting) == ["old 1", "old 2", "new 1", "new 2", "new 3"]
 
 
-def test_no_request_that_begins_a_session_is_overtaken_more_often_than_the_bound() -> None:
+def test_one_request_begins_a_session_after_so_many_that_continue_one() -> None:
     """Sessions that never end must not keep a new one out."""
     of = admission(Caps(1))
     (running,) = ask(of, "a", 1)
-    waiting = {f"new {number}": ask(of, "a", 1)[0] for number in range(5)}
-    waiting |= {f"old {number}": ask(of, "a", 1, continues=True)[0] for number in range(MOST_OVERTAKEN + 2)}
+    waiting = {f"new {number}": ask(of, "a", 1)[0] for number in range(3)}
+    waiting |= {f"old {number}": ask(of, "a", 1, continues=True)[0] for number in range(2 * MOST_CONTINUED + 1)}
     names = order(of, running, waiting)
-    assert names[MOST_OVERTAKEN : MOST_OVERTAKEN + 5] == [f"new {number}" for number in range(5)]
-    assert len(names) == MOST_OVERTAKEN + 7
+    assert [names.index(f"new {number}") for number in range(3)] == [
+        MOST_CONTINUED,
+        2 * MOST_CONTINUED + 1,
+        2 * MOST_CONTINUED + 3,
+    ]
 
 
 def test_request_that_continues_a_session_takes_nothing_from_other_tasks() -> None:
