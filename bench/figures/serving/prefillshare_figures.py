@@ -37,6 +37,18 @@ class Ratios(NamedTuple):
 PAPER: Mapping[str, Ratios] = MappingProxyType({"react": Ratios(3.9, 3.6), "reflexion": Ratios(4.5, 3.9)})
 
 
+class Measured(NamedTuple):
+    """One point of a result."""
+
+    result: BenchResult
+    point: PointReport
+
+    @property
+    def workload(self) -> WorkloadSettings:
+        """The workload of the point."""
+        return self.result.settings_of(self.point).workload
+
+
 class LatencyOverRate:
     """`prefillshare_figure_3.md`: tail latency, throughput and time to first token over the rate of sessions.
 
@@ -44,15 +56,16 @@ class LatencyOverRate:
     """
 
     name = "prefillshare_figure_3"
-    # the last one has longer answers
-    needs = tuple(f"serving/prefillshare_figure_3_{load}" for load in (*PAPER, "react_64"))
+    # the results of each table; figure 4 has the highest rate of the first one, and the last two have longer answers
+    tables = (("3_react", "4_react"), ("3_reflexion",), ("3_react_64",), ("3_react_128",))
+    needs = tuple(f"serving/prefillshare_figure_{name}" for names in tables for name in names)
 
     def draw(self, results: Path, folder: Path) -> Path:
         """Write the tables as Markdown and return their file."""
         read = [read_result(results / f"{name}.json") for name in self.needs]
-        lines = ["# PrefillShare, figure 3: agents over one context, emulated", ""]
-        for result in read:
-            lines += [*_over_rate(result), ""]
+        lines, rest = ["# PrefillShare, figure 3: agents over one context, emulated", ""], iter(read)
+        for names in self.tables:
+            lines += [*_over_rate([next(rest) for _ in names]), ""]
         return _write(folder / f"{self.name}.md", lines, read)
 
 
@@ -69,54 +82,53 @@ class HitsOverSessions:
         return _write(folder / f"{self.name}.md", [*lines, ""], [result])
 
 
-def best_limits(result: BenchResult, system: str) -> dict[float, PointReport]:
+def best_limits(results: Sequence[BenchResult], system: str) -> dict[float, Measured]:
     """Return for each rate of sessions the point with the most output tokens of a system; without one it is absent."""
-    found: dict[float, PointReport] = {}
-    for point in result.points:
-        made = number(point, system, _THROUGHPUT)
+    found: dict[float, Measured] = {}
+    for one in (Measured(result, point) for result in results for point in result.points):
+        made, rate = number(one.point, system, _THROUGHPUT), one.workload.request_rate
+        assert rate is not None, "sessions arrive at a rate"
         if made is None:
             continue
-        rate = _rate(result, point)
-        before = number(found[rate], system, _THROUGHPUT) if rate in found else None
+        before = number(found[rate].point, system, _THROUGHPUT) if rate in found else None
         if before is None or made.value > before.value:
-            found[rate] = point
+            found[rate] = one
     return found
 
 
-def most(result: BenchResult) -> Ratios | None:
+def most(results: Sequence[BenchResult]) -> Ratios | None:
     """Return the largest ratios over the rates at which both systems have numbers; None where there is none."""
-    found = [ratios for _, ratios in _ratios(result)]
+    found = [ratios for _, ratios in _ratios(results)]
     return Ratios(max(r.latency for r in found), max(r.throughput for r in found)) if found else None
 
 
-def _ratios(result: BenchResult) -> Iterator[tuple[float, Ratios]]:
-    shared, baseline = best_limits(result, _SHARED), best_limits(result, _BASELINE)
+def _ratios(results: Sequence[BenchResult]) -> Iterator[tuple[float, Ratios]]:
+    shared, baseline = best_limits(results, _SHARED), best_limits(results, _BASELINE)
     for rate in sorted(shared.keys() & baseline.keys()):
-        latency, tokens = (number(shared[rate], _SHARED, metric) for metric in (_SESSION, _THROUGHPUT))
-        slower, fewer = (number(baseline[rate], _BASELINE, metric) for metric in (_SESSION, _THROUGHPUT))
+        latency, tokens = (number(shared[rate].point, _SHARED, metric) for metric in (_SESSION, _THROUGHPUT))
+        slower, fewer = (number(baseline[rate].point, _BASELINE, metric) for metric in (_SESSION, _THROUGHPUT))
         if latency and tokens and slower and fewer and latency.value and fewer.value:
             yield rate, Ratios(slower.value / latency.value, tokens.value / fewer.value)
 
 
-def _over_rate(result: BenchResult) -> list[str]:
-    workload = result.settings.workload
-    by_rate = dict(_ratios(result))
+def _over_rate(results: Sequence[BenchResult]) -> list[str]:
+    by_rate = dict(_ratios(results))
     header = ["sessions/s", "", "at most", "started/s", "tokens/s", "session p95, s", "request p95, s", "TTFT p95, ms"]
     header += ["from the cache", "p95: baseline by it", "tokens/s: it by baseline"]
-    titles = _titles(result)
-    best = {system: best_limits(result, system) for system in titles}
+    titles = _titles(results[0])
+    best = {system: best_limits(results, system) for system in titles}
     rows = []
     for rate in sorted({rate for points in best.values() for rate in points}):
         for system, title in titles.items():
-            point = best[system].get(rate)
-            if point is not None:
+            one = best[system].get(rate)
+            if one is not None:
                 compared = by_rate.get(rate) if system == _SHARED else None
-                rows.append([f"{rate:g}", title, *_cells(result, point, system), *_compared(compared)])
-    return [f"## {_load(workload)}", "", *table(header, rows), "", *_beside_the_paper(result)]
+                rows.append([f"{rate:g}", title, *_cells(one, system), *_compared(compared)])
+    return [f"## {_load(results[0].settings.workload)}", "", *table(header, rows), "", *_beside_the_paper(results)]
 
 
-def _cells(result: BenchResult, point: PointReport, system: str) -> list[str]:
-    limit = result.settings_of(point).workload.concurrency
+def _cells(one: Measured, system: str) -> list[str]:
+    limit, point = one.workload.concurrency, one.point
     return [
         NONE if limit is None else str(limit),
         spread_text(number(point, system, _STARTED)),
@@ -132,8 +144,8 @@ def _compared(ratios: Ratios | None) -> list[str]:
     return [NONE, NONE] if ratios is None else [f"{number_text(ratio)}x" for ratio in ratios]
 
 
-def _beside_the_paper(result: BenchResult) -> list[str]:
-    ours, paper = most(result), PAPER[result.settings.workload.workload]
+def _beside_the_paper(results: Sequence[BenchResult]) -> list[str]:
+    ours, paper = most(results), PAPER[results[0].settings.workload.workload]
     if ours is None:
         return ["No rate was measured with both systems."]
     return [
@@ -168,12 +180,6 @@ def _over_sessions(result: BenchResult) -> list[str]:
 def _titles(result: BenchResult) -> dict[str, str]:
     """Return the titles of the systems that a result has, by name."""
     return {name: title for name, title in TITLES.items() if any(system.name == name for system in result.systems)}
-
-
-def _rate(result: BenchResult, point: PointReport) -> float:
-    rate = result.settings_of(point).workload.request_rate
-    assert rate is not None, "sessions arrive at a rate"
-    return rate
 
 
 def _share(point: PointReport, system: str) -> str:

@@ -14,7 +14,7 @@ from sun_sglang.bench.report import RESULTS, Median, ReportError, Run, new_repor
 
 CHECKOUT = Path(__file__).parents[3]
 # `sun eval` writes this one: the result of an evaluation, in the format of docs/evaluation.md
-COMMITTED = sorted(set((CHECKOUT / RESULTS).glob("*.json")) - {CHECKOUT / RESULTS / "demo_served.json"})
+COMMITTED = sorted(file for file in (CHECKOUT / RESULTS).glob("*.json") if not file.name.startswith("demo_served"))
 
 
 def repeated(*values: float) -> list[Run]:

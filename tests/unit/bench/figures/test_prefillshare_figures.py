@@ -36,11 +36,11 @@ def test_best_limit_of_a_system_is_the_one_with_the_most_tokens_at_each_rate() -
             point.systems["isolated"] = at.model_copy(
                 update={"summary": {**at.summary, "output_token_throughput": more}}
             )
-    assert {rate: point.values["concurrency"] for rate, point in best_limits(found, "isolated").items()} == {
+    assert {rate: one.point.values["concurrency"] for rate, one in best_limits([found], "isolated").items()} == {
         1.0: 40,
         4.0: 40,
     }
-    assert {point.values["concurrency"] for point in best_limits(found, "prefillshare").values()} == {20}
+    assert {one.point.values["concurrency"] for one in best_limits([found], "prefillshare").values()} == {20}
 
 
 def test_latency_over_rate_has_both_systems_at_each_rate_and_the_paper_beside_them(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_latency_over_rate_has_both_systems_at_each_rate_and_the_paper_beside_th
         save(measured(pattern_of(name), request_rate=(1.0, 4.0), concurrency=(20, 40)), tmp_path, name)
     text = figure.draw(tmp_path, tmp_path).read_text()
     rows = [line for line in text.splitlines() if line.startswith(("| 1 |", "| 4 |"))]
-    assert [row.split(" | ")[1] for row in rows] == ["PrefillShare 4P/4D", "4x(1P/1D)"] * 2 * len(figure.needs)
+    assert [row.split(" | ")[1] for row in rows] == ["PrefillShare 4P/4D", "4x(1P/1D)"] * 2 * len(figure.tables)
     assert "the paper: up to 3.9x lower p95 latency and 3.6x the throughput." in text
     assert "the paper: up to 4.5x lower p95 latency and 3.9x the throughput." in text
     assert "89.0 %" in rows[0]
@@ -58,12 +58,12 @@ def test_latency_over_rate_has_both_systems_at_each_rate_and_the_paper_beside_th
 
 def test_most_is_over_the_rates_that_both_systems_have() -> None:
     found = measured("react", request_rate=(1.0, 4.0), concurrency=(20, 40))
-    largest = most(found)
+    largest = most([found])
     assert largest is not None
     assert largest.throughput > 1
     for point in found.points:
         point.systems["isolated"] = point.systems["isolated"].model_copy(update={"summary": {}})
-    assert most(found) is None
+    assert most([found]) is None
 
 
 def test_hits_over_sessions_has_a_row_for_each_limit_in_order(tmp_path: Path) -> None:
