@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -60,7 +60,7 @@ def main(
         if subprocess.run(sun_command("launch", str(file), "--detach"), check=False).returncode:
             raise typer.Exit(1)
         try:
-            runs += asyncio.run(measure(file, context, unique, random.Random(seed)))
+            runs += asyncio.run(measure_running(file, context, unique, random.Random(seed)))
         finally:
             subprocess.run(sun_command("stop", str(file)), check=False)
     command = f"python -m sun_sglang.bench.shared_context {' '.join(map(str, topologies))}"
@@ -69,11 +69,24 @@ def main(
     Console().print(table(runs))
 
 
-async def measure(file: Path, context: int, unique: int, rng: random.Random) -> list[Run]:
-    """Return a run for each number of tasks of a running deployment.
+async def measure_running(file: Path, context: int, unique: int, rng: random.Random) -> list[Run]:
+    """Measure the running deployment of a topology; see `measure`."""
+    state, tasks = read_state(run_dir_of(file)), load_topology(file).tasks
+    assert state is not None, "the launch succeeded"
+    prefill = {name: task.prefill for name, task in tasks.items()}
+    async with aiohttp.ClientSession(state.url) as session:
+        return await measure(session, file.stem, prefill, context, unique, rng)
+
+
+async def measure(
+    session: aiohttp.ClientSession, name: str, prefill: Mapping[str, str], context: int, unique: int, rng: random.Random
+) -> list[Run]:
+    """Return a run for each number of tasks.
 
     Args:
-        file: its topology.
+        session: of the router's URL.
+        name: of the topology.
+        prefill: the prefill pool of each task.
         context: tokens that all tasks share.
         unique: tokens of each task's own.
         rng: draws the prompts.
@@ -81,26 +94,22 @@ async def measure(file: Path, context: int, unique: int, rng: random.Random) -> 
     Raises:
         UserError: the router refused a request.
     """
-    state = read_state(run_dir_of(file))
-    assert state is not None, "the launch succeeded"
-    topology, runs = load_topology(file), list[Run]()
-    tasks = list(topology.tasks)
-    async with aiohttp.ClientSession(state.url) as session:
-        for count in range(1, len(tasks) + 1):
-            shared = rng.choices(_IDS, k=context)
-            prompts = {task: shared + rng.choices(_IDS, k=unique) for task in tasks[:count]}
-            first = [await ask(session, task, prompt, f"{count}") for task, prompt in prompts.items()]
-            more = {task: prompt + rng.choices(_IDS, k=unique) for task, prompt in prompts.items()}
-            second = [await ask(session, task, prompt, f"{count}") for task, prompt in more.items()]
-            copies = len({topology.tasks[task].prefill for task in prompts})
-            values: dict[str, int | float] = {
-                "computed": _computed(first),
-                "formula": copies * context + count * unique,
-                "computed_again": _computed(second),
-                "prefill_hits": sum(found.prefill for found in second),
-                "decode_hits": sum(found.decode for found in second),
-            }
-            runs.append(Run(case={"topology": file.stem, "tasks": count}, values=values))
+    runs, tasks = list[Run](), list(prefill)
+    for count in range(1, len(tasks) + 1):
+        shared = rng.choices(_IDS, k=context)
+        prompts = {task: shared + rng.choices(_IDS, k=unique) for task in tasks[:count]}
+        first = [await ask(session, task, prompt, f"{count}") for task, prompt in prompts.items()]
+        more = {task: prompt + rng.choices(_IDS, k=unique) for task, prompt in prompts.items()}
+        second = [await ask(session, task, prompt, f"{count}") for task, prompt in more.items()]
+        copies = len({prefill[task] for task in prompts})
+        values: dict[str, int | float] = {
+            "computed": _computed(first),
+            "formula": copies * context + count * unique,
+            "computed_again": _computed(second),
+            "prefill_hits": sum(found.prefill for found in second),
+            "decode_hits": sum(found.decode for found in second),
+        }
+        runs.append(Run(case={"topology": name, "tasks": count}, values=values))
     return runs
 
 
