@@ -61,6 +61,9 @@ def main(
             raise typer.Exit(1)
         try:
             runs += asyncio.run(measure_running(file, context, unique, random.Random(seed)))
+        except UserError as e:
+            typer.echo(str(e), err=True)
+            raise typer.Exit(1) from e
         finally:
             subprocess.run(sun_command("stop", str(file)), check=False)
     command = f"python -m sun_sglang.bench.shared_context {' '.join(map(str, topologies))}"

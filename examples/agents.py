@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from openai import APIConnectionError, APIError, OpenAI
+from openai import APIConnectionError, OpenAI, OpenAIError
 
 # the models of the agents are the tasks of the topology
 AGENTS = {
@@ -54,9 +54,12 @@ def run(client: OpenAI, turns: int, max_tokens: int) -> Iterator[Call]:
         for agent, instruction in AGENTS.items():
             messages.append({"role": "user", "content": instruction})
             reply = client.chat.completions.create(model=agent, messages=messages, max_tokens=max_tokens, temperature=0)
+            if not getattr(reply, "choices", None) or reply.choices[0].message is None:
+                raise OpenAIError("the answer is none of a chat; is this the URL of a router, with /v1?")
             messages.append({"role": "assistant", "content": reply.choices[0].message.content or ""})
             usage = reply.usage
-            assert usage is not None, "an answer that is no stream has its usage"
+            if usage is None or not usage.prompt_tokens:
+                raise OpenAIError("the answer states no usage; is this the URL of a router, with /v1?")
             details = usage.prompt_tokens_details
             yield Call(turn, agent, usage.prompt_tokens, (details.cached_tokens or 0) if details else 0)
 
@@ -79,6 +82,8 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=3, help="turns of all agents (%(default)s)")
     parser.add_argument("--max-tokens", type=int, default=64, help="most tokens of an answer (%(default)s)")
     options = parser.parse_args()
+    if options.turns < 1:
+        parser.error("--turns: at least 1")
     try:
         with client_of(options.url, uuid.uuid4().hex) as client:
             for call in run(client, options.turns, options.max_tokens):
@@ -86,8 +91,8 @@ def main() -> int:
     except APIConnectionError:
         print(f"nothing answers at {options.url}; start it: sun launch examples/agents.yaml --detach", file=sys.stderr)
         return 1
-    except APIError as e:
-        print(f"{options.url}: {e.message}", file=sys.stderr)
+    except OpenAIError as e:
+        print(f"{options.url}: {e}", file=sys.stderr)
         return 1
     return 0
 

@@ -261,6 +261,9 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.scheme:
+        for needed in (EVALUATION, f"models/{BASE}/config.json"):
+            if not (arguments.out / needed).is_file():
+                parser.error(f"--out: {arguments.out} has no {needed}; make the base first, without --scheme")
         make_scheme(arguments.out, arguments.scheme, arguments.seed, RECIPES[arguments.scheme], _say)
     else:
         make(arguments.out, arguments.seed, PretrainRecipe(), RECIPES, _say)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import secrets
 from collections.abc import Callable
+from typing import Any, TypeGuard
 
 import aiohttp
 import orjson
@@ -96,14 +97,18 @@ class Sender:
 
 
 def _count(reader: EventReader, record: RequestRecord) -> None:
-    """Fill in the server's counts; a value of another type counts as absent."""
+    """Fill in the server's counts; a value that is no count, and more hits than tokens, count as absent."""
     usage = reader.usage() or {}
     details = usage.get("prompt_tokens_details")
     prompt, made = usage.get("prompt_tokens"), usage.get("completion_tokens")
     cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    record.prompt_tokens = prompt if isinstance(prompt, int) else 0
-    record.cached_tokens = cached if isinstance(cached, int) else None
-    record.output_tokens = made if isinstance(made, int) else record.output_tokens
+    record.prompt_tokens = prompt if _is_count(prompt) else 0
+    record.cached_tokens = cached if _is_count(cached) and cached <= record.prompt_tokens else None
+    record.output_tokens = made if _is_count(made) else record.output_tokens
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 async def _refusal(reply: aiohttp.ClientResponse) -> Failure:

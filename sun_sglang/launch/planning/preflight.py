@@ -181,6 +181,12 @@ def _check_prefill(topology: Topology, task: str, pools: Pools) -> None:
     if prefill is None or decode is None or module is None or pair.any_decoder:
         return
     tuned_on = module.tuned_on(decode.weights, decode.decoder)
+    if tuned_on and tuned_on != decode.weights and module.first_token == "prefill":
+        raise IdentityError(
+            f"tasks.{task}: `{pair.decode}` was tuned to decode from the KV of another model, and its sun.json names "
+            "`first_token: prefill`: that model, which was not tuned, would make the first token; tune it with "
+            "`first_token: decode`, or set `any_decoder: true` on the task"
+        )
     if not tuned_on or prefill.weights == tuned_on:
         return
     raise IdentityError(

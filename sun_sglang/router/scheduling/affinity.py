@@ -27,9 +27,9 @@ _64_BITS = (1 << 64) - 1
 
 
 class _Holder(NamedTuple):
-    """The worker that served a prompt, and the length of the prompt in tokens, by the router's estimate."""
+    """The start of the worker that served a prompt, and the estimated length of the prompt in tokens."""
 
-    worker: str
+    incarnation: str
     tokens: int
 
 
@@ -67,7 +67,7 @@ class CacheAffinity:
             worker = self._fallback.pick(workers, cost, keys)
         if keys.hashes:
             # the next turn begins with all of this one, so the longest beginning finds it
-            self._holders[keys.hashes[-1]] = _Holder(worker.name, cost)
+            self._holders[keys.hashes[-1]] = _Holder(worker.incarnation, cost)
             self._holders.move_to_end(keys.hashes[-1])
             if len(self._holders) > self._remembered:
                 self._holders.popitem(last=False)
@@ -78,7 +78,7 @@ class CacheAffinity:
             found = self._holders.get(keys.hashes[number])
             if found is None:
                 continue
-            worker = next((w for w in workers if w.name == found.worker), None)
+            worker = next((w for w in workers if w.incarnation == found.incarnation), None)
             # the earlier prompt may go on in another way after the beginning that is equal
             held = min(found.tokens, keys.tokens[number]) if keys.tokens else found.tokens
             if worker is not None and self._stays(worker, workers, cost, held):

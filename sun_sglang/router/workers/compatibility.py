@@ -5,6 +5,7 @@ Each function returns the reason against it as a sentence, or an empty string.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from sun_sglang.checkpoint.tuning import is_tuned_for
@@ -84,13 +85,20 @@ def decoder_mismatch(prefill: NamedCard, decode: NamedCard) -> str:
     return ""
 
 
+def _card_differences(left: WorkerCard, right: WorkerCard) -> Iterator[Difference]:
+    """Yield the other fields in which two workers of one pool may not differ, such as those of `sun.json`."""
+    for field in ("module_flags", "first_token", "tuned_for", "tuned_on"):
+        a, b = getattr(left, field), getattr(right, field)
+        if a != b:
+            yield Difference(field, a, b)
+
+
 def _difference(one: NamedCard, other: NamedCard) -> Difference | None:
     """Return the first difference that separates two workers, with the values in the order of the arguments."""
     left, right = one.card, other.card
     if one.pool == other.pool:
         found = member_difference(left.identity, right.identity)
-        flags = Difference("module_flags", left.module_flags, right.module_flags)
-        return found or (flags if flags.left != flags.right else None)
+        return found or next(_card_differences(left, right), None)
     if left.role == "prefill":
         return pair_difference(left.identity, right.identity)
     found = pair_difference(right.identity, left.identity)

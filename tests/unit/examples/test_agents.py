@@ -7,6 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
+import pytest
+from openai import OpenAI, OpenAIError
+
 from sun_sglang.topology_file import load_topology
 from tests.support.emulated_cluster import emulated_cluster
 from tests.support.ports import PORTS
@@ -57,3 +61,26 @@ def test_agents_of_the_example_without_a_server_say_how_to_start_it() -> None:
     )
     assert done.returncode == 1
     assert done.stderr == f"nothing answers at {url}; start it: sun launch examples/agents.yaml --detach\n"
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        ({"usage": {"prompt_tokens": 4}}, "the answer is none of a chat"),
+        ({"choices": [{"message": None}]}, "the answer is none of a chat"),
+        ({"choices": [{"message": {"role": "assistant", "content": "a"}}]}, "the answer states no usage"),
+        ({"choices": [{"message": {"content": "a"}}], "usage": {"prompt_tokens": 0}}, "the answer states no usage"),
+    ],
+)
+def test_agents_of_the_example_name_an_answer_of_another_server(reply: dict[str, Any], message: str) -> None:
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, json=reply))
+    client = OpenAI(base_url="http://h/v1", api_key="none", http_client=httpx.Client(transport=transport))
+    with client, pytest.raises(OpenAIError, match=message):
+        list(load("agents").run(client, 1, 8))
+
+
+def test_agents_of_the_example_run_one_turn_at_least() -> None:
+    command = [sys.executable, str(EXAMPLES / "agents.py"), "--turns", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert "--turns: at least 1" in done.stderr

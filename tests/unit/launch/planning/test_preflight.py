@@ -273,6 +273,20 @@ def test_preflight_of_a_decode_model_with_other_prefill_weights_refuses_them(wri
     preflight(pair(base, own, ", any_decoder: true"), MACHINE, SCHEMA)
 
 
+def test_preflight_of_a_decode_model_whose_untuned_prefill_model_makes_the_first_token_refuses_it(
+    write_checkpoint: Write,
+) -> None:
+    base = write_checkpoint("base")
+    own = tuned_decoder(write_checkpoint, read_identity(base, {}).weights)
+    record = json.loads((own / "sun.json").read_text())
+    (own / "sun.json").write_text(json.dumps(record | {"first_token": "prefill"}))
+    with pytest.raises(
+        IdentityError, match=r"tasks\.sums: `base` was tuned to decode .* tune it with `first_token: dec"
+    ):
+        preflight(pair(base, own), MACHINE, SCHEMA)
+    preflight(pair(base, own, ", any_decoder: true"), MACHINE, SCHEMA)
+
+
 def test_preflight_of_a_decode_model_that_would_prefill_for_itself_refuses_it(write_checkpoint: Write) -> None:
     """It was tuned on the KV of other weights, and does not understand its own."""
     own = tuned_decoder(write_checkpoint, "0123456789abcdef")

@@ -329,6 +329,17 @@ def test_a_conversation_whose_worker_left_goes_on_elsewhere() -> None:
     assert policy.pick(rest, 1, keys(1, 2)) is rest[0]
 
 
+def test_a_conversation_whose_worker_restarted_begins_anew() -> None:
+    """Its cache is empty: nothing there is worth a wait."""
+    policy = CacheAffinity(LeastTokens(), worth_waiting)
+    workers = [worker("p0"), worker("p1")]
+    first = policy.pick(workers, 1000, keys(1))
+    first.load.acquire(500)
+    assert policy.pick(workers, 1000, keys(1)) is first
+    first._set(incarnation="another start")
+    assert policy.pick(workers, 1000, keys(1)) is not first
+
+
 def test_what_is_remembered_is_bounded() -> None:
     policy = CacheAffinity(LeastTokens(), worth_waiting, remembered=10)
     for key in range(1000):

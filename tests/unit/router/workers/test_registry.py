@@ -152,18 +152,30 @@ def test_path_of_emulated_workers_whose_decode_module_makes_the_first_token_need
     assert registry.unproven() == (WorkerPath("m0", "d0"),)
 
 
-def test_decode_module_serves_with_the_prefill_weights_it_was_tuned_on_and_a_task_that_takes_any_with_others() -> None:
+@pytest.mark.parametrize("tuned_on", ["base", "another"])
+def test_decode_module_serves_with_the_prefill_weights_it_was_tuned_on_and_a_task_that_takes_any_with_others(
+    tuned_on: str,
+) -> None:
     any_decoder = FLEET.tasks["tool"].model_copy(update={"any_decoder": True})
     registry = Registry(FLEET.model_copy(update={"tasks": FLEET.tasks | {"tool": any_decoder}}))
     for name, weights in (("m0", "base"), ("t0", "other")):
         assert registry.admit(name, card("prefill", weights)) == ""
-    assert registry.admit("d0", card("decode", "own", first_token="decode", tuned_on="base")) == ""
-    assert registry.admit("d1", card("decode", "own", first_token="decode", tuned_on="another")) == ""
-    (refused,) = [path for path in registry.unusable("math") if path.refusal]
-    assert refused.path == WorkerPath("m0", "d1")
-    assert "`d1` was tuned on prompts that weights another prefill, and `m0` has weights base" in refused.refusal
-    assert {path.path for path in registry.unusable("tool")} == {WorkerPath("t0", "d0"), WorkerPath("t0", "d1")}
+    assert registry.admit("d0", card("decode", "own", first_token="decode", tuned_on=tuned_on)) == ""
+    refusals = [path.refusal for path in registry.unusable("math") if path.refusal]
+    wrong = "`d0` was tuned on prompts that weights another prefill, and `m0` has weights base"
+    assert [wrong in refusal for refusal in refusals] == ([] if tuned_on == "base" else [True])
+    assert {path.path for path in registry.unusable("tool")} == {WorkerPath("t0", "d0")}
     assert not any(path.refusal for path in registry.unusable("tool"))
+
+
+@pytest.mark.parametrize("field", ["first_token", "tuned_on"])
+def test_workers_of_one_pool_whose_modules_were_tuned_in_other_ways_are_not_mixed(field: str) -> None:
+    """Equal weights with another `sun.json`: requests of a task would be served in two ways."""
+    registry = Registry(FLEET)
+    tuned = {"first_token": "decode", "tuned_on": "base"}
+    assert registry.admit("d0", card("decode", "own", **tuned)) == ""
+    other = {"first_token": "prefill", "tuned_on": ""}[field]
+    assert f"{field} differs from `d0`'s" in registry.admit("d1", card("decode", "own", **tuned | {field: other}))
 
 
 @pytest.mark.parametrize("identity", [{"decoder": "full"}, {"weights": "full"}])

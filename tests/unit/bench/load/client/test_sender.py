@@ -132,6 +132,23 @@ async def test_sender_answer_of_another_length_fails() -> None:
         assert (await failure_of(other))[0] == "wrong_length"
 
 
+@pytest.mark.parametrize(
+    ("prompt", "cached", "counted"),
+    [(4, 4, (4, 4)), (4, 5, (4, None)), (-4, 0, (0, 0)), (4, -1, (4, None)), (True, True, (0, None))],
+)
+async def test_sender_counts_that_cannot_be_are_absent(
+    prompt: int, cached: int, counted: tuple[int, int | None]
+) -> None:
+    async def answer(body: dict[str, Any], request: web.Request) -> web.StreamResponse:
+        events = [*(token_event(made, finish="length" if made == 3 else None) for made in (1, 2, 3))]
+        stream = b"".join([*events, usage_event(3, prompt=prompt, cached=cached), DONE])
+        return web.Response(body=stream, content_type="text/event-stream")
+
+    async with scripted_server(answer) as server:
+        record = await send(server.url)
+    assert (record.prompt_tokens, record.cached_tokens) == counted
+
+
 async def test_sender_connection_cut_in_the_answer_fails() -> None:
     async def cut(_: dict[str, Any], request: web.Request) -> web.StreamResponse:
         reply = web.StreamResponse()
