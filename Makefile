@@ -27,8 +27,9 @@ TIMED = start=$$(date +%s); trap 'status=$$?; echo "set-up: $(@F:.stamp=): $$(($
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
+DEMO ?= sun
 demo: setup ## serve the demo models, ask every task a few questions, stop everything
-	@$(BIN)/python -m sun_sglang.bench.demo configs/demo/sun.yaml
+	@$(BIN)/python -m sun_sglang.bench.demo configs/demo/$(DEMO).yaml
 
 model: setup ## SmolLM2-135M-Instruct as a plain checkpoint, for the benchmarks
 	@$(BIN)/python -m sun_sglang.bench.smollm2.model

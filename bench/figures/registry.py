@@ -6,6 +6,7 @@ from sun_sglang.bench.figures.accuracy_table import AccuracyTable
 from sun_sglang.bench.figures.figure import Figure
 from sun_sglang.bench.figures.serving.bars import ServingBars
 from sun_sglang.bench.figures.serving.points_table import PointsTable
+from sun_sglang.bench.figures.serving.prefillshare_figures import HitsOverSessions, LatencyOverRate
 from sun_sglang.bench.figures.serving.sun_figures import DecodeConsolidation, Skew
 from sun_sglang.bench.figures.sharing import SharingFigure
 from sun_sglang.bench.figures.step_cost_table import StepCostTable
@@ -18,4 +19,6 @@ FIGURES: tuple[Figure, ...] = (
     PointsTable(),
     DecodeConsolidation(),
     Skew(),
+    LatencyOverRate(),
+    HitsOverSessions(),
 )
