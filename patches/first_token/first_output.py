@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sun_sglang.patches.first_token.last_token import has_no_output
+from sun_sglang.patches.first_token.last_token import REMOVABLE_WHEN, has_no_output
 from sun_sglang.patches.patch import Patch
 from sun_sglang.patches.versions import on
 
 _COMPONENTS = "sglang.srt.managers.scheduler_components"
-_REMOVABLE_WHEN = "when SGLang's decode worker can run the last prompt token itself"
 
 
 def skip_waiting(process: Callable[..., None], processor: Any, batch: Any) -> None:
@@ -53,7 +52,7 @@ JOIN = Patch(
     hook=skip_waiting,
     why="a stop rule that matches an empty text would end a request before its first token",
     versions=on("checks no end of a request before its first token"),
-    removable_when=_REMOVABLE_WHEN,
+    removable_when=REMOVABLE_WHEN,
 )
 SEND = Patch(
     name="first_output.send",
@@ -63,5 +62,5 @@ SEND = Patch(
     hook=send_output_only,
     why="a client would receive a first chunk without a token, and no logprob of the first token",
     versions=on("sends no chunk of a request before its first token"),
-    removable_when=_REMOVABLE_WHEN,
+    removable_when=REMOVABLE_WHEN,
 )

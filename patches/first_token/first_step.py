@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sun_sglang.patches.first_token.last_token import (
+    REMOVABLE_WHEN,
     has_no_output,
     last_prompt_token,
     move_to_output,
@@ -31,7 +32,6 @@ from sun_sglang.patches.versions import on
 
 _DECODE = "sglang.srt.disaggregation.decode"
 _WHY = "the decode worker would begin with the token that the prefill worker sampled"
-_REMOVABLE_WHEN = "when SGLang's decode worker can run the last prompt token itself"
 
 
 def commit_last_token(commit: Callable[..., None], queue: Any, decode_req: Any) -> None:
@@ -95,7 +95,7 @@ COMMIT = Patch(
     hook=commit_last_token,
     why=_WHY,
     versions=on("commits the last prompt token instead of the handed-over token"),
-    removable_when=_REMOVABLE_WHEN,
+    removable_when=REMOVABLE_WHEN,
 )
 START = Patch(
     name="first_step.start",
@@ -107,7 +107,7 @@ START = Patch(
     hook=start_with_last_token,
     why=_WHY,
     versions=on("runs the last prompt token in the first decode step"),
-    removable_when=_REMOVABLE_WHEN,
+    removable_when=REMOVABLE_WHEN,
 )
 RETRACT = Patch(
     name="first_step.retract",
@@ -117,5 +117,5 @@ RETRACT = Patch(
     hook=take_last_token_back,
     why="the server would end when a request resumes that was retracted before its first output token",
     versions=on("puts the last prompt token back in front of the first output token of a retracted request"),
-    removable_when=_REMOVABLE_WHEN,
+    removable_when=REMOVABLE_WHEN,
 )

@@ -9,6 +9,9 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+REMOVABLE_WHEN = "when SGLang's decode worker can run the last prompt token itself"
+"""When the hooks of this folder can be removed, each of them."""
+
 TOKEN_KEY = "sun_last_prompt_token"
 ROW_KEY = "sun_last_prompt_row"  # the reply has the logprob of this token
 _STANDS_IN = "sun_last_token_stands_in"

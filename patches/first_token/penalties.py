@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sun_sglang.patches.first_token.last_token import has_no_output
+from sun_sglang.patches.first_token.last_token import REMOVABLE_WHEN, has_no_output
 from sun_sglang.patches.patch import Patch
 from sun_sglang.patches.versions import on
 
@@ -56,5 +56,5 @@ PATCH = Patch(
     hook=count_output_only,
     why="penalties and `min_new_tokens` would count the last prompt token as output",
     versions=on("counts no prompt token as output"),
-    removable_when="when SGLang's decode worker can run the last prompt token itself",
+    removable_when=REMOVABLE_WHEN,
 )

@@ -10,12 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sun_sglang.patches.first_token.last_token import last_prompt_token, needs_last_row
+from sun_sglang.patches.first_token.last_token import REMOVABLE_WHEN, last_prompt_token, needs_last_row
 from sun_sglang.patches.patch import Patch
 from sun_sglang.patches.versions import on
 
 _WHY = "a reply with the logprobs of the prompt would lack the last prompt token"
-_REMOVABLE_WHEN = "when SGLang's decode worker can run the last prompt token itself"
 
 
 def score_last_token(_result: None, batch: Any) -> None:
@@ -91,7 +90,7 @@ TOKEN = Patch(
     hook=score_last_token,
     why=_WHY,
     versions=on("computes the logprob of the last prompt token"),
-    removable_when=_REMOVABLE_WHEN,
+    removable_when=REMOVABLE_WHEN,
 )
 ROW = Patch(
     name="prompt_logprobs.row",
@@ -104,5 +103,5 @@ ROW = Patch(
     hook=add_last_row,
     why=_WHY,
     versions=on("reports the logprob of the last prompt token"),
-    removable_when=_REMOVABLE_WHEN,
+    removable_when=REMOVABLE_WHEN,
 )

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from sun_sglang.contracts.first_token import ONE_TOKEN, read_mark
-from sun_sglang.patches.first_token.last_token import ROW_KEY, TOKEN_KEY
+from sun_sglang.patches.first_token.last_token import REMOVABLE_WHEN, ROW_KEY, TOKEN_KEY
 from sun_sglang.patches.patch import Patch
 from sun_sglang.patches.versions import on
 
 _WHY = "the first token would come from the prefill module, and for some tasks the decode module was tuned to make it"
-_REMOVABLE_WHEN = "when SGLang's decode worker can run the last prompt token itself"
 
 
 def require_two_tokens(_result: None, _manager: Any, request: Any, input_ids: Sequence[int] | None) -> None:
@@ -65,7 +64,7 @@ CHECK = Patch(
     hook=require_two_tokens,
     why="a scheduler would receive a prompt without a token",
     versions=on("refuses a prompt of one token where the decode worker makes the first output token"),
-    removable_when=_REMOVABLE_WHEN,
+    removable_when=REMOVABLE_WHEN,
 )
 SPLIT = Patch(
     name="split_prompt.split",
@@ -75,5 +74,5 @@ SPLIT = Patch(
     hook=split_prompt,
     why=_WHY,
     versions=on("splits the last token off the prompt where the decode worker makes the first output token"),
-    removable_when=_REMOVABLE_WHEN,
+    removable_when=REMOVABLE_WHEN,
 )

@@ -76,7 +76,7 @@ def first_token_of(prefill: WorkerCard, decode: WorkerCard) -> Side:
     """Return the side that makes the first token of requests that these two workers serve together."""
     return first_token_side(
         tuned_for=prefill.tuned_for,
-        decoder=decode.identity.decoder or decode.identity.weights,
+        decoder=decode.decoder,
         of_prefill=prefill.first_token,
         of_decode=decode.first_token,
     )

@@ -134,6 +134,11 @@ class WorkerCard(BaseModel):
     first_token: Side = "prefill"
 
     @property
+    def decoder(self) -> str:
+        """Revision of its weights as a decoder."""
+        return self.identity.decoder or self.identity.weights
+
+    @property
     def module(self) -> str:
         """Revision of this worker's module: equal modules compute equal KV for equal tokens."""
         flags = hashlib.sha256(self.module_flags.encode()).hexdigest()[:8] if self.module_flags else ""

@@ -259,13 +259,11 @@ async def test_stops(client: httpx.AsyncClient, task_references: dict[str, Refer
     assert stopped["meta_info"]["finish_reason"] == {"type": "stop", "matched": character}
 
 
-@pytest.mark.parametrize("task", ["llama-a", "qwen3-b"])
-@pytest.mark.parametrize("stream", [False, True])
-async def test_constraints_hold_from_the_first_token_on(client: httpx.AsyncClient, task: str, stream: bool) -> None:
-    """The first token is the prefill worker's, the others the decode worker's: both need the grammar."""
+async def require_constraints(client: httpx.AsyncClient, task: str, prompt: str, *, stream: bool) -> None:
+    """Raise unless the whole answers to a prompt match a regular expression, a JSON schema and a grammar."""
     limits = {"temperature": 1, "max_new_tokens": 200}
     for params in ({"regex": "(yes|no), [0-9]{3}"}, {"json_schema": json.dumps(COUNT)}, {"ebnf": 'root ::= "a" "b"+'}):
-        body = {"model": task, "text": "?", "sampling_params": limits | params, "stream": stream}
+        body = {"model": task, "text": prompt, "sampling_params": limits | params, "stream": stream}
         if stream:
             *_, last, end = [event async for event in events_of(client, "/generate", body)]
             assert end == "[DONE]"
@@ -278,6 +276,13 @@ async def test_constraints_hold_from_the_first_token_on(client: httpx.AsyncClien
             assert re.fullmatch(params["regex"], text)
         else:
             assert re.fullmatch("ab+", text)
+
+
+@pytest.mark.parametrize("task", ["llama-a", "qwen3-b"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_constraints_hold_from_the_first_token_on(client: httpx.AsyncClient, task: str, stream: bool) -> None:
+    """The first token is the prefill worker's, the others the decode worker's: both need the grammar."""
+    await require_constraints(client, task, "?", stream=stream)
 
 
 @pytest.mark.parametrize("answers", [1, 2])

@@ -9,14 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import re
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
-from jsonschema import validate
 
 from sun_sglang.bench.polling import wait_until
 from sun_sglang.patches.versions import installed_version
@@ -32,7 +30,7 @@ from tests.engine.conftest import (
     some_tokens,
 )
 from tests.engine.precision import PRECISION
-from tests.engine.test_api import COUNT, ask, greedy
+from tests.engine.test_api import ask, greedy, require_constraints
 from tests.engine.test_cache import converse, decode_hits
 from tests.engine.watch import SOON, in_flight, metric
 from tests.support.sglang_questions import SGLangQuestions
@@ -282,22 +280,8 @@ async def test_answer_without_a_limit_fills_the_context_as_in_the_other_mode(cli
 async def test_grammar_holds_from_the_first_token_on_and_does_not_see_the_prompt(
     client: httpx.AsyncClient, task: str, stream: bool
 ) -> None:
-    limits = {"temperature": 1, "max_new_tokens": 200}
-    for params in ({"regex": "(yes|no), [0-9]{3}"}, {"json_schema": json.dumps(COUNT)}, {"ebnf": 'root ::= "a" "b"+'}):
-        # `y` would begin an answer: a grammar that accepted it would go on with `es`
-        body = {"model": task, "text": "say y", "sampling_params": limits | params, "stream": stream}
-        if stream:
-            *_, last, end = [event async for event in events_of(client, "/generate", body)]
-            assert end == "[DONE]"
-            text = json.loads(last)["text"]
-        else:
-            text = (await ask(client, body))["text"]
-        if "json_schema" in params:
-            validate(json.loads(text), COUNT)
-        elif "regex" in params:
-            assert re.fullmatch(params["regex"], text)
-        else:
-            assert re.fullmatch("ab+", text)
+    # `y` would begin an answer: a grammar that accepted it would go on with `es`
+    await require_constraints(client, task, "say y", stream=stream)
 
 
 async def test_bias_holds_for_the_first_token(client: httpx.AsyncClient) -> None:

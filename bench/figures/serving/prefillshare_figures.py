@@ -12,17 +12,11 @@ from typing import NamedTuple
 
 from sun_sglang.bench.figures.serving.numbers import NONE, made_by, number, spread_text, table
 from sun_sglang.bench.load.workload.settings import WorkloadSettings
-from sun_sglang.bench.serving.report.study.quantities import number_text
+from sun_sglang.bench.serving.report.study import quantities as q
 from sun_sglang.bench.serving.result import BenchResult, PointReport, read_result
 
 _SHARED, _BASELINE, _ADMISSION = "prefillshare", "isolated", "admission"
-_THROUGHPUT = "output_token_throughput"
-_SESSION = "sessions.session_latency.p95"
 _DUE = "sessions.scheduled_session_latency.p95"
-_STARTED = "sessions.started_session_rate"
-_REQUEST = "request_latency.p95"
-_TTFT = "time_to_first_token.p95"
-_HITS = "cache_hit_ratio"
 TITLES: Mapping[str, str] = MappingProxyType(
     {_SHARED: "PrefillShare 4P/4D", _BASELINE: "4x(1P/1D)", _ADMISSION: "PrefillShare, admission by KV"}
 )
@@ -94,11 +88,11 @@ def best_limits(results: Sequence[BenchResult], system: str) -> dict[float, Meas
     """Return for each rate of sessions the point with the most output tokens of a system; without one it is absent."""
     found: dict[float, Measured] = {}
     for one in (Measured(result, point) for result in results for point in result.points):
-        made, rate = number(one.point, system, _THROUGHPUT), one.workload.request_rate
+        made, rate = number(one.point, system, q.THROUGHPUT.metric), one.workload.request_rate
         assert rate is not None, "sessions arrive at a rate"
         if made is None:
             continue
-        before = number(found[rate].point, system, _THROUGHPUT) if rate in found else None
+        before = number(found[rate].point, system, q.THROUGHPUT.metric) if rate in found else None
         if before is None or made.value > before.value:
             found[rate] = one
     return found
@@ -116,8 +110,14 @@ def most(results: Sequence[BenchResult]) -> Ratios | None:
 def _ratios(results: Sequence[BenchResult]) -> Iterator[tuple[float, Ratios]]:
     shared, baseline = best_limits(results, _SHARED), best_limits(results, _BASELINE)
     for rate in sorted(shared.keys() & baseline.keys()):
-        latency, tokens = (number(shared[rate].point, _SHARED, metric) for metric in (_SESSION, _THROUGHPUT))
-        slower, fewer = (number(baseline[rate].point, _BASELINE, metric) for metric in (_SESSION, _THROUGHPUT))
+        latency, tokens = (
+            number(shared[rate].point, _SHARED, metric)
+            for metric in (q.SESSION_LATENCY_P95.metric, q.THROUGHPUT.metric)
+        )
+        slower, fewer = (
+            number(baseline[rate].point, _BASELINE, metric)
+            for metric in (q.SESSION_LATENCY_P95.metric, q.THROUGHPUT.metric)
+        )
         due, later = number(shared[rate].point, _SHARED, _DUE), number(baseline[rate].point, _BASELINE, _DUE)
         if latency and tokens and slower and fewer and latency.value and fewer.value:
             waited = later.value / due.value if due and later and due.value else None
@@ -153,29 +153,29 @@ def _cells(one: Measured, system: str) -> list[str]:
     limit, point = one.workload.concurrency, one.point
     return [
         NONE if limit is None else str(limit),
-        spread_text(number(point, system, _STARTED)),
-        spread_text(number(point, system, _THROUGHPUT)),
-        _seconds(point, system, _SESSION),
+        spread_text(number(point, system, q.SESSION_RATE.metric)),
+        spread_text(number(point, system, q.THROUGHPUT.metric)),
+        _seconds(point, system, q.SESSION_LATENCY_P95.metric),
         _seconds(point, system, _DUE),
-        _seconds(point, system, _REQUEST),
-        spread_text(number(point, system, _TTFT)),
+        _seconds(point, system, q.LATENCY_P95.metric),
+        spread_text(number(point, system, q.TTFT_P95.metric)),
         _share(point, system),
     ]
 
 
 def _compared(ratios: Ratios | None) -> list[str]:
-    return [NONE] * 3 if ratios is None else [NONE if r is None else f"{number_text(r)}x" for r in ratios]
+    return [NONE] * 3 if ratios is None else [NONE if r is None else f"{q.number_text(r)}x" for r in ratios]
 
 
 def _beside_the_paper(results: Sequence[BenchResult]) -> list[str]:
     ours, paper = most(results), PAPER[results[0].settings.workload.workload]
     if ours is None:
         return ["No rate was measured with both systems."]
-    due = "" if ours.due is None else f" ({number_text(ours.due)}x from when they were due)"
+    due = "" if ours.due is None else f" ({q.number_text(ours.due)}x from when they were due)"
     return [
-        f"At most {number_text(ours.latency)}x lower p95 latency of sessions{due} and {number_text(ours.throughput)}x "
-        f"the throughput; the paper: up to {paper.latency:g}x lower p95 latency and {paper.throughput:g}x the "
-        "throughput."
+        f"At most {q.number_text(ours.latency)}x lower p95 latency of sessions{due} and "
+        f"{q.number_text(ours.throughput)}x the throughput; the paper: up to {paper.latency:g}x lower p95 latency and "
+        f"{paper.throughput:g}x the throughput."
     ]
 
 
@@ -189,9 +189,9 @@ def _over_sessions(result: BenchResult) -> list[str]:
         for system in titles:
             row += [
                 _share(point, system),
-                spread_text(number(point, system, _THROUGHPUT)),
-                _seconds(point, system, _SESSION),
-                spread_text(number(point, system, _TTFT)),
+                spread_text(number(point, system, q.THROUGHPUT.metric)),
+                _seconds(point, system, q.SESSION_LATENCY_P95.metric),
+                spread_text(number(point, system, q.TTFT_P95.metric)),
             ]
         rows.append(row)
     paper = (
@@ -208,14 +208,14 @@ def _titles(result: BenchResult) -> dict[str, str]:
 
 
 def _share(point: PointReport, system: str) -> str:
-    found = number(point, system, _HITS)
-    return NONE if found is None else f"{100 * found.value:.1f} %"
+    found = number(point, system, q.HITS.metric)
+    return NONE if found is None else q.HITS.text(found.value)
 
 
 def _seconds(point: PointReport, system: str, metric: str) -> str:
     """Return a latency, which results have in milliseconds, in seconds."""
     found = number(point, system, metric)
-    return NONE if found is None else number_text(found.value / 1000)
+    return NONE if found is None else q.number_text(found.value / 1000)
 
 
 def _load(workload: WorkloadSettings) -> str:

@@ -7,7 +7,6 @@ import random
 from collections.abc import Callable
 from typing import NamedTuple
 
-from sun_sglang.contracts.first_token import first_token_of
 from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.dispatch.attempt import Ticket
 from sun_sglang.router.dispatch.dispatcher import Dispatcher
@@ -87,10 +86,10 @@ class PathProver:
     async def canary(self, path: WorkerPath) -> str:
         """Send one canary over a path between admitted workers. Return its fault; empty if it passed."""
         pair = Pair(self._registry.workers[path.prefill], self._registry.workers[path.decode])
-        prefill, decode = pair.prefill.card, pair.decode.card
-        assert prefill is not None, "only admitted workers get canaries"
-        assert decode is not None, "only admitted workers get canaries"
-        request = make_canary(decode.identity.vocab_size, self._rng)
+        assert pair.decode.card is not None, "only admitted workers get canaries"
+        # of these starts of the workers: either may be gone when the canary ends
+        first_token = pair.first_token
+        request = make_canary(pair.decode.card.identity.vocab_size, self._rng)
         ticket = Ticket(request.task, None, self._dispatcher.attempts.now(), counted=False)
         try:
             outcome = await self._dispatcher.try_pair(request, pair, ticket, self._deadlines.canary, fresh=True)
@@ -98,7 +97,7 @@ class PathProver:
             fault = error.message
         else:
             if isinstance(outcome, PairResponse):
-                fault = canary_fault(outcome.head, outcome.prefill, first_token_of(prefill, decode))
+                fault = canary_fault(outcome.head, outcome.prefill, first_token)
             else:
                 fault = outcome.error.message
         pools = (pair.prefill.spec.pool, pair.decode.spec.pool)

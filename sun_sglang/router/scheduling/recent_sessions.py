@@ -31,6 +31,16 @@ class _Session:
     answered: float | None = None
 
 
+def session_name(owner: str, name: str | None) -> str | None:
+    """Return the name of a session that no other client's has; None for none.
+
+    Args:
+        owner: name of the client's API key.
+        name: the client's own name for the session; empty and None for none.
+    """
+    return f"{owner}\0{name}" if name else None
+
+
 class RecentSessions:
     """Tells requests that continue a session from those that begin one.
 
@@ -52,30 +62,27 @@ class RecentSessions:
         return len(self._sessions)
 
     @contextmanager
-    def request(self, owner: str, name: str | None) -> Iterator[bool]:
+    def request(self, session: str | None) -> Iterator[bool]:
         """Enclose one request of a session; yield whether it continues the session.
 
         A request continues a session if an earlier one was answered recently, and no other is in flight: one name must
         not take many requests at once to the front. A request that ends with an exception was not answered.
 
         Args:
-            owner: name of the client's API key. Names of different clients are different sessions.
-            name: the client's name for the session; None for none.
+            session: its name, with that of its client (`session_name`); None for none.
         """
-        if name is None:
+        if session is None:
             yield False
             return
-        key = hashlib.blake2b(f"{owner}\0{name}".encode(errors="surrogatepass"), digest_size=16).digest()
-        session = self._sessions.setdefault(key, _Session())
+        key = hashlib.blake2b(session.encode(errors="surrogatepass"), digest_size=16).digest()
+        found = self._sessions.setdefault(key, _Session())
         self._sessions.move_to_end(key)
         if len(self._sessions) > self._remembered:
             self._sessions.popitem(last=False)
-        continues = (
-            not session.in_flight and session.answered is not None and self._now() - session.answered <= self._idle
-        )
-        session.in_flight += 1
+        continues = not found.in_flight and found.answered is not None and self._now() - found.answered <= self._idle
+        found.in_flight += 1
         try:
             yield continues
-            session.answered = self._now()
+            found.answered = self._now()
         finally:
-            session.in_flight -= 1
+            found.in_flight -= 1

@@ -22,6 +22,7 @@ from sun_sglang.router.protocol.fields.patterns import check_patterns
 from sun_sglang.router.protocol.request import Endpoint, Request, Translate, parse_request
 from sun_sglang.router.scheduling.cost import Cost
 from sun_sglang.router.scheduling.prefix_keys import PrefixKeys, prefix_keys
+from sun_sglang.router.scheduling.recent_sessions import session_name
 from sun_sglang.router.serving.admission.admission_queue import AdmissionQueue, Slot
 from sun_sglang.router.serving.admission.length_check import CheckedLimits
 from sun_sglang.router.serving.admission.work_estimate import WorkEstimate
@@ -112,17 +113,15 @@ class Service:
         # before anything expensive: a client over its rate must not make the router or a tokenizer work
         if key is not None:
             self._charge(key, request.task, work, arrived)
+        owner = key.name if key else ""
+        session = session_name(owner, http.headers.get(SESSION_HEADER))
         try:
             checked = await self._check_length(request, singles)
-            session = http.headers.get(SESSION_HEADER)
-            # names of different clients are different sessions
-            named = f"{key.name if key else ''}\0{session}" if session else None
-            pair_requests = self._pair_requests(request, singles, costs, pool, named)
+            pair_requests = self._pair_requests(request, singles, costs, pool, session)
         except (ApiError, RequestError):
             if key is not None:
                 key.refund(work)
             raise
-        owner = key.name if key else ""
         shared = share_prompts(pair_requests, self._registry.usable(request.task))
         parts = tuple(
             self._part(
@@ -130,9 +129,11 @@ class Service:
             )
             for single, pair_request, prompt in zip(singles, pair_requests, shared, strict=True)
         )
-        return await self._serve(http, request, parts)
+        return await self._serve(http, request, parts, session)
 
-    async def _serve(self, http: web.Request, request: Request, parts: tuple[Part, ...]) -> web.StreamResponse:
+    async def _serve(
+        self, http: web.Request, request: Request, parts: tuple[Part, ...], session: str | None
+    ) -> web.StreamResponse:
         """Admit the answers of a request and deliver them; report the outcome."""
         outcome = "disconnected"
         current_context.get().outcome_counted = True
@@ -141,7 +142,7 @@ class Service:
         try:
             self._in_flight.add(tickets, group)
             try:
-                with self._queue.enter([part.slot for part in parts], http.headers.get(SESSION_HEADER) or None):
+                with self._queue.enter([part.slot for part in parts], session):
                     outcome, response = await self._delivery.deliver(http, request, parts)
                     return response
             finally:

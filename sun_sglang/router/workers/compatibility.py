@@ -69,7 +69,7 @@ def first_token_mismatch(prefill: NamedCard, decode: NamedCard) -> str:
 
 def decoder_mismatch(prefill: NamedCard, decode: NamedCard) -> str:
     """Return why a prefill module may not serve with a decoder, unless its task has `any_decoder`; empty if it may."""
-    tuned_for, decoder = prefill.card.tuned_for, decode.card.identity.decoder or decode.card.identity.weights
+    tuned_for, decoder = prefill.card.tuned_for, decode.card.decoder
     anyway = "`any_decoder: true` on the task serves it all the same"
     if not is_tuned_for(tuned_for, decoder):
         return (

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
+from sun_sglang.contracts.first_token import first_token_of
+from sun_sglang.contracts.scheme import Side
 from sun_sglang.contracts.worker_card import WorkerCard
 from sun_sglang.router.protocol.prompt_length import PromptLimits
 from sun_sglang.router.workers.compatibility import NamedCard, decoder_mismatch, first_token_mismatch, mismatch
@@ -40,6 +42,13 @@ class Pair(NamedTuple):
     def path(self) -> WorkerPath:
         """The names of both workers."""
         return WorkerPath(self.prefill.name, self.decode.name)
+
+    @property
+    def first_token(self) -> Side:
+        """The side that makes the first token; the cards of both workers must have been read."""
+        assert self.prefill.card is not None
+        assert self.decode.card is not None
+        return first_token_of(self.prefill.card, self.decode.card)
 
 
 class PoolPair(NamedTuple):

@@ -568,7 +568,9 @@ def test_prefill_of_a_chunk_before_the_last_scores_as_before() -> None:
 
 
 def test_prefill_without_logprobs_has_nothing_to_score() -> None:
-    score_last_token(None, SimpleNamespace(extend_input_logprob_token_ids=None))
+    batch = SimpleNamespace(extend_input_logprob_token_ids=None)
+    score_last_token(None, batch)
+    assert batch == SimpleNamespace(extend_input_logprob_token_ids=None)
 
 
 OUTPUT = SimpleNamespace(

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 import orjson
 
-from sun_sglang.contracts.first_token import first_token_of, mark_decode_first
+from sun_sglang.contracts.first_token import mark_decode_first
 from sun_sglang.router.dispatch.legs.cache_namespace import cache_namespace, may_reuse_answers
 from sun_sglang.router.dispatch.legs.pair_request import PairRequest
 from sun_sglang.router.workers.worker_paths import Pair
@@ -57,9 +57,8 @@ def leg_bodies(request: PairRequest, pair: Pair, *, rid: str, room: int) -> LegB
         rid: request id of the attempt.
         room: bootstrap room of the attempt.
     """
-    card, decode_card = pair.prefill.card, pair.decode.card
+    card = pair.prefill.card
     assert card is not None, "a usable pair has been read"
-    assert decode_card is not None, "a usable pair has been read"
     meeting = {
         "rid": rid,
         "bootstrap_host": pair.prefill.spec.host,
@@ -73,7 +72,7 @@ def leg_bodies(request: PairRequest, pair: Pair, *, rid: str, room: int) -> LegB
         routing = b',"routed_dp_rank":%d' % rank
     prefills = cache_namespace(pair.prefill.spec.pool, card.module, request.extra_key, request.cache_salt)
     decodes = prefills if may_reuse_answers(pair) else f"{prefills}!{rid}"
-    if first_token_of(card, decode_card) == "decode":
+    if pair.first_token == "decode":
         prefills, decodes = mark_decode_first(prefills), mark_decode_first(decodes)
     both = (request.shared, request.own, b",", orjson.dumps(meeting)[1:-1], b',"extra_key":')
     options = b',"stream_options":' + request.stream_options if request.stream_options else b""

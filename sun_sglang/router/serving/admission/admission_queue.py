@@ -85,14 +85,14 @@ class AdmissionQueue:
 
         Args:
             slots: of the request's answers.
-            session: the client's name for the conversation. With `sessions_first`, a request that continues one waits
-                before those of its task that begin one.
+            session: the request's session (`session_name`); None for none. With `sessions_first`, a request that
+                continues one waits before those of its task that begin one.
 
         Raises:
             ApiError: the request would have to wait: 429 if too many wait already, 503 if no pair serves its task.
         """
         sessions = self._sessions
-        with nullcontext(False) if sessions is None else sessions.request(slots[0].ticket.owner, session) as continues:
+        with nullcontext(False) if sessions is None else sessions.request(session) as continues:
             try:
                 self._wake(self._fair_queue.acquire([slot.claim for slot in slots], continues=continues))
             except QueueFull:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
 import pytest
@@ -27,6 +27,7 @@ from sun_sglang.router.scheduling.affinity import (
 from sun_sglang.router.scheduling.cost import Cost
 from sun_sglang.router.scheduling.pair_selector import PairSelector
 from sun_sglang.router.scheduling.policies import LeastTokens, make_policy
+from sun_sglang.router.scheduling.policy_protocol import Policy
 from sun_sglang.router.scheduling.prefix_keys import PrefixKeys, prefix_keys
 from sun_sglang.router.workers.worker import Worker
 from sun_sglang.router.workers.worker_paths import Pair
@@ -158,10 +159,8 @@ def test_random_reaches_everyone_and_power_of_two_never_the_most_loaded() -> Non
 STEPS = st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4000), st.booleans()), min_size=1, max_size=60)
 
 
-@given(STEPS)
-def test_cache_affinity_keeps_the_bound_on_load(steps: list[tuple[int, int, bool]]) -> None:
-    """A worker that is chosen for affinity has less than the bound; any other chosen worker has the least load."""
-    policy = CacheAffinity(LeastTokens(), within_load_bound)
+def picks(policy: Policy, steps: Sequence[tuple[int, int, bool]]) -> Iterator[tuple[list[Worker], int, Worker]]:
+    """Yield the workers, the cost and the pick of each step before its load counts; some steps end one first."""
     workers = [worker(f"p{i}") for i in range(4)]
     running: list[tuple[Worker, int]] = []
     for key, cost, ends in steps:
@@ -169,26 +168,26 @@ def test_cache_affinity_keeps_the_bound_on_load(steps: list[tuple[int, int, bool
             gone, freed = running.pop(0)
             gone.load.release(freed)
         chosen = policy.pick(workers, cost, keys(key))
+        yield workers, cost, chosen
+        chosen.load.acquire(cost)
+        running.append((chosen, cost))
+
+
+@given(STEPS)
+def test_cache_affinity_keeps_the_bound_on_load(steps: list[tuple[int, int, bool]]) -> None:
+    """A worker that is chosen for affinity has less than the bound; any other chosen worker has the least load."""
+    policy = CacheAffinity(LeastTokens(), within_load_bound)
+    for workers, cost, chosen in picks(policy, steps):
         least = min(w.load.total_tokens for w in workers)
         assert chosen.load.total_tokens < load_bound(workers, cost) or chosen.load.total_tokens == least
         assert chosen.load.total_tokens < LOAD_BOUND * (sum(w.load.total_tokens for w in workers) + cost) / len(workers)
-        chosen.load.acquire(cost)
-        running.append((chosen, cost))
 
 
 @given(STEPS)
 def test_conversation_never_waits_for_more_than_its_move_costs(steps: list[tuple[int, int, bool]]) -> None:
     policy = CacheAffinity(LeastTokens(), worth_waiting)
-    workers = [worker(f"p{i}") for i in range(4)]
-    running: list[tuple[Worker, int]] = []
-    for key, cost, ends in steps:
-        if ends and running:
-            gone, freed = running.pop(0)
-            gone.load.release(freed)
-        chosen = policy.pick(workers, cost, keys(key))
+    for workers, cost, chosen in picks(policy, steps):
         assert chosen.load.total_tokens - min(w.load.total_tokens for w in workers) <= MOVE_COST / LEAST_SHARE * cost
-        chosen.load.acquire(cost)
-        running.append((chosen, cost))
 
 
 @pytest.mark.parametrize(
@@ -252,17 +251,9 @@ def test_prompts_that_share_a_short_beginning_count_as_holding_no_more_than_that
 @given(STEPS)
 def test_prefix_affinity_keeps_the_bound_on_load_or_on_the_lead(steps: list[tuple[int, int, bool]]) -> None:
     policy = PrefixAffinity(LeastTokens())
-    workers = [worker(f"p{i}") for i in range(4)]
-    running: list[tuple[Worker, int]] = []
-    for key, cost, ends in steps:
-        if ends and running:
-            gone, freed = running.pop(0)
-            gone.load.release(freed)
-        chosen = policy.pick(workers, cost, keys(key))
+    for workers, cost, chosen in picks(policy, steps):
         lead = chosen.load.total_tokens - min(w.load.total_tokens for w in workers)
         assert chosen.load.total_tokens < load_bound(workers, cost) or lead < PROMPTS_AHEAD * cost
-        chosen.load.acquire(cost)
-        running.append((chosen, cost))
 
 
 def test_a_prefix_stays_where_few_prompts_are_ahead_and_spills_to_one_worker_beyond() -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sun_sglang.router.scheduling.recent_sessions import RecentSessions
+from sun_sglang.router.scheduling.recent_sessions import RecentSessions, session_name
 
 
 class Clock:
@@ -15,7 +15,7 @@ class Clock:
 
 def continues(sessions: RecentSessions, name: str | None = "a", owner: str = "") -> bool:
     """Send a request that is answered at once."""
-    with sessions.request(owner, name) as found:
+    with sessions.request(session_name(owner, name)) as found:
         return found
 
 
@@ -38,14 +38,14 @@ def test_session_has_one_request_at_a_time_that_continues_it() -> None:
     """One name must not take any number of requests to the front."""
     sessions = RecentSessions(Clock())
     continues(sessions)
-    with sessions.request("", "a") as first, sessions.request("", "a") as second:
+    with sessions.request(session_name("", "a")) as first, sessions.request(session_name("", "a")) as second:
         assert (first, second) == (True, False)
     assert continues(sessions)
 
 
 def test_session_whose_request_failed_does_not_continue() -> None:
     sessions = RecentSessions(Clock())
-    with pytest.raises(KeyError), sessions.request("", "a"):
+    with pytest.raises(KeyError), sessions.request(session_name("", "a")):
         raise KeyError
     assert not continues(sessions)
     assert continues(sessions)
@@ -69,7 +69,7 @@ def test_sessions_that_are_remembered_are_bounded_and_the_oldest_is_forgotten() 
     assert continues(sessions, "9")
     assert not continues(sessions, "6")
     # one that is forgotten while its request is in flight ends as any other
-    with sessions.request("", "x"):
+    with sessions.request(session_name("", "x")):
         for number in range(10):
             continues(sessions, f"{number}")
     assert not continues(sessions, "x")
