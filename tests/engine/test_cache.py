@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.engine.conftest import Deployment, Reference, gather, generate
+from tests.engine.conftest import Deployment, Reference, frozen, gather, generate
+from tests.engine.watch import transfers_reach
 
 TURNS = 3
 
@@ -148,13 +149,16 @@ async def prefill_hits(deployment: Deployment, worker: str, begin: int) -> int:
 
 
 async def test_retracted_requests_answer_as_the_reference_and_leave_only_their_prompts(
-    client: httpx.AsyncClient, models: Path
+    client: httpx.AsyncClient, deployment: Deployment, models: Path
 ) -> None:
     """A full decode worker puts requests aside with part of their answer, and resumes them later."""
     rng = random.Random(5)
     reference = Reference(models / "llama-a", models / "llama-base")
     prompts = [[rng.randrange(5, 261) for _ in range(40)] for _ in range(8)]
-    first = await gather(*(generate(client, "small", prompt, 100) for prompt in prompts))
+    with frozen(deployment, "llama-a-0"):
+        running = [asyncio.create_task(generate(client, "small", prompt, 100)) for prompt in prompts]
+        await transfers_reach(client, deployment, "small-0", 8)
+    first = await gather(*running)
     assert any(reply["meta_info"]["num_retractions"] for reply in first), "or this shows nothing"
     for prompt, reply in zip(prompts, first, strict=True):
         reference.check(prompt, reply["output_ids"])

@@ -32,7 +32,7 @@ from tests.engine.conftest import (
 from tests.engine.precision import PRECISION
 from tests.engine.test_api import ask, greedy, require_constraints
 from tests.engine.test_cache import converse, decode_hits
-from tests.engine.watch import SOON, in_flight, metric
+from tests.engine.watch import SOON, in_flight, metric, transfers_reach
 from tests.support.sglang_questions import SGLangQuestions
 
 # a task of each kind of pool, with a task of the other mode on one of its workers
@@ -165,9 +165,10 @@ async def test_requests_that_a_full_worker_retracts_answer_as_the_reference(
     rng = random.Random(5)
     prompts = [[rng.randrange(5, 260) for _ in range(40)] for _ in range(12)]
     tasks = ["last-small" if i % 3 else "small" for i in range(12)]
-    with frozen(deployment, "small-0"):
+    with frozen(deployment, "llama-a-0"), frozen(deployment, "last-b-0"):
         running = [asyncio.create_task(generate(client, *asked, 100)) for asked in zip(tasks, prompts, strict=True)]
         await wait_until(lambda: decoding_at_least(client, 12), within=SOON)
+        await transfers_reach(client, deployment, "small-0", 8)
     replies = await gather(*running)
     assert any(reply["meta_info"]["num_retractions"] for reply in replies), "or this shows nothing"
     for task, prompt, reply in zip(tasks, prompts, replies, strict=True):

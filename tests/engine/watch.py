@@ -8,6 +8,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from sun_sglang.bench.gpu_check.deployment import unfinished_work
+from sun_sglang.bench.polling import wait_until
 from sun_sglang.launch.state import Phase
 from tests.engine.conftest import Deployment
 
@@ -35,6 +36,18 @@ async def in_flight(client: httpx.AsyncClient) -> float:
 async def loads(client: httpx.AsyncClient, url: str) -> dict[str, int]:
     """Return those figures of a worker's `/v1/loads` that are 0 when it has nothing to do."""
     return unfinished_work((await client.get(f"{url}/v1/loads")).json()["loads"][0])
+
+
+async def transfers_reach(client: httpx.AsyncClient, deployment: Deployment, worker: str, count: int) -> None:
+    """Wait until a decode worker has room for so many requests whose KV it awaits.
+
+    While their prefill workers are frozen, none of them can begin: they begin together.
+    """
+
+    async def awaited() -> bool:
+        return (await loads(client, deployment.process(worker).url))["decode_transfer_queue_reqs"] >= count
+
+    await wait_until(awaited, within=SOON)
 
 
 async def tasks(client: httpx.AsyncClient) -> dict[str, Any]:
