@@ -32,9 +32,10 @@ def render(report: Report) -> str:
     lines = [
         "# 4-bit weights on a CPU",
         "",
-        f"TTFT and TPOT in ms, throughput (TPUT) in output tokens/s: medians of {_rounds(report)} interleaved rounds, on "
-        f"{report.machine}. Prompts of {settings['prompt']} tokens, answers of {settings['answer']}, a closed loop. In "
-        f"brackets against full precision: `{full}`, the faster of bfloat16 and float32 here.",
+        f"TTFT and TPOT in ms, throughput (TPUT) in output tokens/s: medians of {_rounds(report)} interleaved rounds "
+        f"on {report.machine}. Prompts of {settings['prompt']} tokens, answers of {settings['answer']}, a closed loop. "
+        f"In brackets against full precision: `{full}`, the faster of bfloat16 and float32 here."
+        + (" The 4-bit layers have dense copies for many rows." if settings.get("dense_copy") else ""),
         "",
         "| system | bits, prefill / decode | " + " | ".join(f"TTFT, {n} | TPOT, {n} | TPUT, {n}" for n in users) + " |",
         "|---|---|" + "---|---|---|" * len(users),

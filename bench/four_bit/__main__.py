@@ -9,6 +9,7 @@ a change of the machine's speed meets all of them. Idle workers sleep.
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 from pathlib import Path
 from typing import Annotated
@@ -35,7 +36,7 @@ def main(
     topology: Annotated[Path, typer.Option(help="The deployment; its tasks are the systems.")] = TOPOLOGY,
     rounds: Annotated[int, typer.Option(min=1, help="Repetitions of each cell.")] = 3,
     float32_rounds: Annotated[int, typer.Option(min=1, help="Repetitions in float32.")] = 1,
-    concurrency: Annotated[list[int] | None, typer.Option(min=1, help="Users; repeat it. Default: 1, 4 and 16.")] = None,
+    concurrency: Annotated[list[int] | None, typer.Option(min=1, help="Users; repeat it (1, 4, 16).")] = None,
     prompt: Annotated[int, typer.Option(min=2, help="Tokens of a prompt.")] = 128,
     answer: Annotated[int, typer.Option(min=2, help="Tokens of an answer.")] = 48,
     per_user: Annotated[int, typer.Option(min=1, help="Requests of each user in a cell.")] = 2,
@@ -61,7 +62,15 @@ def main(
         f"python -m sun_sglang.bench.four_bit --rounds {rounds} --float32-rounds {float32_rounds} "
         f"{' '.join(f'--concurrency {n}' for n in users)} --prompt {prompt} --answer {answer} --per-user {per_user}"
     )
-    settings = {"prompt": prompt, "answer": answer, "per_user": per_user, "model": dict(SIZES), "group": GROUP_SIZE}
+    settings = {
+        "prompt": prompt,
+        "answer": answer,
+        "per_user": per_user,
+        "model": dict(SIZES),
+        "group": GROUP_SIZE,
+        # of the workers, which have this process's environment
+        "dense_copy": os.environ.get("SUN_W4A16_DENSE_COPY") == "1",
+    }
     report = new_report("four_bit", command, runs, _UNITS, seeds=[seed], settings=settings)
     write_report(report, out)
     typer.echo(render(report))
@@ -70,7 +79,8 @@ def main(
 async def _measure_all(url: str, plan: list[Cell], lengths: Lengths, seed: int, console: Console) -> list[Run]:
     for system in BITS:
         # the first request of a pair of workers connects them, and the first pass touches every weight
-        await measure(url, Cell(system, max(cell.concurrency for cell in plan), -1), Lengths(lengths.prompt, _WARM_UP, 1), seed)
+        most = Cell(system, max(cell.concurrency for cell in plan), -1)
+        await measure(url, most, Lengths(lengths.prompt, _WARM_UP, 1), seed)
     runs = list[Run]()
     for done, cell in enumerate(plan, start=1):
         found = await measure(url, cell, lengths, seed)

@@ -111,10 +111,47 @@ def write_rounded(model: Path, out: Path, num_bits: int = 4, group_size: int | N
             written[name] = tensors[name]
     weights = {path.name for path in safetensors_of(model)} | {"model.safetensors.index.json"}
     shutil.copytree(model, out, ignore=lambda _, names: weights & set(names))
-    config = {**read_json(model / _CONFIG), "quantization_config": _description(num_bits, group_size)}
+    config = {**read_json(model / _CONFIG), "quantization_config": packed_format(num_bits, group_size)}
     (out / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     # last: a directory without weights is no checkpoint
     save_file(written, out / "model.safetensors", metadata={"format": "pt"})
+
+
+def packed_format(num_bits: int, group_size: int | None) -> dict[str, Any]:
+    """Return the `quantization_config` of symmetric packed weights as llmcompressor writes it.
+
+    Args:
+        num_bits: bits of one integer.
+        group_size: inputs that share a scale; None for one scale for each row.
+    """
+    weights = {
+        "num_bits": num_bits,
+        "type": "int",
+        "symmetric": True,
+        "strategy": "group" if group_size else "channel",
+        "group_size": group_size,
+        "actorder": None,
+        "block_structure": None,
+        "dynamic": False,
+        "observer": "minmax",
+        "observer_kwargs": {},
+    }
+    group = {
+        "targets": ["Linear"],
+        "weights": weights,
+        "input_activations": None,
+        "output_activations": None,
+        "format": "pack-quantized",
+    }
+    return {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "quantization_status": "compressed",
+        "global_compression_ratio": None,
+        "kv_cache_scheme": None,
+        "ignore": ["lm_head"],
+        "config_groups": {"group_0": group},
+    }
 
 
 class _Tensors:
@@ -157,35 +194,3 @@ def _layer(tensors: _Tensors, prefix: str, model: Path) -> PackedLayer:
 
 def _is_linear(name: str) -> bool:
     return ".layers." in name and name.endswith("_proj.weight")
-
-
-def _description(num_bits: int, group_size: int | None) -> dict[str, Any]:
-    """Return `quantization_config` as llmcompressor writes it."""
-    weights = {
-        "num_bits": num_bits,
-        "type": "int",
-        "symmetric": True,
-        "strategy": "group" if group_size else "channel",
-        "group_size": group_size,
-        "actorder": None,
-        "block_structure": None,
-        "dynamic": False,
-        "observer": "minmax",
-        "observer_kwargs": {},
-    }
-    group = {
-        "targets": ["Linear"],
-        "weights": weights,
-        "input_activations": None,
-        "output_activations": None,
-        "format": "pack-quantized",
-    }
-    return {
-        "quant_method": "compressed-tensors",
-        "format": "pack-quantized",
-        "quantization_status": "compressed",
-        "global_compression_ratio": None,
-        "kv_cache_scheme": None,
-        "ignore": ["lm_head"],
-        "config_groups": {"group_0": group},
-    }

@@ -1,4 +1,4 @@
-"""4-bit weights on a CPU: every way to multiply agrees with the dense weights, and every format gets one of the ways."""
+"""4-bit weights on a CPU: every way to multiply agrees with the dense weights, and every format gets one of them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_both_ways_of_a_layer_agree_with_its_dense_weights(
     # several pieces, the last one smaller
     monkeypatch.setattr("sun_sglang.patches.weights.int4_layer._PIECE", 32 * 512 * 2)
     packed = layer_of(group_size, dtype)
-    layer = prepare(packed, kernel_rows=3)
+    layer = prepare(packed, 3, dense_copy=False)
     unpacked_tolerance = EXACT if dtype == torch.float32 else BFLOAT16
     for rows in (0, 1, 2, 3, 17):
         x = torch.randn(rows, 512).to(dtype)
@@ -65,14 +65,26 @@ def test_both_ways_of_a_layer_agree_with_its_dense_weights(
         assert torch.equal(layer.multiply(x), chosen)
 
 
+def test_dense_copy_multiplies_many_rows_where_the_environment_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = layer_of(64, torch.bfloat16)
+    scheme, layer = loaded(packed)
+    prepare_weights(scheme, layer)
+    assert getattr(layer, PREPARED).dense is None
+    monkeypatch.setenv("SUN_W4A16_DENSE_COPY", "1")
+    prepare_weights(scheme, layer)
+    prepared, x = getattr(layer, PREPARED), torch.randn(9, 512).bfloat16()
+    assert torch.equal(multiply(scheme, layer, x), torch.nn.functional.linear(x, packed.dense(torch.bfloat16)))
+    assert torch.equal(multiply(scheme, layer, x[:7]), prepared.multiply_by_kernel(x[:7]))
+
+
 def test_rows_of_a_transposed_tensor_are_multiplied_in_order() -> None:
-    layer, x = prepare(layer_of(64, torch.bfloat16), kernel_rows=3), torch.randn(512, 2).bfloat16().T
+    layer, x = prepare(layer_of(64, torch.bfloat16), 3, dense_copy=False), torch.randn(512, 2).bfloat16().T
     assert torch.equal(layer.multiply(x), layer.multiply(x.contiguous()))
     many = torch.randn(512, 5).bfloat16().T
     assert torch.equal(layer.multiply(many), layer.multiply(many.contiguous()))
 
 
-def test_first_rows_are_the_fewest_at_which_unpacking_was_faster() -> None:
+def test_first_rows_are_the_fewest_at_which_the_kernel_was_slower() -> None:
     def kernel(rows: int) -> float:
         return 1.0 + rows
 
@@ -82,7 +94,7 @@ def test_first_rows_are_the_fewest_at_which_unpacking_was_faster() -> None:
 
 
 def test_measured_rows_are_one_of_the_compared_numbers_and_measured_once() -> None:
-    arguments = (32, 64, 32, torch.bfloat16, 1)
+    arguments = (32, 64, 32, torch.bfloat16, 1, False)
     found = measured_rows(*arguments)
     assert found in (4, 8, 16, 32, 64, 128, 256, 512, 1024)
     hits = measured_rows.cache_info().hits

@@ -52,7 +52,7 @@ def check(write: Write, config: Mapping[str, Any], machine: Machine = CPU, engin
 
 
 @pytest.mark.parametrize("group_size", [32, 64, 128, 256])
-def test_four_bits_in_groups_that_the_kernel_takes_pass_without_a_note(write_checkpoint: Write, group_size: int) -> None:
+def test_four_bits_in_groups_of_the_kernel_pass_without_a_note(write_checkpoint: Write, group_size: int) -> None:
     assert check(write_checkpoint, {"quantization_config": quantization(group_size=group_size)}) == ()
 
 

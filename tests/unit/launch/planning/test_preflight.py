@@ -242,8 +242,8 @@ def test_a_model_tuned_again_for_the_four_bit_decoder_passes(write_checkpoint: W
     quantized = write_checkpoint("quantized", FOUR_BITS, weights=b"4 bit", record=record)
     own = read_identity(quantized, {}).weights
     preflight(pair(write_checkpoint("math", record=tuned_for(own)), quantized), MACHINE, SCHEMA)
-    named = pair(write_checkpoint("tool", record=tuned_for(own)), f"{quantized}, engine: {{quantization: compressed-tensors}}")
-    preflight(named, MACHINE, None)
+    tool = write_checkpoint("tool", record=tuned_for(own))
+    preflight(pair(tool, f"{quantized}, engine: {{quantization: compressed-tensors}}"), MACHINE, None)
 
 
 @pytest.mark.parametrize("flag", ["quantization: fp8", "load_format: bitsandbytes", "rl_quant_profile: p"])
