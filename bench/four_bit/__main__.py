@@ -22,7 +22,7 @@ from sun_sglang.bench.four_bit.load import Lengths, measure
 from sun_sglang.bench.four_bit.model import GROUP_SIZE, OUT, SIZES, make_models
 from sun_sglang.bench.four_bit.systems import BITS, Cell, cells
 from sun_sglang.bench.processes import sun_command
-from sun_sglang.bench.report import RESULTS, Run, new_report, write_report
+from sun_sglang.bench.report import RESULTS, Case, Run, new_report, write_report
 from sun_sglang.errors import SunError
 from sun_sglang.launch.discovery import run_dir_of
 from sun_sglang.launch.state import read_state
@@ -84,7 +84,7 @@ async def _measure_all(url: str, plan: list[Cell], lengths: Lengths, seed: int, 
     runs = list[Run]()
     for done, cell in enumerate(plan, start=1):
         found = await measure(url, cell, lengths, seed)
-        case = {"system": cell.system, "bits": BITS[cell.system], "concurrency": cell.concurrency}
+        case: Case = {"system": cell.system, "bits": BITS[cell.system], "concurrency": cell.concurrency}
         runs.append(Run(case=case, repetition=cell.repetition, seed=seed, values=found._asdict()))
         console.print(
             f"{done} of {len(plan)}: {cell.system} at {cell.concurrency}: TTFT {found.ttft_ms:.0f} ms, TPOT "

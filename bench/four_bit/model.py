@@ -15,6 +15,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,8 @@ def make_models(out: Path, sizes: Mapping[str, int], log: Callable[[str], None])
 
     out.mkdir(parents=True, exist_ok=True)
     for module, seed in MODULES.items():
-        _make(out / module, lambda path, seed=seed: _write_random(path, sizes, seed), log)
-        packed = out / packed_name(module)
-        _make(packed, lambda path, module=module: write_rounded(out / module, path, 4, GROUP_SIZE), log)
+        _make(out / module, partial(_write_random, sizes, seed), log)
+        _make(out / packed_name(module), partial(write_rounded, out / module, num_bits=4, group_size=GROUP_SIZE), log)
 
 
 def _make(model: Path, write: Callable[[Path], None], log: Callable[[str], None]) -> None:
@@ -72,7 +72,7 @@ def _make(model: Path, write: Callable[[Path], None], log: Callable[[str], None]
         shutil.move(Path(folder) / "model", model)
 
 
-def _write_random(path: Path, sizes: Mapping[str, int], seed: int) -> None:
+def _write_random(sizes: Mapping[str, int], seed: int, path: Path) -> None:
     import torch
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM, LlamaConfig
@@ -106,7 +106,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT, help="directory of the models")
     parser.add_argument("--sizes", type=json.loads, default={}, help='sizes that differ, as {"num_hidden_layers": 2}')
     arguments = parser.parse_args()
-    make_models(arguments.out, {**SIZES, **arguments.sizes}, lambda line: sys.stderr.write(line + "\n") and None)
+    make_models(arguments.out, {**SIZES, **arguments.sizes}, _say)
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
 
 
 if __name__ == "__main__":

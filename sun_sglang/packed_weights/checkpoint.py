@@ -30,7 +30,7 @@ def is_packed(model: Path) -> bool:
         CheckpointError: it has no readable `config.json`.
     """
     config = read_json(model / _CONFIG)
-    found = next((config[key] for key in _QUANTIZATION if isinstance(config.get(key), dict)), {})
+    found: dict[str, Any] = next((config[key] for key in _QUANTIZATION if isinstance(config.get(key), dict)), {})
     groups = found.get("config_groups")
     formats = {found.get("format"), *(g.get("format") for g in groups.values())} if isinstance(groups, dict) else {None}
     return found.get("quant_method") == "compressed-tensors" and "pack-quantized" in formats
@@ -164,7 +164,7 @@ class _Tensors:
                 file = safe_open(path, framework="pt")
             except (OSError, SafetensorError) as e:
                 raise CheckpointError(f"{path}: cannot be read ({e})") from e
-            self._file |= dict.fromkeys(file.keys(), file)
+            self._file |= dict.fromkeys(_names(file), file)
 
     def names(self) -> list[str]:
         return list(self._file)
@@ -181,6 +181,10 @@ class _Tensors:
     def __getitem__(self, name: str) -> torch.Tensor:
         tensor: torch.Tensor = self._file[name].get_tensor(name)
         return tensor
+
+
+def _names(file: Any) -> list[str]:
+    return list(file.keys())
 
 
 def _layer(tensors: _Tensors, prefix: str, model: Path) -> PackedLayer:
