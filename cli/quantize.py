@@ -36,6 +36,13 @@ def command(
     ] = None,
     config: Annotated[str | None, typer.Option(help="Configuration of the Hub dataset.", show_default=False)] = None,
     split: Annotated[str, typer.Option(help="Split of the Hub dataset.")] = "train",
+    prompt: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of the prompt, a text or messages, where no known format has it.", show_default=False
+        ),
+    ] = None,
+    response: Annotated[str | None, typer.Option(help="Column of the answer.", show_default=False)] = None,
     algorithm: Annotated[str, typer.Option(help="awq, gptq, or rtn (round to nearest).")] = "awq",
     group_size: Annotated[int, typer.Option(help="Inputs that share one scale: 32, 64 or 128.")] = 128,
     samples: Annotated[int, typer.Option(help="Samples to calibrate on.", min=1)] = 256,
@@ -65,6 +72,8 @@ def command(
 
     if algorithm not in get_args(Algorithm):
         raise typer.BadParameter(f"must be one of {', '.join(get_args(Algorithm))}", param_hint="--algorithm")
+    if (prompt is None) != (response is None):
+        raise typer.BadParameter("give both --prompt and --response, or neither")
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:
         raise QuantizeError(f"{', '.join(missing)} cannot be imported; pip install 'sun-sglang[train]'")
@@ -81,7 +90,7 @@ def command(
         output=output,
         algorithm=cast("Algorithm", algorithm),
         group_size=group_size,
-        calibration=None if calibration is None else Source(calibration, config, split),
+        calibration=None if calibration is None else Source(calibration, config, split, prompt, response),
         samples=samples,
         held_out=held_out,
         max_tokens=max_tokens,

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from random import Random
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sun_sglang.checkpoint.json_file import read_json
 from sun_sglang.errors import QuantizeError, RecipeError
 from sun_sglang.files.local_path import STARTS
 from sun_sglang.quantize.job import Tokens
+
+if TYPE_CHECKING:
+    from sun_sglang.train.recipe import Data
 
 _TEXT = "text"
 """Column of a text that is no chat; it is used as it is."""
@@ -23,11 +26,16 @@ class Source(NamedTuple):
         name: a local file or a Hub dataset.
         config: the Hub dataset's configuration.
         split: the Hub dataset's split.
+        prompt: column of the user's turn or of the messages before the answer, or a text with columns in braces; None
+            to find the columns by the row's format (`train/recipe.py`, `Data`).
+        response: column of the answer, or such a text.
     """
 
     name: str
     config: str | None = None
     split: str = "train"
+    prompt: str | None = None
+    response: str | None = None
 
 
 class Samples(NamedTuple):
@@ -63,6 +71,8 @@ def draw_samples(
         QuantizeError: the source cannot be read, has fewer than two rows, a row is neither a chat nor a text, or the
             tokenizer has no chat template.
     """
+    from sun_sglang.train.recipe import Data
+
     rng = Random(f"calibration/{seed}")
     try:
         rows, drawn = _reservoir(_rows(source), calibration + held_out, rng)
@@ -71,7 +81,7 @@ def draw_samples(
             raise QuantizeError(
                 f"--calibration: {source.name}: has {rows or 'no'} rows, and at least {least} are needed"
             )
-        encoder = _Encoder(model, max_tokens)
+        encoder = _Encoder(model, max_tokens, Data(prompt=source.prompt, response=source.response))
         samples = [encoder.encode(row, where) for where, row in drawn]
     except RecipeError as e:
         raise QuantizeError(f"--calibration: {e}") from e
@@ -110,7 +120,7 @@ def _reservoir(rows: Iterable[Any], count: int, rng: Random) -> tuple[int, list[
 class _Encoder:
     """Turns rows into token ids as serving and training do."""
 
-    def __init__(self, model: Path, max_tokens: int) -> None:
+    def __init__(self, model: Path, max_tokens: int, columns: Data) -> None:
         from transformers import AutoTokenizer
 
         try:
@@ -122,7 +132,7 @@ class _Encoder:
             self._tokenizer.chat_template = next(iter(self._tokenizer.chat_template.values()))
         config = read_json(model / "config.json")
         self._embeddings = config.get("vocab_size")
-        self._model, self._most = model, max_tokens
+        self._model, self._most, self._columns = model, max_tokens, columns
         self._renderer: Any = None
 
     def encode(self, row: Any, where: str) -> Tokens:
@@ -144,12 +154,11 @@ class _Encoder:
 
     def _ids(self, row: Any, where: str) -> Tokens:
         from sun_sglang.train.data.rows.conversation import conversation_of
-        from sun_sglang.train.recipe import Data
 
         text = row.get(_TEXT)
-        if isinstance(text, str) and not {"messages", "conversations"} & row.keys():
+        if isinstance(text, str) and self._columns.prompt is None and not {"messages", "conversations"} & row.keys():
             return tuple(self._tokenizer.encode(text, verbose=False))
-        conversation = conversation_of(row, Data(), where)
+        conversation = conversation_of(row, self._columns, where)
         if not conversation.turns:
             raise QuantizeError(f"--calibration: {where}: {conversation.left_out}; remove the row")
         found = self._chat().encode(conversation.turns[-1], where).example

@@ -89,7 +89,8 @@ def _checked(python: Path, source: str) -> Environment:
         raise QuantizeError(f"{source}: {python}: lacks {', '.join(missing)}; {_FIX}")
     if not versions["llmcompressor"].startswith(_LLMCOMPRESSOR):
         raise QuantizeError(
-            f"{source}: {python}: has llmcompressor {versions['llmcompressor']}, and {_LLMCOMPRESSOR}x is needed; {_FIX}"
+            f"{source}: {python}: has llmcompressor {versions['llmcompressor']}, and {_LLMCOMPRESSOR}x is needed; "
+            f"{_FIX}"
         )
     return Environment(python, versions)
 

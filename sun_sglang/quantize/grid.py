@@ -12,7 +12,7 @@ from sun_sglang.errors import QuantizeError
 from sun_sglang.quantize.job import BITS
 
 GROUP_SIZES = (32, 64, 128)
-"""Group sizes that SGLang serves: Marlin takes these (`layers/quantization/marlin_utils.py`), torch's CPU kernel too."""
+"""Group sizes that SGLang's Marlin kernel (`layers/quantization/marlin_utils.py`) and torch's CPU kernel both take."""
 
 ARCHITECTURES = (
     "LlamaForCausalLM",

@@ -88,8 +88,8 @@ def require_place(output: Path, source: Path, size: int) -> None:
     needed = size + size // 20 + 50_000_000
     if free < needed:
         raise QuantizeError(
-            f"--output: {output.parent}: {_gb(free)} of the disk are free, and the checkpoint needs {_gb(needed)}; free "
-            "some, or give another directory"
+            f"--output: {output.parent}: {_gb(free)} of the disk are free, and the checkpoint needs {_gb(needed)}; "
+            "free some, or give another directory"
         )
 
 

@@ -44,7 +44,11 @@ def record(model: Any, samples: Sequence[Tokens], done: Done) -> list[Recorded]:
     found = []
     for number, tokens in enumerate(samples, 1):
         hidden: list[torch.Tensor] = []
-        with _outputs_of_layers(model, lambda _, before, after, hidden=hidden: _keep(hidden, before, after)):
+
+        def keep(_: int, before: torch.Tensor, after: torch.Tensor, hidden: list[torch.Tensor] = hidden) -> None:
+            hidden.extend([after] if hidden else [before, after])
+
+        with _outputs_of_layers(model, keep):
             logits = _logits(model, tokens)
         found.append(Recorded(tokens, tuple(hidden), logits))
         done(number, len(samples))
@@ -105,15 +109,10 @@ def _layers(model: Any) -> Sequence[torch.nn.Module]:
 
 def _logits(model: Any, tokens: Tokens) -> torch.Tensor:
     ids = torch.tensor([tokens], device=model.device)
-    kept = torch.linspace(0, len(tokens) - 1, min(_POSITIONS, len(tokens))).long().unique()
+    # fewer positions than tokens are at least one apart, so that none is there twice
+    kept = torch.linspace(0, len(tokens) - 1, min(_POSITIONS, len(tokens))).long()
     logits: torch.Tensor = model(input_ids=ids, use_cache=False, logits_to_keep=kept.to(ids.device)).logits[0]
     return logits.float().cpu()
-
-
-def _keep(hidden: list[torch.Tensor], before: torch.Tensor, after: torch.Tensor) -> None:
-    if not hidden:
-        hidden.append(before)
-    hidden.append(after)
 
 
 @contextmanager
