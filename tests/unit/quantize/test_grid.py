@@ -24,7 +24,9 @@ def test_plan_quantizes_linear_layers_of_decoder_layers_alone(source: Path) -> N
 
 
 def test_plan_group_that_does_not_divide_names_layer_and_group_that_fits() -> None:
-    with pytest.raises(QuantizeError, match=r"--group-size 128 .* 576 inputs of `model\.layers\.0\.up`.*--group-size 64"):
+    with pytest.raises(
+        QuantizeError, match=r"--group-size 128 .* 576 inputs of `model\.layers\.0\.up`.*--group-size 64"
+    ):
         plan(stored(down=1536, up=576), 128)
     with pytest.raises(QuantizeError, match="no group size that SGLang serves divides every layer"):
         plan(stored(up=48), 32)

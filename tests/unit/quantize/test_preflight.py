@@ -51,7 +51,7 @@ def test_output_that_exists_or_lies_in_model_is_refused(source: Path, tmp_path: 
 
 
 def test_full_disk_is_refused(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = namedtuple("usage", "total used free")  # noqa: PYI024 - as shutil's
+    usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(preflight.shutil, "disk_usage", lambda _: usage(1, 1, 10**9))
     with pytest.raises(QuantizeError, match=r"1\.0 GB of the disk are free, and the checkpoint needs 1\.1 GB"):
         require_place(tmp_path / "out", source, 10**9)

@@ -17,10 +17,10 @@ def test_workplace_is_removed_after_work_and_after_error(tmp_path: Path) -> None
 
 
 def test_workplace_of_killed_run_is_cleared_and_of_running_one_refused(tmp_path: Path) -> None:
-    with workplace(tmp_path / "out") as place, pytest.raises(QuantizeError, match="another process is writing"):
-        with workplace(tmp_path / "out"):
-            pass
-        pytest.fail("not reached")
+    with workplace(tmp_path / "out") as place:
+        second = workplace(tmp_path / "out")
+        with pytest.raises(QuantizeError, match="another process is writing"):
+            second.__enter__()
     place.mkdir()
     (place / "sun-quantize").touch()
     (place / "checkpoint").mkdir()
