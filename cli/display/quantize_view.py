@@ -112,7 +112,9 @@ def _table(title: str) -> Table:
 def _add_settings(table: Table, prepared: Prepared) -> None:
     settings = prepared.settings
     matrices = len(prepared.plan.matrices)
-    table.add_row("grid", f"{settings.algorithm}, 4 bit, symmetric, groups of {settings.group_size}, {matrices} layers")
+    table.add_row(
+        "grid", f"{settings.algorithm}, 4 bit, symmetric, groups of {settings.group_size}, {matrices} matrices"
+    )
     used = f"{len(prepared.samples.calibration):,} of {prepared.tokens:,} tokens in all"
     table.add_row("samples", f"{used}; {len(prepared.samples.held_out):,} held out")
 

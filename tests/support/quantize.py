@@ -23,7 +23,7 @@ SIZES: dict[str, Any] = {
     "num_attention_heads": 4,
     "num_key_value_heads": 4,
     "head_dim": 32,
-    "initializer_range": 0.2,
+    "initializer_range": 0.05,
     "tie_word_embeddings": True,
 }
 ROWS = 40

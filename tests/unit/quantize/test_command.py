@@ -29,7 +29,7 @@ def test_dry_run_gives_sizes_and_writes_nothing(
     assert found["tensor_bytes_after"] < found["tensor_bytes"] < found["memory_bytes"]
     assert list((tmp_path / "m").iterdir()) == []
     code, out, _ = run(given, capsys)
-    assert "awq, 4 bit, symmetric, groups of 128, 14 layers" in out
+    assert "awq, 4 bit, symmetric, groups of 128, 14 matrices" in out
 
 
 def test_algorithm_without_samples_is_refused(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
