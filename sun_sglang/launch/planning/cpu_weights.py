@@ -71,7 +71,9 @@ def cpu_weight_notes(pools: Pools) -> Iterator[str]:
         if quantization:
             yield from _notes(pool, config, quantization)
         elif given := pool.flags.get("quantization"):
-            raise _refusal(pool, f"no kernel of SGLang quantises weights while they are loaded (`quantization: {given}`)")
+            raise _refusal(
+                pool, f"no kernel of SGLang quantises weights while they are loaded (`quantization: {given}`)"
+            )
 
 
 def _notes(pool: ResolvedPool, config: Mapping[str, Any], quantization: Mapping[str, Any]) -> Iterator[str]:
@@ -106,7 +108,9 @@ def _problem(group: _Group, weights: _Weights, form: str | None, config: Mapping
     if group.input_activations is not None:
         return "quantises activations, and only weights can be quantised there"
     if weights.type != "int" or form != "pack-quantized":
-        return f"has `{weights.type}` weights in the format `{form}`, and only `int` in `pack-quantized` is served there"
+        return (
+            f"has `{weights.type}` weights in the format `{form}`, and only `int` in `pack-quantized` is served there"
+        )
     if weights.num_bits not in _BITS:
         return f"has weights of {weights.num_bits} bits, and SGLang's scheme takes {' and '.join(map(str, _BITS))}"
     if weights.strategy not in ("group", "channel"):
