@@ -68,8 +68,9 @@ def _render(report: Report) -> str:
         "`to SUN`: mean and deviation over seeds of the difference to SUN's average. A column of bits has those of the "
         "prefill and of the decode module's linear layers; embeddings, norms and `lm_head` keep 16.",
         "",
-        f"Each tuning is one epoch over a task's examples ({examples}), {settings['batch']} a step, at the learning "
-        "rate that the [accuracy benchmark](training_accuracy.md) chose.",
+        f"Each tuning is one epoch over a task's examples ({examples}), {settings['batch']} a step. Full fine-tuning "
+        "and SUN have the learning rate with the least validation loss on the first seed; a re-tuning has SUN's "
+        f"({_rates(settings['rates'], tasks)}).",
         *_harms(report, tasks, seeds),
     ]
     for grid in settings["grids"]:
@@ -83,6 +84,10 @@ def _render(report: Report) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _rates(rates: Mapping[str, Mapping[str, float]], tasks: Sequence[str]) -> str:
+    return "; ".join(f"{task}: full {rates[task]['full']:g}, SUN {rates[task]['prefill_only']:g}" for task in tasks)
 
 
 def _section(report: Report, grid: Mapping[str, Any], tasks: Sequence[str], seeds: Sequence[int]) -> list[str]:
