@@ -10,12 +10,14 @@ from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
 
 from sun_sglang.bench.training.schemes import COMPARED
+from sun_sglang.bench.training.stored import stored
+from sun_sglang.checkpoint.weights import weights_revision
 from sun_sglang.demo.tasks import math, order, tool
 from sun_sglang.demo.tune import tune
 from sun_sglang.train.checkpoint import load_model, load_tokenizer
@@ -75,6 +77,51 @@ class TuningRun:
         return f"{self.task}-{self.scheme}-seed{self.seed}-{self.rate:g}"
 
 
+class Fitted(NamedTuple):
+    """The result of a fit.
+
+    Attributes:
+        model: the tuned module.
+        loss: its validation loss.
+    """
+
+    model: Any
+    loss: float
+
+
+def tune_into(file: Path, tune_once: Callable[[], Fitted], log: Callable[[str], None]) -> dict[str, float]:
+    """Tune, save the weights beside `file`, and return the validation loss and the seconds.
+
+    Args:
+        file: the run's file, which is written later.
+        tune_once: tunes.
+        log: receives a line.
+    """
+    started = time.monotonic()
+    fitted = tune_once()
+    seconds = time.monotonic() - started
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: p.detach().clone() for name, p in fitted.model.named_parameters()}, _weights_beside(file))
+    log(f"{file.stem}: validation loss {fitted.loss:.5f}, {seconds:.0f} s")
+    return {"validation_loss": fitted.loss, "seconds": seconds}
+
+
+def load_weights(base: Path, file: Path) -> Any:
+    """Return the base model with the weights that `tune_into` saved."""
+    model = load_model(base)
+    state, parameters = load_file(_weights_beside(file)), dict(model.named_parameters())
+    assert parameters.keys() == state.keys()
+    with torch.no_grad():
+        for name, value in state.items():
+            parameters[name].copy_(value)
+    return model
+
+
+def _weights_beside(file: Path) -> Path:
+    # a rate in the name has a dot
+    return file.parent / f"{file.name.removesuffix('.json')}.safetensors"
+
+
 class TuningRuns:
     """Does tuning runs, and reuses those that are already done.
 
@@ -110,22 +157,21 @@ class TuningRuns:
 
     def loss(self, run: TuningRun) -> float:
         """Return the validation loss of a run; do the run if it is not done."""
-        report = self.work / f"{run.name}.json"
-        how = self.setting.tasks[run.task]
-        wanted = {"run": asdict(run), "batch": self.setting.batch, "examples": how.examples}
-        if report.exists():
-            found = json.loads(report.read_text(encoding="utf-8"))
-            if all(found.get(key) == value for key, value in wanted.items()):
-                return float(found["validation_loss"])
-        started = time.monotonic()
-        module = self._tune(run)
-        seconds = time.monotonic() - started
-        self.work.mkdir(parents=True, exist_ok=True)
-        state = {name: p.detach().clone() for name, p in module.model.named_parameters()}
-        save_file(state, self.work / f"{run.name}.safetensors")
-        report.write_text(json.dumps({**wanted, "validation_loss": module.loss, "seconds": seconds}, indent=2) + "\n")
-        self._log(f"{run.name}: validation loss {module.loss:.5f}, {seconds:.0f} s")
-        return float(module.loss)
+        return float(self._result(run)["validation_loss"])
+
+    def seconds_of(self, run: TuningRun) -> float:
+        """Return the seconds of a run; do the run if it is not done."""
+        return float(self._result(run)["seconds"])
+
+    def _result(self, run: TuningRun) -> dict[str, Any]:
+        file = self.work / f"{run.name}.json"
+        subject = {
+            "run": asdict(run),
+            "base": weights_revision(self.base),
+            "batch": self.setting.batch,
+            "examples": self.setting.tasks[run.task].examples,
+        }
+        return stored(file, subject, lambda: tune_into(file, lambda: self._tune(run), self._log))
 
     def done(self, run: TuningRun) -> bool:
         """Return whether a run is done."""
@@ -133,14 +179,7 @@ class TuningRuns:
 
     def weights(self, run: TuningRun) -> Any:
         """Return the tuned model of a run that is done."""
-        model = load_model(self.base)
-        state = load_file(self.work / f"{run.name}.safetensors")
-        parameters = dict(model.named_parameters())
-        assert parameters.keys() == state.keys()
-        with torch.no_grad():
-            for name, value in state.items():
-                parameters[name].copy_(value)
-        return model
+        return load_weights(self.base, self.work / f"{run.name}.json")
 
     def examples(self, task: str, split: Split, count: int, seed: int) -> list[TokenizedExample]:
         """Return tokenized examples of a task.
@@ -160,18 +199,25 @@ class TuningRuns:
     def _reports(self) -> Iterator[Path]:
         yield from self.work.glob("*-seed*.json")
 
-    def _tune(self, run: TuningRun) -> _Tuned:
-        how = self.setting.tasks[run.task]
-        torch.manual_seed(run.seed)
+    def fit(self, module: TwoModule, task: str, seed: int, rate: float) -> Fitted:
+        """Tune a pair of modules on a task's examples, in place.
+
+        Args:
+            module: the modules before tuning.
+            task: name of the task.
+            seed: seed of the examples and of their order.
+            rate: highest learning rate.
+        """
+        torch.manual_seed(seed)
+        train = self.examples(task, "train", self.setting.tasks[task].examples, seed)
+        validation = self.examples(task, "validation", self.setting.held_out, 0)
+        pad, batch = self.tokenizer.pad_token_id, self.setting.batch
+        return Fitted(module.tuned, tune(module, train, validation, rate=rate, batch=batch, pad=pad, seed=seed))
+
+    def _tune(self, run: TuningRun) -> Fitted:
         prefill, scheme = load_model(self.base), COMPARED[run.scheme]
         decode = prefill if scheme.one_module else load_model(self.base)
-        module = TwoModule(prefill, decode, scheme)
-        train: Sequence[TokenizedExample] = self.examples(run.task, "train", how.examples, run.seed)
-        validation = self.examples(run.task, "validation", self.setting.held_out, 0)
-        pad = self.tokenizer.pad_token_id
-        batch = self.setting.batch
-        loss = tune(module, train, validation, rate=run.rate, batch=batch, pad=pad, seed=run.seed)
-        return _Tuned(module.tuned, loss)
+        return self.fit(TwoModule(prefill, decode, scheme), run.task, run.seed, run.rate)
 
 
 def _do(what: tuple[Path, Path, Setting, int, TuningRun]) -> str:
@@ -180,9 +226,3 @@ def _do(what: tuple[Path, Path, Setting, int, TuningRun]) -> str:
     lines: list[str] = []
     TuningRuns(base, work, setting, lines.append).loss(run)
     return "".join(lines)
-
-
-@dataclass(frozen=True)
-class _Tuned:
-    model: Any
-    loss: float

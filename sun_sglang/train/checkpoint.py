@@ -13,6 +13,8 @@ from transformers.utils import logging
 from sun_sglang.checkpoint.config_file import require_no_adapter
 from sun_sglang.checkpoint.weights import weights_revision
 from sun_sglang.errors import CheckpointError
+from sun_sglang.train.quantized.load_quantized import load_quantized
+from sun_sglang.train.quantized.supported import is_quantized
 
 
 def save_model(model: Any, tokenizer: PreTrainedTokenizerFast, out: Path, dtype: torch.dtype) -> str:
@@ -34,14 +36,21 @@ def save_model(model: Any, tokenizer: PreTrainedTokenizerFast, out: Path, dtype:
 
 
 def load_model(model: Path, dtype: torch.dtype = torch.float32) -> Any:
-    """Return the causal LM of a checkpoint, in evaluation mode.
+    """Return the causal LM of a checkpoint, in evaluation mode; that of a quantised one keeps packed, frozen weights.
+
+    Args:
+        model: directory of the checkpoint.
+        dtype: dtype of the weights; of a quantised checkpoint, those that are not quantised.
 
     Raises:
-        CheckpointError: the directory has no `config.json` or holds an adapter, or its files lack a tensor.
+        CheckpointError: the directory has no `config.json` or holds an adapter, its files lack a tensor, or training
+            does not support its quantization.
     """
     require_no_adapter(model)
     if not (model / "config.json").exists():
         raise CheckpointError(f"{model}: no config.json; is this a model directory?")
+    if is_quantized(model):
+        return load_quantized(model, dtype)
     logging.disable_progress_bar()
     try:
         # a mismatch would be an error of hundreds of lines

@@ -13,6 +13,7 @@ from sun_sglang.checkpoint.tuning import is_tuned_for
 from sun_sglang.contracts.kv_compatibility import require_same
 from sun_sglang.contracts.module_file import read_served_module
 from sun_sglang.errors import CheckpointError, IdentityError, TopologyError
+from sun_sglang.launch.planning.cpu_weights import cpu_weight_notes
 from sun_sglang.launch.planning.decode_cache.answer_stores import require_bounded
 from sun_sglang.launch.planning.flags.engine_flags import check_flags
 from sun_sglang.launch.planning.flags.flag_schema import FlagSchema
@@ -70,6 +71,7 @@ def preflight(topology: Topology, machine: Machine, schema: FlagSchema | None) -
         _check_pair(topology, task, pools)
         _check_decoder(topology, task, pools)
         _check_prefill(topology, task, pools)
+    notes += cpu_weight_notes(pools)
     require_bounded(pools)
     return PreflightReport(pools, tuple(notes))
 

@@ -1,0 +1,11 @@
+"""Read and write weights that are packed integers: the format `pack-quantized` of compressed-tensors, in plain torch.
+
+    layer.py       the tensors of one quantised linear layer, and its dense weight
+    words.py       integers of 1 to 8 bits, packed into 32-bit words
+    rounding.py    round a dense weight to the nearest integers, with a scale for each group
+    checkpoint.py  read a quantised checkpoint as dense tensors, and write a rounded copy of a dense one
+
+The package needs torch and safetensors alone: neither SGLang nor `compressed_tensors`. `sun train` reads a quantised
+decoder with it, and tests compare SGLang's answers with the dense weights that it computes. Belongs here: the file
+format. Does not belong here: calibration (`quantize/`), and kernels (`patches/weights/`). Open `layer.py` first.
+"""
