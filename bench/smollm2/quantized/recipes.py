@@ -8,9 +8,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+BASE = "base"
+"""Name of the decoder in 16 bits."""
 FULL = "full"
 SUN = "prefill_only"
-EXAMPLES: Mapping[str, int] = MappingProxyType({"math": 960, "tool": 400})
+EXAMPLES: Mapping[str, int] = MappingProxyType({"math": 640, "tool": 240})
 
 
 class Tuning(NamedTuple):
@@ -53,19 +55,19 @@ class Setting:
         batch: examples a step.
         rates: learning rates of every tuning; the one with the least validation loss is kept.
         rank: rank of the LoRA, which is merged after the tuning; its `alpha` is twice as much.
-        bf16: run the forward pass of a tuning in bfloat16.
-        seeds: seeds of data and order.
+        packing: most tokens of a packed row of examples.
+        seed: seed of data and order.
     """
 
     examples: Mapping[str, int]
     again: float = 0.5
     validation: int = 48
     questions: int = 250
-    batch: int = 8
+    batch: int = 4
     rates: tuple[float, ...] = (1e-3,)
     rank: int = 16
-    bf16: bool = True
-    seeds: tuple[int, ...] = (0,)
+    packing: int = 512
+    seed: int = 0
 
 
 def recipe_of(tuning: Tuning, setting: Setting) -> dict[str, Any]:
@@ -75,9 +77,10 @@ def recipe_of(tuning: Tuning, setting: Setting) -> dict[str, Any]:
         "learning_rates": list(setting.rates),
         "global_batch": setting.batch,
         "micro_batch": setting.batch,
+        "packing_tokens": setting.packing,
         "epochs": 1.0 if tuning.retuned_for is None else setting.again,
-        "bf16": setting.bf16,
-        "save_steps": 20,
+        "bf16": True,
+        "save_steps": 40,
         "seed": tuning.seed,
         "lora": {"rank": setting.rank, "alpha": 2 * setting.rank},
         "data": {"messages": "messages", "response": "answer", "max_length": 256},

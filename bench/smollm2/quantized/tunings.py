@@ -16,7 +16,7 @@ from sun_sglang.bench.processes import sun_command
 from sun_sglang.bench.provenance import git_revision
 from sun_sglang.bench.smollm2.data import TASKS, data_file
 from sun_sglang.bench.smollm2.errors import ModelError
-from sun_sglang.bench.smollm2.quantized.recipes import FULL, Setting, Tuning, recipe_of, with_paths
+from sun_sglang.bench.smollm2.quantized.recipes import BASE, FULL, Setting, Tuning, recipe_of, with_paths
 from sun_sglang.bench.training.stored import stored
 from sun_sglang.checkpoint.weights import weights_revision
 from sun_sglang.train.data.examples import Split, draw, write_jsonl
@@ -26,7 +26,7 @@ class Tunings:
     """Does tunings, and reuses those that are done.
 
     Args:
-        decoders: directory of each decoder, by name; `base` is the full-precision one and the model to start from.
+        decoders: directory of each decoder, by name; `base` is the one in 16 bits, and the model to start from.
         work: folder of data, modules and results.
         setting: the size of the experiment.
         threads: CPU threads of a tuning.
@@ -68,11 +68,11 @@ class Tunings:
         return stored(self._file(tuning, "json"), subject, lambda: self._train(tuning))
 
     def _start(self, tuning: Tuning) -> Path:
-        return self._decoders["base"] if tuning.retuned_for is None else self.directory(tuning.first)
+        return self._decoders[BASE] if tuning.retuned_for is None else self.directory(tuning.first)
 
     def _decoder(self, tuning: Tuning) -> Path | None:
         """Return the frozen decoder; None where both sides are tuned."""
-        return None if tuning.scheme == FULL else self._decoders[tuning.retuned_for or "base"]
+        return None if tuning.scheme == FULL else self._decoders[tuning.retuned_for or BASE]
 
     def _file(self, tuning: Tuning, kind: str) -> Path:
         return self._work / "modules" / f"{tuning.name}.{kind}"
