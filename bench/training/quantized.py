@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from sun_sglang.bench.figures.accuracy_table import chosen_rates
-from sun_sglang.bench.figures.quantized_table import QuantizedTable
+from sun_sglang.bench.figures.quantized_table import DEMO
 from sun_sglang.bench.report import RESULTS, Run, new_report, read_report, write_report
 from sun_sglang.bench.training.accuracy_runs import DEFAULT, Setting
 from sun_sglang.bench.training.grids import QUANTIZERS, Grid, grid_of
@@ -121,7 +121,7 @@ def main() -> None:
     total = Run(values={"tuning_s": round(sum(cells.seconds(part) for part in parts))})
     report = new_report(NAME, _command(arguments), [*runs, total], UNITS, seeds=seeds, settings=settings)
     write_report(report, arguments.out / f"{NAME}.json")
-    sys.stdout.write(QuantizedTable().draw(arguments.out, arguments.out).read_text(encoding="utf-8"))
+    sys.stdout.write(DEMO.draw(arguments.out, arguments.out).read_text(encoding="utf-8"))
 
 
 def _command(arguments: argparse.Namespace) -> str:

@@ -90,8 +90,10 @@ class QuantizedCells:
         self._tuning = TuningRuns(base, work / "tuned", setting, _log)
         self.decoders: Mapping[str, Path] = {
             BASE: base,
-            **{name: stored_folder(work / "decoders" / name, partial(grid.quantize, base))
-                for name, grid in self._grids.items()},
+            **{
+                name: stored_folder(work / "decoders" / name, partial(grid.quantize, base))
+                for name, grid in self._grids.items()
+            },
         }
         self._retuning = RetuningRuns(self._tuning, self.decoders, work / "retuned", _log)
 

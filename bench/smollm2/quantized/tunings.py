@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from sun_sglang.bench.provenance import git_revision
 from sun_sglang.bench.smollm2.data import TASKS, data_file
 from sun_sglang.bench.smollm2.errors import ModelError
 from sun_sglang.bench.smollm2.quantized.recipes import BASE, FULL, Setting, Tuning, recipe_of, with_paths
-from sun_sglang.bench.training.stored import stored
+from sun_sglang.bench.smollm2.quantized.rows import Module
+from sun_sglang.bench.training.grids import Grid
+from sun_sglang.bench.training.stored import stored, stored_folder
 from sun_sglang.checkpoint.weights import weights_revision
 from sun_sglang.train.data.examples import Split, draw, write_jsonl
 
@@ -26,7 +29,8 @@ class Tunings:
     """Does tunings, and reuses those that are done.
 
     Args:
-        decoders: directory of each decoder, by name; `base` is the one in 16 bits, and the model to start from.
+        base: the model to start from, and the decoder in 16 bits.
+        grids: the grids of quantised weights.
         work: folder of data, modules and results.
         setting: the size of the experiment.
         threads: CPU threads of a tuning.
@@ -34,9 +38,10 @@ class Tunings:
     """
 
     def __init__(
-        self, decoders: Mapping[str, Path], work: Path, setting: Setting, threads: int, log: Callable[[str], None]
+        self, base: Path, grids: Iterable[Grid], work: Path, setting: Setting, threads: int, log: Callable[[str], None]
     ) -> None:
-        self._decoders, self._work, self._setting, self._threads, self._log = decoders, work, setting, threads, log
+        self._base, self._work, self._setting, self._threads, self._log = base, work, setting, threads, log
+        self._grids = {grid.name: grid for grid in grids}
 
     def do_all(self, tunings: Iterable[Tuning], jobs: int) -> None:
         """Do the tunings that are not done, in order, `jobs` at once."""
@@ -44,9 +49,13 @@ class Tunings:
             for _ in pool.map(self.result, tunings):
                 pass
 
-    def directory(self, tuning: Tuning) -> Path:
-        """Return the directory of a tuning's module."""
-        return self._work / "modules" / tuning.name
+    def directory(self, module: Module) -> Path:
+        """Return the directory of a module whose tuning is done; quantise it if that is not done."""
+        dense = self._base if module.tuning is None else self._output(module.tuning)
+        if module.grid is None:
+            return dense
+        out = self._work / "quantized" / f"{dense.name}-{module.grid}"
+        return stored_folder(out, partial(self._grids[module.grid].quantize, dense))
 
     def result(self, tuning: Tuning) -> dict[str, Any]:
         """Return the result of a tuning; do the tuning if it is not done.
@@ -68,17 +77,22 @@ class Tunings:
         return stored(self._file(tuning, "json"), subject, lambda: self._train(tuning))
 
     def _start(self, tuning: Tuning) -> Path:
-        return self._decoders[BASE] if tuning.retuned_for is None else self.directory(tuning.first)
+        return self.directory(Module(None if tuning.retuned_for is None else tuning.first))
 
     def _decoder(self, tuning: Tuning) -> Path | None:
         """Return the frozen decoder; None where both sides are tuned."""
-        return None if tuning.scheme == FULL else self._decoders[tuning.retuned_for or BASE]
+        if tuning.scheme == FULL:
+            return None
+        return self.directory(Module(grid=None if tuning.retuned_for in (None, BASE) else tuning.retuned_for))
+
+    def _output(self, tuning: Tuning) -> Path:
+        return self._work / "modules" / tuning.name
 
     def _file(self, tuning: Tuning, kind: str) -> Path:
         return self._work / "modules" / f"{tuning.name}.{kind}"
 
     def _train(self, tuning: Tuning) -> dict[str, object]:
-        out, log, file = self.directory(tuning), self._file(tuning, "log"), self._file(tuning, "yaml")
+        out, log, file = self._output(tuning), self._file(tuning, "log"), self._file(tuning, "yaml")
         begun, started = out.exists(), time.monotonic()
         recipe = with_paths(
             recipe_of(tuning, self._setting),
