@@ -72,8 +72,8 @@ class QuantizedTable:
 DEMO = QuantizedTable(
     "training_quantized",
     "the demo's model",
-    "One base model of 0.8M parameters. Each tuning is one epoch over a task's examples, at the learning rate that the "
-    "[accuracy benchmark](training_accuracy.md) chose; `tuned further` is one epoch more.",
+    "One base model of 0.8M parameters. Each tuning is one epoch over a task's examples; `tuned further` is one epoch "
+    "more.",
 )
 SMOLLM2 = QuantizedTable(
     "smollm2_quantized",
@@ -97,20 +97,23 @@ def _render(report: Report, model: str, tuning: str) -> str:
         "A column of bits has those of the prefill and of the decode module's linear layers; embeddings, norms and "
         "`lm_head` keep 16.",
         "",
-        f"{tuning} Examples: {examples}; {settings['batch']} a step.",
+        f"{tuning} Examples: {examples}; {settings['batch']} a step. Learning rates, of the least validation loss: "
+        f"{_rates(settings['rates'], tasks)}; `tuned further` has SUN's.",
         *_harms(report, tasks, seeds),
     ]
     for grid in settings["grids"]:
         lines += _section(report, grid, tasks, seeds)
-    versions = ", ".join(f"{name} {report.versions[name]}" for name in ("torch", "transformers"))
     lines += [
         "",
-        f"Tuning took {report.median('tuning_s', {}):,} s in all, the sum of its runs ({report.machine}, "
-        f"{settings['threads']} thread(s) a run, {versions}).",
+        _took(report),
         f"Made by `{report.command}`.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _rates(rates: Mapping[str, Mapping[str, float]], tasks: Sequence[str]) -> str:
+    return "; ".join(f"{task}: full {rates[task]['full']:g}, SUN {rates[task]['prefill_only']:g}" for task in tasks)
 
 
 def _section(report: Report, grid: Mapping[str, Any], tasks: Sequence[str], seeds: Sequence[int]) -> list[str]:
@@ -156,6 +159,14 @@ def _harms(report: Report, tasks: Sequence[str], seeds: Sequence[int]) -> list[s
         shown = ", ".join(f"{task} {lost[task]:.1f}" for task in tasks)
         lines.append(f"- `{name}`: {shown}" + (f"; {verdict}." if verdict else "."))
     return lines
+
+
+def _took(report: Report) -> str:
+    versions = ", ".join(f"{name} {report.versions[name]}" for name in ("torch", "transformers"))
+    where = f"{report.machine}, {report.settings['threads']} thread(s) a run, {versions}"
+    total = [run.values["tuning_s"] for run in report.select("tuning_s") if not run.case]
+    # an interrupted tuning has no seconds, and then there is no sum
+    return f"Tuning took {total[0]:,} s in all, the sum of its runs ({where})." if total else f"Tuned on {where}."
 
 
 def _examples(settings: Mapping[str, Any]) -> dict[str, int]:

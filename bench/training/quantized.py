@@ -4,8 +4,9 @@
 
 Rows: full fine-tuning and SUN in full precision (16/16), full fine-tuning with both sides quantised (4/4), SUN with a
 quantised decoder as it is (16/4), re-tuned against that decoder (QSUN, 16/4), and re-tuned with the same budget against
-the full-precision decoder, then quantised (the control, 16/4). Every tuning uses the learning rate that the accuracy
-benchmark chose. Each finished part stays in `--work`: an interrupted benchmark continues where it stopped.
+the full-precision decoder, then quantised (the control, 16/4). Full fine-tuning and SUN each try two learning rates on
+the first seed, and keep the one with the least validation loss; a re-tuning uses SUN's, as in the paper (appendix A.1).
+Each finished part stays in `--work`: an interrupted benchmark continues where it stopped.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ from pathlib import Path
 
 import torch
 
-from sun_sglang.bench.figures.accuracy_table import chosen_rates
 from sun_sglang.bench.figures.quantized_table import DEMO
-from sun_sglang.bench.report import RESULTS, Run, new_report, read_report, write_report
-from sun_sglang.bench.training.accuracy_runs import DEFAULT, Setting
+from sun_sglang.bench.report import RESULTS, Case, Run, new_report, write_report
+from sun_sglang.bench.training.accuracy_runs import DEFAULT, Setting, TuningRun, TuningRuns
 from sun_sglang.bench.training.grids import QUANTIZERS, Grid, grid_of
-from sun_sglang.bench.training.quantized_cells import Part, QuantizedCells
+from sun_sglang.bench.training.quantized_cells import TUNED, Part, QuantizedCells, log_line
 from sun_sglang.checkpoint.weights import weights_revision
 
 NAME = "training_quantized"
 UNITS = {
     "validation_loss": "1",
+    "tuned_loss": "1",
     "correct": "1",
     "total": "1",
     "percent": "%",
@@ -44,6 +45,22 @@ def parts_of(setting: Setting) -> list[Part]:
     """Return the parts of the benchmark seed by seed, so that a benchmark that is cut short has whole seeds."""
     longest = sorted(setting.tasks, key=lambda task: setting.tasks[task].examples, reverse=True)
     return [Part(task, seed) for seed in setting.seeds for task in longest]
+
+
+def searched_runs(setting: Setting) -> list[TuningRun]:
+    """Return the tuning runs of the search over learning rates, on the first seed."""
+    first = setting.seeds[0]
+    return [
+        TuningRun(task, scheme, first, rate)
+        for task, how in setting.tasks.items()
+        for scheme in TUNED
+        for rate in how.rates
+    ]
+
+
+def _search_run(run: TuningRun, loss: float) -> Run:
+    case: Case = {"task": run.task, "scheme": run.scheme, "learning_rate": run.rate}
+    return Run(case=case, seed=run.seed, values={"validation_loss": loss})
 
 
 def do_parts(cells: QuantizedCells, parts: Sequence[Part], jobs: int) -> None:
@@ -80,9 +97,6 @@ def main() -> None:
     parser.add_argument("--base", type=Path, default=Path("configs/demo/models/base"), help="the base model")
     parser.add_argument("--work", type=Path, default=Path("build/quantized"), help="results of finished parts")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the report and of the table")
-    parser.add_argument(
-        "--rates", type=Path, default=RESULTS / "training_accuracy.json", help="the accuracy benchmark's report"
-    )
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
     parser.add_argument("--scale", type=float, default=1.0, help="training examples, as a multiple of the default")
     parser.add_argument("--questions", type=int, default=500, help="test questions a task")
@@ -101,13 +115,19 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     tasks = {name: replace(how, examples=round(how.examples * arguments.scale)) for name, how in DEFAULT.items()}
     setting = Setting(tasks, seeds=tuple(range(arguments.seeds)))
-    rates = chosen_rates(read_report(arguments.rates))
-    cells = QuantizedCells(arguments.base, arguments.work, setting, rates, tuple(arguments.grids), arguments.questions)
+    tuning = TuningRuns(arguments.base, arguments.work / "tuned", setting, log_line)
+    tried = searched_runs(setting)
+    if arguments.done_only and not all(map(tuning.done, tried)):
+        parser.error("--done-only: the learning rates are not all tried yet; run without it")
+    tuning.do(tried, arguments.jobs)
+    rates = {task: {scheme: tuning.search(task, scheme)[0] for scheme in TUNED} for task in setting.tasks}
+    cells = QuantizedCells(tuning, arguments.work, rates, tuple(arguments.grids), arguments.questions)
     parts = parts_of(setting)
     if arguments.done_only:
         parts = [part for part in parts if cells.done(part)]
     do_parts(cells, parts, arguments.jobs)
-    runs = [run for part in parts for run in cells.runs(part)]
+    runs = [_search_run(run, tuning.loss(run)) for run in tried]
+    runs += [run for part in parts for run in cells.runs(part)]
     settings = {
         "threads": arguments.threads,
         **asdict(setting),
@@ -118,7 +138,7 @@ def main() -> None:
         "decoders": {name: weights_revision(model) for name, model in cells.decoders.items()},
     }
     seeds = settings.pop("seeds")
-    total = Run(values={"tuning_s": round(sum(cells.seconds(part) for part in parts))})
+    total = Run(values={"tuning_s": round(cells.seconds(parts, tried))})
     report = new_report(NAME, _command(arguments), [*runs, total], UNITS, seeds=seeds, settings=settings)
     write_report(report, arguments.out / f"{NAME}.json")
     sys.stdout.write(DEMO.draw(arguments.out, arguments.out).read_text(encoding="utf-8"))

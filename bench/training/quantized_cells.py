@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from sun_sglang.bench.report import Case, Run
-from sun_sglang.bench.training.accuracy_runs import Setting, TuningRun, TuningRuns
+from sun_sglang.bench.training.accuracy_runs import TuningRun, TuningRuns
 from sun_sglang.bench.training.grids import Grid
 from sun_sglang.bench.training.retuning_runs import SUN, Retuning, RetuningRuns
 from sun_sglang.bench.training.stored import read_stored, stored, stored_folder
@@ -23,6 +23,8 @@ from sun_sglang.evaluation.exact_match import evaluate
 from sun_sglang.train.checkpoint import load_model, save_model
 
 FULL = "full"
+TUNED = (FULL, SUN)
+"""The schemes that are tuned from the base."""
 BASE = "base"
 """Name of the full-precision decoder."""
 UNQUANTIZED = "none"
@@ -68,9 +70,8 @@ class QuantizedCells:
     """Tunes and scores the cells, and reuses what is done. Writes a line to standard error for each.
 
     Args:
-        base: directory of the base model.
-        work: folder of all finished work.
-        setting: the size of the experiment.
+        tuning: the first tuning runs.
+        work: folder of all other finished work.
         rates: learning rate by task and scheme.
         grids: the grids of quantised weights.
         questions: test questions of a task.
@@ -78,29 +79,30 @@ class QuantizedCells:
 
     def __init__(
         self,
-        base: Path,
+        tuning: TuningRuns,
         work: Path,
-        setting: Setting,
         rates: Mapping[str, Mapping[str, float]],
         grids: tuple[Grid, ...],
         questions: int,
     ) -> None:
         self._work, self._rates, self._questions = work, {task: dict(of) for task, of in rates.items()}, questions
         self._grids = {grid.name: grid for grid in grids}
-        self._tuning = TuningRuns(base, work / "tuned", setting, _log)
+        self._tuning = tuning
         self.decoders: Mapping[str, Path] = {
-            BASE: base,
+            BASE: tuning.base,
             **{
-                name: stored_folder(work / "decoders" / name, partial(grid.quantize, base))
+                name: stored_folder(work / "decoders" / name, partial(grid.quantize, tuning.base))
                 for name, grid in self._grids.items()
             },
         }
-        self._retuning = RetuningRuns(self._tuning, self.decoders, work / "retuned", _log)
+        self._retuning = RetuningRuns(self._tuning, self.decoders, work / "retuned", log_line)
 
     def do(self, part: Part) -> None:
         """Tune and score all cells of a part."""
         scores = {f"{cell.method} {cell.grid}": self._score(part, cell)["percent"] for cell in self._cells()}
-        _log(f"{part.task}, seed {part.seed}: " + ", ".join(f"{name} {percent}" for name, percent in scores.items()))
+        log_line(
+            f"{part.task}, seed {part.seed}: " + ", ".join(f"{name} {percent}" for name, percent in scores.items())
+        )
 
     def done(self, part: Part) -> bool:
         """Return whether all cells of a part are done."""
@@ -113,18 +115,25 @@ class QuantizedCells:
             score = self._score(part, cell)
             values = {key: score[key] for key in ("correct", "total", "percent", "low", "high")}
             yield Run(case=case, seed=part.seed, values=values)
-        for scheme in (FULL, SUN):
+        for scheme in TUNED:
             loss = self._tuning.loss(self._first(part, scheme))
-            yield Run(case={"task": part.task, "scheme": scheme}, seed=part.seed, values={"validation_loss": loss})
+            yield Run(case={"task": part.task, "scheme": scheme}, seed=part.seed, values={"tuned_loss": loss})
         for decoder in self.decoders:
             loss = self._retuning.loss(self._again(part, decoder))
             tuned: Case = {"task": part.task, "scheme": SUN, "retuned_for": decoder}
-            yield Run(case=tuned, seed=part.seed, values={"validation_loss": loss})
+            yield Run(case=tuned, seed=part.seed, values={"tuned_loss": loss})
 
-    def seconds(self, part: Part) -> float:
-        """Return the seconds of all tuning of a part that is done."""
-        firsts = (self._tuning.seconds_of(self._first(part, scheme)) for scheme in (FULL, SUN))
-        return sum(firsts) + sum(self._retuning.seconds_of(self._again(part, name)) for name in self.decoders)
+    def seconds(self, parts: Iterable[Part], tried: Iterable[TuningRun]) -> float:
+        """Return the seconds of all tuning.
+
+        Args:
+            parts: parts that are done.
+            tried: the runs of the search over learning rates.
+        """
+        found = list(parts)
+        firsts = {self._first(part, scheme) for part in found for scheme in TUNED} | set(tried)
+        again = (self._again(part, name) for part in found for name in self.decoders)
+        return sum(map(self._tuning.seconds_of, firsts)) + sum(map(self._retuning.seconds_of, again))
 
     def _cells(self) -> Iterator[Cell]:
         for method, quantized in METHODS.items():
@@ -153,7 +162,7 @@ class QuantizedCells:
         prefill, decode = self._modules(part, cell)
         questions = self._tuning.examples(part.task, "test", self._questions, 0)
         score = asdict(evaluate(prefill, decode, questions, self._tuning.tokenizer.eos_token_id))
-        _log(f"{part.task}, seed {part.seed}, {cell.method}, {cell.grid}: {score['percent']} %")
+        log_line(f"{part.task}, seed {part.seed}, {cell.method}, {cell.grid}: {score['percent']} %")
         return score
 
     def _modules(self, part: Part, cell: Cell) -> tuple[Any, Any]:
@@ -189,6 +198,7 @@ class QuantizedCells:
         return Retuning(part.task, part.seed, self._rates[part.task][SUN], decoder)
 
 
-def _log(line: str) -> None:
+def log_line(line: str) -> None:
+    """Write a line to standard error."""
     sys.stderr.write(line + "\n")
     sys.stderr.flush()

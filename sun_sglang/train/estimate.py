@@ -12,6 +12,8 @@ from sun_sglang.errors import RecipeError
 from sun_sglang.strict import listed
 from sun_sglang.train.data.packing import PackedRows
 from sun_sglang.train.modules import dtype_of
+from sun_sglang.train.quantized.load_quantized import held_bytes
+from sun_sglang.train.quantized.supported import is_quantized
 from sun_sglang.train.recipe import Recipe
 from sun_sglang.train.sweep import PreparedRecipe
 from sun_sglang.train.trainer.launched_processes import world_size
@@ -73,7 +75,10 @@ def estimate(prepared: PreparedRecipe) -> Estimate:
     trained = parameters if recipe.lora is None else _lora_parameters(model, recipe)
     served = dtype_of(prepared.base).itemsize if recipe.bf16 else 4
     one_module = recipe.tuning_scheme.one_module
-    frozen = 0 if one_module else parameters * served
+    if one_module:
+        frozen = 0
+    else:
+        frozen = held_bytes(prepared.decoder, served) if is_quantized(prepared.decoder) else parameters * served
     if recipe.lora is None:
         weights = 4 * parameters + frozen
     else:

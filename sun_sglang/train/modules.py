@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 
 from sun_sglang.checkpoint.completeness.require_complete import require_complete
 from sun_sglang.checkpoint.json_file import read_json
+from sun_sglang.checkpoint.kv.format import quantization_of
 from sun_sglang.checkpoint.locate import find_checkpoint
 from sun_sglang.errors import CheckpointError, RecipeError
 from sun_sglang.strict import listed
@@ -104,7 +105,7 @@ def build_modules(recipe: Recipe, base: Path, decoder: Path) -> TwoModule:
     Args:
         recipe: the recipe.
         base: directory of the base model.
-        decoder: directory of the frozen decode module.
+        decoder: directory of the frozen decode module; the weights of a quantised one stay packed.
 
     Raises:
         RecipeError: the architecture or the LoRA targets do not fit the recipe.
@@ -189,14 +190,17 @@ def _require_finite(tensors: Mapping[str, torch.Tensor], message: str) -> None:
 
 
 def dtype_of(model: Path) -> torch.dtype:
-    """Return the dtype in a checkpoint's `config.json`; float32 where it has none.
+    """Return the dtype in the `config.json` of a model to start from; float32 where it has none.
 
     Raises:
         CheckpointError: `config.json` cannot be read, the model is quantised, or the dtype is none of a weight.
     """
     config = read_json(model / "config.json")
-    if config.get("quantization_config"):
-        raise CheckpointError(f"{model}: is quantised, and training needs whole weights; name the model it was made of")
+    if quantization_of(model, config):
+        raise CheckpointError(
+            f"base: {model}: is quantised, and tuning starts from whole weights; name the SUN prefill module or the "
+            "model that it was made of, and the quantised model as `decoder`"
+        )
     name = str(config.get("dtype") or config.get("torch_dtype") or "float32").removeprefix("torch.")
     dtype = _DTYPES.get(name)
     if dtype is None:

@@ -17,6 +17,7 @@ from sun_sglang.errors import RecipeError
 from sun_sglang.train.data.dataset import Examples, load_examples
 from sun_sglang.train.data.limits import read_limits
 from sun_sglang.train.data.packing import PackedRows
+from sun_sglang.train.decoder_check import check_decoder
 from sun_sglang.train.modules import build_modules, dtype_of, find_model, load_recipe_tokenizer, save_tuned
 from sun_sglang.train.objective.two_module_loss import TwoModule
 from sun_sglang.train.recipe import Recipe
@@ -82,6 +83,7 @@ def prepare(recipe: Recipe) -> PreparedRecipe:
     if recipe.decoder is not None:
         models["decoder"] = find_model(recipe.decoder, "decoder")
         decoder = models["decoder"].directory
+        check_decoder(base, decoder)
     for key, found in models.items():
         if Path(recipe.output).resolve() == found.directory.resolve():
             raise RecipeError(f"output: {recipe.output} is the model of `{key}`; give another directory")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -68,10 +68,11 @@ def measure(base: Path, work: Path, setting: Setting, grids: Sequence[Grid], job
     for stage in stages:
         tunings.do_all(stage, jobs)
     scored = {key: scores.score(_name(*key), key[0], pair) for key, pair in pairs.items()}
-    return [
-        *(_scored(*key, score, setting.seed) for key, score in scored.items()),
-        *(_tuned(tuning, tunings.result(tuning)) for stage in stages for tuning in stage),
-    ]
+    tuned = [_tuned(tuning, tunings.result(tuning)) for stage in stages for tuning in stage]
+    seconds = [run.values.get("tuning_s") for run in tuned]
+    known = [value for value in seconds if value is not None]
+    total = [Run(values={"tuning_s": round(sum(known))})] if len(known) == len(seconds) else []
+    return [*(_scored(*key, score, setting.seed) for key, score in scored.items()), *tuned, *total]
 
 
 def _name(task: str, cell: Cell) -> str:
@@ -91,6 +92,17 @@ def _tuned(tuning: Tuning, result: dict[str, Any]) -> Run:
     values |= {} if result["seconds"] is None else {"tuning_s": round(result["seconds"], 1)}
     details = {key: result[key] for key in ("losses", "decoder", "revision")}
     return Run(case=case, seed=tuning.seed, values=values, details=details)
+
+
+def _rates(runs: Iterable[Run]) -> dict[str, dict[str, float]]:
+    """Return the learning rate that was kept, by task and scheme."""
+    kept: dict[str, dict[str, float]] = {}
+    for run in runs:
+        losses: Any = run.details.get("losses")
+        if losses and "retuned_for" not in run.case:
+            best = min((rate for rate in losses if losses[rate] is not None), key=losses.__getitem__)
+            kept.setdefault(str(run.case["task"]), {})[str(run.case["scheme"])] = float(best)
+    return kept
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -126,6 +138,7 @@ def main(arguments: Sequence[str]) -> int:
     settings = {
         **asdict(setting),
         "tasks": {task: {"examples": count} for task, count in setting.examples.items()},
+        "rates": _rates(runs),
         "grids": [grid._asdict() for grid in options.grids],
         "base": weights_revision(base),
         "threads": options.threads,

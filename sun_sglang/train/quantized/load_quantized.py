@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,15 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sun_sglang.checkpoint.tensor_file import safetensors_of
+from sun_sglang.checkpoint.tensor_file import parse_header, read_header, safetensors_of
 from sun_sglang.errors import CheckpointError
 from sun_sglang.packed_weights.checkpoint import packed_layers
 from sun_sglang.packed_weights.layer import PARTS, PackedLayer
 from sun_sglang.train.quantized.packed_linear import PackedLinear
 from sun_sglang.train.quantized.supported import require_supported
+
+# the sizes of a packed weight, which only its file needs
+_SHAPE = "weight_shape"
 
 
 def load_quantized(model: Path, dtype: torch.dtype = torch.float32) -> Any:
@@ -46,6 +50,32 @@ def load_quantized(model: Path, dtype: torch.dtype = torch.float32) -> Any:
         built.set_submodule(name, PackedLinear(_fitting(model, name, packed, layers[name]), bias))
     _load_plain(model, built, rest)
     return built.requires_grad_(False).eval()
+
+
+def held_bytes(model: Path, width: int) -> int:
+    """Return the bytes of the tensors that `load_quantized` keeps in memory, from the headers of the files.
+
+    Args:
+        model: directory of the checkpoint.
+        width: bytes of a value that is not quantised.
+
+    Raises:
+        CheckpointError: a file cannot be read.
+    """
+    held = 0
+    for path in safetensors_of(model):
+        try:
+            with path.open("rb") as file:
+                tensors = parse_header(read_header(file))
+        except (OSError, ValueError) as e:
+            raise CheckpointError(f"{path}: cannot be read ({e})") from e
+        for name, tensor in tensors.items():
+            part = name.rpartition(".")[2]
+            if part not in PARTS:
+                held += prod(tensor.shape) * width
+            elif part != _SHAPE:
+                held += tensor.end - tensor.start
+    return held
 
 
 def _plain_tensors(model: Path, dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor]]:

@@ -108,6 +108,8 @@ def training_arguments(module: TwoModule, settings: FitSettings, work: Path, row
         disable_tqdm=not settings.progress,
         # a side that makes no first token does not use the output of its last layer
         ddp_find_unused_parameters=module.leaves_parameters_unused,
+        # buffers never change: those of RoPE, and a quantised decoder's weights. DDP would send them in every step
+        ddp_broadcast_buffers=False,
     )
     if arguments.world_size != world_size():
         raise RecipeError(f"accelerate trains separately in each of the {world_size()} processes: DeepSpeed needs GPUs")

@@ -329,7 +329,10 @@ def test_lora_of_one_module_trains_its_adapter_alone(recipe: Load, base: Path) -
     [
         ({"dtype": "auto"}, "dtype `auto` is not one of .*`bfloat16`"),
         ({"dtype": "float8_e4m3fn"}, "dtype `float8_e4m3fn` is not one of"),
-        ({"quantization_config": {"quant_method": "fp8"}}, "is quantised, and training needs whole weights"),
+        (
+            {"quantization_config": {"quant_method": "fp8"}},
+            "base: .* is quantised, and tuning starts from whole weights",
+        ),
     ],
 )
 def test_base_whose_weights_cannot_be_trained_is_one_error(
