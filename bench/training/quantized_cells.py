@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from sun_sglang.bench.report import Case, Run
 from sun_sglang.bench.training.accuracy_runs import TuningRun, TuningRuns
 from sun_sglang.bench.training.grids import Grid
 from sun_sglang.bench.training.retuning_runs import SUN, Retuning, RetuningRuns
-from sun_sglang.bench.training.stored import read_stored, stored
+from sun_sglang.bench.training.stored import read_stored, stored, stored_folder
 from sun_sglang.checkpoint.weights import weights_revision
 from sun_sglang.evaluation.exact_match import evaluate
 from sun_sglang.train.checkpoint import load_model, save_model
@@ -89,7 +90,10 @@ class QuantizedCells:
         self._tuning = tuning
         self.decoders: Mapping[str, Path] = {
             BASE: tuning.base,
-            **{name: _quantized(tuning.base, work / "decoders" / name, grid) for name, grid in self._grids.items()},
+            **{
+                name: stored_folder(work / "decoders" / name, partial(grid.quantize, tuning.base))
+                for name, grid in self._grids.items()
+            },
         }
         self._retuning = RetuningRuns(self._tuning, self.decoders, work / "retuned", log_line)
 
@@ -192,20 +196,6 @@ class QuantizedCells:
 
     def _again(self, part: Part, decoder: str) -> Retuning:
         return Retuning(part.task, part.seed, self._rates[part.task][SUN], decoder)
-
-
-def _quantized(base: Path, out: Path, grid: Grid) -> Path:
-    """Return the directory of the quantised base; make it if it is not there."""
-    if not out.exists():
-        with tempfile.TemporaryDirectory(dir=_made(out.parent)) as folder:
-            grid.quantize(base, Path(folder) / out.name)
-            (Path(folder) / out.name).rename(out)
-    return out
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def log_line(line: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,3 +39,19 @@ def stored(file: Path, subject: Mapping[str, object], run: Callable[[], Mapping[
     file.parent.mkdir(parents=True, exist_ok=True)
     replace_file(file, lambda new: new.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8"))
     return content
+
+
+def stored_folder(out: Path, make: Callable[[Path], object]) -> Path:
+    """Return a folder that is there, or make it: whole, or not at all.
+
+    Args:
+        out: the folder.
+        make: writes it to a path that does not exist.
+    """
+    if not out.exists():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as folder:
+            whole = Path(folder) / out.name
+            make(whole)
+            whole.rename(out)
+    return out
