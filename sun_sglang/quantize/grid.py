@@ -21,7 +21,6 @@ ARCHITECTURES = (
     "Qwen3ForCausalLM",
     "GraniteForCausalLM",
     "Phi3ForCausalLM",
-    "Gemma2ForCausalLM",
 )
 """Dense text models for which llmcompressor 0.13 knows AWQ's layers, tried with small random weights."""
 
