@@ -27,7 +27,8 @@ def _render(report: Report) -> str:
         "",
         f"CPU seconds of forward, backward and AdamW (median of {report.settings['rounds']} interleaved rounds, "
         f"float32, {where}), and MiB: weights with gradients and optimizer state, plus what autograd "
-        "keeps for the backward pass. In brackets against full fine-tuning.",
+        "keeps for the backward pass. In brackets against full fine-tuning. `qsun` is `prefill_only` with packed 4-bit "
+        "weights in the decode module.",
         "",
         "| model, prompt + answer tokens | batch | scheme | seconds | state MiB | kept MiB | memory MiB |",
         "|---|---|---|---|---|---|---|",

@@ -1,10 +1,11 @@
-"""Cost of a training step: SUN, PrefillShare and full fine-tuning on the same batch, interleaved.
+"""Cost of a training step: SUN, QSUN, PrefillShare and full fine-tuning on the same batch, interleaved.
 
     python -m sun_sglang.bench.training.step_cost
 
 A step is the forward pass, the backward pass and AdamW, on random Qwen3 models. Every round runs each scheme once, in a
 random order: other load on the machine affects all schemes alike. Memory is counted, not sampled: weights, gradients
-and optimizer state, and the distinct storages that autograd keeps for the backward pass.
+and optimizer state, and the distinct storages that autograd keeps for the backward pass. QSUN's decode module has
+packed 4-bit weights. It dequantises one layer at a time: that is in the seconds, and not in the memory.
 """
 
 from __future__ import annotations
@@ -26,15 +27,22 @@ from sun_sglang.bench.figures.step_cost_table import StepCostTable
 from sun_sglang.bench.report import RESULTS, Case, Run, new_report, write_report
 from sun_sglang.bench.training.schemes import COMPARED
 from sun_sglang.contracts.scheme import Scheme
+from sun_sglang.packed_weights.layer import pack_rounded
+from sun_sglang.packed_weights.rounding import round_to_nearest
 from sun_sglang.train.data.collate import collate
 from sun_sglang.train.data.examples import TokenizedExample
 from sun_sglang.train.objective.two_module_loss import TwoModule
+from sun_sglang.train.quantized.packed_linear import PackedLinear
 
 # after sun_sglang.train, which makes transformers importable on a machine without a GPU
 from transformers import Qwen3Config, Qwen3ForCausalLM  # isort: skip
 
 SIZES: Mapping[str, tuple[int, int]] = MappingProxyType({"2M": (128, 6), "10M": (256, 8), "25M": (384, 10)})
 LENGTHS = ((128, 128), (192, 64))
+# beside the schemes of the papers: SUN's with a quantised decode module
+QSUN = "qsun"
+MEASURED: Mapping[str, Scheme] = MappingProxyType({**COMPARED, QSUN: COMPARED["prefill_only"]})
+BITS, GROUP = 4, 128
 UNITS = {"cpu_s": "s", "state_mib": "MiB", "kept_mib": "MiB"}
 _VOCABULARY = 4096
 
@@ -58,18 +66,18 @@ def measure_step_cost(size: str, prompt: int, answer: int, batch: int, rounds: i
         return tuple(rng.randrange(_VOCABULARY) for _ in range(count))
 
     inputs = collate([TokenizedExample(ids(prompt), ids(answer)) for _ in range(batch)], 0)
-    modules = {scheme: _module(size, COMPARED[scheme]) for scheme in COMPARED}
+    modules = {name: _module(size, scheme, quantized=name == QSUN) for name, scheme in MEASURED.items()}
     optimizers = {s: torch.optim.AdamW([p for p in m.parameters() if p.requires_grad]) for s, m in modules.items()}
     cases: dict[str, Case] = {
         scheme: {"size": size, "prompt": prompt, "answer": answer, "batch": batch, "scheme": scheme}
-        for scheme in COMPARED
+        for scheme in MEASURED
     }
     runs = [
         Run(case=cases[scheme], values={"state_mib": _state(module), "kept_mib": _kept(module, inputs)})
         for scheme, module in modules.items()
     ]
     for number in range(rounds + 1):
-        order = list(COMPARED)
+        order = list(MEASURED)
         rng.shuffle(order)
         for scheme in order:
             # CPU time of this process: waiting for a core that others use does not count
@@ -81,7 +89,7 @@ def measure_step_cost(size: str, prompt: int, answer: int, batch: int, rounds: i
     return runs
 
 
-def _module(size: str, scheme: Scheme) -> TwoModule:
+def _module(size: str, scheme: Scheme, *, quantized: bool) -> TwoModule:
     hidden, layers = SIZES[size]
 
     def build() -> Any:
@@ -99,7 +107,18 @@ def _module(size: str, scheme: Scheme) -> TwoModule:
         return Qwen3ForCausalLM(config)
 
     prefill = build()
-    return TwoModule(prefill, prefill if scheme.one_module else build(), scheme).train()
+    decode = prefill if scheme.one_module else build()
+    if quantized:
+        _pack(decode)
+    return TwoModule(prefill, decode, scheme).train()
+
+
+def _pack(model: Any) -> None:
+    """Round the linear layers of a model's decoder layers to 4 bits, in place."""
+    linear = {name: layer for name, layer in model.model.layers.named_modules() if isinstance(layer, torch.nn.Linear)}
+    for name, layer in linear.items():
+        rounded = round_to_nearest(layer.weight.detach(), BITS, GROUP)
+        model.model.layers.set_submodule(name, PackedLinear(pack_rounded(rounded)))
 
 
 def _step(module: TwoModule, optimizer: torch.optim.Optimizer, inputs: Mapping[str, torch.Tensor]) -> None:
@@ -111,7 +130,7 @@ def _step(module: TwoModule, optimizer: torch.optim.Optimizer, inputs: Mapping[s
 
 def _kept(module: TwoModule, inputs: Mapping[str, torch.Tensor]) -> float:
     """Return the MiB that autograd keeps after a forward pass, without the weights."""
-    weights = {p.untyped_storage().data_ptr() for p in module.parameters()}
+    weights = {t.untyped_storage().data_ptr() for t in (*module.parameters(), *module.buffers())}
     sizes: dict[int, int] = {}
     held: list[torch.Tensor] = []
 
@@ -131,7 +150,8 @@ def _kept(module: TwoModule, inputs: Mapping[str, torch.Tensor]) -> float:
 def _state(module: TwoModule) -> float:
     """Return the MiB of weights, gradients and optimizer state."""
     # a trained weight has a gradient and AdamW's two moments
-    return sum(p.numel() * p.element_size() * (4 if p.requires_grad else 1) for p in module.parameters()) / 2**20
+    parameters = sum(p.nbytes * (4 if p.requires_grad else 1) for p in module.parameters())
+    return (parameters + sum(b.nbytes for b in module.buffers())) / 2**20
 
 
 def main() -> None:

@@ -73,7 +73,8 @@ def read_identity(model: Path, engine: Mapping[str, Any], *, sglang: str = "") -
             `json_model_override_args` is no JSON object.
     """
     require_no_adapter(model)
-    config = with_overrides(read_json(model / "config.json", "a Hugging Face checkpoint has one"), overrides_of(engine))
+    stored = read_json(model / "config.json", "a Hugging Face checkpoint has one")
+    config = with_overrides(stored, overrides_of(engine))
     architecture = architecture_of(config, model)
     try:
         text = with_class_defaults(config.get("text_config", config))
@@ -99,7 +100,7 @@ def read_identity(model: Path, engine: Mapping[str, Any], *, sglang: str = "") -
             chat_template=served_template_digest(tokenizer, engine),
             sglang=sglang,
             weights=weights,
-            decoder=decoder_revision(weights, engine, quantization_of(model, config)),
+            decoder=decoder_revision(weights, engine, quantization_of(model, stored), quantization_of(model, config)),
         )
     except CheckpointError:
         raise

@@ -6,14 +6,20 @@ the right weights is another decoder: the paper's GSM8K falls from 70.6 to 11.4 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any
+
+from sun_sglang.checkpoint.config_overrides import OVERRIDES
 
 # SGLang flags that quantize the weights of a checkpoint while it is loaded
 _QUANTIZING = ("quantization", "modelopt_quant", "quantize_and_serve", "rl_quant_profile")
 
 
-def decoder_revision(weights: str, engine: Mapping[str, Any], quantization: Mapping[str, Any]) -> str:
+def decoder_revision(
+    weights: str, engine: Mapping[str, Any], quantization: Mapping[str, Any], served: Mapping[str, Any]
+) -> str:
     """Return the revision of a decoder: that of its weights, and the flag that quantizes them while they are loaded.
 
     Args:
@@ -21,7 +27,11 @@ def decoder_revision(weights: str, engine: Mapping[str, Any], quantization: Mapp
         engine: SGLang's flags.
         quantization: the quantization of the checkpoint's weights; empty if there is none. A module was tuned for these
             quantized weights, so a flag that names their format changes nothing.
+        served: the same with `json_model_override_args`.
     """
+    if served != quantization:
+        given = hashlib.sha256(json.dumps(served, sort_keys=True).encode()).hexdigest()[:16]
+        return f"{weights} with {OVERRIDES}=quantization_config:{given}"
     given = {name: engine[name] for name in _QUANTIZING if engine.get(name)}
     if engine.get("load_format") == "bitsandbytes":
         given["load_format"] = "bitsandbytes"

@@ -1,9 +1,11 @@
-"""Make all models and data of `configs/demo`: the base model, each task tuned in three schemes, and their evaluation.
+"""Make all models and data of `configs/demo`: the base and its quantised copy, the tuned modules, their evaluation.
 
     python -m sun_sglang.demo.make --out configs/demo --seed 0
     python -m sun_sglang.demo.make --out configs/demo --seed 0 --scheme decode_only
+    python -m sun_sglang.demo.make --out configs/demo --seed 0 --scheme qsun
 
-The second command tunes one scheme again, or for the first time, from the base that is there, and leaves the rest.
+The second command tunes one scheme again, or for the first time, from the base that is there, and leaves the rest. The
+third one tunes the SUN modules that are there for the quantised base that is there.
 
 A seed gives the same examples in the same order on every machine; the last bits of the weights depend on the machine.
 """
@@ -13,25 +15,39 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import transformers
 
 from sun_sglang.checkpoint.weights import weights_revision
 from sun_sglang.contracts.module_file import ModuleFile, write_module_file
-from sun_sglang.contracts.scheme import SCHEMES, Side
+from sun_sglang.contracts.scheme import SCHEMES
 from sun_sglang.demo.pretrain import PretrainRecipe, pretrain
+from sun_sglang.demo.systems import (
+    BASE,
+    FIRST_TOKEN,
+    GROUP,
+    QSUN,
+    QUANTIZED_BASE,
+    TUNINGS,
+    checkpoint_name,
+    origin,
+    pairs,
+    systems_with,
+)
 from sun_sglang.demo.tasks import DEMO_QUESTIONS, TASKS
 from sun_sglang.demo.tokenizer import build_tokenizer
 from sun_sglang.demo.tune import Tuned, TuneRecipe, search
 from sun_sglang.evaluation.exact_match import evaluate
+from sun_sglang.packed_weights.checkpoint import write_rounded
 from sun_sglang.train.checkpoint import load_model, save_model
 from sun_sglang.train.data.examples import Split, TokenizedExample, draw, encode, write_jsonl
 from sun_sglang.train.objective.two_module_loss import TwoModule
@@ -42,12 +58,7 @@ Log = Callable[[str], None]
 # evaluation, starts from the saved weights in float32, as the CPU engine serves them.
 SAVED_DTYPE = torch.float16
 HELD_OUT = 300
-BASE = "base"
 EVALUATION = "evaluation.json"
-# the schemes that are compared, with the side that makes the first token
-FIRST_TOKEN: Mapping[str, Side] = MappingProxyType(
-    {"full": "prefill", "prefill_only": "prefill", "decode_only": "decode"}
-)
 RATES = (1e-3, 2e-3, 4e-3)
 Recipes = Mapping[str, TuneRecipe]
 """The settings of tuning, by task."""
@@ -56,38 +67,10 @@ _EASY: Recipes = MappingProxyType({"math": TuneRecipe(6400, 32, RATES), "tool": 
 # decode-only needs the most examples and the smallest batch: it learns to copy from KV that was not made for it
 # (docs/training.md, "Reproducing the papers at small scale")
 _HARD: Recipes = MappingProxyType({"math": TuneRecipe(12000, 16, RATES[1:]), "tool": TuneRecipe(24000, 16, RATES[1:])})
-RECIPES: Mapping[str, Recipes] = MappingProxyType({"full": _EASY, "prefill_only": _EASY, "decode_only": _HARD})
-
-
-class Pair(NamedTuple):
-    """The checkpoints of a system that serves a task, by the names of their directories.
-
-    Attributes:
-        prefill: runs the prompts.
-        decode: continues.
-        first_token: the side that makes the first token.
-    """
-
-    prefill: str
-    decode: str
-    first_token: Side = "prefill"
-
-
-def checkpoint_name(task: str, scheme: str) -> str:
-    """Return the directory name of a task's checkpoint: `math` for the shared decoder, else with the scheme's name."""
-    return f"{task}-{scheme.replace('_', '-')}" if SCHEMES[scheme].trains_decoder else task
-
-
-def pairs(task: str) -> dict[str, Pair]:
-    """Return the systems that are compared on a task: the base, full fine-tuning, naive sharing, and both papers'."""
-    full, tuned = checkpoint_name(task, "full"), checkpoint_name(task, "prefill_only")
-    return {
-        "base": Pair(BASE, BASE),
-        "full": Pair(full, full),
-        "naive": Pair(full, BASE),
-        "sun": Pair(tuned, BASE),
-        "prefillshare": Pair(BASE, checkpoint_name(task, "decode_only"), FIRST_TOKEN["decode_only"]),
-    }
+RECIPES: Mapping[str, Recipes] = MappingProxyType(
+    # a re-tuning is SUN's tuning once more, as in the paper (appendix A.1)
+    {"full": _EASY, "prefill_only": _EASY, "decode_only": _HARD, QSUN: _EASY}
+)
 
 
 def make(out: Path, seed: int, base_recipe: PretrainRecipe, recipes: Mapping[str, Recipes], log: Log) -> None:
@@ -97,7 +80,7 @@ def make(out: Path, seed: int, base_recipe: PretrainRecipe, recipes: Mapping[str
         out: the directory, `configs/demo` for the committed ones.
         seed: seed of weights, data and order.
         base_recipe: settings of the base's pretraining.
-        recipes: settings of tuning, by scheme and task.
+        recipes: settings of tuning, by tuning and task; one that starts from another's result comes later.
         log: receives lines of progress.
     """
     started = time.monotonic()
@@ -107,6 +90,8 @@ def make(out: Path, seed: int, base_recipe: PretrainRecipe, recipes: Mapping[str
         write_jsonl(out / "data" / f"{task}.test.jsonl", draw(TASKS[task], "test", HELD_OUT, seed))
         write_jsonl(out / "data" / f"{task}.demo.jsonl", DEMO_QUESTIONS[task])
     save_model(pretrain(tokenizer, base_recipe, seed, log), tokenizer, models / BASE, SAVED_DTYPE)
+    shutil.rmtree(models / QUANTIZED_BASE, ignore_errors=True)
+    write_rounded(models / BASE, models / QUANTIZED_BASE, group_size=GROUP)
     seconds = time.monotonic() - started
     report: dict[str, Any] = {
         "command": f"python -m sun_sglang.demo.make --out {_shown(out)} --seed {seed}",
@@ -124,11 +109,11 @@ def make(out: Path, seed: int, base_recipe: PretrainRecipe, recipes: Mapping[str
 
 
 def make_scheme(out: Path, scheme: str, seed: int, recipes: Recipes, log: Log) -> None:
-    """Tune one scheme from the base in `out/models`, and enter it into `out/evaluation.json`.
+    """Tune one scheme from the models in `out/models`, and enter it into `out/evaluation.json`.
 
     Args:
         out: the directory of an earlier `make`.
-        scheme: name of the tuning scheme.
+        scheme: one of `TUNINGS`.
         seed: seed of data and order.
         recipes: settings of tuning, by task.
         log: receives lines of progress.
@@ -161,7 +146,7 @@ def _evaluate(report: dict[str, Any], models: Path, scheme: str | None, seed: in
     """Enter the exact match of the systems with a scheme's checkpoint; None: of all systems."""
     tokenizer = build_tokenizer()
     for task in tasks:
-        names = [n for n, pair in pairs(task).items() if scheme is None or checkpoint_name(task, scheme) in pair]
+        names = list(pairs(task)) if scheme is None else systems_with(task, scheme)
         examples = _encoded(task, "test", HELD_OUT, seed, tokenizer)
         cells = report["exact_match"].setdefault(task, {})
         cells.update(exact_matches(models, task, names, examples, tokenizer.eos_token_id))
@@ -179,22 +164,25 @@ def _machine() -> str:
 
 
 def tune_task(models: Path, task: str, scheme: str, recipe: TuneRecipe, seed: int, tokenizer: Any, log: Log) -> Tuned:
-    """Tune one task from the saved base, and save it with `sun.json`.
+    """Tune one task from saved weights, and save it with `sun.json`.
 
     Args:
         models: directory of all models.
         task: name of the task.
-        scheme: name of the tuning scheme.
+        scheme: one of `TUNINGS`.
         recipe: settings of tuning.
         seed: seed of data and order.
         tokenizer: tokenizer of the base.
         log: receives lines of progress.
     """
-    base, description = models / BASE, SCHEMES[scheme].with_first_token(FIRST_TOKEN[scheme])
+    of = origin(task, scheme)
+    description = SCHEMES[of.scheme].with_first_token(FIRST_TOKEN[of.scheme])
 
     def build() -> TwoModule:
-        prefill = load_model(base)
-        return TwoModule(prefill, prefill if description.one_module else load_model(base), description)
+        start = load_model(models / of.start)
+        other = start if description.one_module else load_model(models / of.other)
+        sides = (start, other) if description.tuned_side == "prefill" else (other, start)
+        return TwoModule(*sides, description)
 
     log(f"{task}, {scheme}: {recipe.examples} examples")
     tuned = search(
@@ -208,11 +196,10 @@ def tune_task(models: Path, task: str, scheme: str, recipe: TuneRecipe, seed: in
     )
     out = models / checkpoint_name(task, scheme)
     revision = save_model(tuned.model, tokenizer, out, SAVED_DTYPE)
-    started_from = weights_revision(base)
     record = ModuleFile(
-        scheme=scheme,
-        base=started_from,
-        decoder=revision if description.trains_decoder else started_from,
+        scheme=of.scheme,
+        base=weights_revision(models / of.start),
+        decoder=revision if description.trains_decoder else weights_revision(models / of.other),
         first_token=description.first_token,
         command=f"python -m sun_sglang.demo.make --seed {seed}",
         seed=seed,
@@ -256,14 +243,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m sun_sglang.demo.make", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("configs/demo"), help="where models, data and evaluation go")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--scheme", choices=tuple(FIRST_TOKEN), help="tune this scheme alone, from the base in --out")
+    parser.add_argument("--scheme", choices=TUNINGS, help="tune this scheme alone, from the models in --out")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if arguments.scheme:
-        for needed in (EVALUATION, f"models/{BASE}/config.json"):
+        of = [origin(task, arguments.scheme) for task in RECIPES[arguments.scheme]]
+        models = dict.fromkeys(f"models/{name}/config.json" for o in of for name in (o.start, o.other))
+        for needed in (EVALUATION, *models):
             if not (arguments.out / needed).is_file():
-                parser.error(f"--out: {arguments.out} has no {needed}; make the base first, without --scheme")
+                parser.error(f"--out: {arguments.out} has no {needed}; make it first, without --scheme")
         make_scheme(arguments.out, arguments.scheme, arguments.seed, RECIPES[arguments.scheme], _say)
     else:
         make(arguments.out, arguments.seed, PretrainRecipe(), RECIPES, _say)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from sun_sglang.packed_weights.checkpoint import write_rounded
 from sun_sglang.train.recipe import Recipe
 from sun_sglang.train.sweep import prepare, run_sweep
 from tests.support.training import assert_tuned_alike
@@ -38,18 +39,21 @@ ACCELERATE = [
     "0",
 ]
 
+QSUN = {"decoder": "./quantized"}
+
 
 @pytest.mark.parametrize(
     ("start", "change"),
     [
         ([*TORCHRUN, "-m", "sun_sglang.cli", "train"], {"packing_tokens": 1024, "global_batch": 24}),
-        ([*ACCELERATE, "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "sun_sglang.cli", "train"], {}),
+        ([*ACCELERATE, "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "sun_sglang.cli", "train"], QSUN),
     ],
-    ids=["torchrun, packed", "accelerate, padded"],
+    ids=["torchrun, packed", "accelerate, padded, a quantised decoder"],
 )
 def test_two_processes_train_as_one(
-    recipe: Callable[..., Recipe], tmp_path: Path, start: list[str], change: dict[str, Any]
+    recipe: Callable[..., Recipe], base: Path, tmp_path: Path, start: list[str], change: dict[str, Any]
 ) -> None:
+    write_rounded(base, tmp_path / "quantized", num_bits=4, group_size=16)
     common = {"learning_rates": [1e-2], **change}
     one = tmp_path / "one"
     run_sweep(prepare(recipe(output=str(one), **common)), "c", lambda _line: None)

@@ -15,6 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from sun_sglang.packed_weights.checkpoint import write_rounded
 from sun_sglang.train.recipe import Recipe
 from sun_sglang.train.sweep import prepare, run_sweep
 from tests.support.training import assert_tuned_alike
@@ -80,17 +81,27 @@ def bfloat16(base: Path, tmp_path: Path) -> str:
     return str(directory)
 
 
-def test_fsdp2_trains_as_one_process_and_resumes(pairs: Pairs, bfloat16: str) -> None:
+@pytest.fixture
+def quantized(base: Path, tmp_path: Path) -> str:
+    """Write the base with 4-bit weights."""
+    write_rounded(base, tmp_path / "quantized", num_bits=4, group_size=16)
+    return str(tmp_path / "quantized")
+
+
+def test_fsdp2_trains_as_one_process_and_resumes(pairs: Pairs, bfloat16: str, quantized: str) -> None:
     plain, everything = pairs.add("plain"), pairs.add("everything", **EVERYTHING)
     full = pairs.add("full", scheme="full", save_steps=2)
     half = pairs.add("half", base=bfloat16, bf16=True)
-    pairs.train("fsdp2.yaml", plain, everything, full, half)
-    for name in ("plain", "everything", "full"):
+    qsun = pairs.add("qsun", decoder=quantized, gradient_checkpointing=True)
+    pairs.train("fsdp2.yaml", plain, everything, full, half, qsun)
+    for name in ("plain", "everything", "full", "qsun"):
         pairs.check(name)
     pairs.check("half", rel=2e-3, atol=2e-2)
 
 
-def test_deepspeed_trains_as_one_process_and_resumes(pairs: Pairs, bfloat16: str, tmp_path: Path) -> None:
+def test_deepspeed_trains_as_one_process_and_resumes(
+    pairs: Pairs, bfloat16: str, quantized: str, tmp_path: Path
+) -> None:
     # small parameters would be whole everywhere otherwise, and here all are small
     shard_all = {"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}}
     (tmp_path / "zero3.json").write_text(json.dumps(shard_all))
@@ -103,8 +114,9 @@ def test_deepspeed_trains_as_one_process_and_resumes(pairs: Pairs, bfloat16: str
         f"ACCELERATE_DEEPSPEED_CONFIG_FILE={tmp_path / 'zero3.json'}",
         pairs.add("three", **EVERYTHING),
         pairs.add("three-full", scheme="full", gradient_checkpointing=True),
+        pairs.add("three-qsun", decoder=quantized, gradient_checkpointing=True),
         pairs.add("three-half", base=bfloat16, bf16=True, scheme="decode_only", first_token="decode", clip=0),
     )
-    for name in ("one", "two", "three", "three-full"):
+    for name in ("one", "two", "three", "three-full", "three-qsun"):
         pairs.check(name)
     pairs.check("three-half", rel=2e-3, atol=2e-2)

@@ -9,7 +9,7 @@ import pytest
 
 from sun_sglang.checkpoint.weights import weights_revision
 from sun_sglang.contracts.module_file import read_module_file
-from sun_sglang.demo import make
+from sun_sglang.demo import make, systems
 from sun_sglang.demo.tune import TuneRecipe
 
 DEMO = Path(__file__).parents[3] / "configs" / "demo"
@@ -21,7 +21,8 @@ FEW = 3
 def earlier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a directory with the demo's base and the evaluation of an earlier command."""
     monkeypatch.setattr(make, "HELD_OUT", FEW)
-    shutil.copytree(DEMO / "models" / make.BASE, tmp_path / "models" / make.BASE)
+    for name in (systems.BASE, systems.QUANTIZED_BASE, "math"):
+        shutil.copytree(DEMO / "models" / name, tmp_path / "models" / name)
     shutil.copy(DEMO / make.EVALUATION, tmp_path)
     return tmp_path
 
@@ -34,7 +35,7 @@ def test_make_of_one_scheme_tunes_it_from_the_base_and_leaves_the_rest_as_it_was
     before = read(earlier)
     make.make_scheme(earlier, "decode_only", 0, RECIPES, lambda _: None)
     after = read(earlier)
-    base = weights_revision(earlier / "models" / make.BASE)
+    base = weights_revision(earlier / "models" / systems.BASE)
     module = earlier / "models" / "math-decode-only"
     record = read_module_file(module)
     assert (record.scheme, record.first_token, record.base) == ("decode_only", "decode", base)
@@ -49,14 +50,31 @@ def test_make_of_one_scheme_tunes_it_from_the_base_and_leaves_the_rest_as_it_was
     assert after["base_recipe"] == before["base_recipe"]
 
 
+def test_make_of_qsun_tunes_the_sun_module_for_the_quantized_base(earlier: Path) -> None:
+    before = read(earlier)
+    make.make_scheme(earlier, "qsun", 0, RECIPES, lambda _: None)
+    after, models = read(earlier), earlier / "models"
+    record = read_module_file(models / "math-w4a16")
+    assert record.scheme == "prefill_only"
+    assert record.base == weights_revision(models / "math")
+    assert record.decoder == weights_revision(models / systems.QUANTIZED_BASE)
+    for name in ("qsun", "sun_quantized"):
+        assert after["exact_match"]["math"].pop(name)["total"] == FEW
+        before["exact_match"]["math"].pop(name, None)
+    assert after["exact_match"] == before["exact_match"]
+
+
 def test_make_of_one_scheme_without_an_earlier_make_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=make.EVALUATION):
         make.make_scheme(tmp_path, "decode_only", 0, RECIPES, lambda _: None)
 
 
 def test_systems_name_the_checkpoints_of_their_schemes() -> None:
-    found = make.pairs("math")
+    found = systems.pairs("math")
     assert found["sun"] == ("math", "base", "prefill")
     assert found["prefillshare"] == ("base", "math-decode-only", "decode")
     assert found["full"] == ("math-full", "math-full", "prefill")
     assert found["naive"] == ("math-full", "base", "prefill")
+    assert found["qsun"] == ("math-w4a16", "base-w4a16", "prefill")
+    assert systems.systems_with("math", "qsun") == ["sun_quantized", "qsun"]
+    assert systems.systems_with("math", "prefill_only") == ["sun", "sun_quantized"]

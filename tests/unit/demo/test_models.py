@@ -11,7 +11,8 @@ from sun_sglang.checkpoint.identity import read_identity
 from sun_sglang.checkpoint.weights import weights_revision
 from sun_sglang.contracts.kv_compatibility import pair_difference
 from sun_sglang.contracts.module_file import read_module_file
-from sun_sglang.demo.make import BASE, FIRST_TOKEN, HELD_OUT, checkpoint_name, pairs
+from sun_sglang.demo.make import HELD_OUT
+from sun_sglang.demo.systems import BASE, QSUN, QUANTIZED_BASE, FIRST_TOKEN, TUNINGS, checkpoint_name, origin, pairs
 from sun_sglang.demo.tasks import DEMO_QUESTIONS, TASKS
 from sun_sglang.demo.tokenizer import CHAT_TEMPLATE, build_tokenizer
 from sun_sglang.evaluation.exact_match import evaluate, exact_match
@@ -20,8 +21,7 @@ from sun_sglang.train.data.examples import draw, encode, read_jsonl
 from sun_sglang.train.reference import greedy
 
 DEMO = Path(__file__).parents[3] / "configs" / "demo"
-SCHEMES = tuple(FIRST_TOKEN)
-CHECKPOINTS = [BASE, *(checkpoint_name(task, scheme) for task in TASKS for scheme in SCHEMES)]
+CHECKPOINTS = [BASE, QUANTIZED_BASE, *(checkpoint_name(task, tuning) for task in TASKS for tuning in TUNINGS)]
 SUBSET = 30
 
 
@@ -53,14 +53,14 @@ def test_every_checkpoint_has_the_tokenizer_and_ends_where_its_answers_end(name:
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_records_name_the_weights_that_are_there(task: str, scheme: str) -> None:
-    directory = DEMO / "models" / checkpoint_name(task, scheme)
-    base = weights_revision(DEMO / "models" / BASE)
+@pytest.mark.parametrize("tuning", TUNINGS)
+def test_records_name_the_weights_that_are_there(task: str, tuning: str) -> None:
+    directory, of = DEMO / "models" / checkpoint_name(task, tuning), origin(task, tuning)
+    start, other = (weights_revision(DEMO / "models" / name) for name in (of.start, of.other))
     record = read_module_file(directory)
-    assert (record.scheme, record.first_token, record.base) == (scheme, FIRST_TOKEN[scheme], base)
-    assert record.decoder == (base if scheme == "prefill_only" else weights_revision(directory))
-    rates = report()["tuning"][checkpoint_name(task, scheme)]["validation_loss"]
+    assert (record.scheme, record.first_token, record.base) == (of.scheme, FIRST_TOKEN[of.scheme], start)
+    assert record.decoder == (other if of.scheme == "prefill_only" else weights_revision(directory))
+    rates = report()["tuning"][checkpoint_name(task, tuning)]["validation_loss"]
     assert record.learning_rate == float(min(rates, key=rates.__getitem__))
 
 
@@ -80,6 +80,7 @@ def test_the_evaluation_holds_what_was_promised(task: str) -> None:
     assert cells["full"]["percent"] >= 95
     assert cells["sun"]["percent"] >= cells["full"]["percent"] - 3
     assert cells["prefillshare"]["percent"] >= cells["full"]["percent"] - 3
+    assert cells["qsun"]["percent"] >= cells["sun"]["percent"] - 2
     assert cells["naive"]["high"] < cells["sun"]["low"] - 25
 
 
@@ -94,10 +95,11 @@ def test_the_evaluation_can_be_measured_again(task: str) -> None:
         assert again.low <= cells[name]["percent"] <= again.high, name
 
 
+@pytest.mark.parametrize(("tuning", "decoder"), [("prefill_only", BASE), (QSUN, QUANTIZED_BASE)])
 @pytest.mark.parametrize("task", TASKS)
-def test_the_demo_questions_are_answered_right_on_the_shared_decoder(task: str) -> None:
-    tokenizer = load_tokenizer(DEMO / "models" / task)
+def test_the_demo_questions_are_answered_right_on_the_shared_decoder(task: str, tuning: str, decoder: str) -> None:
+    tokenizer, prefill = load_tokenizer(DEMO / "models" / task), model(checkpoint_name(task, tuning))
     for example in read_jsonl(DEMO / "data" / f"{task}.demo.jsonl"):
-        prompt = encode(tokenizer, example).prompt
-        (answer,) = greedy(model(task), model(BASE), [prompt], max_new_tokens=100, end_tokens={tokenizer.eos_token_id})
+        prompt, ends = encode(tokenizer, example).prompt, {tokenizer.eos_token_id}
+        (answer,) = greedy(prefill, model(decoder), [prompt], max_new_tokens=100, end_tokens=ends)
         assert tokenizer.decode(answer.tokens, skip_special_tokens=True) == example.answer

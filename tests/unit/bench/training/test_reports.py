@@ -69,9 +69,15 @@ def test_sharing_uses_the_rates_of_the_accuracy_report(out: Path, monkeypatch: p
 
 
 def test_step_cost_writes_a_run_of_each_round_and_their_medians(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step_cost, "SIZES", {"tiny": (64, 1)})
+    monkeypatch.setattr(step_cost, "SIZES", {"tiny": (128, 1)})
     monkeypatch.setattr(step_cost, "LENGTHS", ((8, 8),))
     report = run(step_cost, monkeypatch, out, "training_step_cost", "--rounds", "2", "--batch", "2")
-    assert len(list(report.select("cpu_s"))) == 2 * 3
+    assert len(list(report.select("cpu_s"))) == 2 * 4
     assert {median.repetitions for median in report.medians} == {2}
     assert "| tiny, 8 + 8 | 2 | full |" in (out / "training_step_cost.md").read_text()
+    case = {"size": "tiny", "prompt": 8, "answer": 8, "batch": 2}
+    state = {s: report.median("state_mib", {**case, "scheme": s}) for s in ("prefill_only", "qsun")}
+    layer = 2 * 128 * 128 + 2 * 64 * 128 + 3 * 384 * 128
+    # of 32 bits a weight, 4 and a scale for each 128 weights remain
+    saved = layer * (4 - 0.5 - 4 / 128) / 2**20
+    assert state["prefill_only"] - state["qsun"] == pytest.approx(saved, rel=1e-6)

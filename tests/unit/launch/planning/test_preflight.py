@@ -3,6 +3,7 @@ import json
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -252,6 +253,31 @@ def test_a_decoder_that_a_flag_quantizes_is_refused(write_checkpoint: Write, fla
     math = write_checkpoint("math", record=tuned_for(read_identity(base, {}).weights))
     with pytest.raises(IdentityError, match=rf"has weights \w+ with {flag.replace(': ', '=')}; name the right"):
         preflight(pair(math, f"{base}, engine: {{{flag}}}"), MACHINE, None)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"quantization_config": {"quant_method": "fp8"}},
+        {"compression_config": {"quant_method": "compressed-tensors"}},
+    ],
+)
+def test_a_decoder_that_an_override_quantizes_is_refused(write_checkpoint: Write, overrides: dict[str, Any]) -> None:
+    base = write_checkpoint("base")
+    math = write_checkpoint("math", record=tuned_for(read_identity(base, {}).weights))
+    given = json.dumps({"json_model_override_args": overrides})
+    with pytest.raises(IdentityError, match=r"has weights \w+ with json_model_override_args=quantization_config:\w+"):
+        preflight(pair(math, f"{base}, engine: {given}"), MACHINE, None)
+
+
+def test_a_quantized_decoder_whose_override_takes_its_quantization_away_is_refused(write_checkpoint: Write) -> None:
+    quantized = write_checkpoint("quantized", FOUR_BITS, weights=b"4 bit")
+    math = write_checkpoint("math", record=tuned_for(read_identity(quantized, {}).decoder))
+    given = json.dumps({"json_model_override_args": {"quantization_config": None}})
+    with pytest.raises(IdentityError, match="with json_model_override_args=quantization_config:"):
+        preflight(pair(math, f"{quantized}, engine: {given}"), MACHINE, None)
+    same = json.dumps({"json_model_override_args": FOUR_BITS})
+    preflight(pair(math, f"{quantized}, engine: {same}"), MACHINE, None)
 
 
 def test_preflight_of_a_prefill_model_whose_decoder_makes_the_first_token_passes(write_checkpoint: Write) -> None:
