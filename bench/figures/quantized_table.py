@@ -165,8 +165,7 @@ def _took(report: Report) -> str:
     versions = ", ".join(f"{name} {report.versions[name]}" for name in ("torch", "transformers"))
     where = f"{report.machine}, {report.settings['threads']} thread(s) a run, {versions}"
     total = [run.values["tuning_s"] for run in report.select("tuning_s") if not run.case]
-    # an interrupted tuning has no seconds, and then there is no sum
-    return f"Tuning took {total[0]:,} s in all, the sum of its runs ({where})." if total else f"Tuned on {where}."
+    return f"Tuning took {total[0]:,} s in all, the sum of its runs ({where})." if total else f"Made on {where}."
 
 
 def _examples(settings: Mapping[str, Any]) -> dict[str, int]:

@@ -56,6 +56,6 @@ def test_what_an_unchanged_prefill_module_loses_is_stated_by_task(tmp_path: Path
     assert "- `rtn-4-64`: math 80.0." in table_of(tmp_path, seeds=1)
 
 
-@pytest.mark.parametrize(("total", "said"), [(90.0, "Tuning took 90.0 s in all"), (None, "Tuned on")])
-def test_seconds_are_left_out_where_a_tuning_was_interrupted(tmp_path: Path, total: float | None, said: str) -> None:
+@pytest.mark.parametrize(("total", "said"), [(90.0, "Tuning took 90.0 s in all"), (None, "Made on ")])
+def test_a_report_may_have_no_sum_of_seconds(tmp_path: Path, total: float | None, said: str) -> None:
     assert said in table_of(tmp_path, seeds=1, total=total)
