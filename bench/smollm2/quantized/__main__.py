@@ -46,7 +46,9 @@ UNITS = {
 }
 
 
-def measure(base: Path, work: Path, setting: Setting, grids: Sequence[Grid], jobs: int, threads: int) -> list[Run]:
+def measure(
+    base: Path, work: Path, setting: Setting, grids: Sequence[Grid], jobs: int, threads: int, *, full: bool = True
+) -> list[Run]:
     """Tune and score what is not done, and return all of it.
 
     Args:
@@ -56,13 +58,14 @@ def measure(base: Path, work: Path, setting: Setting, grids: Sequence[Grid], job
         grids: the grids of quantised weights.
         jobs: tunings at once.
         threads: CPU threads of each.
+        full: whether full fine-tuning is among the rows.
 
     Raises:
         UserError: a tuning or a quantisation failed.
     """
     tunings = Tunings(base, grids, work, setting, threads, _say)
     scores = Scores(tunings, work / "scores", setting, _say)
-    cells = cells_of(grid.name for grid in grids)
+    cells = cells_of((grid.name for grid in grids), full=full)
     pairs = {(task, cell): pair_of(cell, task, setting.seed) for cell in cells for task in setting.examples}
     stages = tunings_of(pairs.values())
     for grid in grids:
@@ -124,6 +127,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--jobs", type=int, default=1, help="tunings at once")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each")
+    parser.add_argument("--no-full", action="store_true", help="leave out the rows of full fine-tuning")
     options = parser.parse_args(arguments)
     setting = Setting(EXAMPLES)
     torch.set_num_threads(options.threads)
@@ -131,7 +135,9 @@ def main(arguments: Sequence[str]) -> int:
         if not (model.BASE / "config.json").exists():
             raise ModelError(f"{model.BASE}: no model; make it first: `make model`")
         base = stored_folder(options.work / "base", _write_bfloat16)
-        runs = measure(base, options.work, setting, options.grids, options.jobs, options.threads)
+        runs = measure(
+            base, options.work, setting, options.grids, options.jobs, options.threads, full=not options.no_full
+        )
     except UserError as e:
         _say(f"quantized: {e}")
         return 1
@@ -153,7 +159,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def _command(options: argparse.Namespace) -> str:
     grids = " ".join(f"{g.quantizer}:{g.bits}:{g.group}" for g in options.grids)
-    return f"python -m sun_sglang.bench.smollm2.quantized --grids {grids} --jobs {options.jobs}"
+    left_out = " --no-full" if options.no_full else ""
+    return f"python -m sun_sglang.bench.smollm2.quantized --grids {grids} --jobs {options.jobs}{left_out}"
 
 
 def _write_bfloat16(out: Path) -> None:
