@@ -22,7 +22,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python; do \
 GPU_PYTHON := $(if $(filter command line,$(origin PYTHON)),$(PYTHON),python)
 TIMED = start=$$(date +%s); trap 'status=$$?; echo "set-up: $(@F:.stamp=): $$(($$(date +%s) - start)) s"; exit $$status' EXIT;
 
-.PHONY: help demo model model-tasks test test-clients lint format engine-check gpu-check clean setup system
+.PHONY: help demo model model-tasks test test-clients quantize-env lint format engine-check gpu-check clean setup system
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -49,6 +49,10 @@ test-clients: system $(VENV)/package.stamp $(CLIENTS)/clients.stamp $(NODE_MODUL
 	@SUN_PYTHON=$(CURDIR)/$(BIN)/python $(CLIENTS)/venv/bin/python -m pytest -c tests/clients/pytest.ini --rootdir . \
 	    --confcutdir tests/clients -p no:cacheprovider tests/clients
 	@$(CLIENTS)/venv/bin/python -m tests.clients.page
+
+# an environment of its own: llmcompressor and SGLang require different versions of transformers
+QUANTIZE := build/quantize/venv
+quantize-env: $(QUANTIZE)/quantize.stamp ## the environment of `sun quantize`, 1.5 GB
 
 lint: setup ## format, style and types
 	@$(BIN)/ruff format --check
@@ -119,6 +123,13 @@ $(CLIENTS)/clients.stamp: requirements/clients.txt requirements/engine-cpu.txt |
 	@$(TIMED) rm -rf $(CLIENTS)/venv; mkdir -p $(CLIENTS); "$(PYTHON)" -m venv $(CLIENTS)/venv; \
 	install="$(CLIENTS)/venv/bin/python -m pip install --quiet --no-input"; \
 	$$install $(TORCH); $$install --no-deps -r requirements/clients.txt; touch $@
+
+# torch by itself, as above; its version is older than the engine's may be
+$(QUANTIZE)/quantize.stamp: requirements/quantize.txt
+	@$(TIMED) [ -n "$(PYTHON)" ] || { echo "Python 3.11 was not found: make PYTHON=/path/to/python3.11" >&2; exit 1; }; \
+	rm -rf $(QUANTIZE); mkdir -p $(@D); "$(PYTHON)" -m venv $(QUANTIZE); \
+	install="$(QUANTIZE)/bin/python -m pip install --quiet --no-input"; \
+	$$install "$$(grep '^torch==' requirements/quantize.txt)"; $$install --no-deps -r requirements/quantize.txt; touch $@
 
 # exactly what the lock names
 $(NODE_MODULES): tests/clients/node/package.json tests/clients/node/package-lock.json $(CLIENTS)/clients.stamp

@@ -15,6 +15,7 @@ from sun_sglang.patches.versions import installed_version
 
 _SRT = "sglang.srt"
 _HTTP = f"{_SRT}.entrypoints.http_server"
+_WNA16 = f"{_SRT}.layers.quantization.compressed_tensors.schemes.compressed_tensors_wNa16"
 USES = (
     Use("sglang.launch_server:run_server", "sun_sglang/worker/server.py", 1),
     Use(f"{_SRT}.server_args:prepare_server_args", "sun_sglang/worker/server.py", 1),
@@ -218,6 +219,18 @@ USES = (
     ),
     Use(f"{_SRT}.disaggregation.base.conn:KVArgs", "patches/transfer/nixl_dram.py", attributes=("kv_data_ptrs",)),
     Use(f"{_SRT}.disaggregation.nixl.conn", "patches/transfer/nixl_dram.py", keys=("kv_data_mem_kinds",)),
+    Use(f"{_WNA16}:CompressedTensorsWNA16.get_min_capability", "patches/weights/schemes.py", 0),
+    Use(
+        f"{_WNA16}:CompressedTensorsWNA16",
+        "patches/weights/load.py",
+        attributes=("kernel_config", "pack_factor"),
+        keys=('"weight_packed"', '"weight_scale"', '"weight_zero_point"', '"weight_g_idx"'),
+    ),
+    Use(
+        f"{_SRT}.layers.quantization.marlin_utils:MarlinLinearLayerConfig",
+        "patches/weights/load.py",
+        attributes=("partition_weight_shape",),
+    ),
     *FIRST_TOKEN,
 )
 # the routes of a worker that the router, the launcher and the worker card use, besides those of clients

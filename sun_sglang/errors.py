@@ -6,8 +6,10 @@
     │   ├── IdentityError             two models that must agree differ
     │   ├── CheckpointError           a model directory cannot be read
     │   ├── RecipeError               a training recipe or its data
+    │   ├── QuantizeError             a model that cannot be quantized as asked, or the data to calibrate on
     │   └── RequestError              an HTTP request; has the status of the answer
     ├── LaunchError                   a worker could not be started or did not become ready
+    ├── QuantizeFailed                a quantization ended without a checkpoint
     ├── PatchError                    a hook on SGLang did not take effect
     └── WorkerError                   a worker failed while it served a request
 
@@ -49,6 +51,10 @@ class RecipeError(UserError):
     """A training recipe, or the data it names, is wrong."""
 
 
+class QuantizeError(UserError):
+    """A model cannot be quantized as asked, or the data to calibrate on is wrong. Nothing was begun."""
+
+
 class RequestError(UserError):
     """A client's request cannot be served.
 
@@ -69,6 +75,10 @@ class RequestError(UserError):
 
 class LaunchError(SunError):
     """A worker could not be started, or did not become ready in time."""
+
+
+class QuantizeFailed(SunError):  # noqa: N818 - `QuantizeError` is a user's mistake
+    """A quantization that had begun ended without a checkpoint; what it had written is removed."""
 
 
 class PatchError(SunError):

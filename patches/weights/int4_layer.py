@@ -1,21 +1,24 @@
-"""A linear layer with 4-bit weights on a CPU, and three ways to multiply by it.
+"""A linear layer with 4-bit weights on a CPU, and the ways to multiply by it.
 
 1. **The kernel**: torch's `_weight_int4pack_mm_for_cpu` reads 4 bits for each weight. It is the fastest for a few rows,
    which are bound by memory. Its cost grows with each row: it does not use the processor's matrix instructions.
 2. **Unpacked for the call**: the weights become dense in pieces that stay in the processor's cache, and a dense
    multiplication follows. It costs the same for one row as for a hundred, so it is the fastest for many rows: prompts.
-3. **Unpacked at load**: the weights are kept dense, where the kernel does not take the layer (`cpu_limits.py`). This
-   saves neither time nor memory.
+3. **A dense copy**, instead of the second way where `SUN_W4A16_DENSE_COPY=1` is set: it takes two more bytes for each
+   weight, and is the fastest from about eight rows on where the processor has matrix instructions.
 
-The number of rows from which on the second way is faster is measured once for each shape when the weights are loaded.
-The kernel is fast with bfloat16 activations alone, so it receives and returns bfloat16. The layer keeps the
-checkpoint's words beside the kernel's: 8 bits for each weight. `/update_weights_from_disk` can thus load new ones.
+The number of rows from which on the kernel is slower is measured once for each shape when the weights are loaded. The
+kernel is fast with bfloat16 activations alone, so it receives and returns bfloat16. The words of the checkpoint stay
+beside the kernel's: 8 bits for each weight. `/update_weights_from_disk` can thus load new ones.
+
+A layer that the kernel does not take (`cpu_limits.py`) has dense weights alone.
 """
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -24,13 +27,14 @@ import torch
 from sun_sglang.packed_weights.cpu_limits import LayerFormat, why_shape_unpacked
 from sun_sglang.packed_weights.layer import PackedLayer
 
+DENSE_COPY_VARIABLE = "SUN_W4A16_DENSE_COPY"
 # bytes of dense weights that are multiplied at once: they stay in the second-level cache of a core
 _PIECE = 1 << 20
 # bfloat16 has 7 bits of mantissa: 128 + q, for q of 4 bits, is 0x4300 with q in its lowest bits
 _NIBBLES, _128 = 0x000F000F, 0x43004300
 _ZERO = 128 + 8
 _SHIFTS = torch.tensor([[0], [4], [8], [12]], dtype=torch.int32)
-# numbers of rows at which the two ways are compared, and how often
+# numbers of rows at which the kernel is compared with another way, and how often
 _ROWS = (4, 8, 16, 32, 64, 128, 256, 512)
 _REPEATS = 3
 
@@ -45,7 +49,8 @@ class Int4Layer:
         kernel_words: the integers as the kernel reads them.
         kernel_scales: scales and zeros as the kernel reads them, `(groups, out, 2)` bfloat16.
         group_size: inputs that share a scale.
-        kernel_rows: the kernel multiplies fewer rows than this; more rows are multiplied by unpacked weights.
+        kernel_rows: the kernel multiplies fewer rows than this.
+        dense: the dense weights, which multiply more rows; None to unpack them for each call.
     """
 
     words: torch.Tensor
@@ -54,12 +59,13 @@ class Int4Layer:
     kernel_scales: torch.Tensor
     group_size: int
     kernel_rows: int
+    dense: torch.Tensor | None = None
 
     def multiply(self, x: torch.Tensor) -> torch.Tensor:
         """Return `x` times the weights: `(rows, in)` to `(rows, out)`, in the type of `x`."""
         if x.shape[0] < self.kernel_rows:
             return self.multiply_by_kernel(x)
-        return self.multiply_unpacked(x)
+        return self.multiply_dense(x)
 
     def multiply_by_kernel(self, x: torch.Tensor) -> torch.Tensor:
         """Return `x` times the weights by the first way."""
@@ -70,6 +76,12 @@ class Int4Layer:
             rows, self.kernel_words, self.group_size, self.kernel_scales
         )
         return product.to(x.dtype)
+
+    def multiply_dense(self, x: torch.Tensor) -> torch.Tensor:
+        """Return `x` times the weights by the third way if the layer has a dense copy, else by the second."""
+        if self.dense is not None:
+            return torch.nn.functional.linear(x, self.dense.to(x.dtype))
+        return self.multiply_unpacked(x)
 
     def multiply_unpacked(self, x: torch.Tensor) -> torch.Tensor:
         """Return `x` times the weights by the second way."""
@@ -102,10 +114,17 @@ class Int4Layer:
         return dense.view(outputs, -1)
 
 
-def int4_layer(packed: PackedLayer) -> Int4Layer:
+def keeps_dense_copy(environ: Mapping[str, str] = os.environ) -> bool:
+    """Return whether the environment asks for dense copies."""
+    return environ.get(DENSE_COPY_VARIABLE) == "1"
+
+
+def int4_layer(packed: PackedLayer, dense_copy: bool) -> Int4Layer:
     """Return a layer that torch's kernel takes, with the way to multiply that is the fastest on this machine."""
     size, dtype = packed.group_size, packed.scales.dtype
-    return prepare(packed, measured_rows(packed.rows, packed.columns, size, dtype, torch.get_num_threads()))
+    return prepare(
+        packed, measured_rows(packed.rows, packed.columns, size, dtype, torch.get_num_threads(), dense_copy), dense_copy
+    )
 
 
 def why_dense(packed: PackedLayer) -> str:
@@ -115,8 +134,8 @@ def why_dense(packed: PackedLayer) -> str:
     return why_shape_unpacked(packed.rows, packed.columns, found)
 
 
-def prepare(packed: PackedLayer, kernel_rows: int) -> Int4Layer:
-    """Return a layer whose kernel multiplies fewer rows than `kernel_rows`."""
+def prepare(packed: PackedLayer, kernel_rows: int, dense_copy: bool) -> Int4Layer:
+    """Return a layer whose kernel multiplies fewer rows than `kernel_rows`, with or without a dense copy."""
     integers = packed.integers().to(torch.int32) + 8
     scales = packed.scales.T.to(torch.bfloat16)
     return Int4Layer(
@@ -126,12 +145,15 @@ def prepare(packed: PackedLayer, kernel_rows: int) -> Int4Layer:
         kernel_scales=torch.stack([scales, torch.zeros_like(scales)], dim=2).contiguous(),
         group_size=packed.group_size,
         kernel_rows=kernel_rows,
+        dense=packed.dense(packed.scales.dtype) if dense_copy else None,
     )
 
 
 @lru_cache(maxsize=64)
-def measured_rows(outputs: int, columns: int, group_size: int, dtype: torch.dtype, threads: int) -> int:
-    """Return the number of rows from which on unpacking is faster than the kernel on this machine.
+def measured_rows(
+    outputs: int, columns: int, group_size: int, dtype: torch.dtype, threads: int, dense_copy: bool
+) -> int:
+    """Return the number of rows from which on another way is faster than the kernel on this machine.
 
     Args:
         outputs: of the layer.
@@ -139,27 +161,28 @@ def measured_rows(outputs: int, columns: int, group_size: int, dtype: torch.dtyp
         group_size: inputs that share a scale.
         dtype: type of the activations.
         threads: threads that torch uses; the measurement depends on it.
+        dense_copy: whether the layer has one.
     """
     generator = torch.Generator().manual_seed(0)
     words = torch.randint(-(2**31), 2**31 - 1, (outputs, columns // 8), dtype=torch.int32, generator=generator)
     scales = torch.full((outputs, columns // group_size), 0.01, dtype=dtype)
-    layer = prepare(PackedLayer(words, scales, 4, columns), kernel_rows=0)
+    layer = prepare(PackedLayer(words, scales, 4, columns), 0, dense_copy)
     return first_rows(
         lambda rows: _seconds(layer.multiply_by_kernel, torch.ones(rows, columns, dtype=dtype)),
-        lambda rows: _seconds(layer.multiply_unpacked, torch.ones(rows, columns, dtype=dtype)),
+        lambda rows: _seconds(layer.multiply_dense, torch.ones(rows, columns, dtype=dtype)),
     )
 
 
-def first_rows(kernel: Callable[[int], float], unpacked: Callable[[int], float]) -> int:
-    """Return the first number of rows at which unpacking took less time than the kernel.
+def first_rows(kernel: Callable[[int], float], dense: Callable[[int], float]) -> int:
+    """Return the first number of rows at which the kernel took more time than another way.
 
-    More rows than were compared are unpacked: the kernel's time grows with each row.
+    The other way multiplies more rows than were compared: the kernel's time grows with each row.
 
     Args:
         kernel: returns the seconds that the kernel takes for so many rows.
-        unpacked: returns the seconds with unpacking.
+        dense: returns the seconds that the other way takes.
     """
-    return next((rows for rows in _ROWS if unpacked(rows) < kernel(rows)), 2 * _ROWS[-1])
+    return next((rows for rows in _ROWS if dense(rows) < kernel(rows)), 2 * _ROWS[-1])
 
 
 def _seconds(multiply: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> float:

@@ -24,7 +24,7 @@ def prepare_weights(scheme: Any, layer: Any) -> None:
         layer: the linear layer, with every part that is fused to it.
     """
     from sun_sglang.packed_weights.layer import PackedLayer
-    from sun_sglang.patches.weights.int4_layer import int4_layer, why_dense
+    from sun_sglang.patches.weights.int4_layer import int4_layer, keeps_dense_copy, why_dense
 
     config = scheme.kernel_config
     columns = config.partition_weight_shape[0]
@@ -46,12 +46,13 @@ def prepare_weights(scheme: Any, layer: Any) -> None:
             f"4-bit kernel does not take them: {reason}",
         )
         return
-    prepared = int4_layer(packed)
+    dense_copy = keeps_dense_copy()
+    prepared = int4_layer(packed, dense_copy)
     setattr(layer, PREPARED, prepared)
     _log_once(
         logging.INFO,
         f"{packed.rows} x {columns} weights, groups of {packed.group_size}: torch's 4-bit kernel below "
-        f"{prepared.kernel_rows} rows, unpacked for the call above",
+        f"{prepared.kernel_rows} rows, {'a dense copy' if dense_copy else 'unpacked for the call'} from there on",
     )
 
 

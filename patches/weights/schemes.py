@@ -35,7 +35,7 @@ def accept_w4a16(_config: Any, min_capability: int, error: bool = True) -> bool:
         CompressedTensorsWNA16,
     )
 
-    accepted = min_capability == CompressedTensorsWNA16.get_min_capability()
+    accepted: bool = min_capability == CompressedTensorsWNA16.get_min_capability()
     if error and not accepted:
         raise RuntimeError(
             "of the compressed-tensors schemes a CPU serves weight-only integers (W4A16) alone, and this one needs a "

@@ -30,7 +30,7 @@ def is_packed(model: Path) -> bool:
         CheckpointError: it has no readable `config.json`.
     """
     config = read_json(model / _CONFIG)
-    found = next((config[key] for key in _QUANTIZATION if isinstance(config.get(key), dict)), {})
+    found: dict[str, Any] = next((config[key] for key in _QUANTIZATION if isinstance(config.get(key), dict)), {})
     groups = found.get("config_groups")
     formats = {found.get("format"), *(g.get("format") for g in groups.values())} if isinstance(groups, dict) else {None}
     return found.get("quant_method") == "compressed-tensors" and "pack-quantized" in formats
@@ -111,56 +111,19 @@ def write_rounded(model: Path, out: Path, num_bits: int = 4, group_size: int | N
             written[name] = tensors[name]
     weights = {path.name for path in safetensors_of(model)} | {"model.safetensors.index.json"}
     shutil.copytree(model, out, ignore=lambda _, names: weights & set(names))
-    config = {**read_json(model / _CONFIG), "quantization_config": _description(num_bits, group_size)}
+    config = {**read_json(model / _CONFIG), "quantization_config": packed_format(num_bits, group_size)}
     (out / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     # last: a directory without weights is no checkpoint
     save_file(written, out / "model.safetensors", metadata={"format": "pt"})
 
 
-class _Tensors:
-    """The tensors of a checkpoint's files, read when they are asked for."""
+def packed_format(num_bits: int, group_size: int | None) -> dict[str, Any]:
+    """Return the `quantization_config` of symmetric packed weights as llmcompressor writes it.
 
-    def __init__(self, model: Path) -> None:
-        self._file: dict[str, Any] = {}
-        for path in safetensors_of(model):
-            try:
-                file = safe_open(path, framework="pt")
-            except (OSError, SafetensorError) as e:
-                raise CheckpointError(f"{path}: cannot be read ({e})") from e
-            self._file |= dict.fromkeys(file.keys(), file)
-
-    def names(self) -> list[str]:
-        return list(self._file)
-
-    def packed(self) -> list[str]:
-        return [name.removesuffix(f".{PACKED}") for name in self._file if name.endswith(f".{PACKED}")]
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._file[name].get_slice(name).get_shape())
-
-    def get(self, name: str) -> torch.Tensor | None:
-        return self[name] if name in self._file else None
-
-    def __getitem__(self, name: str) -> torch.Tensor:
-        tensor: torch.Tensor = self._file[name].get_tensor(name)
-        return tensor
-
-
-def _layer(tensors: _Tensors, prefix: str, model: Path) -> PackedLayer:
-    names = [f"{prefix}.{part}" for part in PARTS]
-    found = {name: tensor for name in names if (tensor := tensors.get(name)) is not None}
-    try:
-        return packed_layer(prefix, found)
-    except CheckpointError as e:
-        raise CheckpointError(f"{model}: {e}") from e
-
-
-def _is_linear(name: str) -> bool:
-    return ".layers." in name and name.endswith("_proj.weight")
-
-
-def _description(num_bits: int, group_size: int | None) -> dict[str, Any]:
-    """Return `quantization_config` as llmcompressor writes it."""
+    Args:
+        num_bits: bits of one integer.
+        group_size: inputs that share a scale; None for one scale for each row.
+    """
     weights = {
         "num_bits": num_bits,
         "type": "int",
@@ -189,3 +152,49 @@ def _description(num_bits: int, group_size: int | None) -> dict[str, Any]:
         "ignore": ["lm_head"],
         "config_groups": {"group_0": group},
     }
+
+
+class _Tensors:
+    """The tensors of a checkpoint's files, read when they are asked for."""
+
+    def __init__(self, model: Path) -> None:
+        self._file: dict[str, Any] = {}
+        for path in safetensors_of(model):
+            try:
+                file = safe_open(path, framework="pt")
+            except (OSError, SafetensorError) as e:
+                raise CheckpointError(f"{path}: cannot be read ({e})") from e
+            self._file |= dict.fromkeys(_names(file), file)
+
+    def names(self) -> list[str]:
+        return list(self._file)
+
+    def packed(self) -> list[str]:
+        return [name.removesuffix(f".{PACKED}") for name in self._file if name.endswith(f".{PACKED}")]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._file[name].get_slice(name).get_shape())
+
+    def get(self, name: str) -> torch.Tensor | None:
+        return self[name] if name in self._file else None
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        tensor: torch.Tensor = self._file[name].get_tensor(name)
+        return tensor
+
+
+def _names(file: Any) -> list[str]:
+    return list(file.keys())
+
+
+def _layer(tensors: _Tensors, prefix: str, model: Path) -> PackedLayer:
+    names = [f"{prefix}.{part}" for part in PARTS]
+    found = {name: tensor for name in names if (tensor := tensors.get(name)) is not None}
+    try:
+        return packed_layer(prefix, found)
+    except CheckpointError as e:
+        raise CheckpointError(f"{model}: {e}") from e
+
+
+def _is_linear(name: str) -> bool:
+    return ".layers." in name and name.endswith("_proj.weight")

@@ -64,6 +64,9 @@ class PackedLayer:
         """
         scales = self.scales.float()
         centred = self.integers().float()
+        if self.zero_words is None and self.group_of is None:
+            grouped = centred.view(self.rows, scales.shape[1], self.group_size)
+            return grouped.mul_(scales[..., None]).view(self.rows, self.columns).to(dtype)
         groups = self._groups()
         if self.zero_words is not None:
             zeros = unpack(self.zero_words.T.contiguous(), self.num_bits, self.rows).T.float()

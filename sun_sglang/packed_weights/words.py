@@ -31,19 +31,18 @@ def pack(values: torch.Tensor, num_bits: int) -> torch.Tensor:
     """
     rows, columns = values.shape
     _require_bits(num_bits)
-    stored = values.to(torch.int64) + (1 << num_bits - 1)
+    stored = values.to(torch.int32) + (1 << num_bits - 1)
     assert columns == 0 or (int(stored.min()) >= 0 and int(stored.max()) < 1 << num_bits), "an integer needs more bits"
     # 32 integers take exactly `num_bits` words
     padded = torch.nn.functional.pad(stored, (0, -columns % _WORD)).reshape(rows, -1, _WORD)
-    words = torch.zeros(rows, padded.shape[1], num_bits, dtype=torch.int64)
+    words = torch.zeros(rows, padded.shape[1], num_bits, dtype=torch.int32)
     for place in range(_WORD):
         word, shift = divmod(place * num_bits, _WORD)
+        # bits that a shift moves beyond the word are lost, and come first in the next one
         words[:, :, word] |= padded[:, :, place] << shift
         if shift + num_bits > _WORD:
             words[:, :, word + 1] |= padded[:, :, place] >> _WORD - shift
-    words &= (1 << _WORD) - 1
-    signed = torch.where(words >= 1 << _WORD - 1, words - (1 << _WORD), words)
-    return signed.reshape(rows, -1)[:, : words_for(columns, num_bits)].to(torch.int32).contiguous()
+    return words.reshape(rows, -1)[:, : words_for(columns, num_bits)].contiguous()
 
 
 def unpack(words: torch.Tensor, num_bits: int, columns: int) -> torch.Tensor:
@@ -57,6 +56,11 @@ def unpack(words: torch.Tensor, num_bits: int, columns: int) -> torch.Tensor:
     rows = words.shape[0]
     _require_bits(num_bits)
     assert words.shape[1] == words_for(columns, num_bits), (tuple(words.shape), num_bits, columns)
+    if num_bits == 4:
+        # by far the most common, and training unpacks each layer twice a step: a byte holds two integers
+        pairs = words.contiguous().view(torch.uint8)
+        nibbles = torch.stack([pairs & 15, pairs >> 4], dim=-1).view(torch.int8)
+        return nibbles.reshape(rows, -1)[:, :columns] - 8
     groups = torch.nn.functional.pad(words, (0, -words.shape[1] % num_bits)).reshape(rows, -1, num_bits)
     values = torch.empty(rows, groups.shape[1], _WORD, dtype=torch.int8, device=words.device)
     for place in range(_WORD):

@@ -30,7 +30,8 @@ from sun_sglang.contracts.worker_key import bearer
 from sun_sglang.launch.planning.plan import WORKER_KEY
 from sun_sglang.launch.state import DeploymentState, ProcessState, read_state
 from tests.engine.demo_topology import with_comparisons
-from tests.engine.precision import PRECISION
+from tests.engine.four_bit import dense_copy, write_four_bit
+from tests.engine.precision import FOUR_BIT, PRECISION, Precision
 from tests.support.sglang_questions import ask_sglang
 
 # pytest finds fixtures by their names here
@@ -76,6 +77,7 @@ TOPOLOGY: dict[str, Any] = {
         "last-b": {"role": "prefill", "model": "./llama-last-b", "engine": {"chunked_prefill_size": 32}},
         "pages-share": {"role": "decode", "model": "./llama-share-b", "engine": {"page_size": 16}},
         "qwen3-share": {"role": "decode", "model": "./qwen3-share-a"},
+        "four-bit": {"role": "decode", "model": "./llama-four-bit"},
     },
     "tasks": {
         "llama-a": {"prefill": "llama-a", "decode": "llama-base"},
@@ -95,6 +97,7 @@ TOPOLOGY: dict[str, Any] = {
         "last-uncached": {"prefill": "last-b", "decode": "uncached"},
         "pages-share": {"prefill": "pages-a", "decode": "pages-share"},
         "qwen3-share": {"prefill": "qwen3-b", "decode": "qwen3-share"},
+        "four-bit": {"prefill": "llama-a", "decode": "four-bit"},
     },
     "engine": {"dtype": PRECISION.dtype, "max_total_tokens": 16384, "tool_call_parser": "llama3"},
     "router": {"port": 0, "first_token_timeout": 60, "max_body_mb": 4, "allow": ["regex", "ebnf"]},
@@ -224,6 +227,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy_tuned(directory, "llama-b", "llama-last-b", scheme="prefill_only", other="llama-base")
     copy_tuned(directory, "llama-b", "llama-share-b", scheme="decode_only", other="llama-a")
     copy_tuned(directory, "qwen3-a", "qwen3-share-a", scheme="decode_only", other="qwen3-b")
+    write_four_bit(directory / "llama-base", directory / "llama-four-bit")
     return directory
 
 
@@ -305,11 +309,15 @@ class Reference:
         prefill: the model that runs the prompt.
         decode: the decoder.
         first_token: the side that makes the first token; `decode` runs the last token of the prompt, too.
+        precision: how exact the workers compute.
     """
 
-    def __init__(self, prefill: Path, decode: Path, first_token: Side = "prefill") -> None:
+    def __init__(
+        self, prefill: Path, decode: Path, first_token: Side = "prefill", precision: Precision = PRECISION
+    ) -> None:
         self.prefill, self.decode = load(prefill), load(decode)
         self.first_token = first_token
+        self.precision = precision
         self.ties = 0
         self.answers = 0
 
@@ -321,7 +329,7 @@ class Reference:
         """Assert that tokens are the greedy answer.
 
         A batch may decide a tie of two logits differently, and all later text then differs: so the first difference is
-        allowed where the reference's own margin is below `PRECISION.tie`, and only there. `require_few_ties` bounds the
+        allowed where the reference's own margin is below `precision.tie`, and only there. `require_few_ties` bounds the
         number of such ties.
         """
         expected = self._generate(prompt, len(served))
@@ -329,13 +337,15 @@ class Reference:
         for i, (ours, theirs) in enumerate(zip(served, expected.tokens, strict=True)):
             if ours != theirs:
                 margin = expected.margins[i]
-                assert margin < PRECISION.tie, f"token {i} of {list(served)} is not the reference's {expected.tokens}"
+                assert margin < self.precision.tie, (
+                    f"token {i} of {list(served)} is not the reference's {expected.tokens} ({margin:.3g})"
+                )
                 self.ties += 1
                 return
 
     def require_few_ties(self) -> None:
         """Assert that no more answers hung on a tie than the machine's precision explains; one may in a short run."""
-        assert self.ties <= max(1, int(self.answers * PRECISION.tied_share)), (
+        assert self.ties <= max(1, int(self.answers * self.precision.tied_share)), (
             f"{self.ties} ties in {self.answers} answers"
         )
 
@@ -352,6 +362,8 @@ def task_references(models: Path) -> dict[str, Reference]:
 
     def of(name: str, task: dict[str, str]) -> Reference:
         prefill, decode = (models / TOPOLOGY["pools"][task[role]]["model"] for role in ("prefill", "decode"))
+        if name == "four-bit":
+            return Reference(prefill, dense_copy(decode), precision=FOUR_BIT)
         return Reference(prefill, decode, "decode" if name in DECODE_FIRST else "prefill")
 
     return {name: of(name, task) for name, task in TOPOLOGY["tasks"].items()}

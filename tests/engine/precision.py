@@ -36,3 +36,9 @@ def precision_of(gpu: bool) -> Precision:
 
 
 PRECISION = precision_of(has_gpu())
+
+# The decode worker of `four-bit` multiplies in bfloat16, between float32 operations. Measured with transformers and the
+# same kernel on 40 answers of 24 tokens: logits differ by 0.04 on average and by up to 0.83, and 20 answers differ.
+FOUR_BIT = Precision(PRECISION.dtype, tie=1.0, tied_share=0.75)
+# mean difference of the log probabilities of answers: 0.03 was measured, and 1.4 for the weights in full precision
+FOUR_BIT_MEAN = 0.1

@@ -1,8 +1,8 @@
 """Check that the workers of a CPU can serve the quantised weights of their checkpoint.
 
-SGLang's kernels for quantised weights need a GPU, or the package `sgl_kernel`, which has no wheel for CPUs. The hooks in
-`patches/weights/` serve one format on a CPU: compressed-tensors `pack-quantized` with integers of 4 bits (8 bits too,
-unpacked when they are loaded) and full-precision activations.
+SGLang's kernels for quantised weights need a GPU, or the package `sgl_kernel`, which has no wheel for CPUs. The hooks
+in `patches/weights/` serve one format on a CPU: compressed-tensors `pack-quantized` with integers of 4 bits (8 bits
+too, unpacked when they are loaded) and full-precision activations.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def load_examples(
             or validation.
     """
     reader = _Reader(data, tokenizer, limits, template_kwargs or {})
-    rows = rows_of_file(Path(data.file), "data.file") if data.file is not None else _rows_of_hub(data)
+    rows = rows_of_file(Path(data.file), "data.file") if data.file is not None else rows_of_hub(data)
     found = reader.read(rows if data.limit is None else islice(rows, data.limit))
     if data.validation_file is not None:
         train = found
@@ -208,7 +208,12 @@ def _flat(rows: list[list[TokenizedExample]]) -> list[TokenizedExample]:
     return [example for row in rows for example in row]
 
 
-def _rows_of_hub(data: Data) -> Iterator[Placed]:
+def rows_of_hub(data: Data) -> Iterator[Placed]:
+    """Yield the rows of a Hub dataset.
+
+    Raises:
+        RecipeError: it cannot be loaded.
+    """
     from datasets import load_dataset
 
     try:

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import yaml
 
-from sun_sglang.bench.gpu_check.models.quantize import FOUR_BIT
 from sun_sglang.launch.places.local.place import example_commands
 from sun_sglang.launch.planning.flags.flag_schema import FlagSchema
 from sun_sglang.launch.planning.hardware.machine import detect_machine
 from sun_sglang.launch.planning.plan import LaunchPlan
 from sun_sglang.launch.planning.planner import make_plan
 from sun_sglang.launch.planning.preflight import preflight
+from sun_sglang.packed_weights.checkpoint import packed_format
 from sun_sglang.topology import Role
 from sun_sglang.topology_file import parse_topology
 from tests.conftest import safetensors
@@ -121,7 +121,7 @@ def _model(model: str, directory: Path) -> str:
         return model
     config = json.loads((CONFIGS / f"{architecture}.json").read_text())
     if "W4A16" in weights:
-        config["quantization_config"] = FOUR_BIT
+        config["quantization_config"] = packed_format(4, 128)
     place = directory / re.sub(r"\W", "-", model)
     if not place.exists():
         place.mkdir(parents=True)

@@ -18,7 +18,14 @@ from sun_sglang.topology_file import parse_topology
 from tests.support.ports import PORTS
 
 Write = Callable[..., Path]
-FOUR_BITS = {"quantization_config": {"quant_method": "awq", "bits": 4}}
+W4A16 = {"weights": {"num_bits": 4, "strategy": "group", "group_size": 128}}
+FOUR_BITS = {
+    "quantization_config": {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "config_groups": {"group_0": W4A16},
+    }
+}
 MACHINE = Machine(cores=2, memory=1 << 34)
 DTYPE = Flag(options=("--dtype",), kind="value", type="str", choices=("auto", "float32", "float16"))
 SCHEMA = FlagSchema(version="1", flags=(DTYPE,))
@@ -235,8 +242,8 @@ def test_a_model_tuned_again_for_the_four_bit_decoder_passes(write_checkpoint: W
     quantized = write_checkpoint("quantized", FOUR_BITS, weights=b"4 bit", record=record)
     own = read_identity(quantized, {}).weights
     preflight(pair(write_checkpoint("math", record=tuned_for(own)), quantized), MACHINE, SCHEMA)
-    named = pair(write_checkpoint("tool", record=tuned_for(own)), f"{quantized}, engine: {{quantization: awq_marlin}}")
-    preflight(named, MACHINE, None)
+    tool = write_checkpoint("tool", record=tuned_for(own))
+    preflight(pair(tool, f"{quantized}, engine: {{quantization: compressed-tensors}}"), MACHINE, None)
 
 
 @pytest.mark.parametrize("flag", ["quantization: fp8", "load_format: bitsandbytes", "rl_quant_profile: p"])
