@@ -113,7 +113,9 @@ def _render(report: Report, model: str, tuning: str) -> str:
 
 
 def _rates(rates: Mapping[str, Mapping[str, float]], tasks: Sequence[str]) -> str:
-    return "; ".join(f"{task}: full {rates[task]['full']:g}, SUN {rates[task]['prefill_only']:g}" for task in tasks)
+    titles = {"full": "full", "prefill_only": "SUN"}
+    found = ((task, [f"{titles[scheme]} {rate:g}" for scheme, rate in rates[task].items()]) for task in tasks)
+    return "; ".join(f"{task}: {', '.join(of)}" for task, of in found)
 
 
 def _section(report: Report, grid: Mapping[str, Any], tasks: Sequence[str], seeds: Sequence[int]) -> list[str]:
@@ -128,11 +130,14 @@ def _section(report: Report, grid: Mapping[str, Any], tasks: Sequence[str], seed
     sun = _averages(report, "sun", FULL_PRECISION, tasks, seeds)
     for method, row in ROWS.items():
         of = FULL_PRECISION if row.decode else name
+        start = f"| {row.title} | {row.prefill or bits}/{row.decode or bits} |"
+        if not any(report.select("correct", method=method, grid=of)):
+            lines.append(f"{start}{' not run |' * len(tasks)} | |")
+            continue
         cells = [_cell(report, method, of, task, seeds) for task in tasks]
         averages = _averages(report, method, of, tasks, seeds)
         distance = "" if method == "sun" else _signed([a - b for a, b in zip(averages, sun, strict=True)])
-        width = f"{row.prefill or bits}/{row.decode or bits}"
-        lines.append(f"| {row.title} | {width} | {' | '.join(cells)} | {spread(averages)} | {distance} |")
+        lines.append(f"{start} {' | '.join(cells)} | {spread(averages)} | {distance} |")
     return lines
 
 
@@ -165,8 +170,7 @@ def _took(report: Report) -> str:
     versions = ", ".join(f"{name} {report.versions[name]}" for name in ("torch", "transformers"))
     where = f"{report.machine}, {report.settings['threads']} thread(s) a run, {versions}"
     total = [run.values["tuning_s"] for run in report.select("tuning_s") if not run.case]
-    # an interrupted tuning has no seconds, and then there is no sum
-    return f"Tuning took {total[0]:,} s in all, the sum of its runs ({where})." if total else f"Tuned on {where}."
+    return f"Tuning took {total[0]:,} s in all, the sum of its runs ({where})." if total else f"Made on {where}."
 
 
 def _examples(settings: Mapping[str, Any]) -> dict[str, int]:

@@ -25,7 +25,7 @@ from sun_sglang.bench.report import RESULTS, Case, Run, new_report, write_report
 from sun_sglang.bench.smollm2 import model
 from sun_sglang.bench.smollm2.errors import ModelError
 from sun_sglang.bench.smollm2.quantized.recipes import EXAMPLES, Setting, Tuning
-from sun_sglang.bench.smollm2.quantized.rows import cells_of, pair_of, tunings_of
+from sun_sglang.bench.smollm2.quantized.rows import Module, cells_of, pair_of, tunings_of
 from sun_sglang.bench.smollm2.quantized.scores import Scores
 from sun_sglang.bench.smollm2.quantized.tunings import Tunings
 from sun_sglang.bench.training.grids import Grid, grid_of
@@ -37,7 +37,7 @@ from sun_sglang.train.checkpoint import load_model, load_tokenizer, save_model
 
 UNITS = {
     "validation_loss": "nats a token",
-    "tuning_s": "s",
+    "cpu_s": "s",
     "correct": "1",
     "total": "1",
     "percent": "%",
@@ -46,7 +46,9 @@ UNITS = {
 }
 
 
-def measure(base: Path, work: Path, setting: Setting, grids: Sequence[Grid], jobs: int, threads: int) -> list[Run]:
+def measure(
+    base: Path, work: Path, setting: Setting, grids: Sequence[Grid], jobs: int, threads: int, *, full: bool = True
+) -> list[Run]:
     """Tune and score what is not done, and return all of it.
 
     Args:
@@ -56,23 +58,24 @@ def measure(base: Path, work: Path, setting: Setting, grids: Sequence[Grid], job
         grids: the grids of quantised weights.
         jobs: tunings at once.
         threads: CPU threads of each.
+        full: whether full fine-tuning is among the rows.
 
     Raises:
         UserError: a tuning or a quantisation failed.
     """
     tunings = Tunings(base, grids, work, setting, threads, _say)
     scores = Scores(tunings, work / "scores", setting, _say)
-    cells = cells_of(grid.name for grid in grids)
+    cells = cells_of((grid.name for grid in grids), full=full)
     pairs = {(task, cell): pair_of(cell, task, setting.seed) for cell in cells for task in setting.examples}
     stages = tunings_of(pairs.values())
+    for grid in grids:
+        # before the tunings, several of which use it at once
+        tunings.directory(Module(grid=grid.name))
     for stage in stages:
         tunings.do_all(stage, jobs)
     scored = {key: scores.score(_name(*key), key[0], pair) for key, pair in pairs.items()}
     tuned = [_tuned(tuning, tunings.result(tuning)) for stage in stages for tuning in stage]
-    seconds = [run.values.get("tuning_s") for run in tuned]
-    known = [value for value in seconds if value is not None]
-    total = [Run(values={"tuning_s": round(sum(known))})] if len(known) == len(seconds) else []
-    return [*(_scored(*key, score, setting.seed) for key, score in scored.items()), *tuned, *total]
+    return [*(_scored(*key, score, setting.seed) for key, score in scored.items()), *tuned]
 
 
 def _name(task: str, cell: Cell) -> str:
@@ -89,7 +92,7 @@ def _tuned(tuning: Tuning, result: dict[str, Any]) -> Run:
     case: Case = {"task": tuning.task, "scheme": tuning.scheme}
     case |= {} if tuning.retuned_for is None else {"retuned_for": tuning.retuned_for}
     values = {"validation_loss": round(result["validation_loss"], 4)}
-    values |= {} if result["seconds"] is None else {"tuning_s": round(result["seconds"], 1)}
+    values |= {"cpu_s": round(result["cpu_s"], 1)} if result.get("cpu_s") is not None else {}
     details = {key: result[key] for key in ("losses", "decoder", "revision")}
     return Run(case=case, seed=tuning.seed, values=values, details=details)
 
@@ -124,6 +127,7 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--jobs", type=int, default=1, help="tunings at once")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of each")
+    parser.add_argument("--no-full", action="store_true", help="leave out the rows of full fine-tuning")
     options = parser.parse_args(arguments)
     setting = Setting(EXAMPLES)
     torch.set_num_threads(options.threads)
@@ -131,7 +135,9 @@ def main(arguments: Sequence[str]) -> int:
         if not (model.BASE / "config.json").exists():
             raise ModelError(f"{model.BASE}: no model; make it first: `make model`")
         base = stored_folder(options.work / "base", _write_bfloat16)
-        runs = measure(base, options.work, setting, options.grids, options.jobs, options.threads)
+        runs = measure(
+            base, options.work, setting, options.grids, options.jobs, options.threads, full=not options.no_full
+        )
     except UserError as e:
         _say(f"quantized: {e}")
         return 1
@@ -153,7 +159,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def _command(options: argparse.Namespace) -> str:
     grids = " ".join(f"{g.quantizer}:{g.bits}:{g.group}" for g in options.grids)
-    return f"python -m sun_sglang.bench.smollm2.quantized --grids {grids} --jobs {options.jobs}"
+    left_out = " --no-full" if options.no_full else ""
+    return f"python -m sun_sglang.bench.smollm2.quantized --grids {grids} --jobs {options.jobs}{left_out}"
 
 
 def _write_bfloat16(out: Path) -> None:

@@ -28,11 +28,22 @@ class Pair(NamedTuple):
     decode: Module
 
 
-def cells_of(grids: Iterable[str]) -> list[Cell]:
-    """Return the rows, one for each grid where a row has quantised weights."""
+_FULL_ROWS = ("full", "full_quantized")
+
+
+def cells_of(grids: Iterable[str], *, full: bool = True) -> list[Cell]:
+    """Return the rows, one for each grid where a row has quantised weights.
+
+    Args:
+        grids: names of the grids.
+        full: whether the rows of full fine-tuning are among them.
+    """
     names = list(grids)
     return [
-        Cell(method, grid) for method, quantized in METHODS.items() for grid in (names if quantized else [UNQUANTIZED])
+        Cell(method, grid)
+        for method, quantized in METHODS.items()
+        if full or method not in _FULL_ROWS
+        for grid in (names if quantized else [UNQUANTIZED])
     ]
 
 
@@ -45,7 +56,7 @@ def pair_of(cell: Cell, task: str, seed: int) -> Pair:
         seed: seed of its tunings.
     """
     grid = cell.grid if METHODS[cell.method] else None
-    if cell.method in ("full", "full_quantized"):
+    if cell.method in _FULL_ROWS:
         both = Module(Tuning(task, seed, FULL), grid)
         return Pair(both, both)
     # the control and `sun_retuned` were tuned again for the decoder in 16 bits

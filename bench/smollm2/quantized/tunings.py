@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -61,8 +61,8 @@ class Tunings:
         """Return the result of a tuning; do the tuning if it is not done.
 
         Returns:
-            `validation_loss`; `seconds`, None where the tuning was begun by an earlier run; `decoder`, the revision
-            that its `sun.json` names; and `revision`, the commit of the code that did it.
+            `validation_loss`; `losses`, by learning rate; `cpu_s`, the CPU seconds, None where an earlier run began the
+            tuning; `decoder`, the revision that its `sun.json` names; and `revision`, the commit of the code.
 
         Raises:
             ModelError: `sun train` failed.
@@ -93,7 +93,7 @@ class Tunings:
 
     def _train(self, tuning: Tuning) -> dict[str, object]:
         out, log, file = self._output(tuning), self._file(tuning, "log"), self._file(tuning, "yaml")
-        begun, started = out.exists(), time.monotonic()
+        begun = out.exists()
         recipe = with_paths(
             recipe_of(tuning, self._setting),
             base=self._start(tuning),
@@ -105,20 +105,18 @@ class Tunings:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
         command = sun_command("train", str(file), "--merge", "--resume", "--threads", str(self._threads))
-        with log.open("w", encoding="utf-8") as output:
-            done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False)
-        if done.returncode != 0:
+        code, cpu_s = _run(command, log)
+        if code != 0:
             lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
             raise ModelError(f"{file}: `sun train` failed ({lines[-1] if lines else 'no output'}); see {log}")
         losses = json.loads((out / "training" / "search.json").read_text(encoding="utf-8"))["losses"]
         loss = min(value for value in losses.values() if value is not None)
-        seconds = time.monotonic() - started
-        self._log(f"{tuning.name}: validation loss {loss:.4f}, {seconds:.0f} s{', begun before' if begun else ''}")
+        self._log(f"{tuning.name}: validation loss {loss:.4f}, {cpu_s:.0f} CPU s{', begun before' if begun else ''}")
         module = json.loads((out / "sun.json").read_text(encoding="utf-8"))
         return {
             "validation_loss": loss,
             "losses": losses,
-            "seconds": None if begun else seconds,
+            "cpu_s": None if begun else cpu_s,
             "decoder": module["decoder"],
             "revision": git_revision(),
         }
@@ -128,3 +126,12 @@ class Tunings:
         file = data_file(self._work / "data" / tuning.name, tuning.task, split)
         write_jsonl(file, draw(TASKS[tuning.task], split, count, tuning.seed if split == "train" else 0))
         return file
+
+
+def _run(command: Sequence[str], log: Path) -> tuple[int, float]:
+    """Run a command with its output in a file; return its exit code, and its CPU seconds: other work does not count."""
+    with log.open("w", encoding="utf-8") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return process.returncode, usage.ru_utime + usage.ru_stime

@@ -25,6 +25,10 @@ def test_a_row_has_a_cell_for_each_grid_only_where_it_is_quantised() -> None:
     cells = cells_of(["a", "b"])
     assert [cell.grid for cell in cells if cell.method == "qsun"] == ["a", "b"]
     assert [cell.grid for cell in cells if cell.method == "sun"] == ["none"]
+    assert {cell.method for cell in cells} - {cell.method for cell in cells_of(["a"], full=False)} == {
+        "full",
+        "full_quantized",
+    }
 
 
 def test_full_fine_tuning_is_one_module_that_is_quantised_on_both_sides() -> None:
