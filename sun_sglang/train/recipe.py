@@ -95,8 +95,8 @@ class Recipe(Strict):
 
     Attributes:
         base: directory (absolute once loaded) or Hub id of the model that tuning starts from.
-        decoder: the frozen decode module, where it is not the base; for a scheme that does not train the decode side. Its
-            weights may be quantised (QSUN): compressed-tensors, `pack-quantized`.
+        decoder: the frozen decode module, where it is not the base; for a scheme that does not train the decode side.
+            Its weights may be quantised (QSUN): compressed-tensors, `pack-quantized`.
         output: directory of the tuned checkpoint.
         scheme: name of the tuning scheme (`contracts/scheme.py`).
         first_token: the side that makes the first output token; `prefill` is what SGLang's workers do.

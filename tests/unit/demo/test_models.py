@@ -12,7 +12,7 @@ from sun_sglang.checkpoint.weights import weights_revision
 from sun_sglang.contracts.kv_compatibility import pair_difference
 from sun_sglang.contracts.module_file import read_module_file
 from sun_sglang.demo.make import HELD_OUT
-from sun_sglang.demo.systems import BASE, QSUN, QUANTIZED_BASE, FIRST_TOKEN, TUNINGS, checkpoint_name, origin, pairs
+from sun_sglang.demo.systems import BASE, FIRST_TOKEN, QSUN, QUANTIZED_BASE, TUNINGS, checkpoint_name, origin, pairs
 from sun_sglang.demo.tasks import DEMO_QUESTIONS, TASKS
 from sun_sglang.demo.tokenizer import CHAT_TEMPLATE, build_tokenizer
 from sun_sglang.evaluation.exact_match import evaluate, exact_match
