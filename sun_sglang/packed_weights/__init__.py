@@ -1,6 +1,7 @@
 """Read and write weights that are packed integers: the format `pack-quantized` of compressed-tensors, in plain torch.
 
-    layer.py       the tensors of one quantised linear layer, and its dense weight
+    names.py       the names of the tensors of one quantised linear layer
+    layer.py       these tensors, and the dense weight that they stand for
     words.py       integers of 1 to 8 bits, packed into 32-bit words
     rounding.py    round a dense weight to the nearest integers, with a scale for each group
     checkpoint.py  read a quantised checkpoint as dense tensors, and write a rounded copy of a dense one

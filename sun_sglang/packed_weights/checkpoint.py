@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from sun_sglang.checkpoint.json_file import read_json
 from sun_sglang.checkpoint.tensor_file import safetensors_of
 from sun_sglang.errors import CheckpointError
-from sun_sglang.packed_weights.layer import PACKED, PARTS, PackedLayer, pack_rounded, packed_layer
+from sun_sglang.packed_weights.layer import PackedLayer, pack_rounded, packed_layer
+from sun_sglang.packed_weights.names import PACKED, PARTS
 from sun_sglang.packed_weights.rounding import round_to_nearest
 
 _CONFIG = "config.json"
@@ -32,7 +33,12 @@ def is_packed(model: Path) -> bool:
     config = read_json(model / _CONFIG)
     found: dict[str, Any] = next((config[key] for key in _QUANTIZATION if isinstance(config.get(key), dict)), {})
     groups = found.get("config_groups")
-    formats = {found.get("format"), *(g.get("format") for g in groups.values())} if isinstance(groups, dict) else {None}
+    # a list, as values from a file may be of any type
+    formats = (
+        [part.get("format") for part in (found, *groups.values()) if isinstance(part, dict)]
+        if isinstance(groups, dict)
+        else []
+    )
     return found.get("quant_method") == "compressed-tensors" and "pack-quantized" in formats
 
 

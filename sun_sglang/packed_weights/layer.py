@@ -15,12 +15,9 @@ from dataclasses import dataclass
 import torch
 
 from sun_sglang.errors import CheckpointError
+from sun_sglang.packed_weights.names import GROUP_OF, PACKED, SCALE, SHAPE, ZERO
 from sun_sglang.packed_weights.rounding import Rounded
 from sun_sglang.packed_weights.words import pack, unpack, words_for
-
-PACKED = "weight_packed"
-_SCALE, _SHAPE, _ZERO, _GROUP_OF = "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx"
-PARTS = (PACKED, _SCALE, _SHAPE, _ZERO, _GROUP_OF)
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ class PackedLayer:
         assert self.zero_words is None
         assert self.group_of is None
         shape = torch.tensor([self.rows, self.columns], dtype=torch.int64)
-        return {f"{prefix}.{PACKED}": self.words, f"{prefix}.{_SCALE}": self.scales, f"{prefix}.{_SHAPE}": shape}
+        return {f"{prefix}.{PACKED}": self.words, f"{prefix}.{SCALE}": self.scales, f"{prefix}.{SHAPE}": shape}
 
     def _groups(self) -> torch.Tensor:
         if self.group_of is not None:
@@ -106,10 +103,13 @@ def packed_layer(prefix: str, tensors: Mapping[str, torch.Tensor]) -> PackedLaye
             raise CheckpointError(f"{prefix}: has `{PACKED}` without `{name}`; is this format `pack-quantized`?")
         return tensor
 
-    words, scales = part(PACKED), part(_SCALE)
-    rows, columns = (int(number) for number in part(_SHAPE).tolist())
-    bits = words.shape[-1] * 32 // columns if columns else 0
-    zero_words, group_of = tensors.get(f"{prefix}.{_ZERO}"), tensors.get(f"{prefix}.{_GROUP_OF}")
+    words, scales = part(PACKED), part(SCALE)
+    shape = part(SHAPE)
+    if tuple(shape.shape) != (2,) or shape.is_floating_point():
+        raise CheckpointError(f"{prefix}.{SHAPE}: {tuple(shape.shape)} {shape.dtype} is not two whole numbers")
+    rows, columns = (int(number) for number in shape.tolist())
+    bits = words.shape[-1] * 32 // columns if words.ndim and columns else 0
+    zero_words, group_of = tensors.get(f"{prefix}.{ZERO}"), tensors.get(f"{prefix}.{GROUP_OF}")
     if (
         words.ndim != 2
         or words.dtype != torch.int32
@@ -122,10 +122,31 @@ def packed_layer(prefix: str, tensors: Mapping[str, torch.Tensor]) -> PackedLaye
         )
     groups = scales.shape[1] if scales.ndim == 2 else 0
     if words.shape[0] != rows or scales.shape[0] != rows or not groups or columns % groups:
-        raise CheckpointError(f"{prefix}.{_SCALE}: {tuple(scales.shape)} does not fit a weight of {rows} x {columns}")
-    if zero_words is not None and tuple(zero_words.shape) != (words_for(rows, bits), groups):
-        raise CheckpointError(f"{prefix}.{_ZERO}: {tuple(zero_words.shape)} does not fit {rows} rows, {groups} groups")
+        raise CheckpointError(f"{prefix}.{SCALE}: {tuple(scales.shape)} does not fit a weight of {rows} x {columns}")
+    if not scales.is_floating_point():
+        raise CheckpointError(f"{prefix}.{SCALE}: {scales.dtype} is no floating-point type; quantise the model again")
+    if zero_words is not None and (tuple(zero_words.shape), zero_words.dtype) != (
+        (words_for(rows, bits), groups),
+        torch.int32,
+    ):
+        raise CheckpointError(
+            f"{prefix}.{ZERO}: {tuple(zero_words.shape)} {zero_words.dtype} does not fit {rows} rows, {groups} groups"
+        )
+    if group_of is not None and -1 in group_of:
+        # compressed-tensors' mark for groups in the order of the inputs (`forward_helpers.py`)
+        group_of = None
+    if group_of is not None and not _is_group_of(group_of, columns, groups):
+        raise CheckpointError(
+            f"{prefix}.{GROUP_OF}: {tuple(group_of.shape)} {group_of.dtype} does not name one of {groups} groups for "
+            f"each of {columns} inputs; quantise the model again"
+        )
     return PackedLayer(words, scales, bits, columns, zero_words, group_of)
+
+
+def _is_group_of(group_of: torch.Tensor, columns: int, groups: int) -> bool:
+    if tuple(group_of.shape) != (columns,) or group_of.is_floating_point() or not columns:
+        return False
+    return int(group_of.min()) >= 0 and int(group_of.max()) < groups
 
 
 def pack_rounded(rounded: Rounded) -> PackedLayer:

@@ -157,6 +157,11 @@ class _Encoder:
 
         text = row.get(_TEXT)
         if isinstance(text, str) and self._columns.prompt is None and not {"messages", "conversations"} & row.keys():
+            if (half := next((i for i, c in enumerate(text) if "\ud800" <= c <= "\udfff"), None)) is not None:
+                raise QuantizeError(
+                    f"--calibration: {where}: character {half + 1} of `{_TEXT}` is half of a surrogate pair "
+                    f"({text[half]!r}); replace it"
+                )
             return tuple(self._tokenizer.encode(text, verbose=False))
         conversation = conversation_of(row, self._columns, where)
         if not conversation.turns:

@@ -74,11 +74,11 @@ def require_place(output: Path, source: Path, size: int) -> None:
     Raises:
         QuantizeError: it exists, its parent cannot be written, or the disk is too full.
     """
-    if output.exists() or output.is_symlink():
-        raise QuantizeError(f"--output: {output}: exists; remove it, or give another directory")
-    if source.resolve() in output.resolve().parents:
-        raise QuantizeError(f"--output: {output}: lies in the model's directory; give another one")
     try:
+        if output.exists() or output.is_symlink():
+            raise QuantizeError(f"--output: {output}: exists; remove it, or give another directory")
+        if source.resolve() in output.resolve().parents:
+            raise QuantizeError(f"--output: {output}: lies in the model's directory; give another one")
         output.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(output.parent).free
     except OSError as e:

@@ -15,6 +15,7 @@ from sun_sglang.checkpoint.completeness.comparison import (
     wrong_shapes,
 )
 from sun_sglang.checkpoint.completeness.needed import needed_tensors
+from sun_sglang.checkpoint.completeness.packed import is_packed_format, packed_problem
 from sun_sglang.checkpoint.completeness.stored import StoredTensor, read_stored
 from sun_sglang.checkpoint.config_file import architecture_of, layers_of, require_no_adapter
 from sun_sglang.checkpoint.config_overrides import overrides_of, with_overrides
@@ -68,7 +69,10 @@ def require_complete(model: Path, engine: Mapping[str, Any] | None = None) -> st
             "the checkpoint again, or save it with all its weights"
         )
     _require_no_layers_beyond(model, config, layers_beyond(shapes, stored), stored, overrides)
-    if not quantization_of(model, config):
+    quantization = quantization_of(model, config)
+    if problem := packed_problem(shapes, stored, quantization):
+        raise CheckpointError(f"{model}: {problem}")
+    if not quantization or is_packed_format(quantization):
         if not flags.get("quantization"):
             for name in whole_number_weights(shapes, stored):
                 raise CheckpointError(

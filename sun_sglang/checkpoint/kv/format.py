@@ -97,8 +97,9 @@ def quantization_of(model: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         CheckpointError: `hf_quant_config.json` cannot be read.
     """
-    text = config.get("text_config") or {}
-    for place in (config.get("quantization_config"), text.get("quantization_config"), config.get("compression_config")):
+    text = config.get("text_config")
+    nested = text.get("quantization_config") if isinstance(text, Mapping) else None
+    for place in (config.get("quantization_config"), nested, config.get("compression_config")):
         if isinstance(place, Mapping) and place:
             return dict(place)
     file = model / "hf_quant_config.json"

@@ -93,7 +93,7 @@ def _notes(pool: ResolvedPool, config: Mapping[str, Any], quantization: Mapping[
         if problem := _problem(group, weights, group.format or found.format, config):
             raise _refusal(pool, f"`config_groups.{name}` {problem}")
         size = weights.group_size if weights.strategy == "group" else None
-        order = str(weights.actorder).lower() in ("group", "true")
+        order = str(weights.actorder).lower() in ("group", "dynamic", "true")
         if reason := why_unpacked(LayerFormat(weights.num_bits, size, weights.symmetric, order)):
             reasons[reason] = None
     if reasons:

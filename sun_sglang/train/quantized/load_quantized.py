@@ -16,12 +16,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from sun_sglang.checkpoint.tensor_file import parse_header, read_header, safetensors_of
 from sun_sglang.errors import CheckpointError
 from sun_sglang.packed_weights.checkpoint import packed_layers
-from sun_sglang.packed_weights.layer import PARTS, PackedLayer
+from sun_sglang.packed_weights.layer import PackedLayer
+from sun_sglang.packed_weights.names import PARTS, SHAPE
 from sun_sglang.train.quantized.packed_linear import PackedLinear
 from sun_sglang.train.quantized.supported import require_supported
-
-# the sizes of a packed weight, which only its file needs
-_SHAPE = "weight_shape"
 
 
 def load_quantized(model: Path, dtype: torch.dtype = torch.float32) -> Any:
@@ -73,7 +71,7 @@ def held_bytes(model: Path, width: int) -> int:
             part = name.rpartition(".")[2]
             if part not in PARTS:
                 held += prod(tensor.shape) * width
-            elif part != _SHAPE:
+            elif part != SHAPE:
                 held += tensor.end - tensor.start
     return held
 
@@ -96,7 +94,7 @@ def _fitting(model: Path, name: str, packed: PackedLayer, layer: nn.Linear) -> P
             f"{model}: `{name}` holds {packed.rows} x {packed.columns} weights, and config.json requires "
             f"{layer.out_features} x {layer.in_features}; use the config.json that belongs to these weights"
         )
-    if not bool(packed.scales.isfinite().all()):
+    if not bool(packed.scales.float().isfinite().all()):
         raise CheckpointError(f"{model}: a scale of `{name}` is NaN or infinite; quantise the model again")
     return packed
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -147,3 +148,40 @@ def _dense_checkpoint(folder: Path) -> Path:
     }
     save_file(tensors, model / "model.safetensors")
     return model
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("weight_shape", torch.tensor([8, 64, 1])),
+        ("weight_shape", torch.tensor(8)),
+        ("weight_shape", torch.tensor([8.0, float("nan")])),
+        ("weight_packed", torch.tensor(1, dtype=torch.int32)),
+        ("weight_scale", torch.ones(8, 2, dtype=torch.int32)),
+        ("weight_zero_point", torch.zeros(1, 2)),
+        ("weight_g_idx", torch.zeros(3, dtype=torch.int32)),
+        ("weight_g_idx", torch.full((64,), 2, dtype=torch.int32)),
+        ("weight_g_idx", torch.zeros(64)),
+    ],
+)
+def test_an_odd_tensor_of_a_layer_is_named(part: str, value: torch.Tensor) -> None:
+    tensors = pack_rounded(round_to_nearest(torch.randn(8, 64), 4, 32)).tensors(_NAME) | {f"{_NAME}.{part}": value}
+    with pytest.raises(CheckpointError, match=f"{_NAME}.{part}"):
+        packed_layer(_NAME, tensors)
+
+
+def test_groups_marked_as_in_order_are_in_order() -> None:
+    layer = pack_rounded(round_to_nearest(torch.randn(8, 64), 4, 32))
+    unset = torch.full((64,), -1, dtype=torch.int32)
+    read = packed_layer(_NAME, layer.tensors(_NAME) | {f"{_NAME}.weight_g_idx": unset})
+    assert torch.equal(read.dense(), layer.dense())
+
+
+@pytest.mark.parametrize(
+    "quantization",
+    [{"format": ["pack-quantized"], "config_groups": {}}, {"config_groups": {"a": None, "b": {"format": [1]}}}],
+)
+def test_an_odd_configuration_is_not_packed(tmp_path: Path, quantization: dict[str, Any]) -> None:
+    content = {"quantization_config": {"quant_method": "compressed-tensors"} | quantization}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    assert not is_packed(tmp_path)

@@ -72,6 +72,12 @@ def test_row_of_unknown_format_is_named(source: Path, tmp_path: Path) -> None:
         draw(source, tmp_path / "a.jsonl")
 
 
+def test_half_of_a_surrogate_pair_is_named(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a"}\n{"text": "b\\ud800"}\n')
+    with pytest.raises(QuantizeError, match=r"a\.jsonl:2: character 2 of `text` is half of a surrogate pair"):
+        draw(source, tmp_path / "a.jsonl")
+
+
 def test_token_that_model_lacks_is_named(source: Path, tmp_path: Path) -> None:
     model = tmp_path / "m"
     shutil.copytree(source, model)

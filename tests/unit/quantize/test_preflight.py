@@ -47,6 +47,8 @@ def test_output_that_exists_or_lies_in_model_is_refused(source: Path, tmp_path: 
         require_place(tmp_path, source, 1)
     with pytest.raises(QuantizeError, match="lies in the model's directory"):
         require_place(source / "out", source, 1)
+    with pytest.raises(QuantizeError, match="File name too long"):
+        require_place(tmp_path / ("x" * 300), source, 1)
     require_place(tmp_path / "new" / "out", source, 1)
 
 
