@@ -62,7 +62,7 @@ def test_complete_checkpoint_has_tokenizer_of_source_byte_for_byte(source: Path,
         (lambda t: t.update(extra=torch.zeros(2)), "`extra` was not expected"),
         (
             lambda t: t.update({"model.layers.0.mlp.up_proj.weight_scale": torch.zeros(128, 2)}),
-            r"has the shape \[128, 2\], and not \[128, 1\]",
+            r"has the shape \[128, 2\], and config.json requires \[128, 1\] \(4 bits, groups of 128\)",
         ),
         (lambda t: t.pop("model.norm.weight"), "no file holds `model.norm.weight`"),
     ],

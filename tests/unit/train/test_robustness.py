@@ -442,7 +442,7 @@ def test_reason_why_tensors_are_not_compared_is_kept(recipe: Load, base: Path, t
     shutil.copytree(base, odd)
     config = json.loads((odd / "config.json").read_text())
     (odd / "config.json").write_text(json.dumps(config | {"architectures": ["SunForCausalLM"]}))
-    (note,) = prepare(recipe(decoder=str(odd))).notes
-    assert note.startswith(f"decoder: {odd}: tensors are checked only while they load (transformers ")
+    (note,) = prepare(recipe(base=str(odd))).notes
+    assert note.startswith(f"base: {odd}: tensors are checked only while they load (transformers ")
     assert "does not know SunForCausalLM" in note
     assert prepare(recipe()).notes == ()
