@@ -30,8 +30,8 @@ def decoder_revision(
         served: the same with `json_model_override_args`.
     """
     if served != quantization:
-        given = hashlib.sha256(json.dumps(served, sort_keys=True).encode()).hexdigest()[:16]
-        return f"{weights} with {OVERRIDES}=quantization_config:{given}"
+        digest = hashlib.sha256(json.dumps(served, sort_keys=True).encode()).hexdigest()[:16]
+        return f"{weights} with {OVERRIDES}=quantization_config:{digest}"
     given = {name: engine[name] for name in _QUANTIZING if engine.get(name)}
     if engine.get("load_format") == "bitsandbytes":
         given["load_format"] = "bitsandbytes"
