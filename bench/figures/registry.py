@@ -5,6 +5,7 @@ from __future__ import annotations
 from sun_sglang.bench.figures.accuracy_table import AccuracyTable
 from sun_sglang.bench.figures.figure import Figure
 from sun_sglang.bench.figures.four_bit_table import FourBitTable
+from sun_sglang.bench.figures.quantized_table import DEMO
 from sun_sglang.bench.figures.serving.bars import ServingBars
 from sun_sglang.bench.figures.serving.points_table import PointsTable
 from sun_sglang.bench.figures.serving.prefillshare_figures import HitsOverSessions, LatencyOverRate
@@ -16,6 +17,7 @@ FIGURES: tuple[Figure, ...] = (
     AccuracyTable(),
     SharingFigure(),
     StepCostTable(),
+    DEMO,
     FourBitTable(),
     ServingBars(),
     PointsTable(),
