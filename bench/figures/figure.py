@@ -14,8 +14,11 @@ class Figure(Protocol):
         needs: names of the files that it is drawn from, reports or results of `sun bench`, without their ending.
     """
 
-    name: str
-    needs: tuple[str, ...]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def needs(self) -> tuple[str, ...]: ...
 
     def draw(self, results: Path, folder: Path) -> Path:
         """Draw the figure into a folder and return its file; equal files give an equal file.
