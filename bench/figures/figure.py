@@ -7,18 +7,17 @@ from typing import Protocol
 
 
 class Figure(Protocol):
-    """An image or a table that is drawn from files in `bench/results/` alone.
-
-    Attributes:
-        name: the figure's file name, without its ending.
-        needs: names of the files that it is drawn from, reports or results of `sun bench`, without their ending.
-    """
+    """An image or a table that is drawn from files in `bench/results/` alone."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The figure's file name, without its ending."""
+        ...
 
     @property
-    def needs(self) -> tuple[str, ...]: ...
+    def needs(self) -> tuple[str, ...]:
+        """The names of the files that it is drawn from, reports or results of `sun bench`, without their ending."""
+        ...
 
     def draw(self, results: Path, folder: Path) -> Path:
         """Draw the figure into a folder and return its file; equal files give an equal file.
