@@ -1,5 +1,10 @@
-"""The names of the tensors of one quantised linear layer, see `layer.py`. Pure, without torch."""
+"""The names of the tensors of one quantised linear layer (`layer.py`), and the orders of groups. Pure, without torch."""
 
 PACKED = "weight_packed"
 SCALE, SHAPE, ZERO, GROUP_OF = "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx"
 PARTS = (PACKED, SCALE, SHAPE, ZERO, GROUP_OF)
+
+
+def is_permuted(actorder: object) -> bool:
+    """Return whether a value of `actorder` puts the groups in another order than that of the inputs."""
+    return str(actorder).lower() in ("group", "dynamic", "true")

@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 
 from sun_sglang.checkpoint.completeness.comparison import Shape
 from sun_sglang.checkpoint.completeness.stored import StoredTensor
-from sun_sglang.packed_weights.names import GROUP_OF, PACKED, SCALE, SHAPE, ZERO
+from sun_sglang.packed_weights.names import GROUP_OF, PACKED, PARTS, SCALE, SHAPE, ZERO, is_permuted
 
 # integers of these bits fill a word in every version of compressed-tensors
 _BITS = (4, 8)
-_PERMUTED = ("group", "dynamic", "true")
 
 
 class _Format(NamedTuple):
@@ -81,7 +80,7 @@ def packed_problem(
     known = [found for found in formats if found is not None]
     for name, shape in needed.items():
         layer = name.removesuffix(".weight")
-        found = {part: stored[f"{layer}.{part}"] for part in _PARTS if f"{layer}.{part}" in stored}
+        found = {part: stored[f"{layer}.{part}"] for part in PARTS if f"{layer}.{part}" in stored}
         if layer == name or len(shape) != 2 or not found:
             continue
         if name in stored:
@@ -89,9 +88,6 @@ def packed_problem(
         if len(known) == len(formats) and (problem := _layer_problem(layer, shape, found, known)):
             return problem
     return ""
-
-
-_PARTS = (PACKED, SCALE, SHAPE, ZERO, GROUP_OF)
 
 
 def _layer_problem(layer: str, shape: Shape, found: Mapping[str, StoredTensor], formats: list[_Format]) -> str:
@@ -123,5 +119,5 @@ def _format(weights: Any) -> _Format | None:
         bits,
         size if strategy == "group" else None,
         bool(weights.get("symmetric", True)),
-        str(weights.get("actorder")).lower() in _PERMUTED,
+        is_permuted(weights.get("actorder")),
     )

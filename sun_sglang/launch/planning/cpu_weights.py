@@ -18,6 +18,7 @@ from sun_sglang.checkpoint.kv.format import quantization_of
 from sun_sglang.errors import CheckpointError
 from sun_sglang.launch.planning.pools import Pools, ResolvedPool
 from sun_sglang.packed_weights.cpu_limits import LayerFormat, why_unpacked
+from sun_sglang.packed_weights.names import is_permuted
 from sun_sglang.strict import first_invalid
 
 # integers that SGLang's scheme takes (`WNA16_SUPPORTED_BITS` in `compressed_tensors_wNa16.py`)
@@ -93,7 +94,7 @@ def _notes(pool: ResolvedPool, config: Mapping[str, Any], quantization: Mapping[
         if problem := _problem(group, weights, group.format or found.format, config):
             raise _refusal(pool, f"`config_groups.{name}` {problem}")
         size = weights.group_size if weights.strategy == "group" else None
-        order = str(weights.actorder).lower() in ("group", "dynamic", "true")
+        order = is_permuted(weights.actorder)
         if reason := why_unpacked(LayerFormat(weights.num_bits, size, weights.symmetric, order)):
             reasons[reason] = None
     if reasons:
