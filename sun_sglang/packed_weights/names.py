@@ -1,4 +1,4 @@
-"""The names of the tensors of one quantised linear layer (`layer.py`), and the orders of groups. Pure, without torch."""
+"""The names of the tensors of one quantised layer (`layer.py`), and the orders of its groups. Pure, without torch."""
 
 PACKED = "weight_packed"
 SCALE, SHAPE, ZERO, GROUP_OF = "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx"
