@@ -98,8 +98,8 @@ class Pool(Strict):
     emulated: Emulation | None = None
 
 
-class Task(Strict):
-    """A task is a pair of pools: one prefills its prompts, the other decodes its answers.
+class TaskSettings(Strict):
+    """The pools of a task and its share of them, as the topology file and the fleet file have them.
 
     Attributes:
         prefill: name of a prefill pool.
@@ -116,6 +116,33 @@ class Task(Strict):
     weight: float = Field(default=1.0, ge=0.01, le=1000.0)
     max_requests: int | None = Field(default=None, ge=1)
     max_tokens: int | None = Field(default=None, ge=1)
+
+
+class Task(TaskSettings):
+    """A task is a pair of pools: one prefills its prompts, the other decodes its answers.
+
+    Attributes:
+        adapter: directory of a LoRA adapter that the prefill pool applies to its prompts, absolute once loaded; None
+            for the pool's model as it is.
+    """
+
+    adapter: str | None = Field(default=None, min_length=1)
+
+
+class AdapterDirectory(Strict):
+    """A directory of LoRA adapters: each subdirectory with an `adapter_config.json` is a task with its name.
+
+    Attributes:
+        directory: the directory, absolute once loaded.
+        prefill: name of the prefill pool of its tasks.
+        decode: name of the decode pool of its tasks.
+        prefix: text before the subdirectory's name in the name of the task.
+    """
+
+    directory: str = Field(min_length=1)
+    prefill: PoolName
+    decode: PoolName
+    prefix: str = ""
 
 
 class Policies(Strict):
@@ -193,10 +220,21 @@ class Router(Strict):
 
 
 class Topology(Strict):
-    """A whole topology file. Once loaded, every name resolves, and every pool is used in its own role."""
+    """A whole topology file. Once loaded, every name resolves, and every pool is used in its own role.
+
+    Attributes:
+        pools: the pools by name.
+        tasks: the tasks by name; once loaded, with those of `adapters`.
+        adapters: directories of adapters, each a task.
+        engine: SGLang flags of every worker.
+        router: settings of the router.
+        backend: the backend of every pool that names none.
+        emulated: settings of emulated workers.
+    """
 
     pools: dict[PoolName, Pool] = Field(min_length=1)
-    tasks: dict[TaskName, Task] = Field(min_length=1)
+    tasks: dict[TaskName, Task] = Field(default_factory=dict)
+    adapters: tuple[AdapterDirectory, ...] = ()
     engine: EngineFlags = Field(default_factory=dict)
     router: Router = Field(default_factory=Router)
     backend: Backend = "sglang"

@@ -76,6 +76,8 @@ def parse_topology(text: str, *, base: Path, source: str = "topology") -> Topolo
     except ValidationError as e:
         field = first_invalid(e, Topology, show_value=True)
         raise TopologyError(field.where or "topology", field.problem, field.fix) from e
+    if not topology.tasks:
+        raise TopologyError("tasks", "names no task", "name one, such as `math: {prefill: math, decode: base}`")
     _check_references(topology)
     check_owned_flags(topology.engines())
     _check_backends(topology)

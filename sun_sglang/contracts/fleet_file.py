@@ -15,11 +15,12 @@ from urllib.parse import urlsplit
 import orjson
 from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 
+from sun_sglang.contracts.adapter import AdapterRef
 from sun_sglang.contracts.worker_key import bearer
 from sun_sglang.errors import UserError
 from sun_sglang.files.private_file import write_private
 from sun_sglang.strict import Strict, first_invalid
-from sun_sglang.topology import PoolName, Role, Router, Task, TaskName
+from sun_sglang.topology import PoolName, Role, Router, TaskName, TaskSettings
 
 FLEET_FILE = "fleet.json"
 # A name in ASCII, an IPv4 or an IPv6 address.
@@ -86,18 +87,28 @@ class FleetWorker(Strict):
         return host
 
 
+class FleetTask(TaskSettings):
+    """A task, with its adapter as it was when the task was added or updated.
+
+    Attributes:
+        adapter: the adapter that the prefill pool applies to its prompts; None for the pool's model as it is.
+    """
+
+    adapter: AdapterRef | None = None
+
+
 class Fleet(Strict):
     """The content of the file.
 
     Attributes:
-        tasks: the tasks, as in the topology file.
+        tasks: the tasks.
         pools: roles and models of the pools.
         workers: the workers; the launcher's plan holds none, since addresses come from the place.
         router: the router's settings, as in the topology file.
         admin_key_file: path of a file with the launcher's own admin key, for deployments with API keys.
     """
 
-    tasks: dict[TaskName, Task] = Field(min_length=1)
+    tasks: dict[TaskName, FleetTask] = Field(min_length=1)
     pools: dict[PoolName, FleetPool] = Field(min_length=1)
     workers: tuple[FleetWorker, ...]
     router: Router = Field(default_factory=Router)

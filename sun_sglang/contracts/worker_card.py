@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from sun_sglang.contracts.adapter import AdapterLimits
 from sun_sglang.contracts.scheme import Side
 
 WORKER_CARD_PATH: Final = "/sun/worker"
@@ -111,6 +112,7 @@ class WorkerCard(BaseModel):
         tuned_on: revision of the prefill weights on whose KV a decode worker's weights were tuned; empty if on none.
         first_token: the side that makes the first output token in the scheme with which its weights were tuned;
             `prefill` if they were not tuned. `contracts/first_token.py` decides for a pair.
+        adapters: the LoRA adapters that it accepts; None if it accepts none.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -132,6 +134,7 @@ class WorkerCard(BaseModel):
     tuned_for: Name = ""
     tuned_on: Name = ""
     first_token: Side = "prefill"
+    adapters: AdapterLimits | None = None
 
     @property
     def decoder(self) -> str:

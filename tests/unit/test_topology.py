@@ -128,7 +128,7 @@ def test_a_topology_cannot_be_changed() -> None:
             "sun.yaml:4: not valid YAML: key `math` is given twice",
         ),
         ("  base: {", "  'b ase': {", "pools.b ase: String should match pattern "),
-        ("tasks:", "task:", "tasks: is required"),
+        ("tasks:", "task:", "task: unknown key; known keys: `pools`, `tasks`, "),
         ("model: base-model", 'model: "a\\0b"', "pools.base.model: 'a\\x00b' is not a path"),
         ("model: base-model", "model: ~nobody-here/x", "pools.base.model: '~nobody-here/x' is not a path"),
         ("pools:", "? [a]\n: b\npools:", "sun.yaml:2: not valid YAML: a key is not a name"),

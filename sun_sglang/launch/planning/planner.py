@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sun_sglang.contracts.fleet_file import FLEET_FILE, Fleet, FleetPool
+from sun_sglang.contracts.fleet_file import FLEET_FILE, Fleet, FleetPool, FleetTask
 from sun_sglang.launch.planning.decode_cache.choice import cache_notes
 from sun_sglang.launch.planning.flags.engine_defaults import worker_flags
 from sun_sglang.launch.planning.flags.engine_flags import to_argv
@@ -147,7 +147,7 @@ def _rank_cores(ranks: int, cores: int) -> dict[str, str]:
 
 def _fleet(topology: Topology, router: RouterPlan, admin_key: Path) -> Fleet:
     return Fleet(
-        tasks=topology.tasks,
+        tasks={name: FleetTask(**task.model_dump(exclude={"adapter"})) for name, task in topology.tasks.items()},
         pools={name: FleetPool(role=pool.role, model=pool.model) for name, pool in topology.pools.items()},
         workers=(),
         router=topology.router.model_copy(update={"port": router.port}),

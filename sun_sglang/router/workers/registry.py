@@ -10,14 +10,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 
-from sun_sglang.contracts.fleet_file import Fleet, FleetWorker
+from sun_sglang.contracts.fleet_file import Fleet, FleetTask, FleetWorker
 from sun_sglang.contracts.worker_card import WorkerCard
 from sun_sglang.router.deadlines import DEFAULT, Deadlines
 from sun_sglang.router.protocol.prompt_length import PromptLimits
 from sun_sglang.router.workers.compatibility import NamedCard, card_fault, mismatch
 from sun_sglang.router.workers.worker import State, Worker
 from sun_sglang.router.workers.worker_paths import Pair, PathTable, PoolPair, Starts, UnusablePath, WorkerPath
-from sun_sglang.topology import Task
 
 
 class Registry:
@@ -197,7 +196,7 @@ class Registry:
         pools = {PoolPair.of(f.tasks[task]) for f in (self.fleet, self.wanted) if task in f.tasks}
         return tuple(one for pair in sorted(pools) for one in self._paths.between(pair).unusable)
 
-    def can_serve(self, task: Task) -> bool:
+    def can_serve(self, task: FleetTask) -> bool:
         """Return whether a proven pair may serve a task with these pools and this rule."""
         return bool(self._paths.between(PoolPair.of(task)).usable)
 

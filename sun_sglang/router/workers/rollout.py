@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from sun_sglang.contracts.fleet_file import Fleet, FleetWorker
+from sun_sglang.contracts.fleet_file import Fleet, FleetTask, FleetWorker
 from sun_sglang.router.workers.registry import Registry
-from sun_sglang.topology import Task
 
 
 class Rollout:
@@ -67,7 +66,7 @@ class Rollout:
             if worker.load.requests == 0:
                 registry.remove(name, "it was removed")
 
-    def _serve(self, tasks: dict[str, Task]) -> None:
+    def _serve(self, tasks: dict[str, FleetTask]) -> None:
         """Serve these tasks with the workers that are in the registry now."""
         registry = self._registry
         pools = registry.wanted.pools
@@ -78,7 +77,7 @@ class Rollout:
         workers = tuple(worker.spec for worker in registry.workers.values() if worker.spec.pool in pools)
         registry.serve(registry.wanted.model_copy(update={"tasks": tasks, "pools": pools, "workers": workers}))
 
-    def _with_proven_pools(self, name: str, task: Task) -> Task:
+    def _with_proven_pools(self, name: str, task: FleetTask) -> FleetTask:
         """Return a task as it can be served at once: with its new settings, and with its old pools unless proven."""
         now = self._registry.fleet.tasks.get(name)
         if now is None or self._registry.can_serve(task):

@@ -10,12 +10,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from sun_sglang.contracts.first_token import first_token_of
+from sun_sglang.contracts.fleet_file import FleetTask
 from sun_sglang.contracts.scheme import Side
 from sun_sglang.contracts.worker_card import WorkerCard
 from sun_sglang.router.protocol.prompt_length import PromptLimits
 from sun_sglang.router.workers.compatibility import NamedCard, decoder_mismatch, first_token_mismatch, mismatch
 from sun_sglang.router.workers.worker import Worker
-from sun_sglang.topology import Task
 
 
 class WorkerPath(NamedTuple):
@@ -59,7 +59,7 @@ class PoolPair(NamedTuple):
     any_decoder: bool
 
     @classmethod
-    def of(cls, task: Task) -> PoolPair:
+    def of(cls, task: FleetTask) -> PoolPair:
         """Return the pools and the rule of a task."""
         return cls(task.prefill, task.decode, task.any_decoder)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sun_sglang.contracts.fleet_file import FleetPool
+from sun_sglang.contracts.fleet_file import FleetPool, FleetTask
 from sun_sglang.contracts.worker_card import Identity
 from sun_sglang.errors import TopologyError, UserError
 from sun_sglang.launch.places.command import command_at
@@ -22,7 +22,7 @@ from sun_sglang.launch.planning.pool_settings import PoolSettings
 from sun_sglang.launch.planning.pools import Checkpoint, resolve_pools
 from sun_sglang.launch.planning.worker_kinds.cpu_kv_memory import cpu_kv_tokens
 from sun_sglang.launch.planning.worker_kinds.worker_kind import WorkerKind
-from sun_sglang.topology import EngineFlags, Task, Topology
+from sun_sglang.topology import EngineFlags, Topology
 from sun_sglang.topology_file import parse_topology
 
 SUN = """
@@ -170,7 +170,7 @@ def test_a_decode_worker_on_the_cpu_backs_up_without_cuda() -> None:
 def test_the_router_is_told_everything() -> None:
     found = plan(topology())
     assert found.router.url == "http://127.0.0.1:8000"
-    assert found.fleet.tasks["tool"] == Task(prefill="tool", decode="base")
+    assert found.fleet.tasks["tool"] == FleetTask(prefill="tool", decode="base")
     assert found.fleet.pools["math"] == FleetPool(role="prefill", model="math-model")
     assert found.fleet.workers == (), "their addresses come from the place"
     assert found.fleet.router.port == 8000
