@@ -29,7 +29,7 @@ from sun_sglang.patches import lora_host_memory, report_patches, worker_key
 from sun_sglang.patches.cache import few_grammars, paged_alloc_cpu, prefill_hits, prompt_only_cache
 from sun_sglang.patches.first_token import first_output, first_step, penalties, prompt_logprobs, split_prompt
 from sun_sglang.patches.patch import Patch
-from sun_sglang.patches.processes import fork_schedulers, idle_controller
+from sun_sglang.patches.processes import fork_schedulers, idle_controller, waiting_scheduler
 from sun_sglang.patches.transfer import first_ids_row, host_indices, keyed_transfer, nixl_dram
 from sun_sglang.patches.versions import installed_version, require_plugin_selected, require_supported
 from sun_sglang.patches.weights import apply, dtypes, load, schemes
@@ -50,6 +50,7 @@ ALL: tuple[Patch, ...] = (
     fork_schedulers.SERVER,
     fork_schedulers.CONTROLLER,
     idle_controller.PATCH,
+    waiting_scheduler.PATCH,
     worker_key.PATCH,
     keyed_transfer.LISTEN,
     keyed_transfer.MANAGER,

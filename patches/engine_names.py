@@ -158,6 +158,16 @@ USES = (
         attributes=("get_fill_ids", "prefix_indices"),
         only=("0.5.21",),
     ),
+    Use(
+        f"{_SRT}.managers.scheduler:Scheduler",
+        "patches/processes/waiting_scheduler.py",
+        attributes=("idle_sleeper", "is_fully_idle"),
+    ),
+    Use(
+        f"{_SRT}.managers.scheduler_components.idle_sleeper:IdleSleeper",
+        "patches/processes/waiting_scheduler.py",
+        attributes=("poller",),
+    ),
     Use(f"{_SRT}.managers.schedule_batch:ScheduleBatch", "patches/cache/prefill_hits.py", attributes=("reqs",)),
     Use(
         f"{_SRT}.managers.schedule_batch:Req",

@@ -22,6 +22,7 @@ from sun_sglang.patches.cache import prompt_only_cache
 from sun_sglang.patches.cache.few_grammars import MAX_GRAMMARS, compile_without_cache, drop_oldest
 from sun_sglang.patches.cache.prefill_hits import add_decode_hits, count_prefill_hits
 from sun_sglang.patches.patch import Patch
+from sun_sglang.patches.processes import waiting_scheduler
 from sun_sglang.patches.processes.idle_controller import WAIT_MS, wait_for_messages
 from sun_sglang.patches.report_patches import (
     PROOF_FILE_VARIABLE,
@@ -396,3 +397,17 @@ def test_idle_controllers_socket_waits_for_a_message_and_reports_that_none_came(
         assert controller.recv_from_tokenizer.recv_pyobj(flags=zmq.NOBLOCK) == ["two"]
         assert waits == [WAIT_MS] * 3
         assert controller.recv_from_tokenizer.type == zmq.PULL
+
+
+@pytest.mark.parametrize(
+    ("sleeps", "idle", "waits"),
+    [(True, False, [waiting_scheduler.WAIT_MS]), (True, True, []), (False, False, [])],
+)
+def test_scheduler_waits_between_polls_of_a_transfer(sleeps: bool, idle: bool, waits: list[int]) -> None:
+    polls: list[int] = []
+    calls: list[object] = []
+    sleeper = SimpleNamespace(poller=SimpleNamespace(poll=polls.append)) if sleeps else None
+    scheduler = SimpleNamespace(idle_sleeper=sleeper, is_fully_idle=lambda: idle)
+    waiting_scheduler.pause_while_waiting(calls.append, scheduler)
+    assert calls == [scheduler]
+    assert polls == waits
