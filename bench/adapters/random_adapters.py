@@ -1,35 +1,49 @@
-"""Random LoRA adapters of a real base: they change its answers and mean nothing, which is enough to measure time."""
+"""Random LoRA adapters: they change its answers and mean nothing, which is enough to measure time."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 from sun_sglang.checkpoint.adapter.base_fit import read_base_layers
+
+Sizes: TypeAlias = Mapping[str, tuple[int, int]]
+"""Sizes of output and input of each changed layer, by its place (`layers.0.self_attn.q_proj`)."""
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 # of an entry of B; with the A of PEFT's start an update is then a few percent of the weights
 _B_STD = 0.02
 
 
-def write_adapters(base: Path, directory: Path, count: int, *, rank: int) -> list[Path]:
+def layer_sizes(base: Path) -> Sizes:
+    """Return the sizes of the layers that the adapters of a base change.
+
+    Raises:
+        CheckpointError: the base cannot be read.
+    """
+    layers = read_base_layers(base).sizes
+    return {place: size for place, size in layers.items() if size and place.rpartition(".")[2] in TARGETS}
+
+
+def plain_sizes(blocks: int, width: int) -> Sizes:
+    """Return the sizes of square layers in some blocks: for workers without a model, which only read the files."""
+    return {f"layers.{block}.self_attn.{name}": (width, width) for block in range(blocks) for name in TARGETS}
+
+
+def write_adapters(sizes: Sizes, directory: Path, count: int, *, rank: int) -> list[Path]:
     """Write adapters `t000`, `t001`, ... in PEFT's format, each where it does not exist yet, and return their folders.
 
     Adapter N is the same whatever their number is. Weights are bfloat16.
 
     Args:
-        base: the base's checkpoint.
+        sizes: the layers that they change.
         directory: their folder.
         count: their number.
         rank: rank of every layer.
-
-    Raises:
-        CheckpointError: the base cannot be read.
     """
-    names = [f"t{number:03}" for number in range(count)]
-    folders = [directory / name for name in names]
-    layers = read_base_layers(base).sizes
-    sizes = {place: size for place, size in layers.items() if size and place.rpartition(".")[2] in TARGETS}
+    folders = [directory / f"t{number:03}" for number in range(count)]
     for number, folder in enumerate(folders):
         weights = folder / "adapter_model.safetensors"
         if not weights.exists():
@@ -49,7 +63,7 @@ def write_adapters(base: Path, directory: Path, count: int, *, rank: int) -> lis
     return folders
 
 
-def _write_weights(file: Path, sizes: dict[str, tuple[int, int]], rank: int, seed: int) -> None:
+def _write_weights(file: Path, sizes: Sizes, rank: int, seed: int) -> None:
     import torch
     from safetensors.torch import save_file
 

@@ -19,7 +19,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from sun_sglang.bench.adapters.random_adapters import write_adapters
+from sun_sglang.bench.adapters.random_adapters import layer_sizes, write_adapters
 from sun_sglang.bench.adapters.system_files import write_systems
 from sun_sglang.bench.processes import sun_command
 from sun_sglang.bench.report import RESULTS
@@ -57,7 +57,7 @@ def main(
     """Compare SUN with adapters, one multi-LoRA server and the plain base."""
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     try:
-        adapters = write_adapters(base, out / f"rank{rank}", count, rank=rank)
+        adapters = write_adapters(layer_sizes(base), out / f"rank{rank}", count, rank=rank)
         files = write_systems(out / system_name(count, slots), base, adapters, slots=slots or count, dtype=dtype)
     except UserError as e:
         console.print(f"[bold red]error:[/] {e}")

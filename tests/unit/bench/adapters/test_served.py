@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sun_sglang.bench.adapters.random_adapters import write_adapters
+from sun_sglang.bench.adapters.random_adapters import layer_sizes, write_adapters
 from sun_sglang.bench.adapters.served import bench_arguments
 from sun_sglang.bench.adapters.system_files import write_systems
 from sun_sglang.bench.serving.peers.peer_file import load_peer_file
@@ -16,9 +16,9 @@ from tests.support.adapters import write_base
 
 def test_write_adapters_makes_adapters_of_the_base_that_all_differ_and_keeps_those_that_exist(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base")
-    first = write_adapters(base, tmp_path / "many", 2, rank=3)
+    first = write_adapters(layer_sizes(base), tmp_path / "many", 2, rank=3)
     before = [(folder / "adapter_model.safetensors").stat().st_mtime_ns for folder in first]
-    folders = write_adapters(base, tmp_path / "many", 4, rank=3)
+    folders = write_adapters(layer_sizes(base), tmp_path / "many", 4, rank=3)
     assert [(folder / "adapter_model.safetensors").stat().st_mtime_ns for folder in folders[:2]] == before
     found = [read_adapter(folder) for folder in folders]
     assert len({ref.revision for ref in found}) == 4
@@ -29,7 +29,7 @@ def test_write_adapters_makes_adapters_of_the_base_that_all_differ_and_keeps_tho
 
 def test_write_systems_gives_every_system_the_same_tasks_and_no_absolute_path(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base")
-    adapters = write_adapters(base, tmp_path / "many", 3, rank=2)
+    adapters = write_adapters(layer_sizes(base), tmp_path / "many", 3, rank=2)
     sun, lora, plain = write_systems(tmp_path / "systems", base, adapters, slots=2, dtype="float32")
     topology, bare, peer = load_topology(sun), load_topology(plain), load_peer_file(lora)
     assert list(topology.tasks) == list(bare.tasks) == list(peer.tasks) == ["t000", "t001", "t002"]
