@@ -120,7 +120,7 @@ class Router:
         self.queue = AdmissionQueue(self.registry, self.metrics, self.clock)
         self.siblings = SiblingProcesses(path, process, fleet.router.processes, deadlines)
         self._shared = _share(self.registry, path, process, deadlines)
-        self.store = FleetStore(self.registry, path, log, deadlines)
+        self.store = FleetStore(self.registry, path, log, deadlines, self.in_flight.has)
         self.length_check = LengthChecker(session, self.registry, log, deadlines)
         self.tokenizer_client = TokenizerClient(session, self.registry, deadlines)
         estimate = WorkEstimate(self.registry)

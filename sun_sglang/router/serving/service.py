@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
 
+from sun_sglang.contracts.fleet_file import FleetTask
 from sun_sglang.errors import RequestError
 from sun_sglang.router.auth.access import visible_tasks
 from sun_sglang.router.auth.api_keys import ApiKey
@@ -19,7 +20,7 @@ from sun_sglang.router.observability.metrics import Metrics
 from sun_sglang.router.observability.request_context import current_context
 from sun_sglang.router.protocol.fan_out import SingleRequest, has_several_answers, split_request
 from sun_sglang.router.protocol.fields.patterns import check_patterns
-from sun_sglang.router.protocol.request import Endpoint, Request, Translate, parse_request
+from sun_sglang.router.protocol.request import Endpoint, Request, Translate, choose_task, parse_request
 from sun_sglang.router.scheduling.cost import Cost
 from sun_sglang.router.scheduling.prefix_keys import PrefixKeys, prefix_keys
 from sun_sglang.router.scheduling.recent_sessions import session_name
@@ -104,7 +105,7 @@ class Service:
         )
         current_context.get().task = request.task
         # the task may leave the fleet before the request is dispatched
-        pool = self._registry.fleet.tasks[request.task].prefill
+        task = self._registry.fleet.tasks[request.task]
         if "stop_regex" in self._allowed:
             await check_patterns(request.body)
         singles = split_request(request)
@@ -117,7 +118,10 @@ class Service:
         session = session_name(owner, http.headers.get(SESSION_HEADER))
         try:
             checked = await self._check_length(request, singles)
-            pair_requests = self._pair_requests(request, singles, costs, pool, session)
+            if request.task not in self._registry.fleet.tasks:
+                # it was removed while the prompt was counted; requests that are in flight are served to their end
+                choose_task(request.task, None, visible_tasks(self._registry.task_names))
+            pair_requests = self._pair_requests(request, singles, costs, task, session)
         except (ApiError, RequestError):
             if key is not None:
                 key.refund(work)
@@ -168,13 +172,13 @@ class Service:
         request: Request,
         singles: Sequence[SingleRequest],
         costs: Sequence[Cost],
-        pool: str,
+        task: FleetTask,
         session: str | None,
     ) -> tuple[PairRequest, ...]:
         keys: list[PrefixKeys] = []
         if self._needs_keys:
             for single in singles[:: request.n]:
-                of = cache_namespace(pool, "", single.extra_key, single.cache_salt)
+                of = cache_namespace(task.prefill, "", single.extra_key, single.cache_salt, adapter=task.adapter)
                 keys.append(prefix_keys(request.endpoint, single.body, of=of, session=session))
         model = worker_model(request.task)
         return make_pair_requests(request, singles, costs, worker_model=model, keys=keys, max_bytes=self._max_sent)
