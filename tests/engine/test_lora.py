@@ -36,13 +36,13 @@ def adapters(deployment: Deployment, models: Path, tmp_path: Path) -> Iterator[d
             post("unload_lora_adapter", lora_name=name)
 
 
-def write_adapter(path: Path, base: Path, seed: int) -> Path:
+def write_adapter(path: Path, base: Path, seed: int, *, rank: int = 4) -> Path:
     """Write a random adapter for all linear layers that changes the logits; return its directory."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    config = LoraConfig(r=rank, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
     generator = torch.Generator().manual_seed(seed)
     for name, weight in model.named_parameters():
