@@ -20,7 +20,7 @@ from sun_sglang.router.observability.metrics import Metrics
 from sun_sglang.router.observability.request_context import current_context
 from sun_sglang.router.protocol.fan_out import SingleRequest, has_several_answers, split_request
 from sun_sglang.router.protocol.fields.patterns import check_patterns
-from sun_sglang.router.protocol.request import Endpoint, Request, Translate, choose_task, parse_request
+from sun_sglang.router.protocol.request import Endpoint, Request, Translate, parse_request
 from sun_sglang.router.scheduling.cost import Cost
 from sun_sglang.router.scheduling.prefix_keys import PrefixKeys, prefix_keys
 from sun_sglang.router.scheduling.recent_sessions import session_name
@@ -118,9 +118,6 @@ class Service:
         session = session_name(owner, http.headers.get(SESSION_HEADER))
         try:
             checked = await self._check_length(request, singles)
-            if request.task not in self._registry.fleet.tasks:
-                # it was removed while the prompt was counted; requests that are in flight are served to their end
-                choose_task(request.task, None, visible_tasks(self._registry.task_names))
             pair_requests = self._pair_requests(request, singles, costs, task, session)
         except (ApiError, RequestError):
             if key is not None:

@@ -6,14 +6,17 @@ State; no I/O. `health/adapters/` loads adapters into workers, proves them, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from sun_sglang.contracts.adapter import AdapterRef
 from sun_sglang.router.adapters.limits import adapter_fault
 from sun_sglang.router.adapters.proofs import AdapterProofs
-from sun_sglang.router.workers.task_paths import TaskPath, TaskUse
+from sun_sglang.router.workers.task_paths import Needs, TaskPath, TaskUse
 from sun_sglang.router.workers.worker import Worker
 from sun_sglang.router.workers.worker_paths import Pair, PoolPaths
+
+_NONE: Needs = MappingProxyType({})
 
 
 class AdapterObstacle(NamedTuple):
@@ -44,16 +47,18 @@ class AdapterTable:
     Attributes:
         on_needed: called when a prefill worker may need another adapter, or one less.
         on_proven: called when an adapter was proven on a worker.
+        on_revoked: called with the name of a worker and an adapter that it reported as missing.
     """
 
     def __init__(self, workers: Mapping[str, Worker], members: Callable[[str], Sequence[Worker]]) -> None:
         self._workers = workers
         self._members = members
         self._proofs = AdapterProofs()
-        self._needed: Mapping[str, tuple[AdapterRef, ...]] = {}
+        self._needed: Mapping[str, Needs] = {}
         self._found: dict[TaskPath, _Found] = {}
         self.on_needed: list[Callable[[], None]] = []
         self.on_proven: list[Callable[[], None]] = []
+        self.on_revoked: list[Callable[[str, AdapterRef], None]] = []
 
     # --- events -----------------------------------------------------------------------------------------------------
 
@@ -90,6 +95,8 @@ class AdapterTable:
         """
         worker = self._workers.get(name)
         if worker is not None and worker.incarnation == incarnation and self._proofs.revoke(name, adapter.name):
+            for listener in self.on_revoked:
+                listener(name, adapter)
             self.report_needed()
 
     def forget(self, name: str) -> None:
@@ -103,9 +110,12 @@ class AdapterTable:
 
     # --- questions --------------------------------------------------------------------------------------------------
 
-    def needed(self, pool: str) -> Sequence[AdapterRef]:
-        """Return the adapters that each worker of a prefill pool needs."""
-        return self._needed.get(pool, ())
+    def needed(self, pool: str) -> Needs:
+        """Return the adapters that each worker of a prefill pool needs, with the pairs of pools of their tasks.
+
+        The object is another one after each change of the tasks.
+        """
+        return self._needed.get(pool, _NONE)
 
     def is_proven(self, worker: Worker, adapter: AdapterRef) -> bool:
         """Return whether an adapter is in effect on this start of a worker."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+from sun_sglang.contracts.adapter import AdapterRef
 from sun_sglang.contracts.fleet_file import Fleet, FleetTask, FleetWorker
 from sun_sglang.contracts.worker_card import WorkerCard
 from sun_sglang.router.deadlines import DEFAULT, Deadlines
@@ -240,6 +241,11 @@ class Registry:
         """Return whether a proven pair may serve a task with these pools, these rules and this adapter."""
         return bool(self._between(TaskPath.of(task)).usable)
 
+    def adapter_pairs(self, worker: Worker, adapter: AdapterRef) -> Sequence[Pair]:
+        """Return the proven pairs of a prefill worker that tasks with this adapter use, once it is proven there."""
+        found = (self._paths.between(p).usable for p in self.adapters.needed(worker.spec.pool).get(adapter, ()))
+        return [Pair(worker, pair.decode, adapter) for pairs in found for pair in pairs if pair.prefill is worker]
+
     def starts(self, path: WorkerPath) -> Starts | None:
         """Return the incarnations of a path's workers; None unless both workers are admitted."""
         return self._paths.starts(path)
@@ -295,7 +301,7 @@ class Registry:
         """Derive from the tasks which pairs of pools they use, and which adapters."""
         self.task_names = tuple(self.fleet.tasks)
         served = {**self.leaving, **self.fleet.tasks}
-        self._use = TaskUse.of(served, (*self.wanted.tasks.values(), *self._trials))
+        self._use = TaskUse.of(served, self._trials, self.wanted.tasks.values())
         self._paths.keep(self._use.pools)
         self.adapters.use(self._use)
 

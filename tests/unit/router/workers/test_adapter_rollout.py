@@ -38,7 +38,7 @@ def served(registry: Registry, task: str) -> set[AdapterRef | None]:
     return {pair.adapter for pair in registry.usable(task)}
 
 
-@pytest.mark.invariant("I11")
+@pytest.mark.invariant("I23")
 def test_task_with_another_adapter_keeps_the_old_one_until_the_new_one_is_proven() -> None:
     registry, rollout = start(adapter_tasks(2))
     rollout.change(with_task(registry.wanted, "task-0", adapter(9)))
@@ -64,7 +64,7 @@ def test_task_that_loses_its_adapter_moves_at_once() -> None:
     registry, rollout = start(adapter_tasks(1))
     rollout.change(with_task(registry.wanted, "task-0", None))
     assert served(registry, "task-0") == {None}
-    assert registry.adapters.needed("p") == ()
+    assert not registry.adapters.needed("p")
 
 
 @pytest.mark.invariant("I14")
@@ -75,11 +75,11 @@ def test_removed_task_with_requests_keeps_its_pairs_and_its_adapter_until_they_h
     assert not {"task-0", "task-1"} & set(registry.task_names)
     assert served(registry, "task-0") == {adapter(0)}
     assert served(registry, "task-1") == set()
-    assert registry.adapters.needed("p") == (adapter(0),)
+    assert set(registry.adapters.needed("p")) == {adapter(0)}
     busy.clear()
     registry.progress()
     assert served(registry, "task-0") == set()
-    assert registry.adapters.needed("p") == ()
+    assert not registry.adapters.needed("p")
     assert registry.fleet is registry.wanted
 
 
@@ -109,7 +109,7 @@ def test_removed_task_that_is_added_again_is_served_with_its_new_settings() -> N
     rollout.change(with_task(adapter_tasks(0), "task-0", None))
     assert registry.leaving == {}
     assert served(registry, "task-0") == {None}
-    assert registry.adapters.needed("p") == ()
+    assert not registry.adapters.needed("p")
 
 
 def test_trial_of_a_task_needs_its_paths_and_its_adapter_and_serves_nothing() -> None:
@@ -123,6 +123,6 @@ def test_trial_of_a_task_needs_its_paths_and_its_adapter_and_serves_nothing() ->
     registry.end_trial(task)
     assert registry.can_serve(task)
     registry.end_trial(task)
-    assert registry.adapters.needed("p") == (adapter(0),)
+    assert set(registry.adapters.needed("p")) == {adapter(0)}
     assert not registry.can_serve(task)
     assert len(registry.task_names) == 400

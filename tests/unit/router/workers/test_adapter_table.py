@@ -26,7 +26,7 @@ def prefills(pairs: tuple[Pair, ...]) -> set[str]:
     return {pair.prefill.name for pair in pairs}
 
 
-@pytest.mark.invariant("I11")
+@pytest.mark.invariant("I23")
 def test_task_with_an_adapter_is_served_by_the_workers_on_which_it_is_proven() -> None:
     registry = registry_of(adapter_tasks(2))
     assert registry.usable("task-0") == ()
@@ -46,20 +46,20 @@ def test_400_adapters_on_shared_pools_need_one_canary_per_pair_of_workers_and_ar
     for name in DECODES:
         registry.admit(name, card("decode"))
     assert prove_all(registry) == 4 * 8
-    assert registry.adapters.needed("p") == tuple(adapter(i) for i in range(400))
-    assert registry.adapters.needed("lone") == ()
+    assert tuple(registry.adapters.needed("p")) == tuple(adapter(i) for i in range(400))
+    assert not registry.adapters.needed("lone")
 
 
 def test_two_tasks_with_equal_adapters_need_one() -> None:
     fleet = adapter_tasks(1)
     again = fleet.tasks["task-1"].model_copy(update={"adapter": adapter(0)})
     registry = registry_of(fleet.model_copy(update={"tasks": {**fleet.tasks, "task-1": again}}))
-    assert registry.adapters.needed("p") == (adapter(0),)
+    assert set(registry.adapters.needed("p")) == {adapter(0)}
     prove_adapters(registry, "p0")
     assert prefills(registry.usable("task-0")) == prefills(registry.usable("task-1")) == {"p0"}
 
 
-@pytest.mark.invariant("I11")
+@pytest.mark.invariant("I23")
 def test_proof_of_an_adapter_is_void_after_a_restart_of_the_worker_alone() -> None:
     registry = registry_of(adapter_tasks(1))
     prove_adapters(registry, "p0", "p1")
