@@ -93,8 +93,8 @@ def _prompt_notes(task: str, ref: AdapterRef, pool: ResolvedPool) -> Iterator[st
     for kind, (of_adapter, of_pool) in own.items():
         if of_adapter != of_pool:
             yield (
-                f"tasks.{task}.adapter: {directory} holds another {kind} than `{pool.name}` serves with: an adapter that "
-                "was tuned with it gets other prompts here."
+                f"tasks.{task}.adapter: {directory} holds another {kind} than `{pool.name}` serves with: an adapter "
+                "that was tuned with it gets other prompts here."
             )
 
 
