@@ -22,9 +22,9 @@ from sun_sglang.bench.smollm2.english.rows import SEED, Row, Splits, sample
 SYSTEM = "Answer with one function call in Python."
 _TESTED = ("simple_python", "live_simple", "multiple")
 _TRAINED = (*_TESTED, "live_multiple")
-_TEST, _VALIDATION, _TRAIN = 250, 40, 1000
+_TEST, _VALIDATION, _TRAIN = 200, 40, 640
 _OF_ONE_FUNCTION = 8  # rows: a few functions have up to 94 questions
-_LONGEST = 700  # characters of a prompt
+_LONGEST = 600  # characters of a prompt
 
 
 @dataclass(frozen=True)
