@@ -101,7 +101,7 @@ def _writes_the_report() -> bool:
 
     Data-parallel ranks have slots of their own, and SGLang loads no adapters into such a server while it runs.
     """
-    from sglang.srt.distributed import get_pp_group, get_tensor_model_parallel_rank
+    from sglang.srt.distributed.parallel_state import get_pp_group, get_tensor_model_parallel_rank
     from sglang.srt.runtime_context import get_parallel
 
     first = get_tensor_model_parallel_rank() == 0 and get_pp_group().is_first_rank

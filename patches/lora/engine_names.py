@@ -13,8 +13,8 @@ USES = (
     ),
     Use(f"{_SRT}.lora.mem_pool:LoRAMemoryPool", "patches/lora/cold_loads.py", attributes=("uid_to_buffer_id",)),
     Use(f"{_SRT}.lora.lora_registry:LoRARef", "patches/lora/cold_loads.py", attributes=("lora_name",)),
-    Use(f"{_SRT}.distributed:get_pp_group", "patches/lora/cold_loads.py", 0),
-    Use(f"{_SRT}.distributed:get_tensor_model_parallel_rank", "patches/lora/cold_loads.py", 0),
+    Use(f"{_SRT}.distributed.parallel_state:get_pp_group", "patches/lora/cold_loads.py", 0),
+    Use(f"{_SRT}.distributed.parallel_state:get_tensor_model_parallel_rank", "patches/lora/cold_loads.py", 0),
     Use(f"{_SRT}.runtime_context:get_parallel", "patches/lora/cold_loads.py", 0),
     Use(
         f"{_SRT}.managers.io_struct:LoadLoRAAdapterReqInput",
