@@ -50,6 +50,7 @@ class EmulatedWorker:
         costs = load_costs(path) if path else CostModel()
         identity = emulated_identity(settings)
         limits = TokenLimits(context_length(settings), settings.max_total_tokens or costs.kv_tokens)
+        self.settings = settings
         self.card = make_card(settings, identity, limits)
         self.faults = FaultInjector()
         slots = AdapterSlots(settings.adapters.slots) if settings.adapters is not None else None

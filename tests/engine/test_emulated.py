@@ -521,7 +521,7 @@ async def test_cards_agree(raw: httpx.AsyncClient, real: Pair, emulated: Pair) -
 async def test_loads_and_unloads_of_adapters_and_requests_for_them_agree(
     raw: httpx.AsyncClient, real_lora: Pair, emulated_lora: Pair, models: Path, tmp_path: Path
 ) -> None:
-    good, big = (write_adapter(tmp_path / f"r{rank}", models / "llama-a", 1, rank=rank) for rank in (4, 16))
+    good, big = (write_adapter(tmp_path / f"r{rank}", models / "llama-a", 77, rank=rank) for rank in (4, 16))
     (tmp_path / "empty").mkdir()
     ref = read_adapter(good)
     request = {"input_ids": [10, 11, 12], "sampling_params": GREEDY, "extra_key": uuid.uuid4().hex}

@@ -3,7 +3,8 @@
 Questions, functions and possible answers are those of the categories `simple_python`, `live_simple` and `multiple`, and
 of `live_multiple`, which is for training only and keeps one other function beside the right one. The prompt shows a
 function as a typed signature with its description; the parameters' descriptions are left out, so that scores are not
-those of BFCL's leaderboard; questions in other languages than English are left out. No function that a test prompt shows is shown in training.
+those of BFCL's leaderboard; questions in other languages than English are left out. No function that a test prompt
+shows is shown in training.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from sun_sglang.bench.smollm2.english.rows import SEED, Row, Splits, sample
 SYSTEM = "Answer with one function call in Python."
 _TESTED = ("simple_python", "live_simple", "multiple")
 _TRAINED = (*_TESTED, "live_multiple")
-_TEST, _VALIDATION, _TRAIN = 250, 40, 1000
+_TEST, _VALIDATION, _TRAIN = 200, 40, 640
 _OF_ONE_FUNCTION = 8  # rows: a few functions have up to 94 questions
-_LONGEST = 700  # characters of a prompt
+_LONGEST = 600  # characters of a prompt
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 Source: github.com/tldr-pages/tldr, `pages/common` and `pages/linux`, the pages of the programs below. The request is an
 example's description with the program's name. Of an option's forms `{{[-a|--all]}}` the first is kept, of a command's
-forms `{{[c|config]}}` the last, and other placeholders lose their braces. A program has examples in training and others in test.
+forms `{{[c|config]}}` the last, and other placeholders lose their braces. A program has examples in training and
+others in test.
 """
 
 from __future__ import annotations
