@@ -13,12 +13,13 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from sun_sglang.checkpoint.adapter.read import read_adapter
 from sun_sglang.checkpoint.kv.size import kv_bytes_per_token
+from sun_sglang.checkpoint.locate import find_checkpoint
 from sun_sglang.contracts.worker_card import Identity
 from sun_sglang.contracts.worker_key import read_key
 from sun_sglang.emulator.api.server import Server
-from sun_sglang.emulator.engine.adapters import AdapterRegistry, ReadAdapter
+from sun_sglang.emulator.engine.adapter_files import AdapterFiles
+from sun_sglang.emulator.engine.adapters import AdapterRegistry
 from sun_sglang.emulator.engine.decode import DecodeEngine
 from sun_sglang.emulator.engine.engine import Engine, EngineParts
 from sun_sglang.emulator.engine.prefill import PrefillEngine
@@ -38,23 +39,23 @@ class EmulatedWorker:
 
     Args:
         settings: the worker's settings.
-        read: reads the directory of a LoRA adapter.
 
     Raises:
         CheckpointError: `settings.model` is a checkpoint that cannot be read.
         CostError: the cost file is wrong.
     """
 
-    def __init__(self, settings: Settings, read: ReadAdapter = read_adapter) -> None:
+    def __init__(self, settings: Settings) -> None:
         path = costs_path(settings.emulation)
         costs = load_costs(path) if path else CostModel()
         identity = emulated_identity(settings)
         limits = TokenLimits(context_length(settings), settings.max_total_tokens or costs.kv_tokens)
+        self.settings = settings
         self.card = make_card(settings, identity, limits)
         self.faults = FaultInjector()
         slots = AdapterSlots(settings.adapters.slots) if settings.adapters is not None else None
         self.engine = _engine(settings, costs, identity, limits, self.faults, slots)
-        self.adapters = self._adapters(settings, slots, read)
+        self.adapters = self._adapters(settings, slots)
         parser = RequestParser(
             bytes_per_token=settings.emulation.bytes_per_token,
             vocab_size=identity.vocab_size,
@@ -69,14 +70,16 @@ class EmulatedWorker:
         self._first_fault = settings.emulation.fault
         self._engine_task: asyncio.Task[None] | None = None
 
-    def _adapters(self, settings: Settings, slots: AdapterSlots | None, read: ReadAdapter) -> AdapterRegistry | None:
+    def _adapters(self, settings: Settings, slots: AdapterSlots | None) -> AdapterRegistry | None:
         if settings.adapters is None or slots is None:
             return None
+
+        files = AdapterFiles(find_checkpoint(settings.model, settings.revision))
 
         async def spend() -> None:
             await self.engine.block(self.engine.current_costs().lora_load)
 
-        return AdapterRegistry(settings.adapters, slots, self.faults, read=read, spend=spend)
+        return AdapterRegistry(settings.adapters, slots, self.faults, files=files, spend=spend)
 
     async def start(self) -> None:
         """Start the engine and the HTTP server, and activate the fault of the settings."""

@@ -20,6 +20,9 @@ from typing import Any
 import httpx
 import pytest
 
+from sun_sglang.checkpoint.adapter.read import read_adapter
+from sun_sglang.contracts.adapter import NAME_PREFIX
+from sun_sglang.contracts.adapters_report import ADAPTERS_PATH
 from sun_sglang.contracts.first_token import ONE_TOKEN, mark_decode_first
 from sun_sglang.emulator.protocol.reply_shapes import SHAPES
 from sun_sglang.emulator.settings import parse_settings
@@ -518,8 +521,9 @@ async def test_cards_agree(raw: httpx.AsyncClient, real: Pair, emulated: Pair) -
 async def test_loads_and_unloads_of_adapters_and_requests_for_them_agree(
     raw: httpx.AsyncClient, real_lora: Pair, emulated_lora: Pair, models: Path, tmp_path: Path
 ) -> None:
-    good, big = (write_adapter(tmp_path / f"r{rank}", models / "llama-a", 1, rank=rank) for rank in (4, 16))
+    good, big = (write_adapter(tmp_path / f"r{rank}", models / "llama-a", 77, rank=rank) for rank in (4, 16))
     (tmp_path / "empty").mkdir()
+    ref = read_adapter(good)
     request = {"input_ids": [10, 11, 12], "sampling_params": GREEDY, "extra_key": uuid.uuid4().hex}
     use, own = {**request, "lora_path": "conform"}, {"lora_name": "conform"}
     # in this order
@@ -545,6 +549,12 @@ async def test_loads_and_unloads_of_adapters_and_requests_for_them_agree(
         ("/generate", use),
         ("/unload_lora_adapter", own),
         ("/unload_lora_adapter", own),
+        # names of the router's, which stand for a content
+        ("/load_lora_adapter", {"lora_name": f"{NAME_PREFIX}{'0' * 16}", "lora_path": str(good)}),
+        ("/load_lora_adapter", {"lora_name": ref.name, "lora_path": str(tmp_path / "nothing")}),
+        ("/load_lora_adapter", {"lora_name": ref.name, "lora_path": str(good)}),
+        ("/generate", {**request, "lora_path": ref.name}),
+        ("/load_lora_adapter", {"lora_name": ref.name, "lora_path": str(good)}),
     ]
     different = {}
     for number, (path, body) in enumerate(steps):
@@ -552,6 +562,13 @@ async def test_loads_and_unloads_of_adapters_and_requests_for_them_agree(
         if theirs != ours:
             different[f"{number} {path}"] = {"real": theirs, "emulated": ours}
     assert not different, json.dumps(different, indent=1)
+    for side in ("prefill", "decode"):
+        pages = [(await raw.get(f"{getattr(p, side)}{ADAPTERS_PATH}")).json() for p in (real_lora, emulated_lora)]
+        for page in pages:
+            assert page.keys() == {"resident", "cold"}
+            assert ref.name in page["resident"]
+            assert {n: page["cold"][n]["loads"] for n in ("conform", ref.name)} == {"conform": 2, ref.name: 1}
+        await raw.post(f"{getattr(real_lora, side)}/unload_lora_adapter", json={"lora_name": ref.name})
 
 
 async def step(client: httpx.AsyncClient, pair: Pair, path: str, body: dict[str, Any]) -> Any:

@@ -39,12 +39,12 @@ class AdapterHandlers:
         return _reply(_DISABLED if self._adapters is None else await self._finish(self._adapters.unload(name)))
 
     async def page(self, _: web.Request) -> web.Response:
-        """Answer `GET /sun/adapters`; 404 on a worker without LoRA."""
+        """Answer `GET /sun/adapters`; a worker without LoRA has nothing to report."""
         if self._adapters is None:
-            raise web.HTTPNotFound
+            return json_reply(AdaptersReport().model_dump(mode="json"))
         slots = self._adapters.slots
         cold = {name: ColdLoads(loads=c.loads, seconds=c.seconds) for name, c in slots.cold.items()}
-        return json_reply(AdaptersReport(resident=slots.resident, cold=cold).model_dump(mode="json"))
+        return json_reply(AdaptersReport(resident=tuple(sorted(slots.resident)), cold=cold).model_dump(mode="json"))
 
     async def _finish(self, update: Coroutine[Any, Any, UpdateReply]) -> UpdateReply:
         """Return the reply of an update, which goes on when its client is gone, as in SGLang."""

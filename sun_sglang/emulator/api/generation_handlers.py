@@ -9,7 +9,8 @@ from aiohttp import web
 
 from sun_sglang.emulator.api.json_reply import json_reply
 from sun_sglang.emulator.api.responses import Responses
-from sun_sglang.emulator.engine.adapters import AdapterRefusedError, AdapterRegistry
+from sun_sglang.emulator.engine.adapter_files import AdapterRefusedError
+from sun_sglang.emulator.engine.adapters import AdapterRegistry
 from sun_sglang.emulator.engine.engine import Engine
 from sun_sglang.emulator.engine.generation import Generation
 from sun_sglang.emulator.fault_injection import FaultInjector

@@ -16,15 +16,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sun_sglang.contracts.adapter import NAME_PREFIX, AdapterLimits, AdapterRef
+from sun_sglang.emulator.engine.adapter_files import AdapterFiles, AdapterRefusedError
 from sun_sglang.emulator.fault_injection import FaultInjector
-from sun_sglang.errors import SunError
 from sun_sglang.sim.adapter_slots import AdapterSlots
-
-ReadAdapter = Callable[[Path], AdapterRef]
-
-
-class AdapterRefusedError(Exception):
-    """A load, an unload or a request that SGLang refuses; the text is SGLang's message."""
 
 
 class UpdateReply(NamedTuple):
@@ -84,7 +78,7 @@ class AdapterRegistry:
         limits: the adapters that it accepts.
         slots: its slots.
         faults: the faults to simulate.
-        read: returns the description of an adapter's directory; raises SunError if it cannot be served.
+        files: reads the directories of adapters.
         spend: takes the time of one read, during which the engine does nothing else.
     """
 
@@ -94,13 +88,13 @@ class AdapterRegistry:
         slots: AdapterSlots,
         faults: FaultInjector,
         *,
-        read: ReadAdapter,
+        files: AdapterFiles,
         spend: Callable[[], Awaitable[None]],
     ) -> None:
         self.limits = limits
         self.slots = slots
         self._faults = faults
-        self._read = read
+        self._files = files
         self._spend = spend
         self._lock = asyncio.Lock()
         self._faults_changed = asyncio.Event()
@@ -122,6 +116,11 @@ class AdapterRegistry:
 
     async def load(self, name: str, path: str) -> UpdateReply:
         """Load an adapter, and unload the least recently used ones over `max_loaded`."""
+        if name.startswith(NAME_PREFIX):
+            try:
+                await asyncio.to_thread(self._files.verify, name, Path(path))
+            except AdapterRefusedError as e:
+                return UpdateReply(False, str(e), None)
         async with self._lock:
             await self._wait_held()
             try:
@@ -204,10 +203,12 @@ class AdapterRegistry:
             raise AdapterRefusedError(f"Failed to load LoRA adapter {name} because it is already loaded")
         if self._faults.apply(None, "skip_load"):
             return LoadedAdapter(name, path, "")
-        found = await asyncio.to_thread(_read, self._read, path)
+        found = await asyncio.to_thread(self._files.read, Path(path))
         self._require_within_limits(name, found)
         if name.startswith(NAME_PREFIX) and name != found.name:
-            raise AdapterRefusedError(f"{path}: the content of the adapter is {found.name}, not {name}")
+            raise AdapterRefusedError(
+                f"{path}: changed while it was loaded as {name}; load it again under the name of its content"
+            )
         return LoadedAdapter(name, path, found.revision)
 
     def _require_within_limits(self, name: str, found: AdapterRef) -> None:
@@ -221,25 +222,3 @@ class AdapterRegistry:
 
     def _paths(self) -> dict[str, str]:
         return {a.name: a.path for a in (*self._unloading.values(), *self._registered.values())}
-
-
-def _read(read: ReadAdapter, path: str) -> AdapterRef:
-    """Return the adapter in a directory.
-
-    Raises:
-        AdapterRefusedError: it cannot be read.
-    """
-    directory = Path(path)
-    if not directory.is_dir():
-        # SGLang takes it for a name on the Hugging Face hub
-        raise AdapterRefusedError(
-            f"Repo id must be in the form 'repo_name' or 'namespace/repo_name': '{path}'. Use `repo_type` argument if "
-            "needed."
-        )
-    config = directory / "adapter_config.json"
-    if not config.is_file():
-        raise AdapterRefusedError(f"[Errno 2] No such file or directory: '{config}'")
-    try:
-        return read(directory)
-    except SunError as e:
-        raise AdapterRefusedError(str(e)) from e

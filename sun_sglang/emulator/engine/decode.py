@@ -79,6 +79,10 @@ class DecodeEngine(Engine):
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._peers.close()
 
+    async def beat(self) -> None:
+        """Send one heartbeat to each prefill worker now, and give up those that have missed too many."""
+        await self._peers.beat()
+
     def load(self) -> dict[str, Any]:
         """Return the counts of `/v1/loads`."""
         s = self.scheduler

@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 
 from sun_sglang.bench.polling import wait_until
+from sun_sglang.checkpoint.adapter.read import read_adapter
 from sun_sglang.contracts.adapter import AdapterRef
 from sun_sglang.emulator.fault_injection import Fault
 from sun_sglang.emulator.protocol.fake_tokens import prompt_logprobs
@@ -18,6 +19,7 @@ from sun_sglang.emulator.protocol.request_parser import adapter_of_model
 from sun_sglang.emulator.settings import parse_settings
 from sun_sglang.emulator.worker import EmulatedWorker
 from sun_sglang.errors import TopologyError
+from tests.support.adapters import adapter_shapes, write_adapter, write_base
 from tests.support.emulator import LORA, Start, ask, at_rest, expected, flags, legs, make_adapter, post, url
 
 PROMPT = [3, 1, 4, 1, 5]
@@ -61,7 +63,7 @@ async def test_answers_and_prompt_logprobs_follow_from_the_adapter(
     assert len({tuple(prompt_logprobs(weights, PROMPT, r)) for r in ("", x.revision, y.revision)}) == 3
     assert max(prompt_logprobs(weights, list(range(500)), x.revision)) < 0
     assert await page(client, prefill) == {
-        "resident": [x.name, y.name],
+        "resident": sorted((x.name, y.name)),
         "cold": {ref.name: {"loads": 1, "seconds": 0.0} for ref in (x, y)},
     }
 
@@ -105,8 +107,7 @@ async def test_card_reports_the_limits_and_a_plain_worker_refuses_adapters(
     status, reply = await post(client, plain, legs(plain, PROMPT, 1, lora_path="x"))
     assert status == 400
     assert "LoRA is not enabled" in reply["error"]["message"]
-    async with client.get(f"{url(plain)}/sun/adapters") as reply:
-        assert reply.status == 404
+    assert await page(client, plain) == {"resident": [], "cold": {}}
 
 
 @pytest.mark.parametrize(
@@ -140,10 +141,22 @@ async def test_load_refuses_a_directory_whose_content_has_changed(
     ref = make_adapter(tmp_path / "x", 1)
     other = make_adapter(tmp_path / "x", 2)
     status, reply = await load(client, prefill, ref)
-    assert status == 400
-    assert other.name in reply["error_message"]
+    assert (status, reply["loaded_adapters"]) == (400, None)
+    assert f"its content is {other.name}, and it was to be loaded as {ref.name}" in reply["error_message"]
     status, reply = await change(client, prefill, "load", lora_name="own", lora_path=ref.directory)
     assert (status, reply["loaded_adapters"]) == (200, {"own": ref.directory}), "any other name stands for no content"
+
+
+async def test_load_refuses_an_adapter_of_another_base(
+    start: Start, client: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    prefill = await start("prefill", str(write_base(tmp_path / "base")), *LORA)
+    fits = make_adapter(tmp_path / "x", 1)
+    write_adapter(tmp_path / "y", shapes={k: tuple(2 * n for n in v) for k, v in adapter_shapes(rank=1).items()})
+    assert (await load(client, prefill, fits))[0] == 200
+    status, reply = await load(client, prefill, read_adapter(tmp_path / "y"))
+    assert status == 400
+    assert "it is an adapter of another model" in reply["error_message"]
 
 
 async def test_unload_waits_for_the_requests_that_use_the_adapter_and_a_later_request_loads_it_again(
