@@ -13,6 +13,7 @@ import typer
 from sun_sglang.errors import TopologyError, UserError
 
 if TYPE_CHECKING:
+    from sun_sglang.contracts.adapter import AdapterRef
     from sun_sglang.launch.deployment import Prepared
 
 EXAMPLE = "sun check configs/demo/sun.yaml"
@@ -45,7 +46,10 @@ def describe(prepared: Prepared) -> dict[str, Any]:
     topology, findings, plan = prepared.topology, prepared.findings, prepared.plan
     return {
         "ok": True,
-        "tasks": {name: {"prefill": t.prefill, "decode": t.decode} for name, t in topology.tasks.items()},
+        "tasks": {
+            name: {"prefill": t.prefill, "decode": t.decode, "adapter": _adapter(plan.fleet.tasks[name].adapter)}
+            for name, t in topology.tasks.items()
+        },
         "pools": {
             name: {
                 "role": pool.role,
@@ -62,6 +66,13 @@ def describe(prepared: Prepared) -> dict[str, Any]:
         "transfer": plan.transfer.model_dump(),
         "notes": [*findings.notes, *plan.notes],
     }
+
+
+def _adapter(ref: AdapterRef | None) -> dict[str, Any] | None:
+    if ref is None:
+        return None
+    shown = ref.model_dump(include={"directory", "rank", "target_modules", "base", "tuned_for"})
+    return {"name": ref.name, **shown, "fingerprint": ref.fingerprint is not None}
 
 
 def describe_error(error: UserError) -> dict[str, Any]:
@@ -83,9 +94,13 @@ def _show(prepared: Prepared) -> None:
         place = f"GPU {gpus}" if gpus.strip() else "CPU"
         identity = findings.pools[name].identity
         pools.add_row(name, pool.role, str(pool.replicas), place, identity.weights if identity else "?", pool.model)
-    tasks = Table("task", "prefill", "decode", title="Tasks", title_justify="left")
-    for name, task in topology.tasks.items():
-        tasks.add_row(name, task.prefill, task.decode)
+    has_adapters = any(task.adapter is not None for task in plan.fleet.tasks.values())
+    columns = ("adapter", "rank", "fingerprint") if has_adapters else ()
+    tasks = Table("task", "prefill", "decode", *columns, title="Tasks", title_justify="left")
+    for name, task in plan.fleet.tasks.items():
+        ref = task.adapter
+        shown = (ref.name, str(ref.rank), "recorded" if ref.fingerprint else "none") if ref else ()
+        tasks.add_row(name, task.prefill, task.decode, *shown)
     console.print(pools)
     console.print(tasks)
     console.print(f"KV transfer: {plan.transfer.backend}. {plan.transfer.reason}")

@@ -11,6 +11,7 @@ import pkgutil
 
 from sun_sglang.patches.engine_use import Use
 from sun_sglang.patches.first_token.engine_names import USES as FIRST_TOKEN
+from sun_sglang.patches.lora.engine_names import USES as LORA
 from sun_sglang.patches.versions import installed_version
 
 _SRT = "sglang.srt"
@@ -125,7 +126,7 @@ USES = (
     Use(
         f"{_SRT}.model_executor.model_runner:ModelRunner",
         "patches/report_patches.py",
-        attributes=("kv_cache_dtype_str",),
+        attributes=("kv_cache_dtype_str", "lora_manager"),
     ),
     Use(f"{_SRT}.mem_cache.registry:get_radix_cache_factory", "patches/cache/prompt_only_cache.py", 1),
     Use(
@@ -242,10 +243,12 @@ USES = (
         attributes=("partition_weight_shape",),
     ),
     *FIRST_TOKEN,
+    *LORA,
 )
 # the routes of a worker that the router, the launcher and the worker card use, besides those of clients
 ROUTES = (
     *("/abort_request", "/flush_cache", "/generate", "/health", "/server_info", "/v1/chat/completions"),
+    *("/load_lora_adapter", "/unload_lora_adapter"),
     *("/v1/completions", "/v1/loads", "/update_weights_from_disk", "/update_weights_from_tensor"),
     *("/update_weights_from_distributed", "/update_weights_from_ipc"),
 )

@@ -32,6 +32,8 @@ class Proof(BaseModel):
         patches: the state of the hooks that the process needs.
         kv_cache_dtype: the string that SGLang compares with the other side's before it transfers KV. A scheduler
             resolves it after it has loaded the weights, whose quantization may name a dtype.
+        lora_rank: the highest rank of an adapter; 0 without LoRA.
+        lora_targets: the layers that an adapter may change, as SGLang names its buffers for them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,6 +41,8 @@ class Proof(BaseModel):
     pid: int
     patches: tuple[PatchReport, ...]
     kv_cache_dtype: str = ""
+    lora_rank: int = 0
+    lora_targets: tuple[str, ...] = ()
 
 
 class ProofFile:
@@ -71,8 +75,13 @@ def leave_proof(_info: dict[str, Any], scheduler: Any, *_args: Any, **_kwargs: A
         return  # the server lacks the hook that collects proofs, and `require_applied` refuses it
     reports = tuple(r for r in status() if r.state != "inactive")
     # the value that `disaggregation/prefill.py` and `decode.py` pass to the transfer
-    kv_cache_dtype = scheduler.tp_worker.model_runner.kv_cache_dtype_str
-    append_proof(path, Proof(pid=os.getpid(), patches=reports, kv_cache_dtype=kv_cache_dtype))
+    runner = scheduler.tp_worker.model_runner
+    proof = Proof(pid=os.getpid(), patches=reports, kv_cache_dtype=runner.kv_cache_dtype_str)
+    if (adapters := runner.lora_manager) is not None:
+        # SGLang derives both from `lora_paths` where no flag names them
+        targets = tuple(sorted(adapters.target_modules))
+        proof = proof.model_copy(update={"lora_rank": adapters.max_lora_rank, "lora_targets": targets})
+    append_proof(path, proof)
 
 
 def append_proof(path: str, proof: Proof) -> None:

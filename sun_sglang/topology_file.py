@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from sun_sglang.adapter_tasks import with_adapter_tasks
 from sun_sglang.errors import TopologyError, UserError
 from sun_sglang.files.local_path import STARTS, local_path
 from sun_sglang.http_application import OTHER_SERVER_FLAGS
@@ -76,6 +77,7 @@ def parse_topology(text: str, *, base: Path, source: str = "topology") -> Topolo
     except ValidationError as e:
         field = first_invalid(e, Topology, show_value=True)
         raise TopologyError(field.where or "topology", field.problem, field.fix) from e
+    topology = with_adapter_tasks(topology, base)
     if not topology.tasks:
         raise TopologyError("tasks", "names no task", "name one, such as `math: {prefill: math, decode: base}`")
     _check_references(topology)

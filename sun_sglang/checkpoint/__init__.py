@@ -2,5 +2,5 @@
 
 Belongs here: facts that follow from the files of a checkpoint and from SGLang's flags, without torch. Does not belong
 here: the comparison of two identities (`contracts/kv_compatibility.py`), and the writing of a checkpoint
-(`train/checkpoint.py`). Open `identity.py` first: it puts the parts together.
+(`train/checkpoint.py`). Open `identity.py` first: it puts the parts together. `adapter/` reads LoRA adapters.
 """

@@ -72,6 +72,10 @@ class AdapterRef(Strict):
     first_token: Side = "prefill"
     fingerprint: Fingerprint | None = None
 
+    def __hash__(self) -> int:
+        # as a key of a mapping it is read for every request; pydantic would hash the whole fingerprint each time
+        return hash(self.revision)
+
     @property
     def name(self) -> str:
         """Its name on a worker, which a request gives as `lora_path`."""

@@ -25,6 +25,10 @@ FaultKind = Literal[
     "status",
     "abort",
     "unhooked",
+    "fail_load",
+    "hold_load",
+    "skip_load",
+    "lose_adapters",
     "clear",
 ]
 
@@ -40,12 +44,14 @@ class Fault(Strict):
             multiplies all times by `factor`. `hold`, on a decode worker, adds no tokens to an answer that has `token`
             tokens. `unresponsive` reports healthy and answers no request; `unhealthy` reports unhealthy and serves.
             `status` answers requests with the HTTP status `status`; `abort` with an abort inside a 200. `unhooked`
-            reports in the card that a hook is missing. `clear` ends the active fault.
+            reports in the card that a hook is missing. `fail_load` refuses loads of LoRA adapters; `hold_load` delays
+            them until it ends; `skip_load` reports their success, and the adapters have no effect. `lose_adapters`
+            forgets every adapter once. `clear` ends the active fault.
         token: for `die_at_token`, counted from 1, and for `hold`.
         factor: for `slow`.
         status: for `status`.
-        times: number of requests that `hang`, `unresponsive`, `status`, `abort` and `die_at_token` apply to; then the
-            fault ends.
+        times: number of requests that `hang`, `unresponsive`, `status`, `abort` and `die_at_token` apply to, and number
+            of loads that `fail_load` and `skip_load` apply to; then the fault ends.
         seconds: duration of the fault; the only end of a `refuse`.
         spare: exempts requests whose `extra_key` contains this text, such as `sun-canary`.
     """

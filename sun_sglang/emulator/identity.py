@@ -110,6 +110,7 @@ def make_card(settings: Settings, identity: Identity, limits: TokenLimits) -> Wo
         if settings.role == "decode" and module is not None
         else "",
         first_token=module.first_token if module is not None else untuned,
+        adapters=settings.adapters,
     )
 
 

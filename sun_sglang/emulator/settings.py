@@ -5,15 +5,19 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import Field, ValidationError
 
+from sun_sglang.contracts.adapter import AdapterLimits
+from sun_sglang.contracts.adapter_targets import accepted_targets
 from sun_sglang.errors import TopologyError
 from sun_sglang.strict import Strict, first_invalid
 from sun_sglang.topology import Emulation, Role
 
 _PREFIX = "sim_"
+# SGLang's default of --max-loras-per-batch
+_SLOTS = 8
 
 
 class Settings(Strict):
@@ -32,6 +36,7 @@ class Settings(Strict):
         engine: the SGLang flags on which its identity depends.
         decode_cache: whether a decode worker keeps the KV of prompts.
         emulation: the emulated behaviour.
+        adapters: the LoRA adapters that it accepts; None on a worker without LoRA.
         key: the worker key that every request must carry; None if none is required.
     """
 
@@ -47,6 +52,7 @@ class Settings(Strict):
     engine: dict[str, str]
     decode_cache: bool = True
     emulation: Emulation
+    adapters: AdapterLimits | None = None
     key: str | None = Field(default=None, repr=False)
 
 
@@ -76,7 +82,7 @@ def parse_settings(argv: Sequence[str]) -> Settings:
     """Return the settings of a command line. Other flags of SGLang are accepted and have no effect.
 
     Raises:
-        TopologyError: the value of a `--sim-*` flag is wrong.
+        TopologyError: the value of a `--sim-*` flag is wrong, or the flags of LoRA adapters contradict each other.
         SystemExit: a flag is missing or malformed (argparse).
     """
     parsed, _ = _parser().parse_known_args(argv)
@@ -92,6 +98,7 @@ def parse_settings(argv: Sequence[str]) -> Settings:
             decode_cache=given["disaggregation_decode_enable_radix_cache"],
             engine={f.name: given[f.name] for f in _FLAGS if f.identity and given[f.name] is not None},
             emulation=Emulation.model_validate(emulation),
+            adapters=_adapter_limits(given),
             **{f.name: given[f.name] for f in _FLAGS if not f.identity and given[f.name] is not None},
             **({} if given["served_model_name"] else {"served_model_name": given["model_path"]}),
         )
@@ -110,6 +117,24 @@ def costs_path(emulation: Emulation) -> Path | None:
     return Path(emulation.costs) if emulation.costs else None
 
 
+def _adapter_limits(given: dict[str, Any]) -> AdapterLimits | None:
+    """Return the limits of LoRA adapters; None without `--enable-lora`.
+
+    Raises:
+        TopologyError: SGLang ends at such flags (arg_groups/lora_hook.py).
+    """
+    if not given["enable_lora"]:
+        return None
+    rank, targets = given["max_lora_rank"], given["lora_target_modules"]
+    slots, loaded = given["max_loras_per_batch"], given["max_loaded_loras"]
+    if not rank or not targets:
+        raise TopologyError("--enable-lora", "needs `--max-lora-rank` and `--lora-target-modules`", "give both")
+    if loaded is not None and loaded < slots:
+        problem = f"is {loaded}, and `--max-loras-per-batch` is {slots}"
+        raise TopologyError("--max-loaded-loras", problem, "give at least as many")
+    return AdapterLimits(max_rank=rank, target_modules=accepted_targets(targets), slots=slots, max_loaded=loaded)
+
+
 def _parser() -> argparse.ArgumentParser:
     # an abbreviation of one of SGLang's other flags must not match one of these flags
     parser = argparse.ArgumentParser(prog="python -m sun_sglang.emulator.worker", allow_abbrev=False)
@@ -117,6 +142,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--disaggregation-mode", required=True, choices=("prefill", "decode"))
     parser.add_argument("--disaggregation-bootstrap-port", type=int, default=8998)
     parser.add_argument("--disaggregation-decode-enable-radix-cache", action="store_true")
+    parser.add_argument("--enable-lora", action="store_true")
+    parser.add_argument("--max-lora-rank", type=int)
+    parser.add_argument("--lora-target-modules", nargs="*")
+    parser.add_argument("--max-loras-per-batch", type=int, default=_SLOTS)
+    parser.add_argument("--max-loaded-loras", type=int)
     for flag in _FLAGS:
         parser.add_argument("--" + flag.name.replace("_", "-"), type=flag.kind)
     for name, field in Emulation.model_fields.items():

@@ -14,9 +14,12 @@ import sys
 from collections.abc import Sequence
 
 from sun_sglang.checkpoint.kv.size import kv_bytes_per_token
+from sun_sglang.checkpoint.locate import find_checkpoint
 from sun_sglang.contracts.worker_card import Identity
 from sun_sglang.contracts.worker_key import read_key
 from sun_sglang.emulator.api.server import Server
+from sun_sglang.emulator.engine.adapter_files import AdapterFiles
+from sun_sglang.emulator.engine.adapters import AdapterRegistry
 from sun_sglang.emulator.engine.decode import DecodeEngine
 from sun_sglang.emulator.engine.engine import Engine, EngineParts
 from sun_sglang.emulator.engine.prefill import PrefillEngine
@@ -26,6 +29,7 @@ from sun_sglang.emulator.protocol.reply_shapes import SHAPES
 from sun_sglang.emulator.protocol.request_parser import RequestParser
 from sun_sglang.emulator.settings import Settings, costs_path, parse_settings
 from sun_sglang.errors import SunError
+from sun_sglang.sim.adapter_slots import AdapterSlots
 from sun_sglang.sim.cost_model import CostModel, load_costs
 from sun_sglang.sim.prefix_cache import PrefixCache
 
@@ -46,9 +50,12 @@ class EmulatedWorker:
         costs = load_costs(path) if path else CostModel()
         identity = emulated_identity(settings)
         limits = TokenLimits(context_length(settings), settings.max_total_tokens or costs.kv_tokens)
+        self.settings = settings
         self.card = make_card(settings, identity, limits)
         self.faults = FaultInjector()
-        self.engine = _engine(settings, costs, identity, limits, self.faults)
+        slots = AdapterSlots(settings.adapters.slots) if settings.adapters is not None else None
+        self.engine = _engine(settings, costs, identity, limits, self.faults, slots)
+        self.adapters = self._adapters(settings, slots)
         parser = RequestParser(
             bytes_per_token=settings.emulation.bytes_per_token,
             vocab_size=identity.vocab_size,
@@ -56,10 +63,23 @@ class EmulatedWorker:
             longest_request=limits.request,
             longest_prompt=limits.prompt,
             shapes=SHAPES[settings.emulation.sglang],
+            served_model_name=settings.served_model_name,
+            adapters_enabled=self.adapters is not None,
         )
-        self.server = Server(settings, self.card, self.engine, parser, self.faults)
+        self.server = Server(settings, self.card, self.engine, parser, self.faults, self.adapters)
         self._first_fault = settings.emulation.fault
         self._engine_task: asyncio.Task[None] | None = None
+
+    def _adapters(self, settings: Settings, slots: AdapterSlots | None) -> AdapterRegistry | None:
+        if settings.adapters is None or slots is None:
+            return None
+
+        files = AdapterFiles(find_checkpoint(settings.model, settings.revision))
+
+        async def spend() -> None:
+            await self.engine.block(self.engine.current_costs().lora_load)
+
+        return AdapterRegistry(settings.adapters, slots, self.faults, files=files, spend=spend)
 
     async def start(self) -> None:
         """Start the engine and the HTTP server, and activate the fault of the settings."""
@@ -79,10 +99,15 @@ class EmulatedWorker:
 
 
 def _engine(
-    settings: Settings, costs: CostModel, identity: Identity, limits: TokenLimits, faults: FaultInjector
+    settings: Settings,
+    costs: CostModel,
+    identity: Identity,
+    limits: TokenLimits,
+    faults: FaultInjector,
+    slots: AdapterSlots | None,
 ) -> Engine:
     cache = PrefixCache(page_size=identity.page_size or 1, kv_tokens=limits.kv)
-    parts = EngineParts(costs, limits, cache, settings.emulation, faults)
+    parts = EngineParts(costs, limits, cache, settings.emulation, faults, slots)
     if settings.role == "decode":
         return DecodeEngine(parts, weights=identity.weights, caches_prompts=settings.decode_cache)
     assert settings.bootstrap_port is not None, "a prefill worker has a bootstrap port"

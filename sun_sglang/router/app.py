@@ -43,6 +43,8 @@ from sun_sglang.router.clock import Clock
 from sun_sglang.router.deadlines import DEFAULT, Deadlines
 from sun_sglang.router.dispatch.dispatcher import Dispatcher
 from sun_sglang.router.errors import ApiError
+from sun_sglang.router.health.adapters.adapter_client import AdapterClient
+from sun_sglang.router.health.adapters.adapter_prover import AdapterProver
 from sun_sglang.router.health.card_reader import CardReader
 from sun_sglang.router.health.load_monitor import LoadMonitor
 from sun_sglang.router.health.path_prover import PathProver
@@ -113,6 +115,8 @@ class Router:
         self.card_reader = CardReader(session, self.clock, fleet.router.probe_interval, deadlines)
         self.prober = Prober(self.card_reader, self.registry, self.dispatcher, self.metrics, log)
         self.path_prover = PathProver(self.registry, self.dispatcher, self.metrics, log, deadlines)
+        adapter_client = AdapterClient(session, self.clock, deadlines)
+        self.adapter_prover = AdapterProver(self.registry, self.dispatcher, adapter_client, log, deadlines)
         self.stall_detector = StallDetector(session, fleet.router, self.dispatcher, deadlines)
         self.load_monitor = LoadMonitor(session, self.registry, self.clock, deadlines)
         self.slow_readers = SlowReaderDetector(fleet.router.write_timeout, self.clock, log, deadlines)
@@ -120,7 +124,7 @@ class Router:
         self.queue = AdmissionQueue(self.registry, self.metrics, self.clock)
         self.siblings = SiblingProcesses(path, process, fleet.router.processes, deadlines)
         self._shared = _share(self.registry, path, process, deadlines)
-        self.store = FleetStore(self.registry, path, log, deadlines)
+        self.store = FleetStore(self.registry, path, log, deadlines, self.in_flight.has)
         self.length_check = LengthChecker(session, self.registry, log, deadlines)
         self.tokenizer_client = TokenizerClient(session, self.registry, deadlines)
         estimate = WorkEstimate(self.registry)
@@ -234,7 +238,8 @@ class Router:
             await router.stop(0.0)
             raise
         keys = KeyFileWatcher(fleet.router.api_keys, os.environ, access, log, deadlines)
-        watches = (router.prober, router.path_prover, router.stall_detector, router.load_monitor)
+        provers = (router.path_prover, router.adapter_prover)
+        watches = (router.prober, *provers, router.stall_detector, router.load_monitor)
         shared = () if router._shared is None else (router._shared,)
         router.loops.start((router.clients, router.slow_readers, *watches, router.store, keys, *shared))
         log.event("listening", url=router.url, tasks=list(fleet.tasks))

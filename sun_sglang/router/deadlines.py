@@ -35,6 +35,10 @@ class Deadlines:
         canary: limit for the whole answer to a canary.
         canary_pause_min: pause before a canary is repeated over a path on which one failed; it doubles each time.
         canary_pause_max: the longest such pause.
+        adapter_change: limit for a worker's reply to the load or the unload of an adapter. An unload waits for the
+            requests that use the adapter.
+        adapter_unload_pause: an adapter that no task needs any more is unloaded after this time. Longer than
+            `file_check`: the other processes of this router may still send requests for it.
         probe: limit for a worker's card in a probe, where `probe_interval` is not longer.
         load_report: limit for a worker's load report, which is read each `load_interval`.
         stall_report: limit for the load report of a worker that shows no progress. Longer than `load_report`: the
@@ -75,6 +79,8 @@ class Deadlines:
     canary: float = 30.0
     canary_pause_min: float = 0.5
     canary_pause_max: float = 15.0
+    adapter_change: float = 60.0
+    adapter_unload_pause: float = 3.0
     probe: float = 3.0
     load_report: float = 2.0
     stall_report: float = 5.0

@@ -3,6 +3,7 @@
     cost_model          seconds of a decode step, of a prefill batch and of a KV transfer
     prefill_scheduler   queue and batch of a prefill worker
     decode_scheduler    queues and batch of a decode worker
+    adapter_slots       the LoRA adapters that one batch can use
     prefix_cache        the prefixes of a worker's earlier prompts
 
 Nothing here reads a clock, sleeps or opens a socket. A scheduler is a state machine: the caller passes the time to

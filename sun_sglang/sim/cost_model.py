@@ -5,6 +5,8 @@ Without a clock: the emulated worker spends these seconds in real time, a simula
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -27,6 +29,14 @@ class CostModel(Strict):
         prefill: constant part of one prefill batch.
         prefill_per_token: added for each prompt token that is computed; cached tokens cost nothing.
         prefill_per_token_squared: added for the square of each prompt's computed tokens (attention).
+        lora_prefill: added to a prefill batch with a prompt that uses a LoRA adapter.
+        lora_prefill_per_adapter: added for each different adapter in a prefill batch.
+        lora_prefill_per_token: added for each computed token of a prompt that uses an adapter.
+        lora_decode: added to a decode step with a request that uses an adapter on the decode worker.
+        lora_decode_per_adapter: added for each different adapter in a decode step.
+        lora_decode_per_request: added for each request of a decode step that uses an adapter.
+        lora_load: time that a worker takes to read an adapter into host memory; it does nothing else meanwhile.
+        lora_slot: time of the copy of an adapter from host memory into a slot, added to the batch that needs it.
         transfer: constant part of one KV transfer.
         transfer_per_byte: added for each byte of KV.
         kv_tokens: tokens of KV that fit, unless the flag `max_total_tokens` gives the number.
@@ -39,23 +49,51 @@ class CostModel(Strict):
     prefill: float = Field(default=0.0, ge=0)
     prefill_per_token: float = Field(default=0.0, ge=0)
     prefill_per_token_squared: float = Field(default=0.0, ge=0)
+    lora_prefill: float = Field(default=0.0, ge=0)
+    lora_prefill_per_adapter: float = Field(default=0.0, ge=0)
+    lora_prefill_per_token: float = Field(default=0.0, ge=0)
+    lora_decode: float = Field(default=0.0, ge=0)
+    lora_decode_per_adapter: float = Field(default=0.0, ge=0)
+    lora_decode_per_request: float = Field(default=0.0, ge=0)
+    lora_load: float = Field(default=0.0, ge=0)
+    lora_slot: float = Field(default=0.0, ge=0)
     transfer: float = Field(default=0.0, ge=0)
     transfer_per_byte: float = Field(default=0.0, ge=0)
     kv_tokens: int = Field(default=65536, ge=1)
     max_prefill_tokens: int = Field(default=16384, ge=1)
 
-    def decode_seconds(self, requests: int, context_tokens: int) -> float:
-        """Return the seconds of one decode step over `requests` requests with `context_tokens` of context in all."""
+    def decode_seconds(self, requests: int, context_tokens: int, adapters: Iterable[str | None] = ()) -> float:
+        """Return the seconds of one decode step.
+
+        Args:
+            requests: requests in the batch.
+            context_tokens: their context in all.
+            adapters: the adapter of each request, None where it uses none; nothing if no request uses one.
+        """
         if not requests:
             return 0.0
-        return self.decode_step + self.decode_per_request * requests + self.decode_per_context_token * context_tokens
+        used = Counter(name for name in adapters if name is not None)
+        lora = self.lora_decode + self.lora_decode_per_adapter * len(used) + self.lora_decode_per_request * used.total()
+        plain = self.decode_step + self.decode_per_request * requests + self.decode_per_context_token * context_tokens
+        return plain + (lora if used else 0.0)
 
-    def prefill_seconds(self, computed: list[int]) -> float:
-        """Return the seconds of one prefill batch; `computed` holds the uncached tokens of each prompt."""
+    def prefill_seconds(self, computed: Sequence[int], adapters: Sequence[str | None] = ()) -> float:
+        """Return the seconds of one prefill batch.
+
+        Args:
+            computed: uncached tokens of each prompt.
+            adapters: the adapter of each prompt, None where it uses none; nothing if no prompt uses one.
+        """
         if not computed:
             return 0.0
         squares = self.prefill_per_token_squared * sum(n * n for n in computed)
-        return self.prefill + self.prefill_per_token * sum(computed) + squares
+        plain = self.prefill + self.prefill_per_token * sum(computed) + squares
+        used = {name for name in adapters if name is not None}
+        if not used:
+            return plain
+        tokens = sum(n for n, name in zip(computed, adapters, strict=True) if name is not None)
+        lora = self.lora_prefill + self.lora_prefill_per_adapter * len(used) + self.lora_prefill_per_token * tokens
+        return plain + lora
 
     def transfer_seconds(self, size: int) -> float:
         """Return the seconds of the transfer of `size` bytes of KV."""

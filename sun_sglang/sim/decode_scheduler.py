@@ -2,8 +2,8 @@
 
 After SGLang's decode worker (disaggregation/decode.py, managers/schedule_batch.py): preallocation is first in, first
 out, and stops at the first request that does not fit; a full cache retracts the request with the fewest tokens; a
-retracted request resumes before any admission. A state machine without a clock: `step(now)` does the work that is due,
-and `due` is the time of the next call.
+retracted request resumes before any admission. A request whose LoRA adapter finds no slot beside those in use is passed
+over. A state machine without a clock: `step(now)` does the work that is due, and `due` is the time of the next call.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
+from sun_sglang.sim.adapter_slots import AdapterSlots
 from sun_sglang.sim.cost_model import CostModel
 
 # SGLang's --num-reserved-decode-tokens: kept free for each active request when another one is admitted
@@ -48,6 +49,7 @@ class _Request:
     prompt: int
     limit: int
     makes_first: bool = False
+    adapter: str | None = None
     made: int = 0
     retractions: int = 0
 
@@ -68,6 +70,7 @@ class DecodeScheduler:
         costs: the seconds that a step takes.
         kv_tokens: tokens of KV that fit.
         reserved: tokens of KV kept free for each active request when another one is admitted.
+        slots: the slots of LoRA adapters; None on a worker without LoRA.
         is_held: returns whether a request (id, number of its tokens) gets no token for now; it keeps its KV.
 
     Attributes:
@@ -82,6 +85,7 @@ class DecodeScheduler:
         *,
         kv_tokens: int,
         reserved: int = RESERVED_TOKENS,
+        slots: AdapterSlots | None = None,
         is_held: Callable[[str, int], bool] = lambda rid, made: False,
     ) -> None:
         self.costs = costs
@@ -89,6 +93,7 @@ class DecodeScheduler:
         self.due: float | None = None
         self.used = 0
         self._reserved = reserved
+        self._slots = slots
         self._is_held = is_held
         self._known: dict[str, _Request] = {}
         self._held: dict[str, int] = {}
@@ -127,7 +132,9 @@ class DecodeScheduler:
         """Return how often a request has lost its KV."""
         return self._known[rid].retractions
 
-    def submit(self, rid: str, prompt: int, limit: int, *, makes_first: bool = False) -> None:
+    def submit(
+        self, rid: str, prompt: int, limit: int, *, makes_first: bool = False, adapter: str | None = None
+    ) -> None:
         """Queue a request.
 
         Args:
@@ -136,11 +143,13 @@ class DecodeScheduler:
             limit: tokens to generate.
             makes_first: this worker runs the last prompt token in its first step, which makes the first token, and
                 receives the KV of the others. Otherwise the first token arrives with the KV of the whole prompt.
+            adapter: the LoRA adapter that this worker applies to its tokens; None for none.
         """
         assert makes_first < prompt < self.kv_tokens
         assert limit >= 0
         assert rid not in self._known
-        self._known[rid] = request = _Request(rid, prompt, limit, makes_first)
+        assert adapter is None or self._slots is not None
+        self._known[rid] = request = _Request(rid, prompt, limit, makes_first, adapter)
         self._waiting.append(request)
 
     def arrive(self, rid: str) -> None:
@@ -224,10 +233,20 @@ class DecodeScheduler:
             self._retracted.append(request)
 
     def _admit(self, events: list[Event]) -> None:
+        passed_over = []
         while self._waiting and not self._retracted and self._fits(self._waiting[0].received):
             request = self._waiting.popleft()
+            if not self._finds_slot(request):
+                passed_over.append(request)
+                continue
             self._hold(request, request.received)
             events.append(Admitted(request.rid))
+        self._waiting.extendleft(reversed(passed_over))
+
+    def _finds_slot(self, request: _Request) -> bool:
+        if self._slots is None:
+            return True
+        return self._slots.fit({request.adapter, *(self._known[rid].adapter for rid in self._held)})
 
     def _fits(self, tokens: int) -> bool:
         # the running step writes one token for each request of its batch
@@ -237,8 +256,10 @@ class DecodeScheduler:
     def _start(self, now: float) -> None:
         self._batch = [r for r in self._running.values() if not self._is_held(r.rid, r.made)]
         if self._batch:
-            seconds = self.costs.decode_seconds(len(self._batch), sum(r.context for r in self._batch))
-            self.due = now + seconds
+            adapters = [r.adapter for r in self._batch] if self._slots is not None else []
+            copies = self._slots.use(set(adapters), self.costs.lora_slot) if self._slots is not None else 0.0
+            context = sum(r.context for r in self._batch)
+            self.due = now + copies + self.costs.decode_seconds(len(self._batch), context, adapters)
 
     def _hold(self, request: _Request, tokens: int) -> None:
         self._held[request.rid] = tokens

@@ -1,7 +1,8 @@
-"""The SGLang worker: SGLang's own server in a process with this package's hooks and two more routes.
+"""The SGLang worker: SGLang's own server in a process with this package's hooks and three more routes.
 
     server             prepares the process, requires every hook, and runs the server
     card_page          `GET /sun/worker`: the worker card
+    adapters_page      `GET /sun/adapters`: the adapters in slots, and their cold loads
     prompt_counter     `POST /sun/tokens`: the token count of a prompt
     token_count        counts tokens at a bounded cost
     token_bytes        most bytes of text per token (pure)

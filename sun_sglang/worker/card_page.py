@@ -10,10 +10,12 @@ import asyncio
 import hashlib
 import uuid
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sun_sglang.checkpoint.identity import module_flags, read_identity
 from sun_sglang.checkpoint.locate import find_checkpoint
+from sun_sglang.contracts.adapter import AdapterLimits
+from sun_sglang.contracts.adapter_targets import accepted_targets
 from sun_sglang.contracts.decode_cache import ANSWER_STORE_FLAGS, PROMPT_ONLY_BACKEND
 from sun_sglang.contracts.module_file import read_served_module
 from sun_sglang.contracts.worker_card import WorkerCard
@@ -21,6 +23,9 @@ from sun_sglang.errors import PatchError, SunError
 from sun_sglang.worker.asgi import App, Send
 from sun_sglang.worker.prompt_counter import token_bytes_of
 from sun_sglang.worker.scheduler_watch import crashed_process, watch_schedulers
+
+if TYPE_CHECKING:
+    from sun_sglang.patches.report_patches import Proof
 
 _FROM_DISK = "/update_weights_from_disk"
 # SGLang's routes that replace the weights of a running server (`entrypoints/http_server.py`)
@@ -202,6 +207,26 @@ def read_card(state: Any, incarnation: str, version: str, token_bytes: int | Non
         tuned_for=module.decoder if prefill and module is not None else "",
         tuned_on=module.tuned_on(identity.weights, identity.decoder) if not prefill and module is not None else "",
         first_token=module.first_token if module is not None else "prefill",
+        adapters=adapter_limits(proofs[0], flags),
+    )
+
+
+def adapter_limits(proof: Proof, flags: Mapping[str, Any]) -> AdapterLimits | None:
+    """Return the adapters that a worker accepts while it runs; None if it accepts none.
+
+    SGLang loads no adapters into a running server with data-parallel ranks (`TokenizerManager.load_lora_adapter`).
+
+    Args:
+        proof: what a scheduler reported of itself.
+        flags: SGLang's flags.
+    """
+    if not proof.lora_rank or flags["dp_size"] * flags.get("attn_dp_size", 1) != 1:
+        return None
+    return AdapterLimits(
+        max_rank=proof.lora_rank,
+        target_modules=accepted_targets(proof.lora_targets),
+        slots=flags["max_loras_per_batch"],
+        max_loaded=flags["max_loaded_loras"],
     )
 
 

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+from sun_sglang.contracts.adapters_report import ADAPTERS_PATH
 from sun_sglang.contracts.token_count import TOKEN_COUNT_PATH
 from sun_sglang.contracts.worker_card import WORKER_CARD_PATH
 from sun_sglang.contracts.worker_key import read_key
@@ -25,6 +26,7 @@ from sun_sglang.cpu import has_gpu, prepare_cpu_engine
 from sun_sglang.errors import END_MARK, EXIT_REFUSED, PatchError, SunError
 from sun_sglang.files.user_cache import engine_caches
 from sun_sglang.http_application import require_http_application
+from sun_sglang.worker.adapters_page import AdaptersPage
 from sun_sglang.worker.card_page import CardPage, WeightUpdateMiddleware
 from sun_sglang.worker.key_middleware import WorkerKeyMiddleware
 from sun_sglang.worker.prompt_counter import PromptCounter
@@ -103,7 +105,7 @@ def serve(argv: Sequence[str]) -> None:
     require_http_application(server_args, os.environ)
     skip_core_dumps(os.environ)
     page = CardPage(installed_version() or "")
-    add_routes(http_server, page)
+    add_routes(http_server, page, AdaptersPage(os.environ))
     if key := read_key(os.environ):
         http_server.app.add_middleware(WorkerKeyMiddleware, key=key)
     try:
@@ -114,12 +116,13 @@ def serve(argv: Sequence[str]) -> None:
         page.require_prepared()
 
 
-def add_routes(http_server: Any, page: CardPage) -> None:
-    """Add `GET /sun/worker` and `POST /sun/tokens` to SGLang's HTTP server.
+def add_routes(http_server: Any, page: CardPage, adapters: AdaptersPage) -> None:
+    """Add `GET /sun/worker`, `GET /sun/adapters` and `POST /sun/tokens` to SGLang's HTTP server.
 
     Args:
         http_server: SGLang's module `entrypoints.http_server`.
         page: answers `GET /sun/worker`; it is prepared before the server opens its port.
+        adapters: answers `GET /sun/adapters`.
     """
     app = http_server.app
     engine_lifespan = app.router.lifespan_context
@@ -133,6 +136,7 @@ def add_routes(http_server: Any, page: CardPage) -> None:
     app.router.lifespan_context = lifespan
     app.add_middleware(WeightUpdateMiddleware, page=page)
     app.router.add_route(WORKER_CARD_PATH, page.handle, methods=["GET"])
+    app.router.add_route(ADAPTERS_PATH, adapters.handle, methods=["GET"])
     app.router.add_route(TOKEN_COUNT_PATH, PromptCounter(app).handle, methods=["POST"])
 
 

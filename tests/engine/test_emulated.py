@@ -12,6 +12,7 @@ import random
 import re
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,18 @@ from typing import Any
 import httpx
 import pytest
 
+from sun_sglang.checkpoint.adapter.read import read_adapter
+from sun_sglang.contracts.adapter import NAME_PREFIX
+from sun_sglang.contracts.adapters_report import ADAPTERS_PATH
 from sun_sglang.contracts.first_token import ONE_TOKEN, mark_decode_first
 from sun_sglang.emulator.protocol.reply_shapes import SHAPES
 from sun_sglang.emulator.settings import parse_settings
 from sun_sglang.emulator.worker import EmulatedWorker
 from sun_sglang.patches.versions import installed_version
 from sun_sglang.sglang_versions import NEWEST_VERSION
-from tests.engine.conftest import Deployment
+from tests.engine.conftest import ADAPTERS, Deployment
 from tests.engine.precision import PRECISION
+from tests.engine.test_lora import write_adapter
 from tests.support.ports import PORTS
 
 GREEDY = {"temperature": 0, "max_new_tokens": 4, "ignore_eos": True}
@@ -217,7 +222,11 @@ class Pair:
 
 @pytest.fixture
 async def real(deployment: Deployment) -> Pair:
-    prefill, decode = (deployment.process(name).url for name in ("llama-a-0", "llama-base-0"))
+    return await _pair(deployment, "llama-a-0", "llama-base-0")
+
+
+async def _pair(deployment: Deployment, *names: str) -> Pair:
+    prefill, decode = (deployment.process(name).url for name in names)
     async with httpx.AsyncClient(headers=deployment.headers) as client:
         card = (await client.get(f"{prefill}/sun/worker")).json()
     return Pair(prefill, decode, card["bootstrap_port"])
@@ -225,6 +234,12 @@ async def real(deployment: Deployment) -> Pair:
 
 @pytest.fixture
 async def emulated(models: Path) -> AsyncIterator[Pair]:
+    async with _emulated(models) as pair:
+        yield pair
+
+
+@asynccontextmanager
+async def _emulated(models: Path, *more: str) -> AsyncIterator[Pair]:
     """Yield an emulated pair on the same checkpoints, which give the identity and the limits; a byte is a token in
     both.
 
@@ -234,7 +249,7 @@ async def emulated(models: Path) -> AsyncIterator[Pair]:
     port = next(PORTS)
     installed = installed_version()
     flags = ["--sim-sglang", installed if installed in SHAPES else NEWEST_VERSION]
-    flags += ["--dtype", PRECISION.dtype, "--max-total-tokens", "16384", "--sim-bytes-per-token", "1"]
+    flags += ["--dtype", PRECISION.dtype, "--max-total-tokens", "16384", "--sim-bytes-per-token", "1", *more]
     prefill = ["--model-path", str(models / "llama-a"), "--served-model-name", "llama-a", *flags]
     prefill += ["--disaggregation-mode", "prefill", "--disaggregation-bootstrap-port", str(port)]
     decode = ["--model-path", str(models / "llama-base"), "--served-model-name", "llama-base", *flags]
@@ -246,6 +261,22 @@ async def emulated(models: Path) -> AsyncIterator[Pair]:
     yield Pair(urls[0], urls[1], port)
     for worker in workers:
         await worker.stop()
+
+
+@pytest.fixture
+async def real_lora(deployment: Deployment) -> Pair:
+    """Return SGLang's workers that accept LoRA adapters."""
+    return await _pair(deployment, "spare-a-0", "uncached-0")
+
+
+@pytest.fixture
+async def emulated_lora(models: Path) -> AsyncIterator[Pair]:
+    """Yield an emulated pair that accepts the same adapters."""
+    flags = ["--enable-lora", "--lora-target-modules", "all"]
+    for name in ("max_lora_rank", "max_loras_per_batch"):
+        flags += ["--" + name.replace("_", "-"), str(ADAPTERS[name])]
+    async with _emulated(models, *flags) as pair:
+        yield pair
 
 
 @pytest.fixture
@@ -325,15 +356,20 @@ def shape(value: Any, *, lengths: bool, streamed: bool = False, key: str = "") -
     growing = key in ("completion_tokens", "total_tokens", "output_token_logprobs_length")
     if key in EXACT and not (streamed and growing):
         return value
-    if key in ("message", "error") and isinstance(value, str):
+    if key in ("message", "error", "error_message") and isinstance(value, str):
         return message_shape(value)
     return type(value).__name__
 
 
 def message_shape(text: str) -> str:
-    """Return a message without ids, and a validation error without the details that pydantic and FastAPI add."""
+    """Return a message without ids and names of adapters.
+
+    A validation error is returned without the details that pydantic and FastAPI add.
+    """
     if re.match(r"\d+ validation error", text):
         return "validation error"
+    # the names of adapters that other tests loaded
+    text = re.sub(r"dict_keys\(\[.*?\]\)", "dict_keys(...)", text)
     return re.sub(r"(rid=|room=)('[^']*'|\d+)", r"\1...", text)
 
 
@@ -480,3 +516,69 @@ async def test_cards_agree(raw: httpx.AsyncClient, real: Pair, emulated: Pair) -
         for name in ("role", "max_input_tokens", "context_length", "kv_tokens"):
             assert theirs[name] == ours[name], name
         assert {**theirs["identity"], "page_size": 0} == {**ours["identity"], "page_size": 0}
+
+
+async def test_loads_and_unloads_of_adapters_and_requests_for_them_agree(
+    raw: httpx.AsyncClient, real_lora: Pair, emulated_lora: Pair, models: Path, tmp_path: Path
+) -> None:
+    good, big = (write_adapter(tmp_path / f"r{rank}", models / "llama-a", 77, rank=rank) for rank in (4, 16))
+    (tmp_path / "empty").mkdir()
+    ref = read_adapter(good)
+    request = {"input_ids": [10, 11, 12], "sampling_params": GREEDY, "extra_key": uuid.uuid4().hex}
+    use, own = {**request, "lora_path": "conform"}, {"lora_name": "conform"}
+    # in this order
+    steps: list[tuple[str, dict[str, Any]]] = [
+        ("/generate", use),
+        ("/v1/completions", {**OPENAI, "prompt": "a", "lora_path": "conform"}),
+        ("/v1/chat/completions", {**OPENAI, "messages": HELLO, "model": "x:conform"}),
+        ("/unload_lora_adapter", own),
+        ("/load_lora_adapter", {}),
+        ("/load_lora_adapter", {"lora_name": 1, "lora_path": "x"}),
+        ("/load_lora_adapter", {**own, "lora_path": str(tmp_path / "nothing")}),
+        ("/load_lora_adapter", {**own, "lora_path": str(tmp_path / "empty")}),
+        ("/load_lora_adapter", {**own, "lora_path": str(big)}),
+        ("/load_lora_adapter", {**own, "lora_path": str(good)}),
+        ("/load_lora_adapter", {**own, "lora_path": str(good)}),
+        ("/generate", {**use, "return_logprob": True, "logprob_start_len": 0}),
+        ("/generate", {**use, "lora_path": None}),
+        ("/v1/completions", {**OPENAI, "prompt": "a", "lora_path": "conform"}),
+        ("/v1/chat/completions", {**OPENAI, **WHOLE, "messages": HELLO, "model": "x:conform"}),
+        ("/v1/models", {}),
+        ("/v1/loads", {}),
+        ("/unload_lora_adapter", own),
+        ("/generate", use),
+        ("/unload_lora_adapter", own),
+        ("/unload_lora_adapter", own),
+        # names of the router's, which stand for a content
+        ("/load_lora_adapter", {"lora_name": f"{NAME_PREFIX}{'0' * 16}", "lora_path": str(good)}),
+        ("/load_lora_adapter", {"lora_name": ref.name, "lora_path": str(tmp_path / "nothing")}),
+        ("/load_lora_adapter", {"lora_name": ref.name, "lora_path": str(good)}),
+        ("/generate", {**request, "lora_path": ref.name}),
+        ("/load_lora_adapter", {"lora_name": ref.name, "lora_path": str(good)}),
+    ]
+    different = {}
+    for number, (path, body) in enumerate(steps):
+        theirs, ours = [await step(raw, pair, path, body) for pair in (real_lora, emulated_lora)]
+        if theirs != ours:
+            different[f"{number} {path}"] = {"real": theirs, "emulated": ours}
+    assert not different, json.dumps(different, indent=1)
+    for side in ("prefill", "decode"):
+        pages = [(await raw.get(f"{getattr(p, side)}{ADAPTERS_PATH}")).json() for p in (real_lora, emulated_lora)]
+        for page in pages:
+            assert page.keys() == {"resident", "cold"}
+            assert ref.name in page["resident"]
+            assert {n: page["cold"][n]["loads"] for n in ("conform", ref.name)} == {"conform": 2, ref.name: 1}
+        await raw.post(f"{getattr(real_lora, side)}/unload_lora_adapter", json={"lora_name": ref.name})
+
+
+async def step(client: httpx.AsyncClient, pair: Pair, path: str, body: dict[str, Any]) -> Any:
+    """Send one step to both workers of a pair; return the shapes of their replies."""
+    if path in ENDPOINTS:
+        return await ask(client, pair, path, body)
+    replies = []
+    for url in (pair.prefill, pair.decode):
+        if path.startswith("/v1/"):
+            replies.append(reply_shape(await client.get(url + path)))
+        else:
+            replies.append(reply_shape(await send(client, url + path, body)))
+    return replies

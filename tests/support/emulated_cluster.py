@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,17 +11,20 @@ from typing import Any
 import aiohttp
 
 from sun_sglang.bench.polling import wait_until
+from sun_sglang.contracts.adapter import AdapterRef
 from sun_sglang.contracts.fleet_file import Fleet
+from sun_sglang.emulator.engine.decode import DecodeEngine
+from sun_sglang.emulator.fault_injection import Fault
 from sun_sglang.emulator.settings import parse_settings
 from sun_sglang.emulator.worker import EmulatedWorker
 from sun_sglang.router.app import Router
 from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.observability.log import Log
-from tests.support.emulator import flags, url
+from tests.support.emulator import LORA, flags, url
 
 _PATIENCE_S = 60.0
 # a worker of this process that gets no CPU for a while is not at fault
-_PATIENT = Deadlines(
+PATIENT = Deadlines(
     connect=_PATIENCE_S,
     keepalive=_PATIENCE_S,
     abort=_PATIENCE_S,
@@ -40,12 +44,14 @@ class Cluster:
         router: the router.
         client: a client of the router.
         workers: the workers by name.
+        log: what the router logged.
     """
 
     def __init__(self, workers: dict[str, EmulatedWorker]) -> None:
         self.workers = workers
         self.router: Router
         self.client: aiohttp.ClientSession
+        self.log: io.StringIO
         self._before: dict[str, tuple[int, int]] = {}
 
     async def ask(
@@ -64,6 +70,35 @@ class Cluster:
         await self.quiet()
         meta = answer["meta_info"]
         return answer["output_ids"], meta["cached_tokens"], (meta["cached_tokens_details"] or {}).get("decode", 0)
+
+    async def proven(self) -> None:
+        """Wait until every path is proven, and every adapter on every worker of its pool."""
+        registry = self.router.registry
+
+        def done() -> bool:
+            adapters = {(task.prefill, task.adapter) for task in registry.fleet.tasks.values() if task.adapter}
+            missing = any(True for pool, adapter in adapters for _ in registry.adapters.obstacles(pool, adapter))
+            return not missing and not registry.unproven() and not registry.unserved()
+
+        await wait_until(done)
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Return the log's entries of one kind so far."""
+        return [entry for line in self.log.getvalue().splitlines() if (entry := json.loads(line))["event"] == name]
+
+    async def restart(self, name: str) -> None:
+        """End a worker and start another one at its address, as the launcher does after a crash.
+
+        Decode workers notice it by their heartbeats before the new one starts.
+        """
+        old = self.workers[name]
+        await old.stop()
+        for engine in (worker.engine for worker in self.workers.values()):
+            if isinstance(engine, DecodeEngine):
+                for _ in range(old.settings.emulation.heartbeat_failures):
+                    await engine.beat()
+        self.workers[name] = new = EmulatedWorker(old.settings.model_copy(update={"port": old.server.port}))
+        await new.start()
 
     async def quiet(self) -> None:
         """Wait until no worker has any load."""
@@ -103,15 +138,23 @@ async def emulated_cluster(
     *,
     decode_kv: int | None = None,
     max_tokens: int | None = None,
+    adapters: Mapping[str, AdapterRef] | None = None,
+    faults: Mapping[str, Fault] | None = None,
+    deadlines: Deadlines = PATIENT,
+    wait: bool = True,
     **router: Any,
 ) -> AsyncIterator[Cluster]:
-    """Start the workers of some tasks and a router, wait until every path is proven, and stop them.
+    """Start the workers of some tasks and a router, wait until all is proven, and stop them.
 
     Args:
         tasks: the prefill and the decode pool of each task. The model of a pool has the pool's name.
         replicas: workers of a pool; 1 where it is not named.
         decode_kv: tokens of KV that a decode worker holds.
         max_tokens: the cap of each task on its work in flight.
+        adapters: the LoRA adapters of tasks. Prefill workers accept adapters if there are any.
+        faults: faults of workers, active from the start.
+        deadlines: limits and pauses of the router.
+        wait: wait until every path and every adapter is proven.
         router: settings of the router.
     """
     roles = {p: "prefill" for p, _ in tasks.values()} | {d: "decode" for _, d in tasks.values()}
@@ -119,31 +162,39 @@ async def emulated_cluster(
     for pool, role in roles.items():
         for number in range((replicas or {}).get(pool, 1)):
             kv = {"max_total_tokens": decode_kv} if role == "decode" else {}
-            workers[f"{pool}-{number}"] = EmulatedWorker(parse_settings(flags(role, pool, **kv)))
-    cluster = Cluster(workers)
+            lora = LORA if role == "prefill" and adapters is not None else ()
+            workers[f"{pool}-{number}"] = EmulatedWorker(parse_settings(flags(role, pool, *lora, **kv)))
+    for name, fault in (faults or {}).items():
+        workers[name].faults.set(fault)
+    cluster, log = Cluster(workers), io.StringIO()
     try:
         for worker in workers.values():
             await worker.start()
         fleet = Fleet.model_validate(
             {
-                "tasks": {n: {"prefill": p, "decode": d, "max_tokens": max_tokens} for n, (p, d) in tasks.items()},
+                "tasks": {
+                    n: {"prefill": p, "decode": d, "max_tokens": max_tokens, "adapter": (adapters or {}).get(n)}
+                    for n, (p, d) in tasks.items()
+                },
                 "pools": {pool: {"role": role, "model": pool} for pool, role in roles.items()},
                 "workers": [{"name": n, "pool": n.rsplit("-", 1)[0], "url": url(w)} for n, w in workers.items()],
                 # a test sets the load of other senders itself
                 "router": {"port": 0, "probe_interval": 0.05, "load_interval": 0, **router},
             }
         )
-        cluster.router = await Router.start(fleet, Log(io.StringIO()), deadlines=_PATIENT)
+        cluster.log = log
+        cluster.router = await Router.start(fleet, Log(log), deadlines=deadlines)
         try:
-            registry = cluster.router.registry
-            await wait_until(lambda: not registry.unproven() and not registry.unserved())
+            if wait:
+                await cluster.proven()
             timeout = aiohttp.ClientTimeout(total=2 * _PATIENCE_S)
             async with aiohttp.ClientSession(base_url=cluster.router.url, timeout=timeout) as cluster.client:
-                await cluster.quiet()
+                if wait:
+                    await cluster.quiet()
                 cluster.mark()
                 yield cluster
         finally:
             await cluster.router.stop(0.0)
     finally:
-        for worker in workers.values():
+        for worker in cluster.workers.values():
             await worker.stop()

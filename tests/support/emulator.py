@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
+from sun_sglang.checkpoint.adapter.read import read_adapter
+from sun_sglang.contracts.adapter import AdapterRef
 from sun_sglang.emulator.protocol.fake_tokens import expected_tokens
 from sun_sglang.emulator.settings import parse_settings
 from sun_sglang.emulator.worker import EmulatedWorker
+from tests.support.adapters import write_adapter
 from tests.support.ports import PORTS
 
 VOCAB = 1000
@@ -28,15 +32,38 @@ QUICK = {
     "vocab_size": VOCAB,
 }
 
+# flags of a worker that accepts the adapters of `make_adapter`
+LORA = ("--enable-lora", "--max-lora-rank", "8", "--lora-target-modules", "q_proj", "o_proj")
+
 Start = Callable[..., Awaitable[EmulatedWorker]]
 
 
-def flags(role: str, model: str, **emulation: Any) -> list[str]:
+def make_adapter(
+    directory: Path,
+    content: int = 0,
+    *,
+    rank: int = 2,
+    modules: Sequence[str] = ("self_attn.q_proj", "self_attn.v_proj"),
+) -> AdapterRef:
+    """Write a small LoRA adapter in place of an earlier one, and return its description.
+
+    Args:
+        directory: where.
+        content: another number makes another revision.
+        rank: its rank.
+        modules: the layers that it changes.
+    """
+    write_adapter(directory, rank=rank, modules=modules, config={"lora_alpha": content + 1})
+    return read_adapter(directory)
+
+
+def flags(role: str, model: str, *more: str, **emulation: Any) -> list[str]:
     """Return the command line of a worker.
 
     Args:
         role: `prefill` or `decode`.
         model: its model path.
+        more: further flags and their values.
         emulation: settings of the emulator that differ from `QUICK`.
     """
     argv = ["--model-path", model, "--disaggregation-mode", role, "--port", "0"]
@@ -45,7 +72,7 @@ def flags(role: str, model: str, **emulation: Any) -> list[str]:
     argv += ["--max-total-tokens", str(kv)] if kv else []
     for name, value in (QUICK | emulation).items():
         argv += ["--sim-" + name.replace("_", "-"), str(value)]
-    return argv
+    return [*argv, *more]
 
 
 @pytest.fixture
@@ -53,8 +80,8 @@ async def start() -> AsyncIterator[Start]:
     """Start workers; the fixture stops them."""
     workers: list[EmulatedWorker] = []
 
-    async def start(role: str, model: str, **emulation: Any) -> EmulatedWorker:
-        worker = EmulatedWorker(parse_settings(flags(role, model, **emulation)))
+    async def start(role: str, model: str, *more: str, **emulation: Any) -> EmulatedWorker:
+        worker = EmulatedWorker(parse_settings(flags(role, model, *more, **emulation)))
         await worker.start()
         workers.append(worker)
         return worker
@@ -87,8 +114,8 @@ def legs(prefill: EmulatedWorker, prompt: list[int], length: int, **fields: Any)
     }
 
 
-def expected(prefill: EmulatedWorker, prompt: list[int], length: int) -> list[int]:
-    return expected_tokens(prefill.card.identity.weights, prompt, length, VOCAB)
+def expected(prefill: EmulatedWorker, prompt: list[int], length: int, *, adapter: str = "") -> list[int]:
+    return expected_tokens(prefill.card.identity.weights, prompt, length, VOCAB, adapter=adapter)
 
 
 async def post(client: aiohttp.ClientSession, worker: EmulatedWorker, body: dict[str, Any]) -> tuple[int, Any]:

@@ -3,7 +3,8 @@
 Questions, functions and possible answers are those of the categories `simple_python`, `live_simple` and `multiple`, and
 of `live_multiple`, which is for training only and keeps one other function beside the right one. The prompt shows a
 function as a typed signature with its description; the parameters' descriptions are left out, so that scores are not
-those of BFCL's leaderboard; questions in other languages than English are left out. No function that a test prompt shows is shown in training.
+those of BFCL's leaderboard; questions in other languages than English are left out. No function that a test prompt
+shows is shown in training.
 """
 
 from __future__ import annotations

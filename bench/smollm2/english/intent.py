@@ -1,7 +1,8 @@
 """`intent`: a customer's message to one of 77 labels, from BANKING77 (CC BY 4.0).
 
 Source: github.com/PolyAI-LDN/task-specific-datasets, `banking_data` (Casanueva et al., arXiv 2003.04807). Training and
-validation rows are of its `train.csv`, test rows of its `test.csv`. A label's underscores become spaces, its capitals small letters.
+validation rows are of its `train.csv`, test rows of its `test.csv`. A label's underscores become spaces, its capitals
+small letters.
 """
 
 from __future__ import annotations

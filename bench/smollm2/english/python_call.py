@@ -92,9 +92,7 @@ def _is_possible(value: Any, possible: Sequence[Any], expected: type) -> bool:
     if isinstance(value, dict):
         return any(_is_possible_dict(value, p) for p in named if isinstance(p, dict))
     if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-        return any(
-            len(value) == len(p) and all(map(_is_possible_dict, value, p)) for p in named if isinstance(p, list)
-        )
+        return any(len(value) == len(p) and all(map(_is_possible_dict, value, p)) for p in named if isinstance(p, list))
     if isinstance(value, str):
         return any(isinstance(p, str) and _plain(p) == _plain(value) for p in possible)
     return any(_plain(p) == _plain(value) for p in possible)

@@ -15,7 +15,7 @@ Scorer = Callable[[str, Mapping[str, Any]], bool]
 
 def same_text(answer: str, row: Mapping[str, Any]) -> bool:
     """Return whether two texts have the same words in the same order."""
-    return answer.split() == row["answer"].split()
+    return bool(answer.split() == row["answer"].split())
 
 
 def same_json(answer: str, row: Mapping[str, Any]) -> bool:

@@ -2,7 +2,8 @@
 
 Source: github.com/tldr-pages/tldr, `pages/common` and `pages/linux`, the pages of the programs below. The request is an
 example's description with the program's name. Of an option's forms `{{[-a|--all]}}` the first is kept, of a command's
-forms `{{[c|config]}}` the last, and other placeholders lose their braces. A program has examples in training and others in test.
+forms `{{[c|config]}}` the last, and other placeholders lose their braces. A program has examples in training and
+others in test.
 """
 
 from __future__ import annotations
@@ -14,9 +15,41 @@ from sun_sglang.bench.smollm2.english.rows import Row, Splits, sample
 
 SYSTEM = "Write the request as one line of shell."
 PROGRAMS = (
-    *("apt", "awk", "cat", "chmod", "chown", "cp", "crontab", "curl", "cut", "date", "dd", "df", "diff", "dig", "docker"),
+    *(
+        "apt",
+        "awk",
+        "cat",
+        "chmod",
+        "chown",
+        "cp",
+        "crontab",
+        "curl",
+        "cut",
+        "date",
+        "dd",
+        "df",
+        "diff",
+        "dig",
+        "docker",
+    ),
     *("du", "find", "git", "grep", "gzip", "head", "jq", "journalctl", "kill", "ln", "ls", "make", "mkdir", "mount"),
-    *("mv", "npm", "openssl", "pip", "ping", "ps", "rm", "rsync", "scp", "sed", "sort", "ssh", "systemctl", "tail", "tar"),
+    *(
+        "mv",
+        "npm",
+        "openssl",
+        "pip",
+        "ping",
+        "ps",
+        "rm",
+        "rsync",
+        "scp",
+        "sed",
+        "sort",
+        "ssh",
+        "systemctl",
+        "tail",
+        "tar",
+    ),
     *("tee", "tmux", "top", "tr", "uniq", "unzip", "wc", "wget", "xargs", "zip"),
 )
 _TEST, _VALIDATION, _TRAIN = 200, 40, 1000

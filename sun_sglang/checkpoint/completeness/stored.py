@@ -53,7 +53,7 @@ def read_stored(model: Path) -> dict[str, StoredTensor]:
         if not path.exists():
             shards = f"one of {len(names)} files that {INDEX} names" if index is not None else "one of its shards"
             raise CheckpointError(f"{path}: not found ({shards}); {_COPY_AGAIN}")
-        found |= _tensors_of(path)
+        found |= tensors_of(path)
     for name, file in (index or {}).items():
         if name not in found:
             raise CheckpointError(f"{model / INDEX}: `{name}` is not in {file}; {_COPY_AGAIN}")
@@ -102,7 +102,12 @@ def _files_without_index(model: Path) -> list[str]:
     return list(names)
 
 
-def _tensors_of(path: Path) -> dict[str, StoredTensor]:
+def tensors_of(path: Path) -> dict[str, StoredTensor]:
+    """Return the tensors of one file by name.
+
+    Raises:
+        CheckpointError: the file is shorter or longer than its header says, or cannot be read.
+    """
     try:
         size = path.stat().st_size
         with path.open("rb") as file:

@@ -9,6 +9,8 @@ from aiohttp import web
 
 from sun_sglang.emulator.api.json_reply import json_reply
 from sun_sglang.emulator.api.responses import Responses
+from sun_sglang.emulator.engine.adapter_files import AdapterRefusedError
+from sun_sglang.emulator.engine.adapters import AdapterRegistry
 from sun_sglang.emulator.engine.engine import Engine
 from sun_sglang.emulator.engine.generation import Generation
 from sun_sglang.emulator.fault_injection import FaultInjector
@@ -28,11 +30,20 @@ class GenerationHandlers:
         engine: generates.
         parser: parses the requests' bodies.
         faults: the faults to simulate.
+        adapters: the worker's LoRA adapters; None on a worker without LoRA.
         disconnect_poll: seconds until SGLang detects that the client of a request without a stream is gone.
     """
 
-    def __init__(self, engine: Engine, parser: RequestParser, faults: FaultInjector, disconnect_poll: float) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        parser: RequestParser,
+        faults: FaultInjector,
+        adapters: AdapterRegistry | None,
+        disconnect_poll: float,
+    ) -> None:
         self._engine = engine
+        self._adapters = adapters
         self._parser = parser
         self._responses = Responses(parser.shapes)
         self._faults = faults
@@ -46,7 +57,7 @@ class GenerationHandlers:
         try:
             parsed = self._parser.parse(request.path, raw)
             await self._simulate_fault(parsed)
-            generation = self._engine.submit(parsed)
+            generation = await self._submit(parsed)
         except InvalidValueError as e:
             if request.path == GENERATE and _asks_for_stream(raw):
                 return await _refuse_stream(request, e)
@@ -73,6 +84,21 @@ class GenerationHandlers:
         body = parse_object(await request.read())
         self._engine.abort(str(body.get("rid") or ""), everything=bool(body.get("abort_all")))
         return web.Response()
+
+    async def _submit(self, request: GenerationRequest) -> Generation:
+        """Give a request to the engine, with its adapter."""
+        if request.adapter is None:
+            return self._engine.submit(request)
+        assert self._adapters is not None, "the parser refuses adapters on a worker without LoRA"
+        try:
+            adapter = await self._adapters.acquire(request.adapter)
+        except AdapterRefusedError as e:
+            raise InvalidValueError(str(e), request.endpoint) from e
+        try:
+            return self._engine.submit(request, adapter)
+        except BaseException:
+            adapter.release()
+            raise
 
     async def _simulate_fault(self, request: GenerationRequest) -> None:
         fault = self._faults.apply(request.namespace, "unresponsive", "status", "abort")

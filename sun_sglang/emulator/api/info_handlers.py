@@ -12,6 +12,7 @@ from sun_sglang.contracts.token_count import TokenCount
 from sun_sglang.contracts.worker_card import PatchReport, WorkerCard
 from sun_sglang.emulator.api.json_reply import json_reply
 from sun_sglang.emulator.api.server_info import loads, model_info, server_info
+from sun_sglang.emulator.engine.adapters import AdapterRegistry
 from sun_sglang.emulator.engine.engine import Engine
 from sun_sglang.emulator.fault_injection import FaultInjector
 from sun_sglang.emulator.protocol.body import parse_object
@@ -35,15 +36,23 @@ class InfoHandlers:
         engine: the worker's engine.
         parser: tokenizes prompts.
         faults: the faults to simulate.
+        adapters: the worker's LoRA adapters; None on a worker without LoRA.
 
     Attributes:
         draining: whether the worker ends once no request is in flight.
     """
 
     def __init__(
-        self, settings: Settings, card: WorkerCard, engine: Engine, parser: RequestParser, faults: FaultInjector
+        self,
+        settings: Settings,
+        card: WorkerCard,
+        engine: Engine,
+        parser: RequestParser,
+        faults: FaultInjector,
+        adapters: AdapterRegistry | None,
     ) -> None:
         self.draining = False
+        self._adapters = adapters
         self._settings = settings
         self._card = card
         self._engine = engine
@@ -81,7 +90,13 @@ class InfoHandlers:
 
     async def models(self, _: web.Request) -> web.Response:
         """Answer `GET /v1/models`."""
-        return json_reply({"object": "list", "data": [self._model_card()]})
+        own = self._model_card()
+        loaded = () if self._adapters is None else self._adapters.loaded.values()
+        cards = [
+            {**own, "id": a.name, "root": a.path, "parent": self._settings.served_model_name, "max_model_len": None}
+            for a in loaded
+        ]
+        return json_reply({"object": "list", "data": [own, *cards]})
 
     async def model(self, request: web.Request) -> web.Response:
         """Answer `GET /v1/models/NAME`."""

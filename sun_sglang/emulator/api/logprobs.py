@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from sun_sglang.emulator.engine.generation import Generation
 from sun_sglang.emulator.protocol.fake_tokens import logprob_of, token_at, token_text
 from sun_sglang.emulator.protocol.replies import completion_logprobs
-from sun_sglang.emulator.protocol.request import GenerationRequest
+from sun_sglang.emulator.protocol.request import LogprobOptions
 
 _TOP_VOCABULARY = 1 << 15
 
@@ -17,29 +17,23 @@ def generate_columns(generation: Generation) -> dict[str, Any]:
     options = generation.request.logprobs
     if options is None:
         return {}
-    prompt = generation.request.prompt if generation.has_input_logprobs else ()
-    output = [_entry(t, i, with_text=options.with_text) for i, t in enumerate(generation.tokens)]
+    prompt = [p for i, p in enumerate(_prompt(generation)) if i >= options.start]
+    output = _output(generation)
     columns: dict[str, Any] = {
-        "input_token_logprobs": [
-            [None if i == 0 else logprob_of(t, i), t, token_text(t) if options.with_text else None]
-            for i, t in enumerate(prompt)
-            if i >= options.start
-        ],
-        "output_token_logprobs": output,
+        "input_token_logprobs": [_entry(p, with_text=options.with_text) for p in prompt],
+        "output_token_logprobs": [_entry(p, with_text=options.with_text) for p in output],
         "output_token_logprobs_length": len(output),
     }
     if options.top:
-        columns["input_top_logprobs"] = [
-            None if i == 0 else _top_entries(generation, token, i)
-            for i, token in enumerate(prompt)
-            if i >= options.start
-        ]
-        columns["output_top_logprobs"] = [
-            _top_entries(generation, token, i) for i, token in enumerate(generation.tokens)
-        ]
+        columns["input_top_logprobs"] = [_top_entries(p, options) for p in prompt]
+        columns["output_top_logprobs"] = [_top_entries(p, options) for p in output]
     if options.ids:
         rows: list[Any] = [
-            [_entry(t, i, with_text=options.with_text) for t in options.ids] for i, _ in enumerate(generation.tokens)
+            [
+                _entry(_Placed(t, p.position, logprob_of(t, p.position)), with_text=options.with_text)
+                for t in options.ids
+            ]
+            for p in output
         ]
         if generation.first_token_transferred and rows:
             # a KV transfer does not carry the values of the first token (`patches/transfer/first_ids_row.py`)
@@ -60,50 +54,62 @@ def completion_columns(generation: Generation, start: int, *, with_input: bool) 
     options = generation.request.logprobs
     if options is None:
         return None
-    prompt = generation.request.prompt if with_input and generation.has_input_logprobs else ()
-    # the first token of a prompt has no log probability
-    placed = [(t, i, i == 0) for i, t in enumerate(prompt)]
-    placed += [(t, i, False) for i, t in enumerate(generation.tokens) if i >= start]
-    top = [
-        None if unknown else {token_text(t): logprob_of(t, i) for t in _top(generation.request, token, i)}
-        for token, i, unknown in placed
-    ]
-    return completion_logprobs(
-        [token_text(t) for t, _, _ in placed],
-        [None if unknown else logprob_of(t, i) for t, i, unknown in placed],
-        top if options.top else [],
-    )
+    placed = [*(_prompt(generation) if with_input else ()), *_output(generation, start)]
+    top = [_top_by_text(p, options) for p in placed] if options.top else []
+    return completion_logprobs([token_text(p.token) for p in placed], [p.logprob for p in placed], top)
 
 
 def chat_items(generation: Generation, start: int) -> dict[str, Any] | None:
     """Return the log probabilities of a chat choice from token `start` on; None if the request asks for none."""
-    if generation.request.logprobs is None:
+    options = generation.request.logprobs
+    if options is None:
         return None
-    return {"content": [_item(generation.request, t, i) for i, t in enumerate(generation.tokens) if i >= start]}
+    items = [
+        {**_described(p), "top_logprobs": [_described(t) for t in _top(p, options)]} for p in _output(generation, start)
+    ]
+    return {"content": items}
 
 
-def _top(request: GenerationRequest, token: int, position: int) -> list[int]:
-    """Return the most likely tokens at a position, the generated token first."""
-    assert request.logprobs is not None
-    count = request.logprobs.top
-    return [token, *(token_at(token, position + i, _TOP_VOCABULARY) for i in range(1, count))][:count]
+class _Placed(NamedTuple):
+    """A token at a position of the prompt or of the answer; the first token of a prompt has no log probability."""
+
+    token: int
+    position: int
+    logprob: float | None
 
 
-def _top_entries(generation: Generation, token: int, position: int) -> list[Any]:
-    assert generation.request.logprobs is not None
-    with_text = generation.request.logprobs.with_text
-    return [_entry(t, position, with_text=with_text) for t in _top(generation.request, token, position)]
+def _prompt(generation: Generation) -> list[_Placed]:
+    """Return the prompt's tokens; nothing if this worker does not compute their log probabilities."""
+    both = zip(generation.request.prompt, generation.input_logprobs, strict=False)
+    return [_Placed(token, i, logprob) for i, (token, logprob) in enumerate(both)]
 
 
-def _entry(token: int, position: int, *, with_text: bool) -> list[Any]:
-    return [logprob_of(token, position), token, token_text(token) if with_text else None]
+def _output(generation: Generation, start: int = 0) -> list[_Placed]:
+    return [_Placed(t, i, logprob_of(t, i)) for i, t in enumerate(generation.tokens) if i >= start]
 
 
-def _item(request: GenerationRequest, token: int, position: int) -> dict[str, Any]:
-    top = [_described(t, position) for t in _top(request, token, position)]
-    return {**_described(token, position), "top_logprobs": top}
+def _top(placed: _Placed, options: LogprobOptions) -> list[_Placed]:
+    """Return the most likely tokens at a position, the token itself first."""
+    others = (token_at(placed.token, placed.position + i, _TOP_VOCABULARY) for i in range(1, options.top))
+    return [placed, *(_Placed(t, placed.position, logprob_of(t, placed.position)) for t in others)][: options.top]
 
 
-def _described(token: int, position: int) -> dict[str, Any]:
-    text = token_text(token)
-    return {"token": text, "bytes": list(text.encode()), "logprob": logprob_of(token, position)}
+def _top_by_text(placed: _Placed, options: LogprobOptions) -> dict[str, float] | None:
+    if placed.logprob is None:
+        return None
+    return {token_text(t.token): t.logprob for t in _top(placed, options) if t.logprob is not None}
+
+
+def _top_entries(placed: _Placed, options: LogprobOptions) -> list[Any] | None:
+    if placed.logprob is None:
+        return None
+    return [_entry(t, with_text=options.with_text) for t in _top(placed, options)]
+
+
+def _entry(placed: _Placed, *, with_text: bool) -> list[Any]:
+    return [placed.logprob, placed.token, token_text(placed.token) if with_text else None]
+
+
+def _described(placed: _Placed) -> dict[str, Any]:
+    text = token_text(placed.token)
+    return {"token": text, "bytes": list(text.encode()), "logprob": placed.logprob}

@@ -8,12 +8,15 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 from pydantic import ValidationError
 
+from sun_sglang.contracts.adapters_report import ADAPTERS_PATH
 from sun_sglang.contracts.token_count import TOKEN_COUNT_PATH
 from sun_sglang.contracts.worker_card import WORKER_CARD_PATH, WorkerCard
 from sun_sglang.contracts.worker_key import UNAUTHORIZED_BODY, is_authorized
+from sun_sglang.emulator.api.adapter_handlers import AdapterHandlers
 from sun_sglang.emulator.api.generation_handlers import GenerationHandlers
 from sun_sglang.emulator.api.info_handlers import InfoHandlers
 from sun_sglang.emulator.api.json_reply import json_reply
+from sun_sglang.emulator.engine.adapters import AdapterRegistry
 from sun_sglang.emulator.engine.engine import Engine, die
 from sun_sglang.emulator.fault_injection import Fault, FaultInjector
 from sun_sglang.emulator.protocol.errors import RefusalError
@@ -39,21 +42,30 @@ class Server:
         engine: the worker's engine.
         parser: parses requests.
         faults: the faults to simulate.
+        adapters: the worker's LoRA adapters; None on a worker without LoRA.
 
     Attributes:
         port: the TCP port; the actual one once the server listens.
     """
 
     def __init__(
-        self, settings: Settings, card: WorkerCard, engine: Engine, parser: RequestParser, faults: FaultInjector
+        self,
+        settings: Settings,
+        card: WorkerCard,
+        engine: Engine,
+        parser: RequestParser,
+        faults: FaultInjector,
+        adapters: AdapterRegistry | None,
     ) -> None:
         self.port = settings.port
         self._host = settings.host
         self._key = settings.key
         self._engine = engine
         self._faults = faults
-        self._info = InfoHandlers(settings, card, engine, parser, faults)
-        self._generation = GenerationHandlers(engine, parser, faults, settings.emulation.disconnect_poll)
+        self._adapters = adapters
+        self._info = InfoHandlers(settings, card, engine, parser, faults, adapters)
+        self._adapter_routes = AdapterHandlers(adapters)
+        self._generation = GenerationHandlers(engine, parser, faults, adapters, settings.emulation.disconnect_poll)
         self._runner: web.AppRunner | None = None
         self._site: web.TCPSite | None = None
         self._refusing: asyncio.Task[None] | None = None
@@ -71,6 +83,7 @@ class Server:
         """Stop listening and cancel every request."""
         if self._refusing is not None:
             self._refusing.cancel()
+        await self._adapter_routes.close()
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -80,9 +93,15 @@ class Server:
         await self._engine.wait_idle()
 
     async def inject(self, fault: Fault) -> None:
-        """Activate a fault; `die`, `refuse` and `close_bootstrap` take effect here."""
+        """Activate a fault; `die`, `refuse`, `close_bootstrap` and `lose_adapters` take effect here."""
         self._faults.set(fault)
         self._engine.wake()
+        if self._adapters is not None:
+            self._adapters.notice_faults()
+            if fault.seconds is not None:
+                self._engine.call_later(fault.seconds, self._adapters.notice_faults)
+            if fault.kind == "lose_adapters":
+                self._adapters.lose()
         if fault.kind == "hold" and fault.seconds is not None:
             self._engine.call_later(fault.seconds, self._engine.wake)
         if fault.kind == "die":
@@ -93,9 +112,10 @@ class Server:
             self._refusing = asyncio.create_task(self._refuse())
 
     def _routes(self) -> list[web.RouteDef]:
-        info, generation = self._info, self._generation
+        info, generation, adapters = self._info, self._generation, self._adapter_routes
         get: dict[str, Handler] = {
             WORKER_CARD_PATH: info.card,
+            ADAPTERS_PATH: adapters.page,
             "/health": info.health,
             "/health_generate": info.health,
             "/ready": info.health,
@@ -114,6 +134,8 @@ class Server:
             COMPLETIONS: generation.generate,
             CHAT: generation.generate,
             "/abort_request": generation.abort,
+            "/load_lora_adapter": adapters.load,
+            "/unload_lora_adapter": adapters.unload,
             "/flush_cache": info.flush_cache,
             "/tokenize": info.tokenize,
             "/v1/tokenize": info.tokenize,

@@ -65,6 +65,9 @@ def _rank(engine: Engine, settings: Settings, sections: set[str]) -> dict[str, A
     everything = "all" in sections
     if everything or "memory" in sections:
         rank["memory"] = {"weight_gb": 0.0, "kv_cache_gb": 0.0, "graph_gb": 0.0, "token_capacity": capacity}
+    if settings.adapters is not None and (everything or "lora" in sections):
+        slots, used = settings.adapters.slots, engine.used_adapters
+        rank["lora"] = {"slots_used": used, "slots_total": slots, "utilization": used / slots}
     if everything or "disagg" in sections:
         queues = ("prefill_bootstrap", "prefill_inflight", "decode_prealloc", "decode_transfer", "decode_retracted")
         rank["disaggregation"] = {

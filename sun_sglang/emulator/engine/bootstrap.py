@@ -238,7 +238,11 @@ class PrefillPeers:
         """Send heartbeats until cancelled."""
         while True:
             await asyncio.sleep(self._interval)
-            await asyncio.gather(*(self._beat(peer) for peer in list(self._peers.values())))
+            await self.beat()
+
+    async def beat(self) -> None:
+        """Send one heartbeat to each peer, and give up those that have missed too many."""
+        await asyncio.gather(*(self._beat(peer) for peer in list(self._peers.values())))
 
     async def close(self) -> None:
         """Close every connection."""

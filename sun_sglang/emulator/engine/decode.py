@@ -50,13 +50,14 @@ class DecodeEngine(Engine):
     def __init__(self, parts: EngineParts, *, weights: str, caches_prompts: bool) -> None:
         super().__init__(parts)
         emulation = parts.emulation
-        self.scheduler = DecodeScheduler(parts.costs, kv_tokens=parts.limits.kv, is_held=self._is_held)
+        self.scheduler = DecodeScheduler(
+            parts.costs, kv_tokens=parts.limits.kv, slots=parts.slots, is_held=self._is_held
+        )
         self._weights = weights
         self._caches_prompts = caches_prompts
         self._legs: dict[str, _Leg] = {}
         self._rooms: dict[int, str] = {}
         self._lookups: dict[Address, asyncio.Task[None]] = {}
-        self._blocked = 0
         self._heartbeats: asyncio.Task[None] | None = None
         self._peers = PrefillPeers(
             interval=emulation.heartbeat_interval,
@@ -77,6 +78,10 @@ class DecodeEngine(Engine):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._peers.close()
+
+    async def beat(self) -> None:
+        """Send one heartbeat to each prefill worker now, and give up those that have missed too many."""
+        await self._peers.beat()
 
     def load(self) -> dict[str, Any]:
         """Return the counts of `/v1/loads`."""
@@ -129,7 +134,13 @@ class DecodeEngine(Engine):
 
     def _enqueue(self, leg: _Leg) -> None:
         request = leg.generation.request
-        self.scheduler.submit(request.rid, len(request.prompt), request.limit, makes_first=request.decode_first)
+        self.scheduler.submit(
+            request.rid,
+            len(request.prompt),
+            request.limit,
+            makes_first=request.decode_first,
+            adapter=request.adapter,
+        )
         self.wake()
 
     def _step(self, now: float) -> float | None:
@@ -160,7 +171,7 @@ class DecodeEngine(Engine):
         request = leg.generation.request
         leg.is_handshaken = True
         if self._caches_prompts:
-            leg.generation.reused = self.cache.match(request.namespace, request.prefilled)
+            leg.generation.reused = self.cache.match(leg.generation.namespace, request.prefilled)
         if request.host == FAKE_HOST:
             self._on_kv(leg, 0, 1, cached=0)
             return
@@ -178,7 +189,7 @@ class DecodeEngine(Engine):
         if leg.timer is not None:
             leg.timer.cancel()
         if self._caches_prompts:
-            self.cache.insert(request.namespace, request.prefilled)
+            self.cache.insert(leg.generation.namespace, request.prefilled)
         self.scheduler.arrive(request.rid)
         self.wake()
 

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from sun_sglang.emulator.engine.adapters import LoadedAdapter
 from sun_sglang.emulator.engine.generation import Generation
 from sun_sglang.emulator.fault_injection import FaultInjector
 from sun_sglang.emulator.identity import TokenLimits
 from sun_sglang.emulator.protocol.errors import InvalidValueError
 from sun_sglang.emulator.protocol.request import GenerationRequest
+from sun_sglang.sim.adapter_slots import AdapterSlots
 from sun_sglang.sim.cost_model import CostModel
 from sun_sglang.sim.prefix_cache import PrefixCache
 from sun_sglang.topology import Emulation
@@ -34,6 +36,7 @@ class EngineParts:
         cache: the prefixes of earlier prompts.
         emulation: timeouts.
         faults: the faults to simulate.
+        slots: the slots of LoRA adapters; None on a worker without LoRA.
     """
 
     costs: CostModel
@@ -41,6 +44,7 @@ class EngineParts:
     cache: PrefixCache
     emulation: Emulation
     faults: FaultInjector
+    slots: AdapterSlots | None = None
 
 
 class Engine(ABC):
@@ -58,14 +62,19 @@ class Engine(ABC):
         self.faults = parts.faults
         self.generations: dict[str, Generation] = {}
         self.total_tokens = 0
+        self._blocked = 0
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
 
     # --- called by the HTTP server ------------------------------------------------------------------------------------
 
-    def submit(self, request: GenerationRequest) -> Generation:
+    def submit(self, request: GenerationRequest, adapter: LoadedAdapter | None = None) -> Generation:
         """Accept a request.
+
+        Args:
+            request: the request.
+            adapter: its LoRA adapter; None for none.
 
         Raises:
             InvalidValueError: the request has no room, or its id is in flight already.
@@ -75,7 +84,7 @@ class Engine(ABC):
             raise InvalidValueError(message, request.endpoint)
         if request.rid in self.generations:
             raise InvalidValueError(f"Duplicate request ID detected: {request.rid}", request.endpoint)
-        generation = Generation(request)
+        generation = Generation(request, adapter)
         self.generations[request.rid] = generation
         self._idle.clear()
         self._begin(generation)
@@ -108,9 +117,21 @@ class Engine(ABC):
             self._abort(generation)
         if self.generations.get(generation.request.rid) is generation:
             del self.generations[generation.request.rid]
+            if generation.adapter is not None:
+                generation.adapter.release()
         if not self.generations:
             self._idle.set()
         self.wake()
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether it does no work for now."""
+        return self._blocked > 0
+
+    @property
+    def used_adapters(self) -> int:
+        """Number of LoRA adapters that requests in flight use."""
+        return len({g.request.adapter for g in self.generations.values()} - {None})
 
     async def wait_idle(self) -> None:
         """Wait until no request is in flight."""
@@ -122,6 +143,17 @@ class Engine(ABC):
             return False
         self.cache.clear()
         return True
+
+    async def block(self, seconds: float) -> None:
+        """Do no work for some seconds: SGLang's scheduler reads an adapter between two batches."""
+        if not seconds:
+            return
+        self._blocked += 1
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._blocked -= 1
+            self.wake()
 
     @abstractmethod
     def load(self) -> dict[str, Any]:

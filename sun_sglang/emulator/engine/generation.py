@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from sun_sglang.emulator.engine.adapters import LoadedAdapter
 from sun_sglang.emulator.protocol.errors import GenerationFailedError
 from sun_sglang.emulator.protocol.fake_tokens import text_of, token_text
 from sun_sglang.emulator.protocol.request import GenerationRequest
@@ -18,6 +19,7 @@ class Generation:
 
     Attributes:
         request: the request.
+        adapter: its LoRA adapter on this worker; None for none.
         tokens: ids of the tokens generated so far.
         text: their text.
         cached: prompt tokens that the prefill worker found in its cache.
@@ -25,7 +27,7 @@ class Generation:
         retractions: how often the request lost its KV.
         finish: SGLang's finish reason; None while the generation runs.
         failure: the error reply outside of a stream; None if the generation did not fail.
-        has_input_logprobs: whether this worker computed the log probabilities of the prompt.
+        input_logprobs: log probability of each prompt token, None for the first; empty where this worker computes none.
         first_token_transferred: whether another worker made the first token.
         prompt_tokens: tokens of the prompt as this worker counts them.
         started_at: monotonic seconds.
@@ -33,6 +35,7 @@ class Generation:
     """
 
     request: GenerationRequest
+    adapter: LoadedAdapter | None = None
     tokens: list[int] = field(default_factory=list)
     text: str = ""
     cached: int = 0
@@ -40,7 +43,7 @@ class Generation:
     retractions: int = 0
     finish: dict[str, Any] | None = None
     failure: GenerationFailedError | None = None
-    has_input_logprobs: bool = False
+    input_logprobs: tuple[float | None, ...] = ()
     first_token_transferred: bool = False
     prompt_tokens: int = 0
     started_at: float = field(default_factory=time.monotonic)
@@ -49,6 +52,11 @@ class Generation:
 
     def __post_init__(self) -> None:
         self.prompt_tokens = self.prompt_tokens or len(self.request.prompt)
+
+    @property
+    def namespace(self) -> str:
+        """Namespace of its KV in this worker's cache: a load of an adapter has its own, as in SGLang."""
+        return self.request.namespace + (self.adapter.load_id if self.adapter else "")
 
     def append(self, token: int) -> bool:
         """Add a token, and finish if it, or the text that it completes, is a stop. Return whether it is."""

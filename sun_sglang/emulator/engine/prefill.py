@@ -13,7 +13,7 @@ from typing import Any
 from sun_sglang.emulator.engine.bootstrap import BootstrapServer, Link
 from sun_sglang.emulator.engine.engine import FAKE_HOST, Engine, EngineParts, die, transfer_error
 from sun_sglang.emulator.engine.generation import Generation
-from sun_sglang.emulator.protocol.fake_tokens import generation_seed, token_at
+from sun_sglang.emulator.protocol.fake_tokens import generation_seed, prompt_logprobs, token_at
 from sun_sglang.sim.prefill_scheduler import PrefillScheduler
 
 _ABORTED = "Aborted by AbortReq."
@@ -48,7 +48,7 @@ class PrefillEngine(Engine):
         self, parts: EngineParts, *, weights: str, vocab_size: int, kv_bytes: int, host: str, port: int
     ) -> None:
         super().__init__(parts)
-        self.scheduler = PrefillScheduler(parts.costs, kv_tokens=parts.limits.kv)
+        self.scheduler = PrefillScheduler(parts.costs, kv_tokens=parts.limits.kv, slots=parts.slots)
         self._weights = weights
         self._vocab_size = vocab_size
         self._kv_bytes = kv_bytes
@@ -107,15 +107,18 @@ class PrefillEngine(Engine):
     def _compute(self, generation: Generation) -> None:
         request = generation.request
         self._bootstrapping.pop(request.rid).cancel()
-        known = min(self.cache.match(request.namespace, request.prefilled), len(request.prefilled) - 1)
+        known = min(self.cache.match(generation.namespace, request.prefilled), len(request.prefilled) - 1)
         if request.logprobs is not None and request.logprobs.start >= 0:
             known = min(known, request.logprobs.start)
         generation.cached = known
-        generation.has_input_logprobs = request.logprobs is not None and request.logprobs.start >= 0
-        self.scheduler.submit(request.rid, len(request.prefilled), cached=known)
+        if request.logprobs is not None and request.logprobs.start >= 0:
+            generation.input_logprobs = (None, *prompt_logprobs(self._weights, request.prompt, revision_of(generation)))
+        self.scheduler.submit(request.rid, len(request.prefilled), cached=known, adapter=request.adapter)
         self.wake()
 
     def _step(self, now: float) -> float | None:
+        if self._blocked:
+            return None
         self.scheduler.costs = self.current_costs()
         before = self.scheduler.due
         for done in self.scheduler.step(now):
@@ -133,7 +136,7 @@ class PrefillEngine(Engine):
     def _computed(self, generation: Generation) -> None:
         request = generation.request
         assert request.room is not None
-        self.cache.insert(request.namespace, request.prefilled)
+        self.cache.insert(generation.namespace, request.prefilled)
         ready = self._ready[request.room]
         size = (len(request.prefilled) - ready.cached) * self._kv_bytes
         seconds = self.scheduler.costs.transfer_seconds(size)
@@ -146,7 +149,7 @@ class PrefillEngine(Engine):
         request = generation.request
         assert request.room is not None
         ready = self._ready[request.room]
-        seed = generation_seed(self._weights, request.prefilled)
+        seed = generation_seed(self._weights, request.prefilled, revision_of(generation))
         first = token_at(seed, 0, self._vocab_size)
         if ready.link is not None and not ready.link.send(
             op="kv", room=request.room, seed=seed, vocab=self._vocab_size, cached=generation.cached
@@ -210,3 +213,8 @@ class PrefillEngine(Engine):
         """Forget the rooms without a request here; the others fail when their KV is sent."""
         for room in [r for r, ready in self._ready.items() if ready.link is link and r not in self._rooms]:
             del self._ready[room]
+
+
+def revision_of(generation: Generation) -> str:
+    """Return the revision of a generation's adapter; empty without one."""
+    return generation.adapter.revision if generation.adapter else ""

@@ -40,6 +40,17 @@ def optional_integer(body: Mapping[str, Any], name: str) -> int | None:
         raise InvalidBodyError("int_parsing", ("body", name), "Input should be a valid integer") from e
 
 
+def require_field(body: Mapping[str, Any], name: str) -> str:
+    """Return a field that must be present and text.
+
+    Raises:
+        InvalidBodyError: the field is absent or not text.
+    """
+    if name not in body:
+        raise InvalidBodyError("missing", ("body", name), "Field required")
+    return require_string(body[name], name)
+
+
 def require_string(value: object, name: str) -> str:
     """Return a value that must be text; `name` is its field.
 

@@ -4,7 +4,8 @@ There is no tokenizer. A text counts one token for each `bytes_per_token` bytes 
 more for each message and one for the start of the answer. A generated token is a pseudo-random function of the prefill
 worker's weights revision, the prompt and the position. So a test can compute the expected tokens, and it detects an
 answer that was made from another task's KV. Where the decode worker makes the first token, a token is a function of the
-decode worker's revision too.
+decode worker's revision too. Where the prefill worker uses a LoRA adapter, tokens and the log probabilities of the
+prompt are functions of the adapter's revision too.
 """
 
 from __future__ import annotations
@@ -20,10 +21,15 @@ _MASK = (1 << 64) - 1
 _SYLLABLES = [c + v for c in "bcdfghjklmnprstvwxyz" for v in "aeiou"]
 
 
-def generation_seed(weights: str, prompt: Sequence[int]) -> int:
-    """Return the seed of all tokens generated for a prompt: 64 bits of a hash over weights revision and prompt."""
-    digest = hashlib.blake2b(array("q", prompt).tobytes(), key=weights.encode()[:64], digest_size=8)
-    return int.from_bytes(digest.digest(), "big")
+def generation_seed(weights: str, prompt: Sequence[int], adapter: str = "") -> int:
+    """Return the seed of all tokens generated for a prompt: 64 bits of a hash.
+
+    Args:
+        weights: revision of the weights.
+        prompt: token ids.
+        adapter: revision of the LoRA adapter; empty without one.
+    """
+    return int.from_bytes(_hash(weights, adapter, array("q", prompt).tobytes()).digest(), "big")
 
 
 def decode_seed(kv: int, weights: str, last: int) -> int:
@@ -52,7 +58,13 @@ def token_at(seed: int, position: int, vocab_size: int) -> int:
 
 
 def expected_tokens(
-    weights: str, prompt: Sequence[int], count: int, vocab_size: int, *, decoder: str | None = None
+    weights: str,
+    prompt: Sequence[int],
+    count: int,
+    vocab_size: int,
+    *,
+    decoder: str | None = None,
+    adapter: str = "",
 ) -> list[int]:
     """Return the tokens that a pair of emulated workers generates.
 
@@ -62,17 +74,43 @@ def expected_tokens(
         count: number of tokens.
         vocab_size: the prefill worker's vocabulary size.
         decoder: weights revision of the decode worker, where it makes the first token; else None.
+        adapter: revision of the prefill worker's LoRA adapter; empty without one.
     """
     if decoder is None:
-        seed = generation_seed(weights, prompt)
+        seed = generation_seed(weights, prompt, adapter)
     else:
-        seed = decode_seed(generation_seed(weights, prompt[:-1]), decoder, prompt[-1])
+        seed = decode_seed(generation_seed(weights, prompt[:-1], adapter), decoder, prompt[-1])
     return [token_at(seed, i, vocab_size) for i in range(count)]
 
 
 def logprob_of(token: int, position: int) -> float:
-    """Return a made-up log probability of a token, between -4 and 0."""
+    """Return a made-up log probability of a generated token, between -4 and 0."""
     return -(token_at(token, position, 4000) + 1) / 1000
+
+
+def prompt_logprobs(weights: str, prompt: Sequence[int], adapter: str = "") -> list[float]:
+    """Return made-up log probabilities of each token of a prompt but the first, given those before it.
+
+    Those of the base are between -5 and -1. An adapter changes each by less than 0.5.
+
+    Args:
+        weights: revision of the weights.
+        prompt: token ids.
+        adapter: revision of the LoRA adapter; empty without one.
+    """
+    base, change = _hash(weights, ""), _hash(weights, adapter)
+    logprobs = []
+    for token in prompt:
+        for state in (base, change):
+            state.update(token.to_bytes(8, "big", signed=True))
+        logprob = -(1000 + int.from_bytes(base.digest(), "big") % 4000) / 1000
+        effect = (int.from_bytes(change.digest(), "big") % 999 - 499) / 1000 if adapter else 0.0
+        logprobs.append(logprob + effect)
+    return logprobs[1:]
+
+
+def _hash(weights: str, adapter: str, data: bytes = b"") -> hashlib.blake2b:
+    return hashlib.blake2b(data, key=weights.encode()[:64], salt=adapter.encode()[:16], digest_size=8)
 
 
 @lru_cache(maxsize=4096)

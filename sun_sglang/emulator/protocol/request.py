@@ -49,6 +49,7 @@ class GenerationRequest:
         port: port of the prefill worker's bootstrap server.
         room: the room of the two legs; None for a request that is not disaggregated.
         decode_first: whether the decode worker makes the first token (`contracts/first_token.py`).
+        adapter: name of the LoRA adapter; None for none.
     """
 
     endpoint: str
@@ -71,6 +72,7 @@ class GenerationRequest:
     port: int
     room: int | None
     decode_first: bool = False
+    adapter: str | None = None
 
     @property
     def prefilled(self) -> tuple[int, ...]:

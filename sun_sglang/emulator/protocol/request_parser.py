@@ -38,6 +38,7 @@ class _Parsed:
     text: str = ""
     model: str = ""
     token_ids: bool = False
+    adapter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,8 @@ class RequestParser:
         longest_request: most tokens of prompt and generation together; a longer generation is cut.
         longest_prompt: prompts of this length or more are refused, tokens.
         shapes: the replies of the emulated version.
+        served_model_name: the model's name.
+        adapters_enabled: whether requests may use LoRA adapters.
     """
 
     bytes_per_token: int
@@ -59,6 +62,8 @@ class RequestParser:
     longest_request: int
     longest_prompt: int
     shapes: ReplyShapes
+    served_model_name: str = ""
+    adapters_enabled: bool = False
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text."""
@@ -108,12 +113,7 @@ class RequestParser:
         if body.get("session_params"):
             name = dict(body["session_params"]).get("id")
             raise InvalidValueError(f"Invalid request: session id {name} does not exist", GENERATE)
-        if body.get("lora_path"):
-            raise InvalidValueError(
-                f"LoRA adapter '{body['lora_path']}' was requested, but LoRA is not enabled. Please launch the server "
-                "with --enable-lora flag and preload adapters using --lora-paths or /load_lora_adapter endpoint.",
-                GENERATE,
-            )
+        adapter = self._adapter(body, GENERATE)
         if unknown := params.keys() - self.shapes.sampling:
             raise InternalError(f"unexpected sampling parameter {sorted(unknown)[0]!r}")
         logprobs = None
@@ -128,7 +128,7 @@ class RequestParser:
         prompt = ids if ids is not None else self.encode(require_string(text, "text"))
         # null asks for as many tokens as fit
         limit = params.get("max_new_tokens", _GENERATE_LIMIT)
-        return _Parsed(GENERATE, prompt, limit, logprobs, text=text or "")
+        return _Parsed(GENERATE, prompt, limit, logprobs, text=text or "", adapter=adapter)
 
     def _completion(self, body: Mapping[str, Any]) -> _Parsed:
         if "prompt" not in body:
@@ -152,6 +152,7 @@ class RequestParser:
             text=prompt if is_text else "",
             model=str(body.get("model") or "default"),
             token_ids=bool(body.get("return_token_ids")),
+            adapter=self._adapter(body, COMPLETIONS),
         )
 
     def _chat(self, body: Mapping[str, Any]) -> _Parsed:
@@ -177,7 +178,21 @@ class RequestParser:
             limit if limit is not None else optional_integer(body, "max_completion_tokens"),
             logprobs,
             model=str(body.get("model") or "default"),
+            adapter=self._adapter(body, CHAT),
         )
+
+    def _adapter(self, body: Mapping[str, Any], endpoint: str) -> str | None:
+        """Return the name of the adapter that a body asks for; OpenAI's endpoints read it from `BASE:NAME` too."""
+        name = body.get("lora_path") or None
+        if endpoint != GENERATE:
+            name = adapter_of_model(str(body.get("model") or "default"), self.served_model_name) or name
+        if name is not None and not self.adapters_enabled:
+            raise InvalidValueError(
+                f"LoRA adapter '{name}' was requested, but LoRA is not enabled. Please launch the server with "
+                "--enable-lora flag and preload adapters using --lora-paths or /load_lora_adapter endpoint.",
+                endpoint,
+            )
+        return name if name is None else require_string(name, "lora_path")
 
     def _request(self, parsed: _Parsed, body: Mapping[str, Any], params: Mapping[str, Any]) -> GenerationRequest:
         """Check what all endpoints check; `params` holds the sampling parameters."""
@@ -212,4 +227,21 @@ class RequestParser:
             port=int(body.get("bootstrap_port") or 0),
             room=body.get("bootstrap_room"),
             decode_first=mark.decode_first,
+            adapter=parsed.adapter,
         )
+
+
+def adapter_of_model(model: str, served_model_name: str) -> str | None:
+    """Return the adapter in a model's name `BASE:NAME`, as SGLang's OpenAI endpoints read it; None if it names none.
+
+    After `entrypoints/openai/serving_base.py`.
+
+    Args:
+        model: the request's model.
+        served_model_name: the worker's name for its model, which may contain colons.
+    """
+    if ":" not in model or model == served_model_name:
+        return None
+    if model.startswith(f"{served_model_name}:"):
+        return model[len(served_model_name) + 1 :].strip() or None
+    return model.split(":", 1)[1].strip() or None

@@ -51,7 +51,7 @@ def make_plan(
         workers=workers,
         router=router,
         transfer=transfer,
-        fleet=_fleet(topology, router, run_dir / ADMIN_KEY),
+        fleet=_fleet(topology, pools, router, run_dir / ADMIN_KEY),
         notes=notes,
     )
 
@@ -145,9 +145,13 @@ def _rank_cores(ranks: int, cores: int) -> dict[str, str]:
     return {"SGLANG_CPU_OMP_THREADS_BIND": "|".join([f"0-{cores - 1}"] * ranks)} if ranks > 1 else {}
 
 
-def _fleet(topology: Topology, router: RouterPlan, admin_key: Path) -> Fleet:
+def _fleet(topology: Topology, pools: Pools, router: RouterPlan, admin_key: Path) -> Fleet:
+    tasks = {
+        name: FleetTask(**task.model_dump(exclude={"adapter"}), adapter=pools[task.prefill].adapters.get(name))
+        for name, task in topology.tasks.items()
+    }
     return Fleet(
-        tasks={name: FleetTask(**task.model_dump(exclude={"adapter"})) for name, task in topology.tasks.items()},
+        tasks=tasks,
         pools={name: FleetPool(role=pool.role, model=pool.model) for name, pool in topology.pools.items()},
         workers=(),
         router=topology.router.model_copy(update={"port": router.port}),

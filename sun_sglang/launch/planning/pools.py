@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from sun_sglang.checkpoint.identity import MODULE_FLAGS
+from sun_sglang.contracts.adapter import AdapterRef
 from sun_sglang.contracts.module_file import ServedModule
 from sun_sglang.contracts.worker_card import Identity
 from sun_sglang.errors import TopologyError
+from sun_sglang.launch.planning.adapters.lora_flags import accepts_adapters
 from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.pool_settings import PoolSettings, pool_settings
 from sun_sglang.launch.planning.worker_kinds.kinds import WORKER_KINDS
@@ -19,6 +22,7 @@ from sun_sglang.topology import EngineFlags, Topology
 
 # more than one machine has; a plan has an entry for each
 _MOST_RANKS = 1024
+_NO_ADAPTERS: Mapping[str, AdapterRef] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,9 @@ class ResolvedPool(PoolSettings):
         kv_caches: KV caches of each worker: one for each data-parallel rank, with DP attention or not.
         dtype: the default of the flag `dtype` for its workers; empty where SGLang chooses.
         checkpoint: its checkpoint; None where it is not on this machine.
-        same_module: for a decode pool, whether every task is prefilled by the very module that decodes it.
+        same_module: for a decode pool, whether every task is prefilled by the very module that decodes it, without an
+            adapter, and stays so.
+        adapters: for a prefill pool, the adapters of its tasks, by task.
     """
 
     kind: WorkerKind
@@ -64,6 +70,7 @@ class ResolvedPool(PoolSettings):
     dtype: EngineFlags
     checkpoint: Checkpoint | None
     same_module: bool
+    adapters: Mapping[str, AdapterRef]
 
     @property
     def identity(self) -> Identity | None:
@@ -90,13 +97,19 @@ Pools = Mapping[str, ResolvedPool]
 """The pools of a topology by name, in file order."""
 
 
-def resolve_pools(topology: Topology, machine: Machine, read_checkpoint: CheckpointReader) -> Pools:
+def resolve_pools(
+    topology: Topology,
+    machine: Machine,
+    read_checkpoint: CheckpointReader,
+    adapters: Mapping[str, AdapterRef] = _NO_ADAPTERS,
+) -> Pools:
     """Resolve every pool of a topology for a machine.
 
     Args:
         topology: as loaded.
         machine: where the workers run.
         read_checkpoint: called once for each pool.
+        adapters: the adapters of the tasks that have one, by task.
 
     Raises:
         TopologyError: a number of ranks or a `device` is wrong, or what `read_checkpoint` raises.
@@ -105,7 +118,7 @@ def resolve_pools(topology: Topology, machine: Machine, read_checkpoint: Checkpo
     kinds = {name: WORKER_KINDS[topology.backend_of(name)] for name in topology.pools}
     settings = {name: pool_settings(topology, name) for name in topology.pools}
     partners = {name: _prefill_pools(topology, name) for name in topology.pools}
-    return _resolve(settings, kinds, partners, machine, read_checkpoint)
+    return _resolve(settings, kinds, partners, machine, read_checkpoint, _by_prefill_pool(topology, adapters))
 
 
 def resolve_servers(servers: Mapping[str, PoolSettings], machine: Machine, read_checkpoint: CheckpointReader) -> Pools:
@@ -121,7 +134,7 @@ def resolve_servers(servers: Mapping[str, PoolSettings], machine: Machine, read_
         UserError: the usable GPUs cannot be determined.
     """
     kinds = dict.fromkeys(servers, WORKER_KINDS["sglang"])
-    return _resolve(servers, kinds, dict.fromkeys(servers, ()), machine, read_checkpoint)
+    return _resolve(servers, kinds, dict.fromkeys(servers, ()), machine, read_checkpoint, {})
 
 
 def _resolve(
@@ -130,6 +143,7 @@ def _resolve(
     partners: Mapping[str, Sequence[str]],
     machine: Machine,
     read_checkpoint: CheckpointReader,
+    adapters: Mapping[str, Mapping[str, AdapterRef]],
 ) -> Pools:
     on_gpu = {name: kinds[name].uses_gpu(pool, machine) for name, pool in settings.items()}
     dtypes = {name: {} if on_gpu[name] else _cpu_dtype(machine) for name in settings}
@@ -146,8 +160,10 @@ def _resolve(
             checkpoint=checkpoints[name],
             same_module=all(
                 _is_one_module(settings[prefill], checkpoints[prefill], pool, checkpoints[name])
+                and not accepts_adapters(settings[prefill], adapters.get(prefill, _NO_ADAPTERS))
                 for prefill in partners[name]
             ),
+            adapters=adapters.get(name, _NO_ADAPTERS),
         )
         for name, pool in settings.items()
     }
@@ -177,6 +193,13 @@ def _size(pool: PoolSettings, flag: str) -> int:
 
 def _prefill_pools(topology: Topology, decode: str) -> list[str]:
     return [task.prefill for task in topology.tasks.values() if task.decode == decode]
+
+
+def _by_prefill_pool(topology: Topology, adapters: Mapping[str, AdapterRef]) -> Mapping[str, Mapping[str, AdapterRef]]:
+    found: dict[str, dict[str, AdapterRef]] = {}
+    for task, ref in adapters.items():
+        found.setdefault(topology.tasks[task].prefill, {})[task] = ref
+    return found
 
 
 def _is_one_module(

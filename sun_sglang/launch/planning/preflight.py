@@ -13,6 +13,8 @@ from sun_sglang.checkpoint.tuning import is_tuned_for
 from sun_sglang.contracts.kv_compatibility import require_same
 from sun_sglang.contracts.module_file import read_served_module
 from sun_sglang.errors import CheckpointError, IdentityError, TopologyError
+from sun_sglang.launch.planning.adapters.lora_flags import require_room
+from sun_sglang.launch.planning.adapters.task_adapters import adapter_notes, read_task_adapters
 from sun_sglang.launch.planning.cpu_weights import cpu_weight_notes
 from sun_sglang.launch.planning.decode_cache.answer_stores import require_bounded
 from sun_sglang.launch.planning.flags.engine_flags import check_flags
@@ -51,7 +53,7 @@ def preflight(topology: Topology, machine: Machine, schema: FlagSchema | None) -
     Raises:
         TopologyError: a flag, a model or a decoder is wrong, or a flag would keep the KV of answers.
         IdentityError: the pools of a task cannot share KV.
-        CheckpointError: a model directory cannot be read.
+        CheckpointError: a model directory or an adapter cannot be read.
         UserError: the router's keys or certificate cannot be read, the installed SGLang is not supported, or the usable
             GPUs cannot be determined.
     """
@@ -64,13 +66,16 @@ def preflight(topology: Topology, machine: Machine, schema: FlagSchema | None) -
         notes.append("SGLang is not installed here: its flags in `engine` were not checked.")
     else:
         check_flags(topology.engines(), schema)
-    pools = resolve_pools(topology, machine, read_pool_checkpoint)
+    pools = resolve_pools(topology, machine, read_pool_checkpoint, read_task_adapters(topology))
+    for pool in pools.values():
+        require_room(pool, pool.adapters)
     notes += checkpoint_notes(pools)
     for task in topology.tasks:
         _check_versions(topology, task, pools)
         _check_pair(topology, task, pools)
         _check_decoder(topology, task, pools)
         _check_prefill(topology, task, pools)
+    notes += adapter_notes(topology, pools)
     notes += cpu_weight_notes(pools)
     require_bounded(pools)
     return PreflightReport(pools, tuple(notes))

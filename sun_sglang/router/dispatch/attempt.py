@@ -186,10 +186,20 @@ class Attempt:
         self.results[leg] = result
         prefill, decode, needs_prefill = self.results["prefill"], self.results["decode"], self.request.needs_prefill
         outcome = decide(
-            prefill, decode, needs_prefill=needs_prefill, abort_asked=self.ticket.abort_asked, rid=self.rid
+            prefill,
+            decode,
+            needs_prefill=needs_prefill,
+            abort_asked=self.ticket.abort_asked,
+            rid=self.rid,
+            adapter=self.adapter,
         )
         if isinstance(outcome, Serve | Relay | AttemptFailed):
             self._end(outcome)
+
+    @property
+    def adapter(self) -> str:
+        """Name of the adapter on the prefill worker; empty for none."""
+        return "" if self.pair.adapter is None else self.pair.adapter.name
 
     def note_sent(self, legs: dict[Leg, LegExchange]) -> None:
         """Keep the exchanges of both legs."""

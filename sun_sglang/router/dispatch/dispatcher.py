@@ -70,14 +70,16 @@ class Dispatcher:
         """Return a response, after one retry on other workers if the first pair failed.
 
         An attempt that failed only because an idle connection was closed is repeated once on new connections, and does
-        not count as the retry. Each attempt has a new request id and a new room.
+        not count as the retry. Neither does one whose prefill worker had lost the task's adapter, at most `ATTEMPTS`
+        times: each worker that has one task's adapters may have lost them at the same time. Each attempt has a new
+        request id and a new room.
 
         Raises:
             ApiError: the client receives it instead of an answer. No byte has gone to the client.
         """
         avoid: set[str] = set()
         failed: AttemptFailed | None = None
-        left, fresh = ATTEMPTS, False
+        left, free, fresh = ATTEMPTS, ATTEMPTS, False
         while left:
             pair = await self.recovery.select(request, ticket, avoid)
             if ticket.abort_asked:
@@ -97,13 +99,18 @@ class Dispatcher:
                 self.ejector.eject(worker.name, failed.error.message)
             if failed.revoke:
                 self._registry.revoke(pair.path)
+            if failed.lacks_adapter and pair.adapter is not None:
+                self._registry.adapters.revoke(worker.name, tried.incarnations["prefill"], pair.adapter)
             if not failed.retry or ticket.abort_asked or self._closing:
                 break
             await self._death_check.require_alive(tried)
             if failed.stale:
                 fresh = True
             else:
-                left -= 1
+                if failed.lacks_adapter and free:
+                    free -= 1
+                else:
+                    left -= 1
                 avoid.update((w.name for w in pair) if failed.revoke else (worker.name,))
         raise failed.error if failed else no_worker(request.task)
 

@@ -5,40 +5,20 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from typing import NamedTuple
 
 from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.dispatch.attempt import Ticket
 from sun_sglang.router.dispatch.dispatcher import Dispatcher
 from sun_sglang.router.dispatch.pair_response import PairResponse
 from sun_sglang.router.errors import ApiError
-from sun_sglang.router.health.canary import canary_fault, is_same_fault, make_canary
+from sun_sglang.router.health.canary import canary_fault, make_canary
+from sun_sglang.router.health.failure import MAX_FAULT, Failure, next_failure
 from sun_sglang.router.health.wake_up import wait
 from sun_sglang.router.observability.log import Log
 from sun_sglang.router.observability.metrics import Metrics
 from sun_sglang.router.text import truncate
 from sun_sglang.router.workers.registry import Registry
-from sun_sglang.router.workers.worker_paths import Pair, Starts, WorkerPath
-
-MAX_FAULT = 500
-
-
-class Failure(NamedTuple):
-    """The last canary over a path failed.
-
-    Attributes:
-        starts: the starts of the two workers.
-        why: the fault.
-        times: how many canaries in a row failed so, between these starts.
-        pause: seconds until the next one.
-        next_try: loop time of the next one.
-    """
-
-    starts: Starts
-    why: str
-    times: int
-    pause: float
-    next_try: float
+from sun_sglang.router.workers.worker_paths import Pair, WorkerPath
 
 
 class PathProver:
@@ -142,23 +122,6 @@ class PathProver:
         workers = self._registry.workers
         for path in [path for path in self._failures if not (path.prefill in workers and path.decode in workers)]:
             del self._failures[path]
-
-
-def next_failure(before: Failure | None, starts: Starts, why: str, now: float, deadlines: Deadlines) -> Failure:
-    """Return the record of a canary that failed.
-
-    Args:
-        before: the record of the canary before it over the same path; None if that one passed.
-        starts: the starts of the two workers; a restart of one begins a new series.
-        why: the fault.
-        now: loop time.
-        deadlines: the shortest and the longest pause.
-    """
-    if before is None or before.starts != starts:
-        pause = deadlines.canary_pause_min
-        return Failure(starts, why, 1, pause, now + pause)
-    pause = min(before.pause * 2, deadlines.canary_pause_max)
-    return Failure(starts, why, before.times + 1 if is_same_fault(before.why, why) else 1, pause, now + pause)
 
 
 def _discard(paths: set[WorkerPath], path: WorkerPath) -> Callable[[asyncio.Task[None]], None]:

@@ -35,7 +35,7 @@ class PairSelector:
         """Return the pair that serves a request; None if there is no pair.
 
         Args:
-            pairs: the usable pairs of the task.
+            pairs: the usable pairs of the task, which have its adapter.
             cost: expected work of the request on each side.
             keys: hashes of the prompt's beginnings.
             avoid: names of workers that failed this request before; they are selected only if every pair has as many.
@@ -52,7 +52,7 @@ class PairSelector:
         # a dict and not a set: with the same loads and the same RNG the selection is the same
         decode = self._decode.pick(list(dict.fromkeys(pair.decode for pair in pairs)), cost.decode, keys)
         prefill = self._prefill.pick([pair.prefill for pair in pairs if pair.decode is decode], cost.prefill, keys)
-        return Pair(prefill, decode)
+        return Pair(prefill, decode, pairs[0].adapter)
 
 
 def _failed(pair: Pair, avoid: Set[str]) -> int:

@@ -52,6 +52,10 @@ class InFlight:
         self.requests[tickets[0].task] -= 1
         self.tickets.difference_update(tickets)
 
+    def has(self, task: str) -> bool:
+        """Return whether a task has requests that have not ended."""
+        return self.requests[task] > 0
+
     def find(self, rid: str, owner: str | None) -> Iterable[Ticket]:
         """Return the tickets with exactly this id; none if it is unknown.
 

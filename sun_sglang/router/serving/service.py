@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
 
+from sun_sglang.contracts.fleet_file import FleetTask
 from sun_sglang.errors import RequestError
 from sun_sglang.router.auth.access import visible_tasks
 from sun_sglang.router.auth.api_keys import ApiKey
@@ -104,7 +105,7 @@ class Service:
         )
         current_context.get().task = request.task
         # the task may leave the fleet before the request is dispatched
-        pool = self._registry.fleet.tasks[request.task].prefill
+        task = self._registry.fleet.tasks[request.task]
         if "stop_regex" in self._allowed:
             await check_patterns(request.body)
         singles = split_request(request)
@@ -117,7 +118,7 @@ class Service:
         session = session_name(owner, http.headers.get(SESSION_HEADER))
         try:
             checked = await self._check_length(request, singles)
-            pair_requests = self._pair_requests(request, singles, costs, pool, session)
+            pair_requests = self._pair_requests(request, singles, costs, task, session)
         except (ApiError, RequestError):
             if key is not None:
                 key.refund(work)
@@ -168,13 +169,13 @@ class Service:
         request: Request,
         singles: Sequence[SingleRequest],
         costs: Sequence[Cost],
-        pool: str,
+        task: FleetTask,
         session: str | None,
     ) -> tuple[PairRequest, ...]:
         keys: list[PrefixKeys] = []
         if self._needs_keys:
             for single in singles[:: request.n]:
-                of = cache_namespace(pool, "", single.extra_key, single.cache_salt)
+                of = cache_namespace(task.prefill, "", single.extra_key, single.cache_salt, adapter=task.adapter)
                 keys.append(prefix_keys(request.endpoint, single.body, of=of, session=session))
         model = worker_model(request.task)
         return make_pair_requests(request, singles, costs, worker_model=model, keys=keys, max_bytes=self._max_sent)

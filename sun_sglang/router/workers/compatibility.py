@@ -9,9 +9,28 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from sun_sglang.checkpoint.tuning import is_tuned_for
-from sun_sglang.contracts.first_token import HOOK, first_token_of
+from sun_sglang.contracts.adapter import AdapterRef
+from sun_sglang.contracts.first_token import HOOK, first_token_side
 from sun_sglang.contracts.kv_compatibility import Difference, member_difference, pair_difference
+from sun_sglang.contracts.scheme import Side
 from sun_sglang.contracts.worker_card import WorkerCard
+
+
+class AdapterTuning(NamedTuple):
+    """How an adapter was tuned, as far as it decides which decoder may follow. Equal for most adapters of a pool.
+
+    Attributes:
+        tuned_for: revision of the decoder; empty where it is not recorded.
+        first_token: the side that made the first token in its tuning.
+    """
+
+    tuned_for: str
+    first_token: Side
+
+    @classmethod
+    def of(cls, adapter: AdapterRef | None) -> AdapterTuning | None:
+        """Return how an adapter was tuned; None without an adapter."""
+        return None if adapter is None else cls(adapter.tuned_for, adapter.first_token)
 
 
 class NamedCard(NamedTuple):
@@ -50,12 +69,31 @@ def mismatch(one: NamedCard, other: NamedCard) -> str:
     return difference.sentence(one.name, other.name, verb=f"differs from `{other.name}`'s")
 
 
-def first_token_mismatch(prefill: NamedCard, decode: NamedCard) -> str:
+def pair_first_token(prefill: WorkerCard, decode: WorkerCard, tuning: AdapterTuning | None) -> Side:
+    """Return the side that makes the first token of a pair.
+
+    An adapter that records no decoder was not tuned by this project, so the module under it decides.
+
+    Args:
+        prefill: card of the prefill worker.
+        decode: card of the decode worker.
+        tuning: of the adapter on the prefill worker; None without one.
+    """
+    own = tuning is not None and tuning.tuned_for
+    return first_token_side(
+        tuned_for=tuning.tuned_for if tuning and own else prefill.tuned_for,
+        decoder=decode.decoder,
+        of_prefill=tuning.first_token if tuning and own else prefill.first_token,
+        of_decode=decode.first_token,
+    )
+
+
+def first_token_mismatch(prefill: NamedCard, decode: NamedCard, tuning: AdapterTuning | None = None) -> str:
     """Return why two workers cannot serve with a first token from the decode module; empty if they can, or need not.
 
     An emulated worker reports no hooks and needs none.
     """
-    if first_token_of(prefill.card, decode.card) == "prefill":
+    if pair_first_token(prefill.card, decode.card, tuning) == "prefill":
         return ""
     for worker in (prefill, decode):
         hooks = [hook.name for hook in worker.card.patches]
@@ -67,16 +105,30 @@ def first_token_mismatch(prefill: NamedCard, decode: NamedCard) -> str:
     return ""
 
 
-def decoder_mismatch(prefill: NamedCard, decode: NamedCard) -> str:
-    """Return why a prefill module may not serve with a decoder, unless its task has `any_decoder`; empty if it may."""
+def decoder_mismatch(prefill: NamedCard, decode: NamedCard, tuning: AdapterTuning | None = None) -> str:
+    """Return why a prefill module may not serve with a decoder, unless its task has `any_decoder`; empty if it may.
+
+    Args:
+        prefill: the prefill worker.
+        decode: the decode worker.
+        tuning: of the task's adapter, which changes the module; None without one.
+    """
     tuned_for, decoder = prefill.card.tuned_for, decode.card.decoder
+    module = f"`{prefill.name}`"
+    if tuning is not None and tuning.tuned_for:
+        tuned_for, module = tuning.tuned_for, f"the task's adapter on `{prefill.name}`"
     anyway = "`any_decoder: true` on the task serves it all the same"
     if not is_tuned_for(tuned_for, decoder):
         return (
-            f"`{prefill.name}` was tuned to be decoded by weights {tuned_for}, and `{decode.name}` has weights "
-            f"{decoder}; {anyway}"
+            f"{module} was tuned to be decoded by weights {tuned_for}, and `{decode.name}` has weights {decoder}; "
+            f"{anyway}"
         )
     tuned_on, weights = decode.card.tuned_on, prefill.card.identity.weights
+    if tuned_on and tuning is not None:
+        return (
+            f"`{decode.name}` was tuned on prompts that weights {tuned_on} prefill, and the task's adapter on "
+            f"`{prefill.name}` changes the weights; {anyway}"
+        )
     if tuned_on and weights != tuned_on:
         return (
             f"`{decode.name}` was tuned on prompts that weights {tuned_on} prefill, and `{prefill.name}` has weights "

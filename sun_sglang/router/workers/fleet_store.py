@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TextIO
@@ -30,12 +30,20 @@ class FleetStore:
         path: the file; None keeps edits in memory.
         log: receives changes of the file, and files that cannot be used.
         deadlines: limits for the lock on the file, and the interval of the checks for changes.
+        has_requests: returns whether a task has requests that have not ended.
     """
 
-    def __init__(self, registry: Registry, path: Path | None, log: Log, deadlines: Deadlines) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        path: Path | None,
+        log: Log,
+        deadlines: Deadlines,
+        has_requests: Callable[[str], bool] = lambda _: False,
+    ) -> None:
         self._registry = registry
         self._deadlines = deadlines
-        self._rollout = Rollout(registry)
+        self._rollout = Rollout(registry, has_requests)
         self._file = None if path is None else WatchedFile(path)
         self._log = log
 

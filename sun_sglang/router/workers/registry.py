@@ -8,15 +8,26 @@ makes it refused.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+from sun_sglang.contracts.adapter import AdapterRef
 from sun_sglang.contracts.fleet_file import Fleet, FleetTask, FleetWorker
 from sun_sglang.contracts.worker_card import WorkerCard
 from sun_sglang.router.deadlines import DEFAULT, Deadlines
 from sun_sglang.router.protocol.prompt_length import PromptLimits
+from sun_sglang.router.workers.adapter_table import AdapterTable
 from sun_sglang.router.workers.compatibility import NamedCard, card_fault, mismatch
+from sun_sglang.router.workers.task_paths import TaskPath, TaskUse
 from sun_sglang.router.workers.worker import State, Worker
-from sun_sglang.router.workers.worker_paths import Pair, PathTable, PoolPair, Starts, UnusablePath, WorkerPath
+from sun_sglang.router.workers.worker_paths import (
+    Pair,
+    PathTable,
+    PoolPair,
+    PoolPaths,
+    Starts,
+    UnusablePath,
+    WorkerPath,
+)
 
 
 class Registry:
@@ -25,7 +36,9 @@ class Registry:
     Attributes:
         fleet: the fleet that is served now.
         wanted: the fleet to serve once its new workers are proven and the requests of its old ones have ended.
+        leaving: tasks that were removed while they had requests; these requests are still served.
         task_names: the tasks that are served now.
+        adapters: the adapters that prefill workers need and have.
         workers: all workers by name.
         on_ejected: called with the name of a worker that left the rotation.
         on_unproven: called when a path may need a canary.
@@ -40,6 +53,8 @@ class Registry:
         self.workers: dict[str, Worker] = {}
         self._members: dict[str, dict[str, Worker]] = {}
         self._paths = PathTable(self.workers, self.members)
+        self.adapters = AdapterTable(self.workers, self.members)
+        self.adapters.on_proven += [self.progress, self._report_usable]
         self._picks = itertools.count(1)
         self.on_ejected: list[Callable[[str], None]] = []
         self.on_unproven: list[Callable[[], None]] = []
@@ -47,6 +62,8 @@ class Registry:
         self.on_usable: list[Callable[[], None]] = []
         self.on_progress: list[Callable[[], None]] = []
         self.on_added: list[Callable[[Worker], None]] = []
+        self.leaving: Mapping[str, FleetTask] = {}
+        self._trials: list[FleetTask] = []
         self.fleet = self.wanted = fleet
         self._note_tasks()
         for spec in fleet.workers:
@@ -74,6 +91,7 @@ class Registry:
             return refusal
         self._paths.invalidate(worker)
         self._report_unproven()
+        self.adapters.report_needed()
         self._report_usable()
         return ""
 
@@ -111,6 +129,7 @@ class Registry:
         self.progress()
         for listener in self.on_proven:
             listener(path)
+        self.adapters.report_needed()
         self._report_usable()
         return True
 
@@ -131,11 +150,28 @@ class Registry:
         self._note_tasks()
         self._report_unproven()
 
-    def serve(self, fleet: Fleet) -> None:
-        """Replace the fleet that is served; the workers stay those of `workers`."""
+    def serve(self, fleet: Fleet, leaving: Mapping[str, FleetTask] | None = None) -> None:
+        """Replace the fleet that is served; the workers stay those of `workers`.
+
+        Args:
+            fleet: the fleet.
+            leaving: tasks that get no new requests, and whose requests are still served.
+        """
         self.fleet = fleet
+        self.leaving = leaving or {}
         self._note_tasks()
         self._report_usable()
+
+    def begin_trial(self, task: FleetTask) -> None:
+        """Prove the paths and the adapter of a task that is not in the fleet, until `end_trial`."""
+        self._trials.append(task)
+        self._note_tasks()
+        self._report_unproven()
+
+    def end_trial(self, task: FleetTask) -> None:
+        """End what `begin_trial` began. What no other task needs is forgotten."""
+        self._trials.remove(task)
+        self._note_tasks()
 
     def add(self, spec: FleetWorker) -> Worker:
         """Add a worker, which is absent."""
@@ -169,14 +205,15 @@ class Registry:
         worker = self.workers.pop(name)
         del self._members[worker.spec.pool][name]
         self._paths.forget(worker)
+        self.adapters.forget(name)
         worker.load.unshare()
 
     # --- questions --------------------------------------------------------------------------------------------------
 
     def usable(self, task: str) -> tuple[Pair, ...]:
         """Return the proven pairs that may serve a task now."""
-        pools = self._pools.get(task)
-        return () if pools is None else self._paths.between(pools).usable
+        path = self._use.by_task.get(task)
+        return () if path is None else self._between(path).usable
 
     def limit(self, task: str) -> PromptLimits | None:
         """Return the limit of a task's usable pairs.
@@ -184,21 +221,30 @@ class Registry:
         While no pair is usable, the limit of the last usable ones counts: a task whose workers restart has the same
         limits before and after, and requests arrive meanwhile. None if there never was a usable pair.
         """
-        pools = self._pools.get(task)
-        return None if pools is None else self._paths.between(pools).limit
+        path = self._use.by_task.get(task)
+        return None if path is None else self._between(path).limit
 
     def unproven(self) -> tuple[WorkerPath, ...]:
         """Return the paths that need a canary, for the tasks served now and for those of `wanted`."""
-        return tuple(dict.fromkeys(path for pools in self._used for path in self._paths.between(pools).unproven))
+        return tuple(dict.fromkeys(path for pools in self._use.pools for path in self._paths.between(pools).unproven))
 
     def unusable(self, task: str) -> tuple[UnusablePath, ...]:
         """Return the paths between a task's pools, those of a move under way included, that carry no requests."""
-        pools = {PoolPair.of(f.tasks[task]) for f in (self.fleet, self.wanted) if task in f.tasks}
-        return tuple(one for pair in sorted(pools) for one in self._paths.between(pair).unusable)
+        pools = sorted({PoolPair.of(settings) for settings in self.settings(task)}, key=PoolPair.sort_key)
+        return tuple(one for pair in pools for one in self._paths.between(pair).unusable)
+
+    def settings(self, task: str) -> Iterator[FleetTask]:
+        """Yield a task as it is served now, and as it is wanted; nothing for an unknown task."""
+        return (fleet.tasks[task] for fleet in (self.fleet, self.wanted) if task in fleet.tasks)
 
     def can_serve(self, task: FleetTask) -> bool:
-        """Return whether a proven pair may serve a task with these pools and this rule."""
-        return bool(self._paths.between(PoolPair.of(task)).usable)
+        """Return whether a proven pair may serve a task with these pools, these rules and this adapter."""
+        return bool(self._between(TaskPath.of(task)).usable)
+
+    def adapter_pairs(self, worker: Worker, adapter: AdapterRef) -> Sequence[Pair]:
+        """Return the proven pairs of a prefill worker that tasks with this adapter use, once it is proven there."""
+        found = (self._paths.between(p).usable for p in self.adapters.needed(worker.spec.pool).get(adapter, ()))
+        return [Pair(worker, pair.decode, adapter) for pairs in found for pair in pairs if pair.prefill is worker]
 
     def starts(self, path: WorkerPath) -> Starts | None:
         """Return the incarnations of a path's workers; None unless both workers are admitted."""
@@ -238,7 +284,7 @@ class Registry:
     def _peers(self, worker: Worker) -> Iterable[Worker]:
         """Return the admitted workers of the worker's pool, and of every pool that a task combines with it."""
         names = {worker.spec.pool}
-        for pools in self._used:
+        for pools in self._use.pools:
             if worker.spec.pool in (pools.prefill, pools.decode):
                 names |= {pools.prefill, pools.decode}
         return [w for w in self.workers.values() if w is not worker and w.admitted and w.spec.pool in names]
@@ -252,9 +298,12 @@ class Registry:
             listener()
 
     def _note_tasks(self) -> None:
-        """Derive from `fleet` and `wanted` which pairs of pools are used."""
+        """Derive from the tasks which pairs of pools they use, and which adapters."""
         self.task_names = tuple(self.fleet.tasks)
-        self._pools = {name: PoolPair.of(task) for name, task in self.fleet.tasks.items()}
-        wanted = (PoolPair.of(task) for task in self.wanted.tasks.values())
-        self._used = sorted({*self._pools.values(), *wanted})
-        self._paths.keep(self._used)
+        served = {**self.leaving, **self.fleet.tasks}
+        self._use = TaskUse.of(served, self._trials, self.wanted.tasks.values())
+        self._paths.keep(self._use.pools)
+        self.adapters.use(self._use)
+
+    def _between(self, path: TaskPath) -> PoolPaths:
+        return self.adapters.select(path, self._paths.between(path.pools))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
+
 from sun_sglang.contracts.fleet_file import Fleet, FleetTask, FleetWorker
 from sun_sglang.router.workers.registry import Registry
 
@@ -10,12 +12,18 @@ class Rollout:
     """The change of a registry's fleet that is under way.
 
     A new worker serves once it is proven. A worker that is not in the new fleet takes no new requests, and is removed
-    when its requests have ended. A task with other pools moves once a path between them is proven, which is at once if
-    another task uses them already; until then its old pools serve it.
+    when its requests have ended. A task with other pools or another adapter moves once a path for it is proven, which
+    is at once if another task uses it already; until then the task is served as before. A new task with an adapter is
+    unknown until then. A task that is removed keeps its pools and its adapter while it has requests.
+
+    Args:
+        registry: holds the fleet.
+        has_requests: returns whether a task has requests that have not ended.
     """
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, has_requests: Callable[[str], bool] = lambda _: False) -> None:
         self._registry = registry
+        self._has_requests = has_requests
         registry.on_progress.append(self.settle)
 
     def change(self, wanted: Fleet) -> None:
@@ -29,7 +37,7 @@ class Rollout:
                 registry.remove(name, "it was replaced")
             elif spec is not None:
                 registry.update(spec)
-        self._serve({name: self._with_proven_pools(name, task) for name, task in wanted.tasks.items()})
+        self._serve(self._tasks())
         for name, spec in specs.items():
             if name not in registry.workers:
                 registry.announce(registry.add(spec))
@@ -40,24 +48,24 @@ class Rollout:
         registry = self._registry
         if self._is_over():
             return
-        tasks = {
-            name: task if registry.can_serve(task) else registry.fleet.tasks[name]
-            for name, task in registry.wanted.tasks.items()
-        }
-        if tasks != registry.fleet.tasks:
+        tasks, leaving = self._tasks(), self._leaving()
+        if tasks != registry.fleet.tasks or leaving != registry.leaving:
             self._serve(tasks)
         self._remove_unwanted()
-        if tasks == registry.wanted.tasks and len(registry.workers) == len(registry.wanted.workers):
-            registry.serve(registry.wanted)
+        is_over = tasks == registry.wanted.tasks and len(registry.workers) == len(registry.wanted.workers)
+        if is_over and registry.fleet is not registry.wanted:
+            registry.serve(registry.wanted, leaving)
 
     def _is_over(self) -> bool:
         registry = self._registry
-        return registry.fleet is registry.wanted and len(registry.workers) == len(registry.wanted.workers)
+        is_served = registry.fleet is registry.wanted and not registry.leaving
+        return is_served and len(registry.workers) == len(registry.wanted.workers)
 
     def _remove_unwanted(self) -> None:
         """Drain the workers that are neither wanted nor needed by a task any more; remove those without requests."""
         registry = self._registry
-        needed = _pools(registry.fleet) - _pools(registry.wanted)
+        needed = {*_pools(registry.fleet.tasks.values()), *_pools(registry.leaving.values())}
+        needed -= _pools(registry.wanted.tasks.values())
         stay = {spec.name for spec in registry.wanted.workers}
         for name, worker in list(registry.workers.items()):
             if name in stay or worker.spec.pool in needed:
@@ -66,23 +74,38 @@ class Rollout:
             if worker.load.requests == 0:
                 registry.remove(name, "it was removed")
 
-    def _serve(self, tasks: dict[str, FleetTask]) -> None:
+    def _serve(self, tasks: Mapping[str, FleetTask]) -> None:
         """Serve these tasks with the workers that are in the registry now."""
-        registry = self._registry
+        registry, leaving = self._registry, self._leaving()
         pools = registry.wanted.pools
-        for task in tasks.values():
-            for pool in (task.prefill, task.decode):
-                if pool not in pools:
-                    pools = pools | {pool: registry.fleet.pools[pool]}
+        for pool in _pools((*tasks.values(), *leaving.values())):
+            if pool not in pools:
+                pools = pools | {pool: registry.fleet.pools[pool]}
         workers = tuple(worker.spec for worker in registry.workers.values() if worker.spec.pool in pools)
-        registry.serve(registry.wanted.model_copy(update={"tasks": tasks, "pools": pools, "workers": workers}))
+        registry.serve(registry.wanted.model_copy(update={"tasks": tasks, "pools": pools, "workers": workers}), leaving)
 
-    def _with_proven_pools(self, name: str, task: FleetTask) -> FleetTask:
-        """Return a task as it can be served at once: with its new settings, and with its old pools unless proven."""
+    def _tasks(self) -> dict[str, FleetTask]:
+        """Return the wanted tasks as they can be served now."""
+        found = ((name, self._servable(name, task)) for name, task in self._registry.wanted.tasks.items())
+        return {name: task for name, task in found if task is not None}
+
+    def _servable(self, name: str, task: FleetTask) -> FleetTask | None:
+        """Return a task with its new settings, and with its old pools and adapter unless the new ones are proven.
+
+        A new task with an adapter is None until then.
+        """
         now = self._registry.fleet.tasks.get(name)
-        if now is None or self._registry.can_serve(task):
+        if self._registry.can_serve(task):
             return task
-        return task.model_copy(update={"prefill": now.prefill, "decode": now.decode})
+        if now is None:
+            return task if task.adapter is None else None
+        return task.model_copy(update={"prefill": now.prefill, "decode": now.decode, "adapter": now.adapter})
+
+    def _leaving(self) -> dict[str, FleetTask]:
+        """Return the tasks that are not wanted any more and have requests."""
+        registry = self._registry
+        gone = {**registry.leaving, **registry.fleet.tasks}
+        return {n: task for n, task in gone.items() if n not in registry.wanted.tasks and self._has_requests(n)}
 
 
 def _address(spec: FleetWorker) -> tuple[str, str, str | None]:
@@ -90,5 +113,5 @@ def _address(spec: FleetWorker) -> tuple[str, str, str | None]:
     return spec.pool, spec.url, spec.key
 
 
-def _pools(fleet: Fleet) -> set[str]:
-    return {pool for task in fleet.tasks.values() for pool in (task.prefill, task.decode)}
+def _pools(tasks: Iterable[FleetTask]) -> set[str]:
+    return {pool for task in tasks for pool in (task.prefill, task.decode)}

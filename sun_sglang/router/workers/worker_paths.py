@@ -6,15 +6,23 @@ workers. A rule of a task (`any_decoder`) selects among proven paths and needs n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from sun_sglang.contracts.first_token import first_token_of
+from sun_sglang.contracts.adapter import AdapterRef
 from sun_sglang.contracts.fleet_file import FleetTask
 from sun_sglang.contracts.scheme import Side
 from sun_sglang.contracts.worker_card import WorkerCard
 from sun_sglang.router.protocol.prompt_length import PromptLimits
-from sun_sglang.router.workers.compatibility import NamedCard, decoder_mismatch, first_token_mismatch, mismatch
+from sun_sglang.router.workers.compatibility import (
+    AdapterTuning,
+    NamedCard,
+    decoder_mismatch,
+    first_token_mismatch,
+    mismatch,
+    pair_first_token,
+)
 from sun_sglang.router.workers.worker import Worker
 
 
@@ -32,11 +40,22 @@ class Starts(NamedTuple):
     decode: str
 
 
-class Pair(NamedTuple):
-    """The two workers of a path."""
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The two workers of a path, over which it iterates, and the adapter of the task that it serves.
+
+    Attributes:
+        prefill: the prefill worker.
+        decode: the decode worker.
+        adapter: the adapter that the prefill worker applies; None for its module as it is.
+    """
 
     prefill: Worker
     decode: Worker
+    adapter: AdapterRef | None = None
+
+    def __iter__(self) -> Iterator[Worker]:
+        return iter((self.prefill, self.decode))
 
     @property
     def path(self) -> WorkerPath:
@@ -48,20 +67,32 @@ class Pair(NamedTuple):
         """The side that makes the first token; the cards of both workers must have been read."""
         assert self.prefill.card is not None
         assert self.decode.card is not None
-        return first_token_of(self.prefill.card, self.decode.card)
+        return pair_first_token(self.prefill.card, self.decode.card, AdapterTuning.of(self.adapter))
 
 
 class PoolPair(NamedTuple):
-    """The pools of a task, and the task's rule on paths between them. Tasks with equal values use the same paths."""
+    """The pools of a task, and the task's rules on paths between them. Tasks with equal values use the same paths.
+
+    Attributes:
+        prefill: the prefill pool.
+        decode: the decode pool.
+        any_decoder: accept a decoder for which the task was not tuned.
+        tuning: of the task's adapter; None without one. Hundreds of adapters have the same, and so the same paths.
+    """
 
     prefill: str
     decode: str
     any_decoder: bool
+    tuning: AdapterTuning | None = None
 
     @classmethod
     def of(cls, task: FleetTask) -> PoolPair:
-        """Return the pools and the rule of a task."""
-        return cls(task.prefill, task.decode, task.any_decoder)
+        """Return the pools and the rules of a task."""
+        return cls(task.prefill, task.decode, task.any_decoder, AdapterTuning.of(task.adapter))
+
+    def sort_key(self) -> tuple[str, str, bool, AdapterTuning]:
+        """Return a key to sort by."""
+        return self.prefill, self.decode, self.any_decoder, self.tuning or AdapterTuning("", "prefill")
 
 
 class UnusablePath(NamedTuple):
@@ -94,7 +125,7 @@ class PoolPaths(NamedTuple):
 
 
 class _Comparison(NamedTuple):
-    """The result of the rules for a pair of cards."""
+    """The result of the rules for a pair of cards, and an adapter's tuning."""
 
     prefill: WorkerCard
     decode: WorkerCard
@@ -120,7 +151,7 @@ class PathTable:
         self._peers: dict[str, set[str]] = {}
         self._between: dict[PoolPair, PoolPaths] = {}
         self._limits: dict[PoolPair, PromptLimits] = {}
-        self._comparisons: dict[WorkerPath, _Comparison] = {}
+        self._comparisons: dict[tuple[WorkerPath, AdapterTuning | None], _Comparison] = {}
 
     def between(self, pools: PoolPair) -> PoolPaths:
         """Return the paths between two pools."""
@@ -176,8 +207,8 @@ class PathTable:
     def forget(self, worker: Worker) -> None:
         """Forget a worker that has left."""
         self.revoke_all(worker)
-        for path in [path for path in self._comparisons if worker.name in path]:
-            del self._comparisons[path]
+        for key in [key for key in self._comparisons if worker.name in key[0]]:
+            del self._comparisons[key]
 
     def keep(self, pools: Collection[PoolPair]) -> None:
         """Forget the computed paths and the limits of all other pairs of pools."""
@@ -186,8 +217,8 @@ class PathTable:
 
     def _invalidate_between(self, path: WorkerPath) -> None:
         prefill, decode = self._workers[path.prefill].spec.pool, self._workers[path.decode].spec.pool
-        for any_decoder in (False, True):
-            self._between.pop(PoolPair(prefill, decode, any_decoder), None)
+        for pools in [pools for pools in self._between if (pools.prefill, pools.decode) == (prefill, decode)]:
+            del self._between[pools]
 
     def _compute(self, pools: PoolPair) -> PoolPaths:
         usable: list[Pair] = []
@@ -198,7 +229,7 @@ class PathTable:
                 continue
             for decode in decodes:
                 path = WorkerPath(prefill.name, decode.name)
-                refusal = self._refusal(path, pools.any_decoder)
+                refusal = self._refusal(path, pools)
                 if not refusal and self._proven.get(path) == (prefill.incarnation, decode.incarnation):
                     usable.append(Pair(prefill, decode))
                 else:
@@ -208,7 +239,7 @@ class PathTable:
         unproven = tuple(one.path for one in unusable if not one.refusal)
         return PoolPaths(tuple(usable), tuple(unusable), unproven, self._limits.get(pools))
 
-    def _refusal(self, path: WorkerPath, any_decoder: bool) -> str:
+    def _refusal(self, path: WorkerPath, pools: PoolPair) -> str:
         """Return why two admitted workers may not be paired; empty if they may. Cards that stay are compared once.
 
         A worker is compared with its peers when it is admitted, and with those of another pool when a task begins to
@@ -217,15 +248,15 @@ class PathTable:
         prefill, decode = self._workers[path.prefill].named_card, self._workers[path.decode].named_card
         assert prefill is not None, "an admitted worker has a card"
         assert decode is not None, "an admitted worker has a card"
-        found = self._comparisons.get(path)
+        found = self._comparisons.get((path, pools.tuning))
         if found is None or found.prefill is not prefill.card or found.decode is not decode.card:
-            found = self._comparisons[path] = _compare(prefill, decode)
-        return found.mismatch or ("" if any_decoder else found.decoder_mismatch)
+            found = self._comparisons[path, pools.tuning] = _compare(prefill, decode, pools.tuning)
+        return found.mismatch or ("" if pools.any_decoder else found.decoder_mismatch)
 
 
-def _compare(prefill: NamedCard, decode: NamedCard) -> _Comparison:
-    found = mismatch(prefill, decode) or first_token_mismatch(prefill, decode)
-    return _Comparison(prefill.card, decode.card, found, decoder_mismatch(prefill, decode))
+def _compare(prefill: NamedCard, decode: NamedCard, tuning: AdapterTuning | None) -> _Comparison:
+    found = mismatch(prefill, decode) or first_token_mismatch(prefill, decode, tuning)
+    return _Comparison(prefill.card, decode.card, found, decoder_mismatch(prefill, decode, tuning))
 
 
 def _limit(pairs: Sequence[Pair]) -> PromptLimits:

@@ -9,10 +9,12 @@ import pytest
 import yaml
 
 from sun_sglang import __version__
+from sun_sglang.checkpoint.adapter.read import read_adapter
 from sun_sglang.cli.main import command_names, main
 from sun_sglang.launch import doctor
 from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.topology import Topology
+from tests.support.adapters import write_adapter
 
 Write = Callable[..., Path]
 
@@ -81,10 +83,23 @@ def test_check_as_json(sun: Any, topology: Path) -> None:
     report = json.loads(out)
     assert code == 0
     assert report["ok"] is True
-    assert report["tasks"] == {"sums": {"prefill": "math", "decode": "base"}}
+    assert report["tasks"] == {"sums": {"prefill": "math", "decode": "base", "adapter": None}}
     assert [w["name"] for w in report["workers"]] == ["base-0", "math-0"]
     assert report["pools"]["math"]["weights"] != report["pools"]["base"]["weights"]
     assert report["transfer"]["reason"]
+
+
+def test_check_shows_adapters(sun: Any, topology: Path) -> None:
+    directory = write_adapter(topology.parent / "sql", rank=3, modules=("mlp.down_proj",))
+    topology.write_text(topology.read_text().replace("decode: base}", "decode: base, adapter: ./sql}"))
+    code, out, err = sun("check", "--json", str(topology))
+    assert code == 0, out + err
+    shown = json.loads(out)["tasks"]["sums"]["adapter"]
+    name = read_adapter(directory).name
+    assert (shown["name"], shown["rank"], shown["target_modules"]) == (name, 3, ["down_proj"])
+    assert shown["fingerprint"] is False
+    _, out, _ = sun("check", str(topology))
+    assert f"{name} │ 3    │ none" in out
 
 
 def test_check_notes_that_a_models_decode_cache_is_left_out(sun: Any, topology: Path, write_checkpoint: Write) -> None:
@@ -139,7 +154,7 @@ def test_the_schema_describes_every_key(sun: Any) -> None:
     schema = json.loads(out)
     assert code == 0
     assert set(schema["properties"]) == set(Topology.model_fields)
-    assert schema["required"] == ["pools", "tasks"]
+    assert schema["required"] == ["pools"], "a directory of adapters may name all tasks"
     assert schema["additionalProperties"] is False
     assert schema["$defs"]["Pool"]["properties"]["role"]["enum"] == ["prefill", "decode"]
 

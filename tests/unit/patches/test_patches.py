@@ -256,14 +256,25 @@ def test_launch_that_fails_leaves_the_environment_as_it_was() -> None:
 
 
 def test_scheduler_leaves_the_kv_dtype_that_it_gives_to_the_transfer(monkeypatch: pytest.MonkeyPatch) -> None:
-    runner = SimpleNamespace(kv_cache_dtype_str="fp8_e4m3")
+    runner = SimpleNamespace(kv_cache_dtype_str="fp8_e4m3", lora_manager=None)
+    assert proof_of(runner, monkeypatch) == Proof(pid=os.getpid(), patches=(), kv_cache_dtype="fp8_e4m3")
+
+
+def test_scheduler_leaves_the_limits_of_adapters_that_it_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
+    adapters = SimpleNamespace(max_lora_rank=16, target_modules={"qkv_proj", "o_proj"})
+    proof = proof_of(SimpleNamespace(kv_cache_dtype_str="auto", lora_manager=adapters), monkeypatch)
+    assert (proof.lora_rank, proof.lora_targets) == (16, ("o_proj", "qkv_proj"))
+
+
+def proof_of(runner: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Proof:
+    """Return the proof that a scheduler with this model runner leaves."""
     file = ProofFile()
     monkeypatch.setenv(PROOF_FILE_VARIABLE, file.path)
     monkeypatch.setattr("sun_sglang.patches.status", list)
     leave_proof({}, SimpleNamespace(tp_worker=SimpleNamespace(model_runner=runner)))
     (proof,) = file.read()
-    assert proof == Proof(pid=os.getpid(), patches=(), kv_cache_dtype="fp8_e4m3")
     file.close()
+    return proof
 
 
 def test_grammars_that_many_clients_sent_are_dropped_oldest_first() -> None:

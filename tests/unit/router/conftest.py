@@ -10,10 +10,12 @@ import orjson
 import pytest
 
 from sun_sglang.bench.polling import wait_until
+from sun_sglang.contracts.adapter import AdapterRef
 from sun_sglang.contracts.fleet_file import Fleet
 from sun_sglang.router.app import Router
 from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.observability.log import Log
+from tests.unit.router.adapter_refs import LIMITS
 from tests.unit.router.fake_worker import FakeWorker, Rooms
 
 # only turns a hang into a failure
@@ -116,6 +118,7 @@ async def start() -> AsyncIterator[Start]:
         cards: dict[str, dict[str, Any]] | None = None,
         wait: bool = True,
         deadlines: Deadlines = DEADLINES,
+        adapters: dict[str, AdapterRef] | None = None,
         **more: Any,
     ) -> System:
         rooms = Rooms()
@@ -124,13 +127,18 @@ async def start() -> AsyncIterator[Start]:
         for pool, count in pools.items():
             for i in range(count):
                 name = f"{pool}-{i}"
-                workers[name] = FakeWorker(roles[pool], f"w-{pool}", rooms, **(cards or {}).get(name, {}))
+                changes = {"adapters": LIMITS} if adapters and roles[pool] == "prefill" else {}
+                changes |= (cards or {}).get(name, {})
+                workers[name] = FakeWorker(roles[pool], f"w-{pool}", rooms, **changes)
                 await workers[name].start()
         log = io.StringIO()
         system = System(rooms, workers, log)
         fleet = Fleet.model_validate(
             {
-                "tasks": {name: {"prefill": p, "decode": d} for name, (p, d) in tasks.items()},
+                "tasks": {
+                    name: {"prefill": p, "decode": d, "adapter": (adapters or {}).get(name)}
+                    for name, (p, d) in tasks.items()
+                },
                 "pools": {name: {"role": roles[name], "model": f"models/{name}"} for name in pools},
                 "workers": [{"name": n, "pool": n.rsplit("-", 1)[0], "url": w.url} for n, w in workers.items()],
                 "router": {"port": 0, "probe_interval": 0.05, **(router or {})},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -51,6 +52,7 @@ class FakeReplies:
         computes_prompt: whether the worker reports log probabilities of the prompt.
         makes_first: whether the worker made the first token itself.
         counted: tokens of the prompt as the worker counts them; None for all.
+        input_logprob: returns the log probability of the prompt token at a place.
     """
 
     def __init__(
@@ -63,12 +65,14 @@ class FakeReplies:
         computes_prompt: bool = False,
         makes_first: bool = False,
         counted: int | None = None,
+        input_logprob: Callable[[int], float] = lambda _: _INPUT_LOGPROB,
     ) -> None:
         self._path = path
         self._body = body
         self._ids = ids
         self._cached = cached
         self._computes_prompt = computes_prompt
+        self._input_logprob = input_logprob
         self._makes_first = makes_first or computes_prompt
         self._counted = len(ids) if counted is None else counted
 
@@ -121,7 +125,7 @@ class FakeReplies:
         start = self._body.get("logprob_start_len", -1)
         prompt = self._ids[start:] if self._computes_prompt and start >= 0 else []
         columns: dict[str, Any] = {
-            "input_token_logprobs": [[_INPUT_LOGPROB, t, None] for t in prompt],
+            "input_token_logprobs": [[self._input_logprob(place), t, None] for place, t in enumerate(prompt)],
             "input_top_logprobs": [],
             "output_token_logprobs": [[_LOGPROB, t, None] for t in made],
         }

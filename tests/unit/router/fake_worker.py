@@ -24,6 +24,7 @@ from sun_sglang.contracts.token_count import TOKEN_COUNT_PATH, TokenCount
 from sun_sglang.contracts.worker_card import WORKER_CARD_PATH, Identity, PatchReport, WorkerCard
 from sun_sglang.emulator.protocol.replies import DONE
 from sun_sglang.topology import Role
+from tests.unit.router.fake_adapters import FakeAdapters
 from tests.unit.router.fake_replies import FakeReplies, prompt_of, wanted
 
 VOCAB = 50_000
@@ -131,6 +132,7 @@ class FakeWorker:
         self.canaries = 0
         self.canary_fault: Fault | None = None
         self.ignores_mark = False
+        self.adapters = FakeAdapters()
         self._runner: web.AppRunner | None = None
         self._listener: asyncio.Server
         self._forever = asyncio.Event()
@@ -142,6 +144,8 @@ class FakeWorker:
         app.router.add_get(WORKER_CARD_PATH, self._card)
         for path in ("/generate", "/v1/completions", "/v1/chat/completions"):
             app.router.add_post(path, self._generate)
+        app.router.add_post("/load_lora_adapter", self.adapters.load)
+        app.router.add_post("/unload_lora_adapter", self.adapters.unload)
         app.router.add_post("/abort_request", self._abort)
         app.router.add_post(TOKEN_COUNT_PATH, self._count)
         app.router.add_post("/tokenize", self._tokenize)
@@ -185,6 +189,7 @@ class FakeWorker:
     async def restart(self) -> None:
         await self.stop()
         self.restarts += 1
+        self.adapters.loaded.clear()
         await self.start()
 
     @property
@@ -278,7 +283,9 @@ class FakeWorker:
     async def _generate(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         is_canary = "sun-canary" in body["extra_key"]
-        if is_canary:
+        if is_canary and body.get("return_logprob"):
+            self.adapters.canaries.append(body.get("lora_path"))
+        elif is_canary:
             self.canaries += 1
         else:
             self.requests.append((request.path, body))
@@ -322,7 +329,9 @@ class FakeWorker:
         if read_mark(body["extra_key"]).decode_first and len(prompt_of(request.path, body)) < 2:
             return web.json_response({"error": {"message": ONE_TOKEN}}, status=400)
         if self.role == "prefill":
-            return await self._prefill(request.path, body, fault)
+            missing = self.adapters.refusal(body.get("lora_path"))
+            return missing or await self._prefill(request.path, body, fault)
+        assert "lora_path" not in body, "a decode worker has no adapters"
         return await self._decode(request, body, fault)
 
     async def _send_endlessly(self, request: web.Request) -> web.StreamResponse:
@@ -342,16 +351,26 @@ class FakeWorker:
             return reply(FakeReplies(path, body, prompt, 0).whole([1], fault.abort))
         ids = prompt[:-1] if mark.decode_first and not self.ignores_mark else prompt
         known = self.cache.setdefault(mark.namespace or "", set())
+        adapter = body.get("lora_path")
+        weights = f"{self.weights}+{adapter}" if adapter else self.weights
         handed = {
-            "weights": self.weights,
-            "first": token(self.weights, ids),
+            "weights": weights,
+            "first": token(weights, ids),
             # the last token of a prompt is always computed
             "cached": (len(ids) - 1) * (tuple(ids) in known),
         }
         known.add(tuple(ids))
         self.rooms.meet(body["bootstrap_room"]).set_result(handed)
         finish = {"type": "length", "length": 1}
-        replies = FakeReplies(path, body, prompt, handed["cached"], computes_prompt=True, counted=len(ids))
+        replies = FakeReplies(
+            path,
+            body,
+            prompt,
+            handed["cached"],
+            computes_prompt=True,
+            counted=len(ids),
+            input_logprob=lambda place: self.adapters.logprob(adapter, prompt, place),
+        )
         return reply(replies.whole([handed["first"]], finish))
 
     async def _decode(self, request: web.Request, body: dict[str, Any], fault: Fault) -> web.StreamResponse:

@@ -15,10 +15,14 @@ import pytest
 from fastapi import FastAPI, Response
 
 from sun_sglang.checkpoint.weights import weights_revision
+from sun_sglang.contracts.adapters_report import ADAPTERS_PATH, AdaptersReport, ColdLoads
 from sun_sglang.contracts.decode_cache import ANSWER_STORE_FLAGS
 from sun_sglang.errors import CheckpointError
+from sun_sglang.files.shared_snapshot import SnapshotWriter
+from sun_sglang.patches.lora.cold_loads import ADAPTERS_FILE_VARIABLE
 from sun_sglang.patches.report_patches import PROOFS_KEY
 from sun_sglang.worker import card_page
+from sun_sglang.worker.adapters_page import AdaptersPage
 from sun_sglang.worker.card_page import CardPage
 from sun_sglang.worker.server import add_routes
 
@@ -45,6 +49,8 @@ class Engine:
             "disable_radix_cache": False,
             "radix_cache_backend": None,
             "dp_size": 1,
+            "max_loras_per_batch": 8,
+            "max_loaded_loras": None,
             **dict.fromkeys(ANSWER_STORE_FLAGS, False),
         }
         self.config = {"load_format": "auto", "weight_version": "default"}
@@ -66,7 +72,9 @@ class Engine:
         self.app = FastAPI(lifespan=self._lifespan)
         for path in (DISK, TENSORS):
             self.app.add_api_route(path, self._update, methods=["POST"])
-        add_routes(SimpleNamespace(app=self.app, get_global_state=lambda: self.state), self.page)
+        self.environ: dict[str, str] = {}
+        module = SimpleNamespace(app=self.app, get_global_state=lambda: self.state)
+        add_routes(module, self.page, AdaptersPage(self.environ))
 
     @asynccontextmanager
     async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
@@ -299,3 +307,38 @@ async def test_card_of_a_decode_module_names_the_prefill_weights_it_was_tuned_on
     engine.flags |= {"disaggregation_mode": "prefill", "disaggregation_bootstrap_port": 9000}
     async with served(engine) as client:
         assert (await card(client))["tuned_on"] == ""
+
+
+async def test_card_has_the_limits_of_adapters_that_a_scheduler_reported(write_checkpoint: Write) -> None:
+    engine = Engine(write_checkpoint("model"))
+    proof = engine.state.scheduler_info[PROOFS_KEY][0]
+    proof |= {"lora_rank": 16, "lora_targets": ["embed_tokens", "o_proj", "qkv_proj"]}
+    async with served(engine) as client:
+        assert (await card(client))["adapters"] == {
+            "max_rank": 16,
+            "target_modules": ["k_proj", "o_proj", "q_proj", "qkv_proj", "v_proj"],
+            "slots": 8,
+            "max_loaded": None,
+        }
+
+
+@pytest.mark.parametrize(("rank", "ranks"), [(0, 1), (16, 2)])
+async def test_card_of_a_worker_that_loads_no_adapters_has_no_limits(
+    write_checkpoint: Write, rank: int, ranks: int
+) -> None:
+    engine = Engine(write_checkpoint("model"))
+    engine.state.scheduler_info[PROOFS_KEY][0] |= {"lora_rank": rank, "lora_targets": ["o_proj"]}
+    engine.flags["dp_size"] = ranks
+    async with served(engine) as client:
+        assert (await card(client))["adapters"] is None
+
+
+async def test_page_of_adapters_is_what_the_scheduler_wrote(write_checkpoint: Write) -> None:
+    engine = Engine(write_checkpoint("model"))
+    async with served(engine) as client:
+        assert (await client.get(ADAPTERS_PATH)).json() == {"resident": [], "cold": {}}
+        report = AdaptersReport(resident=("sun-a",), cold={"sun-a": ColdLoads(loads=2, seconds=0.5)})
+        SnapshotWriter(engine.environ[ADAPTERS_FILE_VARIABLE]).write(report.model_dump_json().encode())
+        reply = await client.get(ADAPTERS_PATH)
+        assert AdaptersReport.model_validate(reply.json()) == report
+        assert reply.headers["content-type"] == "application/json"

@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 from sun_sglang.contracts.worker_card import Identity
 from sun_sglang.errors import TopologyError
+from sun_sglang.launch.planning.adapters.lora_flags import accepts_adapters, lora_flags
 from sun_sglang.launch.planning.decode_cache.architectures import keeps_states
 from sun_sglang.launch.planning.decode_cache.choice import cache_flags
 from sun_sglang.launch.planning.hardware.machine import Machine
@@ -48,11 +49,13 @@ def worker_flags(
         caches = sum(p.replicas * p.kv_caches for p in pools.values())
         memory = pool.kind.kv_memory_flags(pool.identity, machine, caches)
         defaults |= pool.dtype | _cpu_defaults(pool.role) | memory
-        if pool.flags.get("enable_lora"):
+        if accepts_adapters(pool, pool.adapters):
             # SGLang's default is written in Triton
             defaults["lora_backend"] = "torch_native"
     elif pool.identity is not None:
         defaults |= _gpu_defaults(pool.identity, machine)
+    if pool.role == "prefill":
+        defaults |= lora_flags(pool, pool.adapters)
     if pool.role == "decode":
         defaults |= cache_flags(pool, defaults | pool.flags, speculative_with_cache)
     flags = defaults | pool.flags | ({"disaggregation_transfer_backend": transfer.backend} if transfer else {})

@@ -8,6 +8,7 @@ from functools import cache
 from aiohttp import web
 from pydantic import ValidationError
 
+from sun_sglang.contracts.fleet_file import FleetTask
 from sun_sglang.contracts.tasks_report import (
     PoolReport,
     ProvenPath,
@@ -79,14 +80,14 @@ class TasksPage:
                 unproven_paths=unproven(self._registry.unusable(name)),
                 queued=self._queue.waiting(name),
                 in_flight=in_flight[name],
-                namespace=self._namespace(task.prefill),
+                namespace=self._namespace(task),
             )
         return TasksReport(ready=not self._registry.unserved(), draining=self._draining.active, tasks=tasks)
 
-    def _namespace(self, pool: str) -> str | None:
-        modules = (w.card.module for w in self._registry.members(pool) if w.card and w.admitted)
+    def _namespace(self, task: FleetTask) -> str | None:
+        modules = (w.card.module for w in self._registry.members(task.prefill) if w.card and w.admitted)
         module = next(modules, None)
-        return None if module is None else cache_namespace(pool, module)
+        return None if module is None else cache_namespace(task.prefill, module, adapter=task.adapter)
 
     def _unproven(self, paths: tuple[UnusablePath, ...]) -> tuple[UnprovenPath, ...]:
         return tuple(self._unproven_path(path, refusal) for path, refusal in paths)

@@ -70,14 +70,17 @@ def leg_bodies(request: PairRequest, pair: Pair, *, rid: str, room: int) -> LegB
         rank = request.rank(room, card.dp_size)
         meeting["disagg_prefill_dp_rank"] = rank
         routing = b',"routed_dp_rank":%d' % rank
-    prefills = cache_namespace(pair.prefill.spec.pool, card.module, request.extra_key, request.cache_salt)
+    pool, keys = pair.prefill.spec.pool, (request.extra_key, request.cache_salt)
+    prefills = cache_namespace(pool, card.module, *keys, adapter=pair.adapter)
     decodes = prefills if may_reuse_answers(pair) else f"{prefills}!{rid}"
     if pair.first_token == "decode":
         prefills, decodes = mark_decode_first(prefills), mark_decode_first(decodes)
     both = (request.shared, request.own, b",", orjson.dumps(meeting)[1:-1], b',"extra_key":')
+    # the decode worker has no adapters: it decodes on the KV that the prefill worker made with one
+    adapter = b"" if pair.adapter is None else b',"lora_path":"%b"' % pair.adapter.name.encode()
     options = b',"stream_options":' + request.stream_options if request.stream_options else b""
     streams = b',"stream":true' + options + b"}" if request.stream else b',"stream":false}'
     return LegBodies(
-        prefill=b"".join((*both, orjson.dumps(prefills), routing, b',"stream":false}')),
+        prefill=b"".join((*both, orjson.dumps(prefills), routing, adapter, b',"stream":false}')),
         decode=b"".join((*both, orjson.dumps(decodes), streams)),
     )

@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import TypeAlias, TypeGuard
 
 from sun_sglang.router.dispatch.legs.leg_bodies import Leg
+from sun_sglang.router.dispatch.outcome.missing_adapter import lacks_adapter
 from sun_sglang.router.dispatch.outcome.worker_message import for_client
 from sun_sglang.router.dispatch.outcome.worker_refusal import refusal, refusal_of
 from sun_sglang.router.errors import ApiError
@@ -68,6 +69,7 @@ class AttemptFailed:
         stale: only an idle connection failed; the next attempt uses new connections and counts as the first.
         revoke: one worker blames the other, and either may be at fault: only the path between them leaves the rotation
             until a canary passes. So a worker with a defect removes no other worker from the rotation.
+        lacks_adapter: the prefill worker does not have the task's adapter; it serves other tasks as before.
     """
 
     leg: Leg
@@ -76,6 +78,7 @@ class AttemptFailed:
     retry: bool = True
     stale: bool = False
     revoke: bool = False
+    lacks_adapter: bool = False
 
 
 Outcome: TypeAlias = Wait | Serve | Relay | AttemptFailed
@@ -88,6 +91,7 @@ def decide(
     needs_prefill: bool = False,
     abort_asked: bool = False,
     rid: str = "",
+    adapter: str = "",
 ) -> Outcome:
     """Decide the outcome of an attempt.
 
@@ -97,6 +101,7 @@ def decide(
         needs_prefill: the answer includes logprobs of the prefill leg's response.
         abort_asked: the client asked for an abort; a response that reports the abort is then an answer.
         rid: the request id, which every complete response of SGLang contains; an empty one skips the check.
+        adapter: name of the adapter that the prefill leg requests; empty for none.
     """
     if abort_asked and decode is None:
         return Wait()
@@ -105,7 +110,7 @@ def decide(
     if abort_asked and isinstance(decode, LegResponse) and decode.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         # SGLang answers 500 if the abort arrived during the KV transfer; no worker is at fault
         return Relay(ApiError(400, "the request was aborted before its first token", code="aborted"))
-    of_prefill, of_decode = find_fault("prefill", prefill, rid), find_fault("decode", decode, rid)
+    of_prefill, of_decode = find_fault("prefill", prefill, rid, adapter), find_fault("decode", decode, rid)
     if decode is not None and of_decode is None:
         if not needs_prefill:
             # a token from the decode worker proves that the KV arrived; the prefill leg cannot refute it later
@@ -156,13 +161,14 @@ def aborted_early() -> ApiError:
     return ApiError(400, "the request was aborted before it reached a worker", code="aborted")
 
 
-def find_fault(leg: Leg, result: LegResult | None, rid: str) -> Relay | AttemptFailed | None:
+def find_fault(leg: Leg, result: LegResult | None, rid: str, adapter: str = "") -> Relay | AttemptFailed | None:
     """Return what is wrong with one leg; None if it runs or succeeded.
 
     Args:
         leg: which one.
         result: its result; None while it runs.
         rid: the request id; see `decide`.
+        adapter: name of the adapter that the leg requests; empty for none.
     """
     if result is None:
         return None
@@ -180,6 +186,9 @@ def find_fault(leg: Leg, result: LegResult | None, rid: str) -> Relay | AttemptF
         # another worker has its port now, or it has another key: it refuses the router, not the client
         error = ApiError(502, f"the {leg} worker refuses the router's worker key", code=f"{leg}_failed")
         return AttemptFailed(leg, error, eject=True)
+    if adapter and result.status == HTTPStatus.BAD_REQUEST and lacks_adapter(result.head, adapter):
+        error = ApiError(503, f"the {leg} worker does not have the task's adapter now", code="adapter_missing")
+        return AttemptFailed(leg, error, eject=False, lacks_adapter=True)
     if 400 <= result.status < 500:
         return Relay(refusal_of(leg, result.status, result.head))
     if result.status != HTTPStatus.OK:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from sun_sglang.bench.polling import wait_until
-from sun_sglang.router.health.path_prover import next_failure
+from sun_sglang.router.health.failure import next_failure
 from tests.unit.router.conftest import DEADLINES, PATIENCE_S, Start
 from tests.unit.router.fake_worker import Fault
 

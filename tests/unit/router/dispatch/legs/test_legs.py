@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import orjson
 import pytest
 from hypothesis import given
@@ -15,6 +17,7 @@ from sun_sglang.router.observability.request_id import RandomBytes
 from sun_sglang.router.protocol.fan_out import split_request
 from sun_sglang.router.protocol.request import Endpoint, parse_request
 from sun_sglang.router.scheduling.cost import Cost
+from tests.unit.router.adapter_refs import adapter
 from tests.unit.router.registries import card, proven_registry
 
 KEYS = st.one_of(st.none(), st.text(max_size=6))
@@ -44,6 +47,31 @@ def test_the_wire_name_of_a_task_has_no_colon_and_is_its_own() -> None:
     assert worker_model("org/model-1.5") == "org/model-1.5"
     assert ":" not in worker_model("a:b")
     assert worker_model("a:b") != worker_model("a:c")
+
+
+@pytest.mark.invariant("I7")
+def test_namespace_of_an_adapter_is_its_own() -> None:
+    found = {
+        cache_namespace("m", "w", *keys, adapter=a) for a in (None, adapter(1), adapter(2)) for keys in ((), ("k",))
+    }
+    assert len(found) == 6
+    assert "m@w+0000000000000001" in found
+
+
+@pytest.mark.invariant("I7")
+def test_adapter_goes_to_the_prefill_leg_alone_and_divides_the_namespace_of_both() -> None:
+    raw = orjson.dumps({"model": "math", "prompt": "hi"})
+    request = parse_request(Endpoint.COMPLETIONS, raw, header_task=None, tasks=["math"])
+    (call,) = make_pair_requests(request, split_request(request), [Cost(1, 1)], worker_model="math")
+    pair = proven_registry().usable("math")[0]
+    pair = replace(pair, adapter=adapter(1))
+    prefill, decode = map(orjson.loads, leg_bodies(call, pair, rid="r" * 32, room=7))
+    assert prefill.pop("lora_path") == "sun-0000000000000001"
+    assert prefill == decode
+    assert prefill["extra_key"] == "m@w+0000000000000001"
+    pair.decode.accept_card(card("decode", keeps_answers=True), "")
+    prefill, decode = map(orjson.loads, leg_bodies(call, pair, rid="r" * 32, room=7))
+    assert decode["extra_key"].startswith(prefill["extra_key"] + "!"), "equal weights without the adapter"
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sun_sglang.patches import lora_host_memory
-from sun_sglang.patches.lora_host_memory import ignore_pinning
+from sun_sglang.patches.lora import lora_host_memory
+from sun_sglang.patches.lora.lora_host_memory import ignore_pinning
 
 
 def test_pinned_memory_that_a_hooked_method_requests_is_plain_memory() -> None:

@@ -1,0 +1,92 @@
+"""Read the adapters of a topology's tasks, and compare each with the pools of its task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from sun_sglang.checkpoint.adapter.base_fit import read_base_layers, require_fits
+from sun_sglang.checkpoint.adapter.read import read_adapter
+from sun_sglang.checkpoint.tuning import is_tuned_for
+from sun_sglang.contracts.adapter import AdapterRef
+from sun_sglang.errors import CheckpointError, IdentityError
+from sun_sglang.launch.planning.pools import Pools, ResolvedPool
+from sun_sglang.topology import Task, Topology
+
+
+def read_task_adapters(topology: Topology) -> dict[str, AdapterRef]:
+    """Return the adapter of each task that has one, by task.
+
+    Raises:
+        CheckpointError: an adapter cannot be read, or SGLang would compute otherwise with it than PEFT; names the task.
+    """
+    found: dict[str, AdapterRef] = {}
+    for name, task in topology.tasks.items():
+        if task.adapter is not None:
+            try:
+                found[name] = read_adapter(Path(task.adapter))
+            except CheckpointError as e:
+                raise CheckpointError(f"tasks.{name}.adapter: {e}") from e
+    return found
+
+
+def adapter_notes(topology: Topology, pools: Pools) -> Iterator[str]:
+    """Check that each adapter is one of its prefill pool's base and was tuned for its decode pool's decoder.
+
+    Yields a sentence for each pool whose layers could not be compared.
+
+    Raises:
+        IdentityError: an adapter is one of another base, or was tuned for another decoder.
+        CheckpointError: an adapter changes layers that the base does not have.
+    """
+    for pool in pools.values():
+        for name, ref in pool.adapters.items():
+            _require_base(name, ref, pool)
+            _require_decoder(name, topology.tasks[name], ref, pools)
+        if pool.adapters:
+            yield from _compare_layers(pool)
+
+
+def _require_base(task: str, ref: AdapterRef, pool: ResolvedPool) -> None:
+    if not ref.base or pool.identity is None or ref.base == pool.identity.weights:
+        return
+    raise IdentityError(
+        f"tasks.{task}.adapter: {ref.directory}: was tuned on the base with weights {ref.base}, and `{pool.name}` has "
+        f"weights {pool.identity.weights}; name the prefill pool of its base, or tune it again on this one"
+    )
+
+
+def _require_decoder(task: str, pair: Task, ref: AdapterRef, pools: Pools) -> None:
+    decode = pools[pair.decode]
+    if decode.identity is None or pair.any_decoder:
+        return
+    if not is_tuned_for(ref.tuned_for, decode.identity.decoder):
+        raise IdentityError(
+            f"tasks.{task}.adapter: {ref.directory}: was tuned to be decoded by weights {ref.tuned_for}, and "
+            f"`{decode.name}` has weights {decode.identity.decoder}; name the right decode pool, tune again for this "
+            "one, or set `any_decoder: true` on the task"
+        )
+    module = decode.served_module
+    if module is not None and (tuned_on := module.tuned_on(decode.identity.weights, decode.identity.decoder)):
+        raise IdentityError(
+            f"tasks.{task}.adapter: {ref.directory}: `{decode.name}` was tuned on prompts that weights {tuned_on} "
+            "prefill without an adapter; name a decode pool with the base's weights, or set `any_decoder: true` on the "
+            "task"
+        )
+
+
+def _compare_layers(pool: ResolvedPool) -> Iterator[str]:
+    if pool.checkpoint is None or pool.checkpoint.directory is None or not pool.kind.needs_checkpoint:
+        return
+    try:
+        base = read_base_layers(pool.checkpoint.directory)
+    except CheckpointError as e:
+        raise CheckpointError(f"{pool.where}.model: {e}") from e
+    if not base.sizes:
+        yield f"`{pool.name}`: its adapters were not compared with its layers: its tensors have other names."
+        return
+    for task, ref in pool.adapters.items():
+        try:
+            require_fits(Path(ref.directory), base)
+        except CheckpointError as e:
+            raise CheckpointError(f"tasks.{task}.adapter: {e}") from e

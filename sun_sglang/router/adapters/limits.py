@@ -1,0 +1,27 @@
+"""Rules: which adapters a prefill worker accepts, by its card alone. Pure."""
+
+from __future__ import annotations
+
+from sun_sglang.contracts.adapter import AdapterRef
+from sun_sglang.contracts.worker_card import WorkerCard
+from sun_sglang.strict import listed
+
+
+def adapter_fault(card: WorkerCard, adapter: AdapterRef) -> str:
+    """Return why a prefill worker with this card cannot serve an adapter, as a sentence; empty if it can."""
+    limits = card.adapters
+    if limits is None:
+        return "it accepts no adapters; set `enable_lora: true` in its pool's `engine`"
+    if card.dp_size > 1:
+        return f"it has {card.dp_size} data-parallel ranks, and SGLang loads adapters with one only"
+    if adapter.base and adapter.base != card.identity.weights:
+        return f"the adapter was made for weights {adapter.base}, and it has weights {card.identity.weights}"
+    if adapter.rank > limits.max_rank:
+        return f"the adapter has rank {adapter.rank}, and it accepts up to {limits.max_rank} (`max_lora_rank`)"
+    # `all` is SGLang's own name for every layer that supports adapters
+    if "all" not in limits.target_modules:
+        others = [name for name in adapter.target_modules if name not in limits.target_modules]
+        if others:
+            accepted = listed(limits.target_modules)
+            return f"the adapter changes {listed(others)}, and it accepts {accepted} (`lora_target_modules`)"
+    return ""

@@ -1,0 +1,120 @@
+"""Measure the effect of an adapter on a worker, and compare it with the effect that it should have."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Collection
+from typing import NamedTuple
+
+from sun_sglang.contracts.adapter import AdapterRef
+from sun_sglang.router.adapters.fingerprint import Logprobs, effect_fault, effect_of, recorded_effect
+from sun_sglang.router.deadlines import Deadlines
+from sun_sglang.router.dispatch.attempt import Ticket
+from sun_sglang.router.dispatch.dispatcher import Dispatcher
+from sun_sglang.router.dispatch.pair_response import PairResponse
+from sun_sglang.router.errors import ApiError
+from sun_sglang.router.health.adapters.adapter_canary import make_adapter_canary, prompt_logprobs, prompt_of
+from sun_sglang.router.protocol.worker_replies import BadReplyError
+from sun_sglang.router.workers.worker_paths import Pair
+
+
+class _Start(NamedTuple):
+    worker: str
+    incarnation: str
+
+
+class _Measured(NamedTuple):
+    """The first effect of an adapter without a fingerprint, and the worker on which it was measured."""
+
+    effect: Logprobs
+    worker: str
+
+
+class _MeasurementError(Exception):
+    """A worker returned no log probabilities. The message is a sentence for people."""
+
+
+class EffectCheck:
+    """Sends the canaries of adapters.
+
+    The base's log probabilities are measured once for each start of a worker and each prompt. Where no fingerprint was
+    recorded, the first worker's effect is what the others are compared with.
+
+    Args:
+        dispatcher: sends the canaries.
+        deadlines: the limit for a canary.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, deadlines: Deadlines) -> None:
+        self._dispatcher = dispatcher
+        self._deadlines = deadlines
+        self._rng = random.Random()
+        self._bases: dict[_Start, dict[tuple[int, ...], asyncio.Future[Logprobs]]] = {}
+        self._first: dict[AdapterRef, _Measured] = {}
+
+    async def fault(self, pair: Pair) -> str:
+        """Return why the adapter of a pair is not in effect on its prefill worker; empty if it is.
+
+        Args:
+            pair: a proven path, with the adapter.
+        """
+        assert pair.adapter is not None
+        assert pair.prefill.card is not None, "only admitted workers get canaries"
+        adapter, worker = pair.adapter, pair.prefill
+        tokens = prompt_of(adapter, pair.prefill.card.identity.vocab_size)
+        try:
+            base = await self._base(pair, tokens)
+            effect = effect_of(await self._measure(pair, tokens), base)
+        except _MeasurementError as e:
+            return str(e)
+        if adapter.fingerprint is not None:
+            return effect_fault(effect, recorded_effect(adapter.fingerprint), "its fingerprint")
+        # another worker's measurement may have ended meanwhile
+        if (first := self._first.get(adapter)) is not None:
+            return effect_fault(effect, first.effect, f"`{first.worker}`")
+        fault = effect_fault(effect, None, "")
+        if not fault:
+            self._first[adapter] = _Measured(effect, worker.name)
+        return fault
+
+    def forget(self, worker: str) -> None:
+        """Forget what was measured of the base on a worker that left, or restarted."""
+        for start in [start for start in self._bases if start.worker == worker]:
+            del self._bases[start]
+
+    def keep(self, adapters: Collection[AdapterRef]) -> None:
+        """Forget the effects of all other adapters."""
+        self._first = {adapter: measured for adapter, measured in self._first.items() if adapter in adapters}
+
+    async def _base(self, pair: Pair, tokens: tuple[int, ...]) -> Logprobs:
+        start = _Start(pair.prefill.name, pair.prefill.incarnation)
+        if start not in self._bases:
+            self.forget(start.worker)
+        measured = self._bases.setdefault(start, {})
+        found = measured.get(tokens)
+        if found is None:
+            found = measured[tokens] = asyncio.ensure_future(self._measure(Pair(pair.prefill, pair.decode), tokens))
+        try:
+            # shielded: the canaries of other adapters wait for the same measurement
+            return await asyncio.shield(found)
+        except _MeasurementError:
+            if measured.get(tokens) is found:
+                del measured[tokens]
+            raise
+
+    async def _measure(self, pair: Pair, tokens: tuple[int, ...]) -> Logprobs:
+        """Return the log probabilities of a prompt on the prefill worker of a pair, with the pair's adapter if any.
+
+        Raises:
+            _MeasurementError: the pair returned none.
+        """
+        request = make_adapter_canary(tokens, self._rng)
+        ticket = Ticket(request.task, None, self._dispatcher.attempts.now(), counted=False)
+        try:
+            outcome = await self._dispatcher.try_pair(request, pair, ticket, self._deadlines.canary, fresh=True)
+            if isinstance(outcome, PairResponse):
+                return prompt_logprobs(outcome.prefill or b"", tokens)
+        except (ApiError, BadReplyError) as e:
+            raise _MeasurementError(str(e)) from e
+        raise _MeasurementError(outcome.error.message)

@@ -1,0 +1,84 @@
+"""What one start of a prefill worker has of adapters, as far as this router knows. State; no I/O."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from sun_sglang.contracts.adapter import AdapterRef
+from sun_sglang.router.workers.worker import Worker
+from sun_sglang.router.workers.worker_paths import Pair
+
+# Canaries of different adapters on one worker at the same time: a batch of prompts serves several, and a worker with
+# requests of clients is not flooded.
+CANARIES = 4
+
+
+class WorkerStart:
+    """One start of a worker.
+
+    Args:
+        worker: the worker, which is admitted.
+
+    Attributes:
+        worker: see above.
+        incarnation: of this start.
+        loaded: names of the adapters that this router loaded and did not unload.
+        confirmed: those of them that the worker has, by its last reply about them.
+        proving: adapters whose canary waits or runs.
+        slots: limits the canaries that run.
+    """
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.incarnation = worker.incarnation
+        self.loaded: set[str] = set()
+        self.confirmed: set[str] = set()
+        self.proving: set[AdapterRef] = set()
+        self.slots = asyncio.Semaphore(CANARIES)
+        # loop time since which no task needs the adapter
+        self._unneeded: dict[str, float] = {}
+
+    @property
+    def pool(self) -> str:
+        """The worker's pool."""
+        return self.worker.spec.pool
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the worker has restarted. A worker that is absent may come back as it was."""
+        return self.worker.incarnation != self.incarnation
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the worker is admitted with this start."""
+        return self.worker.admitted and not self.has_ended
+
+    def note_needed(self, names: set[str], now: float) -> None:
+        """Note which adapters tasks need at loop time `now`, in seconds."""
+        self._unneeded = {name: self._unneeded.get(name, now) for name in self.loaded - names}
+
+    def unneeded(self) -> Mapping[str, float]:
+        """Return the loaded adapters that no task needs, each with the loop time since which none does."""
+        return self._unneeded
+
+    def keep_until(self, name: str, now: float) -> None:
+        """Count the time of an adapter that no task needs from `now` on: requests still use it."""
+        if name in self._unneeded:
+            self._unneeded[name] = now
+
+    def note_loaded(self, name: str) -> None:
+        """Note that the worker has an adapter."""
+        self.loaded.add(name)
+        self.confirmed.add(name)
+
+    def note_unloaded(self, name: str) -> None:
+        """Note that the worker does not have an adapter any more."""
+        self.loaded.discard(name)
+        self.confirmed.discard(name)
+        self._unneeded.pop(name, None)
+
+
+def uses_adapter(pair: Pair, worker: Worker, name: str) -> bool:
+    """Return whether a request on a pair uses an adapter of a worker."""
+    return pair.prefill is worker and pair.adapter is not None and pair.adapter.name == name

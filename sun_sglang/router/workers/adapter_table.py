@@ -1,0 +1,154 @@
+"""The adapters of tasks: on which prefill workers they are needed and in effect, and which paths may serve them.
+
+State; no I/O. `health/adapters/` loads adapters into workers, proves them, and reports here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import NamedTuple
+
+from sun_sglang.contracts.adapter import AdapterRef
+from sun_sglang.router.adapters.limits import adapter_fault
+from sun_sglang.router.adapters.proofs import AdapterProofs
+from sun_sglang.router.workers.task_paths import Needs, TaskPath, TaskUse
+from sun_sglang.router.workers.worker import Worker
+from sun_sglang.router.workers.worker_paths import Pair, PoolPaths
+
+_NONE: Needs = MappingProxyType({})
+
+
+class AdapterObstacle(NamedTuple):
+    """An admitted prefill worker that cannot serve an adapter now.
+
+    Attributes:
+        worker: name of the worker.
+        refusal: why the worker cannot have the adapter, by its card; empty if only a proof is missing.
+    """
+
+    worker: str
+    refusal: str
+
+
+class _Found(NamedTuple):
+    base: PoolPaths
+    changes: int
+    paths: PoolPaths
+
+
+class AdapterTable:
+    """The adapters that prefill workers need and have.
+
+    Args:
+        workers: all workers by name.
+        members: returns the workers of a pool.
+
+    Attributes:
+        on_needed: called when a prefill worker may need another adapter, or one less.
+        on_proven: called when an adapter was proven on a worker.
+        on_revoked: called with the name of a worker and an adapter that it reported as missing.
+    """
+
+    def __init__(self, workers: Mapping[str, Worker], members: Callable[[str], Sequence[Worker]]) -> None:
+        self._workers = workers
+        self._members = members
+        self._proofs = AdapterProofs()
+        self._needed: Mapping[str, Needs] = {}
+        self._found: dict[TaskPath, _Found] = {}
+        self.on_needed: list[Callable[[], None]] = []
+        self.on_proven: list[Callable[[], None]] = []
+        self.on_revoked: list[Callable[[str, AdapterRef], None]] = []
+
+    # --- events -----------------------------------------------------------------------------------------------------
+
+    def use(self, use: TaskUse) -> None:
+        """Replace the adapters that tasks need. Proofs and paths of all others are forgotten."""
+        self._needed = use.adapters
+        self._found = {path: found for path, found in self._found.items() if path in use.paths}
+        self._proofs.keep({adapter for adapters in use.adapters.values() for adapter in adapters})
+        self.report_needed()
+
+    def prove(self, name: str, incarnation: str, adapter: AdapterRef) -> bool:
+        """Store that a canary showed an adapter's effect on a worker. Return False if the worker has changed since.
+
+        Args:
+            name: name of the worker.
+            incarnation: of the worker when the canary was sent.
+            adapter: the adapter.
+        """
+        worker = self._workers.get(name)
+        if worker is None or not worker.admitted or worker.incarnation != incarnation:
+            return False
+        self._proofs.prove(name, incarnation, adapter)
+        for listener in self.on_proven:
+            listener()
+        return True
+
+    def revoke(self, name: str, incarnation: str, adapter: AdapterRef) -> None:
+        """Send a worker no request for an adapter until the adapter is loaded and proven again.
+
+        Args:
+            name: name of the worker, which reported that it does not have the adapter.
+            incarnation: of the worker when the request was sent. Ignored if it has changed since.
+            adapter: the adapter.
+        """
+        worker = self._workers.get(name)
+        if worker is not None and worker.incarnation == incarnation and self._proofs.revoke(name, adapter.name):
+            for listener in self.on_revoked:
+                listener(name, adapter)
+            self.report_needed()
+
+    def forget(self, name: str) -> None:
+        """Forget a worker that has left."""
+        self._proofs.forget(name)
+
+    def report_needed(self) -> None:
+        """Call the listeners of `on_needed`."""
+        for listener in self.on_needed:
+            listener()
+
+    # --- questions --------------------------------------------------------------------------------------------------
+
+    def needed(self, pool: str) -> Needs:
+        """Return the adapters that each worker of a prefill pool needs, with the pairs of pools of their tasks.
+
+        The object is another one after each change of the tasks.
+        """
+        return self._needed.get(pool, _NONE)
+
+    def is_proven(self, worker: Worker, adapter: AdapterRef) -> bool:
+        """Return whether an adapter is in effect on this start of a worker."""
+        return self._proofs.is_proven(worker.name, worker.incarnation, adapter)
+
+    def obstacles(self, pool: str, adapter: AdapterRef) -> Iterator[AdapterObstacle]:
+        """Yield the admitted workers of a prefill pool that cannot serve an adapter now."""
+        for worker in self._members(pool):
+            if not worker.admitted:
+                continue
+            assert worker.card is not None, "an admitted worker has a card"
+            refusal = adapter_fault(worker.card, adapter)
+            if refusal or not self.is_proven(worker, adapter):
+                yield AdapterObstacle(worker.name, refusal)
+
+    def select(self, path: TaskPath, base: PoolPaths) -> PoolPaths:
+        """Return the paths of a task among those between its pools. A result counts until one of both changes.
+
+        Args:
+            path: the task's pools and its adapter.
+            base: all paths between its pools.
+        """
+        adapter = path.adapter
+        if adapter is None:
+            return base
+        found, changes = self._found.get(path), self._proofs.changes(adapter)
+        if found is None or found.base is not base or found.changes != changes:
+            usable = tuple(Pair(p.prefill, p.decode, adapter) for p in base.usable if self._serves(p.prefill, adapter))
+            found = self._found[path] = _Found(base, changes, base._replace(usable=usable))
+        return found.paths
+
+    def _serves(self, worker: Worker, adapter: AdapterRef) -> bool:
+        if not self.is_proven(worker, adapter):
+            return False
+        assert worker.card is not None, "a proven path has two cards"
+        return not adapter_fault(worker.card, adapter)
