@@ -29,10 +29,10 @@ _Placed = tuple[ProcessState, str, str]
 
 
 def render(state: DeploymentState, report: TasksReport | None) -> RenderableType:
-    """Return a headline, a table of processes, one line for each process with a reason, and a table of tasks."""
+    """Return a headline, a table of processes, a table of tasks, and one line for each reason against one of them."""
     placed = [(process, *serving(process, report)) for process in state.processes]
-    tasks = _tasks(report) if report else Text("")
-    return Group(_headline(state), _processes(placed, report), *_reasons(placed), tasks)
+    tasks: list[RenderableType] = [_tasks(report), *_adapter_reasons(report)] if report else []
+    return Group(_headline(state), _processes(placed, report), *_reasons(placed), *tasks)
 
 
 def serving(process: ProcessState, report: TasksReport | None) -> tuple[str, str]:
@@ -111,10 +111,18 @@ def _reasons(placed: Sequence[_Placed]) -> list[Text]:
 
 
 def _tasks(report: TasksReport) -> Table:
-    table = Table("task", "prefill", "decode", "paths proven", "in flight")
+    adapters = any(task.adapter for task in report.tasks.values())
+    table = Table("task", "prefill", "decode", *(["adapter"] if adapters else []), "paths proven", "in flight")
     for name, task in report.tasks.items():
         total = len(task.prefill.workers) * len(task.decode.workers)
         colour = "green" if task.ready else "yellow"
         proven = f"[{colour}]{len(task.paths)} of {total}[/]"
-        table.add_row(name, task.prefill.pool, task.decode.pool, proven, str(task.in_flight))
+        adapter = [task.adapter.name if task.adapter else ""] if adapters else []
+        table.add_row(name, task.prefill.pool, task.decode.pool, *adapter, proven, str(task.in_flight))
     return table
+
+
+def _adapter_reasons(report: TasksReport) -> list[Text]:
+    """Return the reasons why workers cannot serve adapters, one line for each worker and reason."""
+    found = {(one.worker, one.why): one for one in report.unproven_adapters if one.why}
+    return [Text.assemble((f"{one.worker} without {one.adapter}", "yellow"), f": {one.why}") for one in found.values()]

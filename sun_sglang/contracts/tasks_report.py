@@ -72,6 +72,40 @@ class UnprovenPath(_Report):
     refused: bool
 
 
+class AdapterReport(_Report):
+    """The adapter of a task.
+
+    Attributes:
+        name: its name on the workers, which has the revision of its content.
+        directory: where the workers read it.
+        rank: the largest rank among its layers.
+        fingerprint: whether its effect was recorded when it was made.
+    """
+
+    name: str
+    directory: str
+    rank: int
+    fingerprint: bool
+
+
+class UnprovenAdapter(_Report):
+    """A prefill worker that cannot serve a task's adapter.
+
+    Attributes:
+        worker: name of the worker.
+        adapter: name of the adapter.
+        why: why it failed last, or why the router does not load it; empty before the first attempt has ended.
+        times: how many times in a row it failed with this reason.
+        refused: the worker cannot have the adapter, so the router does not load it.
+    """
+
+    worker: str
+    adapter: str
+    why: str
+    times: int
+    refused: bool
+
+
 class TaskReport(_Report):
     """One task.
 
@@ -84,6 +118,9 @@ class TaskReport(_Report):
         queued: answers that wait for a slot.
         in_flight: answers that have not ended.
         namespace: the cache namespace of the task's prompts; None while no prefill worker is admitted.
+        adapter: the adapter with which the task is served; None without one.
+        unproven_adapters: the prefill workers that cannot serve the task's adapter yet.
+        moving: a change of the task is not served yet.
     """
 
     ready: bool
@@ -94,6 +131,9 @@ class TaskReport(_Report):
     queued: int
     in_flight: int
     namespace: str | None
+    adapter: AdapterReport | None = None
+    unproven_adapters: tuple[UnprovenAdapter, ...] = ()
+    moving: bool = False
 
 
 class TasksReport(_Report):
@@ -121,18 +161,44 @@ class TasksReport(_Report):
         return [path for task in self.tasks.values() for path in task.unproven_paths]
 
     @property
+    def unproven_adapters(self) -> list[UnprovenAdapter]:
+        """The adapters of all tasks that a worker cannot serve yet; once for each worker and adapter."""
+        found = {(one.worker, one.adapter): one for task in self.tasks.values() for one in task.unproven_adapters}
+        return list(found.values())
+
+    @property
     def all_ready(self) -> bool:
-        """Whether every worker is ready and every path between workers is proven."""
-        return self.ready and not self.unproven_paths and not self._unready
+        """Whether every worker is ready, and every path and every adapter on a worker is proven."""
+        return self.ready and not self.unproven_paths and not self.unproven_adapters and not self._unready
 
     @property
     def missing(self) -> list[str]:
-        """The obstacles to a ready deployment, one line each: workers that are not ready, and unproven paths."""
+        """The obstacles to a ready deployment, one line each: workers that are not ready, and what is unproven."""
         workers = [f"`{w.name}` is {w.state}" + (f" ({w.reason})" if w.reason else "") for w in self._unready]
         paths = {(p.prefill, p.decode, p.why) for p in self.unproven_paths}
-        return workers + [
-            f"no canary from `{a}` to `{b}`" + (f" ({why})" if why else "") for a, b, why in sorted(paths)
+        return [
+            *workers,
+            *(f"no canary from `{a}` to `{b}`" + (f" ({why})" if why else "") for a, b, why in sorted(paths)),
+            *self._missing_adapters,
         ]
+
+    @property
+    def _missing_adapters(self) -> list[str]:
+        """One line for each worker with unproven adapters: there may be hundreds, and mostly for one reason."""
+        by_worker: dict[str, list[UnprovenAdapter]] = {}
+        for one in self.unproven_adapters:
+            by_worker.setdefault(one.worker, []).append(one)
+        lines = []
+        for worker, found in by_worker.items():
+            # one with a reason, where there is one
+            example = max(found, key=lambda one: bool(one.why))
+            what = (
+                f"adapter `{example.adapter}`"
+                if len(found) == 1
+                else f"{len(found)} adapters such as `{example.adapter}`"
+            )
+            lines.append(f"{what} not proven on `{worker}`" + (f" ({example.why})" if example.why else ""))
+        return lines
 
     @property
     def refused(self) -> list[tuple[str, str]]:

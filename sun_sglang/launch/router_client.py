@@ -119,19 +119,49 @@ class RouterClient:
         """
         await self._call("POST", f"/workers/{quote(name)}/{action}")
 
-    async def change_task(self, name: str, changes: Json) -> Json:
-        """Change the prefill pool, decode pool or weight of a task, and return the task as it is served now.
+    async def add_task(self, name: str, fields: Json, seconds: float) -> Json:
+        """Add a task, and return it once the router serves it.
+
+        Args:
+            name: its name.
+            fields: its pools, and its adapter, weight and caps where it has them.
+            seconds: limit for the answer: a prefill worker may take long to load an adapter.
 
         Raises:
             LaunchError: the router does not answer.
             UserError: the router refuses the request.
         """
-        return await self._call("PUT", f"/tasks/{quote(name)}", changes)
+        return await self._call("POST", "/tasks", {"name": name, **fields}, _limit(seconds))
 
-    async def _call(self, method: str, path: str, body: object = None) -> Json:
+    async def change_task(self, name: str, changes: Json, seconds: float) -> Json:
+        """Change fields of a task, and return the task. It may not be served so yet.
+
+        Args:
+            name: its name.
+            changes: the fields to change.
+            seconds: limit for the answer.
+
+        Raises:
+            LaunchError: the router does not answer.
+            UserError: the router refuses the request.
+        """
+        return await self._call("PUT", f"/tasks/{quote(name)}", changes, _limit(seconds))
+
+    async def remove_task(self, name: str) -> Json:
+        """Remove a task, and return how many requests it has in flight.
+
+        Raises:
+            LaunchError: the router does not answer.
+            UserError: the router refuses the request.
+        """
+        return await self._call("DELETE", f"/tasks/{quote(name)}")
+
+    async def _call(
+        self, method: str, path: str, body: object = None, timeout: aiohttp.ClientTimeout = _CHANGE_TIMEOUT
+    ) -> Json:
         assert self._session is not None
         try:
-            request = self._session.request(method, f"{self._url}{path}", json=body, timeout=_CHANGE_TIMEOUT)
+            request = self._session.request(method, f"{self._url}{path}", json=body, timeout=timeout)
             async with request as reply:
                 answer: Json = await reply.json()
         except (aiohttp.ClientError, OSError, ValueError) as e:
@@ -139,3 +169,8 @@ class RouterClient:
         if "error" in answer:
             raise UserError(answer["error"]["message"])
         return answer
+
+
+def _limit(seconds: float) -> aiohttp.ClientTimeout:
+    assert _CHANGE_TIMEOUT.total is not None
+    return aiohttp.ClientTimeout(total=max(seconds, _CHANGE_TIMEOUT.total))

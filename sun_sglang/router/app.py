@@ -14,6 +14,7 @@ from pathlib import Path
 import aiohttp
 from aiohttp import web
 
+from sun_sglang.checkpoint.adapter.read import read_adapter
 from sun_sglang.contracts.fleet_file import Fleet
 from sun_sglang.router.api.connections.client_handler import HANDLER_SETTINGS, ClientHandler
 from sun_sglang.router.api.connections.connection_manager import ConnectionManager, most_connections
@@ -23,6 +24,7 @@ from sun_sglang.router.api.endpoints.generation import Draining, GenerationHandl
 from sun_sglang.router.api.endpoints.health import HealthHandlers
 from sun_sglang.router.api.endpoints.info import InfoHandlers
 from sun_sglang.router.api.endpoints.metrics_page import MetricsPage
+from sun_sglang.router.api.endpoints.task_admin import TaskHandlers
 from sun_sglang.router.api.endpoints.tasks_page import TasksPage
 from sun_sglang.router.api.endpoints.tokens import TokenHandlers
 from sun_sglang.router.api.expectations import refuse_other_expectations
@@ -45,6 +47,7 @@ from sun_sglang.router.dispatch.dispatcher import Dispatcher
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.health.adapters.adapter_client import AdapterClient
 from sun_sglang.router.health.adapters.adapter_prover import AdapterProver
+from sun_sglang.router.health.adapters.task_trial import TaskTrials
 from sun_sglang.router.health.card_reader import CardReader
 from sun_sglang.router.health.load_monitor import LoadMonitor
 from sun_sglang.router.health.path_prover import PathProver
@@ -152,6 +155,7 @@ class Router:
             self._connection, tls, most, self.clock.now, self.metrics, log, deadlines, self._cors
         )
         self.info = InfoHandlers(session, self.registry, self.path_prover, deadlines)
+        trials = TaskTrials(self.registry, self.path_prover, self.adapter_prover, self.clock, deadlines)
         names = (fleet.router.host, socket.gethostname(), *fleet.router.hosts)
         guard = None if access.requires_keys else BrowserGuard(names, tls=tls is not None)
         routes = route_table(
@@ -160,7 +164,16 @@ class Router:
             self.info,
             HealthHandlers(self.registry, self.draining, self.siblings, access),
             AdminHandlers(self.registry, self.store),
-            TasksPage(self.registry, self.path_prover, self.in_flight, self.queue, self.siblings, self.draining),
+            TaskHandlers(self.registry, self.store, trials, self.in_flight, read_adapter),
+            TasksPage(
+                self.registry,
+                self.path_prover,
+                self.adapter_prover,
+                self.in_flight,
+                self.queue,
+                self.siblings,
+                self.draining,
+            ),
             MetricsPage(
                 self.metrics,
                 self.registry,

@@ -39,6 +39,7 @@ class Deadlines:
             requests that use the adapter.
         adapter_unload_pause: an adapter that no task needs any more is unloaded after this time. Longer than
             `file_check`: the other processes of this router may still send requests for it.
+        task_trial: limit for the canaries of a new or changed task, with the load of its adapter on every worker.
         probe: limit for a worker's card in a probe, where `probe_interval` is not longer.
         load_report: limit for a worker's load report, which is read each `load_interval`.
         stall_report: limit for the load report of a worker that shows no progress. Longer than `load_report`: the
@@ -81,6 +82,7 @@ class Deadlines:
     canary_pause_max: float = 15.0
     adapter_change: float = 60.0
     adapter_unload_pause: float = 3.0
+    task_trial: float = 120.0
     probe: float = 3.0
     load_report: float = 2.0
     stall_report: float = 5.0

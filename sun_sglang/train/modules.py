@@ -110,7 +110,7 @@ def build_modules(recipe: Recipe, base: Path, decoder: Path) -> TwoModule:
     Raises:
         RecipeError: the architecture or the LoRA targets do not fit the recipe.
     """
-    served = dtype_of(base) if recipe.bf16 else torch.float32
+    served = _frozen_dtype(base) if recipe.bf16 else torch.float32
     tuned = _load(base, "base", torch.float32 if recipe.lora is None else served)
     scheme = recipe.tuning_scheme
     frozen = None if scheme.one_module else _load(decoder, "decoder", served)
@@ -118,11 +118,12 @@ def build_modules(recipe: Recipe, base: Path, decoder: Path) -> TwoModule:
         if frozen is not None and decoder == base:
             _share(tuned, frozen)
         tuned = _adapted(recipe, tuned)
-    if recipe.packing_tokens is not None:
+    attention = PACKED if recipe.packing_tokens is not None else _padded_attention(recipe)
+    if attention == PACKED:
         require_full_attention(tuned.config, "packing_tokens")
-        for model in (tuned, frozen):
-            if model is not None:
-                model.set_attn_implementation(PACKED)
+    for model in (tuned, frozen):
+        if model is not None and attention is not None:
+            model.set_attn_implementation(attention)
     if recipe.gradient_checkpointing:
         for model in (tuned, frozen):
             if model is not None:
@@ -187,6 +188,24 @@ def _require_finite(tensors: Mapping[str, torch.Tensor], message: str) -> None:
     broken = not_finite(tensors)
     if broken is not None:
         raise RecipeError(message.format(broken))
+
+
+def _padded_attention(recipe: Recipe) -> str | None:
+    """Return the attention of padded batches; None for the default of transformers.
+
+    torch's fused attention in bfloat16 on a CPU is slow in the backward pass: of short rows it took a quarter of a step
+    (torch 2.13), and separate matrix products a tenth of that.
+    """
+    return "eager" if recipe.bf16 and not torch.cuda.is_available() else None
+
+
+def _frozen_dtype(base: Path) -> torch.dtype:
+    """Return the dtype of frozen weights in a bfloat16 forward: the base's; bfloat16 for one with float32 weights.
+
+    Autocast keeps no bfloat16 copy of a frozen weight: it would convert all of them again in each forward pass.
+    """
+    dtype = dtype_of(base)
+    return torch.bfloat16 if dtype == torch.float32 else dtype
 
 
 def dtype_of(model: Path) -> torch.dtype:

@@ -12,13 +12,15 @@ from typing import Any
 from safetensors import SafetensorError
 
 from sun_sglang.checkpoint.weights import weights_revision
+from sun_sglang.contracts.adapter import Fingerprint
 from sun_sglang.contracts.module_file import ModuleFile, write_module_file
-from sun_sglang.errors import RecipeError
+from sun_sglang.errors import CheckpointError, RecipeError
 from sun_sglang.train.data.dataset import Examples, load_examples
 from sun_sglang.train.data.limits import read_limits
 from sun_sglang.train.data.packing import PackedRows
 from sun_sglang.train.decoder_check import check_decoder
-from sun_sglang.train.modules import build_modules, dtype_of, find_model, load_recipe_tokenizer, save_tuned
+from sun_sglang.train.fingerprint import measure_fingerprint, write_fingerprint
+from sun_sglang.train.modules import ADAPTER, build_modules, dtype_of, find_model, load_recipe_tokenizer, save_tuned
 from sun_sglang.train.objective.two_module_loss import TwoModule
 from sun_sglang.train.recipe import Recipe
 from sun_sglang.train.search_record import SearchRecord, Subject
@@ -140,7 +142,7 @@ def run_sweep(
             log(f"learning rate {rate:g}: {_described(loss)}")
         rate = search.rates.best
         module = build_modules(recipe, prepared.base, prepared.decoder)
-        record = _save(module, prepared, search, command, merge)
+        record = _save(module, prepared, search, command, merge, log)
     log(f"kept learning rate {rate:g}; wrote {out}")
     return record
 
@@ -191,18 +193,32 @@ def _fit(module: TwoModule, prepared: PreparedRecipe, rate: float, work: Path, l
     return fit(module, train, validation, settings, pad=pad, work=work, resume_from=found.newest)
 
 
-def _save(module: TwoModule, prepared: PreparedRecipe, search: SearchRecord, command: str, merge: bool) -> ModuleFile:
+def _save(
+    module: TwoModule, prepared: PreparedRecipe, search: SearchRecord, command: str, merge: bool, log: Log
+) -> ModuleFile:
     recipe, out = prepared.recipe, Path(prepared.recipe.output)
     load_trained(module, search.weights)
     if not is_first_process():
         return _record(recipe, search.subject.base, "", command, search.rates.best)
+    # a merge removes the adapter
+    fingerprint = None if recipe.lora is None else _fingerprint(module, log)
     save_tuned(module, recipe, prepared.base, out, merge=merge)
     adapter_alone = recipe.lora is not None and not merge
-    where = out / "adapter" if adapter_alone else out
+    where = out / ADAPTER if adapter_alone else out
     decoder = weights_revision(where) if recipe.tuning_scheme.trains_decoder else search.subject.decoder
     record = _record(recipe, search.subject.base, decoder, command, search.rates.best)
     write_module_file(record, where)
+    if fingerprint is not None:
+        write_fingerprint(fingerprint, out / ADAPTER)
     return record
+
+
+def _fingerprint(module: TwoModule, log: Log) -> Fingerprint | None:
+    try:
+        return measure_fingerprint(module.tuned)
+    except CheckpointError as e:
+        log(f"wrote no fingerprint: {e}")
+        return None
 
 
 def _record(recipe: Recipe, base: str, decoder: str, command: str, rate: float) -> ModuleFile:

@@ -29,6 +29,7 @@ from sun_sglang.contracts.scheme import Side
 from sun_sglang.contracts.worker_key import bearer
 from sun_sglang.launch.planning.plan import WORKER_KEY
 from sun_sglang.launch.state import DeploymentState, ProcessState, read_state
+from tests.engine.adapters import adapted, write_task_adapters
 from tests.engine.demo_topology import with_comparisons
 from tests.engine.four_bit import dense_copy, write_four_bit
 from tests.engine.precision import FOUR_BIT, PRECISION, Precision
@@ -37,7 +38,7 @@ from tests.support.sglang_questions import ask_sglang
 # pytest finds fixtures by their names here
 __all__ = ["ask_sglang"]
 
-# workers that accept LoRA adapters; each test loads its own
+# workers that accept LoRA adapters: those of tasks, and others that tests load; one slot is the base's
 ADAPTERS: dict[str, Any] = {
     "enable_lora": True,
     "lora_backend": "torch_native",
@@ -98,13 +99,20 @@ TOPOLOGY: dict[str, Any] = {
         "pages-share": {"prefill": "pages-a", "decode": "pages-share"},
         "qwen3-share": {"prefill": "qwen3-b", "decode": "qwen3-share"},
         "four-bit": {"prefill": "llama-a", "decode": "four-bit"},
+        # adapters on one prefill pool, and its bare base (`adapters.py`)
+        "bare": {"prefill": "spare-a", "decode": "llama-base"},
+        "adapter-all": {"prefill": "spare-a", "decode": "llama-base", "adapter": "./adapter-all"},
+        "adapter-part": {"prefill": "spare-a", "decode": "llama-base", "adapter": "./adapter-part"},
+        "adapter-last": {"prefill": "spare-a", "decode": "llama-base", "adapter": "./adapter-last"},
     },
     "engine": {"dtype": PRECISION.dtype, "max_total_tokens": 16384, "tool_call_parser": "llama3"},
     "router": {"port": 0, "first_token_timeout": 60, "max_body_mb": 4, "allow": ["regex", "ebnf"]},
 }
 
 # tasks whose first token the decode module makes
-DECODE_FIRST = ("last", "last-small", "last-uncached", "pages-share", "qwen3-share")
+DECODE_FIRST = ("last", "last-small", "last-uncached", "pages-share", "qwen3-share", "adapter-last")
+# tasks that wait while the workers of `spare-a` are gone
+ON_SPARE = tuple(name for name, task in TOPOLOGY["tasks"].items() if task["prefill"] == "spare-a")
 
 # small, with initial weights that are large enough that logits are far apart
 SIZES: dict[str, Any] = {
@@ -228,6 +236,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy_tuned(directory, "llama-b", "llama-share-b", scheme="decode_only", other="llama-a")
     copy_tuned(directory, "qwen3-a", "qwen3-share-a", scheme="decode_only", other="qwen3-b")
     write_four_bit(directory / "llama-base", directory / "llama-four-bit")
+    write_task_adapters(directory, directory / "llama-a", directory / "llama-base")
     return directory
 
 
@@ -364,7 +373,10 @@ def task_references(models: Path) -> dict[str, Reference]:
         prefill, decode = (models / TOPOLOGY["pools"][task[role]]["model"] for role in ("prefill", "decode"))
         if name == "four-bit":
             return Reference(prefill, dense_copy(decode), precision=FOUR_BIT)
-        return Reference(prefill, decode, "decode" if name in DECODE_FIRST else "prefill")
+        reference = Reference(prefill, decode, "decode" if name in DECODE_FIRST else "prefill")
+        if "adapter" in task:
+            reference.prefill = adapted(reference.prefill, models / task["adapter"])
+        return reference
 
     return {name: of(name, task) for name, task in TOPOLOGY["tasks"].items()}
 

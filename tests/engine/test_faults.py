@@ -30,6 +30,7 @@ from sun_sglang.bench.processes import running_router, sun_command
 from sun_sglang.errors import EXIT_REFUSED
 from sun_sglang.launch.state import ProcessState
 from tests.engine.conftest import (
+    ON_SPARE,
     TOPOLOGY,
     Deployment,
     Reference,
@@ -339,7 +340,7 @@ async def test_fault_02_prefill_dies_and_there_is_no_other(
                 reply = await asked
         assert (reply.status_code, reply.json()["error"]["code"]) == (502, "worker_died")
         assert "prefill" in reply.json()["error"]["message"]
-        await answers_exactly(client, task_references, but=["spare"])
+        await answers_exactly(client, task_references, but=ON_SPARE)
         await until_idle(client, deployment, "uncached-0")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -13,7 +12,8 @@ import pytest
 from sun_sglang.checkpoint.adapter.read import read_adapter
 from sun_sglang.contracts.adapters_report import ADAPTERS_PATH, AdaptersReport
 from sun_sglang.contracts.worker_card import WORKER_CARD_PATH, WorkerCard
-from tests.engine.conftest import ADAPTERS, Deployment, Reference, gather, load, some_tokens
+from tests.engine.adapters import adapted, write_adapter
+from tests.engine.conftest import ADAPTERS, Deployment, Reference, gather, some_tokens
 from tests.support import adapters as small_adapters
 
 PREFILL, DECODE = "spare-a-0", "uncached-0"
@@ -93,31 +93,6 @@ def adapters(models: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     }
 
 
-def write_adapter(path: Path, base: Path, seed: int, *, rank: int = 4) -> Path:
-    """Write a random adapter for all linear layers that changes the logits; return its directory."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
-    config = LoraConfig(r=rank, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
-    generator = torch.Generator().manual_seed(seed)
-    for name, weight in model.named_parameters():
-        if "lora_" in name:
-            weight.data = torch.randn(weight.shape, generator=generator) * 0.1
-    model.save_pretrained(path)
-    return path
-
-
-def adapted(model: Path, adapter: Path | None) -> Any:
-    from copy import deepcopy
-
-    from peft import PeftModel
-
-    base = load(model)
-    return base if adapter is None else PeftModel.from_pretrained(deepcopy(base), adapter)
-
-
 async def test_batch_of_two_adapters_and_none_answers_as_peft(
     workers: Workers, models: Path, adapters: dict[str, Path]
 ) -> None:
@@ -131,8 +106,8 @@ async def test_batch_of_two_adapters_and_none_answers_as_peft(
         await workers.unload(name, sides=both)
     references = {name: Reference(models / "llama-a", models / "llama-base") for name in (*NAMES, None)}
     for name in NAMES:
-        references[name].prefill = adapted(models / "llama-a", adapters[name])
-        references[name].decode = adapted(models / "llama-base", adapters[name])
+        references[name].prefill = adapted(references[name].prefill, adapters[name])
+        references[name].decode = adapted(references[name].decode, adapters[name])
     for prompt, name, answer in zip(prompts, chosen, answers, strict=True):
         references[name].check(prompt, answer)
         others = [r.answer(prompt, LENGTH) for other, r in references.items() if other != name]

@@ -19,9 +19,9 @@ class Limits:
     Attributes:
         ready_timeout: seconds that a deployment may take to become ready.
         early_ends: ends of one process, one after the other and each before it served, that end the launch.
-        same_faults: canaries over one path that may fail in one way, one after the other: 45 s of pauses between them,
-            and up to 30 s for each that waits for its deadline. Kernels that are compiled for the first request delay a
-            few.
+        same_faults: canaries over one path, or tries of one adapter on one worker, that may fail in one way, one after
+            the other: 45 s of pauses between them, and up to 30 s for each that waits for its deadline. Kernels that
+            are compiled for the first request delay a few.
         router_steady_after: seconds after which a router process counts as serving; it listens after one.
         router_grace: seconds that the router may take to end beyond its time to drain: it writes errors and closes
             connections.
@@ -72,12 +72,21 @@ def router_obstacle(report: TasksReport, transfer: KvTransfer, logs: Path, limit
         report: the router's last report.
         transfer: how KV goes from prefill to decode workers.
         logs: directory of the logs.
-        limits: how many canaries may fail.
+        limits: how many canaries and tries may fail.
     """
     if report.refused:
         return "the router refuses " + "; ".join(f"`{name}`: {why}" for name, why in report.refused)
     if refused := [path for path in report.unproven_paths if path.refused]:
         return f"the router refuses to pair two workers: {refused[0].why}"
+    adapters = report.unproven_adapters
+    if refused_adapters := [one for one in adapters if one.refused]:
+        one = refused_adapters[0]
+        return f"`{one.worker}` cannot serve the adapter `{one.adapter}`: {one.why}"
+    if failed := [one for one in adapters if one.times >= limits.same_faults]:
+        one = failed[0]
+        return (
+            f"the adapter `{one.adapter}` failed {one.times} times in a row on `{one.worker}`: {one.why}; logs: {logs}"
+        )
     stuck = [path for path in report.unproven_paths if path.times >= limits.same_faults]
     if stuck:
         path = stuck[0]

@@ -17,6 +17,7 @@ from sun_sglang.router.api.endpoints.generation import GenerationHandlers
 from sun_sglang.router.api.endpoints.health import HealthHandlers
 from sun_sglang.router.api.endpoints.info import InfoHandlers
 from sun_sglang.router.api.endpoints.metrics_page import MetricsPage
+from sun_sglang.router.api.endpoints.task_admin import TaskHandlers
 from sun_sglang.router.api.endpoints.tasks_page import TasksPage
 from sun_sglang.router.api.endpoints.tokens import TokenHandlers
 from sun_sglang.router.api.expectations import keep_expectation
@@ -53,6 +54,7 @@ def route_table(
     info: InfoHandlers,
     health: HealthHandlers,
     admin: AdminHandlers,
+    task_admin: TaskHandlers,
     tasks: TasksPage,
     metrics: MetricsPage,
 ) -> tuple[Route, ...]:
@@ -63,7 +65,8 @@ def route_table(
         tokens: handlers of requests for tokens and their number.
         info: handlers of requests about models, workers and caches.
         health: handlers of probes.
-        admin: handlers that show and change the fleet.
+        admin: handlers that show and change workers and pools.
+        task_admin: handlers that change tasks.
         tasks: the page `/tasks`.
         metrics: the page `/metrics`.
     """
@@ -92,7 +95,9 @@ def route_table(
         Route("GET", "/flush_cache", info.flush_cache, "admin"),
         Route("POST", "/flush_cache", info.flush_cache, "admin"),
         Route("GET", "/tasks", tasks.get, "admin", cross_site=True),
-        Route("PUT", "/tasks/{name:.+}", admin.set_task, "admin"),
+        Route("POST", "/tasks", task_admin.add, "admin"),
+        Route("PUT", "/tasks/{name:.+}", task_admin.change, "admin"),
+        Route("DELETE", "/tasks/{name:.+}", task_admin.remove, "admin"),
         Route("GET", "/workers", admin.workers, "admin", cross_site=True),
         Route("POST", "/workers", admin.add_worker, "admin"),
         Route("POST", "/workers/{name}/drain", admin.drain, "admin"),

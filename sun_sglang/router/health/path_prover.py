@@ -33,6 +33,9 @@ class PathProver:
         metrics: counts them.
         log: receives each proof and each failure.
         deadlines: the limit for a canary, and the pauses after failed ones.
+
+    Attributes:
+        on_failed: called when a canary over an unproven path failed.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class PathProver:
         self._rng = random.Random()
         self._failures: dict[WorkerPath, Failure] = {}
         self._wake_up = asyncio.Event()
+        self.on_failed: list[Callable[[], None]] = []
         registry.on_unproven.append(self._wake_up.set)
 
     async def run(self) -> None:
@@ -113,6 +117,8 @@ class PathProver:
             before = self._failures.get(path)
             failure = self._failures[path] = next_failure(before, starts, fault, self._now(), self._deadlines)
             self._wake_up.set()
+            for listener in self.on_failed:
+                listener()
             self._log.event("canary_failed", why=fault, again_in_s=failure.pause, **path._asdict())
         elif self._registry.prove(path, starts):
             self._failures.pop(path, None)

@@ -20,7 +20,7 @@ _NONE: Needs = MappingProxyType({})
 
 
 class AdapterObstacle(NamedTuple):
-    """An admitted prefill worker that cannot serve an adapter now.
+    """A prefill worker that takes requests and cannot serve an adapter now.
 
     Attributes:
         worker: name of the worker.
@@ -122,9 +122,9 @@ class AdapterTable:
         return self._proofs.is_proven(worker.name, worker.incarnation, adapter)
 
     def obstacles(self, pool: str, adapter: AdapterRef) -> Iterator[AdapterObstacle]:
-        """Yield the admitted workers of a prefill pool that cannot serve an adapter now."""
+        """Yield the workers of a prefill pool that take requests and cannot serve an adapter now."""
         for worker in self._members(pool):
-            if not worker.admitted:
+            if not (worker.admitted and worker.takes_requests):
                 continue
             assert worker.card is not None, "an admitted worker has a card"
             refusal = adapter_fault(worker.card, adapter)

@@ -74,16 +74,50 @@ def remove_pool(name: str) -> Edit:
     return edit
 
 
-def set_task(name: str, changed: Document) -> Edit:
-    """Return an edit that sets a task's pools, weight or caps; omitted fields keep their values.
-
-    A new task needs both pools.
-    """
+def add_task(name: str, task: Document) -> Edit:
+    """Return an edit that adds a task; 409 if its name is taken."""
 
     def edit(document: Document) -> None:
-        document["tasks"][name] = document["tasks"].get(name, {}) | changed
+        if name in document["tasks"]:
+            raise task_exists(name)
+        document["tasks"][name] = task
 
     return edit
+
+
+def set_task(name: str, changed: Document) -> Edit:
+    """Return an edit that sets fields of a task; omitted ones keep their values. 404 if there is no such task."""
+
+    def edit(document: Document) -> None:
+        if name not in document["tasks"]:
+            raise task_not_found(name)
+        document["tasks"][name] |= changed
+
+    return edit
+
+
+def remove_task(name: str) -> Edit:
+    """Return an edit that removes a task; 404 if there is none, 409 if it is the only one."""
+
+    def edit(document: Document) -> None:
+        if name not in document["tasks"]:
+            raise task_not_found(name)
+        if len(document["tasks"]) == 1:
+            message = f"`{name}` is the only task, and a router serves at least one; add another one first"
+            raise ApiError(409, message, code="last_task")
+        del document["tasks"][name]
+
+    return edit
+
+
+def task_exists(name: str) -> ApiError:
+    """Return the error for a new task whose name is taken."""
+    return ApiError(409, f"there is a task `{name}` already; PUT /tasks/{name} changes it", code="task_exists")
+
+
+def task_not_found(name: str) -> ApiError:
+    """Return the error for a task that does not exist."""
+    return ApiError(404, f"no task is named `{name}`; POST /tasks adds one", code="task_not_found")
 
 
 def _worker(document: Document, name: str) -> Document:

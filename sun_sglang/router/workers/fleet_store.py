@@ -61,6 +61,22 @@ class FleetStore:
         self._rollout.change(fleet)
         return fleet
 
+    def check(self, edit: Edit) -> Fleet:
+        """Return the wanted fleet after an edit, and change nothing.
+
+        Raises:
+            ApiError: the edit refuses, or its result is no valid fleet.
+        """
+        return apply_edit(self._registry.wanted, edit)
+
+    def refresh(self) -> None:
+        """Take over a change that another process wrote to the file and that `run` has not seen yet.
+
+        A file that cannot be used changes nothing; `run` reports it, and so does the next edit.
+        """
+        if self._file is not None and self._file.changed():
+            self._take_over(self._file)
+
     async def _edit_file(self, file: WatchedFile, edit: Edit) -> Fleet:
         try:
             async with _locked(file.path, self._deadlines):
@@ -78,15 +94,17 @@ class FleetStore:
         """Serve each fleet that other processes write to the file, until cancelled."""
         while self._file is not None:
             await asyncio.sleep(self._deadlines.file_check)
-            if not self._file.changed():
-                continue
-            try:
-                fleet = self._load(self._file)
-            except FleetError as e:
-                self._log.event("fleet_refused", why=str(e))
-                continue
-            self._rollout.change(fleet)
-            self._log.event("fleet_changed", tasks=list(fleet.tasks), workers=[w.name for w in fleet.workers])
+            if self._file.changed():
+                self._take_over(self._file)
+
+    def _take_over(self, file: WatchedFile) -> None:
+        try:
+            fleet = self._load(file)
+        except FleetError as e:
+            self._log.event("fleet_refused", why=str(e))
+            return
+        self._rollout.change(fleet)
+        self._log.event("fleet_changed", tasks=list(fleet.tasks), workers=[w.name for w in fleet.workers])
 
     def _load(self, file: WatchedFile) -> Fleet:
         """Return the fleet in the file.

@@ -237,9 +237,13 @@ class Registry:
         """Yield a task as it is served now, and as it is wanted; nothing for an unknown task."""
         return (fleet.tasks[task] for fleet in (self.fleet, self.wanted) if task in fleet.tasks)
 
+    def paths(self, task: FleetTask) -> PoolPaths:
+        """Return the paths that may serve a task with these pools, these rules and this adapter."""
+        return self._between(TaskPath.of(task))
+
     def can_serve(self, task: FleetTask) -> bool:
         """Return whether a proven pair may serve a task with these pools, these rules and this adapter."""
-        return bool(self._between(TaskPath.of(task)).usable)
+        return bool(self.paths(task).usable)
 
     def adapter_pairs(self, worker: Worker, adapter: AdapterRef) -> Sequence[Pair]:
         """Return the proven pairs of a prefill worker that tasks with this adapter use, once it is proven there."""

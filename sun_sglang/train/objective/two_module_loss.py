@@ -201,6 +201,9 @@ def _run(
         options: passed to the model.
     """
     expected = cache.get_seq_length() + ids.shape[1]
+    if isinstance(keep, int) and keep:
+        # a slice of the last tokens is not contiguous: torch would then copy the vocabulary matrix for every row
+        keep = torch.arange(ids.shape[1] - keep, ids.shape[1], device=ids.device)
     out: Any = module(
         input_ids=ids,
         attention_mask=mask,

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM
 
+from sun_sglang.checkpoint.adapter.read import read_adapter
 from sun_sglang.checkpoint.identity import read_identity
 from sun_sglang.checkpoint.weights import weights_revision
 from sun_sglang.contracts.kv_compatibility import pair_difference
@@ -21,6 +22,7 @@ from sun_sglang.contracts.module_file import read_module_file
 from sun_sglang.demo.tokenizer import VOCAB_SIZE, build_tokenizer
 from sun_sglang.errors import RecipeError
 from sun_sglang.train.estimate import estimate
+from sun_sglang.train.fingerprint import make_fingerprint
 from sun_sglang.train.modules import build_modules
 from sun_sglang.train.recipe import Recipe
 from sun_sglang.train.sweep import prepare, run_sweep
@@ -110,6 +112,9 @@ def test_a_lora_trains_its_adapter_alone_and_can_be_merged(
     record = read_module_file(tmp_path / "out" / "adapter")
     assert record is not None
     assert record.scheme == "prefill_only"
+    served = read_adapter(tmp_path / "out" / "adapter")
+    assert (served.base, served.tuned_for, served.rank) == (record.base, record.decoder, 4)
+    assert served.fingerprint == make_fingerprint(tmp_path / "out" / "adapter", base)
     assert not (tmp_path / "out" / "model.safetensors").exists()
     run_sweep(prepare(lora), "c", quiet, resume=True, merge=True)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sun_sglang.checkpoint.adapter.base_fit import read_base_layers, require_fits
 from sun_sglang.checkpoint.adapter.read import read_adapter
+from sun_sglang.checkpoint.tokenizer_digest import chat_template_digest, tokenizer_digest
 from sun_sglang.checkpoint.tuning import is_tuned_for
 from sun_sglang.contracts.adapter import AdapterRef
 from sun_sglang.errors import CheckpointError, IdentityError
@@ -33,7 +34,8 @@ def read_task_adapters(topology: Topology) -> dict[str, AdapterRef]:
 def adapter_notes(topology: Topology, pools: Pools) -> Iterator[str]:
     """Check that each adapter is one of its prefill pool's base and was tuned for its decode pool's decoder.
 
-    Yields a sentence for each pool whose layers could not be compared.
+    Yields a sentence for each pool whose layers could not be compared, and for each adapter with a tokenizer or a chat
+    template of its own: serving does not use them.
 
     Raises:
         IdentityError: an adapter is one of another base, or was tuned for another decoder.
@@ -43,6 +45,7 @@ def adapter_notes(topology: Topology, pools: Pools) -> Iterator[str]:
         for name, ref in pool.adapters.items():
             _require_base(name, ref, pool)
             _require_decoder(name, topology.tasks[name], ref, pools)
+            yield from _prompt_notes(name, ref, pool)
         if pool.adapters:
             yield from _compare_layers(pool)
 
@@ -73,6 +76,26 @@ def _require_decoder(task: str, pair: Task, ref: AdapterRef, pools: Pools) -> No
             "prefill without an adapter; name a decode pool with the base's weights, or set `any_decoder: true` on the "
             "task"
         )
+
+
+def _prompt_notes(task: str, ref: AdapterRef, pool: ResolvedPool) -> Iterator[str]:
+    if pool.identity is None:
+        return
+    directory = Path(ref.directory)
+    own: dict[str, tuple[str, str]] = {}
+    try:
+        if template := chat_template_digest(directory):
+            own["chat template"] = (template, pool.identity.chat_template)
+        if (directory / "tokenizer.json").exists():
+            own["tokenizer"] = (tokenizer_digest(directory), pool.identity.tokenizer)
+    except CheckpointError as e:
+        raise CheckpointError(f"tasks.{task}.adapter: {e}; remove it: serving uses the base's") from e
+    for kind, (of_adapter, of_pool) in own.items():
+        if of_adapter != of_pool:
+            yield (
+                f"tasks.{task}.adapter: {directory} holds another {kind} than `{pool.name}` serves with: an adapter "
+                "that was tuned with it gets other prompts here."
+            )
 
 
 def _compare_layers(pool: ResolvedPool) -> Iterator[str]:

@@ -1,24 +1,19 @@
-"""The admin API: change workers, pools and tasks while the router serves requests."""
+"""The admin API of workers and pools: change them while the router serves requests."""
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 from aiohttp import web
-from pydantic import ValidationError
 
 from sun_sglang.contracts.fleet_file import FleetPool, FleetWorker
-from sun_sglang.router.api.endpoints.small_body import read_small
+from sun_sglang.router.api.endpoints.small_body import read_model
 from sun_sglang.router.api.responses import json_response
 from sun_sglang.router.errors import ApiError
-from sun_sglang.router.protocol.worker_replies import parse_json
 from sun_sglang.router.workers import fleet_edits
 from sun_sglang.router.workers.fleet_store import FleetStore
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.worker import Worker
-from sun_sglang.strict import Strict, first_invalid
-
-M = TypeVar("M", bound=Strict)
 
 
 class NewPool(FleetPool):
@@ -28,7 +23,7 @@ class NewPool(FleetPool):
 
 
 class AdminHandlers:
-    """Handlers of the admin API. Every change goes through the fleet store, which writes the fleet file."""
+    """Handlers of workers and pools. Every change goes through the fleet store, which writes the fleet file."""
 
     def __init__(self, registry: Registry, store: FleetStore) -> None:
         self._registry = registry
@@ -43,7 +38,7 @@ class AdminHandlers:
 
     async def add_worker(self, http: web.Request) -> web.Response:
         """POST /workers: add a worker. It serves once its card is accepted and a canary has passed."""
-        spec = await _read(http, FleetWorker)
+        spec = await read_model(http, FleetWorker)
         if spec.name in self._registry.workers and not self._is_wanted(spec.name):
             raise ApiError(
                 409, f"worker `{spec.name}` is leaving; add it again once it has left", code="worker_leaving"
@@ -75,7 +70,7 @@ class AdminHandlers:
 
     async def add_pool(self, http: web.Request) -> web.Response:
         """POST /pools: add an empty pool."""
-        pool = await _read(http, NewPool)
+        pool = await read_model(http, NewPool)
         await self._store.edit(fleet_edits.add_pool(pool.name, {"role": pool.role, "model": pool.model}))
         return json_response(pool.model_dump(), 201)
 
@@ -83,20 +78,6 @@ class AdminHandlers:
         """DELETE /pools/NAME: remove a pool without workers and tasks."""
         await self._store.edit(fleet_edits.remove_pool(http.match_info["name"]))
         return json_response({"name": http.match_info["name"], "removed": True})
-
-    async def set_task(self, http: web.Request) -> web.Response:
-        """PUT /tasks/NAME: change a task.
-
-        New pools serve the task once a path between them is proven; the old ones serve it until then.
-        """
-        name, body = http.match_info["name"], parse_json(await read_small(http))
-        if not isinstance(body, dict):
-            raise ApiError(400, 'send the fields to change, such as {"prefill": "POOL"}')
-        await self._store.edit(fleet_edits.set_task(name, body))
-        task, wanted = self._registry.fleet.tasks[name], self._registry.wanted.tasks[name]
-        return json_response(
-            {"name": name, "moved": task == wanted, **wanted.model_dump()}, 200 if task == wanted else 202
-        )
 
     async def _set_draining(self, name: str, *, draining: bool) -> web.Response:
         await self._store.edit(fleet_edits.set_draining(name, draining))
@@ -116,13 +97,3 @@ class AdminHandlers:
             "in_flight": worker.load.total_requests,
             "tokens": worker.load.total_tokens,
         }
-
-
-async def _read(http: web.Request, model: type[M]) -> M:
-    raw = await read_small(http)
-    try:
-        return model.model_validate_json(raw)
-    except ValidationError as e:
-        field = first_invalid(e, model)
-        message = field.describe("the body")
-        raise ApiError(400, message, param=field.where or "the body", code="invalid_change") from e

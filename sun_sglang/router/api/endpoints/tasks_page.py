@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from functools import cache
 
 from aiohttp import web
 from pydantic import ValidationError
 
+from sun_sglang.contracts.adapter import AdapterRef
 from sun_sglang.contracts.fleet_file import FleetTask
 from sun_sglang.contracts.tasks_report import (
+    AdapterReport,
     PoolReport,
     ProvenPath,
     TaskReport,
     TasksReport,
+    UnprovenAdapter,
     UnprovenPath,
     WorkerReport,
 )
@@ -22,6 +26,7 @@ from sun_sglang.router.api.responses import json_response
 from sun_sglang.router.api.siblings.merging import merge_tasks
 from sun_sglang.router.api.siblings.sibling_processes import SiblingProcesses
 from sun_sglang.router.dispatch.legs.cache_namespace import cache_namespace
+from sun_sglang.router.health.adapters.adapter_prover import AdapterProver
 from sun_sglang.router.health.path_prover import PathProver
 from sun_sglang.router.serving.admission.admission_queue import AdmissionQueue
 from sun_sglang.router.serving.in_flight import InFlight
@@ -36,6 +41,7 @@ class TasksPage:
     Args:
         registry: workers and paths.
         path_prover: the results of canaries.
+        adapter_prover: the results of adapters.
         in_flight: requests of clients.
         queue: answers that wait for a slot.
         siblings: the other processes of the router.
@@ -46,6 +52,7 @@ class TasksPage:
         self,
         registry: Registry,
         path_prover: PathProver,
+        adapter_prover: AdapterProver,
         in_flight: InFlight,
         queue: AdmissionQueue,
         siblings: SiblingProcesses,
@@ -53,6 +60,7 @@ class TasksPage:
     ) -> None:
         self._registry = registry
         self._path_prover = path_prover
+        self._adapter_prover = adapter_prover
         self._in_flight = in_flight
         self._queue = queue
         self._siblings = siblings
@@ -70,8 +78,9 @@ class TasksPage:
         # hundreds of tasks may share a few pools, so each pool and each set of paths is rendered once
         pool, proven, unproven = cache(self._pool), cache(_proven), cache(self._unproven)
         tasks = {}
-        for name in self._registry.task_names:
-            task, pairs = self._registry.fleet.tasks[name], self._registry.usable(name)
+        # a new task that this process does not serve yet is shown with the reasons
+        for name, task in {**self._registry.wanted.tasks, **self._registry.fleet.tasks}.items():
+            pairs = self._registry.usable(name)
             tasks[name] = TaskReport(
                 ready=bool(pairs),
                 prefill=pool(task.prefill),
@@ -81,6 +90,9 @@ class TasksPage:
                 queued=self._queue.waiting(name),
                 in_flight=in_flight[name],
                 namespace=self._namespace(task),
+                adapter=_adapter(task.adapter),
+                unproven_adapters=tuple(self._unproven_adapters(name)),
+                moving=self._registry.fleet.tasks.get(name) != self._registry.wanted.tasks.get(name),
             )
         return TasksReport(ready=not self._registry.unserved(), draining=self._draining.active, tasks=tasks)
 
@@ -96,9 +108,23 @@ class TasksPage:
         why, times = (refusal, 0) if refusal else self._path_prover.last_fault(path)
         return UnprovenPath(prefill=path.prefill, decode=path.decode, why=why, times=times, refused=bool(refusal))
 
+    def _unproven_adapters(self, task: str) -> Iterator[UnprovenAdapter]:
+        """Yield the workers that lack a task's adapter, that of a change under way included."""
+        found = {(settings.prefill, settings.adapter) for settings in self._registry.settings(task)}
+        for pool, adapter in found:
+            for worker, refusal in self._registry.adapters.obstacles(pool, adapter) if adapter is not None else ():
+                assert adapter is not None
+                fault = (refusal, 0)
+                if not refusal:
+                    fault = self._adapter_prover.last_fault(self._registry.workers[worker], adapter)
+                yield UnprovenAdapter(
+                    worker=worker, adapter=adapter.name, why=fault[0], times=fault[1], refused=bool(refusal)
+                )
+
     def _pool(self, name: str) -> PoolReport:
         members = (self._worker(worker) for worker in self._registry.members(name))
-        return PoolReport(pool=name, model=self._registry.fleet.pools[name].model, workers=tuple(members))
+        pool = self._registry.fleet.pools.get(name) or self._registry.wanted.pools[name]
+        return PoolReport(pool=name, model=pool.model, workers=tuple(members))
 
     def _worker(self, worker: Worker) -> WorkerReport:
         return WorkerReport(
@@ -109,6 +135,17 @@ class TasksPage:
             incarnation=worker.card.incarnation if worker.card else None,
             in_flight=worker.load.total_requests,
         )
+
+
+def _adapter(adapter: AdapterRef | None) -> AdapterReport | None:
+    if adapter is None:
+        return None
+    return AdapterReport(
+        name=adapter.name,
+        directory=adapter.directory,
+        rank=adapter.rank,
+        fingerprint=adapter.fingerprint is not None,
+    )
 
 
 def _proven(pairs: tuple[Pair, ...]) -> tuple[ProvenPath, ...]:

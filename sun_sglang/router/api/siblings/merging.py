@@ -10,32 +10,38 @@ from sun_sglang.contracts.tasks_report import TaskReport, TasksReport
 def merge_tasks(own: TasksReport, others: Sequence[TasksReport | None]) -> TasksReport:
     """Return one `/tasks` report for all processes.
 
-    A task is ready where it is ready in every process. Its requests in flight and in the queue are added up, and a path
-    is unproven where any process has not proven it.
+    A task is ready where it is ready in every process, and moving where one process serves it otherwise than this one.
+    Its requests in flight and in the queue are added up, and a path or an adapter is unproven where any process has not
+    proven it.
 
     Args:
         own: the report of this process, which names the tasks.
         others: the reports of the other processes; None for one that did not reply.
     """
     known = [report for report in others if report is not None]
-    tasks = {
-        name: _merge_task(task, [report.tasks[name] for report in known if name in report.tasks])
-        for name, task in own.tasks.items()
-    }
+    tasks = {name: _merge_task(task, [report.tasks.get(name) for report in known]) for name, task in own.tasks.items()}
     ready = own.ready and all(report is not None and report.ready for report in others)
     return own.model_copy(update={"ready": ready, "tasks": tasks})
 
 
-def _merge_task(own: TaskReport, others: Sequence[TaskReport]) -> TaskReport:
-    tasks = (own, *others)
+def _merge_task(own: TaskReport, others: Sequence[TaskReport | None]) -> TaskReport:
+    """Return one report of a task. `others`: None for a process that does not serve the task, or not yet."""
+    tasks = (own, *filter(None, others))
+    here = _served(own)
     return own.model_copy(
         update={
-            "ready": all(task.ready for task in tasks),
+            "ready": None not in others and all(task.ready for task in tasks),
+            "moving": None in others or any(task.moving or _served(task) != here for task in tasks),
             "in_flight": sum(task.in_flight for task in tasks),
             "queued": sum(task.queued for task in tasks),
             "unproven_paths": tuple(dict.fromkeys(path for task in tasks for path in task.unproven_paths)),
+            "unproven_adapters": tuple(dict.fromkeys(one for task in tasks for one in task.unproven_adapters)),
         }
     )
+
+
+def _served(task: TaskReport) -> tuple[str, str, str]:
+    return task.prefill.pool, task.decode.pool, task.adapter.name if task.adapter else ""
 
 
 def merge_metrics(pages: Mapping[int, bytes]) -> bytes:

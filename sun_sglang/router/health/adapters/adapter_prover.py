@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 
 from sun_sglang.contracts.adapter import AdapterRef
 from sun_sglang.router.adapters.limits import adapter_fault
@@ -33,6 +34,9 @@ class AdapterProver:
         client: loads and unloads.
         log: receives each proof, each failure and each unload.
         deadlines: the pauses after failures, and before an adapter is unloaded.
+
+    Attributes:
+        on_changed: called after each proof, failure and unload.
     """
 
     def __init__(
@@ -49,7 +53,7 @@ class AdapterProver:
         self._failures: dict[tuple[str, AdapterRef], Failure] = {}
         self._busy: set[str] = set()
         self._wake_up = asyncio.Event()
-        self._changed = asyncio.Event()
+        self.on_changed: list[Callable[[], None]] = []
         self._group: asyncio.TaskGroup
         registry.adapters.on_needed.append(self._wake_up.set)
         registry.adapters.on_revoked.append(self._doubt)
@@ -66,10 +70,6 @@ class AdapterProver:
                         self._group.create_task(self._serve(start))
                 await wait(self._wake_up, self._pause())
 
-    async def wait_change(self) -> None:
-        """Return after the next proof, failure or unload."""
-        await self._changed.wait()
-
     def last_fault(self, worker: Worker, adapter: AdapterRef) -> tuple[str, int]:
         """Return why an adapter failed last on this start of a worker, and how often in a row; empty and 0 if never."""
         failure = self._failures.get((worker.name, adapter))
@@ -77,10 +77,9 @@ class AdapterProver:
             return "", 0
         return failure.why, failure.times
 
-    def has_loaded(self, worker: Worker, adapter: AdapterRef) -> bool:
-        """Return whether this router loaded an adapter into this start of a worker, and did not unload it."""
-        start = self._starts.get(worker.name)
-        return start is not None and start.incarnation == worker.incarnation and adapter.name in start.loaded
+    def is_loaded(self, adapter: AdapterRef) -> bool:
+        """Return whether this router loaded an adapter into a worker that is present, and did not unload it."""
+        return any(start.has(adapter.name) for start in self._starts.values() if start.is_current)
 
     def retry(self, adapter: AdapterRef) -> None:
         """Try an adapter that failed again without a pause."""
@@ -89,10 +88,9 @@ class AdapterProver:
         self._wake_up.set()
 
     def unload_now(self, adapter: AdapterRef) -> None:
-        """Unload an adapter without the pause if no task needs it: no request was ever sent for it."""
-        self._update()
+        """Unload an adapter without the pause, if no task needs it: no request was ever sent for it."""
         for start in self._starts.values():
-            start.keep_until(adapter.name, float("-inf"))
+            start.skip_pause(adapter.name)
         self._wake_up.set()
 
     # --- what is to be done -----------------------------------------------------------------------------------------
@@ -172,10 +170,12 @@ class AdapterProver:
                 # what an admin waits for comes first among what is needed now
                 return
             if adapter.name not in start.confirmed:
-                if fault := await self._client.load(start.worker.spec, adapter):
+                start.note_loading(adapter.name)
+                fault = await self._client.load(start.worker.spec, adapter)
+                start.note_loaded(adapter.name, success=not fault)
+                if fault:
                     self._fail(start, adapter, fault)
                     continue
-                start.note_loaded(adapter.name)
             start.proving.add(adapter)
             self._group.create_task(self._prove(start, adapter))
 
@@ -231,5 +231,5 @@ class AdapterProver:
             start.confirmed.discard(adapter.name)
 
     def _report_change(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+        for listener in self.on_changed:
+            listener()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping
 
 from sun_sglang.contracts.adapter import AdapterRef
@@ -36,8 +37,11 @@ class WorkerStart:
         self.confirmed: set[str] = set()
         self.proving: set[AdapterRef] = set()
         self.slots = asyncio.Semaphore(CANARIES)
+        self._loading = ""
         # loop time since which no task needs the adapter
         self._unneeded: dict[str, float] = {}
+        # adapters that are unloaded without a pause
+        self._hasty: set[str] = set()
 
     @property
     def pool(self) -> str:
@@ -54,28 +58,46 @@ class WorkerStart:
         """Whether the worker is admitted with this start."""
         return self.worker.admitted and not self.has_ended
 
+    def has(self, name: str) -> bool:
+        """Return whether the worker has an adapter, or is loading it."""
+        return name in self.loaded or name == self._loading
+
     def note_needed(self, names: set[str], now: float) -> None:
         """Note which adapters tasks need at loop time `now`, in seconds."""
-        self._unneeded = {name: self._unneeded.get(name, now) for name in self.loaded - names}
+        self._hasty = {name for name in self._hasty - names if self.has(name)}
+        since = {name: -math.inf if name in self._hasty else now for name in self.loaded - names}
+        self._unneeded = since | {name: at for name, at in self._unneeded.items() if since.get(name) == now}
 
     def unneeded(self) -> Mapping[str, float]:
         """Return the loaded adapters that no task needs, each with the loop time since which none does."""
         return self._unneeded
 
+    def skip_pause(self, name: str) -> None:
+        """Unload an adapter without a pause if no task needs it."""
+        self._hasty.add(name)
+
     def keep_until(self, name: str, now: float) -> None:
         """Count the time of an adapter that no task needs from `now` on: requests still use it."""
+        self._hasty.discard(name)
         if name in self._unneeded:
             self._unneeded[name] = now
 
-    def note_loaded(self, name: str) -> None:
-        """Note that the worker has an adapter."""
-        self.loaded.add(name)
-        self.confirmed.add(name)
+    def note_loading(self, name: str) -> None:
+        """Note that a load has begun."""
+        self._loading = name
+
+    def note_loaded(self, name: str, *, success: bool) -> None:
+        """Note that a load has ended."""
+        self._loading = ""
+        if success:
+            self.loaded.add(name)
+            self.confirmed.add(name)
 
     def note_unloaded(self, name: str) -> None:
         """Note that the worker does not have an adapter any more."""
         self.loaded.discard(name)
         self.confirmed.discard(name)
+        self._hasty.discard(name)
         self._unneeded.pop(name, None)
 
 

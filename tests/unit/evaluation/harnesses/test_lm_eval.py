@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
+from sun_sglang.bench.smollm2.english.scorers import SCORERS
 from sun_sglang.cli.main import main
 from tests.support.ports import PORTS
 
 QUESTIONS = {f"what is {i} + {i}?": str(2 * i) for i in range(8)}
+ROOT = Path(__file__).parents[4]
 KEY = "3f9c0e7d1b5a4c62"
 Sun = Callable[..., tuple[int, str, str]]
 
@@ -133,6 +135,24 @@ def test_answers_are_scored_and_reported(server: Server, sun: Sun, benchmark: Pa
     assert {"sun-sglang", "python", "lm-eval"} <= report["versions"].keys()
     samples = [json.loads(line) for line in answers.read_text().splitlines()]
     assert {s["doc"]["question"]: s["resps"][0][0] for s in samples} == QUESTIONS | {"what is 3 + 3?": "no idea"}
+
+
+@pytest.mark.parametrize("task", SCORERS)
+def test_english_benchmark_sends_the_prompts_of_training_and_scores_answers(
+    server: Server, sun: Sun, monkeypatch: pytest.MonkeyPatch, task: str
+) -> None:
+    lines = (ROOT / f"configs/english/data/{task}.test.jsonl").read_text(encoding="utf-8").splitlines()[:8]
+    rows = [json.loads(line) for line in lines]
+    for row in rows:
+        monkeypatch.setitem(QUESTIONS, row["messages"][-1]["content"], row["answer"])
+    server.wrong = {rows[3]["messages"][-1]["content"]}
+    file = ROOT / f"configs/eval/english_{task}.yaml"
+    code, shown, err = sun(f"tool={file}", "--served", server.url, "--limit", "8", "--json")
+    assert code == 0, err
+    asked = [body["messages"] for body in server.asked]
+    assert sorted(asked, key=str) == sorted((row["messages"] for row in rows), key=str)
+    (score,) = json.loads(shown)["results"][0]["scores"]
+    assert (score["metric"], score["correct"], score["interval"]) == ("right", 7, "wilson")
 
 
 def test_it_asks_the_task_greedily_whatever_the_file_says(server: Server, sun: Sun, benchmark: Path) -> None:

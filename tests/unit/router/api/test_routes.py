@@ -24,7 +24,8 @@ LET_IN: dict[AccessRule, tuple[str | None, ...]] = {
     "admin": ("admin",),
 }
 ADMIN_ROUTES = {
-    *(("GET", "/tasks"), ("PUT", "/tasks/{name:.+}"), ("GET", "/workers"), ("POST", "/workers")),
+    *(("GET", "/tasks"), ("POST", "/tasks"), ("PUT", "/tasks/{name:.+}"), ("DELETE", "/tasks/{name:.+}")),
+    *(("GET", "/workers"), ("POST", "/workers")),
     *(("POST", "/workers/{name}/drain"), ("POST", "/workers/{name}/resume"), ("DELETE", "/workers/{name}")),
     *(("POST", "/pools"), ("DELETE", "/pools/{name}"), ("GET", "/server_info"), ("GET", "/get_server_info")),
     *(("GET", "/flush_cache"), ("POST", "/flush_cache")),

@@ -173,10 +173,11 @@ async def test_under_traffic_no_request_is_lost_while_everything_changes(sun: Sy
 
 
 async def test_a_new_task_is_served_once_proven(small: System) -> None:
-    assert (await call(small, "PUT", "/tasks/more", {"prefill": "math"}))[1]["error"]["code"] == "invalid_change"
-    status, _ = await call(small, "PUT", "/tasks/more", {"prefill": "math", "decode": "base", "weight": 2})
-    assert status in (200, 202)
-    await small.ready()
+    new = {"name": "more", "prefill": "math", "decode": "base", "weight": 2}
+    assert (await call(small, "POST", "/tasks", {**new, "decode": "no"}))[1]["error"]["code"] == "invalid_change"
+    assert (await call(small, "PUT", "/tasks/more", {"prefill": "math"}))[1]["error"]["code"] == "task_not_found"
+    status, said = await call(small, "POST", "/tasks", new)
+    assert (status, said["moved"], said["weight"], said["adapter"]) == (201, True, 2, None)
     assert (await small.post("/generate", {**ASK, "model": "more"}))[1]["output_ids"] == expected(
         "w-math", "w-base", IDS, 4
     )
@@ -200,6 +201,20 @@ async def test_a_new_task_is_served_once_proven(small: System) -> None:
         ("PUT", "/tasks/math", {"weight": -1}, 400, "weight"),
         ("PUT", "/tasks/math", {"colour": 1}, 400, "colour"),
         ("PUT", "/tasks/math", [], 400, "send the fields to change"),
+        ("PUT", "/tasks/math", {}, 400, "send the fields to change"),
+        ("PUT", "/tasks/math", {"prefill": None}, 400, "prefill"),
+        ("PUT", "/tasks/math", {"adapter": {"directory": "/a"}}, 400, "adapter"),
+        ("PUT", "/tasks/math", {"adapter": "relative"}, 400, "absolute path"),
+        ("PUT", "/tasks/math", {"adapter": "/a\0"}, 400, "absolute path"),
+        ("PUT", "/tasks/math", {"adapter": ""}, 400, "adapter"),
+        ("PUT", "/tasks/no", {"weight": 1}, 404, "no task is named `no`"),
+        ("DELETE", "/tasks/no", None, 404, "no task is named `no`"),
+        ("POST", "/tasks", {"name": "x", "prefill": "math"}, 400, "decode: is required"),
+        ("POST", "/tasks", {"name": "-x", "prefill": "math", "decode": "base"}, 400, "name"),
+        ("POST", "/tasks", {"name": "math", "prefill": "math", "decode": "base"}, 409, "a task `math` already"),
+        ("POST", "/tasks", {"name": "x", "prefill": "base", "decode": "base"}, 400, "is a decode pool"),
+        ("POST", "/tasks", {"name": "x", "prefill": "math", "decode": "base", "colour": 1}, 400, "colour"),
+        ("POST", "/tasks", [], 400, "the body"),
     ],
 )
 async def test_a_wrong_change_changes_nothing(

@@ -204,3 +204,19 @@ def test_base_whose_tensors_have_other_names_is_noted(tmp_path: Path, base: Path
     write_adapter(tmp_path / "a")
     notes = check(base, {"a": ", adapter: ./a"}).report.notes
     assert "`shared`: its adapters were not compared with its layers: its tensors have other names." in notes
+
+
+def test_tokenizer_and_chat_template_beside_an_adapter_are_noted_where_they_differ(tmp_path: Path, base: Path) -> None:
+    adapter = write_adapter(tmp_path / "a")
+    (base / "chat_template.jinja").write_text("{{ messages }}")
+    for name in ("chat_template.jinja", "tokenizer.json"):
+        (adapter / name).write_text((base / name).read_text())
+    (_flags,) = check(base, {"a": ", adapter: ./a"}).report.notes
+    (adapter / "chat_template.jinja").write_text("{{ messages[0] }}")
+    (adapter / "tokenizer.json").write_text('{"model": "letters"}')
+    _, *notes = check(base, {"a": ", adapter: ./a"}).report.notes
+    for kind, note in zip(("chat template", "tokenizer"), notes, strict=True):
+        assert f"holds another {kind} than `shared` serves with" in note
+    (adapter / "chat_template.jinja").write_text("{{")
+    with pytest.raises(CheckpointError, match=r"tasks\.a\.adapter: .*remove it: serving uses the base's"):
+        check(base, {"a": ", adapter: ./a"})

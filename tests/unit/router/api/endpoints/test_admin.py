@@ -37,8 +37,9 @@ async def test_sun_workers_and_sun_task(small: System, cli: Any) -> None:
     new = await another(small, "new-0", "prefill", "w-new")
     done = await cli("workers", "add", "new-0", "--pool", "new", "--url", new.url, "--role", "prefill")
     assert done.exit_code == 0, done.output
-    done = await cli("task", "math", "--prefill", "new", "--weight", "3")
-    assert (done.exit_code, done.output) == (0, "math: prefill new, decode base, weight 3\n")
+    done = await cli("task", "update", "math", "--prefill", "new", "--weight", "3")
+    assert (done.exit_code, done.output) == (0, "math: prefill new, decode base\n")
+    assert small.router.registry.fleet.tasks["math"].weight == 3
     assert (await small.post("/generate", ASK))[1]["output_ids"] == expected("w-new", "w-base", IDS, 4)
     done = await cli("workers", "remove", "math-0", "--json")
     assert {w["name"] for w in orjson.loads(done.output)} == {"new-0", "tool-0", "base-0"}
@@ -52,8 +53,16 @@ async def test_commands_that_cannot_be(small: System, cli: Any, monkeypatch: pyt
         (("workers", "drain"), "which worker?"),
         (("workers", "add", "x"), "--pool POOL --url URL"),
         (("workers", "drain", "no"), "no worker is named `no`"),
-        (("task", "math"), "nothing to change"),
-        (("task", "math", "--prefill", "base"), "is a decode pool"),
+        (("task", "update", "math"), "nothing to change"),
+        (("task", "update", "math", "--prefill", "base"), "is a decode pool"),
+        (("task", "update", "no", "--weight", "2"), "no task is named `no`"),
+        (("task", "math", "--prefill", "tool"), "`sun task math ...` is now `sun task update math ...`"),
+        (("task", "update"), "which task? `sun task update NAME`"),
+        (("task", "list", "math"), "give no name"),
+        (("task", "remove", "math", "--weight", "2"), "takes no fields"),
+        (("task", "update", "math", "--adapter", "a", "--no-adapter"), "not both"),
+        (("task", "add", "math", "--prefill", "math", "--decode", "base"), "a task `math` already"),
+        (("task", "add", "x", "--prefill", "math", "--decode", "base", "--adapter", "/none"), "/none"),
     ):
         done = await cli(*arguments)
         assert done.exit_code == 1

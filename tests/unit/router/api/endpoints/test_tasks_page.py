@@ -18,6 +18,7 @@ def page(registry: Registry, asked: list[WorkerPath]) -> TasksPage:
 
     parts: tuple[Any, ...] = (
         SimpleNamespace(last_fault=last_fault),
+        SimpleNamespace(last_fault=lambda worker, adapter: ("no file", 3)),
         SimpleNamespace(tickets=()),
         SimpleNamespace(waiting=lambda task: 0),
         SimpleNamespace(),
