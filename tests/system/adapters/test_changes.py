@@ -20,7 +20,7 @@ from tests.system.adapters.traffic import traffic
 PAIR = {"prefill": "shared", "decode": "base"}
 POOLS = dict.fromkeys(("x", "y"), ("shared", "base"))
 TWO = {"shared": 2, "base": 2}
-PREFILLS = ("shared-0", "shared-1")
+PREFILLS, DECODES = ("shared-0", "shared-1"), ("base-0", "base-1")
 PROMPT = [3, 1, 4]
 # an adapter that no task needs is unloaded at once
 PROMPT_UNLOADS = replace(PATIENT, adapter_unload_pause=0.0)
@@ -46,9 +46,29 @@ def two_adapters(at: Path) -> dict[str, AdapterRef]:
     return {name: make_adapter(at / name, i) for i, name in enumerate(("x", "y"))}
 
 
-async def require_answer(cluster: Cluster, task: str, ref: AdapterRef) -> None:
-    answer, _, _ = await cluster.ask(task, PROMPT, output=4)
-    assert answer == expected(cluster.workers["shared-0"], PROMPT, 4, adapter=ref.revision)
+async def ask_now(cluster: Cluster, task: str, ref: AdapterRef) -> None:
+    """Check the answer of a request, which is made with this adapter."""
+    limit = {"max_new_tokens": 4, "ignore_eos": True}
+    status, reply = await change(cluster, "POST", "/generate", model=task, input_ids=PROMPT, sampling_params=limit)
+    assert status == 200, reply
+    assert reply["output_ids"] == expected(cluster.workers["shared-0"], PROMPT, 4, adapter=ref.revision)
+
+
+async def hold(cluster: Cluster, spare: str) -> None:
+    """Give answers one token and no more for now, but those whose namespace has a text."""
+    for name in DECODES:
+        await cluster.workers[name].server.inject(Fault(kind="hold", token=1, spare=spare))
+
+
+def has_begun(cluster: Cluster, ref: AdapterRef) -> bool:
+    """Return whether an answer of this adapter has its first token."""
+    answers = [a for name in DECODES for a in cluster.workers[name].engine.generations.values()]
+    return any(f"+{ref.revision}" in a.request.namespace and a.tokens for a in answers)
+
+
+async def clear(cluster: Cluster) -> None:
+    for name in DECODES:
+        await cluster.workers[name].server.inject(Fault(kind="clear"))
 
 
 async def test_task_added_under_traffic_is_announced_once_every_worker_has_its_adapter(tmp_path: Path) -> None:
@@ -64,7 +84,7 @@ async def test_task_added_under_traffic_is_announced_once_every_worker_has_its_a
         await cluster.workers["shared-1"].server.inject(Fault(kind="clear"))
         status, reply = await adding
         assert (status, reply["moved"]) == (201, True)
-        await require_answer(cluster, "z", new)
+        await ask_now(cluster, "z", new)
         assert {pair.prefill.name for pair in cluster.router.registry.usable("z")} == set(PREFILLS)
 
 
@@ -73,23 +93,15 @@ async def test_update_under_traffic_serves_old_requests_to_their_end_and_new_one
 ) -> None:
     refs, new = two_adapters(tmp_path), make_adapter(tmp_path / "new", 2)
     async with emulated_cluster(POOLS, TWO, adapters=refs, deadlines=PROMPT_UNLOADS) as cluster:
-        # requests with the old adapter get one token, and no more for now
-        for name in ("base-0", "base-1"):
-            held = Fault(kind="hold", token=1, spare=f"+{new.revision}")
-            await cluster.workers[name].server.inject(held)
-        old = asyncio.create_task(
-            change(cluster, "POST", "/generate", model="x", input_ids=PROMPT, sampling_params={"max_new_tokens": 4})
-        )
-        await wait_until(lambda: any(cluster.workers[n].engine.load()["running"] for n in ("base-0", "base-1")))
+        await hold(cluster, f"+{new.revision}")
+        old = asyncio.create_task(ask_now(cluster, "x", refs["x"]))
+        await wait_until(lambda: has_begun(cluster, refs["x"]))
         status, reply = await change(cluster, "PUT", "/tasks/x", adapter=new.directory)
         assert (status, reply["moved"]) == (200, True)
-        await require_answer_now(cluster, "x", new)
+        await ask_now(cluster, "x", new)
         assert not old.done()
-        for name in ("base-0", "base-1"):
-            await cluster.workers[name].server.inject(Fault(kind="clear"))
-        status, reply = await old
-        assert status == 200
-        assert reply["output_ids"] == expected(cluster.workers["shared-0"], PROMPT, 4, adapter=refs["x"].revision)
+        await clear(cluster)
+        await old
         kept = {new.name, refs["y"].name}
         await wait_until(lambda: all(loaded(cluster, worker) == kept for worker in PREFILLS))
         async with traffic(cluster, {"x": new, "y": refs["y"]}) as requests:
@@ -97,14 +109,6 @@ async def test_update_under_traffic_serves_old_requests_to_their_end_and_new_one
             assert (await change(cluster, "PUT", "/tasks/x", adapter=refs["x"].directory))[0] == 200
             await requests.more(20)
             requests.require("x", refs["x"])
-
-
-async def require_answer_now(cluster: Cluster, task: str, ref: AdapterRef) -> None:
-    """Check the answer of a request while others are in flight."""
-    limit = {"max_new_tokens": 4, "ignore_eos": True}
-    status, reply = await change(cluster, "POST", "/generate", model=task, input_ids=PROMPT, sampling_params=limit)
-    assert status == 200
-    assert reply["output_ids"] == expected(cluster.workers["shared-0"], PROMPT, 4, adapter=ref.revision)
 
 
 async def test_removed_task_ends_its_requests_and_its_adapter_is_unloaded_unless_another_task_has_it(
@@ -119,16 +123,23 @@ async def test_removed_task_ends_its_requests_and_its_adapter_is_unloaded_unless
         same = await change(cluster, "POST", "/tasks", name="same", adapter=str(tmp_path / "copy"), **PAIR)
         assert same[0] == 201
         assert loaded(cluster, "shared-0") == {ref.name for ref in refs.values()}, "equal content is loaded once"
-        requests.end("y")
-        assert (await change(cluster, "DELETE", "/tasks/y"))[0] == 200
+        await requests.end("y")
+        await hold(cluster, f"+{refs['x'].revision}")
+        last = asyncio.create_task(ask_now(cluster, "y", refs["y"]))
+        await wait_until(lambda: has_begun(cluster, refs["y"]))
+        status, reply = await change(cluster, "DELETE", "/tasks/y")
+        assert (status, reply["in_flight"]) == (200, 1)
+        assert (await change(cluster, "POST", "/generate", model="y", input_ids=PROMPT))[0] == 404
+        assert not last.done()
+        await clear(cluster)
+        await last
         await wait_until(lambda: all(loaded(cluster, worker) == {refs["x"].name} for worker in PREFILLS))
         assert (await change(cluster, "DELETE", "/tasks/same"))[0] == 200
         await requests.more(10)
         assert all(loaded(cluster, worker) == {refs["x"].name} for worker in PREFILLS)
-        assert (await change(cluster, "POST", "/generate", model="y", input_ids=PROMPT))[0] == 404
         # it may come back
         assert (await change(cluster, "POST", "/tasks", name="y", adapter=refs["y"].directory, **PAIR))[0] == 201
-        await require_answer_now(cluster, "y", refs["y"])
+        await ask_now(cluster, "y", refs["y"])
 
 
 @pytest.mark.parametrize(
@@ -154,7 +165,7 @@ async def test_task_whose_adapter_one_worker_refuses_changes_nothing_on_any_work
         await requests.more(10)
         await cluster.workers["shared-1"].server.inject(Fault(kind="clear"))
         assert (await change(cluster, "POST", "/tasks", name="z", adapter=new.directory, **PAIR))[0] == 201
-        await require_answer_now(cluster, "z", new)
+        await ask_now(cluster, "z", new)
 
 
 def truncated(at: Path) -> None:
@@ -187,7 +198,7 @@ async def test_task_that_cannot_be_added_is_one_error_before_any_worker_is_asked
         (body("absent"), 400, "absent"),
         (body("good", name="x"), 409, "`x`"),
         (body("good", prefill="nowhere"), 400, "nowhere"),
-        (body("good", adapter="relative"), 400, "absolute"),
+        ({**body("good"), "adapter": "relative"}, 400, "absolute"),
     ]
     async with emulated_cluster(POOLS, {"shared": 2}, adapters=refs) as cluster:
         for worker in PREFILLS:
