@@ -96,7 +96,7 @@ def _changes(given: _Fields) -> dict[str, Any]:
     fields = {name: v for name, v in given._asdict().items() if v is not None and name not in ("adapter", "no_adapter")}
     if given.adapter is not None:
         # the router and its workers have other working directories
-        fields["adapter"] = str(given.adapter.absolute())
+        fields["adapter"] = str(given.adapter.resolve())
     elif given.no_adapter:
         fields["adapter"] = None
     return fields

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-import orjson
 from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from sun_sglang.contracts.adapter import AdapterRef
@@ -154,4 +153,4 @@ def write_fleet(path: Path, fleet: Fleet) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    write_private(path, orjson.dumps(fleet.model_dump(mode="json"), option=orjson.OPT_INDENT_2))
+    write_private(path, fleet.model_dump_json(indent=2).encode())

@@ -65,7 +65,7 @@ class AdapterTable:
     def use(self, use: TaskUse) -> None:
         """Replace the adapters that tasks need. Proofs and paths of all others are forgotten."""
         self._needed = use.adapters
-        self._found = {path: found for path, found in self._found.items() if path in use.paths}
+        self._found = {path: self._found[path] for path in use.paths if path in self._found}
         self._proofs.keep({adapter for adapters in use.adapters.values() for adapter in adapters})
         self.report_needed()
 

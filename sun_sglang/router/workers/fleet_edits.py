@@ -1,6 +1,7 @@
 """Edits of a fleet: what the API under `/workers`, `/pools` and `/tasks` changes. Pure.
 
-An edit changes a fleet file's document in place, or refuses with an `ApiError`.
+An edit changes a document in place, or refuses with an `ApiError`. The tasks of a document are objects, so that an edit
+of one task leaves hundreds of others as they are; everything else is as in the fleet file.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import orjson
 from pydantic import ValidationError
 
 from sun_sglang.contracts.fleet_file import Fleet, FleetWorker
@@ -65,7 +65,7 @@ def remove_pool(name: str) -> Edit:
     def edit(document: Document) -> None:
         if name not in document["pools"]:
             raise ApiError(404, f"no pool is named `{name}`", code="pool_not_found")
-        users = [t for t, task in document["tasks"].items() if name in (task["prefill"], task["decode"])]
+        users = [t for t, task in document["tasks"].items() if name in (task.prefill, task.decode)]
         users += [w["name"] for w in document["workers"] if w["pool"] == name]
         if users:
             raise ApiError(409, f"pool `{name}` is in use by {', '.join(users)}", code="pool_in_use")
@@ -91,7 +91,7 @@ def set_task(name: str, changed: Document) -> Edit:
     def edit(document: Document) -> None:
         if name not in document["tasks"]:
             raise task_not_found(name)
-        document["tasks"][name] |= changed
+        document["tasks"][name] = document["tasks"][name].model_dump(mode="json") | changed
 
     return edit
 
@@ -134,9 +134,9 @@ def apply_edit(fleet: Fleet, edit: Edit) -> Fleet:
     Raises:
         ApiError: the edit refuses, or its result is no valid fleet (400).
     """
-    document = fleet.model_dump(mode="json")
+    document = {**fleet.model_dump(mode="json", exclude={"tasks"}), "tasks": dict(fleet.tasks)}
     edit(document)
     try:
-        return Fleet.model_validate_json(orjson.dumps(document))
+        return Fleet.model_validate(document)
     except ValidationError as e:
         raise ApiError(400, first_invalid(e, Fleet).describe(), code="invalid_change") from e

@@ -45,6 +45,7 @@ class FleetStore:
         self._deadlines = deadlines
         self._rollout = Rollout(registry, has_requests)
         self._file = None if path is None else WatchedFile(path)
+        self._file_error: FleetError | None = None
         self._log = log
 
     async def edit(self, edit: Edit) -> Fleet:
@@ -80,7 +81,10 @@ class FleetStore:
     async def _edit_file(self, file: WatchedFile, edit: Edit) -> Fleet:
         try:
             async with _locked(file.path, self._deadlines):
-                fleet = apply_edit(self._load(file), edit)
+                self.refresh()
+                if self._file_error is not None:
+                    raise self._file_error
+                fleet = apply_edit(self._registry.wanted, edit)
                 write_fleet(file.path, fleet)
                 file.note()
         except FleetError as e:
@@ -98,9 +102,11 @@ class FleetStore:
                 self._take_over(self._file)
 
     def _take_over(self, file: WatchedFile) -> None:
+        self._file_error = None
         try:
             fleet = self._load(file)
         except FleetError as e:
+            self._file_error = e
             self._log.event("fleet_refused", why=str(e))
             return
         self._rollout.change(fleet)

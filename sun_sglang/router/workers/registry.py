@@ -17,7 +17,7 @@ from sun_sglang.router.deadlines import DEFAULT, Deadlines
 from sun_sglang.router.protocol.prompt_length import PromptLimits
 from sun_sglang.router.workers.adapter_table import AdapterTable
 from sun_sglang.router.workers.compatibility import NamedCard, card_fault, mismatch
-from sun_sglang.router.workers.task_paths import TaskPath, TaskUse
+from sun_sglang.router.workers.task_paths import TaskPath, TaskPaths, TaskUse, keep_equal
 from sun_sglang.router.workers.worker import State, Worker
 from sun_sglang.router.workers.worker_paths import (
     Pair,
@@ -64,6 +64,8 @@ class Registry:
         self.on_added: list[Callable[[Worker], None]] = []
         self.leaving: Mapping[str, FleetTask] = {}
         self._trials: list[FleetTask] = []
+        self._task_paths = TaskPaths()
+        self._use: TaskUse | None = None
         self.fleet = self.wanted = fleet
         self._note_tasks()
         for spec in fleet.workers:
@@ -146,7 +148,7 @@ class Registry:
 
     def want(self, fleet: Fleet) -> None:
         """Set the fleet to serve in the end. Canaries go over its paths from now on."""
-        self.wanted = fleet
+        self.wanted = keep_equal(fleet, self.wanted)
         self._note_tasks()
         self._report_unproven()
 
@@ -190,6 +192,7 @@ class Registry:
         worker = self.workers[spec.name]
         worker.update_spec(spec)
         self._paths.invalidate(worker)
+        self.adapters.report_needed()
         self._report_usable()
 
     def drain(self, name: str) -> None:
@@ -212,7 +215,7 @@ class Registry:
 
     def usable(self, task: str) -> tuple[Pair, ...]:
         """Return the proven pairs that may serve a task now."""
-        path = self._use.by_task.get(task)
+        path = self._by_task.get(task)
         return () if path is None else self._between(path).usable
 
     def limit(self, task: str) -> PromptLimits | None:
@@ -221,12 +224,12 @@ class Registry:
         While no pair is usable, the limit of the last usable ones counts: a task whose workers restart has the same
         limits before and after, and requests arrive meanwhile. None if there never was a usable pair.
         """
-        path = self._use.by_task.get(task)
+        path = self._by_task.get(task)
         return None if path is None else self._between(path).limit
 
     def unproven(self) -> tuple[WorkerPath, ...]:
         """Return the paths that need a canary, for the tasks served now and for those of `wanted`."""
-        return tuple(dict.fromkeys(path for pools in self._use.pools for path in self._paths.between(pools).unproven))
+        return tuple(dict.fromkeys(path for pools in self._pools() for path in self._paths.between(pools).unproven))
 
     def unusable(self, task: str) -> tuple[UnusablePath, ...]:
         """Return the paths between a task's pools, those of a move under way included, that carry no requests."""
@@ -235,11 +238,12 @@ class Registry:
 
     def settings(self, task: str) -> Iterator[FleetTask]:
         """Yield a task as it is served now, and as it is wanted; nothing for an unknown task."""
-        return (fleet.tasks[task] for fleet in (self.fleet, self.wanted) if task in fleet.tasks)
+        served, wanted = self.fleet.tasks.get(task), self.wanted.tasks.get(task)
+        return (one for one in ((served,) if served is wanted else (served, wanted)) if one is not None)
 
     def paths(self, task: FleetTask) -> PoolPaths:
         """Return the paths that may serve a task with these pools, these rules and this adapter."""
-        return self._between(TaskPath.of(task))
+        return self._between(self._task_paths.path(task))
 
     def can_serve(self, task: FleetTask) -> bool:
         """Return whether a proven pair may serve a task with these pools, these rules and this adapter."""
@@ -288,7 +292,7 @@ class Registry:
     def _peers(self, worker: Worker) -> Iterable[Worker]:
         """Return the admitted workers of the worker's pool, and of every pool that a task combines with it."""
         names = {worker.spec.pool}
-        for pools in self._use.pools:
+        for pools in self._pools():
             if worker.spec.pool in (pools.prefill, pools.decode):
                 names |= {pools.prefill, pools.decode}
         return [w for w in self.workers.values() if w is not worker and w.admitted and w.spec.pool in names]
@@ -305,9 +309,17 @@ class Registry:
         """Derive from the tasks which pairs of pools they use, and which adapters."""
         self.task_names = tuple(self.fleet.tasks)
         served = {**self.leaving, **self.fleet.tasks}
-        self._use = TaskUse.of(served, self._trials, self.wanted.tasks.values())
-        self._paths.keep(self._use.pools)
-        self.adapters.use(self._use)
+        self._by_task = {name: self._task_paths.path(task) for name, task in served.items()}
+        # an admin waits for what a trial needs
+        use = self._task_paths.use((*self._trials, *served.values(), *self.wanted.tasks.values()))
+        if use is not self._use:
+            self._use = use
+            self._paths.keep(use.pools)
+            self.adapters.use(use)
+
+    def _pools(self) -> tuple[PoolPair, ...]:
+        assert self._use is not None, "set by `_note_tasks`"
+        return self._use.pools
 
     def _between(self, path: TaskPath) -> PoolPaths:
         return self.adapters.select(path, self._paths.between(path.pools))

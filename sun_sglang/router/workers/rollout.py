@@ -30,12 +30,13 @@ class Rollout:
         """Begin to serve another fleet."""
         registry = self._registry
         registry.want(wanted)
+        wanted = registry.wanted
         specs = {spec.name: spec for spec in wanted.workers}
         for name, worker in list(registry.workers.items()):
             spec = specs.get(name)
             if spec is not None and _address(spec) != _address(worker.spec):
                 registry.remove(name, "it was replaced")
-            elif spec is not None:
+            elif spec is not None and (spec != worker.spec or spec.draining != worker.draining):
                 registry.update(spec)
         self._serve(self._tasks())
         for name, spec in specs.items():

@@ -1,4 +1,8 @@
-"""What a set of tasks uses: the paths of each task, the pairs of pools, and the adapters of each prefill pool. Pure."""
+"""What a set of tasks uses: the paths of each task, the pairs of pools, and the adapters of each prefill pool. No I/O.
+
+Each task of the fleet is one object as long as its settings stay (`keep_equal`), and so is each path here: hundreds of
+tasks with adapters are then compared by identity at each change, and for each request.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,10 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple, TypeAlias
 
 from sun_sglang.contracts.adapter import AdapterRef
-from sun_sglang.contracts.fleet_file import FleetTask
+from sun_sglang.contracts.fleet_file import Fleet, FleetTask
 from sun_sglang.router.workers.worker_paths import PoolPair
+
+Needs: TypeAlias = Mapping[AdapterRef, tuple[PoolPair, ...]]
 
 
 class TaskPath(NamedTuple):
@@ -16,51 +22,72 @@ class TaskPath(NamedTuple):
     pools: PoolPair
     adapter: AdapterRef | None
 
-    @classmethod
-    def of(cls, task: FleetTask) -> TaskPath:
-        """Return the pools, the rules and the adapter of a task."""
-        return cls(PoolPair.of(task), task.adapter)
-
-
-Needs: TypeAlias = Mapping[AdapterRef, tuple[PoolPair, ...]]
-
 
 class TaskUse(NamedTuple):
-    """What tasks use.
+    """What tasks use. The object is another one if and only if the paths differ.
 
     Attributes:
-        by_task: of each task that is served.
         paths: of all tasks.
         pools: the pairs of pools, sorted. Tasks with adapters of equal tuning share one.
         adapters: the adapters that the workers of each prefill pool need, each with the pairs of pools of its tasks.
     """
 
-    by_task: Mapping[str, TaskPath]
-    paths: frozenset[TaskPath]
+    paths: tuple[TaskPath, ...]
     pools: tuple[PoolPair, ...]
     adapters: Mapping[str, Needs]
 
-    @classmethod
-    def of(cls, served: Mapping[str, FleetTask], trials: Iterable[FleetTask], wanted: Iterable[FleetTask]) -> TaskUse:
-        """Return what tasks use.
+
+class TaskPaths:
+    """The path of each task, as one object for equal paths."""
+
+    def __init__(self) -> None:
+        # by the id of the task, which the tuple keeps alive
+        self._known: dict[int, tuple[FleetTask, TaskPath]] = {}
+        self._equal: dict[TaskPath, TaskPath] = {}
+        self._use = TaskUse((), (), {})
+
+    def path(self, task: FleetTask) -> TaskPath:
+        """Return the pools, the rules and the adapter of a task."""
+        found = self._known.get(id(task))
+        if found is None:
+            path = TaskPath(PoolPair.of(task), task.adapter)
+            found = self._known[id(task)] = task, self._equal.setdefault(path, path)
+        return found[1]
+
+    def use(self, tasks: Iterable[FleetTask]) -> TaskUse:
+        """Return what tasks use, and forget all other tasks.
 
         Args:
-            served: the tasks that are served now, by name.
-            trials: tasks that an admin waits for; their adapters come first.
-            wanted: tasks that will be served.
+            tasks: those whose adapters go first come first.
         """
-        # equal paths become one object: a lookup for a request then compares no adapter field by field
-        paths: dict[TaskPath, TaskPath] = {}
-        for task in (*trials, *served.values(), *wanted):
-            path = TaskPath.of(task)
-            paths.setdefault(path, path)
-        needed: dict[str, dict[AdapterRef, list[PoolPair]]] = {}
-        for path in paths:
-            if path.adapter is not None:
-                needed.setdefault(path.pools.prefill, {}).setdefault(path.adapter, []).append(path.pools)
-        return cls(
-            by_task={name: paths[TaskPath.of(task)] for name, task in served.items()},
-            paths=frozenset(paths),
-            pools=tuple(sorted({path.pools for path in paths}, key=PoolPair.sort_key)),
-            adapters={pool: {a: tuple(pairs) for a, pairs in of.items()} for pool, of in needed.items()},
-        )
+        tasks = tuple(tasks)
+        paths = tuple({id(path): path for path in map(self.path, tasks)}.values())
+        before = self._use.paths
+        # both are alive, so equal ids are equal objects
+        if len(paths) != len(before) or any(one is not other for one, other in zip(paths, before, strict=True)):
+            self._use = _use(paths)
+        if len(self._known) > 2 * len(tasks):
+            self._known = {id(task): (task, self.path(task)) for task in tasks}
+            self._equal = {path: path for path in paths}
+        return self._use
+
+
+def _use(paths: tuple[TaskPath, ...]) -> TaskUse:
+    needed: dict[str, dict[AdapterRef, list[PoolPair]]] = {}
+    for path in paths:
+        if path.adapter is not None:
+            needed.setdefault(path.pools.prefill, {}).setdefault(path.adapter, []).append(path.pools)
+    return TaskUse(
+        paths=paths,
+        pools=tuple(sorted({path.pools for path in paths}, key=PoolPair.sort_key)),
+        adapters={pool: {a: tuple(pairs) for a, pairs in of.items()} for pool, of in needed.items()},
+    )
+
+
+def keep_equal(fleet: Fleet, before: Fleet) -> Fleet:
+    """Return a fleet in which each task that equals the earlier one of its name is the same object."""
+    tasks = {}
+    for name, task in fleet.tasks.items():
+        old = before.tasks.get(name)
+        tasks[name] = old if old is not None and (old is task or old == task) else task
+    return fleet.model_copy(update={"tasks": tasks})

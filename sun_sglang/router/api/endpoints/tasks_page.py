@@ -22,7 +22,6 @@ from sun_sglang.contracts.tasks_report import (
     WorkerReport,
 )
 from sun_sglang.router.api.endpoints.generation import Draining
-from sun_sglang.router.api.responses import json_response
 from sun_sglang.router.api.siblings.merging import merge_tasks
 from sun_sglang.router.api.siblings.sibling_processes import SiblingProcesses
 from sun_sglang.router.dispatch.legs.cache_namespace import cache_namespace
@@ -32,7 +31,7 @@ from sun_sglang.router.serving.admission.admission_queue import AdmissionQueue
 from sun_sglang.router.serving.in_flight import InFlight
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.worker import Worker
-from sun_sglang.router.workers.worker_paths import Pair, UnusablePath, WorkerPath
+from sun_sglang.router.workers.worker_paths import UnusablePath, WorkerPath
 
 
 class TasksPage:
@@ -70,7 +69,7 @@ class TasksPage:
         """GET /tasks."""
         others = await self._siblings.broadcast("GET", "/tasks", http.headers)
         merged = merge_tasks(self.report(), [_read_report(body) for body in others.values()])
-        return json_response(merged.model_dump())
+        return web.Response(body=merged.model_dump_json().encode(), content_type="application/json")
 
     def report(self) -> TasksReport:
         """Return the report of this process."""
@@ -85,7 +84,7 @@ class TasksPage:
                 ready=bool(pairs),
                 prefill=pool(task.prefill),
                 decode=pool(task.decode),
-                paths=proven(pairs),
+                paths=proven(tuple(pair.path for pair in pairs)),
                 unproven_paths=unproven(self._registry.unusable(name)),
                 queued=self._queue.waiting(name),
                 in_flight=in_flight[name],
@@ -148,8 +147,8 @@ def _adapter(adapter: AdapterRef | None) -> AdapterReport | None:
     )
 
 
-def _proven(pairs: tuple[Pair, ...]) -> tuple[ProvenPath, ...]:
-    return tuple(ProvenPath(prefill=pair.prefill.name, decode=pair.decode.name) for pair in pairs)
+def _proven(paths: tuple[WorkerPath, ...]) -> tuple[ProvenPath, ...]:
+    return tuple(ProvenPath(prefill=path.prefill, decode=path.decode) for path in paths)
 
 
 def _read_report(body: bytes | None) -> TasksReport | None:

@@ -18,6 +18,8 @@ def merge_tasks(own: TasksReport, others: Sequence[TasksReport | None]) -> Tasks
         own: the report of this process, which names the tasks.
         others: the reports of the other processes; None for one that did not reply.
     """
+    if not others:
+        return own
     known = [report for report in others if report is not None]
     tasks = {name: _merge_task(task, [report.tasks.get(name) for report in known]) for name, task in own.tasks.items()}
     ready = own.ready and all(report is not None and report.ready for report in others)

@@ -146,8 +146,8 @@ class AdapterProver:
         unneeded = start.unneeded() if start.is_current else {}
         if not unneeded:
             return []
-        # a task may need it again since the last update
-        needed = {adapter.name for adapter in self._registry.adapters.needed(start.pool)}
+        # a task may need it again since the last update, and its canary would make SGLang load it again
+        needed = {adapter.name for adapter in (*self._registry.adapters.needed(start.pool), *start.proving)}
         latest = self._attempts.now() - self._deadlines.adapter_unload_pause
         return [name for name, since in unneeded.items() if since <= latest and name not in needed]
 
@@ -204,6 +204,9 @@ class AdapterProver:
                 fault = await self._check.fault(self._rng.choice(pairs))
         finally:
             start.proving.discard(adapter)
+            if adapter not in self._registry.adapters.needed(start.pool):
+                # it can be unloaded now
+                self._wake_up.set()
         self._metrics.adapter_canaries.labels(start.worker.name, "failed" if fault else "ok").inc()
         if fault:
             self._fail(start, adapter, fault)

@@ -522,7 +522,8 @@ async def test_loads_and_canaries_are_counted_by_worker_and_outcome(system: Syst
     system["pool-1"].adapters.faults[name] = "no memory"
     assert (await call(system, "POST", "/tasks", body(tmp_path / "a")))[0] == 409
     system["pool-1"].adapters.faults.clear()
-    assert (await call(system, "POST", "/tasks", body(tmp_path / "a")))[0] == 201
+    status, said = await call(system, "POST", "/tasks", body(tmp_path / "a"))
+    assert status == 201, said
     assert system.metric("sun_adapter_loads_total", worker="pool-1", outcome="failed") == 1
     assert system.metric("sun_adapter_loads_total", worker="pool-1", outcome="ok") == 1
     assert system.metric("sun_adapter_load_seconds_count", worker="pool-1") == 2
