@@ -556,6 +556,7 @@ async def test_loads_and_unloads_of_adapters_and_requests_for_them_agree(
         ("/generate", {**request, "lora_path": ref.name}),
         ("/load_lora_adapter", {"lora_name": ref.name, "lora_path": str(good)}),
     ]
+    await load_the_same(raw, real_lora, emulated_lora)
     different = {}
     for number, (path, body) in enumerate(steps):
         theirs, ours = [await step(raw, pair, path, body) for pair in (real_lora, emulated_lora)]
@@ -569,6 +570,15 @@ async def test_loads_and_unloads_of_adapters_and_requests_for_them_agree(
             assert ref.name in page["resident"]
             assert {n: page["cold"][n]["loads"] for n in ("conform", ref.name)} == {"conform": 2, ref.name: 1}
         await raw.post(f"{getattr(real_lora, side)}/unload_lora_adapter", json={"lora_name": ref.name})
+
+
+async def load_the_same(client: httpx.AsyncClient, real: Pair, emulated: Pair) -> None:
+    """Load the adapters of the deployment's tasks into the emulated workers: replies name every loaded adapter."""
+    for side in ("prefill", "decode"):
+        for model in (await client.get(f"{getattr(real, side)}/v1/models")).json()["data"][1:]:
+            body = {"lora_name": model["id"], "lora_path": model["root"]}
+            reply = await client.post(f"{getattr(emulated, side)}/load_lora_adapter", json=body)
+            assert reply.status_code == 200, reply.text
 
 
 async def step(client: httpx.AsyncClient, pair: Pair, path: str, body: dict[str, Any]) -> Any:

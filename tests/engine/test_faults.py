@@ -525,7 +525,7 @@ async def test_fault_24_a_tasks_model_changes_while_it_is_asked(
             assert (await tasks(client))["llama-a"]["namespace"] != before
             events += [event async for event in stream]
     finally:
-        done = await sun(deployment, "task", "llama-a", "--prefill", "llama-a")
+        done = await sun(deployment, "task", "update", "llama-a", "--prefill", "llama-a")
     assert "llama-a: prefill llama-a" in done
     *_, last, end = events
     assert end == "[DONE]"
