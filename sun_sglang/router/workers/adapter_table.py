@@ -141,7 +141,7 @@ class AdapterTable:
         return [Pair(worker, pair.decode, adapter) for pairs in found for pair in pairs if pair.prefill is worker]
 
     def between(self, path: TaskPath) -> PoolPaths:
-        """Return the paths of a task. A result counts until those between its pools, or the adapter's proofs, change."""
+        """Return the paths of a task. A result counts until those between its pools or the adapter's proofs change."""
         base, adapter = self._paths.between(path.pools), path.adapter
         if adapter is None:
             return base
