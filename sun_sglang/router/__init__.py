@@ -15,6 +15,6 @@ Each room imports only rooms below it:
     observability  metrics, log, request ids
     protocol       what clients and workers send, parsed and checked (pure)
 
-`errors`, `clock`, `deadlines` and `text` are below all rooms; `background_loops` belongs to `app`. `docs/request.md`
-follows one request through the files. First file: `app.py`.
+`errors`, `clock`, `deadlines`, `task_names` and `text` are below all rooms; `background_loops` belongs to `app`.
+`docs/request.md` follows one request through the files. First file: `app.py`.
 """

@@ -13,6 +13,7 @@ from pydantic import Field, StringConstraints, ValidationError, field_validator
 
 from sun_sglang.errors import UserError
 from sun_sglang.router.errors import ApiError
+from sun_sglang.router.task_names import TaskNames
 from sun_sglang.strict import Strict, YamlError, first_invalid, parse_yaml
 from sun_sglang.topology import TaskName
 
@@ -118,6 +119,7 @@ class ApiKey:
         self.tasks = None if spec.tasks is None else frozenset(spec.tasks)
         self.digest = digest_of(spec)
         self._spec = spec
+        self._visible: tuple[Sequence[str], Sequence[str]] = ((), ())
         self._requests: TokenBucket | None = _bucket(spec.requests_per_minute, processes)
         self._tokens: TokenBucket | None = _bucket(spec.tokens_per_minute, processes)
         if before is not None and before._spec.requests_per_minute == spec.requests_per_minute:
@@ -127,7 +129,14 @@ class ApiKey:
 
     def visible(self, tasks: Sequence[str]) -> Sequence[str]:
         """Return those of the tasks that the key may call; for its client no others exist."""
-        return tasks if self.tasks is None else tuple(task for task in tasks if task in self.tasks)
+        if self.tasks is None:
+            return tasks
+        known, visible = self._visible
+        if known is not tasks:
+            # the router's list is another object after each change of the fleet, and the same for every request
+            visible = TaskNames(task for task in tasks if task in self.tasks)
+            self._visible = tasks, visible
+        return visible
 
     def charge(self, tokens: int, now: float, requests: int = 1) -> None:
         """Charge requests against the key's rates.

@@ -14,7 +14,7 @@ from sun_sglang.router.adapters.limits import adapter_fault
 from sun_sglang.router.adapters.proofs import AdapterProofs
 from sun_sglang.router.workers.task_paths import Needs, TaskPath, TaskUse
 from sun_sglang.router.workers.worker import Worker
-from sun_sglang.router.workers.worker_paths import Pair, PoolPaths
+from sun_sglang.router.workers.worker_paths import Pair, PathTable, PoolPaths
 
 _NONE: Needs = MappingProxyType({})
 
@@ -43,6 +43,7 @@ class AdapterTable:
     Args:
         workers: all workers by name.
         members: returns the workers of a pool.
+        paths: the paths between two pools.
 
     Attributes:
         on_needed: called when a prefill worker may need another adapter, or one less.
@@ -50,9 +51,12 @@ class AdapterTable:
         on_revoked: called with the name of a worker and an adapter that it reported as missing.
     """
 
-    def __init__(self, workers: Mapping[str, Worker], members: Callable[[str], Sequence[Worker]]) -> None:
+    def __init__(
+        self, workers: Mapping[str, Worker], members: Callable[[str], Sequence[Worker]], paths: PathTable
+    ) -> None:
         self._workers = workers
         self._members = members
+        self._paths = paths
         self._proofs = AdapterProofs()
         self._needed: Mapping[str, Needs] = {}
         self._found: dict[TaskPath, _Found] = {}
@@ -131,14 +135,14 @@ class AdapterTable:
             if refusal or not self.is_proven(worker, adapter):
                 yield AdapterObstacle(worker.name, refusal)
 
-    def select(self, path: TaskPath, base: PoolPaths) -> PoolPaths:
-        """Return the paths of a task among those between its pools. A result counts until one of both changes.
+    def pairs(self, worker: Worker, adapter: AdapterRef) -> Sequence[Pair]:
+        """Return the proven pairs of a prefill worker over which tasks will use an adapter, once it is proven there."""
+        found = (self._paths.between(pools).usable for pools in self.needed(worker.spec.pool).get(adapter, ()))
+        return [Pair(worker, pair.decode, adapter) for pairs in found for pair in pairs if pair.prefill is worker]
 
-        Args:
-            path: the task's pools and its adapter.
-            base: all paths between its pools.
-        """
-        adapter = path.adapter
+    def between(self, path: TaskPath) -> PoolPaths:
+        """Return the paths of a task. A result counts until those between its pools or the adapter's proofs change."""
+        base, adapter = self._paths.between(path.pools), path.adapter
         if adapter is None:
             return base
         found, changes = self._found.get(path), self._proofs.changes(adapter)

@@ -5,7 +5,7 @@ Each function returns the reason against it as a sentence, or an empty string.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from sun_sglang.checkpoint.tuning import is_tuned_for
@@ -59,6 +59,17 @@ def card_fault(worker: NamedCard, role: str) -> str:
             detail = f": {hook.detail}" if hook.detail else ""
             return f"hook `{hook.name}` on {hook.target} is {hook.state}{detail}"
     return ""
+
+
+def admission_fault(worker: NamedCard, role: str, peers: Iterable[NamedCard]) -> str:
+    """Return why a worker is refused; empty if it is admitted.
+
+    Args:
+        worker: the worker.
+        role: the role of its pool.
+        peers: admitted workers of its pool, and of the pools that a task combines with it.
+    """
+    return card_fault(worker, role) or next(filter(None, (mismatch(worker, peer) for peer in peers)), "")
 
 
 def mismatch(one: NamedCard, other: NamedCard) -> str:

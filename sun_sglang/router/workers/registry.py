@@ -8,16 +8,16 @@ makes it refused.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from sun_sglang.contracts.adapter import AdapterRef
 from sun_sglang.contracts.fleet_file import Fleet, FleetTask, FleetWorker
 from sun_sglang.contracts.worker_card import WorkerCard
 from sun_sglang.router.deadlines import DEFAULT, Deadlines
 from sun_sglang.router.protocol.prompt_length import PromptLimits
+from sun_sglang.router.task_names import TaskNames
 from sun_sglang.router.workers.adapter_table import AdapterTable
-from sun_sglang.router.workers.compatibility import NamedCard, card_fault, mismatch
-from sun_sglang.router.workers.task_paths import TaskPath, TaskPaths, TaskUse, keep_equal
+from sun_sglang.router.workers.compatibility import NamedCard, admission_fault
+from sun_sglang.router.workers.task_paths import TaskPaths, TaskUse, keep_equal
 from sun_sglang.router.workers.worker import State, Worker
 from sun_sglang.router.workers.worker_paths import (
     Pair,
@@ -53,7 +53,7 @@ class Registry:
         self.workers: dict[str, Worker] = {}
         self._members: dict[str, dict[str, Worker]] = {}
         self._paths = PathTable(self.workers, self.members)
-        self.adapters = AdapterTable(self.workers, self.members)
+        self.adapters = AdapterTable(self.workers, self.members, self._paths)
         self.adapters.on_proven += [self.progress, self._report_usable]
         self._picks = itertools.count(1)
         self.on_ejected: list[Callable[[str], None]] = []
@@ -84,6 +84,9 @@ class Registry:
         worker = self.workers[name]
         if worker.incarnation and worker.incarnation != card.incarnation:
             self.eject(name, "the worker restarted", gone=True)
+        if worker.card is not None and worker.card.module != card.module:
+            # its weights were updated: the effects of adapters were measured on the earlier ones
+            self.adapters.forget(name)
         was_admitted = worker.admitted
         refusal = self._refusal(worker, card)
         worker.accept_card(card, refusal)
@@ -216,7 +219,7 @@ class Registry:
     def usable(self, task: str) -> tuple[Pair, ...]:
         """Return the proven pairs that may serve a task now."""
         path = self._by_task.get(task)
-        return () if path is None else self._between(path).usable
+        return () if path is None else self.adapters.between(path).usable
 
     def limit(self, task: str) -> PromptLimits | None:
         """Return the limit of a task's usable pairs.
@@ -225,7 +228,7 @@ class Registry:
         limits before and after, and requests arrive meanwhile. None if there never was a usable pair.
         """
         path = self._by_task.get(task)
-        return None if path is None else self._between(path).limit
+        return None if path is None else self.adapters.between(path).limit
 
     def unproven(self) -> tuple[WorkerPath, ...]:
         """Return the paths that need a canary, for the tasks served now and for those of `wanted`."""
@@ -243,16 +246,11 @@ class Registry:
 
     def paths(self, task: FleetTask) -> PoolPaths:
         """Return the paths that may serve a task with these pools, these rules and this adapter."""
-        return self._between(self._task_paths.path(task))
+        return self.adapters.between(self._task_paths.path(task))
 
     def can_serve(self, task: FleetTask) -> bool:
         """Return whether a proven pair may serve a task with these pools, these rules and this adapter."""
         return bool(self.paths(task).usable)
-
-    def adapter_pairs(self, worker: Worker, adapter: AdapterRef) -> Sequence[Pair]:
-        """Return the proven pairs of a prefill worker that tasks with this adapter use, once it is proven there."""
-        found = (self._paths.between(p).usable for p in self.adapters.needed(worker.spec.pool).get(adapter, ()))
-        return [Pair(worker, pair.decode, adapter) for pairs in found for pair in pairs if pair.prefill is worker]
 
     def starts(self, path: WorkerPath) -> Starts | None:
         """Return the incarnations of a path's workers; None unless both workers are admitted."""
@@ -280,22 +278,14 @@ class Registry:
     # --- rules ------------------------------------------------------------------------------------------------------
 
     def _refusal(self, worker: Worker, card: WorkerCard) -> str:
-        named = NamedCard(worker.name, worker.spec.pool, card)
-        if fault := card_fault(named, worker.role):
-            return fault
-        for peer in self._peers(worker):
-            assert peer.named_card is not None, "only admitted workers are compared"
-            if found := mismatch(named, peer.named_card):
-                return found
-        return ""
-
-    def _peers(self, worker: Worker) -> Iterable[Worker]:
-        """Return the admitted workers of the worker's pool, and of every pool that a task combines with it."""
+        """Return why a card refuses its worker, by itself or beside the workers of every pool that tasks combine."""
         names = {worker.spec.pool}
         for pools in self._pools():
             if worker.spec.pool in (pools.prefill, pools.decode):
                 names |= {pools.prefill, pools.decode}
-        return [w for w in self.workers.values() if w is not worker and w.admitted and w.spec.pool in names]
+        peers = (w for w in self.workers.values() if w is not worker and w.admitted and w.spec.pool in names)
+        named = NamedCard(worker.name, worker.spec.pool, card)
+        return admission_fault(named, worker.role, (w.named_card for w in peers if w.named_card is not None))
 
     def _report_usable(self) -> None:
         for listener in self.on_usable:
@@ -307,7 +297,7 @@ class Registry:
 
     def _note_tasks(self) -> None:
         """Derive from the tasks which pairs of pools they use, and which adapters."""
-        self.task_names = tuple(self.fleet.tasks)
+        self.task_names = TaskNames(self.fleet.tasks)
         served = {**self.leaving, **self.fleet.tasks}
         self._by_task = {name: self._task_paths.path(task) for name, task in served.items()}
         # an admin waits for what a trial needs
@@ -320,6 +310,3 @@ class Registry:
     def _pools(self) -> tuple[PoolPair, ...]:
         assert self._use is not None, "set by `_note_tasks`"
         return self._use.pools
-
-    def _between(self, path: TaskPath) -> PoolPaths:
-        return self.adapters.select(path, self._paths.between(path.pools))

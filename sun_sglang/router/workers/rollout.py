@@ -100,7 +100,8 @@ class Rollout:
             return task
         if now is None:
             return task if task.adapter is None else None
-        return task.model_copy(update={"prefill": now.prefill, "decode": now.decode, "adapter": now.adapter})
+        held = task.model_copy(update={"prefill": now.prefill, "decode": now.decode, "adapter": now.adapter})
+        return now if held == now else held
 
     def _leaving(self) -> dict[str, FleetTask]:
         """Return the tasks that are not wanted any more and have requests."""

@@ -83,7 +83,7 @@ class MetricsPage:
         metrics.leg_in_flight.clear()
         counted = (attempt for attempt in self._dispatcher.attempts if attempt.ticket.counted)
         legs = Counter((a.request.task, leg) for a in counted for leg in LEGS if a.holds(leg))
-        for task in self._registry.task_names:
+        for task in (*self._registry.task_names, *self._registry.leaving):
             metrics.in_flight.labels(task).set(self._in_flight.requests[task])
             for leg in LEGS:
                 metrics.leg_in_flight.labels(task, leg).set(legs[task, leg])

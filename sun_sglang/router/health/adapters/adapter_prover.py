@@ -139,7 +139,7 @@ class AdapterProver:
         if failure is not None and failure.starts == (start.incarnation,) and failure.next_try > self._attempts.now():
             return False
         # an adapter that the worker has waits for the first proven path
-        return adapter.name not in start.confirmed or bool(self._registry.adapter_pairs(worker, adapter))
+        return adapter.name not in start.confirmed or bool(self._registry.adapters.pairs(worker, adapter))
 
     def _surplus(self, start: WorkerStart) -> list[str]:
         """Return the names of the adapters to unload from a worker now."""
@@ -197,7 +197,7 @@ class AdapterProver:
     async def _prove(self, start: WorkerStart, adapter: AdapterRef) -> None:
         try:
             async with start.slots:
-                pairs = self._registry.adapter_pairs(start.worker, adapter) if start.is_current else []
+                pairs = self._registry.adapters.pairs(start.worker, adapter) if start.is_current else []
                 if not pairs:
                     # no task needs it any more, or no path is proven; the next proof of one starts over
                     return

@@ -20,8 +20,11 @@ from sun_sglang.router.workers.worker_paths import Pair
 
 
 class _Start(NamedTuple):
+    """A worker while its module stays: weights may be updated without a restart."""
+
     worker: str
     incarnation: str
+    module: str
 
 
 class _Measured(NamedTuple):
@@ -88,7 +91,8 @@ class EffectCheck:
         self._first = {adapter: measured for adapter, measured in self._first.items() if adapter in adapters}
 
     async def _base(self, pair: Pair, tokens: tuple[int, ...]) -> Logprobs:
-        start = _Start(pair.prefill.name, pair.prefill.incarnation)
+        assert pair.prefill.card is not None, "only admitted workers get canaries"
+        start = _Start(pair.prefill.name, pair.prefill.incarnation, pair.prefill.card.module)
         if start not in self._bases:
             self.forget(start.worker)
         measured = self._bases.setdefault(start, {})

@@ -116,7 +116,7 @@ class TaskTrials:
             if why:
                 raise _refused(f"worker `{worker.name}` did not take the adapter: {why}")
             own = [one for one in paths.unusable if one.path.prefill == worker.name]
-            if own and not self._registry.adapter_pairs(worker, task.adapter):
+            if own and not self._registry.adapters.pairs(worker, task.adapter):
                 missing = self._missing_path(own)
             else:
                 missing = f"the adapter is not proven on worker `{worker.name}` yet"

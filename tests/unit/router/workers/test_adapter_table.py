@@ -6,6 +6,7 @@ from sun_sglang.contracts.adapter import AdapterRef
 from sun_sglang.contracts.fleet_file import Fleet
 from sun_sglang.router.workers.adapter_table import AdapterTable
 from sun_sglang.router.workers.registry import Registry
+from sun_sglang.router.workers.rollout import Rollout
 from sun_sglang.router.workers.worker_paths import Pair, PathTable
 from tests.unit.router.adapter_refs import LIMITS, adapter, adapter_tasks, prove_adapters
 from tests.unit.router.registries import DECODES, PREFILLS, card, prove_all
@@ -96,6 +97,20 @@ def test_revoked_adapter_is_not_served_by_that_worker_until_it_is_proven_again()
     assert prefills(registry.usable("task-1")) == {"p0", "p1"}
     registry.adapters.prove("p0", start, adapter(0))
     assert prefills(registry.usable("task-0")) == {"p0", "p1"}
+
+
+@pytest.mark.invariant("I23")
+def test_proof_of_an_adapter_is_void_after_an_update_of_the_workers_weights() -> None:
+    registry = registry_of(adapter_tasks(1))
+    prove_adapters(registry, *PREFILLS)
+    updated = card("prefill", adapters=LIMITS, identity={"weights": "v"}, incarnation=registry.workers["p0"].incarnation)
+    for name in PREFILLS[1:]:
+        registry.eject(name, "updated too", gone=True)
+    assert registry.admit("p0", updated) == ""
+    prove_all(registry)
+    assert registry.usable("task-0") == ()
+    prove_adapters(registry, "p0")
+    assert prefills(registry.usable("task-0")) == {"p0"}
 
 
 def test_worker_whose_card_changes_to_refuse_an_adapter_does_not_serve_it() -> None:
@@ -204,3 +219,16 @@ def test_adapter_that_was_tuned_for_the_decoder_decides_which_side_makes_the_fir
     prove_adapters(registry, "p0")
     (pair,) = registry.usable("task-0")
     assert pair.first_token == side
+
+
+def test_tasks_of_a_fleet_that_is_read_again_are_the_same_objects_unless_they_differ() -> None:
+    registry = registry_of(adapter_tasks(400))
+    rollout = Rollout(registry)
+    prove_adapters(registry, *PREFILLS)
+    before, needed = registry.fleet.tasks, registry.adapters.needed("p")
+    document = registry.fleet.model_dump(mode="json")
+    document["tasks"]["task-7"]["weight"] = 2
+    rollout.change(Fleet.model_validate(document))
+    assert [name for name, task in registry.fleet.tasks.items() if task is not before[name]] == ["task-7"]
+    assert registry.fleet.tasks["task-7"].weight == 2
+    assert registry.adapters.needed("p") is needed, "no path has changed"
