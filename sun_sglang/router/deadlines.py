@@ -37,6 +37,8 @@ class Deadlines:
         canary_pause_max: the longest such pause.
         adapter_change: limit for a worker's reply to the load or the unload of an adapter. An unload waits for the
             requests that use the adapter.
+        adapter_use_check: an adapter that no task needs, and that requests still use, is looked at again after this
+            time and the pause before its unload.
         adapter_unload_pause: an adapter that no task needs any more is unloaded after this time. Longer than
             `file_check`: the other processes of this router may still send requests for it.
         task_trial: limit for the canaries of a new or changed task, with the load of its adapter on every worker.
@@ -81,6 +83,7 @@ class Deadlines:
     canary_pause_min: float = 0.5
     canary_pause_max: float = 15.0
     adapter_change: float = 60.0
+    adapter_use_check: float = 0.1
     adapter_unload_pause: float = 3.0
     task_trial: float = 120.0
     probe: float = 3.0

@@ -233,12 +233,13 @@ class AdapterProver:
         """Unload the adapters that no task needs, unless requests of this router still use them."""
         for name in self._surplus(start):
             if any(uses_adapter(a.pair, start.worker, name) and a.holds("prefill") for a in self._attempts):
-                start.keep_until(name, self._attempts.now())
+                # never due at once, or the loop would not end while the requests go on
+                start.keep_until(name, self._attempts.now() + self._deadlines.adapter_use_check)
                 continue
             fault = await self._client.unload(start.worker.spec, name)
             if fault:
                 self._log.event("adapter_not_unloaded", worker=start.worker.name, adapter=name, why=fault)
-                start.keep_until(name, self._attempts.now())
+                start.keep_until(name, self._attempts.now() + self._deadlines.adapter_use_check)
             else:
                 self._log.event("adapter_unloaded", worker=start.worker.name, adapter=name)
                 start.note_unloaded(name)

@@ -76,11 +76,11 @@ class WorkerStart:
         """Unload an adapter without a pause if no task needs it."""
         self._hasty.add(name)
 
-    def keep_until(self, name: str, now: float) -> None:
-        """Count the time of an adapter that no task needs from `now` on: requests still use it."""
+    def keep_until(self, name: str, time: float) -> None:
+        """Count the pause of an adapter that no task needs from a loop time on: requests still use it."""
         self._hasty.discard(name)
         if name in self._unneeded:
-            self._unneeded[name] = now
+            self._unneeded[name] = time
 
     def note_loading(self, name: str) -> None:
         """Note that a load has begun."""

@@ -194,8 +194,9 @@ async def test_adapter_that_no_task_needs_is_unloaded_and_that_of_an_operator_is
     assert await ask(system, "math") == expected("w-pool", "w-base", IDS, 4)
 
 
-async def test_adapter_is_not_unloaded_while_a_request_uses_it(start: Start) -> None:
-    system = await begin(start)
+@pytest.mark.parametrize("pause", [0.0, QUICK.adapter_unload_pause])
+async def test_adapter_is_not_unloaded_while_a_request_uses_it(start: Start, pause: float) -> None:
+    system = await begin(start, deadlines=replace(QUICK, adapter_unload_pause=pause))
     await both_proven(system)
     for name in ("pool-0", "pool-1"):
         system[name].fault = Fault(hang=True)
