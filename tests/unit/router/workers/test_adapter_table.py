@@ -103,7 +103,9 @@ def test_revoked_adapter_is_not_served_by_that_worker_until_it_is_proven_again()
 def test_proof_of_an_adapter_is_void_after_an_update_of_the_workers_weights() -> None:
     registry = registry_of(adapter_tasks(1))
     prove_adapters(registry, *PREFILLS)
-    updated = card("prefill", adapters=LIMITS, identity={"weights": "v"}, incarnation=registry.workers["p0"].incarnation)
+    updated = card(
+        "prefill", adapters=LIMITS, identity={"weights": "v"}, incarnation=registry.workers["p0"].incarnation
+    )
     for name in PREFILLS[1:]:
         registry.eject(name, "updated too", gone=True)
     assert registry.admit("p0", updated) == ""
