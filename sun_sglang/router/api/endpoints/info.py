@@ -97,7 +97,7 @@ class InfoHandlers:
         if not pairs:
             raise ApiError(503, f"no worker can serve task `{task}` now", code="no_worker")
         info = await self._get(pairs[0].prefill, "/model_info")
-        return json_response({**info, "served_model_name": task, "tasks": tasks})
+        return json_response({**info, "served_model_name": task, "tasks": list(tasks)})
 
     async def server_info(self, _: web.Request) -> web.Response:
         """GET /server_info: every worker's reply, in the lists that SGLang's own PD load balancer returns."""
