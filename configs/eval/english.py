@@ -39,6 +39,16 @@ def intent(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
     return _score("intent", doc, results)
 
 
+def language(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
+    """Score the name of a language."""
+    return _score("language", doc, results)
+
+
+def topic(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
+    """Score a topic."""
+    return _score("topic", doc, results)
+
+
 def shell(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
     """Score a line of shell."""
     return _score("shell", doc, results)

@@ -46,6 +46,7 @@ from sun_sglang.router.deadlines import DEFAULT, Deadlines
 from sun_sglang.router.dispatch.dispatcher import Dispatcher
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.health.adapters.adapter_client import AdapterClient
+from sun_sglang.router.health.adapters.adapter_monitor import AdapterMonitor
 from sun_sglang.router.health.adapters.adapter_prover import AdapterProver
 from sun_sglang.router.health.adapters.task_trial import TaskTrials
 from sun_sglang.router.health.card_reader import CardReader
@@ -119,7 +120,10 @@ class Router:
         self.prober = Prober(self.card_reader, self.registry, self.dispatcher, self.metrics, log)
         self.path_prover = PathProver(self.registry, self.dispatcher, self.metrics, log, deadlines)
         adapter_client = AdapterClient(session, self.clock, deadlines)
-        self.adapter_prover = AdapterProver(self.registry, self.dispatcher, adapter_client, log, deadlines)
+        self.adapter_prover = AdapterProver(
+            self.registry, self.dispatcher, adapter_client, self.metrics, log, deadlines
+        )
+        self.adapter_monitor = AdapterMonitor(session, self.registry, self.metrics, log, deadlines)
         self.stall_detector = StallDetector(session, fleet.router, self.dispatcher, deadlines)
         self.load_monitor = LoadMonitor(session, self.registry, self.clock, deadlines)
         self.slow_readers = SlowReaderDetector(fleet.router.write_timeout, self.clock, log, deadlines)
@@ -252,7 +256,7 @@ class Router:
             raise
         keys = KeyFileWatcher(fleet.router.api_keys, os.environ, access, log, deadlines)
         provers = (router.path_prover, router.adapter_prover)
-        watches = (router.prober, *provers, router.stall_detector, router.load_monitor)
+        watches = (router.prober, *provers, router.stall_detector, router.load_monitor, router.adapter_monitor)
         shared = () if router._shared is None else (router._shared,)
         router.loops.start((router.clients, router.slow_readers, *watches, router.store, keys, *shared))
         log.event("listening", url=router.url, tasks=list(fleet.tasks))

@@ -2,8 +2,8 @@
 
     python -m sun_sglang.bench.smollm2.english.build --sources DIR [--task call]
 
-DIR holds `bfcl-eval` (the wheel, unpacked) and checkouts of `nlu-benchmark`, `task-specific-datasets` and `tldr`:
-configs/english/README.md has the versions. The same sources give the same bytes.
+DIR holds `bfcl-eval` (the wheel, unpacked) and checkouts of `nlu-benchmark`, `oos-eval`,
+`task-specific-datasets` and `tldr`: configs/english/README.md has the versions. The same sources give the same bytes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from sun_sglang.bench.smollm2.english import call, extract, intent, shell
+from sun_sglang.bench.smollm2.english import call, extract, intent, language, shell, topic
 from sun_sglang.bench.smollm2.english.rows import Splits, write_rows
 
 DATA = Path("configs/english/data")
@@ -23,7 +23,9 @@ SOURCES: Mapping[str, tuple[str, Callable[[Path], Splits]]] = MappingProxyType(
         "call": ("bfcl-eval", call.splits),
         "extract": ("nlu-benchmark", extract.splits),
         "intent": ("task-specific-datasets", intent.splits),
+        "language": ("tldr", language.splits),
         "shell": ("tldr", shell.splits),
+        "topic": ("oos-eval", topic.splits),
     }
 )
 """The folder of each task's source, and its builder."""

@@ -32,5 +32,12 @@ def accepted_call(answer: str, row: Mapping[str, Any]) -> bool:
 
 
 SCORERS: Mapping[str, Scorer] = MappingProxyType(
-    {"call": accepted_call, "extract": same_json, "intent": same_text, "shell": same_text}
+    {
+        "call": accepted_call,
+        "extract": same_json,
+        "intent": same_text,
+        "language": same_text,
+        "shell": same_text,
+        "topic": same_text,
+    }
 )

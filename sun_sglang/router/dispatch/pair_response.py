@@ -43,6 +43,11 @@ class PairResponse:
         """The request id on the workers."""
         return self._attempt.rid
 
+    @property
+    def adapter(self) -> str:
+        """Name of the adapter that prefilled the prompt; empty for none."""
+        return self._attempt.adapter
+
     async def read(self) -> bytes:
         """Return the next piece of a stream; empty at its end.
 

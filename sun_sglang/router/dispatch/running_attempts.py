@@ -83,6 +83,8 @@ class RunningAttempts:
         for worker in pair:
             self._registry.pick(worker)
             worker.load.note_body(len(bodies.decode), self.now())
+        if pair.adapter is not None and pair.prefill.card is not None and pair.prefill.card.adapters is not None:
+            pair.prefill.resident.note_request(pair.adapter.name, pair.prefill.card.adapters.slots)
         self._running.add(attempt)
         ticket.add_attempt(attempt)
         path, (prefill, decode) = request.endpoint, pair

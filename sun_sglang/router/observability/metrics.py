@@ -76,6 +76,21 @@ class Metrics:
             "Canary requests between two pools, by outcome.",
             *("prefill_pool", "decode_pool", "outcome"),
         )
+        self.adapter_loads = self._counter(
+            "sun_adapter_loads", "Loads of adapters into a worker, by outcome: ok, failed.", "worker", "outcome"
+        )
+        self.adapter_load_seconds = self._histogram(
+            "sun_adapter_load_seconds", "From the request for a load to the worker's reply.", "worker"
+        )
+        self.adapter_canaries = self._counter(
+            "sun_adapter_canaries", "Canaries of adapters on a worker, by outcome: ok, failed.", "worker", "outcome"
+        )
+        self.adapter_cold_loads = self._counter(
+            "sun_adapter_cold_loads", "Copies of a task's adapter into a slot, as this process read them.", "task"
+        )
+        self.adapter_cold_seconds = self._counter(
+            "sun_adapter_cold_load_seconds", "Time that prompts waited for these copies.", "task"
+        )
         self.workers = self._gauge(
             "sun_worker_state", "1 for the current state of a worker.", "worker", "pool", "role", "state"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence, Set
 
+from sun_sglang.router.scheduling.adapter_affinity import prefer_resident
 from sun_sglang.router.scheduling.cost import Cost
 from sun_sglang.router.scheduling.policies import make_policy
 from sun_sglang.router.scheduling.prefix_keys import NO_KEYS, PrefixKeys
@@ -14,6 +15,8 @@ from sun_sglang.topology import Policies
 
 class PairSelector:
     """A policy for each role. The decode worker is picked first, and then one of its prefill workers.
+
+    Of a task with an adapter, prefill workers that hold the adapter in a slot go first.
 
     Attributes:
         needs_keys: whether a policy reads the beginning of a prompt.
@@ -49,6 +52,7 @@ class PairSelector:
             pairs = [pair for pair in pairs if _failed(pair, avoid) == fewest]
         if holder:
             pairs = [pair for pair in pairs if pair.prefill.incarnation == holder] or pairs
+        pairs = prefer_resident(pairs, cost.prefill)
         # a dict and not a set: with the same loads and the same RNG the selection is the same
         decode = self._decode.pick(list(dict.fromkeys(pair.decode for pair in pairs)), cost.decode, keys)
         prefill = self._prefill.pick([pair.prefill for pair in pairs if pair.decode is decode], cost.prefill, keys)

@@ -42,6 +42,8 @@ class FakeAdapters:
         held: names whose load does not end before the event is set.
         running: loads and unloads under way.
         most: the most that were under way at once.
+        page: what `GET /sun/adapters` answers; None for 404.
+        pages_asked: how often it was asked for.
     """
 
     def __init__(self) -> None:
@@ -53,6 +55,12 @@ class FakeAdapters:
         self.held: dict[str, asyncio.Event] = {}
         self.running = 0
         self.most = 0
+        self.page: dict[str, Any] | None = None
+        self.pages_asked = 0
+
+    async def report(self, _: web.Request) -> web.Response:
+        self.pages_asked += 1
+        return web.json_response(self.page, status=200 if self.page is not None else 404)
 
     async def load(self, request: web.Request) -> web.Response:
         body = await request.json()

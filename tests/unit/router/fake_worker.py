@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import orjson
 from aiohttp import web
 
+from sun_sglang.contracts.adapters_report import ADAPTERS_PATH
 from sun_sglang.contracts.first_token import HOOK as FIRST_TOKEN_HOOK
 from sun_sglang.contracts.first_token import ONE_TOKEN, read_mark
 from sun_sglang.contracts.scheme import Side
@@ -144,6 +145,7 @@ class FakeWorker:
         app.router.add_get(WORKER_CARD_PATH, self._card)
         for path in ("/generate", "/v1/completions", "/v1/chat/completions"):
             app.router.add_post(path, self._generate)
+        app.router.add_get(ADAPTERS_PATH, self.adapters.report)
         app.router.add_post("/load_lora_adapter", self.adapters.load)
         app.router.add_post("/unload_lora_adapter", self.adapters.unload)
         app.router.add_post("/abort_request", self._abort)

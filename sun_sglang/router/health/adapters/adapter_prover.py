@@ -16,6 +16,7 @@ from sun_sglang.router.health.adapters.worker_start import WorkerStart, uses_ada
 from sun_sglang.router.health.failure import MAX_FAULT, Failure, next_failure
 from sun_sglang.router.health.wake_up import wait
 from sun_sglang.router.observability.log import Log
+from sun_sglang.router.observability.metrics import Metrics
 from sun_sglang.router.text import truncate
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.worker import Worker
@@ -32,6 +33,7 @@ class AdapterProver:
         registry: the workers, and the adapters that they need.
         dispatcher: sends the canaries.
         client: loads and unloads.
+        metrics: counts loads and canaries.
         log: receives each proof, each failure and each unload.
         deadlines: the pauses after failures, and before an adapter is unloaded.
 
@@ -40,12 +42,19 @@ class AdapterProver:
     """
 
     def __init__(
-        self, registry: Registry, dispatcher: Dispatcher, client: AdapterClient, log: Log, deadlines: Deadlines
+        self,
+        registry: Registry,
+        dispatcher: Dispatcher,
+        client: AdapterClient,
+        metrics: Metrics,
+        log: Log,
+        deadlines: Deadlines,
     ) -> None:
         self._registry = registry
         self._attempts = dispatcher.attempts
         self._client = client
         self._check = EffectCheck(dispatcher, deadlines)
+        self._metrics = metrics
         self._log = log
         self._deadlines = deadlines
         self._rng = random.Random()
@@ -169,15 +178,21 @@ class AdapterProver:
             if not start.is_current or self._registry.adapters.needed(start.pool) is not needed:
                 # what an admin waits for comes first among what is needed now
                 return
-            if adapter.name not in start.confirmed:
-                start.note_loading(adapter.name)
-                fault = await self._client.load(start.worker.spec, adapter)
-                start.note_loaded(adapter.name, success=not fault)
-                if fault:
-                    self._fail(start, adapter, fault)
-                    continue
+            if adapter.name not in start.confirmed and (fault := await self._load_one(start, adapter)):
+                self._fail(start, adapter, fault)
+                continue
             start.proving.add(adapter)
             self._group.create_task(self._prove(start, adapter))
+
+    async def _load_one(self, start: WorkerStart, adapter: AdapterRef) -> str:
+        """Load an adapter, and return the fault; empty if the worker has it."""
+        name, begun = start.worker.name, self._attempts.now()
+        start.note_loading(adapter.name)
+        fault = await self._client.load(start.worker.spec, adapter)
+        start.note_loaded(adapter.name, success=not fault)
+        self._metrics.adapter_loads.labels(name, "failed" if fault else "ok").inc()
+        self._metrics.adapter_load_seconds.labels(name).observe(self._attempts.now() - begun)
+        return fault
 
     async def _prove(self, start: WorkerStart, adapter: AdapterRef) -> None:
         try:
@@ -189,6 +204,7 @@ class AdapterProver:
                 fault = await self._check.fault(self._rng.choice(pairs))
         finally:
             start.proving.discard(adapter)
+        self._metrics.adapter_canaries.labels(start.worker.name, "failed" if fault else "ok").inc()
         if fault:
             self._fail(start, adapter, fault)
         elif self._registry.adapters.prove(start.worker.name, start.incarnation, adapter):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
@@ -26,6 +27,7 @@ from sun_sglang.router.protocol.sse import DONE, StreamFilter, frame
 from sun_sglang.router.protocol.worker_replies import BadReplyError, TokenCounts, token_counts
 from sun_sglang.router.serving.admission.admission_queue import Slot
 from sun_sglang.router.serving.admission.work_estimate import WorkEstimate
+from sun_sglang.router.serving.delivery.adapter_header import adapter_header
 from sun_sglang.router.serving.delivery.merged_stream import MergedStream
 from sun_sglang.router.serving.delivery.rewriting import Rewriter, make_rewriter, needs_rewriting, rewrite_whole
 from sun_sglang.router.serving.delivery.translated_answer import new_stream, translated_whole
@@ -94,13 +96,16 @@ class Delivery:
         self._count(request.task, 1, token_counts(result))
         if request.translation is not None:
             body = translated_whole(request.translation, result)
-        return _outcome(part), await _send(http, body)
+        return _outcome(part), await _send(http, body, [response.adapter])
 
     async def _whole_many(
         self, http: web.Request, request: Request, parts: tuple[Part, ...]
     ) -> tuple[str, web.StreamResponse]:
+        adapters: list[str] = []
+
         async def one(part: Part) -> object:
             response = await self._pair_response(part)
+            adapters.append(response.adapter)
             return rewrite_whole(_rewriter(part, response), part.pair_request.endpoint, response.head)[1]
 
         failed: ApiError | None = None
@@ -115,7 +120,7 @@ class Delivery:
         if isinstance(reply, dict) and isinstance(request.rid, str):
             reply["id"] = request.rid
         self._count(request.task, len(parts), token_counts(reply))
-        return _outcome(*parts), await _send(http, orjson.dumps(reply))
+        return _outcome(*parts), await _send(http, orjson.dumps(reply), adapters)
 
     # --- streams ------------------------------------------------------------------------------------------------------
 
@@ -130,6 +135,7 @@ class Delivery:
             response.abandon()
             raise
         out = new_stream(request.translation)
+        out.headers.update(adapter_header([response.adapter]))
         first = self._now()
         delivered = False
         try:
@@ -152,8 +158,11 @@ class Delivery:
     ) -> tuple[str, web.StreamResponse]:
         merged = MergedStream(request, [p.single.answer_index for p in parts], partial(self._log_defect, http))
 
+        adapters: list[str] = []
+
         async def one(part: Part) -> None:
             response = await self._pair_response(part)
+            adapters.append(response.adapter)
             delivered = False
             try:
                 await merged.forward(part.single.answer_index, response, part.ticket, _rewriter(part, response))
@@ -166,6 +175,8 @@ class Delivery:
             async with merged.running([one(part) for part in parts]):
                 piece = await merged.first()
                 first = self._now()
+                # of the answers that have begun; the others follow after the header
+                out.headers.update(adapter_header(adapters))
                 await out.prepare(http)
                 self._metrics.ttft.labels(request.task).observe(first - parts[0].ticket.arrived)
                 while piece:
@@ -250,13 +261,13 @@ async def _pump(response: PairResponse, stream: StreamFilter, piece: bytes, out:
     return "failed"
 
 
-async def _send(http: web.Request, body: bytes) -> web.Response:
+async def _send(http: web.Request, body: bytes, adapters: Iterable[str]) -> web.Response:
     """Send a whole answer. It counts as delivered only once the client has accepted it.
 
     Raises:
         ConnectionResetError: the client left, or did not read.
     """
-    response = web.Response(body=body, headers=_JSON)
+    response = web.Response(body=body, headers={**_JSON, **adapter_header(adapters)})
     await response.prepare(http)
     await response.write_eof()
     return response

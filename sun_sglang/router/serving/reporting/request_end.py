@@ -60,10 +60,17 @@ class RequestEndReporter:
                 queued=round(first.queued, 4),
                 answers=len(tickets),
                 workers=workers,
+                adapter=_adapters(tickets),
                 key=first.owner,
             )
         if self.tracing is not None:
             self.tracing.record(EndedRequest(current_request_id.get(), endpoint, outcome, tickets, now, headers), now)
+
+
+def _adapters(tickets: tuple[Ticket, ...]) -> str:
+    """Return the names of the adapters that prefilled the answers; empty for none."""
+    last = (ticket.tries[-1].adapter for ticket in tickets if ticket.tries)
+    return ", ".join(dict.fromkeys(name for name in last if name))
 
 
 def request_outcome(error: ApiError) -> str:

@@ -46,6 +46,26 @@ def test_recipe_reads_the_committed_data_and_tunes_a_prefill_adapter(task: str) 
     assert recipe.lora is not None
 
 
+@pytest.mark.parametrize("name", ["full/call", "full/extract", "full/intent"])
+def test_ordinary_lora_differs_from_sun_in_the_scheme_alone(name: str) -> None:
+    full = load_recipe(ROOT / "configs/english/train" / f"{name}.yaml")
+    own = load_recipe(ROOT / "configs/english/train" / f"{Path(name).name}.yaml")
+    assert full.scheme == "full"
+    assert full.output != own.output
+    assert full.model_copy(update={"scheme": own.scheme, "output": own.output}) == own
+
+
+@pytest.mark.parametrize("rank", [4, 16, 64])
+def test_recipe_of_a_rank_keeps_the_scale_of_the_update(rank: int) -> None:
+    recipe = load_recipe(ROOT / "configs/english/train/rank" / f"intent-{rank}.yaml")
+    own = load_recipe(ROOT / "configs/english/train/intent.yaml")
+    assert recipe.lora is not None
+    assert own.lora is not None
+    assert recipe.lora.rank == rank
+    assert recipe.lora.alpha / rank == own.lora.alpha / own.lora.rank
+    assert recipe.model_copy(update={"lora": own.lora, "output": own.output}) == own
+
+
 @pytest.mark.parametrize("task", SOURCES)
 def test_no_question_is_in_two_splits(task: str) -> None:
     train, validation, test = (

@@ -487,3 +487,43 @@ async def test_edit_of_a_fleet_that_cannot_be_written_unloads_the_adapter(
     status, said = await call(system, "POST", "/tasks", body(tmp_path / "a"))
     assert (status, said["error"]["code"]) == (503, "fleet_unusable")
     assert loaded(system) == [set(), set()]
+
+
+async def test_answer_names_the_adapter_in_a_header_and_the_log_in_a_field(start: Start, tmp_path: Path) -> None:
+    system: System = await start(
+        TASKS, {"pool": 2, "lone": 1, "base": 1}, cards=CARDS, deadlines=QUICK, router={"log_requests": True}
+    )
+    name = make(tmp_path / "a")
+    assert (await call(system, "POST", "/tasks", body(tmp_path / "a")))[0] == 201
+    chat = {"messages": [{"role": "user", "content": "hi"}]}
+    for path, sent in (
+        ("/generate", {"input_ids": IDS}),
+        ("/generate", {"input_ids": IDS, "stream": True}),
+        ("/generate", {"input_ids": [IDS, IDS]}),
+        ("/v1/completions", {"prompt": "hi", "n": 2, "stream": True}),
+        ("/v1/chat/completions", chat),
+        ("/v1/messages", {**chat, "max_tokens": 4}),
+        ("/v1/responses", {"input": "hi", "stream": True}),
+    ):
+        for task, header in (("new", name), ("plain", None)):
+            async with system.client.post(path, json={"model": task, **sent}) as response:
+                assert response.status == 200, await response.text()
+                assert response.headers.get("X-Sun-Adapter") == header, path
+                await response.read()
+            await system.quiet()
+            assert [e["adapter"] for e in system.events if e["event"] == "request"][-1] == (header or "")
+    async with system.client.post("/generate", json={"model": "new", "input_ids": []}) as response:
+        assert response.status == 400
+        assert "X-Sun-Adapter" not in response.headers
+
+
+async def test_loads_and_canaries_are_counted_by_worker_and_outcome(system: System, tmp_path: Path) -> None:
+    name = make(tmp_path / "a")
+    system["pool-1"].adapters.faults[name] = "no memory"
+    assert (await call(system, "POST", "/tasks", body(tmp_path / "a")))[0] == 409
+    system["pool-1"].adapters.faults.clear()
+    assert (await call(system, "POST", "/tasks", body(tmp_path / "a")))[0] == 201
+    assert system.metric("sun_adapter_loads_total", worker="pool-1", outcome="failed") == 1
+    assert system.metric("sun_adapter_loads_total", worker="pool-1", outcome="ok") == 1
+    assert system.metric("sun_adapter_load_seconds_count", worker="pool-1") == 2
+    assert system.metric("sun_adapter_canaries_total", worker="pool-1", outcome="ok") == 1
