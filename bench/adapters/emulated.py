@@ -12,20 +12,17 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import aiohttp
 import typer
 from rich.console import Console
 
 from sun_sglang.bench.adapters.emulated_deployment import (
-    DECODE,
-    PREFILL,
+    PAIR,
     AdapterDeployment,
     launched,
     read_tasks,
@@ -35,6 +32,8 @@ from sun_sglang.bench.processes import sun_command
 from sun_sglang.bench.report import RESULTS, Run, median_table, new_report, write_report
 from sun_sglang.bench.serving.result import read_result
 from sun_sglang.bench.serving.run_report import RunReport
+from sun_sglang.launch.router_access import read_access
+from sun_sglang.launch.router_client import RouterClient
 
 # Assumed, for all workers: nothing here is fitted to a machine. `lora_load` is about the time in which SGLang reads an
 # adapter of a few megabytes into host memory.
@@ -91,15 +90,17 @@ def main(
     counts, runs = tasks or [1, 100, 400], list[Run]()
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory() as temporary:
+        # repetitions are interleaved, so that a drift of the machine meets every number of tasks
         for repetition in range(repetitions):
             for count in counts:
                 folder = Path(temporary) / f"{count}-{repetition}"
                 values = _measure(folder, count, added, seconds, blocks, width)
                 runs.append(Run(case={"tasks": count}, repetition=repetition, values=values))
                 console.print(runs[-1])
-    settings = {"costs": COSTS, "load": LOAD, "seconds": seconds, "added": added, "blocks": blocks, "width": width}
-    command = " ".join(["python -m sun_sglang.bench.adapters.emulated", *sys.argv[1:]])
-    report = new_report("adapters_emulated", command, runs, UNITS, settings=settings)
+    options = {"repetitions": repetitions, "added": added, "seconds": seconds, "blocks": blocks, "width": width}
+    flags = [f"--tasks {count}" for count in counts] + [f"--{name} {value:g}" for name, value in options.items()]
+    command = " ".join(["python -m sun_sglang.bench.adapters.emulated", *flags])
+    report = new_report("adapters_emulated", command, runs, UNITS, settings={"costs": COSTS, "load": LOAD, **options})
     write_report(report, out)
     Console().print(median_table(report))
 
@@ -107,9 +108,7 @@ def main(
 def _measure(folder: Path, count: int, added: int, seconds: float, blocks: int, width: int) -> dict[str, float]:
     adapters = write_adapters(plain_sizes(blocks, width), folder / "adapters", count + added, rank=8)
     first, later = adapters[:count], adapters[count:]
-    pools = {"prefill": PREFILL, "decode": DECODE}
-    contents = {"tasks": {a.name: {**pools, "adapter": str(a)} for a in first}}
-    with launched(folder, contents, COSTS) as (deployment, times):
+    with launched(folder, first, COSTS) as (deployment, times):
         values = {
             "adapter_kib": (first[0] / "adapter_model.safetensors").stat().st_size / 1024,
             "launch_s": times.launched,
@@ -125,15 +124,15 @@ async def _serve(
     """Measure `/tasks`, and traffic without and with tasks that are added meanwhile."""
     async with deployment.client() as client:
         reads = [await read_tasks(client) for _ in range(_READS)]
-        plain = await _traffic(deployment, folder / "plain.json", seconds)
-        adding = asyncio.create_task(_traffic(deployment, folder / "adding.json", seconds))
-        durations = await _add(client, later, float(LOAD["--warmup-duration"]), seconds)
-        during = await adding
+    plain = await _traffic(deployment, folder / "plain.json", seconds)
+    adding = asyncio.create_task(_traffic(deployment, folder / "adding.json", seconds))
+    durations = await _add(deployment, later, float(LOAD["--warmup-duration"]), seconds)
+    during = await adding
     assert plain.total.time_to_first_token is not None
     assert during.total.time_to_first_token is not None
     return {
-        "tasks_ms": 1000 * statistics.median(read[1] for read in reads),
-        "tasks_kib": reads[-1][2] / 1024,
+        "tasks_ms": 1000 * statistics.median(read.seconds for read in reads),
+        "tasks_kib": reads[-1].size / 1024,
         "add_ms": 1000 * statistics.median(durations),
         "add_max_ms": 1000 * max(durations),
         "added_tasks": len(durations),
@@ -146,22 +145,20 @@ async def _serve(
     }
 
 
-async def _add(client: aiohttp.ClientSession, later: Sequence[Path], delay: float, seconds: float) -> list[float]:
+async def _add(deployment: AdapterDeployment, later: Sequence[Path], delay: float, seconds: float) -> list[float]:
     """Add tasks, spread over the window of the traffic, and return the seconds that each took.
 
     Raises:
-        SystemExit: the router refuses a task.
+        UserError: the router refuses a task.
     """
     durations = []
     await asyncio.sleep(2 * delay)
-    for adapter in later:
-        body: dict[str, Any] = {"name": adapter.name, "prefill": PREFILL, "decode": DECODE, "adapter": str(adapter)}
-        began = time.perf_counter()
-        async with client.post("/tasks", json=body) as reply:
-            if reply.status != 201:
-                raise SystemExit(f"POST /tasks: {reply.status} {await reply.text()}")
-        durations.append(time.perf_counter() - began)
-        await asyncio.sleep(seconds / (len(later) + 1))
+    async with RouterClient(deployment.state.url, read_access(deployment.run_dir)) as client:
+        for adapter in later:
+            began = time.perf_counter()
+            await client.add_task(adapter.name, {**PAIR, "adapter": str(adapter)}, seconds)
+            durations.append(time.perf_counter() - began)
+            await asyncio.sleep(seconds / (len(later) + 1))
     return durations
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import aiohttp
+import orjson
 import psutil
 import yaml
 
@@ -21,10 +22,26 @@ from sun_sglang.launch.state import DeploymentState, read_state
 WORKERS = 2
 """Prefill workers, and decode workers."""
 
-PREFILL, DECODE = "shared", "base"
+PAIR = {"prefill": "shared", "decode": "base"}
+"""The pools of every task."""
+
 _READY_WITHIN = 600.0
 _LAUNCH_WITHIN = 900.0
 _POLL = 0.02
+
+
+class Read(NamedTuple):
+    """One read of `/tasks`.
+
+    Attributes:
+        report: its content.
+        seconds: time from the request to the last byte.
+        size: bytes.
+    """
+
+    report: dict[str, Any]
+    seconds: float
+    size: int
 
 
 class Launch(NamedTuple):
@@ -67,48 +84,47 @@ class AdapterDeployment:
         return sum(psutil.Process(pid).memory_full_info().uss for pid in pids) / len(pids) / 2**20
 
 
-async def read_tasks(client: aiohttp.ClientSession) -> tuple[dict[str, Any], float, int]:
-    """Return the router's `/tasks`, the seconds that it took, and its bytes."""
+async def read_tasks(client: aiohttp.ClientSession) -> Read:
+    """Read the router's `/tasks`."""
     began = time.perf_counter()
     async with client.get("/tasks") as reply:
         raw = await reply.read()
     seconds = time.perf_counter() - began
-    return dict(await reply.json()), seconds, len(raw)
+    return Read(orjson.loads(raw), seconds, len(raw))
 
 
-def is_ready(report: dict[str, Any], tasks: int) -> bool:
-    """Return whether every task is served over every path of the workers."""
+def is_ready(report: Mapping[str, Any], tasks: int) -> bool:
+    """Return whether every task is served over every path between the workers, so that no adapter is missing."""
     found = report["tasks"].values()
     return len(found) == tasks and all(len(task["paths"]) == WORKERS * WORKERS for task in found)
 
 
 @contextmanager
 def launched(
-    folder: Path, tasks: dict[str, Any], costs: dict[str, float]
+    folder: Path, adapters: Sequence[Path], costs: Mapping[str, float]
 ) -> Iterator[tuple[AdapterDeployment, Launch]]:
     """Launch a deployment and stop it with the context.
 
     Args:
         folder: for its files.
-        tasks: the topology's `tasks` or `adapters`, with their keys.
+        adapters: folders of the adapters; each is a task with the folder's name.
         costs: the content of the workers' cost file.
 
     Raises:
         SystemExit: `sun launch` or `sun stop` fails.
         ConditionNotMetError: not every task is ready in time.
     """
-    pools = {
-        DECODE: {"role": "decode", "model": "none/base", "replicas": WORKERS},
-        PREFILL: {"role": "prefill", "model": "none/base", "replicas": WORKERS},
-    }
     topology = {
-        "pools": pools,
-        **tasks,
+        "pools": {
+            PAIR["decode"]: {"role": "decode", "model": "none/base", "replicas": WORKERS},
+            PAIR["prefill"]: {"role": "prefill", "model": "none/base", "replicas": WORKERS},
+        },
+        "tasks": {adapter.name: {**PAIR, "adapter": str(adapter)} for adapter in adapters},
         "backend": "emulated",
         "emulated": {"costs": "costs.yaml", "vocab_size": 1000},
         "router": {"port": 0},
     }
-    (folder / "costs.yaml").write_text(yaml.safe_dump(costs))
+    (folder / "costs.yaml").write_text(yaml.safe_dump(dict(costs)))
     (folder / "many.yaml").write_text(yaml.safe_dump(topology, sort_keys=False))
     run_dir = folder / "run"
     began = time.perf_counter()
@@ -116,8 +132,7 @@ def launched(
     after_launch = time.perf_counter() - began
     deployment = AdapterDeployment(run_dir)
     try:
-        count = len(tasks.get("tasks", {})) or sum(len(_subfolders(d["directory"])) for d in tasks["adapters"])
-        asyncio.run(_until_ready(deployment, count))
+        asyncio.run(_until_ready(deployment, len(adapters)))
         yield deployment, Launch(after_launch, time.perf_counter() - began)
     finally:
         require_sun("stop", "--run-dir", str(run_dir), "--now")
@@ -134,16 +149,12 @@ def require_sun(*arguments: str) -> None:
         raise SystemExit(f"sun {arguments[0]} failed:\n{done.stdout}{done.stderr}")
 
 
-def _subfolders(directory: str) -> list[Path]:
-    return [path for path in Path(directory).iterdir() if path.is_dir()]
-
-
 async def _until_ready(deployment: AdapterDeployment, tasks: int) -> None:
     async with deployment.client() as client:
         await wait_until(
             lambda: read_tasks(client),
             "every task is ready",
             within=_READY_WITHIN,
-            accept=lambda found: is_ready(found[0], tasks),
+            accept=lambda read: is_ready(read.report, tasks),
             interval=_POLL,
         )

@@ -139,6 +139,7 @@ async def emulated_cluster(
     decode_kv: int | None = None,
     max_tokens: int | None = None,
     adapters: Mapping[str, AdapterRef] | None = None,
+    slots: int | None = None,
     faults: Mapping[str, Fault] | None = None,
     deadlines: Deadlines = PATIENT,
     wait: bool = True,
@@ -152,6 +153,7 @@ async def emulated_cluster(
         decode_kv: tokens of KV that a decode worker holds.
         max_tokens: the cap of each task on its work in flight.
         adapters: the LoRA adapters of tasks. Prefill workers accept adapters if there are any.
+        slots: slots of a prefill worker for adapters and for requests without one; None for SGLang's default.
         faults: faults of workers, active from the start.
         deadlines: limits and pauses of the router.
         wait: wait until every path and every adapter is proven.
@@ -163,6 +165,7 @@ async def emulated_cluster(
         for number in range((replicas or {}).get(pool, 1)):
             kv = {"max_total_tokens": decode_kv} if role == "decode" else {}
             lora = LORA if role == "prefill" and adapters is not None else ()
+            lora += ("--max-loras-per-batch", str(slots)) if lora and slots is not None else ()
             workers[f"{pool}-{number}"] = EmulatedWorker(parse_settings(flags(role, pool, *lora, **kv)))
     for name, fault in (faults or {}).items():
         workers[name].faults.set(fault)

@@ -12,7 +12,7 @@ from typing import Protocol
 import aiohttp
 
 from sun_sglang.bench.polling import wait_until
-from sun_sglang.contracts.adapter import AdapterRef
+from sun_sglang.contracts.adapter import NAME_PREFIX, AdapterRef
 from sun_sglang.emulator.worker import EmulatedWorker
 from tests.support.emulator import expected
 
@@ -91,10 +91,12 @@ class Traffic:
             self._in_flight[task] += 1
             async with self._cluster.client.post("/generate", json=body) as reply:
                 assert reply.status == 200, await reply.text()
-                tokens = (await reply.json())["output_ids"]
+                tokens, name = (await reply.json())["output_ids"], reply.headers["X-Sun-Adapter"]
             # what was allowed when it was sent, or became allowed meanwhile
             revisions = allowed | self._allowed.get(task, set())
-            assert tokens in [expected(self._weights, prompt, LENGTH, adapter=r) for r in revisions], task
+            revision = name.removeprefix(NAME_PREFIX)
+            assert revision in revisions, task
+            assert tokens == expected(self._weights, prompt, LENGTH, adapter=revision), task
             self.answered += 1
             self._in_flight[task] -= 1
 
