@@ -72,6 +72,9 @@ def examples() -> Iterator[Case]:
         # examples for CPUs: their files direct the reader to remove it on GPUs
         if topology.get("engine", {}).get("dtype") == "float32":
             del topology["engine"]["dtype"]
+        # adapters fit their own base alone: the pool of this model accepts them, and has none yet
+        for directory in topology.pop("adapters", ()):
+            topology["pools"][directory["prefill"]].setdefault("engine", {})["enable_lora"] = True
         for pool in topology["pools"].values():
             if not pool["model"].startswith("./"):
                 pool["model"] = f"{'llama' if 'llama' in pool['model'].lower() else 'qwen3'}@{pool['model']}"
