@@ -24,7 +24,7 @@ from sun_sglang.bench.report import RESULTS, Report, Run, new_report, write_repo
 from sun_sglang.bench.smollm2.english.score import BUILT, SCORES, Way, ways
 from sun_sglang.bench.smollm2.english.scorers import SCORERS
 
-NAME = "smollm2_english"
+NAME = "smollm2_english_study"
 UNITS = {"correct": "1", "total": "1", "percent": "%", "low": "%", "high": "%", "validation_loss": "nats a token"}
 _NUMBERS = ("correct", "total", "percent", "low", "high")
 
