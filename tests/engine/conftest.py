@@ -38,6 +38,9 @@ from tests.support.sglang_questions import ask_sglang
 # pytest finds fixtures by their names here
 __all__ = ["ask_sglang"]
 
+# seconds that an answer may take while other tests start twenty servers on the same cores
+BUSY = 300
+
 # workers that accept LoRA adapters: those of tasks, and others that tests load; one slot is the base's
 ADAPTERS: dict[str, Any] = {
     "enable_lora": True,
@@ -106,7 +109,7 @@ TOPOLOGY: dict[str, Any] = {
         "adapter-last": {"prefill": "spare-a", "decode": "llama-base", "adapter": "./adapter-last"},
     },
     "engine": {"dtype": PRECISION.dtype, "max_total_tokens": 16384, "tool_call_parser": "llama3"},
-    "router": {"port": 0, "first_token_timeout": 60, "max_body_mb": 4, "allow": ["regex", "ebnf"]},
+    "router": {"port": 0, "first_token_timeout": BUSY, "max_body_mb": 4, "allow": ["regex", "ebnf"]},
 }
 
 # tasks whose first token the decode module makes
@@ -307,7 +310,7 @@ def _used(item: pytest.Item) -> list[str]:
 @pytest.fixture
 async def client(deployment: Deployment) -> AsyncIterator[httpx.AsyncClient]:
     """Yield a client of the router; its headers give access to the workers too."""
-    async with httpx.AsyncClient(base_url=deployment.url, timeout=60, headers=deployment.headers) as client:
+    async with httpx.AsyncClient(base_url=deployment.url, timeout=BUSY, headers=deployment.headers) as client:
         yield client
 
 
@@ -413,7 +416,7 @@ async def generate(
     }
     if not stream:
         reply = await client.post("/generate", json=body)
-        assert reply.status_code == 200, reply.text
+        assert reply.status_code == 200, (task, reply.text)
         return dict(reply.json())
     events = [event async for event in events_of(client, "/generate", body)]
     assert events[-1] == "[DONE]"

@@ -16,7 +16,7 @@ import yaml
 from sun_sglang.bench.polling import wait_until
 from sun_sglang.evaluation.exact_match import exact_match
 from sun_sglang.train.data.examples import encode, read_jsonl
-from tests.engine.conftest import Deployment, Reference, events_of, gather, generate
+from tests.engine.conftest import BUSY, Deployment, Reference, events_of, gather, generate
 from tests.engine.demo_topology import DEMO, TASKS
 from tests.engine.watch import SOON, loads, metric
 
@@ -27,7 +27,7 @@ NAIVE_QUESTIONS = 40
 
 @pytest.fixture
 async def demo_client(demo: Deployment) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=demo.url, timeout=60, headers=demo.headers) as client:
+    async with httpx.AsyncClient(base_url=demo.url, timeout=BUSY, headers=demo.headers) as client:
         yield client
 
 

@@ -18,7 +18,7 @@ import yaml
 
 from sun_sglang.bench.processes import run_sun
 from sun_sglang.launch.state import Phase
-from tests.engine.conftest import Deployment, Reference, end, generate, launch
+from tests.engine.conftest import BUSY, Deployment, Reference, end, generate, launch
 from tests.engine.precision import PRECISION
 from tests.engine.watch import SOON
 
@@ -29,7 +29,7 @@ PAIR: dict[str, Any] = {
     },
     "tasks": {"a": {"prefill": "a", "decode": "base"}},
     "engine": {"dtype": PRECISION.dtype, "max_total_tokens": 8192},
-    "router": {"port": 0, "first_token_timeout": 60},
+    "router": {"port": 0, "first_token_timeout": BUSY},
 }
 PATIENCE = 90
 
@@ -51,7 +51,7 @@ def family(deployment: Deployment) -> list[psutil.Process]:
 
 async def right_answer(deployment: Deployment, models: Path, seed: int) -> None:
     prompt = [random.Random(seed).randrange(5, 261) for _ in range(30)]
-    async with httpx.AsyncClient(base_url=deployment.url, timeout=60) as client:
+    async with httpx.AsyncClient(base_url=deployment.url, timeout=BUSY) as client:
         reply = await generate(client, "a", prompt, 12)
     Reference(models / "llama-a", models / "llama-base").check(prompt, reply["output_ids"])
 

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from sun_sglang.contracts.first_token import mark_decode_first
-from tests.engine.conftest import Deployment, Reference, end, gather, generate, launch, some_tokens
+from tests.engine.conftest import BUSY, Deployment, Reference, end, gather, generate, launch, some_tokens
 from tests.engine.precision import PRECISION
 
 TOPOLOGY: dict[str, Any] = {
@@ -37,7 +37,7 @@ TOPOLOGY: dict[str, Any] = {
         "join": {"prefill": "tp-prefill", "decode": "one-decode"},
     },
     "engine": {"dtype": PRECISION.dtype, "max_total_tokens": 4096},
-    "router": {"port": 0, "first_token_timeout": 60},
+    "router": {"port": 0, "first_token_timeout": BUSY},
 }
 ANSWER_TOKENS = 16
 
@@ -54,7 +54,7 @@ def ranks(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[De
 
 @pytest.fixture
 async def asked(ranks: Deployment) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=ranks.url, timeout=60, headers=ranks.headers) as client:
+    async with httpx.AsyncClient(base_url=ranks.url, timeout=BUSY, headers=ranks.headers) as client:
         yield client
 
 
