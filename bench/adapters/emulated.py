@@ -13,27 +13,18 @@ from __future__ import annotations
 import asyncio
 import statistics
 import tempfile
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
+import yaml
 from rich.console import Console
 
-from sun_sglang.bench.adapters.emulated_deployment import (
-    PAIR,
-    AdapterDeployment,
-    launched,
-    read_tasks,
-)
+from sun_sglang.bench.adapters.adding import UNITS as ADDING_UNITS
+from sun_sglang.bench.adapters.adding import add_under_traffic
+from sun_sglang.bench.adapters.deployment import AdapterDeployment, Read, launched, many_tasks, read_tasks
 from sun_sglang.bench.adapters.random_adapters import plain_sizes, write_adapters
-from sun_sglang.bench.processes import sun_command
 from sun_sglang.bench.report import RESULTS, Run, median_table, new_report, write_report
-from sun_sglang.bench.serving.result import read_result
-from sun_sglang.bench.serving.run_report import RunReport
-from sun_sglang.launch.router_access import read_access
-from sun_sglang.launch.router_client import RouterClient
 
 # Assumed, for all workers: nothing here is fitted to a machine. `lora_load` is about the time in which SGLang reads an
 # adapter of a few megabytes into host memory.
@@ -63,17 +54,12 @@ UNITS = {
     "decode_mib": "MiB",
     "tasks_ms": "ms",
     "tasks_kib": "KiB",
-    "add_ms": "ms",
-    "add_max_ms": "ms",
-    "ttft_p50_ms": "ms",
-    "ttft_p99_ms": "ms",
-    "adding_ttft_p50_ms": "ms",
-    "adding_ttft_p99_ms": "ms",
-    "failed_requests": "1",
-    "completed_requests": "1",
-    "added_tasks": "1",
     "adapter_kib": "KiB",
+    **ADDING_UNITS,
 }
+WORKERS = 2
+"""Prefill workers, and decode workers."""
+
 _READS = 20
 
 
@@ -108,76 +94,27 @@ def main(
 def _measure(folder: Path, count: int, added: int, seconds: float, blocks: int, width: int) -> dict[str, float]:
     adapters = write_adapters(plain_sizes(blocks, width), folder / "adapters", count + added, rank=8)
     first, later = adapters[:count], adapters[count:]
-    with launched(folder, first, COSTS) as (deployment, times):
+    (folder / "costs.yaml").write_text(yaml.safe_dump(COSTS))
+    emulated = {"backend": "emulated", "emulated": {"costs": "costs.yaml", "vocab_size": 1000}}
+    with launched(folder, many_tasks("none/base", first, replicas=WORKERS) | emulated) as (deployment, times):
         values = {
             "adapter_kib": (first[0] / "adapter_model.safetensors").stat().st_size / 1024,
             "launch_s": times.launched,
             "ready_s": times.ready,
             **{f"{role}_mib": deployment.memory(role) for role in ("router", "prefill", "decode")},
         }
-        return {k: round(v, 3) for k, v in (values | asyncio.run(_serve(deployment, folder, later, seconds))).items()}
+        reads = asyncio.run(_read_repeatedly(deployment))
+        values |= {
+            "tasks_ms": 1000 * statistics.median(read.seconds for read in reads),
+            "tasks_kib": reads[-1].size / 1024,
+        }
+        values |= asyncio.run(add_under_traffic(deployment, folder, LOAD, later, seconds))
+        return {name: round(value, 3) for name, value in values.items()}
 
 
-async def _serve(
-    deployment: AdapterDeployment, folder: Path, later: Sequence[Path], seconds: float
-) -> dict[str, float]:
-    """Measure `/tasks`, and traffic without and with tasks that are added meanwhile."""
+async def _read_repeatedly(deployment: AdapterDeployment) -> list[Read]:
     async with deployment.client() as client:
-        reads = [await read_tasks(client) for _ in range(_READS)]
-    plain = await _traffic(deployment, folder / "plain.json", seconds)
-    adding = asyncio.create_task(_traffic(deployment, folder / "adding.json", seconds))
-    durations = await _add(deployment, later, float(LOAD["--warmup-duration"]), seconds)
-    during = await adding
-    assert plain.total.time_to_first_token is not None
-    assert during.total.time_to_first_token is not None
-    return {
-        "tasks_ms": 1000 * statistics.median(read.seconds for read in reads),
-        "tasks_kib": reads[-1].size / 1024,
-        "add_ms": 1000 * statistics.median(durations),
-        "add_max_ms": 1000 * max(durations),
-        "added_tasks": len(durations),
-        "ttft_p50_ms": plain.total.time_to_first_token.p50,
-        "ttft_p99_ms": plain.total.time_to_first_token.p99,
-        "adding_ttft_p50_ms": during.total.time_to_first_token.p50,
-        "adding_ttft_p99_ms": during.total.time_to_first_token.p99,
-        "failed_requests": plain.counts.failed + during.counts.failed,
-        "completed_requests": plain.total.request_count + during.total.request_count,
-    }
-
-
-async def _add(deployment: AdapterDeployment, later: Sequence[Path], delay: float, seconds: float) -> list[float]:
-    """Add tasks, spread over the window of the traffic, and return the seconds that each took.
-
-    Raises:
-        UserError: the router refuses a task.
-    """
-    durations = []
-    await asyncio.sleep(2 * delay)
-    async with RouterClient(deployment.state.url, read_access(deployment.run_dir)) as client:
-        for adapter in later:
-            began = time.perf_counter()
-            await client.add_task(adapter.name, {**PAIR, "adapter": str(adapter)}, seconds)
-            durations.append(time.perf_counter() - began)
-            await asyncio.sleep(seconds / (len(later) + 1))
-    return durations
-
-
-async def _traffic(deployment: AdapterDeployment, output: Path, seconds: float) -> RunReport:
-    """Run `sun bench` on the deployment and return its run.
-
-    Raises:
-        SystemExit: it fails.
-    """
-    options = [part for option in LOAD.items() for part in option]
-    command = sun_command("bench", "--run-dir", str(deployment.run_dir), *options)
-    command += ["--benchmark-duration", str(seconds), "--output", str(output)]
-    process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    printed, _ = await process.communicate()
-    if process.returncode:
-        raise SystemExit(f"sun bench failed:\n{printed.decode(errors='replace')}")
-    return read_result(output).runs[-1]
+        return [await read_tasks(client) for _ in range(_READS)]
 
 
 if __name__ == "__main__":

@@ -33,7 +33,10 @@ def collect(built: Path = BUILT, scores: Path = SCORES) -> list[Run]:
     """Return a run for each scored way of each task, and one for each two ways of a task with the same questions."""
     runs = []
     for task in SCORERS:
-        found = {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in sorted((scores / task).glob("*"))}
+        found = {
+            str(file.relative_to(scores / task).with_suffix("")): json.loads(file.read_text(encoding="utf-8"))
+            for file in sorted((scores / task).rglob("*.json"))
+        }
         for name, result in found.items():
             way = ways(task).get(name, Way(name, None))
             trained = way.prefill and _trained(built / way.prefill)

@@ -1,4 +1,4 @@
-"""A deployment of many adapter tasks on emulated workers, launched as a user would, and what its router reports."""
+"""A deployment of many adapter tasks, launched as a user would, and what its router reports."""
 
 from __future__ import annotations
 
@@ -18,9 +18,6 @@ from sun_sglang.bench.polling import wait_until
 from sun_sglang.bench.processes import run_sun
 from sun_sglang.launch.router_access import read_access
 from sun_sglang.launch.state import DeploymentState, read_state
-
-WORKERS = 2
-"""Prefill workers, and decode workers."""
 
 PAIR = {"prefill": "shared", "decode": "base"}
 """The pools of every task."""
@@ -93,46 +90,48 @@ async def read_tasks(client: aiohttp.ClientSession) -> Read:
     return Read(orjson.loads(raw), seconds, len(raw))
 
 
-def is_ready(report: Mapping[str, Any], tasks: int) -> bool:
+def many_tasks(model: str, adapters: Sequence[Path], *, replicas: int = 1) -> dict[str, Any]:
+    """Return a topology with a task for each adapter, named after its folder, on one pool for each role.
+
+    Args:
+        model: of both pools.
+        adapters: folders of the adapters.
+        replicas: workers of each pool.
+    """
+    return {
+        "pools": {PAIR[role]: {"role": role, "model": model, "replicas": replicas} for role in ("decode", "prefill")},
+        "tasks": {adapter.name: {**PAIR, "adapter": str(adapter)} for adapter in adapters},
+        "router": {"port": 0},
+    }
+
+
+def is_ready(report: Mapping[str, Any], tasks: int, replicas: int) -> bool:
     """Return whether every task is served over every path between the workers, so that no adapter is missing."""
     found = report["tasks"].values()
-    return len(found) == tasks and all(len(task["paths"]) == WORKERS * WORKERS for task in found)
+    return len(found) == tasks and all(len(task["paths"]) == replicas * replicas for task in found)
 
 
 @contextmanager
-def launched(
-    folder: Path, adapters: Sequence[Path], costs: Mapping[str, float]
-) -> Iterator[tuple[AdapterDeployment, Launch]]:
+def launched(folder: Path, topology: Mapping[str, Any]) -> Iterator[tuple[AdapterDeployment, Launch]]:
     """Launch a deployment and stop it with the context.
 
     Args:
         folder: for its files.
-        adapters: folders of the adapters; each is a task with the folder's name.
-        costs: the content of the workers' cost file.
+        topology: made by `many_tasks`, with further keys.
 
     Raises:
         SystemExit: `sun launch` or `sun stop` fails.
         ConditionNotMetError: not every task is ready in time.
     """
-    topology = {
-        "pools": {
-            PAIR["decode"]: {"role": "decode", "model": "none/base", "replicas": WORKERS},
-            PAIR["prefill"]: {"role": "prefill", "model": "none/base", "replicas": WORKERS},
-        },
-        "tasks": {adapter.name: {**PAIR, "adapter": str(adapter)} for adapter in adapters},
-        "backend": "emulated",
-        "emulated": {"costs": "costs.yaml", "vocab_size": 1000},
-        "router": {"port": 0},
-    }
-    (folder / "costs.yaml").write_text(yaml.safe_dump(dict(costs)))
-    (folder / "many.yaml").write_text(yaml.safe_dump(topology, sort_keys=False))
+    (folder / "many.yaml").write_text(yaml.safe_dump(dict(topology), sort_keys=False))
     run_dir = folder / "run"
     began = time.perf_counter()
     require_sun("launch", str(folder / "many.yaml"), "--detach", "--run-dir", str(run_dir))
     after_launch = time.perf_counter() - began
     deployment = AdapterDeployment(run_dir)
+    replicas = topology["pools"][PAIR["prefill"]]["replicas"]
     try:
-        asyncio.run(_until_ready(deployment, len(adapters)))
+        asyncio.run(_until_ready(deployment, len(topology["tasks"]), replicas))
         yield deployment, Launch(after_launch, time.perf_counter() - began)
     finally:
         require_sun("stop", "--run-dir", str(run_dir), "--now")
@@ -149,12 +148,12 @@ def require_sun(*arguments: str) -> None:
         raise SystemExit(f"sun {arguments[0]} failed:\n{done.stdout}{done.stderr}")
 
 
-async def _until_ready(deployment: AdapterDeployment, tasks: int) -> None:
+async def _until_ready(deployment: AdapterDeployment, tasks: int, replicas: int) -> None:
     async with deployment.client() as client:
         await wait_until(
             lambda: read_tasks(client),
             "every task is ready",
             within=_READY_WITHIN,
-            accept=lambda read: is_ready(read.report, tasks),
+            accept=lambda read: is_ready(read.report, tasks, replicas),
             interval=_POLL,
         )
