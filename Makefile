@@ -27,11 +27,12 @@ TIMED = start=$$(date +%s); trap 'status=$$?; echo "set-up: $(@F:.stamp=): $$(($
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
-DEMO ?= sun
+# without DEMO: SmolLM2's tasks, and where its wheel cannot be had, the tiny models of configs/demo/sun.yaml
+DEMO ?=
 demo: setup ## serve the demo models, ask every task a few questions, stop everything
-	@$(BIN)/python -m sun_sglang.bench.demo configs/demo/$(DEMO).yaml
+	@$(BIN)/python -m sun_sglang.bench.demo $(if $(DEMO),configs/demo/$(DEMO).yaml)
 
-model: setup ## SmolLM2-135M-Instruct as a plain checkpoint, for the benchmarks
+model: setup ## SmolLM2-135M-Instruct as a plain checkpoint, for the demo and the benchmarks
 	@$(BIN)/python -m sun_sglang.bench.smollm2.model
 
 model-tasks: model ## tune its four tasks: an adapter and a merged module each, some minutes

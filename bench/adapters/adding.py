@@ -48,8 +48,8 @@ async def add_under_traffic(
         SystemExit: `sun bench` fails.
         UserError: the router refuses a task.
     """
-    plain = await _traffic(deployment, load, folder / "plain.json", seconds)
-    adding = asyncio.create_task(_traffic(deployment, load, folder / "adding.json", seconds))
+    plain = await run_traffic(deployment, load, folder / "plain.json", seconds)
+    adding = asyncio.create_task(run_traffic(deployment, load, folder / "adding.json", seconds))
     durations = await _add(deployment, later, float(load["--warmup-duration"]), seconds)
     during = await adding
     assert plain.total.time_to_first_token is not None
@@ -85,7 +85,9 @@ async def _add(deployment: AdapterDeployment, later: Sequence[Path], delay: floa
     return durations
 
 
-async def _traffic(deployment: AdapterDeployment, load: Mapping[str, str], output: Path, seconds: float) -> RunReport:
+async def run_traffic(
+    deployment: AdapterDeployment, load: Mapping[str, str], output: Path, seconds: float
+) -> RunReport:
     """Run `sun bench` on the deployment and return its run.
 
     Raises:
