@@ -99,7 +99,7 @@ def _measure(folder: Path, base: Path, adapters: list[Path], seconds: float) -> 
 
 
 def ttft_of(run: RunReport) -> dict[str, float]:
-    """Return the TTFT of the first task of the ranking, and of the others: of their tasks' values the mean, by requests.
+    """Return the TTFT of the first task of the ranking, and that of the others: the mean over their requests.
 
     `sun bench` keeps no TTFT of single requests, so that of several tasks together is their weighted mean.
     """
