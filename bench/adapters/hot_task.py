@@ -4,8 +4,8 @@
     chrt --rr --reset-on-fork 1 python -m sun_sglang.bench.adapters.hot_task
 
 Launches SmolLM2 with 8 and with 32 random adapters as tasks, both times with 8 slots for adapters, and sends the same
-load with `sun bench`. Writes every run to `bench/results/adapters_hot_task.json`: the TTFT of the most popular task, and
-of all others together, and the copies of adapters into slots.
+load with `sun bench`. Writes every run to `bench/results/adapters_hot_task.json`: the TTFT of the most popular task and
+of all others, and the copies of adapters into slots.
 """
 
 from __future__ import annotations
