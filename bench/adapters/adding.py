@@ -24,8 +24,13 @@ UNITS = {
     "failed_requests": "1",
     "completed_requests": "1",
     "added_tasks": "1",
+    "prefill_mib_per_task": "MiB",
+    "decode_mib_per_task": "MiB",
+    "router_mib_per_task": "MiB",
 }
 """The quantities of `add_under_traffic`."""
+
+_ROLES = ("prefill", "decode", "router")
 
 
 async def add_under_traffic(
@@ -41,14 +46,15 @@ async def add_under_traffic(
         seconds: length of each window.
 
     Returns:
-        Milliseconds in which a task was added (median and most), TTFT without and with additions, and numbers of
-        requests.
+        Milliseconds in which a task was added (median and most), TTFT without and with additions, numbers of requests,
+        and by how much a worker's memory grew in the second traffic, for each added task.
 
     Raises:
         SystemExit: `sun bench` fails.
         UserError: the router refuses a task.
     """
     plain = await run_traffic(deployment, load, folder / "plain.json", seconds)
+    before = {role: deployment.memory(role) for role in _ROLES}
     adding = asyncio.create_task(run_traffic(deployment, load, folder / "adding.json", seconds))
     durations = await _add(deployment, later, float(load["--warmup-duration"]), seconds)
     during = await adding
@@ -65,6 +71,7 @@ async def add_under_traffic(
         "adding_ttft_p99_ms": during.total.time_to_first_token.p99,
         "failed_requests": plain.counts.failed + during.counts.failed,
         "completed_requests": plain.total.request_count + during.total.request_count,
+        **{f"{role}_mib_per_task": (deployment.memory(role) - before[role]) / len(later) for role in _ROLES},
     }
 
 

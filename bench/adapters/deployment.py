@@ -76,9 +76,10 @@ class AdapterDeployment:
         return aiohttp.ClientSession(self.state.url, timeout=timeout, headers=read_access(self.run_dir).headers)
 
     def memory(self, role: str) -> float:
-        """Return the memory (USS) of the processes of a role, MiB; the mean of several."""
-        pids = [process.pid for process in self.state.processes if process.role == role]
-        return sum(psutil.Process(pid).memory_full_info().uss for pid in pids) / len(pids) / 2**20
+        """Return the memory (USS) of a worker of a role with its child processes, or of a router, MiB; the mean."""
+        found = [psutil.Process(process.pid) for process in self.state.processes if process.role == role]
+        trees = [process for one in found for process in (one, *one.children(recursive=True))]
+        return sum(process.memory_full_info().uss for process in trees) / len(found) / 2**20
 
 
 async def read_tasks(client: aiohttp.ClientSession) -> Read:
