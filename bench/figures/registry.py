@@ -6,6 +6,7 @@ from sun_sglang.bench.figures.accuracy_table import AccuracyTable
 from sun_sglang.bench.figures.figure import Figure
 from sun_sglang.bench.figures.four_bit_table import FourBitTable
 from sun_sglang.bench.figures.quantized_table import DEMO
+from sun_sglang.bench.figures.serving.adapters import AdaptersFigure, AdaptersTable
 from sun_sglang.bench.figures.serving.bars import ServingBars
 from sun_sglang.bench.figures.serving.points_table import PointsTable
 from sun_sglang.bench.figures.serving.prefillshare_figures import HitsOverSessions, LatencyOverRate
@@ -25,4 +26,6 @@ FIGURES: tuple[Figure, ...] = (
     Skew(),
     LatencyOverRate(),
     HitsOverSessions(),
+    AdaptersFigure(),
+    AdaptersTable(),
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 
 @contextmanager
-def svg_panels(file: Path, rows: int, columns: int, size: tuple[float, float], **shared: bool) -> Iterator[Any]:
+def svg_panels(file: Path, rows: int, columns: int, size: tuple[float, float], **shared: bool | str) -> Iterator[Any]:
     """Yield the panels of a drawing, matplotlib's `Axes`, and write its file at the end.
 
     Args:
@@ -17,7 +17,7 @@ def svg_panels(file: Path, rows: int, columns: int, size: tuple[float, float], *
         rows: rows of panels.
         columns: panels in a row.
         size: width and height in inches.
-        shared: the axes that the panels share: `sharex`, `sharey`.
+        shared: the axes that the panels share: `sharex`, `sharey`; of each row (`"row"`) or of all (True).
     """
     import matplotlib as mpl
 
