@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import stat
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,11 +14,15 @@ from pydantic import ValidationError
 from sun_sglang.checkpoint.adapter.layers import WEIGHTS, ChangedLayer, read_layers
 from sun_sglang.checkpoint.adapter.settings import CONFIG, AdapterSettings, read_settings
 from sun_sglang.contracts.adapter import FINGERPRINT_FILE, AdapterRef, Fingerprint
-from sun_sglang.contracts.module_file import read_served_module
+from sun_sglang.contracts.module_file import MODULE_FILE, read_served_module
 from sun_sglang.errors import CheckpointError
 from sun_sglang.strict import first_invalid
 
 FileStates = tuple[tuple[Path, int, int, int], ...]
+
+# the router parses these files while it serves requests
+_JSON_FILES = (CONFIG, FINGERPRINT_FILE, MODULE_FILE)
+_MOST_JSON = 1 << 20
 
 
 def read_adapter(directory: Path) -> AdapterRef:
@@ -32,16 +38,19 @@ def read_adapter(directory: Path) -> AdapterRef:
     """
     settings, layers = read_changes(directory)
     module = read_served_module(directory)
-    return AdapterRef(
-        directory=str(directory),
-        revision=_revision(directory, settings),
-        rank=settings.rank,
-        target_modules=tuple(sorted({layer.module.rpartition(".")[2] for layer in layers})),
-        base=module.base if module else "",
-        tuned_for=module.decoder if module else "",
-        first_token=module.first_token if module else "prefill",
-        fingerprint=read_fingerprint(directory),
-    )
+    try:
+        return AdapterRef(
+            directory=str(directory),
+            revision=_revision(directory, settings),
+            rank=settings.rank,
+            target_modules=tuple(sorted({layer.module.rpartition(".")[2] for layer in layers})),
+            base=module.base if module else "",
+            tuned_for=module.decoder if module else "",
+            first_token=module.first_token if module else "prefill",
+            fingerprint=read_fingerprint(directory),
+        )
+    except ValidationError as e:
+        raise CheckpointError(f"{directory}: {first_invalid(e, AdapterRef).describe()}") from e
 
 
 def read_changes(directory: Path) -> tuple[AdapterSettings, tuple[ChangedLayer, ...]]:
@@ -50,7 +59,11 @@ def read_changes(directory: Path) -> tuple[AdapterSettings, tuple[ChangedLayer, 
     Raises:
         CheckpointError: as `read_adapter` raises it.
     """
-    _require_adapter(directory)
+    try:
+        _require_adapter(directory)
+        _require_plain_files(directory)
+    except OSError as e:
+        raise CheckpointError(f"{directory}: cannot be read ({e.strerror or e})") from e
     settings = read_settings(directory)
     return settings, read_layers(directory, settings)
 
@@ -62,7 +75,8 @@ def read_fingerprint(directory: Path) -> Fingerprint | None:
         CheckpointError: the file cannot be read, or holds no fingerprint.
     """
     path = directory / FINGERPRINT_FILE
-    if not path.exists():
+    # a link to nothing is a fingerprint that is lost, and not none
+    if not os.path.lexists(path):
         return None
     fix = "remove it, or write it again with `sun fingerprint`"
     try:
@@ -103,6 +117,21 @@ def _require_adapter(directory: Path) -> None:
     if (inner / CONFIG).exists():
         raise CheckpointError(f"{directory}: holds no {CONFIG}; `sun train` wrote the adapter into {inner}: name that")
     raise CheckpointError(f"{directory}: holds no {CONFIG}; name a directory that `save_pretrained` of peft wrote")
+
+
+def _require_plain_files(directory: Path) -> None:
+    """Raise for a file whose reader would wait for ever, or for long: a pipe, a device, or JSON without an end."""
+    for name in (WEIGHTS, *_JSON_FILES):
+        path = directory / name
+        if not path.exists():
+            continue
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise CheckpointError(f"{path}: is not a regular file; copy the adapter again")
+        if name in _JSON_FILES and found.st_size > _MOST_JSON:
+            raise CheckpointError(
+                f"{path}: has {found.st_size:,} bytes, and may have {_MOST_JSON:,}; copy the adapter again"
+            )
 
 
 def _revision(directory: Path, settings: AdapterSettings) -> str:
