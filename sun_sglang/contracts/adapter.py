@@ -24,7 +24,10 @@ FINGERPRINT_FILE: Final = "fingerprint.json"
 """The file beside an adapter's weights that holds its `Fingerprint`."""
 
 Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
-_Logprob = Annotated[float, Field(ge=-1e4, le=0.001)]
+LOGPROBS: Final = (-1e4, 0.001)
+"""The least and the highest log probability of a token: a module that computes others is broken."""
+
+_Logprob = Annotated[float, Field(ge=LOGPROBS[0], le=LOGPROBS[1])]
 
 
 class Fingerprint(Strict):
