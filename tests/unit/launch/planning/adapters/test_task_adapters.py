@@ -16,7 +16,7 @@ from sun_sglang.launch.planning.planner import make_plan
 from sun_sglang.launch.planning.preflight import PreflightReport, preflight
 from sun_sglang.topology import Topology
 from sun_sglang.topology_file import parse_topology
-from tests.support.adapters import weights, write_adapter, write_base
+from tests.support.adapters import VOCABULARY, weights, write_adapter, write_base
 
 MACHINE = Machine(cores=2, memory=1 << 34)
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -148,6 +148,15 @@ def test_one_layer_of_a_group_gives_room_for_the_group(tmp_path: Path, base: Pat
 def test_adapter_that_cannot_be_read_is_named_with_its_task(tmp_path: Path, base: Path) -> None:
     with pytest.raises(CheckpointError, match=r"^tasks\.a\.adapter: .*absent: is not a directory"):
         check(base, {"a": ", adapter: ./absent"})
+
+
+def test_fingerprint_of_another_vocabulary_is_named_before_it_ends_a_scheduler(tmp_path: Path, base: Path) -> None:
+    for token in (VOCABULARY - 1, VOCABULARY):
+        record = {"tokens": [1, token], "adapter": [-2.0], "base": [-1.0]}
+        write_adapter(tmp_path / str(token), fingerprint=record)
+    check(base, {"a": f", adapter: ./{VOCABULARY - 1}"})
+    with pytest.raises(IdentityError, match=r"tasks\.a\.adapter: .*fingerprint\.json: has the token 64"):
+        check(base, {"a": f", adapter: ./{VOCABULARY}"})
 
 
 def test_adapter_of_another_base_is_named_with_its_task(tmp_path: Path, base: Path) -> None:
