@@ -13,6 +13,8 @@ import pytest
 from sun_sglang.bench.polling import wait_until
 from sun_sglang.checkpoint.adapter.read import read_adapter
 from sun_sglang.contracts.fleet_file import Fleet, load_fleet, write_fleet
+from sun_sglang.errors import UserError
+from sun_sglang.launch.router_client import RouterClient
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.workers.fleet_edits import add_task
 from sun_sglang.router.workers.watched_file import WatchedFile
@@ -528,3 +530,17 @@ async def test_loads_and_canaries_are_counted_by_worker_and_outcome(system: Syst
     assert system.metric("sun_adapter_loads_total", worker="pool-1", outcome="ok") == 1
     assert system.metric("sun_adapter_load_seconds_count", worker="pool-1") == 2
     assert system.metric("sun_adapter_canaries_total", worker="pool-1", outcome="ok") == 1
+
+
+async def test_name_with_dots_is_no_other_path_of_the_router(system: System, tmp_path: Path) -> None:
+    make(tmp_path / "a")
+    workers = set(system.router.registry.workers)
+    async with RouterClient(system.router.url) as client:
+        assert (await client.add_task("team/sql", body(tmp_path / "a") | {"name": "team/sql"}, 60.0))["moved"]
+        for name in ("../workers/pool-1", "nothing/../plain", "plain/"):
+            with pytest.raises(UserError, match="no task is named"):
+                await client.remove_task(name)
+        assert (await client.change_task("team/sql", {"weight": 2.0}, 60.0))["weight"] == 2.0
+        await client.remove_task("team/sql")
+    assert set(system.router.registry.wanted.tasks) == set(TASKS)
+    assert set(system.router.registry.workers) == workers
