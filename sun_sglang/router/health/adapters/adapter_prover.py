@@ -188,8 +188,8 @@ class AdapterProver:
         """Load an adapter, and return the fault; empty if the worker has it."""
         name, begun = start.worker.name, self._attempts.now()
         start.note_loading(adapter.name)
-        fault = await self._client.load(start.worker.spec, adapter)
-        start.note_loaded(adapter.name, success=not fault)
+        fault, answered = await self._client.load(start.worker.spec, adapter)
+        start.note_loaded(adapter.name, None if not answered else not fault)
         self._metrics.adapter_loads.labels(name, "failed" if fault else "ok").inc()
         self._metrics.adapter_load_seconds.labels(name).observe(self._attempts.now() - begun)
         return fault

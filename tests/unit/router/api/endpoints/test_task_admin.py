@@ -141,6 +141,19 @@ async def test_load_that_is_under_way_on_another_worker_is_undone_after_a_refusa
     assert loaded(system) == [set(), set()]
 
 
+async def test_load_without_an_answer_is_undone_once_the_worker_has_ended_it(system: System, tmp_path: Path) -> None:
+    name = make(tmp_path / "a")
+    hold = system["pool-1"].adapters.held[name] = asyncio.Event()
+    # the router waits no longer; one that gets no CPU may give up on the other worker too
+    set_deadlines(system.router.adapter_prover._client, adapter_change=0.05)
+    status, said = await call(system, "POST", "/tasks", body(tmp_path / "a"))
+    assert (status, said["error"]["code"]) == (409, "task_refused")
+    assert "no answer to /load_lora_adapter within 0.05 s" in said["error"]["message"]
+    hold.set()
+    await wait_until(lambda: f"-{name}" in system["pool-1"].adapters.calls and loaded(system) == [set(), set()])
+    assert (await ask(system, "new"))[0] == 404
+
+
 @pytest.mark.parametrize(
     ("broken", "words"),
     [
