@@ -15,7 +15,7 @@ import torch
 from sun_sglang.checkpoint.adapter.base_fit import read_base_layers, require_fits
 from sun_sglang.checkpoint.adapter.read import read_changes
 from sun_sglang.checkpoint.weights import weights_revision
-from sun_sglang.contracts.adapter import FINGERPRINT_FILE, Fingerprint
+from sun_sglang.contracts.adapter import FINGERPRINT_FILE, LOGPROBS, Fingerprint
 from sun_sglang.contracts.module_file import read_served_module
 from sun_sglang.errors import CheckpointError
 from sun_sglang.train.checkpoint import load_model
@@ -53,7 +53,7 @@ def measure_fingerprint(model: Any) -> Fingerprint:
         model: a `PeftModel` of a causal LM.
 
     Raises:
-        CheckpointError: the adapter changes nothing, or a value is not finite.
+        CheckpointError: the adapter changes nothing, or a value is no log probability.
     """
     tokens = prompt_tokens(model.get_base_model().get_input_embeddings().num_embeddings)
     trains = model.training
@@ -64,8 +64,10 @@ def measure_fingerprint(model: Any) -> Fingerprint:
             base = _log_probabilities(model, tokens)
     finally:
         model.train(trains)
-    if not torch.isfinite(torch.tensor((*adapter, *base))).all():
-        raise CheckpointError("a log probability is not finite: the base or the adapter is broken")
+    least, most = LOGPROBS
+    # a NaN is in no range
+    if not all(least <= value <= most for value in (*adapter, *base)):
+        raise CheckpointError(f"a log probability is not from {least:g} to 0: the base or the adapter is broken")
     found = Fingerprint(tokens=tokens, adapter=adapter, base=base)
     if effect_of(found) < LEAST_EFFECT:
         raise CheckpointError(
@@ -90,7 +92,7 @@ def make_fingerprint(adapter: Path, base: Path) -> Fingerprint:
     if is_quantized(base):
         raise CheckpointError(f"{base}: is quantised; name the model in full precision that the adapter was tuned on")
     record = read_served_module(adapter)
-    if record is not None and record.base != (revision := weights_revision(base)):
+    if record is not None and record.base and record.base != (revision := weights_revision(base)):
         raise CheckpointError(
             f"{adapter}: was tuned on the base with weights {record.base}, and {base} has weights {revision}; name its "
             "own base"

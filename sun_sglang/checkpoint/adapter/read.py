@@ -20,8 +20,7 @@ from sun_sglang.strict import first_invalid
 
 FileStates = tuple[tuple[Path, int, int, int], ...]
 
-# the router parses these files while it serves requests
-_JSON_FILES = (CONFIG, FINGERPRINT_FILE, MODULE_FILE)
+# the router parses JSON while it serves requests
 _MOST_JSON = 1 << 20
 
 
@@ -37,6 +36,7 @@ def read_adapter(directory: Path) -> AdapterRef:
             otherwise with the adapter than PEFT; names the file and the fix.
     """
     settings, layers = read_changes(directory)
+    _require_plain(directory / MODULE_FILE, _MOST_JSON)
     module = read_served_module(directory)
     try:
         return AdapterRef(
@@ -61,7 +61,8 @@ def read_changes(directory: Path) -> tuple[AdapterSettings, tuple[ChangedLayer, 
     """
     try:
         _require_adapter(directory)
-        _require_plain_files(directory)
+        _require_plain(directory / CONFIG, _MOST_JSON)
+        _require_plain(directory / WEIGHTS)
     except OSError as e:
         raise CheckpointError(f"{directory}: cannot be read ({e.strerror or e})") from e
     settings = read_settings(directory)
@@ -78,6 +79,7 @@ def read_fingerprint(directory: Path) -> Fingerprint | None:
     # a link to nothing is a fingerprint that is lost, and not none
     if not os.path.lexists(path):
         return None
+    _require_plain(path, _MOST_JSON)
     fix = "remove it, or write it again with `sun fingerprint`"
     try:
         return Fingerprint.model_validate_json(path.read_bytes())
@@ -119,19 +121,15 @@ def _require_adapter(directory: Path) -> None:
     raise CheckpointError(f"{directory}: holds no {CONFIG}; name a directory that `save_pretrained` of peft wrote")
 
 
-def _require_plain_files(directory: Path) -> None:
-    """Raise for a file whose reader would wait for ever, or for long: a pipe, a device, or JSON without an end."""
-    for name in (WEIGHTS, *_JSON_FILES):
-        path = directory / name
-        if not path.exists():
-            continue
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise CheckpointError(f"{path}: is not a regular file; copy the adapter again")
-        if name in _JSON_FILES and found.st_size > _MOST_JSON:
-            raise CheckpointError(
-                f"{path}: has {found.st_size:,} bytes, and may have {_MOST_JSON:,}; copy the adapter again"
-            )
+def _require_plain(path: Path, most: int | None = None) -> None:
+    """Raise for a file whose reader would wait for ever, or for long: a pipe, a device, or more bytes than `most`."""
+    if not path.exists():
+        return
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise CheckpointError(f"{path}: is not a regular file; copy the adapter again")
+    if most is not None and found.st_size > most:
+        raise CheckpointError(f"{path}: has {found.st_size:,} bytes, and may have {most:,}; copy the adapter again")
 
 
 def _revision(directory: Path, settings: AdapterSettings) -> str:

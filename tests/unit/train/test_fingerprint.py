@@ -52,10 +52,23 @@ def test_fingerprint_has_the_log_probabilities_with_and_without_the_adapter(base
     assert measure_fingerprint(model) == found, "dropout is off"
 
 
-@pytest.mark.parametrize(("scale", "problem"), [(0.0, "the adapter has no effect"), (float("nan"), "is not finite")])
+@pytest.mark.parametrize(
+    ("scale", "problem"),
+    [
+        (0.0, "the adapter has no effect"),
+        (float("nan"), "a log probability is not from -10000 to 0"),
+    ],
+)
 def test_adapter_that_was_not_trained_or_is_broken_has_no_fingerprint(base: Path, scale: float, problem: str) -> None:
     with pytest.raises(CheckpointError, match=problem):
         measure_fingerprint(adapted(base, scale=scale))
+
+
+def test_log_probability_that_no_fingerprint_can_hold_is_an_error_of_the_adapter(base: Path) -> None:
+    model = adapted(base)
+    model.get_base_model().lm_head.weight.data *= 1e7
+    with pytest.raises(CheckpointError, match="a log probability is not from -10000 to 0"):
+        measure_fingerprint(model)
 
 
 def test_adapter_that_does_not_belong_to_the_base_is_named(base: Path, tmp_path: Path) -> None:
@@ -97,6 +110,9 @@ def test_command_writes_the_file_once(base: Path, tmp_path: Path, capsys: pytest
     (adapter / "fingerprint.json").write_text("{}")
     assert run("--again")[0] == 0
     assert read_fingerprint(adapter) == written
+    (adapter / "fingerprint.part").mkdir()
+    code, _, err = run("--again")
+    assert (code, "fingerprint.json: cannot be written (Is a directory)" in err) == (1, True)
     code, _, err = run("--again", "--base", "no/such-model")
     assert code == 1
     assert "`no/such-model` is neither a directory nor a model in the Hugging Face cache" in err
