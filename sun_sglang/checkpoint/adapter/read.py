@@ -101,7 +101,8 @@ def file_states(directory: Path) -> FileStates:
             found = path.stat()
         except OSError as e:
             raise CheckpointError(f"{path}: cannot be read ({e.strerror or e})") from e
-        states.append((path, found.st_size, found.st_mtime_ns, found.st_ino))
+        # the time of modification may be copied with a file, and be equal in all files of an image; this one is not
+        states.append((path, found.st_size, found.st_ctime_ns, found.st_ino))
     return tuple(states)
 
 

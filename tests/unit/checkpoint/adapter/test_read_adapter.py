@@ -63,6 +63,22 @@ def test_weights_that_are_replaced_in_place_have_another_revision_and_state(tmp_
     assert file_states(path) != before
 
 
+def test_weights_that_are_overwritten_with_their_old_size_and_time_have_another_revision(tmp_path: Path) -> None:
+    path = write_adapter(tmp_path / "a")
+    file = path / "adapter_model.safetensors"
+    first, before, was = read_adapter(path).revision, file_states(path), file.stat()
+    write_adapter(path, fill=7)
+    # as `cp -p` does it with files of an image, in which all have one time
+    os.utime(file, ns=(was.st_atime_ns, was.st_mtime_ns))
+    while file.stat().st_ctime_ns == was.st_ctime_ns:
+        # the kernel's clock has not moved on yet
+        os.utime(file, ns=(was.st_atime_ns, was.st_mtime_ns))
+    now = file.stat()
+    assert (now.st_size, now.st_mtime_ns, now.st_ino) == (was.st_size, was.st_mtime_ns, was.st_ino)
+    assert file_states(path) != before
+    assert read_adapter(path).revision != first
+
+
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
