@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from sun_sglang.checkpoint.adapter.finite import not_finite
 from sun_sglang.checkpoint.adapter.layers import WEIGHTS, ChangedLayer, read_layers
 from sun_sglang.checkpoint.adapter.settings import CONFIG, AdapterSettings, read_settings
 from sun_sglang.contracts.adapter import FINGERPRINT_FILE, AdapterRef, Fingerprint
@@ -134,10 +135,12 @@ def _require_plain(path: Path, most: int | None = None) -> None:
 
 
 def _revision(directory: Path, settings: AdapterSettings) -> str:
-    """Return the digest of what an adapter computes: 16 hex characters."""
+    """Return the digest of what an adapter computes: 16 hex characters. Raises for weights that are not finite."""
     effective = {"rank": settings.rank, "scaling": settings.scaling}
     start = json.dumps(effective, sort_keys=True).encode()
     weights = next(state for state in file_states(directory) if state[0].name == WEIGHTS)
+    if broken := not_finite(*weights):
+        raise CheckpointError(f"{weights[0]}: `{broken}` has a value that is NaN or infinite; train the adapter again")
     try:
         return _digest(start, *weights)
     except OSError as e:
