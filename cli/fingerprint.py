@@ -50,7 +50,7 @@ def command(
     os.environ.update(engine_caches(os.environ))
     import torch
 
-    from sun_sglang.train.fingerprint import effect_of, make_fingerprint, write_fingerprint
+    from sun_sglang.train.fingerprint import make_fingerprint, write_fingerprint
 
     if threads:
         torch.set_num_threads(threads)
@@ -59,7 +59,7 @@ def command(
         write_fingerprint(fingerprint, adapter)
     except OSError as e:
         raise UserError(f"{path}: cannot be written ({e.strerror or e})") from e
-    effect = effect_of(fingerprint)
+    effect = fingerprint.effect
     if as_json:
         typer.echo(json.dumps({"file": str(path), "tokens": len(fingerprint.tokens), "effect": effect}, indent=2))
     else:

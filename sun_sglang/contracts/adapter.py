@@ -27,6 +27,9 @@ Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 LOGPROBS: Final = (-1e4, 0.001)
 """The least and the highest log probability of a token: a module that computes others is broken."""
 
+LEAST_EFFECT: Final = 1e-3
+"""The rms of an effect from which it is one; log probabilities in bfloat16 without an adapter are equal on one worker."""
+
 _Logprob = Annotated[float, Field(ge=LOGPROBS[0], le=LOGPROBS[1])]
 
 
@@ -50,6 +53,12 @@ class Fingerprint(Strict):
         if not len(self.adapter) == len(self.base) == len(self.tokens) - 1:
             raise ValueError("`adapter` and `base` have one value for each token but the first")
         return self
+
+    @property
+    def effect(self) -> float:
+        """Root mean square (rms) of the change in log probabilities."""
+        changes = [a - b for a, b in zip(self.adapter, self.base, strict=True)]
+        return (sum(change * change for change in changes) / len(changes)) ** 0.5
 
 
 class AdapterRef(Strict):

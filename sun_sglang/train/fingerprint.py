@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 
 from sun_sglang.checkpoint.adapter.base_fit import read_base_layers, require_fits
 from sun_sglang.checkpoint.adapter.read import read_changes
 from sun_sglang.checkpoint.weights import weights_revision
-from sun_sglang.contracts.adapter import FINGERPRINT_FILE, LOGPROBS, Fingerprint
+from sun_sglang.contracts.adapter import FINGERPRINT_FILE, LEAST_EFFECT, LOGPROBS, Fingerprint
 from sun_sglang.contracts.module_file import read_served_module
 from sun_sglang.errors import CheckpointError
 from sun_sglang.train.checkpoint import load_model
 from sun_sglang.train.quantized.supported import is_quantized
-
-LEAST_EFFECT: Final = 1e-3
-"""The least effect that counts as one: root mean square of the change in log probabilities."""
 
 _TOKENS = 32
 _SEED = 0
@@ -38,12 +35,6 @@ def prompt_tokens(vocabulary: int) -> tuple[int, ...]:
     """
     draw = random.Random(_SEED)
     return tuple(draw.randrange(vocabulary // 4, max(vocabulary * 3 // 4, vocabulary // 4 + 1)) for _ in range(_TOKENS))
-
-
-def effect_of(fingerprint: Fingerprint) -> float:
-    """Return the root mean square of an adapter's change in log probabilities."""
-    changes = [a - b for a, b in zip(fingerprint.adapter, fingerprint.base, strict=True)]
-    return float((sum(change * change for change in changes) / len(changes)) ** 0.5)
 
 
 def measure_fingerprint(model: Any) -> Fingerprint:
@@ -69,9 +60,9 @@ def measure_fingerprint(model: Any) -> Fingerprint:
     if not all(least <= value <= most for value in (*adapter, *base)):
         raise CheckpointError(f"a log probability is not from {least:g} to 0: the base or the adapter is broken")
     found = Fingerprint(tokens=tokens, adapter=adapter, base=base)
-    if effect_of(found) < LEAST_EFFECT:
+    if found.effect <= LEAST_EFFECT:
         raise CheckpointError(
-            f"the adapter has no effect (log probabilities change by {effect_of(found):.1g}, and at least "
+            f"the adapter has no effect (log probabilities change by {found.effect:.1g}, and more than "
             f"{LEAST_EFFECT:g} is needed): it was not trained"
         )
     return found

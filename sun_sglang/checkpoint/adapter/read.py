@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from sun_sglang.checkpoint.adapter.finite import not_finite
 from sun_sglang.checkpoint.adapter.layers import WEIGHTS, ChangedLayer, read_layers
 from sun_sglang.checkpoint.adapter.settings import CONFIG, AdapterSettings, read_settings
-from sun_sglang.contracts.adapter import FINGERPRINT_FILE, AdapterRef, Fingerprint
+from sun_sglang.contracts.adapter import FINGERPRINT_FILE, LEAST_EFFECT, AdapterRef, Fingerprint
 from sun_sglang.contracts.module_file import MODULE_FILE, read_served_module
 from sun_sglang.errors import CheckpointError
 from sun_sglang.strict import first_invalid
@@ -83,11 +83,14 @@ def read_fingerprint(directory: Path) -> Fingerprint | None:
     _require_plain(path, _MOST_JSON)
     fix = "remove it, or write it again with `sun fingerprint`"
     try:
-        return Fingerprint.model_validate_json(path.read_bytes())
+        found = Fingerprint.model_validate_json(path.read_bytes())
     except ValidationError as e:
         raise CheckpointError(f"{path}: {first_invalid(e, Fingerprint).describe('its content')}; {fix}") from e
     except OSError as e:
         raise CheckpointError(f"{path}: cannot be read ({e.strerror or e}); {fix}") from e
+    if found.effect <= LEAST_EFFECT:
+        raise CheckpointError(f"{path}: shows no effect of the adapter, so no worker could pass; {fix}")
+    return found
 
 
 def file_states(directory: Path) -> FileStates:

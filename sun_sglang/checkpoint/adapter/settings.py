@@ -18,6 +18,7 @@ CONFIG = "adapter_config.json"
 MERGE = "merge it into its base (`merge_and_unload` of peft) and serve the result as the model of a prefill pool"
 _SAVE = "save the adapter with `save_pretrained` of peft"
 _MOST_RANK = 65536
+_MOST_ALPHA = 1e6
 # settings of PEFT 0.21 that change nothing when a saved adapter is applied
 _HARMLESS = frozenset(
     {
@@ -70,6 +71,9 @@ def read_settings(directory: Path) -> AdapterSettings:
     if type(rank) is not int or not 1 <= rank <= _MOST_RANK:
         raise _wrong(path, "r", f"must be a whole number from 1 to {_MOST_RANK} (got {rank!r})", _SAVE)
     alpha = _number(path, config, "lora_alpha")
+    if not 0 < abs(alpha) <= _MOST_ALPHA:
+        # 0 has no effect, and products with more are infinite, which ends a worker that samples them
+        raise _wrong(path, "lora_alpha", f"must be a number up to {_MOST_ALPHA:g}, and not 0 (got {alpha!r})", _SAVE)
     _require_served(path, config, rank, alpha)
     layers = config.get("layers_to_transform")
     return AdapterSettings(

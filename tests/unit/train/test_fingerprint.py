@@ -16,7 +16,7 @@ from sun_sglang.checkpoint.weights import weights_revision
 from sun_sglang.cli.main import main
 from sun_sglang.errors import CheckpointError
 from sun_sglang.train.checkpoint import load_model
-from sun_sglang.train.fingerprint import effect_of, make_fingerprint, measure_fingerprint, prompt_tokens
+from sun_sglang.train.fingerprint import make_fingerprint, measure_fingerprint, prompt_tokens
 
 
 def adapted(base: Path, *, scale: float = 0.1, dropout: float = 0.0) -> Any:
@@ -48,7 +48,7 @@ def test_fingerprint_has_the_log_probabilities_with_and_without_the_adapter(base
         plain = torch.log_softmax(load_model(base)(ids).logits[0], dim=-1)
     expected = [float(plain[i, token]) for i, token in enumerate(found.tokens[1:])]
     assert found.base == pytest.approx(expected, abs=1e-5)
-    assert effect_of(found) > 0.01
+    assert found.effect > 0.01
     assert measure_fingerprint(model) == found, "dropout is off"
 
 
@@ -102,7 +102,7 @@ def test_command_writes_the_file_once(base: Path, tmp_path: Path, capsys: pytest
     assert json.loads(out) == {
         "file": str(adapter / "fingerprint.json"),
         "tokens": 32,
-        "effect": pytest.approx(effect_of(written)),
+        "effect": pytest.approx(written.effect),
     }
     code, _, err = run()
     assert code == 1

@@ -108,6 +108,8 @@ def test_weights_that_are_overwritten_with_their_old_size_and_time_have_another_
         ({"r": 2.0}, r"r: must be a whole number from 1 to 65536 \(got 2\.0\)"),
         ({"r": 10**400}, "r: must be a whole number from 1 to 65536"),
         ({"lora_alpha": 10**400}, "lora_alpha: must be a number"),
+        ({"lora_alpha": 1e308}, r"lora_alpha: must be a number up to 1e\+06, and not 0 \(got 1e\+308\)"),
+        ({"lora_alpha": 0}, r"lora_alpha: must be a number up to 1e\+06, and not 0 \(got 0\)"),
         ({"lora_alpha": None}, r"lora_alpha: must be a number \(got None\)"),
         ({"lora_alpha": float("nan")}, r"lora_alpha: must be a number \(got nan\)"),
     ],
@@ -220,6 +222,8 @@ def test_broken_fingerprint_and_config_are_named(tmp_path: Path) -> None:
     path = write_adapter(tmp_path / "a", fingerprint={**FINGERPRINT, "base": [-1.0]})
     assert "fingerprint.json: " in refusal(path)
     assert "remove it, or write it again with `sun fingerprint`" in refusal(path)
+    write_adapter(path, fingerprint={**FINGERPRINT, "base": FINGERPRINT["adapter"]})
+    assert "fingerprint.json: shows no effect of the adapter" in refusal(path)
     (path / "adapter_config.json").write_text("{")
     assert "adapter_config.json: cannot be read" in refusal(path)
     (path / "adapter_config.json").write_text(json.dumps([1]))
