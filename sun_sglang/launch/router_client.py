@@ -164,6 +164,10 @@ class RouterClient:
             request = self._session.request(method, f"{self._url}{path}", json=body, timeout=timeout)
             async with request as reply:
                 answer: Json = await reply.json()
+        except TimeoutError as e:
+            raise LaunchError(
+                f"the router at {self._url} did not answer {method} {path} within {timeout.total:g} s; its log tells why"
+            ) from e
         except (aiohttp.ClientError, OSError, ValueError) as e:
             raise LaunchError(f"the router at {self._url} does not answer: {e}") from e
         if "error" in answer:
@@ -177,5 +181,6 @@ def _in_path(name: str) -> str:
 
 
 def _limit(seconds: float) -> aiohttp.ClientTimeout:
+    """Return the limit for a change of a task. The router's own limit ends before, and its answer has the reason."""
     assert _CHANGE_TIMEOUT.total is not None
-    return aiohttp.ClientTimeout(total=max(seconds, _CHANGE_TIMEOUT.total))
+    return aiohttp.ClientTimeout(total=max(seconds, 0.0) + _CHANGE_TIMEOUT.total)
