@@ -10,6 +10,7 @@ another name beside the old one, never another content under one name.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -28,7 +29,7 @@ LOGPROBS: Final = (-1e4, 0.001)
 """The least and the highest log probability of a token: a module that computes others is broken."""
 
 LEAST_EFFECT: Final = 1e-3
-"""The rms of an effect from which it is one; log probabilities in bfloat16 without an adapter are equal on one worker."""
+"""The rms above which an effect is one; without an adapter, a worker's log probabilities of one prompt are equal."""
 
 _Logprob = Annotated[float, Field(ge=LOGPROBS[0], le=LOGPROBS[1])]
 
@@ -58,7 +59,7 @@ class Fingerprint(Strict):
     def effect(self) -> float:
         """Root mean square (rms) of the change in log probabilities."""
         changes = [a - b for a, b in zip(self.adapter, self.base, strict=True)]
-        return (sum(change * change for change in changes) / len(changes)) ** 0.5
+        return math.sqrt(math.fsum(change * change for change in changes) / len(changes))
 
 
 class AdapterRef(Strict):

@@ -165,9 +165,8 @@ class RouterClient:
             async with request as reply:
                 answer: Json = await reply.json()
         except TimeoutError as e:
-            raise LaunchError(
-                f"the router at {self._url} did not answer {method} {path} within {timeout.total:g} s; its log tells why"
-            ) from e
+            what = f"did not answer {method} {path} within {timeout.total:g} s"
+            raise LaunchError(f"the router at {self._url} {what}; its log tells why") from e
         except (aiohttp.ClientError, OSError, ValueError) as e:
             raise LaunchError(f"the router at {self._url} does not answer: {e}") from e
         if "error" in answer:

@@ -55,9 +55,10 @@ def _require_base(task: str, ref: AdapterRef, pool: ResolvedPool) -> None:
         return
     vocabulary = pool.identity.vocab_size
     if ref.fingerprint is not None and (token := max(ref.fingerprint.tokens)) >= vocabulary:
+        file = Path(ref.directory) / FINGERPRINT_FILE
         raise IdentityError(
-            f"tasks.{task}.adapter: {Path(ref.directory) / FINGERPRINT_FILE}: has the token {token}, and the vocabulary "
-            f"of `{pool.name}` has {vocabulary} tokens; write it again with `sun fingerprint`"
+            f"tasks.{task}.adapter: {file}: has the token {token}, and the vocabulary of `{pool.name}` has "
+            f"{vocabulary} tokens; write it again with `sun fingerprint`"
         )
     if not ref.base or ref.base == pool.identity.weights:
         return

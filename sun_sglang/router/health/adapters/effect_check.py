@@ -45,7 +45,7 @@ class EffectCheck:
     """Sends the canaries of adapters.
 
     The base's log probabilities are measured once for each start of a worker and each prompt. Where no fingerprint was
-    recorded, the first worker's effect is what the others are compared with, while a worker with that effect is present.
+    recorded, the first worker's effect is what the others are compared with, while one with that effect is present.
 
     Args:
         dispatcher: sends the canaries.

@@ -247,9 +247,7 @@ def test_tensors_that_overlap_or_leave_a_gap_are_refused_as_safetensors_refuses_
         assert "the tensor before it ends at" in refusal(tmp_path / "a")
 
 
-@pytest.mark.parametrize(
-    "name", ["adapter_config.json", "adapter_model.safetensors", "fingerprint.json", "sun.json"]
-)
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "fingerprint.json", "sun.json"])
 def test_pipe_in_place_of_a_file_is_refused_and_not_waited_for(tmp_path: Path, name: str) -> None:
     path = write_adapter(tmp_path / "a")
     (path / name).unlink(missing_ok=True)
