@@ -105,6 +105,18 @@ def test_pool_for_later_adapters_accepts_all_linear_layers(base: Path) -> None:
     assert "--max-lora-rank" not in own, "SGLang derives it from the user's own adapters"
 
 
+@pytest.mark.parametrize(("task", "flag"), [(", adapter: ./a", ""), ("", "enable_lora: true")])
+def test_worker_with_adapters_survives_one_whose_logits_are_no_numbers(
+    tmp_path: Path, base: Path, task: str, flag: str
+) -> None:
+    write_adapter(tmp_path / "a", modules=SMALL)
+    workers = planned(check(base, {"x": task}, prefill=flag)).workers
+    found = {worker.pool: worker.env.get("SGLANG_SANITIZE_NAN_LOGITS") for worker in workers}
+    assert found == {"shared": "true", "base": None}
+    plain = planned(check(base, {"plain": ""})).workers
+    assert not any("SGLANG_SANITIZE_NAN_LOGITS" in worker.env for worker in plain)
+
+
 @pytest.mark.invariant("I8")
 @pytest.mark.parametrize(("task", "flag"), [(", adapter: ./a", ""), ("", "enable_lora: true")])
 def test_decoder_behind_adapters_keeps_no_answers(tmp_path: Path, base: Path, task: str, flag: str) -> None:
