@@ -86,9 +86,13 @@ class AdapterProver:
             return "", 0
         return failure.why, failure.times
 
-    def is_loaded(self, adapter: AdapterRef) -> bool:
-        """Return whether this router loaded an adapter into a worker that is present, and did not unload it."""
-        return any(start.has(adapter.name) for start in self._starts.values() if start.is_current)
+    def is_surplus(self, adapter: AdapterRef, pool: str) -> bool:
+        """Return whether a present worker of a pool still has an adapter that this router loaded and no task needs."""
+        # an equal adapter of another directory has the same name on the workers
+        if adapter.name in {needed.name for needed in self._registry.adapters.needed(pool)}:
+            return False
+        starts = (start for start in self._starts.values() if start.is_current and start.pool == pool)
+        return any(start.has(adapter.name) for start in starts)
 
     def retry(self, adapter: AdapterRef) -> None:
         """Try an adapter that failed again without a pause."""

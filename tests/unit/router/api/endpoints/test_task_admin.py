@@ -557,3 +557,25 @@ async def test_name_with_dots_is_no_other_path_of_the_router(system: System, tmp
         await client.remove_task("team/sql")
     assert set(system.router.registry.wanted.tasks) == set(TASKS)
     assert set(system.router.registry.workers) == workers
+
+
+async def test_refused_copy_of_an_adapter_that_another_task_needs_is_not_waited_for(
+    start: Start, tmp_path: Path
+) -> None:
+    # no wait for an unload, which never comes, ends before the test does
+    deadlines = replace(SLOW, adapter_change=1e6)
+    system: System = await start(TASKS, {"pool": 2, "lone": 1, "base": 1}, cards=CARDS, deadlines=deadlines)
+    name = make(tmp_path / "a")
+    assert (await call(system, "POST", "/tasks", body(tmp_path / "a")))[0] == 201
+    wrong = {"tokens": [1, 2, 3], "adapter": [-1.0, -9.0], "base": [-9.0, -1.0]}
+    assert make(tmp_path / "copy", fingerprint=wrong) == name
+    status, said = await call(system, "POST", "/tasks", body(tmp_path / "copy", name="copy"))
+    assert (status, "that of its fingerprint" in said["error"]["message"]) == (409, True)
+    assert loaded(system) == [{name}, {name}]
+    await answers(system, "new", name)
+    # nor does another pool keep the answer back that has the adapter for a task of its own
+    assert (await call(system, "POST", "/tasks", body(tmp_path / "a", name="far", prefill="lone")))[0] == 201
+    assert (await call(system, "DELETE", "/tasks/new"))[0] == 200
+    system["pool-1"].adapters.in_effect[name] = None
+    assert (await call(system, "POST", "/tasks", body(tmp_path / "a")))[0] == 409
+    assert loaded(system, *POOL, "lone-0") == [set(), set(), {name}]
