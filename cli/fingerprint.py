@@ -39,7 +39,7 @@ def command(
     from sun_sglang.files.user_cache import engine_caches
 
     path = adapter / FINGERPRINT_FILE
-    if path.exists() and not again:
+    if os.path.lexists(path) and not again:
         raise UserError(f"{path}: exists already; pass --again to replace it")
     found = find_checkpoint(base)
     if found is None:
@@ -50,13 +50,16 @@ def command(
     os.environ.update(engine_caches(os.environ))
     import torch
 
-    from sun_sglang.train.fingerprint import effect_of, make_fingerprint, write_fingerprint
+    from sun_sglang.train.fingerprint import make_fingerprint, write_fingerprint
 
     if threads:
         torch.set_num_threads(threads)
     fingerprint = make_fingerprint(adapter.resolve(), found)
-    write_fingerprint(fingerprint, adapter)
-    effect = effect_of(fingerprint)
+    try:
+        write_fingerprint(fingerprint, adapter)
+    except OSError as e:
+        raise UserError(f"{path}: cannot be written ({e.strerror or e})") from e
+    effect = fingerprint.effect
     if as_json:
         typer.echo(json.dumps({"file": str(path), "tokens": len(fingerprint.tokens), "effect": effect}, indent=2))
     else:

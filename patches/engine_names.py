@@ -33,6 +33,7 @@ USES = (
             "SGLANG_AUTO_NUMA_BIND",
             "SGLANG_CUDA_COREDUMP_BEFORE_CRASH",
             "SGLANG_RUST_SERVER",
+            "SGLANG_SANITIZE_NAN_LOGITS",
         ),
     ),
     Use(f"{_HTTP}:get_global_state", "sun_sglang/worker/server.py", 0),

@@ -11,7 +11,7 @@ from sun_sglang.errors import TopologyError, UserError
 from sun_sglang.files.local_path import local_path
 from sun_sglang.topology import AdapterDirectory, Task, TaskName, Topology
 
-_CONFIG = "adapter_config.json"
+_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _NAME: TypeAdapter[str] = TypeAdapter(TaskName)
 
 
@@ -50,7 +50,11 @@ def with_adapter_tasks(topology: Topology, base: Path) -> Topology:
 def _adapters_in(directory: Path, prefix: str, where: str) -> Iterator[tuple[str, Path]]:
     """Yield the task's name and the directory of each adapter in a directory, by name."""
     try:
-        found = sorted(path for path in directory.iterdir() if (path / _CONFIG).is_file())
+        inside = sorted(directory.iterdir())
+        found = [path for path in inside if (path / _CONFIG).is_file()]
+        if lost := next((path for path in inside if path not in found and (path / _WEIGHTS).exists()), None):
+            fix = "copy it again, or move it elsewhere"
+            raise TopologyError(where, f"{lost}: holds {_WEIGHTS} and no {_CONFIG}: an adapter that is not whole", fix)
     except OSError as e:
         fix = "give the path of a directory with one directory for each adapter"
         raise TopologyError(where, f"{directory}: cannot be read ({e.strerror or e})", fix) from e
@@ -64,7 +68,7 @@ def _adapters_in(directory: Path, prefix: str, where: str) -> Iterator[tuple[str
         try:
             _NAME.validate_python(name)
         except ValidationError as e:
-            fix = "rename it to letters, digits and `. _ : / -`, or set a `prefix`"
+            fix = "rename it to letters, digits and `. _ : -`, with a letter or a digit first, or set a `prefix`"
             raise TopologyError(where, f"{path}: `{name}` is no name of a task", fix) from e
         yield name, path
 

@@ -18,7 +18,9 @@ from sun_sglang.strict import Strict
 Role = Literal["prefill", "decode"]
 Backend = Literal["sglang", "emulated"]
 PoolName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
-TaskName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128)]
+# no part between slashes is empty, `.` or `..`: in the path of a URL such a name would be another task's
+_TASK_NAME = r"^[A-Za-z0-9][A-Za-z0-9._:-]*(/[A-Za-z0-9_:-][A-Za-z0-9._:-]*)*$"
+TaskName = Annotated[str, StringConstraints(pattern=_TASK_NAME, max_length=128)]
 HostName = Annotated[str, StringConstraints(pattern=r"^(\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*)$", max_length=253)]
 Origin = Annotated[str, AfterValidator(check_origin)]
 EngineFlags = dict[str, Any]

@@ -19,6 +19,9 @@ _UNPACK: Mapping[str, Callable[[bytes], float]] = {
     "BF16": lambda data: float(struct.unpack("<f", b"\0\0" + data)[0]),
 }
 
+# the limit of the safetensors library
+_MOST_HEADER = 100_000_000
+
 
 class TensorEntry(NamedTuple):
     """A tensor as a header describes it.
@@ -60,7 +63,7 @@ def read_header(file: BinaryIO) -> bytes:
     """
     start = file.read(8)
     length = int.from_bytes(start, "little")
-    if len(start) < 8 or length > os.fstat(file.fileno()).st_size - 8:
+    if len(start) < 8 or length > min(os.fstat(file.fileno()).st_size - 8, _MOST_HEADER):
         raise ValueError("it does not begin with a safetensors header")
     return file.read(length)
 

@@ -10,6 +10,7 @@ another name beside the old one, never another content under one name.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -24,7 +25,13 @@ FINGERPRINT_FILE: Final = "fingerprint.json"
 """The file beside an adapter's weights that holds its `Fingerprint`."""
 
 Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
-_Logprob = Annotated[float, Field(ge=-1e4, le=0.001)]
+LOGPROBS: Final = (-1e4, 0.001)
+"""The least and the highest log probability of a token: a module that computes others is broken."""
+
+LEAST_EFFECT: Final = 1e-3
+"""The rms above which an effect is one; without an adapter, a worker's log probabilities of one prompt are equal."""
+
+_Logprob = Annotated[float, Field(ge=LOGPROBS[0], le=LOGPROBS[1])]
 
 
 class Fingerprint(Strict):
@@ -47,6 +54,12 @@ class Fingerprint(Strict):
         if not len(self.adapter) == len(self.base) == len(self.tokens) - 1:
             raise ValueError("`adapter` and `base` have one value for each token but the first")
         return self
+
+    @property
+    def effect(self) -> float:
+        """Root mean square (rms) of the change in log probabilities."""
+        changes = [a - b for a, b in zip(self.adapter, self.base, strict=True)]
+        return math.sqrt(math.fsum(change * change for change in changes) / len(changes))
 
 
 class AdapterRef(Strict):

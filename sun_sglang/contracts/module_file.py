@@ -7,6 +7,7 @@ for their card, read the fields of `ServedModule` alone.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -111,11 +112,12 @@ def read_served_module(checkpoint: Path) -> ServedModule | None:
 
 def _read(checkpoint: Path, model: type[_Content]) -> _Content | None:
     file = checkpoint / MODULE_FILE
-    if not file.exists():
+    # a link to nothing is a record that is lost, and not none
+    if not os.path.lexists(file):
         return None
     try:
         return model.model_validate(json.loads(file.read_text(encoding="utf-8")))
     except ValidationError as e:
         raise CheckpointError(f"{file}: {first_invalid(e, model).describe('its content')}") from e
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise CheckpointError(f"{file}: cannot be read ({e})") from e

@@ -104,7 +104,7 @@ class RouterClient:
             LaunchError: the router does not answer.
             UserError: the router refuses the request.
         """
-        await self._call("DELETE", f"/workers/{quote(name)}{'?force=true' if force else ''}")
+        await self._call("DELETE", f"/workers/{_in_path(name)}{'?force=true' if force else ''}")
 
     async def change_worker(self, name: str, action: str) -> None:
         """Drain a worker or resume it.
@@ -117,7 +117,7 @@ class RouterClient:
             LaunchError: the router does not answer.
             UserError: the router refuses the request.
         """
-        await self._call("POST", f"/workers/{quote(name)}/{action}")
+        await self._call("POST", f"/workers/{_in_path(name)}/{action}")
 
     async def add_task(self, name: str, fields: Json, seconds: float) -> Json:
         """Add a task, and return it once the router serves it.
@@ -145,7 +145,7 @@ class RouterClient:
             LaunchError: the router does not answer.
             UserError: the router refuses the request.
         """
-        return await self._call("PUT", f"/tasks/{quote(name)}", changes, _limit(seconds))
+        return await self._call("PUT", f"/tasks/{_in_path(name)}", changes, _limit(seconds))
 
     async def remove_task(self, name: str) -> Json:
         """Remove a task, and return how many requests it has in flight.
@@ -154,7 +154,7 @@ class RouterClient:
             LaunchError: the router does not answer.
             UserError: the router refuses the request.
         """
-        return await self._call("DELETE", f"/tasks/{quote(name)}")
+        return await self._call("DELETE", f"/tasks/{_in_path(name)}")
 
     async def _call(
         self, method: str, path: str, body: object = None, timeout: aiohttp.ClientTimeout = _CHANGE_TIMEOUT
@@ -164,6 +164,9 @@ class RouterClient:
             request = self._session.request(method, f"{self._url}{path}", json=body, timeout=timeout)
             async with request as reply:
                 answer: Json = await reply.json()
+        except TimeoutError as e:
+            what = f"did not answer {method} {path} within {timeout.total:g} s"
+            raise LaunchError(f"the router at {self._url} {what}; its log tells why") from e
         except (aiohttp.ClientError, OSError, ValueError) as e:
             raise LaunchError(f"the router at {self._url} does not answer: {e}") from e
         if "error" in answer:
@@ -171,6 +174,12 @@ class RouterClient:
         return answer
 
 
+def _in_path(name: str) -> str:
+    """Return a name as one part of a URL's path: with a slash or dots of its own it would be another path."""
+    return quote(name, safe="")
+
+
 def _limit(seconds: float) -> aiohttp.ClientTimeout:
+    """Return the limit for a change of a task. The router's own limit ends before, and its answer has the reason."""
     assert _CHANGE_TIMEOUT.total is not None
-    return aiohttp.ClientTimeout(total=max(seconds, _CHANGE_TIMEOUT.total))
+    return aiohttp.ClientTimeout(total=max(seconds, 0.0) + _CHANGE_TIMEOUT.total)

@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 
 from sun_sglang.checkpoint.adapter.base_fit import read_base_layers, require_fits
 from sun_sglang.checkpoint.adapter.read import read_changes
 from sun_sglang.checkpoint.weights import weights_revision
-from sun_sglang.contracts.adapter import FINGERPRINT_FILE, Fingerprint
+from sun_sglang.contracts.adapter import FINGERPRINT_FILE, LEAST_EFFECT, LOGPROBS, Fingerprint
 from sun_sglang.contracts.module_file import read_served_module
 from sun_sglang.errors import CheckpointError
 from sun_sglang.train.checkpoint import load_model
 from sun_sglang.train.quantized.supported import is_quantized
-
-LEAST_EFFECT: Final = 1e-3
-"""The least effect that counts as one: root mean square of the change in log probabilities."""
 
 _TOKENS = 32
 _SEED = 0
@@ -40,12 +37,6 @@ def prompt_tokens(vocabulary: int) -> tuple[int, ...]:
     return tuple(draw.randrange(vocabulary // 4, max(vocabulary * 3 // 4, vocabulary // 4 + 1)) for _ in range(_TOKENS))
 
 
-def effect_of(fingerprint: Fingerprint) -> float:
-    """Return the root mean square of an adapter's change in log probabilities."""
-    changes = [a - b for a, b in zip(fingerprint.adapter, fingerprint.base, strict=True)]
-    return float((sum(change * change for change in changes) / len(changes)) ** 0.5)
-
-
 def measure_fingerprint(model: Any) -> Fingerprint:
     """Return the fingerprint of the adapter in a model of peft, with the model's dtype and on its device.
 
@@ -53,7 +44,7 @@ def measure_fingerprint(model: Any) -> Fingerprint:
         model: a `PeftModel` of a causal LM.
 
     Raises:
-        CheckpointError: the adapter changes nothing, or a value is not finite.
+        CheckpointError: the adapter changes nothing, or a value is no log probability.
     """
     tokens = prompt_tokens(model.get_base_model().get_input_embeddings().num_embeddings)
     trains = model.training
@@ -64,12 +55,14 @@ def measure_fingerprint(model: Any) -> Fingerprint:
             base = _log_probabilities(model, tokens)
     finally:
         model.train(trains)
-    if not torch.isfinite(torch.tensor((*adapter, *base))).all():
-        raise CheckpointError("a log probability is not finite: the base or the adapter is broken")
+    least, most = LOGPROBS
+    # a NaN is in no range
+    if not all(least <= value <= most for value in (*adapter, *base)):
+        raise CheckpointError(f"a log probability is not from {least:g} to 0: the base or the adapter is broken")
     found = Fingerprint(tokens=tokens, adapter=adapter, base=base)
-    if effect_of(found) < LEAST_EFFECT:
+    if found.effect <= LEAST_EFFECT:
         raise CheckpointError(
-            f"the adapter has no effect (log probabilities change by {effect_of(found):.1g}, and at least "
+            f"the adapter has no effect (log probabilities change by {found.effect:.1g}, and more than "
             f"{LEAST_EFFECT:g} is needed): it was not trained"
         )
     return found
@@ -90,7 +83,7 @@ def make_fingerprint(adapter: Path, base: Path) -> Fingerprint:
     if is_quantized(base):
         raise CheckpointError(f"{base}: is quantised; name the model in full precision that the adapter was tuned on")
     record = read_served_module(adapter)
-    if record is not None and record.base != (revision := weights_revision(base)):
+    if record is not None and record.base and record.base != (revision := weights_revision(base)):
         raise CheckpointError(
             f"{adapter}: was tuned on the base with weights {record.base}, and {base} has weights {revision}; name its "
             "own base"

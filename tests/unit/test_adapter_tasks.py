@@ -72,3 +72,10 @@ def test_name_that_is_given_twice_or_is_no_name_of_a_task_is_one_error(tmp_path:
     assert "is the task `sql`, and another task has that name; rename" in str(twice)
     write_adapter(tmp_path / "adapters" / "two words")
     assert "`two words` is no name of a task; rename it" in str(refusal(text, tmp_path))
+
+
+def test_adapter_in_a_directory_that_is_not_whole_is_an_error_and_not_left_out(tmp_path: Path) -> None:
+    write_adapter(tmp_path / "adapters" / "sql")
+    (write_adapter(tmp_path / "adapters" / "chat") / "adapter_config.json").unlink()
+    found = refusal("adapters: [{directory: adapters, prefill: shared, decode: base}]", tmp_path)
+    assert f"{tmp_path / 'adapters' / 'chat'}: holds adapter_model.safetensors and no adapter_config" in found.problem

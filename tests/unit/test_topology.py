@@ -1,8 +1,10 @@
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
 from sun_sglang.errors import TopologyError, UserError
+from sun_sglang.topology import TaskName
 from sun_sglang.topology_file import load_topology, parse_topology
 
 SUN = """
@@ -193,3 +195,14 @@ def test_file_of_a_flag_that_does_not_exist_is_named(tmp_path: Path) -> None:
     text = SUN.replace("page_size: 1", "chat_template: ./absent.jinja")
     with pytest.raises(TopologyError, match=r"engine\.chat_template: .*absent\.jinja does not exist; give a path rel"):
         parse_topology(text, base=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["team/../math", "team/..", "team/.", "team/.hidden", "team//math", "math/", "/math"])
+def test_name_that_is_another_path_in_a_url_is_no_name_of_a_task(name: str) -> None:
+    with pytest.raises(ValidationError):
+        TypeAdapter(TaskName).validate_python(name)
+
+
+@pytest.mark.parametrize("name", ["math", "team/math", "a/b/c-1.2", "base:math", "v1..2", "a/_b", "a/:b"])
+def test_name_of_a_task_may_have_slashes_colons_and_dots(name: str) -> None:
+    assert TypeAdapter(TaskName).validate_python(name) == name

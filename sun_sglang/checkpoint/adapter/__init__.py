@@ -3,6 +3,7 @@
     read           a directory -> `AdapterRef`
     settings       `adapter_config.json`, and the settings that SGLang ignores or refuses
     layers         the changed layers, from the header of the weights
+    finite         whether all weights are finite
     base_fit       the comparison with the layers of a base
 
 SGLang reads four settings of an adapter and ignores the others (`srt/lora/lora_config.py`); a weight that does not fit

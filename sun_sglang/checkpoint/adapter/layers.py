@@ -74,12 +74,14 @@ def read_layers(directory: Path, settings: AdapterSettings) -> tuple[ChangedLaye
     if not sides:
         raise CheckpointError(f"{path}: holds no tensor; {_SAVE}")
     layers = tuple(_changed(path, module, sides[module], settings.rank) for module in sorted(sides))
+    _require_distinct(path, layers)
     _require_named(directory, layers, settings)
     return layers
 
 
 def _require_one_file(directory: Path) -> None:
-    files = sorted(file.name for file in directory.glob("*.safetensors"))
+    # SGLang leaves out hidden files, such as those that macOS writes beside others
+    files = sorted(file.name for file in directory.glob("*.safetensors") if not file.name.startswith("."))
     if WEIGHTS in files and len(files) > 1:
         other = next(file for file in files if file != WEIGHTS)
         raise CheckpointError(f"{directory / other}: SGLang would load it as a part of the adapter; remove it")
@@ -137,6 +139,15 @@ def _changed(path: Path, module: str, sides: Mapping[str, tuple[int, int]], rank
         found = down if down != rank else up
         raise CheckpointError(f"{path}: `{module}` has rank {found}, and {CONFIG} has `r: {rank}`; {_SAVE}")
     return ChangedLayer(module, inputs, outputs)
+
+
+def _require_distinct(path: Path, layers: tuple[ChangedLayer, ...]) -> None:
+    """Raise if two names are one layer to SGLang, which reads the number of the block and the end of a name alone."""
+    found: dict[str, str] = {}
+    for layer in layers:
+        other = found.setdefault(layer.place, layer.module)
+        if other != layer.module:
+            raise CheckpointError(f"{path}: `{other}` and `{layer.module}` are one layer to SGLang; {_SAVE}")
 
 
 def _require_named(directory: Path, layers: tuple[ChangedLayer, ...], settings: AdapterSettings) -> None:

@@ -16,7 +16,9 @@ from sun_sglang.errors import CheckpointError
 
 CONFIG = "adapter_config.json"
 MERGE = "merge it into its base (`merge_and_unload` of peft) and serve the result as the model of a prefill pool"
+_SAVE = "save the adapter with `save_pretrained` of peft"
 _MOST_RANK = 65536
+_MOST_ALPHA = 1e6
 # settings of PEFT 0.21 that change nothing when a saved adapter is applied
 _HARMLESS = frozenset(
     {
@@ -64,14 +66,18 @@ def read_settings(directory: Path) -> AdapterSettings:
     kind = config.get("peft_type")
     if str(kind).upper() != "LORA":
         raise _wrong(path, "peft_type", f"is {kind!r}, and SGLang serves LORA only", MERGE)
-    rank = _number(path, config, "r")
-    if rank != int(rank) or not 1 <= rank <= _MOST_RANK:
-        raise _wrong(path, "r", f"must be a whole number from 1 to {_MOST_RANK} (got {config['r']!r})", "")
+    rank = config.get("r")
+    # SGLang takes slices of this length: 8.0 would end its scheduler
+    if type(rank) is not int or not 1 <= rank <= _MOST_RANK:
+        raise _wrong(path, "r", f"must be a whole number from 1 to {_MOST_RANK} (got {rank!r})", _SAVE)
     alpha = _number(path, config, "lora_alpha")
-    _require_served(path, config, int(rank), alpha)
+    if not 0 < abs(alpha) <= _MOST_ALPHA:
+        # 0 has no effect, and products with more are infinite, which ends a worker that samples them
+        raise _wrong(path, "lora_alpha", f"must be a number up to {_MOST_ALPHA:g}, and not 0 (got {alpha!r})", _SAVE)
+    _require_served(path, config, rank, alpha)
     layers = config.get("layers_to_transform")
     return AdapterSettings(
-        rank=int(rank),
+        rank=rank,
         scaling=alpha / rank,
         targets=_targets(path, config),
         excluded=_names(path, config, "exclude_modules"),
@@ -147,9 +153,13 @@ def _layers(path: Path, given: Any) -> frozenset[int]:
 
 def _number(path: Path, config: Mapping[str, Any], key: str) -> float:
     value = config.get(key)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise _wrong(path, key, f"must be a number (got {value!r})", "save the adapter with `save_pretrained` of peft")
-    return value
+    try:
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+            return value
+    except OverflowError:
+        # a whole number that is over every float
+        pass
+    raise _wrong(path, key, f"must be a number (got {value!r})", _SAVE)
 
 
 def _wrong(path: Path, key: str, problem: str, fix: str) -> CheckpointError:

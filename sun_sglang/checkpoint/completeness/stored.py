@@ -113,13 +113,27 @@ def tensors_of(path: Path) -> dict[str, StoredTensor]:
         with path.open("rb") as file:
             text = read_header(file)
         tensors = parse_header(text)
-        end = max((_end(name, tensor) for name, tensor in tensors.items()), default=0)
+        end = _end_of_all(tensors)
     except (OSError, ValueError) as e:
         raise CheckpointError(f"{path}: cannot be read ({e}); {_COPY_AGAIN}") from e
     whole = 8 + len(text) + end
     if size != whole:
         raise CheckpointError(f"{path}: has {size:,} bytes, and its header describes {whole:,}; {_COPY_AGAIN}")
     return {name: StoredTensor(tensor.shape, path.name, tensor.dtype) for name, tensor in tensors.items()}
+
+
+def _end_of_all(tensors: Mapping[str, TensorEntry]) -> int:
+    """Return the offset of the byte after all tensors; 0 for none.
+
+    Raises:
+        ValueError: a tensor does not begin where the one before it ends: the safetensors library refuses such a file.
+    """
+    end = 0
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
+        if tensor.start != end:
+            raise ValueError(f"`{name}` begins at byte {tensor.start}, and the tensor before it ends at {end}")
+        end = _end(name, tensor)
+    return end
 
 
 def _end(name: str, tensor: TensorEntry) -> int:

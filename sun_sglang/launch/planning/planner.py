@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sun_sglang.contracts.fleet_file import FLEET_FILE, Fleet, FleetPool, FleetTask
+from sun_sglang.launch.planning.adapters.lora_flags import accepts_adapters
 from sun_sglang.launch.planning.decode_cache.choice import cache_notes
 from sun_sglang.launch.planning.flags.engine_defaults import worker_flags
 from sun_sglang.launch.planning.flags.engine_flags import to_argv
@@ -18,6 +19,11 @@ from sun_sglang.launch.planning.kv_transfer import KvTransfer, choose_transfer
 from sun_sglang.launch.planning.plan import ADMIN_KEY, LaunchPlan, RouterPlan, WorkerPlan
 from sun_sglang.launch.planning.pools import Pools, ResolvedPool
 from sun_sglang.topology import EngineFlags, Topology
+
+# An adapter whose products overflow makes NaN of its prompt's logits. SGLang samples all rows of a batch in one call,
+# which refuses the batch for one such row and ends the scheduler (`srt/layers/sampler.py`). So the canary of one
+# adapter would end the requests of all tasks on its worker. With this it fails alone.
+_SANITIZE = {"SGLANG_SANITIZE_NAN_LOGITS": "true"}
 
 
 def make_plan(
@@ -85,6 +91,7 @@ def plan_workers(
         for worker in pool.workers:
             own_gpus = [gpu for index in gpus[worker] for gpu in machine.gpus if gpu.index == index]
             cores = {} if own_gpus else _rank_cores(pool.ranks, machine.cores)
+            by_role = _SANITIZE if pool.role == "prefill" and accepts_adapters(pool, pool.adapters) else {}
             workers.append(
                 WorkerPlan(
                     name=worker,
@@ -92,7 +99,7 @@ def plan_workers(
                     role=pool.role,
                     gpus=gpus[worker],
                     threads=threads,
-                    env=_environment(own_gpus, threads) | (transfer.env if transfer else {}) | cores,
+                    env=_environment(own_gpus, threads) | (transfer.env if transfer else {}) | cores | by_role,
                     argv=argv,
                     needs_nccl_port=pool.model_copies == 1,
                     log=run_dir / "logs" / f"{worker}.log",

@@ -11,15 +11,12 @@ from collections.abc import Sequence
 from operator import sub
 from typing import TypeAlias
 
-from sun_sglang.contracts.adapter import Fingerprint
+from sun_sglang.contracts.adapter import LEAST_EFFECT, Fingerprint
 
 Logprobs: TypeAlias = Sequence[float]
 
 TOLERANCE = 0.3
 """Root mean square (rms) by which an effect may differ from the expected one, as a part of the expected one's rms."""
-
-LEAST_EFFECT = 1e-3
-"""The rms from which an effect is one; log probabilities in bfloat16 without an adapter are equal on one worker."""
 
 
 def effect_of(adapter: Logprobs, base: Logprobs) -> tuple[float, ...]:

@@ -9,7 +9,7 @@ from sun_sglang.strict import listed
 
 def adapter_fault(card: WorkerCard, adapter: AdapterRef) -> str:
     """Return why a prefill worker with this card cannot serve an adapter, as a sentence; empty if it can."""
-    limits = card.adapters
+    limits, vocabulary = card.adapters, card.identity.vocab_size
     if limits is None:
         return "it accepts no adapters; set `enable_lora: true` in its pool's `engine`"
     if card.dp_size > 1:
@@ -18,6 +18,9 @@ def adapter_fault(card: WorkerCard, adapter: AdapterRef) -> str:
         return f"the adapter was made for weights {adapter.base}, and it has weights {card.identity.weights}"
     if adapter.rank > limits.max_rank:
         return f"the adapter has rank {adapter.rank}, and it accepts up to {limits.max_rank} (`max_lora_rank`)"
+    # SGLang checks no ids, and one that has no row of the embedding ends its scheduler
+    if adapter.fingerprint is not None and (token := max(adapter.fingerprint.tokens)) >= vocabulary:
+        return f"the adapter's fingerprint has the token {token}, and the worker's vocabulary has {vocabulary} tokens"
     # `all` is SGLang's own name for every layer that supports adapters
     if "all" not in limits.target_modules:
         others = [name for name in adapter.target_modules if name not in limits.target_modules]

@@ -7,7 +7,7 @@ effect. It is void once the worker has another incarnation.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from sun_sglang.contracts.adapter import AdapterRef
 
@@ -50,9 +50,14 @@ class AdapterProofs:
         _, adapters = self._proven.pop(worker, ("", set()))
         self._changes.update(adapters)
 
-    def keep(self, adapters: Collection[AdapterRef]) -> None:
-        """Forget the proofs of all other adapters: no task needs them."""
-        for _, proven in self._proven.values():
-            proven.intersection_update(adapters)
+    def keep(self, needed: Mapping[str, Collection[AdapterRef]]) -> None:
+        """Forget the proofs of all adapters that a worker does not need: it will unload them.
+
+        Args:
+            needed: the adapters that each worker needs. Another worker of another pool may need one that this does not.
+        """
+        for worker, (_, proven) in self._proven.items():
+            proven.intersection_update(needed.get(worker, ()))
+        adapters = set().union(*needed.values())
         for adapter in [adapter for adapter in self._changes if adapter not in adapters]:
             del self._changes[adapter]

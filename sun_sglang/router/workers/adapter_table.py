@@ -67,10 +67,10 @@ class AdapterTable:
     # --- events -----------------------------------------------------------------------------------------------------
 
     def use(self, use: TaskUse) -> None:
-        """Replace the adapters that tasks need. Proofs and paths of all others are forgotten."""
+        """Replace the adapters that tasks need. Proofs and paths of all others are forgotten, those of each pool."""
         self._needed = use.adapters
         self._found = {path: self._found[path] for path in use.paths if path in self._found}
-        self._proofs.keep({adapter for adapters in use.adapters.values() for adapter in adapters})
+        self._proofs.keep({name: self.needed(worker.spec.pool) for name, worker in self._workers.items()})
         self.report_needed()
 
     def prove(self, name: str, incarnation: str, adapter: AdapterRef) -> bool:

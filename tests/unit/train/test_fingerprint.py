@@ -16,7 +16,7 @@ from sun_sglang.checkpoint.weights import weights_revision
 from sun_sglang.cli.main import main
 from sun_sglang.errors import CheckpointError
 from sun_sglang.train.checkpoint import load_model
-from sun_sglang.train.fingerprint import effect_of, make_fingerprint, measure_fingerprint, prompt_tokens
+from sun_sglang.train.fingerprint import make_fingerprint, measure_fingerprint, prompt_tokens
 
 
 def adapted(base: Path, *, scale: float = 0.1, dropout: float = 0.0) -> Any:
@@ -48,14 +48,27 @@ def test_fingerprint_has_the_log_probabilities_with_and_without_the_adapter(base
         plain = torch.log_softmax(load_model(base)(ids).logits[0], dim=-1)
     expected = [float(plain[i, token]) for i, token in enumerate(found.tokens[1:])]
     assert found.base == pytest.approx(expected, abs=1e-5)
-    assert effect_of(found) > 0.01
+    assert found.effect > 0.01
     assert measure_fingerprint(model) == found, "dropout is off"
 
 
-@pytest.mark.parametrize(("scale", "problem"), [(0.0, "the adapter has no effect"), (float("nan"), "is not finite")])
+@pytest.mark.parametrize(
+    ("scale", "problem"),
+    [
+        (0.0, "the adapter has no effect"),
+        (float("nan"), "a log probability is not from -10000 to 0"),
+    ],
+)
 def test_adapter_that_was_not_trained_or_is_broken_has_no_fingerprint(base: Path, scale: float, problem: str) -> None:
     with pytest.raises(CheckpointError, match=problem):
         measure_fingerprint(adapted(base, scale=scale))
+
+
+def test_log_probability_that_no_fingerprint_can_hold_is_an_error_of_the_adapter(base: Path) -> None:
+    model = adapted(base)
+    model.get_base_model().lm_head.weight.data *= 1e7
+    with pytest.raises(CheckpointError, match="a log probability is not from -10000 to 0"):
+        measure_fingerprint(model)
 
 
 def test_adapter_that_does_not_belong_to_the_base_is_named(base: Path, tmp_path: Path) -> None:
@@ -89,7 +102,7 @@ def test_command_writes_the_file_once(base: Path, tmp_path: Path, capsys: pytest
     assert json.loads(out) == {
         "file": str(adapter / "fingerprint.json"),
         "tokens": 32,
-        "effect": pytest.approx(effect_of(written)),
+        "effect": pytest.approx(written.effect),
     }
     code, _, err = run()
     assert code == 1
@@ -97,6 +110,9 @@ def test_command_writes_the_file_once(base: Path, tmp_path: Path, capsys: pytest
     (adapter / "fingerprint.json").write_text("{}")
     assert run("--again")[0] == 0
     assert read_fingerprint(adapter) == written
+    (adapter / "fingerprint.part").mkdir()
+    code, _, err = run("--again")
+    assert (code, "fingerprint.json: cannot be written (Is a directory)" in err) == (1, True)
     code, _, err = run("--again", "--base", "no/such-model")
     assert code == 1
     assert "`no/such-model` is neither a directory nor a model in the Hugging Face cache" in err

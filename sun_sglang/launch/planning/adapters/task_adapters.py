@@ -9,7 +9,7 @@ from sun_sglang.checkpoint.adapter.base_fit import read_base_layers, require_fit
 from sun_sglang.checkpoint.adapter.read import read_adapter
 from sun_sglang.checkpoint.tokenizer_digest import chat_template_digest, tokenizer_digest
 from sun_sglang.checkpoint.tuning import is_tuned_for
-from sun_sglang.contracts.adapter import AdapterRef
+from sun_sglang.contracts.adapter import FINGERPRINT_FILE, AdapterRef
 from sun_sglang.errors import CheckpointError, IdentityError
 from sun_sglang.launch.planning.pools import Pools, ResolvedPool
 from sun_sglang.topology import Task, Topology
@@ -51,7 +51,16 @@ def adapter_notes(topology: Topology, pools: Pools) -> Iterator[str]:
 
 
 def _require_base(task: str, ref: AdapterRef, pool: ResolvedPool) -> None:
-    if not ref.base or pool.identity is None or ref.base == pool.identity.weights:
+    if pool.identity is None:
+        return
+    vocabulary = pool.identity.vocab_size
+    if ref.fingerprint is not None and (token := max(ref.fingerprint.tokens)) >= vocabulary:
+        file = Path(ref.directory) / FINGERPRINT_FILE
+        raise IdentityError(
+            f"tasks.{task}.adapter: {file}: has the token {token}, and the vocabulary of `{pool.name}` has "
+            f"{vocabulary} tokens; write it again with `sun fingerprint`"
+        )
+    if not ref.base or ref.base == pool.identity.weights:
         return
     raise IdentityError(
         f"tasks.{task}.adapter: {ref.directory}: was tuned on the base with weights {ref.base}, and `{pool.name}` has "

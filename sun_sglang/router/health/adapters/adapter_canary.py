@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import random
 from typing import Any
 
 import orjson
 
-from sun_sglang.contracts.adapter import AdapterRef
+from sun_sglang.contracts.adapter import LOGPROBS, AdapterRef
 from sun_sglang.router.dispatch.legs.pair_request import PairRequest
 from sun_sglang.router.protocol.request import Endpoint
 from sun_sglang.router.protocol.worker_replies import BadReplyError, error_message, parse_json
@@ -73,6 +72,8 @@ def prompt_logprobs(reply: bytes, tokens: tuple[int, ...]) -> tuple[float, ...]:
                 raise BadReplyError("the prefill worker's reply has the log probabilities of another prompt")
     # nothing precedes the first token
     del values[0]
-    if not all(isinstance(value, float | int) and math.isfinite(value) for value in values):
-        raise BadReplyError("the prefill worker's reply has log probabilities that are no numbers")
+    least, most = LOGPROBS
+    # a NaN is in no range
+    if not all(isinstance(value, float | int) and least <= value <= most for value in values):
+        raise BadReplyError(f"the prefill worker's reply has log probabilities that are no numbers from {least:g} to 0")
     return tuple(map(float, values))

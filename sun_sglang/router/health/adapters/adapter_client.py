@@ -7,6 +7,7 @@ requests that use the adapter.
 from __future__ import annotations
 
 from http import HTTPStatus
+from typing import NamedTuple
 
 import aiohttp
 
@@ -25,6 +26,18 @@ _NOT_LOADED = "does not exist"
 _HALF_UNLOADED = "incomplete unload"
 
 
+class Change(NamedTuple):
+    """What is known of a load or an unload.
+
+    Attributes:
+        fault: why it was not done; empty if it was.
+        answered: whether the worker answered. Without an answer it may still do it.
+    """
+
+    fault: str
+    answered: bool = True
+
+
 class AdapterClient:
     """An HTTP client for the adapters of workers.
 
@@ -39,21 +52,21 @@ class AdapterClient:
         self._clock = clock
         self._deadlines = deadlines
 
-    async def load(self, worker: FleetWorker, adapter: AdapterRef) -> str:
-        """Load an adapter under its name, and return the fault; empty if the worker has it, loaded now or before."""
+    async def load(self, worker: FleetWorker, adapter: AdapterRef) -> Change:
+        """Load an adapter under its name. There is no fault if the worker has it, loaded now or before."""
         body = {"lora_name": adapter.name, "lora_path": adapter.directory}
-        fault = await self._post(worker, "/load_lora_adapter", body)
-        if _HALF_UNLOADED in fault:
+        change = await self._post(worker, "/load_lora_adapter", body)
+        if _HALF_UNLOADED in change.fault:
             await self.unload(worker, adapter.name)
-            fault = await self._post(worker, "/load_lora_adapter", body)
-        return "" if _LOADED in fault else fault
+            change = await self._post(worker, "/load_lora_adapter", body)
+        return Change("") if _LOADED in change.fault else change
 
     async def unload(self, worker: FleetWorker, name: str) -> str:
         """Unload an adapter, and return the fault; empty if the worker does not have it any more, or never had."""
-        fault = await self._post(worker, "/unload_lora_adapter", {"lora_name": name})
+        fault = (await self._post(worker, "/unload_lora_adapter", {"lora_name": name})).fault
         return "" if _NOT_LOADED in fault else fault
 
-    async def _post(self, worker: FleetWorker, path: str, body: dict[str, str]) -> str:
+    async def _post(self, worker: FleetWorker, path: str, body: dict[str, str]) -> Change:
         seconds = self._deadlines.adapter_change
         url, headers = worker.url + path, worker.headers
         try:
@@ -61,11 +74,11 @@ class AdapterClient:
                 self._clock.timeout(seconds),
                 self._session.post(url, json=body, headers=headers, allow_redirects=False) as response,
             ):
-                return change_fault(response.status, await read_at_most(response, MAX_REPLY_BYTES))
+                return Change(change_fault(response.status, await read_at_most(response, MAX_REPLY_BYTES)))
         except TimeoutError:
-            return f"no answer to {path} within {seconds:g} s"
+            return Change(f"no answer to {path} within {seconds:g} s", answered=False)
         except (aiohttp.ClientError, OSError, ValueError) as e:
-            return describe_error(e)
+            return Change(describe_error(e), answered=False)
 
 
 def change_fault(status: int, reply: bytes) -> str:

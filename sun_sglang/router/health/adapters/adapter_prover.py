@@ -86,9 +86,13 @@ class AdapterProver:
             return "", 0
         return failure.why, failure.times
 
-    def is_loaded(self, adapter: AdapterRef) -> bool:
-        """Return whether this router loaded an adapter into a worker that is present, and did not unload it."""
-        return any(start.has(adapter.name) for start in self._starts.values() if start.is_current)
+    def is_surplus(self, adapter: AdapterRef, pool: str) -> bool:
+        """Return whether a present worker of a pool still has an adapter that this router loaded and no task needs."""
+        # an equal adapter of another directory has the same name on the workers
+        if adapter.name in {needed.name for needed in self._registry.adapters.needed(pool)}:
+            return False
+        starts = (start for start in self._starts.values() if start.is_current and start.pool == pool)
+        return any(start.has(adapter.name) for start in starts)
 
     def retry(self, adapter: AdapterRef) -> None:
         """Try an adapter that failed again without a pause."""
@@ -188,8 +192,8 @@ class AdapterProver:
         """Load an adapter, and return the fault; empty if the worker has it."""
         name, begun = start.worker.name, self._attempts.now()
         start.note_loading(adapter.name)
-        fault = await self._client.load(start.worker.spec, adapter)
-        start.note_loaded(adapter.name, success=not fault)
+        fault, answered = await self._client.load(start.worker.spec, adapter)
+        start.note_loaded(adapter.name, None if not answered else not fault)
         self._metrics.adapter_loads.labels(name, "failed" if fault else "ok").inc()
         self._metrics.adapter_load_seconds.labels(name).observe(self._attempts.now() - begun)
         return fault

@@ -28,10 +28,13 @@ class _Start(NamedTuple):
 
 
 class _Measured(NamedTuple):
-    """The first effect of an adapter without a fingerprint, and the worker on which it was measured."""
+    """The first effect of an adapter without a fingerprint, and the present workers on which it was measured.
+
+    Once all of these workers have left or restarted, nothing vouches for it.
+    """
 
     effect: Logprobs
-    worker: str
+    workers: set[str]
 
 
 class _MeasurementError(Exception):
@@ -42,7 +45,7 @@ class EffectCheck:
     """Sends the canaries of adapters.
 
     The base's log probabilities are measured once for each start of a worker and each prompt. Where no fingerprint was
-    recorded, the first worker's effect is what the others are compared with.
+    recorded, the first worker's effect is what the others are compared with, while one with that effect is present.
 
     Args:
         dispatcher: sends the canaries.
@@ -64,7 +67,7 @@ class EffectCheck:
         """
         assert pair.adapter is not None
         assert pair.prefill.card is not None, "only admitted workers get canaries"
-        adapter, worker = pair.adapter, pair.prefill
+        adapter, worker, incarnation = pair.adapter, pair.prefill, pair.prefill.incarnation
         tokens = prompt_of(adapter, pair.prefill.card.identity.vocab_size)
         try:
             base = await self._base(pair, tokens)
@@ -74,17 +77,24 @@ class EffectCheck:
         if adapter.fingerprint is not None:
             return effect_fault(effect, recorded_effect(adapter.fingerprint), "its fingerprint")
         # another worker's measurement may have ended meanwhile
-        if (first := self._first.get(adapter)) is not None:
-            return effect_fault(effect, first.effect, f"`{first.worker}`")
-        fault = effect_fault(effect, None, "")
-        if not fault:
-            self._first[adapter] = _Measured(effect, worker.name)
+        first = self._first.get(adapter)
+        if first is None:
+            fault = effect_fault(effect, None, "")
+            first = _Measured(effect, set())
+        else:
+            fault = effect_fault(effect, first.effect, f"`{min(first.workers)}`")
+        if not fault and worker.incarnation == incarnation:
+            first.workers.add(worker.name)
+            self._first[adapter] = first
         return fault
 
     def forget(self, worker: str) -> None:
-        """Forget what was measured of the base on a worker that left, or restarted."""
+        """Forget what was measured on a worker that left, or restarted."""
         for start in [start for start in self._bases if start.worker == worker]:
             del self._bases[start]
+        for measured in self._first.values():
+            measured.workers.discard(worker)
+        self._first = {adapter: measured for adapter, measured in self._first.items() if measured.workers}
 
     def keep(self, adapters: Collection[AdapterRef]) -> None:
         """Forget the effects of all other adapters."""

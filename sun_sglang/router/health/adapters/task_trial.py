@@ -142,12 +142,12 @@ class TaskTrials:
         """Unload a task's adapter where no other task needs it, and wait until that is done."""
         self._unload(task)
         adapter = task.adapter
-        if adapter is None or adapter in self._registry.adapters.needed(task.prefill):
+        if adapter is None:
             return
         with suppress(TimeoutError):
             # the prover goes on after that
             async with self._clock.timeout(self._deadlines.adapter_change):
-                while self._adapter_prover.is_loaded(adapter):
+                while self._adapter_prover.is_surplus(adapter, task.prefill):
                     await self._changed.wait()
 
     def _unload(self, task: FleetTask) -> None:

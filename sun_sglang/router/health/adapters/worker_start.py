@@ -38,6 +38,8 @@ class WorkerStart:
         self.proving: set[AdapterRef] = set()
         self.slots = asyncio.Semaphore(CANARIES)
         self._loading = ""
+        # adapters whose load had no answer: the worker may have them now, or later
+        self._uncertain: set[str] = set()
         # loop time since which no task needs the adapter
         self._unneeded: dict[str, float] = {}
         # adapters that are unloaded without a pause
@@ -59,17 +61,18 @@ class WorkerStart:
         return self.worker.admitted and not self.has_ended
 
     def has(self, name: str) -> bool:
-        """Return whether the worker has an adapter, or is loading it."""
+        """Return whether the worker has an adapter, or is loading it, as far as it has answered."""
         return name in self.loaded or name == self._loading
 
     def note_needed(self, names: set[str], now: float) -> None:
         """Note which adapters tasks need at loop time `now`, in seconds."""
-        self._hasty = {name for name in self._hasty - names if self.has(name)}
-        since = {name: -math.inf if name in self._hasty else now for name in self.loaded - names}
+        self._hasty = {name for name in self._hasty - names if self.has(name) or name in self._uncertain}
+        unneeded = (self.loaded | self._uncertain) - names
+        since = {name: -math.inf if name in self._hasty else now for name in unneeded}
         self._unneeded = since | {name: at for name, at in self._unneeded.items() if since.get(name) == now}
 
     def unneeded(self) -> Mapping[str, float]:
-        """Return the loaded adapters that no task needs, each with the loop time since which none does."""
+        """Return the adapters to unload, which no task needs, each with the loop time since which none does."""
         return self._unneeded
 
     def skip_pause(self, name: str) -> None:
@@ -86,9 +89,13 @@ class WorkerStart:
         """Note that a load has begun."""
         self._loading = name
 
-    def note_loaded(self, name: str, *, success: bool) -> None:
-        """Note that a load has ended."""
+    def note_loaded(self, name: str, success: bool | None) -> None:
+        """Note that a load has ended; `success` is None if the worker did not answer."""
         self._loading = ""
+        if success is None:
+            self._uncertain.add(name)
+            return
+        self._uncertain.discard(name)
         if success:
             self.loaded.add(name)
             self.confirmed.add(name)
@@ -97,6 +104,7 @@ class WorkerStart:
         """Note that the worker does not have an adapter any more."""
         self.loaded.discard(name)
         self.confirmed.discard(name)
+        self._uncertain.discard(name)
         self._hasty.discard(name)
         self._unneeded.pop(name, None)
 

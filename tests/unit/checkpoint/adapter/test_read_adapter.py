@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,22 @@ def test_weights_that_are_replaced_in_place_have_another_revision_and_state(tmp_
     assert file_states(path) != before
 
 
+def test_weights_that_are_overwritten_with_their_old_size_and_time_have_another_revision(tmp_path: Path) -> None:
+    path = write_adapter(tmp_path / "a")
+    file = path / "adapter_model.safetensors"
+    first, before, was = read_adapter(path).revision, file_states(path), file.stat()
+    write_adapter(path, fill=7)
+    # as `cp -p` does it with files of an image, in which all have one time
+    os.utime(file, ns=(was.st_atime_ns, was.st_mtime_ns))
+    while file.stat().st_ctime_ns == was.st_ctime_ns:
+        # the kernel's clock has not moved on yet
+        os.utime(file, ns=(was.st_atime_ns, was.st_mtime_ns))
+    now = file.stat()
+    assert (now.st_size, now.st_mtime_ns, now.st_ino) == (was.st_size, was.st_mtime_ns, was.st_ino)
+    assert file_states(path) != before
+    assert read_adapter(path).revision != first
+
+
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
@@ -87,7 +104,12 @@ def test_weights_that_are_replaced_in_place_have_another_revision_and_state(tmp_
         ({"layers_to_transform": "all"}, "layers_to_transform: must be numbers of layers"),
         ({"r": 0}, r"r: must be a whole number from 1 to 65536 \(got 0\)"),
         ({"r": 2.5}, r"r: must be a whole number from 1 to 65536 \(got 2\.5\)"),
-        ({"r": True}, r"r: must be a number \(got True\)"),
+        ({"r": True}, r"r: must be a whole number from 1 to 65536 \(got True\)"),
+        ({"r": 2.0}, r"r: must be a whole number from 1 to 65536 \(got 2\.0\)"),
+        ({"r": 10**400}, "r: must be a whole number from 1 to 65536"),
+        ({"lora_alpha": 10**400}, "lora_alpha: must be a number"),
+        ({"lora_alpha": 1e308}, r"lora_alpha: must be a number up to 1e\+06, and not 0 \(got 1e\+308\)"),
+        ({"lora_alpha": 0}, r"lora_alpha: must be a number up to 1e\+06, and not 0 \(got 0\)"),
         ({"lora_alpha": None}, r"lora_alpha: must be a number \(got None\)"),
         ({"lora_alpha": float("nan")}, r"lora_alpha: must be a number \(got nan\)"),
     ],
@@ -114,6 +136,7 @@ def test_settings_that_change_nothing_are_taken(tmp_path: Path) -> None:
 
 
 SHAPES = adapter_shapes()
+OTHER_Q = "base_model.model.layers.0.self_attn.q_proj"
 
 
 @pytest.mark.parametrize(
@@ -140,6 +163,10 @@ SHAPES = adapter_shapes()
         ({**SHAPES, f"{Q}.lora_A.weight": (3, 8)}, "q_proj` has rank 3, and adapter_config.json has `r: 2`"),
         ({**SHAPES, f"{Q}.lora_B.weight": (8, 3)}, "q_proj` has rank 3, and adapter_config.json has `r: 2`"),
         ({**SHAPES, f"{Q}.lora_A.weight": (2, 4, 2)}, r"has the shape \[2, 4, 2\]"),
+        (
+            {**SHAPES, f"{OTHER_Q}.lora_A.weight": (2, 8), f"{OTHER_Q}.lora_B.weight": (8, 2)},
+            "`layers.0.self_attn.q_proj` and `model.layers.0.self_attn.q_proj` are one layer to SGLang",
+        ),
     ],
 )
 def test_tensor_that_sglang_ignores_or_refuses_is_one_error(
@@ -195,7 +222,59 @@ def test_broken_fingerprint_and_config_are_named(tmp_path: Path) -> None:
     path = write_adapter(tmp_path / "a", fingerprint={**FINGERPRINT, "base": [-1.0]})
     assert "fingerprint.json: " in refusal(path)
     assert "remove it, or write it again with `sun fingerprint`" in refusal(path)
+    write_adapter(path, fingerprint={**FINGERPRINT, "base": FINGERPRINT["adapter"]})
+    assert "fingerprint.json: shows no effect of the adapter" in refusal(path)
     (path / "adapter_config.json").write_text("{")
     assert "adapter_config.json: cannot be read" in refusal(path)
     (path / "adapter_config.json").write_text(json.dumps([1]))
     assert "adapter_config.json: is not a JSON object" in refusal(path)
+
+
+def test_hidden_files_are_left_out_as_sglang_leaves_them_out(tmp_path: Path) -> None:
+    path = write_adapter(tmp_path / "a")
+    (path / "._adapter_model.safetensors").write_bytes(b"macOS")
+    assert read_adapter(path).rank == 2
+
+
+def test_tensors_that_overlap_or_leave_a_gap_are_refused_as_safetensors_refuses_them(tmp_path: Path) -> None:
+    path = write_adapter(tmp_path / "a") / "adapter_model.safetensors"
+    whole = path.read_bytes()
+    # the second tensor has the 64 bytes of the first one, or those behind its own
+    for offsets in (b"[0, 64]", b"[65, 129]"):
+        changed = whole.replace(b"[64, 128]", offsets.ljust(len(b"[64, 128]")), 1)
+        assert changed != whole
+        path.write_bytes(changed)
+        assert "the tensor before it ends at" in refusal(tmp_path / "a")
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "fingerprint.json", "sun.json"])
+def test_pipe_in_place_of_a_file_is_refused_and_not_waited_for(tmp_path: Path, name: str) -> None:
+    path = write_adapter(tmp_path / "a")
+    (path / name).unlink(missing_ok=True)
+    os.mkfifo(path / name)
+    assert f"{name}: is not a regular file" in refusal(path)
+
+
+def test_json_file_of_many_megabytes_is_refused_unread(tmp_path: Path) -> None:
+    path = write_adapter(tmp_path / "a") / "fingerprint.json"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    assert "fingerprint.json: has 1,099,511,627,776 bytes, and may have 1,048,576" in refusal(tmp_path / "a")
+
+
+@pytest.mark.parametrize("name", ["fingerprint.json", "sun.json"])
+def test_link_to_a_file_that_is_gone_is_an_error_and_not_an_absent_file(tmp_path: Path, name: str) -> None:
+    path = write_adapter(tmp_path / "a")
+    (path / name).symlink_to(tmp_path / "gone")
+    assert f"{name}: cannot be read" in refusal(path)
+
+
+def test_record_that_no_fleet_file_can_hold_is_named(tmp_path: Path) -> None:
+    record = {"base": "a" * 300, "decoder": "b", "first_token": "prefill"}
+    assert "base: String should have at most 256 characters" in refusal(write_adapter(tmp_path / "a", record=record))
+    (tmp_path / "a" / "sun.json").write_text("[" * 100_000)
+    assert "sun.json: cannot be read" in refusal(tmp_path / "a")
+
+
+def test_path_that_cannot_be_looked_up_is_an_error_of_the_adapter() -> None:
+    assert "cannot be read (File name too long)" in refusal(Path("/" + "a" * 300))

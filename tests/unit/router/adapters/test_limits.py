@@ -4,9 +4,15 @@ from typing import Any
 
 import pytest
 
+from sun_sglang.contracts.adapter import Fingerprint
 from sun_sglang.router.adapters.limits import adapter_fault
 from tests.unit.router.adapter_refs import LIMITS, adapter
+from tests.unit.router.fake_worker import VOCAB
 from tests.unit.router.registries import card
+
+
+def fingerprint_of(token: int) -> Fingerprint:
+    return Fingerprint(tokens=(1, token), adapter=(-2.0,), base=(-1.0,))
 
 
 @pytest.mark.parametrize(
@@ -19,6 +25,8 @@ from tests.unit.router.registries import card
         ({}, {"adapters": None}, "it accepts no adapters; set `enable_lora: true`"),
         ({}, {"dp_size": 2}, "it has 2 data-parallel ranks"),
         ({"base": "v"}, {}, "the adapter was made for weights v, and it has weights w"),
+        ({"fingerprint": fingerprint_of(VOCAB - 1)}, {}, ""),
+        ({"fingerprint": fingerprint_of(VOCAB)}, {}, f"the adapter's fingerprint has the token {VOCAB}, and"),
         ({"rank": 17}, {}, "the adapter has rank 17, and it accepts up to 16"),
         (
             {"target_modules": ("k_proj", "q_proj")},

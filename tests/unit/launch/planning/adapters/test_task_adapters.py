@@ -16,7 +16,7 @@ from sun_sglang.launch.planning.planner import make_plan
 from sun_sglang.launch.planning.preflight import PreflightReport, preflight
 from sun_sglang.topology import Topology
 from sun_sglang.topology_file import parse_topology
-from tests.support.adapters import weights, write_adapter, write_base
+from tests.support.adapters import VOCABULARY, weights, write_adapter, write_base
 
 MACHINE = Machine(cores=2, memory=1 << 34)
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -105,6 +105,18 @@ def test_pool_for_later_adapters_accepts_all_linear_layers(base: Path) -> None:
     assert "--max-lora-rank" not in own, "SGLang derives it from the user's own adapters"
 
 
+@pytest.mark.parametrize(("task", "flag"), [(", adapter: ./a", ""), ("", "enable_lora: true")])
+def test_worker_with_adapters_survives_one_whose_logits_are_no_numbers(
+    tmp_path: Path, base: Path, task: str, flag: str
+) -> None:
+    write_adapter(tmp_path / "a", modules=SMALL)
+    workers = planned(check(base, {"x": task}, prefill=flag)).workers
+    found = {worker.pool: worker.env.get("SGLANG_SANITIZE_NAN_LOGITS") for worker in workers}
+    assert found == {"shared": "true", "base": None}
+    plain = planned(check(base, {"plain": ""})).workers
+    assert not any("SGLANG_SANITIZE_NAN_LOGITS" in worker.env for worker in plain)
+
+
 @pytest.mark.invariant("I8")
 @pytest.mark.parametrize(("task", "flag"), [(", adapter: ./a", ""), ("", "enable_lora: true")])
 def test_decoder_behind_adapters_keeps_no_answers(tmp_path: Path, base: Path, task: str, flag: str) -> None:
@@ -148,6 +160,15 @@ def test_one_layer_of_a_group_gives_room_for_the_group(tmp_path: Path, base: Pat
 def test_adapter_that_cannot_be_read_is_named_with_its_task(tmp_path: Path, base: Path) -> None:
     with pytest.raises(CheckpointError, match=r"^tasks\.a\.adapter: .*absent: is not a directory"):
         check(base, {"a": ", adapter: ./absent"})
+
+
+def test_fingerprint_of_another_vocabulary_is_named_before_it_ends_a_scheduler(tmp_path: Path, base: Path) -> None:
+    for token in (VOCABULARY - 1, VOCABULARY):
+        record = {"tokens": [1, token], "adapter": [-2.0], "base": [-1.0]}
+        write_adapter(tmp_path / str(token), fingerprint=record)
+    check(base, {"a": f", adapter: ./{VOCABULARY - 1}"})
+    with pytest.raises(IdentityError, match=r"tasks\.a\.adapter: .*fingerprint\.json: has the token 64"):
+        check(base, {"a": f", adapter: ./{VOCABULARY}"})
 
 
 def test_adapter_of_another_base_is_named_with_its_task(tmp_path: Path, base: Path) -> None:

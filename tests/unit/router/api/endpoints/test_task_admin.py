@@ -13,6 +13,8 @@ import pytest
 from sun_sglang.bench.polling import wait_until
 from sun_sglang.checkpoint.adapter.read import read_adapter
 from sun_sglang.contracts.fleet_file import Fleet, load_fleet, write_fleet
+from sun_sglang.errors import UserError
+from sun_sglang.launch.router_client import RouterClient
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.workers.fleet_edits import add_task
 from sun_sglang.router.workers.watched_file import WatchedFile
@@ -137,6 +139,19 @@ async def test_load_that_is_under_way_on_another_worker_is_undone_after_a_refusa
     hold.set()
     assert (await adding)[0] == 409
     assert loaded(system) == [set(), set()]
+
+
+async def test_load_without_an_answer_is_undone_once_the_worker_has_ended_it(system: System, tmp_path: Path) -> None:
+    name = make(tmp_path / "a")
+    hold = system["pool-1"].adapters.held[name] = asyncio.Event()
+    # the router waits no longer; one that gets no CPU may give up on the other worker too
+    set_deadlines(system.router.adapter_prover._client, adapter_change=0.05)
+    status, said = await call(system, "POST", "/tasks", body(tmp_path / "a"))
+    assert (status, said["error"]["code"]) == (409, "task_refused")
+    assert "no answer to /load_lora_adapter within 0.05 s" in said["error"]["message"]
+    hold.set()
+    await wait_until(lambda: f"-{name}" in system["pool-1"].adapters.calls and loaded(system) == [set(), set()])
+    assert (await ask(system, "new"))[0] == 404
 
 
 @pytest.mark.parametrize(
@@ -528,3 +543,39 @@ async def test_loads_and_canaries_are_counted_by_worker_and_outcome(system: Syst
     assert system.metric("sun_adapter_loads_total", worker="pool-1", outcome="ok") == 1
     assert system.metric("sun_adapter_load_seconds_count", worker="pool-1") == 2
     assert system.metric("sun_adapter_canaries_total", worker="pool-1", outcome="ok") == 1
+
+
+async def test_name_with_dots_is_no_other_path_of_the_router(system: System, tmp_path: Path) -> None:
+    make(tmp_path / "a")
+    workers = set(system.router.registry.workers)
+    async with RouterClient(system.router.url) as client:
+        assert (await client.add_task("team/sql", body(tmp_path / "a") | {"name": "team/sql"}, 60.0))["moved"]
+        for name in ("../workers/pool-1", "nothing/../plain", "plain/"):
+            with pytest.raises(UserError, match="no task is named"):
+                await client.remove_task(name)
+        assert (await client.change_task("team/sql", {"weight": 2.0}, 60.0))["weight"] == 2.0
+        await client.remove_task("team/sql")
+    assert set(system.router.registry.wanted.tasks) == set(TASKS)
+    assert set(system.router.registry.workers) == workers
+
+
+async def test_refused_copy_of_an_adapter_that_another_task_needs_is_not_waited_for(
+    start: Start, tmp_path: Path
+) -> None:
+    # no wait for an unload, which never comes, ends before the test does
+    deadlines = replace(SLOW, adapter_change=1e6)
+    system: System = await start(TASKS, {"pool": 2, "lone": 1, "base": 1}, cards=CARDS, deadlines=deadlines)
+    name = make(tmp_path / "a")
+    assert (await call(system, "POST", "/tasks", body(tmp_path / "a")))[0] == 201
+    wrong = {"tokens": [1, 2, 3], "adapter": [-1.0, -9.0], "base": [-9.0, -1.0]}
+    assert make(tmp_path / "copy", fingerprint=wrong) == name
+    status, said = await call(system, "POST", "/tasks", body(tmp_path / "copy", name="copy"))
+    assert (status, "that of its fingerprint" in said["error"]["message"]) == (409, True)
+    assert loaded(system) == [{name}, {name}]
+    await answers(system, "new", name)
+    # nor does another pool keep the answer back that has the adapter for a task of its own
+    assert (await call(system, "POST", "/tasks", body(tmp_path / "a", name="far", prefill="lone")))[0] == 201
+    assert (await call(system, "DELETE", "/tasks/new"))[0] == 200
+    system["pool-1"].adapters.in_effect[name] = None
+    assert (await call(system, "POST", "/tasks", body(tmp_path / "a")))[0] == 409
+    assert loaded(system, *POOL, "lone-0") == [set(), set(), {name}]

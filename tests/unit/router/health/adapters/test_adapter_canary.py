@@ -33,6 +33,9 @@ def test_log_probabilities_are_those_of_each_token_but_the_first() -> None:
         (reply(input_token_logprobs=[*ROWS[:2], 7]), (1, 2, 3), "of another prompt"),
         (reply(input_token_logprobs=[*ROWS[:2], [None, 3, None]]), (1, 2, 3), "no numbers"),
         (reply(input_token_logprobs=[*ROWS[:2], ["x", 3, None]]), (1, 2, 3), "no numbers"),
+        # the sum of their squares is over every float
+        (reply(input_token_logprobs=[ROWS[0], *([-1e154, i, None] for i in (2, 3, 4))]), (1, 2, 3, 4), "no numbers"),
+        (reply(input_token_logprobs=[*ROWS[:2], [True, 3, None]]), (1, 2, 3), "no numbers"),
     ],
 )
 def test_reply_without_the_log_probabilities_of_the_prompt_is_refused(

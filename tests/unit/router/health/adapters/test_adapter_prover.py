@@ -159,6 +159,19 @@ async def test_adapter_without_a_fingerprint_needs_an_effect_which_every_other_w
     await wait_until(lambda: proven(system, "pool-1"))
 
 
+async def test_wrong_effect_of_a_worker_that_has_restarted_is_no_measure_for_the_others(start: Start) -> None:
+    system = await begin(start, adapters={"math": adapter(1)}, wait=False)
+    first, other = system["pool-0"], system["pool-1"]
+    first.adapters.in_effect[MATH] = "sun-another"
+    hold = other.adapters.held[MATH] = asyncio.Event()
+    await wait_until(lambda: proven(system, "pool-0"))
+    hold.set()
+    await wait_until(lambda: failures(system) and "than that of `pool-0` is in effect" in failures(system)[-1][2])
+    first.adapters.in_effect.clear()
+    await first.restart()
+    await wait_until(lambda: proven(system, "pool-0") == proven(system, "pool-1") == {MATH})
+
+
 async def test_adapter_that_a_sibling_loaded_is_proven_like_one_that_was_not(start: Start) -> None:
     system = await begin(start, wait=False)
     system["pool-0"].adapters.loaded[MATH] = "/adapters/1"
