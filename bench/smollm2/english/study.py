@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,18 @@ from sun_sglang.bench.smollm2.english.score import BUILT, SCORES, Way, ways
 from sun_sglang.bench.smollm2.english.scorers import SCORERS
 
 NAME = "smollm2_english_study"
-UNITS = {"correct": "1", "total": "1", "percent": "%", "low": "%", "high": "%", "validation_loss": "nats a token"}
+UNITS = {
+    "correct": "1",
+    "total": "1",
+    "percent": "%",
+    "low": "%",
+    "high": "%",
+    "validation_loss": "nats a token",
+    "first_word": "%",
+    "known_label": "%",
+}
+# their answers are labels of a fixed set, which the test questions hold whole
+_LABELS = ("intent", "language", "topic")
 _NUMBERS = ("correct", "total", "percent", "low", "high")
 
 
@@ -41,6 +52,8 @@ def collect(built: Path = BUILT, scores: Path = SCORES) -> list[Run]:
             way = ways(task).get(name, Way(name, None))
             trained = way.prefill and _trained(built / way.prefill)
             values = {key: result[key] for key in _NUMBERS}
+            if task in _LABELS:
+                values |= label_shares(result["rows"])
             details: dict[str, object] = {}
             if trained:
                 values["validation_loss"] = trained["loss"]
@@ -56,6 +69,18 @@ def collect(built: Path = BUILT, scores: Path = SCORES) -> list[Run]:
                 }
                 runs.append(Run(case={"task": task, "compared": f"{first}, {second}"}, details=as_json(only)))
     return runs
+
+
+def label_shares(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return in how many answers, in percent, the first word is right, and how many are a label at all.
+
+    In SUN the prefill module makes the first token and the untuned decoder the others: the first share shows what the
+    prefill module knows, the second whether the decoder writes it in the task's words.
+    """
+    labels = {row["expected"] for row in rows}
+    first = sum(row["answer"].split()[:1] == row["expected"].split()[:1] for row in rows)
+    known = sum(row["answer"].strip() in labels for row in rows)
+    return {"first_word": round(100 * first / len(rows), 1), "known_label": round(100 * known / len(rows), 1)}
 
 
 def _trained(output: Path) -> dict[str, Any]:
