@@ -4,7 +4,7 @@
 
 Reads results of `bench.adapters.served`, and writes `bench/results/adapters_projection.json`: the costs of a SUN pair
 of workers and of one multi-LoRA server, the error of the simulation at each measured point, the projection, and how it
-changes with each cost. A projection is no measurement: it assumes that costs stay linear beyond the measured batches.
+changes with each cost. It projects to more adapters and not to more clients: batches are as large as in the runs.
 """
 
 from __future__ import annotations
@@ -60,7 +60,6 @@ UNITS = {
     "high": "1",
 } | {key: "s" for costs in START.values() for key in costs}
 _PROJECTED = (8, 32, 128, 512)
-_CLIENTS = (8, 32)
 _SHARE = 0.25
 
 
@@ -83,10 +82,11 @@ def main(
         Load(count, zipf, clients, base.prompt, base.answer)
         for count in counts
         for zipf in sorted({point.load.zipf for point in measured["sun"]})
-        for clients in _CLIENTS
+        for clients in sorted({point.load.clients for point in measured["sun"]})
     ]
     runs += [project(costs, load) for load in loads]
-    runs += [sensitivity(costs, loads[-len(_CLIENTS) * 3], system, key) for system in START for key in START[system]]
+    most = min((load for load in loads if load.tasks == adapters), key=lambda load: (load.zipf, -load.clients))
+    runs += [sensitivity(costs, most, system, key) for system in START for key in START[system]]
     command = f"python -m sun_sglang.bench.adapters.projection {' '.join(map(str, results))} --adapters {adapters}"
     report = new_report(NAME, command, runs, UNITS, settings={"sensitivity": _SHARE})
     write_report(report, out)
