@@ -14,7 +14,12 @@ def row(answer: str, expected: str) -> dict[str, Any]:
 
 
 def test_shares_of_answers_with_the_right_first_word_and_of_known_labels() -> None:
-    rows = [row("card lost", "card lost"), row("card late", "card arrival"), row(" ", "atm"), row("atm", "card arrival")]
+    rows = [
+        row("card lost", "card lost"),
+        row("card late", "card arrival"),
+        row(" ", "atm"),
+        row("atm", "card arrival"),
+    ]
     assert label_shares(rows) == {"first_word": 50.0, "known_label": 50.0}
 
 
