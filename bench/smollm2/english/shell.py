@@ -2,7 +2,8 @@
 
 Source: github.com/tldr-pages/tldr, `pages/common` and `pages/linux`, the pages of the programs below. The request is an
 example's description with the program's name. Of an option's forms `{{[-a|--all]}}` the first is kept, of a command's
-forms `{{[c|config]}}` the last, and other placeholders lose their braces. A program has examples in training and
+forms `{{[c|config]}}` the last, other placeholders lose their braces, and a registry's host is `registry.example.com`.
+A program has examples in training and
 others in test.
 """
 
@@ -56,6 +57,7 @@ _TEST, _VALIDATION, _TRAIN = 200, 40, 1000
 _LONGEST = 100  # characters of an answer
 _EXAMPLE = re.compile(r"^- (?P<request>.+):\n\n`(?P<line>.+)`$", re.M)
 _FORMS = re.compile(r"\{\{\[([^\]{}]+\|[^\]{}]+)\]\}\}")
+_REGISTRY = re.compile(r"(?<=://)registry\.[\w.-]+")
 _MNEMONIC = re.compile(r"\[(\w+)\]")
 
 
@@ -84,6 +86,7 @@ def _rows(page: Path, program: str) -> list[Row]:
     for example in _EXAMPLE.finditer(page.read_text(encoding="utf-8")):
         request = _MNEMONIC.sub(r"\1", example["request"]).replace("`", "")
         line = _FORMS.sub(_one_form, example["line"]).replace("{{", "").replace("}}", "")
+        line = _REGISTRY.sub("registry.example.com", line)
         # what is left of a placeholder with a choice is no shell
         if "[" not in line and "|" not in line.replace(" | ", " ") and len(line) <= _LONGEST:
             rows.append(Row(SYSTEM, f"{program}: {request}", line))

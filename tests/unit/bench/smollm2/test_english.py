@@ -143,12 +143,17 @@ def test_shell_rows_have_one_form_of_each_option(tmp_path: Path) -> None:
         ("[c]reate an archive and [f]ile `x`", "tar {{[-c|--create]}} {{path/to/x}}"),
         ("Show it", "tar {{[s|show]}}"),
         ("Pick", "tar {{a|b}}"),
+        ("Fetch", "tar {{https://registry.anything.org/}}x"),
     ]
     page = "".join(f"- {request}:\n\n`{line}`\n\n" for request, line in examples)
     (pages / "tar.md").write_text(f"# tar\n\n> Archives.\n\n{page}", encoding="utf-8")
     (pages / "unknown.md").write_text(page, encoding="utf-8")
     found = {row.question: row.answer for part in shell.splits(tmp_path).values() for row in part}
-    assert found == {"tar: create an archive and file x": "tar -c path/to/x", "tar: Show it": "tar show"}
+    assert found == {
+        "tar: create an archive and file x": "tar -c path/to/x",
+        "tar: Show it": "tar show",
+        "tar: Fetch": "tar https://registry.example.com/x",
+    }
 
 
 def test_missing_source_is_one_error_that_names_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
