@@ -19,11 +19,10 @@ import typer
 from rich.console import Console
 
 from sun_sglang.bench.adapters.adding import UNITS, add_under_traffic
-from sun_sglang.bench.adapters.deployment import PAIR, launched, many_tasks
-from sun_sglang.bench.adapters.random_adapters import layer_sizes, write_adapters
+from sun_sglang.bench.adapters.deployment import launched, real_tasks
+from sun_sglang.bench.adapters.random_adapters import sizes_or_exit, write_adapters
 from sun_sglang.bench.report import RESULTS, Run, median_table, new_report, write_report
 from sun_sglang.bench.smollm2.model import BASE
-from sun_sglang.errors import UserError
 
 LOAD = {
     "--zipf": "1.5",
@@ -45,16 +44,10 @@ def main(
 ) -> None:
     """Measure additions under traffic, print the medians and write the report."""
     runs, console = list[Run](), Console(stderr=True)
-    try:
-        sizes = layer_sizes(base)
-    except UserError as e:
-        console.print(f"[bold red]error:[/] {e}")
-        raise typer.Exit(1) from e
+    sizes = sizes_or_exit(base, console)
     with tempfile.TemporaryDirectory() as temporary:
         adapters = write_adapters(sizes, Path(temporary) / "adapters", tasks + added, rank=_RANK)
-        topology = many_tasks(str(base.resolve()), adapters[:tasks]) | {"engine": {"dtype": "bfloat16"}}
-        # a slot for each adapter, and one for requests without any
-        topology["pools"][PAIR["prefill"]]["engine"] = {"max_loras_per_batch": tasks + added + 1}
+        topology = real_tasks(base, adapters[:tasks], slots=tasks + added)
         for repetition in range(repetitions):
             folder = Path(temporary) / str(repetition)
             folder.mkdir()

@@ -106,6 +106,19 @@ def many_tasks(model: str, adapters: Sequence[Path], *, replicas: int = 1) -> di
     }
 
 
+def real_tasks(base: Path, adapters: Sequence[Path], slots: int) -> dict[str, Any]:
+    """Return a topology of real workers in bfloat16, with a task for each adapter.
+
+    Args:
+        base: the base's checkpoint.
+        adapters: folders of the adapters.
+        slots: slots of the prefill worker for adapters; one more is for requests without any.
+    """
+    topology = many_tasks(str(base.resolve()), adapters) | {"engine": {"dtype": "bfloat16"}}
+    topology["pools"][PAIR["prefill"]]["engine"] = {"max_loras_per_batch": slots + 1}
+    return topology
+
+
 def is_ready(report: Mapping[str, Any], tasks: int, replicas: int) -> bool:
     """Return whether every task is served over every path between the workers, so that no adapter is missing."""
     found = report["tasks"].values()

@@ -20,12 +20,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
 from sun_sglang.bench.adapters.adding import run_traffic
-from sun_sglang.bench.adapters.deployment import PAIR, AdapterDeployment, launched, many_tasks
-from sun_sglang.bench.adapters.random_adapters import layer_sizes, write_adapters
+from sun_sglang.bench.adapters.deployment import AdapterDeployment, launched, real_tasks
+from sun_sglang.bench.adapters.random_adapters import sizes_or_exit, write_adapters
 from sun_sglang.bench.report import RESULTS, Run, median_table, new_report, write_report
 from sun_sglang.bench.serving.run_report import RunReport
 from sun_sglang.bench.smollm2.model import BASE
-from sun_sglang.errors import UserError
 
 LOAD = {
     "--zipf": "1.5",
@@ -46,7 +45,7 @@ UNITS = {
     "failed_requests": "1",
 }
 SLOTS = 8
-"""Slots for adapters; one more is for requests without any."""
+"""Slots for adapters."""
 
 _RANK = 6
 
@@ -60,11 +59,7 @@ def main(
 ) -> None:
     """Measure each number of tasks, print the medians and write the report."""
     counts, runs, console = tasks or [SLOTS, 4 * SLOTS], list[Run](), Console(stderr=True)
-    try:
-        sizes = layer_sizes(base)
-    except UserError as e:
-        console.print(f"[bold red]error:[/] {e}")
-        raise typer.Exit(1) from e
+    sizes = sizes_or_exit(base, console)
     with tempfile.TemporaryDirectory() as temporary:
         adapters = write_adapters(sizes, Path(temporary) / "adapters", max(counts), rank=_RANK)
         # repetitions are interleaved, so that a drift of the machine meets every number of tasks
@@ -83,9 +78,7 @@ def main(
 
 
 def _measure(folder: Path, base: Path, adapters: list[Path], seconds: float) -> dict[str, int | float]:
-    topology = many_tasks(str(base.resolve()), adapters) | {"engine": {"dtype": "bfloat16"}}
-    topology["pools"][PAIR["prefill"]]["engine"] = {"max_loras_per_batch": SLOTS + 1}
-    with launched(folder, topology) as (deployment, _):
+    with launched(folder, real_tasks(base, adapters, SLOTS)) as (deployment, _):
         before = asyncio.run(_cold_loads(deployment))
         run = asyncio.run(run_traffic(deployment, LOAD, folder / "run.json", seconds))
         after = asyncio.run(_cold_loads(deployment))

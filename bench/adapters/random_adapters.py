@@ -7,7 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeAlias
 
+import typer
+from rich.console import Console
+
 from sun_sglang.checkpoint.adapter.base_fit import read_base_layers
+from sun_sglang.errors import UserError
 
 Sizes: TypeAlias = Mapping[str, tuple[int, int]]
 """Sizes of output and input of each changed layer, by its place (`layers.0.self_attn.q_proj`)."""
@@ -25,6 +29,19 @@ def layer_sizes(base: Path) -> Sizes:
     """
     layers = read_base_layers(base).sizes
     return {place: size for place, size in layers.items() if size and place.rpartition(".")[2] in TARGETS}
+
+
+def sizes_or_exit(base: Path, console: Console) -> Sizes:
+    """Return `layer_sizes` of a base, for a program.
+
+    Raises:
+        Exit: the base cannot be read; the console has the error.
+    """
+    try:
+        return layer_sizes(base)
+    except UserError as e:
+        console.print(f"[bold red]error:[/] {e}")
+        raise typer.Exit(1) from e
 
 
 def plain_sizes(blocks: int, width: int) -> Sizes:

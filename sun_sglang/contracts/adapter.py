@@ -11,6 +11,7 @@ another name beside the old one, never another content under one name.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
@@ -32,6 +33,11 @@ LEAST_EFFECT: Final = 1e-3
 """The rms above which an effect is one; without an adapter, a worker's log probabilities of one prompt are equal."""
 
 _Logprob = Annotated[float, Field(ge=LOGPROBS[0], le=LOGPROBS[1])]
+
+
+def rms(values: Sequence[float]) -> float:
+    """Return the root mean square of values; 0 for none."""
+    return math.sqrt(math.fsum(x * x for x in values) / len(values)) if values else 0.0
 
 
 class Fingerprint(Strict):
@@ -59,7 +65,7 @@ class Fingerprint(Strict):
     def effect(self) -> float:
         """Root mean square (rms) of the change in log probabilities."""
         changes = [a - b for a, b in zip(self.adapter, self.base, strict=True)]
-        return math.sqrt(math.fsum(change * change for change in changes) / len(changes))
+        return rms(changes)
 
 
 class AdapterRef(Strict):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from operator import sub
 from typing import TypeAlias
 
-from sun_sglang.contracts.adapter import LEAST_EFFECT, Fingerprint
+from sun_sglang.contracts.adapter import LEAST_EFFECT, Fingerprint, rms
 
 Logprobs: TypeAlias = Sequence[float]
 
@@ -54,8 +54,3 @@ def effect_fault(measured: Logprobs, expected: Logprobs | None, source: str) -> 
             f"from one of {size:.2g}, and may differ by {TOLERANCE * size:.2g}"
         )
     return ""
-
-
-def rms(values: Logprobs) -> float:
-    """Return the root mean square of values; 0 for none."""
-    return math.sqrt(math.fsum(x * x for x in values) / len(values)) if values else 0.0

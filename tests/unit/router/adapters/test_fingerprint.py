@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from sun_sglang.router.adapters.fingerprint import effect_fault, effect_of, recorded_effect, rms
+from sun_sglang.contracts.adapter import rms
+from sun_sglang.router.adapters.fingerprint import effect_fault, effect_of, recorded_effect
 from tests.unit.router.fake_adapters import fingerprint
 
 RECORDED = fingerprint("sun-a")
