@@ -75,6 +75,20 @@ class Emulation(Strict):
     first_token: Side = "prefill"
 
 
+class ModuleSettings(Strict):
+    """How the workers of a prefill pool keep the modules of its tasks, and change between them.
+
+    Attributes:
+        host_memory_gb: most host memory for modules on each worker, in GB (1e9 bytes); the least recently used module
+            gives way. None for half of the machine's memory. Workers of one machine share the memory of equal modules.
+        ttft_slo: seconds from a request's arrival at a worker until its prompt should be computed; a module whose
+            oldest request would be later takes its turn first.
+    """
+
+    host_memory_gb: float | None = Field(default=None, gt=0, le=1e6)
+    ttft_slo: float = Field(default=1.0, gt=0, le=3600)
+
+
 class Pool(Strict):
     """A set of identical workers with one role and one model.
 
@@ -88,6 +102,8 @@ class Pool(Strict):
             then share a GPU (lower `mem_fraction_static`). None: each worker gets GPUs of its own.
         backend: `emulated` for workers without a model; None for the file's `backend`.
         emulated: settings of its emulated workers, in place of the file's.
+        modules: for a prefill pool whose workers change between the modules of tasks with a `model` of their own; None
+            where no task of the pool has one, now or later.
     """
 
     role: Role
@@ -98,6 +114,7 @@ class Pool(Strict):
     gpus: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=1)
     backend: Backend | None = None
     emulated: Emulation | None = None
+    modules: ModuleSettings | None = None
 
 
 class TaskSettings(Strict):
@@ -125,10 +142,13 @@ class Task(TaskSettings):
 
     Attributes:
         adapter: directory of a LoRA adapter that the prefill pool applies to its prompts, absolute once loaded; None
-            for the pool's model as it is.
+            for none.
+        model: directory of a module that prefills its prompts in place of the pool's model, absolute once loaded; the
+            workers of the pool change between the modules of their tasks. None for the pool's model.
     """
 
     adapter: str | None = Field(default=None, min_length=1)
+    model: str | None = Field(default=None, min_length=1)
 
 
 class AdapterDirectory(Strict):

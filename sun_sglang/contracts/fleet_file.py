@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from sun_sglang.contracts.adapter import AdapterRef
+from sun_sglang.contracts.module import ModuleRef, TaskWeights
 from sun_sglang.contracts.worker_key import bearer
 from sun_sglang.errors import UserError
 from sun_sglang.files.private_file import write_private
@@ -87,13 +88,26 @@ class FleetWorker(Strict):
 
 
 class FleetTask(TaskSettings):
-    """A task, with its adapter as it was when the task was added or updated.
+    """A task, with its adapter or module as it was when the task was added or updated.
 
     Attributes:
-        adapter: the adapter that the prefill pool applies to its prompts; None for the pool's model as it is.
+        adapter: the adapter that the prefill pool applies to its prompts; None for none.
+        module: the module that prefills its prompts in place of the pool's model; None for the pool's model.
     """
 
     adapter: AdapterRef | None = None
+    module: ModuleRef | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> FleetTask:
+        if self.adapter is not None and self.module is not None:
+            raise ValueError("a task has an adapter or a module of its own, and not both")
+        return self
+
+    @property
+    def weights(self) -> TaskWeights | None:
+        """Its own weights on its prefill pool; None for the pool's model as it is."""
+        return self.adapter if self.module is None else self.module
 
 
 class Fleet(Strict):

@@ -12,6 +12,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from sun_sglang.contracts.adapter import AdapterLimits
+from sun_sglang.contracts.module import ModuleLimits
 from sun_sglang.contracts.scheme import Side
 
 WORKER_CARD_PATH: Final = "/sun/worker"
@@ -113,6 +114,7 @@ class WorkerCard(BaseModel):
         first_token: the side that makes the first output token in the scheme with which its weights were tuned;
             `prefill` if they were not tuned. `contracts/first_token.py` decides for a pair.
         adapters: the LoRA adapters that it accepts; None if it accepts none.
+        modules: how it keeps modules of tasks and changes between them; None if it serves its own model alone.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -135,6 +137,7 @@ class WorkerCard(BaseModel):
     tuned_on: Name = ""
     first_token: Side = "prefill"
     adapters: AdapterLimits | None = None
+    modules: ModuleLimits | None = None
 
     @property
     def decoder(self) -> str:
