@@ -21,7 +21,7 @@ from rich.table import Table
 from sun_sglang.bench.modules.one_worker import run
 from sun_sglang.bench.modules.policies import POLICIES
 from sun_sglang.bench.modules.prefill_load import PrefillLoad
-from sun_sglang.bench.report import RESULTS, Report, Run, new_report, write_report
+from sun_sglang.bench.report import RESULTS, Case, Report, Run, new_report, write_report
 from sun_sglang.module_turns.turns import Policy
 from sun_sglang.sim.cost_model import CostModel, load_costs
 
@@ -77,7 +77,7 @@ def measure(name: str, policy: Policy, load: PrefillLoad, costs: CostModel, repe
         "p99_s": waits.quantile(0.99),
         "changes_per_s": waits.changes / waits.ended,
     }
-    case = {"policy": name, "zipf": load.zipf, "rate": load.rate, "change_s": costs.module_change}
+    case: Case = {"policy": name, "zipf": load.zipf, "rate": load.rate, "change_s": costs.module_change}
     return Run(case=case, repetition=repetition, seed=repetition, values={k: round(v, 3) for k, v in values.items()})
 
 

@@ -2,7 +2,7 @@
 
 A change costs time in which nothing is computed. The rules, of which the first that applies decides:
 
-1. Deadlines: while the waiting modules can take turns in order of age and all be in time, they do, and the loaded module
+1. Deadlines: while the waiting modules can take turns in order of age and all be in time, they do, and the loaded one
    stays as long as none of the others would be late. A module that would be late is served at once if the loaded one is
    still in time after the change back.
 2. Starvation: a module whose oldest request is overdue takes its turn. A request is overdue after a multiple of the SLO
