@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sun_sglang.checkpoint.identity import module_flags, read_identity
@@ -17,6 +17,7 @@ from sun_sglang.checkpoint.locate import find_checkpoint
 from sun_sglang.contracts.adapter import AdapterLimits
 from sun_sglang.contracts.adapter_targets import accepted_targets
 from sun_sglang.contracts.decode_cache import ANSWER_STORE_FLAGS, PROMPT_ONLY_BACKEND
+from sun_sglang.contracts.module import ModuleLimits
 from sun_sglang.contracts.module_file import read_served_module
 from sun_sglang.contracts.worker_card import WorkerCard
 from sun_sglang.errors import PatchError, SunError
@@ -42,10 +43,12 @@ class CardPage:
 
     Args:
         version: the version of SGLang.
+        modules: how the worker keeps modules; None if it serves its own model alone.
     """
 
-    def __init__(self, version: str) -> None:
+    def __init__(self, version: str, modules: ModuleLimits | None = None) -> None:
         self._version = version
+        self._modules = modules
         self._incarnation = uuid.uuid4().hex
         self._state: Any = None
         self._card: WorkerCard | None = None
@@ -57,11 +60,12 @@ class CardPage:
         self._last_version = ""
         self._update_name = ""
 
-    def prepare(self, state: Any) -> None:
+    def prepare(self, state: Any, further: Callable[[Any], None] = lambda _: None) -> None:
         """Compute the card. Call once all schedulers run, and before anything is served.
 
         Args:
             state: SGLang's `_GlobalState` (`entrypoints/http_server.py`).
+            further: prepares something else of the server from the same state; its `SunError` counts as this page's.
 
         Raises:
             PatchError: no scheduler reported its hooks.
@@ -69,6 +73,7 @@ class CardPage:
         """
         try:
             self._prepare(state)
+            further(state)
         except SunError as e:
             self._fault = e
             raise
@@ -125,6 +130,7 @@ class CardPage:
 
     def _compute(self) -> WorkerCard:
         card = read_card(self._state, self._incarnation, self._version, self._token_bytes)
+        card = card.model_copy(update={"modules": self._modules})
         if not self._update_name:
             return card
         weights = f"{card.identity.weights}.{hashlib.sha256(self._update_name.encode()).hexdigest()[:16]}"
