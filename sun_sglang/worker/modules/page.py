@@ -13,15 +13,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from sun_sglang.checkpoint.locate import find_checkpoint
-from sun_sglang.checkpoint.module import module_size
-from sun_sglang.checkpoint.module_fit import flag_against_turns, require_module_fits
+from sun_sglang.checkpoint.module.fit import flag_against_turns, require_module_fits
+from sun_sglang.checkpoint.module.host_copies import HostCopies, shared_directory
+from sun_sglang.checkpoint.module.read import module_size
 from sun_sglang.checkpoint.weights import weights_revision
 from sun_sglang.contracts.module import MODULES_VARIABLE, ModuleLimits, ModuleRequest, read_module_limits
 from sun_sglang.contracts.modules_report import ModulesReport
 from sun_sglang.errors import SunError, UserError
 from sun_sglang.files.shared_snapshot import SharedSnapshot, SnapshotWriter
 from sun_sglang.strict import first_invalid
-from sun_sglang.worker.modules.host_copies import HostCopies, shared_directory
 from sun_sglang.worker.modules.keeper import KeptModule, ModuleKeeper
 
 _MOST_BYTES = 1 << 16

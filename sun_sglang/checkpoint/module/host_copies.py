@@ -50,7 +50,7 @@ class HostCopies:
             raise CheckpointError(f"{root}: cannot hold modules ({e.strerror or e})") from e
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
             raise CheckpointError(f"{root}: is not a directory of this user alone; remove it")
-        self._remove_unused()
+        remove_unused(root)
 
     def path(self, revision: str) -> Path:
         """Return the directory of a copy."""
@@ -67,34 +67,47 @@ class HostCopies:
             CheckpointError: the module cannot be read, has other weights, or does not fit into the shared memory.
         """
         assert revision not in self._locks, "held once"
-        lock = self._lock(revision, fcntl.LOCK_EX)
-        try:
-            if not self.path(revision).is_dir():
-                self._copy(revision, source)
-            # not atomic: another process may remove the copy between the two locks
-            fcntl.flock(lock, fcntl.LOCK_SH)
-        except BaseException:
-            self._drop(revision, lock)
-            raise
-        if not (self.path(revision).is_dir() and self._is_current(revision, lock)):
-            os.close(lock)
-            self.hold(revision, source)
-            return
-        self._locks[revision] = lock
+        while True:
+            lock = os.open(self._root / (revision + _LOCK), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            try:
+                if self._is_copied(revision, lock) or self._copy_alone(revision, source, lock):
+                    self._locks[revision] = lock
+                    return
+            finally:
+                if self._locks.get(revision) != lock:
+                    os.close(lock)
 
     def release(self, revision: str) -> None:
         """Give a copy up, and remove it if no other process uses it."""
         lock = self._locks.pop(revision)
         with suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._drop(revision, lock)
-            return
+            self._remove(revision)
         os.close(lock)
 
     def close(self) -> None:
         """Give all copies up."""
         for revision in tuple(self._locks):
             self.release(revision)
+
+    def _is_copied(self, revision: str, lock: int) -> bool:
+        """Return whether the machine has a copy, which then stays while the lock is open."""
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        return self._is_current(revision, lock) and self.path(revision).is_dir()
+
+    def _copy_alone(self, revision: str, source: Path, lock: int) -> bool:
+        """Copy a module while no other process does. Return False if another one may have changed its copies since."""
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not self._is_current(revision, lock):
+            return False
+        try:
+            if not self.path(revision).is_dir():
+                self._copy(revision, source)
+        except BaseException:
+            self._remove(revision)
+            raise
+        # not atomic: another process may remove the copy between the two locks
+        return self._is_copied(revision, lock)
 
     def _copy(self, revision: str, source: Path) -> None:
         files = safetensors_of(source)
@@ -123,15 +136,6 @@ class HostCopies:
         finally:
             shutil.rmtree(target, ignore_errors=True)
 
-    def _lock(self, revision: str, kind: int) -> int:
-        """Return the lock file of a revision, locked; blocks until the lock is free."""
-        while True:
-            lock = os.open(self._root / (revision + _LOCK), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-            fcntl.flock(lock, kind)
-            if self._is_current(revision, lock):
-                return lock
-            os.close(lock)
-
     def _is_current(self, revision: str, lock: int) -> bool:
         """Return whether a lock is on the file that others lock: whoever removes a copy removes its lock file too."""
         try:
@@ -139,23 +143,22 @@ class HostCopies:
         except FileNotFoundError:
             return False
 
-    def _drop(self, revision: str, lock: int) -> None:
+    def _remove(self, revision: str) -> None:
         """Remove a copy whose lock this process holds alone."""
         shutil.rmtree(self.path(revision), ignore_errors=True)
         (self._root / (revision + _LOCK)).unlink(missing_ok=True)
-        os.close(lock)
 
-    def _remove_unused(self) -> None:
-        """Remove the copies of workers that have ended without a chance to."""
-        for path in self._root.glob("*" + _LOCK):
-            with _try_lock(path) as lock:
-                if lock is not None:
-                    revision = path.name.removesuffix(_LOCK)
-                    for half in self._root.glob(f"{revision}.*"):
-                        if half != path:
-                            shutil.rmtree(half, ignore_errors=True)
-                    shutil.rmtree(self.path(revision), ignore_errors=True)
-                    path.unlink(missing_ok=True)
+
+def remove_unused(root: Path) -> None:
+    """Remove the copies that no process uses: those of workers that were killed."""
+    for path in root.glob("*" + _LOCK):
+        with _try_lock(path) as lock:
+            if lock is not None:
+                revision = path.name.removesuffix(_LOCK)
+                for copy in (root / revision, *root.glob(f"{revision}.*")):
+                    if copy != path:
+                        shutil.rmtree(copy, ignore_errors=True)
+                path.unlink(missing_ok=True)
 
 
 @contextmanager
