@@ -36,7 +36,18 @@ def test_change_is_counted_for_the_module_that_was_loaded() -> None:
 def test_turn_begins_at_the_end_of_the_change() -> None:
     turns = Turns("own", slo=1.0, now=0.0)
     turns.note_change("b", 0.2, 10.0)
-    waiting = [Waiting("b", 10.0, 5, 500), Waiting("own", 9.2, 1, 100)]
-    assert turns.choose(waiting, 10.1) == "b", "a turn lasts as long as its change"
-    assert turns.choose(waiting, 10.3) == "b", "and longer where the deadline is missed"
-    assert turns.choose(waiting, 10.9) == "own"
+    turns.note_batch(100, 0.05)
+    waiting = [Waiting("b", 5.0, 5, 500), Waiting("own", 5.0, 1, 100)]
+    assert turns.choose(waiting, 10.1) == "b"
+    assert turns.choose(waiting, 11.7) == "b"
+    assert turns.choose(waiting, 11.9) == "own"
+
+
+def test_module_that_is_loaded_gets_a_batch_even_where_a_change_takes_no_time() -> None:
+    turns = Turns("own", slo=1.0, now=0.0)
+    turns.note_change("b", 0.0, 10.0)
+    waiting = [Waiting("b", 5.0, 1, 100), Waiting("own", 1.0, 1, 100)]
+    assert turns.choose(waiting, 10.0) == "b"
+    assert turns.choose(waiting[1:], 10.0) == "own", "its requests may be gone"
+    turns.note_batch(100, 0.1)
+    assert turns.choose(waiting, 10.1) == "own"
