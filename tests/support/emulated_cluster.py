@@ -77,7 +77,7 @@ class Cluster:
 
         def done() -> bool:
             adapters = {(task.prefill, task.adapter) for task in registry.fleet.tasks.values() if task.adapter}
-            missing = any(True for pool, adapter in adapters for _ in registry.adapters.obstacles(pool, adapter))
+            missing = any(True for pool, adapter in adapters for _ in registry.weights.obstacles(pool, adapter))
             return not missing and not registry.unproven() and not registry.unserved()
 
         await wait_until(done)

@@ -23,7 +23,7 @@ TWO = {"shared": 2, "base": 2}
 PREFILLS, DECODES = ("shared-0", "shared-1"), ("base-0", "base-1")
 PROMPT = [3, 1, 4]
 # an adapter that no task needs is unloaded soon
-PROMPT_UNLOADS = replace(PATIENT, adapter_unload_pause=0.01)
+PROMPT_UNLOADS = replace(PATIENT, weights_unload_pause=0.01)
 
 
 async def change(cluster: Cluster, method: str, path: str, **body: Any) -> tuple[int, Any]:

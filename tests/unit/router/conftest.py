@@ -15,8 +15,8 @@ from sun_sglang.contracts.fleet_file import Fleet
 from sun_sglang.router.app import Router
 from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.observability.log import Log
-from tests.unit.router.adapter_refs import LIMITS
 from tests.unit.router.fake_worker import FakeWorker, Rooms
+from tests.unit.router.weights_refs import LIMITS
 
 # only turns a hang into a failure
 PATIENCE_S = 60.0

@@ -11,7 +11,7 @@ from sun_sglang.router.scheduling.pair_selector import PairSelector
 from sun_sglang.router.workers.worker import Worker
 from sun_sglang.router.workers.worker_paths import Pair
 from sun_sglang.topology import Policies
-from tests.unit.router.adapter_refs import adapter
+from tests.unit.router.weights_refs import adapter
 
 COST = 100
 

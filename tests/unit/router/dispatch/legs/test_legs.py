@@ -17,8 +17,8 @@ from sun_sglang.router.observability.request_id import RandomBytes
 from sun_sglang.router.protocol.fan_out import split_request
 from sun_sglang.router.protocol.request import Endpoint, parse_request
 from sun_sglang.router.scheduling.cost import Cost
-from tests.unit.router.adapter_refs import adapter
 from tests.unit.router.registries import card, proven_registry
+from tests.unit.router.weights_refs import adapter
 
 KEYS = st.one_of(st.none(), st.text(max_size=6))
 
