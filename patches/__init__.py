@@ -6,10 +6,10 @@ hook, and `require_applied` refuses a process without one.
 How to add a hook:
 
 1. Add a file to `cache/` (what a worker keeps), `transfer/` (KV on its way between workers), `first_token/` (requests
-   whose first token the decode worker makes), `weights/` (4-bit weights on a CPU), `lora/` (adapters), `processes/` (a
-   worker's own processes), or here. It has a module docstring that states the change and its reason, the hook
-   function, and a `Patch` (`patch.py`): the target, its parameters on each SGLang version, the kind of hook, what the
-   hook does on each version, and when the file can be removed.
+   whose first token the decode worker makes), `weights/` (4-bit weights on a CPU), `lora/` (adapters), `modules/`
+   (modules that take turns), `processes/` (a worker's own processes), or here. It has a module docstring that states
+   the change and its reason, the hook function, and a `Patch` (`patch.py`): the target, its parameters on each SGLang
+   version, the kind of hook, what the hook does on each version, and when the file can be removed.
 2. Add the `Patch` to `ALL` below.
 3. Add every name of SGLang that the hook calls, reads or sets to `USES` in `engine_names.py`.
 4. Add a test of the hook function to `tests/unit/patches/`, and of its effect to `tests/engine/`.
@@ -29,6 +29,7 @@ from sun_sglang.patches import report_patches, worker_key
 from sun_sglang.patches.cache import few_grammars, paged_alloc_cpu, prefill_hits, prompt_only_cache
 from sun_sglang.patches.first_token import first_output, first_step, penalties, prompt_logprobs, split_prompt
 from sun_sglang.patches.lora import cold_loads, lora_host_memory, verified_load
+from sun_sglang.patches.modules import held, turns
 from sun_sglang.patches.patch import Patch
 from sun_sglang.patches.processes import fork_schedulers, idle_controller, waiting_scheduler
 from sun_sglang.patches.transfer import first_ids_row, host_indices, keyed_transfer, nixl_dram
@@ -64,6 +65,8 @@ ALL: tuple[Patch, ...] = (
     verified_load.PATCH,
     cold_loads.FETCH,
     cold_loads.UNLOAD,
+    held.PATCH,
+    turns.PATCH,
     split_prompt.CHECK,
     split_prompt.SPLIT,
     first_step.COMMIT,

@@ -93,9 +93,16 @@ def parse_topology(text: str, *, base: Path, source: str = "topology") -> Topolo
         )
         for name, pool in topology.pools.items()
     }
+    tasks = {
+        name: task.model_copy(update={"model": resolve_model(task.model, base, f"tasks.{name}.model")})
+        if task.model is not None
+        else task
+        for name, task in topology.tasks.items()
+    }
     emulated, router = _resolve_costs(topology.emulated, base), _resolve_files(topology.router, base)
     engine = resolve_flags(topology.engine, base, "engine")
-    return topology.model_copy(update={"pools": pools, "engine": engine, "emulated": emulated, "router": router})
+    changed = {"pools": pools, "tasks": tasks, "engine": engine, "emulated": emulated, "router": router}
+    return topology.model_copy(update=changed)
 
 
 def resolve_flags(flags: EngineFlags, base: Path, where: str) -> EngineFlags:
@@ -178,9 +185,14 @@ def _check_references(topology: Topology) -> None:
             if actual != role:
                 candidates = [n for n, p in topology.pools.items() if p.role == role]
                 raise TopologyError(where, f"pool `{pool}` is a {actual} pool", f"{role} pools: {listed(candidates)}")
-    for name in topology.pools:
+        if task.adapter is not None and task.model is not None:
+            problem = "is given beside `adapter`: an adapter is one of the pool's model"
+            raise TopologyError(f"tasks.{name}.model", problem, "remove one of the two, or merge the adapter")
+    for name, settings in topology.pools.items():
         if not topology.tasks_of(name):
             raise TopologyError(f"pools.{name}", "no task uses this pool", "name it in a task or remove it")
+        if settings.modules is not None and settings.role != "prefill":
+            raise TopologyError(f"pools.{name}.modules", "is for prefill pools: decode workers share one", "remove it")
 
 
 def check_owned_flags(sources: Iterable[tuple[str, EngineFlags]]) -> None:

@@ -12,6 +12,7 @@ where it does not have the module.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Final, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -90,6 +91,12 @@ class ModuleRequest(Strict):
 
     revision: Revision
     directory: str = Field(min_length=1, max_length=4096)
+
+
+def read_module_limits(environ: Mapping[str, str]) -> ModuleLimits | None:
+    """Return how a worker keeps modules, from its environment; None for a worker that serves its own model alone."""
+    content = environ.get(MODULES_VARIABLE)
+    return ModuleLimits.model_validate_json(content) if content else None
 
 
 def module_namespace(made_by: str, revision: str) -> str:

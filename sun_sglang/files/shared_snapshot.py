@@ -20,19 +20,23 @@ _HEADER: Final = struct.Struct("<II")  # length and checksum of a value
 _ATTEMPTS = 1000
 
 
-class SharedSnapshot:
-    """The file, in the process that makes it and reads it.
+class SnapshotReader:
+    """A reader of a snapshot.
 
     Args:
-        name: a name for people who look at the process's open files.
+        path: path of the snapshot.
 
-    Attributes:
-        path: path by which processes of this user open the file, as long as this process lives.
+    Raises:
+        OSError: the process that made the file has ended.
     """
 
-    def __init__(self, name: str) -> None:
-        self._fd = os.memfd_create(name)
-        self.path = f"/proc/{os.getpid()}/fd/{self._fd}"
+    def __init__(self, path: str) -> None:
+        self._fd = os.open(path, os.O_RDONLY)
+
+    def number(self) -> int:
+        """Return how often a value was written: it tells cheaply whether there is another value."""
+        content = os.pread(self._fd, _NUMBER.size, 0)
+        return int(_NUMBER.unpack(content)[0]) if len(content) == _NUMBER.size else 0
 
     def read(self) -> bytes:
         """Return the value that was written last; empty before the first.
@@ -56,6 +60,21 @@ class SharedSnapshot:
     def close(self) -> None:
         """Close the file."""
         os.close(self._fd)
+
+
+class SharedSnapshot(SnapshotReader):
+    """The file, in the process that makes it.
+
+    Args:
+        name: a name for people who look at the process's open files.
+
+    Attributes:
+        path: path by which processes of this user open the file, as long as this process lives.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._fd = os.memfd_create(name)
+        self.path = f"/proc/{os.getpid()}/fd/{self._fd}"
 
 
 class SnapshotWriter:

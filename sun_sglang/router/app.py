@@ -15,7 +15,7 @@ import aiohttp
 from aiohttp import web
 
 from sun_sglang.checkpoint.adapter.read import read_adapter
-from sun_sglang.checkpoint.module import read_module
+from sun_sglang.checkpoint.module.read import read_module
 from sun_sglang.contracts.fleet_file import Fleet
 from sun_sglang.router.api.connections.client_handler import HANDLER_SETTINGS, ClientHandler
 from sun_sglang.router.api.connections.connection_manager import ConnectionManager, most_connections

@@ -1,7 +1,8 @@
 """Models of a worker's work without a clock: costs, batching and the prefix cache.
 
     cost_model          seconds of a decode step, of a prefill batch and of a KV transfer
-    prefill_scheduler   queue and batch of a prefill worker
+    prefill_scheduler   batches of a prefill worker, and its changes of modules
+    prompt_queues       the prompts that wait for one
     decode_scheduler    queues and batch of a decode worker
     adapter_slots       the LoRA adapters that one batch can use
     prefix_cache        the prefixes of a worker's earlier prompts

@@ -37,6 +37,9 @@ class CostModel(Strict):
         lora_decode_per_request: added for each request of a decode step that uses an adapter.
         lora_load: time that a worker takes to read an adapter into host memory; it does nothing else meanwhile.
         lora_slot: time of the copy of an adapter from host memory into a slot, added to the batch that needs it.
+        module_change: time of a change of modules on a prefill worker, which computes nothing meanwhile: the bytes of
+            the weights over the bandwidth from host memory.
+        module_load: time that a worker takes to read a module into host memory; its engine goes on.
         transfer: constant part of one KV transfer.
         transfer_per_byte: added for each byte of KV.
         kv_tokens: tokens of KV that fit, unless the flag `max_total_tokens` gives the number.
@@ -57,6 +60,8 @@ class CostModel(Strict):
     lora_decode_per_request: float = Field(default=0.0, ge=0)
     lora_load: float = Field(default=0.0, ge=0)
     lora_slot: float = Field(default=0.0, ge=0)
+    module_change: float = Field(default=0.0, ge=0)
+    module_load: float = Field(default=0.0, ge=0)
     transfer: float = Field(default=0.0, ge=0)
     transfer_per_byte: float = Field(default=0.0, ge=0)
     kv_tokens: int = Field(default=65536, ge=1)

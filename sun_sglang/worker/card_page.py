@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sun_sglang.checkpoint.identity import module_flags, read_identity
@@ -17,6 +17,7 @@ from sun_sglang.checkpoint.locate import find_checkpoint
 from sun_sglang.contracts.adapter import AdapterLimits
 from sun_sglang.contracts.adapter_targets import accepted_targets
 from sun_sglang.contracts.decode_cache import ANSWER_STORE_FLAGS, PROMPT_ONLY_BACKEND
+from sun_sglang.contracts.module import ModuleLimits
 from sun_sglang.contracts.module_file import read_served_module
 from sun_sglang.contracts.worker_card import WorkerCard
 from sun_sglang.errors import PatchError, SunError
@@ -42,10 +43,12 @@ class CardPage:
 
     Args:
         version: the version of SGLang.
+        modules: how the worker keeps modules; None if it serves its own model alone.
     """
 
-    def __init__(self, version: str) -> None:
+    def __init__(self, version: str, modules: ModuleLimits | None = None) -> None:
         self._version = version
+        self._modules = modules
         self._incarnation = uuid.uuid4().hex
         self._state: Any = None
         self._card: WorkerCard | None = None
@@ -57,11 +60,12 @@ class CardPage:
         self._last_version = ""
         self._update_name = ""
 
-    def prepare(self, state: Any) -> None:
+    def prepare(self, state: Any, further: Callable[[Any], None] = lambda _: None) -> None:
         """Compute the card. Call once all schedulers run, and before anything is served.
 
         Args:
             state: SGLang's `_GlobalState` (`entrypoints/http_server.py`).
+            further: prepares something else of the server from the same state; its `SunError` counts as this page's.
 
         Raises:
             PatchError: no scheduler reported its hooks.
@@ -69,6 +73,7 @@ class CardPage:
         """
         try:
             self._prepare(state)
+            further(state)
         except SunError as e:
             self._fault = e
             raise
@@ -96,6 +101,11 @@ class CardPage:
         assert self._card is not None, "the server opens its port after `prepare`"
         card = self._card.model_copy(update={"leaving": manager.gracefully_exit})
         return Response(card.model_dump_json(), media_type="application/json")
+
+    @property
+    def changes_modules(self) -> bool:
+        """Whether the worker changes between the modules of tasks."""
+        return self._modules is not None
 
     def note_update(self, path: str) -> None:
         """Record that a request to this path replaced the weights.
@@ -125,6 +135,7 @@ class CardPage:
 
     def _compute(self) -> WorkerCard:
         card = read_card(self._state, self._incarnation, self._version, self._token_bytes)
+        card = card.model_copy(update={"modules": self._modules})
         if not self._update_name:
             return card
         weights = f"{card.identity.weights}.{hashlib.sha256(self._update_name.encode()).hexdigest()[:16]}"
@@ -134,6 +145,8 @@ class CardPage:
 
 class WeightUpdateMiddleware:
     """ASGI middleware that notifies a card page of each request that replaced the weights.
+
+    A worker that changes between modules refuses such a request: it would take the new weights for the module before.
 
     Args:
         app: the application behind it.
@@ -151,12 +164,23 @@ class WeightUpdateMiddleware:
             await self._app(scope, receive, send)
             return
 
+        if self._page.changes_modules:
+            await _refuse_update(send)
+            return
+
         async def send_and_note(message: dict[str, Any]) -> None:
             if message["type"] == "http.response.start" and message["status"] == 200:
                 self._page.note_update(path)
             await send(message)
 
         await self._app(scope, receive, send_and_note)
+
+
+async def _refuse_update(send: Send) -> None:
+    body = b'{"success":false,"message":"this worker changes its weights between the modules of tasks by itself"}'
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 400, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def read_card(state: Any, incarnation: str, version: str, token_bytes: int | None) -> WorkerCard:

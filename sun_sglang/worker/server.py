@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from sun_sglang.contracts.adapters_report import ADAPTERS_PATH
+from sun_sglang.contracts.module import MODULES_PATH
 from sun_sglang.contracts.token_count import TOKEN_COUNT_PATH
 from sun_sglang.contracts.worker_card import WORKER_CARD_PATH
 from sun_sglang.contracts.worker_key import read_key
@@ -29,6 +30,7 @@ from sun_sglang.http_application import require_http_application
 from sun_sglang.worker.adapters_page import AdaptersPage
 from sun_sglang.worker.card_page import CardPage, WeightUpdateMiddleware
 from sun_sglang.worker.key_middleware import WorkerKeyMiddleware
+from sun_sglang.worker.modules.page import ModulesPage
 from sun_sglang.worker.prompt_counter import PromptCounter
 from sun_sglang.worker.scheduler_watch import skip_core_dumps
 
@@ -104,8 +106,9 @@ def serve(argv: Sequence[str]) -> None:
     server_args = prepare_server_args(list(argv))
     require_http_application(server_args, os.environ)
     skip_core_dumps(os.environ)
-    page = CardPage(installed_version() or "")
-    add_routes(http_server, page, AdaptersPage(os.environ))
+    modules = ModulesPage(os.environ)
+    page = CardPage(installed_version() or "", modules.limits)
+    add_routes(http_server, page, AdaptersPage(os.environ), modules)
     if key := read_key(os.environ):
         http_server.app.add_middleware(WorkerKeyMiddleware, key=key)
     try:
@@ -116,20 +119,21 @@ def serve(argv: Sequence[str]) -> None:
         page.require_prepared()
 
 
-def add_routes(http_server: Any, page: CardPage, adapters: AdaptersPage) -> None:
-    """Add `GET /sun/worker`, `GET /sun/adapters` and `POST /sun/tokens` to SGLang's HTTP server.
+def add_routes(http_server: Any, page: CardPage, adapters: AdaptersPage, modules: ModulesPage) -> None:
+    """Add `GET /sun/worker`, `GET /sun/adapters`, `/sun/modules` and `POST /sun/tokens` to SGLang's HTTP server.
 
     Args:
         http_server: SGLang's module `entrypoints.http_server`.
         page: answers `GET /sun/worker`; it is prepared before the server opens its port.
         adapters: answers `GET /sun/adapters`.
+        modules: answers `/sun/modules`.
     """
     app = http_server.app
     engine_lifespan = app.router.lifespan_context
 
     @asynccontextmanager
     async def lifespan(served: Any) -> AsyncIterator[Any]:
-        page.prepare(http_server.get_global_state())
+        page.prepare(http_server.get_global_state(), modules.prepare)
         async with engine_lifespan(served) as state:
             yield state
 
@@ -137,6 +141,8 @@ def add_routes(http_server: Any, page: CardPage, adapters: AdaptersPage) -> None
     app.add_middleware(WeightUpdateMiddleware, page=page)
     app.router.add_route(WORKER_CARD_PATH, page.handle, methods=["GET"])
     app.router.add_route(ADAPTERS_PATH, adapters.handle, methods=["GET"])
+    app.router.add_route(MODULES_PATH, modules.handle, methods=["GET", "POST"])
+    app.router.add_route(MODULES_PATH + "/{revision}", modules.handle_one, methods=["DELETE"])
     app.router.add_route(TOKEN_COUNT_PATH, PromptCounter(app).handle, methods=["POST"])
 
 

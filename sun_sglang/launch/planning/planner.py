@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from sun_sglang.contracts.fleet_file import FLEET_FILE, Fleet, FleetPool, FleetTask
-from sun_sglang.launch.planning.adapters.lora_flags import accepts_adapters
 from sun_sglang.launch.planning.decode_cache.choice import cache_notes
 from sun_sglang.launch.planning.flags.engine_defaults import worker_flags
 from sun_sglang.launch.planning.flags.engine_flags import to_argv
@@ -16,13 +15,15 @@ from sun_sglang.launch.planning.gpu_assignment import assign_gpus
 from sun_sglang.launch.planning.hardware.gpu_inventory import DEVICE_ORDER, VISIBLE_DEVICES, Gpu
 from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.kv_transfer import KvTransfer, choose_transfer
+from sun_sglang.launch.planning.modules.limits import module_environment
 from sun_sglang.launch.planning.plan import ADMIN_KEY, LaunchPlan, RouterPlan, WorkerPlan
 from sun_sglang.launch.planning.pools import Pools, ResolvedPool
 from sun_sglang.topology import EngineFlags, Topology
 
-# An adapter whose products overflow makes NaN of its prompt's logits. SGLang samples all rows of a batch in one call,
-# which refuses the batch for one such row and ends the scheduler (`srt/layers/sampler.py`). So the canary of one
-# adapter would end the requests of all tasks on its worker. With this it fails alone.
+# An adapter whose products overflow makes NaN of its prompt's logits, as does a module with such weights. SGLang
+# samples all rows of a batch in one call, which refuses the batch for one such row and ends the scheduler
+# (`srt/layers/sampler.py`). So the canary of one task would end the requests of all tasks on its worker. With this it
+# fails alone.
 _SANITIZE = {"SGLANG_SANITIZE_NAN_LOGITS": "true"}
 
 
@@ -91,7 +92,8 @@ def plan_workers(
         for worker in pool.workers:
             own_gpus = [gpu for index in gpus[worker] for gpu in machine.gpus if gpu.index == index]
             cores = {} if own_gpus else _rank_cores(pool.ranks, machine.cores)
-            by_role = _SANITIZE if pool.role == "prefill" and accepts_adapters(pool, pool.adapters) else {}
+            by_role = _SANITIZE if pool.role == "prefill" and pool.task_weights.any_later(pool) else {}
+            by_role = by_role | module_environment(pool, machine)
             workers.append(
                 WorkerPlan(
                     name=worker,
@@ -154,7 +156,11 @@ def _rank_cores(ranks: int, cores: int) -> dict[str, str]:
 
 def _fleet(topology: Topology, pools: Pools, router: RouterPlan, admin_key: Path) -> Fleet:
     tasks = {
-        name: FleetTask(**task.model_dump(exclude={"adapter"}), adapter=pools[task.prefill].adapters.get(name))
+        name: FleetTask(
+            **task.model_dump(exclude={"adapter", "model"}),
+            adapter=pools[task.prefill].adapters.get(name),
+            module=pools[task.prefill].task_modules.get(name),
+        )
         for name, task in topology.tasks.items()
     }
     return Fleet(

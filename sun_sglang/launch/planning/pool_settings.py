@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sun_sglang.launch.planning.flags.engine_flags import canonical_flags, canonical_name
-from sun_sglang.topology import Emulation, EngineFlags, Role, Topology
+from sun_sglang.topology import Emulation, EngineFlags, ModuleSettings, Role, Topology
 
 WorkerRole = Role | Literal["unified"]
 """The role of a worker; a `unified` one does prefill and decode itself, and belongs to no topology."""
@@ -28,6 +28,7 @@ class PoolSettings:
         paths: the YAML path of each of these flags.
         gpus: the GPUs that the pool names; None where each worker gets GPUs of its own.
         emulation: what emulated workers emulate.
+        modules: how its workers keep the modules of tasks; None where the file does not tell.
     """
 
     name: str
@@ -40,6 +41,7 @@ class PoolSettings:
     paths: Mapping[str, str]
     gpus: tuple[int, ...] | None
     emulation: Emulation
+    modules: ModuleSettings | None = None
 
     def flag_path(self, flag: str) -> str:
         """Return the YAML path of a flag: where the user wrote it, else where the file's `engine` would have it."""
@@ -65,4 +67,5 @@ def pool_settings(topology: Topology, name: str) -> PoolSettings:
         paths={canonical_name(key): f"{where}.{key}" for where, flags in sources for key in flags},
         gpus=pool.gpus,
         emulation=topology.emulation_of(name),
+        modules=pool.modules,
     )

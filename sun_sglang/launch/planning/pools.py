@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from sun_sglang.checkpoint.identity import MODULE_FLAGS
 from sun_sglang.contracts.adapter import AdapterRef
+from sun_sglang.contracts.module import ModuleRef
 from sun_sglang.contracts.module_file import ServedModule
 from sun_sglang.contracts.worker_card import Identity
 from sun_sglang.errors import TopologyError
@@ -22,7 +22,26 @@ from sun_sglang.topology import EngineFlags, Topology
 
 # more than one machine has; a plan has an entry for each
 _MOST_RANKS = 1024
-_NO_ADAPTERS: Mapping[str, AdapterRef] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class PoolTasks:
+    """The tasks that have weights of their own on a prefill pool.
+
+    Attributes:
+        adapters: LoRA adapters, by task.
+        modules: modules that take the place of the pool's model, by task.
+    """
+
+    adapters: Mapping[str, AdapterRef] = field(default_factory=dict)
+    modules: Mapping[str, ModuleRef] = field(default_factory=dict)
+
+    def any_later(self, pool: PoolSettings) -> bool:
+        """Return whether prompts on a pool are computed with other weights than its model's, now or later."""
+        return accepts_adapters(pool, self.adapters) or pool.modules is not None or bool(self.modules)
+
+
+_NONE = PoolTasks()
 
 
 @dataclass(frozen=True)
@@ -57,9 +76,9 @@ class ResolvedPool(PoolSettings):
         kv_caches: KV caches of each worker: one for each data-parallel rank, with DP attention or not.
         dtype: the default of the flag `dtype` for its workers; empty where SGLang chooses.
         checkpoint: its checkpoint; None where it is not on this machine.
-        same_module: for a decode pool, whether every task is prefilled by the very module that decodes it, without an
-            adapter, and stays so.
-        adapters: for a prefill pool, the adapters of its tasks, by task.
+        same_module: for a decode pool, whether every task is prefilled by the very module that decodes it, without
+            weights of its own, and stays so.
+        task_weights: for a prefill pool, the tasks that have weights of their own on it.
     """
 
     kind: WorkerKind
@@ -70,7 +89,22 @@ class ResolvedPool(PoolSettings):
     dtype: EngineFlags
     checkpoint: Checkpoint | None
     same_module: bool
-    adapters: Mapping[str, AdapterRef]
+    task_weights: PoolTasks
+
+    @property
+    def adapters(self) -> Mapping[str, AdapterRef]:
+        """For a prefill pool, the adapters of its tasks, by task."""
+        return self.task_weights.adapters
+
+    @property
+    def task_modules(self) -> Mapping[str, ModuleRef]:
+        """For a prefill pool, the modules of its tasks that are not the pool's model, by task."""
+        return self.task_weights.modules
+
+    @property
+    def accepts_modules(self) -> bool:
+        """Whether its workers change between modules, now or later."""
+        return self.modules is not None or bool(self.task_modules)
 
     @property
     def identity(self) -> Identity | None:
@@ -101,7 +135,7 @@ def resolve_pools(
     topology: Topology,
     machine: Machine,
     read_checkpoint: CheckpointReader,
-    adapters: Mapping[str, AdapterRef] = _NO_ADAPTERS,
+    weights: PoolTasks = _NONE,
 ) -> Pools:
     """Resolve every pool of a topology for a machine.
 
@@ -109,7 +143,7 @@ def resolve_pools(
         topology: as loaded.
         machine: where the workers run.
         read_checkpoint: called once for each pool.
-        adapters: the adapters of the tasks that have one, by task.
+        weights: the adapters and the modules of all tasks.
 
     Raises:
         TopologyError: a number of ranks or a `device` is wrong, or what `read_checkpoint` raises.
@@ -118,7 +152,7 @@ def resolve_pools(
     kinds = {name: WORKER_KINDS[topology.backend_of(name)] for name in topology.pools}
     settings = {name: pool_settings(topology, name) for name in topology.pools}
     partners = {name: _prefill_pools(topology, name) for name in topology.pools}
-    return _resolve(settings, kinds, partners, machine, read_checkpoint, _by_prefill_pool(topology, adapters))
+    return _resolve(settings, kinds, partners, machine, read_checkpoint, _by_prefill_pool(topology, weights))
 
 
 def resolve_servers(servers: Mapping[str, PoolSettings], machine: Machine, read_checkpoint: CheckpointReader) -> Pools:
@@ -143,7 +177,7 @@ def _resolve(
     partners: Mapping[str, Sequence[str]],
     machine: Machine,
     read_checkpoint: CheckpointReader,
-    adapters: Mapping[str, Mapping[str, AdapterRef]],
+    weights: Mapping[str, PoolTasks],
 ) -> Pools:
     on_gpu = {name: kinds[name].uses_gpu(pool, machine) for name, pool in settings.items()}
     dtypes = {name: {} if on_gpu[name] else _cpu_dtype(machine) for name in settings}
@@ -160,10 +194,10 @@ def _resolve(
             checkpoint=checkpoints[name],
             same_module=all(
                 _is_one_module(settings[prefill], checkpoints[prefill], pool, checkpoints[name])
-                and not accepts_adapters(settings[prefill], adapters.get(prefill, _NO_ADAPTERS))
+                and not weights.get(prefill, _NONE).any_later(settings[prefill])
                 for prefill in partners[name]
             ),
-            adapters=adapters.get(name, _NO_ADAPTERS),
+            task_weights=weights.get(name, _NONE),
         )
         for name, pool in settings.items()
     }
@@ -195,11 +229,15 @@ def _prefill_pools(topology: Topology, decode: str) -> list[str]:
     return [task.prefill for task in topology.tasks.values() if task.decode == decode]
 
 
-def _by_prefill_pool(topology: Topology, adapters: Mapping[str, AdapterRef]) -> Mapping[str, Mapping[str, AdapterRef]]:
-    found: dict[str, dict[str, AdapterRef]] = {}
-    for task, ref in adapters.items():
-        found.setdefault(topology.tasks[task].prefill, {})[task] = ref
-    return found
+def _by_prefill_pool(topology: Topology, weights: PoolTasks) -> Mapping[str, PoolTasks]:
+    of = {name: topology.tasks[name].prefill for name in (*weights.adapters, *weights.modules)}
+    return {
+        pool: PoolTasks(
+            {task: ref for task, ref in weights.adapters.items() if of[task] == pool},
+            {task: ref for task, ref in weights.modules.items() if of[task] == pool},
+        )
+        for pool in dict.fromkeys(of.values())
+    }
 
 
 def _is_one_module(

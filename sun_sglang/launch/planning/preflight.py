@@ -20,8 +20,10 @@ from sun_sglang.launch.planning.decode_cache.answer_stores import require_bounde
 from sun_sglang.launch.planning.flags.engine_flags import check_flags
 from sun_sglang.launch.planning.flags.flag_schema import FlagSchema
 from sun_sglang.launch.planning.hardware.machine import Machine
+from sun_sglang.launch.planning.modules.limits import require_turns
+from sun_sglang.launch.planning.modules.task_modules import read_task_modules, require_modules_fit
 from sun_sglang.launch.planning.pool_settings import PoolSettings
-from sun_sglang.launch.planning.pools import Checkpoint, Pools, resolve_pools
+from sun_sglang.launch.planning.pools import Checkpoint, Pools, PoolTasks, resolve_pools
 from sun_sglang.launch.planning.worker_kinds.kinds import WORKER_KINDS
 from sun_sglang.launch.planning.worker_kinds.worker_kind import WorkerKind
 from sun_sglang.router.auth.access import load_tls_context
@@ -66,9 +68,11 @@ def preflight(topology: Topology, machine: Machine, schema: FlagSchema | None) -
         notes.append("SGLang is not installed here: its flags in `engine` were not checked.")
     else:
         check_flags(topology.engines(), schema)
-    pools = resolve_pools(topology, machine, read_pool_checkpoint, read_task_adapters(topology))
+    weights = PoolTasks(read_task_adapters(topology), read_task_modules(topology))
+    pools = resolve_pools(topology, machine, read_pool_checkpoint, weights)
     for pool in pools.values():
         require_room(pool, pool.adapters)
+        require_turns(pool)
     notes += checkpoint_notes(pools)
     for task in topology.tasks:
         _check_versions(topology, task, pools)
@@ -76,6 +80,7 @@ def preflight(topology: Topology, machine: Machine, schema: FlagSchema | None) -
         _check_decoder(topology, task, pools)
         _check_prefill(topology, task, pools)
     notes += adapter_notes(topology, pools)
+    require_modules_fit(topology, pools)
     notes += cpu_weight_notes(pools)
     require_bounded(pools)
     return PreflightReport(pools, tuple(notes))

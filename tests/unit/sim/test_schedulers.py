@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sun_sglang.module_turns.turns import Turns
 from sun_sglang.sim.cost_model import CostModel
 from sun_sglang.sim.decode_scheduler import Admitted, DecodeScheduler, Ended, Token
 from sun_sglang.sim.prefill_scheduler import PrefillScheduler
@@ -241,3 +242,43 @@ def test_a_prompt_released_while_it_is_computed_is_not_reported() -> None:
     scheduler.release("a")
     assert scheduler.used == 0
     assert scheduler.step(100.0) == []
+
+
+def test_prefill_batch_has_prompts_of_one_module_and_a_change_comes_before_it() -> None:
+    costs = COSTS.model_copy(update={"module_change": 5.0})
+    turns = Turns("own", slo=1000.0, now=0.0)
+    scheduler = PrefillScheduler(costs, kv_tokens=1000, turns=turns)
+    for rid, module in (("a", None), ("b", "m"), ("c", None), ("d", "m")):
+        scheduler.submit(rid, 100, module=module)
+    # two prompts of 100 tokens take 3 s together
+    assert run_prefill(scheduler, hold=0.0) == [("a", 3.0), ("c", 3.0), ("b", 11.0), ("d", 11.0)]
+    assert turns.loaded == "m"
+    assert {name: (c.changes, c.seconds) for name, c in turns.changed.items()} == {"m": (1, 5.0)}
+    assert (turns.pace.change, turns.pace.batch) == (5.0, 3.0)
+
+
+def test_prefill_does_nothing_else_during_a_change_and_counts_its_queues() -> None:
+    scheduler = PrefillScheduler(
+        COSTS.model_copy(update={"module_change": 5.0}), kv_tokens=1000, turns=Turns("own", slo=1.0, now=0.0)
+    )
+    scheduler.submit("b", 100, module="m", since=0.0)
+    scheduler.step(0.0)
+    scheduler.submit("a", 100, since=1.0)
+    assert scheduler.step(1.0) == []
+    assert (scheduler.running, scheduler.waiting, scheduler.due) == (0, 2, 5.0)
+    assert scheduler.queued == {"m": 1, "own": 1}
+    scheduler.step(5.0)
+    assert (scheduler.running, scheduler.queued, scheduler.due) == (1, {"own": 1}, 7.0)
+
+
+def test_prefill_whose_prompts_are_gone_when_a_change_ends_goes_on_with_another_module() -> None:
+    scheduler = PrefillScheduler(
+        COSTS.model_copy(update={"module_change": 5.0}), kv_tokens=1000, turns=Turns("own", slo=1.0, now=0.0)
+    )
+    scheduler.submit("b", 100, module="m")
+    scheduler.step(0.0)
+    scheduler.release("b")
+    assert scheduler.step(5.0) == []
+    assert scheduler.due is None
+    scheduler.submit("a", 100, since=6.0)
+    assert run_prefill(scheduler, hold=0.0) == [("a", 7.0)]

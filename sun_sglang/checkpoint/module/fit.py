@@ -1,0 +1,89 @@
+"""Compare a module with the model whose place it takes on a worker. Reads no weights.
+
+A worker builds the layers of the model that it started with, and a change replaces their values alone. A module with
+another configuration would be computed with the settings of that model, and one that lacks a tensor would keep the
+values of the module before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from sun_sglang.checkpoint.completeness.stored import read_stored
+from sun_sglang.checkpoint.json_file import read_json
+from sun_sglang.errors import CheckpointError
+
+_OTHER: Final = (
+    *("_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache"),
+    # the decode worker ends answers
+    *("bos_token_id", "eos_token_id", "pad_token_id"),
+)
+"""Keys of `config.json` that change no tensor and no operation of a prefill worker."""
+
+_ONE: Final = ("dp_size", "attn_dp_size", "attn_cp_size", "pp_size", "nnodes", "tokenizer_worker_num")
+_NONE: Final = ("quantization", "speculative_algorithm", "enable_multi_layer_eagle", "model_impl", "cpu_offload_gb")
+_TIED = "lm_head.weight"
+_QUANTIZATION = "quantization_config"
+
+
+def flag_against_turns(flags: Mapping[str, Any]) -> str | None:
+    """Return the name of an SGLang flag with which a worker cannot change its weights between batches; None for none.
+
+    Several schedulers of one worker would have to change at the same time, a draft model would stay behind, and
+    quantised layers are packed when they are loaded.
+    """
+    several = next((name for name in _ONE if (flags.get(name) or 1) != 1), None)
+    used = next((name for name in _NONE if flags.get(name) not in (None, 0, "auto", False)), None)
+    load = "load_format" if flags.get("load_format") not in (None, "auto", "safetensors") else None
+    cached = "weight_cache_mode" if flags.get("weight_cache_mode") not in (None, "off") else None
+    return several or used or load or cached
+
+
+def require_module_fits(module: Path, own: Path) -> None:
+    """Raise unless a module can take the place of a worker's model.
+
+    Args:
+        module: directory of the module.
+        own: directory of the model with which the worker started.
+
+    Raises:
+        CheckpointError: a file cannot be read; the weights are quantised; or the two differ in the configuration, in
+            the name or in the shape of a tensor. Names the first difference.
+    """
+    configs = {path: read_json(path / "config.json") for path in (module, own)}
+    for path, config in configs.items():
+        if config.get(_QUANTIZATION):
+            raise CheckpointError(f"{path}: its weights are quantised, and only full-precision modules take turns")
+    _compare_configs(configs[module], configs[own], module, own)
+    tied = bool(configs[own].get("tie_word_embeddings"))
+    _compare_tensors(_shapes(module, tied=tied), _shapes(own, tied=tied), module, own)
+
+
+def _compare_configs(one: Mapping[str, Any], other: Mapping[str, Any], module: Path, own: Path) -> None:
+    for key in sorted({*one, *other}):
+        a, b = one.get(key), other.get(key)
+        if a != b and key not in _OTHER:
+            raise CheckpointError(
+                f"{module / 'config.json'}: `{key}` is {a!r}, and {own} has {b!r}; modules that take turns are tuned "
+                "from one base"
+            )
+
+
+def _compare_tensors(
+    one: Mapping[str, tuple[int, ...]], other: Mapping[str, tuple[int, ...]], module: Path, own: Path
+) -> None:
+    for name in sorted({*one, *other}):
+        if name not in one:
+            raise CheckpointError(f"{module}: lacks the tensor `{name}`, which {own} has; save the whole module")
+        if name not in other:
+            raise CheckpointError(f"{module}: has the tensor `{name}`, which {own} lacks")
+        if one[name] != other[name]:
+            raise CheckpointError(f"{module}: `{name}` is {list(one[name])}, and {own} has {list(other[name])}")
+
+
+def _shapes(model: Path, *, tied: bool) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor. A tied output layer may be stored or not: it is the embedding."""
+    stored = read_stored(model)
+    return {name: tensor.shape for name, tensor in stored.items() if not (tied and name == _TIED)}

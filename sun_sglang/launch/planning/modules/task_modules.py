@@ -1,0 +1,114 @@
+"""Read the modules of a topology's tasks, and compare each with the pools of its task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sun_sglang.checkpoint.identity import read_identity
+from sun_sglang.checkpoint.locate import find_checkpoint
+from sun_sglang.checkpoint.module.fit import require_module_fits
+from sun_sglang.checkpoint.module.read import read_module
+from sun_sglang.checkpoint.tuning import is_tuned_for
+from sun_sglang.contracts.kv_compatibility import member_difference, require_same
+from sun_sglang.contracts.module import ModuleRef
+from sun_sglang.emulator.identity import emulated_revision
+from sun_sglang.errors import CheckpointError, IdentityError, TopologyError
+from sun_sglang.launch.planning.pools import Pools, ResolvedPool
+from sun_sglang.launch.planning.worker_kinds.kinds import WORKER_KINDS
+from sun_sglang.topology import Task, Topology
+
+# no weights: an emulated worker without a checkpoint takes any name
+_NO_SIZE = 0
+
+
+def read_task_modules(topology: Topology) -> dict[str, ModuleRef]:
+    """Return the module of each task that has a `model` of its own, by task.
+
+    A task whose `model` is that of its prefill pool has none.
+
+    Raises:
+        TopologyError: the model is not on this machine.
+        CheckpointError: it cannot be read.
+    """
+    found: dict[str, ModuleRef] = {}
+    for name, task in topology.tasks.items():
+        if task.model is not None and task.model != topology.pools[task.prefill].model:
+            found[name] = _read(topology, name, task.model)
+    return found
+
+
+def _read(topology: Topology, task: str, model: str) -> ModuleRef:
+    where = f"tasks.{task}.model"
+    directory = find_checkpoint(model, None)
+    if directory is None:
+        if not WORKER_KINDS[topology.backend_of(topology.tasks[task].prefill)].needs_checkpoint:
+            return ModuleRef(directory=model, revision=emulated_revision(model), size=_NO_SIZE)
+        raise TopologyError(where, f"`{model}` is not on this machine", "give the directory of its checkpoint")
+    try:
+        return read_module(directory)
+    except CheckpointError as e:
+        raise CheckpointError(f"{where}: {e}") from e
+
+
+def require_modules_fit(topology: Topology, pools: Pools) -> None:
+    """Raise unless each module can take the place of its prefill pool's model, and pair with its decode pool.
+
+    Raises:
+        IdentityError: a module makes other KV than its decode pool can use, or was tuned for another decoder.
+        CheckpointError: a module has another configuration or other tensors than its prefill pool's model.
+    """
+    for pool in pools.values():
+        for name, module in pool.task_modules.items():
+            task = topology.tasks[name]
+            _require_layers(name, module, pool)
+            _require_identity(name, module, pool, pools[task.decode])
+            _require_decoder(name, task, module, pools[task.decode])
+
+
+def _require_layers(task: str, module: ModuleRef, pool: ResolvedPool) -> None:
+    directory = Path(module.directory)
+    if pool.checkpoint is None or pool.checkpoint.directory is None or not directory.is_dir():
+        return
+    try:
+        require_module_fits(directory, pool.checkpoint.directory)
+    except CheckpointError as e:
+        raise CheckpointError(f"tasks.{task}.model: {e}") from e
+
+
+def _require_identity(task: str, module: ModuleRef, pool: ResolvedPool, decode: ResolvedPool) -> None:
+    directory = Path(module.directory)
+    if pool.identity is None or not directory.is_dir():
+        return
+    where, flags = f"tasks.{task}.model", pool.dtype | pool.flags
+    try:
+        identity = read_identity(directory, flags, sglang=pool.kind.sglang_version(pool))
+    except CheckpointError as e:
+        raise CheckpointError(f"{where}: {e}") from e
+    if decode.identity is not None:
+        require_same(identity, decode.identity, names=(str(directory), decode.name), where=where)
+    found = member_difference(identity.model_copy(update=_weights_of(pool)), pool.identity)
+    if found is not None:
+        raise IdentityError(f"{where}: {found.sentence(str(directory), pool.name)}")
+
+
+def _weights_of(pool: ResolvedPool) -> dict[str, str]:
+    assert pool.identity is not None
+    return {"weights": pool.identity.weights, "decoder": pool.identity.decoder}
+
+
+def _require_decoder(task: str, pair: Task, module: ModuleRef, decode: ResolvedPool) -> None:
+    if decode.identity is None or pair.any_decoder:
+        return
+    if not is_tuned_for(module.tuned_for, decode.identity.decoder):
+        raise IdentityError(
+            f"tasks.{task}.model: {module.directory}: was tuned to be decoded by weights {module.tuned_for}, and "
+            f"`{decode.name}` has weights {decode.identity.decoder}; name the right decode pool, tune again for this "
+            "one, or set `any_decoder: true` on the task"
+        )
+    served = decode.served_module
+    tuned_on = served.tuned_on(decode.identity.weights, decode.identity.decoder) if served is not None else ""
+    if tuned_on:
+        raise IdentityError(
+            f"tasks.{task}.model: `{decode.name}` was tuned on prompts that weights {tuned_on} prefill; give the task "
+            "a prefill pool with these weights, or set `any_decoder: true` on the task"
+        )
