@@ -115,12 +115,6 @@ class Metrics:
             "worker",
             "module",
         )
-        self.module_loaded = self._gauge(
-            "sun_module_loaded",
-            "1 for the module whose weights are loaded, by the worker's report.",
-            "worker",
-            "module",
-        )
         self.module_host_bytes = self._gauge(
             "sun_module_host_bytes", "Bytes of modules in a worker's host memory, by its report.", "worker"
         )

@@ -17,8 +17,8 @@ from sun_sglang.topology import Policies
 class PairSelector:
     """A policy for each role. The decode worker is picked first, and then one of its prefill workers.
 
-    Of a task with an adapter, prefill workers that hold the adapter in a slot go first. In a pool with modules, those go
-    first that need the fewest changes between modules.
+    In a pool with modules, prefill workers go first that need the fewest changes between modules. Of a task with an
+    adapter, those go first that hold the adapter in a slot.
 
     Attributes:
         needs_keys: whether a policy reads the beginning of a prompt.

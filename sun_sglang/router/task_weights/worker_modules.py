@@ -97,7 +97,7 @@ class WorkerModules:
         return module in self._requests or module in self._external
 
     def has(self, module: str) -> bool:
-        """Return whether a request for a module adds no change: others wait for it, or it is loaded and stays loaded."""
+        """Return whether a request for a module adds no change: others wait for it, or it is loaded and stays so."""
         return self.is_wanted(module) or (module == self._loaded and not self.changes_ahead)
 
     @property

@@ -1,4 +1,4 @@
-"""What a set of tasks uses: the paths of each task, the pairs of pools, and the own weights of tasks on each prefill pool. No I/O.
+"""What a set of tasks uses: the path of each task, the pairs of pools, and the weights for each prefill pool. No I/O.
 
 Each task of the fleet is one object as long as its settings stay (`keep_equal`), and so is each path here: hundreds of
 tasks with weights of their own are then compared by identity at each change, and for each request.

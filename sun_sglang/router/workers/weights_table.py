@@ -141,7 +141,7 @@ class WeightsTable:
         return [Pair(worker, pair.decode, weights) for pairs in found for pair in pairs if pair.prefill is worker]
 
     def between(self, path: TaskPath) -> PoolPaths:
-        """Return the paths of a task. A result counts until those between its pools or the proofs of its weights change."""
+        """Return the paths of a task. A result counts until those of its pools or the proofs of its weights change."""
         base, weights = self._paths.between(path.pools), path.weights
         if weights is None:
             return base

@@ -107,7 +107,6 @@ class MetricsPage:
         for gauge in (
             metrics.module_requests,
             metrics.module_queued,
-            metrics.module_loaded,
             metrics.module_host_bytes,
         ):
             gauge.clear()
@@ -116,7 +115,6 @@ class MetricsPage:
                 metrics.module_requests.labels(worker.name, module or "own").set(count)
             report = worker.modules.report
             if report is not None:
-                metrics.module_loaded.labels(worker.name, report.loaded).set(1)
                 metrics.module_host_bytes.labels(worker.name).set(report.host_bytes)
                 for module, count in report.queued.items():
                     metrics.module_queued.labels(worker.name, module).set(count)

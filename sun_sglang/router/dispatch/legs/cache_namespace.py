@@ -19,8 +19,8 @@ def cache_namespace(
     """Return the namespace of a request.
 
     Requests share KV only if one module prefills them; a client's own keys divide the namespace further. Two different
-    inputs never give the same namespace: no pool name or revision contains `@`, `+`, `*` or `#`, and the client's part is
-    JSON.
+    inputs never give the same namespace: no pool name or revision contains `@`, `+`, `*` or `#`, and the client's part
+    is JSON.
 
     Args:
         pool: the prefill pool.

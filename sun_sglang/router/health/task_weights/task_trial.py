@@ -1,4 +1,4 @@
-"""Try a task before it is announced: its paths, and its own weights on every prefill worker of its pool, all or none."""
+"""Try a task before it is announced: its paths, and its weights on every prefill worker of its pool, all or none."""
 
 from __future__ import annotations
 

@@ -66,4 +66,4 @@ def test_every_policy_picks_among_the_workers_that_hold_the_adapter(policy: str)
         chosen = selector.select(pairs, Cost(COST, COST))
         assert chosen is not None
         assert chosen.prefill.name in ("p1", "p2")
-        assert chosen.adapter == adapter(1)
+        assert chosen.weights == adapter(1)

@@ -26,7 +26,7 @@ def bfloat16(values: Sequence[float], rng: random.Random) -> list[float]:
 def test_effect_of_the_recorded_adapter_with_noise_of_bfloat16_is_accepted(seed: int) -> None:
     rng = random.Random(seed)
     measured = effect_of(bfloat16(RECORDED.adapter, rng), bfloat16(RECORDED.base, rng))
-    assert effect_fault(measured, EXPECTED, "its fingerprint") == ""
+    assert effect_fault(measured, EXPECTED, "its fingerprint", "adapter") == ""
 
 
 @pytest.mark.invariant("I23")
@@ -42,7 +42,7 @@ def test_effect_of_another_adapter_than_the_recorded_one_is_refused(other: str, 
         "scaled": [b + 2 * e for b, e in zip(RECORDED.base, EXPECTED, strict=True)],
     }[other]
     measured = effect_of(bfloat16(adapter, rng), bfloat16(RECORDED.base, rng))
-    assert effect_fault(measured, EXPECTED, "its fingerprint").startswith(
+    assert effect_fault(measured, EXPECTED, "its fingerprint", "adapter").startswith(
         "another adapter than that of its fingerprint"
     )
 
@@ -62,7 +62,7 @@ def test_effect_of_another_adapter_than_the_recorded_one_is_refused(other: str, 
 def test_fault_of_an_effect_names_its_cause(
     measured: tuple[float, ...], expected: tuple[float, ...] | None, why: str
 ) -> None:
-    found = effect_fault(measured, expected, "p0")
+    found = effect_fault(measured, expected, "p0", "adapter")
     assert found.startswith(why)
     assert bool(found) == bool(why)
 

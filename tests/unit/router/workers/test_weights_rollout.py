@@ -9,7 +9,7 @@ from sun_sglang.contracts.fleet_file import Fleet
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.rollout import Rollout
 from tests.unit.router.registries import DECODES, PREFILLS, card, prove_all
-from tests.unit.router.weights_refs import LIMITS, adapter, adapter_tasks, prove_adapters
+from tests.unit.router.weights_refs import LIMITS, adapter, adapter_tasks, prove_weights
 
 
 def start(fleet: Fleet, busy: set[str] | None = None) -> tuple[Registry, Rollout]:
@@ -21,7 +21,7 @@ def start(fleet: Fleet, busy: set[str] | None = None) -> tuple[Registry, Rollout
     for name in DECODES:
         registry.admit(name, card("decode"))
     prove_all(registry)
-    prove_adapters(registry, *PREFILLS)
+    prove_weights(registry, *PREFILLS)
     return registry, rollout
 
 
@@ -35,7 +35,7 @@ def without_task(fleet: Fleet, name: str) -> Fleet:
 
 
 def served(registry: Registry, task: str) -> set[AdapterRef | None]:
-    return {pair.adapter for pair in registry.usable(task)}
+    return {pair.weights for pair in registry.usable(task)}
 
 
 @pytest.mark.invariant("I23")
@@ -44,7 +44,7 @@ def test_task_with_another_adapter_keeps_the_old_one_until_the_new_one_is_proven
     rollout.change(with_task(registry.wanted, "task-0", adapter(9)))
     assert served(registry, "task-0") == {adapter(0)}
     assert set(registry.weights.needed("p")) == {adapter(0), adapter(1), adapter(9)}
-    prove_adapters(registry, "p2")
+    prove_weights(registry, "p2")
     assert served(registry, "task-0") == {adapter(9)}
     assert {pair.prefill.name for pair in registry.usable("task-0")} == {"p2"}
     assert set(registry.weights.needed("p")) == {adapter(1), adapter(9)}
@@ -55,7 +55,7 @@ def test_new_task_with_an_adapter_is_unknown_until_it_is_proven() -> None:
     registry, rollout = start(adapter_tasks(1))
     rollout.change(with_task(registry.wanted, "new", adapter(9)))
     assert "new" not in registry.task_names
-    prove_adapters(registry, "p0")
+    prove_weights(registry, "p0")
     assert "new" in registry.task_names
     assert served(registry, "new") == {adapter(9)}
 
@@ -118,7 +118,7 @@ def test_trial_of_a_task_needs_its_paths_and_its_adapter_and_serves_nothing() ->
     registry.begin_trial(task)
     registry.begin_trial(task)
     assert set(registry.weights.needed("p")) == {adapter(0), adapter(9)}
-    prove_adapters(registry, "p0")
+    prove_weights(registry, "p0")
     assert registry.can_serve(task)
     registry.end_trial(task)
     assert registry.can_serve(task)

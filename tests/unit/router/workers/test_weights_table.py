@@ -9,7 +9,7 @@ from sun_sglang.router.workers.rollout import Rollout
 from sun_sglang.router.workers.weights_table import WeightsTable
 from sun_sglang.router.workers.worker_paths import Pair, PathTable
 from tests.unit.router.registries import DECODES, PREFILLS, card, prove_all
-from tests.unit.router.weights_refs import LIMITS, adapter, adapter_tasks, prove_adapters
+from tests.unit.router.weights_refs import LIMITS, adapter, adapter_tasks, prove_weights
 
 
 def registry_of(fleet: Fleet) -> Registry:
@@ -35,8 +35,8 @@ def test_task_with_an_adapter_is_served_by_the_workers_on_which_it_is_proven() -
     assert registry.weights.prove("p1", registry.workers["p1"].incarnation, adapter(0))
     assert prefills(registry.usable("task-0")) == {"p1"}
     assert len(registry.usable("task-0")) == 8
-    assert {pair.adapter for pair in registry.usable("task-0")} == {adapter(0)}
-    assert {pair.adapter for pair in registry.usable("task-2")} == {None}
+    assert {pair.weights for pair in registry.usable("task-0")} == {adapter(0)}
+    assert {pair.weights for pair in registry.usable("task-2")} == {None}
     assert registry.usable("task-1") == ()
 
 
@@ -56,14 +56,14 @@ def test_two_tasks_with_equal_adapters_need_one() -> None:
     again = fleet.tasks["task-1"].model_copy(update={"adapter": adapter(0)})
     registry = registry_of(fleet.model_copy(update={"tasks": {**fleet.tasks, "task-1": again}}))
     assert set(registry.weights.needed("p")) == {adapter(0)}
-    prove_adapters(registry, "p0")
+    prove_weights(registry, "p0")
     assert prefills(registry.usable("task-0")) == prefills(registry.usable("task-1")) == {"p0"}
 
 
 @pytest.mark.invariant("I23")
 def test_proof_of_an_adapter_is_void_after_a_restart_of_the_worker_alone() -> None:
     registry = registry_of(adapter_tasks(1))
-    prove_adapters(registry, "p0", "p1")
+    prove_weights(registry, "p0", "p1")
     before = registry.workers["p0"].incarnation
     registry.admit("p0", card("prefill", adapters=LIMITS, incarnation="second"))
     prove_all(registry)
@@ -75,7 +75,7 @@ def test_proof_of_an_adapter_is_void_after_a_restart_of_the_worker_alone() -> No
 
 def test_broken_connection_of_a_worker_leaves_its_adapters_proven() -> None:
     registry = registry_of(adapter_tasks(1))
-    prove_adapters(registry, "p0")
+    prove_weights(registry, "p0")
     registry.eject("p0", "a connection broke", gone=False)
     assert registry.usable("task-0") == ()
     registry.admit("p0", card("prefill", adapters=LIMITS))
@@ -85,7 +85,7 @@ def test_broken_connection_of_a_worker_leaves_its_adapters_proven() -> None:
 
 def test_revoked_adapter_is_not_served_by_that_worker_until_it_is_proven_again() -> None:
     registry = registry_of(adapter_tasks(2))
-    prove_adapters(registry, "p0", "p1")
+    prove_weights(registry, "p0", "p1")
     asked: list[str] = []
     registry.weights.on_needed.append(lambda: asked.append("needed"))
     start = registry.workers["p0"].incarnation
@@ -102,7 +102,7 @@ def test_revoked_adapter_is_not_served_by_that_worker_until_it_is_proven_again()
 @pytest.mark.invariant("I23")
 def test_proof_of_an_adapter_is_void_after_an_update_of_the_workers_weights() -> None:
     registry = registry_of(adapter_tasks(1))
-    prove_adapters(registry, *PREFILLS)
+    prove_weights(registry, *PREFILLS)
     updated = card(
         "prefill", adapters=LIMITS, identity={"weights": "v"}, incarnation=registry.workers["p0"].incarnation
     )
@@ -111,13 +111,13 @@ def test_proof_of_an_adapter_is_void_after_an_update_of_the_workers_weights() ->
     assert registry.admit("p0", updated) == ""
     prove_all(registry)
     assert registry.usable("task-0") == ()
-    prove_adapters(registry, "p0")
+    prove_weights(registry, "p0")
     assert prefills(registry.usable("task-0")) == {"p0"}
 
 
 def test_worker_whose_card_changes_to_refuse_an_adapter_does_not_serve_it() -> None:
     registry = registry_of(adapter_tasks(1))
-    prove_adapters(registry, *PREFILLS)
+    prove_weights(registry, *PREFILLS)
     registry.admit("p0", card("prefill", adapters={**LIMITS, "max_rank": 4}))
     assert prefills(registry.usable("task-0")) == {"p1", "p2", "p3"}
     (obstacle,) = registry.weights.obstacles("p", adapter(0))
@@ -127,7 +127,7 @@ def test_worker_whose_card_changes_to_refuse_an_adapter_does_not_serve_it() -> N
 
 def test_obstacles_of_an_adapter_are_the_admitted_workers_that_lack_it() -> None:
     registry = registry_of(adapter_tasks(1))
-    prove_adapters(registry, "p0", "p1")
+    prove_weights(registry, "p0", "p1")
     registry.eject("p2", "gone", gone=True)
     assert [tuple(one) for one in registry.weights.obstacles("p", adapter(0))] == [("p3", "")]
 
@@ -135,7 +135,7 @@ def test_obstacles_of_an_adapter_are_the_admitted_workers_that_lack_it() -> None
 def test_pairs_of_adapters_are_selected_once_after_each_change(monkeypatch: pytest.MonkeyPatch) -> None:
     """A request costs two lookups, whatever the number of tasks."""
     registry = registry_of(adapter_tasks(400))
-    prove_adapters(registry, *PREFILLS)
+    prove_weights(registry, *PREFILLS)
     selected: list[AdapterRef] = []
     serves = WeightsTable._serves
 
@@ -218,7 +218,7 @@ def test_adapter_that_was_tuned_for_the_decoder_decides_which_side_makes_the_fir
     registry.admit("p0", card("prefill", adapters=LIMITS, **of_prefill))
     registry.admit("d0", card("decode"))
     prove_all(registry)
-    prove_adapters(registry, "p0")
+    prove_weights(registry, "p0")
     (pair,) = registry.usable("task-0")
     assert pair.first_token == side
 
@@ -226,7 +226,7 @@ def test_adapter_that_was_tuned_for_the_decoder_decides_which_side_makes_the_fir
 def test_tasks_of_a_fleet_that_is_read_again_are_the_same_objects_unless_they_differ() -> None:
     registry = registry_of(adapter_tasks(400))
     rollout = Rollout(registry)
-    prove_adapters(registry, *PREFILLS)
+    prove_weights(registry, *PREFILLS)
     before, needed = registry.fleet.tasks, registry.weights.needed("p")
     document = registry.fleet.model_dump(mode="json")
     document["tasks"]["task-7"]["weight"] = 2

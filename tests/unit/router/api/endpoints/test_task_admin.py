@@ -145,7 +145,7 @@ async def test_load_without_an_answer_is_undone_once_the_worker_has_ended_it(sys
     name = make(tmp_path / "a")
     hold = system["pool-1"].adapters.held[name] = asyncio.Event()
     # the router waits no longer; one that gets no CPU may give up on the other worker too
-    set_deadlines(system.router.weights_prover._client, adapter_change=0.05)
+    set_deadlines(system.router.weights_prover._client._adapters, adapter_change=0.05)
     status, said = await call(system, "POST", "/tasks", body(tmp_path / "a"))
     assert (status, said["error"]["code"]) == (409, "task_refused")
     assert "no answer to /load_lora_adapter within 0.05 s" in said["error"]["message"]

@@ -52,7 +52,7 @@ def test_the_wire_name_of_a_task_has_no_colon_and_is_its_own() -> None:
 @pytest.mark.invariant("I7")
 def test_namespace_of_an_adapter_is_its_own() -> None:
     found = {
-        cache_namespace("m", "w", *keys, adapter=a) for a in (None, adapter(1), adapter(2)) for keys in ((), ("k",))
+        cache_namespace("m", "w", *keys, weights=a) for a in (None, adapter(1), adapter(2)) for keys in ((), ("k",))
     }
     assert len(found) == 6
     assert "m@w+0000000000000001" in found
@@ -64,7 +64,7 @@ def test_adapter_goes_to_the_prefill_leg_alone_and_divides_the_namespace_of_both
     request = parse_request(Endpoint.COMPLETIONS, raw, header_task=None, tasks=["math"])
     (call,) = make_pair_requests(request, split_request(request), [Cost(1, 1)], worker_model="math")
     pair = proven_registry().usable("math")[0]
-    pair = replace(pair, adapter=adapter(1))
+    pair = replace(pair, weights=adapter(1))
     prefill, decode = map(orjson.loads, leg_bodies(call, pair, rid="r" * 32, room=7))
     assert prefill.pop("lora_path") == "sun-0000000000000001"
     assert prefill == decode

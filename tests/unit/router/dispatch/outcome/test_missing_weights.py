@@ -3,11 +3,14 @@ from __future__ import annotations
 import orjson
 import pytest
 
+from sun_sglang.contracts.module import NOT_HELD, TaskWeights
 from sun_sglang.router.dispatch.outcome.decision import AttemptFailed, Relay, decide
 from sun_sglang.router.dispatch.outcome.missing_weights import lacks_weights
 from sun_sglang.router.transport.messages import LegResponse
+from tests.unit.router.weights_refs import adapter, module
 
-NAME = "sun-0000000000000001"
+ADAPTER, MODULE = adapter(1), module(1)
+NAME = ADAPTER.name
 NOT_LOADED = f"The following requested LoRA adapters are not loaded: {NAME}\nLoaded adapters: odict_keys([])."
 
 
@@ -25,16 +28,45 @@ NOT_LOADED = f"The following requested LoRA adapters are not loaded: {NAME}\nLoa
 )
 def test_refusal_means_a_missing_adapter_by_the_beginning_of_its_message_alone(message: str, found: bool) -> None:
     for error in ({"error": {"message": message}}, {"object": "error", "message": message, "code": 400}):
-        assert lacks_weights(orjson.dumps(error), NAME) is found
+        assert lacks_weights(orjson.dumps(error), ADAPTER) is found
 
 
-@pytest.mark.parametrize(("adapter", "status", "failed"), [(NAME, 400, True), ("", 400, False), (NAME, 422, False)])
-def test_missing_adapter_is_no_clients_fault(adapter: str, status: int, failed: bool) -> None:
-    response = LegResponse(status, orjson.dumps({"error": {"message": NOT_LOADED}}))
-    outcome = decide(response, None, adapter=adapter)
+@pytest.mark.parametrize(
+    ("message", "found"),
+    [
+        (NOT_HELD.format(revision=MODULE.revision), True),
+        (NOT_HELD.format(revision=MODULE.revision) + " any more: its directory is gone", True),
+        (NOT_HELD.format(revision=module(2).revision), False),
+        (f"`text`: {NOT_HELD.format(revision=MODULE.revision)}", False),
+        (NOT_LOADED, False),
+    ],
+)
+def test_refusal_means_a_missing_module_by_the_beginning_of_its_message_alone(message: str, found: bool) -> None:
+    assert lacks_weights(orjson.dumps({"error": {"message": message}}), MODULE) is found
+
+
+NOT_GIVEN = NOT_HELD.format(revision=MODULE.revision)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message", "status", "failed"),
+    [
+        (ADAPTER, NOT_LOADED, 400, "adapter_missing"),
+        (None, NOT_LOADED, 400, ""),
+        (ADAPTER, NOT_LOADED, 422, ""),
+        (MODULE, NOT_GIVEN, 400, "module_missing"),
+        (MODULE, NOT_GIVEN, 422, ""),
+        (None, NOT_GIVEN, 400, ""),
+    ],
+)
+def test_missing_weights_are_no_clients_fault(
+    weights: TaskWeights | None, message: str, status: int, failed: str
+) -> None:
+    response = LegResponse(status, orjson.dumps({"error": {"message": message}}))
+    outcome = decide(response, None, weights=weights)
     if failed:
         assert isinstance(outcome, AttemptFailed)
         assert (outcome.leg, outcome.lacks_weights, outcome.eject, outcome.retry) == ("prefill", True, False, True)
-        assert (outcome.error.status, outcome.error.code) == (503, "adapter_missing")
+        assert (outcome.error.status, outcome.error.code) == (503, failed)
     else:
         assert isinstance(outcome, Relay)
