@@ -12,8 +12,8 @@ from sun_sglang.contracts.modules_report import ModulesReport
 from sun_sglang.router.scheduling.cost import Cost
 from sun_sglang.router.scheduling.module_affinity import (
     PROMPTS_A_CHANGE,
+    added_changes,
     change_tokens,
-    changes_added,
     prefer_module,
     worker_cost,
 )
@@ -52,8 +52,9 @@ def worker(number: int, on: On, change: int = CHANGE, *, changes: bool = True) -
             tokens_per_second=1e4 if change else 0,
         )
     )
-    found.load.acquire(on.tokens)
+    found.load.set_external(0, on.tokens)
     for wanted in on.wanted:
+        found.load.acquire(0)
         found.modules.acquire(wanted)
     return found
 
@@ -72,16 +73,27 @@ def chosen(*on: On, task: ModuleRef | None = TASK, change: int = CHANGE) -> list
     ("on", "names"),
     [
         ([On(A), On(M)], ["p1"]),
-        ([On(A), On(M, [M], CHANGE)], ["p1"]),
-        ([On(A), On(M, [M], CHANGE + 1)], ["p0"]),
-        # a change elsewhere takes the loaded module from its requests, and one more brings it back
-        ([On(A, [A]), On(M, [M], 2 * CHANGE)], ["p1"]),
-        ([On(A, [A]), On(M, [M], 2 * CHANGE + 1)], ["p0"]),
-        # the change to a module that requests wait for is made anyway
-        ([On(A, [A, M]), On(B)], ["p0"]),
-        ([On(A, [A, M], 1), On(B)], ["p1"]),
+        ([On(A), On(M, [M], 2 * CHANGE)], ["p1"]),
+        ([On(A), On(M, [M], 2 * CHANGE + 1)], ["p0"]),
+        # every request on the other worker would wait for the change
+        ([On(A, [A]), On(M, [M], 3 * CHANGE)], ["p1"]),
+        ([On(A, [A]), On(M, [M], 3 * CHANGE + 1)], ["p0"]),
+        # the change to a module that requests wait for is made anyway, and counts as a wait
+        ([On(A, [A, M], CHANGE), On(B)], ["p0"]),
+        ([On(A, [A, M], CHANGE + 1), On(B)], ["p1"]),
+        # the loaded module has no requests, and is about to go
+        ([On(M, [A]), On(B)], ["p1"]),
     ],
-    ids=["loaded", "as_dear", "dearer", "busy_as_dear", "busy_dearer", "waited_for", "waited_for_dearer"],
+    ids=[
+        "loaded",
+        "as_dear",
+        "dearer",
+        "busy_as_dear",
+        "busy_dearer",
+        "waited_for",
+        "waited_for_dearer",
+        "about_to_go",
+    ],
 )
 def test_worker_that_has_the_module_is_preferred_until_waiting_costs_more_than_a_change(
     on: list[On], names: list[str]
@@ -93,13 +105,22 @@ def test_worker_that_has_the_module_is_preferred_until_waiting_costs_more_than_a
     ("on", "names"),
     [
         ([On(A, [A]), On(B)], ["p1"]),
-        ([On(A, [A]), On(B, [], CHANGE)], ["p1"]),
-        ([On(A, [A]), On(B, [], CHANGE + 1)], ["p0"]),
-        ([On(A, [A, B]), On(C, [C])], ["p1"]),
+        ([On(A, [A]), On(B, [], CHANGE)], ["p0", "p1"]),
+        ([On(A, [A]), On(B, [], 2 * CHANGE)], ["p0"]),
+        ([On(A, [A, A]), On(C, [C])], ["p1"]),
+        ([On(A, [B]), On(C, [C])], ["p1"]),
         ([On(A, tokens=CHANGE - 1), On(B)], ["p0", "p1"]),
         ([On(A, tokens=CHANGE), On(B)], ["p1"]),
     ],
-    ids=["idle_first", "idle_with_work", "idle_overloaded", "fewer_changes_ahead", "within_a_change", "a_change_more"],
+    ids=[
+        "idle_first",
+        "idle_as_dear",
+        "idle_dearer",
+        "fewer_wait",
+        "fewer_changes_ahead",
+        "within_a_change",
+        "a_change_more",
+    ],
 )
 def test_module_that_is_nowhere_displaces_the_cheapest(on: list[On], names: list[str]) -> None:
     assert chosen(*on) == names
@@ -110,25 +131,25 @@ def test_pools_own_model_is_a_module_among_the_others() -> None:
     assert chosen(On(OWN), On(M)) == ["p1"]
 
 
-def test_hot_module_gets_another_worker_once_its_own_is_ahead_by_more_than_a_change() -> None:
+def test_hot_module_gets_another_worker_once_its_own_is_ahead_by_more_than_a_change_costs() -> None:
     workers = [worker(number, On(one)) for number, one in enumerate((M, A, B))]
     pairs, names = pairs_of(*workers), []
     selector = PairSelector(Policies(prefill="least_tokens", decode="least_tokens"), random.Random(1))
-    for _ in range(CHANGE // COST + 2):
+    for _ in range(2 * CHANGE // COST + 2):
         pair = selector.select(pairs, Cost(COST, COST))
         assert pair is not None
         pair.prefill.load.acquire(COST)
         pair.prefill.modules.acquire(M)
         names.append(pair.prefill.name)
-    assert names == ["p0"] * (CHANGE // COST + 1) + ["p1"]
-    assert changes_added(workers[1], M) == 0, "the second worker has the module from now on"
+    assert names == ["p0"] * (2 * CHANGE // COST + 1) + ["p1"]
+    assert added_changes(workers[1], M) == 0, "the second worker has the module from now on"
 
 
 def test_change_that_was_not_measured_counts_as_some_prompts() -> None:
     unmeasured = worker(0, On(A), change=0)
     assert change_tokens([unmeasured], COST) == PROMPTS_A_CHANGE * COST
-    assert chosen(On(A), On(M, [M], PROMPTS_A_CHANGE * COST), change=0) == ["p1"]
-    assert chosen(On(A), On(M, [M], PROMPTS_A_CHANGE * COST + 1), change=0) == ["p0"]
+    assert chosen(On(A), On(M, [M], 2 * PROMPTS_A_CHANGE * COST), change=0) == ["p1"]
+    assert chosen(On(A), On(M, [M], 2 * PROMPTS_A_CHANGE * COST + 1), change=0) == ["p0"]
 
 
 def test_pool_without_modules_has_no_preference() -> None:
@@ -162,7 +183,8 @@ def test_every_policy_picks_at_most_one_change_above_the_cheapest_worker(policy:
         assert pair is not None
         assert pair.weights == task
         tokens = change_tokens(workers, COST)
-        costs = {one: worker_cost(one, changes_added(one, pair.module), tokens) for one in workers}
-        assert costs[pair.prefill] <= min(costs.values()) + tokens
-        fewest = min(changes_added(one, pair.module) for one in workers if costs[one] == min(costs.values()))
-        assert changes_added(pair.prefill, pair.module) <= fewest
+        costs = {one: worker_cost(one, pair.module, tokens) for one in workers}
+        least = min(costs.values())
+        assert costs[pair.prefill] <= least + tokens
+        if any(one.modules.has(pair.module) for one in workers if costs[one] == least):
+            assert pair.prefill.modules.has(pair.module)
