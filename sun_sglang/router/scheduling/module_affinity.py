@@ -1,12 +1,13 @@
 """Select the prefill workers for which a request costs the fewest changes between modules, and the least wait. Pure.
 
 A worker changes its weights between two batches, for whichever module its waiting requests need. The cost of a worker
-is counted in prompt tokens, as its load is: the work that it has, with the changes ahead of it, and the changes that
-the request adds to them. It adds none where its module is loaded or waited for; one where the loaded module has no
-requests; and two where it has some, since the worker must change back for those that come after.
+for a request is counted in prompt tokens, as its load is: the outstanding tokens, the changes that the worker makes for
+the requests that it has, and the change that this request adds, if it adds one. That change delays more than the
+request itself: every request on the worker waits meanwhile, and the module that was loaded may have to come back.
 
 So a request waits for a worker that has its module until that costs more than a change elsewhere, and then another
-worker gets the module too: a module with many requests gets as many workers as it fills.
+worker gets the module too: a module with many requests gets as many workers as it fills, and where all workers have
+much to do, requests of one module meet on one worker and share its change.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ from sun_sglang.router.workers.worker_paths import Pair
 
 # A change takes about as long as this many times the prompt, where no worker has measured one.
 PROMPTS_A_CHANGE = 2
+# A change that a request adds counts this many times on an idle worker: there, and back to the module before it.
+CHANGE_COST = 2
 
 
 def prefer_module(pairs: Sequence[Pair], cost: int) -> Sequence[Pair]:
     """Return the pairs whose prefill workers cost a request the least; all pairs in a pool without modules.
 
-    These are the workers that need as few changes as the cheapest one, and that cost less than one change more: among
-    them the policy selects.
+    If the cheapest worker has the request's module, these are the workers that have it, else those that do not; each
+    costs less than one change more than the cheapest one. Among them the policy selects.
 
     Args:
         pairs: usable pairs of one task, at least one.
@@ -37,11 +40,10 @@ def prefer_module(pairs: Sequence[Pair], cost: int) -> Sequence[Pair]:
     if len(workers) < 2:
         return pairs
     change = change_tokens(workers, cost)
-    added = {worker: changes_added(worker, module) for worker in workers}
-    costs = {worker: worker_cost(worker, added[worker], change) for worker in workers}
-    best = min(workers, key=lambda worker: (costs[worker], added[worker]))
-    most = costs[best] + change
-    chosen = {w for w in workers if w is best or (added[w] == added[best] and costs[w] < most)}
+    costs = {worker: worker_cost(worker, module, change) for worker in workers}
+    best = min(workers, key=lambda worker: (costs[worker], added_changes(worker, module)))
+    has, most = best.modules.has(module), costs[best] + change
+    chosen = {w for w in workers if w is best or (w.modules.has(module) == has and costs[w] < most)}
     return [pair for pair in pairs if pair.prefill in chosen]
 
 
@@ -56,20 +58,18 @@ def change_tokens(workers: Sequence[Worker], cost: int) -> float:
     return measured or PROMPTS_A_CHANGE * max(1, cost)
 
 
-def changes_added(worker: Worker, module: str) -> int:
-    """Return the changes that a request for a module adds to those that a worker makes anyway."""
-    modules = worker.modules
-    if modules.has(module):
-        return 0
-    return 2 if modules.is_wanted(modules.loaded) else 1
+def added_changes(worker: Worker, module: str) -> int:
+    """Return the cost of the change that a request for a module adds on a worker, in changes; 0 if it adds none."""
+    return 0 if worker.modules.has(module) else CHANGE_COST + worker.load.total_requests
 
 
-def worker_cost(worker: Worker, added: int, change: float) -> float:
+def worker_cost(worker: Worker, module: str, change: float) -> float:
     """Return the cost of a worker for a request, in prompt tokens.
 
     Args:
         worker: the worker.
-        added: changes that the request adds.
+        module: the module of the request.
         change: tokens of a change.
     """
-    return worker.load.total_tokens + (worker.modules.changes_ahead + added) * change
+    changes = worker.modules.changes_ahead + added_changes(worker, module)
+    return worker.load.total_tokens + changes * change

@@ -15,7 +15,7 @@ from sun_sglang.contracts.adapter import AdapterRef
 from sun_sglang.emulator.fault_injection import Fault
 from tests.support.emulated_cluster import PATIENT, Cluster, emulated_cluster
 from tests.support.emulator import expected, make_adapter
-from tests.system.adapters.traffic import traffic
+from tests.support.traffic import traffic
 
 PAIR = {"prefill": "shared", "decode": "base"}
 POOLS = dict.fromkeys(("x", "y"), ("shared", "base"))

@@ -17,7 +17,7 @@ from sun_sglang.contracts.adapter import AdapterRef
 from sun_sglang.emulator.worker import EmulatedWorker
 from tests.support.emulator import LORA, Start, make_adapter, start, url
 from tests.support.ports import PORTS
-from tests.system.adapters.traffic import traffic
+from tests.support.traffic import traffic
 
 __all__ = ["start"]
 

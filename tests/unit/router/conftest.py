@@ -131,7 +131,9 @@ async def start() -> AsyncIterator[Start]:
                 name = f"{pool}-{i}"
                 changes: dict[str, Any] = {}
                 if roles[pool] == "prefill":
-                    changes = ({"adapters": LIMITS} if adapters else {}) | ({"modules": MODULE_LIMITS} if modules else {})
+                    changes = ({"adapters": LIMITS} if adapters else {}) | (
+                        {"modules": MODULE_LIMITS} if modules else {}
+                    )
                 changes |= (cards or {}).get(name, {})
                 workers[name] = FakeWorker(roles[pool], f"w-{pool}", rooms, **changes)
                 await workers[name].start()

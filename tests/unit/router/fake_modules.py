@@ -48,6 +48,11 @@ class FakeModules:
         self.is_silent = False
         self.pages_asked = 0
 
+    def restart(self) -> None:
+        self.given.clear()
+        self.changes.clear()
+        self.loaded = OWN
+
     async def report(self, _: web.Request) -> web.Response:
         self.pages_asked += 1
         seconds, tokens = self.measured

@@ -198,6 +198,7 @@ class FakeWorker:
         await self.stop()
         self.restarts += 1
         self.adapters.loaded.clear()
+        self.modules.restart()
         await self.start()
 
     @property

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 from aiohttp import web
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
 from sun_sglang.contracts.fleet_file import FleetTask
 from sun_sglang.contracts.module import ModuleRef
@@ -43,11 +43,15 @@ class _Weights(TaskSettings):
     adapter: Directory | None = None
     model: Directory | None = None
 
-    @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
+    def require_one(self) -> None:
+        """Raise unless at most one of both is given.
+
+        Raises:
+            ApiError: 400.
+        """
         if self.adapter is not None and self.model is not None:
-            raise ValueError("a task has an adapter or a model of its own, and not both")
-        return self
+            message = "a task has an adapter or a model of its own, and not both"
+            raise ApiError(400, message, param="model", code="invalid_change")
 
 
 class NewTask(_Weights):
@@ -102,6 +106,7 @@ class TaskHandlers:
     async def add(self, http: web.Request) -> web.Response:
         """POST /tasks: add a task. It is known to clients once it can be served."""
         new = await read_model(http, NewTask)
+        new.require_one()
         name = new.name
         with self._change(name):
             self._store.refresh()
@@ -121,6 +126,7 @@ class TaskHandlers:
         """PUT /tasks/NAME: change a task. What it was before serves it until the change can be served."""
         name = http.match_info["name"]
         given = await read_model(http, TaskChange, empty='send the fields to change, such as {"prefill": "POOL"}')
+        given.require_one()
         changed = given.model_dump(mode="json", exclude_unset=True)
         with self._change(name):
             self._store.refresh()

@@ -9,7 +9,7 @@ from sun_sglang.router.workers.rollout import Rollout
 from sun_sglang.router.workers.weights_table import WeightsTable
 from sun_sglang.router.workers.worker_paths import Pair, PathTable
 from tests.unit.router.registries import DECODES, PREFILLS, card, prove_all
-from tests.unit.router.weights_refs import LIMITS, adapter, adapter_tasks, prove_weights
+from tests.unit.router.weights_refs import LIMITS, MODULE_LIMITS, adapter, adapter_tasks, module, prove_weights
 
 
 def registry_of(fleet: Fleet) -> Registry:
@@ -221,6 +221,31 @@ def test_adapter_that_was_tuned_for_the_decoder_decides_which_side_makes_the_fir
     prove_weights(registry, "p0")
     (pair,) = registry.usable("task-0")
     assert pair.first_token == side
+
+
+@pytest.mark.parametrize(
+    ("of_module", "of_prefill", "of_decode", "side", "why"),
+    [
+        ({"tuned_for": "w", "first_token": "decode"}, {}, {}, "decode", ""),
+        # nothing of the pool's model is left under a module
+        ({}, {"tuned_for": "w", "first_token": "decode"}, {}, "prefill", ""),
+        ({}, {"tuned_for": "other"}, {}, "prefill", ""),
+        ({"tuned_for": "other"}, {"tuned_for": "w"}, {}, "", "the task's module on `p0` was tuned to be decoded by"),
+        ({}, {}, {"tuned_on": "w"}, "", "`d0` was tuned on prompts that weights w prefill, and the task's module on"),
+    ],
+)
+def test_module_decides_by_itself_which_decoder_may_follow_and_which_side_makes_the_first_token(
+    of_module: dict[str, str], of_prefill: dict[str, str], of_decode: dict[str, str], side: str, why: str
+) -> None:
+    fleet = adapter_tasks(0)
+    task = fleet.tasks["task-0"].model_copy(update={"module": module(0, **of_module)})
+    registry = Registry(fleet.model_copy(update={"tasks": {"task-0": task}}))
+    registry.admit("p0", card("prefill", modules=MODULE_LIMITS, **of_prefill))
+    registry.admit("d0", card("decode", **of_decode))
+    prove_all(registry)
+    prove_weights(registry, "p0")
+    assert [pair.first_token for pair in registry.usable("task-0")] == ([side] if side else [])
+    assert [one.refusal.startswith(why) for one in registry.unusable("task-0")] == ([True] if why else [])
 
 
 def test_tasks_of_a_fleet_that_is_read_again_are_the_same_objects_unless_they_differ() -> None:

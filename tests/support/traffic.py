@@ -1,4 +1,4 @@
-"""Requests that go on while a test changes tasks, each checked against the adapters that its task may have then."""
+"""Requests that go on while a test changes tasks, each checked against the weights that its task may have then."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Protocol
 import aiohttp
 
 from sun_sglang.bench.polling import wait_until
-from sun_sglang.contracts.adapter import NAME_PREFIX, AdapterRef
+from sun_sglang.contracts.module import TaskWeights
 from sun_sglang.emulator.worker import EmulatedWorker
-from tests.support.emulator import expected
+from tests.support.modules import expected_of
 
 _CLIENTS = 6
 LENGTH = 4
@@ -39,31 +39,31 @@ class Traffic:
 
     Args:
         cluster: the router and its workers.
-        adapters: the adapter of each task.
+        weights: the own weights of each task.
 
     Attributes:
-        answered: number of answers, each with the tokens of an adapter that its task may have.
+        answered: number of answers, each with the tokens of weights that its task may have.
     """
 
-    def __init__(self, cluster: Served, adapters: Mapping[str, AdapterRef]) -> None:
+    def __init__(self, cluster: Served, weights: Mapping[str, TaskWeights]) -> None:
         self.answered = 0
         self._cluster = cluster
-        self._allowed = {task: {ref.revision} for task, ref in adapters.items()}
+        self._allowed = {task: {one.name: one} for task, one in weights.items()}
         self._in_flight: Counter[str] = Counter()
         self._rng = random.Random(0)
-        self._weights = next(w for w in cluster.workers.values() if w.card.role == "prefill")
+        self._worker = next(w for w in cluster.workers.values() if w.card.role == "prefill")
 
-    def allow(self, task: str, ref: AdapterRef) -> None:
-        """Accept answers of another adapter too, since a change of the task is under way."""
-        self._allowed[task].add(ref.revision)
+    def allow(self, task: str, weights: TaskWeights) -> None:
+        """Accept answers of other weights too, since a change of the task is under way."""
+        self._allowed[task][weights.name] = weights
 
-    def require(self, task: str, ref: AdapterRef) -> None:
-        """Accept answers of one adapter alone, of requests that are sent from now on."""
-        self._allowed[task] = {ref.revision}
+    def require(self, task: str, weights: TaskWeights) -> None:
+        """Accept answers of these weights alone, of requests that are sent from now on."""
+        self._allowed[task] = {weights.name: weights}
 
-    def begin(self, task: str, ref: AdapterRef) -> None:
+    def begin(self, task: str, weights: TaskWeights) -> None:
         """Send requests to another task, too."""
-        self._allowed[task] = {ref.revision}
+        self._allowed[task] = {weights.name: weights}
 
     async def end(self, task: str) -> None:
         """Send no more requests to a task, and wait until those under way have been answered."""
@@ -91,20 +91,20 @@ class Traffic:
             self._in_flight[task] += 1
             async with self._cluster.client.post("/generate", json=body) as reply:
                 assert reply.status == 200, await reply.text()
-                tokens, name = (await reply.json())["output_ids"], reply.headers["X-Sun-Adapter"]
+                tokens, names = (await reply.json())["output_ids"], reply.headers
             # what was allowed when it was sent, or became allowed meanwhile
-            revisions = allowed | self._allowed.get(task, set())
-            revision = name.removeprefix(NAME_PREFIX)
-            assert revision in revisions, task
-            assert tokens == expected(self._weights, prompt, LENGTH, adapter=revision), task
+            known = allowed | self._allowed.get(task, {})
+            name = names.get("X-Sun-Adapter") or names["X-Sun-Module"]
+            assert name in known, task
+            assert tokens == expected_of(self._worker, prompt, LENGTH, known[name]), task
             self.answered += 1
             self._in_flight[task] -= 1
 
 
 @asynccontextmanager
-async def traffic(cluster: Served, adapters: Mapping[str, AdapterRef]) -> AsyncIterator[Traffic]:
-    """Send requests to tasks until the block ends; raise if one of them was lost or had the wrong adapter."""
-    running = Traffic(cluster, adapters)
+async def traffic(cluster: Served, weights: Mapping[str, TaskWeights]) -> AsyncIterator[Traffic]:
+    """Send requests to tasks until the block ends; raise if one of them was lost or had the wrong weights."""
+    running = Traffic(cluster, weights)
     async with asyncio.TaskGroup() as group:
         clients = group.create_task(running.run())
         await running.more(2 * _CLIENTS)
