@@ -17,7 +17,7 @@ def weights_fault(card: WorkerCard, weights: TaskWeights) -> str:
     if isinstance(weights, AdapterRef):
         return _adapter_fault(card, weights)
     if card.modules is None:
-        return "it serves its own model alone; set `modules` in its pool"
+        return "it serves its own model alone; set `modules: {}` in its pool"
     return ""
 
 

@@ -8,7 +8,7 @@ from sun_sglang.contracts.adapter import Fingerprint
 from sun_sglang.router.task_weights.limits import weights_fault
 from tests.unit.router.fake_worker import VOCAB
 from tests.unit.router.registries import card
-from tests.unit.router.weights_refs import LIMITS, adapter
+from tests.unit.router.weights_refs import LIMITS, adapter, module
 
 
 def fingerprint_of(token: int) -> Fingerprint:
@@ -41,3 +41,8 @@ def test_adapter_on_a_worker_that_cannot_have_it_is_refused_with_the_difference(
     found = weights_fault(card("prefill", **{"adapters": LIMITS, **of_card}), adapter(1, **of_adapter))
     assert found.startswith(why)
     assert bool(found) == bool(why)
+
+
+def test_module_is_accepted_by_every_worker_that_takes_modules_and_by_no_other() -> None:
+    assert weights_fault(card("prefill", modules={"host_bytes": 0}), module(1)) == ""
+    assert weights_fault(card("prefill", adapters=LIMITS), module(1)).startswith("it serves its own model alone")

@@ -176,7 +176,7 @@ async def test_worker_that_takes_no_modules_is_given_none_and_serves_its_own_mod
     assert system["pool-0"].modules.calls == []
     (unproven,) = (await system.get("/tasks"))[1]["tasks"]["math"]["unproven_modules"]
     assert (unproven["worker"], unproven["refused"]) == ("pool-0", True)
-    assert unproven["why"] == "it serves its own model alone; set `modules` in its pool"
+    assert unproven["why"] == "it serves its own model alone; set `modules: {}` in its pool"
 
 
 async def test_module_that_no_task_needs_is_taken_once_no_request_uses_it(start: Start) -> None:
