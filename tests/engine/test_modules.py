@@ -63,13 +63,18 @@ def topology() -> dict[str, Any]:
             "llama-base": {"role": "decode", "model": "./llama-base"},
             "qwen3-base": {"role": "decode", "model": "./qwen3-base"},
             "llama": {
-                "role": "prefill", "model": "./llama-m0", "replicas": 2,
+                "role": "prefill",
+                "model": "./llama-m0",
+                "replicas": 2,
                 "engine": ADAPTERS | engine,
                 "modules": {"ttft_slo": ALWAYS_LATE},
             },
             # three of eight modules fit into host memory
             "qwen3": {
-                "role": "prefill", "model": "./qwen3-m0", "replicas": 2, "engine": engine,
+                "role": "prefill",
+                "model": "./qwen3-m0",
+                "replicas": 2,
+                "engine": engine,
                 "modules": {"ttft_slo": ALWAYS_LATE, "host_memory_gb": 0.012},
             },
         },
