@@ -12,7 +12,7 @@ import pytest
 from sun_sglang.contracts.module import MODULES_VARIABLE, ModuleLimits, module_namespace
 from sun_sglang.contracts.modules_report import Changes
 from sun_sglang.files.shared_snapshot import SharedSnapshot, SnapshotWriter
-from sun_sglang.module_turns import turns as policy
+from sun_sglang.module_turns.turns import Turns
 from sun_sglang.patches.modules import turns
 from sun_sglang.patches.modules.shared_files import (
     HOST_FILE_VARIABLE,
@@ -109,7 +109,7 @@ def choose(monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[str]], None]:
 
     def use(chosen: Sequence[str]) -> None:
         left = list(chosen)
-        monkeypatch.setattr(policy, "next_module", lambda *_: left.pop(0))
+        monkeypatch.setattr(Turns, "choose", lambda *_: left.pop(0))
 
     return use
 
