@@ -40,6 +40,16 @@ class TokenLimits(NamedTuple):
         return self.request - 5
 
 
+def emulated_revision(model: str, revision: str | None = None) -> str:
+    """Return the revision of the weights of a model that is no checkpoint, which follows from its name.
+
+    Args:
+        model: the model's name.
+        revision: the revision of the model that a worker was started with.
+    """
+    return hashlib.sha256(f"{model}@{revision or ''}".encode()).hexdigest()[:16]
+
+
 def emulated_identity(settings: Settings) -> Identity:
     """Return the checkpoint's identity, or one that follows from the model's name where there is no checkpoint.
 
@@ -51,7 +61,6 @@ def emulated_identity(settings: Settings) -> Identity:
         return read_identity(found, settings.engine, sglang=settings.emulation.sglang)
     flag = settings.engine.get("kv_cache_dtype") or "auto"
     dtype = (settings.engine.get("dtype") or "auto") if flag == "auto" else flag
-    weights = hashlib.sha256(f"{settings.model}@{settings.revision or ''}".encode()).hexdigest()[:16]
     shape = settings.emulation
     return Identity(
         architecture=shape.architecture,
@@ -68,7 +77,7 @@ def emulated_identity(settings: Settings) -> Identity:
         tokenizer="emulated",
         chat_template="",
         sglang=settings.emulation.sglang,
-        weights=weights,
+        weights=emulated_revision(settings.model, settings.revision),
     )
 
 

@@ -23,6 +23,7 @@ from sun_sglang.patches.modules.shared_files import (
 from sun_sglang.patches.modules.turns import build_of_one_module
 
 OWN, A, B = (letter * 16 for letter in "0ab")
+RUNNER = SimpleNamespace(device="cpu")
 
 
 class Request:
@@ -44,7 +45,7 @@ class Scheduler:
         self.waiting_queue: list[Request] = []
         self.chunked_req: Request | None = None
         self.tp_size = 1
-        self.tp_worker = SimpleNamespace(model_runner="runner")
+        self.tp_worker = SimpleNamespace(model_runner=RUNNER)
         self.size = size
         self.ran: list[tuple[str, list[str]]] = []
 
@@ -92,8 +93,8 @@ class Worker:
         self.mapped.append(directory.name)
         return SimpleNamespace(name=directory.name, close=lambda: self.mapped.remove(directory.name))
 
-    def _replace(self, runner: str, module: Any) -> None:
-        assert runner == "runner"
+    def _replace(self, runner: object, module: Any) -> None:
+        assert runner is RUNNER
         self.loaded = module.name
         self.now += 0.5
 

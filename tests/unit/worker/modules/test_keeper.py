@@ -160,6 +160,26 @@ async def test_removed_module_refuses_requests_and_waits_for_those_that_it_has()
     assert not await setup.keeper.remove(A)
 
 
+async def test_module_that_several_routers_give_at_once_is_copied_once() -> None:
+    setup = Setup()
+    await asyncio.gather(*(setup.add(A) for _ in range(3)))
+    assert setup.copies.made == [OWN, A]
+
+
+async def test_module_that_is_given_again_while_it_leaves_stays() -> None:
+    setup = Setup()
+    await setup.add(A)
+    async with setup.keeper.use(A):
+        removal = asyncio.create_task(setup.keeper.remove(A))
+        await asyncio.sleep(0)
+        await setup.add(A)
+    assert await removal
+    async with setup.keeper.use(A):
+        assert setup.copies.made == [OWN, A]
+    assert await setup.keeper.remove(A)
+    assert setup.copies.held == [OWN]
+
+
 async def test_own_model_is_never_removed() -> None:
     setup = Setup()
     await setup.add(A)
