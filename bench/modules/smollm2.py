@@ -81,7 +81,7 @@ def main(
             for system, workers in SYSTEMS.items():
                 folder = Path(temporary) / f"{system}-{repetition}"
                 folder.mkdir()
-                for rate, values in zip(offered, _measure(folder, base, modules, workers, offered, seconds)):
+                for rate, values in _measure(folder, base, modules, workers, offered, seconds):
                     case: dict[str, str | int | float | bool] = {"system": system, "requests_per_s": rate}
                     runs.append(Run(case=case, repetition=repetition, values=values))
                     console.print(runs[-1])
@@ -135,7 +135,8 @@ def topology(base: Path, modules: list[Path], workers: int) -> dict[str, Any]:
 
 def _measure(
     folder: Path, base: Path, modules: list[Path], workers: int, rates: Iterable[float], seconds: float
-) -> list[dict[str, int | float]]:
+) -> list[tuple[float, dict[str, int | float]]]:
+    """Return each rate of requests, and what was measured at it."""
     import yaml
 
     (folder / "modules.yaml").write_text(yaml.safe_dump(topology(base, modules, workers), sort_keys=False))
@@ -143,7 +144,7 @@ def _measure(
     require_sun("launch", str(folder / "modules.yaml"), "--detach", "--run-dir", str(deployment.run_dir))
     try:
         pin_processes(deployment.state.processes, _CORES)
-        return [asyncio.run(_run(deployment, folder, rate, seconds)) for rate in rates]
+        return [(rate, asyncio.run(_run(deployment, folder, rate, seconds))) for rate in rates]
     finally:
         require_sun("stop", "--run-dir", str(deployment.run_dir), "--now")
 

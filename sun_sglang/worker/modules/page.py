@@ -139,8 +139,8 @@ def require_turns(flags: Mapping[str, Any]) -> None:
         raise UserError(f"{MODULES_VARIABLE} is set, and modules cannot take turns with `{flag}`; remove one of both")
     if flags["device"] == "cpu" and _packs_layers():
         raise UserError(
-            f"{MODULES_VARIABLE} is set, and modules cannot take turns on this CPU: SGLang packs layers for AMX and cannot "
-            "undo it; give each task a prefill pool of its own"
+            f"{MODULES_VARIABLE} is set, and modules cannot take turns on this CPU, for which SGLang packs its layers "
+            "for AMX; give each task a prefill pool of its own"
         )
 
 
