@@ -47,8 +47,13 @@ def describe(prepared: Prepared) -> dict[str, Any]:
     return {
         "ok": True,
         "tasks": {
-            name: {"prefill": t.prefill, "decode": t.decode, "adapter": _adapter(plan.fleet.tasks[name].adapter)}
-            for name, t in topology.tasks.items()
+            name: {
+                "prefill": task.prefill,
+                "decode": task.decode,
+                "adapter": _adapter(task.adapter),
+                "module": None if task.module is None else task.module.model_dump(),
+            }
+            for name, task in plan.fleet.tasks.items()
         },
         "pools": {
             name: {
@@ -95,12 +100,15 @@ def _show(prepared: Prepared) -> None:
         identity = findings.pools[name].identity
         pools.add_row(name, pool.role, str(pool.replicas), place, identity.weights if identity else "?", pool.model)
     has_adapters = any(task.adapter is not None for task in plan.fleet.tasks.values())
+    has_modules = any(task.module is not None for task in plan.fleet.tasks.values())
     columns = ("adapter", "rank", "fingerprint") if has_adapters else ()
+    columns = (*columns, "module") if has_modules else columns
     tasks = Table("task", "prefill", "decode", *columns, title="Tasks", title_justify="left")
     for name, task in plan.fleet.tasks.items():
         ref = task.adapter
-        shown = (ref.name, str(ref.rank), "recorded" if ref.fingerprint else "none") if ref else ()
-        tasks.add_row(name, task.prefill, task.decode, *shown)
+        adapter = (ref.name, str(ref.rank), "recorded" if ref.fingerprint else "none") if ref else ("", "", "")
+        shown = adapter if has_adapters else ()
+        tasks.add_row(name, task.prefill, task.decode, *shown, *((task.module.revision,) if task.module else ()))
     console.print(pools)
     console.print(tasks)
     console.print(f"KV transfer: {plan.transfer.backend}. {plan.transfer.reason}")

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+_CHILDREN_SECONDS = 30.0
 EXAMPLE = "sun stop configs/demo/sun.yaml"
 
 
@@ -24,6 +25,7 @@ def command(
     import psutil
     from rich.console import Console
 
+    from sun_sglang.checkpoint.module.host_copies import remove_unused, shared_directory
     from sun_sglang.launch.discovery import not_running, running_deployments
 
     console = Console(highlight=False, soft_wrap=True)
@@ -37,6 +39,10 @@ def command(
         sys.exit(2)
     launcher = psutil.Process(states[0].pid)
     with console.status("stopping ..." if now else "draining ..."):
+        children = launcher.children(recursive=True)
         launcher.send_signal(signal.SIGKILL if now else signal.SIGTERM)
         launcher.wait()
+        # they end with the launcher, and leave their modules in shared memory if they were killed
+        psutil.wait_procs(children, timeout=_CHILDREN_SECONDS)
+        remove_unused(shared_directory())
     console.print(f"Stopped {states[0].topology}.", markup=False)

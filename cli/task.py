@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = "sun task add sql --prefill base --decode base --adapter adapters/sql"
 ACTIONS = ("list", "add", "update", "remove")
+_OWN_WEIGHTS = ("adapter", "no_adapter", "model", "no_model")
 _POLL = 0.2
 
 
@@ -27,6 +28,8 @@ class _Fields(NamedTuple):
     decode: str | None
     adapter: Path | None
     no_adapter: bool
+    model: Path | None
+    no_model: bool
     weight: float | None
     max_requests: int | None
     max_tokens: int | None
@@ -42,6 +45,11 @@ def command(
         Path | None, typer.Option(help="Directory of the LoRA adapter that its prompts are prefilled with.")
     ] = None,
     no_adapter: Annotated[bool, typer.Option("--no-adapter", help="update: serve it without an adapter.")] = False,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Directory of the module that prefills its prompts in turn with those of other tasks."),
+    ] = None,
+    no_model: Annotated[bool, typer.Option("--no-model", help="update: serve it with the pool's own model.")] = False,
     weight: Annotated[float | None, typer.Option(help="Its share of the slots while requests wait.")] = None,
     max_requests: Annotated[int | None, typer.Option(help="Most answers of the task in flight at once.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Most expected work in flight, in tokens.")] = None,
@@ -58,18 +66,20 @@ def command(
 ) -> None:
     """List, add, change or remove tasks without losing a request.
 
-    A task with an adapter is announced once every prefill worker of its pool has loaded it and shown its effect; if one
-    refuses, nothing changes. An updated task is served as before until then. A removed task answers the requests that
-    it has, and refuses new ones.
+    A task with an adapter, or with a model of its own, is announced once every prefill worker of its pool has it and
+    has shown its effect; if one refuses, nothing changes. An updated task is served as before until then. A removed
+    task answers the requests that it has, and refuses new ones.
     """
     from sun_sglang.launch.discovery import running_deployment
     from sun_sglang.launch.router_access import read_access
     from sun_sglang.launch.router_client import RouterClient
 
     _check(action, name)
-    fields = _changes(_Fields(prefill, decode, adapter, no_adapter, weight, max_requests, max_tokens, any_decoder))
+    fields = _changes(
+        _Fields(prefill, decode, adapter, no_adapter, model, no_model, weight, max_requests, max_tokens, any_decoder)
+    )
     if action == "update" and not fields:
-        raise UserError("nothing to change; give --prefill, --decode, --adapter, --no-adapter, --weight or a cap")
+        raise UserError("nothing to change; give --prefill, --decode, --adapter, --model, --weight or a cap")
     if action in ("list", "remove") and fields:
         raise UserError(f"`sun task {action}` takes no fields of a task")
     directory, state = running_deployment(file, run_dir)
@@ -91,14 +101,20 @@ def _check(action: str, name: str | None) -> None:
 
 def _changes(given: _Fields) -> dict[str, Any]:
     """Return the fields to set, as the router's API has them."""
-    if given.adapter is not None and given.no_adapter:
-        raise UserError("give --adapter or --no-adapter, not both")
-    fields = {name: v for name, v in given._asdict().items() if v is not None and name not in ("adapter", "no_adapter")}
-    if given.adapter is not None:
-        # the router and its workers have other working directories
-        fields["adapter"] = str(given.adapter.resolve())
-    elif given.no_adapter:
-        fields["adapter"] = None
+    if given.adapter is not None and given.model is not None:
+        raise UserError("give --adapter or --model, not both: an adapter is one of the pool's model")
+    fields = {name: v for name, v in given._asdict().items() if v is not None and name not in _OWN_WEIGHTS}
+    for name, path, without in (
+        ("adapter", given.adapter, given.no_adapter),
+        ("model", given.model, given.no_model),
+    ):
+        if path is not None and without:
+            raise UserError(f"give --{name} or --no-{name}, not both")
+        if path is not None:
+            # the router and its workers have other working directories
+            fields[name] = str(path.resolve())
+        elif without:
+            fields[name] = None
     return fields
 
 
@@ -145,8 +161,9 @@ async def _wait(client: RouterClient, name: str, timeout: float) -> None:
 
 
 def _describe(task: TaskReport) -> str:
-    adapter = f", adapter {task.adapter.name} ({task.adapter.directory})" if task.adapter else ""
-    return f"prefill {task.prefill.pool}, decode {task.decode.pool}{adapter}"
+    weights = f", adapter {task.adapter.name} ({task.adapter.directory})" if task.adapter else ""
+    weights = f", module {task.module.revision} ({task.module.directory})" if task.module else weights
+    return f"prefill {task.prefill.pool}, decode {task.decode.pool}{weights}"
 
 
 def _show(report: TasksReport, as_json: bool) -> None:
@@ -156,9 +173,10 @@ def _show(report: TasksReport, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("task", "state", "prefill", "decode", "adapter", "rank", "in flight")
+    table = Table("task", "state", "prefill", "decode", "adapter", "rank", "module", "in flight")
     for name, task in report.tasks.items():
         state = "moving" if task.moving else "ready" if task.ready else "not ready"
         adapter = (task.adapter.name, str(task.adapter.rank)) if task.adapter else ("", "")
-        table.add_row(name, state, task.prefill.pool, task.decode.pool, *adapter, str(task.in_flight))
+        module = task.module.revision if task.module else ""
+        table.add_row(name, state, task.prefill.pool, task.decode.pool, *adapter, module, str(task.in_flight))
     Console(highlight=False).print(table)

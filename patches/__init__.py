@@ -6,10 +6,10 @@ hook, and `require_applied` refuses a process without one.
 How to add a hook:
 
 1. Add a file to `cache/` (what a worker keeps), `transfer/` (KV on its way between workers), `first_token/` (requests
-   whose first token the decode worker makes), `weights/` (4-bit weights on a CPU), `lora/` (adapters), `modules/` (modules that take turns), `processes/` (a
-   worker's own processes), or here. It has a module docstring that states the change and its reason, the hook
-   function, and a `Patch` (`patch.py`): the target, its parameters on each SGLang version, the kind of hook, what the
-   hook does on each version, and when the file can be removed.
+   whose first token the decode worker makes), `weights/` (4-bit weights on a CPU), `lora/` (adapters), `modules/`
+   (modules that take turns), `processes/` (a worker's own processes), or here. It has a module docstring that states
+   the change and its reason, the hook function, and a `Patch` (`patch.py`): the target, its parameters on each SGLang
+   version, the kind of hook, what the hook does on each version, and when the file can be removed.
 2. Add the `Patch` to `ALL` below.
 3. Add every name of SGLang that the hook calls, reads or sets to `USES` in `engine_names.py`.
 4. Add a test of the hook function to `tests/unit/patches/`, and of its effect to `tests/engine/`.

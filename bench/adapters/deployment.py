@@ -16,6 +16,8 @@ import yaml
 
 from sun_sglang.bench.polling import wait_until
 from sun_sglang.bench.processes import run_sun
+from sun_sglang.contracts.worker_key import bearer
+from sun_sglang.launch.planning.plan import WORKER_KEY
 from sun_sglang.launch.router_access import read_access
 from sun_sglang.launch.state import DeploymentState, read_state
 
@@ -74,6 +76,11 @@ class AdapterDeployment:
         """Return a client of the router with the launcher's admin key."""
         timeout = aiohttp.ClientTimeout(total=_READY_WITHIN)
         return aiohttp.ClientSession(self.state.url, timeout=timeout, headers=read_access(self.run_dir).headers)
+
+    def worker_client(self) -> aiohttp.ClientSession:
+        """Return a client of the workers, with the deployment's worker key."""
+        key = (self.run_dir / WORKER_KEY).read_text(encoding="ascii")
+        return aiohttp.ClientSession(headers=bearer(key))
 
     def memory(self, role: str) -> float:
         """Return the memory (USS) of a worker of a role with its child processes, or of a router, MiB; the mean."""

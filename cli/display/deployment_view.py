@@ -29,9 +29,9 @@ _Placed = tuple[ProcessState, str, str]
 
 
 def render(state: DeploymentState, report: TasksReport | None) -> RenderableType:
-    """Return a headline, a table of processes, a table of tasks, and one line for each reason against one of them."""
+    """Return a headline, tables of processes, tasks and modules, and one line for each reason against one of them."""
     placed = [(process, *serving(process, report)) for process in state.processes]
-    tasks: list[RenderableType] = [_tasks(report), *_adapter_reasons(report)] if report else []
+    tasks: list[RenderableType] = [_tasks(report), *_weights_reasons(report), *_modules(report)] if report else []
     return Group(_headline(state), _processes(placed, report), *_reasons(placed), *tasks)
 
 
@@ -111,18 +111,45 @@ def _reasons(placed: Sequence[_Placed]) -> list[Text]:
 
 
 def _tasks(report: TasksReport) -> Table:
-    adapters = any(task.adapter for task in report.tasks.values())
-    table = Table("task", "prefill", "decode", *(["adapter"] if adapters else []), "paths proven", "in flight")
+    tasks = report.tasks.values()
+    adapters, modules = any(task.adapter for task in tasks), any(task.module for task in tasks)
+    own = [*(["adapter"] if adapters else []), *(["module"] if modules else [])]
+    table = Table("task", "prefill", "decode", *own, "paths proven", "in flight")
     for name, task in report.tasks.items():
         total = len(task.prefill.workers) * len(task.decode.workers)
         colour = "green" if task.ready else "yellow"
         proven = f"[{colour}]{len(task.paths)} of {total}[/]"
         adapter = [task.adapter.name if task.adapter else ""] if adapters else []
-        table.add_row(name, task.prefill.pool, task.decode.pool, *adapter, proven, str(task.in_flight))
+        module = [task.module.revision if task.module else ""] if modules else []
+        table.add_row(name, task.prefill.pool, task.decode.pool, *adapter, *module, proven, str(task.in_flight))
     return table
 
 
-def _adapter_reasons(report: TasksReport) -> list[Text]:
-    """Return the reasons why workers cannot serve adapters, one line for each worker and reason."""
-    found = {(one.worker, one.why): one for one in report.unproven_adapters if one.why}
-    return [Text.assemble((f"{one.worker} without {one.adapter}", "yellow"), f": {one.why}") for one in found.values()]
+def _weights_reasons(report: TasksReport) -> list[Text]:
+    """Return the reasons why workers cannot serve adapters or modules, one line for each worker and reason."""
+    found = {(one.worker, one.why): (one.worker, one.adapter, one.why) for one in report.unproven_adapters if one.why}
+    found |= {(one.worker, one.why): (one.worker, one.module, one.why) for one in report.unproven_modules if one.why}
+    return [Text.assemble((f"{worker} without {name}", "yellow"), f": {why}") for worker, name, why in found.values()]
+
+
+def _modules(report: TasksReport) -> list[Table]:
+    """Return a table of the workers that change between modules; none where no worker does."""
+    users: dict[str, list[str]] = {}
+    for name, task in report.tasks.items():
+        if task.module is not None:
+            users.setdefault(task.module.revision, []).append(name)
+    table = Table("worker", "loaded", "in host memory", "waiting", "changes", "a change", title_justify="left")
+    table.title = "Modules that take turns"
+    for name, worker in report.workers.items():
+        if (modules := worker.modules) is None:
+            continue
+        loaded = "the pool's" if modules.loaded == modules.own else ", ".join(users.get(modules.loaded, [])) or "none's"
+        table.add_row(
+            name,
+            loaded,
+            f"{len(modules.held)}, {modules.host_bytes / 1e6:,.0f} MB",
+            str(sum(modules.queued.values())),
+            str(modules.changes),
+            f"{modules.change_seconds:.3f} s" if modules.changes else "",
+        )
+    return [table] if table.row_count else []

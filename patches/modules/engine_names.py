@@ -26,5 +26,6 @@ USES = (
         "patches/modules/held.py, sun_sglang/worker/modules/page.py",
         attributes=("model_path", "server_args"),
     ),
+    Use(f"{_SRT}.utils:cpu_has_amx_support", "sun_sglang/worker/modules/page.py", 0),
     Use(f"{_SRT}.managers.io_struct:GenerateReqInput", "patches/modules/held.py", attributes=("extra_key",)),
 )

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from sun_sglang.contracts.module import module_in, read_module_limits
-from sun_sglang.cpu import has_gpu
 from sun_sglang.files.shared_snapshot import SnapshotReader, SnapshotWriter
 from sun_sglang.module_turns.policy import Waiting
 from sun_sglang.module_turns.turns import Turns
@@ -147,15 +146,16 @@ class SchedulerTurns:
     def _change(self, scheduler: Any, module: str) -> None:
         assert self._turns is not None
         begun = time.monotonic()
-        replace_weights(scheduler.tp_worker.model_runner, self._map(module))
+        runner = scheduler.tp_worker.model_runner
+        replace_weights(runner, self._map(module, pinned=runner.device == "cuda"))
         now = time.monotonic()
         self._turns.note_change(module, now - begun, now)
 
-    def _map(self, module: str) -> MappedModule:
+    def _map(self, module: str, *, pinned: bool) -> MappedModule:
         assert self._modules is not None
         found = self._mapped.get(module)
         if found is None:
-            found = self._mapped[module] = MappedModule(Path(self._modules.root) / module, pinned=has_gpu())
+            found = self._mapped[module] = MappedModule(Path(self._modules.root) / module, pinned=pinned)
         return found
 
     def _read_host_modules(self) -> None:

@@ -6,11 +6,35 @@ A reader ignores unknown keys, since a deployment may run another version of thi
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from pydantic import BaseModel, ConfigDict
 
 
 class _Report(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class WorkerModules(_Report):
+    """The modules of a prefill worker that takes any, by its last report.
+
+    Attributes:
+        loaded: revision of the module whose weights are loaded.
+        own: revision of the model with which the worker started.
+        held: revisions of the modules in host memory.
+        queued: requests that wait for a batch, by the revision of their module.
+        host_bytes: bytes of the modules in host memory.
+        changes: changes since the worker started.
+        change_seconds: expected time of a change; 0 where none was measured.
+    """
+
+    loaded: str
+    own: str
+    held: tuple[str, ...] = ()
+    queued: Mapping[str, int] = {}
+    host_bytes: int = 0
+    changes: int = 0
+    change_seconds: float = 0.0
 
 
 class WorkerReport(_Report):
@@ -23,6 +47,7 @@ class WorkerReport(_Report):
         reason: why it is not ready; empty if it is.
         incarnation: identifies the start of its process; None while its card has not been read.
         in_flight: its requests, from any client or router process.
+        modules: the modules between which it changes; None for a worker that takes none, or has not reported any.
     """
 
     name: str
@@ -31,6 +56,7 @@ class WorkerReport(_Report):
     reason: str
     incarnation: str | None
     in_flight: int
+    modules: WorkerModules | None = None
 
 
 class PoolReport(_Report):
@@ -88,6 +114,20 @@ class AdapterReport(_Report):
     fingerprint: bool
 
 
+class ModuleReport(_Report):
+    """The module of a task, of its own.
+
+    Attributes:
+        revision: revision of its weights, and its name on the workers.
+        directory: where the workers read it.
+        size: bytes of its weights.
+    """
+
+    revision: str
+    directory: str
+    size: int
+
+
 class UnprovenAdapter(_Report):
     """A prefill worker that cannot serve a task's adapter.
 
@@ -101,6 +141,24 @@ class UnprovenAdapter(_Report):
 
     worker: str
     adapter: str
+    why: str
+    times: int
+    refused: bool
+
+
+class UnprovenModule(_Report):
+    """A prefill worker that cannot serve a task's module.
+
+    Attributes:
+        worker: name of the worker.
+        module: revision of the module.
+        why: why it failed last, or why the router does not give it; empty before the first attempt has ended.
+        times: how many times in a row it failed with this reason.
+        refused: the worker cannot have the module, so the router does not give it.
+    """
+
+    worker: str
+    module: str
     why: str
     times: int
     refused: bool
@@ -120,6 +178,8 @@ class TaskReport(_Report):
         namespace: the cache namespace of the task's prompts; None while no prefill worker is admitted.
         adapter: the adapter with which the task is served; None without one.
         unproven_adapters: the prefill workers that cannot serve the task's adapter yet.
+        module: the module with which the task is served in place of its pool's model; None without one.
+        unproven_modules: the prefill workers that cannot serve the task's module yet.
         moving: a change of the task is not served yet.
     """
 
@@ -133,6 +193,8 @@ class TaskReport(_Report):
     namespace: str | None
     adapter: AdapterReport | None = None
     unproven_adapters: tuple[UnprovenAdapter, ...] = ()
+    module: ModuleReport | None = None
+    unproven_modules: tuple[UnprovenModule, ...] = ()
     moving: bool = False
 
 
@@ -167,9 +229,16 @@ class TasksReport(_Report):
         return list(found.values())
 
     @property
+    def unproven_modules(self) -> list[UnprovenModule]:
+        """The modules of all tasks that a worker cannot serve yet; once for each worker and module."""
+        found = {(one.worker, one.module): one for task in self.tasks.values() for one in task.unproven_modules}
+        return list(found.values())
+
+    @property
     def all_ready(self) -> bool:
-        """Whether every worker is ready, and every path and every adapter on a worker is proven."""
-        return self.ready and not self.unproven_paths and not self.unproven_adapters and not self._unready
+        """Whether every worker is ready, and every path and all weights of tasks on a worker are proven."""
+        unproven = (self.unproven_paths, self.unproven_adapters, self.unproven_modules)
+        return self.ready and not any(unproven) and not self._unready
 
     @property
     def missing(self) -> list[str]:
@@ -179,26 +248,9 @@ class TasksReport(_Report):
         return [
             *workers,
             *(f"no canary from `{a}` to `{b}`" + (f" ({why})" if why else "") for a, b, why in sorted(paths)),
-            *self._missing_adapters,
+            *_missing_weights("adapter", ((one.worker, one.adapter, one.why) for one in self.unproven_adapters)),
+            *_missing_weights("module", ((one.worker, one.module, one.why) for one in self.unproven_modules)),
         ]
-
-    @property
-    def _missing_adapters(self) -> list[str]:
-        """One line for each worker with unproven adapters: there may be hundreds, and mostly for one reason."""
-        by_worker: dict[str, list[UnprovenAdapter]] = {}
-        for one in self.unproven_adapters:
-            by_worker.setdefault(one.worker, []).append(one)
-        lines = []
-        for worker, found in by_worker.items():
-            # one with a reason, where there is one
-            example = max(found, key=lambda one: bool(one.why))
-            what = (
-                f"adapter `{example.adapter}`"
-                if len(found) == 1
-                else f"{len(found)} adapters such as `{example.adapter}`"
-            )
-            lines.append(f"{what} not proven on `{worker}`" + (f" ({example.why})" if example.why else ""))
-        return lines
 
     @property
     def refused(self) -> list[tuple[str, str]]:
@@ -208,3 +260,22 @@ class TasksReport(_Report):
     @property
     def _unready(self) -> list[WorkerReport]:
         return [w for w in self.workers.values() if w.state != "ready"]
+
+
+def _missing_weights(kind: str, unproven: Iterable[tuple[str, str, str]]) -> list[str]:
+    """Return one line for each worker with unproven weights: there may be hundreds, and mostly for one reason.
+
+    Args:
+        kind: the kind of the weights.
+        unproven: worker, name of the weights, and reason.
+    """
+    by_worker: dict[str, list[tuple[str, str]]] = {}
+    for worker, name, why in unproven:
+        by_worker.setdefault(worker, []).append((name, why))
+    lines = []
+    for worker, found in by_worker.items():
+        # one with a reason, where there is one
+        name, why = max(found, key=lambda one: bool(one[1]))
+        what = f"{kind} `{name}`" if len(found) == 1 else f"{len(found)} {kind}s such as `{name}`"
+        lines.append(f"{what} not proven on `{worker}`" + (f" ({why})" if why else ""))
+    return lines

@@ -15,6 +15,7 @@ import aiohttp
 from aiohttp import web
 
 from sun_sglang.checkpoint.adapter.read import read_adapter
+from sun_sglang.checkpoint.module.read import read_module
 from sun_sglang.contracts.fleet_file import Fleet
 from sun_sglang.router.api.connections.client_handler import HANDLER_SETTINGS, ClientHandler
 from sun_sglang.router.api.connections.connection_manager import ConnectionManager, most_connections
@@ -27,6 +28,7 @@ from sun_sglang.router.api.endpoints.metrics_page import MetricsPage
 from sun_sglang.router.api.endpoints.task_admin import TaskHandlers
 from sun_sglang.router.api.endpoints.tasks_page import TasksPage
 from sun_sglang.router.api.endpoints.tokens import TokenHandlers
+from sun_sglang.router.api.endpoints.weights_reader import WeightsReader
 from sun_sglang.router.api.expectations import refuse_other_expectations
 from sun_sglang.router.api.middleware import Middleware, add_request_id
 from sun_sglang.router.api.preflight import cors_signal, preflight_routes
@@ -45,15 +47,18 @@ from sun_sglang.router.clock import Clock
 from sun_sglang.router.deadlines import DEFAULT, Deadlines
 from sun_sglang.router.dispatch.dispatcher import Dispatcher
 from sun_sglang.router.errors import ApiError
-from sun_sglang.router.health.adapters.adapter_client import AdapterClient
-from sun_sglang.router.health.adapters.adapter_monitor import AdapterMonitor
-from sun_sglang.router.health.adapters.adapter_prover import AdapterProver
-from sun_sglang.router.health.adapters.task_trial import TaskTrials
 from sun_sglang.router.health.card_reader import CardReader
 from sun_sglang.router.health.load_monitor import LoadMonitor
 from sun_sglang.router.health.path_prover import PathProver
 from sun_sglang.router.health.prober import Prober
 from sun_sglang.router.health.stall_detector import StallDetector
+from sun_sglang.router.health.task_weights.clients.adapter_client import AdapterClient
+from sun_sglang.router.health.task_weights.clients.module_client import ModuleClient
+from sun_sglang.router.health.task_weights.clients.weights_client import WeightsClient
+from sun_sglang.router.health.task_weights.monitors.adapter_monitor import AdapterMonitor
+from sun_sglang.router.health.task_weights.monitors.module_monitor import ModuleMonitor
+from sun_sglang.router.health.task_weights.task_trial import TaskTrials
+from sun_sglang.router.health.task_weights.weights_prover import WeightsProver
 from sun_sglang.router.observability.log import Log
 from sun_sglang.router.observability.metrics import Metrics
 from sun_sglang.router.scheduling.pair_selector import PairSelector
@@ -119,10 +124,11 @@ class Router:
         self.card_reader = CardReader(session, self.clock, fleet.router.probe_interval, deadlines)
         self.prober = Prober(self.card_reader, self.registry, self.dispatcher, self.metrics, log)
         self.path_prover = PathProver(self.registry, self.dispatcher, self.metrics, log, deadlines)
-        adapter_client = AdapterClient(session, self.clock, deadlines)
-        self.adapter_prover = AdapterProver(
-            self.registry, self.dispatcher, adapter_client, self.metrics, log, deadlines
+        clients = (AdapterClient(session, self.clock, deadlines), ModuleClient(session, self.clock, deadlines))
+        self.weights_prover = WeightsProver(
+            self.registry, self.dispatcher, WeightsClient(*clients), self.metrics, log, deadlines
         )
+        self.module_monitor = ModuleMonitor(session, self.registry, self.metrics, log, deadlines)
         self.adapter_monitor = AdapterMonitor(session, self.registry, self.metrics, log, deadlines)
         self.stall_detector = StallDetector(session, fleet.router, self.dispatcher, deadlines)
         self.load_monitor = LoadMonitor(session, self.registry, self.clock, deadlines)
@@ -159,7 +165,7 @@ class Router:
             self._connection, tls, most, self.clock.now, self.metrics, log, deadlines, self._cors
         )
         self.info = InfoHandlers(session, self.registry, self.path_prover, deadlines)
-        trials = TaskTrials(self.registry, self.path_prover, self.adapter_prover, self.clock, deadlines)
+        trials = TaskTrials(self.registry, self.path_prover, self.weights_prover, self.clock, deadlines)
         names = (fleet.router.host, socket.gethostname(), *fleet.router.hosts)
         guard = None if access.requires_keys else BrowserGuard(names, tls=tls is not None)
         routes = route_table(
@@ -168,11 +174,11 @@ class Router:
             self.info,
             HealthHandlers(self.registry, self.draining, self.siblings, access),
             AdminHandlers(self.registry, self.store),
-            TaskHandlers(self.registry, self.store, trials, self.in_flight, read_adapter),
+            TaskHandlers(self.registry, self.store, trials, self.in_flight, WeightsReader(read_adapter, read_module)),
             TasksPage(
                 self.registry,
                 self.path_prover,
-                self.adapter_prover,
+                self.weights_prover,
                 self.in_flight,
                 self.queue,
                 self.siblings,
@@ -255,10 +261,11 @@ class Router:
             await router.stop(0.0)
             raise
         keys = KeyFileWatcher(fleet.router.api_keys, os.environ, access, log, deadlines)
-        provers = (router.path_prover, router.adapter_prover)
-        watches = (router.prober, *provers, router.stall_detector, router.load_monitor, router.adapter_monitor)
+        provers = (router.path_prover, router.weights_prover)
+        watches = (router.prober, *provers, router.stall_detector, router.load_monitor)
+        monitors = (router.adapter_monitor, router.module_monitor)
         shared = () if router._shared is None else (router._shared,)
-        router.loops.start((router.clients, router.slow_readers, *watches, router.store, keys, *shared))
+        router.loops.start((router.clients, router.slow_readers, *watches, *monitors, router.store, keys, *shared))
         log.event("listening", url=router.url, tasks=list(fleet.tasks))
         return router
 

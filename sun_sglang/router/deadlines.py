@@ -37,11 +37,14 @@ class Deadlines:
         canary_pause_max: the longest such pause.
         adapter_change: limit for a worker's reply to the load or the unload of an adapter. An unload waits for the
             requests that use the adapter.
-        adapter_use_check: an adapter that no task needs, and that requests still use, is looked at again after this
-            time and the pause before its unload.
-        adapter_unload_pause: an adapter that no task needs any more is unloaded after this time. Longer than
-            `file_check`: the other processes of this router may still send requests for it.
+        module_change: limit for a worker's reply to a module that it is given, or that is taken from it. It reads and
+            copies the whole module: 16 GB from a disk of 100 MB/s take 160 s.
+        weights_use_check: weights that no task needs, and that requests still use, are looked at again after this time
+            and the pause before their unload.
+        weights_unload_pause: weights that no task needs any more are unloaded after this time. Longer than
+            `file_check`: the other processes of this router may still send requests for them.
         task_trial: limit for the canaries of a new or changed task, with the load of its adapter on every worker.
+        module_trial: the same for a task with a module, which all workers may read from one disk.
         probe: limit for a worker's card in a probe, where `probe_interval` is not longer.
         load_report: limit for a worker's load report, which is read each `load_interval`.
         stall_report: limit for the load report of a worker that shows no progress. Longer than `load_report`: the
@@ -83,9 +86,11 @@ class Deadlines:
     canary_pause_min: float = 0.5
     canary_pause_max: float = 15.0
     adapter_change: float = 60.0
-    adapter_use_check: float = 0.1
-    adapter_unload_pause: float = 3.0
+    module_change: float = 600.0
+    weights_use_check: float = 0.1
+    weights_unload_pause: float = 3.0
     task_trial: float = 120.0
+    module_trial: float = 900.0
     probe: float = 3.0
     load_report: float = 2.0
     stall_report: float = 5.0

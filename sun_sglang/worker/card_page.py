@@ -102,6 +102,11 @@ class CardPage:
         card = self._card.model_copy(update={"leaving": manager.gracefully_exit})
         return Response(card.model_dump_json(), media_type="application/json")
 
+    @property
+    def changes_modules(self) -> bool:
+        """Whether the worker changes between the modules of tasks."""
+        return self._modules is not None
+
     def note_update(self, path: str) -> None:
         """Record that a request to this path replaced the weights.
 
@@ -141,6 +146,8 @@ class CardPage:
 class WeightUpdateMiddleware:
     """ASGI middleware that notifies a card page of each request that replaced the weights.
 
+    A worker that changes between modules refuses such a request: it would take the new weights for the module before.
+
     Args:
         app: the application behind it.
         page: the card page.
@@ -157,12 +164,23 @@ class WeightUpdateMiddleware:
             await self._app(scope, receive, send)
             return
 
+        if self._page.changes_modules:
+            await _refuse_update(send)
+            return
+
         async def send_and_note(message: dict[str, Any]) -> None:
             if message["type"] == "http.response.start" and message["status"] == 200:
                 self._page.note_update(path)
             await send(message)
 
         await self._app(scope, receive, send_and_note)
+
+
+async def _refuse_update(send: Send) -> None:
+    body = b'{"success":false,"message":"this worker changes its weights between the modules of tasks by itself"}'
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 400, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def read_card(state: Any, incarnation: str, version: str, token_bytes: int | None) -> WorkerCard:

@@ -134,8 +134,11 @@ def add_routes(http_server: Any, page: CardPage, adapters: AdaptersPage, modules
     @asynccontextmanager
     async def lifespan(served: Any) -> AsyncIterator[Any]:
         page.prepare(http_server.get_global_state(), modules.prepare)
-        async with engine_lifespan(served) as state:
-            yield state
+        try:
+            async with engine_lifespan(served) as state:
+                yield state
+        finally:
+            modules.close()
 
     app.router.lifespan_context = lifespan
     app.add_middleware(WeightUpdateMiddleware, page=page)

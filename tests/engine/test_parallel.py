@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from sun_sglang.contracts.first_token import mark_decode_first
+from sun_sglang.contracts.module import MODULES_PATH
 from tests.engine.conftest import BUSY, Deployment, Reference, end, gather, generate, launch, some_tokens
 from tests.engine.precision import PRECISION
 
@@ -35,6 +36,8 @@ TOPOLOGY: dict[str, Any] = {
         # KV heads of one rank go to two, and those of two ranks to one
         "split": {"prefill": "one-prefill", "decode": "tp-decode"},
         "join": {"prefill": "tp-prefill", "decode": "one-decode"},
+        # both ranks change to it and back
+        "turn": {"prefill": "tp-prefill", "decode": "tp-decode", "model": "./llama-b"},
     },
     "engine": {"dtype": PRECISION.dtype, "max_total_tokens": 4096},
     "router": {"port": 0, "first_token_timeout": BUSY},
@@ -63,7 +66,7 @@ async def asked(ranks: Deployment) -> AsyncIterator[httpx.AsyncClient]:
 async def test_workers_of_two_ranks_answer_as_the_reference(
     ranks: Deployment, asked: httpx.AsyncClient, models: Path, task: str
 ) -> None:
-    reference = Reference(models / "llama-a", models / "llama-base")
+    reference = Reference(models / ("llama-b" if task == "turn" else "llama-a"), models / "llama-base")
     prompts = [some_tokens(seed, 20) for seed in range(16)]
     replies = await gather(*(generate(asked, task, prompt, ANSWER_TOKENS) for prompt in prompts))
     for prompt, reply in zip(prompts, replies, strict=True):
@@ -105,6 +108,17 @@ async def test_workers_of_two_ranks_answer_as_the_reference_where_the_decode_mod
     for prompt, reply in zip(prompts, replies, strict=True):
         reference.check(prompt, reply["output_ids"])
     reference.require_few_ties()
+
+
+@pytest.mark.invariant("I24")
+async def test_ranks_change_between_modules_together(ranks: Deployment, asked: httpx.AsyncClient, models: Path) -> None:
+    references = {name: Reference(models / f"llama-{name}", models / "llama-base") for name in "ab"}
+    jobs = [("ab"[i % 2], some_tokens(400 + i, 5 + 3 * i)) for i in range(24)]
+    replies = await gather(*(generate(asked, {"a": "tp", "b": "turn"}[m], p, ANSWER_TOKENS) for m, p in jobs))
+    for (module, prompt), reply in zip(jobs, replies, strict=True):
+        references[module].check(prompt, reply["output_ids"])
+    page = (await asked.get(f"{ranks.process('tp-prefill-0').url}{MODULES_PATH}")).json()
+    assert len(page["changed"]) == 2, "to the other module and back"
 
 
 @pytest.mark.parametrize("worker", ["dp-prefill-0", "dp-decode-0", "tp-prefill-0", "tp-decode-0"])

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -13,6 +14,7 @@ import aiohttp
 from sun_sglang.bench.polling import wait_until
 from sun_sglang.contracts.adapter import AdapterRef
 from sun_sglang.contracts.fleet_file import Fleet
+from sun_sglang.contracts.module import ModuleRef
 from sun_sglang.emulator.engine.decode import DecodeEngine
 from sun_sglang.emulator.fault_injection import Fault
 from sun_sglang.emulator.settings import parse_settings
@@ -21,6 +23,7 @@ from sun_sglang.router.app import Router
 from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.observability.log import Log
 from tests.support.emulator import LORA, flags, url
+from tests.support.modules import LIMITS
 
 _PATIENCE_S = 60.0
 # a worker of this process that gets no CPU for a while is not at fault
@@ -72,12 +75,12 @@ class Cluster:
         return answer["output_ids"], meta["cached_tokens"], (meta["cached_tokens_details"] or {}).get("decode", 0)
 
     async def proven(self) -> None:
-        """Wait until every path is proven, and every adapter on every worker of its pool."""
+        """Wait until every path is proven, and the weights of every task on every worker of its pool."""
         registry = self.router.registry
 
         def done() -> bool:
-            adapters = {(task.prefill, task.adapter) for task in registry.fleet.tasks.values() if task.adapter}
-            missing = any(True for pool, adapter in adapters for _ in registry.adapters.obstacles(pool, adapter))
+            weights = {(task.prefill, task.weights) for task in registry.fleet.tasks.values() if task.weights}
+            missing = any(True for pool, own in weights for _ in registry.weights.obstacles(pool, own))
             return not missing and not registry.unproven() and not registry.unserved()
 
         await wait_until(done)
@@ -140,6 +143,8 @@ async def emulated_cluster(
     max_tokens: int | None = None,
     adapters: Mapping[str, AdapterRef] | None = None,
     slots: int | None = None,
+    modules: Mapping[str, ModuleRef] | None = None,
+    costs: Path | None = None,
     faults: Mapping[str, Fault] | None = None,
     deadlines: Deadlines = PATIENT,
     wait: bool = True,
@@ -154,9 +159,11 @@ async def emulated_cluster(
         max_tokens: the cap of each task on its work in flight.
         adapters: the LoRA adapters of tasks. Prefill workers accept adapters if there are any.
         slots: slots of a prefill worker for adapters and for requests without one; None for SGLang's default.
+        modules: the modules of tasks. Prefill workers take modules if there are any.
+        costs: file of the workers' costs; None for no time at all.
         faults: faults of workers, active from the start.
         deadlines: limits and pauses of the router.
-        wait: wait until every path and every adapter is proven.
+        wait: wait until every path and the weights of every task are proven.
         router: settings of the router.
     """
     roles = {p: "prefill" for p, _ in tasks.values()} | {d: "decode" for _, d in tasks.values()}
@@ -166,7 +173,10 @@ async def emulated_cluster(
             kv = {"max_total_tokens": decode_kv} if role == "decode" else {}
             lora = LORA if role == "prefill" and adapters is not None else ()
             lora += ("--max-loras-per-batch", str(slots)) if lora and slots is not None else ()
-            workers[f"{pool}-{number}"] = EmulatedWorker(parse_settings(flags(role, pool, *lora, **kv)))
+            timed = {"costs": str(costs)} if costs is not None else {}
+            settings = parse_settings(flags(role, pool, *lora, **kv, **timed))
+            limits = LIMITS if role == "prefill" and modules is not None else None
+            workers[f"{pool}-{number}"] = EmulatedWorker(settings.model_copy(update={"modules": limits}))
     for name, fault in (faults or {}).items():
         workers[name].faults.set(fault)
     cluster, log = Cluster(workers), io.StringIO()
@@ -176,7 +186,13 @@ async def emulated_cluster(
         fleet = Fleet.model_validate(
             {
                 "tasks": {
-                    n: {"prefill": p, "decode": d, "max_tokens": max_tokens, "adapter": (adapters or {}).get(n)}
+                    n: {
+                        "prefill": p,
+                        "decode": d,
+                        "max_tokens": max_tokens,
+                        "adapter": (adapters or {}).get(n),
+                        "module": (modules or {}).get(n),
+                    }
                     for n, (p, d) in tasks.items()
                 },
                 "pools": {pool: {"role": role, "model": pool} for pool, role in roles.items()},

@@ -20,8 +20,8 @@ from sun_sglang.launch.planning.plan import ADMIN_KEY, LaunchPlan, RouterPlan, W
 from sun_sglang.launch.planning.pools import Pools, ResolvedPool
 from sun_sglang.topology import EngineFlags, Topology
 
-# An adapter whose products overflow makes NaN of its prompt's logits, as does a module with such weights. SGLang samples
-# all rows of a batch in one call, which refuses the batch for one such row and ends the scheduler
+# An adapter whose products overflow makes NaN of its prompt's logits, as does a module with such weights. SGLang
+# samples all rows of a batch in one call, which refuses the batch for one such row and ends the scheduler
 # (`srt/layers/sampler.py`). So the canary of one task would end the requests of all tasks on its worker. With this it
 # fails alone.
 _SANITIZE = {"SGLANG_SANITIZE_NAN_LOGITS": "true"}

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from sun_sglang.router.observability.request_id import REQUEST_ID_HEADER
 
-_EXPOSED = f"{REQUEST_ID_HEADER}, Retry-After, X-Sun-Adapter"
+_EXPOSED = f"{REQUEST_ID_HEADER}, Retry-After, X-Sun-Adapter, X-Sun-Module"
 _MAX_AGE_S = 600
 # OpenAI's client sends about ten
 _MOST_NAMES = 64

@@ -134,10 +134,13 @@ class Attempt:
         decoding_since: clock time since which the decode worker computes an unstreamed answer; None for a stream.
         cut_reason: why the router cut the stream off; empty if it did not.
         times: of its events.
+        awaits_change: another module than that of the request was loaded when it was sent, as far as was known.
     """
 
     __slots__ = (
         "_held",
+        "_module",
+        "awaits_change",
         "cut_reason",
         "decoding_since",
         "incarnations",
@@ -174,6 +177,9 @@ class Attempt:
         self.decoding_since: float | None = None
         self.cut_reason = ""
         self._held: dict[Leg, int] = {}
+        # None on a worker that serves its own model alone
+        self._module: str | None = None
+        self.awaits_change = False
 
     def worker(self, leg: Leg) -> Worker:
         """Return the worker of a leg."""
@@ -191,15 +197,10 @@ class Attempt:
             needs_prefill=needs_prefill,
             abort_asked=self.ticket.abort_asked,
             rid=self.rid,
-            adapter=self.adapter,
+            weights=self.pair.weights,
         )
         if isinstance(outcome, Serve | Relay | AttemptFailed):
             self._end(outcome)
-
-    @property
-    def adapter(self) -> str:
-        """Name of the adapter on the prefill worker; empty for none."""
-        return "" if self.pair.adapter is None else self.pair.adapter.name
 
     def note_sent(self, legs: dict[Leg, LegExchange]) -> None:
         """Keep the exchanges of both legs."""
@@ -266,7 +267,10 @@ class Attempt:
     def note_handed_over(self, now: float, clock_now: float) -> None:
         """Note that the prefill leg handed its KV over, in loop time and clock time (seconds)."""
         self.times.prefilled = now
-        self.pair.prefill.note_progress(clock_now)
+        prefill = self.pair.prefill
+        prefill.note_progress(clock_now)
+        if self._module is not None and prefill.incarnation == self.incarnations["prefill"]:
+            prefill.modules.note_computed(self._module)
         self.decoding_since = None if self.request.stream else clock_now
 
     def note_first(self, now: float, clock_now: float) -> None:
@@ -284,6 +288,10 @@ class Attempt:
         prefill, decode = self.pair
         self._held = {"prefill": self.request.prefill_tokens(prefill), "decode": self.request.cost.decode}
         prefill.load.acquire(self._held["prefill"])
+        if prefill.card is not None and prefill.card.modules is not None:
+            self._module = self.pair.module
+            self.awaits_change = prefill.modules.loaded != self._module
+            prefill.modules.acquire(self._module)
         decode.load.acquire(self._held["decode"])
         prefill.add_loss_callback(self.fail_prefill)
         decode.add_loss_callback(self.fail_decode)
@@ -299,6 +307,8 @@ class Attempt:
             return False
         worker = self.worker(leg)
         worker.load.release(tokens)
+        if leg == "prefill" and self._module is not None:
+            worker.modules.release(self._module)
         worker.remove_loss_callback(self.fail_prefill if leg == "prefill" else self.fail_decode)
         return True
 

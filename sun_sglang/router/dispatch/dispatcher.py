@@ -70,8 +70,8 @@ class Dispatcher:
         """Return a response, after one retry on other workers if the first pair failed.
 
         An attempt that failed only because an idle connection was closed is repeated once on new connections, and does
-        not count as the retry. Neither does one whose prefill worker had lost the task's adapter, at most `ATTEMPTS`
-        times: each worker that has one task's adapters may have lost them at the same time. Each attempt has a new
+        not count as the retry. Neither does one whose prefill worker had lost the task's weights, at most `ATTEMPTS`
+        times: each worker that has one task's weights may have lost them at the same time. Each attempt has a new
         request id and a new room.
 
         Raises:
@@ -99,15 +99,15 @@ class Dispatcher:
                 self.ejector.eject(worker.name, failed.error.message)
             if failed.revoke:
                 self._registry.revoke(pair.path)
-            if failed.lacks_adapter and pair.adapter is not None:
-                self._registry.adapters.revoke(worker.name, tried.incarnations["prefill"], pair.adapter)
+            if failed.lacks_weights and pair.weights is not None:
+                self._registry.weights.revoke(worker.name, tried.incarnations["prefill"], pair.weights)
             if not failed.retry or ticket.abort_asked or self._closing:
                 break
             await self._death_check.require_alive(tried)
             if failed.stale:
                 fresh = True
             else:
-                if failed.lacks_adapter and free:
+                if failed.lacks_weights and free:
                     free -= 1
                 else:
                     left -= 1

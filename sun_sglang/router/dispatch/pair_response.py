@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from sun_sglang.contracts.module import TaskWeights
 from sun_sglang.router.dispatch.attempt import Attempt
 from sun_sglang.router.dispatch.ejection import Ejector
 from sun_sglang.router.dispatch.running_attempts import RunningAttempts
@@ -44,9 +45,9 @@ class PairResponse:
         return self._attempt.rid
 
     @property
-    def adapter(self) -> str:
-        """Name of the adapter that prefilled the prompt; empty for none."""
-        return self._attempt.adapter
+    def weights(self) -> TaskWeights | None:
+        """The task's own weights that prefilled the prompt; None for the pool's model."""
+        return self._attempt.pair.weights
 
     async def read(self) -> bytes:
         """Return the next piece of a stream; empty at its end.

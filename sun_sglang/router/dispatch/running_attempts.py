@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+from sun_sglang.contracts.adapter import AdapterRef
 from sun_sglang.router.clock import Clock
 from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.dispatch.attempt import Attempt, Ticket
@@ -83,8 +84,9 @@ class RunningAttempts:
         for worker in pair:
             self._registry.pick(worker)
             worker.load.note_body(len(bodies.decode), self.now())
-        if pair.adapter is not None and pair.prefill.card is not None and pair.prefill.card.adapters is not None:
-            pair.prefill.resident.note_request(pair.adapter.name, pair.prefill.card.adapters.slots)
+        adapters = pair.prefill.card.adapters if pair.prefill.card is not None else None
+        if isinstance(pair.weights, AdapterRef) and adapters is not None:
+            pair.prefill.resident.note_request(pair.weights.name, adapters.slots)
         self._running.add(attempt)
         ticket.add_attempt(attempt)
         path, (prefill, decode) = request.endpoint, pair

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from collections.abc import Mapping
+from typing import Generic, NamedTuple, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -32,6 +33,20 @@ class Family(Generic[M]):
         """Remove all children."""
         self._metric.clear()
         self._children.clear()
+
+
+class WeightsMetrics(NamedTuple):
+    """The metrics of one kind of weights of tasks.
+
+    Attributes:
+        loads: loads into a worker.
+        load_seconds: their time.
+        canaries: checks of their effect.
+    """
+
+    loads: Family[Counter]
+    load_seconds: Family[Histogram]
+    canaries: Family[Counter]
 
 
 class Metrics:
@@ -76,20 +91,32 @@ class Metrics:
             "Canary requests between two pools, by outcome.",
             *("prefill_pool", "decode_pool", "outcome"),
         )
-        self.adapter_loads = self._counter(
-            "sun_adapter_loads", "Loads of adapters into a worker, by outcome: ok, failed.", "worker", "outcome"
-        )
-        self.adapter_load_seconds = self._histogram(
-            "sun_adapter_load_seconds", "From the request for a load to the worker's reply.", "worker"
-        )
-        self.adapter_canaries = self._counter(
-            "sun_adapter_canaries", "Canaries of adapters on a worker, by outcome: ok, failed.", "worker", "outcome"
-        )
+        self.weights: Mapping[str, WeightsMetrics] = {kind: self._weights(kind) for kind in ("adapter", "module")}
         self.adapter_cold_loads = self._counter(
             "sun_adapter_cold_loads", "Copies of a task's adapter into a slot, as this process read them.", "task"
         )
         self.adapter_cold_seconds = self._counter(
             "sun_adapter_cold_load_seconds", "Time that prompts waited for these copies.", "task"
+        )
+        self.module_changes = self._counter(
+            "sun_module_changes", "Changes of a worker between modules, as this process read them.", "worker"
+        )
+        self.module_change_seconds = self._counter(
+            "sun_module_change_seconds", "Time of these changes, in which the worker ran no batch.", "worker"
+        )
+        self.module_requests = self._gauge(
+            "sun_module_requests",
+            "Requests of this process by module (`own`: the pool's model) whose prompt is not computed yet.",
+            *("worker", "module"),
+        )
+        self.module_queued = self._gauge(
+            "sun_module_queued",
+            "Requests of all senders that waited for a batch, by the worker's report.",
+            "worker",
+            "module",
+        )
+        self.module_host_bytes = self._gauge(
+            "sun_module_host_bytes", "Bytes of modules in a worker's host memory, by its report.", "worker"
         )
         self.workers = self._gauge(
             "sun_worker_state", "1 for the current state of a worker.", "worker", "pool", "role", "state"
@@ -117,6 +144,19 @@ class Metrics:
         for kind, count in zip(tokens._fields, tokens, strict=True):
             if count:
                 self.tokens.labels(task, kind).inc(count)
+
+    def _weights(self, kind: str) -> WeightsMetrics:
+        return WeightsMetrics(
+            loads=self._counter(
+                f"sun_{kind}_loads", f"Loads of {kind}s into a worker, by outcome: ok, failed.", "worker", "outcome"
+            ),
+            load_seconds=self._histogram(
+                f"sun_{kind}_load_seconds", "From the request for a load to the worker's reply.", "worker"
+            ),
+            canaries=self._counter(
+                f"sun_{kind}_canaries", f"Canaries of {kind}s on a worker, by outcome: ok, failed.", "worker", "outcome"
+            ),
+        )
 
     def _counter(self, name: str, text: str, *labels: str) -> Family[Counter]:
         return Family(Counter(name, text, labels, registry=self.registry))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sun_sglang.contracts.adapter import AdapterRef
 from sun_sglang.router.scheduling.affinity import load_bound
 from sun_sglang.router.workers.worker_paths import Pair
 
@@ -22,8 +23,8 @@ def prefer_resident(pairs: Sequence[Pair], cost: int) -> Sequence[Pair]:
         pairs: usable pairs of one task, at least one.
         cost: expected work of the request on a prefill worker, in tokens.
     """
-    adapter = pairs[0].adapter
-    if adapter is None:
+    adapter = pairs[0].weights
+    if not isinstance(adapter, AdapterRef):
         return pairs
     workers = list(dict.fromkeys(pair.prefill for pair in pairs))
     holding = [worker for worker in workers if worker.resident.holds(adapter.name)]

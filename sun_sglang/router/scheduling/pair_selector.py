@@ -7,6 +7,7 @@ from collections.abc import Sequence, Set
 
 from sun_sglang.router.scheduling.adapter_affinity import prefer_resident
 from sun_sglang.router.scheduling.cost import Cost
+from sun_sglang.router.scheduling.module_affinity import prefer_module
 from sun_sglang.router.scheduling.policies import make_policy
 from sun_sglang.router.scheduling.prefix_keys import NO_KEYS, PrefixKeys
 from sun_sglang.router.workers.worker_paths import Pair
@@ -16,7 +17,8 @@ from sun_sglang.topology import Policies
 class PairSelector:
     """A policy for each role. The decode worker is picked first, and then one of its prefill workers.
 
-    Of a task with an adapter, prefill workers that hold the adapter in a slot go first.
+    In a pool with modules, prefill workers go first that need the fewest changes between modules. Of a task with an
+    adapter, those go first that hold the adapter in a slot.
 
     Attributes:
         needs_keys: whether a policy reads the beginning of a prompt.
@@ -38,7 +40,7 @@ class PairSelector:
         """Return the pair that serves a request; None if there is no pair.
 
         Args:
-            pairs: the usable pairs of the task, which have its adapter.
+            pairs: the usable pairs of the task, which have its own weights.
             cost: expected work of the request on each side.
             keys: hashes of the prompt's beginnings.
             avoid: names of workers that failed this request before; they are selected only if every pair has as many.
@@ -52,11 +54,11 @@ class PairSelector:
             pairs = [pair for pair in pairs if _failed(pair, avoid) == fewest]
         if holder:
             pairs = [pair for pair in pairs if pair.prefill.incarnation == holder] or pairs
-        pairs = prefer_resident(pairs, cost.prefill)
+        pairs = prefer_resident(prefer_module(pairs, cost.prefill), cost.prefill)
         # a dict and not a set: with the same loads and the same RNG the selection is the same
         decode = self._decode.pick(list(dict.fromkeys(pair.decode for pair in pairs)), cost.decode, keys)
         prefill = self._prefill.pick([pair.prefill for pair in pairs if pair.decode is decode], cost.prefill, keys)
-        return Pair(prefill, decode, pairs[0].adapter)
+        return Pair(prefill, decode, pairs[0].weights)
 
 
 def _failed(pair: Pair, avoid: Set[str]) -> int:

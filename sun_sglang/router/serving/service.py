@@ -175,7 +175,7 @@ class Service:
         keys: list[PrefixKeys] = []
         if self._needs_keys:
             for single in singles[:: request.n]:
-                of = cache_namespace(task.prefill, "", single.extra_key, single.cache_salt, adapter=task.adapter)
+                of = cache_namespace(task.prefill, "", single.extra_key, single.cache_salt, weights=task.weights)
                 keys.append(prefix_keys(request.endpoint, single.body, of=of, session=session))
         model = worker_model(request.task)
         return make_pair_requests(request, singles, costs, worker_model=model, keys=keys, max_bytes=self._max_sent)

@@ -3,5 +3,5 @@
 Belongs here: the registry and the objects in it, changes of the fleet while the router runs, and the load table that
 the router's processes share. Does not belong here: requests to workers (`health/` probes, `dispatch/` serves), and the
 selection of a pair (`scheduling/`). Open `registry.py` first, then `worker_paths.py`;
-`adapter_table.py` adds the adapters of tasks.
+`weights_table.py` adds the own weights of tasks.
 """

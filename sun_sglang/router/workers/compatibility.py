@@ -9,28 +9,40 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from sun_sglang.checkpoint.tuning import is_tuned_for
-from sun_sglang.contracts.adapter import AdapterRef
 from sun_sglang.contracts.first_token import HOOK, first_token_side
 from sun_sglang.contracts.kv_compatibility import Difference, member_difference, pair_difference
+from sun_sglang.contracts.module import TaskWeights
 from sun_sglang.contracts.scheme import Side
 from sun_sglang.contracts.worker_card import WorkerCard
+from sun_sglang.router.task_weights.kind import Kind, kind_of
 
 
-class AdapterTuning(NamedTuple):
-    """How an adapter was tuned, as far as it decides which decoder may follow. Equal for most adapters of a pool.
+class WeightsTuning(NamedTuple):
+    """How a task's own weights were tuned, as far as it decides which decoder may follow. Equal for most of a pool.
 
     Attributes:
         tuned_for: revision of the decoder; empty where it is not recorded.
-        first_token: the side that made the first token in its tuning.
+        first_token: the side that made the first token in the tuning.
+        kind: of the weights.
     """
 
     tuned_for: str
     first_token: Side
+    kind: Kind = "adapter"
 
     @classmethod
-    def of(cls, adapter: AdapterRef | None) -> AdapterTuning | None:
-        """Return how an adapter was tuned; None without an adapter."""
-        return None if adapter is None else cls(adapter.tuned_for, adapter.first_token)
+    def of(cls, weights: TaskWeights | None) -> WeightsTuning | None:
+        """Return how weights were tuned; None for a task without weights of its own."""
+        return None if weights is None else cls(weights.tuned_for, weights.first_token, kind_of(weights))
+
+    @property
+    def decides(self) -> bool:
+        """Whether this tuning counts in place of that of the pool's model.
+
+        An adapter that records no decoder was not tuned by this project, so the model under it decides. Nothing of the
+        pool's model is left under a module.
+        """
+        return self.kind == "module" or bool(self.tuned_for)
 
 
 class NamedCard(NamedTuple):
@@ -80,26 +92,24 @@ def mismatch(one: NamedCard, other: NamedCard) -> str:
     return difference.sentence(one.name, other.name, verb=f"differs from `{other.name}`'s")
 
 
-def pair_first_token(prefill: WorkerCard, decode: WorkerCard, tuning: AdapterTuning | None) -> Side:
+def pair_first_token(prefill: WorkerCard, decode: WorkerCard, tuning: WeightsTuning | None) -> Side:
     """Return the side that makes the first token of a pair.
-
-    An adapter that records no decoder was not tuned by this project, so the module under it decides.
 
     Args:
         prefill: card of the prefill worker.
         decode: card of the decode worker.
-        tuning: of the adapter on the prefill worker; None without one.
+        tuning: of the task's own weights on the prefill worker; None without any.
     """
-    own = tuning is not None and tuning.tuned_for
+    deciding = tuning if tuning is not None and tuning.decides else prefill
     return first_token_side(
-        tuned_for=tuning.tuned_for if tuning and own else prefill.tuned_for,
+        tuned_for=deciding.tuned_for,
         decoder=decode.decoder,
-        of_prefill=tuning.first_token if tuning and own else prefill.first_token,
+        of_prefill=deciding.first_token,
         of_decode=decode.first_token,
     )
 
 
-def first_token_mismatch(prefill: NamedCard, decode: NamedCard, tuning: AdapterTuning | None = None) -> str:
+def first_token_mismatch(prefill: NamedCard, decode: NamedCard, tuning: WeightsTuning | None = None) -> str:
     """Return why two workers cannot serve with a first token from the decode module; empty if they can, or need not.
 
     An emulated worker reports no hooks and needs none.
@@ -116,18 +126,18 @@ def first_token_mismatch(prefill: NamedCard, decode: NamedCard, tuning: AdapterT
     return ""
 
 
-def decoder_mismatch(prefill: NamedCard, decode: NamedCard, tuning: AdapterTuning | None = None) -> str:
+def decoder_mismatch(prefill: NamedCard, decode: NamedCard, tuning: WeightsTuning | None = None) -> str:
     """Return why a prefill module may not serve with a decoder, unless its task has `any_decoder`; empty if it may.
 
     Args:
         prefill: the prefill worker.
         decode: the decode worker.
-        tuning: of the task's adapter, which changes the module; None without one.
+        tuning: of the task's own weights, which change the module; None without any.
     """
     tuned_for, decoder = prefill.card.tuned_for, decode.card.decoder
     module = f"`{prefill.name}`"
-    if tuning is not None and tuning.tuned_for:
-        tuned_for, module = tuning.tuned_for, f"the task's adapter on `{prefill.name}`"
+    if tuning is not None and tuning.decides:
+        tuned_for, module = tuning.tuned_for, f"the task's {tuning.kind} on `{prefill.name}`"
     anyway = "`any_decoder: true` on the task serves it all the same"
     if not is_tuned_for(tuned_for, decoder):
         return (
@@ -137,7 +147,7 @@ def decoder_mismatch(prefill: NamedCard, decode: NamedCard, tuning: AdapterTunin
     tuned_on, weights = decode.card.tuned_on, prefill.card.identity.weights
     if tuned_on and tuning is not None:
         return (
-            f"`{decode.name}` was tuned on prompts that weights {tuned_on} prefill, and the task's adapter on "
+            f"`{decode.name}` was tuned on prompts that weights {tuned_on} prefill, and the task's {tuning.kind} on "
             f"`{prefill.name}` changes the weights; {anyway}"
         )
     if tuned_on and weights != tuned_on:

@@ -15,9 +15,9 @@ from sun_sglang.contracts.worker_card import WorkerCard
 from sun_sglang.router.deadlines import DEFAULT, Deadlines
 from sun_sglang.router.protocol.prompt_length import PromptLimits
 from sun_sglang.router.task_names import TaskNames
-from sun_sglang.router.workers.adapter_table import AdapterTable
 from sun_sglang.router.workers.compatibility import NamedCard, admission_fault
 from sun_sglang.router.workers.task_paths import TaskPaths, TaskUse, keep_equal
+from sun_sglang.router.workers.weights_table import WeightsTable
 from sun_sglang.router.workers.worker import State, Worker
 from sun_sglang.router.workers.worker_paths import (
     Pair,
@@ -38,7 +38,7 @@ class Registry:
         wanted: the fleet to serve once its new workers are proven and the requests of its old ones have ended.
         leaving: tasks that were removed while they had requests; these requests are still served.
         task_names: the tasks that are served now.
-        adapters: the adapters that prefill workers need and have.
+        weights: the own weights of tasks that prefill workers need and have.
         workers: all workers by name.
         on_ejected: called with the name of a worker that left the rotation.
         on_unproven: called when a path may need a canary.
@@ -53,8 +53,8 @@ class Registry:
         self.workers: dict[str, Worker] = {}
         self._members: dict[str, dict[str, Worker]] = {}
         self._paths = PathTable(self.workers, self.members)
-        self.adapters = AdapterTable(self.workers, self.members, self._paths)
-        self.adapters.on_proven += [self.progress, self._report_usable]
+        self.weights = WeightsTable(self.workers, self.members, self._paths)
+        self.weights.on_proven += [self.progress, self._report_usable]
         self._picks = itertools.count(1)
         self.on_ejected: list[Callable[[str], None]] = []
         self.on_unproven: list[Callable[[], None]] = []
@@ -85,8 +85,8 @@ class Registry:
         if worker.incarnation and worker.incarnation != card.incarnation:
             self.eject(name, "the worker restarted", gone=True)
         if worker.card is not None and worker.card.module != card.module:
-            # its weights were updated: the effects of adapters were measured on the earlier ones
-            self.adapters.forget(name)
+            # its weights were updated: the effects of tasks' weights were measured on the earlier ones
+            self.weights.forget(name)
         was_admitted = worker.admitted
         refusal = self._refusal(worker, card)
         worker.accept_card(card, refusal)
@@ -96,7 +96,7 @@ class Registry:
             return refusal
         self._paths.invalidate(worker)
         self._report_unproven()
-        self.adapters.report_needed()
+        self.weights.report_needed()
         self._report_usable()
         return ""
 
@@ -134,7 +134,7 @@ class Registry:
         self.progress()
         for listener in self.on_proven:
             listener(path)
-        self.adapters.report_needed()
+        self.weights.report_needed()
         self._report_usable()
         return True
 
@@ -168,7 +168,7 @@ class Registry:
         self._report_usable()
 
     def begin_trial(self, task: FleetTask) -> None:
-        """Prove the paths and the adapter of a task that is not in the fleet, until `end_trial`."""
+        """Prove the paths and the weights of a task that is not in the fleet, until `end_trial`."""
         self._trials.append(task)
         self._note_tasks()
         self._report_unproven()
@@ -195,7 +195,7 @@ class Registry:
         worker = self.workers[spec.name]
         worker.update_spec(spec)
         self._paths.invalidate(worker)
-        self.adapters.report_needed()
+        self.weights.report_needed()
         self._report_usable()
 
     def drain(self, name: str) -> None:
@@ -211,7 +211,7 @@ class Registry:
         worker = self.workers.pop(name)
         del self._members[worker.spec.pool][name]
         self._paths.forget(worker)
-        self.adapters.forget(name)
+        self.weights.forget(name)
         worker.load.unshare()
 
     # --- questions --------------------------------------------------------------------------------------------------
@@ -219,7 +219,7 @@ class Registry:
     def usable(self, task: str) -> tuple[Pair, ...]:
         """Return the proven pairs that may serve a task now."""
         path = self._by_task.get(task)
-        return () if path is None else self.adapters.between(path).usable
+        return () if path is None else self.weights.between(path).usable
 
     def limit(self, task: str) -> PromptLimits | None:
         """Return the limit of a task's usable pairs.
@@ -228,7 +228,7 @@ class Registry:
         limits before and after, and requests arrive meanwhile. None if there never was a usable pair.
         """
         path = self._by_task.get(task)
-        return None if path is None else self.adapters.between(path).limit
+        return None if path is None else self.weights.between(path).limit
 
     def unproven(self) -> tuple[WorkerPath, ...]:
         """Return the paths that need a canary, for the tasks served now and for those of `wanted`."""
@@ -245,11 +245,11 @@ class Registry:
         return (one for one in ((served,) if served is wanted else (served, wanted)) if one is not None)
 
     def paths(self, task: FleetTask) -> PoolPaths:
-        """Return the paths that may serve a task with these pools, these rules and this adapter."""
-        return self.adapters.between(self._task_paths.path(task))
+        """Return the paths that may serve a task with these pools, these rules and these weights."""
+        return self.weights.between(self._task_paths.path(task))
 
     def can_serve(self, task: FleetTask) -> bool:
-        """Return whether a proven pair may serve a task with these pools, these rules and this adapter."""
+        """Return whether a proven pair may serve a task with these pools, these rules and these weights."""
         return bool(self.paths(task).usable)
 
     def starts(self, path: WorkerPath) -> Starts | None:
@@ -296,7 +296,7 @@ class Registry:
             listener()
 
     def _note_tasks(self) -> None:
-        """Derive from the tasks which pairs of pools they use, and which adapters."""
+        """Derive from the tasks which pairs of pools they use, and which weights."""
         self.task_names = TaskNames(self.fleet.tasks)
         served = {**self.leaving, **self.fleet.tasks}
         self._by_task = {name: self._task_paths.path(task) for name, task in served.items()}
@@ -305,7 +305,7 @@ class Registry:
         if use is not self._use:
             self._use = use
             self._paths.keep(use.pools)
-            self.adapters.use(use)
+            self.weights.use(use)
 
     def _pools(self) -> tuple[PoolPair, ...]:
         assert self._use is not None, "set by `_note_tasks`"

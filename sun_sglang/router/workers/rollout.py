@@ -12,9 +12,9 @@ class Rollout:
     """The change of a registry's fleet that is under way.
 
     A new worker serves once it is proven. A worker that is not in the new fleet takes no new requests, and is removed
-    when its requests have ended. A task with other pools or another adapter moves once a path for it is proven, which
-    is at once if another task uses it already; until then the task is served as before. A new task with an adapter is
-    unknown until then. A task that is removed keeps its pools and its adapter while it has requests.
+    when its requests have ended. A task with other pools or other weights moves once a path for it is proven, which
+    is at once if another task uses it already; until then the task is served as before. A new task with weights of
+    its own is unknown until then. A task that is removed keeps its pools and its weights while it has requests.
 
     Args:
         registry: holds the fleet.
@@ -91,16 +91,17 @@ class Rollout:
         return {name: task for name, task in found if task is not None}
 
     def _servable(self, name: str, task: FleetTask) -> FleetTask | None:
-        """Return a task with its new settings, and with its old pools and adapter unless the new ones are proven.
+        """Return a task with its new settings, and with its old pools and weights unless the new ones are proven.
 
-        A new task with an adapter is None until then.
+        A new task with weights of its own is None until then.
         """
         now = self._registry.fleet.tasks.get(name)
         if self._registry.can_serve(task):
             return task
         if now is None:
-            return task if task.adapter is None else None
-        held = task.model_copy(update={"prefill": now.prefill, "decode": now.decode, "adapter": now.adapter})
+            return task if task.weights is None else None
+        kept = ("prefill", "decode", "adapter", "module")
+        held = task.model_copy(update={name: getattr(now, name) for name in kept})
         return now if held == now else held
 
     def _leaving(self) -> dict[str, FleetTask]:

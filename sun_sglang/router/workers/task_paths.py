@@ -1,7 +1,7 @@
-"""What a set of tasks uses: the paths of each task, the pairs of pools, and the adapters of each prefill pool. No I/O.
+"""What a set of tasks uses: the path of each task, the pairs of pools, and the weights for each prefill pool. No I/O.
 
 Each task of the fleet is one object as long as its settings stay (`keep_equal`), and so is each path here: hundreds of
-tasks with adapters are then compared by identity at each change, and for each request.
+tasks with weights of their own are then compared by identity at each change, and for each request.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, TypeAlias
 
-from sun_sglang.contracts.adapter import AdapterRef
 from sun_sglang.contracts.fleet_file import Fleet, FleetTask
+from sun_sglang.contracts.module import TaskWeights
 from sun_sglang.router.workers.worker_paths import PoolPair
 
-Needs: TypeAlias = Mapping[AdapterRef, tuple[PoolPair, ...]]
+Needs: TypeAlias = Mapping[TaskWeights, tuple[PoolPair, ...]]
 
 
 class TaskPath(NamedTuple):
     """The part of a task that decides which pairs may serve it. Tasks with equal values use the same pairs."""
 
     pools: PoolPair
-    adapter: AdapterRef | None
+    weights: TaskWeights | None
 
 
 class TaskUse(NamedTuple):
@@ -28,13 +28,14 @@ class TaskUse(NamedTuple):
 
     Attributes:
         paths: of all tasks.
-        pools: the pairs of pools, sorted. Tasks with adapters of equal tuning share one.
-        adapters: the adapters that the workers of each prefill pool need, each with the pairs of pools of its tasks.
+        pools: the pairs of pools, sorted. Tasks with weights of equal tuning share one.
+        weights: the own weights of tasks that the workers of each prefill pool need, with the pairs of pools of these
+            tasks.
     """
 
     paths: tuple[TaskPath, ...]
     pools: tuple[PoolPair, ...]
-    adapters: Mapping[str, Needs]
+    weights: Mapping[str, Needs]
 
 
 class TaskPaths:
@@ -47,10 +48,10 @@ class TaskPaths:
         self._use = TaskUse((), (), {})
 
     def path(self, task: FleetTask) -> TaskPath:
-        """Return the pools, the rules and the adapter of a task."""
+        """Return the pools, the rules and the own weights of a task."""
         found = self._known.get(id(task))
         if found is None:
-            path = TaskPath(PoolPair.of(task), task.adapter)
+            path = TaskPath(PoolPair.of(task), task.weights)
             found = self._known[id(task)] = task, self._equal.setdefault(path, path)
         return found[1]
 
@@ -58,7 +59,7 @@ class TaskPaths:
         """Return what tasks use, and forget all other tasks.
 
         Args:
-            tasks: those whose adapters go first come first.
+            tasks: those whose weights go first come first.
         """
         tasks = tuple(tasks)
         paths = tuple({id(path): path for path in map(self.path, tasks)}.values())
@@ -73,14 +74,14 @@ class TaskPaths:
 
 
 def _use(paths: tuple[TaskPath, ...]) -> TaskUse:
-    needed: dict[str, dict[AdapterRef, list[PoolPair]]] = {}
+    needed: dict[str, dict[TaskWeights, list[PoolPair]]] = {}
     for path in paths:
-        if path.adapter is not None:
-            needed.setdefault(path.pools.prefill, {}).setdefault(path.adapter, []).append(path.pools)
+        if path.weights is not None:
+            needed.setdefault(path.pools.prefill, {}).setdefault(path.weights, []).append(path.pools)
     return TaskUse(
         paths=paths,
         pools=tuple(sorted({path.pools for path in paths}, key=PoolPair.sort_key)),
-        adapters={pool: {a: tuple(pairs) for a, pairs in of.items()} for pool, of in needed.items()},
+        weights={pool: {own: tuple(pairs) for own, pairs in of.items()} for pool, of in needed.items()},
     )
 
 

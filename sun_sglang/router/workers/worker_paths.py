@@ -10,14 +10,15 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sun_sglang.contracts.adapter import AdapterRef
 from sun_sglang.contracts.fleet_file import FleetTask
+from sun_sglang.contracts.module import ModuleRef, TaskWeights
 from sun_sglang.contracts.scheme import Side
 from sun_sglang.contracts.worker_card import WorkerCard
 from sun_sglang.router.protocol.prompt_length import PromptLimits
+from sun_sglang.router.task_weights.worker_modules import OWN
 from sun_sglang.router.workers.compatibility import (
-    AdapterTuning,
     NamedCard,
+    WeightsTuning,
     decoder_mismatch,
     first_token_mismatch,
     mismatch,
@@ -42,17 +43,17 @@ class Starts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The two workers of a path, over which it iterates, and the adapter of the task that it serves.
+    """The two workers of a path, over which it iterates, and the own weights of the task that it serves.
 
     Attributes:
         prefill: the prefill worker.
         decode: the decode worker.
-        adapter: the adapter that the prefill worker applies; None for its module as it is.
+        weights: the adapter or the module with which the prefill worker serves the task; None for its own model.
     """
 
     prefill: Worker
     decode: Worker
-    adapter: AdapterRef | None = None
+    weights: TaskWeights | None = None
 
     def __iter__(self) -> Iterator[Worker]:
         return iter((self.prefill, self.decode))
@@ -63,11 +64,16 @@ class Pair:
         return WorkerPath(self.prefill.name, self.decode.name)
 
     @property
+    def module(self) -> str:
+        """The module that the prefill worker must have loaded, as `WorkerModules` names it."""
+        return self.weights.revision if isinstance(self.weights, ModuleRef) else OWN
+
+    @property
     def first_token(self) -> Side:
         """The side that makes the first token; the cards of both workers must have been read."""
         assert self.prefill.card is not None
         assert self.decode.card is not None
-        return pair_first_token(self.prefill.card, self.decode.card, AdapterTuning.of(self.adapter))
+        return pair_first_token(self.prefill.card, self.decode.card, WeightsTuning.of(self.weights))
 
 
 class PoolPair(NamedTuple):
@@ -77,22 +83,22 @@ class PoolPair(NamedTuple):
         prefill: the prefill pool.
         decode: the decode pool.
         any_decoder: accept a decoder for which the task was not tuned.
-        tuning: of the task's adapter; None without one. Hundreds of adapters have the same, and so the same paths.
+        tuning: of the task's own weights; None without any. Hundreds of tasks have the same, and so the same paths.
     """
 
     prefill: str
     decode: str
     any_decoder: bool
-    tuning: AdapterTuning | None = None
+    tuning: WeightsTuning | None = None
 
     @classmethod
     def of(cls, task: FleetTask) -> PoolPair:
         """Return the pools and the rules of a task."""
-        return cls(task.prefill, task.decode, task.any_decoder, AdapterTuning.of(task.adapter))
+        return cls(task.prefill, task.decode, task.any_decoder, WeightsTuning.of(task.weights))
 
-    def sort_key(self) -> tuple[str, str, bool, AdapterTuning]:
+    def sort_key(self) -> tuple[str, str, bool, WeightsTuning]:
         """Return a key to sort by."""
-        return self.prefill, self.decode, self.any_decoder, self.tuning or AdapterTuning("", "prefill")
+        return self.prefill, self.decode, self.any_decoder, self.tuning or WeightsTuning("", "prefill")
 
 
 class UnusablePath(NamedTuple):
@@ -125,7 +131,7 @@ class PoolPaths(NamedTuple):
 
 
 class _Comparison(NamedTuple):
-    """The result of the rules for a pair of cards, and an adapter's tuning."""
+    """The result of the rules for a pair of cards, and the tuning of a task's own weights."""
 
     prefill: WorkerCard
     decode: WorkerCard
@@ -151,7 +157,7 @@ class PathTable:
         self._peers: dict[str, set[str]] = {}
         self._between: dict[PoolPair, PoolPaths] = {}
         self._limits: dict[PoolPair, PromptLimits] = {}
-        self._comparisons: dict[tuple[WorkerPath, AdapterTuning | None], _Comparison] = {}
+        self._comparisons: dict[tuple[WorkerPath, WeightsTuning | None], _Comparison] = {}
 
     def between(self, pools: PoolPair) -> PoolPaths:
         """Return the paths between two pools."""
@@ -254,7 +260,7 @@ class PathTable:
         return found.mismatch or ("" if pools.any_decoder else found.decoder_mismatch)
 
 
-def _compare(prefill: NamedCard, decode: NamedCard, tuning: AdapterTuning | None) -> _Comparison:
+def _compare(prefill: NamedCard, decode: NamedCard, tuning: WeightsTuning | None) -> _Comparison:
     found = mismatch(prefill, decode) or first_token_mismatch(prefill, decode, tuning)
     return _Comparison(prefill.card, decode.card, found, decoder_mismatch(prefill, decode, tuning))
 

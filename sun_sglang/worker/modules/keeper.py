@@ -65,7 +65,10 @@ class ModuleKeeper:
         self._host_bytes = host_bytes
         self._publish = publish
         self._modules: dict[str, KeptModule] = {}
+        # forgotten, with requests that still use them
+        self._leaving: dict[str, KeptModule] = {}
         self._uses = 0
+        self._adding = asyncio.Lock()
         self._copying = asyncio.Lock()
         self._changed = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
@@ -78,7 +81,7 @@ class ModuleKeeper:
     @property
     def held(self) -> list[KeptModule]:
         """The modules in host memory."""
-        return [module for module in self._modules.values() if module.held]
+        return [module for module in (*self._modules.values(), *self._leaving.values()) if module.held]
 
     @property
     def is_empty(self) -> bool:
@@ -95,13 +98,14 @@ class ModuleKeeper:
         Raises:
             CheckpointError: it cannot be copied; the worker's modules stay as they were.
         """
-        # a worker that gives up its own weights must be able to have them again
-        for one in (self._own, module):
-            known = self._modules.get(one.revision, one)
-            await self._hold_whole(known)
-            self._modules.setdefault(known.revision, known)
-            self._note_use(known)
-            self._report()
+        async with self._adding:
+            # a worker that gives up its own weights must be able to have them again
+            for one in (self._own, module):
+                known = self._modules.get(one.revision) or self._leaving.pop(one.revision, None) or one
+                await self._hold_whole(known)
+                self._modules[known.revision] = known
+                self._note_use(known)
+                self._report()
 
     async def remove(self, revision: str) -> bool:
         """Forget a module once its requests have ended. Return False if the worker was not given it."""
@@ -109,11 +113,12 @@ class ModuleKeeper:
         if module is None or module.revision == self.own:
             return False
         # from now on requests for it are refused
-        del self._modules[revision]
+        self._leaving[revision] = self._modules.pop(revision)
         while module.users:
             await self._changed.wait()
         async with self._copying:
-            if module.held and revision not in self._modules:
+            # it may have been given again meanwhile
+            if self._leaving.pop(revision, None) is not None and module.held:
                 await self._release(module)
         self._report()
         return True

@@ -13,15 +13,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from sun_sglang.checkpoint.locate import find_checkpoint
-from sun_sglang.checkpoint.module import module_size
-from sun_sglang.checkpoint.module_fit import flag_against_turns, require_module_fits
+from sun_sglang.checkpoint.module.fit import flag_against_turns, require_module_fits
+from sun_sglang.checkpoint.module.host_copies import HostCopies, shared_directory
+from sun_sglang.checkpoint.module.read import module_size
 from sun_sglang.checkpoint.weights import weights_revision
 from sun_sglang.contracts.module import MODULES_VARIABLE, ModuleLimits, ModuleRequest, read_module_limits
 from sun_sglang.contracts.modules_report import ModulesReport
 from sun_sglang.errors import SunError, UserError
 from sun_sglang.files.shared_snapshot import SharedSnapshot, SnapshotWriter
 from sun_sglang.strict import first_invalid
-from sun_sglang.worker.modules.host_copies import HostCopies, shared_directory
 from sun_sglang.worker.modules.keeper import KeptModule, ModuleKeeper
 
 _MOST_BYTES = 1 << 16
@@ -45,6 +45,7 @@ class ModulesPage:
         environ[HOST_FILE_VARIABLE], environ[SCHEDULED_FILE_VARIABLE] = self._host.path, self._scheduled.path
         self._writer = SnapshotWriter(self._host.path)
         self._own = Path()
+        self._copies: HostCopies | None = None
         self._keeper: ModuleKeeper | None = None
 
     def prepare(self, state: Any) -> None:
@@ -66,9 +67,14 @@ class ModulesPage:
         assert own is not None, "the server has loaded the model"
         self._own = own
         model = KeptModule(weights_revision(own), own, module_size(own))
-        copies = HostCopies(shared_directory())
-        self._keeper = ModuleKeeper(copies, model, self.limits.host_bytes, self._publish)
+        self._copies = HostCopies(shared_directory())
+        self._keeper = ModuleKeeper(self._copies, model, self.limits.host_bytes, self._publish)
         manager.sun_modules = self._keeper
+
+    def close(self) -> None:
+        """Give the host memory up: the server ends."""
+        if self._copies is not None:
+            self._copies.close()
 
     async def handle(self, request: Any) -> Any:
         """Answer `GET` and `POST`; 404 on a worker that serves its own model alone."""
@@ -131,6 +137,18 @@ def require_turns(flags: Mapping[str, Any]) -> None:
         raise UserError(f"{MODULES_VARIABLE} is set, and only prefill workers keep modules; unset it")
     if (flag := flag_against_turns(flags)) is not None:
         raise UserError(f"{MODULES_VARIABLE} is set, and modules cannot take turns with `{flag}`; remove one of both")
+    if flags["device"] == "cpu" and _packs_layers():
+        raise UserError(
+            f"{MODULES_VARIABLE} is set, and modules cannot take turns on this CPU, for which SGLang packs its layers "
+            "for AMX; give each task a prefill pool of its own"
+        )
+
+
+def _packs_layers() -> bool:
+    """Return whether SGLang packs the layers of a model on this CPU when it loads them (`layers/amx_utils.py`)."""
+    from sglang.srt.utils import cpu_has_amx_support
+
+    return bool(cpu_has_amx_support())
 
 
 async def _body(request: Any) -> bytes:

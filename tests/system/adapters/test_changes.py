@@ -15,7 +15,7 @@ from sun_sglang.contracts.adapter import AdapterRef
 from sun_sglang.emulator.fault_injection import Fault
 from tests.support.emulated_cluster import PATIENT, Cluster, emulated_cluster
 from tests.support.emulator import expected, make_adapter
-from tests.system.adapters.traffic import traffic
+from tests.support.traffic import traffic
 
 PAIR = {"prefill": "shared", "decode": "base"}
 POOLS = dict.fromkeys(("x", "y"), ("shared", "base"))
@@ -23,7 +23,7 @@ TWO = {"shared": 2, "base": 2}
 PREFILLS, DECODES = ("shared-0", "shared-1"), ("base-0", "base-1")
 PROMPT = [3, 1, 4]
 # an adapter that no task needs is unloaded soon
-PROMPT_UNLOADS = replace(PATIENT, adapter_unload_pause=0.01)
+PROMPT_UNLOADS = replace(PATIENT, weights_unload_pause=0.01)
 
 
 async def change(cluster: Cluster, method: str, path: str, **body: Any) -> tuple[int, Any]:

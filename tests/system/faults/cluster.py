@@ -16,6 +16,7 @@ import psutil
 
 from sun_sglang.bench.polling import wait_until
 from sun_sglang.bench.processes import router_command
+from sun_sglang.contracts.module import ModuleRef
 from sun_sglang.emulator.protocol.fake_tokens import expected_tokens
 from tests.support.ports import PORTS
 from tests.system.faults.connections import kill
@@ -39,12 +40,21 @@ EMULATION = {
 class Worker:
     """One emulated worker, over all of its processes."""
 
-    def __init__(self, name: str, role: str, model: str, directory: Path, flags: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        name: str,
+        role: str,
+        model: str,
+        directory: Path,
+        flags: Mapping[str, Any],
+        environment: Mapping[str, str],
+    ) -> None:
         self.name = name
         self.role = role
         self.port = next(PORTS)
         self.url = f"http://127.0.0.1:{self.port}"
         self.flags = dict(flags)
+        self._environment = environment
         self._model = model
         self._log = directory / f"{name}.log"
         self.process: subprocess.Popen[bytes]
@@ -62,7 +72,8 @@ class Worker:
         argv = [sys.executable, "-m", "sun_sglang.emulator.worker", "--disaggregation-decode-enable-radix-cache"]
         argv += [part for k, v in flags.items() for part in ("--" + k.replace("_", "-"), str(v))]
         with self._log.open("ab") as log:
-            self.process = subprocess.Popen(argv, stdout=log, stderr=subprocess.STDOUT)
+            environment = {**os.environ, **self._environment}
+            self.process = subprocess.Popen(argv, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
     def end(self) -> None:
         """Kill the process, and wait until it has ended."""
@@ -287,6 +298,13 @@ class Cluster:
                 if worker["pool"] == pools["prefill"] and task not in self._weights:
                     async with aiohttp.ClientSession() as own, own.get(worker["url"] + "/sun/worker") as reply:
                         self._weights[task] = (await reply.json())["identity"]["weights"]
+
+    async def add_task(self, name: str, module: ModuleRef) -> None:
+        """Add a task with a module of its own, on the pools of `math`."""
+        body = {"name": name, **self._fleet["tasks"]["math"], "model": module.directory}
+        async with self.client.post("/tasks", json=body) as reply:
+            assert reply.status == 201, await reply.text()
+        self._weights[name] = module.revision
 
     def body(self, task: str = "math", *, tokens: int = 4, prompt: list[int] | None = None, **more: Any) -> Any:
         """Return a request's body."""

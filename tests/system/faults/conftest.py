@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from sun_sglang.contracts.module import MODULES_VARIABLE, ModuleLimits
 from tests.system.faults.cluster import Cluster, Worker
 
 Start = Callable[..., Awaitable[Cluster]]
@@ -19,7 +20,8 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
     """Start a cluster and wait until it is ready.
 
     `await start({"math": 2, "tool": 1, "base": 1}, costs={"decode_step": 0.02}, router={"idle_timeout": 2})`: how many
-    workers each pool has. `flags` are more flags for single workers or whole pools by name.
+    workers each pool has. `flags` are more flags for single workers or whole pools by name. With `modules` prefill
+    workers take modules.
     """
     started: list[Cluster] = []
 
@@ -30,6 +32,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
         costs: dict[str, float] | None = None,
         router: dict[str, Any] | None = None,
         flags: dict[str, dict[str, Any]] | None = None,
+        modules: ModuleLimits | None = None,
         wait: bool = True,
         descriptors: int | None = None,
     ) -> Cluster:
@@ -42,7 +45,8 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
             for i in range(count):
                 name = f"{pool}-{i}"
                 own = {"sim_costs": file, **(flags or {}).get(pool, {}), **(flags or {}).get(name, {})}
-                workers[name] = Worker(name, roles[pool], f"none/{pool}", tmp_path, own)
+                takes = {MODULES_VARIABLE: modules.model_dump_json()} if modules and roles[pool] == "prefill" else {}
+                workers[name] = Worker(name, roles[pool], f"none/{pool}", tmp_path, own, takes)
                 workers[name].start()
         fleet = {
             "tasks": {name: {"prefill": p, "decode": d} for name, (p, d) in chosen.items()},

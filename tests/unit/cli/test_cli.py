@@ -83,7 +83,7 @@ def test_check_as_json(sun: Any, topology: Path) -> None:
     report = json.loads(out)
     assert code == 0
     assert report["ok"] is True
-    assert report["tasks"] == {"sums": {"prefill": "math", "decode": "base", "adapter": None}}
+    assert report["tasks"] == {"sums": {"prefill": "math", "decode": "base", "adapter": None, "module": None}}
     assert [w["name"] for w in report["workers"]] == ["base-0", "math-0"]
     assert report["pools"]["math"]["weights"] != report["pools"]["base"]["weights"]
     assert report["transfer"]["reason"]

@@ -12,11 +12,12 @@ import pytest
 from sun_sglang.bench.polling import wait_until
 from sun_sglang.contracts.adapter import AdapterRef
 from sun_sglang.contracts.fleet_file import Fleet
+from sun_sglang.contracts.module import ModuleRef
 from sun_sglang.router.app import Router
 from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.observability.log import Log
-from tests.unit.router.adapter_refs import LIMITS
 from tests.unit.router.fake_worker import FakeWorker, Rooms
+from tests.unit.router.weights_refs import LIMITS, MODULE_LIMITS
 
 # only turns a hang into a failure
 PATIENCE_S = 60.0
@@ -119,6 +120,7 @@ async def start() -> AsyncIterator[Start]:
         wait: bool = True,
         deadlines: Deadlines = DEADLINES,
         adapters: dict[str, AdapterRef] | None = None,
+        modules: dict[str, ModuleRef] | None = None,
         **more: Any,
     ) -> System:
         rooms = Rooms()
@@ -127,7 +129,11 @@ async def start() -> AsyncIterator[Start]:
         for pool, count in pools.items():
             for i in range(count):
                 name = f"{pool}-{i}"
-                changes = {"adapters": LIMITS} if adapters and roles[pool] == "prefill" else {}
+                changes: dict[str, Any] = {}
+                if roles[pool] == "prefill":
+                    changes = ({"adapters": LIMITS} if adapters else {}) | (
+                        {"modules": MODULE_LIMITS} if modules else {}
+                    )
                 changes |= (cards or {}).get(name, {})
                 workers[name] = FakeWorker(roles[pool], f"w-{pool}", rooms, **changes)
                 await workers[name].start()
@@ -136,7 +142,12 @@ async def start() -> AsyncIterator[Start]:
         fleet = Fleet.model_validate(
             {
                 "tasks": {
-                    name: {"prefill": p, "decode": d, "adapter": (adapters or {}).get(name)}
+                    name: {
+                        "prefill": p,
+                        "decode": d,
+                        "adapter": (adapters or {}).get(name),
+                        "module": (modules or {}).get(name),
+                    }
                     for name, (p, d) in tasks.items()
                 },
                 "pools": {name: {"role": roles[name], "model": f"models/{name}"} for name in pools},

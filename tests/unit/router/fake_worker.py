@@ -20,12 +20,14 @@ from aiohttp import web
 from sun_sglang.contracts.adapters_report import ADAPTERS_PATH
 from sun_sglang.contracts.first_token import HOOK as FIRST_TOKEN_HOOK
 from sun_sglang.contracts.first_token import ONE_TOKEN, read_mark
+from sun_sglang.contracts.module import MODULES_PATH, module_in
 from sun_sglang.contracts.scheme import Side
 from sun_sglang.contracts.token_count import TOKEN_COUNT_PATH, TokenCount
 from sun_sglang.contracts.worker_card import WORKER_CARD_PATH, Identity, PatchReport, WorkerCard
 from sun_sglang.emulator.protocol.replies import DONE
 from sun_sglang.topology import Role
 from tests.unit.router.fake_adapters import FakeAdapters
+from tests.unit.router.fake_modules import FakeModules
 from tests.unit.router.fake_replies import FakeReplies, prompt_of, wanted
 
 VOCAB = 50_000
@@ -134,6 +136,7 @@ class FakeWorker:
         self.canary_fault: Fault | None = None
         self.ignores_mark = False
         self.adapters = FakeAdapters()
+        self.modules = FakeModules()
         self._runner: web.AppRunner | None = None
         self._listener: asyncio.Server
         self._forever = asyncio.Event()
@@ -148,6 +151,9 @@ class FakeWorker:
         app.router.add_get(ADAPTERS_PATH, self.adapters.report)
         app.router.add_post("/load_lora_adapter", self.adapters.load)
         app.router.add_post("/unload_lora_adapter", self.adapters.unload)
+        app.router.add_get(MODULES_PATH, self.modules.report)
+        app.router.add_post(MODULES_PATH, self.modules.give)
+        app.router.add_delete(MODULES_PATH + "/{revision}", self.modules.take)
         app.router.add_post("/abort_request", self._abort)
         app.router.add_post(TOKEN_COUNT_PATH, self._count)
         app.router.add_post("/tokenize", self._tokenize)
@@ -192,6 +198,7 @@ class FakeWorker:
         await self.stop()
         self.restarts += 1
         self.adapters.loaded.clear()
+        self.modules.restart()
         await self.start()
 
     @property
@@ -287,6 +294,7 @@ class FakeWorker:
         is_canary = "sun-canary" in body["extra_key"]
         if is_canary and body.get("return_logprob"):
             self.adapters.canaries.append(body.get("lora_path"))
+            self.modules.canaries.append(module_in(body["extra_key"]))
         elif is_canary:
             self.canaries += 1
         else:
@@ -331,7 +339,7 @@ class FakeWorker:
         if read_mark(body["extra_key"]).decode_first and len(prompt_of(request.path, body)) < 2:
             return web.json_response({"error": {"message": ONE_TOKEN}}, status=400)
         if self.role == "prefill":
-            missing = self.adapters.refusal(body.get("lora_path"))
+            missing = self.adapters.refusal(body.get("lora_path")) or self.modules.refusal(module_in(body["extra_key"]))
             return missing or await self._prefill(request.path, body, fault)
         assert "lora_path" not in body, "a decode worker has no adapters"
         return await self._decode(request, body, fault)
@@ -353,8 +361,10 @@ class FakeWorker:
             return reply(FakeReplies(path, body, prompt, 0).whole([1], fault.abort))
         ids = prompt[:-1] if mark.decode_first and not self.ignores_mark else prompt
         known = self.cache.setdefault(mark.namespace or "", set())
-        adapter = body.get("lora_path")
-        weights = f"{self.weights}+{adapter}" if adapter else self.weights
+        adapter, module = body.get("lora_path"), module_in(body["extra_key"])
+        self.modules.load(module)
+        weights = f"{self.weights}+{adapter}" if adapter else f"{self.weights}*{module}" if module else self.weights
+        of = self.modules if module else self.adapters
         handed = {
             "weights": weights,
             "first": token(weights, ids),
@@ -371,7 +381,7 @@ class FakeWorker:
             handed["cached"],
             computes_prompt=True,
             counted=len(ids),
-            input_logprob=lambda place: self.adapters.logprob(adapter, prompt, place),
+            input_logprob=lambda place: of.logprob(module or adapter, prompt, place),
         )
         return reply(replies.whole([handed["first"]], finish))
 

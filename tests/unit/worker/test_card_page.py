@@ -24,6 +24,7 @@ from sun_sglang.patches.report_patches import PROOFS_KEY
 from sun_sglang.worker import card_page
 from sun_sglang.worker.adapters_page import AdaptersPage
 from sun_sglang.worker.card_page import CardPage
+from sun_sglang.worker.modules.page import ModulesPage
 from sun_sglang.worker.server import add_routes
 
 Write = Callable[..., Path]
@@ -74,7 +75,7 @@ class Engine:
             self.app.add_api_route(path, self._update, methods=["POST"])
         self.environ: dict[str, str] = {}
         module = SimpleNamespace(app=self.app, get_global_state=lambda: self.state)
-        add_routes(module, self.page, AdaptersPage(self.environ))
+        add_routes(module, self.page, AdaptersPage(self.environ), ModulesPage(self.environ))
 
     @asynccontextmanager
     async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from sun_sglang.checkpoint.module.host_copies import remove_unused, shared_directory
 from sun_sglang.errors import LaunchError
 from sun_sglang.launch.places.command import Command, command_at
 from sun_sglang.launch.places.local.child import LocalRunning
@@ -125,6 +126,8 @@ class LocalPlace:
             self._method = None
         for running in self._running:
             await running.wait()
+        # a worker that was killed leaves its modules in shared memory
+        await asyncio.to_thread(remove_unused, shared_directory())
         self._running.clear()
         self._slots.clear()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sun_sglang.checkpoint.module_fit import flag_against_turns
+from sun_sglang.checkpoint.module.fit import flag_against_turns
 from sun_sglang.contracts.module import MODULES_VARIABLE, ModuleLimits
 from sun_sglang.errors import TopologyError
 from sun_sglang.launch.planning.hardware.machine import Machine

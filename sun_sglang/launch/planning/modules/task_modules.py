@@ -6,8 +6,8 @@ from pathlib import Path
 
 from sun_sglang.checkpoint.identity import read_identity
 from sun_sglang.checkpoint.locate import find_checkpoint
-from sun_sglang.checkpoint.module import read_module
-from sun_sglang.checkpoint.module_fit import require_module_fits
+from sun_sglang.checkpoint.module.fit import require_module_fits
+from sun_sglang.checkpoint.module.read import read_module
 from sun_sglang.checkpoint.tuning import is_tuned_for
 from sun_sglang.contracts.kv_compatibility import member_difference, require_same
 from sun_sglang.contracts.module import ModuleRef
@@ -109,6 +109,6 @@ def _require_decoder(task: str, pair: Task, module: ModuleRef, decode: ResolvedP
     tuned_on = served.tuned_on(decode.identity.weights, decode.identity.decoder) if served is not None else ""
     if tuned_on:
         raise IdentityError(
-            f"tasks.{task}.model: `{decode.name}` was tuned on prompts that weights {tuned_on} prefill; give the task a "
-            "prefill pool with these weights, or set `any_decoder: true` on the task"
+            f"tasks.{task}.model: `{decode.name}` was tuned on prompts that weights {tuned_on} prefill; give the task "
+            "a prefill pool with these weights, or set `any_decoder: true` on the task"
         )

@@ -68,6 +68,7 @@ class MetricsPage:
         self._update_process()
         self._update_requests()
         self._update_workers()
+        self._update_modules()
         return generate_latest(self._metrics.registry)
 
     def _update_process(self) -> None:
@@ -99,3 +100,21 @@ class MetricsPage:
             current = self._registry.state(worker.name)
             for state in State:
                 metrics.workers.labels(worker.name, worker.spec.pool, worker.role, state).set(state is current)
+
+    def _update_modules(self) -> None:
+        """Set the gauges of modules, by what this process sent and by the last report of each worker."""
+        metrics = self._metrics
+        for gauge in (
+            metrics.module_requests,
+            metrics.module_queued,
+            metrics.module_host_bytes,
+        ):
+            gauge.clear()
+        for worker in self._registry.workers.values():
+            for module, count in worker.modules.requests.items():
+                metrics.module_requests.labels(worker.name, module or "own").set(count)
+            report = worker.modules.report
+            if report is not None:
+                metrics.module_host_bytes.labels(worker.name).set(report.host_bytes)
+                for module, count in report.queued.items():
+                    metrics.module_queued.labels(worker.name, module).set(count)

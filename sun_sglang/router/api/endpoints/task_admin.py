@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 from aiohttp import web
 from pydantic import AfterValidator, Field
 
-from sun_sglang.contracts.adapter import AdapterRef
 from sun_sglang.contracts.fleet_file import FleetTask
-from sun_sglang.errors import CheckpointError
+from sun_sglang.contracts.module import ModuleRef
 from sun_sglang.router.api.endpoints.small_body import read_model
+from sun_sglang.router.api.endpoints.weights_reader import WeightsReader
 from sun_sglang.router.api.responses import json_response
 from sun_sglang.router.errors import ApiError
-from sun_sglang.router.health.adapters.task_trial import TaskTrials
+from sun_sglang.router.health.task_weights.task_trial import TaskTrials
 from sun_sglang.router.serving.in_flight import InFlight
 from sun_sglang.router.workers import fleet_edits
 from sun_sglang.router.workers.fleet_store import FleetStore
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.topology import PoolName, TaskName, TaskSettings
-
-ReadAdapter = Callable[[Path], AdapterRef]
 
 
 def _absolute(path: str) -> str:
@@ -36,38 +32,60 @@ def _absolute(path: str) -> str:
 Directory = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_absolute)]
 
 
-class NewTask(TaskSettings):
+class _Weights(TaskSettings):
+    """The directories of a task's own weights.
+
+    Attributes:
+        adapter: directory of its adapter; None for none.
+        model: directory of the module that prefills its prompts in place of the pool's model; None for none.
+    """
+
+    adapter: Directory | None = None
+    model: Directory | None = None
+
+    def require_one(self) -> None:
+        """Raise unless at most one of both is given.
+
+        Raises:
+            ApiError: 400.
+        """
+        if self.adapter is not None and self.model is not None:
+            message = "a task has an adapter or a model of its own, and not both"
+            raise ApiError(400, message, param="model", code="invalid_change")
+
+
+class NewTask(_Weights):
     """The body of POST /tasks.
 
     Attributes:
         name: its name.
-        adapter: directory of its adapter; None for the prefill pool's model as it is.
     """
 
     name: TaskName
-    adapter: Directory | None = None
 
 
-class TaskChange(TaskSettings):
-    """The body of PUT /tasks/NAME. Only the fields that it has count; `adapter: null` removes the adapter."""
+class TaskChange(_Weights):
+    """The body of PUT /tasks/NAME. Only the fields that it has count.
+
+    `adapter: null` and `model: null` remove what the task has; a new adapter replaces a module, and the reverse.
+    """
 
     prefill: PoolName = ""
     decode: PoolName = ""
-    adapter: Directory | None = None
 
 
 class TaskHandlers:
     """Handlers of the admin API of tasks.
 
-    A task with an adapter is announced once every admitted worker of its prefill pool has the adapter in effect. If one
-    refuses, nothing has changed on any worker.
+    A task with weights of its own is announced once every admitted worker of its prefill pool has them in effect. If
+    one refuses, nothing has changed on any worker.
 
     Args:
         registry: the tasks and the workers.
         store: writes the fleet file.
         trials: tries a task before it is announced.
         in_flight: requests of clients.
-        read_adapter: reads an adapter's directory; runs in a thread.
+        reader: reads the directories of adapters and modules.
     """
 
     def __init__(
@@ -76,25 +94,28 @@ class TaskHandlers:
         store: FleetStore,
         trials: TaskTrials,
         in_flight: InFlight,
-        read_adapter: ReadAdapter,
+        reader: WeightsReader,
     ) -> None:
         self._registry = registry
         self._store = store
         self._trials = trials
         self._in_flight = in_flight
-        self._read_adapter = read_adapter
+        self._reader = reader
         self._changing: set[str] = set()
 
     async def add(self, http: web.Request) -> web.Response:
         """POST /tasks: add a task. It is known to clients once it can be served."""
         new = await read_model(http, NewTask)
+        new.require_one()
         name = new.name
         with self._change(name):
             self._store.refresh()
             if name in self._registry.wanted.tasks:
                 raise fleet_edits.task_exists(name)
-            settings = new.model_dump(exclude={"name", "adapter"})
-            task = FleetTask(**settings, adapter=await self._adapter(new.adapter))
+            settings = new.model_dump(exclude={"name", "adapter", "model"})
+            adapter = await self._reader.adapter(new.adapter) if new.adapter is not None else None
+            module = await self._reader.module(new.model) if new.model is not None else None
+            task = FleetTask(**settings, adapter=adapter, module=self._unless_own(module, new.prefill))
             # the edit refuses it again, and before that no worker has done anything for it
             self._store.check(fleet_edits.add_task(name, task.model_dump(mode="json")))
             async with self._trials.passed(task):
@@ -105,18 +126,17 @@ class TaskHandlers:
         """PUT /tasks/NAME: change a task. What it was before serves it until the change can be served."""
         name = http.match_info["name"]
         given = await read_model(http, TaskChange, empty='send the fields to change, such as {"prefill": "POOL"}')
+        given.require_one()
         changed = given.model_dump(mode="json", exclude_unset=True)
         with self._change(name):
             self._store.refresh()
             before = self._registry.wanted.tasks.get(name)
             if before is None:
                 raise fleet_edits.task_not_found(name)
-            adapter = await self._adapter(given.adapter) if "adapter" in changed else before.adapter
-            if "adapter" in changed:
-                changed["adapter"] = None if adapter is None else adapter.model_dump(mode="json")
+            await self._read_weights(given, before, changed)
             edit = fleet_edits.set_task(name, changed)
             after = self._store.check(edit).tasks[name]
-            if adapter is None or (after.adapter, after.prefill) == (before.adapter, before.prefill):
+            if after.weights is None or (after.weights, after.prefill) == (before.weights, before.prefill):
                 await self._edit(edit)
             else:
                 async with self._trials.passed(after):
@@ -138,13 +158,31 @@ class TaskHandlers:
             self._store.refresh()
             raise
 
-    async def _adapter(self, directory: str | None) -> AdapterRef | None:
-        if directory is None:
+    async def _read_weights(self, given: TaskChange, before: FleetTask, changed: dict[str, Any]) -> None:
+        """Put the weights that a change names into `changed`, as the fleet file has them, in place of directories.
+
+        Raises:
+            ApiError: 400, they cannot be read.
+        """
+        changed.pop("model", None)
+        module = before.module
+        if "model" in given.model_fields_set or given.adapter is not None:
+            module = await self._reader.module(given.model) if given.model is not None else None
+        if given.adapter is not None:
+            changed["adapter"] = (await self._reader.adapter(given.adapter)).model_dump(mode="json")
+        elif module is not before.module and module is not None:
+            changed["adapter"] = None
+        own = self._unless_own(module, changed.get("prefill", before.prefill))
+        if own != before.module:
+            changed["module"] = own and own.model_dump(mode="json")
+
+    def _unless_own(self, module: ModuleRef | None, pool: str) -> ModuleRef | None:
+        """Return a module; None for one that the workers of a pool started with: the task has no weights of its own."""
+        if module is None:
             return None
-        try:
-            return await asyncio.to_thread(self._read_adapter, Path(directory))
-        except CheckpointError as e:
-            raise ApiError(400, str(e), param="adapter", code="adapter_refused") from e
+        cards = (worker.card for worker in self._registry.members(pool))
+        is_own = any(card is not None and card.identity.weights == module.revision for card in cards)
+        return None if is_own else module
 
     @contextmanager
     def _change(self, name: str) -> Iterator[None]:
@@ -163,6 +201,8 @@ class TaskHandlers:
             # another change came first
             raise fleet_edits.task_not_found(name)
         moved = served == wanted
-        shown: dict[str, Any] = wanted.model_dump(exclude={"adapter"})
-        shown["adapter"] = wanted.adapter and {"name": wanted.adapter.name, "directory": wanted.adapter.directory}
+        shown: dict[str, Any] = wanted.model_dump(exclude={"adapter", "module"})
+        adapter, module = wanted.adapter, wanted.module
+        shown["adapter"] = adapter and {"name": adapter.name, "directory": adapter.directory}
+        shown["module"] = module and {"revision": module.revision, "directory": module.directory}
         return json_response({"name": name, "moved": moved, **shown}, status if moved else 202)

@@ -3,35 +3,52 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from functools import cache
+from typing import NamedTuple
 
 from aiohttp import web
 from pydantic import ValidationError
 
 from sun_sglang.contracts.adapter import AdapterRef
 from sun_sglang.contracts.fleet_file import FleetTask
+from sun_sglang.contracts.module import ModuleRef
+from sun_sglang.contracts.modules_report import ModulesReport
 from sun_sglang.contracts.tasks_report import (
     AdapterReport,
+    ModuleReport,
     PoolReport,
     ProvenPath,
     TaskReport,
     TasksReport,
     UnprovenAdapter,
+    UnprovenModule,
     UnprovenPath,
+    WorkerModules,
     WorkerReport,
 )
 from sun_sglang.router.api.endpoints.generation import Draining
 from sun_sglang.router.api.siblings.merging import merge_tasks
 from sun_sglang.router.api.siblings.sibling_processes import SiblingProcesses
 from sun_sglang.router.dispatch.legs.cache_namespace import cache_namespace
-from sun_sglang.router.health.adapters.adapter_prover import AdapterProver
 from sun_sglang.router.health.path_prover import PathProver
+from sun_sglang.router.health.task_weights.weights_prover import WeightsProver
 from sun_sglang.router.serving.admission.admission_queue import AdmissionQueue
 from sun_sglang.router.serving.in_flight import InFlight
+from sun_sglang.router.task_weights.kind import Kind, kind_of
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.worker import Worker
 from sun_sglang.router.workers.worker_paths import UnusablePath, WorkerPath
+
+
+class _Lacking(NamedTuple):
+    """A worker that cannot serve weights: the values of `UnprovenAdapter` and `UnprovenModule`."""
+
+    worker: str
+    name: str
+    why: str
+    times: int
+    refused: bool
 
 
 class TasksPage:
@@ -40,7 +57,7 @@ class TasksPage:
     Args:
         registry: workers and paths.
         path_prover: the results of canaries.
-        adapter_prover: the results of adapters.
+        weights_prover: the results of the weights of tasks.
         in_flight: requests of clients.
         queue: answers that wait for a slot.
         siblings: the other processes of the router.
@@ -51,7 +68,7 @@ class TasksPage:
         self,
         registry: Registry,
         path_prover: PathProver,
-        adapter_prover: AdapterProver,
+        weights_prover: WeightsProver,
         in_flight: InFlight,
         queue: AdmissionQueue,
         siblings: SiblingProcesses,
@@ -59,7 +76,7 @@ class TasksPage:
     ) -> None:
         self._registry = registry
         self._path_prover = path_prover
-        self._adapter_prover = adapter_prover
+        self._weights_prover = weights_prover
         self._in_flight = in_flight
         self._queue = queue
         self._siblings = siblings
@@ -79,7 +96,7 @@ class TasksPage:
         tasks = {}
         # a new task that this process does not serve yet is shown with the reasons
         for name, task in {**self._registry.wanted.tasks, **self._registry.fleet.tasks}.items():
-            pairs = self._registry.usable(name)
+            pairs, lacking = self._registry.usable(name), self._lacking(name)
             tasks[name] = TaskReport(
                 ready=bool(pairs),
                 prefill=pool(task.prefill),
@@ -90,7 +107,19 @@ class TasksPage:
                 in_flight=in_flight[name],
                 namespace=self._namespace(task),
                 adapter=_adapter(task.adapter),
-                unproven_adapters=tuple(self._unproven_adapters(name)),
+                unproven_adapters=tuple(
+                    UnprovenAdapter(
+                        worker=one.worker, adapter=one.name, why=one.why, times=one.times, refused=one.refused
+                    )
+                    for one in lacking["adapter"]
+                ),
+                module=_module(task.module),
+                unproven_modules=tuple(
+                    UnprovenModule(
+                        worker=one.worker, module=one.name, why=one.why, times=one.times, refused=one.refused
+                    )
+                    for one in lacking["module"]
+                ),
                 moving=self._registry.fleet.tasks.get(name) != self._registry.wanted.tasks.get(name),
             )
         return TasksReport(ready=not self._registry.unserved(), draining=self._draining.active, tasks=tasks)
@@ -98,7 +127,7 @@ class TasksPage:
     def _namespace(self, task: FleetTask) -> str | None:
         modules = (w.card.module for w in self._registry.members(task.prefill) if w.card and w.admitted)
         module = next(modules, None)
-        return None if module is None else cache_namespace(task.prefill, module, adapter=task.adapter)
+        return None if module is None else cache_namespace(task.prefill, module, weights=task.weights)
 
     def _unproven(self, paths: tuple[UnusablePath, ...]) -> tuple[UnprovenPath, ...]:
         return tuple(self._unproven_path(path, refusal) for path, refusal in paths)
@@ -107,18 +136,18 @@ class TasksPage:
         why, times = (refusal, 0) if refusal else self._path_prover.last_fault(path)
         return UnprovenPath(prefill=path.prefill, decode=path.decode, why=why, times=times, refused=bool(refusal))
 
-    def _unproven_adapters(self, task: str) -> Iterator[UnprovenAdapter]:
-        """Yield the workers that lack a task's adapter, that of a change under way included."""
-        found = {(settings.prefill, settings.adapter) for settings in self._registry.settings(task)}
-        for pool, adapter in found:
-            for worker, refusal in self._registry.adapters.obstacles(pool, adapter) if adapter is not None else ():
-                assert adapter is not None
-                fault = (refusal, 0)
+    def _lacking(self, task: str) -> Mapping[Kind, Sequence[_Lacking]]:
+        """Return the workers that lack a task's own weights, those of a change under way included."""
+        lacking: dict[Kind, list[_Lacking]] = {"adapter": [], "module": []}
+        for pool, weights in {(settings.prefill, settings.weights) for settings in self._registry.settings(task)}:
+            if weights is None:
+                continue
+            for worker, refusal in self._registry.weights.obstacles(pool, weights):
+                why, times = refusal, 0
                 if not refusal:
-                    fault = self._adapter_prover.last_fault(self._registry.workers[worker], adapter)
-                yield UnprovenAdapter(
-                    worker=worker, adapter=adapter.name, why=fault[0], times=fault[1], refused=bool(refusal)
-                )
+                    why, times = self._weights_prover.last_fault(self._registry.workers[worker], weights)
+                lacking[kind_of(weights)].append(_Lacking(worker, weights.name, why, times, bool(refusal)))
+        return lacking
 
     def _pool(self, name: str) -> PoolReport:
         members = (self._worker(worker) for worker in self._registry.members(name))
@@ -133,6 +162,7 @@ class TasksPage:
             reason=worker.reason,
             incarnation=worker.card.incarnation if worker.card else None,
             in_flight=worker.load.total_requests,
+            modules=_worker_modules(worker.modules.report),
         )
 
 
@@ -144,6 +174,26 @@ def _adapter(adapter: AdapterRef | None) -> AdapterReport | None:
         directory=adapter.directory,
         rank=adapter.rank,
         fingerprint=adapter.fingerprint is not None,
+    )
+
+
+def _module(module: ModuleRef | None) -> ModuleReport | None:
+    if module is None:
+        return None
+    return ModuleReport(revision=module.revision, directory=module.directory, size=module.size)
+
+
+def _worker_modules(report: ModulesReport | None) -> WorkerModules | None:
+    if report is None:
+        return None
+    return WorkerModules(
+        loaded=report.loaded,
+        own=report.own,
+        held=report.held,
+        queued=report.queued,
+        host_bytes=report.host_bytes,
+        changes=sum(one.changes for one in report.changed.values()),
+        change_seconds=report.change_seconds,
     )
 
 

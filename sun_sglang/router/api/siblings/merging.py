@@ -11,8 +11,8 @@ def merge_tasks(own: TasksReport, others: Sequence[TasksReport | None]) -> Tasks
     """Return one `/tasks` report for all processes.
 
     A task is ready where it is ready in every process, and moving where one process serves it otherwise than this one.
-    Its requests in flight and in the queue are added up, and a path or an adapter is unproven where any process has not
-    proven it.
+    Its requests in flight and in the queue are added up, and a path, an adapter or a module is unproven where any
+    process has not proven it.
 
     Args:
         own: the report of this process, which names the tasks.
@@ -38,12 +38,14 @@ def _merge_task(own: TaskReport, others: Sequence[TaskReport | None]) -> TaskRep
             "queued": sum(task.queued for task in tasks),
             "unproven_paths": tuple(dict.fromkeys(path for task in tasks for path in task.unproven_paths)),
             "unproven_adapters": tuple(dict.fromkeys(one for task in tasks for one in task.unproven_adapters)),
+            "unproven_modules": tuple(dict.fromkeys(one for task in tasks for one in task.unproven_modules)),
         }
     )
 
 
-def _served(task: TaskReport) -> tuple[str, str, str]:
-    return task.prefill.pool, task.decode.pool, task.adapter.name if task.adapter else ""
+def _served(task: TaskReport) -> tuple[str, str, str, str]:
+    adapter, module = task.adapter.name if task.adapter else "", task.module.revision if task.module else ""
+    return task.prefill.pool, task.decode.pool, adapter, module
 
 
 def merge_metrics(pages: Mapping[int, bytes]) -> bytes:

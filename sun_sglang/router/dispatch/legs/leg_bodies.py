@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 import orjson
 
+from sun_sglang.contracts.adapter import AdapterRef
 from sun_sglang.contracts.first_token import mark_decode_first
 from sun_sglang.router.dispatch.legs.cache_namespace import cache_namespace, may_reuse_answers
 from sun_sglang.router.dispatch.legs.pair_request import PairRequest
@@ -71,13 +72,14 @@ def leg_bodies(request: PairRequest, pair: Pair, *, rid: str, room: int) -> LegB
         meeting["disagg_prefill_dp_rank"] = rank
         routing = b',"routed_dp_rank":%d' % rank
     pool, keys = pair.prefill.spec.pool, (request.extra_key, request.cache_salt)
-    prefills = cache_namespace(pool, card.module, *keys, adapter=pair.adapter)
+    prefills = cache_namespace(pool, card.module, *keys, weights=pair.weights)
     decodes = prefills if may_reuse_answers(pair) else f"{prefills}!{rid}"
     if pair.first_token == "decode":
         prefills, decodes = mark_decode_first(prefills), mark_decode_first(decodes)
     both = (request.shared, request.own, b",", orjson.dumps(meeting)[1:-1], b',"extra_key":')
-    # the decode worker has no adapters: it decodes on the KV that the prefill worker made with one
-    adapter = b"" if pair.adapter is None else b',"lora_path":"%b"' % pair.adapter.name.encode()
+    # the decode worker has no adapters: it decodes on the KV that the prefill worker made with one. A module is named
+    # by the namespace.
+    adapter = b',"lora_path":"%b"' % pair.weights.name.encode() if isinstance(pair.weights, AdapterRef) else b""
     options = b',"stream_options":' + request.stream_options if request.stream_options else b""
     streams = b',"stream":true' + options + b"}" if request.stream else b',"stream":false}'
     return LegBodies(

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TypeAlias, TypeGuard
 
+from sun_sglang.contracts.module import TaskWeights
 from sun_sglang.router.dispatch.legs.leg_bodies import Leg
-from sun_sglang.router.dispatch.outcome.missing_adapter import lacks_adapter
+from sun_sglang.router.dispatch.outcome.missing_weights import lacks_weights
 from sun_sglang.router.dispatch.outcome.worker_message import for_client
 from sun_sglang.router.dispatch.outcome.worker_refusal import refusal, refusal_of
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.protocol.sse import EventFramer, event_data
 from sun_sglang.router.protocol.worker_replies import error_code, error_message, find_abort
+from sun_sglang.router.task_weights.kind import kind_of
 from sun_sglang.router.transport.messages import LegFailure, LegResponse, LegResult
 
 # Messages of a decode worker whose prefill worker does not answer at its bootstrap port (disaggregation/decode.py,
@@ -69,7 +71,7 @@ class AttemptFailed:
         stale: only an idle connection failed; the next attempt uses new connections and counts as the first.
         revoke: one worker blames the other, and either may be at fault: only the path between them leaves the rotation
             until a canary passes. So a worker with a defect removes no other worker from the rotation.
-        lacks_adapter: the prefill worker does not have the task's adapter; it serves other tasks as before.
+        lacks_weights: the prefill worker does not have the task's own weights; it serves other tasks as before.
     """
 
     leg: Leg
@@ -78,7 +80,7 @@ class AttemptFailed:
     retry: bool = True
     stale: bool = False
     revoke: bool = False
-    lacks_adapter: bool = False
+    lacks_weights: bool = False
 
 
 Outcome: TypeAlias = Wait | Serve | Relay | AttemptFailed
@@ -91,7 +93,7 @@ def decide(
     needs_prefill: bool = False,
     abort_asked: bool = False,
     rid: str = "",
-    adapter: str = "",
+    weights: TaskWeights | None = None,
 ) -> Outcome:
     """Decide the outcome of an attempt.
 
@@ -101,7 +103,7 @@ def decide(
         needs_prefill: the answer includes logprobs of the prefill leg's response.
         abort_asked: the client asked for an abort; a response that reports the abort is then an answer.
         rid: the request id, which every complete response of SGLang contains; an empty one skips the check.
-        adapter: name of the adapter that the prefill leg requests; empty for none.
+        weights: the task's own weights that the prefill leg requests; None for none.
     """
     if abort_asked and decode is None:
         return Wait()
@@ -110,7 +112,7 @@ def decide(
     if abort_asked and isinstance(decode, LegResponse) and decode.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         # SGLang answers 500 if the abort arrived during the KV transfer; no worker is at fault
         return Relay(ApiError(400, "the request was aborted before its first token", code="aborted"))
-    of_prefill, of_decode = find_fault("prefill", prefill, rid, adapter), find_fault("decode", decode, rid)
+    of_prefill, of_decode = find_fault("prefill", prefill, rid, weights), find_fault("decode", decode, rid)
     if decode is not None and of_decode is None:
         if not needs_prefill:
             # a token from the decode worker proves that the KV arrived; the prefill leg cannot refute it later
@@ -161,14 +163,16 @@ def aborted_early() -> ApiError:
     return ApiError(400, "the request was aborted before it reached a worker", code="aborted")
 
 
-def find_fault(leg: Leg, result: LegResult | None, rid: str, adapter: str = "") -> Relay | AttemptFailed | None:
+def find_fault(
+    leg: Leg, result: LegResult | None, rid: str, weights: TaskWeights | None = None
+) -> Relay | AttemptFailed | None:
     """Return what is wrong with one leg; None if it runs or succeeded.
 
     Args:
         leg: which one.
         result: its result; None while it runs.
         rid: the request id; see `decide`.
-        adapter: name of the adapter that the leg requests; empty for none.
+        weights: the task's own weights that the leg requests; None for none.
     """
     if result is None:
         return None
@@ -186,9 +190,10 @@ def find_fault(leg: Leg, result: LegResult | None, rid: str, adapter: str = "") 
         # another worker has its port now, or it has another key: it refuses the router, not the client
         error = ApiError(502, f"the {leg} worker refuses the router's worker key", code=f"{leg}_failed")
         return AttemptFailed(leg, error, eject=True)
-    if adapter and result.status == HTTPStatus.BAD_REQUEST and lacks_adapter(result.head, adapter):
-        error = ApiError(503, f"the {leg} worker does not have the task's adapter now", code="adapter_missing")
-        return AttemptFailed(leg, error, eject=False, lacks_adapter=True)
+    if weights is not None and result.status == HTTPStatus.BAD_REQUEST and lacks_weights(result.head, weights):
+        kind = kind_of(weights)
+        error = ApiError(503, f"the {leg} worker does not have the task's {kind} now", code=f"{kind}_missing")
+        return AttemptFailed(leg, error, eject=False, lacks_weights=True)
     if 400 <= result.status < 500:
         return Relay(refusal_of(leg, result.status, result.head))
     if result.status != HTTPStatus.OK:

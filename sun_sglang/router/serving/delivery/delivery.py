@@ -12,6 +12,7 @@ from typing import NamedTuple
 import orjson
 from aiohttp import web
 
+from sun_sglang.contracts.module import TaskWeights
 from sun_sglang.router.dispatch.attempt import Ticket
 from sun_sglang.router.dispatch.dispatcher import Dispatcher
 from sun_sglang.router.dispatch.legs.pair_request import PairRequest
@@ -27,10 +28,10 @@ from sun_sglang.router.protocol.sse import DONE, StreamFilter, frame
 from sun_sglang.router.protocol.worker_replies import BadReplyError, TokenCounts, token_counts
 from sun_sglang.router.serving.admission.admission_queue import Slot
 from sun_sglang.router.serving.admission.work_estimate import WorkEstimate
-from sun_sglang.router.serving.delivery.adapter_header import adapter_header
 from sun_sglang.router.serving.delivery.merged_stream import MergedStream
 from sun_sglang.router.serving.delivery.rewriting import Rewriter, make_rewriter, needs_rewriting, rewrite_whole
 from sun_sglang.router.serving.delivery.translated_answer import new_stream, translated_whole
+from sun_sglang.router.serving.delivery.weights_headers import weights_headers
 
 _JSON = {"Content-Type": "application/json"}
 
@@ -96,16 +97,16 @@ class Delivery:
         self._count(request.task, 1, token_counts(result))
         if request.translation is not None:
             body = translated_whole(request.translation, result)
-        return _outcome(part), await _send(http, body, [response.adapter])
+        return _outcome(part), await _send(http, body, [response.weights])
 
     async def _whole_many(
         self, http: web.Request, request: Request, parts: tuple[Part, ...]
     ) -> tuple[str, web.StreamResponse]:
-        adapters: list[str] = []
+        weights: list[TaskWeights | None] = []
 
         async def one(part: Part) -> object:
             response = await self._pair_response(part)
-            adapters.append(response.adapter)
+            weights.append(response.weights)
             return rewrite_whole(_rewriter(part, response), part.pair_request.endpoint, response.head)[1]
 
         failed: ApiError | None = None
@@ -120,7 +121,7 @@ class Delivery:
         if isinstance(reply, dict) and isinstance(request.rid, str):
             reply["id"] = request.rid
         self._count(request.task, len(parts), token_counts(reply))
-        return _outcome(*parts), await _send(http, orjson.dumps(reply), adapters)
+        return _outcome(*parts), await _send(http, orjson.dumps(reply), weights)
 
     # --- streams ------------------------------------------------------------------------------------------------------
 
@@ -135,7 +136,7 @@ class Delivery:
             response.abandon()
             raise
         out = new_stream(request.translation)
-        out.headers.update(adapter_header([response.adapter]))
+        out.headers.update(weights_headers([response.weights]))
         first = self._now()
         delivered = False
         try:
@@ -158,11 +159,11 @@ class Delivery:
     ) -> tuple[str, web.StreamResponse]:
         merged = MergedStream(request, [p.single.answer_index for p in parts], partial(self._log_defect, http))
 
-        adapters: list[str] = []
+        weights: list[TaskWeights | None] = []
 
         async def one(part: Part) -> None:
             response = await self._pair_response(part)
-            adapters.append(response.adapter)
+            weights.append(response.weights)
             delivered = False
             try:
                 await merged.forward(part.single.answer_index, response, part.ticket, _rewriter(part, response))
@@ -176,7 +177,7 @@ class Delivery:
                 piece = await merged.first()
                 first = self._now()
                 # of the answers that have begun; the others follow after the header
-                out.headers.update(adapter_header(adapters))
+                out.headers.update(weights_headers(weights))
                 await out.prepare(http)
                 self._metrics.ttft.labels(request.task).observe(first - parts[0].ticket.arrived)
                 while piece:
@@ -261,13 +262,13 @@ async def _pump(response: PairResponse, stream: StreamFilter, piece: bytes, out:
     return "failed"
 
 
-async def _send(http: web.Request, body: bytes, adapters: Iterable[str]) -> web.Response:
+async def _send(http: web.Request, body: bytes, weights: Iterable[TaskWeights | None]) -> web.Response:
     """Send a whole answer. It counts as delivered only once the client has accepted it.
 
     Raises:
         ConnectionResetError: the client left, or did not read.
     """
-    response = web.Response(body=body, headers={**_JSON, **adapter_header(adapters)})
+    response = web.Response(body=body, headers={**_JSON, **weights_headers(weights)})
     await response.prepare(http)
     await response.write_eof()
     return response

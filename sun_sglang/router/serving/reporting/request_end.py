@@ -11,6 +11,7 @@ from sun_sglang.router.observability.metrics import Metrics
 from sun_sglang.router.observability.request_id import current_request_id
 from sun_sglang.router.protocol.request import Endpoint
 from sun_sglang.router.serving.reporting.tracing import EndedRequest, Tracing
+from sun_sglang.router.task_weights.kind import kind_of
 
 _FAILURES = frozenset({"failed", "unavailable", "overdue"})
 
@@ -60,17 +61,21 @@ class RequestEndReporter:
                 queued=round(first.queued, 4),
                 answers=len(tickets),
                 workers=workers,
-                adapter=_adapters(tickets),
+                **_weights(tickets),
                 key=first.owner,
             )
         if self.tracing is not None:
             self.tracing.record(EndedRequest(current_request_id.get(), endpoint, outcome, tickets, now, headers), now)
 
 
-def _adapters(tickets: tuple[Ticket, ...]) -> str:
-    """Return the names of the adapters that prefilled the answers; empty for none."""
-    last = (ticket.tries[-1].adapter for ticket in tickets if ticket.tries)
-    return ", ".join(dict.fromkeys(name for name in last if name))
+def _weights(tickets: tuple[Ticket, ...]) -> Mapping[str, str]:
+    """Return the names of the adapters and of the modules that prefilled the answers; empty for none."""
+    names: dict[str, list[str]] = {"adapter": [], "module": []}
+    last = (ticket.tries[-1].pair.weights for ticket in tickets if ticket.tries)
+    for weights in dict.fromkeys(last):
+        if weights is not None:
+            names[kind_of(weights)].append(weights.name)
+    return {kind: ", ".join(found) for kind, found in names.items()}
 
 
 def request_outcome(error: ApiError) -> str:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sun_sglang.errors import UserError
-from sun_sglang.router.dispatch.attempt import Ticket
+from sun_sglang.router.dispatch.attempt import Attempt, Ticket
+from sun_sglang.router.task_weights.kind import kind_of
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -79,9 +80,8 @@ class Tracing:
                 handed = times.prefilled if times.prefilled is not None else ended
                 names = {"sun.rid": attempt.rid}
                 begun = times.sent + offset
-                self._span(
-                    "prefill leg", inside, begun, handed + offset, names | {"sun.worker": attempt.pair.prefill.name}
-                )
+                of_prefill = names | {"sun.worker": attempt.pair.prefill.name} | _of_weights(attempt)
+                self._span("prefill leg", inside, begun, handed + offset, of_prefill)
                 if attempt.request.stream and times.prefilled is not None and times.first is not None:
                     arrived = max(times.prefilled, times.first)
                     self._span("transfer", inside, times.prefilled + offset, arrived + offset, names)
@@ -96,6 +96,19 @@ class Tracing:
         self, name: str, inside: Context, start: float, end: float, attributes: dict[str, Any] | None = None
     ) -> None:
         self._tracer.start_span(name, inside, attributes=attributes, start_time=_ns(start)).end(_ns(end))
+
+
+def _of_weights(attempt: Attempt) -> dict[str, str | bool]:
+    """Return the attributes that name a task's own weights, and tell whether they had to be loaded first.
+
+    A change of the module is a part of the prefill leg's time. The router knows before it sends the request whether the
+    worker has another module loaded; the worker reports no time for a single request.
+    """
+    weights = attempt.pair.weights
+    attributes: dict[str, str | bool] = {} if weights is None else {f"sun.{kind_of(weights)}": weights.name}
+    if attempt.awaits_change:
+        attributes["sun.awaits_change"] = True
+    return attributes
 
 
 def load_tracing(environment: Mapping[str, str]) -> Tracing | None:

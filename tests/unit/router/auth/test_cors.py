@@ -61,7 +61,7 @@ async def test_page_of_a_listed_origin_reads_answers_and_errors(listed: System, 
         body = {**ASK, "model": model, "stream": stream}
         async with listed.client.post("/generate", json=body, headers=headers) as reply:
             assert (reply.status, allowed(reply)["Allow-Origin"], reply.headers["Vary"]) == (status, APP, "Origin")
-            assert allowed(reply)["Expose-Headers"] == "X-Request-Id, Retry-After, X-Sun-Adapter"
+            assert allowed(reply)["Expose-Headers"] == "X-Request-Id, Retry-After, X-Sun-Adapter, X-Sun-Module"
 
 
 async def test_other_page_gets_no_permission(listed: System) -> None:

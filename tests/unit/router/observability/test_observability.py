@@ -20,8 +20,10 @@ from sun_sglang.launch.state import DeploymentState, Phase
 from sun_sglang.router.observability.metrics import Metrics
 from sun_sglang.router.observability.request_id import RandomBytes, choose_request_id
 from sun_sglang.router.serving.reporting.tracing import Tracing, load_tracing
+from sun_sglang.router.task_weights.worker_modules import OWN
 from tests.unit.router.conftest import SUN, Start, System
 from tests.unit.router.fake_worker import Fault
+from tests.unit.router.weights_refs import module
 
 ASK = {"model": "math", "input_ids": [5, 6, 7]}
 DASHBOARDS = sorted((Path(__file__).parents[4] / "configs" / "grafana").glob("*.json"))
@@ -120,6 +122,22 @@ async def test_spans_of_the_wait_the_legs_and_the_hand_over(start: Start) -> Non
     for span in tracer.spans[1:]:
         assert span.parent is root
         assert root.start <= span.start <= span.ended <= root.ended
+
+
+async def test_prefill_leg_of_a_module_names_it_and_shows_that_it_had_to_be_loaded(start: Start) -> None:
+    pytest.importorskip("opentelemetry")
+    system: System = await start(
+        SUN, {"math": 1, "tool": 1, "base": 1}, modules={"math": module(1)}, router={"load_interval": 0}
+    )
+    system.router.registry.workers["math-0"].modules.note_computed(OWN)
+    tracer: Any = FakeTracer()
+    system.router.service.reporter.tracing = Tracing(tracer)
+    for _ in range(2):
+        assert (await system.post("/generate", {**ASK, "model": "math"}))[0] == 200
+    await system.quiet()
+    legs = [span.attributes for span in tracer.spans if span.name == "prefill leg"]
+    assert [leg["sun.module"] for leg in legs] == [module(1).revision] * 2
+    assert [leg.get("sun.awaits_change") for leg in legs] == [True, None]
 
 
 async def test_a_retry_has_spans_of_its_own_and_a_wait_is_one(start: Start) -> None:

@@ -11,7 +11,7 @@ from sun_sglang.router.scheduling.pair_selector import PairSelector
 from sun_sglang.router.workers.worker import Worker
 from sun_sglang.router.workers.worker_paths import Pair
 from sun_sglang.topology import Policies
-from tests.unit.router.adapter_refs import adapter
+from tests.unit.router.weights_refs import adapter
 
 COST = 100
 
@@ -66,4 +66,4 @@ def test_every_policy_picks_among_the_workers_that_hold_the_adapter(policy: str)
         chosen = selector.select(pairs, Cost(COST, COST))
         assert chosen is not None
         assert chosen.prefill.name in ("p1", "p2")
-        assert chosen.adapter == adapter(1)
+        assert chosen.weights == adapter(1)

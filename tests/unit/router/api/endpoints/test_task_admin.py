@@ -19,18 +19,18 @@ from sun_sglang.router.errors import ApiError
 from sun_sglang.router.workers.fleet_edits import add_task
 from sun_sglang.router.workers.watched_file import WatchedFile
 from tests.support.adapters import write_adapter
-from tests.unit.router.adapter_refs import LIMITS
 from tests.unit.router.conftest import DEADLINES, Start, System, set_deadlines
 from tests.unit.router.fake_worker import Fault, expected
 from tests.unit.router.fleet_api import call
+from tests.unit.router.weights_refs import LIMITS
 
 TASKS = {"plain": ("pool", "base"), "other": ("lone", "base")}
 CARDS = {name: {"adapters": LIMITS} for name in ("pool-0", "pool-1", "lone-0")}
 POOL = ("pool-0", "pool-1")
 IDS = [5, 6, 7]
-QUICK = replace(DEADLINES, canary_pause_min=0.01, canary_pause_max=0.01, adapter_unload_pause=0.01)
+QUICK = replace(DEADLINES, canary_pause_min=0.01, canary_pause_max=0.01, weights_unload_pause=0.01)
 # a pause that no test waits for
-SLOW = replace(QUICK, canary_pause_min=1e6, canary_pause_max=1e6, adapter_unload_pause=1e6)
+SLOW = replace(QUICK, canary_pause_min=1e6, canary_pause_max=1e6, weights_unload_pause=1e6)
 
 
 @pytest.fixture
@@ -134,7 +134,7 @@ async def test_load_that_is_under_way_on_another_worker_is_undone_after_a_refusa
     system["pool-1"].adapters.faults[name] = "no memory"
     adding = asyncio.create_task(call(system, "POST", "/tasks", body(tmp_path / "a")))
     await wait_until(lambda: system["pool-0"].adapters.calls and system["pool-1"].adapters.calls)
-    await wait_until(lambda: not system.router.registry.adapters.needed("pool"))
+    await wait_until(lambda: not system.router.registry.weights.needed("pool"))
     assert not adding.done()
     hold.set()
     assert (await adding)[0] == 409
@@ -145,7 +145,7 @@ async def test_load_without_an_answer_is_undone_once_the_worker_has_ended_it(sys
     name = make(tmp_path / "a")
     hold = system["pool-1"].adapters.held[name] = asyncio.Event()
     # the router waits no longer; one that gets no CPU may give up on the other worker too
-    set_deadlines(system.router.adapter_prover._client, adapter_change=0.05)
+    set_deadlines(system.router.weights_prover._client._adapters, adapter_change=0.05)
     status, said = await call(system, "POST", "/tasks", body(tmp_path / "a"))
     assert (status, said["error"]["code"]) == (409, "task_refused")
     assert "no answer to /load_lora_adapter within 0.05 s" in said["error"]["message"]
@@ -254,7 +254,7 @@ async def test_update_that_one_worker_refuses_leaves_the_old_adapter(system: Sys
 
 
 async def test_task_without_its_adapter_is_served_by_the_pools_model(system: System, tmp_path: Path) -> None:
-    set_deadlines(system.router.adapter_prover, adapter_unload_pause=0.01)
+    set_deadlines(system.router.weights_prover, weights_unload_pause=0.01)
     name = make(tmp_path / "a")
     assert (await call(system, "POST", "/tasks", body(tmp_path / "a")))[0] == 201
     assert loaded(system) == [{name}, {name}]
@@ -368,7 +368,7 @@ async def test_client_that_leaves_while_its_task_is_added_leaves_nothing_behind(
     await wait_until(lambda: system["pool-0"].adapters.canaries[-1:] == [name])
     adding.cancel()
     await asyncio.wait([adding])
-    await wait_until(lambda: not system.router.registry.adapters.needed("pool"))
+    await wait_until(lambda: not system.router.registry.weights.needed("pool"))
     hold.set()
     await wait_until(lambda: loaded(system) == [set(), set()])
     assert (await ask(system, "new"))[0] == 404
@@ -385,7 +385,7 @@ async def test_worker_that_never_answers_ends_the_change_with_an_error_that_name
     name = make(tmp_path / "a")
     hold = system["pool-1"].adapters.held[name] = asyncio.Event()
     adding = asyncio.create_task(call(system, "POST", "/tasks", body(tmp_path / "a")))
-    await wait_until(lambda: not system.router.registry.adapters.needed("pool") and system["pool-1"].adapters.calls)
+    await wait_until(lambda: not system.router.registry.weights.needed("pool") and system["pool-1"].adapters.calls)
     hold.set()
     status, said = await adding
     assert (status, said["error"]["code"]) == (504, "trial_timeout")

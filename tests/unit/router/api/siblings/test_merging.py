@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from sun_sglang.contracts.tasks_report import PoolReport, TaskReport, TasksReport, UnprovenPath
+from sun_sglang.contracts.tasks_report import (
+    ModuleReport,
+    PoolReport,
+    TaskReport,
+    TasksReport,
+    UnprovenModule,
+    UnprovenPath,
+)
 from sun_sglang.router.api.siblings.merging import merge_metrics, merge_tasks
 
 
@@ -29,6 +36,18 @@ def test_tasks_are_ready_when_every_process_is() -> None:
     math = merged.tasks["math"]
     assert (math.ready, math.in_flight, math.queued, math.unproven_paths) == (False, 7, 3, (a, b))
     assert not merge_tasks(tasks_report(True, 1), [None]).ready
+
+
+def test_modules_are_unproven_where_any_process_has_not_proven_them_and_one_that_differs_is_moving() -> None:
+    own = tasks_report(True, 1)
+    lacks = UnprovenModule(worker="p0", module="a" * 16, why="", times=0, refused=False)
+    module = ModuleReport(revision="a" * 16, directory="/m", size=1)
+    other = own.tasks["math"].model_copy(update={"module": module, "unproven_modules": (lacks,)})
+    merged = merge_tasks(own, [own.model_copy(update={"tasks": {"math": other}})])
+    assert merged.unproven_modules == [lacks]
+    assert merged.tasks["math"].moving
+    assert merged.missing == [f"module `{'a' * 16}` not proven on `p0`"]
+    assert not merged.all_ready
 
 
 def test_metrics_keep_their_families_and_get_a_process() -> None:

@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sun_sglang.contracts.first_token import Mark, read_mark
+from sun_sglang.contracts.module import module_in
+from sun_sglang.contracts.scheme import Side
 from sun_sglang.router.dispatch.legs.cache_namespace import cache_namespace
 from sun_sglang.router.dispatch.legs.leg_bodies import leg_bodies, new_leg_ids
 from sun_sglang.router.dispatch.legs.pair_request import make_pair_requests, worker_model
@@ -17,8 +19,8 @@ from sun_sglang.router.observability.request_id import RandomBytes
 from sun_sglang.router.protocol.fan_out import split_request
 from sun_sglang.router.protocol.request import Endpoint, parse_request
 from sun_sglang.router.scheduling.cost import Cost
-from tests.unit.router.adapter_refs import adapter
 from tests.unit.router.registries import card, proven_registry
+from tests.unit.router.weights_refs import adapter, module
 
 KEYS = st.one_of(st.none(), st.text(max_size=6))
 
@@ -52,10 +54,31 @@ def test_the_wire_name_of_a_task_has_no_colon_and_is_its_own() -> None:
 @pytest.mark.invariant("I7")
 def test_namespace_of_an_adapter_is_its_own() -> None:
     found = {
-        cache_namespace("m", "w", *keys, adapter=a) for a in (None, adapter(1), adapter(2)) for keys in ((), ("k",))
+        cache_namespace("m", "w", *keys, weights=a) for a in (None, adapter(1), adapter(2)) for keys in ((), ("k",))
     }
     assert len(found) == 6
     assert "m@w+0000000000000001" in found
+
+
+@pytest.mark.invariant("I7")
+@pytest.mark.parametrize("first_token", ["prefill", "decode"])
+def test_namespace_of_a_module_is_its_own_and_names_it_to_both_workers(first_token: Side) -> None:
+    raw = orjson.dumps({"model": "math", "prompt": "hi", "extra_key": "*0000000000000009", "cache_salt": "s"})
+    request = parse_request(Endpoint.COMPLETIONS, raw, header_task=None, tasks=["math"])
+    (call,) = make_pair_requests(request, split_request(request), [Cost(1, 1)], worker_model="math")
+    own = module(1, tuned_for="w", first_token=first_token)
+    pair = replace(proven_registry().usable("math")[0], weights=own)
+    for keeps_answers in (False, True):
+        pair.decode.accept_card(card("decode", keeps_answers=keeps_answers), "")
+        prefill, decode = map(orjson.loads, leg_bodies(call, pair, rid="r" * 32, room=7))
+        assert "lora_path" not in prefill
+        assert "m@w*0000000000000001#" in prefill["extra_key"]
+        assert [module_in(leg["extra_key"]) for leg in (prefill, decode)] == [own.revision] * 2
+        assert (prefill["extra_key"] == decode["extra_key"]) is not keeps_answers
+    plain = leg_bodies(call, replace(pair, weights=None), rid="r" * 32, room=7)
+    assert module_in(orjson.loads(plain.prefill)["extra_key"]) is None, "whatever the client's own keys are"
+    found = {cache_namespace("m", "w", weights=w) for w in (None, adapter(1), module(1), module(2))}
+    assert len(found) == 4
 
 
 @pytest.mark.invariant("I7")
@@ -64,7 +87,7 @@ def test_adapter_goes_to_the_prefill_leg_alone_and_divides_the_namespace_of_both
     request = parse_request(Endpoint.COMPLETIONS, raw, header_task=None, tasks=["math"])
     (call,) = make_pair_requests(request, split_request(request), [Cost(1, 1)], worker_model="math")
     pair = proven_registry().usable("math")[0]
-    pair = replace(pair, adapter=adapter(1))
+    pair = replace(pair, weights=adapter(1))
     prefill, decode = map(orjson.loads, leg_bodies(call, pair, rid="r" * 32, room=7))
     assert prefill.pop("lora_path") == "sun-0000000000000001"
     assert prefill == decode
