@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sun_sglang.checkpoint.module import module_size
-from sun_sglang.checkpoint.module_fit import require_module_fits
+from sun_sglang.checkpoint.module.fit import require_module_fits
+from sun_sglang.checkpoint.module.read import module_size
 from sun_sglang.checkpoint.weights import weights_revision
 from sun_sglang.contracts.module import ModuleRequest
 from sun_sglang.emulator.identity import emulated_revision
