@@ -52,6 +52,7 @@ class Emulation(Strict):
         vocab_size: rows of the embedding.
         context_length: longest prompt and answer together, in tokens.
         first_token: the side that makes the first token, as the `sun.json` of a checkpoint names it.
+        module_size: bytes of a module that is no checkpoint, in the host memory of workers that keep modules.
     """
 
     costs: str | None = None
@@ -73,6 +74,7 @@ class Emulation(Strict):
     vocab_size: int = Field(default=128256, ge=1)
     context_length: int = Field(default=32768, ge=16)
     first_token: Side = "prefill"
+    module_size: int = Field(default=16_060_522_496, ge=0)
 
 
 class ModuleSettings(Strict):

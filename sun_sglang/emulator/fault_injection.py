@@ -16,6 +16,7 @@ FaultKind = Literal[
     "die",
     "die_at_token",
     "die_in_prefill",
+    "die_in_change",
     "blackhole_bootstrap",
     "close_bootstrap",
     "slow",
@@ -29,6 +30,7 @@ FaultKind = Literal[
     "hold_load",
     "skip_load",
     "lose_adapters",
+    "lose_modules",
     "clear",
 ]
 
@@ -39,14 +41,15 @@ class Fault(Strict):
     Attributes:
         kind: `refuse` closes the listening socket and every connection. `hang` accepts connections and never answers,
             cards and heartbeats included. `die` ends the process at once; `die_at_token` when the answer of a request
-            reaches `token` tokens; `die_in_prefill` half-way through a prefill batch. `blackhole_bootstrap` accepts
-            decode workers and never answers them; `close_bootstrap` closes the bootstrap port for good. `slow`
-            multiplies all times by `factor`. `hold`, on a decode worker, adds no tokens to an answer that has `token`
-            tokens. `unresponsive` reports healthy and answers no request; `unhealthy` reports unhealthy and serves.
-            `status` answers requests with the HTTP status `status`; `abort` with an abort inside a 200. `unhooked`
-            reports in the card that a hook is missing. `fail_load` refuses loads of LoRA adapters; `hold_load` delays
-            them until it ends; `skip_load` reports their success, and the adapters have no effect. `lose_adapters`
-            forgets every adapter once. `clear` ends the active fault.
+            reaches `token` tokens; `die_in_prefill` half-way through a prefill batch; `die_in_change` half-way through
+            a change of modules. `blackhole_bootstrap` accepts decode workers and never answers them; `close_bootstrap`
+            closes the bootstrap port for good. `slow` multiplies all times by `factor`. `hold`, on a decode worker,
+            adds no tokens to an answer that has `token` tokens. `unresponsive` reports healthy and answers no request;
+            `unhealthy` reports unhealthy and serves. `status` answers requests with the HTTP status `status`; `abort`
+            with an abort inside a 200. `unhooked` reports in the card that a hook is missing. `fail_load` refuses loads
+            of LoRA adapters and additions of modules; `hold_load` delays them until it ends; `skip_load` reports their
+            success, and they have no effect. `lose_adapters` and `lose_modules` forget all of them once. `clear` ends
+            the active fault.
         token: for `die_at_token`, counted from 1, and for `hold`.
         factor: for `slow`.
         status: for `status`.

@@ -120,6 +120,7 @@ def make_card(settings: Settings, identity: Identity, limits: TokenLimits) -> Wo
         else "",
         first_token=module.first_token if module is not None else untuned,
         adapters=settings.adapters,
+        modules=settings.modules,
     )
 
 

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 
 from sun_sglang.contracts.adapter import AdapterLimits
 from sun_sglang.contracts.adapter_targets import accepted_targets
+from sun_sglang.contracts.module import ModuleLimits
 from sun_sglang.errors import TopologyError
 from sun_sglang.strict import Strict, first_invalid
 from sun_sglang.topology import Emulation, Role
@@ -37,6 +38,7 @@ class Settings(Strict):
         decode_cache: whether a decode worker keeps the KV of prompts.
         emulation: the emulated behaviour.
         adapters: the LoRA adapters that it accepts; None on a worker without LoRA.
+        modules: how a prefill worker keeps modules; None on a worker that serves its own model alone.
         key: the worker key that every request must carry; None if none is required.
     """
 
@@ -53,6 +55,7 @@ class Settings(Strict):
     decode_cache: bool = True
     emulation: Emulation
     adapters: AdapterLimits | None = None
+    modules: ModuleLimits | None = None
     key: str | None = Field(default=None, repr=False)
 
 

@@ -76,6 +76,11 @@ class PrefillScheduler:
         return len(self._work.prompts) if self._work else 0
 
     @property
+    def changing(self) -> bool:
+        """Whether it changes to another module."""
+        return self._work is not None and not self._work.prompts
+
+    @property
     def queued(self) -> Mapping[str, int]:
         """Number of prompts in the queue by module, of the modules that have some."""
         return {w.module: w.requests for w in self._queues.waiting()}

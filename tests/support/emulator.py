@@ -13,6 +13,7 @@ import pytest
 
 from sun_sglang.checkpoint.adapter.read import read_adapter
 from sun_sglang.contracts.adapter import AdapterRef
+from sun_sglang.contracts.module import ModuleLimits
 from sun_sglang.emulator.protocol.fake_tokens import expected_tokens
 from sun_sglang.emulator.settings import parse_settings
 from sun_sglang.emulator.worker import EmulatedWorker
@@ -80,8 +81,11 @@ async def start() -> AsyncIterator[Start]:
     """Start workers; the fixture stops them."""
     workers: list[EmulatedWorker] = []
 
-    async def start(role: str, model: str, *more: str, **emulation: Any) -> EmulatedWorker:
-        worker = EmulatedWorker(parse_settings(flags(role, model, *more, **emulation)))
+    async def start(
+        role: str, model: str, *more: str, modules: ModuleLimits | None = None, **emulation: Any
+    ) -> EmulatedWorker:
+        settings = parse_settings(flags(role, model, *more, **emulation))
+        worker = EmulatedWorker(settings.model_copy(update={"modules": modules}))
         await worker.start()
         workers.append(worker)
         return worker

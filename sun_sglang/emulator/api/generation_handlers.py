@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 
 import orjson
 from aiohttp import web
@@ -13,12 +14,14 @@ from sun_sglang.emulator.engine.adapter_files import AdapterRefusedError
 from sun_sglang.emulator.engine.adapters import AdapterRegistry
 from sun_sglang.emulator.engine.engine import Engine
 from sun_sglang.emulator.engine.generation import Generation
+from sun_sglang.emulator.engine.modules import ModuleRegistry, refuse_modules
 from sun_sglang.emulator.fault_injection import FaultInjector
 from sun_sglang.emulator.protocol.body import parse_object
 from sun_sglang.emulator.protocol.errors import InternalError, InvalidBodyError, InvalidValueError, RefusalError
 from sun_sglang.emulator.protocol.replies import DONE, sse_event
 from sun_sglang.emulator.protocol.request import GENERATE, GenerationRequest
 from sun_sglang.emulator.protocol.request_parser import RequestParser
+from sun_sglang.errors import RequestError
 
 _SSE = {"Content-Type": "text/event-stream; charset=utf-8"}
 
@@ -31,6 +34,8 @@ class GenerationHandlers:
         parser: parses the requests' bodies.
         faults: the faults to simulate.
         adapters: the worker's LoRA adapters; None on a worker without LoRA.
+        modules: the worker's modules; None on a worker that serves its own model alone.
+        is_prefill: whether it is a prefill worker.
         disconnect_poll: seconds until SGLang detects that the client of a request without a stream is gone.
     """
 
@@ -40,10 +45,15 @@ class GenerationHandlers:
         parser: RequestParser,
         faults: FaultInjector,
         adapters: AdapterRegistry | None,
+        modules: ModuleRegistry | None,
+        *,
+        is_prefill: bool,
         disconnect_poll: float,
     ) -> None:
         self._engine = engine
         self._adapters = adapters
+        self._modules = modules
+        self._is_prefill = is_prefill
         self._parser = parser
         self._responses = Responses(parser.shapes)
         self._faults = faults
@@ -51,12 +61,17 @@ class GenerationHandlers:
         self._forever = asyncio.Event()
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
-        """Answer a generation request."""
+        """Answer a generation request, with its module in host memory until then."""
+        async with AsyncExitStack() as uses:
+            return await self._generate(request, uses)
+
+    async def _generate(self, request: web.Request, uses: AsyncExitStack) -> web.StreamResponse:
         raw = await request.read()
         _require_json(request)
         try:
             parsed = self._parser.parse(request.path, raw)
             await self._simulate_fault(parsed)
+            await self._hold_module(parsed, uses)
             generation = await self._submit(parsed)
         except InvalidValueError as e:
             if request.path == GENERATE and _asks_for_stream(raw):
@@ -85,17 +100,32 @@ class GenerationHandlers:
         self._engine.abort(str(body.get("rid") or ""), everything=bool(body.get("abort_all")))
         return web.Response()
 
+    async def _hold_module(self, request: GenerationRequest, uses: AsyncExitStack) -> None:
+        """Keep a request's module in host memory until `uses` ends; decode workers have no modules."""
+        if not self._is_prefill:
+            return
+        try:
+            if self._modules is None:
+                refuse_modules(request.module)
+            else:
+                await uses.enter_async_context(self._modules.use(request.module))
+        except RequestError as e:
+            raise InvalidValueError(str(e), request.endpoint) from e
+
+    def _weights(self, request: GenerationRequest) -> str:
+        return "" if self._modules is None else self._modules.weights_of(request.module)
+
     async def _submit(self, request: GenerationRequest) -> Generation:
         """Give a request to the engine, with its adapter."""
         if request.adapter is None:
-            return self._engine.submit(request)
+            return self._engine.submit(request, weights=self._weights(request))
         assert self._adapters is not None, "the parser refuses adapters on a worker without LoRA"
         try:
             adapter = await self._adapters.acquire(request.adapter)
         except AdapterRefusedError as e:
             raise InvalidValueError(str(e), request.endpoint) from e
         try:
-            return self._engine.submit(request, adapter)
+            return self._engine.submit(request, adapter, self._weights(request))
         except BaseException:
             adapter.release()
             raise

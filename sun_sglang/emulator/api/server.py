@@ -9,6 +9,7 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from sun_sglang.contracts.adapters_report import ADAPTERS_PATH
+from sun_sglang.contracts.module import MODULES_PATH
 from sun_sglang.contracts.token_count import TOKEN_COUNT_PATH
 from sun_sglang.contracts.worker_card import WORKER_CARD_PATH, WorkerCard
 from sun_sglang.contracts.worker_key import UNAUTHORIZED_BODY, is_authorized
@@ -16,8 +17,10 @@ from sun_sglang.emulator.api.adapter_handlers import AdapterHandlers
 from sun_sglang.emulator.api.generation_handlers import GenerationHandlers
 from sun_sglang.emulator.api.info_handlers import InfoHandlers
 from sun_sglang.emulator.api.json_reply import json_reply
+from sun_sglang.emulator.api.module_handlers import ModuleHandlers
 from sun_sglang.emulator.engine.adapters import AdapterRegistry
 from sun_sglang.emulator.engine.engine import Engine, die
+from sun_sglang.emulator.engine.modules import ModuleRegistry
 from sun_sglang.emulator.fault_injection import Fault, FaultInjector
 from sun_sglang.emulator.protocol.errors import RefusalError
 from sun_sglang.emulator.protocol.request import CHAT, COMPLETIONS, GENERATE
@@ -43,6 +46,7 @@ class Server:
         parser: parses requests.
         faults: the faults to simulate.
         adapters: the worker's LoRA adapters; None on a worker without LoRA.
+        modules: the worker's modules; None on a worker that serves its own model alone.
 
     Attributes:
         port: the TCP port; the actual one once the server listens.
@@ -56,6 +60,7 @@ class Server:
         parser: RequestParser,
         faults: FaultInjector,
         adapters: AdapterRegistry | None,
+        modules: ModuleRegistry | None,
     ) -> None:
         self.port = settings.port
         self._host = settings.host
@@ -63,9 +68,19 @@ class Server:
         self._engine = engine
         self._faults = faults
         self._adapters = adapters
+        self._modules = modules
         self._info = InfoHandlers(settings, card, engine, parser, faults, adapters)
         self._adapter_routes = AdapterHandlers(adapters)
-        self._generation = GenerationHandlers(engine, parser, faults, adapters, settings.emulation.disconnect_poll)
+        self._module_routes = ModuleHandlers(modules, engine)
+        self._generation = GenerationHandlers(
+            engine,
+            parser,
+            faults,
+            adapters,
+            modules,
+            is_prefill=settings.role == "prefill",
+            disconnect_poll=settings.emulation.disconnect_poll,
+        )
         self._runner: web.AppRunner | None = None
         self._site: web.TCPSite | None = None
         self._refusing: asyncio.Task[None] | None = None
@@ -84,6 +99,8 @@ class Server:
         if self._refusing is not None:
             self._refusing.cancel()
         await self._adapter_routes.close()
+        if self._modules is not None:
+            self._modules.close()
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -93,15 +110,17 @@ class Server:
         await self._engine.wait_idle()
 
     async def inject(self, fault: Fault) -> None:
-        """Activate a fault; `die`, `refuse`, `close_bootstrap` and `lose_adapters` take effect here."""
+        """Activate a fault; `die`, `refuse`, `close_bootstrap`, `lose_adapters` and `lose_modules` take effect here."""
         self._faults.set(fault)
         self._engine.wake()
-        if self._adapters is not None:
-            self._adapters.notice_faults()
+        for registry, loss in ((self._adapters, "lose_adapters"), (self._modules, "lose_modules")):
+            if registry is None:
+                continue
+            registry.loads.notice_faults()
             if fault.seconds is not None:
-                self._engine.call_later(fault.seconds, self._adapters.notice_faults)
-            if fault.kind == "lose_adapters":
-                self._adapters.lose()
+                self._engine.call_later(fault.seconds, registry.loads.notice_faults)
+            if fault.kind == loss:
+                registry.lose()
         if fault.kind == "hold" and fault.seconds is not None:
             self._engine.call_later(fault.seconds, self._engine.wake)
         if fault.kind == "die":
@@ -113,9 +132,11 @@ class Server:
 
     def _routes(self) -> list[web.RouteDef]:
         info, generation, adapters = self._info, self._generation, self._adapter_routes
+        modules = self._module_routes
         get: dict[str, Handler] = {
             WORKER_CARD_PATH: info.card,
             ADAPTERS_PATH: adapters.page,
+            MODULES_PATH: modules.report,
             "/health": info.health,
             "/health_generate": info.health,
             "/ready": info.health,
@@ -136,6 +157,7 @@ class Server:
             "/abort_request": generation.abort,
             "/load_lora_adapter": adapters.load,
             "/unload_lora_adapter": adapters.unload,
+            MODULES_PATH: modules.add,
             "/flush_cache": info.flush_cache,
             "/tokenize": info.tokenize,
             "/v1/tokenize": info.tokenize,
@@ -146,6 +168,7 @@ class Server:
             *(web.get(path, handler) for path, handler in get.items()),
             *(web.post(path, handler) for path, handler in post.items()),
             web.put(GENERATE, generation.generate),
+            web.delete(MODULES_PATH + "/{revision}", modules.remove),
         ]
 
     @web.middleware

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from sun_sglang.contracts.adapter import NAME_PREFIX, AdapterLimits, AdapterRef
 from sun_sglang.emulator.engine.adapter_files import AdapterFiles, AdapterRefusedError
+from sun_sglang.emulator.engine.held_loads import HeldLoads
 from sun_sglang.emulator.fault_injection import FaultInjector
 from sun_sglang.sim.adapter_slots import AdapterSlots
 
@@ -93,12 +94,11 @@ class AdapterRegistry:
     ) -> None:
         self.limits = limits
         self.slots = slots
+        self.loads = HeldLoads(faults)
         self._faults = faults
         self._files = files
         self._spend = spend
         self._lock = asyncio.Lock()
-        self._faults_changed = asyncio.Event()
-        self._held = False
         # the least recently used first, as in SGLang
         self._registered: OrderedDict[str, LoadedAdapter] = OrderedDict()
         self._unloading: dict[str, LoadedAdapter] = {}
@@ -109,11 +109,6 @@ class AdapterRegistry:
         """The adapters that requests can use, by name."""
         return self._registered
 
-    @property
-    def is_held(self) -> bool:
-        """Whether a load waits for the end of the fault `hold_load`."""
-        return self._held
-
     async def load(self, name: str, path: str) -> UpdateReply:
         """Load an adapter, and unload the least recently used ones over `max_loaded`."""
         if name.startswith(NAME_PREFIX):
@@ -122,7 +117,7 @@ class AdapterRegistry:
             except AdapterRefusedError as e:
                 return UpdateReply(False, str(e), None)
         async with self._lock:
-            await self._wait_held()
+            await self.loads.wait()
             try:
                 adapter = await self._read_checked(name, path)
             except AdapterRefusedError as e:
@@ -176,23 +171,12 @@ class AdapterRegistry:
         self._known_paths.clear()
         self.slots.clear()
 
-    def notice_faults(self) -> None:
-        """Check held loads again, because the active fault has changed."""
-        self._faults_changed.set()
-
     async def _unload(self, name: str) -> None:
         # new requests do not find it from now on
         adapter = self._unloading[name] = self._registered.pop(name)
         await adapter.wait_unused()
         del self._unloading[name]
         self.slots.remove(name)
-
-    async def _wait_held(self) -> None:
-        while self._faults.active("hold_load"):
-            self._held = True
-            self._faults_changed.clear()
-            await self._faults_changed.wait()
-        self._held = False
 
     async def _read_checked(self, name: str, path: str) -> LoadedAdapter:
         """Read an adapter and check it against the worker's limits, with SGLang's messages."""

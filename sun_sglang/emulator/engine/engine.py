@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from sun_sglang.emulator.fault_injection import FaultInjector
 from sun_sglang.emulator.identity import TokenLimits
 from sun_sglang.emulator.protocol.errors import InvalidValueError
 from sun_sglang.emulator.protocol.request import GenerationRequest
+from sun_sglang.module_turns.turns import Turns
 from sun_sglang.sim.adapter_slots import AdapterSlots
 from sun_sglang.sim.cost_model import CostModel
 from sun_sglang.sim.prefix_cache import PrefixCache
@@ -37,6 +38,7 @@ class EngineParts:
         emulation: timeouts.
         faults: the faults to simulate.
         slots: the slots of LoRA adapters; None on a worker without LoRA.
+        turns: the turns of modules; None on a worker that serves its own model alone.
     """
 
     costs: CostModel
@@ -45,6 +47,7 @@ class EngineParts:
     emulation: Emulation
     faults: FaultInjector
     slots: AdapterSlots | None = None
+    turns: Turns | None = None
 
 
 class Engine(ABC):
@@ -60,6 +63,7 @@ class Engine(ABC):
         self.cache = parts.cache
         self.emulation = parts.emulation
         self.faults = parts.faults
+        self.turns = parts.turns
         self.generations: dict[str, Generation] = {}
         self.total_tokens = 0
         self._blocked = 0
@@ -69,12 +73,13 @@ class Engine(ABC):
 
     # --- called by the HTTP server ------------------------------------------------------------------------------------
 
-    def submit(self, request: GenerationRequest, adapter: LoadedAdapter | None = None) -> Generation:
+    def submit(self, request: GenerationRequest, adapter: LoadedAdapter | None = None, weights: str = "") -> Generation:
         """Accept a request.
 
         Args:
             request: the request.
             adapter: its LoRA adapter; None for none.
+            weights: revision of the module that computes its prompt; empty for the worker's own model.
 
         Raises:
             InvalidValueError: the request has no room, or its id is in flight already.
@@ -84,7 +89,7 @@ class Engine(ABC):
             raise InvalidValueError(message, request.endpoint)
         if request.rid in self.generations:
             raise InvalidValueError(f"Duplicate request ID detected: {request.rid}", request.endpoint)
-        generation = Generation(request, adapter)
+        generation = Generation(request, adapter, weights)
         self.generations[request.rid] = generation
         self._idle.clear()
         self._begin(generation)
@@ -132,6 +137,10 @@ class Engine(ABC):
     def used_adapters(self) -> int:
         """Number of LoRA adapters that requests in flight use."""
         return len({g.request.adapter for g in self.generations.values()} - {None})
+
+    def queued_modules(self) -> Mapping[str, int]:
+        """Return the number of prompts that wait for a batch, by module; a decode worker has none."""
+        return {}
 
     async def wait_idle(self) -> None:
         """Wait until no request is in flight."""

@@ -20,6 +20,7 @@ class Generation:
     Attributes:
         request: the request.
         adapter: its LoRA adapter on this worker; None for none.
+        weights: revision of the module that computes its prompt; empty for the worker's own model.
         tokens: ids of the tokens generated so far.
         text: their text.
         cached: prompt tokens that the prefill worker found in its cache.
@@ -36,6 +37,7 @@ class Generation:
 
     request: GenerationRequest
     adapter: LoadedAdapter | None = None
+    weights: str = ""
     tokens: list[int] = field(default_factory=list)
     text: str = ""
     cached: int = 0

@@ -7,12 +7,14 @@ has no use.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from sun_sglang.emulator.engine.bootstrap import BootstrapServer, Link
 from sun_sglang.emulator.engine.engine import FAKE_HOST, Engine, EngineParts, die, transfer_error
 from sun_sglang.emulator.engine.generation import Generation
+from sun_sglang.emulator.fault_injection import FaultKind
 from sun_sglang.emulator.protocol.fake_tokens import generation_seed, prompt_logprobs, token_at
 from sun_sglang.sim.prefill_scheduler import PrefillScheduler
 
@@ -48,7 +50,7 @@ class PrefillEngine(Engine):
         self, parts: EngineParts, *, weights: str, vocab_size: int, kv_bytes: int, host: str, port: int
     ) -> None:
         super().__init__(parts)
-        self.scheduler = PrefillScheduler(parts.costs, kv_tokens=parts.limits.kv, slots=parts.slots)
+        self.scheduler = PrefillScheduler(parts.costs, kv_tokens=parts.limits.kv, slots=parts.slots, turns=parts.turns)
         self._weights = weights
         self._vocab_size = vocab_size
         self._kv_bytes = kv_bytes
@@ -87,6 +89,10 @@ class PrefillEngine(Engine):
             "prefill_inflight_queue_reqs": len(self._in_transfer),
         }
 
+    def queued_modules(self) -> Mapping[str, int]:
+        """Return the number of prompts that wait for a batch, by module."""
+        return self.scheduler.queued
+
     # --- one request ----------------------------------------------------------------------------------------------
 
     def _begin(self, generation: Generation) -> None:
@@ -112,8 +118,16 @@ class PrefillEngine(Engine):
             known = min(known, request.logprobs.start)
         generation.cached = known
         if request.logprobs is not None and request.logprobs.start >= 0:
-            generation.input_logprobs = (None, *prompt_logprobs(self._weights, request.prompt, revision_of(generation)))
-        self.scheduler.submit(request.rid, len(request.prefilled), cached=known, adapter=request.adapter)
+            logprobs = prompt_logprobs(self._weights_of(generation), request.prompt, revision_of(generation))
+            generation.input_logprobs = (None, *logprobs)
+        self.scheduler.submit(
+            request.rid,
+            len(request.prefilled),
+            cached=known,
+            adapter=request.adapter,
+            module=request.module,
+            since=generation.started_at,
+        )
         self.wake()
 
     def _step(self, now: float) -> float | None:
@@ -125,12 +139,12 @@ class PrefillEngine(Engine):
             self._computed(self.generations[done.rid])
         due = self.scheduler.due
         if due is not None and due != before:
-            self._die_within_batch(due - now)
+            self._die_within(due - now, "die_in_change" if self.scheduler.changing else "die_in_prefill")
         return due
 
-    def _die_within_batch(self, seconds: float) -> None:
-        """End the process half-way through a batch of `seconds` if `die_in_prefill` applies to a request."""
-        if any(self.faults.apply(g.request.namespace, "die_in_prefill") for g in self.generations.values()):
+    def _die_within(self, seconds: float, fault: FaultKind) -> None:
+        """End the process half-way through a batch or a change of `seconds` if the fault applies to a request."""
+        if any(self.faults.apply(g.request.namespace, fault) for g in self.generations.values()):
             self.call_later(seconds / 2, die)
 
     def _computed(self, generation: Generation) -> None:
@@ -149,7 +163,7 @@ class PrefillEngine(Engine):
         request = generation.request
         assert request.room is not None
         ready = self._ready[request.room]
-        seed = generation_seed(self._weights, request.prefilled, revision_of(generation))
+        seed = generation_seed(self._weights_of(generation), request.prefilled, revision_of(generation))
         first = token_at(seed, 0, self._vocab_size)
         if ready.link is not None and not ready.link.send(
             op="kv", room=request.room, seed=seed, vocab=self._vocab_size, cached=generation.cached
@@ -160,6 +174,9 @@ class PrefillEngine(Engine):
         generation.end({"type": "length", "length": 0})
         self.total_tokens += len(request.prefilled) - generation.cached
         self._clear(generation)
+
+    def _weights_of(self, generation: Generation) -> str:
+        return generation.weights or self._weights
 
     # --- ends ---------------------------------------------------------------------------------------------------------
 

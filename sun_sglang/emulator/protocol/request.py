@@ -50,6 +50,7 @@ class GenerationRequest:
         room: the room of the two legs; None for a request that is not disaggregated.
         decode_first: whether the decode worker makes the first token (`contracts/first_token.py`).
         adapter: name of the LoRA adapter; None for none.
+        module: revision of the module that its namespace names; None for the worker's own model.
     """
 
     endpoint: str
@@ -73,6 +74,7 @@ class GenerationRequest:
     room: int | None
     decode_first: bool = False
     adapter: str | None = None
+    module: str | None = None
 
     @property
     def prefilled(self) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from sun_sglang.contracts.first_token import ONE_TOKEN, read_mark
+from sun_sglang.contracts.module import module_in
 from sun_sglang.emulator.protocol.body import optional_integer, parse_object, require_string
 from sun_sglang.emulator.protocol.errors import InternalError, InvalidBodyError, InvalidValueError
 from sun_sglang.emulator.protocol.fake_tokens import encode, encode_chat
@@ -228,6 +229,7 @@ class RequestParser:
             room=body.get("bootstrap_room"),
             decode_first=mark.decode_first,
             adapter=parsed.adapter,
+            module=module_in(mark.namespace),
         )
 
 

@@ -39,7 +39,7 @@ def loaded(cluster: Cluster, worker: str) -> set[str]:
 
 def is_held(cluster: Cluster, worker: str) -> bool:
     adapters = cluster.workers[worker].adapters
-    return adapters is not None and adapters.is_held
+    return adapters is not None and adapters.loads.is_held
 
 
 def two_adapters(at: Path) -> dict[str, AdapterRef]:

@@ -248,7 +248,7 @@ async def test_load_goes_on_when_its_client_is_gone(
     assert adapters is not None
     await prefill.server.inject(Fault(kind="hold_load"))
     loading = asyncio.create_task(load(client, prefill, ref))
-    await wait_until(lambda: adapters.is_held)
+    await wait_until(lambda: adapters.loads.is_held)
     loading.cancel()
     await asyncio.gather(loading, return_exceptions=True)
     await prefill.server.inject(Fault(kind="clear"))
