@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from sun_sglang.bench.polling import wait_until
-from sun_sglang.checkpoint.module import module_size
+from sun_sglang.checkpoint.module.read import module_size
 from sun_sglang.checkpoint.weights import weights_revision
 from sun_sglang.contracts.module import NOT_HELD, ModuleLimits, module_namespace
 from sun_sglang.contracts.modules_report import ModulesReport
