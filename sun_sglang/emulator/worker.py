@@ -97,7 +97,7 @@ class EmulatedWorker:
             settings.modules,
             identity.weights,
             self.faults,
-            files=ModuleFiles(model, settings.emulation.module_size),
+            files=ModuleFiles(model, settings.emulation.module_size, settings.engine),
             copy_seconds=lambda: self.engine.current_costs().module_load,
         )
 

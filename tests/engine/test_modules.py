@@ -8,6 +8,7 @@ import os
 import random
 import signal
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from tests.engine.conftest import (
     Reference,
     end,
     events_of,
+    frozen,
     gather,
     generate,
     launch,
@@ -37,15 +39,15 @@ from tests.engine.conftest import (
     some_tokens,
 )
 from tests.engine.precision import PRECISION
-from tests.engine.watch import SOON
+from tests.engine.watch import SOON, transfers_reach
 
 # of each architecture; the first one is the pools' own model
 MODULES = 8
 LENGTH = 12
 WORKERS = ("llama-0", "llama-1", "qwen3-0", "qwen3-1")
 TASKS = tuple(f"{architecture}-m{number}" for architecture in ("llama", "qwen3") for number in range(MODULES))
-# every request of another module is late at once, so that a turn lasts a few batches at most
-ALWAYS_LATE = 1e-6
+# the workers of these tests change between any two batches where they can
+CHANGE_ALWAYS = Path(__file__).with_name("change_always")
 
 
 def topology() -> dict[str, Any]:
@@ -67,7 +69,7 @@ def topology() -> dict[str, Any]:
                 "model": "./llama-m0",
                 "replicas": 2,
                 "engine": ADAPTERS | engine,
-                "modules": {"ttft_slo": ALWAYS_LATE},
+                "modules": {},
             },
             # three of eight modules fit into host memory
             "qwen3": {
@@ -75,7 +77,7 @@ def topology() -> dict[str, Any]:
                 "model": "./qwen3-m0",
                 "replicas": 2,
                 "engine": engine,
-                "modules": {"ttft_slo": ALWAYS_LATE, "host_memory_gb": 0.012},
+                "modules": {"host_memory_gb": 0.012},
             },
         },
         "tasks": tasks,
@@ -101,7 +103,9 @@ def many_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def turns(many_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    launched = launch(many_models / "modules.yaml", tmp_path_factory.mktemp("run"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(CHANGE_ALWAYS), os.environ.get("PYTHONPATH")))))
+        launched = launch(many_models / "modules.yaml", tmp_path_factory.mktemp("run"))
     yield launched
     end(launched)
     left = {path.name for path in shared_directory().iterdir()}
@@ -143,9 +147,17 @@ async def test_modules_of_one_pool_answer_as_transformers_under_load(
     jobs += [(rng.choice(list(references)), some_tokens(910 + i, rng.randrange(3, 120))) for i in range(30)]
     rng.shuffle(jobs)
     before = await changes(asked, turns)
-    replies = await gather(*(generate(asked, t, p, LENGTH, stream=i % 3 == 0) for i, (t, p) in enumerate(jobs)))
-    # 16 modules passed over 4 workers
-    assert await changes(asked, turns) - before >= len(TASKS) - len(WORKERS)
+    with ExitStack() as stopped:
+        for worker in WORKERS:
+            stopped.enter_context(frozen(turns, worker))
+        replying = gather(*(generate(asked, t, p, LENGTH, stream=i % 3 == 0) for i, (t, p) in enumerate(jobs)))
+        waiting = asyncio.create_task(replying)
+        # all requests wait together when the workers go on
+        await transfers_reach(asked, turns, "llama-base-0", sum(task.startswith("llama") for task, _ in jobs))
+        await transfers_reach(asked, turns, "qwen3-base-0", sum(task.startswith("qwen3") for task, _ in jobs))
+    replies = await waiting
+    # eight modules of each architecture passed over two workers, whose batches have 32 tokens
+    assert await changes(asked, turns) - before >= 2 * len(TASKS)
     for (task, prompt), reply in zip(jobs, replies, strict=True):
         references[task].check(prompt, reply["output_ids"])
     for prompt in prompts:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sun_sglang.checkpoint.completeness.stored import read_stored
+from sun_sglang.checkpoint.identity import read_identity
 from sun_sglang.checkpoint.json_file import read_json
 from sun_sglang.errors import CheckpointError
 
@@ -25,6 +26,7 @@ _OTHER: Final = (
 _ONE: Final = ("dp_size", "attn_dp_size", "attn_cp_size", "pp_size", "nnodes", "tokenizer_worker_num")
 _NONE: Final = ("quantization", "speculative_algorithm", "enable_multi_layer_eagle", "model_impl", "cpu_offload_gb")
 _TIED = "lm_head.weight"
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _QUANTIZATION = "quantization_config"
 
 
@@ -41,16 +43,18 @@ def flag_against_turns(flags: Mapping[str, Any]) -> str | None:
     return several or used or load or cached
 
 
-def require_module_fits(module: Path, own: Path) -> None:
+def require_module_fits(module: Path, own: Path, flags: Mapping[str, Any]) -> None:
     """Raise unless a module can take the place of a worker's model.
 
     Args:
         module: directory of the module.
         own: directory of the model with which the worker started.
+        flags: the worker's SGLang flags.
 
     Raises:
         CheckpointError: a file cannot be read; the weights are quantised; or the two differ in the configuration, in
-            the name or in the shape of a tensor. Names the first difference.
+            the name or in the shape of a tensor, or in the tokenizer or the chat template where the module has one.
+            Names the first difference.
     """
     configs = {path: read_json(path / "config.json") for path in (module, own)}
     for path, config in configs.items():
@@ -59,6 +63,18 @@ def require_module_fits(module: Path, own: Path) -> None:
     _compare_configs(configs[module], configs[own], module, own)
     tied = bool(configs[own].get("tie_word_embeddings"))
     _compare_tensors(_shapes(module, tied=tied), _shapes(own, tied=tied), module, own)
+    if any((module / name).exists() for name in _TOKENIZERS):
+        _compare_prompts(module, own, flags)
+
+
+def _compare_prompts(module: Path, own: Path, flags: Mapping[str, Any]) -> None:
+    """Raise if the module was tuned with another tokenizer or chat template: the worker serves it with its own."""
+    one, other = read_identity(module, flags), read_identity(own, flags)
+    for field in ("tokenizer", "chat_template"):
+        if getattr(one, field) != getattr(other, field):
+            raise CheckpointError(
+                f"{module}: holds another {field.replace('_', ' ')} than {own}, with which its prompts would be made"
+            )
 
 
 def _compare_configs(one: Mapping[str, Any], other: Mapping[str, Any], module: Path, own: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from sun_sglang.checkpoint.module.fit import require_module_fits
 from sun_sglang.checkpoint.module.read import module_size
@@ -18,11 +20,13 @@ class ModuleFiles:
     Args:
         model: directory of the worker's checkpoint; None where there is none.
         size: bytes of a module that is not a checkpoint.
+        flags: the worker's SGLang flags.
     """
 
-    def __init__(self, model: Path | None, size: int) -> None:
+    def __init__(self, model: Path | None, size: int, flags: Mapping[str, Any]) -> None:
         self._model = model
         self._size = size
+        self._flags = flags
 
     def own_size(self) -> int:
         """Return the bytes of the weights with which the worker started.
@@ -46,5 +50,5 @@ class ModuleFiles:
         if not is_checkpoint:
             return self._size
         if self._model is not None:
-            require_module_fits(directory, self._model)
+            require_module_fits(directory, self._model, self._flags)
         return module_size(directory)

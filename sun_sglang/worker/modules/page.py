@@ -45,6 +45,7 @@ class ModulesPage:
         environ[HOST_FILE_VARIABLE], environ[SCHEDULED_FILE_VARIABLE] = self._host.path, self._scheduled.path
         self._writer = SnapshotWriter(self._host.path)
         self._own = Path()
+        self._flags: Mapping[str, Any] = {}
         self._copies: HostCopies | None = None
         self._keeper: ModuleKeeper | None = None
 
@@ -63,6 +64,7 @@ class ModulesPage:
         manager = state.tokenizer_manager
         flags = manager.server_args.resolved_dict()
         require_turns(flags)
+        self._flags = flags
         own = find_checkpoint(manager.model_path, flags["revision"])
         assert own is not None, "the server has loaded the model"
         self._own = own
@@ -102,7 +104,7 @@ class ModulesPage:
         if keeper.has(wanted.revision):
             return
         directory = Path(wanted.directory)
-        await asyncio.to_thread(require_module_fits, directory, self._own)
+        await asyncio.to_thread(require_module_fits, directory, self._own, self._flags)
         await keeper.add(KeptModule(wanted.revision, directory, module_size(directory)))
 
     def _report(self, keeper: ModuleKeeper) -> ModulesReport:

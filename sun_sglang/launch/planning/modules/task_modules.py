@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sun_sglang.checkpoint.identity import read_identity
 from sun_sglang.checkpoint.locate import find_checkpoint
 from sun_sglang.checkpoint.module.fit import require_module_fits
 from sun_sglang.checkpoint.module.read import read_module
 from sun_sglang.checkpoint.tuning import is_tuned_for
-from sun_sglang.contracts.kv_compatibility import member_difference, require_same
 from sun_sglang.contracts.module import ModuleRef
 from sun_sglang.emulator.identity import emulated_revision
 from sun_sglang.errors import CheckpointError, IdentityError, TopologyError
@@ -53,15 +51,17 @@ def _read(topology: Topology, task: str, model: str) -> ModuleRef:
 def require_modules_fit(topology: Topology, pools: Pools) -> None:
     """Raise unless each module can take the place of its prefill pool's model, and pair with its decode pool.
 
+    A module that fits makes KV as the pool's model does, which is compared with the decode pool.
+
     Raises:
-        IdentityError: a module makes other KV than its decode pool can use, or was tuned for another decoder.
-        CheckpointError: a module has another configuration or other tensors than its prefill pool's model.
+        IdentityError: a module was tuned for another decoder.
+        CheckpointError: a module has another configuration, other tensors or another tokenizer than its prefill pool's
+            model.
     """
     for pool in pools.values():
         for name, module in pool.task_modules.items():
             task = topology.tasks[name]
             _require_layers(name, module, pool)
-            _require_identity(name, module, pool, pools[task.decode])
             _require_decoder(name, task, module, pools[task.decode])
 
 
@@ -70,30 +70,9 @@ def _require_layers(task: str, module: ModuleRef, pool: ResolvedPool) -> None:
     if pool.checkpoint is None or pool.checkpoint.directory is None or not directory.is_dir():
         return
     try:
-        require_module_fits(directory, pool.checkpoint.directory)
+        require_module_fits(directory, pool.checkpoint.directory, pool.dtype | pool.flags)
     except CheckpointError as e:
         raise CheckpointError(f"tasks.{task}.model: {e}") from e
-
-
-def _require_identity(task: str, module: ModuleRef, pool: ResolvedPool, decode: ResolvedPool) -> None:
-    directory = Path(module.directory)
-    if pool.identity is None or not directory.is_dir():
-        return
-    where, flags = f"tasks.{task}.model", pool.dtype | pool.flags
-    try:
-        identity = read_identity(directory, flags, sglang=pool.kind.sglang_version(pool))
-    except CheckpointError as e:
-        raise CheckpointError(f"{where}: {e}") from e
-    if decode.identity is not None:
-        require_same(identity, decode.identity, names=(str(directory), decode.name), where=where)
-    found = member_difference(identity.model_copy(update=_weights_of(pool)), pool.identity)
-    if found is not None:
-        raise IdentityError(f"{where}: {found.sentence(str(directory), pool.name)}")
-
-
-def _weights_of(pool: ResolvedPool) -> dict[str, str]:
-    assert pool.identity is not None
-    return {"weights": pool.identity.weights, "decoder": pool.identity.decoder}
 
 
 def _require_decoder(task: str, pair: Task, module: ModuleRef, decode: ResolvedPool) -> None:

@@ -25,7 +25,7 @@ def edit(model: Path, **changes: Any) -> None:
 def test_module_of_the_same_base_fits(write_checkpoint: Write) -> None:
     module, own = write_checkpoint("a", weights=b"another"), write_checkpoint("b")
     edit(module, transformers_version="9", eos_token_id=3, use_cache=False)
-    require_module_fits(module, own)
+    require_module_fits(module, own, {})
 
 
 @pytest.mark.parametrize(
@@ -38,14 +38,14 @@ def test_module_with_another_configuration_is_refused(
     module, own = write_checkpoint("a", weights=b"another"), write_checkpoint("b")
     edit(module, **changes)
     with pytest.raises(CheckpointError, match=names):
-        require_module_fits(module, own)
+        require_module_fits(module, own, {})
 
 
 def test_quantised_module_is_refused(write_checkpoint: Write) -> None:
     module, own = write_checkpoint("a", weights=b"another"), write_checkpoint("b")
     edit(module, quantization_config={"quant_method": "fp8"})
     with pytest.raises(CheckpointError, match="only full-precision modules take turns"):
-        require_module_fits(module, own)
+        require_module_fits(module, own, {})
 
 
 @pytest.mark.parametrize(
@@ -60,13 +60,24 @@ def test_module_with_other_tensors_is_refused(write_checkpoint: Write, tensors: 
     module, own = write_checkpoint("a"), write_checkpoint("b")
     (module / "model.safetensors").write_bytes(safetensors(tensors))
     with pytest.raises(CheckpointError, match=problem):
-        require_module_fits(module, own)
+        require_module_fits(module, own, {})
 
 
 def test_tied_output_layer_may_be_stored_or_not(write_checkpoint: Write) -> None:
     module, own = (write_checkpoint(name, {"tie_word_embeddings": True}) for name in "ab")
     (module / "model.safetensors").write_bytes(safetensors({"embed": b"1234567", "lm_head.weight": b"1234567"}))
-    require_module_fits(module, own)
+    require_module_fits(module, own, {})
+
+
+def test_module_with_another_tokenizer_or_template_is_refused(write_checkpoint: Write) -> None:
+    own = write_checkpoint("own")
+    with pytest.raises(CheckpointError, match="holds another tokenizer"):
+        require_module_fits(write_checkpoint("a", tokenizer="others"), own, {})
+    other = write_checkpoint("b", template="{{ others }}")
+    with pytest.raises(CheckpointError, match="holds another chat template"):
+        require_module_fits(other, own, {})
+    (other / "tokenizer.json").unlink()
+    require_module_fits(other, own, {})
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_module_with_another_configuration_names_the_task(plan: Plan, models: di
 
 def test_module_with_another_tokenizer_names_the_task(plan: Plan, models: dict[str, Path]) -> None:
     (models["other"] / "tokenizer.json").write_text(json.dumps({"model": "others"}))
-    with pytest.raises(IdentityError, match=r"tasks\.code\.model.*tokenizer differs"):
+    with pytest.raises(CheckpointError, match=r"tasks\.code\.model: .*holds another tokenizer"):
         plan(", code: {prefill: turns, decode: base, model: ./other}")
 
 
