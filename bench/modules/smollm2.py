@@ -27,13 +27,12 @@ from rich.console import Console
 
 from sun_sglang.bench.adapters.adding import run_traffic
 from sun_sglang.bench.adapters.deployment import AdapterDeployment, require_sun
+from sun_sglang.bench.modules.reported_changes import changes_of
 from sun_sglang.bench.report import RESULTS, Run, median_table, new_report, write_report
 from sun_sglang.bench.serving.run_report import RunReport
 from sun_sglang.bench.serving.systems.cores import pin_processes
 from sun_sglang.bench.smollm2.model import BASE
 from sun_sglang.checkpoint.module.host_copies import shared_directory
-from sun_sglang.contracts.module import MODULES_PATH
-from sun_sglang.contracts.modules_report import ModulesReport
 
 TASKS = 8
 SYSTEMS = {"one_worker": 1, "two_workers": 2, "worker_each": 0}
@@ -150,10 +149,10 @@ def _measure(
 
 
 async def _run(deployment: AdapterDeployment, folder: Path, rate: float, seconds: float) -> dict[str, int | float]:
-    before = await _changes(deployment)
+    before = await changes_of(deployment)
     load = LOAD | {"--request-rate": f"{rate:g}"}
     run = await run_traffic(deployment, load, folder / f"{rate:g}.json", seconds)
-    changes, spent = (after - earlier for after, earlier in zip(await _changes(deployment), before, strict=True))
+    changes, spent = (after - earlier for after, earlier in zip(await changes_of(deployment), before, strict=True))
     found = latencies(run) | {
         # the warm-up counts, too
         "changes_per_s": changes / (seconds + float(load["--warmup-duration"])),
@@ -176,22 +175,6 @@ def latencies(run: RunReport) -> dict[str, float]:
         "requests": total.request_count,
         "failed_requests": run.counts.failed,
     }
-
-
-async def _changes(deployment: AdapterDeployment) -> tuple[float, float]:
-    """Return the changes of all prefill workers so far, and the seconds that they took."""
-    number, seconds = 0.0, 0.0
-    async with deployment.worker_client() as client:
-        for process in deployment.state.processes:
-            if process.role != "prefill":
-                continue
-            async with client.get(process.url + MODULES_PATH) as reply:
-                # 404: the worker serves its own model alone
-                if reply.status == 200:
-                    report = ModulesReport.model_validate_json(await reply.read())
-                    number += sum(change.changes for change in report.changed.values())
-                    seconds += sum(change.seconds for change in report.changed.values())
-    return number, seconds
 
 
 def _prefill_memory(deployment: AdapterDeployment) -> float:
