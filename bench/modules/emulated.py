@@ -66,8 +66,8 @@ def main(
                 load = PrefillLoad(tasks, zipf, rate, PROMPT, warmup + seconds)
                 virtual = measure(load, count, speed, costs, warmup, 0)
                 case = virtual.case | {"tasks": tasks}
-                runs.append(Run(case=case | {"clock": "real"}, values=values))
-                runs.append(Run(case=case | {"clock": "virtual"}, values=virtual.values))
+                runs.append(Run(case=case | {"clock": "real"}, repetition=0, values=values))
+                runs.append(Run(case=case | {"clock": "virtual"}, repetition=0, seed=0, values=virtual.values))
                 console.print(runs[-2], runs[-1])
     options = [*(f"--workers {count}" for count in systems), *(f"--rates {rate:g}" for rate in offered)]
     options += [f"--zipf {zipf:g}", f"--bandwidth {bandwidth}", f"--tasks {tasks}"]

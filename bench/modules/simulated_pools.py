@@ -227,5 +227,7 @@ def simulate(
     waits = tuple(sorted(wait for at, wait in pools.waits if at >= warmup))
     workers = sizes.prefill or load.tasks
     return PoolsRun(
-        Waits(waits, after - before, now), (after - before) / seconds, (seconds_after - seconds_before) / seconds / workers
+        Waits(waits, after - before, now),
+        (after - before) / seconds,
+        (seconds_after - seconds_before) / seconds / workers,
     )

@@ -30,7 +30,8 @@ def test_first_token_comes_after_a_change_a_batch_and_a_transfer() -> None:
 def test_worker_of_its_own_never_changes() -> None:
     own = run(0)
     assert (own.changes_per_s, own.lost) == (0, 0)
-    assert own.waits.seconds[0] >= 0.03 + 512 * 7e-5 + 0.01
+    # the shortest prompt has 512 tokens
+    assert 0.99 * (0.03 + 512 * 7e-5 + 0.01) < own.waits.seconds[0] < 0.1
 
 
 @pytest.mark.parametrize("prefill", [0, 2, 4])
