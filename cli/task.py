@@ -19,6 +19,9 @@ EXAMPLE = "sun task add sql --prefill base --decode base --adapter adapters/sql"
 ACTIONS = ("list", "add", "update", "remove")
 _OWN_WEIGHTS = ("adapter", "no_adapter", "model", "no_model")
 _POLL = 0.2
+_SECONDS = 120.0
+# every worker may have to read a module of many GB
+_COPY_SECONDS = 900.0
 
 
 class _Fields(NamedTuple):
@@ -57,7 +60,10 @@ def command(
         bool | None,
         typer.Option("--any-decoder/--its-decoder", help="Serve it although it was tuned for another decoder."),
     ] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait until every router process serves it so.")] = 120.0,
+    timeout: Annotated[
+        float | None,
+        typer.Option(help="Seconds to wait until every router process serves it so; default: 120, with --model 900."),
+    ] = None,
     file: Annotated[
         Path | None, typer.Option(help="The deployment's topology file; not needed while one deployment is running.")
     ] = None,
@@ -84,7 +90,8 @@ def command(
         raise UserError(f"`sun task {action}` takes no fields of a task")
     directory, state = running_deployment(file, run_dir)
     client = RouterClient(state.url, read_access(directory))
-    asyncio.run(_run(client, action, name or "", fields, timeout, as_json))
+    seconds = timeout or (_COPY_SECONDS if fields.get("model") else _SECONDS)
+    asyncio.run(_run(client, action, name or "", fields, seconds, as_json))
 
 
 def _check(action: str, name: str | None) -> None:
