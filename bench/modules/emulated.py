@@ -22,7 +22,7 @@ from rich.console import Console
 from sun_sglang.bench.adapters.adding import run_traffic
 from sun_sglang.bench.adapters.deployment import AdapterDeployment, read_tasks, require_sun
 from sun_sglang.bench.modules.prefill_load import PrefillLoad
-from sun_sglang.bench.modules.reported_changes import changes_of
+from sun_sglang.bench.modules.reported_changes import Changed, logged_changes
 from sun_sglang.bench.modules.scale import ANSWER, DECODERS, MODULE_BYTES, PROMPT, SLO, TASKS, change_seconds, measure
 from sun_sglang.bench.modules.turns import COSTS, changing
 from sun_sglang.bench.polling import wait_until
@@ -136,21 +136,28 @@ def _measure(
         }
         found = []
         for rate in rates:
-            output = folder / f"{rate:g}.json"
-            before = asyncio.run(changes_of(deployment))
-            run = asyncio.run(run_traffic(deployment, load | {"--request-rate": f"{rate:g}"}, output, seconds))
-            after = asyncio.run(changes_of(deployment))
-            changes, spent = (b - a for a, b in zip(before, after, strict=True))
-            # the warm-up counts, too
-            length = seconds + warmup
-            rates_of_changes = {
-                "changes_per_s": changes / length,
-                "lost_to_changes": 100 * spent / length / (workers or tasks),
-            }
-            found.append({name: round(value, 3) for name, value in (latencies(run) | rates_of_changes).items()})
+            point = load | {"--request-rate": f"{rate:g}"}
+            found.append(asyncio.run(_run(deployment, point, folder / f"{rate:g}.json", seconds, workers)))
         return found
     finally:
         require_sun("stop", "--run-dir", str(deployment.run_dir), "--now")
+
+
+async def _run(
+    deployment: AdapterDeployment, load: dict[str, str], output: Path, seconds: float, workers: int
+) -> dict[str, int | float]:
+    """Measure one rate on a deployment with so many shared prefill workers."""
+    if not workers:
+        run, changed = await run_traffic(deployment, load, output, seconds), Changed(0, 0)
+    else:
+        async with logged_changes(deployment) as log:
+            run = await run_traffic(deployment, load, output, seconds)
+        changed = log.during(run)
+    found = latencies(run) | {
+        "changes_per_s": changed.changes / run.window.seconds,
+        "lost_to_changes": 100 * changed.seconds / run.window.seconds / max(1, workers),
+    }
+    return {name: round(value, 3) for name, value in found.items()}
 
 
 def latencies(run: RunReport) -> dict[str, float]:
