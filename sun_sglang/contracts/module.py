@@ -15,11 +15,12 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Final, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from sun_sglang.contracts.adapter import AdapterRef
 from sun_sglang.contracts.scheme import Side
-from sun_sglang.strict import Strict
+from sun_sglang.errors import UserError
+from sun_sglang.strict import Strict, first_invalid
 
 MODULES_PATH: Final = "/sun/modules"
 """`GET` reports the modules of a prefill worker (`modules_report.py`), `POST` gives it one (`ModuleRequest`), and
@@ -94,9 +95,16 @@ class ModuleRequest(Strict):
 
 
 def read_module_limits(environ: Mapping[str, str]) -> ModuleLimits | None:
-    """Return how a worker keeps modules, from its environment; None for a worker that serves its own model alone."""
+    """Return how a worker keeps modules, from its environment; None for a worker that serves its own model alone.
+
+    Raises:
+        UserError: the variable has another form.
+    """
     content = environ.get(MODULES_VARIABLE)
-    return ModuleLimits.model_validate_json(content) if content else None
+    try:
+        return ModuleLimits.model_validate_json(content) if content else None
+    except ValidationError as e:
+        raise UserError(f"{MODULES_VARIABLE}: {first_invalid(e, ModuleLimits).describe('its value')}") from e
 
 
 def module_namespace(made_by: str, revision: str) -> str:
