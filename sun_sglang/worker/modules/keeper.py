@@ -175,7 +175,6 @@ class ModuleKeeper:
                 free = [other for other in self.held if not other.users]
                 if free:
                     await self._release(min(free, key=lambda other: other.last_use))
-                    self._report()
                 else:
                     await self._changed.wait()
             await asyncio.to_thread(self._copies.hold, module.revision, module.directory)
@@ -183,6 +182,8 @@ class ModuleKeeper:
 
     async def _release(self, module: KeptModule) -> None:
         module.held = False
+        # the scheduler must not choose a module whose copy is gone
+        self._report()
         await asyncio.to_thread(self._copies.release, module.revision)
 
     def _note_use(self, module: KeptModule) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ class Copies:
         self.held: list[str] = []
         self.made: list[str] = []
         self.broken: set[str] = set()
+        self.on_release: Callable[[], None] = lambda: None
         self.free = threading.Event()
         self.free.set()
 
@@ -34,6 +36,7 @@ class Copies:
 
     def release(self, revision: str) -> None:
         self.held.remove(revision)
+        self.on_release()
 
 
 class Setup:
@@ -184,3 +187,15 @@ async def test_own_model_is_never_removed() -> None:
     setup = Setup()
     await setup.add(A)
     assert not await setup.keeper.remove(OWN)
+
+
+async def test_scheduler_is_told_that_a_module_leaves_before_its_copy_is_gone() -> None:
+    setup = Setup(host_bytes=20)
+    await setup.add(A)
+    seen: list[list[str]] = []
+    setup.copies.on_release = lambda: seen.append(setup.published)
+    async with setup.keeper.use(None):
+        # A gives way to B
+        await setup.add(B)
+    await setup.keeper.remove(B)
+    assert seen == [[OWN], [OWN]]
