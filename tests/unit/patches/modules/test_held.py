@@ -61,6 +61,14 @@ async def test_worker_that_keeps_no_modules_refuses_a_request_for_one() -> None:
     assert await answers(manager("prefill"), "pool@weights") == [[]]
 
 
+@pytest.mark.parametrize("other", [module_namespace("pool@weights", "b" * 16), "pool@weights", None])
+async def test_prompts_of_several_modules_are_refused(other: str | None) -> None:
+    keeper = Keeper()
+    with pytest.raises(RequestError, match="need several modules"):
+        await answers(manager("prefill", keeper), [WITH_A, other])
+    assert keeper.used == []
+
+
 async def test_decode_worker_decodes_for_every_module() -> None:
     assert await answers(manager("decode"), WITH_A) == [[]]
 
