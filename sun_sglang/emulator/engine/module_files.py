@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sun_sglang.checkpoint.module.read import module_size
 from sun_sglang.checkpoint.module.fit import require_module_fits
+from sun_sglang.checkpoint.module.read import module_size
 from sun_sglang.checkpoint.weights import weights_revision
 from sun_sglang.contracts.module import ModuleRequest
 from sun_sglang.emulator.identity import emulated_revision
