@@ -14,6 +14,7 @@ from typing import Any, Final
 from sun_sglang.checkpoint.completeness.stored import StoredTensor, read_stored
 from sun_sglang.checkpoint.identity import read_identity
 from sun_sglang.checkpoint.json_file import read_json
+from sun_sglang.checkpoint.module.read import require_files
 from sun_sglang.errors import CheckpointError
 
 _OTHER: Final = (
@@ -78,9 +79,10 @@ def require_module_fits(module: Path, own: Path, flags: Mapping[str, Any]) -> No
 
     Raises:
         CheckpointError: a file cannot be read; the weights are quantised; or the two differ in the configuration, in
-            the name, the shape or the type of a tensor, or in the tokenizer or the chat template where the module has one.
-            Names the first difference.
+            the name, the shape or the type of a tensor, or in the tokenizer or the chat template where the module has
+            one. Names the first difference.
     """
+    require_files(module)
     configs = {path: read_json(path / "config.json") for path in (module, own)}
     for path, config in configs.items():
         if config.get(_QUANTIZATION):
