@@ -14,6 +14,7 @@ from typing import Any, Final
 from sun_sglang.checkpoint.completeness.stored import StoredTensor, read_stored
 from sun_sglang.checkpoint.identity import read_identity
 from sun_sglang.checkpoint.json_file import read_json
+from sun_sglang.checkpoint.locate import find_checkpoint
 from sun_sglang.checkpoint.module.read import require_files
 from sun_sglang.errors import CheckpointError
 
@@ -94,6 +95,21 @@ def require_module_fits(module: Path, own: Path, flags: Mapping[str, Any]) -> No
     _compare_types(one, other, module, own)
     if any((module / name).exists() for name in _TOKENIZERS):
         _compare_prompts(module, own, flags)
+
+
+def require_equal_model(module: Path, model: str) -> None:
+    """Raise unless a module with the weights of another model is that model, and may be served as it.
+
+    Args:
+        module: directory of the module.
+        model: the other model, which is not compared where it is not on this machine.
+
+    Raises:
+        CheckpointError: see `require_module_fits`.
+    """
+    other = find_checkpoint(model)
+    if other is not None and other != module:
+        require_module_fits(module, other, {})
 
 
 def _compare_prompts(module: Path, own: Path, flags: Mapping[str, Any]) -> None:
