@@ -27,5 +27,7 @@ USES = (
         attributes=("model_path", "server_args"),
     ),
     Use(f"{_SRT}.utils:cpu_has_amx_support", "sun_sglang/worker/modules/page.py", 0),
-    Use(f"{_SRT}.managers.io_struct:GenerateReqInput", "patches/modules/held.py", attributes=("extra_key",)),
+    Use(
+        f"{_SRT}.managers.io_struct:GenerateReqInput", "patches/modules/held.py", attributes=("extra_key", "lora_path")
+    ),
 )

@@ -23,13 +23,21 @@ async def hold_module(generate: Callable[..., AsyncIterator[Any]], manager: Any,
     """Run a request while its module is in host memory.
 
     Raises:
-        RequestError: the worker does not have the module; SGLang answers 400 with the message.
+        RequestError: the worker does not have the module, the prompts need several, or one with an adapter; SGLang
+            answers 400 with the message.
     """
     request = args[0] if args else kwargs["obj"]
     async with AsyncExitStack() as uses:
         if manager.server_args.disaggregation_mode == "prefill":
             keeper = getattr(manager, KEEPER, None)
-            for revision in modules_of(request):
+            modules = modules_of(request)
+            if len(modules) > 1:
+                # with one in host memory it could wait for ever for room for another, and all other requests with it
+                raise RequestError(400, "the prompts of a request need several modules; send a request for each")
+            if modules != {None} and getattr(request, "lora_path", None):
+                # SGLang's scheduler appends the adapter to `extra_key`, where another module would be read then
+                raise RequestError(400, "an adapter changes the worker's own model; name an adapter or a module")
+            for revision in modules:
                 if keeper is not None:
                     await uses.enter_async_context(keeper.use(revision))
                 elif revision is not None:

@@ -9,26 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from sun_sglang.checkpoint.completeness.stored import read_stored
+from sun_sglang.checkpoint.module.fit import LOADED_TYPES
 from sun_sglang.checkpoint.tensor_file import parse_header, read_header
 
 _LOG = logging.getLogger(__name__)
-# names of safetensors, and of torch
-_DTYPES: Final = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "F8_E4M3": "float8_e4m3fn",
-    "I64": "int64",
-    "I32": "int32",
-    "I16": "int16",
-    "I8": "int8",
-    "U8": "uint8",
-    "BOOL": "bool",
-}
 
 
 class MappedModule:
@@ -62,7 +49,7 @@ class MappedModule:
             entry = tensors[name]
             # a slice has an offset of its own, so that the values need no alignment in the file
             part = self._storages[stored.file][start + entry.start : start + entry.end]
-            values = torch.asarray(part, dtype=torch.uint8).view(getattr(torch, _DTYPES[entry.dtype]))
+            values = torch.asarray(part, dtype=torch.uint8).view(getattr(torch, LOADED_TYPES[entry.dtype]))
             self._tensors.append((name, values.reshape(entry.shape)))
         if pinned:
             self._register()

@@ -88,7 +88,7 @@ class SchedulerTurns:
         if queue and scheduler.chunked_req is None:
             waiting = self._waiting(queue, now)
             if any(one.module != self._turns.loaded for one in waiting):
-                chosen = self._agree(scheduler, self._turns.choose(waiting, now))
+                chosen = self._agree(scheduler, self._choose(waiting, now))
                 if chosen != self._turns.loaded:
                     self._change(scheduler, chosen)
         self._report(queue)
@@ -130,6 +130,15 @@ class SchedulerTurns:
                 else Waiting(module, min(one.since, since), one.requests + 1, one.tokens + tokens)
             )
         return list(found.values())
+
+    def _choose(self, waiting: Iterable[Waiting], now: float) -> str:
+        """Return the module that has its turn, among those that the worker can load."""
+        assert self._turns is not None
+        assert self._modules is not None
+        loaded, held = self._turns.loaded, self._modules.held
+        # A client has left the requests of the others, so that their module gave way, and their end is on its way here.
+        able = [one for one in waiting if one.module == loaded or one.module in held]
+        return self._turns.choose(able, now) if able else loaded
 
     def _agree(self, scheduler: Any, chosen: str) -> str:
         """Return the choice of the first rank."""

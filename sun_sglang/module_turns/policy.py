@@ -110,8 +110,13 @@ def _oldest(waiting: Waiting, turn: Turn) -> float:
 
 
 def _round(others: Sequence[Waiting], turn: Turn) -> float:
-    """Return the seconds in which all waiting requests of these modules are computed, one module after another."""
-    return sum(turn.pace.change + turn.pace.work(other.tokens) for other in others)
+    """Return the seconds of one turn of each of these modules, one after another.
+
+    A turn ends with the module's requests, or once it lasted so long that its change is worth it: queues that grow
+    faster than they are computed must not put off the turns of all modules behind them.
+    """
+    change, longest = turn.pace.change, turn.pace.change / _MOST_LOST
+    return sum(min(change + turn.pace.work(other.tokens), longest) for other in others)
 
 
 def _rate(waiting: Waiting, loaded: str, turn: Turn) -> float:

@@ -15,6 +15,7 @@ import aiohttp
 from aiohttp import web
 
 from sun_sglang.checkpoint.adapter.read import read_adapter
+from sun_sglang.checkpoint.module.fit import require_equal_model
 from sun_sglang.checkpoint.module.read import read_module
 from sun_sglang.contracts.fleet_file import Fleet
 from sun_sglang.router.api.connections.client_handler import HANDLER_SETTINGS, ClientHandler
@@ -174,7 +175,13 @@ class Router:
             self.info,
             HealthHandlers(self.registry, self.draining, self.siblings, access),
             AdminHandlers(self.registry, self.store),
-            TaskHandlers(self.registry, self.store, trials, self.in_flight, WeightsReader(read_adapter, read_module)),
+            TaskHandlers(
+                self.registry,
+                self.store,
+                trials,
+                self.in_flight,
+                WeightsReader(read_adapter, read_module, require_equal_model),
+            ),
             TasksPage(
                 self.registry,
                 self.path_prover,

@@ -22,7 +22,7 @@ from sun_sglang.checkpoint.tensor_file import safetensors_of
 from sun_sglang.checkpoint.weights import weights_revision
 from sun_sglang.errors import CheckpointError
 
-_LOCK = ".lock"
+_LOCK, _LEAVING = ".lock", ".leaving"
 
 
 def shared_directory(memory: Path = Path("/dev/shm")) -> Path:
@@ -67,6 +67,12 @@ class HostCopies:
             CheckpointError: the module cannot be read, has other weights, or does not fit into the shared memory.
         """
         assert revision not in self._locks, "held once"
+        try:
+            self._hold(revision, source)
+        except OSError as e:
+            raise CheckpointError(f"{source}: cannot be copied to {self._root} ({e.strerror or e})") from e
+
+    def _hold(self, revision: str, source: Path) -> None:
         while True:
             lock = os.open(self._root / (revision + _LOCK), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
             try:
@@ -131,8 +137,6 @@ class HostCopies:
                     "task was added: update the task"
                 )
             target.rename(self.path(revision))
-        except OSError as e:
-            raise CheckpointError(f"{source}: cannot be copied to {self._root} ({e.strerror or e})") from e
         finally:
             shutil.rmtree(target, ignore_errors=True)
 
@@ -145,7 +149,12 @@ class HostCopies:
 
     def _remove(self, revision: str) -> None:
         """Remove a copy whose lock this process holds alone."""
-        shutil.rmtree(self.path(revision), ignore_errors=True)
+        leaving = self._root / (revision + _LEAVING)
+        shutil.rmtree(leaving, ignore_errors=True)
+        # what is left when this process is killed must not pass for a copy
+        with suppress(FileNotFoundError):
+            self.path(revision).rename(leaving)
+        shutil.rmtree(leaving, ignore_errors=True)
         (self._root / (revision + _LOCK)).unlink(missing_ok=True)
 
 

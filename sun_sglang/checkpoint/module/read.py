@@ -16,10 +16,12 @@ def read_module(directory: Path) -> ModuleRef:
     """Return the module in a directory.
 
     Raises:
-        CheckpointError: the directory holds no checkpoint, holds a LoRA adapter, or cannot be read.
+        CheckpointError: the directory holds no checkpoint, holds a LoRA adapter, or cannot be read; or a file in it is
+            no regular one.
     """
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: is not a directory; give the directory of a checkpoint")
+    require_files(directory)
     require_no_adapter(directory)
     revision, served = weights_revision(directory), read_served_module(directory)
     return ModuleRef(
@@ -29,6 +31,25 @@ def read_module(directory: Path) -> ModuleRef:
         tuned_for=served.decoder if served is not None else "",
         first_token=served.first_token if served is not None else "prefill",
     )
+
+
+def require_files(directory: Path) -> None:
+    """Raise if a directory holds a pipe, a socket or a device: to read it may never end.
+
+    Raises:
+        CheckpointError: names it; or the directory cannot be read.
+    """
+    try:
+        # a link that leads nowhere is an error once it is needed
+        special = next((path for path in sorted(directory.iterdir()) if path.exists() and not _is_plain(path)), None)
+    except OSError as e:
+        raise CheckpointError(f"{directory}: cannot be read ({e.strerror or e})") from e
+    if special is not None:
+        raise CheckpointError(f"{special}: is neither a file nor a directory; remove it")
+
+
+def _is_plain(path: Path) -> bool:
+    return path.is_file() or path.is_dir()
 
 
 def module_size(directory: Path) -> int:

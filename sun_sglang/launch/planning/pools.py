@@ -98,8 +98,12 @@ class ResolvedPool(PoolSettings):
 
     @property
     def task_modules(self) -> Mapping[str, ModuleRef]:
-        """For a prefill pool, the modules of its tasks that are not the pool's model, by task."""
-        return self.task_weights.modules
+        """For a prefill pool, the modules of its tasks that are not the pool's model, by task.
+
+        A task whose module has the weights of the pool's model has no module, wherever it lies.
+        """
+        own = self.identity.weights if self.identity else None
+        return {task: module for task, module in self.task_weights.modules.items() if module.revision != own}
 
     @property
     def accepts_modules(self) -> bool:

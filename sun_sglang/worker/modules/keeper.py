@@ -34,6 +34,7 @@ class KeptModule:
         held: whether it is in host memory.
         users: requests that use it now.
         last_use: number of the last request for it, or of its addition.
+        gives_way: whether further requests wait until it has left host memory, since another module has no room.
     """
 
     revision: str
@@ -42,13 +43,15 @@ class KeptModule:
     held: bool = False
     users: int = 0
     last_use: int = 0
+    gives_way: bool = False
 
 
 class ModuleKeeper:
     """Holds modules in host memory, at most `host_bytes` of them, and never less than one.
 
     A module that a request needs and that is not in host memory is copied, and the least recently used ones without
-    requests give way. The request reaches the scheduler after that. While all others have requests, it waits.
+    requests give way. The request reaches the scheduler after that. While all others have requests, it waits, and the
+    least recently used one gets no further requests until it has given way.
 
     Args:
         copies: makes the copies.
@@ -136,7 +139,8 @@ class ModuleKeeper:
         if self.is_empty and revision in (None, self.own):
             yield
             return
-        module = self._modules.get(revision or self.own)
+        while (module := self._modules.get(revision or self.own)) is not None and module.gives_way:
+            await self._changed.wait()
         if module is None:
             raise RequestError(400, NOT_HELD.format(revision=revision), code="module_not_held")
         module.users += 1
@@ -171,18 +175,29 @@ class ModuleKeeper:
         async with self._copying:
             if module.held:
                 return
-            while sum(other.size for other in self.held) + module.size > self._host_bytes and self.held:
-                free = [other for other in self.held if not other.users]
-                if free:
-                    await self._release(min(free, key=lambda other: other.last_use))
-                    self._report()
-                else:
-                    await self._changed.wait()
+            await self._make_room(module.size)
             await asyncio.to_thread(self._copies.hold, module.revision, module.directory)
             module.held = True
 
+    async def _make_room(self, size: int) -> None:
+        """Release modules until there is room for one more, or none is held."""
+        while self.held and sum(other.size for other in self.held) + size > self._host_bytes:
+            free = [other for other in self.held if not other.users]
+            if free:
+                await self._release(_least_recent(free))
+            else:
+                if not any(other.gives_way for other in self.held):
+                    # else modules that always have requests would keep all others out
+                    _least_recent(self.held).gives_way = True
+                await self._changed.wait()
+        for other in self.held:
+            other.gives_way = False
+        self._wake()
+
     async def _release(self, module: KeptModule) -> None:
-        module.held = False
+        module.held = module.gives_way = False
+        # the scheduler must not choose a module whose copy is gone
+        self._report()
         await asyncio.to_thread(self._copies.release, module.revision)
 
     def _note_use(self, module: KeptModule) -> None:
@@ -195,3 +210,7 @@ class ModuleKeeper:
     def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def _least_recent(modules: Iterable[KeptModule]) -> KeptModule:
+    return min(modules, key=lambda module: module.last_use)

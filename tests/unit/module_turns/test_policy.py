@@ -86,6 +86,13 @@ def test_worker_that_measured_nothing_goes_by_deadline_alone() -> None:
     assert next_module("a", waiting, 3.2, Turn(LONG_AGO, 1.0, Pace())) == "b"
 
 
+def test_queues_that_grow_without_bound_put_off_no_module() -> None:
+    # 100 s of the work of others: their turns end after ten changes
+    grown = Waiting("b", -50.0, 10_000, 100_000)
+    assert choose(Waiting("a", -60.0, 10_000, 100_000), grown, Waiting("c", -9.0, 1, 10)) == "b"
+    assert choose(grown._replace(module="a"), grown._replace(since=-4.1)) == "b"
+
+
 @given(
     st.lists(
         st.tuples(st.sampled_from("abcdef"), st.floats(-50, 0), st.integers(1, 50), st.integers(0, 10_000)),

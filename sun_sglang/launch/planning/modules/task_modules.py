@@ -59,7 +59,8 @@ def require_modules_fit(topology: Topology, pools: Pools) -> None:
             model.
     """
     for pool in pools.values():
-        for name, module in pool.task_modules.items():
+        # one that has the weights of the pool's model too: it may have another configuration
+        for name, module in pool.task_weights.modules.items():
             task = topology.tasks[name]
             _require_layers(name, module, pool)
             _require_decoder(name, task, module, pools[task.decode])

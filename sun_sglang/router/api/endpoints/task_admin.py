@@ -115,7 +115,7 @@ class TaskHandlers:
             settings = new.model_dump(exclude={"name", "adapter", "model"})
             adapter = await self._reader.adapter(new.adapter) if new.adapter is not None else None
             module = await self._reader.module(new.model) if new.model is not None else None
-            task = FleetTask(**settings, adapter=adapter, module=self._unless_own(module, new.prefill))
+            task = FleetTask(**settings, adapter=adapter, module=await self._unless_own(module, new.prefill))
             # the edit refuses it again, and before that no worker has done anything for it
             self._store.check(fleet_edits.add_task(name, task.model_dump(mode="json")))
             async with self._trials.passed(task):
@@ -172,16 +172,31 @@ class TaskHandlers:
             changed["adapter"] = (await self._reader.adapter(given.adapter)).model_dump(mode="json")
         elif module is not before.module and module is not None:
             changed["adapter"] = None
-        own = self._unless_own(module, changed.get("prefill", before.prefill))
+        prefill = changed.get("prefill", before.prefill)
+        own = module
+        if (module, prefill) != (before.module, before.prefill):
+            own = await self._unless_own(module, prefill)
         if own != before.module:
             changed["module"] = own and own.model_dump(mode="json")
 
-    def _unless_own(self, module: ModuleRef | None, pool: str) -> ModuleRef | None:
-        """Return a module; None for one that the workers of a pool started with: the task has no weights of its own."""
+    async def _unless_own(self, module: ModuleRef | None, pool: str) -> ModuleRef | None:
+        """Return a module; None for one that the workers of a pool started with: the task has no weights of its own.
+
+        Raises:
+            ApiError: 400, a pool's model or another task's module has its weights and another configuration: a worker
+                knows a module by its weights.
+        """
         if module is None:
             return None
         cards = (worker.card for worker in self._registry.members(pool))
         is_own = any(card is not None and card.identity.weights == module.revision for card in cards)
+        fleet = self._registry.wanted
+        modules = (task.module for task in fleet.tasks.values() if task.prefill == pool)
+        others = {one.directory for one in modules if one is not None and one.revision == module.revision}
+        if is_own:
+            others.add(fleet.pools[pool].model)
+        for other in others:
+            await self._reader.require_equal(module, other)
         return None if is_own else module
 
     @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,20 @@ from sun_sglang.errors import CheckpointError
 from tests.conftest import safetensors
 
 Write = Callable[..., Path]
+
+
+WIDTHS = {"F8_E4M3": 1, "I8": 1, "F8_E5M2": 1, "C64": 8, "U16": 2}
+
+
+def typed_tensors(stored: dict[str, tuple[str, int]]) -> bytes:
+    """Return a safetensors file of tensors with three values, from their types and bytes a value."""
+    header: dict[str, Any] = {}
+    offset = 0
+    for name, (dtype, width) in stored.items():
+        header[name] = {"dtype": dtype, "shape": [3], "data_offsets": [offset, offset + 3 * width]}
+        offset += 3 * width
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + bytes(offset)
 
 
 def edit(model: Path, **changes: Any) -> None:
@@ -69,6 +84,19 @@ def test_tied_output_layer_may_be_stored_or_not(write_checkpoint: Write) -> None
     require_module_fits(module, own, {})
 
 
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "I8", "F8_E5M2", "C64", "U16"])
+@pytest.mark.parametrize("name", ["embed", "lm_head.weight"])
+def test_module_whose_values_cannot_be_loaded_is_refused(write_checkpoint: Write, dtype: str, name: str) -> None:
+    module, own = (write_checkpoint(name, {"tie_word_embeddings": True}) for name in "ab")
+    stored = {"embed": ("BF16", 2), "lm_head.weight": ("F32", 4)}
+    (own / "model.safetensors").write_bytes(typed_tensors(stored))
+    (module / "model.safetensors").write_bytes(typed_tensors({**stored, "embed": ("F32", 4)}))
+    require_module_fits(module, own, {})
+    (module / "model.safetensors").write_bytes(typed_tensors({**stored, name: (dtype, WIDTHS[dtype])}))
+    with pytest.raises(CheckpointError, match=f"`{name}` has values of type {dtype}"):
+        require_module_fits(module, own, {})
+
+
 def test_module_with_another_tokenizer_or_template_is_refused(write_checkpoint: Write) -> None:
     own = write_checkpoint("own")
     with pytest.raises(CheckpointError, match="holds another tokenizer"):
@@ -89,6 +117,7 @@ def test_module_with_another_tokenizer_or_template_is_refused(write_checkpoint: 
         ({"dp_size": 2}, "dp_size"),
         ({"pp_size": 2}, "pp_size"),
         ({"tokenizer_worker_num": 2}, "tokenizer_worker_num"),
+        ({"elastic_ep_backend": "mooncake"}, "elastic_ep_backend"),
         ({"quantization": "fp8"}, "quantization"),
         ({"speculative_algorithm": "EAGLE"}, "speculative_algorithm"),
         ({"load_format": "dummy"}, "load_format"),

@@ -138,3 +138,40 @@ def test_workers_that_come_and_go_together_never_lose_a_copy_that_they_hold(
     with ThreadPoolExecutor(4) as threads:
         assert all(threads.map(come_and_go, [HostCopies(root) for _ in range(4)]))
     assert list(root.iterdir()) == []
+
+
+def test_half_of_a_copy_whose_removal_was_cut_off_is_never_used(
+    write_checkpoint: Write, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_checkpoint("a")
+    revision = weights_revision(model)
+    one, other = HostCopies(root), HostCopies(root)
+    one.hold(revision, model)
+
+    def cut_off(directory: Path, *, ignore_errors: bool) -> None:
+        for file in directory.glob("*.safetensors"):
+            file.unlink()
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", cut_off)
+        one.release(revision)
+    other.hold(revision, model)
+    assert weights_revision(other.path(revision)) == revision
+    other.release(revision)
+    assert list(root.iterdir()) == []
+
+
+@pytest.mark.parametrize("lost", ["the shared memory", "a file"])
+def test_module_that_cannot_be_copied_is_one_error(
+    write_checkpoint: Write, root: Path, tmp_path: Path, lost: str
+) -> None:
+    model = write_checkpoint("a")
+    revision = weights_revision(model)
+    copies = HostCopies(root)
+    if lost == "a file":
+        (model / "model.safetensors").unlink()
+        (model / "model.safetensors").symlink_to(tmp_path / "nowhere")
+    else:
+        root.rmdir()
+    with pytest.raises(CheckpointError, match="cannot be copied to"):
+        copies.hold(revision, model)

@@ -61,6 +61,28 @@ async def test_worker_that_keeps_no_modules_refuses_a_request_for_one() -> None:
     assert await answers(manager("prefill"), "pool@weights") == [[]]
 
 
+@pytest.mark.parametrize("other", [module_namespace("pool@weights", "b" * 16), "pool@weights", None])
+async def test_prompts_of_several_modules_are_refused(other: str | None) -> None:
+    keeper = Keeper()
+    with pytest.raises(RequestError, match="need several modules"):
+        await answers(manager("prefill", keeper), [WITH_A, other])
+    assert keeper.used == []
+
+
+async def test_adapter_on_a_module_is_refused() -> None:
+    keeper = Keeper()
+    for extra_key, is_refused in ((WITH_A, True), ("pool@weights", False)):
+        running = hold_module(
+            generate, manager("prefill", keeper), SimpleNamespace(extra_key=extra_key, lora_path="style")
+        )
+        if is_refused:
+            with pytest.raises(RequestError, match="name an adapter or a module"):
+                await anext(running)
+        else:
+            assert await anext(running) == [None]
+        await running.aclose()
+
+
 async def test_decode_worker_decodes_for_every_module() -> None:
     assert await answers(manager("decode"), WITH_A) == [[]]
 

@@ -219,6 +219,21 @@ def test_mapping_of_a_module_that_left_host_memory_is_closed(worker: Worker, cho
     assert worker.mapped == [B]
 
 
+@pytest.mark.invariant("I24")
+def test_request_whose_module_left_host_memory_waits_for_its_end(worker: Worker) -> None:
+    worker.hold(OWN, A)
+    worker.step()
+    # its client left, its module gave way, and the scheduler will learn it with the next messages
+    left = Request("left", A)
+    worker.scheduler.waiting_queue = [left]
+    worker.hold(OWN)
+    assert worker.step() == []
+    worker.scheduler.waiting_queue = [left, Request("1")]
+    worker.now += 1000
+    assert worker.step() == ["1"]
+    assert (worker.loaded, worker.mapped, worker.scheduler.waiting_queue) == (OWN, [], [left])
+
+
 def test_other_ranks_load_what_the_first_rank_chose(
     worker: Worker, choose: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

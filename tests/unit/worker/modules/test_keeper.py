@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ class Copies:
         self.held: list[str] = []
         self.made: list[str] = []
         self.broken: set[str] = set()
+        self.on_release: Callable[[], None] = lambda: None
         self.free = threading.Event()
         self.free.set()
 
@@ -34,6 +36,7 @@ class Copies:
 
     def release(self, revision: str) -> None:
         self.held.remove(revision)
+        self.on_release()
 
 
 class Setup:
@@ -184,3 +187,78 @@ async def test_own_model_is_never_removed() -> None:
     setup = Setup()
     await setup.add(A)
     assert not await setup.keeper.remove(OWN)
+
+
+async def test_scheduler_is_told_that_a_module_leaves_before_its_copy_is_gone() -> None:
+    setup = Setup(host_bytes=20)
+    await setup.add(A)
+    seen: list[list[str]] = []
+    setup.copies.on_release = lambda: seen.append(setup.published)
+    async with setup.keeper.use(None):
+        # A gives way to B
+        await setup.add(B)
+    await setup.keeper.remove(B)
+    assert seen == [[OWN], [OWN]]
+
+
+async def test_modules_that_always_have_requests_keep_no_other_out() -> None:
+    setup = Setup(host_bytes=20)
+    await setup.add(A, B)
+    ended: dict[str, asyncio.Event] = {}
+    began: list[str] = []
+
+    async def ask(name: str, revision: str) -> None:
+        async with setup.keeper.use(revision):
+            began.append(name)
+            await ended.setdefault(name, asyncio.Event()).wait()
+
+    async def settle() -> None:
+        for _ in range(50):
+            await asyncio.sleep(0)
+
+    # a module with a request leaves only after it, and the next request of each comes before that
+    await setup.keeper.remove(A)
+    await setup.add(A)
+    async with asyncio.TaskGroup() as group:
+        for name, revision in (("a1", A), ("own1", OWN)):
+            group.create_task(ask(name, revision))
+            while name not in began:
+                await asyncio.sleep(0)
+        group.create_task(ask("b", B))
+        await settle()
+        for name, revision in (("a2", A), ("own2", OWN)):
+            group.create_task(ask(name, revision))
+        await settle()
+        assert began == ["a1", "own1", "own2"], "A was used before the own model"
+        ended["a1"].set()
+        while "b" not in began:
+            await asyncio.sleep(0)
+        for name in ("own1", "own2", "b"):
+            ended[name].set()
+        while "a2" not in began:
+            await asyncio.sleep(0)
+        ended["a2"].set()
+
+
+async def test_request_that_waits_for_a_module_that_gives_way_is_refused_once_it_is_removed() -> None:
+    setup = Setup(host_bytes=20)
+    await setup.add(A)
+    own, used = setup.keeper.use(None), setup.keeper.use(A)
+    await used.__aenter__()
+    await own.__aenter__()
+    adding = asyncio.create_task(setup.add(B))
+    removing = asyncio.create_task(setup.keeper.remove(A))
+
+    async def ask() -> None:
+        async with setup.keeper.use(A):
+            pytest.fail("it was removed")
+
+    await asyncio.sleep(0)
+    asking = asyncio.create_task(ask())
+    await asyncio.sleep(0)
+    await used.__aexit__(None, None, None)
+    with pytest.raises(RequestError):
+        await asking
+    await asyncio.gather(adding, removing)
+    await own.__aexit__(None, None, None)
+    assert sorted(setup.copies.held) == [OWN, B]

@@ -85,6 +85,19 @@ def test_module_that_is_the_pools_model_is_none(plan: Plan, models: dict[str, Pa
     assert limits(found, "turns") is None
 
 
+def test_module_with_the_weights_of_the_pools_model_is_none(
+    plan: Plan, models: dict[str, Path], write_checkpoint: Write
+) -> None:
+    copy = write_checkpoint("copy", weights=b"own".ljust(7))
+    found = plan(", same: {prefill: turns, decode: base, model: ./copy}")
+    assert found.fleet.tasks["same"].module is None
+    assert limits(found, "turns") is None
+    file = copy / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"rope_theta": 5.0}))
+    with pytest.raises(CheckpointError, match=r"tasks\.same\.model: .*`rope_theta` is 5\.0"):
+        plan(", same: {prefill: turns, decode: base, model: ./copy}")
+
+
 @pytest.mark.parametrize("accepts", [", modules: {}", ""])
 def test_decoder_behind_modules_keeps_no_answers(plan: Plan, write_checkpoint: Write, accepts: str) -> None:
     """A module makes other KV of an answer than the decoder, even if the pool's own model is the decoder's."""

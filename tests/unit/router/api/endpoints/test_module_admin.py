@@ -145,6 +145,19 @@ async def test_module_that_is_the_pools_model_is_no_weights_of_its_own(start: St
     assert (await ask(system, "new"))[0] == 200
 
 
+async def test_equal_weights_with_another_configuration_are_another_model(system: System, tmp_path: Path) -> None:
+    make(tmp_path / "m")
+    make(tmp_path / "n")
+    assert (await call(system, "POST", "/tasks", body(tmp_path / "m")))[0] == 201
+    assert (await call(system, "POST", "/tasks", body(tmp_path / "n", name="equal")))[0] == 201
+    (tmp_path / "n" / "config.json").write_text('{"rope_theta": 5}')
+    status, said = await call(system, "POST", "/tasks", body(tmp_path / "n", name="third"))
+    assert (status, said["error"]["code"]) == (400, "model_refused")
+    assert "`rope_theta` is 5" in said["error"]["message"]
+    # what is not about the module does not read it again
+    assert (await call(system, "PUT", "/tasks/equal", {"weight": 2}))[0] == 200
+
+
 async def test_removed_task_gives_its_module_back(system: System, tmp_path: Path) -> None:
     revision = make(tmp_path / "m")
     set_deadlines(system.router.weights_prover, weights_unload_pause=0.01)
