@@ -12,6 +12,7 @@ the decision depends on time, and the others learn it.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections import Counter
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from sun_sglang.contracts.module import module_in, read_module_limits
+from sun_sglang.errors import CheckpointError
 from sun_sglang.files.shared_snapshot import SnapshotReader, SnapshotWriter
 from sun_sglang.module_turns.policy import Waiting
 from sun_sglang.module_turns.turns import Turns
@@ -34,6 +36,7 @@ from sun_sglang.patches.modules.shared_files import (
 from sun_sglang.patches.patch import Patch
 from sun_sglang.patches.versions import on
 
+_LOG = logging.getLogger(__name__)
 _STATE = "sun_modules"  # attribute of SGLang's scheduler
 _MODULE, _SINCE = "sun_module", "sun_since"  # attributes of SGLang's requests
 
@@ -156,7 +159,16 @@ class SchedulerTurns:
         assert self._turns is not None
         begun = time.monotonic()
         runner = scheduler.tp_worker.model_runner
-        replace_weights(runner, self._map(module, pinned=runner.device == "cuda"))
+        try:
+            mapped = self._map(module, pinned=runner.device == "cuda")
+        except (OSError, CheckpointError) as e:
+            if scheduler.tp_size > 1:
+                # other ranks may have mapped it
+                raise
+            # its copy was removed since the last read of `HostModules`: the clients of its requests have left
+            _LOG.warning("no change to module %s: its copy cannot be mapped (%s)", module, e)
+            return
+        replace_weights(runner, mapped)
         now = time.monotonic()
         self._turns.note_change(module, now - begun, now)
 

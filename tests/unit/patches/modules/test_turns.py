@@ -234,6 +234,21 @@ def test_request_whose_module_left_host_memory_waits_for_its_end(worker: Worker)
     assert (worker.loaded, worker.mapped, worker.scheduler.waiting_queue) == (OWN, [], [left])
 
 
+def test_module_whose_copy_was_removed_meanwhile_is_not_loaded(
+    worker: Worker, choose: Callable[..., None], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def removed(directory: Path, *, pinned: bool) -> None:
+        raise FileNotFoundError(directory)
+
+    worker.hold(OWN, A)
+    choose([A])
+    monkeypatch.setattr(turns, "MappedModule", removed)
+    worker.scheduler.waiting_queue = [Request("1", A), Request("2")]
+    assert worker.step() == ["2"]
+    assert worker.loaded == OWN
+    assert "its copy cannot be mapped" in caplog.text
+
+
 def test_other_ranks_load_what_the_first_rank_chose(
     worker: Worker, choose: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
