@@ -36,6 +36,8 @@ NOT_HELD: Final = "this worker does not have the module {revision}"
 """Message with which a worker refuses a request for a module that it was not given."""
 
 Revision = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+# no path holds a NUL
+_Directory = Annotated[str, StringConstraints(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
 # before the client's part of a namespace, which begins with `#`
 _IN_NAMESPACE = re.compile(r"[^#]*\*([0-9a-f]{16})(?:#|$|!)")
 
@@ -52,7 +54,7 @@ class ModuleRef(Strict):
         first_token: the side that makes the first output token in the scheme with which it was tuned.
     """
 
-    directory: str = Field(min_length=1, max_length=4096)
+    directory: _Directory
     revision: Revision
     size: int = Field(ge=0, le=1 << 50)
     tuned_for: Annotated[str, StringConstraints(max_length=256)] = ""
@@ -91,7 +93,7 @@ class ModuleRequest(Strict):
     """The body of `POST MODULES_PATH`: have this module, and answer once it is verified and in host memory."""
 
     revision: Revision
-    directory: str = Field(min_length=1, max_length=4096)
+    directory: _Directory
 
 
 def read_module_limits(environ: Mapping[str, str]) -> ModuleLimits | None:

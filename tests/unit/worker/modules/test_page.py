@@ -122,6 +122,7 @@ async def test_report_has_the_schedulers_part(server: Server, client: httpx.Asyn
         (b'{"revision": "../../etc", "directory": "/x"}', "revision"),
         (b'{"revision": "0123456789abcdef", "directory": "/x", "more": 1}', "more"),
         (b'{"revision": "0123456789abcdef", "directory": "/nowhere"}', "/nowhere"),
+        (b'{"revision": "0123456789abcdef", "directory": "/x\\u0000"}', "directory"),
         (b'{"revision": "0123456789abcdef", "directory": "' + b"x" * 70_000 + b'"}', "the body is over"),
     ],
 )
