@@ -96,7 +96,9 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     directory = tmp_path_factory.mktemp("fuzz")
     # requests that the fuzzer makes valid by chance may ask for long answers
     flags = {"context_length": 4096}
-    workers = {f"{pool}-0": Worker(f"{pool}-0", role, f"none/{pool}", directory, flags) for pool, role in ROLES.items()}
+    workers = {
+        f"{pool}-0": Worker(f"{pool}-0", role, f"none/{pool}", directory, flags, {}) for pool, role in ROLES.items()
+    }
     fleet = {
         "tasks": {"math": {"prefill": "math", "decode": "base"}},
         "pools": {pool: {"role": role, "model": pool} for pool, role in ROLES.items()},

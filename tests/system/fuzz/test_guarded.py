@@ -115,7 +115,7 @@ def fleet_of(workers: dict[str, Worker], **router: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Worker]]:
     directory = tmp_path_factory.mktemp("workers")
-    made = {f"{pool}-0": Worker(f"{pool}-0", role, f"none/{pool}", directory, {}) for pool, role in ROLES.items()}
+    made = {f"{pool}-0": Worker(f"{pool}-0", role, f"none/{pool}", directory, {}, {}) for pool, role in ROLES.items()}
     for worker in made.values():
         worker.start()
     yield made
