@@ -88,7 +88,7 @@ class HostCopies:
         lock = self._locks.pop(revision)
         with suppress(BlockingIOError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._remove(revision)
+            _remove(self._root, revision)
         os.close(lock)
 
     def close(self) -> None:
@@ -99,18 +99,18 @@ class HostCopies:
     def _is_copied(self, revision: str, lock: int) -> bool:
         """Return whether the machine has a copy, which then stays while the lock is open."""
         fcntl.flock(lock, fcntl.LOCK_SH)
-        return self._is_current(revision, lock) and self.path(revision).is_dir()
+        return _is_current(self._root / (revision + _LOCK), lock) and self.path(revision).is_dir()
 
     def _copy_alone(self, revision: str, source: Path, lock: int) -> bool:
         """Copy a module while no other process does. Return False if another one may have changed its copies since."""
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not self._is_current(revision, lock):
+        if not _is_current(self._root / (revision + _LOCK), lock):
             return False
         try:
             if not self.path(revision).is_dir():
                 self._copy(revision, source)
         except BaseException:
-            self._remove(revision)
+            _remove(self._root, revision)
             raise
         # not atomic: another process may remove the copy between the two locks
         return self._is_copied(revision, lock)
@@ -140,34 +140,34 @@ class HostCopies:
         finally:
             shutil.rmtree(target, ignore_errors=True)
 
-    def _is_current(self, revision: str, lock: int) -> bool:
-        """Return whether a lock is on the file that others lock: whoever removes a copy removes its lock file too."""
-        try:
-            return os.fstat(lock).st_ino == (self._root / (revision + _LOCK)).stat().st_ino
-        except FileNotFoundError:
-            return False
-
-    def _remove(self, revision: str) -> None:
-        """Remove a copy whose lock this process holds alone."""
-        leaving = self._root / (revision + _LEAVING)
-        shutil.rmtree(leaving, ignore_errors=True)
-        # what is left when this process is killed must not pass for a copy
-        with suppress(FileNotFoundError):
-            self.path(revision).rename(leaving)
-        shutil.rmtree(leaving, ignore_errors=True)
-        (self._root / (revision + _LOCK)).unlink(missing_ok=True)
-
 
 def remove_unused(root: Path) -> None:
     """Remove the copies that no process uses: those of workers that were killed."""
     for path in root.glob("*" + _LOCK):
         with _try_lock(path) as lock:
             if lock is not None:
-                revision = path.name.removesuffix(_LOCK)
-                for copy in (root / revision, *root.glob(f"{revision}.*")):
-                    if copy != path:
-                        shutil.rmtree(copy, ignore_errors=True)
-                path.unlink(missing_ok=True)
+                _remove(root, path.name.removesuffix(_LOCK))
+
+
+def _remove(root: Path, revision: str) -> None:
+    """Remove a copy, and what is left of copies that were not ended. This process holds the lock alone."""
+    leaving = root / (revision + _LEAVING)
+    shutil.rmtree(leaving, ignore_errors=True)
+    # what is left when this process is killed must not pass for a copy
+    with suppress(FileNotFoundError):
+        (root / revision).rename(leaving)
+    for half in root.glob(f"{revision}.*"):
+        if half.suffix != _LOCK:
+            shutil.rmtree(half, ignore_errors=True)
+    (root / (revision + _LOCK)).unlink(missing_ok=True)
+
+
+def _is_current(path: Path, lock: int) -> bool:
+    """Return whether a lock is on the file that others lock: whoever removes a copy removes its lock file too."""
+    try:
+        return os.fstat(lock).st_ino == path.stat().st_ino
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager
@@ -183,6 +183,7 @@ def _try_lock(path: Path) -> Iterator[int | None]:
     except BlockingIOError:
         yield None
     else:
-        yield lock
+        # another process may have removed the file, and a third one made it again, since it was opened
+        yield lock if _is_current(path, lock) else None
     finally:
         os.close(lock)

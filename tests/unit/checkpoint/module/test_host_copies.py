@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -157,6 +159,55 @@ def test_half_of_a_copy_whose_removal_was_cut_off_is_never_used(
         one.release(revision)
     other.hold(revision, model)
     assert weights_revision(other.path(revision)) == revision
+    other.release(revision)
+    assert list(root.iterdir()) == []
+
+
+def test_half_of_a_copy_whose_removal_at_a_stop_was_cut_off_is_never_used(
+    write_checkpoint: Write, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_checkpoint("a")
+    revision = weights_revision(model)
+    copies = HostCopies(root)
+    shutil.copytree(model, copies.path(revision))
+    (root / f"{revision}.lock").touch()
+
+    class Killed(BaseException):
+        pass
+
+    def cut_off(directory: Path, *, ignore_errors: bool) -> None:
+        if directory.exists():
+            (directory / "model.safetensors").unlink()
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", cut_off)
+        with pytest.raises(Killed):
+            remove_unused(root)
+    copies.hold(revision, model)
+    assert weights_revision(copies.path(revision)) == revision
+    copies.release(revision)
+    assert list(root.iterdir()) == []
+
+
+def test_copy_that_was_made_again_while_it_was_looked_at_stays(
+    write_checkpoint: Write, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = write_checkpoint("a")
+    revision = weights_revision(model)
+    one, other = HostCopies(root), HostCopies(root)
+    one.hold(revision, model)
+    lock = fcntl.flock
+
+    def make_again_before(file: int, kind: int) -> None:
+        monkeypatch.setattr("fcntl.flock", lock)
+        one.release(revision)
+        other.hold(revision, model)
+        lock(file, kind)
+
+    monkeypatch.setattr("fcntl.flock", make_again_before)
+    remove_unused(root)
+    assert other.path(revision).is_dir()
     other.release(revision)
     assert list(root.iterdir()) == []
 
