@@ -94,15 +94,14 @@ class SchedulerTurns:
                 chosen = self._agree(scheduler, self._choose(waiting, now))
                 if chosen != self._turns.loaded:
                     self._change(scheduler, chosen)
-        self._report(queue)
         return True
 
     def end(self, scheduler: Any, batch: Any) -> None:
-        """Note the batch that SGLang built; None if it built none."""
+        """Note the batch that SGLang built, None if it built none, and publish what changed."""
         if batch is not None:
             assert all(self.is_loaded(req) for req in batch.reqs), "a batch needs one module"
             self._batch = int(batch.extend_num_tokens or 0), time.monotonic()
-            self._report(scheduler.waiting_queue)
+        self._report(scheduler.waiting_queue)
 
     def is_loaded(self, req: Any) -> bool:
         """Return whether a request needs the weights that are loaded."""
