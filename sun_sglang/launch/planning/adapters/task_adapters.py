@@ -8,11 +8,13 @@ from pathlib import Path
 from sun_sglang.checkpoint.adapter.base_fit import read_base_layers, require_fits
 from sun_sglang.checkpoint.adapter.read import read_adapter
 from sun_sglang.checkpoint.tokenizer_digest import chat_template_digest, tokenizer_digest
-from sun_sglang.checkpoint.tuning import is_tuned_for
 from sun_sglang.contracts.adapter import FINGERPRINT_FILE, AdapterRef
 from sun_sglang.errors import CheckpointError, IdentityError
 from sun_sglang.launch.planning.pools import Pools, ResolvedPool
-from sun_sglang.topology import Task, Topology
+from sun_sglang.launch.planning.task_decoder import require_decoder
+from sun_sglang.topology import Topology
+
+_OTHER_KV = "prefill without an adapter; name a decode pool with the base's weights"
 
 
 def read_task_adapters(topology: Topology) -> dict[str, AdapterRef]:
@@ -44,7 +46,9 @@ def adapter_notes(topology: Topology, pools: Pools) -> Iterator[str]:
     for pool in pools.values():
         for name, ref in pool.adapters.items():
             _require_base(name, ref, pool)
-            _require_decoder(name, topology.tasks[name], ref, pools)
+            task = topology.tasks[name]
+            if not task.any_decoder:
+                require_decoder(f"tasks.{name}.adapter", ref, pools[task.decode], _OTHER_KV)
             yield from _prompt_notes(name, ref, pool)
         if pool.adapters:
             yield from _compare_layers(pool)
@@ -66,25 +70,6 @@ def _require_base(task: str, ref: AdapterRef, pool: ResolvedPool) -> None:
         f"tasks.{task}.adapter: {ref.directory}: was tuned on the base with weights {ref.base}, and `{pool.name}` has "
         f"weights {pool.identity.weights}; name the prefill pool of its base, or tune it again on this one"
     )
-
-
-def _require_decoder(task: str, pair: Task, ref: AdapterRef, pools: Pools) -> None:
-    decode = pools[pair.decode]
-    if decode.identity is None or pair.any_decoder:
-        return
-    if not is_tuned_for(ref.tuned_for, decode.identity.decoder):
-        raise IdentityError(
-            f"tasks.{task}.adapter: {ref.directory}: was tuned to be decoded by weights {ref.tuned_for}, and "
-            f"`{decode.name}` has weights {decode.identity.decoder}; name the right decode pool, tune again for this "
-            "one, or set `any_decoder: true` on the task"
-        )
-    module = decode.served_module
-    if module is not None and (tuned_on := module.tuned_on(decode.identity.weights, decode.identity.decoder)):
-        raise IdentityError(
-            f"tasks.{task}.adapter: {ref.directory}: `{decode.name}` was tuned on prompts that weights {tuned_on} "
-            "prefill without an adapter; name a decode pool with the base's weights, or set `any_decoder: true` on the "
-            "task"
-        )
 
 
 def _prompt_notes(task: str, ref: AdapterRef, pool: ResolvedPool) -> Iterator[str]:

@@ -7,16 +7,17 @@ from pathlib import Path
 from sun_sglang.checkpoint.locate import find_checkpoint
 from sun_sglang.checkpoint.module.fit import require_module_fits
 from sun_sglang.checkpoint.module.read import read_module
-from sun_sglang.checkpoint.tuning import is_tuned_for
 from sun_sglang.contracts.module import ModuleRef
 from sun_sglang.emulator.identity import emulated_revision
-from sun_sglang.errors import CheckpointError, IdentityError, TopologyError
+from sun_sglang.errors import CheckpointError, TopologyError
 from sun_sglang.launch.planning.pools import Pools, ResolvedPool
+from sun_sglang.launch.planning.task_decoder import require_decoder
 from sun_sglang.launch.planning.worker_kinds.kinds import WORKER_KINDS
-from sun_sglang.topology import Task, Topology
+from sun_sglang.topology import Topology
 
 # no weights: an emulated worker without a checkpoint takes any name
 _NO_SIZE = 0
+_OTHER_KV = "prefill; give the task a prefill pool with these weights"
 
 
 def read_task_modules(topology: Topology) -> dict[str, ModuleRef]:
@@ -63,7 +64,8 @@ def require_modules_fit(topology: Topology, pools: Pools) -> None:
         for name, module in pool.task_weights.modules.items():
             task = topology.tasks[name]
             _require_layers(name, module, pool)
-            _require_decoder(name, task, module, pools[task.decode])
+            if not task.any_decoder:
+                require_decoder(f"tasks.{name}.model", module, pools[task.decode], _OTHER_KV)
 
 
 def _require_layers(task: str, module: ModuleRef, pool: ResolvedPool) -> None:
@@ -74,21 +76,3 @@ def _require_layers(task: str, module: ModuleRef, pool: ResolvedPool) -> None:
         require_module_fits(directory, pool.checkpoint.directory, pool.dtype | pool.flags)
     except CheckpointError as e:
         raise CheckpointError(f"tasks.{task}.model: {e}") from e
-
-
-def _require_decoder(task: str, pair: Task, module: ModuleRef, decode: ResolvedPool) -> None:
-    if decode.identity is None or pair.any_decoder:
-        return
-    if not is_tuned_for(module.tuned_for, decode.identity.decoder):
-        raise IdentityError(
-            f"tasks.{task}.model: {module.directory}: was tuned to be decoded by weights {module.tuned_for}, and "
-            f"`{decode.name}` has weights {decode.identity.decoder}; name the right decode pool, tune again for this "
-            "one, or set `any_decoder: true` on the task"
-        )
-    served = decode.served_module
-    tuned_on = served.tuned_on(decode.identity.weights, decode.identity.decoder) if served is not None else ""
-    if tuned_on:
-        raise IdentityError(
-            f"tasks.{task}.model: `{decode.name}` was tuned on prompts that weights {tuned_on} prefill; give the task "
-            "a prefill pool with these weights, or set `any_decoder: true` on the task"
-        )
