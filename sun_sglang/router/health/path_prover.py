@@ -60,12 +60,14 @@ class PathProver:
             while True:
                 self._wake_up.clear()
                 self._forget_removed()
+                # one time for both questions: what comes due between them would wait for the next interval
+                now = self._now()
                 for path in self._registry.unproven():
-                    if path not in under_way and self._is_due(path):
+                    if path not in under_way and self._is_due(path, now):
                         under_way.add(path)
                         task = group.create_task(self._prove(path))
                         task.add_done_callback(_discard(under_way, path))
-                await wait(self._wake_up, self._pause())
+                await wait(self._wake_up, self._pause(now))
 
     async def canary(self, path: WorkerPath) -> str:
         """Send one canary over a path between admitted workers. Return its fault; empty if it passed."""
@@ -95,15 +97,18 @@ class PathProver:
             return "", 0
         return failure.why, failure.times
 
-    def _pause(self) -> float:
-        """Return the seconds until the next check: a failed canary may be due again before the interval is over."""
+    def _pause(self, now: float) -> float:
+        """Return the seconds from loop time `now` to the next check.
+
+        A failed canary may be due again before the interval is over.
+        """
         unproven = self._registry.unproven()
-        again = [self._failures[path].next_try - self._now() for path in unproven if path in self._failures]
+        again = [self._failures[path].next_try - now for path in unproven if path in self._failures]
         return min([self._interval, *(pause for pause in again if pause > 0)])
 
-    def _is_due(self, path: WorkerPath) -> bool:
+    def _is_due(self, path: WorkerPath, now: float) -> bool:
         failure = self._failures.get(path)
-        return failure is None or failure.starts != self._registry.starts(path) or failure.next_try <= self._now()
+        return failure is None or failure.starts != self._registry.starts(path) or failure.next_try <= now
 
     def _now(self) -> float:
         return self._dispatcher.attempts.now()

@@ -73,12 +73,14 @@ class WeightsProver:
         async with asyncio.TaskGroup() as self._group:
             while True:
                 self._wake_up.clear()
-                self._update()
+                # one time for both questions: what comes due between them would be forgotten
+                now = self._attempts.now()
+                self._update(now)
                 for start in self._starts.values():
-                    if start.worker.name not in self._busy and (self._todo(start) or self._surplus(start)):
+                    if start.worker.name not in self._busy and (self._todo(start, now) or self._surplus(start, now)):
                         self._busy.add(start.worker.name)
                         self._group.create_task(self._serve(start))
-                await wait(self._wake_up, self._pause())
+                await wait(self._wake_up, self._pause(now))
 
     def last_fault(self, worker: Worker, weights: TaskWeights) -> tuple[str, int]:
         """Return why weights failed last on this start of a worker, and how often in a row; empty and 0 if never."""
@@ -109,7 +111,7 @@ class WeightsProver:
 
     # --- what is to be done -----------------------------------------------------------------------------------------
 
-    def _update(self) -> None:
+    def _update(self, now: float) -> None:
         """Take over new starts of workers, and forget workers that left and weights that no task needs."""
         for name, start in list(self._starts.items()):
             if self._registry.workers.get(name) is not start.worker or start.has_ended:
@@ -121,19 +123,19 @@ class WeightsProver:
         needs = {start.pool: self._registry.weights.needed(start.pool) for start in self._starts.values()}
         names = {pool: {weights.name for weights in needed} for pool, needed in needs.items()}
         for start in self._starts.values():
-            start.note_needed(names[start.pool], self._attempts.now())
+            start.note_needed(names[start.pool], now)
         self._check.keep({weights for needed in needs.values() for weights in needed})
         for name, weights in list(self._failures):
             if name not in self._starts or weights not in needs[self._starts[name].pool]:
                 del self._failures[name, weights]
 
-    def _todo(self, start: WorkerStart) -> list[TaskWeights]:
-        """Return the weights to load into a worker now, or to prove there."""
+    def _todo(self, start: WorkerStart, now: float) -> list[TaskWeights]:
+        """Return the weights to load into a worker at loop time `now`, or to prove there."""
         if not start.is_current:
             return []
-        return [weights for weights in self._registry.weights.needed(start.pool) if self._is_due(start, weights)]
+        return [weights for weights in self._registry.weights.needed(start.pool) if self._is_due(start, weights, now)]
 
-    def _is_due(self, start: WorkerStart, weights: TaskWeights) -> bool:
+    def _is_due(self, start: WorkerStart, weights: TaskWeights, now: float) -> bool:
         worker = start.worker
         if self._registry.weights.is_proven(worker, weights) or weights in start.proving:
             return False
@@ -141,24 +143,24 @@ class WeightsProver:
         if weights_fault(worker.card, weights):
             return False
         failure = self._failures.get((worker.name, weights))
-        if failure is not None and failure.starts == (start.incarnation,) and failure.next_try > self._attempts.now():
+        if failure is not None and failure.starts == (start.incarnation,) and failure.next_try > now:
             return False
         # weights that the worker has wait for the first proven path
         return weights.name not in start.confirmed or bool(self._registry.weights.pairs(worker, weights))
 
-    def _surplus(self, start: WorkerStart) -> list[str]:
-        """Return the names of the weights to unload from a worker now."""
+    def _surplus(self, start: WorkerStart, now: float) -> list[str]:
+        """Return the names of the weights to unload from a worker at loop time `now`."""
         unneeded = start.unneeded() if start.is_current else {}
         if not unneeded:
             return []
         # a task may need them again since the last update, and a canary would make SGLang load an adapter again
         needed = {weights.name for weights in (*self._registry.weights.needed(start.pool), *start.proving)}
-        latest = self._attempts.now() - self._deadlines.weights_unload_pause
-        return [name for name, since in unneeded.items() if since <= latest and name not in needed]
+        pause = self._deadlines.weights_unload_pause
+        return [name for name, since in unneeded.items() if since + pause <= now and name not in needed]
 
-    def _pause(self) -> float | None:
-        """Return the seconds until the next pause of weights is over; None if there is none."""
-        now, pause = self._attempts.now(), self._deadlines.weights_unload_pause
+    def _pause(self, now: float) -> float | None:
+        """Return the seconds from loop time `now` until the next pause of weights is over; None if there is none."""
+        pause = self._deadlines.weights_unload_pause
         ends = [failure.next_try for failure in self._failures.values()]
         ends += [since + pause for start in self._starts.values() for since in start.unneeded().values()]
         # what is due already is under way, or waits for an event
@@ -169,7 +171,7 @@ class WeightsProver:
     async def _serve(self, start: WorkerStart) -> None:
         """Change the weights of one worker until nothing is to be done."""
         try:
-            while (todo := self._todo(start)) or self._surplus(start):
+            while (todo := self._todo(start, self._attempts.now())) or self._surplus(start, self._attempts.now()):
                 await self._load(start, todo)
                 await self._unload(start)
         finally:
@@ -235,7 +237,7 @@ class WeightsProver:
 
     async def _unload(self, start: WorkerStart) -> None:
         """Unload the weights that no task needs, unless requests of this router still use them."""
-        for name in self._surplus(start):
+        for name in self._surplus(start, self._attempts.now()):
             if any(uses_weights(a.pair, start.worker, name) and a.holds("prefill") for a in self._attempts):
                 # never due at once, or the loop would not end while the requests go on
                 start.keep_until(name, self._attempts.now() + self._deadlines.weights_use_check)

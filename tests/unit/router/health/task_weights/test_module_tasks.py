@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from dataclasses import replace
 from typing import Any
 
@@ -126,6 +127,17 @@ async def test_module_that_a_worker_refuses_delays_no_other_and_is_tried_again(s
     system["pool-0"].modules.faults.clear()
     await all_proven(system)
     assert (await system.get("/tasks"))[1]["tasks"]["math"]["unproven_modules"] == []
+
+
+@pytest.mark.parametrize("looks", range(1, 8))
+async def test_pause_that_ends_while_the_prover_looks_for_work_is_not_forgotten(start: Start, looks: int) -> None:
+    system = await begin(start, wait=False)
+    now, reads = asyncio.get_running_loop().time, itertools.count()
+    # the pause ends after this many looks at the clock
+    step = QUICK.canary_pause_min / (looks + 0.5)
+    system.router.dispatcher.attempts.now = lambda: now() + step * next(reads)
+    system["pool-0"].modules.faults[MATH] = "no such file"
+    await wait_until(lambda: len(failures(system)) > 20)
 
 
 @pytest.mark.invariant("I23")
