@@ -7,9 +7,10 @@ How to add a hook:
 
 1. Add a file to `cache/` (what a worker keeps), `transfer/` (KV on its way between workers), `first_token/` (requests
    whose first token the decode worker makes), `weights/` (4-bit weights on a CPU), `lora/` (adapters), `modules/`
-   (modules that take turns), `processes/` (a worker's own processes), or here. It has a module docstring that states
-   the change and its reason, the hook function, and a `Patch` (`patch.py`): the target, its parameters on each SGLang
-   version, the kind of hook, what the hook does on each version, and when the file can be removed.
+   (modules that take turns), `replay/` (answers that go on elsewhere), `processes/` (a worker's own processes), or
+   here. It has a module docstring that states the change and its reason, the hook function, and a `Patch`
+   (`patch.py`): the target, its parameters on each SGLang version, the kind of hook, what the hook does on each
+   version, and when the file can be removed.
 2. Add the `Patch` to `ALL` below.
 3. Add every name of SGLang that the hook calls, reads or sets to `USES` in `engine_names.py`.
 4. Add a test of the hook function to `tests/unit/patches/`, and of its effect to `tests/engine/`.
@@ -32,6 +33,7 @@ from sun_sglang.patches.lora import cold_loads, lora_host_memory, verified_load
 from sun_sglang.patches.modules import held, turns
 from sun_sglang.patches.patch import Patch
 from sun_sglang.patches.processes import fork_schedulers, idle_controller, waiting_scheduler
+from sun_sglang.patches.replay import forced_tokens, stream_tokens
 from sun_sglang.patches.transfer import first_ids_row, host_indices, keyed_transfer, nixl_dram
 from sun_sglang.patches.versions import installed_version, require_plugin_selected, require_supported
 from sun_sglang.patches.weights import apply, dtypes, load, schemes
@@ -77,6 +79,11 @@ ALL: tuple[Patch, ...] = (
     penalties.PATCH,
     prompt_logprobs.TOKEN,
     prompt_logprobs.ROW,
+    stream_tokens.PATCH,
+    forced_tokens.BATCH,
+    forced_tokens.SAMPLE,
+    forced_tokens.LOGPROBS,
+    forced_tokens.REPLACE,
     schemes.PATCH,
     dtypes.PATCH,
     load.PATCH,

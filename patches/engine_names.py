@@ -13,6 +13,7 @@ from sun_sglang.patches.engine_use import Use
 from sun_sglang.patches.first_token.engine_names import USES as FIRST_TOKEN
 from sun_sglang.patches.lora.engine_names import USES as LORA
 from sun_sglang.patches.modules.engine_names import USES as MODULES
+from sun_sglang.patches.replay.engine_names import USES as REPLAY
 from sun_sglang.patches.versions import installed_version
 
 _SRT = "sglang.srt"
@@ -247,6 +248,7 @@ USES = (
     *FIRST_TOKEN,
     *LORA,
     *MODULES,
+    *REPLAY,
 )
 # the routes of a worker that the router, the launcher and the worker card use, besides those of clients
 ROUTES = (

@@ -27,7 +27,7 @@ from typing import Final, NamedTuple
 
 from sun_sglang.contracts.first_token import mark_decode_first, read_mark
 
-HOOK: Final = "replay.read"
+HOOK: Final = "stream_tokens"
 """The name of the hook by which an SGLang worker reads the mark, as the worker's card reports it."""
 
 # no namespace begins with `@`: it begins with the name of a pool

@@ -101,6 +101,7 @@ def serve(argv: Sequence[str]) -> None:
     from sglang.srt.server_args import prepare_server_args
     from sglang.srt.utils import kill_process_tree
 
+    from sun_sglang.patches.replay.stream_tokens import TokenReports
     from sun_sglang.patches.versions import installed_version
 
     server_args = prepare_server_args(list(argv))
@@ -109,6 +110,7 @@ def serve(argv: Sequence[str]) -> None:
     modules = ModulesPage(os.environ)
     page = CardPage(installed_version() or "", modules.limits)
     add_routes(http_server, page, AdaptersPage(os.environ), modules)
+    http_server.app.add_middleware(TokenReports)
     if key := read_key(os.environ):
         http_server.app.add_middleware(WorkerKeyMiddleware, key=key)
     try:

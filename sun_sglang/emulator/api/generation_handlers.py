@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 import orjson
 from aiohttp import web
 
+from sun_sglang.contracts.replay import tokens_comment
 from sun_sglang.emulator.api.json_reply import json_reply
 from sun_sglang.emulator.api.responses import Responses
 from sun_sglang.emulator.engine.adapter_files import AdapterRefusedError
@@ -154,6 +155,8 @@ class GenerationHandlers:
         while True:
             await generation.wait_change()
             events = b"".join(self._responses.events(generation, tokens, characters))
+            if generation.request.repeated is not None and len(generation.tokens) > tokens:
+                events = tokens_comment(generation.tokens[tokens:]) + events
             tokens, characters = len(generation.tokens), len(generation.text)
             finished = generation.finish is not None
             if finished:

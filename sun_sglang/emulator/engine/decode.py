@@ -206,7 +206,8 @@ class DecodeEngine(Engine):
         self.total_tokens += 1
         if made < generation.request.limit:
             generation.retractions = self.scheduler.retractions(generation.request.rid)
-        if generation.append(token_at(leg.seed, made - 1, leg.vocab_size)):
+        given, place = generation.request.repeated or (), made - 1
+        if generation.append(given[place] if place < len(given) else token_at(leg.seed, place, leg.vocab_size)):
             self._clear(leg)
 
     def _end(self, leg: _Leg, why: str) -> None:

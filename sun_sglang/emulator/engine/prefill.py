@@ -164,7 +164,7 @@ class PrefillEngine(Engine):
         assert request.room is not None
         ready = self._ready[request.room]
         seed = generation_seed(self._weights_of(generation), request.prefilled, revision_of(generation))
-        first = token_at(seed, 0, self._vocab_size)
+        first = request.repeated[0] if request.repeated else token_at(seed, 0, self._vocab_size)
         if ready.link is not None and not ready.link.send(
             op="kv", room=request.room, seed=seed, vocab=self._vocab_size, cached=generation.cached
         ):

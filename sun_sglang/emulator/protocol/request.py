@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 GENERATE, COMPLETIONS, CHAT = "/generate", "/v1/completions", "/v1/chat/completions"
@@ -51,6 +52,8 @@ class GenerationRequest:
         decode_first: whether the decode worker makes the first token (`contracts/first_token.py`).
         adapter: name of the LoRA adapter; None for none.
         module: revision of the module that its namespace names; None for the worker's own model.
+        repeated: the first output tokens, where they are given; None if the request does not report its tokens
+            (`contracts/replay.py`).
     """
 
     endpoint: str
@@ -75,6 +78,7 @@ class GenerationRequest:
     decode_first: bool = False
     adapter: str | None = None
     module: str | None = None
+    repeated: Sequence[int] | None = None
 
     @property
     def prefilled(self) -> tuple[int, ...]:
