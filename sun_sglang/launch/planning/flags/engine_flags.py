@@ -19,6 +19,11 @@ _CANONICAL = {
     "attention_data_parallel_size": "attn_dp_size",
 }
 
+# flags that give a request power over a worker: what they do, and what to use instead
+_REFUSED = {
+    "enable_custom_logit_processor": ("makes workers run pickled code from requests", "remove it, and use `logit_bias`")
+}
+
 
 def canonical_flags(flags: Mapping[str, Any]) -> dict[str, Any]:
     """Return flags with one name for each that the planner reads, such as `tp_size` for `tensor_parallel_size`."""
@@ -38,7 +43,8 @@ def check_flags(sources: Iterable[tuple[str, EngineFlags]], schema: FlagSchema) 
         schema: SGLang's flags.
 
     Raises:
-        TopologyError: a flag is unknown (the message lists close matches), or SGLang would refuse its value.
+        TopologyError: a flag is unknown (the message lists close matches), SGLang would refuse its value, or requests
+            could run code on a worker with it.
     """
     for where, flags in sources:
         for key, value in flags.items():
@@ -70,6 +76,8 @@ def _check_flag(where: str, key: str, value: Any, schema: FlagSchema) -> None:
         raise TopologyError(where, f"SGLang {schema.version} has no such flag", fix)
     if value is None:
         return
+    if key in _REFUSED and value is not False:
+        raise TopologyError(where, *_REFUSED[key])
     if flag.kind in ("switch", "on_off"):
         if not isinstance(value, bool):
             raise TopologyError(where, f"is a switch (got {value!r})", "write `true` or `false`")

@@ -22,6 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", type=str, choices=["auto", "float32"])
     parser.add_argument("--level", type=int, choices=[0, 1])
     parser.add_argument("--enable-x", action="store_true")
+    parser.add_argument("--enable-custom-logit-processor", action="store_true")
     parser.add_argument("--strict", action=argparse.BooleanOptionalAction)
     parser.add_argument("--paths", type=str, nargs="+")
     parser.add_argument("--json-list", type=json.loads)
@@ -57,7 +58,7 @@ values = st.fixed_dictionaries(
 def test_sglang_reads_what_the_topology_says(flags: dict[str, Any]) -> None:
     argv = to_argv(flags, schema_of(build_parser(), "1.2.3"))
     read = vars(build_parser().parse_args(argv))
-    asked = {key: flags.get(key, False if key == "enable_x" else None) for key in read}
+    asked = {key: flags.get(key, False if key.startswith("enable_") else None) for key in read}
     assert read == asked
 
 
@@ -94,6 +95,10 @@ def test_other_names_of_a_flag_are_one_flag() -> None:
         ("tp_size: true", "engine.tp_size: must be a whole number (got True)"),
         ("mem_fraction: most", "engine.mem_fraction: must be a number (got 'most')"),
         ("enable_x: 1", "engine.enable_x: is a switch (got 1); write `true` or `false`"),
+        (
+            "enable_custom_logit_processor: true",
+            "engine.enable_custom_logit_processor: makes workers run pickled code from requests; remove it, ",
+        ),
         ("log_level: true", "engine.log_level: must be a value, not a switch (got True)"),
         ("paths: []", "engine.paths: is an empty list; name at least one value, or remove it"),
         ("paths: [true]", "engine.paths: must be a value, not a switch (got True)"),
@@ -107,7 +112,15 @@ def test_a_flag_that_sglang_would_refuse_is_named(flags: str, message: str, sche
 
 @pytest.mark.parametrize(
     "flags",
-    ["tp_size: 2", "tensor_parallel_size: 2", "mem_fraction: 1", "strict: false", "dtype: null", "json_list: [1]"],
+    [
+        "tp_size: 2",
+        "tensor_parallel_size: 2",
+        "mem_fraction: 1",
+        "strict: false",
+        "dtype: null",
+        "json_list: [1]",
+        "enable_custom_logit_processor: false",
+    ],
 )
 def test_a_flag_that_sglang_takes_passes(flags: str, schema: FlagSchema) -> None:
     check_flags(topology_with(flags).engines(), schema)
