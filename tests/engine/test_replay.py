@@ -153,13 +153,13 @@ async def test_state_that_depends_on_the_answer_is_that_of_an_unbroken_run(
 async def test_token_after_given_ones_is_sampled_from_its_own_distribution(
     raw: httpx.AsyncClient, deployment: Deployment, task_references: dict[str, Reference]
 ) -> None:
-    prompt, given, draws = some_tokens(7200, 12), [40, 41, 42], 150
-    params = {"temperature": 2.0, "max_new_tokens": len(given) + 1, "ignore_eos": True}
+    prompt, given, draws, temperature = some_tokens(7200, 12), [40, 41, 42], 200, 1.4
+    params = {"temperature": temperature, "max_new_tokens": len(given) + 1, "ignore_eos": True}
     fields = {"sampling_params": params, "extra_key": mark_replay("draws", given)}
     replies = await gather(*(ask_pair(raw, deployment, "llama-a-0", prompt, **fields) for _ in range(draws)))
     drawn = Counter(reply["output_ids"][-1] for reply in replies)
     assert all(reply["output_ids"][:-1] == given for reply in replies)
-    expected = (logits(task_references["llama-a"], prompt, [*given, 0])[-1] / 2.0).softmax(-1) * draws
+    expected = (logits(task_references["llama-a"], prompt, [*given, 0])[-1] / temperature).softmax(-1) * draws
     # cells of at least five expected draws, and one for all the others
     cells = [(drawn[token], float(count)) for token, count in enumerate(expected) if count >= 5]
     assert len(cells) > 3, "the distribution is wide enough to test"
