@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,9 +12,9 @@ import aiohttp
 import psutil
 
 from sun_sglang.bench.polling import wait_until
-from sun_sglang.bench.processes import router_command
 from sun_sglang.contracts.module import ModuleRef
 from sun_sglang.emulator.protocol.fake_tokens import expected_tokens
+from tests.support.forked import ForkedProcess
 from tests.support.ports import PORTS
 from tests.system.faults.connections import kill
 
@@ -57,7 +54,7 @@ class Worker:
         self._environment = environment
         self._model = model
         self._log = directory / f"{name}.log"
-        self.process: subprocess.Popen[bytes]
+        self.process: ForkedProcess
 
     def start(self) -> None:
         """Start a process on the worker's port, with a bootstrap port of its own."""
@@ -69,11 +66,9 @@ class Worker:
             **{f"sim_{k}": v for k, v in EMULATION.items()},
             **self.flags,
         }
-        argv = [sys.executable, "-m", "sun_sglang.emulator.worker", "--disaggregation-decode-enable-radix-cache"]
+        argv = ["--disaggregation-decode-enable-radix-cache"]
         argv += [part for k, v in flags.items() for part in ("--" + k.replace("_", "-"), str(v))]
-        with self._log.open("ab") as log:
-            environment = {**os.environ, **self._environment}
-            self.process = subprocess.Popen(argv, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        self.process = ForkedProcess("sun_sglang.emulator.worker", argv, self._log, self._environment)
 
     def end(self) -> None:
         """Kill the process, and wait until it has ended."""
@@ -82,8 +77,7 @@ class Worker:
 
     def pause(self) -> None:
         """Stop the process, and wait until it has stopped."""
-        self.process.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED)
+        self.process.pause(PATIENCE_S)
 
     def resume(self) -> None:
         """Continue a process that was stopped."""
@@ -113,7 +107,7 @@ class Cluster:
             timeout=aiohttp.ClientTimeout(total=2 * PATIENCE_S),
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=0.5),
         )
-        self.router: subprocess.Popen[bytes]
+        self.router: ForkedProcess
         self._fleet = {**fleet, "router": {**fleet["router"], "port": self.port}}
         self._file = directory / "fleet.json"
         self._log = directory / "router.log"
@@ -125,11 +119,7 @@ class Cluster:
     def start_router(self, descriptors: int | None = None) -> None:
         """Start a router process on the cluster's port; `descriptors` limits its open files."""
         self._file.write_text(json.dumps(self._fleet))
-        command = router_command(str(self._file))
-        if descriptors is not None:
-            command = ["sh", "-c", f'ulimit -n {descriptors} && exec "$@"', "sh", *command]
-        with self._log.open("ab") as log:
-            self.router = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        self.router = ForkedProcess("sun_sglang.router", [str(self._file)], self._log, descriptors=descriptors)
 
     def kill(self, name: str) -> None:
         """Kill a worker; return when the router has closed its connections to it."""

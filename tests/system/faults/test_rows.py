@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import signal
 from collections.abc import Callable
@@ -709,8 +708,7 @@ async def test_fault_29_a_router_that_was_paused_blames_nobody(start: Start) -> 
     await wait_until(lambda: cluster.has_work("other-0"))
     asked.append(asyncio.create_task(cluster.exact("math")))
     await wait_until(lambda: queued(cluster, "math", 1))
-    cluster.router.send_signal(signal.SIGSTOP)
-    await asyncio.to_thread(os.waitid, os.P_PID, cluster.router.pid, os.WSTOPPED)
+    await asyncio.to_thread(cluster.router.pause, PATIENCE_S)
     # the pause itself
     await asyncio.sleep(2.5 * limit)
     for name in ("base-0", "other-0"):
