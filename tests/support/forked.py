@@ -5,6 +5,7 @@ A process of its own takes a second of CPU time for its imports, and a test of f
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import resource
@@ -107,10 +108,14 @@ def _run(
     os.close(output)
     sys.argv = [program, *arguments]
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    if program == "sun_sglang.router":
-        from sun_sglang.router import __main__ as router
+    try:
+        if program == "sun_sglang.router":
+            from sun_sglang.router import __main__ as router
 
-        sys.exit(router.main(arguments))
-    from sun_sglang.emulator import worker
+            sys.exit(router.main(arguments))
+        from sun_sglang.emulator import worker
 
-    worker.main(arguments)
+        worker.main(arguments)
+    finally:
+        # multiprocessing ends its processes without these, and OpenTelemetry sends its last spans there
+        atexit._run_exitfuncs()
