@@ -103,20 +103,20 @@ async def read_body(http: web.Request, model: type[_Model]) -> _Model:
 
 
 @web.middleware
-async def _check_peer(http: web.Request, handler: _Handler) -> web.StreamResponse:
+async def _check_peer(request: web.Request, handler: _Handler) -> web.StreamResponse:
     # the file's permissions say the same, and a directory may ignore them (a mount without owners)
-    connection = http.transport.get_extra_info("socket") if http.transport is not None else None
+    connection = request.transport.get_extra_info("socket") if request.transport is not None else None
     own = os.geteuid()
     if connection is None or (uid := peer_uid(connection)) != own:
         found = "the client has left" if connection is None else f"not user {uid}"
         return _error(403, f"only the launcher's own user ({own}) may control it, {found}")
-    return await handler(http)
+    return await handler(request)
 
 
 @web.middleware
-async def _report_errors(http: web.Request, handler: _Handler) -> web.StreamResponse:
+async def _report_errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
     try:
-        return await handler(http)
+        return await handler(request)
     except UserError as e:
         return _error(400, str(e))
     except LaunchError as e:

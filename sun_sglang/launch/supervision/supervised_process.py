@@ -1,8 +1,8 @@
 """Keep one process running: start it, wait for its end, start it again after a pause that grows.
 
-A process that refuses to run is not started again, unless `restart` asks for it. An end before the process served is an
-early end: the next start will probably end the same way, so the last lines of its log are kept for the user. An end that
-`restart` caused is none, and no pause follows it.
+A process that refuses to run is not started again, unless `restart` asks for it. An end before the process served is
+an early end: the next start will probably end the same way, so the last lines of its log are kept for the user. An end
+that `restart` caused is not an early end, and no pause follows it.
 """
 
 from __future__ import annotations

@@ -490,17 +490,17 @@ async def test_restart_begins_the_next_start_at_once_and_counts_as_no_early_end(
     assert diary.phases[:4] == [Phase.RUNNING, Phase.STOPPING, Phase.RESTARTING, Phase.RUNNING]
 
 
-async def stubborn(ready: Path) -> LocalRunning:
+async def stubborn() -> LocalRunning:
     """Return a process that ignores SIGTERM."""
-    code = f"trap '' TERM; touch {ready}; sleep 600"
-    process = await asyncio.create_subprocess_exec("sh", "-c", code, process_group=0)
-    while not ready.exists():  # noqa: ASYNC110 - another process makes it
-        await asyncio.sleep(0)
+    code = "trap '' TERM; echo ready; sleep 600"
+    process = await asyncio.create_subprocess_exec("sh", "-c", code, process_group=0, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout is not None
+    await process.stdout.readline()
     return running_of(process.pid, process.wait())
 
 
-async def test_restart_kills_a_process_that_ignores_the_signal(state: ProcessState, tmp_path: Path) -> None:
-    diary = Diary(state, lambda restarts: sleeper() if restarts else stubborn(tmp_path / "ready"))
+async def test_restart_kills_a_process_that_ignores_the_signal(state: ProcessState) -> None:
+    diary = Diary(state, lambda restarts: sleeper() if restarts else stubborn())
     async with diary.running():
         await diary.until(Phase.RUNNING)
         await diary.process.restart(grace=0)
@@ -575,12 +575,12 @@ async def test_restart_whose_preparation_fails_pauses_before_it_is_tried_again(
     assert pauses == [1, 2]
 
 
-async def test_stop_during_a_restart_starts_nothing_more(state: ProcessState, tmp_path: Path) -> None:
+async def test_stop_during_a_restart_starts_nothing_more(state: ProcessState) -> None:
     starts: list[int] = []
 
     async def start(restarts: int) -> Running:
         starts.append(restarts)
-        return await stubborn(tmp_path / "ready")
+        return await stubborn()
 
     diary = Diary(state, start)
     async with diary.running():
