@@ -493,9 +493,11 @@ async def test_restart_begins_the_next_start_at_once_and_counts_as_no_early_end(
 async def stubborn() -> LocalRunning:
     """Return a process that ignores SIGTERM."""
     code = "trap '' TERM; echo ready; sleep 600"
-    process = await asyncio.create_subprocess_exec("sh", "-c", code, process_group=0, stdout=asyncio.subprocess.PIPE)
-    assert process.stdout is not None
-    await process.stdout.readline()
+    read, write = os.pipe()
+    process = await asyncio.create_subprocess_exec("sh", "-c", code, process_group=0, stdout=write)
+    os.close(write)
+    assert await asyncio.to_thread(os.read, read, 16) == b"ready\n"
+    os.close(read)
     return running_of(process.pid, process.wait())
 
 
