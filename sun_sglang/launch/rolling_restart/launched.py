@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from sun_sglang.launch.planning.kv_transfer import KvTransfer
 from sun_sglang.launch.router_client import RouterClient
 from sun_sglang.launch.state import Phase
-from sun_sglang.launch.supervision.readiness import Limits
-from sun_sglang.launch.supervision.supervised_process import SupervisedProcess
+from sun_sglang.launch.supervision.readiness import Limits, Supervised
+
+
+class Restartable(Supervised, Protocol):
+    """The part of a supervised process that a restart uses."""
+
+    @property
+    def restart_pending(self) -> bool: ...  # noqa: D102 - the start that `restart` asked for has not begun
+
+    async def restart(self, grace: float) -> None: ...  # noqa: D102 - end the present start; the next one follows
 
 
 class Launched(NamedTuple):
@@ -25,7 +33,7 @@ class Launched(NamedTuple):
         logs: directory of the logs.
     """
 
-    processes: Mapping[str, SupervisedProcess]
+    processes: Mapping[str, Restartable]
     phase: Callable[[], Phase]
     connect: Callable[[], RouterClient]
     limits: Limits

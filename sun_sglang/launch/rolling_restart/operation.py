@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,9 +30,15 @@ _POLL = 0.2
 # a router process replies late on a busy machine, and a change reaches all of them within half a second
 _SETTLED_WITHIN = 30.0
 
+_LOG = logging.getLogger(__name__)
+
 
 class _CancelledError(Exception):
     """The user asked for an end, and the present worker still runs as before."""
+
+
+class _RemovedError(LaunchError):
+    """The worker has left the router's fleet, so there is nothing to put back."""
 
 
 class RollingRestart:
@@ -94,8 +101,14 @@ class RollingRestart:
                 self._emit(self._done[-1])
             except _CancelledError:
                 break
+            except _RemovedError as e:
+                return self.outcome(str(e))
             except SunError as e:
                 return self.outcome(await self._after_failure(name, str(e)))
+            except Exception as e:
+                _LOG.exception("the restart of %s failed", name)
+                defect = f"a defect of the launcher ({e!r}); its output has the traceback"
+                return self.outcome(await self._after_failure(name, defect))
         return self.outcome()
 
     def outcome(self, reason: str = "") -> Outcome:
@@ -274,8 +287,8 @@ def _worker(report: TasksReport, name: str) -> WorkerReport:
     """Return a worker of a report.
 
     Raises:
-        LaunchError: it has left the fleet.
+        _RemovedError: it has left the fleet.
     """
     if (found := report.workers.get(name)) is None:
-        raise LaunchError(f"`{name}` was removed from the router's fleet meanwhile")
+        raise _RemovedError(f"`{name}` was removed from the router's fleet meanwhile")
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
 
@@ -18,8 +17,6 @@ from sun_sglang.launch.state import Phase
 
 # shorter than a client's limit between two lines
 _REPEAT_S = 5.0
-
-_LOG = logging.getLogger(__name__)
 
 
 class Restarts:
@@ -94,9 +91,6 @@ class Restarts:
                 outcome = await restart.run()
             except asyncio.CancelledError:
                 outcome = restart.outcome("the deployment is stopping, and its workers end")
-            except Exception as e:
-                _LOG.exception("the restart of workers failed")
-                outcome = restart.outcome(f"a defect of the launcher ({e!r}); its output has the traceback")
         events.put_nowait(outcome)
 
 
