@@ -48,6 +48,8 @@ class WorkerReport(_Report):
         incarnation: identifies the start of its process; None while its card has not been read.
         in_flight: its requests, from any client or router process.
         modules: the modules between which it changes; None for a worker that takes none, or has not reported any.
+        agreed: whether every process of the router reports this state and this start of it. A change reaches all of
+            them within half a second.
     """
 
     name: str
@@ -57,6 +59,7 @@ class WorkerReport(_Report):
     incarnation: str | None
     in_flight: int
     modules: WorkerModules | None = None
+    agreed: bool = True
 
 
 class PoolReport(_Report):

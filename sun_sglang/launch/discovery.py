@@ -6,6 +6,7 @@ A deployment keeps all of its files in one run directory:
     fleet.json        what the router serves
     admin.key         the launcher's own key for the router
     worker.key        the key that the workers require
+    control.sock      commands to the launcher, from its user alone (`control/`)
     launch.lock       held by the launcher that uses the directory (`claim.py`)
     logs/             one file for each process; earlier runs are in logs-DATE-TIME-NUMBER/
     supervisor.log    output of the launcher where it runs detached
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sun_sglang.errors import UserError
-from sun_sglang.launch.state import DeploymentState, read_state
+from sun_sglang.launch.state import DeploymentState, Phase, read_state
 
 
 class Deployment(NamedTuple):
@@ -78,7 +79,8 @@ def running_deployment(file: Path | None, run_dir: Path | None) -> Deployment:
     """
     found = running_deployments(file, run_dir)
     if not found:
-        raise UserError(not_running(file or run_dir))
+        directory = run_dir or (run_dir_of(file) if file is not None else None)
+        raise UserError(not_running(file or run_dir) + _killed(directory))
     if len(found) > 1:
         raise UserError(f"several deployments run; name one: {', '.join(str(d.state.topology) for d in found)}")
     return found[0]
@@ -87,6 +89,14 @@ def running_deployment(file: Path | None, run_dir: Path | None) -> Deployment:
 def not_running(named: Path | None) -> str:
     """Return the sentence for a deployment that does not run, or for a machine on which none runs."""
     return f"{named} is not running" if named is not None else "no deployment is running"
+
+
+def _killed(run_dir: Path | None) -> str:
+    """Return the end of a sentence about a deployment whose launcher was killed; empty where it ended by itself."""
+    state = read_state(run_dir) if run_dir is not None else None
+    if state is None or state.alive or state.phase in (Phase.STOPPED, Phase.FAILED):
+        return ""
+    return f": its launcher (pid {state.pid}) is gone, and its workers with it; `sun launch` starts it again"
 
 
 def known_deployments() -> Iterator[Deployment]:

@@ -1,7 +1,8 @@
 """Keep one process running: start it, wait for its end, start it again after a pause that grows.
 
-A process that refuses to run is not started again. An end before the process served is an early end: the next start
-will probably end the same way, so the last lines of its log are kept for the user.
+A process that refuses to run is not started again, unless `restart` asks for it. An end before the process served is
+an early end: the next start will probably end the same way, so the last lines of its log are kept for the user. An end
+that `restart` caused is not an early end, and no pause follows it.
 """
 
 from __future__ import annotations
@@ -82,25 +83,58 @@ class SupervisedProcess:
         self._began = 0.0
         self._log_end = b""
         self._stopping = asyncio.Event()
+        # the present start, or the pause before the next one, is to end
+        self._again = asyncio.Event()
+        self._restart_pending = False
         self._grace = 0.0
 
+    @property
+    def restart_pending(self) -> bool:
+        """Whether `restart` was called and the start that it asked for has not begun."""
+        return self._restart_pending
+
     async def run(self) -> None:
-        """Keep it running until `stop`, or until it refuses to run."""
+        """Keep it running until `stop`. A process that refuses to run waits for `stop` or `restart`."""
         while not self._stopping.is_set():
             self._began = time.monotonic()
             end = await self._run_once()
             if self._stopping.is_set():
                 break
-            if self.refusal is not None:
+            planned = self._again.is_set()
+            self._again.clear()
+            if planned:
+                self.refusal = None
+            elif self.refusal is not None:
                 self.set(phase=Phase.FAILED, pid=0, detail=self.refusal)
-                return
-            early = not self._served and not self._is_steady()
+                await self._pause(None)
+                if self._stopping.is_set():
+                    return
+                planned = True
+            early = not planned and not self._served and not self._is_steady()
             self.early_ends = self.early_ends + 1 if early else 0
             log_end = last_lines(self._log_end, _LOG_END_LINES) if early else ""
+            detail = f"restarted on request ({end})" if planned and end else end
             restarts = self.state.restarts + 1
-            self.set(phase=Phase.RESTARTING, pid=0, detail=end, log_end=log_end, restarts=restarts)
-            await self._pause(pause_before(max(1, self.early_ends)))
+            self.set(phase=Phase.RESTARTING, pid=0, detail=detail, log_end=log_end, restarts=restarts)
+            if not planned:
+                await self._pause(pause_before(max(1, self.early_ends)))
         self.set(phase=Phase.STOPPED, pid=0)
+
+    async def restart(self, grace: float) -> None:
+        """End the present start, so that `run` begins the next one at once; that end counts as no failure.
+
+        A process that waits before its next start, or that refuses to run, is started at once, too.
+
+        Args:
+            grace: seconds between SIGTERM and SIGKILL.
+        """
+        if self._stopping.is_set():
+            return
+        self.early_ends, self.refusal = 0, None
+        self._grace, self._restart_pending = grace, True
+        self._again.set()
+        if self._running is not None:
+            await self._end(self._running, grace)
 
     def serves(self, incarnation: str) -> None:
         """Note that a start was proven, so its end will not be an early one.
@@ -126,7 +160,7 @@ class SupervisedProcess:
         self._grace = grace
         self._stopping.set()
         if self._running is not None:
-            await self._end(self._running)
+            await self._end(self._running, grace)
 
     def set(self, **changes: object) -> None:
         """Change fields of `state`."""
@@ -141,6 +175,9 @@ class SupervisedProcess:
             await self._free()
             if self._stopping.is_set():
                 return ""
+            # this start is the one that `restart` asked for
+            self._again.clear()
+            self._restart_pending = False
             running = await self._start(self.state.restarts)
         except RefusedError as e:
             self.refusal = str(e)
@@ -152,8 +189,8 @@ class SupervisedProcess:
             return str(e)
         self._running = self._leaving = running
         self.set(phase=Phase.RUNNING, pid=running.pid)
-        if self._stopping.is_set():
-            await self._end(running)
+        if self._stopping.is_set() or self._again.is_set():
+            await self._end(running, self._grace)
         try:
             return await self._wait_for_end(running)
         except PlaceLostError as e:
@@ -207,21 +244,22 @@ class SupervisedProcess:
                 self._lost = False
             preparing.cancel()
 
-    async def _end(self, running: Running) -> None:
+    async def _end(self, running: Running, grace: float) -> None:
         self.set(phase=Phase.STOPPING)
         # `run` reports the loss of a machine
         with suppress(PlaceLostError):
             await running.send(signal.SIGTERM)
             try:
-                async with asyncio.timeout(self._grace):
+                async with asyncio.timeout(grace):
                     await running.wait()
             except TimeoutError:
                 await running.send(signal.SIGKILL)
                 await running.wait()
 
-    async def _pause(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
-        except TimeoutError:
-            return
+    async def _pause(self, seconds: float | None) -> None:
+        """Wait, for ever where `seconds` is None, until `stop` or `restart` is called."""
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._stopping, self._again)]
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        self._again.clear()

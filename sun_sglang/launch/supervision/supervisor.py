@@ -13,8 +13,11 @@ from typing import TextIO
 from sun_sglang.contracts.fleet_file import Fleet, FleetWorker, write_fleet
 from sun_sglang.contracts.tasks_report import TasksReport
 from sun_sglang.errors import LaunchError, UserError
+from sun_sglang.launch.control.server import ControlServer
 from sun_sglang.launch.places.place import Place, Running, Slot, needs_of
 from sun_sglang.launch.planning.plan import ADMIN_KEY, WORKER_KEY, LaunchPlan, RouterPlan, WorkerPlan
+from sun_sglang.launch.rolling_restart.launched import Launched
+from sun_sglang.launch.rolling_restart.restarts import Restarts
 from sun_sglang.launch.router_access import new_key, read_access
 from sun_sglang.launch.router_client import RouterClient
 from sun_sglang.launch.state import DeploymentState, Phase, ProcessState, write_state
@@ -69,6 +72,10 @@ class Supervisor:
         self._slots: dict[str, Slot] = {}
         self._routers = [self._supervised_router(plan.router, i) for i in range(plan.router.processes)]
         self._workers = {worker.name: self._supervised_worker(worker) for worker in plan.workers}
+        self._restarts = Restarts(
+            Launched(self._workers, lambda: self._phase, self._connect, limits, plan.transfer, plan.router.log.parent)
+        )
+        self._control = ControlServer(plan.run_dir, self._restarts.routes())
 
     @property
     def state(self) -> DeploymentState:
@@ -98,13 +105,16 @@ class Supervisor:
 
         Raises:
             LaunchError: a process ended again and again before the deployment was ready, a worker refuses to run,
-                canaries over a path kept failing in one way, the place has no room, or the disk is full.
+                canaries over a path kept failing in one way, the place has no room, the disk is full, or the directory
+                takes no socket.
         """
         try:
+            await self._control.open()
             await self._place.open()
             await self._prepare()
             await self._run()
         finally:
+            await self._control.close()
             await self._place.close()
             self._claimed.close()
 
@@ -123,7 +133,7 @@ class Supervisor:
     async def _run(self) -> None:
         supervising = [asyncio.create_task(process.run()) for process in self._processes]
         try:
-            async with RouterClient(self.plan.router.url, read_access(self.plan.run_dir)) as client:
+            async with self._connect() as client:
                 await self._watch(client)
         except LaunchError as e:
             self._enter(Phase.FAILED, str(e).splitlines()[0])
@@ -169,6 +179,7 @@ class Supervisor:
     async def _shut_down(self) -> None:
         if self._phase != Phase.FAILED:
             self._enter(Phase.STOPPING)
+        await self._restarts.close()
         # the router first: it lets requests in flight finish while their workers still run
         router_grace = self.plan.router.drain_timeout + self._limits.router_grace
         await asyncio.gather(*(process.stop(router_grace) for process in self._routers))
@@ -188,6 +199,9 @@ class Supervisor:
             # a full disk must not end what runs; the next change writes the state again
             self._unwritten = f"its state cannot be written: {e}"
         self._on_change(self.state, self.report)
+
+    def _connect(self) -> RouterClient:
+        return RouterClient(self.plan.router.url, read_access(self.plan.run_dir))
 
     def _supervised_worker(self, worker: WorkerPlan) -> SupervisedProcess:
         state = _new_state(worker.name, worker.pool, worker.role, "", worker.log)
@@ -213,7 +227,7 @@ class Supervisor:
         await self._place.release(self._slots[worker.name])
         try:
             slot = await self._reserve(worker)
-            async with RouterClient(self.plan.router.url, read_access(self.plan.run_dir)) as client:
+            async with self._connect() as client:
                 if worker.name in {known["name"] for known in await client.workers()}:
                     await client.remove_worker(worker.name, force=True)
                 await client.add_worker(worker.name, worker.pool, slot.address.url, self._worker_key)

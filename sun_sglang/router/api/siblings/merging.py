@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sun_sglang.contracts.tasks_report import TaskReport, TasksReport
+from sun_sglang.contracts.tasks_report import PoolReport, TaskReport, TasksReport, WorkerReport
 
 
 def merge_tasks(own: TasksReport, others: Sequence[TasksReport | None]) -> TasksReport:
@@ -12,7 +12,7 @@ def merge_tasks(own: TasksReport, others: Sequence[TasksReport | None]) -> Tasks
 
     A task is ready where it is ready in every process, and moving where one process serves it otherwise than this one.
     Its requests in flight and in the queue are added up, and a path, an adapter or a module is unproven where any
-    process has not proven it.
+    process has not proven it. A worker is agreed where every process replied and reports it alike.
 
     Args:
         own: the report of this process, which names the tasks.
@@ -21,17 +21,44 @@ def merge_tasks(own: TasksReport, others: Sequence[TasksReport | None]) -> Tasks
     if not others:
         return own
     known = [report for report in others if report is not None]
-    tasks = {name: _merge_task(task, [report.tasks.get(name) for report in known]) for name, task in own.tasks.items()}
+    elsewhere = [report.workers if report is not None else {} for report in others]
+    # hundreds of tasks may share a few pools
+    sides = {side.pool: side for task in own.tasks.values() for side in (task.prefill, task.decode)}
+    pools = {name: _merge_pool(side, elsewhere) for name, side in sides.items()}
+    tasks = {
+        name: _merge_task(task, [report.tasks.get(name) for report in known], pools) for name, task in own.tasks.items()
+    }
     ready = own.ready and all(report is not None and report.ready for report in others)
     return own.model_copy(update={"ready": ready, "tasks": tasks})
 
 
-def _merge_task(own: TaskReport, others: Sequence[TaskReport | None]) -> TaskReport:
-    """Return one report of a task. `others`: None for a process that does not serve the task, or not yet."""
+def _merge_pool(own: PoolReport, elsewhere: Sequence[Mapping[str, WorkerReport]]) -> PoolReport:
+    """Return one report of a pool. `elsewhere`: the workers by name that each other process reports."""
+    workers = (
+        worker.model_copy(update={"agreed": all(_alike(worker, known.get(worker.name)) for known in elsewhere)})
+        for worker in own.workers
+    )
+    return own.model_copy(update={"workers": tuple(workers)})
+
+
+def _alike(own: WorkerReport, other: WorkerReport | None) -> bool:
+    return other is not None and (own.state, own.incarnation) == (other.state, other.incarnation)
+
+
+def _merge_task(own: TaskReport, others: Sequence[TaskReport | None], pools: Mapping[str, PoolReport]) -> TaskReport:
+    """Return one report of a task.
+
+    Args:
+        own: the report of this process.
+        others: None for a process that does not serve the task, or not yet.
+        pools: the merged pools by name.
+    """
     tasks = (own, *filter(None, others))
     here = _served(own)
     return own.model_copy(
         update={
+            "prefill": pools[own.prefill.pool],
+            "decode": pools[own.decode.pool],
             "ready": None not in others and all(task.ready for task in tasks),
             "moving": None in others or any(task.moving or _served(task) != here for task in tasks),
             "in_flight": sum(task.in_flight for task in tasks),

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import aiohttp
 
+from sun_sglang.files.socket_directory import SocketDirectory
 from sun_sglang.router.deadlines import Deadlines
 
 SIBLING_HEADER = "X-Sun-Sibling"
 _PASSED_ON = ("Authorization", "X-API-Key", "Content-Type")
-# bytes of `sockaddr_un.sun_path` (linux/un.h) without the final zero
-_LONGEST_ADDRESS = 107
 
 
 def socket_path(fleet_file: Path, process: int) -> Path:
@@ -35,7 +33,8 @@ class SiblingProcesses:
     def __init__(self, fleet_file: Path | None, process: int, processes: int, deadlines: Deadlines) -> None:
         timeout = aiohttp.ClientTimeout(total=deadlines.sibling)
         others = [i for i in range(processes) if i != process] if fleet_file is not None else []
-        self._directory: int | None = None
+        # a router without a file has no socket
+        self._directory = SocketDirectory(fleet_file.parent if fleet_file is not None else Path())
         self._sessions: dict[int, aiohttp.ClientSession] = {}
         for i in others:
             assert fleet_file is not None
@@ -43,15 +42,8 @@ class SiblingProcesses:
             self._sessions[i] = aiohttp.ClientSession(connector=connector, timeout=timeout)
 
     def address(self, socket: Path) -> str:
-        """Return the address to bind or to connect to for a socket in the processes' directory.
-
-        A path that is too long for the kernel is replaced by one through an open descriptor of its directory.
-        """
-        if len(os.fsencode(socket)) <= _LONGEST_ADDRESS:
-            return str(socket)
-        if self._directory is None:
-            self._directory = os.open(socket.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        return f"/proc/self/fd/{self._directory}/{socket.name}"
+        """Return the address to bind or to connect to for a socket in the processes' directory."""
+        return self._directory.address(socket.name)
 
     async def broadcast(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes | None = None
@@ -87,6 +79,4 @@ class SiblingProcesses:
     async def close(self) -> None:
         """Close all connections."""
         await asyncio.gather(*(session.close() for session in self._sessions.values()))
-        if self._directory is not None:
-            os.close(self._directory)
-            self._directory = None
+        self._directory.close()

@@ -112,19 +112,18 @@ async def test_process_that_refuses_to_run_is_not_started_again(state: ProcessSt
         return sleeper(f"sh -c 'exit {EXIT_REFUSED}'", state.log)
 
     diary = Diary(state, start)
-    async with asyncio.timeout(60):
-        await diary.process.run()
+    async with diary.running():
+        await diary.until(Phase.FAILED)
+        assert diary.process.refusal == diary.process.state.detail == "patch `x` did not take"
     assert diary.phases == [Phase.RUNNING, Phase.FAILED]
-    assert diary.process.refusal == diary.process.state.detail == "patch `x` did not take"
-    await diary.process.stop(1.0)
 
 
 async def test_refusal_without_a_reason_is_not_given_that_of_an_earlier_start(state: ProcessState) -> None:
     state.log.write_text("sun worker: patch `x` did not take\n")
     log_begin = state.log.stat().st_size
     diary = Diary(state, lambda _: sleeper(f"sh -c 'exit {EXIT_REFUSED}'", state.log, log_begin))
-    async with asyncio.timeout(60):
-        await diary.process.run()
+    async with diary.running():
+        await diary.until(Phase.FAILED)
     assert diary.process.refusal == f"exit {EXIT_REFUSED}"
 
 
@@ -133,8 +132,8 @@ async def test_start_that_a_hook_refuses_is_not_tried_again(state: ProcessState)
         raise RefusedError("patch `x` did not take")
 
     diary = Diary(state, start)
-    async with asyncio.timeout(60):
-        await diary.process.run()
+    async with diary.running():
+        await diary.until(Phase.FAILED)
     assert diary.phases == [Phase.FAILED]
     assert diary.process.refusal == "patch `x` did not take"
 
@@ -457,4 +456,141 @@ async def test_process_whose_machine_is_lost_while_it_is_stopped_ends(state: Pro
         await diary.until(Phase.RUNNING)
         await diary.process.stop(30)
         await running
+    assert diary.phases[-1] == Phase.STOPPED
+
+
+# --- a restart on request -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail a test in which a pause precedes a start."""
+
+    def pause(failures: int) -> float:
+        pytest.fail(f"a pause after {failures} failures")
+
+    monkeypatch.setattr(supervised_process, "pause_before", pause)
+
+
+async def test_restart_begins_the_next_start_at_once_and_counts_as_no_early_end(
+    state: ProcessState, no_pause: None
+) -> None:
+    diary = Diary(state, lambda _: sleeper())
+    async with diary.running():
+        await diary.until(Phase.RUNNING)
+        first = diary.process.state.pid
+        await diary.process.restart(grace=60)
+        assert start_ticks(first) is None
+        await diary.until(Phase.RUNNING, restarts=1)
+        assert not diary.process.restart_pending
+        assert diary.process.early_ends == 0
+        assert diary.process.state.pid != first
+        assert diary.process.state.detail == "restarted on request (killed by SIGTERM)"
+        assert diary.process.state.log_end == ""
+    assert diary.phases[:4] == [Phase.RUNNING, Phase.STOPPING, Phase.RESTARTING, Phase.RUNNING]
+
+
+async def stubborn() -> LocalRunning:
+    """Return a process that ignores SIGTERM."""
+    code = "trap '' TERM; echo ready; sleep 600"
+    read, write = os.pipe()
+    process = await asyncio.create_subprocess_exec("sh", "-c", code, process_group=0, stdout=write)
+    os.close(write)
+    assert await asyncio.to_thread(os.read, read, 16) == b"ready\n"
+    os.close(read)
+    return running_of(process.pid, process.wait())
+
+
+async def test_restart_kills_a_process_that_ignores_the_signal(state: ProcessState) -> None:
+    diary = Diary(state, lambda restarts: sleeper() if restarts else stubborn())
+    async with diary.running():
+        await diary.until(Phase.RUNNING)
+        await diary.process.restart(grace=0)
+        await diary.until(Phase.RUNNING, restarts=1)
+        assert diary.process.state.detail == "restarted on request (killed by SIGKILL)"
+
+
+async def test_restart_during_a_start_ends_that_start(state: ProcessState, no_pause: None) -> None:
+    begun, release = asyncio.Event(), asyncio.Event()
+
+    async def start(restarts: int) -> Running:
+        if not restarts:
+            begun.set()
+            await release.wait()
+        return await sleeper()
+
+    diary = Diary(state, start)
+    async with diary.running():
+        await begun.wait()
+        await diary.process.restart(grace=60)
+        assert diary.process.restart_pending
+        release.set()
+        await diary.until(Phase.RUNNING, restarts=1)
+        assert not diary.process.restart_pending
+
+
+async def test_restart_of_a_process_that_refused_or_waits_starts_it_at_once(
+    state: ProcessState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervised_process, "pause_before", lambda _: 3600.0)
+
+    async def start(restarts: int) -> Running:
+        if restarts == 0:
+            raise RefusedError("patch `x` did not take")
+        if restarts == 1:
+            raise LaunchError("no room")
+        return await sleeper()
+
+    diary = Diary(state, start)
+    async with diary.running():
+        await diary.until(Phase.FAILED)
+        await diary.process.restart(grace=60)
+        assert diary.process.refusal is None
+        await diary.until(Phase.RESTARTING, restarts=2)
+        assert diary.process.early_ends == 1
+        await diary.process.restart(grace=60)
+        assert diary.process.early_ends == 0
+        await diary.until(Phase.RUNNING, restarts=2)
+
+
+async def test_restart_whose_preparation_fails_pauses_before_it_is_tried_again(
+    state: ProcessState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[int] = []
+
+    def pause(failures: int) -> float:
+        pauses.append(failures)
+        return 0.0
+
+    monkeypatch.setattr(supervised_process, "pause_before", pause)
+    fails = iter([LaunchError("no room"), LaunchError("no room"), None])
+
+    async def prepare(_lost: bool) -> None:
+        if (error := next(fails)) is not None:
+            raise error
+
+    diary = Diary(state, lambda _: sleeper(), prepare)
+    async with diary.running():
+        await diary.until(Phase.RUNNING)
+        await diary.process.restart(grace=60)
+        await diary.until(Phase.RUNNING, restarts=3)
+    assert pauses == [1, 2]
+
+
+async def test_stop_during_a_restart_starts_nothing_more(state: ProcessState) -> None:
+    starts: list[int] = []
+
+    async def start(restarts: int) -> Running:
+        starts.append(restarts)
+        return await stubborn()
+
+    diary = Diary(state, start)
+    async with diary.running():
+        await diary.until(Phase.RUNNING)
+        restarting = asyncio.create_task(diary.process.restart(grace=3600))
+        await diary.until(Phase.STOPPING)
+        await diary.process.stop(grace=0)
+        await restarting
+        await diary.process.restart(grace=0)
+    assert starts == [0]
     assert diary.phases[-1] == Phase.STOPPED

@@ -9,6 +9,7 @@ from sun_sglang.contracts.tasks_report import (
     TasksReport,
     UnprovenModule,
     UnprovenPath,
+    WorkerReport,
 )
 from sun_sglang.router.api.siblings.merging import merge_metrics, merge_tasks
 
@@ -48,6 +49,23 @@ def test_modules_are_unproven_where_any_process_has_not_proven_them_and_one_that
     assert merged.tasks["math"].moving
     assert merged.missing == [f"module `{'a' * 16}` not proven on `p0`"]
     assert not merged.all_ready
+
+
+def test_worker_is_agreed_where_every_process_replies_and_reports_the_same_start_and_state() -> None:
+    def report(**changes: object) -> TasksReport:
+        whole = tasks_report(True, 1)
+        worker = WorkerReport(name="d0", url="http://d", state="draining", reason="", incarnation="a", in_flight=0)
+        side = PoolReport(pool="p", model="m", workers=(worker.model_copy(update=changes),))
+        math = whole.tasks["math"].model_copy(update={"prefill": side, "decode": side})
+        return whole.model_copy(update={"tasks": {"math": math, "sql": math}})
+
+    def agreed(*others: TasksReport | None) -> set[bool]:
+        merged = merge_tasks(report(), others)
+        return {worker.agreed for task in merged.tasks.values() for worker in task.decode.workers}
+
+    assert agreed() == agreed(report(in_flight=3)) == {True}
+    differ = (report(state="ready"), report(incarnation="b"), report(name="d1"), tasks_report(True, 1), None)
+    assert [agreed(report(), other) for other in differ] == [{False}] * 5
 
 
 def test_metrics_keep_their_families_and_get_a_process() -> None:
