@@ -37,6 +37,7 @@ class _Fields(NamedTuple):
     max_requests: int | None
     max_tokens: int | None
     any_decoder: bool | None
+    failover: bool | None
 
 
 def command(
@@ -60,6 +61,12 @@ def command(
         bool | None,
         typer.Option("--any-decoder/--its-decoder", help="Serve it although it was tuned for another decoder."),
     ] = None,
+    failover: Annotated[
+        bool | None,
+        typer.Option(
+            "--failover/--no-failover", help="Let another decode worker go on with an answer whose own is lost."
+        ),
+    ] = None,
     timeout: Annotated[
         float | None,
         typer.Option(help="Seconds to wait until every router process serves it so; default: 120, with --model 900."),
@@ -81,9 +88,8 @@ def command(
     from sun_sglang.launch.router_client import RouterClient
 
     _check(action, name)
-    fields = _changes(
-        _Fields(prefill, decode, adapter, no_adapter, model, no_model, weight, max_requests, max_tokens, any_decoder)
-    )
+    caps = (weight, max_requests, max_tokens)
+    fields = _changes(_Fields(prefill, decode, adapter, no_adapter, model, no_model, *caps, any_decoder, failover))
     if action == "update" and not fields:
         raise UserError("nothing to change; give --prefill, --decode, --adapter, --model, --weight or a cap")
     if action in ("list", "remove") and fields:

@@ -64,6 +64,9 @@ def command(
     force: Annotated[
         bool, typer.Option("--force", help="remove: do not wait; the worker's requests in flight fail.")
     ] = False,
+    move: Annotated[
+        bool, typer.Option("--move", help="drain: let other decode workers go on with the worker's answers.")
+    ] = False,
     allow_gap: Annotated[
         bool, typer.Option("--allow-gap", help="restart: restart a worker although no other one serves its tasks.")
     ] = False,
@@ -90,11 +93,11 @@ def command(
         raise UserError(f"which worker? `sun workers {action} NAME`; `sun workers` lists them")
     client = RouterClient(state.url, read_access(directory))
     new = _NewWorker(pool, url, role, model, key_file)
-    _show(asyncio.run(_run(client, action, name or "", new, timeout, force)), as_json)
+    _show(asyncio.run(_run(client, action, name or "", new, timeout, force, move)), as_json)
 
 
 async def _run(
-    client: RouterClient, action: Action, name: str, new: _NewWorker, timeout: float, force: bool
+    client: RouterClient, action: Action, name: str, new: _NewWorker, timeout: float, force: bool, move: bool
 ) -> list[dict[str, Any]]:
     """Run the action, and return the workers."""
     async with client:
@@ -105,7 +108,7 @@ async def _run(
                 await client.remove_worker(name, force=force)
                 await _wait(client, name, timeout, gone=True)
             case Action.DRAIN:
-                await client.change_worker(name, action)
+                await client.change_worker(name, action, move=move)
                 await _wait(client, name, timeout, gone=False)
             case Action.RESUME:
                 await client.change_worker(name, action)

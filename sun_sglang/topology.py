@@ -129,6 +129,7 @@ class TaskSettings(Strict):
         weight: its share of the work in flight while tasks wait, relative to the weights of the other tasks.
         max_requests: most answers of the task in flight at once; None is no cap.
         max_tokens: most expected work in flight, in tokens: prompts, and the answers' limits; None is no cap.
+        failover: let another decode worker go on with an answer whose decode worker is lost.
     """
 
     prefill: PoolName
@@ -137,6 +138,7 @@ class TaskSettings(Strict):
     weight: float = Field(default=1.0, ge=0.01, le=1000.0)
     max_requests: int | None = Field(default=None, ge=1)
     max_tokens: int | None = Field(default=None, ge=1)
+    failover: bool = True
 
 
 class Task(TaskSettings):
@@ -211,6 +213,9 @@ class Router(Strict):
         tls_cert: path of a certificate in PEM, with its chain; absolute once loaded. None for plain HTTP.
         tls_key: path of its private key.
         log_requests: write a log line for every request, and not only for failed ones.
+        failover_tokens: most tokens of an answer that another decode worker repeats; each takes 4 bytes in the router.
+        failover_attempts: how many losses of decode workers one answer survives. A request that stops its worker would
+            stop the next ones too. Moves from a worker that is drained do not count.
         cors: origins of web pages that may call the router, as browsers send them (`https://app.example.com`); `*` is
             every origin. Pages never reach endpoints for admin keys.
         allow: request fields that clients may use although one hostile value can stop a worker that others share.
@@ -239,6 +244,8 @@ class Router(Strict):
     tls_cert: str | None = Field(default=None, min_length=1)
     tls_key: str | None = Field(default=None, min_length=1)
     log_requests: bool = False
+    failover_tokens: int = Field(default=16384, ge=0, le=1 << 20)
+    failover_attempts: int = Field(default=1, ge=0, le=10)
     cors: tuple[Origin, ...] = ()
     allow: tuple[GatedField, ...] = ()
 

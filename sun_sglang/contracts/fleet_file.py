@@ -49,6 +49,7 @@ class FleetWorker(Strict):
         pool: name of its pool.
         url: address of its HTTP server.
         draining: whether it takes no new requests.
+        moving: whether other workers go on with its answers while it drains.
         key: the worker key that it requires; None if it requires none. No message and no page shows it.
     """
 
@@ -56,6 +57,7 @@ class FleetWorker(Strict):
     pool: PoolName
     url: str
     draining: bool = False
+    moving: bool = False
     key: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._~+/=-]+$", min_length=16, max_length=256)] | None = (
         Field(default=None, repr=False)
     )
@@ -73,6 +75,12 @@ class FleetWorker(Strict):
         if parts.port == 0:
             raise ValueError("no worker listens on port 0")
         return url.rstrip("/")
+
+    @model_validator(mode="after")
+    def _drains(self) -> FleetWorker:
+        if self.moving and not self.draining:
+            raise ValueError("moving: only a worker that drains gives its answers to others")
+        return self
 
     @property
     def headers(self) -> dict[str, str]:

@@ -47,6 +47,7 @@ class Worker:
         admitted: whether its card passed every rule.
         has_invalid_card: whether it answers probes, but not with a valid card.
         draining: whether an operator took it out of the rotation.
+        moving: whether other workers go on with its answers meanwhile.
         incarnation: the random value of its last known start; it stays while the worker is absent.
         last_pick: the running number of its last selection; 0 before the first.
         last_progress: clock time of its last progress, a good answer or a new batch; minus infinity before the first.
@@ -65,6 +66,7 @@ class Worker:
     admitted: bool
     has_invalid_card: bool
     draining: bool
+    moving: bool
     incarnation: str
     last_pick: int
     last_progress: float
@@ -74,7 +76,8 @@ class Worker:
         key = int.from_bytes(hashlib.blake2b(spec.name.encode(), digest_size=8).digest(), "little")
         self._set(name=spec.name, role=role, hash=key, load=WorkerLoad(key, deadlines), _loss_callbacks=set())
         self._set(resident=ResidentAdapters(), modules=WorkerModules())
-        self._set(spec=spec, draining=spec.draining, incarnation="", last_pick=0, last_progress=float("-inf"))
+        self._set(spec=spec, draining=spec.draining, moving=spec.moving, incarnation="")
+        self._set(last_pick=0, last_progress=float("-inf"))
         self.drop_card("it has not been probed yet")
 
     @property
@@ -104,7 +107,7 @@ class Worker:
     def update_spec(self, spec: FleetWorker) -> None:
         """Replace the entry in the fleet file, with another `draining` for instance; name and pool stay."""
         assert (spec.name, spec.pool) == (self.name, self.spec.pool), "such a change makes another worker"
-        self._set(spec=spec, draining=spec.draining)
+        self._set(spec=spec, draining=spec.draining, moving=spec.moving)
 
     def drain(self) -> None:
         """Take no more new requests."""
