@@ -33,23 +33,30 @@ class Throughput(NamedTuple):
         return self.number / self.seconds
 
 
-def request_bytes(tokens: int, *, period_us: int = 1, stream: bool = False, prompt: int = 16) -> bytes:
-    """Return a `/generate` request as bytes.
+def request_bytes(
+    tokens: int, *, period_us: int = 1, stream: bool = False, prompt: int = 16, chat: bool = False
+) -> bytes:
+    """Return a `/generate` request, or a chat completion, as bytes.
 
     Args:
         tokens: tokens to generate.
         period_us: microseconds between two tokens of a stream; the null worker sends at this pace.
         stream: stream the answer.
         prompt: tokens of the prompt.
+        chat: a chat completion, whose prompt is one word.
     """
-    fields = {
+    fields: dict[str, object] = {
         "model": "bench",
         "input_ids": [period_us, *range(1, prompt)],
         "sampling_params": {"max_new_tokens": tokens, "temperature": 0.0, "ignore_eos": True},
         "stream": stream,
     }
+    if chat:
+        message = {"role": "user", "content": "hello"}
+        fields = {"model": "bench", "messages": [message], "max_tokens": tokens, "seed": period_us, "stream": stream}
     body = orjson.dumps(fields)
-    head = f"POST /generate HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    path = "/v1/chat/completions" if chat else "/generate"
+    head = f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
     return head.encode() + b"\r\n\r\n" + body
 
 
@@ -170,7 +177,7 @@ async def closed_loop(port: int, *, connections: int, seconds: float, tokens: in
 
 
 async def stream_load(
-    port: int, *, count: int, rate: float, seconds: float, mark: Callable[[], float]
+    port: int, *, count: int, rate: float, seconds: float, mark: Callable[[], float], chat: bool = False
 ) -> tuple[Throughput, float]:
     """Count the chunks that arrive over `count` concurrent streams.
 
@@ -180,6 +187,7 @@ async def stream_load(
         rate: chunks a second that the worker sends, over all streams.
         seconds: duration of the count, once every stream has begun; longer if no chunk arrived by then.
         mark: a counter, such as CPU seconds, that is read at both ends of the counted time.
+        chat: streams of chat completions.
 
     Returns:
         The chunks, and the increase of `mark`.
@@ -189,7 +197,7 @@ async def stream_load(
     """
     period_us = max(1, round(count / rate * 1e6))
     # long enough for the time until all streams have begun; the rest is cut off
-    raw = request_bytes(max(2, round((seconds + 30) * 1e6 / period_us)), period_us=period_us, stream=True)
+    raw = request_bytes(max(2, round((seconds + 30) * 1e6 / period_us)), period_us=period_us, stream=True, chat=chat)
     opened = await connect(port, count)
     sending = [asyncio.create_task(c.send(raw)) for c in opened]
     try:

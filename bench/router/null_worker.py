@@ -3,9 +3,10 @@
     python -m sun_sglang.bench.router.null_worker --role decode --port 30001
 
 It implements the part of SGLang's HTTP API that load balancers use, on an asyncio protocol: `POST /generate`, streamed
-or not, the worker's card, and 200 for every other path. An answer has the requested number of tokens. A stream sends
-one event for each token, one token every `input_ids[0]` microseconds, and begins at a random phase of that period, so
-that streams do not send in step; a whole answer is sent at once.
+or not, streamed chat completions, the worker's card, and 200 for every other path. An answer has the requested number
+of tokens. A stream sends one event for each token, one token every `input_ids[0]` microseconds (a chat: `seed`
+microseconds), and begins at a random phase of that period, so that streams do not send in step; a whole answer is sent
+at once. A stream that reports its tokens does so (`contracts/replay.py`).
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+from dataclasses import replace
 from typing import Annotated, Any, Literal, cast
 
 import orjson
 import typer
 import uvloop
 
+from sun_sglang.contracts.replay import read_replay, tokens_comment
 from sun_sglang.contracts.worker_card import WORKER_CARD_PATH, Identity, WorkerCard
 from sun_sglang.emulator.protocol.replies import DONE, Progress, ReplyBuilder
 from sun_sglang.emulator.protocol.reply_shapes import SHAPES
@@ -118,16 +121,23 @@ class Responder(asyncio.Protocol):
     def _answer(self, path: bytes, body: bytes) -> None:
         if path == _CARD_PATH:
             self._whole(self._card)
-        elif path != b"/generate":
+        elif path not in (b"/generate", b"/v1/chat/completions"):
             self._whole(b"{}")
         else:
             asked = orjson.loads(body)
-            if asked.get("stream"):
+            if not asked.get("stream"):
+                self._whole(self._result(asked))
+            elif path == b"/generate":
                 self._stream(asked)
             else:
-                self._whole(self._result(asked))
+                self._stream_chat(asked)
 
     def _result(self, asked: dict[str, Any]) -> bytes:
+        if "messages" in asked:
+            # the router reads no more of a prefill worker's answer
+            return orjson.dumps(
+                {"id": asked.get("rid") or "none", "choices": [{"index": 0, "finish_reason": "length"}]}
+            )
         made = asked["sampling_params"]["max_new_tokens"]
         return result(asked.get("rid") or "none", len(asked["input_ids"]), made, ended=True)
 
@@ -138,9 +148,22 @@ class Responder(asyncio.Protocol):
     def _stream(self, asked: dict[str, Any]) -> None:
         rid, prompt = asked.get("rid") or "none", asked["input_ids"]
         left, period = asked["sampling_params"]["max_new_tokens"], prompt[0] / 1e6
-        last = _chunk(b"data: " + result(rid, len(prompt), left, ended=True) + b"\n\n")
-        last += _chunk(DONE) + b"0\r\n\r\n"
-        event = _chunk(b"data: " + result(rid, len(prompt), 1, ended=False) + b"\n\n")
+        last = b"data: " + result(rid, len(prompt), left, ended=True) + b"\n\n"
+        event = b"data: " + result(rid, len(prompt), 1, ended=False) + b"\n\n"
+        self._send_stream(asked, event, last, left, period)
+
+    def _stream_chat(self, asked: dict[str, Any]) -> None:
+        left = asked["max_tokens"]
+        finish = {"type": "length", "length": left}
+        progress = Progress(request_id=asked.get("rid") or "none", prompt_tokens=1, tokens=[0], text=_TEXT, finish=None)
+        (event,) = _BUILD.chat_events(progress, text=_TEXT, first=False)
+        (last,) = _BUILD.chat_events(replace(progress, finish=finish), text="", first=False)
+        self._send_stream(asked, event, last, left, asked["seed"] / 1e6)
+
+    def _send_stream(self, asked: dict[str, Any], event: bytes, last: bytes, left: int, period: float) -> None:
+        if read_replay(asked.get("extra_key")).tokens is not None:
+            event = tokens_comment([0]) + event
+        event, last = _chunk(event), _chunk(last) + _chunk(DONE) + b"0\r\n\r\n"
         self._transport.write(
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
         )
