@@ -1,9 +1,10 @@
 """From a topology to running workers.
 
 Open `deployment.py` first: it checks a topology, plans it (`planning/`), and supervises it (`supervision/`) at a place
-(`places/`). Here too: the files of a run directory (`discovery.py`, `state.py`, `claim.py`), the client of the router
-(`router_client.py`, `router_access.py`), a launcher in the background (`detached.py`), and the inspection of a machine
-(`doctor.py`). Not here: what a worker does once it runs (`sun_sglang.worker`, `emulator`), and the router.
+(`places/`). While it runs, it takes commands (`control/`) and restarts workers (`rolling_restart/`). Here too: the
+files of a run directory (`discovery.py`, `state.py`, `claim.py`), the client of the router (`router_client.py`,
+`router_access.py`), a launcher in the background (`detached.py`), and the inspection of a machine (`doctor.py`). Not
+here: what a worker does once it runs (`sun_sglang.worker`, `emulator`), and the router.
 
 Where to look when a worker does not start, or starts again and again:
 

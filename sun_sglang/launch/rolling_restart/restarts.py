@@ -48,12 +48,14 @@ class Restarts:
         request = await read_body(http, RestartRequest)
         self._require_free()
         events: asyncio.Queue[Event] = asyncio.Queue()
+        client = self._launched.connect()
+        restart = self._running = RollingRestart(request, self._launched, client, events.put_nowait)
         async with AsyncExitStack() as stack:
             stack.callback(self._end)
-            client = await stack.enter_async_context(self._launched.connect())
-            self._running = RollingRestart(request, self._launched, client, events.put_nowait)
-            await self._running.prepare()
-            restart, owned = self._running, stack.pop_all()
+            await stack.enter_async_context(client)
+            await restart.prepare()
+            self._require_ready()
+            owned = stack.pop_all()
         self._task = asyncio.create_task(self._run(restart, owned, events))
         try:
             return await _answer(http, events)
@@ -78,6 +80,9 @@ class Restarts:
             now = self._running.present
             at = f" (`{now.worker}`: {now.step})" if now.worker else ""
             raise LaunchError(f"another restart is under way{at}; wait until it has ended")
+        self._require_ready()
+
+    def _require_ready(self) -> None:
         phase = Phase.STOPPING if self._closed else self._launched.phase()
         if phase != Phase.READY:
             raise LaunchError(f"the deployment is {phase}; its workers can be restarted while it is ready")

@@ -168,14 +168,21 @@ class Held:
 
         await wait_until(begun)
 
-    def release(self) -> None:
+    async def release(self) -> None:
         """Let the start that waits go on, and later ones begin at once."""
         content = self._costs.with_name("content.yaml")
         content.write_text(COSTS)
-        # waits for its reader; a start that comes later finds the file
-        with self._costs.open("w") as held:
-            content.replace(self._costs)
-            held.write(COSTS)
+        held = await wait_until(self._open, "a start that reads the costs", accept=lambda opened: opened is not None)
+        content.replace(self._costs)
+        os.write(held, COSTS.encode())
+        os.close(held)
+
+    def _open(self) -> int | None:
+        try:
+            return os.open(self._costs, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            # nobody reads yet
+            return None
 
 
 async def test_restart_of_a_decode_pool_under_load_loses_no_answer(run_dir: Path) -> None:
@@ -219,7 +226,7 @@ async def test_second_restart_is_refused_and_an_interrupted_one_brings_its_worke
         assert second.returncode == 1
         assert "another restart is under way (`base-0`: start)" in second.stderr
         await asyncio.to_thread(running.interrupt)
-        await asyncio.to_thread(held.release)
+        await held.release()
         code, output, errors = await asyncio.to_thread(running.end)
     assert code == 1
     assert output.startswith("base-0: serves again")

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from sun_sglang.errors import LaunchError, UserError
 from sun_sglang.launch.deployment import make_run_dir
-from sun_sglang.launch.discovery import command_for, run_dir_of
-from sun_sglang.launch.state import read_state
+from sun_sglang.launch.discovery import command_for, run_dir_of, running_deployment
+from sun_sglang.launch.state import DeploymentState, Phase, read_state, write_state
 
 
 def test_deployment_in_its_default_directory_is_stopped_by_its_file(tmp_path: Path) -> None:
@@ -42,3 +43,24 @@ def test_user_without_a_home_gets_the_variable_to_set(tmp_path: Path, monkeypatc
     with pytest.raises(UserError, match="XDG_STATE_HOME"):
         run_dir_of(tmp_path / "sun.yaml")
     assert "--run-dir" in command_for("stop", tmp_path / "sun.yaml", tmp_path)
+
+
+@pytest.mark.parametrize(("phase", "gone"), [(Phase.READY, True), (Phase.STOPPED, False), (Phase.FAILED, False)])
+def test_launcher_that_was_killed_is_told_from_one_that_ended(tmp_path: Path, phase: Phase, gone: bool) -> None:
+    state = DeploymentState(
+        topology=tmp_path / "sun.yaml",
+        # this process began at another time
+        pid=os.getpid(),
+        created=0,
+        phase=phase,
+        url="",
+        transfer="",
+        seconds_to_ready=None,
+        detail="",
+        processes=(),
+    )
+    write_state(tmp_path, state)
+    with pytest.raises(UserError) as error:
+        running_deployment(None, tmp_path)
+    killed = f": its launcher (pid {os.getpid()}) is gone, and its workers with it; `sun launch` starts it again"
+    assert str(error.value) == f"{tmp_path} is not running{killed if gone else ''}"

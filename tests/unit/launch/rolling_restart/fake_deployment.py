@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
@@ -122,6 +123,8 @@ class FakeDeployment:
 
     async def tasks(self) -> TasksReport | None:
         self.on_report()
+        # the answer of a router takes time
+        await asyncio.sleep(0)
         return self.report()
 
     def report(self) -> TasksReport:

@@ -97,6 +97,19 @@ async def test_end_of_the_deployment_ends_the_restart_with_its_reason(launcher: 
         await launcher.ask()
 
 
+async def test_restart_that_is_asked_for_while_the_deployment_ends_changes_nothing(launcher: Launcher) -> None:
+    closing: list[asyncio.Task[None]] = []
+
+    def close() -> None:
+        closing.append(asyncio.create_task(launcher.restarts.close()))
+
+    launcher.deployment.on_report = close
+    with pytest.raises(LaunchError, match="the deployment is stopping; "):
+        await launcher.ask()
+    await asyncio.gather(*closing)
+    assert launcher.deployment.calls == []
+
+
 async def test_refused_request_changes_nothing_and_leaves_the_way_free(launcher: Launcher) -> None:
     with pytest.raises(UserError, match="no pool and no worker is named `x`"):
         await launcher.ask(RestartRequest(name="x", timeout=1))
