@@ -28,7 +28,7 @@ from sun_sglang.bench.failover.streams import Stream, make_streams, now
 from sun_sglang.bench.gpu_check.deployment import Client, Deployment
 from sun_sglang.bench.polling import wait_until
 from sun_sglang.bench.processes import sun_command
-from sun_sglang.bench.report import RESULTS, Report, Run, new_report, write_report
+from sun_sglang.bench.report import RESULTS, Case, Outcome, Report, Run, new_report, write_report
 
 UNITS = {
     "streams": "1",
@@ -120,7 +120,9 @@ class Losses:
         values = self._compared(found)
         values |= {"replays": replays - before[0], "replayed_tokens": tokens - before[1]}
         good = not values["errors"] and values["differ"] <= 1
-        outcome = ("passed" if good else "failed") if failover else None
+        outcome: Outcome | None = None
+        if failover:
+            outcome = "passed" if good else "failed"
         self._note(Run(case={"event": loss, "failover": failover}, repetition=number, outcome=outcome, values=values))
         await self._whole()
 
@@ -137,7 +139,7 @@ class Losses:
         found = await self._broken_by(self._made, happen)
         await self._post(f"/workers/{DECODERS[0]}/resume", {})
         values = self._compared(found) | {"seconds": seconds}
-        case = {"event": "drain with --move" if move else "drain", "failover": True}
+        case: Case = {"event": "drain with --move" if move else "drain", "failover": True}
         self._note(Run(case=case, outcome="failed" if values["errors"] else "passed", values=values))
         await self._whole()
 
@@ -157,7 +159,7 @@ class Losses:
         await load
         values = self._compared(found) | {"seconds": seconds}
         good = process.returncode == 0 and not values["errors"]
-        case = {"event": "rolling restart", "failover": True}
+        case: Case = {"event": "rolling restart", "failover": True}
         details = {"workers": orjson.loads(output) if process.returncode == 0 else output.decode()}
         self._note(Run(case=case, outcome="passed" if good else "failed", values=values, details=details))
 

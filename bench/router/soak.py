@@ -60,10 +60,11 @@ def main(
     clients: Annotated[int, typer.Option(min=1, help="Concurrent requests.")] = 16,
     pause: Annotated[float, typer.Option(min=0.05, help="Mean seconds between two faults.")] = 4.0,
     seed: Annotated[int, typer.Option(help="Seed of the traffic and of the faults.")] = 0,
+    failover: Annotated[bool, typer.Option(help="Answers go on when their decode worker is lost.")] = True,
     out: Annotated[Path | None, typer.Option(help="The report; left out, none is written.")] = None,
 ) -> None:
     """Run the soak test and print its report."""
-    report = run_soak(minutes * 60, clients, pause, seed)
+    report = run_soak(minutes * 60, clients, pause, seed, failover=failover)
     Console().print(report.runs[0])
     if out is not None:
         write_report(report, out)
@@ -71,7 +72,7 @@ def main(
         raise typer.Exit(1)
 
 
-def run_soak(seconds: float, clients: int, pause: float, seed: int) -> Report:
+def run_soak(seconds: float, clients: int, pause: float, seed: int, *, failover: bool = True) -> Report:
     """Run one soak test and return its report, whose one run passed or failed.
 
     Args:
@@ -79,8 +80,9 @@ def run_soak(seconds: float, clients: int, pause: float, seed: int) -> Report:
         clients: concurrent requests.
         pause: mean seconds between two faults.
         seed: seed of the traffic and of the faults.
+        failover: whether answers go on when their decode worker is lost.
     """
-    with tempfile.TemporaryDirectory() as folder, launched(Path(folder)) as deployment:
+    with tempfile.TemporaryDirectory() as folder, launched(Path(folder), failover=failover) as deployment:
         counts, counted = asyncio.run(Soak(deployment, clients, pause, random.Random(seed)).run(seconds))
     problems = counts.problems + find_problems(counts, counted, seconds)
     sent = sum(counts.outcomes.values())
@@ -98,7 +100,8 @@ def run_soak(seconds: float, clients: int, pause: float, seed: int) -> Report:
         details=details,
     )
     command = f"python -m sun_sglang.bench.router.soak --minutes {seconds / 60:g} --clients {clients} --seed {seed}"
-    settings: dict[str, JsonValue] = {"seconds": seconds, "clients": clients, "pause": pause}
+    command += "" if failover else " --no-failover"
+    settings: dict[str, JsonValue] = {"seconds": seconds, "clients": clients, "pause": pause, "failover": failover}
     return new_report("router_soak", command, [run], _UNITS, seeds=[seed], settings=settings)
 
 

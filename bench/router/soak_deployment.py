@@ -25,7 +25,6 @@ _TOPOLOGY: dict[str, Any] = {
         "base": {"role": "decode", "model": "none/base", "replicas": 2},
         **{task: {"role": "prefill", "model": f"none/{task}", "replicas": 2} for task in TASKS},
     },
-    "tasks": {task: {"prefill": task, "decode": "base"} for task in TASKS},
     "backend": "emulated",
     "emulated": {"costs": "costs.yaml", "vocab_size": VOCAB, "heartbeat_interval": 0.5, "lookup_attempts": 5},
     "router": {"port": 0, "probe_interval": 0.5, "first_token_timeout": 5, "idle_timeout": 3},
@@ -39,17 +38,19 @@ _POLL = 0.2
 
 
 @contextmanager
-def launched(folder: Path) -> Iterator[SoakDeployment]:
+def launched(folder: Path, *, failover: bool) -> Iterator[SoakDeployment]:
     """Launch the deployment and stop it with the context.
 
     Args:
         folder: for its files.
+        failover: whether answers go on when their decode worker is lost.
 
     Raises:
         SystemExit: `sun launch` or `sun stop` fails.
     """
     (folder / "costs.yaml").write_text(yaml.safe_dump(_COSTS))
-    (folder / "soak.yaml").write_text(yaml.safe_dump(_TOPOLOGY))
+    tasks = {task: {"prefill": task, "decode": "base", "failover": failover} for task in TASKS}
+    (folder / "soak.yaml").write_text(yaml.safe_dump(_TOPOLOGY | {"tasks": tasks}))
     run_dir = folder / "run"
     _require_sun("launch", str(folder / "soak.yaml"), "--detach", "--run-dir", str(run_dir))
     try:
