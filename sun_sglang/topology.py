@@ -126,6 +126,8 @@ class TaskSettings(Strict):
         prefill: name of a prefill pool.
         decode: name of a decode pool.
         any_decoder: serve the task although one of its two models was tuned for another one, to measure the loss.
+        failover: go on with an answer on another decode worker when its decode worker is lost. Off for a task whose
+            answers may end with an error instead.
         weight: its share of the work in flight while tasks wait, relative to the weights of the other tasks.
         max_requests: most answers of the task in flight at once; None is no cap.
         max_tokens: most expected work in flight, in tokens: prompts, and the answers' limits; None is no cap.
@@ -134,6 +136,7 @@ class TaskSettings(Strict):
     prefill: PoolName
     decode: PoolName
     any_decoder: bool = False
+    failover: bool = True
     weight: float = Field(default=1.0, ge=0.01, le=1000.0)
     max_requests: int | None = Field(default=None, ge=1)
     max_tokens: int | None = Field(default=None, ge=1)
@@ -193,6 +196,10 @@ class Router(Strict):
         idle_timeout: a decode worker with requests in flight that generates nothing for this time leaves the rotation.
         answer_timeout: longest time without output of one answer while its worker generates; at least `idle_timeout`.
         write_timeout: a client that reads less than 64 KiB in this time, while more is ready, is disconnected.
+        failover_tokens: most output tokens of one answer that the router keeps (4 bytes each), and that another decode
+            worker repeats. A longer answer goes on, and ends with an error if its decode worker is lost.
+        failover_attempts: losses of a decode worker that one answer survives. Small, since a request may be what ends
+            its worker, and would end the next one. The moves of `sun workers drain --move` do not count.
         max_body_mb: largest request body; a larger one is answered with 413.
         max_answer_mb: largest non-streamed answer of a worker; a larger one ends with 502.
         probe_interval: time between two health checks of a worker.
@@ -223,6 +230,8 @@ class Router(Strict):
     idle_timeout: float = Field(default=120.0, gt=0)
     answer_timeout: float = Field(default=1800.0, gt=0)
     write_timeout: float = Field(default=60.0, gt=0)
+    failover_tokens: int = Field(default=16384, ge=1, le=1 << 24)
+    failover_attempts: int = Field(default=1, ge=1, le=16)
     max_body_mb: float = Field(default=32.0, gt=0)
     max_answer_mb: float = Field(default=64.0, gt=0)
     probe_interval: float = Field(default=1.0, gt=0)

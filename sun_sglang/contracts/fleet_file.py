@@ -49,6 +49,7 @@ class FleetWorker(Strict):
         pool: name of its pool.
         url: address of its HTTP server.
         draining: whether it takes no new requests.
+        moving: whether the answers of a draining decode worker go on elsewhere, where another worker can.
         key: the worker key that it requires; None if it requires none. No message and no page shows it.
     """
 
@@ -56,6 +57,7 @@ class FleetWorker(Strict):
     pool: PoolName
     url: str
     draining: bool = False
+    moving: bool = False
     key: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._~+/=-]+$", min_length=16, max_length=256)] | None = (
         Field(default=None, repr=False)
     )

@@ -106,18 +106,19 @@ class RouterClient:
         """
         await self._call("DELETE", f"/workers/{_in_path(name)}{'?force=true' if force else ''}")
 
-    async def change_worker(self, name: str, action: str) -> None:
+    async def change_worker(self, name: str, action: str, *, move: bool = False) -> None:
         """Drain a worker or resume it.
 
         Args:
             name: the worker.
             action: `drain` or `resume`.
+            move: of `drain`: the answers of a decode worker go on elsewhere.
 
         Raises:
             LaunchError: the router does not answer.
             UserError: the router refuses the request.
         """
-        await self._call("POST", f"/workers/{_in_path(name)}/{action}")
+        await self._call("POST", f"/workers/{_in_path(name)}/{action}", {"move": True} if move else None)
 
     async def add_task(self, name: str, fields: Json, seconds: float) -> Json:
         """Add a task, and return it once the router serves it.

@@ -30,11 +30,17 @@ def add_worker(spec: FleetWorker) -> Edit:
     return edit
 
 
-def set_draining(name: str, draining: bool) -> Edit:
-    """Return an edit that takes a worker out of the rotation, or puts it back; 404 if there is none."""
+def set_draining(name: str, draining: bool, *, moving: bool = False) -> Edit:
+    """Return an edit that takes a worker out of the rotation, or puts it back; 404 if there is none.
+
+    Args:
+        name: the worker.
+        draining: it takes no new requests.
+        moving: its answers go on elsewhere.
+    """
 
     def edit(document: Document) -> None:
-        _worker(document, name)["draining"] = draining
+        _worker(document, name).update(draining=draining, moving=moving)
 
     return edit
 

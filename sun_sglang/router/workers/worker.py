@@ -82,6 +82,11 @@ class Worker:
         """Whether new requests may go to the worker, given a proven path."""
         return not (self.draining or (self.card is not None and self.card.leaving))
 
+    @property
+    def moving(self) -> bool:
+        """Whether its answers go on elsewhere, where another worker can. The answers of a prefill worker end soon."""
+        return self.draining and self.spec.moving and self.role == "decode"
+
     # --- registration -----------------------------------------------------------------------------------------------
 
     def accept_card(self, card: WorkerCard, refusal: str) -> None:

@@ -15,6 +15,8 @@ from sun_sglang.router.protocol.request import Endpoint
 from sun_sglang.router.protocol.sse import DONE_DATA, EventFramer, EventKind, event_data, event_kind
 from sun_sglang.router.protocol.worker_replies import BadReplyError, parse_result
 
+_COMMENT_SIZE = len(TOKENS_COMMENT)
+
 
 class AnswerStream:
     """Takes the comment lines with tokens off a worker's stream, and keeps what a repetition needs.
@@ -44,6 +46,8 @@ class AnswerStream:
         self._most = most
         self._created: int | None = None
         self._framer = EventFramer()
+        # the next chunk begins with an event, and nothing of it was shown
+        self._is_whole = True
         self._passes_all = False
         # tokens that were reported before and have not been repeated yet
         self._left = 0
@@ -56,12 +60,16 @@ class AnswerStream:
         Raises:
             ReplayDiffersError: the stream repeats another answer than that which was shown.
         """
-        if not self.repeats and not self._framer.rest:
-            line = chunk.find(b"\n") if chunk.startswith(TOKENS_COMMENT) else -1
-            shown = self._rename(chunk[line + 1 :])
+        if self._is_whole:
+            shown, line = chunk, 0
+            if chunk.startswith(TOKENS_COMMENT):
+                line = chunk.find(b"\n")
+                shown = chunk[line + 1 :]
+            if self._names:
+                shown = self._rename(shown)
             if self._answer.note_known(shown):
-                if line >= 0:
-                    self._hear(chunk[len(TOKENS_COMMENT) : line])
+                if line:
+                    self._hear(chunk[_COMMENT_SIZE:line])
                 return shown
         if self._passes_all:
             return chunk
@@ -74,6 +82,7 @@ class AnswerStream:
             self._give_up("an event is too long")
             self._passes_all = True
             passed.append(bytes(self._framer.rest))
+        self._is_whole = not self.repeats and not self._framer.rest
         return b"".join(passed)
 
     def repeat(self, rid: str) -> None:
@@ -83,33 +92,29 @@ class AnswerStream:
             rid: the request id of that stream.
         """
         assert not self.fault, "such an answer is not repeated"
+        self._answer.rewind()
         self._framer = EventFramer()
         self._left = len(self.tokens)
         self._names = [(orjson.dumps(rid), orjson.dumps(self._rid))]
         self.repeats = self._answer.behind
+        self._is_whole = not self.repeats
 
-    def prepare(self) -> str:
-        """Rewind to the start of the answer. Return why it cannot be repeated; empty if it can."""
-        answer = self._answer
-        if not self.fault:
-            try:
-                answer.rewind()
-            except BadReplyError as e:
-                self._give_up(str(e))
-        if not self.fault and not self.tokens and not answer.is_empty:
+    def fault_now(self) -> str:
+        """Return why the answer cannot be repeated; empty if it can."""
+        if not self.fault and not self.tokens and not self._answer.is_empty:
             self._give_up("its worker did not report the tokens of the answer")
-        if not self.fault and isinstance(answer, CumulativeAnswer) and not answer.is_empty and answer.is_incremental:
-            self._give_up("its worker streams increments (`incremental_streaming_output`)")
+        if not self.fault:
+            self._give_up(self._answer.fault)
         return self.fault
 
     def abort_event(self) -> bytes:
-        """Return the event that ends the answer as an abort does, after `prepare`."""
+        """Return the event that ends the answer as an abort does. The answer must have no fault."""
         return self._answer.abort_event()
 
     def _take(self, event: bytes) -> bytes:
         while event.startswith(TOKENS_COMMENT):
             line, _, event = event.partition(b"\n")
-            self._hear(line[len(TOKENS_COMMENT) :])
+            self._hear(line[_COMMENT_SIZE:])
         event = self._rename(event)
         if not self.repeats and self._answer.note_known(event):
             return event
@@ -200,5 +205,7 @@ class AnswerStream:
 
     def _give_up(self, why: str) -> None:
         self.fault = self.fault or why
+        if not self.fault:
+            return
         self.tokens = array("i")
         self._left = 0

@@ -9,7 +9,7 @@ import orjson
 
 from sun_sglang.router.protocol.replay.channels import ReplayDiffersError
 from sun_sglang.router.protocol.sse import event_data, frame
-from sun_sglang.router.protocol.worker_replies import count_at, parse_result
+from sun_sglang.router.protocol.worker_replies import BadReplyError, count_at, parse_result
 
 
 class CumulativeAnswer:
@@ -22,17 +22,19 @@ class CumulativeAnswer:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing that a token makes was shown."""
+        """Whether nothing was shown."""
         return not self._last
 
     @property
-    def is_incremental(self) -> bool:
-        """Whether the events hold new tokens only (SGLang's `incremental_streaming_output`): no text can be compared.
-
-        The answer must have been rewound.
-        """
-        ids, meta = self._sent.get("output_ids"), self._sent.get("meta_info") or {}
-        return not isinstance(ids, list) or len(ids) < count_at(meta, "completion_tokens")
+    def fault(self) -> str:
+        """Why the answer cannot be repeated; empty if it can."""
+        try:
+            sent = self._read_last()
+        except BadReplyError as e:
+            return str(e)
+        if self._last and len(sent["output_ids"]) < count_at(sent["meta_info"], "completion_tokens"):
+            return "its worker streams increments (`incremental_streaming_output`)"
+        return ""
 
     @property
     def tokens(self) -> int:
@@ -40,21 +42,20 @@ class CumulativeAnswer:
         return len(self._sent.get("output_ids") or ())
 
     def rewind(self) -> None:
-        """Expect the answer again from its start.
-
-        Raises:
-            BadReplyError: the last event is no part of an answer.
-        """
-        self._sent = parse_result(event_data(self._last)) if self._last else {}
-        self.behind = bool(self._sent)
+        """Expect the answer, which has no fault, again from its start."""
+        self._sent = self._read_last()
+        self.behind = bool(self._last)
 
     def note_known(self, event: bytes) -> bool:
-        """Note one event with a result. Return False for bytes that hold anything else."""
-        is_one = event.startswith(b"data: {") and event.find(b"\n\n") == len(event) - 2
-        if not is_one or b'"error"' in event or b'"abort"' in event:
-            return False
-        self._last = event
-        return True
+        """Note one event that is shown. Return False for bytes that hold anything else.
+
+        It may report an error, after which the stream ends.
+        """
+        # JSON has no line break inside, and a search for one byte is faster than one for two
+        if event.startswith(b"data: {") and event.endswith(b"}\n\n") and event.find(b"\n") == len(event) - 2:
+            self._last = event
+            return True
+        return False
 
     def note(self, event: bytes, result: dict[str, Any]) -> None:
         """Note an event that is shown. `result` is its data."""
@@ -102,9 +103,23 @@ class CumulativeAnswer:
         return event
 
     def abort_event(self) -> bytes:
-        """Return the event that ends the answer as an abort does. The answer must have been rewound."""
+        """Return the event that ends the answer as an abort does."""
         reason = {"type": "abort", "message": "the request was aborted"}
-        return frame(orjson.dumps({**self._sent, "meta_info": {**self._sent["meta_info"], "finish_reason": reason}}))
+        sent = self._read_last() if self._last else {"text": "", "output_ids": [], "meta_info": {}}
+        return frame(orjson.dumps({**sent, "meta_info": {**sent["meta_info"], "finish_reason": reason}}))
+
+    def _read_last(self) -> dict[str, Any]:
+        """Return the data of the last event; nothing if there is none.
+
+        Raises:
+            BadReplyError: it is no result.
+        """
+        if not self._last:
+            return {}
+        sent = parse_result(event_data(self._last))
+        if not isinstance(sent.get("meta_info"), dict) or not isinstance(sent.get("output_ids"), list):
+            raise BadReplyError("its last event is no result with tokens")
+        return sent
 
 
 def _differ(one: Sequence[object], other: Sequence[object]) -> bool:

@@ -37,6 +37,11 @@ class DeltaAnswer:
         self._kept_entries = False
 
     @property
+    def fault(self) -> str:
+        """Why the answer cannot be repeated: nothing that is known of it prevents that."""
+        return ""
+
+    @property
     def is_empty(self) -> bool:
         """Whether nothing that a token makes was shown."""
         return not (self._texts.keys() - {"role"} or self._entries)

@@ -64,7 +64,7 @@ def test_repeated_stream_goes_on_where_the_client_is(endpoint: Endpoint, data: s
         whole = b"".join(run)
         least = len(run[0]) if run is runs[0] else 0
         got += fed(stream, whole[: data.draw(st.integers(least, len(whole) - 1))], data.draw(cuts))
-        assert stream.prepare() == ""
+        assert stream.fault_now() == ""
         stream.repeat(rid)
     got += fed(stream, b"".join(runs[-1]), data.draw(cuts))
     reference = AnswerStream(endpoint, FIRST, MOST)
@@ -97,7 +97,7 @@ def started(endpoint: Endpoint, answer: MadeAnswer, steps: int, most: int = MOST
 
 
 def again(stream: AnswerStream, endpoint: Endpoint, answer: MadeAnswer, sizes: Sequence[int] = ()) -> bytes:
-    assert stream.prepare() == ""
+    assert stream.fault_now() == ""
     stream.repeat(SECOND)
     return stream.feed(b"".join(answer.stream(endpoint, SECOND, 1, sizes)))
 
@@ -141,7 +141,7 @@ def test_repeated_logprobs_of_other_tokens_are_refused() -> None:
 def test_answer_over_the_bound_passes_and_is_not_repeated(endpoint: Endpoint) -> None:
     answer = made("a", "b", "c", "d")
     stream, got = started(endpoint, answer, 4, most=2)
-    assert "router.failover_tokens" in stream.prepare()
+    assert "router.failover_tokens" in stream.fault_now()
     assert len(stream.tokens) == 0
     assert read(got)["ids"] == {FIRST}
 
@@ -164,7 +164,7 @@ def test_answer_whose_tokens_are_unknown_passes_and_is_not_repeated(endpoint: En
     blocks = made("a", "b").stream(endpoint, FIRST, 1, [1])[:2]
     events = [block[block.find(b"data: ") :] for block in blocks]
     assert stream.feed(b"".join(line + event for event in events)) == b"".join(events)
-    assert "tokens" in stream.prepare()
+    assert "tokens" in stream.fault_now()
 
 
 def test_increments_of_generate_are_not_repeated() -> None:
@@ -173,14 +173,14 @@ def test_increments_of_generate_are_not_repeated() -> None:
     for i in range(2):
         data = {"text": "a", "output_ids": [i], "meta_info": {"id": FIRST, "completion_tokens": i + 1}}
         stream.feed(tokens_comment([i]) + b"data: " + orjson.dumps(data) + b"\n\n")
-    assert "incremental_streaming_output" in stream.prepare()
+    assert "incremental_streaming_output" in stream.fault_now()
 
 
 @pytest.mark.parametrize("endpoint", list(Endpoint))
 def test_abort_ends_the_answer_with_what_was_shown(endpoint: Endpoint) -> None:
     answer = made("a", "b", "c", "d")
     stream, got = started(endpoint, answer, 3)
-    assert stream.prepare() == ""
+    assert stream.fault_now() == ""
     shown = read(got + stream.abort_event())
     if endpoint is Endpoint.GENERATE:
         assert (shown["last"]["text"], shown["last"]["meta_info"]["finish_reason"]["type"]) == ("abc", "abort")
@@ -192,7 +192,7 @@ def test_abort_ends_the_answer_with_what_was_shown(endpoint: Endpoint) -> None:
 @pytest.mark.parametrize("endpoint", list(Endpoint))
 def test_abort_by_a_worker_that_repeats_the_answer_ends_it_with_what_was_shown(endpoint: Endpoint) -> None:
     stream, got = started(endpoint, made("a", "b", "c", "d"), 3)
-    assert stream.prepare() == ""
+    assert stream.fault_now() == ""
     stream.repeat(SECOND)
     names: dict[str, Any] = {"id": SECOND, "object": "x", "created": 5, "model": "m"}
     if endpoint is Endpoint.GENERATE:
