@@ -126,19 +126,20 @@ class TaskSettings(Strict):
         prefill: name of a prefill pool.
         decode: name of a decode pool.
         any_decoder: serve the task although one of its two models was tuned for another one, to measure the loss.
+        failover: go on with an answer on another decode worker when its decode worker is lost. Off for a task whose
+            answers may end with an error instead.
         weight: its share of the work in flight while tasks wait, relative to the weights of the other tasks.
         max_requests: most answers of the task in flight at once; None is no cap.
         max_tokens: most expected work in flight, in tokens: prompts, and the answers' limits; None is no cap.
-        failover: let another decode worker go on with an answer whose decode worker is lost.
     """
 
     prefill: PoolName
     decode: PoolName
     any_decoder: bool = False
+    failover: bool = True
     weight: float = Field(default=1.0, ge=0.01, le=1000.0)
     max_requests: int | None = Field(default=None, ge=1)
     max_tokens: int | None = Field(default=None, ge=1)
-    failover: bool = True
 
 
 class Task(TaskSettings):
@@ -195,6 +196,10 @@ class Router(Strict):
         idle_timeout: a decode worker with requests in flight that generates nothing for this time leaves the rotation.
         answer_timeout: longest time without output of one answer while its worker generates; at least `idle_timeout`.
         write_timeout: a client that reads less than 64 KiB in this time, while more is ready, is disconnected.
+        failover_tokens: most output tokens of one answer that the router keeps (4 bytes each), and that another decode
+            worker repeats. A longer answer goes on, and ends with an error if its decode worker is lost.
+        failover_attempts: losses of a decode worker that one answer survives. Small, since a request may be what ends
+            its worker, and would end the next one. The moves of `sun workers drain --move` do not count.
         max_body_mb: largest request body; a larger one is answered with 413.
         max_answer_mb: largest non-streamed answer of a worker; a larger one ends with 502.
         probe_interval: time between two health checks of a worker.
@@ -213,9 +218,6 @@ class Router(Strict):
         tls_cert: path of a certificate in PEM, with its chain; absolute once loaded. None for plain HTTP.
         tls_key: path of its private key.
         log_requests: write a log line for every request, and not only for failed ones.
-        failover_tokens: most tokens of an answer that another decode worker repeats; each takes 4 bytes in the router.
-        failover_attempts: how many losses of decode workers one answer survives. A request that stops its worker would
-            stop the next ones too. Moves from a worker that is drained do not count.
         cors: origins of web pages that may call the router, as browsers send them (`https://app.example.com`); `*` is
             every origin. Pages never reach endpoints for admin keys.
         allow: request fields that clients may use although one hostile value can stop a worker that others share.
@@ -228,6 +230,8 @@ class Router(Strict):
     idle_timeout: float = Field(default=120.0, gt=0)
     answer_timeout: float = Field(default=1800.0, gt=0)
     write_timeout: float = Field(default=60.0, gt=0)
+    failover_tokens: int = Field(default=16384, ge=1, le=1 << 24)
+    failover_attempts: int = Field(default=1, ge=1, le=16)
     max_body_mb: float = Field(default=32.0, gt=0)
     max_answer_mb: float = Field(default=64.0, gt=0)
     probe_interval: float = Field(default=1.0, gt=0)
@@ -244,8 +248,6 @@ class Router(Strict):
     tls_cert: str | None = Field(default=None, min_length=1)
     tls_key: str | None = Field(default=None, min_length=1)
     log_requests: bool = False
-    failover_tokens: int = Field(default=16384, ge=0, le=1 << 20)
-    failover_attempts: int = Field(default=1, ge=0, le=10)
     cors: tuple[Origin, ...] = ()
     allow: tuple[GatedField, ...] = ()
 

@@ -49,7 +49,7 @@ class FleetWorker(Strict):
         pool: name of its pool.
         url: address of its HTTP server.
         draining: whether it takes no new requests.
-        moving: whether other workers go on with its answers while it drains.
+        moving: whether the answers of a draining decode worker go on elsewhere, where another worker can.
         key: the worker key that it requires; None if it requires none. No message and no page shows it.
     """
 

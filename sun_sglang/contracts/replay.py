@@ -32,7 +32,8 @@ HOOK: Final = "stream_tokens"
 
 # no namespace begins with `@`: it begins with the name of a pool
 _MARK: Final = re.compile(r"@tokens:([A-Za-z0-9+/=]*)@")
-_COMMENT: Final = b": tokens "
+TOKENS_COMMENT: Final = b": tokens "
+"""The begin of a comment line with tokens."""
 
 
 class Replay(NamedTuple):
@@ -90,7 +91,7 @@ def read_replay(extra_key: object) -> Replay:
 
 def tokens_comment(tokens: Iterable[int]) -> bytes:
     """Return the comment line with the tokens that the next event may show."""
-    return _COMMENT + b",".join(b"%d" % token for token in tokens) + b"\n"
+    return TOKENS_COMMENT + b",".join(b"%d" % token for token in tokens) + b"\n"
 
 
 def split_tokens(event: bytes) -> tuple[array[int] | None, bytes]:
@@ -101,7 +102,7 @@ def split_tokens(event: bytes) -> tuple[array[int] | None, bytes]:
     Raises:
         ValueError: the line holds something else than token ids.
     """
-    if not event.startswith(_COMMENT):
+    if not event.startswith(TOKENS_COMMENT):
         return None, event
     end = event.index(b"\n")
-    return array("i", map(int, event[len(_COMMENT) : end].split(b","))), event[end + 1 :]
+    return array("i", map(int, event[len(TOKENS_COMMENT) : end].split(b","))), event[end + 1 :]

@@ -112,7 +112,7 @@ class RouterClient:
         Args:
             name: the worker.
             action: `drain` or `resume`.
-            move: drain: let other workers go on with its answers, where the tasks allow it.
+            move: of `drain`: the answers of a decode worker go on elsewhere.
 
         Raises:
             LaunchError: the router does not answer.

@@ -71,6 +71,6 @@ def internal_error() -> ApiError:
     return ApiError(500, "the router failed; its log has the details", code="internal_error")
 
 
-def broken_stream_error(why: str) -> ApiError:
+def broken_stream_error(why: str, code: str = "stream_broken") -> ApiError:
     """Return the error that ends a stream after its first event."""
-    return ApiError(502, f"the answer broke off: {why}", code="stream_broken")
+    return ApiError(502, f"the answer broke off: {why}", code=code)

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from sun_sglang.router.dispatch.legs.leg_bodies import Leg
+from sun_sglang.router.dispatch.failover.losses import Failover, Loss, Replay
+from sun_sglang.router.dispatch.failover.same_answer import Computation
+from sun_sglang.router.dispatch.legs.leg_bodies import Leg, reports_tokens
 from sun_sglang.router.dispatch.legs.pair_request import PairRequest
 from sun_sglang.router.dispatch.outcome.decision import (
     AttemptFailed,
@@ -17,6 +19,7 @@ from sun_sglang.router.dispatch.outcome.decision import (
     awaited_leg,
     deadline_passed,
     decide,
+    leaves_worker,
     no_progress,
 )
 from sun_sglang.router.transport.leg_exchange import LegExchange
@@ -75,6 +78,9 @@ class Ticket:
         queued: seconds for which it waited for admission.
         checked: its check against the limits of its task; None for a canary.
         on_prefilled: called with the attempt whose prefill leg succeeded; None if nothing waits for it.
+        failover: the limits within which it goes on when its decode worker is lost; None if it then ends.
+        losses: decode workers that were lost under it.
+        replays: each time that it went on elsewhere, in order.
     """
 
     task: str
@@ -89,6 +95,20 @@ class Ticket:
     queued: float = 0.0
     checked: RequestCheck | None = None
     on_prefilled: Callable[[Attempt], None] | None = None
+    failover: Failover | None = None
+    losses: int = 0
+    replays: list[Replay] = field(default_factory=list)
+
+    def survives(self, loss: Loss) -> bool:
+        """Return whether the answer may go on after this loss; if it may, count the loss."""
+        if self.failover is None or self.abort_asked:
+            return False
+        if loss is Loss.MOVED:
+            return True
+        if self.losses >= self.failover.attempts:
+            return False
+        self.losses += 1
+        return True
 
     def request_abort(self) -> None:
         """Mark the request as aborted by its client, and end its wait."""
@@ -133,6 +153,9 @@ class Attempt:
         reading_since: clock time since which a reader waits for the stream's next piece; None while none waits.
         decoding_since: clock time since which the decode worker computes an unstreamed answer; None for a stream.
         cut_reason: why the router cut the stream off; empty if it did not.
+        loss: the loss for which it cut the stream off; None for another reason, after which no answer goes on.
+        computes: what determines the answer; None if the stream is not continued elsewhere.
+        can_go_on: returns whether the answer could go on elsewhere now; None if nobody continues it.
         times: of its events.
         awaits_change: another module than that of the request was loaded when it was sent, as far as was known.
     """
@@ -141,10 +164,13 @@ class Attempt:
         "_held",
         "_module",
         "awaits_change",
+        "can_go_on",
+        "computes",
         "cut_reason",
         "decoding_since",
         "incarnations",
         "legs",
+        "loss",
         "outcome",
         "pair",
         "reading_since",
@@ -176,6 +202,10 @@ class Attempt:
         self.reading_since: float | None = None
         self.decoding_since: float | None = None
         self.cut_reason = ""
+        self.loss: Loss | None = None
+        goes_on = request.tokens is not None and reports_tokens(pair)
+        self.computes = Computation.of(pair) if goes_on else None
+        self.can_go_on: Callable[[], bool] | None = None
         self._held: dict[Leg, int] = {}
         # None on a worker that serves its own model alone
         self._module: str | None = None
@@ -245,7 +275,7 @@ class Attempt:
             stalled: the decode worker makes no progress with any request.
         """
         if self.request.stream:
-            self.cut_off(f"no token for {limit:g} s")
+            self.cut_off(f"no token for {limit:g} s", Loss.STALLED if stalled else None)
         else:
             self._end(no_progress(limit, stalled=stalled))
 
@@ -256,11 +286,24 @@ class Attempt:
     def fail_decode(self, reason: str) -> None:
         """Record the loss of the decode worker: its process is gone. A stream that is under way ends."""
         self.record("decode", LegFailure(reason))
-        self.cut_off(reason)
+        self.cut_off(reason, Loss.GONE)
 
-    def cut_off(self, reason: str) -> None:
-        """End the stream; its reader receives the reason."""
-        self.cut_reason = self.cut_reason or reason
+    def leave(self) -> None:
+        """Leave a decode worker that is emptied. A stream that is under way goes on elsewhere."""
+        if not self.outcome.done():
+            self._end(leaves_worker())
+        else:
+            self.cut_off("its decode worker is drained", Loss.MOVED)
+
+    def cut_off(self, reason: str, loss: Loss | None = None) -> None:
+        """End the stream; its reader receives the reason.
+
+        Args:
+            reason: for humans.
+            loss: the loss after which the answer may go on elsewhere; None if it may not.
+        """
+        if not self.cut_reason:
+            self.cut_reason, self.loss = reason, loss
         if (decode := self.legs.get("decode")) is not None:
             decode.close()
 

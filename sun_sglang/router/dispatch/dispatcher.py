@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Callable, Set
+from dataclasses import replace
 from functools import partial
 
 from sun_sglang.router.clock import Clock
 from sun_sglang.router.deadlines import Deadlines
 from sun_sglang.router.dispatch.attempt import Attempt, Ticket
 from sun_sglang.router.dispatch.ejection import Ejector
+from sun_sglang.router.dispatch.failover.continued_response import ContinuedResponse
+from sun_sglang.router.dispatch.failover.losses import Loss
+from sun_sglang.router.dispatch.failover.mover import Mover
+from sun_sglang.router.dispatch.failover.replay_reports import ReplayReports
 from sun_sglang.router.dispatch.legs.pair_request import PairRequest
 from sun_sglang.router.dispatch.outcome.decision import AttemptFailed, Relay, Serve, aborted_early
 from sun_sglang.router.dispatch.pair_recovery import PairRecovery
-from sun_sglang.router.dispatch.pair_response import PairResponse
+from sun_sglang.router.dispatch.pair_response import Answer, PairResponse
 from sun_sglang.router.dispatch.running_attempts import RunningAttempts
-from sun_sglang.router.dispatch.worker_death import DeathCheck
+from sun_sglang.router.dispatch.worker_death import DeathCheck, worker_died
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.observability.log import Log
 from sun_sglang.router.observability.metrics import Metrics
@@ -59,6 +66,8 @@ class Dispatcher:
         self.attempts = RunningAttempts(client, registry, metrics, clock, deadlines)
         self.ejector = Ejector(registry, metrics, log)
         self.recovery = PairRecovery(registry, selector, clock, deadlines)
+        self._mover = Mover(self.attempts, registry)
+        self._reports = ReplayReports(self.attempts, metrics, log)
         self._death_check = DeathCheck(client, self.attempts, self.ejector, log)
         self._registry = registry
         self._metrics = metrics
@@ -66,27 +75,81 @@ class Dispatcher:
         self._first_token_timeout = registry.fleet.router.first_token_timeout
         self._closing = False
 
-    async def dispatch(self, request: PairRequest, ticket: Ticket) -> PairResponse:
+    async def dispatch(self, request: PairRequest, ticket: Ticket) -> Answer:
+        """Return an answer that has started. A stream of a task with failover goes on when its decode worker is lost.
+
+        Raises:
+            ApiError: the client receives it instead of an answer. No byte has gone to the client.
+        """
+        if ticket.failover is None or not request.stream:
+            return await self._get(request, ticket)
+        response = await self._get(request._replace(tokens=array("i")), ticket)
+        if response.attempt.computes is None:
+            return response
+        try:
+            go_on = partial(self._go_on, request, ticket)
+            return ContinuedResponse(response, ticket.failover, go_on, self._mover, self._reports)
+        except BaseException:
+            response.abandon()
+            raise
+
+    async def _go_on(
+        self, request: PairRequest, ticket: Ticket, lost: PairResponse, tokens: array[int]
+    ) -> PairResponse:
+        """Return the response of another pair that repeats the tokens of a lost answer and goes on.
+
+        The prefill worker of the lost answer usually has the prompt in its cache.
+
+        Args:
+            request: of the answer.
+            ticket: of the answer.
+            lost: the response whose decode worker was lost.
+            tokens: the output tokens so far.
+
+        Raises:
+            ApiError: no pair that computes the same answer could go on.
+        """
+        pair, computes = lost.attempt.pair, lost.attempt.computes
+        assert computes is not None, "such an answer is not continued"
+        holder = lost.attempt.incarnations["prefill"]
+        repeated = request._replace(tokens=tokens, holder=holder)
+        return await self._get(repeated, ticket, frozenset({pair.decode.name}), computes.goes_on)
+
+    async def _get(
+        self,
+        request: PairRequest,
+        ticket: Ticket,
+        left_workers: Set[str] = frozenset(),
+        accepts: Callable[[Pair], bool] | None = None,
+    ) -> PairResponse:
         """Return a response, after one retry on other workers if the first pair failed.
 
         An attempt that failed only because an idle connection was closed is repeated once on new connections, and does
         not count as the retry. Neither does one whose prefill worker had lost the task's weights, at most `ATTEMPTS`
         times: each worker that has one task's weights may have lost them at the same time. Each attempt has a new
-        request id and a new room.
+        request id and a new room. An answer of a task with failover is also sent again, and does not use the retry,
+        if its decode worker died or stalled, `router.failover_attempts` times, and whenever its worker is emptied.
+
+        Args:
+            request: the part that does not depend on the pair.
+            ticket: the answer's state.
+            left_workers: names of workers that the answer has left.
+            accepts: returns whether a usable pair may serve the request; None if each may.
 
         Raises:
-            ApiError: the client receives it instead of an answer. No byte has gone to the client.
+            ApiError: no pair has answered.
         """
-        avoid: set[str] = set()
+        avoid: set[str] = set(left_workers)
         failed: AttemptFailed | None = None
+        loss: Loss | None = None
         left, free, fresh = ATTEMPTS, ATTEMPTS, False
         while left:
-            pair = await self.recovery.select(request, ticket, avoid)
+            pair = await self.recovery.select(request, ticket, avoid, accepts)
             if ticket.abort_asked:
                 raise aborted_early()
             if pair is None:
                 break
-            if failed is not None and not failed.stale:
+            if failed is not None and not failed.stale and loss is None:
                 self._metrics.retries.labels(request.task, failed.leg).inc()
             outcome = await self.try_pair(request, pair, ticket, fresh=fresh)
             if isinstance(outcome, PairResponse):
@@ -101,10 +164,18 @@ class Dispatcher:
                 self._registry.revoke(pair.path)
             if failed.lacks_weights and pair.weights is not None:
                 self._registry.weights.revoke(worker.name, tried.incarnations["prefill"], pair.weights)
-            if not failed.retry or ticket.abort_asked or self._closing:
+            loss = failed.loss
+            goes_on = failed.retry if loss is None else ticket.survives(loss)
+            if not goes_on or ticket.abort_asked or self._closing:
                 break
-            await self._death_check.require_alive(tried)
-            if failed.stale:
+            if loss is None:
+                loss = await self._death_check.loss(tried)
+            if loss is not None:
+                self._reports.begin(tried, loss, len(request.tokens or ()))
+                avoid.add(tried.pair.decode.name)
+                if loss is Loss.GONE:
+                    failed = replace(failed, error=worker_died("decode"))
+            elif failed.stale:
                 fresh = True
             else:
                 if failed.lacks_weights and free:
@@ -112,7 +183,11 @@ class Dispatcher:
                 else:
                     left -= 1
                 avoid.update((w.name for w in pair) if failed.revoke else (worker.name,))
-        raise failed.error if failed else no_worker(request.task)
+        if failed is not None:
+            raise failed.error
+        if accepts is not None and self._registry.usable(request.task):
+            raise no_same_worker(request.task)
+        raise no_worker(request.task)
 
     async def try_pair(
         self, request: PairRequest, pair: Pair, ticket: Ticket, timeout: float | None = None, *, fresh: bool = False
@@ -158,6 +233,7 @@ class Dispatcher:
         self._closing = True
         self.ejector.close()
         self.recovery.close()
+        self._mover.close()
         self.attempts.cut_all(reason)
 
     def _respond(self, attempt: Attempt) -> PairResponse:
@@ -177,3 +253,9 @@ class Dispatcher:
 def no_worker(task: str) -> ApiError:
     """Return the error for a task without a usable pair."""
     return ApiError(503, f"no worker can serve task `{task}` now", code="no_worker")
+
+
+def no_same_worker(task: str) -> ApiError:
+    """Return the error for an answer that has begun, where all usable pairs compute other ones or repeat nothing."""
+    message = f"the workers that can serve task `{task}` now compute another answer, or cannot repeat the begun one"
+    return ApiError(503, message, code="no_worker")

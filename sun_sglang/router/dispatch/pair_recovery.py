@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Set
+from collections.abc import Callable, Set
 
 from sun_sglang.errors import RequestError
 from sun_sglang.router.clock import Clock
@@ -35,7 +35,13 @@ class PairRecovery:
         self._changed = asyncio.Event()
         registry.on_usable.append(self._wake)
 
-    async def select(self, request: PairRequest, ticket: Ticket, avoid: Set[str]) -> Pair | None:
+    async def select(
+        self,
+        request: PairRequest,
+        ticket: Ticket,
+        avoid: Set[str],
+        accepts: Callable[[Pair], bool] | None = None,
+    ) -> Pair | None:
         """Return a pair that accepts the request; None if there is none within the limit.
 
         The usable pairs may have changed since the request was checked, so the check is repeated if the task's limits
@@ -45,11 +51,12 @@ class PairRecovery:
             request: its task and cost.
             ticket: its check.
             avoid: workers that failed this request; selected only if there is no other pair.
+            accepts: returns whether a usable pair may serve the request; None if each may.
 
         Raises:
             ApiError: the workers that are usable now do not accept the request.
         """
-        while (pair := await self._wait_for_pair(request, avoid)) is not None:
+        while (pair := await self._wait_for_pair(request, avoid, accepts)) is not None:
             if ticket.checked is None or ticket.checked.holds:
                 return pair
             try:
@@ -63,20 +70,24 @@ class PairRecovery:
         self._closed = True
         self._wake()
 
-    async def _wait_for_pair(self, request: PairRequest, avoid: Set[str]) -> Pair | None:
-        if (pair := self._select(request, avoid)) is not None:
+    async def _wait_for_pair(
+        self, request: PairRequest, avoid: Set[str], accepts: Callable[[Pair], bool] | None
+    ) -> Pair | None:
+        if (pair := self._select(request, avoid, accepts)) is not None:
             return pair
         try:
             async with self._clock.timeout(self._deadlines.recovery):
-                while (pair := self._select(request, avoid)) is None and not self._closed:
+                while (pair := self._select(request, avoid, accepts)) is None and not self._closed:
                     await self._changed.wait()
         except TimeoutError:
             # the limit may pass in the same step of the event loop in which a pair becomes usable
-            return self._select(request, avoid)
+            return self._select(request, avoid, accepts)
         return pair
 
-    def _select(self, request: PairRequest, avoid: Set[str]) -> Pair | None:
+    def _select(self, request: PairRequest, avoid: Set[str], accepts: Callable[[Pair], bool] | None) -> Pair | None:
         pairs = self._registry.usable(request.task)
+        if accepts is not None:
+            pairs = tuple(filter(accepts, pairs))
         return self._selector.select(pairs, request.cost, request.keys, avoid, request.holder)
 
     def _wake(self) -> None:

@@ -154,7 +154,8 @@ class RunningAttempts:
         """End every attempt; each client receives an explicit error."""
         for attempt in self:
             attempt.record("prefill", LegFailure(reason))
-            attempt.fail_decode(reason)
+            attempt.record("decode", LegFailure(reason))
+            attempt.cut_off(reason)
 
     async def close(self) -> None:
         """Wait for aborts that are under way, so that no worker keeps a request without a reader."""

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from sun_sglang.router.dispatch.attempt import Attempt, Ticket
 from sun_sglang.router.dispatch.dispatcher import Dispatcher
 from sun_sglang.router.dispatch.legs.pair_request import PairRequest
-from sun_sglang.router.dispatch.pair_response import PairResponse
+from sun_sglang.router.dispatch.pair_response import Answer
 from sun_sglang.router.scheduling.cost import uncached_tokens
 from sun_sglang.router.workers.worker import Worker
 from sun_sglang.router.workers.worker_paths import Pair
@@ -44,7 +44,7 @@ class SharedPrompt:
         self._error: BaseException | None = None
         self._waiting: list[asyncio.Future[None]] = []
 
-    async def dispatch(self, dispatcher: Dispatcher, request: PairRequest, ticket: Ticket) -> PairResponse:
+    async def dispatch(self, dispatcher: Dispatcher, request: PairRequest, ticket: Ticket) -> Answer:
         """Return the response to one answer, after the first answer's prefill for every other answer.
 
         The first caller is the first answer. It holds its slot already, so no answer waits for one in the queue. A

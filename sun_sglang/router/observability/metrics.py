@@ -76,6 +76,18 @@ class Metrics:
         self.legs = self._counter("sun_leg_requests", "Legs by outcome.", "task", "leg", "outcome")
         self.leg_in_flight = self._gauge("sun_leg_in_flight", "Legs that have not ended.", "task", "leg")
         self.leg_seconds = self._histogram("sun_leg_seconds", "From dispatch to the end of a leg.", "task", "leg")
+        self.replays = self._counter(
+            "sun_replays",
+            "Answers that went on elsewhere, by reason: broken, gone, stalled, moved.",
+            "task",
+            "reason",
+        )
+        self.replayed_tokens = self._counter(
+            "sun_replayed_tokens", "Output tokens that another decode worker repeated.", "task"
+        )
+        self.replay_silence = self._histogram(
+            "sun_replay_silence_seconds", "From a stream's last event before a loss to the next one.", "task"
+        )
         self.hand_over = self._histogram(
             "sun_hand_over_seconds", "From the end of the prefill leg to the first event of a streamed answer.", "task"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 
 from aiohttp import web
 
@@ -12,6 +13,7 @@ from sun_sglang.router.auth.access import visible_tasks
 from sun_sglang.router.auth.api_keys import ApiKey
 from sun_sglang.router.dispatch.attempt import Ticket
 from sun_sglang.router.dispatch.dispatcher import Dispatcher
+from sun_sglang.router.dispatch.failover.losses import Failover
 from sun_sglang.router.dispatch.legs.cache_namespace import cache_namespace
 from sun_sglang.router.dispatch.legs.pair_request import PairRequest, make_pair_requests, worker_model
 from sun_sglang.router.dispatch.shared_prompt import SharedPrompt, share_prompts
@@ -72,6 +74,8 @@ class Service:
         self._allowed = frozenset(registry.fleet.router.allow)
         # several answers together may send as many bytes as one answer to the largest body that is accepted
         self._max_sent = int(2 * registry.fleet.router.max_body_mb * (1 << 20))
+        limits = registry.fleet.router
+        self._failover = Failover(limits.failover_tokens, limits.failover_attempts)
         self._now = dispatcher.attempts.now
         self._queue = queue
         self._in_flight = in_flight
@@ -124,10 +128,11 @@ class Service:
                 key.refund(work)
             raise
         shared = share_prompts(pair_requests, self._registry.usable(request.task))
+        ticket = partial(
+            Ticket, arrived=arrived, owner=owner, checked=checked, failover=self._failover if task.failover else None
+        )
         parts = tuple(
-            self._part(
-                single, pair_request, Ticket(request.task, single.rid, arrived, owner=owner, checked=checked), prompt
-            )
+            self._part(single, pair_request, ticket(request.task, single.rid), prompt)
             for single, pair_request, prompt in zip(singles, pair_requests, shared, strict=True)
         )
         return await self._serve(http, request, parts, session)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from sun_sglang.checkpoint.tuning import is_tuned_for
+from sun_sglang.contracts import replay
 from sun_sglang.contracts.first_token import HOOK, first_token_side
 from sun_sglang.contracts.kv_compatibility import Difference, member_difference, pair_difference
 from sun_sglang.contracts.module import TaskWeights
@@ -124,6 +125,11 @@ def first_token_mismatch(prefill: NamedCard, decode: NamedCard, tuning: WeightsT
                 f"`{worker.name}` has no hook `{HOOK}`; start it with this version of sun-sglang"
             )
     return ""
+
+
+def reads_replays(card: WorkerCard) -> bool:
+    """Return whether a worker reads the mark of `contracts/replay.py`. An emulated one reports no hooks, and does."""
+    return not card.patches or any(hook.name == replay.HOOK for hook in card.patches)
 
 
 def decoder_mismatch(prefill: NamedCard, decode: NamedCard, tuning: WeightsTuning | None = None) -> str:

@@ -30,17 +30,17 @@ def add_worker(spec: FleetWorker) -> Edit:
     return edit
 
 
-def set_draining(name: str, draining: bool, *, move: bool = False) -> Edit:
+def set_draining(name: str, draining: bool, *, moving: bool = False) -> Edit:
     """Return an edit that takes a worker out of the rotation, or puts it back; 404 if there is none.
 
     Args:
         name: the worker.
-        draining: whether it is out of the rotation.
-        move: other workers go on with its answers meanwhile.
+        draining: it takes no new requests.
+        moving: its answers go on elsewhere.
     """
 
     def edit(document: Document) -> None:
-        _worker(document, name).update(draining=draining, moving=move)
+        _worker(document, name).update(draining=draining, moving=moving)
 
     return edit
 

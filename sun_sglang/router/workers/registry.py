@@ -46,7 +46,6 @@ class Registry:
         on_usable: called when a task may have got a usable pair: by a proof, another fleet or a changed worker.
         on_progress: called after each probe, and when a step of a rollout may have become possible.
         on_added: called with a worker that was added while the router runs.
-        on_moving: called with a worker when others begin to go on with its answers.
     """
 
     def __init__(self, fleet: Fleet, deadlines: Deadlines = DEFAULT) -> None:
@@ -63,7 +62,6 @@ class Registry:
         self.on_usable: list[Callable[[], None]] = []
         self.on_progress: list[Callable[[], None]] = []
         self.on_added: list[Callable[[Worker], None]] = []
-        self.on_moving: list[Callable[[Worker], None]] = []
         self.leaving: Mapping[str, FleetTask] = {}
         self._trials: list[FleetTask] = []
         self._task_paths = TaskPaths()
@@ -195,14 +193,10 @@ class Registry:
     def update(self, spec: FleetWorker) -> None:
         """Replace a worker's entry in the fleet file; its address stays."""
         worker = self.workers[spec.name]
-        begins_to_move = spec.moving and not worker.moving
         worker.update_spec(spec)
         self._paths.invalidate(worker)
         self.weights.report_needed()
         self._report_usable()
-        if begins_to_move:
-            for listener in self.on_moving:
-                listener(worker)
 
     def drain(self, name: str) -> None:
         """Send no more new requests to a worker."""

@@ -47,7 +47,6 @@ class Worker:
         admitted: whether its card passed every rule.
         has_invalid_card: whether it answers probes, but not with a valid card.
         draining: whether an operator took it out of the rotation.
-        moving: whether other workers go on with its answers meanwhile.
         incarnation: the random value of its last known start; it stays while the worker is absent.
         last_pick: the running number of its last selection; 0 before the first.
         last_progress: clock time of its last progress, a good answer or a new batch; minus infinity before the first.
@@ -66,7 +65,6 @@ class Worker:
     admitted: bool
     has_invalid_card: bool
     draining: bool
-    moving: bool
     incarnation: str
     last_pick: int
     last_progress: float
@@ -76,7 +74,7 @@ class Worker:
         key = int.from_bytes(hashlib.blake2b(spec.name.encode(), digest_size=8).digest(), "little")
         self._set(name=spec.name, role=role, hash=key, load=WorkerLoad(key, deadlines), _loss_callbacks=set())
         self._set(resident=ResidentAdapters(), modules=WorkerModules())
-        self._set(spec=spec, draining=spec.draining, moving=spec.moving, incarnation="")
+        self._set(spec=spec, draining=spec.draining, incarnation="")
         self._set(last_pick=0, last_progress=float("-inf"))
         self.drop_card("it has not been probed yet")
 
@@ -84,6 +82,11 @@ class Worker:
     def takes_requests(self) -> bool:
         """Whether new requests may go to the worker, given a proven path."""
         return not (self.draining or (self.card is not None and self.card.leaving))
+
+    @property
+    def moving(self) -> bool:
+        """Whether its answers go on elsewhere, where another worker can. The answers of a prefill worker end soon."""
+        return self.draining and self.spec.moving and self.role == "decode"
 
     # --- registration -----------------------------------------------------------------------------------------------
 
@@ -107,7 +110,7 @@ class Worker:
     def update_spec(self, spec: FleetWorker) -> None:
         """Replace the entry in the fleet file, with another `draining` for instance; name and pool stay."""
         assert (spec.name, spec.pool) == (self.name, self.spec.pool), "such a change makes another worker"
-        self._set(spec=spec, draining=spec.draining, moving=spec.moving)
+        self._set(spec=spec, draining=spec.draining)
 
     def drain(self) -> None:
         """Take no more new requests."""

@@ -121,6 +121,7 @@ async def start() -> AsyncIterator[Start]:
         deadlines: Deadlines = DEADLINES,
         adapters: dict[str, AdapterRef] | None = None,
         modules: dict[str, ModuleRef] | None = None,
+        failover: bool = True,
         **more: Any,
     ) -> System:
         rooms = Rooms()
@@ -147,6 +148,7 @@ async def start() -> AsyncIterator[Start]:
                         "decode": d,
                         "adapter": (adapters or {}).get(name),
                         "module": (modules or {}).get(name),
+                        "failover": failover,
                     }
                     for name, (p, d) in tasks.items()
                 },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from secrets import token_hex
 from typing import Any
 
 import orjson
@@ -94,7 +95,24 @@ class FakeReplies:
         if self._path == COMPLETIONS:
             logprobs = self._completion_logprobs(made[start:], with_input=False)
             return _BUILD.completion_event(progress, text=text, logprobs=logprobs)
+        if self._body.get("tools"):
+            return self._call_events(progress, text, first=start == 0)
         return b"".join(_BUILD.chat_events(progress, text=text, first=start == 0))
+
+    def _call_events(self, progress: Progress, arguments: str, *, first: bool) -> bytes:
+        """Return the events of a call to the first tool, whose id is random; the text is its arguments."""
+        name = self._body["tools"][0]["function"]["name"]
+        named = {"id": progress.request_id, "object": "chat.completion.chunk", "created": 1, "model": progress.model}
+        events = _BUILD.chat_events(progress, text="", first=first)
+        calls = [{"id": None, "index": 0, "type": "function", "function": {"name": None, "arguments": arguments}}]
+        if first:
+            begun = {"id": f"call_{token_hex(8)}", "function": {"name": name, "arguments": ""}}
+            calls.insert(0, {**calls[0], **begun})
+        for call in calls:
+            choice = {"index": 0, "delta": {"tool_calls": [call]}, "logprobs": None}
+            choice |= {"finish_reason": None, "matched_stop": None}
+            events.insert(int(first) + calls.index(call), sse_event({**named, "choices": [choice]}))
+        return b"".join(events)
 
     def usage_event(self, made: list[int]) -> bytes:
         """Return the usage event, if the request asks for one."""

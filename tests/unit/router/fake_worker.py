@@ -1,8 +1,8 @@
 """A fake of a PD worker pair, for the router's tests: SGLang's protocol over real sockets, with no model behind it.
 
 It behaves as SGLang in these points: a decode worker answers only if a prefill worker was given the same room; the
-first token comes from the prefill worker, or from the decode worker if the request has the mark; aborts match by
-prefix; a namespace has its own cache; reply shapes are SGLang's. Tokens are digests, so an answer shows which weights
+first token comes from the prefill worker, or from the decode worker if the request has the mark; given tokens are
+repeated, and the tokens of a marked stream reported; aborts match by prefix; a namespace has its own cache; reply shapes are SGLang's. Tokens are digests, so an answer shows which weights
 made it. Everything else is invented.
 """
 
@@ -21,6 +21,8 @@ from sun_sglang.contracts.adapters_report import ADAPTERS_PATH
 from sun_sglang.contracts.first_token import HOOK as FIRST_TOKEN_HOOK
 from sun_sglang.contracts.first_token import ONE_TOKEN, read_mark
 from sun_sglang.contracts.module import MODULES_PATH, module_in
+from sun_sglang.contracts.replay import HOOK as REPLAY_HOOK
+from sun_sglang.contracts.replay import read_replay, tokens_comment
 from sun_sglang.contracts.scheme import Side
 from sun_sglang.contracts.token_count import TOKEN_COUNT_PATH, TokenCount
 from sun_sglang.contracts.worker_card import WORKER_CARD_PATH, Identity, PatchReport, WorkerCard
@@ -49,6 +51,7 @@ IDENTITY = Identity(
 )
 HOOK = PatchReport(name="prompt-only-cache", target="a.b.c", state="applied")
 SPLIT = PatchReport(name=FIRST_TOKEN_HOOK, target="a.b.d", state="applied")
+REPLAYS = PatchReport(name=REPLAY_HOOK, target="a.b.e", state="applied")
 
 
 def token(*parts: object) -> int:
@@ -135,6 +138,9 @@ class FakeWorker:
         self.canaries = 0
         self.canary_fault: Fault | None = None
         self.ignores_mark = False
+        self.ignores_tokens = False
+        # tokens of one event
+        self.step = 1
         self.adapters = FakeAdapters()
         self.modules = FakeModules()
         self._runner: web.AppRunner | None = None
@@ -212,7 +218,7 @@ class FakeWorker:
             incarnation=f"{self.role}-{self.port}-{self.restarts}",
             bootstrap_port=9000 + self.restarts if self.role == "prefill" else None,
             identity=IDENTITY.model_copy(update={"weights": self.weights}),
-            patches=(HOOK, SPLIT),
+            patches=(HOOK, SPLIT, REPLAYS),
             max_input_tokens=1000,
             context_length=1024,
             kv_tokens=4096,
@@ -318,6 +324,9 @@ class FakeWorker:
                 self.idle.set()
 
     async def _answer(self, request: web.Request, body: dict[str, Any], fault: Fault) -> web.StreamResponse:
+        replay = read_replay(body["extra_key"])
+        body = {**body, "extra_key": replay.extra_key, "reported": replay.tokens is not None}
+        body["repeated"] = [] if self.ignores_tokens else list(replay.tokens or ())
         if fault.wait is not None:
             await fault.wait.wait()
         if fault.hang:
@@ -367,7 +376,7 @@ class FakeWorker:
         of = self.modules if module else self.adapters
         handed = {
             "weights": weights,
-            "first": token(weights, ids),
+            "first": (body["repeated"] or [token(weights, ids, *self._drawn(body))])[0],
             # the last token of a prompt is always computed
             "cached": (len(ids) - 1) * (tuple(ids) in known),
         }
@@ -402,9 +411,11 @@ class FakeWorker:
         if fault.abort is not None:
             return await self._send(request, body, FakeReplies(path, body, ids, 0), [], fault.abort, fault)
         decode_first = read_mark(body["extra_key"]).decode_first
-        made = [token(handed["weights"], self.weights, ids, i) for i in range(max(1, wanted(path, body)))]
+        drawn = self._drawn(body)
+        made = [token(handed["weights"], self.weights, ids, i, *drawn) for i in range(max(1, wanted(path, body)))]
         if not decode_first:
             made[0] = handed["first"]
+        made[: len(body["repeated"])] = body["repeated"][: len(made)]
         # the cache hit of a namespace: the answer is then made from the cached KV of any module
         replies = FakeReplies(path, body, ids, handed["cached"], makes_first=decode_first)
         return await self._send(request, body, replies, made, {"type": "length", "length": len(made)}, fault)
@@ -425,7 +436,10 @@ class FakeWorker:
             return reply(replies.whole(made, finish))
         out = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await out.prepare(request)
-        async for chunk in self._chunks(rid, replies, made, finish, fault):
+        reported = 0
+        async for count, chunk in self._chunks(rid, replies, made, finish, fault):
+            if body["reported"] and count > reported:
+                chunk, reported = tokens_comment(made[reported:count]) + (chunk or b""), count
             if chunk is None:
                 self.die()
             await out.write(chunk)
@@ -439,22 +453,28 @@ class FakeWorker:
         made: list[int],
         finish: dict[str, Any],
         fault: Fault,
-    ) -> AsyncIterator[bytes | None]:
-        for i in range(max(1, len(made))):
+    ) -> AsyncIterator[tuple[int, bytes | None]]:
+        """Yield the number of tokens that were made, and the next events; None instead of events for a death."""
+        for i in range(0, max(1, len(made)), self.step):
             if i == fault.die_after:
-                yield None
+                yield 0, None
             if i == fault.error_after:
-                yield b'data: {"error":{"message":"made to fail","code":500}}\n\n'
+                yield 0, b'data: {"error":{"message":"made to fail","code":500}}\n\n'
                 return
             if i == fault.hang_after:
                 self.stepped.set()
                 if await self._unless_aborted(rid, self._forever.wait()):
-                    yield replies.events(made[:i], i, ABORTED)
+                    yield 0, replies.events(made[:i], i, ABORTED)
                     return
-            done = i >= len(made) - 1
-            yield replies.events(made[: i + 1], i, finish if done else None)
+            end = min(len(made), i + self.step)
+            yield end, replies.events(made[:end], i, finish if end >= len(made) else None)
         if usage := replies.usage_event(made):
-            yield usage
+            yield 0, usage
+
+    def _drawn(self, body: dict[str, Any]) -> tuple[int, ...]:
+        """Return what distinguishes the tokens of two runs: the room, if the request samples."""
+        samples = {**body, **(body.get("sampling_params") or {})}.get("temperature")
+        return (body["bootstrap_room"],) if samples else ()
 
     async def _unless_aborted(self, rid: str, wait: Any) -> bool:
         """Wait for something or for the request's abort. Returns whether it was the abort."""

@@ -24,10 +24,10 @@ class NewPool(FleetPool):
 
 
 class Drain(Strict):
-    """The body of POST /workers/NAME/drain, which may be missing.
+    """The body of POST /workers/NAME/drain, which may also be empty.
 
     Attributes:
-        move: other workers go on with the answers of a decode worker.
+        move: the answers of a decode worker go on elsewhere.
     """
 
     move: bool = False
@@ -58,9 +58,9 @@ class AdminHandlers:
         return json_response(self._worker(self._registry.workers[spec.name], leaving=False), 201)
 
     async def drain(self, http: web.Request) -> web.Response:
-        """POST /workers/NAME/drain: send a worker no new requests; `{"move": true}` moves its answers to others."""
-        wanted = await read_model(http, Drain) if http.can_read_body else Drain()
-        return await self._set_draining(http.match_info["name"], draining=True, move=wanted.move)
+        """POST /workers/NAME/drain: send a worker no new requests, and let its answers go on elsewhere if asked to."""
+        body = await read_model(http, Drain) if http.body_exists else Drain()
+        return await self._set_draining(http.match_info["name"], draining=True, moving=body.move)
 
     async def resume(self, http: web.Request) -> web.Response:
         """POST /workers/NAME/resume: send a worker requests again."""
@@ -91,8 +91,8 @@ class AdminHandlers:
         await self._store.edit(fleet_edits.remove_pool(http.match_info["name"]))
         return json_response({"name": http.match_info["name"], "removed": True})
 
-    async def _set_draining(self, name: str, *, draining: bool, move: bool = False) -> web.Response:
-        await self._store.edit(fleet_edits.set_draining(name, draining, move=move))
+    async def _set_draining(self, name: str, *, draining: bool, moving: bool = False) -> web.Response:
+        await self._store.edit(fleet_edits.set_draining(name, draining, moving=moving))
         return json_response(self._worker(self._registry.workers[name], leaving=False))
 
     def _is_wanted(self, name: str) -> bool:
@@ -105,6 +105,7 @@ class AdminHandlers:
             "role": worker.role,
             "url": worker.spec.url,
             "state": "leaving" if leaving else self._registry.state(worker.name),
+            "moving": worker.moving,
             "reason": worker.reason,
             "in_flight": worker.load.total_requests,
             "tokens": worker.load.total_tokens,

@@ -3,6 +3,9 @@
 Where the decode module makes the first token (`contracts/first_token.py`), both legs carry a mark before their
 namespace, and the workers do the rest. The mode follows from the cards of the two workers, so requests of both modes
 may meet on a worker. Besides this file, only the canary of a path depends on it.
+
+The decode leg of a stream that may go on elsewhere carries the mark of `contracts/replay.py`, with the tokens to repeat.
+The prefill leg needs the first of them alone, and none where the decode worker makes it.
 """
 
 from __future__ import annotations
@@ -13,8 +16,10 @@ import orjson
 
 from sun_sglang.contracts.adapter import AdapterRef
 from sun_sglang.contracts.first_token import mark_decode_first
+from sun_sglang.contracts.replay import mark_replay
 from sun_sglang.router.dispatch.legs.cache_namespace import cache_namespace, may_reuse_answers
 from sun_sglang.router.dispatch.legs.pair_request import PairRequest
+from sun_sglang.router.workers.compatibility import reads_replays
 from sun_sglang.router.workers.worker_paths import Pair
 
 Leg = Literal["prefill", "decode"]
@@ -74,8 +79,13 @@ def leg_bodies(request: PairRequest, pair: Pair, *, rid: str, room: int) -> LegB
     pool, keys = pair.prefill.spec.pool, (request.extra_key, request.cache_salt)
     prefills = cache_namespace(pool, card.module, *keys, weights=pair.weights)
     decodes = prefills if may_reuse_answers(pair) else f"{prefills}!{rid}"
-    if pair.first_token == "decode":
+    decode_first = pair.first_token == "decode"
+    if decode_first:
         prefills, decodes = mark_decode_first(prefills), mark_decode_first(decodes)
+    if (tokens := request.tokens) is not None and reports_tokens(pair):
+        decodes = mark_replay(decodes, tokens)
+        if tokens and not decode_first:
+            prefills = mark_replay(prefills, tokens[:1])
     both = (request.shared, request.own, b",", orjson.dumps(meeting)[1:-1], b',"extra_key":')
     # the decode worker has no adapters: it decodes on the KV that the prefill worker made with one. A module is named
     # by the namespace.
@@ -86,3 +96,8 @@ def leg_bodies(request: PairRequest, pair: Pair, *, rid: str, room: int) -> LegB
         prefill=b"".join((*both, orjson.dumps(prefills), routing, adapter, b',"stream":false}')),
         decode=b"".join((*both, orjson.dumps(decodes), streams)),
     )
+
+
+def reports_tokens(pair: Pair) -> bool:
+    """Return whether the decode worker of a usable pair reports the tokens of a stream, and can repeat some."""
+    return pair.decode.card is not None and reads_replays(pair.decode.card)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -37,6 +38,8 @@ class PairRequest(NamedTuple):
         keys: hashes of the prompt's beginnings, for routing policies that read them; else empty.
         holder: incarnation of the prefill worker that has the prompt in its cache; empty if none is known.
         group: a number that all answers to one shared prompt have; None for an answer that shares nothing.
+        tokens: output tokens that the workers repeat, in a stream that reports its tokens (`contracts/replay.py`); None
+            for an answer that is not continued elsewhere. One object with the stream's, which extends it.
     """
 
     endpoint: Endpoint
@@ -52,6 +55,7 @@ class PairRequest(NamedTuple):
     keys: PrefixKeys = NO_KEYS
     holder: str = ""
     group: int | None = None
+    tokens: array[int] | None = None
 
     def sharing(self, group: int, holder: str) -> PairRequest:
         """Return the request for one of several answers to a prompt.

@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import TypeAlias, TypeGuard
 
 from sun_sglang.contracts.module import TaskWeights
+from sun_sglang.router.dispatch.failover.losses import Loss
 from sun_sglang.router.dispatch.legs.leg_bodies import Leg
 from sun_sglang.router.dispatch.outcome.missing_weights import lacks_weights
 from sun_sglang.router.dispatch.outcome.worker_message import for_client
@@ -72,6 +73,8 @@ class AttemptFailed:
         revoke: one worker blames the other, and either may be at fault: only the path between them leaves the rotation
             until a canary passes. So a worker with a defect removes no other worker from the rotation.
         lacks_weights: the prefill worker does not have the task's own weights; it serves other tasks as before.
+        loss: the answer leaves its decode worker for this reason, and a task with failover goes on elsewhere; None for
+            any other failure.
     """
 
     leg: Leg
@@ -81,6 +84,7 @@ class AttemptFailed:
     stale: bool = False
     revoke: bool = False
     lacks_weights: bool = False
+    loss: Loss | None = None
 
 
 Outcome: TypeAlias = Wait | Serve | Relay | AttemptFailed
@@ -149,13 +153,21 @@ def no_progress(limit: float, *, stalled: bool) -> AttemptFailed:
 
     Args:
         limit: seconds that the answer had after the prompt.
-        stalled: the decode worker makes no progress with any request. This one may be the cause, so it is not retried.
+        stalled: the decode worker makes no progress with any request. This one may be the cause, so it is not retried
+            without failover.
     """
     if stalled:
         message = f"no answer within {limit:g} s: the decode worker runs no batch. {MAY_BE_THE_CAUSE}"
-        return AttemptFailed("decode", ApiError(504, message, code="worker_stalled"), eject=False, retry=False)
+        error = ApiError(504, message, code="worker_stalled")
+        return AttemptFailed("decode", error, eject=False, retry=False, loss=Loss.STALLED)
     message = f"no answer within {limit:g} s after the prompt; stream it, or ask for fewer tokens"
     return AttemptFailed("decode", ApiError(504, message, code="answer_timeout"), eject=False, retry=False)
+
+
+def leaves_worker() -> AttemptFailed:
+    """Return the outcome of an attempt whose decode worker is emptied, and of which the client has nothing."""
+    error = ApiError(503, "the decode worker is drained, and no other one can serve the request", code="no_worker")
+    return AttemptFailed("decode", error, eject=False, loss=Loss.MOVED)
 
 
 def aborted_early() -> ApiError:

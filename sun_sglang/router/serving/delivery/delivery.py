@@ -17,7 +17,7 @@ from sun_sglang.router.dispatch.attempt import Ticket
 from sun_sglang.router.dispatch.dispatcher import Dispatcher
 from sun_sglang.router.dispatch.legs.pair_request import PairRequest
 from sun_sglang.router.dispatch.outcome.worker_refusal import event_error
-from sun_sglang.router.dispatch.pair_response import PairResponse, StreamBrokenError
+from sun_sglang.router.dispatch.pair_response import Answer, StreamBrokenError
 from sun_sglang.router.dispatch.shared_prompt import SharedPrompt
 from sun_sglang.router.errors import ApiError, broken_stream_error, internal_error
 from sun_sglang.router.observability.log import Log
@@ -203,7 +203,7 @@ class Delivery:
 
     # ------------------------------------------------------------------------------------------------------------------
 
-    async def _pair_response(self, part: Part) -> PairResponse:
+    async def _pair_response(self, part: Part) -> Answer:
         """Wait for the answer's slot, and get its response. The slot is held until the decode leg has ended.
 
         Raises:
@@ -231,7 +231,7 @@ class Delivery:
             self._metrics.itl.labels(request.task).observe((self._now() - first) / (counts.completion - 1))
 
 
-async def _pump(response: PairResponse, stream: StreamFilter, piece: bytes, out: web.StreamResponse, part: Part) -> str:
+async def _pump(response: Answer, stream: StreamFilter, piece: bytes, out: web.StreamResponse, part: Part) -> str:
     """Forward a stream to its end, and return the outcome. Any end but the worker's own becomes an error event."""
     try:
         while True:
@@ -245,7 +245,7 @@ async def _pump(response: PairResponse, stream: StreamFilter, piece: bytes, out:
             piece = stream.feed(chunk)
     except StreamBrokenError as broken:
         response.report_broken(str(broken))
-        await out.write(broken_stream_error(str(broken)).as_event())
+        await out.write(broken_stream_error(str(broken), broken.code).as_event())
         return "failed"
     except BadReplyError:
         # the translation could not read on, and has sent the error; the model may be the cause, so no worker is blamed
@@ -274,11 +274,11 @@ async def _send(http: web.Request, body: bytes, weights: Iterable[TaskWeights | 
     return response
 
 
-def _rewriter(part: Part, response: PairResponse) -> Rewriter:
+def _rewriter(part: Part, response: Answer) -> Rewriter:
     return make_rewriter(part.pair_request, part.single.rid, response.rid, response.prefill)
 
 
-def _filter(request: Request, part: Part, response: PairResponse) -> StreamFilter:
+def _filter(request: Request, part: Part, response: Answer) -> StreamFilter:
     strip = request.endpoint is not Endpoint.GENERATE and not request.include_usage
     rewrite = _rewriter(part, response).event if needs_rewriting(part.pair_request, part.single.rid) else None
     return StreamFilter(strip_usage=strip, rewrite=rewrite)

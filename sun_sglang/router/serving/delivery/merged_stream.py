@@ -9,7 +9,7 @@ from typing import Any
 
 from sun_sglang.router.dispatch.attempt import Ticket
 from sun_sglang.router.dispatch.outcome.worker_refusal import event_error
-from sun_sglang.router.dispatch.pair_response import PairResponse, StreamBrokenError
+from sun_sglang.router.dispatch.pair_response import Answer, StreamBrokenError
 from sun_sglang.router.errors import ApiError, internal_error
 from sun_sglang.router.protocol.fan_out import RESULT_FIELD, merge_usage, reindex
 from sun_sglang.router.protocol.request import Endpoint, Request
@@ -58,7 +58,7 @@ class MergedStream:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def forward(self, index: int, response: PairResponse, ticket: Ticket, rewriter: Rewriter) -> None:
+    async def forward(self, index: int, response: Answer, ticket: Ticket, rewriter: Rewriter) -> None:
         """Forward one answer's stream to its end.
 
         Args:
@@ -81,7 +81,7 @@ class MergedStream:
                     raise StreamBrokenError("it ended without [DONE]")
         except StreamBrokenError as broken:
             response.report_broken(str(broken))
-            raise ApiError(502, f"answer {index} broke off: {broken}", code="stream_broken") from broken
+            raise ApiError(502, f"answer {index} broke off: {broken}", code=broken.code) from broken
         except BadReplyError as bad:
             raise ApiError(502, f"answer {index} broke off: {bad}", code="stream_broken") from bad
 

@@ -61,6 +61,7 @@ class RequestEndReporter:
                 queued=round(first.queued, 4),
                 answers=len(tickets),
                 workers=workers,
+                replays=sum(len(ticket.replays) for ticket in tickets),
                 **_weights(tickets),
                 key=first.owner,
             )

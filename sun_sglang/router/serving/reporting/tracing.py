@@ -88,6 +88,10 @@ class Tracing:
                 self._span(
                     "decode leg", inside, begun, ended + offset, names | {"sun.worker": attempt.pair.decode.name}
                 )
+            for replay in ticket.replays:
+                of_replay = {"sun.reason": replay.loss, "sun.worker": replay.worker, "sun.tokens": replay.tokens}
+                resumed = request.ended if replay.resumed is None else replay.resumed
+                self._span("sun.replay", inside, replay.began + offset, resumed + offset, of_replay)
         if request.outcome in _ERRORS:
             root.set_status(StatusCode.ERROR)
         root.end(_ns(request.ended + offset))

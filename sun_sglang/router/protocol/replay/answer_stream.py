@@ -1,0 +1,211 @@
+"""The stream of one answer, over all workers that have made a part of it."""
+
+from __future__ import annotations
+
+from array import array
+from typing import Any
+
+import orjson
+
+from sun_sglang.contracts.replay import TOKENS_COMMENT
+from sun_sglang.router.protocol.replay.channels import ReplayDiffersError
+from sun_sglang.router.protocol.replay.cumulative_answer import CumulativeAnswer
+from sun_sglang.router.protocol.replay.delta_answer import DeltaAnswer
+from sun_sglang.router.protocol.request import Endpoint
+from sun_sglang.router.protocol.sse import DONE_DATA, EventFramer, EventKind, event_data, event_kind
+from sun_sglang.router.protocol.worker_replies import BadReplyError, parse_result
+
+_COMMENT_SIZE = len(TOKENS_COMMENT)
+
+
+class AnswerStream:
+    """Takes the comment lines with tokens off a worker's stream, and keeps what a repetition needs.
+
+    It keeps 4 bytes for each token, and the length and checksum of each text; of /generate the last event. After
+    `repeat` it drops what was shown, and gives the rest the ids of the first stream.
+
+    Args:
+        endpoint: whose format the events have.
+        rid: the request id of the first stream.
+        most: the most tokens that are kept.
+
+    Attributes:
+        tokens: the output tokens that workers have reported.
+        done: the stream ended with `[DONE]`.
+        fault: why the answer cannot be repeated; empty if it can.
+        repeats: what was shown is still coming again.
+    """
+
+    def __init__(self, endpoint: Endpoint, rid: str, most: int) -> None:
+        self.tokens = array("i")
+        self.done = False
+        self.fault = ""
+        self.repeats = False
+        self._answer = CumulativeAnswer() if endpoint is Endpoint.GENERATE else DeltaAnswer()
+        self._rid = rid
+        self._most = most
+        self._created: int | None = None
+        self._framer = EventFramer()
+        # the next chunk begins with an event, and nothing of it was shown
+        self._is_whole = True
+        self._passes_all = False
+        # tokens that were reported before and have not been repeated yet
+        self._left = 0
+        # names of this stream's worker, and those of the first one
+        self._names: list[tuple[bytes, bytes]] = []
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Return the bytes for the client that a chunk yields: whole events; may be empty.
+
+        Raises:
+            ReplayDiffersError: the stream repeats another answer than that which was shown.
+        """
+        if self._is_whole:
+            shown, line = chunk, 0
+            if chunk.startswith(TOKENS_COMMENT):
+                line = chunk.find(b"\n")
+                shown = chunk[line + 1 :]
+            if self._names:
+                shown = self._rename(shown)
+            if self._answer.note_known(shown):
+                if line:
+                    self._hear(chunk[_COMMENT_SIZE:line])
+                return shown
+        if self._passes_all:
+            return chunk
+        passed = []
+        try:
+            for event in self._framer.feed(chunk):
+                passed.append(self._take(event))
+        except BadReplyError:
+            # the event is too long, and the reader of these bytes refuses it
+            self._give_up("an event is too long")
+            self._passes_all = True
+            passed.append(bytes(self._framer.rest))
+        self._is_whole = not self.repeats and not self._framer.rest
+        return b"".join(passed)
+
+    def repeat(self, rid: str) -> None:
+        """Begin with a stream that repeats the answer from its start.
+
+        Args:
+            rid: the request id of that stream.
+        """
+        assert not self.fault, "such an answer is not repeated"
+        self._answer.rewind()
+        self._framer = EventFramer()
+        self._left = len(self.tokens)
+        self._names = [(orjson.dumps(rid), orjson.dumps(self._rid))]
+        self.repeats = self._answer.behind
+        self._is_whole = not self.repeats
+
+    def fault_now(self) -> str:
+        """Return why the answer cannot be repeated; empty if it can."""
+        if not self.fault and not self.tokens and not self._answer.is_empty:
+            self._give_up("its worker did not report the tokens of the answer")
+        if not self.fault:
+            self._give_up(self._answer.fault)
+        return self.fault
+
+    def abort_event(self) -> bytes:
+        """Return the event that ends the answer as an abort does. The answer must have no fault."""
+        return self._answer.abort_event()
+
+    def _take(self, event: bytes) -> bytes:
+        while event.startswith(TOKENS_COMMENT):
+            line, _, event = event.partition(b"\n")
+            self._hear(line[_COMMENT_SIZE:])
+        event = self._rename(event)
+        if not self.repeats and self._answer.note_known(event):
+            return event
+        data = event_data(event)
+        if not data:
+            return event
+        if data == DONE_DATA:
+            if self.repeats and self._answer.behind:
+                raise ReplayDiffersError("the repeated answer ends earlier")
+            self.done = True
+            return event
+        if not self.repeats:
+            return event if self.fault else self._note(event, data)
+        return b"" if self._is_surely_old(event) else self._cut(event, data)
+
+    def _note(self, event: bytes, data: bytes) -> bytes:
+        try:
+            result = parse_result(data)
+        except BadReplyError as e:
+            # the reader of the event reports it
+            self._give_up(str(e))
+            return event
+        event = self._use_first_time(event, result)
+        if event_kind(result) is not EventKind.ERROR:
+            self._answer.note(event, result)
+        return event
+
+    def _cut(self, event: bytes, data: bytes) -> bytes:
+        try:
+            result = parse_result(data)
+        except BadReplyError:
+            return event
+        event, kind = self._use_first_time(event, result), event_kind(result)
+        if kind is EventKind.ERROR:
+            return event
+        shown = self._answer.cut(event, result, aborted=kind is EventKind.ABORT)
+        self.repeats = self._answer.behind
+        return shown
+
+    def _is_surely_old(self, event: bytes) -> bool:
+        """Return whether an event shows no new token, by the tokens that its worker has reported."""
+        answer = self._answer
+        if self.fault or not isinstance(answer, CumulativeAnswer):
+            return False
+        return not answer.needs_reading(event, len(self.tokens) - self._left)
+
+    def _hear(self, line: bytes) -> None:
+        """Keep the tokens of a comment line, or compare them with those that they repeat."""
+        if self.fault:
+            return
+        try:
+            if self._left or b"," in line:
+                self._hear_all(array("i", map(int, line.split(b","))))
+            else:
+                self.tokens.append(int(line))
+        except (ValueError, OverflowError):
+            self._give_up("its worker reported tokens that cannot be read")
+        if len(self.tokens) > self._most:
+            self._give_up(f"it has more than {self._most} tokens (router.failover_tokens)")
+
+    def _hear_all(self, tokens: array[int]) -> None:
+        if self._left:
+            start, count = len(self.tokens) - self._left, min(self._left, len(tokens))
+            if self.tokens[start : start + count] != tokens[:count]:
+                raise ReplayDiffersError("the repeated answer has other tokens")
+            self._left -= count
+            tokens = tokens[count:]
+        self.tokens.extend(tokens)
+
+    def _use_first_time(self, event: bytes, result: dict[str, Any]) -> bytes:
+        """Return an event with the time of the first stream: SGLang stamps each stream with one."""
+        created = result.get("created")
+        if not isinstance(created, int) or created == self._created:
+            return event
+        if self._created is None:
+            self._created = created
+            return event
+        name = (b'"created":%d,' % created, b'"created":%d,' % self._created)
+        if self._names and name not in self._names:
+            self._names.append(name)
+            result["created"] = self._created
+        return self._rename(event)
+
+    def _rename(self, event: bytes) -> bytes:
+        for theirs, first in self._names:
+            event = event.replace(theirs, first)
+        return event
+
+    def _give_up(self, why: str) -> None:
+        self.fault = self.fault or why
+        if not self.fault:
+            return
+        self.tokens = array("i")
+        self._left = 0
