@@ -53,6 +53,12 @@ def command(
     timeout: Annotated[float, typer.Option(help="drain, remove: seconds to wait until its requests have ended.")] = (
         300.0
     ),
+    move: Annotated[
+        bool,
+        typer.Option(
+            "--move", help="drain: the answers of a decode worker go on elsewhere, so that it is empty within seconds."
+        ),
+    ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="remove: do not wait; the worker's requests in flight fail.")
     ] = False,
@@ -70,13 +76,15 @@ def command(
     directory, state = running_deployment(file, run_dir)
     if action is not Action.LIST and name is None:
         raise UserError(f"which worker? `sun workers {action} NAME`; `sun workers` lists them")
+    if move and action is not Action.DRAIN:
+        raise UserError(f"--move belongs to `sun workers drain NAME`, and not to `{action}`")
     client = RouterClient(state.url, read_access(directory))
     new = _NewWorker(pool, url, role, model, key_file)
-    _show(asyncio.run(_run(client, action, name or "", new, timeout, force)), as_json)
+    _show(asyncio.run(_run(client, action, name or "", new, timeout, force, move)), as_json)
 
 
 async def _run(
-    client: RouterClient, action: Action, name: str, new: _NewWorker, timeout: float, force: bool
+    client: RouterClient, action: Action, name: str, new: _NewWorker, timeout: float, force: bool, move: bool
 ) -> list[dict[str, Any]]:
     """Run the action, and return the workers."""
     async with client:
@@ -87,7 +95,7 @@ async def _run(
                 await client.remove_worker(name, force=force)
                 await _wait(client, name, timeout, gone=True)
             case Action.DRAIN:
-                await client.change_worker(name, action)
+                await client.change_worker(name, action, move=move)
                 await _wait(client, name, timeout, gone=False)
             case Action.RESUME:
                 await client.change_worker(name, action)
