@@ -70,6 +70,11 @@ class Stream:
         """Return the same request, not yet sent."""
         return Stream(self.path, self.body)
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether it has begun and not ended."""
+        return self.events > 1 and not self.complete and self.error is None
+
     async def run(self, client: aiohttp.ClientSession) -> Stream:
         """Send it, read its stream to the end, and return it.
 

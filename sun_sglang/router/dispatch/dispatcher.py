@@ -109,17 +109,16 @@ class Dispatcher:
         Raises:
             ApiError: no pair that computes the same answer could go on.
         """
-        pair, computes = lost.attempt.pair, lost.attempt.computes
+        computes, incarnations = lost.attempt.computes, lost.attempt.incarnations
         assert computes is not None, "such an answer is not continued"
-        holder = lost.attempt.incarnations["prefill"]
-        repeated = request._replace(tokens=tokens, holder=holder)
-        return await self._get(repeated, ticket, frozenset({pair.decode.name}), computes.goes_on)
+        repeated = request._replace(tokens=tokens, holder=incarnations["prefill"])
+        return await self._get(repeated, ticket, incarnations["decode"], computes.goes_on)
 
     async def _get(
         self,
         request: PairRequest,
         ticket: Ticket,
-        left_workers: Set[str] = frozenset(),
+        lost: str = "",
         accepts: Callable[[Pair], bool] | None = None,
     ) -> PairResponse:
         """Return a response, after one retry on other workers if the first pair failed.
@@ -133,18 +132,22 @@ class Dispatcher:
         Args:
             request: the part that does not depend on the pair.
             ticket: the answer's state.
-            left_workers: names of workers that the answer has left.
+            lost: incarnation of the decode worker that the answer has left; empty if it has not begun.
             accepts: returns whether a usable pair may serve the request; None if each may.
 
         Raises:
             ApiError: no pair has answered.
         """
-        avoid: set[str] = set(left_workers)
+        avoid: set[str] = set()
+        # a worker that did not end has failed the answer, and its successor has not
+        losers = {lost} if lost else set()
         failed: AttemptFailed | None = None
         loss: Loss | None = None
         left, free, fresh = ATTEMPTS, ATTEMPTS, False
         while left:
-            pair = await self.recovery.select(request, ticket, avoid, accepts)
+            pair = await self.recovery.select(
+                request, ticket, avoid, partial(_may_serve, losers, accepts) if losers else None
+            )
             if ticket.abort_asked:
                 raise aborted_early()
             if pair is None:
@@ -172,7 +175,7 @@ class Dispatcher:
                 loss = await self._death_check.loss(tried)
             if loss is not None:
                 self._reports.begin(tried, loss, len(request.tokens or ()))
-                avoid.add(tried.pair.decode.name)
+                losers.add(tried.incarnations["decode"])
                 if loss is Loss.GONE:
                     failed = replace(failed, error=worker_died("decode"))
             elif failed.stale:
@@ -185,9 +188,8 @@ class Dispatcher:
                 avoid.update((w.name for w in pair) if failed.revoke else (worker.name,))
         if failed is not None:
             raise failed.error
-        if accepts is not None and self._registry.usable(request.task):
-            raise no_same_worker(request.task)
-        raise no_worker(request.task)
+        others = any(pair.decode.incarnation != lost for pair in self._registry.usable(request.task))
+        raise no_same_worker(request.task) if others else no_worker(request.task)
 
     async def try_pair(
         self, request: PairRequest, pair: Pair, ticket: Ticket, timeout: float | None = None, *, fresh: bool = False
@@ -248,6 +250,10 @@ class Dispatcher:
         if not attempt.request.stream:
             response.finish()
         return response
+
+
+def _may_serve(losers: Set[str], accepts: Callable[[Pair], bool] | None, pair: Pair) -> bool:
+    return pair.decode.incarnation not in losers and (accepts is None or accepts(pair))
 
 
 def no_worker(task: str) -> ApiError:

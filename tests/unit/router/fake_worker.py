@@ -139,6 +139,8 @@ class FakeWorker:
         self.canary_fault: Fault | None = None
         self.ignores_mark = False
         self.ignores_tokens = False
+        # streams that hung after some tokens
+        self.hanging = 0
         # tokens of one event
         self.step = 1
         self.adapters = FakeAdapters()
@@ -190,6 +192,11 @@ class FakeWorker:
         self._listener.close()
 
     def die(self, *, listens: bool = False) -> NoReturn:
+        """End the request at hand as `kill` ends the process."""
+        self.kill(listens=listens)
+        raise asyncio.CancelledError
+
+    def kill(self, *, listens: bool = False) -> None:
         """Behave as a killed process: every connection breaks, and no process listens, or another one does."""
         assert self._runner is not None
         assert self._runner.server is not None
@@ -198,7 +205,6 @@ class FakeWorker:
         for connection in self._runner.server.connections:
             if connection.transport is not None:
                 connection.transport.abort()
-        raise asyncio.CancelledError
 
     async def restart(self) -> None:
         await self.stop()
@@ -463,6 +469,7 @@ class FakeWorker:
                 return
             if i == fault.hang_after:
                 self.stepped.set()
+                self.hanging += 1
                 if await self._unless_aborted(rid, self._forever.wait()):
                     yield 0, replies.events(made[:i], i, ABORTED)
                     return

@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Awaitable, Callable
 
 from sun_sglang.contracts.module import TaskWeights
+from sun_sglang.router.dispatch.attempt import Attempt
 from sun_sglang.router.dispatch.failover.losses import Failover, Loss, Replay
 from sun_sglang.router.dispatch.failover.mover import Mover
 from sun_sglang.router.dispatch.failover.replay_reports import ReplayReports
@@ -13,6 +14,7 @@ from sun_sglang.router.dispatch.pair_response import PairResponse, StreamBrokenE
 from sun_sglang.router.errors import ApiError
 from sun_sglang.router.protocol.replay.answer_stream import AnswerStream
 from sun_sglang.router.protocol.replay.channels import ReplayDiffersError
+from sun_sglang.router.transport.messages import LegResponse
 
 GoOn = Callable[[PairResponse, "array[int]"], Awaitable[PairResponse]]
 """Sends the request of a lost response again, to a pair that repeats these tokens. Raises `ApiError`."""
@@ -144,7 +146,7 @@ class ContinuedResponse:
                 return self._stream.abort_event()
             raise StreamBrokenError(f"{reason}; it could not go on elsewhere: {error.message}") from error
         self._response = response
-        self._stream.repeat(response.rid)
+        self._stream.repeat(response.rid, _prefill_reply(attempt))
         if self._when_decoded is not None:
             response.when_decoded(self._when_decoded, if_lost=False)
         shown = self._feed(response.head)
@@ -155,3 +157,8 @@ class ContinuedResponse:
         if self._replay is not None:
             self._reports.resumed(self._response.attempt, self._replay)
             self._replay = None
+
+
+def _prefill_reply(attempt: Attempt) -> bytes | None:
+    result = attempt.results["prefill"]
+    return result.head if isinstance(result, LegResponse) else None

@@ -12,8 +12,8 @@ from sun_sglang.router.protocol.replay.channels import ReplayDiffersError
 from sun_sglang.router.protocol.replay.cumulative_answer import CumulativeAnswer
 from sun_sglang.router.protocol.replay.delta_answer import DeltaAnswer
 from sun_sglang.router.protocol.request import Endpoint
-from sun_sglang.router.protocol.sse import DONE_DATA, EventFramer, EventKind, event_data, event_kind
-from sun_sglang.router.protocol.worker_replies import BadReplyError, parse_result
+from sun_sglang.router.protocol.sse import DONE_DATA, EventFramer, EventKind, event_data, event_kind, frame
+from sun_sglang.router.protocol.worker_replies import BadReplyError, parse_json, parse_result
 
 _COMMENT_SIZE = len(TOKENS_COMMENT)
 
@@ -45,6 +45,8 @@ class AnswerStream:
         self._rid = rid
         self._most = most
         self._created: int | None = None
+        # of the first prefill leg, as /v1 endpoints report it; empty if it is unknown
+        self._first_usage: dict[str, Any] | None = None
         self._framer = EventFramer()
         # the next chunk begins with an event, and nothing of it was shown
         self._is_whole = True
@@ -85,15 +87,22 @@ class AnswerStream:
         self._is_whole = not self.repeats and not self._framer.rest
         return b"".join(passed)
 
-    def repeat(self, rid: str) -> None:
+    def repeat(self, rid: str, prefill: bytes | None) -> None:
         """Begin with a stream that repeats the answer from its start.
+
+        The prompt is then in the prefill worker's cache, and the client is told what it was at first.
 
         Args:
             rid: the request id of that stream.
+            prefill: the reply of the prefill leg of the stream before; None if it is unknown.
         """
         assert not self.fault, "such an answer is not repeated"
         self._answer.rewind()
         self._framer = EventFramer()
+        if self._first_usage is None and prefill is not None:
+            reply = parse_json(prefill)
+            usage = reply.get("usage") if isinstance(reply, dict) else None
+            self._first_usage = usage if isinstance(usage, dict) else {}
         self._left = len(self.tokens)
         self._names = [(orjson.dumps(rid), orjson.dumps(self._rid))]
         self.repeats = self._answer.behind
@@ -137,7 +146,7 @@ class AnswerStream:
             # the reader of the event reports it
             self._give_up(str(e))
             return event
-        event = self._use_first_time(event, result)
+        event = self._use_first_values(event, result)
         if event_kind(result) is not EventKind.ERROR:
             self._answer.note(event, result)
         return event
@@ -147,7 +156,7 @@ class AnswerStream:
             result = parse_result(data)
         except BadReplyError:
             return event
-        event, kind = self._use_first_time(event, result), event_kind(result)
+        event, kind = self._use_first_values(event, result), event_kind(result)
         if kind is EventKind.ERROR:
             return event
         shown = self._answer.cut(event, result, aborted=kind is EventKind.ABORT)
@@ -184,19 +193,41 @@ class AnswerStream:
             tokens = tokens[count:]
         self.tokens.extend(tokens)
 
-    def _use_first_time(self, event: bytes, result: dict[str, Any]) -> bytes:
-        """Return an event with the time of the first stream: SGLang stamps each stream with one."""
-        created = result.get("created")
-        if not isinstance(created, int) or created == self._created:
+    def _use_first_values(self, event: bytes, result: dict[str, Any]) -> bytes:
+        """Return an event of a repeated answer, and change its data, with the values that hold for the first stream.
+
+        SGLang stamps each stream with a time, and counts the prompt tokens that were in a cache.
+        """
+        if isinstance(created := result.get("created"), int):
+            if self._created is None:
+                self._created = created
+            elif created != self._created:
+                result["created"] = self._created
+                self._add_names("created", created, self._created)
+        if not self._names:
             return event
-        if self._created is None:
-            self._created = created
-            return event
-        name = (b'"created":%d,' % created, b'"created":%d,' % self._created)
-        if self._names and name not in self._names:
-            self._names.append(name)
-            result["created"] = self._created
+        if isinstance(self._answer, CumulativeAnswer):
+            for name, first in self._answer.first_counts.items():
+                meta = result.get("meta_info") or {}
+                if name in meta and meta[name] != first:
+                    self._add_names(name, meta[name], first)
+                    meta[name] = first
+        elif (usage := result.get("usage")) and usage.get("prompt_tokens_details") and self._first_usage:
+            details = self._first_usage.get("prompt_tokens_details")
+            if details != usage["prompt_tokens_details"]:
+                usage["prompt_tokens_details"] = details
+                if details is None and not self._answer.is_chat:
+                    # a usage event of /v1/completions leaves out null
+                    del usage["prompt_tokens_details"]
+                return frame(orjson.dumps(result))
         return self._rename(event)
+
+    def _add_names(self, name: str, theirs: object, first: object) -> None:
+        """Replace a value in all events from now on. No text that a model generates contains a quote as it stands."""
+        for end in (b",", b"}"):
+            of_them, of_first = (b'"%b":%b%b' % (name.encode(), orjson.dumps(v), end) for v in (theirs, first))
+            if (of_them, of_first) not in self._names:
+                self._names.append((of_them, of_first))
 
     def _rename(self, event: bytes) -> bytes:
         for theirs, first in self._names:

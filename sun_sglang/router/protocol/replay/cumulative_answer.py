@@ -11,11 +11,19 @@ from sun_sglang.router.protocol.replay.channels import ReplayDiffersError
 from sun_sglang.router.protocol.sse import event_data, frame
 from sun_sglang.router.protocol.worker_replies import BadReplyError, count_at, parse_result
 
+_CACHED = ("cached_tokens", "cached_tokens_details")
+
 
 class CumulativeAnswer:
-    """The last event that was shown. It is kept as it is, and parsed only if the answer is repeated."""
+    """The last event that was shown. It is kept as it is, and parsed only if the answer is repeated.
+
+    Attributes:
+        behind: a part of what was shown has not come again.
+        first_counts: the counts of cached prompt tokens in what was shown.
+    """
 
     def __init__(self) -> None:
+        self.first_counts: dict[str, Any] = {}
         self._last = b""
         self._sent: dict[str, Any] = {}
         self.behind = False
@@ -44,6 +52,8 @@ class CumulativeAnswer:
     def rewind(self) -> None:
         """Expect the answer, which has no fault, again from its start."""
         self._sent = self._read_last()
+        meta = self._sent.get("meta_info") or {}
+        self.first_counts = {name: meta[name] for name in _CACHED if name in meta}
         self.behind = bool(self._last)
 
     def note_known(self, event: bytes) -> bool:

@@ -24,13 +24,16 @@ class DeltaAnswer:
 
     Nearly every event equals the one before it but for one text. Such an event is noted without parsing it: it begins
     and ends as the last parsed one, and between lies the inside of one JSON string.
+
+    Attributes:
+        is_chat: the events are those of a chat.
     """
 
     def __init__(self) -> None:
         self._texts: dict[str, TextChannel] = {}
         self._entries: dict[str, EntryChannel] = {}
         self._names: dict[str, Any] = {}
-        self._is_chat = False
+        self.is_chat = False
         self._prefix, self._suffix, self._channel = _NO_TEMPLATE, b"", TextChannel("")
         # what `cut` did with the last event
         self._kept: list[tuple[str, bytes, str]] = []
@@ -100,7 +103,7 @@ class DeltaAnswer:
     def abort_event(self) -> bytes:
         """Return the event that ends the answer as an abort does."""
         choice: dict[str, Any] = {"index": 0}
-        choice |= {"delta": {"reasoning_content": None}} if self._is_chat else {"text": ""}
+        choice |= {"delta": {"reasoning_content": None}} if self.is_chat else {"text": ""}
         choice |= {"logprobs": None, "finish_reason": "abort", "matched_stop": None}
         return frame(orjson.dumps({**self._names, "choices": [choice]}))
 
@@ -115,7 +118,7 @@ class DeltaAnswer:
         if isinstance(text := choice.get("text"), str):
             shown["text"] = self._cut_text("text", text, _KEYS["text"])
         if isinstance(delta := choice.get("delta"), dict):
-            self._is_chat = True
+            self.is_chat = True
             shown["delta"] = self._cut_delta(delta)
         if isinstance(logprobs := choice.get("logprobs"), dict):
             shown["logprobs"] = self._cut_logprobs(logprobs)

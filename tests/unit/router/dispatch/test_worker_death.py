@@ -7,9 +7,16 @@ import asyncio
 import pytest
 
 from sun_sglang.bench.polling import wait_until
-from tests.unit.router.conftest import PATIENCE_S, System, set_deadlines
+from tests.unit.router.conftest import PATIENCE_S, SUN, Start, System, set_deadlines
 from tests.unit.router.fake_worker import FakeWorker, Fault, expected
 from tests.unit.router.math_requests import ANSWER, IDS, MATH, STREAMS, ask, only_once, refuse
+
+
+@pytest.fixture
+async def sun(start: Start) -> System:
+    """Start two tasks without failover, with two prefill workers each and two shared decode workers."""
+    system: System = await start(SUN, {"math": 2, "tool": 2, "base": 2}, failover=False)
+    return system
 
 
 @pytest.mark.invariant("I5")
@@ -35,6 +42,22 @@ async def test_fault_02_07_request_under_which_a_worker_died_goes_to_no_other(
     assert sun.metric("sun_retries_total", task="math", leg="prefill") == 0
     assert sun.metric("sun_retries_total", task="math", leg="decode") == 0
     only_once(sun)
+
+
+@STREAMS
+@pytest.mark.parametrize("death", ["die", "replaced"])
+async def test_request_under_which_decode_workers_die_goes_to_no_more_than_failover_allows(
+    start: Start, stream: bool, death: str
+) -> None:
+    system: System = await start({"math": ("math", "base")}, {"math": 1, "base": 4}, router={"failover_attempts": 2})
+    workers = [system[f"base-{i}"] for i in range(4)]
+    for worker in workers:
+        worker.fault = Fault(**{death: True})
+    assert (await refuse(system, 502, stream))["error"]["code"] == "worker_died"
+    assert sorted(len(worker.requests) for worker in workers) == [0, 1, 1, 1]
+    assert system.metric("sun_replays_total", task="math", reason="gone") == 2
+    assert system.metric("sun_retries_total", task="math", leg="decode") == 0
+    only_once(system)
 
 
 NO_PREFILL = b'{"error":{"message":"Lost connection with prefill instance (1.2.3.4)"}}'

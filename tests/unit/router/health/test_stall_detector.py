@@ -26,7 +26,8 @@ async def test_fault_08_a_stream_that_stalls_is_cut_off_with_an_error(start: Sta
 
 
 async def test_fault_08_a_decode_worker_that_stands_still_loses_its_whole_answers(start: Start) -> None:
-    system = await start({"math": ("math", "base")}, {"math": 1, "base": 2}, router={"idle_timeout": 0.4})
+    tasks = {"math": ("math", "base")}
+    system = await start(tasks, {"math": 1, "base": 2}, router={"idle_timeout": 0.4}, failover=False)
     system["base-0"].fault = system["base-1"].fault = Fault(hang_after=1, times=1)
     reply = await refuse(system, 504)
     assert reply["error"]["code"] == "worker_stalled"

@@ -36,9 +36,9 @@ async def test_what_one_process_changes_the_other_takes_over(tmp_path: Path) -> 
     stores = [FleetStore(registry, file, Log(log), quick) for registry in (one, two)]
     watching = asyncio.create_task(stores[1].run())
     await stores[0].edit(add_worker(FleetWorker(name="d2", pool="d", url="http://h9:1")))
-    await stores[0].edit(set_draining("d0", draining=True))
+    await stores[0].edit(set_draining("d0", draining=True, moving=True))
     async with asyncio.timeout(PATIENCE_S):
-        while not (two.workers["d0"].draining and "d2" in two.workers):
+        while not (two.workers["d0"].moving and "d2" in two.workers):
             await asyncio.sleep(0.005)
         file.write_text("{")
         while "fleet_refused" not in log.getvalue():

@@ -65,7 +65,7 @@ def test_repeated_stream_goes_on_where_the_client_is(endpoint: Endpoint, data: s
         least = len(run[0]) if run is runs[0] else 0
         got += fed(stream, whole[: data.draw(st.integers(least, len(whole) - 1))], data.draw(cuts))
         assert stream.fault_now() == ""
-        stream.repeat(rid)
+        stream.repeat(rid, None)
     got += fed(stream, b"".join(runs[-1]), data.draw(cuts))
     reference = AnswerStream(endpoint, FIRST, MOST)
     assert read(got) == read(reference.feed(unbroken))
@@ -98,7 +98,7 @@ def started(endpoint: Endpoint, answer: MadeAnswer, steps: int, most: int = MOST
 
 def again(stream: AnswerStream, endpoint: Endpoint, answer: MadeAnswer, sizes: Sequence[int] = ()) -> bytes:
     assert stream.fault_now() == ""
-    stream.repeat(SECOND)
+    stream.repeat(SECOND, None)
     return stream.feed(b"".join(answer.stream(endpoint, SECOND, 1, sizes)))
 
 
@@ -193,7 +193,7 @@ def test_abort_ends_the_answer_with_what_was_shown(endpoint: Endpoint) -> None:
 def test_abort_by_a_worker_that_repeats_the_answer_ends_it_with_what_was_shown(endpoint: Endpoint) -> None:
     stream, got = started(endpoint, made("a", "b", "c", "d"), 3)
     assert stream.fault_now() == ""
-    stream.repeat(SECOND)
+    stream.repeat(SECOND, None)
     names: dict[str, Any] = {"id": SECOND, "object": "x", "created": 5, "model": "m"}
     if endpoint is Endpoint.GENERATE:
         reason = {"type": "abort", "message": "gone"}
