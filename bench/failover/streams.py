@@ -30,6 +30,7 @@ class Answer:
         logprobs: the tokens whose log probabilities it has.
         ends: the finish reasons.
         roles: events that state a role.
+        names: ids of its events, with their times of creation; the answers of one request may begin at other times.
     """
 
     text: str = ""
@@ -38,6 +39,7 @@ class Answer:
     logprobs: list[Any] = field(default_factory=list)
     ends: list[Any] = field(default_factory=list)
     roles: int = 0
+    names: set[tuple[str, int]] = field(default_factory=set, compare=False)
 
 
 @dataclass
@@ -49,7 +51,6 @@ class Stream:
         body: its body.
         answers: its answers by index.
         usage: tokens of prompt and answer, as the stream told them last.
-        names: ids of its events, with their times of creation.
         events: how many have arrived.
         error: the error that ended it; None for none.
         silence: longest pause between two events, in seconds.
@@ -60,7 +61,6 @@ class Stream:
     body: dict[str, Any]
     answers: dict[int, Answer] = field(default_factory=dict)
     usage: Any = None
-    names: set[tuple[str, int]] = field(default_factory=set)
     events: int = 0
     error: Any = None
     silence: float = 0.0
@@ -95,8 +95,8 @@ class Stream:
         return self
 
     def same_as(self, other: Stream) -> bool:
-        """Return whether a client has the same of both: texts, calls, tokens, ends and usage, under one name."""
-        is_one = self.path == "/generate" or len(self.names) == len(other.names) == 1
+        """Return whether a client has the same of both: texts, calls, tokens, ends and usage, each under one name."""
+        is_one = all(len(answer.names) == 1 for answer in self.answers.values())
         return is_one and (self.answers, self.usage, self.complete) == (other.answers, other.usage, other.complete)
 
     def _add(self, event: dict[str, Any]) -> None:
@@ -105,17 +105,18 @@ class Stream:
             self.error = event["error"]
         elif self.path == "/generate":
             answer, meta = self.answers.setdefault(event.get("index", 0), Answer()), event["meta_info"]
-            self.names.add((meta["id"], 0))
+            answer.names.add((meta["id"], 0))
             assert event["text"].startswith(answer.text), "a text that the client has changes"
             answer.text, answer.ids, answer.ends = event["text"], event["output_ids"], [meta["finish_reason"]]
             self.usage = meta["prompt_tokens"], {**(self.usage[1] if self.usage else {})}
             self.usage[1][event.get("index", 0)] = meta["completion_tokens"]
         else:
-            self.names.add((event["id"], event["created"]))
             if usage := event.get("usage"):
                 self.usage = usage["prompt_tokens"], usage["completion_tokens"]
             for choice in event["choices"]:
-                _add_choice(self.answers.setdefault(choice["index"], Answer()), choice)
+                answer = self.answers.setdefault(choice["index"], Answer())
+                answer.names.add((event["id"], event["created"]))
+                _add_choice(answer, choice)
 
 
 def make_streams(tasks: Sequence[str], seed: int, count: int, length: int) -> list[Stream]:
