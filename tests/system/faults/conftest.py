@@ -35,6 +35,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
         modules: ModuleLimits | None = None,
         wait: bool = True,
         descriptors: int | None = None,
+        failover: bool = True,
     ) -> Cluster:
         file = tmp_path / "costs.yaml"
         file.write_text(yaml.safe_dump(costs or {}))
@@ -49,7 +50,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
                 workers[name] = Worker(name, roles[pool], f"none/{pool}", tmp_path, own, takes)
                 workers[name].start()
         fleet = {
-            "tasks": {name: {"prefill": p, "decode": d} for name, (p, d) in chosen.items()},
+            "tasks": {name: {"prefill": p, "decode": d, "failover": failover} for name, (p, d) in chosen.items()},
             "pools": {name: {"role": roles[name], "model": f"none/{name}"} for name in pools},
             "workers": [{"name": n, "pool": n.rsplit("-", 1)[0], "url": w.url} for n, w in workers.items()],
             "router": {"probe_interval": 0.1, **(router or {})},

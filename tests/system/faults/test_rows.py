@@ -155,21 +155,22 @@ async def test_fault_06_decode_refuses_the_connection(start: Start, stream: bool
     await cluster.settled()
 
 
-@STREAMS
-async def test_fault_07_decode_dies_before_the_first_byte(start: Start, stream: bool) -> None:
-    cluster = await start({"math": 1, "tool": 1, "base": 2})
+@pytest.mark.parametrize("failover", [True, False])
+async def test_fault_07_decode_dies_before_the_first_byte(start: Start, failover: bool) -> None:
+    cluster = await start({"math": 1, "tool": 1, "base": 2}, failover=failover)
     await cluster.fault("base-0", "die_at_token", token=1)
-    bodies = [cluster.body(task, stream=stream) for task in ("math", "tool") * 3]
+    bodies = [cluster.body(task, stream=stream) for task in ("math", "tool") * 2 for stream in (True, False)]
     outcomes = await asyncio.gather(*(outcome(cluster, body) for body in bodies))
     assert cluster["base-0"].process.wait(PATIENCE_S) != 0
-    assert set(outcomes) == {"ok", "worker_died"}, "those on the other worker are answered"
+    # without failover those on the other worker are answered
+    assert set(outcomes) == ({"ok"} if failover else {"ok", "worker_died"})
     await cluster.settled()
 
 
 @pytest.mark.invariant("I5")
 @STREAMS
 async def test_fault_07_request_that_kills_its_decode_worker_kills_one(start: Start, stream: bool) -> None:
-    cluster = await start({"math": 1, "base": 2}, router={"probe_interval": NEVER_S})
+    cluster = await start({"math": 1, "base": 2}, router={"probe_interval": NEVER_S}, failover=False)
     for name in ("base-0", "base-1"):
         await cluster.fault(name, "die_at_token", token=1)
     assert (await cluster.refused(502, stream=stream))["code"] == "worker_died"
@@ -197,6 +198,53 @@ async def test_fault_08_decode_dies_mid_stream(start: Start) -> None:
         await cluster.ready()
         await cluster.fault("base-0", "die_at_token", token=3)
     await cluster.settled()
+
+
+@pytest.mark.invariant("I18")
+@pytest.mark.parametrize("how", ["kill", "pause"])
+async def test_fault_08_streams_of_a_decode_worker_that_is_gone_go_on(start: Start, how: str) -> None:
+    cluster = await start({"math": 1, "tool": 1, "base": 2})
+    text = {"prompt": "hello", "max_tokens": 9}
+    chat = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 9}
+    asked: list[tuple[str, dict[str, Any]]] = [
+        (path, {"model": task, **body})
+        for task in ("math", "tool")
+        for path, body in (
+            ("/generate", cluster.body(tokens=9)),
+            ("/v1/completions", text),
+            ("/v1/completions", {**text, "n": 2}),
+            ("/v1/chat/completions", chat),
+        )
+    ]
+    unbroken = [written(await cluster.events(body, path)) for path, body in asked]
+    for name in ("base-0", "base-1"):
+        await cluster.fault(name, "hold", token=4)
+    streams = [asyncio.create_task(cluster.events(body, path)) for path, body in asked]
+    await wait_until(lambda: cluster.running("base-0", 5))
+    await wait_until(lambda: cluster.running("base-1", 5))
+    if how == "kill":
+        cluster.kill("base-0")
+    else:
+        cluster["base-0"].pause()
+    await cluster.fault("base-1", "clear")
+    assert [written(await stream) for stream in streams] == unbroken
+    assert await cluster.counted("sun_replays_total") == 5
+    if how == "pause":
+        cluster["base-0"].end()
+    await cluster.settled()
+
+
+def written(events: list[Any]) -> Any:
+    """Return the text of each answer of a stream, by its index."""
+    assert events[-1] == "[DONE]", events[-1]
+    texts: dict[int, str] = {}
+    for event in events[:-1]:
+        if "text" in event:
+            texts[0] = event["text"]
+        for choice in event.get("choices", ()):
+            text = choice.get("delta", choice).get("content", choice.get("text")) or ""
+            texts[choice["index"]] = texts.get(choice["index"], "") + text
+    return texts
 
 
 async def test_fault_09_a_closed_bootstrap_port(start: Start) -> None:

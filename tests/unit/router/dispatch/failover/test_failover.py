@@ -55,7 +55,7 @@ def error_of(stream: bytes) -> dict[str, Any]:
     return error
 
 
-@pytest.mark.invariant("I14")
+@pytest.mark.invariant("I18")
 async def test_stream_of_every_endpoint_equals_its_unbroken_run(start: Start) -> None:
     """The second worker divides the tokens into other events than the first."""
     system = await begin(start)
