@@ -79,11 +79,13 @@ class Stream:
         """Send it, read its stream to the end, and return it.
 
         Raises:
-            AssertionError: the reply is no stream, or its text changes.
+            AssertionError: an event has no data, or a text that was sent changes.
         """
         last = now()
         async with client.post(self.path, json=self.body) as reply:
-            assert reply.status == 200, await reply.text()
+            if reply.status != 200:
+                self.error = (await reply.json())["error"]
+                return self
             async for data in _events(reply):
                 if self.events:
                     self.silence = max(self.silence, now() - last)
