@@ -13,6 +13,7 @@ from sun_sglang.bench.gpu_check.deployment import Deployment, launch
 from sun_sglang.bench.gpu_check.models.checkpoints import write_checkpoint
 from sun_sglang.checkpoint.weights import weights_revision
 from sun_sglang.contracts.module_file import ModuleFile, write_module_file
+from sun_sglang.cpu import define_torchvision_schemas
 
 Loss = Literal["killed", "stopped", "port closed"]
 LOSSES: tuple[Loss, ...] = ("killed", "stopped", "port closed")
@@ -41,6 +42,7 @@ def launched(folder: Path) -> Iterator[Deployment]:
     Raises:
         CheckError: a worker does not start, or `sun stop` fails.
     """
+    define_torchvision_schemas()
     for seed, name in enumerate(("base", *TASKS)):
         write_checkpoint(folder / name, "llama", seed, "float32", **_SIZES)
     decoder = weights_revision(folder / "base")
