@@ -37,6 +37,7 @@ class _Fields(NamedTuple):
     max_requests: int | None
     max_tokens: int | None
     any_decoder: bool | None
+    failover: bool | None
 
 
 def command(
@@ -60,6 +61,10 @@ def command(
         bool | None,
         typer.Option("--any-decoder/--its-decoder", help="Serve it although it was tuned for another decoder."),
     ] = None,
+    failover: Annotated[
+        bool | None,
+        typer.Option("--failover/--no-failover", help="Go on with its answers when their decode worker is lost."),
+    ] = None,
     timeout: Annotated[
         float | None,
         typer.Option(help="Seconds to wait until every router process serves it so; default: 120, with --model 900."),
@@ -82,7 +87,19 @@ def command(
 
     _check(action, name)
     fields = _changes(
-        _Fields(prefill, decode, adapter, no_adapter, model, no_model, weight, max_requests, max_tokens, any_decoder)
+        _Fields(
+            prefill=prefill,
+            decode=decode,
+            adapter=adapter,
+            no_adapter=no_adapter,
+            model=model,
+            no_model=no_model,
+            weight=weight,
+            max_requests=max_requests,
+            max_tokens=max_tokens,
+            any_decoder=any_decoder,
+            failover=failover,
+        )
     )
     if action == "update" and not fields:
         raise UserError("nothing to change; give --prefill, --decode, --adapter, --model, --weight or a cap")

@@ -84,9 +84,7 @@ class PairRecovery:
             return self._select(request, avoid, accepts)
         return pair
 
-    def _select(
-        self, request: PairRequest, avoid: Set[str], accepts: Callable[[Pair], bool] | None
-    ) -> Pair | None:
+    def _select(self, request: PairRequest, avoid: Set[str], accepts: Callable[[Pair], bool] | None) -> Pair | None:
         pairs = self._registry.usable(request.task)
         if accepts is not None:
             pairs = tuple(filter(accepts, pairs))

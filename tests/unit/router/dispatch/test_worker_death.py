@@ -44,14 +44,13 @@ async def test_fault_02_07_request_under_which_a_worker_died_goes_to_no_other(
     only_once(sun)
 
 
+@pytest.mark.invariant("I5")
 @STREAMS
 @pytest.mark.parametrize("death", ["die", "replaced"])
 async def test_request_under_which_decode_workers_die_goes_to_no_more_than_failover_allows(
     start: Start, stream: bool, death: str
 ) -> None:
-    system: System = await start(
-        {"math": ("math", "base")}, {"math": 1, "base": 4}, router={"failover_attempts": 2}
-    )
+    system: System = await start({"math": ("math", "base")}, {"math": 1, "base": 4}, router={"failover_attempts": 2})
     workers = [system[f"base-{i}"] for i in range(4)]
     for worker in workers:
         worker.fault = Fault(**{death: True})
