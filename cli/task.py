@@ -63,9 +63,7 @@ def command(
     ] = None,
     failover: Annotated[
         bool | None,
-        typer.Option(
-            "--failover/--no-failover", help="Let another decode worker go on with an answer whose own is lost."
-        ),
+        typer.Option("--failover/--no-failover", help="Go on with its answers when their decode worker is lost."),
     ] = None,
     timeout: Annotated[
         float | None,
@@ -88,8 +86,21 @@ def command(
     from sun_sglang.launch.router_client import RouterClient
 
     _check(action, name)
-    caps = (weight, max_requests, max_tokens)
-    fields = _changes(_Fields(prefill, decode, adapter, no_adapter, model, no_model, *caps, any_decoder, failover))
+    fields = _changes(
+        _Fields(
+            prefill=prefill,
+            decode=decode,
+            adapter=adapter,
+            no_adapter=no_adapter,
+            model=model,
+            no_model=no_model,
+            weight=weight,
+            max_requests=max_requests,
+            max_tokens=max_tokens,
+            any_decoder=any_decoder,
+            failover=failover,
+        )
+    )
     if action == "update" and not fields:
         raise UserError("nothing to change; give --prefill, --decode, --adapter, --model, --weight or a cap")
     if action in ("list", "remove") and fields:

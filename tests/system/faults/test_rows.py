@@ -200,7 +200,7 @@ async def test_fault_08_decode_dies_mid_stream(start: Start) -> None:
     await cluster.settled()
 
 
-@pytest.mark.invariant("I18")
+@pytest.mark.invariant("I25")
 @pytest.mark.parametrize("how", ["kill", "pause"])
 async def test_fault_08_streams_of_a_decode_worker_that_is_gone_go_on(start: Start, how: str) -> None:
     cluster = await start({"math": 1, "tool": 1, "base": 2})

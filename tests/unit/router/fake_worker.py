@@ -2,8 +2,8 @@
 
 It behaves as SGLang in these points: a decode worker answers only if a prefill worker was given the same room; the
 first token comes from the prefill worker, or from the decode worker if the request has the mark; given tokens are
-repeated, and the tokens of a marked stream reported; aborts match by prefix; a namespace has its own cache; reply shapes are SGLang's. Tokens are digests, so an answer shows which weights
-made it. Everything else is invented.
+repeated, and the tokens of a marked stream reported; aborts match by prefix; a namespace has its own cache; reply
+shapes are SGLang's. Tokens are digests, so an answer shows which weights made it. Everything else is invented.
 """
 
 from __future__ import annotations

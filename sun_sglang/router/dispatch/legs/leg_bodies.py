@@ -4,8 +4,8 @@ Where the decode module makes the first token (`contracts/first_token.py`), both
 namespace, and the workers do the rest. The mode follows from the cards of the two workers, so requests of both modes
 may meet on a worker. Besides this file, only the canary of a path depends on it.
 
-The decode leg of a stream that may go on elsewhere carries the mark of `contracts/replay.py`, with the tokens to repeat.
-The prefill leg needs the first of them alone, and none where the decode worker makes it.
+The decode leg of a stream that may go on elsewhere carries the mark of `contracts/replay.py`, with the tokens to
+repeat. The prefill leg needs the first of them alone, and none where the decode worker makes it.
 """
 
 from __future__ import annotations

@@ -75,10 +75,10 @@ class AnswerStream:
                 return shown
         if self._passes_all:
             return chunk
-        passed = []
+        passed: list[bytes] = []
         try:
-            for event in self._framer.feed(chunk):
-                passed.append(self._take(event))
+            # the events before one that is too long stay in the list
+            passed.extend(map(self._take, self._framer.feed(chunk)))
         except BadReplyError:
             # the event is too long, and the reader of these bytes refuses it
             self._give_up("an event is too long")

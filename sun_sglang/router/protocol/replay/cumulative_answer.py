@@ -115,8 +115,9 @@ class CumulativeAnswer:
     def abort_event(self) -> bytes:
         """Return the event that ends the answer as an abort does."""
         reason = {"type": "abort", "message": "the request was aborted"}
-        sent = self._read_last() if self._last else {"text": "", "output_ids": [], "meta_info": {}}
-        return frame(orjson.dumps({**sent, "meta_info": {**sent["meta_info"], "finish_reason": reason}}))
+        sent = self._read_last()
+        meta = {**sent.get("meta_info", {}), "finish_reason": reason}
+        return frame(orjson.dumps({"text": "", "output_ids": [], **sent, "meta_info": meta}))
 
     def _read_last(self) -> dict[str, Any]:
         """Return the data of the last event; nothing if there is none.

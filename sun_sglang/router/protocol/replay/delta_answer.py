@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -52,13 +52,12 @@ class DeltaAnswer:
     @property
     def behind(self) -> bool:
         """Whether a part of what was shown has not come again."""
-        channels = (*self._texts.values(), *self._entries.values())
-        return any(channel.left for channel in channels)
+        return any(channel.left for channel in self._channels())
 
     def rewind(self) -> None:
         """Expect the answer again from its start."""
         self._prefix, self._suffix = _NO_TEMPLATE, b""
-        for channel in (*self._texts.values(), *self._entries.values()):
+        for channel in self._channels():
             channel.rewind()
 
     def note_known(self, event: bytes) -> bool:
@@ -133,6 +132,10 @@ class DeltaAnswer:
             if not self._is_new("finish_reason"):
                 shown["finish_reason"] = shown["matched_stop"] = None
         return {**result, "choices": [shown, *others]} if self._kept or self._kept_entries else None
+
+    def _channels(self) -> Iterator[TextChannel | EntryChannel]:
+        yield from self._texts.values()
+        yield from self._entries.values()
 
     def _cut_delta(self, delta: Mapping[str, Any]) -> dict[str, Any]:
         shown = dict(delta)

@@ -44,6 +44,7 @@ async def test_fault_02_07_request_under_which_a_worker_died_goes_to_no_other(
     only_once(sun)
 
 
+@pytest.mark.invariant("I5")
 @STREAMS
 @pytest.mark.parametrize("death", ["die", "replaced"])
 async def test_request_under_which_decode_workers_die_goes_to_no_more_than_failover_allows(

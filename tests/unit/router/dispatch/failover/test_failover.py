@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 import orjson
@@ -55,7 +56,7 @@ def error_of(stream: bytes) -> dict[str, Any]:
     return error
 
 
-@pytest.mark.invariant("I18")
+@pytest.mark.invariant("I25")
 async def test_stream_of_every_endpoint_equals_its_unbroken_run(start: Start) -> None:
     """The second worker divides the tokens into other events than the first."""
     system = await begin(start)
@@ -81,6 +82,7 @@ async def test_stream_of_every_endpoint_equals_its_unbroken_run(start: Start) ->
     only_once(system)
 
 
+@pytest.mark.invariant("I25")
 async def test_second_worker_is_forced_through_the_tokens_that_were_shown(start: Start) -> None:
     """A request that samples draws other tokens in each run, so only forced ones are equal."""
     system = await begin(start)
@@ -88,12 +90,13 @@ async def test_second_worker_is_forced_through_the_tokens_that_were_shown(start:
     stream = await raw(system, "/generate", {**GENERATE, "sampling_params": {"max_new_tokens": 6, "temperature": 1}})
     events = [orjson.loads(block.removeprefix(b"data: ")) for block in stream.split(b"\n\n")[:-2]]
     assert [len(event["output_ids"]) for event in events] == [1, 2, 3, 4, 5, 6]
-    for earlier, later in zip(events, events[1:], strict=False):
+    for earlier, later in itertools.pairwise(events):
         assert later["output_ids"][:-1] == earlier["output_ids"]
     assert sorted(tokens_sent(system), key=len) == [[], events[2]["output_ids"]]
     assert tokens_sent(system, "prefill") == [None, events[0]["output_ids"]]
 
 
+@pytest.mark.invariant("I25")
 @pytest.mark.parametrize(("path", "body"), [("/generate", GENERATE), ("/v1/chat/completions", CHAT)])
 async def test_worker_that_repeats_another_answer_ends_the_stream_with_an_error(
     start: Start, path: str, body: dict[str, Any]

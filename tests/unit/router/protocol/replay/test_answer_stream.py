@@ -49,6 +49,7 @@ def fed(stream: AnswerStream, data: bytes, cuts: Sequence[int]) -> bytes:
     return b"".join(stream.feed(piece) for piece in in_pieces(data, cuts))
 
 
+@pytest.mark.invariant("I25")
 @pytest.mark.parametrize("endpoint", list(Endpoint))
 @given(data=st.data())
 def test_repeated_stream_goes_on_where_the_client_is(endpoint: Endpoint, data: st.DataObject) -> None:
@@ -113,6 +114,7 @@ def test_stop_string_that_was_shown_in_part_is_no_difference(endpoint: Endpoint,
     assert whole == read(reference)
 
 
+@pytest.mark.invariant("I25")
 @pytest.mark.parametrize("endpoint", list(Endpoint))
 @pytest.mark.parametrize(
     "other",
