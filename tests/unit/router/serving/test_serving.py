@@ -267,6 +267,7 @@ async def test_tasks_show_workers_paths_and_namespaces(small: System) -> None:
             "reason": "",
             "in_flight": 0,
             "modules": None,
+            "agreed": True,
         }
     ]
 
