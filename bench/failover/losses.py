@@ -3,8 +3,8 @@
     python -m sun_sglang.bench.failover.losses --rounds 20 --streams 64
 
 Greedy streams of every kind (`streams.py`) run over two decode workers. In each round one of them is killed, stopped,
-or loses its HTTP server while half of the streams are under way; the streams must equal those of an unbroken run.
-Every fourth round is on tasks without failover. After the rounds: a drain that waits, a drain that moves the answers,
+or loses its HTTP server once half of the streams have brought 2, 30 or 90 events; the streams must equal those of an
+unbroken run. Every fourth round is on tasks without failover. After the rounds: a drain that waits, a drain that moves the answers,
 and a rolling restart of both decode workers under streams. The report has a run for each.
 """
 
@@ -41,13 +41,15 @@ UNITS = {
     "seconds": "s",
 }
 _WITHIN = 600.0
+# events of half of the streams after which a worker is lost
+_AFTER = (2, 30, 90, 2, 90)
 Happen = Callable[[], Awaitable[None]]
 
 
 def main(
     rounds: Annotated[int, typer.Option(min=1, help="Losses.")] = 20,
     streams: Annotated[int, typer.Option(min=8, help="Concurrent streams.")] = 64,
-    length: Annotated[int, typer.Option(min=2, help="Tokens of an answer.")] = 60,
+    length: Annotated[int, typer.Option(min=2, help="Tokens of an answer.")] = 150,
     seed: Annotated[int, typer.Option(help="Seed of the prompts.")] = 0,
     out: Annotated[Path, typer.Option(help="The report; written after each round.")] = RESULTS / "failover_losses.json",
 ) -> None:
@@ -114,7 +116,7 @@ class Losses:
         async def happen() -> None:
             ends.append(lose(self._deployment, victim, loss))
 
-        found = await self._broken_by(made, happen)
+        found = await self._broken_by(made, happen, _AFTER[number % len(_AFTER)])
         ends[0]()
         replays, tokens = await self._replays()
         values = self._compared(found)
@@ -136,7 +138,7 @@ class Losses:
             await wait_until(self._in_flight, "it is empty", within=_WITHIN, accept=lambda left: left == 0)
             seconds = now() - begun
 
-        found = await self._broken_by(self._made, happen)
+        found = await self._broken_by(self._made, happen, _AFTER[1])
         await self._post(f"/workers/{DECODERS[0]}/resume", {})
         values = self._compared(found) | {"seconds": seconds}
         case: Case = {"event": "drain with --move" if move else "drain", "failover": True}
@@ -166,12 +168,18 @@ class Losses:
     async def _unbroken(self, made: Sequence[Stream]) -> list[Stream]:
         return await asyncio.gather(*(stream.again().run(self._session) for stream in made))
 
-    async def _broken_by(self, made: Sequence[Stream], happen: Happen) -> list[Stream]:
-        """Run streams, let something happen while half of them are under way, and return them at their end."""
+    async def _broken_by(self, made: Sequence[Stream], happen: Happen, after: int) -> list[Stream]:
+        """Run streams, let something happen once half of them have brought some events, and return them at their end.
+
+        Args:
+            made: the streams.
+            happen: is called once.
+            after: how many events.
+        """
         running = [stream.again() for stream in made]
         tasks = [asyncio.create_task(stream.run(self._session)) for stream in running]
         half = len(made) / 2
-        await wait_until(lambda: sum(s.is_under_way for s in running) >= half, "streams run", within=_WITHIN)
+        await wait_until(lambda: sum(s.is_under_way(after) for s in running) >= half, "streams run", within=_WITHIN)
         await happen()
         await asyncio.gather(*tasks)
         return running

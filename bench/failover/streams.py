@@ -70,10 +70,9 @@ class Stream:
         """Return the same request, not yet sent."""
         return Stream(self.path, self.body)
 
-    @property
-    def is_under_way(self) -> bool:
-        """Whether it has begun and not ended."""
-        return self.events > 1 and not self.complete and self.error is None
+    def is_under_way(self, events: int = 2) -> bool:
+        """Return whether at least so many events have arrived, and the stream has not ended."""
+        return self.events >= events and not self.complete and self.error is None
 
     async def run(self, client: aiohttp.ClientSession) -> Stream:
         """Send it, read its stream to the end, and return it.
