@@ -4,8 +4,8 @@
 
 Greedy streams of every kind (`streams.py`) run over two decode workers. In each round one of them is killed, stopped,
 or loses its HTTP server once half of the streams have brought 2, 30 or 90 events; the streams must equal those of an
-unbroken run. Every fourth round is on tasks without failover. After the rounds: a drain that waits, a drain that moves the answers,
-and a rolling restart of both decode workers under streams. The report has a run for each.
+unbroken run. Every fourth round is on tasks without failover. After the rounds: a drain that waits, a drain that moves
+the answers, and a rolling restart of both decode workers under streams. The report has a run for each.
 """
 
 from __future__ import annotations

@@ -69,11 +69,13 @@ async def unbroken(reader: aiohttp.ClientSession, made: Sequence[Stream]) -> lis
     return await gather(*(stream.again().run(reader) for stream in made))
 
 
-async def broken_by(reader: aiohttp.ClientSession, made: Sequence[Stream], happen: Callable[[], Any]) -> list[Stream]:
-    """Run streams, let something happen while half of them are under way, and return them at their end."""
+async def broken_by(
+    reader: aiohttp.ClientSession, made: Sequence[Stream], happen: Callable[[], Any], after: int = 2
+) -> list[Stream]:
+    """Run streams, let something happen once half of them have brought some events, and return them at their end."""
     running = [stream.again() for stream in made]
     tasks = [asyncio.create_task(stream.run(reader)) for stream in running]
-    await wait_until(lambda: sum(s.is_under_way for s in running) >= len(made) / 2, "streams run", within=BUSY)
+    await wait_until(lambda: sum(s.is_under_way(after) for s in running) >= len(made) / 2, "streams run", within=BUSY)
     happened = happen()
     if asyncio.iscoroutine(happened):
         await happened
@@ -98,13 +100,13 @@ async def replays(client: httpx.AsyncClient) -> float:
     return await metric(client, "sun_replays_total")
 
 
-@pytest.mark.parametrize("victim", DECODERS)
+@pytest.mark.parametrize(("victim", "after"), [("base-0", 2), ("base-1", 60)])
 async def test_killed_decode_worker_is_not_noticed_by_readers_of_streams(
-    asked: httpx.AsyncClient, reader: aiohttp.ClientSession, failing: Deployment, victim: str
+    asked: httpx.AsyncClient, reader: aiohttp.ClientSession, failing: Deployment, victim: str, after: int
 ) -> None:
     made = make_streams(TASKS, DECODERS.index(victim), 16, LENGTH)
     right, before = await unbroken(reader, made), await replays(asked)
-    found = await broken_by(reader, made, lambda: signal_all(failing, victim, signal.SIGKILL))
+    found = await broken_by(reader, made, lambda: signal_all(failing, victim, signal.SIGKILL), after)
     require_same(found, right)
     assert await replays(asked) > before, "streams ran on the killed worker"
 
