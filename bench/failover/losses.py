@@ -3,7 +3,7 @@
     python -m sun_sglang.bench.failover.losses --rounds 20 --streams 64
 
 Greedy streams of every kind (`streams.py`) run over two decode workers. In each round one of them is killed, stopped,
-or loses its HTTP server once half of the streams have brought 2, 30 or 90 events; the streams must equal those of an
+or loses its HTTP server once the streams have brought a few events, or many; the streams must equal those of an
 unbroken run. Every fourth round is on tasks without failover. After the rounds: a drain that waits, a drain that moves
 the answers, and a rolling restart of both decode workers under streams. The report has a run for each.
 """
@@ -24,7 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
 from sun_sglang.bench.failover.deployment import DECODERS, LOSSES, TASKS, launched, lose
-from sun_sglang.bench.failover.streams import Stream, make_streams, now
+from sun_sglang.bench.failover.streams import Stream, have_brought, make_streams, now
 from sun_sglang.bench.gpu_check.deployment import Client, Deployment
 from sun_sglang.bench.polling import wait_until
 from sun_sglang.bench.processes import sun_command
@@ -41,8 +41,8 @@ UNITS = {
     "seconds": "s",
 }
 _WITHIN = 600.0
-# events of half of the streams after which a worker is lost
-_AFTER = (2, 30, 90, 2, 90)
+# see `have_brought`
+_AFTER = (2, 60, 150, 2, 150)
 Happen = Callable[[], Awaitable[None]]
 
 
@@ -169,17 +169,16 @@ class Losses:
         return await asyncio.gather(*(stream.again().run(self._session) for stream in made))
 
     async def _broken_by(self, made: Sequence[Stream], happen: Happen, after: int) -> list[Stream]:
-        """Run streams, let something happen once half of them have brought some events, and return them at their end.
+        """Run streams, let something happen once they have brought some events, and return them at their end.
 
         Args:
             made: the streams.
             happen: is called once.
-            after: how many events.
+            after: how many events; see `have_brought`.
         """
         running = [stream.again() for stream in made]
         tasks = [asyncio.create_task(stream.run(self._session)) for stream in running]
-        half = len(made) / 2
-        await wait_until(lambda: sum(s.is_under_way(after) for s in running) >= half, "streams run", within=_WITHIN)
+        await wait_until(lambda: have_brought(running, after), "streams run", within=_WITHIN)
         await happen()
         await asyncio.gather(*tasks)
         return running

@@ -70,10 +70,6 @@ class Stream:
         """Return the same request, not yet sent."""
         return Stream(self.path, self.body)
 
-    def is_under_way(self, events: int = 2) -> bool:
-        """Return whether at least so many events have arrived, and the stream has not ended."""
-        return self.events >= events and not self.complete and self.error is None
-
     async def run(self, client: aiohttp.ClientSession) -> Stream:
         """Send it, read its stream to the end, and return it.
 
@@ -118,6 +114,11 @@ class Stream:
                 answer = self.answers.setdefault(choice["index"], Answer())
                 answer.names.add((event["id"], event["created"]))
                 _add_choice(answer, choice)
+
+
+def have_brought(running: Sequence[Stream], events: int) -> bool:
+    """Return whether streams have brought half as many events as if each had brought so many."""
+    return sum(stream.events for stream in running) >= events * len(running) / 2
 
 
 def make_streams(tasks: Sequence[str], seed: int, count: int, length: int) -> list[Stream]:
