@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import orjson
 
@@ -33,23 +33,26 @@ class Throughput(NamedTuple):
         return self.number / self.seconds
 
 
-def request_bytes(tokens: int, *, period_us: int = 1, stream: bool = False, prompt: int = 16) -> bytes:
-    """Return a `/generate` request as bytes.
+def request_bytes(
+    tokens: int, *, period_us: int = 1, stream: bool = False, prompt: int = 16, path: str = "/generate"
+) -> bytes:
+    """Return a request as bytes.
 
     Args:
         tokens: tokens to generate.
         period_us: microseconds between two tokens of a stream; the null worker sends at this pace.
         stream: stream the answer.
-        prompt: tokens of the prompt.
+        prompt: tokens of the prompt; of `/generate` alone.
+        path: `/generate` or `/v1/chat/completions`.
     """
-    fields = {
-        "model": "bench",
-        "input_ids": [period_us, *range(1, prompt)],
-        "sampling_params": {"max_new_tokens": tokens, "temperature": 0.0, "ignore_eos": True},
-        "stream": stream,
-    }
+    fields: dict[str, Any] = {"model": "bench", "stream": stream}
+    if path == "/generate":
+        fields["input_ids"] = [period_us, *range(1, prompt)]
+        fields["sampling_params"] = {"max_new_tokens": tokens, "temperature": 0.0, "ignore_eos": True}
+    else:
+        fields |= {"messages": [{"role": "user", "content": str(period_us)}], "max_tokens": tokens, "temperature": 0.0}
     body = orjson.dumps(fields)
-    head = f"POST /generate HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    head = f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
     return head.encode() + b"\r\n\r\n" + body
 
 
@@ -170,7 +173,7 @@ async def closed_loop(port: int, *, connections: int, seconds: float, tokens: in
 
 
 async def stream_load(
-    port: int, *, count: int, rate: float, seconds: float, mark: Callable[[], float]
+    port: int, *, count: int, rate: float, seconds: float, mark: Callable[[], float], path: str = "/generate"
 ) -> tuple[Throughput, float]:
     """Count the chunks that arrive over `count` concurrent streams.
 
@@ -180,6 +183,7 @@ async def stream_load(
         rate: chunks a second that the worker sends, over all streams.
         seconds: duration of the count, once every stream has begun; longer if no chunk arrived by then.
         mark: a counter, such as CPU seconds, that is read at both ends of the counted time.
+        path: `/generate` or `/v1/chat/completions`.
 
     Returns:
         The chunks, and the increase of `mark`.
@@ -189,7 +193,8 @@ async def stream_load(
     """
     period_us = max(1, round(count / rate * 1e6))
     # long enough for the time until all streams have begun; the rest is cut off
-    raw = request_bytes(max(2, round((seconds + 30) * 1e6 / period_us)), period_us=period_us, stream=True)
+    tokens = max(2, round((seconds + 30) * 1e6 / period_us))
+    raw = request_bytes(tokens, period_us=period_us, stream=True, path=path)
     opened = await connect(port, count)
     sending = [asyncio.create_task(c.send(raw)) for c in opened]
     try:

@@ -3,9 +3,10 @@
     python -m sun_sglang.bench.router.null_worker --role decode --port 30001
 
 It implements the part of SGLang's HTTP API that load balancers use, on an asyncio protocol: `POST /generate`, streamed
-or not, the worker's card, and 200 for every other path. An answer has the requested number of tokens. A stream sends
-one event for each token, one token every `input_ids[0]` microseconds, and begins at a random phase of that period, so
-that streams do not send in step; a whole answer is sent at once.
+or not, streamed chat completions, the worker's card, and 200 for every other path. An answer has the requested number
+of tokens. A stream sends one event for each token, one token every `input_ids[0]` microseconds (of a chat: the content
+of its message), and begins at a random phase of that period, so that streams do not send in step; a whole answer is
+sent at once. A stream with the mark of `contracts/replay.py` reports its tokens.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import orjson
 import typer
 import uvloop
 
+from sun_sglang.contracts.replay import read_replay, tokens_comment
 from sun_sglang.contracts.worker_card import WORKER_CARD_PATH, Identity, WorkerCard
 from sun_sglang.emulator.protocol.replies import DONE, Progress, ReplyBuilder
 from sun_sglang.emulator.protocol.reply_shapes import SHAPES
@@ -28,6 +30,9 @@ VOCAB = 1 << 20
 _CARD_PATH = WORKER_CARD_PATH.encode()
 # an event of a stream has 288 bytes, which earlier reports measured too
 _TEXT = " text so far,"
+_CHAT = "/v1/chat/completions"
+# a token id of as many digits as most have
+_TOKEN = 12345
 _BUILD = ReplyBuilder(SHAPES[NEWEST_VERSION])
 
 
@@ -76,6 +81,18 @@ def result(rid: str, prompt: int, made: int, *, ended: bool) -> bytes:
     return orjson.dumps(_BUILD.generate(progress))
 
 
+def chat_event(rid: str, *, ended: bool) -> bytes:
+    """Return an event of a streamed chat completion: a piece of the content, or the finish reason.
+
+    Args:
+        rid: id of the request.
+        ended: whether the generation has finished.
+    """
+    finish = {"type": "length", "length": 1} if ended else None
+    progress = Progress(request_id=rid, prompt_tokens=16, tokens=[_TOKEN], text=_TEXT, finish=finish, model="bench")
+    return _BUILD.chat_events(progress, text="" if ended else _TEXT, first=False)[0]
+
+
 class Responder(asyncio.Protocol):
     """One connection of a load balancer.
 
@@ -118,12 +135,15 @@ class Responder(asyncio.Protocol):
     def _answer(self, path: bytes, body: bytes) -> None:
         if path == _CARD_PATH:
             self._whole(self._card)
-        elif path != b"/generate":
+        elif path not in (b"/generate", _CHAT.encode()):
             self._whole(b"{}")
         else:
             asked = orjson.loads(body)
             if asked.get("stream"):
                 self._stream(asked)
+            elif path != b"/generate":
+                # the prefill leg of a chat: load balancers read nothing else of it
+                self._whole(orjson.dumps({"id": asked.get("rid"), "choices": [], "usage": {}}))
             else:
                 self._whole(self._result(asked))
 
@@ -136,11 +156,19 @@ class Responder(asyncio.Protocol):
         self._transport.write(head + body)
 
     def _stream(self, asked: dict[str, Any]) -> None:
-        rid, prompt = asked.get("rid") or "none", asked["input_ids"]
-        left, period = asked["sampling_params"]["max_new_tokens"], prompt[0] / 1e6
-        last = _chunk(b"data: " + result(rid, len(prompt), left, ended=True) + b"\n\n")
-        last += _chunk(DONE) + b"0\r\n\r\n"
-        event = _chunk(b"data: " + result(rid, len(prompt), 1, ended=False) + b"\n\n")
+        rid = asked.get("rid") or "none"
+        if "messages" in asked:
+            left, period = asked["max_tokens"], int(asked["messages"][0]["content"]) / 1e6
+            one, end = (chat_event(rid, ended=ended) for ended in (False, True))
+        else:
+            prompt, left = asked["input_ids"], asked["sampling_params"]["max_new_tokens"]
+            period = prompt[0] / 1e6
+            one = b"data: " + result(rid, len(prompt), 1, ended=False) + b"\n\n"
+            end = b"data: " + result(rid, len(prompt), left, ended=True) + b"\n\n"
+        if read_replay(asked.get("extra_key")).tokens is not None:
+            one, end = (tokens_comment([_TOKEN]) + event for event in (one, end))
+        last = _chunk(end) + _chunk(DONE) + b"0\r\n\r\n"
+        event = _chunk(one)
         self._transport.write(
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
         )

@@ -61,12 +61,17 @@ class ProcessTree(NamedTuple):
         return [p for own in self.processes for p in (own, *own.children(recursive=True))]
 
 
-def sun_router(processes: int) -> Command:
-    """Return the command lines of this project's router, as one process or as several on one port."""
+def sun_router(processes: int, *, failover: bool = True) -> Command:
+    """Return the command lines of this project's router, as one process or as several on one port.
+
+    Args:
+        processes: how many.
+        failover: the task's answers go on when their decode worker is lost.
+    """
 
     def command(ports: Ports, directory: Path) -> list[list[str]]:
         file = directory / f"fleet-{ports.balancer}.json"
-        file.write_bytes(orjson.dumps(_fleet(ports, processes)))
+        file.write_bytes(orjson.dumps(_fleet(ports, processes, failover)))
         return [router_command(str(file), "--process", str(i)) for i in range(processes)]
 
     return command
@@ -93,9 +98,9 @@ def sglang_router(python: str, *more: str) -> Command:
     return command
 
 
-def _fleet(ports: Ports, processes: int) -> dict[str, object]:
+def _fleet(ports: Ports, processes: int, failover: bool) -> dict[str, object]:
     return {
-        "tasks": {"bench": {"prefill": "p", "decode": "d"}},
+        "tasks": {"bench": {"prefill": "p", "decode": "d", "failover": failover}},
         "pools": {"p": {"role": "prefill", "model": "none"}, "d": {"role": "decode", "model": "none"}},
         "workers": [
             {"name": "p-0", "pool": "p", "url": f"http://127.0.0.1:{ports.prefill}"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -62,19 +62,37 @@ class DeltaAnswer:
 
     def note_known(self, event: bytes) -> bool:
         """Note an event that differs from the last parsed one in one text. Return False for any other event."""
+        return self.note_run([event], 0) == 1
+
+    def note_run(self, events: Sequence[bytes], start: int) -> int:
+        """Note events that differ from the last parsed one in one text. Return the place of the first other event.
+
+        Args:
+            events: each a single event.
+            start: the place of the first one to note.
+        """
         prefix, suffix = self._prefix, self._suffix
-        if not (event.startswith(prefix) and event.endswith(suffix)) or len(event) < len(prefix) + len(suffix):
-            return False
-        text = event[len(prefix) : -len(suffix)]
-        if b"\\" in text:
-            try:
-                text = orjson.loads(b'"%b"' % text).encode()
-            except orjson.JSONDecodeError:
-                return False
-        elif b'"' in text:
-            return False
-        self._channel.add(text)
-        return True
+        begin, end = len(prefix), -len(suffix)
+        texts = []
+        place = start
+        for place in range(start, len(events)):
+            event = events[place]
+            if not (event.startswith(prefix) and event.endswith(suffix)) or len(event) < begin - end:
+                break
+            text = event[begin:end]
+            if b"\\" in text:
+                try:
+                    text = orjson.loads(b'"%b"' % text).encode()
+                except orjson.JSONDecodeError:
+                    break
+            elif b'"' in text:
+                break
+            texts.append(text)
+        else:
+            place = len(events)
+        if texts:
+            self._channel.add(b"".join(texts))
+        return place
 
     def note(self, event: bytes, result: dict[str, Any]) -> None:
         """Note an event that is shown. `result` is its data."""
