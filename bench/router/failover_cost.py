@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import statistics
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -70,6 +72,24 @@ def main(
     report = new_report("router_failover", command, runs, UNITS, settings=settings)
     write_report(report, out)
     Console().print(median_table(report))
+    for path in PATHS:
+        Console().print(f"{path}: {added_cpu(runs, path):+.1%} CPU for each event with failover (median of pairs)")
+
+
+def added_cpu(runs: Sequence[Run], path: str) -> float:
+    """Return by how much failover raises the CPU time of an event: the median over the repetitions.
+
+    The two runs of a repetition follow each other, so they see nearly the same load of the machine.
+
+    Args:
+        runs: both states in each repetition.
+        path: the endpoint.
+    """
+    of: dict[object, dict[int, float]] = {"on": {}, "off": {}}
+    for run in runs:
+        if run.case["path"] == path:
+            of[run.case["failover"]][run.repetition] = run.values["cpu_us_per_chunk"]
+    return statistics.median(cost / of["off"][repetition] - 1 for repetition, cost in of["on"].items())
 
 
 if __name__ == "__main__":

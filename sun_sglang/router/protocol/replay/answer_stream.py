@@ -52,8 +52,9 @@ class AnswerStream:
         # the next chunk begins with an event, and nothing of it was shown
         self._is_whole = True
         self._passes_all = False
-        # single events that were passed on and not noted yet
+        # single events that were passed on and not noted yet, and the tokens that were reported before them
         self._unread: list[bytes] = []
+        self._unread_lines: list[bytes] = []
         self._notes_late = isinstance(self._answer, DeltaAnswer)
         # tokens that were reported before and have not been repeated yet
         self._left = 0
@@ -80,7 +81,9 @@ class AnswerStream:
             # JSON has no line break inside, so this is one event, and not `[DONE]`
             if shown.startswith(b"data: {") and shown.endswith(b"}\n\n") and shown.find(b"\n") == len(shown) - 2:
                 if self._notes_late:
-                    self._unread.append(chunk)
+                    self._unread.append(shown)
+                    if line:
+                        self._unread_lines.append(chunk[_COMMENT_SIZE:line])
                     if len(self._unread) == _MOST_UNREAD:
                         self._note_unread()
                     return shown
@@ -144,25 +147,18 @@ class AnswerStream:
         """Note the events that wait for it: many at once cost less than each after other work of the router."""
         if not self._unread:
             return
-        blocks, self._unread = self._unread, []
-        if self.fault:
-            return
-        lines, events = [], []
-        for block in blocks:
-            if block.startswith(TOKENS_COMMENT):
-                line = block.find(b"\n")
-                lines.append(block[_COMMENT_SIZE:line])
-                events.append(block[line + 1 :])
-            else:
-                events.append(block)
+        events, self._unread = self._unread, []
+        lines, self._unread_lines = self._unread_lines, []
         if lines:
             self._hear(b",".join(lines))
+        if self.fault:
+            return
         answer = self._answer
         assert isinstance(answer, DeltaAnswer), "the last event of /generate is noted at once: it repeats the others"
-        at = answer.note_run(events, 0)
+        at = answer.note_run(events)
         while at < len(events):
             self._note(events[at], event_data(events[at]))
-            at = answer.note_run(events, at + 1)
+            at += 1 + answer.note_run(events[at + 1 :])
 
     def _take(self, event: bytes) -> bytes:
         while event.startswith(TOKENS_COMMENT):
