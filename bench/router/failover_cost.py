@@ -85,7 +85,7 @@ def added_cpu(runs: Sequence[Run], path: str) -> float:
         runs: both states in each repetition.
         path: the endpoint.
     """
-    of: dict[object, dict[int, float]] = {"on": {}, "off": {}}
+    of: dict[object, dict[int | None, float]] = {"on": {}, "off": {}}
     for run in runs:
         if run.case["path"] == path:
             of[run.case["failover"]][run.repetition] = run.values["cpu_us_per_chunk"]
