@@ -66,16 +66,20 @@ class ContinuedResponse:
         while True:
             try:
                 chunk = await self._response.read()
-                if not chunk and not self._stream.done:
+                if chunk:
+                    shown = self._stream.feed(chunk)
+                elif self._stream.done:
+                    return b""
+                else:
                     raise StreamBrokenError("it ended without [DONE]")
             except StreamBrokenError as broken:
                 shown = await self._continue(str(broken))
-            else:
-                if not chunk:
-                    return b""
-                shown = self._feed(chunk)
+            except ReplayDiffersError as differs:
+                raise self._other_answer(differs) from differs
             if shown:
-                self._note_resumed()
+                if self._replay is not None:
+                    self._reports.resumed(self._response.attempt, self._replay)
+                    self._replay = None
                 return shown
 
     def when_decoded(self, callback: Callable[[], None]) -> None:
@@ -106,14 +110,12 @@ class ContinuedResponse:
         # its worker may have begun to empty since the first bytes arrived
         self._mover.check(attempt)
 
-    def _feed(self, chunk: bytes) -> bytes:
-        try:
-            return self._stream.feed(chunk)
-        except ReplayDiffersError as differs:
-            self._response.abandon()
-            self._reports.differs(self._response.attempt, str(differs))
-            message = f"its decode worker was lost, and another one repeats it differently: {differs}"
-            raise StreamBrokenError(message, "replay_differs") from differs
+    def _other_answer(self, differs: ReplayDiffersError) -> StreamBrokenError:
+        """End the answer: a worker repeats another one. Return the error for its reader."""
+        self._response.abandon()
+        self._reports.differs(self._response.attempt, str(differs))
+        message = f"its decode worker was lost, and another one repeats it differently: {differs}"
+        return StreamBrokenError(message, "replay_differs")
 
     async def _continue(self, reason: str) -> bytes:
         """Go on with another pair, and return the first bytes that it adds; empty if it adds none yet.
@@ -149,14 +151,12 @@ class ContinuedResponse:
         self._stream.repeat(response.rid, _prefill_reply(attempt))
         if self._when_decoded is not None:
             response.when_decoded(self._when_decoded, if_lost=False)
-        shown = self._feed(response.head)
+        try:
+            shown = self._stream.feed(response.head)
+        except ReplayDiffersError as differs:
+            raise self._other_answer(differs) from differs
         self._watch()
         return shown
-
-    def _note_resumed(self) -> None:
-        if self._replay is not None:
-            self._reports.resumed(self._response.attempt, self._replay)
-            self._replay = None
 
 
 def _prefill_reply(attempt: Attempt) -> bytes | None:

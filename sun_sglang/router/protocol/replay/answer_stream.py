@@ -16,6 +16,8 @@ from sun_sglang.router.protocol.sse import DONE_DATA, EventFramer, EventKind, ev
 from sun_sglang.router.protocol.worker_replies import BadReplyError, parse_json, parse_result
 
 _COMMENT_SIZE = len(TOKENS_COMMENT)
+# A few KB of events that wait until they are noted. All of them are noted before anything depends on them.
+_MOST_UNREAD = 16
 
 
 class AnswerStream:
@@ -30,14 +32,13 @@ class AnswerStream:
         most: the most tokens that are kept.
 
     Attributes:
-        tokens: the output tokens that workers have reported.
         done: the stream ended with `[DONE]`.
         fault: why the answer cannot be repeated; empty if it can.
         repeats: what was shown is still coming again.
     """
 
     def __init__(self, endpoint: Endpoint, rid: str, most: int) -> None:
-        self.tokens = array("i")
+        self._tokens = array("i")
         self.done = False
         self.fault = ""
         self.repeats = False
@@ -51,10 +52,20 @@ class AnswerStream:
         # the next chunk begins with an event, and nothing of it was shown
         self._is_whole = True
         self._passes_all = False
+        # single events that were passed on and not noted yet, and the tokens that were reported before them
+        self._unread: list[bytes] = []
+        self._unread_lines: list[bytes] = []
+        self._notes_late = isinstance(self._answer, DeltaAnswer)
         # tokens that were reported before and have not been repeated yet
         self._left = 0
         # names of this stream's worker, and those of the first one
         self._names: list[tuple[bytes, bytes]] = []
+
+    @property
+    def tokens(self) -> array[int]:
+        """The output tokens that workers have reported; none once the answer cannot be repeated."""
+        self._note_unread()
+        return self._tokens
 
     def feed(self, chunk: bytes) -> bytes:
         """Return the bytes for the client that a chunk yields: whole events; may be empty.
@@ -67,12 +78,22 @@ class AnswerStream:
             if chunk.startswith(TOKENS_COMMENT):
                 line = chunk.find(b"\n")
                 shown = chunk[line + 1 :]
-            if self._names:
-                shown = self._rename(shown)
-            if self._answer.note_known(shown):
-                if line:
-                    self._hear(chunk[_COMMENT_SIZE:line])
-                return shown
+            # JSON has no line break inside, so this is one event, and not `[DONE]`
+            if shown.startswith(b"data: {") and shown.endswith(b"}\n\n") and shown.find(b"\n") == len(shown) - 2:
+                if self._notes_late:
+                    self._unread.append(shown)
+                    if line:
+                        self._unread_lines.append(chunk[_COMMENT_SIZE:line])
+                    if len(self._unread) == _MOST_UNREAD:
+                        self._note_unread()
+                    return shown
+                if self._names:
+                    shown = self._rename(shown)
+                if self._answer.note_known(shown):
+                    if line:
+                        self._hear(chunk[_COMMENT_SIZE:line])
+                    return shown
+        self._note_unread()
         if self._passes_all:
             return chunk
         passed: list[bytes] = []
@@ -103,14 +124,16 @@ class AnswerStream:
             reply = parse_json(prefill)
             usage = reply.get("usage") if isinstance(reply, dict) else None
             self._first_usage = usage if isinstance(usage, dict) else {}
-        self._left = len(self.tokens)
+        self._left = len(self._tokens)
         self._names = [(orjson.dumps(rid), orjson.dumps(self._rid))]
         self.repeats = self._answer.behind
-        self._is_whole = not self.repeats
+        # the first event tells which values of this stream are replaced
+        self._is_whole = self._notes_late = False
 
     def fault_now(self) -> str:
         """Return why the answer cannot be repeated; empty if it can."""
-        if not self.fault and not self.tokens and not self._answer.is_empty:
+        self._note_unread()
+        if not self.fault and not self._tokens and not self._answer.is_empty:
             self._give_up("its worker did not report the tokens of the answer")
         if not self.fault:
             self._give_up(self._answer.fault)
@@ -120,13 +143,28 @@ class AnswerStream:
         """Return the event that ends the answer as an abort does. The answer must have no fault."""
         return self._answer.abort_event()
 
+    def _note_unread(self) -> None:
+        """Note the events that wait for it: many at once cost less than each after other work of the router."""
+        if not self._unread:
+            return
+        events, self._unread = self._unread, []
+        lines, self._unread_lines = self._unread_lines, []
+        if lines:
+            self._hear(b",".join(lines))
+        if self.fault:
+            return
+        answer = self._answer
+        assert isinstance(answer, DeltaAnswer), "the last event of /generate is noted at once: it repeats the others"
+        at = answer.note_run(events)
+        while at < len(events):
+            self._note(events[at], event_data(events[at]))
+            at += 1 + answer.note_run(events[at + 1 :])
+
     def _take(self, event: bytes) -> bytes:
         while event.startswith(TOKENS_COMMENT):
             line, _, event = event.partition(b"\n")
             self._hear(line[_COMMENT_SIZE:])
         event = self._rename(event)
-        if not self.repeats and self._answer.note_known(event):
-            return event
         data = event_data(event)
         if not data:
             return event
@@ -136,7 +174,7 @@ class AnswerStream:
             self.done = True
             return event
         if not self.repeats:
-            return event if self.fault else self._note(event, data)
+            return event if self.fault or self._answer.note_known(event) else self._note(event, data)
         return b"" if self._is_surely_old(event) else self._cut(event, data)
 
     def _note(self, event: bytes, data: bytes) -> bytes:
@@ -168,7 +206,7 @@ class AnswerStream:
         answer = self._answer
         if self.fault or not isinstance(answer, CumulativeAnswer):
             return False
-        return not answer.needs_reading(event, len(self.tokens) - self._left)
+        return not answer.needs_reading(event, len(self._tokens) - self._left)
 
     def _hear(self, line: bytes) -> None:
         """Keep the tokens of a comment line, or compare them with those that they repeat."""
@@ -178,20 +216,20 @@ class AnswerStream:
             if self._left or b"," in line:
                 self._hear_all(array("i", map(int, line.split(b","))))
             else:
-                self.tokens.append(int(line))
+                self._tokens.append(int(line))
         except (ValueError, OverflowError):
             self._give_up("its worker reported tokens that cannot be read")
-        if len(self.tokens) > self._most:
+        if len(self._tokens) > self._most:
             self._give_up(f"it has more than {self._most} tokens (router.failover_tokens)")
 
     def _hear_all(self, tokens: array[int]) -> None:
         if self._left:
-            start, count = len(self.tokens) - self._left, min(self._left, len(tokens))
-            if self.tokens[start : start + count] != tokens[:count]:
+            start, count = len(self._tokens) - self._left, min(self._left, len(tokens))
+            if self._tokens[start : start + count] != tokens[:count]:
                 raise ReplayDiffersError("the repeated answer has other tokens")
             self._left -= count
             tokens = tokens[count:]
-        self.tokens.extend(tokens)
+        self._tokens.extend(tokens)
 
     def _use_first_values(self, event: bytes, result: dict[str, Any]) -> bytes:
         """Return an event of a repeated answer, and change its data, with the values that hold for the first stream.
@@ -238,5 +276,5 @@ class AnswerStream:
         self.fault = self.fault or why
         if not self.fault:
             return
-        self.tokens = array("i")
+        self._tokens = array("i")
         self._left = 0

@@ -57,15 +57,9 @@ class CumulativeAnswer:
         self.behind = bool(self._last)
 
     def note_known(self, event: bytes) -> bool:
-        """Note one event that is shown. Return False for bytes that hold anything else.
-
-        It may report an error, after which the stream ends.
-        """
-        # JSON has no line break inside, and a search for one byte is faster than one for two
-        if event.startswith(b"data: {") and event.endswith(b"}\n\n") and event.find(b"\n") == len(event) - 2:
-            self._last = event
-            return True
-        return False
+        """Note one event that is shown. It may report an error, after which the stream ends."""
+        self._last = event
+        return True
 
     def note(self, event: bytes, result: dict[str, Any]) -> None:
         """Note an event that is shown. `result` is its data."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -62,19 +62,48 @@ class DeltaAnswer:
 
     def note_known(self, event: bytes) -> bool:
         """Note an event that differs from the last parsed one in one text. Return False for any other event."""
+        return self.note_run([event]) == 1
+
+    def note_run(self, events: Sequence[bytes]) -> int:
+        """Note events that differ from the last parsed one in one text, up to the first that does not.
+
+        Args:
+            events: each a single event.
+
+        Returns:
+            How many were noted.
+        """
         prefix, suffix = self._prefix, self._suffix
-        if not (event.startswith(prefix) and event.endswith(suffix)) or len(event) < len(prefix) + len(suffix):
-            return False
-        text = event[len(prefix) : -len(suffix)]
-        if b"\\" in text:
-            try:
-                text = orjson.loads(b'"%b"' % text).encode()
-            except orjson.JSONDecodeError:
-                return False
-        elif b'"' in text:
-            return False
-        self._channel.add(text)
-        return True
+        begin, end = len(prefix), -len(suffix)
+        least = begin - end
+        texts = [
+            event[begin:end]
+            for event in events
+            if event.startswith(prefix) and event.endswith(suffix) and len(event) >= least
+        ]
+        text = b"".join(texts)
+        if len(texts) < len(events) or b'"' in text or b"\\" in text:
+            return self._note_one_by_one(events)
+        if text:
+            self._channel.add(text)
+        return len(events)
+
+    def _note_one_by_one(self, events: Sequence[bytes]) -> int:
+        prefix, suffix = self._prefix, self._suffix
+        begin, end = len(prefix), -len(suffix)
+        for place, event in enumerate(events):
+            if not (event.startswith(prefix) and event.endswith(suffix)) or len(event) < begin - end:
+                return place
+            text = event[begin:end]
+            if b"\\" in text:
+                try:
+                    text = orjson.loads(b'"%b"' % text).encode()
+                except orjson.JSONDecodeError:
+                    return place
+            elif b'"' in text:
+                return place
+            self._channel.add(text)
+        return len(events)
 
     def note(self, event: bytes, result: dict[str, Any]) -> None:
         """Note an event that is shown. `result` is its data."""

@@ -21,7 +21,7 @@ from sun_sglang.router.observability.metrics import Metrics
 from sun_sglang.router.observability.request_id import RandomBytes, choose_request_id
 from sun_sglang.router.serving.reporting.tracing import Tracing, load_tracing
 from sun_sglang.router.task_weights.worker_modules import OWN
-from tests.unit.router.conftest import SUN, Start, System
+from tests.unit.router.conftest import PATIENCE_S, SUN, Start, System
 from tests.unit.router.fake_worker import Fault
 from tests.unit.router.weights_refs import module
 
@@ -152,6 +152,24 @@ async def test_a_retry_has_spans_of_its_own_and_a_wait_is_one(start: Start) -> N
     assert names.count("decode leg") == names.count("prefill leg") == 2
     assert "queue" not in names
     assert {s.attributes["sun.worker"] for s in tracer.spans if s.name == "decode leg"} == {"base-0", "base-1"}
+
+
+async def test_answer_that_goes_on_elsewhere_has_a_span_for_its_silence(start: Start) -> None:
+    pytest.importorskip("opentelemetry")
+    # no probe finds the death before the stream does
+    limits = {"probe_interval": PATIENCE_S}
+    system: System = await start({"math": ("math", "base")}, {"math": 1, "base": 2}, router=limits)
+    tracer: Any = FakeTracer()
+    system.router.service.reporter.tracing = Tracing(tracer)
+    system["base-0"].fault = system["base-1"].fault = Fault(die_after=2, times=1)
+    await system.events_of("/generate", {**ASK, "stream": True})
+    await system.quiet()
+    spans = {span.name: span for span in tracer.spans}
+    silence, root = spans["sun.replay"], spans["request"]
+    first, second = (span.attributes["sun.worker"] for span in tracer.spans if span.name == "decode leg")
+    assert silence.attributes == {"sun.reason": "broken", "sun.worker": first, "sun.tokens": 2}
+    assert {first, second} == {"base-0", "base-1"}
+    assert root.start <= silence.start <= silence.ended <= root.ended
 
 
 def test_traces_go_where_the_environment_says() -> None:

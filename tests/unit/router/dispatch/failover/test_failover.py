@@ -301,7 +301,8 @@ async def test_replay_goes_to_the_prefill_worker_that_has_the_prompt(start: Star
 
 
 async def test_replay_is_logged(start: Start) -> None:
-    system = await begin(start, router={"log_requests": True})
+    # no probe finds the death before the stream does
+    system = await begin(start, router={"log_requests": True, "probe_interval": PATIENCE_S})
     break_one(system, Fault(die_after=3, times=1))
     await raw(system, "/generate", GENERATE)
     await system.quiet()

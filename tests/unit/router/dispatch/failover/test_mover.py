@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from sun_sglang.bench.polling import wait_until
-from tests.unit.router.conftest import Start, System
+from tests.unit.router.conftest import PATIENCE_S, Start, System
 from tests.unit.router.dispatch.failover.answers import CHAT, GENERATE, begin, break_one, decoders, hang, raw, shown
 from tests.unit.router.fake_worker import FakeWorker, Fault, expected
 from tests.unit.router.fleet_api import call
@@ -53,7 +53,8 @@ async def test_answers_of_a_worker_that_is_drained_with_move_go_on_elsewhere(sta
 
 async def test_move_is_no_loss(start: Start) -> None:
     """An answer that has moved survives as many losses as before."""
-    system = await begin(start, 3)
+    # no probe finds the death before the stream does
+    system = await begin(start, 3, router={"probe_interval": PATIENCE_S})
     worker, asked = await hang(system, "/generate", GENERATE, after=2)
     break_one(system, Fault(die_after=4, times=1))
     await move(system, worker)

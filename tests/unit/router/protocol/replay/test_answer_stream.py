@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 from collections.abc import Sequence
 from typing import Any
 
@@ -227,3 +228,20 @@ def test_event_like_the_one_before_it_is_noted_without_parsing(
     stream, got = started(endpoint, answer, 49)
     assert len(parsed) <= 2
     assert read(got + again(stream, endpoint, answer))["done"] == 1
+
+
+@pytest.mark.parametrize("endpoint", [Endpoint.COMPLETIONS, Endpoint.CHAT])
+def test_memory_of_a_stream_is_four_bytes_a_token_and_a_constant(endpoint: Endpoint) -> None:
+    count = 4000
+    block = made("word").stream(endpoint, FIRST, 1, [])[endpoint is Endpoint.CHAT].replace(b'"stop"', b"null")
+    event = block[block.find(b"data: ") :]
+    stream = AnswerStream(endpoint, FIRST, 1 << 20)
+    stream.feed(tokens_comment([0]) + event)
+    tracemalloc.start()
+    for token in range(1, count):
+        stream.feed(tokens_comment([token]) + event)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(stream.tokens) == count
+    # an array that grows has some bytes to spare, and some events wait to be noted
+    assert held < 4 * count * 1.1 + 16_000
