@@ -255,7 +255,9 @@ class RollingRestart:
             if self._drained and step != Step.DRAIN:
                 await self._until_noticed(name)
             await self._resume()
-        except SunError as e:
+        except Exception as e:
+            if not isinstance(e, SunError):
+                _LOG.exception("%s could not be put back", name)
             return f"{reason}\n`{name}` is still drained ({e}); `sun workers resume {name}` puts it back"
         if step == Step.DRAIN:
             return f"{reason}\n`{name}` was not restarted, and takes requests as before"

@@ -150,7 +150,8 @@ class Dispatcher:
             )
             if ticket.abort_asked:
                 raise aborted_early()
-            if pair is None:
+            # a stream may have lost its worker just before the router cut all streams off
+            if pair is None or self._closing:
                 break
             if failed is not None and not failed.stale and loss is None:
                 self._metrics.retries.labels(request.task, failed.leg).inc()
@@ -188,6 +189,8 @@ class Dispatcher:
                 avoid.update((w.name for w in pair) if failed.revoke else (worker.name,))
         if failed is not None:
             raise failed.error
+        if self._closing:
+            raise ApiError(503, "the router is shutting down", code="draining")
         others = any(pair.decode.incarnation != lost for pair in self._registry.usable(request.task))
         raise no_same_worker(request.task) if others else no_worker(request.task)
 

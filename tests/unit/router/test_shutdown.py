@@ -73,3 +73,17 @@ async def test_fault_26_what_does_not_end_in_time_gets_an_explicit_error(small: 
         status, reply = await whole
         assert status == 502
         assert "shutting down" in reply["error"]["message"]
+
+
+async def test_stream_that_has_lost_its_worker_does_not_go_on_while_the_router_stops(start: Start) -> None:
+    """The loss comes first, and the reader of the stream hears of it after the router has cut all streams off."""
+    system: System = await start({"math": ("math", "base")}, {"math": 1, "base": 2})
+    for name in ("base-0", "base-1"):
+        system[name].fault = Fault(hang_after=2)
+    asked = asyncio.create_task(system.events_of("/generate", {**MATH, "stream": True}))
+    await wait_until(lambda: any(a.reading_since for a in system.router.dispatcher.attempts))
+    (attempt,) = system.router.dispatcher.attempts
+    attempt.fail_decode("its process is gone")
+    system.router.dispatcher.cut_all("the router is shutting down")
+    assert "shutting down" in (await asked)[-1]["error"]["message"]
+    assert len(system["math-0"].requests) == 1

@@ -186,7 +186,11 @@ class AnswerStream:
             return event
         event = self._use_first_values(event, result)
         if event_kind(result) is not EventKind.ERROR:
-            self._answer.note(event, result)
+            try:
+                self._answer.note(event, result)
+            except ReplayDiffersError as malformed:
+                # nothing is repeated here, and the client receives what its worker sent
+                self._give_up(f"its worker sent an event that cannot be read: {malformed}")
         return event
 
     def _cut(self, event: bytes, data: bytes) -> bytes:
@@ -261,11 +265,14 @@ class AnswerStream:
         return self._rename(event)
 
     def _add_names(self, name: str, theirs: object, first: object) -> None:
-        """Replace a value in all events from now on. No text that a model generates contains a quote as it stands."""
-        for end in (b",", b"}"):
-            of_them, of_first = (b'"%b":%b%b' % (name.encode(), orjson.dumps(v), end) for v in (theirs, first))
-            if (of_them, of_first) not in self._names:
-                self._names.append((of_them, of_first))
+        """Replace a value in all events from now on. No text that a model generates contains a quote as it stands.
+
+        The latest value alone is kept: some versions of SGLang stamp each event with its own time.
+        """
+        key = b'"%b":' % name.encode()
+        self._names = [pair for pair in self._names if not pair[0].startswith(key)]
+        of_them, of_first = orjson.dumps(theirs), orjson.dumps(first)
+        self._names += [(key + of_them + end, key + of_first + end) for end in (b",", b"}")]
 
     def _rename(self, event: bytes) -> bytes:
         for theirs, first in self._names:

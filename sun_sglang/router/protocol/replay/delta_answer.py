@@ -151,7 +151,7 @@ class DeltaAnswer:
         if isinstance(logprobs := choice.get("logprobs"), dict):
             shown["logprobs"] = self._cut_logprobs(logprobs)
         if isinstance(ids := choice.get("token_ids"), list):
-            shown["token_ids"] = ids[self._count_old("token_ids", [b"%d" % token for token in ids]) :]
+            shown["token_ids"] = ids[self._count_old("token_ids", [orjson.dumps(token) for token in ids]) :]
         for name in choice.keys() - _NO_PARTS:
             if choice[name] is not None and not self._is_new(name):
                 shown[name] = None

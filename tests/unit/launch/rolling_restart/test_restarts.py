@@ -97,6 +97,22 @@ async def test_end_of_the_deployment_ends_the_restart_with_its_reason(launcher: 
         await launcher.ask()
 
 
+async def test_defect_that_also_prevents_the_repair_ends_the_restart_with_its_reason(launcher: Launcher) -> None:
+    """The router's report cannot be read any more, from the end of the worker's process on."""
+
+    def fail() -> None:
+        if "restart d0" in launcher.deployment.calls:
+            raise ValueError("no report")
+
+    launcher.deployment.on_report = fail
+    launcher.release()
+    outcome = await launcher.ask()
+    assert outcome.failed is not None
+    assert "a defect of the launcher (ValueError('no report'))" in outcome.failed.reason
+    assert "`d0` is still drained" in outcome.failed.reason
+    assert "`sun workers resume d0`" in outcome.failed.reason
+
+
 async def test_restart_that_is_asked_for_while_the_deployment_ends_changes_nothing(launcher: Launcher) -> None:
     closing: list[asyncio.Task[None]] = []
 

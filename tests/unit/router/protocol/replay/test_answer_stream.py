@@ -170,6 +170,33 @@ def test_answer_whose_tokens_are_unknown_passes_and_is_not_repeated(endpoint: En
     assert "tokens" in stream.fault_now()
 
 
+@pytest.mark.parametrize("endpoint", [Endpoint.COMPLETIONS, Endpoint.CHAT])
+def test_stream_whose_events_have_times_of_their_own_shows_one_and_keeps_two_names(endpoint: Endpoint) -> None:
+    """The time of an event changes each second, and a stream may last for hours."""
+    answer, stream = made(*"abcdefgh"), AnswerStream(endpoint, FIRST, MOST)
+    first = answer.stream(endpoint, FIRST, 0, [1])
+    # event i of the run that began at i
+    stamped = [answer.stream(endpoint, FIRST, i, [1])[i] for i in range(len(first))]
+    got = b"".join(map(stream.feed, stamped))
+    assert got == AnswerStream(endpoint, FIRST, MOST).feed(b"".join(first))
+    assert len(stream._names) == 2
+
+
+@pytest.mark.parametrize(
+    ("choice", "why"),
+    [
+        ({"delta": {"tool_calls": ["x"]}}, "a tool call is no object"),
+        ({"delta": {"content": "a"}, "token_ids": [None, "x"]}, ""),
+    ],
+)
+def test_event_that_no_worker_should_send_passes(choice: dict[str, Any], why: str) -> None:
+    stream = AnswerStream(Endpoint.CHAT, FIRST, MOST)
+    event = b"data: " + orjson.dumps({"id": FIRST, "choices": [{"index": 0, **choice}]}) + b"\n\n"
+    assert stream.feed(tokens_comment([1]) + event) == event
+    assert why in stream.fault_now()
+    assert bool(stream.fault_now()) is bool(why)
+
+
 def test_increments_of_generate_are_not_repeated() -> None:
     """An event with `incremental_streaming_output` shows new tokens only, so nothing tells what came before."""
     stream = AnswerStream(Endpoint.GENERATE, FIRST, MOST)
