@@ -243,7 +243,7 @@ class AnswerStream:
         if isinstance(created := result.get("created"), int):
             if self._created is None:
                 self._created = created
-            elif created != self._created:
+            elif created != self._created and self._names:
                 result["created"] = self._created
                 self._add_names("created", created, self._created)
         if not self._names:

@@ -171,15 +171,17 @@ def test_answer_whose_tokens_are_unknown_passes_and_is_not_repeated(endpoint: En
 
 
 @pytest.mark.parametrize("endpoint", [Endpoint.COMPLETIONS, Endpoint.CHAT])
-def test_stream_whose_events_have_times_of_their_own_shows_one_and_keeps_two_names(endpoint: Endpoint) -> None:
-    """The time of an event changes each second, and a stream may last for hours."""
+def test_repetition_whose_events_have_times_of_their_own_shows_one_and_keeps_three_names(endpoint: Endpoint) -> None:
+    """The time of an event may change each second, and a stream may last for hours."""
     answer, stream = made(*"abcdefgh"), AnswerStream(endpoint, FIRST, MOST)
-    first = answer.stream(endpoint, FIRST, 0, [1])
+    first = answer.stream(endpoint, FIRST, 0, [1] * 8)
+    shown = b"".join(map(stream.feed, first[:3]))
+    stream.repeat(SECOND, None)
     # event i of the run that began at i
-    stamped = [answer.stream(endpoint, FIRST, i, [1])[i] for i in range(len(first))]
-    got = b"".join(map(stream.feed, stamped))
-    assert got == AnswerStream(endpoint, FIRST, MOST).feed(b"".join(first))
-    assert len(stream._names) == 2
+    stamped = [answer.stream(endpoint, SECOND, i, [1] * 8)[i] for i in range(len(first))]
+    shown += b"".join(map(stream.feed, stamped))
+    assert shown == AnswerStream(endpoint, FIRST, MOST).feed(b"".join(first))
+    assert len(stream._names) == 3
 
 
 @pytest.mark.parametrize(
