@@ -117,6 +117,7 @@ class AnswerStream:
             rid: the request id of that stream.
             prefill: the reply of the prefill leg of the stream before; None if it is unknown.
         """
+        self._note_unread()
         assert not self.fault, "such an answer is not repeated"
         self._answer.rewind()
         self._framer = EventFramer()
