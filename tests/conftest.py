@@ -13,6 +13,7 @@ import pytest
 from tests.support.distribution import pytest_xdist_make_scheduler
 from tests.support.garbage import pytest_collection_finish, pytest_sessionfinish, pytest_sessionstart
 from tests.support.invariants import pytest_configure, pytest_runtest_makereport
+from tests.support.threads import compute_in_one_thread
 
 # pytest finds hooks by their names here
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
 ]
 
 pytest.register_assert_rewrite("tests.support.training")
+compute_in_one_thread()
 
 # `make test-clients` runs these in an environment of their own
 collect_ignore = ["clients"]
