@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from array import array
 from typing import Any
 
@@ -18,6 +19,7 @@ from sun_sglang.router.protocol.worker_replies import BadReplyError, parse_json,
 _COMMENT_SIZE = len(TOKENS_COMMENT)
 # A few KB of events that wait until they are noted. All of them are noted before anything depends on them.
 _MOST_UNREAD = 16
+_LINE_END = re.compile(rb"\r\n|\r|\n")
 
 
 class AnswerStream:
@@ -163,8 +165,10 @@ class AnswerStream:
 
     def _take(self, event: bytes) -> bytes:
         while event.startswith(TOKENS_COMMENT):
-            line, _, event = event.partition(b"\n")
-            self._hear(line[_COMMENT_SIZE:])
+            end = _LINE_END.search(event)
+            assert end is not None, "an event ends with a blank line"
+            self._hear(event[_COMMENT_SIZE : end.start()])
+            event = event[end.end() :]
         event = self._rename(event)
         data = event_data(event)
         if not data:

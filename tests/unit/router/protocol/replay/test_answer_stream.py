@@ -199,6 +199,15 @@ def test_event_that_no_worker_should_send_passes(choice: dict[str, Any], why: st
     assert bool(stream.fault_now()) is bool(why)
 
 
+@pytest.mark.parametrize("end", [b"\r\n", b"\r"])
+def test_lines_may_end_as_the_specification_allows(end: bytes) -> None:
+    stream = AnswerStream(Endpoint.CHAT, FIRST, MOST)
+    events = made("a", "b").stream(Endpoint.CHAT, FIRST, 1, [1])
+    shown = b"".join(stream.feed(event.replace(b"\n", end)) for event in events)
+    assert read(shown.replace(end, b"\n")) == read(b"".join(event[event.find(b"data: ") :] for event in events))
+    assert len(stream.tokens) == 2
+
+
 def test_increments_of_generate_are_not_repeated() -> None:
     """An event with `incremental_streaming_output` shows new tokens only, so nothing tells what came before."""
     stream = AnswerStream(Endpoint.GENERATE, FIRST, MOST)
