@@ -5,13 +5,11 @@ A process of its own takes a second of CPU time for its imports, and a test of f
 
 from __future__ import annotations
 
-import atexit
 import multiprocessing
 import os
-import resource
+import runpy
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +20,7 @@ import psutil
 from sun_sglang.bench.polling import INTERVAL
 
 Program = Literal["sun_sglang.emulator.worker", "sun_sglang.router"]
+_CHILD = Path(__file__).with_name("forked_child.py")
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["sun_sglang.emulator.worker", "sun_sglang.router.__main__", "uvloop"])
 
@@ -48,7 +47,8 @@ class ForkedProcess:
         # a test may have changed the environment since the first of these processes
         variables = {**os.environ, **(environment or {})}
         given = (program, list(arguments), str(log), variables, descriptors)
-        self._process = _CONTEXT.Process(target=_run, args=given)
+        # by its path: the child cannot import a package of tests
+        self._process = _CONTEXT.Process(target=runpy.run_path, args=(str(_CHILD), {"GIVEN": given}))
         self._process.start()
 
     @property
@@ -93,29 +93,3 @@ class ForkedProcess:
     def kill(self) -> None:
         """Send it SIGKILL, unless it has ended."""
         self.send_signal(signal.SIGKILL)
-
-
-def _run(
-    program: Program, arguments: list[str], log: str, environment: Mapping[str, str], descriptors: int | None
-) -> None:
-    os.environ.clear()
-    os.environ.update(environment)
-    if descriptors is not None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
-    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    for descriptor in (1, 2):
-        os.dup2(output, descriptor)
-    os.close(output)
-    sys.argv = [program, *arguments]
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        if program == "sun_sglang.router":
-            from sun_sglang.router import __main__ as router
-
-            sys.exit(router.main(arguments))
-        from sun_sglang.emulator import worker
-
-        worker.main(arguments)
-    finally:
-        # multiprocessing ends its processes without these, and OpenTelemetry sends its last spans there
-        atexit._run_exitfuncs()
