@@ -119,11 +119,16 @@ async def a_router(
 
 @asynccontextmanager
 async def a_router_process(
-    deployment: Deployment, directory: Path, pools: Mapping[str, Sequence[str]], **settings: Any
+    deployment: Deployment,
+    directory: Path,
+    pools: Mapping[str, Sequence[str]],
+    *,
+    failover: bool = True,
+    **settings: Any,
 ) -> AsyncIterator[tuple[asyncio.subprocess.Process, httpx.AsyncClient]]:
     """Run a router as `a_router` does; yield its process too, which may end before."""
     fleet = {
-        "tasks": {"pair": {"prefill": "prefill", "decode": "decode"}},
+        "tasks": {"pair": {"prefill": "prefill", "decode": "decode", "failover": failover}},
         "pools": {role: {"role": role, "model": "m"} for role in ("prefill", "decode")},
         "workers": [
             {"name": name, "pool": role, "url": deployment.process(name).url, "key": deployment.key}
@@ -305,7 +310,8 @@ async def test_fault_02_07_a_scheduler_that_crashes_takes_its_request_to_no_othe
 ) -> None:
     """The HTTP server outlives it for up to a second, and the router must not count it as a worker that lives."""
     pools = {"prefill": ["spare-a-0", "llama-a-0"], "decode": ["uncached-0", "stock-0"]}
-    async with a_router(deployment, tmp_path, pools, probe_interval=NEVER, load_interval=0) as router:
+    settings = {"failover": False, "probe_interval": NEVER, "load_interval": 0}
+    async with a_router(deployment, tmp_path, pools, **settings) as router:
 
         async def ask(i: int) -> bool:
             return await answered(router, task_references["llama-a"], some_tokens(130 + i, 40), 8, stream=i % 2 == 0)
@@ -379,6 +385,7 @@ async def test_fault_06_decode_refuses_the_connection(
         await until_idle(router, deployment, "llama-a-0")
 
 
+@pytest.mark.parametrize("failover", [False, True])
 @pytest.mark.parametrize(("victim", "stream"), [("stock-0", False), ("uncached-0", True)])
 async def test_fault_07_decode_dies_before_the_first_byte(
     kill: Kill,
@@ -388,9 +395,11 @@ async def test_fault_07_decode_dies_before_the_first_byte(
     tmp_path: Path,
     victim: str,
     stream: bool,
+    failover: bool,
 ) -> None:
+    settings = {"failover": failover, "probe_interval": NEVER, "load_interval": 0}
     pools = {"prefill": ["llama-a-0"], "decode": ["uncached-0", "stock-0"]}
-    async with a_router(deployment, tmp_path, pools, probe_interval=NEVER, load_interval=0) as router:
+    async with a_router(deployment, tmp_path, pools, **settings) as router:
 
         async def ask(i: int) -> bool:
             return await answered(router, task_references["llama-a"], some_tokens(20 + i, 40), 8, stream=stream)
@@ -400,7 +409,7 @@ async def test_fault_07_decode_dies_before_the_first_byte(
             await kill(victim)
             async with asyncio.timeout(SOON):
                 *others, last = await gather(*asked)
-        assert (all(others), last) == (True, False), "what may have killed it goes to no other worker"
+        assert (all(others), last) == (True, failover), "without failover, what may have killed it goes to no other"
         assert await metric(router, "sun_retries_total") == 0
         assert await ask(9)
         await until_idle(client, deployment, "llama-a-0")
