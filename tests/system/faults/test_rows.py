@@ -83,7 +83,7 @@ async def outcome(cluster: Cluster, body: Any) -> str:
         raw = (await reply.read()).decode()
     if reply.status != 200:
         return str(json.loads(raw)["error"]["code"])
-    if body["stream"]:
+    if body.get("stream"):
         *_, raw, end = [line.removeprefix("data: ") for line in raw.split("\n\n") if line]
         assert end == "[DONE]"
     assert json.loads(raw)["output_ids"] == right
