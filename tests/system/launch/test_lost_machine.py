@@ -20,7 +20,7 @@ from sun_sglang.launch.planning.plan import WorkerPlan
 from sun_sglang.launch.state import DeploymentState, Phase
 from sun_sglang.launch.supervision.readiness import Limits
 
-WITHIN_S = 60.0
+WITHIN_S = 180.0
 TOPOLOGY = {
     "pools": {"base": {"role": "decode", "model": "none/base"}, "math": {"role": "prefill", "model": "none/math"}},
     "tasks": {"math": {"prefill": "math", "decode": "base"}},
