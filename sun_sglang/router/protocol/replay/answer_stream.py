@@ -36,14 +36,12 @@ class AnswerStream:
     Attributes:
         done: the stream ended with `[DONE]`.
         fault: why the answer cannot be repeated; empty if it can.
-        repeats: what was shown is still coming again.
     """
 
     def __init__(self, endpoint: Endpoint, rid: str, most: int) -> None:
         self._tokens = array("i")
         self.done = False
         self.fault = ""
-        self.repeats = False
         self._answer = CumulativeAnswer() if endpoint is Endpoint.GENERATE else DeltaAnswer()
         self._rid = rid
         self._most = most
@@ -107,7 +105,7 @@ class AnswerStream:
             self._give_up("an event is too long")
             self._passes_all = True
             passed.append(bytes(self._framer.rest))
-        self._is_whole = not self.repeats and not self._framer.rest
+        self._is_whole = not self._answer.behind and not self._framer.rest
         return b"".join(passed)
 
     def repeat(self, rid: str, prefill: bytes | None) -> None:
@@ -129,7 +127,6 @@ class AnswerStream:
             self._first_usage = usage if isinstance(usage, dict) else {}
         self._left = len(self._tokens)
         self._names = [(orjson.dumps(rid), orjson.dumps(self._rid))]
-        self.repeats = self._answer.behind
         # the first event tells which values of this stream are replaced
         self._is_whole = self._notes_late = False
 
@@ -174,11 +171,11 @@ class AnswerStream:
         if not data:
             return event
         if data == DONE_DATA:
-            if self.repeats and self._answer.behind:
+            if self._answer.behind:
                 raise ReplayDiffersError("the repeated answer ends earlier")
             self.done = True
             return event
-        if not self.repeats:
+        if not self._answer.behind:
             return event if self.fault or self._answer.note_known(event) else self._note(event, data)
         return b"" if self._is_surely_old(event) else self._cut(event, data)
 
@@ -206,9 +203,7 @@ class AnswerStream:
         event, kind = self._use_first_values(event, result), event_kind(result)
         if kind is EventKind.ERROR:
             return event
-        shown = self._answer.cut(event, result, aborted=kind is EventKind.ABORT)
-        self.repeats = self._answer.behind
-        return shown
+        return self._answer.cut(event, result, aborted=kind is EventKind.ABORT)
 
     def _is_surely_old(self, event: bytes) -> bool:
         """Return whether an event shows no new token, by the tokens that its worker has reported."""

@@ -10,8 +10,8 @@ class ReplayDiffersError(Exception):
     """A repeated answer is not the one that the client has a part of. The message names the difference."""
 
 
-class TextChannel:
-    """A text that arrives in pieces, such as the content of a message. Its length is in bytes of UTF-8.
+class Channel:
+    """One part of an answer, which arrives in pieces.
 
     Args:
         name: for error messages.
@@ -29,14 +29,20 @@ class TextChannel:
         self._again = 0
         self.left = 0
 
+    def rewind(self) -> None:
+        """Expect all that was shown again from its start."""
+        self.left, self._again = self._length, 0
+
+
+class TextChannel(Channel):
+    """A text, such as the content of a message. Its length is in bytes of UTF-8."""
+
+    __slots__ = ()
+
     def add(self, data: bytes) -> None:
         """Note a piece that is shown."""
         self._length += len(data)
         self._crc = zlib.crc32(data, self._crc)
-
-    def rewind(self) -> None:
-        """Expect the text again from its start."""
-        self.left, self._again = self._length, 0
 
     def cut(self, data: bytes) -> bytes:
         """Return the part of the next piece that was not shown before, and note it.
@@ -56,28 +62,10 @@ class TextChannel:
         return data
 
 
-class EntryChannel:
-    """A list that arrives in pieces, such as the log probabilities of tokens. Its length is in entries.
+class EntryChannel(Channel):
+    """A list, such as the log probabilities of tokens. Its length is in entries."""
 
-    Args:
-        name: for error messages.
-
-    Attributes:
-        left: how many entries that were shown have not come again; 0 unless the answer is repeated.
-    """
-
-    __slots__ = ("_again", "_crc", "_length", "_name", "left")
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._length = 0
-        self._crc = 0
-        self._again = 0
-        self.left = 0
-
-    def rewind(self) -> None:
-        """Expect the list again from its start."""
-        self.left, self._again = self._length, 0
+    __slots__ = ()
 
     def cut(self, keys: Sequence[bytes]) -> int:
         """Return how many of the next entries were shown before, and note the others.

@@ -75,26 +75,16 @@ class DeltaAnswer:
         """
         prefix, suffix = self._prefix, self._suffix
         begin, end = len(prefix), -len(suffix)
-        least = begin - end
-        texts = [
-            event[begin:end]
-            for event in events
-            if event.startswith(prefix) and event.endswith(suffix) and len(event) >= least
-        ]
-        text = b"".join(texts)
-        if len(texts) < len(events) or b'"' in text or b"\\" in text:
-            return self._note_one_by_one(events)
-        if text:
-            self._channel.add(text)
-        return len(events)
-
-    def _note_one_by_one(self, events: Sequence[bytes]) -> int:
-        prefix, suffix = self._prefix, self._suffix
-        begin, end = len(prefix), -len(suffix)
-        for place, event in enumerate(events):
+        texts: list[bytes] = []
+        for event in events:
             if not (event.startswith(prefix) and event.endswith(suffix)) or len(event) < begin - end:
-                return place
-            text = event[begin:end]
+                break
+            texts.append(event[begin:end])
+        text = b"".join(texts)
+        if b'"' not in text and b"\\" not in text:
+            self._channel.add(text)
+            return len(texts)
+        for place, text in enumerate(texts):
             if b"\\" in text:
                 try:
                     text = orjson.loads(b'"%b"' % text).encode()
@@ -103,7 +93,7 @@ class DeltaAnswer:
             elif b'"' in text:
                 return place
             self._channel.add(text)
-        return len(events)
+        return len(texts)
 
     def note(self, event: bytes, result: dict[str, Any]) -> None:
         """Note an event that is shown. `result` is its data."""
