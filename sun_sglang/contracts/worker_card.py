@@ -139,6 +139,10 @@ class WorkerCard(BaseModel):
     adapters: AdapterLimits | None = None
     modules: ModuleLimits | None = None
 
+    def has_hook(self, name: str) -> bool:
+        """Return whether the worker has a hook. An emulated worker reports no hooks, and does what they do."""
+        return not self.patches or any(hook.name == name for hook in self.patches)
+
     @property
     def decoder(self) -> str:
         """Revision of its weights as a decoder."""

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from sun_sglang.router.dispatch.failover.losses import Failover, Loss, Replay
 from sun_sglang.router.dispatch.failover.same_answer import Computation
-from sun_sglang.router.dispatch.legs.leg_bodies import Leg, reports_tokens
+from sun_sglang.router.dispatch.legs.leg_bodies import Leg
 from sun_sglang.router.dispatch.legs.pair_request import PairRequest
 from sun_sglang.router.dispatch.outcome.decision import (
     AttemptFailed,
@@ -24,6 +24,7 @@ from sun_sglang.router.dispatch.outcome.decision import (
 )
 from sun_sglang.router.transport.leg_exchange import LegExchange
 from sun_sglang.router.transport.messages import LegFailure, LegResult
+from sun_sglang.router.workers.compatibility import reads_replays
 from sun_sglang.router.workers.worker import Worker
 from sun_sglang.router.workers.worker_paths import Pair
 
@@ -203,7 +204,8 @@ class Attempt:
         self.decoding_since: float | None = None
         self.cut_reason = ""
         self.loss: Loss | None = None
-        goes_on = request.tokens is not None and reports_tokens(pair)
+        decode = pair.decode.card
+        goes_on = request.tokens is not None and decode is not None and reads_replays(decode)
         self.computes = Computation.of(pair) if goes_on else None
         self.can_go_on: Callable[[], bool] | None = None
         self._held: dict[Leg, int] = {}

@@ -79,7 +79,8 @@ class RunningAttempts:
         """
         rid, room = new_leg_ids(self._random_bytes.read(24))
         attempt = Attempt(request, pair, rid, ticket, self.now(), self._loop.create_future())
-        bodies = leg_bodies(request, pair, rid=rid, room=room)
+        tokens = request.tokens if attempt.computes is not None else None
+        bodies = leg_bodies(request, pair, rid=rid, room=room, tokens=tokens)
         attempt.acquire_workers()
         for worker in pair:
             self._registry.pick(worker)

@@ -111,15 +111,11 @@ def pair_first_token(prefill: WorkerCard, decode: WorkerCard, tuning: WeightsTun
 
 
 def first_token_mismatch(prefill: NamedCard, decode: NamedCard, tuning: WeightsTuning | None = None) -> str:
-    """Return why two workers cannot serve with a first token from the decode module; empty if they can, or need not.
-
-    An emulated worker reports no hooks and needs none.
-    """
+    """Return why two workers cannot serve with a first token from the decode module; empty if they can, or need not."""
     if pair_first_token(prefill.card, decode.card, tuning) == "prefill":
         return ""
     for worker in (prefill, decode):
-        hooks = [hook.name for hook in worker.card.patches]
-        if hooks and HOOK not in hooks:
+        if not worker.card.has_hook(HOOK):
             return (
                 f"the decode module makes the first token for `{prefill.name}` and `{decode.name}`, and "
                 f"`{worker.name}` has no hook `{HOOK}`; start it with this version of sun-sglang"
@@ -128,8 +124,8 @@ def first_token_mismatch(prefill: NamedCard, decode: NamedCard, tuning: WeightsT
 
 
 def reads_replays(card: WorkerCard) -> bool:
-    """Return whether a worker reads the mark of `contracts/replay.py`. An emulated one reports no hooks, and does."""
-    return not card.patches or any(hook.name == replay.HOOK for hook in card.patches)
+    """Return whether a worker reads the mark of `contracts/replay.py`."""
+    return card.has_hook(replay.HOOK)
 
 
 def decoder_mismatch(prefill: NamedCard, decode: NamedCard, tuning: WeightsTuning | None = None) -> str:

@@ -10,6 +10,7 @@ repeat. The prefill leg needs the first of them alone, and none where the decode
 
 from __future__ import annotations
 
+from array import array
 from typing import Literal, NamedTuple
 
 import orjson
@@ -19,7 +20,6 @@ from sun_sglang.contracts.first_token import mark_decode_first
 from sun_sglang.contracts.replay import mark_replay
 from sun_sglang.router.dispatch.legs.cache_namespace import cache_namespace, may_reuse_answers
 from sun_sglang.router.dispatch.legs.pair_request import PairRequest
-from sun_sglang.router.workers.compatibility import reads_replays
 from sun_sglang.router.workers.worker_paths import Pair
 
 Leg = Literal["prefill", "decode"]
@@ -50,7 +50,7 @@ def new_leg_ids(random_bytes: bytes) -> LegIds:
     return LegIds(random_bytes[:16].hex(), int.from_bytes(random_bytes[16:], "little") >> 1 or 1)
 
 
-def leg_bodies(request: PairRequest, pair: Pair, *, rid: str, room: int) -> LegBodies:
+def leg_bodies(request: PairRequest, pair: Pair, *, rid: str, room: int, tokens: array[int] | None = None) -> LegBodies:
     """Return the bodies of both legs. The prefill leg never streams, so its status reports whether it succeeded.
 
     Both legs name the data-parallel rank that prefills, where there are several. SGLang's own rule (the room modulo the
@@ -62,6 +62,7 @@ def leg_bodies(request: PairRequest, pair: Pair, *, rid: str, room: int) -> LegB
         pair: the workers.
         rid: request id of the attempt.
         room: bootstrap room of the attempt.
+        tokens: output tokens that the workers repeat, in a stream that reports its tokens; None where it reports none.
     """
     card = pair.prefill.card
     assert card is not None, "a usable pair has been read"
@@ -82,7 +83,7 @@ def leg_bodies(request: PairRequest, pair: Pair, *, rid: str, room: int) -> LegB
     decode_first = pair.first_token == "decode"
     if decode_first:
         prefills, decodes = mark_decode_first(prefills), mark_decode_first(decodes)
-    if (tokens := request.tokens) is not None and reports_tokens(pair):
+    if tokens is not None:
         decodes = mark_replay(decodes, tokens)
         if tokens and not decode_first:
             prefills = mark_replay(prefills, tokens[:1])
@@ -96,8 +97,3 @@ def leg_bodies(request: PairRequest, pair: Pair, *, rid: str, room: int) -> LegB
         prefill=b"".join((*both, orjson.dumps(prefills), routing, adapter, b',"stream":false}')),
         decode=b"".join((*both, orjson.dumps(decodes), streams)),
     )
-
-
-def reports_tokens(pair: Pair) -> bool:
-    """Return whether the decode worker of a usable pair reports the tokens of a stream, and can repeat some."""
-    return pair.decode.card is not None and reads_replays(pair.decode.card)
