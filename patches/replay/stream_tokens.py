@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
 from typing import Any
 
-from sun_sglang.contracts.replay import HOOK, read_replay, tokens_comment
+from sun_sglang.contracts.replay import HOOK, read_replay, require_known, tokens_comment
 from sun_sglang.patches.patch import Patch
 from sun_sglang.patches.versions import on
 
@@ -100,8 +100,7 @@ def with_tokens(params: Any, tokens: array[int], vocab_size: int) -> dict[str, A
     """
     if not isinstance(params, dict | None):
         raise ValueError("only a request with one prompt can repeat tokens")
-    if min(tokens) < 0 or max(tokens) >= vocab_size:
-        raise ValueError(f"a token to repeat is not one of the model's {vocab_size}")
+    require_known(tokens, vocab_size)
     given = params or {}
     return {**given, "custom_params": {**(given.get("custom_params") or {}), TOKENS_KEY: tokens.tolist()}}
 

@@ -89,20 +89,20 @@ def read_replay(extra_key: object) -> Replay:
     return Replay(ids, mark_decode_first(rest) if first.decode_first else rest)
 
 
+def require_known(tokens: array[int], vocab_size: int) -> None:
+    """Raise unless a model has every token that a request repeats.
+
+    Args:
+        tokens: at least one.
+        vocab_size: of the model.
+
+    Raises:
+        ValueError: the model does not have one of them.
+    """
+    if min(tokens) < 0 or max(tokens) >= vocab_size:
+        raise ValueError(f"a token to repeat is not one of the model's {vocab_size}")
+
+
 def tokens_comment(tokens: Iterable[int]) -> bytes:
     """Return the comment line with the tokens that the next event may show."""
     return TOKENS_COMMENT + b",".join(b"%d" % token for token in tokens) + b"\n"
-
-
-def split_tokens(event: bytes) -> tuple[array[int] | None, bytes]:
-    """Split an event, or a piece that begins with one, into the tokens of its first line and the rest.
-
-    The tokens are None if the first line is no such comment.
-
-    Raises:
-        ValueError: the line holds something else than token ids.
-    """
-    if not event.startswith(TOKENS_COMMENT):
-        return None, event
-    end = event.index(b"\n")
-    return array("i", map(int, event[len(TOKENS_COMMENT) : end].split(b","))), event[end + 1 :]

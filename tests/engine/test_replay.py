@@ -17,10 +17,11 @@ import torch
 from transformers import DynamicCache
 
 from sun_sglang.contracts.first_token import mark_decode_first
-from sun_sglang.contracts.replay import mark_replay, split_tokens
+from sun_sglang.contracts.replay import mark_replay
 from tests.engine.conftest import BUSY, Deployment, Reference, frozen, gather, some_tokens
 from tests.engine.test_cache import ask_pair
 from tests.engine.watch import transfers_reach
+from tests.support.token_reports import split_tokens
 
 FREE = 8
 GREEDY = {"temperature": 0, "ignore_eos": True}

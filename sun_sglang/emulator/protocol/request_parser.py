@@ -15,7 +15,7 @@ import orjson
 
 from sun_sglang.contracts.first_token import ONE_TOKEN, read_mark
 from sun_sglang.contracts.module import module_in
-from sun_sglang.contracts.replay import read_replay
+from sun_sglang.contracts.replay import read_replay, require_known
 from sun_sglang.emulator.protocol.body import optional_integer, parse_object, require_string
 from sun_sglang.emulator.protocol.errors import InternalError, InvalidBodyError, InvalidValueError
 from sun_sglang.emulator.protocol.fake_tokens import encode, encode_chat
@@ -201,10 +201,10 @@ class RequestParser:
         endpoint, prompt, limit = parsed.endpoint, parsed.prompt, parsed.limit
         try:
             replay = read_replay(body.get("extra_key"))
+            if replay.tokens:
+                require_known(replay.tokens, self.vocab_size)
         except ValueError as e:
             raise InvalidValueError(str(e), endpoint) from e
-        if replay.tokens and not 0 <= min(replay.tokens) <= max(replay.tokens) < self.vocab_size:
-            raise InvalidValueError(f"a token to repeat is not one of the model's {self.vocab_size}", endpoint)
         mark = read_mark(replay.extra_key)
         check_length(endpoint, len(prompt), limit, self.context)
         if mark.decode_first and len(prompt) < 2:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sun_sglang.contracts.first_token import mark_decode_first, read_mark
-from sun_sglang.contracts.replay import Replay, mark_replay, read_replay, split_tokens, tokens_comment
+from sun_sglang.contracts.replay import Replay, mark_replay, read_replay, tokens_comment
+from tests.support.token_reports import split_tokens
 
 TOKENS = st.lists(st.integers(0, 2**31 - 1))
 NAMESPACES = st.text(min_size=1).filter(lambda text: not text.startswith("@"))

@@ -10,10 +10,11 @@ import orjson
 import pytest
 
 from sun_sglang.contracts.first_token import mark_decode_first
-from sun_sglang.contracts.replay import mark_replay, split_tokens
+from sun_sglang.contracts.replay import mark_replay
 from sun_sglang.emulator.protocol.fake_tokens import text_of
 from sun_sglang.emulator.worker import EmulatedWorker
 from tests.support.emulator import VOCAB, Start, ask, at_rest, expected, legs, url
+from tests.support.token_reports import split_tokens
 
 PROMPT = [5, 6, 7, 8]
 GIVEN = [901, 902, 903]
