@@ -74,8 +74,7 @@ class Worker:
         key = int.from_bytes(hashlib.blake2b(spec.name.encode(), digest_size=8).digest(), "little")
         self._set(name=spec.name, role=role, hash=key, load=WorkerLoad(key, deadlines), _loss_callbacks=set())
         self._set(resident=ResidentAdapters(), modules=WorkerModules())
-        self._set(spec=spec, draining=spec.draining, incarnation="")
-        self._set(last_pick=0, last_progress=float("-inf"))
+        self._set(spec=spec, draining=spec.draining, incarnation="", last_pick=0, last_progress=float("-inf"))
         self.drop_card("it has not been probed yet")
 
     @property
@@ -86,7 +85,7 @@ class Worker:
     @property
     def moving(self) -> bool:
         """Whether its answers go on elsewhere, where another worker can. The answers of a prefill worker end soon."""
-        return self.draining and self.spec.moving and self.role == "decode"
+        return self.spec.moving and self.role == "decode"
 
     # --- registration -----------------------------------------------------------------------------------------------
 
