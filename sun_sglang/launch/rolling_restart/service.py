@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
 
-from sun_sglang.contracts.tasks_report import PoolReport, TaskReport, TasksReport, WorkerReport
+from sun_sglang.contracts.tasks_report import (
+    PoolReport,
+    TaskReport,
+    TasksReport,
+    UnprovenAdapter,
+    UnprovenModule,
+    UnprovenPath,
+    WorkerReport,
+)
 
 # a worker in one of these states gets no requests
 _IDLE = ("draining", "absent", "refused")
 
 Lacking = frozenset[tuple[str, ...]]
+_Unproven: TypeAlias = UnprovenPath | UnprovenAdapter | UnprovenModule
 
 
 class Before(NamedTuple):
@@ -55,10 +65,8 @@ def gap(report: TasksReport, pool: PoolReport, worker: str) -> str:
 
 def lacking(report: TasksReport, worker: str) -> Lacking:
     """Return the paths and the weights of a worker that some router process has not proven."""
-    paths = {("path", one.prefill, one.decode) for one in report.unproven_paths if worker in (one.prefill, one.decode)}
-    adapters = {("adapter", one.adapter) for one in report.unproven_adapters if one.worker == worker}
-    modules = {("module", one.module) for one in report.unproven_modules if one.worker == worker}
-    return frozenset(paths | adapters | modules)
+    unproven: Sequence[_Unproven] = (*report.unproven_paths, *report.unproven_adapters, *report.unproven_modules)
+    return frozenset(_key(one) for one in unproven if _concerns(one, worker))
 
 
 def about(report: TasksReport, worker: str, known: Lacking) -> TasksReport:
@@ -111,15 +119,30 @@ def _about(task: TaskReport, worker: str, known: Lacking) -> TaskReport:
     def side(pool: PoolReport) -> PoolReport:
         return pool.model_copy(update={"workers": tuple(one for one in pool.workers if one.name == worker)})
 
-    paths = (one for one in task.unproven_paths if worker in (one.prefill, one.decode))
-    adapters = (one for one in task.unproven_adapters if one.worker == worker)
-    modules = (one for one in task.unproven_modules if one.worker == worker)
+    def left(unproven: Sequence[_Unproven]) -> tuple[_Unproven, ...]:
+        return tuple(one for one in unproven if _concerns(one, worker) and _key(one) not in known)
+
     return task.model_copy(
         update={
             "prefill": side(task.prefill),
             "decode": side(task.decode),
-            "unproven_paths": tuple(one for one in paths if ("path", one.prefill, one.decode) not in known),
-            "unproven_adapters": tuple(one for one in adapters if ("adapter", one.adapter) not in known),
-            "unproven_modules": tuple(one for one in modules if ("module", one.module) not in known),
+            "unproven_paths": left(task.unproven_paths),
+            "unproven_adapters": left(task.unproven_adapters),
+            "unproven_modules": left(task.unproven_modules),
         }
     )
+
+
+def _concerns(one: _Unproven, worker: str) -> bool:
+    return worker in (one.prefill, one.decode) if isinstance(one, UnprovenPath) else one.worker == worker
+
+
+def _key(one: _Unproven) -> tuple[str, ...]:
+    """Return a value that names one unproven path, adapter or module."""
+    match one:
+        case UnprovenPath():
+            return "path", one.prefill, one.decode
+        case UnprovenAdapter():
+            return "adapter", one.adapter
+        case UnprovenModule():
+            return "module", one.module
