@@ -9,8 +9,6 @@ the growth of the router's own memory while the streams run, divided by the toke
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -63,15 +61,8 @@ def measure_cost(failover: bool, chat: bool, streams: int, rate: float, seconds:
         PeerError: the router does not start.
         LoadError: a request fails.
     """
-    ports = peers.choose_ports()
-    command = peers.sun_router(1, failover=failover)
-    with contextlib.ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        stack.enter_context(peers.running_worker("prefill", ports.prefill))
-        stack.enter_context(peers.running_worker("decode", ports.decode))
-        commands = command(ports, directory)
-        running = stack.enter_context(peers.running_balancer("sun", commands, ports.balancer, directory))
-        memory: list[float] = []
+    memory: list[float] = []
+    with peers.running_system("sun", peers.sun_router(1, failover=failover)) as (running, ports):
 
         def mark() -> float:
             memory.append(running.memory())

@@ -11,6 +11,8 @@ from typing import Any
 
 import aiohttp
 
+from sun_sglang.router.protocol.sse import EventFramer, event_data
+
 # the last event's time and the longest pause between two events are measured on this clock
 now = time.monotonic
 _WEATHER = {
@@ -159,14 +161,13 @@ def make_streams(tasks: Sequence[str], seed: int, count: int, length: int) -> li
 
 
 async def _events(reply: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """Yield the data of every event."""
-    rest = b""
+    """Yield the data of every event. An event that has anything else is a defect, such as a comment line."""
+    framer = EventFramer()
     async for piece in reply.content.iter_any():
-        *events, rest = (rest + piece).split(b"\n\n")
-        for event in events:
+        for event in framer.feed(piece):
             assert event.startswith(b"data: "), event[:80]
-            yield event.removeprefix(b"data: ")
-    assert not rest, rest[:80]
+            yield event_data(event)
+    assert not framer.rest, framer.rest[:80]
 
 
 def _add_choice(answer: Answer, choice: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -136,6 +137,26 @@ def running_balancer(name: str, commands: Sequence[list[str]], port: int, direct
     with _running_processes(name, commands, directory) as running:
         _until_ok(name, f"http://127.0.0.1:{port}/generate", running, body, in_a_row=_ANSWERS)
         yield running
+
+
+@contextlib.contextmanager
+def running_system(name: str, command: Command) -> Iterator[tuple[ProcessTree, Ports]]:
+    """Run a load balancer before one zero-cost worker of each role; all end with the context.
+
+    Args:
+        name: the load balancer's name, for errors.
+        command: returns its command lines.
+
+    Raises:
+        PeerError: it does not start.
+    """
+    ports = choose_ports()
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        for role, port in (("prefill", ports.prefill), ("decode", ports.decode)):
+            stack.enter_context(running_worker(role, port))
+        commands = command(ports, directory)
+        yield stack.enter_context(running_balancer(name, commands, ports.balancer, directory)), ports
 
 
 def choose_ports() -> Ports:

@@ -9,10 +9,8 @@ and sends them the same requests. Prints medians and writes every run to `bench/
 
 from __future__ import annotations
 
-import contextlib
 import os
 import statistics
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -105,14 +103,7 @@ def measure_speed(name: str, command: peers.Command, plan: Plan) -> dict[str, fl
         PeerError: the load balancer does not start.
         LoadError: a request fails.
     """
-    ports = peers.choose_ports()
-    with contextlib.ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        stack.enter_context(peers.running_worker("prefill", ports.prefill))
-        stack.enter_context(peers.running_worker("decode", ports.decode))
-        running = stack.enter_context(
-            peers.running_balancer(name, command(ports, directory), ports.balancer, directory)
-        )
+    with peers.running_system(name, command) as (running, ports):
         load = os.getloadavg()[0]
         return {"load_average": round(load, 2), **uvloop.run(_values(running, ports, plan))}
 
