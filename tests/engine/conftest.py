@@ -183,6 +183,21 @@ def end(deployment: Deployment) -> None:
         stop(deployment.run_dir, "--now")
 
 
+@contextmanager
+def running(topology: dict[str, Any], file: Path, run_dir: Path) -> Iterator[Deployment]:
+    """Run a deployment until the block ends, or until a test stops it.
+
+    Args:
+        topology: content of the topology file.
+        file: where it is written.
+        run_dir: directory of its state.
+    """
+    file.write_text(yaml.safe_dump(topology, sort_keys=False))
+    launched = launch(file, run_dir)
+    yield launched
+    end(launched)
+
+
 def logs(run_dir: Path) -> str:
     files = [run_dir / "supervisor.log", *sorted((run_dir / "logs").glob("*.log"))]
     return "\n".join(f"--- {f.name}\n{f.read_text(errors='replace')[-3000:]}" for f in files if f.exists())

@@ -13,12 +13,11 @@ from typing import Any
 import aiohttp
 import httpx
 import pytest
-import yaml
 
 from sun_sglang.bench.failover.streams import Stream, have_brought, make_streams
 from sun_sglang.bench.polling import wait_until
 from sun_sglang.bench.processes import sun_command
-from tests.engine.conftest import ADAPTERS, BUSY, Deployment, Reference, end, gather, launch, some_tokens
+from tests.engine.conftest import ADAPTERS, BUSY, Deployment, Reference, gather, running, some_tokens
 from tests.engine.precision import PRECISION
 from tests.engine.watch import SOON, is_whole, metric
 
@@ -44,11 +43,8 @@ TOPOLOGY: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def failing(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    file = models / "failover.yaml"
-    file.write_text(yaml.safe_dump(TOPOLOGY, sort_keys=False))
-    launched = launch(file, tmp_path_factory.mktemp("run"))
-    yield launched
-    end(launched)
+    with running(TOPOLOGY, models / "failover.yaml", tmp_path_factory.mktemp("run")) as launched:
+        yield launched
 
 
 @pytest.fixture

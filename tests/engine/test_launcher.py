@@ -18,7 +18,7 @@ import yaml
 
 from sun_sglang.bench.processes import run_sun
 from sun_sglang.launch.state import Phase
-from tests.engine.conftest import BUSY, Deployment, Reference, end, generate, launch
+from tests.engine.conftest import BUSY, Deployment, Reference, generate, launch, running
 from tests.engine.precision import PRECISION
 from tests.engine.watch import SOON
 
@@ -37,11 +37,8 @@ PATIENCE = 90
 @pytest.fixture
 def pair(models: Path, tmp_path: Path) -> Iterator[Deployment]:
     """Launch one prefill and one decode worker."""
-    file = models / "pair.yaml"
-    file.write_text(yaml.safe_dump(PAIR))
-    launched = launch(file, tmp_path / "run")
-    yield launched
-    end(launched)
+    with running(PAIR, models / "pair.yaml", tmp_path / "run") as launched:
+        yield launched
 
 
 def family(deployment: Deployment) -> list[psutil.Process]:

@@ -13,11 +13,10 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-import yaml
 
 from sun_sglang.contracts.first_token import mark_decode_first
 from sun_sglang.contracts.module import MODULES_PATH
-from tests.engine.conftest import BUSY, Deployment, Reference, end, gather, generate, launch, some_tokens
+from tests.engine.conftest import BUSY, Deployment, Reference, gather, generate, running, some_tokens
 from tests.engine.precision import PRECISION
 
 TOPOLOGY: dict[str, Any] = {
@@ -48,11 +47,8 @@ ANSWER_TOKENS = 16
 @pytest.fixture(scope="module")
 def ranks(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """Launch pairs of workers: with two data-parallel ranks, with two tensor-parallel ranks, and with one rank."""
-    file = models / "ranks.yaml"
-    file.write_text(yaml.safe_dump(TOPOLOGY, sort_keys=False))
-    launched = launch(file, tmp_path_factory.mktemp("ranks"))
-    yield launched
-    end(launched)
+    with running(TOPOLOGY, models / "ranks.yaml", tmp_path_factory.mktemp("ranks")) as launched:
+        yield launched
 
 
 @pytest.fixture
