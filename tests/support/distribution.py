@@ -11,7 +11,16 @@ from xdist.scheduler import LoadScopeScheduling
 # All other files there share one deployment.
 DEMO = frozenset(("test_bench.py", "test_demo.py", "test_eval.py"))
 APART = frozenset(
-    ("test_decode_cache.py", "test_fields.py", "test_names.py", "test_prompt_only_cache.py", "test_training.py")
+    (
+        "test_decode_cache.py",
+        "test_failover.py",
+        "test_fields.py",
+        "test_modules.py",
+        "test_names.py",
+        "test_parallel.py",
+        "test_prompt_only_cache.py",
+        "test_training.py",
+    )
 )
 # each of these tests starts its own processes
 _ALONE = ("tests/system/faults/", "tests/engine/test_launcher.py")
