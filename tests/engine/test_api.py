@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -92,28 +92,44 @@ async def _exceeds(count: Callable[[], Awaitable[float]], before: float) -> bool
     return await count() > before
 
 
-@pytest.mark.parametrize(
-    ("path", "body"),
-    [
-        ("/generate", {"text": "abc", "sampling_params": greedy(1900)}),
-        ("/v1/completions", {"prompt": "abc", "max_tokens": 1900, "ignore_eos": True}),
-        (
-            "/v1/chat/completions",
-            {"messages": [{"role": "user", "content": "abc"}], "max_tokens": 1900, "ignore_eos": True},
-        ),
-    ],
-)
-async def test_an_answer_comes_while_it_is_made(
-    client: httpx.AsyncClient, deployment: Deployment, path: str, body: dict[str, Any]
+# long enough that no answer ends before its decode worker is stopped
+LONG_ANSWERS: dict[str, dict[str, Any]] = {
+    "/generate": {"text": "abc", "sampling_params": greedy(1900)},
+    "/v1/completions": {"prompt": "abc", "max_tokens": 1900, "ignore_eos": True},
+    "/v1/chat/completions": {
+        "messages": [{"role": "user", "content": "abc"}],
+        "max_tokens": 1900,
+        "ignore_eos": True,
+    },
+}
+
+
+async def test_answers_of_every_endpoint_come_while_they_are_made(
+    client: httpx.AsyncClient, deployment: Deployment
 ) -> None:
     """The test stops the decode worker in the middle: the client has the tokens made so far, and not the end."""
-    async with aclosing(events_of(client, path, {"model": "uncached", "stream": True} | body)) as events:
-        seen = [await anext(events) for _ in range(3)]
+    async with AsyncExitStack() as stack:
+        streams = [
+            events_of(client, path, {"model": "uncached", "stream": True} | body) for path, body in LONG_ANSWERS.items()
+        ]
+        for events in streams:
+            await stack.enter_async_context(aclosing(events))
+        begun = await gather(*(first_of(events, 3) for events in streams))
         with frozen(deployment, "uncached-0"):
-            assert await metric(client, "sun_leg_in_flight", task="uncached", leg="decode") == 1
-        seen += [event async for event in events]
-    assert seen[-1] == "[DONE]"
-    assert len(seen) > 4
+            assert await metric(client, "sun_leg_in_flight", task="uncached", leg="decode") == len(LONG_ANSWERS)
+        rests = await gather(*(rest_of(events) for events in streams))
+    for path, first, rest in zip(LONG_ANSWERS, begun, rests, strict=True):
+        assert "[DONE]" not in first, path
+        assert len(rest) > 1, path
+        assert rest[-1] == "[DONE]", path
+
+
+async def first_of(events: AsyncIterator[str], count: int) -> list[str]:
+    return [await anext(events) for _ in range(count)]
+
+
+async def rest_of(events: AsyncIterator[str]) -> list[str]:
+    return [event async for event in events]
 
 
 # --- logprobs -------------------------------------------------------------------------------------------------------
