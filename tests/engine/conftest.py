@@ -170,12 +170,17 @@ class Deployment:
         return next(p for p in self.state.processes if p.name == name)
 
 
+# seconds until a launch counts as one that hangs
+LAUNCH = 240
 _LAUNCHED = pytest.StashKey[dict[str, Deployment]]()
 
 
 def launch(topology: Path, run_dir: Path, *arguments: str) -> Deployment:
     """Run `sun launch --detach`, as a user would."""
-    done = run_sun("launch", str(topology), "--detach", "--run-dir", str(run_dir), *arguments, timeout=240)
+    try:
+        done = run_sun("launch", str(topology), "--detach", "--run-dir", str(run_dir), *arguments, timeout=LAUNCH)
+    except subprocess.TimeoutExpired:
+        pytest.fail(f"`sun launch` did not end within {LAUNCH} s\n{logs(run_dir)}")
     assert done.returncode == 0, done.stdout + done.stderr + logs(run_dir)
     return Deployment(run_dir)
 

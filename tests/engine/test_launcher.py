@@ -136,8 +136,7 @@ async def test_ctrl_c_lets_requests_finish_and_leaves_nothing(pair: Deployment) 
     assert pair.state.phase == Phase.STOPPED
 
 
-# Python runs it first in every process. In the fork server it stands for an import that initialises CUDA. The processes
-# of the prefill worker are spawned and import SGLang, as everywhere; those of the decode worker are forked, for time.
+# Python runs it first in every process. In the fork server it stands for an import that initialises CUDA.
 IMPORT_WITH_CUDA = """
 import sys
 if "sun_sglang.launch.places.local.fork_server" in sys.orig_argv:
@@ -145,10 +144,6 @@ if "sun_sglang.launch.places.local.fork_server" in sys.orig_argv:
     from sun_sglang.worker import server
     torch.cuda.is_initialized = lambda: True
     server.import_engine = lambda: None
-elif "sun_sglang.worker.server" in sys.orig_argv and "decode" in sys.orig_argv:
-    import multiprocessing
-    set_start_method = multiprocessing.set_start_method
-    multiprocessing.set_start_method = lambda *_args, **_kwargs: set_start_method("fork", force=True)
 """
 
 
