@@ -37,6 +37,38 @@ class WorkerModules(_Report):
     change_seconds: float = 0.0
 
 
+class DecodeStepsReport(_Report):
+    """The decode steps of a worker since it started, as the router has read them.
+
+    Attributes:
+        steps: number of steps.
+        seconds: their duration, in all.
+        requests: the requests of their batches, in all.
+        context: the context of their batches, in tokens, in all; from samples.
+        kv_tokens: tokens of KV that fit on the worker.
+    """
+
+    steps: float
+    seconds: float
+    requests: float
+    context: float
+    kv_tokens: int
+
+
+class OfferedReport(_Report):
+    """The decode work that clients have offered to a decode pool since the router started, at arrival.
+
+    Attributes:
+        answers: number of answers.
+        tokens: their expected output tokens.
+        context_tokens: the context that their steps are expected to read (`autoscaling/demand.py`).
+    """
+
+    answers: float
+    tokens: float
+    context_tokens: float
+
+
 class WorkerReport(_Report):
     """One worker.
 
@@ -47,6 +79,8 @@ class WorkerReport(_Report):
         reason: why it is not ready; empty if it is.
         incarnation: identifies the start of its process; None while its card has not been read.
         in_flight: its requests, from any client or router process.
+        tokens: outstanding tokens on it, of those requests.
+        steps: the decode steps that it measured; None for a prefill worker, or before it reported any.
         modules: the modules between which it changes; None for a worker that takes none, or has not reported any.
         agreed: whether every process of the router reports this state and this start of it. A change reaches all of
             them within half a second.
@@ -58,6 +92,8 @@ class WorkerReport(_Report):
     reason: str
     incarnation: str | None
     in_flight: int
+    tokens: int = 0
+    steps: DecodeStepsReport | None = None
     modules: WorkerModules | None = None
     agreed: bool = True
 
@@ -208,11 +244,14 @@ class TasksReport(_Report):
         ready: every task has a proven path.
         draining: the router accepts no new requests.
         tasks: each task by its name.
+        offered: the decode work that clients have offered, by decode pool; None where a process of the router did not
+            report its own.
     """
 
     ready: bool
     draining: bool
     tasks: dict[str, TaskReport]
+    offered: Mapping[str, OfferedReport] | None = None
 
     @property
     def workers(self) -> dict[str, WorkerReport]:

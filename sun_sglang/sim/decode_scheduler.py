@@ -40,6 +40,34 @@ class Ended(NamedTuple):
     why: Literal["length", "memory"]
 
 
+class StepTotals(NamedTuple):
+    """The steps that have ended, as sums over them.
+
+    Attributes:
+        steps: their number.
+        requests: requests in the batch.
+        seconds: duration.
+        requests_squared: square of the requests in the batch.
+        requests_seconds: requests in the batch times duration.
+    """
+
+    steps: int = 0
+    requests: int = 0
+    seconds: float = 0.0
+    requests_squared: int = 0
+    requests_seconds: float = 0.0
+
+    def plus(self, requests: int, seconds: float) -> StepTotals:
+        """Return the sums after one more step."""
+        return StepTotals(
+            self.steps + 1,
+            self.requests + requests,
+            self.seconds + seconds,
+            self.requests_squared + requests * requests,
+            self.requests_seconds + requests * seconds,
+        )
+
+
 Event: TypeAlias = Admitted | Token | Ended
 
 
@@ -77,6 +105,7 @@ class DecodeScheduler:
         costs: may be replaced; the next step uses the new costs.
         due: end of the running step; None if none runs.
         used: tokens of KV held.
+        totals: the steps that have ended.
     """
 
     def __init__(
@@ -92,6 +121,8 @@ class DecodeScheduler:
         self.kv_tokens = kv_tokens
         self.due: float | None = None
         self.used = 0
+        self.totals = StepTotals()
+        self._began = 0.0
         self._reserved = reserved
         self._slots = slots
         self._is_held = is_held
@@ -169,6 +200,7 @@ class DecodeScheduler:
         """
         events: list[Event] = []
         if self.due is not None and now >= self.due:
+            self.totals = self.totals.plus(len(self._batch), self.due - self._began)
             self.due = None
             for request in self._batch:
                 if request.rid in self._running:
@@ -259,6 +291,7 @@ class DecodeScheduler:
             adapters = [r.adapter for r in self._batch] if self._slots is not None else []
             copies = self._slots.use(set(adapters), self.costs.lora_slot) if self._slots is not None else 0.0
             context = sum(r.context for r in self._batch)
+            self._began = now
             self.due = now + copies + self.costs.decode_seconds(len(self._batch), context, adapters)
 
     def _hold(self, request: _Request, tokens: int) -> None:

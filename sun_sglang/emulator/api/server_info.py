@@ -60,7 +60,7 @@ def _rank(engine: Engine, settings: Settings, sections: set[str]) -> dict[str, A
         "utilization": 0.0,
         "total_prefill_uncached_tokens": engine.total_tokens if settings.role == "prefill" else 0,
         "total_prefill_busy_us": 0,
-        "decode_moments": None,
+        "decode_moments": load.get("decode_moments"),
     }
     everything = "all" in sections
     if everything or "memory" in sections:

@@ -10,7 +10,7 @@ from sun_sglang.emulator.engine.bootstrap import Address, Message, PrefillPeers,
 from sun_sglang.emulator.engine.engine import FAKE_HOST, Engine, EngineParts, die, transfer_error
 from sun_sglang.emulator.engine.generation import Generation
 from sun_sglang.emulator.protocol.fake_tokens import decode_seed, token_at
-from sun_sglang.sim.decode_scheduler import Admitted, DecodeScheduler, Ended, Token
+from sun_sglang.sim.decode_scheduler import Admitted, DecodeScheduler, Ended, StepTotals, Token
 
 _ABORTED = "Aborted by AbortReq."
 
@@ -36,6 +36,15 @@ class _Leg:
     @property
     def address(self) -> Address:
         return (self.generation.request.host, self.generation.request.port)
+
+
+def _moments(totals: StepTotals) -> list[float] | None:
+    """Return the sums of SGLang's `_accumulate_decode_moment` (srt/managers/scheduler.py); times are microseconds."""
+    if not totals.steps:
+        return None
+    microseconds, product = 1e6 * totals.seconds, 1e6 * totals.requests_seconds
+    sums = (totals.steps, totals.requests, microseconds, totals.requests_squared, product, totals.requests)
+    return [float(value) for value in sums]
 
 
 class DecodeEngine(Engine):
@@ -95,6 +104,7 @@ class DecodeEngine(Engine):
             "decode_prealloc_queue_reqs": s.waiting + unmet,
             "decode_transfer_queue_reqs": s.transferring,
             "decode_retracted_queue_reqs": s.retracted,
+            "decode_moments": _moments(s.totals),
         }
 
     # --- one request ----------------------------------------------------------------------------------------------

@@ -50,6 +50,8 @@ class LoadMonitor:
             # it ran a batch: a worker with full batches is slow, and does not hang
             worker.note_progress(self._clock.now())
         self._stamps[worker.name] = report.stamp
+        if report.decode is not None and worker.role == "decode":
+            worker.decode_steps.note(report.decode)
         # a request that came or went meanwhile may or may not be in the report, so the larger count is subtracted
         after = worker.load.router_total
         own_requests, own_tokens = max(before[0], after[0]), max(before[1], after[1])

@@ -139,6 +139,15 @@ class Metrics:
         self.worker_tokens = self._gauge(
             "sun_worker_tokens", "Outstanding tokens on a worker: the router's own and other clients'.", "worker"
         )
+        self.offered_answers = self._counter(
+            "sun_offered_answers", "Answers that clients asked for, refused ones included, by decode pool.", "pool"
+        )
+        self.offered_tokens = self._counter("sun_offered_tokens", "Their expected output tokens, at arrival.", "pool")
+        self.offered_context_tokens = self._counter(
+            "sun_offered_context_tokens",
+            "The context that their decode steps are expected to read, in tokens, at arrival.",
+            "pool",
+        )
         self.log_lines_lost = self._counter(
             "sun_log_lines_lost", "Lost log lines, by reason: failed (a write), blocked (a full queue).", "why"
         )

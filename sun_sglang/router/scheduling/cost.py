@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from sun_sglang.autoscaling.demand import Demand, answer_demand
 from sun_sglang.router.protocol.prompt_bytes import chat_bytes, text_bytes
 from sun_sglang.router.protocol.request import Endpoint
 
@@ -32,20 +33,42 @@ def uncached_tokens(prompt: int, page: int) -> int:
     return (prompt - 1) % max(1, page) + 1
 
 
+class _Moments(NamedTuple):
+    """Running means of the output of a task's answers, in tokens, and of its square."""
+
+    mean: float
+    square: float
+
+
 class OutputLengths:
     """A running mean of the output of each task's answers, in tokens, for requests that set no limit."""
 
     def __init__(self) -> None:
-        self._means: dict[str, float] = {}
+        self._moments: dict[str, _Moments] = {}
 
     def record(self, task: str, tokens: int) -> None:
         """Count an answer of a task that ended with this many output tokens."""
-        mean = self._means.get(task)
-        self._means[task] = tokens if mean is None else mean + _NEWEST * (tokens - mean)
+        mean, square = self._moments.get(task, _Moments(tokens, tokens * tokens))
+        self._moments[task] = _Moments(mean + _NEWEST * (tokens - mean), square + _NEWEST * (tokens * tokens - square))
 
     def expected(self, task: str) -> int:
         """Return the expected output of an answer, in tokens; 0 before the first answer of the task has ended."""
-        return round(self._means.get(task, 0.0))
+        return round(self._moments[task].mean) if task in self._moments else 0
+
+    def demand(self, task: str, cost: Cost) -> Demand:
+        """Return the expected decode work of an answer.
+
+        The client's limit is mostly far above the answer, so the mean of earlier answers counts where it is smaller.
+
+        Args:
+            task: its task.
+            cost: its expected work with the client's limit.
+        """
+        limit = cost.decode - cost.prefill
+        if task not in self._moments:
+            return answer_demand(cost.prefill, limit)
+        mean, square = self._moments[task]
+        return answer_demand(cost.prefill, min(limit, mean), min(limit * limit, square))
 
 
 def estimate_cost(endpoint: Endpoint, body: Mapping[str, Any], expected: int = 0, most: int | None = None) -> Cost:

@@ -122,6 +122,7 @@ class Service:
         session = session_name(owner, http.headers.get(SESSION_HEADER))
         try:
             checked = await self._check_length(request, singles)
+            self._estimate.offer(request, task.decode, costs)
             pair_requests = self._pair_requests(request, singles, costs, task, session)
         except (ApiError, RequestError):
             if key is not None:

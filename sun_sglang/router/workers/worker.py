@@ -13,6 +13,7 @@ from sun_sglang.router.deadlines import DEFAULT, Deadlines
 from sun_sglang.router.task_weights.resident_adapters import ResidentAdapters
 from sun_sglang.router.task_weights.worker_modules import WorkerModules
 from sun_sglang.router.workers.compatibility import NamedCard
+from sun_sglang.router.workers.decode_steps import DecodeSteps
 from sun_sglang.router.workers.worker_load import WorkerLoad
 
 
@@ -40,6 +41,7 @@ class Worker:
         load: requests and tokens on the worker.
         resident: the adapters in its slots.
         modules: the modules between which it changes.
+        decode_steps: the decode steps that it measured.
         spec: its entry in the fleet file.
         card: the card that it served last; None while it is absent.
         named_card: the card with the names of worker and pool; None while the worker is absent.
@@ -58,6 +60,7 @@ class Worker:
     load: WorkerLoad
     resident: ResidentAdapters
     modules: WorkerModules
+    decode_steps: DecodeSteps
     spec: FleetWorker
     card: WorkerCard | None
     named_card: NamedCard | None
@@ -73,7 +76,7 @@ class Worker:
     def __init__(self, spec: FleetWorker, role: str, deadlines: Deadlines = DEFAULT) -> None:
         key = int.from_bytes(hashlib.blake2b(spec.name.encode(), digest_size=8).digest(), "little")
         self._set(name=spec.name, role=role, hash=key, load=WorkerLoad(key, deadlines), _loss_callbacks=set())
-        self._set(resident=ResidentAdapters(), modules=WorkerModules())
+        self._set(resident=ResidentAdapters(), modules=WorkerModules(), decode_steps=DecodeSteps())
         self._set(spec=spec, draining=spec.draining, incarnation="", last_pick=0, last_progress=float("-inf"))
         self.drop_card("it has not been probed yet")
 
@@ -94,6 +97,7 @@ class Worker:
         if card.incarnation != self.incarnation:
             self.resident.clear()
             self.modules.clear()
+            self.decode_steps.clear()
         self._set(card=card, named_card=NamedCard(self.name, self.spec.pool, card), incarnation=card.incarnation)
         leaving = "its process received the signal to end" if card.leaving else ""
         self._set(admitted=not refusal, has_invalid_card=False, reason=refusal or leaving)

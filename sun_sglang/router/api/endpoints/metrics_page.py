@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from aiohttp import web
 from prometheus_client import generate_latest
 
+from sun_sglang.autoscaling.demand import Demand
 from sun_sglang.router.api.connections.connection_manager import ConnectionManager
 from sun_sglang.router.api.siblings.merging import merge_metrics
 from sun_sglang.router.api.siblings.sibling_processes import SiblingProcesses
 from sun_sglang.router.dispatch.dispatcher import Dispatcher
 from sun_sglang.router.dispatch.legs.leg_bodies import LEGS
 from sun_sglang.router.observability.metrics import Metrics
+from sun_sglang.router.serving.admission.work_estimate import WorkEstimate
 from sun_sglang.router.serving.in_flight import InFlight
 from sun_sglang.router.workers.registry import Registry
 from sun_sglang.router.workers.worker import State
@@ -27,6 +29,7 @@ class MetricsPage:
         registry: workers and their load.
         in_flight: requests of clients.
         dispatcher: attempts that run on workers.
+        estimate: counts the work that clients offer.
         lost_log_lines: log lines lost so far, by reason.
         clients: client connections.
         siblings: the other processes.
@@ -39,6 +42,7 @@ class MetricsPage:
         registry: Registry,
         in_flight: InFlight,
         dispatcher: Dispatcher,
+        estimate: WorkEstimate,
         lost_log_lines: Mapping[str, int],
         clients: ConnectionManager,
         siblings: SiblingProcesses,
@@ -48,6 +52,8 @@ class MetricsPage:
         self._registry = registry
         self._in_flight = in_flight
         self._dispatcher = dispatcher
+        self._estimate = estimate
+        self._offered_before: dict[str, Demand] = {}
         self._lost_log_lines = lost_log_lines
         self._lost_before: Counter[str] = Counter()
         self._clients = clients
@@ -69,6 +75,7 @@ class MetricsPage:
         self._update_requests()
         self._update_workers()
         self._update_modules()
+        self._update_offered()
         return generate_latest(self._metrics.registry)
 
     def _update_process(self) -> None:
@@ -100,6 +107,14 @@ class MetricsPage:
             current = self._registry.state(worker.name)
             for state in State:
                 metrics.workers.labels(worker.name, worker.spec.pool, worker.role, state).set(state is current)
+
+    def _update_offered(self) -> None:
+        for pool, demand in self._estimate.offered.items():
+            new = demand.minus(self._offered_before.get(pool, Demand()))
+            self._offered_before[pool] = demand
+            self._metrics.offered_answers.labels(pool).inc(new.answers)
+            self._metrics.offered_tokens.labels(pool).inc(new.tokens)
+            self._metrics.offered_context_tokens.labels(pool).inc(new.context_tokens)
 
     def _update_modules(self) -> None:
         """Set the gauges of modules, by what this process sent and by the last report of each worker."""

@@ -17,6 +17,7 @@ from sun_sglang.contracts.modules_report import ModulesReport
 from sun_sglang.contracts.tasks_report import (
     AdapterReport,
     ModuleReport,
+    OfferedReport,
     PoolReport,
     ProvenPath,
     TaskReport,
@@ -34,6 +35,7 @@ from sun_sglang.router.dispatch.legs.cache_namespace import cache_namespace
 from sun_sglang.router.health.path_prover import PathProver
 from sun_sglang.router.health.task_weights.weights_prover import WeightsProver
 from sun_sglang.router.serving.admission.admission_queue import AdmissionQueue
+from sun_sglang.router.serving.admission.work_estimate import WorkEstimate
 from sun_sglang.router.serving.in_flight import InFlight
 from sun_sglang.router.task_weights.kind import Kind, kind_of
 from sun_sglang.router.workers.registry import Registry
@@ -60,6 +62,7 @@ class TasksPage:
         weights_prover: the results of the weights of tasks.
         in_flight: requests of clients.
         queue: answers that wait for a slot.
+        estimate: counts the work that clients offer.
         siblings: the other processes of the router.
         draining: whether the router drains.
     """
@@ -71,6 +74,7 @@ class TasksPage:
         weights_prover: WeightsProver,
         in_flight: InFlight,
         queue: AdmissionQueue,
+        estimate: WorkEstimate,
         siblings: SiblingProcesses,
         draining: Draining,
     ) -> None:
@@ -79,6 +83,7 @@ class TasksPage:
         self._weights_prover = weights_prover
         self._in_flight = in_flight
         self._queue = queue
+        self._estimate = estimate
         self._siblings = siblings
         self._draining = draining
 
@@ -122,7 +127,9 @@ class TasksPage:
                 ),
                 moving=self._registry.fleet.tasks.get(name) != self._registry.wanted.tasks.get(name),
             )
-        return TasksReport(ready=not self._registry.unserved(), draining=self._draining.active, tasks=tasks)
+        offered = {pool: OfferedReport(**demand._asdict()) for pool, demand in self._estimate.offered.items()}
+        ready = not self._registry.unserved()
+        return TasksReport(ready=ready, draining=self._draining.active, tasks=tasks, offered=offered)
 
     def _namespace(self, task: FleetTask) -> str | None:
         modules = (w.card.module for w in self._registry.members(task.prefill) if w.card and w.admitted)
@@ -162,6 +169,8 @@ class TasksPage:
             reason=worker.reason,
             incarnation=worker.card.incarnation if worker.card else None,
             in_flight=worker.load.total_requests,
+            tokens=worker.load.total_tokens,
+            steps=worker.decode_steps.report(),
             modules=_worker_modules(worker.modules.report),
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sun_sglang.contracts.tasks_report import PoolReport, TaskReport, TasksReport, WorkerReport
+from sun_sglang.contracts.tasks_report import OfferedReport, PoolReport, TaskReport, TasksReport, WorkerReport
 
 
 def merge_tasks(own: TasksReport, others: Sequence[TasksReport | None]) -> TasksReport:
@@ -29,7 +29,23 @@ def merge_tasks(own: TasksReport, others: Sequence[TasksReport | None]) -> Tasks
         name: _merge_task(task, [report.tasks.get(name) for report in known], pools) for name, task in own.tasks.items()
     }
     ready = own.ready and all(report is not None and report.ready for report in others)
-    return own.model_copy(update={"ready": ready, "tasks": tasks})
+    offered = _merge_offered([own.offered, *(None if report is None else report.offered for report in others)])
+    return own.model_copy(update={"ready": ready, "tasks": tasks, "offered": offered})
+
+
+def _merge_offered(parts: Sequence[Mapping[str, OfferedReport] | None]) -> Mapping[str, OfferedReport] | None:
+    """Return the sum of what the processes count; None where one is missing, since the sum would seem to fall."""
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+    return {
+        pool: OfferedReport(
+            answers=sum(part[pool].answers for part in known if pool in part),
+            tokens=sum(part[pool].tokens for part in known if pool in part),
+            context_tokens=sum(part[pool].context_tokens for part in known if pool in part),
+        )
+        for pool in dict.fromkeys(pool for part in known for pool in part)
+    }
 
 
 def _merge_pool(own: PoolReport, elsewhere: Sequence[Mapping[str, WorkerReport]]) -> PoolReport:

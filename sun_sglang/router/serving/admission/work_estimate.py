@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
+from sun_sglang.autoscaling.demand import Demand
 from sun_sglang.router.protocol.fan_out import SingleRequest
 from sun_sglang.router.protocol.request import Request
 from sun_sglang.router.protocol.worker_replies import TokenCounts
@@ -17,11 +19,30 @@ class WorkEstimate:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._lengths = OutputLengths()
+        self._offered: dict[str, Demand] = {}
+
+    @property
+    def offered(self) -> Mapping[str, Demand]:
+        """The decode work that arrived so far, by decode pool: that of refused requests too, and each request once."""
+        return MappingProxyType(self._offered)
 
     def costs(self, request: Request, singles: Sequence[SingleRequest]) -> list[Cost]:
         """Return the expected work of an answer to each prompt, in tokens."""
         expected, longest = self.expected(request.task), self._longest(request.task)
         return [estimate_cost(request.endpoint, single.body, expected, longest) for single in singles[:: request.n]]
+
+    def offer(self, request: Request, pool: str, costs: Sequence[Cost]) -> None:
+        """Count the decode work of a request that has arrived.
+
+        Args:
+            request: the request.
+            pool: its decode pool.
+            costs: the expected work of an answer to each of its prompts.
+        """
+        total = self._offered.get(pool, Demand())
+        for cost in costs:
+            total = total.plus(self._lengths.demand(request.task, cost).times(request.n))
+        self._offered[pool] = total
 
     def expected(self, task: str) -> int:
         """Return the expected length of an answer without a limit of the client's, in tokens."""

@@ -21,6 +21,7 @@ def page(registry: Registry, asked: list[WorkerPath]) -> TasksPage:
         SimpleNamespace(last_fault=lambda worker, adapter: ("no file", 3)),
         SimpleNamespace(tickets=()),
         SimpleNamespace(waiting=lambda task: 0),
+        SimpleNamespace(offered={}),
         SimpleNamespace(),
         SimpleNamespace(active=False),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sun_sglang.contracts.tasks_report import (
     ModuleReport,
+    OfferedReport,
     PoolReport,
     TaskReport,
     TasksReport,
@@ -80,3 +81,14 @@ def test_metrics_keep_their_families_and_get_a_process() -> None:
         'b_total{process="0"} 3.0',
         'b_total{process="1"} 3.0',
     ]
+
+
+def test_offered_work_is_added_up_and_unknown_while_a_process_is_silent() -> None:
+    def report(**offered: float) -> TasksReport:
+        work = {name: OfferedReport(answers=n, tokens=2 * n, context_tokens=3 * n) for name, n in offered.items()}
+        return tasks_report(True, 1).model_copy(update={"offered": work})
+
+    merged = merge_tasks(report(base=1), [report(base=2, other=4)])
+    assert merged.offered == report(base=3, other=4).offered
+    assert merge_tasks(report(base=1), [report(base=2), None]).offered is None
+    assert merge_tasks(report(base=1), [tasks_report(True, 1)]).offered is None

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from sun_sglang.autoscaling.demand import Demand
 from sun_sglang.bench.polling import wait_until
 from sun_sglang.router.protocol.request import Endpoint
-from sun_sglang.router.scheduling.cost import OutputLengths, estimate_cost
+from sun_sglang.router.scheduling.cost import Cost, OutputLengths, estimate_cost
 from tests.unit.router.conftest import PATIENCE_S, SUN, Start, System
 from tests.unit.router.fake_worker import Fault
 
@@ -25,6 +26,21 @@ def test_expected_answers() -> None:
     assert estimate_cost(Endpoint.COMPLETIONS, body, 40) == (3, 43)
     assert estimate_cost(Endpoint.COMPLETIONS, body | {"max_tokens": 7}, 40) == (3, 10)
     assert estimate_cost(Endpoint.COMPLETIONS, body | {"max_tokens": 1 << 31}, 40, 1024) == (3, 1024)
+
+
+def test_offered_work_of_an_answer_is_its_limit_until_answers_of_the_task_were_shorter() -> None:
+    lengths = OutputLengths()
+    assert lengths.demand("math", Cost(100, 300)) == Demand(1, 200, 100 * 200 + 200 * 200 / 2)
+    lengths.record("math", 20)
+    assert lengths.demand("math", Cost(100, 300)) == Demand(1, 20, 100 * 20 + 20 * 20 / 2)
+    assert lengths.demand("math", Cost(100, 110)) == Demand(1, 10, 100 * 10 + 10 * 10 / 2)
+    for _ in range(1000):
+        lengths.record("math", 10)
+        lengths.record("math", 30)
+    offered = lengths.demand("math", Cost(100, 300))
+    # long answers read more context than their mean length tells
+    assert offered.tokens == pytest.approx(20, rel=0.02)
+    assert offered.context_tokens == pytest.approx(100 * 20 + (10 * 10 + 30 * 30) / 2 / 2, rel=0.02)
 
 
 # --- through the router ---------------------------------------------------------------------------------------------
@@ -55,6 +71,21 @@ async def test_what_is_over_the_cap_waits_and_then_goes(start: Start) -> None:
     await system.quiet()
     assert {status for status, _ in await asyncio.gather(*asked)} == {200}
     assert system.metric("sun_queue_seconds_count", task="math") == 3
+
+
+async def test_offered_work_counts_each_answer_once_and_those_that_are_turned_away(start: Start) -> None:
+    system: System = await start(SUN, {"math": 1, "tool": 1, "base": 1}, router={"max_requests": 1, "queue_size": 0})
+    body = {"model": "math", "input_ids": [5] * 10, "sampling_params": {"max_new_tokens": 4, "n": 2}}
+    system["base-0"].fault = Fault(hang_after=2)
+    asked = await hold(system, "r0")
+    status, _ = await system.post("/generate", body)
+    assert status == 429
+    await system.client.get("/metrics")
+    assert system.metric("sun_offered_answers_total", pool="base") == 1 + 2
+    await system.client.post("/abort_request", json={"rid": "r0"})
+    await asked[0]
+    report = (await (await system.client.get("/tasks")).json())["offered"]["base"]
+    assert report["answers"] == 1 + 2
 
 
 async def test_a_full_queue_is_a_429_with_retry_after(start: Start) -> None:
