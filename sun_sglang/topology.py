@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
 from sun_sglang.contracts.scheme import Side
+from sun_sglang.durations import Seconds
 from sun_sglang.origins import check_origin
 from sun_sglang.sglang_versions import NEWEST_VERSION, SglangVersion
 from sun_sglang.strict import Strict
@@ -117,6 +118,53 @@ class Pool(Strict):
     backend: Backend | None = None
     emulated: Emulation | None = None
     modules: ModuleSettings | None = None
+
+
+class Slo(Strict):
+    """What the answers of a pool should keep.
+
+    Attributes:
+        tpot: seconds of an output token after the first one.
+    """
+
+    tpot: Seconds = Field(gt=0, le=3600)
+
+
+class Autoscale(Strict):
+    """A decode pool that sizes itself. Times are seconds, or texts such as `25ms`.
+
+    Attributes:
+        pool: the decode pool; its `replicas` workers are started at first, or `min` where that is more.
+        min: fewest workers.
+        max: most workers; the machine must have room for them.
+        slo: what its answers should keep.
+        load: the share of the capacity at the SLO that is planned for; the rest is for what varies within `window`.
+        window: time over which the offered work is averaged.
+        hold: time for which a need is remembered before the pool shrinks; None for the measured time of a boot.
+        boot: time from the start of a worker until it serves, before one was measured.
+        costs: path of a cost file for its workers, absolute once loaded. None: that of emulated workers, and for others
+            the costs are learned from the steps that they measure.
+    """
+
+    pool: PoolName
+    min: int = Field(default=1, ge=1, le=1024)
+    max: int = Field(ge=1, le=1024)
+    slo: Slo
+    load: float = Field(default=0.85, gt=0, le=1)
+    window: Seconds = Field(default=30.0, ge=1, le=3600)
+    hold: Seconds | None = Field(default=None, ge=0, le=86400)
+    boot: Seconds = Field(default=60.0, gt=0, le=86400)
+    costs: str | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Autoscale:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is more than max {self.max}")
+        return self
+
+
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, dict) else value
 
 
 class TaskSettings(Strict):
@@ -263,6 +311,7 @@ class Topology(Strict):
         router: settings of the router.
         backend: the backend of every pool that names none.
         emulated: settings of emulated workers.
+        autoscale: the decode pools that size themselves; a single one may be given without a list.
     """
 
     pools: dict[PoolName, Pool] = Field(min_length=1)
@@ -272,6 +321,7 @@ class Topology(Strict):
     router: Router = Field(default_factory=Router)
     backend: Backend = "sglang"
     emulated: Emulation = Field(default_factory=Emulation)
+    autoscale: Annotated[tuple[Autoscale, ...], BeforeValidator(_listed)] = ()
 
     def backend_of(self, pool: str) -> Backend:
         """Return the backend of a pool's workers: the pool's own, else the file's."""
@@ -288,6 +338,10 @@ class Topology(Strict):
     def engines(self) -> list[tuple[str, EngineFlags]]:
         """Return the YAML path of every `engine` of the file, and its flags."""
         return [("engine", self.engine), *((f"pools.{name}.engine", pool.engine) for name, pool in self.pools.items())]
+
+    def autoscale_of(self, pool: str) -> Autoscale | None:
+        """Return how a pool sizes itself; None where its size stays."""
+        return next((scaled for scaled in self.autoscale if scaled.pool == pool), None)
 
     def tasks_of(self, pool: str) -> list[str]:
         """Return the names of the tasks that a pool serves, in file order."""

@@ -101,7 +101,20 @@ def parse_topology(text: str, *, base: Path, source: str = "topology") -> Topolo
     }
     emulated, router = _resolve_costs(topology.emulated, base), _resolve_files(topology.router, base)
     engine = resolve_flags(topology.engine, base, "engine")
-    changed = {"pools": pools, "tasks": tasks, "engine": engine, "emulated": emulated, "router": router}
+    scaled = tuple(
+        one.model_copy(update={"costs": str(_path(one.costs, base, f"autoscale.{i}.costs"))})
+        if one.costs is not None
+        else one
+        for i, one in enumerate(topology.autoscale)
+    )
+    changed = {
+        "pools": pools,
+        "tasks": tasks,
+        "engine": engine,
+        "emulated": emulated,
+        "router": router,
+        "autoscale": scaled,
+    }
     return topology.model_copy(update=changed)
 
 
@@ -188,11 +201,29 @@ def _check_references(topology: Topology) -> None:
         if task.adapter is not None and task.model is not None:
             problem = "is given beside `adapter`: an adapter is one of the pool's model"
             raise TopologyError(f"tasks.{name}.model", problem, "remove one of the two, or merge the adapter")
+    _check_autoscale(topology)
     for name, settings in topology.pools.items():
         if not topology.tasks_of(name):
             raise TopologyError(f"pools.{name}", "no task uses this pool", "name it in a task or remove it")
         if settings.modules is not None and settings.role != "prefill":
             raise TopologyError(f"pools.{name}.modules", "is for prefill pools: decode workers share one", "remove it")
+
+
+def _check_autoscale(topology: Topology) -> None:
+    decode = [name for name, pool in topology.pools.items() if pool.role == "decode"]
+    seen: set[str] = set()
+    for i, scaled in enumerate(topology.autoscale):
+        where = f"autoscale.{i}"
+        if scaled.pool not in decode:
+            problem = "is a prefill pool" if scaled.pool in topology.pools else "is no pool of this file"
+            raise TopologyError(f"{where}.pool", f"`{scaled.pool}` {problem}", f"decode pools: {listed(decode)}")
+        if scaled.pool in seen:
+            raise TopologyError(f"{where}.pool", f"`{scaled.pool}` is given twice", "remove one of the two")
+        seen.add(scaled.pool)
+        replicas = topology.pools[scaled.pool].replicas
+        if replicas > scaled.max:
+            problem = f"{replicas} is more than the `max` {scaled.max} of `{where}`"
+            raise TopologyError(f"pools.{scaled.pool}.replicas", problem, "lower it, or raise `max`")
 
 
 def check_owned_flags(sources: Iterable[tuple[str, EngineFlags]]) -> None:

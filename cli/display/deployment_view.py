@@ -32,7 +32,7 @@ def render(state: DeploymentState, report: TasksReport | None) -> RenderableType
     """Return a headline, tables of processes, tasks and modules, and one line for each reason against one of them."""
     placed = [(process, *serving(process, report)) for process in state.processes]
     tasks: list[RenderableType] = [_tasks(report), *_weights_reasons(report), *_modules(report)] if report else []
-    return Group(_headline(state), _processes(placed, report), *_reasons(placed), *tasks)
+    return Group(_headline(state), _processes(placed, report), *_reasons(placed), *_sizes(state), *tasks)
 
 
 def serving(process: ProcessState, report: TasksReport | None) -> tuple[str, str]:
@@ -108,6 +108,34 @@ def _reasons(placed: Sequence[_Placed]) -> list[Text]:
         for process, word, why in placed
         if why and word != "ready"
     ]
+
+
+def _sizes(state: DeploymentState) -> list[RenderableType]:
+    """Return a table of the pools that size themselves, with the reason of each; nothing where none does."""
+    if not state.sizes:
+        return []
+    table = Table("pool", "workers", "bounds", "serving", "starting", "draining", "a boot", title_justify="left")
+    table.title = "Pools that size themselves"
+    for size in state.sizes:
+        bounds = f"{size.least} to {size.most}"
+        counts = (str(size.serving), str(size.starting or ""), str(size.draining or ""))
+        table.add_row(size.pool, str(size.workers), bounds, *counts, f"{size.boot_seconds:.1f} s")
+    lines = [Text.assemble((f"{size.pool} now", "cyan"), f": {size.reason}") for size in state.sizes if size.reason]
+    last = [Text.assemble((f"{size.pool} last", "cyan"), f": {size.changed}") for size in state.sizes if size.changed]
+    return [table, *lines, *last]
+
+
+class SizeChanges:
+    """The changes of pools that size themselves, each reported once."""
+
+    def __init__(self) -> None:
+        self._reported: dict[str, int] = {}
+
+    def news(self, state: DeploymentState) -> list[str]:
+        """Return the changes that were not returned before, as lines."""
+        new = [size for size in state.sizes if size.changes != self._reported.get(size.pool, 0)]
+        self._reported.update({size.pool: size.changes for size in new})
+        return [f"pool {size.pool}: {size.changed}" for size in new]
 
 
 def _tasks(report: TasksReport) -> Table:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.live import Live
 
-from sun_sglang.cli.display.deployment_view import EarlyEnds, render, serving
+from sun_sglang.cli.display.deployment_view import EarlyEnds, SizeChanges, render, serving
 from sun_sglang.contracts.tasks_report import TasksReport
 from sun_sglang.launch.state import DeploymentState, Phase
 
@@ -27,11 +27,12 @@ class LaunchTables:
         self._tasks = tasks
         self._announced = False
         self._ends = EarlyEnds()
+        self._sizes = SizeChanges()
 
     def show(self, state: DeploymentState, report: TasksReport | None) -> None:
         """Show a state and the router's report of it."""
-        for end in self._ends.news(state):
-            self._live.console.print(end, markup=False)
+        for news in (*self._ends.news(state), *self._sizes.news(state)):
+            self._live.console.print(news, markup=False)
         self._live.update(render(state, report), refresh=True)
         if state.phase == Phase.READY and not self._announced:
             self._announced = True
@@ -55,9 +56,12 @@ class LaunchLines:
         self._tasks = tasks
         self._shown: dict[str, tuple[str, str]] = {}
         self._ends = EarlyEnds()
+        self._sizes = SizeChanges()
 
     def show(self, state: DeploymentState, report: TasksReport | None) -> None:
         """Print what is new in a state and in the router's report of it."""
+        for change in self._sizes.news(state):
+            self._console.print(f"{time.strftime('%H:%M:%S')} {change}", markup=False)
         words = {p.name: serving(p, report) for p in state.processes} | {"deployment": (state.phase.value, "")}
         for name, (word, why) in words.items():
             if self._shown.get(name, ("", ""))[0] != word:

@@ -193,6 +193,8 @@ class Autoscaler:
             return "the cost of a decode step is not known yet"
         if rate is None or need is None:
             return "no demand is measured yet"
+        if not rate.answers:
+            return f"no work is offered; bound by min {bounds.least}" if wanted == bounds.least else self._held(wanted)
         offered = f"offered {rate.tokens:.0f} tokens/s at a mean context of {rate.mean_context:.0f}"
         what = "KV memory" if need.memory > need.steps else f"{1000 * bounds.tpot:g} ms a token"
         text = f"{offered}: {need.workers:.2f} workers for {what} at {bounds.load:.0%} load"
@@ -202,10 +204,13 @@ class Autoscaler:
             expect = f"{1000 * step:.0f} ms a token" if math.isfinite(step) else "a growing queue"
             return f"{text}; bound by max {bounds.most}: expect {expect}"
         if wanted > max(now, bounds.least):
-            return f"{text}; {wanted} were needed within {self.hold:.0f} s"
+            return f"{text}; {self._held(wanted)}"
         if wanted == bounds.least and now < bounds.least:
             return f"{text}; bound by min {bounds.least}"
         return text
+
+    def _held(self, wanted: int) -> str:
+        return f"{wanted} were needed within {self.hold:.0f} s"
 
 
 def _emptiest(active: Sequence[Member], count: int) -> tuple[str, ...]:

@@ -35,10 +35,17 @@ class FleetError(UserError):
 
 
 class FleetPool(Strict):
-    """A pool: its role, and the name of its model for people."""
+    """A pool.
+
+    Attributes:
+        role: the role of its workers.
+        model: the name of its model, for people.
+        wanted_workers: the number of workers that it is to have, for the metrics of a pool that sizes itself.
+    """
 
     role: Role
     model: str = Field(min_length=1)
+    wanted_workers: int | None = Field(default=None, ge=0, le=MAX_WORKERS)
 
 
 class FleetWorker(Strict):

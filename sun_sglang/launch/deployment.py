@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sun_sglang.errors import LaunchError, TopologyError
+from sun_sglang.launch.autoscale.settings import read_scaling
 from sun_sglang.launch.claim import claim
 from sun_sglang.launch.discovery import command_for
 from sun_sglang.launch.places.local.place import LocalPlace
@@ -83,6 +84,7 @@ async def prepare(
         run_dir=run_dir,
         router_port=topology.router.port or place.take_port(),
         schema=schema,
+        scaling=read_scaling(topology),
     )
     choose_start(next((worker.name for worker in plan.workers if worker.gpus), None), start)
     return Prepared(file, topology, plan, place, findings)

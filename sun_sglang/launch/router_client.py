@@ -78,6 +78,15 @@ class RouterClient:
         """
         await self._call("POST", "/pools", {"name": name, "role": role, "model": model})
 
+    async def set_pool_size(self, name: str, workers: int) -> None:
+        """Tell the router how many workers a pool is to have, for its metrics.
+
+        Raises:
+            LaunchError: the router does not answer.
+            UserError: the router refuses the request.
+        """
+        await self._call("PUT", f"/pools/{_in_path(name)}", {"wanted_workers": workers})
+
     async def add_worker(self, name: str, pool: str, url: str, key: str | None) -> None:
         """Add a worker to a pool.
 

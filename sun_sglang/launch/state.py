@@ -54,6 +54,36 @@ class ProcessState(Strict):
     log_end: str = ""
 
 
+class PoolSize(Strict):
+    """The size of a pool that sizes itself.
+
+    Attributes:
+        pool: its name.
+        workers: the number of workers that it is to have.
+        least: fewest workers.
+        most: most workers.
+        serving: workers that take requests.
+        starting: workers that were started and do not serve yet.
+        draining: workers that are being taken out of the rotation.
+        reason: the reason for `workers`, from the last decision.
+        changed: the last change, as a sentence with its reason; empty before the first.
+        changes: number of changes so far.
+        boot_seconds: expected time from the start of a worker until it serves.
+    """
+
+    pool: str
+    workers: int
+    least: int
+    most: int
+    serving: int = 0
+    starting: int = 0
+    draining: int = 0
+    reason: str = ""
+    changed: str = ""
+    changes: int = 0
+    boot_seconds: float = 0.0
+
+
 class DeploymentState(Strict):
     """One deployment.
 
@@ -68,6 +98,7 @@ class DeploymentState(Strict):
         seconds_to_ready: from the launch to the last task's canary; None before.
         detail: why it failed or stopped.
         processes: the router and the workers.
+        sizes: the pools that size themselves.
     """
 
     topology: Path
@@ -79,6 +110,7 @@ class DeploymentState(Strict):
     seconds_to_ready: float | None
     detail: str
     processes: tuple[ProcessState, ...]
+    sizes: tuple[PoolSize, ...] = ()
 
     @property
     def alive(self) -> bool:

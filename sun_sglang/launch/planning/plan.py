@@ -8,7 +8,9 @@ from sun_sglang.contracts.fleet_file import Fleet
 from sun_sglang.contracts.worker_key import WORKER_KEY_VARIABLE
 from sun_sglang.launch.planning.kv_transfer import KvTransfer
 from sun_sglang.launch.planning.pool_settings import WorkerRole
+from sun_sglang.sim.cost_model import CostModel
 from sun_sglang.strict import Strict
+from sun_sglang.topology import Autoscale
 
 ADMIN_KEY = "admin.key"
 """Name of the file with the launcher's own admin key."""
@@ -33,6 +35,7 @@ class WorkerPlan(Strict):
         log: file for its output.
         module: the Python module that runs it: `python -m MODULE`.
         forkable: whether it may be forked from one process that has imported SGLang.
+        standby: whether it is not started at first: its pool sizes itself.
     """
 
     name: str
@@ -46,6 +49,7 @@ class WorkerPlan(Strict):
     log: Path
     module: str
     forkable: bool
+    standby: bool = False
 
     @property
     def needs_bootstrap_port(self) -> bool:
@@ -89,6 +93,18 @@ class RouterPlan(Strict):
         return f"{'https' if self.tls else 'http'}://{host}:{self.port}"
 
 
+class PoolScaling(Strict):
+    """A pool that sizes itself.
+
+    Attributes:
+        settings: as the topology has them.
+        costs: the costs of its workers; None where they are learned.
+    """
+
+    settings: Autoscale
+    costs: CostModel | None = None
+
+
 class LaunchPlan(Strict):
     """Everything that one launch starts.
 
@@ -99,6 +115,7 @@ class LaunchPlan(Strict):
         transfer: the KV transfer backend of every worker.
         fleet: content of the router's fleet file, without workers: their addresses are not planned.
         notes: defaults that were left out because of a user's setting, as sentences.
+        scaling: the pools that size themselves.
     """
 
     run_dir: Path
@@ -107,3 +124,4 @@ class LaunchPlan(Strict):
     transfer: KvTransfer
     fleet: Fleet
     notes: tuple[str, ...] = ()
+    scaling: tuple[PoolScaling, ...] = ()

@@ -16,7 +16,7 @@ from sun_sglang.launch.planning.hardware.gpu_inventory import DEVICE_ORDER, VISI
 from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.kv_transfer import KvTransfer, choose_transfer
 from sun_sglang.launch.planning.modules.limits import module_environment
-from sun_sglang.launch.planning.plan import ADMIN_KEY, LaunchPlan, RouterPlan, WorkerPlan
+from sun_sglang.launch.planning.plan import ADMIN_KEY, LaunchPlan, PoolScaling, RouterPlan, WorkerPlan
 from sun_sglang.launch.planning.pools import Pools, ResolvedPool
 from sun_sglang.topology import EngineFlags, Topology
 
@@ -35,6 +35,7 @@ def make_plan(
     run_dir: Path,
     router_port: int,
     schema: FlagSchema | None = None,
+    scaling: tuple[PoolScaling, ...] = (),
 ) -> LaunchPlan:
     """Return the plan of a launch.
 
@@ -46,6 +47,7 @@ def make_plan(
         router_port: where the router listens: the topology's port, or a free one where the topology has 0.
         schema: SGLang's flags, to write `false` and lists as its parser takes them; also what it combines with a
             decode cache.
+        scaling: the pools that size themselves.
 
     Raises:
         TopologyError: the machine has too few GPUs, or settings contradict each other.
@@ -60,6 +62,7 @@ def make_plan(
         transfer=transfer,
         fleet=_fleet(topology, pools, router, run_dir / ADMIN_KEY),
         notes=notes,
+        scaling=scaling,
     )
 
 
@@ -107,6 +110,7 @@ def plan_workers(
                     log=run_dir / "logs" / f"{worker}.log",
                     module=pool.kind.module,
                     forkable=pool.kind.forkable,
+                    standby=worker in pool.standby,
                 )
             )
     return tuple(workers), tuple(notes)

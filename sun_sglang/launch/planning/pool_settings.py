@@ -23,12 +23,13 @@ class PoolSettings:
         role: the role of its workers.
         model: a directory or a Hugging Face id.
         revision: the Hugging Face revision; None for the default one.
-        replicas: number of workers.
+        replicas: number of workers; of a pool that sizes itself, the most that it may have.
         flags: the user's SGLang flags by canonical name; the pool's own win over the file's.
         paths: the YAML path of each of these flags.
         gpus: the GPUs that the pool names; None where each worker gets GPUs of its own.
         emulation: what emulated workers emulate.
         modules: how its workers keep the modules of tasks; None where the file does not tell.
+        initial: number of workers that are started at first; None for all.
     """
 
     name: str
@@ -42,6 +43,7 @@ class PoolSettings:
     gpus: tuple[int, ...] | None
     emulation: Emulation
     modules: ModuleSettings | None = None
+    initial: int | None = None
 
     def flag_path(self, flag: str) -> str:
         """Return the YAML path of a flag: where the user wrote it, else where the file's `engine` would have it."""
@@ -54,7 +56,7 @@ class PoolSettings:
 
 def pool_settings(topology: Topology, name: str) -> PoolSettings:
     """Return the settings of one pool of a topology."""
-    pool = topology.pools[name]
+    pool, scaled = topology.pools[name], topology.autoscale_of(name)
     sources = (("engine", topology.engine), (f"pools.{name}.engine", pool.engine))
     return PoolSettings(
         name=name,
@@ -62,10 +64,11 @@ def pool_settings(topology: Topology, name: str) -> PoolSettings:
         role=pool.role,
         model=pool.model,
         revision=pool.revision,
-        replicas=pool.replicas,
+        replicas=pool.replicas if scaled is None else scaled.max,
         flags={key: value for _, flags in sources for key, value in canonical_flags(flags).items()},
         paths={canonical_name(key): f"{where}.{key}" for where, flags in sources for key in flags},
         gpus=pool.gpus,
         emulation=topology.emulation_of(name),
         modules=pool.modules,
+        initial=None if scaled is None else max(scaled.min, pool.replicas),
     )

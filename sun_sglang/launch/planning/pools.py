@@ -130,6 +130,11 @@ class ResolvedPool(PoolSettings):
         """Names of its workers."""
         return tuple(f"{self.name}-{replica}" for replica in range(self.replicas))
 
+    @property
+    def standby(self) -> frozenset[str]:
+        """Names of the workers that are not started at first."""
+        return frozenset(() if self.initial is None else self.workers[self.initial :])
+
 
 Pools = Mapping[str, ResolvedPool]
 """The pools of a topology by name, in file order."""

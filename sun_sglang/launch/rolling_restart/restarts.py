@@ -32,6 +32,11 @@ class Restarts:
         self._closed = False
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def under_way(self) -> bool:
+        """Whether a restart is under way."""
+        return self._running is not None
+
     def routes(self) -> Iterable[web.RouteDef]:
         """Return the commands, for the control socket."""
         return (web.post(RESTART_PATH, self._begin), web.delete(RESTART_PATH, self._cancel))

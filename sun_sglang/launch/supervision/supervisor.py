@@ -6,16 +6,16 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable
-from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from sun_sglang.contracts.fleet_file import Fleet, FleetWorker, write_fleet
+from sun_sglang.contracts.fleet_file import write_fleet
 from sun_sglang.contracts.tasks_report import TasksReport
-from sun_sglang.errors import LaunchError, UserError
+from sun_sglang.errors import LaunchError
+from sun_sglang.launch.autoscale.pool_scaler import PoolScaler
 from sun_sglang.launch.control.server import ControlServer
-from sun_sglang.launch.places.place import Place, Running, Slot, needs_of
-from sun_sglang.launch.planning.plan import ADMIN_KEY, WORKER_KEY, LaunchPlan, RouterPlan, WorkerPlan
+from sun_sglang.launch.places.place import Place, Running
+from sun_sglang.launch.planning.plan import ADMIN_KEY, WORKER_KEY, LaunchPlan, RouterPlan
 from sun_sglang.launch.rolling_restart.launched import Launched
 from sun_sglang.launch.rolling_restart.restarts import Restarts
 from sun_sglang.launch.router_access import new_key, read_access
@@ -23,6 +23,7 @@ from sun_sglang.launch.router_client import RouterClient
 from sun_sglang.launch.state import DeploymentState, Phase, ProcessState, write_state
 from sun_sglang.launch.supervision.readiness import Limits, process_obstacle, router_obstacle, timeout_obstacle
 from sun_sglang.launch.supervision.supervised_process import SupervisedProcess
+from sun_sglang.launch.supervision.workers import Workers
 from sun_sglang.processes import start_ticks
 
 _POLL = 0.25
@@ -68,12 +69,27 @@ class Supervisor:
         self._began = time.monotonic()
         self._seconds_to_ready: float | None = None
         self._stop = asyncio.Event()
-        self._worker_key = ""
-        self._slots: dict[str, Slot] = {}
         self._routers = [self._supervised_router(plan.router, i) for i in range(plan.router.processes)]
-        self._workers = {worker.name: self._supervised_worker(worker) for worker in plan.workers}
+        first = tuple(worker for worker in plan.workers if not worker.standby)
+        self._workers = Workers(first, place, self._connect, self._changed, limits.worker_grace)
+        self._scalers = [
+            PoolScaler(
+                scaling,
+                [worker for worker in plan.workers if worker.pool == scaling.settings.pool],
+                self._workers,
+                self._changed,
+            )
+            for scaling in plan.scaling
+        ]
         self._restarts = Restarts(
-            Launched(self._workers, lambda: self._phase, self._connect, limits, plan.transfer, plan.router.log.parent)
+            Launched(
+                self._workers.processes,
+                lambda: self._phase,
+                self._connect,
+                limits,
+                plan.transfer,
+                plan.router.log.parent,
+            )
         )
         self._control = ControlServer(plan.run_dir, self._restarts.routes())
 
@@ -90,11 +106,12 @@ class Supervisor:
             seconds_to_ready=self._seconds_to_ready,
             detail=self._detail or self._unwritten,
             processes=tuple(process.state for process in self._processes),
+            sizes=tuple(scaler.size for scaler in self._scalers),
         )
 
     @property
     def _processes(self) -> tuple[SupervisedProcess, ...]:
-        return (*self._routers, *self._workers.values())
+        return (*self._routers, *self._workers.processes.values())
 
     def stop(self) -> None:
         """Ask the deployment to end; `run` drains the router and returns."""
@@ -120,18 +137,21 @@ class Supervisor:
 
     async def _prepare(self) -> None:
         """Reserve a slot for every worker, and write the keys and the router's fleet file."""
-        for worker in self.plan.workers:
-            await self._reserve(worker)
         run_dir = self.plan.run_dir
         try:
-            self._worker_key = new_key(run_dir / WORKER_KEY)
+            self._workers.key = new_key(run_dir / WORKER_KEY)
             new_key(run_dir / ADMIN_KEY)
-            write_fleet(self.plan.router.fleet, self._fleet())
+        except OSError as e:
+            raise LaunchError(f"{run_dir} cannot be written: {e}") from e
+        workers = await self._workers.reserve()
+        try:
+            write_fleet(self.plan.router.fleet, self.plan.fleet.model_copy(update={"workers": workers}))
         except OSError as e:
             raise LaunchError(f"{run_dir} cannot be written: {e}") from e
 
     async def _run(self) -> None:
-        supervising = [asyncio.create_task(process.run()) for process in self._processes]
+        routers = [asyncio.create_task(process.run()) for process in self._routers]
+        self._workers.run()
         try:
             async with self._connect() as client:
                 await self._watch(client)
@@ -140,7 +160,7 @@ class Supervisor:
             raise
         finally:
             await self._shut_down()
-            await asyncio.gather(*supervising)
+            await asyncio.gather(*routers, self._workers.ended())
             self._enter(self._phase if self._phase == Phase.FAILED else Phase.STOPPED, self._detail)
 
     async def _watch(self, client: RouterClient) -> None:
@@ -152,6 +172,9 @@ class Supervisor:
                 if self.report is not None and self.report.all_ready:
                     self._seconds_to_ready = time.monotonic() - self._began
                     self._enter(Phase.READY)
+            elif self._phase == Phase.READY and self.report is not None:
+                for scaler in self._scalers:
+                    scaler.observe(self.report, held=self._restarts.under_way)
             self._on_change(self.state, self.report)
             try:
                 async with asyncio.timeout(_POLL if self._phase == Phase.STARTING else 4 * _POLL):
@@ -163,7 +186,7 @@ class Supervisor:
         for router in self._routers:
             router.settle()
         for worker in self.report.workers.values() if self.report is not None else ():
-            process = self._workers.get(worker.name)
+            process = self._workers.processes.get(worker.name)
             if process is not None and worker.incarnation is not None and worker.state in ("ready", "draining"):
                 process.serves(worker.incarnation)
 
@@ -180,10 +203,12 @@ class Supervisor:
         if self._phase != Phase.FAILED:
             self._enter(Phase.STOPPING)
         await self._restarts.close()
+        for scaler in self._scalers:
+            await scaler.close()
         # the router first: it lets requests in flight finish while their workers still run
         router_grace = self.plan.router.drain_timeout + self._limits.router_grace
         await asyncio.gather(*(process.stop(router_grace) for process in self._routers))
-        await asyncio.gather(*(process.stop(self._limits.worker_grace) for process in self._workers.values()))
+        await self._workers.stop()
         # a start that is under way ends with its place
         await self._place.close()
 
@@ -203,59 +228,13 @@ class Supervisor:
     def _connect(self) -> RouterClient:
         return RouterClient(self.plan.router.url, read_access(self.plan.run_dir))
 
-    def _supervised_worker(self, worker: WorkerPlan) -> SupervisedProcess:
-        state = _new_state(worker.name, worker.pool, worker.role, "", worker.log)
-
-        async def start(_restarts: int) -> Running:
-            return await self._place.start(self._slots[worker.name], worker.with_key(self._worker_key))
-
-        return SupervisedProcess(state, start, self._changed, prepare=partial(self._prepare_restart, worker))
-
-    async def _prepare_restart(self, worker: WorkerPlan, lost: bool) -> None:
-        if lost:
-            await self._move(worker)
-        else:
-            await self._slots[worker.name].wait_free()
-
-    async def _move(self, worker: WorkerPlan) -> None:
-        """Give a worker whose machine is lost another slot, and register its new URL at the router.
-
-        Raises:
-            LaunchError: the place has no room, or the router does not answer or refuses the change. The next try may
-                succeed.
-        """
-        await self._place.release(self._slots[worker.name])
-        try:
-            slot = await self._reserve(worker)
-            async with self._connect() as client:
-                if worker.name in {known["name"] for known in await client.workers()}:
-                    await client.remove_worker(worker.name, force=True)
-                await client.add_worker(worker.name, worker.pool, slot.address.url, self._worker_key)
-        except UserError as e:
-            raise LaunchError(f"{worker.name} cannot move to another machine: {e}") from e
-
-    async def _reserve(self, worker: WorkerPlan) -> Slot:
-        slot = await self._place.reserve(worker.name, needs_of(worker))
-        self._slots[worker.name] = slot
-        self._workers[worker.name].set(url=slot.address.url)
-        return slot
-
     def _supervised_router(self, router: RouterPlan, process: int) -> SupervisedProcess:
         log = router.log_of(process)
-        state = _new_state(log.stem, "", "router", router.url, log)
+        state = ProcessState(
+            name=log.stem, pool="", role="router", phase=Phase.STARTING, pid=0, url=router.url, log=log, restarts=0
+        )
 
         async def start(_restarts: int) -> Running:
             return await self._start_router(router, process)
 
         return SupervisedProcess(state, start, self._changed, steady_after=self._limits.router_steady_after)
-
-    def _fleet(self) -> Fleet:
-        workers = (
-            FleetWorker(name=w.name, pool=w.pool, url=self._slots[w.name].address.url, key=self._worker_key)
-            for w in self.plan.workers
-        )
-        return self.plan.fleet.model_copy(update={"workers": tuple(workers)})
-
-
-def _new_state(name: str, pool: str, role: str, url: str, log: Path) -> ProcessState:
-    return ProcessState(name=name, pool=pool, role=role, phase=Phase.STARTING, pid=0, url=url, log=log, restarts=0)

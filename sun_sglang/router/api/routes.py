@@ -104,6 +104,7 @@ def route_table(
         Route("POST", "/workers/{name}/resume", admin.resume, "admin"),
         Route("DELETE", "/workers/{name}", admin.remove_worker, "admin"),
         Route("POST", "/pools", admin.add_pool, "admin"),
+        Route("PUT", "/pools/{name}", admin.set_pool_size, "admin"),
         Route("DELETE", "/pools/{name}", admin.remove_pool, "admin"),
     )
 

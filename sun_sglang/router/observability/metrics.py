@@ -139,6 +139,9 @@ class Metrics:
         self.worker_tokens = self._gauge(
             "sun_worker_tokens", "Outstanding tokens on a worker: the router's own and other clients'.", "worker"
         )
+        self.wanted_workers = self._gauge(
+            "sun_pool_wanted_workers", "Workers that a pool that sizes itself is to have.", "pool"
+        )
         self.offered_answers = self._counter(
             "sun_offered_answers", "Answers that clients asked for, refused ones included, by decode pool.", "pool"
         )

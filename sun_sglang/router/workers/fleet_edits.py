@@ -65,12 +65,23 @@ def add_pool(name: str, pool: Document) -> Edit:
     return edit
 
 
+def set_pool_size(name: str, workers: int) -> Edit:
+    """Return an edit that sets the number of workers that a pool is to have; 404 if there is no such pool."""
+
+    def edit(document: Document) -> None:
+        if name not in document["pools"]:
+            raise _pool_not_found(name)
+        document["pools"][name]["wanted_workers"] = workers
+
+    return edit
+
+
 def remove_pool(name: str) -> Edit:
     """Return an edit that removes a pool; 404 if there is none, 409 while a task or a worker uses it."""
 
     def edit(document: Document) -> None:
         if name not in document["pools"]:
-            raise ApiError(404, f"no pool is named `{name}`", code="pool_not_found")
+            raise _pool_not_found(name)
         users = [t for t, task in document["tasks"].items() if name in (task.prefill, task.decode)]
         users += [w["name"] for w in document["workers"] if w["pool"] == name]
         if users:
@@ -124,6 +135,10 @@ def task_exists(name: str) -> ApiError:
 def task_not_found(name: str) -> ApiError:
     """Return the error for a task that does not exist."""
     return ApiError(404, f"no task is named `{name}`; POST /tasks adds one", code="task_not_found")
+
+
+def _pool_not_found(name: str) -> ApiError:
+    return ApiError(404, f"no pool is named `{name}`", code="pool_not_found")
 
 
 def _worker(document: Document, name: str) -> Document:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from aiohttp import web
+from pydantic import Field
 
-from sun_sglang.contracts.fleet_file import FleetPool, FleetWorker
+from sun_sglang.contracts.fleet_file import MAX_WORKERS, FleetPool, FleetWorker
 from sun_sglang.router.api.endpoints.small_body import read_model
 from sun_sglang.router.api.responses import json_response
 from sun_sglang.router.errors import ApiError
@@ -21,6 +22,16 @@ class NewPool(FleetPool):
     """The body of POST /pools."""
 
     name: str
+
+
+class PoolSize(Strict):
+    """The body of PUT /pools/NAME.
+
+    Attributes:
+        wanted_workers: the number of workers that the pool is to have.
+    """
+
+    wanted_workers: int = Field(ge=0, le=MAX_WORKERS)
 
 
 class Drain(Strict):
@@ -85,6 +96,12 @@ class AdminHandlers:
         pool = await read_model(http, NewPool)
         await self._store.edit(fleet_edits.add_pool(pool.name, {"role": pool.role, "model": pool.model}))
         return json_response(pool.model_dump(), 201)
+
+    async def set_pool_size(self, http: web.Request) -> web.Response:
+        """PUT /pools/NAME: note the number of workers that a pool is to have. Nothing but the metrics reads it."""
+        name, size = http.match_info["name"], await read_model(http, PoolSize)
+        await self._store.edit(fleet_edits.set_pool_size(name, size.wanted_workers))
+        return json_response({"name": name, **size.model_dump()})
 
     async def remove_pool(self, http: web.Request) -> web.Response:
         """DELETE /pools/NAME: remove a pool without workers and tasks."""

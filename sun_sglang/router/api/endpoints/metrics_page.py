@@ -109,6 +109,10 @@ class MetricsPage:
                 metrics.workers.labels(worker.name, worker.spec.pool, worker.role, state).set(state is current)
 
     def _update_offered(self) -> None:
+        self._metrics.wanted_workers.clear()
+        for name, settings in self._registry.fleet.pools.items():
+            if settings.wanted_workers is not None:
+                self._metrics.wanted_workers.labels(name).set(settings.wanted_workers)
         for pool, demand in self._estimate.offered.items():
             new = demand.minus(self._offered_before.get(pool, Demand()))
             self._offered_before[pool] = demand

@@ -1,0 +1,277 @@
+"""Size one pool: decide at each report of the router, and start, drain and stop its workers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sun_sglang.autoscaling.demand import Demand
+from sun_sglang.autoscaling.policy import Autoscaler, Decision, Member, MemberState
+from sun_sglang.autoscaling.step_cost import StepCost
+from sun_sglang.contracts.tasks_report import TasksReport, WorkerReport
+from sun_sglang.errors import SunError
+from sun_sglang.launch.autoscale.observed import StepReader, members_of
+from sun_sglang.launch.autoscale.settings import bounds_of, cost_estimate
+from sun_sglang.launch.planning.plan import PoolScaling, WorkerPlan
+from sun_sglang.launch.router_client import RouterClient
+from sun_sglang.launch.state import PoolSize, ProcessState
+
+# seconds until every process of the router shows a change
+_SHOWN_WITHIN = 10.0
+
+_LOG = logging.getLogger(__name__)
+
+
+class Fleet(Protocol):
+    """The launcher's workers, which a scaler changes."""
+
+    def states(self) -> dict[str, ProcessState]:
+        """Return the states of the workers that run or are kept running, by name."""
+        ...
+
+    async def start_worker(self, worker: WorkerPlan) -> None:
+        """Give a worker a slot, keep it running, and add it to the router.
+
+        Raises:
+            LaunchError: the place has no room, or the router does not answer.
+            UserError: the place cannot run it, or the router refuses it.
+        """
+
+    async def stop_worker(self, name: str) -> None:
+        """Remove a worker from the router, end its processes and give its slot back; no error if it is not there.
+
+        Raises:
+            LaunchError: the router does not answer.
+        """
+
+    def connect(self) -> RouterClient:
+        """Return a client of the router."""
+        ...
+
+
+@dataclass
+class _Boot:
+    """A worker that the policy started: when, and whether its processes were handed to supervision."""
+
+    since: float
+    is_supervised: bool = False
+
+
+class PoolScaler:
+    """The sizing of one pool.
+
+    Args:
+        scaling: its settings and costs.
+        workers: every worker that it may have.
+        fleet: the launcher's workers.
+        changed: called after a decision that changes anything.
+        now: returns clock seconds.
+    """
+
+    def __init__(
+        self,
+        scaling: PoolScaling,
+        workers: Iterable[WorkerPlan],
+        fleet: Fleet,
+        changed: Callable[[], None],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.pool = scaling.settings.pool
+        self._plans = {worker.name: worker for worker in workers}
+        self._fleet = fleet
+        self._changed = changed
+        self._now = now
+        self._policy = Autoscaler(bounds_of(scaling.settings))
+        self._cost = cost_estimate(scaling)
+        self._steps = StepReader()
+        self._booting: dict[str, _Boot] = {}
+        # until the router's report shows it, or this clock time
+        self._resuming: dict[str, float] = {}
+        self._draining: set[str] = set()
+        self._leaving: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._told: int | None = None
+        initial = sum(not worker.standby for worker in self._plans.values())
+        bounds = self._policy.bounds
+        self._size = PoolSize(
+            pool=self.pool,
+            workers=initial,
+            least=bounds.least,
+            most=bounds.most,
+            boot_seconds=self._policy.boot,
+            serving=0,
+        )
+
+    @property
+    def size(self) -> PoolSize:
+        """The pool's present size, for people."""
+        return self._size
+
+    def observe(self, report: TasksReport, *, held: bool) -> None:
+        """Decide, and begin to carry the decision out.
+
+        Args:
+            report: the router's report.
+            held: something else changes the pool's workers, so nothing is changed now.
+        """
+        now = self._now()
+        workers = {name: worker for name, worker in report.workers.items() if name in self._plans}
+        self._note_work(now, report, workers)
+        self._note_boots(now, workers)
+        members = members_of(
+            self._plans,
+            self._fleet.states(),
+            workers,
+            starting={*self._booting, *self._resuming},
+            draining=self._draining,
+            leaving=self._leaving,
+        )
+        decision = self._policy.decide(now, members, self._current_cost(workers))
+        self._retire(workers)
+        self._show(decision, members, held=held)
+        if not held:
+            self._carry_out(decision)
+
+    async def close(self) -> None:
+        """End what is under way, since the deployment ends."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # --- what the policy reads ------------------------------------------------------------------------------------
+
+    def _note_work(self, now: float, report: TasksReport, workers: dict[str, WorkerReport]) -> None:
+        if report.offered is not None:
+            offered = report.offered.get(self.pool)
+            demand = Demand() if offered is None else Demand(offered.answers, offered.tokens, offered.context_tokens)
+            self._policy.note_demand(now, demand)
+        for steps in self._steps.read(workers.values()):
+            self._cost.note(steps)
+
+    def _note_boots(self, now: float, workers: dict[str, WorkerReport]) -> None:
+        for name, until in list(self._resuming.items()):
+            if now > until or name not in workers or workers[name].state != "draining":
+                del self._resuming[name]
+        for name, boot in list(self._booting.items()):
+            worker = workers.get(name)
+            if boot.is_supervised and worker is not None and worker.state == "ready" and worker.agreed:
+                del self._booting[name]
+                self._policy.note_boot(now - boot.since)
+                _LOG.info("%s serves %.1f s after the decision to start it", name, now - boot.since)
+
+    def _current_cost(self, workers: dict[str, WorkerReport]) -> StepCost | None:
+        cost = self._cost.current
+        known = [worker.steps.kv_tokens for worker in workers.values() if worker.steps and worker.steps.kv_tokens]
+        return cost._replace(kv_tokens=min(known)) if cost is not None and known else cost
+
+    # --- what it changes ------------------------------------------------------------------------------------------
+
+    def _carry_out(self, decision: Decision) -> None:
+        for name in decision.resume:
+            self._draining.discard(name)
+            self._resuming[name] = self._now() + _SHOWN_WITHIN
+            self._begin(self._resume(name))
+        for name in decision.start:
+            self._booting[name] = _Boot(self._now())
+            self._begin(self._start(name))
+        for name in decision.drain:
+            self._booting.pop(name, None)
+            self._resuming.pop(name, None)
+            self._draining.add(name)
+            self._begin(self._drain(name))
+        if decision.workers != self._told:
+            self._told = decision.workers
+            self._begin(self._tell(decision.workers))
+
+    def _retire(self, workers: dict[str, WorkerReport]) -> None:
+        """Stop the drained workers that have no request left, in any process of the router."""
+        for name in list(self._draining):
+            worker = workers.get(name)
+            # a worker that the router does not report was removed, or never registered
+            if worker is None or (worker.state != "ready" and worker.agreed and not worker.in_flight):
+                self._draining.discard(name)
+                self._leaving.add(name)
+                self._begin(self._stop(name))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _start(self, name: str) -> None:
+        try:
+            await self._fleet.start_worker(self._plans[name])
+        except (SunError, OSError) as e:
+            self._policy.note_refused_start(self._now())
+            self._booting.pop(name, None)
+            self._note(f"{name} cannot be started: {e}")
+            return
+        if name in self._booting:
+            self._booting[name].is_supervised = True
+
+    async def _resume(self, name: str) -> None:
+        try:
+            async with self._fleet.connect() as client:
+                await client.change_worker(name, "resume")
+        except SunError as e:
+            # it is still out of the rotation, so the next decision may take it back
+            self._resuming.pop(name, None)
+            self._draining.add(name)
+            self._note(f"{name} cannot be taken back: {e}")
+
+    async def _drain(self, name: str) -> None:
+        try:
+            async with self._fleet.connect() as client:
+                await client.change_worker(name, "drain", move=True)
+        except SunError as e:
+            self._draining.discard(name)
+            self._note(f"{name} cannot be drained: {e}")
+
+    async def _stop(self, name: str) -> None:
+        try:
+            await self._fleet.stop_worker(name)
+        except SunError as e:
+            self._draining.add(name)
+            self._note(f"{name} cannot be stopped: {e}")
+        finally:
+            self._leaving.discard(name)
+
+    async def _tell(self, workers: int) -> None:
+        """Tell the router the size, for its metrics."""
+        try:
+            async with self._fleet.connect() as client:
+                await client.set_pool_size(self.pool, workers)
+        except SunError as e:
+            self._told = None
+            _LOG.warning("the size of `%s` is not in the router's metrics: %s", self.pool, e)
+
+    # --- what people see ------------------------------------------------------------------------------------------
+
+    def _show(self, decision: Decision, members: list[Member], *, held: bool) -> None:
+        count = {state: sum(member.state is state for member in members) for state in MemberState}
+        self._size = self._size.model_copy(
+            update={
+                "workers": decision.workers,
+                "serving": count[MemberState.SERVING],
+                "starting": count[MemberState.STARTING],
+                "draining": count[MemberState.DRAINING],
+                "reason": decision.reason + ("; a restart is under way" if held and decision.changes else ""),
+                "boot_seconds": self._policy.boot,
+            }
+        )
+        if decision.changes and not held:
+            self._note(f"{_changes(decision)}: {decision.reason}")
+
+    def _note(self, change: str) -> None:
+        _LOG.info("pool %s: %s", self.pool, change)
+        self._size = self._size.model_copy(update={"changed": change, "changes": self._size.changes + 1})
+        self._changed()
+
+
+def _changes(decision: Decision) -> str:
+    parts = (("take back", decision.resume), ("start", decision.start), ("drain", decision.drain))
+    return "; ".join(f"{verb} {', '.join(names)}" for verb, names in parts if names)
