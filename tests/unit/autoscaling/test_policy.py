@@ -136,6 +136,7 @@ def test_a_new_counter_begins_a_new_window() -> None:
     assert pool.run(1, 1.0, members("ssssoooo")).need is None
 
 
+@pytest.mark.invariant("I26")
 @given(st.lists(st.floats(0, 12), min_size=1, max_size=30), st.integers(1, 4), st.integers(4, 8))
 def test_decisions_stay_within_bounds_and_name_workers_of_the_right_state(
     loads: list[float], least: int, most: int

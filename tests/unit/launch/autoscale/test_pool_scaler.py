@@ -154,6 +154,7 @@ async def test_worker_is_started_once_and_serves_after_its_boot() -> None:
     assert base.sizes == [1, 2]
 
 
+@pytest.mark.invariant("I26")
 async def test_worker_drains_moves_its_answers_and_stops_once_it_is_empty_in_every_process() -> None:
     base = Deployment(first=2)
     base.set("base-1", in_flight=3, tokens=5)
