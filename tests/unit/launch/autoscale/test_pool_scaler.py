@@ -60,7 +60,16 @@ class Deployment:
         self.sizes: list[int] = []
         for index in range(first):
             self.add(f"base-{index}")
-        given = {"pool": "base", "min": 1, "max": most, "slo": Slo(tpot=0.02), "load": 1.0, "window": 9.0, "hold": 0.0}
+        given = {
+            "pool": "base",
+            "min": 1,
+            "max": most,
+            "slo": Slo(tpot=0.02),
+            "load": 1.0,
+            "share": 0.5,
+            "window": 9.0,
+            "hold": 0.0,
+        }
         scaling = PoolScaling(settings=Autoscale(**(given | settings)), costs=COSTS)
         plans = [plan(index, standby=index >= first) for index in range(most)]
         self.scaler = PoolScaler(scaling, plans, self, lambda: None, lambda: self.now)
