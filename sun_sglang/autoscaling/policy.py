@@ -20,7 +20,7 @@ from sun_sglang.autoscaling.sizing import Need, Target, step_seconds, workers_ne
 from sun_sglang.autoscaling.step_cost import StepCost
 
 # mean boots for which a need is remembered
-_HOLD_BOOTS = 1.0
+_HOLD_BOOTS = 3.0
 # seconds; a start that takes longer will not end, and holds the size no more
 _LONGEST_START = 1800.0
 # weight of the newest boot in the mean
