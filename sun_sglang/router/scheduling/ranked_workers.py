@@ -8,6 +8,7 @@ entry comes to the top. A load that falls adds an entry.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import TypeAlias, overload
 
@@ -61,6 +62,11 @@ class RankedWorkers(Sequence[Worker]):
             heap = self._heaps[rank] = _Heap(self._workers, rank)
         return heap.least()
 
+    def close(self) -> None:
+        """End the notice of changes; the ranking must not be used any more."""
+        for heap in self._heaps.values():
+            heap.close()
+
 
 class _Heap:
     """The workers of one ranking.
@@ -77,9 +83,14 @@ class _Heap:
         # of a worker's entries, the smallest is the bound; the others are out of date
         self._bounds = [bound for bound, _ in self._entries]
         heapify(self._entries)
-        for place, worker in enumerate(workers):
+        self._callbacks = [partial(self._lower, place) for place in range(len(workers))]
+        for worker, callback in zip(workers, self._callbacks, strict=True):
             assert not worker.load.is_shared, "the changes of other processes are not noticed"
-            worker.load.call_when_lower(lambda place=place: self._lower(place))
+            worker.load.add_lower_callback(callback)
+
+    def close(self) -> None:
+        for worker, callback in zip(self._workers, self._callbacks, strict=True):
+            worker.load.remove_lower_callback(callback)
 
     def least(self) -> Worker:
         entries, bounds = self._entries, self._bounds

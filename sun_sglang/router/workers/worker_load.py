@@ -128,9 +128,13 @@ class WorkerLoad:
         for callback in self._lower_callbacks:
             callback()
 
-    def call_when_lower(self, callback: Callable[[], None]) -> None:
-        """Call a function after each change by which the load may have become lower."""
+    def add_lower_callback(self, callback: Callable[[], None]) -> None:
+        """Add a function to call after each change by which the load may have become lower."""
         self._lower_callbacks = (*self._lower_callbacks, callback)
+
+    def remove_lower_callback(self, callback: Callable[[], None]) -> None:
+        """Undo `add_lower_callback`."""
+        self._lower_callbacks = tuple(known for known in self._lower_callbacks if known is not callback)
 
     def note_body(self, size: int, now: float) -> None:
         """Extend the time of tokenization by a body of `size` bytes that is sent at loop time `now`."""

@@ -1,0 +1,77 @@
+"""Simulated workers, each with what the router knows of it. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from sun_sglang.contracts.fleet_file import FleetWorker
+from sun_sglang.router.workers.worker import Worker
+from sun_sglang.sim.cost_model import CostModel
+from sun_sglang.sim.decode_runs import DecodeRuns
+from sun_sglang.sim.prefill_scheduler import PrefillScheduler
+from sun_sglang.topology import Role
+
+
+@dataclass(eq=False, slots=True)
+class PrefillWorker:
+    """A prefill worker.
+
+    Attributes:
+        known: what the router knows.
+        scheduler: what it does.
+        costs: the seconds that its work takes.
+        at: time of its entry in the simulator's queue; infinite without one.
+        busy: seconds of all batches so far, that of the running one included.
+    """
+
+    known: Worker
+    scheduler: PrefillScheduler
+    costs: CostModel
+    at: float = math.inf
+    busy: float = 0.0
+
+    @property
+    def due(self) -> float:
+        """Time of its next step; infinite if nothing runs."""
+        return math.inf if self.scheduler.due is None else self.scheduler.due
+
+
+@dataclass(eq=False, slots=True)
+class DecodeWorker:
+    """A decode worker.
+
+    Attributes:
+        known: what the router knows.
+        scheduler: what it does.
+        costs: the seconds that its work takes.
+        at: time of its entry in the simulator's queue; infinite without one.
+        retractions: answers that lost their KV so far.
+        peak: the largest share of its KV that was held at a change of its batch.
+    """
+
+    known: Worker
+    scheduler: DecodeRuns
+    costs: CostModel
+    at: float = math.inf
+    retractions: int = 0
+    peak: float = 0.0
+
+    @property
+    def due(self) -> float:
+        """Time of its next step; infinite if nothing runs."""
+        return self.scheduler.due
+
+
+def make_prefill(pool: str, number: int, costs: CostModel) -> PrefillWorker:
+    """Return a prefill worker at clock time 0."""
+    return PrefillWorker(_known(pool, "prefill", number), PrefillScheduler(costs, kv_tokens=costs.kv_tokens), costs)
+
+
+def make_decode(pool: str, number: int, costs: CostModel) -> DecodeWorker:
+    """Return a decode worker at clock time 0."""
+    return DecodeWorker(_known(pool, "decode", number), DecodeRuns(costs, kv_tokens=costs.kv_tokens), costs)
+
+
+def _known(pool: str, role: Role, number: int) -> Worker:
+    return Worker(FleetWorker(name=f"{pool}-{number}", pool=pool, url="http://simulated:1"), role)
