@@ -46,7 +46,6 @@ class DecodeWorker:
         scheduler: what it does.
         costs: the seconds that its work takes.
         at: time of its entry in the simulator's queue; infinite without one.
-        retractions: answers that lost their KV so far.
         peak: the largest share of its KV that was held at a change of its batch.
     """
 
@@ -54,7 +53,6 @@ class DecodeWorker:
     scheduler: DecodeRuns
     costs: CostModel
     at: float = math.inf
-    retractions: int = 0
     peak: float = 0.0
 
     @property

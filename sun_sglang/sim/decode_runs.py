@@ -57,11 +57,13 @@ class DecodeRuns:
     Attributes:
         due: time of the next call of `step`; infinite if no step runs.
         kv_tokens: as given.
+        lost: number of times that a request has lost its KV.
     """
 
     def __init__(self, costs: CostModel, *, kv_tokens: int, reserved: int = RESERVED_TOKENS) -> None:
         self.due = math.inf
         self.kv_tokens = kv_tokens
+        self.lost = 0
         self._base, self._per_request = costs.decode_step, costs.decode_per_request
         self._per_token = costs.decode_per_context_token
         self._reserved = reserved
@@ -274,6 +276,7 @@ class DecodeRuns:
             request = min(self._running.values(), key=lambda r: (r.made + self._steps - r.joined, -r.prompt))
             self._leave(request)
             request.retractions += 1
+            self.lost += 1
             self._retracted.append(request)
 
     def _admit(self, events: list[RunEvent]) -> None:
