@@ -117,7 +117,8 @@ def read_costs(flags: Mapping[str, Any], topology: Topology) -> Costs:
     if not costs.full.decode_step + costs.full.decode_per_request + costs.full.decode_per_context_token:
         raise PlanError(f"{costs.source}: a decode step takes no time; give the costs of a GPU with --costs or --gpu")
     if flags["calibrate"] is not None:
-        from sun_sglang.plan.calibrate import calibrated, measured_point
+        from sun_sglang.cli.planning.measured import measured_point
+        from sun_sglang.plan.calibrate import calibrated
 
         corrected = calibrated(costs.full, measured_point(flags["calibrate"]))
         if quantized is not None:

@@ -20,6 +20,7 @@ def show_plan(plan: Mapping[str, Any]) -> None:
     console.print(f"Objectives for {100 * plan['goodput_ratio']:g} % of the requests: {objectives}")
     console.print(f"Step times: {plan['costs']['source']}", markup=False)
     console.print(plan_table(plan))
+    console.print("GPU-hours of the whole load. Breaks first: what most requests miss with fewer decode workers.")
     for name, why in plan["left_out"].items():
         console.print(f"`{name}` is left out: {why}.", markup=False)
 
@@ -27,27 +28,22 @@ def show_plan(plan: Mapping[str, Any]) -> None:
 def plan_table(plan: Mapping[str, Any]) -> Table:
     """Return the table of the systems."""
     table = Table("system", title="Fewest workers", title_justify="left")
-    for column in ("prefill", "decode", "GPUs", "GPU-hours", "within SLO", "TTFT p50/p99 ms", "TPOT p50/p99 ms"):
-        table.add_column(column, justify="right")
-    table.add_column("with fewer decode workers")
+    for column in ("prefill", "decode", "GPU-hours", "within SLO", "TTFT p99", "TPOT p99"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("breaks first")
     for system in plan["systems"]:
-        fewer = system["with_fewer"]
-        breaks = "one for each pool is enough"
-        if fewer is not None:
-            breaks = f"{system['breaks_first']} ({100 * fewer['within_slo']:.1f} % within)"
         table.add_row(
             system["system"],
             str(system["prefill_workers"]),
             str(system["decode_workers"]),
-            str(system["gpus"]),
             f"{system['gpu_hours']:,.2f}",
             f"{100 * system['within_slo']:.1f} %",
-            _pair(system["time_to_first_token"]),
-            _pair(system["inter_token_latency"]),
-            breaks,
+            _milliseconds(system["time_to_first_token"]["p99"]),
+            _milliseconds(system["inter_token_latency"]["p99"]),
+            system["breaks_first"] or "-",
         )
     return table
 
 
-def _pair(values: Mapping[str, float | None]) -> str:
-    return "/".join("-" if values[key] is None else f"{values[key]:.3g}" for key in ("p50", "p99"))
+def _milliseconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f} ms" if value >= 100 else f"{value:.1f} ms"

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from sun_sglang.plan.outcome import PlanError
 from sun_sglang.sim.cost_model import CostModel
 
 

@@ -16,13 +16,21 @@ from typing import Any, Final
 
 from sun_sglang.plan.outcome import PlanError
 from sun_sglang.sim.cost_model import CostModel
-from sun_sglang.strict import listed
+from sun_sglang.strict import listed, parse_yaml
 
 BACKEND: Final = "sglang"
 MEMORY_FRACTION: Final = 0.9
 """The part of a GPU's memory that weights and KV take."""
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _CONTEXTS = (256, 512, 1024, 2048, 4096, 8192)
+_SHAPE = {
+    "num_hidden_layers",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+}
 _PROMPTS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 
 
@@ -70,14 +78,12 @@ def fit_costs(gpu: str, model: str, tp: int = 1) -> FittedCosts:
         PlanError: the extra is missing, or the GPU or the model is not known; the message lists the known ones.
     """
     package = _package()
-    system, name = _find_gpu(package, gpu), _find_model(package, model)
+    system, name = _find_gpu(gpu), _find_model(model)
+    kv_tokens = _kv_tokens(package, name, system, tp)
     try:
         engine = _compile(name, system, tp)
-        kv_tokens = _kv_tokens(package, name, system, tp)
         decode = _decode_grid(engine.predict_decode_latency, kv_tokens)
         prefill = _prefill_grid(engine.predict_prefill_latency)
-    except PlanError:
-        raise
     except Exception as e:  # noqa: BLE001 - it raises its own errors, RuntimeError and those of its parsers
         # GPUs without data for the backend, and shapes that do not divide by `tp`
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
@@ -103,12 +109,16 @@ def known_gpus() -> list[str]:
 
 
 def known_models() -> list[str]:
-    """Return the names of the models whose shape AIConfigurator has."""
+    """Return the names of the models whose step times and KV are computed: dense ones with weights of 16 bits."""
     ending = "_config.json"
     files = (_package() / "model_configs").glob(f"*{ending}")
     return sorted(
-        file.name.removesuffix(ending).replace("--", "/") for file in files if not file.name.endswith(f"quant{ending}")
+        file.name.removesuffix(ending).replace("--", "/") for file in files if _is_dense(json.loads(file.read_text()))
     )
+
+
+def _is_dense(shape: dict[str, Any]) -> bool:
+    return _SHAPE <= shape.keys() and "quantization_config" not in shape and not any("expert" in key for key in shape)
 
 
 def _package() -> Path:
@@ -121,8 +131,7 @@ def _package() -> Path:
     return Path(module.__file__).parent
 
 
-def _find_gpu(package: Path, gpu: str) -> str:
-    del package
+def _find_gpu(gpu: str) -> str:
     known = known_gpus()
     name = gpu.lower().replace("-", "_")
     found = [one for one in known if one == name] or [one for one in known if one.startswith(name + "_")]
@@ -132,8 +141,7 @@ def _find_gpu(package: Path, gpu: str) -> str:
     return next((one for one in found if one.endswith("sxm")), found[0])
 
 
-def _find_model(package: Path, model: str) -> str:
-    del package
+def _find_model(model: str) -> str:
     known = known_models()
     wanted = _plain(model)
     for name in known:
@@ -154,7 +162,7 @@ def _compile(model: str, system: str, tp: int) -> Any:
     engine = importlib.import_module("aiconfigurator_core.sdk.engine")
     before = logging.root.manager.disable
     # it warns of measurements of other engines that it does not use here
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)
     try:
         return engine.EngineHandle.compile(model, system, BACKEND, tp_size=tp)
     finally:
@@ -195,21 +203,14 @@ def _kv_tokens(package: Path, model: str, system: str, tp: int) -> int:
     """Return the tokens of KV of a worker with weights of 16 bits.
 
     Raises:
-        PlanError: the weights do not fit, or the model's shape has no plain attention and MLP.
+        PlanError: the weights do not fit.
     """
-    from sun_sglang.strict import parse_yaml
-
     shape = json.loads((package / "model_configs" / f"{model.replace('/', '--')}_config.json").read_text())
     gpu = parse_yaml((package / "systems" / f"{system}.yaml").read_text())
     assert isinstance(gpu, dict)
     memory = MEMORY_FRACTION * gpu["gpu"]["mem_capacity"] * tp
-    try:
-        layers, hidden, inner = shape["num_hidden_layers"], shape["hidden_size"], shape["intermediate_size"]
-        heads, kv_heads, vocab = shape["num_attention_heads"], shape["num_key_value_heads"], shape["vocab_size"]
-        if any("expert" in key for key in shape):
-            raise KeyError("experts")
-    except KeyError as e:
-        raise PlanError(f"--model: the KV of {model} cannot be computed from its shape; give --costs") from e
+    layers, hidden, inner = shape["num_hidden_layers"], shape["hidden_size"], shape["intermediate_size"]
+    heads, kv_heads, vocab = shape["num_attention_heads"], shape["num_key_value_heads"], shape["vocab_size"]
     head = shape.get("head_dim") or hidden // heads
     attention = hidden * head * (2 * heads + 2 * kv_heads)
     embeddings = vocab * hidden * (1 if shape.get("tie_word_embeddings") else 2)
