@@ -18,6 +18,7 @@ from sun_sglang.plan.outcome import PlanError, parse_objectives
 from sun_sglang.plan.sizing import Load
 from sun_sglang.plan.traffic import Arrival
 from sun_sglang.sim.cost_model import load_costs
+from sun_sglang.strict import listed
 from sun_sglang.topology import Topology
 from sun_sglang.topology_file import load_topology
 
@@ -49,7 +50,12 @@ def run_plan(flags: Mapping[str, Any], *, quiet: bool) -> dict[str, Any]:
     console = Console(stderr=True, quiet=quiet or not Console(stderr=True).is_terminal)
     with console.status("simulating ...") as status:
         planned = compare(
-            topology, names, costs, load, most=flags["max_workers"], note=lambda text: status.update(f"simulating {text}")
+            topology,
+            names,
+            costs,
+            load,
+            most=flags["max_workers"],
+            note=lambda text: status.update(f"simulating {text}"),
         )
     return {
         "tasks": len(topology.tasks),
@@ -130,6 +136,8 @@ def read_costs(flags: Mapping[str, Any], topology: Topology) -> Costs:
 
 def _systems(text: str, costs: Costs) -> list[str]:
     names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise PlanError(f"--systems: name at least one of {listed(SHARES)}")
     if text == ",".join(SHARES) and costs.quantized is None:
         # nobody asked for this one by name
         names.remove("qsun")

@@ -66,9 +66,9 @@ class Planned:
             "decode_workers": best.system.workers("decode"),
             "gpus": best.system.gpus,
             "gpu_hours": self.sized.gpu_hours(seconds),
-            "decode_gpu_hours": sum(
-                p.workers * p.gpus for p in best.system.pools.values() if p.role == "decode"
-            ) * seconds / 3600,
+            "decode_gpu_hours": sum(p.workers * p.gpus for p in best.system.pools.values() if p.role == "decode")
+            * seconds
+            / 3600,
             "pools": {name: pool.workers for name, pool in best.system.pools.items()},
             **_measured(best.outcome),
             "prefill_busy": max(best.busy.values()),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from sun_sglang.errors import UserError
@@ -95,15 +95,24 @@ def parse_objectives(limits: dict[str, float]) -> Objectives:
 
 @dataclass
 class Share:
-    """Requests of one pool or one task."""
+    """Requests of one pool, or all.
+
+    Attributes:
+        requests: how many.
+        causes: those that miss the objectives, by cause.
+    """
 
     requests: int = 0
-    good: int = 0
+    causes: Counter[Cause] = field(default_factory=Counter)
 
     @property
     def ratio(self) -> float:
         """The part within the objectives; 1 without requests."""
-        return self.good / self.requests if self.requests else 1.0
+        return 1 - self.missed(Cause)
+
+    def missed(self, causes: Iterable[Cause]) -> float:
+        """Return the part that misses the objectives for one of these causes; 0 without requests."""
+        return sum(self.causes[cause] for cause in causes) / self.requests if self.requests else 0.0
 
 
 class Outcome:
@@ -119,7 +128,7 @@ class Outcome:
         tpot: mean seconds between the tokens of an answer.
         latency: seconds to the last token.
         pools: the requests of each pool.
-        causes: the requests that miss the objectives, by cause.
+        all: all requests.
         tokens: output tokens of the requests that were answered.
     """
 
@@ -129,7 +138,6 @@ class Outcome:
         self.ttft, self.tpot, self.latency = Digest(), Digest(), Digest()
         self.all = Share()
         self.pools: dict[str, Share] = {}
-        self.causes: Counter[Cause] = Counter()
         self.tokens = 0
         self._objectives = objectives
         self._pools = pools
@@ -142,9 +150,8 @@ class Outcome:
         cause = self._objectives.missed(request)
         for share in (self.all, *(self.pools.setdefault(name, Share()) for name in self._pools(request.arrival.task))):
             share.requests += 1
-            share.good += cause is None
-        if cause is not None:
-            self.causes[cause] += 1
+            if cause is not None:
+                share.causes[cause] += 1
         if request.failure:
             return
         self.tokens += request.arrival.answer
@@ -153,10 +160,10 @@ class Outcome:
         if request.arrival.answer > 1:
             self.tpot.add(inter_token_latency(request))
 
-    def missed(self, pool: str) -> int:
-        """Return the number of requests of a pool that miss the objectives."""
-        share = self.pools.get(pool)
-        return share.requests - share.good if share else 0
+    @property
+    def causes(self) -> Counter[Cause]:
+        """The requests that miss the objectives, by cause."""
+        return self.all.causes
 
 
 def alone(arrival: Arrival, prefill: CostModel, decode: CostModel, kv_bytes: int) -> Request:

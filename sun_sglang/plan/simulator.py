@@ -105,7 +105,8 @@ class Simulator:
         self._of_prefill = {w.known: w for pool in self.prefills.values() for w in pool}
         self._of_decode = {w.known: w for pool in self.decodes.values() for w in pool}
         self._ranked = {
-            name: RankedWorkers([w.known for w in pool]) for name, pool in (*self.prefills.items(), *self.decodes.items())
+            name: RankedWorkers([w.known for w in pool])
+            for name, pool in (*self.prefills.items(), *self.decodes.items())
         }
         self._grids: dict[tuple[str, str], PairGrid] = {}
         limits = system.admission

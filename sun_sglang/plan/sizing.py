@@ -1,7 +1,8 @@
 """The fewest workers of each pool with which a load meets its objectives, found by simulation. Pure.
 
-First the prefill pools are sized, with more decode workers than are needed, and then the decode pools. The search of
-all pools runs at once, since a pool of one task says nothing about that of another: each simulation tries one size of
+First the prefill pools are sized, with more decode workers than are needed: half of the requests that may miss the
+objectives may miss them for a cause of prefill. The decode pools then get what is left of them. The search of all pools
+of a role runs at once, since a pool of one task says nothing about that of another: each simulation tries one size of
 each pool. It starts at the number that Little's law gives (`autoscaling/sizing.py`).
 """
 
@@ -24,6 +25,11 @@ from sun_sglang.topology import Role
 
 LOAD: Final = 0.85
 """The share of a prefill pool's time that is planned for where no objective limits the time to the first token."""
+_CAUSES: Final[Mapping[Role, frozenset[Cause]]] = {
+    "prefill": frozenset({Cause.PREFILL, Cause.LATENCY}),
+    "decode": frozenset({Cause.MEMORY, Cause.TPOT, Cause.LATENCY}),
+}
+"""What more workers of a role improve."""
 _GROWTH = 1.3
 
 
@@ -97,29 +103,25 @@ class Sized:
         return self.best.system.gpus * seconds / 3600
 
 
-def play(system: System, load: Load, searched: Iterable[str] = ()) -> Played:
+def play(system: System, load: Load, is_lost: Callable[[Outcome], bool] = lambda outcome: False) -> Played:
     """Simulate a load.
 
     Args:
         system: the system.
         load: the load.
-        searched: pools that are judged; the simulation ends early once all of them have missed too often.
+        is_lost: ends the simulation early where it returns true.
     """
     tasks = system.tasks
     outcome = Outcome(load.objectives, lambda task: (tasks[task].prefill, tasks[task].decode), load.begin)
     simulator = Simulator(system, outcome, seed=load.seed)
-    totals = Counter(
-        pool for a in load.arrivals if a.at >= load.begin for pool in (tasks[a.task].prefill, tasks[a.task].decode)
-    )
-    allowed = {pool: (1 - load.ratio) * totals[pool] for pool in searched}
     stopped = False
 
-    def is_lost() -> bool:
+    def stop() -> bool:
         nonlocal stopped
-        stopped = bool(allowed) and all(outcome.missed(pool) > most for pool, most in allowed.items())
+        stopped = is_lost(outcome)
         return stopped
 
-    simulator.run(load.arrivals, until=is_lost)
+    simulator.run(load.arrivals, until=stop)
     seconds = max(load.seconds, simulator.now)
     busy = {
         name: sum(worker.busy for worker in pool) / (len(pool) * seconds) for name, pool in simulator.prefills.items()
@@ -145,11 +147,17 @@ def size(system: System, load: Load, *, most: int, note: Callable[[str], None] =
     demand = _demand(system, load)
     guesses = {name: min(most, _guess(system, load, name, demand[name])) for name in system.names("decode")}
     ample = {name: min(most, 2 * count + 2) for name, count in guesses.items()}
-    prefill = _Search(system.resized(ample), load, "prefill", _prefill_guesses(system, load, most), most, note)
-    with_prefill = prefill.run().system
-    sized = with_prefill.resized(guesses)
-    decode = _Search(sized, load, "decode", guesses, most, note)
-    best = decode.run()
+    may_miss = 1 - load.ratio
+    prefill = _Search("prefill", load, may_miss / 2, most, note)
+    found = prefill.run(system.resized(ample), _prefill_guesses(system, load, most))
+    others = found.outcome.all.missed(set(Cause) - _CAUSES["decode"])
+    if others > may_miss:
+        raise PlanError(
+            f"router: with its limits on requests in flight, {share_text(others)} of the requests of `{system.name}` "
+            "wait too long or are turned away, whatever the number of workers; raise max_requests and max_tokens"
+        )
+    decode = _Search("decode", load, may_miss - others, most, note)
+    best = decode.run(found.system, guesses)
     return Sized(best, decode.less, prefill.simulations + decode.simulations)
 
 
@@ -214,106 +222,101 @@ class _Search:
     """The search over the sizes of the pools of one role.
 
     Args:
-        system: the system; its pools of the other role stay as they are.
-        load: the load.
         role: the role.
-        guesses: the first size of each pool.
+        load: the load.
+        may_miss: the part of a pool's requests that may miss the objectives for a cause of this role.
         most: most workers of one pool.
         note: receives what is tried.
 
     Attributes:
-        less: the last simulation in which a pool was too small.
+        less: the simulation with the most workers in which a pool had too few.
         simulations: how many were made.
     """
 
-    def __init__(
-        self,
-        system: System,
-        load: Load,
-        role: Role,
-        guesses: Mapping[str, int],
-        most: int,
-        note: Callable[[str], None],
-    ) -> None:
+    def __init__(self, role: Role, load: Load, may_miss: float, most: int, note: Callable[[str], None]) -> None:
         self.less: Played | None = None
         self.simulations = 0
-        self._system = system
-        self._load = load
         self._role = role
+        self._load = load
+        self._may_miss = may_miss
         self._most = most
         self._note = note
-        self._try = dict(guesses)
-        # the largest size that is too small, and the smallest that is enough
-        self._low = dict.fromkeys(guesses, 0)
+        self._totals: Counter[str] = Counter()
+        # the next size, the largest that is too small, and the smallest that is enough
+        self._try: dict[str, int] = {}
+        self._low: dict[str, int] = {}
         self._enough: dict[str, int] = {}
 
-    def run(self) -> Played:
+    def run(self, system: System, guesses: Mapping[str, int]) -> Played:
         """Return the simulation of the fewest workers.
+
+        Args:
+            system: the system; its pools of the other role stay as they are.
+            guesses: the first size of each pool.
 
         Raises:
             PlanError: a pool needs more workers than it may have.
         """
-        open_pools = list(self._try)
-        while open_pools:
-            system = self._system.resized(self._try)
-            self._note(f"{system.name}: {system.workers('prefill')} prefill, {system.workers('decode')} decode workers")
-            played = play(system, self._load, open_pools)
-            self.simulations += 1
-            open_pools = [pool for pool in open_pools if self._judge(pool, played)]
+        pools = [system.tasks[a.task] for a in self._load.arrivals if a.at >= self._load.begin]
+        self._totals = Counter(task.prefill if self._role == "prefill" else task.decode for task in pools)
+        self._try, self._low, self._enough = dict(guesses), dict.fromkeys(guesses, 0), {}
+        searched = list(guesses)
+        while searched:
+            played = self._play(system.resized(self._try), searched)
+            searched = [pool for pool in searched if self._judge(pool, played)]
         # all pools at once: the last simulation may have had other sizes
-        best = play(self._system.resized(self._enough), self._load)
+        return self._play(system.resized(self._enough), [])
+
+    def _play(self, system: System, searched: Sequence[str]) -> Played:
+        self._note(f"{system.name}: {system.workers('prefill')} prefill, {system.workers('decode')} decode workers")
         self.simulations += 1
-        return best
+        # by time, not by requests, where nothing limits the first token
+        early = bool(searched) and not self._by_time
+        return play(
+            system, self._load, lambda found: early and not any(self._may_be_enough(pool, found) for pool in searched)
+        )
+
+    @property
+    def _by_time(self) -> bool:
+        objectives = self._load.objectives
+        return self._role == "prefill" and objectives.time_to_first_token is None and objectives.request_latency is None
+
+    def _may_be_enough(self, pool: str, found: Outcome) -> bool:
+        """Return whether few enough requests of a pool have missed the objectives so far."""
+        share = found.pools.get(pool)
+        missed = sum(share.causes[cause] for cause in _CAUSES[self._role]) if share else 0
+        return missed <= self._may_miss * self._totals[pool]
 
     def _judge(self, pool: str, played: Played) -> bool:
         """Note whether a size is enough, and choose the next one. Return whether there is another one to try."""
         tried = self._try[pool]
-        if self._is_enough(pool, played):
+        if played.busy[pool] <= LOAD if self._by_time else self._may_be_enough(pool, played.outcome):
             self._enough[pool] = tried
         else:
-            if self.less is None or tried > self._low[pool]:
+            workers = played.system.workers(self._role)
+            if self.less is None or workers >= self.less.system.workers(self._role):
                 self.less = played
             self._low[pool] = tried
             if tried >= self._most:
-                raise PlanError(self._too_many(pool, played))
+                raise PlanError(self._too_few(pool, played))
         low, enough = self._low[pool], self._enough.get(pool)
         if enough is None:
             self._try[pool] = min(self._most, math.ceil(low * _GROWTH))
-        else:
-            # a step down from the guess is small: the guess is mostly close
-            self._try[pool] = (low + enough) // 2 if low else max(1, min(enough - 1, math.floor(enough / _GROWTH)))
-        if enough is not None and enough - low <= 1:
+            return True
+        if enough - low <= 1:
             self._try[pool] = enough
             return False
+        # the first step down is small: the guess is mostly close
+        self._try[pool] = (low + enough) // 2 if low else min(enough - 1, math.floor(enough / _GROWTH))
         return True
 
-    def _is_enough(self, pool: str, played: Played) -> bool:
-        objectives, ratio = self._load.objectives, self._load.ratio
-        if self._role == "prefill":
-            if objectives.time_to_first_token is None and objectives.request_latency is None:
-                return played.busy[pool] <= LOAD
-            # what is missed for another reason than prefill does not improve with more prefill workers
-            if not played.outcome.causes[Cause.PREFILL] + played.outcome.causes[Cause.LATENCY]:
-                return played.whole
-            # half of what may be missed is left to the decode workers
-            ratio = (1 + ratio) / 2
+    def _too_few(self, pool: str, played: Played) -> str:
         share = played.outcome.pools.get(pool)
-        if share is None:
-            return True
-        if played.whole:
-            return share.ratio >= ratio
-        total = sum(
-            1
-            for a in self._load.arrivals
-            if a.at >= self._load.begin and pool in (self._system.tasks[a.task].prefill, self._system.tasks[a.task].decode)
-        )
-        return played.outcome.missed(pool) <= (1 - ratio) * total
-
-    def _too_many(self, pool: str, played: Played) -> str:
-        cause = played.outcome.causes.most_common(1)[0][0] if played.outcome.causes else "time"
-        share = played.outcome.pools.get(pool)
-        found = f"{share_text(share.ratio)} of its requests are within the objectives" if share else "it is too busy"
+        why = "it computes for more than its part of the time"
+        if share is not None and share.causes:
+            cause, count = share.causes.most_common(1)[0]
+            why = f"{count} of its {self._totals[pool]} requests miss the objectives for {cause}"
         return (
-            f"--max-workers: {self._most} workers of pool `{pool}` of `{self._system.name}` are too few ({cause}: "
-            f"{found}); allow more, or give a longer objective"
+            f"--max-workers: {self._most} workers of pool `{pool}` of `{played.system.name}` are too few: {why}; "
+            "allow more, or give longer objectives"
         )

@@ -36,13 +36,11 @@ def test_calibration_makes_the_measured_step_and_prompt_as_long_as_measured() ->
     ],
 )
 def test_unknown_gpu_or_model_fails_with_those_that_are_known(gpu: str, model: str, message: str) -> None:
-    pytest.importorskip("aiconfigurator_core")
     with pytest.raises(PlanError, match=message):
         fit_costs(gpu, model)
 
 
 def test_fitted_costs_of_a_known_gpu_are_those_of_its_tables() -> None:
-    pytest.importorskip("aiconfigurator_core")
     fitted = fit_costs("a100", "meta-llama/Llama-3.1-8B-Instruct")
     assert fitted.gpu == "a100_sxm"
     # 14.7 ms by AIConfigurator at batch 16 and a context of 1000

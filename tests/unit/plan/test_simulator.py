@@ -18,7 +18,11 @@ from sun_sglang.sim.cost_model import CostModel
 from sun_sglang.topology import Role
 
 COSTS = CostModel(
-    decode_step=0.0142, decode_per_context_token=1.39e-7, prefill=0.0287, prefill_per_token=7e-5, transfer_per_byte=3e-12
+    decode_step=0.0142,
+    decode_per_context_token=1.39e-7,
+    prefill=0.0287,
+    prefill_per_token=7e-5,
+    transfer_per_byte=3e-12,
 )
 
 
