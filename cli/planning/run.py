@@ -107,7 +107,7 @@ def read_costs(flags: Mapping[str, Any], topology: Topology) -> Costs:
         raise PlanError("--costs and --gpu both give step times; leave one out")
     if flags["model"] is not None and flags["gpu"] is None:
         raise PlanError("--model needs --gpu")
-    tp = int(topology.engine.get("tp_size", topology.engine.get("tp", 1)))
+    tp = int(topology.engine.get("tp_size") or topology.engine.get("tp") or 1)
     quantized = None if flags["quantized_costs"] is None else load_costs(flags["quantized_costs"])
     if flags["gpu"] is not None:
         from sun_sglang.plan.step_times import fit_costs

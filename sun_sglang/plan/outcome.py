@@ -12,6 +12,7 @@ from sun_sglang.errors import UserError
 from sun_sglang.plan.digest import Digest
 from sun_sglang.plan.simulator import Request
 from sun_sglang.plan.traffic import Arrival
+from sun_sglang.router.scheduling.task_queue import Claim
 from sun_sglang.sim.cost_model import CostModel
 from sun_sglang.strict import listed
 
@@ -175,8 +176,6 @@ def alone(arrival: Arrival, prefill: CostModel, decode: CostModel, kv_bytes: int
         decode: costs of its decode worker.
         kv_bytes: bytes of KV of a token.
     """
-    from sun_sglang.router.scheduling.task_queue import Claim
-
     request = Request(0, arrival, Claim("", 0))
     prompt = arrival.prompt
     if prompt + 1 >= min(prefill.kv_tokens, decode.kv_tokens):

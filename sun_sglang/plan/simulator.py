@@ -104,10 +104,9 @@ class Simulator:
         }
         self._of_prefill = {w.known: w for pool in self.prefills.values() for w in pool}
         self._of_decode = {w.known: w for pool in self.decodes.values() for w in pool}
-        self._ranked = {
-            name: RankedWorkers([w.known for w in pool])
-            for name, pool in (*self.prefills.items(), *self.decodes.items())
-        }
+        known = {name: [worker.known for worker in pool] for name, pool in self.prefills.items()}
+        known |= {name: [worker.known for worker in pool] for name, pool in self.decodes.items()}
+        self._ranked = {name: RankedWorkers(pool) for name, pool in known.items()}
         self._grids: dict[tuple[str, str], PairGrid] = {}
         limits = system.admission
         shares = {t.name: Share(t.weight, Caps(t.max_requests, t.max_tokens)) for t in system.tasks}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -177,10 +177,10 @@ def require_feasible(system: System, load: Load) -> None:
         if cause is None:
             continue
         causes[cause] += 1
-        step = decode.decode_seconds(1, arrival.prompt)
+        step, first = decode.decode_seconds(1, arrival.prompt), request.first - arrival.at
         found = {
             Cause.TPOT: f"a decode step with one request alone takes {1000 * step:.1f} ms",
-            Cause.PREFILL: f"a prompt of {arrival.prompt} tokens alone takes {1000 * (request.first - arrival.at):.0f} ms",
+            Cause.PREFILL: f"a prompt of {arrival.prompt} tokens alone takes {1000 * first:.0f} ms",
             Cause.MEMORY: f"a prompt of {arrival.prompt} tokens does not fit into the KV of a worker",
         }
         worst.setdefault(cause, found.get(cause, f"an answer of {arrival.answer} tokens alone takes too long"))

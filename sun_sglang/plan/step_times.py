@@ -84,7 +84,7 @@ def fit_costs(gpu: str, model: str, tp: int = 1) -> FittedCosts:
         engine = _compile(name, system, tp)
         decode = _decode_grid(engine.predict_decode_latency, kv_tokens)
         prefill = _prefill_grid(engine.predict_prefill_latency)
-    except Exception as e:  # noqa: BLE001 - it raises its own errors, RuntimeError and those of its parsers
+    except Exception as e:
         # GPUs without data for the backend, and shapes that do not divide by `tp`
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise PlanError(f"--gpu: AIConfigurator has no step times of {name} on {system} with tp {tp}: {reason}") from e
@@ -118,7 +118,7 @@ def known_models() -> list[str]:
 
 
 def _is_dense(shape: dict[str, Any]) -> bool:
-    return _SHAPE <= shape.keys() and "quantization_config" not in shape and not any("expert" in key for key in shape)
+    return shape.keys() >= _SHAPE and "quantization_config" not in shape and not any("expert" in key for key in shape)
 
 
 def _package() -> Path:

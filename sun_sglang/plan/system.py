@@ -114,5 +114,8 @@ def arranged(
     for role, pool in like.items():
         names = ["shared"] if role in shares else tasks
         pools |= {f"{role}-{owner}": pool for owner in names}
-    pair = {task: [f"{role}-{'shared' if role in shares else task}" for role in like] for task in tasks}
-    return System(name, pools, tuple(PlannedTask(task, *pair[task]) for task in tasks))
+    owners = {task: {role: "shared" if role in shares else task for role in like} for task in tasks}
+    made = tuple(
+        PlannedTask(task, f"prefill-{owner['prefill']}", f"decode-{owner['decode']}") for task, owner in owners.items()
+    )
+    return System(name, pools, made)

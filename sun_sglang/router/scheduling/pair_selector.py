@@ -66,7 +66,7 @@ class PairSelector:
         return Pair(prefill, decode, pairs[0].weights)
 
     def _select_from_grid(self, grid: PairGrid, cost: Cost, keys: PrefixKeys) -> Pair:
-        """Return what `select` returns for the list of all pairs: any prefill worker has a path to any decode worker."""
+        """Return what `select` returns for the list of the pairs; all pairs have a proven path."""
         decode = self._decode.pick(grid.decodes, cost.decode, keys)
         prefills: Sequence[Worker] = grid.prefills
         card = prefills[0].card
