@@ -1,0 +1,7 @@
+"""Validation of `sun plan`'s simulator, in virtual time but for `emulated`.
+
+    papers        the SUN paper's figure 3 and table 4
+    emulated      emulated workers in real time, under the same load
+    scale         a thousand tasks on a thousand GPUs
+    autoscaling   the policy of a decode pool that sizes itself, against others
+"""
