@@ -1,5 +1,7 @@
 """Validation of `sun plan`'s simulator, in virtual time but for `emulated`.
 
+Open `papers.py` first.
+
     papers        the SUN paper's figure 3 and table 4
     emulated      emulated workers in real time, under the same load
     scale         a thousand tasks on a thousand GPUs

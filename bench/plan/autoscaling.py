@@ -25,6 +25,7 @@ from rich.console import Console
 from sun_sglang.autoscaling.policy import Autoscaler, Bounds
 from sun_sglang.autoscaling.step_cost import StepCost, step_cost
 from sun_sglang.bench.load.traces.azure import parse_azure
+from sun_sglang.bench.load.traces.trace import TraceRecord
 from sun_sglang.bench.load.workload.lengths import parse_length
 from sun_sglang.bench.load.workload.popularity import Popularity
 from sun_sglang.bench.plan.rivals import HorizontalPodAutoscaler, Static, ThroughputPlanner
@@ -86,14 +87,14 @@ def loads(traces: Path, copies: int, day: float) -> dict[str, Sequence[Arrival]]
     return found
 
 
-def _copied(records: Sequence[object], copies: int) -> list[Arrival]:
+def _copied(records: Sequence[TraceRecord], copies: int) -> list[Arrival]:
     draw, popularity = random.Random(0), Popularity(TASKS, 1.0)
     arrivals = []
     for record in records:
         for copy in range(copies):
-            at = max(0.0, record.at + (draw.uniform(-_JITTER, _JITTER) if copy else 0.0))  # type: ignore[attr-defined]
+            at = max(0.0, record.at + (draw.uniform(-_JITTER, _JITTER) if copy else 0.0))
             task = popularity.task(draw.random(), 0.0)
-            arrivals.append(Arrival(at, task, record.input_tokens, record.output_tokens))  # type: ignore[attr-defined]
+            arrivals.append(Arrival(at, task, record.input_tokens, record.output_tokens))
     return sorted(arrivals)
 
 

@@ -4,9 +4,10 @@
 
 Figure 3, OSL 256, uniform: four tasks with a prefill worker each share K = 4 to 1 decode workers. The paper does not
 state its ISL there; 512 and 1024 are both simulated. The rate is that which makes the paper's 935 tokens a second for
-each of four decode workers. Table 4: one prefill and one decode worker at 1, 4 and 16 requests in flight. Step times are
-those of the fitted cost file, and those of AIConfigurator with one factor for decode steps and one for prefill, from one
-point of table 4 (ISL 2048, concurrency 4; prefill: concurrency 1).
+each of four decode workers. Table 4: one prefill and one decode worker at 1, 4 and 16 requests in flight.
+
+Step times are those of the fitted cost file, and those of AIConfigurator with one factor for decode steps and one for
+prefill, from one point of table 4 (ISL 2048, concurrency 4; prefill: concurrency 1).
 """
 
 from __future__ import annotations

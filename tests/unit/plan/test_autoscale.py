@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from sun_sglang.autoscaling.demand import Demand
 from sun_sglang.autoscaling.policy import Autoscaler, Bounds, Decision, Member, MemberState
 from sun_sglang.autoscaling.step_cost import step_cost
 from sun_sglang.bench.plan.rivals import HorizontalPodAutoscaler, resized
@@ -49,7 +50,7 @@ def test_pool_under_a_busy_time_grows_for_it_and_shrinks_after_it() -> None:
 
 
 class Taken(NamedTuple):
-    """What a scripted policy is to do, and whether a boot was noted."""
+    """A number of workers that a scripted policy wants from a time on."""
 
     at: float
     wanted: int
@@ -108,12 +109,12 @@ def test_hpa_grows_at_once_and_shrinks_after_its_stabilization() -> None:
         for _ in range(20):
             worker.known.load.acquire(1)
     hpa = HorizontalPodAutoscaler(1, 6, target=10.0)
-    assert hpa.decide(Offered(0.0, None), [*members, *stopped], workers).start == ("w2", "w3")  # type: ignore[arg-type]
+    assert hpa.decide(Offered(0.0, Demand()), [*members, *stopped], workers).start == ("w2", "w3")
     for worker in workers:
         for _ in range(19):
             worker.known.load.release(1)
     four = [Member(f"w{i}", MemberState.SERVING) for i in range(4)]
     times = range(15, 330, 15)
-    drains = [hpa.decide(Offered(float(now), None), four, workers).drain for now in times]  # type: ignore[arg-type]
+    drains = [hpa.decide(Offered(float(now), Demand()), four, workers).drain for now in times]
     assert not any(drains[: 300 // 15])
     assert len(drains[-1]) == 3
