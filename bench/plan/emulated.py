@@ -95,8 +95,8 @@ def main(
         (folder / "sun.yaml").write_text(yaml.safe_dump(topology(decode), sort_keys=False))
         require_sun("launch", str(folder / "sun.yaml"), "--detach", "--run-dir", str(folder / "run"))
         try:
-            for rate in map(float, rates.split(",")):
-                real = _measured(folder, rate, seconds, warmup)
+            for number, rate in enumerate(map(float, rates.split(","))):
+                real = _measured(folder, rate, seconds, warmup, prompt_seed=number)
                 virtual = simulated(costs, decode, rate, seconds, warmup)
                 errors = {
                     f"{key.removesuffix('_ms')}_error": 100 * (virtual[key] / real[key] - 1)
@@ -143,12 +143,13 @@ def simulated(costs: CostModel, decode: int, rate: float, seconds: float, warmup
     }
 
 
-def _measured(folder: Path, rate: float, seconds: float, warmup: float) -> dict[str, float]:
-    """Return what `sun bench` measures."""
+def _measured(folder: Path, rate: float, seconds: float, warmup: float, *, prompt_seed: int) -> dict[str, float]:
+    """Return what `sun bench` measures; with prompts of their own, so that no run hits the cache of an earlier one."""
     output = folder / f"{rate:g}.json"
     flags = {f"--{key}": str(value) for key, value in LOAD.items()}
     flags |= {"--request-rate": f"{rate:g}", "--warmup-duration": f"{warmup:g}", "--output": str(output)}
     flags |= {"--benchmark-duration": f"{seconds:g}", "--max-client-lag": "1000", "--tasks": ",".join(TASKS)}
+    flags["--prompt-seed"] = str(prompt_seed)
     require_sun("bench", "--run-dir", str(folder / "run"), *(part for flag in flags.items() for part in flag))
     return _values(read_result(output))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sun_sglang.bench.report import RESULTS
+from sun_sglang.bench.serving.result import read_result, write_result
 from sun_sglang.cli.main import main
 from tests.unit.cli.conftest import Sun
 
@@ -114,3 +115,21 @@ def test_plan_of_bad_input_fails_with_one_error(
     assert (code, out) == (1, "")
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_plan_with_a_measured_point_has_steps_as_long_as_measured(plan: Sun, tmp_path: Path) -> None:
+    whole = read_result(RESULTS / "serving" / "adapters_8.json")
+    point, system = whole.points[0], whole.systems[0]
+    alone = point.model_copy(update={"systems": {system.name: point.systems[system.name]}, "ratios": {}})
+    write_result(whole.model_copy(update={"systems": (system,), "points": (alone,)}), file := tmp_path / "run.json")
+    summary = point.systems[system.name].summary
+    tpot = summary["inter_token_latency.avg"].value
+    slow = ("--request-rate", "0.1", "--isl", "32", "--osl", "64", "--slo", f"inter_token_latency:{20 * tpot:g}")
+    code, out, err = plan(TOPOLOGY, *slow, "--systems", "sun", "--calibrate", str(file), "--json")
+    assert (code, err) == (0, "")
+    costs = json.loads(out)["costs"]
+    # by Little's law, in the batch of the only decode worker
+    batch = summary["output_token_throughput"].value * tpot / 1000
+    context = batch * (32 + 64 / 2)
+    assert 1000 * (costs["decode_step"] + context * costs["decode_per_context_token"]) == pytest.approx(tpot, rel=0.01)
+    assert "by run.json" in costs["source"]
