@@ -5,7 +5,8 @@ d = a + c B + k C seconds, and each step adds B tokens of context, so n steps ta
 caller is needed only where something changes: a request is submitted, its KV arrives, it ends, or the KV runs out.
 
 The results are those of `DecodeScheduler` under the same calls, but for the rounding of floats. It has no LoRA
-adapters and no held requests, and reports no single tokens; `made` computes their number at any moment.
+adapters and no held requests, and of an answer's tokens it reports the first alone; `made` computes their number at any
+moment.
 """
 
 from __future__ import annotations
@@ -84,6 +85,8 @@ class DecodeRuns:
         self._context = 0
         self._running: dict[str, _Request] = {}
         self._ends: list[tuple[int, int, _Request]] = []
+        # first tokens that this worker makes
+        self._firsts: list[tuple[int, int, _Request]] = []
         self._places = 0
 
     @property
@@ -137,7 +140,7 @@ class DecodeRuns:
         self._arrived.append(self._known[rid])
 
     def step(self, now: float) -> list[RunEvent]:
-        """Do what is due, and return the events in order; of tokens only the first ones that arrive with KV.
+        """Do what is due, and return the events in order; of the tokens only the first of each request.
 
         Call it after every change, and at `due`.
         """
@@ -145,6 +148,10 @@ class DecodeRuns:
         events: list[RunEvent] = []
         between = not self._running or self._reach(now)
         if between:
+            while self._firsts and self._firsts[0][0] <= self._steps:
+                _, place, request = heappop(self._firsts)
+                if request.place == place:
+                    events.append(Token(request.rid, 1))
             while self._ends and self._ends[0][0] <= self._steps:
                 _, place, request = heappop(self._ends)
                 if request.place == place:
@@ -209,6 +216,8 @@ class DecodeRuns:
             self.due = math.inf
             return
         steps = min(self._ends[0][0] - self._steps, (self.kv_tokens - self._used) // batch)
+        if self._firsts:
+            steps = min(steps, self._firsts[0][0] - self._steps)
         if self._retracted and self._freed:
             # a retracted request may resume at the end of the next step, or of the running one
             steps = min(steps, int(self._begun))
@@ -233,6 +242,8 @@ class DecodeRuns:
         self._running[request.rid] = request
         self._context += request.prompt + request.made
         heappush(self._ends, (self._steps + request.limit - request.made, request.place, request))
+        if not request.made:
+            heappush(self._firsts, (self._steps + 1, request.place, request))
 
     def _leave(self, request: _Request) -> None:
         """Take a request out of the batch, if it is there, and free its KV."""

@@ -60,7 +60,7 @@ def play(
     schedule: list[Request],
     at_step: Callable[[float], None] = lambda now: None,
 ) -> list[tuple[float, object]]:
-    """Play a schedule to its end. Return the events, without tokens after the first."""
+    """Play a schedule to its end. Return the events."""
     ordered = sorted(schedule, key=lambda request: request.at)
     transfers: list[tuple[float, str]] = []
     events: list[tuple[float, object]] = []
@@ -88,8 +88,9 @@ def play(
 
 
 def changes(events: list[tuple[float, object]]) -> list[tuple[float, object]]:
-    """Return the events without the tokens of steps."""
-    return [(now, event) for now, event in events if not isinstance(event, Token)]
+    """Return the events without the tokens after the first, those of one time in one order."""
+    kept = [(now, event) for now, event in events if not isinstance(event, Token) or event.made == 1]
+    return sorted(kept, key=lambda one: (one[0], isinstance(one[1], Admitted), not isinstance(one[1], Token)))
 
 
 @settings(max_examples=150, deadline=None)
