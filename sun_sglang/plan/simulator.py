@@ -5,8 +5,8 @@ schedulers of emulated workers. Decode workers are advanced in closed form (`Dec
 events however long its answer is. As in SGLang, a prompt is computed once its decode worker has reserved KV, and its
 first token arrives with the KV.
 
-It leaves out: the time of the network and of the router itself, prefix caches, the workers' own adapters and modules,
-and faults.
+Prefix caches hold the contexts of sessions. Left out: the time of the network and of the router itself, other common
+beginnings of prompts, the caches of decode workers, adapters and modules of shared prefill workers, and faults.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from sun_sglang.router.scheduling.cost import Cost
 from sun_sglang.router.scheduling.fair_queue import FairQueue, QueueFull
 from sun_sglang.router.scheduling.pair_grid import PairGrid
 from sun_sglang.router.scheduling.pair_selector import PairSelector
+from sun_sglang.router.scheduling.prefix_keys import NO_KEYS, PrefixKeys
 from sun_sglang.router.scheduling.ranked_workers import RankedWorkers
 from sun_sglang.router.scheduling.task_queue import Caps, Claim, Share
 from sun_sglang.sim.decode_scheduler import Admitted, Ended, Token
@@ -46,6 +47,7 @@ class Request:
         admitted: the decode worker reserved KV.
         first: the first token.
         ended: the last token, or the refusal.
+        cached: tokens of the prompt that were in the cache.
         failure: why it has no answer: `full`, `timeout` (the router's queue), `length` or `memory`; empty if it has.
     """
 
@@ -58,6 +60,7 @@ class Request:
     admitted: float = math.nan
     first: float = math.nan
     ended: float = math.nan
+    cached: int = 0
     failure: str = ""
 
 
@@ -93,9 +96,10 @@ class Simulator:
         self.events = 0
         self._system = system
         self._recorder = recorder
+        self._decode_first = system.first_token == "decode"
         self._selector = PairSelector(system.policies, random.Random(seed))
         self.prefills = {
-            name: [make_prefill(name, i, pool.costs) for i in range(pool.workers)]
+            name: [make_prefill(name, i, pool.costs, system.page_size) for i in range(pool.workers)]
             for name, pool in self._pools("prefill")
         }
         self.decodes = {
@@ -218,7 +222,8 @@ class Simulator:
     def _dispatch(self, request: Request) -> None:
         arrival, task = request.arrival, self._system.tasks[request.arrival.task]
         both = arrival.prompt + arrival.answer
-        pair = self._selector.select(self._grid(task.prefill, task.decode), Cost(arrival.prompt, both))
+        keys = NO_KEYS if arrival.session is None else PrefixKeys((arrival.session,))
+        pair = self._selector.select(self._grid(task.prefill, task.decode), Cost(arrival.prompt, both), keys)
         assert pair is not None, "every pool has a worker"
         number = next(self._picks)
         pair.prefill.note_pick(number)
@@ -229,7 +234,7 @@ class Simulator:
         request.prefill, request.decode = self._of_prefill[pair.prefill], self._of_decode[pair.decode]
         rid = str(request.number)
         self._requests[rid] = request
-        request.decode.scheduler.submit(rid, arrival.prompt, arrival.answer)
+        request.decode.scheduler.submit(rid, arrival.prompt, arrival.answer, makes_first=self._decode_first)
         self._step_decode(request.decode)
 
     def _expire(self, request: Request) -> None:
@@ -257,19 +262,29 @@ class Simulator:
             request = self._requests[event.rid]
             if isinstance(event, Admitted):
                 request.admitted = now
-                assert request.prefill is not None
-                request.prefill.scheduler.submit(event.rid, request.arrival.prompt, since=request.arrival.at)
-                self._step_prefill(request.prefill)
+                self._prefill(request, event.rid)
             elif isinstance(event, Token):
                 request.first = now
             elif isinstance(event, Ended):
                 self._end(request, event.why)
 
+    def _prefill(self, request: Request, rid: str) -> None:
+        worker, arrival = request.prefill, request.arrival
+        assert worker is not None
+        tokens = arrival.prompt - self._decode_first
+        if arrival.session is not None:
+            request.cached = min(worker.cache.match(arrival.session, tokens), tokens - 1)
+        worker.scheduler.submit(rid, tokens, cached=request.cached, since=arrival.at)
+        self._step_prefill(worker)
+
     def _step_prefill(self, worker: PrefillWorker) -> None:
         scheduler, before = worker.scheduler, worker.scheduler.due
         for done in scheduler.step(self.now):
             request = self._requests[done.rid]
-            seconds = worker.costs.transfer_seconds(request.arrival.prompt * self._system.kv_bytes)
+            tokens = request.arrival.prompt - self._decode_first
+            if request.arrival.session is not None:
+                worker.cache.insert(request.arrival.session, tokens)
+            seconds = worker.costs.transfer_seconds(tokens * self._system.kv_bytes)
             heappush(self._due, (self.now + seconds, next(self._orders), request))
         if scheduler.due is not None and scheduler.due != before:
             worker.busy += scheduler.due - self.now

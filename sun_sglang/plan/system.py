@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from sun_sglang.contracts.scheme import Side
 from sun_sglang.sim.cost_model import CostModel
 from sun_sglang.topology import Policies, Role
 
@@ -68,6 +69,8 @@ class System:
         policies: the router's policies.
         admission: the router's limits.
         kv_bytes: bytes of KV of one token, which are transferred.
+        first_token: the side that makes the first token.
+        page_size: tokens of a page of the prefix caches.
     """
 
     name: str
@@ -76,6 +79,8 @@ class System:
     policies: Policies = field(default_factory=Policies)
     admission: Admission = field(default_factory=Admission)
     kv_bytes: int = 131072
+    first_token: Side = "prefill"
+    page_size: int = 1
 
     def names(self, role: Role) -> list[str]:
         """Return the names of the pools of a role."""

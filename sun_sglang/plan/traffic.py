@@ -13,9 +13,11 @@ class Arrival(NamedTuple):
         task: position of its task in the system's tasks.
         prompt: tokens of its prompt.
         answer: tokens of its answer, which the client's limit sets.
+        session: the session whose growing context its prompt is, by number; None for a prompt that no other begins like.
     """
 
     at: float
     task: int
     prompt: int
     answer: int
+    session: int | None = None

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 from sun_sglang.contracts.fleet_file import FleetWorker
+from sun_sglang.contracts.worker_card import WorkerCard
+from sun_sglang.emulator.identity import TokenLimits, context_length, emulated_identity, make_card
+from sun_sglang.emulator.settings import parse_settings
+from sun_sglang.plan.session_cache import SessionCache
 from sun_sglang.router.workers.worker import Worker
 from sun_sglang.sim.cost_model import CostModel
 from sun_sglang.sim.decode_runs import DecodeRuns
@@ -21,6 +26,7 @@ class PrefillWorker:
         known: what the router knows.
         scheduler: what it does.
         costs: the seconds that its work takes.
+        cache: the prefixes of sessions.
         at: time of its entry in the simulator's queue; infinite without one.
         busy: seconds of all batches so far, that of the running one included.
     """
@@ -28,6 +34,7 @@ class PrefillWorker:
     known: Worker
     scheduler: PrefillScheduler
     costs: CostModel
+    cache: SessionCache
     at: float = math.inf
     busy: float = 0.0
 
@@ -61,9 +68,11 @@ class DecodeWorker:
         return self.scheduler.due
 
 
-def make_prefill(pool: str, number: int, costs: CostModel) -> PrefillWorker:
+def make_prefill(pool: str, number: int, costs: CostModel, page_size: int = 1) -> PrefillWorker:
     """Return a prefill worker at clock time 0."""
-    return PrefillWorker(_known(pool, "prefill", number), PrefillScheduler(costs, kv_tokens=costs.kv_tokens), costs)
+    cache = SessionCache(page_size=page_size, kv_tokens=costs.kv_tokens)
+    known = _known(pool, "prefill", number)
+    return PrefillWorker(known, PrefillScheduler(costs, kv_tokens=costs.kv_tokens), costs, cache)
 
 
 def make_decode(pool: str, number: int, costs: CostModel) -> DecodeWorker:
@@ -72,4 +81,15 @@ def make_decode(pool: str, number: int, costs: CostModel) -> DecodeWorker:
 
 
 def _known(pool: str, role: Role, number: int) -> Worker:
-    return Worker(FleetWorker(name=f"{pool}-{number}", pool=pool, url="http://simulated:1"), role)
+    worker = Worker(FleetWorker(name=f"{pool}-{number}", pool=pool, url="http://simulated:1"), role)
+    # a policy that remembers workers knows them by their start
+    worker.accept_card(_card(role).model_copy(update={"incarnation": worker.name}), "")
+    return worker
+
+
+@cache
+def _card(role: Role) -> WorkerCard:
+    settings = parse_settings(["--model-path", "simulated", "--disaggregation-mode", role])
+    return make_card(
+        settings, emulated_identity(settings), TokenLimits(context_length(settings), CostModel().kv_tokens)
+    )
