@@ -2,10 +2,10 @@
 
     python -m sun_sglang.bench.plan.prefillshare
 
-Simulates the points of the stored real-time runs with emulated workers (`bench/results/serving/prefillshare_figure_3_*`,
-made by `sun bench`), and sets both beside the paper's largest ratios: p95 latency 3.9 and 4.5 times lower, throughput 3.6
-and 3.9 times higher (ReAct, Reflexion). The paper takes the best concurrency limit of each system and does not state its
-lengths of prompts and answers; those of the stored runs are assumptions (`load/workload/agents/workflow.py`).
+Simulates the points of stored real-time runs with emulated workers (`bench/results/serving/prefillshare_figure_3_*`,
+made by `sun bench`). The paper's largest ratios: p95 latency 3.9 and 4.5 times lower, throughput 3.6 and 3.9 times
+higher (ReAct, Reflexion). It takes the best concurrency limit of each system, and does not state its lengths of prompts
+and answers; those of the stored runs are assumptions (`load/workload/agents/workflow.py`).
 """
 
 from __future__ import annotations

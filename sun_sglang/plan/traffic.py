@@ -13,7 +13,7 @@ class Arrival(NamedTuple):
         task: position of its task in the system's tasks.
         prompt: tokens of its prompt.
         answer: tokens of its answer, which the client's limit sets.
-        session: the session whose growing context its prompt is, by number; None for a prompt that no other begins like.
+        session: number of the session whose growing context its prompt is; None for a prompt without one.
     """
 
     at: float
