@@ -23,6 +23,7 @@ import typer
 from rich.console import Console
 
 from sun_sglang.autoscaling.policy import Autoscaler, Bounds
+from sun_sglang.autoscaling.sizing import Target
 from sun_sglang.autoscaling.step_cost import StepCost, step_cost
 from sun_sglang.bench.load.traces.azure import parse_azure
 from sun_sglang.bench.load.traces.trace import TraceRecord
@@ -129,8 +130,7 @@ def compare(load: str, arrivals: Sequence[Arrival], costs: CostModel, boot: floa
     mean = _mean_need(arrivals, cost)
     start = max(1, math.ceil(mean))
     if first:
-        static = range(max(1, math.floor(mean)), math.ceil(1.8 * mean) + 2)
-        for workers in static:
+        for workers in range(start, math.ceil(1.5 * mean) + 2):
             yield _run(load, f"static-{workers}", system, arrivals, Static(), 0.0, workers)
     for name, policy in _policies(arrivals, cost, most).items():
         yield _run(load, name, system, arrivals, policy, boot, start)
@@ -142,7 +142,7 @@ def _policies(arrivals: Sequence[Arrival], cost: StepCost, most: int) -> Mapping
     # its operator would know the batch that makes 85 % of the objective: the best that HPA can be given
     target = (0.85 * TPOT - cost.base) / (cost.per_request + cost.per_context_token * context)
     return {
-        "offered-load": OfferedLoadPolicy(Autoscaler(Bounds(1, most, TPOT)), cost),
+        "offered-load": OfferedLoadPolicy(Autoscaler(Bounds(1, most, Target(TPOT))), cost),
         "hpa": HorizontalPodAutoscaler(1, most, target),
         "throughput-planner": ThroughputPlanner(1, most, TPOT, cost),
     }

@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -24,6 +25,7 @@ from sun_sglang.bench.load.workload.agents.workflow import Workflow
 from sun_sglang.bench.load.workload.build import build as build_workload
 from sun_sglang.bench.report import RESULTS, Run, new_report, write_report
 from sun_sglang.bench.serving.result import BenchResult, PointReport, SystemPoint, read_result
+from sun_sglang.contracts.scheme import Side
 from sun_sglang.plan.digest import Digest
 from sun_sglang.plan.simulator import Request, Simulator
 from sun_sglang.plan.system import PlannedPool, System, arranged
@@ -88,7 +90,7 @@ def system(name: str, tasks: tuple[str, ...], costs: CostModel) -> System:
     made = arranged(name, tasks, *pools, shares=shares)
     # isolated modules are whole models, and their prefill worker makes the first token
     policies = Policies(prefill="cache_affinity") if shares else Policies()
-    first = "decode" if shares else "prefill"
+    first: Side = "decode" if shares else "prefill"
     return System(name, made.pools, made.tasks, policies, first_token=first, page_size=16)
 
 
@@ -131,7 +133,7 @@ class Sessions:
         self._simulator = simulator = Simulator(deployment, self)
         assert self._plan.due is not None
         for session, due in enumerate(self._plan.due):
-            simulator.call_at(due, lambda now, session=session: self._arrive(session, now))
+            simulator.call_at(due, partial(self._arrive, session))
         simulator.advance(self._end)
 
     def values(self) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import Final
 
 from sun_sglang.autoscaling.demand import Demand
 from sun_sglang.autoscaling.policy import Decision, Member, MemberState
-from sun_sglang.autoscaling.sizing import workers_needed
+from sun_sglang.autoscaling.sizing import Target, workers_needed
 from sun_sglang.autoscaling.step_cost import StepCost
 from sun_sglang.plan.autoscale import Offered
 from sun_sglang.plan.workers import DecodeWorker
@@ -100,7 +100,7 @@ class ThroughputPlanner:
             return resized(active, members)
         rate = offered.total.minus(self._before).times(1 / self._interval)
         self._before, self._next = offered.total, offered.now + self._interval
-        need = workers_needed(rate, self._cost, self._tpot, 1.0).workers
+        need = workers_needed(rate, self._cost, Target(self._tpot, 0.5, 1.0)).workers
         return resized(min(self._most, max(self._least, math.ceil(need))), members)
 
     def note_boot(self, seconds: float) -> None:

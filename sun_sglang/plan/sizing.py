@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sun_sglang.autoscaling.demand import Demand, answer_demand
-from sun_sglang.autoscaling.sizing import workers_needed
+from sun_sglang.autoscaling.sizing import Target, workers_needed
 from sun_sglang.autoscaling.step_cost import step_cost
 from sun_sglang.plan.outcome import Cause, Objectives, Outcome, PlanError, alone, share_text
 from sun_sglang.plan.simulator import Simulator
@@ -206,7 +206,7 @@ def _guess(system: System, load: Load, pool: str, demand: Demand) -> int:
     cost = step_cost(system.pools[pool].costs)
     # without an objective, so many workers that the steps take three times as long as those of an empty batch
     tpot = load.objectives.inter_token_latency or 3 * cost.seconds(1, 0)
-    need = workers_needed(demand, cost, tpot, 1.0).workers if tpot > 0 else 1.0
+    need = workers_needed(demand, cost, Target(tpot, min(load.ratio, 0.99), 1.0)).workers if tpot > 0 else 1.0
     return max(1, math.ceil(need)) if math.isfinite(need) else 1
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from sun_sglang.autoscaling.demand import Demand
 from sun_sglang.autoscaling.policy import Autoscaler, Bounds, Decision, Member, MemberState
+from sun_sglang.autoscaling.sizing import Target
 from sun_sglang.autoscaling.step_cost import step_cost
 from sun_sglang.bench.plan.rivals import HorizontalPodAutoscaler, resized
 from sun_sglang.plan.autoscale import Offered, OfferedLoadPolicy, SizingPolicy, play_autoscaled
@@ -37,7 +38,7 @@ def load(seconds: float, busy: tuple[float, float]) -> list[Arrival]:
 
 def test_pool_under_a_busy_time_grows_for_it_and_shrinks_after_it() -> None:
     arrivals, outcome = load(360.0, (100.0, 200.0)), Outcome(Objectives(inter_token_latency=TPOT))
-    policy = OfferedLoadPolicy(Autoscaler(Bounds(1, 12, TPOT, window=10.0)), step_cost(COSTS))
+    policy = OfferedLoadPolicy(Autoscaler(Bounds(1, 12, Target(TPOT), window=10.0)), step_cost(COSTS))
     time = play_autoscaled(system(12), arrivals, outcome, policy, boot=5.0, initial=1, seconds=360.0)
     assert outcome.all.requests == outcome.tpot.count == len(arrivals)
     assert time.least == 1
