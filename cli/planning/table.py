@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -20,17 +21,18 @@ def show_plan(plan: Mapping[str, Any]) -> None:
     console.print(f"Objectives for {100 * plan['goodput_ratio']:g} % of the requests: {objectives}")
     console.print(f"Step times: {plan['costs']['source']}", markup=False)
     console.print(plan_table(plan))
-    console.print("GPU-hours of the whole load. Breaks first: what most requests miss with fewer decode workers.")
+    console.print("GPU-h: of the whole load. Breaks first: what most requests miss with fewer decode workers.")
     for name, why in plan["left_out"].items():
         console.print(f"`{name}` is left out: {why}.", markup=False)
 
 
 def plan_table(plan: Mapping[str, Any]) -> Table:
     """Return the table of the systems."""
-    table = Table("system", title="Fewest workers", title_justify="left")
-    for column in ("prefill", "decode", "GPU-hours", "within SLO", "TTFT p99", "TPOT p99"):
+    table = Table(title="Fewest workers", title_justify="left", box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("system", no_wrap=True)
+    for column in ("prefill", "decode", "GPU-h", "within", "TTFT p99", "TPOT p99"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("breaks first")
+    table.add_column("breaks first", no_wrap=True)
     for system in plan["systems"]:
         table.add_row(
             system["system"],
