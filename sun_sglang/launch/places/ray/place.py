@@ -22,12 +22,14 @@ from sun_sglang.launch.places.ray.record import RayRecord, new_record, read_reco
 from sun_sglang.launch.places.ray.room import bundles, describe_room
 from sun_sglang.launch.places.ray.running import RayRunning
 from sun_sglang.launch.places.ray.slot import RaySlot, remove_group
-from sun_sglang.launch.places.ray.worker_host import HostState, WorkerHost
+from sun_sglang.launch.places.ray.worker_host import HostState, WorkerHost, running_starts
 from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.plan import WorkerPlan
 from sun_sglang.topology import PlaceSettings
 
 _STATE_WITHIN_S = 30.0
+# Ray starts a Python process for the actor, which imports this package
+_OPEN_WITHIN_S = 60.0
 
 
 class RayPlace:
@@ -47,6 +49,8 @@ class RayPlace:
         self._slots: dict[str, RaySlot] = {}
         self._reserving: set[str] = set()
         self._running: dict[str, RayRunning] = {}
+        # whether all workers of the record are this place's, to be ended by `close`
+        self._owns = False
 
     async def open(self) -> None:
         """Connect to the cluster.
@@ -123,26 +127,39 @@ class RayPlace:
         """
         if self._record is None:
             return {}
+        adopted = await self._adopt(self._record.namespace, workers)
+        self._owns = True
+        return adopted
+
+    async def _adopt(self, namespace: str, workers: Iterable[WorkerPlan]) -> dict[str, Running]:
         plans = {worker.name: worker for worker in workers}
-        found = await self._find_hosts(self._record.namespace)
+        found = await self._find_hosts(namespace)
         adopted: dict[str, Running] = {}
-        for name, of_worker in groupby(sorted(found, key=lambda one: (one[0].worker, one[0].rank)), lambda one: one[0].worker):
+        ordered = sorted(found, key=lambda one: (one[0].worker, one[0].rank))
+        for name, of_worker in groupby(ordered, lambda one: one[0].worker):
             states, hosts = zip(*of_worker, strict=True)
             slot = RaySlot(hosts, states, is_adopted=True)
-            starts = [state.start for state in states if state.start is not None and not state.start.has_ended]
             plan = plans.get(name)
-            if (
-                plan is None
-                or len(starts) != states[0].ranks
-                or any(state.plan != fingerprint(plan) for state in states)
-            ):
+            starts = running_starts(states, "" if plan is None else fingerprint(plan))
+            if plan is None or starts is None:
                 await slot.end()
                 continue
             slot.copy_logs(plan.log)
             self._slots[name] = slot
-            adopted[name] = self._running[name] = RayRunning(name, hosts, tuple(starts))
-        await self._remove_groups(self._record.namespace, keep={slot.group for slot in self._slots.values()})
+            adopted[name] = self._running[name] = RayRunning(name, hosts, starts)
+        await self._remove_groups(namespace, keep={slot.group for slot in self._slots.values()})
         return adopted
+
+    async def running_workers(self) -> tuple[str, ...]:
+        """Return the names of this deployment's workers that run, in order; changes nothing.
+
+        Raises:
+            LaunchError: Ray does not answer.
+        """
+        found = await self._find_hosts(self._record.namespace) if self._record else ()
+        return tuple(
+            sorted({state.worker for state, _ in found if state.start is not None and not state.start.has_ended})
+        )
 
     async def release(self, slot: Slot) -> None:
         """End the slot's actors and give its resources back."""
@@ -152,8 +169,11 @@ class RayPlace:
             await own.end()
 
     async def close(self) -> None:
-        """Kill the workers that still run, and end their actors."""
-        if self._record is None:
+        """Kill the workers that still run, and end their actors.
+
+        Workers of an earlier launcher that this place has not adopted stay.
+        """
+        if self._record is None or not self._owns:
             return
         await asyncio.gather(*(self._kill(running) for running in self._running.values()))
         await asyncio.gather(*(slot.end() for slot in self._slots.values()))
@@ -162,6 +182,7 @@ class RayPlace:
         self._slots.clear()
         remove_record(self._run_dir)
         self._record = None
+        self._owns = False
 
     async def _kill(self, running: RayRunning) -> None:
         # what runs on a lost machine ends with its guard
@@ -191,7 +212,7 @@ class RayPlace:
                 )
             hosts = tuple(self._make_host(group, namespace, worker, needs, rank) for rank in range(len(wanted)))
             opened = await asyncio.gather(
-                *(answered(worker, host.open.remote, within=self._settings.room_timeout + _STATE_WITHIN_S) for host in hosts)
+                *(answered(worker, host.open.remote, within=_OPEN_WITHIN_S) for host in hosts)
             )
         except BaseException:
             for host in hosts:
@@ -226,6 +247,7 @@ class RayPlace:
         if self._record is None:
             self._record = new_record(self._settings.address)
             write_record(self._run_dir, self._record)
+        self._owns = True
         return self._record
 
     async def _find_hosts(self, namespace: str) -> Sequence[tuple[HostState, Any]]:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sun_sglang.launch.places.command import command_at, inherited_environment
@@ -216,6 +216,17 @@ class WorkerHost:
         assert self._running is not None
         assert number == self._number, "a start is waited for before the next one begins"
         return self._running
+
+
+def running_starts(states: Sequence[HostState], plan: str) -> tuple[StartState, ...] | None:
+    """Return the present starts of a worker's hosts, by rank; None unless all of them run, and run this plan.
+
+    Args:
+        states: the states of those hosts that were found, by rank.
+        plan: the fingerprint of the plan.
+    """
+    starts = [state.start for state in states if state.start and not state.start.has_ended and state.plan == plan]
+    return tuple(starts) if len(starts) == states[0].ranks else None
 
 
 def worker_environment(environ: Mapping[str, str], own: Mapping[str, str], gpus: tuple[str, ...]) -> dict[str, str]:
