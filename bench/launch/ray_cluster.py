@@ -7,11 +7,14 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
+
+import psutil
 
 # the machine's own address is not known in advance, and Ray replaces 127.0.0.1 by it
 HOSTS = ("127.0.0.2", "127.0.0.3")
+_STORE_BYTES = 80 << 20
 _VARIABLES = ("RAY_USAGE_STATS_ENABLED", "RAY_TMPDIR")
 # a node without an answer to three checks of a second is lost
 _HEALTH_CHECKS = {
@@ -47,10 +50,21 @@ def kill_raylet(node: Any) -> None:
 
 
 def add_node(cluster: Any, host: str, cpus: int, labels: dict[str, str] | None = None) -> Any:
-    """Start another node of a cluster, and return Ray's handle of it."""
-    return cluster.add_node(
-        num_cpus=cpus, num_gpus=0, node_ip_address=host, object_store_memory=80 << 20, labels=labels or {}
-    )
+    """Start another node of a cluster, and return Ray's handle of it.
+
+    Ray gives a node 30 seconds to start, which a machine with other work may need: a second try follows.
+    """
+    settings = {"num_cpus": cpus, "num_gpus": 0, "node_ip_address": host, "object_store_memory": _STORE_BYTES}
+    try:
+        return cluster.add_node(**settings, labels=labels or {})
+    except Exception as e:
+        if "timed out during startup" not in str(e):
+            raise
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if any(word.endswith(f"node_ip_address={host}") for word in process.cmdline()):
+                process.kill()
+    return cluster.add_node(**settings, labels=labels or {})
 
 
 @contextmanager
@@ -69,7 +83,7 @@ def two_nodes(cpus: int) -> Iterator[TwoNodes]:
             "num_cpus": cpus,
             "num_gpus": 0,
             "node_ip_address": HOSTS[0],
-            "object_store_memory": 80 << 20,
+            "object_store_memory": _STORE_BYTES,
             "include_dashboard": False,
             "_system_config": _HEALTH_CHECKS,
         },

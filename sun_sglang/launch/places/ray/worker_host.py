@@ -20,7 +20,7 @@ from sun_sglang.launch.places.ray.guard import Guard
 from sun_sglang.launch.places.ray.node_ports import NodePorts
 from sun_sglang.launch.planning.hardware.gpu_inventory import VISIBLE_DEVICES
 from sun_sglang.launch.planning.plan import WorkerPlan
-from sun_sglang.processes import tied_to_this_process
+from sun_sglang.processes import die_with_parent, tied_to_this_process
 from sun_sglang.strict import Strict
 
 _CHUNK_BYTES = 1 << 16
@@ -91,6 +91,8 @@ class WorkerHost:
         if not self._host:
             import ray
 
+            # Ray's own check takes seconds, and misses a raylet that ended and whose parent has not read its status
+            die_with_parent(os.getppid())
             self._directory = Path(tempfile.mkdtemp(prefix=f"sun-sglang-{self._worker}-"))
             self._log = self._directory / "worker.log"
             self._guard = await asyncio.to_thread(Guard, self._directory)
