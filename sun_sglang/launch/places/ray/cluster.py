@@ -60,9 +60,7 @@ def _explain(address: str, error: Exception) -> str:
         return f"the versions of this machine and of the Ray cluster differ: {' '.join(text.split())}"
     if isinstance(error, ConnectionError):
         return f"no Ray cluster runs at `{address}`; {_START}"
-    return (
-        f"Ray cannot connect to `{address}` ({reason(error)}); `sun` runs on a machine of the cluster: {_START}"
-    )
+    return f"Ray cannot connect to `{address}` ({reason(error)}); `sun` runs on a machine of the cluster: {_START}"
 
 
 def _require_answer(address: str) -> None:

@@ -115,9 +115,8 @@ class WorkerHost:
             address=Address(host=self._host, port=self._port),
             pid=os.getpid(),
             group=group.id.hex() if group is not None else "",
-            start=running and StartState(
-                number=self._number, address=running.address, pid=running.pid, has_ended=running.has_ended
-            ),
+            start=running
+            and StartState(number=self._number, address=running.address, pid=running.pid, has_ended=running.has_ended),
             plan=self._plan,
         )
 

@@ -69,7 +69,9 @@ async def test_ranks_of_a_worker_run_on_different_machines_and_end_together(plac
 async def test_second_launcher_adopts_workers_of_its_plan_and_ends_the_others(place: RayPlace, tmp_path: Path) -> None:
     path = {"PYTHONPATH": str(REPOSITORY)}
     same, changed, gone = (
-        sleeper(tmp_path, name=name, argv=("--node-rank", name, "--dist-init-addr", "127.0.0.2:9", "--notes", str(tmp_path)))
+        sleeper(
+            tmp_path, name=name, argv=("--node-rank", name, "--dist-init-addr", "127.0.0.2:9", "--notes", str(tmp_path))
+        )
         for name in ("1", "2", "3")
     )
     first = {
