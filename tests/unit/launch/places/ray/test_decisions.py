@@ -70,13 +70,13 @@ def test_worker_inherits_its_machines_environment_without_rays_variables_and_cli
 def test_port_of_another_host_of_the_machine_is_not_taken(tmp_path: Path) -> None:
     ports, others = NodePorts("127.0.0.1", tmp_path), NodePorts("127.0.0.1", tmp_path)
     mine = ports.take()
-    others._free = iter((mine, mine + 1))  # noqa: SLF001 - the order of the free ports is random
+    others._free = iter((mine, mine + 1))
     theirs = others.take()
     assert theirs == mine + 1
     ports.give_back((mine, None, 1))
     with (tmp_path / str(mine)).open() as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    others._free = iter(())  # noqa: SLF001
+    others._free = iter(())
     with pytest.raises(LaunchError, match="not enough free ports"):
         others.take()
 
@@ -206,5 +206,5 @@ async def test_answers_of_actors_are_a_places_errors() -> None:
     with pytest.raises(LaunchError, match=r"the actor of `w` failed: KeyError\('x'\)"):
         await answered("w", call)
     raised[:] = [ActorUnavailableError("unreachable", None)] * 100
-    with pytest.raises(LaunchError, match="has not started or reached the actor of `w` within 0.01 s"):
+    with pytest.raises(LaunchError, match=r"has not started or reached the actor of `w` within 0\.01 s"):
         await answered("w", call, within=0.01)
