@@ -34,6 +34,7 @@ from sun_sglang.bench.launch.listening import listening_sockets
 from sun_sglang.bench.launch.ray_cluster import TwoNodes, add_node, kill_raylet, two_nodes
 from sun_sglang.bench.polling import wait_until
 from sun_sglang.bench.processes import run_sun
+from sun_sglang.bench.provenance import JsonObject
 from sun_sglang.bench.report import RESULTS, Outcome, Report, Run, new_report, write_report
 from sun_sglang.cpu import define_torchvision_schemas
 from sun_sglang.launch.state import ProcessState
@@ -82,7 +83,7 @@ def main(
         write_report(_report(runs, seed, settings), out)
 
     rng = random.Random(seed)
-    prompts = [[rng.randrange(5, 400) for _ in range(40)] for _ in range(streams)]
+    prompts = [[rng.randrange(5, 260) for _ in range(40)] for _ in range(streams)]
     with tempfile.TemporaryDirectory() as directory, two_nodes(_CPUS) as nodes:
         folder = Path(directory)
         define_torchvision_schemas()
@@ -195,7 +196,8 @@ class RayFaults:
                 events += 1
                 if begun is not None and events >= _EVENTS_BEFORE:
                     begun.set()
-        except (CheckError, aiohttp.ClientError, OSError):
+        except (CheckError, aiohttp.ClientError, OSError) as e:
+            Console(stderr=True).print(f"a stream ends with: {e!r}")
             return None
         finally:
             if begun is not None:
@@ -207,9 +209,9 @@ class RayFaults:
         values = self._compared(answers) | {"refused_without_key": await self._refused_without_key()}
         workers = self._workers()
         hosts = {worker.url.rpartition(":")[0] for worker in workers.values()}
-        details = {
+        details: JsonObject = {
             "workers": {name: worker.url for name, worker in workers.items()},
-            "listening": {name: listening_sockets(worker.pid) for name, worker in workers.items()},
+            "listening": {name: [*listening_sockets(worker.pid)] for name, worker in workers.items()},
         }
         passed = not values["errors"] and not values["differ"] and len(hosts) == 2
         passed = passed and values["refused_without_key"] == len(workers)
@@ -250,7 +252,10 @@ class RayFaults:
         values["restarted"] = sum(after[name].pid != worker.pid for name, worker in before.items())
         hidden = all(worker.role == "decode" for worker in lost) and len(lost) == 1
         passed = not values["differ"] and values["restarted"] == restarted and not (hidden and values["errors"])
-        details = {"lost": [worker.name for worker in lost], "detail": {n: w.detail for n, w in after.items()}}
+        details: JsonObject = {
+            "lost": [worker.name for worker in lost],
+            "detail": {name: worker.detail for name, worker in after.items()},
+        }
         self._note(Run(case={"event": event}, outcome=_outcome(passed), values=values, details=details))
 
     async def _lose_node(self) -> None:

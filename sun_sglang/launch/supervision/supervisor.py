@@ -137,7 +137,7 @@ class Supervisor:
             self._claimed.close()
 
     async def _prepare(self) -> None:
-        """Adopt workers of an earlier launcher, reserve a slot for every other, and write the keys and the fleet file."""
+        """Adopt workers of an earlier launcher, reserve a slot for each other one, and write the keys and the fleet."""
         run_dir = self.plan.run_dir
         adopted: tuple[str, ...] = ()
         if self._place.outlives_launcher:

@@ -2,9 +2,9 @@
 
     python -m sun_sglang.launch.places.ray.guard DIRECTORY
 
-The kernel kills a worker's first process with its host (`processes.die_with_parent`), and Ray kills children of an actor
-that ends. Neither reaches their children. The guard reads the worker's process group from a pipe; the end of the pipe
-is the end of the host, however it ended. It is no child of the host, so that Ray does not kill it first.
+The kernel kills a worker's first process with its host (`processes.die_with_parent`), and Ray kills children of an
+actor that ends. Neither reaches their children. The guard reads the worker's process group from a pipe; the end of the
+pipe is the end of the host, however it ended. It is no child of the host, so that Ray does not kill it first.
 """
 
 from __future__ import annotations

@@ -100,6 +100,6 @@ def require_versions(address: str, theirs: Mapping[str, str], own: Mapping[str, 
     for name, version in own.items():
         if theirs.get(name) != version:
             raise UserError(
-                f"place: machine {address} of the Ray cluster has {name} {theirs.get(name, '(none)')}, and this machine "
-                f"has {version}; install the same version on every machine"
+                f"place: machine {address} of the Ray cluster has {name} {theirs.get(name, '(none)')}, and this "
+                f"machine has {version}; install the same version on every machine"
             )

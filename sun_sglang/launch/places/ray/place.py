@@ -7,6 +7,7 @@ import secrets
 import signal
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from sun_sglang.launch.places.ray.record import RayRecord, new_record, read_reco
 from sun_sglang.launch.places.ray.room import bundles, describe_room
 from sun_sglang.launch.places.ray.running import RayRunning
 from sun_sglang.launch.places.ray.slot import RaySlot, remove_group
-from sun_sglang.launch.places.ray.worker_host import HostState, WorkerHost, running_starts
+from sun_sglang.launch.places.ray.worker_host import HostState, StartState, WorkerHost, running_starts
 from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.plan import WorkerPlan
 from sun_sglang.topology import PlaceSettings
@@ -101,16 +102,17 @@ class RayPlace:
         own = self._slots[slot.worker]
         name, plan, paths = worker.name, fingerprint(worker), paths_of(worker)
         meeting = await answered(name, own.hosts[0].choose_meeting.remote) if len(own.hosts) > 1 else ""
-        starts = await asyncio.gather(
-            *(answered(name, lambda host=host: host.start.remote(worker, plan, paths, meeting)) for host in own.hosts),
+        tried = await asyncio.gather(
+            *(answered(name, partial(host.start.remote, worker, plan, paths, meeting)) for host in own.hosts),
             return_exceptions=True,
         )
-        failed = [start for start in starts if isinstance(start, BaseException)]
+        starts = [start for start in tried if isinstance(start, StartState)]
+        failed = [start for start in tried if isinstance(start, BaseException)]
         if failed:
             # a rank alone waits for the others for ever
-            for host, start in zip(own.hosts, starts, strict=True):
-                if not isinstance(start, BaseException):
-                    await answered(name, lambda host=host, start=start: host.send.remote(start.number, signal.SIGKILL))
+            for host, start in zip(own.hosts, tried, strict=True):
+                if isinstance(start, StartState):
+                    await answered(name, partial(host.send.remote, start.number, int(signal.SIGKILL)))
             raise failed[0]
         own.copy_logs(worker.log)
         running = self._running[name] = RayRunning(name, own.hosts, tuple(starts))

@@ -115,8 +115,7 @@ class WorkerHost:
             address=Address(host=self._host, port=self._port),
             pid=os.getpid(),
             group=group.id.hex() if group is not None else "",
-            start=running
-            and StartState(number=self._number, address=running.address, pid=running.pid, has_ended=running.has_ended),
+            start=None if running is None else self._start_state(running),
             plan=self._plan,
         )
 
@@ -138,11 +137,11 @@ class WorkerHost:
             RefusedError: this machine lacks one of the paths.
             LaunchError: no port is free.
         """
-        absent = [path for path in paths if not Path(path).exists()]
+        absent = await asyncio.to_thread(_absent, paths)
         if absent:
             raise RefusedError(
-                f"`{self._worker}` cannot run on machine {self._host}: {', '.join(absent)} is not there; copy it to the "
-                "same path on every machine of the cluster, mount it there, or name a model by its Hugging Face id"
+                f"`{self._worker}` cannot run on machine {self._host}: {', '.join(absent)} is not there; copy it to "
+                "the same path on every machine of the cluster, mount it there, or name a model by its Hugging Face id"
             )
         if self._running is not None:
             self._ports.give_back((self._running.address.bootstrap_port, self._running.address.nccl_port))
@@ -155,16 +154,8 @@ class WorkerHost:
         ranks = ("--node-rank", str(self._rank), "--dist-init-addr", meeting) if meeting else ()
         command = command_at(worker.model_copy(update={"log": self._log}), address)
         self._log_begin = log_size(self._log)
-        with self._log.open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", command.module, *command.argv, *ranks],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=worker_environment(os.environ, command.env, _assigned_gpus() if worker.gpus else ()),
-                process_group=0,
-                preexec_fn=tied_to_this_process(),
-            )
+        environment = worker_environment(os.environ, command.env, _assigned_gpus() if worker.gpus else ())
+        process = _spawn([sys.executable, "-m", command.module, *command.argv, *ranks], environment, self._log)
         self._guard.watch(process.pid)
         self._number += 1
         self._plan = plan
@@ -201,7 +192,8 @@ class WorkerHost:
     async def read_log(self, offset: int, patience: float) -> bytes:
         """Return up to 64 KiB of the output of all starts; empty where none comes within `patience` seconds."""
         deadline = asyncio.get_running_loop().time() + patience
-        while log_size(self._log) <= offset and asyncio.get_running_loop().time() < deadline:
+        # the worker writes the file itself: nothing tells this process
+        while log_size(self._log) <= offset and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(_LOOK_S)
         return await asyncio.to_thread(_read, self._log, offset)
 
@@ -212,6 +204,9 @@ class WorkerHost:
             await self._running.wait_gone()
             self._guard.watch(0)
         shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _start_state(self, running: LocalRunning) -> StartState:
+        return StartState(number=self._number, address=running.address, pid=running.pid, has_ended=running.has_ended)
 
     def _start(self, number: int) -> LocalRunning:
         assert self._running is not None
@@ -240,6 +235,24 @@ def worker_environment(environ: Mapping[str, str], own: Mapping[str, str], gpus:
     """
     inherited = {name: value for name, value in inherited_environment(environ).items() if not name.startswith("RAY_")}
     return {**inherited, **own, **({VISIBLE_DEVICES: ",".join(gpus)} if gpus else {})}
+
+
+def _absent(paths: tuple[str, ...]) -> list[str]:
+    return [path for path in paths if not Path(path).exists()]
+
+
+def _spawn(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """Start a process in a new process group, which the kernel kills when the thread that calls this ends."""
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=environment,
+            process_group=0,
+            preexec_fn=tied_to_this_process(),
+        )
 
 
 def _assigned_gpus() -> tuple[str, ...]:

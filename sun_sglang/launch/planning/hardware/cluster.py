@@ -10,7 +10,7 @@ from sun_sglang.launch.planning.hardware.machine import Machine
 def as_one(machines: Sequence[Machine]) -> Machine:
     """Return what a worker finds on any of some machines, and the GPUs of all of them, numbered from 0.
 
-    Cores and memory are those of the smallest machine, and packages and RDMA devices count where every machine has them.
+    Cores and memory are those of the smallest machine. Packages and RDMA devices count where every machine has them.
     """
     first, *others = machines
     if not others:

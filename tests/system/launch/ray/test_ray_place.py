@@ -40,11 +40,8 @@ def sleeper(tmp_path: Path, module: str = "tests.system.launch.ray.ranks", **cha
 
 
 async def text_of(path: Path) -> str:
-    async def exists() -> bool:
-        return path.exists()
-
-    await wait_until(exists, f"{path} exists", within=WITHIN_S)
-    return path.read_text()
+    await wait_until(path.exists, f"{path} exists", within=WITHIN_S)
+    return path.read_text()  # noqa: ASYNC240 - a line
 
 
 async def test_ranks_of_a_worker_run_on_different_machines_and_end_together(place: RayPlace, tmp_path: Path) -> None:
@@ -111,7 +108,7 @@ async def test_machine_without_the_model_refuses_the_worker(
 
 async def test_worker_without_room_names_what_it_needs_and_what_there_is(place: RayPlace, tmp_path: Path) -> None:
     small = RayPlace(tmp_path, PlaceSettings(kind="ray", room_timeout=0.1))
-    with pytest.raises(LaunchError, match="has no room for `base-0`.*1 CPU and 2 GPU.*127.0.0.2: 3 CPU and 0 GPU"):
+    with pytest.raises(LaunchError, match=r"has no room for `base-0`.*1 CPU and 2 GPU.*127\.0\.0\.2: 3 CPU and 0 GPU"):
         await small.reserve("base-0", Needs(cpus=1, gpus=2))
-    with pytest.raises(UserError, match="no machine of the Ray cluster is alive .* labels {'zone': 'moon'}"):
+    with pytest.raises(UserError, match=r"no machine of the Ray cluster is alive .* labels \{'zone': 'moon'\}"):
         await RayPlace(tmp_path, PlaceSettings(kind="ray", labels={"zone": "moon"})).machines()
