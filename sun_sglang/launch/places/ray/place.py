@@ -23,7 +23,7 @@ from sun_sglang.launch.places.ray.record import RayRecord, new_record, read_reco
 from sun_sglang.launch.places.ray.room import bundles, describe_room
 from sun_sglang.launch.places.ray.running import RayRunning
 from sun_sglang.launch.places.ray.slot import RaySlot, remove_group
-from sun_sglang.launch.places.ray.worker_host import HostState, StartState, WorkerHost, running_starts
+from sun_sglang.launch.places.ray.host.worker_host import HostState, StartState, WorkerHost, running_starts
 from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.plan import WorkerPlan
 from sun_sglang.topology import PlaceSettings

@@ -11,7 +11,7 @@ from typing import Any
 from sun_sglang.errors import LaunchError
 from sun_sglang.launch.places.place import PlaceLostError
 from sun_sglang.launch.places.ray.calls import answered
-from sun_sglang.launch.places.ray.worker_host import StartState
+from sun_sglang.launch.places.ray.host.worker_host import StartState
 
 
 class RayRunning:

@@ -1,6 +1,6 @@
 """The guard of one worker host: a process that kills the worker's process group once the host is gone.
 
-    python -m sun_sglang.launch.places.ray.guard DIRECTORY
+    python -m sun_sglang.launch.places.ray.host.guard DIRECTORY
 
 The kernel kills a worker's first process with its host (`processes.die_with_parent`), and Ray kills children of an
 actor that ends. Neither reaches their children. The guard reads the worker's process group from a pipe; the end of the
@@ -30,7 +30,7 @@ class Guard:
     """
 
     def __init__(self, directory: Path) -> None:
-        command = [sys.executable, "-m", "sun_sglang.launch.places.ray.guard", str(directory)]
+        command = [sys.executable, "-m", "sun_sglang.launch.places.ray.host.guard", str(directory)]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

@@ -11,13 +11,14 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from sun_sglang.launch.places.command import command_at, inherited_environment
 from sun_sglang.launch.places.local.child import Child, LocalRunning, log_size
 from sun_sglang.launch.places.place import Address, RefusedError
-from sun_sglang.launch.places.ray.guard import Guard
-from sun_sglang.launch.places.ray.node_ports import NodePorts
+from sun_sglang.launch.places.ray.host.guard import Guard
+from sun_sglang.launch.places.ray.host.node_ports import NodePorts
 from sun_sglang.launch.planning.hardware.gpu_inventory import VISIBLE_DEVICES
 from sun_sglang.launch.planning.plan import WorkerPlan
 from sun_sglang.processes import die_with_parent, tied_to_this_process
@@ -93,6 +94,7 @@ class WorkerHost:
 
             # Ray's own check takes seconds, and misses a raylet that ended and whose parent has not read its status
             die_with_parent(os.getppid())
+            _take_usual_priority()
             self._directory = Path(tempfile.mkdtemp(prefix=f"sun-sglang-{self._worker}-"))
             self._log = self._directory / "worker.log"
             self._guard = await asyncio.to_thread(Guard, self._directory)
@@ -235,6 +237,15 @@ def worker_environment(environ: Mapping[str, str], own: Mapping[str, str], gpus:
     """
     inherited = {name: value for name, value in inherited_environment(environ).items() if not name.startswith("RAY_")}
     return {**inherited, **own, **({VISIBLE_DEVICES: ",".join(gpus)} if gpus else {})}
+
+
+def _take_usual_priority() -> None:
+    """Undo the low priority that Ray gives its actors, for this thread and the processes that it starts.
+
+    Without the privilege for it (root's, or a limit of `nice`) the priority stays: `RAY_worker_niceness=0 ray start`.
+    """
+    with suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
 
 
 def _absent(paths: tuple[str, ...]) -> list[str]:
