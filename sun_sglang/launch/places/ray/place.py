@@ -17,13 +17,13 @@ from sun_sglang.launch.places.command import fingerprint
 from sun_sglang.launch.places.place import Needs, PlaceLostError, Running, Slot
 from sun_sglang.launch.places.ray.calls import answered
 from sun_sglang.launch.places.ray.cluster import connect, nodes
+from sun_sglang.launch.places.ray.host.worker_host import HostState, StartState, WorkerHost, running_starts
 from sun_sglang.launch.places.ray.machines import read_machines
 from sun_sglang.launch.places.ray.paths import paths_of
 from sun_sglang.launch.places.ray.record import RayRecord, new_record, read_record, remove_record, write_record
 from sun_sglang.launch.places.ray.room import bundles, describe_room
 from sun_sglang.launch.places.ray.running import RayRunning
 from sun_sglang.launch.places.ray.slot import RaySlot, remove_group
-from sun_sglang.launch.places.ray.host.worker_host import HostState, StartState, WorkerHost, running_starts
 from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.plan import WorkerPlan
 from sun_sglang.topology import PlaceSettings

@@ -11,8 +11,8 @@ from typing import Any
 from sun_sglang.errors import LaunchError
 from sun_sglang.launch.places.place import Address
 from sun_sglang.launch.places.ray.calls import answered
-from sun_sglang.launch.places.ray.log_copy import LogCopy
 from sun_sglang.launch.places.ray.host.worker_host import HostState
+from sun_sglang.launch.places.ray.log_copy import LogCopy
 
 _ENDED_WITHIN_S = 60.0
 

@@ -13,12 +13,12 @@ from sun_sglang.errors import LaunchError, UserError
 from sun_sglang.launch.places.place import Address, Needs, PlaceLostError, RefusedError
 from sun_sglang.launch.places.ray.calls import answered
 from sun_sglang.launch.places.ray.cluster import connect
-from sun_sglang.launch.places.ray.machines import require_versions
 from sun_sglang.launch.places.ray.host.node_ports import NodePorts
+from sun_sglang.launch.places.ray.host.worker_host import HostState, StartState, running_starts, worker_environment
+from sun_sglang.launch.places.ray.machines import require_versions
 from sun_sglang.launch.places.ray.paths import paths_of
 from sun_sglang.launch.places.ray.record import new_record, read_record, remove_record, write_record
 from sun_sglang.launch.places.ray.room import bundles, describe_room, usable_nodes
-from sun_sglang.launch.places.ray.host.worker_host import HostState, StartState, running_starts, worker_environment
 from tests.support.workers import decode_worker
 
 
