@@ -104,10 +104,11 @@ def _describe_left(deployment: Deployment) -> str:
         running = f"whether its workers run cannot be determined: {problem}"
     else:
         running = f"these workers run without it: {', '.join(workers) or 'none'}"
-    launch = command_for("launch", state.topology, directory)
+    stop = command_for("stop", state.topology, directory)
+    where = f" --run-dir {directory}" if "--run-dir" in stop else ""
     return (
-        f"{state.topology}: its launcher (pid {state.pid}) is gone, and the router with it; {running}. `{launch}` goes "
-        f"on with them, `{command_for('stop', state.topology, directory)}` ends them."
+        f"{state.topology}: its launcher (pid {state.pid}) is gone, and the router with it; {running}. "
+        f"`sun launch {state.topology} --place ray{where}` goes on with them, `{stop}` ends them."
     )
 
 

@@ -234,7 +234,7 @@ class RayFaults:
             kill: kills it, and returns the workers that are lost with it.
             restarted: how many workers should be started again.
         """
-        before = self._workers()
+        before, proven = self._workers(), await self._incarnations()
         begun = [asyncio.Event() for _ in self._prompts]
         streams = [asyncio.create_task(self._answer(*one)) for one in zip(self._prompts, begun, strict=True)]
         await asyncio.gather(*(one.wait() for one in begun))
@@ -246,7 +246,7 @@ class RayFaults:
         await self._until_answer()
         values["seconds_to_answer"] = round(time.monotonic() - at, 2)
         values = self._compared(await asyncio.gather(*streams)) | values
-        await wait_until(lambda: self._is_whole_after(before, lost), "all is whole", within=_WITHIN, interval=0.1)
+        await wait_until(lambda: self._is_whole_after(proven, lost), "all is whole", within=_WITHIN, interval=0.1)
         values["seconds_to_whole"] = round(time.monotonic() - at, 2)
         after = self._workers()
         values["restarted"] = sum(after[name].pid != worker.pid for name, worker in before.items())
@@ -327,10 +327,18 @@ class RayFaults:
 
         await wait_until(is_answered, "a new request is answered", within=_WITHIN, interval=0.1)
 
-    async def _is_whole_after(self, before: Mapping[str, ProcessState], lost: Sequence[ProcessState]) -> bool:
-        now = self._workers()
-        again = all(now[worker.name].restarts > before[worker.name].restarts for worker in lost)
+    async def _is_whole_after(self, before: Mapping[str, str], lost: Sequence[ProcessState]) -> bool:
+        """Return whether the router serves a later start of each lost worker, and every path is proven."""
+        now = await self._incarnations()
+        again = all(now.get(worker.name, before[worker.name]) != before[worker.name] for worker in lost)
         return again and await self._client.is_whole()
+
+    async def _incarnations(self) -> dict[str, str]:
+        """Return the start of each worker that the router serves requests with, by name."""
+        async with self._client.session.get(f"{self._client.router}/tasks") as reply:
+            task = (await reply.json())["tasks"][_TASK]
+        workers = (*task["prefill"]["workers"], *task["decode"]["workers"])
+        return {worker["name"]: worker["incarnation"] for worker in workers if worker["state"] == "ready"}
 
     def _compared(self, answers: Sequence[list[int] | None]) -> dict[str, int | float]:
         both = list(zip(answers, self._right, strict=True))

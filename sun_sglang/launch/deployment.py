@@ -18,6 +18,7 @@ from sun_sglang.launch.places.local.ports import free_ports
 from sun_sglang.launch.places.local.router import start_router
 from sun_sglang.launch.places.local.start_methods import StartMethodName, choose_start
 from sun_sglang.launch.places.place import Place
+from sun_sglang.launch.places.ray.record import read_record
 from sun_sglang.launch.planning.flags.flag_schema import load_flag_schema
 from sun_sglang.launch.planning.hardware.cluster import as_one
 from sun_sglang.launch.planning.place_checks import chosen_place, require_place_runs
@@ -107,9 +108,14 @@ def _make_place(
     """Return the topology's place, and free ports of this machine that no worker gets.
 
     Raises:
-        UserError: `start` is for another place.
+        UserError: `start` is for another place, or an earlier launch in the directory was at another one.
     """
     if topology.place.kind == "local":
+        if read_record(run_dir) is not None:
+            raise UserError(
+                f"workers of an earlier launch in {run_dir} may run on Ray: go on with them with `--place ray`, or end "
+                "them with `sun stop`"
+            )
         local = LocalPlace(run_dir / "logs", start, warn=warn, taken_ports=frozenset({topology.router.port}))
         return local, iter(local.take_port, None)
     if start is not None:

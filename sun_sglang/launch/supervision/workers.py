@@ -82,8 +82,12 @@ class Workers:
             LaunchError: the place has no room.
             UserError: the place cannot run such a worker.
         """
-        reserved = await asyncio.gather(*map(self._reserve, self._plans))
-        slots = {slot.worker: slot for slot in reserved}
+        reserved = await asyncio.gather(*map(self._reserve, self._plans), return_exceptions=True)
+        for slot in reserved:
+            # only now: the place is closed next, and nothing may be reserved after that
+            if isinstance(slot, BaseException):
+                raise slot
+        slots = self._slots
         return tuple(
             FleetWorker(name=worker.name, pool=worker.pool, url=slots[worker.name].address.url, key=self.key)
             for worker in self._plans

@@ -29,6 +29,7 @@ from sun_sglang.launch.planning.plan import WorkerPlan
 from sun_sglang.topology import PlaceSettings
 
 _STATE_WITHIN_S = 30.0
+_KILLED_WITHIN_S = 60.0
 # Ray starts a Python process for the actor, which imports this package
 _OPEN_WITHIN_S = 60.0
 
@@ -188,9 +189,10 @@ class RayPlace:
 
     async def _kill(self, running: RayRunning) -> None:
         # what runs on a lost machine ends with its guard
-        with suppress(PlaceLostError):
-            await running.send(signal.SIGKILL)
-            await running.wait_gone()
+        with suppress(PlaceLostError, TimeoutError):
+            async with asyncio.timeout(_KILLED_WITHIN_S):
+                await running.send(signal.SIGKILL)
+                await running.wait_gone()
 
     async def _make_slot(self, worker: str, needs: Needs) -> RaySlot:
         import ray
@@ -253,7 +255,7 @@ class RayPlace:
         return self._record
 
     async def _find_hosts(self, namespace: str) -> Sequence[tuple[HostState, Any]]:
-        """Return the actors of this deployment that answer, with their states; end those that do not."""
+        """Return the actors of this deployment that answer, with their states."""
         import ray
 
         named = await asyncio.to_thread(ray.util.list_named_actors, all_namespaces=True)
@@ -270,8 +272,7 @@ class RayPlace:
             return None
         try:
             return await answered(name.partition("/")[0], host.state.remote, within=_STATE_WITHIN_S), host
-        except LaunchError:
-            await asyncio.to_thread(ray.kill, host)
+        except LaunchError:  # whoever adopts the others ends it with its placement group
             return None
 
     async def _remove_groups(self, namespace: str, keep: set[str]) -> None:

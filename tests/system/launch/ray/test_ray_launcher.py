@@ -60,6 +60,10 @@ def test_killed_launcher_leaves_workers_that_the_next_one_adopts_and_stop_ends(
     shown = sun("status", "--run-dir", str(run_dir), status=1)
     assert "is gone, and the router with it; these workers run without it: base-0, math-0" in shown
 
+    refused = run_sun("launch", str(file), "--place", "local", "--run-dir", str(run_dir), timeout=WITHIN_S)
+    assert refused.returncode == 1
+    assert "go on with them with `--place ray`" in " ".join(refused.stderr.split())
+
     sun(*launch, "--run-dir", str(run_dir))
     assert workers_of(run_dir) == first
     assert (run_dir / WORKER_KEY).read_text() == key
