@@ -206,3 +206,37 @@ def test_name_that_is_another_path_in_a_url_is_no_name_of_a_task(name: str) -> N
 @pytest.mark.parametrize("name", ["math", "team/math", "a/b/c-1.2", "base:math", "v1..2", "a/_b", "a/:b"])
 def test_name_of_a_task_may_have_slashes_colons_and_dots(name: str) -> None:
     assert TypeAdapter(TaskName).validate_python(name) == name
+
+
+SCALED = SUN + "autoscale: {pool: base, min: 2, max: 8, slo: {tpot: 25ms}, window: 1m}\n"
+
+
+def test_pool_that_sizes_itself_is_given_alone_or_in_a_list_with_durations() -> None:
+    (scaled,) = parse_topology(SCALED, base=HERE).autoscale
+    assert (scaled.pool, scaled.min, scaled.max, scaled.slo.tpot, scaled.window) == ("base", 2, 8, 0.025, 60.0)
+    listed = SUN + "autoscale: [{pool: base, max: 3, slo: {tpot: 0.5}, costs: c.yaml}]\n"
+    (scaled,) = parse_topology(listed, base=HERE).autoscale
+    assert (scaled.min, scaled.slo.tpot, scaled.costs) == (1, 0.5, "/topologies/c.yaml")
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes", "message"),
+    [
+        ("min: 2", "min: 9", "autoscale.0: min 9 is more than max 8"),
+        ("tpot: 25ms", "tpot: 25 parsecs", "autoscale.0.slo.tpot: is no duration; write seconds, or a number with"),
+        ("tpot: 25ms", "tpot: 0", "autoscale.0.slo.tpot: "),
+        ("tpot: 25ms", "tpot: .nan", "autoscale.0.slo.tpot: "),
+        ("pool: base", "pool: math", "autoscale.0.pool: `math` is a prefill pool; decode pools: `base`"),
+        ("pool: base", "pool: bass", "autoscale.0.pool: `bass` is no pool of this file; decode pools: `base`"),
+        ("min: 2, max: 8", "max: 1", "pools.base.replicas: 2 is more than the `max` 1 of `autoscale.0`"),
+        ("slo: {tpot: 25ms}", "slo: {ttft: 1}", "autoscale.0.slo.tpot: is required"),
+    ],
+)
+def test_mistake_in_autoscale_is_named_with_its_place(was: str, becomes: str, message: str) -> None:
+    assert was in SCALED
+    assert message in refusal(SCALED.replace(was, becomes))
+
+
+def test_pool_that_sizes_itself_is_not_given_twice() -> None:
+    twice = SUN + "autoscale: [{pool: base, max: 3, slo: {tpot: 1}}, {pool: base, max: 4, slo: {tpot: 1}}]\n"
+    assert "autoscale.1.pool: `base` is given twice" in refusal(twice)

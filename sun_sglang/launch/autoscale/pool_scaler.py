@@ -23,6 +23,9 @@ from sun_sglang.launch.state import PoolSize, ProcessState
 # seconds until every process of the router shows a change
 _SHOWN_WITHIN = 10.0
 
+# the reason changes with every report, and the state file holds all workers
+_SHOW_REASON_EVERY = 5.0
+
 _LOG = logging.getLogger(__name__)
 
 
@@ -68,7 +71,7 @@ class PoolScaler:
         scaling: its settings and costs.
         workers: every worker that it may have.
         fleet: the launcher's workers.
-        changed: called after a decision that changes anything.
+        changed: called after `size` has changed; for its reason alone, not each time.
         now: returns clock seconds.
     """
 
@@ -95,6 +98,7 @@ class PoolScaler:
         self._leaving: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._told: int | None = None
+        self._shown_at = now()
         initial = sum(not worker.standby for worker in self._plans.values())
         bounds = self._policy.bounds
         self._size = PoolSize(
@@ -147,7 +151,7 @@ class PoolScaler:
     def _note_work(self, now: float, report: TasksReport, workers: dict[str, WorkerReport]) -> None:
         if report.offered is not None:
             offered = report.offered.get(self.pool)
-            demand = Demand() if offered is None else Demand(offered.answers, offered.tokens, offered.context_tokens)
+            demand = Demand() if offered is None else Demand(**offered.model_dump())
             self._policy.note_demand(now, demand)
         for steps in self._steps.read(workers.values()):
             self._cost.note(steps)
@@ -253,6 +257,7 @@ class PoolScaler:
 
     def _show(self, decision: Decision, members: list[Member], *, held: bool) -> None:
         count = {state: sum(member.state is state for member in members) for state in MemberState}
+        before = self._size
         self._size = self._size.model_copy(
             update={
                 "workers": decision.workers,
@@ -265,11 +270,21 @@ class PoolScaler:
         )
         if decision.changes and not held:
             self._note(f"{_changes(decision)}: {decision.reason}")
+        elif _counts(before) != _counts(self._size) or self._now() >= self._shown_at + _SHOW_REASON_EVERY:
+            self._tell_people()
 
     def _note(self, change: str) -> None:
         _LOG.info("pool %s: %s", self.pool, change)
         self._size = self._size.model_copy(update={"changed": change, "changes": self._size.changes + 1})
+        self._tell_people()
+
+    def _tell_people(self) -> None:
+        self._shown_at = self._now()
         self._changed()
+
+
+def _counts(size: PoolSize) -> tuple[int, int, int, int]:
+    return size.workers, size.serving, size.starting, size.draining
 
 
 def _changes(decision: Decision) -> str:
