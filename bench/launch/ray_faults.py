@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -226,13 +227,21 @@ class RayFaults:
                     count += reply.status == 401
         return count
 
-    async def _lose(self, event: str, kill: Callable[[], Sequence[ProcessState]], *, restarted: int) -> None:
+    async def _lose(
+        self,
+        event: str,
+        kill: Callable[[], Sequence[ProcessState]],
+        *,
+        restarted: int,
+        then: Callable[[], object] = lambda: None,
+    ) -> None:
         """Kill something under streams, and note what the clients notice and when all is as before.
 
         Args:
             event: its name.
             kill: kills it, and returns the workers that are lost with it.
             restarted: how many workers should be started again.
+            then: called once these workers have ended.
         """
         before, proven = self._workers(), await self._incarnations()
         begun = [asyncio.Event() for _ in self._prompts]
@@ -243,6 +252,7 @@ class RayFaults:
         values: dict[str, int | float] = {}
         await _until_gone([worker.pid for worker in lost])
         values["seconds_gone"] = round(time.monotonic() - at, 2)
+        then()
         await self._until_answer()
         values["seconds_to_answer"] = round(time.monotonic() - at, 2)
         values = self._compared(await asyncio.gather(*streams)) | values
@@ -266,15 +276,9 @@ class RayFaults:
             kill_raylet(self._nodes.second)
             return lost
 
-        replaced = asyncio.create_task(self._replace_node())
-        await self._lose("raylet", kill, restarted=len(lost))
-        await replaced
-
-    async def _replace_node(self) -> None:
-        """Start another node once the second one is lost, so that there is room again."""
-        raylet = self._nodes.second.all_processes["raylet"][0].process
-        await wait_until(lambda: raylet.poll() is not None, "the raylet has ended", within=_WITHIN)
-        await asyncio.to_thread(add_node, self._nodes.cluster, "127.0.0.4", _CPUS)
+        # in this thread, which waits some seconds for it: Ray starts nodes in the main thread alone
+        replace = partial(add_node, self._nodes.cluster, "127.0.0.4", _CPUS)
+        await self._lose("raylet", kill, restarted=len(lost), then=replace)
 
     async def _lose_launcher(self) -> None:
         before, at = self._workers(), time.monotonic()
