@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -22,12 +22,19 @@ EXAMPLE = "sun check configs/demo/sun.yaml"
 def command(
     file: Annotated[Path, typer.Argument(help="A topology file.", show_default=False)],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, also for an error.")] = False,
+    place: Annotated[
+        Literal["local", "ray"] | None,
+        typer.Option(help="Where workers would run; as in `sun launch`.", show_default="the topology's"),
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="The Ray cluster; as in `sun launch`.", show_default="the topology's, else auto")
+    ] = None,
 ) -> None:
-    """Check a topology: the file, SGLang flags, models, and what this machine would run."""
+    """Check a topology: the file, SGLang flags, models, and what this machine (or its Ray cluster) would run."""
     from sun_sglang.launch.deployment import prepare
 
     try:
-        prepared = asyncio.run(prepare(file, Path(".sun"), require_port=False))
+        prepared = asyncio.run(prepare(file, Path(".sun"), place_kind=place, address=address, require_port=False))
     except UserError as e:
         if not as_json:
             raise
@@ -96,7 +103,8 @@ def _show(prepared: Prepared) -> None:
     for name, pool in topology.pools.items():
         workers = [w for w in plan.workers if w.pool == name]
         gpus = " ".join(",".join(map(str, w.gpus)) for w in workers)
-        place = f"GPU {gpus}" if gpus.strip() else "CPU"
+        on_gpus = f"GPU {gpus}" if topology.place.kind == "local" else f"{len(workers[0].gpus)} GPU each"
+        place = on_gpus if gpus.strip() else "CPU"
         identity = findings.pools[name].identity
         pools.add_row(name, pool.role, str(pool.replicas), place, identity.weights if identity else "?", pool.model)
     has_adapters = any(task.adapter is not None for task in plan.fleet.tasks.values())
@@ -111,6 +119,8 @@ def _show(prepared: Prepared) -> None:
         tasks.add_row(name, task.prefill, task.decode, *shown, *((task.module.revision,) if task.module else ()))
     console.print(pools)
     console.print(tasks)
+    if topology.place.kind == "ray":
+        console.print(f"Place: the Ray cluster at `{topology.place.address}`.")
     console.print(f"KV transfer: {plan.transfer.backend}. {plan.transfer.reason}")
     console.print(f"Router: {plan.router.url if topology.router.port else 'a free port on ' + plan.router.host}")
     for note in (*findings.notes, *plan.notes):

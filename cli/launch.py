@@ -35,6 +35,19 @@ def command(
             show_default="plain where a worker has a GPU, else fork",
         ),
     ] = None,
+    place: Annotated[
+        Literal["local", "ray"] | None,
+        typer.Option(
+            help="Where workers run: `local` for this machine, `ray` for a Ray cluster.", show_default="the topology's"
+        ),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="The Ray cluster: `auto` for the one of this machine, or HOST:PORT of its head.",
+            show_default="the topology's, else auto",
+        ),
+    ] = None,
     ready_timeout: Annotated[
         float, typer.Option(help="Seconds after which a deployment that is not ready has failed.")
     ] = 1800.0,
@@ -58,10 +71,11 @@ def command(
     def warn(note: str) -> None:
         display.note(lambda: console.print(f"[yellow]note:[/] {note}"))
 
-    prepared = asyncio.run(prepare(file, directory, start, warn))
+    prepared = asyncio.run(prepare(file, directory, start, warn, place_kind=place, address=address))
     make_run_dir(directory)
     if detach:
-        options = [*(["--start", start] if start else []), "--ready-timeout", str(ready_timeout)]
+        given = {"--start": start, "--place": place, "--address": address, "--ready-timeout": str(ready_timeout)}
+        options = [word for option, value in given.items() if value is not None for word in (option, value)]
         _detach(console, file, options, prepared)
     else:
         _run_here(console, display, prepared, ready_timeout)

@@ -32,18 +32,25 @@ def command(
     ] = False,
 ) -> None:
     """Show the deployments of this machine. Exits with 1 if the named deployment is not running."""
-    from sun_sglang.launch.discovery import running_deployments
+    from sun_sglang.launch.discovery import left_deployments, running_deployments
 
     if watch:
         with suppress(KeyboardInterrupt):
             _watch(file, run_dir)
         return
     found = running_deployments(file, run_dir)
+    left = left_deployments(file, run_dir)
     reports = asyncio.run(read_reports(found))
     if as_json:
-        typer.echo(json.dumps([_as_json(d, r) for d, r in zip(found, reports, strict=True)], indent=2))
+        shown = [_as_json(d, r) for d, r in zip(found, reports, strict=True)]
+        shown += [{**_as_json(d, None), "left_workers": _left_workers(d)[0]} for d in left]
+        typer.echo(json.dumps(shown, indent=2))
     else:
-        _show(found, reports, file or run_dir)
+        _show(found, reports)
+        if not found and not left:
+            _show_none(file or run_dir)
+        for deployment in left:
+            typer.echo(_describe_left(deployment))
     if not found and (file or run_dir):
         sys.exit(1)
 
@@ -65,7 +72,7 @@ def _as_json(deployment: Deployment, report: TasksReport | None) -> dict[str, ob
     return {**deployment.state.model_dump(mode="json"), "tasks": tasks}
 
 
-def _show(deployments: Sequence[Deployment], reports: Sequence[TasksReport | None], named: Path | None) -> None:
+def _show(deployments: Sequence[Deployment], reports: Sequence[TasksReport | None]) -> None:
     from rich.console import Console
 
     from sun_sglang.cli.display.deployment_view import early_end, render
@@ -75,8 +82,34 @@ def _show(deployments: Sequence[Deployment], reports: Sequence[TasksReport | Non
         console.print(render(state, report))
         for end in filter(None, map(early_end, state.processes)):
             console.print(end, markup=False)
-    if not deployments:
-        _show_none(named)
+
+
+def _left_workers(deployment: Deployment) -> tuple[list[str] | None, str]:
+    """Return the workers that outlived a deployment's launcher; None, and why, where they cannot be determined."""
+    from sun_sglang.errors import SunError
+    from sun_sglang.launch.left_workers import left_workers
+
+    try:
+        return list(asyncio.run(left_workers(deployment.run_dir))), ""
+    except SunError as e:
+        return None, str(e)
+
+
+def _describe_left(deployment: Deployment) -> str:
+    from sun_sglang.launch.discovery import command_for
+
+    directory, state = deployment
+    workers, problem = _left_workers(deployment)
+    if workers is None:
+        running = f"whether its workers run cannot be determined: {problem}"
+    else:
+        running = f"these workers run without it: {', '.join(workers) or 'none'}"
+    stop = command_for("stop", state.topology, directory)
+    where = f" --run-dir {directory}" if "--run-dir" in stop else ""
+    return (
+        f"{state.topology}: its launcher (pid {state.pid}) is gone, and the router with it; {running}. "
+        f"`sun launch {state.topology} --place ray{where}` goes on with them, `{stop}` ends them."
+    )
 
 
 def _watch(file: Path | None, run_dir: Path | None) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+# loaded before a fork: a child of a process with threads must not need the loader's lock
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def die_with_parent(parent: int) -> None:
@@ -18,7 +20,7 @@ def die_with_parent(parent: int) -> None:
         parent: pid of the parent, read before the fork. A parent that has already ended would send no signal, so this
             process ends at once.
     """
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
 

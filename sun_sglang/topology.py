@@ -18,6 +18,7 @@ from sun_sglang.strict import Strict
 
 Role = Literal["prefill", "decode"]
 Backend = Literal["sglang", "emulated"]
+PlaceKind = Literal["local", "ray"]
 PoolName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
 # no part between slashes is empty, `.` or `..`: in the path of a URL such a name would be another task's
 _TASK_NAME = r"^[A-Za-z0-9][A-Za-z0-9._:-]*(/[A-Za-z0-9_:-][A-Za-z0-9._:-]*)*$"
@@ -170,6 +171,26 @@ def _listed(value: object) -> object:
     return [value] if isinstance(value, dict) else value
 
 
+def _named_place(value: object) -> object:
+    return {"kind": value} if isinstance(value, str) else value
+
+
+class PlaceSettings(Strict):
+    """Where the workers run.
+
+    Attributes:
+        kind: `local` for the launcher's machine, `ray` for the machines of a Ray cluster.
+        address: the Ray cluster: `auto` for the one of the launcher's machine, or HOST:PORT of its head.
+        labels: names and values of Ray's labels that a machine must have to run workers.
+        room_timeout: seconds to wait for a machine with room, for example until a cluster has grown.
+    """
+
+    kind: PlaceKind = "local"
+    address: str = Field(default="auto", min_length=1)
+    labels: dict[str, str] = Field(default_factory=dict)
+    room_timeout: float = Field(default=30.0, gt=0)
+
+
 class TaskSettings(Strict):
     """The pools of a task and its share of them, as the topology file and the fleet file have them.
 
@@ -315,6 +336,7 @@ class Topology(Strict):
         backend: the backend of every pool that names none.
         emulated: settings of emulated workers.
         autoscale: the decode pools that size themselves; a single one may be given without a list.
+        place: where the workers run; a name alone stands for the place with its defaults.
     """
 
     pools: dict[PoolName, Pool] = Field(min_length=1)
@@ -325,6 +347,7 @@ class Topology(Strict):
     backend: Backend = "sglang"
     emulated: Emulation = Field(default_factory=Emulation)
     autoscale: Annotated[tuple[Autoscale, ...], BeforeValidator(_listed)] = ()
+    place: Annotated[PlaceSettings, BeforeValidator(_named_place)] = Field(default_factory=PlaceSettings)
 
     def backend_of(self, pool: str) -> Backend:
         """Return the backend of a pool's workers: the pool's own, else the file's."""

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from sun_sglang.errors import LaunchError, TopologyError
+from sun_sglang.errors import LaunchError, TopologyError, UserError
 from sun_sglang.launch.autoscale.settings import read_scaling
 from sun_sglang.launch.claim import claim
 from sun_sglang.launch.discovery import command_for
 from sun_sglang.launch.places.local.place import LocalPlace
+from sun_sglang.launch.places.local.ports import free_ports
 from sun_sglang.launch.places.local.router import start_router
 from sun_sglang.launch.places.local.start_methods import StartMethodName, choose_start
 from sun_sglang.launch.places.place import Place
+from sun_sglang.launch.places.ray.record import read_record
 from sun_sglang.launch.planning.flags.flag_schema import load_flag_schema
+from sun_sglang.launch.planning.hardware.cluster import as_one
+from sun_sglang.launch.planning.place_checks import chosen_place, require_place_runs
 from sun_sglang.launch.planning.plan import LaunchPlan
 from sun_sglang.launch.planning.planner import make_plan
 from sun_sglang.launch.planning.preflight import PreflightReport, preflight, require_router_port
 from sun_sglang.launch.state import read_state
 from sun_sglang.launch.supervision.readiness import Limits
 from sun_sglang.launch.supervision.supervisor import Changed, Supervisor
-from sun_sglang.topology import Topology
+from sun_sglang.topology import PlaceKind, Topology
 from sun_sglang.topology_file import load_topology
 
 
@@ -52,25 +56,32 @@ async def prepare(
     start: StartMethodName | None = None,
     warn: Callable[[str], None] = lambda _: None,
     *,
+    place_kind: PlaceKind | None = None,
+    address: str | None = None,
     require_port: bool = True,
 ) -> Prepared:
-    """Load a topology, check everything that can be checked before a start, and plan it for this machine.
+    """Load a topology, check everything that can be checked before a start, and plan it for its place.
 
     Args:
         file: the topology file.
         run_dir: directory for the deployment's files.
         start: how workers are started; None leaves the choice to the place.
         warn: called with a sentence when the place cannot start workers as it should.
+        place_kind: where the workers run; None for the topology's place.
+        address: the Ray cluster; None for the topology's.
         require_port: raise where the router cannot listen now; else note it, since this deployment may be running.
 
     Raises:
         UserError: the first error in the topology.
     """
     topology = load_topology(file)
-    place = LocalPlace(run_dir / "logs", start, warn=warn, taken_ports=frozenset({topology.router.port}))
-    (machine,) = await place.machines()
+    settings = chosen_place(topology.place, place_kind, address)
+    topology = topology.model_copy(update={"place": settings})
+    place, router_ports = _make_place(topology, run_dir, start, warn)
+    machine = as_one(await place.machines())
     schema = load_flag_schema()
     findings = preflight(topology, machine, schema)
+    require_place_runs(settings, findings.pools)
     try:
         require_router_port(topology)
     except TopologyError as e:
@@ -82,12 +93,36 @@ async def prepare(
         machine,
         findings.pools,
         run_dir=run_dir,
-        router_port=topology.router.port or place.take_port(),
+        router_port=topology.router.port or next(router_ports),
         schema=schema,
         scaling=read_scaling(topology),
     )
-    choose_start(next((worker.name for worker in plan.workers if worker.gpus), None), start)
+    if settings.kind == "local":
+        choose_start(next((worker.name for worker in plan.workers if worker.gpus), None), start)
     return Prepared(file, topology, plan, place, findings)
+
+
+def _make_place(
+    topology: Topology, run_dir: Path, start: StartMethodName | None, warn: Callable[[str], None]
+) -> tuple[Place, Iterator[int]]:
+    """Return the topology's place, and free ports of this machine that no worker gets.
+
+    Raises:
+        UserError: `start` is for another place, or an earlier launch in the directory was at another one.
+    """
+    if topology.place.kind == "local":
+        if read_record(run_dir) is not None:
+            raise UserError(
+                f"workers of an earlier launch in {run_dir} may run on Ray: go on with them with `--place ray`, or end "
+                "them with `sun stop`"
+            )
+        local = LocalPlace(run_dir / "logs", start, warn=warn, taken_ports=frozenset({topology.router.port}))
+        return local, iter(local.take_port, None)
+    if start is not None:
+        raise UserError("--start is for workers of this machine; leave it out with `place: ray`")
+    from sun_sglang.launch.places.ray.place import RayPlace
+
+    return RayPlace(run_dir, topology.place), free_ports()
 
 
 def supervise(prepared: Prepared, changed: Changed, limits: Limits) -> Supervisor:

@@ -2,6 +2,8 @@
 
 A deployment keeps all of its files in one run directory:
 
+    ray.json          where the workers are, with `place: ray` (`places/ray/record.py`)
+    planned-fleet.json  the fleet as planned (`supervision/kept_fleet.py`)
     state.json        what runs, for `sun status` (`state.py`)
     fleet.json        what the router serves
     admin.key         the launcher's own key for the router
@@ -71,6 +73,19 @@ def running_deployments(file: Path | None, run_dir: Path | None) -> list[Deploym
     return [Deployment(directory, state)] if state is not None and state.alive else []
 
 
+def left_deployments(file: Path | None, run_dir: Path | None) -> list[Deployment]:
+    """Return the deployments whose launcher was killed and whose workers may run without it.
+
+    Arguments and number as in `running_deployments`.
+    """
+    if file is None and run_dir is None:
+        return [deployment for deployment in known_deployments() if deployment.state.is_left]
+    directory = run_dir if run_dir is not None else run_dir_of(file) if file is not None else None
+    assert directory is not None
+    state = read_state(directory)
+    return [Deployment(directory, state)] if state is not None and state.is_left else []
+
+
 def running_deployment(file: Path | None, run_dir: Path | None) -> Deployment:
     """Return the one running deployment that a user means; arguments as in `running_deployments`.
 
@@ -96,6 +111,11 @@ def _killed(run_dir: Path | None) -> str:
     state = read_state(run_dir) if run_dir is not None else None
     if state is None or state.alive or state.phase in (Phase.STOPPED, Phase.FAILED):
         return ""
+    if state.is_left:
+        return (
+            f": its launcher (pid {state.pid}) is gone, and the router with it; `sun launch` goes on with its workers, "
+            "`sun stop` ends them"
+        )
     return f": its launcher (pid {state.pid}) is gone, and its workers with it; `sun launch` starts it again"
 
 

@@ -48,6 +48,14 @@ def new_key(path: Path) -> str:
     return key
 
 
+def read_key_file(path: Path) -> str:
+    """Return the key in a file; empty where there is none."""
+    try:
+        return path.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
 def read_access(run_dir: Path) -> RouterAccess:
     """Return the credentials for the router of the deployment in a run directory.
 

@@ -99,6 +99,7 @@ class DeploymentState(Strict):
         detail: why it failed or stopped.
         processes: the router and the workers.
         sizes: the pools that size themselves.
+        outlives_launcher: whether its workers outlive a launcher that was killed.
     """
 
     topology: Path
@@ -111,6 +112,12 @@ class DeploymentState(Strict):
     detail: str
     processes: tuple[ProcessState, ...]
     sizes: tuple[PoolSize, ...] = ()
+    outlives_launcher: bool = False
+
+    @property
+    def is_left(self) -> bool:
+        """Whether its launcher was killed and its workers may run without it."""
+        return self.outlives_launcher and not self.alive and self.phase not in (Phase.STOPPED, Phase.FAILED)
 
     @property
     def alive(self) -> bool:

@@ -24,6 +24,8 @@ APART = frozenset(
 )
 # each of these tests starts its own processes
 _ALONE = ("tests/system/faults/", "tests/engine/test_launcher.py")
+# tests that share a Ray cluster
+_RAY = ("tests/system/launch/ray/", "tests/system/launch/test_place_conformance.py")
 _ENGINE = ("deployment", "demo", "tests/engine/")
 # files of tens of seconds: one of them as the last would run by itself
 _LONG = ("tests/unit/train/", "tests/unit/demo/")
@@ -34,6 +36,8 @@ def scope_of(test: str) -> str:
     file = test.partition("::")[0]
     if file.startswith(_ALONE):
         return test
+    if file.startswith(_RAY):
+        return "tests/system/launch/ray"
     name = file.removeprefix("tests/engine/")
     if name == file or name in APART:
         return file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -52,6 +53,14 @@ def command_at(worker: WorkerPlan, address: Address) -> Command:
         threads=worker.threads,
         log=worker.log,
     )
+
+
+def fingerprint(worker: WorkerPlan) -> str:
+    """Return a value that two plans of a worker share if a start of one is as good as a start of the other.
+
+    Variables of the environment are left out: they follow from the machines, which come and go.
+    """
+    return hashlib.sha256(repr((worker.module, worker.argv, worker.nodes)).encode()).hexdigest()
 
 
 def inherited_environment(environ: Mapping[str, str]) -> dict[str, str]:

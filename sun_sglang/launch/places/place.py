@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Protocol
 
 from sun_sglang.errors import LaunchError
@@ -42,13 +42,15 @@ class Needs(Strict):
 
     Attributes:
         cpus: threads of its processes.
-        gpus: how many GPUs.
+        gpus: how many GPUs, on all of its machines together.
         devices: which GPUs (`Gpu.index`), where the plan has chosen them; else empty.
+        nodes: number of machines that it spans.
     """
 
     cpus: int
     gpus: int = 0
     devices: tuple[int, ...] = ()
+    nodes: int = 1
 
 
 class Slot(Protocol):
@@ -125,7 +127,14 @@ class Running(Protocol):
 
 
 class Place(Protocol):
-    """Runs workers. A caller opens it, reserves a slot for each worker, starts workers, and closes it."""
+    """Runs workers. A caller opens it, reserves a slot for each worker, starts workers, and closes it.
+
+    Attributes:
+        outlives_launcher: whether its workers outlive a launcher that was killed, so that a later one can adopt them.
+    """
+
+    @property
+    def outlives_launcher(self) -> bool: ...  # noqa: D102 - described above
 
     async def open(self) -> None:
         """Connect to the place. A closed place can be opened again."""
@@ -161,11 +170,16 @@ class Place(Protocol):
         """
         ...
 
-    async def adopt(self) -> dict[str, Running]:
-        """Return the workers that run since an earlier launcher, by name.
+    async def adopt(self, workers: Iterable[WorkerPlan] = ()) -> dict[str, Running]:
+        """Return the workers that run since an earlier launcher as planned, by name; end all others of that launcher.
+
+        `reserve` returns the slot of an adopted worker.
+
+        Args:
+            workers: the plans; a worker whose flags have changed since is ended.
 
         Raises:
-            LaunchError: workers of this place end with their launcher.
+            LaunchError: workers of this place end with their launcher, or the place does not answer.
         """
         ...
 
@@ -182,4 +196,4 @@ class RefusedError(LaunchError):
 
 def needs_of(worker: WorkerPlan) -> Needs:
     """Return what a planned worker occupies."""
-    return Needs(cpus=worker.threads, gpus=len(worker.gpus), devices=worker.gpus)
+    return Needs(cpus=worker.threads, gpus=len(worker.gpus), devices=worker.gpus, nodes=worker.nodes)

@@ -70,7 +70,8 @@ def _chosen_by_user(backend: str, machine: Machine) -> tuple[str, str]:
 def _on_gpus(machine: Machine) -> tuple[str, str]:
     if "nixl" in machine.transfer_packages:
         # over CUDA IPC; RDMA would send each page through a network card and back
-        return "nixl", "All workers share this host, and NIXL is installed."
+        where = "All workers share this host, and NIXL is installed"
+        return "nixl", f"{where}." if machine.machines == 1 else "NIXL is installed on every machine."
     if "mooncake" not in machine.transfer_packages:
         return "nixl", "Neither NIXL nor mooncake is installed here: install `nixl`."
     usable = _usable(machine)

@@ -35,6 +35,7 @@ class WorkerPlan(Strict):
         log: file for its output.
         module: the Python module that runs it: `python -m MODULE`.
         forkable: whether it may be forked from one process that has imported SGLang.
+        nodes: number of machines that it spans (SGLang's `nnodes`).
         standby: whether it is not started at first: its pool sizes itself.
     """
 
@@ -49,6 +50,7 @@ class WorkerPlan(Strict):
     log: Path
     module: str
     forkable: bool
+    nodes: int = 1
     standby: bool = False
 
     @property

@@ -84,7 +84,8 @@ def plan_workers(
         TopologyError: the machine has too few GPUs, or settings contradict each other.
     """
     gpus = assign_gpus(pools, machine)
-    threads = max(1, machine.cores // sum(pool.replicas * pool.ranks for pool in pools.values()))
+    ranks = sum(pool.replicas * pool.ranks for pool in pools.values())
+    threads = max(1, min(machine.cores, machine.cores * machine.machines // ranks))
     beside_cache = schema.speculative_with_cache if schema else ()
     workers: list[WorkerPlan] = []
     notes: list[str] = []
@@ -110,6 +111,7 @@ def plan_workers(
                     log=run_dir / "logs" / f"{worker}.log",
                     module=pool.kind.module,
                     forkable=pool.kind.forkable,
+                    nodes=pool.nodes,
                     standby=worker in pool.standby,
                 )
             )

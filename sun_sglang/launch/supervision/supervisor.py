@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TextIO
 
-from sun_sglang.contracts.fleet_file import write_fleet
 from sun_sglang.contracts.tasks_report import TasksReport
 from sun_sglang.errors import LaunchError
 from sun_sglang.launch.autoscale.pool_scaler import PoolScaler
@@ -18,9 +17,10 @@ from sun_sglang.launch.places.place import Place, Running
 from sun_sglang.launch.planning.plan import ADMIN_KEY, WORKER_KEY, LaunchPlan, RouterPlan
 from sun_sglang.launch.rolling_restart.launched import Launched
 from sun_sglang.launch.rolling_restart.restarts import Restarts
-from sun_sglang.launch.router_access import new_key, read_access
+from sun_sglang.launch.router_access import new_key, read_access, read_key_file
 from sun_sglang.launch.router_client import RouterClient
 from sun_sglang.launch.state import DeploymentState, Phase, ProcessState, write_state
+from sun_sglang.launch.supervision.kept_fleet import kept_fleet, write_fleets
 from sun_sglang.launch.supervision.readiness import Limits, process_obstacle, router_obstacle, timeout_obstacle
 from sun_sglang.launch.supervision.supervised_process import SupervisedProcess
 from sun_sglang.launch.supervision.workers import Workers
@@ -107,6 +107,7 @@ class Supervisor:
             detail=self._detail or self._unwritten,
             processes=tuple(process.state for process in self._processes),
             sizes=tuple(scaler.size for scaler in self._scalers),
+            outlives_launcher=self._place.outlives_launcher,
         )
 
     @property
@@ -136,16 +137,24 @@ class Supervisor:
             self._claimed.close()
 
     async def _prepare(self) -> None:
-        """Reserve a slot for every worker, and write the keys and the router's fleet file."""
+        """Adopt workers of an earlier launcher, reserve a slot for each other one, and write the keys and the fleet."""
         run_dir = self.plan.run_dir
+        adopted: tuple[str, ...] = ()
+        if self._place.outlives_launcher:
+            key = read_key_file(run_dir / WORKER_KEY)
+            # without their key none of them can be reached
+            adopted = await self._workers.adopt(self.plan.workers if key else ())
+            self._workers.key = key
         try:
-            self._workers.key = new_key(run_dir / WORKER_KEY)
+            if not adopted:
+                self._workers.key = new_key(run_dir / WORKER_KEY)
             new_key(run_dir / ADMIN_KEY)
         except OSError as e:
             raise LaunchError(f"{run_dir} cannot be written: {e}") from e
         workers = await self._workers.reserve()
+        fleet = kept_fleet(self.plan.fleet, run_dir) if adopted else self.plan.fleet
         try:
-            write_fleet(self.plan.router.fleet, self.plan.fleet.model_copy(update={"workers": workers}))
+            write_fleets(fleet, workers, self.plan)
         except OSError as e:
             raise LaunchError(f"{run_dir} cannot be written: {e}") from e
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from sun_sglang.contracts.fleet_file import FleetWorker
@@ -45,6 +45,8 @@ class Workers:
         self._changed = changed
         self._grace = grace
         self._slots: dict[str, Slot] = {}
+        # workers that run since an earlier launcher, until their first `start`
+        self._adopted: dict[str, Running] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self.processes = {worker.name: self._supervised(worker) for worker in plans}
 
@@ -56,6 +58,23 @@ class Workers:
         """Return a client of the router."""
         return self._connect()
 
+    async def adopt(self, plans: Iterable[WorkerPlan]) -> tuple[str, ...]:
+        """Take over the workers that an earlier launcher left as planned, and end all others of it; return their names.
+
+        Args:
+            plans: every worker that may run, with those of a pool that sizes itself.
+
+        Raises:
+            LaunchError: the place does not answer.
+        """
+        plans = tuple(plans)
+        self._adopted = await self._place.adopt(plans)
+        for worker in plans:
+            if worker.name in self._adopted and worker.name not in self.processes:
+                self._plans = (*self._plans, worker)
+                self.processes[worker.name] = self._supervised(worker)
+        return tuple(self._adopted)
+
     async def reserve(self) -> tuple[FleetWorker, ...]:
         """Reserve a slot for every worker that is started at first, and return the router's entries for them.
 
@@ -63,7 +82,12 @@ class Workers:
             LaunchError: the place has no room.
             UserError: the place cannot run such a worker.
         """
-        slots = {worker.name: await self._reserve(worker) for worker in self._plans}
+        reserved = await asyncio.gather(*map(self._reserve, self._plans), return_exceptions=True)
+        for slot in reserved:
+            # only now: the place is closed next, and nothing may be reserved after that
+            if isinstance(slot, BaseException):
+                raise slot
+        slots = self._slots
         return tuple(
             FleetWorker(name=worker.name, pool=worker.pool, url=slots[worker.name].address.url, key=self.key)
             for worker in self._plans
@@ -136,6 +160,8 @@ class Workers:
         )
 
         async def start(_restarts: int) -> Running:
+            if (adopted := self._adopted.pop(worker.name, None)) is not None:
+                return adopted
             return await self._place.start(self._slots[worker.name], worker.with_key(self.key))
 
         return SupervisedProcess(state, start, self._changed, prepare=partial(self._prepare_restart, worker))

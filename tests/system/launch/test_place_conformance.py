@@ -17,11 +17,13 @@ from sun_sglang.launch.places.local.fork_start import ForkStart
 from sun_sglang.launch.places.local.place import LocalPlace
 from sun_sglang.launch.places.local.start_methods import StartMethod
 from sun_sglang.launch.places.place import Needs, Place, Running, needs_of
+from sun_sglang.launch.places.ray.place import RayPlace
 from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.plan import WorkerPlan
 from sun_sglang.launch.planning.planner import make_plan
 from sun_sglang.launch.planning.preflight import preflight
 from sun_sglang.processes import start_ticks
+from sun_sglang.topology import PlaceSettings
 from sun_sglang.topology_file import parse_topology
 
 WITHIN_S = 60.0
@@ -53,6 +55,7 @@ class ForkingPlace(LocalPlace):
 PLACES: dict[str, Callable[[Path], Place]] = {
     "local, plain": lambda logs: LocalPlace(logs, "plain"),
     "local, fork": lambda logs: ForkingPlace(logs, "fork"),
+    "ray": lambda logs: RayPlace(logs.parent, PlaceSettings(kind="ray")),
 }
 
 
@@ -63,6 +66,8 @@ async def place(
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     (tmp_path / "sitecustomize.py").write_text(WITH_A_CHILD)
     (tmp_path / "logs").mkdir()
+    if request.param is PLACES["ray"]:
+        request.getfixturevalue("ray_nodes")
     place: Place = request.param(tmp_path / "logs")
     await place.open()
     yield place

@@ -39,6 +39,8 @@ class LocalPlace:
         ports: free ports, none twice; default: ports that are free when they are given.
     """
 
+    outlives_launcher = False
+
     def __init__(
         self,
         logs: Path,
@@ -105,7 +107,7 @@ class LocalPlace:
         self._running = [one for one in self._running if not one.has_ended] + [running]
         return running
 
-    async def adopt(self) -> dict[str, Running]:
+    async def adopt(self, workers: Iterable[WorkerPlan] = ()) -> dict[str, Running]:
         """Refuse: the kernel ends a local worker with its launcher.
 
         Raises:

@@ -34,6 +34,7 @@ class Machine(Strict):
         rdma: the RDMA devices, usable or not.
         mooncake_variables: the variables of mooncake's transfers that the environment sets.
         transfer_packages: the packages of `TRANSFER_PACKAGES` that can be imported.
+        machines: number of machines for which it stands: `cores` and `memory` are of each, `gpus` of all together.
     """
 
     gpus: tuple[Gpu, ...] = ()
@@ -44,6 +45,7 @@ class Machine(Strict):
     rdma: tuple[RdmaDevice, ...] = ()
     mooncake_variables: dict[str, str] = Field(default_factory=dict)
     transfer_packages: frozenset[str] = frozenset()
+    machines: int = 1
 
 
 def detect_machine() -> Machine:

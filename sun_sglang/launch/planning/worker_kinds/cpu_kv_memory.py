@@ -26,5 +26,5 @@ def cpu_kv_tokens(identity: Identity | None, machine: Machine, caches: int) -> i
     """
     if identity is None:
         return _MOST_TOKENS_UNREAD
-    memory = int(machine.memory * _SHARE / caches)
+    memory = int(machine.memory * machine.machines * _SHARE / caches)
     return max(1, min(_MOST_TOKENS, memory // kv_bytes_per_token(identity)))
