@@ -19,7 +19,6 @@ from sun_sglang.strict import YamlError, first_invalid, listed, parse_yaml
 from sun_sglang.topology import Emulation, EngineFlags, Router, Topology
 
 _LAUNCHER = "is set by the launcher"
-_ONE_MACHINE = "is for a worker that spans machines, which is not supported"
 _PLAIN_HTTP = "is not supported: the router reaches its workers over plain HTTP and without a key"
 _PAIRED = "would change a worker's role, which its pool sets"
 _OWNED_FLAGS = {
@@ -27,7 +26,7 @@ _OWNED_FLAGS = {
     **dict.fromkeys(("host", "port", "nccl_port", "served_model_name", "disaggregation_bootstrap_port"), _LAUNCHER),
     **dict.fromkeys(("base_gpu_id", "gpu_id_step"), "is set by the launcher; a pool's `gpus` chooses GPUs"),
     **dict.fromkeys(("disaggregation_mode", "enable_pd_role_switch", "encoder_only", "language_only"), _PAIRED),
-    **dict.fromkeys(("nnodes", "node_rank", "dist_init_addr", "nccl_init_addr"), _ONE_MACHINE),
+    **dict.fromkeys(("node_rank", "dist_init_addr", "nccl_init_addr"), _LAUNCHER),
     **dict.fromkeys(("api_key", "admin_api_key", "ssl_keyfile", "ssl_certfile", "fastapi_root_path"), _PLAIN_HTTP),
     **OTHER_SERVER_FLAGS,
     "config": "would hide flags from these checks; write them here",

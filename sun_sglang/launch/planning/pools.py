@@ -73,6 +73,7 @@ class ResolvedPool(PoolSettings):
         ranks: scheduler processes of each worker; each has a GPU of its own.
         model_copies: copies of the model in each worker: its data-parallel replicas. With DP attention the
             data-parallel ranks are the tensor-parallel ones, and there is one copy.
+        nodes: machines that each worker spans.
         kv_caches: KV caches of each worker: one for each data-parallel rank, with DP attention or not.
         dtype: the default of the flag `dtype` for its workers; empty where SGLang chooses.
         checkpoint: its checkpoint; None where it is not on this machine.
@@ -86,6 +87,7 @@ class ResolvedPool(PoolSettings):
     ranks: int
     model_copies: int
     kv_caches: int
+    nodes: int
     dtype: EngineFlags
     checkpoint: Checkpoint | None
     same_module: bool
@@ -199,6 +201,7 @@ def _resolve(
             ranks=_size(pool, "tp_size") * _size(pool, "pp_size") * _model_copies(pool),
             model_copies=_model_copies(pool),
             kv_caches=_size(pool, "dp_size") * _size(pool, "attn_dp_size"),
+            nodes=_size(pool, "nnodes"),
             dtype=dtypes[name],
             checkpoint=checkpoints[name],
             same_module=all(
