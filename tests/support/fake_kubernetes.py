@@ -113,6 +113,7 @@ class FakeKubernetes:
         if self.down:
             assert http.transport is not None
             http.transport.abort()
+            return web.Response()
         if self.status:
             return web.json_response({"kind": "Status", "code": self.status}, status=self.status)
         if query.get("watch") == "True":

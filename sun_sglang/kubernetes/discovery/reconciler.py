@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 
 from sun_sglang.errors import LaunchError, UserError
@@ -15,6 +16,7 @@ Report = Callable[[str], None]
 # A router that starts again has the workers of its fleet file, or none: its list is read again now and then.
 _RESYNC_S = 5.0
 _PAUSE_S = 0.5
+_PLACE = re.compile(r"^workers\.\d+\.")
 
 
 class Reconciler:
@@ -28,7 +30,7 @@ class Reconciler:
         key: the worker key of its workers.
         report: receives a line for each change and for each new reason of a failure.
         resync: seconds without an event after which the router's list is read again.
-        pause: seconds after a round that failed.
+        pause: seconds after a round in which the router did not answer.
     """
 
     def __init__(
@@ -82,23 +84,22 @@ class Reconciler:
                 self._due.set()
 
     async def step(self) -> bool:
-        """Make the changes that are due now; return whether all of them were made."""
+        """Make the changes that are due now; return False where the router does not answer."""
         assert self._table.pods is not None, "the caller has a list"
-        done = True
         try:
             async with self._connect() as client:
                 known = [Known(w["name"], w["pool"], w["url"], w["state"]) for w in await client.workers()]
                 self._failures.pop("router", None)
                 self._forget(self._table.pods)
                 for change in changes(self._table.pods, known, self._added, self._drained, self._prefix):
-                    done = await self._make(client, change) and done
+                    await self._make(client, change)
         except (LaunchError, UserError) as e:
             self._failed("router", str(e))
             return False
-        return done
+        return True
 
-    async def _make(self, client: RouterClient, change: Change) -> bool:
-        """Make one change; return False where the router refuses it.
+    async def _make(self, client: RouterClient, change: Change) -> None:
+        """Make one change. One that the router refuses is due again in the next round.
 
         Raises:
             LaunchError: the router does not answer.
@@ -114,11 +115,11 @@ class Reconciler:
             else:
                 await client.remove_worker(name, force=change.force)
         except UserError as e:
-            self._failed(name, f"{name}: {e}")
-            return False
+            # the worker's place in the fleet differs from try to try
+            self._failed(name, f"{name}: {_PLACE.sub('', str(e))}")
+            return
         self._failures.pop(name, None)
         self._report(f"{name}: {_DONE[type(change)]}")
-        return True
 
     def _failed(self, what: str, reason: str) -> None:
         """Report a failure, once for as long as it has this reason."""
