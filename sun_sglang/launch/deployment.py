@@ -71,6 +71,12 @@ async def prepare(
     (machine,) = await place.machines()
     schema = load_flag_schema()
     findings = preflight(topology, machine, schema)
+    for pool in findings.pools.values():
+        if pool.nodes > 1:
+            fix = "run it on several: `sun export kubernetes` (docs/kubernetes.md)"
+            raise TopologyError(
+                pool.flag_path("nnodes"), f"its workers span {pool.nodes} machines, and this is one", fix
+            )
     try:
         require_router_port(topology)
     except TopologyError as e:

@@ -22,7 +22,9 @@ def require_exportable(topology: Topology, options: ExportOptions) -> None:
         raise TopologyError("router.port", "is 0, and a Service needs a fixed port", "write one, such as 8000")
     if topology.router.port < 1024:
         problem = f"is {topology.router.port}, and the router's container does not run as root"
-        raise TopologyError("router.port", problem, "write one from 1024 on; a Service or an Ingress can have the other")
+        raise TopologyError(
+            "router.port", problem, "write one from 1024 on; a Service or an Ingress can have the other"
+        )
     for name, pool in topology.pools.items():
         if pool.gpus is not None:
             problem = "has indices of one machine's GPUs; Kubernetes gives each pod GPUs of its own"

@@ -101,7 +101,7 @@ def plan_pods(topology: Topology, options: ExportOptions) -> Planned:
             PoolPods(
                 pool=pool,
                 worker=_in_pod(worker, files.move(worker.argv, _paths(topology, name))),
-                replicas=max(pool.replicas, scaled.min if (scaled := topology.autoscale_of(name)) else 1),
+                replicas=pool.replicas - len(pool.standby),
                 gpus=pool.gpus_per_worker // pool.nodes,
                 nodes=pool.nodes,
             )

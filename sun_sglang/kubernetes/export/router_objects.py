@@ -60,7 +60,9 @@ def router_objects(fleet: Fleet, options: ExportOptions) -> Iterator[Manifest]:
     name, own = f"{options.name}-{ROUTER}", labels(options.name, ROUTER)
     content = fleet.model_dump_json(indent=1, exclude_defaults=True)
     if len(content.encode()) > _MOST_CONFIG_BYTES:
-        problem = f"the fleet file of {len(fleet.tasks)} tasks has {len(content.encode()):,} bytes, and a ConfigMap 1 MiB"
+        problem = (
+            f"the fleet file of {len(fleet.tasks)} tasks has {len(content.encode()):,} bytes, and a ConfigMap 1 MiB"
+        )
         raise UserError(f"{problem}; leave tasks out of the topology, and add them over the router's API")
     yield {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "labels": own}}
     yield {

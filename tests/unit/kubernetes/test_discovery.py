@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+from kubernetes import client, config
+
 from sun_sglang.bench.polling import wait_until
 from sun_sglang.emulator.fault_injection import Fault
+from sun_sglang.kubernetes.discovery.__main__ import discover
 from sun_sglang.kubernetes.discovery.changes import Add, changes
 from sun_sglang.kubernetes.discovery.pods import parse_pod
 from tests.support.emulator import expected
@@ -26,7 +30,9 @@ async def hold_answers(running: Deployment, count: int) -> list[asyncio.Task[lis
     def held() -> dict[str, int]:
         return {n: running.router.registry.workers[n].load.requests for n in (FIRST, SECOND)}
 
-    await wait_until(held, "answers are held on both workers", accept=lambda n: sum(n.values()) == count and all(n.values()))
+    await wait_until(
+        held, "answers are held on both workers", accept=lambda n: sum(n.values()) == count and all(n.values())
+    )
     return asked
 
 
@@ -108,6 +114,28 @@ async def test_a_pool_that_the_router_does_not_have_is_reported_once_and_holds_u
         await wait_until(lambda: any("sun-other-b" in line for line in running.lines))
         (line,) = [line for line in running.lines if "sun-other-a" in line]
         assert "no pool is named `other`" in line
+
+
+async def test_the_program_follows_the_pods_until_it_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with deployment(tmp_path) as running:
+        # its own pods: the fixture's discovery has another name
+        host = client.Configuration(host=running.kubernetes.url)
+        monkeypatch.setattr(config, "load_config", lambda: client.Configuration.set_default(host))
+        monkeypatch.setenv("SUN_WORKER_KEY", "a-key-of-the-environment")
+        stop = asyncio.Event()
+        program = asyncio.create_task(discover("serving", "other", running.router.url, tmp_path, stop))
+        try:
+            running.kubernetes.put(pod("other-base-a", instance="other"))
+            workers = running.router.registry.workers
+            await wait_until(lambda: "other-base-a" in workers)
+            assert workers["other-base-a"].spec.key == "a-key-of-the-environment"
+            assert "discovery: other-base-a: added" in capsys.readouterr().err
+        finally:
+            stop.set()
+            await program
+            client.Configuration.set_default(None)
 
 
 def test_thousands_of_pods_are_decided_at_once() -> None:
