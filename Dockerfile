@@ -15,7 +15,8 @@ FROM ${BASE}
 ARG NIXL="nixl==1.5.1"
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 # the package's own dependencies, without an engine: that of BASE stays as it is
-# hadolint ignore=DL3013 - the wheel is this package; its versions are those of BASE where that has them
+# The wheel is this package; the versions of what it requires are those of BASE where that has them
+# hadolint ignore=DL3013
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
     wheel=$(echo /wheels/sun_sglang-*.whl); \
     python3 -m pip install --no-cache-dir "${wheel}[kubernetes,otel]" ${NIXL:+"$NIXL"}; \
