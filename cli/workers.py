@@ -85,6 +85,10 @@ def command(
     from sun_sglang.launch.router_access import read_access
     from sun_sglang.launch.router_client import RouterClient
 
+    if not math.isfinite(timeout):
+        raise UserError(f"--timeout: a number of seconds, not {timeout}")
+    if move and action is not Action.DRAIN:
+        raise UserError(f"--move is for `sun workers drain`, not for {action}")
     directory, state = running_deployment(file, run_dir)
     if action is Action.RESTART:
         _restart(directory, name, pool, timeout, allow_gap, as_json)
@@ -124,8 +128,6 @@ def _restart(run_dir: Path, name: str | None, pool: str | None, timeout: float, 
 
     if name is None and pool is None:
         raise UserError("which workers? `sun workers restart POOL`, or the name of one; `sun workers` lists them")
-    if not math.isfinite(timeout):
-        raise UserError(f"--timeout: a number of seconds, not {timeout}")
     request = RestartRequest(name=name, pool=pool, timeout=timeout, allow_gap=allow_gap)
     console = Console(highlight=False, soft_wrap=True, stderr=as_json)
     console.quiet = as_json and not console.is_terminal

@@ -138,7 +138,9 @@ class Autoscale(Strict):
         min: fewest workers.
         max: most workers; the machine must have room for them.
         slo: what its answers should keep.
-        load: the share of the capacity at the SLO that is planned for; the rest is for what varies within `window`.
+        share: the share of the decode steps that should keep the SLO.
+        load: the share of a worker's capacity that the mean work may take; the rest is for work that varies within
+            `window`.
         window: time over which the offered work is averaged.
         hold: time for which a need is remembered before the pool shrinks; None for the measured time of a boot.
         boot: time from the start of a worker until it serves, before one was measured.
@@ -150,7 +152,8 @@ class Autoscale(Strict):
     min: int = Field(default=1, ge=1, le=1024)
     max: int = Field(ge=1, le=1024)
     slo: Slo
-    load: float = Field(default=0.85, gt=0, le=1)
+    share: float = Field(default=0.95, ge=0.5, lt=1)
+    load: float = Field(default=0.95, gt=0, le=1)
     window: Seconds = Field(default=30.0, ge=1, le=3600)
     hold: Seconds | None = Field(default=None, ge=0, le=86400)
     boot: Seconds = Field(default=60.0, gt=0, le=86400)

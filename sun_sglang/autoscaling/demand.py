@@ -17,11 +17,14 @@ class Demand(NamedTuple):
         tokens: their output tokens.
         context_tokens: the context that their steps read: for each output token, the tokens of prompt and answer before
             it. An answer of n tokens to a prompt of p reads n * p + n * n / 2.
+        context_squares: the same sum over the square of the context, from which the variation of a batch's context
+            follows.
     """
 
     answers: float = 0.0
     tokens: float = 0.0
     context_tokens: float = 0.0
+    context_squares: float = 0.0
 
     def plus(self, other: Demand) -> Demand:
         """Return the sum."""
@@ -50,7 +53,14 @@ def answer_demand(prompt: float, length: float, length_squared: float | None = N
         length_squared: expected square of that number; None where the length is certain.
     """
     square = length * length if length_squared is None else length_squared
-    return Demand(1.0, length, prompt * length + square / 2)
+    # the third moment of the length is not known; that of a certain length with this square is less
+    cube = square**1.5
+    return Demand(
+        answers=1.0,
+        tokens=length,
+        context_tokens=prompt * length + square / 2,
+        context_squares=prompt * prompt * length + prompt * square + cube / 3,
+    )
 
 
 class DemandWindow:

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from sun_sglang.autoscaling.demand import Demand, DemandWindow
-from sun_sglang.autoscaling.sizing import Need, step_seconds, workers_needed
+from sun_sglang.autoscaling.sizing import Need, Target, step_seconds, workers_needed
 from sun_sglang.autoscaling.step_cost import StepCost
 
 # weight of the newest boot in the mean
@@ -60,8 +60,7 @@ class Bounds(NamedTuple):
     Attributes:
         least: fewest workers.
         most: most workers.
-        tpot: the SLO: seconds of an output token.
-        load: the share of the capacity at the SLO that is planned for.
+        target: what its answers should keep.
         window: seconds over which the demand is averaged.
         hold: seconds for which a need is remembered before the pool shrinks; None for the mean boot time.
         boot: seconds of a boot before one was measured.
@@ -70,8 +69,7 @@ class Bounds(NamedTuple):
 
     least: int
     most: int
-    tpot: float
-    load: float = 0.85
+    target: Target
     window: float = 30.0
     hold: float | None = None
     boot: float = 60.0
@@ -155,7 +153,7 @@ class Autoscaler:
         """
         active = [m for m in members if m.state in (MemberState.SERVING, MemberState.STARTING)]
         rate = self._demand.rate(self.bounds.window)
-        need = None if rate is None or cost is None else workers_needed(rate, cost, self.bounds.tpot, self.bounds.load)
+        need = None if rate is None or cost is None else workers_needed(rate, cost, self.bounds.target)
         wanted = self._wanted(now, need, len(active))
         reason = self._reason(rate, need, cost, wanted, len(active))
         if wanted > len(active):
@@ -196,8 +194,9 @@ class Autoscaler:
         if not rate.answers:
             return f"no work is offered; bound by min {bounds.least}" if wanted == bounds.least else self._held(wanted)
         offered = f"offered {rate.tokens:.0f} tokens/s at a mean context of {rate.mean_context:.0f}"
-        what = "KV memory" if need.memory > need.steps else f"{1000 * bounds.tpot:g} ms a token"
-        text = f"{offered}: {need.workers:.2f} workers for {what} at {bounds.load:.0%} load"
+        target = bounds.target
+        kept = f"{1000 * target.tpot:g} ms a token in {target.share:.0%} of the steps"
+        text = f"{offered}: {need.workers:.2f} workers for {'KV memory' if need.memory > need.steps else kept}"
         now = math.ceil(need.workers) if math.isfinite(need.workers) else math.inf
         if now > bounds.most:
             step = step_seconds(rate, cost, bounds.most)

@@ -1,13 +1,24 @@
 """The number of decode workers that an offered load needs. Pure.
 
-A worker of K equal ones that share a pool gets 1/K of the demand: r = R / K output tokens and l = L / K tokens of
-context a second. Let a step take T = a + c B + k C seconds, with B requests in the batch and C tokens of context. Each
-request gets one token a step, so an answer of n tokens stays n T seconds; by Little's law B = r T and C = l T. Hence
+A worker of K equal ones that share a pool gets 1/K of the demand: R / K output tokens and L / K tokens of context a
+second. Let a step take T = a + c B + k C seconds, with B requests and C tokens of context in the batch. Each request
+gets one token a step, so an answer of n tokens stays n T seconds; by Little's law the mean of B is R T / K, and that of
+C is L T / K. Hence a mean step takes
 
     T = a / (1 - (c R + k L) / K),
 
-and T stays at or below the SLO if and only if K >= (c R + k L) / (1 - a / SLO). Only the share `load` of this capacity
-is planned for, since demand varies within a window: K >= (c R + k L) / (load (1 - a / SLO)).
+and it stays within the SLO if K >= (c R + k L) / (1 - a / SLO).
+
+The requests in the pool vary around their mean. With Poisson arrivals they are a Poisson number, so the variance of
+the sum X of c B + k C over all workers is T V, where V is the sum of (c + k x)^2 over the output tokens of a second,
+each with its context x. The router shares X evenly. So a share q of the steps keeps the SLO where the mean plus z
+standard deviations does (z: the q-quantile of the normal distribution; at T = SLO, where both are largest):
+
+    K >= (SLO m + z sqrt(SLO V)) / (SLO - a), with m = c R + k L.
+
+A small pool needs more room than a large one: this is the square-root staffing rule of queues (Halfin and Whitt, 1981).
+What varies more slowly than a batch, the demand itself within the window, gets the rest of `load`: m / load takes the
+place of m.
 
 The KV of the requests must fit too: C = L T / K <= load * kv_tokens, with T at the SLO at most.
 
@@ -18,6 +29,9 @@ elsewhere. Tokens that are resident are no measure of demand: in an overload the
 
 from __future__ import annotations
 
+import math
+from functools import cache
+from statistics import NormalDist
 from typing import NamedTuple
 
 from sun_sglang.autoscaling.demand import Demand
@@ -27,6 +41,21 @@ from sun_sglang.errors import UserError
 
 class SloError(UserError):
     """No number of workers meets the SLO."""
+
+
+class Target(NamedTuple):
+    """What a pool should keep, and how much room it plans for.
+
+    Attributes:
+        tpot: the SLO: seconds of an output token.
+        share: the share of the steps that should keep it.
+        load: the share of a worker's capacity that the mean demand may take; the rest is for demand that varies within
+            the window over which it is measured.
+    """
+
+    tpot: float
+    share: float = 0.95
+    load: float = 0.95
 
 
 class Need(NamedTuple):
@@ -65,22 +94,35 @@ def require_feasible(cost: StepCost, tpot: float, where: str = "slo.tpot") -> No
         )
 
 
-def workers_needed(demand: Demand, cost: StepCost, tpot: float, load: float) -> Need:
+def workers_needed(demand: Demand, cost: StepCost, target: Target) -> Need:
     """Return the number of workers that a demand needs, as a fraction.
 
     Args:
         demand: the work offered a second.
         cost: of a step of one worker.
-        tpot: the SLO: seconds of an output token.
-        load: the share of the capacity at the SLO that is planned for.
+        target: what the pool should keep.
     """
-    work = cost.per_request * demand.tokens + cost.per_context_token * demand.context_tokens
-    spare = 1 - cost.base / tpot
-    steps = work / (load * spare) if spare > 0 else float("inf") if demand.tokens else 0.0
-    return Need(steps, demand.context_tokens * tpot / (load * cost.kv_tokens))
+    slo, room = target.tpot, target.tpot - cost.base
+    memory = demand.context_tokens * slo / (target.load * cost.kv_tokens)
+    if room <= 0:
+        return Need(math.inf if demand.tokens else 0.0, memory)
+    mean = slo * _work(demand, cost) / target.load
+    c, k = cost.per_request, cost.per_context_token
+    squares = c * c * demand.tokens + 2 * c * k * demand.context_tokens + k * k * demand.context_squares
+    return Need((mean + _quantile(target.share) * math.sqrt(slo * squares)) / room, memory)
 
 
 def step_seconds(demand: Demand, cost: StepCost, workers: float) -> float:
     """Return the duration of a step that a demand leads to on so many workers; infinite where they cannot carry it."""
-    work = (cost.per_request * demand.tokens + cost.per_context_token * demand.context_tokens) / workers
+    work = _work(demand, cost) / workers
     return cost.base / (1 - work) if work < 1 else float("inf")
+
+
+def _work(demand: Demand, cost: StepCost) -> float:
+    """Return the seconds that a second's demand adds to empty steps, on one worker."""
+    return cost.per_request * demand.tokens + cost.per_context_token * demand.context_tokens
+
+
+@cache
+def _quantile(share: float) -> float:
+    return max(0.0, NormalDist().inv_cdf(share))

@@ -62,11 +62,13 @@ class OfferedReport(_Report):
         answers: number of answers.
         tokens: their expected output tokens.
         context_tokens: the context that their steps are expected to read (`autoscaling/demand.py`).
+        context_squares: the same sum over the square of the context.
     """
 
     answers: float
     tokens: float
     context_tokens: float
+    context_squares: float = 0.0
 
 
 class WorkerReport(_Report):

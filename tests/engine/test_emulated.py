@@ -28,6 +28,8 @@ from sun_sglang.emulator.protocol.reply_shapes import SHAPES
 from sun_sglang.emulator.settings import parse_settings
 from sun_sglang.emulator.worker import EmulatedWorker
 from sun_sglang.patches.versions import installed_version
+from sun_sglang.router.health.load_report import parse_load
+from sun_sglang.router.workers.decode_steps import DecodeTotals
 from sun_sglang.sglang_versions import NEWEST_VERSION
 from tests.engine.conftest import ADAPTERS, Deployment
 from tests.engine.precision import PRECISION
@@ -507,6 +509,30 @@ def lonely(pair: Pair, rid: str) -> dict[str, Any]:
 async def transferring(client: httpx.AsyncClient, pair: Pair) -> int:
     load = (await client.get(f"{pair.decode}/v1/loads")).json()["loads"][0]
     return int(load["disaggregation"]["decode_transfer_queue_reqs"])
+
+
+async def test_decode_steps_of_an_answer_are_reported_with_their_batch(
+    raw: httpx.AsyncClient, real: Pair, emulated: Pair
+) -> None:
+    body = {"input_ids": list(range(5, 25)), "sampling_params": {**GREEDY, "max_new_tokens": 40}}
+    for pair in (real, emulated):
+        await ask(raw, pair, "/generate", body)
+        before = await decode_totals(raw, pair)
+        await ask(raw, pair, "/generate", body)
+        after = await decode_totals(raw, pair)
+        # SGLang leaves out a step that follows something else, and one that took very long
+        steps = after.steps - before.steps
+        assert 0 < steps <= 45
+        assert after.requests - before.requests == steps
+        # the emulated workers here take no time
+        assert (after.seconds > before.seconds) == (pair is real)
+        assert after.kv_tokens == before.kv_tokens > 0
+
+
+async def decode_totals(client: httpx.AsyncClient, pair: Pair) -> DecodeTotals:
+    found = parse_load((await client.get(f"{pair.decode}/v1/loads?include=core")).content).decode
+    assert found is not None
+    return found
 
 
 async def test_cards_agree(raw: httpx.AsyncClient, real: Pair, emulated: Pair) -> None:

@@ -151,7 +151,7 @@ class PoolScaler:
     def _note_work(self, now: float, report: TasksReport, workers: dict[str, WorkerReport]) -> None:
         if report.offered is not None:
             offered = report.offered.get(self.pool)
-            demand = Demand() if offered is None else Demand(offered.answers, offered.tokens, offered.context_tokens)
+            demand = Demand() if offered is None else Demand(**offered.model_dump())
             self._policy.note_demand(now, demand)
         for steps in self._steps.read(workers.values()):
             self._cost.note(steps)

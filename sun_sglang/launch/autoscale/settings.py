@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sun_sglang.autoscaling.policy import Bounds
-from sun_sglang.autoscaling.sizing import require_feasible
+from sun_sglang.autoscaling.sizing import Target, require_feasible
 from sun_sglang.autoscaling.step_cost import CorrectedCost, LearnedCost, step_cost
 from sun_sglang.launch.planning.plan import PoolScaling
 from sun_sglang.sim.cost_model import CostModel, load_costs
@@ -27,8 +27,7 @@ def bounds_of(settings: Autoscale) -> Bounds:
     return Bounds(
         least=settings.min,
         most=settings.max,
-        tpot=settings.slo.tpot,
-        load=settings.load,
+        target=Target(tpot=settings.slo.tpot, share=settings.share, load=settings.load),
         window=settings.window,
         hold=settings.hold,
         boot=settings.boot,

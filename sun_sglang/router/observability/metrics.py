@@ -151,6 +151,9 @@ class Metrics:
             "The context that their decode steps are expected to read, in tokens, at arrival.",
             "pool",
         )
+        self.offered_context_squares = self._counter(
+            "sun_offered_context_squares", "The same sum over the square of the context, for its variation.", "pool"
+        )
         self.log_lines_lost = self._counter(
             "sun_log_lines_lost", "Lost log lines, by reason: failed (a write), blocked (a full queue).", "why"
         )

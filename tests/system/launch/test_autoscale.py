@@ -60,6 +60,7 @@ async def clients(url: str, count: int, until: asyncio.Event) -> list[list[int]]
     return answers
 
 
+@pytest.mark.invariant("I26")
 async def test_pool_grows_under_load_and_shrinks_without_it_and_loses_no_answer(tmp_path: Path) -> None:
     (tmp_path / "costs.yaml").write_text(yaml.safe_dump(COSTS))
     (tmp_path / "sun.yaml").write_text(yaml.safe_dump(TOPOLOGY))

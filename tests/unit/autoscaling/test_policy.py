@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from sun_sglang.autoscaling.demand import Demand, answer_demand
 from sun_sglang.autoscaling.policy import Autoscaler, Bounds, Decision, Member, MemberState
+from sun_sglang.autoscaling.sizing import Target
 from sun_sglang.autoscaling.step_cost import StepCost
 
-# a worker carries 5,000 context tokens a second per worker at 85 % load with this cost and SLO
+# a worker carries 5,000 context tokens a second on average with this cost and SLO
 COST = StepCost(base=0.01, per_request=0.0, per_context_token=1e-4)
-BOUNDS = Bounds(least=1, most=8, tpot=0.02, load=1.0, window=10.0, boot=60.0)
+BOUNDS = Bounds(least=1, most=8, target=Target(tpot=0.02, share=0.5, load=1.0), window=10.0, boot=60.0)
 ONE_WORKER = Demand(10, 100, 5000)
 
 
@@ -53,7 +54,7 @@ class Pool:
 def test_pool_grows_at_once_to_what_the_demand_needs() -> None:
     decision = Pool().run(10, 2.5, members("sooooooo"))
     assert (decision.workers, decision.start) == (3, ("w1", "w2"))
-    assert "2.50 workers for 20 ms a token" in decision.reason
+    assert "2.50 workers for 20 ms a token in 50% of the steps" in decision.reason
 
 
 def test_pool_takes_draining_workers_back_before_it_starts_others_and_the_fullest_first() -> None:
@@ -136,6 +137,7 @@ def test_a_new_counter_begins_a_new_window() -> None:
     assert pool.run(1, 1.0, members("ssssoooo")).need is None
 
 
+@pytest.mark.invariant("I26")
 @given(st.lists(st.floats(0, 12), min_size=1, max_size=30), st.integers(1, 4), st.integers(4, 8))
 def test_decisions_stay_within_bounds_and_name_workers_of_the_right_state(
     loads: list[float], least: int, most: int
@@ -167,3 +169,5 @@ def test_demand_of_an_answer_is_what_its_steps_read() -> None:
     # a prompt of 10 and 4 tokens: each step reads the prompt and what the answer has so far, half a token more or less
     exact = sum(10 + made for made in range(4))
     assert answer_demand(10, 4).context_tokens == pytest.approx(exact + 4 / 2)
+    squares = sum((10 + made) ** 2 for made in range(4))
+    assert answer_demand(10, 4).context_squares == pytest.approx(squares, rel=0.1)

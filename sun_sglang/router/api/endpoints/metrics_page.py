@@ -119,6 +119,7 @@ class MetricsPage:
             self._metrics.offered_answers.labels(pool).inc(new.answers)
             self._metrics.offered_tokens.labels(pool).inc(new.tokens)
             self._metrics.offered_context_tokens.labels(pool).inc(new.context_tokens)
+            self._metrics.offered_context_squares.labels(pool).inc(new.context_squares)
 
     def _update_modules(self) -> None:
         """Set the gauges of modules, by what this process sent and by the last report of each worker."""

@@ -43,6 +43,7 @@ def _merge_offered(parts: Sequence[Mapping[str, OfferedReport] | None]) -> Mappi
             answers=sum(part[pool].answers for part in known if pool in part),
             tokens=sum(part[pool].tokens for part in known if pool in part),
             context_tokens=sum(part[pool].context_tokens for part in known if pool in part),
+            context_squares=sum(part[pool].context_squares for part in known if pool in part),
         )
         for pool in dict.fromkeys(pool for part in known for pool in part)
     }

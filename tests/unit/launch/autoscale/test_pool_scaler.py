@@ -60,7 +60,16 @@ class Deployment:
         self.sizes: list[int] = []
         for index in range(first):
             self.add(f"base-{index}")
-        given = {"pool": "base", "min": 1, "max": most, "slo": Slo(tpot=0.02), "load": 1.0, "window": 9.0, "hold": 0.0}
+        given = {
+            "pool": "base",
+            "min": 1,
+            "max": most,
+            "slo": Slo(tpot=0.02),
+            "load": 1.0,
+            "share": 0.5,
+            "window": 9.0,
+            "hold": 0.0,
+        }
         scaling = PoolScaling(settings=Autoscale(**(given | settings)), costs=COSTS)
         plans = [plan(index, standby=index >= first) for index in range(most)]
         self.scaler = PoolScaler(scaling, plans, self, lambda: None, lambda: self.now)
@@ -154,6 +163,7 @@ async def test_worker_is_started_once_and_serves_after_its_boot() -> None:
     assert base.sizes == [1, 2]
 
 
+@pytest.mark.invariant("I26")
 async def test_worker_drains_moves_its_answers_and_stops_once_it_is_empty_in_every_process() -> None:
     base = Deployment(first=2)
     base.set("base-1", in_flight=3, tokens=5)

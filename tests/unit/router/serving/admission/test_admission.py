@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from sun_sglang.autoscaling.demand import Demand
 from sun_sglang.bench.polling import wait_until
 from sun_sglang.router.protocol.request import Endpoint
 from sun_sglang.router.scheduling.cost import Cost, OutputLengths, estimate_cost
@@ -30,10 +29,10 @@ def test_expected_answers() -> None:
 
 def test_offered_work_of_an_answer_is_its_limit_until_answers_of_the_task_were_shorter() -> None:
     lengths = OutputLengths()
-    assert lengths.demand("math", Cost(100, 300)) == Demand(1, 200, 100 * 200 + 200 * 200 / 2)
+    assert lengths.demand("math", Cost(100, 300))[:3] == (1, 200, 100 * 200 + 200 * 200 / 2)
     lengths.record("math", 20)
-    assert lengths.demand("math", Cost(100, 300)) == Demand(1, 20, 100 * 20 + 20 * 20 / 2)
-    assert lengths.demand("math", Cost(100, 110)) == Demand(1, 10, 100 * 10 + 10 * 10 / 2)
+    assert lengths.demand("math", Cost(100, 300))[:3] == (1, 20, 100 * 20 + 20 * 20 / 2)
+    assert lengths.demand("math", Cost(100, 110))[:3] == (1, 10, 100 * 10 + 10 * 10 / 2)
     for _ in range(1000):
         lengths.record("math", 10)
         lengths.record("math", 30)
