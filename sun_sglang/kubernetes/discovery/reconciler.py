@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 
+from sun_sglang.contracts.fleet_file import FleetWorker
 from sun_sglang.errors import LaunchError, UserError
 from sun_sglang.kubernetes.discovery.changes import Add, Change, Drain, Known, Remove, changes
 from sun_sglang.kubernetes.discovery.pods import Event, Pod, PodTable
@@ -16,6 +18,8 @@ Report = Callable[[str], None]
 # A router that starts again has the workers of its fleet file, or none: its list is read again now and then.
 _RESYNC_S = 5.0
 _PAUSE_S = 0.5
+# at most 500 bytes each, and the router reads 64 KiB
+_BATCH = 100
 _PLACE = re.compile(r"^workers\.\d+\.")
 
 
@@ -91,12 +95,40 @@ class Reconciler:
                 known = [Known(w["name"], w["pool"], w["url"], w["state"]) for w in await client.workers()]
                 self._failures.pop("router", None)
                 self._forget(self._table.pods)
-                for change in changes(self._table.pods, known, self._added, self._drained, self._prefix):
-                    await self._make(client, change)
+                for many in _batches(changes(self._table.pods, known, self._added, self._drained, self._prefix)):
+                    await self._make_all(client, many)
         except (LaunchError, UserError) as e:
             self._failed("router", str(e))
             return False
         return True
+
+    async def _make_all(self, client: RouterClient, many: Sequence[Change]) -> None:
+        """Add many workers in one change of the fleet, since each change costs time that grows with the fleet.
+
+        Where the router refuses one of them, each is tried by itself.
+
+        Raises:
+            LaunchError: the router does not answer.
+        """
+        pods = [change.pod for change in many if isinstance(change, Add)]
+        if len(pods) > 1:
+            try:
+                await client.add_workers(
+                    [FleetWorker(name=pod.name, pool=pod.pool, url=pod.url, key=self._key) for pod in pods]
+                )
+            except UserError:
+                pass
+            else:
+                for pod in pods:
+                    self._note_added(pod)
+                return
+        for change in many:
+            await self._make(client, change)
+
+    def _note_added(self, pod: Pod) -> None:
+        self._added[pod.name] = pod.uid
+        self._failures.pop(pod.name, None)
+        self._report(f"{pod.name}: {_DONE[Add]}")
 
     async def _make(self, client: RouterClient, change: Change) -> None:
         """Make one change. One that the router refuses is due again in the next round.
@@ -108,8 +140,9 @@ class Reconciler:
         try:
             if isinstance(change, Add):
                 await client.add_worker(name, change.pod.pool, change.pod.url, self._key)
-                self._added[name] = change.pod.uid
-            elif isinstance(change, Drain):
+                self._note_added(change.pod)
+                return
+            if isinstance(change, Drain):
                 await client.change_worker(name, "drain", move=True)
                 self._drained[name] = change.pod.uid
             else:
@@ -131,6 +164,14 @@ class Reconciler:
         for noted in (self._added, self._drained, self._failures):
             for name in [name for name in noted if name not in pods and name not in ("watch", "router")]:
                 del noted[name]
+
+
+def _batches(due: Sequence[Change]) -> Iterator[Sequence[Change]]:
+    """Yield changes in their order: additions that follow each other together, every other change by itself."""
+    for adds, group in groupby(due, key=lambda change: isinstance(change, Add)):
+        found = list(group)
+        size = _BATCH if adds else 1
+        yield from (found[at : at + size] for at in range(0, len(found), size))
 
 
 _DONE = {Add: "added", Drain: "drains, since its pod is being deleted", Remove: "removed, since its pod is gone"}

@@ -9,10 +9,12 @@ import pytest
 from kubernetes import client, config
 
 from sun_sglang.bench.polling import wait_until
+from sun_sglang.contracts.fleet_file import Fleet
 from sun_sglang.emulator.fault_injection import Fault
 from sun_sglang.kubernetes.discovery.__main__ import discover
 from sun_sglang.kubernetes.discovery.changes import Add, changes
 from sun_sglang.kubernetes.discovery.pods import parse_pod
+from sun_sglang.router.workers import fleet_store
 from tests.support.emulator import expected
 from tests.support.fake_kubernetes import pod
 from tests.unit.kubernetes.conftest import Deployment, deployment
@@ -131,11 +133,36 @@ async def test_the_program_follows_the_pods_until_it_is_stopped(
             workers = running.router.registry.workers
             await wait_until(lambda: "other-base-a" in workers)
             assert workers["other-base-a"].spec.key == "a-key-of-the-environment"
-            assert "discovery: other-base-a: added" in capsys.readouterr().err
+            told: list[str] = []
+
+            def is_told() -> bool:
+                told.append(capsys.readouterr().err)
+                return "discovery: other-base-a: added" in "".join(told)
+
+            await wait_until(is_told)
         finally:
             stop.set()
             await program
             client.Configuration.set_default(None)
+
+
+async def test_many_pods_are_added_in_few_changes_of_the_fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A router that starts again has the pods of all pools before it."""
+    writes: list[int] = []
+    write = fleet_store.write_fleet
+
+    def count(path: Path, fleet: Fleet) -> None:
+        writes.append(len(fleet.workers))
+        write(path, fleet)
+
+    monkeypatch.setattr(fleet_store, "write_fleet", count)
+    async with deployment(tmp_path) as running:
+        async with running.kubernetes.unseen():
+            for n in range(150):
+                running.kubernetes.put(pod(f"sun-base-{n}", address=f"127.63.{n >> 8}.{n & 255}"))
+        running.kubernetes.expire()
+        await wait_until(lambda: len(running.router.registry.workers), accept=lambda found: found == 150)
+    assert writes == [100, 150]
 
 
 def test_thousands_of_pods_are_decided_at_once() -> None:
