@@ -83,6 +83,11 @@ class FakeKubernetes:
         self._send(_gone())
         self.end_watches()
 
+    def close(self) -> None:
+        """End every watch, and refuse later ones."""
+        self.down = True
+        self.end_watches()
+
     def end_watches(self) -> None:
         """End every watch, as after `timeoutSeconds`."""
         self._send(None)
@@ -133,7 +138,7 @@ class FakeKubernetes:
         since = int(query["resourceVersion"])
         response = web.StreamResponse(headers={"Content-Type": "application/json"})
         response.enable_chunked_encoding()
-        await response.prepare(http)
+        # before anything is awaited: nothing that happens from here on is missed
         queue: asyncio.Queue[Raw | None] = asyncio.Queue()
         if since < self._oldest:
             queue.put_nowait(_gone())
@@ -143,6 +148,7 @@ class FakeKubernetes:
                 queue.put_nowait(event)
         self._open.add(queue)
         try:
+            await response.prepare(http)
             while (event := await queue.get()) is not None:
                 if event["type"] in ("BOOKMARK", "ERROR") or _matches(event["object"], query["labelSelector"]):
                     line = json.dumps(event).encode() + b"\n"
@@ -171,8 +177,7 @@ async def fake_kubernetes() -> AsyncIterator[FakeKubernetes]:
     try:
         yield fake
     finally:
-        fake.down = True
-        fake.end_watches()
+        fake.close()
         await runner.cleanup()
 
 

@@ -126,7 +126,7 @@ async def deployment(directory: Path) -> AsyncIterator[Deployment]:
                     yield made
                 finally:
                     watch.stop()
-                    kubernetes.end_watches()
+                    kubernetes.close()
                     await asyncio.to_thread(thread.join)
                     running.cancel()
                     await asyncio.gather(running, return_exceptions=True)

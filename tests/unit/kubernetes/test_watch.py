@@ -63,7 +63,7 @@ async def watch(server: FakeKubernetes) -> AsyncIterator[Watch]:
     yield start
     for watcher, _ in started:
         watcher.stop()
-    server.end_watches()
+    server.close()
     for _, thread in started:
         await asyncio.to_thread(thread.join)
 
