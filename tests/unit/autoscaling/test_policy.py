@@ -171,3 +171,12 @@ def test_demand_of_an_answer_is_what_its_steps_read() -> None:
     assert answer_demand(10, 4).context_tokens == pytest.approx(exact + 4 / 2)
     squares = sum((10 + made) ** 2 for made in range(4))
     assert answer_demand(10, 4).context_squares == pytest.approx(squares, rel=0.1)
+
+
+def test_start_that_takes_longer_than_the_expected_boot_is_not_given_up() -> None:
+    pool = Pool(BOUNDS._replace(boot=5.0))
+    pool.run(10, 1.5, members("sooooooo"))
+    # the demand has gone long before the worker serves, which is later than the expected boot
+    decision = pool.run(60, 0.5, members("sbooooooo"[:8]))
+    assert not decision.changes
+    assert pool.run(30, 0.5, members("ssoooooo")).drain == ("w1",)
