@@ -136,7 +136,7 @@ def compare(load: str, arrivals: Sequence[Arrival], costs: CostModel, boots: Seq
     start = max(1, math.ceil(mean))
     runs = [
         _run(load, f"static-{workers}", system, arrivals, Static(), 0.0, workers)
-        for workers in range(start, math.ceil(1.5 * mean) + 2)
+        for workers in range(start, math.ceil(1.8 * mean) + 2)
     ]
     for boot in boots:
         for name, policy in _policies(arrivals, cost, most).items():
