@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -60,14 +61,20 @@ def main(
     traces: Annotated[Path, typer.Argument(help="A folder with the Azure traces of 2023.")],
     copies: Annotated[int, typer.Option(min=1, help="How often each record of a trace is played.")] = 8,
     boots: Annotated[str, typer.Option(help="Seconds of a boot, with commas.")] = "60,180",
+    jobs: Annotated[int, typer.Option(min=1, help="Processes, each of which plays one load after the other.")] = 2,
     day: Annotated[float, typer.Option(help="Seconds of the synthetic day.")] = 14_400.0,
     out: Annotated[Path, typer.Option(help="The report.")] = RESULTS / f"{NAME}.json",
 ) -> None:
     """Run every policy on every load, print the results and write the report."""
     runs, console, costs = list[Run](), Console(highlight=False), load_costs(COSTS)
-    for name, arrivals in loads(traces, copies, day).items():
-        for boot in map(float, boots.split(",")):
-            for run in compare(name, arrivals, costs, boot, first=boot == float(boots.split(",", 1)[0])):
+    of_boots = [float(boot) for boot in boots.split(",")]
+    with ProcessPoolExecutor(jobs) as pool:
+        started = [
+            pool.submit(compare, name, arrivals, costs, of_boots)
+            for name, arrivals in loads(traces, copies, day).items()
+        ]
+        for done in started:
+            for run in done.result():
                 runs.append(run)
                 case = " ".join(f"{key}={value}" for key, value in run.case.items())
                 console.print(case, *(f"{key}={value:g}" for key, value in run.values.items()), soft_wrap=True)
@@ -118,22 +125,23 @@ def _synthetic(rate: Callable[[float], float], most: float, seconds: float) -> I
             yield Arrival(now, popularity.task(draw.random(), now), isl.sample(draw), osl.sample(draw))
 
 
-def compare(load: str, arrivals: Sequence[Arrival], costs: CostModel, boot: float, *, first: bool) -> Iterator[Run]:
-    """Yield the run of each policy on one load; static pools, for which a boot means nothing, where `first`."""
-    seconds = arrivals[-1].at
-    cost = step_cost(costs)
-    most = 2 * _peak_need(arrivals, cost) + 2
+def compare(load: str, arrivals: Sequence[Arrival], costs: CostModel, boots: Sequence[float]) -> list[Run]:
+    """Return the run of each static pool and of each policy with each boot time, on one load."""
+    seconds, cost = arrivals[-1].at, step_cost(costs)
+    most, mean = 2 * _peak_need(arrivals, cost) + 2, _mean_need(arrivals, cost)
     prefill = 2 + math.ceil(2.5 * sum(costs.prefill_seconds([a.prompt]) for a in arrivals) / seconds)
     pools = PlannedPool("prefill", prefill, costs), PlannedPool("decode", most, costs)
     tasks = [f"t{i}" for i in range(TASKS)]
     system = arranged("sun", tasks, *pools, shares=frozenset({"prefill", "decode"}))
-    mean = _mean_need(arrivals, cost)
     start = max(1, math.ceil(mean))
-    if first:
-        for workers in range(start, math.ceil(1.5 * mean) + 2):
-            yield _run(load, f"static-{workers}", system, arrivals, Static(), 0.0, workers)
-    for name, policy in _policies(arrivals, cost, most).items():
-        yield _run(load, name, system, arrivals, policy, boot, start)
+    runs = [
+        _run(load, f"static-{workers}", system, arrivals, Static(), 0.0, workers)
+        for workers in range(start, math.ceil(1.8 * mean) + 2)
+    ]
+    for boot in boots:
+        for name, policy in _policies(arrivals, cost, most).items():
+            runs.append(_run(load, name, system, arrivals, policy, boot, start))
+    return runs
 
 
 def _policies(arrivals: Sequence[Arrival], cost: StepCost, most: int) -> Mapping[str, SizingPolicy]:
