@@ -108,7 +108,7 @@ $(VENV)/engine.stamp: requirements/engine-cpu.txt $(VENV)/torch.stamp
 	@$(TIMED) $(PIP) --no-deps -r requirements/engine-cpu.txt; touch $@
 
 $(VENV)/package.stamp: pyproject.toml requirements/dev.txt $(VENV)/engine.stamp
-	@$(TIMED) $(PIP) -e '.[bench,dev,train,otel]' -c requirements/dev.txt; touch $@
+	@$(TIMED) $(PIP) -e '.[bench,dev,kubernetes,otel,plan,train]' -c requirements/dev.txt; touch $@
 
 # without dependencies: lm-eval's own list has source packages that take longer to build than all of it to install
 $(VENV)/eval.stamp: requirements/eval.txt $(VENV)/package.stamp

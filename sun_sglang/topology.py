@@ -143,7 +143,7 @@ class Autoscale(Strict):
         load: the share of a worker's capacity that the mean work may take; the rest is for work that varies within
             `window`.
         window: time over which the offered work is averaged.
-        hold: time for which a need is remembered before the pool shrinks; None for the measured time of a boot.
+        hold: time for which a need is remembered before the pool shrinks; None for three measured boots.
         boot: time from the start of a worker until it serves, before one was measured.
         costs: path of a cost file for its workers, absolute once loaded. None: that of emulated workers, and for others
             the costs are learned from the steps that they measure.

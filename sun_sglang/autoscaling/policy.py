@@ -2,8 +2,9 @@
 
 1. The demand at arrival, over a window, gives the workers that are needed now (`sizing.py`).
 2. More workers than there are: workers that drain are taken back first, and the others are started at once.
-3. Fewer: the pool shrinks to the largest need of the last `hold` seconds, about one boot time, since a worker that is
-   stopped too early costs a boot. The emptiest workers drain, and those that still start go first.
+3. Fewer: the pool shrinks to the largest need of the last `hold` seconds, since a worker that is stopped too early
+   costs a boot. The emptiest workers drain, and those that still start go first. `hold` is at least the age of the
+   oldest start, so that no start is given up because a boot takes longer than expected.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from sun_sglang.autoscaling.demand import Demand, DemandWindow
 from sun_sglang.autoscaling.sizing import Need, Target, step_seconds, workers_needed
 from sun_sglang.autoscaling.step_cost import StepCost
 
+# mean boots for which a need is remembered
+_HOLD_BOOTS = 3.0
+# seconds; a start that takes longer will not end, and holds the size no more
+_LONGEST_START = 1800.0
 # weight of the newest boot in the mean
 _NEWEST_BOOT = 0.5
 
@@ -119,11 +124,12 @@ class Autoscaler:
         self._boots = 0
         self._needs: deque[tuple[float, int]] = deque()
         self._no_start_until = -math.inf
+        self._starting: dict[str, float] = {}
 
     @property
     def hold(self) -> float:
-        """Seconds for which a need is remembered."""
-        return self._boot if self.bounds.hold is None else self.bounds.hold
+        """Seconds for which a need is remembered, while no start takes longer."""
+        return _HOLD_BOOTS * self._boot if self.bounds.hold is None else self.bounds.hold
 
     @property
     def boot(self) -> float:
@@ -152,6 +158,8 @@ class Autoscaler:
             cost: of a decode step; None while it is not known, and then the pool keeps its size within its bounds.
         """
         active = [m for m in members if m.state in (MemberState.SERVING, MemberState.STARTING)]
+        starting = {m.name: self._starting.get(m.name, now) for m in active if m.state is MemberState.STARTING}
+        self._starting = starting
         rate = self._demand.rate(self.bounds.window)
         need = None if rate is None or cost is None else workers_needed(rate, cost, self.bounds.target)
         wanted = self._wanted(now, need, len(active))
@@ -169,7 +177,8 @@ class Autoscaler:
             while self._needs and self._needs[-1][1] <= wanted:
                 self._needs.pop()
             self._needs.append((now, wanted))
-        while self._needs and self._needs[0][0] < now - self.hold:
+        oldest = max(now - _LONGEST_START, min((now - self.hold, *self._starting.values())))
+        while self._needs and self._needs[0][0] < oldest:
             self._needs.popleft()
         return self._needs[0][1] if self._needs else min(most, max(least, active))
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote
 
 import aiohttp
 
+from sun_sglang.contracts.fleet_file import FleetWorker
 from sun_sglang.contracts.tasks_report import TasksReport
 from sun_sglang.errors import LaunchError, UserError
 from sun_sglang.launch.router_access import RouterAccess
@@ -101,6 +103,19 @@ class RouterClient:
             UserError: the router refuses the request.
         """
         await self._call("POST", "/workers", {"name": name, "pool": pool, "url": url, "key": key})
+
+    async def add_workers(self, workers: Sequence[FleetWorker]) -> None:
+        """Add several workers in one change, or none where the router refuses one.
+
+        Args:
+            workers: with their pools, their addresses and their keys.
+
+        Raises:
+            LaunchError: the router does not answer.
+            UserError: the router refuses the request.
+        """
+        body = {"workers": [worker.model_dump(mode="json") for worker in workers]}
+        await self._call("POST", "/workers/batch", body)
 
     async def remove_worker(self, name: str, *, force: bool) -> None:
         """Remove a worker.

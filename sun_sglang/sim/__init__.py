@@ -4,6 +4,7 @@
     prefill_scheduler   batches of a prefill worker, and its changes of modules
     prompt_queues       the prompts that wait for one
     decode_scheduler    queues and batch of a decode worker
+    decode_runs         the same worker in closed form, for simulations of many workers
     adapter_slots       the LoRA adapters that one batch can use
     prefix_cache        the prefixes of a worker's earlier prompts
 

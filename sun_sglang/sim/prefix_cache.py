@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 # about 8 MiB; more pages would cost more memory than they are worth
-_MOST_PAGES = 65536
+MOST_PAGES = 65536
 
 
 class PrefixCache:
@@ -22,7 +22,7 @@ class PrefixCache:
 
     def __init__(self, *, page_size: int, kv_tokens: int) -> None:
         self._page = page_size
-        self._most = max(1, min(kv_tokens // page_size, _MOST_PAGES))
+        self._most = max(1, min(kv_tokens // page_size, MOST_PAGES))
         self._pages: OrderedDict[int, None] = OrderedDict()
 
     @property

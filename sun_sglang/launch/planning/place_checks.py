@@ -40,7 +40,9 @@ def require_place_runs(place: PlaceSettings, pools: Pools) -> None:
             raise TopologyError(f"{pool.where}.gpus", problem, "leave it out; `place.labels` chooses machines")
         if place.kind == "local" and pool.nodes > 1:
             problem = "a worker that spans machines needs a place with several"
-            raise TopologyError(pool.flag_path("nnodes"), problem, "write `place: ray`, or leave it out")
+            raise TopologyError(
+                pool.flag_path("nnodes"), problem, "write `place: ray`, leave it out, or use `sun export kubernetes`"
+            )
         if pool.ranks % pool.nodes:
             problem = f"its {pool.ranks} ranks cannot be divided among {pool.nodes} machines"
             raise TopologyError(pool.flag_path("nnodes"), problem, "change `tp_size`, `pp_size` or `nnodes`")

@@ -60,7 +60,7 @@ def make_plan(
         workers=workers,
         router=router,
         transfer=transfer,
-        fleet=_fleet(topology, pools, router, run_dir / ADMIN_KEY),
+        fleet=make_fleet(topology, pools, router_port, run_dir / ADMIN_KEY),
         notes=notes,
         scaling=scaling,
     )
@@ -160,7 +160,15 @@ def _rank_cores(ranks: int, cores: int) -> dict[str, str]:
     return {"SGLANG_CPU_OMP_THREADS_BIND": "|".join([f"0-{cores - 1}"] * ranks)} if ranks > 1 else {}
 
 
-def _fleet(topology: Topology, pools: Pools, router: RouterPlan, admin_key: Path) -> Fleet:
+def make_fleet(topology: Topology, pools: Pools, router_port: int, admin_key: Path) -> Fleet:
+    """Return the content of the router's fleet file, without workers.
+
+    Args:
+        topology: what to serve.
+        pools: the topology's pools, resolved.
+        router_port: where the router listens.
+        admin_key: path of the file with the admin key of whatever starts the workers.
+    """
     tasks = {
         name: FleetTask(
             **task.model_dump(exclude={"adapter", "model"}),
@@ -173,6 +181,6 @@ def _fleet(topology: Topology, pools: Pools, router: RouterPlan, admin_key: Path
         tasks=tasks,
         pools={name: FleetPool(role=pool.role, model=pool.model) for name, pool in topology.pools.items()},
         workers=(),
-        router=topology.router.model_copy(update={"port": router.port}),
+        router=topology.router.model_copy(update={"port": router_port}),
         admin_key_file=str(admin_key),
     )

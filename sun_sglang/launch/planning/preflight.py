@@ -23,7 +23,7 @@ from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.modules.limits import require_turns
 from sun_sglang.launch.planning.modules.task_modules import read_task_modules, require_modules_fit
 from sun_sglang.launch.planning.pool_settings import PoolSettings
-from sun_sglang.launch.planning.pools import Checkpoint, Pools, PoolTasks, resolve_pools
+from sun_sglang.launch.planning.pools import Checkpoint, CheckpointReader, Pools, PoolTasks, resolve_pools
 from sun_sglang.launch.planning.worker_kinds.kinds import WORKER_KINDS
 from sun_sglang.launch.planning.worker_kinds.worker_kind import WorkerKind
 from sun_sglang.router.auth.access import load_tls_context
@@ -44,13 +44,19 @@ class PreflightReport:
     notes: tuple[str, ...]
 
 
-def preflight(topology: Topology, machine: Machine, schema: FlagSchema | None) -> PreflightReport:
+def preflight(
+    topology: Topology,
+    machine: Machine,
+    schema: FlagSchema | None,
+    read_checkpoint: CheckpointReader | None = None,
+) -> PreflightReport:
     """Check everything that does not need a process, and resolve the pools.
 
     Args:
         topology: as loaded.
         machine: as detected.
         schema: the installed SGLang's flags; None leaves them unchecked, with a note.
+        read_checkpoint: reads a pool's checkpoint; None for `read_pool_checkpoint`.
 
     Raises:
         TopologyError: a flag, a model or a decoder is wrong, or a flag would keep the KV of answers.
@@ -69,7 +75,7 @@ def preflight(topology: Topology, machine: Machine, schema: FlagSchema | None) -
     else:
         check_flags(topology.engines(), schema)
     weights = PoolTasks(read_task_adapters(topology), read_task_modules(topology))
-    pools = resolve_pools(topology, machine, read_pool_checkpoint, weights)
+    pools = resolve_pools(topology, machine, read_checkpoint or read_pool_checkpoint, weights)
     for pool in pools.values():
         require_room(pool, pool.adapters)
         require_turns(pool)

@@ -100,6 +100,7 @@ def route_table(
         Route("DELETE", "/tasks/{name:.+}", task_admin.remove, "admin"),
         Route("GET", "/workers", admin.workers, "admin", cross_site=True),
         Route("POST", "/workers", admin.add_worker, "admin"),
+        Route("POST", "/workers/batch", admin.add_workers, "admin"),
         Route("POST", "/workers/{name}/drain", admin.drain, "admin"),
         Route("POST", "/workers/{name}/resume", admin.resume, "admin"),
         Route("DELETE", "/workers/{name}", admin.remove_worker, "admin"),

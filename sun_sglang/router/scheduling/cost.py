@@ -45,11 +45,12 @@ class OutputLengths:
 
     def __init__(self) -> None:
         self._moments: dict[str, _Moments] = {}
+        self._all: _Moments | None = None
 
     def record(self, task: str, tokens: int) -> None:
         """Count an answer of a task that ended with this many output tokens."""
-        mean, square = self._moments.get(task, _Moments(tokens, tokens * tokens))
-        self._moments[task] = _Moments(mean + _NEWEST * (tokens - mean), square + _NEWEST * (tokens * tokens - square))
+        self._moments[task] = _after(self._moments.get(task), tokens)
+        self._all = _after(self._all, tokens)
 
     def expected(self, task: str) -> int:
         """Return the expected output of an answer, in tokens; 0 before the first answer of the task has ended."""
@@ -58,17 +59,25 @@ class OutputLengths:
     def demand(self, task: str, cost: Cost) -> Demand:
         """Return the expected decode work of an answer.
 
-        The client's limit is mostly far above the answer, so the mean of earlier answers counts where it is smaller.
+        The client's limit is mostly far above the answer, so it counts only before any answer has ended. Later the mean
+        of the task's answers counts, or of all answers where the task has none yet. The smaller of limit and mean would
+        be too small on average where limits are near the answers.
 
         Args:
             task: its task.
             cost: its expected work with the client's limit.
         """
-        limit = cost.decode - cost.prefill
-        if task not in self._moments:
-            return answer_demand(cost.prefill, limit)
-        mean, square = self._moments[task]
-        return answer_demand(cost.prefill, min(limit, mean), min(limit * limit, square))
+        known = self._moments.get(task, self._all)
+        if known is None:
+            return answer_demand(cost.prefill, cost.decode - cost.prefill)
+        return answer_demand(cost.prefill, *known)
+
+
+def _after(moments: _Moments | None, tokens: int) -> _Moments:
+    if moments is None:
+        return _Moments(tokens, tokens * tokens)
+    mean, square = moments
+    return _Moments(mean + _NEWEST * (tokens - mean), square + _NEWEST * (tokens * tokens - square))
 
 
 def estimate_cost(endpoint: Endpoint, body: Mapping[str, Any], expected: int = 0, most: int | None = None) -> Cost:

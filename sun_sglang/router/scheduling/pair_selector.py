@@ -8,8 +8,10 @@ from collections.abc import Sequence, Set
 from sun_sglang.router.scheduling.adapter_affinity import prefer_resident
 from sun_sglang.router.scheduling.cost import Cost
 from sun_sglang.router.scheduling.module_affinity import prefer_module
+from sun_sglang.router.scheduling.pair_grid import PairGrid
 from sun_sglang.router.scheduling.policies import make_policy
 from sun_sglang.router.scheduling.prefix_keys import NO_KEYS, PrefixKeys
+from sun_sglang.router.workers.worker import Worker
 from sun_sglang.router.workers.worker_paths import Pair
 from sun_sglang.topology import Policies
 
@@ -40,7 +42,8 @@ class PairSelector:
         """Return the pair that serves a request; None if there is no pair.
 
         Args:
-            pairs: the usable pairs of the task, which have its own weights.
+            pairs: the usable pairs of the task, which have its own weights. A `PairGrid` has the same result as the
+                list of its pairs, and takes a time that hardly grows with the workers.
             cost: expected work of the request on each side.
             keys: hashes of the prompt's beginnings.
             avoid: names of workers that failed this request before; they are selected only if every pair has as many.
@@ -49,6 +52,8 @@ class PairSelector:
         """
         if len(pairs) < 2:
             return pairs[0] if pairs else None
+        if isinstance(pairs, PairGrid) and not avoid and not holder:
+            return self._select_from_grid(pairs, cost, keys)
         if avoid:
             fewest = min(_failed(pair, avoid) for pair in pairs)
             pairs = [pair for pair in pairs if _failed(pair, avoid) == fewest]
@@ -59,6 +64,16 @@ class PairSelector:
         decode = self._decode.pick(list(dict.fromkeys(pair.decode for pair in pairs)), cost.decode, keys)
         prefill = self._prefill.pick([pair.prefill for pair in pairs if pair.decode is decode], cost.prefill, keys)
         return Pair(prefill, decode, pairs[0].weights)
+
+    def _select_from_grid(self, grid: PairGrid, cost: Cost, keys: PrefixKeys) -> Pair:
+        """Return what `select` returns for the list of the pairs; all pairs have a proven path."""
+        decode = self._decode.pick(grid.decodes, cost.decode, keys)
+        prefills: Sequence[Worker] = grid.prefills
+        card = prefills[0].card
+        if grid.weights is not None or (card is not None and card.modules is not None):
+            pairs: Sequence[Pair] = [Pair(prefill, decode, grid.weights) for prefill in prefills]
+            prefills = [pair.prefill for pair in prefer_resident(prefer_module(pairs, cost.prefill), cost.prefill)]
+        return Pair(self._prefill.pick(prefills, cost.prefill, keys), decode, grid.weights)
 
 
 def _failed(pair: Pair, avoid: Set[str]) -> int:

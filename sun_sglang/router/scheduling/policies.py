@@ -16,8 +16,14 @@ from sun_sglang.router.scheduling.affinity import (
 )
 from sun_sglang.router.scheduling.policy_protocol import Policy
 from sun_sglang.router.scheduling.prefix_keys import PrefixKeys
+from sun_sglang.router.scheduling.ranked_workers import Rank, RankedWorkers, by_requests, by_tokens
 from sun_sglang.router.workers.worker import Worker
 from sun_sglang.topology import Role
+
+
+def least(workers: Sequence[Worker], rank: Callable[[Worker], Rank]) -> Worker:
+    """Return the worker with the smallest rank, of equal ones the first."""
+    return workers.least(rank) if isinstance(workers, RankedWorkers) else min(workers, key=rank)
 
 
 class LeastTokens:
@@ -27,7 +33,7 @@ class LeastTokens:
 
     def pick(self, workers: Sequence[Worker], cost: int, keys: PrefixKeys) -> Worker:
         """See `Policy`."""
-        return min(workers, key=_by_tokens)
+        return least(workers, by_tokens)
 
 
 class LeastRequests:
@@ -37,7 +43,7 @@ class LeastRequests:
 
     def pick(self, workers: Sequence[Worker], cost: int, keys: PrefixKeys) -> Worker:
         """See `Policy`."""
-        return min(workers, key=_by_requests)
+        return least(workers, by_requests)
 
 
 class RoundRobin:
@@ -73,7 +79,7 @@ class PowerOfTwo:
 
     def pick(self, workers: Sequence[Worker], cost: int, keys: PrefixKeys) -> Worker:
         """See `Policy`."""
-        return min(workers if len(workers) < 2 else self._rng.sample(workers, 2), key=_by_tokens)
+        return min(workers if len(workers) < 2 else self._rng.sample(workers, 2), key=by_tokens)
 
 
 # A new policy is one line here, and its name in `topology.py`.
@@ -94,15 +100,6 @@ _STAYS: Mapping[Role, StayRule] = MappingProxyType({"prefill": worth_waiting, "d
 def make_policy(name: str, role: Role, rng: random.Random) -> Policy:
     """Return a policy for the workers of a role, by its name in the topology file, with no memory yet."""
     return POLICIES[name](rng, _STAYS[role])
-
-
-def _by_tokens(worker: Worker) -> tuple[int, int, int]:
-    requests, tokens = worker.load.totals
-    return tokens, requests, worker.last_pick
-
-
-def _by_requests(worker: Worker) -> tuple[int, int, int]:
-    return *worker.load.totals, worker.last_pick
 
 
 def _by_last_pick(worker: Worker) -> int:

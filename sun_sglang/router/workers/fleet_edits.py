@@ -6,7 +6,7 @@ of one task leaves hundreds of others as they are; everything else is as in the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -21,11 +21,19 @@ Edit = Callable[[Document], None]
 
 def add_worker(spec: FleetWorker) -> Edit:
     """Return an edit that adds a worker; 409 if its name is taken."""
+    return add_workers((spec,))
+
+
+def add_workers(specs: Sequence[FleetWorker]) -> Edit:
+    """Return an edit that adds workers; 409 if a name is taken."""
 
     def edit(document: Document) -> None:
-        if any(w["name"] == spec.name for w in document["workers"]):
-            raise ApiError(409, f"there is a worker `{spec.name}` already", code="worker_exists")
-        document["workers"].append(spec.model_dump())
+        taken = {w["name"] for w in document["workers"]}
+        for spec in specs:
+            if spec.name in taken:
+                raise ApiError(409, f"there is a worker `{spec.name}` already", code="worker_exists")
+            taken.add(spec.name)
+            document["workers"].append(spec.model_dump())
 
     return edit
 

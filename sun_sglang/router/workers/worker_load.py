@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sun_sglang.router.deadlines import DEFAULT, Deadlines
 from sun_sglang.router.workers.shared_loads import SharedLoads
 
@@ -24,6 +26,7 @@ class WorkerLoad:
         "_deadlines",
         "_external_requests",
         "_external_tokens",
+        "_lower_callbacks",
         "_requests",
         "_shared",
         "_tokenizing_until",
@@ -39,6 +42,7 @@ class WorkerLoad:
         self._external_requests = 0
         self._external_tokens = 0
         self._tokenizing_until = float("-inf")
+        self._lower_callbacks: tuple[Callable[[], None], ...] = ()
         self._shared: SharedLoads | None = None
         self._cells: memoryview | None = None
 
@@ -93,6 +97,11 @@ class WorkerLoad:
         return requests + self._external_requests, tokens + self._external_tokens
 
     @property
+    def is_shared(self) -> bool:
+        """Whether the load of other processes counts, which changes at any time."""
+        return self._shared is not None
+
+    @property
     def tokenizing_until(self) -> float:
         """Loop time until which the worker may tokenize the long bodies that this process sent to it."""
         return self._tokenizing_until
@@ -110,10 +119,22 @@ class WorkerLoad:
         self._tokens -= tokens
         if self._cells is not None:
             self._cells[0], self._cells[1] = self._requests, self._tokens
+        for callback in self._lower_callbacks:
+            callback()
 
     def set_external(self, requests: int, tokens: int) -> None:
         """Replace the load of other senders."""
         self._external_requests, self._external_tokens = requests, tokens
+        for callback in self._lower_callbacks:
+            callback()
+
+    def add_lower_callback(self, callback: Callable[[], None]) -> None:
+        """Add a function to call after each change by which the load may have become lower."""
+        self._lower_callbacks = (*self._lower_callbacks, callback)
+
+    def remove_lower_callback(self, callback: Callable[[], None]) -> None:
+        """Undo `add_lower_callback`."""
+        self._lower_callbacks = tuple(known for known in self._lower_callbacks if known is not callback)
 
     def note_body(self, size: int, now: float) -> None:
         """Extend the time of tokenization by a body of `size` bytes that is sent at loop time `now`."""

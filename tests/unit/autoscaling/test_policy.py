@@ -72,8 +72,8 @@ def test_pool_keeps_its_size_before_demand_or_cost_is_known() -> None:
     assert scaler.decide(0.0, members("oooooooo"), None).start == ("w0",)
 
 
-def test_pool_shrinks_one_boot_time_after_the_last_need_and_drains_the_emptiest() -> None:
-    pool = Pool()
+def test_pool_shrinks_some_boots_after_the_last_need_and_drains_the_emptiest() -> None:
+    pool = Pool(BOUNDS._replace(boot=20.0))
     full = members("ssssoooo", (40, 30, 20, 10, 0, 0, 0, 0))
     assert not pool.run(20, 3.5, full).changes
     # the window of 10 s still holds some of the old demand
@@ -107,7 +107,7 @@ def test_boot_time_follows_the_measured_boots() -> None:
     pool.scaler.note_boot(4.0)
     assert pool.scaler.boot == 4.0
     pool.scaler.note_boot(8.0)
-    assert pool.scaler.hold == 6.0
+    assert pool.scaler.hold == 18.0
 
 
 def test_no_worker_is_started_for_a_while_after_the_place_refused_one() -> None:
@@ -171,3 +171,12 @@ def test_demand_of_an_answer_is_what_its_steps_read() -> None:
     assert answer_demand(10, 4).context_tokens == pytest.approx(exact + 4 / 2)
     squares = sum((10 + made) ** 2 for made in range(4))
     assert answer_demand(10, 4).context_squares == pytest.approx(squares, rel=0.1)
+
+
+def test_start_that_takes_longer_than_the_expected_boot_is_not_given_up() -> None:
+    pool = Pool(BOUNDS._replace(boot=5.0))
+    pool.run(10, 1.5, members("sooooooo"))
+    # the demand has gone long before the worker serves, which is later than the expected boot
+    decision = pool.run(60, 0.5, members("sbooooooo"[:8]))
+    assert not decision.changes
+    assert pool.run(30, 0.5, members("ssoooooo")).drain == ("w1",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
@@ -22,6 +23,12 @@ class NewPool(FleetPool):
     """The body of POST /pools."""
 
     name: str
+
+
+class NewWorkers(Strict):
+    """The body of POST /workers/batch."""
+
+    workers: tuple[FleetWorker, ...] = Field(min_length=1, max_length=MAX_WORKERS)
 
 
 class PoolSize(Strict):
@@ -61,12 +68,14 @@ class AdminHandlers:
     async def add_worker(self, http: web.Request) -> web.Response:
         """POST /workers: add a worker. It serves once its card is accepted and a canary has passed."""
         spec = await read_model(http, FleetWorker)
-        if spec.name in self._registry.workers and not self._is_wanted(spec.name):
-            raise ApiError(
-                409, f"worker `{spec.name}` is leaving; add it again once it has left", code="worker_leaving"
-            )
-        await self._store.edit(fleet_edits.add_worker(spec))
+        await self._add((spec,))
         return json_response(self._worker(self._registry.workers[spec.name], leaving=False), 201)
+
+    async def add_workers(self, http: web.Request) -> web.Response:
+        """POST /workers/batch: add several workers in one change of the fleet, or none where one is refused."""
+        specs = (await read_model(http, NewWorkers)).workers
+        await self._add(specs)
+        return json_response({"added": [spec.name for spec in specs]}, 201)
 
     async def drain(self, http: web.Request) -> web.Response:
         """POST /workers/NAME/drain: send a worker no new requests, and let its answers go on elsewhere if asked to."""
@@ -107,6 +116,13 @@ class AdminHandlers:
         """DELETE /pools/NAME: remove a pool without workers and tasks."""
         await self._store.edit(fleet_edits.remove_pool(http.match_info["name"]))
         return json_response({"name": http.match_info["name"], "removed": True})
+
+    async def _add(self, specs: Sequence[FleetWorker]) -> None:
+        for spec in specs:
+            if spec.name in self._registry.workers and not self._is_wanted(spec.name):
+                message = f"worker `{spec.name}` is leaving; add it again once it has left"
+                raise ApiError(409, message, code="worker_leaving")
+        await self._store.edit(fleet_edits.add_workers(specs))
 
     async def _set_draining(self, name: str, *, draining: bool, moving: bool = False) -> web.Response:
         await self._store.edit(fleet_edits.set_draining(name, draining, moving=moving))

@@ -25,9 +25,15 @@ LET_IN: dict[AccessRule, tuple[str | None, ...]] = {
 }
 ADMIN_ROUTES = {
     *(("GET", "/tasks"), ("POST", "/tasks"), ("PUT", "/tasks/{name:.+}"), ("DELETE", "/tasks/{name:.+}")),
-    *(("GET", "/workers"), ("POST", "/workers")),
+    *(("GET", "/workers"), ("POST", "/workers"), ("POST", "/workers/batch")),
     *(("POST", "/workers/{name}/drain"), ("POST", "/workers/{name}/resume"), ("DELETE", "/workers/{name}")),
-    *(("POST", "/pools"), ("DELETE", "/pools/{name}"), ("GET", "/server_info"), ("GET", "/get_server_info")),
+    *(
+        ("POST", "/pools"),
+        ("PUT", "/pools/{name}"),
+        ("DELETE", "/pools/{name}"),
+        ("GET", "/server_info"),
+        ("GET", "/get_server_info"),
+    ),
     *(("GET", "/flush_cache"), ("POST", "/flush_cache")),
 }
 

@@ -1,0 +1,1 @@
+"""`sun plan`: its flags as a load and cost models, its table and its figure."""
