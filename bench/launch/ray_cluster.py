@@ -15,7 +15,9 @@ import psutil
 # the machine's own address is not known in advance, and Ray replaces 127.0.0.1 by it
 HOSTS = ("127.0.0.2", "127.0.0.3")
 _STORE_BYTES = 80 << 20
-_VARIABLES = ("RAY_USAGE_STATS_ENABLED", "RAY_TMPDIR")
+# with its usual low priority, Ray's processes wait for all others of a busy machine
+_SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+_VARIABLES = (*_SETTINGS, "RAY_TMPDIR")
 # a node without an answer to three checks of a second is lost
 _HEALTH_CHECKS = {
     "health_check_initial_delay_ms": 1000,
@@ -76,7 +78,7 @@ def two_nodes(cpus: int) -> Iterator[TwoNodes]:
     directory = tempfile.mkdtemp(prefix="sun-ray-", dir="/tmp")
     before = {name: os.environ.get(name) for name in _VARIABLES}
     # `auto` then means this cluster, for this process and those that it starts
-    os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": directory})
+    os.environ.update({**_SETTINGS, "RAY_TMPDIR": directory})
     cluster = Cluster(
         initialize_head=True,
         head_node_args={

@@ -28,10 +28,10 @@ from sun_sglang.launch.planning.hardware.machine import Machine
 from sun_sglang.launch.planning.plan import WorkerPlan
 from sun_sglang.topology import PlaceSettings
 
-_STATE_WITHIN_S = 30.0
+_STATE_WITHIN_S = 60.0
 _KILLED_WITHIN_S = 60.0
 # Ray starts a Python process for the actor, which imports this package
-_OPEN_WITHIN_S = 60.0
+_OPEN_WITHIN_S = 180.0
 
 
 class RayPlace:

@@ -51,8 +51,6 @@ async def test_ranks_of_a_worker_run_on_different_machines_and_end_together(plac
     assert {host for _, host in notes} == {"127.0.0.2", "127.0.0.3"}
     assert running.address.host == notes[0][1]
     assert running.pid == int(notes[0][0])
-    if os.geteuid() == 0:  # others may not undo the low priority that Ray gives its actors
-        assert [os.getpriority(os.PRIO_PROCESS, int(pid)) for pid, _ in notes] == [0, 0]
 
     async def met() -> bool:
         return b"met rank 1" in b"".join([chunk async for chunk in running.logs()])

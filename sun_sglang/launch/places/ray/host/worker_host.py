@@ -94,7 +94,7 @@ class WorkerHost:
 
             # Ray's own check takes seconds, and misses a raylet that ended and whose parent has not read its status
             die_with_parent(os.getppid())
-            _take_usual_priority()
+            take_usual_priority()
             self._directory = Path(tempfile.mkdtemp(prefix=f"sun-sglang-{self._worker}-"))
             self._log = self._directory / "worker.log"
             self._guard = await asyncio.to_thread(Guard, self._directory)
@@ -239,7 +239,7 @@ def worker_environment(environ: Mapping[str, str], own: Mapping[str, str], gpus:
     return {**inherited, **own, **({VISIBLE_DEVICES: ",".join(gpus)} if gpus else {})}
 
 
-def _take_usual_priority() -> None:
+def take_usual_priority() -> None:
     """Undo the low priority that Ray gives its actors, for this thread and the processes that it starts.
 
     Without the privilege for it (root's, or a limit of `nice`) the priority stays: `RAY_worker_niceness=0 ray start`.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,17 @@ def test_paths_of_a_worker_are_the_absolute_ones_that_exist_here(tmp_path: Path)
     argv = ("--model-path", str(model), "--lora-paths", f"a={adapter}", "--x", "/nowhere", "--y", "org/id")
     worker = decode_worker(tmp_path).model_copy(update={"argv": argv})
     assert paths_of(worker) == (str(model), str(adapter))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may raise a priority")
+def test_low_priority_that_ray_gives_its_actors_is_undone() -> None:
+    code = (
+        "import os; os.nice(5)\n"
+        "from sun_sglang.launch.places.ray.host.worker_host import take_usual_priority\n"
+        "take_usual_priority(); print(os.getpriority(os.PRIO_PROCESS, 0))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "0\n"
 
 
 def host(rank: int, ranks: int, start: StartState | None, plan: str = "p") -> HostState:
