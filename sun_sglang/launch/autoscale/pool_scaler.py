@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
@@ -18,8 +19,10 @@ from sun_sglang.launch.autoscale.observed import StepReader, members_of
 from sun_sglang.launch.autoscale.settings import bounds_of, cost_estimate
 from sun_sglang.launch.planning.plan import PoolScaling, WorkerPlan
 from sun_sglang.launch.router_client import RouterClient
-from sun_sglang.launch.state import PoolSize, ProcessState
+from sun_sglang.launch.state import Phase, PoolSize, ProcessState
 
+# ends of a worker, one after the other and each before it served, after which it is given up
+_MOST_EARLY_ENDS = 3
 # seconds until every process of the router shows a change
 _SHOWN_WITHIN = 10.0
 
@@ -58,10 +61,15 @@ class Fleet(Protocol):
 
 @dataclass
 class _Boot:
-    """A worker that the policy started: when, and whether its processes were handed to supervision."""
+    """A worker that the policy started.
+
+    Attributes:
+        since: clock time of the decision.
+        shown_by: clock time by which the router's report has it; infinite until it was added there.
+    """
 
     since: float
-    is_supervised: bool = False
+    shown_by: float = math.inf
 
 
 class PoolScaler:
@@ -94,7 +102,8 @@ class PoolScaler:
         self._booting: dict[str, _Boot] = {}
         # until the router's report shows it, or this clock time
         self._resuming: dict[str, float] = {}
-        self._draining: set[str] = set()
+        # until the router was told, infinite; then until its report shows it
+        self._draining: dict[str, float] = {}
         self._leaving: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._told: int | None = None
@@ -125,6 +134,7 @@ class PoolScaler:
         now = self._now()
         workers = {name: worker for name, worker in report.workers.items() if name in self._plans}
         self._note_work(now, report, workers)
+        self._note_changes(now, workers)
         self._note_boots(now, workers)
         members = members_of(
             self._plans,
@@ -156,16 +166,41 @@ class PoolScaler:
         for steps in self._steps.read(workers.values()):
             self._cost.note(steps)
 
-    def _note_boots(self, now: float, workers: dict[str, WorkerReport]) -> None:
+    def _note_changes(self, now: float, workers: dict[str, WorkerReport]) -> None:
+        """Forget the drains and resumes that the report shows, and those that somebody else has undone."""
         for name, until in list(self._resuming.items()):
             if now > until or name not in workers or workers[name].state != "draining":
                 del self._resuming[name]
+        for name, until in list(self._draining.items()):
+            if now > until and name in workers and workers[name].state == "ready":
+                del self._draining[name]
+
+    def _note_boots(self, now: float, workers: dict[str, WorkerReport]) -> None:
+        """Note the boots that have ended, and give up those that will not end."""
+        processes = self._fleet.states()
         for name, boot in list(self._booting.items()):
-            worker = workers.get(name)
-            if boot.is_supervised and worker is not None and worker.state == "ready" and worker.agreed:
+            if boot.shown_by == math.inf:
+                continue
+            process, worker = processes.get(name), workers.get(name)
+            if worker is not None and worker.state == "ready" and worker.agreed:
                 del self._booting[name]
                 self._policy.note_boot(now - boot.since)
                 _LOG.info("%s serves %.1f s after the decision to start it", name, now - boot.since)
+            elif process is not None and (process.phase == Phase.FAILED or process.restarts >= _MOST_EARLY_ENDS):
+                self._give_up(name, f"{name} does not start: {process.detail}; its log is {process.log}")
+            elif worker is not None and worker.state == "refused":
+                self._give_up(name, f"the router refuses {name}: {worker.reason}")
+            elif now > boot.shown_by and (worker is None or worker.state == "draining"):
+                # somebody else has taken it out of the rotation
+                del self._booting[name]
+
+    def _give_up(self, name: str, why: str) -> None:
+        """Stop a worker that was started in vain, and start none for a while."""
+        del self._booting[name]
+        self._policy.note_refused_start(self._now())
+        self._leaving.add(name)
+        self._begin(self._stop(name))
+        self._note(why)
 
     def _current_cost(self, workers: dict[str, WorkerReport]) -> StepCost | None:
         cost = self._cost.current
@@ -176,16 +211,20 @@ class PoolScaler:
 
     def _carry_out(self, decision: Decision) -> None:
         for name in decision.resume:
-            self._draining.discard(name)
+            del self._draining[name]
             self._resuming[name] = self._now() + _SHOWN_WITHIN
             self._begin(self._resume(name))
         for name in decision.start:
             self._booting[name] = _Boot(self._now())
             self._begin(self._start(name))
         for name in decision.drain:
+            boot = self._booting.get(name)
+            if boot is not None and boot.shown_by == math.inf:
+                # its start is under way, and is decided about again once it has ended
+                continue
             self._booting.pop(name, None)
             self._resuming.pop(name, None)
-            self._draining.add(name)
+            self._draining[name] = math.inf
             self._begin(self._drain(name))
         if decision.workers != self._told:
             self._told = decision.workers
@@ -197,14 +236,21 @@ class PoolScaler:
             worker = workers.get(name)
             # a worker that the router does not report was removed, or never registered
             if worker is None or (worker.state != "ready" and worker.agreed and not worker.in_flight):
-                self._draining.discard(name)
+                del self._draining[name]
                 self._leaving.add(name)
                 self._begin(self._stop(name))
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
+        task = asyncio.create_task(self._report_defects(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _report_defects(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception as e:
+            _LOG.exception("a change of the pool %s failed", self.pool)
+            self._note(f"a change failed by a defect of the launcher ({e!r}); its output has the traceback")
 
     async def _start(self, name: str) -> None:
         try:
@@ -214,32 +260,34 @@ class PoolScaler:
             self._booting.pop(name, None)
             self._note(f"{name} cannot be started: {e}")
             return
-        if name in self._booting:
-            self._booting[name].is_supervised = True
+        self._booting[name].shown_by = self._now() + _SHOWN_WITHIN
 
     async def _resume(self, name: str) -> None:
         try:
             async with self._fleet.connect() as client:
                 await client.change_worker(name, "resume")
-        except SunError as e:
+        except (SunError, OSError) as e:
             # it is still out of the rotation, so the next decision may take it back
             self._resuming.pop(name, None)
-            self._draining.add(name)
+            self._draining[name] = math.inf
             self._note(f"{name} cannot be taken back: {e}")
 
     async def _drain(self, name: str) -> None:
         try:
             async with self._fleet.connect() as client:
                 await client.change_worker(name, "drain", move=True)
-        except SunError as e:
-            self._draining.discard(name)
+        except (SunError, OSError) as e:
+            self._draining.pop(name, None)
             self._note(f"{name} cannot be drained: {e}")
+            return
+        if name in self._draining:
+            self._draining[name] = self._now() + _SHOWN_WITHIN
 
     async def _stop(self, name: str) -> None:
         try:
             await self._fleet.stop_worker(name)
-        except SunError as e:
-            self._draining.add(name)
+        except (SunError, OSError) as e:
+            self._draining[name] = math.inf
             self._note(f"{name} cannot be stopped: {e}")
         finally:
             self._leaving.discard(name)
@@ -249,7 +297,7 @@ class PoolScaler:
         try:
             async with self._fleet.connect() as client:
                 await client.set_pool_size(self.pool, workers)
-        except SunError as e:
+        except (SunError, OSError) as e:
             self._told = None
             _LOG.warning("the size of `%s` is not in the router's metrics: %s", self.pool, e)
 

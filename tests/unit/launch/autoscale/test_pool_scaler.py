@@ -267,3 +267,71 @@ async def test_kv_memory_that_workers_report_bounds_the_size() -> None:
     size = await base.run(12, 0.9)
     assert size.workers == 3
     assert "for KV memory" in size.reason
+
+
+async def booting(**settings: Any) -> Deployment:
+    """Return a deployment with one worker that serves, and one whose boot is under way."""
+    base = Deployment(**settings)
+    while not base.calls:
+        await base.run(1, 1.5)
+    await base.run(2, 1.5)
+    assert base.scaler.size.starting == 1
+    return base
+
+
+async def test_worker_that_refuses_to_run_is_given_up_and_another_one_is_started_after_a_pause() -> None:
+    base = await booting()
+    base.processes["base-1"] = base.processes["base-1"].model_copy(
+        update={"phase": Phase.FAILED, "detail": "a hook is missing"}
+    )
+    size = await base.run(1, 1.5)
+    assert "base-1 does not start: a hook is missing; its log is log" in size.changed
+    assert base.calls == ["start base-1", "stop base-1"]
+    await base.run(35, 1.5)
+    assert base.calls[2:] == ["start base-1"]
+
+
+async def test_worker_that_ends_again_and_again_before_it_serves_is_given_up() -> None:
+    base = await booting()
+    base.processes["base-1"] = base.processes["base-1"].model_copy(update={"restarts": 3, "detail": "exit 1"})
+    await base.run(1, 1.5)
+    assert base.calls == ["start base-1", "stop base-1"]
+
+
+async def test_worker_that_the_router_refuses_is_given_up() -> None:
+    base = await booting()
+    base.set("base-1", state="refused", reason="another architecture")
+    size = await base.run(1, 1.5)
+    assert size.changed == "the router refuses base-1: another architecture"
+    assert base.calls == ["start base-1", "stop base-1"]
+
+
+@pytest.mark.parametrize("removed", [False, True])
+async def test_booting_worker_that_somebody_drains_or_removes_counts_as_missing(removed: bool) -> None:
+    base = await booting()
+    if removed:
+        del base.workers["base-1"]
+    else:
+        base.set("base-1", state="draining")
+    await base.run(12, 1.5)
+    assert base.calls == ["start base-1", "start base-2"]
+
+
+async def test_draining_worker_that_somebody_resumes_serves_and_is_drained_again() -> None:
+    base = Deployment(first=2)
+    base.set("base-1", in_flight=3)
+    await base.run(12, 0.5)
+    base.set("base-1", state="ready")
+    await base.run(12, 0.5)
+    assert base.calls == ["drain base-1 and move", "drain base-1 and move"]
+
+
+async def test_defect_of_a_change_is_shown() -> None:
+    base = Deployment(first=2)
+
+    async def broken(name: str, action: str, *, move: bool = False) -> None:
+        raise KeyError(name)
+
+    base.change_worker = broken  # type: ignore[method-assign]  # a defect for the test
+    size = await base.run(12, 0.5)
+    assert size.changed.startswith("a change failed by a defect of the launcher (KeyError('base-1'))")
