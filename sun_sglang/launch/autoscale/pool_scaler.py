@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sun_sglang.autoscaling.demand import Demand
@@ -17,14 +15,10 @@ from sun_sglang.contracts.tasks_report import TasksReport, WorkerReport
 from sun_sglang.errors import SunError
 from sun_sglang.launch.autoscale.observed import StepReader, members_of
 from sun_sglang.launch.autoscale.settings import bounds_of, cost_estimate
+from sun_sglang.launch.autoscale.transitions import Booted, Transitions
 from sun_sglang.launch.planning.plan import PoolScaling, WorkerPlan
 from sun_sglang.launch.router_client import RouterClient
-from sun_sglang.launch.state import Phase, PoolSize, ProcessState
-
-# ends of a worker, one after the other and each before it served, after which it is given up
-_MOST_EARLY_ENDS = 3
-# seconds until every process of the router shows a change
-_SHOWN_WITHIN = 10.0
+from sun_sglang.launch.state import PoolSize, ProcessState
 
 # the reason changes with every report, and the state file holds all workers
 _SHOW_REASON_EVERY = 5.0
@@ -59,19 +53,6 @@ class Fleet(Protocol):
         ...
 
 
-@dataclass
-class _Boot:
-    """A worker that the policy started.
-
-    Attributes:
-        since: clock time of the decision.
-        shown_by: clock time by which the router's report has it; infinite until it was added there.
-    """
-
-    since: float
-    shown_by: float = math.inf
-
-
 class PoolScaler:
     """The sizing of one pool.
 
@@ -99,12 +80,7 @@ class PoolScaler:
         self._policy = Autoscaler(bounds_of(scaling.settings))
         self._cost = cost_estimate(scaling)
         self._steps = StepReader()
-        self._booting: dict[str, _Boot] = {}
-        # until the router's report shows it, or this clock time
-        self._resuming: dict[str, float] = {}
-        # until the router was told, infinite; then until its report shows it
-        self._draining: dict[str, float] = {}
-        self._leaving: set[str] = set()
+        self._under_way = Transitions()
         self._tasks: set[asyncio.Task[None]] = set()
         self._told: int | None = None
         self._shown_at = now()
@@ -134,15 +110,14 @@ class PoolScaler:
         now = self._now()
         workers = {name: worker for name, worker in report.workers.items() if name in self._plans}
         self._note_work(now, report, workers)
-        self._note_changes(now, workers)
         self._note_boots(now, workers)
         members = members_of(
             self._plans,
             self._fleet.states(),
             workers,
-            starting={*self._booting, *self._resuming},
-            draining=self._draining,
-            leaving=self._leaving,
+            starting=self._under_way.starting,
+            draining=self._under_way.draining,
+            leaving=self._under_way.leaving,
         )
         decision = self._policy.decide(now, members, self._current_cost(workers))
         self._retire(workers)
@@ -166,41 +141,15 @@ class PoolScaler:
         for steps in self._steps.read(workers.values()):
             self._cost.note(steps)
 
-    def _note_changes(self, now: float, workers: dict[str, WorkerReport]) -> None:
-        """Forget the drains and resumes that the report shows, and those that somebody else has undone."""
-        for name, until in list(self._resuming.items()):
-            if now > until or name not in workers or workers[name].state != "draining":
-                del self._resuming[name]
-        for name, until in list(self._draining.items()):
-            if now > until and name in workers and workers[name].state == "ready":
-                del self._draining[name]
-
     def _note_boots(self, now: float, workers: dict[str, WorkerReport]) -> None:
-        """Note the boots that have ended, and give up those that will not end."""
-        processes = self._fleet.states()
-        for name, boot in list(self._booting.items()):
-            if boot.shown_by == math.inf:
-                continue
-            process, worker = processes.get(name), workers.get(name)
-            if worker is not None and worker.state == "ready" and worker.agreed:
-                del self._booting[name]
-                self._policy.note_boot(now - boot.since)
-                _LOG.info("%s serves %.1f s after the decision to start it", name, now - boot.since)
-            elif process is not None and (process.phase == Phase.FAILED or process.restarts >= _MOST_EARLY_ENDS):
-                self._give_up(name, f"{name} does not start: {process.detail}; its log is {process.log}")
-            elif worker is not None and worker.state == "refused":
-                self._give_up(name, f"the router refuses {name}: {worker.reason}")
-            elif now > boot.shown_by and (worker is None or worker.state == "draining"):
-                # somebody else has taken it out of the rotation
-                del self._booting[name]
-
-    def _give_up(self, name: str, why: str) -> None:
-        """Stop a worker that was started in vain, and start none for a while."""
-        del self._booting[name]
-        self._policy.note_refused_start(self._now())
-        self._leaving.add(name)
-        self._begin(self._stop(name))
-        self._note(why)
+        for end in self._under_way.note(now, self._fleet.states(), workers):
+            if isinstance(end, Booted):
+                self._policy.note_boot(end.seconds)
+                _LOG.info("%s serves %.1f s after the decision to start it", end.worker, end.seconds)
+            else:
+                self._policy.note_refused_start(now)
+                self._stop(end.worker)
+                self._note(end.why)
 
     def _current_cost(self, workers: dict[str, WorkerReport]) -> StepCost | None:
         cost = self._cost.current
@@ -210,35 +159,27 @@ class PoolScaler:
     # --- what it changes ------------------------------------------------------------------------------------------
 
     def _carry_out(self, decision: Decision) -> None:
+        now = self._now()
         for name in decision.resume:
-            del self._draining[name]
-            self._resuming[name] = self._now() + _SHOWN_WITHIN
+            self._under_way.resume(name, now)
             self._begin(self._resume(name))
         for name in decision.start:
-            self._booting[name] = _Boot(self._now())
+            self._under_way.start(name, now)
             self._begin(self._start(name))
-        for name in decision.drain:
-            boot = self._booting.get(name)
-            if boot is not None and boot.shown_by == math.inf:
-                # its start is under way, and is decided about again once it has ended
-                continue
-            self._booting.pop(name, None)
-            self._resuming.pop(name, None)
-            self._draining[name] = math.inf
+        for name in filter(self._under_way.may_drain, decision.drain):
+            self._under_way.drain(name)
             self._begin(self._drain(name))
         if decision.workers != self._told:
             self._told = decision.workers
             self._begin(self._tell(decision.workers))
 
     def _retire(self, workers: dict[str, WorkerReport]) -> None:
-        """Stop the drained workers that have no request left, in any process of the router."""
-        for name in list(self._draining):
-            worker = workers.get(name)
-            # a worker that the router does not report was removed, or never registered
-            if worker is None or (worker.state != "ready" and worker.agreed and not worker.in_flight):
-                del self._draining[name]
-                self._leaving.add(name)
-                self._begin(self._stop(name))
+        for name in self._under_way.empty(workers):
+            self._stop(name)
+
+    def _stop(self, name: str) -> None:
+        self._under_way.leave(name)
+        self._begin(self._end(name))
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(self._report_defects(work))
@@ -257,10 +198,10 @@ class PoolScaler:
             await self._fleet.start_worker(self._plans[name])
         except (SunError, OSError) as e:
             self._policy.note_refused_start(self._now())
-            self._booting.pop(name, None)
+            self._under_way.forget(name)
             self._note(f"{name} cannot be started: {e}")
             return
-        self._booting[name].shown_by = self._now() + _SHOWN_WITHIN
+        self._under_way.note_started(name, self._now())
 
     async def _resume(self, name: str) -> None:
         try:
@@ -268,8 +209,7 @@ class PoolScaler:
                 await client.change_worker(name, "resume")
         except (SunError, OSError) as e:
             # it is still out of the rotation, so the next decision may take it back
-            self._resuming.pop(name, None)
-            self._draining[name] = math.inf
+            self._under_way.drain(name)
             self._note(f"{name} cannot be taken back: {e}")
 
     async def _drain(self, name: str) -> None:
@@ -277,20 +217,21 @@ class PoolScaler:
             async with self._fleet.connect() as client:
                 await client.change_worker(name, "drain", move=True)
         except (SunError, OSError) as e:
-            self._draining.pop(name, None)
+            self._under_way.forget(name)
             self._note(f"{name} cannot be drained: {e}")
             return
-        if name in self._draining:
-            self._draining[name] = self._now() + _SHOWN_WITHIN
+        self._under_way.note_drained(name, self._now())
 
-    async def _stop(self, name: str) -> None:
+    async def _end(self, name: str) -> None:
         try:
             await self._fleet.stop_worker(name)
         except (SunError, OSError) as e:
-            self._draining[name] = math.inf
+            self._under_way.forget(name)
+            # the next report without a request on it stops it again
+            self._under_way.drain(name)
             self._note(f"{name} cannot be stopped: {e}")
-        finally:
-            self._leaving.discard(name)
+        else:
+            self._under_way.forget(name)
 
     async def _tell(self, workers: int) -> None:
         """Tell the router the size, for its metrics."""
