@@ -175,12 +175,19 @@ LAUNCH = 240
 _LAUNCHED = pytest.StashKey[dict[str, Deployment]]()
 
 
-def launch(topology: Path, run_dir: Path, *arguments: str) -> Deployment:
-    """Run `sun launch --detach`, as a user would."""
+def launch(topology: Path, run_dir: Path, *arguments: str, within: float = LAUNCH) -> Deployment:
+    """Run `sun launch --detach`, as a user would.
+
+    Args:
+        topology: a topology file.
+        run_dir: directory of its state.
+        arguments: further options.
+        within: seconds until the launch counts as one that hangs.
+    """
     try:
-        done = run_sun("launch", str(topology), "--detach", "--run-dir", str(run_dir), *arguments, timeout=LAUNCH)
+        done = run_sun("launch", str(topology), "--detach", "--run-dir", str(run_dir), *arguments, timeout=within)
     except subprocess.TimeoutExpired:
-        pytest.fail(f"`sun launch` did not end within {LAUNCH} s\n{logs(run_dir)}")
+        pytest.fail(f"`sun launch` did not end within {within:g} s\n{logs(run_dir)}")
     assert done.returncode == 0, done.stdout + done.stderr + logs(run_dir)
     return Deployment(run_dir)
 

@@ -147,6 +147,8 @@ if "sun_sglang.launch.places.local.fork_server" in sys.orig_argv:
 """
 
 
+# six processes import SGLang, each in some 15 s of CPU time, beside the tests of two other processes
+@pytest.mark.timeout(900)
 def test_import_that_initialises_cuda_falls_back_to_plain_starts_then_status_and_stop(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,7 +157,7 @@ def test_import_that_initialises_cuda_falls_back_to_plain_starts_then_status_and
     file = models / "plain.yaml"
     file.write_text(yaml.safe_dump(PAIR))
     run = ["--run-dir", str(tmp_path / "run")]
-    deployment = launch(file, tmp_path / "run", "--start", "fork")
+    deployment = launch(file, tmp_path / "run", "--start", "fork", within=600)
     note = "Workers are started one by one instead of forked: patch `fork_schedulers`: CUDA was initialised"
     assert note in (tmp_path / "run" / "supervisor.log").read_text()
     processes = family(deployment)

@@ -137,6 +137,6 @@ async def test_killed_scheduler_behind_a_controller_ends_its_worker(
     before = ranks.process("dp-decode-0")
     info = (await asked.get(f"{before.url}/server_info")).json()
     os.kill(info["sun_patches"][1]["pid"], signal.SIGKILL)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(200):
         while psutil.pid_exists(before.pid):
             await asyncio.sleep(0.1)

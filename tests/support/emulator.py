@@ -143,7 +143,8 @@ async def ask(
 
 def at_rest(*workers: EmulatedWorker) -> bool:
     """Return whether no worker has a request running, waiting or held."""
+    counters = ("total", "decode_moments")
     return all(
-        not worker.engine.generations and not any(v for k, v in worker.engine.load().items() if k != "total")
+        not worker.engine.generations and not any(v for k, v in worker.engine.load().items() if k not in counters)
         for worker in workers
     )

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import psutil
@@ -130,6 +131,9 @@ async def load(run_dir: Path) -> AsyncIterator[list[int]]:
         await wait_until(lambda: len(answers) > count + 8)
         for one in clients:
             one.cancel()
+    # the last TLS connections end when the router has answered that they do
+    port = urlsplit(url).port
+    await wait_until(lambda: not [c for c in psutil.Process().net_connections("tcp") if c.raddr and c.raddr[1] == port])
 
 
 class Restart:

@@ -266,6 +266,8 @@ async def test_tasks_show_workers_paths_and_namespaces(small: System) -> None:
             "state": "ready",
             "reason": "",
             "in_flight": 0,
+            "tokens": 0,
+            "steps": None,
             "modules": None,
             "agreed": True,
         }
