@@ -90,16 +90,16 @@ def command(
 
     Step times that a `sun bench` run corrects:  sun plan sun.yaml ... --gpu a100 --calibrate run.json
     """
+    from sun_sglang.cli.planning.plot import draw_plan, require_drawable
     from sun_sglang.cli.planning.run import run_plan
-
-    result = run_plan(ctx.params, quiet=as_json)
-    if plot is not None:
-        from sun_sglang.cli.planning.plot import draw_plan
-
-        draw_plan(result, plot)
-    if as_json:
-        typer.echo(json.dumps(result, indent=2))
-        return
     from sun_sglang.cli.planning.table import show_plan
 
-    show_plan(result)
+    if plot is not None:
+        require_drawable(plot)
+    result = run_plan(ctx.params, quiet=as_json)
+    if as_json:
+        typer.echo(json.dumps(result, indent=2))
+    else:
+        show_plan(result)
+    if plot is not None:
+        draw_plan(result, plot)

@@ -168,7 +168,11 @@ class Autoscale(Strict):
 
 
 def _listed(value: object) -> object:
-    return [value] if isinstance(value, dict) else value
+    if isinstance(value, dict | Autoscale):
+        return [value]
+    if not isinstance(value, list | tuple):
+        raise ValueError("is a mapping such as `{pool: base, max: 8, slo: {tpot: 25ms}}`, or a list of them")
+    return value
 
 
 def _named_place(value: object) -> object:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sun_sglang.bench.serving.result import read_result
+from sun_sglang.errors import UserError
 from sun_sglang.plan.calibrate import MeasuredPoint
 from sun_sglang.plan.outcome import PlanError
 
@@ -15,10 +16,13 @@ def measured_point(file: Path) -> MeasuredPoint:
     The mean batch of a decode worker follows from Little's law: output tokens a second times the seconds of a token.
 
     Raises:
-        BenchError: the file is no result of `sun bench`.
-        PlanError: it has several systems or points, or no valid run, or the number of decode workers is not known.
+        PlanError: the file is no result of `sun bench`, it has several systems or points, or no valid run, or the number
+            of decode workers is not known.
     """
-    result = read_result(file)
+    try:
+        result = read_result(file)
+    except UserError as e:
+        raise PlanError(f"--calibrate: {e}; give a file that `sun bench --output` has written") from e
     if len(result.points) > 1 or len(result.systems) > 1:
         raise PlanError(
             f"--calibrate: {file} has {len(result.points)} points of {len(result.systems)} systems; measure one point "

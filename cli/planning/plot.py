@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sun_sglang.plan.outcome import PlanError
+from sun_sglang.strict import listed
+
+
+def require_drawable(file: Path) -> None:
+    """Raise unless a figure can be written to a file, before a simulation that may take long.
+
+    Raises:
+        PlanError: matplotlib is not installed or knows no such format, or the directory cannot be written.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as e:
+        raise PlanError("--plot needs matplotlib: pip install 'sun-sglang[bench]'") from e
+    known = sorted(Figure().canvas.get_supported_filetypes())
+    if file.suffix.removeprefix(".").lower() not in known:
+        raise PlanError(f"--plot: {file} has no ending of a figure; known: {listed(known)}")
+    if not file.parent.is_dir() or not os.access(file.parent, os.W_OK):
+        raise PlanError(
+            f"--plot: {file} cannot be written: {file.parent} is no directory that can be; name another file"
+        )
 
 
 def draw_plan(plan: Mapping[str, Any], file: Path) -> None:
     """Draw the GPUs of each system, prefill and decode apart.
 
     Raises:
-        PlanError: matplotlib is not installed, or the file cannot be written.
+        PlanError: the file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as e:
-        raise PlanError("--plot needs matplotlib: pip install 'sun-sglang[bench]'") from e
+    from matplotlib.figure import Figure
+
     names = [system["system"] for system in plan["systems"]]
     prefill = [system["prefill_workers"] for system in plan["systems"]]
     decode = [system["decode_workers"] for system in plan["systems"]]
@@ -33,5 +52,5 @@ def draw_plan(plan: Mapping[str, Any], file: Path) -> None:
     axes.legend(frameon=False)
     try:
         figure.savefig(file)
-    except (OSError, ValueError) as e:
-        raise PlanError(f"--plot: {file} cannot be written: {e}") from e
+    except OSError as e:
+        raise PlanError(f"--plot: {file} cannot be written: {e.strerror or e}") from e

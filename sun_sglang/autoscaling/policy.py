@@ -67,7 +67,8 @@ class Bounds(NamedTuple):
         most: most workers.
         target: what its answers should keep.
         window: seconds over which the demand is averaged.
-        hold: seconds for which a need is remembered before the pool shrinks; None for the mean boot time.
+        hold: seconds for which a need is remembered before the pool shrinks; None for three times
+            the mean boot time.
         boot: seconds of a boot before one was measured.
         retry: seconds between a start that the place refused and the next one.
     """

@@ -31,6 +31,8 @@ _SHAPE = {
     "num_key_value_heads",
     "vocab_size",
 }
+# architectures whose layers are all full attention and a dense MLP, for which the formula of the weights holds
+_DENSE = {"llama", "mistral", "qwen2", "qwen3"}
 _PROMPTS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384)
 
 
@@ -111,14 +113,17 @@ def known_gpus() -> list[str]:
 def known_models() -> list[str]:
     """Return the names of the models whose step times and KV are computed: dense ones with weights of 16 bits."""
     ending = "_config.json"
-    files = (_package() / "model_configs").glob(f"*{ending}")
-    return sorted(
-        file.name.removesuffix(ending).replace("--", "/") for file in files if _is_dense(json.loads(file.read_text()))
-    )
+    files = list((_package() / "model_configs").glob(f"*{ending}"))
+    quantized = {
+        file.name.removesuffix(f"_hf_quant{ending}") for file in files if file.name.endswith(f"_hf_quant{ending}")
+    }
+    names = (file.name.removesuffix(ending) for file in files if _is_dense(json.loads(file.read_text())))
+    return sorted(name.replace("--", "/") for name in names if name not in quantized)
 
 
 def _is_dense(shape: dict[str, Any]) -> bool:
-    return shape.keys() >= _SHAPE and "quantization_config" not in shape and not any("expert" in key for key in shape)
+    whole = all(shape.get(key) for key in _SHAPE)
+    return whole and shape.get("model_type") in _DENSE and "quantization_config" not in shape
 
 
 def _package() -> Path:
@@ -147,7 +152,8 @@ def _find_model(model: str) -> str:
     for name in known:
         if _plain(name) == wanted:
             return name
-    raise PlanError(f"--model: unknown model `{model}`; known: {listed(known)}")
+    known_names = f"{listed(known)} (dense models with weights of 16 bits)"
+    raise PlanError(f"--model: unknown model `{model}`; known: {known_names}; for others give --costs")
 
 
 def _plain(model: str) -> str:

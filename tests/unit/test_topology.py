@@ -229,6 +229,11 @@ def test_pool_that_sizes_itself_is_given_alone_or_in_a_list_with_durations() -> 
         ("pool: base", "pool: math", "autoscale.0.pool: `math` is a prefill pool; decode pools: `base`"),
         ("pool: base", "pool: bass", "autoscale.0.pool: `bass` is no pool of this file; decode pools: `base`"),
         ("min: 2, max: 8", "max: 1", "pools.base.replicas: 2 is more than the `max` 1 of `autoscale.0`"),
+        (
+            "autoscale: {pool: base",
+            "autoscale: base\nrouter: {port: 1}\nx: {pool: base",
+            "autoscale: is a mapping such as",
+        ),
         ("slo: {tpot: 25ms}", "slo: {ttft: 1}", "autoscale.0.slo.tpot: is required"),
     ],
 )
@@ -240,3 +245,8 @@ def test_mistake_in_autoscale_is_named_with_its_place(was: str, becomes: str, me
 def test_pool_that_sizes_itself_is_not_given_twice() -> None:
     twice = SUN + "autoscale: [{pool: base, max: 3, slo: {tpot: 1}}, {pool: base, max: 4, slo: {tpot: 1}}]\n"
     assert "autoscale.1.pool: `base` is given twice" in refusal(twice)
+
+
+def test_keys_in_place_of_a_key_file_are_not_shown() -> None:
+    message = refusal(SUN + "router: {api_keys: [sk-secret-0123456789]}\n")
+    assert message == "router.api_keys: is no path; give the path of a file of keys"

@@ -44,6 +44,8 @@ def notes(topology: Topology, options: ExportOptions) -> Iterator[str]:
         yield f"`router.host` {topology.router.host} is left out: the router listens on its pod's addresses."
     if topology.router.processes > 1:
         yield f"`router.processes` {topology.router.processes} is left out: the router's container has one process."
+    if topology.place.kind != "local":
+        yield f"`place: {topology.place.kind}` is left out: Kubernetes runs the workers."
     for scaled in topology.autoscale:
         yield (
             f"`autoscale` of `{scaled.pool}` is left out: the launcher sizes pools, and it does not run here. "

@@ -13,6 +13,7 @@ from sun_sglang.kubernetes.labels import require_instance
 from sun_sglang.strict import Strict
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+_RESOURCE = re.compile(r"([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 _NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -43,7 +44,7 @@ class ExportOptions(Strict):
         gpu_resource: the name under which nodes offer GPUs.
     """
 
-    image: str = Field(min_length=1)
+    image: str
     name: str = "sun"
     namespace: str | None = None
     models: ModelsVolume | None = None
@@ -76,6 +77,10 @@ def require_valid(options: ExportOptions) -> None:
         UserError: names the option.
     """
     require_instance(options.name)
+    if not options.image:
+        raise UserError("--image: is empty; name the image of every container, such as REGISTRY/NAME:TAG")
+    if not _RESOURCE.fullmatch(options.gpu_resource):
+        raise UserError(f"--gpu-resource: `{options.gpu_resource}` is no name of a resource, such as nvidia.com/gpu")
     if options.namespace is not None and not _NAMESPACE.fullmatch(options.namespace):
         raise UserError(f"--namespace: `{options.namespace}` is no name of a namespace")
     if not options.image.strip() or options.image != "".join(options.image.split()):

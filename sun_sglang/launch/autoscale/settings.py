@@ -7,8 +7,9 @@ from pathlib import Path
 from sun_sglang.autoscaling.policy import Bounds
 from sun_sglang.autoscaling.sizing import Target, require_feasible
 from sun_sglang.autoscaling.step_cost import CorrectedCost, LearnedCost, step_cost
+from sun_sglang.errors import TopologyError
 from sun_sglang.launch.planning.plan import PoolScaling
-from sun_sglang.sim.cost_model import CostModel, load_costs
+from sun_sglang.sim.cost_model import CostError, load_costs
 from sun_sglang.topology import Autoscale, Topology
 
 
@@ -17,6 +18,7 @@ def read_scaling(topology: Topology) -> tuple[PoolScaling, ...]:
 
     Raises:
         CostError: a cost file cannot be read.
+        TopologyError: a pool has costs by which no load needs a worker.
         SloError: no number of workers meets an SLO.
     """
     return tuple(_read(topology, i, settings) for i, settings in enumerate(topology.autoscale))
@@ -40,13 +42,22 @@ def cost_estimate(scaling: PoolScaling) -> CorrectedCost | LearnedCost:
 
 
 def _read(topology: Topology, place: int, settings: Autoscale) -> PoolScaling:
-    if settings.costs is not None:
-        costs: CostModel | None = load_costs(Path(settings.costs))
-    elif topology.backend_of(settings.pool) == "emulated":
+    where = f"autoscale.{place}"
+    path = settings.costs
+    if path is None and topology.backend_of(settings.pool) == "emulated":
         path = topology.emulation_of(settings.pool).costs
-        costs = CostModel() if path is None else load_costs(Path(path))
-    else:
-        costs = None
-    if costs is not None:
-        require_feasible(step_cost(costs), settings.slo.tpot, f"autoscale.{place}.slo.tpot")
+        if path is None:
+            problem = f"is required: the emulated workers of `{settings.pool}` have no `costs`, so no load takes time"
+            raise TopologyError(f"{where}.costs", problem, "give a cost file here, or to `emulated`")
+    if path is None:
+        return PoolScaling(settings=settings)
+    try:
+        costs = load_costs(Path(path))
+    except CostError as e:
+        raise CostError(f"{where}.costs: {e}") from e
+    cost = step_cost(costs)
+    if not (cost.per_request or cost.per_context_token):
+        problem = f"in {path} no request and no context adds to a decode step, so no load needs a second worker"
+        raise TopologyError(f"{where}.costs", problem, "set `decode_per_request` or `decode_per_context_token` there")
+    require_feasible(cost, settings.slo.tpot, f"{where}.slo.tpot")
     return PoolScaling(settings=settings, costs=costs)

@@ -88,7 +88,12 @@ BAD_TRACE = "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:00:00,900,40
             (TOPOLOGY, *LOAD, "--costs", str(CONFIGS / "costs" / "zero.yaml")),
             "error: zero.yaml: a decode step takes no",
         ),
-        ((TOPOLOGY, *LOAD, "--calibrate", TOPOLOGY), f"error: {TOPOLOGY}: "),
+        ((TOPOLOGY, *LOAD, "--calibrate", TOPOLOGY), f"error: --calibrate: {TOPOLOGY}: "),
+        (
+            (TOPOLOGY, *LOAD, "--plot", "/nowhere/x.svg"),
+            "error: --plot: /nowhere/x.svg cannot be written: /nowhere is no",
+        ),
+        ((TOPOLOGY, *LOAD, "--plot", "x.foo"), "error: --plot: x.foo has no ending of a figure; known: "),
         (
             (TOPOLOGY, *LOAD, "--calibrate", str(RESULTS / "serving" / "adapters_8.json")),
             "points of 3 systems; measure one point of one system",

@@ -271,6 +271,9 @@ LOCAL = EMULATED.replace("model: m}", "model: /models/m}")
         (EMULATED, {"name": "Sun"}, "--name: `Sun` must be"),
         (EMULATED, {"namespace": "a.b"}, "--namespace: `a.b` is no name"),
         (EMULATED, {"image": "a b"}, "--image: `a b` is no name"),
+        (EMULATED, {"image": ""}, "--image: is empty"),
+        (EMULATED, {"gpu_resource": "a b"}, "--gpu-resource: `a b` is no name"),
+        (EMULATED, {"gpu_resource": ""}, "--gpu-resource: `` is no name"),
         (EMULATED, {"cache_claim": "A"}, "--cache-volume: `A` is no name"),
     ],
 )

@@ -31,6 +31,9 @@ def test_calibration_makes_the_measured_step_and_prompt_as_long_as_measured() ->
     [
         ("v100", "Qwen/Qwen3-8B", r"--gpu: unknown GPU `v100`; known: .*`h100_sxm`"),
         ("h100", "gpt2", r"--model: unknown model `gpt2`; known: .*`Qwen/Qwen3-8B`"),
+        ("h200", "nvidia/Llama-3_3-Nemotron-Super-49B-v1", "--model: unknown model"),
+        ("h200", "nvidia/Llama-3.1-70B-Instruct-FP8", "--model: unknown model"),
+        ("h200", "nvidia/Nemotron-H-56B-Base-8K", "--model: unknown model"),
         ("h100", "meta-llama/Llama-3.1-405B", r"do not fit into 1 x h100_sxm; set `engine.tp_size`"),
         ("l4", "Qwen/Qwen3-8B", r"no step times of Qwen/Qwen3-8B on l4"),
     ],
