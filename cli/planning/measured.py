@@ -16,8 +16,8 @@ def measured_point(file: Path) -> MeasuredPoint:
     The mean batch of a decode worker follows from Little's law: output tokens a second times the seconds of a token.
 
     Raises:
-        PlanError: the file is no result of `sun bench`, it has several systems or points, or no valid run, or the number
-            of decode workers is not known.
+        PlanError: the file is no result of `sun bench`, or has several systems or points, no valid run, or no number of
+            decode workers.
     """
     try:
         result = read_result(file)
