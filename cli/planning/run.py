@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from sun_sglang.bench.load.workload.build import build as build_workload
 from sun_sglang.bench.load.workload.planned import Plan
 from sun_sglang.bench.load.workload.settings import WorkloadSettings, workload_settings
 from sun_sglang.plan.comparison import SHARES, Costs, compare
-from sun_sglang.plan.outcome import PlanError, parse_objectives
+from sun_sglang.plan.outcome import Objectives, PlanError, parse_objectives
 from sun_sglang.plan.sizing import Load
 from sun_sglang.plan.traffic import Arrival
 from sun_sglang.sim.cost_model import load_costs
@@ -168,6 +169,6 @@ def _seconds(flags: Mapping[str, Any], arrivals: Sequence[Arrival]) -> float:
 
 def _goodput(text: str) -> dict[str, float]:
     try:
-        return parse_goodput(text)
+        return parse_goodput(text, [field.name for field in fields(Objectives)])
     except FlagError as e:
         raise FlagError("slo", e.problem) from e

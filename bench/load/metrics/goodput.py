@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 from sun_sglang.bench.load.client.record import RequestRecord
@@ -26,8 +26,12 @@ Objectives = Mapping[str, float]
 """The limit of each metric, by name: most milliseconds, or least tokens a second for a user."""
 
 
-def parse_goodput(text: str) -> dict[str, float]:
+def parse_goodput(text: str, offered: Iterable[str] = (*_LATENCIES, _SPEED)) -> dict[str, float]:
     """Return the objectives of `--goodput "time_to_first_token:500 inter_token_latency:50"`.
+
+    Args:
+        text: the value of the flag.
+        offered: the metrics that the error for an unknown one lists.
 
     Raises:
         FlagError: a metric is unknown or named twice, or a limit is no positive number.
@@ -36,7 +40,7 @@ def parse_goodput(text: str) -> dict[str, float]:
     for part in text.replace(",", " ").split():
         name, _, limit = part.partition(":")
         if name not in _LATENCIES and name != _SPEED:
-            raise FlagError("goodput", f"unknown metric `{name}`; known: {listed([*_LATENCIES, _SPEED])}")
+            raise FlagError("goodput", f"unknown metric `{name}`; known: {listed(offered)}")
         if name in objectives:
             raise FlagError("goodput", f"`{name}` is named twice")
         try:
