@@ -75,9 +75,11 @@ def parse_topology(text: str, *, base: Path, source: str = "topology") -> Topolo
         topology = Topology.model_validate(raw)
     except ValidationError as e:
         field = first_invalid(e, Topology, show_value=True)
+        # somebody may have written the keys themselves, which no terminal is to show
         if field.path[:2] == ("router", "api_keys"):
-            # somebody may have written the keys themselves, which no terminal is to show
             raise TopologyError(field.where, "is no path", "give the path of a file of keys") from e
+        if field.path == ("router",):
+            raise TopologyError("router", "is no mapping of settings", "write it as `router: {port: 8000}`") from e
         raise TopologyError(field.where or "topology", field.problem, field.fix) from e
     topology = with_adapter_tasks(topology, base)
     if not topology.tasks:

@@ -250,3 +250,4 @@ def test_pool_that_sizes_itself_is_not_given_twice() -> None:
 def test_keys_in_place_of_a_key_file_are_not_shown() -> None:
     message = refusal(SUN + "router: {api_keys: [sk-secret-0123456789]}\n")
     assert message == "router.api_keys: is no path; give the path of a file of keys"
+    assert "sk-secret" not in refusal(SUN + "router: [{api_keys: sk-secret-0123456789}]\n")

@@ -56,8 +56,8 @@ def _read(topology: Topology, place: int, settings: Autoscale) -> PoolScaling:
     except CostError as e:
         raise CostError(f"{where}.costs: {e}") from e
     cost = step_cost(costs)
-    if not (cost.per_request or cost.per_context_token):
-        problem = f"in {path} no request and no context adds to a decode step, so no load needs a second worker"
-        raise TopologyError(f"{where}.costs", problem, "set `decode_per_request` or `decode_per_context_token` there")
+    if not cost.seconds(1, 1):
+        problem = f"in {path} a decode step takes no time, so no load needs a second worker"
+        raise TopologyError(f"{where}.costs", problem, "set `decode_step` and `decode_per_context_token` there")
     require_feasible(cost, settings.slo.tpot, f"{where}.slo.tpot")
     return PoolScaling(settings=settings, costs=costs)

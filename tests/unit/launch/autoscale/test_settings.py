@@ -44,7 +44,7 @@ def test_own_costs_win_over_those_of_emulated_workers(tmp_path: Path) -> None:
     [
         ("", "", "autoscale.0.costs: is required: the emulated workers of `base` have no `costs`"),
         ("no.yaml", "", r"autoscale\.0\.costs: .*no\.yaml: cannot be read"),
-        ("c.yaml", "decode_step: 0.001", r"autoscale\.0\.costs: in .*c\.yaml no request and no context adds"),
+        ("c.yaml", "prefill: 0.001", r"autoscale\.0\.costs: in .*c\.yaml a decode step takes no time"),
         ("c.yaml", "{decode_step: 0.03, decode_per_request: 1.0e-4}", r"autoscale\.0\.slo\.tpot: no number of workers"),
     ],
 )
