@@ -14,6 +14,9 @@ from typing import TypeAlias, overload
 
 from sun_sglang.router.workers.worker import Worker
 
+# entries for each worker, after which a heap is made anew
+_MOST_ENTRIES = 4
+
 Rank: TypeAlias = tuple[int, int, int]
 """What workers are compared by; the smallest goes first."""
 
@@ -111,3 +114,7 @@ class _Heap:
         if rank < self._bounds[place]:
             self._bounds[place] = rank
             heappush(self._entries, (rank, place))
+            if len(self._entries) > _MOST_ENTRIES * len(self._workers):
+                # entries that are out of date stay where they never come to the top
+                self._entries = [(bound, place) for place, bound in enumerate(self._bounds)]
+                heapify(self._entries)

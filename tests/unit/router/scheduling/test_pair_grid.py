@@ -80,3 +80,21 @@ def test_ranked_workers_after_any_change_find_the_least(changes: list[tuple[int,
             load.acquire(tokens)
         for rank in (by_tokens, by_requests):
             assert workers.least(rank) is min(workers, key=rank)
+
+
+def test_heap_of_a_ranking_does_not_grow_with_the_requests() -> None:
+    workers = [Worker(FleetWorker(name=f"d{i}", pool="d", url=f"http://d{i}"), "decode") for i in range(3)]
+    ranked, draw = RankedWorkers(workers), random.Random(0)
+    held: list[tuple[Worker, int]] = []
+    for number in range(2000):
+        picked = ranked.least(by_tokens)
+        assert picked is min(workers, key=by_tokens)
+        tokens = draw.randrange(1, 1000)
+        picked.load.acquire(tokens)
+        picked.note_pick(number + 1)
+        held.append((picked, tokens))
+        if len(held) > 20:
+            worker, tokens = held.pop(draw.randrange(len(held)))
+            worker.load.release(tokens)
+    (heap,) = ranked._heaps.values()
+    assert len(heap._entries) <= 4 * len(workers)
