@@ -15,12 +15,9 @@ import math
 from collections import deque
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from typing import TypeAlias
 
 from sun_sglang.sim.cost_model import CostModel
-from sun_sglang.sim.decode_scheduler import RESERVED_TOKENS, Admitted, Ended, Token
-
-RunEvent: TypeAlias = Admitted | Token | Ended
+from sun_sglang.sim.decode_scheduler import RESERVED_TOKENS, Admitted, Ended, Event, Token
 
 
 @dataclass(slots=True, eq=False)
@@ -40,7 +37,6 @@ class _Request:
     made: int = 0
     joined: int = 0
     place: int = 0
-    retractions: int = 0
 
     @property
     def received(self) -> int:
@@ -90,21 +86,6 @@ class DecodeRuns:
         self._places = 0
 
     @property
-    def waiting(self) -> int:
-        """Number of requests that never had KV."""
-        return len(self._waiting)
-
-    @property
-    def running(self) -> int:
-        """Number of requests that get a token each step."""
-        return len(self._running)
-
-    @property
-    def retracted(self) -> int:
-        """Number of requests that lost their KV and wait to resume."""
-        return len(self._retracted)
-
-    @property
     def requests(self) -> int:
         """Number of requests on the worker."""
         return len(self._known)
@@ -113,10 +94,6 @@ class DecodeRuns:
     def used(self) -> int:
         """Tokens of KV held at the end of the step that ran at the last call."""
         return self._used
-
-    def retractions(self, rid: str) -> int:
-        """Return how often a request has lost its KV."""
-        return self._known[rid].retractions
 
     def made(self, rid: str, now: float) -> int:
         """Return the number of tokens that a request on the worker has at a time between the last call and `due`."""
@@ -139,13 +116,13 @@ class DecodeRuns:
         """Record that the KV of a prompt has arrived, with the first token unless this worker makes it."""
         self._arrived.append(self._known[rid])
 
-    def step(self, now: float) -> list[RunEvent]:
+    def step(self, now: float) -> list[Event]:
         """Do what is due, and return the events in order; of the tokens only the first of each request.
 
         Call it after every change, and at `due`.
         """
         assert now <= self.due
-        events: list[RunEvent] = []
+        events: list[Event] = []
         between = not self._running or self._reach(now)
         if between:
             while self._firsts and self._firsts[0][0] <= self._steps:
@@ -224,7 +201,7 @@ class DecodeRuns:
         self._due_steps = steps = max(0, steps)
         self.due = self._time(steps)
 
-    def _land(self, request: _Request, events: list[RunEvent]) -> None:
+    def _land(self, request: _Request, events: list[Event]) -> None:
         """Take a request whose KV has arrived into the batch, or end it."""
         if not request.makes_first or not request.limit:
             if request.made < request.limit:
@@ -263,7 +240,7 @@ class DecodeRuns:
         self._leave(request)
         del self._known[request.rid]
 
-    def _select(self, events: list[RunEvent]) -> None:
+    def _select(self, events: list[Event]) -> None:
         """Select the requests of the next step. If the last one does not fit and ends, retracted ones resume."""
         while True:
             while self._retracted and self._fits(self._retracted[0].prompt + self._retracted[0].made):
@@ -276,7 +253,7 @@ class DecodeRuns:
             if self._held or not self._retracted:
                 return
 
-    def _make_room(self, events: list[RunEvent]) -> None:
+    def _make_room(self, events: list[Event]) -> None:
         """Retract requests until the KV of the next step's tokens fits."""
         while self._running and self._used + len(self._running) > self.kv_tokens:
             if len(self._running) == 1 and self._held == 1:
@@ -286,11 +263,10 @@ class DecodeRuns:
                 return
             request = min(self._running.values(), key=lambda r: (r.made + self._steps - r.joined, -r.prompt))
             self._leave(request)
-            request.retractions += 1
             self.lost += 1
             self._retracted.append(request)
 
-    def _admit(self, events: list[RunEvent]) -> None:
+    def _admit(self, events: list[Event]) -> None:
         while self._waiting and not self._retracted and self._fits(self._waiting[0].received):
             request = self._waiting.popleft()
             self._held += 1
