@@ -61,19 +61,9 @@ class MeasuredSteps(NamedTuple):
     context: float
 
 
-def step_cost(costs: CostModel, kv_tokens: float | None = None) -> StepCost:
-    """Return the step cost of a cost model.
-
-    Args:
-        costs: the cost model.
-        kv_tokens: tokens of KV that fit, where a worker has reported it; None for the cost model's.
-    """
-    return StepCost(
-        costs.decode_step,
-        costs.decode_per_request,
-        costs.decode_per_context_token,
-        costs.kv_tokens if kv_tokens is None else kv_tokens,
-    )
+def step_cost(costs: CostModel) -> StepCost:
+    """Return the step cost of a cost model."""
+    return StepCost(costs.decode_step, costs.decode_per_request, costs.decode_per_context_token, costs.kv_tokens)
 
 
 class CorrectedCost:

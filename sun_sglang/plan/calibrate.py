@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sun_sglang.autoscaling.step_cost import step_cost
 from sun_sglang.sim.cost_model import CostModel
 
 
@@ -51,9 +52,7 @@ class Corrected:
 
 def calibrated(costs: CostModel, point: MeasuredPoint) -> Corrected:
     """Return a cost model whose decode step, and prefill where it was measured alone, is as long as measured."""
-    expected = costs.decode_step + costs.decode_per_request * point.requests
-    expected += costs.decode_per_context_token * point.requests * point.context
-    factor = point.tpot / expected
+    factor = point.tpot / step_cost(costs).seconds(point.requests, point.requests * point.context)
     prefill = 1.0
     alone = costs.prefill_seconds([round(point.prompt)])
     if point.ttft is not None and alone > 0:

@@ -201,13 +201,6 @@ class Simulator:
         self._ranked[pool] = RankedWorkers([worker.known for worker in workers])
         self._grids.clear()
 
-    def add_decode(self, pool: str) -> DecodeWorker:
-        """Add a worker to a decode pool; it takes no requests before `set_serving`."""
-        worker = make_decode(pool, len(self.decodes[pool]), self._system.pools[pool].costs)
-        self.decodes[pool].append(worker)
-        self._of_decode[worker.known] = worker
-        return worker
-
     def _pools(self, role: Role) -> Iterable[tuple[str, PlannedPool]]:
         return ((name, pool) for name, pool in self._system.pools.items() if pool.role == role)
 

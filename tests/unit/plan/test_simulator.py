@@ -96,14 +96,15 @@ def test_request_longer_than_the_kv_of_a_worker_is_refused_and_the_others_are_se
 
 
 def test_worker_that_leaves_the_pool_ends_its_answers_and_gets_no_others() -> None:
-    simulator = Simulator(system(1, 2, "decode", tasks=1), ended := Ended())
+    simulator = Simulator(system(1, 3, "decode", tasks=1), ended := Ended())
     pool = simulator.decodes["decode-shared"]
+    simulator.set_serving("decode-shared", pool[:2])
 
     def leave(now: float) -> None:
         simulator.set_serving("decode-shared", pool[:1])
 
     def come_back(now: float) -> None:
-        simulator.set_serving("decode-shared", [*pool[:1], simulator.add_decode("decode-shared")])
+        simulator.set_serving("decode-shared", [pool[0], pool[2]])
 
     simulator.call_at(2.0, leave)
     simulator.call_at(4.0, come_back)
