@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,12 +65,7 @@ def running_deployments(file: Path | None, run_dir: Path | None) -> list[Deploym
     Returns:
         at most one where a file or a directory is given, else all that run.
     """
-    if file is None and run_dir is None:
-        return [deployment for deployment in known_deployments() if deployment.state.alive]
-    directory = run_dir if run_dir is not None else run_dir_of(file) if file is not None else None
-    assert directory is not None
-    state = read_state(directory)
-    return [Deployment(directory, state)] if state is not None and state.alive else []
+    return [deployment for deployment in _meant(file, run_dir) if deployment.state.alive]
 
 
 def left_deployments(file: Path | None, run_dir: Path | None) -> list[Deployment]:
@@ -78,12 +73,17 @@ def left_deployments(file: Path | None, run_dir: Path | None) -> list[Deployment
 
     Arguments and number as in `running_deployments`.
     """
+    return [deployment for deployment in _meant(file, run_dir) if deployment.state.is_left]
+
+
+def _meant(file: Path | None, run_dir: Path | None) -> Iterable[Deployment]:
+    """Return the deployments that a user means, in any phase; arguments as in `running_deployments`."""
     if file is None and run_dir is None:
-        return [deployment for deployment in known_deployments() if deployment.state.is_left]
+        return known_deployments()
     directory = run_dir if run_dir is not None else run_dir_of(file) if file is not None else None
     assert directory is not None
     state = read_state(directory)
-    return [Deployment(directory, state)] if state is not None and state.is_left else []
+    return [Deployment(directory, state)] if state is not None else []
 
 
 def running_deployment(file: Path | None, run_dir: Path | None) -> Deployment:

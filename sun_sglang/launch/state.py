@@ -54,6 +54,11 @@ class ProcessState(Strict):
     log_end: str = ""
 
 
+def new_process(name: str, role: str, log: Path, *, pool: str = "", url: str = "") -> ProcessState:
+    """Return the state of a process before its first start."""
+    return ProcessState(name=name, pool=pool, role=role, phase=Phase.STARTING, pid=0, url=url, log=log, restarts=0)
+
+
 class PoolSize(Strict):
     """The size of a pool that sizes itself.
 

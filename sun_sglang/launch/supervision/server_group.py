@@ -16,7 +16,7 @@ from sun_sglang.errors import LaunchError
 from sun_sglang.launch.places.place import Place, Running, Slot, needs_of
 from sun_sglang.launch.planning.plan import WORKER_KEY, WorkerPlan
 from sun_sglang.launch.router_access import new_key
-from sun_sglang.launch.state import DeploymentState, Phase, ProcessState, write_state
+from sun_sglang.launch.state import DeploymentState, Phase, new_process, write_state
 from sun_sglang.launch.supervision.readiness import Limits, process_obstacle
 from sun_sglang.launch.supervision.supervised_process import SupervisedProcess
 from sun_sglang.processes import start_ticks
@@ -155,16 +155,7 @@ class ServerGroup:
         self._on_change(self.state)
 
     def _supervised(self, worker: WorkerPlan) -> SupervisedProcess:
-        state = ProcessState(
-            name=worker.name,
-            pool=worker.pool,
-            role="server",
-            phase=Phase.STARTING,
-            pid=0,
-            url="",
-            log=worker.log,
-            restarts=0,
-        )
+        state = new_process(worker.name, "server", worker.log, pool=worker.pool)
 
         async def start(_restarts: int) -> Running:
             return await self._place.start(self._slots[worker.name], worker.with_key(self._key))

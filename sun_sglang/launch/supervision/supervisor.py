@@ -19,7 +19,7 @@ from sun_sglang.launch.rolling_restart.launched import Launched
 from sun_sglang.launch.rolling_restart.restarts import Restarts
 from sun_sglang.launch.router_access import new_key, read_access, read_key_file
 from sun_sglang.launch.router_client import RouterClient
-from sun_sglang.launch.state import DeploymentState, Phase, ProcessState, write_state
+from sun_sglang.launch.state import DeploymentState, Phase, new_process, write_state
 from sun_sglang.launch.supervision.kept_fleet import kept_fleet, write_fleets
 from sun_sglang.launch.supervision.readiness import Limits, process_obstacle, router_obstacle, timeout_obstacle
 from sun_sglang.launch.supervision.supervised_process import SupervisedProcess
@@ -239,9 +239,7 @@ class Supervisor:
 
     def _supervised_router(self, router: RouterPlan, process: int) -> SupervisedProcess:
         log = router.log_of(process)
-        state = ProcessState(
-            name=log.stem, pool="", role="router", phase=Phase.STARTING, pid=0, url=router.url, log=log, restarts=0
-        )
+        state = new_process(log.stem, "router", log, url=router.url)
 
         async def start(_restarts: int) -> Running:
             return await self._start_router(router, process)

@@ -11,7 +11,7 @@ from sun_sglang.errors import LaunchError, UserError
 from sun_sglang.launch.places.place import Place, Running, Slot, needs_of
 from sun_sglang.launch.planning.plan import WorkerPlan
 from sun_sglang.launch.router_client import RouterClient
-from sun_sglang.launch.state import Phase, ProcessState
+from sun_sglang.launch.state import ProcessState, new_process
 from sun_sglang.launch.supervision.supervised_process import SupervisedProcess
 
 
@@ -148,16 +148,7 @@ class Workers:
         self._running[process.state.name] = asyncio.create_task(process.run())
 
     def _supervised(self, worker: WorkerPlan) -> SupervisedProcess:
-        state = ProcessState(
-            name=worker.name,
-            pool=worker.pool,
-            role=worker.role,
-            phase=Phase.STARTING,
-            pid=0,
-            url="",
-            log=worker.log,
-            restarts=0,
-        )
+        state = new_process(worker.name, worker.role, worker.log, pool=worker.pool)
 
         async def start(_restarts: int) -> Running:
             if (adopted := self._adopted.pop(worker.name, None)) is not None:
