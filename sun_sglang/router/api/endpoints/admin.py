@@ -103,7 +103,7 @@ class AdminHandlers:
     async def add_pool(self, http: web.Request) -> web.Response:
         """POST /pools: add an empty pool."""
         pool = await read_model(http, NewPool)
-        await self._store.edit(fleet_edits.add_pool(pool.name, {"role": pool.role, "model": pool.model}))
+        await self._store.edit(fleet_edits.add_pool(pool.name, pool.model_dump(exclude={"name"})))
         return json_response(pool.model_dump(), 201)
 
     async def set_pool_size(self, http: web.Request) -> web.Response:

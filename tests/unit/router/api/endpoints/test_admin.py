@@ -54,6 +54,21 @@ async def test_sun_workers_and_sun_task(small: System, cli: Any) -> None:
     assert not small.router.registry.workers["base-0"].spec.moving
 
 
+async def test_wanted_size_of_a_pool_is_in_the_metrics_and_nothing_else_reads_it(small: System) -> None:
+    for call, path, body in (
+        (small.client.post, "/pools", {"name": "more", "role": "decode", "model": "m", "wanted_workers": 2}),
+        (small.client.put, "/pools/base", {"wanted_workers": 5}),
+    ):
+        async with call(path, json=body) as reply:
+            assert reply.status < 300, await reply.text()
+    await small.client.get("/metrics")
+    assert small.metric("sun_pool_wanted_workers", pool="more") == 2
+    assert small.metric("sun_pool_wanted_workers", pool="base") == 5
+    async with small.client.put("/pools/no", json={"wanted_workers": 1}) as reply:
+        assert (reply.status, (await reply.json())["error"]["code"]) == (404, "pool_not_found")
+    assert [w.name for w in small.router.registry.members("base")] == ["base-0"]
+
+
 async def test_commands_that_cannot_be(small: System, cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     for arguments, words in (
         (("workers", "drain"), "which worker?"),
