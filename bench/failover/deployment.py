@@ -20,7 +20,7 @@ LOSSES: tuple[Loss, ...] = ("killed", "stopped", "port closed")
 DECODERS = ("base-0", "base-1")
 # with failover; `TASK-off` is the same task without
 TASKS = ("math", "tool", "last")
-_SIZES: dict[str, Any] = {
+SIZES: dict[str, Any] = {
     "hidden_size": 128,
     "intermediate_size": 384,
     "head_dim": 32,
@@ -44,7 +44,7 @@ def launched(folder: Path) -> Iterator[Deployment]:
     """
     define_torchvision_schemas()
     for seed, name in enumerate(("base", *TASKS)):
-        write_checkpoint(folder / name, "llama", seed, "float32", **_SIZES)
+        write_checkpoint(folder / name, "llama", seed, "float32", **SIZES)
     decoder = weights_revision(folder / "base")
     record = ModuleFile(scheme="prefill_only", base=decoder, decoder=decoder, first_token="decode")
     write_module_file(record, folder / "last")

@@ -28,6 +28,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from sun_sglang.bench.failover.deployment import SIZES
 from sun_sglang.bench.gpu_check.deployment import Client, Deployment, launch
 from sun_sglang.bench.gpu_check.errors import CheckError, require
 from sun_sglang.bench.gpu_check.models.checkpoints import write_checkpoint
@@ -51,14 +52,6 @@ UNITS = {
     "seconds_to_answer": "s",
     "seconds_to_whole": "s",
     "refused_without_key": "1",
-}
-_SIZES: dict[str, Any] = {
-    "hidden_size": 128,
-    "intermediate_size": 384,
-    "head_dim": 32,
-    "max_position_embeddings": 2048,
-    # large weights: logits are far apart
-    "initializer_range": 0.2,
 }
 _TASK = "math"
 _CPUS = 2
@@ -89,7 +82,7 @@ def main(
         folder = Path(directory)
         define_torchvision_schemas()
         for number, name in enumerate(("base", _TASK)):
-            write_checkpoint(folder / name, "llama", number, "float32", **_SIZES)
+            write_checkpoint(folder / name, "llama", number, "float32", **SIZES)
         asyncio.run(RayFaults(folder, nodes, prompts, length, note).run())
     report = _report(runs, seed, settings)
     Console().print(_table(report))

@@ -18,16 +18,10 @@ from sun_sglang.launch.places.ray.record import read_record
 from sun_sglang.launch.state import DeploymentState, Phase, ProcessState
 from sun_sglang.launch.supervision.readiness import Limits
 from sun_sglang.processes import group_of, start_ticks
+from tests.system.launch.test_lost_machine import TOPOLOGY
 from tests.system.launch.test_place_conformance import REPOSITORY, WITH_A_CHILD
 
 WITHIN_S = 120.0
-TOPOLOGY = {
-    "pools": {"base": {"role": "decode", "model": "none/base"}, "math": {"role": "prefill", "model": "none/math"}},
-    "tasks": {"math": {"prefill": "math", "decode": "base"}},
-    "backend": "emulated",
-    "emulated": {"vocab_size": 1000},
-    "router": {"port": 0, "probe_interval": 0.1},
-}
 
 
 class Launched:

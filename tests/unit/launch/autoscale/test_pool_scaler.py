@@ -23,6 +23,7 @@ from sun_sglang.launch.planning.plan import PoolScaling, WorkerPlan
 from sun_sglang.launch.state import Phase, PoolSize, ProcessState
 from sun_sglang.sim.cost_model import CostModel
 from sun_sglang.topology import Autoscale, Slo
+from tests.support.workers import decode_worker
 
 # at an SLO of 20 ms one worker carries 5,000 context tokens a second
 COSTS = CostModel(decode_step=0.01, decode_per_context_token=1e-4)
@@ -30,20 +31,7 @@ ONE_WORKER = 5000.0
 
 
 def plan(index: int, standby: bool) -> WorkerPlan:
-    return WorkerPlan(
-        name=f"base-{index}",
-        pool="base",
-        role="decode",
-        gpus=(),
-        threads=1,
-        env={},
-        argv=(),
-        needs_nccl_port=False,
-        log=Path("log"),
-        module="m",
-        forkable=False,
-        standby=standby,
-    )
+    return decode_worker(Path()).model_copy(update={"name": f"base-{index}", "standby": standby})
 
 
 class Deployment:
