@@ -34,7 +34,7 @@ from sun_sglang.patches.modules import held, turns
 from sun_sglang.patches.patch import Patch
 from sun_sglang.patches.processes import fork_schedulers, idle_controller, waiting_scheduler
 from sun_sglang.patches.replay import forced_tokens, stream_tokens
-from sun_sglang.patches.transfer import first_ids_row, host_indices, keyed_transfer, nixl_dram
+from sun_sglang.patches.transfer import first_ids_row, host_indices, keyed_transfer, nixl_dram, room_status
 from sun_sglang.patches.versions import installed_version, require_plugin_selected, require_supported
 from sun_sglang.patches.weights import apply, dtypes, load, schemes
 
@@ -49,6 +49,7 @@ ALL: tuple[Patch, ...] = (
     paged_alloc_cpu.DECODE,
     nixl_dram.PATCH,
     host_indices.PATCH,
+    room_status.PATCH,
     few_grammars.KEPT,
     few_grammars.COMPILER,
     fork_schedulers.SERVER,

@@ -12,6 +12,8 @@ import inspect
 import re
 import runpy
 import sys
+import threading
+from collections import defaultdict
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,6 +21,8 @@ import zmq
 from pydantic import TypeAdapter
 from sglang.srt.arg_groups.overrides import _MAMBA_RADIX_CACHE_ARCHS
 from sglang.srt.configs import model_config
+from sglang.srt.disaggregation.base.conn import KVPoll
+from sglang.srt.disaggregation.common.conn import CommonKVManager
 from sglang.srt.entrypoints.openai.protocol import ChatCompletionRequest, CompletionRequest
 from sglang.srt.managers.io_struct import GenerateReqInput
 from sglang.srt.plugins import load_plugins
@@ -88,6 +92,39 @@ def pipeline_socket() -> dict[str, Any] | None:
     while (state := first.collect("room")[1]) is None:
         first._worker_thread.join(0.01)
     return {"stranger is heard": heard, "state of the rank": state}
+
+
+class _Interrupted(dict[int, Any]):
+    """States of transfers. Another thread runs once a state has been read, and before it is written."""
+
+    other: threading.Thread
+    within: float | None
+
+    def get(self, key: int, default: Any = None) -> Any:
+        found = super().get(key, default)
+        if threading.current_thread() is not self.other and not self.other.ident:
+            self.other.start()
+            self.other.join(self.within)
+        return found
+
+
+def interrupted_room() -> dict[str, str]:
+    """Return the state of a room if the decode worker's message interrupts its opening, without and with the hook."""
+    load_plugins()
+    hooked: Any = CommonKVManager.update_status
+    # the other thread waits for a lock with the hook, of which no event tells
+    ways = {"without": (inspect.unwrap(hooked), None), "with": (hooked, 0.2)}
+    found = {}
+    for name, (update, within) in ways.items():
+        rooms = _Interrupted()
+        manager = SimpleNamespace(request_status=rooms, deferred_bootstrap=None, _deferred_ack_targets={})
+        vars(manager).update(_deferred_ack_poisoned_rooms=set(), _staging_outstanding=defaultdict(int))
+        rooms.other = threading.Thread(target=update, args=(manager, 1, KVPoll.WaitingForInput))
+        rooms.within = within
+        update(manager, 1, KVPoll.Bootstrapping)
+        rooms.other.join()
+        found[name] = {KVPoll.Bootstrapping: "opened", KVPoll.WaitingForInput: "ready"}[rooms[1]]
+    return found
 
 
 def run_bench_serving(commands: list[list[str]]) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +66,35 @@ async def unbroken(reader: aiohttp.ClientSession, made: Sequence[Stream]) -> lis
     return await gather(*(stream.again().run(reader) for stream in made))
 
 
+async def in_flight(client: httpx.AsyncClient, worker: str) -> int:
+    """Return how many answers a decode worker has to finish."""
+    workers = (await client.get("/tasks")).json()["tasks"]["a"]["decode"]["workers"]
+    return int(next(found["in_flight"] for found in workers if found["name"] == worker))
+
+
 async def broken_by(
-    reader: aiohttp.ClientSession, made: Sequence[Stream], happen: Callable[[], Any], after: int = 2
+    asked: httpx.AsyncClient,
+    reader: aiohttp.ClientSession,
+    made: Sequence[Stream],
+    victim: str,
+    happen: Callable[[], Any],
+    after: int = 2,
 ) -> list[Stream]:
-    """Run streams, let something happen once they have brought some events, and return them at their end."""
-    running = [stream.again() for stream in made]
-    tasks = [asyncio.create_task(stream.run(reader)) for stream in running]
-    await wait_until(lambda: have_brought(running, after), "streams run", within=BUSY)
+    """Run streams, let something happen to a worker while it has some that have begun, and return them at their end.
+
+    On a busy machine one worker may finish its streams before the other begins its own; all are then run again.
+    """
+
+    def has_begun() -> bool:
+        return have_brought(running, after) and all(stream.events for stream in running)
+
+    while True:
+        running = [stream.again() for stream in made]
+        tasks = [asyncio.create_task(stream.run(reader)) for stream in running]
+        await wait_until(has_begun, "streams run", within=BUSY)
+        if await in_flight(asked, victim):
+            break
+        await gather(*tasks)
     happened = happen()
     if asyncio.iscoroutine(happened):
         await happened
@@ -102,13 +125,13 @@ async def test_killed_decode_worker_is_not_noticed_by_readers_of_streams(
 ) -> None:
     made = make_streams(TASKS, DECODERS.index(victim), 16, LENGTH)
     right, before = await unbroken(reader, made), await replays(asked)
-    found = await broken_by(reader, made, lambda: signal_all(failing, victim, signal.SIGKILL), after)
+    found = await broken_by(asked, reader, made, victim, partial(signal_all, failing, victim, signal.SIGKILL), after)
     require_same(found, right)
     assert await replays(asked) > before, "streams ran on the killed worker"
 
 
 async def test_greedy_streams_over_a_kill_equal_the_reference(
-    reader: aiohttp.ClientSession, failing: Deployment, models: Path
+    asked: httpx.AsyncClient, reader: aiohttp.ClientSession, failing: Deployment, models: Path
 ) -> None:
     sampling = {"temperature": 0, "max_new_tokens": LENGTH, "ignore_eos": True}
     prompts = [some_tokens(8100 + number, 5 + number) for number in range(16)]
@@ -120,7 +143,8 @@ async def test_greedy_streams_over_a_kill_equal_the_reference(
         "a": Reference(models / "llama-a", models / "llama-base"),
         "last": Reference(models / "llama-last-b", models / "llama-base", "decode"),
     }
-    for stream in await broken_by(reader, made, lambda: signal_all(failing, "base-0", signal.SIGKILL)):
+    kill = partial(signal_all, failing, "base-0", signal.SIGKILL)
+    for stream in await broken_by(asked, reader, made, "base-0", kill):
         assert stream.error is None
         references[stream.body["model"]].check(stream.body["input_ids"], stream.answers[0].ids)
     for reference in references.values():
@@ -133,7 +157,8 @@ async def test_frozen_decode_worker_is_not_noticed_by_readers_of_streams(
     made = make_streams(TASKS, 3, 16, LENGTH)
     right, before = await unbroken(reader, made), await replays(asked)
     try:
-        found = await broken_by(reader, made, lambda: signal_all(failing, "base-0", signal.SIGSTOP))
+        freeze = partial(signal_all, failing, "base-0", signal.SIGSTOP)
+        found = await broken_by(asked, reader, made, "base-0", freeze)
     finally:
         signal_all(failing, "base-0", signal.SIGCONT)
     require_same(found, right)
@@ -144,9 +169,10 @@ async def test_task_without_failover_gets_one_clear_error(
     asked: httpx.AsyncClient, reader: aiohttp.ClientSession, failing: Deployment
 ) -> None:
     made, before = make_streams(["plain"], 4, 12, LENGTH), await replays(asked)
-    found = await broken_by(reader, made, lambda: signal_all(failing, "base-1", signal.SIGKILL))
+    kill = partial(signal_all, failing, "base-1", signal.SIGKILL)
+    found = await broken_by(asked, reader, made, "base-1", kill)
     codes = Counter(stream.error["code"] if stream.error else "ok" for stream in found)
-    # those that had not begun are not sent to another worker, which they might stop too
+    # an answer of a list may not have begun, and is not sent to another worker, which it might stop too
     assert {"stream_broken"} <= codes.keys() <= {"ok", "stream_broken", "worker_died"}
     assert await replays(asked) == before
 
@@ -157,16 +183,12 @@ async def test_drain_with_move_empties_a_worker_and_breaks_nothing(
     made = make_streams(TASKS, 5, 16, LENGTH)
     right, before = await unbroken(reader, made), await replays(asked)
 
-    async def in_flight() -> int:
-        workers = (await asked.get("/tasks")).json()["tasks"]["a"]["decode"]["workers"]
-        return int(next(worker["in_flight"] for worker in workers if worker["name"] == "base-0"))
-
     async def drain() -> None:
         reply = await asked.post("/workers/base-0/drain", json={"move": True})
         assert reply.status_code == 200, reply.text
-        await wait_until(in_flight, "it is empty", within=SOON, accept=lambda left: left == 0)
+        await wait_until(partial(in_flight, asked, "base-0"), "it is empty", within=SOON, accept=lambda left: left == 0)
 
-    found = await broken_by(reader, made, drain)
+    found = await broken_by(asked, reader, made, "base-0", drain)
     assert (await asked.post("/workers/base-0/resume")).status_code == 200
     require_same(found, right)
     assert await replays(asked) > before
