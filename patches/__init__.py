@@ -34,7 +34,14 @@ from sun_sglang.patches.modules import held, turns
 from sun_sglang.patches.patch import Patch
 from sun_sglang.patches.processes import fork_schedulers, idle_controller, waiting_scheduler
 from sun_sglang.patches.replay import forced_tokens, stream_tokens
-from sun_sglang.patches.transfer import first_ids_row, host_indices, keyed_transfer, nixl_dram, room_status
+from sun_sglang.patches.transfer import (
+    first_ids_row,
+    host_indices,
+    keyed_transfer,
+    nixl_dram,
+    room_status,
+    transfer_threads,
+)
 from sun_sglang.patches.versions import installed_version, require_plugin_selected, require_supported
 from sun_sglang.patches.weights import apply, dtypes, load, schemes
 
@@ -50,6 +57,8 @@ ALL: tuple[Patch, ...] = (
     nixl_dram.PATCH,
     host_indices.PATCH,
     room_status.PATCH,
+    transfer_threads.SENDER,
+    transfer_threads.GUARD,
     few_grammars.KEPT,
     few_grammars.COMPILER,
     fork_schedulers.SERVER,

@@ -223,8 +223,8 @@ USES = (
     Use(f"{_SRT}.runtime_context:get_serving", "patches/worker_key.py", 0),
     Use(
         f"{_SRT}.disaggregation.common.conn:CommonKVManager",
-        "patches/transfer/keyed_transfer.py",
-        attributes=("_zmq_ctx",),
+        "patches/transfer/keyed_transfer.py, patches/transfer/transfer_threads.py",
+        attributes=("_zmq_ctx", "request_status"),
     ),
     Use(
         f"{_SRT}.disaggregation.common.conn:CommonKVReceiver",

@@ -3,7 +3,7 @@
 A worker's scheduler and the thread that receives its peer's messages both change it
 (`disaggregation/common/conn.py`, `update_status`): each reads it, decides, and writes. A message that arrives between
 the scheduler's read and write was lost: the decode worker had announced where the KV goes, and the prefill worker
-waited for that until the request's deadline. It was seen on a CPU with other load, once in some thousand requests.
+waited for that until the request's deadline. On a CPU with other load, some of ten thousand requests waited so.
 """
 
 from __future__ import annotations

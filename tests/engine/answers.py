@@ -14,6 +14,7 @@ import runpy
 import sys
 import threading
 from collections import defaultdict
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +24,7 @@ from sglang.srt.arg_groups.overrides import _MAMBA_RADIX_CACHE_ARCHS
 from sglang.srt.configs import model_config
 from sglang.srt.disaggregation.base.conn import KVPoll
 from sglang.srt.disaggregation.common.conn import CommonKVManager
+from sglang.srt.disaggregation.mooncake.conn import MooncakeKVManager
 from sglang.srt.entrypoints.openai.protocol import ChatCompletionRequest, CompletionRequest
 from sglang.srt.managers.io_struct import GenerateReqInput
 from sglang.srt.plugins import load_plugins
@@ -124,6 +126,36 @@ def interrupted_room() -> dict[str, str]:
         update(manager, 1, KVPoll.Bootstrapping)
         rooms.other.join()
         found[name] = {KVPoll.Bootstrapping: "opened", KVPoll.WaitingForInput: "ready"}[rooms[1]]
+    return found
+
+
+class _Gone(dict[int, Any]):
+    """States of transfers. The scheduler's thread removes the room once another thread has found it."""
+
+    def __contains__(self, room: object) -> bool:
+        return self.pop(room, None) is not None
+
+
+def sender_after_a_room_that_is_gone() -> dict[str, str]:
+    """Return how the loop that sends KV ends: a room goes while it is read, then SGLang ends the loop by None."""
+    load_plugins()
+    hooked: Any = MooncakeKVManager.transfer_worker
+    found = {}
+    for name, send in {"without": inspect.unwrap(hooked), "with": hooked}.items():
+        chunk = SimpleNamespace(
+            room=1, staging_counted=True, wait_event=None, indices_event=None, prefill_kv_indices=()
+        )
+        chunks = iter([chunk, None])
+        rooms = _Gone({1: KVPoll.Transferring})
+        manager: Any = SimpleNamespace(enable_trace=False, request_status=rooms, bootstrap_port=0)
+        vars(manager).update(_staging_outstanding=defaultdict(int), poison_deferred_ack_room=lambda _room: None)
+        manager.check_status = partial(CommonKVManager.check_status, manager)
+        try:
+            send(manager, SimpleNamespace(get=partial(next, chunks)), None)
+        except RuntimeError as error:
+            found[name] = repr(error.__context__)
+        else:
+            found[name] = "at its end"
     return found
 
 
