@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
+from types import SimpleNamespace
 
 import httpx
 import psutil
@@ -11,8 +13,11 @@ import pytest
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from tests.engine.conftest import Deployment, Reference, generate, some_tokens
-from tests.engine.watch import SOON
+from sun_sglang.bench.polling import wait_until
+from sun_sglang.contracts.worker_key import WORKER_KEY_VARIABLE
+from sun_sglang.patches.transfer.keyed_transfer import manager_connects_with_key
+from tests.engine.conftest import BUSY, Deployment, Reference, generate, some_tokens
+from tests.engine.watch import SOON, is_whole
 from tests.support.sglang_questions import SGLangQuestions
 
 ROUTES = [
@@ -64,6 +69,34 @@ async def test_a_strangers_message_on_the_transfer_socket_is_dropped(
                 push.disable_monitor()
     context.term()
     prompt = some_tokens(90, 30)
+    reply = await generate(client, "llama-a", prompt, 8)
+    task_references["llama-a"].check(prompt, reply["output_ids"])
+
+
+async def test_a_worker_that_loses_a_thread_of_kv_transfer_ends_and_comes_back(
+    deployment: Deployment,
+    client: httpx.AsyncClient,
+    task_references: dict[str, Reference],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It reported healthy before, and each request waited for its deadline. Here a message with the key ends the
+    thread, as a defect would."""
+    monkeypatch.setenv(WORKER_KEY_VARIABLE, deployment.key)
+    before, ports = deployment.process("llama-a-0").pid, list(transfer_ports(deployment, "llama-a-0"))
+    with ExitStack() as sockets:
+        context = sockets.enter_context(zmq.Context())
+        manager_connects_with_key(SimpleNamespace(_zmq_ctx=context))
+        for port in ports:
+            push = sockets.enter_context(context.socket(zmq.PUSH))
+            push.connect(f"tcp://127.0.0.1:{port}")
+            push.send_multipart([b"\xff\xfe"])
+            # when it is closed, which is once the message has done its work
+            push.setsockopt(zmq.LINGER, 0)
+        await wait_until(
+            lambda: deployment.process("llama-a-0").pid not in (before, None), "it is started again", within=BUSY
+        )
+    await wait_until(lambda: is_whole(client, deployment), "every path proven", within=BUSY)
+    prompt = some_tokens(91, 30)
     reply = await generate(client, "llama-a", prompt, 8)
     task_references["llama-a"].check(prompt, reply["output_ids"])
 
