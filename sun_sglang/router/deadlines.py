@@ -57,7 +57,9 @@ class Deadlines:
         token_count: limit for a worker's count of a prompt's tokens, waiting for its turn included.
         worker_info: limit for a worker's reply to a request of `/server_info` or `/flush_cache`.
         client_handshake: limit for a client's TLS handshake.
-        client_header: limit for a request's header, from its first byte or from the beginning of the connection.
+        client_first_byte: limit for the first byte of a new connection. A client opens some ahead, or has much to do
+            before it writes; a connection that has had an answer may rest for any time.
+        client_header: limit for a request's header, from its first byte.
         client_refused: the rest of a header that is too large is dropped this long, so that the client reads the error.
         client_body: limit for a request's body, without the time that its bytes add.
         client_body_bytes: bytes of a body that add one second (as Apache's mod_reqtimeout counts).
@@ -100,6 +102,7 @@ class Deadlines:
     token_count: float = 10.0
     worker_info: float = 5.0
     client_handshake: float = 10.0
+    client_first_byte: float = 60.0
     client_header: float = 10.0
     client_refused: float = 2.0
     client_body: float = 20.0

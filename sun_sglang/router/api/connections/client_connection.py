@@ -52,8 +52,8 @@ class ClientConnection(asyncio.Protocol):
     Attributes:
         handler: aiohttp's handler.
         request: the request that keeps the connection busy; None while the connection waits.
-        header_due: by the owner's clock, when the next request's header must be complete; infinite while no header has
-            begun.
+        header_due: by the owner's clock, when the next request's header must be complete, or the first byte of the
+            connection be there; infinite while no header has begun after an answer.
         is_cut: the router answered a request before its header or body was complete.
     """
 
@@ -131,7 +131,7 @@ class ClientConnection(asyncio.Protocol):
         # uvloop's transports do not subclass asyncio's
         self._transport = cast(asyncio.Transport, transport)
         self.handler = self._owner.add(self)
-        self.header_due = self._owner.clock + self._owner.deadlines.client_header
+        self.header_due = self._owner.clock + self._owner.deadlines.client_first_byte
         self.handler.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -170,7 +170,7 @@ class ClientConnection(asyncio.Protocol):
         """Set the limit of a header that has begun, unless a request is being answered."""
         if self.request is None and self._meter.in_header and not self._started:
             self._started = True
-            self.header_due = min(self.header_due, self._owner.clock + self._owner.deadlines.client_header)
+            self.header_due = self._owner.clock + self._owner.deadlines.client_header
             self._owner.header_began(self)
 
     def _count_ahead(self, data: bytes) -> None:

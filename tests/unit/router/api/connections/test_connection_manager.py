@@ -108,25 +108,35 @@ def pass_time(system: System, seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sent", "answer"),
+    ("sent", "limit", "answer"),
     [
-        (b"", b""),
-        (b"G", b"HTTP/1.1 408 "),
-        (b"GET /health HTTP/1.1\r\nHost: x\r\n", b"HTTP/1.1 408 "),
-        (b"POST /generate HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 500, b"HTTP/1.1 408 "),
+        (b"", 60.0, b""),
+        (b"G", 10.0, b"HTTP/1.1 408 "),
+        (b"GET /health HTTP/1.1\r\nHost: x\r\n", 10.0, b"HTTP/1.1 408 "),
+        (b"POST /generate HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 500, 10.0, b"HTTP/1.1 408 "),
     ],
 )
 async def test_a_header_that_is_not_complete_in_time_ends_its_connection(
-    small: System, peers: list[Peer], sent: bytes, answer: bytes
+    small: System, peers: list[Peer], sent: bytes, limit: float, answer: bytes
 ) -> None:
     peer = await join(small, peers, sent)
-    pass_time(small, 9.0)
+    pass_time(small, limit - 1.0)
     assert not small.metric("sun_connections_ended_total", why="header")
     pass_time(small, 2.0)
     assert (await peer.rest()).startswith(answer)
     assert small.metric("sun_connections_ended_total", why="header") == 1
     assert small.events[-1]["event"] == "connections_ended"
     assert small.events[-1]["header"] == 1
+
+
+async def test_a_connection_that_was_silent_has_as_much_time_for_its_header(small: System, peers: list[Peer]) -> None:
+    peer = await join(small, peers)
+    pass_time(small, 59.0)
+    peer.send(b"GET /livez HTTP/1.1\r\n")
+    await wait_until(lambda: started(small))
+    pass_time(small, 9.0)
+    peer.send(b"Host: x\r\n\r\n")
+    assert (await peer.answer())[0] == 200
 
 
 async def test_a_header_that_comes_byte_by_byte_gains_no_time(small: System, peers: list[Peer]) -> None:
