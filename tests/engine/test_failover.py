@@ -76,14 +76,26 @@ async def broken_by(
     asked: httpx.AsyncClient,
     reader: aiohttp.ClientSession,
     made: Sequence[Stream],
+    stop: Callable[[int], None],
     victim: str,
     happen: Callable[[], Any],
     after: int = 2,
 ) -> list[Stream]:
-    """Run streams, let something happen to a worker while it has some that have begun, and return them at their end.
+    """Run streams, stop a worker while it has some that have begun, let something happen, and return them at their end.
 
     On a busy machine one worker may finish its streams before the other begins its own; all are then run again.
+
+    Args:
+        asked: the router.
+        reader: reads the streams.
+        made: the streams.
+        stop: sends a signal to the worker.
+        victim: its name.
+        happen: is called while the worker is stopped.
+        after: how many events each stream has brought, as a mean over half of them.
     """
+
+    (other,) = {*DECODERS} - {victim}
 
     def has_begun() -> bool:
         return have_brought(running, after) and all(stream.events for stream in running)
@@ -91,9 +103,14 @@ async def broken_by(
     while True:
         running = [stream.again() for stream in made]
         tasks = [asyncio.create_task(stream.run(reader)) for stream in running]
-        await wait_until(has_begun, "streams run", within=BUSY)
-        if await in_flight(asked, victim):
+        await wait_until(has_begun, "streams run", within=BUSY, interval=0.01)
+        stop(signal.SIGSTOP)
+        # once the router has answered, it has read and passed on what the worker sent before
+        await in_flight(asked, victim)
+        # a stream has one answer or more in flight, so these are too many for the other worker alone
+        if await in_flight(asked, other) < sum(not stream.complete for stream in running):
             break
+        stop(signal.SIGCONT)
         await gather(*tasks)
     happened = happen()
     if asyncio.iscoroutine(happened):
@@ -125,7 +142,8 @@ async def test_killed_decode_worker_is_not_noticed_by_readers_of_streams(
 ) -> None:
     made = make_streams(TASKS, DECODERS.index(victim), 16, LENGTH)
     right, before = await unbroken(reader, made), await replays(asked)
-    found = await broken_by(asked, reader, made, victim, partial(signal_all, failing, victim, signal.SIGKILL), after)
+    signals = partial(signal_all, failing, victim)
+    found = await broken_by(asked, reader, made, signals, victim, partial(signals, signal.SIGKILL), after)
     require_same(found, right)
     assert await replays(asked) > before, "streams ran on the killed worker"
 
@@ -143,8 +161,8 @@ async def test_greedy_streams_over_a_kill_equal_the_reference(
         "a": Reference(models / "llama-a", models / "llama-base"),
         "last": Reference(models / "llama-last-b", models / "llama-base", "decode"),
     }
-    kill = partial(signal_all, failing, "base-0", signal.SIGKILL)
-    for stream in await broken_by(asked, reader, made, "base-0", kill):
+    signals = partial(signal_all, failing, "base-0")
+    for stream in await broken_by(asked, reader, made, signals, "base-0", partial(signals, signal.SIGKILL)):
         assert stream.error is None
         references[stream.body["model"]].check(stream.body["input_ids"], stream.answers[0].ids)
     for reference in references.values():
@@ -157,8 +175,7 @@ async def test_frozen_decode_worker_is_not_noticed_by_readers_of_streams(
     made = make_streams(TASKS, 3, 16, LENGTH)
     right, before = await unbroken(reader, made), await replays(asked)
     try:
-        freeze = partial(signal_all, failing, "base-0", signal.SIGSTOP)
-        found = await broken_by(asked, reader, made, "base-0", freeze)
+        found = await broken_by(asked, reader, made, partial(signal_all, failing, "base-0"), "base-0", lambda: None)
     finally:
         signal_all(failing, "base-0", signal.SIGCONT)
     require_same(found, right)
@@ -169,8 +186,8 @@ async def test_task_without_failover_gets_one_clear_error(
     asked: httpx.AsyncClient, reader: aiohttp.ClientSession, failing: Deployment
 ) -> None:
     made, before = make_streams(["plain"], 4, 12, LENGTH), await replays(asked)
-    kill = partial(signal_all, failing, "base-1", signal.SIGKILL)
-    found = await broken_by(asked, reader, made, "base-1", kill)
+    signals = partial(signal_all, failing, "base-1")
+    found = await broken_by(asked, reader, made, signals, "base-1", partial(signals, signal.SIGKILL))
     codes = Counter(stream.error["code"] if stream.error else "ok" for stream in found)
     # an answer of a list may not have begun, and is not sent to another worker, which it might stop too
     assert {"stream_broken"} <= codes.keys() <= {"ok", "stream_broken", "worker_died"}
@@ -178,7 +195,7 @@ async def test_task_without_failover_gets_one_clear_error(
 
 
 async def test_drain_with_move_empties_a_worker_and_breaks_nothing(
-    asked: httpx.AsyncClient, reader: aiohttp.ClientSession
+    asked: httpx.AsyncClient, reader: aiohttp.ClientSession, failing: Deployment
 ) -> None:
     made = make_streams(TASKS, 5, 16, LENGTH)
     right, before = await unbroken(reader, made), await replays(asked)
@@ -186,9 +203,11 @@ async def test_drain_with_move_empties_a_worker_and_breaks_nothing(
     async def drain() -> None:
         reply = await asked.post("/workers/base-0/drain", json={"move": True})
         assert reply.status_code == 200, reply.text
+        signals(signal.SIGCONT)
         await wait_until(partial(in_flight, asked, "base-0"), "it is empty", within=SOON, accept=lambda left: left == 0)
 
-    found = await broken_by(asked, reader, made, "base-0", drain)
+    signals = partial(signal_all, failing, "base-0")
+    found = await broken_by(asked, reader, made, signals, "base-0", drain)
     assert (await asked.post("/workers/base-0/resume")).status_code == 200
     require_same(found, right)
     assert await replays(asked) > before
