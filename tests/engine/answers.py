@@ -31,6 +31,8 @@ from sglang.srt.plugins import load_plugins
 from sglang.srt.sampling.sampling_params import SamplingParams
 from zmq.utils.monitor import recv_monitor_message
 
+from tests.support.interrupted_states import InterruptedStates
+
 
 def request_fields() -> dict[str, list[str]]:
     """Return the fields of each kind of request; raises where an unknown field is refused."""
@@ -96,33 +98,18 @@ def pipeline_socket() -> dict[str, Any] | None:
     return {"stranger is heard": heard, "state of the rank": state}
 
 
-class _Interrupted(dict[int, Any]):
-    """States of transfers. Another thread runs once a state has been read, and before it is written."""
-
-    other: threading.Thread
-    within: float | None
-
-    def get(self, key: int, default: Any = None) -> Any:
-        found = super().get(key, default)
-        if threading.current_thread() is not self.other and not self.other.ident:
-            self.other.start()
-            self.other.join(self.within)
-        return found
-
-
 def interrupted_room() -> dict[str, str]:
     """Return the state of a room if the decode worker's message interrupts its opening, without and with the hook."""
     load_plugins()
     hooked: Any = CommonKVManager.update_status
-    # the other thread waits for a lock with the hook, of which no event tells
+    # with the hook the other thread waits for a lock
     ways = {"without": (inspect.unwrap(hooked), None), "with": (hooked, 0.2)}
     found = {}
     for name, (update, within) in ways.items():
-        rooms = _Interrupted()
+        rooms = InterruptedStates(within)
         manager = SimpleNamespace(request_status=rooms, deferred_bootstrap=None, _deferred_ack_targets={})
         vars(manager).update(_deferred_ack_poisoned_rooms=set(), _staging_outstanding=defaultdict(int))
         rooms.other = threading.Thread(target=update, args=(manager, 1, KVPoll.WaitingForInput))
-        rooms.within = within
         update(manager, 1, KVPoll.Bootstrapping)
         rooms.other.join()
         found[name] = {KVPoll.Bootstrapping: "opened", KVPoll.WaitingForInput: "ready"}[rooms[1]]

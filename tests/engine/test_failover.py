@@ -76,7 +76,7 @@ async def broken_by(
     asked: httpx.AsyncClient,
     reader: aiohttp.ClientSession,
     made: Sequence[Stream],
-    stop: Callable[[int], None],
+    failing: Deployment,
     victim: str,
     happen: Callable[[], Any],
     after: int = 2,
@@ -89,12 +89,11 @@ async def broken_by(
         asked: the router.
         reader: reads the streams.
         made: the streams.
-        stop: sends a signal to the worker.
-        victim: its name.
+        failing: the deployment.
+        victim: name of the worker.
         happen: is called while the worker is stopped.
-        after: how many events each stream has brought, as a mean over half of them.
+        after: how many events; see `have_brought`.
     """
-
     (other,) = {*DECODERS} - {victim}
 
     def has_begun() -> bool:
@@ -104,13 +103,13 @@ async def broken_by(
         running = [stream.again() for stream in made]
         tasks = [asyncio.create_task(stream.run(reader)) for stream in running]
         await wait_until(has_begun, "streams run", within=BUSY, interval=0.01)
-        stop(signal.SIGSTOP)
+        signal_all(failing, victim, signal.SIGSTOP)
         # once the router has answered, it has read and passed on what the worker sent before
         await in_flight(asked, victim)
         # a stream has one answer or more in flight, so these are too many for the other worker alone
         if await in_flight(asked, other) < sum(not stream.complete for stream in running):
             break
-        stop(signal.SIGCONT)
+        signal_all(failing, victim, signal.SIGCONT)
         await gather(*tasks)
     happened = happen()
     if asyncio.iscoroutine(happened):
@@ -142,8 +141,8 @@ async def test_killed_decode_worker_is_not_noticed_by_readers_of_streams(
 ) -> None:
     made = make_streams(TASKS, DECODERS.index(victim), 16, LENGTH)
     right, before = await unbroken(reader, made), await replays(asked)
-    signals = partial(signal_all, failing, victim)
-    found = await broken_by(asked, reader, made, signals, victim, partial(signals, signal.SIGKILL), after)
+    kill = partial(signal_all, failing, victim, signal.SIGKILL)
+    found = await broken_by(asked, reader, made, failing, victim, kill, after)
     require_same(found, right)
     assert await replays(asked) > before, "streams ran on the killed worker"
 
@@ -161,8 +160,8 @@ async def test_greedy_streams_over_a_kill_equal_the_reference(
         "a": Reference(models / "llama-a", models / "llama-base"),
         "last": Reference(models / "llama-last-b", models / "llama-base", "decode"),
     }
-    signals = partial(signal_all, failing, "base-0")
-    for stream in await broken_by(asked, reader, made, signals, "base-0", partial(signals, signal.SIGKILL)):
+    kill = partial(signal_all, failing, "base-0", signal.SIGKILL)
+    for stream in await broken_by(asked, reader, made, failing, "base-0", kill):
         assert stream.error is None
         references[stream.body["model"]].check(stream.body["input_ids"], stream.answers[0].ids)
     for reference in references.values():
@@ -175,7 +174,7 @@ async def test_frozen_decode_worker_is_not_noticed_by_readers_of_streams(
     made = make_streams(TASKS, 3, 16, LENGTH)
     right, before = await unbroken(reader, made), await replays(asked)
     try:
-        found = await broken_by(asked, reader, made, partial(signal_all, failing, "base-0"), "base-0", lambda: None)
+        found = await broken_by(asked, reader, made, failing, "base-0", lambda: None)
     finally:
         signal_all(failing, "base-0", signal.SIGCONT)
     require_same(found, right)
@@ -186,8 +185,8 @@ async def test_task_without_failover_gets_one_clear_error(
     asked: httpx.AsyncClient, reader: aiohttp.ClientSession, failing: Deployment
 ) -> None:
     made, before = make_streams(["plain"], 4, 12, LENGTH), await replays(asked)
-    signals = partial(signal_all, failing, "base-1")
-    found = await broken_by(asked, reader, made, signals, "base-1", partial(signals, signal.SIGKILL))
+    kill = partial(signal_all, failing, "base-1", signal.SIGKILL)
+    found = await broken_by(asked, reader, made, failing, "base-1", kill)
     codes = Counter(stream.error["code"] if stream.error else "ok" for stream in found)
     # an answer of a list may not have begun, and is not sent to another worker, which it might stop too
     assert {"stream_broken"} <= codes.keys() <= {"ok", "stream_broken", "worker_died"}
@@ -203,11 +202,10 @@ async def test_drain_with_move_empties_a_worker_and_breaks_nothing(
     async def drain() -> None:
         reply = await asked.post("/workers/base-0/drain", json={"move": True})
         assert reply.status_code == 200, reply.text
-        signals(signal.SIGCONT)
+        signal_all(failing, "base-0", signal.SIGCONT)
         await wait_until(partial(in_flight, asked, "base-0"), "it is empty", within=SOON, accept=lambda left: left == 0)
 
-    signals = partial(signal_all, failing, "base-0")
-    found = await broken_by(asked, reader, made, signals, "base-0", drain)
+    found = await broken_by(asked, reader, made, failing, "base-0", drain)
     assert (await asked.post("/workers/base-0/resume")).status_code == 200
     require_same(found, right)
     assert await replays(asked) > before

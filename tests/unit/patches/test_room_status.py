@@ -7,25 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from sun_sglang.patches.transfer.room_status import update_alone
+from tests.support.interrupted_states import InterruptedStates
 
 ROOM, OPENED, READY = 7, 1, 2
-# the other thread waits for a lock: there is no event that says so
+# the other thread waits for a lock
 BLOCKED = 0.2
-
-
-class Interrupted(dict[int, int]):
-    """States of transfers. The other thread runs when a state has been read, and before it is written."""
-
-    def __init__(self, other: threading.Thread) -> None:
-        super().__init__()
-        self.other = other
-
-    def get(self, key: int, default: Any = None) -> Any:
-        found = super().get(key, default)
-        if threading.current_thread() is not self.other and not self.other.ident:
-            self.other.start()
-            self.other.join(BLOCKED)
-        return found
 
 
 def open_or_raise(manager: Any, room: int, status: int) -> None:
@@ -35,12 +21,12 @@ def open_or_raise(manager: Any, room: int, status: int) -> None:
 
 
 def test_a_message_that_arrives_while_the_scheduler_opens_a_room_is_kept() -> None:
-    manager = SimpleNamespace()
-    other = threading.Thread(target=update_alone, args=(open_or_raise, manager, ROOM, READY))
-    manager.request_status = Interrupted(other)
+    rooms = InterruptedStates(BLOCKED)
+    manager = SimpleNamespace(request_status=rooms)
+    rooms.other = threading.Thread(target=update_alone, args=(open_or_raise, manager, ROOM, READY))
     update_alone(open_or_raise, manager, ROOM, OPENED)
-    other.join()
-    assert manager.request_status == {ROOM: READY}
+    rooms.other.join()
+    assert rooms == {ROOM: READY}
 
 
 def test_an_update_may_make_another_one() -> None:
